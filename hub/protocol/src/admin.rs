@@ -1,0 +1,204 @@
+//! The admin API: what the operator and `alkhub keys` say to a hub.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::register::SpokeType;
+use crate::{HubId, InstanceId, RawJson, Scopes, SpokeName};
+
+/// `PUT /v1/admin/spokes/{name}`: declares a spoke; sending it again changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpokePut {
+    /// The resource's uid: a spoke of the same name with another uid is another spoke, and takes its place.
+    pub uid: String,
+    /// The key in the clear; the hub keeps a keyed hash. Absent: the keys stay as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Seconds for which the spoke's earlier keys still work once `key` is a new one.
+    #[serde(default)]
+    pub overlap_seconds: u64,
+    /// When the key ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub key_expires_at: Option<Timestamp>,
+    /// Kind of spoke.
+    #[serde(default)]
+    pub spoke_type: SpokeType,
+    /// Operations that it may offer: `ns.op` or `ns.*`; empty means `{name}.*`.
+    #[serde(default)]
+    pub operations: Vec<String>,
+    /// What its key may do besides offering.
+    #[serde(default)]
+    pub scopes: Scopes,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Calls that one instance takes at once, at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// A suspended spoke keeps its key and is refused at the door.
+    #[serde(default)]
+    pub suspended: bool,
+}
+
+/// A declared spoke and what is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpokeInfo {
+    /// Its name.
+    pub name: SpokeName,
+    /// The resource's uid; empty for a spoke that no resource declares.
+    pub uid: String,
+    /// Kind of spoke.
+    pub spoke_type: SpokeType,
+    /// Connected or not.
+    pub status: SpokeStatus,
+    /// Its running programs.
+    pub instances: Vec<InstanceInfo>,
+    /// Operations that it offers now.
+    pub operations: Vec<String>,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// When its first instance of now connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub connected_at: Option<Timestamp>,
+    /// When its last instance left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub disconnected_at: Option<Timestamp>,
+    /// When it was last heard; exact to a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_heartbeat_at: Option<Timestamp>,
+}
+
+/// Whether a spoke can take calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpokeStatus {
+    /// At least one instance is connected.
+    Connected,
+    /// None is.
+    Disconnected,
+    /// Its resource says so.
+    Suspended,
+}
+
+/// One running program of a spoke.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceInfo {
+    /// Chosen by the program, or by the hub for it.
+    pub instance_id: InstanceId,
+    /// The hub that holds its connection.
+    pub hub_id: HubId,
+    /// Fencing number.
+    pub generation: u64,
+    /// When it connected.
+    #[schemars(with = "String")]
+    pub connected_at: Timestamp,
+    /// What it said of its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_info: Option<RawJson>,
+}
+
+/// `POST /v1/admin/keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyCreate {
+    /// What it is for.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The spoke that it identifies; absent for a client's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spoke: Option<SpokeName>,
+    /// Seconds until it ends; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// The answer to [`KeyCreate`]: the only time that the key is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyCreated {
+    /// The key in the clear.
+    pub key: String,
+    /// What the list shows of it.
+    #[serde(flatten)]
+    pub info: KeyInfo,
+}
+
+/// A key without its secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyInfo {
+    /// Its id, in logs and call records.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// Its first characters.
+    pub hint: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The spoke that it identifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spoke: Option<SpokeName>,
+    /// When it was made.
+    #[schemars(with = "String")]
+    pub created_at: Timestamp,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used; exact to a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_used_at: Option<Timestamp>,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// `GET /v1/admin/hub`: what the operator writes into a Hub's status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HubReport {
+    /// The hub that answers.
+    pub hub_id: HubId,
+    /// Its software's version.
+    pub version: String,
+    /// The channel prefix.
+    pub channel_prefix: String,
+    /// Every live pod that shares the prefix, this one included.
+    pub pods: Vec<PodReport>,
+    /// Spokes with at least one connected instance.
+    pub spokes_connected: u64,
+    /// State of the link to Redis: `up`, `down` or `none` (events in process).
+    pub redis: String,
+    /// State of the link to Postgres: `up` or `down`.
+    pub postgres: String,
+}
+
+/// One hub process as its lease tells.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodReport {
+    /// The process.
+    pub hub_id: HubId,
+    /// Its pod's name; empty outside Kubernetes.
+    pub pod: String,
+    /// Its software's version.
+    pub version: String,
+    /// Open WebSockets.
+    pub connections: u64,
+    /// Whether it is going away.
+    pub draining: bool,
+}

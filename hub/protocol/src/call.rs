@@ -1,0 +1,103 @@
+//! A call: what its caller asks for and what is known of it.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{OperationName, RawJson, RequestId};
+
+/// Whether the spoke received a call that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivered {
+    /// It did not: sending the call again repeats nothing.
+    No,
+    /// It may have: sending a mutation again may repeat it.
+    #[default]
+    Maybe,
+    /// It did.
+    Yes,
+}
+
+/// What a caller asks for, whatever surface it came by.
+#[derive(Clone, Debug)]
+pub struct CallRequest {
+    /// The caller's id for the call; on its connection it is unique among the running ones.
+    pub request_id: RequestId,
+    /// What to call.
+    pub operation: OperationName,
+    /// The input; `null` when the caller sent none.
+    pub input: RawJson,
+    /// Time left until the call fails with `TIMEOUT`; the hub's default applies when absent.
+    pub timeout: Option<Duration>,
+    /// For subscriptions: longest silence between two items.
+    pub idle_timeout: Option<Duration>,
+    /// The call in whose course this one is made.
+    pub parent: Option<RequestId>,
+    /// Only this spoke may answer.
+    pub target: Option<crate::SpokeName>,
+    /// W3C trace context, handed on as it is.
+    pub traceparent: Option<String>,
+}
+
+/// Where a call is, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CallStatus {
+    /// Answered, or for a subscription ended by the spoke.
+    Completed,
+    /// Ended with an error.
+    Failed,
+    /// Ended by its caller.
+    Aborted,
+}
+
+/// One ended call, as `GET /v1/calls` lists it. Inputs and outputs are not kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CallRecord {
+    /// The hub's own id, a UUID version 7: it sorts by time.
+    #[schemars(with = "String")]
+    pub call_id: String,
+    /// The caller's id.
+    pub request_id: String,
+    /// The parent's id as the caller gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_request_id: Option<String>,
+    /// What was called.
+    pub operation: String,
+    /// How it ended.
+    pub status: CallStatus,
+    /// The error's code, when it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The caller's key, by its id.
+    pub caller: String,
+    /// The spoke that got it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spoke: Option<String>,
+    /// The hub that took the call.
+    pub hub_id: String,
+    /// When the hub took it.
+    #[schemars(with = "String")]
+    pub started_at: jiff::Timestamp,
+    /// From then to the end, in microseconds.
+    pub duration_us: u64,
+    /// Size of the input in bytes.
+    pub input_bytes: u64,
+    /// Size of the output, or of all items together, in bytes.
+    pub output_bytes: u64,
+    /// W3C trace id, when the caller gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+}
+
+/// What an output must look like on the wire: `{data, meta}`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ResponseEnvelope {
+    /// The value.
+    pub data: RawJson,
+    /// Where it came from; `meta.source` is `local`, `http` or `mcp`.
+    pub meta: RawJson,
+}

@@ -1,0 +1,137 @@
+//! Writes frames: one function for each message.
+//!
+//! Payloads are copied as they are. The texts are pinned by golden tests: a change here is a change of the protocol
+//! and needs a decision record.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Dialect, Gap};
+use crate::envelope::{encode as envelope, push_string};
+use crate::{CallError, OperationName, RawJson, Topic, TopicFilter};
+
+/// What a `call.requested` carries besides its id, its operation and its input.
+#[derive(Clone, Debug, Default)]
+pub struct RequestOptions<'a> {
+    /// Time left; written as `timeoutMs` and, with `now_ms`, as the origin's absolute `deadline`.
+    pub timeout: Option<Duration>,
+    /// For subscriptions: longest silence between items.
+    pub idle_timeout: Option<Duration>,
+    /// The call in whose course this one is made.
+    pub parent: Option<&'a str>,
+    /// W3C trace context.
+    pub traceparent: Option<&'a str>,
+    /// Milliseconds since the epoch, for `deadline`.
+    pub now_ms: u64,
+}
+
+/// `call.requested`.
+pub fn call_requested(
+    dialect: Dialect,
+    request_id: &str,
+    operation: &OperationName,
+    input: &RawJson,
+    options: &RequestOptions<'_>,
+) -> Bytes {
+    let mut out = start("call.requested", dialect, request_id, operation.as_str().len() + input.len() + 160);
+    out.extend_from_slice(b",\"operationId\":");
+    push_string(&mut out, operation.as_str());
+    out.extend_from_slice(b",\"input\":");
+    out.extend_from_slice(input.as_bytes());
+    if let Some(parent) = options.parent {
+        out.extend_from_slice(b",\"parentRequestId\":");
+        push_string(&mut out, parent);
+    }
+    if let Some(timeout) = options.timeout {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let deadline = options.now_ms.saturating_add(timeout_ms);
+        out.extend_from_slice(format!(",\"deadline\":{deadline},\"timeoutMs\":{timeout_ms}").as_bytes());
+    }
+    if let Some(idle) = options.idle_timeout {
+        out.extend_from_slice(format!(",\"idleTimeout\":{}", idle.as_millis()).as_bytes());
+    }
+    if let Some(traceparent) = options.traceparent {
+        out.extend_from_slice(b",\"metadata\":{\"traceparent\":");
+        push_string(&mut out, traceparent);
+        out.push(b'}');
+    }
+    end(out)
+}
+
+/// `call.responded`: the output, or one item of a subscription.
+pub fn call_responded(dialect: Dialect, request_id: &str, output: &RawJson) -> Bytes {
+    let mut out = start("call.responded", dialect, request_id, output.len() + 16);
+    out.extend_from_slice(b",\"output\":");
+    out.extend_from_slice(output.as_bytes());
+    end(out)
+}
+
+/// `call.completed`: no more items follow.
+pub fn call_completed(dialect: Dialect, request_id: &str) -> Bytes {
+    end(start("call.completed", dialect, request_id, 0))
+}
+
+/// `call.aborted`: to a spoke, stop; to a caller, it was stopped. `reason` is one sentence.
+pub fn call_aborted(dialect: Dialect, request_id: &str, reason: Option<&str>) -> Bytes {
+    let mut out = start("call.aborted", dialect, request_id, 0);
+    if let Some(reason) = reason {
+        out.extend_from_slice(b",\"reason\":");
+        push_string(&mut out, reason);
+    }
+    end(out)
+}
+
+/// `call.error`.
+pub fn call_error(dialect: Dialect, request_id: &str, error: &CallError) -> Bytes {
+    let mut out = start("call.error", dialect, request_id, 128);
+    let body = serde_json::to_vec(error).expect("an error is a plain struct");
+    out.push(b',');
+    out.extend_from_slice(&body[1..body.len() - 1]);
+    end(out)
+}
+
+/// An event.
+pub fn event(topic: &Topic, payload: Option<&RawJson>) -> Bytes {
+    envelope(topic.event_type(), topic.id(), payload, None)
+}
+
+/// `__subscribe`, `__unsubscribe`, `__subscribed` or `__unsubscribed` with `{topic}`.
+pub fn topic_control(kind: &str, filter: &TopicFilter) -> Bytes {
+    let payload = RawJson::from(serde_json::json!({ "topic": filter.to_string() }));
+    envelope(kind, "", Some(&payload), None)
+}
+
+/// `__gap`.
+pub fn gap(gap: &Gap) -> Bytes {
+    let payload = RawJson::from_value(gap).expect("a gap is a plain struct");
+    envelope("__gap", "", Some(&payload), None)
+}
+
+/// `__error`: a frame that belongs to no call was refused; `topic` names the subscription, where it was one.
+pub fn refused(error: &CallError, topic: Option<&str>) -> Bytes {
+    let mut payload = serde_json::to_value(error).expect("an error is a plain struct");
+    if let (Some(topic), Some(fields)) = (topic, payload.as_object_mut()) {
+        fields.insert("topic".to_owned(), topic.into());
+    }
+    envelope("__error", "", Some(&RawJson::from(payload)), None)
+}
+
+fn start(kind: &str, dialect: Dialect, request_id: &str, more: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96 + 2 * request_id.len() + more);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"id\":");
+    match dialect {
+        Dialect::Payload => out.extend_from_slice(b"\"\""),
+        Dialect::Id => push_string(&mut out, request_id),
+    }
+    out.extend_from_slice(b",\"payload\":{\"requestId\":");
+    push_string(&mut out, request_id);
+    out
+}
+
+fn end(mut out: Vec<u8>) -> Bytes {
+    out.extend_from_slice(b"}}");
+    out.into()
+}

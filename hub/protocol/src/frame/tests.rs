@@ -1,0 +1,127 @@
+//! Golden frames: the wire of the origin, byte for byte.
+
+use super::encode::{self, RequestOptions};
+use super::*;
+
+fn decode(text: &str) -> Result<(Frame, Dialect), Error> {
+    Frame::decode(&Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn text(frame: Bytes) -> String {
+    String::from_utf8(frame.into()).expect("frames are UTF-8")
+}
+
+#[test]
+fn a_call_of_the_origin_is_read() {
+    let (frame, dialect) = decode(
+        r#"{"type":"call.requested","id":"","payload":{"requestId":"r1","operationId":"task.watch","input":{"a":[1, 2]},"deadline":2000,"identity":{"id":"mallory","scopes":["admin"]}}}"#,
+    )
+    .expect("valid");
+
+    let Frame::Requested(call) = frame else { panic!("{frame:?}") };
+    assert_eq!(dialect, Dialect::Payload);
+    assert_eq!(call.operation.as_str(), "task.watch");
+    assert_eq!(call.input.as_str(), r#"{"a":[1, 2]}"#);
+    assert_eq!(call.into_request(500).timeout, Some(Duration::from_millis(1500)));
+}
+
+#[test]
+fn a_call_with_its_id_in_the_envelope_is_read() {
+    let (frame, dialect) =
+        decode(r#"{"type":"call.requested","id":"r2","payload":{"operationId":"/fs/readFile","input":null}}"#)
+            .expect("valid");
+
+    let Frame::Requested(call) = frame else { panic!("{frame:?}") };
+    assert_eq!(dialect, Dialect::Id);
+    assert_eq!((call.request_id.as_str(), call.operation.as_str()), ("r2", "fs.readFile"));
+}
+
+#[test]
+fn each_peer_is_answered_in_its_own_dialect() {
+    let output = RawJson::parse(r#"{"data":1,"meta":{}}"#).expect("valid");
+
+    assert_eq!(
+        text(encode::call_responded(Dialect::Payload, "r1", &output)),
+        r#"{"type":"call.responded","id":"","payload":{"requestId":"r1","output":{"data":1,"meta":{}}}}"#
+    );
+    assert_eq!(
+        text(encode::call_responded(Dialect::Id, "r1", &output)),
+        r#"{"type":"call.responded","id":"r1","payload":{"requestId":"r1","output":{"data":1,"meta":{}}}}"#
+    );
+}
+
+#[test]
+fn frames_are_written_as_the_protocol_says() {
+    let operation = "a.b".parse().expect("valid");
+    let options = RequestOptions { timeout: Some(Duration::from_secs(1)), now_ms: 500, ..RequestOptions::default() };
+    let error = CallError::new(Code::Domain("QUOTA".to_owned()), "too \"much\"").delivered(Delivered::Yes);
+
+    for (frame, golden) in [
+        (
+            encode::call_requested(Dialect::Payload, "r", &operation, &RawJson::null(), &options),
+            r#"{"type":"call.requested","id":"","payload":{"requestId":"r","operationId":"a.b","input":null,"deadline":1500,"timeoutMs":1000}}"#,
+        ),
+        (
+            encode::call_completed(Dialect::Payload, "r"),
+            r#"{"type":"call.completed","id":"","payload":{"requestId":"r"}}"#,
+        ),
+        (
+            encode::call_aborted(Dialect::Id, "r", Some("deadline")),
+            r#"{"type":"call.aborted","id":"r","payload":{"requestId":"r","reason":"deadline"}}"#,
+        ),
+        (
+            encode::call_error(Dialect::Payload, "r", &error),
+            r#"{"type":"call.error","id":"","payload":{"requestId":"r","code":"QUOTA","message":"too \"much\"","retryable":false,"delivered":"yes"}}"#,
+        ),
+        (
+            encode::topic_control("__subscribed", &"a:1".parse().expect("valid")),
+            r#"{"type":"__subscribed","id":"","payload":{"topic":"a:1"}}"#,
+        ),
+        (
+            encode::gap(&Gap { topic: "a:1".to_owned(), reason: "overflow".to_owned(), missed: Some(3) }),
+            r#"{"type":"__gap","id":"","payload":{"topic":"a:1","reason":"overflow","missed":3}}"#,
+        ),
+    ] {
+        assert_eq!(text(frame), golden);
+    }
+}
+
+#[test]
+fn every_form_of_subscribe_names_the_same_topic() {
+    for payload in [r#""a:1""#, r#"{"topic":"a:1"}"#, r#"{"type":"a","id":"1"}"#] {
+        let (frame, _) = decode(&format!(r#"{{"type":"__subscribe","id":"","payload":{payload}}}"#)).expect("valid");
+        assert!(matches!(frame, Frame::Subscribe(filter) if filter.to_string() == "a:1"), "{payload}");
+    }
+}
+
+#[test]
+fn register_is_a_message_or_a_call() {
+    let (frame, _) = decode(r#"{"type":"hub.register","id":"x","payload":{"operations":[]}}"#).expect("valid");
+
+    let Frame::Requested(call) = frame else { panic!("{frame:?}") };
+    assert_eq!((call.request_id.as_str(), call.operation.as_str()), ("x", "hub.register"));
+}
+
+#[test]
+fn a_wrong_call_is_answered_under_its_id() {
+    let error = decode(r#"{"type":"call.requested","id":"","payload":{"requestId":"r1","operationId":"nodot"}}"#)
+        .expect_err("no dot");
+
+    assert_eq!(error.request_id.as_ref().map(RequestId::as_str), Some("r1"));
+    assert_eq!(error.to_call_error().code, Code::BadRequest);
+    assert!(error.to_string().contains("namespace.operation"), "{error}");
+}
+
+#[test]
+fn a_control_message_of_the_future_is_named_unsupported() {
+    let error = decode(r#"{"type":"__resume","id":"","payload":{}}"#).expect_err("unknown");
+
+    assert_eq!(error.to_call_error().code, Code::Unsupported);
+}
+
+#[test]
+fn a_spokes_error_without_a_code_is_unknown() {
+    let (frame, _) = decode(r#"{"type":"call.error","id":"","payload":{"requestId":"r1"}}"#).expect("valid");
+
+    assert!(matches!(frame, Frame::Failed { error, .. } if error.code == Code::UnknownError));
+}

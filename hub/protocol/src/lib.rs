@@ -1,0 +1,41 @@
+//! The wire of alkhub: what spokes, clients, hubs and the operator say to each other.
+//!
+//! Only types and their JSON form live here: no tokio, no axum, no I/O. The origin's frames are read and written
+//! unchanged ([`frame`]); what alkhub adds is optional and ignored by the origin's processes.
+//!
+//! Invariants
+//! - A payload is carried as the bytes that arrived ([`RawJson`]) and never written again on the way.
+//! - Every name, scope and key is checked where it enters; a value of these types is well formed.
+
+pub mod admin;
+pub mod call;
+pub mod envelope;
+pub mod error;
+pub mod frame;
+pub mod id;
+pub mod json;
+pub mod key;
+pub mod operation;
+pub mod register;
+pub mod scope;
+pub mod topic;
+
+pub use call::{CallRequest, CallStatus, Delivered};
+pub use envelope::Envelope;
+pub use error::{CallError, Code, Problem};
+pub use frame::{Dialect, Frame};
+pub use id::{HubId, InstanceId, OperationName, RequestId, SpokeName};
+pub use json::RawJson;
+pub use key::ApiKey;
+pub use operation::{OperationKind, OperationSpec};
+pub use scope::Scopes;
+pub use topic::{Topic, TopicFilter};
+
+/// Largest payload of a call or an event, in bytes.
+pub const PAYLOAD_LIMIT_BYTES: usize = 1024 * 1024;
+
+/// Largest frame or message, in bytes: a full payload and the envelope around it.
+pub const FRAME_LIMIT_BYTES: usize = PAYLOAD_LIMIT_BYTES + 64 * 1024;
+
+/// Deepest nesting of arrays and objects that is read.
+pub const DEPTH_LIMIT: usize = 64;

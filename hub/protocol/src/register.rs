@@ -1,0 +1,91 @@
+//! `hub.register`: how a connection becomes an instance of a spoke.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{HubId, InstanceId, RawJson, SpokeName};
+
+/// The kinds of spoke, the origin's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpokeType {
+    /// A developer's machine.
+    #[default]
+    DevEnv,
+    /// A program that mostly calls.
+    Client,
+    /// A runner.
+    Compute,
+}
+
+/// What a spoke says of itself. The origin's `identity` is ignored: identity comes from the key.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegisterInput {
+    /// The spoke; taken from the key when absent, and must agree with it when given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<SpokeName>,
+    /// One running program; without it each connection is an instance of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<InstanceId>,
+    /// Kind of spoke.
+    #[serde(default)]
+    pub spoke_type: SpokeType,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Operating system and so on, kept as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_info: Option<RawJson>,
+    /// Calls that the instance takes at once; unlimited when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// What it offers: OperationSpecs, each accepted or refused on its own.
+    #[serde(default)]
+    pub operations: Vec<RawJson>,
+}
+
+/// The hub's answer, the `data` of the response.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegisterOutput {
+    /// The spoke's name.
+    pub spoke_id: SpokeName,
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The fencing number: a record with a lower one is of the past.
+    pub generation: u64,
+    /// The hub that holds the connection.
+    pub hub_id: HubId,
+    /// How often the hub pings, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// One entry for each operation, in the order given.
+    pub operations: Vec<OperationResult>,
+}
+
+/// What became of one offered operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationResult {
+    /// Its name, as far as it could be read.
+    pub name: String,
+    /// Registered, pooled or rejected.
+    pub result: Registered,
+    /// Why it was rejected, and the cure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The ways a registration of one operation can end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Registered {
+    /// This instance is its only provider.
+    Registered,
+    /// Other instances offer the same; calls are spread.
+    Pooled,
+    /// Refused.
+    Rejected,
+}

@@ -1,0 +1,145 @@
+//! Scopes: what a key may do.
+//!
+//! | scope | allows |
+//! |---|---|
+//! | `call:ns.op`, `call:ns.*`, `call:*` | calling |
+//! | `events:publish:TYPE`, `events:publish:*` | publishing |
+//! | `events:subscribe:TYPE` | subscribing to named ids of the type |
+//! | `events:subscribe:TYPE:*`, `events:subscribe:*` | also to all ids of the type, or of every type |
+//! | `operations:read`, `spokes:read`, `calls:read` | listing |
+//! | `spoke` | registering as a spoke |
+//! | `admin` | everything above, and the admin API |
+//!
+//! Any other text is a scope of the user's own: an operation's `requiredScopes` match it literally, `admin` or not.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::OperationName;
+use crate::topic::TopicFilter;
+
+/// Lists operations, searches them and reads their schemas.
+pub const OPERATIONS_READ: &str = "operations:read";
+/// Lists spokes.
+pub const SPOKES_READ: &str = "spokes:read";
+/// Lists ended calls.
+pub const CALLS_READ: &str = "calls:read";
+/// Registers operations.
+pub const SPOKE: &str = "spoke";
+/// Manages keys and spokes; includes every scope of alkhub's own.
+pub const ADMIN: &str = "admin";
+
+/// The scopes of one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Scopes(BTreeSet<String>);
+
+// === impl Scopes ===
+
+impl Scopes {
+    /// Scopes from their texts.
+    pub fn new<I: IntoIterator<Item = S>, S: Into<String>>(scopes: I) -> Self {
+        Self(scopes.into_iter().map(Into::into).collect())
+    }
+
+    /// The texts, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Whether the scope is held: as it stands, or by `admin` when it is alkhub's own.
+    pub fn allows(&self, scope: &str) -> bool {
+        self.0.contains(scope) || (is_own(scope) && self.0.contains(ADMIN))
+    }
+
+    /// Whether an operation may be called, its own `requiredScopes` aside.
+    ///
+    /// # Errors
+    /// The scope that is missing.
+    pub fn require_call(&self, operation: &OperationName) -> Result<(), String> {
+        let exact = format!("call:{operation}");
+        let namespace = format!("call:{}.*", operation.namespace());
+        self.any(&[&exact, &namespace, "call:*"], &exact)
+    }
+
+    /// Whether a type may be published.
+    ///
+    /// # Errors
+    /// The scope that is missing.
+    pub fn require_publish(&self, event_type: &str) -> Result<(), String> {
+        let exact = format!("events:publish:{event_type}");
+        self.any(&[&exact, "events:publish:*"], &exact)
+    }
+
+    /// Whether a topic, or all ids of a type, may be subscribed to.
+    ///
+    /// # Errors
+    /// The scope that is missing.
+    pub fn require_subscribe(&self, filter: &TopicFilter) -> Result<(), String> {
+        let exact = format!("events:subscribe:{}", filter.event_type());
+        let all_ids = format!("{exact}:*");
+        match filter {
+            TopicFilter::One(_) => self.any(&[&exact, &all_ids, "events:subscribe:*"], &exact),
+            TopicFilter::AllOf(_) => self.any(&[&all_ids, "events:subscribe:*"], &all_ids),
+        }
+    }
+
+    /// Whether one scope of alkhub's own is held.
+    ///
+    /// # Errors
+    /// The scope that is missing.
+    pub fn require(&self, scope: &str) -> Result<(), String> {
+        if self.allows(scope) { Ok(()) } else { Err(scope.to_owned()) }
+    }
+
+    fn any(&self, accepted: &[&str], missing: &str) -> Result<(), String> {
+        if self.0.contains(ADMIN) || accepted.iter().any(|scope| self.0.contains(*scope)) {
+            Ok(())
+        } else {
+            Err(missing.to_owned())
+        }
+    }
+}
+
+fn is_own(scope: &str) -> bool {
+    [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN].contains(&scope)
+        || ["call:", "events:publish:", "events:subscribe:"].iter().any(|own| scope.starts_with(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> OperationName {
+        text.parse().expect("valid")
+    }
+
+    #[test]
+    fn a_call_needs_its_operation_its_namespace_or_all() {
+        for scope in ["call:text.upper", "call:text.*", "call:*", "admin"] {
+            assert!(Scopes::new([scope]).require_call(&name("text.upper")).is_ok(), "{scope}");
+        }
+        let missing = Scopes::new(["call:text.lower"]).require_call(&name("text.upper"));
+        assert_eq!(missing, Err("call:text.upper".to_owned()));
+    }
+
+    #[test]
+    fn all_ids_of_a_type_need_an_explicit_wildcard() {
+        let all: TopicFilter = "job:*".parse().expect("valid");
+        let one: TopicFilter = "job:1".parse().expect("valid");
+        let named = Scopes::new(["events:subscribe:job"]);
+
+        assert!(named.require_subscribe(&one).is_ok());
+        assert_eq!(named.require_subscribe(&all), Err("events:subscribe:job:*".to_owned()));
+        assert!(Scopes::new(["events:subscribe:job:*"]).require_subscribe(&all).is_ok());
+    }
+
+    #[test]
+    fn admin_does_not_stand_for_a_users_own_scope() {
+        assert!(!Scopes::new([ADMIN]).allows("task:read"));
+        assert!(Scopes::new(["task:read"]).allows("task:read"));
+        assert!(Scopes::new([ADMIN]).allows(SPOKES_READ));
+    }
+}
