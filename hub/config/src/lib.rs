@@ -1,1 +1,57 @@
-//! Placeholder while the house is raised.
+//! The settings of a hub: defaults, then a TOML file, then the environment, each over the one before.
+//!
+//! [`HubConfig`] is the whole of it. The operator renders the same struct that the hub parses, so that a renamed
+//! setting is a compile error and not an outage. This crate is the only place that reads alkhub's settings from the
+//! environment: `ALKHUB_<SECTION>__<KEY>`, for example `ALKHUB_SERVER__LISTEN` for `listen` in `[server]`.
+//!
+//! Invariants
+//! - An unknown key is refused, in the file and in the environment.
+//! - The defaults run on a laptop.
+//! - A secret is never printed: [`HubConfig::to_toml`] leaves secrets out.
+
+mod auth;
+mod calls;
+mod events;
+mod identity;
+mod load;
+mod prefix;
+mod reference;
+pub mod secret;
+mod server;
+mod store;
+mod telemetry;
+
+use serde::{Deserialize, Serialize};
+
+pub use auth::AuthConfig;
+pub use calls::CallsConfig;
+pub use events::EventsConfig;
+pub use identity::{HubSection, PodSection};
+pub use load::Error;
+pub use prefix::{ChannelPrefix, InvalidPrefix};
+pub use reference::reference;
+pub use server::{MANAGEMENT_PORT, PORT, ServerConfig, TlsConfig};
+pub use store::{InvalidSchema, SchemaName, StoreConfig};
+pub use telemetry::{LogFormat, TelemetryConfig};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HubConfig {
+    /// Which Hub this process belongs to.
+    pub hub: HubSection,
+    /// Which pod this process is; the downward API fills it in.
+    pub pod: PodSection,
+    /// Listeners, limits and drain.
+    pub server: ServerConfig,
+    /// Keys.
+    pub auth: AuthConfig,
+    /// Events and Redis.
+    pub events: EventsConfig,
+    /// Postgres.
+    pub store: StoreConfig,
+    /// Calls.
+    pub calls: CallsConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}

@@ -76,15 +76,30 @@ impl Envelope {
     /// [`Error`], checked in this order: size, depth, syntax, shape, size of the payload.
     pub fn decode(frame: &Bytes) -> Result<Self, Error> {
         if frame.len() > FRAME_LIMIT_BYTES {
-            return Err(Error::TooLarge { size: frame.len(), limit: FRAME_LIMIT_BYTES });
+            return Err(Error::TooLarge {
+                size: frame.len(),
+                limit: FRAME_LIMIT_BYTES,
+            });
         }
         json::check_depth(frame)?;
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
         let payload = head.payload.map(|raw| RawJson::slice_of(frame, raw));
-        if let Some(size) = payload.as_ref().map(RawJson::len).filter(|&size| size > PAYLOAD_LIMIT_BYTES) {
-            return Err(Error::TooLarge { size, limit: PAYLOAD_LIMIT_BYTES });
+        if let Some(size) = payload
+            .as_ref()
+            .map(RawJson::len)
+            .filter(|&size| size > PAYLOAD_LIMIT_BYTES)
+        {
+            return Err(Error::TooLarge {
+                size,
+                limit: PAYLOAD_LIMIT_BYTES,
+            });
         }
-        Ok(Self { kind: head.kind.into_owned(), id: head.id.into_owned(), payload, transport: head.transport })
+        Ok(Self {
+            kind: head.kind.into_owned(),
+            id: head.id.into_owned(),
+            payload,
+            transport: head.transport,
+        })
     }
 
     /// Writes the envelope as one JSON text.
@@ -95,7 +110,8 @@ impl Envelope {
 
 /// Writes an envelope from its parts without copying them into one first.
 pub fn encode(kind: &str, id: &str, payload: Option<&RawJson>, transport: Option<&TransportHeader>) -> Bytes {
-    let size = 48 + kind.len() + id.len() + payload.map_or(0, RawJson::len) + transport.map_or(0, |t| t.node.len() + 32);
+    let size =
+        48 + kind.len() + id.len() + payload.map_or(0, RawJson::len) + transport.map_or(0, |t| t.node.len() + 32);
     let mut out = Vec::with_capacity(size);
     out.extend_from_slice(b"{\"type\":");
     push_string(&mut out, kind);

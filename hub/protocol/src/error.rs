@@ -118,7 +118,11 @@ pub struct Problem {
 const CODES: &[(Code, &str, &str)] = &[
     (Code::OperationNotFound, "OPERATION_NOT_FOUND", "Operation not found"),
     (Code::AccessDenied, "ACCESS_DENIED", "Access denied"),
-    (Code::ValidationError, "VALIDATION_ERROR", "Input does not match its schema"),
+    (
+        Code::ValidationError,
+        "VALIDATION_ERROR",
+        "Input does not match its schema",
+    ),
     (Code::Timeout, "TIMEOUT", "Deadline exceeded"),
     (Code::Aborted, "ABORTED", "Call aborted"),
     (Code::ExecutionError, "EXECUTION_ERROR", "Operation failed"),
@@ -127,7 +131,11 @@ const CODES: &[(Code, &str, &str)] = &[
     (Code::SpokeLost, "SPOKE_LOST", "Spoke left before it answered"),
     (Code::Overloaded, "OVERLOADED", "Too many calls"),
     (Code::Unavailable, "UNAVAILABLE", "Dependency unavailable"),
-    (Code::OutputInvalid, "OUTPUT_INVALID", "Output does not match its schema"),
+    (
+        Code::OutputInvalid,
+        "OUTPUT_INVALID",
+        "Output does not match its schema",
+    ),
     (Code::BadRequest, "BAD_REQUEST", "Bad request"),
     (Code::Unauthenticated, "UNAUTHENTICATED", "Key missing or not valid"),
     (Code::NotFound, "NOT_FOUND", "Not found"),
@@ -146,7 +154,10 @@ impl Code {
     pub fn as_str(&self) -> &str {
         match self {
             Self::Domain(code) => code,
-            known => CODES.iter().find(|(code, ..)| code == known).map_or("UNKNOWN_ERROR", |(_, name, _)| name),
+            known => CODES
+                .iter()
+                .find(|(code, ..)| code == known)
+                .map_or("UNKNOWN_ERROR", |(_, name, _)| name),
         }
     }
 
@@ -154,7 +165,10 @@ impl Code {
     pub fn title(&self) -> &str {
         match self {
             Self::Domain(code) => code,
-            known => CODES.iter().find(|(code, ..)| code == known).map_or("", |(_, _, title)| title),
+            known => CODES
+                .iter()
+                .find(|(code, ..)| code == known)
+                .map_or("", |(_, _, title)| title),
         }
     }
 
@@ -171,7 +185,10 @@ impl FromStr for Code {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let known = CODES.iter().find(|(_, name, _)| *name == text).map(|(code, ..)| code.clone());
+        let known = CODES
+            .iter()
+            .find(|(_, name, _)| *name == text)
+            .map(|(code, ..)| code.clone());
         Ok(known.unwrap_or_else(|| Self::Domain(text.to_owned())))
     }
 }

@@ -211,11 +211,18 @@ impl Frame {
     /// # Errors
     /// [`Error`]: the connection goes on, the sender gets a `call.error` or an `__error`.
     pub fn decode(message: &Bytes) -> Result<(Self, Dialect), Error> {
-        let envelope = Envelope::decode(message).map_err(|e| Error { request_id: None, kind: e.into() })?;
-        let dialect = if envelope.id.is_empty() { Dialect::Payload } else { Dialect::Id };
+        let envelope = Envelope::decode(message).map_err(|e| Error {
+            request_id: None,
+            kind: e.into(),
+        })?;
+        let dialect = if envelope.id.is_empty() {
+            Dialect::Payload
+        } else {
+            Dialect::Id
+        };
         let frame = match envelope.kind.as_str() {
             "call.requested" | "call.responded" | "call.completed" | "call.aborted" | "call.error" => call(&envelope)?,
-            "hub.register" => register(envelope)?,
+            "hub.register" => register(&envelope)?,
             kind if kind.starts_with("__") => control(&envelope).map_err(|kind| Error { request_id: None, kind })?,
             _ => Self::Event(envelope),
         };
@@ -228,7 +235,9 @@ impl Frame {
 impl Requested {
     /// The request with its deadline as time left by this host's clock, `now_ms` milliseconds after the epoch.
     pub fn into_request(self, now_ms: u64) -> CallRequest {
-        let left = self.timeout_ms.or_else(|| self.deadline_ms.map(|end| end.saturating_sub(now_ms)));
+        let left = self
+            .timeout_ms
+            .or_else(|| self.deadline_ms.map(|end| end.saturating_sub(now_ms)));
         CallRequest {
             request_id: self.request_id,
             operation: self.operation,
@@ -269,8 +278,15 @@ fn call(envelope: &Envelope) -> Result<Frame, Error> {
         Some(payload) => payload.bytes(),
         None => return Err(fail(from_id(), ErrorKind::PayloadMissing(message()))),
     };
-    let body: CallPayload<'_> = serde_json::from_slice(&payload)
-        .map_err(|source| fail(from_id(), ErrorKind::Payload { message: message(), source }))?;
+    let body: CallPayload<'_> = serde_json::from_slice(&payload).map_err(|source| {
+        fail(
+            from_id(),
+            ErrorKind::Payload {
+                message: message(),
+                source,
+            },
+        )
+    })?;
     let id = body.request_id.as_deref().unwrap_or(&envelope.id);
     if id.is_empty() {
         return Err(fail(None, ErrorKind::RequestIdMissing(message())));
@@ -282,17 +298,26 @@ fn call(envelope: &Envelope) -> Result<Frame, Error> {
             let requested = requested(request_id.clone(), &body, raw(body.input));
             Frame::Requested(requested.map_err(|kind| fail(Some(request_id), kind))?)
         }
-        "call.responded" => {
-            Frame::Responded { request_id, output: raw(body.output).unwrap_or_else(RawJson::null) }
-        }
+        "call.responded" => Frame::Responded {
+            request_id,
+            output: raw(body.output).unwrap_or_else(RawJson::null),
+        },
         "call.completed" => Frame::Completed { request_id },
         "call.aborted" => Frame::Aborted { request_id },
-        _ => Frame::Failed { request_id, error: failure(&body, raw(body.details)) },
+        _ => Frame::Failed {
+            request_id,
+            error: failure(&body, raw(body.details)),
+        },
     })
 }
 
 fn requested(request_id: RequestId, body: &CallPayload<'_>, input: Option<RawJson>) -> Result<Requested, ErrorKind> {
-    let parent = body.parent_request_id.as_deref().filter(|id| !id.is_empty()).map(str::parse).transpose()?;
+    let parent = body
+        .parent_request_id
+        .as_deref()
+        .filter(|id| !id.is_empty())
+        .map(str::parse)
+        .transpose()?;
     Ok(Requested {
         request_id,
         operation: body.operation_id.as_deref().unwrap_or("").parse()?,
@@ -302,16 +327,28 @@ fn requested(request_id: RequestId, body: &CallPayload<'_>, input: Option<RawJso
         idle_timeout_ms: body.idle_timeout,
         parent,
         target: body.target.as_ref().and_then(|target| target.spoke_id.clone()),
-        traceparent: body.metadata.as_ref().and_then(|m| m.traceparent.as_deref()).map(str::to_owned),
+        traceparent: body
+            .metadata
+            .as_ref()
+            .and_then(|m| m.traceparent.as_deref())
+            .map(str::to_owned),
     })
 }
 
 fn failure(body: &CallPayload<'_>, details: Option<RawJson>) -> CallError {
     let code = body.code.as_deref().unwrap_or("").parse().unwrap_or(Code::UnknownError);
-    let code = if code == Code::Domain(String::new()) { Code::UnknownError } else { code };
+    let code = if code == Code::Domain(String::new()) {
+        Code::UnknownError
+    } else {
+        code
+    };
     CallError {
         code,
-        message: body.message.as_deref().unwrap_or("the spoke gave no message").to_owned(),
+        message: body
+            .message
+            .as_deref()
+            .unwrap_or("the spoke gave no message")
+            .to_owned(),
         details,
         retryable: body.retryable,
         delivered: body.delivered.unwrap_or(Delivered::Yes),
@@ -321,18 +358,26 @@ fn failure(body: &CallPayload<'_>, details: Option<RawJson>) -> CallError {
 }
 
 /// `hub.register` as a message: the same as a call of the operation `hub.register` with the payload as its input.
-fn register(envelope: Envelope) -> Result<Frame, Error> {
+fn register(envelope: &Envelope) -> Result<Frame, Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Id {
         #[serde(default)]
         request_id: Option<String>,
     }
-    let fail = |kind| Error { request_id: envelope.id.parse().ok(), kind };
+    let fail = |kind| Error {
+        request_id: envelope.id.parse().ok(),
+        kind,
+    };
     let Some(input) = envelope.payload.clone() else {
         return Err(fail(ErrorKind::PayloadMissing(envelope.kind.clone())));
     };
-    let inner: Id = input.to().map_err(|source| fail(ErrorKind::Payload { message: envelope.kind.clone(), source }))?;
+    let inner: Id = input.to().map_err(|source| {
+        fail(ErrorKind::Payload {
+            message: envelope.kind.clone(),
+            source,
+        })
+    })?;
     let id = inner.request_id.as_deref().unwrap_or(&envelope.id);
     let id = if id.is_empty() { "hub.register" } else { id };
     let request_id = id.parse().map_err(|e: InvalidId| fail(e.into()))?;
@@ -353,8 +398,14 @@ fn register(envelope: Envelope) -> Result<Frame, Error> {
 fn control(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     let message = || envelope.kind.clone();
     fn read<T: serde::de::DeserializeOwned>(envelope: &Envelope) -> Result<T, ErrorKind> {
-        let payload = envelope.payload.as_ref().ok_or_else(|| ErrorKind::PayloadMissing(envelope.kind.clone()))?;
-        payload.to().map_err(|source| ErrorKind::Payload { message: envelope.kind.clone(), source })
+        let payload = envelope
+            .payload
+            .as_ref()
+            .ok_or_else(|| ErrorKind::PayloadMissing(envelope.kind.clone()))?;
+        payload.to().map_err(|source| ErrorKind::Payload {
+            message: envelope.kind.clone(),
+            source,
+        })
     }
     let topic = || read::<TopicRequest>(envelope);
     Ok(match envelope.kind.as_str() {

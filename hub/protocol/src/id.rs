@@ -49,7 +49,11 @@ pub struct InvalidId {
 
 impl InvalidId {
     fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
-        Self { what, value: value.chars().take(80).collect(), rule }
+        Self {
+            what,
+            value: value.chars().take(80).collect(),
+            rule,
+        }
     }
 }
 
@@ -129,30 +133,45 @@ name_type!(
     "operation name",
     "^[A-Za-z][A-Za-z0-9_-]*\\.[A-Za-z][A-Za-z0-9_-]*$",
     |text| {
-        const RULE: &str = "write `namespace.operation`: one dot, each part a letter followed by letters, digits, `_` or `-`";
+        const RULE: &str =
+            "write `namespace.operation`: one dot, each part a letter followed by letters, digits, `_` or `-`";
         let slashed = text.strip_prefix('/').unwrap_or(text);
-        let (namespace, operation) =
-            slashed.split_once('/').or_else(|| text.split_once('.')).ok_or(RULE)?;
+        let (namespace, operation) = slashed.split_once('/').or_else(|| text.split_once('.')).ok_or(RULE)?;
         let valid = |part: &str| {
             part.starts_with(|c: char| c.is_ascii_alphabetic())
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
         };
         if text.len() > ID_LIMIT_BYTES || !valid(namespace) || !valid(operation) {
             return Err(RULE);
         }
-        if slashed.contains('/') { Ok(format!("{namespace}.{operation}").into()) } else { Ok(text.into()) }
+        if slashed.contains('/') {
+            Ok(format!("{namespace}.{operation}").into())
+        } else {
+            Ok(text.into())
+        }
     }
 );
 
-name_type!(SpokeName, "spoke name", "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", |text| {
-    let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let valid = (1..=63).contains(&bytes.len())
-        && edge(bytes[0])
-        && edge(bytes[bytes.len() - 1])
-        && bytes.iter().all(|&b| edge(b) || b == b'-');
-    if valid { Ok(text.into()) } else { Err("use 1 to 63 lower-case letters, digits and `-`, no `-` at either end") }
-});
+name_type!(
+    SpokeName,
+    "spoke name",
+    "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+    |text| {
+        let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let bytes = text.as_bytes();
+        let valid = (1..=63).contains(&bytes.len())
+            && edge(bytes[0])
+            && edge(bytes[bytes.len() - 1])
+            && bytes.iter().all(|&b| edge(b) || b == b'-');
+        if valid {
+            Ok(text.into())
+        } else {
+            Err("use 1 to 63 lower-case letters, digits and `-`, no `-` at either end")
+        }
+    }
+);
 
 name_type!(InstanceId, "instance id", "^[!-~]{1,128}$", visible);
 name_type!(HubId, "hub id", "^[!-~]{1,128}$", visible);

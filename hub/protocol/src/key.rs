@@ -42,7 +42,11 @@ impl ApiKey {
         }
         let (body, checksum) = rest.split_at(BODY_LENGTH);
         let expected = base62(&crc32fast::hash(body.as_bytes()).to_be_bytes(), CHECKSUM_LENGTH);
-        if checksum == expected { Ok(Self(text.to_owned())) } else { Err(InvalidKey) }
+        if checksum == expected {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidKey)
+        }
     }
 
     /// The key in the clear.

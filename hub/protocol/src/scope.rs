@@ -91,7 +91,11 @@ impl Scopes {
     /// # Errors
     /// The scope that is missing.
     pub fn require(&self, scope: &str) -> Result<(), String> {
-        if self.allows(scope) { Ok(()) } else { Err(scope.to_owned()) }
+        if self.allows(scope) {
+            Ok(())
+        } else {
+            Err(scope.to_owned())
+        }
     }
 
     fn any(&self, accepted: &[&str], missing: &str) -> Result<(), String> {
@@ -105,7 +109,9 @@ impl Scopes {
 
 fn is_own(scope: &str) -> bool {
     [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN].contains(&scope)
-        || ["call:", "events:publish:", "events:subscribe:"].iter().any(|own| scope.starts_with(own))
+        || ["call:", "events:publish:", "events:subscribe:"]
+            .iter()
+            .any(|own| scope.starts_with(own))
 }
 
 #[cfg(test)]
@@ -119,7 +125,10 @@ mod tests {
     #[test]
     fn a_call_needs_its_operation_its_namespace_or_all() {
         for scope in ["call:text.upper", "call:text.*", "call:*", "admin"] {
-            assert!(Scopes::new([scope]).require_call(&name("text.upper")).is_ok(), "{scope}");
+            assert!(
+                Scopes::new([scope]).require_call(&name("text.upper")).is_ok(),
+                "{scope}"
+            );
         }
         let missing = Scopes::new(["call:text.lower"]).require_call(&name("text.upper"));
         assert_eq!(missing, Err("call:text.upper".to_owned()));

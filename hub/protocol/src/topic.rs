@@ -44,7 +44,9 @@ pub enum InvalidTopic {
     #[error("event type `{0}` may not contain `:`, white space or control characters")]
     TypeCharacters(String),
     /// The type belongs to transports (`__*`) or to connections (`call.*`, `hub.*`).
-    #[error("event type `{0}` is reserved: types beginning with `__`, `call.` or `hub.` cannot be published or subscribed to")]
+    #[error(
+        "event type `{0}` is reserved: types beginning with `__`, `call.` or `hub.` cannot be published or subscribed to"
+    )]
     Reserved(String),
     /// The id is too long or holds a control character.
     #[error("topic id must have at most {ID_LIMIT_BYTES} bytes and no control characters")]
@@ -91,7 +93,10 @@ impl Topic {
         if id.len() > ID_LIMIT_BYTES || id.chars().any(char::is_control) {
             return Err(InvalidTopic::Id);
         }
-        Ok(Self { text: format!("{event_type}:{id}").into(), colon: event_type.len() })
+        Ok(Self {
+            text: format!("{event_type}:{id}").into(),
+            colon: event_type.len(),
+        })
     }
 
     /// The event type.
@@ -201,10 +206,16 @@ fn check_type(event_type: &str) -> Result<(), InvalidTopic> {
     if event_type.is_empty() || event_type.len() > TYPE_LIMIT_BYTES {
         return Err(InvalidTopic::TypeLength);
     }
-    if event_type.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control()) {
+    if event_type
+        .chars()
+        .any(|c| c == ':' || c.is_whitespace() || c.is_control())
+    {
         return Err(InvalidTopic::TypeCharacters(event_type.to_owned()));
     }
-    if ["__", "call.", "hub."].iter().any(|reserved| event_type.starts_with(reserved)) {
+    if ["__", "call.", "hub."]
+        .iter()
+        .any(|reserved| event_type.starts_with(reserved))
+    {
         return Err(InvalidTopic::Reserved(event_type.to_owned()));
     }
     Ok(())
@@ -230,7 +241,10 @@ mod tests {
     #[test]
     fn call_and_hub_events_stay_on_their_connection() {
         for text in ["call.requested:1", "hub.register:1", "__subscribe:1"] {
-            assert!(matches!(text.parse::<TopicFilter>(), Err(InvalidTopic::Reserved(_))), "{text}");
+            assert!(
+                matches!(text.parse::<TopicFilter>(), Err(InvalidTopic::Reserved(_))),
+                "{text}"
+            );
         }
     }
 

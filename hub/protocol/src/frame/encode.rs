@@ -34,7 +34,12 @@ pub fn call_requested(
     input: &RawJson,
     options: &RequestOptions<'_>,
 ) -> Bytes {
-    let mut out = start("call.requested", dialect, request_id, operation.as_str().len() + input.len() + 160);
+    let mut out = start(
+        "call.requested",
+        dialect,
+        request_id,
+        operation.as_str().len() + input.len() + 160,
+    );
     out.extend_from_slice(b",\"operationId\":");
     push_string(&mut out, operation.as_str());
     out.extend_from_slice(b",\"input\":");

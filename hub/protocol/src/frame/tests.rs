@@ -18,7 +18,9 @@ fn a_call_of_the_origin_is_read() {
     )
     .expect("valid");
 
-    let Frame::Requested(call) = frame else { panic!("{frame:?}") };
+    let Frame::Requested(call) = frame else {
+        panic!("{frame:?}")
+    };
     assert_eq!(dialect, Dialect::Payload);
     assert_eq!(call.operation.as_str(), "task.watch");
     assert_eq!(call.input.as_str(), r#"{"a":[1, 2]}"#);
@@ -31,9 +33,14 @@ fn a_call_with_its_id_in_the_envelope_is_read() {
         decode(r#"{"type":"call.requested","id":"r2","payload":{"operationId":"/fs/readFile","input":null}}"#)
             .expect("valid");
 
-    let Frame::Requested(call) = frame else { panic!("{frame:?}") };
+    let Frame::Requested(call) = frame else {
+        panic!("{frame:?}")
+    };
     assert_eq!(dialect, Dialect::Id);
-    assert_eq!((call.request_id.as_str(), call.operation.as_str()), ("r2", "fs.readFile"));
+    assert_eq!(
+        (call.request_id.as_str(), call.operation.as_str()),
+        ("r2", "fs.readFile")
+    );
 }
 
 #[test]
@@ -53,7 +60,11 @@ fn each_peer_is_answered_in_its_own_dialect() {
 #[test]
 fn frames_are_written_as_the_protocol_says() {
     let operation = "a.b".parse().expect("valid");
-    let options = RequestOptions { timeout: Some(Duration::from_secs(1)), now_ms: 500, ..RequestOptions::default() };
+    let options = RequestOptions {
+        timeout: Some(Duration::from_secs(1)),
+        now_ms: 500,
+        ..RequestOptions::default()
+    };
     let error = CallError::new(Code::Domain("QUOTA".to_owned()), "too \"much\"").delivered(Delivered::Yes);
 
     for (frame, golden) in [
@@ -78,7 +89,11 @@ fn frames_are_written_as_the_protocol_says() {
             r#"{"type":"__subscribed","id":"","payload":{"topic":"a:1"}}"#,
         ),
         (
-            encode::gap(&Gap { topic: "a:1".to_owned(), reason: "overflow".to_owned(), missed: Some(3) }),
+            encode::gap(&Gap {
+                topic: "a:1".to_owned(),
+                reason: "overflow".to_owned(),
+                missed: Some(3),
+            }),
             r#"{"type":"__gap","id":"","payload":{"topic":"a:1","reason":"overflow","missed":3}}"#,
         ),
     ] {
@@ -90,7 +105,10 @@ fn frames_are_written_as_the_protocol_says() {
 fn every_form_of_subscribe_names_the_same_topic() {
     for payload in [r#""a:1""#, r#"{"topic":"a:1"}"#, r#"{"type":"a","id":"1"}"#] {
         let (frame, _) = decode(&format!(r#"{{"type":"__subscribe","id":"","payload":{payload}}}"#)).expect("valid");
-        assert!(matches!(frame, Frame::Subscribe(filter) if filter.to_string() == "a:1"), "{payload}");
+        assert!(
+            matches!(frame, Frame::Subscribe(filter) if filter.to_string() == "a:1"),
+            "{payload}"
+        );
     }
 }
 
@@ -98,8 +116,13 @@ fn every_form_of_subscribe_names_the_same_topic() {
 fn register_is_a_message_or_a_call() {
     let (frame, _) = decode(r#"{"type":"hub.register","id":"x","payload":{"operations":[]}}"#).expect("valid");
 
-    let Frame::Requested(call) = frame else { panic!("{frame:?}") };
-    assert_eq!((call.request_id.as_str(), call.operation.as_str()), ("x", "hub.register"));
+    let Frame::Requested(call) = frame else {
+        panic!("{frame:?}")
+    };
+    assert_eq!(
+        (call.request_id.as_str(), call.operation.as_str()),
+        ("x", "hub.register")
+    );
 }
 
 #[test]

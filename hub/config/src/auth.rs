@@ -1,0 +1,36 @@
+//! Keys: where the hash's key is and how long an answer is trusted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[auth]`, `ALKHUB_AUTH__*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AuthConfig {
+    /// File with the secret that keys are hashed with (64 hexadecimal digits). Without it no hub starts: two hubs
+    /// that share a database must share it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_key_file: Option<PathBuf>,
+    /// Names the secret in the database, so that it can be changed later.
+    pub hash_key_id: String,
+    /// File with the first key, which has scope `admin`; entered into the database at each start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_key_file: Option<PathBuf>,
+    /// A key is looked up again after this long; longer where Postgres is away. Too long keeps an expired key alive
+    /// (a revoked one ends at once, through Redis).
+    #[serde(with = "humantime_serde")]
+    pub cache_ttl: Duration,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            hash_key_file: None,
+            hash_key_id: "1".to_owned(),
+            admin_key_file: None,
+            cache_ttl: Duration::from_secs(60),
+        }
+    }
+}

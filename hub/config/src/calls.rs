@@ -1,0 +1,51 @@
+//! Calls.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[calls]`, `ALKHUB_CALLS__*`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CallsConfig {
+    /// A call without a deadline of its own fails after this long.
+    #[serde(with = "humantime_serde")]
+    pub default_timeout: Duration,
+    /// No call runs for longer, whatever its caller asks for. Subscriptions have no end of their own.
+    #[serde(with = "humantime_serde")]
+    pub max_timeout: Duration,
+    /// Calls running at once on this hub; over it `OVERLOADED`.
+    pub max_in_flight: usize,
+    /// Calls of one key running at once on this hub; over it `OVERLOADED`.
+    pub max_in_flight_per_key: usize,
+    /// Items of one subscription waiting for its reader; over it that subscription ends with `OVERLOADED`.
+    pub subscription_items: usize,
+    /// Bytes of one subscription waiting for its reader.
+    pub subscription_bytes: usize,
+    /// Operations that one instance may offer.
+    pub max_operations: usize,
+    /// Messages between hubs waiting to be handled; over it calls are refused with `OVERLOADED`.
+    pub relay_queue: usize,
+    /// Call records waiting to be written; over it they are dropped and counted.
+    pub record_queue: usize,
+    /// Call records are kept for this long.
+    #[serde(with = "humantime_serde")]
+    pub record_retention: Duration,
+}
+
+impl Default for CallsConfig {
+    fn default() -> Self {
+        Self {
+            default_timeout: Duration::from_secs(30),
+            max_timeout: Duration::from_secs(3600),
+            max_in_flight: 50_000,
+            max_in_flight_per_key: 10_000,
+            subscription_items: 1_024,
+            subscription_bytes: 1024 * 1024,
+            max_operations: 1_000,
+            relay_queue: 16_384,
+            record_queue: 65_536,
+            record_retention: Duration::from_secs(24 * 3600),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Reads the settings: defaults < file < environment.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::HubConfig;
+
+/// What the environment's settings begin with.
+const PREFIX: &str = "ALKHUB_";
+
+/// Variables of the `alkhub` commands that share the prefix and are no settings of a hub.
+const NOT_SETTINGS: [&str; 2] = ["ALKHUB_URL", "ALKHUB_TOKEN"];
+
+/// Settings that have no default and are no plain text.
+const UNTYPED: [(&str, &str); 1] = [("server", "tls")];
+
+/// Why the settings cannot be used; names the setting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is no TOML, or a setting is unknown or has a value that does not fit.
+    #[error("configuration {origin} is not valid: {message}")]
+    Invalid {
+        /// The file, or `in the environment`.
+        origin: String,
+        /// What serde says: it names the setting and, for an unknown one, those that exist.
+        message: String,
+    },
+    /// A variable that names no section and key.
+    #[error(
+        "environment variable `{0}` is not a setting: write ALKHUB_<SECTION>__<KEY>, for example ALKHUB_SERVER__LISTEN"
+    )]
+    Variable(String),
+    /// A variable that is not UTF-8.
+    #[error("environment variable `{0}` is not UTF-8")]
+    Encoding(String),
+    /// Settings that contradict each other.
+    #[error("{0}")]
+    Contradiction(&'static str),
+}
+
+// === impl HubConfig ===
+
+impl HubConfig {
+    /// The settings of this process: defaults, then `file`, then the environment.
+    ///
+    /// # Errors
+    /// [`Error`] names the setting.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        Self::load_from(file, std::env::vars_os())
+    }
+
+    /// The same with the environment given, for tests.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn load_from(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Error> {
+        let mut table = Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+                path: path.into(),
+                source,
+            })?;
+            let origin = format!("in {}", path.display());
+            table = text
+                .parse()
+                .map_err(|e: toml::de::Error| invalid(&origin, e.message()))?;
+            read(table.clone(), &origin)?;
+        }
+        overlay(&mut table, environment)?;
+        let config = read(table, "with the environment")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads settings from TOML alone.
+    ///
+    /// # Errors
+    /// [`Error`] names the setting.
+    pub fn from_toml(text: &str) -> Result<Self, Error> {
+        let table = text
+            .parse()
+            .map_err(|e: toml::de::Error| invalid("text", e.message()))?;
+        let config = read(table, "text")?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The settings as TOML, without secrets.
+    ///
+    /// # Panics
+    /// Never: every field has a TOML form, which a test shows.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every field has a TOML form")
+    }
+
+    /// Checks what one field alone cannot show.
+    ///
+    /// # Errors
+    /// [`Error::Contradiction`] names the fields and the cure.
+    pub fn check(&self) -> Result<(), Error> {
+        let rules = [
+            (
+                self.server.dead_after >= self.server.ping_interval * 2,
+                "`server.dead-after` must be at least twice `server.ping-interval`",
+            ),
+            (
+                self.events.lease_ttl >= self.events.lease_interval * 2,
+                "`events.lease-ttl` must be at least twice `events.lease-interval`",
+            ),
+            (self.events.queue_items > 0, "`events.queue-items` must be at least 1"),
+            (
+                self.server.outbox_messages > 0,
+                "`server.outbox-messages` must be at least 1",
+            ),
+            (
+                self.store.max_connections > 1,
+                "`store.max-connections` must be at least 2",
+            ),
+            (
+                self.calls.default_timeout <= self.calls.max_timeout,
+                "`calls.default-timeout` must not be longer than `calls.max-timeout`",
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(Error::Contradiction(rule)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn read(table: Table, origin: &str) -> Result<HubConfig, Error> {
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| invalid(origin, e.to_string().trim()))
+}
+
+fn invalid(origin: &str, message: &str) -> Error {
+    Error::Invalid {
+        origin: origin.to_owned(),
+        message: message.replace('\n', " "),
+    }
+}
+
+/// Puts `ALKHUB_SECTION__KEY` over the table, each value read as its default's type.
+fn overlay(table: &mut Table, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), Error> {
+    let defaults = Table::try_from(HubConfig::default()).expect("the defaults have a TOML form");
+    for (name, value) in environment {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        if NOT_SETTINGS.contains(&name) || name.starts_with("ALKHUB_TEST_") {
+            continue;
+        }
+        let value = value.to_str().ok_or_else(|| Error::Encoding(name.to_owned()))?;
+        let setting = name[PREFIX.len()..]
+            .to_ascii_lowercase()
+            .replace("__", ".")
+            .replace('_', "-");
+        let (section, key) = setting
+            .split_once('.')
+            .ok_or_else(|| Error::Variable(name.to_owned()))?;
+        let default = defaults.get(section).and_then(|section| section.get(key));
+        let value =
+            typed(value, default).map_err(|kind| invalid(&format!("in {name}"), &format!("expected {kind}")))?;
+        set(table, section, key, value).ok_or_else(|| Error::Variable(name.to_owned()))?;
+    }
+    Ok(())
+}
+
+/// Sets `section.key`, where the key may name one more level (`server.tls.cert-file`).
+fn set(table: &mut Table, section: &str, key: &str, value: Value) -> Option<()> {
+    let section_table = table
+        .entry(section)
+        .or_insert_with(|| Value::Table(Table::new()))
+        .as_table_mut()?;
+    match key.split_once('.') {
+        None => {
+            section_table.insert(key.to_owned(), value);
+        }
+        Some((outer, inner)) if UNTYPED.contains(&(section, outer)) => {
+            let outer = section_table
+                .entry(outer)
+                .or_insert_with(|| Value::Table(Table::new()))
+                .as_table_mut()?;
+            outer.insert(inner.to_owned(), value);
+        }
+        Some(_) => return None,
+    }
+    Some(())
+}
+
+fn typed(text: &str, default: Option<&Value>) -> Result<Value, &'static str> {
+    Ok(match default {
+        Some(Value::Integer(_)) => Value::Integer(text.parse().map_err(|_| "a whole number")?),
+        Some(Value::Boolean(_)) => Value::Boolean(text.parse().map_err(|_| "true or false")?),
+        Some(Value::Array(_)) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
+        }
+        _ => Value::String(text.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Result<HubConfig, Error> {
+        let mut path = tempfile::NamedTempFile::new().expect("a file");
+        path.write_all(file.as_bytes()).expect("written");
+        let environment = environment
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        HubConfig::load_from(Some(path.path()), environment)
+    }
+
+    #[test]
+    fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
+        let config = load(
+            "[server]\nlisten = \"0.0.0.0:1\"\nmax-connections = 5\n[calls]\ndefault-timeout = \"2s\"",
+            &[
+                ("ALKHUB_SERVER__MAX_CONNECTIONS", "7"),
+                ("ALKHUB_EVENTS__PREFIX", "x:"),
+                ("PATH", "/bin"),
+            ],
+        )
+        .expect("valid");
+
+        assert_eq!(config.server.listen.port(), 1);
+        assert_eq!(config.server.max_connections, 7);
+        assert_eq!(config.calls.default_timeout, Duration::from_secs(2));
+        assert_eq!(config.events.prefix.as_str(), "x:");
+        assert_eq!(config.store, crate::StoreConfig::default());
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        for (file, environment, named) in [
+            ("[server]\nlisen = \"0.0.0.0:1\"", vec![], "lisen"),
+            ("", vec![("ALKHUB_SERVER__LISEN", "0.0.0.0:1")], "lisen"),
+            ("", vec![("ALKHUB_PORT", "tcp://10.0.0.1:1")], "ALKHUB_PORT"),
+            ("", vec![("ALKHUB_SERVER__MAX_CONNECTIONS", "many")], "a whole number"),
+        ] {
+            let error = load(file, &environment).expect_err(named);
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same_and_holds_no_secret() {
+        let mut config = HubConfig::default();
+        config.events.redis_url = Some("redis://:hunter2@r".into());
+        config.store.database_url = Some("postgres://u:hunter2@p".into());
+
+        let text = config.to_toml();
+
+        assert!(!text.contains("hunter2"));
+        assert_eq!(HubConfig::from_toml(&text).expect("reads"), config);
+    }
+
+    #[test]
+    fn a_certificate_can_come_from_the_environment() {
+        let config = load(
+            "",
+            &[
+                ("ALKHUB_SERVER__TLS__CERT_FILE", "/c"),
+                ("ALKHUB_SERVER__TLS__KEY_FILE", "/k"),
+            ],
+        )
+        .expect("valid");
+
+        assert_eq!(config.server.tls.expect("given").cert_file, Path::new("/c"));
+    }
+
+    #[test]
+    fn contradicting_settings_are_refused() {
+        let error = load("[server]\nping-interval = \"20s\"", &[]).expect_err("dead-after is 25 s");
+
+        assert!(error.to_string().contains("server.dead-after"), "{error}");
+    }
+}

@@ -1,0 +1,82 @@
+//! The reference of all settings, written from this crate's own source.
+
+use toml::{Table, Value};
+
+use crate::HubConfig;
+
+/// The sections with the source that documents them.
+const SOURCES: [(&str, &str, &str); 8] = [
+    ("hub", "HubSection", include_str!("identity.rs")),
+    ("pod", "PodSection", include_str!("identity.rs")),
+    ("server", "ServerConfig", include_str!("server.rs")),
+    ("auth", "AuthConfig", include_str!("auth.rs")),
+    ("events", "EventsConfig", include_str!("events.rs")),
+    ("store", "StoreConfig", include_str!("store.rs")),
+    ("calls", "CallsConfig", include_str!("calls.rs")),
+    ("telemetry", "TelemetryConfig", include_str!("telemetry.rs")),
+];
+
+/// Every setting with its default, its variable and its meaning, as Markdown (`docs/generated/config.md`).
+pub fn reference() -> String {
+    let defaults = Table::try_from(HubConfig::default()).expect("the defaults have a TOML form");
+    let mut out = String::from(
+        "# Settings\n\nGenerated from `hub/config` by `make generate`; do not edit.\n\nA setting comes from the file given with `--config` (TOML), or from the\nenvironment as `ALKHUB_<SECTION>__<KEY>`, which wins.\n",
+    );
+    for (section, name, source) in SOURCES {
+        out.push_str(&format!(
+            "\n## `[{section}]`\n\n| setting | default | what it does |\n|---|---|---|\n"
+        ));
+        for (field, meaning) in fields(name, source) {
+            let key = field.replace('_', "-");
+            let default = defaults
+                .get(section)
+                .and_then(|table| table.get(&key))
+                .map_or_else(|| "none".to_owned(), show);
+            out.push_str(&format!("| `{key}` | {default} | {meaning} |\n"));
+        }
+    }
+    out
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => "empty".to_owned(),
+        value => format!("`{value}`"),
+    }
+}
+
+/// The fields of one struct with their doc comments, in order.
+fn fields(name: &str, source: &str) -> Vec<(String, String)> {
+    let start = format!("pub struct {name} {{");
+    let body = source.split_once(&start).map_or("", |(_, rest)| rest);
+    let body = body.split_once("\n}").map_or(body, |(body, _)| body);
+    let (mut fields, mut doc) = (Vec::new(), Vec::new());
+    for line in body.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("/// ") {
+            doc.push(text);
+        } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|rest| rest.split_once(':')) {
+            fields.push((field.to_owned(), doc.join(" ")));
+            doc.clear();
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_with_a_default_is_in_the_reference_and_explained() {
+        let reference = reference();
+        let defaults = Table::try_from(HubConfig::default()).expect("has a TOML form");
+
+        for (section, table) in &defaults {
+            for key in table.as_table().expect("a section is a table").keys() {
+                let row = reference.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+                let row = row.unwrap_or_else(|| panic!("{section}.{key} is missing"));
+                assert!(row.len() > key.len() + 30, "{section}.{key} is not explained: {row}");
+            }
+        }
+    }
+}

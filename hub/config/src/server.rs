@@ -1,0 +1,87 @@
+//! Listeners, limits and the graceful end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[server]`, `ALKHUB_SERVER__*`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ServerConfig {
+    /// Where clients and spokes connect. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where `/metrics`, `/livez` and `/readyz` are served; keep it off the Internet.
+    pub management_listen: SocketAddr,
+    /// Serves TLS on `listen` with this certificate; without it put a proxy in front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// Origins that browsers may call from (`https://app.example`, or `*`); none by default.
+    pub cors_origins: Vec<String>,
+    /// Open connections in all. Too low refuses spokes with 503; too high runs out of memory (about 10 KiB each).
+    pub max_connections: usize,
+    /// Open WebSockets of one key. Too low refuses a large pool of spokes; too high lets one key take the hub.
+    pub max_connections_per_key: usize,
+    /// HTTP requests of one key in a second, with bursts of twice as many. Too low answers 429.
+    pub requests_per_second_per_key: u32,
+    /// Bad keys from one address in a minute before it gets 429. Too low locks out a misconfigured fleet.
+    pub bad_keys_per_minute: u32,
+    /// Messages waiting for one connection. Too low drops slow readers; too high costs memory.
+    pub outbox_messages: usize,
+    /// Bytes waiting for one connection; a connection over it is closed.
+    pub outbox_bytes: usize,
+    /// Time for a client to send its request's header, and for a WebSocket to be upgraded.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// A WebSocket is pinged this often. Too long and proxies cut idle connections; too short costs wake-ups.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// A WebSocket silent for longer is dead; at least twice `ping-interval`.
+    #[serde(with = "humantime_serde")]
+    pub dead_after: Duration,
+    /// At the end: time between not ready and no longer accepting, so that load balancers notice.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// At the end: time for running calls to finish. Kubernetes must allow `drain-delay + drain-timeout + 15s`.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TlsConfig {
+    /// The chain, leaf first.
+    pub cert_file: PathBuf,
+    /// The private key.
+    pub key_file: PathBuf,
+}
+
+/// The port for clients and spokes.
+pub const PORT: u16 = 7420;
+
+/// The port for metrics and probes.
+pub const MANAGEMENT_PORT: u16 = 7421;
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], PORT).into(),
+            management_listen: ([127, 0, 0, 1], MANAGEMENT_PORT).into(),
+            tls: None,
+            cors_origins: Vec::new(),
+            max_connections: 20_000,
+            max_connections_per_key: 10_000,
+            requests_per_second_per_key: 2_000,
+            bad_keys_per_minute: 60,
+            outbox_messages: 4_096,
+            outbox_bytes: 8 * 1024 * 1024,
+            header_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(10),
+            dead_after: Duration::from_secs(25),
+            drain_delay: Duration::from_secs(0),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
