@@ -22,7 +22,7 @@ if [ "$(id -u)" = 0 ]; then
 	mkdir -p "$PGDATA" /run/postgresql
 	chown -R postgres "$PGDATA" /run/postgresql
 	chmod 0700 "$PGDATA"
-	exec setpriv --reuid=999 --regid=999 --clear-groups "$0" "$@"
+	exec /usr/bin/setpriv --reuid=999 --regid=999 --clear-groups "$0" "$@"
 fi
 
 mkdir -p "$PGDATA"

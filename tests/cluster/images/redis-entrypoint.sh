@@ -8,7 +8,7 @@ case "${1:-}" in -* | *.conf) set -- redis-server "$@" ;; esac
 
 if [ "$(id -u)" = 0 ]; then
 	find . \! -user redis -exec chown redis '{}' +
-	exec setpriv --reuid=999 --regid=1000 --clear-groups "$0" "$@"
+	exec /usr/bin/setpriv --reuid=999 --regid=1000 --clear-groups "$0" "$@"
 fi
 
 [ "$(umask)" != 0022 ] || umask 0077

@@ -58,6 +58,9 @@ pub(crate) fn controllers(work: &Work) -> Vec<String> {
         ("cluster-signing-cert-file", &pki("ca.crt")),
         ("cluster-signing-key-file", &pki("ca.key")),
         ("leader-elect", "false"),
+        // Each controller asks for its own credentials at start; at the default rate that alone takes 4 s.
+        ("kube-api-qps", "500"),
+        ("kube-api-burst", "1000"),
         ("node-monitor-period", "1s"),
         ("node-monitor-grace-period", "8s"),
         ("pvclaimbinder-sync-period", "1s"),

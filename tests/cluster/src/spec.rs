@@ -32,8 +32,7 @@ impl Spec {
     /// The specification of the cluster in a work folder.
     pub(crate) fn load(work: &Work) -> Result<Self> {
         let path = work.path("cluster.json");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("no cluster runs in {}", work.root().display()))?;
+        let text = fs::read_to_string(&path).with_context(|| work.no_cluster())?;
         serde_json::from_str(&text).with_context(|| format!("{} is not a cluster's specification", path.display()))
     }
 

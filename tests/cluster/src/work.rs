@@ -125,10 +125,13 @@ impl Work {
         let text = fs::read_to_string(self.path(name))
             .ok()
             .and_then(|text| text.trim().parse().ok());
-        text.with_context(|| {
-            let root = self.root.display();
-            format!("no cluster runs in {root}: start one with `alkhub-cluster up --work {root}`")
-        })
+        text.with_context(|| self.no_cluster())
+    }
+
+    /// What to tell someone who wants to join a cluster that does not run.
+    pub(crate) fn no_cluster(&self) -> String {
+        let root = self.root.display();
+        format!("no cluster runs in {root}: start one with `alkhub-cluster up --work {root}`")
     }
 }
 

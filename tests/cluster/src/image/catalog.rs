@@ -19,7 +19,7 @@ use crate::work::hex;
 /// The image that holds a pod's namespaces open.
 pub(crate) const PAUSE: &str = "alkhub/pause:1";
 /// Raised when this file changes what it builds in a way that [`inputs`] does not see.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 const POSTGRES_FILES: &str = "/usr/lib/postgresql/15";
 const POSTGRES_ENTRY: &str = include_str!("../../images/postgres-entrypoint.sh");
@@ -93,8 +93,8 @@ fn inputs() -> Result<String> {
 
 fn pause() -> Result<Image> {
     let mut files = Files::default();
-    files.copy("/pause", 0o755, Path::new("/bin/busybox"));
-    let entrypoint = ["/pause", "tail", "-f", "/dev/null"].map(str::to_owned).to_vec();
+    files.copy("/busybox", 0o755, Path::new("/bin/busybox"));
+    let entrypoint = ["/busybox", "tail", "-f", "/dev/null"].map(str::to_owned).to_vec();
     Ok(Image {
         name: PAUSE.to_owned(),
         user: "65535".to_owned(),
