@@ -1,0 +1,43 @@
+{{/*
+What the operator may do where it watches; docs/OPERATOR.md has the same table. Each rule says why. No rule has a
+wildcard.
+*/}}
+{{- define "alkhub.rules" -}}
+# Hubs and Spokes: what people ask for.
+- apiGroups: [alkhub.dev]
+  resources: [hubs, spokes]
+  verbs: [get, list, watch]
+# The finalizer of a Spoke, which ends its key at the Hub before the resource goes.
+- apiGroups: [alkhub.dev]
+  resources: [spokes]
+  verbs: [patch]
+# What became of them: conditions, counts, the numbers of the scale subresource.
+- apiGroups: [alkhub.dev]
+  resources: [hubs/status, spokes/status]
+  verbs: [patch]
+# Owner references that block deletion, where the cluster enforces permission for them.
+- apiGroups: [alkhub.dev]
+  resources: [hubs/finalizers, spokes/finalizers]
+  verbs: [update]
+# Hub pods, and the Redis and Postgres of a Hub with `managed: true`.
+- apiGroups: [apps]
+  resources: [deployments, statefulsets]
+  verbs: [get, list, watch, create, patch, delete]
+# The Services of hubs and of managed servers; the rendered configuration; an account without rights for hub pods.
+- apiGroups: [""]
+  resources: [services, configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+# Keys: a Hub's own Secret, a Spoke's key, passwords of managed servers, and URLs that a Hub's spec names. Lists and
+# watches ask for metadata only.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch, delete]
+# At least one hub pod stays while nodes are drained.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# Events on transitions: what `kubectl describe` shows.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
