@@ -86,6 +86,9 @@ fn run_command(work: &Work, spec: &Spec, command: &[String]) -> Result<i32> {
         fs::write(path, work.kubeconfig().as_os_str().as_encoded_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if spec.shell {
+        say!("kubectl and helm are in PATH; `exit` ends the cluster; more terminals: `alkhub-cluster exec`");
+    }
     let (program, arguments) = command.split_first().context("no command was given")?;
     let mut command = Command::new(program);
     command.args(arguments);

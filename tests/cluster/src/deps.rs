@@ -13,6 +13,7 @@ const PACKAGES: &str = include_str!("../deps.txt");
 pub(crate) const CLUSTER: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
+    ("mount", "mount"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("conntrack", "conntrack"),
@@ -28,12 +29,14 @@ pub(crate) const CLUSTER: &[(&str, &str)] = &[
 /// Programs of a Docker engine and the packages they come in.
 pub(crate) const DOCKER: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
+    ("mount", "mount"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
+    ("curl", "curl"),
 ];
 
 /// Programs that the test images are made of.

@@ -87,7 +87,7 @@ pub(crate) fn environment(command: &mut Command, work: &Work, bin: &Path) {
         .into_iter()
         .flatten()
         .chain(std::env::split_paths(&before));
-    let path = std::env::join_paths(folders).unwrap_or(before.clone());
+    let path = std::env::join_paths(folders).unwrap_or_else(|_| before.clone());
     command
         .env("PATH", path)
         .env("KUBECONFIG", work.kubeconfig())

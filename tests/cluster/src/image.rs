@@ -66,6 +66,9 @@ enum Content {
 impl Image {
     /// Writes the archive; its size in bytes is the value.
     pub(crate) fn write(&self, out: &Path) -> Result<u64> {
+        if let Some(folder) = out.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
         let fresh = out.with_extension("tar.new");
         let layer = self.files.layer()?;
         let digest = hex(&Sha256::digest(&layer));

@@ -125,7 +125,7 @@ fn resolver_file() -> Result<PathBuf> {
     let path = PathBuf::from("/etc/resolv.conf");
     let target = fs::read_link(&path).map_or_else(|_| path, |link| Path::new("/etc").join(link));
     if !target.exists() {
-        fs::create_dir_all(target.parent().unwrap_or(Path::new("/")))?;
+        fs::create_dir_all(target.parent().unwrap_or_else(|| Path::new("/")))?;
         fs::write(&target, "")?;
     }
     Ok(target)

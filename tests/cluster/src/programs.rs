@@ -89,6 +89,7 @@ pub(crate) fn proxy_as(work: &Work, node: &str) -> Vec<String> {
         ("hostname-override", node),
         ("cluster-cidr", plan::PODS),
         ("proxy-mode", "iptables"),
+        ("iptables-min-sync-period", "50ms"),
         ("conntrack-max-per-core", "0"),
         ("conntrack-tcp-timeout-established", "0"),
         ("conntrack-tcp-timeout-close-wait", "0"),

@@ -24,6 +24,8 @@ pub(crate) struct Spec {
     pub(crate) ready_file: Option<PathBuf>,
     /// Where to put what is known about the cluster if the command fails.
     pub(crate) dump: Option<PathBuf>,
+    /// Whether the command is a person's shell.
+    pub(crate) shell: bool,
 }
 
 // === impl Spec ===

@@ -37,6 +37,7 @@ pub(crate) fn cluster(arguments: Up) -> Result<i32> {
         images: archives,
         ready_file: ready_file.as_deref().map(absolute).transpose()?,
         dump: dump.as_deref().map(absolute).transpose()?,
+        shell: command.is_empty(),
     };
     spec.store(&work)?;
     life::live(&work, lock, inside("inside-cluster", &work, &[], or_shell(command)))
