@@ -1,1 +1,44 @@
-//! Placeholder while the house is raised.
+//! Rust SDK of alkhub: call operations, follow events, offer operations.
+//!
+//! [`Client`] calls, subscribes, publishes and follows events; [`Spoke`] offers operations with typed handlers. Both
+//! speak the plain wire of alkhub over one WebSocket and reconnect by themselves.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), alkhub_sdk::Error> {
+//! use alkhub_sdk::{Client, Failure, Operation, Spoke};
+//!
+//! async fn upper(text: String) -> Result<String, Failure> {
+//!     Ok(text.to_uppercase())
+//! }
+//!
+//! let upper = Operation::query("text.upper", upper);
+//! let spoke = Spoke::builder("http://127.0.0.1:7420").token("alk_…").name("text").operation(upper).start().await?;
+//!
+//! let client = Client::builder("http://127.0.0.1:7420").token("alk_…").build()?;
+//! let shout: String = client.call("text.upper", "hello").await?;
+//! assert_eq!(shout, "HELLO");
+//! spoke.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Promises
+//! - A call that is dropped, or whose deadline passes, is aborted at the spoke.
+//! - Nothing is lost in silence: an event stream that may have missed something says so with a [`Gap`].
+//! - A mutation is never sent twice: a call whose connection broke fails with [`Error::Lost`].
+
+mod backoff;
+pub mod client;
+mod endpoint;
+mod error;
+mod queue;
+mod socket;
+pub mod spoke;
+
+pub use alkhub_protocol as protocol;
+pub use alkhub_protocol::frame::Gap;
+pub use alkhub_protocol::{CallError, Code, Delivered, OperationKind, OperationName, RawJson, Topic, TopicFilter};
+
+pub use client::{CallFilter, CallOptions, Client, Delivery, Event, Events, Items, Published};
+pub use error::Error;
+pub use spoke::{Answer, Context, Failure, Operation, Spoke, Status};

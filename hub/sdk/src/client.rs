@@ -1,0 +1,360 @@
+//! The client: calls, subscriptions and events over one WebSocket, lists and keys over HTTP.
+//!
+//! The WebSocket is opened by the first call, subscription or event stream. When that first attempt fails, its caller
+//! is told at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait.
+
+mod events;
+mod http;
+mod items;
+mod link;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::frame::encode::{self, RequestOptions};
+use alkhub_protocol::{
+    Dialect, FRAME_LIMIT_BYTES, OperationName, PAYLOAD_LIMIT_BYTES, RawJson, RequestId, SpokeName, TopicFilter,
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+pub use self::events::{Delivery, Event, Events};
+pub use self::http::{CallFilter, Published};
+pub use self::items::Items;
+use self::link::Link;
+use crate::Error;
+use crate::endpoint::Endpoint;
+
+/// A call without a deadline of its own ends after this long.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The hub's own answer to a deadline is better than ours (it knows whether the spoke had the call): it gets so long.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A connection to a hub; clones share it. It closes when the last clone and the last stream are gone.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    http: reqwest::Client,
+    link: Arc<Link>,
+    timeout: Duration,
+}
+
+/// Settings of a [`Client`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    url: String,
+    token: Option<String>,
+    ca_file: Option<PathBuf>,
+    timeout: Duration,
+}
+
+/// What a call or a subscription may ask for besides its operation and input.
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    /// Calls: time until it fails and is aborted at the spoke; the client's own when absent.
+    pub timeout: Option<Duration>,
+    /// Subscriptions: longest silence between two items; absent: no limit.
+    pub idle_timeout: Option<Duration>,
+    /// Only this spoke may answer.
+    pub target: Option<SpokeName>,
+    /// The call in whose course this one is made, from [`crate::Context::request_id`].
+    pub parent: Option<RequestId>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Settings for a hub at `url`: `http://`, `https://`, `ws://` or `wss://`.
+    pub fn builder(url: impl Into<String>) -> Builder {
+        Builder {
+            url: url.into(),
+            token: None,
+            ca_file: None,
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// The hub's address.
+    pub fn url(&self) -> &str {
+        self.0.endpoint.url()
+    }
+
+    /// Calls an operation and waits for its value. Dropping the future aborts the call at the spoke.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the hub or the spoke said why; [`Error::Lost`] and [`Error::Timeout`] when neither did.
+    pub async fn call<I, O>(&self, operation: &str, input: &I) -> Result<O, Error>
+    where
+        I: Serialize + ?Sized,
+        O: DeserializeOwned,
+    {
+        self.call_with(operation, input, CallOptions::default()).await
+    }
+
+    /// [`Client::call`] with options.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_with<I, O>(&self, operation: &str, input: &I, options: CallOptions) -> Result<O, Error>
+    where
+        I: Serialize + ?Sized,
+        O: DeserializeOwned,
+    {
+        let name: OperationName = operation.parse()?;
+        let input = payload(input)?;
+        let data = self.call_raw(&name, &input, &options).await?;
+        data.to()
+            .map_err(|e| Error::decode(format!("the output of `{name}`"), e))
+    }
+
+    /// Calls an operation with JSON as it is and answers with its `data` as it is.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_raw(
+        &self,
+        operation: &OperationName,
+        input: &RawJson,
+        options: &CallOptions,
+    ) -> Result<RawJson, Error> {
+        let timeout = options.timeout.unwrap_or(self.0.timeout);
+        let end = Instant::now() + timeout;
+        let answer = async {
+            loop {
+                let outbox = self.0.link.outbox().await?;
+                let left = end.saturating_duration_since(Instant::now());
+                let request_id = new_id();
+                let frame = requested(
+                    &request_id,
+                    operation,
+                    input,
+                    &CallOptions {
+                        timeout: Some(left),
+                        ..options.clone()
+                    },
+                )?;
+                if let Some(answer) = self.0.link.call(outbox, &request_id, frame).await {
+                    return answer;
+                }
+            }
+        };
+        let output = tokio::time::timeout(timeout + GRACE, answer)
+            .await
+            .map_err(|_| Error::Timeout(timeout))??;
+        items::data(&output, operation)
+    }
+
+    /// Starts a subscription. Dropping the stream aborts it at the spoke.
+    ///
+    /// # Errors
+    /// The hub cannot be reached; what the hub or the spoke says comes as the stream's last item.
+    pub async fn subscribe<I, O>(&self, operation: &str, input: &I) -> Result<Items<O>, Error>
+    where
+        I: Serialize + ?Sized,
+        O: DeserializeOwned,
+    {
+        self.subscribe_with(operation, input, CallOptions::default()).await
+    }
+
+    /// [`Client::subscribe`] with options.
+    ///
+    /// # Errors
+    /// As [`Client::subscribe`].
+    pub async fn subscribe_with<I, O>(
+        &self,
+        operation: &str,
+        input: &I,
+        options: CallOptions,
+    ) -> Result<Items<O>, Error>
+    where
+        I: Serialize + ?Sized,
+        O: DeserializeOwned,
+    {
+        let name: OperationName = operation.parse()?;
+        let input = payload(input)?;
+        let begin = async {
+            loop {
+                let outbox = self.0.link.outbox().await?;
+                let request_id = new_id();
+                let frame = requested(&request_id, &name, &input, &options)?;
+                if let Some((items, ticket)) = self.0.link.subscribe(outbox, &request_id, frame).await {
+                    return Ok(Items::new(name, items, ticket, self.clone()));
+                }
+            }
+        };
+        tokio::time::timeout(self.0.timeout, begin)
+            .await
+            .map_err(|_| Error::Timeout(self.0.timeout))?
+    }
+
+    /// Follows a topic, `type:id` or `type:*`. Resolves once the hub has confirmed: whatever is published after that
+    /// is seen, or a [`Delivery::Gap`] stands in its place. Dropping the stream unsubscribes.
+    ///
+    /// # Errors
+    /// The topic is not valid, the hub cannot be reached or refuses.
+    pub async fn events(&self, topic: &str) -> Result<Events, Error> {
+        let filter: TopicFilter = topic.parse()?;
+        let begin = tokio::time::timeout(self.0.timeout, self.0.link.events(filter));
+        let (queue, seat) = begin.await.map_err(|_| Error::Timeout(self.0.timeout))??;
+        Ok(Events::new(queue, seat, self.clone()))
+    }
+
+    /// Closes the connection after everything queued was sent; running calls and streams end with [`Error::Closed`].
+    pub async fn close(&self) {
+        self.0.link.close().await;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.link.release();
+    }
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// The key.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// PEM file with authorities to trust besides the system's.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// How long a call runs when it does not say; 30 s unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Checks the settings; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub fn build(self) -> Result<Client, Error> {
+        let Self {
+            url,
+            token,
+            ca_file,
+            timeout,
+        } = self;
+        let endpoint = Endpoint::new(&url, token.as_deref(), ca_file.as_deref())?;
+        let http = endpoint.http()?;
+        let link = Link::new(endpoint.clone());
+        Ok(Client(Arc::new(Inner {
+            endpoint,
+            http,
+            link,
+            timeout,
+        })))
+    }
+}
+
+/// Writes a value and checks its size.
+pub(crate) fn payload<T: Serialize + ?Sized>(value: &T) -> Result<RawJson, Error> {
+    let raw = RawJson::from_value(value).map_err(Error::encode)?;
+    check_size(raw.len(), PAYLOAD_LIMIT_BYTES)?;
+    Ok(raw)
+}
+
+pub(crate) fn check_size(size: usize, limit: usize) -> Result<(), Error> {
+    if size > limit {
+        Err(Error::TooLarge { size, limit })
+    } else {
+        Ok(())
+    }
+}
+
+/// An id that no other call has.
+pub(crate) fn new_id() -> RequestId {
+    uuid::Uuid::now_v7()
+        .to_string()
+        .parse()
+        .expect("a UUID is visible ASCII")
+}
+
+fn requested(
+    id: &RequestId,
+    operation: &OperationName,
+    input: &RawJson,
+    options: &CallOptions,
+) -> Result<Bytes, Error> {
+    let wire = RequestOptions {
+        timeout: options.timeout,
+        idle_timeout: options.idle_timeout,
+        parent: options.parent.as_ref().map(RequestId::as_str),
+        traceparent: options.traceparent.as_deref(),
+        now_ms: now_ms(),
+    };
+    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
+    if let Some(target) = &options.target {
+        frame = with_target(&frame, target);
+    }
+    check_size(frame.len(), FRAME_LIMIT_BYTES)?;
+    Ok(frame)
+}
+
+/// Adds the payload's last field, `target`, before the two brackets that close payload and envelope.
+fn with_target(frame: &Bytes, target: &SpokeName) -> Bytes {
+    let open = &frame[..frame.len() - 2];
+    [
+        open,
+        b",\"target\":{\"spokeId\":\"",
+        target.as_str().as_bytes(),
+        b"\"}}}",
+    ]
+    .concat()
+    .into()
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::Frame;
+
+    use super::*;
+
+    #[test]
+    fn a_target_is_part_of_the_request() {
+        let operation = "a.b".parse().expect("valid");
+        let options = CallOptions {
+            target: Some("builder".parse().expect("valid")),
+            ..CallOptions::default()
+        };
+
+        let frame = requested(&new_id(), &operation, &RawJson::null(), &options).expect("small");
+
+        let (Frame::Requested(call), _) = Frame::decode(&frame).expect("valid") else {
+            panic!("not a request")
+        };
+        assert_eq!(call.target.expect("given").as_str(), "builder");
+    }
+
+    #[test]
+    fn an_input_over_the_limit_is_refused_before_it_is_sent() {
+        let error = payload(&"x".repeat(PAYLOAD_LIMIT_BYTES)).expect_err("two quotes too many");
+
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
+}

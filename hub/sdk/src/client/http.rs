@@ -1,0 +1,203 @@
+//! What is asked over HTTP: publishing, lists, keys.
+
+use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo, SpokeInfo};
+use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::operation::{OperationInfo, OperationSpec};
+use alkhub_protocol::{CallStatus, OperationName, Problem, RawJson, Topic};
+use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Client, payload};
+use crate::Error;
+
+/// Which ended calls to list; all fields are optional.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallFilter {
+    /// Of this operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// Ended so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<CallStatus>,
+    /// How many at most; the hub's default when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// What became of a published event.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Published {
+    /// Subscribers on the hub that took it; those of other hubs are not counted.
+    #[serde(default)]
+    pub local: u64,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Publishes an event and waits until the hub has taken it.
+    ///
+    /// # Errors
+    /// [`Error::Problem`]: with `delivered: maybe`, subscribers of the same hub had it and others may not.
+    pub async fn publish<T: Serialize + ?Sized>(&self, topic: &str, event: &T) -> Result<Published, Error> {
+        let topic: Topic = topic.parse()?;
+        let body = payload(event)?;
+        let mut route = vec!["v1", "events", topic.event_type()];
+        route.extend(Some(topic.id()).filter(|id| !id.is_empty()));
+        let request = self.request(Method::POST, &route).body(body.bytes());
+        self.send(
+            request.header(http::header::CONTENT_TYPE, "application/json"),
+            "publish",
+        )
+        .await
+    }
+
+    /// The operations that the key may call, those that match `search` first to last.
+    ///
+    /// # Errors
+    /// [`Error::Problem`], for example without the scope `operations:read`.
+    pub async fn operations(&self, search: Option<&str>) -> Result<Vec<OperationInfo>, Error> {
+        let request = self
+            .request(Method::GET, &["v1", "operations"])
+            .query(&search.map(|text| [("search", text)]));
+        let list: List<Listed> = self.send(request, "the list of operations").await?;
+        Ok(list.0.into_iter().map(|listed| listed.0).collect())
+    }
+
+    /// One operation; `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// As [`Client::operations`].
+    pub async fn operation(&self, name: &OperationName) -> Result<Option<OperationInfo>, Error> {
+        let request = self.request(Method::GET, &["v1", "operations", name.as_str()]);
+        match self.send::<Listed>(request, "the operation").await {
+            Ok(listed) => Ok(Some(listed.0)),
+            Err(Error::Problem(problem)) if problem.status == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The declared spokes and those that are connected.
+    ///
+    /// # Errors
+    /// [`Error::Problem`], for example without the scope `spokes:read`.
+    pub async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
+        let list: List<SpokeInfo> = self
+            .send(self.request(Method::GET, &["v1", "spokes"]), "the list of spokes")
+            .await?;
+        Ok(list.0)
+    }
+
+    /// Ended calls, the latest first.
+    ///
+    /// # Errors
+    /// [`Error::Problem`], for example without the scope `calls:read`.
+    pub async fn calls(&self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
+        let request = self.request(Method::GET, &["v1", "calls"]).query(filter);
+        let list: List<CallRecord> = self.send(request, "the list of calls").await?;
+        Ok(list.0)
+    }
+
+    /// All keys, without their secrets.
+    ///
+    /// # Errors
+    /// [`Error::Problem`], for example without the scope `admin`.
+    pub async fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
+        let list: List<KeyInfo> = self.send(self.request(Method::GET, &KEYS), "the list of keys").await?;
+        Ok(list.0)
+    }
+
+    /// Makes a key; the answer is the only time that it is shown.
+    ///
+    /// # Errors
+    /// As [`Client::keys`].
+    pub async fn create_key(&self, key: &KeyCreate) -> Result<KeyCreated, Error> {
+        self.send(self.request(Method::POST, &KEYS).json(key), "the new key")
+            .await
+    }
+
+    /// Revokes a key by its id: what is connected with it is cut off at once.
+    ///
+    /// # Errors
+    /// As [`Client::keys`], and [`Error::Problem`] with 404 for an unknown id.
+    pub async fn revoke_key(&self, id: &str) -> Result<(), Error> {
+        let [v1, admin, keys] = KEYS;
+        self.exchange(self.request(Method::DELETE, &[v1, admin, keys, id]))
+            .await
+            .map(drop)
+    }
+
+    fn request(&self, method: Method, route: &[&str]) -> RequestBuilder {
+        self.0
+            .http
+            .request(method, self.0.endpoint.route(route))
+            .timeout(self.0.timeout)
+    }
+
+    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder, what: &'static str) -> Result<T, Error> {
+        let response = self.exchange(request).await?;
+        let body = response.bytes().await.map_err(|e| self.0.endpoint.unreachable(e))?;
+        serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))
+    }
+
+    async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|e| self.0.endpoint.unreachable(e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => Error::Problem(Box::new(problem)),
+            Err(_) => self.0.endpoint.refused(
+                status.as_u16(),
+                status.canonical_reason().unwrap_or_default().to_owned(),
+            ),
+        })
+    }
+}
+
+const KEYS: [&str; 3] = ["v1", "admin", "keys"];
+
+/// A list as the API writes it: an object with one array.
+struct List<T>(Vec<T>);
+
+/// An [`OperationInfo`] as it is read: raw JSON cannot be read through serde's `flatten`.
+struct Listed(OperationInfo);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let body = RawJson::deserialize(deserializer)?;
+        if let Ok(list) = body.to() {
+            return Ok(Self(list));
+        }
+        let fields: std::collections::HashMap<String, RawJson> = body.to().map_err(serde::de::Error::custom)?;
+        let list = fields.values().find(|field| field.as_bytes().first() == Some(&b'['));
+        let list = list.ok_or_else(|| serde::de::Error::custom("no array in the answer"))?;
+        list.to().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Rest {
+            operation: OperationName,
+            #[serde(default)]
+            spokes: Vec<String>,
+        }
+        let body = RawJson::deserialize(deserializer)?;
+        let custom = serde::de::Error::custom;
+        let spec: OperationSpec = body.to().map_err(custom)?;
+        let Rest { operation, spokes } = body.to().map_err(custom)?;
+        Ok(Self(OperationInfo {
+            operation,
+            spec,
+            spokes,
+        }))
+    }
+}

@@ -1,0 +1,378 @@
+//! The client's one connection: what waits for an answer on it, and the task that keeps it open.
+//!
+//! Invariants
+//! - A call leaves `calls` by its answer, its ticket or the connection's end, and by nothing else.
+//! - A call that was not handed to the socket is sent again on the next one; a call that was, never.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alkhub_protocol::frame::encode;
+use alkhub_protocol::{CallError, Code, Dialect, Envelope, Frame, RawJson, RequestId, TopicFilter};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::events::{Delivery, Followed, Joined, Seat};
+use crate::Error;
+use crate::backoff::Backoff;
+use crate::endpoint::Endpoint;
+use crate::queue::{Limits, Receiver, Sender, queue};
+use crate::socket::{self, Ending, Outbox};
+
+/// What a subscription's reader may leave unread.
+const ITEM_LIMITS: Limits = Limits {
+    items: 1_024,
+    bytes: 4 * 1024 * 1024,
+};
+
+/// Where the connection is.
+#[derive(Clone, Debug)]
+enum Phase {
+    /// Nobody asked for it yet, or it failed and nobody asked again.
+    Idle,
+    /// A first attempt, or another after a loss.
+    Connecting,
+    /// Open.
+    Up(Outbox),
+    /// The first attempt failed, or the hub refuses for good.
+    Failed(Error),
+    /// Closed by the program.
+    Closed,
+}
+
+/// The connection, its calls and its subscriptions.
+#[derive(Debug)]
+pub(super) struct Link {
+    endpoint: Endpoint,
+    phase: watch::Sender<Phase>,
+    state: Mutex<State>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: HashMap<RequestId, Pending>,
+    followed: Followed,
+    /// The connection that has been asked for everything in `followed`.
+    outbox: Option<Outbox>,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Call(oneshot::Sender<Result<RawJson, Error>>),
+    Subscription(Sender<Result<RawJson, Error>>),
+}
+
+/// A running call; dropping it aborts the call unless it has ended.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    link: Arc<Link>,
+    outbox: Outbox,
+    request_id: RequestId,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.link.state.lock().calls.remove(&self.request_id).is_some() {
+            self.outbox
+                .push(encode::call_aborted(Dialect::Id, self.request_id.as_str(), None));
+        }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(super) fn new(endpoint: Endpoint) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            phase: watch::Sender::new(Phase::Idle),
+            state: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// The open connection; waits for it, and starts it when nobody has.
+    pub(super) async fn outbox(self: &Arc<Self>) -> Result<Outbox, Error> {
+        let mut phase = self.phase.subscribe();
+        self.start();
+        let settled = |phase: &Phase| match phase {
+            Phase::Idle | Phase::Connecting => false,
+            Phase::Up(outbox) => outbox.is_open(),
+            Phase::Failed(_) | Phase::Closed => true,
+        };
+        let phase = phase.wait_for(settled).await.map(|phase| phase.clone());
+        match phase {
+            Ok(Phase::Up(outbox)) => Ok(outbox),
+            Ok(Phase::Failed(error)) => Err(error),
+            Ok(Phase::Idle | Phase::Connecting | Phase::Closed) | Err(_) => Err(Error::Closed),
+        }
+    }
+
+    fn start(self: &Arc<Self>) {
+        let begun = self.phase.send_if_modified(|phase| {
+            let begin = matches!(phase, Phase::Idle | Phase::Failed(_));
+            if begin {
+                *phase = Phase::Connecting;
+            }
+            begin
+        });
+        if begun {
+            self.tasks.spawn(self.clone().keep_open());
+        }
+    }
+
+    /// Sends a call and waits for its answer; `None` when the connection ended before it was sent.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        outbox: Outbox,
+        request_id: &RequestId,
+        frame: Bytes,
+    ) -> Option<Result<RawJson, Error>> {
+        let (sender, answer) = oneshot::channel();
+        let ticket = self.insert(outbox, request_id, Pending::Call(sender));
+        if ticket.outbox.send(frame).await.is_err() {
+            self.state.lock().calls.remove(request_id);
+            return None;
+        }
+        Some(answer.await.unwrap_or(Err(Error::Lost)))
+    }
+
+    /// Sends a subscription; `None` when the connection ended before it was sent.
+    pub(super) async fn subscribe(
+        self: &Arc<Self>,
+        outbox: Outbox,
+        request_id: &RequestId,
+        frame: Bytes,
+    ) -> Option<(Receiver<Result<RawJson, Error>>, Ticket)> {
+        let (sender, receiver) = queue(ITEM_LIMITS);
+        let ticket = self.insert(outbox, request_id, Pending::Subscription(sender));
+        if ticket.outbox.send(frame).await.is_err() {
+            self.state.lock().calls.remove(request_id);
+            return None;
+        }
+        Some((receiver, ticket))
+    }
+
+    fn insert(self: &Arc<Self>, outbox: Outbox, request_id: &RequestId, pending: Pending) -> Ticket {
+        self.state.lock().calls.insert(request_id.clone(), pending);
+        Ticket {
+            link: self.clone(),
+            outbox,
+            request_id: request_id.clone(),
+        }
+    }
+
+    /// Follows a topic; resolves when the hub confirmed.
+    pub(super) async fn events(
+        self: &Arc<Self>,
+        filter: TopicFilter,
+    ) -> Result<(Receiver<Result<Delivery, Error>>, Seat), Error> {
+        self.outbox().await?;
+        let Joined {
+            follower,
+            queue,
+            confirmed,
+        } = {
+            let State { followed, outbox, .. } = &mut *self.state.lock();
+            followed.join(&filter, outbox.as_ref())
+        };
+        let seat = Seat {
+            link: self.clone(),
+            filter,
+            follower,
+        };
+        confirmed.await.unwrap_or(Err(Error::Closed))?;
+        Ok((queue, seat))
+    }
+
+    pub(super) fn unfollow(&self, filter: &TopicFilter, follower: u64) {
+        let State { followed, outbox, .. } = &mut *self.state.lock();
+        followed.leave(filter, follower, outbox.as_ref());
+    }
+
+    /// The last client is gone: the connection closes when no stream needs it either.
+    pub(super) fn release(&self) {
+        self.stop.cancel();
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.phase.send_replace(Phase::Closed);
+    }
+
+    /// Connects, and again after each loss, until the program or the hub ends it for good.
+    async fn keep_open(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        let mut was_up = false;
+        let error = loop {
+            let dialed = tokio::select! {
+                () = self.stop.cancelled() => break Error::Closed,
+                dialed = self.endpoint.dial() => dialed,
+            };
+            let error = match dialed {
+                Ok(socket) => {
+                    backoff.reset();
+                    was_up = true;
+                    self.serve(socket).await
+                }
+                Err(error) => error,
+            };
+            if !was_up || error.is_permanent() {
+                break error;
+            }
+            tracing::debug!(%error, "connection to the hub lost, trying again");
+            tokio::select! {
+                () = self.stop.cancelled() => break Error::Closed,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        };
+        self.state.lock().followed.fail(&error);
+        let closed = matches!(error, Error::Closed);
+        self.phase
+            .send_replace(if closed { Phase::Closed } else { Phase::Failed(error) });
+    }
+
+    /// Runs one connection to its end and fails its calls.
+    async fn serve(&self, socket: crate::endpoint::Socket) -> Error {
+        let outbox = Outbox::default();
+        self.state.lock().connected(&outbox);
+        self.phase.send_replace(Phase::Up(outbox.clone()));
+        let ending = {
+            let running = socket::run(socket, &outbox, |message| self.received(&message, &outbox));
+            tokio::pin!(running);
+            tokio::select! {
+                ending = &mut running => ending,
+                () = self.stop.cancelled() => {
+                    outbox.close();
+                    running.await
+                }
+            }
+        };
+        if !self.stop.is_cancelled() {
+            self.phase.send_replace(Phase::Connecting);
+        }
+        let (error, cause) = match ending {
+            Ending::Closed => (Error::Closed, Error::Closed),
+            Ending::ByHub(code, reason) => (self.endpoint.refused(code, reason), Error::Lost),
+            Ending::Broken(reason) => (self.endpoint.unreachable(std::io::Error::other(reason)), Error::Lost),
+        };
+        for pending in self.state.lock().disconnected() {
+            pending.fail(cause.clone());
+        }
+        error
+    }
+
+    fn received(&self, message: &Bytes, outbox: &Outbox) {
+        let frame = match Frame::decode(message) {
+            Ok((frame, _)) => frame,
+            Err(error) => {
+                tracing::debug!(%error, "the hub sent something that this client does not read");
+                return;
+            }
+        };
+        let mut state = self.state.lock();
+        match frame {
+            Frame::Responded { request_id, output } => state.responded(&request_id, output, outbox),
+            Frame::Completed { request_id } => state.ended(&request_id, None),
+            Frame::Failed { request_id, error } => state.ended(&request_id, Some(error.into())),
+            Frame::Aborted { request_id } => {
+                let error = CallError::new(Code::Aborted, "the call was aborted");
+                state.ended(&request_id, Some(error.into()));
+            }
+            Frame::Subscribed(topic) => state.followed.confirmed(&topic),
+            Frame::Gap(gap) => state.followed.lost(&gap),
+            Frame::Event(envelope) => state.followed.deliver(envelope),
+            Frame::Refused(error) => state.refused(message, error),
+            Frame::Requested(call) => {
+                let error = CallError::new(Code::OperationNotFound, "this connection offers no operations");
+                outbox.push(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));
+            }
+            Frame::Unsubscribed(_) | Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn connected(&mut self, outbox: &Outbox) {
+        self.followed.resume(outbox);
+        self.outbox = Some(outbox.clone());
+    }
+
+    /// The calls that nobody will answer any more.
+    fn disconnected(&mut self) -> Vec<Pending> {
+        self.outbox = None;
+        self.calls.drain().map(|(_, pending)| pending).collect()
+    }
+
+    fn responded(&mut self, request_id: &RequestId, output: RawJson, outbox: &Outbox) {
+        let full = match self.calls.get(request_id) {
+            Some(Pending::Subscription(items)) => {
+                let bytes = output.len();
+                items.push(Ok(output), bytes).err()
+            }
+            Some(Pending::Call(_)) => {
+                if let Some(Pending::Call(caller)) = self.calls.remove(request_id) {
+                    // The caller may have gone in this moment; the call is over all the same.
+                    let _ = caller.send(Ok(output));
+                }
+                None
+            }
+            None => None,
+        };
+        if let Some(full) = full {
+            self.ended(request_id, Some(Error::Lagged(full.0)));
+            outbox.push(encode::call_aborted(
+                Dialect::Id,
+                request_id.as_str(),
+                Some("the reader is too slow"),
+            ));
+        }
+    }
+
+    fn ended(&mut self, request_id: &RequestId, error: Option<Error>) {
+        let Some(pending) = self.calls.remove(request_id) else {
+            return;
+        };
+        match (error, pending) {
+            (Some(error), pending) => pending.fail(error),
+            (None, Pending::Subscription(_)) => {}
+            (None, call) => call.fail(CallError::new(Code::UnknownError, "the call ended without an output").into()),
+        }
+    }
+
+    /// A frame of ours was refused: for a topic its streams end, else nobody waits for it.
+    fn refused(&mut self, message: &Bytes, error: CallError) {
+        #[derive(Deserialize)]
+        struct Refused {
+            topic: String,
+        }
+        let payload = Envelope::decode(message).ok().and_then(|envelope| envelope.payload);
+        match payload.and_then(|payload| payload.to::<Refused>().ok()) {
+            Some(Refused { topic }) => self.followed.refused(&topic, &error.into()),
+            None => tracing::warn!(%error, "the hub refused a message"),
+        }
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    fn fail(self, error: Error) {
+        match self {
+            // The caller may have gone in this moment.
+            Self::Call(caller) => drop(caller.send(Err(error))),
+            Self::Subscription(items) => items.end_with(Err(error)),
+        }
+    }
+}

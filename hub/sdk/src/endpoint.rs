@@ -1,0 +1,252 @@
+//! Where a hub is and how to get in: its address, the key, whom to trust.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::Problem;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use reqwest::Url;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, http as ws_http};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+use crate::Error;
+
+/// One open WebSocket.
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Time for a connection: name, TCP, TLS and upgrade together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The read buffer of a socket; tungstenite would take 128 KiB.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// A hub's address, a key and the authorities to trust.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    base: Url,
+    token: Option<HeaderValue>,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Checks the settings; connects to nothing.
+    pub(crate) fn new(url: &str, token: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Error> {
+        let base = base(url)?;
+        let token = token.map(bearer).transpose()?;
+        let tls = Arc::new(tls(base.scheme() == "https", ca_file)?);
+        Ok(Self { base, token, tls })
+    }
+
+    /// The address as it was given, without a slash at the end.
+    pub(crate) fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// The address of a route, `segments` escaped.
+    pub(crate) fn route(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .expect("http addresses have a path")
+            .pop_if_empty()
+            .extend(segments);
+        url
+    }
+
+    /// An HTTP client with the key in its headers.
+    pub(crate) fn http(&self) -> Result<reqwest::Client, Error> {
+        let mut headers = http::HeaderMap::new();
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        reqwest::Client::builder()
+            .tls_backend_preconfigured((*self.tls).clone())
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("alkhub-sdk/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| Error::Setting {
+                setting: "the HTTP client",
+                reason: e.to_string(),
+            })
+    }
+
+    /// Opens a WebSocket; dropping the future gives the attempt up.
+    pub(crate) async fn dial(&self) -> Result<Socket, Error> {
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, self.attempt());
+        attempt
+            .await
+            .unwrap_or_else(|_| Err(self.unreachable(std::io::Error::from(std::io::ErrorKind::TimedOut))))
+    }
+
+    async fn attempt(&self) -> Result<Socket, Error> {
+        let mut url = self.route(&["v1", "ws"]);
+        let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
+        url.set_scheme(scheme)
+            .expect("between http and ws any change is allowed");
+        let mut request = url.as_str().into_client_request().map_err(|e| self.unreachable(e))?;
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+        }
+        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = self.base.port_or_known_default().unwrap_or(80);
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(|e| self.unreachable(e))?;
+        stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
+        let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES);
+        let connector = Connector::Rustls(self.tls.clone());
+        let opened = client_async_tls_with_config(request, stream, Some(config), Some(connector)).await;
+        opened.map(|(socket, _)| socket).map_err(|e| self.handshake(e))
+    }
+
+    pub(crate) fn unreachable(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Unreachable {
+            url: self.url().to_owned(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn refused(&self, status: u16, reason: String) -> Error {
+        Error::Refused {
+            url: self.url().to_owned(),
+            status,
+            reason,
+        }
+    }
+
+    fn handshake(&self, error: tungstenite::Error) -> Error {
+        match error {
+            tungstenite::Error::Http(response) => self.refused(response.status().as_u16(), reason(&response)),
+            other => self.unreachable(other),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key stays out of logs.
+        f.debug_struct("Endpoint")
+            .field("url", &self.url())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the refusing side said: a problem's detail, or the status in words.
+fn reason(response: &ws_http::Response<Option<Vec<u8>>>) -> String {
+    let body = response.body().as_deref().unwrap_or_default();
+    let detail = serde_json::from_slice::<Problem>(body).map(|problem| problem.detail);
+    detail.unwrap_or_else(|_| {
+        response
+            .status()
+            .canonical_reason()
+            .unwrap_or("no reason given")
+            .to_owned()
+    })
+}
+
+fn base(url: &str) -> Result<Url, Error> {
+    let wrong = |reason: String| Error::Setting {
+        setting: "the hub's URL",
+        reason,
+    };
+    let text = match url.split_once("://") {
+        Some(("ws", rest)) => format!("http://{rest}"),
+        Some(("wss", rest)) => format!("https://{rest}"),
+        _ => url.to_owned(),
+    };
+    let base: Url = text
+        .parse()
+        .map_err(|e| wrong(format!("`{url}`: {e}; write http://HOST:PORT")))?;
+    if !["http", "https"].contains(&base.scheme()) || !base.has_host() {
+        return Err(wrong(format!("`{url}` begins with neither http:// nor https://")));
+    }
+    Ok(base)
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let text = format!("Bearer {}", token.trim());
+    let wrong = |_| Error::Setting {
+        setting: "the key",
+        reason: "it holds characters that no key has".to_owned(),
+    };
+    let mut value = HeaderValue::try_from(text).map_err(wrong)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The system's authorities and those of `ca_file`; none are read for plain HTTP.
+fn tls(encrypted: bool, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    if encrypted {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Some(path) = ca_file {
+        let wrong = |reason: String| Error::Setting {
+            setting: "the CA file",
+            reason: format!("{}: {reason}", path.display()),
+        };
+        let file = CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?;
+        for certificate in file {
+            let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
+            roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions");
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_be_given_in_four_schemes_and_with_a_path() {
+        for (given, route) in [
+            ("http://h:1", "http://h:1/v1/ws"),
+            ("ws://h:1/", "http://h:1/v1/ws"),
+            ("wss://h/alk", "https://h/alk/v1/ws"),
+            ("https://h/alk/", "https://h/alk/v1/ws"),
+        ] {
+            let endpoint = Endpoint::new(given, None, None).expect(given);
+            assert_eq!(endpoint.route(&["v1", "ws"]).as_str(), route);
+        }
+    }
+
+    #[test]
+    fn a_wrong_address_is_answered_with_the_form() {
+        for given in ["localhost:7420", "ftp://h", "h", ""] {
+            let error = Endpoint::new(given, None, None).expect_err(given);
+            assert!(error.to_string().contains("http://"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_in_routes_are_escaped() {
+        let endpoint = Endpoint::new("http://h", None, None).expect("valid");
+
+        assert_eq!(
+            endpoint.route(&["v1", "events", "a/b", "c d"]).path(),
+            "/v1/events/a%2Fb/c%20d"
+        );
+    }
+
+    #[test]
+    fn the_key_is_in_no_debug_output() {
+        let endpoint = Endpoint::new("http://h", Some("alk_secret"), None).expect("valid");
+
+        assert!(!format!("{endpoint:?}").contains("secret"));
+    }
+}

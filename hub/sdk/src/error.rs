@@ -1,0 +1,165 @@
+//! Why something asked of a hub did not happen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::id::InvalidId;
+use alkhub_protocol::register::OperationResult;
+use alkhub_protocol::topic::InvalidTopic;
+use alkhub_protocol::{CallError, Code, Delivered, Problem};
+
+/// One variant per thing that a program can do about it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting of a builder cannot be used.
+    #[error("{setting} is not valid: {reason}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An operation, spoke or instance name breaks its rule.
+    #[error(transparent)]
+    Name(#[from] InvalidId),
+    /// A topic breaks its rule.
+    #[error(transparent)]
+    Topic(#[from] InvalidTopic),
+    /// No hub answers at the address.
+    #[error("cannot reach the hub at {url}")]
+    Unreachable {
+        /// The address.
+        url: String,
+        /// Why.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The hub, or something before it, did not let the connection in.
+    #[error("the hub at {url} refused the connection with status {status}: {reason}")]
+    Refused {
+        /// The address.
+        url: String,
+        /// The HTTP status, or the code with which the WebSocket was closed.
+        status: u16,
+        /// What it said.
+        reason: String,
+    },
+    /// The call failed; code, retryable and delivered are inside.
+    #[error(transparent)]
+    Call(Box<CallError>),
+    /// The HTTP API refused.
+    #[error("{}: {}", .0.code, .0.detail)]
+    Problem(Box<Problem>),
+    /// The hub refused the spoke's operations; the spoke is not connected.
+    #[error("the hub refused {}", list(.0))]
+    Rejected(Vec<OperationResult>),
+    /// The connection broke after the call was handed to it and before it was answered.
+    #[error("the connection to the hub broke before the answer came")]
+    Lost,
+    /// No answer in time; the call was aborted.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The reader of a subscription was too slow, and items would have been lost: the subscription was ended.
+    #[error("subscription ended: {0} items were waiting for a reader that did not come")]
+    Lagged(usize),
+    /// The value cannot be written as JSON.
+    #[error("value cannot be written as JSON")]
+    Encode(#[source] Arc<serde_json::Error>),
+    /// The answer does not have the expected shape.
+    #[error("{what} does not have the expected shape")]
+    Decode {
+        /// Whose answer.
+        what: String,
+        /// What serde says.
+        source: Arc<serde_json::Error>,
+    },
+    /// The input, output or event is larger than the wire allows.
+    #[error("payload of {size} bytes is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// What may be sent.
+        limit: usize,
+    },
+    /// The client or the spoke was closed.
+    #[error("closed")]
+    Closed,
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The hub's or the spoke's code, where one of them said something.
+    pub fn code(&self) -> Option<&Code> {
+        match self {
+            Self::Call(error) => Some(&error.code),
+            Self::Problem(problem) => Some(&problem.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may be sent again as it is. For [`Error::Lost`] and [`Error::Timeout`] that depends
+    /// on the operation: see [`Error::delivered`].
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Call(error) => error.retryable,
+            Self::Problem(problem) => problem.retryable,
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => !permanent(*status),
+            _ => false,
+        }
+    }
+
+    /// Whether the spoke received the call.
+    pub fn delivered(&self) -> Delivered {
+        match self {
+            Self::Call(error) => error.delivered,
+            Self::Problem(problem) => problem.delivered,
+            Self::Lost | Self::Timeout(_) => Delivered::Maybe,
+            Self::Decode { .. } | Self::Lagged(_) => Delivered::Yes,
+            _ => Delivered::No,
+        }
+    }
+
+    /// Whether trying again cannot help: the key or the settings must change first.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => permanent(*status),
+            Self::Setting { .. } | Self::Rejected(_) | Self::Closed | Self::Name(_) => true,
+            Self::Call(error) => !error.retryable,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn decode(what: impl Into<String>, source: serde_json::Error) -> Self {
+        Self::Decode {
+            what: what.into(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn encode(source: serde_json::Error) -> Self {
+        Self::Encode(Arc::new(source))
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::Call(Box::new(error))
+    }
+}
+
+/// The hub says 401, 403 or 404 (no hub there) for good; 4401 is a revoked key, 4409 an instance that was replaced.
+fn permanent(status: u16) -> bool {
+    matches!(status, 400..=428 | 430..=499 | 4400..=4499)
+}
+
+fn list(operations: &[OperationResult]) -> String {
+    let one = |o: &OperationResult| {
+        format!(
+            "operation `{}`: {}",
+            o.name,
+            o.reason.as_deref().unwrap_or("no reason given")
+        )
+    };
+    operations.iter().map(one).collect::<Vec<_>>().join("; ")
+}

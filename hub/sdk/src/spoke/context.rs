@@ -1,0 +1,59 @@
+//! What a handler may know of the call that it answers.
+
+use std::time::Duration;
+
+use alkhub_protocol::{OperationName, RequestId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// One call, as its handler sees it.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub(super) request_id: RequestId,
+    pub(super) operation: OperationName,
+    pub(super) deadline: Option<Instant>,
+    pub(super) parent: Option<RequestId>,
+    pub(super) traceparent: Option<String>,
+    pub(super) aborted: CancellationToken,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// The hub's id for the call; give it to nested calls as [`crate::CallOptions::parent`].
+    pub fn request_id(&self) -> &RequestId {
+        &self.request_id
+    }
+
+    /// What was called.
+    pub fn operation(&self) -> &OperationName {
+        &self.operation
+    }
+
+    /// When the call ends by itself; subscriptions have no such time.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Time left until [`Context::deadline`].
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The call in whose course this one was made.
+    pub fn parent(&self) -> Option<&RequestId> {
+        self.parent.as_ref()
+    }
+
+    /// The caller's W3C trace context.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
+    }
+
+    /// Cancelled when the call is aborted, its deadline passes or the connection is lost. The handler's own future is
+    /// dropped then; this is for what it spawned.
+    pub fn aborted(&self) -> &CancellationToken {
+        &self.aborted
+    }
+}

@@ -1,0 +1,253 @@
+//! One connection of a spoke: its registration and the calls that run on it.
+//!
+//! Invariants
+//! - Each call gets exactly one end: a value, a failure, or nothing once it was aborted.
+//! - No handler outlives its connection: its answer could reach nobody.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use alkhub_protocol::frame::{Requested, encode};
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_protocol::{CallError, CallRequest, Code, Delivered, Dialect, Frame, RawJson, RequestId};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::operation::{Outcome, Run};
+use super::{Context, Failure, Shared};
+use crate::Error;
+use crate::socket::{Gone, Outbox};
+
+/// One connection.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    outbox: Outbox,
+    register_id: RequestId,
+    registered: Mutex<Option<oneshot::Sender<Result<RegisterOutput, Error>>>>,
+    running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
+}
+
+/// A call's place among the running ones; leaving tells the drain.
+struct Seat {
+    shared: Arc<Shared>,
+    running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
+    request_id: RequestId,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Begins with the registration; its result comes through the channel.
+    pub(super) fn begin(
+        shared: Arc<Shared>,
+        outbox: Outbox,
+    ) -> (Self, oneshot::Receiver<Result<RegisterOutput, Error>>) {
+        let register_id = crate::client::new_id();
+        let operation = "hub.register".parse().expect("a valid name");
+        let options = encode::RequestOptions::default();
+        outbox.push(encode::call_requested(
+            Dialect::Id,
+            register_id.as_str(),
+            &operation,
+            &shared.register,
+            &options,
+        ));
+        let (sender, receiver) = oneshot::channel();
+        let registered = Mutex::new(Some(sender));
+        (
+            Self {
+                shared,
+                outbox,
+                register_id,
+                registered,
+                running: Arc::default(),
+            },
+            receiver,
+        )
+    }
+
+    /// Takes one message; waits for nothing.
+    pub(super) fn received(&self, message: &Bytes) {
+        match Frame::decode(message) {
+            Ok((Frame::Requested(call), _)) => self.requested(call),
+            Ok((Frame::Aborted { request_id }, _)) => self.aborted(&request_id),
+            Ok((Frame::Responded { request_id, output }, _)) if request_id == self.register_id => {
+                self.settle(registration(&output));
+            }
+            Ok((Frame::Failed { request_id, error }, _)) if request_id == self.register_id => {
+                self.settle(Err(error.into()));
+            }
+            Ok((Frame::Refused(error), _)) => tracing::warn!(%error, "the hub refused a message"),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the hub sent something that this spoke does not read"),
+        }
+    }
+
+    fn settle(&self, result: Result<RegisterOutput, Error>) {
+        if let Some(registered) = self.registered.lock().take() {
+            // Nobody waits when the connection is ending.
+            let _ = registered.send(result);
+        }
+    }
+
+    fn aborted(&self, request_id: &RequestId) {
+        if let Some(token) = self.running.lock().get(request_id) {
+            token.cancel();
+        }
+    }
+
+    fn requested(&self, call: Requested) {
+        let request = call.into_request(crate::client::now_ms());
+        match self.admit(&request) {
+            Ok((run, seat, aborted)) => {
+                let (outbox, request_id) = (self.outbox.clone(), request.request_id.clone());
+                self.shared.tasks.spawn(async move {
+                    // A connection that is gone has no use for the answer.
+                    let _ = answer(run, request, aborted, &outbox).await;
+                    drop(seat);
+                    tracing::trace!(call.id = %request_id, "call ended");
+                });
+            }
+            Err(error) => self
+                .outbox
+                .push(encode::call_error(Dialect::Id, request.request_id.as_str(), &error)),
+        }
+    }
+
+    /// Takes a call in, or says why not: it was not delivered to a handler then.
+    fn admit(&self, request: &CallRequest) -> Result<(Run, Seat, CancellationToken), CallError> {
+        let refuse = |code: Code, message: &str| CallError::new(code, message).delivered(Delivered::No);
+        let Some(run) = self.shared.operations.get(&request.operation) else {
+            return Err(refuse(
+                Code::OperationNotFound,
+                "this spoke does not offer the operation",
+            ));
+        };
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(refuse(Code::Unavailable, "the spoke is shutting down").retryable());
+        }
+        let mut running = self.running.lock();
+        if self.shared.concurrency.is_some_and(|most| running.len() >= most) {
+            return Err(refuse(Code::Overloaded, "the spoke runs as many calls as it takes at once").retryable());
+        }
+        let aborted = self.shared.stop.child_token();
+        running.insert(request.request_id.clone(), aborted.clone());
+        self.shared.running.send_modify(|calls| *calls += 1);
+        let seat = Seat {
+            shared: self.shared.clone(),
+            running: self.running.clone(),
+            request_id: request.request_id.clone(),
+        };
+        Ok((run.clone(), seat, aborted))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for token in self.running.lock().values() {
+            token.cancel();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.request_id);
+        self.shared.running.send_modify(|calls| *calls -= 1);
+    }
+}
+
+/// Runs the handler until it ends, is aborted or runs out of time.
+async fn answer(run: Run, request: CallRequest, aborted: CancellationToken, outbox: &Outbox) -> Result<(), Gone> {
+    let CallRequest {
+        request_id,
+        operation,
+        input,
+        timeout,
+        parent,
+        traceparent,
+        ..
+    } = request;
+    let deadline = timeout.map(|left| Instant::now() + left);
+    let context = Context {
+        request_id,
+        operation,
+        deadline,
+        parent,
+        traceparent,
+        aborted: aborted.clone(),
+    };
+    let request_id = context.request_id.clone();
+    let work = AssertUnwindSafe(work(run, input, context, outbox)).catch_unwind();
+    let failure = tokio::select! {
+        biased;
+        () = aborted.cancelled() => return Ok(()),
+        done = work => match done {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Stopped::Gone)) => return Err(Gone),
+            Ok(Err(Stopped::Failed(failure))) => failure,
+            Err(_) => Failure::new(Code::ExecutionError.as_str(), "the handler panicked"),
+        },
+        () = until(deadline) => Failure::new(Code::Timeout.as_str(), "the deadline passed while the handler ran"),
+    };
+    aborted.cancel();
+    outbox
+        .send(encode::call_error(
+            Dialect::Id,
+            request_id.as_str(),
+            &failure.into_call_error(),
+        ))
+        .await
+}
+
+/// Why a handler's work stopped before its end.
+enum Stopped {
+    Failed(Failure),
+    Gone,
+}
+
+async fn work(run: Run, input: RawJson, context: Context, outbox: &Outbox) -> Result<(), Stopped> {
+    let request_id = context.request_id.clone();
+    let id = request_id.as_str();
+    match run.start(input, context).await.map_err(Stopped::Failed)? {
+        Outcome::One(output) => {
+            let frame = encode::call_responded(Dialect::Id, id, &output);
+            outbox.send(frame).await.map_err(|Gone| Stopped::Gone)
+        }
+        Outcome::Many(mut items) => {
+            while let Some(item) = items.next().await {
+                let frame = encode::call_responded(Dialect::Id, id, &item.map_err(Stopped::Failed)?);
+                outbox.send(frame).await.map_err(|Gone| Stopped::Gone)?;
+            }
+            outbox
+                .send(encode::call_completed(Dialect::Id, id))
+                .await
+                .map_err(|Gone| Stopped::Gone)
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn registration(output: &RawJson) -> Result<RegisterOutput, Error> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        data: RegisterOutput,
+    }
+    let envelope: Envelope = output
+        .to()
+        .map_err(|e| Error::decode("the answer to hub.register", e))?;
+    Ok(envelope.data)
+}
