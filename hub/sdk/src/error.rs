@@ -148,9 +148,10 @@ impl From<CallError> for Error {
     }
 }
 
-/// The hub says 401, 403 or 404 (no hub there) for good; 4401 is a revoked key, 4409 an instance that was replaced.
+/// Whether coming again as before cannot help: a key that is not valid or was revoked (401, 4401), an instance whose
+/// place another took (4409), no hub at the address. A suspended spoke (403, 4403) may be resumed and comes again.
 fn permanent(status: u16) -> bool {
-    matches!(status, 400..=428 | 430..=499 | 4400..=4499)
+    matches!(status, 400..=402 | 404..=407 | 409..=428 | 430..=499 | 4401 | 4409)
 }
 
 fn list(operations: &[OperationResult]) -> String {

@@ -64,8 +64,8 @@ impl Client {
         let request = self
             .request(Method::GET, &["v1", "operations"])
             .query(&search.map(|text| [("search", text)]));
-        let list: List<Listed> = self.send(request, "the list of operations").await?;
-        Ok(list.0.into_iter().map(|listed| listed.0).collect())
+        let list: Vec<Listed> = self.send(request, "the list of operations").await?;
+        Ok(list.into_iter().map(|listed| listed.0).collect())
     }
 
     /// One operation; `None` when there is none of that name.
@@ -86,10 +86,8 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `spokes:read`.
     pub async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
-        let list: List<SpokeInfo> = self
-            .send(self.request(Method::GET, &["v1", "spokes"]), "the list of spokes")
-            .await?;
-        Ok(list.0)
+        self.send(self.request(Method::GET, &["v1", "spokes"]), "the list of spokes")
+            .await
     }
 
     /// Ended calls, the latest first.
@@ -98,8 +96,7 @@ impl Client {
     /// [`Error::Problem`], for example without the scope `calls:read`.
     pub async fn calls(&self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
         let request = self.request(Method::GET, &["v1", "calls"]).query(filter);
-        let list: List<CallRecord> = self.send(request, "the list of calls").await?;
-        Ok(list.0)
+        self.send(request, "the list of calls").await
     }
 
     /// All keys, without their secrets.
@@ -107,8 +104,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `admin`.
     pub async fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
-        let list: List<KeyInfo> = self.send(self.request(Method::GET, &KEYS), "the list of keys").await?;
-        Ok(list.0)
+        self.send(self.request(Method::GET, &KEYS), "the list of keys").await
     }
 
     /// Makes a key; the answer is the only time that it is shown.
@@ -141,7 +137,8 @@ impl Client {
     async fn send<T: DeserializeOwned>(&self, request: RequestBuilder, what: &'static str) -> Result<T, Error> {
         let response = self.exchange(request).await?;
         let body = response.bytes().await.map_err(|e| self.0.endpoint.unreachable(e))?;
-        serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))
+        let envelope: Envelope<T> = serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))?;
+        Ok(envelope.data)
     }
 
     async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
@@ -163,24 +160,14 @@ impl Client {
 
 const KEYS: [&str; 3] = ["v1", "admin", "keys"];
 
-/// A list as the API writes it: an object with one array.
-struct List<T>(Vec<T>);
+/// Every JSON answer of the API: `{data, meta}`.
+#[derive(Deserialize)]
+struct Envelope<T> {
+    data: T,
+}
 
 /// An [`OperationInfo`] as it is read: raw JSON cannot be read through serde's `flatten`.
 struct Listed(OperationInfo);
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let body = RawJson::deserialize(deserializer)?;
-        if let Ok(list) = body.to() {
-            return Ok(Self(list));
-        }
-        let fields: std::collections::HashMap<String, RawJson> = body.to().map_err(serde::de::Error::custom)?;
-        let list = fields.values().find(|field| field.as_bytes().first() == Some(&b'['));
-        let list = list.ok_or_else(|| serde::de::Error::custom("no array in the answer"))?;
-        list.to().map(Self).map_err(serde::de::Error::custom)
-    }
-}
 
 impl<'de> Deserialize<'de> for Listed {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

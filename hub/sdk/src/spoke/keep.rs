@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use alkhub_protocol::register::{RegisterOutput, Registered};
+use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -67,11 +68,15 @@ async fn serve(shared: &Arc<Shared>, socket: Socket, again: bool) -> Ended {
     let (session, answer) = Session::begin(shared.clone(), outbox.clone());
     let running = socket::run(socket, &outbox, |message| session.received(&message));
     tokio::pin!(running);
+    let answered = registration(answer, again);
+    tokio::pin!(answered);
     let verdict = tokio::select! {
-        // An answer that came before the connection's end counts.
-        biased;
-        verdict = registration(answer, again) => verdict,
-        ending = &mut running => return Ended { error: cause(shared, ending), registered: false },
+        verdict = &mut answered => verdict,
+        ending = &mut running => {
+            // A refusal that came just before the end says more than the end does.
+            let refusal = answered.now_or_never().and_then(Result::err);
+            return Ended { error: refusal.unwrap_or_else(|| cause(shared, ending)), registered: false };
+        }
         () = shared.stop.cancelled() => Err(Error::Closed),
     };
     let registered = match verdict {
