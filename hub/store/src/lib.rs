@@ -1,1 +1,35 @@
-//! Placeholder while the house is raised.
+//! Everything alkhub keeps in Postgres: keys, spokes, operations by hash, call records. All SQL is here.
+//!
+//! [`Store::open`] returns at once; [`Store::prepare`] connects, migrates and keeps watch over the link. Each aggregate
+//! is a view of the store ([`Store::keys`], [`Store::spokes`], [`Store::operations`], [`Store::calls`]). [`private`]
+//! runs a Postgres of one's own for `alkhub dev` and for tests.
+//!
+//! Invariants
+//! - Tables are never qualified: a connection sees the schema of its Hub and nothing else.
+//! - Every statement is checked at build time against the committed `.sqlx` (`prepare.sh` writes it).
+//! - Every remote wait has a deadline; while the link is down a statement fails at once.
+//! - A key of a spoke works only as long as the spoke of that name has the uid that the key was made for.
+
+mod calls;
+mod connect;
+mod error;
+mod hasher;
+mod keys;
+mod link;
+mod metrics;
+mod migrate;
+mod operations;
+pub mod private;
+mod row;
+mod session;
+mod spokes;
+mod store;
+
+pub use calls::{CallFilter, CallRow, CallRows, Cursor, InvalidCursor};
+pub use error::Error;
+pub use hasher::{InvalidHashKey, KeyHash, KeyHasher};
+pub use keys::{KeyRecord, Keys, NewKey};
+pub use link::LinkState;
+pub use operations::{Operations, SpecHash};
+pub use spokes::{Deleted, PutOutcome, SpokeKey, SpokeRecord, Spokes};
+pub use store::Store;

@@ -1,0 +1,331 @@
+//! Records of ended calls: written in batches, listed by time, dropped by the hour.
+//!
+//! The table is partitioned by the hour in which a call ended. The partition is made by the first insert that needs
+//! it; what is older than the retention goes by dropping whole hours, so a record lives up to an hour longer.
+
+mod list;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::call::{CallRecord, CallStatus};
+use alkhub_protocol::{HubId, OperationName, RequestId, SpokeName};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::metrics::Statement;
+use crate::row::{microseconds, signed};
+use crate::session::run;
+use crate::store::Inner;
+
+/// Partitions dropped by one [`CallRows::prune`], at most; the rest is for the next one.
+const PRUNE_LIMIT: u64 = 48;
+
+/// The call records of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct CallRows<'a>(pub(crate) &'a Inner);
+
+/// One ended call, to be written.
+#[derive(Clone, Debug)]
+pub struct CallRow {
+    /// The hub's own id, a UUID version 7.
+    pub call_id: Uuid,
+    /// The caller's id.
+    pub request_id: RequestId,
+    /// The parent's id as the caller gave it.
+    pub parent_request_id: Option<RequestId>,
+    /// What was called.
+    pub operation: OperationName,
+    /// How it ended.
+    pub status: CallStatus,
+    /// The error's code, when it failed.
+    pub code: Option<String>,
+    /// The caller's key, by its id.
+    pub caller: Arc<str>,
+    /// The spoke that got it.
+    pub spoke: Option<SpokeName>,
+    /// The hub that took the call.
+    pub hub_id: HubId,
+    /// When the hub took it.
+    pub started_at: Timestamp,
+    /// From then to the end.
+    pub duration: Duration,
+    /// Size of the input in bytes.
+    pub input_bytes: u64,
+    /// Size of the output, or of all items together, in bytes.
+    pub output_bytes: u64,
+    /// W3C trace id, when the caller gave one.
+    pub trace_id: Option<String>,
+}
+
+/// A place in the order of records: by end, then by id. Its text is opaque to callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    ended_at: Timestamp,
+    call_id: Uuid,
+}
+
+/// The text is not a cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor: use one that an earlier answer gave")]
+pub struct InvalidCursor;
+
+/// Which records to list; the default is the newest hundred.
+#[derive(Clone, Debug)]
+pub struct CallFilter {
+    /// Only of this operation.
+    pub operation: Option<OperationName>,
+    /// Only those that ended so.
+    pub status: Option<CallStatus>,
+    /// Only those of this key, by its id.
+    pub caller: Option<String>,
+    /// Only those that ended before this place; the newest of them first.
+    pub before: Option<Cursor>,
+    /// Only those that ended after this place. Without `before` the oldest of them come first, so that whoever follows
+    /// the list loses none.
+    pub after: Option<Cursor>,
+    /// How many, 1 to 1,000.
+    pub limit: u32,
+}
+
+// === impl CallRows ===
+
+impl CallRows<'_> {
+    /// Writes a batch in one statement. The same rows again change nothing, so a batch whose fate is unknown may be
+    /// sent twice.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like: nothing was written, or all was.
+    pub async fn insert(&self, rows: &[CallRow]) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let columns = Columns::of(rows);
+        match run!(self.0, Statement::CallInsert, |db| columns.insert(db)) {
+            Err(Error::Query { source, .. }) if lacks_partition(&source) => {}
+            result => return result,
+        }
+        run!(self.0, Statement::CallInsert, |db| columns.insert_with_partitions(db))
+    }
+
+    /// The records that a filter names, in the filter's order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn list(&self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
+        let rows = if filter.after.is_some() && filter.before.is_none() {
+            run!(self.0, Statement::CallList, |db| list::oldest_first(db, filter))?
+        } else {
+            run!(self.0, Statement::CallList, |db| list::newest_first(db, filter))?
+        };
+        rows.into_iter().map(list::Row::record).collect()
+    }
+
+    /// Drops the hours that ended longer ago than `retention`, one short transaction each and a bounded number of
+    /// them, and makes the partition of the coming hour. Answers how many hours went.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like. Where a long reader is in the way the hour is left for the next time.
+    pub async fn prune(&self, retention: Duration) -> Result<u64, Error> {
+        let now = Timestamp::now();
+        let before = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
+        let coming = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
+        run!(self.0, Statement::CallPrune, |db| ensure(db, &[now, coming]))?;
+        let mut dropped = 0;
+        while dropped < PRUNE_LIMIT {
+            match run!(self.0, Statement::CallPrune, |db| drop_oldest(db, before)) {
+                Ok(true) => dropped += 1,
+                Ok(false) => break,
+                Err(Error::Query { source, .. }) if is_locked(&source) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+// === impl CallRow ===
+
+impl CallRow {
+    fn ended_at(&self) -> Timestamp {
+        let started = microseconds(self.started_at);
+        started
+            .checked_add(Duration::from_micros(self.duration_us()))
+            .unwrap_or(started)
+    }
+
+    fn duration_us(&self) -> u64 {
+        u64::try_from(self.duration.as_micros()).unwrap_or(0)
+    }
+}
+
+// === impl Cursor ===
+
+impl Cursor {
+    /// The place of a record.
+    ///
+    /// # Errors
+    /// [`InvalidCursor`] when the record's id is not one of ours.
+    pub fn of(record: &CallRecord) -> Result<Self, InvalidCursor> {
+        let started = microseconds(record.started_at);
+        let ended_at = started.checked_add(Duration::from_micros(record.duration_us));
+        Ok(Self {
+            ended_at: ended_at.map_err(|_| InvalidCursor)?,
+            call_id: record.call_id.parse().map_err(|_| InvalidCursor)?,
+        })
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ended_at.as_microsecond(), self.call_id.simple())
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (micros, id) = text.split_once('-').ok_or(InvalidCursor)?;
+        let micros = micros.parse().map_err(|_| InvalidCursor)?;
+        Ok(Self {
+            ended_at: Timestamp::from_microsecond(micros).map_err(|_| InvalidCursor)?,
+            call_id: id.parse().map_err(|_| InvalidCursor)?,
+        })
+    }
+}
+
+impl Default for CallFilter {
+    fn default() -> Self {
+        Self {
+            operation: None,
+            status: None,
+            caller: None,
+            before: None,
+            after: None,
+            limit: 100,
+        }
+    }
+}
+
+/// A batch, a column at a time.
+#[derive(Debug, Default)]
+struct Columns<'a> {
+    ended_at: Vec<jiff_sqlx::Timestamp>,
+    call_id: Vec<Uuid>,
+    duration_us: Vec<i64>,
+    input_bytes: Vec<i64>,
+    output_bytes: Vec<i64>,
+    operation: Vec<&'a str>,
+    status: Vec<&'a str>,
+    code: Vec<Option<&'a str>>,
+    caller: Vec<&'a str>,
+    spoke: Vec<Option<&'a str>>,
+    hub_id: Vec<&'a str>,
+    request_id: Vec<&'a str>,
+    parent_request_id: Vec<Option<&'a str>>,
+    trace_id: Vec<Option<&'a str>>,
+}
+
+// === impl Columns ===
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a [CallRow]) -> Self {
+        let mut columns = Self::default();
+        for row in rows {
+            columns.ended_at.push(row.ended_at().to_sqlx());
+            columns.call_id.push(row.call_id);
+            columns.duration_us.push(signed(row.duration_us()));
+            columns.input_bytes.push(signed(row.input_bytes));
+            columns.output_bytes.push(signed(row.output_bytes));
+            columns.operation.push(row.operation.as_str());
+            columns.status.push(list::status_text(row.status));
+            columns.code.push(row.code.as_deref());
+            columns.caller.push(&row.caller);
+            columns.spoke.push(row.spoke.as_ref().map(SpokeName::as_str));
+            columns.hub_id.push(row.hub_id.as_str());
+            columns.request_id.push(row.request_id.as_str());
+            columns
+                .parent_request_id
+                .push(row.parent_request_id.as_ref().map(RequestId::as_str));
+            columns.trace_id.push(row.trace_id.as_deref());
+        }
+        columns
+    }
+
+    async fn insert(&self, db: &mut PgConnection) -> sqlx::Result<()> {
+        sqlx::query!(
+            "INSERT INTO calls (ended_at, call_id, duration_us, input_bytes, output_bytes, operation, status, code,
+                                caller, spoke, hub_id, request_id, parent_request_id, trace_id)
+             SELECT * FROM UNNEST($1::timestamptz[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
+                                  $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                                  $13::text[], $14::text[])
+             ON CONFLICT DO NOTHING",
+            &self.ended_at as _,
+            &self.call_id,
+            &self.duration_us,
+            &self.input_bytes,
+            &self.output_bytes,
+            &self.operation as _,
+            &self.status as _,
+            &self.code as _,
+            &self.caller as _,
+            &self.spoke as _,
+            &self.hub_id as _,
+            &self.request_id as _,
+            &self.parent_request_id as _,
+            &self.trace_id as _
+        )
+        .execute(db)
+        .await?;
+        Ok(())
+    }
+
+    /// The first batch of an hour.
+    async fn insert_with_partitions(&self, db: &mut PgConnection) -> sqlx::Result<()> {
+        let ended: Vec<Timestamp> = self.ended_at.iter().map(|at| at.to_jiff()).collect();
+        ensure(db, &ended).await?;
+        self.insert(db).await
+    }
+}
+
+/// Makes the partitions of these times.
+async fn ensure(db: &mut PgConnection, times: &[Timestamp]) -> sqlx::Result<()> {
+    let mut hours: Vec<i64> = times.iter().map(|at| at.as_second().div_euclid(3600)).collect();
+    hours.sort_unstable();
+    hours.dedup();
+    for hour in hours {
+        sqlx::query!("SELECT calls_ensure(to_timestamp($1::bigint * 3600))", hour)
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn drop_oldest(db: &mut PgConnection, before: Timestamp) -> sqlx::Result<bool> {
+    let dropped = sqlx::query_scalar!("SELECT calls_drop_oldest($1::timestamptz)", before.to_sqlx() as _)
+        .fetch_one(db)
+        .await?;
+    Ok(dropped.unwrap_or(false))
+}
+
+/// check_violation, which an insert gets that fits no partition; the table has no checks of its own.
+fn lacks_partition(error: &sqlx::Error) -> bool {
+    has_code(error, "23514")
+}
+
+/// lock_not_available
+fn is_locked(error: &sqlx::Error) -> bool {
+    has_code(error, "55P03")
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some(code))
+}

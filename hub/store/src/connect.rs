@@ -1,0 +1,75 @@
+//! How to reach Postgres: the URL, the authorities to trust, the schema.
+
+use std::path::Path;
+
+use alkhub_config::StoreConfig;
+use base64::Engine as _;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use secrecy::ExposeSecret as _;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::Error;
+
+/// What every connection is made with.
+///
+/// The schema and the statement's time limit are set by [`crate::session::prepare`] after connecting and not in the
+/// startup message, which connection poolers refuse.
+pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
+    let url = config.database()?;
+    let mut options: PgConnectOptions = url.expose_secret().parse().map_err(Error::Url)?;
+    options = options.application_name("alkhub");
+    if let Some(path) = &config.ca_file {
+        let mode = match options.get_ssl_mode() {
+            PgSslMode::VerifyCa => PgSslMode::VerifyCa,
+            // Somebody who names an authority wants it checked, and libpq's default would not.
+            _ => PgSslMode::VerifyFull,
+        };
+        options = options.ssl_mode(mode).ssl_root_cert_from_pem(authorities(Some(path))?);
+    } else if !url.expose_secret().contains("sslrootcert") && verifies(options.get_ssl_mode()) {
+        options = options.ssl_root_cert_from_pem(authorities(None)?);
+    }
+    Ok(options)
+}
+
+fn verifies(mode: PgSslMode) -> bool {
+    matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull)
+}
+
+/// The system's authorities and those of the file, as PEM. One that rustls cannot use is left out, except where the
+/// file has no other.
+fn authorities(path: Option<&Path>) -> Result<Vec<u8>, Error> {
+    let mut pem = String::new();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        append(&mut pem, &certificate);
+    }
+    if let Some(path) = path {
+        let failed = |source| Error::CaFile {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read(path).map_err(|error| failed(Some(error)))?;
+        let before = pem.len();
+        for certificate in CertificateDer::pem_slice_iter(&text).flatten() {
+            append(&mut pem, &certificate);
+        }
+        if pem.len() == before {
+            return Err(failed(None));
+        }
+    }
+    Ok(pem.into_bytes())
+}
+
+fn append(pem: &mut String, certificate: &CertificateDer<'_>) {
+    if RootCertStore::empty().add(certificate.clone()).is_err() {
+        return;
+    }
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    pem.push_str("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+}

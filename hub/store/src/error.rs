@@ -1,0 +1,144 @@
+//! Why something could not be read or written: one variant per thing the caller can do about it.
+
+use std::path::PathBuf;
+
+use alkhub_config::secret;
+
+/// Why the store failed. The database's URL is never in the text.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URL's setting is missing, twice there, or its file cannot be read.
+    #[error(transparent)]
+    Setting(#[from] secret::Error),
+    /// The URL cannot be read.
+    #[error("`store.database-url` is not a Postgres URL")]
+    Url(#[source] sqlx::Error),
+    /// The file of authorities cannot be read or has no certificate in it.
+    #[error("`store.ca-file` {path} has no certificate that can be read")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why, when it could not be read at all.
+        source: Option<std::io::Error>,
+    },
+    /// The registry has metrics of another store already.
+    #[error("the metrics of the store cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// Postgres is away, or no connection was free in time. Try again later.
+    #[error("Postgres is not available: {reason}")]
+    Unavailable {
+        /// What is known, for the log.
+        reason: String,
+    },
+    /// The wait for Postgres was ended from outside.
+    #[error("stopped while waiting for Postgres")]
+    Stopped,
+    /// Newer software changed the schema so that this software must not use it.
+    #[error(
+        "schema `{schema}` needs alkhub with schema version {min_reader} or newer, and this one has {ours} (the schema is at {version}): use a newer alkhub"
+    )]
+    SchemaTooNew {
+        /// The schema.
+        schema: String,
+        /// Its newest migration.
+        version: i64,
+        /// The oldest software that may use it.
+        min_reader: i64,
+        /// The newest migration that this software knows.
+        ours: i64,
+    },
+    /// A migration was applied in another form than this software has it, or failed.
+    #[error("schema `{schema}` cannot be migrated")]
+    Migration {
+        /// The schema.
+        schema: String,
+        /// Why.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// The key belongs to another spoke or to a client.
+    #[error("the key is in use for something else: make a new one")]
+    KeyInUse,
+    /// A text has a character that Postgres does not keep (U+0000).
+    #[error("a text contains the character U+0000, which cannot be stored")]
+    Text,
+    /// A stored row does not have the form that this software gives it.
+    #[error("a stored {0} is not valid")]
+    Corrupt(&'static str),
+    /// The statement failed.
+    #[error("statement `{statement}` failed")]
+    Query {
+        /// Its name in the metrics.
+        statement: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+}
+
+// === impl Error ===
+
+impl Error {
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Query { source, .. } => is_link_failure(source),
+            Self::Setting(_)
+            | Self::Url(_)
+            | Self::CaFile { .. }
+            | Self::Metrics(_)
+            | Self::Stopped
+            | Self::SchemaTooNew { .. }
+            | Self::Migration { .. }
+            | Self::KeyInUse
+            | Self::Text
+            | Self::Corrupt(_) => false,
+        }
+    }
+
+    /// Whether no retry will help until a person acts: the hub stops with this line.
+    pub fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::SchemaTooNew { .. } | Self::Setting(_) | Self::Url(_) | Self::CaFile { .. } | Self::Metrics(_)
+        )
+    }
+
+    /// The error of a statement, sorted by what its caller can do.
+    pub(crate) fn of_statement(statement: &'static str, source: sqlx::Error) -> Self {
+        let code = source.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
+            // character_not_in_repertoire, untranslatable_character
+            Some("22021" | "22P05") => Self::Text,
+            _ => Self::Query { statement, source },
+        }
+    }
+}
+
+/// Whether an error tells of the link rather than of the statement.
+pub(crate) fn is_link_failure(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        // 08: connection exception; 57P: the server goes down or comes up; 53: out of connections or memory.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code.starts_with("53")),
+        _ => false,
+    }
+}
+
+/// What went wrong with a link, in a few words and without its URL.
+pub(crate) fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Tls(error) => format!("TLS: {error}"),
+        sqlx::Error::PoolTimedOut => "no connection came free in time".to_owned(),
+        error => error.to_string(),
+    }
+}

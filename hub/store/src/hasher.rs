@@ -1,0 +1,118 @@
+//! Keys are kept as a keyed hash: whoever reads the database can neither use them nor try guesses on them.
+
+use alkhub_protocol::ApiKey;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::Sha256;
+
+/// Length of the secret in bytes.
+const SECRET_BYTES: usize = 32;
+
+/// HMAC-SHA-256 of a key under the Hub's secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyHash(pub [u8; 32]);
+
+/// Hashes keys. The secret never leaves it.
+#[derive(Clone)]
+pub struct KeyHasher {
+    id: String,
+    keyed: Hmac<Sha256>,
+}
+
+/// The hash key's text is not 64 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the hash key must be 64 hexadecimal digits")]
+pub struct InvalidHashKey;
+
+// === impl KeyHasher ===
+
+impl KeyHasher {
+    /// A hasher with the secret's bytes and the name that is stored beside each hash.
+    pub fn new(id: impl Into<String>, secret: &[u8; SECRET_BYTES]) -> Self {
+        Self {
+            id: id.into(),
+            keyed: Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"),
+        }
+    }
+
+    /// A hasher from the secret's text, as `auth.hash-key-file` holds it.
+    ///
+    /// # Errors
+    /// [`InvalidHashKey`]; nothing of the text is in it.
+    pub fn from_hex(id: impl Into<String>, text: &SecretString) -> Result<Self, InvalidHashKey> {
+        let text = text.expose_secret().trim();
+        if text.len() != 2 * SECRET_BYTES || !text.is_ascii() {
+            return Err(InvalidHashKey);
+        }
+        let mut secret = [0; SECRET_BYTES];
+        for (byte, digits) in secret.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| InvalidHashKey)?;
+            // `from_str_radix` would take a sign.
+            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(InvalidHashKey);
+            }
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidHashKey)?;
+        }
+        Ok(Self::new(id, &secret))
+    }
+
+    /// Which secret it is: stored beside each hash, so that the secret can be changed.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The hash of a key.
+    pub fn hash(&self, key: &ApiKey) -> KeyHash {
+        let mut keyed = self.keyed.clone();
+        keyed.update(key.expose().as_bytes());
+        KeyHash(keyed.finalize().into_bytes().into())
+    }
+}
+
+impl std::fmt::Debug for KeyHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyHasher")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_depends_on_the_key_and_on_the_secret() {
+        let (one, two) = (KeyHasher::new("1", &[1; 32]), KeyHasher::new("2", &[2; 32]));
+        let (a, b) = (ApiKey::from_entropy([3; 32]), ApiKey::from_entropy([4; 32]));
+
+        assert_eq!(one.hash(&a), one.hash(&a));
+        assert_ne!(one.hash(&a), one.hash(&b));
+        assert_ne!(one.hash(&a), two.hash(&a));
+    }
+
+    #[test]
+    fn a_secret_is_64_hexadecimal_digits_and_nothing_else() {
+        let parse = |text: &str| KeyHasher::from_hex("1", &text.into()).map(|_| ());
+
+        assert_eq!(parse(&format!("{}\n", "aB".repeat(32))), Ok(()));
+        for text in [
+            "",
+            "ab",
+            &"ab".repeat(33),
+            &"+a".repeat(32),
+            &"ä".repeat(32),
+            &"xy".repeat(32),
+        ] {
+            assert_eq!(parse(text), Err(InvalidHashKey), "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_id_alone() {
+        assert_eq!(
+            format!("{:?}", KeyHasher::new("1", &[1; 32])),
+            "KeyHasher { id: \"1\", .. }"
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! Keys: what a caller shows to be let in, kept as a keyed hash.
+//!
+//! Invariants
+//! - A key in the clear never comes here.
+//! - A key of a spoke is found only while the spoke of that name has the uid that the key was made for.
+//! - A key that was revoked by hand stays revoked, whoever puts it again.
+
+use alkhub_protocol::admin::KeyInfo;
+use alkhub_protocol::{Scopes, SpokeName, scope};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::metrics::Statement;
+use crate::row::time;
+use crate::session::run;
+use crate::spokes::{self, SpokeRecord};
+use crate::store::Inner;
+use crate::{Error, KeyHash};
+
+/// The keys of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a>(pub(crate) &'a Inner);
+
+/// A key to be kept.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What it is for.
+    pub name: String,
+    /// Its hash.
+    pub hash: KeyHash,
+    /// Which secret made the hash.
+    pub hash_key_id: String,
+    /// Its first characters.
+    pub hint: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The spoke that it identifies; made when no resource declares it. Adds scope `spoke`.
+    pub spoke: Option<SpokeName>,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A key as its holder is judged by it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyRecord {
+    /// Its id, in logs and call records.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// Its first characters.
+    pub hint: String,
+    /// What it may do. A key that was minted for a spoke may do what the spoke may, as of now.
+    pub scopes: Scopes,
+    /// The spoke that it identifies.
+    pub spoke: Option<SpokeRecord>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used; exact to a minute.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+struct KeyRow {
+    id: Uuid,
+    origin: String,
+    name: String,
+    hint: String,
+    scopes: Vec<String>,
+    spoke: Option<String>,
+    spoke_uid: Option<String>,
+    created_at: jiff_sqlx::Timestamp,
+    expires_at: Option<jiff_sqlx::Timestamp>,
+    last_used_at: Option<jiff_sqlx::Timestamp>,
+    revoked_at: Option<jiff_sqlx::Timestamp>,
+}
+
+struct InfoRow {
+    id: Uuid,
+    name: String,
+    hint: String,
+    scopes: Vec<String>,
+    spoke: Option<String>,
+    created_at: jiff_sqlx::Timestamp,
+    expires_at: Option<jiff_sqlx::Timestamp>,
+    last_used_at: Option<jiff_sqlx::Timestamp>,
+    revoked_at: Option<jiff_sqlx::Timestamp>,
+}
+
+// === impl Keys ===
+
+impl Keys<'_> {
+    /// Keeps a new key. With a spoke that no resource declares, that spoke is made too.
+    ///
+    /// # Errors
+    /// [`Error::KeyInUse`] when the hash is known.
+    pub async fn create(&self, key: &NewKey) -> Result<KeyInfo, Error> {
+        let created = run!(self.0, Statement::KeyCreate, |db| create(db, key))?;
+        let Some(row) = created else {
+            return Err(Error::KeyInUse);
+        };
+        row.info()
+    }
+
+    /// The key with this hash, revoked and expired ones too; not one whose spoke is gone or is another one now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like: nothing is known of the key then.
+    pub async fn find(&self, hash: &KeyHash) -> Result<Option<KeyRecord>, Error> {
+        let found = run!(self.0, Statement::KeyFind, |db| find(db, hash))?;
+        found.map(|(key, spoke)| key.record(spoke)).transpose()
+    }
+
+    /// All keys, the newest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn list(&self) -> Result<Vec<KeyInfo>, Error> {
+        let rows = run!(self.0, Statement::KeyList, |db| sqlx::query_as!(
+            InfoRow,
+            r#"SELECT k.id, k.name, k.hint,
+                      CASE WHEN k.origin = 'spoke' AND s.name IS NOT NULL THEN s.scopes || 'spoke'::text
+                           ELSE k.scopes END AS "scopes!",
+                      k.spoke, k.created_at AS "created_at: _", k.expires_at AS "expires_at: _",
+                      k.last_used_at AS "last_used_at: _", k.revoked_at AS "revoked_at: _"
+               FROM keys k LEFT JOIN spokes s ON s.name = k.spoke AND s.uid = k.spoke_uid
+               ORDER BY k.created_at DESC, k.id DESC"#
+        )
+        .fetch_all(db))?;
+        rows.into_iter().map(InfoRow::info).collect()
+    }
+
+    /// Ends a key for good; again is the same. `None` when there is no such key.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn revoke(&self, id: &str) -> Result<Option<KeyInfo>, Error> {
+        let Ok(id) = id.parse::<Uuid>() else {
+            return Ok(None);
+        };
+        let row = run!(self.0, Statement::KeyRevoke, |db| sqlx::query_as!(
+            InfoRow,
+            r#"UPDATE keys SET revoked_at = COALESCE(revoked_at, now()), revoked_with_spoke = false WHERE id = $1
+               RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
+                         last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _""#,
+            id
+        )
+        .fetch_optional(db))?;
+        row.map(InfoRow::info).transpose()
+    }
+
+    /// Keeps the first key, which has scope `admin`; at each start, and again changes nothing. One that was revoked
+    /// stays revoked.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn ensure_admin(&self, hash: &KeyHash, hash_key_id: &str, hint: &str) -> Result<(), Error> {
+        run!(self.0, Statement::KeyCreate, |db| sqlx::query!(
+            "INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes)
+             VALUES ($1, $2, $3, 'admin', 'admin', $4, ARRAY['admin'])
+             ON CONFLICT (hash) DO NOTHING",
+            Uuid::now_v7(),
+            &hash.0[..],
+            hash_key_id,
+            hint
+        )
+        .execute(db))?;
+        Ok(())
+    }
+
+    /// Notes when keys were last used; an older time than the stored one changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn touch(&self, used: &[(String, Timestamp)]) -> Result<(), Error> {
+        let (mut ids, mut times) = (Vec::new(), Vec::new());
+        for (id, at) in used {
+            if let Ok(id) = id.parse::<Uuid>() {
+                ids.push(id);
+                times.push(at.to_sqlx());
+            }
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        run!(self.0, Statement::KeyTouch, |db| sqlx::query!(
+            "UPDATE keys k SET last_used_at = GREATEST(k.last_used_at, used.at)
+             FROM (SELECT id, max(at) AS at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u(id, at) GROUP BY id) used
+             WHERE k.id = used.id",
+            &ids,
+            &times as _
+        )
+        .execute(db))?;
+        Ok(())
+    }
+}
+
+// === impl KeyRecord ===
+
+impl KeyRecord {
+    /// Whether the key still opens anything: it was neither revoked nor is it past its end.
+    pub fn usable_at(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
+}
+
+// === impl KeyRow ===
+
+impl KeyRow {
+    fn record(self, spoke: Option<spokes::SpokeRow>) -> Result<KeyRecord, Error> {
+        let spoke = spoke.map(spokes::SpokeRow::record).transpose()?;
+        let scopes = match &spoke {
+            Some(spoke) if self.origin == "spoke" => Scopes::new(spoke.scopes.iter().chain([scope::SPOKE])),
+            _ => Scopes::new(self.scopes),
+        };
+        Ok(KeyRecord {
+            id: self.id.to_string(),
+            name: self.name,
+            hint: self.hint,
+            scopes,
+            spoke,
+            created_at: self.created_at.to_jiff(),
+            expires_at: time(self.expires_at),
+            last_used_at: time(self.last_used_at),
+            revoked_at: time(self.revoked_at),
+        })
+    }
+}
+
+// === impl InfoRow ===
+
+impl InfoRow {
+    fn info(self) -> Result<KeyInfo, Error> {
+        let spoke = self.spoke.map(|name| name.parse()).transpose();
+        Ok(KeyInfo {
+            id: self.id.to_string(),
+            name: self.name,
+            hint: self.hint,
+            scopes: Scopes::new(self.scopes),
+            spoke: spoke.map_err(|_| Error::Corrupt("spoke name"))?,
+            created_at: self.created_at.to_jiff(),
+            expires_at: time(self.expires_at),
+            last_used_at: time(self.last_used_at),
+            revoked_at: time(self.revoked_at),
+        })
+    }
+}
+
+async fn create(db: &mut PgConnection, key: &NewKey) -> sqlx::Result<Option<InfoRow>> {
+    let mut tx = sqlx::Connection::begin(db).await?;
+    let uid = match &key.spoke {
+        Some(spoke) => Some(spokes::ensure(&mut tx, spoke).await?.uid),
+        None => None,
+    };
+    let mut scopes: Vec<String> = key.scopes.iter().map(str::to_owned).collect();
+    if key.spoke.is_some() && !scopes.iter().any(|held| held == scope::SPOKE) {
+        scopes.push(scope::SPOKE.to_owned());
+    }
+    let row = sqlx::query_as!(
+        InfoRow,
+        r#"INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes, spoke, spoke_uid, expires_at)
+           VALUES ($1, $2, $3, 'api', $4, $5, $6, $7, $8, $9)
+           ON CONFLICT (hash) DO NOTHING
+           RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
+                     last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _""#,
+        Uuid::now_v7(),
+        &key.hash.0[..],
+        key.hash_key_id,
+        key.name,
+        key.hint,
+        &scopes,
+        key.spoke.as_ref().map(SpokeName::as_str),
+        uid,
+        key.expires_at.map(|at| at.to_sqlx()) as _
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(row)
+}
+
+async fn find(db: &mut PgConnection, hash: &KeyHash) -> sqlx::Result<Option<(KeyRow, Option<spokes::SpokeRow>)>> {
+    let key = sqlx::query_as!(
+        KeyRow,
+        r#"SELECT id, origin, name, hint, scopes, spoke, spoke_uid, created_at AS "created_at: _",
+                  expires_at AS "expires_at: _", last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _"
+           FROM keys WHERE hash = $1"#,
+        &hash.0[..]
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    let Some(key) = key else {
+        return Ok(None);
+    };
+    let (Some(name), Some(uid)) = (&key.spoke, &key.spoke_uid) else {
+        return Ok(Some((key, None)));
+    };
+    // The fence: with another uid the spoke of that name is another spoke.
+    let spoke = spokes::select(db, name).await?.filter(|spoke| spoke.uid == *uid);
+    Ok(spoke.map(|spoke| (key, Some(spoke))))
+}

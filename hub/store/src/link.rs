@@ -1,0 +1,190 @@
+//! The state of the link to Postgres, and the task that keeps it true.
+//!
+//! A statement that fails by the link wakes the task at once; else it looks once per `store.ping-interval`. While the
+//! link is down it looks more often, with jitter, so that a hub is ready soon after Postgres is.
+
+use std::time::Duration;
+
+use alkhub_config::SchemaName;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::reason;
+use crate::metrics::Metrics;
+use crate::{migrate, session};
+
+/// Longest wait between two looks while the link is down.
+const RETRY_LIMIT: Duration = Duration::from_secs(2);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Whether statements can be expected to succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// They cannot; the reason is for people.
+    Down(String),
+    /// They can.
+    Up,
+}
+
+/// The state that everybody reads, and the bell that makes the task look.
+#[derive(Debug)]
+pub(crate) struct Link {
+    state: watch::Sender<LinkState>,
+    suspect: Notify,
+}
+
+/// What the task needs; it holds no store, so that a dropped store ends it.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) pool: PgPool,
+    pub(crate) options: PgConnectOptions,
+    pub(crate) schema: SchemaName,
+    pub(crate) metrics: Metrics,
+    pub(crate) interval: Duration,
+    pub(crate) limit: Duration,
+}
+
+/// Waits that double up to a limit, each spread over its second half.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+// === impl LinkState ===
+
+impl LinkState {
+    /// Whether it is [`LinkState::Up`].
+    pub fn is_up(&self) -> bool {
+        *self == Self::Up
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: watch::Sender::new(LinkState::Down("not connected yet".to_owned())),
+            suspect: Notify::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    /// Makes the task look now.
+    pub(crate) fn suspect(&self) {
+        self.suspect.notify_one();
+    }
+
+    /// Sets the state; logs a change from or to up, once.
+    pub(crate) fn set(&self, state: LinkState, metrics: &Metrics) {
+        metrics.up.set(i64::from(state.is_up()));
+        self.state.send_if_modified(|old| {
+            match (&*old, &state) {
+                (LinkState::Up, LinkState::Up) => return false,
+                (_, LinkState::Up) => tracing::info!("Postgres is connected"),
+                (LinkState::Down(old), LinkState::Down(new)) if old == new => return false,
+                (_, LinkState::Down(reason)) => tracing::warn!(reason, "Postgres is not available; trying again"),
+            }
+            *old = state;
+            true
+        });
+    }
+
+    /// Looks again and again until `stop`.
+    pub(crate) async fn keep(&self, watch: &Watch, stop: &CancellationToken) {
+        let mut backoff = Backoff::new();
+        loop {
+            let wait = if self.state().is_up() {
+                backoff = Backoff::new();
+                watch.interval
+            } else {
+                backoff.next()
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.suspect.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            let state = tokio::select! {
+                () = stop.cancelled() => return,
+                state = watch.look() => state,
+            };
+            self.set(state, &watch.metrics);
+        }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Asks an idle connection; where none is, or it fails, one made for the purpose, whose error tells why.
+    async fn look(&self) -> LinkState {
+        if let Some(mut idle) = self.pool.try_acquire() {
+            match timeout(self.limit, migrate::min_reader(&mut idle)).await {
+                Ok(Ok(min_reader)) => return judge(min_reader),
+                Ok(Err(_)) | Err(_) => idle.close_on_drop(),
+            }
+        }
+        match timeout(self.limit, self.ask_anew()).await {
+            Ok(Ok(min_reader)) => judge(min_reader),
+            Ok(Err(error)) => LinkState::Down(reason(&error)),
+            Err(_) => LinkState::Down(format!("no answer within {:?}", self.limit)),
+        }
+    }
+
+    async fn ask_anew(&self) -> sqlx::Result<Option<i64>> {
+        let mut connection: PgConnection = self.options.connect().await?;
+        session::prepare(&mut connection, &self.schema, self.limit).await?;
+        let min_reader = migrate::min_reader(&mut connection).await?;
+        connection.close().await.ok();
+        Ok(min_reader)
+    }
+}
+
+/// A schema that moved on past this software is as good as no database.
+fn judge(min_reader: Option<i64>) -> LinkState {
+    match min_reader {
+        Some(min_reader) if min_reader > migrate::ours() => LinkState::Down(format!(
+            "the schema now needs alkhub with schema version {min_reader}, and this one has {}: use a newer alkhub",
+            migrate::ours()
+        )),
+        Some(_) => LinkState::Up,
+        None => LinkState::Down("the schema is empty".to_owned()),
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self(RETRY_FIRST)
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let wait = self.0;
+        self.0 = (wait * 2).min(RETRY_LIMIT);
+        wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_limit_and_no_further() {
+        let mut backoff = Backoff::new();
+        let waits: Vec<_> = (0..10).map(|_| backoff.next()).collect();
+
+        assert!(waits[0] <= RETRY_FIRST && waits[0] >= RETRY_FIRST / 2, "{waits:?}");
+        assert!(waits[9] <= RETRY_LIMIT && waits[9] >= RETRY_LIMIT / 2, "{waits:?}");
+    }
+}

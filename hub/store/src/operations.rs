@@ -1,0 +1,193 @@
+//! Operations by the hash of their specification: a reconnecting spoke and another pod name 32 bytes instead of sending
+//! the whole again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use alkhub_protocol::OperationSpec;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::Error;
+use crate::metrics::Statement;
+use crate::session::run;
+use crate::store::Inner;
+
+/// Specifications written in one statement.
+const CHUNK: usize = 100;
+
+/// The operations of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Operations<'a>(pub(crate) &'a Inner);
+
+/// SHA-256 of a specification's canonical JSON: keys sorted, no white space. Shown and read as hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpecHash(pub [u8; 32]);
+
+// === impl Operations ===
+
+impl Operations<'_> {
+    /// Keeps specifications; those that are known stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn put(&self, specs: &[(SpecHash, OperationSpec)]) -> Result<(), Error> {
+        for chunk in specs.chunks(CHUNK) {
+            let hashes: Vec<Vec<u8>> = chunk.iter().map(|(hash, _)| hash.0.to_vec()).collect();
+            let names: Vec<String> = chunk
+                .iter()
+                .map(|(_, spec)| format!("{}.{}", spec.namespace, spec.name))
+                .collect();
+            let texts: Vec<String> = chunk.iter().map(|(_, spec)| canonical(spec)).collect();
+            run!(self.0, Statement::OperationPut, |db| sqlx::query!(
+                "INSERT INTO operations (hash, name, spec)
+                 SELECT * FROM UNNEST($1::bytea[], $2::text[], $3::text[]) AS o(hash, name, spec) ORDER BY hash
+                 ON CONFLICT (hash) DO NOTHING",
+                &hashes,
+                &names,
+                &texts
+            )
+            .execute(db))?;
+        }
+        Ok(())
+    }
+
+    /// The specifications of these hashes, as far as they are known, in no order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn get(&self, hashes: &[SpecHash]) -> Result<Vec<(SpecHash, OperationSpec)>, Error> {
+        if hashes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
+        let rows = run!(self.0, Statement::OperationGet, |db| sqlx::query!(
+            "SELECT hash, spec FROM operations WHERE hash = ANY($1)",
+            &hashes
+        )
+        .fetch_all(db))?;
+        rows.into_iter()
+            .map(|row| {
+                let hash = row.hash.try_into().map_err(|_| Error::Corrupt("operation's hash"))?;
+                let spec = serde_json::from_str(&row.spec).map_err(|_| Error::Corrupt("operation"))?;
+                Ok((SpecHash(hash), spec))
+            })
+            .collect()
+    }
+}
+
+// === impl SpecHash ===
+
+impl SpecHash {
+    /// The hash of a specification.
+    pub fn of(spec: &OperationSpec) -> Self {
+        Self(Sha256::digest(canonical(spec)).into())
+    }
+}
+
+impl fmt::Display for SpecHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for SpecHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for SpecHash {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let invalid = Error::Corrupt("operation's hash");
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(invalid);
+        }
+        let mut hash = [0; 32];
+        for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).expect("two hexadecimal digits");
+        }
+        Ok(Self(hash))
+    }
+}
+
+/// The JSON with the keys of every object sorted and no white space.
+fn canonical(spec: &OperationSpec) -> String {
+    let value = serde_json::to_value(spec).expect("a specification is JSON that was read");
+    let mut text = String::new();
+    write_sorted(&value, &mut text);
+    text
+}
+
+/// Sorts for itself: whether `serde_json`'s map does depends on a feature that any crate may turn on.
+fn write_sorted(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let mut fields: Vec<_> = map.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
+            text.push('{');
+            for (index, (name, value)) in fields.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                text.push_str(&Value::from(name.as_str()).to_string());
+                text.push(':');
+                write_sorted(value, text);
+            }
+            text.push('}');
+        }
+        Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write_sorted(item, text);
+            }
+            text.push(']');
+        }
+        plain => text.push_str(&plain.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(input_schema: &str) -> OperationSpec {
+        let text = format!(
+            r#"{{"namespace":"text","name":"upper","type":"query","inputSchema":{input_schema},"outputSchema":true}}"#
+        );
+        serde_json::from_str(&text).expect("a specification")
+    }
+
+    #[test]
+    fn the_hash_knows_neither_order_nor_white_space() {
+        let one = spec(r#"{"type":"object","required":["b","a"],"properties":{"b":{},"a":{"x":1,"w":2}}}"#);
+        let two = spec(r#"{ "properties": {"a":{"w":2,"x":1}, "b":{}}, "required":["b","a"], "type":"object"}"#);
+
+        assert_eq!(SpecHash::of(&one), SpecHash::of(&two));
+        assert_ne!(SpecHash::of(&one), SpecHash::of(&spec("true")));
+        assert_ne!(SpecHash::of(&spec(r#"["a","b"]"#)), SpecHash::of(&spec(r#"["b","a"]"#)));
+    }
+
+    #[test]
+    fn what_is_read_back_has_the_same_hash() {
+        let spec = spec(r#"{"enum":[1.50, "a\u0000b", null]}"#);
+        let again: OperationSpec = serde_json::from_str(&canonical(&spec)).expect("reads");
+
+        assert_eq!(SpecHash::of(&again), SpecHash::of(&spec));
+    }
+
+    #[test]
+    fn a_hash_is_read_as_it_is_shown() {
+        let hash = SpecHash::of(&spec("true"));
+
+        assert_eq!(hash.to_string().parse::<SpecHash>().ok(), Some(hash));
+        for text in ["", "ab", &"g".repeat(64), &"é".repeat(32)] {
+            assert!(text.parse::<SpecHash>().is_err(), "{text}");
+        }
+    }
+}

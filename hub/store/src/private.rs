@@ -1,0 +1,196 @@
+//! A Postgres of one's own, from Debian's binaries, in one folder: for `alkhub dev` and for tests.
+//!
+//! It listens on a socket in a folder that only its user can enter, never on TCP. Run by root it runs as `postgres`,
+//! else as `nobody`, since Postgres refuses root. It has a process group of its own, so that Ctrl-C reaches the hub
+//! first.
+//!
+//! Invariants
+//! - One process at a time uses a folder: [`FolderLock`] is held for as long as the [`Server`] lives.
+//! - A server that a killed process left behind is ended before the next one starts; one that is not ours is left
+//!   alone and named.
+//! - Dropping a [`Server`] ends it. A temporary one ends, and its folder goes, even when its process is killed.
+
+mod account;
+mod binaries;
+mod error;
+mod lock;
+mod orphan;
+mod postmaster;
+mod settings;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::sync::Mutex;
+
+pub use error::Error;
+pub use lock::FolderLock;
+use postmaster::{Postmaster, Watchdog};
+use settings::Settings;
+
+/// A statement of this module waits no longer.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a private server runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Holds everything: `data`, `run` (the socket), `postgres.log`, `lock`. Made when missing.
+    pub folder: PathBuf,
+    /// Whether what was committed survives a loss of power. Only tests can do without.
+    pub durable: bool,
+    /// Connections at most.
+    pub max_connections: u16,
+    /// Longest wait for a new or recovering server.
+    pub start_timeout: Duration,
+}
+
+/// A running private server.
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    // Fields are dropped in this order: the server ends, then the folder goes, then the lock.
+    postmaster: Mutex<Option<Postmaster>>,
+    _watchdog: Option<Watchdog>,
+    _lock: FolderLock,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// A durable server in a folder.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            durable: true,
+            max_connections: 100,
+            start_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts the server of a folder, after making it and ending an orphan where need be; it takes connections when
+    /// this returns. Dropping the future lets the start come to its end and then ends the server.
+    ///
+    /// # Errors
+    /// [`Error`], each a line that says what to do.
+    pub async fn start(options: Options) -> Result<Self, Error> {
+        blocking(move || Self::start_now(&options, false)).await
+    }
+
+    /// A server for tests: in a folder of its own that goes with it, fast, and not durable.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn temporary() -> Result<Self, Error> {
+        let name = format!("alkhub-pg-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let options = Options {
+            // Not the environment's: it may name a folder that another user cannot reach, or a long one.
+            folder: Path::new("/tmp").join(name),
+            durable: false,
+            max_connections: 400,
+            start_timeout: Duration::from_secs(60),
+        };
+        blocking(move || Self::start_now(&options, true)).await
+    }
+
+    /// The URL of the server's own database.
+    pub fn url(&self) -> String {
+        self.settings.url("postgres")
+    }
+
+    /// The URL of a database.
+    pub fn url_of(&self, database: &str) -> String {
+        self.settings.url(database)
+    }
+
+    /// Makes a database, unless it is there, and answers its URL.
+    ///
+    /// # Errors
+    /// [`Error::Database`]; [`Error::DatabaseName`] for a name that is not of `a` to `z`, `0` to `9` and `_`.
+    pub async fn create_database(&self, name: &str) -> Result<String, Error> {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(plain) {
+            return Err(Error::DatabaseName(name.to_owned()));
+        }
+        let create = format!("CREATE DATABASE \"{name}\" TEMPLATE template0");
+        match tokio::time::timeout(STATEMENT_LIMIT, self.execute(create)).await {
+            Ok(Ok(())) => Ok(self.url_of(name)),
+            Ok(Err(error)) if is_duplicate(&error) => Ok(self.url_of(name)),
+            Ok(Err(error)) => Err(Error::Database(error)),
+            Err(_) => Err(Error::Database(sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// The process of the server, while it runs.
+    pub async fn pid(&self) -> Option<u32> {
+        self.postmaster.lock().await.as_ref().map(Postmaster::pid)
+    }
+
+    /// Ends the server, breaking its connections; what was committed stays. Again is the same.
+    ///
+    /// # Errors
+    /// [`Error::Stuck`] when even a kill did not end it.
+    pub async fn stop(&self) -> Result<(), Error> {
+        let Some(postmaster) = self.postmaster.lock().await.take() else {
+            return Ok(());
+        };
+        blocking(move || postmaster.stop()).await
+    }
+
+    /// Starts a server that was stopped, on the same folder and with the same URLs.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_again(&self) -> Result<(), Error> {
+        let mut postmaster = self.postmaster.lock().await;
+        if postmaster.is_none() {
+            let settings = self.settings.clone();
+            *postmaster = Some(blocking(move || Postmaster::start(&settings)).await?);
+        }
+        Ok(())
+    }
+
+    fn start_now(options: &Options, temporary: bool) -> Result<Self, Error> {
+        let lock = FolderLock::take(&options.folder)?;
+        // From here on a temporary folder goes whatever happens.
+        let watchdog = temporary.then(|| Watchdog::start(&options.folder)).transpose()?;
+        let settings = Settings::of(options)?;
+        orphan::end(&settings.data)?;
+        settings.make()?;
+        let postmaster = Postmaster::start(&settings)?;
+        Ok(Self {
+            settings,
+            postmaster: Mutex::new(Some(postmaster)),
+            _watchdog: watchdog,
+            _lock: lock,
+        })
+    }
+
+    async fn execute(&self, sql: String) -> sqlx::Result<()> {
+        let options: PgConnectOptions = self.url().parse()?;
+        let mut connection = options.connect().await?;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        connection.close().await
+    }
+}
+
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("42P04"))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(stopped) => match stopped.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}

@@ -1,0 +1,40 @@
+//! Between the columns and the types: what both directions need.
+
+use alkhub_protocol::register::SpokeType;
+use jiff::Timestamp;
+
+/// A column of time, if any.
+pub(crate) fn time(column: Option<jiff_sqlx::Timestamp>) -> Option<Timestamp> {
+    column.map(jiff_sqlx::Timestamp::to_jiff)
+}
+
+/// Microseconds are what Postgres keeps; the rest is cut so that what is written is what is read.
+pub(crate) fn microseconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
+}
+
+pub(crate) fn spoke_type_text(spoke_type: SpokeType) -> &'static str {
+    match spoke_type {
+        SpokeType::DevEnv => "dev-env",
+        SpokeType::Client => "client",
+        SpokeType::Compute => "compute",
+    }
+}
+
+/// A kind that newer software stored is read as the default one.
+pub(crate) fn spoke_type(text: &str) -> SpokeType {
+    match text {
+        "client" => SpokeType::Client,
+        "compute" => SpokeType::Compute,
+        _ => SpokeType::DevEnv,
+    }
+}
+
+/// A count that fits; Postgres has no unsigned numbers.
+pub(crate) fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn unsigned(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}

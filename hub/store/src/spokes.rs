@@ -1,0 +1,341 @@
+//! Spokes: who may offer operations, as a resource or a key declared them.
+//!
+//! Invariants
+//! - A spoke is its name and its uid. A put with another uid makes another spoke, and every key of the old one ends
+//!   in the same transaction.
+//! - A delete that names a uid deletes nothing else.
+
+mod put;
+
+use std::collections::BTreeMap;
+
+use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::register::SpokeType;
+use alkhub_protocol::{Scopes, SpokeName};
+use jiff::Timestamp;
+use jiff_sqlx::ToSqlx as _;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::metrics::Statement;
+use crate::row::{spoke_type, time};
+use crate::session::run;
+use crate::store::Inner;
+use crate::{Error, KeyHash};
+
+/// The spokes of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Spokes<'a>(pub(crate) &'a Inner);
+
+/// A spoke as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpokeRecord {
+    /// Its name.
+    pub name: SpokeName,
+    /// The resource's uid; empty for a spoke that no resource declares.
+    pub uid: String,
+    /// Kind of spoke.
+    pub spoke_type: SpokeType,
+    /// Operations that it may offer: `ns.op` or `ns.*`; empty means `{name}.*`.
+    pub operations: Vec<String>,
+    /// What its own key may do besides offering.
+    pub scopes: Scopes,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Calls that one instance takes at once, at most.
+    pub concurrency: Option<u32>,
+    /// Whether it is refused at the door.
+    pub suspended: bool,
+    /// When it was declared.
+    pub created_at: Timestamp,
+    /// When an instance of it connected for the first time.
+    pub first_connected_at: Option<Timestamp>,
+    /// When its first instance of now, or of the last time, connected.
+    pub connected_at: Option<Timestamp>,
+    /// When its last instance left.
+    pub disconnected_at: Option<Timestamp>,
+    /// When it was last heard; exact to a minute.
+    pub last_heartbeat_at: Option<Timestamp>,
+}
+
+/// The key that comes with a put.
+#[derive(Clone, Debug)]
+pub struct SpokeKey {
+    /// Its hash.
+    pub hash: KeyHash,
+    /// Which secret made the hash.
+    pub hash_key_id: String,
+    /// Its first characters.
+    pub hint: String,
+}
+
+/// What a put did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PutOutcome {
+    /// The spoke as it is now.
+    pub record: SpokeRecord,
+    /// Whether no spoke of that name and uid was there.
+    pub created: bool,
+    /// Whether anything is other than before: callers that hold a copy must read it again.
+    pub changed: bool,
+    /// Keys that ended at once, by id. One that goes on for `overlap_seconds` is not among them.
+    pub revoked_keys: Vec<String>,
+}
+
+/// What a delete did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// Keys that ended, by id.
+    pub revoked_keys: Vec<String>,
+}
+
+/// The columns of a spoke.
+#[derive(Debug)]
+pub(crate) struct SpokeRow {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    spoke_type: String,
+    operations: Vec<String>,
+    scopes: Vec<String>,
+    labels: Json<BTreeMap<String, String>>,
+    concurrency: Option<i64>,
+    suspended: bool,
+    created_at: jiff_sqlx::Timestamp,
+    first_connected_at: Option<jiff_sqlx::Timestamp>,
+    connected_at: Option<jiff_sqlx::Timestamp>,
+    disconnected_at: Option<jiff_sqlx::Timestamp>,
+    last_heartbeat_at: Option<jiff_sqlx::Timestamp>,
+}
+
+// === impl Spokes ===
+
+impl Spokes<'_> {
+    /// Declares a spoke, in one transaction; the same again changes nothing.
+    ///
+    /// A new uid replaces the spoke of that name and ends all its keys. A new key ends the spoke's older ones after
+    /// `overlap_seconds`; one that the spoke has already changes nothing, so that a late or repeated put revives no
+    /// older key.
+    ///
+    /// # Errors
+    /// [`Error::KeyInUse`] when the key belongs to another spoke or to a client; nothing was changed then.
+    pub async fn put(&self, name: &SpokeName, spoke: &SpokePut, key: Option<&SpokeKey>) -> Result<PutOutcome, Error> {
+        let outcome = run!(self.0, Statement::SpokePut, |db| put::put(db, name, spoke, key))?;
+        let put::Outcome {
+            row,
+            created,
+            changed,
+            revoked,
+        } = outcome.ok_or(Error::KeyInUse)?;
+        Ok(PutOutcome {
+            record: row.record()?,
+            created,
+            changed,
+            revoked_keys: texts(revoked),
+        })
+    }
+
+    /// The spoke of that name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn get(&self, name: &SpokeName) -> Result<Option<SpokeRecord>, Error> {
+        let row = run!(self.0, Statement::SpokeGet, |db| select(db, name.as_str()))?;
+        row.map(SpokeRow::record).transpose()
+    }
+
+    /// All spokes, by name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn list(&self) -> Result<Vec<SpokeRecord>, Error> {
+        let rows = run!(self.0, Statement::SpokeList, |db| sqlx::query_as!(
+            SpokeRow,
+            r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
+                      created_at AS "created_at: _", first_connected_at AS "first_connected_at: _",
+                      connected_at AS "connected_at: _", disconnected_at AS "disconnected_at: _",
+                      last_heartbeat_at AS "last_heartbeat_at: _"
+               FROM spokes ORDER BY name"#
+        )
+        .fetch_all(db))?;
+        rows.into_iter().map(SpokeRow::record).collect()
+    }
+
+    /// Removes a spoke and ends its keys. `None`, and nothing done, when there is none or `uid` is another one's.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn delete(&self, name: &SpokeName, uid: Option<&str>) -> Result<Option<Deleted>, Error> {
+        let revoked = run!(self.0, Statement::SpokeDelete, |db| delete(db, name, uid))?;
+        Ok(revoked.map(|revoked| Deleted {
+            revoked_keys: texts(revoked),
+        }))
+    }
+
+    /// The spoke of that name, made with the defaults and without a uid when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn ensure_adhoc(&self, name: &SpokeName) -> Result<SpokeRecord, Error> {
+        run!(self.0, Statement::SpokePut, |db| ensure(db, name))?.record()
+    }
+
+    /// Notes when spokes were last heard; an older time than the stored one changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn touch(&self, heard: &[(SpokeName, Timestamp)]) -> Result<(), Error> {
+        if heard.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = heard.iter().map(|(name, _)| name.to_string()).collect();
+        let times: Vec<_> = heard.iter().map(|(_, at)| at.to_sqlx()).collect();
+        run!(self.0, Statement::SpokeTouch, |db| sqlx::query!(
+            "UPDATE spokes s SET last_heartbeat_at = GREATEST(s.last_heartbeat_at, heard.at)
+             FROM (SELECT name, max(at) AS at FROM UNNEST($1::text[], $2::timestamptz[]) AS h(name, at) GROUP BY name)
+                  heard
+             WHERE s.name = heard.name",
+            &names,
+            &times as _
+        )
+        .execute(db))?;
+        Ok(())
+    }
+
+    /// Notes that an instance connected. Further ones of a spoke that is connected change only the heartbeat.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn connected(&self, name: &SpokeName, at: Timestamp) -> Result<(), Error> {
+        run!(self.0, Statement::SpokeConnect, |db| sqlx::query!(
+            "UPDATE spokes
+             SET first_connected_at = COALESCE(first_connected_at, $2::timestamptz),
+                 connected_at = CASE WHEN connected_at IS NULL OR disconnected_at >= connected_at
+                                     THEN $2::timestamptz ELSE connected_at END,
+                 last_heartbeat_at = GREATEST(last_heartbeat_at, $2::timestamptz)
+             WHERE name = $1",
+            name.as_str(),
+            at.to_sqlx() as _
+        )
+        .execute(db))?;
+        Ok(())
+    }
+
+    /// Notes that the last instance left.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn disconnected(&self, name: &SpokeName, at: Timestamp) -> Result<(), Error> {
+        run!(self.0, Statement::SpokeConnect, |db| sqlx::query!(
+            "UPDATE spokes SET disconnected_at = GREATEST(disconnected_at, connected_at, $2::timestamptz)
+             WHERE name = $1",
+            name.as_str(),
+            at.to_sqlx() as _
+        )
+        .execute(db))?;
+        Ok(())
+    }
+
+    /// Removes every spoke that a resource declared whose uid is not among these, and ends their keys; answers the
+    /// keys' ids. Spokes that no resource declared stay.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn sweep_except(&self, uids: &[String]) -> Result<Vec<String>, Error> {
+        let revoked = run!(self.0, Statement::SpokeSweep, |db| sweep(db, uids))?;
+        Ok(texts(revoked))
+    }
+}
+
+// === impl SpokeRow ===
+
+impl SpokeRow {
+    pub(crate) fn record(self) -> Result<SpokeRecord, Error> {
+        Ok(SpokeRecord {
+            name: self.name.parse().map_err(|_| Error::Corrupt("spoke name"))?,
+            uid: self.uid,
+            spoke_type: spoke_type(&self.spoke_type),
+            operations: self.operations,
+            scopes: Scopes::new(self.scopes),
+            labels: self.labels.0,
+            concurrency: self.concurrency.and_then(|count| u32::try_from(count).ok()),
+            suspended: self.suspended,
+            created_at: self.created_at.to_jiff(),
+            first_connected_at: time(self.first_connected_at),
+            connected_at: time(self.connected_at),
+            disconnected_at: time(self.disconnected_at),
+            last_heartbeat_at: time(self.last_heartbeat_at),
+        })
+    }
+}
+
+fn texts(ids: Vec<Uuid>) -> Vec<String> {
+    ids.into_iter().map(|id| id.to_string()).collect()
+}
+
+pub(crate) async fn select(db: &mut PgConnection, name: &str) -> sqlx::Result<Option<SpokeRow>> {
+    sqlx::query_as!(
+        SpokeRow,
+        r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
+                  created_at AS "created_at: _", first_connected_at AS "first_connected_at: _",
+                  connected_at AS "connected_at: _", disconnected_at AS "disconnected_at: _",
+                  last_heartbeat_at AS "last_heartbeat_at: _"
+           FROM spokes WHERE name = $1"#,
+        name
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// The spoke of that name, made when there is none.
+pub(crate) async fn ensure(db: &mut PgConnection, name: &SpokeName) -> sqlx::Result<SpokeRow> {
+    sqlx::query!(
+        "INSERT INTO spokes (name, uid, spoke_type, operations, scopes, labels, suspended)
+         VALUES ($1, '', 'dev-env', '{}', '{}', '{}', false) ON CONFLICT (name) DO NOTHING",
+        name.as_str()
+    )
+    .execute(&mut *db)
+    .await?;
+    select(db, name.as_str()).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Ends every key of these spokes, in a way that the same spokes may undo.
+async fn revoke(db: &mut PgConnection, names: &[String]) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "UPDATE keys SET revoked_at = now(), revoked_with_spoke = true
+         WHERE spoke = ANY($1) AND revoked_at IS NULL RETURNING id",
+        names
+    )
+    .fetch_all(db)
+    .await
+}
+
+async fn delete(db: &mut PgConnection, name: &SpokeName, uid: Option<&str>) -> sqlx::Result<Option<Vec<Uuid>>> {
+    let mut tx = sqlx::Connection::begin(db).await?;
+    let gone = sqlx::query_scalar!(
+        "DELETE FROM spokes WHERE name = $1 AND ($2::text IS NULL OR uid = $2) RETURNING name",
+        name.as_str(),
+        uid
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    if gone.is_empty() {
+        return Ok(None);
+    }
+    let revoked = revoke(&mut tx, &gone).await?;
+    tx.commit().await?;
+    Ok(Some(revoked))
+}
+
+async fn sweep(db: &mut PgConnection, uids: &[String]) -> sqlx::Result<Vec<Uuid>> {
+    let mut tx = sqlx::Connection::begin(db).await?;
+    let gone = sqlx::query_scalar!(
+        "DELETE FROM spokes WHERE uid <> '' AND uid <> ALL($1) RETURNING name",
+        uids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let revoked = revoke(&mut tx, &gone).await?;
+    tx.commit().await?;
+    Ok(revoked)
+}

@@ -1,0 +1,201 @@
+//! The store: a pool that connects in the background, and what hangs on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::{SchemaName, StoreConfig};
+use prometheus::Registry;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::error::reason;
+use crate::link::{Backoff, Link, Watch};
+use crate::metrics::Metrics;
+use crate::{CallRows, Error, Keys, LinkState, Operations, Spokes, connect, migrate, session};
+
+/// A pooled connection is replaced after this long, so that a moved address or a new password is found.
+const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// Everything in Postgres. Clones share one pool.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) pool: PgPool,
+    pub(crate) link: Arc<Link>,
+    pub(crate) metrics: Metrics,
+    pub(crate) statement_timeout: Duration,
+    options: PgConnectOptions,
+    schema: SchemaName,
+    connect_timeout: Duration,
+    ping_interval: Duration,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Ends the link's task when the last clone goes without [`Store::close`].
+    _stop_on_drop: DropGuard,
+}
+
+// === impl Store ===
+
+impl Store {
+    /// A pool that connects in the background; never blocks start. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// A URL or a file of authorities that cannot be read, or a registry that has a store already.
+    pub fn open(config: &StoreConfig, registry: &Registry) -> Result<Self, Error> {
+        let options = connect::options(config)?;
+        let pool = pool(config, options.clone());
+        let metrics = Metrics::register(registry, &pool)?;
+        let stop = CancellationToken::new();
+        Ok(Self(Arc::new(Inner {
+            pool,
+            link: Arc::new(Link::new()),
+            metrics,
+            statement_timeout: config.statement_timeout,
+            options,
+            schema: config.schema.clone(),
+            connect_timeout: config.acquire_timeout,
+            ping_interval: config.ping_interval,
+            tasks: TaskTracker::new(),
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        })))
+    }
+
+    /// Connects, however long it takes, makes the schema and brings it up to date under an advisory lock; from then
+    /// on a task keeps [`Store::link`] true until [`Store::close`]. Dropping the future stops the attempt.
+    ///
+    /// # Errors
+    /// [`Error::SchemaTooNew`] and [`Error::Migration`], which no waiting mends; [`Error::Stopped`] when `stop` came
+    /// first. Everything else is tried again, and told by [`Store::link`].
+    pub async fn prepare(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let inner = &*self.0;
+        let mut backoff = Backoff::new();
+        loop {
+            let attempt = tokio::select! {
+                () = stop.cancelled() => return Err(Error::Stopped),
+                attempt = inner.migrate() => attempt,
+            };
+            let error = match attempt {
+                Ok(()) => break,
+                Err(error @ (Error::SchemaTooNew { .. } | Error::Migration { .. })) => {
+                    inner.link.set(LinkState::Down(error.to_string()), &inner.metrics);
+                    return Err(error);
+                }
+                Err(error) => error,
+            };
+            let reason = match error {
+                Error::Unavailable { reason } => reason,
+                error => error.to_string(),
+            };
+            inner.link.set(LinkState::Down(reason), &inner.metrics);
+            tokio::select! {
+                () = stop.cancelled() => return Err(Error::Stopped),
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+        inner.link.set(LinkState::Up, &inner.metrics);
+        self.keep_watch();
+        Ok(())
+    }
+
+    /// Whether statements can be expected to succeed, now and as it changes.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.0.link.subscribe()
+    }
+
+    /// Whether the link is up.
+    pub fn ready(&self) -> bool {
+        self.0.link.state().is_up()
+    }
+
+    /// Keys, as keyed hashes.
+    pub fn keys(&self) -> Keys<'_> {
+        Keys(&self.0)
+    }
+
+    /// Declared spokes.
+    pub fn spokes(&self) -> Spokes<'_> {
+        Spokes(&self.0)
+    }
+
+    /// Operations by the hash of their specification.
+    pub fn operations(&self) -> Operations<'_> {
+        Operations(&self.0)
+    }
+
+    /// Records of ended calls.
+    pub fn calls(&self) -> CallRows<'_> {
+        CallRows(&self.0)
+    }
+
+    /// Ends the link's task and closes the pool; statements that run are waited for, at most five seconds.
+    pub async fn close(&self) {
+        let inner = &*self.0;
+        inner.stop.cancel();
+        inner.tasks.close();
+        inner.tasks.wait().await;
+        if tokio::time::timeout(Duration::from_secs(5), inner.pool.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections to Postgres were still busy and are left behind");
+        }
+        inner.link.set(LinkState::Down("closed".to_owned()), &inner.metrics);
+    }
+
+    fn keep_watch(&self) {
+        let inner = &*self.0;
+        if !inner.tasks.is_empty() || inner.stop.is_cancelled() {
+            return;
+        }
+        let watch = Watch {
+            pool: inner.pool.clone(),
+            options: inner.options.clone(),
+            schema: inner.schema.clone(),
+            metrics: inner.metrics.clone(),
+            interval: inner.ping_interval,
+            limit: inner.connect_timeout,
+        };
+        let (link, stop) = (Arc::clone(&inner.link), inner.stop.clone());
+        inner.tasks.spawn(async move { link.keep(&watch, &stop).await });
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// One attempt, on a connection of its own.
+    async fn migrate(&self) -> Result<(), Error> {
+        let unavailable = |error: &sqlx::Error| Error::Unavailable { reason: reason(error) };
+        let connecting = tokio::time::timeout(self.connect_timeout, self.options.connect()).await;
+        let mut connection = match connecting {
+            Ok(connected) => connected.map_err(|error| unavailable(&error))?,
+            Err(_) => {
+                return Err(Error::Unavailable {
+                    reason: format!("no connection within {:?}", self.connect_timeout),
+                });
+            }
+        };
+        migrate::run(&mut connection, &self.schema).await
+    }
+}
+
+fn pool(config: &StoreConfig, options: PgConnectOptions) -> PgPool {
+    let (schema, statement_timeout) = (config.schema.clone(), config.statement_timeout);
+    PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(config.acquire_timeout)
+        .max_lifetime(MAX_LIFETIME)
+        .idle_timeout(IDLE_TIMEOUT)
+        .after_connect(move |connection, _| {
+            let schema = schema.clone();
+            Box::pin(async move { session::prepare(connection, &schema, statement_timeout).await })
+        })
+        .connect_lazy_with(options)
+}
