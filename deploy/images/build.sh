@@ -27,18 +27,22 @@ RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_raw"' \
 cargo build --locked -q -p alkhub-cluster
 mkdir -p "$out"
 
-# pack NAME PROGRAM LIMIT: one image; refuses a program that wants shared libraries, and an archive over its limit.
+# pack NAME PROGRAM LIMIT MORE…: one image; refuses a program that wants shared libraries, and an archive over its limit.
 pack() {
-  program="target/$target/release/$2"
-  if ldd "$program" 2>/dev/null | grep -q '=>'; then
-    fail "$program is not static: $(ldd "$program" | tr '\n' ' ')"
+  name=$1 program=$2 limit=$3
+  shift 3
+  binary="target/$target/release/$program"
+  if ldd "$binary" 2>/dev/null | grep -q '=>'; then
+    fail "$binary is not static: $(ldd "$binary" | tr '\n' ' ')"
   fi
-  target/debug/alkhub-cluster image --out "$out/$1.tar" --name "alkhub/$1:$version" --user 65532:65532 \
-    --entrypoint "/$2" --file "$program:/$2:755" --file "$CA_BUNDLE:/etc/ssl/certs/ca-certificates.crt:644"
-  size=$(wc -c <"$out/$1.tar")
-  [ "$size" -le "$3" ] || fail "$out/$1.tar has $size bytes; the limit is $3"
-  echo "alkhub/$1:$version  $out/$1.tar  $((size / 1000)) kB (limit $(($3 / 1000)) kB)"
+  target/debug/alkhub-cluster image --out "$out/$name.tar" --name "alkhub/$name:$version" --user 65532:65532 \
+    --entrypoint "/$program" --file "$binary:/$program:755" \
+    --file "$CA_BUNDLE:/etc/ssl/certs/ca-certificates.crt:644" "$@"
+  size=$(wc -c <"$out/$name.tar")
+  [ "$size" -le "$limit" ] || fail "$out/$name.tar has $size bytes; the limit is $limit"
+  echo "alkhub/$name:$version  $out/$name.tar  $((size / 1000)) kB (limit $((limit / 1000)) kB)"
 }
 
-pack hub alkhub "$HUB_LIMIT_BYTES"
+# /data: where compose.yaml mounts a volume, which takes the folder's mode over.
+pack hub alkhub "$HUB_LIMIT_BYTES" --dir /data:1777
 pack operator alkhub-operator "$OPERATOR_LIMIT_BYTES"
