@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::plan::Node;
 use crate::spec::Spec;
@@ -100,6 +100,9 @@ pub(crate) fn environment(command: &mut Command, work: &Work, bin: &Path) {
 }
 
 fn place(work: &Work) -> Result<Place> {
+    if !work.in_use()? {
+        bail!(work.no_cluster());
+    }
     let first = work.pid("first.pid")?;
     let ours = std::fs::read_link("/proc/self/ns/net")?;
     let recorded = std::fs::read_to_string(work.path("inside.ns")).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{self, Node};
@@ -34,7 +34,7 @@ impl Spec {
     /// The specification of the cluster in a work folder.
     pub(crate) fn load(work: &Work) -> Result<Self> {
         let path = work.path("cluster.json");
-        let text = fs::read_to_string(&path).with_context(|| work.no_cluster())?;
+        let text = fs::read_to_string(&path).map_err(|_| anyhow!(work.no_cluster()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is not a cluster's specification", path.display()))
     }
 

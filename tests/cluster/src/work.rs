@@ -80,6 +80,11 @@ impl Work {
         }
     }
 
+    /// Whether someone holds the lock. A process id in the folder means nothing without it: numbers are used again.
+    pub(crate) fn in_use(&self) -> Result<bool> {
+        Ok(matches!(self.lock_file()?.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Opens the lock file without taking the lock.
     pub(crate) fn lock_file(&self) -> Result<File> {
         let options = File::options()
@@ -169,6 +174,7 @@ mod tests {
 
         let refusal = work.lock().expect_err("held").to_string();
 
+        assert!(work.in_use().expect("the lock is there"));
         assert!(refusal.contains("runs in"), "{refusal}");
     }
 
