@@ -1,0 +1,147 @@
+//! One running call: who asked, where it was sent, where its answers go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alkhub_protocol::{CallRequest, HubId};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::Caller;
+use crate::directory::Instance;
+use crate::operation::Operation;
+use crate::pending::Timed;
+use crate::sink::Sink;
+
+/// An entry of the pending table.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) key: u64,
+    pub(crate) origin: Origin,
+    pub(crate) operation: Arc<Operation>,
+    pub(crate) request: CallRequest,
+    pub(crate) clock: Clock,
+    pub(crate) leg: Mutex<Leg>,
+    pub(crate) sink: Mutex<Sink>,
+    /// Bytes of output so far.
+    pub(crate) output_bytes: AtomicU64,
+}
+
+/// Who sent the call here.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A caller of this hub; with the number of its key's running calls.
+    Caller {
+        caller: Arc<Caller>,
+        running: Arc<AtomicUsize>,
+    },
+    /// Another hub, which checks and records the call; with its key for it.
+    Hub { hub: HubId, key: u64 },
+}
+
+/// When the call began and when it ends by itself.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    pub(crate) started: Instant,
+    pub(crate) started_at: Timestamp,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) idle: Option<Duration>,
+    /// The last item, in milliseconds after `started`.
+    heard_ms: AtomicU64,
+}
+
+/// Where the call is.
+#[derive(Debug, Default)]
+pub(crate) struct Leg {
+    pub(crate) to: To,
+    /// Times that it was sent again.
+    pub(crate) resent: u8,
+}
+
+/// The other end of a leg.
+#[derive(Debug, Default)]
+pub(crate) enum To {
+    /// Not sent yet.
+    #[default]
+    Nobody,
+    /// To a connection of this hub, as the given number of its outbox.
+    Spoke { instance: Arc<Instance>, number: u64 },
+    /// To the hub that holds the instance.
+    Hub { instance: Arc<Instance> },
+    /// The call has ended.
+    Ended,
+}
+
+// === impl Call ===
+
+impl Call {
+    /// The spoke that the call was sent to.
+    pub(crate) fn is_relayed(&self) -> bool {
+        matches!(self.origin, Origin::Hub { .. })
+    }
+}
+
+impl Timed for Call {
+    fn due(&self) -> Option<Instant> {
+        let silent = self.clock.idle.map(|idle| self.clock.heard() + idle);
+        [self.clock.deadline, silent].into_iter().flatten().min()
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// Starts without an end.
+    pub(crate) fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+            deadline: None,
+            idle: None,
+            heard_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets the ends.
+    pub(crate) fn until(mut self, timeout: Option<Duration>, idle: Option<Duration>) -> Self {
+        self.deadline = timeout.and_then(|timeout| self.started.checked_add(timeout));
+        self.idle = idle;
+        self
+    }
+
+    /// Notes an item: the silence begins anew.
+    pub(crate) fn hear(&self) {
+        if self.idle.is_some() {
+            let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.heard_ms.store(ms, Ordering::Release);
+        }
+    }
+
+    /// Time left until the deadline.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the deadline, and not a silence, has ended the call.
+    pub(crate) fn is_past_deadline(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    fn heard(&self) -> Instant {
+        self.started + Duration::from_millis(self.heard_ms.load(Ordering::Acquire))
+    }
+}
+
+// === impl To ===
+
+impl To {
+    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
+        match self {
+            Self::Spoke { instance, .. } | Self::Hub { instance } => Some(instance),
+            Self::Nobody | Self::Ended => None,
+        }
+    }
+}

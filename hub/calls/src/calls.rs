@@ -1,0 +1,213 @@
+//! The one handle of this crate.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use alkhub_config::CallsConfig;
+use alkhub_events::Cluster;
+use alkhub_protocol::admin::InstanceInfo;
+use alkhub_protocol::operation::OperationInfo;
+use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::{CallError, CallRequest, Code, HubId, OperationName, RawJson, SpokeName, scope};
+use alkhub_store::Store;
+use prometheus::Registry;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::Core;
+use crate::directory::Instance;
+use crate::sink::{End, ItemQueue, Sink};
+use crate::{Caller, Connection, Reply, Session};
+
+/// What [`Calls::start`] needs.
+#[derive(Debug)]
+pub struct Parts {
+    /// Limits and deadlines.
+    pub config: CallsConfig,
+    /// How often spokes are pinged (`server.ping-interval`); told to them when they register.
+    pub heartbeat: Duration,
+    /// This process.
+    pub hub: HubId,
+    /// The directory and the relay.
+    pub cluster: Cluster,
+    /// Specifications and call records.
+    pub store: Store,
+    /// Counts every task that is spawned.
+    pub tasks: TaskTracker,
+    /// Ends them.
+    pub stop: CancellationToken,
+    /// Takes the metrics.
+    pub registry: Registry,
+}
+
+/// Routes calls. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Calls(Arc<Core>);
+
+/// A running call as its caller holds it. Dropping it does nothing: the call runs on.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    core: Arc<Core>,
+    key: u64,
+}
+
+/// The items of a subscription. Dropping it ends the subscription at the spoke.
+#[derive(Debug)]
+pub struct Items {
+    queue: Arc<ItemQueue>,
+    ticket: Ticket,
+}
+
+/// Aborts a call that nobody waits for any more.
+struct AbortOnDrop(Ticket);
+
+// === impl Calls ===
+
+impl Calls {
+    /// Starts routing: spawns its tasks and returns at once.
+    ///
+    /// # Errors
+    /// A metric of the same name is registered already.
+    pub fn start(parts: Parts) -> Result<Self, prometheus::Error> {
+        Core::start(parts).map(Self)
+    }
+
+    /// Routes one call; synchronous, reads nothing remote. The answers go to `reply`, possibly before this returns.
+    ///
+    /// # Errors
+    /// The call was refused; nothing goes to `reply`.
+    pub fn dispatch(&self, caller: &Arc<Caller>, request: CallRequest, reply: Reply) -> Result<Ticket, CallError> {
+        self.0.dispatch(caller, request, Sink::new(reply)?)
+    }
+
+    /// Calls and waits for the output, `{data, meta}`; of a subscription, for its first item. Dropping the future
+    /// aborts the call at the spoke.
+    ///
+    /// # Errors
+    /// Why there is no output.
+    pub async fn call(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<RawJson, CallError> {
+        let (sender, answer) = oneshot::channel();
+        let ticket = self.0.dispatch(caller, request, Sink::Once(sender))?;
+        let abort = AbortOnDrop(ticket);
+        let result = answer.await;
+        drop(abort);
+        result.unwrap_or_else(|_| Err(CallError::new(Code::Aborted, "the call was aborted")))
+    }
+
+    /// Starts a subscription; a query or a mutation is a subscription of one item. Dropping the items aborts it at
+    /// the spoke.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub async fn subscribe(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<Items, CallError> {
+        let queue = Arc::new(ItemQueue::default());
+        let ticket = self.0.dispatch(caller, request, Sink::Queue(Arc::clone(&queue)))?;
+        Ok(Items { queue, ticket })
+    }
+
+    /// Makes a connection an instance of a spoke. A partly refused registration is an answer, no error. On a
+    /// connection that has registered before, the new set replaces the old one and the old session does nothing more.
+    /// Dropping the future undoes what was done.
+    ///
+    /// # Errors
+    /// The caller may not register, or names another spoke than its key.
+    pub async fn register(
+        &self,
+        caller: &Arc<Caller>,
+        input: RegisterInput,
+        connection: Connection,
+    ) -> Result<(RegisterOutput, Session), CallError> {
+        self.0.register(caller, input, connection).await
+    }
+
+    /// The operations that spokes offer now and whose name, title, description or tags have every word of `search`.
+    /// None without the scope `operations:read`: a surface checks it first to answer with its name.
+    pub fn operations(&self, caller: &Caller, search: Option<&str>) -> Vec<OperationInfo> {
+        if caller.scopes.allows(scope::OPERATIONS_READ) {
+            self.0.operation_infos(search)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// One operation; `None` when no spoke has offered it, or without the scope `operations:read`.
+    pub fn operation(&self, caller: &Caller, name: &OperationName) -> Option<OperationInfo> {
+        let allowed = caller.scopes.allows(scope::OPERATIONS_READ);
+        allowed.then(|| self.0.operation_info(name)).flatten()
+    }
+
+    /// Every connected instance of every hub, with the operations that it offers.
+    pub fn instances(&self) -> Vec<(SpokeName, InstanceInfo, Vec<OperationName>)> {
+        self.0
+            .directory
+            .instances()
+            .iter()
+            .map(|instance| shown(instance))
+            .collect()
+    }
+
+    /// Calls that run now on this hub, those of other hubs' callers included.
+    pub fn in_flight(&self) -> usize {
+        self.0.pending.len()
+    }
+}
+
+fn shown(instance: &Instance) -> (SpokeName, InstanceInfo, Vec<OperationName>) {
+    let entry = &instance.entry;
+    let info = InstanceInfo {
+        instance_id: entry.instance.clone(),
+        hub_id: entry.hub.clone(),
+        generation: entry.generation,
+        connected_at: entry.connected_at,
+        host_info: entry.host_info.clone(),
+    };
+    let operations = entry.operations.iter().map(|offer| offer.name.clone());
+    (entry.spoke.clone(), info, operations.collect())
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    pub(crate) fn new(core: &Arc<Core>, key: u64) -> Self {
+        Self {
+            core: Arc::clone(core),
+            key,
+        }
+    }
+
+    /// Ends the call for its caller, who gets no further answer: the spoke gets `call.aborted`.
+    pub fn abort(&self, reason: &str) {
+        self.core.end(self.key, End::Silent, Some(reason));
+    }
+
+    /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.
+    pub fn is_done(&self) -> bool {
+        !self.core.pending.contains(self.key)
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        // Nothing happens when the call has ended.
+        self.0.abort("the caller does not wait any more");
+    }
+}
+
+// === impl Items ===
+
+impl futures::Stream for Items {
+    type Item = Result<RawJson, CallError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.queue.poll_next(cx)
+    }
+}
+
+impl Drop for Items {
+    fn drop(&mut self) {
+        self.ticket.abort("the reader left");
+    }
+}

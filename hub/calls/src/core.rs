@@ -1,0 +1,166 @@
+//! What all parts of this crate share, and the tasks that run beside the calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alkhub_config::CallsConfig;
+use alkhub_events::Cluster;
+use alkhub_protocol::{CallError, Code, HubId, RequestId};
+use alkhub_store::Store;
+use dashmap::DashMap;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::call::Call;
+use crate::calls::Parts;
+use crate::directory::Directory;
+use crate::link::Link;
+use crate::metrics::Metrics;
+use crate::operation::Specs;
+use crate::pending::Pending;
+use crate::presence::Presence;
+use crate::records::Records;
+use crate::relay::Relay;
+use crate::specs::SpecStore;
+
+/// One hub's calls.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: CallsConfig,
+    pub(crate) heartbeat: Duration,
+    pub(crate) hub: HubId,
+    pub(crate) cluster: Cluster,
+    pub(crate) store: Store,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) specs: Arc<Specs>,
+    pub(crate) spec_store: SpecStore,
+    pub(crate) directory: Directory,
+    pub(crate) pending: Pending<Call>,
+    pub(crate) relay: Arc<Relay>,
+    /// Calls of other hubs, by hub and its key.
+    pub(crate) inbound: DashMap<(HubId, u64), u64>,
+    /// Registered connections by their id.
+    pub(crate) links: DashMap<String, Arc<Link>>,
+    pub(crate) quota: Quota,
+    pub(crate) records: Records,
+    pub(crate) presence: Presence,
+    /// Starts the ids that spokes see: `{epoch}-{key}`.
+    epoch: String,
+}
+
+/// Running calls of each key.
+#[derive(Debug, Default)]
+pub(crate) struct Quota(DashMap<Arc<str>, Arc<AtomicUsize>>);
+
+/// Keys remembered without running calls.
+const IDLE_KEYS: usize = 4_096;
+
+// === impl Core ===
+
+impl Core {
+    pub(crate) fn start(parts: Parts) -> Result<Arc<Self>, prometheus::Error> {
+        let Parts {
+            config,
+            heartbeat,
+            hub,
+            cluster,
+            store,
+            tasks,
+            stop,
+            registry,
+        } = parts;
+        let metrics = Arc::new(Metrics::register(&registry)?);
+        let specs = Arc::new(Specs::new(Arc::clone(&metrics)));
+        let core = Arc::new(Self {
+            relay: Arc::new(Relay::new(cluster.clone(), hub.clone(), Arc::clone(&metrics))),
+            records: Records::new(config.record_queue, Arc::clone(&metrics)),
+            directory: Directory::new(Arc::clone(&specs)),
+            epoch: epoch(&hub),
+            pending: Pending::new(),
+            inbound: DashMap::new(),
+            links: DashMap::new(),
+            quota: Quota::default(),
+            presence: Presence::default(),
+            spec_store: SpecStore::default(),
+            config,
+            heartbeat,
+            hub,
+            cluster,
+            store,
+            tasks,
+            stop,
+            metrics,
+            specs,
+        });
+        core.spawn();
+        Ok(core)
+    }
+
+    fn spawn(self: &Arc<Self>) {
+        let (core, tasks) = (Arc::clone(self), &self.tasks);
+        tasks.spawn(async move {
+            let ended = core.pending.watch(|call| core.expire(&call));
+            core.stop.run_until_cancelled(ended).await;
+        });
+        let core = Arc::clone(self);
+        tasks.spawn(async move { core.follow_directory().await });
+        let core = Arc::clone(self);
+        tasks.spawn(async move { core.follow_inbox().await });
+        let core = Arc::clone(self);
+        tasks.spawn(async move {
+            core.records
+                .write(&core.store, core.config.record_retention, &core.stop)
+                .await
+        });
+        let core = Arc::clone(self);
+        tasks.spawn(async move { core.keep_presence().await });
+        let core = Arc::clone(self);
+        tasks.spawn(async move { core.save_specs().await });
+        let core = Arc::clone(self);
+        tasks.spawn(async move { core.load_specs().await });
+    }
+
+    /// The id of a call on the spoke's leg.
+    pub(crate) fn leg_id(&self, key: u64) -> String {
+        format!("{}-{key}", self.epoch)
+    }
+
+    /// The key in an id that a spoke says.
+    pub(crate) fn leg_key(&self, id: &RequestId) -> Option<u64> {
+        id.as_str().strip_prefix(&self.epoch)?.strip_prefix('-')?.parse().ok()
+    }
+}
+
+/// The boot nonce, the last part of `{pod}-{nonce}`: short, and another one after each start.
+fn epoch(hub: &HubId) -> String {
+    let nonce = hub.as_str().rsplit('-').next().unwrap_or_default();
+    nonce.chars().take(32).collect()
+}
+
+// === impl Quota ===
+
+impl Quota {
+    /// Counts one more call of a key, unless it runs `limit`.
+    pub(crate) fn take(&self, key: &Arc<str>, limit: usize) -> Result<Arc<AtomicUsize>, CallError> {
+        let running = self.running(key);
+        if running.fetch_add(1, Ordering::AcqRel) < limit {
+            return Ok(running);
+        }
+        running.fetch_sub(1, Ordering::AcqRel);
+        let message = format!("the key runs {limit} calls on this hub, as many as it may");
+        Err(CallError::new(Code::Overloaded, message).retryable())
+    }
+
+    fn running(&self, key: &Arc<str>) -> Arc<AtomicUsize> {
+        if let Some(running) = self.0.get(key) {
+            return Arc::clone(&running);
+        }
+        if self.0.len() >= IDLE_KEYS {
+            self.0.retain(|_, running| Arc::strong_count(running) > 1);
+        }
+        Arc::clone(&self.0.entry(Arc::clone(key)).or_default())
+    }
+}

@@ -1,0 +1,146 @@
+use super::*;
+use crate::fixture::{entry, local, operation, remote, specs};
+
+fn directory() -> Directory {
+    Directory::new(specs())
+}
+
+fn name(text: &str) -> OperationName {
+    text.parse().expect("valid")
+}
+
+fn key(spoke: &str, instance: &str) -> (SpokeName, InstanceId) {
+    (spoke.parse().expect("valid"), instance.parse().expect("valid"))
+}
+
+/// `instance@generation` of each provider.
+fn providers(directory: &Directory, operation: &str) -> Vec<String> {
+    let pool = directory.pool(&name(operation)).expect("known");
+    let shown = |i: &Arc<Instance>| format!("{}@{}", i.entry.instance, i.entry.generation);
+    let mut providers: Vec<String> = pool.all().map(shown).collect();
+    providers.sort();
+    providers
+}
+
+#[test]
+fn instances_of_one_specification_are_a_pool() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    let (near, _outgoing) = local("a/one@1", &[&upper]);
+
+    directory.put(near);
+    directory.put(remote("a/two@2", &[&upper]));
+
+    assert_eq!(providers(&directory, "text.upper"), ["one@1", "two@2"]);
+    let pool = directory.pool(&name("text.upper")).expect("known");
+    assert_eq!((pool.here.len(), pool.elsewhere.len()), (1, 1));
+    assert!(directory.pool(&name("text.lower")).is_none());
+}
+
+#[test]
+fn a_lower_generation_changes_nothing() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    directory.put(remote("a/one@5", &[&upper]));
+
+    assert!(matches!(directory.put(remote("a/one@4", &[])), Outcome::Stale));
+    assert!(matches!(directory.put(remote("a/one@5", &[])), Outcome::Stale));
+    assert!(directory.remove(&key("a", "one"), 4).is_none());
+
+    assert_eq!(providers(&directory, "text.upper"), ["one@5"]);
+}
+
+#[test]
+fn a_higher_generation_takes_the_place_and_tells_whose_it_was() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    let lower = operation(&directory.specs, "text.lower", "true");
+    let (near, _outgoing) = local("a/one@1", &[&upper]);
+    directory.put(Arc::clone(&near));
+
+    let Outcome::Put(Some(old)) = directory.put(remote("a/one@2", &[&lower])) else {
+        panic!("it replaces");
+    };
+
+    assert!(Arc::ptr_eq(&old, &near));
+    assert!(providers(&directory, "text.upper").is_empty());
+    assert_eq!(providers(&directory, "text.lower"), ["one@2"]);
+}
+
+#[test]
+fn a_name_without_provider_stays_known() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    directory.put(remote("a/one@1", &[&upper]));
+
+    assert!(directory.remove(&key("a", "one"), 1).is_some());
+
+    let pool = directory.pool(&name("text.upper")).expect("still known");
+    assert!(pool.is_empty() && pool.operation.is_some());
+    assert!(directory.pools().is_empty());
+}
+
+#[test]
+fn names_that_nobody_offers_are_bounded() {
+    let directory = directory();
+    let operations: Vec<_> = (0..IDLE_NAMES + 10)
+        .map(|i| operation(&directory.specs, &format!("n.op{i}"), "true"))
+        .collect();
+
+    for (i, operation) in operations.iter().enumerate() {
+        directory.put(remote(&format!("a/i@{}", 2 * i + 1), &[operation]));
+    }
+    directory.remove(&key("a", "i"), u64::MAX);
+
+    assert!(directory.pools.len() <= IDLE_NAMES, "{}", directory.pools.len());
+    assert!(directory.pool(&name("n.op0")).is_none());
+    assert!(directory.pool(&operations.last().expect("some").name).is_some());
+}
+
+#[test]
+fn the_oldest_instance_decides_the_specification() {
+    let directory = directory();
+    let old = operation(&directory.specs, "text.upper", "true");
+    let new = operation(&directory.specs, "text.upper", r#"{"type":"string"}"#);
+
+    directory.put(remote("a/new@2", &[&new]));
+    directory.put(remote("a/old@1", &[&old]));
+    assert_eq!(providers(&directory, "text.upper"), ["old@1"]);
+    let standing = directory
+        .offered_by_others(&name("text.upper"), &key("a", "third"))
+        .expect("offered");
+    assert_eq!(standing.entry.generation, 1);
+
+    directory.remove(&key("a", "old"), 1);
+    assert_eq!(providers(&directory, "text.upper"), ["new@2"]);
+}
+
+#[test]
+fn an_instance_joins_its_pool_when_its_specification_is_loaded() {
+    let (directory, elsewhere) = (directory(), specs());
+    let unknown = operation(&elsewhere, "text.upper", "true");
+    directory.put(remote("a/one@1", &[&unknown]));
+
+    let pool = directory.pool(&name("text.upper")).expect("known");
+    assert!(pool.waits_for_spec && pool.is_empty());
+    assert_eq!(directory.missing(), [unknown.hash]);
+
+    directory.specs.compile(unknown.spec.clone()).expect("compiles");
+    directory.resolved(&unknown.name, &unknown.hash);
+
+    assert_eq!(providers(&directory, "text.upper"), ["one@1"]);
+    assert!(directory.missing().is_empty());
+}
+
+#[test]
+fn a_hub_that_is_gone_takes_its_instances_with_it() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    directory.put(remote("a/one@1", &[&upper]));
+    directory.put(Arc::new(Instance::new(entry("a/two@2", "hub-c", &[&upper]), None)));
+
+    assert_eq!(directory.remove_hub(&"hub-b".parse().expect("valid")), 1);
+
+    assert_eq!(providers(&directory, "text.upper"), ["two@2"]);
+    assert!(directory.has_instances_of(&"a".parse().expect("valid")));
+}

@@ -1,0 +1,260 @@
+//! The way of a call out: admitted, placed, sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use alkhub_protocol::frame::encode::{self, RequestOptions};
+use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::call::{Call, Clock, Leg, Origin, To};
+use crate::calls::Ticket;
+use crate::core::Core;
+use crate::directory::{Instance, Pool};
+use crate::operation::Operation;
+use crate::outbox::Full;
+use crate::router::{self, Wanted};
+use crate::sink::Sink;
+use crate::{Caller, builtin};
+
+/// What the hub writes around an input; both together must fit into a payload.
+const AROUND_INPUT_BYTES: usize = 1024;
+
+/// Instances that are tried for one call whose queues are full or closed.
+const PLACES: usize = 4;
+
+/// An instance did not take a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotPlaced {
+    /// Its queue is full.
+    Full,
+    /// Its connection is gone.
+    Gone,
+}
+
+/// A call that may be made.
+struct Admitted {
+    pool: Arc<Pool>,
+    operation: Arc<Operation>,
+    running: Arc<AtomicUsize>,
+}
+
+impl Core {
+    /// Routes one call of a caller of this hub.
+    pub(crate) fn dispatch(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        request: CallRequest,
+        sink: Sink,
+    ) -> Result<Ticket, CallError> {
+        if request.operation.is_reserved() {
+            return builtin::dispatch(self, caller, request, sink);
+        }
+        let clock = Clock::start();
+        let admitted = self.admit(caller, &request);
+        let Admitted {
+            pool,
+            operation,
+            running,
+        } = admitted.inspect_err(|error| self.refused(caller, &request, &clock, error))?;
+        let clock = self.limited(clock, &request, operation.is_subscription() && !sink.wants_one());
+        let call = Arc::new(Call {
+            key: self.pending.key(),
+            origin: Origin::Caller {
+                caller: Arc::clone(caller),
+                running,
+            },
+            operation,
+            request,
+            clock,
+            leg: Mutex::new(Leg::default()),
+            sink: Mutex::new(sink),
+            output_bytes: AtomicU64::new(0),
+        });
+        self.begin(&call);
+        if let Err(error) = self.send(&call, &pool, None) {
+            if self.pending.remove(call.key).is_some() {
+                self.withdraw(&call, &error);
+                return Err(error);
+            }
+            // Its deadline was faster and has told the caller.
+        }
+        Ok(Ticket::new(self, call.key))
+    }
+
+    /// Enters a call into the table.
+    pub(crate) fn begin(&self, call: &Arc<Call>) {
+        self.metrics.in_flight.inc();
+        self.pending.insert(call.key, Arc::clone(call));
+    }
+
+    /// Everything that can refuse a call before it is placed.
+    fn admit(&self, caller: &Caller, request: &CallRequest) -> Result<Admitted, CallError> {
+        router::allow_call(&caller.scopes, &request.operation)?;
+        let pool = self.directory.pool(&request.operation);
+        let pool = pool.ok_or_else(|| router::not_found(&request.operation))?;
+        // Without a specification nobody can be chosen: the router says why.
+        let Some(operation) = pool.operation.clone() else {
+            return Err(router::refusal(&pool, Wanted::default()));
+        };
+        router::allow_operation(&caller.scopes, &operation)?;
+        if request.input.len() > PAYLOAD_LIMIT_BYTES - AROUND_INPUT_BYTES {
+            return Err(CallError::new(
+                Code::PayloadTooLarge,
+                "the input is larger than 1 MiB less 1 KiB",
+            ));
+        }
+        operation.input.check(request.input.as_bytes()).map_err(|violation| {
+            CallError::new(Code::ValidationError, format!("input {violation}")).details(violation.details())
+        })?;
+        if request.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(CallError::new(
+                Code::Timeout,
+                "the deadline had passed when the call arrived",
+            ));
+        }
+        if self.pending.len() >= self.config.max_in_flight {
+            let message = "the hub runs as many calls as it may";
+            return Err(CallError::new(Code::Overloaded, message).retryable());
+        }
+        let running = self.quota.take(&caller.key_id, self.config.max_in_flight_per_key)?;
+        Ok(Admitted {
+            pool,
+            operation,
+            running,
+        })
+    }
+
+    /// A call has a deadline always, a subscription only where its caller sets one.
+    fn limited(&self, clock: Clock, request: &CallRequest, subscription: bool) -> Clock {
+        if subscription {
+            return clock.until(request.timeout, request.idle_timeout);
+        }
+        let timeout = request.timeout.unwrap_or(self.config.default_timeout);
+        clock.until(Some(timeout.min(self.config.max_timeout)), None)
+    }
+
+    /// Chooses an instance and sends the call to it.
+    pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Option<&Instance>) -> Result<(), CallError> {
+        let wanted = Wanted {
+            target: call.request.target.as_ref(),
+            not,
+        };
+        for _ in 0..PLACES {
+            let instance = router::choose(pool, wanted)?;
+            match self.place(call, instance) {
+                Ok(()) => return Ok(()),
+                // A full queue or a closing connection: by chance another one.
+                Err(NotPlaced::Full | NotPlaced::Gone) => {}
+            }
+        }
+        let message = format!("no instance that offers `{}` takes calls now", pool.name);
+        Err(CallError::new(Code::Overloaded, message).retryable())
+    }
+
+    /// Sends the call to an instance whose slot was taken for it.
+    pub(crate) fn place(&self, call: &Arc<Call>, instance: Arc<Instance>) -> Result<(), NotPlaced> {
+        let mut leg = call.leg.lock();
+        if matches!(leg.to, To::Ended) {
+            instance.load.release();
+            return Ok(());
+        }
+        match self.hand_over(call, &instance) {
+            Ok(Some(number)) => leg.to = To::Spoke { instance, number },
+            Ok(None) => leg.to = To::Hub { instance },
+            Err(error) => {
+                instance.load.release();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the call; answers its number in the outbox of the spoke's connection, if that is here.
+    fn hand_over(&self, call: &Call, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
+        let Some(link) = &instance.link else {
+            let sent = self.relay.call(call, instance);
+            return sent.map(|()| None).map_err(|_| NotPlaced::Full);
+        };
+        if !link.add(call.key) {
+            return Err(NotPlaced::Gone);
+        }
+        let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+        let options = RequestOptions {
+            timeout: call.clock.left(),
+            idle_timeout: call.clock.idle,
+            parent: None,
+            traceparent: call.request.traceparent.as_deref(),
+            now_ms,
+        };
+        let connection = &link.connection;
+        let id = self.leg_id(call.key);
+        let message = encode::call_requested(
+            connection.dialect,
+            &id,
+            &call.operation.name,
+            &call.request.input,
+            &options,
+        );
+        connection.outbox.push_call(message).map(Some).map_err(|full| {
+            link.remove(call.key);
+            match full {
+                Full::Queue => NotPlaced::Full,
+                Full::Closed => NotPlaced::Gone,
+            }
+        })
+    }
+
+    /// Sends a call that surely reached nobody to another instance, once; else it fails.
+    pub(crate) fn reroute(&self, call: &Arc<Call>, from: &Arc<Instance>) {
+        let first_time = {
+            let mut leg = call.leg.lock();
+            if !leg.to.instance().is_some_and(|instance| Arc::ptr_eq(instance, from)) {
+                return;
+            }
+            let to = std::mem::take(&mut leg.to);
+            self.release(&to, call.key);
+            leg.resent += 1;
+            leg.resent == 1
+        };
+        if let Origin::Hub { hub, key } = &call.origin {
+            // The caller's hub sends it again, this one never does.
+            let (hub, key) = (hub.clone(), *key);
+            self.end(call.key, crate::sink::End::Silent, None);
+            return self.answer_moved(&hub, key);
+        }
+        let pool = self.directory.pool(&call.operation.name).filter(|pool| {
+            let same = |operation: &Arc<Operation>| operation.hash == call.operation.hash;
+            first_time && pool.operation.as_ref().is_some_and(same)
+        });
+        let sent = pool.map(|pool| self.send(call, &pool, Some(from)));
+        match sent {
+            Some(Ok(())) => self.metrics.resent.inc(),
+            Some(Err(_)) | None => {
+                let message = format!("spoke `{}` left before it got the call", from.entry.spoke);
+                let error = CallError::new(Code::SpokeLost, message).retryable();
+                self.end(call.key, crate::sink::End::Failed(error), None);
+            }
+        }
+    }
+
+    /// Gives back what a leg held.
+    pub(crate) fn release(&self, to: &To, key: u64) {
+        let Some(instance) = to.instance() else { return };
+        instance.load.release();
+        if let Some(link) = &instance.link {
+            link.remove(key);
+        }
+    }
+
+    /// Takes back a call that could not be sent; its caller gets the error from `dispatch`.
+    fn withdraw(&self, call: &Call, error: &CallError) {
+        call.leg.lock().to = To::Ended;
+        self.metrics.in_flight.dec();
+        if let Origin::Caller { caller, running } = &call.origin {
+            running.fetch_sub(1, Ordering::AcqRel);
+            self.refused(caller, &call.request, &call.clock, error);
+        }
+    }
+}

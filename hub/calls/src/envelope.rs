@@ -1,0 +1,125 @@
+//! What a spoke answers, brought into the form `{data, meta}` and checked.
+
+use alkhub_protocol::{OperationName, RawJson};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::schema::{Check, Violation};
+
+/// The origin's ResponseEnvelope: both fields, and a `meta` that says where the value came from.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[expect(
+        dead_code,
+        reason = "only its shape tells an envelope from a value with fields of these names"
+    )]
+    meta: Meta,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[expect(dead_code, reason = "as above")]
+    source: Source,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    Local,
+    Http,
+    Mcp,
+}
+
+/// Checks an output and puts a bare value into an envelope.
+pub(crate) fn checked(operation: &OperationName, check: &Check, output: RawJson) -> Result<RawJson, Violation> {
+    let envelope = read(&output);
+    let data = envelope
+        .as_ref()
+        .map_or(output.as_bytes(), |envelope| envelope.data.get().as_bytes());
+    check.check(data)?;
+    if envelope.is_some() {
+        return Ok(output);
+    }
+    Ok(local(operation, &output))
+}
+
+/// A value as the hub's own answer: `{data, meta: {source: "local", operationId, timestamp}}`.
+pub(crate) fn local(operation: &OperationName, data: &RawJson) -> RawJson {
+    #[derive(Serialize)]
+    struct Local<'a> {
+        data: &'a RawJson,
+        meta: LocalMeta<'a>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct LocalMeta<'a> {
+        source: &'static str,
+        operation_id: &'a str,
+        timestamp: i64,
+    }
+    let meta = LocalMeta {
+        source: "local",
+        operation_id: operation.as_str(),
+        timestamp: Timestamp::now().as_millisecond(),
+    };
+    RawJson::from_value(&Local { data, meta }).expect("JSON in an envelope is JSON")
+}
+
+fn read(output: &RawJson) -> Option<Envelope<'_>> {
+    if output.as_bytes().first() != Some(&b'{') {
+        return None;
+    }
+    serde_json::from_slice(output.as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked_text(schema: &'static str, output: &'static str) -> Result<String, Violation> {
+        let check = Check::compile(&RawJson::parse(schema).expect("JSON")).expect("a schema");
+        let name = "text.upper".parse().expect("valid");
+        checked(&name, &check, RawJson::parse(output).expect("JSON")).map(|output| output.as_str().to_owned())
+    }
+
+    #[test]
+    fn an_envelope_goes_on_as_it_came_and_its_data_is_checked() {
+        let envelope = r#"{"data": 1.50, "meta": {"source": "http", "statusCode": 200}}"#;
+
+        assert_eq!(checked_text(r#"{"type":"number"}"#, envelope).as_deref(), Ok(envelope));
+        let violation = checked_text(r#"{"type":"string"}"#, envelope).expect_err("a number");
+        assert_eq!((violation.path.as_str(), violation.rule.as_str()), ("", "/type"));
+    }
+
+    #[test]
+    fn a_bare_value_is_wrapped_as_local() {
+        let wrapped = checked_text(r#"{"type":"string"}"#, r#""HELLO""#).expect("valid");
+
+        let wanted = r#"{"data":"HELLO","meta":{"source":"local","operationId":"text.upper","timestamp":"#;
+        assert!(wrapped.starts_with(wanted), "{wrapped}");
+        serde_json::from_str::<serde_json::Value>(&wrapped).expect("JSON");
+    }
+
+    #[test]
+    fn a_value_with_fields_of_these_names_is_no_envelope() {
+        for value in [
+            r#"{"data":1,"meta":2}"#,
+            r#"{"data":1,"meta":{}}"#,
+            r#"{"data":1,"meta":{"source":"elsewhere"}}"#,
+            r#"{"data":1}"#,
+        ] {
+            let wrapped = checked_text("true", value).expect("anything goes");
+            assert!(wrapped.starts_with(&format!("{{\"data\":{value},")), "{wrapped}");
+        }
+    }
+
+    #[test]
+    fn an_envelope_of_null_is_an_envelope() {
+        let envelope = r#"{"data":null,"meta":{"source":"local"}}"#;
+
+        assert_eq!(checked_text(r#"{"type":"null"}"#, envelope).as_deref(), Ok(envelope));
+    }
+}

@@ -1,0 +1,79 @@
+//! Operations and registrations for the tests of this crate.
+
+use std::sync::Arc;
+
+use alkhub_events::{DirectoryEntry, OfferedOperation};
+use alkhub_protocol::{Dialect, OperationSpec};
+use jiff::Timestamp;
+use prometheus::Registry;
+
+use crate::directory::Instance;
+use crate::link::Link;
+use crate::metrics::Metrics;
+use crate::operation::{Operation, Specs};
+use crate::{Connection, Limits, Outgoing, outbox};
+
+pub(crate) fn specs() -> Arc<Specs> {
+    let metrics = Metrics::register(&Registry::new()).expect("a fresh registry");
+    Arc::new(Specs::new(Arc::new(metrics)))
+}
+
+/// A query `namespace.name` with the given input schema.
+pub(crate) fn spec(name: &str, input_schema: &str) -> OperationSpec {
+    let (namespace, name) = name.split_once('.').expect("dotted");
+    let text = format!(
+        r#"{{"namespace":"{namespace}","name":"{name}","type":"query","inputSchema":{input_schema},"outputSchema":true}}"#
+    );
+    serde_json::from_str(&text).expect("a specification")
+}
+
+pub(crate) fn operation(specs: &Specs, name: &str, input_schema: &str) -> Arc<Operation> {
+    specs.compile(spec(name, input_schema)).expect("compiles")
+}
+
+/// A registration `spoke/instance@generation` on a hub that offers operations.
+pub(crate) fn entry(text: &str, hub: &str, operations: &[&Arc<Operation>]) -> DirectoryEntry {
+    let (spoke, rest) = text.split_once('/').expect("spoke/instance@generation");
+    let (instance, generation) = rest.split_once('@').expect("instance@generation");
+    DirectoryEntry {
+        spoke: spoke.parse().expect("valid"),
+        instance: instance.parse().expect("valid"),
+        hub: hub.parse().expect("valid"),
+        connection: format!("{hub}-c"),
+        generation: generation.parse().expect("a number"),
+        spoke_type: alkhub_protocol::register::SpokeType::default(),
+        labels: std::collections::BTreeMap::new(),
+        concurrency: None,
+        connected_at: Timestamp::UNIX_EPOCH,
+        host_info: None,
+        operations: operations
+            .iter()
+            .map(|operation| OfferedOperation {
+                name: operation.name.clone(),
+                hash: operation.hash.to_string(),
+            })
+            .collect(),
+    }
+}
+
+/// A registration on another hub.
+pub(crate) fn remote(text: &str, operations: &[&Arc<Operation>]) -> Arc<Instance> {
+    Arc::new(Instance::new(entry(text, "hub-b", operations), None))
+}
+
+/// A registration on this hub, with the reading end of its connection.
+pub(crate) fn local(text: &str, operations: &[&Arc<Operation>]) -> (Arc<Instance>, Outgoing) {
+    let entry = entry(text, "hub-a", operations);
+    let (outbox, outgoing) = outbox(Limits {
+        messages: 100,
+        bytes: 1 << 20,
+    });
+    let connection = Connection {
+        id: entry.connection.clone(),
+        outbox,
+        dialect: Dialect::Payload,
+    };
+    let link = Arc::new(Link::new(entry.spoke.clone(), entry.instance.clone(), connection));
+    link.set_generation(entry.generation);
+    (Arc::new(Instance::new(entry, Some(link))), outgoing)
+}

@@ -1,0 +1,112 @@
+//! One connection of a spoke's instance on this hub, and the calls that run on it.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use alkhub_protocol::{InstanceId, SpokeName};
+use parking_lot::Mutex;
+
+use crate::Connection;
+
+/// A registered connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) spoke: SpokeName,
+    pub(crate) instance: InstanceId,
+    pub(crate) connection: Connection,
+    pub(crate) load: std::sync::Arc<Load>,
+    /// The generation of its last registration; sessions of earlier ones do nothing.
+    generation: AtomicU64,
+    /// Whether the spoke was heard since the last batch of heartbeats.
+    heard: AtomicBool,
+    /// Keys of its running calls; `None` once it is lost.
+    calls: Mutex<Option<HashSet<u64>>>,
+}
+
+/// Calls that run on an instance, as far as this hub knows.
+#[derive(Debug, Default)]
+pub(crate) struct Load(AtomicU32);
+
+// === impl Link ===
+
+impl Link {
+    pub(crate) fn new(spoke: SpokeName, instance: InstanceId, connection: Connection) -> Self {
+        Self {
+            spoke,
+            instance,
+            connection,
+            load: std::sync::Arc::default(),
+            generation: AtomicU64::new(0),
+            heard: AtomicBool::new(false),
+            calls: Mutex::new(Some(HashSet::new())),
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_generation(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Whether calls may be sent to it.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.connection.outbox.is_closed()
+    }
+
+    /// Notes a call; false when the link is lost.
+    pub(crate) fn add(&self, key: u64) -> bool {
+        self.calls.lock().as_mut().is_some_and(|calls| {
+            calls.insert(key);
+            true
+        })
+    }
+
+    pub(crate) fn remove(&self, key: u64) {
+        if let Some(calls) = self.calls.lock().as_mut() {
+            calls.remove(&key);
+        }
+    }
+
+    /// Whether it is not lost.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.calls.lock().is_some()
+    }
+
+    /// Marks the link as lost and takes its calls; `None` when it was lost before.
+    pub(crate) fn lose(&self) -> Option<HashSet<u64>> {
+        self.calls.lock().take()
+    }
+
+    pub(crate) fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the spoke was heard since this was last asked.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    pub(crate) fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes a slot unless all are taken.
+    pub(crate) fn reserve(&self, slots: Option<u32>) -> bool {
+        let slots = slots.unwrap_or(u32::MAX);
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |busy| {
+                (busy < slots).then_some(busy + 1)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

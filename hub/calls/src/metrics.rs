@@ -1,0 +1,238 @@
+//! Every metric of this crate.
+//!
+//! The label `operation` has the names that were registered, up to [`OPERATION_LABELS`]; all others are `other`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alkhub_protocol::{Code, OperationName};
+use parking_lot::Mutex;
+use prometheus::{Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// Operations with a label value of their own.
+const OPERATION_LABELS: usize = 500;
+
+/// The label value of the rest.
+const OTHER: &str = "other";
+
+/// The label value of a call without error.
+const OK: &str = "OK";
+
+const BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 300.0,
+];
+
+/// The metrics of one hub.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    calls: IntCounterVec,
+    seconds: HistogramVec,
+    pub(crate) in_flight: IntGauge,
+    pub(crate) resent: IntCounter,
+    relayed: [IntCounter; 2],
+    pub(crate) records_written: IntCounter,
+    pub(crate) records_dropped: IntCounter,
+    pub(crate) records_waiting: IntGauge,
+    pub(crate) spokes_connected: IntGauge,
+    pub(crate) instances_known: IntGauge,
+    pub(crate) specs_missing: IntGauge,
+    registrations: [IntCounter; 2],
+    series: Mutex<HashMap<OperationName, Arc<Series>>>,
+    other: Arc<Series>,
+}
+
+/// The series of one operation: the common outcome needs no look-up.
+#[derive(Debug)]
+pub(crate) struct Series {
+    label: String,
+    ok: IntCounter,
+    seconds: Histogram,
+}
+
+/// Which way a message between hubs went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Direction {
+    Sent,
+    Received,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, Error> {
+        let calls = IntCounterVec::new(
+            Opts::new(
+                "alkhub_calls_total",
+                "Calls that ended on the hub of their caller, by operation and code; `OK` without error.",
+            ),
+            &["operation", "code"],
+        )?;
+        let seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "alkhub_call_duration_seconds",
+                "Time from a call's arrival at the hub of its caller to its end, by operation.",
+            )
+            .buckets(BUCKETS.to_vec()),
+            &["operation"],
+        )?;
+        let relayed = IntCounterVec::new(
+            Opts::new(
+                "alkhub_relay_messages_total",
+                "Messages between hubs about calls, by direction: sent or received.",
+            ),
+            &["direction"],
+        )?;
+        let registrations = IntCounterVec::new(
+            Opts::new(
+                "alkhub_registrations_total",
+                "Operations that spokes offered to this hub, by result: accepted or rejected.",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(calls.clone()))?;
+        registry.register(Box::new(seconds.clone()))?;
+        registry.register(Box::new(relayed.clone()))?;
+        registry.register(Box::new(registrations.clone()))?;
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        Ok(Self {
+            in_flight: gauge(
+                "alkhub_calls_in_flight",
+                "Calls running on this hub, those of other hubs' callers included.",
+            )?,
+            resent: counter(
+                "alkhub_calls_resent_total",
+                "Calls sent to another instance because the first one surely did not get them.",
+            )?,
+            records_written: counter("alkhub_call_records_written_total", "Call records written to Postgres.")?,
+            records_dropped: counter(
+                "alkhub_call_records_dropped_total",
+                "Call records dropped because Postgres did not take them in time.",
+            )?,
+            records_waiting: gauge("alkhub_call_records_waiting", "Call records waiting to be written.")?,
+            spokes_connected: gauge(
+                "alkhub_spokes_connected",
+                "Instances of spokes registered over a connection to this hub.",
+            )?,
+            instances_known: gauge(
+                "alkhub_spoke_instances_known",
+                "Instances of spokes in this hub's directory, on whatever hub.",
+            )?,
+            specs_missing: gauge(
+                "alkhub_operation_specs_missing",
+                "Specifications of operations on other hubs that could not be loaded yet.",
+            )?,
+            relayed: ["sent", "received"].map(|direction| relayed.with_label_values(&[direction])),
+            registrations: ["accepted", "rejected"].map(|result| registrations.with_label_values(&[result])),
+            series: Mutex::new(HashMap::new()),
+            other: Arc::new(Series::new(&calls, &seconds, OTHER)),
+            calls,
+            seconds,
+        })
+    }
+
+    /// The series of a registered operation.
+    pub(crate) fn series(&self, name: &OperationName) -> Arc<Series> {
+        let mut series = self.series.lock();
+        if let Some(known) = series.get(name) {
+            return Arc::clone(known);
+        }
+        if series.len() >= OPERATION_LABELS {
+            return Arc::clone(&self.other);
+        }
+        let new = Arc::new(Series::new(&self.calls, &self.seconds, name.as_str()));
+        series.insert(name.clone(), Arc::clone(&new));
+        new
+    }
+
+    /// The series of names that were never registered.
+    pub(crate) fn other(&self) -> &Series {
+        &self.other
+    }
+
+    /// Counts an ended call.
+    pub(crate) fn ended(&self, series: &Series, code: Option<&Code>, seconds: f64) {
+        match code {
+            None => series.ok.inc(),
+            Some(code) => self
+                .calls
+                .with_label_values(&[series.label.as_str(), code.label()])
+                .inc(),
+        }
+        series.seconds.observe(seconds);
+    }
+
+    pub(crate) fn relayed(&self, direction: Direction) {
+        match direction {
+            Direction::Sent => self.relayed[0].inc(),
+            Direction::Received => self.relayed[1].inc(),
+        }
+    }
+
+    /// Counts the operations of one registration.
+    pub(crate) fn registered(&self, accepted: usize, rejected: usize) {
+        self.registrations[0].inc_by(accepted as u64);
+        self.registrations[1].inc_by(rejected as u64);
+    }
+}
+
+// === impl Series ===
+
+impl Series {
+    fn new(calls: &IntCounterVec, seconds: &HistogramVec, operation: &str) -> Self {
+        Self {
+            label: operation.to_owned(),
+            ok: calls.with_label_values(&[operation, OK]),
+            seconds: seconds.with_label_values(&[operation]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_over_the_bound_share_one_label() {
+        let metrics = Metrics::register(&Registry::new()).expect("fresh");
+        let series = |i: usize| metrics.series(&format!("n.op{i}").parse().expect("valid"));
+
+        let labels: Vec<String> = (0..OPERATION_LABELS + 5).map(|i| series(i).label.clone()).collect();
+
+        assert_eq!(labels[0], "n.op0");
+        assert!(labels[OPERATION_LABELS..].iter().all(|label| label == OTHER));
+        assert_eq!(series(0).label, "n.op0");
+    }
+
+    #[test]
+    fn domain_codes_share_one_label() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("fresh");
+
+        metrics.ended(metrics.other(), Some(&Code::Domain("MINE".to_owned())), 0.1);
+
+        let families = registry.gather();
+        let calls = families
+            .iter()
+            .find(|f| f.name() == "alkhub_calls_total")
+            .expect("registered");
+        let codes: Vec<_> = calls
+            .get_metric()
+            .iter()
+            .map(|m| m.get_label()[0].value().to_owned())
+            .collect();
+        assert!(
+            codes.contains(&"DOMAIN".to_owned()) && !codes.contains(&"MINE".to_owned()),
+            "{codes:?}"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
+
+use super::*;
+
+const LIMITS: Limits = Limits { messages: 3, bytes: 30 };
+
+fn text(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+fn message(text: &'static str) -> Option<OutgoingItem> {
+    Some(OutgoingItem::Message(Bytes::from_static(text.as_bytes())))
+}
+
+#[test]
+fn messages_leave_in_order_and_the_close_comes_last() {
+    let (outbox, mut outgoing) = outbox(LIMITS);
+
+    outbox.push(text("a")).expect("room");
+    outbox.push(text("b")).expect("room");
+    outbox.close(4409, "replaced");
+    outbox.close(1001, "too late to count");
+
+    assert_eq!(outbox.push(text("c")), Err(Full::Closed));
+    assert_eq!(outgoing.try_next(), message("a"));
+    assert_eq!(outgoing.try_next(), message("b"));
+    let reason = "replaced".to_owned();
+    assert_eq!(outgoing.try_next(), Some(OutgoingItem::Close { code: 4409, reason }));
+    assert_eq!(outgoing.try_next(), None);
+}
+
+#[test]
+fn a_full_queue_refuses_and_takes_again_once_it_was_read() {
+    let (outbox, mut outgoing) = outbox(LIMITS);
+    for _ in 0..3 {
+        outbox.push(text("a")).expect("room");
+    }
+
+    assert_eq!(outbox.push(text("b")), Err(Full::Queue));
+    outgoing.try_next();
+
+    assert_eq!(outbox.push(text("b")), Ok(()));
+    assert_eq!(outbox.queued(), 3);
+}
+
+#[test]
+fn bytes_are_bounded_and_an_empty_queue_takes_any_message() {
+    let (outbox, mut outgoing) = outbox(LIMITS);
+    let large = Bytes::from(vec![b'x'; 100]);
+
+    assert_eq!(outbox.push(large), Ok(()));
+    assert_eq!(outbox.push(text("a")), Err(Full::Queue));
+    outgoing.try_next();
+
+    assert_eq!(outbox.push(text("a")), Ok(()));
+}
+
+#[test]
+fn sealing_tells_which_calls_left_and_keeps_the_others_in() {
+    let (outbox, mut outgoing) = outbox(LIMITS);
+    let first = outbox.push_call(text("1")).expect("room");
+    let second = outbox.push_call(text("2")).expect("room");
+    outbox.push(text("answer")).expect("room");
+    outgoing.try_next();
+
+    let taken = outbox.seal();
+
+    assert!(first <= taken && second > taken);
+    assert_eq!(outbox.push_call(text("3")), Err(Full::Closed));
+    assert_eq!(outgoing.try_next(), message("answer"));
+    assert_eq!(outgoing.try_next(), None);
+}
+
+#[test]
+fn a_dropped_reader_closes_the_outbox() {
+    let (outbox, outgoing) = outbox(LIMITS);
+
+    drop(outgoing);
+
+    assert!(outbox.is_closed());
+    assert_eq!(outbox.push(text("a")), Err(Full::Closed));
+}
+
+#[test]
+fn a_backlog_counts_what_its_subscription_has_waiting() {
+    let (outbox, mut outgoing) = outbox(Limits {
+        messages: 100,
+        bytes: 1000,
+    });
+    let backlog = Arc::new(Backlog::default());
+
+    outbox.push_item(text("12345"), &backlog).expect("room");
+    assert!(!backlog.has_room(5, 1, 100));
+    assert!(!backlog.has_room(5, 10, 9));
+    assert!(backlog.has_room(5, 10, 10));
+    outgoing.try_next();
+
+    assert!(backlog.has_room(1000, 1, 1));
+}
+
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_reader_is_woken_once_for_a_batch() {
+    let (outbox, mut outgoing) = outbox(LIMITS);
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&count));
+    let mut cx = Context::from_waker(&waker);
+    let mut next = pin!(outgoing.next());
+    assert!(next.as_mut().poll(&mut cx).is_pending());
+
+    for _ in 0..3 {
+        outbox.push(text("a")).expect("room");
+    }
+
+    assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    assert!(next.as_mut().poll(&mut cx).is_ready());
+}

@@ -1,0 +1,149 @@
+//! Tells the store which spokes are connected and when they were last heard: in batches, never on the call path.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::SpokeName;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::core::Core;
+use crate::link::Link;
+
+/// How often heartbeats are written, at most.
+const HEARTBEATS: Duration = Duration::from_secs(60);
+
+/// How long comings and goings are collected.
+const COLLECT: Duration = Duration::from_millis(500);
+
+/// The wait after a failed write.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Spokes with news that are remembered while Postgres is away.
+const NEWS: usize = 20_000;
+
+/// Comings and goings that are not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct Presence {
+    news: Mutex<BTreeMap<SpokeName, News>>,
+    wake: Notify,
+}
+
+/// What is new of one spoke; only the last counts.
+#[derive(Clone, Debug, Default)]
+struct News {
+    /// No resource declares the spoke: its row may have to be made.
+    undeclared: bool,
+    connected: Option<Timestamp>,
+    disconnected: Option<Timestamp>,
+}
+
+// === impl Presence ===
+
+impl Presence {
+    pub(crate) fn came(&self, link: &Link, undeclared: bool) {
+        self.note(&link.spoke, |news| {
+            news.undeclared |= undeclared;
+            news.connected = Some(Timestamp::now());
+            news.disconnected = None;
+        });
+    }
+
+    /// Notes that a connection has ended; `others` tells whether the spoke has other instances.
+    pub(crate) fn left(&self, link: &Link, others: bool) {
+        if !others {
+            self.note(&link.spoke, |news| news.disconnected = Some(Timestamp::now()));
+        }
+    }
+
+    fn note(&self, spoke: &SpokeName, change: impl FnOnce(&mut News)) {
+        let mut news = self.news.lock();
+        if news.len() < NEWS || news.contains_key(spoke) {
+            change(news.entry(spoke.clone()).or_default());
+            self.wake.notify_one();
+        } else {
+            tracing::warn!(spoke.id = %spoke, "Postgres is away for long: that a spoke came or went is not written");
+        }
+    }
+
+    /// What failed to be written is news again, unless there is newer.
+    fn put_back(&self, spoke: SpokeName, old: News) {
+        self.news.lock().entry(spoke).or_insert(old);
+    }
+}
+
+impl Core {
+    /// Writes news and heartbeats until the end, and the last news then.
+    pub(crate) async fn keep_presence(self: Arc<Self>) {
+        let mut heartbeat_at = Instant::now() + HEARTBEATS;
+        let mut wait = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep_until(heartbeat_at) => {
+                    heartbeat_at = Instant::now() + HEARTBEATS;
+                    self.write_heartbeats().await;
+                    self.write_news().await; // Its own branch may have been woken and lost the wake-up here.
+                }
+                () = self.news_after(wait) => {
+                    wait = if self.write_news().await { Duration::ZERO } else { RETRY };
+                }
+            }
+        }
+        self.write_news().await;
+    }
+
+    async fn news_after(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+        self.presence.wake.notified().await;
+        tokio::time::sleep(COLLECT).await;
+    }
+
+    async fn write_heartbeats(&self) {
+        let heard = self.links.iter().filter(|link| link.take_heard());
+        let now = Timestamp::now();
+        let heard: BTreeMap<SpokeName, Timestamp> = heard.map(|link| (link.spoke.clone(), now)).collect();
+        let heard: Vec<_> = heard.into_iter().collect();
+        if heard.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.spokes().touch(&heard).await {
+            // The next heartbeat says the same.
+            tracing::debug!(%error, "heartbeats of spokes were not written");
+        }
+    }
+
+    /// Writes what is new; false when something could not be written.
+    async fn write_news(&self) -> bool {
+        let news = std::mem::take(&mut *self.presence.news.lock());
+        let mut written = true;
+        for (spoke, news) in news {
+            if let Err(error) = self.write_one(&spoke, &news).await {
+                tracing::debug!(spoke.id = %spoke, %error, "that a spoke came or went was not written");
+                if error.is_transient() {
+                    self.presence.put_back(spoke, news);
+                    self.presence.wake.notify_one();
+                    written = false;
+                }
+            }
+        }
+        written
+    }
+
+    async fn write_one(&self, spoke: &SpokeName, news: &News) -> Result<(), alkhub_store::Error> {
+        let spokes = self.store.spokes();
+        if news.undeclared {
+            spokes.ensure_adhoc(spoke).await?;
+        }
+        if let Some(at) = news.connected {
+            spokes.connected(spoke, at).await?;
+        }
+        if let Some(at) = news.disconnected {
+            spokes.disconnected(spoke, at).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! Records of ended calls: queued by the calls, written to Postgres in batches, and old ones dropped.
+//!
+//! Invariants
+//! - Adding a record never waits, and wakes the writer twice a batch at most.
+//! - The queue is bounded: with Postgres away it fills, then records are dropped and counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::{CallRequest, CallStatus, Code, HubId, SpokeName};
+use alkhub_store::{CallRow, Store};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::Caller;
+use crate::metrics::Metrics;
+
+/// Records written by one statement.
+const BATCH: usize = 1_000;
+
+/// How long the first record of a batch waits for others.
+const COLLECT: Duration = Duration::from_millis(200);
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// At the end, the time for what is queued.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
+/// How often old records are dropped.
+const PRUNE: Duration = Duration::from_secs(600);
+
+/// The queue of records.
+#[derive(Debug)]
+pub(crate) struct Records {
+    waiting: Mutex<Vec<CallRow>>,
+    bound: usize,
+    /// The queue is not empty any more.
+    first: Notify,
+    /// The queue has a batch.
+    full: Notify,
+    metrics: Arc<Metrics>,
+}
+
+/// An ended call.
+#[derive(Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) request: &'a CallRequest,
+    pub(crate) caller: &'a Caller,
+    pub(crate) hub: &'a HubId,
+    pub(crate) spoke: Option<&'a SpokeName>,
+    pub(crate) status: CallStatus,
+    pub(crate) code: Option<&'a Code>,
+    pub(crate) started_at: Timestamp,
+    pub(crate) duration: Duration,
+    pub(crate) output_bytes: u64,
+}
+
+// === impl Records ===
+
+impl Records {
+    pub(crate) fn new(bound: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            waiting: Mutex::new(Vec::new()),
+            bound,
+            first: Notify::new(),
+            full: Notify::new(),
+            metrics,
+        }
+    }
+
+    /// Queues a record, or drops and counts it.
+    pub(crate) fn add(&self, ended: Ended<'_>) {
+        let row = ended.into_row();
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= self.bound {
+            drop(waiting);
+            self.metrics.records_dropped.inc();
+            return;
+        }
+        waiting.push(row);
+        let len = waiting.len();
+        drop(waiting);
+        self.metrics.records_waiting.inc();
+        if len == 1 {
+            self.first.notify_one();
+        }
+        if len == BATCH {
+            self.full.notify_one();
+        }
+    }
+
+    /// Writes until the end, and what is left then.
+    pub(crate) async fn write(&self, store: &Store, retention: Duration, stop: &CancellationToken) {
+        let mut prune_at = Instant::now() + PRUNE.mul_f64(fastrand::f64());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(prune_at) => {
+                    prune_at = Instant::now() + PRUNE;
+                    if let Err(error) = store.calls().prune(retention).await {
+                        tracing::debug!(%error, "old call records were not dropped");
+                    }
+                }
+                () = self.first.notified() => {
+                    if stop.run_until_cancelled(self.write_waiting(store)).await.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+        let last = tokio::time::timeout(LAST_WRITE, self.write_last(store));
+        if last.await.is_err() {
+            let left = std::mem::take(&mut *self.waiting.lock()).len();
+            self.metrics.records_dropped.inc_by(left as u64);
+            tracing::warn!(records = left, "call records were not written before the end");
+        }
+    }
+
+    /// Collects a batch and writes until the queue is empty. Dropping it loses nothing: what is being written stays
+    /// queued, and writing it again changes nothing.
+    async fn write_waiting(&self, store: &Store) {
+        // Whichever comes first: the batch is full, or its first record has waited long enough.
+        drop(tokio::time::timeout(COLLECT, self.full.notified()).await);
+        self.write_last(store).await;
+    }
+
+    async fn write_last(&self, store: &Store) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let batch: Vec<CallRow> = self.waiting.lock().iter().take(BATCH).cloned().collect();
+            if batch.is_empty() {
+                return;
+            }
+            match store.calls().insert(&batch).await {
+                Ok(()) => {
+                    self.metrics.records_written.inc_by(batch.len() as u64);
+                    retry = FIRST_RETRY;
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(%error, "call records wait for Postgres");
+                    tokio::time::sleep(retry.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                    continue;
+                }
+                Err(error) => {
+                    self.metrics.records_dropped.inc_by(batch.len() as u64);
+                    tracing::error!(%error, records = batch.len(), "call records cannot be written and are dropped");
+                }
+            }
+            let mut waiting = self.waiting.lock();
+            waiting.drain(..batch.len());
+            self.metrics
+                .records_waiting
+                .sub(i64::try_from(batch.len()).unwrap_or(i64::MAX));
+            let left = waiting.len();
+            if left == 0 {
+                waiting.shrink_to(BATCH);
+            }
+            drop(waiting);
+            if left < BATCH {
+                // The rest collects again.
+                if left > 0 {
+                    self.first.notify_one();
+                }
+                return;
+            }
+        }
+    }
+}
+
+// === impl Ended ===
+
+impl Ended<'_> {
+    fn into_row(self) -> CallRow {
+        let request = self.request;
+        CallRow {
+            call_id: call_id(self.started_at),
+            request_id: request.request_id.clone(),
+            parent_request_id: request.parent.clone(),
+            operation: request.operation.clone(),
+            status: self.status,
+            code: self.code.map(|code| code.as_str().chars().take(128).collect()),
+            caller: Arc::clone(&self.caller.key_id),
+            spoke: self.spoke.cloned(),
+            hub_id: self.hub.clone(),
+            started_at: self.started_at,
+            duration: self.duration,
+            input_bytes: request.input.len() as u64,
+            output_bytes: self.output_bytes,
+            trace_id: request.traceparent.as_deref().and_then(trace_id),
+        }
+    }
+}
+
+/// A UUID version 7: time, then chance that needs no system call.
+fn call_id(at: Timestamp) -> Uuid {
+    let ms = u64::try_from(at.as_millisecond()).unwrap_or_default();
+    let mut random = [0; 10];
+    random[..8].copy_from_slice(&fastrand::u64(..).to_ne_bytes());
+    random[8..].copy_from_slice(&fastrand::u16(..).to_ne_bytes());
+    uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
+}
+
+/// The trace id in `{version}-{trace id}-{span id}-{flags}`.
+fn trace_id(traceparent: &str) -> Option<String> {
+    let id = traceparent.split('-').nth(1)?;
+    let valid = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_time_and_differ_within_it() {
+        let early = Timestamp::from_millisecond(1_000).expect("valid");
+        let late = Timestamp::from_millisecond(2_000).expect("valid");
+
+        assert!(call_id(early) < call_id(late));
+        assert_ne!(call_id(early), call_id(early));
+        assert_eq!(call_id(late).get_version_num(), 7);
+    }
+
+    #[test]
+    fn only_a_trace_id_that_is_one_is_kept() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+
+        assert_eq!(trace_id(&format!("00-{id}-b7ad6b7169203331-01")).as_deref(), Some(id));
+        assert_eq!(trace_id("nonsense"), None);
+        assert_eq!(trace_id("00-xyz-1-01"), None);
+    }
+}

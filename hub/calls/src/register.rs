@@ -1,0 +1,296 @@
+//! `hub.register`: which connection becomes an instance of which spoke, and what it may offer.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use alkhub_events::{DirectoryEntry, OfferedOperation};
+use alkhub_protocol::register::{OperationResult, RegisterInput, RegisterOutput, Registered};
+use alkhub_protocol::{CallError, Code, InstanceId, OperationSpec, RawJson, SpokeName, scope};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::directory::{Instance, Outcome};
+use crate::link::Link;
+use crate::lost::CLOSE_REPLACED;
+use crate::operation::Operation;
+use crate::session::Session;
+use crate::{Caller, Connection, SpokePolicy};
+
+/// Operations compiled before other tasks get their turn.
+const COMPILED_AT_ONCE: usize = 16;
+
+/// Who registers, once that is settled.
+struct Identity {
+    spoke: SpokeName,
+    instance: InstanceId,
+    policy: Option<Arc<SpokePolicy>>,
+}
+
+/// What a registration leads to, operation by operation.
+#[derive(Default)]
+struct Offer {
+    accepted: Vec<Arc<Operation>>,
+    results: Vec<OperationResult>,
+}
+
+impl Core {
+    /// Registers a connection. Dropping the future undoes what was done: the work runs in a task of its own, and a
+    /// session that nobody takes ends at once.
+    pub(crate) async fn register(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        input: RegisterInput,
+        connection: Connection,
+    ) -> Result<(RegisterOutput, Session), CallError> {
+        let identity = identify(caller, &input, &connection)?;
+        let (done, result) = oneshot::channel();
+        let core = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let registered = core.register_as(identity, input, connection).await;
+            drop(done.send(registered));
+        });
+        result
+            .await
+            .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+    }
+
+    async fn register_as(
+        self: Arc<Self>,
+        identity: Identity,
+        input: RegisterInput,
+        connection: Connection,
+    ) -> Result<(RegisterOutput, Session), CallError> {
+        let offer = self.examine(&identity, &input.operations).await;
+        self.save(&offer.accepted).await;
+        let link = self.link(&identity, connection)?;
+        let entry = self.entry(&identity, &input, &link, &offer);
+        let registered = self.cluster.register(entry.clone()).await;
+        let generation = registered.map_err(|error| {
+            self.lose(&link);
+            CallError::new(
+                Code::Unavailable,
+                format!("the directory did not take the registration: {error}"),
+            )
+            .retryable()
+        })?;
+        link.set_generation(generation);
+        let session = Session::new(&self, &link, generation);
+        let instance = Arc::new(Instance::new(
+            DirectoryEntry { generation, ..entry },
+            Some(Arc::clone(&link)),
+        ));
+        match self.directory.put(instance) {
+            Outcome::Put(Some(old)) if !old.is_on(&link) => self.replaced(&old),
+            Outcome::Put(_) => {}
+            Outcome::Stale => {
+                link.connection
+                    .outbox
+                    .close(CLOSE_REPLACED, "a newer connection of this instance has registered");
+                return Err(CallError::new(
+                    Code::Conflict,
+                    "a newer connection of this instance has registered",
+                ));
+            }
+        }
+        self.presence.came(
+            &link,
+            identity.policy.as_ref().is_none_or(|policy| policy.uid.is_empty()),
+        );
+        self.count_instances();
+        let rejected = offer.results.len() - offer.accepted.len();
+        self.metrics.registered(offer.accepted.len(), rejected);
+        tracing::info!(
+            spoke.id = %identity.spoke, instance.id = %identity.instance, generation,
+            operations = offer.accepted.len(), rejected, "a spoke has registered"
+        );
+        let output = RegisterOutput {
+            spoke_id: identity.spoke,
+            instance_id: identity.instance,
+            generation,
+            hub_id: self.hub.clone(),
+            heartbeat_ms: u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
+            operations: offer.results,
+        };
+        Ok((output, session))
+    }
+
+    /// The link of the connection: a new one, or the one by which it has registered before.
+    fn link(&self, identity: &Identity, connection: Connection) -> Result<Arc<Link>, CallError> {
+        let id = connection.id.clone();
+        let link = self
+            .links
+            .entry(id)
+            .or_insert_with(|| Arc::new(Link::new(identity.spoke.clone(), identity.instance.clone(), connection)));
+        if link.spoke == identity.spoke && link.instance == identity.instance {
+            return Ok(Arc::clone(&link));
+        }
+        let message = format!(
+            "this connection is instance `{}` of spoke `{}`: open another one to register as something else",
+            link.instance, link.spoke
+        );
+        Err(CallError::new(Code::Conflict, message))
+    }
+
+    fn entry(&self, identity: &Identity, input: &RegisterInput, link: &Link, offer: &Offer) -> DirectoryEntry {
+        let offered = |operation: &Arc<Operation>| OfferedOperation {
+            name: operation.name.clone(),
+            hash: operation.hash.to_string(),
+        };
+        let allowed = identity.policy.as_ref().and_then(|policy| policy.concurrency);
+        DirectoryEntry {
+            spoke: identity.spoke.clone(),
+            instance: identity.instance.clone(),
+            hub: self.hub.clone(),
+            connection: link.connection.id.clone(),
+            generation: 0,
+            spoke_type: input.spoke_type,
+            labels: input.labels.clone(),
+            concurrency: [allowed, input.concurrency].into_iter().flatten().min(),
+            connected_at: Timestamp::now(),
+            host_info: input.host_info.clone(),
+            operations: offer.accepted.iter().map(offered).collect(),
+        }
+    }
+
+    /// Looks at each operation for itself.
+    async fn examine(&self, identity: &Identity, operations: &[RawJson]) -> Offer {
+        let mut offer = Offer::default();
+        let mut names = HashSet::new();
+        for (i, raw) in operations.iter().enumerate() {
+            if i % COMPILED_AT_ONCE == COMPILED_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let examined = if i < self.config.max_operations {
+                self.examine_one(identity, raw)
+            } else {
+                Err(format!(
+                    "one instance may offer {} operations",
+                    self.config.max_operations
+                ))
+            };
+            let unique = examined.and_then(|(operation, result)| {
+                let new = names.insert(operation.name.clone());
+                new.then_some((operation, result))
+                    .ok_or_else(|| "the registration names it twice".to_owned())
+            });
+            offer.add(raw, unique);
+        }
+        offer
+    }
+
+    fn examine_one(&self, identity: &Identity, raw: &RawJson) -> Result<(Arc<Operation>, Registered), String> {
+        let spec: OperationSpec = raw
+            .to()
+            .map_err(|error| format!("it is not an OperationSpec: {error}"))?;
+        let name = spec.operation().map_err(|error| error.to_string())?;
+        if name.is_reserved() {
+            return Err("the namespace `hub` is the hub's own: choose another one".to_owned());
+        }
+        if let Some(policy) = identity.policy.as_ref().filter(|policy| !policy.allows(&name)) {
+            let allowed = if policy.operations.is_empty() {
+                format!("{}.*", policy.name)
+            } else {
+                policy.operations.join("`, `")
+            };
+            return Err(format!("spoke `{}` may offer `{allowed}` only", policy.name));
+        }
+        let operation = self.specs.compile(spec).map_err(|error| error.to_string())?;
+        let own = (identity.spoke.clone(), identity.instance.clone());
+        let Some(other) = self.directory.offered_by_others(&name, &own) else {
+            return Ok((operation, Registered::Registered));
+        };
+        match other.offers.get(&name) {
+            Some(hash) if *hash != operation.hash => {
+                let standing = self.specs.get(hash);
+                let difference =
+                    standing.map_or_else(String::new, |standing| difference(&standing.spec, &operation.spec));
+                Err(format!(
+                    "spoke `{}` offers it with another specification{difference}",
+                    other.entry.spoke
+                ))
+            }
+            _ => Ok((operation, Registered::Pooled)),
+        }
+    }
+}
+
+// === impl Offer ===
+
+impl Offer {
+    fn add(&mut self, raw: &RawJson, examined: Result<(Arc<Operation>, Registered), String>) {
+        let (name, result, reason) = match examined {
+            Ok((operation, result)) => {
+                let name = operation.name.to_string();
+                self.accepted.push(operation);
+                (name, result, None)
+            }
+            Err(reason) => (name_in(raw), Registered::Rejected, Some(reason)),
+        };
+        self.results.push(OperationResult { name, result, reason });
+    }
+}
+
+/// Settles who registers: the key says which spoke.
+fn identify(caller: &Caller, input: &RegisterInput, connection: &Connection) -> Result<Identity, CallError> {
+    let denied = |message: String| Err(CallError::new(Code::AccessDenied, message));
+    let spoke = match (&caller.spoke, &input.name) {
+        (Some(policy), Some(name)) if policy.name != *name => {
+            return denied(format!("the key is of spoke `{}`, not of `{name}`", policy.name));
+        }
+        (Some(policy), _) if policy.suspended => return denied(format!("spoke `{}` is suspended", policy.name)),
+        (Some(policy), _) => policy.name.clone(),
+        (None, _) if !caller.scopes.allows(scope::ADMIN) => {
+            let message = "the key is of no spoke: use one that is, or one with the scope `admin`";
+            return denied(message.to_owned());
+        }
+        (None, Some(name)) => name.clone(),
+        (None, None) => {
+            let message = "`name` is missing: the key is of no spoke, so the registration must name one";
+            return Err(CallError::new(Code::BadRequest, message));
+        }
+    };
+    let instance = match &input.instance_id {
+        Some(instance) => instance.clone(),
+        None => connection.id.parse().map_err(|_| {
+            CallError::new(
+                Code::BadRequest,
+                "`instanceId` is missing and the connection's id cannot stand for it",
+            )
+        })?,
+    };
+    Ok(Identity {
+        spoke,
+        instance,
+        policy: caller.spoke.clone(),
+    })
+}
+
+/// The name of an operation that was refused, as far as it can be read.
+fn name_in(raw: &RawJson) -> String {
+    let value: Value = raw.to().unwrap_or_default();
+    let part = |field: &str| {
+        value
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or("?")
+            .chars()
+            .take(128)
+    };
+    let name: String = part("namespace").chain(['.']).chain(part("name")).collect();
+    name
+}
+
+/// ` (in `inputSchema`, `version`)`: the fields in which two specifications differ.
+fn difference(standing: &OperationSpec, new: &OperationSpec) -> String {
+    let fields = |spec| match serde_json::to_value(spec) {
+        Ok(Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (standing, new) = (fields(standing), fields(new));
+    let names: std::collections::BTreeSet<&String> = standing.keys().chain(new.keys()).collect();
+    let differ = names.into_iter().filter(|name| standing.get(*name) != new.get(*name));
+    let differ: Vec<String> = differ.map(|name| format!("`{name}`")).collect();
+    format!(" (different in {})", differ.join(", "))
+}

@@ -1,0 +1,33 @@
+//! Where the answers of a call go.
+
+use alkhub_protocol::{CallError, Dialect, RawJson};
+use tokio::sync::mpsc;
+
+use crate::Outbox;
+
+/// Where a surface wants the answers.
+#[derive(Debug)]
+pub enum Reply {
+    /// To a channel of at least two items. A call of a query or a mutation gets one [`Answer::Item`] or one
+    /// [`Answer::Failed`]; a subscription any number of items, then [`Answer::Completed`] or [`Answer::Failed`].
+    /// A subscription whose channel is full ends with `OVERLOADED`.
+    Channel(mpsc::Sender<Answer>),
+    /// To a connection, as `call.responded`, `call.completed`, `call.error` and `call.aborted`.
+    Outbox {
+        /// The connection's queue; a connection whose queue cannot take an answer is closed.
+        outbox: Outbox,
+        /// How the peer writes request ids.
+        dialect: Dialect,
+    },
+}
+
+/// One answer of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The output, or one item of a subscription: `{data, meta}`.
+    Item(RawJson),
+    /// A subscription has ended as it should.
+    Completed,
+    /// The call has failed; nothing follows.
+    Failed(CallError),
+}

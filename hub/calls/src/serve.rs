@@ -1,0 +1,158 @@
+//! The holding hub's side of the relay, and the way of answers back to the caller's hub.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use alkhub_protocol::{CallError, Code, HubId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::call::{Call, Clock, Leg, Origin, To};
+use crate::core::Core;
+use crate::directory::Instance;
+use crate::dispatch::NotPlaced;
+use crate::metrics::Direction;
+use crate::relay::{Destination, Message, Return};
+use crate::sink::{End, Sink};
+
+impl Core {
+    /// Handles what other hubs say until the end.
+    pub(crate) async fn follow_inbox(self: Arc<Self>) {
+        let mut inbox = self.cluster.inbox();
+        let mut undeliverable = self.cluster.undeliverable();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Some(message) = inbox.recv() => {
+                    self.metrics.relayed(Direction::Received);
+                    self.relayed(&message);
+                }
+                Some((hub, message)) = undeliverable.recv() => self.came_back(&hub, &message),
+                else => return,
+            }
+        }
+    }
+
+    fn relayed(self: &Arc<Self>, message: &Bytes) {
+        match Message::decode(message) {
+            Ok(Message::Call {
+                from,
+                key,
+                to,
+                requested,
+            }) => self.serve(from, key, &to, *requested),
+            Ok(Message::Abort { from, key }) => {
+                let local = self.inbound.get(&(from, key)).map(|local| *local);
+                if let Some(local) = local {
+                    self.end(local, End::Silent, Some("the caller ended the call"));
+                }
+            }
+            Ok(Message::Answer { from, key, frame }) => {
+                if let Some((call, _)) = self.call_at(&from, key) {
+                    self.answered(&call, frame);
+                }
+            }
+            Ok(Message::Moved { from, key }) => {
+                if let Some((call, instance)) = self.call_at(&from, key) {
+                    self.reroute(&call, &instance);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),
+        }
+    }
+
+    /// A message that nobody received.
+    fn came_back(&self, hub: &HubId, message: &Bytes) {
+        match Message::decode(message) {
+            Ok(Message::Call { key, .. }) => {
+                if let Some((call, instance)) = self.call_at(hub, key) {
+                    self.reroute(&call, &instance);
+                }
+            }
+            Ok(Message::Answer { key, .. }) => {
+                let local = self.inbound.get(&(hub.clone(), key)).map(|local| *local);
+                if let Some(local) = local {
+                    self.end(local, End::Silent, Some("the caller's hub is gone"));
+                }
+            }
+            Ok(Message::Abort { .. } | Message::Moved { .. }) => {}
+            Err(error) => tracing::warn!(%error, "a message that came back was not understood"),
+        }
+    }
+
+    /// The call of this hub that runs on the given hub, and the registration that it was sent to.
+    fn call_at(&self, hub: &HubId, key: u64) -> Option<(Arc<Call>, Arc<Instance>)> {
+        let call = self.pending.get(key)?;
+        let instance = match &call.leg.lock().to {
+            To::Hub { instance } if instance.entry.hub == *hub => Arc::clone(instance),
+            _ => return None,
+        };
+        Some((call, instance))
+    }
+
+    /// Sends another hub's call to a spoke of this one.
+    fn serve(self: &Arc<Self>, from: HubId, key: u64, to: &Destination, requested: alkhub_protocol::frame::Requested) {
+        let back = || Return {
+            relay: Arc::clone(&self.relay),
+            to: from.clone(),
+            key,
+        };
+        let held = self.directory.instance(&to.spoke, &to.instance);
+        let held = held.filter(|held| held.link.is_some() && held.entry.generation == to.generation);
+        let offered = held.and_then(|held| {
+            let operation = self.specs.get(held.offers.get(&requested.operation)?)?;
+            Some((held, operation))
+        });
+        let Some((instance, operation)) = offered else {
+            return self.answer_moved(&from, key);
+        };
+        if self.inbound.len() >= self.config.relay_queue {
+            return back().end(&End::Failed(overloaded(
+                "the hub of the spoke runs as many calls as it may",
+            )));
+        }
+        if !instance.load.reserve(instance.slots()) {
+            return back().end(&End::Failed(overloaded(
+                "the spoke runs as many calls as it takes at once",
+            )));
+        }
+        let request = requested.into_request(0);
+        let clock = Clock::start().until(request.timeout, request.idle_timeout);
+        let call = Arc::new(Call {
+            key: self.pending.key(),
+            origin: Origin::Hub { hub: from.clone(), key },
+            operation,
+            request,
+            clock,
+            leg: Mutex::new(Leg::default()),
+            sink: Mutex::new(Sink::Hub(back())),
+            output_bytes: AtomicU64::new(0),
+        });
+        self.inbound.insert((from.clone(), key), call.key);
+        self.begin(&call);
+        match self.place(&call, instance) {
+            Ok(()) => {}
+            Err(NotPlaced::Full) => {
+                self.end(
+                    call.key,
+                    End::Failed(overloaded("the spoke does not read as fast as it is called")),
+                    None,
+                );
+            }
+            Err(NotPlaced::Gone) => {
+                self.end(call.key, End::Silent, None);
+                self.answer_moved(&from, key);
+            }
+        }
+    }
+
+    pub(crate) fn answer_moved(&self, hub: &HubId, key: u64) {
+        if self.relay.moved(hub, key).is_err() {
+            tracing::warn!(hub.id = %hub, call.key = key, "`moved` to another hub was lost: its queue is full");
+        }
+    }
+}
+
+fn overloaded(message: &str) -> CallError {
+    CallError::new(Code::Overloaded, message).retryable()
+}

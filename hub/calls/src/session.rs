@@ -1,0 +1,109 @@
+//! The spoke leg of one connection, as its surface holds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::{Dialect, Frame};
+
+use crate::Outbox;
+use crate::core::Core;
+use crate::link::Link;
+
+/// How long the directory may take to note that a spoke has left.
+const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
+
+/// The connection by which a spoke registers.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its id, unique on this hub; the instance's id where the spoke gives none.
+    pub id: String,
+    /// Where calls to the spoke go.
+    pub outbox: Outbox,
+    /// How the spoke writes request ids.
+    pub dialect: Dialect,
+}
+
+/// A registered connection: dropping it, or closing it, fails the calls that run on it with `SPOKE_LOST`.
+///
+/// A connection that registers again gets a new session; the one before does nothing more then.
+#[derive(Debug)]
+pub struct Session {
+    core: Arc<Core>,
+    link: Arc<Link>,
+    generation: u64,
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(crate) fn new(core: &Arc<Core>, link: &Arc<Link>, generation: u64) -> Self {
+        Self {
+            core: Arc::clone(core),
+            link: Arc::clone(link),
+            generation,
+        }
+    }
+
+    /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was
+    /// sent to this very connection is ignored: the answer may be late.
+    pub fn received(&self, frame: Frame) {
+        let id = match &frame {
+            Frame::Responded { request_id, .. }
+            | Frame::Completed { request_id }
+            | Frame::Aborted { request_id }
+            | Frame::Failed { request_id, .. } => request_id,
+            _ => return,
+        };
+        self.link.hear();
+        let call = self.core.leg_key(id).and_then(|key| self.core.call_on(&self.link, key));
+        if let Some(call) = call {
+            self.core.answered(&call, frame);
+        }
+    }
+
+    /// Notes that the spoke was heard; written to the store once a minute at most.
+    pub fn heartbeat(&self) {
+        self.link.hear();
+    }
+
+    /// Ends the registration: running calls fail at once, then the directory is told. Dropping the future leaves the
+    /// rest to a task.
+    pub async fn close(self, reason: &str) {
+        tracing::debug!(spoke.id = %self.link.spoke, instance.id = %self.link.instance, reason, "a spoke's session is closed");
+        if let Some(told) = self.end() {
+            // The task goes on when this is dropped.
+            drop(told.await);
+        }
+    }
+
+    /// Ends the registration unless a later session of the connection has taken over.
+    fn end(&self) -> Option<tokio::task::JoinHandle<()>> {
+        if self.link.generation() != self.generation {
+            return None;
+        }
+        self.core.lose(&self.link);
+        let (core, link, generation) = (Arc::clone(&self.core), Arc::clone(&self.link), self.generation);
+        // A second unregistration, after a close, is fenced or finds nothing.
+        let told = self.core.tasks.spawn(async move {
+            let unregister = core.cluster.unregister(&link.spoke, &link.instance, generation);
+            match tokio::time::timeout(UNREGISTER_WAIT, unregister).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(spoke.id = %link.spoke, %error, "the directory was not told that a spoke left")
+                }
+                Err(_) => {
+                    tracing::warn!(spoke.id = %link.spoke, "the directory was not told in time that a spoke left")
+                }
+            }
+        });
+        Some(told)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.link.is_registered() {
+            drop(self.end());
+        }
+    }
+}

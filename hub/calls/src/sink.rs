@@ -1,0 +1,271 @@
+//! The inner side of a reply: takes items and one end, never waits, never loses the end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use alkhub_protocol::frame::encode;
+use alkhub_protocol::{CallError, Code, Dialect, RawJson, RequestId};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::outbox::{Backlog, Full};
+use crate::relay::Return;
+use crate::{Answer, Outbox, Reply};
+
+/// Close code for a connection that does not read its answers.
+const CLOSE_SLOW: u16 = 4429;
+
+/// Where the answers of one call go.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// To a surface; one place is kept for the end.
+    Channel {
+        sender: mpsc::Sender<Answer>,
+        end: mpsc::OwnedPermit<Answer>,
+    },
+    /// To a connection.
+    Outbox {
+        outbox: Outbox,
+        dialect: Dialect,
+        /// Made by the first item.
+        backlog: Option<Arc<Backlog>>,
+    },
+    /// To a waiting [`crate::Calls::call`]: the first item or the failure.
+    Once(oneshot::Sender<Result<RawJson, CallError>>),
+    /// To a [`crate::Items`].
+    Queue(Arc<ItemQueue>),
+    /// To the hub that sent the call.
+    Hub(Return),
+    /// The end has been told.
+    Ended,
+}
+
+/// What a subscription may have waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+/// How a call ends, as its caller sees it.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// With the output of a query or a mutation.
+    Output(RawJson),
+    /// A subscription's regular end.
+    Completed,
+    Failed(CallError),
+    /// The spoke gave up.
+    Aborted,
+    /// The caller left and wants to hear nothing.
+    Silent,
+}
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Took {
+    Item,
+    /// The reader is too slow.
+    Overflow,
+    /// The reader has left.
+    Gone,
+}
+
+/// Items between the hub and a [`crate::Items`].
+#[derive(Debug, Default)]
+pub(crate) struct ItemQueue(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    items: VecDeque<RawJson>,
+    bytes: usize,
+    end: Option<Result<(), CallError>>,
+    waker: Option<Waker>,
+}
+
+// === impl Sink ===
+
+impl Sink {
+    /// The sink of a surface's reply.
+    pub(crate) fn new(reply: Reply) -> Result<Self, CallError> {
+        Ok(match reply {
+            Reply::Channel(sender) => {
+                let end = sender
+                    .clone()
+                    .try_reserve_owned()
+                    .map_err(|_| CallError::new(Code::Overloaded, "the caller's channel has no place for an answer"))?;
+                Self::Channel { sender, end }
+            }
+            Reply::Outbox { outbox, dialect } => Self::Outbox {
+                outbox,
+                dialect,
+                backlog: None,
+            },
+        })
+    }
+
+    /// Takes one item of a subscription.
+    pub(crate) fn item(&mut self, id: &RequestId, item: RawJson, bounds: Bounds) -> Took {
+        match self {
+            Self::Channel { sender, .. } => match sender.try_send(Answer::Item(item)) {
+                Ok(()) => Took::Item,
+                Err(mpsc::error::TrySendError::Full(_)) => Took::Overflow,
+                Err(mpsc::error::TrySendError::Closed(_)) => Took::Gone,
+            },
+            Self::Outbox {
+                outbox,
+                dialect,
+                backlog,
+            } => {
+                let message = encode::call_responded(*dialect, id.as_str(), &item);
+                let backlog = &*backlog.get_or_insert_default();
+                if !backlog.has_room(message.len(), bounds.items, bounds.bytes) {
+                    return Took::Overflow;
+                }
+                told(outbox.push_item(message, backlog))
+            }
+            Self::Queue(queue) => queue.push(item, bounds),
+            Self::Hub(back) => back.item(&item),
+            // `end` takes the first item of a call that waits for one.
+            Self::Once(_) | Self::Ended => Took::Gone,
+        }
+    }
+
+    /// Tells the end. Nothing follows.
+    pub(crate) fn end(&mut self, id: &RequestId, end: End) {
+        match std::mem::replace(self, Self::Ended) {
+            Self::Channel { end: permit, .. } => {
+                if let Some(answer) = end.into_answer() {
+                    permit.send(answer);
+                }
+            }
+            Self::Outbox { outbox, dialect, .. } => end_on(&outbox, dialect, id, &end),
+            Self::Once(sender) => {
+                let result = match end {
+                    End::Output(output) => Ok(output),
+                    End::Completed => Err(no_output()),
+                    End::Failed(error) => Err(error),
+                    End::Aborted => Err(given_up()),
+                    End::Silent => return,
+                };
+                // The receiver may have left; then nobody wants the answer.
+                drop(sender.send(result));
+            }
+            Self::Queue(queue) => queue.end(end),
+            Self::Hub(back) => back.end(&end),
+            Self::Ended => {}
+        }
+    }
+
+    /// Whether the caller wants the first item only.
+    pub(crate) fn wants_one(&self) -> bool {
+        matches!(self, Self::Once(_))
+    }
+}
+
+fn told(pushed: Result<(), Full>) -> Took {
+    match pushed {
+        Ok(()) => Took::Item,
+        Err(Full::Queue) => Took::Overflow,
+        Err(Full::Closed) => Took::Gone,
+    }
+}
+
+fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End) {
+    let id = id.as_str();
+    let message = match end {
+        End::Output(output) => encode::call_responded(dialect, id, output),
+        End::Completed => encode::call_completed(dialect, id),
+        End::Failed(error) => encode::call_error(dialect, id, error),
+        End::Aborted => encode::call_aborted(dialect, id, Some("the spoke ended the call")),
+        End::Silent => return,
+    };
+    if outbox.push(message) == Err(Full::Queue) {
+        outbox.close(CLOSE_SLOW, "answers are not read as fast as they come");
+    }
+}
+
+/// A query or a mutation whose spoke said `call.completed` without an output.
+pub(crate) fn no_output() -> CallError {
+    CallError::new(Code::UnknownError, "the spoke completed the call without an output")
+        .delivered(alkhub_protocol::Delivered::Yes)
+}
+
+/// The spoke said `call.aborted`.
+pub(crate) fn given_up() -> CallError {
+    CallError::new(Code::Aborted, "the spoke ended the call").delivered(alkhub_protocol::Delivered::Yes)
+}
+
+// === impl End ===
+
+impl End {
+    fn into_answer(self) -> Option<Answer> {
+        match self {
+            Self::Output(output) => Some(Answer::Item(output)),
+            Self::Completed => Some(Answer::Completed),
+            Self::Failed(error) => Some(Answer::Failed(error)),
+            Self::Aborted => Some(Answer::Failed(given_up())),
+            Self::Silent => None,
+        }
+    }
+}
+
+// === impl ItemQueue ===
+
+impl ItemQueue {
+    fn push(&self, item: RawJson, bounds: Bounds) -> Took {
+        let mut waiting = self.0.lock();
+        let full = waiting.items.len() >= bounds.items || waiting.bytes + item.len() > bounds.bytes;
+        if full && !waiting.items.is_empty() {
+            return Took::Overflow;
+        }
+        waiting.bytes += item.len();
+        waiting.items.push_back(item);
+        wake(waiting.waker.take());
+        Took::Item
+    }
+
+    fn end(&self, end: End) {
+        let mut waiting = self.0.lock();
+        waiting.end = Some(match end {
+            End::Output(output) => {
+                waiting.bytes += output.len();
+                waiting.items.push_back(output);
+                Ok(())
+            }
+            End::Completed | End::Silent => Ok(()),
+            End::Failed(error) => Err(error),
+            End::Aborted => Err(given_up()),
+        });
+        wake(waiting.waker.take());
+    }
+
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<RawJson, CallError>>> {
+        let mut waiting = self.0.lock();
+        if let Some(item) = waiting.items.pop_front() {
+            waiting.bytes -= item.len();
+            return Poll::Ready(Some(Ok(item)));
+        }
+        match waiting.end.take() {
+            Some(Err(error)) => {
+                waiting.end = Some(Ok(()));
+                Poll::Ready(Some(Err(error)))
+            }
+            Some(Ok(())) => {
+                waiting.end = Some(Ok(()));
+                Poll::Ready(None)
+            }
+            None => {
+                waiting.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

@@ -1,0 +1,182 @@
+//! Moves specifications between memory and the store, beside the calls.
+//!
+//! A registering hub saves what it compiled; the others load by hash what the directory names. Both keep trying.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::OperationSpec;
+use alkhub_store::SpecHash;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::core::Core;
+use crate::operation::Operation;
+
+/// How long a registration waits for its specifications to be saved.
+const SAVE_WAIT: Duration = Duration::from_secs(1);
+
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Hashes that are known to be saved, at most.
+const SAVED: usize = 20_000;
+
+/// Specifications loaded or saved by one statement.
+const BATCH: usize = 500;
+
+/// What is to be saved, and what wakes the loader.
+#[derive(Debug, Default)]
+pub(crate) struct SpecStore {
+    unsaved: Mutex<HashMap<SpecHash, Arc<Operation>>>,
+    saved: Mutex<std::collections::HashSet<SpecHash>>,
+    save: Notify,
+    saved_all: Notify,
+    load: Notify,
+}
+
+// === impl SpecStore ===
+
+impl SpecStore {
+    /// Makes the loader look for missing specifications.
+    pub(crate) fn look(&self) {
+        self.load.notify_one();
+    }
+
+    /// Queues what is not known to be saved; false when there is nothing.
+    fn queue(&self, operations: &[Arc<Operation>]) -> bool {
+        let saved = self.saved.lock();
+        let new = operations.iter().filter(|operation| !saved.contains(&operation.hash));
+        let new: Vec<_> = new.map(|operation| (operation.hash, Arc::clone(operation))).collect();
+        drop(saved);
+        let any = !new.is_empty();
+        self.unsaved.lock().extend(new);
+        any
+    }
+
+    fn note_saved(&self, hashes: impl Iterator<Item = SpecHash>) {
+        let mut saved = self.saved.lock();
+        if saved.len() >= SAVED {
+            saved.clear(); // Saving again changes nothing.
+        }
+        saved.extend(hashes);
+    }
+}
+
+impl Core {
+    /// Saves specifications; returns when they are saved or after a second, and goes on beside in that case.
+    pub(crate) async fn save(&self, operations: &[Arc<Operation>]) {
+        if !self.spec_store.queue(operations) {
+            return;
+        }
+        let saved = self.spec_store.saved_all.notified();
+        self.spec_store.save.notify_one();
+        if tokio::time::timeout(SAVE_WAIT, saved).await.is_err() {
+            tracing::warn!("specifications could not be saved yet: other hubs cannot call the operations until then");
+        }
+    }
+
+    /// Saves what is queued until the end.
+    pub(crate) async fn save_specs(self: Arc<Self>) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let waits = self.spec_store.save.notified();
+            if self.stop.run_until_cancelled(waits).await.is_none() {
+                return;
+            }
+            while !self.save_batch().await {
+                if self
+                    .stop
+                    .run_until_cancelled(tokio::time::sleep(jittered(retry)))
+                    .await
+                    .is_none()
+                {
+                    return;
+                }
+                retry = (retry * 2).min(LAST_RETRY);
+            }
+            retry = FIRST_RETRY;
+            self.spec_store.saved_all.notify_waiters();
+        }
+    }
+
+    /// Saves one batch after the other; true when nothing is left.
+    async fn save_batch(&self) -> bool {
+        loop {
+            let batch: Vec<(SpecHash, OperationSpec)> = {
+                let unsaved = self.spec_store.unsaved.lock();
+                unsaved.values().take(BATCH).map(|o| (o.hash, o.spec.clone())).collect()
+            };
+            if batch.is_empty() {
+                return true;
+            }
+            if let Err(error) = self.store.operations().put(&batch).await {
+                if error.is_transient() {
+                    return false;
+                }
+                tracing::error!(%error, "specifications cannot be saved: other hubs cannot call the operations");
+            }
+            let mut unsaved = self.spec_store.unsaved.lock();
+            for (hash, _) in &batch {
+                unsaved.remove(hash);
+            }
+            drop(unsaved);
+            self.spec_store.note_saved(batch.iter().map(|(hash, _)| *hash));
+        }
+    }
+
+    /// Loads what the directory names and this hub does not have, until the end.
+    pub(crate) async fn load_specs(self: Arc<Self>) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let missing = self.directory.missing();
+            self.metrics
+                .specs_missing
+                .set(i64::try_from(missing.len()).unwrap_or(i64::MAX));
+            for batch in missing.chunks(BATCH) {
+                self.load_batch(batch).await;
+            }
+            let left = if missing.is_empty() {
+                0
+            } else {
+                self.directory.missing().len()
+            };
+            self.metrics.specs_missing.set(i64::try_from(left).unwrap_or(i64::MAX));
+            let pause = if left == 0 { None } else { Some(jittered(retry)) };
+            retry = if left == 0 {
+                FIRST_RETRY
+            } else {
+                (retry * 2).min(LAST_RETRY)
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.spec_store.load.notified() => {}
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            }
+        }
+    }
+
+    async fn load_batch(&self, hashes: &[SpecHash]) {
+        let loaded = match self.store.operations().get(hashes).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::debug!(%error, "specifications of other hubs' operations could not be loaded");
+                return;
+            }
+        };
+        for (hash, spec) in loaded {
+            match self.specs.compile(spec) {
+                Ok(operation) => self.directory.resolved(&operation.name, &hash),
+                Err(error) => {
+                    tracing::warn!(%error, "the specification of another hub's operation cannot be used here");
+                    self.directory.give_up(&hash);
+                }
+            }
+        }
+    }
+}
+
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
