@@ -1,2 +1,60 @@
-//! Placeholder.
-fn main() {}
+//! The binary `alkhub`: runs a hub (`serve`, `dev`, `migrate`) and talks to one (everything else).
+//!
+//! Promises
+//! - Results go to standard output, everything else to standard error; a reader that leaves (`| head`) is no error.
+//! - A failure is one line that says what went wrong and what to do, and an exit code that scripts can tell apart.
+
+mod args;
+mod call;
+mod dev;
+mod events;
+mod failure;
+mod hub;
+mod keys;
+mod lists;
+mod offer;
+mod output;
+mod serve;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    // Before anything makes a TLS connection; a second provider cannot be there.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(run(cli))),
+        Err(error) => Err(Failure::other(format!("cannot start: {error}"))),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { hub, output, command } = cli;
+    match command {
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Migrate(args) => serve::migrate(args).await,
+        Command::Dev(args) => dev::dev(args, &hub).await,
+        Command::Openapi => output::text(&output::pretty(&alkhub_server::openapi())?),
+        Command::Config => output::text(alkhub_config::reference().trim_end()),
+        Command::Metrics => output::text(alkhub_server::metrics_reference().trim_end()),
+        Command::Offer(args) => offer::offer(args, &hub).await,
+        Command::Call(args) => call::call(args, &hub, output).await,
+        Command::Operations(args) => lists::operations(args, &hub, output).await,
+        Command::Spokes => lists::spokes(&hub, output).await,
+        Command::Calls(args) => lists::calls(args, &hub, output).await,
+        Command::Publish(args) => events::publish(args, &hub, output).await,
+        Command::Subscribe(args) => events::subscribe(args, &hub, output).await,
+        Command::Keys(command) => keys::keys(command, &hub, output).await,
+    }
+}

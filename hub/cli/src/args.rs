@@ -1,0 +1,432 @@
+//! The command line: every command, its options and examples of its use.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use alkhub_sdk::OperationKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Connects programs: operations, events and calls over one hub.
+#[derive(Debug, Parser)]
+#[command(name = "alkhub", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+    /// How results are written
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  something else failed
+    2  the command line is wrong
+    3  no hub answers at the address
+    4  the key is missing, not valid, or lacks a scope
+    5  no such operation, or no spoke offers it now
+    6  the input is not valid
+    7  the operation failed
+    8  no answer in time
+    9  the spoke or the connection was lost: the call may have been made
+   10  the hub is overloaded or misses something: try again
+  130  interrupted";
+
+/// Which hub, and with which key. Flags win over the environment, the environment over a running `alkhub dev`.
+#[derive(Debug, Args)]
+pub(crate) struct HubArgs {
+    /// Address of the hub; that of the running `alkhub dev` when absent
+    #[arg(long, global = true, env = "ALKHUB_URL")]
+    pub(crate) url: Option<String>,
+    /// Key; that of the running `alkhub dev` when absent
+    #[arg(long, global = true, env = "ALKHUB_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// PEM file with authorities to trust besides the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    #[arg(long, global = true, hide = true, env = "XDG_STATE_HOME")]
+    pub(crate) state_home: Option<PathBuf>,
+    #[arg(long, global = true, hide = true, env = "XDG_DATA_HOME")]
+    pub(crate) data_home: Option<PathBuf>,
+    #[arg(long, global = true, hide = true, env = "HOME")]
+    pub(crate) home: Option<PathBuf>,
+}
+
+/// The form of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one JSON value, or one on each line of a stream
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a hub for development, with a private database in one folder
+    Dev(DevArgs),
+    /// Runs a hub with the settings of a file and of the environment
+    Serve(ServeArgs),
+    /// Brings the database's schema up to date and ends
+    Migrate(ServeArgs),
+    /// Offers commands as operations
+    Offer(OfferArgs),
+    /// Calls an operation
+    Call(CallArgs),
+    /// Lists the operations that can be called
+    Operations(OperationsArgs),
+    /// Lists spokes
+    Spokes,
+    /// Lists ended calls, the latest first
+    Calls(CallsArgs),
+    /// Publishes an event
+    Publish(PublishArgs),
+    /// Prints events as they come
+    Subscribe(SubscribeArgs),
+    /// Makes, lists and revokes keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Prints the OpenAPI document of the HTTP API
+    Openapi,
+    /// Prints the reference of all settings
+    Config,
+    /// Prints the reference of all metrics
+    Metrics,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub dev
+  alkhub dev --data ./data --listen 127.0.0.1:8000
+  alkhub dev --redis-url redis://127.0.0.1:6379 --database-url postgres://me@127.0.0.1/alkhub
+
+Ctrl-C stops everything, the database too; a second Ctrl-C does not wait for running calls.")]
+pub(crate) struct DevArgs {
+    /// Folder for the database, the keys and the lock
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Where clients and spokes connect; port 0 takes a free one [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where metrics and probes are [default: 127.0.0.1:7421, and a free port with --listen]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) management_listen: Option<SocketAddr>,
+    /// A Postgres to use instead of a private one
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// A Redis to use; without it events stay in this process
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
+    /// What is logged, in the form of tracing's filters
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub serve --config hub.toml
+  ALKHUB_SERVER__LISTEN=0.0.0.0:7420 alkhub serve --config hub.toml
+  alkhub migrate --config hub.toml")]
+pub(crate) struct ServeArgs {
+    /// Settings, TOML; the environment (ALKHUB_<SECTION>__<KEY>) wins over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A JSON string goes to the command's standard input as it is, any other input as compact JSON. Its standard output is
+the answer: read as JSON when the output schema is anything but a string, else text less one newline. An exit code
+other than 0 fails the call with the last lines of standard error. A subscription answers with one item for each line.
+An aborted call ends the command and all that it started.
+
+Examples:
+  alkhub offer text.upper -- tr a-z A-Z
+  alkhub offer files.watch --kind subscription -- inotifywait -m -r .
+  alkhub offer --file spoke.yaml")]
+pub(crate) struct OfferArgs {
+    /// Operation, `namespace.operation`
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) name: Option<String>,
+    /// Several operations, YAML (docs/CLI.md has the form)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The spoke's name; that of the key, or the operation's namespace
+    #[arg(long, value_name = "NAME")]
+    pub(crate) spoke: Option<String>,
+    /// Whether it reads, changes or streams
+    #[arg(long, value_enum, default_value_t = Kind::Mutation, conflicts_with = "file")]
+    pub(crate) kind: Kind,
+    /// What it does, in a sentence
+    #[arg(long, default_value = "", hide_default_value = true, conflicts_with = "file")]
+    pub(crate) description: String,
+    /// JSON Schema of the input; anything when absent
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub(crate) input_schema: Option<PathBuf>,
+    /// JSON Schema of the output; text when absent
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub(crate) output_schema: Option<PathBuf>,
+    /// Commands running at once, at most
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) concurrency: u32,
+    /// The command and its arguments
+    #[arg(
+        last = true,
+        required_unless_present = "file",
+        conflicts_with = "file",
+        value_name = "CMD"
+    )]
+    pub(crate) command: Vec<String>,
+}
+
+/// The three kinds of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Reads only
+    Query,
+    /// Has effects
+    Mutation,
+    /// Answers with items over time
+    Subscription,
+}
+
+impl From<Kind> for OperationKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Query => Self::Query,
+            Kind::Mutation => Self::Mutation,
+            Kind::Subscription => Self::Subscription,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = CALL_HELP)]
+pub(crate) struct CallArgs {
+    /// Operation, `namespace.operation`
+    pub(crate) operation: String,
+    /// Input: JSON, @FILE, or - for standard input; null when absent
+    pub(crate) input: Option<String>,
+    /// Time until the call fails and is aborted, for example 500ms, 5s or 2m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Time>,
+    /// Only this spoke may answer
+    #[arg(long, value_name = "SPOKE")]
+    pub(crate) target: Option<String>,
+}
+
+const CALL_HELP: &str = "\
+A text is printed as it is, anything else as JSON; with --output json always as compact JSON. The items of a
+subscription are printed one on a line. Ctrl-C aborts the call at the spoke.
+
+Examples:
+  alkhub call text.upper '\"hello\"'
+  alkhub call text.upper @input.json --timeout 5s
+  echo '{\"path\": \".\"}' | alkhub call files.watch -
+
+Exit codes:
+    0  done
+    1  something else failed
+    2  the command line is wrong
+    3  no hub answers at the address
+    4  the key is missing, not valid, or lacks a scope
+    5  no such operation, or no spoke offers it now
+    6  the input is not valid
+    7  the operation failed
+    8  no answer in time
+    9  the spoke or the connection was lost: the call may have been made
+   10  the hub is overloaded or misses something: try again
+  130  interrupted";
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub operations
+  alkhub operations --search upper
+  alkhub operations --output json | jq -r '.[].operation'")]
+pub(crate) struct OperationsArgs {
+    /// Words to find in name, title, description and tags
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub calls
+  alkhub calls --operation text.upper --status failed --limit 5")]
+pub(crate) struct CallsArgs {
+    /// Of one operation
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operation: Option<String>,
+    /// That ended so
+    #[arg(long, value_enum)]
+    pub(crate) status: Option<CallStatus>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: u32,
+}
+
+/// The ends of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CallStatus {
+    /// With an answer
+    Completed,
+    /// With an error
+    Failed,
+    /// By its caller
+    Aborted,
+}
+
+impl From<CallStatus> for alkhub_protocol::CallStatus {
+    fn from(status: CallStatus) -> Self {
+        match status {
+            CallStatus::Completed => Self::Completed,
+            CallStatus::Failed => Self::Failed,
+            CallStatus::Aborted => Self::Aborted,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub publish job.done 42 '{\"ok\": true}'
+  alkhub publish job.done 42 @event.json")]
+pub(crate) struct PublishArgs {
+    /// Event type, without a colon
+    #[arg(value_name = "TYPE")]
+    pub(crate) event_type: String,
+    /// Topic id; may be empty
+    pub(crate) id: String,
+    /// Payload: JSON, @FILE, or - for standard input
+    #[arg(value_name = "JSON")]
+    pub(crate) payload: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub subscribe job.done:42
+  alkhub subscribe job.done             all ids of the type
+  alkhub subscribe job.done:            the events without an id
+  alkhub subscribe job.done --count 1   ends after one event
+
+A line on standard error says when the hub has confirmed; a loss (`gap`) is told there too, or in its place with
+--output json.")]
+pub(crate) struct SubscribeArgs {
+    /// TYPE:ID, or TYPE for all its ids
+    #[arg(value_name = "TYPE[:ID]")]
+    pub(crate) topic: String,
+    /// Ends after so many events
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Makes a key and shows it, once
+    Create(KeyCreateArgs),
+    /// Lists keys without their secrets
+    List,
+    /// Revokes a key: what is connected with it is cut off
+    Revoke {
+        /// The key's id, from `alkhub keys list`
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Scopes:
+  call:ns.op  call:ns.*  call:*                     calling
+  events:publish:TYPE  events:publish:*             publishing
+  events:subscribe:TYPE  events:subscribe:TYPE:*    subscribing to named ids, to all ids
+  operations:read  spokes:read  calls:read          listing
+  spoke                                             offering operations
+  admin                                             everything
+
+Examples:
+  alkhub keys create dashboard --scope operations:read --scope spokes:read --expires-in 30d
+  alkhub keys create builder --spoke builder --scope events:publish:build.done")]
+pub(crate) struct KeyCreateArgs {
+    /// What it is for
+    pub(crate) name: String,
+    /// What it may do; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(crate) scopes: Vec<String>,
+    /// The spoke that it identifies; adds the scope `spoke`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) spoke: Option<String>,
+    /// When it ends, for example 24h or 30d; never when absent
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_in: Option<Time>,
+}
+
+/// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl FromStr for Time {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write a whole number and a unit: 500ms, 5s, 2m, 24h, 30d";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| FORM)?;
+        let unit_ms = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(FORM),
+        };
+        number
+            .checked_mul(unit_ms)
+            .map(|ms| Self(Duration::from_millis(ms)))
+            .ok_or(FORM)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_has_a_number_and_a_unit() {
+        assert_eq!("500ms".parse(), Ok(Time(Duration::from_millis(500))));
+        assert_eq!("30d".parse(), Ok(Time(Duration::from_secs(30 * 86_400))));
+        for wrong in ["", "5", "s", "1.5s", "5 s", "99999999999999999999d"] {
+            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn offer_takes_a_name_and_a_command_or_a_file() {
+        for (line, valid) in [
+            ("alkhub offer text.upper -- tr a-z A-Z", true),
+            ("alkhub offer --file spoke.yaml", true),
+            ("alkhub offer", false),
+            ("alkhub offer text.upper", false),
+            ("alkhub offer --file spoke.yaml -- tr", false),
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), valid, "{line}");
+        }
+    }
+}

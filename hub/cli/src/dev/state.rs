@@ -1,0 +1,159 @@
+//! How other commands find the running development hub: a state file, and the data folder's lock that vouches for it.
+//!
+//! Invariants
+//! - A state file is trusted only while the lock of the folder that it names is held, so that the file of a killed hub
+//!   sends no key to whoever took its port.
+//! - Nobody but its owner can read or write it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use alkhub_store::private::FolderLock;
+use serde::{Deserialize, Serialize};
+
+use crate::args::HubArgs;
+use crate::failure::Failure;
+
+/// Readable and writable by the owner alone.
+const PRIVATE: u32 = 0o600;
+
+/// A running development hub.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) url: String,
+    pub(crate) key_file: PathBuf,
+}
+
+/// The state file of a running hub; dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Published(PathBuf);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct State {
+    url: String,
+    data: PathBuf,
+    pid: u32,
+}
+
+/// The hub that a trusted state file names.
+pub(crate) fn find(args: &HubArgs) -> Option<Found> {
+    let path = path(args)?;
+    let mut file = File::open(&path).ok()?;
+    let metadata = file.metadata().ok()?;
+    let ours = metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.permissions().mode() & 0o077 == 0;
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    let state: State = serde_json::from_str(&text).ok()?;
+    let held = ours && FolderLock::holder(&state.data).is_some();
+    held.then(|| Found {
+        url: state.url,
+        key_file: state.data.join(super::ADMIN_KEY),
+    })
+}
+
+/// `$XDG_STATE_HOME/alkhub/dev.json`.
+fn path(args: &HubArgs) -> Option<PathBuf> {
+    let state = args.state_home.clone().filter(|path| path.is_absolute());
+    let state = state.or_else(|| args.home.as_ref().map(|home| home.join(".local/state")))?;
+    Some(state.join("alkhub/dev.json"))
+}
+
+// === impl Published ===
+
+impl Published {
+    /// Writes the state file in one step.
+    pub(super) fn write(args: &HubArgs, url: &str, data: &Path) -> Result<Option<Self>, Failure> {
+        let Some(path) = path(args) else { return Ok(None) };
+        let failed = |e: std::io::Error| Failure::other(format!("cannot write {}: {e}", path.display()));
+        let folder = path.parent().expect("it ends in alkhub/dev.json");
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let state = State {
+            url: url.to_owned(),
+            data: data.to_owned(),
+            pid: std::process::id(),
+        };
+        let new = folder.join(format!("dev.json.{}", std::process::id()));
+        write_private(&new, &serde_json::to_string(&state).expect("three plain fields")).map_err(failed)?;
+        std::fs::rename(&new, &path).map_err(failed)?;
+        Ok(Some(Self(path)))
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        let ours = serde_json::from_str::<State>(&text).is_ok_and(|state| state.pid == std::process::id());
+        if ours {
+            // A file that stays is not trusted: its lock is free.
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
+/// Writes a file that only its owner can read; one that is there is replaced.
+pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(PRIVATE)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(state_home: &Path) -> HubArgs {
+        HubArgs {
+            url: None,
+            token: None,
+            ca_file: None,
+            state_home: Some(state_home.to_owned()),
+            data_home: None,
+            home: None,
+        }
+    }
+
+    #[test]
+    fn a_state_file_is_trusted_while_the_lock_is_held_and_not_after() {
+        let (state, data) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
+        let args = args(state.path());
+        let lock = FolderLock::take(data.path()).expect("free");
+        let published = Published::write(&args, "http://h", data.path()).expect("written");
+
+        assert_eq!(find(&args).expect("trusted").url, "http://h");
+        drop(lock);
+        assert!(find(&args).is_none(), "nobody vouches for it");
+
+        drop(published);
+        assert!(!state.path().join("alkhub/dev.json").exists());
+    }
+
+    #[test]
+    fn a_state_file_that_others_can_read_is_not_trusted() {
+        let (state, data) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
+        let args = args(state.path());
+        let _lock = FolderLock::take(data.path()).expect("free");
+        let _published = Published::write(&args, "http://h", data.path()).expect("written");
+
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(state.path().join("alkhub/dev.json"), open).expect("ours");
+
+        assert!(find(&args).is_none());
+    }
+}

@@ -1,0 +1,97 @@
+//! `alkhub publish` and `alkhub subscribe`.
+
+use std::process::ExitCode;
+
+use alkhub_sdk::{Client, Delivery, RawJson, Topic};
+use futures::StreamExt as _;
+use serde::Serialize;
+
+use crate::args::{HubArgs, Output, PublishArgs, SubscribeArgs};
+use crate::call::{read_json, shown};
+use crate::failure::{Failure, INTERRUPTED};
+use crate::output::{self, Reader};
+use crate::signals::Signals;
+
+/// An event as a line of JSON: the wire's envelope.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    event_type: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawJson>,
+}
+
+/// Publishes one event and waits until the hub has taken it.
+pub(crate) async fn publish(args: PublishArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+    let topic = Topic::new(&args.event_type, &args.id).map_err(alkhub_sdk::Error::from)?;
+    let payload = read_json(Some(&args.payload))?;
+    hub.client()?.publish(topic.as_str(), &payload).await?;
+    match output {
+        Output::Json => output::text(&output::compact(&serde_json::json!({ "topic": topic.as_str() }))?),
+        Output::Table => {
+            output::note(&format!("published to {topic}"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Prints events until a signal, the wanted number of them, or a reader that leaves.
+pub(crate) async fn subscribe(args: SubscribeArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+    let topic = if args.topic.contains(':') {
+        args.topic
+    } else {
+        format!("{}:*", args.topic)
+    };
+    let client = hub.client()?;
+    let mut signals = Signals::listen()?;
+    let result = tokio::select! {
+        result = follow(&client, &topic, args.count, output) => result,
+        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
+    };
+    client.close().await;
+    result
+}
+
+async fn follow(client: &Client, topic: &str, count: Option<u64>, output: Output) -> Result<ExitCode, Failure> {
+    let mut events = client.events(topic).await?;
+    output::note(&format!("listening on {topic}"));
+    let mut left = count;
+    while left != Some(0) {
+        let Some(delivery) = events.next().await else { break };
+        let reader = match delivery? {
+            Delivery::Event(event) => {
+                left = left.map(|left| left - 1);
+                let payload = event.payload.as_ref();
+                output::line(&match output {
+                    Output::Json => {
+                        let (event_type, id) = (event.topic.event_type(), event.topic.id());
+                        output::compact(&Line {
+                            event_type,
+                            id,
+                            payload,
+                        })?
+                    }
+                    Output::Table => {
+                        let shown = payload.map(|payload| shown(payload, output, false)).transpose()?;
+                        format!("{}  {}", event.topic, shown.unwrap_or_default())
+                    }
+                })?
+            }
+            Delivery::Gap(gap) if output == Output::Json => output::line(&output::compact(
+                &serde_json::json!({ "type": "__gap", "payload": gap }),
+            )?)?,
+            Delivery::Gap(gap) => {
+                let missed = gap
+                    .missed
+                    .map_or_else(String::new, |missed| format!("{missed} events of "));
+                output::note(&format!("gap: {missed}{} were lost ({})", gap.topic, gap.reason));
+                Reader::There
+            }
+        };
+        if reader == Reader::Gone {
+            break;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

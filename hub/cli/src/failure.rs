@@ -1,0 +1,165 @@
+//! How a command fails: one line for people, one exit code for scripts.
+
+use std::process::ExitCode;
+
+use alkhub_sdk::{Code, Error};
+
+use crate::output;
+
+/// Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// What went wrong and what to do about it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    line: String,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// A failure that no code of its own tells.
+    pub(crate) fn other(line: impl Into<String>) -> Self {
+        Self {
+            code: 1,
+            line: line.into(),
+        }
+    }
+
+    /// The command line, or a file that it names, is wrong.
+    pub(crate) fn usage(line: impl Into<String>) -> Self {
+        Self {
+            code: 2,
+            line: line.into(),
+        }
+    }
+
+    /// The input is not valid.
+    pub(crate) fn input(line: impl Into<String>) -> Self {
+        Self {
+            code: 6,
+            line: line.into(),
+        }
+    }
+
+    /// Any error with its sources.
+    pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::other(chain(error))
+    }
+
+    /// Prints the line and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        output::note(&format!("alkhub: {}", self.line.replace('\n', " ")));
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = exit_code(&error);
+        let mut line = chain(&error);
+        if let Some(cure) = cure(&error) {
+            line = format!("{line}; {cure}");
+        }
+        Self { code, line }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::chain(&error)
+    }
+}
+
+/// An error and its sources in one line, none said twice.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
+fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Unreachable { .. } => 3,
+        Error::Refused {
+            status: 401 | 403 | 4401 | 4403,
+            ..
+        } => 4,
+        Error::Refused { .. } => 10,
+        Error::Name(_) | Error::Topic(_) | Error::Setting { .. } => 2,
+        Error::TooLarge { .. } | Error::Encode(_) => 6,
+        Error::Timeout(_) => 8,
+        Error::Lost | Error::Lagged(_) => 9,
+        Error::Call(_) | Error::Problem(_) => error.code().map_or(1, of_code),
+        Error::Rejected(_) | Error::Decode { .. } | Error::Closed => 1,
+    }
+}
+
+fn of_code(code: &Code) -> u8 {
+    match code {
+        Code::Unauthenticated | Code::AccessDenied => 4,
+        Code::OperationNotFound | Code::NoProvider | Code::NotFound | Code::MethodNotAllowed => 5,
+        Code::ValidationError | Code::BadRequest | Code::PayloadTooLarge | Code::Unsupported | Code::Conflict => 6,
+        Code::ExecutionError | Code::UnknownError | Code::OutputInvalid | Code::Domain(_) | Code::Aborted => 7,
+        Code::Timeout => 8,
+        Code::SpokeLost => 9,
+        Code::Overloaded | Code::Unavailable | Code::RateLimited => 10,
+        Code::Internal => 1,
+    }
+}
+
+fn cure(error: &Error) -> Option<&'static str> {
+    Some(match error {
+        Error::Unreachable { .. } => "is it running? `alkhub dev` starts one, --url or ALKHUB_URL names another",
+        Error::Refused { status: 401, .. } => "give a valid key with --token or ALKHUB_TOKEN",
+        Error::Call(_) | Error::Problem(_) => match error.code()? {
+            Code::Unauthenticated => "give a valid key with --token or ALKHUB_TOKEN",
+            Code::OperationNotFound => "`alkhub operations` lists those that exist",
+            Code::NoProvider => "`alkhub spokes` lists those that are connected",
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_sdk::CallError;
+
+    use super::*;
+
+    #[test]
+    fn scripts_can_tell_failures_apart() {
+        for (error, code) in [
+            (Error::from(CallError::new(Code::OperationNotFound, "")), 5),
+            (CallError::new(Code::ValidationError, "").into(), 6),
+            (CallError::new(Code::Domain("QUOTA".to_owned()), "").into(), 7),
+            (CallError::new(Code::Timeout, "").into(), 8),
+            (Error::Lost, 9),
+            (CallError::new(Code::Overloaded, "").into(), 10),
+        ] {
+            assert_eq!(exit_code(&error), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_one_line() {
+        let failure = Failure::from(Error::Call(Box::new(CallError::new(
+            Code::OperationNotFound,
+            "no `a.b`",
+        ))));
+
+        assert_eq!(
+            failure.line,
+            "OPERATION_NOT_FOUND: no `a.b`; `alkhub operations` lists those that exist"
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! `alkhub keys`.
+
+use std::process::ExitCode;
+
+use alkhub_protocol::Scopes;
+use alkhub_protocol::admin::{KeyCreate, KeyInfo};
+use alkhub_protocol::scope::SPOKE;
+
+use crate::args::{HubArgs, KeyCreateArgs, KeysCommand, Output};
+use crate::failure::Failure;
+use crate::output;
+
+/// Makes, lists or revokes.
+pub(crate) async fn keys(command: KeysCommand, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+    match command {
+        KeysCommand::Create(args) => create(args, hub, output).await,
+        KeysCommand::List => list(hub, output).await,
+        KeysCommand::Revoke { id } => {
+            hub.client()?.revoke_key(&id).await?;
+            match output {
+                Output::Json => output::text(&output::compact(&serde_json::json!({ "revoked": id }))?),
+                Output::Table => {
+                    output::note(&format!("revoked {id}"));
+                    Ok(ExitCode::SUCCESS)
+                }
+            }
+        }
+    }
+}
+
+async fn create(args: KeyCreateArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+    let KeyCreateArgs {
+        name,
+        mut scopes,
+        spoke,
+        expires_in,
+    } = args;
+    let spoke = spoke
+        .map(|spoke| spoke.parse())
+        .transpose()
+        .map_err(alkhub_sdk::Error::from)?;
+    if spoke.is_some() {
+        scopes.push(SPOKE.to_owned());
+    }
+    if scopes.is_empty() {
+        return Err(Failure::usage(
+            "a key needs at least one --scope, or --spoke: `alkhub keys create --help` lists them",
+        ));
+    }
+    let expires_in_seconds = expires_in.map(|time| time.0.as_secs());
+    let key = KeyCreate {
+        name,
+        scopes: Scopes::new(scopes),
+        spoke,
+        expires_in_seconds,
+    };
+    let created = hub.client()?.create_key(&key).await?;
+    match output {
+        Output::Json => output::text(&output::compact(&created)?),
+        Output::Table => {
+            output::note(&format!(
+                "key {} ({}); it is shown this once:",
+                created.info.id, created.info.name
+            ));
+            output::text(&created.key)
+        }
+    }
+}
+
+async fn list(hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+    let keys = hub.client()?.keys().await?;
+    output::list(
+        output,
+        &keys,
+        &["ID", "NAME", "HINT", "STATE", "LAST USED", "SPOKE", "SCOPES"],
+        |k: &KeyInfo| {
+            let at = |time: Option<jiff::Timestamp>| time.map_or_else(String::new, |at| format!("{at:.0}"));
+            let state = match (k.revoked_at, k.expires_at) {
+                (Some(_), _) => format!("revoked {}", at(k.revoked_at)),
+                (None, Some(_)) => format!("until {}", at(k.expires_at)),
+                (None, None) => "valid".to_owned(),
+            };
+            let spoke = k.spoke.as_ref().map_or_else(String::new, ToString::to_string);
+            let scopes = k.scopes.iter().collect::<Vec<_>>().join(",");
+            vec![
+                k.id.clone(),
+                k.name.clone(),
+                k.hint.clone(),
+                state,
+                at(k.last_used_at),
+                spoke,
+                scopes,
+            ]
+        },
+    )
+}

@@ -1,0 +1,187 @@
+//! `alkhub offer`: commands as operations, offered by a real spoke.
+
+mod file;
+mod process;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use alkhub_protocol::operation::{AccessControl, OperationSpec};
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_sdk::{OperationKind, OperationName, RawJson, Spoke, Status};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use self::process::Command;
+use crate::args::{HubArgs, OfferArgs};
+use crate::failure::Failure;
+use crate::hub::Target;
+use crate::output;
+use crate::signals::Signals;
+
+/// What is offered, and as whom.
+#[derive(Debug)]
+struct Offer {
+    spoke: Option<String>,
+    labels: BTreeMap<String, String>,
+    concurrency: u32,
+    operations: Vec<(OperationSpec, Command)>,
+}
+
+/// Offers until a signal; then running commands finish, unless a second signal comes.
+pub(crate) async fn offer(args: OfferArgs, hub: &HubArgs) -> Result<ExitCode, Failure> {
+    let offer = match &args.file {
+        Some(path) => file::read(path, &args)?,
+        None => Offer::of_one(args)?,
+    };
+    let names = offer
+        .operations
+        .iter()
+        .map(|(spec, _)| format!("{}.{}", spec.namespace, spec.name));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let tasks = TaskTracker::new();
+    let mut signals = Signals::listen()?;
+    let spoke = offer.spawn(hub.target()?, &tasks)?;
+    let result = tokio::select! {
+        result = follow(spoke.status(), &names) => result,
+        () = signals.next() => {
+            if spoke.running() > 0 {
+                output::note(&format!("finishing {} running calls; Ctrl-C again ends them", spoke.running()));
+            }
+            tokio::select! { () = spoke.shutdown() => {}, () = signals.next() => {} }
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    drop(spoke);
+    // Commands whose call was aborted are being ended.
+    tasks.close();
+    tasks.wait().await;
+    result
+}
+
+/// Tells of connections and losses on standard error; ends with the spoke.
+async fn follow(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCode, Failure> {
+    let mut told = String::new();
+    loop {
+        let now = status.borrow_and_update().clone();
+        let line = match now {
+            Status::Registered(output) => registered(&output, names),
+            Status::Connecting(None) => String::new(),
+            Status::Connecting(Some(error)) => {
+                format!("{}; trying again", crate::failure::chain(&error))
+            }
+            Status::Ended(Some(error)) => return Err(error.into()),
+            Status::Ended(None) => return Ok(ExitCode::SUCCESS),
+        };
+        if !line.is_empty() && line != told {
+            output::note(&line);
+            told = line;
+        }
+        if status.changed().await.is_err() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn registered(output: &Arc<RegisterOutput>, names: &str) -> String {
+    use alkhub_protocol::register::Registered;
+    let refused = output.operations.iter().filter(|o| o.result == Registered::Rejected);
+    let refused: Vec<_> = refused
+        .map(|o| {
+            format!(
+                "; refused {}: {}",
+                o.name,
+                o.reason.as_deref().unwrap_or("no reason given")
+            )
+        })
+        .collect();
+    format!("offering {names} as spoke `{}`{}", output.spoke_id, refused.concat())
+}
+
+// === impl Offer ===
+
+impl Offer {
+    fn of_one(args: OfferArgs) -> Result<Self, Failure> {
+        let OfferArgs {
+            name,
+            spoke,
+            kind,
+            description,
+            input_schema,
+            output_schema,
+            concurrency,
+            command,
+            ..
+        } = args;
+        let name: OperationName = name.unwrap_or_default().parse().map_err(alkhub_sdk::Error::from)?;
+        let input = input_schema.as_deref().map(schema_file).transpose()?;
+        let output = output_schema.as_deref().map(schema_file).transpose()?;
+        let mut spec = spec(&name, kind.into(), input, output);
+        spec.description = if description.is_empty() {
+            format!("`{}`", command.join(" "))
+        } else {
+            description
+        };
+        let command = Command::new(command, None, &spec)?;
+        Ok(Self {
+            spoke,
+            labels: BTreeMap::new(),
+            concurrency,
+            operations: vec![(spec, command)],
+        })
+    }
+
+    fn spawn(self, target: Target, tasks: &TaskTracker) -> Result<Spoke, Failure> {
+        let Self {
+            spoke,
+            labels,
+            concurrency,
+            operations,
+        } = self;
+        let mut builder = Spoke::builder(target.url).concurrency(concurrency);
+        if let Some(token) = target.token {
+            builder = builder.token(token);
+        }
+        if let Some(path) = target.ca_file {
+            builder = builder.ca_file(path);
+        }
+        if let Some(name) = spoke {
+            builder = builder.name(name);
+        }
+        for (key, value) in labels {
+            builder = builder.label(key, value);
+        }
+        for (spec, command) in operations {
+            builder = builder.operation(command.operation(spec, tasks.clone()));
+        }
+        Ok(builder.spawn()?)
+    }
+}
+
+/// A description with what was said, and otherwise any input and a text as output.
+fn spec(name: &OperationName, kind: OperationKind, input: Option<RawJson>, output: Option<RawJson>) -> OperationSpec {
+    OperationSpec {
+        name: name.operation().to_owned(),
+        namespace: name.namespace().to_owned(),
+        version: "1.0.0".to_owned(),
+        kind,
+        title: None,
+        description: String::new(),
+        tags: Vec::new(),
+        input_schema: input.unwrap_or_else(|| serde_json::json!(true).into()),
+        output_schema: output.unwrap_or_else(|| serde_json::json!({ "type": "string" }).into()),
+        error_schemas: Vec::new(),
+        access_control: AccessControl::default(),
+        idempotent: false,
+        meta: None,
+    }
+}
+
+fn schema_file(path: &Path) -> Result<RawJson, Failure> {
+    let path: PathBuf = path.to_owned();
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| Failure::usage(format!("cannot read the schema {}: {e}", path.display())))?;
+    RawJson::parse(text).map_err(|e| Failure::usage(format!("the schema {} is not JSON: {e}", path.display())))
+}
