@@ -1,0 +1,108 @@
+//! The committed CRDs are what the types say, and keep to the rules that every CRD of ours follows.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+fn committed(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap_or_default()
+}
+
+fn schemas() -> Vec<(&'static str, Value)> {
+    alkhub_crds::manifest::all()
+        .into_iter()
+        .map(|(name, crd)| {
+            let crd = serde_json::to_value(crd).expect("plain data");
+            (name, crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone())
+        })
+        .collect()
+}
+
+fn walk(path: &str, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, schema);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{name}"), property, visit);
+    }
+    if schema["items"].is_object() {
+        walk(&format!("{path}[]"), &schema["items"], visit);
+    }
+    if schema["additionalProperties"].is_object() {
+        walk(&format!("{path}{{}}"), &schema["additionalProperties"], visit);
+    }
+}
+
+#[test]
+fn committed_crds_are_what_the_types_say() {
+    for (name, crd) in alkhub_crds::manifest::all() {
+        assert!(
+            committed(name) == alkhub_crds::manifest::yaml(&crd),
+            "crds/{name} is stale: run `cargo run -p alkhub-crds --bin crdgen`"
+        );
+    }
+}
+
+#[test]
+fn every_rule_has_a_message_and_no_rule_is_empty() {
+    let mut rules = 0;
+    for (name, schema) in schemas() {
+        walk("", &schema, &mut |path, node| {
+            for rule in node["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                rules += 1;
+                let message = rule["message"].as_str().unwrap_or_default();
+                assert!(message.len() > 10, "{name} {path}: a rule without a message: {rule}");
+                assert!(
+                    node["properties"].is_null() || rule["fieldPath"].is_string(),
+                    "{name} {path}: no fieldPath: {rule}"
+                );
+            }
+        });
+    }
+    assert!(rules >= 10, "only {rules} rules");
+}
+
+#[test]
+fn every_field_of_ours_is_explained() {
+    for (name, schema) in schemas() {
+        walk("", &schema, &mut |path, node| {
+            let own = ["spec", "status"]
+                .iter()
+                .any(|part| path.starts_with(&format!(".{part}")));
+            let leaf = path.rsplit(['.', '[', '{']).next().unwrap_or_default();
+            let foreign = path.contains("affinity.") || path.contains("tolerations") || path.contains("topologySpread");
+            if own && !foreign && !leaf.ends_with([']', '}']) {
+                assert!(node["description"].is_string(), "{name} {path} has no description");
+            }
+        });
+    }
+}
+
+#[test]
+fn lists_and_texts_of_a_spec_are_bounded() {
+    for (name, schema) in schemas() {
+        walk("", &schema["properties"]["spec"], &mut |path, node| {
+            let foreign = path.contains("affinity")
+                || path.contains("tolerations[")
+                || path.contains("topologySpread")
+                || path.contains("resources")
+                || path.contains("imagePullSecrets[");
+            if foreign || node["enum"].is_array() {
+                return;
+            }
+            match node["type"].as_str() {
+                Some("array") => assert!(node["maxItems"].is_number(), "{name} spec{path} has no maxItems"),
+                Some("string") => assert!(node["maxLength"].is_number(), "{name} spec{path} has no maxLength"),
+                Some("integer") => assert!(node["maximum"].is_number(), "{name} spec{path} has no maximum"),
+                _ => {}
+            }
+        });
+    }
+}
+
+#[test]
+fn status_and_scale_are_subresources() {
+    for (name, crd) in alkhub_crds::manifest::all() {
+        let subresources = crd.spec.versions[0].subresources.clone().expect(name);
+        assert!(subresources.status.is_some(), "{name}");
+        assert_eq!(subresources.scale.is_some(), name == "hub.yaml");
+    }
+}

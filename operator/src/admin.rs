@@ -1,0 +1,180 @@
+//! The admin API of a Hub, as the operator uses it: any ready pod answers for all.
+//!
+//! Every request is given up after 10 s. Nothing here is retried: the reconcile loop does that.
+
+use std::time::Duration;
+
+use alkhub_config::PORT;
+use alkhub_protocol::admin::{HubReport, SpokeInfo, SpokePut};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::names::Names;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest part of a refusal that is repeated in a condition.
+const DETAIL_CHARS: usize = 300;
+
+/// The client for all Hubs.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    http: Client,
+    template: String,
+}
+
+/// One Hub's admin API with the key to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    admin: Admin,
+    base: String,
+    key: SecretString,
+}
+
+/// The envelope of every answer.
+#[derive(Deserialize)]
+struct Answer<T> {
+    data: T,
+}
+
+/// Why a hub did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// No answer, or one that says that it cannot now.
+    #[error("the hub at {url} does not answer")]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// Why.
+        source: Option<reqwest::Error>,
+    },
+    /// The hub understood and refused.
+    #[error("the hub refused: {detail} (HTTP {status})")]
+    Refused {
+        /// Status of the answer.
+        status: u16,
+        /// What the hub says.
+        detail: String,
+    },
+}
+
+// === impl Error ===
+
+impl Error {
+    /// Whether the hub refused the admin key itself.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { status: 401 | 403, .. })
+    }
+}
+
+// === impl Admin ===
+
+impl Admin {
+    /// A client; `{hub}`, `{namespace}` and `{port}` of the template are filled in for each Hub.
+    pub(crate) fn new(template: &str) -> Result<Self, reqwest::Error> {
+        let http = Client::builder()
+            .timeout(LIMIT)
+            .connect_timeout(Duration::from_secs(3))
+            // Pods come and go behind the Service: a connection that idles would stick to one of them.
+            .pool_idle_timeout(Duration::from_secs(5))
+            .pool_max_idle_per_host(2)
+            .no_proxy()
+            .user_agent(concat!("alkhub-operator/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            http,
+            template: template.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// The admin API of one Hub.
+    pub(crate) fn door(&self, names: &Names, key: SecretString) -> Door {
+        let base = self
+            .template
+            .replace("{hub}", &names.hub)
+            .replace("{namespace}", &names.namespace)
+            .replace("{port}", &PORT.to_string());
+        Door {
+            admin: self.clone(),
+            base,
+            key,
+        }
+    }
+}
+
+// === impl Door ===
+
+impl Door {
+    /// What the hub says of itself and its pods.
+    pub(crate) async fn report(&self) -> Result<HubReport, Error> {
+        self.read("/v1/admin/hub").await
+    }
+
+    /// Every spoke that is declared or connected.
+    pub(crate) async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
+        self.read("/v1/admin/spokes").await
+    }
+
+    /// Declares a spoke; doing it again changes nothing.
+    pub(crate) async fn put(&self, name: &str, spoke: &SpokePut) -> Result<(), Error> {
+        let request = self
+            .admin
+            .http
+            .put(self.url(&format!("/v1/admin/spokes/{name}")))
+            .json(spoke);
+        self.send(request).await.map(drop)
+    }
+
+    /// Ends a spoke and its keys, when it is still the one with this uid. One that is not there is ended already.
+    pub(crate) async fn delete(&self, name: &str, uid: &str) -> Result<(), Error> {
+        let request = self
+            .admin
+            .http
+            .delete(self.url(&format!("/v1/admin/spokes/{name}")))
+            .query(&[("uid", uid)]);
+        match self.send(request).await {
+            Ok(_) | Err(Error::Refused { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let answer = self.send(self.admin.http.get(self.url(path))).await?;
+        let answer: Answer<T> = answer.json().await.map_err(|source| self.unreachable(Some(source)))?;
+        Ok(answer.data)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let answer = request.bearer_auth(self.key.expose_secret()).send().await;
+        let answer = answer.map_err(|source| self.unreachable(Some(source)))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(self.unreachable(answer.error_for_status().err()));
+        }
+        let problem: serde_json::Value = answer.json().await.unwrap_or_default();
+        let detail = problem["detail"]
+            .as_str()
+            .or(problem["title"].as_str())
+            .unwrap_or("no reason given");
+        Err(Error::Refused {
+            status: status.as_u16(),
+            detail: detail.chars().take(DETAIL_CHARS).collect(),
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    fn unreachable(&self, source: Option<reqwest::Error>) -> Error {
+        Error::Unreachable {
+            url: self.base.clone(),
+            source: source.map(reqwest::Error::without_url),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Server-side apply with a look before each write, and pruning.
+//!
+//! Invariants
+//! - An object that is as it was applied is not written again: a steady state has no writes.
+//! - Nothing is taken over: an object without our owner's uid is left alone, and its uid guards each write.
+//! - Nothing is deleted before the API server, not the cache, has confirmed that its owner still does not want it.
+
+mod compare;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::{Lookup, ObjectRef, Store};
+use kube::{Resource, ResourceExt as _};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::kubernetes::{Kubernetes, Object};
+use crate::names::{APPLIED, digest, is_owned_by};
+
+/// How each object looked after it was applied, by uid: the server may write a value in another form than ours.
+#[derive(Debug, Default)]
+pub(crate) struct Applied(Mutex<HashMap<String, String>>);
+
+/// Applies the objects of one owner.
+#[derive(Debug)]
+pub(crate) struct Applier<'a> {
+    pub(crate) kubernetes: &'a Kubernetes,
+    pub(crate) applied: &'a Applied,
+    /// The owner's uid.
+    pub(crate) owner: &'a str,
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// Forgets objects that are gone.
+    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|uid, _| exists(uid));
+    }
+}
+
+// === impl Applier ===
+
+impl Applier<'_> {
+    /// Makes one object as wanted; answers it as it is then.
+    pub(crate) async fn apply<K>(&self, store: &Store<K>, mut wanted: K) -> Result<Arc<K>, Error>
+    where
+        K: Object + Lookup<DynamicType = ()>,
+    {
+        let (namespace, name) = (wanted.meta().namespace.clone().unwrap_or_default(), wanted.name_any());
+        let stamp = digest(&[json(&wanted).to_string().as_bytes()]);
+        wanted.annotations_mut().insert(APPLIED.to_owned(), stamp);
+        let wanted = json(&wanted);
+        let live = match store.get(&ObjectRef::new(&name).within(&namespace)) {
+            Some(live) => Some(live),
+            // Not in the cache: it may still be there, without our label or younger than the cache.
+            None => self.kubernetes.get::<K>(&namespace, &name).await?.map(Arc::new),
+        };
+        if let Some(live) = &live {
+            self.claim::<K>(live.meta(), &name)?;
+            if !self.differs(live.as_ref(), &wanted) {
+                return Ok(Arc::clone(live));
+            }
+        }
+        let patch = with_identity::<K>(&wanted, live.as_deref().and_then(|live| live.meta().uid.as_deref()));
+        let made: K = self.kubernetes.apply(&namespace, &name, &patch).await?;
+        let shape = digest(&[compare::projection(&json(&made), &wanted).to_string().as_bytes()]);
+        self.applied
+            .0
+            .lock()
+            .insert(made.meta().uid.clone().unwrap_or_default(), shape);
+        Ok(Arc::new(made))
+    }
+
+    /// What the owner has of a kind and no longer wants, as the cache knows it; see [`Applier::remove`].
+    pub(crate) fn unwanted<K>(&self, store: &Store<K>, wanted: &[String]) -> Vec<Arc<K>>
+    where
+        K: Object + Lookup<DynamicType = ()>,
+    {
+        store.state_filter(|live| {
+            is_owned_by(live.meta(), self.owner)
+                && live.meta().deletion_timestamp.is_none()
+                && !wanted.contains(&live.name_any())
+        })
+    }
+
+    /// Deletes objects, exactly those that were seen. Who calls it has asked the API server that they are unwanted.
+    pub(crate) async fn remove<K: Object>(&self, unwanted: &[Arc<K>]) -> Result<(), Error> {
+        for live in unwanted {
+            tracing::info!(kind = %<K as Resource>::kind(&()), object.name = live.name_any(), "deleting what is no longer wanted");
+            self.kubernetes.delete(live.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    fn claim<K: Object>(&self, meta: &ObjectMeta, name: &str) -> Result<(), Error> {
+        let kind = || <K as Resource>::kind(&()).into_owned();
+        if meta.deletion_timestamp.is_some() {
+            return Err(Error::Going {
+                kind: kind(),
+                name: name.to_owned(),
+            });
+        }
+        if !is_owned_by(meta, self.owner) {
+            return Err(Error::Taken {
+                kind: kind(),
+                name: name.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn differs<K: Object>(&self, live: &K, wanted: &Value) -> bool {
+        let live_json = json(live);
+        if live_json["metadata"]["annotations"][APPLIED] != wanted["metadata"]["annotations"][APPLIED] {
+            return true;
+        }
+        let seen = compare::projection(&live_json, wanted);
+        if &seen == wanted {
+            return false;
+        }
+        let shape = digest(&[seen.to_string().as_bytes()]);
+        self.applied
+            .0
+            .lock()
+            .get(live.meta().uid.as_deref().unwrap_or_default())
+            != Some(&shape)
+    }
+}
+
+/// The object for a patch: with its kind, and with the uid of the one that was seen, which the server then insists on.
+pub(crate) fn with_identity<K: Object>(object: &Value, uid: Option<&str>) -> Value {
+    let mut patch = object.clone();
+    patch["apiVersion"] = K::api_version(&()).into();
+    patch["kind"] = <K as Resource>::kind(&()).into();
+    if let Some(uid) = uid {
+        patch["metadata"]["uid"] = uid.into();
+    }
+    patch
+}
+
+fn json<K: Object>(object: &K) -> Value {
+    serde_json::to_value(object).expect("an object of Kubernetes is plain data")
+}

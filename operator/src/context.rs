@@ -1,0 +1,127 @@
+//! What the reconcilers of one term of leadership share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_crds::Spoke;
+use alkhub_protocol::admin::{HubReport, SpokeInfo};
+use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::apply::Applied;
+use crate::args::Args;
+use crate::backoff::Backoff;
+use crate::events::Events;
+use crate::kubernetes::Kubernetes;
+use crate::metrics::Metrics;
+use crate::secrets::Facts;
+use crate::watch::Stores;
+
+/// Counts in a status are written this often at most, when nothing else changed.
+const COUNTS: Duration = Duration::from_secs(15);
+
+/// What the reconcilers share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) options: Arc<Args>,
+    pub(crate) kubernetes: Kubernetes,
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) admin: Admin,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: Events,
+    pub(crate) applied: Applied,
+    pub(crate) facts: Facts,
+    pub(crate) backoff: Backoff,
+    pub(crate) looks: Looks,
+    pub(crate) counted: Counted,
+    pub(crate) wake: Wake,
+}
+
+/// What was last seen of each Hub's admin API, by the Hub's uid.
+#[derive(Debug, Default)]
+pub(crate) struct Looks(Mutex<HashMap<String, Arc<Look>>>);
+
+/// When the counts in a Hub's status were last brought up to date, by the Hub's uid.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(Mutex<HashMap<String, Instant>>);
+
+/// One look at a Hub's admin API.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// When.
+    pub(crate) at: Instant,
+    /// The admin key, and the uid of the Secret that it came from.
+    pub(crate) key: Option<(String, SecretString)>,
+    /// What it said, or why not.
+    pub(crate) seen: Result<Seen, String>,
+}
+
+/// What a Hub said.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) report: HubReport,
+    /// By name.
+    pub(crate) spokes: HashMap<String, SpokeInfo>,
+}
+
+/// Asks for Spokes to be reconciled soon. The queue is bounded; when it is full the rest waits for the next look.
+#[derive(Clone, Debug)]
+pub(crate) struct Wake(mpsc::Sender<ObjectRef<Spoke>>);
+
+// === impl Looks ===
+
+impl Looks {
+    /// The last look at a Hub.
+    pub(crate) fn of(&self, hub_uid: &str) -> Option<Arc<Look>> {
+        self.0.lock().get(hub_uid).cloned()
+    }
+
+    /// Keeps a look.
+    pub(crate) fn keep(&self, hub_uid: &str, look: Look) -> Arc<Look> {
+        let look = Arc::new(look);
+        self.0.lock().insert(hub_uid.to_owned(), Arc::clone(&look));
+        look
+    }
+
+    /// Forgets Hubs that are gone.
+    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|uid, _| exists(uid));
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    /// Whether counts alone are reason enough to write a status now.
+    pub(crate) fn is_due(&self, hub_uid: &str) -> bool {
+        self.0.lock().get(hub_uid).is_none_or(|at| at.elapsed() >= COUNTS)
+    }
+
+    /// The status was written.
+    pub(crate) fn written(&self, hub_uid: &str) {
+        self.0.lock().insert(hub_uid.to_owned(), Instant::now());
+    }
+
+    /// Forgets Hubs that are gone.
+    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|uid, _| exists(uid));
+    }
+}
+
+// === impl Wake ===
+
+impl Wake {
+    pub(crate) fn new(sender: mpsc::Sender<ObjectRef<Spoke>>) -> Self {
+        Self(sender)
+    }
+
+    /// Whether there was room.
+    pub(crate) fn spoke(&self, spoke: &Spoke) -> bool {
+        self.0.try_send(ObjectRef::from_obj(spoke)).is_ok()
+    }
+}

@@ -1,0 +1,137 @@
+//! Events of Kubernetes: one for each transition, never for a repetition, and no reconcile fails for one.
+
+use alkhub_crds::Condition;
+use alkhub_crds::condition;
+use kube::Resource;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+
+use crate::error::chain;
+use crate::kubernetes::{Kubernetes, MANAGER};
+
+/// Longest note that the API takes, in bytes.
+const NOTE_BYTES: usize = 1000;
+
+/// Tells people what changed.
+#[derive(Clone)]
+pub(crate) struct Events {
+    recorder: Recorder,
+    kubernetes: Kubernetes,
+}
+
+// === impl Events ===
+
+impl Events {
+    pub(crate) fn new(kubernetes: &Kubernetes, identity: &str) -> Self {
+        let reporter = Reporter {
+            controller: MANAGER.to_owned(),
+            instance: Some(identity.to_owned()),
+        };
+        Self {
+            recorder: Recorder::new(kubernetes.client().clone(), reporter),
+            kubernetes: kubernetes.clone(),
+        }
+    }
+
+    /// Publishes one Event for each condition whose status changed.
+    pub(crate) async fn transitions<K: Resource<DynamicType = ()>>(
+        &self,
+        object: &K,
+        old: &[Condition],
+        new: &[Condition],
+    ) {
+        for change in changed(old, new) {
+            let event = Event {
+                type_: if is_bad(change) {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
+                reason: change.reason.clone(),
+                note: Some(shortened(&format!(
+                    "{}={}: {}",
+                    change.type_, change.status, change.message
+                ))),
+                action: change.type_.clone(),
+                secondary: None,
+            };
+            let Ok(_pass) = self.kubernetes.gate().pass() else {
+                return;
+            };
+            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
+                tracing::warn!(error = chain(&error), "an Event could not be published");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+/// Conditions that are worth a word: the status changed, or is new and not what everybody expects.
+fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
+    new.iter().filter(|now| match condition::find(old, &now.type_) {
+        Some(before) => before.status != now.status,
+        None => is_bad(now) || now.type_ == condition::ACCEPTED,
+    })
+}
+
+/// Types whose `True` is bad news; for the others it is anything else.
+fn is_bad(condition: &Condition) -> bool {
+    match condition.type_.as_str() {
+        condition::DEGRADED | condition::PREFIX_CONFLICT => condition.status != "False",
+        condition::ACCEPTED | condition::CREDENTIALS_ISSUED => condition.status != "True",
+        _ => false,
+    }
+}
+
+/// Cut at a character, so that it fits.
+fn shortened(text: &str) -> String {
+    let mut end = text.len().min(NOTE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_crds::condition::{ACCEPTED, DEGRADED, READY, Verdict, set};
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_for_a_transition_only() {
+        let healthy = [
+            Verdict::new(ACCEPTED, true, "Valid", ""),
+            Verdict::new(DEGRADED, false, "Healthy", ""),
+        ];
+        let sick = [
+            Verdict::new(ACCEPTED, true, "Valid", ""),
+            Verdict::new(DEGRADED, true, "RedisDown", "away"),
+        ];
+        let now = Timestamp::UNIX_EPOCH;
+        let (healthy, sick) = (set(&[], &healthy, None, now), set(&[], &sick, None, now));
+
+        let reasons =
+            |old: &[Condition], new: &[Condition]| changed(old, new).map(|c| c.reason.clone()).collect::<Vec<_>>();
+        assert_eq!(reasons(&[], &healthy), ["Valid"]);
+        assert_eq!(reasons(&healthy, &sick), ["RedisDown"]);
+        assert!(reasons(&sick, &sick).is_empty());
+    }
+
+    #[test]
+    fn readiness_is_no_bad_news_and_a_note_is_cut_at_a_character() {
+        let ready = set(
+            &[],
+            &[Verdict::new(READY, false, "Waiting", "")],
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        assert!(!is_bad(&ready[0]));
+        assert!(shortened(&"ä".repeat(900)).len() <= NOTE_BYTES);
+    }
+}

@@ -1,0 +1,23 @@
+//! The ConfigMap with the hub's settings, which hold no secrets.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use crate::hub::validate::Plan;
+use crate::names::Part;
+
+/// Name of the file.
+pub(super) const FILE: &str = "hub.toml";
+
+pub(super) fn build(plan: &Plan) -> ConfigMap {
+    let text = format!(
+        "# Written by the operator from Hub {}/{}.\n{}",
+        plan.names.namespace, plan.names.hub, plan.toml
+    );
+    ConfigMap {
+        metadata: plan.names.meta(plan.names.config(), Part::Hub),
+        data: Some(BTreeMap::from([(FILE.to_owned(), text)])),
+        ..ConfigMap::default()
+    }
+}

@@ -1,0 +1,144 @@
+//! A managed Redis and a managed Postgres: one pod each with a volume, by the official images' environment.
+
+use alkhub_crds::hub::Storage;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use serde_json::{Value, json};
+
+use crate::hub::generated::{DATABASE, PASSWORD, REDIS_CONF};
+use crate::hub::validate::Plan;
+use crate::names::Part;
+
+pub(super) const REDIS_PORT: u16 = 6379;
+pub(super) const POSTGRES_PORT: u16 = 5432;
+
+/// User and group of the official images' servers.
+const USER: i64 = 999;
+
+/// What is particular about a server.
+struct Server<'a> {
+    part: Part,
+    image: &'a str,
+    port: u16,
+    /// `args`, `env`, `volumeMounts` besides the data's.
+    container: Value,
+    volumes: Vec<Value>,
+}
+
+pub(super) fn redis(plan: &Plan, storage: &Storage) -> StatefulSet {
+    let server = Server {
+        part: Part::Redis,
+        image: &plan.redis_image,
+        port: REDIS_PORT,
+        container: json!({
+            // The password is in a file: arguments can be read by whoever lists processes.
+            "args": ["redis-server", "/etc/redis/redis.conf"],
+            "volumeMounts": [{ "name": "config", "mountPath": "/etc/redis", "readOnly": true }],
+        }),
+        volumes: vec![json!({ "name": "config", "secret": {
+            "secretName": plan.names.server(Part::Redis),
+            "defaultMode": 0o440,
+            "items": [{ "key": REDIS_CONF, "path": "redis.conf" }],
+        } })],
+    };
+    set(plan, storage, server)
+}
+
+pub(super) fn postgres(plan: &Plan, storage: &Storage) -> StatefulSet {
+    let password = json!({ "secretKeyRef": { "name": plan.names.server(Part::Postgres), "key": PASSWORD } });
+    let server = Server {
+        part: Part::Postgres,
+        image: &plan.postgres_image,
+        port: POSTGRES_PORT,
+        container: json!({
+            "env": [
+                { "name": "POSTGRES_USER", "value": DATABASE },
+                { "name": "POSTGRES_DB", "value": DATABASE },
+                { "name": "POSTGRES_PASSWORD", "valueFrom": password },
+                // A folder of its own: a fresh volume may hold lost+found, which initdb refuses.
+                { "name": "PGDATA", "value": "/data/pgdata" },
+            ],
+            "volumeMounts": [
+                { "name": "run", "mountPath": "/var/run/postgresql" },
+                { "name": "tmp", "mountPath": "/tmp" },
+            ],
+        }),
+        volumes: vec![
+            json!({ "name": "run", "emptyDir": {} }),
+            json!({ "name": "tmp", "emptyDir": {} }),
+        ],
+    };
+    set(plan, storage, server)
+}
+
+fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
+    let Server {
+        part,
+        image,
+        port,
+        mut container,
+        mut volumes,
+    } = server;
+    let names = &plan.names;
+    let probe = |failures: u32| json!({ "tcpSocket": { "port": port }, "periodSeconds": 2, "timeoutSeconds": 3, "failureThreshold": failures });
+    container["name"] = "server".into();
+    container["image"] = image.into();
+    container["ports"] = json!([{ "name": "server", "containerPort": port, "protocol": "TCP" }]);
+    container["readinessProbe"] = probe(3);
+    container["startupProbe"] = probe(150);
+    container["resources"] = json!({ "requests": { "cpu": "50m", "memory": "64Mi" } });
+    container["securityContext"] = json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"] },
+    });
+    if let Some(mounts) = container["volumeMounts"].as_array_mut() {
+        mounts.push(json!({ "name": "data", "mountPath": "/data" }));
+    }
+    let ephemeral = storage.ephemeral == Some(true);
+    if ephemeral {
+        volumes.push(json!({ "name": "data", "emptyDir": {} }));
+    }
+    let claims = if ephemeral {
+        Value::Null
+    } else {
+        json!([claim(storage)])
+    };
+    super::object(json!({
+        "metadata": names.meta(names.server(part), part),
+        "spec": {
+            "replicas": 1,
+            "serviceName": names.server(part),
+            "selector": { "matchLabels": names.selector(part) },
+            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Delete", "whenScaled": "Retain" },
+            "volumeClaimTemplates": claims,
+            "template": {
+                "metadata": { "labels": names.labels(part) },
+                "spec": {
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "securityContext": {
+                        "runAsNonRoot": true,
+                        "runAsUser": USER,
+                        "runAsGroup": USER,
+                        "fsGroup": USER,
+                        "seccompProfile": { "type": "RuntimeDefault" },
+                    },
+                    "imagePullSecrets": plan.template.image_pull_secrets,
+                    "containers": [container],
+                    "volumes": volumes,
+                }
+            },
+        }
+    }))
+}
+
+fn claim(storage: &Storage) -> Value {
+    json!({
+        "metadata": { "name": "data" },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": storage.storage_class_name,
+            "resources": { "requests": { "storage": storage.size.as_deref().unwrap_or("1Gi") } },
+        }
+    })
+}

@@ -1,0 +1,226 @@
+//! Asks a Hub's admin API how it is: one request for the hub and one for all its spokes, at most once per interval.
+//!
+//! What is new for a Spoke wakes it. A spoke at the hub whose resource no longer exists is ended there, by its uid, and
+//! only after the API server itself has confirmed that the resource is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_crds::{Hub, Spoke};
+use alkhub_protocol::admin::SpokeInfo;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use crate::admin::Door;
+use crate::context::{Context, Look, Seen};
+use crate::error::{Error, chain};
+use crate::hub::generated::ADMIN_KEY;
+use crate::names::{Names, is_owned_by};
+use crate::secrets::generated::text;
+
+/// A hub that did not answer is asked again after this long.
+pub(crate) const AGAIN: Duration = Duration::from_secs(2);
+
+/// Spokes that are swept with one look.
+const SWEEP: usize = 50;
+
+/// The last look at a Hub, made anew when it is old.
+pub(crate) async fn at(hub: &Hub, ctx: &Context) -> Option<Arc<Look>> {
+    let names = Names::of(hub);
+    let before = ctx.looks.of(&names.uid);
+    if let Some(before) = &before {
+        let trusted = if before.seen.is_ok() {
+            ctx.options.poll_interval.mul_f64(0.7)
+        } else {
+            AGAIN
+        };
+        if before.at.elapsed() < trusted {
+            return Some(Arc::clone(before));
+        }
+    }
+    let look = look(ctx, &names, before.as_deref()).await;
+    let look = ctx.looks.keep(&names.uid, look);
+    wake(ctx, &names, before.as_deref(), &look);
+    if let (Ok(seen), Some((_, key))) = (&look.seen, &look.key) {
+        let door = ctx.admin.door(&names, key.clone());
+        if let Err(error) = sweep(ctx, &names, &door, seen).await {
+            tracing::warn!(
+                hub.namespace = names.namespace,
+                hub.name = names.hub,
+                error = chain(&error),
+                "could not sweep spokes"
+            );
+        }
+    }
+    Some(look)
+}
+
+async fn look(ctx: &Context, names: &Names, before: Option<&Look>) -> Look {
+    let at = Instant::now();
+    let key = match admin_key(ctx, names, before).await {
+        Ok(Some(key)) => key,
+        Ok(None) => {
+            return Look {
+                at,
+                key: None,
+                seen: Err(format!("Secret `{}` is not there yet", names.auth())),
+            };
+        }
+        Err(error) => {
+            return Look {
+                at,
+                key: None,
+                seen: Err(chain(&error)),
+            };
+        }
+    };
+    let deployment = ctx
+        .stores
+        .deployments
+        .get(&ObjectRef::new(&names.main()).within(&names.namespace));
+    let ready = deployment
+        .and_then(|d| d.status.as_ref()?.ready_replicas)
+        .unwrap_or_default();
+    if ready == 0 {
+        return Look {
+            at,
+            key: Some(key),
+            seen: Err("no pod is ready".to_owned()),
+        };
+    }
+    let door = ctx.admin.door(names, key.1.clone());
+    let seen = tokio::try_join!(door.report(), door.spokes());
+    let result = if seen.is_ok() { "ok" } else { "error" };
+    ctx.metrics.hub_polls.with_label_values(&[result]).inc();
+    let seen = seen.map_err(|error| chain(&error)).map(|(report, spokes)| Seen {
+        report,
+        spokes: spokes
+            .into_iter()
+            .map(|spoke| (spoke.name.as_str().to_owned(), spoke))
+            .collect(),
+    });
+    Look {
+        at,
+        key: Some(key),
+        seen,
+    }
+}
+
+/// The admin key with the uid of its Secret; read again only when the Secret is another.
+async fn admin_key(
+    ctx: &Context,
+    names: &Names,
+    before: Option<&Look>,
+) -> Result<Option<(String, SecretString)>, Error> {
+    let Some(meta) = ctx.stores.secret(&names.namespace, &names.auth()) else {
+        return Ok(None);
+    };
+    let known = before
+        .and_then(|look| look.key.clone())
+        .filter(|(uid, _)| Some(uid) == meta.metadata.uid.as_ref());
+    if known.is_some() {
+        return Ok(known);
+    }
+    let secret: Option<Secret> = ctx.kubernetes.get(&names.namespace, &names.auth()).await?;
+    let secret = secret.filter(|secret| is_owned_by(&secret.metadata, &names.uid));
+    Ok(secret.and_then(|secret| Some((secret.uid()?, text(&secret, ADMIN_KEY)?.into()))))
+}
+
+/// Wakes the Spokes for which the look is news.
+fn wake(ctx: &Context, names: &Names, before: Option<&Look>, now: &Look) {
+    let nothing = HashMap::new();
+    let spokes_of = |look: &Look| look.seen.as_ref().ok().map(|seen| &seen.spokes).cloned();
+    let (old, new) = (before.and_then(spokes_of), spokes_of(now));
+    let turned = old.is_some() != new.is_some() || before.is_none();
+    let (old, new) = (old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing));
+    for spoke in ctx.stores.spokes_of(&names.namespace, &names.hub) {
+        let name = spoke.name_any();
+        if (turned || is_news(old.get(&name), new.get(&name))) && !ctx.wake.spoke(&spoke) {
+            // The queue is full: the rest is reached by its own resync.
+            return;
+        }
+    }
+}
+
+/// Whether two reports of a spoke differ in anything that its status shows; heartbeats do not.
+fn is_news(old: Option<&SpokeInfo>, new: Option<&SpokeInfo>) -> bool {
+    match (old, new) {
+        (None, None) => false,
+        (Some(old), Some(new)) => {
+            let quiet = |info: &SpokeInfo| SpokeInfo {
+                last_heartbeat_at: None,
+                ..info.clone()
+            };
+            quiet(old) != quiet(new)
+        }
+        _ => true,
+    }
+}
+
+/// Ends spokes at the hub whose resources are gone: their deletion was missed.
+async fn sweep(ctx: &Context, names: &Names, door: &Door, seen: &Seen) -> Result<(), Error> {
+    let known: HashSet<_> = ctx
+        .stores
+        .spokes
+        .state()
+        .iter()
+        .filter_map(|spoke| spoke.uid())
+        .collect();
+    let orphans: Vec<_> = seen
+        .spokes
+        .values()
+        .filter(|info| !info.uid.is_empty() && !known.contains(&info.uid))
+        .collect();
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let there = ctx.kubernetes.list::<Spoke>(&names.namespace).await?;
+    let there: HashSet<_> = there.into_iter().filter_map(|spoke| spoke.metadata.uid).collect();
+    for orphan in orphans
+        .into_iter()
+        .filter(|orphan| !there.contains(&orphan.uid))
+        .take(SWEEP)
+    {
+        let _pass = ctx.kubernetes.gate().pass()?;
+        tracing::info!(hub.namespace = names.namespace, hub.name = names.hub, spoke.name = %orphan.name, "ending a spoke whose resource is gone");
+        door.delete(orphan.name.as_str(), &orphan.uid).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::admin::SpokeStatus;
+
+    use super::*;
+
+    fn info(heartbeat: Option<&str>, status: SpokeStatus) -> SpokeInfo {
+        SpokeInfo {
+            name: "builder".parse().expect("valid"),
+            uid: "u".to_owned(),
+            spoke_type: alkhub_protocol::register::SpokeType::Compute,
+            status,
+            instances: Vec::new(),
+            operations: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            connected_at: None,
+            disconnected_at: None,
+            last_heartbeat_at: heartbeat.map(|time| time.parse().expect("a time")),
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_news() {
+        let early = info(Some("2026-01-01T00:00:00Z"), SpokeStatus::Connected);
+        let late = info(Some("2026-01-01T00:01:00Z"), SpokeStatus::Connected);
+        let gone = info(None, SpokeStatus::Disconnected);
+
+        assert!(!is_news(Some(&early), Some(&late)));
+        assert!(is_news(Some(&early), Some(&gone)));
+        assert!(is_news(None, Some(&gone)));
+    }
+}

@@ -1,0 +1,139 @@
+//! Says what came of a Hub, when it changed: conditions, counts, Events.
+//!
+//! Invariants
+//! - A status that says the same is not written; counts alone are written every 15 s at most.
+//! - A hub that does not answer makes `Degraded` unknown, never false.
+
+mod judge;
+
+use alkhub_crds::condition::{self, Verdict};
+use alkhub_crds::hub::Connections;
+use alkhub_crds::{Hub, HubStatus};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
+use serde_json::json;
+
+use self::judge::Pods;
+use crate::apply::with_identity;
+use crate::context::{Context, Look};
+use crate::error::Error;
+use crate::hub::apply::Outcome;
+use crate::hub::build::deployment::revision;
+use crate::hub::validate::{Plan, Refusal, tag};
+use crate::names::{Names, Part, REVISION, is_owned_by};
+
+/// The Hub is as wanted, or on the way there.
+pub(crate) async fn applied(
+    ctx: &Context,
+    hub: &Hub,
+    plan: &Plan,
+    outcome: &Outcome,
+    look: Option<&Look>,
+) -> Result<(), Error> {
+    let pods = Pods::of(&outcome.deployment, plan.replicas);
+    let mut next = counted(hub, look);
+    next.selector = Some(selector(&plan.names, revision(&outcome.deployment)));
+    next.channel_prefix = Some(plan.prefix.to_string());
+    next.url = Some(plan.names.url());
+    next.image = Some(plan.image.clone());
+    let reported = look
+        .and_then(|look| look.seen.as_ref().ok())
+        .map(|seen| seen.report.version.clone());
+    next.version = reported.or_else(|| tag(&plan.image).map(str::to_owned));
+    pods.fill(&mut next);
+    let verdicts = judge::applied(&pods, look.map(|look| &look.seen));
+    write(ctx, hub, next, &verdicts).await
+}
+
+/// Nothing is changed while the Hub is paused; what can be seen is shown.
+pub(crate) async fn paused(ctx: &Context, hub: &Hub, look: Option<&Look>) -> Result<(), Error> {
+    let mut next = counted(hub, look);
+    let names = Names::of(hub);
+    let deployment = ctx
+        .stores
+        .deployments
+        .get(&ObjectRef::new(&names.main()).within(&names.namespace));
+    let pods = match deployment.filter(|deployment| is_owned_by(&deployment.metadata, &names.uid)) {
+        Some(deployment) => Pods::of(&deployment, hub.spec.replicas),
+        None => Pods {
+            wanted: hub.spec.replicas,
+            ..Pods::default()
+        },
+    };
+    pods.fill(&mut next);
+    let verdicts = judge::paused(&pods, look.map(|look| &look.seen));
+    write(ctx, hub, next, &verdicts).await
+}
+
+/// Only the user can go on.
+pub(crate) async fn refused(ctx: &Context, hub: &Hub, refusal: &Refusal) -> Result<(), Error> {
+    let next = hub.status.clone().unwrap_or_default();
+    write(ctx, hub, next, &judge::refused(refusal)).await
+}
+
+/// The API server refused something that a person must mend.
+pub(crate) async fn failed(ctx: &Context, hub: &Hub, error: &Error) -> Result<(), Error> {
+    let next = hub.status.clone().unwrap_or_default();
+    let before = &next.conditions;
+    let verdicts = judge::failed(before, &error.chain());
+    write(ctx, hub, next, &verdicts).await
+}
+
+/// The old status with the counts of a look.
+fn counted(hub: &Hub, look: Option<&Look>) -> HubStatus {
+    let mut next = hub.status.clone().unwrap_or_default();
+    if let Some(Ok(seen)) = look.map(|look| &look.seen) {
+        let of_pods = || {
+            seen.report
+                .pods
+                .iter()
+                .map(|pod| i64::try_from(pod.connections).unwrap_or(i64::MAX))
+        };
+        next.connections = Some(Connections {
+            total: of_pods().sum(),
+            max: of_pods().max().unwrap_or_default(),
+        });
+        next.spokes = Some(i64::try_from(seen.report.spokes_connected).unwrap_or(i64::MAX));
+    }
+    next
+}
+
+/// Pods of the current revision: an autoscaler must not count those that are leaving.
+fn selector(names: &Names, revision: Option<&String>) -> String {
+    let mut labels = names.selector(Part::Hub);
+    labels.extend(revision.map(|revision| (REVISION.to_owned(), revision.clone())));
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdict]) -> Result<(), Error> {
+    let old = hub.status.clone().unwrap_or_default();
+    next.observed_generation = hub.metadata.generation;
+    next.conditions = condition::set(&old.conditions, verdicts, hub.metadata.generation, Timestamp::now());
+    let uid = hub.uid().unwrap_or_default();
+    if next == old || (without_counts(&next) == without_counts(&old) && !ctx.counted.is_due(&uid)) {
+        return Ok(());
+    }
+    let patch = with_identity::<Hub>(
+        &json!({ "metadata": { "name": hub.name_any() }, "status": next }),
+        Some(&uid),
+    );
+    ctx.kubernetes
+        .apply_status::<Hub>(&hub.namespace().unwrap_or_default(), &hub.name_any(), &patch)
+        .await?;
+    ctx.counted.written(&uid);
+    ctx.events.transitions(hub, &old.conditions, &next.conditions).await;
+    Ok(())
+}
+
+fn without_counts(status: &HubStatus) -> HubStatus {
+    HubStatus {
+        connections: None,
+        spokes: None,
+        ..status.clone()
+    }
+}

@@ -1,0 +1,227 @@
+//! Decides what a Hub shall be, or what its user must mend; pure.
+
+mod settings;
+
+use alkhub_config::{ChannelPrefix, HubConfig};
+use alkhub_crds::hub::{Backend, PodTemplate, ServiceSpec, Storage};
+use alkhub_crds::{Hub, condition};
+
+pub(crate) use self::settings::Mounted;
+use crate::hub::observe::{Observed, Values, age};
+use crate::names::Names;
+use crate::secrets::Location;
+
+/// What a Hub shall be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) names: Names,
+    pub(crate) replicas: i32,
+    pub(crate) image: String,
+    pub(crate) redis_image: String,
+    pub(crate) postgres_image: String,
+    pub(crate) prefix: ChannelPrefix,
+    /// The settings as the hub will read them.
+    pub(crate) config: HubConfig,
+    /// The same as text: what differs from the defaults, and what the user named.
+    pub(crate) toml: String,
+    pub(crate) redis: Wiring,
+    pub(crate) postgres: Wiring,
+    pub(crate) template: PodTemplate,
+    pub(crate) service: ServiceSpec,
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug)]
+pub(crate) enum Wiring {
+    /// The operator runs it.
+    Managed(Storage),
+    /// It exists.
+    Given {
+        /// The URL, and the digest of what it is now.
+        url: (Location, String),
+        /// Authorities to trust, with their digest.
+        ca: Option<(Location, String)>,
+    },
+}
+
+/// What only the user can mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The condition that says so: `Accepted` becomes false, or `PrefixConflict` true.
+    pub(crate) kind: &'static str,
+    pub(crate) reason: &'static str,
+    /// Names the field and the cure.
+    pub(crate) message: String,
+}
+
+pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, Refusal> {
+    let names = Names::of(hub);
+    let prefix = prefix_of(hub)?;
+    let redis = wiring(&names, &hub.spec.redis, &observed.redis, &REDIS)?;
+    let postgres = wiring(&names, &hub.spec.postgres, &observed.postgres, &POSTGRES)?;
+    conflict(hub, &prefix, observed)?;
+    let mounted = Mounted {
+        redis_ca: redis.has_ca(),
+        postgres_ca: postgres.has_ca(),
+    };
+    let (config, toml) = settings::render(&hub.spec.config, &names, &prefix, mounted)?;
+    Ok(Plan {
+        image: image(hub, observed),
+        redis_image: observed.images.redis.clone(),
+        postgres_image: observed.images.postgres.clone(),
+        replicas: hub.spec.replicas,
+        template: hub.spec.template.clone().unwrap_or_default(),
+        service: hub.spec.service.clone().unwrap_or_default(),
+        names,
+        prefix,
+        config,
+        toml,
+        redis,
+        postgres,
+    })
+}
+
+/// The channel prefix of a Hub: its own, or the default.
+pub(crate) fn prefix_of(hub: &Hub) -> Result<ChannelPrefix, Refusal> {
+    let names = Names::of(hub);
+    let prefix = match &hub.spec.channel_prefix {
+        Some(text) => text.parse(),
+        None => ChannelPrefix::of_hub(&names.namespace, &names.hub),
+    };
+    prefix.map_err(|error| Refusal::invalid("InvalidPrefix", format!("spec.channelPrefix: {error}")))
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    fn invalid(reason: &'static str, message: String) -> Self {
+        Self {
+            kind: condition::ACCEPTED,
+            reason,
+            message,
+        }
+    }
+}
+
+// === impl Wiring ===
+
+impl Wiring {
+    fn has_ca(&self) -> bool {
+        matches!(self, Self::Given { ca: Some(_), .. })
+    }
+}
+
+/// What is particular about each backend.
+struct Kind {
+    field: &'static str,
+    schemes: &'static [&'static str],
+}
+
+const REDIS: Kind = Kind {
+    field: "spec.redis",
+    schemes: &["redis", "rediss"],
+};
+const POSTGRES: Kind = Kind {
+    field: "spec.postgres",
+    schemes: &["postgres", "postgresql"],
+};
+
+fn wiring(names: &Names, backend: &Backend, values: &Values, kind: &Kind) -> Result<Wiring, Refusal> {
+    if backend.is_managed() {
+        return Ok(Wiring::Managed(backend.storage.clone().unwrap_or_default()));
+    }
+    let field = kind.field;
+    let Some(reference) = &backend.secret_ref else {
+        return Err(Refusal::invalid(
+            "InvalidSpec",
+            format!("{field}: give secretRef, or managed: true"),
+        ));
+    };
+    let location = Location::of(&names.namespace, reference, "url");
+    let Some(fact) = &values.url else {
+        return Err(missing(field, "secretRef", &location));
+    };
+    if !fact
+        .endpoint
+        .as_ref()
+        .is_some_and(|endpoint| endpoint.speaks(kind.schemes))
+    {
+        let schemes = kind.schemes.join(":// or ");
+        let message = format!(
+            "{field}.secretRef: key `{}` of Secret `{}` is no {schemes}:// URL",
+            location.key, location.secret
+        );
+        return Err(Refusal::invalid("InvalidUrl", message));
+    }
+    let ca = match &backend.ca_secret_ref {
+        None => None,
+        Some(reference) => {
+            let location = Location::of(&names.namespace, reference, "ca.crt");
+            let Some(fact) = &values.ca else {
+                return Err(missing(field, "caSecretRef", &location));
+            };
+            Some((location, fact.digest.clone()))
+        }
+    };
+    Ok(Wiring::Given {
+        url: (location, fact.digest.clone()),
+        ca,
+    })
+}
+
+fn missing(field: &str, part: &str, location: &Location) -> Refusal {
+    let message = format!(
+        "{field}.{part}: there is no key `{}` in a Secret `{}`",
+        location.key, location.secret
+    );
+    Refusal::invalid("SecretNotFound", message)
+}
+
+/// The younger of two Hubs whose names in one Redis could meet is refused.
+fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<(), Refusal> {
+    let own = age(hub);
+    match observed.rivals.iter().find(|rival| rival.age < own) {
+        None => Ok(()),
+        Some(rival) => Err(Refusal {
+            kind: condition::PREFIX_CONFLICT,
+            reason: "PrefixInUse",
+            message: format!(
+                "prefix `{prefix}` overlaps with `{}` of the older Hub {} in the same Redis: set another spec.channelPrefix",
+                rival.prefix, rival.name
+            ),
+        }),
+    }
+}
+
+/// `image`, or the version's, or what runs already, or the operator's default.
+fn image(hub: &Hub, observed: &Observed) -> String {
+    if let Some(image) = &hub.spec.image {
+        return image.clone();
+    }
+    if let Some(version) = &hub.spec.version {
+        return format!("{}:{version}", repository(&observed.images.hub));
+    }
+    // An upgrade of the operator restarts no hub.
+    observed
+        .running_image
+        .clone()
+        .unwrap_or_else(|| observed.images.hub.clone())
+}
+
+/// An image without its tag and digest; a `:` before the last `/` is a port.
+fn repository(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rfind(':') {
+        Some(colon) if !image[colon..].contains('/') => &image[..colon],
+        _ => image,
+    }
+}
+
+/// The tag of an image.
+pub(crate) fn tag(image: &str) -> Option<&str> {
+    let image = image.split('@').next().unwrap_or(image);
+    image[repository(image).len()..].strip_prefix(':')
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

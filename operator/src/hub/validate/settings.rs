@@ -1,0 +1,144 @@
+//! `spec.config` and what the operator itself sets, as one [`HubConfig`]; pure.
+//!
+//! The settings are read back through the struct that the hub parses, so what the hub would refuse is refused here.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use alkhub_config::{ChannelPrefix, HubConfig, MANAGEMENT_PORT, PORT};
+use serde_json::Value as Json;
+use toml::{Table, Value};
+
+use super::Refusal;
+use crate::names::Names;
+
+/// Where the hub finds its files.
+pub(crate) const FOLDER: &str = "/etc/alkhub";
+
+/// Settings that are the operator's: another value would cut the hub off from what was made for it.
+const OWN: [&str; 18] = [
+    "hub.namespace",
+    "hub.name",
+    "hub.uid",
+    "pod.name",
+    "pod.ip",
+    "pod.uid",
+    "server.listen",
+    "server.management-listen",
+    "server.tls",
+    "auth.hash-key-file",
+    "auth.hash-key-id",
+    "auth.admin-key-file",
+    "events.prefix",
+    "events.redis-url",
+    "events.redis-url-file",
+    "events.redis-ca-file",
+    "store.database-url",
+    "store.database-url-file",
+];
+
+/// More of the same.
+const OWN_STORE: [&str; 2] = ["store.ca-file", "store.schema"];
+
+/// Time for endpoints to notice that a pod is going; unless the user sets another.
+const DRAIN_DELAY: Duration = Duration::from_secs(5);
+
+/// Which files with authorities are mounted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mounted {
+    pub(crate) redis_ca: bool,
+    pub(crate) postgres_ca: bool,
+}
+
+/// The settings of a Hub, and their text.
+pub(super) fn render(
+    given: &BTreeMap<String, Json>,
+    names: &Names,
+    prefix: &ChannelPrefix,
+    mounted: Mounted,
+) -> Result<(HubConfig, String), Refusal> {
+    let given = table(given)?;
+    own(&given)?;
+    let unknown = |error: &dyn std::fmt::Display| {
+        Refusal::invalid(
+            "InvalidSetting",
+            format!("spec.config: {}", error.to_string().trim().replace('\n', " ")),
+        )
+    };
+    let mut config = HubConfig::from_toml(&given.to_string()).map_err(|error| unknown(&error))?;
+    if given
+        .get("server")
+        .and_then(|server| server.get("drain-delay"))
+        .is_none()
+    {
+        config.server.drain_delay = DRAIN_DELAY;
+    }
+    let file = |name: &str| Some(PathBuf::from(format!("{FOLDER}/{name}")));
+    config.hub.namespace.clone_from(&names.namespace);
+    config.hub.name.clone_from(&names.hub);
+    config.hub.uid.clone_from(&names.uid);
+    config.server.listen = everywhere(PORT);
+    config.server.management_listen = everywhere(MANAGEMENT_PORT);
+    config.auth.hash_key_file = file("auth/hash-key");
+    config.auth.admin_key_file = file("auth/admin-key");
+    config.events.prefix = prefix.clone();
+    config.events.redis_url_file = file("secrets/redis-url");
+    config.events.redis_ca_file = if mounted.redis_ca {
+        file("secrets/redis-ca.crt")
+    } else {
+        None
+    };
+    config.store.database_url_file = file("secrets/postgres-url");
+    config.store.ca_file = if mounted.postgres_ca {
+        file("secrets/postgres-ca.crt")
+    } else {
+        None
+    };
+    config.store.schema = names.schema().parse().map_err(|error| unknown(&error))?;
+    config.check().map_err(|error| unknown(&error))?;
+    let toml = text(&config, &given);
+    Ok((config, toml))
+}
+
+fn table(given: &BTreeMap<String, Json>) -> Result<Table, Refusal> {
+    let without_nulls = given
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .collect::<BTreeMap<_, _>>();
+    Table::try_from(without_nulls)
+        .map_err(|error| Refusal::invalid("InvalidSetting", format!("spec.config: {}", error.to_string().trim())))
+}
+
+fn own(given: &Table) -> Result<(), Refusal> {
+    for (section, values) in given {
+        for key in values.as_table().into_iter().flat_map(Table::keys) {
+            let setting = format!("{section}.{key}");
+            if OWN.contains(&setting.as_str()) || OWN_STORE.contains(&setting.as_str()) {
+                let message = format!("spec.config: `{setting}` is set by the operator; leave it out");
+                return Err(Refusal::invalid("ReservedSetting", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn everywhere(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+/// What differs from the defaults, and what the user named: an older hub then reads nothing that it does not know.
+fn text(config: &HubConfig, given: &Table) -> String {
+    let mut table = Table::try_from(config).expect("every setting has a TOML form");
+    let defaults = Table::try_from(HubConfig::default()).expect("every setting has a TOML form");
+    table.retain(|section, values| {
+        let Value::Table(values) = values else { return true };
+        values.retain(|key, value| {
+            let named = given.get(section).and_then(|section| section.get(key)).is_some();
+            named || defaults.get(section).and_then(|section| section.get(key)) != Some(value)
+        });
+        !values.is_empty()
+    });
+    table.to_string()
+}

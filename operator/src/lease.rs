@@ -1,0 +1,257 @@
+//! Leader election: a Lease that one candidate holds, every write of it guarded by its resourceVersion.
+//!
+//! Invariants
+//! - A record is only ever replaced, never patched: of two candidates that saw the same version one gets 409.
+//! - Expiry is judged by this process's monotonic clock alone: a record that did not change for its duration has
+//!   expired. Times in the record are for people; clocks of two nodes are never compared.
+//! - The holder trusts a renewal for two thirds of the duration, counted from before it was sent, so that its [`Gate`]
+//!   is shut well before another candidate takes over.
+
+mod record;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::PostParams;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::record::Sight;
+use crate::args::Args;
+use crate::backoff::jitter;
+use crate::error::{chain, status};
+use crate::gate::Gate;
+use crate::kubernetes::{Clients, WATCH_SECONDS};
+use crate::metrics::Metrics;
+
+/// Shorter durations would lose the Lease to a pause of the scheduler.
+const SHORTEST: Duration = Duration::from_secs(3);
+
+/// A candidate for leadership.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    api: Api<Lease>,
+    watch: Api<Lease>,
+    name: String,
+    identity: String,
+    duration: Duration,
+    gate: Gate,
+    metrics: Arc<Metrics>,
+}
+
+/// The Lease as this process last wrote it, and when it began to write.
+#[derive(Debug)]
+pub(crate) struct Held {
+    lease: Lease,
+    since: Instant,
+}
+
+/// How a term of leadership ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// This process was asked to stop; it still holds the Lease.
+    Stopped(Held),
+    /// Another holds it, or it could not be renewed in time.
+    Lost,
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    pub(crate) fn new(args: &Args, clients: &Clients, gate: Gate, metrics: Arc<Metrics>) -> Self {
+        let api = |client: &Client| Api::namespaced(client.clone(), &args.namespace);
+        Self {
+            api: api(&clients.requests),
+            watch: api(&clients.watches),
+            name: args.lease_name.clone(),
+            // A restarted container keeps its pod's name, and must not take its predecessor's writes for its own.
+            identity: format!("{}-{:08x}", args.identity, fastrand::u32(..)),
+            duration: args.lease_duration.max(SHORTEST),
+            gate,
+            metrics,
+        }
+    }
+
+    /// Stands by until the Lease is ours; `None` when asked to stop.
+    pub(crate) async fn acquire(&mut self, stop: &CancellationToken) -> Option<Held> {
+        tracing::info!(operator.identity = self.identity, "standing by");
+        let mut sight = Sight::default();
+        let mut changes = self.changes();
+        loop {
+            match self.try_acquire(&mut sight).await {
+                Ok(Some(held)) => return Some(held),
+                Ok(None) => self.metrics.api_reachable.set(1),
+                Err(error) => {
+                    self.metrics.api_reachable.set(0);
+                    tracing::warn!(error = chain(&error), "cannot read or take the Lease");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(jitter(self.interval())) => {}
+                // A Lease that is given back is taken at once.
+                () = freed(&mut changes, &self.metrics) => {}
+            }
+        }
+    }
+
+    /// Renews until the Lease is lost or `stop`; the gate is open meanwhile. Dropping it leaves the gate to its deadline.
+    pub(crate) async fn hold(&mut self, held: Held, stop: &CancellationToken) -> Ended {
+        tracing::info!(operator.identity = self.identity, "leading");
+        self.metrics.leader.set(1);
+        let ended = self.renew_until_ended(held, stop).await;
+        self.metrics.leader.set(0);
+        ended
+    }
+
+    /// Gives the Lease back, so that another candidate need not wait for it to expire.
+    pub(crate) async fn release(&mut self, held: Held) {
+        let lease = record::released(held.lease);
+        match tokio::time::timeout(
+            self.interval(),
+            self.api.replace(&self.name, &PostParams::default(), &lease),
+        )
+        .await
+        {
+            Ok(Ok(_)) => tracing::info!("gave the Lease back"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "could not give the Lease back; it will expire"),
+            Err(_) => tracing::warn!("could not give the Lease back in time; it will expire"),
+        }
+    }
+
+    async fn renew_until_ended(&mut self, mut held: Held, stop: &CancellationToken) -> Ended {
+        let mut changes = self.changes();
+        loop {
+            let deadline = held.since + self.trust();
+            self.gate.open_until(deadline);
+            tokio::select! {
+                () = stop.cancelled() => return Ended::Stopped(held),
+                () = tokio::time::sleep_until(held.since + self.interval()) => {}
+                () = watched(&mut changes, &self.metrics) => {}
+            }
+            loop {
+                match tokio::time::timeout_at(deadline, self.renew(&held)).await {
+                    Ok(Ok(renewed)) => {
+                        self.metrics.api_reachable.set(1);
+                        held = renewed;
+                        break;
+                    }
+                    Ok(Err(Some(error))) => {
+                        self.metrics.api_reachable.set(0);
+                        tracing::warn!(error = chain(&error), "could not renew the Lease");
+                    }
+                    Ok(Err(None)) => {
+                        tracing::warn!("another candidate took the Lease");
+                        return Ended::Lost;
+                    }
+                    Err(_) => {
+                        tracing::warn!("the Lease could not be renewed in time");
+                        return Ended::Lost;
+                    }
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Ended::Stopped(held),
+                    () = tokio::time::sleep(self.interval() / 4) => {}
+                }
+            }
+        }
+    }
+
+    /// One renewal. `Err(None)`: the Lease is another's.
+    async fn renew(&self, held: &Held) -> Result<Held, Option<kube::Error>> {
+        let since = Instant::now();
+        let wanted = record::renewed(held.lease.clone());
+        match self.api.replace(&self.name, &PostParams::default(), &wanted).await {
+            Ok(lease) => Ok(Held { lease, since }),
+            // Either another took it, or our own earlier renewal arrived and its answer did not.
+            Err(error) if status(&error) == Some(409) => match self.api.get(&self.name).await {
+                Ok(lease) if record::holder(&lease) == Some(&self.identity) => Ok(Held {
+                    lease,
+                    since: held.since,
+                }),
+                Ok(_) => Err(None),
+                Err(error) => Err(Some(error)),
+            },
+            // Somebody deleted it: whoever makes it anew leads.
+            Err(error) if status(&error) == Some(404) => Err(None),
+            Err(error) => Err(Some(error)),
+        }
+    }
+
+    async fn try_acquire(&self, sight: &mut Sight) -> kube::Result<Option<Held>> {
+        let since = Instant::now();
+        let attempt = async {
+            match self.api.get_opt(&self.name).await? {
+                None => {
+                    self.api
+                        .create(
+                            &PostParams::default(),
+                            &record::first(&self.name, &self.identity, self.duration),
+                        )
+                        .await
+                }
+                Some(lease) if sight.may_take(&lease, &self.identity, since) => {
+                    let taken = record::taken(lease, &self.identity, self.duration);
+                    self.api.replace(&self.name, &PostParams::default(), &taken).await
+                }
+                Some(lease) => Ok(lease),
+            }
+        };
+        let lease = match tokio::time::timeout(self.trust(), attempt).await {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(error)) if status(&error) == Some(409) => return Ok(None),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        Ok((record::holder(&lease) == Some(&self.identity)).then_some(Held { lease, since }))
+    }
+
+    /// Renewals come seven times in the duration.
+    fn interval(&self) -> Duration {
+        self.duration / 7
+    }
+
+    /// How long a renewal is trusted.
+    fn trust(&self) -> Duration {
+        self.duration * 2 / 3
+    }
+
+    fn changes(&self) -> BoxStream<'static, watcher::Result<watcher::Event<Lease>>> {
+        let config = watcher::Config::default()
+            .fields(&format!("metadata.name={}", self.name))
+            .timeout(WATCH_SECONDS);
+        watcher(self.watch.clone(), config).default_backoff().boxed()
+    }
+}
+
+/// Waits until a change shows that nobody holds the Lease.
+async fn freed(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, metrics: &Metrics) {
+    loop {
+        match changes.next().await {
+            Some(Ok(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease))) => {
+                metrics.heard("Lease");
+                if record::holder(&lease).is_none() {
+                    return;
+                }
+            }
+            Some(Ok(watcher::Event::Delete(_))) => return,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Listens to our own renewals: their silence would show that watches are dead. Never ends.
+async fn watched(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, metrics: &Metrics) {
+    while let Some(change) = changes.next().await {
+        if change.is_ok() {
+            metrics.heard("Lease");
+        }
+    }
+    std::future::pending().await
+}

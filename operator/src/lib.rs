@@ -1,0 +1,100 @@
+//! The operator: keeps Hubs and Spokes as their resources say.
+//!
+//! The walk of a Hub: watch → [`hub`] `reconcile` → `observe` (reads) → `validate` (pure; a user's mistake becomes a
+//! condition) → `build` (pure, cannot fail) → `apply` (server-side apply, prunes) → `status` (transitions only).
+//! The walk of a Spoke: watch → [`spoke`] `reconcile` → key minted into a Secret → `PUT` at the hub → status from what
+//! the hub reports.
+//!
+//! Invariants
+//! - Every write passes the [`gate`], which is open only while this process holds the [`lease`].
+//! - A reconcile takes no hint of what changed, and running it twice changes nothing.
+//! - Nothing is deleted on ignorance: a hub that does not answer keeps its spokes, a cache that may be old is checked.
+
+mod admin;
+mod apply;
+pub mod args;
+mod backoff;
+mod context;
+mod error;
+mod events;
+mod gate;
+mod hub;
+mod kubernetes;
+mod leading;
+mod lease;
+mod management;
+pub mod metrics;
+mod names;
+mod secrets;
+mod spoke;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::args::Args;
+use crate::gate::Gate;
+use crate::kubernetes::Clients;
+use crate::lease::{Candidate, Ended};
+use crate::metrics::Metrics;
+
+/// What ended writes are waited for before the Lease is given back; a write takes 10 s at most.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+
+/// Why the operator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kubeconfig or the service account cannot be used.
+    #[error("cannot reach the Kubernetes API")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The metrics clash.
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// The management port is busy.
+    #[error("cannot listen on the management address")]
+    Listen(#[source] std::io::Error),
+    /// The client for the hubs' admin API cannot be made.
+    #[error("the HTTP client cannot be made")]
+    Http(#[from] reqwest::Error),
+}
+
+/// Runs until `stop`: stands by, leads, and stands by again when the Lease is lost.
+///
+/// # Errors
+/// [`StartError`]: only what cannot mend itself. An API server that is away at start is waited for.
+pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> {
+    let registry = prometheus::Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    let tasks = TaskTracker::new();
+    let clients = Clients::new(args.kubeconfig.as_deref()).await?;
+    let gate = Gate::default();
+    management::start(&args, &registry, &metrics, &tasks, &stop).await?;
+    let mut candidate = Candidate::new(&args, &clients, gate.clone(), Arc::clone(&metrics));
+    let admin = admin::Admin::new(&args.hub_url_template)?;
+    let options = Arc::new(args);
+
+    while let Some(held) = candidate.acquire(&stop).await {
+        let term = leading::start(&options, &clients, &gate, &metrics, &admin);
+        let ended = candidate.hold(held, &stop).await;
+        gate.close();
+        term.stop.cancel();
+        if tokio::time::timeout(LAST_WRITES, gate.idle()).await.is_ok()
+            && let Ended::Stopped(held) = ended
+        {
+            candidate.release(held).await;
+        }
+        term.join().await;
+    }
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(Duration::from_secs(2), tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some tasks did not end in time");
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Names of what belongs to a Hub, and the labels that find it.
+
+use std::collections::BTreeMap;
+
+use alkhub_crds::Hub;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+use sha2::{Digest as _, Sha256};
+
+/// On every object that this operator makes; watches select by it.
+pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "alkhub-operator");
+
+/// Digest of an object as it was applied.
+pub(crate) const APPLIED: &str = "alkhub.dev/applied";
+
+/// Digest of a pod's template; the newest revision's pods carry the newest.
+pub(crate) const REVISION: &str = "alkhub.dev/revision";
+
+/// Keeps a Spoke until its key has ended at the hub.
+pub(crate) const FINALIZER: &str = "alkhub.dev/spoke";
+
+/// Which part of a Hub an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Hub,
+    Redis,
+    Postgres,
+}
+
+/// A Hub by namespace, name and uid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) namespace: String,
+    pub(crate) hub: String,
+    pub(crate) uid: String,
+}
+
+// === impl Part ===
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hub => "hub",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    /// The names of a Hub that the API server gave out.
+    pub(crate) fn of(hub: &Hub) -> Self {
+        let meta = hub.meta();
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        Self {
+            namespace: text(&meta.namespace),
+            hub: text(&meta.name),
+            uid: text(&meta.uid),
+        }
+    }
+
+    /// Deployment, Service, ServiceAccount and PodDisruptionBudget.
+    pub(crate) fn main(&self) -> String {
+        self.hub.clone()
+    }
+
+    /// The headless Service.
+    pub(crate) fn pods(&self) -> String {
+        format!("{}-pods", self.hub)
+    }
+
+    /// The ConfigMap.
+    pub(crate) fn config(&self) -> String {
+        format!("{}-config", self.hub)
+    }
+
+    /// The Secret with the hash's key and the first admin key.
+    pub(crate) fn auth(&self) -> String {
+        format!("{}-auth", self.hub)
+    }
+
+    /// StatefulSet, Service and Secret of a managed server.
+    pub(crate) fn server(&self, part: Part) -> String {
+        format!("{}-{}", self.hub, part.as_str())
+    }
+
+    /// Where clients and spokes connect inside the cluster.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}.{}.svc:{}", self.hub, self.namespace, alkhub_config::PORT)
+    }
+
+    /// The schema in Postgres: `alk_{namespace}_{hub}`, with a digest where that is too long or not unique.
+    pub(crate) fn schema(&self) -> String {
+        let plain = format!("alk_{}_{}", self.namespace, self.hub);
+        // `-` becomes `_`, so that `a-b` in `c` and `c` … could meet: any `-` brings the digest in.
+        if plain.len() <= 63 && !plain.contains('-') {
+            return plain;
+        }
+        let digest = digest(&[plain.as_bytes()]);
+        let readable: String = plain.chars().take(50).map(|c| if c == '-' { '_' } else { c }).collect();
+        format!("{readable}_{}", &digest[..12])
+    }
+
+    /// What selects the pods of a part; never changes.
+    pub(crate) fn selector(&self, part: Part) -> BTreeMap<String, String> {
+        [
+            ("app.kubernetes.io/name", "alkhub"),
+            ("app.kubernetes.io/instance", self.hub.as_str()),
+            ("app.kubernetes.io/component", part.as_str()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+    }
+
+    /// The labels of every object of a part.
+    pub(crate) fn labels(&self, part: Part) -> BTreeMap<String, String> {
+        let mut labels = self.selector(part);
+        labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
+        labels
+    }
+
+    /// Metadata of an object that goes with the Hub.
+    pub(crate) fn meta(&self, name: String, part: Part) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(self.labels(part)),
+            owner_references: Some(vec![owner::<Hub>(&self.hub, &self.uid)]),
+            ..ObjectMeta::default()
+        }
+    }
+}
+
+/// An owner whose end is the end of what it owns.
+pub(crate) fn owner<K: Resource<DynamicType = ()>>(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+/// Whether an object belongs to the resource with this uid.
+pub(crate) fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// SHA-256 over parts, each with its length, in hexadecimal.
+pub(crate) fn digest(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize()
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(namespace: &str, hub: &str) -> Names {
+        Names {
+            namespace: namespace.to_owned(),
+            hub: hub.to_owned(),
+            uid: "u".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_schema_is_always_a_valid_name_and_no_two_hubs_share_one() {
+        let long = "n".repeat(63);
+        let pairs = [
+            ("team", "demo"),
+            ("a-b", "c"),
+            ("a", "b-c"),
+            ("a-b-c", "d"),
+            (&*long, "demo"),
+            (&*long, "demo2"),
+        ];
+
+        let schemas: std::collections::BTreeSet<_> = pairs.iter().map(|(ns, hub)| names(ns, hub).schema()).collect();
+
+        assert_eq!(names("team", "demo").schema(), "alk_team_demo");
+        assert_eq!(schemas.len(), pairs.len());
+        for schema in schemas {
+            assert!(schema.parse::<alkhub_config::SchemaName>().is_ok(), "{schema}");
+        }
+    }
+
+    #[test]
+    fn only_the_controlling_owner_counts() {
+        let mut meta = names("n", "h").meta("x".to_owned(), Part::Hub);
+        assert!(is_owned_by(&meta, "u"));
+        assert!(!is_owned_by(&meta, "v"));
+        meta.owner_references.as_mut().expect("set")[0].controller = Some(false);
+        assert!(!is_owned_by(&meta, "u"));
+    }
+}

@@ -1,0 +1,62 @@
+//! Makes the cluster and the hub match one Spoke; running it twice changes nothing.
+//!
+//! 1. A Spoke that is being deleted is retired: ended at the hub, then let go ([`retire`]).
+//! 2. `observe` reads caches only.
+//! 3. `validate` decides, purely: wait, refuse, or a declaration.
+//! 4. `register` puts the finalizer, mints the key into a Secret once, and declares the spoke at the hub; it does
+//!    nothing while the digest of the last declaration is the same.
+//! 5. `status` says what came of it and what the hub reports, when it changed.
+
+mod observe;
+mod register;
+mod retire;
+mod status;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_crds::Spoke;
+
+use self::validate::Course;
+use crate::admin;
+use crate::context::Context;
+use crate::error::Error;
+use crate::leading::{Done, Going as _};
+
+/// What the cluster does not tell is looked at again after this long.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// See the module.
+pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Done, Error> {
+    if spoke.meta_is_going() {
+        return retire::retire(&ctx, &spoke).await;
+    }
+    let observed = observe::observe(&ctx, &spoke);
+    let declaration = match validate::validate(&spoke, &observed) {
+        Course::Declare(declaration) => declaration,
+        Course::Wait(reason) => {
+            status::waiting(&ctx, &spoke, &observed, reason).await?;
+            return Ok(Done::Well(RESYNC));
+        }
+    };
+    match register::register(&ctx, &spoke, &observed, &declaration).await {
+        Ok(registered) => {
+            status::registered(&ctx, &spoke, &observed, &registered).await?;
+            Ok(Done::Well(RESYNC))
+        }
+        Err(Error::Hub(error @ admin::Error::Refused { .. })) if !error.is_denied() => {
+            status::refused(&ctx, &spoke, &observed, "RefusedByHub", &error.to_string()).await?;
+            Ok(Done::Invalid(RESYNC))
+        }
+        Err(error @ Error::Taken { .. }) => {
+            status::refused(&ctx, &spoke, &observed, "SecretTaken", &error.to_string()).await?;
+            Err(error)
+        }
+        Err(Error::Hub(error)) => {
+            status::unanswered(&ctx, &spoke, &observed, &crate::error::chain(&error)).await?;
+            Err(Error::Hub(error))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,152 @@
+//! Says what came of a Spoke and what its hub reports, when it changed.
+//!
+//! Invariants
+//! - A heartbeat writes nothing; a status that says the same is not written.
+//! - A hub that does not answer makes `Connected` unknown, never false; the phase stays what it was last.
+
+mod judge;
+
+use alkhub_crds::{Spoke, SpokeStatus, condition};
+use alkhub_protocol::admin::SpokeInfo;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use self::judge::Finding;
+use super::observe::Observed;
+use super::register::Registered;
+use super::validate::Waiting;
+use crate::apply::with_identity;
+use crate::context::{Context, Seen};
+use crate::error::Error;
+
+/// The key is in place.
+pub(super) async fn registered(
+    ctx: &Context,
+    spoke: &Spoke,
+    observed: &Observed,
+    registered: &Registered,
+) -> Result<(), Error> {
+    write(
+        ctx,
+        spoke,
+        observed,
+        &Finding::Registered {
+            declared: registered.declared.clone(),
+        },
+    )
+    .await
+}
+
+/// Somebody else must move first.
+pub(super) async fn waiting(ctx: &Context, spoke: &Spoke, observed: &Observed, waiting: Waiting) -> Result<(), Error> {
+    let why = observed
+        .look
+        .as_ref()
+        .and_then(|look| look.seen.as_ref().err().cloned());
+    write(
+        ctx,
+        spoke,
+        observed,
+        &Finding::Waiting {
+            waiting,
+            why: why.unwrap_or_default(),
+        },
+    )
+    .await
+}
+
+/// Only the user can go on.
+pub(super) async fn refused(
+    ctx: &Context,
+    spoke: &Spoke,
+    observed: &Observed,
+    reason: &'static str,
+    message: &str,
+) -> Result<(), Error> {
+    write(
+        ctx,
+        spoke,
+        observed,
+        &Finding::Refused {
+            reason,
+            message: message.to_owned(),
+        },
+    )
+    .await
+}
+
+/// The hub did not answer, or cannot now.
+pub(super) async fn unanswered(ctx: &Context, spoke: &Spoke, observed: &Observed, why: &str) -> Result<(), Error> {
+    write(
+        ctx,
+        spoke,
+        observed,
+        &Finding::Waiting {
+            waiting: Waiting::HubUnreachable,
+            why: why.to_owned(),
+        },
+    )
+    .await
+}
+
+async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Finding) -> Result<(), Error> {
+    let old = spoke.status.clone().unwrap_or_default();
+    let seen = observed.look.as_ref().and_then(|look| look.seen.as_ref().ok());
+    let own = |seen: &'_ Seen| {
+        seen.spokes
+            .get(&spoke.name_any())
+            .filter(|info| Some(&info.uid) == spoke.uid().as_ref())
+            .cloned()
+    };
+    let info = seen.and_then(own);
+    let mut next = old.clone();
+    if let Some(info) = &info {
+        report(&mut next, info, seen);
+    }
+    next.phase = Some(judge::phase(spoke, finding, info.as_ref()));
+    next.secret_name = Some(spoke.secret_name());
+    next.observed_generation = spoke.metadata.generation;
+    if let Finding::Registered { declared } = finding {
+        next.declared = Some(declared.clone());
+    }
+    let verdicts = judge::conditions(&old.conditions, spoke, finding, info.as_ref());
+    next.conditions = condition::set(&old.conditions, &verdicts, spoke.metadata.generation, Timestamp::now());
+    if next == old {
+        return Ok(());
+    }
+    let patch = with_identity::<Spoke>(
+        &json!({ "metadata": { "name": spoke.name_any() }, "status": next }),
+        spoke.uid().as_deref(),
+    );
+    ctx.kubernetes
+        .apply_status::<Spoke>(&spoke.namespace().unwrap_or_default(), &spoke.name_any(), &patch)
+        .await?;
+    ctx.events.transitions(spoke, &old.conditions, &next.conditions).await;
+    Ok(())
+}
+
+/// What the hub says of it.
+fn report(status: &mut SpokeStatus, info: &SpokeInfo, seen: Option<&Seen>) {
+    let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    let newest = info.instances.iter().max_by_key(|instance| instance.generation);
+    let pod_of = |hub_id: &alkhub_protocol::HubId| {
+        let pods = seen.map(|seen| seen.report.pods.as_slice()).unwrap_or_default();
+        let named = pods
+            .iter()
+            .find(|pod| &pod.hub_id == hub_id && !pod.pod.is_empty())
+            .map(|pod| pod.pod.clone());
+        named.unwrap_or_else(|| hub_id.to_string())
+    };
+    status.pod = newest.map(|instance| pod_of(&instance.hub_id));
+    status.instances = number(info.instances.len());
+    status.operations = number(info.operations.len());
+    status.connected_at = info.connected_at.and_then(time);
+    status.disconnected_at = info.disconnected_at.and_then(time);
+}
+
+/// To the second, as the API server keeps it: else every status would differ from the one that was stored.
+fn time(at: jiff::Timestamp) -> Option<Time> {
+    Timestamp::from_second(at.as_second()).ok().map(Time)
+}

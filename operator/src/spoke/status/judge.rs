@@ -1,0 +1,258 @@
+//! Phase and conditions of a Spoke; pure.
+
+use alkhub_crds::condition::{self, ACCEPTED, CONNECTED, CREDENTIALS_ISSUED, ConditionStatus, Verdict};
+use alkhub_crds::{Condition, Spoke, SpokePhase};
+use alkhub_protocol::admin::SpokeInfo;
+
+use crate::spoke::validate::Waiting;
+
+/// How a reconcile of a Spoke ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    Registered { declared: String },
+    Waiting { waiting: Waiting, why: String },
+    Refused { reason: &'static str, message: String },
+}
+
+/// How far the spoke has come.
+pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&SpokeInfo>) -> SpokePhase {
+    let status = spoke.status.as_ref();
+    let issued =
+        matches!(finding, Finding::Registered { .. }) || status.is_some_and(|status| status.declared.is_some());
+    if !issued || matches!(finding, Finding::Refused { .. }) {
+        return SpokePhase::Pending;
+    }
+    if spoke.spec.suspended {
+        return SpokePhase::Suspended;
+    }
+    let before = status.and_then(|status| status.phase);
+    match info {
+        // Not known at the hub (yet), or nothing is known: what was last.
+        None => before
+            .filter(|phase| *phase != SpokePhase::Pending && *phase != SpokePhase::Suspended)
+            .unwrap_or(SpokePhase::Ready),
+        Some(info) if !info.instances.is_empty() => SpokePhase::Connected,
+        Some(info) if info.disconnected_at.is_some() || info.connected_at.is_some() => SpokePhase::Disconnected,
+        Some(_) => SpokePhase::Ready,
+    }
+}
+
+/// Accepted, CredentialsIssued, Connected.
+pub(super) fn conditions(
+    old: &[Condition],
+    spoke: &Spoke,
+    finding: &Finding,
+    info: Option<&SpokeInfo>,
+) -> Vec<Verdict> {
+    match finding {
+        Finding::Registered { .. } => vec![
+            Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke"),
+            Verdict::new(
+                CREDENTIALS_ISSUED,
+                true,
+                "Issued",
+                &format!("the key is in Secret `{}`", spoke.secret_name()),
+            ),
+            connected(spoke, info),
+        ],
+        Finding::Refused { reason, message } => vec![
+            Verdict::new(ACCEPTED, false, reason, message),
+            Verdict::new(CREDENTIALS_ISSUED, false, reason, message),
+            connected(spoke, info),
+        ],
+        Finding::Waiting { waiting, why } => wait(old, *waiting, why),
+    }
+}
+
+fn connected(spoke: &Spoke, info: Option<&SpokeInfo>) -> Verdict {
+    match info {
+        _ if spoke.spec.suspended => Verdict::new(CONNECTED, false, "Suspended", "spec.suspended is set"),
+        Some(info) if !info.instances.is_empty() => {
+            Verdict::new(CONNECTED, true, "Connected", "an instance is connected")
+        }
+        _ => Verdict::new(CONNECTED, false, "NotConnected", "no instance is connected"),
+    }
+}
+
+fn wait(old: &[Condition], waiting: Waiting, why: &str) -> Vec<Verdict> {
+    let issued = condition::is_true(old, CREDENTIALS_ISSUED);
+    let keep = |reason, message: &str| {
+        Verdict::new(
+            CREDENTIALS_ISSUED,
+            issued,
+            if issued { "Issued" } else { reason },
+            message,
+        )
+    };
+    let unknown = |kind, reason, message: &str| Verdict::new(kind, ConditionStatus::Unknown, reason, message);
+    match waiting {
+        Waiting::InvalidName => {
+            let message = "a Spoke's name is a DNS label of at most 63 characters";
+            vec![
+                Verdict::new(ACCEPTED, false, "InvalidName", message),
+                keep("InvalidName", message),
+                unknown(CONNECTED, "InvalidName", message),
+            ]
+        }
+        Waiting::HubNotFound => {
+            let message = "there is no Hub of the name in spec.hubRef in this namespace";
+            vec![
+                Verdict::new(ACCEPTED, false, "HubNotFound", message),
+                Verdict::new(CREDENTIALS_ISSUED, false, "HubNotFound", message),
+                Verdict::new(CONNECTED, false, "HubNotFound", message),
+            ]
+        }
+        Waiting::HubGoing => {
+            let message = "its Hub is being deleted";
+            vec![
+                Verdict::new(ACCEPTED, false, "HubGoing", message),
+                Verdict::new(CREDENTIALS_ISSUED, false, "HubGoing", message),
+                unknown(CONNECTED, "HubGoing", message),
+            ]
+        }
+        Waiting::HubPaused => {
+            let message = "its Hub is paused";
+            let accepted = condition::is_true(old, ACCEPTED);
+            let state = if accepted {
+                ConditionStatus::True
+            } else {
+                ConditionStatus::Unknown
+            };
+            vec![
+                Verdict::new(ACCEPTED, state, "HubPaused", message),
+                keep("HubPaused", message),
+                unknown(CONNECTED, "HubPaused", message),
+            ]
+        }
+        Waiting::HubUnreachable => {
+            let message = if why.is_empty() {
+                "its Hub was not asked yet"
+            } else {
+                why
+            };
+            let accepted = condition::is_true(old, ACCEPTED);
+            let accepted = if accepted {
+                Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke")
+            } else {
+                unknown(ACCEPTED, "HubUnreachable", message)
+            };
+            vec![
+                accepted,
+                keep("HubUnreachable", message),
+                unknown(CONNECTED, "HubUnreachable", message),
+            ]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_crds::SpokeStatus;
+    use alkhub_protocol::admin::{InstanceInfo, SpokeStatus as Reported};
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::spoke::validate::tests::spoke;
+
+    fn info(instances: usize, was_there: bool) -> SpokeInfo {
+        let at: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let instance = |index: usize| InstanceInfo {
+            instance_id: format!("i{index}").parse().expect("valid"),
+            hub_id: "demo-1-abc".parse().expect("valid"),
+            generation: 1,
+            connected_at: at,
+            host_info: None,
+        };
+        SpokeInfo {
+            name: "builder".parse().expect("valid"),
+            uid: "uid-spoke".to_owned(),
+            spoke_type: alkhub_protocol::register::SpokeType::Compute,
+            status: Reported::Disconnected,
+            instances: (0..instances).map(instance).collect(),
+            operations: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            connected_at: None,
+            disconnected_at: was_there.then_some(at),
+            last_heartbeat_at: None,
+        }
+    }
+
+    fn registered() -> Finding {
+        Finding::Registered {
+            declared: "d".to_owned(),
+        }
+    }
+
+    fn unreachable() -> Finding {
+        Finding::Waiting {
+            waiting: Waiting::HubUnreachable,
+            why: "no answer".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_phase_follows_what_the_hub_reports() {
+        let mut suspended = spoke();
+        suspended.spec.suspended = true;
+
+        assert_eq!(phase(&spoke(), &unreachable(), None), SpokePhase::Pending);
+        assert_eq!(phase(&spoke(), &registered(), None), SpokePhase::Ready);
+        assert_eq!(phase(&spoke(), &registered(), Some(&info(0, false))), SpokePhase::Ready);
+        assert_eq!(
+            phase(&spoke(), &registered(), Some(&info(1, false))),
+            SpokePhase::Connected
+        );
+        assert_eq!(
+            phase(&spoke(), &registered(), Some(&info(0, true))),
+            SpokePhase::Disconnected
+        );
+        assert_eq!(
+            phase(&suspended, &registered(), Some(&info(1, true))),
+            SpokePhase::Suspended
+        );
+    }
+
+    #[test]
+    fn a_hub_that_does_not_answer_leaves_the_phase_and_makes_connected_unknown() {
+        let mut spoke = spoke();
+        let before = conditions(&[], &spoke, &registered(), Some(&info(1, false)));
+        let before = condition::set(&[], &before, None, Timestamp::UNIX_EPOCH);
+        spoke.status = Some(SpokeStatus {
+            phase: Some(SpokePhase::Connected),
+            declared: Some("d".to_owned()),
+            conditions: before.clone(),
+            ..SpokeStatus::default()
+        });
+
+        let verdicts = conditions(&before, &spoke, &unreachable(), None);
+
+        assert_eq!(phase(&spoke, &unreachable(), None), SpokePhase::Connected);
+        let of = |kind: &str| verdicts.iter().find(|v| v.kind == kind).map(|v| v.status);
+        assert_eq!(of(CONNECTED), Some(ConditionStatus::Unknown));
+        assert_eq!(of(CREDENTIALS_ISSUED), Some(ConditionStatus::True));
+        assert_eq!(of(ACCEPTED), Some(ConditionStatus::True));
+    }
+
+    #[test]
+    fn every_finding_sets_every_condition() {
+        let all = [
+            Waiting::HubNotFound,
+            Waiting::HubGoing,
+            Waiting::HubPaused,
+            Waiting::HubUnreachable,
+            Waiting::InvalidName,
+        ];
+        for waiting in all {
+            let finding = Finding::Waiting {
+                waiting,
+                why: String::new(),
+            };
+            let mut kinds: Vec<_> = conditions(&[], &spoke(), &finding, None)
+                .iter()
+                .map(|v| v.kind)
+                .collect();
+            kinds.sort_unstable();
+            assert_eq!(kinds, [ACCEPTED, CONNECTED, CREDENTIALS_ISSUED], "{waiting:?}");
+        }
+    }
+}

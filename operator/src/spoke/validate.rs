@@ -1,0 +1,132 @@
+//! Decides what is to be done for a Spoke; pure.
+
+use alkhub_crds::spoke::SpokeType as Kind;
+use alkhub_crds::{Hub, Spoke};
+use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::register::SpokeType;
+use alkhub_protocol::{Scopes, SpokeName};
+use kube::ResourceExt as _;
+use secrecy::SecretString;
+
+use super::observe::Observed;
+use crate::leading::Going as _;
+use crate::names::{Names, digest, is_owned_by};
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Course {
+    Declare(Declaration),
+    Wait(Waiting),
+}
+
+/// For whom a Spoke waits; a change wakes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    HubNotFound,
+    HubGoing,
+    HubPaused,
+    /// The hub has not answered (yet); the look that does wakes its Spokes.
+    HubUnreachable,
+    /// The API server should have refused it.
+    InvalidName,
+}
+
+/// What the hub shall be told.
+#[derive(Debug)]
+pub(super) struct Declaration {
+    pub(super) hub: Names,
+    /// The hub's admin key, and the uid of the Secret that it came from.
+    pub(super) key: (String, SecretString),
+    /// Everything but the spoke's own key.
+    pub(super) put: SpokePut,
+    /// The hub knows a spoke of this name and uid.
+    pub(super) known: bool,
+}
+
+pub(super) fn validate(spoke: &Spoke, observed: &Observed) -> Course {
+    if spoke.name_any().parse::<SpokeName>().is_err() {
+        return Course::Wait(Waiting::InvalidName);
+    }
+    let Some(hub) = &observed.hub else {
+        return Course::Wait(Waiting::HubNotFound);
+    };
+    if hub.meta_is_going() {
+        return Course::Wait(Waiting::HubGoing);
+    }
+    if hub.spec.paused {
+        return Course::Wait(Waiting::HubPaused);
+    }
+    match declaration(spoke, hub, observed) {
+        Some(declaration) => Course::Declare(declaration),
+        None => Course::Wait(Waiting::HubUnreachable),
+    }
+}
+
+// === impl Declaration ===
+
+impl Declaration {
+    /// Digest of the declaration and of what it depends on. Another hub, another hash key or another Secret makes it
+    /// another.
+    pub(super) fn digest(&self, secret_uid: &str, secret_version: &str) -> String {
+        let put = serde_json::to_vec(&SpokePut {
+            key: None,
+            ..self.put.clone()
+        })
+        .expect("a declaration is plain data");
+        let parts: [&[u8]; 5] = [
+            &put,
+            self.hub.uid.as_bytes(),
+            self.key.0.as_bytes(),
+            secret_uid.as_bytes(),
+            secret_version.as_bytes(),
+        ];
+        digest(&parts)[..16].to_owned()
+    }
+
+    /// Whether the hub has exactly this already, so that nothing need be read or sent.
+    pub(super) fn is_done(&self, spoke: &Spoke, observed: &Observed) -> bool {
+        let Some(secret) = &observed.secret else { return false };
+        let whole = is_owned_by(&secret.metadata, &self.put.uid) && secret.metadata.deletion_timestamp.is_none();
+        let now = self.digest(
+            secret.metadata.uid.as_deref().unwrap_or_default(),
+            secret.metadata.resource_version.as_deref().unwrap_or_default(),
+        );
+        let told = spoke.status.as_ref().and_then(|status| status.declared.as_ref());
+        let finalizer = spoke
+            .finalizers()
+            .iter()
+            .any(|finalizer| finalizer == crate::names::FINALIZER);
+        whole && finalizer && self.known && told == Some(&now)
+    }
+}
+
+fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declaration> {
+    let look = observed.look.as_ref()?;
+    let seen = look.seen.as_ref().ok()?;
+    let uid = spoke.uid()?;
+    let spec = &spoke.spec;
+    Some(Declaration {
+        hub: Names::of(hub),
+        key: look.key.clone()?,
+        known: seen.spokes.get(&spoke.name_any()).is_some_and(|info| info.uid == uid),
+        put: SpokePut {
+            uid,
+            key: None,
+            overlap_seconds: 0,
+            key_expires_at: None,
+            spoke_type: match spec.spoke_type {
+                Kind::DevEnv => SpokeType::DevEnv,
+                Kind::Client => SpokeType::Client,
+                Kind::Compute => SpokeType::Compute,
+            },
+            operations: spec.operations.clone(),
+            scopes: Scopes::new(spec.scopes.iter().cloned()),
+            labels: spec.labels.clone(),
+            concurrency: spec.concurrency,
+            suspended: spec.suspended,
+        },
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,176 @@
+//! What is to be done for a Spoke, without a cluster.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alkhub_crds::SpokeStatus;
+use alkhub_crds::spoke::{HubRef, SpokeSpec};
+use alkhub_protocol::admin::HubReport;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use tokio::time::Instant;
+
+use super::*;
+use crate::context::{Look, Seen};
+use crate::hub::testing::{given, hub};
+use crate::names::{FINALIZER, owner};
+
+/// A Spoke `builder` of the Hub `demo` in `team`.
+pub(in crate::spoke) fn spoke() -> Spoke {
+    let hub_ref = HubRef {
+        name: "demo".to_owned(),
+    };
+    let mut spoke = Spoke::new(
+        "builder",
+        SpokeSpec {
+            hub_ref,
+            ..SpokeSpec::default()
+        },
+    );
+    spoke.metadata.namespace = Some("team".to_owned());
+    spoke.metadata.uid = Some("uid-spoke".to_owned());
+    spoke
+}
+
+fn look(seen: Result<(), String>) -> Arc<Look> {
+    let report = HubReport {
+        hub_id: "demo-1".parse().expect("valid"),
+        version: "1".to_owned(),
+        channel_prefix: "alk:".to_owned(),
+        pods: Vec::new(),
+        spokes_connected: 0,
+        redis: "up".to_owned(),
+        postgres: "up".to_owned(),
+    };
+    let seen = seen.map(|()| Seen {
+        report,
+        spokes: HashMap::new(),
+    });
+    Arc::new(Look {
+        at: Instant::now(),
+        key: Some(("uid-auth".to_owned(), "k".into())),
+        seen,
+    })
+}
+
+fn observed() -> Observed {
+    Observed {
+        hub: Some(Arc::new(hub(given()))),
+        look: Some(look(Ok(()))),
+        secret: None,
+    }
+}
+
+fn declared(spoke: &Spoke, observed: &Observed) -> Declaration {
+    match validate(spoke, observed) {
+        Course::Declare(declaration) => declaration,
+        Course::Wait(waiting) => panic!("waits: {waiting:?}"),
+    }
+}
+
+fn waits(spoke: &Spoke, observed: &Observed) -> Option<Waiting> {
+    match validate(spoke, observed) {
+        Course::Declare(_) => None,
+        Course::Wait(waiting) => Some(waiting),
+    }
+}
+
+#[tokio::test]
+async fn a_spoke_waits_for_its_hub() {
+    let mut paused = hub(given());
+    paused.spec.paused = true;
+    let with = |hub| Observed { hub, ..observed() };
+
+    assert_eq!(waits(&spoke(), &with(None)), Some(Waiting::HubNotFound));
+    assert_eq!(waits(&spoke(), &with(Some(Arc::new(paused)))), Some(Waiting::HubPaused));
+    let silent = Observed {
+        look: Some(look(Err("away".to_owned()))),
+        ..observed()
+    };
+    assert_eq!(waits(&spoke(), &silent), Some(Waiting::HubUnreachable));
+    assert_eq!(
+        waits(
+            &spoke(),
+            &Observed {
+                look: None,
+                ..observed()
+            }
+        ),
+        Some(Waiting::HubUnreachable)
+    );
+    assert_eq!(waits(&spoke(), &observed()), None);
+}
+
+#[tokio::test]
+async fn the_digest_is_another_when_anything_is_another() {
+    let base = declared(&spoke(), &observed());
+    let mut suspended = spoke();
+    suspended.spec.suspended = true;
+    let mut rekeyed = declared(&spoke(), &observed());
+    rekeyed.key.0 = "uid-auth-2".to_owned();
+
+    assert_eq!(base.digest("s", "1"), declared(&spoke(), &observed()).digest("s", "1"));
+    assert_ne!(base.digest("s", "1"), base.digest("s", "2"));
+    assert_ne!(
+        base.digest("s", "1"),
+        declared(&suspended, &observed()).digest("s", "1")
+    );
+    assert_ne!(base.digest("s", "1"), rekeyed.digest("s", "1"));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_again_only_while_everything_is_as_it_was() {
+    let mut declaration = declared(&spoke(), &observed());
+    declaration.known = true;
+    let meta = ObjectMeta {
+        uid: Some("s".to_owned()),
+        resource_version: Some("1".to_owned()),
+        owner_references: Some(vec![owner::<Spoke>("builder", "uid-spoke")]),
+        ..ObjectMeta::default()
+    };
+    let secret = |meta: ObjectMeta| {
+        Some(Arc::new(PartialObjectMeta::<Secret> {
+            metadata: meta,
+            ..Default::default()
+        }))
+    };
+    let done = Observed {
+        secret: secret(meta.clone()),
+        ..observed()
+    };
+    let mut told = spoke();
+    told.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    told.status = Some(SpokeStatus {
+        declared: Some(declaration.digest("s", "1")),
+        ..SpokeStatus::default()
+    });
+
+    assert!(declaration.is_done(&told, &done));
+    assert!(!declaration.is_done(&spoke(), &done));
+    assert!(!declaration.is_done(&told, &observed()));
+    let edited = ObjectMeta {
+        resource_version: Some("2".to_owned()),
+        ..meta.clone()
+    };
+    assert!(!declaration.is_done(
+        &told,
+        &Observed {
+            secret: secret(edited),
+            ..observed()
+        }
+    ));
+    let foreign = ObjectMeta {
+        owner_references: None,
+        ..meta
+    };
+    assert!(!declaration.is_done(
+        &told,
+        &Observed {
+            secret: secret(foreign),
+            ..observed()
+        }
+    ));
+    declaration.known = false;
+    assert!(!declaration.is_done(&told, &done));
+}

@@ -1,0 +1,216 @@
+//! Watches of one term of leadership: what they bring is kept in stores and triggers reconciles.
+//!
+//! Invariants
+//! - One malformed Hub or Spoke is counted, logged and passed over; the others are not held up.
+//! - A store is read only after it was filled once; while a watch begins anew it keeps what it had.
+//! - `managedFields` are dropped, and of Secrets only the metadata is kept: no key stays in memory.
+
+use std::sync::Arc;
+
+use alkhub_crds::{Hub, Spoke};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Api, Client, Resource};
+
+use crate::kubernetes::{Object, WATCH_SECONDS};
+use crate::metrics::Metrics;
+use crate::names::MANAGED_BY;
+
+/// Objects that a watch touched.
+pub(crate) type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
+
+/// What is known of the cluster.
+pub(crate) struct Stores {
+    pub(crate) hubs: Store<Hub>,
+    pub(crate) spokes: Store<Spoke>,
+    pub(crate) deployments: Store<Deployment>,
+    pub(crate) sets: Store<StatefulSet>,
+    pub(crate) services: Store<Service>,
+    pub(crate) configs: Store<ConfigMap>,
+    pub(crate) accounts: Store<ServiceAccount>,
+    pub(crate) disruptions: Store<PodDisruptionBudget>,
+    pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
+}
+
+/// Where to watch.
+#[derive(Clone)]
+pub(crate) struct Watches {
+    pub(crate) client: Client,
+    pub(crate) namespace: Option<String>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// One kind's events, and what they leave behind.
+pub(crate) struct Watched<K: Resource + Lookup + Clone + 'static>
+where
+    <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
+{
+    pub(crate) store: Store<K>,
+    pub(crate) touched: Touched<K>,
+}
+
+// === impl Stores ===
+
+impl Stores {
+    /// Waits until every store was filled once; `false` when a watch was dropped before.
+    pub(crate) async fn ready(&self) -> bool {
+        let children = async {
+            self.deployments.wait_until_ready().await?;
+            self.sets.wait_until_ready().await?;
+            self.services.wait_until_ready().await?;
+            self.configs.wait_until_ready().await?;
+            self.accounts.wait_until_ready().await?;
+            self.disruptions.wait_until_ready().await?;
+            self.secrets.wait_until_ready().await?;
+            self.hubs.wait_until_ready().await?;
+            self.spokes.wait_until_ready().await
+        };
+        children.await.is_ok()
+    }
+
+    /// The Hub that a Spoke names.
+    pub(crate) fn hub_of(&self, spoke: &Spoke) -> Option<Arc<Hub>> {
+        let namespace = spoke.metadata.namespace.as_deref()?;
+        self.hubs
+            .get(&ObjectRef::new(&spoke.spec.hub_ref.name).within(namespace))
+    }
+
+    /// The Spokes that name a Hub.
+    pub(crate) fn spokes_of(&self, namespace: &str, hub: &str) -> Vec<Arc<Spoke>> {
+        self.spokes.state_filter(|spoke| {
+            spoke.spec.hub_ref.name == hub && spoke.metadata.namespace.as_deref() == Some(namespace)
+        })
+    }
+
+    /// The metadata of a Secret of ours.
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Arc<PartialObjectMeta<Secret>>> {
+        self.secrets.get(&ObjectRef::new(name).within(namespace))
+    }
+}
+
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stores")
+    }
+}
+
+// === impl Watches ===
+
+impl Watches {
+    /// Watches our own kind; an object that cannot be read is passed over.
+    pub(crate) fn resources<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
+        let events = watch(self.api::<DeserializeGuard<K>>(), config());
+        let metrics = Arc::clone(&self.metrics);
+        let readable = events.filter_map(move |event| {
+            let event = readable(event, &metrics);
+            async move { event }
+        });
+        self.keep(readable)
+    }
+
+    /// Watches what this operator makes, of one kind.
+    pub(crate) fn children<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
+        self.keep(watch(
+            self.api::<K>(),
+            config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
+        ))
+    }
+
+    /// Watches the metadata of the Secrets that this operator makes.
+    pub(crate) fn secrets(&self) -> Watched<PartialObjectMeta<Secret>> {
+        let config = config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+        self.keep(watch(self.api::<PartialObjectMeta<Secret>>(), config))
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        <K as Resource>::DynamicType: Default,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn keep<K>(&self, events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static) -> Watched<K>
+    where
+        K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    {
+        let (store, writer) = reflector::store();
+        let metrics = Arc::clone(&self.metrics);
+        let kind = kind_of(&<K as Resource>::kind(&()));
+        let touched = events
+            .inspect(move |event| match event {
+                Ok(_) => metrics.heard(kind),
+                Err(error) => {
+                    metrics.watch_errors.with_label_values(&[kind]).inc();
+                    tracing::warn!(
+                        kind,
+                        error = crate::error::chain(error),
+                        "a watch broke and is begun anew"
+                    );
+                }
+            })
+            .default_backoff()
+            .modify(|object| object.meta_mut().managed_fields = None)
+            .reflect(writer)
+            .touched_objects()
+            .boxed();
+        Watched { store, touched }
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS).page_size(500)
+}
+
+/// The kinds as constants, for labels of metrics.
+fn kind_of(kind: &str) -> &'static str {
+    const KINDS: [&str; 9] = [
+        "Hub",
+        "Spoke",
+        "Deployment",
+        "StatefulSet",
+        "Service",
+        "ConfigMap",
+        "ServiceAccount",
+        "PodDisruptionBudget",
+        "Secret",
+    ];
+    KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
+}
+
+fn readable<K: Object>(
+    event: watcher::Result<Event<DeserializeGuard<K>>>,
+    metrics: &Metrics,
+) -> Option<watcher::Result<Event<K>>> {
+    let read = |guard: DeserializeGuard<K>| {
+        guard.0.map_err(|malformed| {
+            let kind = kind_of(&K::kind(&()));
+            metrics.malformed_objects.with_label_values(&[kind]).inc();
+            tracing::error!(
+                kind,
+                object.namespace = malformed.metadata.namespace,
+                object.name = malformed.metadata.name,
+                error = malformed.error,
+                "an object cannot be read and is passed over"
+            );
+        })
+    };
+    Some(match event {
+        Ok(Event::Apply(object)) => Ok(Event::Apply(read(object).ok()?)),
+        Ok(Event::InitApply(object)) => Ok(Event::InitApply(read(object).ok()?)),
+        Ok(Event::Delete(object)) => Ok(Event::Delete(read(object).ok()?)),
+        Ok(Event::Init) => Ok(Event::Init),
+        Ok(Event::InitDone) => Ok(Event::InitDone),
+        Err(error) => Err(error),
+    })
+}
