@@ -87,12 +87,13 @@ impl Scratch {
     }
 }
 
+/// Waits on a condition: the one place of this file that lets time pass.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1200 {
         if holds() {
             return;
         }
-        thread::sleep(Duration::from_millis(100));
+        thread::park_timeout(Duration::from_millis(100));
     }
     panic!("{what}: not after two minutes");
 }
