@@ -1,1 +1,59 @@
-//! Placeholder while the house is raised.
+//! The surfaces of a hub: HTTP, WebSocket and SSE, with keys, limits, telemetry and the graceful end.
+//!
+//! [`Hub::start`] is the whole of a hub process; `alkhub serve`, `alkhub dev` and the tests call it. Handlers decode,
+//! authorize, call one function of a domain crate and encode.
+//!
+//! What clients may rely on
+//! - Every JSON answer under `/v1`, the admin API included, is an envelope `{"data": …, "meta": {"source": "local",
+//!   "timestamp": ms}}` (the origin's ResponseEnvelope); `/v1/openapi.json` is the plain document. A delete answers 204.
+//! - Every error is an RFC 9457 problem document ([`alkhub_protocol::Problem`]), 404, 405 and panics included.
+//!
+//! Invariants
+//! - No globals: any number of hubs run in one process, each with its own metrics registry.
+//! - Every task is spawned on the hub's tracker, which [`Hub::shutdown`] waits for.
+//! - Keys, tokens, query strings and payloads are never logged.
+
+mod app;
+mod auth;
+mod background;
+mod drain;
+mod endpoint;
+mod envelope;
+mod error;
+mod http;
+mod hub;
+mod limits;
+mod listener;
+mod metrics;
+mod openapi;
+mod readiness;
+mod request;
+mod router;
+mod sse;
+pub mod telemetry;
+mod ws;
+
+pub use hub::{Hub, StartError};
+pub use listener::tls::TlsError;
+
+/// The OpenAPI 3.1 document of the main listener, generated from the routes and the wire types.
+pub fn openapi() -> serde_json::Value {
+    openapi::document()
+}
+
+/// Every metric family of this crate as rows of a Markdown table: name, kind, labels, help.
+pub fn metrics_reference() -> String {
+    metrics::FAMILIES
+        .iter()
+        .map(|family| {
+            let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+            format!(
+                "| `{}` | {} | {} | {} |\n",
+                family.name,
+                family.kind,
+                labels.join(", "),
+                family.help
+            )
+        })
+        .collect()
+}

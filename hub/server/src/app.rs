@@ -1,0 +1,96 @@
+//! What the surfaces of one hub share.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alkhub_calls::Calls;
+use alkhub_config::HubConfig;
+use alkhub_events::{Fabric, Lease, Limits};
+use alkhub_protocol::{HubId, OperationKind, OperationName, Scopes, scope};
+use alkhub_store::Store;
+use prometheus::Registry;
+use tokio::sync::watch;
+
+use crate::auth::KeyRing;
+use crate::listener::Scope;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::ws::Sockets;
+
+/// The software's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A handle to one hub's parts; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App(Arc<Inner>);
+
+/// The parts.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: HubConfig,
+    pub(crate) hub_id: HubId,
+    pub(crate) store: Store,
+    pub(crate) fabric: Fabric,
+    pub(crate) calls: Calls,
+    pub(crate) keys: KeyRing,
+    pub(crate) sockets: Arc<Sockets>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Registry,
+    pub(crate) readiness: Readiness,
+    pub(crate) scope: Scope,
+    /// Changes when silent streams need a sign of life.
+    pub(crate) beat: watch::Sender<()>,
+    pub(crate) connections: AtomicU64,
+}
+
+// === impl App ===
+
+impl App {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// A name for a connection, unique on this hub.
+    pub(crate) fn connection_id(&self) -> String {
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
+        format!("{}-c{number}", self.hub_id)
+    }
+
+    /// What may wait for one connection's subscriptions.
+    pub(crate) fn event_limits(&self) -> Limits {
+        Limits {
+            items: self.config.events.queue_items,
+            bytes: self.config.events.queue_bytes,
+        }
+    }
+
+    /// Whether an operation is a query, a mutation or a subscription; `None` when no spoke offers it.
+    pub(crate) fn kind(&self, operation: &OperationName) -> Option<OperationKind> {
+        let reader = alkhub_calls::Caller {
+            key_id: "".into(),
+            scopes: Arc::new(Scopes::new([scope::OPERATIONS_READ])),
+            spoke: None,
+        };
+        self.calls.operation(&reader, operation).map(|info| info.spec.kind)
+    }
+
+    /// What this hub says of itself in its lease.
+    pub(crate) fn announce(&self) {
+        self.fabric.cluster().announce(Lease {
+            pod: self.config.pod.name.clone(),
+            version: VERSION.to_owned(),
+            connections: self.metrics.websockets(),
+            draining: self.scope.drain.is_cancelled(),
+            weight: 1,
+        });
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

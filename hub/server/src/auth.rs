@@ -1,0 +1,262 @@
+//! From a key to the one who holds it.
+//!
+//! A key is checked by its checksum, hashed, and looked up: in memory, where an answer is trusted for `auth.cache-ttl`
+//! and for longer while Postgres is away, else in Postgres. A revocation reaches every hub through Redis and ends the
+//! key's sockets at once.
+//!
+//! Invariants
+//! - Postgres away is never "your key is wrong": a known key goes on, an unknown one gets 503.
+//! - A revocation that arrives while the key is being looked up counts.
+//! - Neither the key nor its hash is logged.
+
+mod caller;
+mod credential;
+mod key;
+mod revocation;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::{AuthConfig, ServerConfig};
+use alkhub_protocol::{ApiKey, CallError, Code};
+use alkhub_store::{KeyHash, KeyHasher, Store};
+use jiff::Timestamp;
+
+pub(crate) use caller::Caller;
+pub(crate) use credential::{PROTOCOL_PREFIX, credential};
+pub(crate) use key::Key;
+pub(crate) use revocation::{recheck_in_use, watch};
+
+use crate::error::ApiError;
+use crate::limits::{BadKeys, Rate};
+use crate::metrics::{AuthFailure, Limit, Metrics};
+use key::Standing;
+
+/// Keys kept in memory.
+const KEYS: u64 = 100_000;
+
+/// A key not used for so long is forgotten.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Texts that are no keys of ours are remembered, so that they cost no query.
+const UNKNOWN: u64 = 10_000;
+const UNKNOWN_TTL: Duration = Duration::from_secs(3);
+
+/// Revocations are remembered so long, for look-ups that were under way.
+const REVOKED_TTL: Duration = Duration::from_secs(60);
+
+/// A refresh that takes longer goes on without its request.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After a refresh that failed the next one waits.
+const REFRESH_PAUSE: Duration = Duration::from_secs(5);
+
+/// Looks keys up and remembers them.
+#[derive(Debug)]
+pub(crate) struct KeyRing {
+    store: Store,
+    hasher: KeyHasher,
+    ttl: Duration,
+    known: moka::future::Cache<KeyHash, Arc<Key>>,
+    unknown: moka::sync::Cache<KeyHash, ()>,
+    revoked: moka::sync::Cache<Arc<str>, ()>,
+    bad: BadKeys,
+    rate: Rate,
+    metrics: Arc<Metrics>,
+}
+
+/// Why there is no key for a hash.
+#[derive(Debug)]
+enum NotFound {
+    Unknown,
+    Store(alkhub_store::Error),
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    /// An empty ring.
+    pub(crate) fn new(
+        store: Store,
+        hasher: KeyHasher,
+        auth: &AuthConfig,
+        server: &ServerConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            store,
+            hasher,
+            ttl: auth.cache_ttl,
+            known: moka::future::Cache::builder()
+                .max_capacity(KEYS)
+                .time_to_idle(IDLE)
+                .build(),
+            unknown: moka::sync::Cache::builder()
+                .max_capacity(UNKNOWN)
+                .time_to_live(UNKNOWN_TTL)
+                .build(),
+            revoked: moka::sync::Cache::builder()
+                .max_capacity(KEYS)
+                .time_to_live(REVOKED_TTL)
+                .build(),
+            bad: BadKeys::new(server.bad_keys_per_minute),
+            rate: Rate::per_second(server.requests_per_second_per_key),
+            metrics,
+        }
+    }
+
+    /// The hasher of this hub's keys.
+    pub(crate) fn hasher(&self) -> &KeyHasher {
+        &self.hasher
+    }
+
+    /// The holder of a key that came from `peer`.
+    ///
+    /// # Errors
+    /// 401 when there is no good key, 403 when its spoke is suspended, 429 when the peer had too many bad ones, 503
+    /// when Postgres is away and the key is not known.
+    pub(crate) async fn authenticate(&self, credential: Option<&str>, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
+        let Some(text) = credential else {
+            return Err(self.refused(
+                AuthFailure::Missing,
+                "the request needs a key: `Authorization: Bearer alk_…`",
+            ));
+        };
+        let Ok(api_key) = ApiKey::parse(text) else {
+            self.check_peer(peer)?;
+            self.bad.count(peer);
+            return Err(self.refused(
+                AuthFailure::Malformed,
+                "the key is not one of alkhub's: check for a typing error",
+            ));
+        };
+        let key = self.find(self.hasher.hash(&api_key), peer).await?;
+        self.check(&key, peer)?;
+        key.used(Timestamp::now());
+        Ok(key)
+    }
+
+    /// Takes one request from the key's rate.
+    ///
+    /// # Errors
+    /// 429 with the time to wait.
+    pub(crate) fn take_request(&self, key: &Key) -> Result<(), ApiError> {
+        self.rate.take(&key.bucket).map_err(|wait| {
+            self.metrics.limited(Limit::KeyRequests);
+            ApiError::rate_limited("the key has sent too many requests", wait)
+        })
+    }
+
+    async fn find(&self, hash: KeyHash, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
+        if let Some(key) = self.known.get(&hash).await {
+            if key.age() > self.ttl {
+                self.refresh_soon(&key).await;
+            }
+            return Ok(key);
+        }
+        self.check_peer(peer)?;
+        if self.unknown.contains_key(&hash) {
+            return Err(self.unknown_key(peer));
+        }
+        let found = self.known.try_get_with(hash, self.look_up(hash)).await;
+        found.map_err(|error| match &*error {
+            NotFound::Unknown => {
+                self.unknown.insert(hash, ());
+                self.unknown_key(peer)
+            }
+            NotFound::Store(error) => {
+                self.metrics.auth_failure(AuthFailure::Unavailable);
+                tracing::warn!(error = %crate::error::Chain(error), "a key cannot be looked up");
+                CallError::new(
+                    Code::Unavailable,
+                    "keys cannot be checked now: Postgres is not available",
+                )
+                .retryable()
+                .retry_after_ms(1_000)
+                .into()
+            }
+        })
+    }
+
+    async fn look_up(&self, hash: KeyHash) -> Result<Arc<Key>, NotFound> {
+        let record = self.store.keys().find(&hash).await.map_err(NotFound::Store)?;
+        let record = record.ok_or(NotFound::Unknown)?;
+        let key = Key::new(hash, &record);
+        if self.revoked.contains_key(&key.id) {
+            key.revoke();
+        }
+        Ok(Arc::new(key))
+    }
+
+    /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
+    async fn refresh_soon(&self, key: &Key) {
+        let Some(_turn) = key.begin_refresh() else {
+            return;
+        };
+        let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, self.refresh(key)).await;
+        if !matches!(refreshed, Ok(Ok(()))) {
+            key.refresh_in(self.ttl, REFRESH_PAUSE);
+        }
+    }
+
+    /// Looks a known key up again.
+    ///
+    /// # Errors
+    /// Postgres did not answer.
+    async fn refresh(&self, key: &Key) -> Result<(), alkhub_store::Error> {
+        match self.store.keys().find(&key.hash).await? {
+            Some(record) => key.update(&record),
+            None => key.revoke(),
+        }
+        if self.revoked.contains_key(&key.id) {
+            key.revoke();
+        }
+        Ok(())
+    }
+
+    fn check(&self, key: &Key, peer: IpAddr) -> Result<(), ApiError> {
+        match key.standing(Timestamp::now()) {
+            Standing::Good => Ok(()),
+            Standing::Revoked => {
+                self.bad.count(peer);
+                Err(self.refused(AuthFailure::Revoked, "the key was revoked"))
+            }
+            Standing::Expired => {
+                self.bad.count(peer);
+                Err(self.refused(AuthFailure::Expired, "the key has expired"))
+            }
+            Standing::Suspended => {
+                self.metrics.auth_failure(AuthFailure::Suspended);
+                Err(ApiError::new(Code::AccessDenied, "the key's spoke is suspended"))
+            }
+        }
+    }
+
+    fn check_peer(&self, peer: IpAddr) -> Result<(), ApiError> {
+        self.bad.check(peer).map_err(|wait| {
+            self.metrics.limited(Limit::BadKeys);
+            ApiError::rate_limited("too many bad keys came from this address", wait)
+        })
+    }
+
+    fn unknown_key(&self, peer: IpAddr) -> ApiError {
+        self.bad.count(peer);
+        self.refused(AuthFailure::Unknown, "the key is not known here")
+    }
+
+    fn refused(&self, reason: AuthFailure, message: &str) -> ApiError {
+        self.metrics.auth_failure(reason);
+        ApiError::new(Code::Unauthenticated, message)
+    }
+
+    /// Forgets that a key was unknown: it has just been made.
+    pub(crate) fn made(&self, hash: &KeyHash) {
+        self.unknown.invalidate(hash);
+    }
+
+    /// Every key in memory.
+    fn all(&self) -> Vec<Arc<Key>> {
+        self.known.iter().map(|(_, key)| key).collect()
+    }
+}

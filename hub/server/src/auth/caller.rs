@@ -1,0 +1,45 @@
+//! Authorization as a type: a handler that takes a [`Caller`] runs only for the holder of a good key.
+
+use std::sync::Arc;
+
+use alkhub_protocol::CallError;
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+
+use super::{Key, credential};
+use crate::app::App;
+use crate::error::{ApiError, missing_scope};
+use crate::listener::Peer;
+
+/// The holder of the request's key, within its rate.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) key: Arc<Key>,
+    /// Who it is for the domain crates.
+    pub(crate) who: Arc<alkhub_calls::Caller>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// Checks one of alkhub's own scopes.
+    ///
+    /// # Errors
+    /// 403 that names the scope.
+    pub(crate) fn require(&self, scope: &str) -> Result<(), CallError> {
+        self.who.scopes.require(scope).map_err(|scope| missing_scope(&scope))
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let peer = parts.extensions.get::<Peer>().cloned();
+        let address = peer.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.address);
+        let key = app.keys.authenticate(credential(parts).as_deref(), address).await?;
+        app.keys.take_request(&key)?;
+        let who = key.caller();
+        Ok(Self { key, who })
+    }
+}

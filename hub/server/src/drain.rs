@@ -1,0 +1,83 @@
+//! The graceful end: one mechanism for SIGTERM, scale-down and roll-out.
+//!
+//! Not ready → `drain-delay`, so that load balancers notice → no new connections, clients without a call under way
+//! are let go → running calls finish, up to `drain-timeout` → sockets close with 1001 and a reason → everything ends.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use crate::hub::Hub;
+use crate::ws::{DRAINING, code};
+
+/// How often it is looked whether calls still run.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Time for peers to answer a close.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// Time for tasks to end after everything was told to.
+const ENDING: Duration = Duration::from_secs(10);
+
+// === impl Hub ===
+
+impl Hub {
+    /// The graceful end: not ready, `drain-delay`, stop accepting, finish calls up to `drain-timeout`, close sockets
+    /// with 1001, end every task. Calling it again waits for the same end.
+    pub async fn shutdown(&self) {
+        self.ended.get_or_init(|| self.drain()).await;
+    }
+
+    /// Ends at once: nothing is drained, sockets are dropped without a close. Returns when every task is gone.
+    pub async fn kill(&self) {
+        self.ended.get_or_init(|| self.end()).await;
+    }
+
+    async fn drain(&self) {
+        let app = &self.app;
+        let server = &app.config.server;
+        app.readiness.draining();
+        tracing::info!(hub.id = %app.hub_id, calls = app.calls.in_flight(), "the hub drains");
+        tokio::time::sleep(server.drain_delay).await;
+        app.scope.drain.cancel();
+        app.announce();
+        app.sockets.drain();
+        if !wait(server.drain_timeout, || app.calls.in_flight() == 0).await {
+            tracing::warn!(
+                calls = app.calls.in_flight(),
+                "calls still run at the end of `server.drain-timeout`"
+            );
+        }
+        app.scope.close.cancel();
+        app.sockets.close(code::GOING_AWAY, DRAINING, |_| true);
+        if !wait(CLOSING, || app.sockets.len() == 0).await {
+            tracing::debug!(sockets = app.sockets.len(), "sockets did not answer their close");
+        }
+        self.end().await;
+    }
+
+    async fn end(&self) {
+        let scope = &self.app.scope;
+        scope.drain.cancel();
+        scope.close.cancel();
+        scope.stop.cancel();
+        scope.tasks.close();
+        if timeout(ENDING, scope.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = scope.tasks.len(), "tasks did not end in time");
+        }
+        self.app.store.close().await;
+        tracing::info!(hub.id = %self.app.hub_id, "the hub has ended");
+    }
+}
+
+/// Waits until something holds; false when it does not in time.
+async fn wait(limit: Duration, holds: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !holds() {
+        if Instant::now() >= end {
+            return false;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    true
+}

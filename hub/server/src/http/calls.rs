@@ -1,0 +1,95 @@
+//! Calls over HTTP, and the list of ended ones.
+
+use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::{CallRequest, CallStatus, Code, OperationKind, OperationName, RawJson, scope};
+use alkhub_store::{CallFilter, Cursor};
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::envelope::{self, Page};
+use crate::error::ApiError;
+use crate::request::{self, Id, Path, Query, RawBody};
+use crate::{sse, telemetry};
+
+/// Records in an answer when the request does not say.
+const PAGE: u32 = 100;
+
+/// Records in an answer at most.
+const PAGE_LIMIT: u32 = 1_000;
+
+/// `POST /v1/call/{operation}`: the body is the input, the answer is the output; a subscription answers as SSE.
+///
+/// A client that goes away before the answer aborts the call.
+pub(crate) async fn call(
+    State(app): State<App>,
+    caller: Caller,
+    Path(operation): Path<String>,
+    Id(request_id): Id,
+    headers: HeaderMap,
+    RawBody(input): RawBody,
+) -> Result<Response, ApiError> {
+    let operation: OperationName = operation
+        .parse()
+        .map_err(|e: alkhub_protocol::id::InvalidId| ApiError::bad_request(e.to_string()))?;
+    let request = CallRequest {
+        request_id,
+        input: input.unwrap_or_else(RawJson::null),
+        timeout: request::timeout(&headers)?,
+        idle_timeout: None,
+        parent: None,
+        target: None,
+        traceparent: telemetry::traceparent(&headers),
+        operation,
+    };
+    if app.kind(&request.operation) == Some(OperationKind::Subscription) {
+        let items = app.calls.subscribe(&caller.who, request).await?;
+        return Ok(sse::items(&app, items));
+    }
+    let output = app.calls.call(&caller.who, request).await?;
+    Ok(envelope::json(StatusCode::OK, output.bytes()))
+}
+
+/// `GET /v1/calls`: ended calls, the newest first.
+pub(crate) async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Page<CallRecord>, ApiError> {
+    caller.require(scope::CALLS_READ)?;
+    let filter = filter(&query)?;
+    let records = app.store.calls().list(&filter).await.map_err(|e| ApiError::store(&e))?;
+    let full = u32::try_from(records.len()).is_ok_and(|count| count == filter.limit);
+    let next = records.last().filter(|_| full).and_then(|last| Cursor::of(last).ok());
+    Ok(Page {
+        items: records,
+        next: next.map(|cursor| cursor.to_string()),
+    })
+}
+
+fn filter(query: &Query) -> Result<CallFilter, ApiError> {
+    let limit = query.parse::<u32>("limit")?.unwrap_or(PAGE);
+    if !(1..=PAGE_LIMIT).contains(&limit) {
+        return Err(ApiError::bad_request(format!(
+            "query parameter `limit` must be 1 to {PAGE_LIMIT}"
+        )));
+    }
+    Ok(CallFilter {
+        operation: query.parse("operation")?,
+        status: query.first("status").map(status).transpose()?,
+        caller: query.first("caller").map(str::to_owned),
+        before: query.parse("before")?,
+        after: query.parse("after")?,
+        limit,
+    })
+}
+
+fn status(text: &str) -> Result<CallStatus, ApiError> {
+    match text {
+        "completed" => Ok(CallStatus::Completed),
+        "failed" => Ok(CallStatus::Failed),
+        "aborted" => Ok(CallStatus::Aborted),
+        _ => Err(ApiError::new(
+            Code::BadRequest,
+            "query parameter `status` must be `completed`, `failed` or `aborted`",
+        )),
+    }
+}

@@ -1,0 +1,111 @@
+//! Events over HTTP: publishing, and topics as a stream.
+
+use alkhub_events::Lag;
+use alkhub_protocol::{CallError, Code, Topic, TopicFilter};
+use axum::extract::State;
+use axum::response::Response;
+use futures::future::try_join_all;
+use http::{HeaderMap, HeaderName, StatusCode};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::envelope::Data;
+use crate::error::{ApiError, missing_scope, not_published};
+use crate::request::{Path, Query, RawBody};
+use crate::sse;
+
+/// Topics in one stream.
+const TOPICS: usize = 1_000;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What became of a published event.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PublishedEvent {
+    /// `type:id`.
+    topic: String,
+    /// Subscribers on the hub that took the event; those on other hubs are not counted.
+    local_subscribers: u64,
+}
+
+/// `POST /v1/events/{type}`: an event with an empty id.
+pub(crate) async fn publish_without_id(
+    state: State<App>,
+    caller: Caller,
+    Path(event_type): Path<String>,
+    body: RawBody,
+) -> Result<Data<PublishedEvent>, ApiError> {
+    publish(state, caller, Path((event_type, String::new())), body).await
+}
+
+/// `POST /v1/events/{type}/{id}`: the body is the payload; an empty body is an event without one.
+pub(crate) async fn publish(
+    State(app): State<App>,
+    caller: Caller,
+    Path((event_type, id)): Path<(String, String)>,
+    RawBody(payload): RawBody,
+) -> Result<Data<PublishedEvent>, ApiError> {
+    let topic = Topic::new(&event_type, &id).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let allowed = caller.who.scopes.require_publish(topic.event_type());
+    allowed.map_err(|scope| missing_scope(&scope))?;
+    let published = app.fabric.bus().publish(&topic, payload).await.map_err(|failed| {
+        tracing::debug!(error = %crate::error::Chain(&failed), "an event was not published everywhere");
+        not_published(failed.delivered)
+    })?;
+    Ok(Data(
+        StatusCode::ACCEPTED,
+        PublishedEvent {
+            topic: topic.to_string(),
+            local_subscribers: u64::try_from(published.local).unwrap_or(u64::MAX),
+        },
+    ))
+}
+
+/// `GET /v1/events?topic=type:id&topic=…`: answered when every subscription is confirmed.
+pub(crate) async fn stream(
+    State(app): State<App>,
+    caller: Caller,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let filters = filters(&caller, &query)?;
+    let (mailbox, deliveries) = alkhub_events::mailbox(app.event_limits(), Lag::DropOldest);
+    let subscribed = filters
+        .into_iter()
+        .map(|filter| app.fabric.bus().subscribe(filter, &mailbox));
+    let subscriptions = try_join_all(subscribed).await.map_err(|error| {
+        tracing::debug!(error = %crate::error::Chain(&error), "a subscription was not confirmed");
+        CallError::new(Code::Unavailable, "Redis did not confirm the subscription")
+            .retryable()
+            .retry_after_ms(1_000)
+    })?;
+    let topics = sse::Topics {
+        deliveries,
+        subscriptions,
+        resumed: headers.contains_key(LAST_EVENT_ID),
+    };
+    Ok(sse::topics(&app, topics))
+}
+
+fn filters(caller: &Caller, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {
+    let mut filters = Vec::new();
+    for text in query.all("topic") {
+        let filter: TopicFilter = text
+            .parse()
+            .map_err(|e: alkhub_protocol::topic::InvalidTopic| ApiError::bad_request(format!("topic `{text}`: {e}")))?;
+        let allowed = caller.who.scopes.require_subscribe(&filter);
+        allowed.map_err(|scope| missing_scope(&scope))?;
+        if !filters.contains(&filter) {
+            filters.push(filter);
+        }
+    }
+    if filters.is_empty() || filters.len() > TOPICS {
+        return Err(ApiError::bad_request(format!(
+            "name 1 to {TOPICS} topics: `?topic=type:id&topic=…`"
+        )));
+    }
+    Ok(filters)
+}

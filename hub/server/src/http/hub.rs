@@ -1,0 +1,33 @@
+//! What the operator writes into a Hub's status.
+
+use std::collections::BTreeSet;
+
+use alkhub_events::LinkState;
+use alkhub_protocol::admin::HubReport;
+use alkhub_protocol::scope;
+use axum::extract::State;
+
+use crate::app::{App, VERSION};
+use crate::auth::Caller;
+use crate::envelope::Data;
+use crate::error::ApiError;
+
+/// `GET /v1/admin/hub`.
+pub(crate) async fn report(State(app): State<App>, caller: Caller) -> Result<Data<HubReport>, ApiError> {
+    caller.require(scope::ADMIN)?;
+    let spokes: BTreeSet<_> = app.calls.instances().into_iter().map(|(name, ..)| name).collect();
+    let redis = match &*app.fabric.link().borrow() {
+        LinkState::Local => "none",
+        LinkState::Up => "up",
+        LinkState::Down(_) => "down",
+    };
+    Ok(Data::ok(HubReport {
+        hub_id: app.hub_id.clone(),
+        version: VERSION.to_owned(),
+        channel_prefix: app.config.events.prefix.to_string(),
+        pods: app.fabric.cluster().pods().to_vec(),
+        spokes_connected: u64::try_from(spokes.len()).unwrap_or(u64::MAX),
+        redis: redis.to_owned(),
+        postgres: if app.store.ready() { "up" } else { "down" }.to_owned(),
+    }))
+}

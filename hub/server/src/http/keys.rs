@@ -1,0 +1,108 @@
+//! Keys: made, listed, ended. A key in the clear is in one answer and nowhere else.
+
+use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo};
+use alkhub_protocol::{ApiKey, Code, Scopes, scope};
+use alkhub_store::NewKey;
+use axum::extract::State;
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::envelope::Data;
+use crate::error::ApiError;
+use crate::request::{JsonBody, Path};
+
+/// Scopes of one key at most.
+const SCOPES: usize = 256;
+
+/// Longest name of a key, and longest scope, in bytes.
+const TEXT: usize = 256;
+
+/// `GET /v1/admin/keys`.
+pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<KeyInfo>>, ApiError> {
+    caller.require(scope::ADMIN)?;
+    let keys = app.store.keys().list().await.map_err(|e| ApiError::store(&e))?;
+    Ok(Data::ok(keys))
+}
+
+/// `POST /v1/admin/keys`.
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    JsonBody(create): JsonBody<KeyCreate>,
+) -> Result<Data<KeyCreated>, ApiError> {
+    caller.require(scope::ADMIN)?;
+    if create.name.is_empty() || create.name.len() > TEXT {
+        return Err(ApiError::bad_request(format!("`name` must have 1 to {TEXT} bytes")));
+    }
+    check_scopes(&create.scopes)?;
+    let expires_at = create.expires_in_seconds.map(expiry).transpose()?;
+    if let Some(spoke) = &create.spoke {
+        app.store
+            .spokes()
+            .ensure_adhoc(spoke)
+            .await
+            .map_err(|e| ApiError::store(&e))?;
+    }
+    let key = ApiKey::from_entropy(rand::random());
+    let hasher = app.keys.hasher();
+    let new = NewKey {
+        name: create.name,
+        hash: hasher.hash(&key),
+        hash_key_id: hasher.id().to_owned(),
+        hint: key.hint().to_owned(),
+        scopes: create.scopes,
+        spoke: create.spoke,
+        expires_at,
+    };
+    let info = app.store.keys().create(&new).await.map_err(|e| ApiError::store(&e))?;
+    tracing::info!(admin.key = %caller.key.id, key.id = %info.id, key.name = %info.name, "a key was made");
+    Ok(Data(
+        StatusCode::CREATED,
+        KeyCreated {
+            key: key.expose().to_owned(),
+            info,
+        },
+    ))
+}
+
+/// `DELETE /v1/admin/keys/{id}`: ends a key and its connections, on every hub.
+pub(crate) async fn revoke(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Data<KeyInfo>, ApiError> {
+    caller.require(scope::ADMIN)?;
+    let revoked = app.store.keys().revoke(&id).await.map_err(|e| ApiError::store(&e))?;
+    let info = revoked.ok_or_else(|| ApiError::new(Code::NotFound, "there is no key with that id"))?;
+    tracing::info!(admin.key = %caller.key.id, key.id = %info.id, "a key was revoked");
+    app.end_keys(std::slice::from_ref(&info.id)).await;
+    Ok(Data::ok(info))
+}
+
+/// Any text is a scope, as long as it can be written on one line.
+pub(super) fn check_scopes(scopes: &Scopes) -> Result<(), ApiError> {
+    let valid = |scope: &str| !scope.is_empty() && scope.len() <= TEXT && scope.bytes().all(|b| b.is_ascii_graphic());
+    match scopes.iter().find(|scope| !valid(scope)) {
+        Some(scope) => Err(ApiError::bad_request(format!(
+            "`scopes`: `{}` must have 1 to {TEXT} visible ASCII characters",
+            scope.escape_debug()
+        ))),
+        None if scopes.iter().count() > SCOPES => {
+            Err(ApiError::bad_request(format!("`scopes` must be {SCOPES} at most")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn expiry(seconds: u64) -> Result<Timestamp, ApiError> {
+    let bad = || ApiError::bad_request("`expiresInSeconds` must be at least 1 and end within this calendar");
+    let seconds = i64::try_from(seconds)
+        .ok()
+        .filter(|&seconds| seconds > 0)
+        .ok_or_else(bad)?;
+    Timestamp::now()
+        .checked_add(SignedDuration::from_secs(seconds))
+        .map_err(|_| bad())
+}

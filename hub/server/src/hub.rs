@@ -1,0 +1,334 @@
+//! One hub process: what it is made of and how it starts.
+//!
+//! [`Hub::start`] binds and spawns; whatever is remote is reached for in the background, and `/readyz` tells how far it
+//! is. How it ends is in `drain`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use alkhub_calls::Calls;
+use alkhub_config::{AuthConfig, HubConfig, secret};
+use alkhub_events::Fabric;
+use alkhub_protocol::{ApiKey, HubId, key};
+use alkhub_store::{InvalidHashKey, KeyHasher, Store};
+use http::HeaderValue;
+use prometheus::Registry;
+use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::app::{App, Inner};
+use crate::auth::KeyRing;
+use crate::listener::{self, ListenerLimits, Scope, tls};
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::ws::Sockets;
+use crate::{background, router};
+
+/// Connections to the management listener at once.
+const MANAGEMENT_CONNECTIONS: usize = 256;
+
+/// A running hub. Dropping it without [`Hub::shutdown`] ends its tasks at once.
+#[derive(Debug)]
+pub struct Hub {
+    pub(crate) app: App,
+    listen: SocketAddr,
+    management: SocketAddr,
+    pub(crate) ended: OnceCell<()>,
+    _stop_on_drop: DropGuard,
+}
+
+/// Why a hub does not start. Redis or Postgres being away is none of these.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Settings contradict each other.
+    #[error(transparent)]
+    Settings(#[from] alkhub_config::Error),
+    /// A listener's address cannot be bound.
+    #[error("cannot listen on {address} (`{setting}`)")]
+    Bind {
+        /// The setting of the address.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no secret to hash keys with.
+    #[error("set `auth.hash-key-file` to a file with 64 hexadecimal digits: `openssl rand -hex 32`")]
+    HashKeyMissing,
+    /// A secret's file cannot be read.
+    #[error(transparent)]
+    Secret(#[from] secret::Error),
+    /// The secret to hash keys with has another form.
+    #[error("`auth.hash-key-file` is not valid")]
+    HashKey(#[from] InvalidHashKey),
+    /// The first admin key is no key.
+    #[error("`auth.admin-key-file` is not valid")]
+    AdminKey(#[from] key::InvalidKey),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// An origin for browsers cannot be a header's value.
+    #[error("`server.cors-origins` has `{0}`, which is not an origin such as `https://app.example`")]
+    Origin(String),
+    /// Postgres cannot even be tried.
+    #[error(transparent)]
+    Store(#[from] alkhub_store::Error),
+    /// Redis cannot even be tried.
+    #[error(transparent)]
+    Events(#[from] alkhub_events::Error),
+    /// Two metrics have one name: a fault of alkhub's.
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What is bound and read before anything runs.
+struct Prepared {
+    main: TcpListener,
+    management: TcpListener,
+    tls: Option<tls::Acceptor>,
+    hasher: KeyHasher,
+    admin: Option<ApiKey>,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// Starts a hub inside the current tokio runtime: both listeners are bound when this returns (port 0 takes a free
+    /// one); Redis and Postgres are connected in the background, for as long as it takes.
+    ///
+    /// # Errors
+    /// [`StartError`] names the setting.
+    pub fn start(config: HubConfig) -> Result<Self, StartError> {
+        config.check()?;
+        let prepared = Prepared::new(&config)?;
+        let listen = local_address(&prepared.main, "server.listen", config.server.listen)?;
+        let management = local_address(
+            &prepared.management,
+            "server.management-listen",
+            config.server.management_listen,
+        )?;
+        let scope = Scope::new();
+        let app = assemble(config, prepared.hasher, &scope)?;
+        background::start(&app, prepared.admin);
+        spawn_listeners(&app, prepared.main, prepared.management, prepared.tls);
+        tracing::info!(hub.id = %app.hub_id, %listen, %management, "the hub listens");
+        Ok(Self {
+            app,
+            listen,
+            management,
+            ended: OnceCell::new(),
+            _stop_on_drop: scope.stop.drop_guard(),
+        })
+    }
+
+    /// `http://address:port` (or `https`) of the main listener.
+    pub fn url(&self) -> String {
+        let scheme = if self.app.config.server.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}", reachable(self.listen))
+    }
+
+    /// `http://address:port` of the management listener.
+    pub fn management_url(&self) -> String {
+        format!("http://{}", reachable(self.management))
+    }
+
+    /// The process's id, unique over restarts.
+    pub fn hub_id(&self) -> &HubId {
+        &self.app.hub_id
+    }
+
+    /// Resolves when `/readyz` answers 200 for the first time.
+    pub async fn ready(&self) {
+        self.app.readiness.ready().await;
+    }
+
+    /// Resolves when the hub cannot go on until a person acts (a newer database schema), with one line that says
+    /// why. A binary ends with that line and a code that is not 0.
+    pub async fn failed(&self) -> String {
+        self.app.readiness.fatal().await
+    }
+
+    /// The calls of this hub.
+    pub fn calls(&self) -> &Calls {
+        &self.app.calls
+    }
+
+    /// The events of this hub.
+    pub fn fabric(&self) -> &Fabric {
+        &self.app.fabric
+    }
+
+    /// The store of this hub.
+    pub fn store(&self) -> &Store {
+        &self.app.store
+    }
+
+    /// Open WebSockets.
+    pub fn websockets(&self) -> usize {
+        self.app.sockets.len()
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    fn new(config: &HubConfig) -> Result<Self, StartError> {
+        for origin in &config.server.cors_origins {
+            if HeaderValue::from_str(origin).is_err() {
+                return Err(StartError::Origin(origin.clone()));
+            }
+        }
+        Ok(Self {
+            hasher: hasher(&config.auth)?,
+            admin: admin_key(&config.auth)?,
+            tls: config.server.tls.as_ref().map(tls::acceptor).transpose()?,
+            main: bind("server.listen", config.server.listen)?,
+            management: bind("server.management-listen", config.server.management_listen)?,
+        })
+    }
+}
+
+fn hasher(auth: &AuthConfig) -> Result<KeyHasher, StartError> {
+    let file = auth.hash_key_file.as_deref().ok_or(StartError::HashKeyMissing)?;
+    let secret = secret::read("auth.hash-key-file", file)?;
+    Ok(KeyHasher::from_hex(auth.hash_key_id.as_str(), &secret)?)
+}
+
+fn admin_key(auth: &AuthConfig) -> Result<Option<ApiKey>, StartError> {
+    let Some(file) = &auth.admin_key_file else {
+        return Ok(None);
+    };
+    let text = secret::read("auth.admin-key-file", file)?;
+    Ok(Some(ApiKey::parse(text.expose_secret())?))
+}
+
+fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::bind(address).map_err(|source| StartError::Bind {
+        setting,
+        address,
+        source,
+    })
+}
+
+fn local_address(listener: &TcpListener, setting: &'static str, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Bind {
+        setting,
+        address,
+        source,
+    })
+}
+
+/// An address that a client on this host can use: a hub that listens everywhere is found on loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        match &mut address {
+            SocketAddr::V4(v4) => v4.set_ip(std::net::Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(v6) => v6.set_ip(std::net::Ipv6Addr::LOCALHOST),
+        }
+    }
+    address
+}
+
+/// Makes the parts and what joins them.
+fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, StartError> {
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    let hub_id = hub_id(&config.pod.name);
+    let store = Store::open(&config.store, &registry)?;
+    let fabric_scope = alkhub_events::Scope {
+        tasks: scope.tasks.clone(),
+        stop: scope.stop.clone(),
+    };
+    let fabric = Fabric::start(&config.events, &hub_id, fabric_scope, &registry)?;
+    let calls = Calls::start(alkhub_calls::Parts {
+        config: config.calls.clone(),
+        heartbeat: config.server.ping_interval,
+        hub: hub_id.clone(),
+        cluster: fabric.cluster().clone(),
+        store: store.clone(),
+        tasks: scope.tasks.clone(),
+        stop: scope.stop.clone(),
+        registry: registry.clone(),
+    })?;
+    let keys = KeyRing::new(store.clone(), hasher, &config.auth, &config.server, metrics.clone());
+    Ok(App::new(Inner {
+        readiness: Readiness::new(store.link(), fabric.link(), metrics.ready.clone()),
+        hub_id,
+        store,
+        fabric,
+        calls,
+        keys,
+        sockets: Arc::new(Sockets::default()),
+        metrics,
+        registry,
+        scope: scope.clone(),
+        beat: tokio::sync::watch::Sender::new(()),
+        connections: AtomicU64::new(0),
+        config,
+    }))
+}
+
+/// `{pod}-{nonce}`; the host's name where there is no pod.
+fn hub_id(pod: &str) -> HubId {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = if pod.is_empty() { host() } else { pod.to_owned() };
+    let name: String = name.chars().filter(char::is_ascii_graphic).take(100).collect();
+    let name = if name.is_empty() { "hub" } else { &name };
+    let nonce: u32 = rand::random();
+    format!("{name}-{nonce:08x}")
+        .parse()
+        .expect("at most 109 visible ASCII characters")
+}
+
+fn spawn_listeners(app: &App, main: TcpListener, management: TcpListener, tls: Option<tls::Acceptor>) {
+    let header_timeout = app.config.server.header_timeout;
+    app.scope.tasks.spawn(listener::serve(listener::Parts {
+        socket: main,
+        router: router::main(app),
+        tls,
+        limits: ListenerLimits {
+            connections: app.config.server.max_connections,
+            header_timeout,
+        },
+        metrics: Some(app.metrics.clone()),
+        scope: app.scope.clone(),
+    }));
+    // Probes and scrapes are answered to the very end, so that "draining" can be seen.
+    let scope = Scope {
+        drain: CancellationToken::new(),
+        ..app.scope.clone()
+    };
+    app.scope.tasks.spawn(listener::serve(listener::Parts {
+        socket: management,
+        router: router::management(app),
+        tls: None,
+        limits: ListenerLimits {
+            connections: MANAGEMENT_CONNECTIONS,
+            header_timeout,
+        },
+        metrics: None,
+        scope,
+    }));
+}
+
+// === impl Scope ===
+
+impl Scope {
+    fn new() -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            close: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Accepts connections and serves HTTP/1.1 on them; a connection that is upgraded goes on in `ws`.
+//!
+//! A loop of our own in place of `axum::serve`: every connection is a task that the hub's tracker counts, a client has
+//! a deadline for its header, and the number of connections has a bound that holds on after an upgrade.
+//!
+//! Invariants
+//! - Nothing a peer does ends the loop; a failing `accept` (no file descriptors left) waits and goes on.
+//! - A connection's [`Permit`] lives as long as its socket, upgraded or not.
+
+mod stream;
+pub(crate) mod tls;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
+
+pub(crate) use stream::Stream;
+
+use crate::metrics::{ConnectionKind, Limit, Metrics};
+
+/// How long a failing `accept` waits before the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections over the limit that are told so at once; more are closed without a word.
+const REFUSALS: usize = 64;
+
+/// Longest header of a request.
+const HEADER_LIMIT: usize = 64 * 1024;
+
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 5\r\n\
+connection: close\r\ncontent-length: 210\r\n\r\n\
+{\"type\":\"urn:alkhub:problem:OVERLOADED\",\"title\":\"Too many calls\",\"status\":503,\
+\"detail\":\"this hub has as many connections as `server.max-connections` allows\",\
+\"code\":\"OVERLOADED\",\"retryable\":true,\"delivered\":\"no\"}";
+
+/// What a listener needs.
+pub(crate) struct Parts {
+    pub(crate) socket: TcpListener,
+    pub(crate) router: Router,
+    pub(crate) tls: Option<tls::Acceptor>,
+    pub(crate) limits: ListenerLimits,
+    pub(crate) metrics: Option<Arc<Metrics>>,
+    pub(crate) scope: Scope,
+}
+
+/// Bounds of one listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListenerLimits {
+    pub(crate) connections: usize,
+    pub(crate) header_timeout: Duration,
+}
+
+/// What a connection's tasks are counted and ended by.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    pub(crate) tasks: TaskTracker,
+    /// No new connections; running requests are finished.
+    pub(crate) drain: CancellationToken,
+    /// Streams end with a reason.
+    pub(crate) close: CancellationToken,
+    /// Everything ends now.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The right to have a socket open; clones are of one socket.
+pub(crate) type Permit = Arc<OwnedSemaphorePermit>;
+
+/// Who is at the other end of a request's socket; an extension of every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    pub(crate) permit: Permit,
+}
+
+/// Binds a listener without waiting.
+///
+/// # Errors
+/// The address cannot be bound.
+pub(crate) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
+}
+
+/// Accepts until the drain begins. Connections go on after that, as tasks of their own.
+pub(crate) async fn serve(parts: Parts) {
+    let Parts {
+        socket,
+        router,
+        tls,
+        limits,
+        metrics,
+        scope,
+    } = parts;
+    let permits = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = scope.drain.cancelled() => return,
+            accepted = socket.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            if let Some(metrics) = &metrics {
+                metrics.limited(Limit::Connections);
+            }
+            if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                scope.tasks.spawn(refuse(stream, permit));
+            }
+            continue;
+        };
+        let connection = Connection {
+            router: router.clone(),
+            tls: tls.clone(),
+            header_timeout: limits.header_timeout,
+            peer: Peer {
+                address: peer.ip(),
+                permit: Arc::new(permit),
+            },
+            scope: scope.clone(),
+        };
+        let open = metrics.as_ref().map(|metrics| metrics.open(ConnectionKind::Http));
+        scope.tasks.spawn(async move {
+            connection.run(stream).await;
+            drop(open);
+        });
+    }
+}
+
+struct Connection {
+    router: Router,
+    tls: Option<tls::Acceptor>,
+    header_timeout: Duration,
+    peer: Peer,
+    scope: Scope,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        let Some(stream) = self.open(stream).await else {
+            return;
+        };
+        let Self {
+            router, peer, scope, ..
+        } = self;
+        let service = service_fn(move |request| answer(router.clone(), peer.clone(), request));
+        let mut connection = std::pin::pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.header_timeout)
+                .max_buf_size(HEADER_LIMIT)
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
+        );
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = scope.stop.cancelled() => return,
+            () = scope.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = connection => result,
+                    () = scope.stop.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection ended with an error");
+        }
+    }
+
+    /// TCP_NODELAY, and the handshake where TLS is on.
+    async fn open(&self, stream: TcpStream) -> Option<Stream> {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone before it was served");
+            return None;
+        }
+        let Some(tls) = &self.tls else {
+            return Some(Stream::Plain(stream));
+        };
+        let handshake = tokio::time::timeout(self.header_timeout, tls.accept(stream));
+        tokio::select! {
+            () = self.scope.stop.cancelled() => None,
+            result = handshake => match result {
+                Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    None
+                }
+                Err(_) => None,
+            },
+        }
+    }
+}
+
+async fn answer(
+    mut router: Router,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<axum::response::Response, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(peer);
+    router.call(request).await
+}
+
+/// Tells a client that the hub is full. Its request is read first: a close with unread bytes would lose the answer.
+async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+    let exchange = async {
+        let mut request = [0; 4096];
+        stream.read(&mut request).await?;
+        stream.write_all(FULL).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), exchange).await {
+        tracing::debug!(%error, "a refused connection was gone");
+    }
+    drop(permit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_has_the_length_that_it_says() {
+        let text = std::str::from_utf8(FULL).expect("ASCII");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a blank line");
+
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len()))
+                || head.ends_with(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        serde_json::from_str::<alkhub_protocol::Problem>(body).expect("a problem document");
+    }
+}

@@ -1,0 +1,251 @@
+//! Whether clients should come to this hub, and what is away.
+//!
+//! Invariants
+//! - A hub becomes ready once: when Postgres is prepared, the link to Redis has been up, and the prefix is its own.
+//! - After that a dependency that is away makes it degraded, not unready: calls on this hub go on, and taking every
+//!   pod out of service at once would help nobody.
+//! - A hub that drains is never ready again.
+
+use std::sync::Arc;
+
+use alkhub_events::LinkState as RedisLink;
+use alkhub_store::LinkState as PostgresLink;
+use prometheus::IntGauge;
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// The state of one hub.
+#[derive(Clone, Debug)]
+pub(crate) struct Readiness {
+    state: Arc<watch::Sender<State>>,
+    postgres: watch::Receiver<PostgresLink>,
+    redis: watch::Receiver<RedisLink>,
+    gauge: IntGauge,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    prepared: bool,
+    redis_seen: bool,
+    prefix: Prefix,
+    draining: bool,
+    fatal: Option<String>,
+}
+
+/// Whose the channel prefix is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Prefix {
+    /// Not known yet.
+    #[default]
+    Unclaimed,
+    /// This Hub's, or nobody asked.
+    Ours,
+    /// Another Hub's, by its uid.
+    Taken(String),
+}
+
+/// What `/readyz` says in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// Everything is there.
+    Ok,
+    /// It was ready, and something is away now.
+    Degraded,
+    /// It has not been ready yet.
+    Starting,
+    /// It will not be ready until a person acts.
+    Failed,
+    /// It goes away.
+    Draining,
+}
+
+/// What `/readyz` says.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) status: Status,
+    postgres: Check,
+    redis: Check,
+    prefix: Check,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Check {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// A hub that has just begun; `gauge` is 1 while it is ready.
+    pub(crate) fn new(
+        postgres: watch::Receiver<PostgresLink>,
+        redis: watch::Receiver<RedisLink>,
+        gauge: IntGauge,
+    ) -> Self {
+        Self {
+            state: Arc::new(watch::Sender::new(State::default())),
+            postgres,
+            redis,
+            gauge,
+        }
+    }
+
+    /// Postgres has its schema and the first key is in it.
+    pub(crate) fn prepared(&self) {
+        self.change(|state| state.prepared = true);
+    }
+
+    /// The link to Redis has been up.
+    pub(crate) fn redis_seen(&self) {
+        self.change(|state| state.redis_seen = true);
+    }
+
+    /// Whose the prefix is.
+    pub(crate) fn prefix(&self, prefix: Prefix) {
+        self.change(|state| state.prefix = prefix);
+    }
+
+    /// The hub goes away.
+    pub(crate) fn draining(&self) {
+        self.change(|state| state.draining = true);
+    }
+
+    /// The hub cannot go on until a person acts.
+    pub(crate) fn failed(&self, reason: String) {
+        self.change(|state| state.fatal = Some(reason));
+    }
+
+    /// Resolves when the hub is ready for the first time.
+    pub(crate) async fn ready(&self) {
+        let mut state = self.state.subscribe();
+        // An error means that the hub is gone, and with it those who wait.
+        if state.wait_for(State::is_ready).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves when the hub cannot go on until a person acts, with the reason.
+    pub(crate) async fn fatal(&self) -> String {
+        let mut state = self.state.subscribe();
+        match state.wait_for(|state| state.fatal.is_some()).await {
+            Ok(state) => state.fatal.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The answer of `/readyz`.
+    pub(crate) fn report(&self) -> Report {
+        let state = self.state.borrow().clone();
+        let postgres = match &*self.postgres.borrow() {
+            PostgresLink::Up => Check::good("up"),
+            PostgresLink::Down(reason) => Check::bad("down", reason.clone()),
+        };
+        let redis = match &*self.redis.borrow() {
+            RedisLink::Local => Check::good("none"),
+            RedisLink::Up => Check::good("up"),
+            RedisLink::Down(reason) => Check::bad("down", reason.clone()),
+        };
+        let prefix = match &state.prefix {
+            Prefix::Ours => Check::good("ours"),
+            Prefix::Unclaimed => Check::bad("unclaimed", "the claim has not been answered yet".to_owned()),
+            Prefix::Taken(uid) => Check::bad(
+                "taken",
+                format!("Hub {uid} has this channel prefix in this Redis: set another `events.prefix`"),
+            ),
+        };
+        let away = postgres.reason.is_some() || redis.reason.is_some();
+        Report {
+            status: state.status(away),
+            postgres: match state.fatal {
+                Some(reason) => Check::bad("failed", reason),
+                None => postgres,
+            },
+            redis,
+            prefix,
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(change);
+        self.gauge.set(i64::from(self.state.borrow().is_ready()));
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn is_ready(&self) -> bool {
+        self.prepared && self.redis_seen && self.prefix == Prefix::Ours && !self.draining && self.fatal.is_none()
+    }
+
+    fn status(&self, away: bool) -> Status {
+        if self.draining {
+            Status::Draining
+        } else if self.fatal.is_some() {
+            Status::Failed
+        } else if !self.is_ready() {
+            Status::Starting
+        } else if away {
+            Status::Degraded
+        } else {
+            Status::Ok
+        }
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    /// Whether clients should come.
+    pub(crate) fn is_ready(self) -> bool {
+        matches!(self, Self::Ok | Self::Degraded)
+    }
+}
+
+// === impl Check ===
+
+impl Check {
+    fn good(state: &'static str) -> Self {
+        Self { state, reason: None }
+    }
+
+    fn bad(state: &'static str, reason: String) -> Self {
+        Self {
+            state,
+            reason: Some(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_is_ready_once_and_then_degraded_rather_than_unready() {
+        let postgres = watch::Sender::new(PostgresLink::Down("refused".to_owned()));
+        let redis = watch::Sender::new(RedisLink::Down("refused".to_owned()));
+        let gauge = IntGauge::new("ready", "help").expect("a name");
+        let readiness = Readiness::new(postgres.subscribe(), redis.subscribe(), gauge.clone());
+        let status = || readiness.report().status;
+        assert_eq!(status(), Status::Starting);
+
+        postgres.send_replace(PostgresLink::Up);
+        redis.send_replace(RedisLink::Up);
+        readiness.prepared();
+        readiness.redis_seen();
+        assert_eq!(status(), Status::Starting);
+        readiness.prefix(Prefix::Ours);
+        assert_eq!((status(), gauge.get()), (Status::Ok, 1));
+
+        redis.send_replace(RedisLink::Down("reset".to_owned()));
+        assert_eq!(status(), Status::Degraded);
+        assert_eq!(readiness.report().redis.reason.as_deref(), Some("reset"));
+
+        readiness.draining();
+        assert_eq!((status(), gauge.get()), (Status::Draining, 0));
+    }
+}

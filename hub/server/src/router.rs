@@ -1,0 +1,198 @@
+//! Every route, on one page. The router and the OpenAPI document are both made of this list.
+
+use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
+use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::operation::OperationInfo;
+use alkhub_protocol::scope;
+use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::{Router, middleware};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Method};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::app::App;
+use crate::endpoint::Endpoint;
+use crate::http::{calls, document, events, health, hub, keys, operations, spokes};
+use crate::request::{self, REQUEST_ID, TIMEOUT, TRACEPARENT};
+use crate::ws;
+
+/// The routes of the main listener.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let mut all = callers();
+    all.extend(administration());
+    all
+}
+
+fn callers() -> Vec<Endpoint> {
+    vec![
+        at(Method::POST, "/v1/call/{operation}", post(calls::call))
+            .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
+            .needs("call:{operation}")
+            .header("Alkhub-Timeout", "How long to wait: `500ms`, `5s`, `2m`.")
+            .reads_any("The input; an empty body is `null`.")
+            .gives_output()
+            .streams(),
+        at(Method::GET, "/v1/operations", get(operations::list))
+            .says("Lists the operations that spokes offer now.")
+            .needs(scope::OPERATIONS_READ)
+            .query("search", "Words that name, description or tags must have.")
+            .gives::<Vec<OperationInfo>>(200),
+        at(Method::GET, "/v1/operations/{name}", get(operations::get))
+            .says("One operation with its schemas.")
+            .needs(scope::OPERATIONS_READ)
+            .gives::<OperationInfo>(200),
+        at(Method::GET, "/v1/events", get(events::stream))
+            .says("Events of the named topics as server-sent events, from the moment of the answer.")
+            .needs("events:subscribe:{type}")
+            .repeated(
+                "topic",
+                "`type:id`, or `type:*` for all ids of a type; may be repeated.",
+            )
+            .streams(),
+        at(Method::POST, "/v1/events/{type}", post(events::publish_without_id))
+            .says("Publishes an event with an empty id.")
+            .needs("events:publish:{type}")
+            .reads_any("The payload; an empty body is an event without one.")
+            .gives::<events::PublishedEvent>(202),
+        at(Method::POST, "/v1/events/{type}/{id}", post(events::publish))
+            .says("Publishes an event.")
+            .needs("events:publish:{type}")
+            .reads_any("The payload; an empty body is an event without one.")
+            .gives::<events::PublishedEvent>(202),
+        at(Method::GET, "/v1/spokes", get(spokes::list))
+            .says("Lists spokes and their connected instances.")
+            .needs(scope::SPOKES_READ)
+            .gives::<Vec<SpokeInfo>>(200),
+        at(Method::GET, "/v1/calls", get(calls::list))
+            .says("Lists ended calls, the newest first; `meta.next` is the cursor of the next page.")
+            .needs(scope::CALLS_READ)
+            .query("operation", "Only calls of this operation.")
+            .query(
+                "status",
+                "Only calls that ended so: `completed`, `failed` or `aborted`.",
+            )
+            .query("caller", "Only calls of the key with this id.")
+            .query("before", "Only calls that ended before this cursor.")
+            .query("after", "Only calls that ended after this cursor, the oldest first.")
+            .query("limit", "How many, 1 to 1000; 100 when absent.")
+            .gives::<Vec<CallRecord>>(200),
+        at(Method::GET, "/v1/ws", get(ws::upgrade))
+            .says("The WebSocket of spokes and clients (PROTOCOL.md).")
+            .upgrades(),
+        at(Method::GET, "/ws", get(ws::upgrade))
+            .says("The same as `/v1/ws`.")
+            .upgrades(),
+        at(Method::GET, "/v1/openapi.json", get(document::openapi))
+            .says("This document.")
+            .open()
+            .plain(),
+    ]
+}
+
+fn administration() -> Vec<Endpoint> {
+    vec![
+        at(Method::GET, "/v1/admin/hub", get(hub::report))
+            .says("This hub, the other pods, and the links to Redis and Postgres.")
+            .needs(scope::ADMIN)
+            .gives::<HubReport>(200),
+        at(Method::GET, "/v1/admin/keys", get(keys::list))
+            .says("Lists keys, without their secrets.")
+            .needs(scope::ADMIN)
+            .gives::<Vec<KeyInfo>>(200),
+        at(Method::POST, "/v1/admin/keys", post(keys::create))
+            .says("Makes a key; the answer is the only one that shows it.")
+            .needs(scope::ADMIN)
+            .reads::<KeyCreate>()
+            .gives::<KeyCreated>(201),
+        at(Method::DELETE, "/v1/admin/keys/{id}", delete(keys::revoke))
+            .says("Revokes a key and closes its WebSockets, on every hub.")
+            .needs(scope::ADMIN)
+            .gives::<KeyInfo>(200),
+        at(Method::GET, "/v1/admin/spokes/{name}", get(spokes::get))
+            .says("One declared spoke.")
+            .needs(scope::ADMIN)
+            .gives::<SpokeInfo>(200),
+        at(Method::PUT, "/v1/admin/spokes/{name}", put(spokes::put))
+            .says("Declares a spoke; the same again changes nothing. 201 when it is new.")
+            .needs(scope::ADMIN)
+            .reads::<SpokePut>()
+            .gives::<SpokeInfo>(200)
+            .gives::<SpokeInfo>(201),
+        at(Method::DELETE, "/v1/admin/spokes/{name}", delete(spokes::delete))
+            .says("Removes a spoke, ends its keys and closes its WebSockets. 404 when there is none with that uid.")
+            .needs(scope::ADMIN)
+            .query("uid", "Only when the spoke has this uid.")
+            .gives_nothing(),
+        at(Method::POST, "/v1/admin/spokes/sweep", post(spokes::sweep))
+            .says("Removes every declared spoke whose uid is not among those given.")
+            .needs(scope::ADMIN)
+            .reads::<spokes::Sweep>()
+            .gives::<spokes::Swept>(200),
+        at(Method::GET, "/v1/admin/spokes", get(spokes::list))
+            .says("The same as `/v1/spokes`.")
+            .needs(scope::SPOKES_READ)
+            .gives::<Vec<SpokeInfo>>(200),
+    ]
+}
+
+fn at(method: Method, path: &'static str, route: MethodRouter<App>) -> Endpoint {
+    Endpoint::new(method, path, route)
+}
+
+/// The main listener's router.
+pub(crate) fn main(app: &App) -> Router {
+    let routes = endpoints().into_iter().fold(Router::new(), |router, endpoint| {
+        router.route(endpoint.path, endpoint.route)
+    });
+    let router = around(routes, app);
+    match cors(&app.config.server.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+/// The management listener's router.
+pub(crate) fn management(app: &App) -> Router {
+    let routes = Router::new()
+        .route("/metrics", get(health::metrics))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready));
+    around(routes, app)
+}
+
+/// What every request passes through.
+fn around(routes: Router<App>, app: &App) -> Router {
+    routes
+        .fallback(document::not_found)
+        .method_not_allowed_fallback(document::method_not_allowed)
+        .layer(CatchPanicLayer::custom(request::panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), request::observe))
+        .with_state(app.clone())
+}
+
+/// Which browsers may call; none unless configured.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers([
+                AUTHORIZATION,
+                CONTENT_TYPE,
+                REQUEST_ID,
+                TRACEPARENT,
+                TIMEOUT,
+                HeaderName::from_static("last-event-id"),
+            ])
+            .expose_headers([REQUEST_ID, RETRY_AFTER]),
+    )
+}

@@ -1,0 +1,20 @@
+//! The WebSocket surface: upgrade, frames, and what spokes and clients say over them.
+//!
+//! `upgrade` answers the handshake, `connection` is the task of one socket (reading, writing, pings), `conversation`
+//! what is said on it; `frame` and `batch` are the bytes, `sockets` knows every open one.
+
+mod batch;
+mod connection;
+mod conversation;
+mod frame;
+mod pending;
+mod sockets;
+mod spoke;
+mod subscriptions;
+mod tickets;
+mod upgrade;
+
+pub(crate) use connection::DRAINING;
+pub(crate) use frame::code;
+pub(crate) use sockets::Sockets;
+pub(crate) use upgrade::upgrade;

@@ -1,0 +1,250 @@
+//! One WebSocket after its upgrade: a single task that reads, lets [`Conversation`] answer, and writes.
+//!
+//! Reading goes through a scratch buffer on the stack, so that an idle connection holds none; writing drains control
+//! frames, then calls, then events, everything queued in one write.
+//!
+//! Invariants
+//! - The hub never speaks first: what is queued waits for the peer's first message, whose kind (text or binary) is the
+//!   kind of every answer. Control frames are exempt.
+//! - Reading stops while too many of the peer's requests wait for something remote, and never because the peer does
+//!   not read: what waits for it is bounded by its outbox, which closes the connection when it overflows.
+//! - Once a close frame is queued nothing else is written, and nothing that the peer says is acted on.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use alkhub_calls::{Outgoing, OutgoingItem};
+use alkhub_events::Item;
+use alkhub_protocol::FRAME_LIMIT_BYTES;
+use alkhub_protocol::frame::encode;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::batch::Batch;
+use super::conversation::Conversation;
+use super::frame::{self, Decoder, Kind, Received, code};
+use super::sockets::Registered;
+
+/// Bytes read at once.
+const SCRATCH: usize = 16 * 1024;
+
+/// Bytes queued for one write, about.
+const BATCH: usize = 64 * 1024;
+
+/// Why a hub that drains closes its sockets.
+pub(crate) const DRAINING: &str = "the hub is going away: connect again";
+
+/// One connection.
+pub(crate) struct Connection<S> {
+    io: S,
+    /// What came with the upgrade and is not yet decoded.
+    rest: Bytes,
+    decoder: Decoder,
+    batch: Batch,
+    outgoing: Outgoing,
+    registered: Registered,
+    conversation: Conversation,
+    kind: Option<Kind>,
+    pong: Option<Bytes>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Both sides speak.
+    Open,
+    /// Our close frame is queued; the peer's is awaited.
+    Closing,
+    /// Both close frames are there: write what is left and end.
+    Closed,
+}
+
+// === impl Connection ===
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A connection whose upgrade has been answered; `rest` is what the peer sent meanwhile.
+    pub(crate) fn new(io: S, rest: Bytes, outgoing: Outgoing, registered: Registered, talk: Conversation) -> Self {
+        Self {
+            io,
+            rest,
+            decoder: Decoder::new(FRAME_LIMIT_BYTES),
+            batch: Batch::default(),
+            outgoing,
+            registered,
+            conversation: talk,
+            kind: None,
+            pong: None,
+            phase: Phase::Open,
+        }
+    }
+
+    /// Serves the connection to its end: then its calls are aborted and its spoke is gone. Dropping the future does
+    /// the same without telling the directory first.
+    pub(crate) async fn run(mut self) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        if let Err(error) = end {
+            tracing::debug!(%error, "a WebSocket ended without a close");
+        }
+        let Self {
+            io,
+            outgoing,
+            registered,
+            conversation,
+            ..
+        } = self;
+        drop((io, outgoing, registered));
+        conversation.end().await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.registered.socket.wake_by(cx.waker());
+        if self.registered.socket.killed() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.decode_rest();
+        loop {
+            self.conversation.poll_pending(cx);
+            let written = self.poll_write(cx)?;
+            self.leave_when_quiet(cx);
+            if self.phase == Phase::Closed && written.is_ready() {
+                return Pin::new(&mut self.io).poll_shutdown(cx);
+            }
+            if self.conversation.is_busy() && self.phase == Phase::Open {
+                // Woken when something remote is done.
+                return Poll::Pending;
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// While the hub drains, a client with no call under way is sent elsewhere.
+    fn leave_when_quiet(&mut self, cx: &Context<'_>) {
+        let socket = &self.registered.socket;
+        if self.phase == Phase::Open && socket.draining() && !socket.outbox.is_closed() && self.conversation.is_quiet()
+        {
+            socket.outbox.close(code::GOING_AWAY, DRAINING);
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    // --- reading ---
+
+    /// Reads once and acts on it; the number of bytes read.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut scratch = [const { MaybeUninit::uninit() }; SCRATCH];
+        let mut buffer = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        self.registered.heard();
+        self.decode(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn decode_rest(&mut self) {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            self.decode(&rest);
+        }
+    }
+
+    fn decode(&mut self, mut input: &[u8]) {
+        // After our close frame only the peer's matters, and after an error of its own not even that.
+        while self.phase != Phase::Closed {
+            match self.decoder.feed(&mut input) {
+                Ok(Some(received)) => self.received(received),
+                Ok(None) => return,
+                Err(violation) if self.phase == Phase::Open => {
+                    tracing::debug!(reason = violation.reason, "a WebSocket peer broke the protocol");
+                    self.close(violation.code, violation.reason);
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn received(&mut self, received: Received) {
+        match received {
+            Received::Close { .. } if self.phase == Phase::Open => {
+                self.close(code::NORMAL, "");
+                self.phase = Phase::Closed;
+            }
+            Received::Close { .. } => self.phase = Phase::Closed,
+            _ if self.phase != Phase::Open => {}
+            Received::Message { kind, data } => {
+                self.kind.get_or_insert(kind);
+                self.conversation.message(&data);
+            }
+            Received::Ping(payload) => self.pong = Some(payload),
+            Received::Pong => self.conversation.heartbeat(),
+        }
+    }
+
+    // --- writing ---
+
+    /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            if !self.batch.is_empty() {
+                match self.batch.poll_write(cx, &mut self.io) {
+                    Poll::Ready(written) => written?,
+                    Poll::Pending => return Ok(Poll::Pending),
+                }
+            }
+            if self.phase == Phase::Open {
+                self.fill(cx);
+            }
+            if self.batch.is_empty() {
+                return Ok(Poll::Ready(()));
+            }
+        }
+    }
+
+    /// Queues what is to be said next: control frames, then calls, then events.
+    fn fill(&mut self, cx: &mut Context<'_>) {
+        if let Some(payload) = self.pong.take() {
+            self.batch.control(|out| frame::push_pong(out, &payload));
+        }
+        if self.registered.socket.take_ping() {
+            self.batch.control(frame::push_ping);
+        }
+        // Before the peer's first message nothing but a close can be queued.
+        let kind = self.kind.unwrap_or(Kind::Text);
+        let mut messages = 0;
+        while self.batch.len() < BATCH {
+            match self.outgoing.poll_next(cx) {
+                Poll::Ready(Some(OutgoingItem::Message(message))) => {
+                    messages += 1;
+                    self.batch.message(kind, message);
+                }
+                Poll::Ready(Some(OutgoingItem::Close { code, reason })) => return self.close(code, &reason),
+                Poll::Ready(None) => return self.close(code::GOING_AWAY, ""),
+                Poll::Pending => break,
+            }
+        }
+        while self.batch.len() < BATCH {
+            match self.conversation.poll_event(cx) {
+                Poll::Ready(Item::Event(event)) => {
+                    messages += 1;
+                    let framed = event.framed(|text| frame::text(text));
+                    self.batch.framed(kind, framed.clone());
+                }
+                Poll::Ready(Item::Gap(gap)) => {
+                    messages += 1;
+                    self.batch.message(kind, encode::gap(&gap));
+                }
+                Poll::Ready(Item::Overflowed) | Poll::Pending => break,
+            }
+        }
+        self.conversation.wrote(messages);
+    }
+
+    fn close(&mut self, code: u16, reason: &str) {
+        self.batch.control(|out| frame::push_close(out, code, reason));
+        self.registered.closing();
+        self.phase = Phase::Closing;
+    }
+}

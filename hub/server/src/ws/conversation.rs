@@ -1,0 +1,205 @@
+//! What is said on one WebSocket: routes each message, as a client's, a spoke's, or a subscriber's.
+//!
+//! One peer may be all three on one socket. Answers go into the connection's outbox; nothing here waits. What needs
+//! something remote (a subscription, a registration, a publication) is polled by the connection's own task, so that it
+//! ends with the connection.
+//!
+//! Invariants
+//! - A message that is wrong is answered (`call.error` where it named a call, else `__error`) and ends nothing.
+//! - Identity comes from the key of the upgrade; what a payload says of it is not read.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use alkhub_calls::{Outbox, Reply};
+use alkhub_events::Item;
+use alkhub_protocol::frame::{Requested, encode};
+use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId};
+use bytes::Bytes;
+
+use super::pending::{Done, Pending};
+use super::spoke::Spoke;
+use super::subscriptions::Subscriptions;
+use super::tickets::Tickets;
+use crate::app::App;
+use crate::auth::Key;
+
+/// Close code of a peer that does not read its answers.
+const TOO_SLOW: u16 = 1008;
+
+/// One side of a connection's talk.
+pub(crate) struct Conversation {
+    pub(super) app: App,
+    /// Unique on this hub.
+    pub(super) id: String,
+    pub(super) key: Arc<Key>,
+    pub(super) outbox: Outbox,
+    pub(super) dialect: Option<Dialect>,
+    pub(super) spoke: Spoke,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) pending: Pending,
+    tickets: Tickets,
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    /// A conversation with the holder of `key`, whose answers go to `outbox`.
+    pub(crate) fn new(app: App, key: Arc<Key>, outbox: Outbox) -> Self {
+        Self {
+            id: app.connection_id(),
+            app,
+            key,
+            outbox,
+            dialect: None,
+            spoke: Spoke::default(),
+            subscriptions: Subscriptions::default(),
+            pending: Pending::default(),
+            tickets: Tickets::default(),
+        }
+    }
+
+    /// Acts on one message.
+    pub(crate) fn message(&mut self, data: &Bytes) {
+        self.app.metrics.messages_in.inc();
+        let (frame, dialect) = match Frame::decode(data) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                let answer = error.to_call_error();
+                return match &error.request_id {
+                    Some(id) => self.fail(id, &answer),
+                    None => self.refuse(&answer, None),
+                };
+            }
+        };
+        if matches!(frame, Frame::Requested(_)) {
+            self.dialect.get_or_insert(dialect);
+        }
+        match frame {
+            Frame::Requested(requested) if requested.operation.as_str() == "hub.register" => self.register(requested),
+            Frame::Requested(requested) => self.call(requested),
+            Frame::Aborted { request_id } if self.tickets.abort(&request_id) => {}
+            answer @ (Frame::Responded { .. }
+            | Frame::Completed { .. }
+            | Frame::Failed { .. }
+            | Frame::Aborted { .. }) => {
+                self.spoke.received(answer);
+            }
+            Frame::Subscribe(filter) => self.subscribe(filter),
+            Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
+            Frame::Event(event) => self.publish(event),
+            Frame::Subscribed(_) | Frame::Unsubscribed(_) | Frame::Gap(_) => {
+                self.refuse(&CallError::new(Code::BadRequest, "only a hub sends this message"), None);
+            }
+            // Answering a refusal could go on for ever.
+            Frame::Refused(_) => {}
+        }
+    }
+
+    /// Notes a pong.
+    pub(crate) fn heartbeat(&self) {
+        self.spoke.heartbeat();
+    }
+
+    /// Whether the peer must wait before more of it is read.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.pending.is_full()
+    }
+
+    /// Whether neither a call of the peer's is under way nor a spoke registered.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.spoke.is_absent() && self.pending.is_empty() && self.outbox.queued() == 0 && self.tickets.is_empty()
+    }
+
+    /// The next event, gap or overflow for the peer.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        self.subscriptions.poll_event(cx)
+    }
+
+    /// Counts messages that were written.
+    pub(crate) fn wrote(&self, messages: u64) {
+        if messages > 0 {
+            self.app.metrics.messages_out.inc_by(messages);
+        }
+    }
+
+    /// Finishes what has come back from elsewhere.
+    pub(crate) fn poll_pending(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(done) = self.pending.poll(cx) {
+            self.done(done);
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        match done {
+            Done::Published(Ok(())) => {}
+            Done::Published(Err(refusal)) => self.refuse(&refusal.error, Some(&refusal.topic)),
+            Done::Subscribed(subscribed) => self.subscribed(subscribed),
+            Done::Registered(registered) => self.registered(*registered),
+        }
+    }
+
+    /// Ends the peer's calls, its spoke and its subscriptions.
+    pub(crate) async fn end(self) {
+        let Self {
+            tickets,
+            spoke,
+            subscriptions,
+            pending,
+            ..
+        } = self;
+        tickets.abort_all("the caller disconnected");
+        drop((subscriptions, pending));
+        spoke.end("the connection is closed").await;
+    }
+
+    fn call(&mut self, requested: Requested) {
+        let id = requested.request_id.clone();
+        if self.tickets.is_running(&id) {
+            let error = CallError::new(
+                Code::BadRequest,
+                format!("request id `{id}` belongs to a call that still runs"),
+            );
+            return self.refuse(&error, None);
+        }
+        let reply = Reply::Outbox {
+            outbox: self.outbox.clone(),
+            dialect: self.dialect(),
+        };
+        match self
+            .app
+            .calls
+            .dispatch(&self.key.caller(), requested.into_request(now_ms()), reply)
+        {
+            Ok(ticket) => self.tickets.insert(id, ticket),
+            Err(error) => self.fail(&id, &error),
+        }
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect.unwrap_or_default()
+    }
+
+    /// Answers a call with an error.
+    pub(super) fn fail(&self, id: &RequestId, error: &CallError) {
+        self.say(encode::call_error(self.dialect(), id.as_str(), error));
+    }
+
+    /// Refuses a message that belongs to no call.
+    pub(super) fn refuse(&self, error: &CallError, topic: Option<&str>) {
+        self.say(encode::refused(error, topic));
+    }
+
+    /// Queues an answer; a peer that does not read its answers is let go.
+    pub(super) fn say(&self, message: Bytes) {
+        if self.outbox.push(message) == Err(alkhub_calls::Full::Queue) {
+            self.outbox.close(TOO_SLOW, "answers are not read fast enough");
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,401 @@
+//! RFC 6455 as a server speaks it: reads masked frames from bytes as they come in, writes unmasked ones.
+//!
+//! Pure: no I/O. [`Decoder::feed`] takes whatever a read brought; what it keeps between two reads is the unfinished
+//! part of one message, so a connection between two messages holds no buffer.
+//!
+//! Invariants
+//! - A length is checked against the limit before memory is set aside for it, and memory grows with what arrived, not
+//!   with what was announced.
+//! - Control frames may come between the fragments of a message; anything else out of order is a [`Violation`].
+
+use bytes::{Bytes, BytesMut};
+
+/// Longest payload of a control frame.
+const CONTROL_LIMIT: usize = 125;
+
+/// Set aside at most this much for a frame of which only the header has arrived.
+const RESERVE_LIMIT: usize = 16 * 1024;
+
+const OPCODE_CONTINUATION: u8 = 0x0;
+const OPCODE_TEXT: u8 = 0x1;
+const OPCODE_BINARY: u8 = 0x2;
+const OPCODE_CLOSE: u8 = 0x8;
+const OPCODE_PING: u8 = 0x9;
+const OPCODE_PONG: u8 = 0xA;
+
+/// Close codes that this server sends.
+pub(crate) mod code {
+    /// The purpose is fulfilled.
+    pub(crate) const NORMAL: u16 = 1000;
+    /// The server goes away.
+    pub(crate) const GOING_AWAY: u16 = 1001;
+    /// The peer broke the protocol.
+    pub(crate) const PROTOCOL: u16 = 1002;
+    /// Text that is not UTF-8.
+    pub(crate) const NOT_UTF8: u16 = 1007;
+    /// A message over the limit.
+    pub(crate) const TOO_LARGE: u16 = 1009;
+    /// The key was revoked or has expired.
+    pub(crate) const REVOKED: u16 = 4401;
+    /// The spoke is suspended.
+    pub(crate) const SUSPENDED: u16 = 4403;
+}
+
+/// The two kinds of message; a peer is answered in the kind of its first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// UTF-8.
+    Text,
+    /// Bytes.
+    Binary,
+}
+
+/// What a peer sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A whole message.
+    Message {
+        /// Text or binary.
+        kind: Kind,
+        /// Unmasked; valid UTF-8 when `kind` is text.
+        data: Bytes,
+    },
+    /// To be answered with a pong of the same payload.
+    Ping(Bytes),
+    /// An answer to a ping, or a sign of life.
+    Pong,
+    /// The peer ends the connection; nothing is read after it.
+    Close {
+        /// Its reason; 1005 when it gave none.
+        code: u16,
+    },
+}
+
+/// Why a connection must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Violation {
+    /// Close code.
+    pub(crate) code: u16,
+    /// What the peer did, for the close frame.
+    pub(crate) reason: &'static str,
+}
+
+/// Reads one connection's frames.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    limit: usize,
+    header: [u8; 14],
+    header_have: usize,
+    frame: Option<Open>,
+    message: Option<(Kind, BytesMut)>,
+    control: BytesMut,
+    closed: bool,
+}
+
+/// A frame whose header is complete.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    opcode: u8,
+    last: bool,
+    mask: [u8; 4],
+    read: usize,
+    left: usize,
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    /// A reader for messages of at most `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            header: [0; 14],
+            header_have: 0,
+            frame: None,
+            message: None,
+            control: BytesMut::new(),
+            closed: false,
+        }
+    }
+
+    /// Takes from the front of `input` until a message or control frame is complete or nothing is left.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection must be closed with its code.
+    pub(crate) fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Received>, Violation> {
+        while !self.closed {
+            let frame = match self.frame {
+                Some(frame) => frame,
+                None => match self.take_header(input)? {
+                    Some(frame) => frame,
+                    None => return Ok(None),
+                },
+            };
+            if !self.take_payload(frame, input) {
+                return Ok(None);
+            }
+            if let Some(received) = self.finish(frame)? {
+                return Ok(Some(received));
+            }
+        }
+        *input = &[];
+        Ok(None)
+    }
+
+    /// Whether part of a message or of a frame has been read.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.header_have == 0 && self.frame.is_none() && self.message.is_none() && self.control.capacity() == 0
+    }
+
+    fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<Open>, Violation> {
+        if !self.fill_header(2, input) {
+            return Ok(None);
+        }
+        self.check_start()?;
+        let extended = match self.header[1] & 0x7F {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        if !self.fill_header(2 + extended + 4, input) {
+            return Ok(None);
+        }
+        let length = match extended {
+            0 => u64::from(self.header[1] & 0x7F),
+            2 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
+            _ => u64::from_be_bytes(self.header[2..10].try_into().expect("eight bytes")),
+        };
+        let mask = self.header[2 + extended..][..4].try_into().expect("four bytes");
+        self.header_have = 0;
+        self.open(length, mask).map(Some)
+    }
+
+    fn fill_header(&mut self, want: usize, input: &mut &[u8]) -> bool {
+        let take = want.saturating_sub(self.header_have).min(input.len());
+        let (taken, rest) = input.split_at(take);
+        self.header[self.header_have..][..take].copy_from_slice(taken);
+        self.header_have += take;
+        *input = rest;
+        self.header_have >= want
+    }
+
+    /// What the first two bytes alone can show to be wrong.
+    fn check_start(&self) -> Result<(), Violation> {
+        let [first, second] = [self.header[0], self.header[1]];
+        if first & 0x70 != 0 {
+            return Err(protocol("reserved bits are set and no extension was negotiated"));
+        }
+        if second & 0x80 == 0 {
+            return Err(protocol("frames of a client must be masked"));
+        }
+        let last = first & 0x80 != 0;
+        match first & 0x0F {
+            OPCODE_CONTINUATION if self.message.is_none() => Err(protocol("continuation of no message")),
+            OPCODE_TEXT | OPCODE_BINARY if self.message.is_some() => {
+                Err(protocol("a new message begins before the last one ended"))
+            }
+            OPCODE_CONTINUATION | OPCODE_TEXT | OPCODE_BINARY => Ok(()),
+            OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if !last => Err(protocol("control frames cannot be fragmented")),
+            OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if usize::from(second & 0x7F) > CONTROL_LIMIT => {
+                Err(protocol("control frames carry at most 125 bytes"))
+            }
+            OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG => Ok(()),
+            _ => Err(protocol("unknown opcode")),
+        }
+    }
+
+    fn open(&mut self, length: u64, mask: [u8; 4]) -> Result<Open, Violation> {
+        let opcode = self.header[0] & 0x0F;
+        let earlier = self.message.as_ref().map_or(0, |(_, data)| data.len());
+        let left = usize::try_from(length)
+            .ok()
+            .filter(|length| is_control(opcode) || length.saturating_add(earlier) <= self.limit)
+            .ok_or(Violation {
+                code: code::TOO_LARGE,
+                reason: "message is larger than the limit",
+            })?;
+        match opcode {
+            OPCODE_TEXT => self.message = Some((Kind::Text, BytesMut::new())),
+            OPCODE_BINARY => self.message = Some((Kind::Binary, BytesMut::new())),
+            _ => {}
+        }
+        Ok(Open {
+            opcode,
+            last: self.header[0] & 0x80 != 0,
+            mask,
+            read: 0,
+            left,
+        })
+    }
+
+    /// Unmasks what has arrived of the payload; true when it is complete.
+    fn take_payload(&mut self, mut frame: Open, input: &mut &[u8]) -> bool {
+        let take = frame.left.min(input.len());
+        let (taken, rest) = input.split_at(take);
+        *input = rest;
+        let target = match &mut self.message {
+            Some((_, data)) if !is_control(frame.opcode) => data,
+            _ => &mut self.control,
+        };
+        let start = target.len();
+        if target.capacity() - start < take {
+            target.reserve(take.max(frame.left.min(RESERVE_LIMIT)));
+        }
+        target.extend_from_slice(taken);
+        unmask(&mut target[start..], frame.mask, frame.read);
+        frame.read += take;
+        frame.left -= take;
+        self.frame = Some(frame);
+        frame.left == 0
+    }
+
+    fn finish(&mut self, frame: Open) -> Result<Option<Received>, Violation> {
+        self.frame = None;
+        if is_control(frame.opcode) {
+            let payload = std::mem::take(&mut self.control).freeze();
+            return match frame.opcode {
+                OPCODE_PING => Ok(Some(Received::Ping(payload))),
+                OPCODE_PONG => Ok(Some(Received::Pong)),
+                _ => {
+                    self.closed = true;
+                    close_code(&payload).map(|code| Some(Received::Close { code }))
+                }
+            };
+        }
+        if !frame.last {
+            return Ok(None);
+        }
+        let Some((kind, data)) = self.message.take() else {
+            return Ok(None);
+        };
+        if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
+            return Err(Violation {
+                code: code::NOT_UTF8,
+                reason: "text is not UTF-8",
+            });
+        }
+        Ok(Some(Received::Message {
+            kind,
+            data: data.freeze(),
+        }))
+    }
+}
+
+// === writing ===
+
+/// Appends a message's frame.
+pub(crate) fn push_message(out: &mut BytesMut, kind: Kind, payload: &[u8]) {
+    push_header(out, kind, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// Appends the header of a message whose payload follows by other means.
+pub(crate) fn push_header(out: &mut BytesMut, kind: Kind, length: usize) {
+    let opcode = match kind {
+        Kind::Text => OPCODE_TEXT,
+        Kind::Binary => OPCODE_BINARY,
+    };
+    push_start(out, opcode, length);
+}
+
+/// A text message as one piece, to be shared by all connections that send it.
+pub(crate) fn text(payload: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(payload.len() + 10);
+    push_message(&mut out, Kind::Text, payload);
+    out.freeze()
+}
+
+/// First byte of an unfragmented message, the only one in which text and binary differ.
+pub(crate) fn first_byte(kind: Kind) -> u8 {
+    match kind {
+        Kind::Text => 0x80 | OPCODE_TEXT,
+        Kind::Binary => 0x80 | OPCODE_BINARY,
+    }
+}
+
+/// Appends a ping without a payload.
+pub(crate) fn push_ping(out: &mut BytesMut) {
+    push_start(out, OPCODE_PING, 0);
+}
+
+/// Appends the answer to a ping.
+pub(crate) fn push_pong(out: &mut BytesMut, payload: &[u8]) {
+    push_start(out, OPCODE_PONG, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// Appends a close frame; the reason is cut to what fits.
+pub(crate) fn push_close(out: &mut BytesMut, code: u16, reason: &str) {
+    let mut end = reason.len().min(CONTROL_LIMIT - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    push_start(out, OPCODE_CLOSE, 2 + end);
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(&reason.as_bytes()[..end]);
+}
+
+fn push_start(out: &mut BytesMut, opcode: u8, length: usize) {
+    let first = 0x80 | opcode;
+    match (u8::try_from(length), u16::try_from(length)) {
+        (Ok(short), _) if short < 126 => out.extend_from_slice(&[first, short]),
+        (_, Ok(medium)) => {
+            out.extend_from_slice(&[first, 126]);
+            out.extend_from_slice(&medium.to_be_bytes());
+        }
+        _ => {
+            out.extend_from_slice(&[first, 127]);
+            out.extend_from_slice(&u64::try_from(length).expect("usize has 64 bits at most").to_be_bytes());
+        }
+    }
+}
+
+fn is_control(opcode: u8) -> bool {
+    opcode & 0x8 != 0
+}
+
+fn protocol(reason: &'static str) -> Violation {
+    Violation {
+        code: code::PROTOCOL,
+        reason,
+    }
+}
+
+/// XORs with the mask, whose phase is given by the bytes of the frame already read; eight bytes at a time.
+fn unmask(data: &mut [u8], mask: [u8; 4], read: usize) {
+    let at = |i: usize| mask[(read + i) & 3];
+    let word = u64::from_ne_bytes([at(0), at(1), at(2), at(3), at(0), at(1), at(2), at(3)]);
+    let (words, rest) = data.as_chunks_mut::<8>();
+    for chunk in words {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
+    }
+    for (i, byte) in rest.iter_mut().enumerate() {
+        *byte ^= at(i);
+    }
+}
+
+fn close_code(payload: &[u8]) -> Result<u16, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return if payload.is_empty() {
+            Ok(1005)
+        } else {
+            Err(protocol("a close frame carries no or at least two bytes"))
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(protocol("close code is not one that a peer may send"));
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Err(Violation {
+            code: code::NOT_UTF8,
+            reason: "the reason for closing is not UTF-8",
+        });
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Frames as RFC 6455 and the cases of Autobahn's suite have them.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MASK: [u8; 4] = [0x12, 0xAB, 0x00, 0xFF];
+
+/// A client's frame; `first` is FIN, RSV and opcode.
+fn client(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    push_start(&mut out, 0, payload.len());
+    let mut out = out.to_vec();
+    out[0] = first;
+    out[1] |= 0x80;
+    out.extend(MASK);
+    let start = out.len();
+    out.extend(payload);
+    unmask(&mut out[start..], MASK, 0);
+    out
+}
+
+/// Everything that comes of `bytes` when `step` bytes arrive at a time, and how it ended.
+fn read(bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), Violation>) {
+    let mut decoder = Decoder::new(1024);
+    let mut received = Vec::new();
+    for mut piece in bytes.chunks(step) {
+        loop {
+            match decoder.feed(&mut piece) {
+                Ok(Some(item)) => received.push(item),
+                Ok(None) => break,
+                Err(violation) => return (received, Err(violation)),
+            }
+        }
+        assert!(piece.is_empty());
+    }
+    (received, Ok(()))
+}
+
+fn text_message(text: &str) -> Received {
+    Received::Message {
+        kind: Kind::Text,
+        data: Bytes::copy_from_slice(text.as_bytes()),
+    }
+}
+
+fn refused(bytes: &[u8]) -> u16 {
+    let whole = read(bytes, usize::MAX).1.expect_err("refused").code;
+    assert_eq!(read(bytes, 1).1.expect_err("refused byte by byte").code, whole);
+    whole
+}
+
+#[test]
+fn a_message_is_read_however_it_is_cut() {
+    let bytes = [client(0x81, b"hello"), client(0x82, b"\x00\xFF")].concat();
+    let expected = vec![
+        text_message("hello"),
+        Received::Message {
+            kind: Kind::Binary,
+            data: Bytes::from_static(b"\x00\xFF"),
+        },
+    ];
+
+    for step in 1..=bytes.len() {
+        assert_eq!(read(&bytes, step), (expected.clone(), Ok(())), "{step} at a time");
+    }
+}
+
+#[test]
+fn control_frames_may_come_between_fragments() {
+    let bytes = [
+        client(0x01, b"frag"),
+        client(0x89, b"are you there"),
+        client(0x00, b"men"),
+        client(0x8A, b""),
+        client(0x80, b"ted"),
+    ]
+    .concat();
+
+    let (received, end) = read(&bytes, 3);
+
+    assert_eq!(
+        received,
+        [
+            Received::Ping(Bytes::from_static(b"are you there")),
+            Received::Pong,
+            text_message("fragmented"),
+        ]
+    );
+    assert_eq!(end, Ok(()));
+}
+
+#[test]
+fn utf8_may_be_cut_between_fragments_and_is_checked_over_the_whole() {
+    let snowman = "☃".as_bytes();
+    let good = [client(0x01, &snowman[..1]), client(0x80, &snowman[1..])].concat();
+    let bad = [client(0x01, &snowman[..1]), client(0x80, b"x")].concat();
+
+    assert_eq!(read(&good, 1).0, [text_message("☃")]);
+    assert_eq!(refused(&bad), code::NOT_UTF8);
+}
+
+#[test]
+fn what_breaks_the_protocol_is_closed_with_1002() {
+    let mut unmasked = BytesMut::new();
+    push_message(&mut unmasked, Kind::Text, b"x");
+    for (case, bytes) in [
+        ("RSV1", client(0xC1, b"x")),
+        ("RSV2", client(0xA1, b"x")),
+        ("RSV3", client(0x91, b"x")),
+        ("not masked", unmasked.to_vec()),
+        ("opcode 3", client(0x83, b"")),
+        ("opcode 11", client(0x8B, b"")),
+        ("fragmented ping", client(0x09, b"x")),
+        ("fragmented close", client(0x08, b"")),
+        ("ping of 126 bytes", client(0x89, &[0; 126])),
+        ("continuation of nothing", client(0x80, b"x")),
+        ("text within text", [client(0x01, b"a"), client(0x81, b"b")].concat()),
+        ("close of one byte", client(0x88, b"\x03")),
+    ] {
+        assert_eq!(refused(&bytes), code::PROTOCOL, "{case}");
+    }
+}
+
+#[test]
+fn close_codes_that_no_peer_may_send_are_refused() {
+    for bad in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+        assert_eq!(refused(&client(0x88, &bad.to_be_bytes())), code::PROTOCOL, "{bad}");
+    }
+    for good in [1000_u16, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 4401, 4999] {
+        let (received, end) = read(&client(0x88, &good.to_be_bytes()), 1);
+        assert_eq!((received, end), (vec![Received::Close { code: good }], Ok(())));
+    }
+    assert_eq!(read(&client(0x88, b""), 9).0, [Received::Close { code: 1005 }]);
+    assert_eq!(refused(&client(0x88, b"\x03\xE8\xFF")), code::NOT_UTF8);
+}
+
+#[test]
+fn nothing_is_read_after_a_close() {
+    let bytes = [client(0x88, b""), client(0x81, b"late"), client(0xFF, b"rubbish")].concat();
+
+    assert_eq!(read(&bytes, 2), (vec![Received::Close { code: 1005 }], Ok(())));
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_by_its_header_alone() {
+    let mut header = client(0x81, &[b' '; 1025]);
+    header.truncate(8);
+    let fragments = [client(0x01, &[b' '; 1000]), client(0x80, &[b' '; 25])].concat();
+    let mut huge = vec![0x82, 0xFF];
+    huge.extend([0xFF; 8]);
+    huge.extend(MASK);
+
+    assert_eq!(refused(&header), code::TOO_LARGE);
+    assert_eq!(refused(&fragments), code::TOO_LARGE);
+    assert_eq!(refused(&huge), code::TOO_LARGE);
+    assert_eq!(read(&client(0x81, &[b' '; 1024]), usize::MAX).1, Ok(()));
+}
+
+#[test]
+fn memory_grows_with_what_arrived() {
+    let mut decoder = Decoder::new(1 << 30);
+    let mut header = client(0x82, &vec![0; 1 << 20]);
+    header.truncate(10 + 4 + 10);
+
+    decoder.feed(&mut header.as_slice()).expect("within the limit");
+
+    let (_, data) = decoder.message.as_ref().expect("under way");
+    assert!(data.capacity() <= 2 * RESERVE_LIMIT, "{}", data.capacity());
+}
+
+#[test]
+fn between_two_messages_nothing_is_kept() {
+    let mut decoder = Decoder::new(1024);
+    let bytes = [client(0x89, b"ping"), client(0x81, b"text")].concat();
+    let mut input = bytes.as_slice();
+
+    while decoder.feed(&mut input).expect("valid").is_some() {}
+
+    assert!(decoder.is_idle());
+}
+
+#[test]
+fn a_reason_too_long_is_cut_at_a_character() {
+    let mut out = BytesMut::new();
+
+    push_close(&mut out, 1001, &"ü".repeat(100));
+
+    assert_eq!(out.len(), 2 + 2 + 122);
+    assert!(std::str::from_utf8(&out[4..]).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(
+        payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..700), 1..6),
+        step in 1_usize..64,
+        cut in 1_usize..200,
+    ) {
+        let mut bytes = Vec::new();
+        for payload in &payloads {
+            let pieces: Vec<&[u8]> = if payload.is_empty() { vec![&[]] } else { payload.chunks(cut).collect() };
+            for (i, piece) in pieces.iter().enumerate() {
+                let fin = if i + 1 == pieces.len() { 0x80 } else { 0 };
+                bytes.extend(client(fin | if i == 0 { 2 } else { 0 }, piece));
+            }
+        }
+
+        let (received, end) = read(&bytes, step);
+
+        let expected: Vec<Received> = payloads
+            .into_iter()
+            .map(|payload| Received::Message { kind: Kind::Binary, data: payload.into() })
+            .collect();
+        prop_assert_eq!(received, expected);
+        prop_assert_eq!(end, Ok(()));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), step in 1_usize..50) {
+        let _ = read(&bytes, step);
+    }
+}

@@ -1,0 +1,76 @@
+//! What a connection waits for from elsewhere, polled by its own task.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use alkhub_protocol::CallError;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+
+use super::spoke::Registration;
+use super::subscriptions::Confirmation;
+
+/// More is not read from the peer while so many wait.
+const MOST: usize = 256;
+
+/// Something that came back.
+pub(crate) enum Done {
+    /// A publication, or why it failed.
+    Published(Result<(), Box<Refusal>>),
+    /// A subscription, confirmed or refused.
+    Subscribed(Confirmation),
+    /// A registration, done or refused.
+    Registered(Box<Registration>),
+}
+
+/// Why an event was not published.
+pub(crate) struct Refusal {
+    pub(crate) error: CallError,
+    pub(crate) topic: String,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// Futures under way; most connections never have one.
+#[derive(Default)]
+pub(crate) struct Pending(Option<Box<FuturesUnordered<Waiting>>>);
+
+// === impl Pending ===
+
+impl Pending {
+    /// Adds a future.
+    pub(crate) fn add(&mut self, future: impl Future<Output = Done> + Send + 'static) {
+        self.0.get_or_insert_default().push(Box::pin(future));
+    }
+
+    /// Adds a future that is already pinned.
+    pub(crate) fn add_boxed(&mut self, future: Waiting) {
+        self.0.get_or_insert_default().push(future);
+    }
+
+    /// Whether no more should be added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.as_ref().is_some_and(|waiting| waiting.len() >= MOST)
+    }
+
+    /// Whether nothing is awaited.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The next that is done; `Pending` also when there is none.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        let Some(waiting) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        match waiting.poll_next_unpin(cx) {
+            Poll::Ready(Some(done)) => Poll::Ready(done),
+            Poll::Ready(None) => {
+                self.0 = None;
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

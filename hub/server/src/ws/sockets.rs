@@ -1,0 +1,220 @@
+//! Every open WebSocket of a hub, and the one beat that pings them all.
+//!
+//! Invariants
+//! - There is one timer for all connections. A tick pings the tenth of the sockets whose turn it is, and ends those
+//!   that were not heard for `dead-after` or did not finish closing.
+//! - A socket's entry leaves with its [`Registered`] guard.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+use alkhub_calls::Outbox;
+use futures::task::AtomicWaker;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::frame::code;
+use crate::auth::Key;
+
+/// Ticks in a ping interval.
+const TICKS: u32 = 10;
+
+/// Time for a peer to answer a close.
+const CLOSING: Duration = Duration::from_secs(5);
+
+const PING: u8 = 1;
+const KILL: u8 = 2;
+const DRAIN: u8 = 4;
+
+/// All open WebSockets.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    open: Mutex<Slab<Arc<Socket>>>,
+    now: AtomicU32,
+}
+
+/// One open WebSocket, as others see it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) key: Arc<Key>,
+    pub(crate) outbox: Outbox,
+    heard: AtomicU32,
+    /// The tick at which closing began; 0 while open.
+    closing: AtomicU32,
+    flags: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// A socket's place among the open ones.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    sockets: Arc<Sockets>,
+    pub(crate) socket: Arc<Socket>,
+    place: usize,
+}
+
+/// How often sockets are pinged and when they are dead, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    tick: Duration,
+    dead_after: u32,
+    closing: u32,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    /// Enters a socket.
+    pub(crate) fn register(self: &Arc<Self>, key: Arc<Key>, outbox: Outbox) -> Registered {
+        let socket = Arc::new(Socket {
+            key,
+            outbox,
+            heard: AtomicU32::new(self.now()),
+            closing: AtomicU32::new(0),
+            flags: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        });
+        let place = self.open.lock().insert(socket.clone());
+        Registered {
+            sockets: self.clone(),
+            socket,
+            place,
+        }
+    }
+
+    /// Open sockets.
+    pub(crate) fn len(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    /// Closes the sockets that `wanted` picks, after what is queued for them.
+    pub(crate) fn close(&self, code: u16, reason: &str, wanted: impl Fn(&Socket) -> bool) {
+        for socket in self.all().iter().filter(|socket| wanted(socket)) {
+            socket.outbox.close(code, reason);
+        }
+    }
+
+    /// Lets go of every socket as soon as no call of its own is under way.
+    pub(crate) fn drain(&self) {
+        for socket in self.all() {
+            socket.flag(DRAIN);
+        }
+    }
+
+    /// The keys of the open sockets, each once.
+    pub(crate) fn keys(&self) -> Vec<Arc<Key>> {
+        let mut keys: Vec<Arc<Key>> = self.all().iter().map(|socket| socket.key.clone()).collect();
+        keys.sort_by_key(Arc::as_ptr);
+        keys.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        keys
+    }
+
+    /// Pings and ends sockets until `stop`.
+    pub(crate) async fn beat(self: Arc<Self>, ping_interval: Duration, dead_after: Duration, stop: CancellationToken) {
+        let beat = Beat::new(ping_interval, dead_after);
+        let mut interval = tokio::time::interval(beat.tick);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = interval.tick() => self.tick(beat),
+            }
+        }
+    }
+
+    fn tick(&self, beat: Beat) {
+        let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let time = Timestamp::now();
+        for (place, socket) in self.open.lock().iter() {
+            socket.tick(beat, now, time);
+            if place % (TICKS as usize) == (now % TICKS) as usize {
+                socket.flag(PING);
+            }
+        }
+    }
+
+    fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn all(&self) -> Vec<Arc<Socket>> {
+        self.open.lock().iter().map(|(_, socket)| socket.clone()).collect()
+    }
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// Registers the connection's task to be woken for a ping or an end.
+    pub(crate) fn wake_by(&self, waker: &std::task::Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Whether a ping is due; asking answers it.
+    pub(crate) fn take_ping(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & PING != 0 && self.flags.fetch_and(!PING, Ordering::AcqRel) & PING != 0
+    }
+
+    /// Whether the connection must end without another word.
+    pub(crate) fn killed(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & KILL != 0
+    }
+
+    /// Whether the hub drains.
+    pub(crate) fn draining(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & DRAIN != 0
+    }
+
+    fn flag(&self, flag: u8) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    fn tick(&self, beat: Beat, now: u32, time: Timestamp) {
+        let closing = self.closing.load(Ordering::Relaxed);
+        let silent = now.wrapping_sub(self.heard.load(Ordering::Relaxed));
+        if silent > beat.dead_after || (closing != 0 && now.wrapping_sub(closing) > beat.closing) {
+            self.flag(KILL);
+        } else if closing == 0 && self.key.expired(time) {
+            self.outbox.close(code::REVOKED, "the key has expired");
+        }
+    }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    /// Notes that the peer was heard.
+    pub(crate) fn heard(&self) {
+        self.socket.heard.store(self.sockets.now(), Ordering::Relaxed);
+    }
+
+    /// Notes that a close frame is on its way: from now on the end is near.
+    pub(crate) fn closing(&self) {
+        self.socket.closing.store(self.sockets.now().max(1), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.sockets.open.lock().try_remove(self.place);
+    }
+}
+
+// === impl Beat ===
+
+impl Beat {
+    fn new(ping_interval: Duration, dead_after: Duration) -> Self {
+        let tick = (ping_interval / TICKS).max(Duration::from_millis(5));
+        let ticks = |time: Duration| u32::try_from(time.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u32::MAX / 2);
+        Self {
+            tick,
+            dead_after: ticks(dead_after),
+            closing: ticks(CLOSING),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The spoke's side of a connection: registration, answers, heartbeat.
+
+use alkhub_calls::{Connection, Session};
+use alkhub_protocol::frame::{Requested, encode};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::{CallError, Code, Frame, RawJson, RequestId};
+
+use super::conversation::Conversation;
+use super::pending::Done;
+use crate::envelope;
+
+/// Answers kept while the registration that they belong to is being confirmed.
+const EARLY: usize = 1024;
+
+/// What a connection is as a spoke.
+#[derive(Default)]
+pub(crate) struct Spoke {
+    session: Option<Session>,
+    /// Registrations under way.
+    registering: usize,
+    /// A call may arrive before the registration's own answer is read here, and be answered before it too.
+    early: Vec<Frame>,
+}
+
+/// How a registration ended.
+pub(crate) struct Registration {
+    request_id: RequestId,
+    result: Result<(RegisterOutput, Session), CallError>,
+}
+
+// === impl Spoke ===
+
+impl Spoke {
+    /// Whether the peer is no spoke and not about to be one.
+    pub(super) fn is_absent(&self) -> bool {
+        self.session.is_none() && self.registering == 0
+    }
+
+    /// Takes what the peer says of a call that was sent to it. Without a session it is late and means nothing.
+    pub(super) fn received(&mut self, answer: Frame) {
+        match &self.session {
+            _ if self.registering > 0 && self.early.len() < EARLY => self.early.push(answer),
+            Some(session) => session.received(answer),
+            None => {}
+        }
+    }
+
+    pub(super) fn heartbeat(&self) {
+        if let Some(session) = &self.session {
+            session.heartbeat();
+        }
+    }
+
+    /// Ends the registration.
+    pub(super) async fn end(self, reason: &str) {
+        if let Some(session) = self.session {
+            session.close(reason).await;
+        }
+    }
+
+    fn took(&mut self, session: Option<Session>) {
+        self.registering -= 1;
+        if session.is_some() {
+            self.session = session;
+        }
+        if self.registering == 0 {
+            for answer in std::mem::take(&mut self.early) {
+                self.received(answer);
+            }
+        }
+    }
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    /// `hub.register`.
+    pub(super) fn register(&mut self, requested: Requested) {
+        let request_id = requested.request_id;
+        let input = match requested.input.to::<RegisterInput>() {
+            Ok(input) => input,
+            Err(error) => {
+                let error = CallError::new(
+                    Code::BadRequest,
+                    format!("input of `hub.register` is not valid: {error}"),
+                );
+                return self.fail(&request_id, &error);
+            }
+        };
+        let connection = Connection {
+            id: self.id.clone(),
+            outbox: self.outbox.clone(),
+            dialect: self.dialect(),
+        };
+        let (calls, caller) = (self.app.calls.clone(), self.key.caller());
+        self.spoke.registering += 1;
+        self.pending.add(async move {
+            let result = calls.register(&caller, input, connection).await;
+            Done::Registered(Box::new(Registration { request_id, result }))
+        });
+    }
+
+    /// Answers a registration.
+    pub(super) fn registered(&mut self, registration: Registration) {
+        let Registration { request_id, result } = registration;
+        match result {
+            Ok((output, session)) => {
+                let data = serde_json::to_vec(&output).expect("the answer is a plain struct");
+                let output = RawJson::parse(envelope::local(&data, Some("hub.register")));
+                let output = output.expect("an answer of ours is JSON and shallow");
+                self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
+                self.spoke.took(Some(session));
+            }
+            Err(error) => {
+                self.spoke.took(None);
+                self.fail(&request_id, &error);
+            }
+        }
+    }
+}

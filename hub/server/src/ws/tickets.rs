@@ -1,0 +1,70 @@
+//! The calls that one connection made and that may still run, by the peer's own request ids.
+//!
+//! A call's answer goes from the router to the outbox without passing here, so ended calls are found by asking: the
+//! table is swept when it has doubled, which costs each call a constant.
+
+use std::collections::HashMap;
+
+use alkhub_calls::Ticket;
+use alkhub_protocol::RequestId;
+
+/// The table is not swept below this size.
+const SWEEP_FROM: usize = 64;
+
+/// Calls under way.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets {
+    calls: HashMap<RequestId, Ticket>,
+    sweep_at: usize,
+}
+
+// === impl Tickets ===
+
+impl Tickets {
+    /// Whether a call of that id runs.
+    pub(crate) fn is_running(&self, id: &RequestId) -> bool {
+        self.calls.get(id).is_some_and(|ticket| !ticket.is_done())
+    }
+
+    /// Enters a call.
+    pub(crate) fn insert(&mut self, id: RequestId, ticket: Ticket) {
+        if ticket.is_done() {
+            return;
+        }
+        if self.calls.len() >= self.sweep_at.max(SWEEP_FROM) {
+            self.sweep();
+        }
+        self.calls.insert(id, ticket);
+    }
+
+    /// Ends a call for its caller; false when none of that id was entered.
+    pub(crate) fn abort(&mut self, id: &RequestId) -> bool {
+        self.calls
+            .remove(id)
+            .inspect(|ticket| ticket.abort("aborted by the caller"))
+            .is_some()
+    }
+
+    /// Whether no call runs.
+    pub(crate) fn is_empty(&mut self) -> bool {
+        self.calls.is_empty() || {
+            self.sweep();
+            self.calls.is_empty()
+        }
+    }
+
+    /// Ends every call.
+    pub(crate) fn abort_all(self, reason: &str) {
+        for ticket in self.calls.values() {
+            ticket.abort(reason);
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.calls.retain(|_, ticket| !ticket.is_done());
+        self.sweep_at = 2 * self.calls.len();
+        if self.calls.is_empty() {
+            self.calls = HashMap::new();
+        }
+    }
+}
