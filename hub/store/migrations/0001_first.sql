@@ -91,7 +91,8 @@ BEGIN
     IF to_regclass(partition) IS NOT NULL THEN
         RETURN;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended(current_schema() || '.calls_ensure', 0));
+    -- What ATTACH takes anyway. It lets inserts pass, and makes this session see a partition that was made meanwhile.
+    LOCK TABLE calls IN SHARE UPDATE EXCLUSIVE MODE;
     IF to_regclass(partition) IS NULL THEN
         EXECUTE format('CREATE TABLE %I (LIKE calls INCLUDING ALL)', partition);
         EXECUTE format('ALTER TABLE calls ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',

@@ -101,7 +101,7 @@ impl CallRows<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like: nothing was written, or all was.
-    pub async fn insert(&self, rows: &[CallRow]) -> Result<(), Error> {
+    pub async fn insert(self, rows: &[CallRow]) -> Result<(), Error> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -117,7 +117,7 @@ impl CallRows<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn list(&self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
+    pub async fn list(self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
         let rows = if filter.after.is_some() && filter.before.is_none() {
             run!(self.0, Statement::CallList, |db| list::oldest_first(db, filter))?
         } else {
@@ -131,7 +131,7 @@ impl CallRows<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like. Where a long reader is in the way the hour is left for the next time.
-    pub async fn prune(&self, retention: Duration) -> Result<u64, Error> {
+    pub async fn prune(self, retention: Duration) -> Result<u64, Error> {
         let now = Timestamp::now();
         let before = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
         let coming = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);

@@ -98,7 +98,7 @@ impl Keys<'_> {
     ///
     /// # Errors
     /// [`Error::KeyInUse`] when the hash is known.
-    pub async fn create(&self, key: &NewKey) -> Result<KeyInfo, Error> {
+    pub async fn create(self, key: &NewKey) -> Result<KeyInfo, Error> {
         let created = run!(self.0, Statement::KeyCreate, |db| create(db, key))?;
         let Some(row) = created else {
             return Err(Error::KeyInUse);
@@ -110,7 +110,7 @@ impl Keys<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like: nothing is known of the key then.
-    pub async fn find(&self, hash: &KeyHash) -> Result<Option<KeyRecord>, Error> {
+    pub async fn find(self, hash: &KeyHash) -> Result<Option<KeyRecord>, Error> {
         let found = run!(self.0, Statement::KeyFind, |db| find(db, hash))?;
         found.map(|(key, spoke)| key.record(spoke)).transpose()
     }
@@ -119,7 +119,7 @@ impl Keys<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn list(&self) -> Result<Vec<KeyInfo>, Error> {
+    pub async fn list(self) -> Result<Vec<KeyInfo>, Error> {
         let rows = run!(self.0, Statement::KeyList, |db| sqlx::query_as!(
             InfoRow,
             r#"SELECT k.id, k.name, k.hint,
@@ -138,7 +138,7 @@ impl Keys<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn revoke(&self, id: &str) -> Result<Option<KeyInfo>, Error> {
+    pub async fn revoke(self, id: &str) -> Result<Option<KeyInfo>, Error> {
         let Ok(id) = id.parse::<Uuid>() else {
             return Ok(None);
         };
@@ -158,7 +158,7 @@ impl Keys<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn ensure_admin(&self, hash: &KeyHash, hash_key_id: &str, hint: &str) -> Result<(), Error> {
+    pub async fn ensure_admin(self, hash: &KeyHash, hash_key_id: &str, hint: &str) -> Result<(), Error> {
         run!(self.0, Statement::KeyCreate, |db| sqlx::query!(
             "INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes)
              VALUES ($1, $2, $3, 'admin', 'admin', $4, ARRAY['admin'])
@@ -176,7 +176,7 @@ impl Keys<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn touch(&self, used: &[(String, Timestamp)]) -> Result<(), Error> {
+    pub async fn touch(self, used: &[(String, Timestamp)]) -> Result<(), Error> {
         let (mut ids, mut times) = (Vec::new(), Vec::new());
         for (id, at) in used {
             if let Ok(id) = id.parse::<Uuid>() {

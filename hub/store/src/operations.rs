@@ -31,7 +31,7 @@ impl Operations<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn put(&self, specs: &[(SpecHash, OperationSpec)]) -> Result<(), Error> {
+    pub async fn put(self, specs: &[(SpecHash, OperationSpec)]) -> Result<(), Error> {
         for chunk in specs.chunks(CHUNK) {
             let hashes: Vec<Vec<u8>> = chunk.iter().map(|(hash, _)| hash.0.to_vec()).collect();
             let names: Vec<String> = chunk
@@ -56,7 +56,7 @@ impl Operations<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn get(&self, hashes: &[SpecHash]) -> Result<Vec<(SpecHash, OperationSpec)>, Error> {
+    pub async fn get(self, hashes: &[SpecHash]) -> Result<Vec<(SpecHash, OperationSpec)>, Error> {
         if hashes.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,6 +1,6 @@
 //! A Postgres of one's own, from Debian's binaries, in one folder: for `alkhub dev` and for tests.
 //!
-//! It listens on a socket in a folder that only its user can enter, never on TCP. Run by root it runs as `postgres`,
+//! It listens on a socket in a folder that only its user can enter, and on TCP only when asked to. Run by root it runs as `postgres`,
 //! else as `nobody`, since Postgres refuses root. It has a process group of its own, so that Ctrl-C reaches the hub
 //! first.
 //!
@@ -40,6 +40,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Whether what was committed survives a loss of power. Only tests can do without.
     pub durable: bool,
+    /// A port on 127.0.0.1 to listen on besides the socket, where a password is asked for; none by default.
+    pub tcp_port: Option<u16>,
     /// Connections at most.
     pub max_connections: u16,
     /// Longest wait for a new or recovering server.
@@ -64,6 +66,7 @@ impl Options {
         Self {
             folder: folder.into(),
             durable: true,
+            tcp_port: None,
             max_connections: 100,
             start_timeout: Duration::from_secs(60),
         }
@@ -88,12 +91,12 @@ impl Server {
     /// As [`Server::start`].
     pub async fn temporary() -> Result<Self, Error> {
         let name = format!("alkhub-pg-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        // Not the environment's: it may name a folder that another user cannot reach, or a long one.
+        let folder = Path::new("/tmp").join(name);
         let options = Options {
-            // Not the environment's: it may name a folder that another user cannot reach, or a long one.
-            folder: Path::new("/tmp").join(name),
             durable: false,
             max_connections: 400,
-            start_timeout: Duration::from_secs(60),
+            ..Options::new(folder)
         };
         blocking(move || Self::start_now(&options, true)).await
     }
@@ -160,7 +163,7 @@ impl Server {
         // From here on a temporary folder goes whatever happens.
         let watchdog = temporary.then(|| Watchdog::start(&options.folder)).transpose()?;
         let settings = Settings::of(options)?;
-        orphan::end(&settings.data)?;
+        orphan::end(&settings.data, &settings.socket)?;
         settings.make()?;
         let postmaster = Postmaster::start(&settings)?;
         Ok(Self {

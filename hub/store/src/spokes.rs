@@ -119,7 +119,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::KeyInUse`] when the key belongs to another spoke or to a client; nothing was changed then.
-    pub async fn put(&self, name: &SpokeName, spoke: &SpokePut, key: Option<&SpokeKey>) -> Result<PutOutcome, Error> {
+    pub async fn put(self, name: &SpokeName, spoke: &SpokePut, key: Option<&SpokeKey>) -> Result<PutOutcome, Error> {
         let outcome = run!(self.0, Statement::SpokePut, |db| put::put(db, name, spoke, key))?;
         let put::Outcome {
             row,
@@ -139,7 +139,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn get(&self, name: &SpokeName) -> Result<Option<SpokeRecord>, Error> {
+    pub async fn get(self, name: &SpokeName) -> Result<Option<SpokeRecord>, Error> {
         let row = run!(self.0, Statement::SpokeGet, |db| select(db, name.as_str()))?;
         row.map(SpokeRow::record).transpose()
     }
@@ -148,7 +148,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn list(&self) -> Result<Vec<SpokeRecord>, Error> {
+    pub async fn list(self) -> Result<Vec<SpokeRecord>, Error> {
         let rows = run!(self.0, Statement::SpokeList, |db| sqlx::query_as!(
             SpokeRow,
             r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
@@ -165,7 +165,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn delete(&self, name: &SpokeName, uid: Option<&str>) -> Result<Option<Deleted>, Error> {
+    pub async fn delete(self, name: &SpokeName, uid: Option<&str>) -> Result<Option<Deleted>, Error> {
         let revoked = run!(self.0, Statement::SpokeDelete, |db| delete(db, name, uid))?;
         Ok(revoked.map(|revoked| Deleted {
             revoked_keys: texts(revoked),
@@ -176,7 +176,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn ensure_adhoc(&self, name: &SpokeName) -> Result<SpokeRecord, Error> {
+    pub async fn ensure_adhoc(self, name: &SpokeName) -> Result<SpokeRecord, Error> {
         run!(self.0, Statement::SpokePut, |db| ensure(db, name))?.record()
     }
 
@@ -184,7 +184,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn touch(&self, heard: &[(SpokeName, Timestamp)]) -> Result<(), Error> {
+    pub async fn touch(self, heard: &[(SpokeName, Timestamp)]) -> Result<(), Error> {
         if heard.is_empty() {
             return Ok(());
         }
@@ -206,7 +206,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn connected(&self, name: &SpokeName, at: Timestamp) -> Result<(), Error> {
+    pub async fn connected(self, name: &SpokeName, at: Timestamp) -> Result<(), Error> {
         run!(self.0, Statement::SpokeConnect, |db| sqlx::query!(
             "UPDATE spokes
              SET first_connected_at = COALESCE(first_connected_at, $2::timestamptz),
@@ -225,7 +225,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn disconnected(&self, name: &SpokeName, at: Timestamp) -> Result<(), Error> {
+    pub async fn disconnected(self, name: &SpokeName, at: Timestamp) -> Result<(), Error> {
         run!(self.0, Statement::SpokeConnect, |db| sqlx::query!(
             "UPDATE spokes SET disconnected_at = GREATEST(disconnected_at, connected_at, $2::timestamptz)
              WHERE name = $1",
@@ -241,7 +241,7 @@ impl Spokes<'_> {
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn sweep_except(&self, uids: &[String]) -> Result<Vec<String>, Error> {
+    pub async fn sweep_except(self, uids: &[String]) -> Result<Vec<String>, Error> {
         let revoked = run!(self.0, Statement::SpokeSweep, |db| sweep(db, uids))?;
         Ok(texts(revoked))
     }

@@ -20,8 +20,9 @@ const PATIENCE: [(Signal, Duration); 3] = [
     (Signal::SIGKILL, Duration::from_secs(5)),
 ];
 
-/// Ends what runs in a data folder and removes a stale `postmaster.pid`. The folder's lock must be held.
-pub(crate) fn end(data: &Path) -> Result<(), Error> {
+/// Ends what runs in a data folder and removes what it left there and in the socket's folder. The folder's lock must be
+/// held.
+pub(crate) fn end(data: &Path, socket: &Path) -> Result<(), Error> {
     let Ok(data) = data.canonicalize() else {
         return Ok(());
     };
@@ -38,9 +39,20 @@ pub(crate) fn end(data: &Path) -> Result<(), Error> {
     if !running.is_empty() {
         end_all(&data, leader(&data, &running))?;
     }
-    let file = data.join("postmaster.pid");
-    match std::fs::remove_file(&file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &file)(error)),
+    remove(&data.join("postmaster.pid"))?;
+    // Postgres would take a process that ended, but that nobody waited for, or another one with the same id for its
+    // owner.
+    for entry in std::fs::read_dir(socket).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(file: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", file)(error)),
         _ => Ok(()),
     }
 }

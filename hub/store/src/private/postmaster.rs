@@ -44,7 +44,11 @@ impl Postmaster {
         let errors = log.try_clone().map_err(Error::io("open", &settings.log))?;
         let mut command = settings.command("postgres");
         command.arg("-D").arg(&settings.data);
-        command.arg("-k").arg(&settings.socket).args(["-p", "5432"]);
+        command
+            .arg("-k")
+            .arg(&settings.socket)
+            .arg("-p")
+            .arg(settings.port.to_string());
         for setting in server_settings(settings) {
             command.arg("-c").arg(setting);
         }
@@ -66,7 +70,7 @@ impl Postmaster {
 
     /// Ends the server: connections are broken, what was committed is written.
     pub(crate) fn stop(mut self) -> Result<(), Error> {
-        self.end()
+        self.end(Duration::from_secs(20))
     }
 
     fn wait_until_ready(&mut self, settings: &Settings) -> Result<(), Error> {
@@ -96,10 +100,11 @@ impl Postmaster {
         }
     }
 
-    fn end(&mut self) -> Result<(), Error> {
-        // "Fast": break connections, write everything. "Immediate": what tests can afford.
+    /// Asks for a "fast" end (everything is written), unless there is no patience for it; then for an "immediate" one,
+    /// which loses what was not made durable; then kills.
+    fn end(&mut self, patience: Duration) -> Result<(), Error> {
         let patience = [
-            (Signal::SIGINT, Duration::from_secs(if self.durable { 20 } else { 0 })),
+            (Signal::SIGINT, patience),
             (Signal::SIGQUIT, Duration::from_secs(5)),
             (Signal::SIGKILL, Duration::from_secs(5)),
         ];
@@ -134,7 +139,12 @@ impl Postmaster {
 
 impl Drop for Postmaster {
     fn drop(&mut self) {
-        if let Err(error) = self.end() {
+        let patience = if self.durable {
+            Duration::from_secs(20)
+        } else {
+            Duration::ZERO
+        };
+        if let Err(error) = self.end(patience) {
             tracing::error!(%error, "a private Postgres is left behind");
         }
     }
@@ -147,9 +157,9 @@ impl Watchdog {
         const SCRIPT: &str = r#"
             read -r _
             if pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null; then
-                for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+                for _ in $(seq 100); do [ -e "$1/data/postmaster.pid" ] || break; sleep 0.05; done
             fi
-            rm -rf "$1""#;
+            for _ in $(seq 20); do rm -rf "$1" && break; sleep 0.05; done"#;
         let shell = Path::new("/bin/sh");
         let child = Command::new(shell)
             .args(["-c", SCRIPT, "alkhub-watchdog"])
@@ -175,7 +185,7 @@ impl Drop for Watchdog {
 fn server_settings(settings: &Settings) -> Vec<String> {
     let mut all = vec![
         MARK.to_owned(),
-        "listen_addresses=".to_owned(),
+        format!("listen_addresses={}", if settings.tcp { "127.0.0.1" } else { "" }),
         "unix_socket_permissions=0700".to_owned(),
         "shared_buffers=32MB".to_owned(),
         "logging_collector=off".to_owned(),

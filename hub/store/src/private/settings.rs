@@ -17,7 +17,10 @@ pub(crate) const ROLE: &str = "alkhub";
 
 /// A path of a socket must be shorter than 108 bytes; this leaves room.
 const SOCKET_PATH_LIMIT: usize = 100;
-const SOCKET_NAME: &str = ".s.PGSQL.5432";
+const SOCKET_NAME: &str = ".s.PGSQL.65535";
+
+/// Names the socket where there is no TCP.
+const DEFAULT_PORT: u16 = 5432;
 
 /// Everything that a start needs to know.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) durable: bool,
+    pub(crate) port: u16,
+    pub(crate) tcp: bool,
     pub(crate) max_connections: u16,
     pub(crate) start_timeout: Duration,
 }
@@ -49,6 +54,8 @@ impl Settings {
             socket: socket_folder(&folder),
             log: folder.join("postgres.log"),
             durable: options.durable,
+            port: options.tcp_port.unwrap_or(DEFAULT_PORT),
+            tcp: options.tcp_port.is_some(),
             max_connections: options.max_connections,
             start_timeout: options.start_timeout,
         })
@@ -64,7 +71,7 @@ impl Settings {
                 write!(host, "%{byte:02X}").expect("a String takes everything");
             }
         }
-        format!("postgres://{ROLE}@localhost/{database}?host={host}")
+        format!("postgres://{ROLE}@localhost:{}/{database}?host={host}", self.port)
     }
 
     /// Makes the folder of the socket, and the data when there is none.
@@ -102,7 +109,8 @@ impl Settings {
         let mut command = self.command("initdb");
         command
             .args([
-                "--auth=trust",
+                "--auth-local=trust",
+                "--auth-host=scram-sha-256",
                 "--encoding=UTF8",
                 "--no-locale",
                 "--no-sync",

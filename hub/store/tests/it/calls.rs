@@ -1,0 +1,288 @@
+//! Call records.
+
+use std::time::Duration;
+
+use alkhub_protocol::call::{CallRecord, CallStatus};
+use alkhub_store::{CallFilter, CallRow, Cursor};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::fixture::{config, database, execute, number, ready, store};
+
+fn row(operation: &str, started_at: Timestamp) -> CallRow {
+    CallRow {
+        call_id: Uuid::now_v7(),
+        request_id: "r-1".parse().expect("an id"),
+        parent_request_id: None,
+        operation: operation.parse().expect("a name"),
+        status: CallStatus::Completed,
+        code: None,
+        caller: "key-1".into(),
+        spoke: Some("builder".parse().expect("a name")),
+        hub_id: "hub-0-abc".parse().expect("an id"),
+        started_at,
+        duration: Duration::from_micros(1_500),
+        input_bytes: 10,
+        output_bytes: 20,
+        trace_id: None,
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn ids(records: &[CallRecord]) -> Vec<&str> {
+    records.iter().map(|record| record.call_id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_record_is_read_as_it_was_written() {
+    let store = store().await;
+    let written = CallRow {
+        parent_request_id: Some("r-0".parse().expect("an id")),
+        status: CallStatus::Failed,
+        code: Some("TIMEOUT".to_owned()),
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+        ..row("text.upper", now())
+    };
+
+    store
+        .calls()
+        .insert(std::slice::from_ref(&written))
+        .await
+        .expect("written");
+    let read = store.calls().list(&CallFilter::default()).await.expect("asked");
+
+    let [read] = &read[..] else { panic!("{read:?}") };
+    assert_eq!(read.call_id, written.call_id.to_string());
+    assert_eq!(
+        (read.request_id.as_str(), read.parent_request_id.as_deref()),
+        ("r-1", Some("r-0"))
+    );
+    assert_eq!(
+        (read.operation.as_str(), read.status),
+        ("text.upper", CallStatus::Failed)
+    );
+    assert_eq!((read.code.as_deref(), read.caller.as_str()), (Some("TIMEOUT"), "key-1"));
+    assert_eq!(
+        (read.spoke.as_deref(), read.hub_id.as_str()),
+        (Some("builder"), "hub-0-abc")
+    );
+    assert_eq!(read.started_at.as_microsecond(), written.started_at.as_microsecond());
+    assert_eq!((read.duration_us, read.input_bytes, read.output_bytes), (1_500, 10, 20));
+    assert_eq!(read.trace_id, written.trace_id);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_sent_twice_is_written_once() {
+    let store = store().await;
+    let rows: Vec<_> = (0..1_000).map(|_| row("text.upper", now())).collect();
+
+    store.calls().insert(&[]).await.expect("nothing to do");
+    store.calls().insert(&rows).await.expect("written");
+    store.calls().insert(&rows).await.expect("written again");
+
+    let filter = CallFilter {
+        limit: 5_000,
+        ..CallFilter::default()
+    };
+    assert_eq!(store.calls().list(&filter).await.expect("asked").len(), 1_000);
+}
+
+#[tokio::test]
+async fn records_are_filtered_by_operation_status_and_caller() {
+    let store = store().await;
+    let mut rows: Vec<_> = ["text.upper", "text.lower", "git.log"]
+        .map(|name| row(name, now()))
+        .into();
+    rows[1].status = CallStatus::Aborted;
+    rows[2].caller = "key-2".into();
+    store.calls().insert(&rows).await.expect("written");
+    let list = async |filter: CallFilter| store.calls().list(&filter).await.expect("asked");
+    let any = CallFilter::default;
+
+    let by_operation = list(CallFilter {
+        operation: Some(rows[0].operation.clone()),
+        ..any()
+    })
+    .await;
+    let by_status = list(CallFilter {
+        status: Some(CallStatus::Aborted),
+        ..any()
+    })
+    .await;
+    let by_caller = list(CallFilter {
+        caller: Some("key-2".to_owned()),
+        ..any()
+    })
+    .await;
+    let by_all = list(CallFilter {
+        caller: Some("key-2".to_owned()),
+        status: Some(CallStatus::Aborted),
+        ..any()
+    })
+    .await;
+
+    assert_eq!(ids(&by_operation), [rows[0].call_id.to_string()]);
+    assert_eq!(ids(&by_status), [rows[1].call_id.to_string()]);
+    assert_eq!(ids(&by_caller), [rows[2].call_id.to_string()]);
+    assert!(by_all.is_empty());
+}
+
+#[tokio::test]
+async fn pages_meet_without_a_gap_or_an_overlap() {
+    let store = store().await;
+    // Many of one moment, and over the end of an hour.
+    let start = now();
+    let rows: Vec<_> = (0..50_u64)
+        .map(|number| row("text.upper", start - Duration::from_secs(600 * (number / 7))))
+        .collect();
+    store.calls().insert(&rows).await.expect("written");
+    let all = store.calls().list(&CallFilter::default()).await.expect("asked");
+
+    let (mut down, mut before) = (Vec::new(), None);
+    loop {
+        let filter = CallFilter {
+            before,
+            limit: 7,
+            ..CallFilter::default()
+        };
+        let page = store.calls().list(&filter).await.expect("asked");
+        let Some(last) = page.last() else { break };
+        before = Some(through_text(Cursor::of(last).expect("a cursor")));
+        down.extend(page);
+    }
+    let (mut up, mut after) = (Vec::new(), Some(Cursor::of(&all[49]).expect("a cursor")));
+    loop {
+        let filter = CallFilter {
+            after,
+            limit: 7,
+            ..CallFilter::default()
+        };
+        let page = store.calls().list(&filter).await.expect("asked");
+        let Some(last) = page.last() else { break };
+        after = Some(through_text(Cursor::of(last).expect("a cursor")));
+        up.extend(page);
+    }
+
+    assert_eq!(all.len(), 50);
+    assert_eq!(ids(&down), ids(&all));
+    up.reverse();
+    assert_eq!(ids(&up), ids(&all[..49]), "everything that ended after the oldest");
+    let between = CallFilter {
+        before: Cursor::of(&all[10]).ok(),
+        after: Cursor::of(&all[20]).ok(),
+        ..CallFilter::default()
+    };
+    assert_eq!(
+        ids(&store.calls().list(&between).await.expect("asked")),
+        ids(&all[11..20])
+    );
+}
+
+fn through_text(cursor: Cursor) -> Cursor {
+    cursor.to_string().parse().expect("its own text")
+}
+
+#[test]
+fn a_text_that_is_no_cursor_is_refused() {
+    for text in [
+        "",
+        "1",
+        "x-y",
+        "1-2",
+        "99999999999999999999-018f0000000070008000000000000000",
+    ] {
+        assert!(text.parse::<Cursor>().is_err(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn old_hours_are_dropped_and_the_rest_stays() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let hours = |hours: u64| Duration::from_secs(3600 * hours);
+    let rows: Vec<_> = [0, 1, 23, 26, 27, 100]
+        .map(|ago| row("text.upper", now() - hours(ago)))
+        .into();
+    store.calls().insert(&rows).await.expect("written");
+    let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'alkhub.calls'::regclass";
+
+    let dropped = store.calls().prune(hours(24)).await.expect("pruned");
+
+    assert_eq!(dropped, 3);
+    let left = store.calls().list(&CallFilter::default()).await.expect("asked");
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert_eq!(store.calls().prune(hours(24)).await.expect("pruned"), 0);
+    assert_eq!(
+        number(&url, partitions).await,
+        4,
+        "three hours with records, and the coming one"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_in_the_way_delays_the_drop_and_no_insert() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let old = row("text.upper", now() - Duration::from_secs(3600 * 30));
+    store.calls().insert(&[old]).await.expect("written");
+    let mut reader = crate::fixture::connection(&url).await;
+    sqlx::raw_sql("BEGIN; SELECT count(*) FROM alkhub.calls")
+        .execute(&mut reader)
+        .await
+        .expect("reads");
+
+    let new = [row("text.lower", now())];
+    let (dropped, inserted) = tokio::join!(
+        store.calls().prune(Duration::from_secs(3600)),
+        store.calls().insert(&new),
+    );
+
+    assert_eq!(dropped.expect("pruned"), 0);
+    inserted.expect("written");
+    sqlx::raw_sql("COMMIT").execute(&mut reader).await.expect("ends");
+    assert_eq!(store.calls().prune(Duration::from_secs(3600)).await.expect("pruned"), 1);
+}
+
+#[tokio::test]
+async fn two_hubs_can_begin_an_hour_together() {
+    let url = database().await;
+    let (one, two) = (ready(&config(&url)).await, ready(&config(&url)).await);
+
+    for ago in 0..10 {
+        let at = now() - Duration::from_secs(3600 * ago);
+        let (rows_one, rows_two) = ([row("text.upper", at)], [row("text.upper", at)]);
+        let (a, b) = tokio::join!(one.calls().insert(&rows_one), two.calls().insert(&rows_two));
+        assert!(a.is_ok() && b.is_ok(), "{a:?} {b:?}");
+    }
+
+    assert_eq!(number(&url, "SELECT count(*) FROM alkhub.calls").await, 20);
+}
+
+#[tokio::test]
+async fn a_page_of_the_newest_reads_one_partition_and_no_more() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let rows: Vec<_> = (0..20)
+        .map(|ago| row("text.upper", now() - Duration::from_secs(3600 * ago)))
+        .collect();
+    store.calls().insert(&rows).await.expect("written");
+    execute(&url, "ANALYZE alkhub.calls").await;
+
+    let mut connection = crate::fixture::connection(&url).await;
+    let plan: Vec<String> = sqlx::query_scalar(
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) SELECT * FROM alkhub.calls
+         ORDER BY ended_at DESC, call_id DESC LIMIT 1",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .expect("a plan");
+
+    let executed = plan
+        .iter()
+        .filter(|line| line.contains("Scan") && !line.contains("never executed"))
+        .count();
+    assert_eq!(executed, 1, "{plan:#?}");
+}

@@ -1,0 +1,150 @@
+//! The shared server, a store on a database of its own, and values to put into it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use alkhub_config::StoreConfig;
+use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::{ApiKey, Scopes, SpokeName};
+use alkhub_store::private::Server;
+use alkhub_store::{KeyHash, KeyHasher, NewKey, SpokeKey, Store};
+use prometheus::Registry;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+/// No wait of a test is longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+static SERVER: OnceCell<Server> = OnceCell::const_new();
+
+/// The server of all tests.
+pub(crate) async fn server() -> &'static Server {
+    SERVER
+        .get_or_init(|| async { Server::temporary().await.expect("a private Postgres starts") })
+        .await
+}
+
+/// The URL of a new database.
+pub(crate) async fn database() -> String {
+    let name = format!("t{}", uuid::Uuid::new_v4().simple());
+    server().await.create_database(&name).await.expect("a database")
+}
+
+/// Settings for a URL, quick to notice.
+pub(crate) fn config(url: &str) -> StoreConfig {
+    StoreConfig {
+        database_url: Some(url.into()),
+        max_connections: 4,
+        ping_interval: Duration::from_millis(200),
+        ..StoreConfig::default()
+    }
+}
+
+/// A store that is ready, on a database of its own.
+pub(crate) async fn store() -> Store {
+    ready(&config(&database().await)).await
+}
+
+/// A store that is ready.
+pub(crate) async fn ready(config: &StoreConfig) -> Store {
+    let store = Store::open(config, &Registry::new()).expect("the settings are right");
+    within("the store is ready", store.prepare(&CancellationToken::new()))
+        .await
+        .expect("the schema is made");
+    store
+}
+
+/// A connection beside the store's.
+pub(crate) async fn connection(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.expect("connects")
+}
+
+/// Runs a statement on a connection beside the store's.
+pub(crate) async fn execute(url: &str, sql: impl Into<String>) {
+    let mut connection = connection(url).await;
+    sqlx::raw_sql(AssertSqlSafe(sql.into()))
+        .execute(&mut connection)
+        .await
+        .expect("the statement is right");
+}
+
+/// The one number that a query answers.
+pub(crate) async fn number(url: &str, sql: impl Into<String>) -> i64 {
+    let mut connection = connection(url).await;
+    sqlx::query_scalar(AssertSqlSafe(sql.into()))
+        .fetch_one(&mut connection)
+        .await
+        .expect("the query is right")
+}
+
+/// Waits for a future, no longer than [`PATIENCE`].
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+/// Waits for a condition, and says what it was last.
+pub(crate) async fn until(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
+    let began = tokio::time::Instant::now();
+    loop {
+        let Err(last) = check().await else { return };
+        assert!(
+            began.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}; last: {last}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) fn hasher() -> KeyHasher {
+    KeyHasher::new("1", &[7; 32])
+}
+
+/// A key that differs for each number.
+pub(crate) fn api_key(number: u8) -> ApiKey {
+    ApiKey::from_entropy([number; 32])
+}
+
+pub(crate) fn hash(number: u8) -> KeyHash {
+    hasher().hash(&api_key(number))
+}
+
+pub(crate) fn spoke_key(number: u8) -> SpokeKey {
+    SpokeKey {
+        hash: hash(number),
+        hash_key_id: hasher().id().to_owned(),
+        hint: api_key(number).hint().to_owned(),
+    }
+}
+
+pub(crate) fn new_key(number: u8) -> NewKey {
+    NewKey {
+        name: format!("key {number}"),
+        hash: hash(number),
+        hash_key_id: hasher().id().to_owned(),
+        hint: api_key(number).hint().to_owned(),
+        scopes: Scopes::new(["call:*"]),
+        spoke: None,
+        expires_at: None,
+    }
+}
+
+pub(crate) fn name(text: &str) -> SpokeName {
+    text.parse().expect("a spoke's name")
+}
+
+/// A spoke with something in each field.
+pub(crate) fn spoke(uid: &str) -> SpokePut {
+    serde_json::from_value(serde_json::json!({
+        "uid": uid,
+        "spokeType": "compute",
+        "operations": ["text.*"],
+        "scopes": ["call:text.*"],
+        "labels": { "team": "blue" },
+        "concurrency": 3,
+    }))
+    .expect("a put")
+}

@@ -1,0 +1,166 @@
+//! Keys.
+
+use std::time::Duration;
+
+use alkhub_protocol::Scopes;
+use alkhub_store::{Error, NewKey};
+use jiff::Timestamp;
+
+use crate::fixture::{api_key, hash, name, new_key, spoke, spoke_key, store};
+
+fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("now")
+}
+
+#[tokio::test]
+async fn a_key_is_found_by_its_hash_and_listed_without_it() {
+    let store = store().await;
+    let expires_at = Some(now() + Duration::from_secs(60));
+
+    let made = store
+        .keys()
+        .create(&NewKey {
+            expires_at,
+            ..new_key(1)
+        })
+        .await
+        .expect("made");
+    let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
+    let listed = store.keys().list().await.expect("asked");
+
+    assert_eq!(listed, std::slice::from_ref(&made));
+    assert_eq!((found.id.as_str(), found.name.as_str()), (made.id.as_str(), "key 1"));
+    assert_eq!(made.hint, api_key(1).hint());
+    assert_eq!(found.scopes, Scopes::new(["call:*"]));
+    assert_eq!(found.expires_at, expires_at);
+    assert_eq!(found.spoke, None);
+    assert!(found.usable_at(now()) && !found.usable_at(now() + Duration::from_secs(61)));
+    assert_eq!(store.keys().find(&hash(2)).await.expect("asked"), None);
+}
+
+#[tokio::test]
+async fn the_same_key_is_not_made_twice() {
+    let store = store().await;
+    store.keys().create(&new_key(1)).await.expect("made");
+
+    let again = store.keys().create(&new_key(1)).await;
+
+    assert!(matches!(again, Err(Error::KeyInUse)), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_told_from_an_unknown_one() {
+    let store = store().await;
+    let id = store.keys().create(&new_key(1)).await.expect("made").id;
+
+    let first = store.keys().revoke(&id).await.expect("asked").expect("known");
+    let again = store.keys().revoke(&id).await.expect("asked").expect("known");
+
+    assert!(first.revoked_at.is_some());
+    assert_eq!(first.revoked_at, again.revoked_at);
+    let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
+    assert!(!found.usable_at(now()));
+    for unknown in ["", "no-uuid", "0190b5a0-0000-7000-8000-000000000000"] {
+        assert_eq!(store.keys().revoke(unknown).await.expect("asked"), None, "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_key_is_entered_once_and_stays_revoked() {
+    let store = store().await;
+    let ensure = async || {
+        store
+            .keys()
+            .ensure_admin(&hash(1), "1", api_key(1).hint())
+            .await
+            .expect("entered")
+    };
+
+    ensure().await;
+    ensure().await;
+    let listed = store.keys().list().await.expect("asked");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].scopes, Scopes::new(["admin"]));
+
+    store.keys().revoke(&listed[0].id).await.expect("asked");
+    ensure().await;
+    assert!(
+        !store
+            .keys()
+            .find(&hash(1))
+            .await
+            .expect("asked")
+            .expect("known")
+            .usable_at(now())
+    );
+}
+
+#[tokio::test]
+async fn last_use_only_moves_forward() {
+    let store = store().await;
+    let id = store.keys().create(&new_key(1)).await.expect("made").id;
+    let (early, late) = (now() - Duration::from_secs(60), now());
+    let last_use = async || store.keys().list().await.expect("asked")[0].last_used_at;
+
+    store.keys().touch(&[]).await.expect("nothing to do");
+    store
+        .keys()
+        .touch(&[(id.clone(), late), (id.clone(), early), ("no-uuid".to_owned(), late)])
+        .await
+        .expect("noted");
+    assert_eq!(last_use().await, Some(late));
+    store.keys().touch(&[(id, early)]).await.expect("noted");
+    assert_eq!(last_use().await, Some(late));
+}
+
+#[tokio::test]
+async fn a_key_for_an_undeclared_spoke_makes_it() {
+    let store = store().await;
+    let key = NewKey {
+        spoke: Some(name("builder")),
+        ..new_key(1)
+    };
+
+    let made = store.keys().create(&key).await.expect("made");
+    let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
+
+    assert_eq!(made.scopes, Scopes::new(["call:*", "spoke"]));
+    let spoke = found.spoke.expect("has a spoke");
+    assert_eq!((spoke.name.as_str(), spoke.uid.as_str()), ("builder", ""));
+    assert_eq!(store.spokes().list().await.expect("asked"), [spoke]);
+}
+
+#[tokio::test]
+async fn a_spokes_own_key_may_do_what_the_spoke_may_now() {
+    let store = store().await;
+    let (builder, mut put) = (name("builder"), spoke("a"));
+    store
+        .spokes()
+        .put(&builder, &put, Some(&spoke_key(1)))
+        .await
+        .expect("put");
+    put.scopes = Scopes::new(["call:git.log"]);
+    put.suspended = true;
+
+    let outcome = store.spokes().put(&builder, &put, None).await.expect("put");
+
+    assert!(outcome.changed && !outcome.created && outcome.revoked_keys.is_empty());
+    let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
+    assert_eq!(found.scopes, Scopes::new(["call:git.log", "spoke"]));
+    assert!(found.spoke.expect("has a spoke").suspended);
+    assert_eq!(store.keys().list().await.expect("asked")[0].scopes, found.scopes);
+}
+
+#[tokio::test]
+async fn a_text_that_postgres_cannot_keep_is_the_callers_mistake() {
+    let store = store().await;
+    let key = NewKey {
+        name: "a\0b".to_owned(),
+        ..new_key(1)
+    };
+
+    let refused = store.keys().create(&key).await;
+
+    assert!(matches!(refused, Err(Error::Text)), "{refused:?}");
+    assert!(store.ready(), "a mistake of a caller says nothing about the link");
+}

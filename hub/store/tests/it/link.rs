@@ -1,0 +1,256 @@
+//! The link to Postgres: away at start, lost, back; what a statement does meanwhile; what is counted.
+
+use std::time::Duration;
+
+use alkhub_config::StoreConfig;
+use alkhub_store::private::Server;
+use alkhub_store::{Error, LinkState, Store};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::fixture::{config, database, hash, new_key, ready, until, within};
+
+#[tokio::test]
+async fn postgres_may_go_and_come_back() {
+    let server = Server::temporary().await.expect("a server of the test's own");
+    let store = ready(&config(&server.create_database("hub").await.expect("a database"))).await;
+    store.keys().create(&new_key(1)).await.expect("made");
+    let mut link = store.link();
+
+    server.stop().await.expect("stops");
+    within("the link is down", link.wait_for(|state| !state.is_up()))
+        .await
+        .expect("the store lives");
+    let began = Instant::now();
+    let refused = store.keys().find(&hash(1)).await;
+    assert!(
+        matches!(&refused, Err(error @ Error::Unavailable { .. }) if error.is_transient()),
+        "{refused:?}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "a statement does not wait for a link that is down"
+    );
+
+    server.start_again().await.expect("starts");
+    within("the link is up", link.wait_for(LinkState::is_up))
+        .await
+        .expect("the store lives");
+    until("the pool has recovered", async || {
+        match store.keys().find(&hash(1)).await {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failed_statement_brings_the_link_down_before_the_next_ping() {
+    let server = Server::temporary().await.expect("a server of the test's own");
+    let url = server.create_database("hub").await.expect("a database");
+    let store = ready(&StoreConfig {
+        ping_interval: Duration::from_secs(3600),
+        ..config(&url)
+    })
+    .await;
+
+    server.stop().await.expect("stops");
+    let failed = within("it fails in time", store.keys().list()).await;
+
+    assert!(failed.is_err_and(|error| error.is_transient()));
+    let mut link = store.link();
+    within("the link is down", link.wait_for(|state| !state.is_up()))
+        .await
+        .expect("the store lives");
+}
+
+#[tokio::test]
+async fn a_store_waits_for_a_postgres_that_comes_later() {
+    let server = Server::temporary().await.expect("a server of the test's own");
+    let url = server.create_database("hub").await.expect("a database");
+    server.stop().await.expect("stops");
+    let store = Store::open(&config(&url), &Registry::new()).expect("opening needs no server");
+    let tasks = TaskTracker::new();
+    let starting = tasks.spawn({
+        let store = store.clone();
+        async move { store.prepare(&CancellationToken::new()).await }
+    });
+
+    let mut link = store.link();
+    let said = |state: &LinkState| matches!(state, LinkState::Down(reason) if reason != "not connected yet");
+    within("it says why", link.wait_for(said))
+        .await
+        .expect("the store lives");
+    assert!(!store.ready());
+    server.start_again().await.expect("starts");
+
+    within("it is prepared", starting)
+        .await
+        .expect("no panic")
+        .expect("prepared");
+    assert!(store.ready());
+}
+
+#[tokio::test]
+async fn waiting_for_postgres_ends_when_it_is_told_to() {
+    let store = Store::open(&config("postgres://nobody@127.0.0.1:1/none"), &Registry::new()).expect("opens");
+    let stop = CancellationToken::new();
+    stop.cancel();
+
+    let ended = within("it ends", store.prepare(&stop)).await;
+
+    assert!(matches!(ended, Err(Error::Stopped)), "{ended:?}");
+    within("it closes", store.close()).await;
+}
+
+#[tokio::test]
+async fn a_busy_pool_is_an_error_in_time_and_no_lost_link() {
+    let url = database().await;
+    let store = ready(&StoreConfig {
+        max_connections: 1,
+        acquire_timeout: Duration::from_millis(300),
+        ..config(&url)
+    })
+    .await;
+    let mut other = crate::fixture::connection(&url).await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE alkhub.keys")
+        .execute(&mut other)
+        .await
+        .expect("locks");
+    let tasks = TaskTracker::new();
+    let stuck = tasks.spawn({
+        let store = store.clone();
+        async move { store.keys().list().await }
+    });
+
+    until("the one connection is in use", async || {
+        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
+            .fetch_one(&mut other)
+            .await
+            .expect("asked");
+        if waiting > 0 { Ok(()) } else { Err("nobody waits for the lock".to_owned()) }
+    })
+    .await;
+    let refused = within("it is refused in time", store.spokes().list()).await;
+
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.expect("lets go");
+    within("the first goes on", stuck)
+        .await
+        .expect("no panic")
+        .expect("listed");
+    let mut link = store.link();
+    within("the link is up", link.wait_for(LinkState::is_up))
+        .await
+        .expect("the store lives");
+}
+
+#[tokio::test]
+async fn a_statement_ends_at_its_limit() {
+    let url = database().await;
+    let store = ready(&StoreConfig {
+        statement_timeout: Duration::from_millis(200),
+        ..config(&url)
+    })
+    .await;
+    let mut other = crate::fixture::connection(&url).await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE alkhub.keys")
+        .execute(&mut other)
+        .await
+        .expect("locks");
+
+    let ended = within("it ends", store.keys().list()).await;
+
+    assert!(
+        matches!(
+            ended,
+            Err(Error::Query {
+                statement: "key_list",
+                ..
+            })
+        ),
+        "{ended:?}"
+    );
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.expect("lets go");
+    store.keys().list().await.expect("the connection is as good as before");
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_and_a_dropped_one_leaves_no_connection() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    store.keys().list().await.expect("listed");
+
+    within("it closes", store.close()).await;
+
+    assert!(matches!(store.keys().list().await, Err(Error::Unavailable { .. })));
+    drop(ready(&config(&url)).await);
+    let mut other = crate::fixture::connection(&url).await;
+    until("every connection is gone", async || {
+        let left: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .fetch_one(&mut other)
+        .await
+        .expect("asked");
+        if left == 0 { Ok(()) } else { Err(format!("{left} left")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn everything_that_is_counted_has_a_value() {
+    let registry = Registry::new();
+    let store = Store::open(&config(&database().await), &registry).expect("opens");
+    let scrape = || {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&registry.gather(), &mut text)
+            .expect("encodes");
+        String::from_utf8(text).expect("is text")
+    };
+    assert!(scrape().contains("alkhub_postgres_up 0"), "{}", scrape());
+    assert!(store.keys().list().await.is_err(), "the link is not up yet");
+
+    within("it is ready", store.prepare(&CancellationToken::new()))
+        .await
+        .expect("prepared");
+    store.keys().list().await.expect("listed");
+
+    let text = scrape();
+    for line in [
+        "alkhub_postgres_up 1",
+        "alkhub_postgres_connections_max 4",
+        r#"alkhub_postgres_connections{state="idle"}"#,
+        r#"alkhub_postgres_connections{state="in_use"}"#,
+        "alkhub_postgres_acquire_seconds_count 1",
+        r#"alkhub_postgres_query_seconds_count{statement="key_list"} 1"#,
+        r#"alkhub_postgres_query_errors_total{statement="key_list"} 1"#,
+        r#"alkhub_postgres_query_errors_total{statement="spoke_put"} 0"#,
+    ] {
+        assert!(text.contains(line), "{line} is missing in:\n{text}");
+    }
+    let twice = Store::open(&config("postgres://localhost/other"), &registry);
+    assert!(matches!(twice, Err(Error::Metrics(_))), "{twice:?}");
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_named_without_the_url() {
+    let open = |config: &StoreConfig| Store::open(config, &Registry::new()).expect_err("refused");
+
+    let missing = open(&StoreConfig::default());
+    let wrong = open(&config("postgres://user:secret@host:notaport/db"));
+    let mut other = config("postgres://user:secret@host/db");
+    other.ca_file = Some("/nowhere/ca.pem".into());
+    let no_ca = open(&other);
+
+    assert!(missing.to_string().contains("store.database-url"), "{missing}");
+    for error in [wrong, no_ca] {
+        assert!(error.is_fatal());
+        assert!(error.to_string().contains("`store."), "{error}");
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    }
+}

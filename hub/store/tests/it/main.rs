@@ -1,0 +1,11 @@
+//! The store against a real Postgres: one server for the whole binary, a database for each test.
+
+mod calls;
+mod fixture;
+mod keys;
+mod link;
+mod operations;
+mod private;
+mod schema;
+mod spokes;
+mod tls;
