@@ -92,25 +92,25 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
             Kind::List,
             "list",
             "Lists the operations that spokes offer now, all or those of one namespace.",
-            json!({ "type": ["object", "null"], "properties": { "namespace": name } }),
+            &json!({ "type": ["object", "null"], "properties": { "namespace": name } }),
         ),
         Builtin::new(
             Kind::Search,
             "search",
             "Finds operations whose name, title, description or tags have every word of the query.",
-            json!({ "type": "object", "properties": { "query": { "type": "string", "maxLength": 1000 } }, "required": ["query"] }),
+            &json!({ "type": "object", "properties": { "query": { "type": "string", "maxLength": 1000 } }, "required": ["query"] }),
         ),
         Builtin::new(
             Kind::Schema,
             "schema",
             "Tells everything about one operation: schemas of input and output, errors, scopes.",
-            json!({ "type": "object", "properties": { "operation": name }, "required": ["operation"] }),
+            &json!({ "type": "object", "properties": { "operation": name }, "required": ["operation"] }),
         ),
         Builtin::new(
             Kind::Call,
             "call",
             "Calls an operation by its name; the answer is the operation's own.",
-            json!({
+            &json!({
                 "type": "object",
                 "properties": {
                     "operation": name,
@@ -128,22 +128,26 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
 pub(crate) fn dispatch(
     core: &Arc<Core>,
     caller: &Arc<Caller>,
-    request: CallRequest,
+    request: &CallRequest,
     sink: Sink,
 ) -> Result<Ticket, CallError> {
     let clock = Clock::start();
     let found = BUILTINS.iter().find(|builtin| builtin.name == request.operation);
     let outcome = match found {
+        None if request.operation.as_str() == "hub.register" => Err(CallError::new(
+            Code::Unsupported,
+            "`hub.register` is for WebSocket connections: the calls come back over them",
+        )),
         None => Err(router::not_found(&request.operation)),
-        Some(builtin) if builtin.kind == Kind::Call => match target(builtin, &request) {
+        Some(builtin) if builtin.kind == Kind::Call => match target(builtin, request) {
             Ok(inner) => return core.dispatch(caller, inner, sink),
             Err(error) => Err(error),
         },
         Some(builtin) => builtin.answer(core, caller, &request.input),
     };
-    let data = outcome.inspect_err(|error| core.refused(caller, &request, &clock, error))?;
+    let data = outcome.inspect_err(|error| core.refused(caller, request, &clock, error))?;
     let output = envelope::local(&request.operation, &data);
-    core.answered_here(caller, &request, &clock, output.len());
+    core.answered_here(caller, request, &clock, output.len());
     let mut sink = sink;
     sink.end(&request.request_id, End::Output(output));
     Ok(Ticket::new(core, 0))
@@ -170,7 +174,7 @@ fn target(builtin: &Builtin, request: &CallRequest) -> Result<CallRequest, CallE
 // === impl Builtin ===
 
 impl Builtin {
-    fn new(kind: Kind, name: &str, description: &str, input_schema: serde_json::Value) -> Self {
+    fn new(kind: Kind, name: &str, description: &str, input_schema: &serde_json::Value) -> Self {
         let spec = json!({
             "namespace": "hub", "name": name, "type": if kind == Kind::Call { "mutation" } else { "query" },
             "description": description, "inputSchema": input_schema, "outputSchema": true,

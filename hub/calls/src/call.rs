@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use alkhub_protocol::frame::encode::RequestOptions;
 use alkhub_protocol::{CallRequest, HubId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -119,10 +120,19 @@ impl Clock {
         }
     }
 
-    /// Time left until the deadline.
-    pub(crate) fn left(&self) -> Option<Duration> {
-        self.deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    /// The times that a `call.requested` carries now.
+    pub(crate) fn options<'a>(&self, traceparent: Option<&'a str>) -> RequestOptions<'a> {
+        let now = Instant::now();
+        let started_ms = u64::try_from(self.started_at.as_millisecond()).unwrap_or_default();
+        let passed_ms = u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or_default();
+        RequestOptions {
+            timeout: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            idle_timeout: self.idle,
+            // The caller's own parent means nothing to the spoke: it never saw that id.
+            parent: None,
+            traceparent,
+            now_ms: started_ms.saturating_add(passed_ms),
+        }
     }
 
     /// Whether the deadline, and not a silence, has ended the call.

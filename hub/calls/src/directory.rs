@@ -171,23 +171,23 @@ impl Directory {
     }
 
     /// Puts a registration unless a newer one is there.
-    pub(crate) fn put(&self, instance: Arc<Instance>) -> Outcome {
+    pub(crate) fn put(&self, instance: &Arc<Instance>) -> Outcome {
         let mut changes = self.changes.lock();
         let key = instance.key();
         let old = self.instances.get(&key).map(|old| Arc::clone(&old));
         if let Some(old) = &old {
             let newer = old.entry.generation > instance.entry.generation;
-            if newer || old.is_same_registration(&instance) {
+            if newer || old.is_same_registration(instance) {
                 return Outcome::Stale;
             }
         }
-        self.instances.insert(key, Arc::clone(&instance));
+        self.instances.insert(key, Arc::clone(instance));
         if let Some(old) = &old {
             changes.withdraw(old);
         }
         for name in instance.offers.keys() {
             let offers = changes.offers.entry(name.clone()).or_default();
-            offers.push(Arc::clone(&instance));
+            offers.push(Arc::clone(instance));
         }
         let before = old.iter().flat_map(|old| old.offers.keys());
         let names: HashSet<&OperationName> = before.chain(instance.offers.keys()).collect();

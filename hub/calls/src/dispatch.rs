@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use alkhub_protocol::frame::encode::{self, RequestOptions};
+use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::call::{Call, Clock, Leg, Origin, To};
@@ -49,7 +48,7 @@ impl Core {
         sink: Sink,
     ) -> Result<Ticket, CallError> {
         if request.operation.is_reserved() {
-            return builtin::dispatch(self, caller, request, sink);
+            return builtin::dispatch(self, caller, &request, sink);
         }
         let clock = Clock::start();
         let admitted = self.admit(caller, &request);
@@ -73,12 +72,13 @@ impl Core {
             output_bytes: AtomicU64::new(0),
         });
         self.begin(&call);
-        if let Err(error) = self.send(&call, &pool, None) {
-            if self.pending.remove(call.key).is_some() {
+        match self.send(&call, &pool, None) {
+            Err(error) if self.pending.remove(call.key).is_some() => {
                 self.withdraw(&call, &error);
                 return Err(error);
             }
-            // Its deadline was faster and has told the caller.
+            // Where it was not sent, its deadline was faster and has told the caller.
+            Ok(()) | Err(_) => {}
         }
         Ok(Ticket::new(self, call.key))
     }
@@ -180,14 +180,7 @@ impl Core {
         if !link.add(call.key) {
             return Err(NotPlaced::Gone);
         }
-        let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
-        let options = RequestOptions {
-            timeout: call.clock.left(),
-            idle_timeout: call.clock.idle,
-            parent: None,
-            traceparent: call.request.traceparent.as_deref(),
-            now_ms,
-        };
+        let options = call.clock.options(call.request.traceparent.as_deref());
         let connection = &link.connection;
         let id = self.leg_id(call.key);
         let message = encode::call_requested(

@@ -47,7 +47,7 @@ impl Core {
         if entry.hub == self.hub {
             return;
         }
-        if let Outcome::Put(Some(old)) = self.directory.put(Arc::new(Instance::new(entry, None))) {
+        if let Outcome::Put(Some(old)) = self.directory.put(&Arc::new(Instance::new(entry, None))) {
             self.replaced(&old);
         }
     }

@@ -23,7 +23,9 @@ impl Core {
         let key = (link.spoke.clone(), link.instance.clone());
         // A registration of this instance over another connection has a higher generation and stays.
         self.directory.remove(&key, link.generation());
-        self.presence.left(link, self.directory.has_instances_of(&link.spoke));
+        if link.generation() > 0 && !self.directory.has_instances_of(&link.spoke) {
+            self.presence.left(&link.spoke);
+        }
         self.count_instances();
         let last_sent = link.connection.outbox.seal();
         for key in calls {

@@ -11,7 +11,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::link::Link;
 
 /// How often heartbeats are written, at most.
 const HEARTBEATS: Duration = Duration::from_secs(60);
@@ -44,19 +43,17 @@ struct News {
 // === impl Presence ===
 
 impl Presence {
-    pub(crate) fn came(&self, link: &Link, undeclared: bool) {
-        self.note(&link.spoke, |news| {
+    pub(crate) fn came(&self, spoke: &SpokeName, undeclared: bool) {
+        self.note(spoke, |news| {
             news.undeclared |= undeclared;
             news.connected = Some(Timestamp::now());
             news.disconnected = None;
         });
     }
 
-    /// Notes that a connection has ended; `others` tells whether the spoke has other instances.
-    pub(crate) fn left(&self, link: &Link, others: bool) {
-        if !others {
-            self.note(&link.spoke, |news| news.disconnected = Some(Timestamp::now()));
-        }
+    /// Notes that the last instance of a spoke has left.
+    pub(crate) fn left(&self, spoke: &SpokeName) {
+        self.note(spoke, |news| news.disconnected = Some(Timestamp::now()));
     }
 
     fn note(&self, spoke: &SpokeName, change: impl FnOnce(&mut News)) {

@@ -81,7 +81,7 @@ impl Core {
             DirectoryEntry { generation, ..entry },
             Some(Arc::clone(&link)),
         ));
-        match self.directory.put(instance) {
+        match self.directory.put(&instance) {
             Outcome::Put(Some(old)) if !old.is_on(&link) => self.replaced(&old),
             Outcome::Put(_) => {}
             Outcome::Stale => {
@@ -95,7 +95,7 @@ impl Core {
             }
         }
         self.presence.came(
-            &link,
+            &link.spoke,
             identity.policy.as_ref().is_none_or(|policy| policy.uid.is_empty()),
         );
         self.count_instances();

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use alkhub_events::Cluster;
-use alkhub_protocol::frame::encode::{self, RequestOptions};
+use alkhub_protocol::frame::encode;
 use alkhub_protocol::frame::{self, Requested};
 use alkhub_protocol::{Dialect, Frame, HubId, InstanceId, RawJson, SpokeName};
 use bytes::Bytes;
@@ -116,13 +116,7 @@ impl Relay {
             instance: entry.instance.clone(),
             generation: entry.generation,
         };
-        let options = RequestOptions {
-            timeout: call.clock.left(),
-            idle_timeout: call.clock.idle,
-            parent: None,
-            traceparent: call.request.traceparent.as_deref(),
-            now_ms: 0,
-        };
+        let options = call.clock.options(call.request.traceparent.as_deref());
         let id = call.key.to_string();
         let request = &call.request;
         let frame = encode::call_requested(Dialect::Payload, &id, &call.operation.name, &request.input, &options);
@@ -233,6 +227,8 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
+    use alkhub_protocol::frame::encode::RequestOptions;
+
     use super::*;
 
     fn message(header: &Header, frame: &[u8]) -> Bytes {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use alkhub_protocol::frame::Requested;
 use alkhub_protocol::{CallError, Code, HubId};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -40,7 +41,7 @@ impl Core {
                 key,
                 to,
                 requested,
-            }) => self.serve(from, key, &to, *requested),
+            }) => self.serve(&from, key, &to, *requested),
             Ok(Message::Abort { from, key }) => {
                 let local = self.inbound.get(&(from, key)).map(|local| *local);
                 if let Some(local) = local {
@@ -91,7 +92,7 @@ impl Core {
     }
 
     /// Sends another hub's call to a spoke of this one.
-    fn serve(self: &Arc<Self>, from: HubId, key: u64, to: &Destination, requested: alkhub_protocol::frame::Requested) {
+    fn serve(self: &Arc<Self>, from: &HubId, key: u64, to: &Destination, requested: Requested) {
         let back = || Return {
             relay: Arc::clone(&self.relay),
             to: from.clone(),
@@ -104,7 +105,7 @@ impl Core {
             Some((held, operation))
         });
         let Some((instance, operation)) = offered else {
-            return self.answer_moved(&from, key);
+            return self.answer_moved(from, key);
         };
         if self.inbound.len() >= self.config.relay_queue {
             return back().end(&End::Failed(overloaded(
@@ -141,7 +142,7 @@ impl Core {
             }
             Err(NotPlaced::Gone) => {
                 self.end(call.key, End::Silent, None);
-                self.answer_moved(&from, key);
+                self.answer_moved(from, key);
             }
         }
     }

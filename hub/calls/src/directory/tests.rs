@@ -28,8 +28,8 @@ fn instances_of_one_specification_are_a_pool() {
     let upper = operation(&directory.specs, "text.upper", "true");
     let (near, _outgoing) = local("a/one@1", &[&upper]);
 
-    directory.put(near);
-    directory.put(remote("a/two@2", &[&upper]));
+    directory.put(&near);
+    directory.put(&remote("a/two@2", &[&upper]));
 
     assert_eq!(providers(&directory, "text.upper"), ["one@1", "two@2"]);
     let pool = directory.pool(&name("text.upper")).expect("known");
@@ -41,10 +41,10 @@ fn instances_of_one_specification_are_a_pool() {
 fn a_lower_generation_changes_nothing() {
     let directory = directory();
     let upper = operation(&directory.specs, "text.upper", "true");
-    directory.put(remote("a/one@5", &[&upper]));
+    directory.put(&remote("a/one@5", &[&upper]));
 
-    assert!(matches!(directory.put(remote("a/one@4", &[])), Outcome::Stale));
-    assert!(matches!(directory.put(remote("a/one@5", &[])), Outcome::Stale));
+    assert!(matches!(directory.put(&remote("a/one@4", &[])), Outcome::Stale));
+    assert!(matches!(directory.put(&remote("a/one@5", &[])), Outcome::Stale));
     assert!(directory.remove(&key("a", "one"), 4).is_none());
 
     assert_eq!(providers(&directory, "text.upper"), ["one@5"]);
@@ -56,9 +56,9 @@ fn a_higher_generation_takes_the_place_and_tells_whose_it_was() {
     let upper = operation(&directory.specs, "text.upper", "true");
     let lower = operation(&directory.specs, "text.lower", "true");
     let (near, _outgoing) = local("a/one@1", &[&upper]);
-    directory.put(Arc::clone(&near));
+    directory.put(&near);
 
-    let Outcome::Put(Some(old)) = directory.put(remote("a/one@2", &[&lower])) else {
+    let Outcome::Put(Some(old)) = directory.put(&remote("a/one@2", &[&lower])) else {
         panic!("it replaces");
     };
 
@@ -71,7 +71,7 @@ fn a_higher_generation_takes_the_place_and_tells_whose_it_was() {
 fn a_name_without_provider_stays_known() {
     let directory = directory();
     let upper = operation(&directory.specs, "text.upper", "true");
-    directory.put(remote("a/one@1", &[&upper]));
+    directory.put(&remote("a/one@1", &[&upper]));
 
     assert!(directory.remove(&key("a", "one"), 1).is_some());
 
@@ -88,7 +88,7 @@ fn names_that_nobody_offers_are_bounded() {
         .collect();
 
     for (i, operation) in operations.iter().enumerate() {
-        directory.put(remote(&format!("a/i@{}", 2 * i + 1), &[operation]));
+        directory.put(&remote(&format!("a/i@{}", 2 * i + 1), &[operation]));
     }
     directory.remove(&key("a", "i"), u64::MAX);
 
@@ -103,8 +103,8 @@ fn the_oldest_instance_decides_the_specification() {
     let old = operation(&directory.specs, "text.upper", "true");
     let new = operation(&directory.specs, "text.upper", r#"{"type":"string"}"#);
 
-    directory.put(remote("a/new@2", &[&new]));
-    directory.put(remote("a/old@1", &[&old]));
+    directory.put(&remote("a/new@2", &[&new]));
+    directory.put(&remote("a/old@1", &[&old]));
     assert_eq!(providers(&directory, "text.upper"), ["old@1"]);
     let standing = directory
         .offered_by_others(&name("text.upper"), &key("a", "third"))
@@ -119,7 +119,7 @@ fn the_oldest_instance_decides_the_specification() {
 fn an_instance_joins_its_pool_when_its_specification_is_loaded() {
     let (directory, elsewhere) = (directory(), specs());
     let unknown = operation(&elsewhere, "text.upper", "true");
-    directory.put(remote("a/one@1", &[&unknown]));
+    directory.put(&remote("a/one@1", &[&unknown]));
 
     let pool = directory.pool(&name("text.upper")).expect("known");
     assert!(pool.waits_for_spec && pool.is_empty());
@@ -136,8 +136,8 @@ fn an_instance_joins_its_pool_when_its_specification_is_loaded() {
 fn a_hub_that_is_gone_takes_its_instances_with_it() {
     let directory = directory();
     let upper = operation(&directory.specs, "text.upper", "true");
-    directory.put(remote("a/one@1", &[&upper]));
-    directory.put(Arc::new(Instance::new(entry("a/two@2", "hub-c", &[&upper]), None)));
+    directory.put(&remote("a/one@1", &[&upper]));
+    directory.put(&Arc::new(Instance::new(entry("a/two@2", "hub-c", &[&upper]), None)));
 
     assert_eq!(directory.remove_hub(&"hub-b".parse().expect("valid")), 1);
 

@@ -1,0 +1,320 @@
+//! Calls between two hubs over a real Redis, with a real Postgres for the specifications.
+
+use std::time::Duration;
+
+use alkhub_calls::Answer;
+use alkhub_protocol::{Code, Delivered};
+use alkhub_store::private::Server;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+
+use crate::fixture::{
+    Hub, HubOptions, Redis, Spoke, admin, connection, mutation, operation, query, registration, request, subscription,
+    until, within,
+};
+
+/// Two hubs that share what hubs share.
+struct Pair {
+    a: Hub,
+    b: Hub,
+    postgres: Server,
+    _redis: Redis,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
+        let postgres = postgres.expect("Postgres is installed");
+        let start = |name| {
+            Hub::start(HubOptions {
+                name,
+                redis: Some(redis.url()),
+                postgres: Some(postgres.url()),
+                ..HubOptions::default()
+            })
+        };
+        let (a, b) = (start("pod-a-a1").await, start("pod-b-b1").await);
+        Self {
+            a,
+            b,
+            postgres,
+            _redis: redis,
+        }
+    }
+
+    /// Connects a spoke to hub B and waits until hub A can call it.
+    async fn spoke_on_b(&self, operations: &[Value]) -> Spoke {
+        let spoke = Spoke::connect(&self.b, "text", operations).await;
+        sees(&self.a, "text.upper", spoke.output.generation).await;
+        spoke
+    }
+
+    async fn end(self) {
+        self.a.stop().await;
+        self.b.stop().await;
+        self.postgres.stop().await.expect("stops");
+    }
+}
+
+/// Waits until a hub routes an operation to a registration.
+async fn sees(hub: &Hub, name: &str, generation: u64) {
+    let name = name.parse().expect("valid");
+    until("the other hub to see the spoke", || {
+        let offered = hub
+            .calls
+            .operation(&admin(), &name)
+            .is_some_and(|info| !info.spokes.is_empty());
+        let generations: Vec<u64> = hub.calls.instances().iter().map(|(_, i, _)| i.generation).collect();
+        let seen = format!("offered: {offered}, generations: {generations:?}, wanted {generation}");
+        if offered && generations.contains(&generation) {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    })
+    .await;
+}
+
+async fn in_flight(hub: &Hub, wanted: usize) {
+    until("calls in flight", || match hub.calls.in_flight() {
+        n if n == wanted => Ok(()),
+        n => Err(format!("{n} in flight, wanted {wanted}")),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_reaches_a_spoke_of_another_hub_and_is_checked_by_its_own() {
+    let pair = Pair::start().await;
+    let schemas = json!({
+        "inputSchema": {"type": "string"}, "outputSchema": {"type": "string"},
+        "errorSchemas": [{"code": "QUOTA", "httpStatus": 402}],
+    });
+    let mut spoke = pair.spoke_on_b(&[operation("text.upper", "query", &schemas)]).await;
+
+    let answering = async {
+        let call = spoke.next_call().await;
+        assert_eq!(call.input.as_str(), "\"hello\"");
+        assert!(
+            call.timeout_ms.is_some_and(|ms| (25_000..=30_000).contains(&ms)),
+            "{:?}",
+            call.timeout_ms
+        );
+        spoke.respond(&call.request_id, json!("HELLO"));
+    };
+    let (answer, ()) = tokio::join!(pair.a.call("text.upper", json!("hello")), answering);
+    assert_eq!(answer.expect("answered")["data"], "HELLO");
+
+    let error = pair
+        .a
+        .call("text.upper", json!(1))
+        .await
+        .expect_err("the input is checked before it travels");
+    assert_eq!(error.code, Code::ValidationError);
+    let answering = async {
+        let call = spoke.next_call().await;
+        spoke.respond(&call.request_id, json!(1));
+        let call = spoke.next_call().await;
+        let quota = alkhub_protocol::CallError::new(Code::Domain("QUOTA".to_owned()), "none left");
+        spoke.fail(&call.request_id, quota.delivered(Delivered::Yes));
+    };
+    let calling = async {
+        let wrong = pair.a.call("text.upper", json!("a")).await.expect_err("a number");
+        let declared = pair.a.call("text.upper", json!("a")).await.expect_err("no quota");
+        (wrong, declared)
+    };
+    let ((wrong, declared), ()) = tokio::join!(calling, answering);
+    assert_eq!((wrong.code, wrong.delivered), (Code::OutputInvalid, Delivered::Yes));
+    assert_eq!(
+        (declared.declared_status, declared.delivered),
+        (Some(402), Delivered::Yes)
+    );
+    in_flight(&pair.b, 0).await;
+    assert!(
+        pair.b.metric("alkhub_calls_total").abs() < f64::EPSILON,
+        "only the caller's hub counts the call"
+    );
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_subscription_crosses_hubs_and_its_end_both_ways() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let mut items = pair
+        .a
+        .calls
+        .subscribe(&admin(), request("text.upper", json!({})))
+        .await
+        .expect("routed");
+    let call = spoke.next_call().await;
+    for n in 0..100 {
+        spoke.respond(&call.request_id, json!(n));
+    }
+    spoke.complete(&call.request_id);
+    for n in 0..100 {
+        let item = within("an item", items.next())
+            .await
+            .expect("an item")
+            .expect("no error");
+        assert_eq!(item.to::<Value>().expect("JSON")["data"], n);
+    }
+    assert!(within("the end", items.next()).await.is_none());
+
+    let items = pair
+        .a
+        .calls
+        .subscribe(&admin(), request("text.upper", json!({})))
+        .await
+        .expect("routed");
+    let call = spoke.next_call().await;
+    drop(items);
+    assert_eq!(spoke.next_abort().await, call.request_id);
+    in_flight(&pair.b, 0).await;
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_deadline_and_an_abort_travel_to_the_spoke() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+
+    let (ticket, mut answers) = pair.a.dispatch(alkhub_protocol::CallRequest {
+        timeout: Some(Duration::from_millis(300)),
+        ..request("text.upper", json!(1))
+    });
+    ticket.expect("routed");
+    let late = spoke.next_call().await;
+    let answer = within("the deadline", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Failed(error)) if error.code == Code::Timeout));
+    assert_eq!(spoke.next_abort().await, late.request_id);
+
+    let (ticket, _answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    let ticket = ticket.expect("routed");
+    let aborted = spoke.next_call().await;
+    ticket.abort("for the test");
+    assert_eq!(spoke.next_abort().await, aborted.request_id);
+    in_flight(&pair.b, 0).await;
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_spoke_lost_on_another_hub_fails_its_calls_at_once() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    spoke.next_call().await;
+
+    drop(spoke);
+
+    let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
+        panic!("it must fail");
+    };
+    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_registers_on_another_hub_is_fenced_on_the_first() {
+    let pair = Pair::start().await;
+    let mut input = registration("text", &[query("text.upper")]);
+    input["instanceId"] = json!("one");
+    let mut old = Spoke::register(&pair.b, &admin(), input.clone(), connection())
+        .await
+        .expect("registers");
+    sees(&pair.a, "text.upper", old.output.generation).await;
+
+    let mut new = Spoke::register(&pair.a, &admin(), input, connection())
+        .await
+        .expect("registers");
+
+    assert!(new.output.generation > old.output.generation);
+    assert_eq!(old.next_close().await, 4409);
+    old.session.close("replaced").await;
+    sees(&pair.b, "text.upper", new.output.generation).await;
+    let answering = async {
+        let call = new.next_call().await;
+        new.respond(&call.request_id, json!(1));
+    };
+    let (answer, ()) = tokio::join!(pair.b.call("text.upper", json!(1)), answering);
+    assert!(answer.is_ok(), "{answer:?}");
+    drop(new);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_call_for_a_connection_that_left_comes_back_and_goes_to_another_instance() {
+    let pair = Pair::start().await;
+    let leaving = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    in_flight(&pair.b, 1).await;
+    let mut staying = pair.spoke_on_b(&[mutation("text.upper")]).await;
+
+    drop(leaving); // It has read nothing: hub B answers `moved`.
+
+    let call = staying.next_call().await;
+    staying.respond(&call.request_id, json!(2));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!((pair.a.metric("alkhub_calls_resent_total") - 1.0).abs() < f64::EPSILON);
+    drop(staying);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_gone_fails_its_calls_and_stops_those_it_asked_for() {
+    let pair = Pair::start().await;
+    let mut spoke_b = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let mut spoke_a = Spoke::connect(&pair.a, "other", &[mutation("other.work")]).await;
+    sees(&pair.b, "other.work", spoke_a.output.generation).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    spoke_b.next_call().await;
+    let (ticket, _answers_of_b) = pair.b.dispatch(request("other.work", json!(1)));
+    ticket.expect("routed");
+    let asked_by_b = spoke_a.next_call().await;
+
+    let Pair { a, b, postgres, _redis } = pair;
+    b.stop().await;
+
+    let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
+        panic!("it must fail");
+    };
+    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+    assert_eq!(spoke_a.next_abort().await, asked_by_b.request_id);
+    let error = a.call("text.upper", json!(1)).await.expect_err("nobody is left");
+    assert_eq!(error.code, Code::NoProvider);
+    drop(spoke_a);
+    a.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn slots_count_for_callers_of_every_hub() {
+    let pair = Pair::start().await;
+    let mut input = registration("text", &[query("text.upper")]);
+    input["concurrency"] = json!(1);
+    let spoke = Spoke::register(&pair.b, &admin(), input, connection())
+        .await
+        .expect("registers");
+    sees(&pair.a, "text.upper", spoke.output.generation).await;
+    let _running = pair.b.dispatch(request("text.upper", json!(1)));
+
+    let error = pair
+        .a
+        .call("text.upper", json!(1))
+        .await
+        .expect_err("the slot is taken");
+
+    assert_eq!(
+        (error.code, error.retryable, error.delivered),
+        (Code::Overloaded, true, Delivered::No)
+    );
+    drop(spoke);
+    pair.end().await;
+}

@@ -1,0 +1,13 @@
+//! Calls as surfaces and spokes see them: spokes are driven through their outbox and their session.
+//!
+//! Most run on one hub with events in process and no database, on paused time. What needs real Redis or Postgres
+//! starts its own.
+
+mod calling;
+mod deadlines;
+mod fixture;
+mod hubs;
+mod postgres;
+mod registering;
+mod speed;
+mod subscriptions;

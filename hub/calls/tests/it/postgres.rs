@@ -1,0 +1,179 @@
+//! What is written to Postgres.
+
+use std::time::Duration;
+
+use alkhub_calls::Answer;
+use alkhub_protocol::CallStatus;
+use alkhub_protocol::call::CallRecord;
+use alkhub_store::private::Server;
+use alkhub_store::{CallFilter, Store};
+use serde_json::json;
+
+use crate::fixture::{Hub, HubOptions, Spoke, operation, query, registration, request, spoke_key, until};
+
+async fn records(store: &Store, wanted: usize) -> Vec<CallRecord> {
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let records = store.calls().list(&CallFilter::default()).await.expect("listed");
+        if records.len() >= wanted {
+            return records;
+        }
+        assert!(
+            tokio::time::Instant::now() < end,
+            "{} of {wanted} records",
+            records.len()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn store(url: String) -> Store {
+    let config = alkhub_config::StoreConfig {
+        database_url: Some(url.into()),
+        ..alkhub_config::StoreConfig::default()
+    };
+    let store = Store::open(&config, &prometheus::Registry::new()).expect("a store");
+    store
+        .prepare(&tokio_util::sync::CancellationToken::new())
+        .await
+        .expect("a schema");
+    store
+}
+
+#[tokio::test]
+async fn every_call_leaves_one_record_and_no_payload() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let options = HubOptions {
+        postgres: Some(postgres.url()),
+        ..HubOptions::default()
+    };
+    let hub = Hub::start(options).await;
+    let schema = json!({"inputSchema": {"type": "string"}});
+    let mut spoke = Spoke::connect(&hub, "text", &[operation("text.upper", "query", &schema)]).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+
+    let (ticket, mut answers) = hub.dispatch(alkhub_protocol::CallRequest {
+        traceparent: Some(format!("00-{trace}-b7ad6b7169203331-01")),
+        parent: Some("p1".parse().expect("valid")),
+        ..request("text.upper", json!("secret"))
+    });
+    ticket.expect("routed");
+    let call = spoke.next_call().await;
+    assert!(call.traceparent.expect("handed on").contains(trace));
+    spoke.respond(&call.request_id, json!("SECRET"));
+    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
+    let (ticket, _answers) = hub.dispatch(request("text.upper", json!("a")));
+    ticket.expect("routed").abort("for the test");
+    hub.call("text.upper", json!(1)).await.expect_err("refused");
+
+    let store = store(postgres.url()).await;
+    let mut records = records(&store, 3).await;
+    records.sort_by_key(|record| record.started_at);
+    let [completed, aborted, refused] = &records[..] else {
+        panic!("{records:?}");
+    };
+    assert_eq!(
+        (completed.status, completed.code.as_deref()),
+        (CallStatus::Completed, None)
+    );
+    assert_eq!(
+        (completed.spoke.as_deref(), completed.caller.as_str()),
+        (Some("text"), "admin")
+    );
+    assert_eq!((completed.input_bytes, completed.output_bytes), (8, 8));
+    assert_eq!(
+        (completed.trace_id.as_deref(), completed.parent_request_id.as_deref()),
+        (Some(trace), Some("p1"))
+    );
+    assert_eq!(
+        (aborted.status, aborted.code.as_deref()),
+        (CallStatus::Aborted, Some("ABORTED"))
+    );
+    assert_eq!(
+        (refused.status, refused.code.as_deref()),
+        (CallStatus::Failed, Some("VALIDATION_ERROR"))
+    );
+    until("the counter", || {
+        let written = hub.metric("alkhub_call_records_written_total");
+        if (written - 3.0).abs() < f64::EPSILON {
+            Ok(())
+        } else {
+            Err(written.to_string())
+        }
+    })
+    .await;
+    drop(spoke);
+    hub.stop().await;
+    store.close().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn records_wait_while_postgres_is_away_and_are_dropped_over_the_bound() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let options = HubOptions {
+        postgres: Some(postgres.url()),
+        calls: alkhub_config::CallsConfig {
+            record_queue: 5,
+            ..alkhub_config::CallsConfig::default()
+        },
+        ..HubOptions::default()
+    };
+    let hub = Hub::start(options).await;
+    postgres.stop().await.expect("stops");
+
+    for _ in 0..8 {
+        hub.call("text.upper", json!(1)).await.expect_err("not registered");
+    }
+    assert!((hub.metric("alkhub_call_records_dropped_total") - 3.0).abs() < f64::EPSILON);
+    postgres.start_again().await.expect("starts");
+
+    let store = store(postgres.url()).await;
+    assert_eq!(records(&store, 5).await.len(), 5);
+    hub.stop().await;
+    store.close().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_spokes_coming_and_going_is_written() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let options = HubOptions {
+        postgres: Some(postgres.url()),
+        ..HubOptions::default()
+    };
+    let hub = Hub::start(options).await;
+    let store = store(postgres.url()).await;
+    let adhoc = Spoke::connect(&hub, "adhoc", &[query("adhoc.work")]).await;
+    let declared = registration("declared", &[]);
+    let key = spoke_key("declared", &[], None, false);
+    let _declared = Spoke::register(&hub, &key, declared, crate::fixture::connection())
+        .await
+        .expect("registers");
+
+    let name = "adhoc".parse().expect("valid");
+    let seen = async |left: bool| {
+        let end = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let record = store.spokes().get(&name).await.expect("read");
+            let shown = format!("{record:?}");
+            if record.is_some_and(|r| r.connected_at.is_some() && r.disconnected_at.is_some() == left) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < end, "waited; last: {shown}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    seen(false).await;
+    adhoc.session.close("for the test").await;
+    seen(true).await;
+
+    let declared = "declared".parse().expect("valid");
+    assert!(
+        store.spokes().get(&declared).await.expect("read").is_none(),
+        "only a resource declares it"
+    );
+    hub.stop().await;
+    store.close().await;
+    postgres.stop().await.expect("stops");
+}

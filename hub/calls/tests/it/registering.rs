@@ -1,0 +1,333 @@
+//! What a registration may say, and what becomes of the one before it.
+
+use std::sync::Arc;
+
+use alkhub_calls::{Answer, Caller};
+use alkhub_config::CallsConfig;
+use alkhub_protocol::register::Registered;
+use alkhub_protocol::{Code, Delivered};
+use serde_json::{Value, json};
+
+use crate::fixture::{Hub, Spoke, admin, client, connection, operation, query, registration, request, spoke_key};
+
+async fn register(hub: &Hub, caller: &Arc<Caller>, input: Value) -> Result<Spoke, alkhub_protocol::CallError> {
+    Spoke::register(hub, caller, input, connection()).await
+}
+
+/// `name: result reason` of each operation.
+fn results(spoke: &Spoke) -> Vec<String> {
+    let show = |o: &alkhub_protocol::register::OperationResult| match (&o.result, &o.reason) {
+        (Registered::Registered, None) => format!("{}: registered", o.name),
+        (Registered::Pooled, None) => format!("{}: pooled", o.name),
+        (Registered::Rejected, Some(reason)) => format!("{}: rejected, {reason}", o.name),
+        other => format!("{}: {other:?}", o.name),
+    };
+    spoke.output.operations.iter().map(show).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_operation_is_accepted_or_refused_on_its_own() {
+    let hub = Hub::local().await;
+    let operations = [
+        query("text.upper"),
+        query("hub.evil"),
+        query("text.upper"),
+        json!({"namespace": "text", "name": "half"}),
+        json!({"namespace": "1text", "name": "odd", "type": "query", "inputSchema": {}, "outputSchema": {}}),
+        operation("text.bad", "query", &json!({"inputSchema": {"type": "strin"}})),
+        operation(
+            "text.far",
+            "query",
+            &json!({"outputSchema": {"$ref": "http://127.0.0.1:1/x"}}),
+        ),
+        json!(7),
+        query("text.lower"),
+    ];
+
+    let spoke = register(&hub, &admin(), registration("text", &operations))
+        .await
+        .expect("an answer");
+
+    let results = results(&spoke);
+    let wanted = [
+        ("text.upper: registered", ""),
+        ("hub.evil: rejected", "hub's own"),
+        ("text.upper: rejected", "twice"),
+        ("text.half: rejected", "`type`"),
+        ("1text.odd: rejected", "namespace.operation"),
+        (
+            "text.bad: rejected",
+            "the input schema is not a JSON Schema: at `/type`",
+        ),
+        ("text.far: rejected", "the output schema is not a JSON Schema"),
+        ("?.?: rejected", "OperationSpec"),
+        ("text.lower: registered", ""),
+    ];
+    assert_eq!(results.len(), wanted.len());
+    for (result, (start, part)) in results.iter().zip(wanted) {
+        assert!(
+            result.starts_with(start) && result.contains(part),
+            "{result} for {start} {part}"
+        );
+    }
+    assert_eq!(hub.calls.operations(&admin(), None).len(), 2);
+    assert_eq!(spoke.output.heartbeat_ms, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spoke_offers_only_what_its_policy_names() {
+    let hub = Hub::local().await;
+    let operations = [query("builder.build"), query("git.log"), query("other.thing")];
+
+    let default = spoke_key("builder", &[], None, false);
+    let spoke = register(&hub, &default, registration("builder", &operations))
+        .await
+        .expect("an answer");
+    assert_eq!(results(&spoke)[0], "builder.build: registered");
+    assert!(
+        results(&spoke)[1].contains("may offer `builder.*` only"),
+        "{:?}",
+        results(&spoke)
+    );
+
+    let named = spoke_key("tools", &["git.*"], None, false);
+    let spoke = register(&hub, &named, json!({ "operations": operations }))
+        .await
+        .expect("an answer");
+    assert_eq!(spoke.output.spoke_id.as_str(), "tools", "the name is the key's");
+    assert_eq!(results(&spoke)[1], "git.log: registered");
+    assert!(
+        results(&spoke)[2].contains("may offer `git.*` only"),
+        "{:?}",
+        results(&spoke)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_says_which_spoke() {
+    let hub = Hub::local().await;
+    let refused = async |caller: Arc<Caller>, input: Value| register(&hub, &caller, input).await.expect_err("refused");
+
+    let error = refused(spoke_key("builder", &[], None, false), registration("other", &[])).await;
+    assert!(
+        error.code == Code::AccessDenied && error.message.contains("`builder`"),
+        "{error}"
+    );
+    let error = refused(spoke_key("builder", &[], None, true), registration("builder", &[])).await;
+    assert!(
+        error.code == Code::AccessDenied && error.message.contains("suspended"),
+        "{error}"
+    );
+    let error = refused(client(&["spoke", "call:*"]), registration("builder", &[])).await;
+    assert!(
+        error.code == Code::AccessDenied && error.message.contains("`admin`"),
+        "{error}"
+    );
+    let error = refused(admin(), json!({ "identity": {"id": "me"}, "operations": [] })).await;
+    assert!(
+        error.code == Code::BadRequest && error.message.contains("`name`"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_smaller_concurrency_counts() {
+    let hub = Hub::local().await;
+    let mut input = registration("builder", &[query("builder.build")]);
+    input["concurrency"] = json!(100);
+    let _spoke = register(&hub, &spoke_key("builder", &[], Some(1), false), input)
+        .await
+        .expect("registers");
+    let _running = hub.dispatch(request("builder.build", json!(1)));
+
+    let error = hub.call("builder.build", json!(1)).await.expect_err("one at once");
+
+    assert_eq!(error.code, Code::Overloaded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_offers_a_bounded_number_of_operations() {
+    let hub = Hub::with(CallsConfig {
+        max_operations: 2,
+        ..CallsConfig::default()
+    })
+    .await;
+    let operations: Vec<Value> = (0..3).map(|i| query(&format!("text.op{i}"))).collect();
+
+    let spoke = register(&hub, &admin(), registration("text", &operations))
+        .await
+        .expect("an answer");
+
+    assert!(
+        results(&spoke)[2].contains("one instance may offer 2 operations"),
+        "{:?}",
+        results(&spoke)
+    );
+    assert_eq!(hub.calls.operations(&admin(), None).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_join_as_a_pool_and_share_the_calls() {
+    let hub = Hub::local().await;
+    let mut one = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let mut other = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    assert_eq!(results(&one), ["text.upper: registered"]);
+    assert_eq!(results(&other), ["text.upper: pooled"]);
+    assert_ne!(
+        one.output.instance_id, other.output.instance_id,
+        "without an id each connection is an instance"
+    );
+
+    for _ in 0..10 {
+        assert!(hub.dispatch(request("text.upper", json!(1))).0.is_ok());
+    }
+
+    for _ in 0..5 {
+        one.next_call().await;
+        other.next_call().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_specification_than_the_pools_is_rejected_with_what_differs() {
+    let hub = Hub::local().await;
+    let old = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let changed = operation(
+        "text.upper",
+        "query",
+        &json!({"version": "2.0.0", "inputSchema": {"type": "string"}}),
+    );
+
+    let new = Spoke::connect(&hub, "text", &[changed.clone(), query("text.lower")]).await;
+
+    assert_eq!(
+        results(&new)[0],
+        "text.upper: rejected, spoke `text` offers it with another specification (different in `inputSchema`, `version`)"
+    );
+    assert_eq!(results(&new)[1], "text.lower: registered");
+    drop(old);
+    let later = Spoke::connect(&hub, "text", &[changed]).await;
+    assert_eq!(results(&later), ["text.upper: registered"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_connection_of_the_instance_replaces_the_older_one() {
+    let hub = Hub::local().await;
+    let mut input = registration("text", &[query("text.upper")]);
+    input["instanceId"] = json!("one");
+    let mut old = register(&hub, &admin(), input.clone()).await.expect("registers");
+    let (ticket, mut answers) = hub.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = old.next_call().await;
+
+    let mut new = register(&hub, &admin(), input).await.expect("registers");
+
+    assert!(new.output.generation > old.output.generation);
+    assert_eq!(old.next_close().await, 4409);
+    let Some(Answer::Failed(error)) = answers.recv().await else {
+        panic!("the call must fail");
+    };
+    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+    old.respond(&call.request_id, json!("too late"));
+    old.session.close("replaced").await;
+    assert!(
+        hub.dispatch(request("text.upper", json!(1))).0.is_ok(),
+        "the newer one stays"
+    );
+    new.next_call().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn registering_again_on_a_connection_replaces_its_set() {
+    let hub = Hub::local().await;
+    let mut first = Spoke::connect(&hub, "text", &[query("text.upper"), query("text.lower")]).await;
+    let (ticket, mut answers) = hub.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = first.next_call().await;
+    let changed = operation("text.lower", "query", &json!({"version": "2.0.0"}));
+    let input = serde_json::from_value(registration("text", &[changed, query("text.trim")])).expect("valid");
+
+    let (output, session) = hub
+        .calls
+        .register(&admin(), input, first.connection.clone())
+        .await
+        .expect("registers");
+    drop(first.session);
+
+    assert!(
+        output.operations.iter().all(|o| o.result == Registered::Registered),
+        "{output:?}"
+    );
+    let offered: Vec<String> = hub
+        .calls
+        .operations(&admin(), None)
+        .iter()
+        .map(|o| o.operation.to_string())
+        .collect();
+    assert_eq!(offered, ["text.lower", "text.trim"]);
+    assert!(answers.try_recv().is_err(), "a running call runs on");
+    session.received(alkhub_protocol::Frame::Responded {
+        request_id: call.request_id,
+        output: json!(1).into(),
+    });
+    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
+    let error = hub
+        .call("text.upper", json!(1))
+        .await
+        .expect_err("not offered any more");
+    assert_eq!(error.code, Code::NoProvider);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_one_instance() {
+    let hub = Hub::local().await;
+    let first = Spoke::connect(&hub, "text", &[]).await;
+    let input = serde_json::from_value(registration("other", &[])).expect("valid");
+
+    let error = hub
+        .calls
+        .register(&admin(), input, first.connection.clone())
+        .await
+        .expect_err("another spoke");
+
+    assert_eq!(error.code, Code::Conflict);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_nobody_waits_for_is_undone() {
+    let hub = Hub::local().await;
+    let input = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
+    let caller = admin();
+    let (connection, _outgoing) = connection();
+    let mut registering = Box::pin(hub.calls.register(&caller, input, connection));
+    assert!(futures::poll!(&mut registering).is_pending());
+
+    drop(registering);
+
+    crate::fixture::until("the instance to go", || {
+        let known = hub
+            .calls
+            .operation(&admin(), &"text.upper".parse().expect("valid"))
+            .is_some();
+        let instances = hub.calls.instances().len();
+        if known && instances == 0 {
+            Ok(())
+        } else {
+            Err(format!("known: {known}, instances: {instances}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_takes_its_instance_with_it() {
+    let hub = Hub::local().await;
+    let spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    assert_eq!(hub.calls.instances().len(), 1);
+    assert!((hub.metric("alkhub_spokes_connected") - 1.0).abs() < f64::EPSILON);
+
+    spoke.session.close("for the test").await;
+
+    assert!(hub.calls.instances().is_empty() && hub.calls.operations(&admin(), None).is_empty());
+    assert!(hub.metric("alkhub_spokes_connected").abs() < f64::EPSILON);
+}

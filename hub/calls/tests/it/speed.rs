@@ -1,0 +1,101 @@
+//! What one routed call costs, checked and recorded, without sockets.
+//!
+//! The figures are printed (`cargo test -p alkhub-calls speed -- --nocapture`); only a bound that holds on any build
+//! is asserted. `make bench` measures with sockets.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use alkhub_calls::{Limits, OutgoingItem, Reply, outbox};
+use alkhub_protocol::frame::encode::{self, RequestOptions};
+use alkhub_protocol::{Dialect, Frame, RawJson, RequestId};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::fixture::{Hub, Spoke, admin, decode, operation};
+
+const CALLS: usize = 20_000;
+
+#[tokio::test]
+async fn a_routed_call_costs_little() {
+    let hub = Hub::local().await;
+    let schema = json!({
+        "inputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+        "outputSchema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+    });
+    let mut spoke = Spoke::connect(&hub, "text", &[operation("text.upper", "query", &schema)]).await;
+
+    for in_flight in [1, 128] {
+        let cost = run(&hub, &mut spoke, in_flight);
+        println!(
+            "{in_flight:>3} in flight: {:.1} us per call in the hub",
+            cost.as_secs_f64() * 1e6
+        );
+        assert!(cost < Duration::from_millis(1), "{cost:?}");
+    }
+    assert_eq!(hub.calls.in_flight(), 0);
+}
+
+/// Time in the hub per call: the caller's frame in, the spoke's frame out and in, the answer out.
+fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
+    let (caller, mut outgoing) = outbox(Limits {
+        messages: 1_000,
+        bytes: 10 << 20,
+    });
+    let admin = admin();
+    let name = "text.upper".parse().expect("valid");
+    let input = RawJson::from(json!({"text": "x".repeat(100)}));
+    let output = RawJson::from(json!({"data": {"text": "X".repeat(100)}, "meta": {"source": "local"}}));
+    let requested = |n: usize| {
+        encode::call_requested(
+            Dialect::Payload,
+            &format!("r{n}"),
+            &name,
+            &input,
+            &RequestOptions::default(),
+        )
+    };
+    let mut spent = Duration::ZERO;
+    let mut running: VecDeque<RequestId> = VecDeque::new();
+    for n in 0..CALLS {
+        let message = requested(n);
+        let start = Instant::now();
+        let Frame::Requested(request) = decode(&message) else {
+            panic!("a request");
+        };
+        let reply = Reply::Outbox {
+            outbox: caller.clone(),
+            dialect: Dialect::Payload,
+        };
+        hub.calls
+            .dispatch(&admin, request.into_request(0), reply)
+            .expect("routed");
+        let Some(OutgoingItem::Message(message)) = spoke.outgoing.try_next() else {
+            panic!("the call");
+        };
+        spent += start.elapsed();
+        let Frame::Requested(call) = decode(&message) else {
+            panic!("a request");
+        };
+        running.push_back(call.request_id);
+        while running.len() >= window {
+            let id = running.pop_front().expect("not empty");
+            spent += answer(spoke, &id, &output, &mut outgoing);
+        }
+    }
+    for id in running {
+        spent += answer(spoke, &id, &output, &mut outgoing);
+    }
+    spent / u32::try_from(CALLS).expect("small")
+}
+
+fn answer(spoke: &Spoke, id: &RequestId, output: &RawJson, outgoing: &mut alkhub_calls::Outgoing) -> Duration {
+    let message = encode::call_responded(Dialect::Payload, id.as_str(), output);
+    let start = Instant::now();
+    spoke.session.received(decode(&message));
+    assert!(
+        matches!(outgoing.try_next(), Some(OutgoingItem::Message(_))),
+        "an answer"
+    );
+    start.elapsed()
+}
