@@ -1,0 +1,143 @@
+//! The bus: publish an event, subscribe to a topic.
+//!
+//! An event reaches the subscribers of this hub at once, then Redis carries it to the other hubs; what comes back of
+//! one's own is dropped there. So events of one publisher reach each reader in the order of publishing; events of
+//! publishers on different hubs may be seen in different orders on different hubs.
+
+mod table;
+
+use std::fmt;
+use std::sync::Arc;
+
+use alkhub_protocol::{Delivered, RawJson, Topic, TopicFilter};
+
+use crate::mailbox::Reason;
+use crate::metrics::{Dropped, Metrics};
+use crate::target::Target;
+use crate::{Error, Mailbox, Publication, PublishError};
+pub(crate) use table::{Expiry, Idle, Readers, Spread, Table};
+
+/// Publishes and subscribes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    shared: Arc<Shared>,
+}
+
+/// An event that was published everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Readers of this hub that have it queued.
+    pub local: usize,
+}
+
+/// A subscription that the transport confirmed. Dropping it ends it.
+#[must_use = "a subscription ends when it is dropped"]
+pub struct Subscription {
+    filter: TopicFilter,
+    mailbox: Mailbox,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: Arc<Table>,
+    target: Target,
+    metrics: Metrics,
+}
+
+// === impl Bus ===
+
+impl Bus {
+    pub(crate) fn new(table: Arc<Table>, target: Target, metrics: Metrics) -> Self {
+        Self {
+            shared: Arc::new(Shared { table, target, metrics }),
+        }
+    }
+
+    /// Publishes an event: to the subscribers of this hub at once, then to every other hub.
+    ///
+    /// Dropping the future after its first poll does not take the event back.
+    ///
+    /// # Errors
+    /// Redis is away, or did not confirm in time. [`PublishError::delivered`] tells what is known.
+    pub async fn publish(&self, topic: &Topic, payload: Option<RawJson>) -> Result<Published, PublishError> {
+        let Shared { table, target, metrics } = &*self.shared;
+        metrics.published.inc();
+        let readers = table.readers(topic.as_str(), topic.event_type());
+        let mut local = 0;
+        if !readers.is_empty() {
+            local = spread(
+                &readers,
+                &Arc::new(Publication::new(topic.clone(), payload.clone())),
+                metrics,
+            )
+            .delivered;
+        }
+        match target.carry(topic, payload.as_ref()).await {
+            Ok(()) => Ok(Published { local }),
+            Err(mut error) => {
+                metrics.publish_failures.inc();
+                if local > 0 {
+                    error.delivered = Delivered::Maybe;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Subscribes a mailbox to a topic, or to all ids of a type. When it returns, the transport has confirmed: what
+    /// is published anywhere after that is seen.
+    ///
+    /// A mailbox that is subscribed twice to a topic, in whatever way, gets each event once. Dropping the future
+    /// subscribes to nothing.
+    ///
+    /// # Errors
+    /// At once while the link is down, and when Redis does not confirm in time; both can be tried again.
+    pub async fn subscribe(&self, filter: TopicFilter, mailbox: &Mailbox) -> Result<Subscription, Error> {
+        let session = self.shared.table.join(&filter, mailbox.inbox());
+        self.shared.metrics.subscriptions.inc();
+        let subscription = Subscription {
+            filter,
+            mailbox: mailbox.clone(),
+            shared: self.shared.clone(),
+        };
+        self.shared.target.confirm(&subscription.filter, session).await?;
+        Ok(subscription)
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// What it asked for.
+    pub fn filter(&self) -> &TopicFilter {
+        &self.filter
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("filter", &self.filter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let Shared { table, target, metrics } = &*self.shared;
+        metrics.subscriptions.dec();
+        if let Some(idle) = table.leave(&self.filter, self.mailbox.inbox()) {
+            target.release(table, idle);
+        }
+    }
+}
+
+/// Pushes an event to its readers and counts what came of it.
+pub(crate) fn spread(readers: &Readers, publication: &Arc<Publication>, metrics: &Metrics) -> Spread {
+    let spread = readers.push(publication);
+    metrics.delivered.inc_by(spread.delivered as u64);
+    metrics.dropped(Dropped::Overflow, spread.dropped);
+    metrics.gaps(Reason::Overflow, spread.gaps);
+    spread
+}

@@ -1,0 +1,323 @@
+//! What the hubs of one prefix tell each other: who is there, which instance is where, relayed calls, revoked keys.
+//!
+//! Without Redis the same API serves the one hub in this process.
+//!
+//! Invariants
+//! - The state of this hub (its lease, its directory entries) is kept here and asserted again whenever Redis may have
+//!   lost it; Redis is never the only one to know it.
+//! - A receiver is given once; asked again, the methods give one that is closed.
+
+mod directory;
+mod inbox;
+mod keys;
+mod lease;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alkhub_config::EventsConfig;
+use alkhub_protocol::admin::PodReport;
+use alkhub_protocol::register::SpokeType;
+use alkhub_protocol::{HubId, InstanceId, OperationName, RawJson, SpokeName};
+use bytes::Bytes;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::channel::Names;
+use crate::metrics::Metrics;
+use crate::target::redis::{Redis, Routes};
+use crate::{Error, Scope};
+use directory::Directory;
+pub(crate) use directory::Feed;
+use inbox::Relay;
+pub(crate) use keys::Keys;
+use lease::Leases;
+
+/// Relayed messages that wait for their reader; beyond it the link waits.
+const INBOX_MESSAGES: usize = 16_384;
+
+/// Changes that wait for their reader; beyond it the reader gets a snapshot.
+const CHANGES: usize = 4_096;
+
+/// One connected instance of a spoke: the record that is fenced by its generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectoryEntry {
+    /// The declared spoke.
+    pub spoke: SpokeName,
+    /// The running program.
+    pub instance: InstanceId,
+    /// The hub that holds its connection.
+    pub hub: HubId,
+    /// The connection, named by that hub.
+    pub connection: String,
+    /// The fencing number; [`Cluster::register`] sets it.
+    #[serde(default)]
+    pub generation: u64,
+    /// Kind of spoke.
+    #[serde(default)]
+    pub spoke_type: SpokeType,
+    /// Free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Calls that it takes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// When it connected.
+    pub connected_at: Timestamp,
+    /// What it said of its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_info: Option<RawJson>,
+    /// What it offers.
+    #[serde(default)]
+    pub operations: Vec<OfferedOperation>,
+}
+
+/// An operation that an instance offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedOperation {
+    /// `namespace.name`.
+    pub name: OperationName,
+    /// Hash of its specification, in hexadecimal.
+    pub hash: String,
+}
+
+/// A change of the directory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DirectoryChange {
+    /// Everything that is there: what was known before is void. Comes first, and whenever changes may be missing.
+    Snapshot(Vec<DirectoryEntry>),
+    /// An instance came, moved or offers other operations.
+    Put(DirectoryEntry),
+    /// An instance left.
+    Remove {
+        /// The spoke.
+        spoke: SpokeName,
+        /// Its instance.
+        instance: InstanceId,
+        /// The generation that ended.
+        generation: u64,
+    },
+    /// A hub is gone, and with it every entry that it held.
+    HubGone(HubId),
+}
+
+/// What a hub says of itself in its lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Lease {
+    /// Its pod's name; empty outside Kubernetes.
+    pub pod: String,
+    /// Its software's version.
+    pub version: String,
+    /// Open WebSockets.
+    pub connections: u64,
+    /// Whether it is going away.
+    pub draining: bool,
+    /// Its share of connections beside the other hubs.
+    pub weight: u32,
+}
+
+/// News about keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum KeyChange {
+    /// The keys with these ids are void.
+    Revoked(Vec<String>),
+    /// News may have been missed: every cached key has to be looked up again.
+    Recheck,
+}
+
+/// Who holds the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The Hub that asked.
+    Mine,
+    /// The Hub with this uid.
+    Taken(String),
+}
+
+/// The other hubs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: Directory,
+    relay: Relay,
+    leases: Arc<Leases>,
+    keys: Keys,
+    changes: Given<DirectoryChange>,
+    inbox: Given<Bytes>,
+    undeliverable: Given<(HubId, Bytes)>,
+    key_changes: Given<KeyChange>,
+}
+
+/// A receiver that is given once.
+#[derive(Debug)]
+struct Given<T>(Mutex<Option<mpsc::Receiver<T>>>);
+
+/// Both ends of the queue of messages that came back.
+pub(crate) type Returns = (mpsc::Sender<(HubId, Bytes)>, mpsc::Receiver<(HubId, Bytes)>);
+
+/// What [`start`] needs.
+pub(crate) struct Parts<'a> {
+    pub(crate) config: &'a EventsConfig,
+    pub(crate) hub: &'a HubId,
+    pub(crate) names: Arc<Names>,
+    pub(crate) redis: Option<Redis>,
+    pub(crate) metrics: Metrics,
+    /// Where messages come back that nobody received.
+    pub(crate) undeliverable: Returns,
+}
+
+/// Starts the tasks of the cluster; the routes are what the link brings.
+pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
+    let Parts {
+        config,
+        hub,
+        names,
+        redis,
+        metrics,
+        undeliverable: (returned, undeliverable),
+    } = parts;
+    let (inbox_sender, inbox) = mpsc::channel(INBOX_MESSAGES);
+    let (changes_sender, changes) = mpsc::channel(CHANGES);
+    let leases = Arc::new(Leases::new(config, hub, names.clone(), metrics));
+    let (directory, feed, actor) = directory::new(directory::Parts {
+        hub,
+        names: names.clone(),
+        redis: redis.clone(),
+        leases: leases.clone(),
+        changes: changes_sender,
+    });
+    let (keys, announcer, key_changes) = keys::new(hub, names, redis.clone());
+    let relay = Relay::new(hub, redis.clone(), inbox_sender.clone(), returned);
+    scope.tasks.spawn(actor.run(scope.stop.clone()));
+    scope.tasks.spawn(announcer.run(scope.stop.clone()));
+    if let Some(redis) = redis {
+        let hold = redis.link().hold_for_lease();
+        scope
+            .tasks
+            .spawn(lease::keep(leases.clone(), redis, scope.stop.clone(), hold));
+    }
+    let routes = Routes {
+        inbox: inbox_sender,
+        feed,
+        keys: keys.clone(),
+    };
+    let shared = Shared {
+        directory,
+        relay,
+        leases,
+        keys,
+        changes: Given::new(changes),
+        inbox: Given::new(inbox),
+        undeliverable: Given::new(undeliverable),
+        key_changes: Given::new(key_changes),
+    };
+    (
+        Cluster {
+            shared: Arc::new(shared),
+        },
+        routes,
+    )
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Records an instance that this hub holds and returns its generation: one more than the recorded one, and at
+    /// least the clock in milliseconds, so that no restart of Redis runs it backwards.
+    ///
+    /// While Redis is away, or refuses, the generation is this hub's own, and the entry is asserted when it is back.
+    /// Dropping the future does not take the entry back.
+    ///
+    /// # Errors
+    /// Only when the fabric has ended.
+    pub async fn register(&self, entry: DirectoryEntry) -> Result<u64, Error> {
+        self.shared.directory.register(entry).await
+    }
+
+    /// Takes the record of an instance away, unless a later generation has taken its place.
+    ///
+    /// # Errors
+    /// Only when the fabric has ended. While Redis is away the record is removed when it is back.
+    pub async fn unregister(&self, spoke: &SpokeName, instance: &InstanceId, generation: u64) -> Result<(), Error> {
+        self.shared.directory.unregister(spoke, instance, generation).await
+    }
+
+    /// The directory of all hubs, from now on. The first item is a snapshot; a reader that falls behind, and every
+    /// one when changes may have been missed, gets a snapshot instead of changes. Given once.
+    pub fn directory(&self) -> mpsc::Receiver<DirectoryChange> {
+        self.shared.changes.take()
+    }
+
+    /// Relays a message to a hub. What nobody receives comes back through [`Cluster::undeliverable`]; what is on its
+    /// way when the link breaks may be lost, and [`LinkState::Down`](crate::LinkState) is the sign.
+    ///
+    /// # Errors
+    /// At once while the link is down, or when too much waits.
+    pub fn send(&self, to: &HubId, message: Bytes) -> Result<(), Error> {
+        self.shared.relay.send(to, message)
+    }
+
+    /// Messages relayed to this hub. Given once.
+    ///
+    /// A reader that takes none for five seconds, with the queue full, breaks the link.
+    pub fn inbox(&self) -> mpsc::Receiver<Bytes> {
+        self.shared.inbox.take()
+    }
+
+    /// Messages of this hub that surely nobody received. Given once.
+    pub fn undeliverable(&self) -> mpsc::Receiver<(HubId, Bytes)> {
+        self.shared.undeliverable.take()
+    }
+
+    /// Says what this hub's lease holds from now on. The lease itself is kept from the start and given back at the
+    /// end, whether or not this was called.
+    pub fn announce(&self, lease: Lease) {
+        self.shared.leases.announce(lease);
+    }
+
+    /// Every hub with a live lease, this one included; of the last renewal, while Redis is away.
+    pub fn pods(&self) -> Arc<Vec<PodReport>> {
+        self.shared.leases.pods()
+    }
+
+    /// Tells every hub that keys changed, this one included. A hub that cannot be told now checks all keys again when
+    /// its link returns.
+    pub async fn announce_key_change(&self, change: KeyChange) {
+        self.shared.keys.announce(change).await;
+    }
+
+    /// News about keys. Given once. [`KeyChange::Recheck`] comes whenever the link has come up.
+    pub fn key_changes(&self) -> mpsc::Receiver<KeyChange> {
+        self.shared.key_changes.take()
+    }
+
+    /// Claims the prefix for the Hub with this uid. The claim lasts as long as a hub of that Hub renews its lease,
+    /// and ends with the last one, so that a Hub made anew under the same name gets the prefix.
+    ///
+    /// # Errors
+    /// Redis is away or refuses.
+    pub async fn claim_prefix(&self, hub_uid: &str) -> Result<Claim, Error> {
+        self.shared.leases.claim(self.shared.relay.redis(), hub_uid).await
+    }
+}
+
+// === impl Given ===
+
+impl<T> Given<T> {
+    fn new(receiver: mpsc::Receiver<T>) -> Self {
+        Self(Mutex::new(Some(receiver)))
+    }
+
+    fn take(&self) -> mpsc::Receiver<T> {
+        self.0.lock().take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+}

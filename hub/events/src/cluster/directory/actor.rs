@@ -1,0 +1,395 @@
+//! Owns this hub's entries, mirrors those of the others, and tells the reader what changes.
+//!
+//! Invariants
+//! - This hub's own entries are told when they are made, not when they come back through Redis: calls on this pod go
+//!   on while Redis is away.
+//! - After every return of the link, every gap in the feed and every funeral of this hub, its entries are asserted,
+//!   what it no longer holds is removed, and the mirror is loaded, in this order.
+//! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::HubId;
+use bytes::Bytes;
+use jiff::Timestamp;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::feed::{self, Change, Messages, Position};
+use super::{Command, Key, Parts};
+use crate::channel::Names;
+use crate::cluster::lease::Leases;
+use crate::cluster::{DirectoryChange, DirectoryEntry};
+use crate::target::redis::scripts::{self, Record};
+use crate::target::redis::{Redis, Session};
+use crate::{Error, LinkState};
+
+/// Commands, or assertions, in one write at most.
+const BATCH: usize = 64;
+
+/// A load that failed while the link is up is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The task behind the directory.
+pub(in crate::cluster) struct Actor {
+    hub: HubId,
+    names: Arc<Names>,
+    redis: Option<Redis>,
+    leases: Arc<Leases>,
+    commands: mpsc::Receiver<Command>,
+    messages: Messages,
+    changes: mpsc::Sender<DirectoryChange>,
+    /// What this hub holds: the truth about it, wherever Redis stands.
+    own: HashMap<Key, DirectoryEntry>,
+    /// What the other hubs hold, as Redis says.
+    others: HashMap<Key, DirectoryEntry>,
+    /// Where the mirror stands in the feed; `None`: nowhere, it has to be loaded.
+    position: Option<Position>,
+    /// When the directory has to be loaded, as soon as the link is up.
+    load_at: Option<Instant>,
+    /// The reader has to get a snapshot before anything else.
+    snapshot_due: bool,
+}
+
+enum Event {
+    Stop,
+    /// Changes may have been missed, or Redis may have lost what it knew.
+    Lost,
+    Load,
+    Commands,
+    Message(Bytes),
+    Room,
+}
+
+// === impl Actor ===
+
+impl Actor {
+    pub(super) fn new(parts: Parts<'_>, commands: mpsc::Receiver<Command>, messages: Messages) -> Self {
+        let Parts {
+            hub,
+            names,
+            redis,
+            leases,
+            changes,
+        } = parts;
+        Self {
+            hub: hub.clone(),
+            names,
+            redis,
+            leases,
+            commands,
+            messages,
+            changes,
+            own: HashMap::new(),
+            others: HashMap::new(),
+            position: None,
+            load_at: None,
+            snapshot_due: true,
+        }
+    }
+
+    /// Runs until the end.
+    pub(in crate::cluster) async fn run(mut self, stop: CancellationToken) {
+        let mut link = self.redis.as_ref().map(|redis| redis.link().state());
+        if let Some(link) = &mut link {
+            link.mark_changed();
+        }
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => Event::Stop,
+                event = self.next(&mut link, &mut batch) => event,
+            };
+            match event {
+                Event::Stop => return,
+                Event::Load => self.load().await,
+                Event::Commands => self.obey(&mut batch).await,
+                Event::Message(message) => self.hear(&message),
+                Event::Lost => self.lost(),
+                Event::Room => self.snapshot(),
+            }
+        }
+    }
+
+    async fn next(&mut self, link: &mut Option<watch::Receiver<LinkState>>, batch: &mut Vec<Command>) -> Event {
+        let is_up = link.as_ref().is_some_and(|link| *link.borrow() == LinkState::Up);
+        let load_at = self.load_at.filter(|_| is_up);
+        tokio::select! {
+            biased;
+            () = changed(link) => Event::Lost,
+            () = self.leases.buried.notified() => Event::Lost,
+            () = until(load_at) => Event::Load,
+            count = self.commands.recv_many(batch, BATCH) => if count == 0 { Event::Stop } else { Event::Commands },
+            message = self.messages.next() => message.map_or(Event::Lost, Event::Message),
+            Ok(_) = self.changes.reserve(), if self.snapshot_due => Event::Room,
+        }
+    }
+
+    fn lost(&mut self) {
+        self.position = None;
+        self.load_at = Some(Instant::now());
+    }
+
+    // --- this hub's entries
+
+    /// Takes what came together to Redis together.
+    async fn obey(&mut self, batch: &mut Vec<Command>) {
+        let mut pipeline = Pipeline::with_capacity(batch.len());
+        for command in batch.iter_mut() {
+            pipeline.add_command(self.prepare(command));
+        }
+        let mut answers = self.ask(&pipeline).await.into_iter();
+        for command in batch.drain(..) {
+            let answer = answers.next();
+            match command {
+                Command::Register { entry, done } => drop(done.send(self.registered(entry, answer))),
+                Command::Unregister { key, generation, done } => {
+                    self.unregistered(&key, generation);
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    /// One answer for each command, or none at all: then the entries are asserted later.
+    async fn ask(&mut self, pipeline: &Pipeline) -> Vec<Value> {
+        let Some(redis) = &self.redis else { return Vec::new() };
+        let answers = match redis.link().session() {
+            Ok(session) => session.query_all(pipeline).await,
+            Err(error) => Err(error),
+        };
+        match answers {
+            Ok(answers) if !answers.iter().any(|answer| matches!(answer, Value::ServerError(_))) => answers,
+            Ok(answers) => {
+                self.load_at = Some(Instant::now() + RETRY);
+                tracing::warn!("Redis refuses changes of the directory; they are kept and tried again");
+                answers
+            }
+            Err(error) => {
+                self.load_at = Some(Instant::now() + RETRY);
+                tracing::debug!(%error, "changes of the directory are kept until the link is back");
+                Vec::new()
+            }
+        }
+    }
+
+    fn prepare(&self, command: &mut Command) -> Cmd {
+        match command {
+            Command::Register { entry, .. } => {
+                let key = Key::of(entry);
+                let known = self.own.get(&key).into_iter().chain(self.others.get(&key));
+                let next = known.map(|entry| entry.generation + 1).max().unwrap_or_default();
+                entry.hub = self.hub.clone();
+                entry.generation = next.max(clock_ms());
+                self.record(entry, scripts::register)
+            }
+            Command::Unregister { key, generation, .. } => {
+                scripts::unregister(&self.names, &key.field(), self.hub.as_str(), *generation)
+            }
+        }
+    }
+
+    fn record(&self, entry: &DirectoryEntry, script: fn(&Names, Record<'_>) -> Cmd) -> Cmd {
+        let json = serde_json::to_string(entry).expect("an entry has a JSON form");
+        let (field, hub) = (Key::of(entry).field(), self.hub.as_str());
+        script(
+            &self.names,
+            Record {
+                field: &field,
+                hub,
+                generation: entry.generation,
+                entry: &json,
+            },
+        )
+    }
+
+    fn registered(&mut self, mut entry: DirectoryEntry, answer: Option<Value>) -> u64 {
+        let answer = answer.and_then(|answer| redis::from_redis_value::<(u64, u8)>(answer).ok());
+        // Without an answer Redis may still have taken the proposed generation, or one more than it had: go beyond.
+        let fallback = if self.redis.is_some() {
+            entry.generation.saturating_add(1).max(clock_ms())
+        } else {
+            entry.generation
+        };
+        entry.generation = answer.map_or(fallback, |(generation, _)| generation);
+        let (key, generation) = (Key::of(&entry), entry.generation);
+        self.others.remove(&key);
+        self.tell(DirectoryChange::Put(entry.clone()));
+        self.own.insert(key, entry);
+        generation
+    }
+
+    fn unregistered(&mut self, key: &Key, generation: u64) {
+        if self.own.get(key).is_none_or(|entry| entry.generation > generation) {
+            return;
+        }
+        if let Some(entry) = self.own.remove(key) {
+            let Key { spoke, instance } = key.clone();
+            self.tell(DirectoryChange::Remove {
+                spoke,
+                instance,
+                generation: entry.generation,
+            });
+        }
+    }
+
+    // --- the mirror
+
+    async fn load(&mut self) {
+        self.load_at = None;
+        let Some(redis) = &self.redis else { return };
+        let loaded = match redis.link().session() {
+            Ok(session) => self.try_load(&session).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = loaded {
+            tracing::warn!(%error, "directory was not loaded");
+            self.position = None;
+            self.load_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    async fn try_load(&mut self, session: &Session) -> Result<(), Error> {
+        self.leases.renew(session, false).await?;
+        self.assert_own(session).await?;
+        let (epoch, number, fields): (String, u64, Vec<(String, String)>) =
+            session.query(&scripts::load(&self.names)).await?;
+        self.position = Some(Position { epoch, number });
+        self.others.clear();
+        let mut stale = Pipeline::new();
+        for (field, value) in &fields {
+            let Some(entry) = feed::entry(field, value) else {
+                continue;
+            };
+            let key = Key::of(&entry);
+            if entry.hub != self.hub {
+                self.own.remove(&key);
+                self.others.insert(key, entry);
+            } else if !self.own.contains_key(&key) {
+                stale.add_command(scripts::unregister(
+                    &self.names,
+                    field,
+                    self.hub.as_str(),
+                    entry.generation,
+                ));
+            }
+        }
+        self.snapshot_due = true;
+        if !stale.is_empty() {
+            session.query_all(&stale).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes this hub's entries again; those that another hub holds by now are given up.
+    async fn assert_own(&mut self, session: &Session) -> Result<(), Error> {
+        let keys: Vec<Key> = self.own.keys().cloned().collect();
+        for keys in keys.chunks(BATCH) {
+            let mut pipeline = Pipeline::with_capacity(keys.len());
+            for entry in keys.iter().filter_map(|key| self.own.get(key)) {
+                pipeline.add_command(self.record(entry, scripts::assert));
+            }
+            for (key, answer) in keys.iter().zip(session.query_all(&pipeline).await?) {
+                let (_, stands): (u64, bool) =
+                    redis::from_redis_value(answer).map_err(|error| session.failed(error.into()))?;
+                if !stands {
+                    self.own.remove(key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, message: &[u8]) {
+        let Some(at) = &mut self.position else { return };
+        let Some((position, change)) = feed::read(message) else {
+            return self.lost();
+        };
+        if position.epoch != at.epoch || position.number > at.number + 1 {
+            return self.lost();
+        }
+        if position.number > at.number {
+            *at = position;
+            self.apply(change);
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put(entry) => self.put(entry),
+            Change::Remove { key, generation, hub } => {
+                let same = |entry: &mut DirectoryEntry| entry.hub == hub && entry.generation <= generation;
+                if self.others.get_mut(&key).is_some_and(same) {
+                    self.others.remove(&key);
+                    let Key { spoke, instance } = key;
+                    self.tell(DirectoryChange::Remove {
+                        spoke,
+                        instance,
+                        generation,
+                    });
+                }
+            }
+            // This hub was taken for dead: everything it holds has to be asserted again.
+            Change::Gone(hub) if hub == self.hub => self.lost(),
+            Change::Gone(hub) => {
+                self.others.retain(|_, entry| entry.hub != hub);
+                self.tell(DirectoryChange::HubGone(hub));
+            }
+            Change::Unknown => {}
+        }
+    }
+
+    fn put(&mut self, entry: DirectoryEntry) {
+        let key = Key::of(&entry);
+        // Its own were told when they were made; an older one of another hub came before one of its own.
+        if entry.hub == self.hub || self.own.get(&key).is_some_and(|own| own.generation > entry.generation) {
+            return;
+        }
+        self.own.remove(&key);
+        self.others.insert(key, entry.clone());
+        self.tell(DirectoryChange::Put(entry));
+    }
+
+    // --- the reader
+
+    fn tell(&mut self, change: DirectoryChange) {
+        if !self.snapshot_due {
+            self.snapshot_due = matches!(self.changes.try_send(change), Err(TrySendError::Full(_)));
+        }
+    }
+
+    fn snapshot(&mut self) {
+        let entries = self.own.values().chain(self.others.values()).cloned().collect();
+        self.snapshot_due = matches!(
+            self.changes.try_send(DirectoryChange::Snapshot(entries)),
+            Err(TrySendError::Full(_))
+        );
+    }
+}
+
+fn clock_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+async fn changed(link: &mut Option<watch::Receiver<LinkState>>) {
+    let alive = match link {
+        Some(link) => link.changed().await.is_ok(),
+        None => false,
+    };
+    if !alive {
+        std::future::pending().await
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,215 @@
+//! Leases: which hubs are there, what they say of themselves, and which Hub holds the prefix.
+//!
+//! Invariants
+//! - A hub's lease is in Redis before its entries are; a hub without one is buried with its entries by whoever
+//!   renews next.
+//! - After the link comes up nobody is buried for one interval: after a restart of Redis the others need time to
+//!   come back too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::EventsConfig;
+use alkhub_protocol::HubId;
+use alkhub_protocol::admin::PodReport;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Claim, Lease};
+use crate::channel::Names;
+use crate::metrics::Metrics;
+use crate::target::redis::scripts::{self, Renewal};
+use crate::target::redis::{Redis, Session};
+use crate::{Error, LinkState};
+
+/// Announcements closer together than this make one renewal.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What this hub says and what it knows of the others.
+#[derive(Debug)]
+pub(super) struct Leases {
+    hub: HubId,
+    names: Arc<Names>,
+    ttl: Duration,
+    interval: Duration,
+    lease: watch::Sender<Lease>,
+    pods: ArcSwap<Vec<PodReport>>,
+    owner: Mutex<Option<String>>,
+    /// Whether the lease was given back; one renewal at a time, and none after that.
+    left: tokio::sync::Mutex<bool>,
+    /// This hub had been buried: the directory has lost its entries.
+    pub(super) buried: Notify,
+    metrics: Metrics,
+}
+
+// === impl Leases ===
+
+impl Leases {
+    pub(super) fn new(config: &EventsConfig, hub: &HubId, names: Arc<Names>, metrics: Metrics) -> Self {
+        let (lease, _) = watch::channel(Lease::default());
+        let leases = Self {
+            hub: hub.clone(),
+            names,
+            ttl: config.lease_ttl,
+            interval: config.lease_interval,
+            lease,
+            pods: ArcSwap::default(),
+            owner: Mutex::default(),
+            left: tokio::sync::Mutex::default(),
+            buried: Notify::new(),
+            metrics,
+        };
+        leases.know(Vec::new());
+        leases
+    }
+
+    pub(super) fn announce(&self, lease: Lease) {
+        let changed = self.lease.send_if_modified(|known| {
+            let changed = *known != lease;
+            *known = lease;
+            changed
+        });
+        if changed {
+            let others = self
+                .pods
+                .load()
+                .iter()
+                .filter(|pod| pod.hub_id != self.hub)
+                .cloned()
+                .collect();
+            self.know(others);
+        }
+    }
+
+    pub(super) fn pods(&self) -> Arc<Vec<PodReport>> {
+        self.pods.load_full()
+    }
+
+    /// Renews the lease; whether Redis knew the hub.
+    pub(super) async fn renew(&self, session: &Session, bury: bool) -> Result<bool, Error> {
+        let left = self.left.lock().await;
+        if *left {
+            return Ok(true);
+        }
+        let lease = serde_json::to_string(&*self.lease.borrow()).expect("a lease has a JSON form");
+        let owner = self.owner.lock().clone().unwrap_or_default();
+        let renewal = Renewal {
+            hub: self.hub.as_str(),
+            lease: &lease,
+            ttl_ms: millis(self.ttl),
+            owner: &owner,
+            bury,
+        };
+        let (joined, living): (bool, Vec<(String, String)>) =
+            session.query(&scripts::lease(&self.names, renewal)).await?;
+        let others = living.iter().filter(|(id, _)| id != self.hub.as_str());
+        self.know(others.filter_map(|(id, lease)| report(id, lease)).collect());
+        Ok(!joined)
+    }
+
+    /// Gives the lease back: the other hubs hear at once that this one is gone.
+    async fn leave(&self, session: &Session) -> Result<(), Error> {
+        *self.left.lock().await = true;
+        let renewal = Renewal {
+            hub: self.hub.as_str(),
+            lease: "",
+            ttl_ms: 0,
+            owner: "",
+            bury: true,
+        };
+        session
+            .query::<redis::Value>(&scripts::lease(&self.names, renewal))
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn claim(&self, redis: Option<&Redis>, uid: &str) -> Result<Claim, Error> {
+        let Some(redis) = redis else { return Ok(Claim::Mine) };
+        let session = redis.link().session()?;
+        let holder: String = session
+            .query(&scripts::claim(&self.names, uid, millis(self.ttl)))
+            .await?;
+        if holder != uid {
+            return Ok(Claim::Taken(holder));
+        }
+        *self.owner.lock() = Some(uid.to_owned());
+        Ok(Claim::Mine)
+    }
+
+    /// Takes over what is known of the others.
+    fn know(&self, mut pods: Vec<PodReport>) {
+        let own = pod_report(self.hub.clone(), &self.lease.borrow());
+        pods.push(own);
+        pods.sort_by(|a, b| a.hub_id.cmp(&b.hub_id));
+        self.metrics.hubs.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
+        self.pods.store(Arc::new(pods));
+    }
+}
+
+/// Renews the lease as long as the hub runs, and gives it back. `hold` keeps the link until then.
+pub(super) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationToken, hold: DropGuard) {
+    let mut state = redis.link().state();
+    let mut lease = leases.lease.subscribe();
+    let mut ticks = tokio::time::interval(leases.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            // The directory renews before it asserts its entries, see `directory::actor`; here the next tick is put off.
+            Ok(()) = state.changed() => ticks.reset(),
+            Ok(()) = lease.changed() => {
+                sleep(SETTLE).await;
+                lease.borrow_and_update();
+                renew(&leases, &redis, false).await;
+            }
+            _ = ticks.tick() => renew(&leases, &redis, true).await,
+        }
+    }
+    if let Ok(session) = redis.link().session()
+        && let Err(error) = leases.leave(&session).await
+    {
+        tracing::warn!(%error, "lease was not given back; it ends by itself");
+    }
+    drop(hold);
+}
+
+async fn renew(leases: &Leases, redis: &Redis, bury: bool) {
+    if *redis.link().state().borrow() != LinkState::Up {
+        return;
+    }
+    let Ok(session) = redis.link().session() else { return };
+    match leases.renew(&session, bury).await {
+        Ok(true) => {}
+        Ok(false) => leases.buried.notify_one(),
+        Err(error) => tracing::warn!(%error, "lease was not renewed"),
+    }
+}
+
+fn report(id: &str, lease: &str) -> Option<PodReport> {
+    Some(pod_report(id.parse().ok()?, &serde_json::from_str(lease).ok()?))
+}
+
+fn pod_report(hub_id: HubId, lease: &Lease) -> PodReport {
+    let Lease {
+        pod,
+        version,
+        connections,
+        draining,
+        weight: _,
+    } = lease.clone();
+    PodReport {
+        hub_id,
+        pod,
+        version,
+        connections,
+        draining,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}

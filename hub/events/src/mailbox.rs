@@ -1,0 +1,208 @@
+//! The bounded queue of one connection, which all of its subscriptions share.
+//!
+//! Publishers push and never wait; the connection's writer reads. What does not fit is dropped by the policy that
+//! was chosen with [`Lag`], and the reader is told in its place.
+//!
+//! Invariants
+//! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes; one event always fits.
+//! - For each topic the reader sees its events in the order of pushing, and a [`Gap`] between two events exactly
+//!   where events are missing between them. Gaps pushed one after the other with no event between them are one gap.
+//! - A reader that waits is woken once, by the first push.
+
+mod state;
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use alkhub_protocol::frame::Gap;
+use alkhub_protocol::{Topic, TopicFilter};
+use parking_lot::Mutex;
+
+use crate::Publication;
+use state::State;
+pub(crate) use state::{Loss, Reason};
+
+/// How much may wait for one reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub items: usize,
+    /// Bytes of their texts, with a little for each event.
+    pub bytes: usize,
+}
+
+/// What happens to a reader that is too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lag {
+    /// It loses its oldest events and gets a [`Gap`] instead.
+    DropOldest,
+    /// It loses everything and must go: [`Item::Overflowed`].
+    Disconnect,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// An event.
+    Event(Arc<Publication>),
+    /// Events of a topic are missing here.
+    Gap(Gap),
+    /// The policy was [`Lag::Disconnect`] and the queue was full. Nothing follows.
+    Overflowed,
+}
+
+/// The end of the queue that subscriptions push into. Clones are the same mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    inbox: Arc<Inbox>,
+}
+
+/// The end of the queue that the connection reads.
+#[derive(Debug)]
+pub struct Deliveries {
+    inbox: Arc<Inbox>,
+}
+
+/// What both ends share.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    limits: Limits,
+    lag: Lag,
+    handles: AtomicUsize,
+    state: Mutex<State>,
+}
+
+/// What became of one push.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    /// Whether it waits for the reader now.
+    pub(crate) queued: bool,
+    /// Events that were dropped, this one or older ones.
+    pub(crate) dropped: usize,
+    /// Gaps that the reader will see because of that, beyond those that it would have seen.
+    pub(crate) gaps: usize,
+}
+
+/// Makes the queue of one connection.
+pub fn mailbox(limits: Limits, lag: Lag) -> (Mailbox, Deliveries) {
+    let inbox = Arc::new(Inbox {
+        limits,
+        lag,
+        handles: AtomicUsize::new(1),
+        state: Mutex::default(),
+    });
+    (Mailbox { inbox: inbox.clone() }, Deliveries { inbox })
+}
+
+// === impl Mailbox ===
+
+impl Mailbox {
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+}
+
+impl Clone for Mailbox {
+    fn clone(&self) -> Self {
+        self.inbox.handles.fetch_add(1, Ordering::Relaxed);
+        Self {
+            inbox: self.inbox.clone(),
+        }
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        if self.inbox.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            wake(self.inbox.state.lock().waker.take());
+        }
+    }
+}
+
+// === impl Deliveries ===
+
+impl Deliveries {
+    /// The next item, waiting for it. `None` when nothing can come any more: every [`Mailbox`] and every
+    /// subscription of it is gone, or [`Item::Overflowed`] was read.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Item> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The next item that waits already.
+    pub fn try_next(&mut self) -> Option<Item> {
+        self.inbox.state.lock().pop()
+    }
+
+    /// [`Deliveries::next`] for those who poll.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
+        let mut state = self.inbox.state.lock();
+        if let Some(item) = state.pop() {
+            return Poll::Ready(Some(item));
+        }
+        if state.ended() || self.inbox.handles.load(Ordering::Acquire) == 0 {
+            return Poll::Ready(None);
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Events that wait.
+    pub fn queued(&self) -> usize {
+        self.inbox.state.lock().events()
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.inbox.state.lock().close();
+    }
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    /// Queues an event; `any` tells that the subscriber asked for all ids of the type.
+    pub(crate) fn push(&self, publication: &Arc<Publication>, any: bool) -> Pushed {
+        let mut state = self.state.lock();
+        let pushed = state.push(publication, any, self.limits, self.lag);
+        let waker = state.waker.take();
+        drop(state);
+        wake(waker);
+        pushed
+    }
+
+    /// Queues a gap of a topic; the number of gaps that the reader will see because of it: none or one.
+    pub(crate) fn push_gap(&self, filter: &TopicFilter, loss: Loss) -> usize {
+        let mut state = self.state.lock();
+        let gaps = usize::from(state.push_gap(filter, loss));
+        let waker = state.waker.take();
+        drop(state);
+        wake(waker);
+        gaps
+    }
+}
+
+/// The filter by which a subscriber was reached.
+fn filter_of(topic: &Topic, any: bool) -> TopicFilter {
+    if any {
+        TopicFilter::AllOf(topic.event_type().into())
+    } else {
+        TopicFilter::One(topic.clone())
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests;

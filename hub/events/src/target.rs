@@ -1,0 +1,51 @@
+//! Where events go beyond this process: nowhere, or through Redis. The set is closed, so it is an enum.
+
+pub(crate) mod local;
+pub(crate) mod redis;
+
+use alkhub_protocol::{RawJson, Topic, TopicFilter};
+
+use self::local::Local;
+use self::redis::Redis;
+use crate::bus::{Idle, Table};
+use crate::{Error, PublishError};
+
+/// One way to reach other processes.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// There are none.
+    Local(Local),
+    /// Through Redis.
+    Redis(Redis),
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Takes an event to the other hubs.
+    pub(crate) async fn carry(&self, topic: &Topic, payload: Option<&RawJson>) -> Result<(), PublishError> {
+        match self {
+            Self::Local(local) => {
+                local.carry();
+                Ok(())
+            }
+            Self::Redis(redis) => redis.carry(topic, payload).await,
+        }
+    }
+
+    /// Waits until the transport has confirmed an entry of the table; `session` had confirmed it before, 0: none had.
+    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), Error> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Redis(redis) => redis.confirm(filter, session).await,
+        }
+    }
+
+    /// Nobody wants an entry of the table any more.
+    pub(crate) fn release(&self, table: &Table, idle: Idle) {
+        match self {
+            Self::Local(local) => local.release(table, idle),
+            Self::Redis(redis) => redis.release(idle),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Sends to Redis what this hub publishes and relays, many messages in one write.
+//!
+//! One batch is on its way at a time; what comes meanwhile makes the next one. So a lone message leaves at once, and
+//! under load the cost of a write is shared.
+//!
+//! Invariants
+//! - Messages reach Redis in the order in which they were accepted.
+//! - What waits is bounded in messages and bytes; beyond it a message is refused ([`Error::Full`]).
+//! - A relayed message that nobody received, or that was never sent, is given back. One whose batch broke may have
+//!   been received: it is not given back, and the session ends, which is the sign.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alkhub_protocol::{Delivered, HubId};
+use bytes::Bytes;
+use redis::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::link::Link;
+use super::session::Session;
+use crate::metrics::{Dropped, Metrics};
+use crate::{Error, PublishError};
+
+/// Messages that may wait; more are refused.
+const QUEUE_MESSAGES: usize = 16_384;
+
+/// Bytes that may wait; more are refused.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Messages in one write at most.
+const BATCH_MESSAGES: usize = 256;
+
+/// Bytes after which a write takes no further message.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Accepts messages. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Publisher {
+    jobs: mpsc::Sender<Job>,
+    bytes: Arc<AtomicUsize>,
+    link: Link,
+}
+
+/// The task that sends them.
+pub(crate) struct Publishing {
+    jobs: mpsc::Receiver<Job>,
+    bytes: Arc<AtomicUsize>,
+    link: Link,
+    metrics: Metrics,
+    undeliverable: mpsc::Sender<(HubId, Bytes)>,
+}
+
+#[derive(Debug)]
+struct Job {
+    channel: String,
+    message: Bytes,
+    then: Then,
+}
+
+#[derive(Debug)]
+enum Then {
+    /// Somebody waits for the confirmation.
+    Tell(oneshot::Sender<Result<(), PublishError>>),
+    /// The message was for one hub.
+    Relayed(HubId),
+}
+
+pub(super) fn new(
+    link: Link,
+    metrics: Metrics,
+    undeliverable: mpsc::Sender<(HubId, Bytes)>,
+) -> (Publisher, Publishing) {
+    let (sender, jobs) = mpsc::channel(QUEUE_MESSAGES);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let publisher = Publisher {
+        jobs: sender,
+        bytes: bytes.clone(),
+        link: link.clone(),
+    };
+    (
+        publisher,
+        Publishing {
+            jobs,
+            bytes,
+            link,
+            metrics,
+            undeliverable,
+        },
+    )
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// Publishes and waits until Redis has it.
+    pub(super) async fn publish(&self, channel: String, message: Bytes) -> Result<(), PublishError> {
+        let refused = |source| PublishError {
+            delivered: Delivered::No,
+            source,
+        };
+        self.link.session().map_err(refused)?;
+        let (told, answer) = oneshot::channel();
+        self.accept(Job {
+            channel,
+            message,
+            then: Then::Tell(told),
+        })
+        .map_err(refused)?;
+        let lost = |_| PublishError {
+            delivered: Delivered::Maybe,
+            source: self.link.why_down(),
+        };
+        answer.await.map_err(lost)?
+    }
+
+    /// Hands on a message for one hub.
+    pub(super) fn relay(&self, channel: String, to: HubId, message: Bytes) -> Result<(), Error> {
+        self.link.session()?;
+        self.accept(Job {
+            channel,
+            message,
+            then: Then::Relayed(to),
+        })
+    }
+
+    fn accept(&self, job: Job) -> Result<(), Error> {
+        let size = job.message.len();
+        if self.bytes.fetch_add(size, Ordering::Relaxed) > QUEUE_BYTES {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            return Err(Error::Full);
+        }
+        self.jobs.try_send(job).map_err(|refused| {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            match refused {
+                mpsc::error::TrySendError::Full(_) => Error::Full,
+                mpsc::error::TrySendError::Closed(_) => self.link.why_down(),
+            }
+        })
+    }
+}
+
+// === impl Publishing ===
+
+impl Publishing {
+    /// Sends until the end; what was accepted before it is still sent. `hold` keeps the link until then.
+    pub(super) async fn run(mut self, stop: CancellationToken, hold: DropGuard) {
+        let mut batch = Vec::with_capacity(BATCH_MESSAGES);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
+                first = self.jobs.recv() => match first {
+                    Some(first) => {
+                        self.fill(&mut batch, first);
+                        self.send(&mut batch).await;
+                    }
+                    None => break,
+                },
+            }
+        }
+        drop(hold);
+    }
+
+    fn fill(&mut self, batch: &mut Vec<Job>, first: Job) {
+        let mut bytes = first.message.len();
+        batch.push(first);
+        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            bytes += job.message.len();
+            batch.push(job);
+        }
+        self.bytes
+            .fetch_sub(batch.iter().map(|job| job.message.len()).sum(), Ordering::Relaxed);
+    }
+
+    async fn send(&self, batch: &mut Vec<Job>) {
+        let Ok(session) = self.link.session() else {
+            batch.drain(..).for_each(|job| self.unsent(job));
+            return;
+        };
+        let mut pipeline = redis::Pipeline::with_capacity(batch.len());
+        for job in batch.iter() {
+            pipeline.cmd("PUBLISH").arg(&job.channel).arg(&job.message[..]);
+        }
+        match session.query_all(&pipeline).await {
+            Ok(answers) => {
+                for (job, answer) in batch.drain(..).zip(answers) {
+                    self.answered(job, answer, &session);
+                }
+            }
+            Err(error) => {
+                session.end().now("a publish was not confirmed");
+                let timeout = matches!(error, Error::Timeout(_));
+                for job in batch.drain(..) {
+                    if let Then::Tell(told) = job.then {
+                        let source = if timeout {
+                            session.silence()
+                        } else {
+                            Error::Unavailable(error.to_string())
+                        };
+                        let _ = told.send(Err(PublishError {
+                            delivered: Delivered::Maybe,
+                            source,
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&self, job: Job, answer: Value, session: &Session) {
+        let receivers = redis::from_redis_value::<i64>(answer).map_err(|error| session.failed(error.into()));
+        match (job.then, receivers) {
+            (Then::Tell(told), Ok(_)) => drop(told.send(Ok(()))),
+            (Then::Tell(told), Err(source)) => {
+                drop(told.send(Err(PublishError {
+                    delivered: Delivered::No,
+                    source,
+                })));
+            }
+            (Then::Relayed(_), Ok(1..)) => self.metrics.relayed.inc(),
+            (Then::Relayed(to), Ok(_) | Err(_)) => self.give_back(to, job.message),
+        }
+    }
+
+    /// The link went down before the message left.
+    fn unsent(&self, job: Job) {
+        match job.then {
+            Then::Tell(told) => {
+                let error = PublishError {
+                    delivered: Delivered::No,
+                    source: self.link.why_down(),
+                };
+                let _ = told.send(Err(error));
+            }
+            Then::Relayed(to) => self.give_back(to, job.message),
+        }
+    }
+
+    fn give_back(&self, to: HubId, message: Bytes) {
+        self.metrics.undeliverable.inc();
+        if self.undeliverable.try_send((to, message)).is_err() {
+            self.metrics.dropped(Dropped::Undeliverable, 1);
+        }
+    }
+}

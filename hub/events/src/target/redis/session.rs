@@ -1,0 +1,114 @@
+//! One life of the link: its two connections and how it ended.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+
+/// Two connections that live and end together.
+pub(crate) struct Session {
+    /// Counts sessions from 1.
+    pub(crate) number: u64,
+    pub(super) subscriptions: MultiplexedConnection,
+    commands: MultiplexedConnection,
+    end: End,
+    timeout: Duration,
+}
+
+/// Ends a session; the first reason given is the one that is told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct End {
+    token: CancellationToken,
+    reason: std::sync::Arc<OnceLock<String>>,
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn new(
+        number: u64,
+        subscriptions: MultiplexedConnection,
+        commands: MultiplexedConnection,
+        end: End,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            number,
+            subscriptions,
+            commands,
+            end,
+            timeout,
+        }
+    }
+
+    /// Sends a command and reads its answer. No answer in time ends the session.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        command
+            .query_async(&mut self.commands.clone())
+            .await
+            .map_err(|error| self.failed(error))
+    }
+
+    /// Sends commands in one write; one answer each, errors of the server among them.
+    pub(crate) async fn query_all(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        let answers = self
+            .commands
+            .clone()
+            .send_packed_commands(pipeline, 0, pipeline.len())
+            .await;
+        answers.map_err(|error| self.failed(error))
+    }
+
+    /// What a failure means; a lost connection or a silent server ends the session.
+    pub(crate) fn failed(&self, error: RedisError) -> Error {
+        if error.is_timeout() {
+            self.end.now("Redis did not answer in time");
+            Error::Timeout(self.timeout)
+        } else if error.is_unrecoverable_error() || error.is_connection_dropped() {
+            self.end.now("the connection was lost");
+            Error::Unavailable(error.to_string())
+        } else {
+            Error::Refused(error)
+        }
+    }
+
+    /// The error of one who waited in vain.
+    pub(super) fn silence(&self) -> Error {
+        Error::Timeout(self.timeout)
+    }
+
+    pub(crate) fn end(&self) -> &End {
+        &self.end
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl End ===
+
+impl End {
+    pub(crate) fn now(&self, reason: &str) {
+        self.reason.get_or_init(|| reason.to_owned());
+        self.token.cancel();
+    }
+
+    /// Waits for the end and tells why.
+    pub(crate) async fn reason(&self) -> String {
+        self.token.cancelled().await;
+        self.reason.get().cloned().unwrap_or_default()
+    }
+
+    pub(crate) async fn wait(&self) {
+        self.token.cancelled().await;
+    }
+}

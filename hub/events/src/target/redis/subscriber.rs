@@ -1,0 +1,292 @@
+//! Keeps Redis subscribed to exactly what the table of the bus holds.
+//!
+//! Invariants
+//! - Only this task adds an entry's channel to Redis or takes it away, one command after the other, so a subscribe
+//!   that follows an unsubscribe of the same topic takes effect after it.
+//! - A confirmation is told only after Redis sent it.
+//! - A channel without an entry is not subscribed for longer than the grace and one command.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::TopicFilter;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::session::Session;
+use crate::Error;
+use crate::bus::{Expiry, Idle, Table};
+use crate::channel::Names;
+
+/// Channels in one SUBSCRIBE at most: Redis serves nobody else meanwhile.
+const BATCH: usize = 512;
+
+/// Subscribers that may wait to be confirmed; more wait to be queued.
+const QUEUE: usize = 4_096;
+
+/// Takes wishes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Requests {
+    wanted: mpsc::Sender<Request>,
+    idle: Arc<IdleEntries>,
+}
+
+/// The part of the link's task that fulfils them.
+pub(crate) struct Subscribing {
+    table: Arc<Table>,
+    names: Arc<Names>,
+    wanted: mpsc::Receiver<Request>,
+    idle: Arc<IdleEntries>,
+}
+
+#[derive(Debug)]
+struct Request {
+    filter: TopicFilter,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
+/// Entries without subscribers, in the order of their deadlines. An entry is in here at most once.
+#[derive(Debug)]
+struct IdleEntries {
+    grace: Duration,
+    queue: Mutex<VecDeque<(Instant, Idle)>>,
+    first: Notify,
+}
+
+pub(super) fn new(table: Arc<Table>, names: Arc<Names>, grace: Duration) -> (Requests, Subscribing) {
+    let (sender, wanted) = mpsc::channel(QUEUE);
+    let idle = Arc::new(IdleEntries {
+        grace,
+        queue: Mutex::default(),
+        first: Notify::new(),
+    });
+    (
+        Requests {
+            wanted: sender,
+            idle: idle.clone(),
+        },
+        Subscribing {
+            table,
+            names,
+            wanted,
+            idle,
+        },
+    )
+}
+
+// === impl Requests ===
+
+impl Requests {
+    /// Waits until an entry of the table is confirmed; `None`: the link went down first.
+    pub(super) async fn confirm(&self, filter: &TopicFilter) -> Option<Result<(), Error>> {
+        let (done, confirmed) = oneshot::channel();
+        self.wanted
+            .send(Request {
+                filter: filter.clone(),
+                done,
+            })
+            .await
+            .ok()?;
+        confirmed.await.ok()
+    }
+
+    /// Takes an entry out of Redis and the table after the grace, unless somebody wants it by then.
+    pub(super) fn release(&self, idle: Idle) {
+        self.idle.push(idle);
+    }
+}
+
+// === impl Subscribing ===
+
+impl Subscribing {
+    /// Subscribes the hub's own channels and every entry of the table, in a new session.
+    pub(super) async fn resubscribe(&mut self, session: &Session, own: &[&str]) -> Result<(), Error> {
+        self.expired(Instant::now() + self.idle.grace);
+        let filters = self.table.begin();
+        session
+            .subscriptions
+            .clone()
+            .subscribe(own)
+            .await
+            .map_err(|error| session.failed(error))?;
+        for batch in filters.chunks(BATCH) {
+            match self.subscribe(session, batch).await {
+                Err(Error::Refused(_)) => self.resubscribe_singly(session, batch).await?,
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fulfils wishes until the session ends.
+    pub(super) async fn serve(&mut self, session: &Session) {
+        let mut requests = Vec::new();
+        loop {
+            let (due, idle) = (self.idle.due(), self.idle.clone());
+            tokio::select! {
+                biased;
+                () = session.end().wait() => return,
+                count = self.wanted.recv_many(&mut requests, BATCH) => {
+                    if count == 0 {
+                        return session.end().wait().await;
+                    }
+                    self.fulfil(session, &mut requests).await;
+                }
+                () = until(due) => {
+                    if self.release(session).await.is_err() {
+                        session.end().now("an unsubscribe was not confirmed");
+                    }
+                }
+                () = idle.first.notified() => {}
+            }
+        }
+    }
+
+    /// The link is down: whoever waits hears of it.
+    pub(super) fn fail_all(&mut self) {
+        while let Ok(request) = self.wanted.try_recv() {
+            drop(request);
+        }
+    }
+
+    async fn fulfil(&self, session: &Session, requests: &mut Vec<Request>) {
+        let mut filters: Vec<TopicFilter> = Vec::new();
+        let mut waiting: HashMap<TopicFilter, Vec<oneshot::Sender<Result<(), Error>>>> = HashMap::new();
+        for Request { filter, done } in requests.drain(..) {
+            // No entry: the subscriber left and its entry expired, so there is nobody to confirm to.
+            match self.table.session(&filter) {
+                Some(confirmed) if confirmed == session.number => drop(done.send(Ok(()))),
+                Some(_) => waiting.entry(filter).or_default().push(done),
+                None => {}
+            }
+        }
+        filters.extend(waiting.keys().cloned());
+        match self.subscribe(session, &filters).await {
+            Ok(()) => waiting.into_values().flatten().for_each(|done| drop(done.send(Ok(())))),
+            Err(Error::Refused(_)) => self.one_by_one(session, waiting).await,
+            Err(_) => session.end().now("a subscribe was not confirmed"),
+        }
+    }
+
+    /// Redis refused a batch, for example by its access rules: the others in it shall not suffer.
+    async fn one_by_one(
+        &self,
+        session: &Session,
+        waiting: HashMap<TopicFilter, Vec<oneshot::Sender<Result<(), Error>>>>,
+    ) {
+        for (filter, waiting) in waiting {
+            let outcome = self.subscribe(session, std::slice::from_ref(&filter)).await;
+            for done in waiting {
+                let _ = done.send(match &outcome {
+                    Ok(()) => Ok(()),
+                    Err(Error::Refused(error)) => Err(Error::Refused(error.clone())),
+                    Err(error) => Err(Error::Unavailable(error.to_string())),
+                });
+            }
+        }
+    }
+
+    /// Redis no longer allows a topic of a batch: the link shall come up without it.
+    async fn resubscribe_singly(&self, session: &Session, batch: &[TopicFilter]) -> Result<(), Error> {
+        for filter in batch {
+            match self.subscribe(session, std::slice::from_ref(filter)).await {
+                Err(Error::Refused(error)) => tracing::error!(%error, topic = %filter, "Redis refuses a subscription"),
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&self, session: &Session, filters: &[TopicFilter]) -> Result<(), Error> {
+        let (channels, patterns) = self.split(filters);
+        let mut connection = session.subscriptions.clone();
+        if !channels.is_empty() {
+            connection
+                .subscribe(&channels)
+                .await
+                .map_err(|error| session.failed(error))?;
+        }
+        if !patterns.is_empty() {
+            connection
+                .psubscribe(&patterns)
+                .await
+                .map_err(|error| session.failed(error))?;
+        }
+        for filter in filters {
+            self.table.mark(filter, session.number);
+        }
+        Ok(())
+    }
+
+    async fn release(&mut self, session: &Session) -> Result<(), Error> {
+        let filters = self.expired(Instant::now());
+        let mut connection = session.subscriptions.clone();
+        for batch in filters.chunks(BATCH) {
+            let (channels, patterns) = self.split(batch);
+            if !channels.is_empty() {
+                connection
+                    .unsubscribe(&channels)
+                    .await
+                    .map_err(|error| session.failed(error))?;
+            }
+            if !patterns.is_empty() {
+                connection
+                    .punsubscribe(&patterns)
+                    .await
+                    .map_err(|error| session.failed(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the entries whose grace ends by `now` from the table.
+    fn expired(&self, now: Instant) -> Vec<TopicFilter> {
+        let mut filters = Vec::new();
+        for idle in self.idle.take(now) {
+            match self.table.expire(&idle) {
+                Expiry::Removed => filters.push(idle.filter),
+                Expiry::Again(idle) => self.idle.push(idle),
+                Expiry::Wanted => {}
+            }
+        }
+        filters
+    }
+
+    fn split(&self, filters: &[TopicFilter]) -> (Vec<String>, Vec<String>) {
+        let (topics, types): (Vec<_>, Vec<_>) =
+            filters.iter().partition(|filter| matches!(filter, TopicFilter::One(_)));
+        let names = |filters: Vec<&TopicFilter>| filters.into_iter().map(|filter| self.names.filter(filter)).collect();
+        (names(topics), names(types))
+    }
+}
+
+// === impl IdleEntries ===
+
+impl IdleEntries {
+    fn push(&self, idle: Idle) {
+        let mut queue = self.queue.lock();
+        queue.push_back((Instant::now() + self.grace, idle));
+        if queue.len() == 1 {
+            self.first.notify_one();
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.queue.lock().front().map(|(due, _)| *due)
+    }
+
+    fn take(&self, now: Instant) -> Vec<Idle> {
+        let mut queue = self.queue.lock();
+        let count = queue.iter().take_while(|(due, _)| *due <= now).count();
+        queue.drain(..count).map(|(_, idle)| idle).collect()
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

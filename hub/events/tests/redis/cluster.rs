@@ -1,0 +1,176 @@
+//! Relay, leases, revoked keys and the claim on the prefix.
+
+use alkhub_config::EventsConfig;
+use alkhub_events::{Claim, KeyChange, Lease};
+use bytes::Bytes;
+
+use crate::support::{Pod, Server, receive, until};
+
+fn lease(pod: &str, connections: u64, draining: bool) -> Lease {
+    Lease {
+        pod: pod.to_owned(),
+        version: "0.1.0".to_owned(),
+        connections,
+        draining,
+        weight: 1,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relayed_messages_arrive_in_order_and_those_for_nobody_come_back() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut inbox_a, mut inbox_b) = (a.fabric.cluster().inbox(), b.fabric.cluster().inbox());
+    let mut returned = a.fabric.cluster().undeliverable();
+    let gone = "gone".parse().expect("a hub id");
+
+    for index in 0..2_000 {
+        let text = Bytes::from(index.to_string());
+        a.fabric.cluster().send(&b.hub, text.clone()).expect("up");
+        if index % 100 == 0 {
+            b.fabric.cluster().send(&a.hub, text.clone()).expect("up");
+            a.fabric.cluster().send(&gone, text).expect("up");
+        }
+    }
+
+    for index in 0..2_000 {
+        assert_eq!(receive("a message", &mut inbox_b).await, index.to_string());
+        if index % 100 == 0 {
+            assert_eq!(receive("an answer", &mut inbox_a).await, index.to_string());
+            assert_eq!(
+                receive("a return", &mut returned).await,
+                (gone.clone(), Bytes::from(index.to_string()))
+            );
+        }
+    }
+    assert_eq!(a.metric("alkhub_events_undeliverable_total"), 20.0);
+    assert!(
+        a.fabric.cluster().inbox().recv().await.is_none(),
+        "an inbox is given once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_to_oneself_needs_no_redis() {
+    let pod = Pod::start(&EventsConfig::default(), "alone");
+    let mut inbox = pod.fabric.cluster().inbox();
+
+    pod.fabric
+        .cluster()
+        .send(&pod.hub, Bytes::from_static(b"x"))
+        .expect("in process");
+    pod.fabric
+        .cluster()
+        .send(&"b".parse().expect("valid"), Bytes::from_static(b"y"))
+        .expect("comes back");
+
+    assert_eq!(receive("the message", &mut inbox).await, "x");
+    assert_eq!(
+        receive("the return", &mut pod.fabric.cluster().undeliverable()).await.1,
+        "y"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_link_is_down_a_relay_fails_at_once() {
+    let mut server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+
+    server.kill().await;
+    a.is_down().await;
+
+    let refused = a
+        .fabric
+        .cluster()
+        .send(&b.hub, Bytes::from_static(b"x"))
+        .expect_err("down");
+    assert!(refused.is_retryable(), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_hub_knows_what_the_others_announce() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    a.fabric.cluster().announce(lease("pod-a", 3, false));
+    b.fabric.cluster().announce(lease("pod-b", 5, true));
+
+    for pod in [&a, &b] {
+        until("both leases are known", || async {
+            let pods = pod.fabric.cluster().pods();
+            let known: Vec<_> = pods
+                .iter()
+                .map(|pod| (pod.pod.as_str(), pod.connections, pod.draining))
+                .collect();
+            if known == [("pod-a", 3, false), ("pod-b", 5, true)] {
+                Ok(())
+            } else {
+                Err(format!("{known:?}"))
+            }
+        })
+        .await;
+    }
+    assert_eq!(a.metric("alkhub_events_hubs"), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_told_to_every_hub_and_a_lost_link_brings_a_recheck() {
+    let mut server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut news_a, mut news_b) = (a.fabric.cluster().key_changes(), b.fabric.cluster().key_changes());
+    assert_eq!(receive("the first recheck", &mut news_a).await, KeyChange::Recheck);
+    assert_eq!(receive("the first recheck", &mut news_b).await, KeyChange::Recheck);
+    let revoked = |key: &str| KeyChange::Revoked(vec![key.to_owned()]);
+
+    a.fabric.cluster().announce_key_change(revoked("k1")).await;
+    assert_eq!(receive("its own news", &mut news_a).await, revoked("k1"));
+    assert_eq!(receive("news of another", &mut news_b).await, revoked("k1"));
+
+    server.kill().await;
+    a.is_down().await;
+    b.is_down().await;
+    a.fabric.cluster().announce_key_change(revoked("k2")).await;
+    assert_eq!(receive("its own news", &mut news_a).await, revoked("k2"));
+    server.launch().await;
+    assert_eq!(receive("a recheck", &mut news_b).await, KeyChange::Recheck);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let claim = async |pod: &Pod, uid: &str| pod.fabric.cluster().claim_prefix(uid).await.expect("up");
+
+    assert_eq!(claim(&a, "uid-1").await, Claim::Mine);
+    assert_eq!(claim(&a, "uid-1").await, Claim::Mine);
+    assert_eq!(claim(&b, "uid-2").await, Claim::Taken("uid-1".to_owned()));
+    // The claim outlives its own time: the lease renews it.
+    let server = &server;
+    until("the claim was renewed", || async move {
+        let renewed: i64 = server.query(&["PTTL", "alk:owner"]).await;
+        let left = i64::try_from(server.config().lease_ttl.as_millis()).expect("small");
+        if renewed > 0 && renewed < left - 200 {
+            Ok(())
+        } else {
+            Err(format!("{renewed} of {left}"))
+        }
+    })
+    .await;
+    until("the claim is young again", || async move {
+        let renewed: i64 = server.query(&["PTTL", "alk:owner"]).await;
+        if renewed > 1_300 {
+            Ok(())
+        } else {
+            Err(format!("{renewed}"))
+        }
+    })
+    .await;
+
+    a.stop().await;
+    until("the claim ends", || async {
+        match b.fabric.cluster().claim_prefix("uid-2").await {
+            Ok(Claim::Mine) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}

@@ -1,0 +1,364 @@
+//! The directory between hubs: fencing, leases, the change feed.
+
+use std::time::Duration;
+
+use alkhub_config::EventsConfig;
+use alkhub_events::{DirectoryChange, DirectoryEntry, OfferedOperation};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::support::{PATIENCE, Pod, Server, receive, until};
+
+fn entry(pod: &Pod, instance: &str) -> DirectoryEntry {
+    DirectoryEntry {
+        spoke: "builder".parse().expect("a spoke"),
+        instance: instance.parse().expect("an instance"),
+        hub: pod.hub.clone(),
+        connection: "c-1".to_owned(),
+        generation: 0,
+        spoke_type: alkhub_protocol::register::SpokeType::Compute,
+        labels: [("zone".to_owned(), "a b".to_owned())].into(),
+        concurrency: Some(4),
+        connected_at: jiff_now(),
+        host_info: Some(alkhub_protocol::RawJson::parse(r#"{"os":"a b"}"#).expect("JSON")),
+        operations: vec![OfferedOperation {
+            name: "builder.run".parse().expect("a name"),
+            hash: "00ff".to_owned(),
+        }],
+    }
+}
+
+fn jiff_now() -> jiff::Timestamp {
+    jiff::Timestamp::from_second(1_800_000_000).expect("in range")
+}
+
+/// A reader's view of the directory, and what it has heard.
+struct View {
+    changes: mpsc::Receiver<DirectoryChange>,
+    entries: Vec<DirectoryEntry>,
+    snapshots: usize,
+    gone: Vec<String>,
+}
+
+// === impl View ===
+
+impl View {
+    async fn of(pod: &Pod) -> Self {
+        let mut changes = pod.fabric.cluster().directory();
+        let first = receive("the first snapshot", &mut changes).await;
+        let DirectoryChange::Snapshot(entries) = first else {
+            panic!("a snapshot comes first: {first:?}")
+        };
+        Self {
+            changes,
+            entries,
+            snapshots: 1,
+            gone: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, change: DirectoryChange) {
+        match change {
+            DirectoryChange::Snapshot(entries) => {
+                self.entries = entries;
+                self.snapshots += 1;
+            }
+            DirectoryChange::Put(entry) => {
+                self.entries
+                    .retain(|known| known.spoke != entry.spoke || known.instance != entry.instance);
+                self.entries.push(entry);
+            }
+            DirectoryChange::Remove {
+                spoke,
+                instance,
+                generation,
+            } => self
+                .entries
+                .retain(|known| known.spoke != spoke || known.instance != instance || known.generation > generation),
+            DirectoryChange::HubGone(hub) => {
+                self.entries.retain(|known| known.hub != hub);
+                self.gone.push(hub.to_string());
+            }
+        }
+    }
+
+    /// Reads changes until the view is as wanted.
+    async fn comes_to(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        while !wanted(self) {
+            match timeout(PATIENCE, self.changes.recv()).await {
+                Ok(Some(change)) => self.apply(change),
+                other => panic!(
+                    "{what} did not come ({other:?}): {:?}, gone {:?}",
+                    self.entries, self.gone
+                ),
+            }
+        }
+    }
+
+    fn holder(&self, instance: &str) -> Option<(&str, u64)> {
+        let entry = self.entries.iter().find(|entry| entry.instance.as_str() == instance)?;
+        Some((entry.hub.as_str(), entry.generation))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_belongs_to_the_hub_that_registered_it_last() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut seen_a, mut seen_b) = (View::of(&a).await, View::of(&b).await);
+
+    let first = a.fabric.cluster().register(entry(&a, "i/1")).await.expect("runs");
+    seen_b
+        .comes_to("the entry of a", |view| view.holder("i/1") == Some(("a", first)))
+        .await;
+    let second = b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
+    assert!(second > first, "{first} {second}");
+    seen_a
+        .comes_to("the entry of b", |view| view.holder("i/1") == Some(("b", second)))
+        .await;
+
+    let (spoke, instance) = ("builder".parse().expect("valid"), "i/1".parse().expect("valid"));
+    a.fabric
+        .cluster()
+        .unregister(&spoke, &instance, first)
+        .await
+        .expect("runs");
+    b.fabric
+        .cluster()
+        .unregister(&spoke, &instance, first)
+        .await
+        .expect("runs");
+    let third = a.fabric.cluster().register(entry(&a, "i/2")).await.expect("runs");
+    for view in [&mut seen_a, &mut seen_b] {
+        view.comes_to("both entries", |view| view.holder("i/2") == Some(("a", third)))
+            .await;
+        assert_eq!(
+            view.holder("i/1"),
+            Some(("b", second)),
+            "the older generation removed nothing"
+        );
+        let whole = DirectoryEntry {
+            generation: second,
+            ..entry(&b, "i/1")
+        };
+        assert!(view.entries.contains(&whole), "{:?}", view.entries);
+    }
+
+    b.fabric
+        .cluster()
+        .unregister(&spoke, &instance, second)
+        .await
+        .expect("runs");
+    for view in [&mut seen_a, &mut seen_b] {
+        view.comes_to("the end of the entry", |view| view.holder("i/1").is_none())
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_lease_of_a_hub_its_entries_end() {
+    let server = Server::start().await;
+    let a = Pod::up(&server, "a").await;
+    let config = server.config();
+    let mut view = View::of(&a).await;
+    // A hub that dies without a word: its tasks stop where they are.
+    let crash = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let b = Pod::start(&config, "b");
+            b.is_up().await;
+            b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
+        });
+        runtime.shutdown_background();
+    });
+
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+    view.comes_to("the end of the hub", |view| view.gone == ["b"]).await;
+
+    crash.join().expect("the other hub ran");
+    assert!(view.entries.is_empty());
+    let fields: i64 = server.query(&["HLEN", "alk:directory"]).await;
+    assert_eq!(fields, 0);
+    until("the hub leaves the list", || async {
+        let pods = a.fabric.cluster().pods();
+        if pods.len() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{pods:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_ends_in_good_order_is_gone_at_once() {
+    let server = Server::start().await;
+    let config = EventsConfig {
+        lease_ttl: Duration::from_secs(3_600),
+        lease_interval: Duration::from_secs(1_200),
+        ..server.config()
+    };
+    let (a, b) = (Pod::start(&config, "a"), Pod::start(&config, "b"));
+    a.is_up().await;
+    b.is_up().await;
+    let mut view = View::of(&a).await;
+    b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+
+    b.stop().await;
+
+    view.comes_to("the end of the hub", |view| view.gone == ["b"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hole_in_the_feed_brings_a_snapshot() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let mut view = View::of(&a).await;
+    b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+    let before = view.snapshots;
+
+    server
+        .query::<i64>(&["HINCRBY", "alk:directory:version", "change", "5"])
+        .await;
+    b.fabric.cluster().register(entry(&b, "i/2")).await.expect("runs");
+
+    view.comes_to("a snapshot with both", |view| {
+        view.snapshots > before && view.holder("i/1").is_some() && view.holder("i/2").is_some()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_empty_is_filled_again_and_no_generation_runs_back() {
+    let mut server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut seen_a, mut seen_b) = (View::of(&a).await, View::of(&b).await);
+    let held = a.fabric.cluster().register(entry(&a, "held")).await.expect("runs");
+    let moved = a.fabric.cluster().register(entry(&a, "moved")).await.expect("runs");
+    seen_b.comes_to("the entries", |view| view.entries.len() == 2).await;
+
+    server.kill().await;
+    a.is_down().await;
+    b.is_down().await;
+    // While Redis is away: an instance moves to b, another leaves a and comes back.
+    let (spoke, instance) = ("builder".parse().expect("valid"), "held".parse().expect("valid"));
+    a.fabric
+        .cluster()
+        .unregister(&spoke, &instance, held)
+        .await
+        .expect("runs");
+    let again = a.fabric.cluster().register(entry(&a, "held")).await.expect("runs");
+    let there = b.fabric.cluster().register(entry(&b, "moved")).await.expect("runs");
+    assert!(again > held && there > moved, "{held} {again} {moved} {there}");
+    seen_a
+        .comes_to("its own entry, Redis or not", |view| {
+            view.holder("held") == Some(("a", again))
+        })
+        .await;
+    server.launch().await;
+    a.is_up().await;
+    b.is_up().await;
+
+    for view in [&mut seen_a, &mut seen_b] {
+        view.comes_to("the later entries", |view| {
+            view.holder("held") == Some(("a", again)) && view.holder("moved") == Some(("b", there))
+        })
+        .await;
+    }
+    let next = b.fabric.cluster().register(entry(&b, "held")).await.expect("runs");
+    assert!(next > again, "{again} {next}");
+    seen_a
+        .comes_to("the move", |view| view.holder("held") == Some(("b", next)))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_flushed_while_it_runs_is_filled_again() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let mut view = View::of(&b).await;
+    let generation = a.fabric.cluster().register(entry(&a, "i/1")).await.expect("runs");
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+
+    server.query::<String>(&["FLUSHALL"]).await;
+
+    until("the entry is in Redis again", || async {
+        let stored: Option<String> = server.query(&["HGET", "alk:directory", "builder/i/1"]).await;
+        match stored {
+            Some(stored) if stored.starts_with(&format!("{generation} a ")) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let next = b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
+    assert!(next > generation);
+    view.comes_to("the move", |view| view.holder("i/1") == Some(("b", next)))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_was_taken_for_dead_comes_back_by_itself() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let mut view = View::of(&a).await;
+    b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+
+    // Another hub finds no lease of b before b renews it.
+    while view.gone.is_empty() {
+        server.query::<i64>(&["DEL", "alk:hub:b"]).await;
+        if let Ok(Some(change)) = timeout(Duration::from_millis(20), view.changes.recv()).await {
+            view.apply(change);
+        }
+    }
+
+    view.comes_to("the entry again", |view| {
+        view.holder("i/1").is_some_and(|(hub, _)| hub == "b")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_falls_behind_gets_a_snapshot_and_misses_nothing() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let mut view = View::of(&a).await;
+    let registrations = (0..6_000).map(|index| {
+        let (cluster, entry) = (b.fabric.cluster().clone(), entry(&b, &format!("i/{index}")));
+        async move { cluster.register(entry).await.expect("runs") }
+    });
+    let start = tokio::time::Instant::now();
+
+    futures::future::join_all(registrations).await;
+    println!("6,000 registrations took {:?}", start.elapsed());
+
+    view.comes_to("all entries", |view| view.entries.len() == 6_000).await;
+    assert!(view.snapshots > 1, "the queue is shorter than the changes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_redis_the_directory_serves_the_one_hub() {
+    let pod = Pod::start(&EventsConfig::default(), "alone");
+    let mut view = View::of(&pod).await;
+
+    let first = pod.fabric.cluster().register(entry(&pod, "i/1")).await.expect("runs");
+    let second = pod.fabric.cluster().register(entry(&pod, "i/1")).await.expect("runs");
+    assert!(second > first);
+    view.comes_to("the entry", |view| view.holder("i/1") == Some(("alone", second)))
+        .await;
+    let (spoke, instance) = ("builder".parse().expect("valid"), "i/1".parse().expect("valid"));
+    pod.fabric
+        .cluster()
+        .unregister(&spoke, &instance, first)
+        .await
+        .expect("runs");
+    pod.fabric
+        .cluster()
+        .unregister(&spoke, &instance, second)
+        .await
+        .expect("runs");
+    view.comes_to("its end", |view| view.entries.is_empty()).await;
+    pod.stop().await;
+}

@@ -1,0 +1,357 @@
+//! Events between hubs, and between hubs and processes of the origin.
+
+use alkhub_events::{Item, Lag, Limits, mailbox};
+use futures::StreamExt as _;
+
+use crate::support::{PATIENCE, Pod, Server, event, filter, gap, large_mailbox, next, number, topic, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_right_after_a_subscribe_is_seen_in_both_directions() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mailbox, mut deliveries) = large_mailbox();
+
+    for round in 0..100 {
+        let name = format!("job.done:{round}");
+        let (subscriber, publisher) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        let _subscription = subscriber
+            .fabric
+            .bus()
+            .subscribe(filter(&name), &mailbox)
+            .await
+            .expect("up");
+        publisher.publish(&name, round).await;
+
+        assert_eq!(event(&mut deliveries).await, (name, round));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_of_the_origin_sees_the_exact_bytes_and_is_heard() {
+    let server = Server::start().await;
+    let pod = Pod::up(&server, "pod-1").await;
+    let mut origin = server.listener().await;
+    origin
+        .subscribe("alk:events:session.status:proj_1")
+        .await
+        .expect("subscribed");
+    let (mailbox, mut deliveries) = large_mailbox();
+    let _subscription = pod
+        .fabric
+        .bus()
+        .subscribe(filter("session.status:proj_1"), &mailbox)
+        .await
+        .expect("up");
+
+    pod.publish("session.status:proj_1", 7).await;
+    let message = tokio::time::timeout(PATIENCE, origin.on_message().next())
+        .await
+        .expect("in time")
+        .expect("open");
+    let sent: String = message.get_payload().expect("text");
+    assert_eq!(
+        sent,
+        r#"{"type":"session.status","id":"proj_1","payload":7,"_alk":{"node":"pod-1","hop":0}}"#
+    );
+    assert_eq!(event(&mut deliveries).await.1, 7);
+
+    let text = r#"{"type":"session.status","id":"proj_1","payload":null}"#;
+    let receivers: i64 = server
+        .query(&["PUBLISH", "alk:events:session.status:proj_1", text])
+        .await;
+    assert_eq!(receivers, 2);
+    let Item::Event(heard) = next(&mut deliveries).await else {
+        panic!("an event")
+    };
+    assert_eq!(
+        heard.text(),
+        text.as_bytes(),
+        "and the echo of the first event was dropped"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mailbox_gets_each_event_once_however_often_it_asked() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let ((both, mut both_deliveries), (all, mut all_deliveries)) = (large_mailbox(), large_mailbox());
+    let bus = a.fabric.bus();
+    let _kept = (
+        bus.subscribe(filter("job.done:1"), &both).await.expect("up"),
+        bus.subscribe(filter("job.done:1"), &both).await.expect("up"),
+        bus.subscribe(filter("job.done:*"), &both).await.expect("up"),
+        bus.subscribe(filter("job.done:*"), &all).await.expect("up"),
+    );
+
+    for (publisher, value) in [(&b, 1), (&a, 2), (&b, 3)] {
+        publisher.publish("job.done:1", value).await;
+        publisher.publish("job.done:2", value + 10).await;
+        for deliveries in [&mut both_deliveries, &mut all_deliveries] {
+            assert_eq!(event(deliveries).await, ("job.done:1".to_owned(), value));
+            assert_eq!(event(deliveries).await, ("job.done:2".to_owned(), value + 10));
+        }
+    }
+    assert!(both_deliveries.try_next().is_none() && all_deliveries.try_next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_topic_alone_is_given_up_all_ids_of_its_type_still_come_once() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mailbox, mut deliveries) = large_mailbox();
+    let bus = a.fabric.bus();
+    let _all = bus.subscribe(filter("job.done:*"), &mailbox).await.expect("up");
+
+    for round in 0..20 {
+        let one = bus.subscribe(filter("job.done:1"), &mailbox).await.expect("up");
+        b.publish("job.done:1", 2 * round).await;
+        drop(one);
+        b.publish("job.done:1", 2 * round + 1).await;
+        until("the topic leaves Redis", || async {
+            let channels: Vec<String> = server.query(&["PUBSUB", "CHANNELS", "alk:events:*"]).await;
+            if channels.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{channels:?}"))
+            }
+        })
+        .await;
+    }
+
+    for expected in 0..40 {
+        assert_eq!(event(&mut deliveries).await.1, expected);
+    }
+    assert!(deliveries.try_next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn glob_characters_of_a_type_match_only_themselves() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mailbox, mut deliveries) = large_mailbox();
+    let _subscription = a
+        .fabric
+        .bus()
+        .subscribe(filter("a*b[c]?:*"), &mailbox)
+        .await
+        .expect("up");
+
+    for name in ["axb[c]?:1", "a*bcx:1", "a*b[c]x:1", "a*b[c]?:x*"] {
+        b.publish(name, 1).await;
+    }
+
+    assert_eq!(event(&mut deliveries).await.0, "a*b[c]?:x*");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_envelope_costs_a_gap_and_nothing_else() {
+    let server = Server::start().await;
+    let pod = Pod::up(&server, "a").await;
+    let ((one, mut one_deliveries), (other, mut other_deliveries)) = (large_mailbox(), large_mailbox());
+    let bus = pod.fabric.bus();
+    let _one = bus.subscribe(filter("t:1"), &one).await.expect("up");
+    let _other = bus.subscribe(filter("t:2"), &other).await.expect("up");
+
+    let mismatch = r#"{"type":"t","id":"2","payload":1}"#;
+    for message in ["{", "[]", mismatch, r#"{"type":"t","id":"1","payload":5}"#] {
+        server.query::<i64>(&["PUBLISH", "alk:events:t:1", message]).await;
+    }
+    server
+        .query::<i64>(&["PUBLISH", "alk:events:t:2", r#"{"type":"t","id":"2","payload":6}"#])
+        .await;
+
+    assert_eq!(event(&mut other_deliveries).await.1, 6);
+    let (mut missed, mut value) = (0, None);
+    while value.is_none() {
+        match next(&mut one_deliveries).await {
+            Item::Gap(gap) => {
+                assert_eq!((gap.topic.as_str(), gap.reason.as_str()), ("t:1", "malformed"));
+                missed += gap.missed.expect("known");
+            }
+            Item::Event(event) => value = event.payload.clone(),
+            Item::Overflowed => panic!("nothing overflows"),
+        }
+    }
+    assert_eq!((missed, value), (3, number(5)));
+    assert!(other_deliveries.try_next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_passed_too_many_bridges_goes_no_further() {
+    let server = Server::start().await;
+    let pod = Pod::up(&server, "a").await;
+    let (mailbox, mut deliveries) = large_mailbox();
+    let _subscription = pod.fabric.bus().subscribe(filter("t:1"), &mailbox).await.expect("up");
+
+    for hop in [200, 8] {
+        let text = format!(r#"{{"type":"t","id":"1","payload":{hop},"_alk":{{"node":"b","hop":{hop}}}}}"#);
+        server.query::<i64>(&["PUBLISH", "alk:events:t:1", &text]).await;
+    }
+
+    assert_eq!(event(&mut deliveries).await.1, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_topics_of_churn_leave_nothing_subscribed() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mailbox, mut deliveries) = large_mailbox();
+    let bus = a.fabric.bus();
+    let kept = bus.subscribe(filter("churn:kept"), &mailbox).await.expect("up");
+
+    let churn = futures::stream::iter(0..10_000).map(|index| {
+        let name = if index % 10 == 0 {
+            format!("churn{index}:*")
+        } else {
+            format!("churn:{index}")
+        };
+        let mailbox = &mailbox;
+        async move { drop(bus.subscribe(filter(&name), mailbox).await.expect("up")) }
+    });
+    churn.buffer_unordered(256).collect::<Vec<()>>().await;
+
+    until("every topic leaves Redis", || async {
+        let channels: Vec<String> = server.query(&["PUBSUB", "CHANNELS", "alk:events:*"]).await;
+        let patterns: i64 = server.query(&["PUBSUB", "NUMPAT"]).await;
+        match (&channels[..], patterns) {
+            ([only], 0) if only == "alk:events:churn:kept" => Ok(()),
+            _ => Err(format!("{} channels, {patterns} patterns", channels.len())),
+        }
+    })
+    .await;
+    b.publish("churn:kept", 1).await;
+    assert_eq!(event(&mut deliveries).await.1, 1);
+    assert_eq!(a.metric("alkhub_events_subscriptions"), 1.0);
+    drop(kept);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_dropped_and_wanted_again_stays_subscribed() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mailbox, mut deliveries) = large_mailbox();
+
+    for round in 0..300 {
+        let subscription = a.fabric.bus().subscribe(filter("t:1"), &mailbox).await.expect("up");
+        b.publish("t:1", round).await;
+        assert_eq!(event(&mut deliveries).await.1, round);
+        drop(subscription);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_is_told_what_it_lost() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let limits = Limits {
+        items: 10,
+        bytes: 1024 * 1024,
+    };
+    let (slow, mut slow_deliveries) = mailbox(limits, Lag::DropOldest);
+    let (strict, mut strict_deliveries) = mailbox(limits, Lag::Disconnect);
+    let (fast, mut fast_deliveries) = large_mailbox();
+    let bus = a.fabric.bus();
+    let _slow = bus.subscribe(filter("t:1"), &slow).await.expect("up");
+    let _strict = bus.subscribe(filter("t:1"), &strict).await.expect("up");
+    let _fast = bus.subscribe(filter("t:*"), &fast).await.expect("up");
+
+    for value in 0..100 {
+        b.publish("t:1", value).await;
+    }
+
+    for value in 0..100 {
+        assert_eq!(event(&mut fast_deliveries).await.1, value);
+    }
+    assert_eq!(
+        gap(&mut slow_deliveries).await,
+        ("t:1".to_owned(), "overflow".to_owned(), Some(90))
+    );
+    for value in 90..100 {
+        assert_eq!(event(&mut slow_deliveries).await.1, value);
+    }
+    assert!(matches!(next(&mut strict_deliveries).await, Item::Overflowed));
+    assert!(strict_deliveries.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_crosses_from_one_prefix_to_another() {
+    let server = Server::start().await;
+    let hub = |prefix: &str| {
+        let config = alkhub_config::EventsConfig {
+            prefix: prefix.parse().expect("valid"),
+            ..server.config()
+        };
+        Pod::start(&config, "same-name")
+    };
+    let mut everything = server.listener().await;
+    everything.psubscribe("*").await.expect("subscribed");
+    let (one, two) = (hub("alk:one:demo:"), hub("alk:two:demo:"));
+    one.is_up().await;
+    two.is_up().await;
+    let ((mailbox_one, mut deliveries_one), (mailbox_two, mut deliveries_two)) = (large_mailbox(), large_mailbox());
+    let _one = one
+        .fabric
+        .bus()
+        .subscribe(filter("t:*"), &mailbox_one)
+        .await
+        .expect("up");
+    let _two = two
+        .fabric
+        .bus()
+        .subscribe(filter("t:*"), &mailbox_two)
+        .await
+        .expect("up");
+
+    one.publish("t:1", 1).await;
+    two.publish("t:1", 2).await;
+
+    assert_eq!(event(&mut deliveries_one).await.1, 1);
+    assert_eq!(event(&mut deliveries_two).await.1, 2);
+    let mut events = Vec::new();
+    let mut messages = everything.on_message();
+    while events.len() < 2 {
+        let message = tokio::time::timeout(PATIENCE, messages.next())
+            .await
+            .expect("in time")
+            .expect("open");
+        let channel = message.get_channel_name();
+        assert!(
+            channel.starts_with("alk:one:demo:") || channel.starts_with("alk:two:demo:"),
+            "{channel}"
+        );
+        if channel.contains("events:") {
+            events.push(channel.to_owned());
+        }
+    }
+    assert_eq!(events, ["alk:one:demo:events:t:1", "alk:two:demo:events:t:1"]);
+    let keys: Vec<String> = server.query(&["KEYS", "*"]).await;
+    assert!(
+        keys.iter()
+            .all(|key| key.starts_with("alk:one:demo:") || key.starts_with("alk:two:demo:")),
+        "{keys:?}"
+    );
+    assert!(deliveries_one.try_next().is_none() && deliveries_two.try_next().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_in_process_need_no_redis() {
+    let pod = Pod::start(&alkhub_config::EventsConfig::default(), "alone");
+    let (mailbox, mut deliveries) = large_mailbox();
+    let subscription = pod
+        .fabric
+        .bus()
+        .subscribe(filter("t:*"), &mailbox)
+        .await
+        .expect("in process");
+
+    let published = pod.fabric.bus().publish(&topic("t:1"), None).await.expect("in process");
+
+    assert_eq!(published.local, 1);
+    let Item::Event(event) = next(&mut deliveries).await else {
+        panic!("an event")
+    };
+    assert_eq!(event.text(), r#"{"type":"t","id":"1"}"#.as_bytes());
+    drop((subscription, mailbox));
+    assert!(deliveries.next().await.is_none());
+    pod.stop().await;
+}

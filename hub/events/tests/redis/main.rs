@@ -1,0 +1,7 @@
+//! The fabric against a real Redis: every test starts a server of its own.
+
+mod cluster;
+mod directory;
+mod events;
+mod outages;
+mod support;
