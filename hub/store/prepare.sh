@@ -32,7 +32,7 @@ done
 new=$PWD/.sqlx.new
 rm -rf "$new" && mkdir "$new"
 SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$new DATABASE_URL="postgres://alkhub@localhost/postgres?host=$work" \
-    cargo check --quiet --locked -p alkhub-store --lib
+    cargo check --quiet -p alkhub-store --lib
 
 if [ "${1:-}" = --check ]; then
     diff -r .sqlx "$new" || { rm -rf "$new"; echo "prepare.sh: .sqlx is stale: run hub/store/prepare.sh" >&2; exit 1; }

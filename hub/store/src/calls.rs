@@ -5,6 +5,7 @@
 
 mod list;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -223,13 +224,13 @@ struct Columns<'a> {
     output_bytes: Vec<i64>,
     operation: Vec<&'a str>,
     status: Vec<&'a str>,
-    code: Vec<Option<&'a str>>,
+    code: Vec<Option<Cow<'a, str>>>,
     caller: Vec<&'a str>,
     spoke: Vec<Option<&'a str>>,
     hub_id: Vec<&'a str>,
     request_id: Vec<&'a str>,
     parent_request_id: Vec<Option<&'a str>>,
-    trace_id: Vec<Option<&'a str>>,
+    trace_id: Vec<Option<Cow<'a, str>>>,
 }
 
 // === impl Columns ===
@@ -245,7 +246,7 @@ impl<'a> Columns<'a> {
             columns.output_bytes.push(signed(row.output_bytes));
             columns.operation.push(row.operation.as_str());
             columns.status.push(list::status_text(row.status));
-            columns.code.push(row.code.as_deref());
+            columns.code.push(row.code.as_deref().map(storable));
             columns.caller.push(&row.caller);
             columns.spoke.push(row.spoke.as_ref().map(SpokeName::as_str));
             columns.hub_id.push(row.hub_id.as_str());
@@ -253,7 +254,7 @@ impl<'a> Columns<'a> {
             columns
                 .parent_request_id
                 .push(row.parent_request_id.as_ref().map(RequestId::as_str));
-            columns.trace_id.push(row.trace_id.as_deref());
+            columns.trace_id.push(row.trace_id.as_deref().map(storable));
         }
         columns
     }
@@ -291,6 +292,15 @@ impl<'a> Columns<'a> {
         let ended: Vec<Timestamp> = self.ended_at.iter().map(|at| at.to_jiff()).collect();
         ensure(db, &ended).await?;
         self.insert(db).await
+    }
+}
+
+/// What a peer wrote may have a character in it that Postgres refuses, and with it the whole batch.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{FFFD}"))
+    } else {
+        Cow::Borrowed(text)
     }
 }
 

@@ -82,7 +82,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
-            Self::Query { source, .. } => is_link_failure(source),
+            Self::Query { source, .. } => is_link_failure(source) || is_conflict(source),
             Self::Setting(_)
             | Self::Url(_)
             | Self::CaFile { .. }
@@ -130,6 +130,12 @@ pub(crate) fn is_link_failure(error: &sqlx::Error) -> bool {
             .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code.starts_with("53")),
         _ => false,
     }
+}
+
+/// serialization_failure, deadlock_detected: nothing was done, and the next attempt will not meet the same other.
+fn is_conflict(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("40001" | "40P01"))
 }
 
 /// What went wrong with a link, in a few words and without its URL.

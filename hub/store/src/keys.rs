@@ -172,7 +172,8 @@ impl Keys<'_> {
         Ok(())
     }
 
-    /// Notes when keys were last used; an older time than the stored one changes nothing.
+    /// Notes when keys were last used; an older time than the stored one changes nothing. A key that somebody else is
+    /// writing at the moment is left out, so that hubs cannot lock each other up.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -188,9 +189,13 @@ impl Keys<'_> {
             return Ok(());
         }
         run!(self.0, Statement::KeyTouch, |db| sqlx::query!(
-            "UPDATE keys k SET last_used_at = GREATEST(k.last_used_at, used.at)
-             FROM (SELECT id, max(at) AS at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u(id, at) GROUP BY id) used
-             WHERE k.id = used.id",
+            "WITH used AS (
+                 SELECT id, max(at) AS at FROM UNNEST($1::uuid[], $2::timestamptz[]) AS u(id, at) GROUP BY id
+             ), free AS (
+                 SELECT k.id FROM keys k JOIN used ON used.id = k.id FOR NO KEY UPDATE OF k SKIP LOCKED
+             )
+             UPDATE keys k SET last_used_at = GREATEST(k.last_used_at, used.at)
+             FROM used JOIN free ON free.id = used.id WHERE k.id = used.id",
             &ids,
             &times as _
         )

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use alkhub_config::SchemaName;
 use sqlx::postgres::{PgConnectOptions, PgPool};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -133,32 +133,59 @@ impl Watch {
                 Ok(Err(_)) | Err(_) => idle.close_on_drop(),
             }
         }
-        match timeout(self.limit, self.ask_anew()).await {
-            Ok(Ok(min_reader)) => judge(min_reader),
-            Ok(Err(error)) => LinkState::Down(reason(&error)),
-            Err(_) => LinkState::Down(format!("no answer within {:?}", self.limit)),
+        let min_reader = match timeout(self.limit, self.ask_anew()).await {
+            Ok(Ok(min_reader)) => min_reader,
+            Ok(Err(error)) => return LinkState::Down(reason(&error)),
+            Err(_) => return LinkState::Down(format!("no answer within {:?}", self.limit)),
+        };
+        match min_reader {
+            Some(min_reader) => judge(min_reader),
+            None => self.make_anew().await,
         }
     }
 
+    /// `None` when the schema is gone.
     async fn ask_anew(&self) -> sqlx::Result<Option<i64>> {
-        let mut connection: PgConnection = self.options.connect().await?;
+        let mut connection = self.options.connect().await?;
         session::prepare(&mut connection, &self.schema, self.limit).await?;
-        let min_reader = migrate::min_reader(&mut connection).await?;
+        let min_reader = match migrate::min_reader(&mut connection).await {
+            Err(error) if is_undefined_table(&error) => None,
+            result => Some(result?),
+        };
         connection.close().await.ok();
         Ok(min_reader)
     }
+
+    /// A database that was emptied, or put back without this schema, must not need a restart of every hub.
+    async fn make_anew(&self) -> LinkState {
+        tracing::warn!(schema = %self.schema, "the schema is gone and is made anew");
+        let made = match timeout(self.limit, self.options.connect()).await {
+            Ok(Ok(mut connection)) => migrate::run(&mut connection, &self.schema).await,
+            Ok(Err(error)) => return LinkState::Down(reason(&error)),
+            Err(_) => return LinkState::Down(format!("no connection within {:?}", self.limit)),
+        };
+        match made {
+            Ok(()) => LinkState::Up,
+            Err(error) => LinkState::Down(error.to_string()),
+        }
+    }
+}
+
+fn is_undefined_table(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("42P01"))
 }
 
 /// A schema that moved on past this software is as good as no database.
-fn judge(min_reader: Option<i64>) -> LinkState {
-    match min_reader {
-        Some(min_reader) if min_reader > migrate::ours() => LinkState::Down(format!(
-            "the schema now needs alkhub with schema version {min_reader}, and this one has {}: use a newer alkhub",
-            migrate::ours()
-        )),
-        Some(_) => LinkState::Up,
-        None => LinkState::Down("the schema is empty".to_owned()),
+fn judge(min_reader: i64) -> LinkState {
+    let ours = migrate::ours();
+    if min_reader <= ours {
+        return LinkState::Up;
     }
+    LinkState::Down(format!(
+        "the schema now needs alkhub with schema version {min_reader}, and this one has {ours}: use a newer alkhub"
+    ))
 }
 
 // === impl Backoff ===

@@ -25,10 +25,10 @@ pub(crate) fn ours() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// The oldest software that may use the schema; `None` before the first migration. Also the link's ping.
-pub(crate) async fn min_reader(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
+/// The oldest software that may use the schema. Also the link's ping.
+pub(crate) async fn min_reader(connection: &mut PgConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar!("SELECT min_reader FROM schema_info")
-        .fetch_optional(connection)
+        .fetch_one(connection)
         .await
 }
 
@@ -76,7 +76,7 @@ async fn check(connection: &mut PgConnection, schema: &SchemaName) -> Result<(),
     if !there {
         return Ok(());
     }
-    let min_reader = min_reader(&mut *connection).await.map_err(transient)?.unwrap_or(0);
+    let min_reader = min_reader(&mut *connection).await.map_err(transient)?;
     let version: i64 = sqlx::query_scalar("SELECT COALESCE(max(version), 0) FROM _sqlx_migrations")
         .fetch_one(&mut *connection)
         .await

@@ -180,7 +180,8 @@ impl Spokes<'_> {
         run!(self.0, Statement::SpokePut, |db| ensure(db, name))?.record()
     }
 
-    /// Notes when spokes were last heard; an older time than the stored one changes nothing.
+    /// Notes when spokes were last heard; an older time than the stored one changes nothing. A spoke that somebody else
+    /// is writing at the moment is left out, so that hubs cannot lock each other up; its next heartbeat comes.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -191,10 +192,13 @@ impl Spokes<'_> {
         let names: Vec<String> = heard.iter().map(|(name, _)| name.to_string()).collect();
         let times: Vec<_> = heard.iter().map(|(_, at)| at.to_sqlx()).collect();
         run!(self.0, Statement::SpokeTouch, |db| sqlx::query!(
-            "UPDATE spokes s SET last_heartbeat_at = GREATEST(s.last_heartbeat_at, heard.at)
-             FROM (SELECT name, max(at) AS at FROM UNNEST($1::text[], $2::timestamptz[]) AS h(name, at) GROUP BY name)
-                  heard
-             WHERE s.name = heard.name",
+            "WITH heard AS (
+                 SELECT name, max(at) AS at FROM UNNEST($1::text[], $2::timestamptz[]) AS h(name, at) GROUP BY name
+             ), free AS (
+                 SELECT s.name FROM spokes s JOIN heard ON heard.name = s.name FOR NO KEY UPDATE OF s SKIP LOCKED
+             )
+             UPDATE spokes s SET last_heartbeat_at = GREATEST(s.last_heartbeat_at, heard.at)
+             FROM heard JOIN free ON free.name = heard.name WHERE s.name = heard.name",
             &names,
             &times as _
         )

@@ -91,6 +91,25 @@ async fn a_batch_that_is_sent_twice_is_written_once() {
 }
 
 #[tokio::test]
+async fn a_strange_code_spoils_no_batch() {
+    let store = store().await;
+    let strange = CallRow {
+        code: Some("A\0B".to_owned()),
+        ..row("text.upper", now())
+    };
+
+    store
+        .calls()
+        .insert(&[strange, row("text.upper", now())])
+        .await
+        .expect("written");
+
+    let records = store.calls().list(&CallFilter::default()).await.expect("asked");
+    let codes: Vec<_> = records.iter().filter_map(|record| record.code.as_deref()).collect();
+    assert_eq!((records.len(), codes), (2, vec!["A\u{FFFD}B"]));
+}
+
+#[tokio::test]
 async fn records_are_filtered_by_operation_status_and_caller() {
     let store = store().await;
     let mut rows: Vec<_> = ["text.upper", "text.lower", "git.log"]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{config, database, hash, new_key, ready, until, within};
+use crate::fixture::{config, database, execute, hash, new_key, ready, until, within};
 
 #[tokio::test]
 async fn postgres_may_go_and_come_back() {
@@ -45,6 +45,27 @@ async fn postgres_may_go_and_come_back() {
         }
     })
     .await;
+}
+
+/// A managed Postgres without a volume comes back empty.
+#[tokio::test]
+async fn a_schema_that_is_gone_is_made_anew() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    store.keys().create(&new_key(1)).await.expect("made");
+    let mut link = store.link();
+
+    execute(&url, "DROP SCHEMA alkhub CASCADE").await;
+
+    until("it works again", async || match store.keys().find(&hash(1)).await {
+        Ok(None) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    within("the link is up", link.wait_for(LinkState::is_up))
+        .await
+        .expect("the store lives");
+    store.keys().create(&new_key(1)).await.expect("made again");
 }
 
 #[tokio::test]

@@ -418,6 +418,25 @@ async fn connecting_and_leaving_are_noted_in_their_order() {
 }
 
 #[tokio::test]
+async fn hubs_that_note_the_same_heartbeats_do_not_block_each_other() {
+    let store = store().await;
+    let names: Vec<_> = (0..50).map(|number| name(&format!("spoke-{number}"))).collect();
+    for name in &names {
+        store.spokes().ensure_adhoc(name).await.expect("made");
+    }
+    let forth: Vec<_> = names.iter().map(|name| (name.clone(), Timestamp::now())).collect();
+    let back: Vec<_> = forth.iter().rev().cloned().collect();
+
+    for _ in 0..50 {
+        let (one, two) = tokio::join!(store.spokes().touch(&forth), store.spokes().touch(&back));
+        assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    }
+
+    let spokes = store.spokes().list().await.expect("asked");
+    assert!(spokes.iter().all(|spoke| spoke.last_heartbeat_at.is_some()));
+}
+
+#[tokio::test]
 async fn puts_at_the_same_time_end_as_one() {
     let store = store().await;
     let builder = name("builder");
