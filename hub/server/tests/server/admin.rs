@@ -1,0 +1,206 @@
+//! The admin API: keys and spokes, and what ends with them.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, TestHub, hub, new_key};
+use crate::wire::{Dialect, Wire, operation, request};
+
+async fn put(hub: &TestHub, name: &str, spoke: &Value) -> Answer {
+    let request = hub
+        .request(Method::PUT, &format!("/v1/admin/spokes/{name}"))
+        .body(spoke.to_string());
+    Answer::of(request.send().await.expect("answered")).await
+}
+
+async fn delete(hub: &TestHub, path: &str) -> Answer {
+    Answer::of(hub.request(Method::DELETE, path).send().await.expect("answered")).await
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_listed_without_its_secret() {
+    let hub = hub().await;
+    let created = hub
+        .post(
+            "/v1/admin/keys",
+            &json!({ "name": "ci", "scopes": ["call:*"], "expiresInSeconds": 60 }),
+        )
+        .await;
+    assert_eq!(created.status, 201);
+    let key = created.body["data"]["key"].as_str().expect("a key");
+
+    let list = hub.get("/v1/admin/keys").await;
+
+    let ci = list.body["data"]
+        .as_array()
+        .expect("keys")
+        .iter()
+        .find(|key| key["name"] == "ci")
+        .expect("listed");
+    assert!(key.starts_with(ci["hint"].as_str().expect("a hint")));
+    assert!(ci["expiresAt"].is_string());
+    assert!(!list.text.contains(key));
+    for (bad, named) in [
+        (json!({ "name": "", "scopes": [] }), "name"),
+        (json!({ "name": "x", "scopes": ["with space"] }), "scopes"),
+        (
+            json!({ "name": "x", "scopes": [], "expiresInSeconds": 0 }),
+            "expiresInSeconds",
+        ),
+        (
+            json!({ "name": "x", "scopes": [], "spoke": "Not A Label" }),
+            "spoke name",
+        ),
+    ] {
+        hub.post("/v1/admin/keys", &bad)
+            .await
+            .is_problem(400, "BAD_REQUEST")
+            .names(named);
+    }
+}
+
+#[tokio::test]
+async fn only_admins_may_administer() {
+    let hub = hub().await;
+    let (key, _) = hub
+        .key(&["call:*", "operations:read", "spokes:read", "calls:read", "spoke"])
+        .await;
+    for (method, path) in [
+        (Method::GET, "/v1/admin/hub"),
+        (Method::GET, "/v1/admin/keys"),
+        (Method::DELETE, "/v1/admin/keys/x"),
+        (Method::GET, "/v1/admin/spokes/x"),
+        (Method::DELETE, "/v1/admin/spokes/x"),
+    ] {
+        let answer = Answer::of(hub.as_key(&key, method, path).send().await.expect("answered")).await;
+        answer.is_problem(403, "ACCESS_DENIED").names("admin");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_its_sockets_with_4401_and_is_401_from_then_on() {
+    let hub = hub().await;
+    let (key, id) = hub.key(&["events:subscribe:*"]).await;
+    let mut socket = Wire::connect(&hub, &key).await;
+    let mut other = Wire::connect(&hub, &hub.admin).await;
+
+    assert_eq!(delete(&hub, &format!("/v1/admin/keys/{id}")).await.status, 200);
+
+    assert_eq!(socket.closed().await, (4401, "the key was revoked".to_owned()));
+    assert_eq!(Wire::refused(request(&hub, Some(&key))).await, 401);
+    let answer = Answer::of(
+        hub.as_key(&key, Method::GET, "/v1/operations")
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
+    answer.is_problem(401, "UNAUTHENTICATED").names("revoked");
+    assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"alkhub\"");
+    other.text(r#"{"type":"__subscribe","id":"","payload":"a:1"}"#).await;
+    other.expect("__subscribed").await;
+    delete(&hub, "/v1/admin/keys/not-an-id")
+        .await
+        .is_problem(404, "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_spoke_is_declared_connects_with_its_key_and_goes_with_its_resource() {
+    let hub = hub().await;
+    let key = new_key();
+    let declared = json!({ "uid": "u-1", "key": key, "operations": ["text.*"], "labels": { "team": "a" } });
+    assert_eq!(put(&hub, "builder", &declared).await.status, 201);
+    assert_eq!(put(&hub, "builder", &declared).await.status, 200);
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "upper", "query")])
+        .await;
+
+    let info = hub.get("/v1/admin/spokes/builder").await;
+    assert_eq!(info.body["data"]["status"], "connected", "{info:?}");
+    assert_eq!(info.body["data"]["operations"], json!(["text.upper"]));
+    let report = hub.get("/v1/admin/hub").await;
+    assert_eq!(report.body["data"]["spokesConnected"], 1, "{report:?}");
+    assert_eq!(report.body["data"]["postgres"], "up");
+    assert_eq!(report.body["data"]["redis"], "none");
+    assert_eq!(report.body["data"]["hubId"], hub.hub.hub_id().as_str());
+
+    delete(&hub, "/v1/admin/spokes/builder?uid=another")
+        .await
+        .is_problem(404, "NOT_FOUND");
+    assert_eq!(delete(&hub, "/v1/admin/spokes/builder?uid=u-1").await.status, 204);
+    assert_eq!(spoke.closed().await.0, 4401);
+    hub.get("/v1/admin/spokes/builder").await.is_problem(404, "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_suspended_spoke_is_let_go_and_refused_at_the_door() {
+    let hub = hub().await;
+    let key = new_key();
+    put(&hub, "builder", &json!({ "uid": "u-1", "key": key })).await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+
+    put(&hub, "builder", &json!({ "uid": "u-1", "suspended": true })).await;
+
+    assert_eq!(spoke.closed().await.0, 4403);
+    assert_eq!(Wire::refused(request(&hub, Some(&key))).await, 403);
+    put(&hub, "builder", &json!({ "uid": "u-1", "suspended": false })).await;
+    Wire::connect(&hub, &key).await;
+}
+
+#[tokio::test]
+async fn a_new_uid_is_another_spoke_and_a_sweep_removes_those_without_a_resource() {
+    let hub = hub().await;
+    let (old, new) = (new_key(), new_key());
+    put(&hub, "builder", &json!({ "uid": "u-1", "key": old })).await;
+    let mut spoke = Wire::connect(&hub, &old).await;
+    put(&hub, "builder", &json!({ "uid": "u-2", "key": new })).await;
+    assert_eq!(spoke.closed().await.0, 4401);
+    let mut spoke = Wire::connect(&hub, &new).await;
+
+    let kept = hub.post("/v1/admin/spokes/sweep", &json!({ "uids": ["u-2"] })).await;
+    assert_eq!(kept.body["data"]["revokedKeys"], json!([]), "{kept:?}");
+    let swept = hub.post("/v1/admin/spokes/sweep", &json!({ "uids": [] })).await;
+
+    assert_eq!(
+        swept.body["data"]["revokedKeys"].as_array().map(Vec::len),
+        Some(1),
+        "{swept:?}"
+    );
+    assert_eq!(spoke.closed().await.0, 4401);
+}
+
+#[tokio::test]
+async fn what_a_spoke_may_not_be_is_told() {
+    let hub = hub().await;
+    let (taken, _) = hub.key(&[]).await;
+    for (name, spoke, status, code, named) in [
+        ("Bad_Name", json!({ "uid": "u" }), 400, "BAD_REQUEST", "spoke name"),
+        ("a", json!({ "uid": "" }), 400, "BAD_REQUEST", "uid"),
+        (
+            "a",
+            json!({ "uid": "u", "key": "alk_short" }),
+            400,
+            "BAD_REQUEST",
+            "key",
+        ),
+        (
+            "a",
+            json!({ "uid": "u", "operations": ["hub.*"] }),
+            400,
+            "BAD_REQUEST",
+            "hub.*",
+        ),
+        (
+            "a",
+            json!({ "uid": "u", "operations": ["x"] }),
+            400,
+            "BAD_REQUEST",
+            "`x`",
+        ),
+        ("a", json!({ "uid": "u", "colour": 1 }), 400, "BAD_REQUEST", "colour"),
+        ("a", json!({ "uid": "u", "key": taken }), 409, "CONFLICT", "key"),
+    ] {
+        put(&hub, name, &spoke).await.is_problem(status, code).names(named);
+    }
+}

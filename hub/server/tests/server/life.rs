@@ -1,0 +1,249 @@
+//! How a hub starts, lives without Postgres or Redis, and ends.
+
+use std::time::Duration;
+
+use alkhub_server::{Hub, StartError};
+use alkhub_store::private::Server;
+use reqwest::{Certificate, Client, Method};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, starting_hub, until};
+use crate::wire::{Dialect, Wire, operation};
+
+async fn ready_is(hub: &TestHub, status: u16, named: &str) -> Answer {
+    until(|| async {
+        let answer = hub.management("/readyz").await;
+        if answer.status == status && answer.text.contains(named) {
+            Ok(answer)
+        } else {
+            Err(answer.text)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_hub_whose_postgres_is_away_keeps_trying_and_says_so() {
+    let server = Server::temporary().await.expect("starts");
+    server.stop().await.expect("stops");
+    let hub = starting_hub(|config| config.store.database_url = Some(server.url().into()));
+
+    let report = ready_is(&hub, 503, "\"postgres\":{\"state\":\"down\"").await;
+    assert_eq!(report.body["status"], "starting");
+    hub.get("/v1/operations").await.is_problem(503, "UNAVAILABLE");
+
+    server.start_again().await.expect("starts");
+    ready_is(&hub, 200, "\"status\":\"ok\"").await;
+    assert_eq!(hub.get("/v1/operations").await.status, 200);
+
+    let (unused, _) = hub.key(&["operations:read"]).await;
+    server.stop().await.expect("stops");
+    ready_is(&hub, 200, "\"status\":\"degraded\"").await;
+    assert_eq!(
+        hub.get("/v1/operations").await.status,
+        200,
+        "a key that is known goes on"
+    );
+    let unknown = hub
+        .as_key(&unused, Method::GET, "/v1/operations")
+        .send()
+        .await
+        .expect("answered");
+    Answer::of(unknown).await.is_problem(503, "UNAVAILABLE");
+    hub.get("/v1/calls").await.is_problem(503, "UNAVAILABLE");
+    hub.hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hub_whose_redis_is_away_is_not_ready_and_names_it() {
+    let hub = starting_hub(|config| config.events.redis_url = Some("redis://127.0.0.1:1/".into()));
+
+    let report = ready_is(&hub, 503, "\"redis\":{\"state\":\"down\"").await;
+
+    assert_eq!(report.body["status"], "starting");
+    assert_eq!(hub.management("/livez").await.status, 200);
+    hub.hub.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_drains_finishes_its_calls_and_closes_with_a_reason() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "upper", "query")])
+        .await;
+    let mut idle = Wire::connect(&hub, &hub.admin).await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
+    let call = spoke.expect("call.requested").await;
+    let events = hub
+        .request(Method::GET, "/v1/events?topic=a:1")
+        .send()
+        .await
+        .expect("answered");
+
+    let (ended, ()) = tokio::join!(timeout(LIMIT, hub.hub.shutdown()), async {
+        assert_eq!(idle.closed().await.0, 1001);
+        let draining = hub.management("/readyz").await;
+        assert_eq!((draining.status, &draining.body["status"]), (503, &json!("draining")));
+        assert!(
+            hub.client.get(hub.hub.url()).send().await.is_err(),
+            "no new connections"
+        );
+        spoke.respond(&call, json!("X")).await;
+        assert_eq!(client.expect("call.responded").await["payload"]["output"]["data"], "X");
+        let (code, reason) = client.closed().await;
+        assert_eq!((code, reason.as_str()), (1001, "the hub is going away: connect again"));
+        assert_eq!(spoke.closed().await.0, 1001);
+    });
+
+    ended.expect("ends in time");
+    assert!(
+        events
+            .text()
+            .await
+            .expect("the stream came to its end")
+            .starts_with("retry: ")
+    );
+    assert!(hub.client.get(hub.hub.management_url()).send().await.is_err());
+}
+
+#[tokio::test]
+async fn calls_that_outlast_the_drain_are_failed() {
+    let hub = hub_with(|config| config.server.drain_timeout = Duration::from_millis(100)).await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "upper", "query")])
+        .await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
+    spoke.expect("call.requested").await;
+
+    let (ended, closed) = tokio::join!(timeout(LIMIT, hub.hub.shutdown()), client.closed());
+
+    ended.expect("ends in time");
+    assert_eq!(closed.0, 1001);
+}
+
+#[tokio::test]
+async fn two_hubs_run_in_one_process_and_share_nothing() {
+    let (one, two) = tokio::join!(hub(), hub());
+    let mut socket = Wire::connect(&two, &two.admin).await;
+    socket.text(r#"{"type":"__subscribe","id":"","payload":"a:1"}"#).await;
+    socket.expect("__subscribed").await;
+
+    let published = one.post("/v1/events/a/1", &json!(1)).await;
+
+    assert_eq!(published.body["data"]["localSubscribers"], 0);
+    let crossed = one
+        .client
+        .get(format!("{}/v1/operations", two.hub.url()))
+        .bearer_auth(&one.admin);
+    assert_eq!(crossed.send().await.expect("answered").status(), 401);
+    assert_eq!(one.metric(r#"alkhub_connections{kind="websocket"}"#).await, Some(0.0));
+    assert_eq!(two.metric(r#"alkhub_connections{kind="websocket"}"#).await, Some(1.0));
+    assert_ne!(one.hub.hub_id(), two.hub.hub_id());
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_which_setting() {
+    let running = hub().await;
+    let taken = running.hub.url().replace("http://", "");
+    let start = |change: &dyn Fn(&mut alkhub_config::HubConfig)| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = crate::harness::config(folder.path(), &crate::harness::new_key());
+        change(&mut config);
+        Hub::start(config).map(|_| ()).expect_err("does not start").to_string()
+    };
+
+    let errors = [
+        (
+            start(&|config| config.server.listen = taken.parse().expect("an address")),
+            "server.listen",
+        ),
+        (start(&|config| config.auth.hash_key_file = None), "auth.hash-key-file"),
+        (
+            start(&|config| config.auth.hash_key_file = config.auth.admin_key_file.clone()),
+            "auth.hash-key-file",
+        ),
+        (
+            start(&|config| config.auth.admin_key_file = config.auth.hash_key_file.clone()),
+            "auth.admin-key-file",
+        ),
+        (start(&|config| config.store.database_url = None), "store.database-url"),
+        (
+            start(&|config| config.server.cors_origins = vec!["\n".to_owned()]),
+            "server.cors-origins",
+        ),
+        (
+            start(&|config| config.server.outbox_messages = 0),
+            "server.outbox-messages",
+        ),
+    ];
+
+    for (error, setting) in errors {
+        assert!(error.contains(setting), "{error}");
+    }
+    assert!(matches!(
+        Hub::start(alkhub_config::HubConfig::default()),
+        Err(StartError::HashKeyMissing)
+    ));
+}
+
+#[tokio::test]
+async fn tls_is_terminated_when_a_certificate_is_given() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let pem = certified.cert.pem();
+    let hub = hub_with(|config| {
+        let folder = config
+            .auth
+            .hash_key_file
+            .as_ref()
+            .and_then(|file| file.parent())
+            .expect("a folder");
+        let (cert_file, key_file) = (folder.join("tls.crt"), folder.join("tls.key"));
+        std::fs::write(&cert_file, &pem).expect("written");
+        std::fs::write(&key_file, certified.signing_key.serialize_pem()).expect("written");
+        config.server.tls = Some(alkhub_config::TlsConfig { cert_file, key_file });
+    })
+    .await;
+    assert!(hub.folder().join("tls.crt").exists());
+    let authority = Certificate::from_pem(pem.as_bytes()).expect("PEM");
+    let client = Client::builder().tls_certs_only([authority]).build().expect("a client");
+    let url = hub.hub.url().replace("127.0.0.1", "localhost");
+    assert!(url.starts_with("https://"));
+
+    let answer = client
+        .get(format!("{url}/v1/operations"))
+        .bearer_auth(&hub.admin)
+        .send()
+        .await
+        .expect("answered");
+
+    assert_eq!(answer.status(), 200);
+    assert!(
+        hub.client.get(url).send().await.is_err(),
+        "a client that does not know the certificate"
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_there_and_plain() {
+    let hub = hub().await;
+    let metrics = hub.management("/metrics").await;
+
+    for family in [
+        "alkhub_build_info",
+        "alkhub_ready",
+        "alkhub_connections",
+        "alkhub_websocket_messages_total",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(metrics.text.contains(&format!("# HELP {family} ")), "{family}");
+    }
+    assert_eq!(hub.metric("alkhub_ready").await, Some(1.0));
+    assert!(alkhub_server::metrics_reference().lines().count() >= 9);
+}

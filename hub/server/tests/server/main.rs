@@ -1,0 +1,11 @@
+//! The server as its clients see it: real sockets, a real Postgres, raw frames, no SDK.
+
+mod admin;
+mod events;
+mod harness;
+mod http;
+mod life;
+mod limits;
+mod memory;
+mod socket;
+mod wire;
