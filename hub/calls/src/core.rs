@@ -9,6 +9,7 @@ use alkhub_events::Cluster;
 use alkhub_protocol::{CallError, Code, HubId, RequestId};
 use alkhub_store::Store;
 use dashmap::DashMap;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) cluster: Cluster,
     pub(crate) store: Store,
     pub(crate) tasks: TaskTracker,
+    /// For what is spawned when a value is dropped: that may happen outside the runtime.
+    pub(crate) runtime: Handle,
     pub(crate) stop: CancellationToken,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) specs: Arc<Specs>,
@@ -91,6 +94,7 @@ impl Core {
             cluster,
             store,
             tasks,
+            runtime: Handle::current(),
             stop,
             metrics,
             specs,

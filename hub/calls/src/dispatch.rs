@@ -199,39 +199,6 @@ impl Core {
         })
     }
 
-    /// Sends a call that surely reached nobody to another instance, once; else it fails.
-    pub(crate) fn reroute(&self, call: &Arc<Call>, from: &Arc<Instance>) {
-        let first_time = {
-            let mut leg = call.leg.lock();
-            if !leg.to.instance().is_some_and(|instance| Arc::ptr_eq(instance, from)) {
-                return;
-            }
-            let to = std::mem::take(&mut leg.to);
-            self.release(&to, call.key);
-            leg.resent += 1;
-            leg.resent == 1
-        };
-        if let Origin::Hub { hub, key } = &call.origin {
-            // The caller's hub sends it again, this one never does.
-            let (hub, key) = (hub.clone(), *key);
-            self.end(call.key, crate::sink::End::Silent, None);
-            return self.answer_moved(&hub, key);
-        }
-        let pool = self.directory.pool(&call.operation.name).filter(|pool| {
-            let same = |operation: &Arc<Operation>| operation.hash == call.operation.hash;
-            first_time && pool.operation.as_ref().is_some_and(same)
-        });
-        let sent = pool.map(|pool| self.send(call, &pool, Some(from)));
-        match sent {
-            Some(Ok(())) => self.metrics.resent.inc(),
-            Some(Err(_)) | None => {
-                let message = format!("spoke `{}` left before it got the call", from.entry.spoke);
-                let error = CallError::new(Code::SpokeLost, message).retryable();
-                self.end(call.key, crate::sink::End::Failed(error), None);
-            }
-        }
-    }
-
     /// Gives back what a leg held.
     pub(crate) fn release(&self, to: &To, key: u64) {
         let Some(instance) = to.instance() else { return };

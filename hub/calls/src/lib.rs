@@ -33,6 +33,7 @@ mod records;
 mod register;
 mod relay;
 mod reply;
+mod resend;
 mod router;
 mod schema;
 mod serve;

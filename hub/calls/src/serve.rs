@@ -55,7 +55,7 @@ impl Core {
             }
             Ok(Message::Moved { from, key }) => {
                 if let Some((call, instance)) = self.call_at(&from, key) {
-                    self.reroute(&call, &instance);
+                    self.moved(&call, &instance);
                 }
             }
             Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),

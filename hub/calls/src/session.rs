@@ -84,7 +84,7 @@ impl Session {
         self.core.lose(&self.link);
         let (core, link, generation) = (Arc::clone(&self.core), Arc::clone(&self.link), self.generation);
         // A second unregistration, after a close, is fenced or finds nothing.
-        let told = self.core.tasks.spawn(async move {
+        let tell = async move {
             let unregister = core.cluster.unregister(&link.spoke, &link.instance, generation);
             match tokio::time::timeout(UNREGISTER_WAIT, unregister).await {
                 Ok(Ok(())) => {}
@@ -95,8 +95,8 @@ impl Session {
                     tracing::warn!(spoke.id = %link.spoke, "the directory was not told in time that a spoke left")
                 }
             }
-        });
-        Some(told)
+        };
+        Some(self.core.tasks.spawn_on(tell, &self.core.runtime))
     }
 }
 

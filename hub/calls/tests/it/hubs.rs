@@ -318,3 +318,112 @@ async fn slots_count_for_callers_of_every_hub() {
     drop(spoke);
     pair.end().await;
 }
+
+#[tokio::test]
+async fn a_call_follows_a_spoke_that_registers_again_meanwhile() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+
+    // Each registration has a generation of its own; calls of hub A may still name the one before.
+    for round in 0..20 {
+        let input = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
+        let caller = admin();
+        let registering = pair.b.calls.register(&caller, input, spoke.connection.clone());
+        let calling = pair.a.call("text.upper", json!(round));
+        let answering = async {
+            let (output, session) = registering.await.expect("registers");
+            spoke.session = session;
+            let call = spoke.next_call().await;
+            spoke.respond(&call.request_id, json!(round));
+            output
+        };
+        let (answer, _) = tokio::join!(calling, within("the call", answering));
+        assert_eq!(answer.expect("answered")["data"], round);
+    }
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
+    let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
+    let postgres = postgres.expect("Postgres is installed");
+    let options = |name| HubOptions {
+        name,
+        redis: Some(redis.url()),
+        postgres: Some(postgres.url()),
+        ..HubOptions::default()
+    };
+    let a = Hub::start(options("pod-a-a1")).await;
+    let (ready, is_ready) = tokio::sync::oneshot::channel();
+    let b = options("pod-b-b1");
+    let other = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (_hub, _spoke) = runtime.block_on(async {
+            let hub = Hub::start(b).await;
+            let mut spoke = Spoke::connect(&hub, "text", &[mutation("text.upper")]).await;
+            ready.send(spoke.output.generation).expect("waited for");
+            spoke.next_call().await;
+            (hub, spoke)
+        });
+        // Nothing of it runs any more, and nobody was told.
+        runtime.shutdown_background();
+    });
+    sees(&a, "text.upper", is_ready.await.expect("ready")).await;
+    let (ticket, mut answers) = a.dispatch(request("text.upper", json!("sent before")));
+    ticket.expect("routed");
+    tokio::task::spawn_blocking(|| other.join())
+        .await
+        .expect("joined")
+        .expect("crashed as told");
+
+    let error = within("the next call", a.call("text.upper", json!("sent after")))
+        .await
+        .expect_err("nobody there");
+    assert_eq!(
+        (error.code, error.delivered, error.retryable),
+        (Code::SpokeLost, Delivered::No, true)
+    );
+
+    let Some(Answer::Failed(error)) = within("the lease to end", answers.recv()).await else {
+        panic!("it must fail");
+    };
+    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+    a.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn without_postgres_an_operation_of_another_hub_waits_for_its_specification() {
+    let pair = Pair::start().await;
+    pair.postgres.stop().await.expect("stops");
+    let mut spoke = Spoke::connect(&pair.b, "text", &[query("text.upper")]).await;
+    let name = "text.upper".parse().expect("valid");
+    until("hub A to know the instance", || match pair.a.calls.instances().len() {
+        1 => Ok(()),
+        n => Err(format!("{n} instances")),
+    })
+    .await;
+
+    let error = pair
+        .a
+        .call("text.upper", json!(1))
+        .await
+        .expect_err("its schema is not known");
+    assert_eq!((error.code, error.retryable), (Code::Unavailable, true));
+    let answering = async {
+        let call = spoke.next_call().await;
+        spoke.respond(&call.request_id, json!(1));
+    };
+    let (answer, ()) = tokio::join!(pair.b.call("text.upper", json!(1)), answering);
+    assert!(answer.is_ok(), "on the spoke's own hub calls go on: {answer:?}");
+
+    pair.postgres.start_again().await.expect("starts");
+    until("hub A to load the specification", || {
+        let found = pair.a.calls.operation(&admin(), &name);
+        found.map(drop).ok_or_else(|| "not loaded".to_owned())
+    })
+    .await;
+    drop(spoke);
+    pair.end().await;
+}

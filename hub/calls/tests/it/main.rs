@@ -4,6 +4,7 @@
 //! starts its own.
 
 mod calling;
+mod churn;
 mod deadlines;
 mod fixture;
 mod hubs;
