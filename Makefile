@@ -13,7 +13,7 @@ NATS     := target/tools/nats/nats-server
 NODES    ?= 2
 
 .PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps generate sqlx images servers charts alerts \
-        containers cluster cluster-binaries e2e bench
+        containers cluster cluster-binaries e2e harness bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,7 +23,7 @@ dev: ## a hub on this machine: builds it, installs PostgreSQL when missing, star
 	cargo build --locked -p alkhub-cli
 	$(BIN)/alkhub dev $(ARGS)
 
-test: deps fmt clippy deny unit alerts images charts containers e2e ## everything that CI runs, on a fresh machine too
+test: deps fmt clippy deny unit alerts images charts containers harness e2e ## everything that CI runs, on a fresh machine too
 
 check: fmt clippy unit-fast tidy ## before a commit: under three minutes
 
@@ -71,9 +71,8 @@ cluster-binaries:
 charts: cluster-binaries ## lint and render the charts
 	PATH=$(CURDIR)/target/cluster/bin:$$PATH deploy/charts.sh check
 
-alerts: ## promtool on the alert rules
-	promtool check rules deploy/alerts/alkhub.yaml
-	promtool test rules deploy/alerts/tests.yaml
+alerts: ## alert rules, dashboard and scrape configurations, by promtool
+	deploy/monitoring.sh check
 
 containers: servers ## the images as containers of a Docker engine, by testcontainers
 	cargo test --locked -p alkhub-tests --test containers --no-run
@@ -92,6 +91,9 @@ e2e: cluster-binaries servers ## end to end on a real Kubernetes, or on the one 
 	  $(CLUSTER) up --nodes $(NODES) $(addprefix --image ,$(IMAGES)) --dump target/cluster/dump -- \
 	    cargo test --locked -p alkhub-tests --test e2e; \
 	fi
+
+harness: cluster-binaries servers ## the test cluster itself: boots, faults, nothing left behind
+	cargo test --locked -p alkhub-cluster --test cluster -- --ignored --test-threads=1
 
 bench: $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
 	cargo build --locked --release -p alkhub-cli -p alkhub-tests --bins

@@ -13,7 +13,7 @@ kubectl get nodes,hubs,spokes,pods -o wide
 export PATH=$PWD/target/debug:$PATH
 export ALKHUB_URL ALKHUB_TOKEN
 ALKHUB_URL=http://$(kubectl get service demo -o 'jsonpath={.spec.clusterIP}:{.spec.ports[0].port}')
-ALKHUB_TOKEN=$(kubectl get secret demo-auth -o 'go-template={{ index .data "admin.key" | base64decode }}')
+ALKHUB_TOKEN=$(kubectl get secret demo-auth -o 'go-template={{ index .data "admin-key" | base64decode }}')
 cat <<T
 
 ALKHUB_URL and ALKHUB_TOKEN point to the Hub demo. Try:

@@ -1,0 +1,153 @@
+//! `make bench`: what alkhub costs, side by side with a peer in one run.
+//!
+//! Every figure is CPU time of the servers' own accounting (`/proc/PID/stat`), divided by what they delivered; the
+//! load runs in this process. Rounds of the peers are interleaved. A run that lost a delivery fails. Where a lone
+//! message is measured, servers and load sit on one CPU: wake-ups across virtual CPUs would hide everything else.
+//! Figures are compared only within one run.
+
+mod calls;
+mod fanout;
+mod idle;
+mod peer;
+mod process;
+mod report;
+mod ws;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::peer::{Kind, Servers};
+use crate::report::Report;
+
+/// Measures alkhub beside nats-server and prints a table.
+#[derive(Debug, Parser)]
+#[command(
+    after_help = "Examples:\n  bench --alkhub target/release/alkhub --nats target/tools/nats/nats-server\n  bench --rounds 1 --only calls …   one round of the cases whose name has `calls`"
+)]
+pub(crate) struct Args {
+    /// The binary `alkhub`, built with --release.
+    #[arg(long)]
+    alkhub: PathBuf,
+    /// The binary `nats-server`.
+    #[arg(long)]
+    nats: PathBuf,
+    /// Rounds of each case and peer.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds that each round measures.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Only cases whose name has this text.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Writes the table to this file too.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// One thing that is measured.
+#[derive(Clone, Copy, Debug)]
+enum Case {
+    /// One publisher, 1,000 WebSockets, this many events in flight.
+    FanOut(usize),
+    /// A request and its answer, this many in flight, on one server or across two.
+    Calls { in_flight: usize, servers: usize },
+    /// Resident memory of an idle WebSocket with one subscription.
+    Idle,
+}
+
+const CASES: [Case; 6] = [
+    Case::FanOut(1),
+    Case::FanOut(64),
+    Case::Calls {
+        in_flight: 1,
+        servers: 1,
+    },
+    Case::Calls {
+        in_flight: 128,
+        servers: 1,
+    },
+    Case::Calls {
+        in_flight: 128,
+        servers: 2,
+    },
+    Case::Idle,
+];
+
+impl Case {
+    fn name(self) -> String {
+        match self {
+            Self::FanOut(1) => "fan-out 1 -> 1,000, one at a time (one CPU)".to_owned(),
+            Self::FanOut(n) => format!("fan-out 1 -> 1,000, {n} in flight"),
+            Self::Calls { in_flight: 1, .. } => "calls, one at a time (one CPU)".to_owned(),
+            Self::Calls { in_flight, servers: 1 } => format!("calls, {in_flight} in flight"),
+            Self::Calls { in_flight, .. } => format!("calls across two servers, {in_flight} in flight"),
+            Self::Idle => "memory of an idle connection".to_owned(),
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::FanOut(_) => "us CPU/delivery",
+            Self::Calls { .. } => "us CPU/call",
+            Self::Idle => "KiB/connection",
+        }
+    }
+
+    /// Lone messages are measured with everything on one CPU.
+    fn pinned(self) -> bool {
+        matches!(self, Self::FanOut(1) | Self::Calls { in_flight: 1, .. })
+    }
+
+    fn servers(self) -> usize {
+        match self {
+            Self::Calls { servers, .. } => servers,
+            Self::FanOut(_) | Self::Idle => 1,
+        }
+    }
+
+    async fn measure(self, servers: &Servers, length: Duration) -> Result<f64> {
+        match self {
+            Self::FanOut(in_flight) => fanout::measure(servers, in_flight, length).await,
+            Self::Calls { in_flight, .. } => calls::measure(servers, in_flight, length).await,
+            Self::Idle => idle::measure(servers).await,
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let mut report = Report::new(&args)?;
+    for case in CASES.into_iter().filter(|case| case.name().contains(&args.only)) {
+        process::pin(case.pinned()).context("pinning to a CPU")?;
+        // A runtime of its own, so that its threads inherit the pinning.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let mut figures = [Vec::new(), Vec::new()];
+        for round in 0..args.rounds {
+            for (kind, figures) in [Kind::Alkhub, Kind::Nats].into_iter().zip(&mut figures) {
+                let figure = runtime.block_on(async {
+                    let servers = Servers::start(kind, case.servers(), &args).await?;
+                    case.measure(&servers, Duration::from_secs(args.seconds)).await
+                });
+                let figure = figure.with_context(|| format!("{}, {kind:?}, round {round}", case.name()))?;
+                eprintln!(
+                    "{}: {kind:?} round {}: {figure:.2} {}",
+                    case.name(),
+                    round + 1,
+                    case.unit()
+                );
+                figures.push(figure);
+            }
+        }
+        let [alkhub, nats] = figures;
+        report.row(&case.name(), case.unit(), &alkhub, &nats);
+    }
+    report.finish(args.out.as_deref())
+}

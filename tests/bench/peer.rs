@@ -1,0 +1,261 @@
+//! The two peers: how each is started and what each says on the wire.
+
+use std::path::Path;
+use std::time::Duration;
+
+use alkhub_store::private;
+use alkhub_tests::redis::{RedisServer, free_port};
+use alkhub_tests::wait;
+use anyhow::{Context as _, Result, ensure};
+
+use crate::Args;
+use crate::process::Server;
+use crate::ws::{self, Reader, Writer};
+
+const KEY: [u8; 32] = [0x5a; 32];
+
+/// Which server is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Ours.
+    Alkhub,
+    /// nats-server over its WebSocket listener.
+    Nats,
+}
+
+/// One or two servers that work together, and what they need.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    kind: Kind,
+    nodes: Vec<Server>,
+    addresses: Vec<String>,
+    token: String,
+    redis: Option<RedisServer>,
+    _postgres: Option<private::Server>,
+    _folder: tempfile::TempDir,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// How many events one message carries.
+    pub(crate) fn deliveries(self, message: &[u8]) -> usize {
+        match self {
+            Self::Alkhub => 1,
+            Self::Nats => message.windows(4).filter(|window| window == b"MSG ").count(),
+        }
+    }
+}
+
+// === impl Servers ===
+
+impl Servers {
+    /// Starts them and waits until they serve.
+    pub(crate) async fn start(kind: Kind, count: usize, args: &Args) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        match kind {
+            Kind::Alkhub => Self::alkhub(&args.alkhub, count, folder).await,
+            Kind::Nats => Self::nats(&args.nats, count, folder).await,
+        }
+    }
+
+    async fn alkhub(program: &Path, count: usize, folder: tempfile::TempDir) -> Result<Self> {
+        let postgres = private::Server::temporary().await?;
+        let database = postgres.create_database("bench").await?;
+        let redis = if count > 1 {
+            Some(RedisServer::start().await?)
+        } else {
+            None
+        };
+        let key = alkhub_protocol::ApiKey::from_entropy(KEY);
+        let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+        std::fs::write(file("hash.key"), "a5".repeat(32))?;
+        std::fs::write(file("admin.key"), key.expose())?;
+        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+        for node in 0..count {
+            let (port, management) = (free_port()?, free_port()?);
+            let mut environment = vec![
+                ("ALKHUB_SERVER__LISTEN", format!("127.0.0.1:{port}")),
+                ("ALKHUB_SERVER__MANAGEMENT_LISTEN", format!("127.0.0.1:{management}")),
+                ("ALKHUB_STORE__DATABASE_URL", database.clone()),
+                ("ALKHUB_AUTH__HASH_KEY_FILE", file("hash.key")),
+                ("ALKHUB_AUTH__ADMIN_KEY_FILE", file("admin.key")),
+                ("ALKHUB_POD__NAME", format!("bench-{node}")),
+                ("ALKHUB_TELEMETRY__LOG_FILTER", "warn".to_owned()),
+            ];
+            if let Some(redis) = &redis {
+                environment.push(("ALKHUB_EVENTS__REDIS_URL", redis.url()));
+            }
+            let log = folder.path().join(format!("alkhub-{node}.log"));
+            let mut server = Server::start(program, &["serve"], &environment, &log)?;
+            serves(&mut server, &format!("http://127.0.0.1:{management}/readyz"), &log).await;
+            nodes.push(server);
+            addresses.push(format!("127.0.0.1:{port}"));
+        }
+        let token = key.expose().to_owned();
+        Ok(Self {
+            kind: Kind::Alkhub,
+            nodes,
+            addresses,
+            token,
+            redis,
+            _postgres: Some(postgres),
+            _folder: folder,
+        })
+    }
+
+    async fn nats(program: &Path, count: usize, folder: tempfile::TempDir) -> Result<Self> {
+        let routes: Vec<u16> = (0..count).map(|_| free_port()).collect::<Result<_>>()?;
+        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+        for (node, route) in routes.iter().enumerate() {
+            let (port, client, monitor) = (free_port()?, free_port()?, free_port()?);
+            let peers: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+            let cluster = if count > 1 {
+                format!(
+                    "cluster {{ name: bench, listen: \"127.0.0.1:{route}\", routes: [{}] }}",
+                    peers.join(", ")
+                )
+            } else {
+                String::new()
+            };
+            let config = format!(
+                "server_name: n{node}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+                 websocket {{ listen: \"127.0.0.1:{port}\", no_tls: true }}\n{cluster}\n"
+            );
+            let path = folder.path().join(format!("nats-{node}.conf"));
+            std::fs::write(&path, config)?;
+            let log = folder.path().join(format!("nats-{node}.log"));
+            let mut server = Server::start(program, &["-c", &path.to_string_lossy()], &[], &log)?;
+            let health = if node + 1 == count && count > 1 {
+                "routez"
+            } else {
+                "healthz"
+            };
+            serves(&mut server, &format!("http://127.0.0.1:{monitor}/{health}"), &log).await;
+            nodes.push(server);
+            addresses.push(format!("127.0.0.1:{port}"));
+        }
+        Ok(Self {
+            kind: Kind::Nats,
+            nodes,
+            addresses,
+            token: String::new(),
+            redis: None,
+            _postgres: None,
+            _folder: folder,
+        })
+    }
+
+    /// CPU time that all servers have used, the Redis between two hubs included.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let mut total = Duration::ZERO;
+        for node in &self.nodes {
+            total += node.cpu()?;
+        }
+        if let Some(redis) = &self.redis {
+            total += redis.cpu()?;
+        }
+        Ok(total)
+    }
+
+    /// Resident memory of the first server in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        self.nodes[0].resident_bytes()
+    }
+
+    /// Which peer this is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// A WebSocket to one node, greeted as the peer wants it.
+    pub(crate) async fn connect(&self, node: usize) -> Result<(Reader, Writer)> {
+        let address = &self.addresses[node.min(self.addresses.len() - 1)];
+        match self.kind {
+            Kind::Alkhub => ws::connect(address, "/v1/ws", &format!("Authorization: Bearer {}\r\n", self.token)).await,
+            Kind::Nats => {
+                let (mut reader, mut writer) = ws::connect(address, "/", "").await?;
+                let info = reader.next().await?;
+                ensure!(info.starts_with(b"INFO "), "unexpected greeting {info:?}");
+                writer
+                    .send(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\nPING\r\n", true)
+                    .await?;
+                while !reader.next().await?.ends_with(b"PONG\r\n") {}
+                Ok((reader, writer))
+            }
+        }
+    }
+
+    /// Subscribes to one topic and waits until the server has confirmed.
+    pub(crate) async fn subscribe(&self, reader: &mut Reader, writer: &mut Writer, topic: &str) -> Result<()> {
+        match self.kind {
+            Kind::Alkhub => {
+                let frame = format!(r#"{{"type":"__subscribe","id":"","payload":{{"topic":"{topic}"}}}}"#);
+                writer.send(frame.as_bytes(), false).await?;
+                let answer = reader.next().await?;
+                ensure!(contains(&answer, b"__subscribed"), "not subscribed: {answer:?}");
+            }
+            Kind::Nats => {
+                writer
+                    .send(
+                        format!("SUB {} 1\r\nPING\r\n", topic.replace(':', ".")).as_bytes(),
+                        true,
+                    )
+                    .await?;
+                while !reader.next().await?.ends_with(b"PONG\r\n") {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of one event.
+    pub(crate) fn publication(&self, topic: &str, payload: &str) -> Vec<u8> {
+        match self.kind {
+            Kind::Alkhub => {
+                let (kind, id) = topic.split_once(':').unwrap_or((topic, ""));
+                format!(r#"{{"type":"{kind}","id":"{id}","payload":"{payload}"}}"#).into_bytes()
+            }
+            Kind::Nats => format!("PUB {} {}\r\n{payload}\r\n", topic.replace(':', "."), payload.len()).into_bytes(),
+        }
+    }
+}
+
+/// Whether `text` holds `part`.
+pub(crate) fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+async fn serves(server: &mut Server, url: &str, log: &Path) {
+    let client = reqwest::Client::new();
+    let ended = std::cell::Cell::new(server.ended());
+    wait::until(&format!("{url} answers"), Duration::from_secs(20), || {
+        ended.set(server.ended());
+        let request = client.get(url);
+        let ended = ended.get();
+        async move {
+            let said = || std::fs::read_to_string(log).unwrap_or_default();
+            if ended {
+                panic!("the server ended: {}", said());
+            }
+            let status = request.send().await.map_err(|e| e.to_string())?.status();
+            if status.is_success() {
+                Ok(())
+            } else {
+                Err(format!("{status}: {}", said()))
+            }
+        }
+    })
+    .await;
+}
+
+/// A payload of 128 bytes.
+pub(crate) fn payload() -> String {
+    "x".repeat(128)
+}
+
+/// An overall limit, so that a lost delivery fails the run and does not hang it.
+pub(crate) async fn limited<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(Duration::from_secs(60), work)
+        .await
+        .with_context(|| format!("{what}: not done in 60 s"))?
+}

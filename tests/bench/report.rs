@@ -1,0 +1,82 @@
+//! The table.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::Args;
+
+/// Rows gathered so far.
+#[derive(Debug)]
+pub(crate) struct Report {
+    text: String,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// The head: date, versions, machine.
+    pub(crate) fn new(args: &Args) -> Result<Self> {
+        let version = |program: &Path| -> Result<String> {
+            let output = Command::new(program)
+                .arg("--version")
+                .output()
+                .with_context(|| program.display().to_string())?;
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
+        let models: Vec<&str> = cpu
+            .lines()
+            .filter_map(|line| line.strip_prefix("model name\t: "))
+            .collect();
+        let text = format!(
+            "# Benchmarks\n\nWritten by `make bench` on {}; compare figures only within one run.\n\n\
+             - {}\n- {}\n- {} x {}; {} rounds of {} s, peers interleaved; least / median / most\n\n\
+             | case | unit | alkhub | nats | ratio of medians |\n|---|---|---|---|---|\n",
+            jiff::Zoned::now().date(),
+            version(&args.alkhub)?,
+            version(&args.nats)?,
+            models.len(),
+            models.first().unwrap_or(&"CPU"),
+            args.rounds,
+            args.seconds,
+        );
+        Ok(Self { text })
+    }
+
+    /// One case.
+    pub(crate) fn row(&mut self, case: &str, unit: &str, alkhub: &[f64], nats: &[f64]) {
+        let ratio = median(alkhub) / median(nats);
+        let row = writeln!(
+            self.text,
+            "| {case} | {unit} | {} | {} | {ratio:.2} |",
+            spread(alkhub),
+            spread(nats)
+        );
+        row.expect("writing to a string cannot fail");
+    }
+
+    /// Prints the table and writes it to a file where one is named.
+    pub(crate) fn finish(self, out: Option<&Path>) -> Result<()> {
+        use std::io::Write as _;
+        std::io::stdout().write_all(self.text.as_bytes())?;
+        match out {
+            Some(out) => Ok(std::fs::write(out, self.text)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn spread(figures: &[f64]) -> String {
+    let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = figures.iter().copied().fold(0.0, f64::max);
+    format!("{least:.2} / {:.2} / {most:.2}", median(figures))
+}
+
+fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}

@@ -1,0 +1,204 @@
+//! Several pods of one Hub.
+
+use std::time::Duration;
+
+use alkhub_tests::http::Http;
+use alkhub_tests::wait;
+use alkhub_tests::wire::Peer;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::kube::Kube;
+use crate::reach::Reach;
+use crate::say;
+use crate::world::{DEMO, SYSTEM, World};
+
+/// Port of clients and spokes in a hub pod.
+pub(crate) const PORT: u64 = 7420;
+/// Port of metrics and probes in a hub pod.
+pub(crate) const MANAGEMENT_PORT: u64 = 7421;
+
+/// Names of a Hub's ready pods.
+pub(crate) async fn ready_pods(kube: &Kube, namespace: &str, hub: &str) -> Result<Vec<String>> {
+    let selector = format!("app.kubernetes.io/component=hub,app.kubernetes.io/instance={hub}");
+    let pods = kube.get(namespace, &["pods", "-l", &selector]).await?;
+    let ready = |pod: &&Value| {
+        let conditions = pod["status"]["conditions"].as_array();
+        pod["metadata"]["deletionTimestamp"].is_null()
+            && conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+    };
+    let pods = pods["items"].as_array().context("a list")?;
+    Ok(pods
+        .iter()
+        .filter(ready)
+        .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+        .collect())
+}
+
+/// The key with every scope of a Hub.
+pub(crate) async fn admin_key(kube: &Kube, namespace: &str, hub: &str) -> Result<String> {
+    kube.secret(namespace, &format!("{hub}-auth"), "admin-key").await
+}
+
+/// Sends calls to each pod; the one spoke is connected to one of them.
+pub(crate) async fn a_call_sent_to_any_pod_reaches_a_spoke_on_any_other(world: &mut World) -> Result<()> {
+    let pods = ready_pods(&world.kube, DEMO, "demo").await?;
+    ensure!(pods.len() >= 2, "two pods are wanted, there are {pods:?}");
+    let routed = call_each(world, &pods).await?;
+    say(&format!(
+        "{routed} routed calls through {} pods to a spoke on one of them",
+        pods.len()
+    ));
+    Ok(())
+}
+
+async fn call_each(world: &World, pods: &[String]) -> Result<usize> {
+    let key = admin_key(&world.kube, DEMO, "demo").await?;
+    let mut routed = 0;
+    for pod in pods {
+        let reach = Reach::pod(&world.kube, DEMO, pod, PORT).await?;
+        let http = Http::new(&reach.url, &key);
+        wait::until(&format!("{pod} knows the spoke"), Duration::from_secs(20), || async {
+            let answer = http
+                .call("text.echo", &json!("first"))
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            if answer.status == 200 {
+                Ok(())
+            } else {
+                Err(format!("{answer:?}"))
+            }
+        })
+        .await;
+        for n in 0..50 {
+            let answer = http.call("text.echo", &json!({ "n": n, "pod": pod })).await?;
+            ensure!(
+                answer.body["data"] == json!({ "n": n, "pod": pod }),
+                "{pod} answered {answer:?}"
+            );
+            routed += 1;
+        }
+    }
+    Ok(routed)
+}
+
+/// Subscribed on one pod, published on another.
+pub(crate) async fn an_event_crosses_pods(world: &mut World) -> Result<()> {
+    let pods = ready_pods(&world.kube, DEMO, "demo").await?;
+    let key = admin_key(&world.kube, DEMO, "demo").await?;
+    let here = Reach::pod(&world.kube, DEMO, &pods[0], PORT).await?;
+    let there = Reach::pod(&world.kube, DEMO, &pods[1], PORT).await?;
+    let mut reader = Peer::connect(&here.url, &key).await?;
+    reader
+        .send("__subscribe", "", json!({ "topic": "build.done:7" }))
+        .await?;
+    reader.next_of("__subscribed").await?;
+
+    let published = Http::new(&there.url, &key)
+        .send("POST", "/v1/events/build.done/7", Some(&json!({ "ok": true })))
+        .await?;
+    let event = reader.next_of("build.done").await?;
+
+    ensure!(published.status < 300, "{published:?}");
+    ensure!(event["payload"] == json!({ "ok": true }), "{event}");
+    Ok(())
+}
+
+/// The scale subresource, up and down.
+pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World) -> Result<()> {
+    let kube = world.kube.clone();
+    for wanted in [4_usize, 2] {
+        kube.kubectl(&["scale", "-n", DEMO, "hub/demo", &format!("--replicas={wanted}")])
+            .await?;
+        let pods = wait::until(
+            &format!("{wanted} pods are ready"),
+            Duration::from_secs(120),
+            || async {
+                let pods = ready_pods(&kube, DEMO, "demo")
+                    .await
+                    .map_err(|error| format!("{error:#}"))?;
+                if pods.len() == wanted {
+                    Ok(pods)
+                } else {
+                    Err(pods.join(", "))
+                }
+            },
+        )
+        .await;
+        kube.wait(
+            "the Hub says so",
+            (DEMO, &["hub", "demo"]),
+            Duration::from_secs(60),
+            |hub| {
+                let status = &hub["status"];
+                (status["replicas"] == wanted && status["readyReplicas"] == wanted).then_some(())
+            },
+        )
+        .await;
+        if wanted == 4 {
+            say(&format!(
+                "{} routed calls through 4 pods",
+                call_each(world, &pods).await?
+            ));
+        }
+    }
+    // The spoke's pod may have been one of those that went: the kubelet's SIGTERM closed it with a reason.
+    if !world.spoke.as_ref().is_some_and(crate::world::Spoke::connected) {
+        let spoke = world.spoke.take().context("the first step left a spoke")?;
+        let (code, reason) = spoke.closed().await?;
+        ensure!(code == 1001 || code == 1012, "closed with {code} {reason}");
+        crate::spokes::reconnect(world).await?;
+    }
+    Ok(())
+}
+
+/// Resident memory as the processes report it of themselves, and the sizes of the images. Sizes are not noise.
+pub(crate) async fn an_idle_hub_and_an_idle_operator_are_small(world: &mut World) -> Result<()> {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let hub = ready_pods(&world.kube, DEMO, "demo").await?.remove(0);
+    let operators = world
+        .kube
+        .get(SYSTEM, &["pods", "-l", "app.kubernetes.io/name=alkhub-operator"])
+        .await?;
+    let operator = operators["items"][0]["metadata"]["name"]
+        .as_str()
+        .context("an operator pod")?
+        .to_owned();
+    for (namespace, pod, port, limit) in [(DEMO, hub, MANAGEMENT_PORT, 40.0), (SYSTEM, operator, 7430, 30.0)] {
+        let reach = Reach::pod(&world.kube, namespace, &pod, port).await?;
+        let text = reqwest::get(format!("{}/metrics", reach.url)).await?.text().await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        let resident = line.context("process_resident_memory_bytes")?.parse::<f64>()? / MIB;
+        say(&format!("{pod}: {resident:.1} MiB resident (limit {limit} MiB)"));
+        ensure!(
+            resident <= limit,
+            "{pod} has {resident:.1} MiB resident; the limit is {limit} MiB"
+        );
+    }
+    for (image, limit) in [("hub", 30_000_000), ("operator", 25_000_000)] {
+        let path = world.file(&format!("target/images/{image}.tar"));
+        let Ok(file) = std::fs::metadata(&path) else {
+            ensure!(
+                std::env::var_os("CI").is_none(),
+                "{path} is missing: `make images` builds it"
+            );
+            say(&format!(
+                "{path} is not there: the image came from elsewhere, its size is not checked"
+            ));
+            continue;
+        };
+        say(&format!(
+            "image {image}: {:.1} MB (limit {} MB)",
+            file.len() as f64 / 1e6,
+            limit / 1_000_000
+        ));
+        ensure!(
+            file.len() <= limit,
+            "{path} has {} bytes; the limit is {limit}",
+            file.len()
+        );
+    }
+    Ok(())
+}

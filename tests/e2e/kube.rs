@@ -1,0 +1,125 @@
+//! `kubectl` and `helm`, as a person would type them.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use alkhub_tests::wait;
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// The two tools on one cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Kube {
+    kubeconfig: PathBuf,
+}
+
+// === impl Kube ===
+
+impl Kube {
+    pub(crate) fn new(kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig }
+    }
+
+    /// A command on this cluster, not started.
+    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs `kubectl` and gives what it printed.
+    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.run("kubectl", args, None).await
+    }
+
+    /// Runs `helm` and gives what it printed.
+    pub(crate) async fn helm(&self, args: &[&str]) -> Result<String> {
+        self.run("helm", args, None).await
+    }
+
+    /// `kubectl apply -f -`.
+    pub(crate) async fn apply(&self, namespace: &str, manifest: &str) -> Result<String> {
+        self.run("kubectl", &["apply", "-n", namespace, "-f", "-"], Some(manifest))
+            .await
+    }
+
+    /// `kubectl get … -o json`.
+    pub(crate) async fn get(&self, namespace: &str, what: &[&str]) -> Result<Value> {
+        let args = [&["get", "-n", namespace, "-o", "json"], what].concat();
+        Ok(serde_json::from_str(&self.kubectl(&args).await?)?)
+    }
+
+    /// One decoded field of a Secret.
+    pub(crate) async fn secret(&self, namespace: &str, name: &str, key: &str) -> Result<String> {
+        let template = format!("go-template={{{{ index .data \"{key}\" | base64decode }}}}");
+        self.kubectl(&["get", "-n", namespace, "secret", name, "-o", &template])
+            .await
+    }
+
+    /// Waits until an object satisfies a condition; its last state is in the message when it never does.
+    pub(crate) async fn wait<T>(
+        &self,
+        what: &str,
+        (namespace, object): (&str, &[&str]),
+        within: Duration,
+        look: impl Fn(&Value) -> Option<T>,
+    ) -> T {
+        wait::until(what, within, || async {
+            let object = self
+                .get(namespace, object)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            look(&object).ok_or_else(|| short(&object))
+        })
+        .await
+    }
+
+    async fn run(&self, program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+        let mut command = self.command(program, args);
+        command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+        let mut process = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {program}"))?;
+        if let Some(input) = input {
+            process
+                .stdin
+                .take()
+                .context("piped")?
+                .write_all(input.as_bytes())
+                .await?;
+        }
+        let output = process.wait_with_output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            bail!(
+                "{program} {} failed: {}{said}",
+                args.join(" "),
+                String::from_utf8_lossy(&output.stdout)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// What matters of an object for a person who wonders why it is not as it should be.
+fn short(object: &Value) -> String {
+    match object["items"].as_array() {
+        Some(items) => items.iter().map(short).collect::<Vec<_>>().join("\n"),
+        None => format!("{} {}", object["metadata"]["name"], object["status"]),
+    }
+}
+
+/// The status of one condition of an object: `True`, `False` or `Unknown`, and its reason.
+pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<(&'a str, &'a str)> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|condition| condition["type"] == kind)?;
+    Some((condition["status"].as_str()?, condition["reason"].as_str()?))
+}

@@ -1,0 +1,136 @@
+//! End to end, on a real Kubernetes: from `helm install` to a routed call, and what follows.
+//!
+//! The steps build on each other and run in order in one cluster, the one that `ALKHUB_TEST_KUBECONFIG` names
+//! (`make e2e` boots one; docs/TESTING.md). Without it every step is counted as skipped, and fails where `CI` is set.
+//! Hubs run in pods of their own, from the images that `make images` built; nothing of the product is in this process
+//! but the SDK.
+
+mod hubs;
+mod install;
+mod isolation;
+mod kube;
+mod monitoring;
+mod reach;
+mod refusals;
+mod removal;
+mod spokes;
+mod world;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::world::World;
+
+type Step = for<'w> fn(&'w mut World) -> BoxFuture<'w, Result<()>>;
+
+macro_rules! steps {
+    ($($module:ident::$step:ident),* $(,)?) => {
+        [$((concat!(stringify!($module), "::", stringify!($step)), (|world| $module::$step(world).boxed()) as Step)),*]
+    };
+}
+
+/// The steps in their order; each name is a sentence that is true when it passes.
+const STEPS: &[(&str, Step)] = &steps![
+    install::helm_install_and_two_manifests_lead_to_a_routed_call,
+    install::the_charts_own_test_passes,
+    hubs::a_call_sent_to_any_pod_reaches_a_spoke_on_any_other,
+    hubs::an_event_crosses_pods,
+    hubs::kubectl_scale_gives_as_many_pods_as_asked,
+    hubs::an_idle_hub_and_an_idle_operator_are_small,
+    refusals::the_api_server_refuses_a_hub_out_of_range,
+    refusals::an_unknown_setting_becomes_a_condition,
+    monitoring::prometheus_finds_the_pods_and_answers,
+    monitoring::every_query_of_the_dashboard_answers,
+    isolation::two_namespaces_share_a_redis_and_a_postgres_and_nothing_else,
+    isolation::the_younger_hub_of_two_with_one_prefix_is_refused,
+    spokes::a_steady_cluster_is_left_alone,
+    spokes::a_deleted_spoke_loses_its_key_and_its_connection,
+    removal::a_deleted_hub_leaves_nothing_behind,
+];
+
+fn main() -> ExitCode {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let only: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let Some(kubeconfig) = std::env::var_os("ALKHUB_TEST_KUBECONFIG") else {
+        say(&format!(
+            "no cluster: ALKHUB_TEST_KUBECONFIG is not set (`make e2e` boots one)\n0 passed, 0 failed, {} skipped",
+            STEPS.len()
+        ));
+        return if std::env::var_os("CI").is_some() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        };
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(run(&mut World::new(kubeconfig.into()), &only))
+}
+
+async fn run(world: &mut World, only: &[String]) -> ExitCode {
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (name, step) in STEPS {
+        // The first step makes what the others need.
+        let wanted = only.is_empty() || passed == 0 || only.iter().any(|part| name.contains(part));
+        if !wanted || failed > 0 {
+            say(&format!(
+                "{name} ... skipped ({})",
+                if failed > 0 {
+                    "a step before it failed"
+                } else {
+                    "not asked for"
+                }
+            ));
+            skipped += 1;
+            continue;
+        }
+        let start = Instant::now();
+        match std::panic::AssertUnwindSafe(step(world)).catch_unwind().await {
+            Ok(Ok(())) => {
+                passed += 1;
+                say(&format!("{name} ... ok ({:.1} s)", start.elapsed().as_secs_f64()));
+            }
+            Ok(Err(error)) => {
+                failed += 1;
+                say(&format!(
+                    "{name} ... FAILED after {:.1} s: {error:?}",
+                    start.elapsed().as_secs_f64()
+                ));
+            }
+            Err(_) => {
+                failed += 1;
+                say(&format!(
+                    "{name} ... FAILED after {:.1} s: panicked, see above",
+                    start.elapsed().as_secs_f64()
+                ));
+            }
+        }
+    }
+    if failed > 0 {
+        world.dump().await;
+    }
+    say(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// One line for the person who watches.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .expect("standard output is open");
+}

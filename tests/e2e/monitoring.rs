@@ -1,0 +1,180 @@
+//! Debian's Prometheus on the cluster: it finds the pods and answers what people will ask.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use alkhub_tests::redis::free_port;
+use alkhub_tests::wait;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::hubs::{MANAGEMENT_PORT, ready_pods};
+use crate::kube::Kube;
+use crate::reach::Reach;
+use crate::say;
+use crate::world::{DEMO, World};
+
+/// What a person asks first; each must have an answer.
+const QUESTIONS: &[(&str, &str)] = &[
+    ("calls", "sum by (code) (increase(alkhub_calls_total[5m]))"),
+    ("connections", "sum(alkhub_connections)"),
+    ("events", "sum(alkhub_events_published_total)"),
+    ("Redis link", "min(alkhub_redis_up)"),
+    ("Postgres pool", "sum(alkhub_postgres_connections)"),
+    ("reconciles", "sum by (kind) (alkhub_operator_reconciles_total)"),
+];
+
+/// A Prometheus server that ends with this value.
+#[derive(Debug)]
+pub(crate) struct Prometheus {
+    url: String,
+    _process: Child,
+}
+
+// === impl Prometheus ===
+
+impl Prometheus {
+    /// Starts Debian's Prometheus with the scrape configuration of `deploy/`, on this cluster.
+    async fn start(world: &World) -> Result<Self> {
+        // Debian's Prometheus has no Kubernetes discovery: the cluster's DNS lists the pods of each headless Service.
+        let config = std::fs::read_to_string(world.file("deploy/prometheus-dns.yaml"))?;
+        let example = "_management._tcp.demo-pods.default.svc";
+        ensure!(
+            config.contains(example),
+            "deploy/prometheus-dns.yaml has another example"
+        );
+        let config = config
+            .replace(example, &format!("_management._tcp.demo-pods.{DEMO}.svc"))
+            .replace("alerts/alkhub.yaml", &world.file("deploy/alerts/alkhub.yaml"))
+            .replace("_interval: 15s", "_interval: 2s")
+            .replace("refresh_interval: 10s", "refresh_interval: 2s");
+        let file = world.folder.path().join("prometheus.yaml");
+        std::fs::write(&file, config)?;
+        let port = free_port()?;
+        let log = std::fs::File::create(world.folder.path().join("prometheus.log"))?;
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                world.folder.path().join("tsdb").display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("prometheus is Debian's package of that name")?;
+        Ok(Self {
+            url: format!("http://127.0.0.1:{port}"),
+            _process: process,
+        })
+    }
+
+    /// The result of an instant query.
+    async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
+        let request = reqwest::Client::new()
+            .get(format!("{}/api/v1/query", self.url))
+            .query(&[("query", query)]);
+        let text = match request.send().await {
+            Ok(answer) => answer.text().await.map_err(|error| error.to_string())?,
+            Err(error) => return Err(error.to_string()),
+        };
+        let answer: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+        if answer["status"] != "success" {
+            return Err(text);
+        }
+        Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until a query has a result.
+    async fn answers(&self, what: &str, query: &str) -> Vec<Value> {
+        wait::until(
+            &format!("{what}: `{query}` answers"),
+            Duration::from_secs(60),
+            || async {
+                let result = self.query(query).await?;
+                if result.is_empty() {
+                    Err("no data".to_owned())
+                } else {
+                    Ok(result)
+                }
+            },
+        )
+        .await
+    }
+}
+
+/// Pods are found by discovery, and the first questions have answers that agree with the cluster.
+pub(crate) async fn prometheus_finds_the_pods_and_answers(world: &mut World) -> Result<()> {
+    let pods = ready_pods(&world.kube, DEMO, "demo").await?;
+    for pod in &pods {
+        promtool(&world.kube, pod).await?;
+    }
+    let prometheus = Prometheus::start(world).await?;
+    wait::until("all hub pods are scraped", Duration::from_secs(60), || async {
+        let up = prometheus.query("count(up{job=\"alkhub-hub\"} == 1)").await?;
+        let count = up
+            .first()
+            .and_then(|row| row["value"][1].as_str())
+            .unwrap_or("0")
+            .to_owned();
+        if count == pods.len().to_string() {
+            Ok(())
+        } else {
+            Err(format!("{count} of {}", pods.len()))
+        }
+    })
+    .await;
+    for (what, query) in QUESTIONS {
+        let result = prometheus.answers(what, query).await;
+        let values: Vec<&str> = result.iter().filter_map(|row| row["value"][1].as_str()).collect();
+        say(&format!("{what}: {query} = {}", values.join(", ")));
+    }
+    world.prometheus = Some(prometheus);
+    Ok(())
+}
+
+/// Every panel of the dashboard shows something.
+pub(crate) async fn every_query_of_the_dashboard_answers(world: &mut World) -> Result<()> {
+    let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(world.file("deploy/grafana/alkhub.json"))?)?;
+    let prometheus = world.prometheus.take().context("an earlier step left a Prometheus")?;
+    let mut queries = Vec::new();
+    collect(&dashboard["panels"], &mut queries);
+    ensure!(
+        queries.len() >= 10,
+        "only {} queries found in the dashboard",
+        queries.len()
+    );
+    for query in &queries {
+        // Grafana fills these in from the dashboard's variables.
+        let query = query
+            .replace("$__rate_interval", "1m")
+            .replace("$namespace", ".*")
+            .replace("$hub", ".*");
+        ensure!(
+            !query.contains('$'),
+            "a variable of the dashboard is not known here: {query}"
+        );
+        prometheus.answers("dashboard", &query).await;
+    }
+    say(&format!("{} queries of the dashboard answer", queries.len()));
+    Ok(())
+}
+
+fn collect(panels: &Value, queries: &mut Vec<String>) {
+    for panel in panels.as_array().into_iter().flatten() {
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        queries.extend(targets.filter_map(|target| target["expr"].as_str().map(str::to_owned)));
+        collect(&panel["panels"], queries);
+    }
+}
+
+/// What a pod exposes is clean by the judgement of Prometheus's own tool.
+async fn promtool(kube: &Kube, pod: &str) -> Result<()> {
+    let reach = Reach::pod(kube, DEMO, pod, MANAGEMENT_PORT).await?;
+    let text = reqwest::get(format!("{}/metrics", reach.url)).await?.text().await?;
+    let faults = alkhub_tests::promtool::check(&text).await?;
+    ensure!(faults.is_empty(), "promtool on {pod}: {faults}");
+    Ok(())
+}

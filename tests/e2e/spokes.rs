@@ -1,0 +1,110 @@
+//! The life of a Spoke.
+
+use std::time::Duration;
+
+use alkhub_tests::http::Http;
+use alkhub_tests::wait;
+use alkhub_tests::wire::{Peer, operation};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::hubs::{PORT, admin_key, ready_pods};
+use crate::kube::Kube;
+use crate::reach::Reach;
+use crate::world::{DEMO, Spoke, World};
+
+/// Connects the spoke `builder` again, as its own program would.
+pub(crate) async fn reconnect(world: &mut World) -> Result<()> {
+    let hub = Reach::service(&world.kube, DEMO, "demo").await?;
+    let key = world.kube.secret(DEMO, "builder-key", "token").await?;
+    let mut peer = wait::until("the spoke is let in", Duration::from_secs(30), || async {
+        Peer::connect(&hub.url, &key)
+            .await
+            .map_err(|error| format!("{error:#}"))
+    })
+    .await;
+    peer.register("builder", json!([operation("text", "echo", "query")]))
+        .await?;
+    world.spoke = Some(Spoke::answering(peer));
+    Ok(())
+}
+
+/// Once all is as wanted, nothing writes: resource versions stand still over several polls of the operator.
+pub(crate) async fn a_steady_cluster_is_left_alone(world: &mut World) -> Result<()> {
+    let kube = world.kube.clone();
+    let before = wait::until("two looks see the same", Duration::from_secs(120), || async {
+        let one = versions(&kube).await.map_err(|error| format!("{error:#}"))?;
+        watch_quietly(&kube, 4).await.map_err(|error| format!("{error:#}"))?;
+        let two = versions(&kube).await.map_err(|error| format!("{error:#}"))?;
+        if one == two {
+            Ok(two)
+        } else {
+            Err(format!("{one:?}\n{two:?}"))
+        }
+    })
+    .await;
+    watch_quietly(&kube, 25).await?;
+    let after = versions(&kube).await?;
+    ensure!(
+        before == after,
+        "something was written in a steady cluster:\n{before:?}\n{after:?}"
+    );
+    Ok(())
+}
+
+/// Lets the cluster run by watching it for some seconds; the watch ends itself.
+async fn watch_quietly(kube: &Kube, seconds: u32) -> Result<()> {
+    let limit = format!("--request-timeout={seconds}s");
+    // A watch that runs into its limit fails: that is how it is meant to end.
+    drop(kube.kubectl(&["get", "hubs", "-n", DEMO, "--watch-only", &limit]).await);
+    Ok(())
+}
+
+async fn versions(kube: &Kube) -> Result<Vec<(String, String)>> {
+    let kinds = "hubs,spokes,deployments,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
+    let all = kube.get(DEMO, &[kinds]).await?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let items = all["items"].as_array().context("a list")?;
+    Ok(items
+        .iter()
+        .map(|o| {
+            (
+                format!("{}/{}", text(&o["kind"]), text(&o["metadata"]["name"])),
+                text(&o["metadata"]["resourceVersion"]),
+            )
+        })
+        .collect())
+}
+
+/// The key dies on every pod and the connection is closed with 4401, whichever pod holds it.
+pub(crate) async fn a_deleted_spoke_loses_its_key_and_its_connection(world: &mut World) -> Result<()> {
+    let key = world.kube.secret(DEMO, "builder-key", "token").await?;
+    let spoke = world.spoke.take().context("the first step left a spoke")?;
+
+    world
+        .kube
+        .kubectl(&["delete", "-n", DEMO, "spoke", "builder", "--timeout=60s"])
+        .await?;
+    let (code, reason) = tokio::time::timeout(Duration::from_secs(30), spoke.closed())
+        .await
+        .context("a close within 30 s")??;
+
+    ensure!(code == 4401, "closed with {code} {reason}");
+    for pod in ready_pods(&world.kube, DEMO, "demo").await? {
+        let reach = Reach::pod(&world.kube, DEMO, &pod, PORT).await?;
+        let refused = Http::new(&reach.url, &key).send("GET", "/v1/operations", None).await?;
+        ensure!(refused.status == 401, "{pod} still honours the key: {refused:?}");
+        let admin = Http::new(&reach.url, admin_key(&world.kube, DEMO, "demo").await?);
+        let left = admin.send("GET", "/v1/admin/spokes", None).await?;
+        ensure!(
+            !left.body.to_string().contains("\"builder\""),
+            "{pod} still lists the spoke: {left:?}"
+        );
+    }
+    let secret = world
+        .kube
+        .get(DEMO, &["secret", "builder-key", "--ignore-not-found"])
+        .await;
+    ensure!(secret.is_err(), "the Secret of the key is still there");
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! What the steps share: the cluster, names, and what earlier steps left for later ones.
+
+use std::path::{Path, PathBuf};
+
+use alkhub_tests::wire::Peer;
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::kube::Kube;
+use crate::say;
+
+/// Namespace of the operator.
+pub(crate) const SYSTEM: &str = "alkhub-system";
+/// Namespace of the Hub that most steps use.
+pub(crate) const DEMO: &str = "demo";
+
+/// One run.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// The cluster.
+    pub(crate) kube: Kube,
+    /// A scratch folder of this run.
+    pub(crate) folder: tempfile::TempDir,
+    /// The spoke that stays connected from the first step on.
+    pub(crate) spoke: Option<Spoke>,
+    /// The Prometheus that scrapes the cluster, from one step to the next.
+    pub(crate) prometheus: Option<crate::monitoring::Prometheus>,
+}
+
+/// A spoke of the test's: a raw WebSocket that answers every call with its input.
+#[derive(Debug)]
+pub(crate) struct Spoke {
+    answering: tokio::task::JoinHandle<Result<(u16, String)>>,
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) fn new(kubeconfig: PathBuf) -> Self {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        Self {
+            kube: Kube::new(kubeconfig),
+            folder,
+            spoke: None,
+            prometheus: None,
+        }
+    }
+
+    /// A file of the checkout.
+    pub(crate) fn file(&self, path: &str) -> String {
+        root().join(path).to_string_lossy().into_owned()
+    }
+
+    /// Prints what the cluster looks like, for whoever reads a failed run.
+    pub(crate) async fn dump(&self) {
+        for args in [
+            &["get", "pods,hubs,spokes,svc,pvc", "-A", "-o", "wide"][..],
+            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
+            &["describe", "hubs,spokes", "-A"],
+            &[
+                "logs",
+                "-n",
+                SYSTEM,
+                "-l",
+                "app.kubernetes.io/part-of=alkhub",
+                "--tail=60",
+                "--prefix",
+            ],
+            &[
+                "logs",
+                "-n",
+                DEMO,
+                "-l",
+                "app.kubernetes.io/name=alkhub",
+                "--tail=40",
+                "--prefix",
+            ],
+        ] {
+            match self.kube.kubectl(args).await {
+                Ok(text) => say(&format!("--- kubectl {}\n{text}", args.join(" "))),
+                Err(error) => say(&format!("--- {error:#}")),
+            }
+        }
+    }
+}
+
+/// The root of the checkout.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests lie in the workspace")
+}
+
+// === impl Spoke ===
+
+impl Spoke {
+    /// Takes a registered peer and answers its calls until the hub closes the connection.
+    pub(crate) fn answering(mut peer: Peer) -> Self {
+        let answering = tokio_util::task::TaskTracker::new().spawn(async move {
+            loop {
+                let asked = match peer.next_or_closed().await? {
+                    Ok(asked) => asked,
+                    Err(close) => return Ok(close),
+                };
+                if asked["type"] == "call.requested" {
+                    let answer: Value = serde_json::json!({
+                        "requestId": asked["payload"]["requestId"], "output": asked["payload"]["input"],
+                    });
+                    peer.send("call.responded", "", answer).await?;
+                }
+            }
+        });
+        Self { answering }
+    }
+
+    /// The code and reason with which the hub closed the connection.
+    pub(crate) async fn closed(self) -> Result<(u16, String)> {
+        self.answering.await?
+    }
+
+    /// Whether the connection still stands.
+    pub(crate) fn connected(&self) -> bool {
+        !self.answering.is_finished()
+    }
+}

@@ -1,0 +1,119 @@
+//! Keys and scopes over several hubs.
+
+use std::time::Duration;
+
+use alkhub_tests::cluster::Cluster;
+use alkhub_tests::http::Http;
+use alkhub_tests::wait;
+use alkhub_tests::wire::{Peer, operation};
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+async fn key(http: &Http, body: Value) -> Result<(String, String)> {
+    let answer = http.send("POST", "/v1/admin/keys", Some(&body)).await?;
+    anyhow::ensure!(answer.status < 300, "{answer:?}");
+    let text = |field: &str| {
+        answer.body["data"][field]
+            .as_str()
+            .map(str::to_owned)
+            .context("a field")
+    };
+    Ok((text("id")?, text("key")?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_revoked_on_one_hub_ends_its_connection_on_another() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let admin = Http::new(cluster.url(0), cluster.admin());
+    let (id, key) = key(&admin, json!({"name": "k", "scopes": ["operations:read"]})).await?;
+    let mut peer = Peer::connect(&cluster.url(1), &key).await?;
+
+    admin.send("DELETE", &format!("/v1/admin/keys/{id}"), None).await?;
+    let (code, _) = peer.closed().await?;
+
+    assert_eq!(code, 4401);
+    assert!(
+        Peer::connect(&cluster.url(1), &key).await.is_err(),
+        "a revoked key opens nothing"
+    );
+    let refused = Http::new(cluster.url(1), key)
+        .send("GET", "/v1/operations", None)
+        .await?;
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (401, &json!("UNAUTHENTICATED"))
+    );
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_scope_is_named() -> Result<()> {
+    let cluster = Cluster::single().await?;
+    let admin = Http::new(cluster.url(0), cluster.admin());
+    let (_, key) = key(&admin, json!({"name": "k", "scopes": ["call:other.op"]})).await?;
+    let mut spoke = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    spoke.register("t", json!([operation("t", "echo", "query")])).await?;
+    let client = Http::new(cluster.url(0), key);
+
+    let call = client.call("t.echo", &json!(1)).await?;
+    let publish = client.send("POST", "/v1/events/a/1", Some(&json!(1))).await?;
+    let keys = client.send("GET", "/v1/admin/keys", None).await?;
+
+    for (answer, scope) in [(call, "call:t.echo"), (publish, "events:publish:a"), (keys, "admin")] {
+        assert_eq!((answer.status, &answer.body["code"]), (403, &json!("ACCESS_DENIED")));
+        assert!(
+            answer.body["detail"].as_str().is_some_and(|text| text.contains(scope)),
+            "{answer:?}"
+        );
+    }
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_spoke_offers_what_its_resource_allows_and_dies_with_it() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let admin = Http::new(cluster.url(0), cluster.admin());
+    let key = alkhub_protocol::ApiKey::from_entropy([9; 32]);
+    let put = json!({"uid": "u1", "key": key.expose(), "operations": ["text.*"]});
+    assert!(admin.send("PUT", "/v1/admin/spokes/builder", Some(&put)).await?.status < 300);
+    let mut spoke = Peer::connect(&cluster.url(1), key.expose()).await?;
+
+    let answer = spoke
+        .register(
+            "builder",
+            json!([
+                operation("text", "upper", "query"),
+                operation("git", "log", "query"),
+                operation("hub", "x", "query")
+            ]),
+        )
+        .await?;
+    let results: Vec<&str> = answer["operations"]
+        .as_array()
+        .context("a list")?
+        .iter()
+        .filter_map(|o| o["result"].as_str())
+        .collect();
+    let foreign = admin.send("DELETE", "/v1/admin/spokes/builder?uid=other", None).await?;
+    wait::until("the spoke is seen", Duration::from_secs(10), || async {
+        let seen = admin
+            .send("GET", "/v1/admin/spokes/builder", None)
+            .await
+            .map_err(|e| e.to_string())?;
+        if seen.body["data"]["status"] == "connected" {
+            Ok(())
+        } else {
+            Err(format!("{foreign:?} {seen:?}"))
+        }
+    })
+    .await;
+    admin.send("DELETE", "/v1/admin/spokes/builder?uid=u1", None).await?;
+    let (code, _) = spoke.closed().await?;
+
+    assert_eq!(results, ["registered", "rejected", "rejected"]);
+    assert_eq!(code, 4401);
+    cluster.shutdown().await;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Integration tests: hubs in this process on a real Postgres and a real Redis, and the rules of the house.
+
+mod calls;
+mod events;
+mod generated;
+mod keys;
+mod metrics;
+mod outages;
+mod tidy;
