@@ -50,7 +50,7 @@ impl Hub {
         }
         app.scope.close.cancel();
         app.sockets.close(code::GOING_AWAY, DRAINING, |_| true);
-        if !wait(CLOSING, || app.sockets.len() == 0).await {
+        if !wait(CLOSING, || app.sockets.len() == 0 && app.metrics.http() == 0).await {
             tracing::debug!(sockets = app.sockets.len(), "sockets did not answer their close");
         }
         self.end().await;

@@ -163,6 +163,11 @@ pub(crate) fn not_published(delivered: Delivered) -> CallError {
     .retry_after_ms(1_000)
 }
 
+/// The error of a call that still ran when its caller's connection had to end.
+pub(crate) fn unanswered(reason: &str) -> CallError {
+    CallError::new(Code::Unavailable, reason).delivered(Delivered::Maybe)
+}
+
 /// An error with its sources, for the log.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 

@@ -234,7 +234,7 @@ async fn answer(
 async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
     let exchange = async {
         let mut request = [0; 4096];
-        stream.read(&mut request).await?;
+        let _read = stream.read(&mut request).await?;
         stream.write_all(FULL).await?;
         stream.shutdown().await
     };

@@ -219,6 +219,11 @@ impl Metrics {
         u64::try_from(self.websocket.get()).unwrap_or(0)
     }
 
+    /// Open connections that are not upgraded.
+    pub(crate) fn http(&self) -> i64 {
+        self.http.get()
+    }
+
     /// Counts a refused key.
     pub(crate) fn auth_failure(&self, reason: AuthFailure) {
         self.auth_failures.with_label_values(&[reason.label()]).inc();

@@ -149,7 +149,7 @@ fn describe(answer: Answer) -> &'static str {
 fn content(answer: Answer, generator: &mut SchemaGenerator) -> Option<(&'static str, Value)> {
     const JSON: &str = "application/json";
     match answer {
-        Answer::Data(shape) => Some((JSON, enveloped(shape(generator)))),
+        Answer::Data(shape) => Some((JSON, enveloped(&shape(generator)))),
         Answer::Output => Some((JSON, generator.subschema_for::<ResponseEnvelope>().to_value())),
         Answer::Stream => Some(("text/event-stream", json!({ "type": "string" }))),
         Answer::Plain => Some((JSON, json!({ "type": "object" }))),
@@ -157,7 +157,7 @@ fn content(answer: Answer, generator: &mut SchemaGenerator) -> Option<(&'static 
     }
 }
 
-fn enveloped(data: Schema) -> Value {
+fn enveloped(data: &Schema) -> Value {
     json!({
         "type": "object",
         "required": ["data", "meta"],

@@ -12,7 +12,7 @@ use std::time::Duration;
 use alkhub_calls::Items;
 use alkhub_events::{Deliveries, Item, Subscription};
 use alkhub_protocol::frame::Gap;
-use alkhub_protocol::{CallError, Code, TopicFilter};
+use alkhub_protocol::{CallError, TopicFilter};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::error::{problem, status};
+use crate::error::{problem, status, unanswered};
 use crate::metrics::ConnectionKind;
 
 /// A silent stream gets a comment this often, so that no proxy cuts it.
@@ -104,7 +104,7 @@ pub(crate) fn items(app: &App, mut items: Items) -> Response {
                 },
                 Ok(()) = beat.changed() => yield comment(),
                 () = close.cancelled() => {
-                    yield failed(&CallError::new(Code::Unavailable, crate::ws::DRAINING).retryable());
+                    yield failed(&unanswered(crate::ws::DRAINING));
                     return;
                 }
             }

@@ -1,5 +1,6 @@
 //! Authorization as a type: a handler that takes a [`Caller`] runs only for the holder of a good key.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use alkhub_protocol::CallError;
@@ -35,8 +36,10 @@ impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let peer = parts.extensions.get::<Peer>().cloned();
-        let address = peer.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |peer| peer.address);
+        let address = match parts.extensions.get::<Peer>() {
+            Some(peer) => peer.address,
+            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
         let key = app.keys.authenticate(credential(parts).as_deref(), address).await?;
         app.keys.take_request(&key)?;
         let who = key.caller();

@@ -10,9 +10,9 @@ use http::{HeaderMap, StatusCode};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::envelope::{self, Page};
-use crate::error::ApiError;
+use crate::error::{ApiError, unanswered};
 use crate::request::{self, Id, Path, Query, RawBody};
-use crate::{sse, telemetry};
+use crate::{sse, telemetry, ws};
 
 /// Records in an answer when the request does not say.
 const PAGE: u32 = 100;
@@ -48,8 +48,10 @@ pub(crate) async fn call(
         let items = app.calls.subscribe(&caller.who, request).await?;
         return Ok(sse::items(&app, items));
     }
-    let output = app.calls.call(&caller.who, request).await?;
-    Ok(envelope::json(StatusCode::OK, output.bytes()))
+    tokio::select! {
+        output = app.calls.call(&caller.who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
+        () = app.scope.close.cancelled() => Err(unanswered(ws::DRAINING).into()),
+    }
 }
 
 /// `GET /v1/calls`: ended calls, the newest first.

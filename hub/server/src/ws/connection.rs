@@ -220,7 +220,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     messages += 1;
                     self.batch.message(kind, message);
                 }
-                Poll::Ready(Some(OutgoingItem::Close { code, reason })) => return self.close(code, &reason),
+                Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
+                    for message in self.conversation.farewell(&reason) {
+                        self.batch.message(kind, message);
+                    }
+                    return self.close(code, &reason);
+                }
                 Poll::Ready(None) => return self.close(code::GOING_AWAY, ""),
                 Poll::Pending => break,
             }

@@ -24,6 +24,7 @@ use super::subscriptions::Subscriptions;
 use super::tickets::Tickets;
 use crate::app::App;
 use crate::auth::Key;
+use crate::error::unanswered;
 
 /// Close code of a peer that does not read its answers.
 const TOO_SLOW: u16 = 1008;
@@ -122,6 +123,16 @@ impl Conversation {
         if messages > 0 {
             self.app.metrics.messages_out.inc_by(messages);
         }
+    }
+
+    /// The last words to a peer whose calls still run.
+    pub(crate) fn farewell(&mut self, reason: &str) -> Vec<Bytes> {
+        let (error, dialect) = (unanswered(reason), self.dialect());
+        let running = self.tickets.take_running(reason);
+        running
+            .iter()
+            .map(|id| encode::call_error(dialect, id.as_str(), &error))
+            .collect()
     }
 
     /// Finishes what has come back from elsewhere.

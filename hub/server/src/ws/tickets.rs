@@ -53,6 +53,19 @@ impl Tickets {
         }
     }
 
+    /// Ends every call and tells which still ran.
+    pub(crate) fn take_running(&mut self, reason: &str) -> Vec<RequestId> {
+        self.sweep();
+        let running = std::mem::take(&mut self.calls);
+        running
+            .into_iter()
+            .map(|(id, ticket)| {
+                ticket.abort(reason);
+                id
+            })
+            .collect()
+    }
+
     /// Ends every call.
     pub(crate) fn abort_all(self, reason: &str) {
         for ticket in self.calls.values() {

@@ -115,17 +115,40 @@ async fn calls_that_outlast_the_drain_are_failed() {
     let hub = hub_with(|config| config.server.drain_timeout = Duration::from_millis(100)).await;
     let (key, _) = hub.spoke_key("text").await;
     let mut spoke = Wire::connect(&hub, &key).await;
-    spoke
-        .register(Dialect::Origin, &[operation("text", "upper", "query")])
-        .await;
+    let operations = [
+        operation("text", "upper", "query"),
+        operation("text", "watch", "subscription"),
+    ];
+    spoke.register(Dialect::Origin, &operations).await;
     let mut client = Wire::connect(&hub, &hub.admin).await;
     client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
     spoke.expect("call.requested").await;
+    let call = hub.request(Method::POST, "/v1/call/text.upper").body("\"x\"").send();
+    let watch = hub.request(Method::POST, "/v1/call/text.watch").body("\"x\"").send();
 
-    let (ended, closed) = tokio::join!(timeout(LIMIT, hub.hub.shutdown()), client.closed());
+    let (called, watched, ()) = tokio::join!(
+        async { Answer::of(call.await.expect("answered")).await },
+        async { Answer::of(watch.await.expect("answered")).await },
+        async {
+            spoke.expect("call.requested").await;
+            spoke.expect("call.requested").await;
+            let (ended, (), (code, _)) = tokio::join!(
+                timeout(LIMIT, hub.hub.shutdown()),
+                async {
+                    let error = client.expect("call.error").await;
+                    assert_eq!(error["payload"]["code"], "UNAVAILABLE", "{error}");
+                    assert_eq!(error["payload"]["delivered"], "maybe", "{error}");
+                    assert_eq!(client.closed().await.0, 1001);
+                },
+                spoke.closed()
+            );
+            ended.expect("ends in time");
+            assert_eq!(code, 1001);
+        },
+    );
 
-    ended.expect("ends in time");
-    assert_eq!(closed.0, 1001);
+    called.is_problem(503, "UNAVAILABLE");
+    assert!(watched.text.contains("event: error"), "{watched:?}");
 }
 
 #[tokio::test]
