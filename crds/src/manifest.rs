@@ -2,7 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Hub, Spoke};
 
@@ -24,11 +24,15 @@ pub fn yaml(crd: &CustomResourceDefinition) -> String {
     format!("{HEADER}{}", serde_yaml::to_string(&value).expect("JSON is YAML"))
 }
 
-/// A CRD without `nullable`, which the derive gives to every `Option`: a rule's `has()` would be true for `null`.
+/// A CRD whose metadata has a name that rules can point at, and without `nullable`, which the derive gives to every `Option`: a rule's `has()` would be true for `null`.
 fn mended(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(crd).expect("a CRD is plain data");
     not_nullable(&mut value);
-    serde_json::from_value(value).expect("only `nullable` was taken out")
+    // A rule's path must exist in the schema, and of the metadata nothing does unless it is said here.
+    let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    schema["properties"]["metadata"] =
+        json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": 253 } } });
+    serde_json::from_value(value).expect("it is still a CRD")
 }
 
 fn not_nullable(value: &mut Value) {

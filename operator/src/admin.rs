@@ -159,7 +159,7 @@ impl Door {
         let problem: serde_json::Value = answer.json().await.unwrap_or_default();
         let detail = problem["detail"]
             .as_str()
-            .or(problem["title"].as_str())
+            .or_else(|| problem["title"].as_str())
             .unwrap_or("no reason given");
         Err(Error::Refused {
             status: status.as_u16(),

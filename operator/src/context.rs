@@ -39,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) backoff: Backoff,
     pub(crate) looks: Looks,
     pub(crate) counted: Counted,
+    pub(crate) told: Told,
     pub(crate) wake: Wake,
 }
 
@@ -49,6 +50,10 @@ pub(crate) struct Looks(Mutex<HashMap<String, Arc<Look>>>);
 /// When the counts in a Hub's status were last brought up to date, by the Hub's uid.
 #[derive(Debug, Default)]
 pub(crate) struct Counted(Mutex<HashMap<String, Instant>>);
+
+/// When this process last declared a Spoke at its hub, by the Spoke's uid: a look of before cannot know it.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<HashMap<String, Instant>>);
 
 /// One look at a Hub's admin API.
 #[derive(Debug)]
@@ -108,6 +113,25 @@ impl Counted {
     }
 
     /// Forgets Hubs that are gone.
+    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().retain(|uid, _| exists(uid));
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    /// When a Spoke was last declared.
+    pub(crate) fn at(&self, spoke_uid: &str) -> Option<Instant> {
+        self.0.lock().get(spoke_uid).copied()
+    }
+
+    /// A Spoke was declared.
+    pub(crate) fn now(&self, spoke_uid: &str) {
+        self.0.lock().insert(spoke_uid.to_owned(), Instant::now());
+    }
+
+    /// Forgets Spokes that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.0.lock().retain(|uid, _| exists(uid));
     }

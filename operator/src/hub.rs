@@ -73,7 +73,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Done, 
 async fn carry_out(ctx: &Context, hub: &Hub, plan: &validate::Plan) -> Result<apply::Outcome, Error> {
     let generated = generated::ensure(ctx, plan).await?;
     let wanted = build::build(plan, &generated);
-    apply::apply(ctx, hub, plan, wanted).await
+    Box::pin(apply::apply(ctx, hub, plan, wanted)).await
 }
 
 /// Hubs for the tests of other modules.

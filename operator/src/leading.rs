@@ -28,7 +28,7 @@ use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
 use crate::backoff::{Backoff, jitter};
-use crate::context::{Context, Counted, Looks, Wake};
+use crate::context::{Context, Counted, Looks, Told, Wake};
 use crate::error::{Cure, Error, chain};
 use crate::events::Events;
 use crate::gate::Gate;
@@ -43,6 +43,9 @@ const WAKE_QUEUE: usize = 16_384;
 
 /// Reconciles under way when a term ends are waited for this long.
 const LAST_RECONCILES: Duration = Duration::from_secs(1);
+
+/// A write that found the gate shut is tried again after this long, should the term go on.
+const SHUT: Duration = Duration::from_secs(1);
 
 /// Changes that come together are reconciled once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -107,6 +110,7 @@ pub(crate) fn start(
         backoff: Backoff::default(),
         looks: Looks::default(),
         counted: Counted::default(),
+        told: Told::default(),
         wake: Wake::new(sender),
     });
     metrics.observe(Some(Arc::clone(&context.stores)));
@@ -265,7 +269,8 @@ where
 /// How long an object waits after a failure.
 fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.cure() == Cure::Leader {
-        return Action::await_change();
+        // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
+        return Action::requeue(jitter(SHUT));
     }
     let delay = context.backoff.failed(&object.uid().unwrap_or_default());
     let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));
@@ -349,6 +354,7 @@ async fn housekeeping(context: Arc<Context>) {
         let hubs: Vec<_> = stores.hubs.state().iter().filter_map(|hub| hub.uid()).collect();
         let spokes: std::collections::HashSet<_> =
             stores.spokes.state().iter().filter_map(|spoke| spoke.uid()).collect();
+        context.told.retain(|uid| spokes.contains(uid));
         context.looks.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context.counted.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context

@@ -55,7 +55,7 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// This process was asked to stop; it still holds the Lease.
-    Stopped(Held),
+    Stopped(Box<Held>),
     /// Another holds it, or it could not be renewed in time.
     Lost,
 }
@@ -84,7 +84,11 @@ impl Candidate {
         let mut changes = self.changes();
         loop {
             match self.try_acquire(&mut sight).await {
-                Ok(Some(held)) => return Some(held),
+                Ok(Some(held)) => {
+                    // Before anybody learns that we lead: a first write must not find the gate shut.
+                    self.gate.open_until(held.since + self.trust());
+                    return Some(held);
+                }
                 Ok(None) => self.metrics.api_reachable.set(1),
                 Err(error) => {
                     self.metrics.api_reachable.set(0);
@@ -130,7 +134,7 @@ impl Candidate {
             let deadline = held.since + self.trust();
             self.gate.open_until(deadline);
             tokio::select! {
-                () = stop.cancelled() => return Ended::Stopped(held),
+                () = stop.cancelled() => return Ended::Stopped(Box::new(held)),
                 () = tokio::time::sleep_until(held.since + self.interval()) => {}
                 () = watched(&mut changes, &self.metrics) => {}
             }
@@ -155,7 +159,7 @@ impl Candidate {
                     }
                 }
                 tokio::select! {
-                    () = stop.cancelled() => return Ended::Stopped(held),
+                    () = stop.cancelled() => return Ended::Stopped(Box::new(held)),
                     () = tokio::time::sleep(self.interval() / 4) => {}
                 }
             }

@@ -84,7 +84,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
         if tokio::time::timeout(LAST_WRITES, gate.idle()).await.is_ok()
             && let Ended::Stopped(held) = ended
         {
-            candidate.release(held).await;
+            candidate.release(*held).await;
         }
         term.join().await;
     }

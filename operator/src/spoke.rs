@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use alkhub_crds::Spoke;
 
-use self::validate::Course;
+use self::validate::{Course, Waiting};
 use crate::admin;
 use crate::context::Context;
 use crate::error::Error;
@@ -35,6 +35,8 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Do
     let observed = observe::observe(&ctx, &spoke);
     let declaration = match validate::validate(&spoke, &observed) {
         Course::Declare(declaration) => declaration,
+        // A new operator has not asked yet: what the last one found still holds.
+        Course::Wait(Waiting::HubNotAsked) if spoke.status.is_some() => return Ok(Done::Well(RESYNC)),
         Course::Wait(reason) => {
             status::waiting(&ctx, &spoke, &observed, reason).await?;
             return Ok(Done::Well(RESYNC));

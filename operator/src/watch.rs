@@ -214,3 +214,28 @@ fn readable<K: Object>(
         Err(error) => Err(error),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_malformed_object_is_counted_and_passed_over() {
+        let metrics = Metrics::new(&prometheus::Registry::new()).expect("registered");
+        let object = |spec: serde_json::Value| {
+            let hub = json!({
+                "apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "metadata": {"name": "h", "namespace": "n"}, "spec": spec
+            });
+            Ok(Event::Apply(
+                serde_json::from_value::<DeserializeGuard<Hub>>(hub).expect("a guard reads everything"),
+            ))
+        };
+        let good = json!({"redis": {"managed": true}, "postgres": {"managed": true}});
+
+        assert!(readable(object(json!({"replicas": "many"})), &metrics).is_none());
+        assert!(matches!(readable(object(good), &metrics), Some(Ok(Event::Apply(_)))));
+        assert_eq!(metrics.malformed_objects.with_label_values(&["Hub"]).get(), 1);
+    }
+}

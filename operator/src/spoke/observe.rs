@@ -6,6 +6,7 @@ use alkhub_crds::{Hub, Spoke};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
+use tokio::time::Instant;
 
 use crate::context::{Context, Look};
 
@@ -17,6 +18,8 @@ pub(super) struct Observed {
     pub(super) look: Option<Arc<Look>>,
     /// The Secret that holds the key, when it has our label.
     pub(super) secret: Option<Arc<PartialObjectMeta<Secret>>>,
+    /// When this process last declared the Spoke.
+    pub(super) told: Option<Instant>,
 }
 
 pub(super) fn observe(ctx: &Context, spoke: &Spoke) -> Observed {
@@ -26,6 +29,7 @@ pub(super) fn observe(ctx: &Context, spoke: &Spoke) -> Observed {
         secret: ctx
             .stores
             .secret(&spoke.namespace().unwrap_or_default(), &spoke.secret_name()),
+        told: spoke.uid().and_then(|uid| ctx.told.at(&uid)),
         hub,
     }
 }

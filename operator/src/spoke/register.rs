@@ -56,6 +56,7 @@ pub(super) async fn register(
     let door = ctx.admin.door(&declaration.hub, declaration.key.1.clone());
     door.put(&spoke.name_any(), &put).await?;
     drop(pass);
+    ctx.told.now(&put.uid);
     let version = secret.metadata.resource_version.unwrap_or_default();
     Ok(Registered {
         declared: declaration.digest(&secret.metadata.uid.unwrap_or_default(), &version),

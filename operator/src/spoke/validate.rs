@@ -15,7 +15,7 @@ use crate::names::{Names, digest, is_owned_by};
 /// What is to be done.
 #[derive(Debug)]
 pub(super) enum Course {
-    Declare(Declaration),
+    Declare(Box<Declaration>),
     Wait(Waiting),
 }
 
@@ -25,7 +25,9 @@ pub(super) enum Waiting {
     HubNotFound,
     HubGoing,
     HubPaused,
-    /// The hub has not answered (yet); the look that does wakes its Spokes.
+    /// This process has not asked the hub yet; what was known before stays.
+    HubNotAsked,
+    /// The hub does not answer; the look that does wakes its Spokes.
     HubUnreachable,
     /// The API server should have refused it.
     InvalidName,
@@ -39,7 +41,7 @@ pub(super) struct Declaration {
     pub(super) key: (String, SecretString),
     /// Everything but the spoke's own key.
     pub(super) put: SpokePut,
-    /// The hub knows a spoke of this name and uid.
+    /// The hub knows a spoke of this name and uid, or was just told.
     pub(super) known: bool,
 }
 
@@ -56,8 +58,11 @@ pub(super) fn validate(spoke: &Spoke, observed: &Observed) -> Course {
     if hub.spec.paused {
         return Course::Wait(Waiting::HubPaused);
     }
+    if observed.look.is_none() {
+        return Course::Wait(Waiting::HubNotAsked);
+    }
     match declaration(spoke, hub, observed) {
-        Some(declaration) => Course::Declare(declaration),
+        Some(declaration) => Course::Declare(Box::new(declaration)),
         None => Course::Wait(Waiting::HubUnreachable),
     }
 }
@@ -108,7 +113,9 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
     Some(Declaration {
         hub: Names::of(hub),
         key: look.key.clone()?,
-        known: seen.spokes.get(&spoke.name_any()).is_some_and(|info| info.uid == uid),
+        // A look from before the last declaration cannot know of it.
+        known: observed.told.is_some_and(|told| look.at <= told)
+            || seen.spokes.get(&spoke.name_any()).is_some_and(|info| info.uid == uid),
         put: SpokePut {
             uid,
             key: None,

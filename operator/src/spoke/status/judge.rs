@@ -124,7 +124,7 @@ fn wait(old: &[Condition], waiting: Waiting, why: &str) -> Vec<Verdict> {
                 unknown(CONNECTED, "HubPaused", message),
             ]
         }
-        Waiting::HubUnreachable => {
+        Waiting::HubNotAsked | Waiting::HubUnreachable => {
             let message = if why.is_empty() {
                 "its Hub was not asked yet"
             } else {
@@ -239,6 +239,8 @@ mod tests {
             Waiting::HubNotFound,
             Waiting::HubGoing,
             Waiting::HubPaused,
+            Waiting::HubNotAsked,
+            Waiting::HubNotAsked,
             Waiting::HubUnreachable,
             Waiting::InvalidName,
         ];

@@ -59,12 +59,13 @@ fn observed() -> Observed {
         hub: Some(Arc::new(hub(given()))),
         look: Some(look(Ok(()))),
         secret: None,
+        told: None,
     }
 }
 
 fn declared(spoke: &Spoke, observed: &Observed) -> Declaration {
     match validate(spoke, observed) {
-        Course::Declare(declaration) => declaration,
+        Course::Declare(declaration) => *declaration,
         Course::Wait(waiting) => panic!("waits: {waiting:?}"),
     }
 }
@@ -97,7 +98,7 @@ async fn a_spoke_waits_for_its_hub() {
                 ..observed()
             }
         ),
-        Some(Waiting::HubUnreachable)
+        Some(Waiting::HubNotAsked)
     );
     assert_eq!(waits(&spoke(), &observed()), None);
 }
@@ -173,4 +174,21 @@ async fn nothing_is_sent_again_only_while_everything_is_as_it_was() {
     ));
     declaration.known = false;
     assert!(!declaration.is_done(&told, &done));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_from_before_the_declaration_is_not_held_against_it() {
+    let before = observed();
+    let told = Observed {
+        told: Some(Instant::now()),
+        ..before
+    };
+
+    assert!(declared(&spoke(), &told).known);
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    let later = Observed {
+        look: Some(look(Ok(()))),
+        ..told
+    };
+    assert!(!declared(&spoke(), &later).known);
 }

@@ -1,0 +1,262 @@
+//! A hub's admin API that remembers what it was told, and the image whose pods answer the probes.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use alkhub_protocol::ApiKey;
+use alkhub_protocol::admin::{HubReport, InstanceInfo, PodReport, SpokeInfo, SpokePut, SpokeStatus};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::harness::IMAGE;
+
+/// Admin APIs of any number of Hubs, by `namespace/name`.
+#[derive(Clone, Default)]
+pub(crate) struct Fake(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    away: bool,
+    refuse: Option<String>,
+    spokes: HashMap<String, SpokePut>,
+    connected: HashMap<String, usize>,
+    left: HashMap<String, bool>,
+    puts: Vec<SpokePut>,
+    deletes: Vec<(String, String)>,
+    keys: Vec<String>,
+}
+
+// === impl Fake ===
+
+impl Fake {
+    /// Serves on a free port of the loopback; the address without a path.
+    pub(crate) async fn serve(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let router = Router::new()
+            .route("/{namespace}/{hub}/v1/admin/hub", get(report))
+            .route("/{namespace}/{hub}/v1/admin/spokes", get(list))
+            .route("/{namespace}/{hub}/v1/admin/spokes/{name}", put(declare).delete(delete))
+            .with_state(self.clone());
+        #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
+
+    /// Answers nothing but 503 from now on, or works again.
+    pub(crate) fn away(&self, away: bool) {
+        self.0.lock().away = away;
+    }
+
+    /// Refuses declarations with this reason.
+    pub(crate) fn refuse(&self, reason: Option<&str>) {
+        self.0.lock().refuse = reason.map(str::to_owned);
+    }
+
+    /// So many instances of a spoke are connected now.
+    pub(crate) fn connect(&self, spoke: &str, instances: usize) {
+        let mut inner = self.0.lock();
+        inner.connected.insert(spoke.to_owned(), instances);
+        if instances == 0 {
+            inner.left.insert(spoke.to_owned(), true);
+        }
+    }
+
+    /// Puts a spoke in that the operator never declared.
+    pub(crate) fn plant(&self, spoke: &str, uid: &str) {
+        let put = serde_json::from_value(json!({"uid": uid})).expect("a declaration");
+        self.0.lock().spokes.insert(spoke.to_owned(), put);
+    }
+
+    /// Loses everything, as after a restored backup.
+    pub(crate) fn forget(&self) {
+        self.0.lock().spokes.clear();
+    }
+
+    pub(crate) fn puts(&self) -> Vec<SpokePut> {
+        self.0.lock().puts.clone()
+    }
+
+    pub(crate) fn deletes(&self) -> Vec<(String, String)> {
+        self.0.lock().deletes.clone()
+    }
+
+    /// The bearer keys that were shown, each once.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.0.lock().keys.clone()
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> Result<(), (StatusCode, Json<Value>)> {
+        let mut inner = self.0.lock();
+        if inner.away {
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "away"));
+        }
+        let bearer = headers
+            .get("authorization")
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let Some(key) = bearer.filter(|key| ApiKey::parse(key).is_ok()) else {
+            return Err(problem(StatusCode::UNAUTHORIZED, "no key"));
+        };
+        if !inner.keys.iter().any(|known| known == key) {
+            inner.keys.push(key.to_owned());
+        }
+        Ok(())
+    }
+}
+
+type Answer<T> = Result<Json<T>, (StatusCode, Json<Value>)>;
+
+async fn report(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
+    fake.admit(&headers)?;
+    let connected = fake.0.lock().connected.values().sum::<usize>();
+    let report = HubReport {
+        hub_id: "pod-a-0001".parse().expect("valid"),
+        version: "9.9.9".to_owned(),
+        channel_prefix: "alk:".to_owned(),
+        pods: vec![PodReport {
+            hub_id: "pod-a-0001".parse().expect("valid"),
+            pod: "pod-a".to_owned(),
+            version: "9.9.9".to_owned(),
+            connections: connected as u64,
+            draining: false,
+        }],
+        spokes_connected: connected as u64,
+        redis: "up".to_owned(),
+        postgres: "up".to_owned(),
+    };
+    Ok(data(&report))
+}
+
+async fn list(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
+    fake.admit(&headers)?;
+    let inner = fake.0.lock();
+    let spokes: Vec<_> = inner.spokes.iter().map(|(name, put)| info(&inner, name, put)).collect();
+    Ok(data(&spokes))
+}
+
+async fn declare(
+    State(fake): State<Fake>,
+    Path((_, _, name)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    Json(put): Json<SpokePut>,
+) -> Answer<Value> {
+    fake.admit(&headers)?;
+    let mut inner = fake.0.lock();
+    if let Some(reason) = &inner.refuse {
+        return Err(problem(StatusCode::BAD_REQUEST, reason));
+    }
+    inner.puts.push(put.clone());
+    inner.spokes.insert(name.clone(), put.clone());
+    Ok(data(&info(&inner, &name, &put)))
+}
+
+async fn delete(
+    State(fake): State<Fake>,
+    Path((_, _, name)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<StatusCode, (StatusCode, Json<Value>)> {
+    fake.admit(&headers)?;
+    let mut inner = fake.0.lock();
+    let uid = query
+        .as_deref()
+        .and_then(|query| query.strip_prefix("uid="))
+        .unwrap_or_default()
+        .to_owned();
+    inner.deletes.push((name.clone(), uid.clone()));
+    match inner.spokes.get(&name) {
+        Some(put) if put.uid == uid => {
+            inner.spokes.remove(&name);
+            Ok(StatusCode::NO_CONTENT)
+        }
+        _ => Err(problem(StatusCode::NOT_FOUND, "no such spoke")),
+    }
+}
+
+fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
+    let at: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+    let count = inner.connected.get(name).copied().unwrap_or_default();
+    let instances = (0..count).map(|index| InstanceInfo {
+        instance_id: format!("i{index}").parse().expect("valid"),
+        hub_id: "pod-a-0001".parse().expect("valid"),
+        generation: 1,
+        connected_at: at,
+        host_info: None,
+    });
+    SpokeInfo {
+        name: name.parse().expect("valid"),
+        uid: put.uid.clone(),
+        spoke_type: put.spoke_type,
+        status: if count > 0 {
+            SpokeStatus::Connected
+        } else {
+            SpokeStatus::Disconnected
+        },
+        instances: instances.collect(),
+        operations: if count > 0 {
+            vec!["text.upper".to_owned()]
+        } else {
+            Vec::new()
+        },
+        labels: put.labels.clone(),
+        connected_at: (count > 0).then_some(at),
+        disconnected_at: inner.left.contains_key(name).then_some(at),
+        // Another one each time: a heartbeat must change nothing.
+        last_heartbeat_at: Some(jiff::Timestamp::now()),
+    }
+}
+
+fn data<T: serde::Serialize>(value: &T) -> Json<Value> {
+    Json(json!({ "data": value, "meta": { "source": "local", "timestamp": 0 } }))
+}
+
+fn problem(status: StatusCode, detail: &str) -> (StatusCode, Json<Value>) {
+    (
+        status,
+        Json(json!({ "title": "refused", "detail": detail, "status": status.as_u16() })),
+    )
+}
+
+/// Brings [`IMAGE`] to the nodes, once for all tests. Elsewhere than on `alkhub-cluster` it must be there already.
+pub(crate) fn image() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let (script, ok, archive) = (
+            folder.join("fake-hub.sh"),
+            folder.join("ok"),
+            folder.join("fake-hub.tar"),
+        );
+        let text = "#!/busybox sh\ntrap 'exit 0' TERM\n/busybox httpd -f -p 7421 -h /www &\nwait\n";
+        std::fs::write(&script, text)
+            .and_then(|()| std::fs::write(&ok, "ok\n"))
+            .expect("files");
+        let file = |from: &std::path::Path, to: &str| format!("{}:{to}", from.display());
+        let made = Command::new("alkhub-cluster")
+            .args(["image", "--name", IMAGE, "--entrypoint", "/alkhub", "--out"])
+            .arg(&archive)
+            .args([
+                "--file",
+                "/bin/busybox:/busybox:755",
+                "--file",
+                &file(&script, "/alkhub:755"),
+            ])
+            .args(["--file", &file(&ok, "/www/livez"), "--file", &file(&ok, "/www/readyz")])
+            .status();
+        match made {
+            Ok(status) => assert!(status.success(), "the image could not be made"),
+            Err(error) => return println!("no alkhub-cluster ({error}): {IMAGE} must be on the nodes already"),
+        }
+        let loaded = Command::new("alkhub-cluster")
+            .arg("load")
+            .arg(&archive)
+            .status()
+            .expect("alkhub-cluster");
+        assert!(loaded.success(), "the image could not be loaded");
+    });
+}

@@ -1,0 +1,385 @@
+//! A namespace of a test's own, the operator as a process, and waiting on conditions.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::time::Duration;
+
+use alkhub_crds::condition;
+use alkhub_crds::{Hub, Spoke};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Config, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// How long anything may take; a loaded machine is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Image whose pods answer the probes and nothing else.
+pub(crate) const IMAGE: &str = "alkhub/fake-hub:test";
+
+/// A namespace that ends with the test.
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    kubeconfig: PathBuf,
+}
+
+/// The operator as a process; killed when dropped.
+pub(crate) struct Operator {
+    child: Child,
+    pub(crate) management: String,
+}
+
+/// A world for one test, or `None`: there is no cluster.
+pub(crate) async fn world(test: &str) -> Option<World> {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| drop(rustls::crypto::aws_lc_rs::default_provider().install_default()));
+    let Some(kubeconfig) = std::env::var_os("ALKHUB_TEST_KUBECONFIG").map(PathBuf::from) else {
+        assert!(
+            std::env::var_os("ALKHUB_TEST_REQUIRE_CLUSTER").is_none(),
+            "ALKHUB_TEST_REQUIRE_CLUSTER is set and ALKHUB_TEST_KUBECONFIG is not"
+        );
+        println!("skipped: {test} needs a cluster, and ALKHUB_TEST_KUBECONFIG is not set");
+        return None;
+    };
+    let file = kube::config::Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await;
+    let client = Client::try_from(config.expect("a usable kubeconfig")).expect("a client");
+    install_crds(&client).await;
+    let namespace = format!("{test}-{:04x}", fastrand::u16(..));
+    let object = Namespace {
+        metadata: kube::api::ObjectMeta {
+            name: Some(namespace.clone()),
+            ..Default::default()
+        },
+        ..Namespace::default()
+    };
+    Api::<Namespace>::all(client.clone())
+        .create(&PostParams::default(), &object)
+        .await
+        .expect("a namespace");
+    Some(World {
+        client,
+        namespace,
+        kubeconfig,
+    })
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// An operator for this namespace alone, whose hubs' admin APIs are at `fake`.
+    pub(crate) async fn operator(&self, fake: &str, more: &[&str]) -> Operator {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
+        let management = format!("127.0.0.1:{port}");
+        let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{port}.log", self.namespace));
+        let log = std::fs::File::create(log).expect("a log file");
+        let template = format!("{fake}/{{namespace}}/{{hub}}");
+        let child = Command::new(env!("CARGO_BIN_EXE_alkhub-operator"))
+            .args(["--namespace", &self.namespace, "--watch-namespace", &self.namespace])
+            .args(["--management-listen", &management, "--hub-url-template", &template])
+            .args([
+                "--hub-image",
+                IMAGE,
+                "--postgres-image",
+                "postgres:15",
+                "--poll-interval",
+                "1s",
+            ])
+            .args(["--log-filter", "info,alkhub_operator=debug", "--kubeconfig"])
+            .arg(&self.kubeconfig)
+            .args(more)
+            .stderr(Stdio::from(log))
+            .spawn()
+            .expect("the operator starts");
+        let operator = Operator { child, management };
+        eventually("the operator serves its probes", || async {
+            operator.get("/livez").await.map(drop)
+        })
+        .await;
+        operator
+    }
+
+    /// Creates a Hub from a spec.
+    pub(crate) async fn hub(&self, name: &str, spec: Value) -> Hub {
+        self.try_create(name, "Hub", spec).await.expect("a Hub")
+    }
+
+    /// Creates a Spoke from a spec.
+    pub(crate) async fn spoke(&self, name: &str, spec: Value) -> Spoke {
+        self.try_create(name, "Spoke", spec).await.expect("a Spoke")
+    }
+
+    /// Creates an object as it stands, so that the API server judges it.
+    pub(crate) async fn try_create<K>(&self, name: &str, kind: &str, spec: Value) -> kube::Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let object = json!({"apiVersion": "alkhub.dev/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": self.namespace}, "spec": spec});
+        let plural = format!("{}s", kind.to_lowercase());
+        let url = format!("/apis/alkhub.dev/v1alpha1/namespaces/{}/{plural}", self.namespace);
+        let request = http::Request::post(url).header("content-type", "application/json");
+        self.client
+            .request(request.body(object.to_string().into_bytes()).expect("a request"))
+            .await
+    }
+
+    /// Creates a Secret with one key.
+    pub(crate) async fn secret(&self, name: &str, key: &str, text: &str) {
+        let secret: Secret =
+            serde_json::from_value(json!({"metadata": {"name": name}, "stringData": {key: text}})).expect("a Secret");
+        self.api::<Secret>()
+            .create(&PostParams::default(), &secret)
+            .await
+            .expect("a Secret");
+    }
+
+    /// Secrets `redis` and `postgres` with URLs.
+    pub(crate) async fn servers(&self) {
+        self.secret("redis", "url", &format!("redis://cache.{}", self.namespace))
+            .await;
+        self.secret("postgres", "url", "postgres://u:p@db/x").await;
+    }
+
+    /// Changes fields of an object as a user does.
+    pub(crate) async fn patch<K>(&self, name: &str, fields: Value) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        self.api::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(fields))
+            .await
+            .expect("patched")
+    }
+
+    pub(crate) async fn delete<K>(&self, name: &str)
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        self.api::<K>()
+            .delete(name, &DeleteParams::default())
+            .await
+            .expect("deleted");
+    }
+
+    /// Waits until an object is as `check` wants.
+    pub(crate) async fn until<K>(&self, name: &str, what: &str, check: impl Fn(&K) -> bool) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Serialize + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let api = self.api::<K>();
+        eventually(what, || async {
+            let object = api.get(name).await.map_err(|e| e.to_string())?;
+            if check(&object) {
+                Ok(object)
+            } else {
+                Err(shown(&object))
+            }
+        })
+        .await
+    }
+
+    /// Waits until an object is gone.
+    pub(crate) async fn gone<K>(&self, name: &str)
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Serialize + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let api = self.api::<K>();
+        eventually(&format!("{name} is gone"), || async {
+            match api.get_opt(name).await.map_err(|e| e.to_string())? {
+                None => Ok(()),
+                Some(object) => Err(shown(&object)),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a Hub's condition has a status and a reason.
+    pub(crate) async fn hub_says(&self, name: &str, kind: &str, status: &str, reason: &str) -> Hub {
+        let says = |hub: &Hub| {
+            let conditions = hub
+                .status
+                .as_ref()
+                .map(|status| status.conditions.as_slice())
+                .unwrap_or_default();
+            condition::find(conditions, kind).is_some_and(|c| c.status == status && c.reason == reason)
+        };
+        self.until(name, &format!("{name} says {kind}={status}/{reason}"), says)
+            .await
+    }
+
+    /// Waits until a Spoke's condition has a status and a reason.
+    pub(crate) async fn spoke_says(&self, name: &str, kind: &str, status: &str, reason: &str) -> Spoke {
+        let says = |spoke: &Spoke| {
+            let conditions = spoke
+                .status
+                .as_ref()
+                .map(|status| status.conditions.as_slice())
+                .unwrap_or_default();
+            condition::find(conditions, kind).is_some_and(|c| c.status == status && c.reason == reason)
+        };
+        self.until(name, &format!("{name} says {kind}={status}/{reason}"), says)
+            .await
+    }
+
+    /// Ends the namespace; a test that failed leaves it for the dump.
+    pub(crate) async fn end(self) {
+        drop(
+            Api::<Namespace>::all(self.client.clone())
+                .delete(&self.namespace, &DeleteParams::background())
+                .await,
+        );
+    }
+}
+
+// === impl Operator ===
+
+impl Operator {
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let answer = reqwest::get(format!("http://{}{path}", self.management))
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok((
+            answer.status().as_u16(),
+            answer.text().await.map_err(|e| e.to_string())?,
+        ))
+    }
+
+    /// The sum of a metric's samples.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await.expect("metrics");
+        let samples = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Waits until so many reconciles more have ended.
+    pub(crate) async fn reconciles(&self, more: f64) {
+        let from = self.metric("alkhub_operator_reconciles_total").await;
+        eventually("more reconciles", || async {
+            let now = self.metric("alkhub_operator_reconciles_total").await;
+            if now >= from + more {
+                Ok(())
+            } else {
+                Err(format!("{now} after {from}"))
+            }
+        })
+        .await;
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .expect("kill");
+        assert!(status.success());
+    }
+
+    pub(crate) async fn leads(&self) {
+        eventually("the operator leads", || async {
+            match self.get("/readyz").await? {
+                (200, text) if text.starts_with("leader") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Resident memory, and what of it is not the program itself.
+    pub(crate) fn memory(&self) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let lines = status
+            .lines()
+            .filter(|line| line.starts_with("VmRSS") || line.starts_with("RssAnon"));
+        lines
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Waits until `check` succeeds; its last word is in the message when it does not.
+pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl Fn() -> F) -> T {
+    within(PATIENCE, what, check).await
+}
+
+/// The same with a limit.
+pub(crate) async fn within<T, F: Future<Output = Result<T, String>>>(
+    limit: Duration,
+    what: &str,
+    check: impl Fn() -> F,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match check().await {
+            Ok(value) => return value,
+            Err(last) if Instant::now() > deadline => panic!("waited {limit:?} until {what}; last: {last}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn shown<K: Serialize>(object: &K) -> String {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    if let Some(meta) = value["metadata"].as_object_mut() {
+        meta.remove("managedFields");
+    }
+    value.to_string()
+}
+
+async fn install_crds(client: &Client) {
+    let api = Api::<CustomResourceDefinition>::all(client.clone());
+    for (_, crd) in alkhub_crds::manifest::all() {
+        let name = crd.name_any();
+        api.patch(&name, &PatchParams::apply("alkhub-tests").force(), &Patch::Apply(&crd))
+            .await
+            .expect("a CRD");
+        eventually(&format!("{name} is established"), || async {
+            let crd = api.get(&name).await.map_err(|e| e.to_string())?;
+            let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
+            let established = conditions
+                .iter()
+                .any(|c| c.type_ == "Established" && c.status == "True");
+            if established {
+                Ok(())
+            } else {
+                Err(format!("{conditions:?}"))
+            }
+        })
+        .await;
+    }
+}

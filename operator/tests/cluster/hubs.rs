@@ -1,0 +1,350 @@
+//! Hubs: their objects, changes, drift, refusals, and their end.
+
+use alkhub_crds::{Hub, condition};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt as _;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, image};
+use crate::harness::{Operator, World, eventually, world};
+
+fn given(replicas: i32) -> Value {
+    json!({"replicas": replicas, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})
+}
+
+fn replicas(deployment: &Deployment) -> Option<i32> {
+    deployment.spec.as_ref()?.replicas
+}
+
+#[tokio::test]
+async fn a_hub_gets_its_objects_follows_its_spec_and_is_then_left_alone() {
+    let Some(world) = world("hub").await else { return };
+    image();
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+
+    world.hub("demo", given(2)).await;
+    let refused = world
+        .hub_says("demo", condition::ACCEPTED, "False", "SecretNotFound")
+        .await;
+    assert!(
+        refused
+            .status
+            .expect("a status")
+            .conditions
+            .iter()
+            .any(|c| c.message.contains("`redis`"))
+    );
+    world.servers().await;
+
+    let hub = world.hub_says("demo", condition::READY, "True", "Serving").await;
+    world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
+    let status = hub.status.clone().expect("a status");
+    assert_eq!(
+        (status.replicas, status.ready_replicas, status.pods.as_deref()),
+        (2, 2, Some("2/2"))
+    );
+    assert_eq!(status.observed_generation, hub.metadata.generation);
+    for name in ["demo", "demo-pods"] {
+        world.until::<Service>(name, "a Service", |_| true).await;
+    }
+    world
+        .until::<ServiceAccount>("demo", "no token", |a| a.automount_service_account_token == Some(false))
+        .await;
+    world.until::<PodDisruptionBudget>("demo", "a budget", |_| true).await;
+    let auth = world
+        .api::<Secret>()
+        .get("demo-auth")
+        .await
+        .expect("a Secret")
+        .data
+        .expect("data");
+    assert_eq!(
+        fake.keys(),
+        [String::from_utf8(auth["admin-key"].0.clone()).expect("text")]
+    );
+
+    scaled_and_changed(&world).await;
+    left_alone(&world, &operator).await;
+
+    println!("{}", operator.memory());
+    let events = world.api::<Event>().list(&ListParams::default()).await.expect("events");
+    assert!(
+        events
+            .iter()
+            .any(|event| event.reason.as_deref() == Some("SecretNotFound")),
+        "{events:?}"
+    );
+
+    world.delete::<Hub>("demo").await;
+    world.gone::<Deployment>("demo").await;
+    world.gone::<Secret>("demo-auth").await;
+    world.gone::<Service>("demo-pods").await;
+    world.end().await;
+}
+
+async fn scaled_and_changed(world: &World) {
+    // Scaling goes through the scale subresource, and the selector finds the pods of the newest revision.
+    let scale = world
+        .api::<Hub>()
+        .patch_scale(
+            "demo",
+            &PatchParams::default(),
+            &Patch::Merge(json!({"spec": {"replicas": 1}})),
+        )
+        .await;
+    let scale: Scale = scale.expect("scaled");
+    let selector = scale.status.expect("a status").selector.expect("a selector");
+    assert!(selector.contains("alkhub.dev/revision="), "{selector}");
+    let pods = world
+        .api::<k8s_openapi::api::core::v1::Pod>()
+        .list(&ListParams::default().labels(&selector))
+        .await;
+    assert!(!pods.expect("pods").items.is_empty());
+    world
+        .until::<Deployment>("demo", "one replica", |d| replicas(d) == Some(1))
+        .await;
+    world.gone::<PodDisruptionBudget>("demo").await;
+
+    // A change of the settings changes the file and rolls the pods.
+    let revision = |d: &Deployment| {
+        d.spec
+            .as_ref()
+            .and_then(|s| s.template.metadata.as_ref()?.labels.clone())
+            .and_then(|l| l.get("alkhub.dev/revision").cloned())
+    };
+    let before = revision(&world.api::<Deployment>().get("demo").await.expect("a Deployment"));
+    world
+        .patch::<Hub>(
+            "demo",
+            json!({"spec": {"config": {"calls": {"default-timeout": "7s"}}}}),
+        )
+        .await;
+    world
+        .until::<ConfigMap>("demo-config", "the setting", |c| {
+            c.data.as_ref().is_some_and(|d| d["hub.toml"].contains("7s"))
+        })
+        .await;
+    world
+        .until::<Deployment>("demo", "a new revision", |d| revision(d) != before)
+        .await;
+    world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+}
+
+async fn left_alone(world: &World, operator: &Operator) {
+    // Nothing is written while nothing changes, though it goes on looking.
+    operator.reconciles(3.0).await;
+    let writes = operator.metric("alkhub_operator_api_writes_total").await;
+    let polls = operator.metric("alkhub_operator_hub_polls_total").await;
+    operator.reconciles(8.0).await;
+    assert!(operator.metric("alkhub_operator_hub_polls_total").await > polls);
+    assert_eq!(
+        operator.metric("alkhub_operator_api_writes_total").await,
+        writes,
+        "a steady state has no writes"
+    );
+
+    // What somebody else changed is put right, field by field; what they added of their own stays.
+    world
+        .patch::<Deployment>(
+            "demo",
+            json!({"metadata": {"labels": {"theirs": "yes"}}, "spec": {"replicas": 5}}),
+        )
+        .await;
+    let mended = world
+        .until::<Deployment>("demo", "one replica again", |d| replicas(d) == Some(1))
+        .await;
+    assert_eq!(mended.labels()["theirs"], "yes");
+    world.delete::<ConfigMap>("demo-config").await;
+    world
+        .until::<ConfigMap>("demo-config", "it is there again", |c| {
+            c.metadata.deletion_timestamp.is_none()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_unknown_setting_becomes_a_condition_and_a_correction_mends_it() {
+    let Some(world) = world("setting").await else { return };
+    let operator = world.operator("http://127.0.0.1:9", &[]).await;
+    world.servers().await;
+    let mut spec = given(1);
+    spec["config"] = json!({"calls": {"no-such-setting": 1}});
+
+    world.hub("demo", spec).await;
+    let hub = world
+        .hub_says("demo", condition::ACCEPTED, "False", "InvalidSetting")
+        .await;
+
+    let conditions = hub.status.expect("a status").conditions;
+    let accepted = condition::find(&conditions, condition::ACCEPTED).expect("there");
+    assert!(accepted.message.contains("no-such-setting"), "{}", accepted.message);
+    assert!(
+        world
+            .api::<Deployment>()
+            .get_opt("demo")
+            .await
+            .expect("an answer")
+            .is_none()
+    );
+    world.patch::<Hub>("demo", json!({"spec": {"config": null}})).await;
+    world.hub_says("demo", condition::ACCEPTED, "True", "Valid").await;
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_younger_of_two_hubs_with_one_redis_and_prefix_is_refused() {
+    let Some(world) = world("prefix").await else { return };
+    let operator = world.operator("http://127.0.0.1:9", &[]).await;
+    world.servers().await;
+    // Another name of the same server.
+    world
+        .secret(
+            "same",
+            "url",
+            &format!("rediss://:pw@cache.{}.svc.cluster.local:6379/4", world.namespace),
+        )
+        .await;
+    let with = |secret: &str, prefix: &str| json!({"redis": {"secretRef": {"name": secret}}, "postgres": {"secretRef": {"name": "postgres"}}, "channelPrefix": prefix});
+
+    let older = world.hub("zeta", with("redis", "shared:")).await;
+    world
+        .hub_says("zeta", condition::PREFIX_CONFLICT, "False", "Unique")
+        .await;
+    // Ages are told to the second; within one, the uid decides.
+    eventually("another second", || async {
+        let now = k8s_openapi::jiff::Timestamp::now().as_second();
+        let made = older.creation_timestamp().map_or(now, |at| at.0.as_second());
+        if now > made {
+            Ok(())
+        } else {
+            Err("the same second".to_owned())
+        }
+    })
+    .await;
+    world.hub("alpha", with("same", "shared:part:")).await;
+    let refused = world
+        .hub_says("alpha", condition::PREFIX_CONFLICT, "True", "PrefixInUse")
+        .await;
+
+    let conditions = refused.status.expect("a status").conditions;
+    assert!(condition::find(&conditions, condition::PREFIX_CONFLICT).is_some_and(|c| c.message.contains("zeta")));
+    assert!(
+        world
+            .api::<Deployment>()
+            .get_opt("alpha")
+            .await
+            .expect("an answer")
+            .is_none()
+    );
+    world
+        .hub_says("zeta", condition::PREFIX_CONFLICT, "False", "Unique")
+        .await;
+    world
+        .patch::<Hub>("alpha", json!({"spec": {"channelPrefix": "own:"}}))
+        .await;
+    world
+        .hub_says("alpha", condition::PREFIX_CONFLICT, "False", "Unique")
+        .await;
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_elses_is_never_taken_over() {
+    let Some(world) = world("taken").await else { return };
+    let operator = world.operator("http://127.0.0.1:9", &[]).await;
+    world.servers().await;
+    let theirs: Service =
+        serde_json::from_value(json!({"metadata": {"name": "demo"}, "spec": {"ports": [{"port": 80}]}}))
+            .expect("a Service");
+    world
+        .api::<Service>()
+        .create(&PostParams::default(), &theirs)
+        .await
+        .expect("a Service");
+
+    world.hub("demo", given(1)).await;
+    let hub = world.hub_says("demo", condition::DEGRADED, "True", "ApplyFailed").await;
+
+    let conditions = hub.status.expect("a status").conditions;
+    assert!(condition::find(&conditions, condition::DEGRADED).is_some_and(|c| c.message.contains("Service `demo`")));
+    let theirs = world.api::<Service>().get("demo").await.expect("still there");
+    assert!(theirs.metadata.owner_references.is_none());
+    world.delete::<Service>("demo").await;
+    world
+        .hub_says("demo", condition::DEGRADED, "Unknown", "HubUnreachable")
+        .await;
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn managed_servers_come_up_and_go_with_their_data() {
+    let Some(world) = world("managed").await else { return };
+    image();
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+
+    world.hub("demo", json!({"replicas": 1, "redis": {"managed": true, "storage": {"ephemeral": true}}, "postgres": {"managed": true}})).await;
+    for name in ["demo-redis", "demo-postgres"] {
+        world
+            .until::<StatefulSet>(name, "ready", |s| {
+                s.status.as_ref().and_then(|s| s.ready_replicas) == Some(1)
+            })
+            .await;
+    }
+    world.hub_says("demo", condition::READY, "True", "Serving").await;
+    let claims = world
+        .api::<PersistentVolumeClaim>()
+        .list(&ListParams::default())
+        .await
+        .expect("claims");
+    assert_eq!(claims.items.len(), 1);
+    operator.reconciles(3.0).await;
+    let writes = operator.metric("alkhub_operator_api_writes_total").await;
+    operator.reconciles(5.0).await;
+    assert_eq!(
+        operator.metric("alkhub_operator_api_writes_total").await,
+        writes,
+        "a steady state has no writes"
+    );
+
+    // A server of the user's own takes the managed one's place; the other stays.
+    world.servers().await;
+    world
+        .patch::<Hub>(
+            "demo",
+            json!({"spec": {"redis": {"managed": null, "storage": null, "secretRef": {"name": "redis"}}}}),
+        )
+        .await;
+    world.gone::<StatefulSet>("demo-redis").await;
+    world.gone::<Service>("demo-redis").await;
+    world.gone::<Secret>("demo-redis").await;
+    world
+        .until::<StatefulSet>("demo-postgres", "still there", |_| true)
+        .await;
+
+    world.delete::<Hub>("demo").await;
+    world.gone::<StatefulSet>("demo-postgres").await;
+    eventually("the claim is gone", || async {
+        let claims = world
+            .api::<PersistentVolumeClaim>()
+            .list(&ListParams::default())
+            .await
+            .map_err(|e| e.to_string())?;
+        if claims.items.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} claims", claims.items.len()))
+        }
+    })
+    .await;
+    world.end().await;
+}

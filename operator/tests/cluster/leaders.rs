@@ -1,0 +1,86 @@
+//! Leader election between processes.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::time::Instant;
+
+use crate::harness::{Operator, eventually, within, world};
+
+async fn is_leader(operator: &Operator) -> Result<(), String> {
+    match operator.get("/readyz").await? {
+        (200, text) if text.starts_with("leader") => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_ends_hands_over_at_once() {
+    let Some(world) = world("leader").await else { return };
+    let first = world.operator("http://127.0.0.1:9", &["--identity", "first"]).await;
+    first.leads().await;
+    let second = world.operator("http://127.0.0.1:9", &["--identity", "second"]).await;
+    eventually("the second stands by", || async {
+        match second.get("/readyz").await? {
+            (200, text) if text.starts_with("standby") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    let begun = Instant::now();
+    first.signal("-TERM");
+    within(Duration::from_secs(5), "the second leads", || is_leader(&second)).await;
+    let taken = begun.elapsed();
+
+    println!("handed over in {taken:?}");
+    assert!(taken <= Duration::from_secs(1), "handed over in {taken:?}");
+    world
+        .until::<Lease>("alkhub-operator", "the second holds it", |lease| {
+            let holder = lease
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.holder_identity.as_deref())
+                .unwrap_or_default();
+            holder.starts_with("second-")
+        })
+        .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_was_stopped_finds_the_gate_shut_and_stands_by() {
+    let Some(world) = world("stopped").await else { return };
+    let first = world
+        .operator("http://127.0.0.1:9", &["--identity", "first", "--lease-duration", "4s"])
+        .await;
+    first.leads().await;
+    let second = world
+        .operator(
+            "http://127.0.0.1:9",
+            &["--identity", "second", "--lease-duration", "4s"],
+        )
+        .await;
+
+    first.signal("-STOP");
+    within(Duration::from_secs(30), "the second leads", || is_leader(&second)).await;
+    // While the first was away, a Hub came: its old caches know nothing, and it must write nothing.
+    world
+        .hub(
+            "demo",
+            serde_json::json!({"redis": {"managed": true}, "postgres": {"managed": true}}),
+        )
+        .await;
+    first.signal("-CONT");
+    eventually("the first stands by", || async {
+        match first.get("/readyz").await? {
+            (200, text) if text.starts_with("standby") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    assert_eq!(first.metric("alkhub_operator_api_writes_total").await, 0.0);
+    is_leader(&second).await.expect("the second still leads");
+    world.end().await;
+}
