@@ -234,7 +234,7 @@ impl Cluster {
     /// Records an instance that this hub holds and returns its generation: one more than the recorded one, and at
     /// least the clock in milliseconds, so that no restart of Redis runs it backwards.
     ///
-    /// While Redis is away, or refuses, the generation is this hub's own, and the entry is asserted when it is back.
+    /// While Redis is away, refuses, or does not answer in `events.timeout`, the generation is this hub's own, and the entry is asserted when it is back.
     /// Dropping the future does not take the entry back.
     ///
     /// # Errors

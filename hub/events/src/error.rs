@@ -62,4 +62,14 @@ impl Error {
             Self::Setting(_) | Self::Url(_) | Self::Authorities { .. } | Self::Metrics(_) | Self::NoCluster => false,
         }
     }
+
+    /// The same error for another one who waited.
+    pub(crate) fn shared(&self) -> Self {
+        match self {
+            Self::Unavailable(reason) => Self::Unavailable(reason.clone()),
+            Self::Timeout(limit) => Self::Timeout(*limit),
+            Self::Refused(error) => Self::Refused(error.clone()),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
 }

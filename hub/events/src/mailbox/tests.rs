@@ -292,13 +292,13 @@ fn check(filter: &str, sent: &[Sent], read: &[Item]) -> Result<(), TestCaseError
             Item::Gap(gap) if gap.topic == filter => told.push(gap.missed),
             Item::Event(event) if event.topic.as_str() == topic => {
                 let number = event.payload.as_ref().expect("a payload").to().expect("a number");
-                compare(skipped(&mut sent, Some(number))?, &told)?;
+                compare(&skipped(&mut sent, Some(number))?, &told)?;
                 told.clear();
             }
             _ => {}
         }
     }
-    compare(skipped(&mut sent, None)?, &told)
+    compare(&skipped(&mut sent, None)?, &told)
 }
 
 /// What was pushed before an event, or before the end; `None` in it: nobody knows how many.
@@ -315,9 +315,9 @@ fn skipped(sent: &mut std::slice::Iter<'_, Sent>, until: Option<u64>) -> Result<
     Ok(skipped)
 }
 
-fn compare(skipped: Vec<Option<u64>>, told: &[Option<u64>]) -> Result<(), TestCaseError> {
+fn compare(skipped: &[Option<u64>], told: &[Option<u64>]) -> Result<(), TestCaseError> {
     let sum = |counts: &[Option<u64>]| counts.iter().copied().sum::<Option<u64>>();
     prop_assert_eq!(skipped.is_empty(), told.is_empty());
-    prop_assert_eq!(sum(&skipped), sum(told));
+    prop_assert_eq!(sum(skipped), sum(told));
     Ok(())
 }

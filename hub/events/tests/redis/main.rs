@@ -1,5 +1,6 @@
 //! The fabric against a real Redis: every test starts a server of its own.
 
+mod access;
 mod cluster;
 mod directory;
 mod events;

@@ -1,6 +1,7 @@
 //! A private Redis server, hubs on it, and waiting on conditions.
 
 use std::future::Future;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ use tokio_util::task::TaskTracker;
 
 /// Longer than anything takes, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A port of loopback that nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
 
 /// A Redis server on loopback that ends with this value.
 pub(crate) struct Server {
@@ -46,17 +53,20 @@ impl Server {
 
     /// A server that does not run yet.
     pub(crate) fn reserve() -> Self {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
         Self {
             process: None,
-            port,
+            port: free_port(),
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
 
     /// Starts it on its port, with nothing in it.
     pub(crate) async fn launch(&mut self) {
+        self.launch_with(&[]).await;
+    }
+
+    /// [`Server::launch`] with settings of its own.
+    pub(crate) async fn launch_with(&mut self, settings: &[&str]) {
         let process = Command::new("redis-server")
             .args([
                 "--port",
@@ -69,6 +79,7 @@ impl Server {
                 "no",
             ])
             .args(["--dir", &self.folder.path().to_string_lossy()])
+            .args(settings)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -98,6 +109,10 @@ impl Server {
     pub(crate) fn signal(&self, signal: Signal) {
         let id = self.process.as_ref().and_then(Child::id).expect("the server runs");
         kill(Pid::from_raw(id.try_into().expect("a process id")), signal).expect("the server is ours");
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn url(&self) -> String {

@@ -296,8 +296,7 @@ impl Actor {
                 pipeline.add_command(self.record(entry, scripts::assert));
             }
             for (key, answer) in keys.iter().zip(session.query_all(&pipeline).await?) {
-                let (_, stands): (u64, bool) =
-                    redis::from_redis_value(answer).map_err(|error| session.failed(error.into()))?;
+                let (_, stands): (u64, bool) = session.read(answer)?;
                 if !stands {
                     self.own.remove(key);
                 }

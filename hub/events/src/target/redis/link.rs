@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +20,7 @@ use super::connect;
 use super::probe::Probe;
 use super::publisher::Publishing;
 use super::reader::{Push, Reading, Routes};
-use super::session::{End, Session};
+use super::session::{self, End, Session};
 use super::subscriber::Subscribing;
 use crate::channel::Names;
 use crate::metrics::Metrics;
@@ -79,6 +80,7 @@ struct Keeper {
     probe: Probe,
     tasks: TaskTracker,
     sessions: u64,
+    was_up: bool,
 }
 
 // === impl Link ===
@@ -170,6 +172,7 @@ impl Runner {
             probe,
             tasks: tasks.clone(),
             sessions: 0,
+            was_up: false,
         };
         tasks.spawn(keeper.run(stop));
     }
@@ -185,8 +188,10 @@ impl Keeper {
             let Some(opened) = opened else { break };
             let reason = match opened {
                 Ok((session, reader)) => {
-                    let (was_up, reason) = self.live(&session, &stop).await;
-                    failures = if was_up { 0 } else { failures };
+                    let start = Instant::now();
+                    let reason = self.live(&session, &stop).await;
+                    // A session that ends soon after it began shall not make a storm of new ones.
+                    failures = if start.elapsed() > BACKOFF_LIMIT { 0 } else { failures };
                     session.end().now(&reason);
                     self.down(&reason);
                     drop(session);
@@ -201,12 +206,33 @@ impl Keeper {
             if stop.is_cancelled() {
                 break;
             }
-            tracing::warn!(reason, "link to Redis is down");
-            self.metrics.reconnects.inc();
+            if failures == 0 {
+                tracing::warn!(reason, "link to Redis is down");
+            } else {
+                tracing::debug!(reason, failures, "link to Redis is still down");
+            }
             stop.run_until_cancelled(tokio::time::sleep(backoff(failures))).await;
             failures += 1;
         }
         self.down("this hub is ending");
+    }
+
+    /// A replica takes messages too, and hands them to nobody else. Other refusals (memory, access) concern only those
+    /// who write.
+    async fn is_writable(&self, session: &Session) -> Result<(), Error> {
+        let milliseconds = u64::try_from(self.limits.timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let mut write = redis::cmd("SET");
+        write
+            .arg(self.names.probe())
+            .arg(session.number)
+            .arg("PX")
+            .arg(milliseconds);
+        match session.query::<()>(&write).await {
+            Err(Error::Refused(error)) if !session::is_read_only(&error) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Whoever waits for the link hears that it is down.
@@ -241,34 +267,36 @@ impl Keeper {
         Ok((Arc::new(session), self.tasks.spawn(run)))
     }
 
-    /// Serves a session until it ends; whether the link was up, and why it ended.
-    async fn live(&mut self, session: &Arc<Session>, stop: &CancellationToken) -> (bool, String) {
+    /// Serves a session until it ends, and tells why it did.
+    async fn live(&mut self, session: &Arc<Session>, stop: &CancellationToken) -> String {
         let settled = tokio::select! {
             reason = session.end().reason() => Err(reason),
             settled = self.settle(session) => settled.map_err(|error| chain(&error)),
             () = stop.cancelled() => Err("this hub is ending".to_owned()),
         };
         if let Err(reason) = settled {
-            return (false, reason);
+            return reason;
         }
         tracing::info!(session = session.number, "link to Redis is up");
         self.metrics.up.set(1);
+        self.metrics.reconnects.inc_by(u64::from(self.was_up));
+        self.was_up = true;
         self.link.up(session.clone());
         let ending = async {
             stop.cancelled().await;
             tokio::time::timeout(self.limits.timeout, self.link.all_said()).await
         };
-        let reason = tokio::select! {
+        tokio::select! {
             reason = session.end().reason() => reason,
             () = self.subscribing.serve(session) => session.end().reason().await,
             () = self.probe.watch(session, self.names.probe()) => "messages no longer come through".to_owned(),
             _ = ending => "this hub is ending".to_owned(),
-        };
-        (true, reason)
+        }
     }
 
     /// Subscribes everything, and waits for a message of this hub to itself that was sent after it.
     async fn settle(&mut self, session: &Session) -> Result<(), Error> {
+        self.is_writable(session).await?;
         self.subscribing.resubscribe(session, &self.names.own()).await?;
         let timeout = self.limits.timeout;
         let probe = tokio::time::timeout(timeout, self.probe.once(session, self.names.probe()));

@@ -192,18 +192,13 @@ impl Publishing {
             }
             Err(error) => {
                 session.end().now("a publish was not confirmed");
-                let timeout = matches!(error, Error::Timeout(_));
                 for job in batch.drain(..) {
                     if let Then::Tell(told) = job.then {
-                        let source = if timeout {
-                            session.silence()
-                        } else {
-                            Error::Unavailable(error.to_string())
-                        };
-                        let _ = told.send(Err(PublishError {
+                        let error = PublishError {
                             delivered: Delivered::Maybe,
-                            source,
-                        }));
+                            source: error.shared(),
+                        };
+                        let _ = told.send(Err(error));
                     }
                 }
             }
@@ -211,7 +206,7 @@ impl Publishing {
     }
 
     fn answered(&self, job: Job, answer: Value, session: &Session) {
-        let receivers = redis::from_redis_value::<i64>(answer).map_err(|error| session.failed(error.into()));
+        let receivers = session.read::<i64>(answer);
         match (job.then, receivers) {
             (Then::Tell(told), Ok(_)) => drop(told.send(Ok(()))),
             (Then::Tell(told), Err(source)) => {

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -24,6 +24,11 @@ pub(crate) struct Session {
 pub(crate) struct End {
     token: CancellationToken,
     reason: std::sync::Arc<OnceLock<String>>,
+}
+
+/// Whether the server is a replica.
+pub(super) fn is_read_only(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
 // === impl Session ===
@@ -63,6 +68,12 @@ impl Session {
         answers.map_err(|error| self.failed(error))
     }
 
+    /// Reads one of the answers of [`Session::query_all`].
+    pub(crate) fn read<T: FromRedisValue>(&self, answer: Value) -> Result<T, Error> {
+        let value = answer.extract_error().map_err(|error| self.failed(error))?;
+        redis::from_redis_value(value).map_err(|error| Error::Refused(error.into()))
+    }
+
     /// What a failure means; a lost connection or a silent server ends the session.
     pub(crate) fn failed(&self, error: RedisError) -> Error {
         if error.is_timeout() {
@@ -72,13 +83,12 @@ impl Session {
             self.end.now("the connection was lost");
             Error::Unavailable(error.to_string())
         } else {
+            if is_read_only(&error) {
+                // It became a replica: what is published here no longer reaches everybody.
+                self.end.now("Redis is read-only");
+            }
             Error::Refused(error)
         }
-    }
-
-    /// The error of one who waited in vain.
-    pub(super) fn silence(&self) -> Error {
-        Error::Timeout(self.timeout)
     }
 
     pub(crate) fn end(&self) -> &End {

@@ -179,11 +179,7 @@ impl Subscribing {
         for (filter, waiting) in waiting {
             let outcome = self.subscribe(session, std::slice::from_ref(&filter)).await;
             for done in waiting {
-                let _ = done.send(match &outcome {
-                    Ok(()) => Ok(()),
-                    Err(Error::Refused(error)) => Err(Error::Refused(error.clone())),
-                    Err(error) => Err(Error::Unavailable(error.to_string())),
-                });
+                let _ = done.send(outcome.as_ref().map_err(Error::shared).copied());
             }
         }
     }
