@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the connection to its end: then its calls are aborted and its spoke is gone. Dropping the future does
     /// the same without telling the directory first.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         if let Err(error) = end {
             tracing::debug!(%error, "a WebSocket ended without a close");
@@ -93,9 +93,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             registered,
             conversation,
             ..
-        } = self;
+        } = *self;
         drop((io, outgoing, registered));
-        conversation.end().await;
+        // Boxed: the end is made room for when it comes.
+        Box::pin(conversation.end()).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -128,37 +128,35 @@ async fn run(app: App, caller: Caller, upgrade: OnUpgrade, held: Held) {
     let Some((stream, rest)) = socket(upgraded) else {
         return;
     };
-    let connection = open(&app, caller, stream, rest);
-    drop(app);
-    tokio::select! {
-        () = connection => {}
-        () = stop.cancelled() => {}
-    }
-    drop(held);
+    let open = app.metrics.open(ConnectionKind::Websocket);
+    let connection = open_connection(&app, caller, stream, rest);
+    // A task of its own, in place of this one, which is as large as an upgrade needs.
+    app.scope.tasks.spawn(async move {
+        tokio::select! {
+            () = connection.run() => {}
+            () = stop.cancelled() => {}
+        }
+        drop((open, held));
+    });
 }
 
-/// Boxed, so that the task of an idle connection is as small as what it holds.
-fn open(app: &App, caller: Caller, stream: Stream, rest: Bytes) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+fn open_connection(app: &App, caller: Caller, stream: Stream, rest: Bytes) -> Box<Connection<Stream>> {
     let limits = Limits {
         messages: app.config.server.outbox_messages,
         bytes: app.config.server.outbox_bytes,
     };
     let (outbox, outgoing) = alkhub_calls::outbox(limits);
-    let open = app.metrics.open(ConnectionKind::Websocket);
     let registered = app.sockets.register(caller.key.clone(), outbox.clone());
     let conversation = Conversation::new(app.clone(), caller.key, outbox);
     tracing::debug!(connection.id = %conversation.id, "a WebSocket is open");
-    let connection = Connection::new(stream, rest, outgoing, registered, conversation);
-    Box::pin(async move {
-        connection.run().await;
-        drop(open);
-    })
+    Box::new(Connection::new(stream, rest, outgoing, registered, conversation))
 }
 
 /// The socket itself: what hyper kept around it is freed.
 fn socket(upgraded: Upgraded) -> Option<(Stream, Bytes)> {
     match upgraded.downcast::<TokioIo<Stream>>() {
-        Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
+        // Even without bytes in it hyper's read buffer is 8 KiB.
+        Ok(parts) => Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf))),
         Err(_) => {
             tracing::error!("an upgraded connection is none of this hub's");
             None
