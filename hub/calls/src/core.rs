@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use alkhub_config::CallsConfig;
 use alkhub_events::Cluster;
-use alkhub_protocol::{CallError, Code, HubId, RequestId};
+use alkhub_protocol::id::InvalidId;
+use alkhub_protocol::{CallError, Code, HubId, InstanceId, RequestId};
 use alkhub_store::Store;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
@@ -130,6 +131,11 @@ impl Core {
     /// The id of a call on the spoke's leg.
     pub(crate) fn leg_id(&self, key: u64) -> String {
         format!("{}-{key}", self.epoch)
+    }
+
+    /// An id for the instance of a connection that names none: no other hub makes the same.
+    pub(crate) fn instance_id(&self, connection: &str) -> Result<InstanceId, InvalidId> {
+        format!("{}-{connection}", self.epoch).parse()
     }
 
     /// The key in an id that a spoke says.

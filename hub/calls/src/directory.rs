@@ -108,6 +108,15 @@ impl Instance {
             && self.entry.instance == other.entry.instance
     }
 
+    /// The older one first; the same order on every hub.
+    fn by_age(&self, other: &Self) -> std::cmp::Ordering {
+        let age = |i: &Self| i.entry.generation;
+        age(self)
+            .cmp(&age(other))
+            .then_with(|| self.entry.spoke.cmp(&other.entry.spoke))
+            .then_with(|| self.entry.instance.cmp(&other.entry.instance))
+    }
+
     /// Whether this is a registration of the given connection.
     pub(crate) fn is_on(&self, link: &Arc<Link>) -> bool {
         self.link.as_ref().is_some_and(|own| Arc::ptr_eq(own, link))
@@ -246,7 +255,7 @@ impl Directory {
     ) -> Option<Arc<Instance>> {
         let changes = self.changes.lock();
         let others = changes.offers.get(name)?.iter().filter(|i| i.key() != *own);
-        others.min_by_key(|i| (i.entry.generation, i.key())).cloned()
+        others.min_by(|a, b| a.by_age(b)).cloned()
     }
 
     fn rebuild(&self, changes: &mut Changes, name: &OperationName) {
@@ -259,7 +268,7 @@ impl Directory {
             waits_for_spec: false,
         };
         let offers = changes.offers.get(name).map_or(&[][..], Vec::as_slice);
-        let oldest = offers.iter().min_by_key(|i| (i.entry.generation, i.key()));
+        let oldest = offers.iter().min_by(|a, b| a.by_age(b));
         if let Some(hash) = oldest.and_then(|oldest| oldest.offers.get(name)) {
             pool.operation = self.specs.get(hash);
             if pool.operation.is_none() {

@@ -44,7 +44,7 @@ impl Core {
         input: RegisterInput,
         connection: Connection,
     ) -> Result<(RegisterOutput, Session), CallError> {
-        let identity = identify(caller, &input, &connection)?;
+        let identity = self.identify(caller, &input, &connection)?;
         let (done, result) = oneshot::channel();
         let core = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -54,6 +54,24 @@ impl Core {
         result
             .await
             .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+    }
+
+    fn identify(&self, caller: &Caller, input: &RegisterInput, connection: &Connection) -> Result<Identity, CallError> {
+        let spoke = spoke_of(caller, input)?;
+        let instance = match &input.instance_id {
+            Some(instance) => instance.clone(),
+            None => self.instance_id(&connection.id).map_err(|error| {
+                CallError::new(
+                    Code::BadRequest,
+                    format!("`instanceId` is missing and none can be made: {error}"),
+                )
+            })?,
+        };
+        Ok(Identity {
+            spoke,
+            instance,
+            policy: caller.spoke.clone(),
+        })
     }
 
     async fn register_as(
@@ -233,38 +251,24 @@ impl Offer {
 }
 
 /// Settles who registers: the key says which spoke.
-fn identify(caller: &Caller, input: &RegisterInput, connection: &Connection) -> Result<Identity, CallError> {
+fn spoke_of(caller: &Caller, input: &RegisterInput) -> Result<SpokeName, CallError> {
     let denied = |message: String| Err(CallError::new(Code::AccessDenied, message));
-    let spoke = match (&caller.spoke, &input.name) {
+    match (&caller.spoke, &input.name) {
         (Some(policy), Some(name)) if policy.name != *name => {
-            return denied(format!("the key is of spoke `{}`, not of `{name}`", policy.name));
+            denied(format!("the key is of spoke `{}`, not of `{name}`", policy.name))
         }
-        (Some(policy), _) if policy.suspended => return denied(format!("spoke `{}` is suspended", policy.name)),
-        (Some(policy), _) => policy.name.clone(),
+        (Some(policy), _) if policy.suspended => denied(format!("spoke `{}` is suspended", policy.name)),
+        (Some(policy), _) => Ok(policy.name.clone()),
         (None, _) if !caller.scopes.allows(scope::ADMIN) => {
             let message = "the key is of no spoke: use one that is, or one with the scope `admin`";
-            return denied(message.to_owned());
+            denied(message.to_owned())
         }
-        (None, Some(name)) => name.clone(),
+        (None, Some(name)) => Ok(name.clone()),
         (None, None) => {
             let message = "`name` is missing: the key is of no spoke, so the registration must name one";
-            return Err(CallError::new(Code::BadRequest, message));
+            Err(CallError::new(Code::BadRequest, message))
         }
-    };
-    let instance = match &input.instance_id {
-        Some(instance) => instance.clone(),
-        None => connection.id.parse().map_err(|_| {
-            CallError::new(
-                Code::BadRequest,
-                "`instanceId` is missing and the connection's id cannot stand for it",
-            )
-        })?,
-    };
-    Ok(Identity {
-        spoke,
-        instance,
-        policy: caller.spoke.clone(),
-    })
+    }
 }
 
 /// The name of an operation that was refused, as far as it can be read.

@@ -15,7 +15,7 @@ const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
 /// The connection by which a spoke registers.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Its id, unique on this hub; the instance's id where the spoke gives none.
+    /// Its id, unique on this hub; the instance's id comes from it where the spoke gives none.
     pub id: String,
     /// Where calls to the spoke go.
     pub outbox: Outbox,

@@ -65,13 +65,17 @@ impl SpecStore {
 }
 
 impl Core {
-    /// Saves specifications; returns when they are saved or after a second, and goes on beside in that case.
+    /// Saves specifications; returns when they are saved, after a second, or at once while Postgres is away: it goes
+    /// on beside then.
     pub(crate) async fn save(&self, operations: &[Arc<Operation>]) {
         if !self.spec_store.queue(operations) {
             return;
         }
         let saved = self.spec_store.saved_all.notified();
         self.spec_store.save.notify_one();
+        if !self.store.ready() {
+            return;
+        }
         if tokio::time::timeout(SAVE_WAIT, saved).await.is_err() {
             tracing::warn!("specifications could not be saved yet: other hubs cannot call the operations until then");
         }

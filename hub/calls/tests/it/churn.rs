@@ -1,34 +1,38 @@
 //! Everything at once: callers, aborts, deadlines, and spokes that come and go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_protocol::{CallRequest, Code, Frame};
+use alkhub_store::private::Server;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{Hub, Spoke, admin, connection, decode, query, registration, request, until};
+use crate::fixture::{Hub, HubOptions, Redis, Spoke, admin, connection, decode, query, registration, request, until};
 
 const CALLERS: u64 = 8;
-const CALLS: u64 = 500;
+const CALLS: u64 = 250;
 
-/// A spoke that answers some calls and leaves after some time, again and again.
-async fn come_and_go(hub: Arc<Hub>, seed: u64, stop: CancellationToken) {
+/// A spoke that answers some calls and leaves after some time, again and again; the last connection is given back.
+async fn come_and_go(hub: Arc<Hub>, seed: u64, stop: CancellationToken) -> Spoke {
     let mut random = fastrand::Rng::with_seed(seed);
-    while !stop.is_cancelled() {
+    loop {
         let mut input = registration("text", &[query("text.upper")]);
         input["concurrency"] = json!(20);
         let mut spoke = Spoke::register(&hub, &admin(), input, connection())
             .await
             .expect("registers");
-        for _ in 0..random.u32(1..200) {
+        // The first one stays.
+        let calls = if seed == 0 { u32::MAX } else { random.u32(1..200) };
+        for _ in 0..calls {
             let Some(item) = stop.run_until_cancelled(spoke.outgoing.next()).await else {
-                return;
+                return spoke;
             };
             let Some(alkhub_calls::OutgoingItem::Message(message)) = item else {
-                break;
+                panic!("it reads what it is sent")
             };
             let Frame::Requested(call) = decode(&message) else {
                 continue;
@@ -46,7 +50,7 @@ async fn call_often(hub: Arc<Hub>, seed: u64, ended: Arc<AtomicUsize>) {
     let mut random = fastrand::Rng::with_seed(seed);
     for _ in 0..CALLS {
         let request = CallRequest {
-            timeout: Some(Duration::from_millis(random.u64(5..200))),
+            timeout: Some(Duration::from_millis(random.u64(5..100))),
             ..request("text.upper", json!(1))
         };
         let caller = admin();
@@ -67,50 +71,133 @@ async fn call_often(hub: Arc<Hub>, seed: u64, ended: Arc<AtomicUsize>) {
                 Code::OperationNotFound,
             ];
             assert!(known.contains(&error.code), "{error}");
+            tokio::time::sleep(Duration::from_millis(1)).await; // As a caller would before another try.
         }
         ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_call_ends_once_and_nothing_stays_behind() {
-    let hub = Arc::new(Hub::local().await);
+/// Adds the ended calls by code.
+fn count_outcomes(hub: &Hub, outcomes: &mut BTreeMap<String, u64>) {
+    let families = hub.registry.gather();
+    let calls = families
+        .iter()
+        .find(|f| f.name() == "alkhub_calls_total")
+        .expect("a metric of this name");
+    for metric in calls.get_metric() {
+        let code = metric
+            .get_label()
+            .iter()
+            .find(|label| label.name() == "code")
+            .expect("labelled");
+        *outcomes.entry(code.value().to_owned()).or_default() += metric.get_counter().get_value() as u64;
+    }
+}
+
+/// Lets callers call and spokes come and go on all hubs, then looks what is left.
+async fn churn(hubs: &[Arc<Hub>]) {
     let (stop, ended) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-    let (spokes, callers) = (TaskTracker::new(), TaskTracker::new());
-    let spoke_tasks: Vec<_> = (0..4)
-        .map(|n| spokes.spawn(come_and_go(Arc::clone(&hub), n, stop.clone())))
+    let tasks = TaskTracker::new();
+    let hub = |n: u64| Arc::clone(&hubs[usize::try_from(n).expect("small") % hubs.len()]);
+    let spokes: Vec<_> = (0..4)
+        .map(|n| tasks.spawn(come_and_go(hub(n), n, stop.clone())))
         .collect();
-    let call_tasks: Vec<_> = (0..CALLERS)
-        .map(|n| callers.spawn(call_often(Arc::clone(&hub), 100 + n, Arc::clone(&ended))))
+    for hub in hubs {
+        until("a spoke", || {
+            let offered = hub.calls.operations(&admin(), None).len();
+            (offered == 1)
+                .then_some(())
+                .ok_or_else(|| format!("{offered} operations"))
+        })
+        .await;
+    }
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|n| tasks.spawn(call_often(hub(n), 100 + n, Arc::clone(&ended))))
         .collect();
 
-    for task in call_tasks {
+    for task in callers {
         crate::fixture::within("a caller", task).await.expect("no panic");
     }
     stop.cancel();
-    for task in spoke_tasks {
-        crate::fixture::within("a spoke", task).await.expect("no panic");
+    let mut last = Vec::new();
+    for task in spokes {
+        last.push(crate::fixture::within("a spoke", task).await.expect("no panic"));
     }
 
     assert_eq!(ended.load(Ordering::Relaxed) as u64, CALLERS * CALLS);
-    until("nothing in flight", || match hub.calls.in_flight() {
-        0 => Ok(()),
-        n => Err(format!("{n} in flight")),
+    let mut outcomes = BTreeMap::new();
+    for hub in hubs {
+        idle(hub).await;
+        count_outcomes(hub, &mut outcomes);
+    }
+    assert_eq!(
+        outcomes.values().sum::<u64>(),
+        CALLERS * CALLS,
+        "each is counted once: {outcomes:?}"
+    );
+    assert!(
+        outcomes["OK"] > 500 && outcomes["TIMEOUT"] > 10 && outcomes["SPOKE_LOST"] > 0,
+        "{outcomes:?}"
+    );
+    last.truncate(1);
+    every_slot_is_free(&hubs[0]).await;
+    drop(last);
+    for hub in hubs {
+        until("no instance", || match hub.calls.instances().len() {
+            0 => Ok(()),
+            n => Err(format!("{n} instances")),
+        })
+        .await;
+    }
+}
+
+async fn idle(hub: &Hub) {
+    until("nothing in flight", || {
+        let left = (hub.calls.in_flight(), hub.metric("alkhub_calls_in_flight"));
+        (left == (0, 0.0)).then_some(()).ok_or_else(|| format!("{left:?}"))
     })
     .await;
-    assert!(hub.calls.instances().is_empty());
-    assert!(hub.metric("alkhub_calls_in_flight").abs() < f64::EPSILON);
-    assert!(
-        (hub.metric("alkhub_calls_total") - (CALLERS * CALLS) as f64).abs() < f64::EPSILON,
-        "each counted once"
-    );
+}
 
-    // Every slot came back: an instance with twenty takes twenty.
-    let mut input = registration("text", &[query("text.upper")]);
-    input["concurrency"] = json!(20);
-    let _spoke = Spoke::register(&hub, &admin(), input, connection())
-        .await
-        .expect("registers");
+/// The one spoke that stayed all the time takes twenty calls, as many as it has slots.
+async fn every_slot_is_free(hub: &Hub) {
+    until("one instance", || match hub.calls.instances().len() {
+        1 => Ok(()),
+        n => Err(format!("{n} instances")),
+    })
+    .await;
     let running: Vec<_> = (0..21).map(|_| hub.dispatch(request("text.upper", json!(1)))).collect();
     assert_eq!(running.iter().filter(|(ticket, _)| ticket.is_ok()).count(), 20);
+    for (ticket, _) in running {
+        ticket.iter().for_each(|ticket| ticket.abort("for the test"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_call_ends_once_and_nothing_stays_behind() {
+    churn(&[Arc::new(Hub::local().await)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_call_ends_once_across_hubs_too() {
+    let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
+    let postgres = postgres.expect("Postgres is installed");
+    let start = async |name| {
+        let options = HubOptions {
+            name,
+            redis: Some(redis.url()),
+            postgres: Some(postgres.url()),
+            ..HubOptions::default()
+        };
+        Arc::new(Hub::start(options).await)
+    };
+    let hubs = [start("pod-a-a1").await, start("pod-b-b1").await];
+
+    churn(&hubs).await;
+
+    for hub in hubs {
+        assert!(hub.metric("alkhub_relay_messages_total") > 100.0, "calls crossed");
+        Arc::into_inner(hub).expect("the last one").stop().await;
+    }
+    postgres.stop().await.expect("stops");
 }

@@ -427,3 +427,28 @@ async fn without_postgres_an_operation_of_another_hub_waits_for_its_specificatio
     drop(spoke);
     pair.end().await;
 }
+
+#[tokio::test]
+async fn connections_of_the_same_id_on_two_hubs_are_two_instances() {
+    let pair = Pair::start().await;
+    let register = async |hub: &Hub| {
+        let (mut connection, outgoing) = connection();
+        connection.id = "same".to_owned();
+        let input = registration("text", &[query("text.upper")]);
+        Spoke::register(hub, &admin(), input, (connection, outgoing))
+            .await
+            .expect("registers")
+    };
+
+    let spokes = (register(&pair.a).await, register(&pair.b).await);
+
+    for hub in [&pair.a, &pair.b] {
+        until("both instances", || match hub.calls.instances().len() {
+            2 => Ok(()),
+            n => Err(format!("{n} instances")),
+        })
+        .await;
+    }
+    drop(spokes);
+    pair.end().await;
+}
