@@ -91,6 +91,8 @@ pub(crate) enum Command {
     /// Makes, lists and revokes keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Offers an operation and calls it through the hub, to prove that calls are routed
+    Selftest(SelftestArgs),
     /// Prints the OpenAPI document of the HTTP API
     Openapi,
     /// Prints the reference of all settings
@@ -368,6 +370,21 @@ pub(crate) struct KeyCreateArgs {
     /// When it ends, for example 24h or 30d; never when absent
     #[arg(long, value_name = "TIME")]
     pub(crate) expires_in: Option<Time>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  alkhub selftest --url http://demo.default.svc --token \"$KEY\" --calls 8
+
+The key needs the scopes spoke and call:selftest.echo, or admin. `helm test` runs this in the cluster.")]
+pub(crate) struct SelftestArgs {
+    /// Calls that are made, each over a new connection
+    #[arg(long, default_value_t = 8)]
+    pub(crate) calls: u32,
+    /// How long to try while the hub is not there yet
+    #[arg(long, default_value = "120s")]
+    pub(crate) wait: Time,
 }
 
 /// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`.

@@ -58,13 +58,15 @@ async fn run(
     output::text(&shown(&data, output, true)?)
 }
 
-/// A text as it is, anything else as JSON.
+/// A text as it is, anything else as JSON: indented where it may take many lines, else on one.
 pub(crate) fn shown(data: &RawJson, output: Output, many_lines: bool) -> Result<String, Failure> {
-    let value: serde_json::Value = data.to().map_err(|e| Failure::chain(&e))?;
-    match (output, value) {
-        (Output::Table, serde_json::Value::String(text)) => Ok(text),
-        (Output::Table, value) if many_lines => output::pretty(&value),
-        (_, value) => output::compact(&value),
+    if output == Output::Json {
+        return Ok(output::compact_raw(data));
+    }
+    match data.to::<serde_json::Value>().map_err(|e| Failure::chain(&e))? {
+        serde_json::Value::String(text) => Ok(text),
+        value if many_lines => output::pretty(&value),
+        _ => Ok(output::compact_raw(data)),
     }
 }
 

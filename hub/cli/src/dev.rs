@@ -44,11 +44,17 @@ enum Database {
     Given(#[expect(dead_code, reason = "held, not read")] FolderLock),
 }
 
+/// A hub that is ready.
+struct Running {
+    hub: Hub,
+    published: Option<state::Published>,
+    telemetry: telemetry::Guard,
+}
+
 /// Runs a hub until Ctrl-C.
 pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failure> {
     let data = folder(&args, hub)?;
     let mut config = config(&args, &data)?;
-    let _telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
     let mut signals = Signals::listen()?;
     for address in [config.server.listen, config.server.management_listen] {
         check_free(address)?;
@@ -62,11 +68,15 @@ pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failur
         () = signals.next() => Ok(None),
     };
     let ended = match result {
-        Ok(Some((running, published))) => {
+        Ok(Some(Running {
+            hub,
+            published,
+            telemetry,
+        })) => {
             signals.next().await;
             output::note("stopping the hub");
-            let code = end(&running, &mut signals).await;
-            drop(published);
+            let code = end(&hub, &mut signals).await;
+            drop((published, hub, telemetry));
             Ok(code)
         }
         Ok(None) => Ok(ExitCode::SUCCESS),
@@ -76,9 +86,10 @@ pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failur
     ended
 }
 
-async fn run(config: HubConfig, data: &Path, args: &HubArgs) -> Result<(Hub, Option<state::Published>), Failure> {
-    // Here, and not in the hub's background: what a person can mend is said at once.
+async fn run(config: HubConfig, data: &Path, args: &HubArgs) -> Result<Running, Failure> {
+    // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
     prepare(&config.store).await?;
+    let telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
     let hub = Hub::start(config).map_err(|e| Failure::chain(&e))?;
     if timeout(READY_TIMEOUT, hub.ready()).await.is_err() {
         let seconds = READY_TIMEOUT.as_secs();
@@ -87,9 +98,12 @@ async fn run(config: HubConfig, data: &Path, args: &HubArgs) -> Result<(Hub, Opt
         )));
     }
     let published = state::Published::write(args, &hub.url(), data)?;
-
     welcome(&hub, data)?;
-    Ok((hub, published))
+    Ok(Running {
+        hub,
+        published,
+        telemetry,
+    })
 }
 
 fn welcome(hub: &Hub, data: &Path) -> Result<(), Failure> {

@@ -59,39 +59,46 @@ async fn follow(client: &Client, topic: &str, count: Option<u64>, output: Output
     let mut left = count;
     while left != Some(0) {
         let Some(delivery) = events.next().await else { break };
-        let reader = match delivery? {
-            Delivery::Event(event) => {
-                left = left.map(|left| left - 1);
-                let payload = event.payload.as_ref();
-                output::line(&match output {
-                    Output::Json => {
-                        let (event_type, id) = (event.topic.event_type(), event.topic.id());
-                        output::compact(&Line {
-                            event_type,
-                            id,
-                            payload,
-                        })?
-                    }
-                    Output::Table => {
-                        let shown = payload.map(|payload| shown(payload, output, false)).transpose()?;
-                        format!("{}  {}", event.topic, shown.unwrap_or_default())
-                    }
-                })?
-            }
-            Delivery::Gap(gap) if output == Output::Json => output::line(&output::compact(
-                &serde_json::json!({ "type": "__gap", "payload": gap }),
-            )?)?,
-            Delivery::Gap(gap) => {
-                let missed = gap
-                    .missed
-                    .map_or_else(String::new, |missed| format!("{missed} events of "));
-                output::note(&format!("gap: {missed}{} were lost ({})", gap.topic, gap.reason));
-                Reader::There
-            }
-        };
-        if reader == Reader::Gone {
+        let delivery = delivery?;
+        if let (Delivery::Event(_), Some(left)) = (&delivery, &mut left) {
+            *left -= 1;
+        }
+        if print(&delivery, output)? == Reader::Gone {
             break;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(delivery: &Delivery, output: Output) -> Result<Reader, Failure> {
+    match (delivery, output) {
+        (Delivery::Event(event), Output::Json) => {
+            let (event_type, id) = (event.topic.event_type(), event.topic.id());
+            let line = Line {
+                event_type,
+                id,
+                payload: event.payload.as_ref(),
+            };
+            let line = RawJson::from_value(&line).map_err(|e| Failure::chain(&e))?;
+            output::line(&output::compact_raw(&line))
+        }
+        (Delivery::Event(event), Output::Table) => {
+            let payload = event
+                .payload
+                .as_ref()
+                .map(|payload| shown(payload, output, false))
+                .transpose()?;
+            output::line(&format!("{}  {}", event.topic, payload.unwrap_or_default()))
+        }
+        (Delivery::Gap(gap), Output::Json) => output::line(&output::compact(
+            &serde_json::json!({ "type": "__gap", "payload": gap }),
+        )?),
+        (Delivery::Gap(gap), Output::Table) => {
+            let missed = gap
+                .missed
+                .map_or_else(String::new, |missed| format!("{missed} events of "));
+            output::note(&format!("gap: {missed}{} were lost ({})", gap.topic, gap.reason));
+            Ok(Reader::There)
+        }
+    }
 }

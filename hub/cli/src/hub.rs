@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use alkhub_sdk::Client;
+use alkhub_sdk::{Client, Error};
 
 use crate::args::HubArgs;
 use crate::dev::state::{self, Found};
@@ -50,14 +50,22 @@ impl HubArgs {
 
     /// A client of that hub; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let Target { url, token, ca_file } = self.target()?;
-        let mut builder = Client::builder(url);
-        if let Some(token) = token {
+        Ok(self.target()?.client()?)
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// A client; nothing is connected yet.
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        let mut builder = Client::builder(&self.url);
+        if let Some(token) = &self.token {
             builder = builder.token(token);
         }
-        if let Some(path) = ca_file {
+        if let Some(path) = &self.ca_file {
             builder = builder.ca_file(path);
         }
-        Ok(builder.build()?)
+        builder.build()
     }
 }

@@ -14,6 +14,7 @@ mod keys;
 mod lists;
 mod offer;
 mod output;
+mod selftest;
 mod serve;
 mod signals;
 
@@ -45,6 +46,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => serve::serve(args).await,
         Command::Migrate(args) => serve::migrate(args).await,
         Command::Dev(args) => dev::dev(args, &hub).await,
+        Command::Selftest(args) => selftest::selftest(args, &hub, output).await,
         Command::Openapi => output::text(&output::pretty(&alkhub_server::openapi())?),
         Command::Config => output::text(alkhub_config::reference().trim_end()),
         Command::Metrics => output::text(alkhub_server::metrics_reference().trim_end()),

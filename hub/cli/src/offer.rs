@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use alkhub_protocol::SpokeName;
 use alkhub_protocol::operation::{AccessControl, OperationSpec};
 use alkhub_protocol::register::RegisterOutput;
-use alkhub_sdk::{OperationKind, OperationName, RawJson, Spoke, Status};
+use alkhub_sdk::{Code, Error, OperationKind, OperationName, RawJson, Spoke, Status};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::process::Command;
 use crate::args::{HubArgs, OfferArgs};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::hub::Target;
 use crate::output;
 use crate::signals::Signals;
@@ -36,16 +37,12 @@ pub(crate) async fn offer(args: OfferArgs, hub: &HubArgs) -> Result<ExitCode, Fa
         Some(path) => file::read(path, &args)?,
         None => Offer::of_one(args)?,
     };
-    let names = offer
-        .operations
-        .iter()
-        .map(|(spec, _)| format!("{}.{}", spec.namespace, spec.name));
-    let names = names.collect::<Vec<_>>().join(", ");
     let tasks = TaskTracker::new();
     let mut signals = Signals::listen()?;
-    let spoke = offer.spawn(hub.target()?, &tasks)?;
+    let target = hub.target()?;
+    let mut spoke = offer.spawn(&target, None, &tasks)?;
     let result = tokio::select! {
-        result = follow(spoke.status(), &names) => result,
+        result = follow(&mut spoke, &offer, &target, &tasks) => result,
         () = signals.next() => {
             if spoke.running() > 0 {
                 output::note(&format!("finishing {} running calls; Ctrl-C again ends them", spoke.running()));
@@ -62,17 +59,29 @@ pub(crate) async fn offer(args: OfferArgs, hub: &HubArgs) -> Result<ExitCode, Fa
 }
 
 /// Tells of connections and losses on standard error; ends with the spoke.
-async fn follow(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCode, Failure> {
+///
+/// The key says which spoke registers. One that is of no spoke (the admin's) makes the hub ask for a name: then the
+/// operations' namespace is it.
+async fn follow(spoke: &mut Spoke, offer: &Offer, target: &Target, tasks: &TaskTracker) -> Result<ExitCode, Failure> {
+    let result = tell(spoke.status(), &offer.names()).await;
+    match (result, offer.namespace()) {
+        (Err(Error::Call(error)), Some(namespace)) if error.code == Code::BadRequest && offer.spoke.is_none() => {
+            *spoke = offer.spawn(target, Some(namespace), tasks)?;
+            Ok(tell(spoke.status(), &offer.names()).await?)
+        }
+        (result, _) => Ok(result?),
+    }
+}
+
+async fn tell(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCode, Error> {
     let mut told = String::new();
     loop {
         let now = status.borrow_and_update().clone();
         let line = match now {
             Status::Registered(output) => registered(&output, names),
             Status::Connecting(None) => String::new(),
-            Status::Connecting(Some(error)) => {
-                format!("{}; trying again", crate::failure::chain(&error))
-            }
-            Status::Ended(Some(error)) => return Err(error.into()),
+            Status::Connecting(Some(error)) => format!("{}; trying again", chain(&error)),
+            Status::Ended(Some(error)) => return Err(error),
             Status::Ended(None) => return Ok(ExitCode::SUCCESS),
         };
         if !line.is_empty() && line != told {
@@ -133,28 +142,43 @@ impl Offer {
         })
     }
 
-    fn spawn(self, target: Target, tasks: &TaskTracker) -> Result<Spoke, Failure> {
+    fn names(&self) -> String {
+        let names = self
+            .operations
+            .iter()
+            .map(|(spec, _)| format!("{}.{}", spec.namespace, spec.name));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A spoke's name made of the first operation's namespace.
+    fn namespace(&self) -> Option<String> {
+        let (spec, _) = self.operations.first()?;
+        let name = spec.namespace.to_ascii_lowercase().replace('_', "-");
+        name.parse::<SpokeName>().ok().map(|name| name.to_string())
+    }
+
+    fn spawn(&self, target: &Target, name: Option<String>, tasks: &TaskTracker) -> Result<Spoke, Failure> {
         let Self {
             spoke,
             labels,
             concurrency,
             operations,
         } = self;
-        let mut builder = Spoke::builder(target.url).concurrency(concurrency);
-        if let Some(token) = target.token {
+        let mut builder = Spoke::builder(&target.url).concurrency(*concurrency);
+        if let Some(token) = &target.token {
             builder = builder.token(token);
         }
-        if let Some(path) = target.ca_file {
+        if let Some(path) = &target.ca_file {
             builder = builder.ca_file(path);
         }
-        if let Some(name) = spoke {
+        if let Some(name) = spoke.clone().or(name) {
             builder = builder.name(name);
         }
         for (key, value) in labels {
             builder = builder.label(key, value);
         }
         for (spec, command) in operations {
-            builder = builder.operation(command.operation(spec, tasks.clone()));
+            builder = builder.operation(command.clone().operation(spec.clone(), tasks.clone()));
         }
         Ok(builder.spawn()?)
     }

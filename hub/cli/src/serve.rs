@@ -54,7 +54,7 @@ pub(crate) async fn prepare(config: &StoreConfig) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
     let prepared = timeout(DATABASE_TIMEOUT, store.prepare(&stop)).await;
-    let result = match prepared {
+    match prepared {
         Ok(result) => result.map_err(|e| Failure::chain(&e)),
         Err(_) => {
             let reason = match &*store.link().borrow() {
@@ -66,8 +66,5 @@ pub(crate) async fn prepare(config: &StoreConfig) -> Result<(), Failure> {
                 DATABASE_TIMEOUT.as_secs()
             )))
         }
-    };
-    stop.cancel();
-    store.close().await;
-    result
+    }
 }

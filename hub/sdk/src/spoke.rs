@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
 use alkhub_protocol::{InstanceId, OperationName, RawJson, SpokeName};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,7 @@ use self::operation::Run;
 pub use self::operation::{Answer, Handler, Operation, StreamHandler};
 use crate::Error;
 use crate::endpoint::Endpoint;
+use crate::socket::Outbox;
 
 /// Time for running calls to finish at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -70,6 +72,10 @@ pub enum Status {
 struct Shared {
     endpoint: Endpoint,
     register: RawJson,
+    /// The registration without operations, which ends new calls and leaves the running ones.
+    withdraw: RawJson,
+    /// The connection that is registered.
+    outbox: Mutex<Option<Outbox>>,
     operations: HashMap<OperationName, Run>,
     concurrency: Option<usize>,
     drain_timeout: Duration,
@@ -125,7 +131,7 @@ impl Spoke {
 
     /// Takes no more calls, lets the running ones finish (30 s unless set otherwise) and closes the connection.
     ///
-    /// Calls that still arrive are answered `UNAVAILABLE`, retryable and not delivered. Dropping the future leaves the
+    /// The operations are withdrawn first; calls on their way are answered `UNAVAILABLE`, retryable and not delivered. Dropping the future leaves the
     /// spoke draining.
     pub async fn shutdown(&self) {
         self.shared.drain().await;
@@ -256,6 +262,11 @@ impl Builder {
         let shared = Arc::new(Shared {
             endpoint,
             register: crate::client::payload(&register)?,
+            withdraw: crate::client::payload(&RegisterInput {
+                operations: Vec::new(),
+                ..register
+            })?,
+            outbox: Mutex::default(),
             operations: runs,
             concurrency: concurrency.map(|calls| usize::try_from(calls).unwrap_or(usize::MAX)),
             drain_timeout,

@@ -510,7 +510,7 @@ async fn an_abort_and_a_lost_connection_end_the_handler() {
 }
 
 #[tokio::test]
-async fn a_shutdown_refuses_new_calls_and_finishes_the_running_ones() {
+async fn a_shutdown_withdraws_the_operations_and_finishes_the_running_calls() {
     let hub = Hub::start().await;
     let (release, began) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let waits = (release.clone(), began.clone());
@@ -533,6 +533,10 @@ async fn a_shutdown_refuses_new_calls_and_finishes_the_running_ones() {
     began.notified().await;
 
     let played = async {
+        let Frame::Requested(again) = peer.frame().await else {
+            panic!("expected hub.register")
+        };
+        let withdrawn: serde_json::Value = again.input.to().expect("JSON");
         peer.call("r2", "text.wait", "null").await;
         let Frame::Failed { request_id, error } = peer.frame().await else {
             panic!("expected a refusal")
@@ -540,10 +544,11 @@ async fn a_shutdown_refuses_new_calls_and_finishes_the_running_ones() {
         release.notify_one();
         let answer = peer.frame().await;
         let end = peer.0.next().await;
-        (request_id, error, answer, end)
+        (withdrawn, request_id, error, answer, end)
     };
-    let ((), (refused, error, answer, end)) = tokio::join!(spoke.shutdown(), played);
+    let ((), (withdrawn, refused, error, answer, end)) = tokio::join!(spoke.shutdown(), played);
 
+    assert_eq!(withdrawn["operations"], serde_json::json!([]));
     assert_eq!(
         (refused.as_str(), &error.code, error.delivered),
         ("r2", &Code::Unavailable, Delivered::No)

@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 
+use crate::output;
+
 /// Time between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -273,24 +275,8 @@ impl Group {
 
 /// A JSON string goes in as it is, anything else as compact JSON. A command that does not read is no error.
 async fn feed(mut stdin: ChildStdin, input: &RawJson) {
-    let text = input
-        .to::<String>()
-        .map_or_else(|_| compact(input.as_bytes()), String::into_bytes);
-    let _ = stdin.write_all(&text).await;
-}
-
-/// JSON without the white space between its tokens; numbers and the order of fields stay as they are.
-fn compact(json: &[u8]) -> Vec<u8> {
-    let (mut in_string, mut escaped) = (false, false);
-    let keep = |byte: &u8| {
-        let keep = in_string || !byte.is_ascii_whitespace();
-        if *byte == b'"' && !escaped {
-            in_string = !in_string;
-        }
-        escaped = in_string && *byte == b'\\' && !escaped;
-        keep
-    };
-    json.iter().copied().filter(keep).collect()
+    let text = input.to::<String>().unwrap_or_else(|_| output::compact_raw(input));
+    let _ = stdin.write_all(text.as_bytes()).await;
 }
 
 async fn read_all(stdout: impl AsyncRead + Unpin, limit: usize) -> Result<Vec<u8>, Failure> {
@@ -321,20 +307,4 @@ async fn read_last(mut stderr: impl AsyncRead + Unpin) -> Vec<u8> {
         last.drain(..surplus);
     }
     last
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn input_is_made_compact_and_nothing_else() {
-        for (given, compacted) in [
-            (r#"{ "b": 1.50, "a": [ 1,  2 ] }"#, r#"{"b":1.50,"a":[1,2]}"#),
-            (r#"["a b", "c\" d", "e\\" , 1]"#, r#"["a b","c\" d","e\\",1]"#),
-            ("null", "null"),
-        ] {
-            assert_eq!(String::from_utf8(compact(given.as_bytes())).expect("UTF-8"), compacted);
-        }
-    }
 }

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::session::Session;
+use super::session::{Session, register};
 use super::{Shared, Status};
 use crate::Error;
 use crate::backoff::Backoff;
@@ -90,6 +90,7 @@ async fn serve(shared: &Arc<Shared>, socket: Socket, again: bool) -> Ended {
             };
         }
     };
+    *shared.outbox.lock() = Some(outbox.clone());
     shared.status.send_replace(Status::Registered(Arc::new(registered)));
     let ending = tokio::select! {
         ending = &mut running => ending,
@@ -143,9 +144,12 @@ fn cause(shared: &Shared, ending: Ending) -> Error {
 // === impl Shared ===
 
 impl Shared {
-    /// Takes no more calls, waits for the running ones and closes.
+    /// Withdraws the operations, waits for the running ones and closes.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(outbox) = &*self.outbox.lock() {
+            outbox.push(register(&crate::client::new_id(), &self.withdraw));
+        }
         let mut running = self.running.subscribe();
         // What has not finished by then is aborted with the connection.
         let _ = timeout(self.drain_timeout, running.wait_for(|calls| *calls == 0)).await;

@@ -241,6 +241,18 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
+/// `hub.register`.
+pub(super) fn register(id: &RequestId, input: &RawJson) -> Bytes {
+    let operation = "hub.register".parse().expect("a valid name");
+    encode::call_requested(
+        Dialect::Id,
+        id.as_str(),
+        &operation,
+        input,
+        &encode::RequestOptions::default(),
+    )
+}
+
 fn registration(output: &RawJson) -> Result<RegisterOutput, Error> {
     #[derive(Deserialize)]
     struct Envelope {

@@ -1,0 +1,239 @@
+//! `alkhub dev`: start, end, what stays, and what each mistake is answered with.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tokio::time::Instant;
+
+use crate::fixture::{Dev, World, wait};
+
+/// The process of the hub's private database.
+fn postmaster(world: &World) -> Pid {
+    let text = std::fs::read_to_string(world.data().join("data/postmaster.pid")).expect("a running server");
+    Pid::from_raw(
+        text.lines()
+            .next()
+            .and_then(|line| line.trim().parse().ok())
+            .expect("a process id"),
+    )
+}
+
+/// Whether a process runs; one that ended and that nobody has asked after does not.
+fn runs(process: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+#[test]
+fn it_is_ready_within_ten_seconds_and_says_what_to_do_next() {
+    let begin = Instant::now();
+    let dev = Dev::start();
+    let took = begin.elapsed();
+
+    let said = dev.program.out();
+    let key_file = dev.world.data().join("admin.key");
+    assert!(took.as_secs() < 10, "{took:?}");
+    assert!(said.contains(&key_file.display().to_string()), "{said}");
+    assert_eq!(
+        said.lines().filter(|line| line.starts_with("  alkhub ")).count(),
+        3,
+        "{said}"
+    );
+    assert_eq!(
+        std::fs::metadata(&key_file).expect("there").permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(alkhub_protocol::ApiKey::parse(&dev.key()).is_ok());
+    assert_eq!(dev.program.err(), "", "a good start has nothing to warn of");
+}
+
+#[test]
+fn ctrl_c_stops_the_database_too_and_the_next_start_finds_the_data() {
+    let dev = Dev::start();
+    let (key, database) = (dev.key(), postmaster(&dev.world));
+    let made = dev
+        .world
+        .json(&["keys", "create", "kept", "--scope", "operations:read"]);
+
+    let world = dev.stop();
+    assert!(!runs(database), "the database still runs");
+    assert!(
+        world.run(&["operations"]).status.code() == Some(2),
+        "no hub is found any more"
+    );
+    let dev = Dev::start_in(world, &[]);
+
+    assert_eq!(dev.key(), key);
+    let keys = dev.world.json(&["keys", "list"]);
+    assert!(
+        keys.as_array().expect("a list").iter().any(|k| k["id"] == made["id"]),
+        "{keys}"
+    );
+}
+
+#[test]
+fn a_killed_hub_leaves_nothing_that_stops_the_next() {
+    let mut dev = Dev::start();
+    let database = postmaster(&dev.world);
+    dev.program.signal(Signal::SIGKILL);
+    dev.program.ended();
+
+    let Dev { world, .. } = dev;
+    let told = world.fails(2, &["operations"]);
+    let dev = Dev::start_in(world, &[]);
+
+    assert!(
+        told.contains("no `alkhub dev` runs"),
+        "a dead hub's address is not trusted: {told}"
+    );
+    assert_ne!(postmaster(&dev.world), database);
+    wait("the orphan to be gone", || {
+        if runs(database) {
+            Err("it runs".to_owned())
+        } else {
+            Ok(())
+        }
+    });
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_running_calls() {
+    let mut dev = Dev::start();
+    let mut sleeper = dev.offer(&[
+        "text.sleep",
+        "--",
+        "sh",
+        "-c",
+        "echo begun >&2; echo x > begun; sleep 100",
+    ]);
+    let mut call = dev.world.start(&["call", "text.sleep"]);
+    let begun = dev.world.path().join("begun");
+    wait("the call to reach the command", || {
+        begun.exists().then_some(()).ok_or_else(|| sleeper.err())
+    });
+
+    dev.program.signal(Signal::SIGINT);
+    dev.program.says("Ctrl-C stops");
+    dev.program.notes("stopping the hub");
+    dev.program.signal(Signal::SIGINT);
+    let status = dev.program.ended();
+
+    assert_eq!(status.code(), Some(130));
+    assert!(
+        !dev.world.data().join("data/postmaster.pid").exists(),
+        "the database ended too"
+    );
+    call.interrupt();
+    sleeper.interrupt();
+}
+
+#[test]
+fn a_busy_port_is_one_line() {
+    let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = busy.local_addr().expect("bound").to_string();
+    let world = World::new();
+    let data = world.data().display().to_string();
+
+    let line = world.fails(1, &["dev", "--data", &data, "--listen", &address]);
+
+    assert!(line.contains(&address) && line.contains("--listen"), "{line}");
+    assert!(!world.data().join("data").exists(), "no database was made for nothing");
+}
+
+#[test]
+fn a_locked_folder_is_one_line_that_names_the_other() {
+    let dev = Dev::start();
+    let data = dev.world.data().display().to_string();
+
+    let line = dev.world.fails(1, &["dev", "--data", &data, "--listen", "127.0.0.1:0"]);
+
+    assert!(line.contains(&data) && line.contains("process"), "{line}");
+}
+
+#[test]
+fn a_database_of_newer_software_is_one_line() {
+    let dev = Dev::start();
+    let socket = dev.world.data();
+    let psql = |sql: &str| {
+        let text = std::fs::read_to_string(socket.join("data/postmaster.pid")).expect("a running server");
+        let host = text.lines().nth(4).expect("the socket's folder").to_owned();
+        let status = std::process::Command::new("psql")
+            .args(["-q", "-h", &host, "-U", "alkhub", "-d", "postgres", "-c", sql])
+            .status()
+            .expect("psql is installed with the server");
+        assert!(status.success());
+    };
+    psql("UPDATE alkhub.schema_info SET min_reader = 9999");
+    let world = dev.stop();
+    let data = world.data().display().to_string();
+
+    let line = world.fails(1, &["dev", "--data", &data, "--listen", "127.0.0.1:0"]);
+
+    assert!(line.contains("newer alkhub"), "{line}");
+    assert!(
+        !world.data().join("data/postmaster.pid").exists(),
+        "the database was stopped again"
+    );
+}
+
+#[test]
+fn a_database_that_does_not_answer_and_a_wrong_url_are_one_line() {
+    let world = World::new();
+    let data = world.data().display().to_string();
+
+    let wrong = world.fails(
+        1,
+        &[
+            "dev",
+            "--data",
+            &data,
+            "--listen",
+            "127.0.0.1:0",
+            "--database-url",
+            "nonsense",
+        ],
+    );
+
+    assert!(wrong.contains("Postgres URL"), "{wrong}");
+}
+
+#[test]
+fn serve_and_migrate_name_a_wrong_setting() {
+    let world = World::new();
+    let file = world.write("hub.toml", "[server]\nlisen = \"0.0.0.0:1\"");
+
+    for command in ["serve", "migrate"] {
+        let line = world.fails(2, &[command, "--config", &file]);
+        assert!(line.contains("lisen") && line.contains("hub.toml"), "{line}");
+    }
+}
+
+#[test]
+fn serve_runs_with_a_file_and_ends_with_sigterm() {
+    let dev = Dev::start();
+    let data = dev.world.data();
+    let socket = std::fs::read_to_string(data.join("data/postmaster.pid")).expect("a running server");
+    let host = socket.lines().nth(4).expect("the socket's folder").replace('/', "%2F");
+    let settings = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nmanagement-listen = \"127.0.0.1:0\"\n\
+         [auth]\nhash-key-file = {:?}\n[store]\nschema = \"second\"\n\
+         database-url = \"postgres://alkhub@localhost/postgres?host={host}\"\n",
+        data.join("hash.key"),
+    );
+    let file = dev.world.write("hub.toml", &settings);
+
+    let migrated = dev.world.run(&["migrate", "--config", &file]);
+    let mut serve = dev.world.start(&["serve", "--config", &file]);
+    wait("the hub to start", || {
+        let log = serve.out() + &serve.err();
+        log.contains("hub started").then_some(()).ok_or(log)
+    });
+    serve.signal(Signal::SIGTERM);
+
+    assert!(migrated.status.success(), "{migrated:?}");
+    assert!(serve.ended().success(), "{}", serve.err());
+}

@@ -1,0 +1,180 @@
+//! The examples of the docs, run as they stand: spokes in JavaScript, Python, YAML and Rust, a client in Rust.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::fixture::{Dev, Program};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the repository")
+}
+
+fn docs(name: &str) -> PathBuf {
+    repository().join("docs/examples").join(name)
+}
+
+/// A folder under `target/` that outlives the test, so that packages are fetched once.
+fn packages(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Runs an installer; a machine without it skips the test, aloud, and never with `CI` set.
+fn install(command: &mut Command, have: &Path) -> bool {
+    if have.exists() {
+        return true;
+    }
+    let in_ci = std::env::vars_os().any(|(name, _)| name == "CI");
+    match command.output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{output:?}");
+            true
+        }
+        Err(error) => {
+            assert!(!in_ci, "{command:?}: {error}");
+            eprintln!("skipped: {command:?}: {error}");
+            false
+        }
+    }
+}
+
+/// Waits until a spoke that is not ours has registered.
+fn registered(dev: &Dev, operation: &str, spoke: &Program) {
+    crate::fixture::wait(operation, || {
+        let operations = dev.world.json(&["operations"]);
+        let found = operations
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|o| o["operation"] == operation);
+        if found {
+            Ok(())
+        } else {
+            Err(format!("{operations}; {}", spoke.err()))
+        }
+    });
+}
+
+#[test]
+fn the_spoke_in_javascript_answers() {
+    let folder = packages("javascript");
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&folder)
+        .arg("ws@8");
+    if !install(&mut npm, &folder.join("node_modules/ws/package.json")) {
+        return;
+    }
+    let script = folder.join("spoke.mjs");
+    std::fs::copy(docs("spoke.mjs"), &script).expect("copied");
+    let dev = Dev::start();
+    let mut node = Command::new("node");
+    let node = node
+        .arg(&script)
+        .env("ALKHUB_URL", &dev.url)
+        .env("ALKHUB_TOKEN", dev.key());
+    let spoke = Program::start("node".to_owned(), node);
+    registered(&dev, "demo.reverse", &spoke);
+
+    assert_eq!(dev.world.ok(&["call", "demo.reverse", "\"hello\""]), "olleh\n");
+    let line = dev.world.fails(7, &["call", "demo.fail", "\"\""]);
+    assert!(line.contains("as asked"), "{line}");
+}
+
+#[test]
+fn the_spoke_in_python_answers() {
+    let folder = packages("python");
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--target"])
+        .arg(&folder)
+        .arg("websockets>=13");
+    if !install(&mut pip, &folder.join("websockets/asyncio/client.py")) {
+        return;
+    }
+    let dev = Dev::start();
+    let mut python = Command::new("python3");
+    let python = python
+        .arg(docs("spoke.py"))
+        .env("PYTHONPATH", &folder)
+        .env("ALKHUB_URL", &dev.url)
+        .env("ALKHUB_TOKEN", dev.key());
+    let spoke = Program::start("python".to_owned(), python);
+    registered(&dev, "demo.sum", &spoke);
+
+    assert_eq!(dev.world.ok(&["call", "demo.sum", "[1, 2, 3.5]"]), "6.5\n");
+    assert_eq!(dev.world.ok(&["call", "demo.count", "3"]), "1\n2\n3\n");
+    let line = dev.world.fails(7, &["call", "demo.sum", "[1, \"a\"]"]);
+    assert!(line.contains("unsupported operand"), "{line}");
+}
+
+#[test]
+fn the_spoke_over_this_repository_answers() {
+    let dev = Dev::start();
+    let file = docs("spoke.yaml").display().to_string();
+    let _spoke = dev.offer(&["--file", &file]);
+
+    let log = dev.world.ok(&["call", "git.log", "1"]);
+    assert_eq!(log.lines().count(), 1, "{log}");
+    let found = dev.world.ok(&["call", "files.search", "\"#[workspace\""]);
+    let found_in_manifest = dev.world.ok(&["call", "files.search", "\"resolver = \\\"3\\\"\""]);
+    assert_eq!(found, "\n");
+    assert!(found_in_manifest.contains("Cargo.toml:2:"), "{found_in_manifest}");
+    let watched = dev.world.path().display().to_string();
+    let mut changes = dev
+        .world
+        .start(&["call", "files.watch", &format!("{watched:?}"), "--output", "json"]);
+    let line = crate::fixture::wait("a change", || {
+        dev.world
+            .write("changed.txt", &format!("{:?}", std::time::SystemTime::now()));
+        changes
+            .out()
+            .lines()
+            .find(|line| line.contains("changed.txt"))
+            .map(str::to_owned)
+            .ok_or_else(|| changes.err())
+    });
+    assert!(line.starts_with("{\"path\":\"changed.txt\""), "{line}");
+    assert_eq!(changes.interrupt().code(), Some(130));
+}
+
+#[test]
+fn the_spoke_and_the_client_in_rust_talk_to_each_other() {
+    let target = Path::new(env!("CARGO_BIN_EXE_alkhub"))
+        .parent()
+        .expect("a folder")
+        .to_owned();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "alkhub-sdk", "--examples"])
+        .current_dir(repository())
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "{built:?}");
+    let dev = Dev::start();
+    let key_file = dev.world.data().join("admin.key");
+    let example = |name: &str| {
+        let mut command = Command::new(target.join("examples").join(name));
+        command.arg(&dev.url).arg(&key_file);
+        Program::start(name.to_owned(), &mut command)
+    };
+    let mut spoke = example("spoke");
+    spoke.notes("offering shop.price");
+
+    let mut client = example("client");
+    let status = client.ended();
+
+    let said = client.err();
+    assert!(status.success(), "{said}");
+    for line in [
+        "7 costs 700 cents",
+        "SOLD_OUT",
+        "counted [3, 2, 1, 0]",
+        "event on shop.opened:main-street",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(spoke.interrupt().success());
+}

@@ -1,0 +1,280 @@
+//! Runs the binary and waits for what it says.
+
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// A running program and what it has written so far.
+pub(crate) struct Program {
+    name: String,
+    child: Child,
+    out: Arc<Mutex<String>>,
+    err: Arc<Mutex<String>>,
+}
+
+/// A development hub in folders of its own.
+pub(crate) struct Dev {
+    pub(crate) program: Program,
+    pub(crate) world: World,
+    pub(crate) url: String,
+}
+
+/// The folders in which commands find things.
+pub(crate) struct World {
+    folder: TempDir,
+}
+
+/// Waits until `look` finds something; panics with the last thing that it saw.
+pub(crate) fn wait<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + SOON;
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(last) if Instant::now() > end => panic!("{what}: not within {SOON:?}; last: {last}"),
+            Err(_) => std::thread::yield_now(),
+        }
+        pause();
+    }
+}
+
+/// A poll's pause: what is waited for is a condition, with a deadline.
+fn pause() {
+    std::thread::park_timeout(Duration::from_millis(10));
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) fn new() -> Self {
+        // Postgres runs as another user when the test runs as root, and must reach it.
+        let folder = tempfile::Builder::new()
+            .prefix("alkhub-cli-")
+            .tempdir_in("/tmp")
+            .expect("a folder");
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("ours");
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    /// The binary with these arguments, in this world and no other.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_alkhub"));
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env("XDG_STATE_HOME", self.path().join("state"))
+            .env_remove("ALKHUB_URL")
+            .env_remove("ALKHUB_TOKEN")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    }
+
+    /// Runs to the end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary runs")
+    }
+
+    /// Runs to the end, which must be good, and gives standard output.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The same with `--output json`.
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let text = self.ok(&[arguments, &["--output", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {text}"))
+    }
+
+    /// Runs to an end that must be this exit code, and gives the one line of standard error.
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert_eq!(
+            text.trim_end().lines().count(),
+            1,
+            "{arguments:?}: not one line: {text}"
+        );
+        text
+    }
+
+    pub(crate) fn start(&self, arguments: &[&str]) -> Program {
+        Program::start(arguments.join(" "), &mut self.command(arguments))
+    }
+}
+
+// === impl Program ===
+
+impl Program {
+    pub(crate) fn start(name: String, command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let out = collect(child.stdout.take().expect("piped"));
+        let err = collect(child.stderr.take().expect("piped"));
+        Self { name, child, out, err }
+    }
+
+    pub(crate) fn out(&self) -> String {
+        self.out.lock().expect("not poisoned").clone()
+    }
+
+    pub(crate) fn err(&self) -> String {
+        self.err.lock().expect("not poisoned").clone()
+    }
+
+    /// Waits until standard output has a text.
+    pub(crate) fn says(&mut self, text: &str) -> String {
+        self.until(text, |program| program.out())
+    }
+
+    /// Waits until standard error has a text.
+    pub(crate) fn notes(&mut self, text: &str) -> String {
+        self.until(text, |program| program.err())
+    }
+
+    fn until(&mut self, text: &str, read: impl Fn(&Self) -> String) -> String {
+        let what = format!("`{}` to write `{text}`", self.name);
+        wait(&what, || {
+            let ended = self.child.try_wait().expect("ours").is_some();
+            let now = read(self);
+            match now.contains(text) {
+                true => Ok(now),
+                false if ended => panic!("{what}: it ended; out: {}; err: {}", self.out(), self.err()),
+                false => Err(format!("out: {}; err: {}", self.out(), self.err())),
+            }
+        })
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        kill(Pid::from_raw(pid), signal).expect("it runs");
+    }
+
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let what = format!("`{}` to end", self.name);
+        wait(&what, || {
+            let status = self.child.try_wait().expect("ours");
+            status.ok_or_else(|| format!("out: {}; err: {}", self.out(), self.err()))
+        })
+    }
+
+    /// Ctrl-C, and its end.
+    pub(crate) fn interrupt(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGINT);
+        self.ended()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // The graceful way first: a killed hub leaves its database behind.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::SIGTERM);
+            let end = Instant::now() + SOON;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+                pause();
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn collect(pipe: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let shared = text.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut text = shared.lock().expect("not poisoned");
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+    text
+}
+
+// === impl Dev ===
+
+impl Dev {
+    pub(crate) fn start() -> Self {
+        Self::start_in(World::new(), &[])
+    }
+
+    pub(crate) fn start_in(world: World, more: &[&str]) -> Self {
+        let data = world.data().display().to_string();
+        let arguments = [&["dev", "--data", &data, "--listen", "127.0.0.1:0"], more].concat();
+        let mut program = world.start(&arguments);
+        let text = program.says("Ctrl-C stops");
+        let url = text
+            .lines()
+            .find_map(|line| line.strip_prefix("alkhub is ready at "))
+            .expect("the URL")
+            .to_owned();
+        Self { program, world, url }
+    }
+
+    pub(crate) fn key(&self) -> String {
+        std::fs::read_to_string(self.world.data().join("admin.key"))
+            .expect("the key")
+            .trim()
+            .to_owned()
+    }
+
+    /// Offers a command and waits until it is registered.
+    pub(crate) fn offer(&self, arguments: &[&str]) -> Program {
+        let mut program = self.world.start(&[&["offer"], arguments].concat());
+        program.notes("offering");
+        program
+    }
+
+    /// Ends the hub, which must end well, and gives back its folders.
+    pub(crate) fn stop(self) -> World {
+        let Self { mut program, world, .. } = self;
+        let status = program.interrupt();
+        assert!(status.success(), "{status}: {}", program.err());
+        world
+    }
+}
+
+/// Feeds a program's standard input.
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Output {
+    let command = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it runs");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes())
+        .expect("it reads");
+    child.wait_with_output().expect("it ends")
+}

@@ -1,0 +1,7 @@
+//! The binary as a person uses it: real processes, a real Postgres, a real hub. Nothing is imitated.
+
+mod commands;
+mod dev;
+mod examples;
+mod fixture;
+mod offer;

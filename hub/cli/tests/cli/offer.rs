@@ -1,0 +1,147 @@
+//! `alkhub offer`: how input and output are mapped, and how commands end.
+
+use crate::fixture::{Dev, wait};
+
+#[test]
+fn input_and_output_are_mapped_by_the_schemas() {
+    let dev = Dev::start();
+    let world = &dev.world;
+    let object = world.write("object.json", r#"{"type": "object"}"#);
+    let file = world.write(
+        "spoke.yaml",
+        "
+        spoke: mapping
+        operations:
+          - {name: map.text, kind: query, command: [cat]}
+          - {name: map.json, kind: query, command: [cat], outputSchema: true}
+          - {name: map.lines, kind: query, command: [printf, 'a\\n\\n']}
+          - {name: map.number, kind: query, command: [echo, text], outputSchema: {type: number}}
+          - {name: map.wrong, kind: query, command: [echo, '5'], outputSchema: {type: object}}
+          - {name: map.missing, kind: query, command: [/no/such/program]}
+          - {name: map.count, kind: subscription, command: [sh, -c, 'seq $(cat); echo; exit 0'], outputSchema: {type: number}}
+          - {name: map.breaks, kind: subscription, command: [sh, -c, 'echo one; echo two >&2; exit 7']}
+        ",
+    );
+    let _spoke = dev.offer(&["--file", &file]);
+    let _single = dev.offer(&["single.object", "--output-schema", &object, "--", "cat"]);
+
+    let json = |operation: &str, input: &str| world.ok(&["call", operation, input, "--output", "json"]);
+    assert_eq!(json("map.text", "\"a b\""), "\"a b\"\n", "a string goes in raw");
+    assert_eq!(
+        json("map.text", "{ \"b\": 1.50, \"a\": [1, 2] }"),
+        "\"{\\\"b\\\":1.50,\\\"a\\\":[1,2]}\"\n"
+    );
+    assert_eq!(json("map.json", "{\"a\": 1}"), "{\"a\":1}\n");
+    assert_eq!(json("map.lines", "null"), "\"a\\n\"\n", "text loses one newline");
+    assert_eq!(json("single.object", "{\"a\": 1}"), "{\"a\":1}\n");
+    assert_eq!(world.ok(&["call", "map.count", "3"]), "1\n2\n3\n");
+
+    for (operation, says) in [
+        ("map.number", "is not JSON"),
+        ("map.wrong", "OUTPUT_INVALID"),
+        ("map.missing", "cannot run `/no/such/program`"),
+    ] {
+        let line = world.fails(7, &["call", operation]);
+        assert!(line.contains(says), "{line}");
+    }
+    let broken = world.run(&["call", "map.breaks"]);
+    assert_eq!(
+        (broken.status.code(), String::from_utf8_lossy(&broken.stdout).as_ref()),
+        (Some(7), "one\n")
+    );
+    assert!(
+        String::from_utf8_lossy(&broken.stderr).contains("exit status: 7: two"),
+        "{broken:?}"
+    );
+}
+
+#[test]
+fn a_deadline_ends_the_command() {
+    let dev = Dev::start();
+    let _spoke = dev.offer(&["text.sleep", "--", "sh", "-c", "echo $$ > group; sleep 100 & wait"]);
+
+    let line = dev.world.fails(8, &["call", "text.sleep", "--timeout", "2s"]);
+
+    assert!(line.contains("TIMEOUT"), "{line}");
+    let text = std::fs::read_to_string(dev.world.path().join("group")).expect("it ran");
+    let group = nix::unistd::Pid::from_raw(text.trim().parse().expect("a process id"));
+    wait("the process group to end", || {
+        match nix::sys::signal::killpg(group, None) {
+            Err(_) => Ok(()),
+            Ok(()) => Err("it runs".to_owned()),
+        }
+    });
+}
+
+#[test]
+fn a_name_that_a_key_may_not_offer_is_refused_with_the_reason() {
+    let dev = Dev::start();
+    let made = dev.world.json(&["keys", "create", "builder", "--spoke", "builder"]);
+    let key = made["key"].as_str().expect("shown");
+    let with_key = |name: &str| ["offer", name, "--token", key, "--url", &dev.url, "--", "cat"].map(str::to_owned);
+
+    let refused = with_key("text.upper");
+    let line = dev.world.fails(1, &refused.each_ref().map(String::as_str));
+    let reserved = dev.world.fails(1, &["offer", "hub.list", "--spoke", "x", "--", "cat"]);
+    let allowed = with_key("builder.run");
+    let mut spoke = dev.world.start(&allowed.each_ref().map(String::as_str));
+
+    assert!(line.contains("text.upper") && line.contains("builder.*"), "{line}");
+    assert!(reserved.contains("hub"), "{reserved}");
+    spoke.notes("offering builder.run as spoke `builder`");
+}
+
+#[test]
+fn a_spoke_comes_back_when_its_hub_does() {
+    let dev = Dev::start();
+    let port = dev.url.rsplit(':').next().expect("a port").to_owned();
+    let mut spoke = dev.world.start(&[
+        "offer",
+        "text.upper",
+        "--url",
+        &dev.url,
+        "--token",
+        &dev.key(),
+        "--",
+        "cat",
+    ]);
+    spoke.notes("offering");
+
+    let world = dev.stop();
+    spoke.notes("trying again");
+    let data = world.data().display().to_string();
+    let mut again = world.start(&["dev", "--data", &data, "--listen", &format!("127.0.0.1:{port}")]);
+    again.says("Ctrl-C stops");
+
+    wait("the spoke to be called again", || {
+        let output = world.run(&["call", "text.upper", "\"back\""]);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        if out == "back\n" {
+            Ok(())
+        } else {
+            Err(format!("{output:?}"))
+        }
+    });
+    assert!(again.interrupt().success());
+}
+
+#[test]
+fn a_command_that_runs_is_finished_at_the_end() {
+    let dev = Dev::start();
+    let begun = dev.world.path().join("begun");
+    let mut spoke = dev.offer(&["text.slow", "--", "sh", "-c", "touch begun; sleep 1; echo done"]);
+    let mut call = dev.world.start(&["call", "text.slow"]);
+    wait("the command to run", || {
+        begun.exists().then_some(()).ok_or_else(|| call.err())
+    });
+
+    let status = spoke.interrupt();
+
+    assert!(
+        status.success() && spoke.err().contains("finishing 1 running call"),
+        "{}",
+        spoke.err()
+    );
+    assert!(call.ended().success(), "{}", call.err());
+    assert_eq!(call.out(), "done\n");
+}
