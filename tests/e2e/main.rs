@@ -103,7 +103,7 @@ async fn run(world: &mut World, only: &[String]) -> ExitCode {
             Ok(Err(error)) => {
                 failed += 1;
                 say(&format!(
-                    "{name} ... FAILED after {:.1} s: {error:?}",
+                    "{name} ... FAILED after {:.1} s: {error:#}",
                     start.elapsed().as_secs_f64()
                 ));
             }
