@@ -7,7 +7,7 @@ use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, CallRequest, CallStatus, Code, Delivered, Frame, RawJson};
 
 use crate::call::{Call, Clock, Origin, To};
-use crate::core::Core;
+use crate::core::{Core, VALUE_LIMIT_BYTES};
 use crate::envelope;
 use crate::link::Link;
 use crate::outbox::Full;
@@ -43,6 +43,12 @@ impl Core {
     fn responded(&self, call: &Arc<Call>, output: RawJson) {
         call.output_bytes.fetch_add(output.len() as u64, Ordering::Relaxed);
         let operation = &call.operation;
+        if output.len() > VALUE_LIMIT_BYTES {
+            let message = format!("the output is larger than {VALUE_LIMIT_BYTES} bytes");
+            let error = CallError::new(Code::PayloadTooLarge, message).delivered(Delivered::Yes);
+            let running = operation.is_subscription().then_some("an item is too large");
+            return self.end(call.key, End::Failed(error), running);
+        }
         let output = if call.is_relayed() {
             output // The caller's hub checks it.
         } else {

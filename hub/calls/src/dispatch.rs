@@ -4,21 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
+use alkhub_protocol::{CallError, CallRequest, Code};
 use parking_lot::Mutex;
 
 use crate::call::{Call, Clock, Leg, Origin, To};
 use crate::calls::Ticket;
-use crate::core::Core;
+use crate::core::{Core, VALUE_LIMIT_BYTES};
 use crate::directory::{Instance, Pool};
 use crate::operation::Operation;
 use crate::outbox::Full;
 use crate::router::{self, Wanted};
 use crate::sink::Sink;
 use crate::{Caller, builtin};
-
-/// What the hub writes around an input; both together must fit into a payload.
-const AROUND_INPUT_BYTES: usize = 1024;
 
 /// Instances that are tried for one call whose queues are full or closed.
 const PLACES: usize = 4;
@@ -99,11 +96,9 @@ impl Core {
             return Err(router::refusal(&pool, Wanted::default()));
         };
         router::allow_operation(&caller.scopes, &operation)?;
-        if request.input.len() > PAYLOAD_LIMIT_BYTES - AROUND_INPUT_BYTES {
-            return Err(CallError::new(
-                Code::PayloadTooLarge,
-                "the input is larger than 1 MiB less 1 KiB",
-            ));
+        if request.input.len() > VALUE_LIMIT_BYTES {
+            let message = format!("the input is larger than {VALUE_LIMIT_BYTES} bytes");
+            return Err(CallError::new(Code::PayloadTooLarge, message));
         }
         operation.input.check(request.input.as_bytes()).map_err(|violation| {
             CallError::new(Code::ValidationError, format!("input {violation}")).details(violation.details())

@@ -37,13 +37,20 @@ const PRUNE: Duration = Duration::from_secs(600);
 /// The queue of records.
 #[derive(Debug)]
 pub(crate) struct Records {
-    waiting: Mutex<Vec<CallRow>>,
+    waiting: Mutex<Waiting>,
     bound: usize,
     /// The queue is not empty any more.
     first: Notify,
     /// The queue has a batch.
     full: Notify,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    rows: Vec<CallRow>,
+    /// The writer has ended: nothing is taken any more.
+    closed: bool,
 }
 
 /// An ended call.
@@ -65,7 +72,7 @@ pub(crate) struct Ended<'a> {
 impl Records {
     pub(crate) fn new(bound: usize, metrics: Arc<Metrics>) -> Self {
         Self {
-            waiting: Mutex::new(Vec::new()),
+            waiting: Mutex::default(),
             bound,
             first: Notify::new(),
             full: Notify::new(),
@@ -77,13 +84,13 @@ impl Records {
     pub(crate) fn add(&self, ended: Ended<'_>) {
         let row = ended.into_row();
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= self.bound {
+        if waiting.closed || waiting.rows.len() >= self.bound {
             drop(waiting);
             self.metrics.records_dropped.inc();
             return;
         }
-        waiting.push(row);
-        let len = waiting.len();
+        waiting.rows.push(row);
+        let len = waiting.rows.len();
         drop(waiting);
         self.metrics.records_waiting.inc();
         if len == 1 {
@@ -113,10 +120,14 @@ impl Records {
                 }
             }
         }
-        let last = tokio::time::timeout(LAST_WRITE, self.write_last(store));
-        if last.await.is_err() {
-            let left = std::mem::take(&mut *self.waiting.lock()).len();
-            self.metrics.records_dropped.inc_by(left as u64);
+        let written = tokio::time::timeout(LAST_WRITE, self.write_last(store)).await.is_ok();
+        let left = {
+            let mut waiting = self.waiting.lock();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.rows).len()
+        };
+        self.metrics.records_dropped.inc_by(left as u64);
+        if !written {
             tracing::warn!(records = left, "call records were not written before the end");
         }
     }
@@ -132,7 +143,7 @@ impl Records {
     async fn write_last(&self, store: &Store) {
         let mut retry = FIRST_RETRY;
         loop {
-            let batch: Vec<CallRow> = self.waiting.lock().iter().take(BATCH).cloned().collect();
+            let batch: Vec<CallRow> = self.waiting.lock().rows.iter().take(BATCH).cloned().collect();
             if batch.is_empty() {
                 return;
             }
@@ -153,13 +164,13 @@ impl Records {
                 }
             }
             let mut waiting = self.waiting.lock();
-            waiting.drain(..batch.len());
+            waiting.rows.drain(..batch.len());
             self.metrics
                 .records_waiting
                 .sub(i64::try_from(batch.len()).unwrap_or(i64::MAX));
-            let left = waiting.len();
+            let left = waiting.rows.len();
             if left == 0 {
-                waiting.shrink_to(BATCH);
+                waiting.rows.shrink_to(BATCH);
             }
             drop(waiting);
             if left < BATCH {

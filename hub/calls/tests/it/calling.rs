@@ -406,3 +406,38 @@ async fn operations_and_instances_are_shown() {
     assert_eq!(instances[0].1.generation, spoke.output.generation);
     assert_eq!(instances[0].2[0].as_str(), "text.upper");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_would_not_fit_into_a_frame_is_refused_on_both_ways() {
+    let hub = Hub::local().await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let large = json!("x".repeat(1024 * 1024 - 1024));
+    let fits = json!("x".repeat(1024 * 1024 - 1026));
+
+    let error = hub.call("text.upper", large.clone()).await.expect_err("too large");
+    assert_eq!((error.code, error.delivered), (Code::PayloadTooLarge, Delivered::No));
+    for (output, answered) in [(large, false), (fits.clone(), true)] {
+        let (outbox, mut outgoing) = outbox(Limits {
+            messages: 10,
+            bytes: 10 << 20,
+        });
+        let reply = Reply::Outbox {
+            outbox,
+            dialect: Dialect::Payload,
+        };
+        hub.calls
+            .dispatch(&admin(), request("text.upper", fits.clone()), reply)
+            .expect("fits");
+        let call = spoke.next_call().await;
+        spoke.respond(&call.request_id, output);
+
+        let Some(OutgoingItem::Message(message)) = outgoing.try_next() else {
+            panic!("no answer");
+        };
+        match decode(&message) {
+            Frame::Responded { .. } => assert!(answered),
+            Frame::Failed { error, .. } => assert!(!answered && error.code == Code::PayloadTooLarge, "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

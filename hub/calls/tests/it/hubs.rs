@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use alkhub_calls::Answer;
+use alkhub_config::CallsConfig;
 use alkhub_protocol::{Code, Delivered};
 use alkhub_store::private::Server;
 use futures::StreamExt as _;
@@ -23,6 +24,10 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
+        Self::with(CallsConfig::default()).await
+    }
+
+    async fn with(calls: CallsConfig) -> Self {
         let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
         let postgres = postgres.expect("Postgres is installed");
         let start = |name| {
@@ -30,7 +35,7 @@ impl Pair {
                 name,
                 redis: Some(redis.url()),
                 postgres: Some(postgres.url()),
-                ..HubOptions::default()
+                calls: calls.clone(),
             })
         };
         let (a, b) = (start("pod-a-a1").await, start("pod-b-b1").await);
@@ -450,5 +455,32 @@ async fn connections_of_the_same_id_on_two_hubs_are_two_instances() {
         .await;
     }
     drop(spokes);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn calls_that_other_hubs_ask_for_are_bounded() {
+    let pair = Pair::with(CallsConfig {
+        relay_queue: 2,
+        ..CallsConfig::default()
+    })
+    .await;
+    let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    let running: Vec<_> = (0..2)
+        .map(|_| pair.a.dispatch(request("text.upper", json!(1))))
+        .collect();
+    let (first, _) = (spoke.next_call().await, spoke.next_call().await);
+
+    let error = pair.a.call("text.upper", json!(1)).await.expect_err("one too many");
+    assert_eq!(
+        (error.code, error.retryable, error.delivered),
+        (Code::Overloaded, true, Delivered::No)
+    );
+
+    spoke.respond(&first.request_id, json!(1));
+    in_flight(&pair.a, 1).await;
+    assert!(pair.a.dispatch(request("text.upper", json!(1))).0.is_ok());
+    spoke.next_call().await;
+    drop((running, spoke));
     pair.end().await;
 }
