@@ -369,6 +369,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_panic_is_an_answer_that_tells_nothing() {
+        async fn broken() {
+            panic!("secret");
+        }
+        let router = axum::Router::new()
+            .route("/", axum::routing::get(broken))
+            .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked));
+
+        let request = Request::new(Body::empty());
+        let response = tower::ServiceExt::oneshot(router, request).await.expect("answered");
+
+        assert_eq!(response.status(), 500);
+        let body = response.into_body().collect().await.expect("read").to_bytes();
+        let problem: alkhub_protocol::Problem = serde_json::from_slice(&body).expect("a problem document");
+        assert_eq!(problem.code, Code::Internal);
+        assert!(!problem.detail.contains("secret"));
+    }
+
+    #[tokio::test]
     async fn a_body_in_pieces_is_put_together_and_one_too_large_is_not() {
         let pieces = |sizes: &[usize]| {
             let pieces: Vec<_> = sizes

@@ -3,6 +3,7 @@
 //! A log line's message reads alone; its fields are dotted. Traces go by OTLP over HTTP when an endpoint is given, and
 //! the W3C trace context goes through the hub with or without them.
 
+use std::io::IsTerminal as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,9 @@ impl Drop for Guard {
 }
 
 fn log(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),

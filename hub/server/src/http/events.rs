@@ -28,7 +28,7 @@ pub(crate) struct PublishedEvent {
     /// `type:id`.
     topic: String,
     /// Subscribers on the hub that took the event; those on other hubs are not counted.
-    local_subscribers: u64,
+    local: u64,
 }
 
 /// `POST /v1/events/{type}`: an event with an empty id.
@@ -59,7 +59,7 @@ pub(crate) async fn publish(
         StatusCode::ACCEPTED,
         PublishedEvent {
             topic: topic.to_string(),
-            local_subscribers: u64::try_from(published.local).unwrap_or(u64::MAX),
+            local: u64::try_from(published.local).unwrap_or(u64::MAX),
         },
     ))
 }

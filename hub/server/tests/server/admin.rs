@@ -1,9 +1,11 @@
 //! The admin API: keys and spokes, and what ends with them.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, TestHub, hub, new_key};
+use crate::harness::{Answer, TestHub, hub, hub_with, new_key};
 use crate::wire::{Dialect, Wire, operation, request};
 
 async fn put(hub: &TestHub, name: &str, spoke: &Value) -> Answer {
@@ -102,6 +104,46 @@ async fn a_revoked_key_ends_its_sockets_with_4401_and_is_401_from_then_on() {
     delete(&hub, "/v1/admin/keys/not-an-id")
         .await
         .is_problem(404, "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_key_that_expires_ends_its_sockets() {
+    let hub = hub_with(|config| config.server.ping_interval = Duration::from_millis(200)).await;
+    let created = hub
+        .post(
+            "/v1/admin/keys",
+            &json!({ "name": "brief", "scopes": [], "expiresInSeconds": 1 }),
+        )
+        .await;
+    let key = created.body["data"]["key"].as_str().expect("a key").to_owned();
+    let mut socket = Wire::connect(&hub, &key).await;
+
+    assert_eq!(socket.closed().await, (4401, "the key has expired".to_owned()));
+
+    assert_eq!(Wire::refused(request(&hub, Some(&key))).await, 401);
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_key_outlives_its_hub() {
+    let one = hub().await;
+    let (key, id) = one.key(&["operations:read"]).await;
+    let used = one
+        .as_key(&key, Method::GET, "/v1/operations")
+        .send()
+        .await
+        .expect("answered");
+    assert_eq!(used.status(), 200);
+
+    one.hub.shutdown().await;
+
+    let two = hub_with(|config| config.store.schema = one.schema().clone()).await;
+    let keys = two.get("/v1/admin/keys").await;
+    let record = keys.body["data"]
+        .as_array()
+        .expect("keys")
+        .iter()
+        .find(|key| key["id"] == *id);
+    assert!(record.expect("listed")["lastUsedAt"].is_string(), "{keys:?}");
 }
 
 #[tokio::test]

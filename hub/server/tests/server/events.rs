@@ -55,10 +55,7 @@ async fn an_event_published_over_http_reaches_sse_and_websocket() {
         .expect("answered");
 
     assert_eq!(published.status, 202, "{published:?}");
-    assert_eq!(
-        published.body["data"],
-        json!({ "topic": "job.done:7", "localSubscribers": 2 })
-    );
+    assert_eq!(published.body["data"], json!({ "topic": "job.done:7", "local": 2 }));
     let events = read(sse, 2).await;
     let lines: Vec<&str> = events[0].lines().collect();
     assert!(lines[0].starts_with("id: "), "{events:?}");
@@ -224,7 +221,7 @@ async fn a_stream_that_is_left_ends_its_subscriptions() {
 
     until(|| async {
         let published = hub.post("/v1/events/a/1", &json!(1)).await;
-        match published.body["data"]["localSubscribers"].as_u64() {
+        match published.body["data"]["local"].as_u64() {
             Some(0) => Ok(()),
             _ => Err(published.text),
         }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use alkhub_config::HubConfig;
+use alkhub_config::{HubConfig, SchemaName};
 use alkhub_protocol::ApiKey;
 use alkhub_server::Hub;
 use alkhub_store::private::Server;
@@ -25,6 +25,7 @@ pub(crate) struct TestHub {
     pub(crate) hub: Hub,
     pub(crate) admin: String,
     pub(crate) client: Client,
+    schema: SchemaName,
     folder: TempDir,
 }
 
@@ -85,7 +86,9 @@ pub(crate) fn starting_hub(change: impl FnOnce(&mut HubConfig)) -> TestHub {
     let admin = new_key();
     let mut config = config(folder.path(), &admin);
     change(&mut config);
+    let schema = config.store.schema.clone();
     TestHub {
+        schema,
         hub: Hub::start(config).expect("starts"),
         admin,
         client: Client::new(),
@@ -108,6 +111,11 @@ pub(crate) async fn until<T, F: Future<Output = Result<T, String>>>(mut check: i
 // === impl TestHub ===
 
 impl TestHub {
+    /// The schema of its tables.
+    pub(crate) fn schema(&self) -> &SchemaName {
+        &self.schema
+    }
+
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }

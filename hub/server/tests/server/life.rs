@@ -160,7 +160,7 @@ async fn two_hubs_run_in_one_process_and_share_nothing() {
 
     let published = one.post("/v1/events/a/1", &json!(1)).await;
 
-    assert_eq!(published.body["data"]["localSubscribers"], 0);
+    assert_eq!(published.body["data"]["local"], 0);
     let crossed = one
         .client
         .get(format!("{}/v1/operations", two.hub.url()))

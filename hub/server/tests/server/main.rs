@@ -1,11 +1,13 @@
 //! The server as its clients see it: real sockets, a real Postgres, raw frames, no SDK.
 
 mod admin;
+mod cluster;
 mod events;
 mod harness;
 mod http;
 mod life;
 mod limits;
+mod logs;
 mod memory;
 mod socket;
 mod wire;

@@ -73,7 +73,7 @@ async fn a_thousand_idle_connections_stay_open_and_are_answered() {
     let each = resident().saturating_sub(before) / CONNECTIONS;
     println!("{each} bytes for one idle connection with one subscription, its client's socket included");
     let published = hub.post("/v1/events/a/1", &serde_json::json!(1)).await;
-    assert_eq!(published.body["data"]["localSubscribers"], CONNECTIONS + 1);
+    assert_eq!(published.body["data"]["local"], CONNECTIONS + 1);
     for socket in &mut sockets {
         expect(socket, r#"{"type":"a","id":"1","payload":1}"#).await;
     }
