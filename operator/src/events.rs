@@ -74,15 +74,15 @@ impl std::fmt::Debug for Events {
 fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item = &'a Condition> {
     new.iter().filter(|now| match condition::find(old, &now.type_) {
         Some(before) => before.status != now.status,
-        None => is_bad(now) || now.type_ == condition::ACCEPTED,
+        None => is_bad(now) || (now.type_ == condition::ACCEPTED && now.status == "True"),
     })
 }
 
-/// Types whose `True` is bad news; for the others it is anything else.
+/// What somebody should look into. `Unknown` is not: who must act is told by what else changes.
 fn is_bad(condition: &Condition) -> bool {
     match condition.type_.as_str() {
-        condition::DEGRADED | condition::PREFIX_CONFLICT => condition.status != "False",
-        condition::ACCEPTED | condition::CREDENTIALS_ISSUED => condition.status != "True",
+        condition::DEGRADED | condition::PREFIX_CONFLICT => condition.status == "True",
+        condition::ACCEPTED => condition.status == "False",
         _ => false,
     }
 }

@@ -27,7 +27,7 @@ use crate::error::{Cure, Error};
 use crate::leading::{Done, Going as _};
 
 /// A Hub that was refused is looked at again: the Secret or the other Hub that it waits for is not watched.
-const REFUSED: Duration = Duration::from_secs(20);
+const REFUSED: Duration = Duration::from_secs(5);
 
 /// A Hub that is being deleted needs nothing: what it owned goes by its owner references.
 const GONE: Duration = Duration::from_secs(300);

@@ -164,19 +164,15 @@ impl Kubernetes {
             .await
     }
 
-    /// Puts an object in the place of the one with its `resourceVersion`.
-    pub(crate) async fn replace<K: Object>(&self, namespace: &str, object: &K) -> Result<K, Error> {
-        let params = PostParams {
+    /// Changes fields of an object; a `resourceVersion` among them must still be the object's.
+    pub(crate) async fn merge<K: Object>(&self, namespace: &str, name: &str, fields: &Value) -> Result<K, Error> {
+        let api = self.api::<K>(namespace);
+        let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
-            ..PostParams::default()
+            ..PatchParams::default()
         };
-        let name = object.meta().name.clone().unwrap_or_default();
-        self.write::<K, _>(
-            "replace",
-            &name,
-            self.api::<K>(namespace).replace(&name, &params, object),
-        )
-        .await
+        self.write::<K, _>("patch", name, api.patch(name, &params, &Patch::Merge(fields)))
+            .await
     }
 
     /// Applies the fields of `object`, and takes away those that this operator applied before and that are not in it.

@@ -4,13 +4,15 @@
 //! - No reconcile looks at a store that was not filled yet.
 //! - When the term ends, what is under way may go on reading for a second; the gate lets nothing be written.
 
-use std::collections::HashMap;
+mod housekeeping;
+mod wake;
+
 use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::{Hub, Spoke};
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -35,7 +37,7 @@ use crate::gate::Gate;
 use crate::kubernetes::{Clients, Kubernetes, Object};
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
-use crate::watch::{Stores, Touched, Watched, Watches};
+use crate::watch::{Stores, Watched, Watches};
 use crate::{hub, spoke};
 
 /// Spokes that wait to be reconciled because something around them changed; over it they wait for the next resync.
@@ -49,9 +51,6 @@ const SHUT: Duration = Duration::from_secs(1);
 
 /// Changes that come together are reconciled once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-
-/// What is kept of objects that are gone is forgotten this often.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// A term that was begun.
 #[derive(Debug)]
@@ -150,8 +149,8 @@ impl Term {
             disruptions,
             secrets,
         } = triggers;
-        let hub_touched = wake_spokes_of_changed(hubs.touched, context);
-        let secret_touched = wake_spokes_of_secrets(secrets.touched, context);
+        let hub_touched = wake::of_changed_hubs(hubs.touched, context);
+        let secret_touched = wake::of_secrets(secrets.touched, context);
         let hubs = Controller::for_stream(hub_touched, hubs.store)
             .with_config(config.clone())
             .owns_stream(deployments.touched)
@@ -169,7 +168,7 @@ impl Term {
             );
         let spokes = Controller::for_stream(spokes.touched, spokes.store)
             .with_config(config)
-            .reconcile_on(queue(woken))
+            .reconcile_on(wake::queue(woken))
             .graceful_shutdown_on(self.stop.clone().cancelled_owned())
             .run(
                 |spoke, context| reconciled(spoke, context, spoke::reconcile),
@@ -179,8 +178,10 @@ impl Term {
         self.tasks.spawn(until(self.stop.clone(), hubs.for_each(|_| ready(()))));
         self.tasks
             .spawn(until(self.stop.clone(), spokes.for_each(|_| ready(()))));
-        self.tasks
-            .spawn(until(self.stop.clone(), housekeeping(Arc::clone(context))));
+        self.tasks.spawn(until(
+            self.stop.clone(),
+            housekeeping::housekeeping(Arc::clone(context)),
+        ));
     }
 }
 
@@ -284,96 +285,6 @@ fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Ac
     );
     drop((object, context));
     Action::requeue(delay)
-}
-
-/// Wakes the Spokes of a Hub that came, went, or was paused.
-fn wake_spokes_of_changed(touched: Touched<Hub>, context: &Arc<Context>) -> Touched<Hub> {
-    let context = Arc::clone(context);
-    let mut known: HashMap<ObjectRef<Hub>, (Option<String>, bool, bool)> = HashMap::new();
-    let wake = move |event: &Result<Hub, _>| {
-        let Ok(hub) = event else { return };
-        let key = ObjectRef::from_obj(hub);
-        let there = context.stores.hubs.get(&key);
-        let state = there
-            .as_ref()
-            .map(|hub| (hub.uid(), hub.meta_is_going(), hub.spec.paused));
-        if state == known.get(&key).cloned() && state.is_some() {
-            return;
-        }
-        match state {
-            Some(state) => known.insert(key, state),
-            None => known.remove(&key),
-        };
-        for spoke in context
-            .stores
-            .spokes_of(&hub.namespace().unwrap_or_default(), &hub.name_any())
-        {
-            context.wake.spoke(&spoke);
-        }
-    };
-    touched.inspect(wake).boxed()
-}
-
-/// Wakes the Spoke that a Secret belongs to.
-fn wake_spokes_of_secrets(
-    touched: Touched<PartialObjectMeta<Secret>>,
-    context: &Arc<Context>,
-) -> Touched<PartialObjectMeta<Secret>> {
-    let context = Arc::clone(context);
-    let wake = move |event: &Result<PartialObjectMeta<Secret>, _>| {
-        let Ok(secret) = event else { return };
-        let owners = secret
-            .metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .filter(|owner| owner.kind == "Spoke");
-        for owner in owners {
-            let key = ObjectRef::new(&owner.name).within(&secret.namespace().unwrap_or_default());
-            if let Some(spoke) = context.stores.spokes.get(&key) {
-                context.wake.spoke(&spoke);
-            }
-        }
-    };
-    touched.inspect(wake).boxed()
-}
-
-fn queue<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
-    futures::stream::unfold(receiver, |mut receiver| async move {
-        let item = receiver.recv().await?;
-        Some((item, receiver))
-    })
-}
-
-/// Forgets what belonged to objects that are gone.
-async fn housekeeping(context: Arc<Context>) {
-    let mut tick = tokio::time::interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
-    loop {
-        tick.tick().await;
-        let stores = &context.stores;
-        let hubs: Vec<_> = stores.hubs.state().iter().filter_map(|hub| hub.uid()).collect();
-        let spokes: std::collections::HashSet<_> =
-            stores.spokes.state().iter().filter_map(|spoke| spoke.uid()).collect();
-        context.told.retain(|uid| spokes.contains(uid));
-        context.looks.retain(|uid| hubs.iter().any(|hub| hub == uid));
-        context.counted.retain(|uid| hubs.iter().any(|hub| hub == uid));
-        context
-            .backoff
-            .retain(|uid| spokes.contains(uid) || hubs.iter().any(|hub| hub == uid));
-        let children = children(stores);
-        context.applied.retain(|uid| children.contains(uid));
-    }
-}
-
-fn children(stores: &Stores) -> std::collections::HashSet<String> {
-    let mut uids = std::collections::HashSet::new();
-    uids.extend(stores.deployments.state().iter().filter_map(|object| object.uid()));
-    uids.extend(stores.sets.state().iter().filter_map(|object| object.uid()));
-    uids.extend(stores.services.state().iter().filter_map(|object| object.uid()));
-    uids.extend(stores.configs.state().iter().filter_map(|object| object.uid()));
-    uids.extend(stores.accounts.state().iter().filter_map(|object| object.uid()));
-    uids.extend(stores.disruptions.state().iter().filter_map(|object| object.uid()));
-    uids
 }
 
 /// Whether a resource is being deleted.

@@ -82,7 +82,8 @@ impl Candidate {
         tracing::info!(operator.identity = self.identity, "standing by");
         let mut sight = Sight::default();
         let mut changes = self.changes();
-        loop {
+        // A process that was asked to stop must not take back what it just gave.
+        while !stop.is_cancelled() {
             match self.try_acquire(&mut sight).await {
                 Ok(Some(held)) => {
                     // Before anybody learns that we lead: a first write must not find the gate shut.
@@ -102,6 +103,7 @@ impl Candidate {
                 () = freed(&mut changes, &self.metrics) => {}
             }
         }
+        None
     }
 
     /// Renews until the Lease is lost or `stop`; the gate is open meanwhile. Dropping it leaves the gate to its deadline.

@@ -7,7 +7,6 @@
 use alkhub_crds::Spoke;
 use alkhub_protocol::ApiKey;
 use alkhub_protocol::admin::SpokePut;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
@@ -94,16 +93,11 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     {
         return Ok((found, key));
     }
-    let mut mended = found;
-    let data = mended.data.get_or_insert_default();
-    data.extend(
-        wanted
-            .into_iter()
-            .map(|(name, text)| (name, ByteString(text.into_bytes()))),
-    );
+    let fields = json!({ "metadata": { "resourceVersion": found.metadata.resource_version }, "stringData": wanted });
+    let namespace = spoke.namespace().unwrap_or_default();
     let mended = ctx
         .kubernetes
-        .replace(&spoke.namespace().unwrap_or_default(), &mended)
+        .merge::<Secret>(&namespace, &spoke.secret_name(), &fields)
         .await?;
     Ok((mended, key))
 }

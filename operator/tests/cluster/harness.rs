@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use alkhub_crds::condition;
 use alkhub_crds::{Hub, Spoke};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config, Resource, ResourceExt as _};
@@ -106,7 +107,7 @@ impl World {
                 "1s",
             ])
             .args(["--log-filter", "info,alkhub_operator=debug", "--kubeconfig"])
-            .arg(&self.kubeconfig)
+            .arg(self.restricted().await)
             .args(more)
             .stderr(Stdio::from(log))
             .spawn()
@@ -117,6 +118,39 @@ impl World {
         })
         .await;
         operator
+    }
+
+    /// A kubeconfig with no more rights than docs/OPERATOR.md lists, in this namespace alone.
+    async fn restricted(&self) -> PathBuf {
+        let user = format!("operator-of-{}", self.namespace);
+        let role: Role =
+            serde_json::from_value(json!({"metadata": {"name": "operator"}, "rules": rules()})).expect("a Role");
+        let binding: RoleBinding = serde_json::from_value(json!({
+            "metadata": {"name": "operator"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        }))
+        .expect("a RoleBinding");
+        let apply = PatchParams::apply("alkhub-tests");
+        self.api::<Role>()
+            .patch("operator", &apply, &Patch::Apply(&role))
+            .await
+            .expect("a Role");
+        self.api::<RoleBinding>()
+            .patch("operator", &apply, &Patch::Apply(&binding))
+            .await
+            .expect("a RoleBinding");
+        let mut file = kube::config::Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        for named in &mut file.auth_infos {
+            named.auth_info.get_or_insert_default().impersonate = Some(user.clone());
+        }
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.kubeconfig", self.namespace));
+        // The keys are the administrator's: for nobody else to read.
+        let mut options = std::fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create(true).truncate(true), 0o600);
+        let mut to = options.open(&path).expect("a file");
+        serde_json::to_writer(&mut to, &file).expect("written");
+        path
     }
 
     /// Creates a Hub from a spec.
@@ -302,6 +336,21 @@ impl Operator {
         assert!(status.success());
     }
 
+    /// Waits until the process has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the operator did not end within 5 s of SIGTERM"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(crate) async fn leads(&self) {
         eventually("the operator leads", || async {
             match self.get("/readyz").await? {
@@ -382,4 +431,20 @@ async fn install_crds(client: &Client) {
         })
         .await;
     }
+}
+
+/// The rules of docs/OPERATOR.md: every test shows that they are enough.
+fn rules() -> Value {
+    let all = ["get", "list", "watch", "create", "patch", "delete"];
+    json!([
+        {"apiGroups": ["alkhub.dev"], "resources": ["hubs", "spokes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["alkhub.dev"], "resources": ["spokes"], "verbs": ["patch"]},
+        {"apiGroups": ["alkhub.dev"], "resources": ["hubs/status", "spokes/status"], "verbs": ["patch"]},
+        {"apiGroups": ["alkhub.dev"], "resources": ["hubs/finalizers", "spokes/finalizers"], "verbs": ["update"]},
+        {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": all},
+        {"apiGroups": [""], "resources": ["services", "configmaps", "serviceaccounts", "secrets"], "verbs": all},
+        {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": all},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "watch", "create", "update"]},
+    ])
 }

@@ -278,9 +278,24 @@ async fn an_object_of_somebody_elses_is_never_taken_over() {
     let theirs = world.api::<Service>().get("demo").await.expect("still there");
     assert!(theirs.metadata.owner_references.is_none());
     world.delete::<Service>("demo").await;
-    world
-        .hub_says("demo", condition::DEGRADED, "Unknown", "HubUnreachable")
-        .await;
+    let ours = |service: &Service| {
+        service
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.kind == "Hub")
+    };
+    world.until::<Service>("demo", "it is the Hub's", ours).await;
+    let well = |hub: &Hub| {
+        let conditions = hub
+            .status
+            .as_ref()
+            .map(|status| status.conditions.as_slice())
+            .unwrap_or_default();
+        !condition::is_true(conditions, condition::DEGRADED)
+    };
+    world.until::<Hub>("demo", "it is no longer degraded", well).await;
     drop(operator);
     world.end().await;
 }

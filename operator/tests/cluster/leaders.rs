@@ -17,7 +17,7 @@ async fn is_leader(operator: &Operator) -> Result<(), String> {
 #[tokio::test]
 async fn a_leader_that_ends_hands_over_at_once() {
     let Some(world) = world("leader").await else { return };
-    let first = world.operator("http://127.0.0.1:9", &["--identity", "first"]).await;
+    let mut first = world.operator("http://127.0.0.1:9", &["--identity", "first"]).await;
     first.leads().await;
     let second = world.operator("http://127.0.0.1:9", &["--identity", "second"]).await;
     eventually("the second stands by", || async {
@@ -33,6 +33,7 @@ async fn a_leader_that_ends_hands_over_at_once() {
     within(Duration::from_secs(5), "the second leads", || is_leader(&second)).await;
     let taken = begun.elapsed();
 
+    assert!(first.ended().await.success());
     println!("handed over in {taken:?}");
     assert!(taken <= Duration::from_secs(1), "handed over in {taken:?}");
     world

@@ -126,6 +126,23 @@ async fn declared_again(world: &World, fake: &Fake, key: &str) {
     .await;
     assert!(fake.puts().iter().all(|put| put.key.as_deref() == Some(key)));
 
+    // A key that somebody broke is made anew, and what else is in the Secret stays.
+    world
+        .patch::<Secret>(
+            "builder-key",
+            json!({"stringData": {"token": "x", "ALKHUB_TOKEN": "y", "theirs": "z"}}),
+        )
+        .await;
+    let whole = |secret: &Secret| {
+        secret
+            .data
+            .as_ref()
+            .is_some_and(|data| ApiKey::parse(&String::from_utf8_lossy(&data["token"].0)).is_ok())
+    };
+    let mended = world.until::<Secret>("builder-key", "a whole key", whole).await;
+    assert_eq!(mended.data.expect("data")["theirs"].0, b"z");
+    let key = &token(world, "builder-key").await;
+
     // A Secret that somebody deleted is made anew with another key.
     world.delete::<Secret>("builder-key").await;
     let other = |secret: &Secret| {

@@ -164,6 +164,14 @@ fn degraded(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Verdict {
     if pods.wanted == 0 {
         return Verdict::new(DEGRADED, false, "Stopped", "no pods are wanted");
     }
+    if pods.ready == 0 {
+        return Verdict::new(
+            DEGRADED,
+            ConditionStatus::Unknown,
+            "NoPodReady",
+            "no pod is ready that could tell",
+        );
+    }
     match seen {
         None => Verdict::new(
             DEGRADED,

@@ -1,0 +1,44 @@
+//! Forgets, once a minute, what was kept of objects that are gone.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::watch::Stores;
+
+/// What is kept of objects that are gone is forgotten this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// Forgets what belonged to objects that are gone.
+pub(super) async fn housekeeping(context: Arc<Context>) {
+    let mut tick = tokio::time::interval_at(Instant::now() + HOUSEKEEPING, HOUSEKEEPING);
+    loop {
+        tick.tick().await;
+        let stores = &context.stores;
+        let hubs: Vec<_> = stores.hubs.state().iter().filter_map(|hub| hub.uid()).collect();
+        let spokes: HashSet<_> = stores.spokes.state().iter().filter_map(|spoke| spoke.uid()).collect();
+        context.told.retain(|uid| spokes.contains(uid));
+        context.looks.retain(|uid| hubs.iter().any(|hub| hub == uid));
+        context.counted.retain(|uid| hubs.iter().any(|hub| hub == uid));
+        context
+            .backoff
+            .retain(|uid| spokes.contains(uid) || hubs.iter().any(|hub| hub == uid));
+        let children = children(stores);
+        context.applied.retain(|uid| children.contains(uid));
+    }
+}
+
+fn children(stores: &Stores) -> HashSet<String> {
+    let mut uids = HashSet::new();
+    uids.extend(stores.deployments.state().iter().filter_map(|object| object.uid()));
+    uids.extend(stores.sets.state().iter().filter_map(|object| object.uid()));
+    uids.extend(stores.services.state().iter().filter_map(|object| object.uid()));
+    uids.extend(stores.configs.state().iter().filter_map(|object| object.uid()));
+    uids.extend(stores.accounts.state().iter().filter_map(|object| object.uid()));
+    uids.extend(stores.disruptions.state().iter().filter_map(|object| object.uid()));
+    uids
+}

@@ -1,0 +1,76 @@
+//! What wakes Spokes besides their own changes: their Hub, their Secret, and what their Hub reports.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alkhub_crds::Hub;
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc;
+
+use super::Going as _;
+use crate::context::Context;
+use crate::watch::Touched;
+
+/// Wakes the Spokes of a Hub that came, went, or was paused.
+pub(super) fn of_changed_hubs(touched: Touched<Hub>, context: &Arc<Context>) -> Touched<Hub> {
+    let context = Arc::clone(context);
+    let mut known: HashMap<ObjectRef<Hub>, (Option<String>, bool, bool)> = HashMap::new();
+    let wake = move |event: &Result<Hub, _>| {
+        let Ok(hub) = event else { return };
+        let key = ObjectRef::from_obj(hub);
+        let there = context.stores.hubs.get(&key);
+        let state = there
+            .as_ref()
+            .map(|hub| (hub.uid(), hub.meta_is_going(), hub.spec.paused));
+        if state == known.get(&key).cloned() && state.is_some() {
+            return;
+        }
+        match state {
+            Some(state) => known.insert(key, state),
+            None => known.remove(&key),
+        };
+        for spoke in context
+            .stores
+            .spokes_of(&hub.namespace().unwrap_or_default(), &hub.name_any())
+        {
+            context.wake.spoke(&spoke);
+        }
+    };
+    touched.inspect(wake).boxed()
+}
+
+/// Wakes the Spoke that a Secret belongs to.
+pub(super) fn of_secrets(
+    touched: Touched<PartialObjectMeta<Secret>>,
+    context: &Arc<Context>,
+) -> Touched<PartialObjectMeta<Secret>> {
+    let context = Arc::clone(context);
+    let wake = move |event: &Result<PartialObjectMeta<Secret>, _>| {
+        let Ok(secret) = event else { return };
+        let owners = secret
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .filter(|owner| owner.kind == "Spoke");
+        for owner in owners {
+            let key = ObjectRef::new(&owner.name).within(&secret.namespace().unwrap_or_default());
+            if let Some(spoke) = context.stores.spokes.get(&key) {
+                context.wake.spoke(&spoke);
+            }
+        }
+    };
+    touched.inspect(wake).boxed()
+}
+
+/// The requests to wake a Spoke, as a stream.
+pub(super) fn queue<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        let item = receiver.recv().await?;
+        Some((item, receiver))
+    })
+}
