@@ -341,3 +341,6 @@ fn position(list: &[Subscriber], inbox: &Arc<Inbox>) -> Result<usize, usize> {
         Arc::as_ptr(&subscriber.inbox).addr()
     })
 }
+
+#[cfg(test)]
+mod tests;

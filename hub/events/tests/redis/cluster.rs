@@ -1,7 +1,7 @@
 //! Relay, leases, revoked keys and the claim on the prefix.
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Claim, KeyChange, Lease};
+use alkhub_events::{Claim, KeyChange, Lease, LinkState};
 use bytes::Bytes;
 
 use crate::support::{Pod, Server, receive, until};
@@ -69,6 +69,36 @@ async fn a_message_to_oneself_needs_no_redis() {
         receive("the return", &mut pod.fabric.cluster().undeliverable()).await.1,
         "y"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inbox_that_nobody_reads_breaks_the_link_instead_of_losing_in_silence() {
+    let server = Server::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let mut inbox = b.fabric.cluster().inbox();
+    let mut link = b.fabric.link();
+    let mut sent = 0_u32;
+
+    // More than its queue holds, handed over as fast as the publisher takes it.
+    while sent < 20_000 {
+        match a.fabric.cluster().send(&b.hub, Bytes::from(sent.to_string())) {
+            Ok(()) => sent += 1,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    let broken = link.wait_for(|state| matches!(state, LinkState::Down(_)));
+    tokio::time::timeout(crate::support::PATIENCE, broken)
+        .await
+        .expect("in time")
+        .expect("runs");
+    b.is_up().await;
+
+    // What did come is whole up to where it breaks off.
+    for expected in 0..16_384 {
+        assert_eq!(receive("a message", &mut inbox).await, expected.to_string());
+    }
+    assert!(b.metric("alkhub_events_dropped_total") > 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -226,6 +226,35 @@ async fn ten_thousand_topics_of_churn_leave_nothing_subscribed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscribe_that_is_given_up_at_any_point_leaves_nothing() {
+    let server = Server::start().await;
+    let pod = Pod::up(&server, "a").await;
+    let (mailbox, _deliveries) = large_mailbox();
+
+    for polls in 0..200 {
+        let subscribing = pod.fabric.bus().subscribe(filter(&format!("t:{polls}")), &mailbox);
+        let mut subscribing = std::pin::pin!(subscribing);
+        for _ in 0..polls {
+            if futures::poll!(&mut subscribing).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    assert_eq!(pod.metric("alkhub_events_subscriptions"), 0.0);
+    until("every topic leaves Redis", || async {
+        let channels: Vec<String> = server.query(&["PUBSUB", "CHANNELS", "alk:events:*"]).await;
+        if channels.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{channels:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_dropped_and_wanted_again_stays_subscribed() {
     let server = Server::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);

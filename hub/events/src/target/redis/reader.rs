@@ -295,15 +295,22 @@ impl Reader {
         }
     }
 
-    /// Waits for a reader that is slow, ends the session for one that is stuck: its callers see the link go down.
+    /// Waits for a reader that is slow and ends the session for one that is stuck: its callers see the link go down.
+    /// After the end of the session nothing waits.
     async fn relayed(&self, message: Bytes) {
-        match tokio::time::timeout(INBOX_PATIENCE, self.routes.inbox.send(message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => self.shared.metrics.dropped(Dropped::Unread, 1),
-            Err(_) => {
-                self.shared.metrics.dropped(Dropped::Unread, 1);
+        let inbox = &self.routes.inbox;
+        let room = tokio::select! {
+            biased;
+            room = inbox.reserve() => room.ok(),
+            () = self.end.wait() => None,
+            () = tokio::time::sleep(INBOX_PATIENCE) => {
                 self.end.now("relayed messages were not read");
+                None
             }
+        };
+        match room {
+            Some(room) => room.send(message),
+            None => self.shared.metrics.dropped(Dropped::Unread, 1),
         }
     }
 }

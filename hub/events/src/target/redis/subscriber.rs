@@ -128,16 +128,17 @@ impl Subscribing {
             tokio::select! {
                 biased;
                 () = session.end().wait() => return,
+                // Before the wishes, which may never pause; after it nothing is due for a while.
+                () = until(due) => {
+                    if self.release(session).await.is_err() {
+                        session.end().now("an unsubscribe was not confirmed");
+                    }
+                }
                 count = self.wanted.recv_many(&mut requests, BATCH) => {
                     if count == 0 {
                         return session.end().wait().await;
                     }
                     self.fulfil(session, &mut requests).await;
-                }
-                () = until(due) => {
-                    if self.release(session).await.is_err() {
-                        session.end().now("an unsubscribe was not confirmed");
-                    }
                 }
                 () = idle.first.notified() => {}
             }
@@ -152,7 +153,6 @@ impl Subscribing {
     }
 
     async fn fulfil(&self, session: &Session, requests: &mut Vec<Request>) {
-        let mut filters: Vec<TopicFilter> = Vec::new();
         let mut waiting: HashMap<TopicFilter, Vec<oneshot::Sender<Result<(), Error>>>> = HashMap::new();
         for Request { filter, done } in requests.drain(..) {
             // No entry: the subscriber left and its entry expired, so there is nobody to confirm to.
@@ -162,7 +162,7 @@ impl Subscribing {
                 None => {}
             }
         }
-        filters.extend(waiting.keys().cloned());
+        let filters: Vec<TopicFilter> = waiting.keys().cloned().collect();
         match self.subscribe(session, &filters).await {
             Ok(()) => waiting.into_values().flatten().for_each(|done| drop(done.send(Ok(())))),
             Err(Error::Refused(_)) => self.one_by_one(session, waiting).await,
