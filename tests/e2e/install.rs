@@ -104,7 +104,7 @@ pub(crate) async fn helm_install_and_two_manifests_lead_to_a_routed_call(world: 
 pub(crate) async fn the_charts_own_test_passes(world: &mut World) -> Result<()> {
     let output = world
         .kube
-        .helm(&["test", "alkhub", "-n", SYSTEM, "--timeout", "4m", "--logs"])
+        .helm(&["test", "alkhub", "-n", SYSTEM, "--timeout", "4m"])
         .await?;
     ensure!(output.contains("Succeeded"), "{output}");
     Ok(())

@@ -113,8 +113,6 @@ pub(crate) async fn two_namespaces_share_a_redis_and_a_postgres_and_nothing_else
             "postgres-0",
             "--",
             "psql",
-            "-h",
-            "/tmp",
             "-U",
             "postgres",
             "-d",

@@ -82,14 +82,11 @@ async fn run(world: &mut World, only: &[String]) -> ExitCode {
     for (name, step) in STEPS {
         // The first step makes what the others need.
         let wanted = only.is_empty() || passed == 0 || only.iter().any(|part| name.contains(part));
-        if !wanted || failed > 0 {
+        let founded = passed > 0 || failed == 0;
+        if !wanted || !founded {
             say(&format!(
                 "{name} ... skipped ({})",
-                if failed > 0 {
-                    "a step before it failed"
-                } else {
-                    "not asked for"
-                }
+                if founded { "not asked for" } else { "the first step failed" }
             ));
             skipped += 1;
             continue;
