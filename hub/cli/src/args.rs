@@ -1,12 +1,12 @@
 //! The command line: every command, its options and examples of its use.
 
+mod values;
+
+use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use alkhub_sdk::OperationKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use values::{CallStatus, Kind, Output, Time};
 
 /// Connects programs: operations, events and calls over one hub.
 #[derive(Debug, Parser)]
@@ -54,16 +54,6 @@ pub(crate) struct HubArgs {
     pub(crate) data_home: Option<PathBuf>,
     #[arg(long, global = true, hide = true, env = "HOME")]
     pub(crate) home: Option<PathBuf>,
-}
-
-/// The form of results.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people
-    #[default]
-    Table,
-    /// For programs: one JSON value, or one on each line of a stream
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -188,29 +178,8 @@ pub(crate) struct OfferArgs {
     pub(crate) command: Vec<String>,
 }
 
-/// The three kinds of operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// Reads only
-    Query,
-    /// Has effects
-    Mutation,
-    /// Answers with items over time
-    Subscription,
-}
-
-impl From<Kind> for OperationKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Query => Self::Query,
-            Kind::Mutation => Self::Mutation,
-            Kind::Subscription => Self::Subscription,
-        }
-    }
-}
-
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES, after_long_help = CALL_HELP)]
+#[command(after_help = EXIT_CODES, after_long_help = format!("{CALL_HELP}\n\n{EXIT_CODES}"))]
 pub(crate) struct CallArgs {
     /// Operation, `namespace.operation`
     pub(crate) operation: String,
@@ -231,21 +200,7 @@ subscription are printed one on a line. Ctrl-C aborts the call at the spoke.
 Examples:
   alkhub call text.upper '\"hello\"'
   alkhub call text.upper @input.json --timeout 5s
-  echo '{\"path\": \".\"}' | alkhub call files.watch -
-
-Exit codes:
-    0  done
-    1  something else failed
-    2  the command line is wrong
-    3  no hub answers at the address
-    4  the key is missing, not valid, or lacks a scope
-    5  no such operation, or no spoke offers it now
-    6  the input is not valid
-    7  the operation failed
-    8  no answer in time
-    9  the spoke or the connection was lost: the call may have been made
-   10  the hub is overloaded or misses something: try again
-  130  interrupted";
+  echo '{\"path\": \".\"}' | alkhub call files.watch -";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -274,27 +229,6 @@ pub(crate) struct CallsArgs {
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) limit: u32,
-}
-
-/// The ends of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CallStatus {
-    /// With an answer
-    Completed,
-    /// With an error
-    Failed,
-    /// By its caller
-    Aborted,
-}
-
-impl From<CallStatus> for alkhub_protocol::CallStatus {
-    fn from(status: CallStatus) -> Self {
-        match status {
-            CallStatus::Completed => Self::Completed,
-            CallStatus::Failed => Self::Failed,
-            CallStatus::Aborted => Self::Aborted,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -387,33 +321,6 @@ pub(crate) struct SelftestArgs {
     pub(crate) wait: Time,
 }
 
-/// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Time(pub(crate) Duration);
-
-impl FromStr for Time {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "write a whole number and a unit: 500ms, 5s, 2m, 24h, 30d";
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| FORM)?;
-        let unit_ms = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(FORM),
-        };
-        number
-            .checked_mul(unit_ms)
-            .map(|ms| Self(Duration::from_millis(ms)))
-            .ok_or(FORM)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -423,15 +330,6 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_time_has_a_number_and_a_unit() {
-        assert_eq!("500ms".parse(), Ok(Time(Duration::from_millis(500))));
-        assert_eq!("30d".parse(), Ok(Time(Duration::from_secs(30 * 86_400))));
-        for wrong in ["", "5", "s", "1.5s", "5 s", "99999999999999999999d"] {
-            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
-        }
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub enum Error {
         /// Why.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The hub, or something before it, did not let the connection in.
-    #[error("the hub at {url} refused the connection with status {status}: {reason}")]
+    /// The hub, or something before it, did not let the connection in, or closed it.
+    #[error("the hub at {url} {} {status}: {reason}", did(*status))]
     Refused {
         /// The address.
         url: String,
@@ -152,6 +152,15 @@ impl From<CallError> for Error {
 /// place another took (4409), no hub at the address. A suspended spoke (403, 4403) may be resumed and comes again.
 fn permanent(status: u16) -> bool {
     matches!(status, 400..=402 | 404..=407 | 409..=428 | 430..=499 | 4401 | 4409)
+}
+
+/// Codes of WebSockets begin at 1000, where those of HTTP are over.
+fn did(status: u16) -> &'static str {
+    if status < 1000 {
+        "refused the connection with status"
+    } else {
+        "closed the connection with code"
+    }
 }
 
 fn list(operations: &[OperationResult]) -> String {

@@ -6,6 +6,7 @@
 
 mod context;
 mod failure;
+mod handler;
 mod keep;
 mod operation;
 mod session;
@@ -25,8 +26,9 @@ use tokio_util::task::TaskTracker;
 
 pub use self::context::Context;
 pub use self::failure::Failure;
+pub use self::handler::{Handler, StreamHandler};
 use self::operation::Run;
-pub use self::operation::{Answer, Handler, Operation, StreamHandler};
+pub use self::operation::{Answer, Operation};
 use crate::Error;
 use crate::endpoint::Endpoint;
 use crate::socket::Outbox;

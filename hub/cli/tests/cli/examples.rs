@@ -119,10 +119,11 @@ fn the_spoke_over_this_repository_answers() {
 
     let log = dev.world.ok(&["call", "git.log", "1"]);
     assert_eq!(log.lines().count(), 1, "{log}");
-    let found = dev.world.ok(&["call", "files.search", "\"#[workspace\""]);
-    let found_in_manifest = dev.world.ok(&["call", "files.search", "\"resolver = \\\"3\\\"\""]);
-    assert_eq!(found, "\n");
-    assert!(found_in_manifest.contains("Cargo.toml:2:"), "{found_in_manifest}");
+    let found = dev.world.ok(&["call", "files.search", "\"[workspace.lints.rust]\""]);
+    assert!(found.contains("Cargo.toml:"), "{found}");
+    let nowhere = format!("\"{} {}\"", "no such text", "in this repository");
+    assert_eq!(dev.world.ok(&["call", "files.search", &nowhere]), "\n");
+
     let watched = dev.world.path().display().to_string();
     let mut changes = dev
         .world

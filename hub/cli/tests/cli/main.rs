@@ -5,3 +5,4 @@ mod dev;
 mod examples;
 mod fixture;
 mod offer;
+mod sdk;

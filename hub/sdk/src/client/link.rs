@@ -1,26 +1,24 @@
-//! The client's one connection: what waits for an answer on it, and the task that keeps it open.
+//! The client's one connection, and the task that keeps it open.
 //!
 //! Invariants
-//! - A call leaves `calls` by its answer, its ticket or the connection's end, and by nothing else.
 //! - A call that was not handed to the socket is sent again on the next one; a call that was, never.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, Code, Dialect, Envelope, Frame, RawJson, RequestId, TopicFilter};
+use alkhub_protocol::{CallError, Code, Dialect, Frame, RawJson, RequestId, TopicFilter};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::events::{Delivery, Followed, Joined, Seat};
+use super::events::{Delivery, Joined, Seat};
+use super::state::{Pending, State};
 use crate::Error;
 use crate::backoff::Backoff;
 use crate::endpoint::Endpoint;
-use crate::queue::{Limits, Receiver, Sender, queue};
+use crate::queue::{Limits, Receiver, queue};
 use crate::socket::{self, Ending, Outbox};
 
 /// What a subscription's reader may leave unread.
@@ -52,20 +50,6 @@ pub(super) struct Link {
     state: Mutex<State>,
     tasks: TaskTracker,
     stop: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    calls: HashMap<RequestId, Pending>,
-    followed: Followed,
-    /// The connection that has been asked for everything in `followed`.
-    outbox: Option<Outbox>,
-}
-
-#[derive(Debug)]
-enum Pending {
-    Call(oneshot::Sender<Result<RawJson, Error>>),
-    Subscription(Sender<Result<RawJson, Error>>),
 }
 
 /// A running call; dropping it aborts the call unless it has ended.
@@ -297,82 +281,6 @@ impl Link {
                 outbox.push(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));
             }
             Frame::Unsubscribed(_) | Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
-        }
-    }
-}
-
-// === impl State ===
-
-impl State {
-    fn connected(&mut self, outbox: &Outbox) {
-        self.followed.resume(outbox);
-        self.outbox = Some(outbox.clone());
-    }
-
-    /// The calls that nobody will answer any more.
-    fn disconnected(&mut self) -> Vec<Pending> {
-        self.outbox = None;
-        self.calls.drain().map(|(_, pending)| pending).collect()
-    }
-
-    fn responded(&mut self, request_id: &RequestId, output: RawJson, outbox: &Outbox) {
-        let full = match self.calls.get(request_id) {
-            Some(Pending::Subscription(items)) => {
-                let bytes = output.len();
-                items.push(Ok(output), bytes).err()
-            }
-            Some(Pending::Call(_)) => {
-                if let Some(Pending::Call(caller)) = self.calls.remove(request_id) {
-                    // The caller may have gone in this moment; the call is over all the same.
-                    let _ = caller.send(Ok(output));
-                }
-                None
-            }
-            None => None,
-        };
-        if let Some(full) = full {
-            self.ended(request_id, Some(Error::Lagged(full.0)));
-            outbox.push(encode::call_aborted(
-                Dialect::Id,
-                request_id.as_str(),
-                Some("the reader is too slow"),
-            ));
-        }
-    }
-
-    fn ended(&mut self, request_id: &RequestId, error: Option<Error>) {
-        let Some(pending) = self.calls.remove(request_id) else {
-            return;
-        };
-        match (error, pending) {
-            (Some(error), pending) => pending.fail(error),
-            (None, Pending::Subscription(_)) => {}
-            (None, call) => call.fail(CallError::new(Code::UnknownError, "the call ended without an output").into()),
-        }
-    }
-
-    /// A frame of ours was refused: for a topic its streams end, else nobody waits for it.
-    fn refused(&mut self, message: &Bytes, error: CallError) {
-        #[derive(Deserialize)]
-        struct Refused {
-            topic: String,
-        }
-        let payload = Envelope::decode(message).ok().and_then(|envelope| envelope.payload);
-        match payload.and_then(|payload| payload.to::<Refused>().ok()) {
-            Some(Refused { topic }) => self.followed.refused(&topic, &error.into()),
-            None => tracing::warn!(%error, "the hub refused a message"),
-        }
-    }
-}
-
-// === impl Pending ===
-
-impl Pending {
-    fn fail(self, error: Error) {
-        match self {
-            // The caller may have gone in this moment.
-            Self::Call(caller) => drop(caller.send(Err(error))),
-            Self::Subscription(items) => items.end_with(Err(error)),
         }
     }
 }

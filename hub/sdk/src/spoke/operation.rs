@@ -9,13 +9,13 @@ use alkhub_protocol::operation::{AccessControl, ErrorSpec, OperationKind, Operat
 use alkhub_protocol::{Code, OperationName, PAYLOAD_LIMIT_BYTES, RawJson};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Context, Failure};
+use super::{Context, Failure, Handler, StreamHandler};
 use crate::Error;
 
 /// What a raw handler answers with.
@@ -34,32 +34,6 @@ pub struct Operation {
     run: Run,
 }
 
-/// An `async fn(Input) -> Result<Output, Error>`, or one that also takes a [`Context`].
-pub trait Handler<M>: Send + Sync + 'static {
-    /// What it takes.
-    type Input: DeserializeOwned + JsonSchema + Send;
-    /// What it gives.
-    type Output: Serialize + JsonSchema + Send;
-
-    /// Answers one call.
-    fn run(&self, input: Self::Input, context: Context) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
-}
-
-/// A `fn(Input) -> impl Stream<Item = Result<Output, Error>>`, or one that also takes a [`Context`].
-pub trait StreamHandler<M>: Send + Sync + 'static {
-    /// What it takes.
-    type Input: DeserializeOwned + JsonSchema + Send;
-    /// What each item is.
-    type Output: Serialize + JsonSchema + Send;
-
-    /// Begins one subscription.
-    fn items(
-        &self,
-        input: Self::Input,
-        context: Context,
-    ) -> impl Stream<Item = Result<Self::Output, Failure>> + Send + 'static;
-}
-
 /// A handler with its types gone; what it gives is wrapped in `{data, meta}`.
 #[derive(Clone)]
 pub(super) struct Run(Arc<RunFn>);
@@ -70,72 +44,6 @@ type RunFn = dyn Fn(RawJson, Context) -> BoxFuture<'static, Result<Outcome, Fail
 pub(super) enum Outcome {
     One(RawJson),
     Many(BoxStream<'static, Result<RawJson, Failure>>),
-}
-
-// === impl Handler, StreamHandler ===
-
-impl<F, I, O, E, T> Handler<(I, O, E)> for F
-where
-    F: Fn(I) -> T + Send + Sync + 'static,
-    I: DeserializeOwned + JsonSchema + Send,
-    O: Serialize + JsonSchema + Send,
-    E: Into<Failure>,
-    T: Future<Output = Result<O, E>> + Send,
-{
-    type Input = I;
-    type Output = O;
-
-    fn run(&self, input: I, _: Context) -> impl Future<Output = Result<O, Failure>> + Send {
-        self(input).map(|result| result.map_err(Into::into))
-    }
-}
-
-impl<F, I, O, E, T> Handler<(I, Context, O, E)> for F
-where
-    F: Fn(I, Context) -> T + Send + Sync + 'static,
-    I: DeserializeOwned + JsonSchema + Send,
-    O: Serialize + JsonSchema + Send,
-    E: Into<Failure>,
-    T: Future<Output = Result<O, E>> + Send,
-{
-    type Input = I;
-    type Output = O;
-
-    fn run(&self, input: I, context: Context) -> impl Future<Output = Result<O, Failure>> + Send {
-        self(input, context).map(|result| result.map_err(Into::into))
-    }
-}
-
-impl<F, I, O, E, S> StreamHandler<(I, O, E)> for F
-where
-    F: Fn(I) -> S + Send + Sync + 'static,
-    I: DeserializeOwned + JsonSchema + Send,
-    O: Serialize + JsonSchema + Send,
-    E: Into<Failure>,
-    S: Stream<Item = Result<O, E>> + Send + 'static,
-{
-    type Input = I;
-    type Output = O;
-
-    fn items(&self, input: I, _: Context) -> impl Stream<Item = Result<O, Failure>> + Send + 'static {
-        self(input).map(|item| item.map_err(Into::into))
-    }
-}
-
-impl<F, I, O, E, S> StreamHandler<(I, Context, O, E)> for F
-where
-    F: Fn(I, Context) -> S + Send + Sync + 'static,
-    I: DeserializeOwned + JsonSchema + Send,
-    O: Serialize + JsonSchema + Send,
-    E: Into<Failure>,
-    S: Stream<Item = Result<O, E>> + Send + 'static,
-{
-    type Input = I;
-    type Output = O;
-
-    fn items(&self, input: I, context: Context) -> impl Stream<Item = Result<O, Failure>> + Send + 'static {
-        self(input, context).map(|item| item.map_err(Into::into))
-    }
 }
 
 // === impl Operation ===

@@ -1,0 +1,100 @@
+//! Values of options: the form of results, kinds, times.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use alkhub_sdk::OperationKind;
+use clap::ValueEnum;
+
+/// The form of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one JSON value, or one on each line of a stream
+    Json,
+}
+
+/// The three kinds of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Reads only
+    Query,
+    /// Has effects
+    Mutation,
+    /// Answers with items over time
+    Subscription,
+}
+
+impl From<Kind> for OperationKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Query => Self::Query,
+            Kind::Mutation => Self::Mutation,
+            Kind::Subscription => Self::Subscription,
+        }
+    }
+}
+
+/// The ends of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CallStatus {
+    /// With an answer
+    Completed,
+    /// With an error
+    Failed,
+    /// By its caller
+    Aborted,
+}
+
+impl From<CallStatus> for alkhub_protocol::CallStatus {
+    fn from(status: CallStatus) -> Self {
+        match status {
+            CallStatus::Completed => Self::Completed,
+            CallStatus::Failed => Self::Failed,
+            CallStatus::Aborted => Self::Aborted,
+        }
+    }
+}
+
+/// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl FromStr for Time {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write a whole number and a unit: 500ms, 5s, 2m, 24h, 30d";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| FORM)?;
+        let unit_ms = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(FORM),
+        };
+        number
+            .checked_mul(unit_ms)
+            .map(|ms| Self(Duration::from_millis(ms)))
+            .ok_or(FORM)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_number_and_a_unit() {
+        assert_eq!("500ms".parse(), Ok(Time(Duration::from_millis(500))));
+        assert_eq!("30d".parse(), Ok(Time(Duration::from_secs(30 * 86_400))));
+        for wrong in ["", "5", "s", "1.5s", "5 s", "99999999999999999999d"] {
+            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+        }
+    }
+}

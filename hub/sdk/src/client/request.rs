@@ -1,0 +1,105 @@
+//! What is sent: payloads, ids and `call.requested`.
+
+use alkhub_protocol::PAYLOAD_LIMIT_BYTES;
+use alkhub_protocol::frame::encode::{self, RequestOptions};
+use alkhub_protocol::{Dialect, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, SpokeName};
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::CallOptions;
+use crate::Error;
+
+/// Writes a value and checks its size.
+pub(crate) fn payload<T: Serialize + ?Sized>(value: &T) -> Result<RawJson, Error> {
+    let raw = RawJson::from_value(value).map_err(Error::encode)?;
+    check_size(raw.len(), PAYLOAD_LIMIT_BYTES)?;
+    Ok(raw)
+}
+
+pub(crate) fn check_size(size: usize, limit: usize) -> Result<(), Error> {
+    if size > limit {
+        Err(Error::TooLarge { size, limit })
+    } else {
+        Ok(())
+    }
+}
+
+/// An id that no other call has.
+pub(crate) fn new_id() -> RequestId {
+    uuid::Uuid::now_v7()
+        .to_string()
+        .parse()
+        .expect("a UUID is visible ASCII")
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A call as it travels.
+pub(super) fn requested(
+    id: &RequestId,
+    operation: &OperationName,
+    input: &RawJson,
+    options: &CallOptions,
+) -> Result<Bytes, Error> {
+    let wire = RequestOptions {
+        timeout: options.timeout,
+        idle_timeout: options.idle_timeout,
+        parent: options.parent.as_ref().map(RequestId::as_str),
+        traceparent: options.traceparent.as_deref(),
+        now_ms: now_ms(),
+    };
+    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
+    if let Some(target) = &options.target {
+        frame = with_target(&frame, target);
+    }
+    check_size(frame.len(), FRAME_LIMIT_BYTES)?;
+    Ok(frame)
+}
+
+/// Adds the payload's last field, `target`, before the two brackets that close payload and envelope.
+fn with_target(frame: &Bytes, target: &SpokeName) -> Bytes {
+    let open = &frame[..frame.len() - 2];
+    [
+        open,
+        b",\"target\":{\"spokeId\":\"",
+        target.as_str().as_bytes(),
+        b"\"}}}",
+    ]
+    .concat()
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::Frame;
+
+    use super::*;
+
+    #[test]
+    fn a_target_is_part_of_the_request() {
+        let operation = "a.b".parse().expect("valid");
+        let options = CallOptions {
+            target: Some("builder".parse().expect("valid")),
+            ..CallOptions::default()
+        };
+
+        let frame = requested(&new_id(), &operation, &RawJson::null(), &options).expect("small");
+
+        let (Frame::Requested(call), _) = Frame::decode(&frame).expect("valid") else {
+            panic!("not a request")
+        };
+        assert_eq!(call.target.expect("given").as_str(), "builder");
+    }
+
+    #[test]
+    fn an_input_over_the_limit_is_refused_before_it_is_sent() {
+        let error = payload(&"x".repeat(PAYLOAD_LIMIT_BYTES)).expect_err("two quotes too many");
+
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
+}
