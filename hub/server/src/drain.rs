@@ -16,6 +16,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Time for peers to answer a close.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// Time for the tasks of sockets that were cut off to tidy up.
+const KILLING: Duration = Duration::from_secs(1);
+
 /// Time for tasks to end after everything was told to.
 const ENDING: Duration = Duration::from_secs(10);
 
@@ -52,6 +55,9 @@ impl Hub {
         app.sockets.close(code::GOING_AWAY, DRAINING, |_| true);
         if !wait(CLOSING, || app.sockets.len() == 0 && app.metrics.http() == 0).await {
             tracing::debug!(sockets = app.sockets.len(), "sockets did not answer their close");
+            // Their spokes leave the directory while the link to it is still there.
+            app.sockets.kill();
+            wait(KILLING, || app.sockets.len() == 0).await;
         }
         self.end().await;
     }

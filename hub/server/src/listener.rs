@@ -103,50 +103,52 @@ pub(crate) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Accepts until the drain begins. Connections go on after that, as tasks of their own.
 pub(crate) async fn serve(parts: Parts) {
-    let Parts {
-        socket,
-        router,
-        tls,
-        limits,
-        metrics,
-        scope,
-    } = parts;
-    let permits = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let permits = Arc::new(Semaphore::new(parts.limits.connections.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let Scope { tasks, drain, stop, .. } = &parts.scope;
     loop {
-        let (stream, peer) = tokio::select! {
-            () = scope.drain.cancelled() => return,
-            () = scope.stop.cancelled() => return,
-            accepted = socket.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
+        let accepted = tokio::select! {
+            () = drain.cancelled() => return,
+            () = stop.cancelled() => return,
+            accepted = parts.socket.accept() => accepted,
+        };
+        match accepted {
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+            Ok((stream, peer)) => match permits.clone().try_acquire_owned() {
+                Ok(permit) => parts.spawn(stream, peer.ip(), permit),
+                Err(_) => {
+                    if let Some(metrics) = &parts.metrics {
+                        metrics.limited(Limit::Connections);
+                    }
+                    if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                        tasks.spawn(refuse(stream, permit));
+                    }
                 }
             },
-        };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            if let Some(metrics) = &metrics {
-                metrics.limited(Limit::Connections);
-            }
-            if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                scope.tasks.spawn(refuse(stream, permit));
-            }
-            continue;
-        };
+        }
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// Serves one connection as a task of its own.
+    fn spawn(&self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit) {
         let connection = Connection {
-            router: router.clone(),
-            tls: tls.clone(),
-            header_timeout: limits.header_timeout,
+            router: self.router.clone(),
+            tls: self.tls.clone(),
+            header_timeout: self.limits.header_timeout,
             peer: Peer {
-                address: peer.ip(),
+                address,
                 permit: Arc::new(permit),
             },
-            scope: scope.clone(),
+            scope: self.scope.clone(),
         };
-        let open = metrics.as_ref().map(|metrics| metrics.open(ConnectionKind::Http));
-        scope.tasks.spawn(async move {
+        let open = self.metrics.as_ref().map(|metrics| metrics.open(ConnectionKind::Http));
+        self.scope.tasks.spawn(async move {
             connection.run(stream).await;
             drop(open);
         });

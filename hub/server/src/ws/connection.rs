@@ -48,6 +48,7 @@ pub(crate) struct Connection<S> {
     conversation: Conversation,
     kind: Option<Kind>,
     pong: Option<Bytes>,
+    peer_closed: bool,
     phase: Phase,
 }
 
@@ -57,6 +58,11 @@ enum Phase {
     Open,
     /// Our close frame is queued; the peer's is awaited.
     Closing,
+    /// The peer broke the protocol: our close frame is written, then our side of the socket closed, and what the peer
+    /// still sends is read away, so that it sees why.
+    Refused,
+    /// That is done; the peer's end is awaited.
+    Deaf,
     /// Both close frames are there: write what is left and end.
     Closed,
 }
@@ -76,6 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             conversation: talk,
             kind: None,
             pong: None,
+            peer_closed: false,
             phase: Phase::Open,
         }
     }
@@ -94,9 +101,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             conversation,
             ..
         } = *self;
-        drop((io, outgoing, registered));
+        drop((io, outgoing));
         // Boxed: the end is made room for when it comes.
         Box::pin(conversation.end()).await;
+        // Last: a hub that drains waits for it.
+        drop(registered);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -111,6 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.leave_when_quiet(cx);
             if self.phase == Phase::Closed && written.is_ready() {
                 return Pin::new(&mut self.io).poll_shutdown(cx);
+            }
+            if self.phase == Phase::Refused && written.is_ready() {
+                ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+                self.phase = Phase::Deaf;
             }
             if self.conversation.is_busy() && self.phase == Phase::Open {
                 // Woken when something remote is done.
@@ -152,26 +165,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn decode(&mut self, mut input: &[u8]) {
-        // After our close frame only the peer's matters, and after an error of its own not even that.
-        while self.phase != Phase::Closed {
+        while matches!(self.phase, Phase::Open | Phase::Closing) {
             match self.decoder.feed(&mut input) {
                 Ok(Some(received)) => self.received(received),
                 Ok(None) => return,
-                Err(violation) if self.phase == Phase::Open => {
+                Err(violation) => {
                     tracing::debug!(reason = violation.reason, "a WebSocket peer broke the protocol");
-                    self.close(violation.code, violation.reason);
-                    return;
+                    if self.phase == Phase::Open {
+                        self.close(violation.code, violation.reason);
+                    }
+                    self.phase = Phase::Refused;
                 }
-                Err(_) => return,
             }
         }
     }
 
     fn received(&mut self, received: Received) {
         match received {
+            // What is queued for it is said first.
             Received::Close { .. } if self.phase == Phase::Open => {
-                self.close(code::NORMAL, "");
-                self.phase = Phase::Closed;
+                self.peer_closed = true;
+                self.registered.socket.outbox.close(code::NORMAL, "");
             }
             Received::Close { .. } => self.phase = Phase::Closed,
             _ if self.phase != Phase::Open => {}
@@ -222,8 +236,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.batch.message(kind, message);
                 }
                 Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
-                    for message in self.conversation.farewell(&reason) {
-                        self.batch.message(kind, message);
+                    if !self.peer_closed {
+                        for message in self.conversation.farewell(&reason) {
+                            self.batch.message(kind, message);
+                        }
                     }
                     return self.close(code, &reason);
                 }
@@ -251,6 +267,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn close(&mut self, code: u16, reason: &str) {
         self.batch.control(|out| frame::push_close(out, code, reason));
         self.registered.closing();
-        self.phase = Phase::Closing;
+        self.phase = if self.peer_closed {
+            Phase::Closed
+        } else {
+            Phase::Closing
+        };
     }
 }

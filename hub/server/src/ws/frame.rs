@@ -8,7 +8,11 @@
 //!   with what was announced.
 //! - Control frames may come between the fragments of a message; anything else out of order is a [`Violation`].
 
+mod write;
+
 use bytes::{Bytes, BytesMut};
+
+pub(crate) use write::{first_byte, push_close, push_header, push_message, push_ping, push_pong, text};
 
 /// Longest payload of a control frame.
 const CONTROL_LIMIT: usize = 125;
@@ -280,75 +284,6 @@ impl Decoder {
             kind,
             data: data.freeze(),
         }))
-    }
-}
-
-// === writing ===
-
-/// Appends a message's frame.
-pub(crate) fn push_message(out: &mut BytesMut, kind: Kind, payload: &[u8]) {
-    push_header(out, kind, payload.len());
-    out.extend_from_slice(payload);
-}
-
-/// Appends the header of a message whose payload follows by other means.
-pub(crate) fn push_header(out: &mut BytesMut, kind: Kind, length: usize) {
-    let opcode = match kind {
-        Kind::Text => OPCODE_TEXT,
-        Kind::Binary => OPCODE_BINARY,
-    };
-    push_start(out, opcode, length);
-}
-
-/// A text message as one piece, to be shared by all connections that send it.
-pub(crate) fn text(payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(payload.len() + 10);
-    push_message(&mut out, Kind::Text, payload);
-    out.freeze()
-}
-
-/// First byte of an unfragmented message, the only one in which text and binary differ.
-pub(crate) fn first_byte(kind: Kind) -> u8 {
-    match kind {
-        Kind::Text => 0x80 | OPCODE_TEXT,
-        Kind::Binary => 0x80 | OPCODE_BINARY,
-    }
-}
-
-/// Appends a ping without a payload.
-pub(crate) fn push_ping(out: &mut BytesMut) {
-    push_start(out, OPCODE_PING, 0);
-}
-
-/// Appends the answer to a ping.
-pub(crate) fn push_pong(out: &mut BytesMut, payload: &[u8]) {
-    push_start(out, OPCODE_PONG, payload.len());
-    out.extend_from_slice(payload);
-}
-
-/// Appends a close frame; the reason is cut to what fits.
-pub(crate) fn push_close(out: &mut BytesMut, code: u16, reason: &str) {
-    let mut end = reason.len().min(CONTROL_LIMIT - 2);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    push_start(out, OPCODE_CLOSE, 2 + end);
-    out.extend_from_slice(&code.to_be_bytes());
-    out.extend_from_slice(&reason.as_bytes()[..end]);
-}
-
-fn push_start(out: &mut BytesMut, opcode: u8, length: usize) {
-    let first = 0x80 | opcode;
-    match (u8::try_from(length), u16::try_from(length)) {
-        (Ok(short), _) if short < 126 => out.extend_from_slice(&[first, short]),
-        (_, Ok(medium)) => {
-            out.extend_from_slice(&[first, 126]);
-            out.extend_from_slice(&medium.to_be_bytes());
-        }
-        _ => {
-            out.extend_from_slice(&[first, 127]);
-            out.extend_from_slice(&u64::try_from(length).expect("usize has 64 bits at most").to_be_bytes());
-        }
     }
 }
 

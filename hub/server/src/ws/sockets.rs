@@ -105,6 +105,13 @@ impl Sockets {
         }
     }
 
+    /// Ends every socket without another word.
+    pub(crate) fn kill(&self) {
+        for socket in self.all() {
+            socket.flag(KILL);
+        }
+    }
+
     /// The keys of the open sockets, each once.
     pub(crate) fn keys(&self) -> Vec<Arc<Key>> {
         let mut keys: Vec<Arc<Key>> = self.all().iter().map(|socket| socket.key.clone()).collect();

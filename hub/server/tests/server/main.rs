@@ -7,7 +7,7 @@ mod harness;
 mod http;
 mod life;
 mod limits;
-mod logs;
 mod memory;
+mod raw;
 mod socket;
 mod wire;

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::write::push_start;
 use super::*;
 
 const MASK: [u8; 4] = [0x12, 0xAB, 0x00, 0xFF];

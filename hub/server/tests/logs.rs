@@ -1,4 +1,11 @@
-//! The log: what must never stand in it.
+//! The log: what must never stand in it. Alone in a process: what a thread logs depends on what others listen to.
+
+#[expect(dead_code, reason = "the other tests use more of it")]
+#[path = "server/harness.rs"]
+mod harness;
+#[expect(dead_code, reason = "the other tests use more of it")]
+#[path = "server/wire.rs"]
+mod wire;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,8 +14,8 @@ use reqwest::Method;
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::harness::{Answer, hub};
-use crate::wire::{Dialect, Wire, operation, request};
+use harness::{Answer, hub};
+use wire::{Dialect, Wire, operation, request};
 
 /// Everything that was logged.
 #[derive(Clone, Default)]
@@ -62,7 +69,7 @@ async fn keys_tokens_and_payloads_are_never_logged() {
     hub.post("/v1/events/a/1", &json!("PAYLOAD-EVENT")).await;
     spoke.text("{\"type\":\"PAYLOAD-BROKEN").await;
     spoke.expect("__error").await;
-    let wrong = crate::harness::new_key();
+    let wrong = harness::new_key();
     Wire::refused(request(&hub, Some(&wrong))).await;
     hub.as_key(&wrong, Method::GET, "/v1/calls")
         .send()
