@@ -213,6 +213,17 @@ impl Triggers {
             accounts: self.accounts.store.clone(),
             disruptions: self.disruptions.store.clone(),
             secrets: self.secrets.store.clone(),
+            filled: vec![
+                self.hubs.filled.clone(),
+                self.spokes.filled.clone(),
+                self.deployments.filled.clone(),
+                self.sets.filled.clone(),
+                self.services.filled.clone(),
+                self.configs.filled.clone(),
+                self.accounts.filled.clone(),
+                self.disruptions.filled.clone(),
+                self.secrets.filled.clone(),
+            ],
         }
     }
 }

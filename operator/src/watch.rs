@@ -16,8 +16,9 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::runtime::{WatchStreamExt as _, watcher as events_of};
 use kube::{Api, Client, Resource};
+use tokio::sync::watch;
 
 use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ pub(crate) struct Stores {
     pub(crate) accounts: Store<ServiceAccount>,
     pub(crate) disruptions: Store<PodDisruptionBudget>,
     pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
+    /// One for each store.
+    pub(crate) filled: Vec<watch::Receiver<bool>>,
 }
 
 /// Where to watch.
@@ -54,6 +57,9 @@ where
 {
     pub(crate) store: Store<K>,
     pub(crate) touched: Touched<K>,
+    /// Becomes true when the store was filled once. Not the store's own `wait_until_ready`: in kube 5.0 that wakes
+    /// only the last of several waiters, and a reconcile that was not the last would wait for ever.
+    pub(crate) filled: watch::Receiver<bool>,
 }
 
 // === impl Stores ===
@@ -61,18 +67,12 @@ where
 impl Stores {
     /// Waits until every store was filled once; `false` when a watch was dropped before.
     pub(crate) async fn ready(&self) -> bool {
-        let children = async {
-            self.deployments.wait_until_ready().await?;
-            self.sets.wait_until_ready().await?;
-            self.services.wait_until_ready().await?;
-            self.configs.wait_until_ready().await?;
-            self.accounts.wait_until_ready().await?;
-            self.disruptions.wait_until_ready().await?;
-            self.secrets.wait_until_ready().await?;
-            self.hubs.wait_until_ready().await?;
-            self.spokes.wait_until_ready().await
-        };
-        children.await.is_ok()
+        for filled in &self.filled {
+            if filled.clone().wait_for(|filled| *filled).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// The Hub that a Spoke names.
@@ -106,27 +106,33 @@ impl std::fmt::Debug for Stores {
 impl Watches {
     /// Watches our own kind; an object that cannot be read is passed over.
     pub(crate) fn resources<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
-        let events = watch(self.api::<DeserializeGuard<K>>(), config());
+        let events = events_of(self.api::<DeserializeGuard<K>>(), config());
         let metrics = Arc::clone(&self.metrics);
         let readable = events.filter_map(move |event| {
             let event = readable(event, &metrics);
             async move { event }
         });
-        self.keep(readable)
+        keep(&self.metrics, readable)
     }
 
     /// Watches what this operator makes, of one kind.
     pub(crate) fn children<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
-        self.keep(watch(
-            self.api::<K>(),
-            config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
-        ))
+        keep(
+            &self.metrics,
+            events_of(
+                self.api::<K>(),
+                config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
+            ),
+        )
     }
 
     /// Watches the metadata of the Secrets that this operator makes.
     pub(crate) fn secrets(&self) -> Watched<PartialObjectMeta<Secret>> {
         let config = config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-        self.keep(watch(self.api::<PartialObjectMeta<Secret>>(), config))
+        keep(
+            &self.metrics,
+            events_of(self.api::<PartialObjectMeta<Secret>>(), config),
+        )
     }
 
     fn api<K>(&self) -> Api<K>
@@ -139,33 +145,40 @@ impl Watches {
             None => Api::all(self.client.clone()),
         }
     }
+}
 
-    fn keep<K>(&self, events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static) -> Watched<K>
-    where
-        K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
-    {
-        let (store, writer) = reflector::store();
-        let metrics = Arc::clone(&self.metrics);
-        let kind = kind_of(&<K as Resource>::kind(&()));
-        let touched = events
-            .inspect(move |event| match event {
-                Ok(_) => metrics.heard(kind),
-                Err(error) => {
-                    metrics.watch_errors.with_label_values(&[kind]).inc();
-                    tracing::warn!(
-                        kind,
-                        error = crate::error::chain(error),
-                        "a watch broke and is begun anew"
-                    );
-                }
-            })
-            .default_backoff()
-            .modify(|object| object.meta_mut().managed_fields = None)
-            .reflect(writer)
-            .touched_objects()
-            .boxed();
-        Watched { store, touched }
-    }
+/// Keeps what a watch brings in a store.
+fn keep<K>(metrics: &Arc<Metrics>, events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static) -> Watched<K>
+where
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let (done, filled) = watch::channel(false);
+    let metrics = Arc::clone(metrics);
+    let kind = kind_of(&<K as Resource>::kind(&()));
+    let touched = events
+        .inspect(move |event| match event {
+            Ok(_) => metrics.heard(kind),
+            Err(error) => {
+                metrics.watch_errors.with_label_values(&[kind]).inc();
+                tracing::warn!(
+                    kind,
+                    error = crate::error::chain(error),
+                    "a watch broke and is begun anew"
+                );
+            }
+        })
+        .default_backoff()
+        .modify(|object| object.meta_mut().managed_fields = None)
+        .reflect(writer)
+        .inspect(move |event| {
+            if matches!(event, Ok(Event::InitDone)) {
+                done.send_replace(true);
+            }
+        })
+        .touched_objects()
+        .boxed();
+    Watched { store, touched, filled }
 }
 
 fn config() -> watcher::Config {
@@ -220,6 +233,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn everybody_who_waits_for_a_store_learns_that_it_is_filled() {
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered"));
+        let events = futures::stream::iter([Ok(Event::<Hub>::Init), Ok(Event::InitDone)]);
+        let watched = keep(&metrics, events);
+        let wait = || async {
+            let mut filled = watched.filled.clone();
+            filled.wait_for(|filled| *filled).await.is_ok()
+        };
+
+        let (first, second, ()) = tokio::join!(wait(), wait(), watched.touched.for_each(|_| std::future::ready(())));
+
+        assert!(first && second);
+    }
 
     #[test]
     fn a_malformed_object_is_counted_and_passed_over() {
