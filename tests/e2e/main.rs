@@ -86,7 +86,11 @@ async fn run(world: &mut World, only: &[String]) -> ExitCode {
         if !wanted || !founded {
             say(&format!(
                 "{name} ... skipped ({})",
-                if founded { "not asked for" } else { "the first step failed" }
+                if founded {
+                    "not asked for"
+                } else {
+                    "the first step failed"
+                }
             ));
             skipped += 1;
             continue;

@@ -49,10 +49,6 @@ impl Peer {
     ///
     /// # Errors
     /// The connection is gone.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "callers write the payload in place with json!"
-    )]
     pub async fn send(&mut self, kind: &str, id: &str, payload: Value) -> Result<()> {
         self.send_text(json!({ "type": kind, "id": id, "payload": payload }).to_string())
             .await
@@ -123,10 +119,6 @@ impl Peer {
     ///
     /// # Errors
     /// The hub refused, or did not answer.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "callers write the operations in place with json!"
-    )]
     pub async fn register(&mut self, name: &str, operations: Value) -> Result<Value> {
         let input = json!({ "name": name, "operations": operations, "spokeType": "dev-env" });
         let payload = json!({ "requestId": "register", "operationId": "hub.register", "input": input });

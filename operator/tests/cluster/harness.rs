@@ -106,11 +106,7 @@ impl World {
                 "--poll-interval",
                 "1s",
             ])
-            .args([
-                "--log-filter",
-                "info,alkhub_operator=debug",
-                "--kubeconfig",
-            ])
+            .args(["--log-filter", "info,alkhub_operator=debug", "--kubeconfig"])
             .arg(self.restricted().await)
             .args(more)
             .stderr(Stdio::from(log))
