@@ -12,7 +12,7 @@ DENY     := target/tools/bin/cargo-deny
 NATS     := target/tools/nats/nats-server
 NODES    ?= 2
 
-.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps generate sqlx images servers charts alerts \
+.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps generate sqlx sqlx-check images servers charts alerts \
         containers cluster cluster-binaries e2e harness bench
 
 help: ## this list
@@ -23,7 +23,7 @@ dev: ## a hub on this machine: builds it, installs PostgreSQL when missing, star
 	cargo build --locked -p alkhub-cli
 	$(BIN)/alkhub dev $(ARGS)
 
-test: deps fmt clippy deny unit alerts images charts containers harness e2e ## everything that CI runs, on a fresh machine too
+test: deps fmt clippy deny unit alerts images charts containers harness e2e sqlx-check ## everything that CI runs, on a fresh machine too
 
 check: fmt clippy unit-fast tidy ## before a commit: under three minutes
 
@@ -92,8 +92,16 @@ e2e: cluster-binaries servers ## end to end on a real Kubernetes, or on the one 
 	    cargo test --locked -p alkhub-tests --test e2e; \
 	fi
 
-harness: cluster-binaries servers ## the test cluster itself: boots, faults, nothing left behind
+harness: cluster-binaries servers ## the test cluster itself (boots, faults, nothing left behind), and the operator on one
 	cargo test --locked -p alkhub-cluster --test cluster -- --ignored --test-threads=1
+	cargo test --locked -p alkhub-operator --test cluster --no-run
+	$(CLUSTER) up --nodes 1 -- cargo test --locked -p alkhub-operator --test cluster -- --ignored
+
+sqlx: ## writes the cache of checked queries again
+	hub/store/prepare.sh
+
+sqlx-check:
+	hub/store/prepare.sh --check
 
 bench: $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
 	cargo build --locked --release -p alkhub-cli -p alkhub-tests --bins

@@ -3,6 +3,9 @@
 //! testcontainers starts them; `make containers` runs an engine of its own and loads the images first, for there is
 //! no registry to pull them from (docs/TESTING.md).
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use alkhub_protocol::ApiKey;
@@ -11,7 +14,7 @@ use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use testcontainers::core::{ContainerPort, IntoContainerPort as _, WaitFor};
+use testcontainers::core::{AccessMode, ContainerPort, IntoContainerPort as _, Mount, WaitFor};
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as _};
 use tokio_util::task::TaskTracker;
@@ -24,6 +27,7 @@ struct Stack {
     hubs: Vec<ContainerAsync<GenericImage>>,
     _servers: Vec<ContainerAsync<GenericImage>>,
     key: ApiKey,
+    _keys: tempfile::TempDir,
 }
 
 impl Stack {
@@ -59,9 +63,14 @@ impl Stack {
                 .first_chunk()
                 .context("32 bytes")?,
         );
+        let keys = tempfile::tempdir()?;
+        // The container's user is another one, and its root is read-only: the keys are mounted, not copied.
+        std::fs::set_permissions(keys.path(), Permissions::from_mode(0o755))?;
+        std::fs::write(keys.path().join("hash.key"), "a5".repeat(32))?;
+        std::fs::write(keys.path().join("admin.key"), key.expose())?;
         let mut hubs = Vec::new();
         for n in 0..2 {
-            let request = hub(n, &key)
+            let request = hub(n, keys.path())
                 .with_network(&network)
                 .with_env_var("ALKHUB_EVENTS__REDIS_URL", format!("redis://{redis}:6379"))
                 .with_env_var(
@@ -71,6 +80,7 @@ impl Stack {
             hubs.push(request.start().await.context("a hub's container")?);
         }
         let stack = Self {
+            _keys: keys,
             hubs,
             _servers: servers,
             key,
@@ -107,13 +117,12 @@ impl Stack {
 }
 
 /// The image that `make images` built, as user 65532 on a read-only root.
-fn hub(n: usize, key: &ApiKey) -> ContainerRequest<GenericImage> {
+fn hub(n: usize, keys: &Path) -> ContainerRequest<GenericImage> {
     GenericImage::new("alkhub/hub", env!("CARGO_PKG_VERSION"))
         .with_exposed_port(PORT)
         .with_exposed_port(MANAGEMENT)
         .with_readonly_rootfs(true)
-        .with_copy_to("/etc/alkhub/hash.key", "a5".repeat(32).into_bytes())
-        .with_copy_to("/etc/alkhub/admin.key", key.expose().as_bytes().to_vec())
+        .with_mount(Mount::bind_mount(keys.to_string_lossy(), "/etc/alkhub").with_access_mode(AccessMode::ReadOnly))
         .with_env_var("ALKHUB_AUTH__HASH_KEY_FILE", "/etc/alkhub/hash.key")
         .with_env_var("ALKHUB_AUTH__ADMIN_KEY_FILE", "/etc/alkhub/admin.key")
         .with_env_var("ALKHUB_SERVER__LISTEN", "0.0.0.0:7420")

@@ -39,18 +39,12 @@ pub(crate) struct Operator {
     pub(crate) management: String,
 }
 
-/// A world for one test, or `None`: there is no cluster.
-pub(crate) async fn world(test: &str) -> Option<World> {
+/// A world for one test.
+pub(crate) async fn world(test: &str) -> World {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| drop(rustls::crypto::aws_lc_rs::default_provider().install_default()));
-    let Some(kubeconfig) = std::env::var_os("ALKHUB_TEST_KUBECONFIG").map(PathBuf::from) else {
-        assert!(
-            std::env::var_os("ALKHUB_TEST_REQUIRE_CLUSTER").is_none(),
-            "ALKHUB_TEST_REQUIRE_CLUSTER is set and ALKHUB_TEST_KUBECONFIG is not"
-        );
-        println!("skipped: {test} needs a cluster, and ALKHUB_TEST_KUBECONFIG is not set");
-        return None;
-    };
+    let kubeconfig = std::env::var_os("ALKHUB_TEST_KUBECONFIG").map(PathBuf::from);
+    let kubeconfig = kubeconfig.expect("ALKHUB_TEST_KUBECONFIG names the cluster: `make harness` boots one");
     let file = kube::config::Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
     let config = Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await;
     let client = Client::try_from(config.expect("a usable kubeconfig")).expect("a client");
@@ -67,11 +61,11 @@ pub(crate) async fn world(test: &str) -> Option<World> {
         .create(&PostParams::default(), &object)
         .await
         .expect("a namespace");
-    Some(World {
+    World {
         client,
         namespace,
         kubeconfig,
-    })
+    }
 }
 
 // === impl World ===
