@@ -78,7 +78,18 @@ pub(crate) enum To {
 // === impl Call ===
 
 impl Call {
-    /// The spoke that the call was sent to.
+    /// The hub that it goes to or comes from: never both, a call crosses once.
+    pub(crate) fn other_hub(&self) -> Option<HubId> {
+        if let Origin::Hub { hub, .. } = &self.origin {
+            return Some(hub.clone());
+        }
+        match &self.leg.lock().to {
+            To::Hub { instance } => Some(instance.entry.hub.clone()),
+            To::Nobody | To::Spoke { .. } | To::Ended => None,
+        }
+    }
+
+    /// Whether a caller of another hub asked for it.
     pub(crate) fn is_relayed(&self) -> bool {
         matches!(self.origin, Origin::Hub { .. })
     }

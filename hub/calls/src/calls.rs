@@ -10,7 +10,7 @@ use alkhub_events::Cluster;
 use alkhub_protocol::admin::InstanceInfo;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, CallRequest, Code, HubId, OperationName, RawJson, SpokeName, scope};
+use alkhub_protocol::{CallError, CallRequest, Code, HubId, OperationKind, OperationName, RawJson, SpokeName, scope};
 use alkhub_store::Store;
 use prometheus::Registry;
 use tokio::sync::oneshot;
@@ -29,6 +29,8 @@ pub struct Parts {
     pub config: CallsConfig,
     /// How often spokes are pinged (`server.ping-interval`); told to them when they register.
     pub heartbeat: Duration,
+    /// How long a hub may be silent before it is gone (`events.lease-ttl`).
+    pub lease_ttl: Duration,
     /// This process.
     pub hub: HubId,
     /// The directory and the relay.
@@ -137,6 +139,13 @@ impl Calls {
     pub fn operation(&self, caller: &Caller, name: &OperationName) -> Option<OperationInfo> {
         let allowed = caller.scopes.allows(scope::OPERATIONS_READ);
         allowed.then(|| self.0.operation_info(name)).flatten()
+    }
+
+    /// Whether an operation is a query, a mutation or a subscription, for a surface that answers each in its own way;
+    /// `None` when no spoke has offered it. Cheap enough to be asked for each call.
+    pub fn kind(&self, name: &OperationName) -> Option<OperationKind> {
+        let pool = self.0.directory.pool(name)?;
+        pool.operation.as_ref().map(|operation| operation.spec.kind)
     }
 
     /// Every connected instance of every hub, with the operations that it offers.

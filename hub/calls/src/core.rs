@@ -34,6 +34,7 @@ pub(crate) const VALUE_LIMIT_BYTES: usize = PAYLOAD_LIMIT_BYTES - 1024;
 pub(crate) struct Core {
     pub(crate) config: CallsConfig,
     pub(crate) heartbeat: Duration,
+    pub(crate) lease_ttl: Duration,
     pub(crate) hub: HubId,
     pub(crate) cluster: Cluster,
     pub(crate) store: Store,
@@ -72,6 +73,7 @@ impl Core {
         let Parts {
             config,
             heartbeat,
+            lease_ttl,
             hub,
             cluster,
             store,
@@ -94,6 +96,7 @@ impl Core {
             spec_store: SpecStore::default(),
             config,
             heartbeat,
+            lease_ttl,
             hub,
             cluster,
             store,

@@ -26,7 +26,7 @@ impl Core {
     }
 
     /// Applies one change.
-    pub(crate) fn changed(&self, change: DirectoryChange) {
+    pub(crate) fn changed(self: &Arc<Self>, change: DirectoryChange) {
         match change {
             DirectoryChange::Snapshot(entries) => self.reset(entries),
             DirectoryChange::Put(entry) => self.put(entry),
@@ -58,7 +58,7 @@ impl Core {
         }
     }
 
-    fn reset(&self, entries: Vec<DirectoryEntry>) {
+    fn reset(self: &Arc<Self>, entries: Vec<DirectoryEntry>) {
         let kept: HashSet<_> = entries.iter().map(|e| (e.spoke.clone(), e.instance.clone())).collect();
         for instance in self.directory.instances() {
             if instance.link.is_none() && !kept.contains(&instance.key()) {
@@ -66,6 +66,7 @@ impl Core {
             }
         }
         entries.into_iter().for_each(|entry| self.put(entry));
+        self.look_for_gone();
     }
 
     /// A registration gave way to a newer one: a connection of this hub that it stood for ends.

@@ -1,5 +1,6 @@
 //! What happens to calls whose spoke, or whose hub, goes away.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use alkhub_protocol::HubId;
@@ -80,6 +81,40 @@ impl Core {
         for call in came_from_there {
             self.end(call.key, End::Silent, Some("the caller's hub is gone"));
         }
+    }
+
+    /// Looks for hubs that are gone and whose news was missed: a snapshot of the directory took its place.
+    ///
+    /// Redis may have lost what it knew, and then hubs that live need time to come back: who is away now and still
+    /// is a whole lease later is gone.
+    pub(crate) fn look_for_gone(self: &Arc<Self>) {
+        let away = self.away();
+        if away.is_empty() {
+            return;
+        }
+        let core = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let waited = tokio::time::sleep(core.lease_ttl);
+            if core.stop.run_until_cancelled(waited).await.is_some() {
+                let still = core.away();
+                away.intersection(&still).for_each(|hub| core.hub_gone(hub));
+            }
+        });
+    }
+
+    /// Hubs that calls go to or come from, and that have neither a lease nor an instance.
+    fn away(&self) -> HashSet<HubId> {
+        let concerned = self.pending.select(|call| call.other_hub().is_some());
+        let mut away: HashSet<HubId> = concerned.iter().filter_map(|call| call.other_hub()).collect();
+        for pod in self.cluster.pods().iter() {
+            away.remove(&pod.hub_id);
+        }
+        if !away.is_empty() {
+            for instance in self.directory.instances() {
+                away.remove(&instance.entry.hub);
+            }
+        }
+        away
     }
 
     /// Brings the gauges up to date.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
 use alkhub_events::{Fabric, Lease, Limits};
-use alkhub_protocol::{HubId, OperationKind, OperationName, Scopes, scope};
+use alkhub_protocol::{HubId, OperationKind, OperationName};
 use alkhub_store::Store;
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -65,14 +65,9 @@ impl App {
         }
     }
 
-    /// Whether an operation is a query, a mutation or a subscription; `None` when no spoke offers it.
+    /// Whether an operation is a query, a mutation or a subscription; `None` when no spoke has offered it.
     pub(crate) fn kind(&self, operation: &OperationName) -> Option<OperationKind> {
-        let reader = alkhub_calls::Caller {
-            key_id: "".into(),
-            scopes: Arc::new(Scopes::new([scope::OPERATIONS_READ])),
-            spoke: None,
-        };
-        self.calls.operation(&reader, operation).map(|info| info.spec.kind)
+        self.calls.kind(operation)
     }
 
     /// What this hub says of itself in its lease.

@@ -252,6 +252,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
     let calls = Calls::start(alkhub_calls::Parts {
         config: config.calls.clone(),
         heartbeat: config.server.ping_interval,
+        lease_ttl: config.events.lease_ttl,
         hub: hub_id.clone(),
         cluster: fabric.cluster().clone(),
         store: store.clone(),

@@ -1,3 +1,5 @@
+//! What is heard of spokes reaches a real Postgres, once.
+
 use alkhub_config::{CallsConfig, EventsConfig, StoreConfig};
 use alkhub_events::{Fabric, Scope};
 use alkhub_protocol::Dialect;
@@ -26,6 +28,7 @@ async fn core(url: String) -> Arc<Core> {
     let parts = Parts {
         config: CallsConfig::default(),
         heartbeat: Duration::from_secs(10),
+        lease_ttl: Duration::from_secs(10),
         hub,
         cluster: fabric.cluster().clone(),
         store,

@@ -96,6 +96,7 @@ impl Hub {
         let calls = Calls::start(Parts {
             config: options.calls,
             heartbeat: Duration::from_secs(10),
+            lease_ttl: events.lease_ttl,
             hub,
             cluster: fabric.cluster().clone(),
             store,
@@ -367,11 +368,23 @@ pub(crate) async fn until(what: &str, mut look: impl FnMut() -> Result<(), Strin
     }
 }
 
+/// The same for what has to be asked for, with what was found at last; a task of its own cannot run it (`Send`).
+pub(crate) async fn until_found<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(tokio::time::Instant::now() < end, "waited for {what}; last: {seen}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A Redis of one's own; it ends with the value.
 pub(crate) struct Redis {
     process: Child,
-    url: String,
-    _folder: TempDir,
+    port: u16,
+    folder: TempDir,
 }
 
 impl Redis {
@@ -382,18 +395,14 @@ impl Redis {
             .local_addr()
             .expect("bound")
             .port();
+        let process = Self::spawn(port, &folder).await;
+        Self { process, port, folder }
+    }
+
+    async fn spawn(port: u16, folder: &TempDir) -> Child {
         let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--dir",
-            ])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(folder.path())
             .stdout(Stdio::null())
             .spawn()
@@ -403,21 +412,27 @@ impl Redis {
             connected.map(drop).map_err(|error| error.to_string())
         })
         .await;
-        Self {
-            process,
-            url: format!("redis://127.0.0.1:{port}"),
-            _folder: folder,
-        }
+        process
+    }
+
+    /// Ends it with everything that it knew.
+    pub(crate) fn stop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+
+    /// Starts it again where it was, empty.
+    pub(crate) async fn start_again(&mut self) {
+        self.process = Self::spawn(self.port, &self.folder).await;
     }
 
     pub(crate) fn url(&self) -> String {
-        self.url.clone()
+        format!("redis://127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
+        self.stop();
     }
 }

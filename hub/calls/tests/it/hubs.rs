@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alkhub_calls::Answer;
 use alkhub_config::CallsConfig;
-use alkhub_protocol::{Code, Delivered};
+use alkhub_protocol::{CallRequest, Code, Delivered};
 use alkhub_store::private::Server;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ struct Pair {
     a: Hub,
     b: Hub,
     postgres: Server,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl Pair {
@@ -39,12 +39,7 @@ impl Pair {
             })
         };
         let (a, b) = (start("pod-a-a1").await, start("pod-b-b1").await);
-        Self {
-            a,
-            b,
-            postgres,
-            _redis: redis,
-        }
+        Self { a, b, postgres, redis }
     }
 
     /// Connects a spoke to hub B and waits until hub A can call it.
@@ -284,7 +279,12 @@ async fn a_hub_that_is_gone_fails_its_calls_and_stops_those_it_asked_for() {
     ticket.expect("routed");
     let asked_by_b = spoke_a.next_call().await;
 
-    let Pair { a, b, postgres, _redis } = pair;
+    let Pair {
+        a,
+        b,
+        postgres,
+        redis: _redis,
+    } = pair;
     b.stop().await;
 
     let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
@@ -297,6 +297,70 @@ async fn a_hub_that_is_gone_fails_its_calls_and_stops_those_it_asked_for() {
     drop(spoke_a);
     a.stop().await;
     postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
+    let mut pair = Pair::start().await;
+    let mut spoke_b = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let mut spoke_a = Spoke::connect(&pair.a, "other", &[mutation("other.work")]).await;
+    sees(&pair.b, "other.work", spoke_a.output.generation).await;
+    let patient = |operation| CallRequest {
+        timeout: Some(Duration::from_secs(600)),
+        ..request(operation, json!(1))
+    };
+    let (ticket, mut answers) = pair.a.dispatch(patient("text.upper"));
+    ticket.expect("routed");
+    spoke_b.next_call().await;
+    let (ticket, _answers_of_b) = pair.b.dispatch(patient("other.work"));
+    ticket.expect("routed");
+    let asked_by_b = spoke_a.next_call().await;
+
+    pair.redis.stop();
+    let Pair {
+        a,
+        b,
+        postgres,
+        mut redis,
+    } = pair;
+    b.stop().await;
+    redis.start_again().await;
+
+    // Nobody can say that the other hub is gone: its lease was lost with everything else.
+    let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
+        panic!("it must fail");
+    };
+    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+    assert_eq!(spoke_a.next_abort().await, asked_by_b.request_id);
+    drop(spoke_a);
+    a.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_call_outlives_a_restart_of_redis() {
+    let mut pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await;
+
+    pair.redis.stop();
+    pair.redis.start_again().await;
+    for hub in [&pair.a, &pair.b] {
+        until("the hub to know the other", || {
+            let pods = hub.fabric.cluster().pods();
+            (pods.len() == 2).then_some(()).ok_or_else(|| format!("{pods:?}"))
+        })
+        .await;
+    }
+    sees(&pair.a, "text.upper", spoke.output.generation).await;
+    spoke.respond(&call.request_id, json!("A"));
+
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    drop(spoke);
+    pair.end().await;
 }
 
 #[tokio::test]

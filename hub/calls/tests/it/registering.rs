@@ -5,10 +5,12 @@ use std::sync::Arc;
 use alkhub_calls::{Answer, Caller};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::register::Registered;
-use alkhub_protocol::{Code, Delivered};
+use alkhub_protocol::{Code, Delivered, OperationKind};
 use serde_json::{Value, json};
 
-use crate::fixture::{Hub, Spoke, admin, client, connection, operation, query, registration, request, spoke_key};
+use crate::fixture::{
+    Hub, Spoke, admin, client, connection, operation, query, registration, request, spoke_key, subscription,
+};
 
 async fn register(hub: &Hub, caller: &Arc<Caller>, input: Value) -> Result<Spoke, alkhub_protocol::CallError> {
     Spoke::register(hub, caller, input, connection()).await
@@ -330,4 +332,20 @@ async fn a_session_that_ends_takes_its_instance_with_it() {
 
     assert!(hub.calls.instances().is_empty() && hub.calls.operations(&admin(), None).is_empty());
     assert!(hub.metric("alkhub_spokes_connected").abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn the_kind_of_an_operation_is_known_as_long_as_its_name() {
+    let hub = Hub::local().await;
+    let offered = [subscription("text.watch"), query("text.upper")];
+    let spoke = Spoke::connect(&hub, "text", &offered).await;
+    let kind = |name: &str| hub.calls.kind(&name.parse().expect("valid"));
+
+    let while_offered = (kind("text.watch"), kind("text.upper"), kind("text.lower"));
+    drop(spoke);
+
+    let (subscription, query) = (Some(OperationKind::Subscription), Some(OperationKind::Query));
+    assert_eq!(while_offered, (subscription, query, None));
+    assert_eq!(kind("text.watch"), subscription, "the spoke left");
+    hub.stop().await;
 }
