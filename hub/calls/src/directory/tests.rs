@@ -1,3 +1,5 @@
+//! The directory puts, removes and pools what hubs offer.
+
 use super::*;
 use crate::fixture::{entry, local, operation, remote, specs};
 

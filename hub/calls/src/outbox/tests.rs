@@ -1,3 +1,5 @@
+//! The outbox keeps its bounds and its order, and closes once.
+
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;

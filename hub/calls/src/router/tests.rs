@@ -1,3 +1,5 @@
+//! The router asks for scopes, and chooses by nearness and load.
+
 use std::collections::HashMap;
 
 use alkhub_protocol::OperationSpec;

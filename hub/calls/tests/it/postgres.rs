@@ -1,7 +1,5 @@
 //! What is written to Postgres.
 
-use std::time::Duration;
-
 use alkhub_calls::Answer;
 use alkhub_protocol::CallStatus;
 use alkhub_protocol::call::CallRecord;
@@ -9,22 +7,15 @@ use alkhub_store::private::Server;
 use alkhub_store::{CallFilter, Store};
 use serde_json::json;
 
-use crate::fixture::{Hub, HubOptions, Spoke, operation, query, registration, request, spoke_key, until};
+use crate::fixture::{Hub, HubOptions, Spoke, operation, query, registration, request, spoke_key, until, until_found};
 
 async fn records(store: &Store, wanted: usize) -> Vec<CallRecord> {
-    let end = tokio::time::Instant::now() + Duration::from_secs(20);
-    loop {
+    until_found("records", async || {
         let records = store.calls().list(&CallFilter::default()).await.expect("listed");
-        if records.len() >= wanted {
-            return records;
-        }
-        assert!(
-            tokio::time::Instant::now() < end,
-            "{} of {wanted} records",
-            records.len()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        let seen = format!("{} of {wanted}", records.len());
+        (records.len() >= wanted).then_some(records).ok_or(seen)
+    })
+    .await
 }
 
 async fn store(url: String) -> Store {
@@ -153,16 +144,13 @@ async fn a_spokes_coming_and_going_is_written() {
 
     let name = "adhoc".parse().expect("valid");
     let seen = async |left: bool| {
-        let end = tokio::time::Instant::now() + Duration::from_secs(20);
-        loop {
+        until_found("the spoke's row", async || {
             let record = store.spokes().get(&name).await.expect("read");
             let shown = format!("{record:?}");
-            if record.is_some_and(|r| r.connected_at.is_some() && r.disconnected_at.is_some() == left) {
-                return;
-            }
-            assert!(tokio::time::Instant::now() < end, "waited; last: {shown}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let is_written = record.is_some_and(|r| r.connected_at.is_some() && r.disconnected_at.is_some() == left);
+            is_written.then_some(()).ok_or(shown)
+        })
+        .await;
     };
     seen(false).await;
     adhoc.session.close("for the test").await;
