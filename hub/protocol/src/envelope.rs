@@ -75,6 +75,13 @@ impl Envelope {
     /// # Errors
     /// [`Error`], checked in this order: size, depth, syntax, shape, size of the payload.
     pub fn decode(frame: &Bytes) -> Result<Self, Error> {
+        let envelope = Self::read(frame)?;
+        limit(envelope.payload.as_ref())?;
+        Ok(envelope)
+    }
+
+    /// The same without the limit on the payload: for a call, it holds for the input or the output inside.
+    pub(crate) fn read(frame: &Bytes) -> Result<Self, Error> {
         if frame.len() > FRAME_LIMIT_BYTES {
             return Err(Error::TooLarge {
                 size: frame.len(),
@@ -83,21 +90,10 @@ impl Envelope {
         }
         json::check_depth(frame)?;
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
-        let payload = head.payload.map(|raw| RawJson::slice_of(frame, raw));
-        if let Some(size) = payload
-            .as_ref()
-            .map(RawJson::len)
-            .filter(|&size| size > PAYLOAD_LIMIT_BYTES)
-        {
-            return Err(Error::TooLarge {
-                size,
-                limit: PAYLOAD_LIMIT_BYTES,
-            });
-        }
         Ok(Self {
             kind: head.kind.into_owned(),
             id: head.id.into_owned(),
-            payload,
+            payload: head.payload.map(|raw| RawJson::slice_of(frame, raw)),
             transport: head.transport,
         })
     }
@@ -105,6 +101,17 @@ impl Envelope {
     /// Writes the envelope as one JSON text.
     pub fn encode(&self) -> Bytes {
         encode(&self.kind, &self.id, self.payload.as_ref(), self.transport.as_ref())
+    }
+}
+
+/// Checks a payload, an input or an output against [`PAYLOAD_LIMIT_BYTES`].
+pub(crate) fn limit(value: Option<&RawJson>) -> Result<(), Error> {
+    match value.map(RawJson::len) {
+        Some(size) if size > PAYLOAD_LIMIT_BYTES => Err(Error::TooLarge {
+            size,
+            limit: PAYLOAD_LIMIT_BYTES,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -148,3 +148,19 @@ fn a_spokes_error_without_a_code_is_unknown() {
 
     assert!(matches!(frame, Frame::Failed { error, .. } if error.code == Code::UnknownError));
 }
+
+#[test]
+fn an_input_of_exactly_the_limit_is_read_and_one_byte_more_is_answered_under_its_id() {
+    let request = |size: usize| {
+        let text = "x".repeat(size - 2);
+        format!(
+            r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r1","operationId":"a.b","input":"{text}"}}}}"#
+        )
+    };
+
+    assert!(decode(&request(crate::PAYLOAD_LIMIT_BYTES)).is_ok());
+    let error = decode(&request(crate::PAYLOAD_LIMIT_BYTES + 1)).expect_err("too large");
+
+    assert_eq!(error.request_id.as_ref().map(RequestId::as_str), Some("r1"));
+    assert_eq!(error.to_call_error().code, Code::PayloadTooLarge);
+}
