@@ -2,6 +2,7 @@
 
 use super::encode::{self, RequestOptions};
 use super::*;
+use crate::call::Delivered;
 
 fn decode(text: &str) -> Result<(Frame, Dialect), Error> {
     Frame::decode(&Bytes::copy_from_slice(text.as_bytes()))
