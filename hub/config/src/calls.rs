@@ -24,7 +24,7 @@ pub struct CallsConfig {
     pub subscription_bytes: usize,
     /// Operations that one instance may offer.
     pub max_operations: usize,
-    /// Messages between hubs waiting to be handled; over it calls are refused with `OVERLOADED`.
+    /// Calls of other hubs' callers running at once on this hub; over it `OVERLOADED`.
     pub relay_queue: usize,
     /// Call records waiting to be written; over it they are dropped and counted.
     pub record_queue: usize,
