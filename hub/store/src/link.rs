@@ -98,6 +98,12 @@ impl Link {
         });
     }
 
+    /// Down by the caller's wish, or by an error that the caller is told: nobody looks again, and nothing is logged.
+    pub(crate) fn end(&self, reason: String, metrics: &Metrics) {
+        metrics.up.set(0);
+        self.state.send_replace(LinkState::Down(reason));
+    }
+
     /// Looks again and again until `stop`.
     pub(crate) async fn keep(&self, watch: &Watch, stop: &CancellationToken) {
         let mut backoff = Backoff::new();

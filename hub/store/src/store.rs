@@ -84,7 +84,7 @@ impl Store {
             let error = match attempt {
                 Ok(()) => break,
                 Err(error @ (Error::SchemaTooNew { .. } | Error::Migration { .. })) => {
-                    inner.link.set(LinkState::Down(error.to_string()), &inner.metrics);
+                    inner.link.end(error.to_string(), &inner.metrics);
                     return Err(error);
                 }
                 Err(error) => error,
@@ -146,7 +146,7 @@ impl Store {
         {
             tracing::warn!("connections to Postgres were still busy and are left behind");
         }
-        inner.link.set(LinkState::Down("closed".to_owned()), &inner.metrics);
+        inner.link.end("closed".to_owned(), &inner.metrics);
     }
 
     fn keep_watch(&self) {
