@@ -2,9 +2,11 @@
 
 mod values;
 
-use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
 
 pub(crate) use values::{CallStatus, Kind, Output, Time};
 
@@ -118,6 +120,8 @@ pub(crate) struct DevArgs {
     /// What is logged, in the form of tracing's filters
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     pub(crate) log: String,
+    #[arg(long, hide = true, env = "PATH")]
+    pub(crate) path: Option<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -200,7 +204,7 @@ subscription are printed one on a line. Ctrl-C aborts the call at the spoke.
 Examples:
   alkhub call text.upper '\"hello\"'
   alkhub call text.upper @input.json --timeout 5s
-  echo '{\"path\": \".\"}' | alkhub call files.watch -";
+  echo '\"hello\"' | alkhub call text.upper -";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -309,9 +313,9 @@ pub(crate) struct KeyCreateArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  alkhub selftest --url http://demo.default.svc --token \"$KEY\" --calls 8
+  alkhub selftest --url http://demo.default.svc:7420 --token \"$KEY\" --calls 8
 
-The key needs the scopes spoke and call:selftest.echo, or admin. `helm test` runs this in the cluster.")]
+The key is one of the spoke `selftest` with the scope call:selftest.echo, or of an admin. `helm test` runs this in the cluster.")]
 pub(crate) struct SelftestArgs {
     /// Calls that are made, each over a new connection
     #[arg(long, default_value_t = 8)]

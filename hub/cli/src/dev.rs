@@ -6,6 +6,7 @@
 
 pub(crate) mod state;
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,7 +65,7 @@ pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failur
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let result = tokio::select! {
-        result = run(config, &data, hub) => result.map(Some),
+        result = run(config, &data, hub, args.path.as_deref()) => result.map(Some),
         () = signals.next() => Ok(None),
     };
     let ended = match result {
@@ -86,19 +87,23 @@ pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failur
     ended
 }
 
-async fn run(config: HubConfig, data: &Path, args: &HubArgs) -> Result<Running, Failure> {
+async fn run(config: HubConfig, data: &Path, args: &HubArgs, path: Option<&OsStr>) -> Result<Running, Failure> {
     // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
     prepare(&config.store).await?;
     let telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
     let hub = Hub::start(config).map_err(|e| Failure::chain(&e))?;
-    if timeout(READY_TIMEOUT, hub.ready()).await.is_err() {
+    let ready = tokio::select! {
+        ready = timeout(READY_TIMEOUT, hub.ready()) => ready,
+        reason = hub.failed() => return Err(Failure::other(reason)),
+    };
+    if ready.is_err() {
         let seconds = READY_TIMEOUT.as_secs();
         return Err(Failure::other(format!(
             "the hub is not ready after {seconds} s: `--log info` tells more"
         )));
     }
     let published = state::Published::write(args, &hub.url(), data)?;
-    welcome(&hub, data)?;
+    welcome(&hub, data, path)?;
     Ok(Running {
         hub,
         published,
@@ -106,7 +111,10 @@ async fn run(config: HubConfig, data: &Path, args: &HubArgs) -> Result<Running, 
     })
 }
 
-fn welcome(hub: &Hub, data: &Path) -> Result<(), Failure> {
+fn welcome(hub: &Hub, data: &Path, path: Option<&OsStr>) -> Result<(), Failure> {
+    let find = missing_from(path).map_or_else(String::new, |folder| {
+        format!("  export PATH={}:$PATH\n", quoted(&folder))
+    });
     let text = format!(
         "alkhub is ready at {url}
 
@@ -116,17 +124,46 @@ fn welcome(hub: &Hub, data: &Path) -> Result<(), Failure> {
 
 Try next, in another terminal:
 
-  alkhub offer text.upper -- tr a-z A-Z
-  alkhub call text.upper '\"hello\"'
+{find}  alkhub offer text.upper -- tr a-z A-Z &
   alkhub operations
+  alkhub call text.upper '\"hello\"'
+
+For curl and other programs:
+
+  export ALKHUB_URL={url} ALKHUB_TOKEN=$(cat {quoted_key})
 
 Ctrl-C stops the hub and its database.",
         url = hub.url(),
         key = data.join(ADMIN_KEY).display(),
+        quoted_key = quoted(&data.join(ADMIN_KEY)),
         data = data.display(),
         management = hub.management_url(),
     );
     output::line(&text).map(drop)
+}
+
+/// The folder of this program, unless a shell finds `alkhub` there by itself.
+fn missing_from(path: Option<&OsStr>) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?.canonicalize().ok()?;
+    let found = path
+        .into_iter()
+        .flat_map(std::env::split_paths)
+        .map(|folder| folder.join("alkhub"))
+        .find(|file| file.is_file())
+        .and_then(|file| file.canonicalize().ok());
+    let folder = program.parent()?.to_owned();
+    (found != Some(program)).then_some(folder)
+}
+
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// The data folder, made when it is missing.

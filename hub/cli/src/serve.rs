@@ -17,15 +17,21 @@ use crate::signals::Signals;
 /// Time for a database to answer where a person waits for it.
 pub(crate) const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs a hub until a signal, then drains it; a second signal ends at once.
+/// Runs a hub until a signal, then drains it; a second signal ends at once. A hub that cannot go on is a failure.
 pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
     let config = HubConfig::load(args.config.as_deref()).map_err(|e| Failure::usage(chain(&e)))?;
     let _telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
     let mut signals = Signals::listen()?;
     let hub = Hub::start(config).map_err(|e| Failure::chain(&e))?;
     tracing::info!(hub.id = %hub.hub_id(), url = hub.url(), "hub started");
-    signals.next().await;
-    Ok(end(&hub, &mut signals).await)
+    tokio::select! {
+        () = signals.next() => Ok(end(&hub, &mut signals).await),
+        reason = hub.failed() => {
+            // It was never ready: there is nothing to drain.
+            hub.kill().await;
+            Err(Failure::other(reason))
+        }
+    }
 }
 
 /// Drains a hub; a second signal does not wait.

@@ -28,6 +28,41 @@ fn runs(process: Pid) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
+/// The folder of the private database's socket.
+fn socket(dev: &Dev) -> String {
+    let text = std::fs::read_to_string(dev.world.data().join("data/postmaster.pid")).expect("a running server");
+    text.lines().nth(4).expect("the socket's folder").to_owned()
+}
+
+fn execute(dev: &Dev, sql: &str) {
+    let status = std::process::Command::new("psql")
+        .args(["-q", "-h", &socket(dev), "-U", "alkhub", "-d", "postgres", "-c", sql])
+        .status()
+        .expect("psql is installed with the server");
+    assert!(status.success());
+}
+
+/// The settings of a second hub, in a schema of its own in the same database.
+fn second_hub(dev: &Dev) -> String {
+    let settings = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nmanagement-listen = \"127.0.0.1:0\"\n\
+         [auth]\nhash-key-file = {:?}\n[store]\nschema = \"second\"\n\
+         database-url = \"postgres://alkhub@localhost/postgres?host={}\"\n",
+        dev.world.data().join("hash.key"),
+        socket(dev).replace('/', "%2F"),
+    );
+    dev.world.write("hub.toml", &settings)
+}
+
+/// Ends a hub that has nothing to warn of.
+fn stopped_quietly(dev: Dev) -> World {
+    let Dev { mut program, world, .. } = dev;
+    let status = program.interrupt();
+    assert!(status.success(), "{status}");
+    assert_eq!(program.err(), "stopping the hub\n");
+    world
+}
+
 #[test]
 fn it_is_ready_within_ten_seconds_and_says_what_to_do_next() {
     let begin = Instant::now();
@@ -37,7 +72,15 @@ fn it_is_ready_within_ten_seconds_and_says_what_to_do_next() {
     let said = dev.program.out();
     let key_file = dev.world.data().join("admin.key");
     assert!(took.as_secs() < 10, "{took:?}");
-    assert!(said.contains(&key_file.display().to_string()), "{said}");
+    let export = format!(
+        "export ALKHUB_URL={} ALKHUB_TOKEN=$(cat {})",
+        dev.url,
+        key_file.display()
+    );
+    assert!(said.contains(&export), "{said}");
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_alkhub"));
+    let folder = program.parent().expect("a folder").display();
+    assert!(said.contains(&format!("  export PATH={folder}:$PATH")), "{said}");
     assert_eq!(
         said.lines().filter(|line| line.starts_with("  alkhub ")).count(),
         3,
@@ -59,7 +102,7 @@ fn ctrl_c_stops_the_database_too_and_the_next_start_finds_the_data() {
         .world
         .json(&["keys", "create", "kept", "--scope", "operations:read"]);
 
-    let world = dev.stop();
+    let world = stopped_quietly(dev);
     assert!(!runs(database), "the database still runs");
     assert!(
         world.run(&["operations"]).status.code() == Some(2),
@@ -157,17 +200,7 @@ fn a_locked_folder_is_one_line_that_names_the_other() {
 #[test]
 fn a_database_of_newer_software_is_one_line() {
     let dev = Dev::start();
-    let socket = dev.world.data();
-    let psql = |sql: &str| {
-        let text = std::fs::read_to_string(socket.join("data/postmaster.pid")).expect("a running server");
-        let host = text.lines().nth(4).expect("the socket's folder").to_owned();
-        let status = std::process::Command::new("psql")
-            .args(["-q", "-h", &host, "-U", "alkhub", "-d", "postgres", "-c", sql])
-            .status()
-            .expect("psql is installed with the server");
-        assert!(status.success());
-    };
-    psql("UPDATE alkhub.schema_info SET min_reader = 9999");
+    execute(&dev, "UPDATE alkhub.schema_info SET min_reader = 9999");
     let world = dev.stop();
     let data = world.data().display().to_string();
 
@@ -215,16 +248,7 @@ fn serve_and_migrate_name_a_wrong_setting() {
 #[test]
 fn serve_runs_with_a_file_and_ends_with_sigterm() {
     let dev = Dev::start();
-    let data = dev.world.data();
-    let socket = std::fs::read_to_string(data.join("data/postmaster.pid")).expect("a running server");
-    let host = socket.lines().nth(4).expect("the socket's folder").replace('/', "%2F");
-    let settings = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nmanagement-listen = \"127.0.0.1:0\"\n\
-         [auth]\nhash-key-file = {:?}\n[store]\nschema = \"second\"\n\
-         database-url = \"postgres://alkhub@localhost/postgres?host={host}\"\n",
-        data.join("hash.key"),
-    );
-    let file = dev.world.write("hub.toml", &settings);
+    let file = second_hub(&dev);
 
     let migrated = dev.world.run(&["migrate", "--config", &file]);
     let mut serve = dev.world.start(&["serve", "--config", &file]);
@@ -236,4 +260,25 @@ fn serve_runs_with_a_file_and_ends_with_sigterm() {
 
     assert!(migrated.status.success(), "{migrated:?}");
     assert!(serve.ended().success(), "{}", serve.err());
+}
+
+#[test]
+fn serve_ends_with_one_line_when_its_schema_is_too_new() {
+    let dev = Dev::start();
+    let file = second_hub(&dev);
+    assert!(dev.world.run(&["migrate", "--config", &file]).status.success());
+    execute(&dev, "UPDATE second.schema_info SET min_reader = 9999");
+
+    let mut serve = dev.world.start(&["serve", "--config", &file]);
+    let status = serve.ended();
+    let said = serve.notes("alkhub: ");
+
+    assert_eq!(status.code(), Some(1), "{said}");
+    let line = said.lines().last().expect("a line");
+    assert!(line.starts_with("alkhub: ") && line.contains("newer alkhub"), "{said}");
+    assert!(!said.contains("trying again"), "{said}");
+    assert!(
+        !said.contains('\u{1b}'),
+        "no colours where there is no terminal: {said}"
+    );
 }

@@ -6,3 +6,4 @@ mod examples;
 mod fixture;
 mod offer;
 mod sdk;
+mod selftest;
