@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, CallRequest, CallStatus, Code, Delivered, Frame, RawJson};
+use alkhub_protocol::{CallError, CallRequest, CallStatus, Code, Delivered, Frame, PAYLOAD_LIMIT_BYTES, RawJson};
 
 use crate::call::{Call, Clock, Origin, To};
-use crate::core::{Core, VALUE_LIMIT_BYTES};
+use crate::core::Core;
 use crate::envelope;
 use crate::link::Link;
 use crate::outbox::Full;
@@ -43,8 +43,8 @@ impl Core {
     fn responded(&self, call: &Arc<Call>, output: RawJson) {
         call.output_bytes.fetch_add(output.len() as u64, Ordering::Relaxed);
         let operation = &call.operation;
-        if output.len() > VALUE_LIMIT_BYTES {
-            let message = format!("the output is larger than {VALUE_LIMIT_BYTES} bytes");
+        if output.len() > PAYLOAD_LIMIT_BYTES {
+            let message = format!("the output is larger than {PAYLOAD_LIMIT_BYTES} bytes");
             let error = CallError::new(Code::PayloadTooLarge, message).delivered(Delivered::Yes);
             let running = operation.is_subscription().then_some("an item is too large");
             return self.end(call.key, End::Failed(error), running);

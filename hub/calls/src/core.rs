@@ -7,7 +7,7 @@ use std::time::Duration;
 use alkhub_config::CallsConfig;
 use alkhub_events::Cluster;
 use alkhub_protocol::id::InvalidId;
-use alkhub_protocol::{CallError, Code, HubId, InstanceId, PAYLOAD_LIMIT_BYTES, RequestId};
+use alkhub_protocol::{CallError, Code, HubId, InstanceId, RequestId};
 use alkhub_store::Store;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
@@ -25,9 +25,6 @@ use crate::presence::Presence;
 use crate::records::Records;
 use crate::relay::Relay;
 use crate::specs::SpecStore;
-
-/// Largest input or output: the payload limit less what hubs write around it (ids, deadlines, an envelope).
-pub(crate) const VALUE_LIMIT_BYTES: usize = PAYLOAD_LIMIT_BYTES - 1024;
 
 /// One hub's calls.
 #[derive(Debug)]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, CallRequest, Code};
+use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
 use parking_lot::Mutex;
 
 use crate::call::{Call, Clock, Leg, Origin, To};
 use crate::calls::Ticket;
-use crate::core::{Core, VALUE_LIMIT_BYTES};
+use crate::core::Core;
 use crate::directory::{Instance, Pool};
 use crate::operation::Operation;
 use crate::outbox::Full;
@@ -96,8 +96,8 @@ impl Core {
             return Err(router::refusal(&pool, Wanted::default()));
         };
         router::allow_operation(&caller.scopes, &operation)?;
-        if request.input.len() > VALUE_LIMIT_BYTES {
-            let message = format!("the input is larger than {VALUE_LIMIT_BYTES} bytes");
+        if request.input.len() > PAYLOAD_LIMIT_BYTES {
+            let message = format!("the input is larger than {PAYLOAD_LIMIT_BYTES} bytes");
             return Err(CallError::new(Code::PayloadTooLarge, message));
         }
         operation.input.check(request.input.as_bytes()).map_err(|violation| {

@@ -331,7 +331,7 @@ impl Operator {
     }
 
     /// Waits until the process has ended.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn until_ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
@@ -377,11 +377,11 @@ impl Drop for Operator {
 
 /// Waits until `check` succeeds; its last word is in the message when it does not.
 pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl Fn() -> F) -> T {
-    within(PATIENCE, what, check).await
+    until(PATIENCE, what, check).await
 }
 
 /// The same with a limit.
-pub(crate) async fn within<T, F: Future<Output = Result<T, String>>>(
+pub(crate) async fn until<T, F: Future<Output = Result<T, String>>>(
     limit: Duration,
     what: &str,
     check: impl Fn() -> F,

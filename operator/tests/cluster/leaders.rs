@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::Instant;
 
-use crate::harness::{Operator, eventually, within, world};
+use crate::harness::{Operator, eventually, until, world};
 
 async fn is_leader(operator: &Operator) -> Result<(), String> {
     match operator.get("/readyz").await? {
@@ -31,10 +31,10 @@ async fn a_leader_that_ends_hands_over_at_once() {
 
     let begun = Instant::now();
     first.signal("-TERM");
-    within(Duration::from_secs(5), "the second leads", || is_leader(&second)).await;
+    until(Duration::from_secs(5), "the second leads", || is_leader(&second)).await;
     let taken = begun.elapsed();
 
-    assert!(first.ended().await.success());
+    assert!(first.until_ended().await.success());
     println!("handed over in {taken:?}");
     assert!(taken <= Duration::from_secs(1), "handed over in {taken:?}");
     world
@@ -66,7 +66,7 @@ async fn a_leader_that_was_stopped_finds_the_gate_shut_and_stands_by() {
         .await;
 
     first.signal("-STOP");
-    within(Duration::from_secs(30), "the second leads", || is_leader(&second)).await;
+    until(Duration::from_secs(30), "the second leads", || is_leader(&second)).await;
     // While the first was away, a Hub came: its old caches know nothing, and it must write nothing.
     world
         .hub(

@@ -411,8 +411,8 @@ async fn operations_and_instances_are_shown() {
 async fn what_would_not_fit_into_a_frame_is_refused_on_both_ways() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
-    let large = json!("x".repeat(1024 * 1024 - 1024));
-    let fits = json!("x".repeat(1024 * 1024 - 1026));
+    let large = json!("x".repeat(1024 * 1024 - 1));
+    let fits = json!("x".repeat(1024 * 1024 - 2));
 
     let error = hub.call("text.upper", large.clone()).await.expect_err("too large");
     assert_eq!((error.code, error.delivered), (Code::PayloadTooLarge, Delivered::No));
