@@ -5,6 +5,8 @@
 //! - A payload is parsed only where its schema can refuse something.
 //! - What a check answers has no more of the payload in it than the path to the fault.
 
+use std::fmt;
+
 use alkhub_protocol::RawJson;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
@@ -28,8 +30,7 @@ pub(crate) enum Check {
 }
 
 /// Where a value breaks its schema.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, thiserror::Error)]
-#[error("at `{path}`: {message}")]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Violation {
     /// JSON pointer into the value; empty for the value itself.
     pub(crate) path: String,
@@ -101,6 +102,16 @@ impl Check {
 }
 
 // === impl Violation ===
+
+impl fmt::Display for Violation {
+    /// Follows the word `input` or `output`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.as_str() {
+            "" => write!(f, "does not match its schema: {}", self.message),
+            path => write!(f, "at `{path}`: {}", self.message),
+        }
+    }
+}
 
 impl Violation {
     /// `{path, rule}`.
@@ -198,5 +209,17 @@ mod tests {
         let long = format!("\"{}!\"", "a".repeat(60));
 
         assert!(check.check(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_fault_of_the_value_itself_names_no_empty_path() {
+        let check = Check::compile(&RawJson::from(serde_json::json!({ "type": "integer" }))).expect("a schema");
+
+        let violation = check.check(b"null").expect_err("null is no integer");
+
+        assert!(
+            violation.to_string().starts_with("does not match its schema: "),
+            "{violation}"
+        );
     }
 }
