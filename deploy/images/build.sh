@@ -2,7 +2,7 @@
 # Builds the two images as archives that containerd and Docker load: target/images/{hub,operator}.tar.
 #
 # No Docker daemon, no base image, no registry: one static program, the CA bundle, nothing else. The flags for a
-# static program stand here and nowhere else; they go with --target, so that no other build sees them.
+# static program are those of cargo.sh.
 #
 #   deploy/images/build.sh            builds, packs and checks the sizes
 #   VERSION=1.2.3 deploy/images/build.sh    the tag, if not the workspace's version
@@ -21,8 +21,7 @@ fail() { echo "images: $*" >&2; exit 1; }
 [ -n "$version" ] || fail "no version in Cargo.toml"
 [ -s "$CA_BUNDLE" ] || fail "$CA_BUNDLE is missing: install ca-certificates, or set CA_BUNDLE"
 
-RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_raw"' \
-  cargo build --locked --release --target "$target" -p alkhub-cli -p alkhub-operator
+deploy/images/cargo.sh -p alkhub-cli -p alkhub-operator
 
 cargo build --locked -q -p alkhub-cluster
 mkdir -p "$out"

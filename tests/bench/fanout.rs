@@ -1,16 +1,17 @@
 //! One publisher and a thousand subscribers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::peer::{Kind, Servers, limited, payload};
+use crate::nats;
+use crate::peer::{Kind, PAYLOAD, Servers, contains, limited};
 use crate::ws::{Reader, push_frame};
 
 const SUBSCRIBERS: usize = 1_000;
@@ -20,20 +21,32 @@ const TOPIC: &str = "bench.fanout:1";
 #[derive(Debug, Default)]
 struct Received {
     count: AtomicUsize,
+    /// Of each one.
+    each: Vec<AtomicUsize>,
     some: Notify,
+    /// Why one of them ended early.
+    fault: OnceLock<anyhow::Error>,
 }
 
 /// CPU microseconds of the server for each delivery.
 pub(crate) async fn measure(servers: &Servers, in_flight: usize, length: Duration) -> Result<f64> {
-    let received = Arc::new(Received::default());
+    let received = Arc::new(Received {
+        each: (0..SUBSCRIBERS).map(|_| AtomicUsize::new(0)).collect(),
+        ..Received::default()
+    });
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let mut writers = Vec::new();
-    for _ in 0..SUBSCRIBERS {
+    for subscriber in 0..SUBSCRIBERS {
         let (mut reader, mut writer) = servers.connect(0).await?;
         servers.subscribe(&mut reader, &mut writer, TOPIC).await?;
         writers.push(writer);
         let (kind, received) = (servers.kind(), Arc::clone(&received));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(count(kind, reader, received)));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+            if let Err(fault) = count(kind, reader, subscriber, &received).await {
+                received.fault.get_or_init(|| fault);
+                received.some.notify_one();
+            }
+        }));
     }
     let result = limited("fan-out", publish(servers, in_flight, length, &received)).await;
     stop.cancel();
@@ -42,22 +55,51 @@ pub(crate) async fn measure(servers: &Servers, in_flight: usize, length: Duratio
     result
 }
 
-async fn count(kind: Kind, mut reader: Reader, received: Arc<Received>) {
-    while let Ok(message) = reader.next().await {
-        let events = kind.deliveries(&message);
-        received.count.fetch_add(events, Ordering::Relaxed);
+/// Counts what one subscriber receives, until a fault.
+async fn count(kind: Kind, mut reader: Reader, subscriber: usize, received: &Received) -> Result<()> {
+    loop {
+        let mut events = events(kind, &reader.next().await?)?;
+        while let Some(message) = reader.arrived()? {
+            events += self::events(kind, &message)?;
+        }
+        received.each[subscriber].fetch_add(events, Ordering::Relaxed);
+        received.count.fetch_add(events, Ordering::Release);
         received.some.notify_one();
     }
 }
 
+/// How many whole events a message carries.
+fn events(kind: Kind, message: &[u8]) -> Result<usize> {
+    let mut count = 0;
+    match kind {
+        Kind::Alkhub => {
+            ensure!(
+                contains(message, PAYLOAD),
+                "no event: {}",
+                String::from_utf8_lossy(message)
+            );
+            count += 1;
+        }
+        Kind::Nats => nats::deliveries(message, |delivery| {
+            ensure!(delivery.payload == PAYLOAD, "another payload");
+            count += 1;
+            Ok(())
+        })?,
+    }
+    Ok(count)
+}
+
 async fn publish(servers: &Servers, in_flight: usize, length: Duration, received: &Received) -> Result<f64> {
     let (_reader, mut writer) = servers.connect(0).await?;
-    let publication = servers.publication(TOPIC, &payload());
+    let publication = servers.publication(TOPIC, std::str::from_utf8(PAYLOAD)?);
     let binary = servers.kind() == Kind::Nats;
     let warm_up = 200.max(in_flight);
     let (mut sent, mut start) = (0_usize, None);
     loop {
-        let delivered = received.count.load(Ordering::Relaxed);
+        let delivered = received.count.load(Ordering::Acquire);
+        if let Some(fault) = received.fault.get() {
+            bail!("a subscriber ended early: {fault:#}");
+        }
         ensure!(delivered <= sent * SUBSCRIBERS, "more deliveries than there can be");
         if sent == warm_up && delivered == sent * SUBSCRIBERS && start.is_none() {
             start = Some((Instant::now(), servers.cpu()?));
@@ -84,6 +126,11 @@ async fn publish(servers: &Servers, in_flight: usize, length: Duration, received
         sent += window;
     }
     let (_, cpu) = start.expect("the loop ends only after it was set");
+    let cpu = servers.cpu()? - cpu;
+    for (subscriber, events) in received.each.iter().enumerate() {
+        let events = events.load(Ordering::Relaxed);
+        ensure!(events == sent, "subscriber {subscriber} received {events} of {sent}");
+    }
     let deliveries = (sent - warm_up) * SUBSCRIBERS;
-    Ok((servers.cpu()? - cpu).as_secs_f64() * 1e6 / deliveries as f64)
+    Ok(cpu.as_secs_f64() * 1e6 / deliveries as f64)
 }

@@ -8,6 +8,7 @@
 mod calls;
 mod fanout;
 mod idle;
+mod nats;
 mod peer;
 mod process;
 mod report;
@@ -97,6 +98,18 @@ impl Case {
         }
     }
 
+    /// What the design wants of alkhub at most, in the same unit (`design/events.md`, `design/calls.md`).
+    fn aim(self) -> f64 {
+        match self {
+            Self::FanOut(1) => 8.0,
+            Self::FanOut(_) => 0.35,
+            Self::Calls { in_flight: 1, .. } => 60.0,
+            Self::Calls { servers: 1, .. } => 20.0,
+            Self::Calls { .. } => 90.0,
+            Self::Idle => 4.0,
+        }
+    }
+
     /// Lone messages are measured with everything on one CPU.
     fn pinned(self) -> bool {
         matches!(self, Self::FanOut(1) | Self::Calls { in_flight: 1, .. })
@@ -147,7 +160,7 @@ fn main() -> Result<()> {
             }
         }
         let [alkhub, nats] = figures;
-        report.row(&case.name(), case.unit(), &alkhub, &nats);
+        report.row(&case.name(), (case.unit(), case.aim()), &alkhub, &nats);
     }
     report.finish(args.out.as_deref())
 }

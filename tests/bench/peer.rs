@@ -4,12 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use alkhub_store::private;
-use alkhub_tests::redis::{RedisServer, free_port};
+use alkhub_tests::redis::RedisServer;
 use alkhub_tests::wait;
 use anyhow::{Context as _, Result, ensure};
+use tokio::time::Instant;
 
 use crate::Args;
-use crate::process::Server;
+use crate::nats;
+use crate::process::{Server, free_port};
 use crate::ws::{self, Reader, Writer};
 
 const KEY: [u8; 32] = [0x5a; 32];
@@ -29,22 +31,12 @@ pub(crate) struct Servers {
     kind: Kind,
     nodes: Vec<Server>,
     addresses: Vec<String>,
+    /// Where hubs serve `/metrics`.
+    management: Vec<String>,
     token: String,
     redis: Option<RedisServer>,
     _postgres: Option<private::Server>,
     _folder: tempfile::TempDir,
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// How many events one message carries.
-    pub(crate) fn deliveries(self, message: &[u8]) -> usize {
-        match self {
-            Self::Alkhub => 1,
-            Self::Nats => message.windows(4).filter(|window| window == b"MSG ").count(),
-        }
-    }
 }
 
 // === impl Servers ===
@@ -71,7 +63,7 @@ impl Servers {
         let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         std::fs::write(file("hash.key"), "a5".repeat(32))?;
         std::fs::write(file("admin.key"), key.expose())?;
-        let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
+        let (mut nodes, mut addresses, mut managements) = (Vec::new(), Vec::new(), Vec::new());
         for node in 0..count {
             let (port, management) = (free_port()?, free_port()?);
             let mut environment = vec![
@@ -88,7 +80,9 @@ impl Servers {
             }
             let log = folder.path().join(format!("alkhub-{node}.log"));
             let mut server = Server::start(program, &["serve"], &environment, &log)?;
-            serves(&mut server, &format!("http://127.0.0.1:{management}/readyz"), &log).await;
+            let management = format!("http://127.0.0.1:{management}");
+            serves(&mut server, &format!("{management}/readyz"), &log).await;
+            managements.push(management);
             nodes.push(server);
             addresses.push(format!("127.0.0.1:{port}"));
         }
@@ -97,6 +91,7 @@ impl Servers {
             kind: Kind::Alkhub,
             nodes,
             addresses,
+            management: managements,
             token,
             redis,
             _postgres: Some(postgres),
@@ -126,12 +121,10 @@ impl Servers {
             std::fs::write(&path, config)?;
             let log = folder.path().join(format!("nats-{node}.log"));
             let mut server = Server::start(program, &["-c", &path.to_string_lossy()], &[], &log)?;
-            let health = if node + 1 == count && count > 1 {
-                "routez"
-            } else {
-                "healthz"
-            };
-            serves(&mut server, &format!("http://127.0.0.1:{monitor}/{health}"), &log).await;
+            serves(&mut server, &format!("http://127.0.0.1:{monitor}/healthz"), &log).await;
+            if node > 0 {
+                routed(&format!("http://127.0.0.1:{monitor}/routez")).await;
+            }
             nodes.push(server);
             addresses.push(format!("127.0.0.1:{port}"));
         }
@@ -139,6 +132,7 @@ impl Servers {
             kind: Kind::Nats,
             nodes,
             addresses,
+            management: Vec::new(),
             token: String::new(),
             redis: None,
             _postgres: None,
@@ -156,6 +150,33 @@ impl Servers {
             total += redis.cpu()?;
         }
         Ok(total)
+    }
+
+    /// Waits until the hubs have written the record of every one of `calls`; none may be dropped.
+    pub(crate) async fn recorded(&self, calls: usize) -> Result<()> {
+        if self.kind == Kind::Nats {
+            return Ok(());
+        }
+        let client = reqwest::Client::new();
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (mut written, mut dropped) = (0, 0);
+            for url in &self.management {
+                let text = client.get(format!("{url}/metrics")).send().await?.text().await?;
+                written += sample(&text, "alkhub_call_records_written_total")?;
+                dropped += sample(&text, "alkhub_call_records_dropped_total")?;
+            }
+            ensure!(
+                dropped == 0,
+                "{dropped} of {calls} call records were dropped, {written} written"
+            );
+            if written >= calls {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "{written} of {calls} call records are written");
+            // Seldom, because the hubs' work for it is counted too.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Resident memory of the first server in bytes.
@@ -180,7 +201,7 @@ impl Servers {
                 writer
                     .send(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\nPING\r\n", true)
                     .await?;
-                while !reader.next().await?.ends_with(b"PONG\r\n") {}
+                nats::pong(&mut reader).await?;
                 Ok((reader, writer))
             }
         }
@@ -202,7 +223,7 @@ impl Servers {
                         true,
                     )
                     .await?;
-                while !reader.next().await?.ends_with(b"PONG\r\n") {}
+                nats::pong(reader).await?;
             }
         }
         Ok(())
@@ -223,6 +244,13 @@ impl Servers {
 /// Whether `text` holds `part`.
 pub(crate) fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
+}
+
+fn sample(metrics: &str, name: &str) -> Result<usize> {
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.with_context(|| format!("no sample of {name}"))?.parse()?)
 }
 
 async fn serves(server: &mut Server, url: &str, log: &Path) {
@@ -248,10 +276,22 @@ async fn serves(server: &mut Server, url: &str, log: &Path) {
     .await;
 }
 
-/// A payload of 128 bytes.
-pub(crate) fn payload() -> String {
-    "x".repeat(128)
+/// Waits until a nats-server has a route to another.
+async fn routed(url: &str) {
+    let client = reqwest::Client::new();
+    wait::until("a route between the servers", Duration::from_secs(20), || {
+        let request = client.get(url);
+        async move {
+            let text = request.send().await.map_err(|e| e.to_string())?.text().await;
+            let text = text.map_err(|e| e.to_string())?;
+            if text.contains("\"rid\"") { Ok(()) } else { Err(text) }
+        }
+    })
+    .await;
 }
+
+/// A payload of 128 bytes.
+pub(crate) const PAYLOAD: &[u8] = &[b'x'; 128];
 
 /// An overall limit, so that a lost delivery fails the run and does not hang it.
 pub(crate) async fn limited<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -8,6 +8,9 @@ use anyhow::{Context as _, Result};
 
 use crate::Args;
 
+/// What stands under the table.
+const MEANING: &str = include_str!("meaning.md");
+
 /// Rows gathered so far.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -33,13 +36,15 @@ impl Report {
             .collect();
         let text = format!(
             "# Benchmarks\n\nWritten by `make bench` on {}; compare figures only within one run.\n\n\
-             - {}\n- {}\n- {} x {}; {} rounds of {} s, peers interleaved; least / median / most\n\n\
-             | case | unit | alkhub | nats | ratio of medians |\n|---|---|---|---|---|\n",
+             - {}\n- {}\n- {}\n- {} x {}, Linux {}; {} rounds of {} s, peers interleaved; least / median / most\n\n\
+             | case | unit | alkhub | nats | ratio of medians | aim | met |\n|---|---|---|---|---|---|---|\n",
             jiff::Zoned::now().date(),
             version(&args.alkhub)?,
             version(&args.nats)?,
+            version(Path::new("redis-server"))?,
             models.len(),
             models.first().unwrap_or(&"CPU"),
+            std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
             args.rounds,
             args.seconds,
         );
@@ -47,20 +52,22 @@ impl Report {
     }
 
     /// One case.
-    pub(crate) fn row(&mut self, case: &str, unit: &str, alkhub: &[f64], nats: &[f64]) {
+    pub(crate) fn row(&mut self, case: &str, (unit, aim): (&str, f64), alkhub: &[f64], nats: &[f64]) {
+        let met = if median(alkhub) <= aim { "yes" } else { "no" };
         let ratio = median(alkhub) / median(nats);
         let row = writeln!(
             self.text,
-            "| {case} | {unit} | {} | {} | {ratio:.2} |",
+            "| {case} | {unit} | {} | {} | {ratio:.2} | <= {aim} | {met} |",
             spread(alkhub),
             spread(nats)
         );
         row.expect("writing to a string cannot fail");
     }
 
-    /// Prints the table and writes it to a file where one is named.
-    pub(crate) fn finish(self, out: Option<&Path>) -> Result<()> {
+    /// Prints the table and writes it to a file where one is named, with what the figures mean.
+    pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
+        self.text.push_str(MEANING);
         std::io::stdout().write_all(self.text.as_bytes())?;
         match out {
             Some(out) => Ok(std::fs::write(out, self.text)?),

@@ -55,18 +55,26 @@ impl Reader {
     /// The next message's payload; pings and pongs are passed over.
     pub(crate) async fn next(&mut self) -> Result<Bytes> {
         loop {
-            if let Some((opcode, payload)) = self.frame() {
-                match opcode {
-                    0x1 | 0x2 => return Ok(payload),
-                    0x8 => bail!("closed by the server: {payload:?}"),
-                    _ => continue,
-                }
+            if let Some(message) = self.arrived()? {
+                return Ok(message);
             }
             ensure!(
                 self.stream.read_buf(&mut self.buffer).await? > 0,
                 "the server closed the connection"
             );
         }
+    }
+
+    /// A message that has been read already.
+    pub(crate) fn arrived(&mut self) -> Result<Option<Bytes>> {
+        while let Some((opcode, payload)) = self.frame() {
+            match opcode {
+                0x1 | 0x2 => return Ok(Some(payload)),
+                0x8 => bail!("closed by the server: {payload:?}"),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     fn frame(&mut self) -> Option<(u8, Bytes)> {
