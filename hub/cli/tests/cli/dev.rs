@@ -79,6 +79,7 @@ fn it_is_ready_within_ten_seconds_and_says_what_to_do_next() {
     );
     assert!(said.contains(&export), "{said}");
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_alkhub"));
+    let program = program.canonicalize().expect("it was built");
     let folder = program.parent().expect("a folder").display();
     assert!(said.contains(&format!("  export PATH={folder}:$PATH")), "{said}");
     assert_eq!(
