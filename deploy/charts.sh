@@ -61,7 +61,7 @@ chart_rules() {
          function inside(l) { sub(/^[^[]*\[/, "", l); sub(/\].*/, "", l); gsub(/"/, "", l); return l }' | expand
 }
 documented_rules() {
-  sed -n '/^## What it may do/,$p' docs/OPERATOR.md | awk -F' *\\| *' '/^\|/ && $2 != "group" && $2 !~ /^-/ { g = $2; gsub(/"/, "", g); print g "|" $3 "|" $4 }' | expand
+  sed -n '/^## What it may do/,/^## What it makes/p' docs/OPERATOR.md | awk -F' *\\| *' '/^\|/ && $2 != "group" && $2 !~ /^-/ { g = $2; gsub(/"/, "", g); print g "|" $3 "|" $4 }' | expand
 }
 
 check_copies() {
