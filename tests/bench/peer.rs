@@ -74,6 +74,8 @@ impl Servers {
                 ("ALKHUB_AUTH__ADMIN_KEY_FILE", file("admin.key")),
                 ("ALKHUB_POD__NAME", format!("bench-{node}")),
                 ("ALKHUB_TELEMETRY__LOG_FILTER", "warn".to_owned()),
+                // A burst of calls beyond what Postgres takes at once is kept and written, so that each has its record.
+                ("ALKHUB_CALLS__RECORD_QUEUE", "2000000".to_owned()),
             ];
             if let Some(redis) = &redis {
                 environment.push(("ALKHUB_EVENTS__REDIS_URL", redis.url()));
