@@ -2,8 +2,7 @@
 //!
 //! The steps build on each other and run in order in one cluster, the one that `ALKHUB_TEST_KUBECONFIG` names
 //! (`make e2e` boots one; docs/TESTING.md). Without it every step is counted as skipped, and fails where `CI` is set.
-//! Hubs run in pods of their own, from the images that `make images` built; nothing of the product is in this process
-//! but the SDK.
+//! Hubs run in pods of their own, from the images that `make images` built; none runs in this process.
 
 mod hubs;
 mod install;

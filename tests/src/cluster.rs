@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use alkhub_config::HubConfig;
 use alkhub_protocol::ApiKey;
-use alkhub_sdk::Client;
 use alkhub_server::Hub;
 use alkhub_store::private;
 use anyhow::{Context as _, Result};
@@ -118,19 +117,6 @@ impl Cluster {
     /// The key with every scope of alkhub's own.
     pub fn admin(&self) -> &str {
         self.admin.expose()
-    }
-
-    /// The URL of the cluster's database.
-    pub fn database_url(&self) -> &str {
-        &self.database_url
-    }
-
-    /// A client of one hub with the admin key.
-    ///
-    /// # Errors
-    /// The client cannot be made.
-    pub fn client(&self, hub: usize) -> Result<Client> {
-        Ok(Client::builder(self.url(hub)).token(self.admin()).build()?)
     }
 
     /// Ends every hub as SIGTERM would.

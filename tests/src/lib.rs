@@ -6,7 +6,6 @@ pub mod cluster;
 pub mod http;
 pub mod process;
 pub mod promtool;
-pub mod proxy;
 pub mod redis;
 pub mod wait;
 pub mod wire;
