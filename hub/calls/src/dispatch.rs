@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::directory::{Instance, Pool};
 use crate::operation::Operation;
 use crate::outbox::Full;
+use crate::relay::NotSent;
 use crate::router::{self, Wanted};
 use crate::sink::Sink;
 use crate::{Caller, builtin};
@@ -27,6 +28,17 @@ pub(crate) enum NotPlaced {
     Full,
     /// Its connection is gone.
     Gone,
+    /// It is on another hub, and the link to the other hubs is down.
+    Unreachable,
+}
+
+impl From<NotSent> for NotPlaced {
+    fn from(reason: NotSent) -> Self {
+        match reason {
+            NotSent::Full => Self::Full,
+            NotSent::Unreachable => Self::Unreachable,
+        }
+    }
 }
 
 /// A call that may be made.
@@ -132,9 +144,10 @@ impl Core {
 
     /// Chooses an instance and sends the call to it.
     pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Option<&Instance>) -> Result<(), CallError> {
-        let wanted = Wanted {
+        let mut wanted = Wanted {
             target: call.request.target.as_ref(),
             not,
+            only_here: false,
         };
         for _ in 0..PLACES {
             let instance = router::choose(pool, wanted)?;
@@ -142,6 +155,7 @@ impl Core {
                 Ok(()) => return Ok(()),
                 // A full queue or a closing connection: by chance another one.
                 Err(NotPlaced::Full | NotPlaced::Gone) => {}
+                Err(NotPlaced::Unreachable) => wanted.only_here = true,
             }
         }
         let message = format!("no instance that offers `{}` takes calls now", pool.name);
@@ -170,7 +184,7 @@ impl Core {
     fn hand_over(&self, call: &Call, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
         let Some(link) = &instance.link else {
             let sent = self.relay.call(call, instance);
-            return sent.map(|()| None).map_err(|_| NotPlaced::Full);
+            return sent.map(|()| None).map_err(NotPlaced::from);
         };
         if !link.add(call.key) {
             return Err(NotPlaced::Gone);

@@ -37,9 +37,14 @@ pub(crate) struct Return {
     pub(crate) key: u64,
 }
 
-/// The other hub's queue is full, or there is no way to it.
-#[derive(Debug)]
-pub(crate) struct NotSent;
+/// Why a message did not leave this hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    /// Too much waits to be sent.
+    Full,
+    /// The link to the other hubs is down.
+    Unreachable,
+}
 
 /// What a message says.
 #[derive(Debug)]
@@ -160,7 +165,10 @@ impl Relay {
         self.metrics.relayed(Direction::Sent);
         self.cluster.send(to, message.into()).map_err(|error| {
             tracing::debug!(hub.id = %to, %error, "a message to another hub was not queued");
-            NotSent
+            match error {
+                alkhub_events::Error::Full => NotSent::Full,
+                _ => NotSent::Unreachable,
+            }
         })
     }
 }
@@ -173,7 +181,7 @@ impl Return {
         let frame = encode::call_responded(Dialect::Payload, &self.key.to_string(), item);
         match self.relay.answer(&self.to, self.key, &frame) {
             Ok(()) => Took::Item,
-            Err(NotSent) => Took::Overflow,
+            Err(NotSent::Full | NotSent::Unreachable) => Took::Overflow,
         }
     }
 
@@ -187,8 +195,8 @@ impl Return {
             End::Aborted => encode::call_aborted(Dialect::Payload, &id, None),
             End::Silent => return,
         };
-        if self.relay.answer(&self.to, self.key, &frame).is_err() {
-            tracing::warn!(hub.id = %self.to, call.key = self.key, "an answer to another hub was lost: its queue is full");
+        if let Err(reason) = self.relay.answer(&self.to, self.key, &frame) {
+            tracing::warn!(hub.id = %self.to, call.key = self.key, ?reason, "an answer to another hub was lost");
         }
     }
 }

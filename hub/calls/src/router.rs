@@ -17,6 +17,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) target: Option<&'a SpokeName>,
     /// Not this registration: the call came back from it.
     pub(crate) not: Option<&'a Instance>,
+    /// Only instances that are connected to this hub: the others cannot be reached now.
+    pub(crate) only_here: bool,
 }
 
 /// Checks the key's own scopes.
@@ -125,6 +127,10 @@ pub(crate) fn refusal(pool: &Pool, wanted: Wanted<'_>) -> CallError {
         let message = format!("every instance that offers `{name}` runs as many calls as it takes at once");
         return CallError::new(Code::Overloaded, message).retryable();
     }
+    if wanted.only_here && !pool.elsewhere.is_empty() {
+        let message = format!("`{name}` is offered on other hubs, and the link to them is down");
+        return CallError::new(Code::Unavailable, message).retryable();
+    }
     if pool.waits_for_spec {
         let message = format!("the specification of `{name}` is not loaded yet");
         return CallError::new(Code::Unavailable, message).retryable();
@@ -148,7 +154,7 @@ impl Wanted<'_> {
     fn allows(&self, instance: &Instance) -> bool {
         self.target.is_none_or(|target| instance.entry.spoke == *target)
             && self.not.is_none_or(|not| !instance.is_same_registration(not))
-            && instance.link.as_ref().is_none_or(|link| link.is_open())
+            && instance.link.as_ref().map_or(!self.only_here, |link| link.is_open())
     }
 }
 

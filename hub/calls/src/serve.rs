@@ -140,7 +140,8 @@ impl Core {
                     None,
                 );
             }
-            Err(NotPlaced::Gone) => {
+            // Only an instance with a connection to this hub is placed here.
+            Err(NotPlaced::Gone | NotPlaced::Unreachable) => {
                 self.end(call.key, End::Silent, None);
                 self.answer_moved(from, key);
             }
@@ -148,8 +149,8 @@ impl Core {
     }
 
     pub(crate) fn answer_moved(&self, hub: &HubId, key: u64) {
-        if self.relay.moved(hub, key).is_err() {
-            tracing::warn!(hub.id = %hub, call.key = key, "`moved` to another hub was lost: its queue is full");
+        if let Err(reason) = self.relay.moved(hub, key) {
+            tracing::warn!(hub.id = %hub, call.key = key, ?reason, "`moved` to another hub was lost");
         }
     }
 }

@@ -121,7 +121,7 @@ fn a_target_is_the_only_one_that_may_answer() {
     let choose_target = |target: &SpokeName| {
         let wanted = Wanted {
             target: Some(target),
-            not: None,
+            ..Wanted::default()
         };
         choose(&pool, wanted)
     };
@@ -138,8 +138,8 @@ fn a_target_is_the_only_one_that_may_answer() {
 fn a_registration_that_gave_the_call_back_is_not_asked_again() {
     let instance = remote("s/one@1", &[]);
     let wanted = Wanted {
-        target: None,
         not: Some(&instance),
+        ..Wanted::default()
     };
 
     let moved = choose(&pool(vec![], vec![Arc::clone(&instance)]), wanted);
@@ -147,6 +147,28 @@ fn a_registration_that_gave_the_call_back_is_not_asked_again() {
 
     assert_eq!(moved.expect_err("nobody else").code, Code::NoProvider);
     assert!(newer.is_ok());
+}
+
+#[test]
+fn without_a_link_to_other_hubs_only_instances_here_are_chosen() {
+    let (instance, _outgoing) = local("s/here@1", &[]);
+    let wanted = Wanted {
+        only_here: true,
+        ..Wanted::default()
+    };
+    // Twice as busy as the one elsewhere, which would be chosen otherwise.
+    for _ in 0..4 {
+        assert!(instance.load.reserve(None));
+    }
+    let both = pool(vec![Arc::clone(&instance)], vec![remote("s/there@2", &[])]);
+    let elsewhere = pool(vec![], vec![remote("s/there@2", &[])]);
+
+    let chosen = choose(&both, wanted).expect("one is here");
+    let error = choose(&elsewhere, wanted).expect_err("it cannot be reached");
+
+    assert_eq!(chosen.entry.instance, instance.entry.instance);
+    assert_eq!((&error.code, error.retryable), (&Code::Unavailable, true));
+    assert!(error.message.contains("the link to them is down"), "{error}");
 }
 
 #[test]

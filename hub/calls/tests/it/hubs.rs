@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use alkhub_calls::Answer;
 use alkhub_config::CallsConfig;
+use alkhub_events::LinkState;
 use alkhub_protocol::{CallRequest, Code, Delivered};
 use alkhub_store::private::Server;
 use futures::StreamExt as _;
@@ -49,6 +50,14 @@ impl Pair {
         spoke
     }
 
+    /// Ends Redis with everything that it knew; both hubs know it then.
+    async fn lose_redis(&mut self) {
+        self.redis.stop();
+        for hub in [&self.a, &self.b] {
+            link_is(hub, "down", |state| matches!(state, LinkState::Down(_))).await;
+        }
+    }
+
     async fn end(self) {
         self.a.stop().await;
         self.b.stop().await;
@@ -73,6 +82,12 @@ async fn sees(hub: &Hub, name: &str, generation: u64) {
         }
     })
     .await;
+}
+
+async fn link_is(hub: &Hub, what: &str, wanted: impl FnMut(&LinkState) -> bool) {
+    let mut link = hub.fabric.link();
+    let state = within(&format!("a link that is {what}"), link.wait_for(wanted)).await;
+    assert!(state.is_ok(), "the hub has not ended");
 }
 
 async fn in_flight(hub: &Hub, wanted: usize) {
@@ -345,21 +360,42 @@ async fn a_call_outlives_a_restart_of_redis() {
     ticket.expect("routed");
     let call = spoke.next_call().await;
 
-    pair.redis.stop();
+    pair.lose_redis().await;
     pair.redis.start_again().await;
     for hub in [&pair.a, &pair.b] {
-        until("the hub to know the other", || {
-            let pods = hub.fabric.cluster().pods();
-            (pods.len() == 2).then_some(()).ok_or_else(|| format!("{pods:?}"))
-        })
-        .await;
+        link_is(hub, "up", |state| *state == LinkState::Up).await;
     }
-    sees(&pair.a, "text.upper", spoke.output.generation).await;
     spoke.respond(&call.request_id, json!("A"));
 
     let answer = within("the answer", answers.recv()).await;
     assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
     drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_answers() {
+    let mut pair = Pair::start().await;
+    let there = pair.spoke_on_b(&[query("text.upper")]).await;
+    pair.lose_redis().await;
+
+    let error = pair.a.call("text.upper", json!(1)).await.expect_err("no way to it");
+    assert_eq!(
+        (error.code.clone(), error.delivered, error.retryable),
+        (Code::Unavailable, Delivered::No, true),
+        "{error}"
+    );
+
+    // It takes the calls although the one on the other hub has none.
+    let mut here = Spoke::connect(&pair.a, "text", &[query("text.upper")]).await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
+        ticket.expect("routed to the one that can be reached");
+        here.next_call().await;
+        waiting.push(answers);
+    }
+    drop((here, there));
     pair.end().await;
 }
 
