@@ -7,11 +7,20 @@ use tokio::sync::mpsc;
 use crate::Error;
 use crate::target::redis::Redis;
 
-/// The way to other hubs; Redis now, and the place where a peer link joins later.
+/// The way to other hubs: a closed set, which a link between pods joins later.
+#[derive(Debug)]
+enum Transport {
+    /// There is no other hub.
+    Alone,
+    /// Through the inboxes on Redis.
+    Redis(Redis),
+}
+
+/// Sends to the inboxes of hubs.
 #[derive(Debug)]
 pub(super) struct Relay {
     hub: HubId,
-    redis: Option<Redis>,
+    transport: Transport,
     own: mpsc::Sender<Bytes>,
     returned: mpsc::Sender<(HubId, Bytes)>,
 }
@@ -27,7 +36,7 @@ impl Relay {
     ) -> Self {
         Self {
             hub: hub.clone(),
-            redis,
+            transport: redis.map_or(Transport::Alone, Transport::Redis),
             own,
             returned,
         }
@@ -38,9 +47,9 @@ impl Relay {
         if *to == self.hub {
             return self.own.try_send(message).map_err(|_| Error::Full);
         }
-        match &self.redis {
-            Some(redis) => redis.relay(to, message),
-            None => self
+        match &self.transport {
+            Transport::Redis(redis) => redis.relay(to, message),
+            Transport::Alone => self
                 .returned
                 .try_send((to.clone(), message))
                 .map_err(|_| Error::NoCluster),
@@ -48,6 +57,9 @@ impl Relay {
     }
 
     pub(super) fn redis(&self) -> Option<&Redis> {
-        self.redis.as_ref()
+        match &self.transport {
+            Transport::Redis(redis) => Some(redis),
+            Transport::Alone => None,
+        }
     }
 }
