@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -47,6 +48,13 @@ connection: close\r\ncontent-length: 211\r\n\r\n\
 {\"type\":\"urn:alkhub:problem:OVERLOADED\",\"title\":\"Too many calls\",\"status\":503,\
 \"detail\":\"this hub has as many connections as `server.max-connections` allows\",\
 \"code\":\"OVERLOADED\",\"retryable\":true,\"delivered\":\"no\"}";
+
+/// What a client that speaks plain HTTP to the TLS port is told.
+const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n\
+connection: close\r\ncontent-length: 198\r\n\r\n\
+{\"type\":\"urn:alkhub:problem:BAD_REQUEST\",\"title\":\"Bad request\",\"status\":400,\
+\"detail\":\"this port speaks TLS: its address begins with https://\",\
+\"code\":\"BAD_REQUEST\",\"retryable\":false,\"delivered\":\"no\"}";
 
 /// What a listener needs.
 pub(crate) struct Parts {
@@ -123,8 +131,12 @@ pub(crate) async fn serve(parts: Parts) {
                     if let Some(metrics) = &parts.metrics {
                         metrics.limited(Limit::Connections);
                     }
-                    if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                        tasks.spawn(refuse(stream, permit));
+                    // A plain answer would tell a TLS client that there is no TLS here: it is closed without a word.
+                    if let (None, Ok(permit)) = (&parts.tls, refusals.clone().try_acquire_owned()) {
+                        tasks.spawn(async move {
+                            refuse(stream, FULL).await;
+                            drop(permit);
+                        });
                     }
                 }
             },
@@ -207,19 +219,31 @@ impl Connection {
         let Some(tls) = &self.tls else {
             return Some(Stream::Plain(stream));
         };
-        let handshake = tokio::time::timeout(self.header_timeout, tls.accept(stream));
-        tokio::select! {
-            () = self.scope.stop.cancelled() => None,
-            result = handshake => match result {
-                Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "a TLS handshake failed");
-                    None
-                }
-                Err(_) => None,
-            },
+        let handshake = tokio::time::timeout(self.header_timeout, secure(tls, stream));
+        let result = tokio::select! {
+            () = self.scope.stop.cancelled() => return None,
+            result = handshake => result,
+        };
+        let address = self.peer.address;
+        match result {
+            Ok(Ok(stream)) => return Some(Stream::Tls(Box::new(stream))),
+            Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%address, "a TLS handshake took longer than `server.header-timeout`"),
         }
+        None
     }
+}
+
+/// The handshake; a client that speaks plain HTTP is told so.
+async fn secure(tls: &tls::Acceptor, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    let _peeked = stream.peek(&mut first).await?;
+    // A request begins with its method, a handshake with 0x16.
+    if first[0].is_ascii_uppercase() {
+        refuse(stream, PLAIN).await;
+        return Err(std::io::Error::other("the client speaks plain HTTP"));
+    }
+    tls.accept(stream).await
 }
 
 async fn answer(
@@ -232,18 +256,20 @@ async fn answer(
     router.call(request).await
 }
 
-/// Tells a client that the hub is full. Its request is read first: a close with unread bytes would lose the answer.
-async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+/// Answers a client that is not served. Its request is read, before and after: a close with unread bytes would lose
+/// the answer.
+async fn refuse(mut stream: TcpStream, answer: &[u8]) {
     let exchange = async {
         let mut request = [0; 4096];
         let _read = stream.read(&mut request).await?;
-        stream.write_all(FULL).await?;
-        stream.shutdown().await
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        while stream.read(&mut request).await? > 0 {}
+        Ok::<_, std::io::Error>(())
     };
     if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), exchange).await {
         tracing::debug!(%error, "a refused connection was gone");
     }
-    drop(permit);
 }
 
 #[cfg(test)]
@@ -251,15 +277,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refusal_has_the_length_that_it_says() {
-        let text = std::str::from_utf8(FULL).expect("ASCII");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a blank line");
+    fn the_refusals_have_the_length_that_they_say() {
+        for answer in [FULL, PLAIN] {
+            let text = std::str::from_utf8(answer).expect("ASCII");
+            let (head, body) = text.split_once("\r\n\r\n").expect("a blank line");
 
-        assert!(
-            head.ends_with(&format!("content-length: {}", body.len())),
-            "{}",
-            body.len()
-        );
-        serde_json::from_str::<alkhub_protocol::Problem>(body).expect("a problem document");
+            assert!(
+                head.ends_with(&format!("content-length: {}", body.len())),
+                "{}",
+                body.len()
+            );
+            serde_json::from_str::<alkhub_protocol::Problem>(body).expect("a problem document");
+        }
     }
 }

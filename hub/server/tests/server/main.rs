@@ -10,4 +10,5 @@ mod limits;
 mod memory;
 mod raw;
 mod socket;
+mod tls;
 mod wire;
