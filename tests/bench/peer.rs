@@ -4,14 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use alkhub_store::private;
-use alkhub_tests::redis::RedisServer;
-use alkhub_tests::wait;
+use alkhub_test_support::{Port, RedisServer, until};
 use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
 use crate::Args;
 use crate::nats;
-use crate::process::{Server, free_port};
+use crate::process::Server;
 use crate::ws::{self, Reader, Writer};
 
 const KEY: [u8; 32] = [0x5a; 32];
@@ -55,7 +54,7 @@ impl Servers {
         let postgres = private::Server::temporary().await?;
         let database = postgres.create_database("bench").await?;
         let redis = if count > 1 {
-            Some(RedisServer::start().await?)
+            Some(RedisServer::start().await)
         } else {
             None
         };
@@ -65,7 +64,7 @@ impl Servers {
         std::fs::write(file("admin.key"), key.expose())?;
         let (mut nodes, mut addresses, mut managements) = (Vec::new(), Vec::new(), Vec::new());
         for node in 0..count {
-            let (port, management) = (free_port()?, free_port()?);
+            let (port, management) = (Port::free(), Port::free());
             let mut environment = vec![
                 ("ALKHUB_SERVER__LISTEN", format!("127.0.0.1:{port}")),
                 ("ALKHUB_SERVER__MANAGEMENT_LISTEN", format!("127.0.0.1:{management}")),
@@ -102,10 +101,10 @@ impl Servers {
     }
 
     async fn nats(program: &Path, count: usize, folder: tempfile::TempDir) -> Result<Self> {
-        let routes: Vec<u16> = (0..count).map(|_| free_port()).collect::<Result<_>>()?;
+        let routes: Vec<Port> = (0..count).map(|_| Port::free()).collect();
         let (mut nodes, mut addresses) = (Vec::new(), Vec::new());
         for (node, route) in routes.iter().enumerate() {
-            let (port, client, monitor) = (free_port()?, free_port()?, free_port()?);
+            let (port, client, monitor) = (Port::free(), Port::free(), Port::free());
             let peers: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
             let cluster = if count > 1 {
                 format!(
@@ -258,7 +257,7 @@ fn sample(metrics: &str, name: &str) -> Result<usize> {
 async fn serves(server: &mut Server, url: &str, log: &Path) {
     let client = reqwest::Client::new();
     let ended = std::cell::Cell::new(server.ended());
-    wait::until(&format!("{url} answers"), Duration::from_secs(20), || {
+    until(&format!("{url} answers"), || {
         ended.set(server.ended());
         let request = client.get(url);
         let ended = ended.get();
@@ -281,7 +280,7 @@ async fn serves(server: &mut Server, url: &str, log: &Path) {
 /// Waits until a nats-server has a route to another.
 async fn routed(url: &str) {
     let client = reqwest::Client::new();
-    wait::until("a route between the servers", Duration::from_secs(20), || {
+    until("a route between the servers", || {
         let request = client.get(url);
         async move {
             let text = request.send().await.map_err(|e| e.to_string())?.text().await;

@@ -2,16 +2,13 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use alkhub_test_support::process;
 use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-
-const FIRST_PORT: u16 = 20_000;
-const PORTS: u16 = 12_000;
 
 /// A server that ends with this value.
 #[derive(Debug)]
@@ -41,29 +38,18 @@ impl Server {
 
     /// CPU time used so far, of user and system, as the kernel accounts it.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        alkhub_tests::process::cpu(self.pid)
+        process::cpu(self.pid)
     }
 
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        alkhub_tests::process::resident_bytes(self.pid)
+        process::resident_bytes(self.pid)
     }
 
     /// Whether it has ended.
     pub(crate) fn ended(&mut self) -> bool {
         self.process.try_wait().is_ok_and(|status| status.is_some())
     }
-}
-
-/// A port of loopback that nobody listens on, below those that the kernel gives to outgoing connections: no connection
-/// made meanwhile can take it.
-pub(crate) fn free_port() -> Result<u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % u32::from(PORTS))?;
-    (0..PORTS)
-        .map(|_| FIRST_PORT + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS)
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .context("no port is free")
 }
 
 /// Puts this process, and all that it starts from now on, on the last CPU or on all.

@@ -6,11 +6,10 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use alkhub_protocol::ApiKey;
+use alkhub_test_support::until;
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -101,7 +100,7 @@ impl Stack {
 
     async fn ready(&self, hub: usize) -> Result<()> {
         let url = format!("{}/readyz", self.url(hub, MANAGEMENT).await?);
-        wait::until("the hub's container is ready", Duration::from_secs(30), || async {
+        until("the hub's container is ready", || async {
             let answer = reqwest::get(&url).await.map_err(|error| error.to_string())?;
             let status = answer.status();
             let body = answer.text().await.map_err(|error| error.to_string())?;
@@ -138,22 +137,18 @@ async fn a_call_crosses_two_containers() -> Result<()> {
     let mut spoke = Peer::connect(&stack.url(1, PORT).await?, stack.key.expose()).await?;
     spoke.register("t", json!([operation("t", "echo", "query")])).await?;
     let http = Http::new(stack.url(0, PORT).await?, stack.key.expose());
-    wait::until(
-        "the other container knows the spoke",
-        Duration::from_secs(20),
-        || async {
-            let answer = http
-                .send("GET", "/v1/operations/t.echo", None)
-                .await
-                .map_err(|error| error.to_string())?;
-            let spokes = answer.body["data"]["spokes"].as_array().map_or(0, Vec::len);
-            if spokes == 1 {
-                Ok(())
-            } else {
-                Err(answer.body.to_string())
-            }
-        },
-    )
+    until("the other container knows the spoke", || async {
+        let answer = http
+            .send("GET", "/v1/operations/t.echo", None)
+            .await
+            .map_err(|error| error.to_string())?;
+        let spokes = answer.body["data"]["spokes"].as_array().map_or(0, Vec::len);
+        if spokes == 1 {
+            Ok(())
+        } else {
+            Err(answer.body.to_string())
+        }
+    })
     .await;
 
     let caller = TaskTracker::new().spawn(async move { http.call("t.echo", &json!({ "n": 1 })).await });

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::{until, until_within};
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::Peer;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ async fn call_each(world: &World, pods: &[String]) -> Result<usize> {
     for pod in pods {
         let reach = Reach::pod(&world.kube, DEMO, pod, PORT).await?;
         let http = Http::new(&reach.url, &key);
-        wait::until(&format!("{pod} knows the spoke"), Duration::from_secs(20), || async {
+        until(&format!("{pod} knows the spoke"), || async {
             let answer = http
                 .call("text.echo", &json!("first"))
                 .await
@@ -110,7 +110,7 @@ pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World)
     for wanted in [4_usize, 2] {
         kube.kubectl(&["scale", "-n", DEMO, "hub/demo", &format!("--replicas={wanted}")])
             .await?;
-        let pods = wait::until(
+        let pods = until_within(
             &format!("{wanted} pods are ready"),
             Duration::from_secs(120),
             || async {

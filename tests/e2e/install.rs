@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::until;
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -57,15 +57,11 @@ pub(crate) async fn helm_install_and_two_manifests_lead_to_a_routed_call(world: 
 
     let hub = Reach::service(&kube, DEMO, "demo").await?;
     let key = kube.secret(DEMO, "builder-key", "token").await?;
-    let mut peer = wait::until(
-        "the Spoke's key opens a connection",
-        Duration::from_secs(30),
-        || async {
-            Peer::connect(&hub.url, &key)
-                .await
-                .map_err(|error| format!("{error:#}"))
-        },
-    )
+    let mut peer = until("the Spoke's key opens a connection", || async {
+        Peer::connect(&hub.url, &key)
+            .await
+            .map_err(|error| format!("{error:#}"))
+    })
     .await;
     let registered = peer
         .register("builder", json!([operation("text", "echo", "query")]))
@@ -73,7 +69,7 @@ pub(crate) async fn helm_install_and_two_manifests_lead_to_a_routed_call(world: 
     ensure!(registered["operations"][0]["result"] == "registered", "{registered}");
     world.spoke = Some(Spoke::answering(peer));
     let http = Http::new(&hub.url, key);
-    wait::until("a call is routed", Duration::from_secs(30), || async {
+    until("a call is routed", || async {
         let answer = http
             .call("text.echo", &json!("hello"))
             .await

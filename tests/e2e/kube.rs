@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use alkhub_tests::wait;
+use alkhub_test_support::until_within;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
@@ -70,7 +70,7 @@ impl Kube {
         within: Duration,
         look: impl Fn(&Value) -> Option<T>,
     ) -> T {
-        wait::until(what, within, || async {
+        until_within(what, within, || async {
             let object = self
                 .get(namespace, object)
                 .await

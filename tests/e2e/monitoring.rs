@@ -3,8 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use alkhub_tests::redis::free_port;
-use alkhub_tests::wait;
+use alkhub_test_support::{Port, until_within};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -30,6 +29,7 @@ const QUESTIONS: &[(&str, &str)] = &[
 pub(crate) struct Prometheus {
     url: String,
     _process: Child,
+    _port: Port,
 }
 
 // === impl Prometheus ===
@@ -51,7 +51,7 @@ impl Prometheus {
             .replace("refresh_interval: 10s", "refresh_interval: 2s");
         let file = world.folder.path().join("prometheus.yaml");
         std::fs::write(&file, config)?;
-        let port = free_port()?;
+        let port = Port::free();
         let log = std::fs::File::create(world.folder.path().join("prometheus.log"))?;
         let process = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
@@ -68,6 +68,7 @@ impl Prometheus {
         Ok(Self {
             url: format!("http://127.0.0.1:{port}"),
             _process: process,
+            _port: port,
         })
     }
 
@@ -89,7 +90,7 @@ impl Prometheus {
 
     /// Waits until a query has a result.
     async fn answers(&self, what: &str, query: &str) -> Vec<Value> {
-        wait::until(
+        until_within(
             &format!("{what}: `{query}` answers"),
             Duration::from_secs(60),
             || async {
@@ -112,7 +113,7 @@ pub(crate) async fn prometheus_finds_the_pods_and_answers(world: &mut World) -> 
         promtool(&world.kube, pod).await?;
     }
     let prometheus = Prometheus::start(world).await?;
-    wait::until("all hub pods are scraped", Duration::from_secs(60), || async {
+    until_within("all hub pods are scraped", Duration::from_secs(60), || async {
         let up = prometheus.query("count(up{job=\"alkhub-hub\"} == 1)").await?;
         let count = up
             .first()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alkhub_tests::wait;
+use alkhub_test_support::until_within;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::world::{DEMO, SYSTEM, World};
@@ -12,7 +12,7 @@ pub(crate) async fn a_deleted_hub_leaves_nothing_behind(world: &mut World) -> Re
     let kube = world.kube.clone();
     kube.kubectl(&["delete", "-n", DEMO, "hub", "demo", "--timeout=60s"])
         .await?;
-    wait::until("nothing of the Hub is left", Duration::from_secs(120), || async {
+    until_within("nothing of the Hub is left", Duration::from_secs(120), || async {
         let kinds = "deployments,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets,pods";
         let args = ["-l", "app.kubernetes.io/instance=demo", kinds];
         let left = kube.get(DEMO, &args).await.map_err(|error| format!("{error:#}"))?;

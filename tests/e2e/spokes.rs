@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::{until, until_within};
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::world::{DEMO, Spoke, World};
 pub(crate) async fn reconnect(world: &mut World) -> Result<()> {
     let hub = Reach::service(&world.kube, DEMO, "demo").await?;
     let key = world.kube.secret(DEMO, "builder-key", "token").await?;
-    let mut peer = wait::until("the spoke is let in", Duration::from_secs(30), || async {
+    let mut peer = until("the spoke is let in", || async {
         Peer::connect(&hub.url, &key)
             .await
             .map_err(|error| format!("{error:#}"))
@@ -32,7 +32,7 @@ pub(crate) async fn reconnect(world: &mut World) -> Result<()> {
 /// Once all is as wanted, nothing writes: resource versions stand still over several polls of the operator.
 pub(crate) async fn a_steady_cluster_is_left_alone(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
-    let before = wait::until("two looks see the same", Duration::from_secs(120), || async {
+    let before = until_within("two looks see the same", Duration::from_secs(120), || async {
         let one = versions(&kube).await.map_err(|error| format!("{error:#}"))?;
         watch_quietly(&kube, 4).await.map_err(|error| format!("{error:#}"))?;
         let two = versions(&kube).await.map_err(|error| format!("{error:#}"))?;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::until;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 /// Waits until a hub knows that an operation has a provider.
 async fn known(http: &Http, operation: &str) {
     let path = format!("/v1/operations/{operation}");
-    wait::until(&format!("{operation} is known"), Duration::from_secs(10), || async {
+    until(&format!("{operation} is known"), || async {
         let answer = http.send("GET", &path, None).await.map_err(|e| e.to_string())?;
         let known = answer.status == 200
             && answer.body["data"]["spokes"]
@@ -188,7 +188,7 @@ async fn two_instances_of_a_spoke_share_its_calls() -> Result<()> {
         spokes.push(spoke);
     }
     let http = Http::new(cluster.url(0), cluster.admin());
-    wait::until("both instances are known", Duration::from_secs(10), || async {
+    until("both instances are known", || async {
         let answer = http.send("GET", "/v1/spokes", None).await.map_err(|e| e.to_string())?;
         let instances = answer.body["data"][0]["instances"].as_array().map_or(0, Vec::len);
         if instances == 2 {
@@ -232,7 +232,7 @@ async fn an_ended_call_is_recorded_without_its_payloads() -> Result<()> {
         .send("call.responded", "", json!({"requestId": id, "output": "hunter2"}))
         .await?;
     caller.await??;
-    let record = wait::until("the call is recorded", Duration::from_secs(10), || async {
+    let record = until("the call is recorded", || async {
         let answer = http
             .send("GET", "/v1/calls?operation=t.echo", None)
             .await

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::RedisServer;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
-use alkhub_tests::redis::RedisServer;
 use alkhub_tests::wire::Peer;
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -42,16 +42,13 @@ async fn a_process_of_the_origin_exchanges_events_over_redis_alone() -> Result<(
         .send("__subscribe", "", json!({"topic": "session.status:p1"}))
         .await?;
     reader.next_of("__subscribed").await?;
-    let mut foreign = redis::Client::open(redis.url())?.get_async_pubsub().await?;
+    let mut foreign = redis.listener().await;
     foreign.subscribe("alk:events:session.status:p2").await?;
 
     let text = r#"{"type":"session.status","id":"p1","payload":{"n":1}}"#;
-    let mut client = redis.client().await?;
-    redis::cmd("PUBLISH")
-        .arg("alk:events:session.status:p1")
-        .arg(text)
-        .query_async::<()>(&mut client)
-        .await?;
+    redis
+        .query::<()>(&["PUBLISH", "alk:events:session.status:p1", text])
+        .await;
     let seen = reader.next_of("session.status").await?;
     Http::new(cluster.url(0), cluster.admin())
         .send("POST", "/v1/events/session.status/p2", Some(&json!(2)))
@@ -72,7 +69,7 @@ async fn a_process_of_the_origin_exchanges_events_over_redis_alone() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hubs_with_different_prefixes_share_a_redis_and_nothing_else() -> Result<()> {
-    let mut cluster = Cluster::empty(Some(RedisServer::start().await?)).await?;
+    let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
     for name in ["a", "b"] {
         cluster
             .add(|config| {
@@ -82,7 +79,7 @@ async fn two_hubs_with_different_prefixes_share_a_redis_and_nothing_else() -> Re
             .await?;
     }
     let redis = cluster.redis.as_ref().context("a cluster has Redis")?;
-    let mut everything = redis::Client::open(redis.url())?.get_async_pubsub().await?;
+    let mut everything = redis.listener().await;
     everything.psubscribe("*").await?;
     let mut readers = Vec::new();
     for hub in 0..2 {

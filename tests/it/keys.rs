@@ -1,10 +1,8 @@
 //! Keys and scopes over several hubs.
 
-use std::time::Duration;
-
+use alkhub_test_support::until;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -97,7 +95,7 @@ async fn a_declared_spoke_offers_what_its_resource_allows_and_dies_with_it() -> 
         .filter_map(|o| o["result"].as_str())
         .collect();
     let foreign = admin.send("DELETE", "/v1/admin/spokes/builder?uid=other", None).await?;
-    wait::until("the spoke is seen", Duration::from_secs(10), || async {
+    until("the spoke is seen", || async {
         let seen = admin
             .send("GET", "/v1/admin/spokes/builder", None)
             .await

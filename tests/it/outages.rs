@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::until;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
-use alkhub_tests::wait;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ async fn readiness(cluster: &Cluster, hub: usize) -> Result<(u16, Value), String
 
 async fn redis_is(cluster: &Cluster, hub: usize, state: &str) -> (u16, Value) {
     let what = format!("readyz of hub {hub} tells that Redis is {state}");
-    wait::until(&what, Duration::from_secs(30), || async {
+    until(&what, || async {
         let (status, body) = readiness(cluster, hub).await?;
         if body["redis"]["state"] == state {
             Ok((status, body))
@@ -54,7 +54,7 @@ async fn calls_on_the_same_hub_go_on_while_redis_is_away_and_readyz_tells() -> R
     let http = Http::new(cluster.url(0), cluster.admin());
     assert_eq!(answered(&mut spoke, &http, "t.echo").await?, 200);
 
-    cluster.redis.as_mut().context("a cluster has Redis")?.kill().await?;
+    cluster.redis.as_mut().context("a cluster has Redis")?.kill().await;
     let degraded = redis_is(&cluster, 0, "down").await;
     redis_is(&cluster, 1, "down").await;
     let other = Http::new(cluster.url(1), cluster.admin());
@@ -62,7 +62,7 @@ async fn calls_on_the_same_hub_go_on_while_redis_is_away_and_readyz_tells() -> R
     assert_eq!(answered(&mut spoke, &http, "t.echo").await?, 200);
     let published = http.send("POST", "/v1/events/a/1", Some(&json!(1))).await?;
 
-    cluster.redis.as_mut().context("a cluster has Redis")?.launch().await?;
+    cluster.redis.as_mut().context("a cluster has Redis")?.launch().await;
     redis_is(&cluster, 0, "up").await;
     redis_is(&cluster, 1, "up").await;
     // The one hub may read the directory before the other one has written its spokes again.

@@ -8,10 +8,9 @@ use alkhub_config::HubConfig;
 use alkhub_protocol::ApiKey;
 use alkhub_server::Hub;
 use alkhub_store::private;
+use alkhub_test_support::RedisServer;
 use anyhow::{Context as _, Result};
 use tokio::sync::OnceCell;
-
-use crate::redis::RedisServer;
 
 /// One Postgres server for all tests of a process; each cluster has its own database.
 static POSTGRES: OnceCell<Arc<private::Server>> = OnceCell::const_new();
@@ -36,7 +35,7 @@ impl Cluster {
     /// # Errors
     /// A server or a hub did not start.
     pub async fn start(count: usize) -> Result<Self> {
-        let redis = RedisServer::start().await?;
+        let redis = RedisServer::start().await;
         let mut cluster = Self::empty(Some(redis)).await?;
         for _ in 0..count {
             cluster.add(|_| {}).await?;

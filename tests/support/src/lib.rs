@@ -1,0 +1,13 @@
+//! What the tests of every crate share: waiting on conditions, ports, and a Redis of one's own.
+//!
+//! A development dependency only. It uses no other crate of alkhub, so that the lowest layer can use it.
+//! What goes wrong is a test's failure: these functions panic, and say what was seen last.
+
+mod port;
+pub mod process;
+mod redis;
+mod wait;
+
+pub use self::port::Port;
+pub use self::redis::RedisServer;
+pub use self::wait::{PATIENCE, until, until_within, within};

@@ -1,0 +1,114 @@
+//! Waiting on a condition with a deadline; the last status is in the message when it never comes.
+//!
+//! The one place where a test sleeps (`tests/it/tidy.rs`).
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Longer than anything takes, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The first pause between two looks. Each one is twice as long, so that a short wait is short and a long one costs little.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Waits until `look` gives `Ok`, no longer than [`PATIENCE`], and returns its value.
+///
+/// # Panics
+/// When the time is up: with `what` and the last `Err`.
+pub async fn until<T, S, F, Fut>(what: &str, look: F) -> T
+where
+    S: Display,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, S>>,
+{
+    until_within(what, PATIENCE, look).await
+}
+
+/// [`until`] with a limit of its own. A look that does not end within the limit is given up.
+///
+/// # Panics
+/// As [`until`].
+pub async fn until_within<T, S, F, Fut>(what: &str, limit: Duration, mut look: F) -> T
+where
+    S: Display,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, S>>,
+{
+    let end = Instant::now() + limit;
+    let (mut last, mut pause) = ("nothing, the first look did not end".to_owned(), FIRST_PAUSE);
+    loop {
+        match timeout_at(end, look()).await {
+            Ok(Ok(value)) => return value,
+            Ok(Err(status)) => last = status.to_string(),
+            Err(_) => {}
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}; last seen: {last}");
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Waits for a future, no longer than [`PATIENCE`].
+///
+/// # Panics
+/// When the time is up: with `what`.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_goes_on_until_the_condition_holds() {
+        let mut looks = 0;
+
+        let found = until("the third look", || {
+            looks += 1;
+            ready(if looks == 3 { Ok(looks) } else { Err("too early") })
+        })
+        .await;
+
+        assert_eq!(found, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "not within 30s: the moon; last seen: clouds")]
+    async fn a_wait_that_fails_says_what_was_seen_last() {
+        until("the moon", || ready(Err::<(), _>("clouds"))).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "not within 2s: the moon; last seen: clouds")]
+    async fn a_look_that_never_ends_does_not_hide_the_one_before() {
+        let mut looks = 0;
+        let look = || {
+            looks += 1;
+            let first = looks == 1;
+            async move {
+                if first {
+                    return Err::<(), _>("clouds");
+                }
+                pending().await
+            }
+        };
+
+        until_within("the moon", Duration::from_secs(2), look).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "not within 30s: the end of time")]
+    async fn a_future_that_never_ends_is_named() {
+        within("the end of time", pending::<()>()).await;
+    }
+}
