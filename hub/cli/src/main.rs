@@ -25,6 +25,9 @@ use clap::Parser as _;
 use args::{Cli, Command};
 use failure::Failure;
 
+/// What a hub and an operator expose; a test compares it with what they do.
+const METRICS: &str = include_str!("../../../docs/generated/metrics.md");
+
 fn main() -> ExitCode {
     // Before anything makes a TLS connection; a second provider cannot be there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -49,7 +52,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Selftest(args) => selftest::selftest(args, &hub, output).await,
         Command::Openapi => output::text(&output::pretty(&alkhub_server::openapi())?),
         Command::Config => output::text(alkhub_config::reference().trim_end()),
-        Command::Metrics => output::text(alkhub_server::metrics_reference().trim_end()),
+        Command::Metrics => output::text(METRICS.trim_end()),
         Command::Offer(args) => offer::offer(args, &hub).await,
         Command::Call(args) => call::call(args, &hub, output).await,
         Command::Operations(args) => lists::operations(args, &hub, output).await,

@@ -58,11 +58,12 @@ impl Fabric {
     /// The URL or the file of authorities cannot be used, or a metric is registered already. That Redis is away is no
     /// error.
     pub fn start(config: &EventsConfig, hub: &HubId, scope: Scope, registry: &Registry) -> Result<Self, Error> {
-        let metrics = Metrics::register(registry)?;
+        let url = config.redis()?;
+        let metrics = Metrics::register(registry, url.is_some())?;
         let table = Arc::new(Table::new());
         let names = Arc::new(Names::new(&config.prefix, hub));
         let undeliverable = mpsc::channel(UNDELIVERABLE);
-        let redis = match config.redis()? {
+        let redis = match url {
             None => None,
             Some(url) => Some(Redis::new(redis::Parts {
                 config,

@@ -34,6 +34,13 @@ pub(crate) struct Metrics {
     pub(crate) relayed: IntCounter,
     pub(crate) undeliverable: IntCounter,
     pub(crate) hubs: IntGauge,
+    pub(crate) link: LinkMetrics,
+}
+
+/// The families of the link to Redis; a hub without Redis does not have them, so that none of its series says that a
+/// link is down.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkMetrics {
     pub(crate) up: IntGauge,
     pub(crate) reconnects: IntCounter,
     pub(crate) probe_seconds: Histogram,
@@ -42,7 +49,7 @@ pub(crate) struct Metrics {
 // === impl Metrics ===
 
 impl Metrics {
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(crate) fn register(registry: &Registry, with_redis: bool) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
             let counter = IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone())).map(|()| counter)
@@ -55,16 +62,6 @@ impl Metrics {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone())).map(|()| gauge)
         };
-        let probe_seconds = Histogram::with_opts(
-            HistogramOpts::new(
-                "alkhub_redis_probe_seconds",
-                "Time of a message of this hub to itself through Redis.",
-            )
-            .buckets(vec![
-                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-            ]),
-        )?;
-        registry.register(Box::new(probe_seconds.clone()))?;
         let metrics = Self {
             published: counter(
                 "alkhub_events_published_total",
@@ -105,16 +102,11 @@ impl Metrics {
                 "alkhub_events_hubs",
                 "Hubs with a live lease under this prefix, this one included.",
             )?,
-            up: gauge(
-                "alkhub_redis_up",
-                "1 when the link to Redis works, 0 when it is down; 0 without Redis.",
-            )?,
-            reconnects: counter(
-                "alkhub_redis_reconnects_total",
-                "Times that the link to Redis was made anew.",
-            )?,
-            probe_seconds,
+            link: LinkMetrics::new()?,
         };
+        if with_redis {
+            metrics.link.register(registry)?;
+        }
         metrics.show_labels();
         Ok(metrics)
     }
@@ -142,6 +134,37 @@ impl Metrics {
     }
 }
 
+// === impl LinkMetrics ===
+
+impl LinkMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let probe_seconds = HistogramOpts::new(
+            "alkhub_redis_probe_seconds",
+            "Time of a message of this hub to itself through Redis.",
+        );
+        let buckets = vec![
+            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+        ];
+        Ok(Self {
+            up: IntGauge::new(
+                "alkhub_redis_up",
+                "1 when the link to Redis works, 0 when it is down; absent without Redis.",
+            )?,
+            reconnects: IntCounter::new(
+                "alkhub_redis_reconnects_total",
+                "Times that the link to Redis was made anew.",
+            )?,
+            probe_seconds: Histogram::with_opts(probe_seconds.buckets(buckets))?,
+        })
+    }
+
+    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.up.clone()))?;
+        registry.register(Box::new(self.reconnects.clone()))?;
+        registry.register(Box::new(self.probe_seconds.clone()))
+    }
+}
+
 // === impl Dropped ===
 
 impl Dropped {
@@ -163,5 +186,28 @@ impl Dropped {
             Self::Undeliverable => "undeliverable",
             Self::LinkOverflow => "link_overflow",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_without_redis_does_not_say_that_its_link_is_down() {
+        let names = |with_redis: bool| -> Vec<String> {
+            let registry = Registry::new();
+            Metrics::register(&registry, with_redis).expect("new names");
+            registry
+                .gather()
+                .iter()
+                .map(|family| family.name().to_owned())
+                .collect()
+        };
+        let of_redis = |names: &[String]| names.iter().filter(|name| name.starts_with("alkhub_redis_")).count();
+
+        assert_eq!(of_redis(&names(true)), 3);
+        assert_eq!(of_redis(&names(false)), 0);
+        assert!(names(false).contains(&"alkhub_events_published_total".to_owned()));
     }
 }

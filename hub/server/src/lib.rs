@@ -40,20 +40,3 @@ pub use listener::tls::TlsError;
 pub fn openapi() -> serde_json::Value {
     openapi::document()
 }
-
-/// Every metric family of this crate as rows of a Markdown table: name, kind, labels, help.
-pub fn metrics_reference() -> String {
-    metrics::FAMILIES
-        .iter()
-        .map(|family| {
-            let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
-            format!(
-                "| `{}` | {} | {} | {} |\n",
-                family.name,
-                family.kind,
-                labels.join(", "),
-                family.help
-            )
-        })
-        .collect()
-}

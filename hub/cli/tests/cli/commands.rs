@@ -233,7 +233,19 @@ fn help_has_examples_for_every_command_and_exit_codes_for_call() {
     assert!(world.ok(&["keys", "create", "--help"]).contains("Examples:"));
     assert!(world.ok(&["openapi"]).contains("\"openapi\": \"3.1"));
     assert!(world.ok(&["config"]).contains("ALKHUB_"));
-    assert!(world.ok(&["metrics"]).contains("alkhub_"));
+    let metrics = world.ok(&["metrics"]);
+    for family in [
+        "calls_total",
+        "redis_up",
+        "postgres_up",
+        "connections",
+        "operator_leader",
+    ] {
+        assert!(
+            metrics.contains(&format!("`alkhub_{family}`")),
+            "{family} is not in {metrics}"
+        );
+    }
 }
 
 #[test]

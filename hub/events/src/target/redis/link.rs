@@ -158,7 +158,7 @@ impl Runner {
         let hold = link.hold_for_publisher();
         let Scope { tasks, stop } = scope;
         tasks.spawn(publishing.run(stop.clone(), hold));
-        let probe = Probe::new(limits.probe_interval, metrics.probe_seconds.clone());
+        let probe = Probe::new(limits.probe_interval, metrics.link.probe_seconds.clone());
         let reading = Arc::new(reading);
         let keeper = Keeper {
             client,
@@ -237,7 +237,7 @@ impl Keeper {
 
     /// Whoever waits for the link hears that it is down.
     fn down(&mut self, reason: &str) {
-        self.metrics.up.set(0);
+        self.metrics.link.up.set(0);
         self.link.down(reason.to_owned());
         self.subscribing.fail_all();
     }
@@ -278,8 +278,8 @@ impl Keeper {
             return reason;
         }
         tracing::info!(session = session.number, "link to Redis is up");
-        self.metrics.up.set(1);
-        self.metrics.reconnects.inc_by(u64::from(self.was_up));
+        self.metrics.link.up.set(1);
+        self.metrics.link.reconnects.inc_by(u64::from(self.was_up));
         self.was_up = true;
         self.link.up(session.clone());
         let ending = async {
