@@ -293,26 +293,30 @@ fn tests_wait_on_conditions_and_never_sleep() {
         concat!("thread::sl", "eep("),
         concat!(" sl", "eep("),
     ];
-    let mut faults = Vec::new();
-    for source in sources()
+    // The one place to pause is the loop that looks at a condition until a deadline.
+    let wait = "tests/support/src/wait.rs";
+    let faults: Vec<String> = sources()
         .iter()
         .filter(|s| s.is_test() && !s.path.contains("/examples/") && !s.path.starts_with("tests/bench/"))
-    {
-        let mut function = "";
-        for (number, line) in source.text.lines().enumerate() {
-            if line.contains("fn ") {
-                function = line;
-            }
-            // The one place to pause is a loop that looks at a condition until a deadline; it is called `until`.
-            if sleeps.iter().any(|sleep| line.contains(sleep)) && !function.contains("fn until") {
-                faults.push(format!("{}:{}", source.path, number + 1));
-            }
-        }
-    }
+        .filter(|s| s.path != wait)
+        .flat_map(|s| {
+            let hits = s
+                .text
+                .lines()
+                .enumerate()
+                .filter(|(_, line)| sleeps.iter().any(|sleep| line.contains(sleep)));
+            hits.map(|(number, _)| format!("{}:{}", s.path, number + 1))
+                .collect::<Vec<_>>()
+        })
+        .collect();
 
+    assert!(
+        fs::read_to_string(root().join(wait)).is_ok_and(|text| sleeps.iter().any(|sleep| text.contains(sleep))),
+        "{wait} is where tests pause"
+    );
     none(
         &faults,
-        "a test waits on a condition with a deadline, by a function called `until…`",
+        "a test waits on a condition with a deadline: `alkhub_test_support::until`",
     );
 }
 

@@ -1,7 +1,7 @@
 //! A namespace of a test's own, the operator as a process, and waiting on conditions.
 
 use std::fmt::Debug;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use alkhub_crds::condition;
 use alkhub_crds::{Hub, Spoke};
+use alkhub_test_support::{Port, until_within};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -18,7 +19,6 @@ use kube::{Api, Client, Config, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 /// How long anything may take; a loaded machine is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -81,10 +81,7 @@ impl World {
 
     /// An operator for this namespace alone, whose hubs' admin APIs are at `fake`.
     pub(crate) async fn operator(&self, fake: &str, more: &[&str]) -> Operator {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|l| l.local_addr())
-            .expect("a free port")
-            .port();
+        let port = Port::free();
         let management = format!("127.0.0.1:{port}");
         let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{port}.log", self.namespace));
         let log = std::fs::File::create(log).expect("a log file");
@@ -332,17 +329,12 @@ impl Operator {
 
     /// Waits until the process has ended.
     pub(crate) async fn until_ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                return status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "the operator did not end within 5 s of SIGTERM"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let mut look = || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        };
+        let limit = Duration::from_secs(5);
+        until_within("the operator ends after SIGTERM", limit, || ready(look())).await
     }
 
     pub(crate) async fn leads(&self) {
@@ -376,24 +368,8 @@ impl Drop for Operator {
 }
 
 /// Waits until `check` succeeds; its last word is in the message when it does not.
-pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl Fn() -> F) -> T {
-    until(PATIENCE, what, check).await
-}
-
-/// The same with a limit.
-pub(crate) async fn until<T, F: Future<Output = Result<T, String>>>(
-    limit: Duration,
-    what: &str,
-    check: impl Fn() -> F,
-) -> T {
-    let deadline = Instant::now() + limit;
-    loop {
-        match check().await {
-            Ok(value) => return value,
-            Err(last) if Instant::now() > deadline => panic!("waited {limit:?} until {what}; last: {last}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
+pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl FnMut() -> F) -> T {
+    until_within(what, PATIENCE, check).await
 }
 
 fn shown<K: Serialize>(object: &K) -> String {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::until_within;
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::Instant;
 
-use crate::harness::{Operator, eventually, until, world};
+use crate::harness::{Operator, eventually, world};
 
 async fn is_leader(operator: &Operator) -> Result<(), String> {
     match operator.get("/readyz").await? {
@@ -31,7 +32,7 @@ async fn a_leader_that_ends_hands_over_at_once() {
 
     let begun = Instant::now();
     first.signal("-TERM");
-    until(Duration::from_secs(5), "the second leads", || is_leader(&second)).await;
+    until_within("the second leads", Duration::from_secs(5), || is_leader(&second)).await;
     let taken = begun.elapsed();
 
     assert!(first.until_ended().await.success());
@@ -66,7 +67,7 @@ async fn a_leader_that_was_stopped_finds_the_gate_shut_and_stands_by() {
         .await;
 
     first.signal("-STOP");
-    until(Duration::from_secs(30), "the second leads", || is_leader(&second)).await;
+    until_within("the second leads", Duration::from_secs(30), || is_leader(&second)).await;
     // While the first was away, a Hub came: its old caches know nothing, and it must write nothing.
     world
         .hub(

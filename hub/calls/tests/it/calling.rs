@@ -3,10 +3,11 @@
 use alkhub_calls::{Answer, Limits, OutgoingItem, Reply, outbox};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
+use alkhub_test_support::within;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, Spoke, admin, client, connection_of, decode, mutation, operation, query, registration, request, within,
+    Hub, Spoke, admin, client, connection_of, decode, mutation, operation, query, registration, request,
 };
 
 #[tokio::test(start_paused = true)]

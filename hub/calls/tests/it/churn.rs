@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use alkhub_protocol::{CallRequest, Code, Frame};
 use alkhub_store::private::Server;
+use alkhub_test_support::{RedisServer, until, within};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{Hub, HubOptions, Redis, Spoke, admin, connection, decode, query, registration, request, until};
+use crate::fixture::{Hub, HubOptions, Spoke, admin, connection, decode, query, registration, request};
 
 const SPOKES: u64 = 4;
 const CALLERS: u64 = 8;
@@ -75,7 +76,7 @@ async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicU
             ];
             assert!(known.contains(&error.code), "{error}");
             // The next try makes sense once somebody is there again.
-            until("a spoke to come back", || {
+            until("a spoke to come back", || async {
                 let known = hub.calls.instances();
                 let is_there = known.iter().any(|(spoke, ..)| spoke.as_str() == target);
                 is_there.then_some(()).ok_or_else(|| format!("{known:?}"))
@@ -114,7 +115,7 @@ async fn churn(hubs: &[Arc<Hub>]) {
         .map(|n| tasks.spawn(come_and_go(hub(n), spoke(n), n, stop.clone())))
         .collect();
     for hub in hubs {
-        until("every spoke", || {
+        until("every spoke", || async {
             let seen = (
                 hub.calls.operations(&admin(), None).len(),
                 hub.calls.instances().len() as u64,
@@ -130,12 +131,12 @@ async fn churn(hubs: &[Arc<Hub>]) {
         .collect();
 
     for task in callers {
-        crate::fixture::within("a caller", task).await.expect("no panic");
+        within("a caller", task).await.expect("no panic");
     }
     stop.cancel();
     let mut last = Vec::new();
     for task in spokes {
-        last.push(crate::fixture::within("a spoke", task).await.expect("no panic"));
+        last.push(within("a spoke", task).await.expect("no panic"));
     }
 
     assert_eq!(ended.load(Ordering::Relaxed) as u64, CALLERS * CALLS);
@@ -157,7 +158,7 @@ async fn churn(hubs: &[Arc<Hub>]) {
     every_slot_is_free(&hubs[0]).await;
     drop(last);
     for hub in hubs {
-        until("no instance", || match hub.calls.instances().len() {
+        until("no instance", async || match hub.calls.instances().len() {
             0 => Ok(()),
             n => Err(format!("{n} instances")),
         })
@@ -166,7 +167,7 @@ async fn churn(hubs: &[Arc<Hub>]) {
 }
 
 async fn idle(hub: &Hub) {
-    until("nothing in flight", || {
+    until("nothing in flight", || async {
         let left = (hub.calls.in_flight(), hub.metric("alkhub_calls_in_flight"));
         (left == (0, 0.0)).then_some(()).ok_or_else(|| format!("{left:?}"))
     })
@@ -175,7 +176,7 @@ async fn idle(hub: &Hub) {
 
 /// The one spoke that stayed all the time takes twenty calls, as many as it has slots.
 async fn every_slot_is_free(hub: &Hub) {
-    until("one instance", || match hub.calls.instances().len() {
+    until("one instance", async || match hub.calls.instances().len() {
         1 => Ok(()),
         n => Err(format!("{n} instances")),
     })
@@ -194,7 +195,7 @@ async fn every_call_ends_once_and_nothing_stays_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_call_ends_once_across_hubs_too() {
-    let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
+    let (redis, postgres) = tokio::join!(RedisServer::start(), Server::temporary());
     let postgres = postgres.expect("Postgres is installed");
     let start = async |name| {
         let options = HubOptions {

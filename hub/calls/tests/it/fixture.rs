@@ -1,7 +1,5 @@
 //! Hubs, spokes and callers for the tests.
 
-use std::future::Future;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +12,13 @@ use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, CallRequest, Dialect, Frame, RawJson, RequestId, Scopes};
 use alkhub_store::Store;
+use alkhub_test_support::within;
 use bytes::Bytes;
 use prometheus::Registry;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// How long a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One hub.
 pub(crate) struct Hub {
@@ -115,10 +110,7 @@ impl Hub {
         if options.redis.is_some() {
             let mut link = hub.fabric.link();
             let up = link.wait_for(|state| *state == LinkState::Up);
-            tokio::time::timeout(PATIENCE, up)
-                .await
-                .expect("Redis comes up")
-                .expect("the fabric lives");
+            within("Redis is up", up).await.expect("the fabric lives");
         }
         hub
     }
@@ -153,9 +145,7 @@ impl Hub {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
-        tokio::time::timeout(PATIENCE, self.tasks.wait())
-            .await
-            .expect("every task ends");
+        within("every task ends", self.tasks.wait()).await;
     }
 }
 
@@ -347,92 +337,4 @@ pub(crate) fn spoke_key(name: &str, operations: &[&str], concurrency: Option<u32
             uid: format!("uid-of-{name}"),
         })),
     })
-}
-
-/// Waits for a future, with a bound.
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
-}
-
-/// Looks again and again until `look` is content; it answers what it saw last.
-pub(crate) async fn until(what: &str, mut look: impl FnMut() -> Result<(), String>) {
-    let end = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match look() {
-            Ok(()) => return,
-            Err(seen) => assert!(tokio::time::Instant::now() < end, "waited for {what}; last: {seen}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// The same for what has to be asked for, with what was found at last; a task of its own cannot run it (`Send`).
-pub(crate) async fn until_found<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let end = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match look().await {
-            Ok(found) => return found,
-            Err(seen) => assert!(tokio::time::Instant::now() < end, "waited for {what}; last: {seen}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// A Redis of one's own; it ends with the value.
-pub(crate) struct Redis {
-    process: Child,
-    port: u16,
-    folder: TempDir,
-}
-
-impl Redis {
-    pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .expect("a port")
-            .local_addr()
-            .expect("bound")
-            .port();
-        let process = Self::spawn(port, &folder).await;
-        Self { process, port, folder }
-    }
-
-    async fn spawn(port: u16, folder: &TempDir) -> Child {
-        let process = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        until("Redis to listen", || {
-            let connected = std::net::TcpStream::connect(("127.0.0.1", port));
-            connected.map(drop).map_err(|error| error.to_string())
-        })
-        .await;
-        process
-    }
-
-    /// Ends it with everything that it knew.
-    pub(crate) fn stop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-
-    /// Starts it again where it was, empty.
-    pub(crate) async fn start_again(&mut self) {
-        self.process = Self::spawn(self.port, &self.folder).await;
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }

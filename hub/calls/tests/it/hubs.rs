@@ -7,12 +7,12 @@ use alkhub_config::CallsConfig;
 use alkhub_events::LinkState;
 use alkhub_protocol::{CallRequest, Code, Delivered};
 use alkhub_store::private::Server;
+use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, HubOptions, Redis, Spoke, admin, connection, mutation, operation, query, registration, request, subscription,
-    until, within,
+    Hub, HubOptions, Spoke, admin, connection, mutation, operation, query, registration, request, subscription,
 };
 
 /// Two hubs that share what hubs share.
@@ -20,7 +20,7 @@ struct Pair {
     a: Hub,
     b: Hub,
     postgres: Server,
-    redis: Redis,
+    redis: RedisServer,
 }
 
 impl Pair {
@@ -29,7 +29,7 @@ impl Pair {
     }
 
     async fn with(calls: CallsConfig) -> Self {
-        let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
+        let (redis, postgres) = tokio::join!(RedisServer::start(), Server::temporary());
         let postgres = postgres.expect("Postgres is installed");
         let start = |name| {
             Hub::start(HubOptions {
@@ -52,7 +52,7 @@ impl Pair {
 
     /// Ends Redis with everything that it knew; both hubs know it then.
     async fn lose_redis(&mut self) {
-        self.redis.stop();
+        self.redis.kill().await;
         for hub in [&self.a, &self.b] {
             link_is(hub, "down", |state| matches!(state, LinkState::Down(_))).await;
         }
@@ -68,7 +68,7 @@ impl Pair {
 /// Waits until a hub routes an operation to a registration.
 async fn sees(hub: &Hub, name: &str, generation: u64) {
     let name = name.parse().expect("valid");
-    until("the other hub to see the spoke", || {
+    until("the other hub to see the spoke", || async {
         let offered = hub
             .calls
             .operation(&admin(), &name)
@@ -91,7 +91,7 @@ async fn link_is(hub: &Hub, what: &str, wanted: impl FnMut(&LinkState) -> bool) 
 }
 
 async fn in_flight(hub: &Hub, wanted: usize) {
-    until("calls in flight", || match hub.calls.in_flight() {
+    until("calls in flight", async || match hub.calls.in_flight() {
         n if n == wanted => Ok(()),
         n => Err(format!("{n} in flight, wanted {wanted}")),
     })
@@ -331,7 +331,7 @@ async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
     ticket.expect("routed");
     let asked_by_b = spoke_a.next_call().await;
 
-    pair.redis.stop();
+    pair.redis.kill().await;
     let Pair {
         a,
         b,
@@ -339,7 +339,7 @@ async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
         mut redis,
     } = pair;
     b.stop().await;
-    redis.start_again().await;
+    redis.launch().await;
 
     // Nobody can say that the other hub is gone: its lease was lost with everything else.
     let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
@@ -361,7 +361,7 @@ async fn a_call_outlives_a_restart_of_redis() {
     let call = spoke.next_call().await;
 
     pair.lose_redis().await;
-    pair.redis.start_again().await;
+    pair.redis.launch().await;
     for hub in [&pair.a, &pair.b] {
         link_is(hub, "up", |state| *state == LinkState::Up).await;
     }
@@ -451,7 +451,7 @@ async fn a_call_follows_a_spoke_that_registers_again_meanwhile() {
 
 #[tokio::test]
 async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
-    let (redis, postgres) = tokio::join!(Redis::start(), Server::temporary());
+    let (redis, postgres) = tokio::join!(RedisServer::start(), Server::temporary());
     let postgres = postgres.expect("Postgres is installed");
     let options = |name| HubOptions {
         name,
@@ -504,9 +504,11 @@ async fn without_postgres_an_operation_of_another_hub_waits_for_its_specificatio
     pair.postgres.stop().await.expect("stops");
     let mut spoke = Spoke::connect(&pair.b, "text", &[query("text.upper")]).await;
     let name = "text.upper".parse().expect("valid");
-    until("hub A to know the instance", || match pair.a.calls.instances().len() {
-        1 => Ok(()),
-        n => Err(format!("{n} instances")),
+    until("hub A to know the instance", async || {
+        match pair.a.calls.instances().len() {
+            1 => Ok(()),
+            n => Err(format!("{n} instances")),
+        }
     })
     .await;
 
@@ -524,7 +526,7 @@ async fn without_postgres_an_operation_of_another_hub_waits_for_its_specificatio
     assert!(answer.is_ok(), "on the spoke's own hub calls go on: {answer:?}");
 
     pair.postgres.start_again().await.expect("starts");
-    until("hub A to load the specification", || {
+    until("hub A to load the specification", || async {
         let found = pair.a.calls.operation(&admin(), &name);
         found.map(drop).ok_or_else(|| "not loaded".to_owned())
     })
@@ -548,7 +550,7 @@ async fn connections_of_the_same_id_on_two_hubs_are_two_instances() {
     let spokes = (register(&pair.a).await, register(&pair.b).await);
 
     for hub in [&pair.a, &pair.b] {
-        until("both instances", || match hub.calls.instances().len() {
+        until("both instances", async || match hub.calls.instances().len() {
             2 => Ok(()),
             n => Err(format!("{n} instances")),
         })

@@ -5,12 +5,13 @@ use alkhub_protocol::CallStatus;
 use alkhub_protocol::call::CallRecord;
 use alkhub_store::private::Server;
 use alkhub_store::{CallFilter, Store};
+use alkhub_test_support::until;
 use serde_json::json;
 
-use crate::fixture::{Hub, HubOptions, Spoke, operation, query, registration, request, spoke_key, until, until_found};
+use crate::fixture::{Hub, HubOptions, Spoke, operation, query, registration, request, spoke_key};
 
 async fn records(store: &Store, wanted: usize) -> Vec<CallRecord> {
-    until_found("records", async || {
+    until("records", || async {
         let records = store.calls().list(&CallFilter::default()).await.expect("listed");
         let seen = format!("{} of {wanted}", records.len());
         (records.len() >= wanted).then_some(records).ok_or(seen)
@@ -84,7 +85,7 @@ async fn every_call_leaves_one_record_and_no_payload() {
         (refused.status, refused.code.as_deref()),
         (CallStatus::Failed, Some("VALIDATION_ERROR"))
     );
-    until("the counter", || {
+    until("the counter", || async {
         let written = hub.metric("alkhub_call_records_written_total");
         if (written - 3.0).abs() < f64::EPSILON {
             Ok(())
@@ -144,7 +145,7 @@ async fn a_spokes_coming_and_going_is_written() {
 
     let name = "adhoc".parse().expect("valid");
     let seen = async |left: bool| {
-        until_found("the spoke's row", async || {
+        until("the spoke's row", || async {
             let record = store.spokes().get(&name).await.expect("read");
             let shown = format!("{record:?}");
             let is_written = record.is_some_and(|r| r.connected_at.is_some() && r.disconnected_at.is_some() == left);

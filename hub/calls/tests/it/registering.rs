@@ -6,6 +6,7 @@ use alkhub_calls::{Answer, Caller};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::register::Registered;
 use alkhub_protocol::{Code, Delivered, OperationKind};
+use alkhub_test_support::until;
 use serde_json::{Value, json};
 
 use crate::fixture::{
@@ -306,7 +307,7 @@ async fn a_registration_that_nobody_waits_for_is_undone() {
 
     drop(registering);
 
-    crate::fixture::until("the instance to go", || {
+    until("the instance to go", || async {
         let known = hub
             .calls
             .operation(&admin(), &"text.upper".parse().expect("valid"))

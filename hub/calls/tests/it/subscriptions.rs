@@ -3,10 +3,11 @@
 use alkhub_calls::{Answer, Limits, OutgoingItem, Reply, outbox};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
+use alkhub_test_support::within;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::fixture::{Hub, Spoke, admin, decode, operation, query, request, subscription, within};
+use crate::fixture::{Hub, Spoke, admin, decode, operation, query, request, subscription};
 
 fn data(item: Option<Result<RawJson, CallError>>) -> Value {
     let item = item.expect("an item").expect("no error");

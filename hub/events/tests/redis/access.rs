@@ -2,15 +2,16 @@
 
 use alkhub_config::EventsConfig;
 use alkhub_events::{Error, Fabric, LinkState, Scope};
+use alkhub_test_support::{Port, RedisServer, until, within};
 use prometheus::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::support::{Pod, Server, event, filter, free_port, gap, large_mailbox, until};
+use crate::support::{Pod, config, event, filter, gap, large_mailbox};
 
 /// An authority, and a certificate of its for `localhost`, in files.
-fn certificates(server: &Server) -> [String; 3] {
+fn certificates(server: &RedisServer) -> [String; 3] {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
@@ -31,8 +32,9 @@ fn certificates(server: &Server) -> [String; 3] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_over_tls_is_trusted_by_the_file_of_authorities_alone() {
-    let mut server = Server::reserve();
-    let ([authority, certificate, key], port) = (certificates(&server), free_port().to_string());
+    let mut server = RedisServer::reserve();
+    let ([authority, certificate, key], tls_port) = (certificates(&server), Port::free());
+    let port = tls_port.to_string();
     let tls = [
         "--tls-port",
         &port,
@@ -47,7 +49,7 @@ async fn redis_over_tls_is_trusted_by_the_file_of_authorities_alone() {
     let trusting = EventsConfig {
         redis_url: Some(format!("rediss://:s3cret@localhost:{port}").into()),
         redis_ca_file: Some(authority.into()),
-        ..server.config()
+        ..config(&server)
     };
 
     let (trusting, stranger) = (
@@ -77,7 +79,7 @@ async fn redis_over_tls_is_trusted_by_the_file_of_authorities_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_access_rules_refuse_hurts_nobody_else() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let rules = |topics: &'static str| {
         let mut words = vec![
             "ACL",
@@ -100,7 +102,7 @@ async fn what_the_access_rules_refuse_hurts_nobody_else() {
     let pod = Pod::start(
         &EventsConfig {
             redis_url: Some(url.into()),
-            ..server.config()
+            ..config(&server)
         },
         "a",
     );
@@ -128,18 +130,16 @@ async fn what_the_access_rules_refuse_hurts_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_becomes_a_replica_is_left() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let pod = Pod::up(&server, "a").await;
 
+    let nobody = Port::free();
     server
-        .query::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()])
+        .query::<()>(&["REPLICAOF", "127.0.0.1", &nobody.to_string()])
         .await;
     let mut link = pod.fabric.link();
     let down = link.wait_for(|state| matches!(state, LinkState::Down(reason) if reason.contains("read")));
-    tokio::time::timeout(crate::support::PATIENCE, down)
-        .await
-        .expect("in time")
-        .expect("runs");
+    within("the link is down", down).await.expect("runs");
     server.query::<()>(&["REPLICAOF", "NO", "ONE"]).await;
 
     pod.is_up().await;

@@ -2,9 +2,10 @@
 
 use alkhub_config::EventsConfig;
 use alkhub_events::{Claim, KeyChange, Lease, LinkState};
+use alkhub_test_support::{RedisServer, until, within};
 use bytes::Bytes;
 
-use crate::support::{Pod, Server, receive, until};
+use crate::support::{Pod, config, receive};
 
 fn lease(pod: &str, connections: u64, draining: bool) -> Lease {
     Lease {
@@ -18,7 +19,7 @@ fn lease(pod: &str, connections: u64, draining: bool) -> Lease {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relayed_messages_arrive_in_order_and_those_for_nobody_come_back() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mut inbox_a, mut inbox_b) = (a.fabric.cluster().inbox(), b.fabric.cluster().inbox());
     let mut returned = a.fabric.cluster().undeliverable();
@@ -73,7 +74,7 @@ async fn a_message_to_oneself_needs_no_redis() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_inbox_that_nobody_reads_breaks_the_link_instead_of_losing_in_silence() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let mut inbox = b.fabric.cluster().inbox();
     let mut link = b.fabric.link();
@@ -88,10 +89,7 @@ async fn an_inbox_that_nobody_reads_breaks_the_link_instead_of_losing_in_silence
         tokio::task::yield_now().await;
     }
     let broken = link.wait_for(|state| matches!(state, LinkState::Down(_)));
-    tokio::time::timeout(crate::support::PATIENCE, broken)
-        .await
-        .expect("in time")
-        .expect("runs");
+    within("the link is down", broken).await.expect("runs");
     b.is_up().await;
 
     // What did come is whole up to where it breaks off.
@@ -103,7 +101,7 @@ async fn an_inbox_that_nobody_reads_breaks_the_link_instead_of_losing_in_silence
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_link_is_down_a_relay_fails_at_once() {
-    let mut server = Server::start().await;
+    let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
 
     server.kill().await;
@@ -119,7 +117,7 @@ async fn while_the_link_is_down_a_relay_fails_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_hub_knows_what_the_others_announce() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     a.fabric.cluster().announce(lease("pod-a", 3, false));
     b.fabric.cluster().announce(lease("pod-b", 5, true));
@@ -144,7 +142,7 @@ async fn every_hub_knows_what_the_others_announce() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_key_is_told_to_every_hub_and_a_lost_link_brings_a_recheck() {
-    let mut server = Server::start().await;
+    let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mut news_a, mut news_b) = (a.fabric.cluster().key_changes(), b.fabric.cluster().key_changes());
     assert_eq!(receive("the first recheck", &mut news_a).await, KeyChange::Recheck);
@@ -166,7 +164,7 @@ async fn a_revoked_key_is_told_to_every_hub_and_a_lost_link_brings_a_recheck() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let claim = async |pod: &Pod, uid: &str| pod.fabric.cluster().claim_prefix(uid).await.expect("up");
 
@@ -177,7 +175,7 @@ async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
     let server = &server;
     until("the claim was renewed", || async move {
         let renewed: i64 = server.query(&["PTTL", "alk:owner"]).await;
-        let left = i64::try_from(server.config().lease_ttl.as_millis()).expect("small");
+        let left = i64::try_from(config(server).lease_ttl.as_millis()).expect("small");
         if renewed > 0 && renewed < left - 200 {
             Ok(())
         } else {

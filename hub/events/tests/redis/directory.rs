@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use alkhub_config::EventsConfig;
 use alkhub_events::{DirectoryChange, DirectoryEntry, OfferedOperation};
+use alkhub_test_support::{PATIENCE, RedisServer, until};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Pod, Server, receive, until};
+use crate::support::{Pod, config, receive};
 
 fn entry(pod: &Pod, instance: &str) -> DirectoryEntry {
     DirectoryEntry {
@@ -103,7 +104,7 @@ impl View {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_belongs_to_the_hub_that_registered_it_last() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mut seen_a, mut seen_b) = (View::of(&a).await, View::of(&b).await);
 
@@ -157,9 +158,9 @@ async fn an_instance_belongs_to_the_hub_that_registered_it_last() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_lease_of_a_hub_its_entries_end() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let a = Pod::up(&server, "a").await;
-    let config = server.config();
+    let config = config(&server);
     let mut view = View::of(&a).await;
     // A hub that dies without a word: its tasks stop where they are.
     let crash = std::thread::spawn(move || {
@@ -192,11 +193,11 @@ async fn with_the_lease_of_a_hub_its_entries_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_ends_in_good_order_is_gone_at_once() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let config = EventsConfig {
         lease_ttl: Duration::from_secs(3_600),
         lease_interval: Duration::from_secs(1_200),
-        ..server.config()
+        ..config(&server)
     };
     let (a, b) = (Pod::start(&config, "a"), Pod::start(&config, "b"));
     a.is_up().await;
@@ -212,7 +213,7 @@ async fn a_hub_that_ends_in_good_order_is_gone_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hole_in_the_feed_brings_a_snapshot() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let mut view = View::of(&a).await;
     b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
@@ -232,7 +233,7 @@ async fn a_hole_in_the_feed_brings_a_snapshot() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_comes_back_empty_is_filled_again_and_no_generation_runs_back() {
-    let mut server = Server::start().await;
+    let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mut seen_a, mut seen_b) = (View::of(&a).await, View::of(&b).await);
     let held = a.fabric.cluster().register(entry(&a, "held")).await.expect("runs");
@@ -276,7 +277,7 @@ async fn a_redis_that_comes_back_empty_is_filled_again_and_no_generation_runs_ba
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_flushed_while_it_runs_is_filled_again() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let mut view = View::of(&b).await;
     let generation = a.fabric.cluster().register(entry(&a, "i/1")).await.expect("runs");
@@ -300,7 +301,7 @@ async fn a_redis_that_is_flushed_while_it_runs_is_filled_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_was_taken_for_dead_comes_back_by_itself() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let mut view = View::of(&a).await;
     b.fabric.cluster().register(entry(&b, "i/1")).await.expect("runs");
@@ -322,7 +323,7 @@ async fn a_hub_that_was_taken_for_dead_comes_back_by_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_falls_behind_gets_a_snapshot_and_misses_nothing() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let mut view = View::of(&a).await;
     let registrations = (0..6_000).map(|index| {

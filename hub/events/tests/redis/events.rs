@@ -1,13 +1,14 @@
 //! Events between hubs, and between hubs and processes of the origin.
 
 use alkhub_events::{Item, Lag, Limits, mailbox};
+use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 
-use crate::support::{PATIENCE, Pod, Server, event, filter, gap, large_mailbox, next, number, topic, until};
+use crate::support::{Pod, config, event, filter, gap, large_mailbox, next, number, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_published_right_after_a_subscribe_is_seen_in_both_directions() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
 
@@ -28,7 +29,7 @@ async fn what_is_published_right_after_a_subscribe_is_seen_in_both_directions() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_of_the_origin_sees_the_exact_bytes_and_is_heard() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let pod = Pod::up(&server, "pod-1").await;
     let mut origin = server.listener().await;
     origin
@@ -44,10 +45,7 @@ async fn a_process_of_the_origin_sees_the_exact_bytes_and_is_heard() {
         .expect("up");
 
     pod.publish("session.status:proj_1", 7).await;
-    let message = tokio::time::timeout(PATIENCE, origin.on_message().next())
-        .await
-        .expect("in time")
-        .expect("open");
+    let message = within("a message", origin.on_message().next()).await.expect("open");
     let sent: String = message.get_payload().expect("text");
     assert_eq!(
         sent,
@@ -72,7 +70,7 @@ async fn a_process_of_the_origin_sees_the_exact_bytes_and_is_heard() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mailbox_gets_each_event_once_however_often_it_asked() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let ((both, mut both_deliveries), (all, mut all_deliveries)) = (large_mailbox(), large_mailbox());
     let bus = a.fabric.bus();
@@ -96,7 +94,7 @@ async fn a_mailbox_gets_each_event_once_however_often_it_asked() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_topic_alone_is_given_up_all_ids_of_its_type_still_come_once() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
     let bus = a.fabric.bus();
@@ -126,7 +124,7 @@ async fn when_the_topic_alone_is_given_up_all_ids_of_its_type_still_come_once() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn glob_characters_of_a_type_match_only_themselves() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
     let _subscription = a
@@ -145,7 +143,7 @@ async fn glob_characters_of_a_type_match_only_themselves() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_envelope_costs_a_gap_and_nothing_else() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let pod = Pod::up(&server, "a").await;
     let ((one, mut one_deliveries), (other, mut other_deliveries)) = (large_mailbox(), large_mailbox());
     let bus = pod.fabric.bus();
@@ -178,7 +176,7 @@ async fn what_is_no_envelope_costs_a_gap_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_passed_too_many_bridges_goes_no_further() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let pod = Pod::up(&server, "a").await;
     let (mailbox, mut deliveries) = large_mailbox();
     let _subscription = pod.fabric.bus().subscribe(filter("t:1"), &mailbox).await.expect("up");
@@ -193,7 +191,7 @@ async fn an_event_that_passed_too_many_bridges_goes_no_further() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_topics_of_churn_leave_nothing_subscribed() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
     let bus = a.fabric.bus();
@@ -227,7 +225,7 @@ async fn ten_thousand_topics_of_churn_leave_nothing_subscribed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscribe_that_is_given_up_at_any_point_leaves_nothing() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let pod = Pod::up(&server, "a").await;
     let (mailbox, _deliveries) = large_mailbox();
 
@@ -256,7 +254,7 @@ async fn a_subscribe_that_is_given_up_at_any_point_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_dropped_and_wanted_again_stays_subscribed() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
 
@@ -270,7 +268,7 @@ async fn a_topic_that_is_dropped_and_wanted_again_stays_subscribed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_is_told_what_it_lost() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let limits = Limits {
         items: 10,
@@ -304,11 +302,11 @@ async fn a_slow_reader_is_told_what_it_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_crosses_from_one_prefix_to_another() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let hub = |prefix: &str| {
         let config = alkhub_config::EventsConfig {
             prefix: prefix.parse().expect("valid"),
-            ..server.config()
+            ..config(&server)
         };
         Pod::start(&config, "same-name")
     };
@@ -339,10 +337,7 @@ async fn nothing_crosses_from_one_prefix_to_another() {
     let mut events = Vec::new();
     let mut messages = everything.on_message();
     while events.len() < 2 {
-        let message = tokio::time::timeout(PATIENCE, messages.next())
-            .await
-            .expect("in time")
-            .expect("open");
+        let message = within("a message", messages.next()).await.expect("open");
         let channel = message.get_channel_name();
         assert!(
             channel.starts_with("alk:one:demo:") || channel.starts_with("alk:two:demo:"),

@@ -8,11 +8,11 @@ use std::time::Duration;
 use alkhub_config::EventsConfig;
 use alkhub_events::{Deliveries, Error, Item, LinkState, Subscription};
 use alkhub_protocol::Delivered;
+use alkhub_test_support::{RedisServer, until};
 use futures::StreamExt as _;
-use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
-use crate::support::{Pod, Server, event, filter, gap, large_mailbox, next, number, topic, until};
+use crate::support::{Pod, config, event, filter, gap, large_mailbox, next, number, topic};
 
 /// Publishes numbers round robin on topics until told to stop, and counts those that Redis confirmed.
 struct Load {
@@ -131,7 +131,7 @@ async fn audit(deliveries: &mut Deliveries, topics: u64, published: &Published) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_killed_under_load_loses_nothing_in_silence() {
     const TOPICS: u64 = 1_000;
-    let mut server = Server::start().await;
+    let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (_subscriptions, mut deliveries) = subscribe_all(&a, TOPICS).await;
     let load = Load::start(&b, TOPICS);
@@ -163,7 +163,7 @@ async fn a_redis_that_is_killed_under_load_loses_nothing_in_silence() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_cut_by_redis_is_made_anew() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (subscriptions, mut deliveries) = subscribe_all(&a, 20).await;
     let load = Load::start(&b, 20);
@@ -207,14 +207,14 @@ async fn a_connection_that_is_cut_by_redis_is_made_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_went_silent_is_found_by_the_probe() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (_subscriptions, mut deliveries) = subscribe_all(&a, 1).await;
 
-    server.signal(Signal::SIGSTOP);
+    server.freeze();
     a.is_down().await;
     let refused = b.fabric.bus().publish(&topic("load:0"), None).await;
-    server.signal(Signal::SIGCONT);
+    server.thaw();
     a.is_up().await;
     b.is_up().await;
     b.publish("load:0", 1).await;
@@ -230,8 +230,8 @@ async fn a_link_that_went_silent_is_found_by_the_probe() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_redis_is_away_each_request_is_answered_at_once() {
-    let mut server = Server::reserve();
-    let pod = Pod::start(&server.config(), "a");
+    let mut server = RedisServer::reserve();
+    let pod = Pod::start(&config(&server), "a");
     let (mailbox, mut deliveries) = large_mailbox();
 
     let publish = pod.fabric.bus().publish(&topic("t:1"), None).await.expect_err("down");
@@ -267,10 +267,10 @@ async fn while_redis_is_away_each_request_is_answered_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_a_hub_can_spread_becomes_gaps_and_not_memory() {
-    let server = Server::start().await;
+    let server = RedisServer::start().await;
     let config = EventsConfig {
         link_queue: 16,
-        ..server.config()
+        ..config(&server)
     };
     let a = Pod::start(&config, "a");
     a.is_up().await;
@@ -310,10 +310,10 @@ async fn more_than_a_hub_can_spread_becomes_gaps_and_not_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_hundred_thousand_topics_are_confirmed_again_after_a_restart() {
     const TOPICS: u64 = 100_000;
-    let mut server = Server::start().await;
+    let mut server = RedisServer::start().await;
     let config = EventsConfig {
         link_queue: 65_536,
-        ..server.config()
+        ..config(&server)
     };
     let pod = Pod::start(&config, "a");
     pod.is_up().await;
@@ -341,7 +341,7 @@ async fn one_hundred_thousand_topics_are_confirmed_again_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_stops_in_good_order_whether_redis_is_there_or_not() {
-    let mut server = Server::start().await;
+    let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
 
     let link = a.fabric.link();
@@ -350,10 +350,10 @@ async fn a_hub_stops_in_good_order_whether_redis_is_there_or_not() {
     let lease: Option<String> = server.query(&["GET", "alk:hub:a"]).await;
     assert_eq!(lease, None);
 
-    server.signal(Signal::SIGSTOP);
+    server.freeze();
     let start = tokio::time::Instant::now();
     b.stop().await;
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    server.signal(Signal::SIGCONT);
+    server.thaw();
     server.kill().await;
 }

@@ -1,67 +1,15 @@
 //! Two hubs that share Redis and Postgres: what one is told, the other does.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-
 use alkhub_config::HubConfig;
+use alkhub_test_support::{RedisServer, until};
 use reqwest::Method;
 use serde_json::json;
-use tempfile::TempDir;
 
-use crate::harness::{Answer, TestHub, starting_hub, until};
+use crate::harness::{Answer, TestHub, starting_hub};
 use crate::wire::{Dialect, Wire, operation};
 
-/// A Redis of one test's own.
-struct Redis {
-    process: Child,
-    port: u16,
-    _folder: TempDir,
-}
-
-// === impl Redis ===
-
-impl Redis {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("a free port")
-            .port();
-        let folder = tempfile::tempdir().expect("a folder");
-        let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--dir",
-            ])
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("Debian's Redis is installed");
-        Self {
-            process,
-            port,
-            _folder: folder,
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
 /// Two ready hubs of one Hub resource.
-async fn pair(redis: &Redis) -> (TestHub, TestHub) {
+async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
     let mut shared: Option<HubConfig> = None;
     let mut start = || {
         starting_hub(|config| {
@@ -80,14 +28,14 @@ async fn pair(redis: &Redis) -> (TestHub, TestHub) {
 
 #[tokio::test]
 async fn a_call_an_event_and_a_revocation_cross_from_hub_to_hub() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let (one, two) = pair(&redis).await;
     let (key, id) = one.spoke_key("text").await;
     let mut spoke = Wire::connect(&two, &key).await;
     spoke
         .register(Dialect::Origin, &[operation("text", "upper", "query")])
         .await;
-    until(|| async {
+    until("the operation is known to both", || async {
         let operations = one.get("/v1/operations/text.upper").await;
         if operations.status == 200 {
             Ok(())
@@ -117,7 +65,7 @@ async fn a_call_an_event_and_a_revocation_cross_from_hub_to_hub() {
 
     let report = one.get("/v1/admin/hub").await;
     assert_eq!(report.body["data"]["redis"], "up", "{report:?}");
-    until(|| async {
+    until("both pods are reported", || async {
         let report = one.get("/v1/admin/hub").await;
         match report.body["data"]["pods"].as_array().map(Vec::len) {
             Some(2) => Ok(()),
@@ -137,14 +85,14 @@ async fn a_call_an_event_and_a_revocation_cross_from_hub_to_hub() {
 
 #[tokio::test]
 async fn a_second_hub_with_the_same_prefix_stays_unready_and_names_the_first() {
-    let redis = Redis::start();
+    let redis = RedisServer::start().await;
     let (one, _two) = pair(&redis).await;
     let stranger = starting_hub(|config| {
         config.events.redis_url = Some(redis.url().into());
         config.hub.uid = "uid-2".to_owned();
     });
 
-    let report = until(|| async {
+    let report = until("the stranger says whose prefix it is", || async {
         let report = stranger.management("/readyz").await;
         if report.body["prefix"]["state"] == "taken" {
             Ok(report)
@@ -161,7 +109,7 @@ async fn a_second_hub_with_the_same_prefix_stays_unready_and_names_the_first() {
 
 #[tokio::test]
 async fn redis_away_degrades_a_hub_and_its_own_calls_go_on() {
-    let mut redis = Redis::start();
+    let mut redis = RedisServer::start().await;
     let (one, _two) = pair(&redis).await;
     let (key, _) = one.spoke_key("text").await;
     let mut spoke = Wire::connect(&one, &key).await;
@@ -169,10 +117,9 @@ async fn redis_away_degrades_a_hub_and_its_own_calls_go_on() {
         .register(Dialect::Origin, &[operation("text", "upper", "query")])
         .await;
 
-    redis.process.kill().expect("killed");
-    redis.process.wait().expect("ended");
+    redis.kill().await;
 
-    let report = until(|| async {
+    let report = until("the hub is degraded", || async {
         let report = one.management("/readyz").await;
         if report.body["status"] == "degraded" {
             Ok(report)

@@ -1,11 +1,12 @@
 //! Events: publishing over HTTP and WebSocket, reading as SSE and over WebSocket.
 
+use alkhub_test_support::until;
 use futures::StreamExt as _;
 use reqwest::{Method, Response};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, until};
+use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
 use crate::wire::Wire;
 
 /// Reads a stream until it has `count` events besides comments and `retry`.
@@ -219,7 +220,7 @@ async fn a_stream_that_is_left_ends_its_subscriptions() {
 
     drop(response);
 
-    until(|| async {
+    until("the subscription has ended", || async {
         let published = hub.post("/v1/events/a/1", &json!(1)).await;
         match published.body["data"]["local"].as_u64() {
             Some(0) => Ok(()),

@@ -1,6 +1,5 @@
 //! A hub on free ports with a schema of its own in one private Postgres that all tests share.
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -93,18 +92,6 @@ pub(crate) fn starting_hub(change: impl FnOnce(&mut HubConfig)) -> TestHub {
         admin,
         client: Client::new(),
         folder,
-    }
-}
-
-/// Waits until `check` gives a value; tells its last complaint when it does not in time.
-pub(crate) async fn until<T, F: Future<Output = Result<T, String>>>(mut check: impl FnMut() -> F) -> T {
-    let end = tokio::time::Instant::now() + LIMIT;
-    loop {
-        match check().await {
-            Ok(value) => return value,
-            Err(status) if tokio::time::Instant::now() > end => panic!("not in time: {status}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
     }
 }
 

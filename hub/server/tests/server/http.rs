@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::until;
 use futures::StreamExt as _;
 use reqwest::{Body, Method};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, until};
+use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
 /// A spoke with a query, a subscription and a declared error, that answers by the input.
@@ -287,7 +288,7 @@ async fn operations_spokes_and_calls_are_listed_for_those_who_may() {
         spoke.respond(&call, json!("X")).await;
     });
     assert_eq!(answer.status, 200);
-    until(|| async {
+    until("the call is recorded", || async {
         let calls = hub.get("/v1/calls?operation=text.upper&status=completed&limit=1").await;
         match calls.body["data"][0]["spoke"].as_str() {
             Some("text") if calls.body["meta"]["next"].is_string() => Ok(()),

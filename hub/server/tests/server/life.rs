@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use alkhub_server::{Hub, StartError};
 use alkhub_store::private::Server;
+use alkhub_test_support::until;
 use reqwest::Method;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, starting_hub, until};
+use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, starting_hub};
 use crate::wire::{Dialect, Wire, operation};
 
 async fn ready_is(hub: &TestHub, status: u16, named: &str) -> Answer {
-    until(|| async {
+    until(&format!("readyz answers {status} and names `{named}`"), || async {
         let answer = hub.management("/readyz").await;
         if answer.status == status && answer.text.contains(named) {
             Ok(answer)

@@ -1,10 +1,11 @@
 //! Limits: bad keys, requests, connections.
 
+use alkhub_test_support::until;
 use futures::future::join_all;
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{Answer, hub_with, new_key, until};
+use crate::harness::{Answer, hub_with, new_key};
 use crate::wire::{Wire, request};
 
 #[tokio::test]
@@ -77,7 +78,7 @@ async fn a_key_has_only_so_many_websockets() {
     Wire::connect(&hub, &hub.admin).await;
 
     drop(first);
-    until(|| async {
+    until("a place is free", || async {
         match Wire::open(request(&hub, Some(&key))).await {
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_string()),
@@ -104,7 +105,7 @@ async fn a_hub_has_only_so_many_connections_upgraded_ones_too() {
     assert!(answer.contains("urn:alkhub:problem:OVERLOADED"), "{answer}");
 
     drop(second);
-    until(|| async {
+    until("a connection is free", || async {
         let answer = hub
             .request(Method::GET, "/v1/operations")
             .send()

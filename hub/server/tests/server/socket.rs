@@ -1,10 +1,11 @@
 //! WebSockets: both dialects as the origin's clients and spokes speak them, and everything that is not right.
 
+use alkhub_test_support::until;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
-use crate::harness::{TestHub, hub, hub_with, until};
+use crate::harness::{TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation, request};
 
 /// A hub with a spoke that offers `text.upper` and `text.watch`.
@@ -341,7 +342,10 @@ async fn a_peer_that_answers_no_ping_is_let_go() {
     // Reading is what answers pings here: one peer reads on, the other does not.
     tokio::select! {
         message = alive.next() => panic!("{message:?}"),
-        () = until(|| async { if hub.hub.websockets() == 1 { Ok(()) } else { Err(format!("{} open", hub.hub.websockets())) } }) => {}
+        () = until("one socket is left", async || match hub.hub.websockets() {
+            1 => Ok(()),
+            open => Err(format!("{open} open")),
+        }) => {}
     }
     alive.text(r#"{"type":"__subscribe","id":"","payload":"a:1"}"#).await;
     alive.expect("__subscribed").await;

@@ -1,6 +1,5 @@
 //! The shared server, a store on a database of its own, and values to put into it.
 
-use std::future::Future;
 use std::time::Duration;
 
 use alkhub_config::StoreConfig;
@@ -8,13 +7,11 @@ use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::{ApiKey, Scopes, SpokeName};
 use alkhub_store::private::Server;
 use alkhub_store::{KeyHash, KeyHasher, NewKey, SpokeKey, Store};
+use alkhub_test_support::within;
 use prometheus::Registry;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-
-/// No wait of a test is longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 static SERVER: OnceCell<Server> = OnceCell::const_new();
 
@@ -76,27 +73,6 @@ pub(crate) async fn number(url: &str, sql: impl Into<String>) -> i64 {
         .fetch_one(&mut connection)
         .await
         .expect("the query is right")
-}
-
-/// Waits for a future, no longer than [`PATIENCE`].
-pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within {PATIENCE:?}: {what}"),
-    }
-}
-
-/// Waits for a condition, and says what it was last.
-pub(crate) async fn until(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
-    let began = tokio::time::Instant::now();
-    loop {
-        let Err(last) = check().await else { return };
-        assert!(
-            began.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}; last: {last}"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 pub(crate) fn hasher() -> KeyHasher {

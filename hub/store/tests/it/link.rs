@@ -5,12 +5,13 @@ use std::time::Duration;
 use alkhub_config::StoreConfig;
 use alkhub_store::private::Server;
 use alkhub_store::{Error, LinkState, Store};
+use alkhub_test_support::{until, within};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{config, database, execute, hash, new_key, ready, until, within};
+use crate::fixture::{config, database, execute, hash, new_key, number, ready};
 
 #[tokio::test]
 async fn postgres_may_go_and_come_back() {
@@ -148,11 +149,17 @@ async fn a_busy_pool_is_an_error_in_time_and_no_lost_link() {
     });
 
     until("the one connection is in use", async || {
-        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
-            .fetch_one(&mut other)
-            .await
-            .expect("asked");
-        if waiting > 0 { Ok(()) } else { Err("nobody waits for the lock".to_owned()) }
+        let waiting = number(
+            &url,
+            "SELECT count(*) FROM pg_locks
+             WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .await;
+        if waiting > 0 {
+            Ok(())
+        } else {
+            Err("nobody waits for the lock".to_owned())
+        }
     })
     .await;
     let refused = within("it is refused in time", store.spokes().list()).await;
@@ -209,14 +216,12 @@ async fn a_closed_store_refuses_and_a_dropped_one_leaves_no_connection() {
 
     assert!(matches!(store.keys().list().await, Err(Error::Unavailable { .. })));
     drop(ready(&config(&url)).await);
-    let mut other = crate::fixture::connection(&url).await;
     until("every connection is gone", async || {
-        let left: i64 = sqlx::query_scalar(
+        let left = number(
+            &url,
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
-        .fetch_one(&mut other)
-        .await
-        .expect("asked");
+        .await;
         if left == 0 { Ok(()) } else { Err(format!("{left} left")) }
     })
     .await;

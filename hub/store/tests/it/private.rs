@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use alkhub_store::private::{Error, FolderLock, Options, Server};
+use alkhub_test_support::{until, within};
 use tempfile::TempDir;
 
-use crate::fixture::{execute, number, until, within};
+use crate::fixture::{execute, number};
 
 /// Makes the test's own program, run again for one test, hold a server in a folder until it is killed.
 const HOLD: &str = "ALKHUB_STORE_TEST_HOLD";

@@ -1,10 +1,11 @@
 //! The schema: made once, met newer, met twice in one database.
 
 use alkhub_store::{Error, LinkState, Store};
+use alkhub_test_support::within;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{config, database, execute, hash, name, new_key, number, ready, spoke, spoke_key, within};
+use crate::fixture::{config, database, execute, hash, name, new_key, number, ready, spoke, spoke_key};
 
 const NEWER: &str = "INSERT INTO alkhub._sqlx_migrations (version, description, success, checksum, execution_time)
                      VALUES (9999, 'of newer software', true, '', 0)";

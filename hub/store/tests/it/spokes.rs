@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use alkhub_protocol::register::SpokeType;
 use alkhub_store::{Deleted, Error, NewKey, Store};
+use alkhub_test_support::within;
 use jiff::Timestamp;
 
-use crate::fixture::{hash, name, new_key, spoke, spoke_key, store, within};
+use crate::fixture::{hash, name, new_key, spoke, spoke_key, store};
 
 async fn works(store: &Store, key: u8) -> bool {
     let found = store.keys().find(&hash(key)).await.expect("asked");

@@ -6,12 +6,13 @@ use std::path::Path;
 use alkhub_config::StoreConfig;
 use alkhub_store::private::{Options, Server};
 use alkhub_store::{LinkState, Store};
+use alkhub_test_support::within;
 use prometheus::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{config, execute, ready, within};
+use crate::fixture::{config, execute, ready};
 
 /// A server with a certificate for `localhost`, and the authority's file.
 async fn tls_server(folder: &Path) -> (Server, u16) {
