@@ -1,7 +1,8 @@
 //! The client: calls, subscriptions and events over one WebSocket, lists and keys over HTTP.
 //!
 //! The WebSocket is opened by the first call, subscription or event stream. When that first attempt fails, its caller
-//! is told at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait.
+//! is told at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait, until their
+//! time is up: then they are told why there is no connection.
 
 mod events;
 mod http;
@@ -92,7 +93,8 @@ impl Client {
     /// Calls an operation and waits for its value. Dropping the future aborts the call at the spoke.
     ///
     /// # Errors
-    /// [`Error::Call`] when the hub or the spoke said why; [`Error::Lost`] and [`Error::Timeout`] when neither did.
+    /// [`Error::Call`] when the hub or the spoke said why; [`Error::Lost`] and [`Error::Timeout`] when neither did;
+    /// [`Error::Unreachable`] and [`Error::Untrusted`] when there was no connection to send it over.
     pub async fn call<I, O>(&self, operation: &str, input: &I) -> Result<O, Error>
     where
         I: Serialize + ?Sized,
@@ -131,7 +133,7 @@ impl Client {
         let end = Instant::now() + timeout;
         let answer = async {
             loop {
-                let outbox = self.0.link.outbox().await?;
+                let outbox = self.0.link.outbox(end).await?;
                 let left = end.saturating_duration_since(Instant::now());
                 let request_id = new_id();
                 let frame = requested(
@@ -182,9 +184,10 @@ impl Client {
     {
         let name: OperationName = operation.parse()?;
         let input = payload(input)?;
+        let end = Instant::now() + self.0.timeout;
         let begin = async {
             loop {
-                let outbox = self.0.link.outbox().await?;
+                let outbox = self.0.link.outbox(end).await?;
                 let request_id = new_id();
                 let frame = requested(&request_id, &name, &input, &options)?;
                 if let Some((items, ticket)) = self.0.link.subscribe(outbox, &request_id, frame).await {
@@ -192,7 +195,7 @@ impl Client {
                 }
             }
         };
-        tokio::time::timeout(self.0.timeout, begin)
+        tokio::time::timeout(self.0.timeout + GRACE, begin)
             .await
             .map_err(|_| Error::Timeout(self.0.timeout))?
     }
@@ -204,7 +207,8 @@ impl Client {
     /// The topic is not valid, the hub cannot be reached or refuses.
     pub async fn events(&self, topic: &str) -> Result<Events, Error> {
         let filter: TopicFilter = topic.parse()?;
-        let begin = tokio::time::timeout(self.0.timeout, self.0.link.events(filter));
+        let end = Instant::now() + self.0.timeout;
+        let begin = tokio::time::timeout(self.0.timeout + GRACE, self.0.link.events(filter, end));
         let (queue, seat) = begin.await.map_err(|_| Error::Timeout(self.0.timeout))??;
         Ok(Events::new(queue, seat, self.clone()))
     }

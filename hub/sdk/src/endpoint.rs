@@ -110,10 +110,7 @@ impl Endpoint {
     }
 
     pub(crate) fn unreachable(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::Unreachable {
-            url: self.url().to_owned(),
-            source: Arc::new(source),
-        }
+        Error::connection(self.url().to_owned(), source)
     }
 
     pub(crate) fn refused(&self, status: u16, reason: String) -> Error {
@@ -191,21 +188,31 @@ fn tls(encrypted: bool, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, 
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     if let Some(path) = ca_file {
-        let wrong = |reason: String| Error::Setting {
+        add_authorities(&mut roots, path).map_err(|reason| Error::Setting {
             setting: "the CA file",
             reason: format!("{}: {reason}", path.display()),
-        };
-        let file = CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?;
-        for certificate in file {
-            let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
-            roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
-        }
+        })?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions");
     Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), String> {
+    let system = roots.len();
+    let pem = std::fs::read(path).map_err(|e| e.to_string())?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|e| e.to_string())?;
+        roots
+            .add(certificate)
+            .map_err(|_| "one of its certificates cannot be read".to_owned())?;
+    }
+    if roots.len() == system {
+        return Err("it holds no certificate in PEM".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -230,6 +237,25 @@ mod tests {
         for given in ["localhost:7420", "ftp://h", "h", ""] {
             let error = Endpoint::new(given, None, None).expect_err(given);
             assert!(error.to_string().contains("http://"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_authorities_is_named() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        for (file, reason) in [
+            ("/no/such.pem".to_owned(), "No such file"),
+            (format!("{here}/Cargo.toml"), "no certificate"),
+            (format!("{here}/src"), "directory"),
+        ] {
+            for url in ["http://h", "https://h"] {
+                let error = Endpoint::new(url, None, Some(Path::new(&file))).expect_err(&file);
+                let text = error.to_string();
+                assert!(
+                    text.contains("CA file") && text.contains(&file) && text.contains(reason),
+                    "{text}"
+                );
+            }
         }
     }
 

@@ -33,6 +33,17 @@ pub enum Error {
         /// Why.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// What answers at the address cannot be trusted. The first connection fails with it; one that was there before is
+    /// tried again, since a certificate can be replaced.
+    #[error("cannot trust the hub at {url}: {distrust}")]
+    Untrusted {
+        /// The address.
+        url: String,
+        /// What is wrong, and the cure.
+        distrust: Distrust,
+        /// What TLS says.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The hub, or something before it, did not let the connection in, or closed it.
     #[error("the hub at {url} {} {status}: {reason}", did(*status))]
     Refused {
@@ -85,6 +96,27 @@ pub enum Error {
     Closed,
 }
 
+/// Why a hub cannot be trusted: one variant per cure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Distrust {
+    /// The certificate is of an authority that is not known here.
+    #[error("no authority that is trusted here issued its certificate (`ca_file` adds one)")]
+    Authority,
+    /// The certificate does not have the host of the address.
+    #[error("its certificate is for another name (the URL must have one of its names)")]
+    Name,
+    /// The certificate is expired or not valid yet.
+    #[error("its certificate is not valid now (renew it, or set the clock)")]
+    Time,
+    /// The certificate is not accepted for another reason.
+    #[error("its certificate is not accepted")]
+    Certificate,
+    /// There is no TLS at the address.
+    #[error("it does not speak TLS (an address without TLS begins with http://)")]
+    Plain,
+}
+
 // === impl Error ===
 
 impl Error {
@@ -120,6 +152,21 @@ impl Error {
         }
     }
 
+    /// An error of a connection: [`Error::Untrusted`] when it is one of trust, else [`Error::Unreachable`].
+    pub(crate) fn connection(url: String, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        match tls(&source).and_then(|tls| Some((Distrust::of(tls)?, tls.clone()))) {
+            Some((distrust, tls)) => Self::Untrusted {
+                url,
+                distrust,
+                source: Arc::new(tls),
+            },
+            None => Self::Unreachable {
+                url,
+                source: Arc::new(source),
+            },
+        }
+    }
+
     /// Whether trying again cannot help: the key or the settings must change first.
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
@@ -140,6 +187,45 @@ impl Error {
     pub(crate) fn encode(source: serde_json::Error) -> Self {
         Self::Encode(Arc::new(source))
     }
+}
+
+// === impl Distrust ===
+
+impl Distrust {
+    /// What a failed handshake was about, if it was about trust.
+    fn of(error: &rustls::Error) -> Option<Self> {
+        use rustls::{CertificateError as Fault, Error as Tls, InvalidMessage};
+        Some(match error {
+            Tls::InvalidCertificate(fault) => match fault {
+                // An authority of the same name with another key gives a bad signature.
+                Fault::UnknownIssuer | Fault::BadSignature => Self::Authority,
+                Fault::NotValidForName | Fault::NotValidForNameContext { .. } => Self::Name,
+                Fault::Expired
+                | Fault::ExpiredContext { .. }
+                | Fault::NotValidYet
+                | Fault::NotValidYetContext { .. } => Self::Time,
+                _ => Self::Certificate,
+            },
+            Tls::InvalidMessage(InvalidMessage::InvalidContentType) => Self::Plain,
+            _ => return None,
+        })
+    }
+}
+
+/// The error of TLS among an error and its sources.
+fn tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref() {
+            return Some(tls);
+        }
+        // An I/O error gives the source of what it holds, and not what it holds.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 impl From<CallError> for Error {

@@ -34,11 +34,12 @@ mod error;
 mod queue;
 mod socket;
 pub mod spoke;
+mod trouble;
 
 pub use alkhub_protocol as protocol;
 pub use alkhub_protocol::frame::Gap;
 pub use alkhub_protocol::{CallError, Code, Delivered, OperationKind, OperationName, RawJson, Topic, TopicFilter};
 
 pub use client::{CallFilter, CallOptions, Client, Delivery, Event, Events, Items, Published};
-pub use error::Error;
+pub use error::{Distrust, Error};
 pub use spoke::{Answer, Context, Failure, Operation, Spoke, Status};

@@ -121,7 +121,8 @@ impl Spoke {
     /// Resolves when the spoke has ended.
     ///
     /// # Errors
-    /// What ended it, unless it was shut down: the hub refuses its key or its operations.
+    /// What ended it, unless it was shut down: the hub refuses its key or its operations, or could not be trusted from
+    /// the beginning.
     pub async fn ended(&self) -> Result<(), Error> {
         let mut status = self.status();
         let ended = status.wait_for(|status| matches!(status, Status::Ended(_))).await;
@@ -207,7 +208,8 @@ impl Builder {
     /// Connects and waits for the first registration; a hub that is away is waited for.
     ///
     /// # Errors
-    /// A setting or a name is not valid, the hub refuses the key, or it refuses an operation ([`Error::Rejected`]).
+    /// A setting or a name is not valid, the hub cannot be trusted ([`Error::Untrusted`]), it refuses the key, or it
+    /// refuses an operation ([`Error::Rejected`]).
     pub async fn start(self) -> Result<Spoke, Error> {
         let spoke = self.spawn()?;
         let mut status = spoke.status();

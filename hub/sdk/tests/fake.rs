@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use alkhub_sdk::protocol::frame::encode;
 use alkhub_sdk::protocol::{CallError, Code, Dialect, Frame, RawJson};
-use alkhub_sdk::{Client, Context, Delivered, Delivery, Error, Failure, Operation, Spoke, Status};
+use alkhub_sdk::{CallOptions, Client, Context, Delivered, Delivery, Error, Failure, Operation, Spoke, Status};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -239,6 +239,32 @@ async fn a_hub_that_is_away_at_first_is_an_error_at_once() {
 
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert_eq!((error.delivered(), error.retryable()), (Delivered::No, true));
+}
+
+#[tokio::test]
+async fn who_waited_in_vain_for_a_hub_that_left_is_told_that_it_cannot_be_reached() {
+    let hub = Hub::start().await;
+    let client = hub.client();
+    let options = CallOptions {
+        timeout: Some(Duration::from_millis(500)),
+        ..CallOptions::default()
+    };
+    let call = client.call_with::<_, String>("text.upper", "hello", options.clone());
+    let gone = async {
+        drop(hub.accept().await);
+        drop(hub);
+    };
+    let (lost, ()) = tokio::join!(call, gone);
+    lost.expect_err("lost");
+
+    let call = client.call_with::<_, String>("text.upper", "hello", options);
+    let error = timeout(SOON, call)
+        .await
+        .expect("in time")
+        .expect_err("nobody is there");
+
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert_eq!(error.delivered(), Delivered::No);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use alkhub_protocol::{CallError, Code, Dialect, Frame, RawJson, RequestId, Topic
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::endpoint::Endpoint;
 use crate::queue::{Limits, Receiver, queue};
 use crate::socket::{self, Ending, Outbox};
+use crate::trouble::Trouble;
 
 /// What a subscription's reader may leave unread.
 const ITEM_LIMITS: Limits = Limits {
@@ -32,8 +34,8 @@ const ITEM_LIMITS: Limits = Limits {
 enum Phase {
     /// Nobody asked for it yet, or it failed and nobody asked again.
     Idle,
-    /// A first attempt, or another after a loss.
-    Connecting,
+    /// A first attempt, or another after a loss; with what went wrong last.
+    Connecting(Option<Error>),
     /// Open.
     Up(Outbox),
     /// The first attempt failed, or the hub refuses for good.
@@ -82,20 +84,32 @@ impl Link {
         })
     }
 
-    /// The open connection; waits for it, and starts it when nobody has.
-    pub(super) async fn outbox(self: &Arc<Self>) -> Result<Outbox, Error> {
+    /// The open connection; waits for it until `end`, and starts it when nobody has. The caller has a deadline of its
+    /// own, a little later: it counts when no cause is known.
+    pub(super) async fn outbox(self: &Arc<Self>, end: Instant) -> Result<Outbox, Error> {
         let mut phase = self.phase.subscribe();
         self.start();
         let settled = |phase: &Phase| match phase {
-            Phase::Idle | Phase::Connecting => false,
+            Phase::Idle | Phase::Connecting(_) => false,
             Phase::Up(outbox) => outbox.is_open(),
             Phase::Failed(_) | Phase::Closed => true,
         };
-        let phase = phase.wait_for(settled).await.map(|phase| phase.clone());
+        let Ok(settled) = timeout_at(end, phase.wait_for(settled)).await else {
+            return self.overdue().await;
+        };
+        match settled.as_deref() {
+            Ok(Phase::Up(outbox)) => Ok(outbox.clone()),
+            Ok(Phase::Failed(error)) => Err(error.clone()),
+            Ok(Phase::Idle | Phase::Connecting(_) | Phase::Closed) | Err(_) => Err(Error::Closed),
+        }
+    }
+
+    /// Why there is still no connection.
+    async fn overdue<T>(&self) -> Result<T, Error> {
+        let phase = self.phase.borrow().clone();
         match phase {
-            Ok(Phase::Up(outbox)) => Ok(outbox),
-            Ok(Phase::Failed(error)) => Err(error),
-            Ok(Phase::Idle | Phase::Connecting | Phase::Closed) | Err(_) => Err(Error::Closed),
+            Phase::Connecting(Some(error)) => Err(error),
+            _ => std::future::pending().await,
         }
     }
 
@@ -103,7 +117,7 @@ impl Link {
         let begun = self.phase.send_if_modified(|phase| {
             let begin = matches!(phase, Phase::Idle | Phase::Failed(_));
             if begin {
-                *phase = Phase::Connecting;
+                *phase = Phase::Connecting(None);
             }
             begin
         });
@@ -157,8 +171,9 @@ impl Link {
     pub(super) async fn events(
         self: &Arc<Self>,
         filter: TopicFilter,
+        end: Instant,
     ) -> Result<(Receiver<Result<Delivery, Error>>, Seat), Error> {
-        self.outbox().await?;
+        self.outbox(end).await?;
         let Joined {
             follower,
             queue,
@@ -195,7 +210,7 @@ impl Link {
 
     /// Connects, and again after each loss, until the program or the hub ends it for good.
     async fn keep_open(self: Arc<Self>) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
         let mut was_up = false;
         let error = loop {
             let dialed = tokio::select! {
@@ -205,6 +220,7 @@ impl Link {
             let error = match dialed {
                 Ok(socket) => {
                     backoff.reset();
+                    trouble.over();
                     was_up = true;
                     self.serve(socket).await
                 }
@@ -213,7 +229,8 @@ impl Link {
             if !was_up || error.is_permanent() {
                 break error;
             }
-            tracing::debug!(%error, "connection to the hub lost, trying again");
+            trouble.tell("the client", &error);
+            self.phase.send_replace(Phase::Connecting(Some(error)));
             tokio::select! {
                 () = self.stop.cancelled() => break Error::Closed,
                 () = tokio::time::sleep(backoff.next()) => {}
@@ -242,7 +259,7 @@ impl Link {
             }
         };
         if !self.stop.is_cancelled() {
-            self.phase.send_replace(Phase::Connecting);
+            self.phase.send_replace(Phase::Connecting(None));
         }
         let (error, cause) = match ending {
             Ending::Closed => (Error::Closed, Error::Closed),

@@ -15,6 +15,7 @@ use crate::Error;
 use crate::backoff::Backoff;
 use crate::endpoint::Socket;
 use crate::socket::{self, Ending, Outbox};
+use crate::trouble::Trouble;
 
 /// Time for the hub to answer a registration.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ struct Ended {
 
 /// Connects and registers, again after each loss, until the program or the hub ends it for good.
 pub(super) async fn keep_open(shared: Arc<Shared>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
     let mut ever_registered = false;
     let end = loop {
         let dialed = tokio::select! {
@@ -40,6 +41,7 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
                 if ended.registered {
                     ever_registered = true;
                     backoff.reset();
+                    trouble.over();
                 }
                 ended.error
             }
@@ -48,10 +50,12 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
         if shared.stop.is_cancelled() || shared.draining.load(Ordering::Acquire) {
             break None;
         }
-        if error.is_permanent() {
+        // A certificate that was good before will be replaced by a good one: a fleet must see that day.
+        let never_trusted = !ever_registered && matches!(error, Error::Untrusted { .. });
+        if error.is_permanent() || never_trusted {
             break Some(error);
         }
-        tracing::debug!(%error, "spoke is not connected, trying again");
+        trouble.tell("the spoke", &error);
         shared.status.send_replace(Status::Connecting(Some(error)));
         tokio::select! {
             () = shared.stop.cancelled() => break None,

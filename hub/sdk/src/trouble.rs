@@ -1,0 +1,64 @@
+//! Logs why there is no connection: each new cause once, and for debugging each time.
+
+use std::error::Error as _;
+
+use crate::Error;
+
+/// The cause that was told last.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble(String);
+
+// === impl Trouble ===
+
+impl Trouble {
+    /// Tells that `who` tries again, and why it must.
+    pub(crate) fn tell(&mut self, who: &'static str, error: &Error) {
+        let cause = chain(error);
+        if cause == self.0 {
+            tracing::debug!(error = %cause, "{who} is not connected, trying again");
+        } else if matches!(error, Error::Untrusted { .. }) {
+            tracing::warn!(error = %cause, "{who} is not connected, trying again");
+        } else {
+            tracing::info!(error = %cause, "{who} is not connected, trying again");
+        }
+        self.0 = cause;
+    }
+
+    /// There is a connection: the same cause is news again.
+    pub(crate) fn over(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// An error with its sources, none said twice.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_with_its_sources_and_none_twice() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let error = Error::Unreachable {
+            url: "http://h".to_owned(),
+            source: Arc::new(io::Error::other(refused)),
+        };
+
+        assert_eq!(chain(&error), "cannot reach the hub at http://h: connection refused");
+    }
+}
