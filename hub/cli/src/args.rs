@@ -28,7 +28,7 @@ Exit codes:
     0  done
     1  something else failed
     2  the command line is wrong
-    3  no hub answers at the address
+    3  no hub answers at the address, or its certificate is not trusted
     4  the key is missing, not valid, or lacks a scope
     5  no such operation, or no spoke offers it now
     6  the input is not valid
@@ -48,7 +48,7 @@ pub(crate) struct HubArgs {
     #[arg(long, global = true, env = "ALKHUB_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// PEM file with authorities to trust besides the system's
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "ALKHUB_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     #[arg(long, global = true, hide = true, env = "XDG_STATE_HOME")]
     pub(crate) state_home: Option<PathBuf>,

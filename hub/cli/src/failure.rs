@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use alkhub_sdk::{Code, Error};
+use alkhub_sdk::{Code, Distrust, Error};
 
 use crate::output;
 
@@ -88,11 +88,13 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn exit_code(error: &Error) -> u8 {
     match error {
-        Error::Unreachable { .. } => 3,
+        Error::Unreachable { .. } | Error::Untrusted { .. } => 3,
         Error::Refused {
             status: 401 | 403 | 4401 | 4403,
             ..
         } => 4,
+        // What answers there is no hub, or none that speaks so.
+        Error::Refused { status: 400..500, .. } if !error.retryable() => 3,
         Error::Refused { .. } => 10,
         Error::Name(_) | Error::Topic(_) | Error::Setting { .. } => 2,
         Error::TooLarge { .. } | Error::Encode(_) => 6,
@@ -119,6 +121,10 @@ fn of_code(code: &Code) -> u8 {
 fn cure(error: &Error) -> Option<&'static str> {
     Some(match error {
         Error::Unreachable { .. } => "is it running? `alkhub dev` starts one, --url or ALKHUB_URL names another",
+        Error::Untrusted {
+            distrust: Distrust::Authority,
+            ..
+        } => "name the authority's file with --ca-file or ALKHUB_CA_FILE",
         Error::Refused { status: 401, .. } => "give a valid key with --token or ALKHUB_TOKEN",
         Error::Call(_) | Error::Problem(_) => match error.code()? {
             Code::Unauthenticated => "give a valid key with --token or ALKHUB_TOKEN",
@@ -136,6 +142,14 @@ mod tests {
 
     use super::*;
 
+    fn refused(status: u16) -> Error {
+        Error::Refused {
+            url: String::new(),
+            status,
+            reason: String::new(),
+        }
+    }
+
     #[test]
     fn scripts_can_tell_failures_apart() {
         for (error, code) in [
@@ -144,6 +158,10 @@ mod tests {
             (CallError::new(Code::Domain("QUOTA".to_owned()), "").into(), 7),
             (CallError::new(Code::Timeout, "").into(), 8),
             (Error::Lost, 9),
+            (refused(401), 4),
+            (refused(404), 3),
+            (refused(429), 10),
+            (refused(4409), 10),
             (CallError::new(Code::Overloaded, "").into(), 10),
         ] {
             assert_eq!(exit_code(&error), code, "{error}");

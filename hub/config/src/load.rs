@@ -11,7 +11,7 @@ use crate::HubConfig;
 const PREFIX: &str = "ALKHUB_";
 
 /// Variables of the `alkhub` commands that share the prefix and are no settings of a hub.
-const NOT_SETTINGS: [&str; 2] = ["ALKHUB_URL", "ALKHUB_TOKEN"];
+const NOT_SETTINGS: [&str; 3] = ["ALKHUB_URL", "ALKHUB_TOKEN", "ALKHUB_CA_FILE"];
 
 /// Settings that have no default and are no plain text.
 const UNTYPED: [(&str, &str); 1] = [("server", "tls")];
@@ -260,6 +260,13 @@ mod tests {
             let error = load(file, &environment).expect_err(named);
             assert!(error.to_string().contains(named), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_commands_read_is_no_setting() {
+        let variables = NOT_SETTINGS.map(|name| (name, "x"));
+
+        assert_eq!(load("", &variables).expect("valid"), HubConfig::default());
     }
 
     #[test]

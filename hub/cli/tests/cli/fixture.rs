@@ -34,6 +34,8 @@ pub(crate) struct Dev {
 /// The folders in which commands find things.
 pub(crate) struct World {
     folder: TempDir,
+    /// What its programs find in the environment.
+    environment: Vec<(String, String)>,
 }
 
 /// Waits until `look` finds something; panics with the last thing that it saw.
@@ -64,7 +66,14 @@ impl World {
             .tempdir_in("/tmp")
             .expect("a folder");
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("ours");
-        Self { folder }
+        let environment = Vec::new();
+        Self { folder, environment }
+    }
+
+    /// Sets a variable for all programs started from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,6 +93,8 @@ impl World {
             .env("XDG_STATE_HOME", self.path().join("state"))
             .env_remove("ALKHUB_URL")
             .env_remove("ALKHUB_TOKEN")
+            .env_remove("ALKHUB_CA_FILE")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }
@@ -228,8 +239,12 @@ impl Dev {
     }
 
     pub(crate) fn start_in(world: World, more: &[&str]) -> Self {
+        Self::start_at(world, "127.0.0.1:0", more)
+    }
+
+    pub(crate) fn start_at(world: World, listen: &str, more: &[&str]) -> Self {
         let data = world.data().display().to_string();
-        let arguments = [&["dev", "--data", &data, "--listen", "127.0.0.1:0"], more].concat();
+        let arguments = [&["dev", "--data", &data, "--listen", listen], more].concat();
         let mut program = world.start(&arguments);
         let text = program.says("Ctrl-C stops");
         let url = text

@@ -7,3 +7,4 @@ mod fixture;
 mod offer;
 mod sdk;
 mod selftest;
+mod tls;
