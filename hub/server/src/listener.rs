@@ -185,6 +185,7 @@ impl Connection {
         let Self {
             router, peer, scope, ..
         } = self;
+        let address = peer.address;
         let service = service_fn(move |request| answer(router.clone(), peer.clone(), request));
         let mut connection = std::pin::pin!(
             http1::Builder::new()
@@ -206,7 +207,7 @@ impl Connection {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(%error, "a connection ended with an error");
+            tracing::debug!(%error, %address, "a connection ended with an error");
         }
     }
 
