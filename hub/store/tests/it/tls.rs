@@ -6,7 +6,7 @@ use std::path::Path;
 use alkhub_config::StoreConfig;
 use alkhub_store::private::{Options, Server};
 use alkhub_store::{LinkState, Store};
-use alkhub_test_support::within;
+use alkhub_test_support::{Port, within};
 use prometheus::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio_util::sync::CancellationToken;
@@ -15,14 +15,12 @@ use tokio_util::task::TaskTracker;
 use crate::fixture::{config, execute, ready};
 
 /// A server with a certificate for `localhost`, and the authority's file.
-async fn tls_server(folder: &Path) -> (Server, u16) {
+async fn tls_server(folder: &Path) -> (Server, Port) {
     std::fs::set_permissions(folder, PermissionsExt::from_mode(0o711)).expect("open to its user");
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    drop(listener);
+    let port = Port::free();
     let options = Options {
         durable: false,
-        tcp_port: Some(port),
+        tcp_port: Some(port.number()),
         ..Options::new(folder.join("pg"))
     };
     let server = Server::start(options).await.expect("starts");
