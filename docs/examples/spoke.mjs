@@ -1,36 +1,30 @@
-// A spoke in plain JavaScript: npm install ws; ALKHUB_URL=http://… ALKHUB_TOKEN=alk_… node spoke.mjs
+// A spoke without an SDK: npm install ws; ALKHUB_URL=http://… ALKHUB_TOKEN=alk_… node spoke.mjs
 import WebSocket from "ws";
-
-const text = { type: "string" };
-const operations = {
-  "demo.reverse": async (input) => [...input].reverse().join(""),
-  "demo.fail": async () => { throw new Error("as asked"); },
-};
-const specs = Object.keys(operations).map((id) => {
-  const [namespace, name] = id.split(".");
-  return { namespace, name, type: "query", description: id, inputSchema: text, outputSchema: text };
-});
-
-function connect(delay = 250) {
-  const url = process.env.ALKHUB_URL.replace(/^http/, "ws") + "/v1/ws";
-  const socket = new WebSocket(url, { headers: { authorization: `Bearer ${process.env.ALKHUB_TOKEN}` } });
+async function* reverse(text) { if (text) yield [...text].reverse().join(""); else throw new Error("nothing to reverse"); }
+async function* ticks(last) { for (let n = 1; n <= last; n++) { yield n; await new Promise((next) => setTimeout(next, 100)); } }
+const operations = [["reverse", "query", "string", reverse], ["ticks", "subscription", "integer", ticks]].map(
+  ([name, type, of, run]) => ({ namespace: "demo", name, type, inputSchema: { type: of }, outputSchema: { type: of }, run }));
+(function connect(instanceId, delay) { // after a loss, a random part of the delay (milliseconds) is waited
+  const running = new Map(); // from a call's request id to the generator of its answers
+  const socket = new WebSocket(`${process.env.ALKHUB_URL}/v1/ws`, ["alk.v1.json", `alk.bearer.${process.env.ALKHUB_TOKEN}`]);
   const send = (type, payload) => socket.send(JSON.stringify({ type, id: "", payload }));
-  socket.on("open", () => {
-    send("hub.register", { requestId: "register", name: "demo-js", instanceId: `js-${process.pid}`, operations: specs });
-  });
-  socket.on("message", async (data) => {
-    const { type, payload } = JSON.parse(data);
-    if (payload.requestId === "register") console.error(type, JSON.stringify(payload.output?.data ?? payload));
-    if (type === "call.responded") delay = 250; // registered: the next loss starts from the first delay again
-    if (type !== "call.requested") return; // an abort needs no answer, and these operations end at once
-    const { requestId, operationId, input } = payload;
+  socket.on("open", () => send("hub.register", { requestId: "register", name: "demo-js", instanceId, operations }));
+  socket.on("message", async (message) => {
+    const { type, payload: { requestId, operationId, input, ...more } } = JSON.parse(message);
+    if (type === "call.aborted") return running.get(requestId)?.return(); // the loop below ends
+    if (type !== "call.requested") return (delay = 250), console.error(type, JSON.stringify(more)); // registered, or why not
+    const { run, type: kind } = operations.find(({ name }) => operationId === `demo.${name}`);
     try {
-      send("call.responded", { requestId, output: { data: await operations[operationId](input), meta: { source: "local" } } });
-    } catch (error) {
-      send("call.error", { requestId, code: "EXECUTION_ERROR", message: error.message });
-    }
+      for await (const data of running.set(requestId, run(input)).get(requestId))
+        send("call.responded", { requestId, output: { data, meta: { source: "local" } } });
+      if (kind === "subscription") send("call.completed", { requestId });
+    } catch ({ message }) { send("call.error", { requestId, code: "EXECUTION_ERROR", message });
+    } finally { console.error(operationId, "ended", running.delete(requestId)); }
   });
-  socket.on("error", (error) => console.error(error.message));
-  socket.on("close", () => setTimeout(connect, Math.random() * delay, Math.min(2 * delay, 15_000)));
-}
-connect();
+  socket.on("error", (error) => { if (/ 401$/.test(error.message)) throw error; console.error(error.message); });
+  socket.on("close", (code, reason) => {
+    running.forEach((answers) => answers.return());
+    if (code === 4401 || code === 4409) throw new Error(`${code} ${reason}`); // key revoked, or replaced: do not come back
+    setTimeout(connect, Math.random() * delay, instanceId, Math.min(2 * delay, 15_000));
+  });
+})(crypto.randomUUID(), 250);

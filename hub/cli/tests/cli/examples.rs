@@ -59,8 +59,52 @@ fn registered(dev: &Dev, operation: &str, spoke: &Program) {
     });
 }
 
+/// A key that is not the hub's own, so that it can be revoked: the key and its id.
+fn key(dev: &Dev) -> (String, String) {
+    let made = dev.world.json(&["keys", "create", "example", "--scope", "admin"]);
+    let text = |field: &str| made[field].as_str().expect("shown").to_owned();
+    (text("key"), text("id"))
+}
+
+/// A subscription that would go on for a day ends at the spoke when its caller leaves.
+fn stops_at_an_abort(dev: &Dev, operation: &str, spoke: &mut Program) {
+    assert_eq!(dev.world.ok(&["call", operation, "3"]), "1\n2\n3\n");
+    let ended = format!("{operation} ended");
+    let before = spoke.err().matches(&ended).count();
+
+    let mut call = dev.world.start(&["call", operation, "864000"]);
+    call.says("2\n");
+    assert_eq!(call.interrupt().code(), Some(130));
+
+    crate::fixture::wait("the subscription to end at the spoke", || {
+        let said = spoke.err();
+        (said.matches(&ended).count() > before).then_some(()).ok_or(said)
+    });
+}
+
+/// A spoke whose key is revoked ends, and says why.
+fn ends_with_its_key(dev: &Dev, id: &str, spoke: &mut Program) {
+    dev.world.ok(&["keys", "revoke", id]);
+
+    let status = spoke.ended();
+
+    let said = spoke.err();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("4401") && said.contains("the key was revoked"), "{said}");
+}
+
 #[test]
-fn the_spoke_in_javascript_answers() {
+fn the_spokes_without_an_sdk_have_at_most_thirty_lines() {
+    for name in ["spoke.mjs", "spoke.py"] {
+        let text = std::fs::read_to_string(docs(name)).expect("an example");
+        assert!(text.lines().count() <= 30, "{name}: {}", text.lines().count());
+        let long = text.lines().find(|line| line.chars().count() > 140);
+        assert_eq!(long, None, "{name}: a line that nobody reads");
+    }
+}
+
+#[test]
+fn the_spoke_in_javascript_answers_stops_and_ends() {
     let folder = packages("javascript");
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--prefix"])
@@ -72,43 +116,48 @@ fn the_spoke_in_javascript_answers() {
     let script = folder.join("spoke.mjs");
     std::fs::copy(docs("spoke.mjs"), &script).expect("copied");
     let dev = Dev::start();
+    let (key, id) = key(&dev);
     let mut node = Command::new("node");
     let node = node
         .arg(&script)
         .env("ALKHUB_URL", &dev.url)
-        .env("ALKHUB_TOKEN", dev.key());
-    let spoke = Program::start("node".to_owned(), node);
+        .env("ALKHUB_TOKEN", key);
+    let mut spoke = Program::start("node".to_owned(), node);
     registered(&dev, "demo.reverse", &spoke);
 
     assert_eq!(dev.world.ok(&["call", "demo.reverse", "\"hello\""]), "olleh\n");
-    let line = dev.world.fails(7, &["call", "demo.fail", "\"\""]);
-    assert!(line.contains("as asked"), "{line}");
+    let line = dev.world.fails(7, &["call", "demo.reverse", "\"\""]);
+    assert!(line.contains("nothing to reverse"), "{line}");
+    stops_at_an_abort(&dev, "demo.ticks", &mut spoke);
+    ends_with_its_key(&dev, &id, &mut spoke);
 }
 
 #[test]
-fn the_spoke_in_python_answers() {
+fn the_spoke_in_python_answers_stops_and_ends() {
     let folder = packages("python");
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--target"])
         .arg(&folder)
-        .arg("websockets>=13");
+        .arg("websockets");
     if !install(&mut pip, &folder.join("websockets/asyncio/client.py")) {
         return;
     }
     let dev = Dev::start();
+    let (key, id) = key(&dev);
     let mut python = Command::new("python3");
     let python = python
         .arg(docs("spoke.py"))
         .env("PYTHONPATH", &folder)
         .env("ALKHUB_URL", &dev.url)
-        .env("ALKHUB_TOKEN", dev.key());
-    let spoke = Program::start("python".to_owned(), python);
+        .env("ALKHUB_TOKEN", key);
+    let mut spoke = Program::start("python".to_owned(), python);
     registered(&dev, "demo.sum", &spoke);
 
     assert_eq!(dev.world.ok(&["call", "demo.sum", "[1, 2, 3.5]"]), "6.5\n");
-    assert_eq!(dev.world.ok(&["call", "demo.count", "3"]), "1\n2\n3\n");
     let line = dev.world.fails(7, &["call", "demo.sum", "[1, \"a\"]"]);
     assert!(line.contains("unsupported operand"), "{line}");
+    stops_at_an_abort(&dev, "demo.count", &mut spoke);
+    ends_with_its_key(&dev, &id, &mut spoke);
 }
 
 #[test]
