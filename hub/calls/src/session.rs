@@ -1,13 +1,17 @@
 //! The spoke leg of one connection, as its surface holds it.
 
+mod spoken;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::{Dialect, Frame};
+use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RequestId};
 
 use crate::Outbox;
+use crate::call::Call;
 use crate::core::Core;
 use crate::link::Link;
+use crate::sink::End;
 
 /// How long the directory may take to note that a spoke has left.
 const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
@@ -46,7 +50,7 @@ impl Session {
 
     /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was
     /// sent to this very connection is ignored: the answer may be late.
-    pub fn received(&self, frame: Frame) {
+    pub fn received(&self, mut frame: Frame) {
         let id = match &frame {
             Frame::Responded { request_id, .. }
             | Frame::Completed { request_id }
@@ -55,10 +59,28 @@ impl Session {
             _ => return,
         };
         self.link.hear();
-        let call = self.core.leg_key(id).and_then(|key| self.core.call_on(&self.link, key));
-        if let Some(call) = call {
+        if let Some(call) = self.call(id) {
+            if let Frame::Failed { error, .. } = &mut frame {
+                spoken::bound(error, &call.operation.spec.error_schemas);
+            }
             self.core.answered(&call, frame);
         }
+    }
+
+    /// Takes a message of the spoke about a call that cannot be read: the call ends, for its answer is lost.
+    pub fn broken(&self, request_id: &RequestId, fault: &str) {
+        self.link.hear();
+        if let Some(call) = self.call(request_id) {
+            let message = format!("the spoke's answer cannot be read: {fault}");
+            let error = CallError::new(Code::OutputInvalid, message).delivered(Delivered::Yes);
+            let running = call.operation.is_subscription().then_some("an item cannot be read");
+            self.core.end(call.key, End::Failed(error), running);
+        }
+    }
+
+    /// The running call that the spoke means.
+    fn call(&self, id: &RequestId) -> Option<Arc<Call>> {
+        self.core.leg_key(id).and_then(|key| self.core.call_on(&self.link, key))
     }
 
     /// Notes that the spoke was heard; written to the store once a minute at most.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::{self, IgnoredAny};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -46,11 +47,12 @@ pub enum Error {
     #[error(transparent)]
     Json(#[from] json::Error),
     /// JSON, but not `{type, id, payload}`.
-    #[error("message is not an envelope {{\"type\": string, \"id\": string, \"payload\": any}}: {0}")]
+    #[error("a frame is an envelope, the JSON object {{\"type\": string, \"id\": string, \"payload\": any}}: {0}")]
     Shape(serde_json::Error),
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
 struct Head<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
@@ -89,6 +91,11 @@ impl Envelope {
             });
         }
         json::check_depth(frame)?;
+        // serde would read an array as the fields in their order.
+        if frame.trim_ascii_start().first() == Some(&b'[') {
+            serde_json::from_slice::<IgnoredAny>(frame).map_err(classify)?;
+            return Err(Error::Shape(de::Error::custom("this is an array")));
+        }
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
         Ok(Self {
             kind: head.kind.into_owned(),

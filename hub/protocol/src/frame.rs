@@ -5,9 +5,14 @@
 //!
 //! Reading is [`Frame::decode`]; writing is one function for each message in [`encode`], which copies payloads and
 //! never parses them again.
+//!
+//! Invariants
+//! - A message that is refused still names its call wherever type and request id can be read in it, however broken
+//!   the rest is: nobody waits for a call whose message was not understood.
 
 mod decode;
 pub mod encode;
+mod glance;
 
 use std::time::Duration;
 
@@ -19,6 +24,9 @@ use crate::envelope::{self, Envelope};
 use crate::id::InvalidId;
 use crate::topic::{InvalidTopic, TopicFilter};
 use crate::{CallError, Code, OperationName, RawJson, RequestId};
+
+/// Longest text that says what is wrong with a message, in characters.
+const MESSAGE_LIMIT: usize = 500;
 
 /// Where a peer puts the request id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,10 +123,21 @@ pub struct Gap {
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct Error {
-    /// The call to answer, when the message named one.
-    pub request_id: Option<RequestId>,
+    /// The call that the message is about, when it named one.
+    pub call: Option<Named>,
     /// What is wrong.
     pub kind: ErrorKind,
+}
+
+/// The call that a refused message is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its id.
+    pub request_id: RequestId,
+    /// Where the message has the id.
+    pub dialect: Dialect,
+    /// Whether the message asks for the call; else it says something of one that runs.
+    pub asks: bool,
 }
 
 /// The ways a message can be wrong.
@@ -135,6 +154,9 @@ pub enum ErrorKind {
         /// What serde says.
         source: serde_json::Error,
     },
+    /// The payload is no JSON object.
+    #[error("payload of `{0}` is not valid: expected a JSON object")]
+    PayloadShape(String),
     /// The payload is absent.
     #[error("`{0}` needs a payload")]
     PayloadMissing(String),
@@ -150,6 +172,9 @@ pub enum ErrorKind {
     /// A message that this version does not know.
     #[error("message type `{0}` is not supported")]
     Unsupported(String),
+    /// A way to choose a spoke that this version does not have.
+    #[error("`target.{0}` is not supported: a call can be sent to `target.spokeId` only")]
+    UnsupportedTarget(String),
 }
 
 // === impl Frame ===
@@ -160,32 +185,36 @@ impl Frame {
     /// # Errors
     /// [`Error`]: the connection goes on, the sender gets a `call.error` or an `__error`.
     pub fn decode(message: &Bytes) -> Result<(Self, Dialect), Error> {
-        let envelope = Envelope::read(message).map_err(|e| Error {
-            request_id: None,
-            kind: e.into(),
-        })?;
-        let dialect = if envelope.id.is_empty() {
-            Dialect::Payload
-        } else {
-            Dialect::Id
-        };
+        Self::read(message).map_err(|kind| Error {
+            call: glance::call(message),
+            kind,
+        })
+    }
+
+    fn read(message: &Bytes) -> Result<(Self, Dialect), ErrorKind> {
+        let envelope = Envelope::read(message)?;
+        let dialect = Dialect::of(&envelope.id);
         let frame = match envelope.kind.as_str() {
             "call.requested" | "call.responded" | "call.completed" | "call.aborted" | "call.error" => {
                 decode::call(&envelope)?
             }
             "hub.register" => decode::register(&envelope)?,
-            kind if kind.starts_with("__") => {
-                decode::control(&envelope).map_err(|kind| Error { request_id: None, kind })?
-            }
+            kind if kind.starts_with("__") => decode::control(&envelope)?,
             _ => {
-                envelope::limit(envelope.payload.as_ref()).map_err(|e| Error {
-                    request_id: None,
-                    kind: e.into(),
-                })?;
+                envelope::limit(envelope.payload.as_ref())?;
                 Self::Event(envelope)
             }
         };
         Ok((frame, dialect))
+    }
+}
+
+// === impl Dialect ===
+
+impl Dialect {
+    /// The dialect of a peer that writes this into a message's `id`.
+    fn of(id: &str) -> Self {
+        if id.is_empty() { Self::Payload } else { Self::Id }
     }
 }
 
@@ -217,15 +246,18 @@ impl Error {
     pub fn to_call_error(&self) -> CallError {
         let code = match &self.kind {
             ErrorKind::Envelope(envelope::Error::TooLarge { .. }) => Code::PayloadTooLarge,
-            ErrorKind::Unsupported(_) => Code::Unsupported,
+            ErrorKind::Unsupported(_) | ErrorKind::UnsupportedTarget(_) => Code::Unsupported,
             ErrorKind::Envelope(_)
             | ErrorKind::Payload { .. }
+            | ErrorKind::PayloadShape(_)
             | ErrorKind::PayloadMissing(_)
             | ErrorKind::RequestIdMissing(_)
             | ErrorKind::Name(_)
             | ErrorKind::Topic(_) => Code::BadRequest,
         };
-        CallError::new(code, self.to_string())
+        // Some of these texts repeat what the peer wrote, which may be long.
+        let message: String = self.to_string().chars().take(MESSAGE_LIMIT).collect();
+        CallError::new(code, message)
     }
 }
 

@@ -58,7 +58,10 @@ pub enum InvalidTopic {
 
 /// The forms in which `__subscribe` and `__unsubscribe` may name a topic.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a topic is \"type:id\", {\"topic\": \"type:id\"} or {\"type\": \"…\", \"id\": \"…\"}"
+)]
 pub enum TopicRequest {
     /// `"type:id"`.
     Text(String),

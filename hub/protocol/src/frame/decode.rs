@@ -1,19 +1,24 @@
 //! Reads the payloads of frames: which call, which topic, and whether each part keeps its rule.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{self, IgnoredAny, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Error, ErrorKind, Frame, Requested};
+use super::{ErrorKind, Frame, Requested};
 use crate::call::Delivered;
 use crate::envelope::{self, Envelope, present};
-use crate::id::InvalidId;
 use crate::topic::TopicRequest;
 use crate::{CallError, Code, RawJson, RequestId};
 
+/// The message that registers a spoke; also the request id of one that names none.
+pub(super) const REGISTER: &str = "hub.register";
+
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
 struct CallPayload<'a> {
     #[serde(borrow, default)]
     request_id: Option<Cow<'a, str>>,
@@ -26,11 +31,11 @@ struct CallPayload<'a> {
     #[serde(borrow, default)]
     parent_request_id: Option<Cow<'a, str>>,
     #[serde(default)]
-    deadline: Option<u64>,
+    deadline: Option<Millis>,
     #[serde(default)]
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<Millis>,
     #[serde(default)]
-    idle_timeout: Option<u64>,
+    idle_timeout: Option<Millis>,
     #[serde(default)]
     target: Option<Target>,
     #[serde(borrow, default)]
@@ -46,52 +51,76 @@ struct CallPayload<'a> {
     #[serde(default)]
     delivered: Option<Delivered>,
     #[serde(default)]
-    retry_after_ms: Option<u64>,
+    retry_after_ms: Option<Millis>,
 }
 
+/// Which spoke is wanted. Ignoring a wish would send the call to another one: what is not known here is refused.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object {\"spokeId\": \"name\"}")]
 struct Target {
     #[serde(default)]
     spoke_id: Option<crate::SpokeName>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object {\"traceparent\": \"…\"}")]
 struct Metadata<'a> {
     #[serde(borrow, default)]
     traceparent: Option<Cow<'a, str>>,
 }
 
-pub(super) fn call(envelope: &Envelope) -> Result<Frame, Error> {
-    let message = || envelope.kind.clone();
-    let from_id = || envelope.id.parse::<RequestId>().ok();
-    let fail = |request_id, kind| Error { request_id, kind };
-    let payload = match &envelope.payload {
-        Some(payload) => payload.bytes(),
-        None => return Err(fail(from_id(), ErrorKind::PayloadMissing(message()))),
-    };
-    let body: CallPayload<'_> = serde_json::from_slice(&payload).map_err(|source| {
-        fail(
-            from_id(),
-            ErrorKind::Payload {
-                message: message(),
-                source,
-            },
-        )
-    })?;
-    let id = body.request_id.as_deref().unwrap_or(&envelope.id);
-    if id.is_empty() {
-        return Err(fail(None, ErrorKind::RequestIdMissing(message())));
+/// A whole number of milliseconds; `1.5e12` is one too.
+#[derive(Clone, Copy)]
+struct Millis(u64);
+
+impl<'de> Deserialize<'de> for Millis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_u64(MillisVisitor).map(Self)
     }
-    let request_id: RequestId = id.parse().map_err(|e: InvalidId| fail(None, e.into()))?;
+}
+
+struct MillisVisitor;
+
+impl Visitor<'_> for MillisVisitor {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number of milliseconds, 0 or more")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
+        Ok(number)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
+        // Beyond 2^53 a double names no single number.
+        if number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number) {
+            return format!("{number:.0}").parse().map_err(E::custom);
+        }
+        Err(E::invalid_type(de::Unexpected::Float(number), &self))
+    }
+}
+
+pub(super) fn call(envelope: &Envelope) -> Result<Frame, ErrorKind> {
+    let message = || envelope.kind.clone();
+    let payload = object(envelope)?.bytes();
+    let body: CallPayload<'_> = serde_json::from_slice(&payload).map_err(|source| ErrorKind::Payload {
+        message: message(),
+        source,
+    })?;
+    let id = body.request_id.as_deref().filter(|id| !id.is_empty());
+    let id = id.unwrap_or(&envelope.id);
+    if id.is_empty() {
+        return Err(ErrorKind::RequestIdMissing(message()));
+    }
+    let request_id: RequestId = id.parse()?;
     let raw = |raw: Option<&RawValue>| raw.map(|raw| RawJson::slice_of(&payload, raw));
     let input = raw(body.input);
-    envelope::limit(input.as_ref()).map_err(|e| fail(Some(request_id.clone()), e.into()))?;
+    envelope::limit(input.as_ref())?;
     Ok(match envelope.kind.as_str() {
-        "call.requested" => {
-            let requested = requested(request_id.clone(), &body, input);
-            Frame::Requested(requested.map_err(|kind| fail(Some(request_id), kind))?)
-        }
+        "call.requested" => Frame::Requested(requested(request_id, &body, input)?),
         "call.responded" => Frame::Responded {
             request_id,
             // Its limit is the hub's to check: what the hub wraps around an output comes on top.
@@ -106,6 +135,18 @@ pub(super) fn call(envelope: &Envelope) -> Result<Frame, Error> {
     })
 }
 
+/// The payload, which must be an object.
+fn object(envelope: &Envelope) -> Result<&RawJson, ErrorKind> {
+    match &envelope.payload {
+        None => Err(ErrorKind::PayloadMissing(envelope.kind.clone())),
+        // serde would read an array as the fields in their order.
+        Some(payload) if payload.as_bytes().first() != Some(&b'{') => {
+            Err(ErrorKind::PayloadShape(envelope.kind.clone()))
+        }
+        Some(payload) => Ok(payload),
+    }
+}
+
 fn requested(request_id: RequestId, body: &CallPayload<'_>, input: Option<RawJson>) -> Result<Requested, ErrorKind> {
     let parent = body
         .parent_request_id
@@ -113,15 +154,19 @@ fn requested(request_id: RequestId, body: &CallPayload<'_>, input: Option<RawJso
         .filter(|id| !id.is_empty())
         .map(str::parse)
         .transpose()?;
+    let target = body.target.as_ref();
+    if let Some(unknown) = target.and_then(|target| target.unknown.keys().next()) {
+        return Err(ErrorKind::UnsupportedTarget(unknown.chars().take(80).collect()));
+    }
     Ok(Requested {
         request_id,
         operation: body.operation_id.as_deref().unwrap_or("").parse()?,
         input: input.unwrap_or_else(RawJson::null),
-        deadline_ms: body.deadline,
-        timeout_ms: body.timeout_ms,
-        idle_timeout_ms: body.idle_timeout,
+        deadline_ms: body.deadline.map(|Millis(ms)| ms),
+        timeout_ms: body.timeout_ms.map(|Millis(ms)| ms),
+        idle_timeout_ms: body.idle_timeout.map(|Millis(ms)| ms),
         parent,
-        target: body.target.as_ref().and_then(|target| target.spoke_id.clone()),
+        target: target.and_then(|target| target.spoke_id.clone()),
         traceparent: body
             .metadata
             .as_ref()
@@ -147,37 +192,29 @@ fn failure(body: &CallPayload<'_>, details: Option<RawJson>) -> CallError {
         details,
         retryable: body.retryable,
         delivered: body.delivered.unwrap_or(Delivered::Yes),
-        retry_after_ms: body.retry_after_ms,
+        retry_after_ms: body.retry_after_ms.map(|Millis(ms)| ms),
         declared_status: None,
     }
 }
 
 /// `hub.register` as a message: the same as a call of the operation `hub.register` with the payload as its input.
-pub(super) fn register(envelope: &Envelope) -> Result<Frame, Error> {
+pub(super) fn register(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Id {
         #[serde(default)]
         request_id: Option<String>,
     }
-    let fail = |kind| Error {
-        request_id: envelope.id.parse().ok(),
-        kind,
-    };
-    let Some(input) = envelope.payload.clone() else {
-        return Err(fail(ErrorKind::PayloadMissing(envelope.kind.clone())));
-    };
-    envelope::limit(Some(&input)).map_err(|e| fail(e.into()))?;
-    let inner: Id = input.to().map_err(|source| {
-        fail(ErrorKind::Payload {
-            message: envelope.kind.clone(),
-            source,
-        })
+    let input = object(envelope)?.clone();
+    envelope::limit(Some(&input))?;
+    let inner: Id = input.to().map_err(|source| ErrorKind::Payload {
+        message: envelope.kind.clone(),
+        source,
     })?;
-    let id = inner.request_id.as_deref().unwrap_or(&envelope.id);
-    let id = if id.is_empty() { "hub.register" } else { id };
-    let request_id = id.parse().map_err(|e: InvalidId| fail(e.into()))?;
-    let operation = "hub.register".parse().expect("a valid name");
+    let id = inner.request_id.as_deref().filter(|id| !id.is_empty());
+    let id = id.unwrap_or(&envelope.id);
+    let request_id = if id.is_empty() { REGISTER } else { id }.parse()?;
+    let operation = REGISTER.parse().expect("a valid name");
     Ok(Frame::Requested(Requested {
         request_id,
         operation,

@@ -115,9 +115,18 @@ pub fn gap(gap: &Gap) -> Bytes {
 
 /// `__error`: a frame that belongs to no call was refused; `topic` names the subscription, where it was one.
 pub fn refused(error: &CallError, topic: Option<&str>) -> Bytes {
+    refusal(error, topic.map(|topic| ("topic", topic)))
+}
+
+/// `__error` about a message that named a call which it does not end: `requestId` says which.
+pub fn refused_of_call(error: &CallError, request_id: &str) -> Bytes {
+    refusal(error, Some(("requestId", request_id)))
+}
+
+fn refusal(error: &CallError, about: Option<(&str, &str)>) -> Bytes {
     let mut payload = serde_json::to_value(error).expect("an error is a plain struct");
-    if let (Some(topic), Some(fields)) = (topic, payload.as_object_mut()) {
-        fields.insert("topic".to_owned(), topic.into());
+    if let (Some((field, name)), Some(fields)) = (about, payload.as_object_mut()) {
+        fields.insert(field.to_owned(), name.into());
     }
     envelope("__error", "", Some(&RawJson::from(payload)), None)
 }

@@ -8,6 +8,10 @@ fn decode(text: &str) -> Result<(Frame, Dialect), Error> {
     Frame::decode(&Bytes::copy_from_slice(text.as_bytes()))
 }
 
+fn name(error: &Error) -> Option<&str> {
+    error.call.as_ref().map(|call| call.request_id.as_str())
+}
+
 fn text(frame: Bytes) -> String {
     String::from_utf8(frame.into()).expect("frames are UTF-8")
 }
@@ -46,15 +50,15 @@ fn a_call_with_its_id_in_the_envelope_is_read() {
 
 #[test]
 fn each_peer_is_answered_in_its_own_dialect() {
-    let output = RawJson::parse(r#"{"data":1,"meta":{}}"#).expect("valid");
+    let output = RawJson::parse(r#"{"data":1,"meta":{"source":"local"}}"#).expect("valid");
 
     assert_eq!(
         text(encode::call_responded(Dialect::Payload, "r1", &output)),
-        r#"{"type":"call.responded","id":"","payload":{"requestId":"r1","output":{"data":1,"meta":{}}}}"#
+        r#"{"type":"call.responded","id":"","payload":{"requestId":"r1","output":{"data":1,"meta":{"source":"local"}}}}"#
     );
     assert_eq!(
         text(encode::call_responded(Dialect::Id, "r1", &output)),
-        r#"{"type":"call.responded","id":"r1","payload":{"requestId":"r1","output":{"data":1,"meta":{}}}}"#
+        r#"{"type":"call.responded","id":"r1","payload":{"requestId":"r1","output":{"data":1,"meta":{"source":"local"}}}}"#
     );
 }
 
@@ -131,7 +135,7 @@ fn a_wrong_call_is_answered_under_its_id() {
     let error = decode(r#"{"type":"call.requested","id":"","payload":{"requestId":"r1","operationId":"nodot"}}"#)
         .expect_err("no dot");
 
-    assert_eq!(error.request_id.as_ref().map(RequestId::as_str), Some("r1"));
+    assert_eq!(name(&error), Some("r1"));
     assert_eq!(error.to_call_error().code, Code::BadRequest);
     assert!(error.to_string().contains("namespace.operation"), "{error}");
 }
@@ -162,6 +166,126 @@ fn an_input_of_exactly_the_limit_is_read_and_one_byte_more_is_answered_under_its
     assert!(decode(&request(crate::PAYLOAD_LIMIT_BYTES)).is_ok());
     let error = decode(&request(crate::PAYLOAD_LIMIT_BYTES + 1)).expect_err("too large");
 
-    assert_eq!(error.request_id.as_ref().map(RequestId::as_str), Some("r1"));
+    assert_eq!(name(&error), Some("r1"));
     assert_eq!(error.to_call_error().code, Code::PayloadTooLarge);
+}
+
+#[test]
+fn a_broken_call_is_answered_under_its_id_in_its_dialect() {
+    let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
+    for payload in [
+        r#""timeoutMs":1500.5"#,
+        r#""deadline":-1"#,
+        r#""target":"text""#,
+        r#""target":{"spokeId":"Not A Name"}"#,
+        r#""input":1,"input":2"#,
+        r#""operationId":5"#,
+        &format!(r#""input":{deep}"#),
+        r#""input":[1,"#,
+    ] {
+        for (frame, dialect) in [
+            (
+                format!(
+                    r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r9","operationId":"a.b",{payload}}}}}"#
+                ),
+                Dialect::Payload,
+            ),
+            (
+                format!(r#"{{"type":"call.requested","id":"r9","payload":{{"operationId":"a.b",{payload}}}}}"#),
+                Dialect::Id,
+            ),
+        ] {
+            let error = decode(&frame).expect_err(payload);
+            let named = error.call.as_ref().expect("names its call");
+
+            assert_eq!(
+                (named.request_id.as_str(), named.dialect, named.asks),
+                ("r9", dialect, true),
+                "{frame}"
+            );
+            assert_eq!(error.to_call_error().code, Code::BadRequest, "{frame}");
+        }
+    }
+}
+
+#[test]
+fn milliseconds_are_whole_however_they_are_written() {
+    let text =
+        r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","deadline":1.5e12,"timeoutMs":10.0}}"#;
+    let (frame, _) = decode(text).expect("valid");
+
+    let Frame::Requested(call) = frame else {
+        panic!("{frame:?}")
+    };
+    assert_eq!((call.deadline_ms, call.timeout_ms), (Some(1_500_000_000_000), Some(10)));
+    for wrong in ["1500.5", "-1", "1e300", "\"10\"", "true"] {
+        let text =
+            format!(r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","timeoutMs":{wrong}}}}}"#);
+        let error = decode(&text).expect_err(wrong);
+        assert!(error.to_string().contains("whole number of milliseconds"), "{error}");
+    }
+}
+
+#[test]
+fn a_target_that_is_not_built_is_refused_by_name() {
+    let text = r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","target":{"spokeId":"text","labels":{"gpu":"yes"}}}}"#;
+    let error = decode(text).expect_err("no labels");
+
+    assert_eq!(name(&error), Some("r"));
+    assert_eq!(error.to_call_error().code, Code::Unsupported);
+    assert!(
+        error.to_string().contains("`target.labels` is not supported"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_expected_is_said_in_words_of_the_wire() {
+    for (text, wanted) in [
+        ("[]", r#"the JSON object {"type": string"#),
+        (r#"["a","1",5,null]"#, "this is an array"),
+        ("5", "expected a JSON object"),
+        (
+            r#"{"type":"__subscribe","id":"","payload":{}}"#,
+            r#"{"topic": "type:id"}"#,
+        ),
+        (
+            r#"{"type":"__subscribe","id":"","payload":5}"#,
+            r#"a topic is "type:id""#,
+        ),
+        (
+            r#"{"type":"call.requested","id":"r","payload":5}"#,
+            "expected a JSON object",
+        ),
+        (
+            r#"{"type":"call.requested","id":"r","payload":["r","a.b"]}"#,
+            "expected a JSON object",
+        ),
+        (
+            r#"{"type":"hub.register","id":"r","payload":[]}"#,
+            "expected a JSON object",
+        ),
+        (
+            r#"{"type":"call.requested","id":"r","payload":{"operationId":"a.b","target":"text"}}"#,
+            r#"expected an object {"spokeId": "name"}"#,
+        ),
+    ] {
+        let error = decode(text).expect_err(text).to_call_error();
+
+        assert!(error.message.contains(wanted), "{text}: {error}");
+        for rust in ["struct", "enum", "variant", "u64", "element"] {
+            assert!(!error.message.contains(rust), "{text}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_repeats_little_of_a_long_text() {
+    let long = "x".repeat(100_000);
+    let text =
+        format!(r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","timeoutMs":"{long}"}}}}"#);
+
+    let error = decode(&text).expect_err("no number").to_call_error();
+
+    assert!(error.message.len() <= 500, "{} bytes", error.message.len());
 }

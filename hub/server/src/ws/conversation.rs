@@ -5,7 +5,8 @@
 //! ends with the connection.
 //!
 //! Invariants
-//! - A message that is wrong is answered (`call.error` where it named a call, else `__error`) and ends nothing.
+//! - A message that is wrong is answered: `call.error` where it asked for a call, else `__error`. It ends no call but
+//!   the one that it names, and never one that the peer itself has running.
 //! - Identity comes from the key of the upgrade; what a payload says of it is not read.
 
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use alkhub_calls::{Outbox, Reply};
 use alkhub_events::Item;
-use alkhub_protocol::frame::{Requested, encode};
+use alkhub_protocol::frame::{Named, Requested, encode};
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId};
 use bytes::Bytes;
 
 use super::pending::{Done, Pending};
-use super::spoke::Spoke;
+use super::spoke::{Said, Spoke};
 use super::subscriptions::Subscriptions;
 use super::tickets::Tickets;
 use crate::app::App;
@@ -66,13 +67,7 @@ impl Conversation {
         self.app.metrics.messages_in.inc();
         let (frame, dialect) = match Frame::decode(data) {
             Ok(decoded) => decoded,
-            Err(error) => {
-                let answer = error.to_call_error();
-                return match &error.request_id {
-                    Some(id) => self.fail(id, &answer),
-                    None => self.refuse(&answer, None),
-                };
-            }
+            Err(error) => return self.broken(error.call.as_ref(), &error.to_call_error()),
         };
         if matches!(frame, Frame::Requested(_)) {
             self.dialect.get_or_insert(dialect);
@@ -85,7 +80,7 @@ impl Conversation {
             | Frame::Completed { .. }
             | Frame::Failed { .. }
             | Frame::Aborted { .. }) => {
-                self.spoke.received(answer);
+                self.spoke.received(Said::Frame(answer));
             }
             Frame::Subscribe(filter) => self.subscribe(filter),
             Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
@@ -96,6 +91,25 @@ impl Conversation {
             // Answering a refusal could go on for ever.
             Frame::Refused(_) => {}
         }
+    }
+
+    /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
+    /// own ends with `call.error`, and one that it should have answered ends at the caller's.
+    fn broken(&mut self, call: Option<&Named>, fault: &CallError) {
+        let Some(named) = call else {
+            return self.refuse(fault, None);
+        };
+        let id = &named.request_id;
+        if named.asks {
+            self.dialect.get_or_insert(named.dialect);
+        }
+        if named.asks && !self.tickets.is_running(id) {
+            return self.fail(id, fault);
+        }
+        if !named.asks && !self.tickets.is_running(id) {
+            self.spoke.received(Said::Broken(id.clone(), fault.message.clone()));
+        }
+        self.refuse_of_call(fault, id);
     }
 
     /// Notes a pong.
@@ -172,7 +186,7 @@ impl Conversation {
                 Code::BadRequest,
                 format!("request id `{id}` belongs to a call that still runs"),
             );
-            return self.refuse(&error, None);
+            return self.refuse_of_call(&error, &id);
         }
         let reply = Reply::Outbox {
             outbox: self.outbox.clone(),
@@ -200,6 +214,11 @@ impl Conversation {
     /// Refuses a message that belongs to no call.
     pub(super) fn refuse(&self, error: &CallError, topic: Option<&str>) {
         self.say(encode::refused(error, topic));
+    }
+
+    /// Refuses a message about a call that goes on.
+    fn refuse_of_call(&self, error: &CallError, id: &RequestId) {
+        self.say(encode::refused_of_call(error, id.as_str()));
     }
 
     /// Queues an answer; a peer that does not read its answers is let go.

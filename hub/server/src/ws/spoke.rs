@@ -19,7 +19,15 @@ pub(crate) struct Spoke {
     /// Registrations under way.
     registering: usize,
     /// A call may arrive before the registration's own answer is read here, and be answered before it too.
-    early: Vec<Frame>,
+    early: Vec<Said>,
+}
+
+/// What a peer says of a call that was sent to it.
+pub(super) enum Said {
+    /// Responded, completed, failed or aborted.
+    Frame(Frame),
+    /// A message of these that cannot be read: of which call, and what is wrong.
+    Broken(RequestId, String),
 }
 
 /// How a registration ended.
@@ -37,11 +45,12 @@ impl Spoke {
     }
 
     /// Takes what the peer says of a call that was sent to it. Without a session it is late and means nothing.
-    pub(super) fn received(&mut self, answer: Frame) {
-        match &self.session {
-            _ if self.registering > 0 && self.early.len() < EARLY => self.early.push(answer),
-            Some(session) => session.received(answer),
-            None => {}
+    pub(super) fn received(&mut self, answer: Said) {
+        match (&self.session, answer) {
+            (_, answer) if self.registering > 0 && self.early.len() < EARLY => self.early.push(answer),
+            (Some(session), Said::Frame(frame)) => session.received(frame),
+            (Some(session), Said::Broken(id, fault)) => session.broken(&id, &fault),
+            (None, _) => {}
         }
     }
 

@@ -1,0 +1,159 @@
+//! What a spoke may say of a failure: brought into bounds, so that nobody takes it for the hub's own word.
+//!
+//! Invariants
+//! - A code of the hub's that tells of the caller's key, of routing or of the hub comes from the hub alone. A spoke
+//!   that means its own uses another spelling, or declares this one in `errorSchemas`; `UNAUTHENTICATED` not even then.
+//! - A code is short and of letters, digits, `_`, `-` and `.`: it stands in URNs, tables and logs.
+//! - A spoke that answers has received the call: `delivered` is `yes`, whatever it says.
+//! - The error fits into one message, whatever the spoke's own message took.
+
+use alkhub_protocol::operation::ErrorSpec;
+use alkhub_protocol::{CallError, Code, Delivered, PAYLOAD_LIMIT_BYTES, RawJson};
+use serde::Serialize;
+
+/// Longest code, in bytes.
+const CODE_LIMIT: usize = 64;
+
+/// As much of a code that is not used is shown, in characters.
+const SHOWN: usize = 200;
+
+/// Longest text for people, in bytes; JSON may write it six times as long.
+const MESSAGE_LIMIT: usize = 8 * 1024;
+
+/// The details of an error whose code was replaced.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replaced<'a> {
+    /// What the spoke said, shortened.
+    spoke_code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<RawJson>,
+}
+
+/// Brings the error of a spoke into the form in which its caller gets it.
+pub(super) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
+    error.delivered = Delivered::Yes;
+    let end = error.message.floor_char_boundary(MESSAGE_LIMIT);
+    error.message.truncate(end);
+    error.details.take_if(|details| details.len() > PAYLOAD_LIMIT_BYTES);
+    let Some(code) = replacement(&error.code, declared) else {
+        return;
+    };
+    let said = std::mem::replace(&mut error.code, code);
+    let shown: String = said.as_str().chars().take(SHOWN).collect();
+    let details = Replaced {
+        spoke_code: &shown,
+        details: error.details.take(),
+    };
+    error.details = Some(RawJson::from_value(&details).expect("a text and JSON are JSON"));
+}
+
+/// The code in place of one that a spoke may not say.
+fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
+    match code {
+        Code::Domain(text) if is_code(text) => None,
+        Code::Domain(_) => Some(Code::UnknownError),
+        // The origin's, which its spokes say too, and how a spoke refuses a call that it has no room for.
+        Code::OperationNotFound
+        | Code::AccessDenied
+        | Code::ValidationError
+        | Code::Timeout
+        | Code::Aborted
+        | Code::ExecutionError
+        | Code::UnknownError
+        | Code::Overloaded
+        | Code::Unavailable
+        | Code::PayloadTooLarge => None,
+        Code::Unauthenticated => Some(Code::ExecutionError),
+        Code::NoProvider
+        | Code::SpokeLost
+        | Code::OutputInvalid
+        | Code::BadRequest
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::Conflict
+        | Code::RateLimited
+        | Code::Unsupported
+        | Code::Internal => {
+            let is_declared = declared.iter().any(|declared| declared.code == code.as_str());
+            (!is_declared).then_some(Code::ExecutionError)
+        }
+    }
+}
+
+fn is_code(text: &str) -> bool {
+    (1..=CODE_LIMIT).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn said(code: &str, declared: &Value) -> (String, Option<Value>) {
+        let declared: Vec<ErrorSpec> = serde_json::from_value(declared.clone()).expect("specs");
+        let mut error = CallError::new(code.parse().expect("any text"), "no").details(json!({"n": 1}).into());
+        bound(&mut error, &declared);
+        assert_eq!((error.message.as_str(), error.delivered), ("no", Delivered::Yes));
+        (
+            error.code.to_string(),
+            error.details.map(|details| details.to().expect("JSON")),
+        )
+    }
+
+    #[test]
+    fn codes_of_the_domain_and_of_the_origin_pass() {
+        for code in [
+            "QUOTA",
+            "git.not-found_1",
+            "OPERATION_NOT_FOUND",
+            "ACCESS_DENIED",
+            "VALIDATION_ERROR",
+            "TIMEOUT",
+            "ABORTED",
+            "EXECUTION_ERROR",
+            "UNKNOWN_ERROR",
+            "OVERLOADED",
+            "UNAVAILABLE",
+            "PAYLOAD_TOO_LARGE",
+        ] {
+            assert_eq!(said(code, &json!([])), (code.to_owned(), Some(json!({"n": 1}))));
+        }
+    }
+
+    #[test]
+    fn codes_of_the_hub_are_replaced_unless_they_are_declared() {
+        for code in ["RATE_LIMITED", "NOT_FOUND", "CONFLICT", "SPOKE_LOST", "INTERNAL"] {
+            let details = json!({"spokeCode": code, "details": {"n": 1}});
+            assert_eq!(said(code, &json!([])), ("EXECUTION_ERROR".to_owned(), Some(details)));
+            assert_eq!(said(code, &json!([{"code": code}])).0, code);
+        }
+        let declared = json!([{"code": "UNAUTHENTICATED", "httpStatus": 401}]);
+        assert_eq!(said("UNAUTHENTICATED", &declared).0, "EXECUTION_ERROR");
+    }
+
+    #[test]
+    fn a_code_that_would_spoil_a_table_is_shown_in_the_details_only() {
+        for code in ["a\nb", "a b", "é", "<b>", &"X".repeat(5_000), &"X".repeat(65)] {
+            let (code_now, details) = said(code, &json!([{"code": code}]));
+            let shown: String = code.chars().take(200).collect();
+            assert_eq!(code_now, "UNKNOWN_ERROR");
+            assert_eq!(details.expect("details")["spokeCode"], json!(shown));
+        }
+    }
+
+    #[test]
+    fn an_error_fits_into_one_message() {
+        let details = RawJson::parse(format!("\"{}\"", "x".repeat(PAYLOAD_LIMIT_BYTES))).expect("JSON");
+        let mut error = CallError::new(Code::ExecutionError, "é".repeat(PAYLOAD_LIMIT_BYTES)).details(details);
+
+        bound(&mut error, &[]);
+
+        assert_eq!(error.details, None);
+        assert!(error.message.len() <= MESSAGE_LIMIT && error.message.starts_with("éé"));
+    }
+}

@@ -1,0 +1,252 @@
+//! A second look at a message that was refused: which call was it about?
+//!
+//! The text may be anything: cut off, too deep, with a field given twice. It is scanned once from left to right for the
+//! strings `type`, `id` and `payload.requestId`; whether the rest is JSON does not matter here.
+//!
+//! Invariants
+//! - One pass, nothing recursive, nothing kept but three short strings.
+//! - What is said twice in two ways counts as not said: a guess could end another call.
+
+use super::decode::REGISTER;
+use super::{Dialect, Named};
+use crate::RequestId;
+
+/// Longest string that is read, quotes and escapes included: six characters for each one of a request id.
+const TEXT_LIMIT: usize = 6 * crate::id::ID_LIMIT_BYTES + 2;
+
+/// What is known of one field.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Field {
+    #[default]
+    Absent,
+    Text(String),
+    /// No string, or two different ones.
+    Unclear,
+}
+
+#[derive(Debug, Default)]
+struct Glance {
+    kind: Field,
+    id: Field,
+    request_id: Field,
+}
+
+/// The call that the message is about, when its type is one of the call protocol's and its id can be told.
+pub(super) fn call(message: &[u8]) -> Option<Named> {
+    let Glance { kind, id, request_id } = glance(message);
+    let kind = kind.text()?;
+    let asks = matches!(kind, "call.requested" | REGISTER);
+    if !asks
+        && !matches!(
+            kind,
+            "call.responded" | "call.completed" | "call.aborted" | "call.error"
+        )
+    {
+        return None;
+    }
+    let envelope_id = id.text().unwrap_or_default();
+    let named = request_id.text().filter(|id| !id.is_empty()).unwrap_or(envelope_id);
+    let named = if named.is_empty() && kind == REGISTER {
+        REGISTER
+    } else {
+        named
+    };
+    Some(Named {
+        request_id: named.parse::<RequestId>().ok()?,
+        dialect: Dialect::of(envelope_id),
+        asks,
+    })
+}
+
+/// Where the scan is.
+#[derive(Debug, Default)]
+struct Scan<'a> {
+    glance: Glance,
+    depth: usize,
+    /// The key of the object at depth 1 whose value is being read, and the same of `payload`.
+    keys: [Option<&'a [u8]>; 2],
+    /// Whether a value, and not a key, comes next.
+    in_value: bool,
+}
+
+fn glance(text: &[u8]) -> Glance {
+    let mut scan = Scan::default();
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        let end = match byte {
+            b'"' => string_end(text, at),
+            _ => at + 1,
+        };
+        scan.token(byte, &text[at..end]);
+        at = end;
+    }
+    scan.glance
+}
+
+/// The place after the string that begins at `start`.
+fn string_end(text: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(&byte) = text.get(at) {
+        at += match byte {
+            b'\\' => 2,
+            b'"' => return at + 1,
+            _ => 1,
+        };
+    }
+    text.len()
+}
+
+// === impl Scan ===
+
+impl<'a> Scan<'a> {
+    fn token(&mut self, first: u8, token: &'a [u8]) {
+        match first {
+            b'{' | b'[' => {
+                self.value(None);
+                self.depth += 1;
+                self.in_value = false;
+                if let Some(key) = self.depth.checked_sub(1).and_then(|level| self.keys.get_mut(level)) {
+                    *key = None;
+                }
+            }
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                self.in_value = false;
+            }
+            b':' => self.in_value = true,
+            b',' => self.in_value = false,
+            b'"' if self.in_value => self.value(Some(token)),
+            b'"' => {
+                if let Some(key) = self.depth.checked_sub(1).and_then(|level| self.keys.get_mut(level)) {
+                    *key = Some(token);
+                }
+            }
+            byte if byte.is_ascii_whitespace() => {}
+            // The first character of a number or a word stands for all of it.
+            _ => self.value(None),
+        }
+    }
+
+    /// A value, or the start of one; a string as it stands in the text.
+    fn value(&mut self, string: Option<&[u8]>) {
+        if !self.in_value {
+            return;
+        }
+        let field = match (self.depth, self.keys) {
+            (1, [Some(b"\"type\""), _]) => &mut self.glance.kind,
+            (1, [Some(b"\"id\""), _]) => &mut self.glance.id,
+            (2, [Some(b"\"payload\""), Some(b"\"requestId\"")]) => &mut self.glance.request_id,
+            _ => return,
+        };
+        field.say(string.filter(|text| text.len() <= TEXT_LIMIT));
+    }
+}
+
+// === impl Field ===
+
+impl Field {
+    fn say(&mut self, string: Option<&[u8]>) {
+        let said = string.and_then(|text| serde_json::from_slice(text).ok());
+        let said = said.map_or(Self::Unclear, Self::Text);
+        *self = match self {
+            Self::Absent => said,
+            ref known if **known == said => said,
+            _ => Self::Unclear,
+        };
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Absent | Self::Unclear => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(text: &str) -> Option<(String, Dialect, bool)> {
+        let named = call(text.as_bytes())?;
+        Some((named.request_id.to_string(), named.dialect, named.asks))
+    }
+
+    fn asked(id: &str, dialect: Dialect) -> Option<(String, Dialect, bool)> {
+        Some((id.to_owned(), dialect, true))
+    }
+
+    #[test]
+    fn the_call_is_found_in_either_dialect_and_any_order() {
+        for (text, wanted) in [
+            (
+                r#"{"type":"call.requested","id":"","payload":{"requestId":"r9","timeoutMs":1.5}}"#,
+                asked("r9", Dialect::Payload),
+            ),
+            (
+                r#"{"payload" : {"x":{"requestId":"no"},"requestId" : "r9"} , "type" : "call.requested"}"#,
+                asked("r9", Dialect::Payload),
+            ),
+            (
+                r#"{"type":"call.requested","id":"r9","payload":5}"#,
+                asked("r9", Dialect::Id),
+            ),
+            (
+                r#"{"type":"call.requested","id":7,"payload":{"requestId":"r9"}}"#,
+                asked("r9", Dialect::Payload),
+            ),
+            (
+                r#"{"type":"call.error","id":"","payload":{"code":3,"requestId":"r\u0039"}}"#,
+                Some(("r9".to_owned(), Dialect::Payload, false)),
+            ),
+            (
+                r#"{"type":"hub.register","id":"","payload":[]}"#,
+                asked("hub.register", Dialect::Payload),
+            ),
+        ] {
+            assert_eq!(named(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_cut_off_or_too_deep_still_names_its_call() {
+        let cut = r#"{"type":"call.requested","id":"","payload":{"requestId":"r9","input":{"a":["#;
+        let deep = format!(
+            r#"{{"type":"call.requested","payload":{{"input":{}{},"requestId":"r9"}}}}"#,
+            "[".repeat(5_000),
+            "]".repeat(5_000)
+        );
+
+        assert_eq!(named(cut), asked("r9", Dialect::Payload));
+        assert_eq!(named(&deep), asked("r9", Dialect::Payload));
+    }
+
+    #[test]
+    fn what_is_no_call_or_not_clear_names_none() {
+        let long = format!(r#"{{"type":"call.requested","id":"{}"}}"#, "x".repeat(5_000));
+        for text in [
+            "",
+            "[]",
+            r#"["type","call.requested","id","r9"]"#,
+            r#"{"type":"job.done","id":"r9","payload":{"requestId":"r9"}}"#,
+            r#"{"type":"__subscribe","id":"r9"}"#,
+            r#"{"x":{"type":"call.requested","id":"r9"}}"#,
+            r#"{"type":"call.requested","payload":{"input":{"requestId":"r9"}}}"#,
+            r#"{"type":"call.requested","payload":["requestId","r9"]}"#,
+            r#"{"type":"call.requested","payload":{"requestId":"r8","requestId":"r9"}}"#,
+            r#"{"type":"call.requested","type":"job.done","id":"r9"}"#,
+            r#"{"type":"call.requested","id":"with space"}"#,
+            r#"{"type":"call.requested","id":"r9"#,
+            long.as_str(),
+        ] {
+            assert_eq!(named(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_same_said_twice_is_clear() {
+        let text = r#"{"type":"call.requested","payload":{"requestId":"r9","requestId":"r9"}}"#;
+
+        assert_eq!(named(text), asked("r9", Dialect::Payload));
+    }
+}
