@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 use crate::json::{self, RawJson};
-use crate::{FRAME_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES};
+use crate::{FRAME_DEPTH_LIMIT, FRAME_LIMIT_BYTES, PAYLOAD_LIMIT_BYTES};
 
 /// A message with its payload as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,32 +77,34 @@ impl Envelope {
     /// # Errors
     /// [`Error`], checked in this order: size, depth, syntax, shape, size of the payload.
     pub fn decode(frame: &Bytes) -> Result<Self, Error> {
-        let envelope = Self::read(frame)?;
+        let (envelope, _) = Self::read(frame)?;
         limit(envelope.payload.as_ref())?;
         Ok(envelope)
     }
 
-    /// The same without the limit on the payload: for a call, it holds for the input or the output inside.
-    pub(crate) fn read(frame: &Bytes) -> Result<Self, Error> {
+    /// The same without the limit on the payload: for a call, it holds for the input or the output inside. Tells how
+    /// deep the frame nests.
+    pub(crate) fn read(frame: &Bytes) -> Result<(Self, usize), Error> {
         if frame.len() > FRAME_LIMIT_BYTES {
             return Err(Error::TooLarge {
                 size: frame.len(),
                 limit: FRAME_LIMIT_BYTES,
             });
         }
-        json::check_depth(frame)?;
+        let depth = json::depth(frame, FRAME_DEPTH_LIMIT)?;
         // serde would read an array as the fields in their order.
         if frame.trim_ascii_start().first() == Some(&b'[') {
             serde_json::from_slice::<IgnoredAny>(frame).map_err(classify)?;
             return Err(Error::Shape(de::Error::custom("this is an array")));
         }
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
-        Ok(Self {
+        let envelope = Self {
             kind: head.kind.into_owned(),
             id: head.id.into_owned(),
             payload: head.payload.map(|raw| RawJson::slice_of(frame, raw)),
             transport: head.transport,
-        })
+        };
+        Ok((envelope, depth))
     }
 
     /// Writes the envelope as one JSON text.

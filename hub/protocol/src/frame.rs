@@ -23,7 +23,7 @@ use crate::call::CallRequest;
 use crate::envelope::{self, Envelope};
 use crate::id::InvalidId;
 use crate::topic::{InvalidTopic, TopicFilter};
-use crate::{CallError, Code, OperationName, RawJson, RequestId};
+use crate::{CallError, Code, DEPTH_LIMIT, FRAME_DEPTH_LIMIT, OperationName, RawJson, RequestId, json};
 
 /// Longest text that says what is wrong with a message, in characters.
 const MESSAGE_LIMIT: usize = 500;
@@ -180,19 +180,42 @@ pub enum ErrorKind {
 // === impl Frame ===
 
 impl Frame {
-    /// Reads one message and tells its sender's dialect.
+    /// Reads one message of a hub and tells its sender's dialect.
+    ///
+    /// # Errors
+    /// [`Error`]: the connection goes on.
+    pub fn decode(message: &Bytes) -> Result<(Self, Dialect), Error> {
+        Self::decode_within(message, |_| FRAME_DEPTH_LIMIT)
+    }
+
+    /// The same of a peer that is no hub: no value of its may nest deeper than [`DEPTH_LIMIT`].
     ///
     /// # Errors
     /// [`Error`]: the connection goes on, the sender gets a `call.error` or an `__error`.
-    pub fn decode(message: &Bytes) -> Result<(Self, Dialect), Error> {
-        Self::read(message).map_err(|kind| Error {
+    pub fn decode_of_peer(message: &Bytes) -> Result<(Self, Dialect), Error> {
+        Self::decode_within(message, |kind| {
+            let around = match kind {
+                // Envelope, payload, and `{data, meta}` in it.
+                "call.responded" => 3,
+                kind if kind.starts_with("call.") => 2,
+                _ => 1,
+            };
+            DEPTH_LIMIT + around
+        })
+    }
+
+    fn decode_within(message: &Bytes, depth: fn(&str) -> usize) -> Result<(Self, Dialect), Error> {
+        Self::read(message, depth).map_err(|kind| Error {
             call: glance::call(message),
             kind,
         })
     }
 
-    fn read(message: &Bytes) -> Result<(Self, Dialect), ErrorKind> {
-        let envelope = Envelope::read(message)?;
+    fn read(message: &Bytes, limit: fn(&str) -> usize) -> Result<(Self, Dialect), ErrorKind> {
+        let (envelope, depth) = Envelope::read(message)?;
+        if depth > limit(&envelope.kind) {
+            return Err(envelope::Error::from(json::Error::TooDeep).into());
+        }
         let dialect = Dialect::of(&envelope.id);
         let frame = match envelope.kind.as_str() {
             "call.requested" | "call.responded" | "call.completed" | "call.aborted" | "call.error" => {

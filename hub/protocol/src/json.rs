@@ -1,7 +1,8 @@
 //! JSON text that is carried as it arrived.
 //!
 //! Invariants
-//! - A [`RawJson`] holds one complete JSON value in UTF-8, no deeper than [`DEPTH_LIMIT`].
+//! - A [`RawJson`] holds one complete JSON value in UTF-8. Where a peer's value enters, it is no deeper than
+//!   [`DEPTH_LIMIT`]; what hubs put around it comes on top.
 //! - Cloning and slicing share the bytes of the frame; nothing is copied on the way from socket to socket.
 
 use std::borrow::Cow;
@@ -152,7 +153,12 @@ impl JsonSchema for RawJson {
 /// # Errors
 /// [`Error::TooDeep`].
 pub fn check_depth(text: &[u8]) -> Result<(), Error> {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    depth(text, DEPTH_LIMIT).map(|_| ())
+}
+
+/// How deep brackets nest, unless deeper than `limit`.
+pub(crate) fn depth(text: &[u8], limit: usize) -> Result<usize, Error> {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in text {
         if in_string {
             match byte {
@@ -167,7 +173,8 @@ pub fn check_depth(text: &[u8]) -> Result<(), Error> {
             b'"' => in_string = true,
             b'[' | b'{' => {
                 depth += 1;
-                if depth > DEPTH_LIMIT {
+                deepest = deepest.max(depth);
+                if depth > limit {
                     return Err(Error::TooDeep);
                 }
             }
@@ -175,7 +182,7 @@ pub fn check_depth(text: &[u8]) -> Result<(), Error> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(deepest)
 }
 
 #[cfg(test)]

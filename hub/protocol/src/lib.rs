@@ -37,5 +37,9 @@ pub const PAYLOAD_LIMIT_BYTES: usize = 1024 * 1024;
 /// Largest frame or message, in bytes: a full payload and the envelope around it.
 pub const FRAME_LIMIT_BYTES: usize = PAYLOAD_LIMIT_BYTES + 64 * 1024;
 
-/// Deepest nesting of arrays and objects that is read.
+/// Deepest nesting of arrays and objects in a value that a peer gives.
 pub const DEPTH_LIMIT: usize = 64;
+
+/// Deepest nesting of a whole message: the deepest value, and what hubs put around it. A hub sends nothing that its
+/// peers, or other hubs, must refuse.
+pub const FRAME_DEPTH_LIMIT: usize = DEPTH_LIMIT + 8;

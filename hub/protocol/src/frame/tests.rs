@@ -5,7 +5,11 @@ use super::*;
 use crate::call::Delivered;
 
 fn decode(text: &str) -> Result<(Frame, Dialect), Error> {
-    Frame::decode(&Bytes::copy_from_slice(text.as_bytes()))
+    Frame::decode_of_peer(&Bytes::copy_from_slice(text.as_bytes()))
+}
+
+fn nested(levels: usize) -> String {
+    format!("{}{}", "[".repeat(levels), "]".repeat(levels))
 }
 
 fn name(error: &Error) -> Option<&str> {
@@ -172,7 +176,7 @@ fn an_input_of_exactly_the_limit_is_read_and_one_byte_more_is_answered_under_its
 
 #[test]
 fn a_broken_call_is_answered_under_its_id_in_its_dialect() {
-    let deep = format!("{}{}", "[".repeat(64), "]".repeat(64));
+    let deep = nested(65);
     for payload in [
         r#""timeoutMs":1500.5"#,
         r#""deadline":-1"#,
@@ -288,4 +292,37 @@ fn a_refusal_repeats_little_of_a_long_text() {
     let error = decode(&text).expect_err("no number").to_call_error();
 
     assert!(error.message.len() <= 500, "{} bytes", error.message.len());
+}
+
+/// What a hub puts around a peer's deepest value is read by everybody.
+#[test]
+fn a_value_of_sixty_four_levels_is_read_wherever_it_stands() {
+    let input = RawJson::parse(nested(64)).expect("the limit");
+    let wrapped = RawJson::parse(format!(r#"{{"data":{},"meta":{{}}}}"#, nested(63))).expect("the limit");
+    let operation = "a.b".parse().expect("valid");
+    let options = RequestOptions::default();
+    let (topic, id) = ("a:1".parse().expect("valid"), "r");
+    for message in [
+        encode::event(&topic, Some(&input)),
+        encode::call_requested(Dialect::Payload, id, &operation, &input, &options),
+        encode::call_responded(Dialect::Payload, id, &input),
+        encode::call_responded(Dialect::Payload, id, &wrapped),
+    ] {
+        assert!(Frame::decode_of_peer(&message).is_ok(), "{}", text(message));
+        assert!(Frame::decode(&message).is_ok(), "{}", text(message));
+    }
+    for message in [
+        format!(r#"{{"type":"a","id":"1","payload":{}}}"#, nested(65)),
+        format!(
+            r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","input":{}}}}}"#,
+            nested(65)
+        ),
+        format!(
+            r#"{{"type":"call.responded","id":"r","payload":{{"output":{{"data":{}}}}}}}"#,
+            nested(65)
+        ),
+    ] {
+        let error = decode(&message).expect_err("one level more");
+        assert!(error.to_string().contains("64 levels"), "{error}");
+    }
 }

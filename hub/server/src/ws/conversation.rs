@@ -65,7 +65,7 @@ impl Conversation {
     /// Acts on one message.
     pub(crate) fn message(&mut self, data: &Bytes) {
         self.app.metrics.messages_in.inc();
-        let (frame, dialect) = match Frame::decode(data) {
+        let (frame, dialect) = match Frame::decode_of_peer(data) {
             Ok(decoded) => decoded,
             Err(error) => return self.broken(error.call.as_ref(), &error.to_call_error()),
         };

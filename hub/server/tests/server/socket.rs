@@ -151,8 +151,8 @@ async fn a_wrong_message_is_answered_and_ends_nothing() {
     let mut client = Wire::connect(&hub, &hub.admin).await;
     let deep = format!(
         r#"{{"type":"a","id":"1","payload":{}{}}}"#,
-        "[".repeat(64),
-        "]".repeat(64)
+        "[".repeat(65),
+        "]".repeat(65)
     );
     for (sent, code, named) in [
         ("{", "BAD_REQUEST", "JSON"),

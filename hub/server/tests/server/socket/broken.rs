@@ -6,9 +6,9 @@ use super::with_spoke;
 use crate::harness::hub;
 use crate::wire::{Dialect, Wire, operation};
 
-/// `[[[…]]]`, deeper than a message may be.
+/// `[[[…]]]`, deeper than a value may be.
 fn deep() -> String {
-    format!("{}{}", "[".repeat(65), "]".repeat(65))
+    format!("{}{}", "[".repeat(66), "]".repeat(66))
 }
 
 /// A message of a spoke about a call, with a payload that is given as text.
