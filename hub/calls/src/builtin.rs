@@ -1,7 +1,8 @@
 //! The hub's own operations: `hub.list`, `hub.search`, `hub.schema` and `hub.call`.
 //!
-//! They are answered where every call passes, so that each surface has them. `hub.call` is the call of another
-//! operation under the same request id; it needs the scopes of that one.
+//! They are answered where every call passes, so that each surface has them. What tells of operations needs
+//! `operations:read`, as over HTTP. `hub.call` is the call of another operation under the same request id; it needs the
+//! scopes of that one and no other.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::schema::{Check, Violation};
 
-/// The origin's ResponseEnvelope: both fields, and a `meta` that says where the value came from.
+/// The origin's ResponseEnvelope: both fields, and a `meta` that says where the value came from. Without that `source` it
+/// is a domain's value that happens to have fields of these names.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -77,6 +78,9 @@ fn read(output: &RawJson) -> Option<Envelope<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use alkhub_protocol::Frame;
+    use bytes::Bytes;
+
     use super::*;
 
     fn checked_text(schema: &'static str, output: &'static str) -> Result<String, Violation> {
@@ -114,6 +118,23 @@ mod tests {
             let wrapped = checked_text("true", value).expect("anything goes");
             assert!(wrapped.starts_with(&format!("{{\"data\":{value},")), "{wrapped}");
         }
+    }
+
+    /// Who copies an answer from the page sends an envelope.
+    #[test]
+    fn every_output_on_the_page_is_an_envelope() {
+        let page = include_str!("../../../docs/PROTOCOL.md");
+        let frames = page.lines().filter(|line| line.starts_with("{\"type\":\"call.responded\""));
+        let mut outputs = 0;
+        for text in frames {
+            let frame = Frame::decode(&Bytes::from_static(text.as_bytes())).expect("a frame").0;
+            let Frame::Responded { output, .. } = frame else {
+                panic!("{text}");
+            };
+            assert!(read(&output).is_some(), "{text}");
+            outputs += 1;
+        }
+        assert!(outputs >= 2, "{outputs} found");
     }
 
     #[test]

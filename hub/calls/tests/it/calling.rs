@@ -351,14 +351,19 @@ async fn the_hubs_own_operations_list_search_describe_and_call() {
         (&json!({}), &json!(["text"]))
     );
 
-    let calling = hub.call("hub.call", json!({"operation": "text.upper", "input": "a"}));
+    let caller = client(&["call:text.upper"]);
+    let calling = hub.calls.call(
+        &caller,
+        request("hub.call", json!({"operation": "text.upper", "input": "a"})),
+    );
     let answering = async {
         let call = spoke.next_call().await;
         assert_eq!((call.operation.as_str(), call.input.as_str()), ("text.upper", "\"a\""));
         spoke.respond(&call.request_id, json!("A"));
     };
     let (answer, ()) = tokio::join!(calling, answering);
-    assert_eq!(answer.expect("called")["data"], "A");
+    let answer: Value = answer.expect("called").to().expect("JSON");
+    assert_eq!(answer["data"], "A");
 }
 
 #[tokio::test(start_paused = true)]
@@ -372,11 +377,17 @@ async fn the_hubs_own_operations_check_scopes_and_input() {
             .expect_err("refused")
     };
 
-    let error = call(&["call:*"], "hub.list", json!({})).await;
-    assert!(
-        error.code == Code::AccessDenied && error.message.contains("operations:read"),
-        "{error}"
-    );
+    for (operation, input) in [
+        ("hub.list", json!({})),
+        ("hub.search", json!({"query": "a"})),
+        ("hub.schema", json!({"operation": "text.upper"})),
+    ] {
+        let error = call(&["call:*", "call:hub.*"], operation, input).await;
+        assert!(
+            error.code == Code::AccessDenied && error.message.contains("operations:read"),
+            "{operation}: {error}"
+        );
+    }
     let error = call(&["operations:read"], "hub.call", json!({"operation": "text.upper"})).await;
     assert!(
         error.code == Code::AccessDenied && error.message.contains("call:text.upper"),
