@@ -98,6 +98,7 @@ impl Core {
                 );
             }
             Took::Gone => self.end(call.key, End::Silent, Some("the reader left")),
+            Took::Unreachable => self.lost_on_the_way(call, Some("the link to the caller's hub broke")),
         }
     }
 
@@ -115,8 +116,11 @@ impl Core {
         } else {
             "no item came for the subscription's idle timeout"
         };
-        let heard = call.output_bytes.load(Ordering::Relaxed) > 0;
-        let delivered = if heard { Delivered::Yes } else { Delivered::Maybe };
+        let delivered = if call.has_output() {
+            Delivered::Yes
+        } else {
+            Delivered::Maybe
+        };
         let mut error = CallError::new(Code::Timeout, reason).delivered(delivered);
         error.retryable = call.operation.spec.may_repeat();
         self.finish(call, End::Failed(error), Some(reason));
@@ -148,7 +152,7 @@ impl Core {
         let Some(instance) = to.instance() else { return };
         let Some(link) = &instance.link else {
             if self.relay.abort(&instance.entry.hub, key, reason).is_err() {
-                tracing::warn!(hub.id = %instance.entry.hub, call.key = key, "an abort to another hub was lost: its queue is full");
+                tracing::warn!(hub.id = %instance.entry.hub, call.key = key, "an abort to another hub was lost");
             }
             return;
         };
@@ -163,8 +167,11 @@ impl Core {
 
     /// The error of a call whose spoke may have got it.
     pub(crate) fn spoke_lost(&self, call: &Call, spoke: &alkhub_protocol::SpokeName) -> CallError {
-        let heard = call.output_bytes.load(Ordering::Relaxed) > 0;
-        let delivered = if heard { Delivered::Yes } else { Delivered::Maybe };
+        let delivered = if call.has_output() {
+            Delivered::Yes
+        } else {
+            Delivered::Maybe
+        };
         let message = format!("spoke `{spoke}` left before it answered");
         let mut error = CallError::new(Code::SpokeLost, message).delivered(delivered);
         error.retryable = call.operation.spec.may_repeat();

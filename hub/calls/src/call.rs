@@ -59,6 +59,8 @@ pub(crate) struct Leg {
     pub(crate) to: To,
     /// Times that it was sent again.
     pub(crate) resent: u8,
+    /// Items that came back from another hub.
+    pub(crate) items: u64,
 }
 
 /// The other end of a leg.
@@ -87,6 +89,11 @@ impl Call {
             To::Hub { instance } => Some(instance.entry.hub.clone()),
             To::Nobody | To::Spoke { .. } | To::Ended => None,
         }
+    }
+
+    /// Whether the spoke has answered anything yet.
+    pub(crate) fn has_output(&self) -> bool {
+        self.output_bytes.load(Ordering::Relaxed) > 0
     }
 
     /// Whether a caller of another hub asked for it.

@@ -118,6 +118,13 @@ impl Core {
         let core = Arc::clone(self);
         tasks.spawn(async move { core.follow_inbox().await });
         let core = Arc::clone(self);
+        tasks.spawn(async move { core.compare_after_breaks().await });
+        let core = Arc::clone(self);
+        tasks.spawn(async move {
+            let sent = core.relay.late.run(|end| core.relay.send_late(end));
+            core.stop.run_until_cancelled(sent).await;
+        });
+        let core = Arc::clone(self);
         tasks.spawn(async move {
             core.records
                 .write(&core.store, core.config.record_retention, &core.stop)

@@ -15,6 +15,7 @@ mod builtin;
 mod call;
 mod caller;
 mod calls;
+mod compare;
 mod core;
 mod directory;
 mod dispatch;
@@ -22,6 +23,7 @@ mod envelope;
 mod feed;
 #[cfg(test)]
 mod fixture;
+mod late;
 mod link;
 mod lost;
 mod metrics;

@@ -59,6 +59,7 @@ impl Core {
     /// Ends everything that had to do with another hub.
     pub(crate) fn hub_gone(&self, hub: &HubId) {
         let removed = self.directory.remove_hub(hub);
+        self.relay.late.forget(hub);
         self.count_instances();
         let sent_there = self.pending.select(|call| match &call.leg.lock().to {
             To::Hub { instance } => instance.entry.hub == *hub,

@@ -5,7 +5,9 @@
 //!
 //! Invariants
 //! - A call is forwarded once: a holder without the instance, or with another generation of it, answers `moved`.
-//! - Nothing waits here: a message that cannot be queued is told to whoever sent it.
+//! - Nothing waits here but the ends of calls ([`Late`]): any other message that cannot be queued is told to whoever
+//!   sent it.
+//! - What goes back tells how many items were sent before it, so that a missing one is noticed.
 
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::Call;
 use crate::directory::Instance;
+use crate::late::{Late, LateEnd};
 use crate::metrics::{Direction, Metrics};
 use crate::sink::{End, Took};
 
@@ -27,14 +30,18 @@ pub(crate) struct Relay {
     cluster: Cluster,
     hub: HubId,
     metrics: Arc<Metrics>,
+    /// Ends that could not leave.
+    pub(crate) late: Late,
 }
 
 /// The way back of a relayed call.
 #[derive(Debug)]
 pub(crate) struct Return {
-    pub(crate) relay: Arc<Relay>,
-    pub(crate) to: HubId,
-    pub(crate) key: u64,
+    relay: Arc<Relay>,
+    to: HubId,
+    key: u64,
+    /// Items sent so far.
+    items: u64,
 }
 
 /// Why a message did not leave this hub.
@@ -58,10 +65,35 @@ pub(crate) enum Message {
     },
     /// To the holder: the caller left, or the deadline passed.
     Abort { from: HubId, key: u64 },
-    /// Back: what the spoke said, or why the holder has no answer.
-    Answer { from: HubId, key: u64, frame: Frame },
+    /// Back: what the spoke said, or why the holder has no answer; with the number of items sent before.
+    Answer {
+        from: HubId,
+        key: u64,
+        items: u64,
+        frame: Frame,
+    },
+    /// Back: so many items were sent until now.
+    Mark { from: HubId, key: u64, items: u64 },
+    /// Back: no such call runs here.
+    Unknown { from: HubId, key: u64 },
+    /// Both ways: which calls between the two hubs the sender knows.
+    Known { from: HubId, known: Box<Known> },
     /// Back: the registration is not here.
     Moved { from: HubId, key: u64 },
+}
+
+/// Which calls between two hubs one of them knows, by the keys of their callers' hubs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Known {
+    /// Its own, which it sent to the other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mine: Vec<u64>,
+    /// The other's, which it holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) held: Vec<u64>,
+    /// Whether it is an answer, which wants none.
+    pub(crate) is_answer: bool,
 }
 
 /// Why a message is not read.
@@ -89,11 +121,16 @@ pub(crate) struct Destination {
 struct Header {
     /// The hub that sends this message.
     from: HubId,
-    /// The key of the caller's hub.
+    /// The key of the caller's hub; 0 where it is about no single call.
     key: u64,
     way: Way,
+    /// Items sent back before this.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    items: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Destination>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    known: Option<Box<Known>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,13 +141,21 @@ enum Way {
     /// Towards the caller.
     Back,
     Moved,
+    Mark,
+    Unknown,
+    Known,
 }
 
 // === impl Relay ===
 
 impl Relay {
     pub(crate) fn new(cluster: Cluster, hub: HubId, metrics: Arc<Metrics>) -> Self {
-        Self { cluster, hub, metrics }
+        Self {
+            cluster,
+            hub,
+            metrics,
+            late: Late::default(),
+        }
     }
 
     /// Sends a call to the hub that holds the instance.
@@ -125,45 +170,71 @@ impl Relay {
         let id = call.key.to_string();
         let request = &call.request;
         let frame = encode::call_requested(Dialect::Payload, &id, &call.operation.name, &request.input, &options);
-        self.send(&entry.hub, Way::Out, call.key, Some(destination), &frame)
+        let header = Header {
+            to: Some(destination),
+            ..self.header(call.key, Way::Out)
+        };
+        self.send(&entry.hub, &header, &frame)
     }
 
     /// Tells the holder to end a call.
     pub(crate) fn abort(&self, to: &HubId, key: u64, reason: &str) -> Result<(), NotSent> {
         let frame = encode::call_aborted(Dialect::Payload, &key.to_string(), Some(reason));
-        self.send(to, Way::Out, key, None, &frame)
+        self.send(to, &self.header(key, Way::Out), &frame)
     }
 
     /// Tells the caller's hub that the registration is not here.
     pub(crate) fn moved(&self, to: &HubId, key: u64) -> Result<(), NotSent> {
-        self.send(to, Way::Moved, key, None, &[])
+        self.send(to, &self.header(key, Way::Moved), &[])
     }
 
-    /// Tells the caller's hub an answer.
-    fn answer(&self, to: &HubId, key: u64, frame: &[u8]) -> Result<(), NotSent> {
-        self.send(to, Way::Back, key, None, frame)
+    /// Tells the caller's hub that no such call runs here.
+    pub(crate) fn unknown(&self, to: &HubId, key: u64) -> Result<(), NotSent> {
+        self.send(to, &self.header(key, Way::Unknown), &[])
     }
 
-    fn send(
-        &self,
-        to: &HubId,
-        way: Way,
-        key: u64,
-        destination: Option<Destination>,
-        frame: &[u8],
-    ) -> Result<(), NotSent> {
+    /// Tells another hub which calls between it and this one are known here.
+    pub(crate) fn known(&self, to: &HubId, known: Known) -> Result<(), NotSent> {
         let header = Header {
+            known: Some(Box::new(known)),
+            ..self.header(0, Way::Known)
+        };
+        self.send(to, &header, &[])
+    }
+
+    /// Keeps an end that did not arrive, to send it again.
+    pub(crate) fn keep(&self, end: LateEnd) {
+        let (hub, key) = (end.hub.clone(), end.key);
+        if !self.late.keep(end) {
+            tracing::warn!(hub.id = %hub, call.key = key, "an answer to another hub was lost: the link was down for too long, or too much waits");
+        }
+    }
+
+    /// Sends an end again.
+    pub(crate) fn send_late(&self, end: LateEnd) {
+        if self.post(&end.hub, end.message.clone()).is_err() {
+            self.keep(end);
+        }
+    }
+
+    fn header(&self, key: u64, way: Way) -> Header {
+        Header {
             from: self.hub.clone(),
             key,
             way,
-            to: destination,
-        };
-        let mut message = Vec::with_capacity(frame.len() + 320);
-        serde_json::to_writer(&mut message, &header).expect("a header is a plain struct");
-        message.push(b'\n');
-        message.extend_from_slice(frame);
+            items: 0,
+            to: None,
+            known: None,
+        }
+    }
+
+    fn send(&self, to: &HubId, header: &Header, frame: &[u8]) -> Result<(), NotSent> {
+        self.post(to, encoded(header, frame))
+    }
+
+    fn post(&self, to: &HubId, message: Bytes) -> Result<(), NotSent> {
         self.metrics.relayed(Direction::Sent);
-        self.cluster.send(to, message.into()).map_err(|error| {
+        self.cluster.send(to, message).map_err(|error| {
             tracing::debug!(hub.id = %to, %error, "a message to another hub was not queued");
             match error {
                 alkhub_events::Error::Full => NotSent::Full,
@@ -176,16 +247,34 @@ impl Relay {
 // === impl Return ===
 
 impl Return {
-    /// Hands an item back.
-    pub(crate) fn item(&self, item: &RawJson) -> Took {
-        let frame = encode::call_responded(Dialect::Payload, &self.key.to_string(), item);
-        match self.relay.answer(&self.to, self.key, &frame) {
-            Ok(()) => Took::Item,
-            Err(NotSent::Full | NotSent::Unreachable) => Took::Overflow,
+    pub(crate) fn new(relay: &Arc<Relay>, to: &HubId, key: u64) -> Self {
+        Self {
+            relay: Arc::clone(relay),
+            to: to.clone(),
+            key,
+            items: 0,
         }
     }
 
-    /// Hands the end back. When it cannot be queued, the caller's hub ends the call by its deadline.
+    /// Hands an item back.
+    pub(crate) fn item(&mut self, item: &RawJson) -> Took {
+        let frame = encode::call_responded(Dialect::Payload, &self.key.to_string(), item);
+        match self.relay.send(&self.to, &self.header(Way::Back), &frame) {
+            Ok(()) => {
+                self.items += 1;
+                Took::Item
+            }
+            Err(NotSent::Full) => Took::Overflow,
+            Err(NotSent::Unreachable) => Took::Unreachable,
+        }
+    }
+
+    /// Tells how many items were sent. Where it cannot be told, the link's return begins the comparison anew.
+    pub(crate) fn mark(&self) {
+        let _ = self.relay.send(&self.to, &self.header(Way::Mark), &[]);
+    }
+
+    /// Hands the end back; where it cannot leave now, it is sent again.
     pub(crate) fn end(&self, end: &End) {
         let id = self.key.to_string();
         let frame = match end {
@@ -195,8 +284,17 @@ impl Return {
             End::Aborted => encode::call_aborted(Dialect::Payload, &id, None),
             End::Silent => return,
         };
-        if let Err(reason) = self.relay.answer(&self.to, self.key, &frame) {
-            tracing::warn!(hub.id = %self.to, call.key = self.key, ?reason, "an answer to another hub was lost");
+        let message = encoded(&self.header(Way::Back), &frame);
+        if self.relay.post(&self.to, message.clone()).is_err() {
+            let (hub, key) = (self.to.clone(), self.key);
+            self.relay.keep(LateEnd { hub, key, message });
+        }
+    }
+
+    fn header(&self, way: Way) -> Header {
+        Header {
+            items: self.items,
+            ..self.relay.header(self.key, way)
         }
     }
 }
@@ -207,9 +305,21 @@ impl Message {
     /// Reads a message; payloads share its bytes.
     pub(crate) fn decode(message: &Bytes) -> Result<Self, Error> {
         let end = message.iter().position(|&byte| byte == b'\n').ok_or(Error::NoHeader)?;
-        let Header { from, key, way, to } = serde_json::from_slice(&message[..end])?;
-        if way == Way::Moved {
-            return Ok(Self::Moved { from, key });
+        let Header {
+            from,
+            key,
+            way,
+            items,
+            to,
+            known,
+        } = serde_json::from_slice(&message[..end])?;
+        match (way, known) {
+            (Way::Moved, _) => return Ok(Self::Moved { from, key }),
+            (Way::Mark, _) => return Ok(Self::Mark { from, key, items }),
+            (Way::Unknown, _) => return Ok(Self::Unknown { from, key }),
+            (Way::Known, Some(known)) => return Ok(Self::Known { from, known }),
+            (Way::Known, None) => return Err(Error::Unexpected),
+            (Way::Out | Way::Back, _) => {}
         }
         let (frame, _) = Frame::decode(&message.slice(end + 1..))?;
         match (way, frame, to) {
@@ -227,10 +337,28 @@ impl Message {
                 | Frame::Failed { .. }
                 | Frame::Aborted { .. }),
                 _,
-            ) => Ok(Self::Answer { from, key, frame }),
+            ) => Ok(Self::Answer {
+                from,
+                key,
+                items,
+                frame,
+            }),
             _ => Err(Error::Unexpected),
         }
     }
+}
+
+fn encoded(header: &Header, frame: &[u8]) -> Bytes {
+    let mut message = Vec::with_capacity(frame.len() + 320);
+    serde_json::to_writer(&mut message, header).expect("a header is a plain struct");
+    message.push(b'\n');
+    message.extend_from_slice(frame);
+    message.into()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(items: &u64) -> bool {
+    *items == 0
 }
 
 #[cfg(test)]
@@ -239,19 +367,14 @@ mod tests {
 
     use super::*;
 
-    fn message(header: &Header, frame: &[u8]) -> Bytes {
-        let mut text = serde_json::to_vec(header).expect("plain");
-        text.push(b'\n');
-        text.extend_from_slice(frame);
-        text.into()
-    }
-
     fn header(way: Way, to: Option<Destination>) -> Header {
         Header {
             from: "hub-1".parse().expect("valid"),
             key: 7,
             way,
+            items: 0,
             to,
+            known: None,
         }
     }
 
@@ -274,7 +397,7 @@ mod tests {
         };
         let frame = encode::call_requested(Dialect::Payload, "7", &name, &input, &options);
 
-        let read = Message::decode(&message(&header(Way::Out, Some(destination())), &frame)).expect("valid");
+        let read = Message::decode(&encoded(&header(Way::Out, Some(destination())), &frame)).expect("valid");
 
         let Message::Call {
             from,
@@ -295,8 +418,8 @@ mod tests {
     fn an_abort_and_an_answer_differ_by_their_way() {
         let frame = encode::call_aborted(Dialect::Payload, "7", None);
 
-        let out = Message::decode(&message(&header(Way::Out, None), &frame)).expect("valid");
-        let back = Message::decode(&message(&header(Way::Back, None), &frame)).expect("valid");
+        let out = Message::decode(&encoded(&header(Way::Out, None), &frame)).expect("valid");
+        let back = Message::decode(&encoded(&header(Way::Back, None), &frame)).expect("valid");
 
         assert!(matches!(out, Message::Abort { key: 7, .. }));
         assert!(matches!(
@@ -311,10 +434,10 @@ mod tests {
     #[test]
     fn what_does_not_belong_is_refused() {
         let event = Bytes::from_static(b"{\"type\":\"job\",\"id\":\"1\"}");
-        let moved = Message::decode(&message(&header(Way::Moved, None), b"")).expect("needs no frame");
+        let moved = Message::decode(&encoded(&header(Way::Moved, None), b"")).expect("needs no frame");
 
         assert!(matches!(moved, Message::Moved { key: 7, .. }));
-        assert!(Message::decode(&message(&header(Way::Out, None), &event)).is_err());
+        assert!(Message::decode(&encoded(&header(Way::Out, None), &event)).is_err());
         assert!(Message::decode(&Bytes::from_static(b"{}")).is_err());
         assert!(Message::decode(&Bytes::from_static(b"{}\n{}")).is_err());
     }

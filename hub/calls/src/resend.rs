@@ -67,6 +67,7 @@ impl Core {
         let to = std::mem::take(&mut leg.to);
         self.release(&to, call.key);
         leg.resent += 1;
+        leg.items = 0;
         Some(leg.resent == 1)
     }
 

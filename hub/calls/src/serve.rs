@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use alkhub_events::Undelivered;
 use alkhub_protocol::frame::Requested;
-use alkhub_protocol::{CallError, Code, HubId};
+use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -12,6 +13,7 @@ use crate::call::{Call, Clock, Leg, Origin, To};
 use crate::core::Core;
 use crate::directory::Instance;
 use crate::dispatch::NotPlaced;
+use crate::late::LateEnd;
 use crate::metrics::Direction;
 use crate::relay::{Destination, Message, Return};
 use crate::sink::{End, Sink};
@@ -28,7 +30,7 @@ impl Core {
                     self.metrics.relayed(Direction::Received);
                     self.relayed(&message);
                 }
-                Some((hub, message)) = undeliverable.recv() => self.came_back(&hub, &message),
+                Some(undelivered) = undeliverable.recv() => self.came_back(undelivered),
                 else => return,
             }
         }
@@ -48,11 +50,27 @@ impl Core {
                     self.end(local, End::Silent, Some("the caller ended the call"));
                 }
             }
-            Ok(Message::Answer { from, key, frame }) => {
+            Ok(Message::Answer {
+                from,
+                key,
+                items,
+                frame,
+            }) => {
                 if let Some((call, _)) = self.call_at(&from, key) {
-                    self.answered(&call, frame);
+                    self.answered_by_hub(&call, items, Some(frame));
                 }
             }
+            Ok(Message::Mark { from, key, items }) => {
+                if let Some((call, _)) = self.call_at(&from, key) {
+                    self.answered_by_hub(&call, items, None);
+                }
+            }
+            Ok(Message::Unknown { from, key }) => {
+                if let Some((call, _)) = self.call_at(&from, key) {
+                    self.lost_on_the_way(&call, None);
+                }
+            }
+            Ok(Message::Known { from, known }) => self.compare(&from, &known),
             Ok(Message::Moved { from, key }) => {
                 if let Some((call, instance)) = self.call_at(&from, key) {
                     self.moved(&call, &instance);
@@ -62,21 +80,58 @@ impl Core {
         }
     }
 
-    /// A message that nobody received.
-    fn came_back(&self, hub: &HubId, message: &Bytes) {
-        match Message::decode(message) {
-            Ok(Message::Call { key, .. }) => {
-                if let Some((call, instance)) = self.call_at(hub, key) {
+    /// Takes what another hub says of a call, which sent `items` items before it: each is taken once and in order.
+    fn answered_by_hub(&self, call: &Arc<Call>, items: u64, frame: Option<Frame>) {
+        let expected = {
+            let mut leg = call.leg.lock();
+            let expected = leg.items;
+            let is_next = items == expected && matches!(frame, Some(Frame::Responded { .. }));
+            leg.items += u64::from(is_next);
+            expected
+        };
+        match frame {
+            _ if items > expected => self.lost_on_the_way(call, Some("items were lost between two hubs")),
+            Some(frame) if items == expected => self.answered(call, frame),
+            // It came twice, or nothing is missing.
+            Some(_) | None => {}
+        }
+    }
+
+    /// A message that nobody received, or perhaps nobody.
+    fn came_back(&self, undelivered: Undelivered) {
+        let Undelivered {
+            hub,
+            message,
+            delivered,
+        } = undelivered;
+        let surely_not = delivered == Delivered::No;
+        match Message::decode(&message) {
+            Ok(Message::Call { key, .. }) if surely_not => {
+                if let Some((call, instance)) = self.call_at(&hub, key) {
                     self.reroute(&call, &instance);
                 }
             }
             Ok(Message::Answer { key, .. }) => {
                 let local = self.inbound.get(&(hub.clone(), key)).map(|local| *local);
-                if let Some(local) = local {
-                    self.end(local, End::Silent, Some("the caller's hub is gone"));
+                let running = local.and_then(|local| self.pending.get(local));
+                match running {
+                    Some(call) if surely_not => {
+                        self.lost_on_the_way(&call, Some("the link to the caller's hub broke"));
+                    }
+                    // Whether the item arrived is compared when the link is back.
+                    Some(_) => {}
+                    None => self.relay.keep(LateEnd { hub, key, message }),
                 }
             }
-            Ok(Message::Abort { .. } | Message::Moved { .. }) => {}
+            // What of these was lost is found when the hubs compare: whose link broke begins it when it is back.
+            Ok(
+                Message::Call { .. }
+                | Message::Abort { .. }
+                | Message::Moved { .. }
+                | Message::Mark { .. }
+                | Message::Unknown { .. }
+                | Message::Known { .. },
+            ) => {}
             Err(error) => tracing::warn!(%error, "a message that came back was not understood"),
         }
     }
@@ -93,11 +148,7 @@ impl Core {
 
     /// Sends another hub's call to a spoke of this one.
     fn serve(self: &Arc<Self>, from: &HubId, key: u64, to: &Destination, requested: Requested) {
-        let back = || Return {
-            relay: Arc::clone(&self.relay),
-            to: from.clone(),
-            key,
-        };
+        let back = || Return::new(&self.relay, from, key);
         let held = self.directory.instance(&to.spoke, &to.instance);
         let held = held.filter(|held| held.link.is_some() && held.entry.generation == to.generation);
         let offered = held.and_then(|held| {

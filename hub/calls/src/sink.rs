@@ -70,6 +70,8 @@ pub(crate) enum Took {
     Overflow,
     /// The reader has left.
     Gone,
+    /// The reader is on another hub, and the link to it is down.
+    Unreachable,
 }
 
 /// Items between the hub and a [`crate::Items`].

@@ -18,17 +18,17 @@ use std::sync::Arc;
 use alkhub_config::EventsConfig;
 use alkhub_protocol::admin::PodReport;
 use alkhub_protocol::register::SpokeType;
-use alkhub_protocol::{HubId, InstanceId, OperationName, RawJson, SpokeName};
+use alkhub_protocol::{Delivered, HubId, InstanceId, OperationName, RawJson, SpokeName};
 use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::channel::Names;
 use crate::metrics::Metrics;
 use crate::target::redis::{Redis, Routes};
-use crate::{Error, Scope};
+use crate::{Error, LinkState, Scope};
 use directory::Directory;
 pub(crate) use directory::Feed;
 use inbox::Relay;
@@ -120,6 +120,18 @@ pub struct Lease {
     pub weight: u32,
 }
 
+/// A message for another hub that came back.
+#[derive(Clone, Debug)]
+pub struct Undelivered {
+    /// The hub that it was for.
+    pub hub: HubId,
+    /// The message.
+    pub message: Bytes,
+    /// `No`: nobody received it. `Maybe`: the link broke while it was on its way, and
+    /// [`LinkState::Down`](crate::LinkState) was the sign.
+    pub delivered: Delivered,
+}
+
 /// News about keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -153,7 +165,8 @@ struct Shared {
     keys: Keys,
     changes: Given<DirectoryChange>,
     inbox: Given<Bytes>,
-    undeliverable: Given<(HubId, Bytes)>,
+    undeliverable: Given<Undelivered>,
+    link: watch::Receiver<LinkState>,
     key_changes: Given<KeyChange>,
 }
 
@@ -162,7 +175,7 @@ struct Shared {
 struct Given<T>(Mutex<Option<mpsc::Receiver<T>>>);
 
 /// Both ends of the queue of messages that came back.
-pub(crate) type Returns = (mpsc::Sender<(HubId, Bytes)>, mpsc::Receiver<(HubId, Bytes)>);
+pub(crate) type Returns = (mpsc::Sender<Undelivered>, mpsc::Receiver<Undelivered>);
 
 /// What [`start`] needs.
 pub(crate) struct Parts<'a> {
@@ -195,6 +208,9 @@ pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
         leases: leases.clone(),
         changes: changes_sender,
     });
+    let link = redis
+        .as_ref()
+        .map_or_else(|| watch::channel(LinkState::Local).1, |redis| redis.link().state());
     let (keys, announcer, key_changes) = keys::new(hub, names, redis.clone());
     let relay = Relay::new(hub, redis.clone(), inbox_sender.clone(), returned);
     scope.tasks.spawn(actor.run(scope.stop.clone()));
@@ -218,6 +234,7 @@ pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
         changes: Given::new(changes),
         inbox: Given::new(inbox),
         undeliverable: Given::new(undeliverable),
+        link,
         key_changes: Given::new(key_changes),
     };
     (
@@ -257,8 +274,9 @@ impl Cluster {
         self.shared.changes.take()
     }
 
-    /// Relays a message to a hub. What nobody receives comes back through [`Cluster::undeliverable`]; what is on its
-    /// way when the link breaks may be lost, and [`LinkState::Down`](crate::LinkState) is the sign.
+    /// Relays a message to a hub. What nobody receives comes back through [`Cluster::undeliverable`], and so does what
+    /// this hub was sending when its link broke; what the other hub has not read when its own link breaks is lost, and
+    /// its [`LinkState::Down`](crate::LinkState) is the sign.
     ///
     /// # Errors
     /// At once while the link is down, or when too much waits.
@@ -273,9 +291,14 @@ impl Cluster {
         self.shared.inbox.take()
     }
 
-    /// Messages of this hub that surely nobody received. Given once.
-    pub fn undeliverable(&self) -> mpsc::Receiver<(HubId, Bytes)> {
+    /// Messages of this hub that nobody received, or perhaps nobody. Given once.
+    pub fn undeliverable(&self) -> mpsc::Receiver<Undelivered> {
         self.shared.undeliverable.take()
+    }
+
+    /// How the link to the other hubs is, now and later.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.shared.link.clone()
     }
 
     /// Says what this hub's lease holds from now on. The lease itself is kept from the start and given back at the

@@ -26,7 +26,6 @@ const UNDELIVERABLE: usize = 4_096;
 pub struct Fabric {
     bus: Bus,
     cluster: Cluster,
-    link: watch::Receiver<LinkState>,
 }
 
 /// Where the tasks of the fabric live.
@@ -88,14 +87,10 @@ impl Fabric {
         if let Some(runner) = runner {
             runner.start(routes, scope);
         }
-        let link = redis
-            .as_ref()
-            .map_or_else(|| watch::channel(LinkState::Local).1, |redis| redis.link().state());
         let target = redis.map_or(Target::Local(Local), Target::Redis);
         Ok(Self {
             bus: Bus::new(table, target, metrics),
             cluster,
-            link,
         })
     }
 
@@ -111,6 +106,6 @@ impl Fabric {
 
     /// How the link to Redis is, now and later.
     pub fn link(&self) -> watch::Receiver<LinkState> {
-        self.link.clone()
+        self.cluster.link()
     }
 }

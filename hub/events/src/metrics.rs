@@ -96,7 +96,7 @@ impl Metrics {
             )?,
             undeliverable: counter(
                 "alkhub_events_undeliverable_total",
-                "Messages to other hubs that nobody received.",
+                "Messages to other hubs that nobody received, or that were on their way when the link broke.",
             )?,
             hubs: gauge(
                 "alkhub_events_hubs",

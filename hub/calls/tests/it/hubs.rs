@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use alkhub_calls::Answer;
 use alkhub_config::CallsConfig;
-use alkhub_events::LinkState;
 use alkhub_protocol::{CallRequest, Code, Delivered};
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
@@ -14,89 +13,7 @@ use serde_json::{Value, json};
 use crate::fixture::{
     Hub, HubOptions, Spoke, admin, connection, mutation, operation, query, registration, request, subscription,
 };
-
-/// Two hubs that share what hubs share.
-struct Pair {
-    a: Hub,
-    b: Hub,
-    postgres: Server,
-    redis: RedisServer,
-}
-
-impl Pair {
-    async fn start() -> Self {
-        Self::with(CallsConfig::default()).await
-    }
-
-    async fn with(calls: CallsConfig) -> Self {
-        let (redis, postgres) = tokio::join!(RedisServer::start(), Server::temporary());
-        let postgres = postgres.expect("Postgres is installed");
-        let start = |name| {
-            Hub::start(HubOptions {
-                name,
-                redis: Some(redis.url()),
-                postgres: Some(postgres.url()),
-                calls: calls.clone(),
-            })
-        };
-        let (a, b) = (start("pod-a-a1").await, start("pod-b-b1").await);
-        Self { a, b, postgres, redis }
-    }
-
-    /// Connects a spoke to hub B and waits until hub A can call it.
-    async fn spoke_on_b(&self, operations: &[Value]) -> Spoke {
-        let spoke = Spoke::connect(&self.b, "text", operations).await;
-        sees(&self.a, "text.upper", spoke.output.generation).await;
-        spoke
-    }
-
-    /// Ends Redis with everything that it knew; both hubs know it then.
-    async fn lose_redis(&mut self) {
-        self.redis.kill().await;
-        for hub in [&self.a, &self.b] {
-            link_is(hub, "down", |state| matches!(state, LinkState::Down(_))).await;
-        }
-    }
-
-    async fn end(self) {
-        self.a.stop().await;
-        self.b.stop().await;
-        self.postgres.stop().await.expect("stops");
-    }
-}
-
-/// Waits until a hub routes an operation to a registration.
-async fn sees(hub: &Hub, name: &str, generation: u64) {
-    let name = name.parse().expect("valid");
-    until("the other hub to see the spoke", || async {
-        let offered = hub
-            .calls
-            .operation(&admin(), &name)
-            .is_some_and(|info| !info.spokes.is_empty());
-        let generations: Vec<u64> = hub.calls.instances().iter().map(|(_, i, _)| i.generation).collect();
-        let seen = format!("offered: {offered}, generations: {generations:?}, wanted {generation}");
-        if offered && generations.contains(&generation) {
-            Ok(())
-        } else {
-            Err(seen)
-        }
-    })
-    .await;
-}
-
-async fn link_is(hub: &Hub, what: &str, wanted: impl FnMut(&LinkState) -> bool) {
-    let mut link = hub.fabric.link();
-    let state = within(&format!("a link that is {what}"), link.wait_for(wanted)).await;
-    assert!(state.is_ok(), "the hub has not ended");
-}
-
-async fn in_flight(hub: &Hub, wanted: usize) {
-    until("calls in flight", async || match hub.calls.in_flight() {
-        n if n == wanted => Ok(()),
-        n => Err(format!("{n} in flight, wanted {wanted}")),
-    })
-    .await;
-}
+use crate::pair::{Pair, in_flight, sees};
 
 #[tokio::test]
 async fn a_call_reaches_a_spoke_of_another_hub_and_is_checked_by_its_own() {
@@ -350,53 +267,6 @@ async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
     drop(spoke_a);
     a.stop().await;
     postgres.stop().await.expect("stops");
-}
-
-#[tokio::test]
-async fn a_call_outlives_a_restart_of_redis() {
-    let mut pair = Pair::start().await;
-    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
-    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-    ticket.expect("routed");
-    let call = spoke.next_call().await;
-
-    pair.lose_redis().await;
-    pair.redis.launch().await;
-    for hub in [&pair.a, &pair.b] {
-        link_is(hub, "up", |state| *state == LinkState::Up).await;
-    }
-    spoke.respond(&call.request_id, json!("A"));
-
-    let answer = within("the answer", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
-    drop(spoke);
-    pair.end().await;
-}
-
-#[tokio::test]
-async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_answers() {
-    let mut pair = Pair::start().await;
-    let there = pair.spoke_on_b(&[query("text.upper")]).await;
-    pair.lose_redis().await;
-
-    let error = pair.a.call("text.upper", json!(1)).await.expect_err("no way to it");
-    assert_eq!(
-        (error.code.clone(), error.delivered, error.retryable),
-        (Code::Unavailable, Delivered::No, true),
-        "{error}"
-    );
-
-    // It takes the calls although the one on the other hub has none.
-    let mut here = Spoke::connect(&pair.a, "text", &[query("text.upper")]).await;
-    let mut waiting = Vec::new();
-    for _ in 0..4 {
-        let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
-        ticket.expect("routed to the one that can be reached");
-        here.next_call().await;
-        waiting.push(answers);
-    }
-    drop((here, there));
-    pair.end().await;
 }
 
 #[tokio::test]

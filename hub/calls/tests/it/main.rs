@@ -8,6 +8,8 @@ mod churn;
 mod deadlines;
 mod fixture;
 mod hubs;
+mod links;
+mod pair;
 mod postgres;
 mod registering;
 mod speed;

@@ -1,9 +1,10 @@
 //! Relays messages to the inboxes of hubs.
 
-use alkhub_protocol::HubId;
+use alkhub_protocol::{Delivered, HubId};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::Undelivered;
 use crate::Error;
 use crate::target::redis::Redis;
 
@@ -22,7 +23,7 @@ pub(super) struct Relay {
     hub: HubId,
     transport: Transport,
     own: mpsc::Sender<Bytes>,
-    returned: mpsc::Sender<(HubId, Bytes)>,
+    returned: mpsc::Sender<Undelivered>,
 }
 
 // === impl Relay ===
@@ -32,7 +33,7 @@ impl Relay {
         hub: &HubId,
         redis: Option<Redis>,
         own: mpsc::Sender<Bytes>,
-        returned: mpsc::Sender<(HubId, Bytes)>,
+        returned: mpsc::Sender<Undelivered>,
     ) -> Self {
         Self {
             hub: hub.clone(),
@@ -51,7 +52,11 @@ impl Relay {
             Transport::Redis(redis) => redis.relay(to, message),
             Transport::Alone => self
                 .returned
-                .try_send((to.clone(), message))
+                .try_send(Undelivered {
+                    hub: to.clone(),
+                    message,
+                    delivered: Delivered::No,
+                })
                 .map_err(|_| Error::NoCluster),
         }
     }

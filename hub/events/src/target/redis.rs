@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::bus::{Idle, Table};
 use crate::channel::Names;
+use crate::cluster::Undelivered;
 use crate::metrics::Metrics;
 use crate::{Error, PublishError};
 pub(crate) use connect::client;
@@ -45,7 +46,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) client: redis::Client,
     pub(crate) metrics: Metrics,
     /// Takes relayed messages that nobody received.
-    pub(crate) undeliverable: mpsc::Sender<(HubId, Bytes)>,
+    pub(crate) undeliverable: mpsc::Sender<Undelivered>,
 }
 
 /// The handle: what the bus and the cluster use.

@@ -1,7 +1,8 @@
 //! Relay, leases, revoked keys and the claim on the prefix.
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Claim, KeyChange, Lease, LinkState};
+use alkhub_events::{Claim, KeyChange, Lease, LinkState, Undelivered};
+use alkhub_protocol::Delivered;
 use alkhub_test_support::{RedisServer, until, within};
 use bytes::Bytes;
 
@@ -38,10 +39,13 @@ async fn relayed_messages_arrive_in_order_and_those_for_nobody_come_back() {
         assert_eq!(receive("a message", &mut inbox_b).await, index.to_string());
         if index % 100 == 0 {
             assert_eq!(receive("an answer", &mut inbox_a).await, index.to_string());
-            assert_eq!(
-                receive("a return", &mut returned).await,
-                (gone.clone(), Bytes::from(index.to_string()))
-            );
+            let Undelivered {
+                hub,
+                message,
+                delivered,
+            } = receive("a return", &mut returned).await;
+            assert_eq!((&hub, &message[..]), (&gone, index.to_string().as_bytes()));
+            assert_eq!(delivered, Delivered::No);
         }
     }
     assert_eq!(a.metric("alkhub_events_undeliverable_total"), 20.0);
@@ -67,7 +71,9 @@ async fn a_message_to_oneself_needs_no_redis() {
 
     assert_eq!(receive("the message", &mut inbox).await, "x");
     assert_eq!(
-        receive("the return", &mut pod.fabric.cluster().undeliverable()).await.1,
+        receive("the return", &mut pod.fabric.cluster().undeliverable())
+            .await
+            .message,
         "y"
     );
 }

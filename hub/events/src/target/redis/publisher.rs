@@ -6,8 +6,8 @@
 //! Invariants
 //! - Messages reach Redis in the order in which they were accepted.
 //! - What waits is bounded in messages and bytes; beyond it a message is refused ([`Error::Full`]).
-//! - A relayed message that nobody received, or that was never sent, is given back. One whose batch broke may have
-//!   been received: it is not given back, and the session ends, which is the sign.
+//! - A relayed message that nobody received, or that was never sent, is given back. So is one whose batch broke, with
+//!   the word that it may have been received.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::Link;
 use super::session::Session;
+use crate::cluster::Undelivered;
 use crate::metrics::{Dropped, Metrics};
 use crate::{Error, PublishError};
 
@@ -49,7 +50,7 @@ pub(crate) struct Publishing {
     bytes: Arc<AtomicUsize>,
     link: Link,
     metrics: Metrics,
-    undeliverable: mpsc::Sender<(HubId, Bytes)>,
+    undeliverable: mpsc::Sender<Undelivered>,
 }
 
 #[derive(Debug)]
@@ -67,11 +68,7 @@ enum Then {
     Relayed(HubId),
 }
 
-pub(super) fn new(
-    link: Link,
-    metrics: Metrics,
-    undeliverable: mpsc::Sender<(HubId, Bytes)>,
-) -> (Publisher, Publishing) {
+pub(super) fn new(link: Link, metrics: Metrics, undeliverable: mpsc::Sender<Undelivered>) -> (Publisher, Publishing) {
     let (sender, jobs) = mpsc::channel(QUEUE_MESSAGES);
     let bytes = Arc::new(AtomicUsize::new(0));
     let publisher = Publisher {
@@ -192,15 +189,7 @@ impl Publishing {
             }
             Err(error) => {
                 session.end().now("a publish was not confirmed");
-                for job in batch.drain(..) {
-                    if let Then::Tell(told) = job.then {
-                        let error = PublishError {
-                            delivered: Delivered::Maybe,
-                            source: error.shared(),
-                        };
-                        let _ = told.send(Err(error));
-                    }
-                }
+                batch.drain(..).for_each(|job| self.unsure(job, &error));
             }
         }
     }
@@ -216,7 +205,21 @@ impl Publishing {
                 })));
             }
             (Then::Relayed(_), Ok(1..)) => self.metrics.relayed.inc(),
-            (Then::Relayed(to), Ok(_) | Err(_)) => self.give_back(to, job.message),
+            (Then::Relayed(to), Ok(_) | Err(_)) => self.give_back(to, job.message, Delivered::No),
+        }
+    }
+
+    /// The link broke while the message was on its way.
+    fn unsure(&self, job: Job, error: &Error) {
+        match job.then {
+            Then::Tell(told) => {
+                let error = PublishError {
+                    delivered: Delivered::Maybe,
+                    source: error.shared(),
+                };
+                let _ = told.send(Err(error));
+            }
+            Then::Relayed(to) => self.give_back(to, job.message, Delivered::Maybe),
         }
     }
 
@@ -230,13 +233,18 @@ impl Publishing {
                 };
                 let _ = told.send(Err(error));
             }
-            Then::Relayed(to) => self.give_back(to, job.message),
+            Then::Relayed(to) => self.give_back(to, job.message, Delivered::No),
         }
     }
 
-    fn give_back(&self, to: HubId, message: Bytes) {
+    fn give_back(&self, hub: HubId, message: Bytes, delivered: Delivered) {
         self.metrics.undeliverable.inc();
-        if self.undeliverable.try_send((to, message)).is_err() {
+        let undelivered = Undelivered {
+            hub,
+            message,
+            delivered,
+        };
+        if self.undeliverable.try_send(undelivered).is_err() {
             self.metrics.dropped(Dropped::Undeliverable, 1);
         }
     }

@@ -1,0 +1,165 @@
+//! Two hubs compare what they know of each other's calls after the link of one of them was broken: what was on its way
+//! may be lost, and nobody shall wait for it.
+//!
+//! A hub whose link has come up tells every other hub which of its calls it believes there, and which calls of the
+//! other's it holds; the other answers for these, and tells the same. So it makes no difference whose link broke, or
+//! which of two hubs came back first.
+//!
+//! - A call that the holder does not know: its request or its end was lost. It fails.
+//! - A subscription that the holder knows: the holder tells how many items it has sent. When some did not arrive, it
+//!   fails.
+//! - A call that the caller's hub does not know: an abort was lost. It is aborted.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_events::LinkState;
+use alkhub_protocol::{CallError, Code, Delivered, HubId};
+
+use crate::call::{Call, Origin, To};
+use crate::core::Core;
+use crate::relay::Known;
+use crate::sink::{End, Sink};
+
+/// Keys of one kind in one message at most.
+const KEYS: usize = 8_192;
+
+/// So long the holder waits before it denies a call: its end may come back and be sent again.
+const DENIAL_PAUSE: Duration = Duration::from_millis(500);
+
+impl Core {
+    /// Compares with everybody whenever the link has come up, until the end.
+    pub(crate) async fn compare_after_breaks(self: Arc<Self>) {
+        let mut link = self.cluster.link();
+        while let Some(Ok(())) = self.stop.run_until_cancelled(link.changed()).await {
+            if *link.borrow_and_update() == LinkState::Up {
+                self.compare_with_all();
+            }
+        }
+    }
+
+    fn compare_with_all(&self) {
+        let mut hubs: HashSet<HubId> = self.cluster.pods().iter().map(|pod| pod.hub_id.clone()).collect();
+        hubs.extend(self.directory.instances().iter().map(|i| i.entry.hub.clone()));
+        let relayed = self.pending.select(|call| call.other_hub().is_some());
+        hubs.extend(relayed.iter().filter_map(|call| call.other_hub()));
+        hubs.remove(&self.hub);
+        for hub in &hubs {
+            self.tell_known(hub, &relayed, false);
+        }
+    }
+
+    /// Tells a hub what is known of calls between it and this one. A first message, even an empty one, wants an answer
+    /// of the same kind.
+    fn tell_known(&self, hub: &HubId, relayed: &[Arc<Call>], is_answer: bool) {
+        let (mut mine, mut held) = (Vec::new(), Vec::new());
+        for call in relayed {
+            match &call.origin {
+                Origin::Hub { hub: from, key } if from == hub => held.push(*key),
+                Origin::Caller { .. } if call.is_at(hub) => mine.push(call.key),
+                Origin::Hub { .. } | Origin::Caller { .. } => {}
+            }
+        }
+        let (mut mine, mut held) = (mine.chunks(KEYS), held.chunks(KEYS));
+        let mut is_answer = is_answer;
+        loop {
+            let (some, others) = (mine.next(), held.next());
+            if is_answer && some.is_none() && others.is_none() {
+                return;
+            }
+            let known = Known {
+                mine: some.unwrap_or_default().to_vec(),
+                held: others.unwrap_or_default().to_vec(),
+                is_answer,
+            };
+            if self.relay.known(hub, known).is_err() {
+                // The link is down again: its return begins anew.
+                return;
+            }
+            is_answer = true;
+        }
+    }
+
+    /// Another hub tells what it knows.
+    pub(crate) fn compare(self: &Arc<Self>, with: &HubId, known: &Known) {
+        let unknown: Vec<u64> = known
+            .mine
+            .iter()
+            .copied()
+            .filter(|&key| !self.mark(with, key))
+            .collect();
+        if !unknown.is_empty() {
+            self.deny(with.clone(), unknown);
+        }
+        for &key in &known.held {
+            let runs_there = self.pending.get(key).is_some_and(|call| call.is_at(with));
+            if !runs_there && self.relay.abort(with, key, "the caller ended the call").is_err() {
+                return;
+            }
+        }
+        if !known.is_answer {
+            let relayed = self
+                .pending
+                .select(|call| call.other_hub().is_some_and(|hub| hub == *with));
+            self.tell_known(with, &relayed, true);
+        }
+    }
+
+    /// Tells how many items of a call were sent, behind the last of them. False when no such call runs here.
+    fn mark(&self, hub: &HubId, key: u64) -> bool {
+        let local = self.inbound.get(&(hub.clone(), key)).map(|local| *local);
+        let Some(call) = local.and_then(|local| self.pending.get(local)) else {
+            return false;
+        };
+        if let Sink::Hub(back) = &*call.sink.lock() {
+            back.mark();
+        }
+        true
+    }
+
+    fn deny(self: &Arc<Self>, hub: HubId, keys: Vec<u64>) {
+        let core = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut keys = keys;
+            while !keys.is_empty() {
+                let pause = tokio::time::sleep(DENIAL_PAUSE);
+                if core.stop.run_until_cancelled(pause).await.is_none() {
+                    return;
+                }
+                let (late, unknown): (Vec<u64>, Vec<u64>) =
+                    keys.into_iter().partition(|&key| core.relay.late.has(&hub, key));
+                if unknown.into_iter().any(|key| core.relay.unknown(&hub, key).is_err()) {
+                    // The link is down again: its return begins anew.
+                    return;
+                }
+                keys = late;
+            }
+        });
+    }
+
+    /// The holder does not know the call, or sent items that did not arrive.
+    pub(crate) fn lost_on_the_way(&self, call: &Call, stop: Option<&str>) {
+        self.end(call.key, End::Failed(self.link_lost(call)), stop);
+    }
+
+    /// The error of a call of which something was lost between two hubs.
+    pub(crate) fn link_lost(&self, call: &Call) -> CallError {
+        let delivered = if call.has_output() {
+            Delivered::Yes
+        } else {
+            Delivered::Maybe
+        };
+        let message = "the link between the hubs broke, and an answer may be lost";
+        let mut error = CallError::new(Code::Unavailable, message).delivered(delivered);
+        error.retryable = call.operation.spec.may_repeat();
+        error
+    }
+}
+
+impl Call {
+    /// Whether it was sent to this other hub.
+    fn is_at(&self, hub: &HubId) -> bool {
+        matches!(&self.leg.lock().to, To::Hub { instance } if instance.entry.hub == *hub)
+    }
+}

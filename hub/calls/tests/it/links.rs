@@ -1,0 +1,255 @@
+//! The link between two hubs breaks: no call hangs, no item is lost without a sign.
+
+use alkhub_calls::{Answer, Items};
+use alkhub_events::LinkState;
+use alkhub_protocol::{CallError, Code, Delivered};
+use alkhub_test_support::within;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+
+use crate::fixture::{Spoke, admin, mutation, query, request, subscription};
+use crate::pair::{Pair, in_flight, link_is};
+
+impl Pair {
+    /// Starts Redis again, empty; both hubs have their link then.
+    async fn find_redis(&mut self) {
+        self.redis.launch().await;
+        for hub in [&self.a, &self.b] {
+            link_is(hub, "up", |state| *state == LinkState::Up).await;
+        }
+    }
+
+    /// Cuts every connection of one kind, as Redis calls it; both hubs have their link again then.
+    async fn cut(&self, kind: &str) {
+        let links = [&self.a, &self.b].map(|hub| {
+            let mut link = hub.fabric.link();
+            link.mark_unchanged();
+            link
+        });
+        self.redis
+            .query::<i64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
+            .await;
+        for mut link in links {
+            within("the link breaks", link.changed()).await.expect("the hub lives");
+            let up = link.wait_for(|state| *state == LinkState::Up);
+            within("the link is back", up).await.expect("the hub lives");
+        }
+    }
+}
+
+/// A subscription that enters at hub A.
+async fn subscribed(pair: &Pair) -> Items {
+    let items = pair.a.calls.subscribe(&admin(), request("text.upper", json!(1))).await;
+    items.expect("routed")
+}
+
+async fn next(items: &mut Items) -> Option<Result<Value, CallError>> {
+    let item = within("an item, or the end", items.next()).await?;
+    Some(item.map(|item| item.to::<Value>().expect("JSON")["data"].clone()))
+}
+
+#[tokio::test]
+async fn a_call_outlives_a_restart_of_redis() {
+    let mut pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await;
+
+    pair.lose_redis().await;
+    pair.find_redis().await;
+    spoke.respond(&call.request_id, json!("A"));
+
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_answers() {
+    let mut pair = Pair::start().await;
+    let there = pair.spoke_on_b(&[query("text.upper")]).await;
+    pair.lose_redis().await;
+
+    let error = pair.a.call("text.upper", json!(1)).await.expect_err("no way to it");
+    assert_eq!(
+        (error.code.clone(), error.delivered, error.retryable),
+        (Code::Unavailable, Delivered::No, true),
+        "{error}"
+    );
+
+    // It takes the calls although the one on the other hub has none.
+    let mut here = Spoke::connect(&pair.a, "text", &[query("text.upper")]).await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
+        ticket.expect("routed to the one that can be reached");
+        here.next_call().await;
+        waiting.push(answers);
+    }
+    drop((here, there));
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_given_while_the_link_is_down_arrives_when_it_is_back() {
+    let mut pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await;
+
+    pair.lose_redis().await;
+    spoke.respond(&call.request_id, json!("A"));
+    pair.find_redis().await;
+
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    in_flight(&pair.b, 0).await;
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_subscription_whose_item_was_lost_ends_with_an_error_and_at_the_spoke() {
+    let mut pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let mut items = subscribed(&pair).await;
+    let call = spoke.next_call().await;
+    spoke.respond(&call.request_id, json!(1));
+    assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
+
+    pair.lose_redis().await;
+    spoke.respond(&call.request_id, json!(2));
+    assert_eq!(spoke.next_abort().await, call.request_id);
+    pair.find_redis().await;
+
+    let Some(Err(error)) = next(&mut items).await else {
+        panic!("it goes on as if nothing were missing");
+    };
+    assert_eq!(
+        (&error.code, error.delivered),
+        (&Code::Unavailable, Delivered::Yes),
+        "{error}"
+    );
+    in_flight(&pair.a, 0).await;
+    in_flight(&pair.b, 0).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_was_silent_while_the_link_was_down_goes_on() {
+    let mut pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let mut items = subscribed(&pair).await;
+    let call = spoke.next_call().await;
+    spoke.respond(&call.request_id, json!(1));
+    assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
+
+    pair.lose_redis().await;
+    pair.find_redis().await;
+    spoke.respond(&call.request_id, json!(2));
+    spoke.complete(&call.request_id);
+
+    assert_eq!(next(&mut items).await, Some(Ok(json!(2))));
+    assert_eq!(next(&mut items).await, None);
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
+    let mut pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let items = subscribed(&pair).await;
+    let call = spoke.next_call().await;
+
+    pair.lose_redis().await;
+    drop(items);
+    in_flight(&pair.a, 0).await;
+    pair.find_redis().await;
+
+    assert_eq!(spoke.next_abort().await, call.request_id);
+    in_flight(&pair.b, 0).await;
+    pair.end().await;
+}
+
+/// The connections break while items and answers are on their way: whatever is lost, its reader learns it.
+#[tokio::test]
+async fn items_under_a_breaking_link_come_in_order_or_end_with_an_error() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    for kind in ["pubsub", "normal", "pubsub", "normal", "pubsub", "normal"] {
+        let mut items = subscribed(&pair).await;
+        let call = spoke.next_call().await;
+        let producing = async {
+            for n in 0..400 {
+                spoke.respond(&call.request_id, json!(n));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(producing, pair.cut(kind));
+        spoke.complete(&call.request_id);
+
+        let (mut seen, mut end) = (0, None);
+        while let Some(item) = next(&mut items).await {
+            match item {
+                Ok(n) => {
+                    assert_eq!(n, json!(seen), "an item is missing, and nobody was told");
+                    seen += 1;
+                }
+                Err(error) => end = Some(error),
+            }
+        }
+        match end {
+            None => assert_eq!(seen, 400, "it completed without its last items"),
+            Some(error) => assert_eq!(error.code, Code::Unavailable, "{error}"),
+        }
+        // What is left of it at the spoke is an abort at most.
+        while let Some(left) = spoke.outgoing.try_next() {
+            assert!(matches!(left, alkhub_calls::OutgoingItem::Message(_)), "{left:?}");
+        }
+        in_flight(&pair.a, 0).await;
+        in_flight(&pair.b, 0).await;
+    }
+    drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_fails_at_once_when_the_link_is_back() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    for kind in ["pubsub", "normal", "pubsub", "normal"] {
+        let mut waiting = Vec::new();
+        for n in 0..20 {
+            let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(n)));
+            ticket.expect("routed");
+            waiting.push((spoke.next_call().await.request_id, answers));
+        }
+        let answering = async {
+            for (id, _) in &waiting {
+                spoke.respond(id, json!("A"));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(pair.cut(kind), answering);
+
+        for (_, answers) in &mut waiting {
+            match within("the answer, or the failure", answers.recv()).await {
+                Some(Answer::Item(_)) => {}
+                Some(Answer::Failed(error)) => assert_eq!(
+                    (&error.code, error.delivered),
+                    (&Code::Unavailable, Delivered::Maybe),
+                    "{error}"
+                ),
+                other => panic!("neither: {other:?}"),
+            }
+        }
+        in_flight(&pair.a, 0).await;
+        in_flight(&pair.b, 0).await;
+    }
+    drop(spoke);
+    pair.end().await;
+}
