@@ -5,6 +5,8 @@
 //! - A key of a spoke is found only while the spoke of that name has the uid that the key was made for.
 //! - A key that was revoked by hand stays revoked, whoever puts it again.
 
+use std::collections::HashMap;
+
 use alkhub_protocol::admin::KeyInfo;
 use alkhub_protocol::{Scopes, SpokeName, scope};
 use jiff::Timestamp;
@@ -113,6 +115,22 @@ impl Keys<'_> {
     pub async fn find(self, hash: &KeyHash) -> Result<Option<KeyRecord>, Error> {
         let found = run!(self.0, Statement::KeyFind, |db| find(db, hash))?;
         found.map(|(key, spoke)| key.record(spoke)).transpose()
+    }
+
+    /// [`Keys::find`] for many at once: those that were found, in no order.
+    ///
+    /// # Errors
+    /// As [`Keys::find`].
+    pub async fn find_many(self, hashes: &[KeyHash]) -> Result<Vec<(KeyHash, KeyRecord)>, Error> {
+        let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
+        let found = run!(self.0, Statement::KeyFindMany, |db| find_many(db, &hashes))?;
+        found
+            .into_iter()
+            .map(|(hash, key, spoke)| {
+                let hash = hash.try_into().map_err(|_| Error::Corrupt("hash of a key"))?;
+                Ok((KeyHash(hash), key.record(spoke)?))
+            })
+            .collect()
     }
 
     /// All keys, the newest first.
@@ -286,6 +304,48 @@ async fn create(db: &mut PgConnection, key: &NewKey) -> sqlx::Result<Option<Info
     .await?;
     tx.commit().await?;
     Ok(row)
+}
+
+type Found = (Vec<u8>, KeyRow, Option<spokes::SpokeRow>);
+
+async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Vec<Found>> {
+    let rows = sqlx::query!(
+        r#"SELECT hash, id, origin, name, hint, scopes, spoke, spoke_uid,
+                  created_at AS "created_at: jiff_sqlx::Timestamp", expires_at AS "expires_at: jiff_sqlx::Timestamp",
+                  last_used_at AS "last_used_at: jiff_sqlx::Timestamp", revoked_at AS "revoked_at: jiff_sqlx::Timestamp"
+           FROM keys WHERE hash = ANY($1)"#,
+        hashes
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let names: Vec<String> = rows.iter().filter_map(|row| row.spoke.clone()).collect();
+    let spokes: HashMap<String, spokes::SpokeRow> = spokes::select_many(db, &names)
+        .await?
+        .into_iter()
+        .map(|spoke| (spoke.name.clone(), spoke))
+        .collect();
+    let found = rows.into_iter().filter_map(|row| {
+        let key = KeyRow {
+            id: row.id,
+            origin: row.origin,
+            name: row.name,
+            hint: row.hint,
+            scopes: row.scopes,
+            spoke: row.spoke,
+            spoke_uid: row.spoke_uid,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+            revoked_at: row.revoked_at,
+        };
+        let (Some(name), Some(uid)) = (&key.spoke, &key.spoke_uid) else {
+            return Some((row.hash, key, None));
+        };
+        // The fence, as in `find`.
+        let spoke = spokes.get(name).filter(|spoke| spoke.uid == *uid).cloned()?;
+        Some((row.hash, key, Some(spoke)))
+    });
+    Ok(found.collect())
 }
 
 async fn find(db: &mut PgConnection, hash: &KeyHash) -> sqlx::Result<Option<(KeyRow, Option<spokes::SpokeRow>)>> {

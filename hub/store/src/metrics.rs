@@ -32,6 +32,7 @@ statements! {
     CallPrune = "call_prune",
     KeyCreate = "key_create",
     KeyFind = "key_find",
+    KeyFindMany = "key_find_many",
     KeyList = "key_list",
     KeyRevoke = "key_revoke",
     KeyTouch = "key_touch",

@@ -91,7 +91,7 @@ pub struct Deleted {
 }
 
 /// The columns of a spoke.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SpokeRow {
     pub(crate) name: String,
     pub(crate) uid: String,
@@ -288,6 +288,21 @@ pub(crate) async fn select(db: &mut PgConnection, name: &str) -> sqlx::Result<Op
         name
     )
     .fetch_optional(db)
+    .await
+}
+
+/// The spokes of those names.
+pub(crate) async fn select_many(db: &mut PgConnection, names: &[String]) -> sqlx::Result<Vec<SpokeRow>> {
+    sqlx::query_as!(
+        SpokeRow,
+        r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
+                  created_at AS "created_at: _", first_connected_at AS "first_connected_at: _",
+                  connected_at AS "connected_at: _", disconnected_at AS "disconnected_at: _",
+                  last_heartbeat_at AS "last_heartbeat_at: _"
+           FROM spokes WHERE name = ANY($1)"#,
+        names
+    )
+    .fetch_all(db)
     .await
 }
 

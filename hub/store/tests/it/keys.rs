@@ -38,6 +38,34 @@ async fn a_key_is_found_by_its_hash_and_listed_without_it() {
     assert_eq!(store.keys().find(&hash(2)).await.expect("asked"), None);
 }
 
+/// What a hub knows of keys by one statement is what it would know by many.
+#[tokio::test]
+async fn many_keys_are_found_as_each_of_them_is() {
+    let store = store().await;
+    store.keys().create(&new_key(1)).await.expect("made");
+    let id = store.keys().create(&new_key(2)).await.expect("made").id;
+    store.keys().revoke(&id).await.expect("asked");
+    let (builder, gone) = (name("builder"), name("gone"));
+    for (spoke_name, number) in [(&builder, 3), (&gone, 4)] {
+        let (declared, key) = (spoke("a"), spoke_key(number));
+        let put = store.spokes().put(spoke_name, &declared, Some(&key)).await;
+        put.expect("put");
+    }
+    store.spokes().delete(&gone, None).await.expect("asked").expect("known");
+    store.spokes().put(&gone, &spoke("b"), None).await.expect("put");
+    let hashes: Vec<_> = (1..=5).map(hash).collect();
+
+    let found = store.keys().find_many(&hashes).await.expect("asked");
+
+    assert_eq!(found.len(), 3, "{found:?}");
+    for hash in hashes {
+        let one = store.keys().find(&hash).await.expect("asked");
+        let among = found.iter().find(|(found, _)| *found == hash);
+        assert_eq!(among.map(|(_, record)| record), one.as_ref());
+    }
+    assert_eq!(store.keys().find_many(&[]).await.expect("asked"), []);
+}
+
 #[tokio::test]
 async fn the_same_key_is_not_made_twice() {
     let store = store().await;
