@@ -46,6 +46,37 @@ async fn a_key_revoked_on_one_hub_ends_its_connection_on_another() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_revoked_on_one_hub_ends_its_streams_on_another() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let admin = Http::new(cluster.url(0), cluster.admin());
+    let scopes = json!({"name": "k", "scopes": ["events:subscribe:a", "call:t.watch"]});
+    let (id, key) = key(&admin, scopes).await?;
+    let mut spoke = Peer::connect(&cluster.url(1), cluster.admin()).await?;
+    spoke
+        .register("t", json!([operation("t", "watch", "subscription")]))
+        .await?;
+    let reader = Http::new(cluster.url(1), key);
+    let topics = reader.sse("GET", "/v1/events?topic=a:1", None).await?;
+    let items = reader.sse("POST", "/v1/call/t.watch", Some(&json!(1))).await?;
+    spoke.next_of("call.requested").await?;
+
+    admin.send("DELETE", &format!("/v1/admin/keys/{id}"), None).await?;
+
+    for mut stream in [topics, items] {
+        let last = stream.next().await?.context("the reason")?;
+        let problem: Value = serde_json::from_str(&last.data)?;
+        assert_eq!(
+            (last.event.as_str(), &problem["code"], &problem["detail"]),
+            ("error", &json!("UNAUTHENTICATED"), &json!("the key was revoked"))
+        );
+        assert_eq!(stream.next().await?, None, "the stream has ended");
+    }
+    spoke.next_of("call.aborted").await?;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_scope_is_named() -> Result<()> {
     let cluster = Cluster::single().await?;
     let admin = Http::new(cluster.url(0), cluster.admin());

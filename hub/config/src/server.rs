@@ -21,7 +21,8 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     /// Open connections in all. Too low refuses spokes with 503; too high runs out of memory (about 10 KiB each).
     pub max_connections: usize,
-    /// Open WebSockets of one key. Too low refuses a large pool of spokes; too high lets one key take the hub.
+    /// Open connections of one key: WebSockets, and streams of server-sent events. Too low refuses a large pool of
+    /// spokes; too high lets one key take the hub.
     pub max_connections_per_key: usize,
     /// HTTP requests of one key in a second, with bursts of twice as many. Too low answers 429.
     pub requests_per_second_per_key: u32,

@@ -16,6 +16,7 @@ use crate::auth::KeyRing;
 use crate::listener::Scope;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::streams::Streams;
 use crate::ws::Sockets;
 
 /// The software's version.
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) calls: Calls,
     pub(crate) keys: KeyRing,
     pub(crate) sockets: Arc<Sockets>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,

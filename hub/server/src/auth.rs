@@ -2,7 +2,7 @@
 //!
 //! A key is checked by its checksum, hashed, and looked up: in memory, where an answer is trusted for `auth.cache-ttl`
 //! and for longer while Postgres is away, else in Postgres. A revocation reaches every hub through Redis and ends the
-//! key's sockets at once.
+//! key's WebSockets and streams at once.
 //!
 //! Invariants
 //! - Postgres away is never "your key is wrong": a known key goes on, an unknown one gets 503.
@@ -14,13 +14,14 @@ mod credential;
 mod key;
 mod revocation;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::{AuthConfig, ServerConfig};
 use alkhub_protocol::{ApiKey, CallError, Code};
-use alkhub_store::{KeyHash, KeyHasher, Store};
+use alkhub_store::{KeyHash, KeyHasher, KeyRecord, Store};
 use jiff::Timestamp;
 
 pub(crate) use caller::Caller;
@@ -29,7 +30,7 @@ pub(crate) use key::Key;
 pub(crate) use revocation::{recheck_in_use, watch};
 
 use crate::error::ApiError;
-use crate::limits::{BadKeys, Rate};
+use crate::limits::{BadKeys, Rate, Slot};
 use crate::metrics::{AuthFailure, Limit, Metrics};
 use key::Standing;
 
@@ -63,6 +64,7 @@ pub(crate) struct KeyRing {
     revoked: moka::sync::Cache<Arc<str>, ()>,
     bad: BadKeys,
     rate: Rate,
+    connections: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -102,6 +104,7 @@ impl KeyRing {
                 .build(),
             bad: BadKeys::new(server.bad_keys_per_minute),
             rate: Rate::per_second(server.requests_per_second_per_key),
+            connections: server.max_connections_per_key,
             metrics,
         }
     }
@@ -148,6 +151,29 @@ impl KeyRing {
         })
     }
 
+    /// Takes a place among the key's open connections.
+    ///
+    /// # Errors
+    /// 429: it has as many as it may.
+    pub(crate) fn take_connection(&self, key: &Key) -> Result<Slot, ApiError> {
+        key.connections.take(self.connections).ok_or_else(|| {
+            self.metrics.limited(Limit::KeyConnections);
+            ApiError::rate_limited(
+                "the key has as many open connections as it may (`server.max-connections-per-key`)",
+                Duration::from_secs(1),
+            )
+        })
+    }
+
+    /// What a key is worth that has just come where revocations find it, be it into memory or among those of open
+    /// connections: one that came before may have passed it by.
+    pub(crate) fn look_again(&self, key: &Key) -> Standing {
+        if self.revoked.contains_key(&key.id) {
+            key.revoke();
+        }
+        key.standing(Timestamp::now())
+    }
+
     async fn find(&self, hash: KeyHash, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
         if let Some(key) = self.known.get(&hash).await {
             if key.age() > self.ttl {
@@ -160,6 +186,9 @@ impl KeyRing {
             return Err(self.unknown_key(peer));
         }
         let found = self.known.try_get_with(hash, self.look_up(hash)).await;
+        let found = found.inspect(|key| {
+            self.look_again(key);
+        });
         found.map_err(|error| match &*error {
             NotFound::Unknown => {
                 self.unknown.insert(hash, ());
@@ -182,11 +211,7 @@ impl KeyRing {
     async fn look_up(&self, hash: KeyHash) -> Result<Arc<Key>, NotFound> {
         let record = self.store.keys().find(&hash).await.map_err(NotFound::Store)?;
         let record = record.ok_or(NotFound::Unknown)?;
-        let key = Key::new(hash, &record);
-        if self.revoked.contains_key(&key.id) {
-            key.revoke();
-        }
-        Ok(Arc::new(key))
+        Ok(Arc::new(Key::new(hash, &record)))
     }
 
     /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
@@ -205,32 +230,44 @@ impl KeyRing {
     /// # Errors
     /// Postgres did not answer.
     async fn refresh(&self, key: &Key) -> Result<(), alkhub_store::Error> {
-        match self.store.keys().find(&key.hash).await? {
-            Some(record) => key.update(&record),
-            None => key.revoke(),
-        }
-        if self.revoked.contains_key(&key.id) {
-            key.revoke();
+        self.refreshed(key, self.store.keys().find(&key.hash).await?.as_ref());
+        Ok(())
+    }
+
+    /// Looks many known keys up again, at once.
+    ///
+    /// # Errors
+    /// Postgres did not answer; they are as they were.
+    async fn refresh_all(&self, keys: &[Arc<Key>]) -> Result<(), alkhub_store::Error> {
+        let hashes: Vec<KeyHash> = keys.iter().map(|key| key.hash).collect();
+        let found: HashMap<KeyHash, KeyRecord> = self.store.keys().find_many(&hashes).await?.into_iter().collect();
+        for key in keys {
+            self.refreshed(key, found.get(&key.hash));
         }
         Ok(())
     }
 
-    fn check(&self, key: &Key, peer: IpAddr) -> Result<(), ApiError> {
-        match key.standing(Timestamp::now()) {
-            Standing::Good => Ok(()),
-            Standing::Revoked => {
-                self.bad.count(peer);
-                Err(self.refused(AuthFailure::Revoked, "the key was revoked"))
-            }
-            Standing::Expired => {
-                self.bad.count(peer);
-                Err(self.refused(AuthFailure::Expired, "the key has expired"))
-            }
-            Standing::Suspended => {
-                self.metrics.auth_failure(AuthFailure::Suspended);
-                Err(ApiError::new(Code::AccessDenied, "the key's spoke is suspended"))
-            }
+    fn refreshed(&self, key: &Key, found: Option<&KeyRecord>) {
+        match found {
+            Some(record) => key.update(record, || self.revoked.contains_key(&key.id)),
+            None => key.revoke(),
         }
+    }
+
+    fn check(&self, key: &Key, peer: IpAddr) -> Result<(), ApiError> {
+        let standing = key.standing(Timestamp::now());
+        let Some(refusal) = standing.refusal() else {
+            return Ok(());
+        };
+        if matches!(standing, Standing::Revoked | Standing::Expired) {
+            self.bad.count(peer);
+        }
+        self.metrics.auth_failure(match standing {
+            Standing::Expired => AuthFailure::Expired,
+            Standing::Suspended => AuthFailure::Suspended,
+            Standing::Good | Standing::Revoked => AuthFailure::Revoked,
+        });
+        Err(refusal.into())
     }
 
     fn check_peer(&self, peer: IpAddr) -> Result<(), ApiError> {

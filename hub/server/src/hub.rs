@@ -25,6 +25,7 @@ use crate::auth::KeyRing;
 use crate::listener::{self, ListenerLimits, Scope, tls};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::streams::Streams;
 use crate::ws::Sockets;
 use crate::{background, router};
 
@@ -269,6 +270,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         calls,
         keys,
         sockets: Arc::new(Sockets::default()),
+        streams: Arc::new(Streams::default()),
         metrics,
         registry,
         scope: scope.clone(),

@@ -30,6 +30,7 @@ mod readiness;
 mod request;
 mod router;
 mod sse;
+mod streams;
 pub mod telemetry;
 mod ws;
 

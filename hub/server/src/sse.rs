@@ -1,10 +1,10 @@
 //! Server-sent events: topics, and subscriptions to operations.
 //!
 //! A client that goes away drops the stream, and with it its subscriptions or its call. Keep-alive comments come from
-//! one beat for all streams.
+//! one beat for all streams. A stream whose key ends says so in a last `event: error` (a problem document).
 //!
 //! Topics: no `event:` field, so that a browser's `onmessage` fires; `data` is the envelope; `event: gap` where events
-//! are missing. Subscriptions: `event: next`, then `event: error` (a problem document) or `event: complete`.
+//! are missing. Subscriptions: `event: next`, then `event: error` or `event: complete`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use alkhub_calls::Items;
 use alkhub_events::{Deliveries, Item, Subscription};
 use alkhub_protocol::frame::Gap;
-use alkhub_protocol::{CallError, TopicFilter};
+use alkhub_protocol::{CallError, Delivered, TopicFilter};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -23,8 +23,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::error::{problem, status, unanswered};
+use crate::auth::Caller;
+use crate::error::{ApiError, problem, status, unanswered};
 use crate::metrics::ConnectionKind;
+use crate::streams::Held;
 
 /// A silent stream gets a comment this often, so that no proxy cuts it.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -52,10 +54,23 @@ pub(crate) async fn beat(beat: watch::Sender<()>, stop: CancellationToken) {
     }
 }
 
-/// The events of topics until the client leaves or the hub drains.
-pub(crate) fn topics(app: &App, topics: Topics) -> Response {
-    let (mut beat, drain) = (app.beat.subscribe(), app.scope.drain.clone());
+/// Enters a stream of a key's among the open ones, before what it is to give is asked for.
+///
+/// # Errors
+/// The key has as many connections as it may, or has just ended.
+pub(crate) fn open(app: &App, caller: &Caller) -> Result<Held, ApiError> {
+    let slot = app.keys.take_connection(&caller.key)?;
     let open = app.metrics.open(ConnectionKind::Sse);
+    let held = app.streams.enter(caller.key.clone(), (slot, open));
+    match app.keys.look_again(&caller.key).refusal() {
+        Some(refusal) => Err(refusal.into()),
+        None => Ok(held),
+    }
+}
+
+/// The events of topics until the client leaves, its key ends or the hub drains.
+pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
+    let (mut beat, drain) = (app.beat.subscribe(), app.scope.drain.clone());
     let stream_id = app.connection_id();
     let Topics {
         mut deliveries,
@@ -63,7 +78,6 @@ pub(crate) fn topics(app: &App, topics: Topics) -> Response {
         resumed,
     } = topics;
     answer(async_stream::stream! {
-        let _open = open;
         let mut number = 0_u64;
         yield start();
         if resumed {
@@ -71,26 +85,40 @@ pub(crate) fn topics(app: &App, topics: Topics) -> Response {
         }
         loop {
             tokio::select! {
+                biased;
+                refusal = held.ended() => {
+                    yield failed(&refusal);
+                    return;
+                }
+                () = drain.cancelled() => return,
+                Ok(()) = beat.changed() => yield comment(),
                 item = deliveries.next() => match item {
                     Some(item) => yield batch(item, &mut deliveries, &stream_id, &mut number),
                     None => return,
                 },
-                Ok(()) = beat.changed() => yield comment(),
-                () = drain.cancelled() => return,
             }
         }
     })
 }
 
-/// The items of a subscription until it ends, the client leaves or the hub ends.
-pub(crate) fn items(app: &App, mut items: Items) -> Response {
+/// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
+pub(crate) fn items(app: &App, mut held: Held, mut items: Items) -> Response {
     let (mut beat, close) = (app.beat.subscribe(), app.scope.close.clone());
-    let open = app.metrics.open(ConnectionKind::Sse);
     answer(async_stream::stream! {
-        let _open = open;
         yield start();
         loop {
             tokio::select! {
+                biased;
+                refusal = held.ended() => {
+                    // The spoke has the call, and may have done all of it.
+                    yield failed(&refusal.delivered(Delivered::Maybe));
+                    return;
+                }
+                () = close.cancelled() => {
+                    yield failed(&unanswered(crate::ws::DRAINING));
+                    return;
+                }
+                Ok(()) = beat.changed() => yield comment(),
                 item = items.next() => match item {
                     Some(Ok(item)) => yield named("next", item.as_bytes()),
                     Some(Err(error)) => {
@@ -102,11 +130,6 @@ pub(crate) fn items(app: &App, mut items: Items) -> Response {
                         return;
                     }
                 },
-                Ok(()) = beat.changed() => yield comment(),
-                () = close.cancelled() => {
-                    yield failed(&unanswered(crate::ws::DRAINING));
-                    return;
-                }
             }
         }
     })

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use alkhub_calls::{Caller, SpokePolicy};
-use alkhub_protocol::{Scopes, scope};
+use alkhub_protocol::{CallError, Code, Scopes, scope};
 use alkhub_store::{KeyHash, KeyRecord};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -21,8 +21,8 @@ pub(crate) struct Key {
     pub(crate) id: Arc<str>,
     pub(super) hash: KeyHash,
     pub(super) bucket: Bucket,
-    /// Its open WebSockets.
-    pub(crate) sockets: Slots,
+    /// Its open connections: WebSockets, and streams of server-sent events.
+    pub(crate) connections: Slots,
     state: ArcSwap<State>,
     looked_up: Mutex<Option<Instant>>,
     refreshing: AtomicBool,
@@ -57,7 +57,7 @@ impl Key {
             id: record.id.as_str().into(),
             hash,
             bucket: Bucket::default(),
-            sockets: Slots::default(),
+            connections: Slots::default(),
             state: ArcSwap::from_pointee(State::of(record)),
             looked_up: Mutex::new(Some(Instant::now())),
             refreshing: AtomicBool::new(false),
@@ -89,20 +89,25 @@ impl Key {
         self.state.load().expires_at.is_some_and(|end| end <= now)
     }
 
-    pub(super) fn update(&self, record: &KeyRecord) {
-        self.state.store(Arc::new(State::of(record)));
-        *self.looked_up.lock() = Some(Instant::now());
+    /// Takes over what was looked up, unless `revoked` knows better: a revocation that comes meanwhile is not undone.
+    pub(super) fn update(&self, record: &KeyRecord, revoked: impl FnOnce() -> bool) {
+        let mut looked_up = self.looked_up.lock();
+        let mut state = State::of(record);
+        state.revoked |= revoked();
+        self.state.store(Arc::new(state));
+        *looked_up = Some(Instant::now());
     }
 
-    /// Ends it here, whatever Postgres says later.
+    /// Ends it here, whatever is looked up at this time.
     pub(super) fn revoke(&self) {
+        let mut looked_up = self.looked_up.lock();
         let old = self.state.load();
         self.state.store(Arc::new(State {
             caller: old.caller.clone(),
             expires_at: old.expires_at,
             revoked: true,
         }));
-        *self.looked_up.lock() = Some(Instant::now());
+        *looked_up = Some(Instant::now());
     }
 
     /// Time since it was looked up; without end when it has to be looked up again.
@@ -113,7 +118,7 @@ impl Key {
     }
 
     /// Makes it due for a look-up when it is next used.
-    pub(super) fn is_stale(&self) {
+    pub(super) fn doubt(&self) {
         *self.looked_up.lock() = None;
     }
 
@@ -136,6 +141,23 @@ impl Key {
         self.last_used.lock().take()
     }
 }
+
+// === impl Standing ===
+
+impl Standing {
+    /// Why its holder is refused; `None` while it is good.
+    pub(crate) fn refusal(self) -> Option<CallError> {
+        let (code, message) = match self {
+            Self::Good => return None,
+            Self::Revoked => (Code::Unauthenticated, "the key was revoked"),
+            Self::Expired => (Code::Unauthenticated, "the key has expired"),
+            Self::Suspended => (Code::AccessDenied, "the key's spoke is suspended"),
+        };
+        Some(CallError::new(code, message))
+    }
+}
+
+// === impl Turn ===
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
@@ -173,5 +195,57 @@ fn scopes(record: &KeyRecord) -> Scopes {
     match &record.spoke {
         Some(spoke) => Scopes::new(record.scopes.iter().chain(spoke.scopes.iter()).chain([scope::SPOKE])),
         None => record.scopes.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> KeyRecord {
+        KeyRecord {
+            id: "k".to_owned(),
+            name: "test".to_owned(),
+            hint: "alk_000000".to_owned(),
+            scopes: Scopes::default(),
+            spoke: None,
+            created_at: Timestamp::now(),
+            expires_at: None,
+            last_used_at: None,
+            revoked_at: None,
+        }
+    }
+
+    #[test]
+    fn a_revocation_is_not_undone_by_a_look_up_that_began_before_it() {
+        let key = Key::new(KeyHash([0; 32]), &record());
+        let found = record();
+        key.revoke();
+
+        key.update(&found, || true);
+        assert_eq!(key.standing(Timestamp::now()), Standing::Revoked);
+
+        key.update(&found, || false);
+        assert_eq!(key.standing(Timestamp::now()), Standing::Good);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_told_once_why_it_ends() {
+        let streams = Arc::new(crate::streams::Streams::default());
+        let metrics = crate::metrics::Metrics::new(&prometheus::Registry::new()).expect("new names");
+        let key = Arc::new(Key::new(KeyHash([0; 32]), &record()));
+        let slot = key.connections.take(1).expect("free");
+        let open = metrics.open(crate::metrics::ConnectionKind::Sse);
+        let mut held = streams.enter(key.clone(), (slot, open));
+        streams.end_bad();
+
+        key.revoke();
+        streams.end_bad();
+        streams.end_bad();
+
+        assert_eq!(held.ended().await.message, "the key was revoked");
+        drop(held);
+        assert!(streams.keys().is_empty());
+        assert!(key.connections.take(1).is_some());
     }
 }

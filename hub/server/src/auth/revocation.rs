@@ -1,11 +1,12 @@
 //! Keys that end or change while they are in use, and the record of their use.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_events::KeyChange;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use super::KeyRing;
@@ -16,22 +17,58 @@ use crate::ws::{Sockets, code};
 /// Last uses are written this often.
 const USES: Duration = Duration::from_secs(60);
 
+/// Streams of keys whose time is over are looked for this often. (WebSockets have a beat of their own.)
+const ENDS: Duration = Duration::from_secs(1);
+
 /// A check that found Postgres away is tried again after this long.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Follows the changes of keys until the hub ends, looks at the keys of open sockets once per `auth.cache-ttl`, and
-/// writes last uses once a minute and at the end.
-pub(crate) async fn watch(app: App, mut changes: mpsc::Receiver<KeyChange>) {
-    let mut uses = ticks(USES);
+/// Keys looked up in one statement.
+const BATCH: usize = 500;
+
+/// Until the hub ends: follows the changes of keys, looks at the keys of open connections once per `auth.cache-ttl`, and
+/// writes last uses once a minute and at the end. A revocation never waits for any of the others.
+pub(crate) async fn watch(app: App, changes: mpsc::Receiver<KeyChange>) {
+    let due = Notify::new();
+    tokio::join!(follow(&app, changes, &due), check(&app, &due), write_uses(&app));
+}
+
+/// Acts on revocations at once and hands on what takes longer.
+async fn follow(app: &App, mut changes: mpsc::Receiver<KeyChange>, due: &Notify) {
+    let mut ends = ticks(ENDS);
+    loop {
+        tokio::select! {
+            () = app.scope.stop.cancelled() => return,
+            Some(change) = changes.recv() => match change {
+                KeyChange::Revoked(ids) => app.revoke(&ids),
+                KeyChange::Recheck => due.notify_one(),
+            },
+            _ = ends.tick() => app.streams.end_bad(),
+        }
+    }
+}
+
+/// Checks the keys in use: when it is `due`, for as long as it takes, and now and then.
+async fn check(app: &App, due: &Notify) {
     let mut checks = ticks(app.config.auth.cache_ttl);
+    loop {
+        let patient = tokio::select! {
+            () = app.scope.stop.cancelled() => return,
+            () = due.notified() => true,
+            _ = checks.tick() => false,
+        };
+        if patient {
+            app.keys.doubt_all();
+        }
+        recheck(app, patient).await;
+    }
+}
+
+async fn write_uses(app: &App) {
+    let mut uses = ticks(USES);
     loop {
         tokio::select! {
             () = app.scope.stop.cancelled() => break,
-            Some(change) = changes.recv() => match change {
-                KeyChange::Revoked(ids) => app.revoke(&ids),
-                KeyChange::Recheck => recheck(&app, true).await,
-            },
-            _ = checks.tick() => recheck(&app, false).await,
             _ = uses.tick() => app.keys.write_uses().await,
         }
     }
@@ -45,25 +82,18 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-/// Looks the keys of open sockets up now; the others when they are next used.
+/// Looks the keys of open connections up now; the others when they are next used.
 pub(crate) async fn recheck_in_use(app: &App) {
-    for key in app.keys.all() {
-        key.is_stale();
-    }
+    app.keys.doubt_all();
     recheck(app, false).await;
 }
 
-/// Looks up the keys that may have changed unheard: those of open sockets now, the others when they are next used.
-async fn recheck(app: &App, all: bool) {
-    if all {
-        for key in app.keys.all() {
-            key.is_stale();
-        }
-    }
-    for key in app.sockets.keys() {
-        while let Err(error) = app.keys.refresh(&key).await {
-            tracing::debug!(%error, "a key in use cannot be checked now");
-            if !all {
+/// Looks the keys of open connections up; a `patient` check waits for Postgres where it is away.
+async fn recheck(app: &App, patient: bool) {
+    for keys in app.keys_in_use().chunks(BATCH) {
+        while let Err(error) = app.keys.refresh_all(keys).await {
+            tracing::debug!(%error, "keys in use cannot be checked now");
+            if !patient {
                 return;
             }
             tokio::select! {
@@ -71,35 +101,65 @@ async fn recheck(app: &App, all: bool) {
                 () = tokio::time::sleep(RETRY) => {}
             }
         }
+        app.end_bad();
     }
-    app.sockets.close_bad();
 }
 
 // === impl App ===
 
 impl App {
-    /// Ends keys on this hub and closes their sockets.
+    /// Ends keys on this hub, and their connections.
     pub(crate) fn revoke(&self, ids: &[String]) {
         if ids.is_empty() {
             return;
         }
-        self.keys.revoke(ids, &self.sockets.keys());
+        let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        // Known first, then looked for: what comes up meanwhile is looked at again by the one who brings it.
+        self.keys.note_revoked(&ids);
+        for key in self.keys.all().iter().chain(&self.keys_in_use()) {
+            if ids.contains(&*key.id) {
+                key.revoke();
+            }
+        }
+        self.end_bad();
+    }
+
+    /// Ends the connections of a key that is no longer good, one that has just been entered included.
+    pub(crate) fn end_if_bad(&self, key: &Key) {
+        if self.keys.look_again(key) != Standing::Good {
+            self.end_bad();
+        }
+    }
+
+    /// Ends the connections whose keys are no longer good.
+    fn end_bad(&self) {
         self.sockets.close_bad();
+        self.streams.end_bad();
+    }
+
+    /// The keys of open connections, each once.
+    fn keys_in_use(&self) -> Vec<Arc<Key>> {
+        let mut keys = self.sockets.keys();
+        keys.extend(self.streams.keys());
+        keys.sort_by_key(Arc::as_ptr);
+        keys.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        keys
     }
 }
 
 // === impl KeyRing ===
 
 impl KeyRing {
-    /// `in_use`: keys of open sockets, which may have outlived their place in memory.
-    fn revoke(&self, ids: &[String], in_use: &[Arc<Key>]) {
-        for id in ids {
-            self.revoked.insert(id.as_str().into(), ());
+    fn note_revoked(&self, ids: &HashSet<&str>) {
+        for &id in ids {
+            self.revoked.insert(id.into(), ());
         }
-        for key in self.all().iter().chain(in_use) {
-            if ids.iter().any(|id| **id == *key.id) {
-                key.revoke();
-            }
+    }
+
+    /// Every key has to be looked up before it is trusted again.
+    fn doubt_all(&self) {
+        for key in self.all() {
+            key.doubt();
         }
     }
 

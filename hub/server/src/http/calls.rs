@@ -45,8 +45,9 @@ pub(crate) async fn call(
         operation,
     };
     if app.kind(&request.operation) == Some(OperationKind::Subscription) {
+        let held = sse::open(&app, &caller)?;
         let items = app.calls.subscribe(&caller.who, request).await?;
-        return Ok(sse::items(&app, items));
+        return Ok(sse::items(&app, held, items));
     }
     tokio::select! {
         output = app.calls.call(&caller.who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),

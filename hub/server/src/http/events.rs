@@ -72,6 +72,7 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filters = filters(&caller, &query)?;
+    let held = sse::open(&app, &caller)?;
     let (mailbox, deliveries) = alkhub_events::mailbox(app.event_limits(), Lag::DropOldest);
     let subscribed = filters
         .into_iter()
@@ -87,7 +88,7 @@ pub(crate) async fn stream(
         subscriptions,
         resumed: headers.contains_key(LAST_EVENT_ID),
     };
-    Ok(sse::topics(&app, topics))
+    Ok(sse::topics(&app, held, topics))
 }
 
 fn filters(caller: &Caller, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {

@@ -21,7 +21,7 @@ use crate::auth::{Caller, PROTOCOL_PREFIX};
 use crate::error::ApiError;
 use crate::limits::Slot;
 use crate::listener::{Peer, Permit, Stream};
-use crate::metrics::{ConnectionKind, Limit};
+use crate::metrics::ConnectionKind;
 
 /// The subprotocol of JSON envelopes.
 const JSON: &str = "alk.v1.json";
@@ -42,16 +42,8 @@ pub(crate) async fn upgrade(
 ) -> Result<Response, ApiError> {
     let accept = accept(request.headers())?;
     let protocol = protocol(request.headers());
-    let slot = caller.key.sockets.take(app.config.server.max_connections_per_key);
-    let slot = slot.ok_or_else(|| {
-        app.metrics.limited(Limit::KeyConnections);
-        ApiError::rate_limited(
-            "the key has too many open WebSockets",
-            std::time::Duration::from_secs(1),
-        )
-    })?;
     let held = Held {
-        _slot: slot,
+        _slot: app.keys.take_connection(&caller.key)?,
         _permit: request.extensions().get::<Peer>().map(|peer| peer.permit.clone()),
     };
     let upgrade = hyper::upgrade::on(&mut request);
@@ -147,6 +139,8 @@ fn open_connection(app: &App, caller: Caller, stream: Stream, rest: Bytes) -> Bo
     };
     let (outbox, outgoing) = alkhub_calls::outbox(limits);
     let registered = app.sockets.register(caller.key.clone(), outbox.clone());
+    // The key may have ended since the handshake was checked.
+    app.end_if_bad(&caller.key);
     let conversation = Conversation::new(app.clone(), caller.key, outbox);
     tracing::debug!(connection.id = %conversation.id, "a WebSocket is open");
     Box::new(Connection::new(stream, rest, outgoing, registered, conversation))

@@ -1,9 +1,16 @@
 //! Two hubs that share Redis and Postgres: what one is told, the other does.
 
-use alkhub_config::HubConfig;
-use alkhub_test_support::{RedisServer, until};
+use std::time::Duration;
+
+use alkhub_config::{EventsConfig, HubConfig};
+use alkhub_events::{Fabric, KeyChange, LinkState, Scope};
+use alkhub_store::private::Server;
+use alkhub_test_support::{RedisServer, until, within};
+use prometheus::Registry;
 use reqwest::Method;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::harness::{Answer, TestHub, starting_hub};
 use crate::wire::{Dialect, Wire, operation};
@@ -81,6 +88,55 @@ async fn a_call_an_event_and_a_revocation_cross_from_hub_to_hub() {
         .expect("answered");
     assert_eq!(revoked.status(), 200);
     assert_eq!(spoke.closed().await, (4401, "the key was revoked".to_owned()));
+}
+
+#[tokio::test]
+async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
+    let redis = RedisServer::start().await;
+    let postgres = Server::temporary().await.expect("a server of the test's own");
+    let hub = starting_hub(|config| {
+        config.events.redis_url = Some(redis.url().into());
+        config.store.database_url = Some(postgres.url().into());
+        config.store.ping_interval = Duration::from_millis(200);
+    });
+    hub.hub.ready().await;
+    let (key, id) = hub.key(&["events:subscribe:a"]).await;
+    let mut socket = Wire::connect(&hub, &key).await;
+    let stream = hub.as_key(&key, Method::GET, "/v1/events?topic=a:1").send();
+    let stream = stream.await.expect("answered");
+    let other = Fabric::start(
+        &EventsConfig {
+            redis_url: Some(redis.url().into()),
+            ..EventsConfig::default()
+        },
+        &"other".parse().expect("a hub's id"),
+        Scope {
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        },
+        &Registry::new(),
+    )
+    .expect("starts");
+    within(
+        "the other hub reaches Redis",
+        other.link().wait_for(|state| *state == LinkState::Up),
+    )
+    .await
+    .expect("the fabric lives");
+    postgres.stop().await.expect("stops");
+    within(
+        "the hub sees that Postgres is away",
+        hub.hub.store().link().wait_for(|state| !state.is_up()),
+    )
+    .await
+    .expect("the hub lives");
+
+    other.cluster().announce_key_change(KeyChange::Recheck).await;
+    other.cluster().announce_key_change(KeyChange::Revoked(vec![id])).await;
+
+    assert_eq!(socket.closed().await, (4401, "the key was revoked".to_owned()));
+    let words = within("the stream ends", stream.text()).await.expect("read");
+    assert!(words.contains("the key was revoked"), "{words}");
 }
 
 #[tokio::test]

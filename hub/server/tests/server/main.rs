@@ -2,6 +2,7 @@
 
 mod admin;
 mod cluster;
+mod ends;
 mod events;
 mod harness;
 mod http;
