@@ -152,6 +152,12 @@ impl Hub {
         self.app.readiness.ready().await;
     }
 
+    /// What the hub waits for or misses now, as in `/readyz`: `Postgres`, `Redis` or `the channel prefix`, each with the
+    /// reason.
+    pub fn away(&self) -> Vec<(&'static str, String)> {
+        self.app.readiness.away()
+    }
+
     /// Resolves when the hub cannot go on until a person acts (a newer database schema), with one line that says
     /// why. A binary ends with that line and a code that is not 0.
     pub async fn failed(&self) -> String {

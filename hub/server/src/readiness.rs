@@ -136,6 +136,20 @@ impl Readiness {
         }
     }
 
+    /// What is not good now, by name, and why. The prefix is claimed in Redis: nothing to say while that is away.
+    pub(crate) fn away(&self) -> Vec<(&'static str, String)> {
+        let report = self.report();
+        let prefix = report.prefix.reason.filter(|_| report.redis.reason.is_none());
+        [
+            ("Postgres", report.postgres.reason),
+            ("Redis", report.redis.reason),
+            ("the channel prefix", prefix),
+        ]
+        .into_iter()
+        .filter_map(|(name, reason)| Some((name, reason?)))
+        .collect()
+    }
+
     /// The answer of `/readyz`.
     pub(crate) fn report(&self) -> Report {
         let state = self.state.borrow().clone();
