@@ -98,6 +98,10 @@ fn frames_are_written_as_the_protocol_says() {
             r#"{"type":"__subscribed","id":"","payload":{"topic":"a:1"}}"#,
         ),
         (
+            encode::refused_of_call(&error, "r"),
+            r#"{"type":"__error","id":"","payload":{"code":"QUOTA","delivered":"yes","message":"too \"much\"","requestId":"r","retryable":false}}"#,
+        ),
+        (
             encode::gap(&Gap {
                 topic: "a:1".to_owned(),
                 reason: "overflow".to_owned(),
@@ -208,6 +212,36 @@ fn a_broken_call_is_answered_under_its_id_in_its_dialect() {
                 "{frame}"
             );
             assert_eq!(error.to_call_error().code, Code::BadRequest, "{frame}");
+        }
+    }
+}
+
+/// The second look at a message that was refused names the same call as the first does where there is no fault.
+#[test]
+fn the_second_look_sees_what_the_first_one_does() {
+    let operation = "a.b".parse().expect("valid");
+    let output =
+        RawJson::parse(r#"{"type":"job","id":"no","payload":{"requestId":"no"}, "s":"\"}{\\"}"#).expect("valid");
+    let error = CallError::new(Code::Timeout, r#""requestId":"no""#).details(output.clone());
+    for dialect in [Dialect::Payload, Dialect::Id] {
+        for (message, asks) in [
+            (
+                encode::call_requested(dialect, "r\\1", &operation, &output, &RequestOptions::default()),
+                true,
+            ),
+            (encode::call_responded(dialect, "r\\1", &output), false),
+            (encode::call_completed(dialect, "r\\1"), false),
+            (encode::call_aborted(dialect, "r\\1", Some("{[")), false),
+            (encode::call_error(dialect, "r\\1", &error), false),
+        ] {
+            assert!(Frame::decode(&message).is_ok(), "{message:?}");
+            let named = glance::call(&message).expect("names its call");
+
+            assert_eq!(
+                (named.request_id.as_str(), named.dialect, named.asks),
+                ("r\\1", dialect, asks),
+                "{message:?}"
+            );
         }
     }
 }

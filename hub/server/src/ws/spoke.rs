@@ -12,6 +12,9 @@ use crate::envelope;
 /// Answers kept while the registration that they belong to is being confirmed.
 const EARLY: usize = 1024;
 
+/// As much of what is wrong with a registration is said, in characters: it repeats what the peer wrote.
+const SHOWN: usize = 500;
+
 /// What a connection is as a spoke.
 #[derive(Default)]
 pub(crate) struct Spoke {
@@ -89,11 +92,9 @@ impl Conversation {
         let input = match requested.input.to::<RegisterInput>() {
             Ok(input) => input,
             Err(error) => {
-                let error = CallError::new(
-                    Code::BadRequest,
-                    format!("input of `hub.register` is not valid: {error}"),
-                );
-                return self.fail(&request_id, &error);
+                let fault: String = error.to_string().chars().take(SHOWN).collect();
+                let message = format!("input of `hub.register` is not valid: {fault}");
+                return self.fail(&request_id, &CallError::new(Code::BadRequest, message));
             }
         };
         let connection = Connection {

@@ -49,6 +49,24 @@ async fn a_broken_call_is_answered_under_its_id_in_the_dialect_of_its_caller() {
     }
 }
 
+/// An answer as large as what it answers could be over the limit of its reader.
+#[tokio::test]
+async fn a_refusal_repeats_little_of_a_long_message() {
+    let hub = hub().await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    let long = "x".repeat(1024 * 1024);
+    for message in [
+        json!({ "type": long, "id": "1", "payload": 1 }),
+        json!({ "type": format!("__{long}"), "id": "", "payload": 1 }),
+        json!({ "type": "call.requested", "id": "r", "payload": { "operationId": "a.b", "timeoutMs": long } }),
+        json!({ "type": "hub.register", "id": "r", "payload": { "operations": "y".repeat(1024 * 1000) } }),
+    ] {
+        client.send(&message).await;
+        let refused = client.recv().await.to_string();
+        assert!(refused.len() < 2048, "{} bytes", refused.len());
+    }
+}
+
 /// The running call is not ended by a message that borrows its id, broken or not.
 #[tokio::test]
 async fn a_request_id_that_is_in_use_is_refused_and_its_call_goes_on() {
