@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
 use alkhub_events::{Fabric, Lease, Limits};
-use alkhub_protocol::{HubId, OperationKind, OperationName};
+use alkhub_protocol::{CallRequest, HubId, OperationKind, OperationName};
 use alkhub_store::Store;
 use prometheus::Registry;
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::auth::KeyRing;
@@ -46,6 +47,12 @@ pub(crate) struct Inner {
     pub(crate) connections: AtomicU64,
 }
 
+/// What matters here of the input of `hub.call`.
+#[derive(Deserialize)]
+struct HubCall {
+    operation: OperationName,
+}
+
 // === impl App ===
 
 impl App {
@@ -67,9 +74,15 @@ impl App {
         }
     }
 
-    /// Whether an operation is a query, a mutation or a subscription; `None` when no spoke has offered it.
-    pub(crate) fn kind(&self, operation: &OperationName) -> Option<OperationKind> {
-        self.calls.kind(operation)
+    /// Whether what is called is a query, a mutation or a subscription: of `hub.call`, the operation that it calls.
+    /// `None` when no spoke has offered it.
+    pub(crate) fn kind(&self, request: &CallRequest) -> Option<OperationKind> {
+        if request.operation.as_str() != "hub.call" {
+            return self.calls.kind(&request.operation);
+        }
+        // An input that is none is refused where it is called.
+        let inner: HubCall = request.input.to().ok()?;
+        self.calls.kind(&inner.operation)
     }
 
     /// What this hub says of itself in its lease.

@@ -44,7 +44,7 @@ pub(crate) async fn call(
         traceparent: telemetry::traceparent(&headers),
         operation,
     };
-    if app.kind(&request.operation) == Some(OperationKind::Subscription) {
+    if app.kind(&request) == Some(OperationKind::Subscription) {
         let held = sse::open(&app, &caller)?;
         let items = app.calls.subscribe(&caller.who, request).await?;
         return Ok(sse::items(&app, held, items));

@@ -238,6 +238,41 @@ async fn a_subscription_answers_as_events_and_leaving_aborts_it() {
 }
 
 #[tokio::test]
+async fn hub_call_answers_as_the_operation_that_it_calls() {
+    let hub = hub().await;
+    let mut spoke = text_spoke(&hub).await;
+    let start = |operation: &str| {
+        let input = json!({ "operation": operation, "input": "a" });
+        hub.request(Method::POST, "/v1/call/hub.call").body(input.to_string())
+    };
+
+    let (stream, ()) = tokio::join!(send(&hub, start("text.watch")), async {
+        let call = spoke.expect("call.requested").await;
+        for item in ["one", "two"] {
+            spoke.respond(&call, json!(item)).await;
+        }
+        spoke.say("call.completed", &call, json!({})).await;
+    });
+    let (single, ()) = tokio::join!(send(&hub, start("text.upper")), async {
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, json!("A")).await;
+    });
+
+    assert_eq!(stream.header("content-type"), "text/event-stream", "{stream:?}");
+    for event in [
+        "event: next\ndata: {\"data\":\"one\",\"meta\":",
+        "event: next\ndata: {\"data\":\"two\",\"meta\":",
+        "event: complete\ndata: {}\n\n",
+    ] {
+        assert!(stream.text.contains(event), "{stream:?}");
+    }
+    assert_eq!((single.status, &single.body["data"]), (200, &json!("A")), "{single:?}");
+    send(&hub, start("hub.call")).await.is_problem(400, "BAD_REQUEST");
+    let wrong = hub.request(Method::POST, "/v1/call/hub.call").body("5");
+    send(&hub, wrong).await.is_problem(422, "VALIDATION_ERROR");
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_the_answer_aborts_its_call() {
     let hub = hub().await;
     let mut spoke = text_spoke(&hub).await;
