@@ -142,6 +142,7 @@ pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World)
             ));
         }
     }
+    none_is_leaving(&kube).await;
     // The spoke's pod may have been one of those that went: the kubelet's SIGTERM closed it with a reason.
     if !world.spoke.as_ref().is_some_and(crate::world::Spoke::connected) {
         let spoke = world.spoke.take().context("the first step left a spoke")?;
@@ -150,6 +151,22 @@ pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World)
         crate::spokes::reconnect(world).await?;
     }
     Ok(())
+}
+
+/// Waits until pods that were told to end are gone, for until then they keep their sockets.
+async fn none_is_leaving(kube: &Kube) {
+    let selector = "app.kubernetes.io/component=hub,app.kubernetes.io/instance=demo";
+    until_within("no pod is leaving", Duration::from_secs(120), || async {
+        let pods = kube.get(DEMO, &["pods", "-l", selector]).await;
+        let pods = pods.map_err(|error| format!("{error:#}"))?;
+        let metadata = pods["items"].as_array().into_iter().flatten().map(|pod| &pod["metadata"]);
+        let leaving: Vec<_> = metadata
+            .filter(|metadata| !metadata["deletionTimestamp"].is_null())
+            .map(|metadata| metadata["name"].to_string())
+            .collect();
+        if leaving.is_empty() { Ok(()) } else { Err(leaving.join(", ")) }
+    })
+    .await;
 }
 
 /// Resident memory as the processes report it of themselves, and the sizes of the images. Sizes are not noise.

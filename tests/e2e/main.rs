@@ -46,6 +46,7 @@ const STEPS: &[(&str, Step)] = &steps![
     monitoring::prometheus_finds_the_pods_and_answers,
     monitoring::every_query_of_the_dashboard_answers,
     isolation::two_namespaces_share_a_redis_and_a_postgres_and_nothing_else,
+    isolation::a_lost_redis_degrades_every_hub_on_it_until_it_is_back,
     isolation::the_younger_hub_of_two_with_one_prefix_is_refused,
     spokes::a_steady_cluster_is_left_alone,
     spokes::a_deleted_spoke_loses_its_key_and_its_connection,

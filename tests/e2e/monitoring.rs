@@ -4,11 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use alkhub_test_support::{Port, until_within};
+use alkhub_tests::http::Http;
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::hubs::{MANAGEMENT_PORT, ready_pods};
+use crate::hubs::{MANAGEMENT_PORT, PORT, admin_key, ready_pods};
 use crate::kube::Kube;
 use crate::reach::Reach;
 use crate::say;
@@ -104,6 +105,26 @@ impl Prometheus {
         )
         .await
     }
+
+    /// Waits until a query has a value above zero: the first answer may be older than what it counts.
+    async fn more_than_zero(&self, what: &str, query: &str) -> Vec<String> {
+        let above = |value: &String| value.parse::<f64>().is_ok_and(|value| value > 0.0);
+        until_within(
+            &format!("{what}: `{query}` is more than zero"),
+            Duration::from_secs(60),
+            || async {
+                let result = self.query(query).await?;
+                let values = result.iter().filter_map(|row| row["value"][1].as_str());
+                let values: Vec<_> = values.map(str::to_owned).collect();
+                if values.iter().any(above) {
+                    Ok(values)
+                } else {
+                    Err(format!("{values:?}"))
+                }
+            },
+        )
+        .await
+    }
 }
 
 /// Pods are found by discovery, and the first questions have answers that agree with the cluster.
@@ -127,17 +148,23 @@ pub(crate) async fn prometheus_finds_the_pods_and_answers(world: &mut World) -> 
         }
     })
     .await;
+    call_and_publish(world, &pods[0]).await?;
     for (what, query) in QUESTIONS {
-        let result = prometheus.answers(what, query).await;
-        let values: Vec<&str> = result.iter().filter_map(|row| row["value"][1].as_str()).collect();
+        let values = prometheus.more_than_zero(what, query).await;
         say(&format!("{what}: {query} = {}", values.join(", ")));
-        let some = values
-            .iter()
-            .filter_map(|value| value.parse::<f64>().ok())
-            .any(|value| value > 0.0);
-        ensure!(some, "{what}: `{query}` answers {values:?} after all that happened");
     }
     world.prometheus = Some(prometheus);
+    Ok(())
+}
+
+/// Gives one pod something to count, for those that counted before may be gone.
+async fn call_and_publish(world: &World, pod: &str) -> Result<()> {
+    let reach = Reach::pod(&world.kube, DEMO, pod, PORT).await?;
+    let http = Http::new(&reach.url, admin_key(&world.kube, DEMO, "demo").await?);
+    let called = http.call("hub.list", &json!({})).await?;
+    ensure!(called.status == 200, "{called:?}");
+    let published = http.send("POST", "/v1/events/build.done/8", Some(&json!(1))).await?;
+    ensure!(published.status < 300, "{published:?}");
     Ok(())
 }
 
