@@ -117,6 +117,9 @@ pub(crate) struct DevArgs {
     /// A Redis to use; without it events stay in this process
     #[arg(long, value_name = "URL")]
     pub(crate) redis_url: Option<String>,
+    /// How long to wait for Postgres and Redis
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) wait: Time,
     /// What is logged, in the form of tracing's filters
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     pub(crate) log: String,

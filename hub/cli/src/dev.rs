@@ -4,6 +4,8 @@
 //! - One hub uses a data folder at a time; the folder's lock says so.
 //! - Whatever ends the hub ends the private database too; the next start finds the data.
 
+mod database;
+mod folder;
 pub(crate) mod state;
 
 use std::ffi::OsStr;
@@ -15,14 +17,16 @@ use std::time::Duration;
 use alkhub_config::HubConfig;
 use alkhub_protocol::ApiKey;
 use alkhub_server::{Hub, telemetry};
-use alkhub_store::private::{FolderLock, Options, Server};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 
+use self::database::Database;
+use self::folder::DataFolder;
 use crate::args::{DevArgs, HubArgs};
 use crate::failure::{Failure, INTERRUPTED, chain};
 use crate::output;
 use crate::serve::{end, prepare};
 use crate::signals::Signals;
+use crate::wait::{self, Places};
 
 /// The file of the first key, in the data folder.
 const ADMIN_KEY: &str = "admin.key";
@@ -30,84 +34,86 @@ const ADMIN_KEY: &str = "admin.key";
 /// The file of the secret that keys are hashed with.
 const HASH_KEY: &str = "hash.key";
 
-/// Time for the hub to become ready once its database is there.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Time for running calls to finish at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the data of root goes: Postgres runs as another user and cannot enter root's home.
-const DATA_OF_ROOT: &str = "/var/lib/alkhub/dev";
-
-/// What keeps the data: both hold the folder's lock.
-enum Database {
-    Private(Box<Server>),
-    Given(#[expect(dead_code, reason = "held, not read")] FolderLock),
-}
+/// How long a port or a folder may stay taken: a hub that was killed a moment ago takes a while to be gone.
+const TAKEN_LIMIT: Duration = Duration::from_secs(3);
+const TAKEN_POLL: Duration = Duration::from_millis(50);
 
 /// A hub that is ready.
 struct Running {
+    // Dropped in this order: nobody is led to a hub that is gone, and its last words are logged.
+    _published: Option<state::Published>,
     hub: Hub,
-    published: Option<state::Published>,
-    telemetry: telemetry::Guard,
+    _telemetry: telemetry::Guard,
 }
 
 /// Runs a hub until Ctrl-C.
 pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failure> {
-    let data = folder(&args, hub)?;
-    let mut config = config(&args, &data)?;
-    let mut signals = Signals::listen()?;
-    for address in [config.server.listen, config.server.management_listen] {
-        check_free(address)?;
+    let folder = DataFolder::make(args.data.as_deref(), hub)?;
+    let result = Box::pin(in_folder(&args, hub, folder.path())).await;
+    if result.is_err() {
+        folder.tidy();
     }
+    result
+}
+
+async fn in_folder(args: &DevArgs, hub: &HubArgs, data: &Path) -> Result<ExitCode, Failure> {
+    let mut config = config(args, data)?;
+    let mut signals = Signals::listen()?;
+    check_free(config.server.listen, "--listen").await?;
+    check_free(config.server.management_listen, "--management-listen").await?;
     let database = tokio::select! {
-        database = Database::start(&mut config, &data) => database?,
+        database = Database::start(&mut config, data) => database?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
-    let result = tokio::select! {
-        result = run(config, &data, hub, args.path.as_deref()) => result.map(Some),
-        () = signals.next() => Ok(None),
-    };
-    let ended = match result {
-        Ok(Some(Running {
-            hub,
-            published,
-            telemetry,
-        })) => {
-            signals.next().await;
-            output::note("stopping the hub");
-            let code = end(&hub, &mut signals).await;
-            drop((published, hub, telemetry));
-            Ok(code)
-        }
-        Ok(None) => Ok(ExitCode::SUCCESS),
-        Err(failure) => Err(failure),
+    let ended = tokio::select! {
+        ended = serve(config, data, args, hub, &mut signals) => ended,
+        failure = database.keep() => Err(failure),
     };
     database.stop().await?;
     ended
 }
 
-async fn run(config: HubConfig, data: &Path, args: &HubArgs, path: Option<&OsStr>) -> Result<Running, Failure> {
-    // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
-    prepare(&config.store).await?;
-    let telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
-    let hub = Hub::start(config).map_err(|e| Failure::chain(&e))?;
-    let ready = tokio::select! {
-        ready = timeout(READY_TIMEOUT, hub.ready()) => ready,
-        reason = hub.failed() => return Err(Failure::other(reason)),
+/// Runs the hub until a signal.
+async fn serve(
+    config: HubConfig,
+    data: &Path,
+    args: &DevArgs,
+    hub: &HubArgs,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
+    let running = tokio::select! {
+        running = run(config, data, args, hub) => running?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    if ready.is_err() {
-        let seconds = READY_TIMEOUT.as_secs();
-        return Err(Failure::other(format!(
-            "the hub is not ready after {seconds} s: `--log info` tells more"
-        )));
+    signals.next().await;
+    output::note("stopping the hub");
+    Ok(end(&running.hub, signals).await)
+}
+
+async fn run(config: HubConfig, data: &Path, args: &DevArgs, hub: &HubArgs) -> Result<Running, Failure> {
+    let limit = args.wait.0;
+    let places = Places::new(
+        &config,
+        "start it, or leave --database-url out: then the hub brings a private one",
+        "start it, or leave --redis-url out: then events stay in the hub",
+    )?;
+    // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
+    prepare(&config.store, limit, &places).await?;
+    let telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
+    let started = Hub::start(config).map_err(|e| Failure::chain(&e))?;
+    tokio::select! {
+        ready = wait::until(started.ready(), limit, &places, || started.away()) => ready?,
+        reason = started.failed() => return Err(Failure::other(reason)),
     }
-    let published = state::Published::write(args, &hub.url(), data)?;
-    welcome(&hub, data, path)?;
+    let published = state::Published::write(hub, &started.url(), data)?;
+    welcome(&started, data, args.path.as_deref())?;
     Ok(Running {
-        hub,
-        published,
-        telemetry,
+        hub: started,
+        _published: published,
+        _telemetry: telemetry,
     })
 }
 
@@ -166,23 +172,6 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// The data folder, made when it is missing.
-fn folder(args: &DevArgs, hub: &HubArgs) -> Result<PathBuf, Failure> {
-    let folder = match &args.data {
-        Some(folder) => folder.clone(),
-        None if nix::unistd::geteuid().is_root() => DATA_OF_ROOT.into(),
-        None => {
-            let home = hub.data_home.clone().filter(|path| path.is_absolute());
-            let home = home.or_else(|| hub.home.as_ref().map(|home| home.join(".local/share")));
-            home.ok_or_else(|| Failure::usage("no home folder is known: name a folder with --data"))?
-                .join("alkhub/dev")
-        }
-    };
-    let failed = |e: std::io::Error| Failure::other(format!("cannot use the data folder {}: {e}", folder.display()));
-    std::fs::create_dir_all(&folder).map_err(failed)?;
-    folder.canonicalize().map_err(failed)
-}
-
 /// The environment's settings under those of the command line.
 fn config(args: &DevArgs, data: &Path) -> Result<HubConfig, Failure> {
     let mut config = HubConfig::load(None).map_err(|e| Failure::usage(chain(&e)))?;
@@ -207,13 +196,25 @@ fn config(args: &DevArgs, data: &Path) -> Result<HubConfig, Failure> {
 }
 
 /// Fails before a database is started for nothing.
-fn check_free(address: SocketAddr) -> Result<(), Failure> {
-    match TcpListener::bind(address) {
+async fn check_free(address: SocketAddr, flag: &str) -> Result<(), Failure> {
+    let in_use = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+    match untaken(|| TcpListener::bind(address), in_use).await {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::other(format!(
-            "{address} is in use by another program: stop it, or give another --listen (port 0 takes a free one)"
+        Err(error) if in_use(&error) => Err(Failure::other(format!(
+            "{address} is in use by another program: stop it, or give another {flag} (port 0 takes a free one)"
         ))),
-        Err(error) => Err(Failure::other(format!("cannot listen on {address}: {error}"))),
+        Err(error) => Err(Failure::other(format!("cannot listen on {address} ({flag}): {error}"))),
+    }
+}
+
+/// Takes something that may still be in the hands of a hub that ends.
+async fn untaken<T, E>(take: impl Fn() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
+    let end = Instant::now() + TAKEN_LIMIT;
+    loop {
+        match take() {
+            Err(error) if is_taken(&error) && Instant::now() < end => sleep(TAKEN_POLL).await,
+            result => return result,
+        }
     }
 }
 
@@ -234,29 +235,18 @@ fn make_keys(data: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-// === impl Database ===
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Database {
-    /// The private server, unless a database is named; either way the folder is locked from here on.
-    async fn start(config: &mut HubConfig, data: &Path) -> Result<Self, Failure> {
-        let given = config.store.database_url.is_some() || config.store.database_url_file.is_some();
-        let database = if given {
-            Self::Given(FolderLock::take(data).map_err(|e| Failure::chain(&e))?)
-        } else {
-            let server = Server::start(Options::new(data))
-                .await
-                .map_err(|e| Failure::chain(&e))?;
-            config.store.database_url = Some(server.url().into());
-            Self::Private(Box::new(server))
-        };
-        make_keys(data)?;
-        Ok(database)
-    }
+    #[tokio::test]
+    async fn a_port_that_comes_free_in_a_moment_is_waited_for() {
+        let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = busy.local_addr().expect("bound");
 
-    async fn stop(self) -> Result<(), Failure> {
-        match self {
-            Self::Private(server) => server.stop().await.map_err(|e| Failure::chain(&e)),
-            Self::Given(_) => Ok(()),
-        }
+        // The first look comes before the port is free: `join` polls in this order.
+        let (checked, ()) = tokio::join!(check_free(address, "--listen"), async { drop(busy) });
+
+        assert!(checked.is_ok(), "{checked:?}");
     }
 }

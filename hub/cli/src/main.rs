@@ -17,6 +17,7 @@ mod output;
 mod selftest;
 mod serve;
 mod signals;
+mod wait;
 
 use std::process::ExitCode;
 

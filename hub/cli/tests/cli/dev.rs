@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::fixture::{Dev, World, wait};
 
 /// The process of the hub's private database.
-fn postmaster(world: &World) -> Pid {
+pub(crate) fn postmaster(world: &World) -> Pid {
     let text = std::fs::read_to_string(world.data().join("data/postmaster.pid")).expect("a running server");
     Pid::from_raw(
         text.lines()
@@ -184,8 +184,19 @@ fn a_busy_port_is_one_line() {
 
     let line = world.fails(1, &["dev", "--data", &data, "--listen", &address]);
 
-    assert!(line.contains(&address) && line.contains("--listen"), "{line}");
-    assert!(!world.data().join("data").exists(), "no database was made for nothing");
+    assert!(
+        line.contains(&address) && line.contains("give another --listen"),
+        "{line}"
+    );
+    assert!(!world.data().exists(), "nothing was made for nothing");
+
+    let management = ["--listen", "127.0.0.1:0", "--management-listen", &address];
+    let line = world.fails(1, &[&["dev", "--data", &data], &management[..]].concat());
+
+    assert!(
+        line.contains(&address) && line.contains("give another --management-listen"),
+        "{line}"
+    );
 }
 
 #[test]

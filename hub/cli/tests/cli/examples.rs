@@ -118,10 +118,7 @@ fn the_spoke_in_javascript_answers_stops_and_ends() {
     let dev = Dev::start();
     let (key, id) = key(&dev);
     let mut node = Command::new("node");
-    let node = node
-        .arg(&script)
-        .env("ALKHUB_URL", &dev.url)
-        .env("ALKHUB_TOKEN", key);
+    let node = node.arg(&script).env("ALKHUB_URL", &dev.url).env("ALKHUB_TOKEN", key);
     let mut spoke = Program::start("node".to_owned(), node);
     registered(&dev, "demo.reverse", &spoke);
 

@@ -1,0 +1,109 @@
+//! The database of a development hub: a private one, which is started again when it dies, or one that is named.
+
+use std::path::Path;
+use std::time::Duration;
+
+use alkhub_config::HubConfig;
+use alkhub_store::private::{Error, FolderLock, Options, Server};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+use crate::failure::{Failure, chain};
+use crate::output;
+
+/// How often the private server is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Starts after a death: each waits longer than the one before.
+const ATTEMPTS: u32 = 5;
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+
+/// A server that lived so long did not die of its start.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// What keeps the data: both hold the folder's lock.
+pub(super) enum Database {
+    Private(Box<Server>),
+    Given(#[expect(dead_code, reason = "held, not read")] FolderLock),
+}
+
+// === impl Database ===
+
+impl Database {
+    /// The private server, unless a database is named; either way the folder is locked from here on.
+    pub(super) async fn start(config: &mut HubConfig, data: &Path) -> Result<Self, Failure> {
+        let given = config.store.database_url.is_some() || config.store.database_url_file.is_some();
+        let lock = super::untaken(|| FolderLock::take(data), |error| matches!(error, Error::Locked { .. }));
+        let lock = lock.await.map_err(|e| Failure::chain(&e))?;
+        let database = if given {
+            Self::Given(lock)
+        } else {
+            // The server takes it again, for itself.
+            drop(lock);
+            let server = Server::start(Options::new(data))
+                .await
+                .map_err(|e| Failure::chain(&e))?;
+            config.store.database_url = Some(server.url().into());
+            Self::Private(Box::new(server))
+        };
+        super::make_keys(data)?;
+        Ok(database)
+    }
+
+    /// Starts a private server again whenever it dies, and tells; resolves when that does not help.
+    pub(super) async fn keep(&self) -> Failure {
+        let Self::Private(server) = self else {
+            return std::future::pending().await;
+        };
+        let mut attempts = 0;
+        loop {
+            let began = Instant::now();
+            let death = death(server).await;
+            attempts = if began.elapsed() > HEALTHY { 0 } else { attempts };
+            if attempts >= ATTEMPTS {
+                return Failure::other(format!(
+                    "the private Postgres dies again and again ({death}): see postgres.log"
+                ));
+            }
+            output::note(&format!("the private Postgres died ({death}): starting it again"));
+            while let Err(error) = start_again(server, attempts).await {
+                attempts += 1;
+                if attempts >= ATTEMPTS {
+                    let why = chain(&error);
+                    return Failure::other(format!("the private Postgres died ({death}) and does not start: {why}"));
+                }
+            }
+            attempts += 1;
+            output::note("the private Postgres runs again");
+        }
+    }
+
+    pub(super) async fn stop(self) -> Result<(), Failure> {
+        match self {
+            Self::Private(server) => server.stop().await.map_err(|e| Failure::chain(&e)),
+            Self::Given(_) => Ok(()),
+        }
+    }
+}
+
+/// What the server died of. Its process is looked at and left to [`Server::stop`] to be waited for.
+async fn death(server: &Server) -> String {
+    loop {
+        sleep(LOOK).await;
+        let Some(pid) = server.pid().await else { continue };
+        let pid = Id::Pid(Pid::from_raw(i32::try_from(pid).expect("the kernel's process ids fit")));
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(pid, look) {
+            Ok(WaitStatus::Exited(_, code)) => return format!("exit code {code}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return signal.to_string(),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+async fn start_again(server: &Server, attempts: u32) -> Result<(), Error> {
+    sleep(FIRST_WAIT * 2_u32.pow(attempts)).await;
+    server.stop().await?;
+    server.start_again().await
+}

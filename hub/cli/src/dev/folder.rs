@@ -1,0 +1,78 @@
+//! The data folder: found, made when it is missing, and taken away again when nothing came of it.
+
+use std::path::{Path, PathBuf};
+
+use alkhub_store::private::FolderLock;
+
+use crate::args::HubArgs;
+use crate::failure::Failure;
+
+/// Where the data of root goes: Postgres runs as another user and cannot enter root's home.
+const DATA_OF_ROOT: &str = "/var/lib/alkhub/dev";
+
+/// The file that [`FolderLock`] makes.
+const LOCK: &str = "lock";
+
+/// A folder that exists.
+#[derive(Debug)]
+pub(super) struct DataFolder {
+    path: PathBuf,
+    /// The folders that were not there before, the innermost first.
+    made: Vec<PathBuf>,
+    had_lock: bool,
+}
+
+// === impl DataFolder ===
+
+impl DataFolder {
+    /// The folder that is named, else the default one; made when it is missing.
+    pub(super) fn make(named: Option<&Path>, hub: &HubArgs) -> Result<Self, Failure> {
+        let folder = match named {
+            Some(folder) => folder.to_owned(),
+            None => default(hub)?,
+        };
+        let failed =
+            |e: std::io::Error| Failure::other(format!("cannot use the data folder {}: {e}", folder.display()));
+        let made = folder.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+        let made = made.take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        let path = folder.canonicalize().map_err(failed)?;
+        Ok(Self {
+            had_lock: path.join(LOCK).exists(),
+            path,
+            made,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the lock's file, and the folders, that were not there before, unless something else is in them or
+    /// another hub has come.
+    pub(super) fn tidy(&self) {
+        if !self.had_lock {
+            let others = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+            let alone = others.into_iter().all(|entry| entry.file_name() == LOCK);
+            // Held while its file goes, so that nobody else can hold it.
+            if let (true, Ok(_lock)) = (alone, FolderLock::take(&self.path)) {
+                let _ = std::fs::remove_file(self.path.join(LOCK));
+            }
+        }
+        for folder in &self.made {
+            if std::fs::remove_dir(folder).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn default(hub: &HubArgs) -> Result<PathBuf, Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(DATA_OF_ROOT.into());
+    }
+    let home = hub.data_home.clone().filter(|path| path.is_absolute());
+    let home = home.or_else(|| hub.home.as_ref().map(|home| home.join(".local/share")));
+    home.map(|home| home.join("alkhub/dev"))
+        .ok_or_else(|| Failure::usage("no home folder is known: name a folder with --data"))
+}
