@@ -2,6 +2,8 @@
 //!
 //! Invariants
 //! - A schema is never fetched: a reference that leaves the schema is refused at registration.
+//! - A check costs no more than the size of the value allows, whatever the schema: `metered` sees to it, and `shape`
+//!   refuses at registration what it could not see.
 //! - A payload is parsed only where its schema can refuse something.
 //! - What a check answers has no more of the payload in it than the path to the fault.
 
@@ -11,14 +13,32 @@ use alkhub_protocol::RawJson;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
+use metered::{Metered, Seen, Spent, Tariff};
+use shape::{Patterns, Shape};
+
+mod metered;
+mod shape;
+
 /// Largest schema that is compiled, in bytes.
 const SCHEMA_LIMIT_BYTES: usize = 256 * 1024;
 
 /// Steps that one pattern may backtrack; over it the value does not match.
 const BACKTRACK_LIMIT: usize = 20_000;
 
-/// Largest compiled pattern, in bytes.
-const PATTERN_LIMIT_BYTES: usize = 1024 * 1024;
+/// Largest compiled pattern, in bytes: tried in this order until all patterns of a schema fit.
+const PATTERN_LIMITS_BYTES: [usize; 4] = [8 * 1024, 32 * 1024, 256 * 1024, 1024 * 1024];
+
+/// Largest sum of the compiled patterns of a schema, and of the tables they are run with, in bytes.
+const PATTERNS_LIMIT_BYTES: usize = 32 * 1024 * 1024;
+
+/// Largest table that one pattern is run with, in bytes.
+const PATTERN_TABLE_BYTES: usize = 256 * 1024;
+
+/// Product of the size of a compiled pattern and the length of a string that it is matched with.
+const MATCH_LIMIT: usize = 1 << 33;
+
+/// Longest string that a pattern is matched with which looks around or back.
+const LOOK_AROUND_LIMIT_BYTES: usize = 16 * 1024;
 
 /// A compiled schema.
 #[derive(Debug)]
@@ -26,7 +46,14 @@ pub(crate) enum Check {
     /// `true` or `{}`: nothing is parsed.
     Anything,
     /// Everything else.
-    Schema(Box<Validator>),
+    Schema(Box<Compiled>),
+}
+
+/// A schema that can refuse something.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    validator: Validator<Metered>,
+    tariff: Tariff,
 }
 
 /// Where a value breaks its schema.
@@ -50,6 +77,8 @@ pub(crate) enum Error {
     Syntax(#[from] serde_json::Error),
     #[error("is not a JSON Schema: at `{path}`: {message}")]
     Invalid { path: String, message: String },
+    #[error(transparent)]
+    Shape(#[from] Shape),
 }
 
 // === impl Check ===
@@ -64,41 +93,91 @@ impl Check {
         if accepts_anything(&value) {
             return Ok(Self::Anything);
         }
-        let patterns = PatternOptions::fancy_regex()
-            .backtrack_limit(BACKTRACK_LIMIT)
-            .size_limit(PATTERN_LIMIT_BYTES);
-        let validator = jsonschema::options()
-            .offline()
-            .with_pattern_options(patterns)
-            .build(&value)
-            .map_err(|error| Error::Invalid {
-                path: error.instance_path().to_string(),
-                message: shortened(&error.masked().to_string()),
-            })?;
-        Ok(Self::Schema(Box::new(validator)))
+        let patterns = shape::patterns(&value)?;
+        let (validator, pattern_bytes) = build(&value, patterns)?;
+        let spread = shape::spread(&value)?;
+        let tariff = Tariff {
+            child: 1 + spread / 64,
+            pattern_bytes,
+        };
+        Ok(Self::Schema(Box::new(Compiled { validator, tariff })))
     }
 
     /// Checks one value.
     pub(crate) fn check(&self, json: &[u8]) -> Result<(), Violation> {
-        let validator = match self {
+        let compiled = match self {
             Self::Anything => return Ok(()),
-            Self::Schema(validator) => validator,
+            Self::Schema(compiled) => compiled,
         };
-        let value: Value = serde_json::from_slice(json).map_err(|error| Violation {
-            path: String::new(),
-            rule: String::new(),
-            message: error.to_string(),
-        })?;
+        let value: Value = serde_json::from_slice(json).map_err(|error| Violation::of_all(&error.to_string()))?;
         // `is_valid` stops at the first fault and builds no error: the common case.
-        if validator.is_valid(&value) {
-            return Ok(());
+        match metered::run(compiled.tariff, json.len(), || {
+            compiled.validator.is_valid(Seen(&value))
+        }) {
+            (true, None) => Ok(()),
+            (false, None) => Err(compiled.violation(&value, json.len())),
+            (_, Some(Spent::Pattern)) => Err(Violation::of_all(
+                "it has a string that is too long for the patterns of the schema",
+            )),
+            (_, Some(_)) => Err(Violation::of_all(
+                "the check was given up: the schema has too many ways to apply to this value",
+            )),
         }
-        validator.validate(&value).map_err(|error| Violation {
-            path: error.instance_path().to_string(),
-            rule: error.schema_path().to_string(),
-            message: shortened(&error.masked().to_string()),
-        })
     }
+}
+
+// === impl Compiled ===
+
+impl Compiled {
+    /// Finds the fault of a value that has one.
+    fn violation(&self, value: &Value, bytes: usize) -> Violation {
+        let search = || {
+            self.validator.validate(Seen(value)).map_err(|error| Violation {
+                path: error.instance_path().to_string(),
+                rule: error.schema_path().to_string(),
+                message: shortened(&error.masked().to_string()),
+            })
+        };
+        match metered::run(self.tariff, bytes, search) {
+            // The list of faults is within the one that is named, and was no more than cut.
+            (Err(violation), None | Some(Spent::Errors)) => violation,
+            _ => Violation::of_all("where exactly would take too long to find"),
+        }
+    }
+}
+
+/// Compiles with the smallest patterns that suffice; answers how long the strings may be that they are matched with.
+fn build(schema: &Value, patterns: Patterns) -> Result<(Validator<Metered>, Option<usize>), Error> {
+    let options = |size| {
+        PatternOptions::fancy_regex()
+            .backtrack_limit(BACKTRACK_LIMIT)
+            .size_limit(size)
+            .dfa_size_limit(PATTERN_TABLE_BYTES)
+    };
+    let longest = |size| match patterns {
+        Patterns { count: 0, .. } => None,
+        Patterns { look_around: true, .. } => Some(LOOK_AROUND_LIMIT_BYTES.min(MATCH_LIMIT / size)),
+        _ => Some(MATCH_LIMIT / size),
+    };
+    let mut refused = None;
+    for size in PATTERN_LIMITS_BYTES {
+        if refused.is_some() && (patterns.count == 0 || patterns.count * size > PATTERNS_LIMIT_BYTES) {
+            break;
+        }
+        let built = jsonschema::options_for::<Metered>()
+            .offline()
+            .with_pattern_options(options(size))
+            .build(schema);
+        match built {
+            Ok(validator) => return Ok((validator, longest(size))),
+            Err(error) => refused = Some(error),
+        }
+    }
+    let error = refused.expect("there is a limit to try, and it was");
+    Err(Error::Invalid {
+        path: error.instance_path().to_string(),
+        message: shortened(&error.masked().to_string()),
+    })
 }
 
 // === impl Violation ===
@@ -114,6 +193,15 @@ impl fmt::Display for Violation {
 }
 
 impl Violation {
+    /// A fault of no certain place.
+    fn of_all(message: &str) -> Self {
+        Self {
+            path: String::new(),
+            rule: String::new(),
+            message: message.to_owned(),
+        }
+    }
+
     /// `{path, rule}`.
     pub(crate) fn details(&self) -> RawJson {
         RawJson::from_value(self).expect("two strings are JSON")
@@ -145,81 +233,4 @@ fn shortened(message: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn compile(schema: &'static str) -> Result<Check, Error> {
-        Check::compile(&RawJson::parse(schema).expect("JSON"))
-    }
-
-    #[test]
-    fn a_violation_names_path_and_rule() {
-        let check = compile(r#"{"type":"object","properties":{"list":{"items":{"type":"integer"}}}}"#).expect("valid");
-
-        let violation = check
-            .check(br#"{"list":[1,"two"]}"#)
-            .expect_err("a string is no integer");
-
-        assert_eq!(violation.path, "/list/1");
-        assert_eq!(violation.rule, "/properties/list/items/type");
-        assert_eq!(
-            violation.details().as_str(),
-            r#"{"path":"/list/1","rule":"/properties/list/items/type"}"#
-        );
-        assert!(!violation.message.contains("two"), "{}", violation.message);
-    }
-
-    #[test]
-    fn a_schema_that_accepts_anything_parses_nothing() {
-        for schema in [
-            "true",
-            "{}",
-            r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"Any"}"#,
-        ] {
-            let check = compile(schema).expect("valid");
-            assert!(matches!(check, Check::Anything), "{schema}");
-            assert!(check.check(b"not even JSON").is_ok());
-        }
-        assert!(matches!(compile("false").expect("valid"), Check::Schema(_)));
-    }
-
-    #[test]
-    fn a_schema_that_is_none_is_refused_with_its_place() {
-        let error = compile(r#"{"properties":{"a":{"type":"strin"}}}"#).expect_err("no such type");
-        assert!(error.to_string().contains("/properties/a/type"), "{error}");
-        assert!(compile("3").is_err());
-        assert!(compile(r#"{"pattern":"("}"#).is_err());
-    }
-
-    #[test]
-    fn a_reference_out_of_the_schema_is_never_fetched() {
-        for schema in [
-            r#"{"$ref":"http://127.0.0.1:1/schema.json"}"#,
-            r#"{"$ref":"file:///etc/passwd"}"#,
-            r##"{"$ref":"#/nowhere"}"##,
-        ] {
-            assert!(compile(schema).is_err(), "{schema}");
-        }
-        assert!(compile(r##"{"$defs":{"a":{"type":"null"}},"$ref":"#/$defs/a"}"##).is_ok());
-    }
-
-    #[test]
-    fn a_pattern_that_would_run_for_ever_is_stopped() {
-        let check = compile(r#"{"pattern":"^(a+)+(?=b)$"}"#).expect("valid");
-        let long = format!("\"{}!\"", "a".repeat(60));
-
-        assert!(check.check(long.as_bytes()).is_err());
-    }
-
-    #[test]
-    fn a_fault_of_the_value_itself_names_no_empty_path() {
-        let check = Check::compile(&RawJson::from(serde_json::json!({ "type": "integer" }))).expect("a schema");
-
-        let violation = check.check(b"null").expect_err("null is no integer");
-
-        assert!(
-            violation.to_string().starts_with("does not match its schema: "),
-            "{violation}"
-        );
-    }
-}
+mod tests;
