@@ -17,6 +17,8 @@ use crate::world::{DEMO, SYSTEM, World};
 pub(crate) const PORT: u64 = 7420;
 /// Port of metrics and probes in a hub pod.
 pub(crate) const MANAGEMENT_PORT: u64 = 7421;
+/// Port of metrics and probes in an operator pod.
+pub(crate) const OPERATOR_PORT: u64 = 7430;
 
 /// Names of a Hub's ready pods.
 pub(crate) async fn ready_pods(kube: &Kube, namespace: &str, hub: &str) -> Result<Vec<String>> {
@@ -33,6 +35,14 @@ pub(crate) async fn ready_pods(kube: &Kube, namespace: &str, hub: &str) -> Resul
         .filter(ready)
         .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
         .collect())
+}
+
+/// Name of an operator's pod.
+pub(crate) async fn operator_pod(kube: &Kube) -> Result<String> {
+    let selector = "app.kubernetes.io/name=alkhub-operator";
+    let pods = kube.get(SYSTEM, &["pods", "-l", selector]).await?;
+    let name = pods["items"][0]["metadata"]["name"].as_str();
+    Ok(name.context("an operator pod")?.to_owned())
 }
 
 /// The key with every scope of a Hub.
@@ -159,29 +169,65 @@ async fn none_is_leaving(kube: &Kube) {
     until_within("no pod is leaving", Duration::from_secs(120), || async {
         let pods = kube.get(DEMO, &["pods", "-l", selector]).await;
         let pods = pods.map_err(|error| format!("{error:#}"))?;
-        let metadata = pods["items"].as_array().into_iter().flatten().map(|pod| &pod["metadata"]);
+        let metadata = pods["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|pod| &pod["metadata"]);
         let leaving: Vec<_> = metadata
             .filter(|metadata| !metadata["deletionTimestamp"].is_null())
             .map(|metadata| metadata["name"].to_string())
             .collect();
-        if leaving.is_empty() { Ok(()) } else { Err(leaving.join(", ")) }
+        if leaving.is_empty() {
+            Ok(())
+        } else {
+            Err(leaving.join(", "))
+        }
     })
     .await;
+}
+
+/// The tables that people look at, under the short names.
+pub(crate) async fn kubectl_get_shows_what_is_there(world: &mut World) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let tables: [(&str, &[&str], &[&str]); 2] = [
+        (
+            "ahub",
+            &["NAME", "READY", "PODS", "CONNECTIONS", "SPOKES", "VERSION", "AGE"],
+            &["demo", "True", "2/2", "1", "1", version],
+        ),
+        (
+            "spk",
+            &["NAME", "PHASE", "HUB", "POD", "OPERATIONS", "AGE"],
+            &["builder", "Connected", "demo", "demo-", "1"],
+        ),
+    ];
+    for (kind, header, row) in tables {
+        until(&format!("kubectl get {kind} shows what is there"), || async {
+            let table = world.kube.kubectl(&["get", kind, "-n", DEMO]).await;
+            let table = table.map_err(|error| format!("{error:#}"))?;
+            let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let shown = lines.next().is_some_and(|shown| shown == header)
+                && lines.next().is_some_and(|shown| {
+                    shown.len() == header.len()
+                        && shown.iter().zip(row).all(|(field, wanted)| field.starts_with(wanted))
+                });
+            if shown { Ok(()) } else { Err(table) }
+        })
+        .await;
+    }
+    Ok(())
 }
 
 /// Resident memory as the processes report it of themselves, and the sizes of the images. Sizes are not noise.
 pub(crate) async fn an_idle_hub_and_an_idle_operator_are_small(world: &mut World) -> Result<()> {
     const MIB: f64 = 1024.0 * 1024.0;
     let hub = ready_pods(&world.kube, DEMO, "demo").await?.remove(0);
-    let operators = world
-        .kube
-        .get(SYSTEM, &["pods", "-l", "app.kubernetes.io/name=alkhub-operator"])
-        .await?;
-    let operator = operators["items"][0]["metadata"]["name"]
-        .as_str()
-        .context("an operator pod")?
-        .to_owned();
-    for (namespace, pod, port, limit) in [(DEMO, hub, MANAGEMENT_PORT, 40.0), (SYSTEM, operator, 7430, 30.0)] {
+    let operator = operator_pod(&world.kube).await?;
+    for (namespace, pod, port, limit) in [
+        (DEMO, hub, MANAGEMENT_PORT, 40.0),
+        (SYSTEM, operator, OPERATOR_PORT, 30.0),
+    ] {
         let reach = Reach::pod(&world.kube, namespace, &pod, port).await?;
         let text = reqwest::get(format!("{}/metrics", reach.url)).await?.text().await?;
         let line = text

@@ -40,6 +40,7 @@ const STEPS: &[(&str, Step)] = &steps![
     hubs::a_call_sent_to_any_pod_reaches_a_spoke_on_any_other,
     hubs::an_event_crosses_pods,
     hubs::kubectl_scale_gives_as_many_pods_as_asked,
+    hubs::kubectl_get_shows_what_is_there,
     hubs::an_idle_hub_and_an_idle_operator_are_small,
     refusals::the_api_server_refuses_a_hub_out_of_range,
     refusals::an_unknown_setting_becomes_a_condition,

@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::hubs::{MANAGEMENT_PORT, PORT, admin_key, ready_pods};
+use crate::hubs::{MANAGEMENT_PORT, OPERATOR_PORT, PORT, admin_key, operator_pod, ready_pods};
 use crate::kube::Kube;
 use crate::reach::Reach;
 use crate::say;
-use crate::world::{DEMO, World};
+use crate::world::{DEMO, SYSTEM, World};
 
 /// What a person asks first; each must have an answer.
 const QUESTIONS: &[(&str, &str)] = &[
@@ -131,8 +131,9 @@ impl Prometheus {
 pub(crate) async fn prometheus_finds_the_pods_and_answers(world: &mut World) -> Result<()> {
     let pods = ready_pods(&world.kube, DEMO, "demo").await?;
     for pod in &pods {
-        promtool(&world.kube, pod).await?;
+        promtool(&world.kube, (DEMO, pod, MANAGEMENT_PORT)).await?;
     }
+    promtool(&world.kube, (SYSTEM, &operator_pod(&world.kube).await?, OPERATOR_PORT)).await?;
     let prometheus = Prometheus::start(world).await?;
     until_within("all hub pods are scraped", Duration::from_secs(60), || async {
         let up = prometheus.query("count(up{job=\"alkhub-hub\"} == 1)").await?;
@@ -204,8 +205,8 @@ fn collect(panels: &Value, queries: &mut Vec<String>) {
 }
 
 /// What a pod exposes is clean by the judgement of Prometheus's own tool.
-async fn promtool(kube: &Kube, pod: &str) -> Result<()> {
-    let reach = Reach::pod(kube, DEMO, pod, MANAGEMENT_PORT).await?;
+async fn promtool(kube: &Kube, (namespace, pod, port): (&str, &str, u64)) -> Result<()> {
+    let reach = Reach::pod(kube, namespace, pod, port).await?;
     let text = reqwest::get(format!("{}/metrics", reach.url)).await?.text().await?;
     let faults = alkhub_tests::promtool::check(&text).await?;
     ensure!(faults.is_empty(), "promtool on {pod}: {faults}");
