@@ -33,6 +33,60 @@ async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
     (one, two)
 }
 
+/// What is at a limit, or over it, on one hub is the same on the other.
+#[tokio::test]
+async fn the_deepest_values_and_the_faults_of_a_spoke_cross_from_hub_to_hub() {
+    let redis = RedisServer::start().await;
+    let (one, two) = pair(&redis).await;
+    let (key, _) = one.spoke_key("text").await;
+    let mut spoke = Wire::connect(&two, &key).await;
+    let mut upper = operation("text", "upper", "query");
+    (upper["inputSchema"], upper["outputSchema"]) = (json!(true), json!(true));
+    spoke.register(Dialect::Origin, &[upper]).await;
+    until("the operation is known to both", || async {
+        let operations = one.get("/v1/operations/text.upper").await;
+        (operations.status == 200).then_some(()).ok_or(operations.text)
+    })
+    .await;
+    let deep: serde_json::Value = serde_json::from_str(&format!("{}{}", "[".repeat(64), "]".repeat(64))).expect("JSON");
+
+    let (answer, ()) = tokio::join!(one.post("/v1/call/text.upper", &deep), async {
+        let call = spoke.expect("call.requested").await;
+        assert_eq!(call["payload"]["input"], deep);
+        spoke.respond(&call, deep.clone()).await;
+    });
+    assert_eq!(answer.body["data"], deep, "{answer:?}");
+
+    for (fields, code) in [
+        (r#""code":3"#, "OUTPUT_INVALID"),
+        (r#""code":"UNAUTHENTICATED""#, "EXECUTION_ERROR"),
+    ] {
+        let input = json!(1);
+        let (answer, ()) = tokio::join!(one.post("/v1/call/text.upper", &input), async {
+            let call = spoke.expect("call.requested").await;
+            let leg = &call["payload"]["requestId"];
+            spoke
+                .text(&format!(
+                    r#"{{"type":"call.error","id":"","payload":{{"requestId":{leg},{fields}}}}}"#
+                ))
+                .await;
+        });
+        assert_eq!((answer.status, &answer.body["code"]), (502, &json!(code)), "{answer:?}");
+        assert_eq!(answer.body["delivered"], "yes", "{answer:?}");
+        if code == "OUTPUT_INVALID" {
+            spoke.expect("__error").await;
+        }
+    }
+
+    let mut subscriber = Wire::connect(&two, &two.admin).await;
+    subscriber
+        .send(&json!({ "type": "__subscribe", "id": "", "payload": "a:1" }))
+        .await;
+    subscriber.expect("__subscribed").await;
+    one.post("/v1/events/a/1", &deep).await;
+    assert_eq!(subscriber.expect("a").await["payload"], deep);
+}
+
 #[tokio::test]
 async fn a_call_an_event_and_a_revocation_cross_from_hub_to_hub() {
     let redis = RedisServer::start().await;
@@ -137,6 +191,20 @@ async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
     assert_eq!(socket.closed().await, (4401, "the key was revoked".to_owned()));
     let words = within("the stream ends", stream.text()).await.expect("read");
     assert!(words.contains("the key was revoked"), "{words}");
+}
+
+#[tokio::test]
+async fn a_publication_that_redis_refuses_says_so() {
+    let redis = RedisServer::start().await;
+    let hub = starting_hub(|config| config.events.redis_url = Some(redis.url().into()));
+    hub.hub.ready().await;
+    redis.query::<()>(&["ACL", "SETUSER", "default", "-publish"]).await;
+
+    let refused = hub.post("/v1/events/a/1", &json!(1)).await;
+
+    let detail = "Redis refused: NOPERM; nobody got the event";
+    refused.is_problem(503, "UNAVAILABLE").names(detail);
+    assert_eq!(refused.body["delivered"], "no", "{refused:?}");
 }
 
 #[tokio::test]
