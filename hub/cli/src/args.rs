@@ -172,9 +172,9 @@ pub(crate) struct OfferArgs {
     /// JSON Schema of the output; text when absent
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(crate) output_schema: Option<PathBuf>,
-    /// Commands running at once, at most
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub(crate) concurrency: u32,
+    /// Commands running at once, at most [default: 16, or what the file says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) concurrency: Option<u32>,
     /// The command and its arguments
     #[arg(
         last = true,
@@ -183,6 +183,8 @@ pub(crate) struct OfferArgs {
         value_name = "CMD"
     )]
     pub(crate) command: Vec<String>,
+    #[arg(long, hide = true, env = "PATH")]
+    pub(crate) path: Option<OsString>,
 }
 
 #[derive(Debug, Args)]

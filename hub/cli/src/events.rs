@@ -38,11 +38,7 @@ pub(crate) async fn publish(args: PublishArgs, hub: &HubArgs, output: Output) ->
 
 /// Prints events until a signal, the wanted number of them, or a reader that leaves.
 pub(crate) async fn subscribe(args: SubscribeArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
-    let topic = if args.topic.contains(':') {
-        args.topic
-    } else {
-        format!("{}:*", args.topic)
-    };
+    let topic = filter(&args.topic)?;
     let client = hub.client()?;
     let mut signals = Signals::listen()?;
     let result = tokio::select! {
@@ -51,6 +47,17 @@ pub(crate) async fn subscribe(args: SubscribeArgs, hub: &HubArgs, output: Output
     };
     client.close().await;
     result
+}
+
+/// A topic as the hub reads it: a type alone means all its ids.
+fn filter(topic: &str) -> Result<String, Failure> {
+    let (event_type, id) = topic.split_once(':').unwrap_or((topic, "*"));
+    if event_type.contains('*') {
+        return Err(Failure::usage(format!(
+            "`{topic}`: there is no wildcard over types: name TYPE for all its ids, or TYPE:ID"
+        )));
+    }
+    Ok(format!("{event_type}:{id}"))
 }
 
 async fn follow(client: &Client, topic: &str, count: Option<u64>, output: Output) -> Result<ExitCode, Failure> {

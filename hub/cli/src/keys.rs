@@ -47,6 +47,13 @@ async fn create(args: KeyCreateArgs, hub: &HubArgs, output: Output) -> Result<Ex
             "a key needs at least one --scope, or --spoke: `alkhub keys create --help` lists them",
         ));
     }
+    for scope in &scopes {
+        if let Some(form) = whole(scope) {
+            output::note(&format!(
+                "warning: no scope of alkhub's is `{scope}`: it allows nothing by itself. {form}"
+            ));
+        }
+    }
     let expires_in_seconds = expires_in.map(|time| time.0.as_secs());
     let key = KeyCreate {
         name,
@@ -65,6 +72,23 @@ async fn create(args: KeyCreateArgs, hub: &HubArgs, output: Output) -> Result<Ex
             output::text(&created.key)
         }
     }
+}
+
+/// The right form where a scope is only the beginning of one of alkhub's. Any other text is a scope of the user's own.
+fn whole(scope: &str) -> Option<&'static str> {
+    Some(match scope.trim_end_matches(':') {
+        "call" => "Calling needs `call:NAMESPACE.OPERATION`, `call:NAMESPACE.*` or `call:*`",
+        "events" => "Events need `events:publish:TYPE` or `events:subscribe:TYPE`",
+        "events:publish" => "Publishing needs `events:publish:TYPE` or `events:publish:*`",
+        "events:subscribe" => {
+            "Subscribing needs `events:subscribe:TYPE` (named ids), `events:subscribe:TYPE:*` (all ids) or \
+             `events:subscribe:*`"
+        }
+        "operations" => "Listing operations needs `operations:read`",
+        "spokes" => "Listing spokes needs `spokes:read`; offering operations needs `spoke`",
+        "calls" => "Listing calls needs `calls:read`",
+        _ => return None,
+    })
 }
 
 async fn list(hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {

@@ -1,5 +1,6 @@
 //! `alkhub offer`: commands as operations, offered by a real spoke.
 
+mod check;
 mod file;
 mod process;
 
@@ -21,6 +22,9 @@ use crate::failure::{Failure, chain};
 use crate::hub::Target;
 use crate::output;
 use crate::signals::Signals;
+
+/// Commands at once where nobody says how many.
+const CONCURRENCY: u32 = 16;
 
 /// What is offered, and as whom.
 #[derive(Debug)]
@@ -122,6 +126,7 @@ impl Offer {
             output_schema,
             concurrency,
             command,
+            path,
             ..
         } = args;
         let name: OperationName = name.unwrap_or_default().parse().map_err(alkhub_sdk::Error::from)?;
@@ -134,12 +139,14 @@ impl Offer {
             description
         };
         let command = Command::new(command, None, &spec)?;
-        Ok(Self {
+        let offer = Self {
             spoke,
             labels: BTreeMap::new(),
-            concurrency,
+            concurrency: concurrency.unwrap_or(CONCURRENCY),
             operations: vec![(spec, command)],
-        })
+        };
+        offer.check(path.as_deref()).map_err(Failure::usage)?;
+        Ok(offer)
     }
 
     fn names(&self) -> String {

@@ -1,12 +1,13 @@
 //! The file of `alkhub offer --file`: several operations of one spoke, YAML.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use alkhub_sdk::{OperationKind, OperationName};
 use serde::Deserialize;
 
-use super::{Offer, spec};
+use super::{CONCURRENCY, Offer, spec};
 use crate::args::OfferArgs;
 use crate::failure::Failure;
 use crate::offer::process::Command;
@@ -20,7 +21,7 @@ struct SpokeFile {
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
-    concurrency: Option<u32>,
+    concurrency: Option<NonZeroU32>,
     operations: Vec<OperationEntry>,
 }
 
@@ -46,7 +47,7 @@ struct OperationEntry {
     folder: Option<PathBuf>,
 }
 
-/// Reads the file; `--spoke` wins over its name. Commands run in the file's folder unless they name another.
+/// Reads the file; `--spoke` and `--concurrency` win over it. Commands run in the file's folder unless they name another.
 pub(super) fn read(path: &Path, args: &OfferArgs) -> Result<Offer, Failure> {
     let text =
         std::fs::read_to_string(path).map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
@@ -54,8 +55,11 @@ pub(super) fn read(path: &Path, args: &OfferArgs) -> Result<Offer, Failure> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or_else(|| Path::new("."));
-    let mut offer = parse(&text, base).map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))?;
+    let wrong = |reason| Failure::usage(format!("{}: {reason}", path.display()));
+    let mut offer = parse(&text, base).map_err(wrong)?;
+    offer.check(args.path.as_deref()).map_err(wrong)?;
     offer.spoke = args.spoke.clone().or(offer.spoke);
+    offer.concurrency = args.concurrency.unwrap_or(offer.concurrency);
     Ok(offer)
 }
 
@@ -77,7 +81,7 @@ fn parse(text: &str, base: &Path) -> Result<Offer, String> {
     Ok(Offer {
         spoke,
         labels,
-        concurrency: concurrency.unwrap_or(16),
+        concurrency: concurrency.map_or(CONCURRENCY, NonZeroU32::get),
         operations,
     })
 }

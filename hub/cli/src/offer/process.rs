@@ -5,7 +5,7 @@
 //!   end it with SIGTERM, and two seconds later with SIGKILL.
 //! - What is kept of its output is bounded: 1 MiB of standard output, the last 2 KiB of standard error.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -58,6 +58,15 @@ impl Command {
             folder,
             text: schema["type"] == "string",
         })
+    }
+
+    pub(super) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Where it runs, unless in the folder of this process.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// The operation that runs it.

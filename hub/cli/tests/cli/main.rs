@@ -5,6 +5,7 @@ mod dev;
 mod examples;
 mod fixture;
 mod missing;
+mod mistakes;
 mod offer;
 mod outages;
 mod sdk;

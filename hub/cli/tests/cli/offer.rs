@@ -1,5 +1,8 @@
 //! `alkhub offer`: how input and output are mapped, and how commands end.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::fixture::{Dev, wait};
 
 #[test]
@@ -7,6 +10,8 @@ fn input_and_output_are_mapped_by_the_schemas() {
     let dev = Dev::start();
     let world = &dev.world;
     let object = world.write("object.json", r#"{"type": "object"}"#);
+    let gone = world.write("gone", "#!/bin/sh\n");
+    std::fs::set_permissions(&gone, Permissions::from_mode(0o755)).expect("ours");
     let file = world.write(
         "spoke.yaml",
         "
@@ -17,12 +22,13 @@ fn input_and_output_are_mapped_by_the_schemas() {
           - {name: map.lines, kind: query, command: [printf, 'a\\n\\n']}
           - {name: map.number, kind: query, command: [echo, text], outputSchema: {type: number}}
           - {name: map.wrong, kind: query, command: [echo, '5'], outputSchema: {type: object}}
-          - {name: map.missing, kind: query, command: [/no/such/program]}
+          - {name: map.missing, kind: query, command: [./gone]}
           - {name: map.count, kind: subscription, command: [sh, -c, 'seq $(cat); echo; exit 0'], outputSchema: {type: number}}
           - {name: map.breaks, kind: subscription, command: [sh, -c, 'echo one; echo two >&2; exit 7']}
         ",
     );
     let _spoke = dev.offer(&["--file", &file]);
+    std::fs::remove_file(gone).expect("ours");
     let _single = dev.offer(&["single.object", "--output-schema", &object, "--", "cat"]);
 
     let json = |operation: &str, input: &str| world.ok(&["call", operation, input, "--output", "json"]);
@@ -39,7 +45,7 @@ fn input_and_output_are_mapped_by_the_schemas() {
     for (operation, says) in [
         ("map.number", "is not JSON"),
         ("map.wrong", "OUTPUT_INVALID"),
-        ("map.missing", "cannot run `/no/such/program`"),
+        ("map.missing", "cannot run `./gone`"),
     ] {
         let line = world.fails(7, &["call", operation]);
         assert!(line.contains(says), "{line}");
@@ -82,7 +88,7 @@ fn a_name_that_a_key_may_not_offer_is_refused_with_the_reason() {
 
     let refused = with_key("text.upper");
     let line = dev.world.fails(1, &refused.each_ref().map(String::as_str));
-    let reserved = dev.world.fails(1, &["offer", "hub.list", "--spoke", "x", "--", "cat"]);
+    let reserved = dev.world.fails(2, &["offer", "hub.list", "--spoke", "x", "--", "cat"]);
     let allowed = with_key("builder.run");
     let mut spoke = dev.world.start(&allowed.each_ref().map(String::as_str));
 

@@ -1,0 +1,77 @@
+//! What is wrong with an offer that can be seen from here: refused before a hub is asked, with the operation and the field.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use alkhub_sdk::RawJson;
+
+use super::Offer;
+
+/// The namespace of the hub's own operations.
+const RESERVED: &str = "hub";
+
+// === impl Offer ===
+
+impl Offer {
+    /// Checks every operation; `path` is where programs without a folder are looked for.
+    pub(super) fn check(&self, path: Option<&OsStr>) -> Result<(), String> {
+        let mut names = BTreeSet::new();
+        for (spec, command) in &self.operations {
+            let name = format!("{}.{}", spec.namespace, spec.name);
+            let named = |reason: String| format!("`{name}`: {reason}");
+            if spec.namespace == RESERVED {
+                return Err(named(
+                    "the namespace `hub` is reserved for the hub's own operations".to_owned(),
+                ));
+            }
+            if !names.insert(name.clone()) {
+                return Err(named("the name is there twice".to_owned()));
+            }
+            schema("inputSchema", &spec.input_schema).map_err(named)?;
+            schema("outputSchema", &spec.output_schema).map_err(named)?;
+            if let Some(folder) = command.folder().filter(|folder| !folder.is_dir()) {
+                return Err(named(format!("`folder`: there is no folder {}", folder.display())));
+            }
+            program(command.program(), command.folder(), path).map_err(named)?;
+        }
+        Ok(())
+    }
+}
+
+fn schema(field: &str, schema: &RawJson) -> Result<(), String> {
+    let value: serde_json::Value = schema.to().map_err(|e| format!("`{field}`: {e}"))?;
+    let built = jsonschema::options().offline().build(&value);
+    built.map(drop).map_err(|error| {
+        let place = error.instance_path().to_string();
+        let place = if place.is_empty() {
+            String::new()
+        } else {
+            format!("at `{place}`: ")
+        };
+        format!("`{field}` is not a JSON Schema: {place}{error}")
+    })
+}
+
+/// A name with a `/` is seen from the folder in which the command runs, another one is looked for in `PATH`.
+fn program(program: &str, folder: Option<&Path>, path: Option<&OsStr>) -> Result<(), String> {
+    let base = folder.unwrap_or_else(|| Path::new("."));
+    let found = if program.contains('/') {
+        is_program(&base.join(program))
+    } else {
+        let folders = path.into_iter().flat_map(std::env::split_paths);
+        folders
+            .map(|folder| base.join(folder).join(program))
+            .any(|file| is_program(&file))
+    };
+    if found {
+        return Ok(());
+    }
+    let place = if program.contains('/') { "" } else { " in PATH" };
+    Err(format!("`command`: there is no program `{program}`{place}"))
+}
+
+fn is_program(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
