@@ -1,7 +1,7 @@
 //! Records of ended calls: written in batches, listed by time, dropped by the hour.
 //!
-//! The table is partitioned by the hour in which a call ended. The partition is made by the first insert that needs
-//! it; what is older than the retention goes by dropping whole hours, so a record lives up to an hour longer.
+//! The table is partitioned by the hour in which a call ended. Partitions are made ahead, or else by the first insert
+//! that needs one; what is older than the retention goes by dropping whole hours, so a record lives up to an hour longer.
 
 mod list;
 
@@ -133,10 +133,8 @@ impl CallRows<'_> {
     /// # Errors
     /// [`Error::Unavailable`] and the like. Where a long reader is in the way the hour is left for the next time.
     pub async fn prune(self, retention: Duration) -> Result<u64, Error> {
-        let now = Timestamp::now();
-        let before = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
-        let coming = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
-        run!(self.0, Statement::CallPrune, |db| ensure(db, &[now, coming]))?;
+        let before = Timestamp::now().checked_sub(retention).unwrap_or(Timestamp::MIN);
+        self.begin_hours().await?;
         let mut dropped = 0;
         while dropped < PRUNE_LIMIT {
             match run!(self.0, Statement::CallPrune, |db| drop_oldest(db, before)) {
@@ -147,6 +145,13 @@ impl CallRows<'_> {
             }
         }
         Ok(dropped)
+    }
+
+    /// Makes the partitions of this hour and the coming one: an insert without one is an error in Postgres' log.
+    pub(crate) async fn begin_hours(self) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let coming = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
+        run!(self.0, Statement::CallPrune, |db| ensure(db, &[now, coming]))
     }
 }
 

@@ -100,6 +100,9 @@ impl Store {
             }
         }
         inner.link.set(LinkState::Up, &inner.metrics);
+        if let Err(error) = self.calls().begin_hours().await {
+            tracing::debug!(%error, "the hour's partition of call records is left to the first of them");
+        }
         self.keep_watch();
         Ok(())
     }
