@@ -1,4 +1,4 @@
-//! What the tests of every crate share: waiting on conditions, ports, and a Redis of one's own.
+//! What the tests of every crate share: waiting on conditions, ports, a Redis of one's own, and skipping aloud.
 //!
 //! A development dependency only. It uses no other crate of alkhub, so that the lowest layer can use it.
 //! What goes wrong is a test's failure: these functions panic, and say what was seen last.
@@ -6,8 +6,10 @@
 mod port;
 pub mod process;
 mod redis;
+mod skip;
 mod wait;
 
 pub use self::port::Port;
 pub use self::redis::RedisServer;
+pub use self::skip::skip;
 pub use self::wait::{PATIENCE, until, until_within, within};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use alkhub_store::private::{Error, FolderLock, Options, Server};
-use alkhub_test_support::{until, within};
+use alkhub_test_support::{skip, until, within};
 use tempfile::TempDir;
 
 use crate::fixture::{execute, number};
@@ -300,7 +300,7 @@ async fn a_temporary_server_goes_with_its_killed_process() {
 #[tokio::test]
 async fn a_folder_that_postgres_cannot_enter_is_named() {
     if !nix::unistd::Uid::effective().is_root() {
-        println!("skipped: only root runs Postgres as somebody else");
+        skip("only root runs Postgres as somebody else");
         return;
     }
     let closed = folder();
