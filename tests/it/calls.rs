@@ -68,13 +68,8 @@ async fn a_deadline_reaches_the_spoke_on_another_hub_as_an_abort() -> Result<()>
     let (cluster, mut spoke, http) = pair(json!([operation("t", "slow", "query")])).await?;
 
     let caller = tokio_util::task::TaskTracker::new().spawn(async move {
-        http.send_with(
-            "POST",
-            "/v1/call/t.slow",
-            Some(&json!(1)),
-            &[("Alkhub-Timeout", "300ms")],
-        )
-        .await
+        http.send_with("POST", "/v1/call/t.slow", Some(&json!(1)), &[("Alkhub-Timeout", "3s")])
+            .await
     });
     let asked = spoke.next_of("call.requested").await?;
     let aborted = spoke.next_of("call.aborted").await?;
@@ -180,13 +175,14 @@ async fn a_second_connection_of_an_instance_replaces_the_first_on_any_hub() -> R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_instances_of_a_spoke_share_its_calls() -> Result<()> {
+    const CALLS: usize = 64;
     let cluster = Cluster::start(2).await?;
-    let mut spokes = Vec::new();
-    for hub in 0..2 {
+    let spoke = async |hub| {
         let mut spoke = Peer::connect(&cluster.url(hub), cluster.admin()).await?;
         spoke.register("t", json!([operation("t", "echo", "query")])).await?;
-        spokes.push(spoke);
-    }
+        anyhow::Ok(spoke)
+    };
+    let spokes = [spoke(0).await?, spoke(1).await?];
     let http = Http::new(cluster.url(0), cluster.admin());
     until("both instances are known", || async {
         let answer = http.send("GET", "/v1/spokes", None).await.map_err(|e| e.to_string())?;
@@ -200,18 +196,24 @@ async fn two_instances_of_a_spoke_share_its_calls() -> Result<()> {
     .await;
 
     let mut clients = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..CALLS {
         let http = http.clone();
         clients.push(tokio_util::task::TaskTracker::new().spawn(async move { http.call("t.echo", &json!(1)).await }));
     }
-    // Nobody answers until each has some: with 64 waiting calls both have been chosen.
-    for spoke in &mut spokes {
-        spoke.next_of("call.requested").await?;
+    // Nobody answers: with 64 waiting calls both have been chosen. All must have arrived before the spokes leave, for a
+    // call that comes later has nobody to go to.
+    let [mut one, mut two] = spokes;
+    let mut asked = [0, 0];
+    while asked.iter().sum::<usize>() < CALLS {
+        let (spoke, envelope) = tokio::select! {
+            envelope = one.next() => (0, envelope?),
+            envelope = two.next() => (1, envelope?),
+        };
+        asked[spoke] += usize::from(envelope["type"] == "call.requested");
     }
+    assert!(asked.iter().all(|calls| *calls > 0), "{asked:?}");
 
-    for spoke in spokes {
-        drop(spoke);
-    }
+    drop((one, two));
     for client in clients {
         assert_eq!(client.await??.body["code"], "SPOKE_LOST");
     }

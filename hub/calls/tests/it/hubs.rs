@@ -114,7 +114,8 @@ async fn a_deadline_and_an_abort_travel_to_the_spoke() {
     let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
 
     let (ticket, mut answers) = pair.a.dispatch(alkhub_protocol::CallRequest {
-        timeout: Some(Duration::from_millis(300)),
+        // It must reach the spoke first, over Redis.
+        timeout: Some(Duration::from_secs(3)),
         ..request("text.upper", json!(1))
     });
     ticket.expect("routed");

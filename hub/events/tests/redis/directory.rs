@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alkhub_config::EventsConfig;
 use alkhub_events::{DirectoryChange, DirectoryEntry, OfferedOperation};
-use alkhub_test_support::{PATIENCE, RedisServer, until};
+use alkhub_test_support::{PATIENCE, RedisServer, until, within};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -308,12 +308,15 @@ async fn a_hub_that_was_taken_for_dead_comes_back_by_itself() {
     view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
 
     // Another hub finds no lease of b before b renews it.
-    while view.gone.is_empty() {
-        server.query::<i64>(&["DEL", "alk:hub:b"]).await;
-        if let Ok(Some(change)) = timeout(Duration::from_millis(20), view.changes.recv()).await {
-            view.apply(change);
+    within("hub b is taken for dead", async {
+        while view.gone.is_empty() {
+            server.query::<i64>(&["DEL", "alk:hub:b"]).await;
+            if let Ok(Some(change)) = timeout(Duration::from_millis(20), view.changes.recv()).await {
+                view.apply(change);
+            }
         }
-    }
+    })
+    .await;
 
     view.comes_to("the entry again", |view| {
         view.holder("i/1").is_some_and(|(hub, _)| hub == "b")

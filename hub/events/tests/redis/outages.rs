@@ -156,9 +156,12 @@ async fn a_redis_that_is_killed_under_load_loses_nothing_in_silence() {
         "{gaps} gaps covered {lost} events of {} rounds on {TOPICS} topics over 3 restarts",
         published.next
     );
-    assert_eq!(gaps, 3 * TOPICS, "every subscriber was told each time");
-    assert!(a.metric("alkhub_redis_reconnects_total") >= 3.0);
-    assert_eq!(a.metric("alkhub_events_gaps_total"), (3 * TOPICS) as f64);
+    // More often than Redis was killed when a busy machine lets a new link end at once: the link counts it.
+    let reconnects = a.metric("alkhub_redis_reconnects_total");
+    assert!(reconnects >= 3.0, "{reconnects}");
+    assert!(gaps >= 3 * TOPICS, "every subscriber was told each time: {gaps}");
+    assert!(gaps as f64 <= reconnects * TOPICS as f64, "{gaps} of {reconnects}");
+    assert!(a.metric("alkhub_events_gaps_total") >= gaps as f64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

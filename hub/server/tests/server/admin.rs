@@ -112,7 +112,7 @@ async fn a_key_that_expires_ends_its_sockets() {
     let created = hub
         .post(
             "/v1/admin/keys",
-            &json!({ "name": "brief", "scopes": [], "expiresInSeconds": 1 }),
+            &json!({ "name": "brief", "scopes": [], "expiresInSeconds": 5 }),
         )
         .await;
     let key = created.body["data"]["key"].as_str().expect("a key").to_owned();
