@@ -124,7 +124,9 @@ mod tests {
     #[test]
     fn every_output_on_the_page_is_an_envelope() {
         let page = include_str!("../../../docs/PROTOCOL.md");
-        let frames = page.lines().filter(|line| line.starts_with("{\"type\":\"call.responded\""));
+        let frames = page
+            .lines()
+            .filter(|line| line.starts_with("{\"type\":\"call.responded\""));
         let mut outputs = 0;
         for text in frames {
             let frame = Frame::decode(&Bytes::from_static(text.as_bytes())).expect("a frame").0;
