@@ -1,7 +1,7 @@
 //! Events over HTTP: publishing, and topics as a stream.
 
 use alkhub_events::Lag;
-use alkhub_protocol::{CallError, Code, Topic, TopicFilter};
+use alkhub_protocol::{Topic, TopicFilter};
 use axum::extract::State;
 use axum::response::Response;
 use futures::future::try_join_all;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::envelope::Data;
-use crate::error::{ApiError, missing_scope, not_published};
+use crate::error::{ApiError, missing_scope, not_published, not_subscribed};
 use crate::request::{Path, Query, RawBody};
 use crate::sse;
 
@@ -53,7 +53,7 @@ pub(crate) async fn publish(
     allowed.map_err(|scope| missing_scope(&scope))?;
     let published = app.fabric.bus().publish(&topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %crate::error::Chain(&failed), "an event was not published everywhere");
-        not_published(failed.delivered)
+        not_published(&failed)
     })?;
     Ok(Data(
         StatusCode::ACCEPTED,
@@ -79,9 +79,7 @@ pub(crate) async fn stream(
         .map(|filter| app.fabric.bus().subscribe(filter, &mailbox));
     let subscriptions = try_join_all(subscribed).await.map_err(|error| {
         tracing::debug!(error = %crate::error::Chain(&error), "a subscription was not confirmed");
-        CallError::new(Code::Unavailable, "Redis did not confirm the subscription")
-            .retryable()
-            .retry_after_ms(1_000)
+        not_subscribed(&error)
     })?;
     let topics = sse::Topics {
         deliveries,

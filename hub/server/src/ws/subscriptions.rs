@@ -147,7 +147,7 @@ impl Conversation {
             let result = bus.publish(&topic, event.payload).await;
             Done::Published(result.map(|_| ()).map_err(|failed| {
                 Box::new(Refusal {
-                    error: error::not_published(failed.delivered),
+                    error: error::not_published(&failed),
                     topic: topic.to_string(),
                 })
             }))
