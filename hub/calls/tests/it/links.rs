@@ -2,7 +2,7 @@
 
 use alkhub_calls::{Answer, Items};
 use alkhub_events::LinkState;
-use alkhub_protocol::{CallError, Code, Delivered};
+use alkhub_protocol::{CallError, Code, Delivered, RequestId};
 use alkhub_test_support::within;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -41,6 +41,16 @@ impl Pair {
 async fn subscribed(pair: &Pair) -> Items {
     let items = pair.a.calls.subscribe(&admin(), request("text.upper", json!(1))).await;
     items.expect("routed")
+}
+
+/// A spoke on hub B, a subscription that enters at hub A and has got its first item, and its id at the spoke.
+async fn streaming(pair: &Pair) -> (Spoke, Items, RequestId) {
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let mut items = subscribed(pair).await;
+    let call = spoke.next_call().await.request_id;
+    spoke.respond(&call, json!(1));
+    assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
+    (spoke, items, call)
 }
 
 async fn next(items: &mut Items) -> Option<Result<Value, CallError>> {
@@ -114,15 +124,11 @@ async fn an_answer_given_while_the_link_is_down_arrives_when_it_is_back() {
 #[tokio::test]
 async fn a_subscription_whose_item_was_lost_ends_with_an_error_and_at_the_spoke() {
     let mut pair = Pair::start().await;
-    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
-    let mut items = subscribed(&pair).await;
-    let call = spoke.next_call().await;
-    spoke.respond(&call.request_id, json!(1));
-    assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
+    let (mut spoke, mut items, call) = streaming(&pair).await;
 
     pair.lose_redis().await;
-    spoke.respond(&call.request_id, json!(2));
-    assert_eq!(spoke.next_abort().await, call.request_id);
+    spoke.respond(&call, json!(2));
+    assert_eq!(spoke.next_abort().await, call);
     pair.find_redis().await;
 
     let Some(Err(error)) = next(&mut items).await else {
@@ -141,16 +147,12 @@ async fn a_subscription_whose_item_was_lost_ends_with_an_error_and_at_the_spoke(
 #[tokio::test]
 async fn a_subscription_that_was_silent_while_the_link_was_down_goes_on() {
     let mut pair = Pair::start().await;
-    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
-    let mut items = subscribed(&pair).await;
-    let call = spoke.next_call().await;
-    spoke.respond(&call.request_id, json!(1));
-    assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
+    let (spoke, mut items, call) = streaming(&pair).await;
 
     pair.lose_redis().await;
     pair.find_redis().await;
-    spoke.respond(&call.request_id, json!(2));
-    spoke.complete(&call.request_id);
+    spoke.respond(&call, json!(2));
+    spoke.complete(&call);
 
     assert_eq!(next(&mut items).await, Some(Ok(json!(2))));
     assert_eq!(next(&mut items).await, None);
