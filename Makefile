@@ -10,11 +10,15 @@ IMAGES   := target/images/hub.tar target/images/operator.tar
 SERVERS  := target/cluster/images
 DENY     := target/tools/bin/cargo-deny
 NATS     := target/tools/nats/nats-server
+PACKAGES := target/packages/fetched
 RELEASE  := target/$(shell uname -m)-unknown-linux-gnu/release
 NODES    ?= 2
 
-.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps generate sqlx sqlx-check images servers charts alerts \
-        containers cluster cluster-binaries e2e harness bench
+# An external cluster has its images already.
+E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
+
+.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps packages generate sqlx sqlx-check images servers \
+        charts alerts containers cluster cluster-binaries e2e harness bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,7 +38,7 @@ fmt:
 clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-unit: ## unit and integration tests, on a real Postgres and a real Redis
+unit: $(PACKAGES) ## unit and integration tests, on a real Postgres and a real Redis
 	cargo test --workspace --locked
 
 unit-fast:
@@ -50,15 +54,20 @@ $(DENY):
 	CARGO_TARGET_DIR=target/tools/build cargo install cargo-deny --version 0.20.2 --locked --root target/tools
 	rm -rf target/tools/build
 
-deps: ## Debian packages for the tests (root)
+deps: ## Debian packages for the tests (root); says what else the machine must bring
 	deploy/deps.sh all
+
+packages: $(PACKAGES) ## what the example spokes in JavaScript and Python import, for their tests
+
+$(PACKAGES): deploy/packages.sh $(wildcard deploy/packages/*)
+	deploy/packages.sh
 
 generate: ## writes the generated files: CRDs, OpenAPI, references
 	cargo run -q --locked -p alkhub-crds --bin crdgen
 	ALKHUB_TEST_BLESS=1 cargo test -p alkhub-tests --test it --locked -- generated
 	deploy/charts.sh sync
 
-images: ## two static images, FROM scratch, as archives in target/images
+images: ## two static images, FROM scratch, as archives in target/images; quick when nothing changed
 	deploy/images/build.sh
 
 servers: ## images of Redis, Postgres and tools for the tests, from Debian's packages
@@ -75,17 +84,16 @@ charts: cluster-binaries ## lint and render the charts
 alerts: ## alert rules, dashboard and scrape configurations, by promtool
 	deploy/monitoring.sh check
 
-containers: servers ## the images as containers of a Docker engine, by testcontainers
+containers: servers images ## the images as containers of a Docker engine, by testcontainers
 	cargo test --locked -p alkhub-tests --test containers --no-run
 	$(CLUSTER) docker $(addprefix --image ,$(IMAGES) $(SERVERS)/redis.tar $(SERVERS)/postgres.tar) -- \
 	  cargo test --locked -p alkhub-tests --test containers
 
-cluster: cluster-binaries servers ## a shell in a real Kubernetes with alkhub installed (root, Debian)
-	[ -e target/images/operator.tar ] || $(MAKE) images
+cluster: cluster-binaries servers images ## a shell in a real Kubernetes with alkhub installed (root, Debian)
 	cargo build -q --locked -p alkhub-cli
 	$(CLUSTER) up --nodes $(NODES) $(addprefix --image ,$(IMAGES)) -- deploy/cluster-shell.sh
 
-e2e: cluster-binaries servers ## end to end on a real Kubernetes, or on the one of ALKHUB_TEST_KUBECONFIG
+e2e: $(E2E_NEEDS) ## end to end on a real Kubernetes, or on the one of ALKHUB_TEST_KUBECONFIG
 	cargo test --locked -p alkhub-tests --test e2e --no-run
 	if [ -n "$${ALKHUB_TEST_KUBECONFIG:-}" ]; then \
 	  PATH=$(CURDIR)/target/cluster/bin:$$PATH cargo test --locked -p alkhub-tests --test e2e; \

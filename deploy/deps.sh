@@ -2,11 +2,32 @@
 # Installs the Debian packages that alkhub's development and tests need, and starts no service.
 #
 #   deploy/deps.sh postgresql   what `make dev` needs
-#   deploy/deps.sh all          what `make test` needs
+#   deploy/deps.sh all          what `make test` needs; fails first when the machine lacks what Debian 12 cannot give:
+#                               Rust as rust-toolchain.toml says, Go 1.25, Node 20
 #
 # Does nothing when all are there. Not root: names what is missing and how to install it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# at_least WANTED FOUND: whether a version is not below another.
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+# lacks NAME WANTED FOUND: notes what is too old or not there at all.
+lacking=()
+lacks() { at_least "$2" "${3:-0}" || lacking+=("$1 >= $2 (${3:-none} found)"); }
+
+# What Debian 12 has not, or not new enough. Each is asked where it is used: a version may be chosen by the folder.
+check_machine() {
+  lacks Rust "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)" "$(rustc --version 2>/dev/null | cut -d' ' -f2)"
+  lacks Go "$(sed -n 's/^go \([0-9]*\.[0-9]*\).*/\1/p' tests/cluster/go/go.mod)" \
+    "$(cd tests/cluster/go && go env GOVERSION 2>/dev/null | sed 's/^go//')"
+  lacks Node 20 "$(node --version 2>/dev/null | sed 's/^v//')"
+  lacks npm 9 "$(npm --version 2>/dev/null)"
+  [ ${#lacking[@]} -gt 0 ] || return 0
+  printf -v list '%s, ' "${lacking[@]}"
+  echo "this machine lacks ${list%, }: Debian 12 has them not, or older; install them, and see that PATH finds them" >&2
+  exit 1
+}
 
 case "${1:-}" in
   postgresql)
@@ -14,12 +35,18 @@ case "${1:-}" in
     ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || exit 0
     packages=(postgresql)
     ;;
-  all) mapfile -t packages < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' tests/cluster/deps.txt deploy/deps.txt) ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  all)
+    check_machine
+    mapfile -t packages < <(sed -e 's/^#.*//' -e '/^[[:space:]]*$/d' tests/cluster/deps.txt deploy/deps.txt)
+    ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 missing=()
-for package in "${packages[@]}"; do
+for line in "${packages[@]}"; do
+  package=${line%% | *}
+  # `package | command`: not needed where the command succeeds.
+  [ "$package" = "$line" ] || ! (eval "${line#* | }") >/dev/null 2>&1 || continue
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
