@@ -27,7 +27,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
     0  done
     1  something else failed
-    2  the command line is wrong
+    2  the command line, or a file that it names, is wrong
     3  no hub answers at the address, or its certificate is not trusted
     4  the key is missing, not valid, or lacks a scope
     5  no such operation, or no spoke offers it now
