@@ -3,6 +3,7 @@
 //! The clients are bare sockets: a WebSocket library's buffers would be most of what is seen.
 
 use futures::future::join_all;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -20,6 +21,14 @@ fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: usize = status.split(' ').nth(1).expect("a number").parse().expect("a number");
     pages * 4096
+}
+
+/// Raises the limit of open files, which is 1,024 in most shells: both ends of each connection are of this process.
+fn allow_files(wanted: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let wanted = wanted.max(soft);
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted))
+        .unwrap_or_else(|error| panic!("this test needs {wanted} open files (ulimit -n), {hard} are allowed: {error}"));
 }
 
 /// A WebSocket with one confirmed subscription.
@@ -59,6 +68,7 @@ async fn expect(socket: &mut TcpStream, text: &str) {
 
 #[tokio::test]
 async fn a_thousand_idle_connections_stay_open_and_are_answered() {
+    allow_files(4 * CONNECTIONS as u64);
     let hub = hub().await;
     let address = hub.hub.url().replace("http://", "");
     let _first = subscriber(&address, &hub.admin).await;
