@@ -23,6 +23,7 @@ use crate::operation::Specs;
 use crate::pending::Pending;
 use crate::presence::Presence;
 use crate::records::Records;
+use crate::register::turns::Turns;
 use crate::relay::Relay;
 use crate::specs::SpecStore;
 
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) inbound: DashMap<(HubId, u64), u64>,
     /// Registered connections by their id.
     pub(crate) links: DashMap<String, Arc<Link>>,
+    /// Registrations under way.
+    pub(crate) turns: Arc<Turns>,
     pub(crate) quota: Quota,
     pub(crate) records: Records,
     pub(crate) presence: Presence,
@@ -88,6 +91,7 @@ impl Core {
             pending: Pending::new(),
             inbound: DashMap::new(),
             links: DashMap::new(),
+            turns: Arc::default(),
             quota: Quota::default(),
             presence: Presence::default(),
             spec_store: SpecStore::default(),

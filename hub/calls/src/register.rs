@@ -18,6 +18,8 @@ use crate::operation::Operation;
 use crate::session::Session;
 use crate::{Caller, Connection, SpokePolicy};
 
+pub(crate) mod turns;
+
 /// Operations compiled before other tasks get their turn.
 const COMPILED_AT_ONCE: usize = 16;
 
@@ -37,7 +39,8 @@ struct Offer {
 
 impl Core {
     /// Registers a connection. Dropping the future undoes what was done: the work runs in a task of its own, and a
-    /// session that nobody takes ends at once.
+    /// session that nobody takes ends at once. Those of one connection take effect in the order in which the futures
+    /// are first polled.
     pub(crate) async fn register(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -47,9 +50,12 @@ impl Core {
         let identity = self.identify(caller, &input, &connection)?;
         let (done, result) = oneshot::channel();
         let core = Arc::clone(self);
+        let mut turn = self.turns.take(&connection.id);
         self.tasks.spawn(async move {
+            turn.comes().await;
             let registered = core.register_as(identity, input, connection).await;
             drop(done.send(registered));
+            drop(turn);
         });
         result
             .await

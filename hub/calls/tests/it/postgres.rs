@@ -6,9 +6,11 @@ use alkhub_protocol::call::CallRecord;
 use alkhub_store::private::Server;
 use alkhub_store::{CallFilter, Store};
 use alkhub_test_support::until;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use serde_json::json;
 
-use crate::fixture::{Hub, HubOptions, Spoke, operation, query, registration, request, spoke_key};
+use crate::fixture::{Hub, HubOptions, Spoke, admin, operation, query, registration, request, spoke_key};
 
 async fn records(store: &Store, wanted: usize) -> Vec<CallRecord> {
     until("records", || async {
@@ -164,5 +166,37 @@ async fn a_spokes_coming_and_going_is_written() {
     );
     hub.stop().await;
     store.close().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let hub = Hub::start(HubOptions {
+        postgres: Some(postgres.url()),
+        ..HubOptions::default()
+    })
+    .await;
+    let offered: Vec<_> = (0..20).map(|i| query(&format!("text.op{i}"))).collect();
+    let (connection, _outgoing) = crate::fixture::connection();
+    let caller = admin();
+    let register = async |operations: Vec<serde_json::Value>| {
+        let input = serde_json::from_value(registration("text", &operations)).expect("a registration");
+        let registered = hub.calls.register(&caller, input, connection.clone()).await;
+        registered.expect("registers")
+    };
+
+    // The specifications of the first are new: it waits until they are saved. Awaited as a connection does.
+    let mut both = FuturesUnordered::new();
+    both.push(register(offered));
+    both.push(register(Vec::new()));
+    let (first, _old) = both.next().await.expect("the first is answered");
+    let (second, _session) = both.next().await.expect("the second is answered");
+
+    assert_eq!((first.operations.len(), second.operations.len()), (20, 0), "the order of the answers");
+    assert!(first.generation < second.generation, "{first:?} {second:?}");
+    assert_eq!(hub.calls.operations(&caller, None).len(), 0, "they were withdrawn");
+    drop(both);
+    hub.stop().await;
     postgres.stop().await.expect("stops");
 }
