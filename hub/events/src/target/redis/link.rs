@@ -310,14 +310,33 @@ fn backoff(failures: u32) -> Duration {
     bound.mul_f64(fastrand::f64())
 }
 
-/// An error and its sources in one line.
+/// An error and its sources in one line, each told once: some repeat their source.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = redis::RedisError::from(std::io::Error::from_raw_os_error(111));
+        let lost = Error::Refused(refused);
+
+        let told = chain(&lost);
+
+        assert_eq!(told.matches("Connection refused").count(), 1, "{told}");
+        assert!(told.starts_with("Redis refused: "), "{told}");
+    }
 }
