@@ -95,7 +95,8 @@ impl IntoResponse for ApiError {
         if let Some(wait_ms) = self.error.retry_after_ms {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        // A status 401 that an operation declares says nothing of the hub's keys.
+        if self.error.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"alkhub\""));
         }
         response.extensions_mut().insert(Body(problem));
@@ -241,6 +242,24 @@ mod tests {
         ] {
             assert_eq!(status_of(code.clone()), expected, "{code}");
         }
+    }
+
+    #[test]
+    fn only_a_refused_key_is_challenged() {
+        let mut declared = CallError::new(Code::Domain("LOGIN".to_owned()), "log in there first");
+        declared.declared_status = Some(401);
+        let refused = CallError::new(Code::Unauthenticated, "no key");
+
+        let challenged = |error: CallError| {
+            let response = ApiError::from(error).into_response();
+            (
+                response.status().as_u16(),
+                response.headers().contains_key(WWW_AUTHENTICATE),
+            )
+        };
+
+        assert_eq!(challenged(declared), (401, false));
+        assert_eq!(challenged(refused), (401, true));
     }
 
     #[test]
