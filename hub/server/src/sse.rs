@@ -12,11 +12,11 @@ use std::time::Duration;
 use alkhub_calls::Items;
 use alkhub_events::{Deliveries, Item, Subscription};
 use alkhub_protocol::frame::Gap;
-use alkhub_protocol::{CallError, Delivered, TopicFilter};
+use alkhub_protocol::{CallError, Delivered, RawJson, TopicFilter};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use tokio::sync::watch;
@@ -104,6 +104,7 @@ pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
 pub(crate) fn items(app: &App, mut held: Held, mut items: Items) -> Response {
     let (mut beat, close) = (app.beat.subscribe(), app.scope.close.clone());
+    let waiting = app.config.calls.subscription_items;
     answer(async_stream::stream! {
         yield start();
         loop {
@@ -114,25 +115,39 @@ pub(crate) fn items(app: &App, mut held: Held, mut items: Items) -> Response {
                     yield failed(&refusal.delivered(Delivered::Maybe));
                     return;
                 }
-                () = close.cancelled() => {
-                    yield failed(&unanswered(crate::ws::DRAINING));
-                    return;
-                }
+                () = close.cancelled() => break,
                 Ok(()) = beat.changed() => yield comment(),
-                item = items.next() => match item {
-                    Some(Ok(item)) => yield named("next", item.as_bytes()),
-                    Some(Err(error)) => {
-                        yield failed(&error);
+                item = items.next() => {
+                    let last = !matches!(item, Some(Ok(_)));
+                    yield said(item);
+                    if last {
                         return;
                     }
-                    None => {
-                        yield named("complete", b"{}");
-                        return;
-                    }
-                },
+                }
             }
         }
+        // What the spoke has said by now is still given.
+        for _ in 0..=waiting {
+            let Some(item) = items.next().now_or_never() else {
+                break;
+            };
+            let last = !matches!(item, Some(Ok(_)));
+            yield said(item);
+            if last {
+                return;
+            }
+        }
+        yield failed(&unanswered(crate::ws::DRAINING));
     })
+}
+
+/// An item, or the end of a subscription.
+fn said(item: Option<Result<RawJson, CallError>>) -> Vec<u8> {
+    match item {
+        Some(Ok(item)) => named("next", item.as_bytes()),
+        Some(Err(error)) => failed(&error),
+        None => named("complete", b"{}"),
+    }
 }
 
 fn answer(stream: impl Stream<Item = Vec<u8>> + Send + 'static) -> Response {

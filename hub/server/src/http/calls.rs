@@ -50,6 +50,8 @@ pub(crate) async fn call(
         return Ok(sse::items(&app, held, items));
     }
     tokio::select! {
+        // An answer that came before the end is given, however late this looks.
+        biased;
         output = app.calls.call(&caller.who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
         () = app.scope.close.cancelled() => Err(unanswered(ws::DRAINING).into()),
     }
