@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use alkhub_test_support::until;
+use alkhub_config::HubConfig;
+use alkhub_store::private::Server;
+use alkhub_test_support::{RedisServer, until};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
 use alkhub_tests::wire::{Peer, operation};
@@ -19,10 +21,14 @@ async fn readiness(cluster: &Cluster, hub: usize) -> Result<(u16, Value), String
 }
 
 async fn redis_is(cluster: &Cluster, hub: usize, state: &str) -> (u16, Value) {
-    let what = format!("readyz of hub {hub} tells that Redis is {state}");
+    link_is(cluster, hub, "redis", state).await
+}
+
+async fn link_is(cluster: &Cluster, hub: usize, link: &str, state: &str) -> (u16, Value) {
+    let what = format!("readyz of hub {hub} tells that {link} is {state}");
     until(&what, || async {
         let (status, body) = readiness(cluster, hub).await?;
-        if body["redis"]["state"] == state {
+        if body[link]["state"] == state {
             Ok((status, body))
         } else {
             Err(body.to_string())
@@ -89,6 +95,90 @@ async fn calls_on_the_same_hub_go_on_while_redis_is_away_and_readyz_tells() -> R
         (published.status, &published.body["code"]),
         (503, &json!("UNAVAILABLE"))
     );
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_registrations_go_on_while_postgres_is_away_and_readyz_tells() -> Result<()> {
+    let postgres = Server::temporary().await?;
+    let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
+    for _ in 0..2 {
+        let own = |config: &mut HubConfig| {
+            config.store.database_url = Some(postgres.url().into());
+            config.store.ping_interval = Duration::from_millis(200);
+        };
+        cluster.add(own).await?;
+    }
+    let mut spoke = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    spoke.register("t", json!([operation("t", "echo", "query")])).await?;
+    let (near, far) = (
+        Http::new(cluster.url(0), cluster.admin()),
+        Http::new(cluster.url(1), cluster.admin()),
+    );
+    until("the other hub knows the spoke", || async {
+        let known = far.send("GET", "/v1/operations/t.echo", None).await;
+        known.map_err(|e| e.to_string()).and_then(|known| {
+            if known.status == 200 {
+                Ok(())
+            } else {
+                Err(format!("{known:?}"))
+            }
+        })
+    })
+    .await;
+    let new = json!({"name": "new", "scopes": ["operations:read"]});
+    let new = near.send("POST", "/v1/admin/keys", Some(&new)).await?.body["data"]["key"].clone();
+    let new = Http::new(cluster.url(1), new.as_str().context("a key")?);
+
+    postgres.stop().await?;
+    let degraded = link_is(&cluster, 0, "postgres", "down").await;
+    link_is(&cluster, 1, "postgres", "down").await;
+    let routed = answered(&mut spoke, &far, "t.echo").await?;
+    let mut another = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    let registered = another
+        .register("late", json!([operation("late", "echo", "query")]))
+        .await?;
+    let called = answered(&mut another, &near, "late.echo").await?;
+    let unknown = new.send("GET", "/v1/operations", None).await?;
+
+    postgres.start_again().await?;
+    link_is(&cluster, 0, "postgres", "up").await;
+    let ready = link_is(&cluster, 1, "postgres", "up").await;
+    assert_eq!(new.send("GET", "/v1/operations", None).await?.status, 200);
+    until("the calls of the outage are recorded", || async {
+        let calls = near.send("GET", "/v1/calls", None).await.map_err(|e| e.to_string())?;
+        let calls = calls.body["data"].to_string();
+        let recorded = |operation: &str| calls.contains(&format!("\"{operation}\""));
+        if recorded("t.echo") && recorded("late.echo") {
+            Ok(())
+        } else {
+            Err(calls)
+        }
+    })
+    .await;
+    let late = async {
+        while answered(&mut another, &far, "late.echo").await? != 200 {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), late)
+        .await
+        .context("the other hub never learns what was registered meanwhile")??;
+
+    assert_eq!(
+        (degraded.0, &degraded.1["status"]),
+        (200, &json!("degraded")),
+        "{degraded:?}"
+    );
+    assert_eq!((routed, called), (200, 200));
+    assert_eq!(registered["operations"][0]["result"], "registered", "{registered}");
+    assert_eq!(
+        (unknown.status, &unknown.body["code"]),
+        (503, &json!("UNAVAILABLE")),
+        "{unknown:?}"
+    );
+    assert!(unknown.body["detail"].to_string().contains("Postgres"), "{unknown:?}");
+    assert_eq!((ready.0, &ready.1["status"]), (200, &json!("ok")), "{ready:?}");
     cluster.shutdown().await;
     Ok(())
 }
