@@ -41,7 +41,10 @@ mod tests {
         tell(&mut said, false, "no sun");
 
         let said = String::from_utf8(said).expect("UTF-8");
-        assert!(said.contains("a_skipped_test_says_its_name_and_why: no moon (1 skipped"), "{said}");
+        assert!(
+            said.contains("a_skipped_test_says_its_name_and_why: no moon (1 skipped"),
+            "{said}"
+        );
         assert!(said.contains("no sun (2 skipped"), "{said}");
     }
 

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -30,6 +30,9 @@ pub(crate) struct Dev {
     pub(crate) world: World,
     pub(crate) url: String,
 }
+
+/// Shared by the starts of hubs; who measures one has it alone.
+static STARTS: RwLock<()> = RwLock::new(());
 
 /// The folders in which commands find things.
 pub(crate) struct World {
@@ -243,6 +246,19 @@ impl Dev {
     }
 
     pub(crate) fn start_at(world: World, listen: &str, more: &[&str]) -> Self {
+        let _shared = STARTS.read().unwrap_or_else(PoisonError::into_inner);
+        Self::start_now(world, listen, more)
+    }
+
+    /// The time that a new hub takes to be ready, while no other test of this program starts one: each makes a database.
+    pub(crate) fn start_alone() -> (Self, Duration) {
+        let _alone = STARTS.write().unwrap_or_else(PoisonError::into_inner);
+        let begin = Instant::now();
+        let dev = Self::start_now(World::new(), "127.0.0.1:0", &[]);
+        (dev, begin.elapsed())
+    }
+
+    fn start_now(world: World, listen: &str, more: &[&str]) -> Self {
         let data = world.data().display().to_string();
         let arguments = [&["dev", "--data", &data, "--listen", listen], more].concat();
         let mut program = world.start(&arguments);

@@ -4,6 +4,8 @@
 
 use std::process::{Command, Output};
 
+use alkhub_test_support::skip;
+
 use crate::fixture::World;
 
 /// Hides PostgreSQL, and what dpkg knows of it, from the command that follows.
@@ -24,9 +26,7 @@ fn without_postgres(command: &Command) -> Option<Output> {
         .output()
         .is_ok_and(|output| output.status.success());
     if !possible {
-        let in_ci = std::env::vars_os().any(|(name, _)| name == "CI");
-        assert!(!in_ci, "this machine has no mount namespaces");
-        eprintln!("skipped: this machine has no mount namespaces");
+        skip("this machine has no mount namespaces");
         return None;
     }
     unshare.arg(command.get_program()).args(command.get_args());

@@ -3,7 +3,9 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::fixture::{Dev, wait};
+use alkhub_test_support::Port;
+
+use crate::fixture::{Dev, World, wait};
 
 #[test]
 fn input_and_output_are_mapped_by_the_schemas() {
@@ -66,11 +68,20 @@ fn a_deadline_ends_the_command() {
     let dev = Dev::start();
     let _spoke = dev.offer(&["text.sleep", "--", "sh", "-c", "echo $$ > group; sleep 100 & wait"]);
 
-    let line = dev.world.fails(8, &["call", "text.sleep", "--timeout", "2s"]);
+    let mut call = dev.world.start(&["call", "text.sleep", "--timeout", "10s"]);
+    let group = wait("the command to say its process group", || {
+        let text = std::fs::read_to_string(dev.world.path().join("group")).unwrap_or_default();
+        match text.strip_suffix('\n').map(str::parse) {
+            Some(Ok(group)) => Ok(nix::unistd::Pid::from_raw(group)),
+            _ => Err(format!("{text:?}; {}", call.err())),
+        }
+    });
+    nix::sys::signal::killpg(group, None).expect("it runs until the deadline");
+    let status = call.ended();
 
+    let line = call.err();
+    assert_eq!((status.code(), line.lines().count()), (Some(8), 1), "{line}");
     assert!(line.contains("TIMEOUT"), "{line}");
-    let text = std::fs::read_to_string(dev.world.path().join("group")).expect("it ran");
-    let group = nix::unistd::Pid::from_raw(text.trim().parse().expect("a process id"));
     wait("the process group to end", || {
         match nix::sys::signal::killpg(group, None) {
             Err(_) => Ok(()),
@@ -99,8 +110,10 @@ fn a_name_that_a_key_may_not_offer_is_refused_with_the_reason() {
 
 #[test]
 fn a_spoke_comes_back_when_its_hub_does() {
-    let dev = Dev::start();
-    let port = dev.url.rsplit(':').next().expect("a port").to_owned();
+    // The spoke dials it while the hub is away.
+    let port = Port::free();
+    let listen = format!("127.0.0.1:{port}");
+    let dev = Dev::start_at(World::new(), &listen, &[]);
     let mut spoke = dev.world.start(&[
         "offer",
         "text.upper",
@@ -115,12 +128,10 @@ fn a_spoke_comes_back_when_its_hub_does() {
 
     let world = dev.stop();
     spoke.notes("trying again");
-    let data = world.data().display().to_string();
-    let mut again = world.start(&["dev", "--data", &data, "--listen", &format!("127.0.0.1:{port}")]);
-    again.says("Ctrl-C stops");
+    let again = Dev::start_at(world, &listen, &[]);
 
     wait("the spoke to be called again", || {
-        let output = world.run(&["call", "text.upper", "\"back\""]);
+        let output = again.world.run(&["call", "text.upper", "\"back\""]);
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
         if out == "back\n" {
             Ok(())
@@ -128,7 +139,7 @@ fn a_spoke_comes_back_when_its_hub_does() {
             Err(format!("{output:?}"))
         }
     });
-    assert!(again.interrupt().success());
+    again.stop();
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use alkhub_sdk::{Client, Code, Context, Delivery, Error, Events, Failure, Operation, Spoke};
+use alkhub_test_support::Port;
 use futures::StreamExt as _;
 use tokio::time::timeout;
 
-use crate::fixture::{Dev, SOON};
+use crate::fixture::{Dev, SOON, World};
 
 fn client(dev: &Dev) -> Client {
     Client::builder(&dev.url)
@@ -55,8 +56,10 @@ async fn streams_of_a_topic_and_of_its_type_each_get_an_event_once() {
 
 #[tokio::test]
 async fn a_client_and_a_spoke_outlive_their_hub() {
-    let dev = Dev::start();
-    let port = dev.url.rsplit(':').next().expect("a port").to_owned();
+    // Both dial it while the hub is away.
+    let port = Port::free();
+    let listen = format!("127.0.0.1:{port}");
+    let dev = Dev::start_at(World::new(), &listen, &[]);
     async fn double(number: u32) -> Result<u32, Failure> {
         Ok(2 * number)
     }
@@ -70,9 +73,7 @@ async fn a_client_and_a_spoke_outlive_their_hub() {
     assert_eq!(client.call::<_, u32>("math.double", &4).await.expect("answered"), 8);
 
     let world = tokio::task::spawn_blocking(|| dev.stop()).await.expect("stopped");
-    let data = world.data().display().to_string();
-    let mut again = world.start(&["dev", "--data", &data, "--listen", &format!("127.0.0.1:{port}")]);
-    again.says("Ctrl-C stops");
+    let _again = Dev::start_at(world, &listen, &[]);
 
     assert_eq!(topic(&mut events).await, "gap: reconnected");
     client.publish("job:1", &()).await.expect("taken");

@@ -4,6 +4,7 @@
 use std::error::Error as _;
 
 use alkhub_sdk::{Client, Delivery, Error, Failure, Operation, Spoke, Status};
+use alkhub_test_support::Port;
 use futures::StreamExt as _;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::time::timeout;
@@ -56,9 +57,19 @@ fn world(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> 
 }
 
 fn hub(authority: &Authority) -> Dev {
-    let dev = Dev::start_in(world(authority, |_| {}), &[]);
+    hub_at(authority, "127.0.0.1:0")
+}
+
+fn hub_at(authority: &Authority, listen: &str) -> Dev {
+    let dev = Dev::start_at(world(authority, |_| {}), listen, &[]);
     assert!(dev.url.starts_with("https://127.0.0.1:"), "{}", dev.url);
     dev
+}
+
+/// A hub that is dialled while it is away, and comes back: keep its port until then.
+fn hub_that_comes_back(authority: &Authority) -> (Dev, Port) {
+    let port = Port::free();
+    (hub_at(authority, &format!("127.0.0.1:{port}")), port)
 }
 
 async fn double(number: u32) -> Result<u32, Failure> {
@@ -221,7 +232,7 @@ async fn who_takes_the_wrong_scheme_is_told_the_right_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoke_whose_hub_comes_back_untrusted_says_why_and_waits_for_a_good_certificate() {
     let authority = Authority::new("authority");
-    let dev = hub(&authority);
+    let (dev, _port) = hub_that_comes_back(&authority);
     let (url, key) = (dev.url.clone(), dev.key());
     let ca_file = authority.file(&dev.world, "ca.pem");
     let spoke = spoke(&url, key.clone(), Some(&ca_file))
@@ -252,7 +263,7 @@ async fn a_spoke_whose_hub_comes_back_untrusted_says_why_and_waits_for_a_good_ce
 
 fn soon() -> alkhub_sdk::CallOptions {
     alkhub_sdk::CallOptions {
-        timeout: Some(std::time::Duration::from_secs(1)),
+        timeout: Some(std::time::Duration::from_secs(3)),
         ..Default::default()
     }
 }
@@ -335,7 +346,7 @@ fn commands_that_cannot_trust_the_hub_name_the_option() {
 #[test]
 fn an_offer_whose_hub_comes_back_untrusted_says_why() {
     let authority = Authority::new("authority");
-    let mut dev = hub(&authority);
+    let (mut dev, _port) = hub_that_comes_back(&authority);
     let ca_file = authority.file(&dev.world, "ca.pem");
     dev.world.set("ALKHUB_CA_FILE", &ca_file);
     let (url, key) = (dev.url.clone(), dev.key());
