@@ -24,6 +24,11 @@ impl Backoff {
         delay
     }
 
+    /// Failures in a row so far.
+    pub(crate) fn failures(&self, uid: &str) -> u32 {
+        self.0.lock().get(uid).copied().unwrap_or_default()
+    }
+
     /// The object is well again.
     pub(crate) fn succeeded(&self, uid: &str) {
         self.0.lock().remove(uid);

@@ -60,6 +60,8 @@ pub(crate) struct Told(Mutex<HashMap<String, Instant>>);
 pub(crate) struct Look {
     /// When.
     pub(crate) at: Instant,
+    /// Whether there was a pod to ask.
+    pub(crate) asked: bool,
     /// The admin key, and the uid of the Secret that it came from.
     pub(crate) key: Option<(String, SecretString)>,
     /// What it said, or why not.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use kube::core::Status;
+
 use crate::admin;
 use crate::gate::Shut;
 
@@ -51,6 +53,12 @@ pub(crate) enum Error {
         /// Its name.
         name: String,
     },
+    /// The API server took a patch without our finalizer, and the finalizer is still there.
+    #[error("the finalizer of Spoke `{name}` is still there after it was taken away: does a webhook put it back?")]
+    Kept {
+        /// The Spoke.
+        name: String,
+    },
     /// The cache was behind the API server.
     #[error("the cache is behind the API server")]
     Stale,
@@ -59,10 +67,13 @@ pub(crate) enum Error {
     Hub(#[from] admin::Error),
 }
 
+/// A failure that time should mend is shown when it comes after so many others in a row, some seconds after the first.
+const PERSISTENT: u32 = 4;
+
 /// Who can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cure {
-    /// Time: it is tried again and nobody is told but the log.
+    /// Time: it is tried again, and nobody is told but the log unless it goes on.
     Time,
     /// A person: it is tried again too, and a condition says so.
     Person,
@@ -81,8 +92,18 @@ impl Error {
                 Some(_) | None => Cure::Time,
             },
             Self::Timeout { .. } | Self::Going { .. } | Self::Stale | Self::Hub(_) => Cure::Time,
-            Self::Taken { .. } => Cure::Person,
+            Self::Taken { .. } | Self::Kept { .. } => Cure::Person,
             Self::Shut(_) => Cure::Leader,
+        }
+    }
+
+    /// Whether a condition shall say it, after so many failures in a row before this one: at once what only a person
+    /// can mend, and what time should have mended when it goes on and on.
+    pub(crate) fn is_shown(&self, failures: u32) -> bool {
+        match self.cure() {
+            Cure::Person => true,
+            Cure::Time => failures >= PERSISTENT,
+            Cure::Leader => false,
         }
     }
 
@@ -98,9 +119,9 @@ impl Error {
         (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)))
     }
 
-    /// Whether the API server answered that a precondition or a version did not hold.
-    pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Kubernetes { source, .. } if status(source) == Some(409))
+    /// Whether the API server answered that there is no such object.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Kubernetes { source, .. } if status(source) == Some(404))
     }
 
     /// The error and its causes in one line.
@@ -109,19 +130,50 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line, none twice.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
+/// An error and its causes in one line, none twice; of an answer of the API server its message and no more.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let answer = answer(error);
+        let message = answer.map_or_else(|| error.to_string(), said);
         if !text.contains(&message) {
-            text.push_str(": ");
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
             text.push_str(&message);
         }
-        cause = error.source();
+        next = if answer.is_some() { None } else { error.source() };
     }
     text
+}
+
+/// The answer of the API server that an error is; some errors hold the client's in a box, which is an error of its own.
+fn answer<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status> {
+    let error = match error.downcast_ref::<Box<kube::Error>>() {
+        Some(boxed) => boxed.as_ref(),
+        None => error.downcast_ref::<kube::Error>()?,
+    };
+    match error {
+        kube::Error::Api(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+/// What an answer says to people.
+fn said(answer: &Status) -> String {
+    match (answer.message.as_str(), answer.reason.as_str()) {
+        ("", "") => format!("the API server answered HTTP {}", answer.code),
+        ("", reason) => format!("the API server answered HTTP {} {reason}", answer.code),
+        (message, _) => message.to_owned(),
+    }
+}
+
+/// Whether the API server refused because the namespace is being deleted: nothing new can be made in it.
+pub(crate) fn is_namespace_going(error: &kube::Error) -> bool {
+    let kube::Error::Api(answer) = error else { return false };
+    let causes = answer.details.iter().flat_map(|details| &details.causes);
+    answer.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// The HTTP status of an answer that the API server gave.
@@ -129,5 +181,51 @@ pub(crate) fn status(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(answer) => Some(answer.code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Error {
+        let answer = Status::failure("Deployment.apps \"demo\" is invalid: spec.x: no", "Invalid").with_code(422);
+        Error::Kubernetes {
+            verb: "apply",
+            kind: "Deployment".to_owned(),
+            name: "demo".to_owned(),
+            source: Box::new(kube::Error::Api(answer.boxed())),
+        }
+    }
+
+    #[test]
+    fn what_the_api_server_says_is_repeated_once_and_as_text() {
+        assert_eq!(
+            refused().chain(),
+            "could not apply Deployment `demo`: Deployment.apps \"demo\" is invalid: spec.x: no"
+        );
+    }
+
+    #[test]
+    fn an_answer_without_words_is_named_by_its_code() {
+        let error = kube::Error::Api(Status::failure("", "").with_code(500).boxed());
+
+        assert_eq!(chain(&error), "the API server answered HTTP 500");
+    }
+
+    #[test]
+    fn a_failure_that_goes_on_is_shown_and_one_that_a_person_must_mend_at_once() {
+        let answer = Status::failure("duplicate entries", "").with_code(500).boxed();
+        let fails = Error::Kubernetes {
+            verb: "apply",
+            kind: "Deployment".to_owned(),
+            name: "demo".to_owned(),
+            source: Box::new(kube::Error::Api(answer)),
+        };
+
+        assert!(refused().is_shown(0));
+        assert!(!fails.is_shown(0) && !fails.is_shown(PERSISTENT - 1));
+        assert!(fails.is_shown(PERSISTENT));
+        assert!(!Error::Shut(Shut).is_shown(99));
     }
 }

@@ -5,7 +5,7 @@ use alkhub_crds::condition;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
-use crate::error::chain;
+use crate::error::{chain, is_namespace_going};
 use crate::kubernetes::{Kubernetes, MANAGER};
 
 /// Longest note that the API takes, in bytes.
@@ -57,8 +57,11 @@ impl Events {
             let Ok(_pass) = self.kubernetes.gate().pass() else {
                 return;
             };
-            if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-                tracing::warn!(error = chain(&error), "an Event could not be published");
+            let published = self.recorder.publish(&event, &object.object_ref(&())).await;
+            match published {
+                Ok(()) => {}
+                Err(error) if is_namespace_going(&error) => return,
+                Err(error) => tracing::warn!(error = chain(&error), "an Event could not be published"),
             }
         }
     }

@@ -285,6 +285,11 @@ fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Ac
         return Action::requeue(jitter(SHUT));
     }
     let delay = context.backoff.failed(&object.uid().unwrap_or_default());
+    let delay = match context.looks.of(&object.uid().unwrap_or_default()) {
+        // A Hub that has pods is looked at in each interval, however often something of it cannot be applied.
+        Some(look) if look.key.is_some() => delay.min(jitter(context.options.poll_interval)),
+        _ => delay,
+    };
     let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));
     tracing::warn!(
         kind = %K::kind(&()),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::Spoke;
+use kube::ResourceExt as _;
 
 use self::validate::{Course, Waiting};
 use crate::admin;
@@ -29,34 +30,51 @@ const RESYNC: Duration = Duration::from_secs(300);
 
 /// See the module.
 pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Done, Error> {
-    if spoke.meta_is_going() {
-        return retire::retire(&ctx, &spoke).await;
+    let ended = if spoke.meta_is_going() {
+        retire::retire(&ctx, &spoke).await
+    } else {
+        keep(&ctx, &spoke).await
+    };
+    if let Err(error) = &ended
+        && !is_told(error)
+        && error.is_shown(ctx.backoff.failures(&spoke.uid().unwrap_or_default()))
+    {
+        status::failed(&ctx, &spoke, &observe::observe(&ctx, &spoke), &error.chain()).await?;
     }
-    let observed = observe::observe(&ctx, &spoke);
-    let declaration = match validate::validate(&spoke, &observed) {
+    ended
+}
+
+/// Whether a condition says it already, in its own words.
+fn is_told(error: &Error) -> bool {
+    matches!(error, Error::Hub(_) | Error::Taken { .. })
+}
+
+async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
+    let observed = observe::observe(ctx, spoke);
+    let declaration = match validate::validate(spoke, &observed) {
         Course::Declare(declaration) => declaration,
         // A new operator has not asked yet: what the last one found still holds.
         Course::Wait(Waiting::HubNotAsked) if spoke.status.is_some() => return Ok(Done::Well(RESYNC)),
         Course::Wait(reason) => {
-            status::waiting(&ctx, &spoke, &observed, reason).await?;
+            status::waiting(ctx, spoke, &observed, reason).await?;
             return Ok(Done::Well(RESYNC));
         }
     };
-    match register::register(&ctx, &spoke, &observed, &declaration).await {
+    match register::register(ctx, spoke, &observed, &declaration).await {
         Ok(registered) => {
-            status::registered(&ctx, &spoke, &observed, &registered).await?;
+            status::registered(ctx, spoke, &observed, &registered).await?;
             Ok(Done::Well(RESYNC))
         }
         Err(Error::Hub(error @ admin::Error::Refused { .. })) if !error.is_denied() => {
-            status::refused(&ctx, &spoke, &observed, "RefusedByHub", &error.to_string()).await?;
+            status::refused(ctx, spoke, &observed, "RefusedByHub", &error.to_string()).await?;
             Ok(Done::Invalid(RESYNC))
         }
         Err(error @ Error::Taken { .. }) => {
-            status::refused(&ctx, &spoke, &observed, "SecretTaken", &error.to_string()).await?;
+            status::refused(ctx, spoke, &observed, "SecretTaken", &error.to_string()).await?;
             Err(error)
         }
         Err(Error::Hub(error)) => {
-            status::unanswered(&ctx, &spoke, &observed, &crate::error::chain(&error)).await?;
+            status::unanswered(ctx, spoke, &observed, &crate::error::chain(&error)).await?;
             Err(Error::Hub(error))
         }
         Err(error) => Err(error),

@@ -19,6 +19,7 @@ use crate::admin::Door;
 use crate::context::{Context, Look, Seen};
 use crate::error::{Error, chain};
 use crate::hub::generated::ADMIN_KEY;
+use crate::hub::status::Pods;
 use crate::names::{Names, is_owned_by};
 use crate::secrets::generated::text;
 
@@ -28,21 +29,17 @@ pub(crate) const AGAIN: Duration = Duration::from_secs(2);
 /// Spokes that are swept with one look.
 const SWEEP: usize = 50;
 
-/// The last look at a Hub, made anew when it is old.
-pub(crate) async fn at(hub: &Hub, ctx: &Context) -> Option<Arc<Look>> {
+/// The last look at a Hub, made anew when it is old, and at once when the first pod has become ready.
+pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Look> {
     let names = Names::of(hub);
+    let ready = pods.is_some_and(|pods| pods.ready > 0);
     let before = ctx.looks.of(&names.uid);
-    if let Some(before) = &before {
-        let trusted = if before.seen.is_ok() {
-            ctx.options.poll_interval.mul_f64(0.7)
-        } else {
-            AGAIN
-        };
-        if before.at.elapsed() < trusted {
-            return Some(Arc::clone(before));
-        }
+    if let Some(before) = &before
+        && is_fresh(before, ready, ctx.options.poll_interval)
+    {
+        return Arc::clone(before);
     }
-    let look = look(ctx, &names, before.as_deref()).await;
+    let look = look(ctx, &names, before.as_deref(), ready).await;
     let look = ctx.looks.keep(&names.uid, look);
     wake(ctx, &names, before.as_deref(), &look);
     if let (Ok(seen), Some((_, key))) = (&look.seen, &look.key) {
@@ -56,41 +53,45 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context) -> Option<Arc<Look>> {
             );
         }
     }
-    Some(look)
+    look
 }
 
-async fn look(ctx: &Context, names: &Names, before: Option<&Look>) -> Look {
+/// Whether a look still holds. One from before there was a pod to ask does not once there is: conditions that are
+/// judged by the pods of now and the look of then would contradict each other.
+fn is_fresh(look: &Look, ready: bool, interval: Duration) -> bool {
+    let trusted = if look.seen.is_ok() {
+        interval.mul_f64(0.7)
+    } else {
+        AGAIN
+    };
+    look.at.elapsed() < trusted && (look.asked || !ready)
+}
+
+async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) -> Look {
     let at = Instant::now();
+    let unasked = |key, why: String| Look {
+        at,
+        asked: false,
+        key,
+        seen: Err(why),
+    };
     let key = match admin_key(ctx, names, before).await {
         Ok(Some(key)) => key,
         Ok(None) => {
-            return Look {
-                at,
-                key: None,
-                seen: Err(format!("Secret `{}` is not there yet", names.auth())),
-            };
+            let why = format!("the Hub has no pods yet: Secret `{}` is not there", names.auth());
+            return unasked(None, why);
         }
-        Err(error) => {
-            return Look {
-                at,
-                key: None,
-                seen: Err(chain(&error)),
-            };
-        }
+        Err(error) => return unasked(None, chain(&error)),
     };
-    let deployment = ctx
-        .stores
-        .deployments
-        .get(&ObjectRef::new(&names.main()).within(&names.namespace));
-    let ready = deployment
-        .and_then(|d| d.status.as_ref()?.ready_replicas)
-        .unwrap_or_default();
-    if ready == 0 {
-        return Look {
-            at,
-            key: Some(key),
-            seen: Err("no pod is ready".to_owned()),
-        };
+    if !ready {
+        return unasked(Some(key), "no pod is ready".to_owned());
+    }
+    if !has_service(ctx, names) {
+        let why = format!(
+            "Service `{}` is not the Hub's: it is not shown the admin key",
+            names.main()
+        );
+        return unasked(Some(key), why);
     }
     let door = ctx.admin.door(names, key.1.clone());
     let seen = tokio::try_join!(door.report(), door.spokes());
@@ -105,9 +106,17 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>) -> Look {
     });
     Look {
         at,
+        asked: true,
         key: Some(key),
         seen,
     }
+}
+
+/// Whether the name under which the admin API is looked for belongs to the Hub.
+fn has_service(ctx: &Context, names: &Names) -> bool {
+    let service = ObjectRef::new(&names.main()).within(&names.namespace);
+    let service = ctx.stores.services.get(&service);
+    service.is_some_and(|service| is_owned_by(&service.metadata, &names.uid))
 }
 
 /// The admin key with the uid of its Secret; read again only when the Secret is another.
@@ -211,6 +220,23 @@ mod tests {
             disconnected_at: None,
             last_heartbeat_at: heartbeat.map(|time| time.parse().expect("a time")),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_from_before_there_was_a_pod_does_not_outlive_the_first_that_is_ready() {
+        let interval = Duration::from_secs(10);
+        let look = |asked| Look {
+            at: Instant::now(),
+            asked,
+            key: None,
+            seen: Err("no pod is ready".to_owned()),
+        };
+        let (unasked, asked) = (look(false), look(true));
+
+        assert!(is_fresh(&unasked, false, interval) && is_fresh(&asked, true, interval));
+        assert!(!is_fresh(&unasked, true, interval));
+        tokio::time::advance(AGAIN).await;
+        assert!(!is_fresh(&unasked, false, interval) && !is_fresh(&asked, true, interval));
     }
 
     #[test]

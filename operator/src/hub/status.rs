@@ -14,7 +14,7 @@ use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
-use self::judge::Pods;
+pub(crate) use self::judge::Pods;
 use crate::apply::with_identity;
 use crate::context::{Context, Look};
 use crate::error::Error;
@@ -29,7 +29,7 @@ pub(crate) async fn applied(
     hub: &Hub,
     plan: &Plan,
     outcome: &Outcome,
-    look: Option<&Look>,
+    look: &Look,
 ) -> Result<(), Error> {
     let pods = Pods::of(&outcome.deployment, plan.replicas);
     let mut next = counted(hub, look);
@@ -37,53 +37,65 @@ pub(crate) async fn applied(
     next.channel_prefix = Some(plan.prefix.to_string());
     next.url = Some(plan.names.url());
     next.image = Some(plan.image.clone());
-    let reported = look
-        .and_then(|look| look.seen.as_ref().ok())
-        .map(|seen| seen.report.version.clone());
+    let reported = look.seen.as_ref().ok().map(|seen| seen.report.version.clone());
     next.version = reported.or_else(|| tag(&plan.image).map(str::to_owned));
     pods.fill(&mut next);
-    let verdicts = judge::applied(&pods, look.map(|look| &look.seen));
+    let verdicts = judge::applied(&pods, &look.seen);
     write(ctx, hub, next, &verdicts).await
+}
+
+/// The pods that a Hub has, as the cache knows them; none before its first was wanted.
+pub(crate) fn running(ctx: &Context, hub: &Hub) -> Option<Pods> {
+    let names = Names::of(hub);
+    let deployment = ObjectRef::new(&names.main()).within(&names.namespace);
+    let deployment = ctx.stores.deployments.get(&deployment)?;
+    is_owned_by(&deployment.metadata, &names.uid).then(|| Pods::of(&deployment, hub.spec.replicas))
 }
 
 /// Nothing is changed while the Hub is paused; what can be seen is shown.
-pub(crate) async fn paused(ctx: &Context, hub: &Hub, look: Option<&Look>) -> Result<(), Error> {
+pub(crate) async fn paused(ctx: &Context, hub: &Hub, pods: Option<Pods>, look: &Look) -> Result<(), Error> {
     let mut next = counted(hub, look);
-    let names = Names::of(hub);
-    let deployment = ctx
-        .stores
-        .deployments
-        .get(&ObjectRef::new(&names.main()).within(&names.namespace));
-    let pods = match deployment.filter(|deployment| is_owned_by(&deployment.metadata, &names.uid)) {
-        Some(deployment) => Pods::of(&deployment, hub.spec.replicas),
-        None => Pods {
-            wanted: hub.spec.replicas,
-            ..Pods::default()
-        },
-    };
+    let pods = pods.unwrap_or_else(|| Pods::none(hub.spec.replicas));
     pods.fill(&mut next);
-    let verdicts = judge::paused(&pods, look.map(|look| &look.seen));
+    let verdicts = judge::paused(&pods, &look.seen);
     write(ctx, hub, next, &verdicts).await
 }
 
-/// Only the user can go on.
-pub(crate) async fn refused(ctx: &Context, hub: &Hub, refusal: &Refusal) -> Result<(), Error> {
-    let next = hub.status.clone().unwrap_or_default();
-    write(ctx, hub, next, &judge::refused(refusal)).await
+/// Only the user can go on; what runs is shown.
+pub(crate) async fn refused(
+    ctx: &Context,
+    hub: &Hub,
+    refusal: &Refusal,
+    pods: Option<Pods>,
+    look: &Look,
+) -> Result<(), Error> {
+    let mut next = counted(hub, look);
+    if let Some(pods) = &pods {
+        pods.fill(&mut next);
+    }
+    let verdicts = judge::refused(refusal, pods.as_ref(), &look.seen);
+    write(ctx, hub, next, &verdicts).await
 }
 
-/// The API server refused something that a person must mend.
-pub(crate) async fn failed(ctx: &Context, hub: &Hub, error: &Error) -> Result<(), Error> {
-    let next = hub.status.clone().unwrap_or_default();
-    let before = &next.conditions;
-    let verdicts = judge::failed(before, &error.chain());
-    write(ctx, hub, next, &verdicts).await
+/// The API server refused something that a person must mend, or fails on and on; what runs is shown.
+pub(crate) async fn failed(
+    ctx: &Context,
+    hub: &Hub,
+    error: &Error,
+    pods: Option<Pods>,
+    look: &Look,
+) -> Result<(), Error> {
+    let mut next = counted(hub, look);
+    if let Some(pods) = &pods {
+        pods.fill(&mut next);
+    }
+    write(ctx, hub, next, &judge::failed(&error.chain(), pods.as_ref())).await
 }
 
 /// The old status with the counts of a look.
-fn counted(hub: &Hub, look: Option<&Look>) -> HubStatus {
+fn counted(hub: &Hub, look: &Look) -> HubStatus {
     let mut next = hub.status.clone().unwrap_or_default();
-    if let Some(Ok(seen)) = look.map(|look| &look.seen) {
+    if let Ok(seen) = &look.seen {
         let of_pods = || {
             seen.report
                 .pods

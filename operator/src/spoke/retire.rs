@@ -3,6 +3,7 @@
 //! Invariants
 //! - A Hub that lives and does not answer keeps the Spoke: its key might still open doors.
 //! - A Hub that is gone, by the API server's own word, or going, keeps nobody.
+//! - The finalizer goes whoever wrote it (a restored Spoke has it from a file), and those of others stay.
 
 use alkhub_crds::{Hub, Spoke};
 use k8s_openapi::api::core::v1::Secret;
@@ -11,7 +12,6 @@ use serde_json::json;
 
 use super::{RESYNC, observe, status};
 use crate::admin;
-use crate::apply::with_identity;
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::ADMIN_KEY;
@@ -30,25 +30,42 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> 
         && let Err(error) = end(ctx, spoke, &Names::of(&hub)).await
     {
         let observed = observe::observe(ctx, spoke);
-        let why = format!("deleted, but its key cannot be ended: {}", error.chain());
+        let why = if hub.spec.replicas == 0 {
+            "deleted, but its key cannot be ended while its Hub is scaled to 0: scale the Hub up, or delete it"
+                .to_owned()
+        } else {
+            format!("deleted, but its key cannot be ended: {}", error.chain())
+        };
         status::unanswered(ctx, spoke, &observed, &why).await?;
         return Err(error);
     }
-    // Applying nothing takes away what this operator applied: its finalizer, and that alone.
-    let patch = with_identity::<Spoke>(
-        &json!({ "metadata": { "name": spoke.name_any() } }),
-        spoke.uid().as_deref(),
-    );
-    match ctx
-        .kubernetes
-        .apply::<Spoke>(&namespace, &spoke.name_any(), &patch)
-        .await
-    {
-        Ok(_) => Ok(Done::Well(RESYNC)),
-        // With our uid and no such object the server answers a conflict: it is gone already.
-        Err(error) if error.is_conflict() && is_gone(ctx, spoke, &namespace).await? => Ok(Done::Well(RESYNC)),
-        Err(error) => Err(error),
+    release(ctx, spoke, &namespace).await?;
+    Ok(Done::Well(RESYNC))
+}
+
+/// Takes the finalizer away, from exactly the Spoke that was retired and as it is now.
+async fn release(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<(), Error> {
+    let name = spoke.name_any();
+    let now = ctx.kubernetes.get::<Spoke>(namespace, &name).await?;
+    let Some(now) = now.filter(|now| now.uid() == spoke.uid()) else {
+        return Ok(());
+    };
+    let others: Vec<_> = now.finalizers().iter().filter(|other| *other != FINALIZER).collect();
+    if others.len() == now.finalizers().len() {
+        return Ok(());
     }
+    let fields = json!({
+        "metadata": { "uid": now.uid(), "resourceVersion": now.resource_version(), "finalizers": others }
+    });
+    let left: Spoke = match ctx.kubernetes.merge(namespace, &name, &fields).await {
+        Ok(left) => left,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if left.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        return Err(Error::Kept { name });
+    }
+    Ok(())
 }
 
 /// Ends the spoke at a hub that lives.
@@ -64,9 +81,4 @@ async fn end(ctx: &Context, spoke: &Spoke, names: &Names) -> Result<(), Error> {
     let ended = door.delete(&spoke.name_any(), &spoke.uid().unwrap_or_default()).await;
     drop(pass);
     ended.map_err(|error: admin::Error| error.into())
-}
-
-async fn is_gone(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<bool, Error> {
-    let now = ctx.kubernetes.get::<Spoke>(namespace, &spoke.name_any()).await?;
-    Ok(now.is_none_or(|now| now.uid() != spoke.uid()))
 }

@@ -91,6 +91,14 @@ pub(super) async fn unanswered(ctx: &Context, spoke: &Spoke, observed: &Observed
     .await
 }
 
+/// The API server refused something, or fails on and on.
+pub(super) async fn failed(ctx: &Context, spoke: &Spoke, observed: &Observed, message: &str) -> Result<(), Error> {
+    let finding = Finding::Failed {
+        message: message.to_owned(),
+    };
+    write(ctx, spoke, observed, &finding).await
+}
+
 async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Finding) -> Result<(), Error> {
     let old = spoke.status.clone().unwrap_or_default();
     let seen = observed.look.as_ref().and_then(|look| look.seen.as_ref().ok());

@@ -1,9 +1,9 @@
 //! The conditions of a Hub; pure.
 
+use alkhub_crds::HubStatus;
 use alkhub_crds::condition::{
-    self, ACCEPTED, ConditionStatus, DEGRADED, PAUSED, PREFIX_CONFLICT, PROGRESSING, READY, Verdict,
+    ACCEPTED, ConditionStatus, DEGRADED, PAUSED, PREFIX_CONFLICT, PROGRESSING, READY, Verdict,
 };
-use alkhub_crds::{Condition, HubStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 
 use crate::context::Seen;
@@ -11,23 +11,23 @@ use crate::hub::validate::Refusal;
 
 /// What the Deployment says of its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pods {
-    pub(super) wanted: i32,
+pub(crate) struct Pods {
+    pub(crate) wanted: i32,
     /// Of the current revision.
-    pub(super) current: i32,
-    pub(super) ready: i32,
+    pub(crate) current: i32,
+    pub(crate) ready: i32,
     /// Of every revision.
-    pub(super) all: i32,
+    pub(crate) all: i32,
     /// The Deployment's controller has seen the newest template.
-    pub(super) observed: bool,
+    pub(crate) observed: bool,
     /// The Deployment gave up waiting.
-    pub(super) stuck: Option<String>,
+    pub(crate) stuck: Option<String>,
 }
 
 // === impl Pods ===
 
 impl Pods {
-    pub(super) fn of(deployment: &Deployment, wanted: i32) -> Self {
+    pub(crate) fn of(deployment: &Deployment, wanted: i32) -> Self {
         let status = deployment.status.clone().unwrap_or_default();
         let conditions = status.conditions.unwrap_or_default();
         let stuck = conditions.into_iter().find(|c| {
@@ -43,6 +43,14 @@ impl Pods {
         }
     }
 
+    /// There is no Deployment.
+    pub(super) fn none(wanted: i32) -> Self {
+        Self {
+            wanted,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn fill(&self, status: &mut HubStatus) {
         status.replicas = self.current;
         status.ready_replicas = self.ready;
@@ -51,12 +59,12 @@ impl Pods {
 
     /// Everything runs the newest revision and nothing else does.
     fn settled(&self) -> bool {
-        self.observed && self.current == self.wanted && self.all == self.wanted && self.ready == self.wanted
+        self.current == self.wanted && self.all == self.wanted && self.ready == self.wanted
     }
 }
 
 /// Conditions of a Hub whose objects were applied.
-pub(super) fn applied(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Vec<Verdict> {
+pub(super) fn applied(pods: &Pods, seen: &Result<Seen, String>) -> Vec<Verdict> {
     vec![
         Verdict::new(ACCEPTED, true, "Valid", "the spec is being carried out"),
         Verdict::new(
@@ -73,7 +81,7 @@ pub(super) fn applied(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Vec<V
 }
 
 /// Conditions of a Hub that is paused.
-pub(super) fn paused(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Vec<Verdict> {
+pub(super) fn paused(pods: &Pods, seen: &Result<Seen, String>) -> Vec<Verdict> {
     let mut verdicts = applied(pods, seen);
     verdicts.retain(|verdict| verdict.kind != PAUSED);
     verdicts.push(Verdict::new(
@@ -86,7 +94,7 @@ pub(super) fn paused(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Vec<Ve
 }
 
 /// Conditions of a Hub that its user must mend. What ran before runs on.
-pub(super) fn refused(refusal: &Refusal) -> Vec<Verdict> {
+pub(super) fn refused(refusal: &Refusal, pods: Option<&Pods>, seen: &Result<Seen, String>) -> Vec<Verdict> {
     let conflict = refusal.kind == PREFIX_CONFLICT;
     let own = Verdict::new(refusal.kind, conflict, refusal.reason, &refusal.message);
     let other = if conflict {
@@ -109,19 +117,21 @@ pub(super) fn refused(refusal: &Refusal) -> Vec<Verdict> {
             "NotAccepted",
             "nothing is changed before the spec is accepted",
         ),
-        Verdict::new(
-            DEGRADED,
-            ConditionStatus::Unknown,
-            "NotAccepted",
-            "not looked at before the spec is accepted",
-        ),
+        match pods {
+            Some(pods) => degraded(pods, seen),
+            None => Verdict::new(
+                DEGRADED,
+                ConditionStatus::Unknown,
+                "NotAccepted",
+                "there is nothing to look at before the spec is accepted",
+            ),
+        },
         Verdict::new(READY, false, "NotAccepted", &refusal.message),
     ]
 }
 
-/// Conditions of a Hub of which something could not be applied; the others stay as they were.
-pub(super) fn failed(before: &[Condition], message: &str) -> Vec<Verdict> {
-    let was_ready = condition::is_true(before, READY);
+/// Conditions of a Hub of which something could not be applied. What ran before runs on.
+pub(super) fn failed(message: &str, pods: Option<&Pods>) -> Vec<Verdict> {
     vec![
         Verdict::new(ACCEPTED, true, "Valid", "the spec is being carried out"),
         Verdict::new(
@@ -133,13 +143,10 @@ pub(super) fn failed(before: &[Condition], message: &str) -> Vec<Verdict> {
         Verdict::new(PAUSED, false, "Active", "spec.paused is not set"),
         Verdict::new(PROGRESSING, false, "ApplyFailed", message),
         Verdict::new(DEGRADED, true, "ApplyFailed", message),
-        // What ran before runs on; what never ran is not ready.
-        Verdict::new(
-            READY,
-            was_ready,
-            if was_ready { "Serving" } else { "ApplyFailed" },
-            message,
-        ),
+        match pods {
+            Some(pods) => ready(pods),
+            None => Verdict::new(READY, false, "ApplyFailed", message),
+        },
     ]
 }
 
@@ -148,6 +155,11 @@ fn progressing(pods: &Pods) -> Verdict {
         "{} of {} pods run the newest revision, {} ready, {} in all",
         pods.current, pods.wanted, pods.ready, pods.all
     );
+    if !pods.observed {
+        // What it counts as newest is the revision before.
+        let message = format!("a change was written; {} of {} pods are ready", pods.ready, pods.wanted);
+        return Verdict::new(PROGRESSING, true, "RollingOut", &message);
+    }
     if pods.settled() {
         return Verdict::new(PROGRESSING, false, "Stable", &message);
     }
@@ -157,7 +169,7 @@ fn progressing(pods: &Pods) -> Verdict {
     }
 }
 
-fn degraded(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Verdict {
+fn degraded(pods: &Pods, seen: &Result<Seen, String>) -> Verdict {
     if let Some(why) = &pods.stuck {
         return Verdict::new(DEGRADED, true, "PodsStuck", why);
     }
@@ -173,14 +185,8 @@ fn degraded(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Verdict {
         );
     }
     match seen {
-        None => Verdict::new(
-            DEGRADED,
-            ConditionStatus::Unknown,
-            "NotAsked",
-            "the hub was not asked yet",
-        ),
-        Some(Err(why)) => Verdict::new(DEGRADED, ConditionStatus::Unknown, "HubUnreachable", why),
-        Some(Ok(seen)) => {
+        Err(why) => Verdict::new(DEGRADED, ConditionStatus::Unknown, "HubUnreachable", why),
+        Ok(seen) => {
             let down = |link: &str| link == "down";
             match (down(&seen.report.redis), down(&seen.report.postgres)) {
                 (false, false) => Verdict::new(DEGRADED, false, "Healthy", "Redis and Postgres are connected"),
@@ -193,18 +199,14 @@ fn degraded(pods: &Pods, seen: Option<&Result<Seen, String>>) -> Verdict {
 }
 
 fn ready(pods: &Pods) -> Verdict {
-    let message = format!("{} of {} pods are ready", pods.ready, pods.wanted);
     if pods.wanted == 0 {
         return Verdict::new(READY, false, "Stopped", "spec.replicas is 0");
     }
-    // Pods of an older revision serve too: a roll-out leaves a Hub ready.
-    let enough = pods.observed && pods.ready >= pods.wanted;
-    Verdict::new(
-        READY,
-        enough,
-        if enough { "Serving" } else { "WaitingForPods" },
-        &message,
-    )
+    let message = format!("{} of {} pods are ready", pods.ready, pods.wanted);
+    // Pods of an older revision serve too: a roll-out, begun or not yet begun, leaves a Hub ready.
+    let enough = pods.ready >= pods.wanted;
+    let reason = if enough { "Serving" } else { "WaitingForPods" };
+    Verdict::new(READY, enough, reason, &message)
 }
 
 #[cfg(test)]
@@ -270,22 +272,56 @@ mod tests {
                 "Accepted=True/Valid Degraded=False/Stopped Paused=False/Active PrefixConflict=False/Unique Progressing=False/Stable Ready=False/Stopped",
             ),
         ] {
-            assert_eq!(all(&applied(&pods, Some(&healthy))), expect);
+            assert_eq!(all(&applied(&pods, &healthy)), expect);
         }
     }
 
     #[test]
+    fn a_change_of_the_spec_leaves_a_hub_ready_and_counts_no_old_pod_as_new() {
+        let written = Pods {
+            observed: false,
+            ..pods(2, 2, 2, 2)
+        };
+
+        let verdicts = applied(&written, &seen("up", "up"));
+
+        let of = |kind: &str| verdicts.iter().find(|verdict| verdict.kind == kind).expect("there");
+        assert_eq!((of(READY).status, of(READY).reason), (ConditionStatus::True, "Serving"));
+        assert_eq!(of(PROGRESSING).reason, "RollingOut");
+        assert_eq!(of(PROGRESSING).message, "a change was written; 2 of 2 pods are ready");
+    }
+
+    #[test]
+    fn a_refused_or_failing_hub_shows_what_its_pods_do() {
+        let refusal = Refusal {
+            kind: ACCEPTED,
+            reason: "InvalidSetting",
+            message: "why".to_owned(),
+        };
+        let (running, healthy) = (pods(2, 2, 2, 2), seen("up", "up"));
+
+        let refused = all(&refused(&refusal, Some(&running), &healthy));
+        let failed = all(&failed("why", Some(&running)));
+
+        assert!(
+            refused.contains("Degraded=False/Healthy") && refused.contains("Ready=False/NotAccepted"),
+            "{refused}"
+        );
+        assert!(
+            failed.contains("Degraded=True/ApplyFailed") && failed.contains("Ready=True/Serving"),
+            "{failed}"
+        );
+    }
+
+    #[test]
     fn a_hub_that_does_not_answer_is_neither_well_nor_degraded() {
-        let verdict = degraded(&pods(2, 2, 2, 2), Some(&Err("no answer".to_owned())));
+        let verdict = degraded(&pods(2, 2, 2, 2), &Err("no answer".to_owned()));
 
         assert_eq!(
             (verdict.status, verdict.reason),
             (ConditionStatus::Unknown, "HubUnreachable")
         );
-        assert_eq!(
-            degraded(&pods(2, 2, 2, 2), Some(&seen("down", "up"))).reason,
-            "RedisDown"
-        );
+        assert_eq!(degraded(&pods(2, 2, 2, 2), &seen("down", "up")).reason, "RedisDown");
     }
 
     #[test]
@@ -296,7 +332,7 @@ mod tests {
             message: "why".to_owned(),
         };
 
-        let verdicts = refused(&refusal);
+        let verdicts = refused(&refusal, None, &Err("not asked".to_owned()));
 
         assert!(
             verdicts

@@ -12,6 +12,7 @@ pub(super) enum Finding {
     Registered { declared: String },
     Waiting { waiting: Waiting, why: String },
     Refused { reason: &'static str, message: String },
+    Failed { message: String },
 }
 
 /// How far the spoke has come.
@@ -60,6 +61,15 @@ pub(super) fn conditions(
             Verdict::new(CREDENTIALS_ISSUED, false, reason, message),
             connected(spoke, info),
         ],
+        Finding::Failed { message } => {
+            let issued = condition::is_true(old, CREDENTIALS_ISSUED);
+            let reason = if issued { "Issued" } else { "ApplyFailed" };
+            vec![
+                Verdict::new(ACCEPTED, false, "ApplyFailed", message),
+                Verdict::new(CREDENTIALS_ISSUED, issued, reason, message),
+                connected(spoke, info),
+            ]
+        }
         Finding::Waiting { waiting, why } => wait(old, *waiting, why),
     }
 }

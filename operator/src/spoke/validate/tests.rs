@@ -48,6 +48,7 @@ fn look(seen: Result<(), String>) -> Arc<Look> {
         spokes: HashMap::new(),
     });
     Arc::new(Look {
+        asked: true,
         at: Instant::now(),
         key: Some(("uid-auth".to_owned(), "k".into())),
         seen,
