@@ -1,12 +1,14 @@
 //! The Secrets of a Hub that are made once: the hash's key and the first admin key, passwords of managed servers.
 
+use alkhub_protocol::ApiKey;
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::validate::{Plan, Wiring};
 use crate::names::{Names, Part, is_owned_by};
-use crate::secrets::generated::{self, Texts};
+use crate::secrets::generated::{self, Stray, Texts};
 
 /// Keys in the Secret of [`Names::auth`].
 pub(crate) const HASH_KEY: &str = "hash-key";
@@ -32,15 +34,14 @@ pub(crate) async fn ensure(ctx: &Context, plan: &Plan) -> Result<Generated, Erro
     let names = &plan.names;
     let redis = || redis_texts(names, &generated::hexadecimal());
     let postgres = || postgres_texts(names, &generated::hexadecimal());
-    let server = |part| names.server(part);
     Ok(Generated {
-        auth: one(ctx, names, names.auth(), Part::Hub, auth_texts).await?,
+        auth: one(ctx, names, Part::Hub, Stray::Adopt(is_whole), auth_texts).await?,
         redis: match &plan.redis {
-            Wiring::Managed(_) => Some(one(ctx, names, server(Part::Redis), Part::Redis, redis).await?),
+            Wiring::Managed(_) => Some(one(ctx, names, Part::Redis, Stray::Refuse, redis).await?),
             Wiring::Given { .. } => None,
         },
         postgres: match &plan.postgres {
-            Wiring::Managed(_) => Some(one(ctx, names, server(Part::Postgres), Part::Postgres, postgres).await?),
+            Wiring::Managed(_) => Some(one(ctx, names, Part::Postgres, Stray::Refuse, postgres).await?),
             Wiring::Given { .. } => None,
         },
     })
@@ -50,18 +51,29 @@ pub(crate) async fn ensure(ctx: &Context, plan: &Plan) -> Result<Generated, Erro
 async fn one(
     ctx: &Context,
     names: &Names,
-    name: String,
     part: Part,
+    stray: Stray,
     texts: impl FnOnce() -> Texts,
 ) -> Result<String, Error> {
+    let name = match part {
+        Part::Hub => names.auth(),
+        Part::Redis | Part::Postgres => names.server(part),
+    };
     if let Some(seen) = ctx.stores.secret(&names.namespace, &name)
         && is_owned_by(&seen.metadata, &names.uid)
         && seen.metadata.deletion_timestamp.is_none()
     {
         return Ok(seen.uid().unwrap_or_default());
     }
-    let secret = generated::ensure(&ctx.kubernetes, names.meta(name, part), &names.uid, texts).await?;
+    let secret = generated::ensure(&ctx.kubernetes, names.meta(name, part), &names.uid, stray, texts).await?;
     Ok(secret.uid().unwrap_or_default())
+}
+
+/// Whether a restored Secret holds both keys as the hub reads them: else a hub would start with half of them.
+fn is_whole(secret: &Secret) -> bool {
+    let hash_key = generated::text(secret, HASH_KEY).unwrap_or_default();
+    let admin_key = generated::text(secret, ADMIN_KEY).unwrap_or_default();
+    hash_key.len() == 64 && hash_key.bytes().all(|b| b.is_ascii_hexdigit()) && ApiKey::parse(&admin_key).is_ok()
 }
 
 fn auth_texts() -> Texts {

@@ -18,7 +18,7 @@ use crate::apply::with_identity;
 use crate::context::Context;
 use crate::error::Error;
 use crate::names::{FINALIZER, MANAGED_BY, owner};
-use crate::secrets::generated::{self, Texts};
+use crate::secrets::generated::{self, Stray, Texts};
 
 /// Keys of the Secret: names that a program reads, and names for `envFrom`.
 const TOKEN: [&str; 2] = ["token", "ALKHUB_TOKEN"];
@@ -80,7 +80,7 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     let url = declaration.hub.url();
     let uid = &declaration.put.uid;
     let minted = || texts(&generated::key(), &url);
-    let found = generated::ensure(&ctx.kubernetes, meta(spoke, uid), uid, minted).await?;
+    let found = generated::ensure(&ctx.kubernetes, meta(spoke, uid), uid, Stray::Refuse, minted).await?;
     let key = TOKEN
         .iter()
         .find_map(|name| ApiKey::parse(generated::text(&found, name)?.trim()).ok());

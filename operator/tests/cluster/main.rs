@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "figures are for people")]
 
 mod fake;
+mod faults;
 mod harness;
 mod hubs;
 mod leaders;

@@ -1,0 +1,247 @@
+//! What goes wrong around Hubs and Spokes: a refused spec, a foreign finalizer, an API server that fails.
+
+use alkhub_crds::{Hub, Spoke, SpokePhase, condition};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::events::v1::Event;
+use kube::ResourceExt as _;
+use kube::api::{ListParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, image};
+use crate::harness::{World, eventually, world};
+
+fn given() -> Value {
+    json!({"replicas": 1, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})
+}
+
+async fn demo(world: &World) {
+    image();
+    world.servers().await;
+    world.hub("demo", given()).await;
+}
+
+async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke {
+    let is = |spoke: &Spoke| {
+        let status = spoke.status.as_ref();
+        status.and_then(|status| status.phase) == Some(phase)
+            && status.and_then(|status| status.observed_generation) == spoke.metadata.generation
+    };
+    world.until::<Spoke>(name, &format!("{name} is {phase:?}"), is).await
+}
+
+/// What a Hub's condition says.
+fn message(hub: &Hub, kind: &str) -> String {
+    let conditions = hub.status.as_ref().map(|status| status.conditions.as_slice());
+    condition::find(conditions.unwrap_or_default(), kind)
+        .map(|condition| condition.message.clone())
+        .unwrap_or_default()
+}
+
+async fn suspended(world: &World, fake: &Fake, name: &str) {
+    world.patch::<Spoke>(name, json!({"spec": {"suspended": true}})).await;
+    phase(world, name, SpokePhase::Suspended).await;
+    eventually("the suspension is declared", || async {
+        let told = fake.puts().last().is_some_and(|put| put.suspended);
+        told.then_some(()).ok_or_else(|| format!("{:?}", fake.puts()))
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn spokes_of_a_refused_hub_are_looked_at_and_declared_all_the_same() {
+    let world = world("frozen").await;
+    let fake = Fake::default();
+    let address = fake.serve().await;
+    let operator = world.operator(&address, &[]).await;
+    demo(&world).await;
+    for name in ["one", "two"] {
+        world.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
+        phase(&world, name, SpokePhase::Ready).await;
+    }
+    fake.connect("one", 1);
+    phase(&world, "one", SpokePhase::Connected).await;
+
+    world
+        .patch::<Hub>("demo", json!({"spec": {"config": {"calls": {"no-such": "7s"}}}}))
+        .await;
+    world
+        .hub_says("demo", condition::ACCEPTED, "False", "InvalidSetting")
+        .await;
+    fake.connect("one", 0);
+    phase(&world, "one", SpokePhase::Disconnected).await;
+    suspended(&world, &fake, "one").await;
+
+    // A new operator, to which the Hub was refused from the beginning.
+    drop(operator);
+    let operator = world.operator(&address, &["--lease-duration", "3s"]).await;
+    operator.leads().await;
+    suspended(&world, &fake, "two").await;
+    let hub = world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
+    assert!(message(&hub, condition::ACCEPTED).contains("no-such"), "{hub:?}");
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn spokes_of_a_hub_that_cannot_be_applied_are_looked_at_and_the_api_servers_word_is_shown_once() {
+    let world = world("unapplied").await;
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+    demo(&world).await;
+    world.spoke("one", json!({"hubRef": {"name": "demo"}})).await;
+    phase(&world, "one", SpokePhase::Ready).await;
+
+    // 422: no label has such a name.
+    world
+        .patch::<Hub>("demo", json!({"spec": {"template": {"labels": {"not a label": "x"}}}}))
+        .await;
+    let hub = world.hub_says("demo", condition::DEGRADED, "True", "ApplyFailed").await;
+    let said = message(&hub, condition::DEGRADED);
+    assert_eq!(
+        said.matches("not a label").count(),
+        said.matches("Invalid value").count(),
+        "{said}"
+    );
+    assert!(said.contains("is invalid") && !said.contains("Status {"), "{said}");
+    fake.connect("one", 1);
+    phase(&world, "one", SpokePhase::Connected).await;
+
+    // 500: two of one name in a list of names. It fails for ever, and says so.
+    let twice = json!([{"name": "registry"}, {"name": "registry"}]);
+    world
+        .patch::<Hub>(
+            "demo",
+            json!({"spec": {"template": {"labels": null, "imagePullSecrets": twice}}}),
+        )
+        .await;
+    let says = |hub: &Hub| {
+        message(hub, condition::DEGRADED).contains("registry")
+            && hub.status.as_ref().and_then(|status| status.observed_generation) == hub.metadata.generation
+    };
+    world.until::<Hub>("demo", "it says what cannot be applied", says).await;
+    suspended(&world, &fake, "one").await;
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_spoke_whose_finalizer_somebody_else_wrote_goes_and_leaves_their_others_alone() {
+    let world = world("finalizer").await;
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+    demo(&world).await;
+    let restored: Spoke = serde_json::from_value(json!({
+        "apiVersion": "alkhub.dev/v1alpha1", "kind": "Spoke", "spec": {"hubRef": {"name": "demo"}},
+        "metadata": {"name": "builder", "finalizers": ["alkhub.dev/spoke", "example.org/theirs"]},
+    }))
+    .expect("a Spoke");
+    let params = PostParams {
+        field_manager: Some("kubectl-client-side-apply".to_owned()),
+        ..PostParams::default()
+    };
+    let spokes = world.api::<Spoke>();
+    spokes.create(&params, &restored).await.expect("a Spoke");
+    phase(&world, "builder", SpokePhase::Ready).await;
+
+    world.delete::<Spoke>("builder").await;
+    let ours_is_gone = |spoke: &Spoke| spoke.finalizers() == ["example.org/theirs"];
+    world
+        .until::<Spoke>("builder", "only their finalizer is left", ours_is_gone)
+        .await;
+    assert_eq!(fake.deletes().len(), 1, "{:?}", fake.deletes());
+    world
+        .patch::<Spoke>("builder", json!({"metadata": {"finalizers": null}}))
+        .await;
+    world.gone::<Spoke>("builder").await;
+    drop(operator);
+    world.end().await;
+}
+
+/// The backup of docs/OPERATIONS.md: what the Secret holds and its labels, and nothing of the object that it was.
+fn backed_up(secret: Secret) -> Secret {
+    let metadata = kube::api::ObjectMeta {
+        name: secret.metadata.name,
+        labels: secret.metadata.labels,
+        ..Default::default()
+    };
+    Secret { metadata, ..secret }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_restored_auth_secret_is_adopted_with_its_hash_key_and_one_without_our_labels_is_not() {
+    let world = world("restore").await;
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+    demo(&world).await;
+    world.hub_says("demo", condition::READY, "True", "Serving").await;
+    let secrets = world.api::<Secret>();
+    let backup = backed_up(secrets.get("demo-auth").await.expect("a Secret"));
+    world.delete::<Hub>("demo").await;
+    world.gone::<Hub>("demo").await;
+    world.gone::<Secret>("demo-auth").await;
+
+    let restored = secrets.create(&PostParams::default(), &backup).await.expect("restored");
+    let hub = world.hub("demo", given()).await;
+    world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
+
+    let adopted = secrets.get("demo-auth").await.expect("a Secret");
+    assert_eq!(adopted.uid(), restored.uid());
+    assert_eq!(adopted.data, backup.data);
+    let owners: Vec<_> = adopted
+        .owner_references()
+        .iter()
+        .map(|owner| Some(owner.uid.clone()))
+        .collect();
+    assert_eq!(owners, [hub.uid()]);
+
+    // One of a user's own that only has the name.
+    world.secret("other-auth", "hash-key", "theirs").await;
+    world.hub("other", given()).await;
+    let refused = world
+        .hub_says("other", condition::DEGRADED, "True", "ApplyFailed")
+        .await;
+    assert!(message(&refused, condition::DEGRADED).contains("Secret `other-auth`"));
+    let theirs = secrets.get("other-auth").await.expect("still there");
+    assert!(theirs.owner_references().is_empty());
+
+    world.delete::<Hub>("demo").await;
+    world.gone::<Secret>("demo-auth").await;
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_change_of_the_settings_leaves_a_hub_ready_while_its_pods_are_replaced() {
+    let world = world("rolling").await;
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+    demo(&world).await;
+    world.hub_says("demo", condition::READY, "True", "Serving").await;
+    world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+
+    world
+        .patch::<Hub>(
+            "demo",
+            json!({"spec": {"config": {"calls": {"default-timeout": "7s"}}}}),
+        )
+        .await;
+    world
+        .hub_says("demo", condition::PROGRESSING, "True", "RollingOut")
+        .await;
+    world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+
+    let events = world.api::<Event>().list(&ListParams::default()).await.expect("events");
+    let flaps: Vec<_> = events
+        .iter()
+        .filter_map(|event| event.note.as_deref())
+        .filter(|note| note.starts_with("Ready=False"))
+        .collect();
+    assert!(flaps.is_empty(), "{flaps:?}");
+    drop(operator);
+    world.end().await;
+}
