@@ -24,10 +24,18 @@ pub fn yaml(crd: &CustomResourceDefinition) -> String {
     format!("{HEADER}{}", serde_yaml::to_string(&value).expect("JSON is YAML"))
 }
 
+/// What an amount of CPU or memory looks like; a negative one is never right here.
+const QUANTITY: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
+
+/// The same for people, in place of the pages that the upstream type has.
+const QUANTITY_TEXT: &str = "An amount: a whole number, or text such as `250m` or `512Mi`.";
+
 /// A CRD whose metadata has a name that rules can point at, and without `nullable`, which the derive gives to every `Option`: a rule's `has()` would be true for `null`.
 fn mended(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(crd).expect("a CRD is plain data");
     not_nullable(&mut value);
+    quantities(&mut value);
+    joined(&mut value);
     // A rule's path must exist in the schema, and of the metadata nothing does unless it is said here.
     let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     schema["properties"]["metadata"] =
@@ -48,6 +56,57 @@ fn not_nullable(value: &mut Value) {
     }
 }
 
+/// The API server takes any text for a quantity, and fails with 500 when an object that has it is applied.
+fn quantities(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            let text = map.get("description").and_then(Value::as_str).unwrap_or_default();
+            if map.contains_key("x-kubernetes-int-or-string") && text.starts_with("Quantity is ") {
+                map.insert("description".to_owned(), QUANTITY_TEXT.into());
+                map.insert("anyOf".to_owned(), json!([{ "type": "integer" }, { "type": "string" }]));
+                map.insert("pattern".to_owned(), QUANTITY.into());
+            }
+            map.values_mut().for_each(quantities);
+        }
+        Value::Array(items) => items.iter_mut().for_each(quantities),
+        _ => {}
+    }
+}
+
+/// Descriptions are shown as they are (`kubectl explain`): a sentence must not break where a line of the source does.
+fn joined(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::String(text) if name == "description" => *text = joined_text(text),
+                    value => joined(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(joined),
+        _ => {}
+    }
+}
+
+/// One line for each paragraph and for each item of a list.
+fn joined_text(text: &str) -> String {
+    let mut joined = String::with_capacity(text.len());
+    for line in text.lines() {
+        let is_item = line.trim_start().starts_with(['-', '*', '|']);
+        if line.is_empty() || is_item || joined.is_empty() || joined.ends_with('\n') {
+            if !joined.is_empty() {
+                joined.push('\n');
+            }
+            joined.push_str(line);
+        } else {
+            joined.push(' ');
+            joined.push_str(line.trim_start());
+        }
+    }
+    joined
+}
+
 /// The schema library writes bounds as floats (`100.0`), which diff tools and people stumble over.
 fn whole_numbers(value: &mut Value) {
     match value {
@@ -61,5 +120,18 @@ fn whole_numbers(value: &mut Value) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_are_joined_and_paragraphs_and_lists_are_not() {
+        assert_eq!(
+            joined_text("One that\ngoes on.\n\nAnother\none:\n- an\n  item\n- two"),
+            "One that goes on.\n\nAnother one:\n- an item\n- two"
+        );
     }
 }

@@ -106,3 +106,28 @@ fn status_and_scale_are_subresources() {
         assert_eq!(subresources.scale.is_some(), name == "hub.yaml");
     }
 }
+
+#[test]
+fn no_description_breaks_a_sentence_and_every_quantity_has_its_pattern() {
+    let mut quantities = 0;
+    for (name, schema) in schemas() {
+        walk("", &schema, &mut |path, node| {
+            let text = node["description"].as_str().unwrap_or_default();
+            for lines in text
+                .split("\n\n")
+                .map(|paragraph| paragraph.lines().collect::<Vec<_>>())
+            {
+                let broken = lines
+                    .iter()
+                    .skip(1)
+                    .find(|line| !line.trim_start().starts_with(['-', '*', '|']));
+                assert!(broken.is_none(), "{name} {path} breaks before `{broken:?}`");
+            }
+            if node["x-kubernetes-int-or-string"] == true {
+                quantities += 1;
+                assert!(node["pattern"].is_string(), "{name} {path} takes any text");
+            }
+        });
+    }
+    assert_eq!(quantities, 2, "limits and requests");
+}

@@ -84,6 +84,13 @@ async fn a_hub_that_breaks_a_rule_is_refused_with_the_field_and_the_reason() {
     .await;
     check(hub(&json!({"config": {"calls": 1}})), &["spec.config.calls"]).await;
     check(hub(&json!({"service": {"type": "Magic"}})), &["spec.service.type"]).await;
+    for amount in ["lots", "-1Gi", "1 Gi"] {
+        check(
+            hub(&json!({"template": {"resources": {"requests": {"memory": amount}}}})),
+            &["spec.template.resources.requests.memory", "should match"],
+        )
+        .await;
+    }
     refused(
         &world,
         "Hub",
