@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, env = "ALKHUB_OPERATOR_REDIS_IMAGE", default_value = "redis:7")]
     pub redis_image: String,
     /// Image of a managed Postgres; it must follow the official image's environment (`POSTGRES_PASSWORD` …, `PGDATA`).
-    #[arg(long, env = "ALKHUB_OPERATOR_POSTGRES_IMAGE", default_value = "postgres:17")]
+    #[arg(long, env = "ALKHUB_OPERATOR_POSTGRES_IMAGE", default_value = "postgres:15")]
     pub postgres_image: String,
     /// Where a Hub's admin API is: `{hub}`, `{namespace}` and `{port}` are filled in. For an operator outside the
     /// cluster, name something that reaches in.

@@ -30,7 +30,7 @@ pub(crate) fn observed() -> Observed {
         images: Images {
             hub: "alkhub/hub:1.0.0".to_owned(),
             redis: "redis:7".to_owned(),
-            postgres: "postgres:17".to_owned(),
+            postgres: "postgres:15".to_owned(),
         },
         redis: Values {
             url: Some(fact("redis://cache")),
