@@ -64,6 +64,11 @@ impl Core {
 
     fn identify(&self, caller: &Caller, input: &RegisterInput, connection: &Connection) -> Result<Identity, CallError> {
         let spoke = spoke_of(caller, input)?;
+        if input.concurrency == Some(0) {
+            let message =
+                "`concurrency` is 0, so the instance would take no call: give at least 1, or none for no limit";
+            return Err(CallError::new(Code::BadRequest, message));
+        }
         let instance = match &input.instance_id {
             Some(instance) => instance.clone(),
             None => self.instance_id(&connection.id).map_err(|error| {

@@ -149,6 +149,18 @@ async fn the_smaller_concurrency_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_that_would_take_no_call_is_refused() {
+    let hub = Hub::local().await;
+    let mut input = registration("builder", &[query("builder.build")]);
+    input["concurrency"] = json!(0);
+
+    let error = register(&hub, &admin(), input).await.expect_err("no call at all");
+
+    assert_eq!(error.code, Code::BadRequest);
+    assert!(error.message.contains("`concurrency`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_instance_offers_a_bounded_number_of_operations() {
     let hub = Hub::with(CallsConfig {
         max_operations: 2,
