@@ -149,17 +149,31 @@ impl Core {
             not,
             only_here: false,
         };
+        let mut fresh = None;
         for _ in 0..PLACES {
-            let instance = router::choose(pool, wanted)?;
+            let instance = router::choose(fresh.as_deref().unwrap_or(pool), wanted)?;
             match self.place(call, instance) {
                 Ok(()) => return Ok(()),
-                // A full queue or a closing connection: by chance another one.
-                Err(NotPlaced::Full | NotPlaced::Gone) => {}
+                // By chance another one.
+                Err(NotPlaced::Full) => {}
+                // It left after the look into the directory.
+                Err(NotPlaced::Gone) => fresh = Some(self.same_pool(call)?),
                 Err(NotPlaced::Unreachable) => wanted.only_here = true,
             }
         }
         let message = format!("no instance that offers `{}` takes calls now", pool.name);
         Err(CallError::new(Code::Overloaded, message).retryable())
+    }
+
+    /// The instances that offer the operation now, by the specification that the input was checked against.
+    pub(crate) fn same_pool(&self, call: &Call) -> Result<Arc<Pool>, CallError> {
+        let same = |operation: &Arc<Operation>| operation.hash == call.operation.hash;
+        let pool = self.directory.pool(&call.operation.name);
+        let pool = pool.filter(|pool| pool.operation.as_ref().is_some_and(same));
+        pool.ok_or_else(|| {
+            let message = format!("no instance offers the same `{}` now", call.operation.name);
+            CallError::new(Code::NoProvider, message).retryable()
+        })
     }
 
     /// Sends the call to an instance whose slot was taken for it.

@@ -19,6 +19,8 @@ pub(crate) struct Link {
     generation: AtomicU64,
     /// Whether the spoke was heard since the last batch of heartbeats.
     heard: AtomicBool,
+    /// Said before the directory forgets it, which takes a moment: nobody chooses it from then on.
+    lost: AtomicBool,
     /// Keys of its running calls; `None` once it is lost.
     calls: Mutex<Option<HashSet<u64>>>,
 }
@@ -38,6 +40,7 @@ impl Link {
             load: std::sync::Arc::default(),
             generation: AtomicU64::new(0),
             heard: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             calls: Mutex::new(Some(HashSet::new())),
         }
     }
@@ -52,7 +55,7 @@ impl Link {
 
     /// Whether calls may be sent to it.
     pub(crate) fn is_open(&self) -> bool {
-        !self.connection.outbox.is_closed()
+        !self.lost.load(Ordering::Acquire) && !self.connection.outbox.is_closed()
     }
 
     /// Notes a call; false when the link is lost.
@@ -76,6 +79,7 @@ impl Link {
 
     /// Marks the link as lost and takes its calls; `None` when it was lost before.
     pub(crate) fn lose(&self) -> Option<HashSet<u64>> {
+        self.lost.store(true, Ordering::Release);
         self.calls.lock().take()
     }
 

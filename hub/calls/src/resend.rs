@@ -12,7 +12,6 @@ use alkhub_protocol::{CallError, Code};
 use crate::call::{Call, Origin};
 use crate::core::Core;
 use crate::directory::Instance;
-use crate::operation::Operation;
 use crate::sink::End;
 
 /// The directory may hear of a move a little later than the `moved` comes: it is looked at this often …
@@ -72,12 +71,7 @@ impl Core {
     }
 
     fn send_again(&self, call: &Arc<Call>, from: &Instance) -> Result<(), CallError> {
-        let pool = self.directory.pool(&call.operation.name).filter(|pool| {
-            // The input was checked against this specification and no other.
-            let same = |operation: &Arc<Operation>| operation.hash == call.operation.hash;
-            pool.operation.as_ref().is_some_and(same)
-        });
-        let pool = pool.ok_or_else(|| CallError::new(Code::NoProvider, "no instance offers the same operation"))?;
+        let pool = self.same_pool(call)?;
         self.send(call, &pool, Some(from))?;
         self.metrics.resent.inc();
         Ok(())

@@ -198,3 +198,15 @@ fn nobody_and_not_yet_known_are_different_answers() {
     let error = choose(&pool, Wanted::default()).expect_err("not loaded");
     assert_eq!((error.code, error.retryable), (Code::Unavailable, true));
 }
+
+#[test]
+fn an_instance_that_is_lost_is_not_chosen_although_a_pool_still_has_it() {
+    let (instance, _outgoing) = local("text/a@1", &[]);
+    let pool = pool(vec![Arc::clone(&instance)], vec![]);
+    assert!(choose(&pool, Wanted::default()).is_ok());
+
+    instance.link.as_ref().expect("on this hub").lose();
+
+    let error = choose(&pool, Wanted::default()).expect_err("it is gone");
+    assert_eq!(error.code, Code::NoProvider, "{error}");
+}
