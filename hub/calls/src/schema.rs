@@ -16,6 +16,7 @@ use serde_json::Value;
 use metered::{Metered, Seen, Spent, Tariff};
 use shape::{Patterns, Shape};
 
+mod equality;
 mod metered;
 mod shape;
 

@@ -193,7 +193,11 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
     let (first, _old) = both.next().await.expect("the first is answered");
     let (second, _session) = both.next().await.expect("the second is answered");
 
-    assert_eq!((first.operations.len(), second.operations.len()), (20, 0), "the order of the answers");
+    assert_eq!(
+        (first.operations.len(), second.operations.len()),
+        (20, 0),
+        "the order of the answers"
+    );
     assert!(first.generation < second.generation, "{first:?} {second:?}");
     assert_eq!(hub.calls.operations(&caller, None).len(), 0, "they were withdrawn");
     drop(both);
