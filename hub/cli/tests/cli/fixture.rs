@@ -4,8 +4,9 @@ use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -16,12 +17,21 @@ use tokio::time::Instant;
 /// Longer than anything here takes on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// How long the outputs of an ended program are read on.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A running program and what it has written so far.
 pub(crate) struct Program {
     name: String,
     child: Child,
-    out: Arc<Mutex<String>>,
-    err: Arc<Mutex<String>>,
+    out: Output,
+    err: Output,
+}
+
+/// One of its two outputs.
+struct Output {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
 }
 
 /// A development hub in folders of its own.
@@ -109,7 +119,7 @@ impl World {
     }
 
     /// Runs to the end.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> process::Output {
         self.command(arguments).output().expect("the binary runs")
     }
 
@@ -150,17 +160,17 @@ impl Program {
     pub(crate) fn start(name: String, command: &mut Command) -> Self {
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
-        let out = collect(child.stdout.take().expect("piped"));
-        let err = collect(child.stderr.take().expect("piped"));
+        let out = Output::collect(child.stdout.take().expect("piped"));
+        let err = Output::collect(child.stderr.take().expect("piped"));
         Self { name, child, out, err }
     }
 
     pub(crate) fn out(&self) -> String {
-        self.out.lock().expect("not poisoned").clone()
+        self.out.text()
     }
 
     pub(crate) fn err(&self) -> String {
-        self.err.lock().expect("not poisoned").clone()
+        self.err.text()
     }
 
     /// Waits until standard output has a text.
@@ -177,6 +187,9 @@ impl Program {
         let what = format!("`{}` to write `{text}`", self.name);
         wait(&what, || {
             let ended = self.child.try_wait().expect("ours").is_some();
+            if ended {
+                self.read_to_the_end();
+            }
             let now = read(self);
             match now.contains(text) {
                 true => Ok(now),
@@ -193,10 +206,20 @@ impl Program {
 
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let what = format!("`{}` to end", self.name);
-        wait(&what, || {
+        let status = wait(&what, || {
             let status = self.child.try_wait().expect("ours");
             status.ok_or_else(|| format!("out: {}; err: {}", self.out(), self.err()))
-        })
+        });
+        self.read_to_the_end();
+        status
+    }
+
+    /// Waits until all that an ended program wrote has been read. Not for ever: what it started may have its outputs still.
+    fn read_to_the_end(&self) {
+        let end = Instant::now() + LAST_WORDS;
+        while !(self.out.is_read() && self.err.is_read()) && Instant::now() < end {
+            pause();
+        }
     }
 
     /// Ctrl-C, and its end.
@@ -221,17 +244,29 @@ impl Drop for Program {
     }
 }
 
-fn collect(pipe: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
-    let text = Arc::new(Mutex::new(String::new()));
-    let shared = text.clone();
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let mut text = shared.lock().expect("not poisoned");
-            text.push_str(&line);
-            text.push('\n');
-        }
-    });
-    text
+// === impl Output ===
+
+impl Output {
+    fn collect(pipe: impl std::io::Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let shared = text.clone();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let mut text = shared.lock().expect("not poisoned");
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        Self { text, reader }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().expect("not poisoned").clone()
+    }
+
+    fn is_read(&self) -> bool {
+        self.reader.is_finished()
+    }
 }
 
 // === impl Dev ===
@@ -295,7 +330,7 @@ impl Dev {
 }
 
 /// Feeds a program's standard input.
-pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Output {
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> process::Output {
     let command = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
