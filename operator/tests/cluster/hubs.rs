@@ -327,6 +327,7 @@ async fn managed_servers_come_up_and_go_with_their_data() {
         .await
         .expect("claims");
     assert_eq!(claims.items.len(), 1);
+    world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
     operator.reconciles(3.0).await;
     let writes = operator.metric("alkhub_operator_api_writes_total").await;
     operator.reconciles(5.0).await;
