@@ -87,6 +87,7 @@ impl Error {
     /// Who can mend it.
     pub(crate) fn cure(&self) -> Cure {
         match self {
+            Self::Kubernetes { .. } if self.is_namespace_going() => Cure::Time,
             Self::Kubernetes { source, .. } => match status(source) {
                 Some(400 | 403 | 404 | 413 | 422) => Cure::Person,
                 Some(_) | None => Cure::Time,
@@ -105,6 +106,11 @@ impl Error {
             Cure::Time => failures >= PERSISTENT,
             Cure::Leader => false,
         }
+    }
+
+    /// Whether nothing can be made because the namespace is being deleted: the resource goes in a moment, too.
+    pub(crate) fn is_namespace_going(&self) -> bool {
+        matches!(self, Self::Kubernetes { source, .. } if is_namespace_going(source))
     }
 
     /// How long the API server asked to wait.
@@ -204,6 +210,24 @@ mod tests {
             refused().chain(),
             "could not apply Deployment `demo`: Deployment.apps \"demo\" is invalid: spec.x: no"
         );
+    }
+
+    #[test]
+    fn a_namespace_that_ends_is_nobodys_fault() {
+        let answer: Status = serde_json::from_value(serde_json::json!({
+            "message": "secrets is forbidden: … because it is being terminated", "code": 403, "reason": "Forbidden",
+            "details": {"causes": [{"reason": "NamespaceTerminating", "message": "namespace x is being terminated"}]},
+        }))
+        .expect("a Status");
+        let error = Error::Kubernetes {
+            verb: "create",
+            kind: "Secret".to_owned(),
+            name: "demo-auth".to_owned(),
+            source: Box::new(kube::Error::Api(answer.boxed())),
+        };
+
+        assert_eq!((error.is_namespace_going(), error.cure()), (true, Cure::Time));
+        assert!(!refused().is_namespace_going());
     }
 
     #[test]

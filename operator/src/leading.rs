@@ -291,6 +291,10 @@ fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Ac
         _ => delay,
     };
     let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));
+    if error.is_namespace_going() {
+        tracing::debug!(kind = %K::kind(&()), object.name = object.name_any(), "its namespace is being deleted");
+        return Action::requeue(delay);
+    }
     tracing::warn!(
         kind = %K::kind(&()),
         object.namespace = object.namespace(),

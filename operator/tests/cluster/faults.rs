@@ -245,3 +245,29 @@ async fn a_change_of_the_settings_leaves_a_hub_ready_while_its_pods_are_replaced
     drop(operator);
     world.end().await;
 }
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_spoke_deleted_while_its_hub_is_at_0_says_what_it_waits_for_and_goes_with_the_hub() {
+    let world = world("stopped").await;
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+    demo(&world).await;
+    world.spoke("builder", json!({"hubRef": {"name": "demo"}})).await;
+    phase(&world, "builder", SpokePhase::Ready).await;
+    world.patch::<Hub>("demo", json!({"spec": {"replicas": 0}})).await;
+    world.hub_says("demo", condition::READY, "False", "Stopped").await;
+    fake.away(true);
+
+    world.delete::<Spoke>("builder").await;
+    let says = |spoke: &Spoke| {
+        let conditions = spoke.status.as_ref().map(|status| status.conditions.as_slice());
+        condition::find(conditions.unwrap_or_default(), condition::CONNECTED)
+            .is_some_and(|condition| condition.message.contains("scaled to 0"))
+    };
+    world.until::<Spoke>("builder", "it says what it waits for", says).await;
+    world.delete::<Hub>("demo").await;
+    world.gone::<Spoke>("builder").await;
+    drop(operator);
+    world.end().await;
+}

@@ -267,4 +267,33 @@ mod tests {
             assert_eq!(kinds, [ACCEPTED, CONNECTED, CREDENTIALS_ISSUED], "{waiting:?}");
         }
     }
+
+    #[test]
+    fn a_failure_takes_no_key_away_that_was_issued() {
+        let issued = condition::set(
+            &[],
+            &conditions(&[], &spoke(), &registered(), None),
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        let failed = Finding::Failed {
+            message: "no".to_owned(),
+        };
+
+        let of = |old: &[Condition]| {
+            let verdicts = conditions(old, &spoke(), &failed, Some(&info(1, true)));
+            let status = |kind| {
+                verdicts
+                    .iter()
+                    .find(|v| v.kind == kind)
+                    .map(|v| (v.status.as_str(), v.reason))
+            };
+            (status(ACCEPTED), status(CREDENTIALS_ISSUED), status(CONNECTED))
+        };
+
+        let accepted = Some(("False", "ApplyFailed"));
+        let connected = Some(("True", "Connected"));
+        assert_eq!(of(&issued), (accepted, Some(("True", "Issued")), connected));
+        assert_eq!(of(&[]), (accepted, Some(("False", "ApplyFailed")), connected));
+    }
 }
