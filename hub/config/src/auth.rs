@@ -18,8 +18,8 @@ pub struct AuthConfig {
     /// File with the first key, which has scope `admin`; entered into the database at each start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_key_file: Option<PathBuf>,
-    /// A key is looked up again after this long; longer where Postgres is away. Too long keeps an expired key alive
-    /// (a revoked one ends at once, through Redis).
+    /// A key is looked up again after this long; longer where Postgres is away. It bounds how long a key outlives
+    /// its revocation where the news of it is lost; what is heard through Redis, and an expiry, ends it at once.
     #[serde(with = "humantime_serde")]
     pub cache_ttl: Duration,
 }

@@ -120,8 +120,7 @@ impl Conversation {
             Err(error) => {
                 tracing::debug!(%error, "a subscription was not confirmed");
                 self.subscriptions.topics.remove(&filter);
-                let refusal = CallError::new(Code::Unavailable, "Redis did not confirm the subscription").retryable();
-                self.refuse(&refusal, Some(&filter.to_string()));
+                self.refuse(&error::not_subscribed(&error), Some(&filter.to_string()));
             }
         }
     }
