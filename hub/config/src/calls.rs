@@ -31,6 +31,9 @@ pub struct CallsConfig {
     /// Call records are kept for this long.
     #[serde(with = "humantime_serde")]
     pub record_retention: Duration,
+    /// A spoke that no resource declares, and that has no key, is forgotten when it was not connected for this long.
+    #[serde(with = "humantime_serde")]
+    pub undeclared_retention: Duration,
 }
 
 impl Default for CallsConfig {
@@ -46,6 +49,7 @@ impl Default for CallsConfig {
             relay_queue: 16_384,
             record_queue: 65_536,
             record_retention: Duration::from_secs(24 * 3600),
+            undeclared_retention: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

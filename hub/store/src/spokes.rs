@@ -5,6 +5,7 @@
 //!   in the same transaction.
 //! - A delete that names a uid deletes nothing else.
 
+mod prune;
 mod put;
 
 use std::collections::BTreeMap;

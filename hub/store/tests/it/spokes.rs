@@ -466,3 +466,31 @@ async fn puts_at_the_same_time_end_as_one() {
         "one of the two keys is the last"
     );
 }
+
+#[tokio::test]
+async fn undeclared_spokes_that_stayed_away_are_forgotten_and_no_others() {
+    let store = store().await;
+    let day = Duration::from_secs(24 * 3600);
+    for undeclared in ["never-came", "is-heard"] {
+        store.spokes().ensure_adhoc(&name(undeclared)).await.expect("made");
+    }
+    store
+        .spokes()
+        .put(&name("declared"), &spoke("a"), None)
+        .await
+        .expect("put");
+    assert_eq!(store.spokes().prune_undeclared(day).await.expect("pruned"), 0);
+
+    let later = Timestamp::now() + 2 * day;
+    store.spokes().touch(&[(name("is-heard"), later)]).await.expect("noted");
+    assert_eq!(
+        store.spokes().prune_undeclared(Duration::ZERO).await.expect("pruned"),
+        1
+    );
+
+    let left = store.spokes().list().await.expect("asked");
+    assert_eq!(
+        left.iter().map(|spoke| spoke.name.as_str()).collect::<Vec<_>>(),
+        ["declared", "is-heard"]
+    );
+}
