@@ -93,7 +93,10 @@ pub(crate) async fn prepare(
     schema: &SchemaName,
     statement_timeout: Duration,
 ) -> sqlx::Result<()> {
-    sqlx::query("SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false)")
+    // Notices ("relation already exists, skipping") would be logged at each start.
+    let settings = "SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
+                           set_config('client_min_messages', 'warning', false)";
+    sqlx::query(settings)
         .bind(schema.as_str())
         .bind(statement_timeout.as_millis().to_string())
         .execute(connection)
