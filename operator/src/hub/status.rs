@@ -69,10 +69,7 @@ pub(crate) async fn refused(
     pods: Option<Pods>,
     look: &Look,
 ) -> Result<(), Error> {
-    let mut next = counted(hub, look);
-    if let Some(pods) = &pods {
-        pods.fill(&mut next);
-    }
+    let next = seen(hub, look, pods.as_ref());
     let verdicts = judge::refused(refusal, pods.as_ref(), &look.seen);
     write(ctx, hub, next, &verdicts).await
 }
@@ -85,11 +82,17 @@ pub(crate) async fn failed(
     pods: Option<Pods>,
     look: &Look,
 ) -> Result<(), Error> {
+    let next = seen(hub, look, pods.as_ref());
+    write(ctx, hub, next, &judge::failed(&error.chain(), pods.as_ref())).await
+}
+
+/// The old status with the counts of a look, and with the pods where they are known.
+fn seen(hub: &Hub, look: &Look, pods: Option<&Pods>) -> HubStatus {
     let mut next = counted(hub, look);
-    if let Some(pods) = &pods {
+    if let Some(pods) = pods {
         pods.fill(&mut next);
     }
-    write(ctx, hub, next, &judge::failed(&error.chain(), pods.as_ref())).await
+    next
 }
 
 /// The old status with the counts of a look.
