@@ -308,6 +308,7 @@ async fn create(db: &mut PgConnection, key: &NewKey) -> sqlx::Result<Option<Info
 
 type Found = (Vec<u8>, KeyRow, Option<spokes::SpokeRow>);
 
+/// Those of the keys that are there, each with the spoke that it stands for; a key of a spoke that is no more is none.
 async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Vec<Found>> {
     let rows = sqlx::query!(
         r#"SELECT hash, id, origin, name, hint, scopes, spoke, spoke_uid,
@@ -319,11 +320,13 @@ async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Ve
     .fetch_all(&mut *db)
     .await?;
     let names: Vec<String> = rows.iter().filter_map(|row| row.spoke.clone()).collect();
-    let spokes: HashMap<String, spokes::SpokeRow> = spokes::select_many(db, &names)
-        .await?
-        .into_iter()
-        .map(|spoke| (spoke.name.clone(), spoke))
-        .collect();
+    let spokes = if names.is_empty() {
+        Vec::new()
+    } else {
+        spokes::select_many(db, &names).await?
+    };
+    let spokes: HashMap<String, spokes::SpokeRow> =
+        spokes.into_iter().map(|spoke| (spoke.name.clone(), spoke)).collect();
     let found = rows.into_iter().filter_map(|row| {
         let key = KeyRow {
             id: row.id,
@@ -341,7 +344,7 @@ async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Ve
         let (Some(name), Some(uid)) = (&key.spoke, &key.spoke_uid) else {
             return Some((row.hash, key, None));
         };
-        // The fence, as in `find`.
+        // The fence: with another uid the spoke of that name is another spoke.
         let spoke = spokes.get(name).filter(|spoke| spoke.uid == *uid).cloned()?;
         Some((row.hash, key, Some(spoke)))
     });
@@ -349,22 +352,6 @@ async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Ve
 }
 
 async fn find(db: &mut PgConnection, hash: &KeyHash) -> sqlx::Result<Option<(KeyRow, Option<spokes::SpokeRow>)>> {
-    let key = sqlx::query_as!(
-        KeyRow,
-        r#"SELECT id, origin, name, hint, scopes, spoke, spoke_uid, created_at AS "created_at: _",
-                  expires_at AS "expires_at: _", last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _"
-           FROM keys WHERE hash = $1"#,
-        &hash.0[..]
-    )
-    .fetch_optional(&mut *db)
-    .await?;
-    let Some(key) = key else {
-        return Ok(None);
-    };
-    let (Some(name), Some(uid)) = (&key.spoke, &key.spoke_uid) else {
-        return Ok(Some((key, None)));
-    };
-    // The fence: with another uid the spoke of that name is another spoke.
-    let spoke = spokes::select(db, name).await?.filter(|spoke| spoke.uid == *uid);
-    Ok(spoke.map(|spoke| (key, Some(spoke))))
+    let found = find_many(db, &[hash.0.to_vec()]).await?.pop();
+    Ok(found.map(|(_, key, spoke)| (key, spoke)))
 }

@@ -278,18 +278,9 @@ fn texts(ids: Vec<Uuid>) -> Vec<String> {
     ids.into_iter().map(|id| id.to_string()).collect()
 }
 
+/// The spoke of that name.
 pub(crate) async fn select(db: &mut PgConnection, name: &str) -> sqlx::Result<Option<SpokeRow>> {
-    sqlx::query_as!(
-        SpokeRow,
-        r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
-                  created_at AS "created_at: _", first_connected_at AS "first_connected_at: _",
-                  connected_at AS "connected_at: _", disconnected_at AS "disconnected_at: _",
-                  last_heartbeat_at AS "last_heartbeat_at: _"
-           FROM spokes WHERE name = $1"#,
-        name
-    )
-    .fetch_optional(db)
-    .await
+    Ok(select_many(db, &[name.to_owned()]).await?.pop())
 }
 
 /// The spokes of those names.
