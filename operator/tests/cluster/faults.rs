@@ -5,19 +5,18 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
 use kube::api::{ListParams, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::fake::{Fake, image};
-use crate::harness::{World, eventually, world};
+use crate::fake::Fake;
+use crate::harness::{Operator, World, eventually, given, world};
 
-fn given() -> Value {
-    json!({"replicas": 1, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})
-}
-
-async fn demo(world: &World) {
-    image();
-    world.servers().await;
-    world.hub("demo", given()).await;
+/// A namespace with the Hub `demo`, its admin API, and an operator.
+async fn running(namespace: &str) -> (World, Fake, Operator) {
+    let world = world(namespace).await;
+    let fake = Fake::default();
+    let operator = world.operator(&fake.serve().await, &[]).await;
+    world.demo().await;
+    (world, fake, operator)
 }
 
 async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke {
@@ -54,7 +53,7 @@ async fn spokes_of_a_refused_hub_are_looked_at_and_declared_all_the_same() {
     let fake = Fake::default();
     let address = fake.serve().await;
     let operator = world.operator(&address, &[]).await;
-    demo(&world).await;
+    world.demo().await;
     for name in ["one", "two"] {
         world.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
         phase(&world, name, SpokePhase::Ready).await;
@@ -86,10 +85,7 @@ async fn spokes_of_a_refused_hub_are_looked_at_and_declared_all_the_same() {
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn spokes_of_a_hub_that_cannot_be_applied_are_looked_at_and_the_api_servers_word_is_shown_once() {
-    let world = world("unapplied").await;
-    let fake = Fake::default();
-    let operator = world.operator(&fake.serve().await, &[]).await;
-    demo(&world).await;
+    let (world, fake, operator) = running("unapplied").await;
     world.spoke("one", json!({"hubRef": {"name": "demo"}})).await;
     phase(&world, "one", SpokePhase::Ready).await;
 
@@ -129,10 +125,7 @@ async fn spokes_of_a_hub_that_cannot_be_applied_are_looked_at_and_the_api_server
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_spoke_whose_finalizer_somebody_else_wrote_goes_and_leaves_their_others_alone() {
-    let world = world("finalizer").await;
-    let fake = Fake::default();
-    let operator = world.operator(&fake.serve().await, &[]).await;
-    demo(&world).await;
+    let (world, fake, operator) = running("finalizer").await;
     let restored: Spoke = serde_json::from_value(json!({
         "apiVersion": "alkhub.dev/v1alpha1", "kind": "Spoke", "spec": {"hubRef": {"name": "demo"}},
         "metadata": {"name": "builder", "finalizers": ["alkhub.dev/spoke", "example.org/theirs"]},
@@ -173,10 +166,7 @@ fn backed_up(secret: Secret) -> Secret {
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_restored_auth_secret_is_adopted_with_its_hash_key_and_one_without_our_labels_is_not() {
-    let world = world("restore").await;
-    let fake = Fake::default();
-    let operator = world.operator(&fake.serve().await, &[]).await;
-    demo(&world).await;
+    let (world, _fake, operator) = running("restore").await;
     world.hub_says("demo", condition::READY, "True", "Serving").await;
     let secrets = world.api::<Secret>();
     let backup = backed_up(secrets.get("demo-auth").await.expect("a Secret"));
@@ -217,10 +207,7 @@ async fn a_restored_auth_secret_is_adopted_with_its_hash_key_and_one_without_our
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_change_of_the_settings_leaves_a_hub_ready_while_its_pods_are_replaced() {
-    let world = world("rolling").await;
-    let fake = Fake::default();
-    let operator = world.operator(&fake.serve().await, &[]).await;
-    demo(&world).await;
+    let (world, _fake, operator) = running("rolling").await;
     world.hub_says("demo", condition::READY, "True", "Serving").await;
     world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
 
@@ -249,10 +236,7 @@ async fn a_change_of_the_settings_leaves_a_hub_ready_while_its_pods_are_replaced
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_spoke_deleted_while_its_hub_is_at_0_says_what_it_waits_for_and_goes_with_the_hub() {
-    let world = world("stopped").await;
-    let fake = Fake::default();
-    let operator = world.operator(&fake.serve().await, &[]).await;
-    demo(&world).await;
+    let (world, fake, operator) = running("stopped").await;
     world.spoke("builder", json!({"hubRef": {"name": "demo"}})).await;
     phase(&world, "builder", SpokePhase::Ready).await;
     world.patch::<Hub>("demo", json!({"spec": {"replicas": 0}})).await;

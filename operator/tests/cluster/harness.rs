@@ -20,6 +20,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::fake::image;
+
 /// How long anything may take; a loaded machine is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -68,6 +70,11 @@ pub(crate) async fn world(test: &str) -> World {
     }
 }
 
+/// A spec of one pod, whose servers are given.
+pub(crate) fn given() -> Value {
+    json!({"replicas": 1, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})
+}
+
 // === impl World ===
 
 impl World {
@@ -77,6 +84,13 @@ impl World {
         K::DynamicType: Default,
     {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The Hub `demo` of one pod, whose servers are given.
+    pub(crate) async fn demo(&self) {
+        image();
+        self.servers().await;
+        self.hub("demo", given()).await;
     }
 
     /// An operator for this namespace alone, whose hubs' admin APIs are at `fake`.

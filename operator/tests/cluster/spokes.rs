@@ -6,14 +6,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use crate::fake::{Fake, image};
+use crate::fake::Fake;
 use crate::harness::{World, eventually, world};
-
-async fn demo(world: &World) {
-    image();
-    world.servers().await;
-    world.hub("demo", json!({"replicas": 1, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})).await;
-}
 
 async fn token(world: &World, secret: &str) -> String {
     let data = world
@@ -49,7 +43,7 @@ async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
     world
         .spoke_says("builder", condition::ACCEPTED, "False", "HubNotFound")
         .await;
-    demo(&world).await;
+    world.demo().await;
     let spoke = phase(&world, "builder", SpokePhase::Ready).await;
     let key = token(&world, "builder-key").await;
 
@@ -174,7 +168,7 @@ async fn a_hub_that_does_not_answer_keeps_its_spokes_and_one_that_is_gone_does_n
     let world = world("silent").await;
     let fake = Fake::default();
     let operator = world.operator(&fake.serve().await, &[]).await;
-    demo(&world).await;
+    world.demo().await;
     for name in ["one", "two"] {
         world.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
         phase(&world, name, SpokePhase::Ready).await;
@@ -227,7 +221,7 @@ async fn what_a_hub_refuses_is_shown_and_what_it_should_not_have_is_swept() {
     fake.refuse(Some("operations: `text.*` is not yours"));
     fake.plant("ghost", "uid-of-nobody");
     fake.plant("adhoc", "");
-    demo(&world).await;
+    world.demo().await;
 
     world.spoke("builder", json!({"hubRef": {"name": "demo"}})).await;
     let refused = world
