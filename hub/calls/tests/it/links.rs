@@ -6,6 +6,7 @@ use alkhub_protocol::{CallError, Code, Delivered, RequestId};
 use alkhub_test_support::within;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::fixture::{Spoke, admin, mutation, query, request, subscription};
 use crate::pair::{Pair, in_flight, link_is};
@@ -43,6 +44,15 @@ async fn subscribed(pair: &Pair) -> Items {
     items.expect("routed")
 }
 
+/// A spoke on hub B that has got a call of hub A's, where the answer comes, and the call's id at the spoke.
+async fn asked(pair: &Pair) -> (Spoke, mpsc::Receiver<Answer>, RequestId) {
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+    (spoke, answers, call)
+}
+
 /// A spoke on hub B, a subscription that enters at hub A and has got its first item, and its id at the spoke.
 async fn streaming(pair: &Pair) -> (Spoke, Items, RequestId) {
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
@@ -61,14 +71,11 @@ async fn next(items: &mut Items) -> Option<Result<Value, CallError>> {
 #[tokio::test]
 async fn a_call_outlives_a_restart_of_redis() {
     let mut pair = Pair::start().await;
-    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
-    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-    ticket.expect("routed");
-    let call = spoke.next_call().await;
+    let (spoke, mut answers, call) = asked(&pair).await;
 
     pair.lose_redis().await;
     pair.find_redis().await;
-    spoke.respond(&call.request_id, json!("A"));
+    spoke.respond(&call, json!("A"));
 
     let answer = within("the answer", answers.recv()).await;
     assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
@@ -105,13 +112,10 @@ async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_
 #[tokio::test]
 async fn an_answer_given_while_the_link_is_down_arrives_when_it_is_back() {
     let mut pair = Pair::start().await;
-    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
-    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-    ticket.expect("routed");
-    let call = spoke.next_call().await;
+    let (spoke, mut answers, call) = asked(&pair).await;
 
     pair.lose_redis().await;
-    spoke.respond(&call.request_id, json!("A"));
+    spoke.respond(&call, json!("A"));
     pair.find_redis().await;
 
     let answer = within("the answer", answers.recv()).await;
