@@ -257,7 +257,12 @@ impl Offer {
             }
             Err(reason) => (name_in(raw), Registered::Rejected, Some(reason)),
         };
-        self.results.push(OperationResult { name, result, reason });
+        self.results.push(OperationResult {
+            name,
+            result,
+            reason,
+            warnings: Vec::new(),
+        });
     }
 }
 

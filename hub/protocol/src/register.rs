@@ -76,6 +76,10 @@ pub struct OperationResult {
     /// Why it was rejected, and the cure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What the hub accepted but does not do as the specification says: a keyword that is not checked, a field that
+    /// it does not know. Each is a sentence that names the field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// The ways a registration of one operation can end.
