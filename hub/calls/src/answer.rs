@@ -53,7 +53,8 @@ impl Core {
             output // The caller's hub checks it.
         } else {
             match envelope::checked(&operation.name, &operation.output, output) {
-                Ok(output) => output,
+                Ok(checked) if call.sink.lock().reads_void() => checked.into_sent(),
+                Ok(checked) => checked.into_whole(),
                 Err(violation) => {
                     let message = format!("output of `{}` {violation}", operation.name);
                     let error = CallError::new(Code::OutputInvalid, message)
@@ -104,9 +105,16 @@ impl Core {
 
     /// Ends a call, unless it has ended; with `stop` its spoke is told.
     pub(crate) fn end(&self, key: u64, end: End, stop: Option<&str>) {
-        if let Some(call) = self.pending.remove(key) {
-            self.finish(&call, end, stop);
-        }
+        self.end_once(key, end, stop);
+    }
+
+    /// The same; false when it had ended before.
+    pub(crate) fn end_once(&self, key: u64, end: End, stop: Option<&str>) -> bool {
+        let Some(call) = self.pending.remove(key) else {
+            return false;
+        };
+        self.finish(&call, end, stop);
+        true
     }
 
     /// Ends a call whose deadline, or longest silence, has passed.

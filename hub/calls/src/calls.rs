@@ -189,7 +189,12 @@ impl Ticket {
 
     /// Ends the call for its caller, who gets no further answer: the spoke gets `call.aborted`.
     pub fn abort(&self, reason: &str) {
-        self.core.end(self.key, End::Silent, Some(reason));
+        self.stop(reason);
+    }
+
+    /// The same; false when the call had ended before, so that its end is on its way.
+    pub fn stop(&self, reason: &str) -> bool {
+        self.core.end_once(self.key, End::Silent, Some(reason))
     }
 
     /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.

@@ -34,17 +34,36 @@ enum Source {
     Mcp,
 }
 
-/// Checks an output and puts a bare value into an envelope.
-pub(crate) fn checked(operation: &OperationName, check: &Check, output: RawJson) -> Result<RawJson, Violation> {
-    let envelope = read(&output);
-    let data = envelope
-        .as_ref()
-        .map_or(output.as_bytes(), |envelope| envelope.data.get().as_bytes());
-    check.check(data)?;
-    if envelope.is_some() {
-        return Ok(output);
+/// An envelope whose `data` is `undefined`, which JSON leaves out: what an operation without an output answers. Beside
+/// `meta` it has nothing, else it is a domain's value.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Void<'a> {
+    #[serde(borrow)]
+    meta: &'a RawValue,
+}
+
+/// An output as it goes on.
+#[derive(Clone, Debug)]
+pub(crate) enum Checked {
+    /// `{data, meta}`.
+    Whole(RawJson),
+    /// `{meta}`: an envelope without data.
+    Void(RawJson),
+}
+
+/// Checks an output and puts a bare value into an envelope. An envelope without data is checked as `null`.
+pub(crate) fn checked(operation: &OperationName, check: &Check, output: RawJson) -> Result<Checked, Violation> {
+    if let Some(envelope) = read(&output) {
+        check.check(envelope.data.get().as_bytes())?;
+        return Ok(Checked::Whole(output));
     }
-    Ok(local(operation, &output))
+    if void(&output).is_some() {
+        check.check(b"null")?;
+        return Ok(Checked::Void(output));
+    }
+    check.check(output.as_bytes())?;
+    Ok(Checked::Whole(local(operation, &output)))
 }
 
 /// A value as the hub's own answer: `{data, meta: {source: "local", operationId, timestamp}}`.
@@ -76,6 +95,42 @@ fn read(output: &RawJson) -> Option<Envelope<'_>> {
     serde_json::from_slice(output.as_bytes()).ok()
 }
 
+/// The `meta` of an envelope without data.
+fn void(output: &RawJson) -> Option<&RawValue> {
+    if output.as_bytes().first() != Some(&b'{') {
+        return None;
+    }
+    let Void { meta } = serde_json::from_slice(output.as_bytes()).ok()?;
+    let _source: Meta = serde_json::from_str(meta.get()).ok()?;
+    Some(meta)
+}
+
+// === impl Checked ===
+
+impl Checked {
+    /// For a reader that knows no envelope without data: `null` stands in its place.
+    pub(crate) fn into_whole(self) -> RawJson {
+        #[derive(Serialize)]
+        struct Null<'a> {
+            data: (),
+            meta: &'a RawValue,
+        }
+        let output = match self {
+            Self::Whole(output) => return output,
+            Self::Void(output) => output,
+        };
+        let whole = void(&output).map(|meta| RawJson::from_value(&Null { data: (), meta }));
+        whole.and_then(Result::ok).unwrap_or(output)
+    }
+
+    /// As the spoke sent it, or as the hub wrapped it.
+    pub(crate) fn into_sent(self) -> RawJson {
+        match self {
+            Self::Whole(output) | Self::Void(output) => output,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alkhub_protocol::Frame;
@@ -86,7 +141,8 @@ mod tests {
     fn checked_text(schema: &'static str, output: &'static str) -> Result<String, Violation> {
         let check = Check::compile(&RawJson::parse(schema).expect("JSON")).expect("a schema");
         let name = "text.upper".parse().expect("valid");
-        checked(&name, &check, RawJson::parse(output).expect("JSON")).map(|output| output.as_str().to_owned())
+        checked(&name, &check, RawJson::parse(output).expect("JSON"))
+            .map(|output| output.into_sent().as_str().to_owned())
     }
 
     #[test]
@@ -114,6 +170,37 @@ mod tests {
             r#"{"data":1,"meta":{}}"#,
             r#"{"data":1,"meta":{"source":"elsewhere"}}"#,
             r#"{"data":1}"#,
+        ] {
+            let wrapped = checked_text("true", value).expect("anything goes");
+            assert!(wrapped.starts_with(&format!("{{\"data\":{value},")), "{wrapped}");
+        }
+    }
+
+    #[test]
+    fn an_envelope_without_data_goes_on_as_it_came_or_with_null_and_is_checked_as_null() {
+        let void = r#"{"meta": {"source": "local", "timestamp": 1.50}}"#;
+        let (name, output) = (
+            "text.clear".parse().expect("valid"),
+            RawJson::parse(void).expect("JSON"),
+        );
+        let check = |schema| Check::compile(&RawJson::parse(schema).expect("JSON")).expect("a schema");
+
+        let nothing = checked(&name, &check(r#"{"type":"null"}"#), output.clone()).expect("null is what it takes");
+        assert_eq!(nothing.clone().into_sent(), output);
+        assert_eq!(
+            nothing.into_whole().as_str(),
+            r#"{"data":null,"meta":{"source": "local", "timestamp": 1.50}}"#
+        );
+        let violation = checked(&name, &check(r#"{"type":"string"}"#), output).expect_err("no text");
+        assert_eq!((violation.path.as_str(), violation.rule.as_str()), ("", "/type"));
+    }
+
+    #[test]
+    fn meta_beside_something_else_is_a_domains_value() {
+        for value in [
+            r#"{"meta":{"source":"local"},"n":1}"#,
+            r#"{"meta":{"source":"elsewhere"}}"#,
+            r#"{"meta":"local"}"#,
         ] {
             let wrapped = checked_text("true", value).expect("anything goes");
             assert!(wrapped.starts_with(&format!("{{\"data\":{value},")), "{wrapped}");

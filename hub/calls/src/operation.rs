@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use alkhub_protocol::{CallError, OperationKind, OperationName, OperationSpec, RawJson};
+use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSpec, RawJson};
 use alkhub_store::SpecHash;
 use parking_lot::Mutex;
 
@@ -12,6 +12,9 @@ use crate::schema::{self, Check};
 
 /// Specifications kept although no spoke offers them: a spoke that comes back finds its own compiled.
 const IDLE_SPECS: usize = 4_096;
+
+/// The HTTP status of a spoke's failure that declares none.
+const BAD_GATEWAY: u16 = 502;
 
 /// One operation as it is called.
 #[derive(Debug)]
@@ -47,7 +50,8 @@ impl Operation {
         self.spec.kind == OperationKind::Subscription
     }
 
-    /// Adds to an error of the spoke what the specification declares for its code.
+    /// Adds to an error of the spoke what the specification declares for its code. What a domain did not find, or where
+    /// it saw a conflict, is nothing of the hub's: without a declared status the caller sees that the spoke failed.
     pub(crate) fn declare(&self, mut error: CallError) -> CallError {
         let declared = |declared: &&alkhub_protocol::operation::ErrorSpec| declared.code == error.code.as_str();
         error.declared_status = self
@@ -56,7 +60,8 @@ impl Operation {
             .iter()
             .find(declared)
             .and_then(|declared| declared.http_status)
-            .filter(|status| (400..600).contains(status));
+            .filter(|status| (400..600).contains(status))
+            .or_else(|| matches!(error.code, Code::NotFound | Code::Conflict).then_some(BAD_GATEWAY));
         error
     }
 }

@@ -160,6 +160,17 @@ impl Sink {
         }
     }
 
+    /// Whether the caller reads an envelope without `data`: the origin's processes do, whose `undefined` it is.
+    pub(crate) fn reads_void(&self) -> bool {
+        matches!(
+            self,
+            Self::Outbox {
+                dialect: Dialect::Payload,
+                ..
+            }
+        )
+    }
+
     /// Whether the caller wants the first item only.
     pub(crate) fn wants_one(&self) -> bool {
         matches!(self, Self::Once(_))

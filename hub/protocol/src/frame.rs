@@ -1,14 +1,15 @@
 //! Frames: what one WebSocket message means, in both dialects of the origin.
 //!
 //! The origin's processes send call events with `id: ""` and the request id inside the payload; its successor puts
-//! the request id into `id`. Both are read; a peer is answered in the [`Dialect`] of its first frame.
+//! the request id into `id`. Both are read; a peer is answered in the [`Dialect`] of its first `call.requested`. No other
+//! message tells it: the origin's processes name a `hub.register` as they like and read calls in the payload.
 //!
 //! Reading is [`Frame::decode`]; writing is one function for each message in [`encode`], which copies payloads and
 //! never parses them again.
 //!
 //! Invariants
-//! - A message that is refused still names its call wherever type and request id can be read in it, however broken
-//!   the rest is: nobody waits for a call whose message was not understood.
+//! - A message that is refused still names its call, or its topic, wherever they can be read in it, however broken the
+//!   rest is: nobody waits for a call, or a subscription, whose message was not understood.
 
 mod decode;
 pub mod encode;
@@ -119,12 +120,14 @@ pub struct Gap {
     pub missed: Option<u64>,
 }
 
-/// Why a message is refused, with the call that it belonged to as far as that could be read.
+/// Why a message is refused, with the call or the topic that it was about as far as that could be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct Error {
     /// The call that the message is about, when it named one.
     pub call: Option<Named>,
+    /// The topic that it is about: what it subscribes to, or where it would have been published. It may break the rules.
+    pub topic: Option<String>,
     /// What is wrong.
     pub kind: ErrorKind,
 }
@@ -134,8 +137,8 @@ pub struct Error {
 pub struct Named {
     /// Its id.
     pub request_id: RequestId,
-    /// Where the message has the id.
-    pub dialect: Dialect,
+    /// Where the message has the id; `None` when its type tells nothing of it.
+    pub dialect: Option<Dialect>,
     /// Whether the message asks for the call; else it says something of one that runs.
     pub asks: bool,
 }
@@ -180,11 +183,11 @@ pub enum ErrorKind {
 // === impl Frame ===
 
 impl Frame {
-    /// Reads one message of a hub and tells its sender's dialect.
+    /// Reads one message of a hub and tells its sender's dialect, where the message is one of `call.*`.
     ///
     /// # Errors
     /// [`Error`]: the connection goes on.
-    pub fn decode(message: &Bytes) -> Result<(Self, Dialect), Error> {
+    pub fn decode(message: &Bytes) -> Result<(Self, Option<Dialect>), Error> {
         Self::decode_within(message, |_| FRAME_DEPTH_LIMIT)
     }
 
@@ -192,7 +195,7 @@ impl Frame {
     ///
     /// # Errors
     /// [`Error`]: the connection goes on, the sender gets a `call.error` or an `__error`.
-    pub fn decode_of_peer(message: &Bytes) -> Result<(Self, Dialect), Error> {
+    pub fn decode_of_peer(message: &Bytes) -> Result<(Self, Option<Dialect>), Error> {
         Self::decode_within(message, |kind| {
             let around = match kind {
                 // Envelope, payload, and `{data, meta}` in it.
@@ -204,19 +207,16 @@ impl Frame {
         })
     }
 
-    fn decode_within(message: &Bytes, depth: fn(&str) -> usize) -> Result<(Self, Dialect), Error> {
-        Self::read(message, depth).map_err(|kind| Error {
-            call: glance::call(message),
-            kind,
-        })
+    fn decode_within(message: &Bytes, depth: fn(&str) -> usize) -> Result<(Self, Option<Dialect>), Error> {
+        Self::read(message, depth).map_err(|kind| Error::about(message, kind))
     }
 
-    fn read(message: &Bytes, limit: fn(&str) -> usize) -> Result<(Self, Dialect), ErrorKind> {
+    fn read(message: &Bytes, limit: fn(&str) -> usize) -> Result<(Self, Option<Dialect>), ErrorKind> {
         let (envelope, depth) = Envelope::read(message)?;
         if depth > limit(&envelope.kind) {
             return Err(envelope::Error::from(json::Error::TooDeep).into());
         }
-        let dialect = Dialect::of(&envelope.id);
+        let dialect = Dialect::of(&envelope.kind, &envelope.id);
         let frame = match envelope.kind.as_str() {
             "call.requested" | "call.responded" | "call.completed" | "call.aborted" | "call.error" => {
                 decode::call(&envelope)?
@@ -235,9 +235,10 @@ impl Frame {
 // === impl Dialect ===
 
 impl Dialect {
-    /// The dialect of a peer that writes this into a message's `id`.
-    fn of(id: &str) -> Self {
-        if id.is_empty() { Self::Payload } else { Self::Id }
+    /// The dialect of a peer that writes this into the `id` of such a message; only those of the call protocol tell.
+    fn of(kind: &str, id: &str) -> Option<Self> {
+        let dialect = if id.is_empty() { Self::Payload } else { Self::Id };
+        kind.starts_with("call.").then_some(dialect)
     }
 }
 
@@ -265,6 +266,12 @@ impl Requested {
 // === impl Error ===
 
 impl Error {
+    /// A refusal that names what the message was about, as far as that can be read.
+    fn about(message: &[u8], kind: ErrorKind) -> Self {
+        let glance::About { call, topic } = glance::about(message);
+        Self { call, topic, kind }
+    }
+
     /// The answer to the sender.
     pub fn to_call_error(&self) -> CallError {
         let code = match &self.kind {

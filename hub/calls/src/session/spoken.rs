@@ -53,7 +53,8 @@ fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
     match code {
         Code::Domain(text) if is_code(text) => None,
         Code::Domain(_) => Some(Code::UnknownError),
-        // The origin's, which its spokes say too, and how a spoke refuses a call that it has no room for.
+        // The origin's, which its spokes say too, what a domain says of its own things, and how a spoke refuses a call
+        // that it has no room for.
         Code::OperationNotFound
         | Code::AccessDenied
         | Code::ValidationError
@@ -61,6 +62,8 @@ fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
         | Code::Aborted
         | Code::ExecutionError
         | Code::UnknownError
+        | Code::NotFound
+        | Code::Conflict
         | Code::Overloaded
         | Code::Unavailable
         | Code::PayloadTooLarge => None,
@@ -69,9 +72,7 @@ fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
         | Code::SpokeLost
         | Code::OutputInvalid
         | Code::BadRequest
-        | Code::NotFound
         | Code::MethodNotAllowed
-        | Code::Conflict
         | Code::RateLimited
         | Code::Unsupported
         | Code::Internal => {
@@ -117,6 +118,8 @@ mod tests {
             "ABORTED",
             "EXECUTION_ERROR",
             "UNKNOWN_ERROR",
+            "NOT_FOUND",
+            "CONFLICT",
             "OVERLOADED",
             "UNAVAILABLE",
             "PAYLOAD_TOO_LARGE",
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn codes_of_the_hub_are_replaced_unless_they_are_declared() {
-        for code in ["RATE_LIMITED", "NOT_FOUND", "CONFLICT", "SPOKE_LOST", "INTERNAL"] {
+        for code in ["RATE_LIMITED", "METHOD_NOT_ALLOWED", "SPOKE_LOST", "INTERNAL"] {
             let details = json!({"spokeCode": code, "details": {"n": 1}});
             assert_eq!(said(code, &json!([])), ("EXECUTION_ERROR".to_owned(), Some(details)));
             assert_eq!(said(code, &json!([{"code": code}])).0, code);

@@ -1,18 +1,16 @@
-//! A second look at a message that was refused: which call was it about?
+//! A second look at a message that was refused: which call, or which topic, was it about?
 //!
 //! The text may be anything: cut off, too deep, with a field given twice. It is scanned once from left to right for the
-//! strings `type`, `id` and `payload.requestId`; whether the rest is JSON does not matter here.
+//! strings that name a call (`type`, `id`, `payload.requestId`) or a topic (`payload`, `payload.topic`, `payload.type`,
+//! `payload.id`); whether the rest is JSON does not matter here.
 //!
 //! Invariants
-//! - One pass, nothing recursive, nothing kept but three short strings.
+//! - One pass, nothing recursive, nothing kept but these strings.
 //! - What is said twice in two ways counts as not said: a guess could end another call.
 
 use super::decode::REGISTER;
 use super::{Dialect, Named};
 use crate::RequestId;
-
-/// Longest string that is read, quotes and escapes included: six characters for each one of a request id.
-const TEXT_LIMIT: usize = 6 * crate::id::ID_LIMIT_BYTES + 2;
 
 /// What is known of one field.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,33 +27,71 @@ struct Glance {
     kind: Field,
     id: Field,
     request_id: Field,
+    /// The payload, when it is a string.
+    payload: Field,
+    topic: Field,
+    topic_type: Field,
+    topic_id: Field,
 }
 
-/// The call that the message is about, when its type is one of the call protocol's and its id can be told.
-pub(super) fn call(message: &[u8]) -> Option<Named> {
-    let Glance { kind, id, request_id } = glance(message);
-    let kind = kind.text()?;
-    let asks = matches!(kind, "call.requested" | REGISTER);
-    if !asks
-        && !matches!(
-            kind,
-            "call.responded" | "call.completed" | "call.aborted" | "call.error"
-        )
-    {
-        return None;
+/// What a message is about.
+#[derive(Debug, Default)]
+pub(super) struct About {
+    /// The call, when the message is one of the call protocol's and its id can be told.
+    pub(super) call: Option<Named>,
+    /// The topic of any other.
+    pub(super) topic: Option<String>,
+}
+
+/// What the message is about.
+pub(super) fn about(message: &[u8]) -> About {
+    let glance = glance(message);
+    match glance.kind.text() {
+        Some(kind @ ("call.requested" | REGISTER)) => About::of_call(glance.call(kind, true)),
+        Some(kind @ ("call.responded" | "call.completed" | "call.aborted" | "call.error")) => {
+            About::of_call(glance.call(kind, false))
+        }
+        Some(kind) => About {
+            call: None,
+            topic: glance.topic(kind),
+        },
+        None => About::default(),
     }
-    let envelope_id = id.text().unwrap_or_default();
-    let named = request_id.text().filter(|id| !id.is_empty()).unwrap_or(envelope_id);
-    let named = if named.is_empty() && kind == REGISTER {
-        REGISTER
-    } else {
-        named
-    };
-    Some(Named {
-        request_id: named.parse::<RequestId>().ok()?,
-        dialect: Dialect::of(envelope_id),
-        asks,
-    })
+}
+
+// === impl About ===
+
+impl About {
+    fn of_call(call: Option<Named>) -> Self {
+        Self { call, topic: None }
+    }
+}
+
+// === impl Glance ===
+
+impl Glance {
+    fn call(&self, kind: &str, asks: bool) -> Option<Named> {
+        let envelope_id = self.id.text().unwrap_or_default();
+        let named = self.request_id.text().filter(|id| !id.is_empty());
+        let named = match named.unwrap_or(envelope_id) {
+            "" if kind == REGISTER => REGISTER,
+            named => named,
+        };
+        Some(Named {
+            request_id: named.parse::<RequestId>().ok()?,
+            dialect: Dialect::of(kind, envelope_id),
+            asks,
+        })
+    }
+
+    /// What a control message names in one of its three ways, or where an event would have gone.
+    fn topic(&self, kind: &str) -> Option<String> {
+        if !kind.starts_with("__") {
+            return Some(format!("{kind}:{}", self.id.text().unwrap_or_default()));
+        }
+        let whole = self.topic.text().or(self.payload.text()).map(str::to_owned);
+        whole.or_else(|| Some(format!("{}:{}", self.topic_type.text()?, self.topic_id.text()?)))
+    }
 }
 
 /// Where the scan is.
@@ -135,10 +171,14 @@ impl<'a> Scan<'a> {
         let field = match (self.depth, self.keys) {
             (1, [Some(b"\"type\""), _]) => &mut self.glance.kind,
             (1, [Some(b"\"id\""), _]) => &mut self.glance.id,
+            (1, [Some(b"\"payload\""), _]) => &mut self.glance.payload,
             (2, [Some(b"\"payload\""), Some(b"\"requestId\"")]) => &mut self.glance.request_id,
+            (2, [Some(b"\"payload\""), Some(b"\"topic\"")]) => &mut self.glance.topic,
+            (2, [Some(b"\"payload\""), Some(b"\"type\"")]) => &mut self.glance.topic_type,
+            (2, [Some(b"\"payload\""), Some(b"\"id\"")]) => &mut self.glance.topic_id,
             _ => return,
         };
-        field.say(string.filter(|text| text.len() <= TEXT_LIMIT));
+        field.say(string);
     }
 }
 
@@ -167,13 +207,13 @@ impl Field {
 mod tests {
     use super::*;
 
-    fn named(text: &str) -> Option<(String, Dialect, bool)> {
-        let named = call(text.as_bytes())?;
+    fn named(text: &str) -> Option<(String, Option<Dialect>, bool)> {
+        let named = about(text.as_bytes()).call?;
         Some((named.request_id.to_string(), named.dialect, named.asks))
     }
 
-    fn asked(id: &str, dialect: Dialect) -> Option<(String, Dialect, bool)> {
-        Some((id.to_owned(), dialect, true))
+    fn asked(id: &str, dialect: Dialect) -> Option<(String, Option<Dialect>, bool)> {
+        Some((id.to_owned(), Some(dialect), true))
     }
 
     #[test]
@@ -197,11 +237,15 @@ mod tests {
             ),
             (
                 r#"{"type":"call.error","id":"","payload":{"code":3,"requestId":"r\u0039"}}"#,
-                Some(("r9".to_owned(), Dialect::Payload, false)),
+                Some(("r9".to_owned(), Some(Dialect::Payload), false)),
             ),
             (
                 r#"{"type":"hub.register","id":"","payload":[]}"#,
-                asked("hub.register", Dialect::Payload),
+                Some(("hub.register".to_owned(), None, true)),
+            ),
+            (
+                r#"{"type":"hub.register","id":"x","payload":[]}"#,
+                Some(("x".to_owned(), None, true)),
             ),
         ] {
             assert_eq!(named(text), wanted, "{text}");
@@ -240,6 +284,36 @@ mod tests {
             long.as_str(),
         ] {
             assert_eq!(named(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_topic_is_found_in_each_way_of_naming_it() {
+        for (text, wanted) in [
+            (
+                r#"{"type":"__subscribe","id":"","payload":"a:1:2","x":[[["#,
+                Some("a:1:2"),
+            ),
+            (
+                r#"{"type":"__subscribe","payload":{"topic":"call.x:1"}}"#,
+                Some("call.x:1"),
+            ),
+            (
+                r#"{"payload":{"id":"1","type":"a"},"type":"__unsubscribe"}"#,
+                Some("a:1"),
+            ),
+            (r#"{"type":"__later","id":"","payload":{"topic":"a:1"}}"#, Some("a:1")),
+            (r#"{"type":"job.done","id":"7","payload":[1,"#, Some("job.done:7")),
+            (r#"{"type":"job.done","payload":{"topic":"a:1"}}"#, Some("job.done:")),
+            (
+                r#"{"type":"__subscribe","payload":{"topic":"a:1","topic":"b:1"}}"#,
+                None,
+            ),
+            (r#"{"type":"__subscribe","payload":{"topic":5,"type":"a"}}"#, None),
+            (r#"{"type":"call.requested","id":"r9","payload":{"topic":"a:1"}}"#, None),
+            (r#"{"id":"7","payload":{"topic":"a:1"}}"#, None),
+        ] {
+            assert_eq!(about(text.as_bytes()).topic.as_deref(), wanted, "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::encode::{self, RequestOptions};
 use super::*;
 use crate::call::Delivered;
 
-fn decode(text: &str) -> Result<(Frame, Dialect), Error> {
+fn decode(text: &str) -> Result<(Frame, Option<Dialect>), Error> {
     Frame::decode_of_peer(&Bytes::copy_from_slice(text.as_bytes()))
 }
 
@@ -30,7 +30,7 @@ fn a_call_of_the_origin_is_read() {
     let Frame::Requested(call) = frame else {
         panic!("{frame:?}")
     };
-    assert_eq!(dialect, Dialect::Payload);
+    assert_eq!(dialect, Some(Dialect::Payload));
     assert_eq!(call.operation.as_str(), "task.watch");
     assert_eq!(call.input.as_str(), r#"{"a":[1, 2]}"#);
     assert_eq!(call.into_request(500).timeout, Some(Duration::from_millis(1500)));
@@ -45,7 +45,7 @@ fn a_call_with_its_id_in_the_envelope_is_read() {
     let Frame::Requested(call) = frame else {
         panic!("{frame:?}")
     };
-    assert_eq!(dialect, Dialect::Id);
+    assert_eq!(dialect, Some(Dialect::Id));
     assert_eq!(
         (call.request_id.as_str(), call.operation.as_str()),
         ("r2", "fs.readFile")
@@ -127,7 +127,7 @@ fn every_form_of_subscribe_names_the_same_topic() {
 
 #[test]
 fn register_is_a_message_or_a_call() {
-    let (frame, _) = decode(r#"{"type":"hub.register","id":"x","payload":{"operations":[]}}"#).expect("valid");
+    let (frame, dialect) = decode(r#"{"type":"hub.register","id":"x","payload":{"operations":[]}}"#).expect("valid");
 
     let Frame::Requested(call) = frame else {
         panic!("{frame:?}")
@@ -136,6 +136,7 @@ fn register_is_a_message_or_a_call() {
         (call.request_id.as_str(), call.operation.as_str()),
         ("x", "hub.register")
     );
+    assert_eq!(dialect, None, "how it reads calls is not told by it");
 }
 
 #[test]
@@ -208,7 +209,7 @@ fn a_broken_call_is_answered_under_its_id_in_its_dialect() {
 
             assert_eq!(
                 (named.request_id.as_str(), named.dialect, named.asks),
-                ("r9", dialect, true),
+                ("r9", Some(dialect), true),
                 "{frame}"
             );
             assert_eq!(error.to_call_error().code, Code::BadRequest, "{frame}");
@@ -235,11 +236,11 @@ fn the_second_look_sees_what_the_first_one_does() {
             (encode::call_error(dialect, "r\\1", &error), false),
         ] {
             assert!(Frame::decode(&message).is_ok(), "{message:?}");
-            let named = glance::call(&message).expect("names its call");
+            let named = glance::about(&message).call.expect("names its call");
 
             assert_eq!(
                 (named.request_id.as_str(), named.dialect, named.asks),
-                ("r\\1", dialect, asks),
+                ("r\\1", Some(dialect), asks),
                 "{message:?}"
             );
         }

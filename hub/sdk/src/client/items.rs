@@ -79,6 +79,8 @@ fn read<O: DeserializeOwned>(output: &RawJson, operation: &OperationName) -> Res
 pub(super) fn data(output: &RawJson, operation: &OperationName) -> Result<RawJson, Error> {
     #[derive(Deserialize)]
     struct Envelope {
+        /// Absent where the operation has no output.
+        #[serde(default = "RawJson::null")]
         data: RawJson,
     }
     let envelope: Envelope = output

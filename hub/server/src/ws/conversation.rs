@@ -5,8 +5,9 @@
 //! ends with the connection.
 //!
 //! Invariants
-//! - A message that is wrong is answered: `call.error` where it asked for a call, else `__error`. It ends no call but
-//!   the one that it names, and never one that the peer itself has running.
+//! - A message that is wrong is answered: `call.error` where it asked for a call, else `__error`, which names the call
+//!   or the topic that the message was about. It ends no call but the one that it names, and never one that the peer
+//!   itself has running.
 //! - Identity comes from the key of the upgrade; what a payload says of it is not read.
 
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use alkhub_calls::{Outbox, Reply};
 use alkhub_events::Item;
-use alkhub_protocol::frame::{Named, Requested, encode};
-use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId};
+use alkhub_protocol::frame::{self, Gap, Requested, encode};
+use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
 use bytes::Bytes;
 
 use super::pending::{Done, Pending};
@@ -26,6 +27,9 @@ use super::tickets::Tickets;
 use crate::app::App;
 use crate::auth::Key;
 use crate::error::unanswered;
+
+/// As much of a topic that is refused is said, in characters: the longest that is not.
+const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
 
 /// Close code of a peer that does not read its answers.
 const TOO_SLOW: u16 = 1008;
@@ -67,26 +71,24 @@ impl Conversation {
         self.app.metrics.messages_in.inc();
         let (frame, dialect) = match Frame::decode_of_peer(data) {
             Ok(decoded) => decoded,
-            Err(error) => return self.broken(error.call.as_ref(), &error.to_call_error()),
+            Err(error) => return self.broken(&error),
         };
-        if matches!(frame, Frame::Requested(_)) {
+        if let (Frame::Requested(_), Some(dialect)) = (&frame, dialect) {
             self.dialect.get_or_insert(dialect);
         }
         match frame {
             Frame::Requested(requested) if requested.operation.as_str() == "hub.register" => self.register(requested),
             Frame::Requested(requested) => self.call(requested),
-            Frame::Aborted { request_id } if self.tickets.abort(&request_id) => {}
-            answer @ (Frame::Responded { .. }
-            | Frame::Completed { .. }
-            | Frame::Failed { .. }
-            | Frame::Aborted { .. }) => {
+            Frame::Aborted { request_id } => self.abort(request_id),
+            answer @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. }) => {
                 self.spoke.received(Said::Frame(answer));
             }
             Frame::Subscribe(filter) => self.subscribe(filter),
             Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
             Frame::Event(event) => self.publish(event),
-            Frame::Subscribed(_) | Frame::Unsubscribed(_) | Frame::Gap(_) => {
-                self.refuse(&CallError::new(Code::BadRequest, "only a hub sends this message"), None);
+            Frame::Subscribed(topic) | Frame::Unsubscribed(topic) | Frame::Gap(Gap { topic, .. }) => {
+                let error = CallError::new(Code::BadRequest, "only a hub sends this message");
+                self.refuse(&error, Some(&topic));
             }
             // Answering a refusal could go on for ever.
             Frame::Refused(_) => {}
@@ -95,21 +97,33 @@ impl Conversation {
 
     /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
     /// own ends with `call.error`, and one that it should have answered ends at the caller's.
-    fn broken(&mut self, call: Option<&Named>, fault: &CallError) {
-        let Some(named) = call else {
-            return self.refuse(fault, None);
+    fn broken(&mut self, error: &frame::Error) {
+        let fault = error.to_call_error();
+        let Some(named) = &error.call else {
+            return self.refuse(&fault, error.topic.as_deref());
         };
         let id = &named.request_id;
-        if named.asks {
-            self.dialect.get_or_insert(named.dialect);
+        if let (true, Some(dialect)) = (named.asks, named.dialect) {
+            self.dialect.get_or_insert(dialect);
         }
         if named.asks && !self.tickets.is_running(id) {
-            return self.fail(id, fault);
+            return self.fail(id, &fault);
         }
         if !named.asks && !self.tickets.is_running(id) {
             self.spoke.received(Said::Broken(id.clone(), fault.message.clone()));
         }
-        self.refuse_of_call(fault, id);
+        self.refuse_of_call(&fault, id);
+    }
+
+    /// `call.aborted`: the peer stops a call of its own, and is told when that is done, or gives up one that it was sent.
+    fn abort(&mut self, id: RequestId) {
+        const REASON: &str = "aborted by the caller";
+        match self.tickets.abort(&id, REASON) {
+            Some(true) => self.say(encode::call_aborted(self.dialect(), id.as_str(), Some(REASON))),
+            // Its end is on its way.
+            Some(false) => {}
+            None => self.spoke.received(Said::Frame(Frame::Aborted { request_id: id })),
+        }
     }
 
     /// Notes a pong.
@@ -211,9 +225,10 @@ impl Conversation {
         self.say(encode::call_error(self.dialect(), id.as_str(), error));
     }
 
-    /// Refuses a message that belongs to no call.
+    /// Refuses a message that belongs to no call; `topic`, which may be as long as the message, is what it was about.
     pub(super) fn refuse(&self, error: &CallError, topic: Option<&str>) {
-        self.say(encode::refused(error, topic));
+        let topic: Option<String> = topic.map(|topic| topic.chars().take(SHOWN).collect());
+        self.say(encode::refused(error, topic.as_deref()));
     }
 
     /// Refuses a message about a call that goes on.

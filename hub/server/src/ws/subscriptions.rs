@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, Subscription};
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter, topic};
+use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter};
 
 use super::conversation::Conversation;
 use super::pending::{Done, Refusal};
@@ -19,9 +19,6 @@ use crate::error;
 
 /// Topics that one connection may subscribe to.
 const MOST: usize = 10_000;
-
-/// As much of a topic that is refused is said, in characters: the longest that is not.
-const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
 
 /// What a connection is subscribed to.
 #[derive(Default)]
@@ -137,8 +134,7 @@ impl Conversation {
         let topic = match self.may_publish(&event) {
             Ok(topic) => topic,
             Err(refusal) => {
-                let topic: String = format!("{}:{}", event.kind, event.id).chars().take(SHOWN).collect();
-                return self.refuse(&refusal, Some(&topic));
+                return self.refuse(&refusal, Some(&format!("{}:{}", event.kind, event.id)));
             }
         };
         let bus: Bus = self.app.fabric.bus().clone();

@@ -37,12 +37,9 @@ impl Tickets {
         self.calls.insert(id, ticket);
     }
 
-    /// Ends a call for its caller; false when none of that id was entered.
-    pub(crate) fn abort(&mut self, id: &RequestId) -> bool {
-        self.calls
-            .remove(id)
-            .inspect(|ticket| ticket.abort("aborted by the caller"))
-            .is_some()
+    /// Ends a call for its caller: whether it still ran. `None` when none of that id was entered.
+    pub(crate) fn abort(&mut self, id: &RequestId, reason: &str) -> Option<bool> {
+        self.calls.remove(id).map(|ticket| ticket.stop(reason))
     }
 
     /// Whether no call runs.

@@ -1,6 +1,7 @@
 //! WebSockets: both dialects as the origin's clients and spokes speak them, and everything that is not right.
 
 mod broken;
+mod origin;
 
 use alkhub_test_support::until;
 use serde_json::{Value, json};

@@ -196,6 +196,8 @@ async fn a_spokes_error_is_not_taken_for_the_hubs() {
         ("bad\ncode", "UNKNOWN_ERROR", 502),
         ("ACCESS_DENIED", "ACCESS_DENIED", 403),
         ("QUOTA", "QUOTA", 502),
+        ("NOT_FOUND", "NOT_FOUND", 502),
+        ("CONFLICT", "CONFLICT", 502),
     ] {
         let input = json!("x");
         let (answer, ()) = tokio::join!(hub.post("/v1/call/text.upper", &input), async {
@@ -214,5 +216,29 @@ async fn a_spokes_error_is_not_taken_for_the_hubs() {
         if code != wanted {
             assert_eq!(answer.body["details"]["spokeCode"], code, "{:?}", answer.body);
         }
+    }
+}
+
+/// What a domain did not find is said as it said it, with the status that it declares.
+#[tokio::test]
+async fn a_declared_status_is_that_of_a_spokes_not_found_and_conflict() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("shop").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    let mut find = operation("shop", "find", "query");
+    find["errorSchemas"] =
+        json!([{ "code": "NOT_FOUND", "httpStatus": 404 }, { "code": "CONFLICT", "httpStatus": 412 }]);
+    spoke.register(Dialect::Origin, &[find]).await;
+    for (code, status) in [("NOT_FOUND", 404), ("CONFLICT", 412)] {
+        let input = json!("x");
+        let (answer, ()) = tokio::join!(hub.post("/v1/call/shop.find", &input), async {
+            let call = spoke.expect("call.requested").await;
+            spoke
+                .say("call.error", &call, json!({ "code": code, "message": "m" }))
+                .await;
+        });
+
+        answer.is_problem(status, code);
+        assert_eq!(answer.body["delivered"], "yes", "{answer:?}");
     }
 }

@@ -1,0 +1,180 @@
+//! What the origin's own processes do, and what they may expect.
+
+use serde_json::{Value, json};
+
+use super::with_spoke;
+use crate::harness::{TestHub, hub};
+use crate::wire::{Dialect, Wire, operation};
+
+/// An operation without an output, as the origin describes one once its schema is JSON Schema.
+fn void(name: &str, kind: &str) -> Value {
+    let mut void = operation("text", name, kind);
+    void["outputSchema"] = json!({ "type": "null" });
+    void
+}
+
+/// A spoke that registers by a message of its own, with an id in the envelope.
+async fn named_spoke(hub: &TestHub, id: &str, operations: &[Value]) -> (Wire, Value) {
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(hub, &key).await;
+    let payload = json!({ "operations": operations, "spokeType": "dev-env" });
+    spoke
+        .send(&json!({ "type": "hub.register", "id": id, "payload": payload }))
+        .await;
+    let answer = spoke.expect("call.responded").await;
+    (spoke, answer)
+}
+
+/// A process of the origin hears only calls whose envelope has no id, whatever it writes into `hub.register`.
+#[tokio::test]
+async fn an_id_on_a_registration_does_not_choose_the_dialect() {
+    let hub = hub().await;
+    let (mut spoke, answer) = named_spoke(&hub, "x", &[operation("text", "upper", "query")]).await;
+    assert_eq!(
+        (&answer["id"], &answer["payload"]["requestId"]),
+        (&json!(""), &json!("x"))
+    );
+
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    client.call(Dialect::Successor, "c-1", "text.upper", json!("a")).await;
+    let call = spoke.expect("call.requested").await;
+    assert_eq!(call["id"], "", "{call}");
+
+    // Its own calls tell: from then on it is answered as it asks.
+    spoke.call(Dialect::Successor, "own", "no.such", json!("a")).await;
+    assert_eq!(spoke.expect("call.error").await["id"], "own");
+    spoke.text(r#"{"type":"hub.register","id":"y","payload":[]}"#).await;
+    let refused = spoke.expect("call.error").await;
+    assert_eq!(
+        (&refused["id"], &refused["payload"]["requestId"]),
+        (&json!("y"), &json!("y"))
+    );
+}
+
+#[tokio::test]
+async fn a_broken_registration_does_not_choose_the_dialect_either() {
+    let hub = hub().await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    client.text(r#"{"type":"hub.register","id":"x","payload":[]}"#).await;
+    let refused = client.expect("call.error").await;
+    assert_eq!(
+        (&refused["id"], &refused["payload"]["requestId"]),
+        (&json!(""), &json!("x"))
+    );
+}
+
+/// `undefined` is left out of JSON: what stays of the origin's envelope is `{"meta": …}`.
+#[tokio::test]
+async fn an_output_without_data_stays_one_for_the_origin_and_is_null_elsewhere() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    let operations = [void("clear", "mutation"), void("beats", "subscription")];
+    spoke.register(Dialect::Origin, &operations).await;
+    let output = json!({ "meta": { "source": "local", "timestamp": 1 } });
+    let mut origin = Wire::connect(&hub, &hub.admin).await;
+    let mut successor = Wire::connect(&hub, &hub.admin).await;
+
+    for name in ["text.clear", "text.beats"] {
+        origin.call(Dialect::Origin, name, name, json!("a")).await;
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, output.clone()).await;
+        assert_eq!(origin.expect("call.responded").await["payload"]["output"], output);
+
+        successor.call(Dialect::Successor, name, name, json!("a")).await;
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, output.clone()).await;
+        let whole = json!({ "data": null, "meta": { "source": "local", "timestamp": 1 } });
+        assert_eq!(successor.expect("call.responded").await["payload"]["output"], whole);
+    }
+    let input = json!("a");
+    let (answer, ()) = tokio::join!(hub.post("/v1/call/text.clear", &input), async {
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, output.clone()).await;
+    });
+    assert_eq!(answer.text, r#"{"data":null,"meta":{"source":"local","timestamp":1}}"#);
+}
+
+#[tokio::test]
+async fn who_stops_a_call_is_told_once_that_it_has_stopped() {
+    let hub = hub().await;
+    let mut spoke = with_spoke(&hub, Dialect::Origin).await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    let stop = |id: &str| json!({ "type": "call.aborted", "id": "", "payload": { "requestId": id } });
+    for operation in ["text.upper", "text.watch"] {
+        client.call(Dialect::Origin, "c-1", operation, json!("a")).await;
+        spoke.expect("call.requested").await;
+
+        client.send(&stop("c-1")).await;
+        client.send(&stop("c-1")).await;
+
+        let aborted = client.expect("call.aborted").await;
+        assert_eq!(
+            (&aborted["id"], &aborted["payload"]["requestId"]),
+            (&json!(""), &json!("c-1"))
+        );
+        assert!(aborted["payload"]["reason"].is_string(), "{aborted}");
+        spoke.expect("call.aborted").await;
+    }
+
+    // Neither twice, nor for a call that has ended.
+    client.call(Dialect::Origin, "c-2", "text.upper", json!("a")).await;
+    let call = spoke.expect("call.requested").await;
+    spoke.respond(&call, json!("A")).await;
+    client.expect("call.responded").await;
+    client.send(&stop("c-2")).await;
+    client.text(r#"{"type":"__unsubscribe","id":"","payload":"a:1"}"#).await;
+    client.expect("__unsubscribed").await;
+}
+
+#[tokio::test]
+async fn a_refusal_about_a_topic_names_it_whatever_was_wrong() {
+    let hub = hub().await;
+    let (key, _) = hub.key(&[]).await;
+    let mut client = Wire::connect(&hub, &key).await;
+    let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+    let large = "x".repeat(1024 * 1024);
+    for (sent, topic) in [
+        (
+            r#"{"type":"__subscribe","id":"","payload":"call.requested:1"}"#.to_owned(),
+            "call.requested:1",
+        ),
+        (
+            r#"{"type":"__subscribe","id":"","payload":{"topic":"no colon"}}"#.to_owned(),
+            "no colon",
+        ),
+        (
+            r#"{"type":"__unsubscribe","id":"","payload":{"type":"a:b","id":"1"}}"#.to_owned(),
+            "a:b:1",
+        ),
+        (
+            r#"{"type":"__subscribe","id":"","payload":{"topic":"a:1"},"payload":1}"#.to_owned(),
+            "a:1",
+        ),
+        (
+            r#"{"type":"__subscribe","id":"","payload":{"topic":"a:1"}"#.to_owned(),
+            "a:1",
+        ),
+        (r#"{"type":"__subscribe","id":"","payload":"a:1"}"#.to_owned(), "a:1"),
+        (
+            r#"{"type":"__resume","id":"","payload":{"topic":"a:1","from":7}}"#.to_owned(),
+            "a:1",
+        ),
+        (r#"{"type":"__subscribed","id":"","payload":"a:1"}"#.to_owned(), "a:1"),
+        (
+            r#"{"type":"__gap","id":"","payload":{"topic":"a:1","reason":"x"}}"#.to_owned(),
+            "a:1",
+        ),
+        (format!(r#"{{"type":"a","id":"1","payload":{deep}}}"#), "a:1"),
+        (format!(r#"{{"type":"a","id":"1","payload":"{large}"}}"#), "a:1"),
+        (r#"{"type":"a","id":"1","payload":[1,"#.to_owned(), "a:1"),
+        (r#"{"type":"a","id":"1","payload":1}"#.to_owned(), "a:1"),
+        (r#"{"type":"a:b","id":"1","payload":1}"#.to_owned(), "a:b:1"),
+        (r#"{"type":"call.made","id":"1","payload":1}"#.to_owned(), "call.made:1"),
+    ] {
+        client.text(&sent).await;
+        let refused = client.expect("__error").await;
+        let shown: String = sent.chars().take(200).collect();
+        assert_eq!(refused["payload"]["topic"], topic, "{shown}: {refused}");
+    }
+}
