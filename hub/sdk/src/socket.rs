@@ -76,6 +76,7 @@ enum State {
     Open,
     /// What is queued is sent, then the socket closes.
     Closing,
+    /// The close frame is on its way, or the socket has ended.
     Gone,
 }
 
@@ -104,10 +105,11 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a short message of which there is at most one for each running call or topic, room or not.
+    /// Queues a short message of which there is at most one for each running call or topic, room or not; while the
+    /// socket is closing too, as long as the close frame has not left.
     pub(crate) fn push(&self, message: Bytes) {
         let mut queue = self.0.queue.lock();
-        if queue.state == State::Open {
+        if queue.state != State::Gone {
             queue.push(message);
             self.0.wake.notify_one();
         }
@@ -156,6 +158,7 @@ impl Outbox {
                     return Some(batch);
                 }
                 if queue.state != State::Open {
+                    queue.state = State::Gone;
                     return None;
                 }
             }

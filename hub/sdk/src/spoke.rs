@@ -2,7 +2,7 @@
 //!
 //! [`Builder::start`] resolves with the first registration; [`Spoke::status`] tells what happens later. A call that is
 //! aborted, or whose deadline passes, ends its handler: the future is dropped, and [`Context::aborted`] is cancelled
-//! for what the handler spawned. [`Spoke::shutdown`] lets running calls finish.
+//! for what the handler spawned. [`Spoke::shutdown`] lets running calls finish, those that come meanwhile too.
 
 mod context;
 mod failure;
@@ -18,9 +18,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
-use alkhub_protocol::{InstanceId, OperationName, RawJson, SpokeName};
+use alkhub_protocol::{InstanceId, OperationName, RawJson, RequestId, SpokeName};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -84,7 +84,12 @@ struct Shared {
     status: watch::Sender<Status>,
     /// Calls that run, for the drain.
     running: watch::Sender<usize>,
+    /// It comes back no more.
     draining: AtomicBool,
+    /// It takes no more calls; changes while `running` is locked.
+    closed: AtomicBool,
+    /// The withdrawal that waits for the hub's answer.
+    withdrawal: Mutex<Option<(RequestId, oneshot::Sender<()>)>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -134,8 +139,8 @@ impl Spoke {
 
     /// Takes no more calls, lets the running ones finish (30 s unless set otherwise) and closes the connection.
     ///
-    /// The operations are withdrawn first; calls on their way are answered `UNAVAILABLE`, retryable and not delivered. Dropping the future leaves the
-    /// spoke draining.
+    /// The operations are withdrawn first. Until the hub has confirmed that, calls may still be on their way: they are
+    /// taken and finished like the others. Dropping the future leaves the spoke draining.
     pub async fn shutdown(&self) {
         self.shared.drain().await;
     }
@@ -277,6 +282,8 @@ impl Builder {
             status: watch::Sender::new(Status::Connecting(None)),
             running: watch::Sender::new(0),
             draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            withdrawal: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });

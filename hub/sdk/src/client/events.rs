@@ -4,7 +4,7 @@
 //! - The hub is asked once for each topic, however many streams follow it.
 //! - A stream is told of a reconnect before it gets anything that came after it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -79,8 +79,10 @@ struct Followers {
     streams: HashMap<u64, Follower>,
     /// `__subscribe`s sent on this connection.
     asked: u64,
-    /// Of those, answered.
+    /// Of those, answered, or given up: what was given up before its confirmation is never confirmed.
     answered: u64,
+    /// For each `__unsubscribe` that is not answered, how many had been asked before it.
+    left: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -197,8 +199,15 @@ impl Followed {
         let was_there = followers.streams.remove(&id).is_some();
         if let Some(outbox) = outbox.filter(|_| was_there && followers.streams.is_empty()) {
             outbox.push(topic_control("__unsubscribe", filter));
+            followers.left.push_back(followers.asked);
         }
-        if followers.streams.is_empty() && followers.answered >= followers.asked {
+        self.forget(filter);
+    }
+
+    /// Forgets a topic that nobody follows and of which no answer is on its way.
+    fn forget(&mut self, filter: &TopicFilter) {
+        let over = |f: &Followers| f.streams.is_empty() && f.answered >= f.asked && f.left.is_empty();
+        if self.topics.get(filter).is_some_and(over) {
             self.topics.remove(filter);
         }
     }
@@ -208,6 +217,7 @@ impl Followed {
         self.topics.retain(|_, followers| !followers.streams.is_empty());
         for (filter, followers) in &mut self.topics {
             (followers.asked, followers.answered) = (1, 0);
+            followers.left.clear();
             outbox.push(topic_control("__subscribe", filter));
             for follower in followers.streams.values_mut() {
                 match &mut follower.waits {
@@ -234,9 +244,21 @@ impl Followed {
                 follower.confirm();
             }
         }
-        if followers.streams.is_empty() && answered >= followers.asked {
-            self.topics.remove(&filter);
+        self.forget(&filter);
+    }
+
+    /// The hub confirmed that a topic was given up: of what was asked before that, nothing more is answered.
+    pub(super) fn unsubscribed(&mut self, topic: &str) {
+        let Ok(filter) = topic.parse::<TopicFilter>() else {
+            return;
+        };
+        let Some(followers) = self.topics.get_mut(&filter) else {
+            return;
+        };
+        if let Some(asked) = followers.left.pop_front() {
+            followers.answered = followers.answered.max(asked);
         }
+        self.forget(&filter);
     }
 
     /// The hub refused a topic: its streams end.

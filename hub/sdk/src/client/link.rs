@@ -290,6 +290,7 @@ impl Link {
                 state.ended(&request_id, Some(error.into()));
             }
             Frame::Subscribed(topic) => state.followed.confirmed(&topic),
+            Frame::Unsubscribed(topic) => state.followed.unsubscribed(&topic),
             Frame::Gap(gap) => state.followed.lost(&gap),
             Frame::Event(envelope) => state.followed.deliver(envelope),
             Frame::Refused(error) => state.refused(message, error),
@@ -297,7 +298,7 @@ impl Link {
                 let error = CallError::new(Code::OperationNotFound, "this connection offers no operations");
                 outbox.push(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));
             }
-            Frame::Unsubscribed(_) | Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
+            Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use alkhub_protocol::RequestId;
 use alkhub_protocol::register::{RegisterOutput, Registered};
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
@@ -103,6 +104,8 @@ async fn serve(shared: &Arc<Shared>, socket: Socket, again: bool) -> Ended {
             running.await
         }
     };
+    // Nobody answers a withdrawal any more.
+    drop(shared.withdrawal.lock().take());
     Ended {
         error: cause(shared, ending),
         registered: true,
@@ -148,17 +151,67 @@ fn cause(shared: &Shared, ending: Ending) -> Error {
 // === impl Shared ===
 
 impl Shared {
-    /// Withdraws the operations, waits for the running ones and closes.
+    /// Withdraws the operations, waits for the running calls and closes.
     pub(super) async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        if let Some(outbox) = &*self.outbox.lock() {
-            outbox.push(register(&crate::client::new_id(), &self.withdraw));
-        }
-        let mut running = self.running.subscribe();
+        let drained = async {
+            self.withdraw().await;
+            self.quiet().await;
+        };
         // What has not finished by then is aborted with the connection.
-        let _ = timeout(self.drain_timeout, running.wait_for(|calls| *calls == 0)).await;
+        let _ = timeout(self.drain_timeout, drained).await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Asks the hub to send no more calls and waits for its answer: what it sent before comes before that.
+    async fn withdraw(&self) {
+        let outbox = self.outbox.lock().clone();
+        let Some(outbox) = outbox.filter(Outbox::is_open) else {
+            return;
+        };
+        let (sender, answer) = oneshot::channel();
+        let id = crate::client::new_id();
+        *self.withdrawal.lock() = Some((id.clone(), sender));
+        outbox.push(register(&id, &self.withdraw));
+        // A hub that refuses, or says nothing, cannot be waited for.
+        let _ = timeout(REGISTER_TIMEOUT, answer).await;
+    }
+
+    /// The hub has answered a request: perhaps the withdrawal.
+    pub(super) fn withdrawn(&self, request_id: &RequestId) {
+        let answered = self.withdrawal.lock().take_if(|(id, _)| id == request_id);
+        if let Some((_, waiting)) = answered {
+            // Who waits may have run out of time.
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Waits until no call runs, and takes none from then on.
+    async fn quiet(&self) {
+        let mut running = self.running.subscribe();
+        loop {
+            // The sender is our own.
+            let _ = running.wait_for(|calls| *calls == 0).await;
+            let mut closed = false;
+            self.running.send_if_modified(|calls| {
+                closed = *calls == 0;
+                self.closed.store(closed, Ordering::Release);
+                false
+            });
+            if closed {
+                return;
+            }
+        }
+    }
+
+    /// Counts a call that begins; false when none may.
+    pub(super) fn begin(&self) -> bool {
+        self.running.send_if_modified(|calls| {
+            let open = !self.closed.load(Ordering::Acquire);
+            *calls += usize::from(open);
+            open
+        })
     }
 }

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::{Requested, encode};
 use alkhub_protocol::register::RegisterOutput;
@@ -84,6 +83,9 @@ impl Session {
             Ok((Frame::Failed { request_id, error }, _)) if request_id == self.register_id => {
                 self.settle(Err(error.into()));
             }
+            Ok((Frame::Responded { request_id, .. } | Frame::Failed { request_id, .. }, _)) => {
+                self.shared.withdrawn(&request_id);
+            }
             Ok((Frame::Refused(error), _)) => tracing::warn!(%error, "the hub refused a message"),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "the hub sent something that this spoke does not read"),
@@ -130,16 +132,15 @@ impl Session {
                 "this spoke does not offer the operation",
             ));
         };
-        if self.shared.draining.load(Ordering::Acquire) {
-            return Err(refuse(Code::Unavailable, "the spoke is shutting down").retryable());
-        }
         let mut running = self.running.lock();
         if self.shared.concurrency.is_some_and(|most| running.len() >= most) {
             return Err(refuse(Code::Overloaded, "the spoke runs as many calls as it takes at once").retryable());
         }
+        if !self.shared.begin() {
+            return Err(refuse(Code::Unavailable, "the spoke is shutting down").retryable());
+        }
         let aborted = self.shared.stop.child_token();
         running.insert(request.request_id.clone(), aborted.clone());
-        self.shared.running.send_modify(|calls| *calls += 1);
         let seat = Seat {
             shared: self.shared.clone(),
             running: self.running.clone(),

@@ -48,10 +48,52 @@ fn a_stream_is_confirmed_by_its_own_answer_and_not_by_an_earlier_one() {
     let mut second = followed.join(&filter("a:1"), Some(&outbox));
 
     followed.confirmed("a:1");
+    followed.unsubscribed("a:1");
     assert!(second.confirmed.try_recv().is_err(), "that was the answer to the first");
     followed.confirmed("a:1");
 
     assert!(matches!(second.confirmed.try_recv(), Ok(Ok(()))));
+}
+
+/// The hub confirms nothing that was given up before it could.
+#[test]
+fn a_topic_that_was_given_up_before_its_confirmation_can_be_followed_again() {
+    let (mut followed, outbox) = (Followed::default(), Outbox::default());
+    for _ in 0..3 {
+        let given_up = followed.join(&filter("a:1"), Some(&outbox));
+        followed.leave(&filter("a:1"), given_up.follower, Some(&outbox));
+    }
+    let mut stream = followed.join(&filter("a:1"), Some(&outbox));
+
+    for _ in 0..3 {
+        followed.unsubscribed("a:1");
+        assert!(stream.confirmed.try_recv().is_err(), "nothing was confirmed");
+    }
+    followed.confirmed("a:1");
+
+    assert!(matches!(stream.confirmed.try_recv(), Ok(Ok(()))));
+    followed.leave(&filter("a:1"), stream.follower, Some(&outbox));
+    followed.unsubscribed("a:1");
+    assert!(followed.topics.is_empty(), "{followed:?}");
+}
+
+#[test]
+fn a_late_answer_to_a_topic_that_was_given_up_confirms_no_later_stream() {
+    let (mut followed, outbox) = (Followed::default(), Outbox::default());
+    let first = followed.join(&filter("a:1"), Some(&outbox));
+    followed.confirmed("a:1");
+    followed.leave(&filter("a:1"), first.follower, Some(&outbox));
+    let second = followed.join(&filter("a:1"), Some(&outbox));
+    followed.leave(&filter("a:1"), second.follower, Some(&outbox));
+
+    followed.unsubscribed("a:1");
+    let mut third = followed.join(&filter("a:1"), Some(&outbox));
+    followed.confirmed("a:1");
+    assert!(third.confirmed.try_recv().is_err(), "that was the answer to the second");
+    followed.unsubscribed("a:1");
+    followed.confirmed("a:1");
+
+    assert!(matches!(third.confirmed.try_recv(), Ok(Ok(()))));
 }
 
 #[test]
