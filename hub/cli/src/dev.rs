@@ -6,6 +6,7 @@
 
 mod database;
 mod folder;
+mod listener;
 pub(crate) mod state;
 
 use std::ffi::OsStr;

@@ -48,6 +48,12 @@ impl Failure {
         Self::other(chain(error))
     }
 
+    /// What is printed.
+    #[cfg(test)]
+    pub(crate) fn line(&self) -> &str {
+        &self.line
+    }
+
     /// Prints the line and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         output::note(&format!("alkhub: {}", self.line.replace('\n', " ")));

@@ -31,7 +31,7 @@ impl HubArgs {
                 ca_file,
             });
         }
-        let Some(Found { url, key_file }) = state::find(self) else {
+        let Some(Found { url, key_file }) = state::find(self)? else {
             return Err(Failure::usage(
                 "no hub is named and no `alkhub dev` runs: start one with `alkhub dev`, or give --url or ALKHUB_URL",
             ));

@@ -1,5 +1,8 @@
 //! The data folder: found, made when it is missing, and taken away again when nothing came of it.
 
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use alkhub_store::private::FolderLock;
@@ -9,6 +12,9 @@ use crate::failure::Failure;
 
 /// Where the data of root goes: Postgres runs as another user and cannot enter root's home.
 const DATA_OF_ROOT: &str = "/var/lib/alkhub/dev";
+
+/// For the owner alone.
+const PRIVATE: u32 = 0o700;
 
 /// The file that [`FolderLock`] makes.
 const LOCK: &str = "lock";
@@ -35,7 +41,15 @@ impl DataFolder {
             |e: std::io::Error| Failure::other(format!("cannot use the data folder {}: {e}", folder.display()));
         let made = folder.ancestors().filter(|folder| !folder.as_os_str().is_empty());
         let made = made.take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
-        std::fs::create_dir_all(&folder).map_err(failed)?;
+        if let Some(parent) = folder.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        // Whose lock others could take would send them the key after a crash: closed from the first moment on.
+        let made_it = DirBuilder::new().mode(PRIVATE).create(&folder);
+        made_it.or_else(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(failed(error)),
+        })?;
         let path = folder.canonicalize().map_err(failed)?;
         Ok(Self {
             had_lock: path.join(LOCK).exists(),

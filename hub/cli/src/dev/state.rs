@@ -1,8 +1,8 @@
 //! How other commands find the running development hub: a state file, and the data folder's lock that vouches for it.
 //!
 //! Invariants
-//! - A state file is trusted only while the lock of the folder that it names is held, so that the file of a killed hub
-//!   sends no key to whoever took its port.
+//! - A state file is trusted only while the process that it names holds the lock of the folder that it names, and is
+//!   the one that listens at its address: the file of a killed hub sends no key to whoever took its port.
 //! - Nobody but its owner can read or write it.
 
 use std::fs::{File, OpenOptions};
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::HubArgs;
 use crate::failure::Failure;
+
+use super::listener;
 
 /// Readable and writable by the owner alone.
 const PRIVATE: u32 = 0o600;
@@ -39,19 +41,39 @@ struct State {
 }
 
 /// The hub that a trusted state file names.
-pub(crate) fn find(args: &HubArgs) -> Option<Found> {
-    let path = path(args)?;
-    let mut file = File::open(&path).ok()?;
+///
+/// # Errors
+/// Another program listens at its address: no key is sent there.
+pub(crate) fn find(args: &HubArgs) -> Result<Option<Found>, Failure> {
+    let Some(state) = path(args).and_then(|path| read(&path)) else {
+        return Ok(None);
+    };
+    // The lock is the kernel's, and nobody else can have it; its text is the holder's.
+    if FolderLock::holder(&state.data) != Some(Some(state.pid)) {
+        return Ok(None);
+    }
+    let address = state.url.split_once("://").and_then(|(_, rest)| rest.parse().ok());
+    if !address.is_some_and(|address| listener::is_of(state.pid, address)) {
+        return Err(Failure::other(format!(
+            "not `alkhub dev` (process {}) listens at {}: no key is sent there; start `alkhub dev` again, or give --url \
+             and --token",
+            state.pid, state.url
+        )));
+    }
+    Ok(Some(Found {
+        url: state.url,
+        key_file: state.data.join(super::ADMIN_KEY),
+    }))
+}
+
+/// A state file that nobody but us can read or write.
+fn read(path: &Path) -> Option<State> {
+    let mut file = File::open(path).ok()?;
     let metadata = file.metadata().ok()?;
     let ours = metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.permissions().mode() & 0o077 == 0;
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
-    let state: State = serde_json::from_str(&text).ok()?;
-    let held = ours && FolderLock::holder(&state.data).is_some();
-    held.then(|| Found {
-        url: state.url,
-        key_file: state.data.join(super::ADMIN_KEY),
-    })
+    serde_json::from_str(&text).ok().filter(|_| ours)
 }
 
 /// `$XDG_STATE_HOME/alkhub/dev.json`.
@@ -110,6 +132,10 @@ pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use tempfile::TempDir;
+
     use super::*;
 
     fn args(state_home: &Path) -> HubArgs {
@@ -123,37 +149,93 @@ mod tests {
         }
     }
 
+    /// The state of a hub that this process plays.
+    struct Played {
+        state: TempDir,
+        data: TempDir,
+        listener: TcpListener,
+    }
+
+    impl Played {
+        fn new() -> Self {
+            let folder = || tempfile::tempdir().expect("a folder");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            Self {
+                state: folder(),
+                data: folder(),
+                listener,
+            }
+        }
+
+        fn url(&self) -> String {
+            format!("http://{}", self.listener.local_addr().expect("bound"))
+        }
+
+        fn publish(&self) -> Published {
+            let published = Published::write(&args(self.state.path()), &self.url(), self.data.path());
+            published.expect("written").expect("there is a place for it")
+        }
+
+        fn lock(&self) -> FolderLock {
+            FolderLock::take(self.data.path()).expect("free")
+        }
+
+        fn found(&self) -> Option<Found> {
+            find(&args(self.state.path())).expect("nobody else listens")
+        }
+    }
+
     #[test]
     fn a_state_file_is_trusted_while_the_lock_is_held_and_not_after() {
-        let (state, data) = (
-            tempfile::tempdir().expect("a folder"),
-            tempfile::tempdir().expect("a folder"),
-        );
-        let args = args(state.path());
-        let lock = FolderLock::take(data.path()).expect("free");
-        let published = Published::write(&args, "http://h", data.path()).expect("written");
+        let played = Played::new();
+        let lock = played.lock();
+        let published = played.publish();
 
-        assert_eq!(find(&args).expect("trusted").url, "http://h");
+        assert_eq!(played.found().expect("trusted").url, played.url());
         drop(lock);
-        assert!(find(&args).is_none(), "nobody vouches for it");
+        assert!(played.found().is_none(), "nobody vouches for it");
 
         drop(published);
-        assert!(!state.path().join("alkhub/dev.json").exists());
+        assert!(!played.state.path().join("alkhub/dev.json").exists());
     }
 
     #[test]
     fn a_state_file_that_others_can_read_is_not_trusted() {
-        let (state, data) = (
-            tempfile::tempdir().expect("a folder"),
-            tempfile::tempdir().expect("a folder"),
-        );
-        let args = args(state.path());
-        let _lock = FolderLock::take(data.path()).expect("free");
-        let _published = Published::write(&args, "http://h", data.path()).expect("written");
+        let played = Played::new();
+        let _lock = played.lock();
+        let _published = played.publish();
 
         let open = std::fs::Permissions::from_mode(0o644);
-        std::fs::set_permissions(state.path().join("alkhub/dev.json"), open).expect("ours");
+        std::fs::set_permissions(played.state.path().join("alkhub/dev.json"), open).expect("ours");
 
-        assert!(find(&args).is_none());
+        assert!(played.found().is_none());
+    }
+
+    #[test]
+    fn a_state_file_of_another_process_than_the_locks_holder_is_not_trusted() {
+        let played = Played::new();
+        let _lock = played.lock();
+        let _published = played.publish();
+        let path = played.state.path().join("alkhub/dev.json");
+        let text = std::fs::read_to_string(&path).expect("written");
+
+        let killed = text.replace(&std::process::id().to_string(), "4194304");
+        write_private(&path, &killed).expect("ours");
+
+        assert!(played.found().is_none());
+    }
+
+    #[test]
+    fn a_hub_whose_address_another_listens_at_is_refused_by_name() {
+        let played = Played::new();
+        let _lock = played.lock();
+        let _published = played.publish();
+        let url = played.url();
+
+        let Played { state, listener, .. } = played;
+        drop(listener);
+
+        let refused = find(&args(state.path())).expect_err("the listener is not the holder's");
+        assert!(refused.line().contains(&url), "{}", refused.line());
     }
 }

@@ -153,6 +153,36 @@ fn a_killed_hub_leaves_nothing_that_stops_the_next() {
 }
 
 #[test]
+fn another_user_cannot_take_the_lock_of_a_killed_hub_and_its_key() {
+    let mut dev = Dev::start();
+    let data = dev.world.data();
+    let mode = |name: &str| std::fs::metadata(data.join(name)).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode("") & 0o707, 0o700, "the folder is closed to others");
+    assert_eq!((mode("lock"), mode("postgres.log")), (0o600, 0o600));
+    dev.program.signal(Signal::SIGKILL);
+    dev.program.ended();
+
+    // Whoever listens there now holds no lock, and is not the process of the state file.
+    let address = dev.url.strip_prefix("http://").expect("plain");
+    let thief = TcpListener::bind(address).expect("the port is free again");
+    thief.set_nonblocking(true).expect("ours");
+    let taken = std::process::Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "flock", "-n"])
+        .arg(data.join("lock"))
+        .arg("true")
+        .status();
+    let told = dev.world.fails(2, &["operations"]);
+
+    // Not root: nobody else can be played, and setpriv fails by itself.
+    assert!(
+        !taken.expect("setpriv is there").success(),
+        "the lock is free, and closed"
+    );
+    assert!(told.contains("no `alkhub dev` runs"), "{told}");
+    assert!(thief.accept().is_err(), "nothing was sent to who listens there");
+}
+
+#[test]
 fn a_second_ctrl_c_does_not_wait_for_running_calls() {
     let mut dev = Dev::start();
     let mut sleeper = dev.offer(&[

@@ -1,7 +1,7 @@
 //! As whom Postgres runs: as ourselves, or as somebody unprivileged when we are root.
 
-use std::fs::Metadata;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::fs::{Metadata, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -55,6 +55,18 @@ impl Account {
     pub(crate) fn give(&self, path: &Path) -> Result<(), Error> {
         let Some(user) = &self.other else { return Ok(()) };
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(Error::io("give away", path))
+    }
+
+    /// Lets it, and nobody else, into a folder of ours that is closed. A folder that it can enter stays as it is.
+    pub(crate) fn admit(&self, folder: &Path) -> Result<(), Error> {
+        let Some(user) = &self.other else { return Ok(()) };
+        let metadata = std::fs::metadata(folder).map_err(Error::io("look at", folder))?;
+        if enters(user, &metadata) {
+            return Ok(());
+        }
+        chown(folder, None, Some(user.gid.as_raw())).map_err(Error::io("open", folder))?;
+        let entered = Permissions::from_mode(metadata.mode() & 0o7700 | 0o010);
+        std::fs::set_permissions(folder, entered).map_err(Error::io("open", folder))
     }
 
     /// Checks that it can enter a folder, all the way from `/`.

@@ -14,6 +14,12 @@ pub enum Error {
         /// The process, when it said so.
         pid: Option<u32>,
     },
+    /// The folder, or the lock in it, is another user's, who could take it at any time.
+    #[error("{path} belongs to another user: name a folder of your own")]
+    NotOurs {
+        /// The folder or the file.
+        path: PathBuf,
+    },
     /// PostgreSQL is not installed.
     #[error("PostgreSQL is not installed: apt-get install postgresql (looked in /usr/lib/postgresql)")]
     BinariesMissing,

@@ -1,6 +1,7 @@
 //! The server's process: started, watched until it is ready, ended.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -216,7 +217,12 @@ fn open_log(path: &PathBuf) -> Result<File, Error> {
     } else {
         options.append(true);
     }
-    options.open(path).map_err(Error::io("open", path))
+    // What clients sent may be in it.
+    options.mode(0o600);
+    let log = options.open(path).map_err(Error::io("open", path))?;
+    log.set_permissions(Permissions::from_mode(0o600))
+        .map_err(Error::io("close", path))?;
+    Ok(log)
 }
 
 /// The last line that tells of an end, else the last line.

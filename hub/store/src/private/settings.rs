@@ -46,6 +46,7 @@ impl Settings {
         let folder = folder.canonicalize().map_err(Error::io("find", folder))?;
         let data = folder.join("data");
         let account = Account::choose(&data)?;
+        account.admit(&folder)?;
         account.reaches(&folder)?;
         Ok(Self {
             binaries: binaries::find(&data)?,
