@@ -1,8 +1,10 @@
-//! What the tests of every crate share: waiting on conditions, ports, a Redis of one's own, and skipping aloud.
+//! What the tests of every crate share: waiting on conditions, ports, a Redis of one's own,
+//! the commands of the pages, and skipping aloud.
 //!
 //! A development dependency only. It uses no other crate of alkhub, so that the lowest layer can use it.
 //! What goes wrong is a test's failure: these functions panic, and say what was seen last.
 
+pub mod pages;
 mod port;
 pub mod process;
 mod redis;
