@@ -175,6 +175,9 @@ pub(crate) struct OfferArgs {
     /// Commands running at once, at most [default: 16, or what the file says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: Option<u32>,
+    /// Gives the command ALKHUB_URL and ALKHUB_TOKEN; without it no key is in its environment
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) pass_key: bool,
     /// The command and its arguments
     #[arg(
         last = true,

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 
 use crate::args::{CallArgs, HubArgs, Output};
 use crate::failure::{Failure, INTERRUPTED};
+use crate::json;
 use crate::output::{self, Reader};
 use crate::signals::Signals;
 
@@ -48,25 +49,23 @@ async fn run(
     if known.is_some_and(|known| known.spec.kind == OperationKind::Subscription) {
         let mut items: Items<RawJson> = client.subscribe_with(operation.as_str(), input, options).await?;
         while let Some(item) = items.next().await {
-            if output::line(&shown(&item?, output, false)?)? == Reader::Gone {
+            if output::line(&shown(&item?, output, false))? == Reader::Gone {
                 break;
             }
         }
         return Ok(ExitCode::SUCCESS);
     }
     let data = client.call_raw(operation, input, &options).await?;
-    output::text(&shown(&data, output, true)?)
+    output::text(&shown(&data, output, true))
 }
 
-/// A text as it is, anything else as JSON: indented where it may take many lines, else on one.
-pub(crate) fn shown(data: &RawJson, output: Output, many_lines: bool) -> Result<String, Failure> {
-    if output == Output::Json {
-        return Ok(output::compact_raw(data));
-    }
-    match data.to::<serde_json::Value>().map_err(|e| Failure::chain(&e))? {
-        serde_json::Value::String(text) => Ok(text),
-        value if many_lines => output::pretty(&value),
-        _ => Ok(output::compact_raw(data)),
+/// A text as it is, anything else as JSON: indented where it may take many lines, else on one. Nothing is parsed: what the
+/// operation answered is shown to the digit.
+pub(crate) fn shown(data: &RawJson, output: Output, many_lines: bool) -> String {
+    match (output, json::text(data)) {
+        (Output::Table, Some(text)) => text,
+        (Output::Table, None) if many_lines => json::indented(data),
+        (Output::Table | Output::Json, _) => json::compact(data),
     }
 }
 

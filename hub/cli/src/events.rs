@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::args::{HubArgs, Output, PublishArgs, SubscribeArgs};
 use crate::call::{read_json, shown};
 use crate::failure::{Failure, INTERRUPTED};
+use crate::json;
 use crate::output::{self, Reader};
 use crate::signals::Signals;
 
@@ -87,14 +88,10 @@ fn print(delivery: &Delivery, output: Output) -> Result<Reader, Failure> {
                 payload: event.payload.as_ref(),
             };
             let line = RawJson::from_value(&line).map_err(|e| Failure::chain(&e))?;
-            output::line(&output::compact_raw(&line))
+            output::line(&json::compact(&line))
         }
         (Delivery::Event(event), Output::Table) => {
-            let payload = event
-                .payload
-                .as_ref()
-                .map(|payload| shown(payload, output, false))
-                .transpose()?;
+            let payload = event.payload.as_ref().map(|payload| shown(payload, output, false));
             output::line(&format!("{}  {}", event.topic, payload.unwrap_or_default()))
         }
         (Delivery::Gap(gap), Output::Json) => output::line(&output::compact(

@@ -10,6 +10,7 @@ mod dev;
 mod events;
 mod failure;
 mod hub;
+mod json;
 mod keys;
 mod lists;
 mod offer;

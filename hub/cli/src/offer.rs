@@ -125,6 +125,7 @@ impl Offer {
             input_schema,
             output_schema,
             concurrency,
+            pass_key,
             command,
             path,
             ..
@@ -138,7 +139,10 @@ impl Offer {
         } else {
             description
         };
-        let command = Command::new(command, None, &spec)?;
+        let mut command = Command::new(command, None, &spec)?;
+        if pass_key {
+            command = command.with_key();
+        }
         let offer = Self {
             spoke,
             labels: BTreeMap::new(),
@@ -185,7 +189,7 @@ impl Offer {
             builder = builder.label(key, value);
         }
         for (spec, command) in operations {
-            builder = builder.operation(command.clone().operation(spec.clone(), tasks.clone()));
+            builder = builder.operation(command.clone().at(target).operation(spec.clone(), tasks.clone()));
         }
         Ok(builder.spawn()?)
     }

@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use alkhub_sdk::RawJson;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -44,21 +43,6 @@ pub(crate) fn compact<T: Serialize + ?Sized>(value: &T) -> Result<String, Failur
     serde_json::to_string(value).map_err(|e| Failure::chain(&e))
 }
 
-/// JSON without the white space between its tokens; numbers and the order of fields stay as they are.
-pub(crate) fn compact_raw(json: &RawJson) -> String {
-    let (mut in_string, mut escaped) = (false, false);
-    let keep = |byte: &u8| {
-        let keep = in_string || !byte.is_ascii_whitespace();
-        if *byte == b'"' && !escaped {
-            in_string = !in_string;
-        }
-        escaped = in_string && *byte == b'\\' && !escaped;
-        keep
-    };
-    let kept: Vec<u8> = json.as_bytes().iter().copied().filter(keep).collect();
-    String::from_utf8(kept).expect("white space is ASCII: what is left is still UTF-8")
-}
-
 /// JSON for people.
 pub(crate) fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map_err(|e| Failure::chain(&e))
@@ -92,22 +76,6 @@ pub(crate) fn list<T: Serialize>(
                 column.set_padding((0, 2));
             }
             text(table.trim_fmt().as_str())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn input_is_made_compact_and_nothing_else() {
-        for (given, compacted) in [
-            (r#"{ "b": 1.50, "a": [ 1,  2 ] }"#, r#"{"b":1.50,"a":[1,2]}"#),
-            (r#"["a b", "c\" d", "e\\" , 1]"#, r#"["a b","c\" d","e\\",1]"#),
-            ("null", "null"),
-        ] {
-            assert_eq!(compact_raw(&RawJson::parse(given).expect("JSON")), compacted);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use alkhub_sdk::{OperationKind, OperationName};
+use alkhub_sdk::{OperationKind, OperationName, RawJson};
 use serde::Deserialize;
 
 use super::{CONCURRENCY, Offer, spec};
@@ -38,10 +38,13 @@ struct OperationEntry {
     #[serde(default)]
     required_scopes: Vec<String>,
     #[serde(default)]
-    input_schema: Option<serde_json::Value>,
+    input_schema: Option<serde_yaml::Value>,
     #[serde(default)]
-    output_schema: Option<serde_json::Value>,
+    output_schema: Option<serde_yaml::Value>,
     command: Vec<String>,
+    /// Whether the command finds the hub's address and the offer's key in its environment.
+    #[serde(default)]
+    pass_key: bool,
     /// Where the command runs, relative to the file.
     #[serde(default)]
     folder: Option<PathBuf>,
@@ -95,19 +98,25 @@ impl OperationEntry {
             .parse()
             .map_err(|e: alkhub_protocol::id::InvalidId| e.to_string())?;
         let kind = self.kind.unwrap_or(OperationKind::Mutation);
-        let mut spec = spec(
-            &name,
-            kind,
-            self.input_schema.map(Into::into),
-            self.output_schema.map(Into::into),
-        );
+        let input = json("inputSchema", self.input_schema.as_ref())?;
+        let output = json("outputSchema", self.output_schema.as_ref())?;
+        let mut spec = spec(&name, kind, input, output);
         spec.description = self.description;
         spec.tags = self.tags;
         spec.access_control.required_scopes = self.required_scopes;
         let folder = self.folder.map_or_else(|| base.to_owned(), |folder| base.join(folder));
-        let command = Command::new(self.command, Some(folder), &spec).map_err(|e| format!("`{name}`: {e}"))?;
+        let mut command = Command::new(self.command, Some(folder), &spec).map_err(|e| format!("`{name}`: {e}"))?;
+        if self.pass_key {
+            command = command.with_key();
+        }
         Ok((spec, command))
     }
+}
+
+/// YAML as JSON, its members in the order in which they are written.
+fn json(field: &str, yaml: Option<&serde_yaml::Value>) -> Result<Option<RawJson>, String> {
+    let json = yaml.map(RawJson::from_value).transpose();
+    json.map_err(|e| format!("`{field}` cannot be written as JSON: {e}"))
 }
 
 #[cfg(test)]

@@ -284,3 +284,45 @@ fn ctrl_c_aborts_the_remote_call() {
         }
     });
 }
+
+#[test]
+fn json_goes_from_the_wire_to_the_reader_as_it_came() {
+    let dev = Dev::start();
+    let world = &dev.world;
+    let any = world.write("any.json", "true");
+    let _spoke = dev.offer(&["lab.echo", "--output-schema", &any, "--", "cat"]);
+    let _stream = dev.offer(&[
+        "stream.echo",
+        "--kind",
+        "subscription",
+        "--output-schema",
+        &any,
+        "--",
+        "cat",
+    ]);
+    let input = r#"{"n":123456789012345678901234567890,"f":1.10,"a":[1E400,"\ud83d"]}"#;
+    let indented = "{\n  \"n\": 123456789012345678901234567890,\n  \"f\": 1.10,\n  \"a\": [\n    1E400,\n    \"\\ud83d\"\n  ]\n}\n";
+
+    assert_eq!(world.ok(&["call", "lab.echo", input]), indented);
+    assert_eq!(
+        world.ok(&["call", "lab.echo", input, "--output", "json"]),
+        format!("{input}\n")
+    );
+    assert_eq!(world.ok(&["call", "stream.echo", input]), format!("{input}\n"));
+
+    let mut table = world.start(&["subscribe", "px", "--count", "3"]);
+    let mut lines = world.start(&["subscribe", "px", "--count", "3", "--output", "json"]);
+    table.notes("listening");
+    lines.notes("listening");
+    for payload in [r#""cut \ud83d""#, "1E400", input] {
+        world.ok(&["publish", "px", "1", payload]);
+    }
+    assert!(table.ended().success() && lines.ended().success());
+    assert_eq!(table.out(), format!("px:1  cut \u{fffd}\npx:1  1E400\npx:1  {input}\n"));
+    assert!(
+        lines.out().contains(r#"{"type":"px","id":"1","payload":"cut \ud83d"}"#),
+        "{}",
+        lines.out()
+    );
+    assert!(lines.out().contains(r#""payload":1E400}"#), "{}", lines.out());
+}

@@ -162,3 +162,135 @@ fn a_command_that_runs_is_finished_at_the_end() {
     assert!(call.ended().success(), "{}", call.err());
     assert_eq!(call.out(), "done\n");
 }
+
+/// The process group that a command wrote down.
+fn group(dev: &Dev, file: &str) -> nix::unistd::Pid {
+    wait("the command to say its process group", || {
+        let text = std::fs::read_to_string(dev.world.path().join(file)).unwrap_or_default();
+        let pid = text.strip_suffix('\n').and_then(|pid| pid.parse().ok());
+        pid.map(nix::unistd::Pid::from_raw).ok_or(text)
+    })
+}
+
+fn ends(group: nix::unistd::Pid) {
+    wait("the process group to end", || {
+        match nix::sys::signal::killpg(group, None) {
+            Err(_) => Ok(()),
+            Ok(()) => Err("it runs".to_owned()),
+        }
+    });
+}
+
+#[test]
+fn a_command_answers_when_it_ends_whoever_holds_its_outputs_and_leaves_nobody_behind() {
+    let dev = Dev::start();
+    let file = dev.world.write(
+        "spoke.yaml",
+        "
+        spoke: bg
+        operations:
+          - {name: bg.hold, command: [sh, -c, 'echo $$ > hold; sleep 300 & echo hi']}
+          - {name: bg.redirected, command: [sh, -c, 'echo $$ > redirected; sleep 300 >/dev/null 2>&1 & echo hi']}
+          - {name: bg.stubborn, command: [sh, -c, 'echo $$ > stubborn; sh -c \"trap : TERM; while :; do sleep 1; done\" & echo hi']}
+          - {name: bg.input, command: [sh, -c, 'echo $$ > input; sleep 300 <&0 & echo hi']}
+          - {name: bg.fails, command: [sh, -c, 'sleep 300 & echo why >&2; exit 3']}
+          - {name: bg.lines, kind: subscription, command: [sh, -c, 'echo $$ > lines; sleep 300 & echo one; echo two']}
+          - {name: bg.escaped, command: [sh, -c, 'setsid sh -c \"echo \\$\\$ > escaped; exec sleep 300\" & while ! [ -s escaped ]; do sleep 0.1; done; echo hi']}
+        ",
+    );
+    let _spoke = dev.offer(&["--file", &file]);
+    let large = format!("\"{}\"", "x".repeat(200_000));
+    let input = dev.world.write("large.json", &large);
+
+    for operation in ["bg.hold", "bg.redirected", "bg.stubborn", "bg.escaped"] {
+        assert_eq!(
+            dev.world.ok(&["call", operation, "--timeout", "20s"]),
+            "hi\n",
+            "{operation}"
+        );
+    }
+    let unread = ["call", "bg.input", &format!("@{input}"), "--timeout", "20s"].map(str::to_owned);
+    assert_eq!(dev.world.ok(&unread.each_ref().map(String::as_str)), "hi\n");
+    assert_eq!(dev.world.ok(&["call", "bg.lines"]), "one\ntwo\n");
+    let failed = dev.world.fails(7, &["call", "bg.fails", "--timeout", "20s"]);
+    assert!(failed.contains("exit status: 3: why"), "{failed}");
+    for file in ["hold", "redirected", "stubborn", "input", "lines"] {
+        ends(group(&dev, file));
+    }
+    // What made a group of its own is nobody's but the test's.
+    let _ = nix::sys::signal::killpg(group(&dev, "escaped"), nix::sys::signal::Signal::SIGKILL);
+}
+
+#[test]
+fn half_a_surrogate_pair_reaches_a_command_as_the_replacement_character() {
+    let dev = Dev::start();
+    let _spoke = dev.offer(&["text.hex", "--", "od", "-An", "-tx1"]);
+
+    let hex = dev.world.ok(&["call", "text.hex", r#""a\ud83d""#]);
+
+    assert_eq!(hex.trim(), "61 ef bf bd");
+}
+
+#[test]
+fn an_output_that_is_no_text_fails_the_call_and_names_base64() {
+    let dev = Dev::start();
+    let file = dev.world.write(
+        "spoke.yaml",
+        "
+        spoke: binary
+        operations:
+          - {name: binary.text, command: [printf, 'ab\\377']}
+          - {name: binary.json, command: [printf, '\"\\377\"'], outputSchema: true}
+          - {name: binary.items, kind: subscription, command: [printf, 'a\\n\\377\\n']}
+        ",
+    );
+    let _spoke = dev.offer(&["--file", &file]);
+
+    for operation in ["binary.text", "binary.json"] {
+        let line = dev.world.fails(7, &["call", operation]);
+        assert!(line.contains("EXECUTION_ERROR") && line.contains("base64"), "{line}");
+    }
+    let items = dev.world.run(&["call", "binary.items"]);
+    let said = String::from_utf8_lossy(&items.stderr).into_owned();
+    assert_eq!(
+        (items.status.code(), items.stdout.as_slice()),
+        (Some(7), &b"a\n"[..]),
+        "{said}"
+    );
+    assert!(said.contains("base64"), "{said}");
+}
+
+#[test]
+fn no_key_is_in_a_commands_environment_unless_it_is_asked_for() {
+    let dev = Dev::start();
+    let file = dev.world.write(
+        "spoke.yaml",
+        "
+        spoke: keyed
+        operations: [{name: keyed.environment, command: [env], passKey: true}]
+        ",
+    );
+    let key = dev.key();
+    let offer = |arguments: &[&str]| {
+        let mut command = dev.world.command(&[&["offer"], arguments].concat());
+        command
+            .env("ALKHUB_URL", &dev.url)
+            .env("ALKHUB_TOKEN", &key)
+            .env("ALKHUB_STORE__DATABASE_URL", "postgres://me:secret@db/x");
+        let mut spoke = crate::fixture::Program::start(arguments.join(" "), &mut command);
+        spoke.notes("offering");
+        spoke
+    };
+    let _plain = offer(&["plain.environment", "--", "env"]);
+    let _keyed = offer(&["--file", &file]);
+    let _flagged = offer(&["flagged.environment", "--pass-key", "--", "env"]);
+
+    let plain = dev.world.ok(&["call", "plain.environment"]);
+    assert!(!plain.contains(&key) && !plain.contains("secret"), "{plain}");
+    assert!(plain.contains(&format!("ALKHUB_URL={}", dev.url)), "{plain}");
+    for operation in ["keyed.environment", "flagged.environment"] {
+        let asked = dev.world.ok(&["call", operation]);
+        assert!(asked.contains(&format!("ALKHUB_TOKEN={key}\n")), "{operation}: {asked}");
+        assert!(!asked.contains("secret"), "{operation}: {asked}");
+    }
+}
