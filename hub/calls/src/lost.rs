@@ -21,13 +21,7 @@ impl Core {
         let Some(calls) = link.lose() else { return false };
         self.links
             .remove_if(&link.connection.id, |_, registered| Arc::ptr_eq(registered, link));
-        let key = (link.spoke.clone(), link.instance.clone());
-        // A registration of this instance over another connection has a higher generation and stays.
-        self.directory.remove(&key, link.generation());
-        if link.generation() > 0 && !self.directory.has_instances_of(&link.spoke) {
-            self.presence.left(&link.spoke);
-        }
-        self.count_instances();
+        self.forget(link);
         let last_sent = link.connection.outbox.seal();
         for key in calls {
             let Some(call) = self.pending.get(key) else { continue };
@@ -44,6 +38,17 @@ impl Core {
             }
         }
         true
+    }
+
+    /// Takes the registration of a lost connection out of this hub's directory.
+    pub(crate) fn forget(&self, link: &Link) {
+        let key = (link.spoke.clone(), link.instance.clone());
+        // A registration of this instance over another connection has a higher generation and stays.
+        self.directory.remove(&key, link.generation());
+        if link.generation() > 0 && !self.directory.has_instances_of(&link.spoke) {
+            self.presence.left(&link.spoke);
+        }
+        self.count_instances();
     }
 
     /// Closes a connection whose instance has registered with a higher generation, here or elsewhere.

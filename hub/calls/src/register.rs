@@ -95,39 +95,8 @@ impl Core {
         self.save(&offer.accepted).await;
         let link = self.link(&identity, connection)?;
         let entry = self.entry(&identity, &input, &link, &offer);
-        let registered = self.cluster.register(entry.clone()).await;
-        let generation = registered.map_err(|error| {
-            self.lose(&link);
-            CallError::new(
-                Code::Unavailable,
-                format!("the directory did not take the registration: {error}"),
-            )
-            .retryable()
-        })?;
-        link.set_generation(generation);
-        let session = Session::new(&self, &link, generation);
-        let instance = Arc::new(Instance::new(
-            DirectoryEntry { generation, ..entry },
-            Some(Arc::clone(&link)),
-        ));
-        match self.directory.put(&instance) {
-            Outcome::Put(Some(old)) if !old.is_on(&link) => self.replaced(&old),
-            Outcome::Put(_) => {}
-            Outcome::Stale => {
-                link.connection
-                    .outbox
-                    .close(CLOSE_REPLACED, "a newer connection of this instance has registered");
-                return Err(CallError::new(
-                    Code::Conflict,
-                    "a newer connection of this instance has registered",
-                ));
-            }
-        }
-        self.presence.came(
-            &link.spoke,
-            identity.policy.as_ref().is_none_or(|policy| policy.uid.is_empty()),
-        );
-        self.count_instances();
+        let session = self.enter(&identity, &link, entry).await?;
+        let generation = session.generation();
         let rejected = offer.results.len() - offer.accepted.len();
         self.metrics.registered(offer.accepted.len(), rejected);
         tracing::info!(
@@ -143,6 +112,51 @@ impl Core {
             operations: offer.results,
         };
         Ok((output, session))
+    }
+
+    /// Enters a registration into the directory of all hubs and into this one's.
+    ///
+    /// From the directory's answer on the record belongs to the session: whatever happens here or later, dropping it
+    /// takes the record away, unless a later registration of the connection has it.
+    async fn enter(
+        self: &Arc<Self>,
+        identity: &Identity,
+        link: &Arc<Link>,
+        entry: DirectoryEntry,
+    ) -> Result<Session, CallError> {
+        if !link.is_registered() {
+            return Err(connection_ended());
+        }
+        let registered = self.cluster.register(entry.clone()).await;
+        let generation = registered.map_err(|error| {
+            self.lose(link);
+            let message = format!("the directory did not take the registration: {error}");
+            CallError::new(Code::Unavailable, message).retryable()
+        })?;
+        link.set_generation(generation);
+        let session = Session::new(self, link, generation);
+        let entry = DirectoryEntry { generation, ..entry };
+        match self
+            .directory
+            .put(&Arc::new(Instance::new(entry, Some(Arc::clone(link)))))
+        {
+            Outcome::Put(Some(old)) if !old.is_on(link) => self.replaced(&old),
+            Outcome::Put(_) => {}
+            Outcome::Stale => {
+                let reason = "a newer connection of this instance has registered";
+                link.connection.outbox.close(CLOSE_REPLACED, reason);
+                return Err(CallError::new(Code::Conflict, reason));
+            }
+        }
+        let undeclared = identity.policy.as_ref().is_none_or(|policy| policy.uid.is_empty());
+        self.presence.came(&link.spoke, undeclared);
+        self.count_instances();
+        // After the record is there: a connection that ends later finds it, one that ended before is found here.
+        if link.is_registered() {
+            Ok(session)
+        } else {
+            Err(connection_ended())
+        }
     }
 
     /// The link of the connection: a new one, or the one by which it has registered before.
@@ -264,6 +278,15 @@ impl Offer {
             warnings: Vec::new(),
         });
     }
+}
+
+/// The answer to a registration whose connection ended, or was replaced, before the directory had it.
+fn connection_ended() -> CallError {
+    CallError::new(
+        Code::Aborted,
+        "the connection ended before its registration was entered",
+    )
+    .retryable()
 }
 
 /// Settles who registers: the key says which spoke.

@@ -3,6 +3,7 @@
 mod spoken;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RequestId};
@@ -35,6 +36,8 @@ pub struct Session {
     core: Arc<Core>,
     link: Arc<Link>,
     generation: u64,
+    /// Whether its end has begun.
+    ended: AtomicBool,
 }
 
 // === impl Session ===
@@ -45,7 +48,13 @@ impl Session {
             core: Arc::clone(core),
             link: Arc::clone(link),
             generation,
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// The fencing number of its record.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was
@@ -98,14 +107,19 @@ impl Session {
         }
     }
 
-    /// Ends the registration unless a later session of the connection has taken over.
+    /// Ends the registration, once, unless a later session of the connection has taken over.
+    ///
+    /// The link may be lost already, by an earlier session or by a newer connection of the instance: the record of this
+    /// one is taken away all the same.
     fn end(&self) -> Option<tokio::task::JoinHandle<()>> {
-        if self.link.generation() != self.generation {
+        if self.ended.swap(true, Ordering::AcqRel) || self.link.generation() != self.generation {
             return None;
         }
-        self.core.lose(&self.link);
+        if !self.core.lose(&self.link) {
+            self.core.forget(&self.link);
+        }
         let (core, link, generation) = (Arc::clone(&self.core), Arc::clone(&self.link), self.generation);
-        // A second unregistration, after a close, is fenced or finds nothing.
+        // Fenced: a later registration of the instance stays.
         let tell = async move {
             let unregister = core.cluster.unregister(&link.spoke, &link.instance, generation);
             match tokio::time::timeout(UNREGISTER_WAIT, unregister).await {
@@ -124,8 +138,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if self.link.is_registered() {
-            drop(self.end());
-        }
+        drop(self.end());
     }
 }

@@ -179,6 +179,37 @@ async fn an_instance_that_registers_on_another_hub_is_fenced_on_the_first() {
     pair.end().await;
 }
 
+/// What the SDK's shutdown does: it registers without operations and closes.
+#[tokio::test]
+async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registration_leaves_no_record() {
+    let pair = Pair::start().await;
+    let spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    let caller = admin();
+    let input = serde_json::from_value(registration("text", &[])).expect("valid");
+    pair.redis.freeze();
+    let mut again = Box::pin(pair.b.calls.register(&caller, input, spoke.connection.clone()));
+    assert!(futures::poll!(&mut again).is_pending());
+    // Far enough for its task to wait for Redis, and Redis lets it no further.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+
+    drop(again);
+    futures::join!(spoke.session.close("the socket ended"), async { pair.redis.thaw() });
+
+    until("the record to go", async || {
+        let records: usize = pair.redis.query(&["HLEN", "alk:directory"]).await;
+        let known = [&pair.a, &pair.b].map(|hub| hub.calls.instances().len());
+        if (records, known) == (0, [0, 0]) {
+            Ok(())
+        } else {
+            Err(format!("{records} in Redis, {known:?} known to the hubs"))
+        }
+    })
+    .await;
+    pair.end().await;
+}
+
 #[tokio::test]
 async fn a_call_for_a_connection_that_left_comes_back_and_goes_to_another_instance() {
     let pair = Pair::start().await;
