@@ -4,13 +4,13 @@
 //!
 //! Invariants
 //! - Reading takes no lock that a change holds for longer than the swap of one pool.
-//! - A record with a lower generation never replaces one with a higher one.
+//! - Of records of two hubs the one with the higher fence counts; of one other hub the one that came last.
 //! - The instances of a pool offer one specification, the one of its oldest instance; the same on every hub.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use alkhub_events::DirectoryEntry;
+use alkhub_events::{DirectoryEntry, Fence};
 use alkhub_protocol::{HubId, InstanceId, OperationName, SpokeName};
 use alkhub_store::SpecHash;
 use dashmap::DashMap;
@@ -103,9 +103,19 @@ impl Instance {
     }
 
     pub(crate) fn is_same_registration(&self, other: &Self) -> bool {
-        self.entry.generation == other.entry.generation
+        self.entry.fence() == other.entry.fence()
             && self.entry.spoke == other.entry.spoke
             && self.entry.instance == other.entry.instance
+    }
+
+    /// Whether it takes the place of a registration of the same instance.
+    fn replaces(&self, old: &Self) -> bool {
+        let fed_by_one_hub = self.link.is_none() && old.link.is_none() && self.entry.hub == old.entry.hub;
+        if fed_by_one_hub {
+            // The feed has them in order; a hub without an answer of Redis may have gone on with a lower generation.
+            return !self.is_same_registration(old);
+        }
+        self.entry.fence() > old.entry.fence()
     }
 
     /// The older one first; the same order on every hub.
@@ -184,11 +194,8 @@ impl Directory {
         let mut changes = self.changes.lock();
         let key = instance.key();
         let old = self.instances.get(&key).map(|old| Arc::clone(&old));
-        if let Some(old) = &old {
-            let newer = old.entry.generation > instance.entry.generation;
-            if newer || old.is_same_registration(instance) {
-                return Outcome::Stale;
-            }
+        if old.as_ref().is_some_and(|old| !instance.replaces(old)) {
+            return Outcome::Stale;
         }
         self.instances.insert(key, Arc::clone(instance));
         if let Some(old) = &old {
@@ -206,10 +213,10 @@ impl Directory {
         Outcome::Put(old)
     }
 
-    /// Removes a registration of this generation or an older one.
-    pub(crate) fn remove(&self, key: &(SpokeName, InstanceId), generation: u64) -> Option<Arc<Instance>> {
+    /// Removes the registration of this fence or one below it.
+    pub(crate) fn remove(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) -> Option<Arc<Instance>> {
         let mut changes = self.changes.lock();
-        let older = |_: &_, instance: &Arc<Instance>| instance.entry.generation <= generation;
+        let older = |_: &_, instance: &Arc<Instance>| instance.entry.fence() <= fence;
         let (_, instance) = self.instances.remove_if(key, older)?;
         changes.withdraw(&instance);
         for name in instance.offers.keys() {
@@ -226,7 +233,7 @@ impl Directory {
             .filter(|i| i.entry.hub == *hub)
             .map(|i| Arc::clone(&i))
             .collect();
-        let removed = gone.iter().filter_map(|i| self.remove(&i.key(), i.entry.generation));
+        let removed = gone.iter().filter_map(|i| self.remove(&i.key(), i.entry.fence()));
         removed.count()
     }
 

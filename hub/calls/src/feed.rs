@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use alkhub_events::{DirectoryChange, DirectoryEntry};
+use alkhub_events::{DirectoryChange, DirectoryEntry, Fence};
 use alkhub_protocol::{InstanceId, SpokeName};
 
 use crate::core::Core;
@@ -34,7 +34,8 @@ impl Core {
                 spoke,
                 instance,
                 generation,
-            } => self.removed(&(spoke, instance), generation),
+                hub,
+            } => self.removed(&(spoke, instance), Fence { generation, hub: &hub }),
             DirectoryChange::HubGone(hub) if hub != self.hub => self.hub_gone(&hub),
             DirectoryChange::HubGone(_) => {}
         }
@@ -52,8 +53,8 @@ impl Core {
         }
     }
 
-    fn removed(&self, key: &(SpokeName, InstanceId), generation: u64) {
-        if let Some(instance) = self.directory.remove(key, generation) {
+    fn removed(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) {
+        if let Some(instance) = self.directory.remove(key, fence) {
             self.replaced(&instance);
         }
     }
@@ -62,7 +63,7 @@ impl Core {
         let kept: HashSet<_> = entries.iter().map(|e| (e.spoke.clone(), e.instance.clone())).collect();
         for instance in self.directory.instances() {
             if instance.link.is_none() && !kept.contains(&instance.key()) {
-                self.directory.remove(&instance.key(), instance.entry.generation);
+                self.directory.remove(&instance.key(), instance.entry.fence());
             }
         }
         entries.into_iter().for_each(|entry| self.put(entry));

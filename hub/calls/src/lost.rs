@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use alkhub_events::Fence;
 use alkhub_protocol::HubId;
 
 use crate::call::{Origin, To};
@@ -44,7 +45,11 @@ impl Core {
     pub(crate) fn forget(&self, link: &Link) {
         let key = (link.spoke.clone(), link.instance.clone());
         // A registration of this instance over another connection has a higher generation and stays.
-        self.directory.remove(&key, link.generation());
+        let fence = Fence {
+            generation: link.generation(),
+            hub: &self.hub,
+        };
+        self.directory.remove(&key, fence);
         if link.generation() > 0 && !self.directory.has_instances_of(&link.spoke) {
             self.presence.left(&link.spoke);
         }

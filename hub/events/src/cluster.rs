@@ -53,7 +53,8 @@ pub struct DirectoryEntry {
     pub hub: HubId,
     /// The connection, named by that hub.
     pub connection: String,
-    /// The fencing number; [`Cluster::register`] sets it.
+    /// The fencing number; [`Cluster::register`] sets it. Later registrations have higher ones; two hubs that were both
+    /// cut off from Redis may give the same, so records are compared by their [`Fence`].
     #[serde(default)]
     pub generation: u64,
     /// Kind of spoke.
@@ -73,6 +74,15 @@ pub struct DirectoryEntry {
     /// What it offers.
     #[serde(default)]
     pub operations: Vec<OfferedOperation>,
+}
+
+/// Which of two records of an instance counts: the higher one. No two records have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fence<'a> {
+    /// [`DirectoryEntry::generation`].
+    pub generation: u64,
+    /// Decides between hubs that gave the same generation, byte by byte.
+    pub hub: &'a HubId,
 }
 
 /// An operation that an instance offers.
@@ -97,8 +107,10 @@ pub enum DirectoryChange {
         spoke: SpokeName,
         /// Its instance.
         instance: InstanceId,
-        /// The generation that ended.
+        /// The generation that ended, and those before it.
         generation: u64,
+        /// The hub that held it.
+        hub: HubId,
     },
     /// A hub is gone, and with it every entry that it held.
     HubGone(HubId),
@@ -245,13 +257,26 @@ pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
     )
 }
 
+// === impl DirectoryEntry ===
+
+impl DirectoryEntry {
+    /// What decides between this record of the instance and another.
+    pub fn fence(&self) -> Fence<'_> {
+        Fence {
+            generation: self.generation,
+            hub: &self.hub,
+        }
+    }
+}
+
 // === impl Cluster ===
 
 impl Cluster {
-    /// Records an instance that this hub holds and returns its generation: one more than the recorded one, and at
-    /// least the clock in milliseconds, so that no restart of Redis runs it backwards.
+    /// Records an instance that this hub holds and returns its generation: one more than the highest that was ever
+    /// given in the directory, and at least the clock in milliseconds, so that no restart of Redis runs it backwards.
     ///
-    /// While Redis is away, refuses, or does not answer in `events.timeout`, the generation is this hub's own, and the entry is asserted when it is back.
+    /// While Redis is away, refuses, or does not answer in `events.timeout`, the generation is this hub's own, beyond
+    /// every one that it has seen, and the entry is asserted when Redis is back.
     /// Dropping the future does not take the entry back.
     ///
     /// # Errors

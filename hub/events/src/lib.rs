@@ -22,7 +22,9 @@ mod publication;
 mod target;
 
 pub use bus::{Bus, Published, Subscription};
-pub use cluster::{Claim, Cluster, DirectoryChange, DirectoryEntry, KeyChange, Lease, OfferedOperation, Undelivered};
+pub use cluster::{
+    Claim, Cluster, DirectoryChange, DirectoryEntry, Fence, KeyChange, Lease, OfferedOperation, Undelivered,
+};
 pub use error::{Error, PublishError};
 pub use fabric::{Fabric, LinkState, Scope};
 pub use mailbox::{Deliveries, Item, Lag, Limits, Mailbox, mailbox};

@@ -15,6 +15,12 @@ fn key(spoke: &str, instance: &str) -> (SpokeName, InstanceId) {
     (spoke.parse().expect("valid"), instance.parse().expect("valid"))
 }
 
+/// A fence above all others of its generation.
+fn fence(generation: u64) -> Fence<'static> {
+    static HUB: std::sync::LazyLock<HubId> = std::sync::LazyLock::new(|| "hub-z".parse().expect("valid"));
+    Fence { generation, hub: &HUB }
+}
+
 /// `instance@generation` of each provider.
 fn providers(directory: &Directory, operation: &str) -> Vec<String> {
     let pool = directory.pool(&name(operation)).expect("known");
@@ -40,16 +46,55 @@ fn instances_of_one_specification_are_a_pool() {
 }
 
 #[test]
-fn a_lower_generation_changes_nothing() {
+fn a_lower_generation_of_another_hub_changes_nothing() {
     let directory = directory();
     let upper = operation(&directory.specs, "text.upper", "true");
-    directory.put(&remote("a/one@5", &[&upper]));
+    let (near, _outgoing) = local("a/one@5", &[&upper]);
+    directory.put(&near);
 
     assert!(matches!(directory.put(&remote("a/one@4", &[])), Outcome::Stale));
-    assert!(matches!(directory.put(&remote("a/one@5", &[])), Outcome::Stale));
-    assert!(directory.remove(&key("a", "one"), 4).is_none());
+    let elsewhere = Arc::new(Instance::new(entry("a/one@5", "hub-0", &[]), None));
+    assert!(
+        matches!(directory.put(&elsewhere), Outcome::Stale),
+        "the higher id counts"
+    );
+    assert!(directory.remove(&key("a", "one"), fence(4)).is_none());
 
     assert_eq!(providers(&directory, "text.upper"), ["one@5"]);
+}
+
+#[test]
+fn of_equal_generations_the_hub_with_the_higher_id_takes_the_place() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    let (near, _outgoing) = local("a/one@5", &[&upper]);
+    directory.put(&near);
+
+    let Outcome::Put(Some(old)) = directory.put(&remote("a/one@5", &[])) else {
+        panic!("hub-b is higher than hub-a");
+    };
+
+    assert!(Arc::ptr_eq(&old, &near));
+    assert!(providers(&directory, "text.upper").is_empty());
+}
+
+/// A hub that got no answer of Redis goes on with a generation of its own, which may be lower than the one Redis gave.
+#[test]
+fn what_another_hub_says_last_of_its_own_instance_counts() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    directory.put(&remote("a/one@5", &[]));
+
+    assert!(
+        matches!(directory.put(&remote("a/one@5", &[])), Outcome::Stale),
+        "the same"
+    );
+    assert!(matches!(
+        directory.put(&remote("a/one@4", &[&upper])),
+        Outcome::Put(Some(_))
+    ));
+
+    assert_eq!(providers(&directory, "text.upper"), ["one@4"]);
 }
 
 #[test]
@@ -75,7 +120,7 @@ fn a_name_without_provider_stays_known() {
     let upper = operation(&directory.specs, "text.upper", "true");
     directory.put(&remote("a/one@1", &[&upper]));
 
-    assert!(directory.remove(&key("a", "one"), 1).is_some());
+    assert!(directory.remove(&key("a", "one"), fence(1)).is_some());
 
     let pool = directory.pool(&name("text.upper")).expect("still known");
     assert!(pool.is_empty() && pool.operation.is_some());
@@ -92,7 +137,7 @@ fn names_that_nobody_offers_are_bounded() {
     for (i, operation) in operations.iter().enumerate() {
         directory.put(&remote(&format!("a/i@{}", 2 * i + 1), &[operation]));
     }
-    directory.remove(&key("a", "i"), u64::MAX);
+    directory.remove(&key("a", "i"), fence(u64::MAX));
 
     assert!(directory.pools.len() <= IDLE_NAMES, "{}", directory.pools.len());
     assert!(directory.pool(&name("n.op0")).is_none());
@@ -113,7 +158,7 @@ fn the_oldest_instance_decides_the_specification() {
         .expect("offered");
     assert_eq!(standing.entry.generation, 1);
 
-    directory.remove(&key("a", "old"), 1);
+    directory.remove(&key("a", "old"), fence(1));
     assert_eq!(providers(&directory, "text.upper"), ["new@2"]);
 }
 

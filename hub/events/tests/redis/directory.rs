@@ -73,6 +73,7 @@ impl View {
                 spoke,
                 instance,
                 generation,
+                hub: _,
             } => self
                 .entries
                 .retain(|known| known.spoke != spoke || known.instance != instance || known.generation > generation),
@@ -365,4 +366,59 @@ async fn without_redis_the_directory_serves_the_one_hub() {
         .expect("runs");
     view.comes_to("its end", |view| view.entries.is_empty()).await;
     pod.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_generation_is_given_twice_and_each_is_higher_than_the_one_before() {
+    let server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    // A hub whose clock is an hour ahead was here, and its record is gone by now.
+    let ahead = u64::try_from(jiff::Timestamp::now().as_millisecond()).expect("after 1970") + 3_600_000;
+    server
+        .query::<i64>(&["HSET", "alk:directory:version", "generation", &ahead.to_string()])
+        .await;
+    let spoke = "builder".parse().expect("valid");
+
+    let mut last = ahead;
+    for number in 0..20 {
+        for pod in [&a, &b] {
+            let instance = format!("i/{}", number % 3);
+            let cluster = pod.fabric.cluster();
+            let generation = cluster.register(entry(pod, &instance)).await.expect("runs");
+            assert!(generation > last, "{generation} after {last}");
+            last = generation;
+            let instance = instance.parse().expect("valid");
+            cluster.unregister(&spoke, &instance, generation).await.expect("runs");
+        }
+    }
+}
+
+/// Two hubs that were cut off from Redis, with clocks that disagree, can give an instance the same generation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_equal_generations_the_hub_with_the_higher_id_counts_for_everybody() {
+    let server = RedisServer::start().await;
+    let (b, watcher) = (Pod::up(&server, "b").await, Pod::up(&server, "w").await);
+    let (mut seen_b, mut seen) = (View::of(&b).await, View::of(&watcher).await);
+    let kept = b.fabric.cluster().register(entry(&b, "kept")).await.expect("runs");
+    let lost = b.fabric.cluster().register(entry(&b, "lost")).await.expect("runs");
+    seen.comes_to("both entries", |view| view.entries.len() == 2).await;
+    // What the other hubs would have asserted before this one is back.
+    for (instance, generation, hub) in [("kept", kept, "a"), ("lost", lost, "c")] {
+        let json = serde_json::to_string(&entry(&b, instance)).expect("JSON");
+        let record = format!("{generation} {hub} {json}");
+        let field = format!("builder/{instance}");
+        server.query::<i64>(&["HSET", "alk:directory", &field, &record]).await;
+    }
+
+    server
+        .query::<i64>(&["HINCRBY", "alk:directory:version", "change", "5"])
+        .await;
+    b.fabric.cluster().register(entry(&b, "other")).await.expect("runs");
+
+    for view in [&mut seen_b, &mut seen] {
+        view.comes_to("one holder of each", |view| {
+            view.holder("kept") == Some(("b", kept)) && view.holder("lost") == Some(("c", lost))
+        })
+        .await;
+    }
 }

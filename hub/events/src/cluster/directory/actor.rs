@@ -5,6 +5,8 @@
 //!   on while Redis is away.
 //! - After every return of the link, every gap in the feed and every funeral of this hub, its entries are asserted,
 //!   what it no longer holds is removed, and the mirror is loaded, in this order.
+//! - Generations are never given twice: by Redis from one counter, without it by each hub beyond all that it has seen,
+//!   and between two hubs the higher id counts ([`Fence`](crate::Fence)).
 //! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
 
 mod mirror;
@@ -50,6 +52,8 @@ pub(in crate::cluster) struct Actor {
     own: HashMap<Key, DirectoryEntry>,
     /// What the other hubs hold, as Redis says.
     others: HashMap<Key, DirectoryEntry>,
+    /// The highest generation that this hub has given or seen: its next one is beyond it.
+    highest: u64,
     /// Where the mirror stands in the feed; `None`: nowhere, it has to be loaded.
     position: Option<Position>,
     /// When the directory has to be loaded, as soon as the link is up.
@@ -89,6 +93,7 @@ impl Actor {
             changes,
             own: HashMap::new(),
             others: HashMap::new(),
+            highest: 0,
             position: None,
             load_at: None,
             snapshot_due: true,
@@ -179,14 +184,11 @@ impl Actor {
         }
     }
 
-    fn prepare(&self, command: &mut Command) -> Cmd {
+    fn prepare(&mut self, command: &mut Command) -> Cmd {
         match command {
             Command::Register { entry, .. } => {
-                let key = Key::of(entry);
-                let known = self.own.get(&key).into_iter().chain(self.others.get(&key));
-                let next = known.map(|entry| entry.generation + 1).max().unwrap_or_default();
                 entry.hub = self.hub.clone();
-                entry.generation = next.max(clock_ms());
+                entry.generation = self.next_generation();
                 self.record(entry, scripts::register)
             }
             Command::Unregister { key, generation, .. } => {
@@ -211,13 +213,13 @@ impl Actor {
 
     fn registered(&mut self, mut entry: DirectoryEntry, answer: Option<Value>) -> u64 {
         let answer = answer.and_then(|answer| redis::from_redis_value::<(u64, u8)>(answer).ok());
-        // Without an answer Redis may still have taken the proposed generation, or one more than it had: go beyond.
-        let fallback = if self.redis.is_some() {
-            entry.generation.saturating_add(1).max(clock_ms())
-        } else {
-            entry.generation
-        };
-        entry.generation = answer.map_or(fallback, |(generation, _)| generation);
+        if let Some((generation, _)) = answer {
+            entry.generation = generation;
+            self.highest = self.highest.max(generation);
+        } else if self.redis.is_some() {
+            // Redis may have taken the proposed one, and more may have been given since: this one was given to nobody.
+            entry.generation = self.next_generation();
+        }
         let (key, generation) = (Key::of(&entry), entry.generation);
         self.others.remove(&key);
         self.tell(DirectoryChange::Put(entry.clone()));
@@ -235,8 +237,15 @@ impl Actor {
                 spoke,
                 instance,
                 generation: entry.generation,
+                hub: entry.hub,
             });
         }
+    }
+
+    /// Beyond every generation that this hub has given or seen, and at least the clock.
+    fn next_generation(&mut self) -> u64 {
+        self.highest = self.highest.saturating_add(1).max(clock_ms());
+        self.highest
     }
 
     fn tell(&mut self, change: DirectoryChange) {

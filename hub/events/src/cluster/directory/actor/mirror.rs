@@ -39,6 +39,7 @@ impl Actor {
                 continue;
             };
             let key = Key::of(&entry);
+            self.highest = self.highest.max(entry.generation);
             if entry.hub != self.hub {
                 self.own.remove(&key);
                 self.others.insert(key, entry);
@@ -102,6 +103,7 @@ impl Actor {
                         spoke,
                         instance,
                         generation,
+                        hub,
                     });
                 }
             }
@@ -117,8 +119,9 @@ impl Actor {
 
     fn put(&mut self, entry: DirectoryEntry) {
         let key = Key::of(&entry);
+        self.highest = self.highest.max(entry.generation);
         // Its own were told when they were made; an older one of another hub came before one of its own.
-        if entry.hub == self.hub || self.own.get(&key).is_some_and(|own| own.generation > entry.generation) {
+        if entry.hub == self.hub || self.own.get(&key).is_some_and(|own| own.fence() > entry.fence()) {
             return;
         }
         self.own.remove(&key);

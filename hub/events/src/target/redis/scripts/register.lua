@@ -1,23 +1,37 @@
 -- Writes one entry of the directory, fenced by its generation, and publishes the change.
 -- KEYS: directory, directory:version, hubs. ARGV: changes channel, stem of instances' names, epoch to begin with,
 -- field, hub, generation, entry, `new` or `assert`.
--- A new entry gets max(stored + 1, the generation given). An assertion keeps its generation and loses against an
--- entry of another hub that is not older.
+-- A new entry gets the generation given, or one more than the highest that was ever given here. An assertion keeps its
+-- generation and loses against an entry of another hub with a higher one, or with the same one and a higher id.
 -- Answer: the generation that is stored, and 1 when it is the caller's.
 local channel, instances, epoch, field, hub, json = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 local generation, assert_only = tonumber(ARGV[6]), ARGV[8] == 'assert'
+
+-- Byte by byte, as the hubs compare: Lua's own comparison goes by the server's locale.
+local function is_higher(one, other)
+  for at = 1, math.min(#one, #other) do
+    local a, b = string.byte(one, at), string.byte(other, at)
+    if a ~= b then return a > b end
+  end
+  return #one > #other
+end
+
+local highest = tonumber(redis.call('HGET', KEYS[2], 'generation') or '0')
 local stored = redis.call('HGET', KEYS[1], field)
 if stored then
   local number, holder = string.match(stored, '^(%d+) (%S+) ')
   number = tonumber(number)
+  highest = math.max(highest, number)
   if assert_only then
-    if holder ~= hub and number >= generation then return {number, 0} end
+    if holder ~= hub and (number > generation or number == generation and is_higher(holder, hub)) then
+      return {number, 0}
+    end
     if stored == string.format('%.0f', generation) .. ' ' .. hub .. ' ' .. json then return {generation, 1} end
-  elseif number >= generation then
-    generation = number + 1
   end
   if holder ~= hub then redis.call('SREM', instances .. holder, field) end
 end
+if not assert_only then generation = math.max(generation, highest + 1) end
+redis.call('HSET', KEYS[2], 'generation', string.format('%.0f', math.max(generation, highest)))
 local value = string.format('%.0f', generation) .. ' ' .. hub .. ' ' .. json
 redis.call('HSET', KEYS[1], field, value)
 redis.call('SADD', instances .. hub, field)
