@@ -144,10 +144,12 @@ impl Core {
 
     /// Chooses an instance and sends the call to it.
     pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Option<&Instance>) -> Result<(), CallError> {
+        let draining = self.cluster.draining();
         let mut wanted = Wanted {
             target: call.request.target.as_ref(),
             not,
             only_here: false,
+            draining: Some(&**draining).filter(|hubs| !hubs.is_empty()),
         };
         let mut fresh = None;
         for _ in 0..PLACES {

@@ -1,8 +1,9 @@
 //! Decides whether a caller may call, and which instance gets the call.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use alkhub_protocol::{CallError, Code, OperationName, Scopes, SpokeName};
+use alkhub_protocol::{CallError, Code, HubId, OperationName, Scopes, SpokeName};
 
 use crate::directory::{Instance, Pool};
 use crate::operation::Operation;
@@ -19,6 +20,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) not: Option<&'a Instance>,
     /// Only instances that are connected to this hub: the others cannot be reached now.
     pub(crate) only_here: bool,
+    /// Instances on these hubs only when nobody else can take the call: the hubs go away.
+    pub(crate) draining: Option<&'a HashSet<HubId>>,
 }
 
 /// Checks the key's own scopes.
@@ -49,18 +52,22 @@ pub(crate) fn denied(scope: &str) -> CallError {
 
 /// Chooses an instance and takes one of its slots.
 ///
-/// Of two that are picked by chance the less busy one; one on this hub unless it is twice as busy.
+/// Of two that are picked by chance the less busy one; one on this hub unless it is twice as busy. One on a hub that goes
+/// away only where nobody else has a slot.
 pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, CallError> {
     // Between the look and the reservation another call may take the slot.
     for _ in 0..4 {
-        let here = less_busy(&pool.here, wanted);
-        let elsewhere = less_busy(&pool.elsewhere, wanted);
-        let Some(instance) = nearer(here, elsewhere) else { break };
+        let picked = pick(pool, wanted).or_else(|| wanted.draining.and_then(|_| pick(pool, wanted.anywhere())));
+        let Some(instance) = picked else { break };
         if instance.load.reserve(instance.slots()) {
             return Ok(Arc::clone(instance));
         }
     }
     Err(refusal(pool, wanted))
+}
+
+fn pick<'a>(pool: &'a Pool, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
+    nearer(less_busy(&pool.here, wanted), less_busy(&pool.elsewhere, wanted))
 }
 
 fn nearer<'a>(here: Option<&'a Arc<Instance>>, elsewhere: Option<&'a Arc<Instance>>) -> Option<&'a Arc<Instance>> {
@@ -122,7 +129,7 @@ fn lighter<'a>(one: &'a Arc<Instance>, other: &'a Arc<Instance>) -> &'a Arc<Inst
 
 /// Why nobody can be chosen.
 pub(crate) fn refusal(pool: &Pool, wanted: Wanted<'_>) -> CallError {
-    let name = &pool.name;
+    let (name, wanted) = (&pool.name, wanted.anywhere());
     if pool.all().any(|instance| wanted.allows(instance)) {
         let message = format!("every instance that offers `{name}` runs as many calls as it takes at once");
         return CallError::new(Code::Overloaded, message).retryable();
@@ -151,8 +158,14 @@ pub(crate) fn not_found(operation: &OperationName) -> CallError {
 // === impl Wanted ===
 
 impl Wanted<'_> {
+    /// The same, from hubs that go away too.
+    fn anywhere(self) -> Self {
+        Self { draining: None, ..self }
+    }
+
     fn allows(&self, instance: &Instance) -> bool {
         self.target.is_none_or(|target| instance.entry.spoke == *target)
+            && self.draining.is_none_or(|hubs| !hubs.contains(&instance.entry.hub))
             && self.not.is_none_or(|not| !instance.is_same_registration(not))
             && instance.link.as_ref().map_or(!self.only_here, |link| link.is_open())
     }

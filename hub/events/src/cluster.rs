@@ -12,7 +12,8 @@ mod inbox;
 mod keys;
 mod lease;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use alkhub_config::EventsConfig;
@@ -330,6 +331,21 @@ impl Cluster {
     /// end, whether or not this was called.
     pub fn announce(&self, lease: Lease) {
         self.shared.leases.announce(lease);
+    }
+
+    /// [`Cluster::announce`], and returns when Redis has told the other hubs. Dropping the future leaves it to the next
+    /// renewal, and so does an error.
+    ///
+    /// # Errors
+    /// Redis is away, refuses, or does not answer in `events.timeout`.
+    pub async fn announce_now(&self, lease: Lease) -> Result<(), Error> {
+        lease::announce_now(&self.shared.leases, self.shared.relay.redis(), lease).await
+    }
+
+    /// The hubs that go away, this one included: calls go elsewhere as long as there is anybody else. Cheap enough to be
+    /// asked for each call.
+    pub fn draining(&self) -> impl Deref<Target = Arc<HashSet<HubId>>> {
+        self.shared.leases.draining()
     }
 
     /// Every hub with a live lease, this one included; of the last renewal, while Redis is away.

@@ -210,3 +210,26 @@ fn an_instance_that_is_lost_is_not_chosen_although_a_pool_still_has_it() {
     let error = choose(&pool, Wanted::default()).expect_err("it is gone");
     assert_eq!(error.code, Code::NoProvider, "{error}");
 }
+
+#[test]
+fn an_instance_on_a_hub_that_drains_gets_calls_only_when_nobody_else_can_take_them() {
+    let (near, _outgoing) = local("text/near@1", &[]);
+    let draining = HashSet::from(["hub-a".parse().expect("valid")]);
+    let wanted = Wanted {
+        draining: Some(&draining),
+        ..Wanted::default()
+    };
+    let far = limited("text/far@2", 10);
+    let both = pool(vec![Arc::clone(&near)], vec![Arc::clone(&far)]);
+
+    for _ in 0..10 {
+        assert_eq!(choose(&both, wanted).expect("free").entry.instance, far.entry.instance);
+    }
+    let next = choose(&both, wanted).expect("the other is full");
+    let alone = choose(&pool(vec![near], vec![]), wanted).expect("there is nobody else");
+
+    assert_eq!(
+        (next.entry.instance.as_str(), alone.entry.instance.as_str()),
+        ("near", "near")
+    );
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use alkhub_calls::Answer;
 use alkhub_config::CallsConfig;
+use alkhub_events::Lease;
 use alkhub_protocol::{CallRequest, Code, Delivered};
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
@@ -176,6 +177,50 @@ async fn an_instance_that_registers_on_another_hub_is_fenced_on_the_first() {
     let (answer, ()) = tokio::join!(pair.b.call("text.upper", json!(1)), answering);
     assert!(answer.is_ok(), "{answer:?}");
     drop(new);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn calls_avoid_a_hub_that_drains_as_long_as_there_is_another() {
+    let pair = Pair::start().await;
+    let mut leaving = pair.spoke_on_b(&[query("text.upper")]).await;
+    let mut staying = Spoke::connect(&pair.a, "text", &[query("text.upper")]).await;
+    sees(&pair.b, "text.upper", staying.output.generation).await;
+    let lease = Lease {
+        draining: true,
+        ..Lease::default()
+    };
+    pair.b.fabric.cluster().announce_now(lease).await.expect("Redis is up");
+    until("hub A hears of it", async || {
+        match pair.a.fabric.cluster().draining().len() {
+            1 => Ok(()),
+            n => Err(format!("{n} hubs drain")),
+        }
+    })
+    .await;
+
+    // The connection on hub B is nearer to the callers there, and idle.
+    for _ in 0..10 {
+        assert!(pair.a.dispatch(request("text.upper", json!(1))).0.is_ok());
+        assert!(pair.b.dispatch(request("text.upper", json!(1))).0.is_ok());
+    }
+
+    for _ in 0..20 {
+        staying.next_call().await;
+    }
+    assert!(leaving.has_nothing());
+    staying.session.close("for the test").await;
+    until("both hubs know it", async || {
+        let known = [&pair.a, &pair.b].map(|hub| hub.calls.instances().len());
+        if known == [1, 1] {
+            Ok(())
+        } else {
+            Err(format!("{known:?}"))
+        }
+    })
+    .await;
+    assert!(pair.a.dispatch(request("text.upper", json!(1))).0.is_ok(), "to the end");
+    leaving.next_call().await;
     pair.end().await;
 }
 

@@ -3,9 +3,12 @@
 //! Invariants
 //! - A hub's lease is in Redis before its entries are; a hub without one is buried with its entries by whoever
 //!   renews next.
+//! - What a lease newly says reaches every hub with the directory's changes, at once, and again with each renewal. A hub
+//!   that has said that it drains drains to its end, whatever an older message says.
 //! - After the link comes up nobody is buried for one interval: after a restart of Redis the others need time to
 //!   come back too.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +39,10 @@ pub(super) struct Leases {
     ttl: Duration,
     interval: Duration,
     lease: watch::Sender<Lease>,
+    /// What the other hubs said last.
+    others: Mutex<BTreeMap<HubId, PodReport>>,
     pods: ArcSwap<Vec<PodReport>>,
+    draining: ArcSwap<HashSet<HubId>>,
     owner: Mutex<Option<String>>,
     /// Whether the lease was given back; one renewal at a time, and none after that.
     left: tokio::sync::Mutex<bool>,
@@ -56,13 +62,15 @@ impl Leases {
             ttl: config.lease_ttl,
             interval: config.lease_interval,
             lease,
+            others: Mutex::default(),
             pods: ArcSwap::default(),
+            draining: ArcSwap::default(),
             owner: Mutex::default(),
             left: tokio::sync::Mutex::default(),
             buried: Notify::new(),
             metrics,
         };
-        leases.know(Vec::new());
+        leases.know(|_| {});
         leases
     }
 
@@ -73,19 +81,28 @@ impl Leases {
             changed
         });
         if changed {
-            let others = self
-                .pods
-                .load()
-                .iter()
-                .filter(|pod| pod.hub_id != self.hub)
-                .cloned()
-                .collect();
-            self.know(others);
+            self.know(|_| {});
         }
+    }
+
+    /// Another hub says something new of itself.
+    pub(super) fn hear(&self, hub: &HubId, lease: &Lease) {
+        if *hub != self.hub {
+            self.know(|others| note(others, pod_report(hub.clone(), lease)));
+        }
+    }
+
+    /// Another hub is gone.
+    pub(super) fn forget(&self, hub: &HubId) {
+        self.know(|others| drop(others.remove(hub)));
     }
 
     pub(super) fn pods(&self) -> Arc<Vec<PodReport>> {
         self.pods.load_full()
+    }
+
+    pub(super) fn draining(&self) -> arc_swap::Guard<Arc<HashSet<HubId>>> {
+        self.draining.load()
     }
 
     /// Renews the lease; whether Redis knew the hub.
@@ -105,8 +122,12 @@ impl Leases {
         };
         let (joined, living): (bool, Vec<(String, String)>) =
             session.query(&scripts::lease(&self.names, renewal)).await?;
-        let others = living.iter().filter(|(id, _)| id != self.hub.as_str());
-        self.know(others.filter_map(|(id, lease)| report(id, lease)).collect());
+        let living = living.iter().filter(|(id, _)| id != self.hub.as_str());
+        let living: Vec<PodReport> = living.filter_map(|(id, lease)| report(id, lease)).collect();
+        self.know(|others| {
+            others.retain(|hub, _| living.iter().any(|pod| pod.hub_id == *hub));
+            living.into_iter().for_each(|pod| note(others, pod));
+        });
         Ok(!joined)
     }
 
@@ -139,12 +160,17 @@ impl Leases {
         Ok(Claim::Mine)
     }
 
-    /// Takes over what is known of the others.
-    fn know(&self, mut pods: Vec<PodReport>) {
-        let own = pod_report(self.hub.clone(), &self.lease.borrow());
-        pods.push(own);
+    /// Changes what is known of the others.
+    fn know(&self, change: impl FnOnce(&mut BTreeMap<HubId, PodReport>)) {
+        let mut others = self.others.lock();
+        change(&mut others);
+        let mut pods: Vec<PodReport> = others.values().cloned().collect();
+        pods.push(pod_report(self.hub.clone(), &self.lease.borrow()));
         pods.sort_by(|a, b| a.hub_id.cmp(&b.hub_id));
         self.metrics.hubs.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
+        let draining = pods.iter().filter(|pod| pod.draining);
+        self.draining
+            .store(Arc::new(draining.map(|pod| pod.hub_id.clone()).collect()));
         self.pods.store(Arc::new(pods));
     }
 }
@@ -177,6 +203,17 @@ pub(super) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationTo
     drop(hold);
 }
 
+/// Says what this hub's lease holds from now on, and returns when Redis has it.
+pub(super) async fn announce_now(leases: &Leases, redis: Option<&Redis>, lease: Lease) -> Result<(), Error> {
+    leases.announce(lease);
+    let Some(redis) = redis else { return Ok(()) };
+    let session = redis.link().session()?;
+    if !leases.renew(&session, false).await? {
+        leases.buried.notify_one();
+    }
+    Ok(())
+}
+
 async fn renew(leases: &Leases, redis: &Redis, bury: bool) {
     if *redis.link().state().borrow() != LinkState::Up {
         return;
@@ -187,6 +224,12 @@ async fn renew(leases: &Leases, redis: &Redis, bury: bool) {
         Ok(false) => leases.buried.notify_one(),
         Err(error) => tracing::warn!(%error, "lease was not renewed"),
     }
+}
+
+/// Notes what a hub says. An older message may come after the one that said that it drains.
+fn note(others: &mut BTreeMap<HubId, PodReport>, mut pod: PodReport) {
+    pod.draining |= others.get(&pod.hub_id).is_some_and(|known| known.draining);
+    others.insert(pod.hub_id.clone(), pod);
 }
 
 fn report(id: &str, lease: &str) -> Option<PodReport> {

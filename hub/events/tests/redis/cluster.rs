@@ -1,5 +1,7 @@
 //! Relay, leases, revoked keys and the claim on the prefix.
 
+use std::time::Duration;
+
 use alkhub_config::EventsConfig;
 use alkhub_events::{Claim, KeyChange, Lease, LinkState, Undelivered};
 use alkhub_protocol::Delivered;
@@ -144,6 +146,46 @@ async fn every_hub_knows_what_the_others_announce() {
         .await;
     }
     assert_eq!(a.metric("alkhub_events_hubs"), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_hub_drains_is_known_everywhere_before_any_lease_is_renewed() {
+    let server = RedisServer::start().await;
+    let config = EventsConfig {
+        lease_ttl: Duration::from_secs(3_600),
+        lease_interval: Duration::from_secs(1_200),
+        ..config(&server)
+    };
+    let (a, b) = (Pod::start(&config, "a"), Pod::start(&config, "b"));
+    a.is_up().await;
+    b.is_up().await;
+
+    let told = b.fabric.cluster().announce_now(lease("pod-b", 5, true)).await;
+
+    told.expect("Redis is up");
+    for pod in [&a, &b] {
+        until("the hub is known to drain", || async {
+            let draining: Vec<String> = pod
+                .fabric
+                .cluster()
+                .draining()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            if draining == ["b"] {
+                Ok(())
+            } else {
+                Err(format!("{draining:?}"))
+            }
+        })
+        .await;
+    }
+    b.stop().await;
+    until("a hub that is gone is forgotten", || async {
+        let draining = a.fabric.cluster().draining().len();
+        if draining == 0 { Ok(()) } else { Err(draining) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Key;
-use crate::cluster::DirectoryEntry;
+use crate::cluster::{DirectoryEntry, Lease};
 
 /// Changes between the link and the actor; beyond it the directory is loaded anew.
 const QUEUE: usize = 8_192;
@@ -44,6 +44,8 @@ pub(super) enum Change {
         hub: HubId,
     },
     Gone(HubId),
+    /// A hub says something new of itself.
+    Lease(HubId, Lease),
     /// From a hub of a later version; nothing that this one can use.
     Unknown,
 }
@@ -114,6 +116,10 @@ fn change(what: &str, rest: &str) -> Option<Change> {
                 generation,
                 hub: parts.next()?.parse().ok()?,
             })
+        }
+        "lease" => {
+            let (hub, lease) = rest.split_once(' ')?;
+            Some(Change::Lease(hub.parse().ok()?, serde_json::from_str(lease).ok()?))
         }
         "gone" => rest.parse().ok().map(Change::Gone),
         _ => None,

@@ -111,8 +111,10 @@ impl Actor {
             Change::Gone(hub) if hub == self.hub => self.lost(),
             Change::Gone(hub) => {
                 self.others.retain(|_, entry| entry.hub != hub);
+                self.leases.forget(&hub);
                 self.tell(DirectoryChange::HubGone(hub));
             }
+            Change::Lease(hub, lease) => self.leases.hear(&hub, &lease),
             Change::Unknown => {}
         }
     }
