@@ -39,7 +39,7 @@ check_rules() {
   promtool test rules deploy/alerts/tests.yaml >"$scratch/out" 2>&1 || complain "$(cat "$scratch/out")"
   for alert in $(sed -n 's/^ *- alert: //p' "$rules"); do
     [ -s "docs/runbook/$alert.md" ] || complain "docs/runbook/$alert.md is missing"
-    grep -q "runbook_url: docs/runbook/$alert.md" "$rules" || complain "$alert names no runbook page"
+    grep -q "runbook: docs/runbook/$alert.md" "$rules" || complain "$alert names no runbook page"
     for outcome in "exp_alerts: \[\]" "exp_labels"; do
       awk -v alert="alertname: $alert" -v RS='- eval_time:|- [{]eval_time:' 'index($0, alert)' deploy/alerts/tests.yaml |
         grep -q "$outcome" || complain "deploy/alerts/tests.yaml lacks a case of $alert with $outcome"

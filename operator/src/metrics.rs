@@ -1,10 +1,11 @@
 //! Every metric of the operator.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use alkhub_crds::{SpokePhase, condition};
+use alkhub_crds::{Hub, HubStatus, SpokePhase, condition};
+use kube::ResourceExt as _;
 use parking_lot::{Mutex, RwLock};
 use prometheus::{Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, histogram_opts};
 use tokio::time::Instant;
@@ -24,8 +25,27 @@ pub struct Metrics {
     watch_age: GaugeVec,
     hubs: IntGaugeVec,
     spokes: IntGaugeVec,
+    each: EachHub,
     heard: Mutex<HashMap<&'static str, Instant>>,
     stores: RwLock<Option<Arc<Stores>>>,
+}
+
+/// One series for each Hub: what alerts compare with what is scraped, for pods that are gone say nothing themselves.
+#[derive(Debug)]
+struct EachHub {
+    ready: IntGaugeVec,
+    replicas: IntGaugeVec,
+    ready_replicas: IntGaugeVec,
+    /// Namespace and name of the Hubs that have series.
+    shown: Mutex<HashSet<(String, String)>>,
+}
+
+/// The values of the label `ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HubState {
+    Ready,
+    NotReady,
+    Stopped,
 }
 
 // === impl Metrics ===
@@ -46,8 +66,8 @@ impl Metrics {
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
-        let gauges = |name: &str, help: &str, label: &str| {
-            let metric = IntGaugeVec::new(Opts::new(format!("alkhub_operator_{name}"), help), &[label])?;
+        let gauges = |name: &str, help: &str, label: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(format!("alkhub_operator_{name}"), help), label)?;
             registry.register(Box::new(metric.clone()))?;
             Ok::<_, prometheus::Error>(metric)
         };
@@ -92,8 +112,13 @@ impl Metrics {
                 &["kind"],
             )?,
             watch_age: GaugeVec::new(age, &["kind"])?,
-            hubs: gauges("hubs", "Hubs by whether they are ready.", "ready")?,
-            spokes: gauges("spokes", "Spokes by phase.", "phase")?,
+            hubs: gauges(
+                "hubs",
+                "Hubs by whether they are ready: true, false, or stopped (scaled to 0).",
+                &["ready"],
+            )?,
+            spokes: gauges("spokes", "Spokes by phase.", &["phase"])?,
+            each: EachHub::new(gauges)?,
             heard: Mutex::default(),
             stores: RwLock::default(),
         };
@@ -134,16 +159,7 @@ impl Metrics {
         let stores = self.stores.read().clone();
         let hubs = stores.as_ref().map(|stores| stores.hubs.state()).unwrap_or_default();
         let spokes = stores.as_ref().map(|stores| stores.spokes.state()).unwrap_or_default();
-        let ready = hubs
-            .iter()
-            .filter(|hub| {
-                hub.status
-                    .as_ref()
-                    .is_some_and(|s| condition::is_true(&s.conditions, condition::READY))
-            })
-            .count();
-        self.hubs.with_label_values(&["true"]).set(count(ready));
-        self.hubs.with_label_values(&["false"]).set(count(hubs.len() - ready));
+        self.show_hubs(&hubs);
         for phase in SpokePhase::ALL {
             let of = |status: Option<SpokePhase>| status.unwrap_or(SpokePhase::Pending) == phase;
             let number = spokes
@@ -152,6 +168,15 @@ impl Metrics {
                 .count();
             self.spokes.with_label_values(&[phase.as_str()]).set(count(number));
         }
+    }
+
+    /// Brings the series of each Hub up to date; those of other Hubs go.
+    pub fn show_hubs(&self, hubs: &[Arc<Hub>]) {
+        for state in HubState::ALL {
+            let number = hubs.iter().filter(|hub| HubState::of(hub) == state).count();
+            self.hubs.with_label_values(&[state.as_str()]).set(count(number));
+        }
+        self.each.refresh(hubs);
     }
 
     /// Every label value of a closed set is there from the start, so that a rate has something to begin from.
@@ -173,6 +198,91 @@ impl Metrics {
     }
 }
 
+// === impl EachHub ===
+
+impl EachHub {
+    /// Makes the families with `gauges(name, help, labels)`.
+    fn new<E>(gauges: impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, E>) -> Result<Self, E> {
+        let labels = &["namespace", "hub"];
+        Ok(Self {
+            ready: gauges(
+                "hub_ready",
+                "1 when a Hub's condition Ready is true, else 0; absent while it is scaled to 0.",
+                labels,
+            )?,
+            replicas: gauges(
+                "hub_replicas",
+                "Pods that a Hub should have; 0 while its spec was never accepted.",
+                labels,
+            )?,
+            ready_replicas: gauges("hub_ready_replicas", "Pods of a Hub that are ready.", labels)?,
+            shown: Mutex::default(),
+        })
+    }
+
+    /// Brings the series up to date. Those of Hubs that are gone go; the others never vanish in between, for somebody
+    /// else may be gathering.
+    fn refresh(&self, hubs: &[Arc<Hub>]) {
+        let mut shown = self.shown.lock();
+        let mut gone = std::mem::take(&mut *shown);
+        for hub in hubs {
+            let name = (hub.namespace().unwrap_or_default(), hub.name_any());
+            self.set(&[&name.0, &name.1], hub);
+            gone.remove(&name);
+            shown.insert(name);
+        }
+        for (namespace, name) in gone {
+            let labels = &[namespace.as_str(), name.as_str()];
+            for family in [&self.ready, &self.replicas, &self.ready_replicas] {
+                // It is not there when the Hub was scaled to 0.
+                drop(family.remove_label_values(labels));
+            }
+        }
+    }
+
+    fn set(&self, labels: &[&str; 2], hub: &Hub) {
+        let status = hub.status.as_ref();
+        // The image is in the status from the first time on that the Hub was applied.
+        let applied = status.is_some_and(|status| status.image.is_some());
+        let replicas = if applied { hub.spec.replicas } else { 0 };
+        self.replicas.with_label_values(labels).set(replicas.into());
+        let ready = status.map(|status| status.ready_replicas).unwrap_or_default();
+        self.ready_replicas.with_label_values(labels).set(ready.into());
+        match HubState::of(hub) {
+            HubState::Stopped => drop(self.ready.remove_label_values(labels)),
+            state => self
+                .ready
+                .with_label_values(labels)
+                .set((state == HubState::Ready).into()),
+        }
+    }
+}
+
+// === impl HubState ===
+
+impl HubState {
+    const ALL: [Self; 3] = [Self::Ready, Self::NotReady, Self::Stopped];
+
+    fn of(hub: &Hub) -> Self {
+        let ready = |status: &HubStatus| condition::is_true(&status.conditions, condition::READY);
+        if hub.spec.replicas == 0 {
+            Self::Stopped
+        } else if hub.status.as_ref().is_some_and(ready) {
+            Self::Ready
+        } else {
+            Self::NotReady
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "true",
+            Self::NotReady => "false",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
@@ -186,6 +296,74 @@ fn count(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn hub(name: &str, replicas: i32, status: &serde_json::Value) -> Arc<Hub> {
+        let spec = serde_json::json!({
+            "replicas": replicas, "redis": { "managed": true }, "postgres": { "managed": true },
+        });
+        let hub = serde_json::json!({
+            "apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "metadata": { "namespace": "n", "name": name },
+            "spec": spec, "status": status,
+        });
+        Arc::new(serde_json::from_value(hub).expect("a Hub"))
+    }
+
+    fn ready(status: &str) -> serde_json::Value {
+        let condition = serde_json::json!({
+            "type": "Ready", "status": status, "reason": "Any", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        serde_json::json!({ "image": "hub:1", "readyReplicas": 1, "conditions": [condition] })
+    }
+
+    fn series(registry: &Registry) -> Vec<String> {
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .expect("text");
+        let of_each = |line: &&str| line.starts_with("alkhub_operator_hub_re");
+        text.lines().filter(of_each).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_hub_says_what_it_should_have_and_a_stopped_or_refused_one_wants_no_pods() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).expect("registered");
+
+        metrics.show_hubs(&[
+            hub("down", 2, &ready("False")),
+            hub("refused", 2, &serde_json::json!({})),
+            hub("stopped", 0, &ready("False")),
+            hub("up", 1, &ready("True")),
+        ]);
+
+        assert_eq!(
+            series(&registry),
+            [
+                r#"alkhub_operator_hub_ready{hub="down",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_ready{hub="refused",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_ready{hub="up",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="down",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="refused",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="stopped",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="up",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_replicas{hub="down",namespace="n"} 2"#,
+                r#"alkhub_operator_hub_replicas{hub="refused",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_replicas{hub="stopped",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_replicas{hub="up",namespace="n"} 1"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_hub_that_is_gone_leaves_no_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).expect("registered");
+        metrics.show_hubs(&[hub("a", 1, &ready("True")), hub("b", 0, &ready("False"))]);
+
+        metrics.show_hubs(&[]);
+
+        assert_eq!(series(&registry), Vec::<String>::new());
+    }
 
     #[tokio::test]
     async fn every_family_is_there_before_anything_happened() {

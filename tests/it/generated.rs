@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Compares a committed file with what its generator writes now, or writes it.
 pub(crate) fn fresh(path: &str, now: &str) {
@@ -76,7 +77,8 @@ async fn the_reference_of_metrics_is_fresh() -> Result<()> {
         .text()
         .await?;
     let registry = prometheus::Registry::new();
-    let _metrics = alkhub_operator::metrics::Metrics::new(&registry)?;
+    let metrics = alkhub_operator::metrics::Metrics::new(&registry)?;
+    metrics.show_hubs(&[Arc::new(a_hub()?)]);
     let operator = prometheus::TextEncoder::new().encode_to_string(&registry.gather())?;
 
     let page = format!(
@@ -89,6 +91,77 @@ async fn the_reference_of_metrics_is_fresh() -> Result<()> {
     fresh("docs/generated/metrics.md", &page);
     cluster.shutdown().await;
     Ok(())
+}
+
+/// So that families with a series for each Hub have one.
+fn a_hub() -> Result<alkhub_crds::Hub> {
+    let managed = json!({ "managed": true });
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "metadata": { "namespace": "n", "name": "demo" },
+        "spec": { "redis": managed, "postgres": managed },
+    }))?)
+}
+
+/// One row for each field below an object's schema. Fields that are Kubernetes' own types are not opened.
+fn fields(rows: &mut String, path: &str, schema: &Value) {
+    let required = schema["required"].as_array().cloned().unwrap_or_default();
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}{name}");
+        let text = field["description"].as_str().unwrap_or_default();
+        let text = text
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace('|', "\\|");
+        let default = match &field["default"] {
+            Value::Null if required.iter().any(|needed| needed == name) => "**required**".to_owned(),
+            Value::Null => String::new(),
+            given => format!("`{given}`"),
+        };
+        *rows += &format!("| `{path}` | {} | {default} | {text} |\n", kind(field));
+        let ours = !path.starts_with("spec.template.") && !path.starts_with("status.conditions");
+        match field["type"].as_str() {
+            Some("object") if ours => fields(rows, &format!("{path}."), field),
+            Some("array") if ours => fields(rows, &format!("{path}[]."), &field["items"]),
+            _ => {}
+        }
+    }
+}
+
+/// The type of a field, with its bounds or values.
+fn kind(field: &Value) -> String {
+    let mut kind = field["type"].as_str().unwrap_or("any").to_owned();
+    if let Some(values) = field["enum"].as_array() {
+        let values: Vec<String> = values
+            .iter()
+            .map(|value| format!("`{}`", value.as_str().unwrap_or("null")))
+            .collect();
+        kind = values.join(", ");
+    }
+    if let (Some(least), Some(most)) = (field["minimum"].as_f64(), field["maximum"].as_f64()) {
+        kind += &format!(" {least} to {most}");
+    }
+    kind
+}
+
+/// Field by field, from the CRDs that the API server is given.
+#[test]
+fn the_reference_of_the_resources_is_fresh() {
+    let mut page =
+        "# Hub and Spoke, field by field\n\nGenerated from `crds/src` by `make generate`; do not edit. What the \
+                    operator makes of them is in [OPERATOR](../OPERATOR.md).\n"
+            .to_owned();
+    for (_, crd) in alkhub_crds::manifest::all() {
+        let crd = serde_json::to_value(&crd).expect("a CRD is JSON");
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let kind = crd["spec"]["names"]["kind"].as_str().expect("a kind");
+        page += &format!("\n## {kind}\n\n| field | type | default | what |\n|---|---|---|---|\n");
+        for part in ["spec", "status"] {
+            fields(&mut page, &format!("{part}."), &schema["properties"][part]);
+        }
+    }
+
+    fresh("docs/generated/crds.md", &page);
 }
 
 #[test]
