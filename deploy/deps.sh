@@ -2,10 +2,12 @@
 # Installs the Debian packages that alkhub's development and tests need, and starts no service.
 #
 #   deploy/deps.sh postgresql   what `make dev` needs
-#   deploy/deps.sh all          what `make test` needs; fails first when the machine lacks what Debian 12 cannot give:
-#                               Rust as rust-toolchain.toml says, Go 1.25, Node 20
+#   deploy/deps.sh cluster      what `make cluster` and the other targets with a cluster, its images or charts need;
+#                               fails first when the machine lacks what Debian 12 cannot give: Rust as
+#                               rust-toolchain.toml says, Go 1.25
+#   deploy/deps.sh all          what `make test` needs: the same, and Node 20
 #
-# Does nothing when all are there. Not root: names what is missing and how to install it.
+# Does nothing when all are there, or where there is no dpkg. Not root: names what is missing and how to install it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,12 +23,16 @@ check_machine() {
   lacks Rust "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)" "$(rustc --version 2>/dev/null | cut -d' ' -f2)"
   lacks Go "$(sed -n 's/^go \([0-9]*\.[0-9]*\).*/\1/p' tests/cluster/go/go.mod)" \
     "$(cd tests/cluster/go && go env GOVERSION 2>/dev/null | sed 's/^go//')"
-  lacks Node 20 "$(node --version 2>/dev/null | sed 's/^v//')"
-  lacks npm 9 "$(npm --version 2>/dev/null)"
+  [ "$1" = cluster ] || check_node
   [ ${#lacking[@]} -gt 0 ] || return 0
   printf -v list '%s, ' "${lacking[@]}"
   echo "this machine lacks ${list%, }: Debian 12 has them not, or older; install them, and see that PATH finds them" >&2
   exit 1
+}
+
+check_node() {
+  lacks Node 20 "$(node --version 2>/dev/null | sed 's/^v//')"
+  lacks npm 9 "$(npm --version 2>/dev/null)"
 }
 
 case "${1:-}" in
@@ -35,13 +41,14 @@ case "${1:-}" in
     ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || exit 0
     packages=(postgresql)
     ;;
-  all)
-    check_machine
+  cluster | all)
+    check_machine "$1"
     mapfile -t packages < <(sed -e 's/^#.*//' -e '/^[[:space:]]*$/d' tests/cluster/deps.txt deploy/deps.txt)
     ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
+command -v dpkg-query >/dev/null || { echo "no Debian: see that ${packages[*]} are there" >&2; exit 0; }
 missing=()
 for line in "${packages[@]}"; do
   package=${line%% | *}

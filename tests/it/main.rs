@@ -4,6 +4,7 @@ mod calls;
 mod events;
 mod generated;
 mod keys;
+mod make;
 mod metrics;
 mod outages;
 mod tidy;
