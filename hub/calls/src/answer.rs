@@ -45,7 +45,8 @@ impl Core {
         let operation = &call.operation;
         if output.len() > PAYLOAD_LIMIT_BYTES {
             let message = format!("the output is larger than {PAYLOAD_LIMIT_BYTES} bytes");
-            let error = CallError::new(Code::PayloadTooLarge, message).delivered(Delivered::Yes);
+            // The fault is the spoke's: the caller's own payload was taken.
+            let error = CallError::new(Code::OutputInvalid, message).delivered(Delivered::Yes);
             let running = operation.is_subscription().then_some("an item is too large");
             return self.end(call.key, End::Failed(error), running);
         }

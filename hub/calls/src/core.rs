@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::call::Call;
 use crate::calls::Parts;
+use crate::compiled::{Budget, Specs};
 use crate::directory::Directory;
 use crate::link::Link;
 use crate::metrics::Metrics;
-use crate::operation::Specs;
 use crate::pending::Pending;
 use crate::presence::Presence;
 use crate::records::Records;
@@ -82,7 +82,13 @@ impl Core {
             registry,
         } = parts;
         let metrics = Arc::new(Metrics::register(&registry)?);
-        let specs = Arc::new(Specs::new(Arc::clone(&metrics)));
+        let specs = Arc::new(Specs::new(
+            Arc::clone(&metrics),
+            Budget {
+                hub: config.spec_bytes,
+                spoke: config.spec_bytes_per_spoke,
+            },
+        ));
         let core = Arc::new(Self {
             relay: Arc::new(Relay::new(cluster.clone(), hub.clone(), Arc::clone(&metrics))),
             records: Records::new(config.record_queue, Arc::clone(&metrics)),

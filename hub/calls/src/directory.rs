@@ -16,8 +16,9 @@ use alkhub_store::SpecHash;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use crate::compiled::Specs;
 use crate::link::{Link, Load};
-use crate::operation::{Operation, Specs};
+use crate::operation::Operation;
 
 /// Names kept that nobody offers now, to tell `NO_PROVIDER` from `OPERATION_NOT_FOUND`.
 const IDLE_NAMES: usize = 10_000;
@@ -61,8 +62,8 @@ pub(crate) struct Directory {
 struct Changes {
     /// Every instance that offers a name, whatever its specification.
     offers: HashMap<OperationName, Vec<Arc<Instance>>>,
-    /// Specifications to be loaded.
-    missing: HashSet<SpecHash>,
+    /// Specifications to be loaded, each with the spoke that it is charged to.
+    missing: HashMap<SpecHash, SpokeName>,
     /// Names that nobody offers, oldest first.
     idle: VecDeque<OperationName>,
 }
@@ -237,9 +238,11 @@ impl Directory {
         removed.count()
     }
 
-    /// Specifications that instances offer and this hub does not have.
-    pub(crate) fn missing(&self) -> Vec<SpecHash> {
-        self.changes.lock().missing.iter().copied().collect()
+    /// Specifications that instances offer and this hub does not have, each with a spoke that offers it.
+    pub(crate) fn missing(&self) -> Vec<(SpecHash, SpokeName)> {
+        let changes = self.changes.lock();
+        let missing = changes.missing.iter();
+        missing.map(|(hash, spoke)| (*hash, spoke.clone())).collect()
     }
 
     /// Notes that a specification is there now: its instances join their pool.
@@ -276,11 +279,11 @@ impl Directory {
         };
         let offers = changes.offers.get(name).map_or(&[][..], Vec::as_slice);
         let oldest = offers.iter().min_by(|a, b| a.by_age(b));
-        if let Some(hash) = oldest.and_then(|oldest| oldest.offers.get(name)) {
+        if let Some((oldest, hash)) = oldest.and_then(|oldest| Some((oldest, oldest.offers.get(name)?))) {
             pool.operation = self.specs.get(hash);
             if pool.operation.is_none() {
                 pool.waits_for_spec = true;
-                changes.missing.insert(*hash);
+                changes.missing.insert(*hash, oldest.entry.spoke.clone());
             } else {
                 let same = offers.iter().filter(|i| i.offers.get(name) == Some(hash)).cloned();
                 (pool.here, pool.elsewhere) = same.partition(|i| i.link.is_some());
@@ -290,7 +293,10 @@ impl Directory {
             changes.offers.remove(name);
             changes.idle.push_back(name.clone());
         }
-        pool.operation = pool.operation.or(known);
+        // What cannot be called takes no more memory than its texts.
+        pool.operation = pool
+            .operation
+            .or_else(|| known.map(|known| Arc::new(known.unchecked())));
         self.pools.insert(name.clone(), Arc::new(pool));
         self.forget(changes);
     }

@@ -7,15 +7,23 @@ use alkhub_protocol::{Dialect, OperationSpec};
 use jiff::Timestamp;
 use prometheus::Registry;
 
+use crate::compiled::{Budget, Specs};
 use crate::directory::Instance;
 use crate::link::Link;
 use crate::metrics::Metrics;
-use crate::operation::{Operation, Specs};
+use crate::operation::Operation;
 use crate::{Connection, Limits, Outgoing, outbox};
 
+pub(crate) fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::register(&Registry::new()).expect("a fresh registry"))
+}
+
 pub(crate) fn specs() -> Arc<Specs> {
-    let metrics = Metrics::register(&Registry::new()).expect("a fresh registry");
-    Arc::new(Specs::new(Arc::new(metrics)))
+    let budget = Budget {
+        hub: 1 << 30,
+        spoke: 1 << 30,
+    };
+    Arc::new(Specs::new(metrics(), budget))
 }
 
 /// A query `namespace.name` with the given input schema.
@@ -28,7 +36,20 @@ pub(crate) fn spec(name: &str, input_schema: &str) -> OperationSpec {
 }
 
 pub(crate) fn operation(specs: &Specs, name: &str, input_schema: &str) -> Arc<Operation> {
-    specs.compile(spec(name, input_schema)).expect("compiles")
+    compiled(specs, spec(name, input_schema))
+}
+
+pub(crate) fn compiled(specs: &Specs, spec: OperationSpec) -> Arc<Operation> {
+    let hash = alkhub_store::SpecHash::of(&spec);
+    if let Some(known) = specs.get(&hash) {
+        return known;
+    }
+    let name = spec.operation().expect("valid");
+    let series = metrics().series(&name);
+    let operation = Operation::compile(name, spec, hash, series);
+    specs
+        .keep(&"builder".parse().expect("valid"), operation.expect("compiles"))
+        .expect("fits")
 }
 
 /// A registration `spoke/instance@generation` on a hub that offers operations.

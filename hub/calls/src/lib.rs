@@ -16,6 +16,7 @@ mod call;
 mod caller;
 mod calls;
 mod compare;
+mod compiled;
 mod core;
 mod directory;
 mod dispatch;

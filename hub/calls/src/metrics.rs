@@ -36,10 +36,18 @@ pub(crate) struct Metrics {
     pub(crate) records_waiting: IntGauge,
     pub(crate) spokes_connected: IntGauge,
     pub(crate) instances_known: IntGauge,
-    pub(crate) specs_missing: IntGauge,
+    pub(crate) specs: Specs,
     registrations: [IntCounter; 2],
     series: Mutex<HashMap<OperationName, Arc<Series>>>,
     other: Arc<Series>,
+}
+
+/// The specifications in memory.
+#[derive(Debug)]
+pub(crate) struct Specs {
+    pub(crate) missing: IntGauge,
+    pub(crate) bytes: IntGauge,
+    pub(crate) refused: IntCounter,
 }
 
 /// The series of one operation: the common outcome needs no look-up.
@@ -55,6 +63,31 @@ pub(crate) struct Series {
 pub(crate) enum Direction {
     Sent,
     Received,
+}
+
+// === impl Specs ===
+
+impl Specs {
+    fn register(registry: &Registry) -> Result<Self, Error> {
+        let specs = Self {
+            missing: IntGauge::new(
+                "alkhub_operation_specs_missing",
+                "Specifications of operations on other hubs that could not be loaded yet.",
+            )?,
+            bytes: IntGauge::new(
+                "alkhub_operation_spec_bytes",
+                "Memory that compiled specifications take at most, in bytes.",
+            )?,
+            refused: IntCounter::new(
+                "alkhub_operation_specs_refused_total",
+                "Specifications refused because the hub's or their spoke's budget of compiled bytes was used up.",
+            )?,
+        };
+        registry.register(Box::new(specs.missing.clone()))?;
+        registry.register(Box::new(specs.bytes.clone()))?;
+        registry.register(Box::new(specs.refused.clone()))?;
+        Ok(specs)
+    }
 }
 
 // === impl Metrics ===
@@ -127,10 +160,7 @@ impl Metrics {
                 "alkhub_spoke_instances_known",
                 "Instances of spokes in this hub's directory, on whatever hub.",
             )?,
-            specs_missing: gauge(
-                "alkhub_operation_specs_missing",
-                "Specifications of operations on other hubs that could not be loaded yet.",
-            )?,
+            specs: Specs::register(registry)?,
             relayed: ["sent", "received"].map(|direction| relayed.with_label_values(&[direction])),
             registrations: ["accepted", "rejected"].map(|result| registrations.with_label_values(&[result])),
             series: Mutex::new(HashMap::new()),

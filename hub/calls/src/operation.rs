@@ -1,17 +1,15 @@
-//! An operation with its compiled checks, and the specifications that this hub has in memory by their hash.
+//! An operation with its compiled checks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSpec, RawJson};
 use alkhub_store::SpecHash;
-use parking_lot::Mutex;
 
-use crate::metrics::{Metrics, Series};
-use crate::schema::{self, Check};
+use crate::metrics::Series;
+use crate::schema::{self, Check, Prepared};
 
-/// Specifications kept although no spoke offers them: a spoke that comes back finds its own compiled.
-const IDLE_SPECS: usize = 4_096;
+/// What an operation takes beside its checks, in bytes; its texts come on top.
+const BARE_BYTES: usize = 1024;
 
 /// The HTTP status of a spoke's failure that declares none.
 const BAD_GATEWAY: u16 = 502;
@@ -25,20 +23,15 @@ pub(crate) struct Operation {
     pub(crate) input: Check,
     pub(crate) output: Check,
     pub(crate) series: Arc<Series>,
-}
-
-/// Compiled operations by hash, bounded.
-#[derive(Debug)]
-pub(crate) struct Specs {
-    by_hash: Mutex<HashMap<SpecHash, Arc<Operation>>>,
-    metrics: Arc<Metrics>,
+    /// What its specification says and the hub does not do.
+    pub(crate) warnings: Vec<String>,
+    /// How much memory it takes at most, in bytes.
+    pub(crate) bytes: usize,
 }
 
 /// Why a specification cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(transparent)]
-    Name(#[from] alkhub_protocol::id::InvalidId),
     #[error("the {part} {source}")]
     Schema { part: &'static str, source: schema::Error },
 }
@@ -46,6 +39,45 @@ pub(crate) enum Error {
 // === impl Operation ===
 
 impl Operation {
+    /// Compiles the checks. Takes seconds for the largest schemas: not for a thread that serves others.
+    pub(crate) fn compile(
+        name: OperationName,
+        spec: OperationSpec,
+        hash: SpecHash,
+        series: Arc<Series>,
+    ) -> Result<Self, Error> {
+        let input = prepare("input schema", &spec.input_schema)?;
+        let output = prepare("output schema", &spec.output_schema)?;
+        let told = |part: &'static str, warnings: Vec<String>| {
+            warnings.into_iter().map(move |warning| format!("`{part}`: {warning}"))
+        };
+        let warnings = told("inputSchema", input.warnings).chain(told("outputSchema", output.warnings));
+        Ok(Self {
+            warnings: warnings.collect(),
+            bytes: BARE_BYTES + text_bytes(&spec) + input.bytes + output.bytes,
+            input: input.check,
+            output: output.check,
+            name,
+            spec,
+            hash,
+            series,
+        })
+    }
+
+    /// The same without its checks: what is kept of an operation that nobody offers.
+    pub(crate) fn unchecked(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            spec: self.spec.clone(),
+            hash: self.hash,
+            input: Check::Anything,
+            output: Check::Anything,
+            series: Arc::clone(&self.series),
+            warnings: Vec::new(),
+            bytes: 0,
+        }
+    }
+
     pub(crate) fn is_subscription(&self) -> bool {
         self.spec.kind == OperationKind::Subscription
     }
@@ -66,45 +98,24 @@ impl Operation {
     }
 }
 
-// === impl Specs ===
-
-impl Specs {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            by_hash: Mutex::new(HashMap::new()),
-            metrics,
-        }
-    }
-
-    pub(crate) fn get(&self, hash: &SpecHash) -> Option<Arc<Operation>> {
-        self.by_hash.lock().get(hash).cloned()
-    }
-
-    /// The operation of a specification, compiled unless it is known.
-    pub(crate) fn compile(&self, spec: OperationSpec) -> Result<Arc<Operation>, Error> {
-        let hash = SpecHash::of(&spec);
-        if let Some(known) = self.get(&hash) {
-            return Ok(known);
-        }
-        let name = spec.operation()?;
-        let operation = Arc::new(Operation {
-            input: compile("input schema", &spec.input_schema)?,
-            output: compile("output schema", &spec.output_schema)?,
-            series: self.metrics.series(&name),
-            name,
-            spec,
-            hash,
-        });
-        let mut by_hash = self.by_hash.lock();
-        if by_hash.len() >= IDLE_SPECS {
-            // Those in use are held by the directory too.
-            by_hash.retain(|_, operation| Arc::strong_count(operation) > 1);
-        }
-        by_hash.insert(hash, Arc::clone(&operation));
-        Ok(operation)
-    }
+fn prepare(part: &'static str, schema: &RawJson) -> Result<Prepared, Error> {
+    Check::prepare(schema).map_err(|source| Error::Schema { part, source })
 }
 
-fn compile(part: &'static str, schema: &RawJson) -> Result<Check, Error> {
-    Check::compile(schema).map_err(|source| Error::Schema { part, source })
+/// The texts of a specification, in bytes.
+fn text_bytes(spec: &OperationSpec) -> usize {
+    let errors = spec.error_schemas.iter();
+    let errors = errors.map(|error| error.code.len() + error.description.len() + error.schema.len());
+    let scopes = spec.access_control.required_scopes.iter();
+    let scopes = scopes.chain(&spec.access_control.required_scopes_any);
+    [
+        spec.description.len(),
+        spec.title.as_ref().map_or(0, String::len),
+        spec.tags.iter().chain(scopes).map(String::len).sum(),
+        spec.input_schema.len() + spec.output_schema.len(),
+        spec.meta.as_ref().map_or(0, RawJson::len),
+        errors.sum(),
+    ]
+    .iter()
+    .sum()
 }

@@ -20,9 +20,6 @@ use crate::{Caller, Connection, SpokePolicy};
 
 pub(crate) mod turns;
 
-/// Operations compiled before other tasks get their turn.
-const COMPILED_AT_ONCE: usize = 16;
-
 /// Who registers, once that is settled.
 struct Identity {
     spoke: SpokeName,
@@ -202,11 +199,8 @@ impl Core {
         let mut offer = Offer::default();
         let mut names = HashSet::new();
         for (i, raw) in operations.iter().enumerate() {
-            if i % COMPILED_AT_ONCE == COMPILED_AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
             let examined = if i < self.config.max_operations {
-                self.examine_one(identity, raw)
+                self.examine_one(identity, raw).await
             } else {
                 Err(format!(
                     "one instance may offer {} operations",
@@ -223,7 +217,7 @@ impl Core {
         offer
     }
 
-    fn examine_one(&self, identity: &Identity, raw: &RawJson) -> Result<(Arc<Operation>, Registered), String> {
+    async fn examine_one(&self, identity: &Identity, raw: &RawJson) -> Result<(Arc<Operation>, Registered), String> {
         let spec: OperationSpec = raw
             .to()
             .map_err(|error| format!("it is not an OperationSpec: {error}"))?;
@@ -239,7 +233,11 @@ impl Core {
             };
             return Err(format!("spoke `{}` may offer `{allowed}` only", policy.name));
         }
-        let operation = self.specs.compile(spec).map_err(|error| error.to_string())?;
+        let operation = self
+            .specs
+            .compile(&identity.spoke, spec)
+            .await
+            .map_err(|error| error.to_string())?;
         let own = (identity.spoke.clone(), identity.instance.clone());
         let Some(other) = self.directory.offered_by_others(&name, &own) else {
             return Ok((operation, Registered::Registered));
@@ -263,20 +261,25 @@ impl Core {
 
 impl Offer {
     fn add(&mut self, raw: &RawJson, examined: Result<(Arc<Operation>, Registered), String>) {
-        let (name, result, reason) = match examined {
+        let result = match examined {
             Ok((operation, result)) => {
-                let name = operation.name.to_string();
+                let (name, warnings) = (operation.name.to_string(), operation.warnings.clone());
                 self.accepted.push(operation);
-                (name, result, None)
+                OperationResult {
+                    name,
+                    result,
+                    reason: None,
+                    warnings,
+                }
             }
-            Err(reason) => (name_in(raw), Registered::Rejected, Some(reason)),
+            Err(reason) => OperationResult {
+                name: name_in(raw),
+                result: Registered::Rejected,
+                reason: Some(reason),
+                warnings: Vec::new(),
+            },
         };
-        self.results.push(OperationResult {
-            name,
-            result,
-            reason,
-            warnings: Vec::new(),
-        });
+        self.results.push(result);
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::OperationSpec;
+use alkhub_protocol::{OperationSpec, SpokeName};
 use alkhub_store::SpecHash;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -136,7 +136,8 @@ impl Core {
         loop {
             let missing = self.directory.missing();
             self.metrics
-                .specs_missing
+                .specs
+                .missing
                 .set(i64::try_from(missing.len()).unwrap_or(i64::MAX));
             for batch in missing.chunks(BATCH) {
                 self.load_batch(batch).await;
@@ -146,7 +147,7 @@ impl Core {
             } else {
                 self.directory.missing().len()
             };
-            self.metrics.specs_missing.set(i64::try_from(left).unwrap_or(i64::MAX));
+            self.metrics.specs.missing.set(i64::try_from(left).unwrap_or(i64::MAX));
             let pause = if left == 0 { None } else { Some(jittered(retry)) };
             retry = if left == 0 {
                 FIRST_RETRY
@@ -161,8 +162,10 @@ impl Core {
         }
     }
 
-    async fn load_batch(&self, hashes: &[SpecHash]) {
-        let loaded = match self.store.operations().get(hashes).await {
+    async fn load_batch(&self, missing: &[(SpecHash, SpokeName)]) {
+        let owners: HashMap<SpecHash, &SpokeName> = missing.iter().map(|(hash, spoke)| (*hash, spoke)).collect();
+        let hashes: Vec<SpecHash> = owners.keys().copied().collect();
+        let loaded = match self.store.operations().get(&hashes).await {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::debug!(%error, "specifications of other hubs' operations could not be loaded");
@@ -170,10 +173,14 @@ impl Core {
             }
         };
         for (hash, spec) in loaded {
-            match self.specs.compile(spec) {
+            let Some(spoke) = owners.get(&hash) else { continue };
+            match self.specs.compile(spoke, spec).await {
                 Ok(operation) => self.directory.resolved(&operation.name, &hash),
                 Err(error) => {
-                    tracing::warn!(%error, "the specification of another hub's operation cannot be used here");
+                    tracing::warn!(
+                        spoke.name = %spoke, %error,
+                        "the specification of another hub's operation cannot be used here"
+                    );
                     self.directory.give_up(&hash);
                 }
             }

@@ -24,6 +24,12 @@ pub struct CallsConfig {
     pub subscription_bytes: usize,
     /// Operations that one instance may offer.
     pub max_operations: usize,
+    /// Memory that the specifications of one spoke's operations may take on a hub when they are compiled, in bytes.
+    /// Too low: a registration with many patterns or large schemas is refused. Too high: one key can fill a hub.
+    pub spec_bytes_per_spoke: usize,
+    /// Memory that all compiled specifications may take on a hub, in bytes. Too low: operations of the fleet cannot be
+    /// called by way of this hub. Too high: the hub runs out of memory.
+    pub spec_bytes: usize,
     /// Calls of other hubs' callers running at once on this hub; over it `OVERLOADED`.
     pub relay_queue: usize,
     /// Call records waiting to be written; over it they are dropped and counted.
@@ -46,6 +52,8 @@ impl Default for CallsConfig {
             subscription_items: 1_024,
             subscription_bytes: 1024 * 1024,
             max_operations: 1_000,
+            spec_bytes_per_spoke: 32 * 1024 * 1024,
+            spec_bytes: 128 * 1024 * 1024,
             relay_queue: 16_384,
             record_queue: 65_536,
             record_retention: Duration::from_secs(24 * 3600),

@@ -17,6 +17,8 @@ use serde_json::value::RawValue;
 
 use crate::DEPTH_LIMIT;
 
+pub mod tree;
+
 /// One JSON value as text, cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawJson(Bytes);
@@ -67,6 +69,14 @@ impl RawJson {
     /// When `raw` does not lie inside `frame`: a mistake of the caller.
     pub(crate) fn slice_of(frame: &Bytes, raw: &RawValue) -> Self {
         Self(frame.slice_ref(raw.get().as_bytes()))
+    }
+
+    /// A part of this value, which was read from it; without a copy.
+    ///
+    /// # Panics
+    /// When `raw` does not lie inside this value: a mistake of the caller.
+    pub fn part(&self, raw: &RawValue) -> Self {
+        Self::slice_of(&self.0, raw)
     }
 
     /// Reads the value into a type.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use alkhub_protocol::OperationSpec;
-use serde_json::Value;
+use alkhub_protocol::json::tree::Tree;
 use sha2::{Digest as _, Sha256};
 
 use crate::Error;
@@ -113,47 +113,25 @@ impl FromStr for SpecHash {
     }
 }
 
-/// The JSON with the keys of every object sorted and no white space.
+/// The JSON with the members of every object sorted and no white space; numbers as they came, since a specification may
+/// have some that no type of ours holds.
 fn canonical(spec: &OperationSpec) -> String {
-    let value = serde_json::to_value(spec).expect("a specification is JSON that was read");
-    let mut text = String::new();
-    write_sorted(&value, &mut text);
-    text
-}
-
-/// Sorts for itself: whether `serde_json`'s map does depends on a feature that any crate may turn on.
-fn write_sorted(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut fields: Vec<_> = map.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| *name);
-            text.push('{');
-            for (index, (name, value)) in fields.into_iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                text.push_str(&Value::from(name.as_str()).to_string());
-                text.push(':');
-                write_sorted(value, text);
-            }
-            text.push('}');
+    let text = serde_json::to_string(spec).expect("a specification is JSON that was read");
+    match Tree::parse(text.as_bytes()) {
+        Ok(tree) => {
+            let mut sorted = String::with_capacity(text.len());
+            tree.write_canonical(&mut sorted);
+            sorted
         }
-        Value::Array(items) => {
-            text.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    text.push(',');
-                }
-                write_sorted(item, text);
-            }
-            text.push(']');
-        }
-        plain => text.push_str(&plain.to_string()),
+        // Two members of one name, or half of a surrogate pair: there is one way only to keep them.
+        Err(_) => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use alkhub_protocol::RawJson;
+
     use super::*;
 
     fn spec(input_schema: &str) -> OperationSpec {
@@ -179,6 +157,24 @@ mod tests {
         let again: OperationSpec = serde_json::from_str(&canonical(&spec)).expect("reads");
 
         assert_eq!(SpecHash::of(&again), SpecHash::of(&spec));
+    }
+
+    #[test]
+    fn what_no_number_or_text_of_ours_can_hold_has_a_hash_and_is_kept_as_it_came() {
+        for odd in [
+            "1e400",
+            "123456789012345678901234567890",
+            r#""cut \ud83d""#,
+            r#"{"a":1,"a":2}"#,
+        ] {
+            let mut spec = spec("true");
+            spec.meta = Some(RawJson::parse(odd.to_owned()).expect("JSON"));
+
+            let again: OperationSpec = serde_json::from_str(&canonical(&spec)).expect("reads");
+
+            assert_eq!(again.meta, spec.meta, "{odd}");
+            assert_eq!(SpecHash::of(&again), SpecHash::of(&spec), "{odd}");
+        }
     }
 
     #[test]

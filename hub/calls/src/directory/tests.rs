@@ -1,7 +1,7 @@
 //! The directory puts, removes and pools what hubs offer.
 
 use super::*;
-use crate::fixture::{entry, local, operation, remote, specs};
+use crate::fixture::{compiled, entry, local, operation, remote, specs};
 
 fn directory() -> Directory {
     Directory::new(specs())
@@ -170,9 +170,9 @@ fn an_instance_joins_its_pool_when_its_specification_is_loaded() {
 
     let pool = directory.pool(&name("text.upper")).expect("known");
     assert!(pool.waits_for_spec && pool.is_empty());
-    assert_eq!(directory.missing(), [unknown.hash]);
+    assert_eq!(directory.missing(), [(unknown.hash, "a".parse().expect("valid"))]);
 
-    directory.specs.compile(unknown.spec.clone()).expect("compiles");
+    compiled(&directory.specs, unknown.spec.clone());
     directory.resolved(&unknown.name, &unknown.hash);
 
     assert_eq!(providers(&directory, "text.upper"), ["one@1"]);

@@ -51,7 +51,7 @@ fn required_scopes_match_literally_even_for_admin() {
     let mut spec: OperationSpec = crate::fixture::spec("task.watch", "true");
     spec.access_control.required_scopes = vec!["task:read".to_owned()];
     spec.access_control.required_scopes_any = vec!["team:a".to_owned(), "team:b".to_owned()];
-    let operation = specs().compile(spec).expect("compiles");
+    let operation = crate::fixture::compiled(&specs(), spec);
     let message = |scopes: &[&str]| {
         let allowed = allow_operation(&Scopes::new(scopes.iter().copied()), &operation);
         allowed.map_err(|error| error.message)

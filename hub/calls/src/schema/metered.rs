@@ -10,12 +10,13 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use alkhub_protocol::json::tree::{Members as TreeMembers, Number, Tree};
 use jsonschema::JsonType;
-use jsonschema::json::{Array, Json, Node, NodeIdentity, Object};
-use serde_json::{Map, Number, Value};
+use jsonschema::json::{Array, Json, JsonNumber, Node, NodeIdentity, Object};
+use serde_json::Value;
 use tokio::time::Instant;
 
-use super::equality::{equal, weight, write_canonical};
+use super::equality::{equal, to_value, weight, write_canonical};
 
 /// Steps that every check has, and those that each byte of the value adds.
 const STEPS: u64 = 2_000_000;
@@ -49,6 +50,8 @@ pub(super) enum Spent {
     Errors,
     /// A string is longer than the patterns of the schema may be matched with.
     Pattern,
+    /// A number that 64 bits would round is compared with one of the schema's.
+    Number,
 }
 
 struct Meter {
@@ -154,35 +157,42 @@ pub(super) struct Metered;
 
 /// A value.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'a>(pub(super) &'a Value);
+pub(super) struct Seen<'a>(pub(super) &'a Tree<'a>);
+
+/// A number. Its type is judged by what is written; it is compared as 64 bits, and refused where these would round it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SeenNumber<'a>(Number<'a>);
 
 /// An object.
-pub(super) struct Members<'a>(&'a Map<String, Value>);
+pub(super) struct Members<'a>(&'a TreeMembers<'a>);
 
 /// An array.
-pub(super) struct Elements<'a>(&'a [Value]);
+pub(super) struct Elements<'a>(&'a [Tree<'a>]);
 
-pub(super) struct MembersIter<'a>(serde_json::map::Iter<'a>);
+pub(super) struct MembersIter<'a>(std::slice::Iter<'a, (Cow<'a, str>, Tree<'a>)>);
 
-pub(super) struct ElementsIter<'a>(std::slice::Iter<'a, Value>);
+pub(super) struct ElementsIter<'a>(std::slice::Iter<'a, Tree<'a>>);
+
+/// Holds a string that is looked at as a value.
+#[derive(Default)]
+pub(super) struct Buffer(Option<Tree<'static>>);
 
 // === impl Metered ===
 
 impl Json for Metered {
     type Node<'a> = Seen<'a>;
     type PreparedKey = String;
-    type StringBuffer = Value;
+    type StringBuffer = Buffer;
 
-    // Like the representation of plain values: a look-up walks a B-tree.
+    // A look-up is a binary search.
     const KEYS_PER_LOOKUP: usize = 2;
 
     fn prepare_key(key: &str) -> String {
         key.to_owned()
     }
 
-    fn with_string_node<T>(buffer: &mut Value, string: &str, f: impl FnOnce(Seen<'_>) -> T) -> T {
-        *buffer = Value::String(string.to_owned());
-        f(Seen(buffer))
+    fn with_string_node<T>(buffer: &mut Buffer, string: &str, f: impl FnOnce(Seen<'_>) -> T) -> T {
+        f(Seen(buffer.0.insert(Tree::String(Cow::Owned(string.to_owned())))))
     }
 }
 
@@ -191,33 +201,44 @@ impl Json for Metered {
 impl<'a> Node<'a, Metered> for Seen<'a> {
     type Object = Members<'a>;
     type Array = Elements<'a>;
-    type Number = &'a Number;
+    type Number = SeenNumber<'a>;
 
     fn as_object(&self) -> Option<Members<'a>> {
-        self.0.as_object().filter(|_| spend(1)).map(Members)
+        match self.0 {
+            Tree::Object(members) => spend(1).then_some(Members(members)),
+            _ => None,
+        }
     }
 
     fn as_array(&self) -> Option<Elements<'a>> {
-        let items = self.0.as_array().filter(|_| spend(1));
-        items.map(|items| Elements(items))
+        match self.0 {
+            Tree::Array(items) => spend(1).then_some(Elements(items)),
+            _ => None,
+        }
     }
 
     fn as_string(&self) -> Option<Cow<'a, str>> {
-        let text = self.0.as_str()?;
+        let Tree::String(text) = self.0 else { return None };
         let go_on = spend(of_text(text)) && METER.with(|meter| meter.match_text(text));
         go_on.then_some(Cow::Borrowed(text))
     }
 
-    fn as_number(&self) -> Option<&'a Number> {
-        self.0.as_number().filter(|_| spend(1))
+    fn as_number(&self) -> Option<SeenNumber<'a>> {
+        match self.0 {
+            Tree::Number(number) => spend(of_text(number.as_str())).then_some(SeenNumber(*number)),
+            _ => None,
+        }
     }
 
     fn as_boolean(&self) -> Option<bool> {
-        self.0.as_bool().filter(|_| spend(1))
+        match self.0 {
+            Tree::Bool(value) => spend(1).then_some(*value),
+            _ => None,
+        }
     }
 
     fn is_null(&self) -> bool {
-        !spend(1) || self.0.is_null()
+        !spend(1) || *self.0 == Tree::Null
     }
 
     fn json_type(&self) -> JsonType {
@@ -225,18 +246,20 @@ impl<'a> Node<'a, Metered> for Seen<'a> {
             return JsonType::Null;
         }
         match self.0 {
-            Value::Null => JsonType::Null,
-            Value::Bool(_) => JsonType::Boolean,
-            Value::Number(_) => JsonType::Number,
-            Value::String(_) => JsonType::String,
-            Value::Array(_) => JsonType::Array,
-            Value::Object(_) => JsonType::Object,
+            Tree::Null => JsonType::Null,
+            Tree::Bool(_) => JsonType::Boolean,
+            Tree::Number(_) => JsonType::Number,
+            Tree::String(_) => JsonType::String,
+            Tree::Array(_) => JsonType::Array,
+            Tree::Object(_) => JsonType::Object,
         }
     }
 
     fn string_length(&self) -> Option<u64> {
-        let text = self.0.as_str().filter(|text| spend(of_text(text)))?;
-        Some(text.chars().count() as u64)
+        match self.0 {
+            Tree::String(text) => spend(of_text(text)).then(|| text.chars().count() as u64),
+            _ => None,
+        }
     }
 
     fn equals_value(&self, expected: &Value) -> bool {
@@ -251,12 +274,55 @@ impl<'a> Node<'a, Metered> for Seen<'a> {
                 meter.spend(STEPS_PER_ERROR + path + weight(self.0), Spent::Errors);
             }
         });
-        Cow::Borrowed(self.0)
+        Cow::Owned(to_value(self.0))
     }
 
     fn identity(&self) -> Option<NodeIdentity> {
         spend(1);
         Some(NodeIdentity::new(std::ptr::from_ref(self.0).addr()))
+    }
+}
+
+// === impl SeenNumber ===
+
+impl SeenNumber<'_> {
+    /// The number, unless comparing it as 64 bits would compare another one: the check ends then.
+    fn comparable(&self) -> Option<Number<'_>> {
+        if self.0.fits_64_bits() {
+            return Some(self.0);
+        }
+        METER.with(|meter| meter.spent.set(meter.spent.get().or(Some(Spent::Number))));
+        None
+    }
+}
+
+impl JsonNumber for SeenNumber<'_> {
+    fn as_u64(&self) -> Option<u64> {
+        self.comparable()?.as_str().parse().ok()
+    }
+
+    fn as_i64(&self) -> Option<i64> {
+        self.comparable()?.as_str().parse().ok()
+    }
+
+    fn as_f64(&self) -> Option<f64> {
+        self.comparable().map(|number| number.to_f64())
+    }
+
+    fn as_str(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self.0.as_str())
+    }
+
+    fn to_number(&self) -> Cow<'_, serde_json::Number> {
+        Cow::Owned(super::equality::to_number(self.0))
+    }
+
+    fn is_integer(&self) -> bool {
+        self.0.decimal().is_some_and(|decimal| decimal.is_whole())
+    }
+
+    fn is_written_as_integer(&self) -> bool {
+        !self.0.as_str().contains(['.', 'e', 'E'])
     }
 }
 
@@ -293,7 +359,7 @@ impl<'a> Iterator for MembersIter<'a> {
             return None;
         }
         note_key(key);
-        Some((key, Seen(value)))
+        Some((key.as_ref(), Seen(value)))
     }
 }
 
@@ -316,7 +382,8 @@ impl<'a> Array<'a, Metered> for Elements<'a> {
         let mut known = HashSet::with_capacity(self.0.len());
         self.0.iter().all(|item| {
             let mut text = Vec::new();
-            spend(weight(item)) && write_canonical(item, &mut text) && known.insert(text)
+            write_canonical(item, &mut text);
+            spend(weight(item)) && known.insert(text)
         })
     }
 }

@@ -21,9 +21,9 @@ const PATTERNS_LIMIT: usize = 1_000;
 /// Subschemas of a meta-schema, all of which lie in the crate that checks.
 const META_SPREAD: u64 = 64;
 
-const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
-const SINGLE: [&str; 4] = ["not", "if", "then", "else"];
-const MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
+pub(super) const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
+pub(super) const SINGLE: [&str; 4] = ["not", "if", "then", "else"];
+pub(super) const MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 const BELOW: [&str; 7] = [
     "items",

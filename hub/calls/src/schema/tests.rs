@@ -41,8 +41,8 @@ fn a_schema_that_accepts_anything_parses_nothing() {
 
 #[test]
 fn a_schema_that_is_none_is_refused_with_its_place() {
-    let error = compile(r#"{"properties":{"a":{"type":"strin"}}}"#).expect_err("no such type");
-    assert!(error.to_string().contains("/properties/a/type"), "{error}");
+    let error = compile(r#"{"properties":{"a":{"minLength":"1"}}}"#).expect_err("a text is no length");
+    assert!(error.to_string().contains("/properties/a/minLength"), "{error}");
     assert!(compile("3").is_err());
     assert!(compile(r#"{"pattern":"("}"#).is_err());
 }
@@ -403,4 +403,126 @@ fn more_patterns_than_memory_is_for_are_refused() {
     assert!(many(1_001, "a").is_err());
     assert!(many(200, "^[a-z]{1,63}").is_ok());
     assert!(many(200, "\\p{L}{60}").is_err());
+}
+
+#[test]
+fn a_second_member_of_one_name_is_refused_with_its_place() {
+    let check = compile(r#"{"properties":{"a":{"type":"integer"}}}"#).expect("valid");
+
+    for (json, path) in [(r#"{"a":"x","a":1}"#, ""), (r#"{"b":[{"c":1,"\u0063":1}]}"#, "/b/0")] {
+        let violation = check.check(json.as_bytes()).expect_err(json);
+        assert_eq!(violation.path, path, "{json}");
+        assert!(violation.message.ends_with("is there twice"), "{violation}");
+    }
+    assert!(compile(r#"{"type":"string","type":"integer"}"#).is_err());
+}
+
+#[test]
+fn half_of_a_surrogate_pair_is_refused_in_words() {
+    let check = compile(r#"{"properties":{"a":{"maxLength":9}}}"#).expect("valid");
+
+    let violation = check.check(br#"{"a":"cut \ud83d"}"#).expect_err("no character");
+
+    assert_eq!(
+        violation.to_string(),
+        "at `/a`: half of a surrogate pair is no character"
+    );
+}
+
+#[test]
+fn numbers_are_equal_when_every_digit_is() {
+    let unique = compile(r#"{"uniqueItems":true}"#).expect("valid");
+    let one = compile(r#"{"enum":[1, 0.1, 100000000000000000000]}"#).expect("valid");
+
+    for (json, valid) in [
+        ("[123456789012345678901234567890,123456789012345678901234567891]", true),
+        (
+            "[123456789012345678901234567890,1.2345678901234567890123456789e29]",
+            false,
+        ),
+        ("[0.1,0.1000000000000000055]", true),
+        ("[1e400,10e399]", false),
+        ("[1,1.0]", false),
+    ] {
+        assert_eq!(unique.check(json.as_bytes()).is_ok(), valid, "{json}");
+    }
+    for (json, valid) in [
+        ("1.0", true),
+        ("0.10", true),
+        ("0.1000000000000000055", false),
+        ("1e20", true),
+        ("100000000000000000001", false),
+    ] {
+        assert_eq!(one.check(json.as_bytes()).is_ok(), valid, "{json}");
+    }
+}
+
+#[test]
+fn a_number_that_64_bits_would_round_is_compared_with_no_limit() {
+    for (schema, limited) in [
+        (r#"{"multipleOf":3}"#, true),
+        (r#"{"minimum":0}"#, true),
+        (r#"{"exclusiveMaximum":1e300}"#, true),
+        (r#"{"type":"number"}"#, false),
+        (r#"{"type":"integer"}"#, false),
+        (r#"{"type":["integer","null"],"title":"n"}"#, false),
+    ] {
+        let check = compile(schema).expect("valid");
+        let found = check.check(b"123456789012345678901234567890");
+        assert_eq!(found.is_err(), limited, "{schema}");
+        if let Err(violation) = found {
+            assert!(violation.message.contains("17 significant digits"), "{violation}");
+        }
+        assert!(check.check(b"18446744073709551615").is_ok(), "{schema}");
+    }
+    let whole = compile(r#"{"type":"integer"}"#).expect("valid");
+    assert!(whole.check(b"1.5e1").is_ok() && whole.check(b"15.0000000000000000000000001").is_err());
+}
+
+#[test]
+fn a_schema_with_a_number_that_would_be_rounded_is_refused_with_the_number() {
+    for number in ["1e400", "123456789012345678901234567891", "0.1000000000000000055"] {
+        let schema = format!(r#"{{"maximum":{number}}}"#);
+        let error = Check::compile(&RawJson::parse(schema).expect("JSON")).expect_err(number);
+        assert!(error.to_string().contains(number), "{error}");
+    }
+}
+
+/// What the origin's operations have where they use TypeBox's types beyond JSON's.
+#[test]
+fn shapes_of_typebox_are_checked_as_far_as_json_goes() {
+    for (schema, valid, invalid, warnings) in [
+        (
+            r#"{"type":"array","items":[{"type":"string"},{"type":"number"}],"additionalItems":false,"minItems":2,"maxItems":2}"#,
+            r#"["a",1]"#,
+            r#"[1,"a"]"#,
+            0,
+        ),
+        (r#"{"type":"void"}"#, "null", "1", 0),
+        (r#"{"anyOf":[{"type":"undefined"},{"type":"string"}]}"#, "null", "1", 0),
+        (r#"{"type":"number","minimum":1,"exclusiveMinimum":true}"#, "2", "1", 0),
+        (
+            r#"{"type":"object","required":["at"],"properties":{"at":{"type":"Date"},"n":{"type":"bigint"}}}"#,
+            r#"{"at":"2026-01-01T00:00:00Z","n":"1n"}"#,
+            "{}",
+            2,
+        ),
+        (
+            r#"{"type":"object","properties":{"r":{"type":"RegExp","source":"a","flags":"g"},"a":{"type":"string"}}}"#,
+            r#"{"r":{},"a":""}"#,
+            r#"{"r":{},"a":1}"#,
+            1,
+        ),
+    ] {
+        let prepared = Check::prepare(&RawJson::parse(schema).expect("JSON")).expect(schema);
+        assert!(prepared.check.check(valid.as_bytes()).is_ok(), "{schema}");
+        assert!(prepared.check.check(invalid.as_bytes()).is_err(), "{schema}");
+        assert_eq!(prepared.warnings.len(), warnings, "{:?}", prepared.warnings);
+    }
+    let raw = Check::prepare(&RawJson::parse(r#"{"type":"Uint8Array"}"#).expect("JSON")).expect("accepted");
+    assert!(matches!(raw.check, Check::Anything));
+    assert_eq!(
+        raw.warnings,
+        ["`Uint8Array` is no type of JSON: the value is not checked"]
+    );
 }

@@ -172,7 +172,16 @@ impl Spoke {
         input: Value,
         (connection, outgoing): (Connection, Outgoing),
     ) -> Result<Self, CallError> {
-        let input: RegisterInput = serde_json::from_value(input).expect("a registration");
+        let input = serde_json::from_value(input).expect("a registration");
+        Self::register_as(hub, caller, input, (connection, outgoing)).await
+    }
+
+    pub(crate) async fn register_as(
+        hub: &Hub,
+        caller: &Arc<Caller>,
+        input: RegisterInput,
+        (connection, outgoing): (Connection, Outgoing),
+    ) -> Result<Self, CallError> {
         let (output, session) = hub.calls.register(caller, input, connection.clone()).await?;
         Ok(Self {
             output,

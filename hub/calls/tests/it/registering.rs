@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use alkhub_calls::{Answer, Caller};
 use alkhub_config::CallsConfig;
-use alkhub_protocol::register::Registered;
-use alkhub_protocol::{Code, Delivered, OperationKind};
+use alkhub_protocol::register::{RegisterInput, Registered};
+use alkhub_protocol::{Code, Delivered, OperationKind, RawJson};
 use alkhub_test_support::until;
 use serde_json::{Value, json};
 
@@ -29,6 +29,63 @@ fn results(spoke: &Spoke) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_of_a_specification_is_not_checked_is_told() {
+    let hub = Hub::local().await;
+    let schema = json!({"properties": {"at": {"type": "Date"}}});
+    let operations = [
+        query("text.plain"),
+        operation("text.at", "query", &json!({ "inputSchema": schema })),
+    ];
+
+    let spoke = register(&hub, &admin(), registration("text", &operations))
+        .await
+        .expect("an answer");
+
+    let warnings = spoke
+        .output
+        .operations
+        .iter()
+        .map(|operation| operation.warnings.as_slice());
+    let told = "`inputSchema`: `Date` is no type of JSON: what is at `/properties/at` is not checked".to_owned();
+    assert_eq!(warnings.collect::<Vec<_>>(), [&[][..], &[told]]);
+}
+
+/// A spoke whose registration broke the hub's task was told to try again, for ever.
+#[tokio::test(start_paused = true)]
+async fn what_no_type_of_ours_can_hold_is_kept_or_refused_by_name() {
+    let hub = Hub::local().await;
+    let mut input = RegisterInput {
+        name: Some("text".parse().expect("valid")),
+        ..RegisterInput::default()
+    };
+    for (name, schema, meta) in [
+        ("large", "true", "1e400"),
+        ("half", "true", r#""cut \ud83d""#),
+        ("twice", "true", r#"{"a":1,"a":2}"#),
+        ("limit", r#"{"maximum":1e400}"#, "null"),
+        ("cut", r#"{"title":"cut \ud83d"}"#, "null"),
+    ] {
+        let text = format!(
+            r#"{{"namespace":"text","name":"{name}","type":"query","inputSchema":{schema},"outputSchema":true,"_meta":{meta}}}"#
+        );
+        input.operations.push(RawJson::parse(text).expect("JSON"));
+    }
+
+    let spoke = Spoke::register_as(&hub, &admin(), input, connection())
+        .await
+        .expect("an answer");
+
+    let results = results(&spoke);
+    for (result, wanted) in results
+        .iter()
+        .zip(["registered", "registered", "registered", "1e400", "surrogate"])
+    {
+        assert!(result.contains(wanted), "{result} for {wanted}");
+    }
+    assert_eq!(results.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_operation_is_accepted_or_refused_on_its_own() {
     let hub = Hub::local().await;
     let operations = [
@@ -37,7 +94,7 @@ async fn each_operation_is_accepted_or_refused_on_its_own() {
         query("text.upper"),
         json!({"namespace": "text", "name": "half"}),
         json!({"namespace": "1text", "name": "odd", "type": "query", "inputSchema": {}, "outputSchema": {}}),
-        operation("text.bad", "query", &json!({"inputSchema": {"type": "strin"}})),
+        operation("text.bad", "query", &json!({"inputSchema": {"type": 3}})),
         operation(
             "text.far",
             "query",
