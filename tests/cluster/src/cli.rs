@@ -26,7 +26,7 @@ const EXAMPLES: &str = "Examples:
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// Build Kubernetes, etcd, helm and CoreDNS, unless they are up to date.
+    /// Build Kubernetes, etcd, helm, CoreDNS and the Prometheus operator, unless they are up to date.
     Build {
         #[command(flatten)]
         binaries: BinaryFolder,

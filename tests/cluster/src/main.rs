@@ -15,6 +15,7 @@ mod dump;
 mod enter;
 mod image;
 mod life;
+mod monitors;
 mod network;
 mod node;
 mod objects;
@@ -59,7 +60,10 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<i32> {
     match task {
-        Task::Build { binaries } => binaries::ensure(&binaries.bin).map(|_| 0),
+        Task::Build { binaries } => {
+            let folder = binaries::ensure(&binaries.bin)?;
+            monitors::ensure(&folder).map(|()| 0)
+        }
         Task::Images { images } => up::images(&images.images).map(|_| 0),
         Task::Image(arguments) => up::image(&arguments).map(|()| 0),
         Task::Up(arguments) => up::cluster(arguments),
