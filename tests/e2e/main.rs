@@ -9,6 +9,7 @@ mod install;
 mod isolation;
 mod kube;
 mod monitoring;
+mod pages;
 mod reach;
 mod refusals;
 mod removal;
@@ -28,8 +29,8 @@ use crate::world::World;
 type Step = for<'w> fn(&'w mut World) -> BoxFuture<'w, Result<()>>;
 
 macro_rules! steps {
-    ($($module:ident::$step:ident),* $(,)?) => {
-        [$((concat!(stringify!($module), "::", stringify!($step)), (|world| $module::$step(world).boxed()) as Step)),*]
+    ($($step:path),* $(,)?) => {
+        [$((stringify!($step), (|world| $step(world).boxed()) as Step)),*]
     };
 }
 
@@ -44,14 +45,23 @@ const STEPS: &[(&str, Step)] = &steps![
     hubs::an_idle_hub_and_an_idle_operator_are_small,
     refusals::the_api_server_refuses_a_hub_out_of_range,
     refusals::an_unknown_setting_becomes_a_condition,
-    monitoring::prometheus_finds_the_pods_and_answers,
-    monitoring::every_query_of_the_dashboard_answers,
+    monitoring::prometheus_scrapes_what_the_charts_monitors_name,
+    monitoring::every_query_of_the_installed_dashboard_answers,
+    monitoring::alerts::every_installed_alert_finds_its_series_and_is_silent,
+    monitoring::alerts::a_hub_whose_pods_are_gone_is_down_until_they_are_back,
+    monitoring::alerts::a_hub_that_is_scaled_to_0_is_no_alert,
+    monitoring::alerts::an_operator_that_is_gone_is_told_of_until_it_is_back,
     isolation::two_namespaces_share_a_redis_and_a_postgres_and_nothing_else,
     isolation::a_lost_redis_degrades_every_hub_on_it_until_it_is_back,
     isolation::the_younger_hub_of_two_with_one_prefix_is_refused,
     spokes::a_steady_cluster_is_left_alone,
     spokes::a_deleted_spoke_loses_its_key_and_its_connection,
+    pages::a_managed_server_is_replaced_as_the_runbook_says,
     removal::a_deleted_hub_leaves_nothing_behind,
+    pages::every_command_of_operations_and_of_the_runbook_works,
+    pages::a_backup_is_restored_as_the_page_says,
+    pages::an_uninstallation_as_the_page_says_leaves_nothing,
+    pages::the_readmes_five_commands_lead_to_four_pods,
 ];
 
 fn main() -> ExitCode {

@@ -1,14 +1,18 @@
-//! Debian's Prometheus on the cluster: it finds the pods and answers what people will ask.
+//! The chart's monitors, rules and dashboard, as a user of the Prometheus operator installs them: it reads the objects
+//! and writes the configuration, and a real Prometheus scrapes real pods by it. Nothing here has a configuration of its
+//! own.
 
-use std::process::Stdio;
+pub(crate) mod alerts;
+mod stack;
+
 use std::time::Duration;
 
-use alkhub_test_support::{Port, until_within};
+use alkhub_test_support::until_within;
 use alkhub_tests::http::Http;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
 
+pub(crate) use self::stack::Stack;
 use crate::hubs::{MANAGEMENT_PORT, OPERATOR_PORT, PORT, admin_key, operator_pod, ready_pods};
 use crate::kube::Kube;
 use crate::reach::Reach;
@@ -25,56 +29,18 @@ const QUESTIONS: &[(&str, &str)] = &[
     ("reconciles", "sum by (kind) (alkhub_operator_reconciles_total)"),
 ];
 
-/// A Prometheus server that ends with this value.
-#[derive(Debug)]
+/// A Prometheus that answers.
+#[derive(Clone, Debug)]
 pub(crate) struct Prometheus {
-    url: String,
-    _process: Child,
-    _port: Port,
+    /// `http://HOST:PORT`.
+    pub(crate) url: String,
 }
 
 // === impl Prometheus ===
 
 impl Prometheus {
-    /// Starts Debian's Prometheus with the scrape configuration of `deploy/`, on this cluster.
-    async fn start(world: &World) -> Result<Self> {
-        // Debian's Prometheus has no Kubernetes discovery: the cluster's DNS lists the pods of each headless Service.
-        let config = std::fs::read_to_string(world.file("deploy/prometheus-dns.yaml"))?;
-        let example = "_management._tcp.demo-pods.default.svc";
-        ensure!(
-            config.contains(example),
-            "deploy/prometheus-dns.yaml has another example"
-        );
-        let config = config
-            .replace(example, &format!("_management._tcp.demo-pods.{DEMO}.svc"))
-            .replace("alerts/alkhub.yaml", &world.file("deploy/alerts/alkhub.yaml"))
-            .replace("_interval: 15s", "_interval: 2s")
-            .replace("refresh_interval: 10s", "refresh_interval: 2s");
-        let file = world.folder.path().join("prometheus.yaml");
-        std::fs::write(&file, config)?;
-        let port = Port::free();
-        let log = std::fs::File::create(world.folder.path().join("prometheus.log"))?;
-        let process = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                world.folder.path().join("tsdb").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .context("prometheus is Debian's package of that name")?;
-        Ok(Self {
-            url: format!("http://127.0.0.1:{port}"),
-            _process: process,
-            _port: port,
-        })
-    }
-
     /// The result of an instant query.
-    async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
+    pub(crate) async fn query(&self, query: &str) -> Result<Vec<Value>, String> {
         let request = reqwest::Client::new()
             .get(format!("{}/api/v1/query", self.url))
             .query(&[("query", query)]);
@@ -90,7 +56,7 @@ impl Prometheus {
     }
 
     /// Waits until a query has a result.
-    async fn answers(&self, what: &str, query: &str) -> Vec<Value> {
+    pub(crate) async fn answers(&self, what: &str, query: &str) -> Vec<Value> {
         until_within(
             &format!("{what}: `{query}` answers"),
             Duration::from_secs(60),
@@ -127,34 +93,36 @@ impl Prometheus {
     }
 }
 
-/// Pods are found by discovery, and the first questions have answers that agree with the cluster.
-pub(crate) async fn prometheus_finds_the_pods_and_answers(world: &mut World) -> Result<()> {
+/// The two monitors of the chart lead Prometheus to every hub pod and to the operator, under the names that alerts and
+/// dashboard use, and the first questions have answers that agree with the cluster.
+pub(crate) async fn prometheus_scrapes_what_the_charts_monitors_name(world: &mut World) -> Result<()> {
     let pods = ready_pods(&world.kube, DEMO, "demo").await?;
     for pod in &pods {
         promtool(&world.kube, (DEMO, pod, MANAGEMENT_PORT)).await?;
     }
     promtool(&world.kube, (SYSTEM, &operator_pod(&world.kube).await?, OPERATOR_PORT)).await?;
-    let prometheus = Prometheus::start(world).await?;
-    until_within("all hub pods are scraped", Duration::from_secs(60), || async {
-        let up = prometheus.query("count(up{job=\"alkhub-hub\"} == 1)").await?;
-        let count = up
-            .first()
-            .and_then(|row| row["value"][1].as_str())
-            .unwrap_or("0")
-            .to_owned();
-        if count == pods.len().to_string() {
-            Ok(())
-        } else {
-            Err(format!("{count} of {}", pods.len()))
-        }
-    })
-    .await;
+    let stack = Stack::install(world).await?;
+    let prometheus = stack.prometheus.clone();
+    world.monitoring = Some(stack);
+    let hubs = format!("count(up{{job=\"alkhub-hub\",namespace=\"{DEMO}\",hub=\"demo\"}} == 1)");
+    let operators = format!("count(up{{job=\"alkhub-operator\",namespace=\"{SYSTEM}\"}} == 1)");
+    for (query, wanted) in [(hubs, pods.len()), (operators, 1)] {
+        until_within(&format!("`{query}` is {wanted}"), Duration::from_secs(60), || async {
+            let up = prometheus.query(&query).await?;
+            let count = up.first().and_then(|row| row["value"][1].as_str()).unwrap_or("0");
+            if count == wanted.to_string() {
+                Ok(())
+            } else {
+                Err(format!("{count} of {wanted}"))
+            }
+        })
+        .await;
+    }
     call_and_publish(world, &pods[0]).await?;
     for (what, query) in QUESTIONS {
         let values = prometheus.more_than_zero(what, query).await;
         say(&format!("{what}: {query} = {}", values.join(", ")));
     }
-    world.prometheus = Some(prometheus);
     Ok(())
 }
 
@@ -169,10 +137,16 @@ async fn call_and_publish(world: &World, pod: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every panel of the dashboard shows something.
-pub(crate) async fn every_query_of_the_dashboard_answers(world: &mut World) -> Result<()> {
-    let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(world.file("deploy/grafana/alkhub.json"))?)?;
-    let prometheus = world.prometheus.take().context("an earlier step left a Prometheus")?;
+/// Every panel of the dashboard that the chart installs shows something, for one Hub as for all.
+pub(crate) async fn every_query_of_the_installed_dashboard_answers(world: &mut World) -> Result<()> {
+    let object = world.kube.get(SYSTEM, &["configmap", "alkhub-dashboard"]).await?;
+    ensure!(
+        object["metadata"]["labels"]["grafana_dashboard"] == "1",
+        "Grafana's side-car would not find {object}"
+    );
+    let dashboard = object["data"]["alkhub.json"].as_str().context("a dashboard")?;
+    let dashboard: Value = serde_json::from_str(dashboard)?;
+    let stack = world.monitoring.as_ref().context("an earlier step left a Prometheus")?;
     let mut queries = Vec::new();
     collect(&dashboard["panels"], &mut queries);
     ensure!(
@@ -180,17 +154,19 @@ pub(crate) async fn every_query_of_the_dashboard_answers(world: &mut World) -> R
         "only {} queries found in the dashboard",
         queries.len()
     );
-    for query in &queries {
-        // Grafana fills these in from the dashboard's variables.
-        let query = query
-            .replace("$__rate_interval", "1m")
-            .replace("$namespace", ".*")
-            .replace("$hub", ".*");
-        ensure!(
-            !query.contains('$'),
-            "a variable of the dashboard is not known here: {query}"
-        );
-        prometheus.answers("dashboard", &query).await;
+    for (namespace, hub) in [(DEMO, "demo"), (".*", ".*")] {
+        for query in &queries {
+            // Grafana fills these in from the dashboard's variables.
+            let query = query
+                .replace("$__rate_interval", "1m")
+                .replace("$namespace", namespace)
+                .replace("$hub", hub);
+            ensure!(
+                !query.contains('$'),
+                "a variable of the dashboard is not known here: {query}"
+            );
+            stack.prometheus.answers("dashboard", &query).await;
+        }
     }
     say(&format!("{} queries of the dashboard answer", queries.len()));
     Ok(())

@@ -24,7 +24,7 @@ pub(crate) struct World {
     /// The spoke that stays connected from the first step on.
     pub(crate) spoke: Option<Spoke>,
     /// The Prometheus that scrapes the cluster, from one step to the next.
-    pub(crate) prometheus: Option<crate::monitoring::Prometheus>,
+    pub(crate) monitoring: Option<crate::monitoring::Stack>,
 }
 
 /// A spoke of the test's: a raw WebSocket that answers every call with its input.
@@ -42,7 +42,7 @@ impl World {
             kube: Kube::new(kubeconfig),
             folder,
             spoke: None,
-            prometheus: None,
+            monitoring: None,
         }
     }
 

@@ -7,4 +7,5 @@ mod keys;
 mod make;
 mod metrics;
 mod outages;
+mod pages;
 mod tidy;

@@ -4,5 +4,6 @@
 
 pub mod cluster;
 pub mod http;
+pub mod pages;
 pub mod promtool;
 pub mod wire;

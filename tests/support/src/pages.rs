@@ -3,7 +3,8 @@
 //! The words after `sh` say where:
 //!
 //! - nothing: against a hub on this machine (`hub/cli/tests/cli/pages.rs`), in the order of the page;
-//! - `cluster`: in a cluster (the end-to-end run);
+//! - `cluster`: in a cluster (the end-to-end run, `tests/e2e/pages.rs`); one word more, `cluster WHEN`, where not all
+//!   blocks of a page are run one after the other;
 //! - `skip=WHY`: nowhere, and why not.
 //!
 //! Anything else is a mistake of the page: an unknown word, an unknown language, a command in a block that is not `sh`.
@@ -47,6 +48,12 @@ pub struct Block {
     pub page: PathBuf,
     /// Where it is run.
     pub place: Place,
+    /// The word after `cluster`; empty without one.
+    pub when: String,
+    /// The line of the page after its fence, from 1.
+    pub line: usize,
+    /// All of it as it stands, without the indentation of its fence: functions and what else a shell reads as a whole.
+    pub text: String,
     /// Its commands in order.
     pub commands: Vec<Command>,
 }
@@ -70,7 +77,13 @@ pub fn pages(repository: &Path) -> Vec<PathBuf> {
         "SECURITY.md".into(),
         "tests/cluster/README.md".into(),
     ];
-    for folder in ["docs", "docs/runbook", "charts/alkhub", "charts/alkhub-crds"] {
+    for folder in [
+        "docs",
+        "docs/operations",
+        "docs/runbook",
+        "charts/alkhub",
+        "charts/alkhub-crds",
+    ] {
         let entries = std::fs::read_dir(repository.join(folder)).unwrap_or_else(|e| panic!("{folder}: {e}"));
         for entry in entries {
             let name = entry.unwrap_or_else(|e| panic!("{folder}: {e}")).file_name();
@@ -105,7 +118,7 @@ fn read(page: &Path, text: &str) -> Result<Vec<Block>, Vec<String>> {
             .map(|(at, line)| (at + 1, line))
             .collect();
         let mut fault = |line: usize, what: &str| faults.push(format!("{}:{line}: {what}", page.display()));
-        let (language, words) = info.trim().split_once(' ').unwrap_or((info.trim(), ""));
+        let (language, words) = info.trim().split_once(' ').unwrap_or_else(|| (info.trim(), ""));
         if language != "sh" {
             if !OTHERS.contains(&language) {
                 fault(
@@ -119,26 +132,33 @@ fn read(page: &Path, text: &str) -> Result<Vec<Block>, Vec<String>> {
             hidden.for_each(|(at, _)| fault(*at, "a command in a block that is not `sh` is run by no test"));
             continue;
         }
+        let indentation = line.len() - line.trim_start().len();
+        let text = |(_, line): &(usize, &str)| format!("{}\n", line.get(indentation..).unwrap_or_default());
         match place(words) {
-            Some(place) => blocks.push(Block {
+            Some((place, when)) => blocks.push(Block {
                 page: page.to_owned(),
                 place,
+                when,
+                line: at + 2,
+                text: body.iter().map(text).collect(),
                 commands: commands(&body),
             }),
             None => fault(
                 at + 1,
-                &format!("`sh {words}`: the words after sh are `cluster` or `skip=WHY`"),
+                &format!("`sh {words}`: the words after sh are `cluster`, `cluster WHEN` or `skip=WHY`"),
             ),
         }
     }
     if faults.is_empty() { Ok(blocks) } else { Err(faults) }
 }
 
-fn place(words: &str) -> Option<Place> {
-    match (words, words.strip_prefix("skip=")) {
-        ("", _) => Some(Place::Machine),
-        ("cluster", _) => Some(Place::Cluster),
-        (_, Some(why)) if !why.trim().is_empty() => Some(Place::Nowhere(why.trim().to_owned())),
+fn place(words: &str) -> Option<(Place, String)> {
+    let when = words.strip_prefix("cluster ").map(str::trim);
+    match (words, words.strip_prefix("skip="), when) {
+        ("", _, _) => Some((Place::Machine, String::new())),
+        ("cluster", _, _) => Some((Place::Cluster, String::new())),
+        (_, Some(why), _) if !why.trim().is_empty() => Some((Place::Nowhere(why.trim().to_owned()), String::new())),
+        (_, _, Some(when)) if !when.contains(char::is_whitespace) => Some((Place::Cluster, when.to_owned())),
         _ => None,
     }
 }
@@ -202,7 +222,7 @@ END
 alkhub call a.b '{
 }'
 ```
-   ```sh cluster
+   ```sh cluster later
    kubectl get hubs |
      cat
    ```
@@ -229,12 +249,18 @@ make test
             ]
         );
         assert_eq!(blocks[1].commands.len(), 1, "{blocks:?}");
+        let whole = (blocks[1].when.as_str(), blocks[1].line, blocks[1].text.as_str());
+        assert_eq!(whole, ("later", 17, "kubectl get hubs |\n  cat\n"));
     }
 
     #[test]
     fn an_unknown_word_or_language_and_a_hidden_command_are_named_with_their_line() {
         for (text, says) in [
             ("```sh later\nls\n```\n", "docs/P.md:1: `sh later`"),
+            (
+                "```sh cluster two words\nls\n```\n",
+                "docs/P.md:1: `sh cluster two words`",
+            ),
             ("```sh skip=\nls\n```\n", "docs/P.md:1: `sh skip=`"),
             ("\n```console\n$ ls\n```\n", "docs/P.md:2: unknown language `console`"),
             ("```\nkubectl get pods\n```\n", "docs/P.md:2: a command"),

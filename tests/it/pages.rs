@@ -1,0 +1,30 @@
+//! Commands of pages that need a cluster are known to the end-to-end run.
+
+use std::path::Path;
+
+use alkhub_test_support::pages::{self, Place};
+
+/// A page that the run does not know has blocks that nobody runs.
+#[test]
+fn every_block_for_a_cluster_is_walked_by_the_end_to_end_run() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("below the workspace");
+    let walk = std::fs::read_to_string(root.join("tests/e2e/pages.rs")).expect("the walk");
+    let mut count = 0;
+    for page in pages::pages(root) {
+        let blocks = pages::blocks(root, &page).unwrap_or_else(|faults| panic!("{}", faults.join("\n")));
+        for block in blocks.iter().filter(|block| block.place == Place::Cluster) {
+            let station = format!("(\"{}\", \"{}\")", page.display(), block.when);
+
+            assert!(
+                walk.contains(&station),
+                "{}:{} is run by nobody: {station}",
+                page.display(),
+                block.line
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 40, "only {count} blocks were found");
+}
