@@ -1,0 +1,119 @@
+//! What a run has seen, and what of it breaks a promise.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alkhub_tests::http::Answer;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::say;
+
+/// Codes that trouble explains.
+const TROUBLE: [&str; 8] = [
+    "NO_PROVIDER",
+    "OPERATION_NOT_FOUND",
+    "SPOKE_LOST",
+    "UNAVAILABLE",
+    "TIMEOUT",
+    "OVERLOADED",
+    "ABORTED",
+    "RATE_LIMITED",
+];
+/// Broken promises that are printed; the rest are counted.
+const SHOWN: usize = 20;
+
+/// What the caller of a mutation was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It was answered.
+    Done,
+    /// It was not delivered.
+    Not,
+    /// Nobody knows.
+    Maybe,
+}
+
+/// Counts of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    counts: Mutex<BTreeMap<String, u64>>,
+    mutations: Mutex<HashMap<u64, (Option<Told>, u32)>>,
+    broken: Mutex<Vec<String>>,
+    next: AtomicU64,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Counts something.
+    pub(crate) fn count(&self, what: impl Into<String>) {
+        *self.counts.lock().entry(what.into()).or_default() += 1;
+    }
+
+    /// A promise was broken.
+    pub(crate) fn broken(&self, what: String) {
+        say(&format!("BROKEN: {what}"));
+        self.broken.lock().push(what);
+    }
+
+    /// The number of a new mutation.
+    pub(crate) fn mutation(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A spoke runs it.
+    pub(crate) fn ran(&self, number: u64) {
+        self.mutations.lock().entry(number).or_default().1 += 1;
+    }
+
+    /// Its caller was told.
+    pub(crate) fn told(&self, number: u64, told: Told) {
+        self.mutations.lock().entry(number).or_default().0 = Some(told);
+    }
+
+    /// Judges an answer to a call of `input`, and says what its caller knows now.
+    pub(crate) fn judge(&self, operation: &str, input: &Value, answer: &Answer) -> Told {
+        if answer.status == 200 {
+            self.count("calls answered");
+            if answer.body["data"] != *input {
+                self.broken(format!("{operation} of {input} was answered with {}", answer.body));
+            }
+            return Told::Done;
+        }
+        let code = answer.body["code"].as_str().unwrap_or("none");
+        self.count(format!("calls failed {code}"));
+        if !TROUBLE.contains(&code) {
+            self.broken(format!("{operation} failed with {} {}", answer.status, answer.body));
+        }
+        match answer.body["delivered"].as_str() {
+            Some("no") => Told::Not,
+            _ => Told::Maybe,
+        }
+    }
+
+    /// Prints everything; whether a promise was broken.
+    pub(crate) fn report(&self, seed: u64, resident: &[u64]) -> bool {
+        for (number, (told, runs)) in &*self.mutations.lock() {
+            let wrong = match told {
+                Some(Told::Done) => *runs != 1,
+                Some(Told::Not) => *runs != 0,
+                Some(Told::Maybe) | None => *runs > 1,
+            };
+            if wrong {
+                let what = format!("mutation {number} ran {runs} times and its caller was told {told:?}");
+                self.broken.lock().push(what);
+            }
+        }
+        for (what, count) in &*self.counts.lock() {
+            say(&format!("{count:>9}  {what}"));
+        }
+        say(&format!("resident MiB of the hubs: {resident:?}"));
+        let broken = self.broken.lock();
+        for what in broken.iter().take(SHOWN) {
+            say(&format!("BROKEN: {what}"));
+        }
+        say(&format!("{} promises broken, seed {seed}", broken.len()));
+        !broken.is_empty()
+    }
+}

@@ -1,0 +1,108 @@
+//! `make soak`: hubs as processes under calls, events and registrations, while hubs, spokes and Redis are ended.
+//!
+//! What must hold, whatever happens:
+//! - An answer is the answer to its call.
+//! - A mutation runs once when it was answered, never when the error says `delivered: no`, and never twice.
+//! - An event that the hub took comes to each subscriber, in order, or a gap or the stream's end stands in its place.
+//! - An error is one that trouble explains; none is the hub's own fault or about a key that is good.
+//! - After each fault every hub answers calls again within a minute.
+//!
+//! The seed decides the faults and their order; the interleaving is the machine's. What was seen is printed, and a run
+//! that saw anything else fails.
+
+mod faults;
+mod hubs;
+mod ledger;
+mod load;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::hubs::Hubs;
+use crate::ledger::Ledger;
+
+/// Puts hubs under load and faults, and says what broke a promise.
+#[derive(Debug, Parser)]
+#[command(after_help = "Example:\n  alkhub-soak --alkhub target/debug/alkhub --seconds 3600 --seed 7")]
+pub(crate) struct Args {
+    /// The binary `alkhub`.
+    #[arg(long, default_value = "target/debug/alkhub")]
+    alkhub: PathBuf,
+    /// How long.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// Decides the faults and their order; by chance when it is not given, and printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Hubs on one Redis and one Postgres.
+    #[arg(long, default_value_t = 3)]
+    hubs: usize,
+    /// Spokes, all of them a pool.
+    #[arg(long, default_value_t = 8)]
+    spokes: u64,
+    /// Callers, each with one call at a time.
+    #[arg(long, default_value_t = 6)]
+    callers: u64,
+    /// Topics, each with a publisher and a subscriber.
+    #[arg(long, default_value_t = 4)]
+    topics: u64,
+}
+
+/// What the tasks of a run share.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) hubs: Arc<Hubs>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) stop: CancellationToken,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let args = Args::parse();
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
+    say(&format!(
+        "seed {seed}, {} s, {} hubs, {} spokes, {} callers, {} topics",
+        args.seconds, args.hubs, args.spokes, args.callers, args.topics
+    ));
+    let run = Run {
+        hubs: Arc::new(Hubs::start(&args.alkhub, args.hubs).await?),
+        ledger: Arc::new(Ledger::default()),
+        stop: CancellationToken::new(),
+    };
+    let tasks = TaskTracker::new();
+    for number in 0..args.spokes {
+        tasks.spawn(load::spoke(run.clone(), seed + number));
+    }
+    run.hubs.answer().await;
+    for number in 0..args.callers {
+        tasks.spawn(load::caller(run.clone(), seed + 1_000 + number));
+    }
+    for number in 0..args.topics {
+        tasks.spawn(load::topic(run.clone(), seed + 2_000 + number, number));
+    }
+    let end = Instant::now() + Duration::from_secs(args.seconds);
+    faults::inject(&run, &mut fastrand::Rng::with_seed(seed), end).await;
+    run.stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    let broken = run.ledger.report(seed, &run.hubs.resident());
+    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One line for the person who watches.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .expect("standard output is open");
+}
