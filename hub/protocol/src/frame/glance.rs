@@ -89,7 +89,7 @@ impl Glance {
         if !kind.starts_with("__") {
             return Some(format!("{kind}:{}", self.id.text().unwrap_or_default()));
         }
-        let whole = self.topic.text().or(self.payload.text()).map(str::to_owned);
+        let whole = self.topic.text().or_else(|| self.payload.text()).map(str::to_owned);
         whole.or_else(|| Some(format!("{}:{}", self.topic_type.text()?, self.topic_id.text()?)))
     }
 }
