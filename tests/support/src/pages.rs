@@ -250,7 +250,7 @@ make test
         );
         assert_eq!(blocks[1].commands.len(), 1, "{blocks:?}");
         let whole = (blocks[1].when.as_str(), blocks[1].line, blocks[1].text.as_str());
-        assert_eq!(whole, ("later", 17, "kubectl get hubs |\n  cat\n"));
+        assert_eq!(whole, ("later", 16, "kubectl get hubs |\n  cat\n"));
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! What a tree keeps of a text, and what it refuses.
+
 use proptest::prelude::*;
 use serde_json::Value;
 
