@@ -1,13 +1,14 @@
 //! `hub.register`: which connection becomes an instance of which spoke, and what it may offer.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use alkhub_events::{DirectoryEntry, OfferedOperation};
+use alkhub_protocol::json::tree::Tree;
 use alkhub_protocol::register::{OperationResult, RegisterInput, RegisterOutput, Registered};
 use alkhub_protocol::{CallError, Code, InstanceId, OperationSpec, RawJson, SpokeName, scope};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::core::Core;
@@ -315,28 +316,35 @@ fn spoke_of(caller: &Caller, input: &RegisterInput) -> Result<SpokeName, CallErr
 
 /// The name of an operation that was refused, as far as it can be read.
 fn name_in(raw: &RawJson) -> String {
-    let value: Value = raw.to().unwrap_or_default();
-    let part = |field: &str| {
-        value
-            .get(field)
-            .and_then(Value::as_str)
-            .unwrap_or("?")
-            .chars()
-            .take(128)
+    #[derive(Default, Deserialize)]
+    struct Named {
+        namespace: Option<RawJson>,
+        name: Option<RawJson>,
+    }
+    let named: Named = raw.to().unwrap_or_default();
+    let part = |part: Option<RawJson>| {
+        let text: Option<String> = part.and_then(|part| part.to().ok());
+        text.as_deref().unwrap_or("?").chars().take(128).collect::<String>()
     };
-    let name: String = part("namespace").chain(['.']).chain(part("name")).collect();
-    name
+    format!("{}.{}", part(named.namespace), part(named.name))
 }
 
-/// ` (in `inputSchema`, `version`)`: the fields in which two specifications differ.
+/// ` (different in `inputSchema`, `version`)`: the fields in which two specifications differ.
 fn difference(standing: &OperationSpec, new: &OperationSpec) -> String {
-    let fields = |spec| match serde_json::to_value(spec) {
-        Ok(Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
+    let text = |spec| serde_json::to_vec(spec).unwrap_or_default();
+    let (standing, new) = (text(standing), text(new));
+    let (Ok(standing), Ok(new)) = (Tree::parse(&standing), Tree::parse(&new)) else {
+        return String::new();
     };
-    let (standing, new) = (fields(standing), fields(new));
-    let names: std::collections::BTreeSet<&String> = standing.keys().chain(new.keys()).collect();
-    let differ = names.into_iter().filter(|name| standing.get(*name) != new.get(*name));
+    let names = |spec: &Tree<'_>| match spec {
+        Tree::Object(fields) => fields.iter().map(|(name, _)| name.to_string()).collect(),
+        _ => BTreeSet::new(),
+    };
+    let all = names(&standing)
+        .union(&names(&new))
+        .cloned()
+        .collect::<BTreeSet<String>>();
+    let differ = all.into_iter().filter(|name| standing.get(name) != new.get(name));
     let differ: Vec<String> = differ.map(|name| format!("`{name}`")).collect();
     format!(" (different in {})", differ.join(", "))
 }

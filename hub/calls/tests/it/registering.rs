@@ -81,6 +81,7 @@ async fn what_no_type_of_ours_can_hold_is_kept_or_refused_by_name() {
         .zip(["registered", "registered", "registered", "1e400", "surrogate"])
     {
         assert!(result.contains(wanted), "{result} for {wanted}");
+        assert!(result.starts_with("text."), "{result}");
     }
     assert_eq!(results.len(), 5);
 }

@@ -124,11 +124,17 @@ pub fn refused_of_call(error: &CallError, request_id: &str) -> Bytes {
 }
 
 fn refusal(error: &CallError, about: Option<(&str, &str)>) -> Bytes {
-    let mut payload = serde_json::to_value(error).expect("an error is a plain struct");
-    if let (Some((field, name)), Some(fields)) = (about, payload.as_object_mut()) {
-        fields.insert(field.to_owned(), name.into());
+    // Written once: details may hold numbers that no value of ours does.
+    #[derive(serde::Serialize)]
+    struct Refusal<'a> {
+        #[serde(flatten)]
+        error: &'a CallError,
+        #[serde(flatten)]
+        about: Option<std::collections::BTreeMap<&'a str, &'a str>>,
     }
-    envelope("__error", "", Some(&RawJson::from(payload)), None)
+    let about = about.map(|about| std::collections::BTreeMap::from([about]));
+    let payload = RawJson::from_value(&Refusal { error, about }).expect("an error is a plain struct");
+    envelope("__error", "", Some(&payload), None)
 }
 
 fn start(kind: &str, dialect: Dialect, request_id: &str, more: usize) -> Vec<u8> {

@@ -99,7 +99,7 @@ fn frames_are_written_as_the_protocol_says() {
         ),
         (
             encode::refused_of_call(&error, "r"),
-            r#"{"type":"__error","id":"","payload":{"code":"QUOTA","delivered":"yes","message":"too \"much\"","requestId":"r","retryable":false}}"#,
+            r#"{"type":"__error","id":"","payload":{"code":"QUOTA","message":"too \"much\"","retryable":false,"delivered":"yes","requestId":"r"}}"#,
         ),
         (
             encode::gap(&Gap {
@@ -359,5 +359,19 @@ fn a_value_of_sixty_four_levels_is_read_wherever_it_stands() {
     ] {
         let error = decode(&message).expect_err("one level more");
         assert!(error.to_string().contains("64 levels"), "{error}");
+    }
+}
+
+/// Details are a spoke's words: they may hold what no number or text of ours does.
+#[test]
+fn a_refusal_carries_its_details_as_they_came() {
+    for details in ["1e400", r#"{"cut":"\ud83d"}"#] {
+        let mut error = crate::CallError::new(Code::BadRequest, "no");
+        error.details = Some(crate::RawJson::parse(details).expect("JSON"));
+
+        let frame = encode::refused(&error, Some("a:1"));
+
+        let text = std::str::from_utf8(&frame).expect("UTF-8");
+        assert!(text.contains(details) && text.contains(r#""topic":"a:1""#), "{text}");
     }
 }
