@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use alkhub_protocol::call::Identity;
 use alkhub_protocol::frame::encode::RequestOptions;
-use alkhub_protocol::{CallRequest, HubId};
+use alkhub_protocol::{CallRequest, HubId, RequestId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -38,8 +39,12 @@ pub(crate) enum Origin {
         caller: Arc<Caller>,
         running: Arc<AtomicUsize>,
     },
-    /// Another hub, which checks and records the call; with its key for it.
-    Hub { hub: HubId, key: u64 },
+    /// Another hub, which checks and records the call; with its key for it, and with what it says of the caller.
+    Hub {
+        hub: HubId,
+        key: u64,
+        identity: Option<Box<Identity>>,
+    },
 }
 
 /// When the call began and when it ends by itself.
@@ -91,6 +96,25 @@ impl Call {
         }
     }
 
+    /// Who asks, as the spoke is told; by the hub that holds the caller's key.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match &self.origin {
+            Origin::Caller { caller, .. } => Some(caller.identity(&self.operation.spec.access_control)),
+            Origin::Hub { identity, .. } => identity.as_deref().cloned(),
+        }
+    }
+
+    /// What a `call.requested` of it carries now besides its input.
+    pub(crate) fn options<'a>(&'a self, identity: Option<&'a Identity>) -> RequestOptions<'a> {
+        RequestOptions {
+            parent: self.request.parent.as_ref().map(RequestId::as_str),
+            traceparent: self.request.traceparent.as_deref(),
+            metadata: self.request.metadata.as_ref(),
+            identity,
+            ..self.clock.options()
+        }
+    }
+
     /// Whether the spoke has answered anything yet.
     pub(crate) fn has_output(&self) -> bool {
         self.output_bytes.load(Ordering::Relaxed) > 0
@@ -139,17 +163,15 @@ impl Clock {
     }
 
     /// The times that a `call.requested` carries now.
-    pub(crate) fn options<'a>(&self, traceparent: Option<&'a str>) -> RequestOptions<'a> {
+    fn options(&self) -> RequestOptions<'static> {
         let now = Instant::now();
         let started_ms = u64::try_from(self.started_at.as_millisecond()).unwrap_or_default();
         let passed_ms = u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or_default();
         RequestOptions {
             timeout: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
             idle_timeout: self.idle,
-            // The caller's own parent means nothing to the spoke: it never saw that id.
-            parent: None,
-            traceparent,
             now_ms: started_ms.saturating_add(passed_ms),
+            ..RequestOptions::default()
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use alkhub_protocol::call::Identity;
+use alkhub_protocol::operation::AccessControl;
 use alkhub_protocol::{OperationName, Scopes, SpokeName};
 
 /// The holder of a key.
@@ -13,6 +15,22 @@ pub struct Caller {
     pub scopes: Arc<Scopes>,
     /// The spoke that the key identifies; absent for a client's key.
     pub spoke: Option<Arc<SpokePolicy>>,
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// What a spoke is told of the caller: of its scopes those that the operation asks for.
+    pub(crate) fn identity(&self, access: &AccessControl) -> Identity {
+        let asked = access.required_scopes.iter().chain(&access.required_scopes_any);
+        let mut scopes: Vec<String> = asked.filter(|scope| self.scopes.allows(scope)).cloned().collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        Identity {
+            id: self.key_id.to_string(),
+            scopes,
+        }
+    }
 }
 
 /// What a declared spoke may do.

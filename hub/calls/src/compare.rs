@@ -56,7 +56,7 @@ impl Core {
         let (mut mine, mut held) = (Vec::new(), Vec::new());
         for call in relayed {
             match &call.origin {
-                Origin::Hub { hub: from, key } if from == hub => held.push(*key),
+                Origin::Hub { hub: from, key, .. } if from == hub => held.push(*key),
                 Origin::Caller { .. } if call.is_at(hub) => mine.push(call.key),
                 Origin::Hub { .. } | Origin::Caller { .. } => {}
             }

@@ -205,7 +205,8 @@ impl Core {
         if !link.add(call.key) {
             return Err(NotPlaced::Gone);
         }
-        let options = call.clock.options(call.request.traceparent.as_deref());
+        let identity = call.identity();
+        let options = call.options(identity.as_ref());
         let connection = &link.connection;
         let id = self.leg_id(call.key);
         let message = encode::call_requested(

@@ -19,6 +19,7 @@ use crate::operation::Operation;
 use crate::session::Session;
 use crate::{Caller, Connection, SpokePolicy};
 
+mod fields;
 pub(crate) mod turns;
 
 /// Who registers, once that is settled.
@@ -213,7 +214,11 @@ impl Core {
                 new.then_some((operation, result))
                     .ok_or_else(|| "the registration names it twice".to_owned())
             });
-            offer.add(raw, unique);
+            let told = unique.and_then(|(operation, result)| {
+                let warnings = fields::look(raw, &operation.spec)?;
+                Ok((operation, result, warnings))
+            });
+            offer.add(raw, told);
         }
         offer
     }
@@ -261,10 +266,11 @@ impl Core {
 // === impl Offer ===
 
 impl Offer {
-    fn add(&mut self, raw: &RawJson, examined: Result<(Arc<Operation>, Registered), String>) {
+    fn add(&mut self, raw: &RawJson, examined: Result<(Arc<Operation>, Registered, Vec<String>), String>) {
         let result = match examined {
-            Ok((operation, result)) => {
-                let (name, warnings) = (operation.name.to_string(), operation.warnings.clone());
+            Ok((operation, result, mut warnings)) => {
+                warnings.extend(operation.warnings.iter().cloned());
+                let name = operation.name.to_string();
                 self.accepted.push(operation);
                 OperationResult {
                     name,

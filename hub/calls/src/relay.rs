@@ -1,7 +1,8 @@
 //! The messages between the hub of a caller and the hub that holds the spoke.
 //!
 //! A message is one line with a [`Header`] and, except for `moved`, a frame of the protocol: payloads are copied as
-//! they are and parsed by nobody. Both ends name a call by the caller's hub and that hub's key.
+//! they are and parsed by nobody. Both ends name a call by the caller's hub and that hub's key. The frame of a call says
+//! who asks, as the caller's hub knows it from the key.
 //!
 //! Invariants
 //! - A call is forwarded once: a holder without the instance, or with another generation of it, answers `moved`.
@@ -166,7 +167,8 @@ impl Relay {
             instance: entry.instance.clone(),
             generation: entry.generation,
         };
-        let options = call.clock.options(call.request.traceparent.as_deref());
+        let identity = call.identity();
+        let options = call.options(identity.as_ref());
         let id = call.key.to_string();
         let request = &call.request;
         let frame = encode::call_requested(Dialect::Payload, &id, &call.operation.name, &request.input, &options);

@@ -26,7 +26,7 @@ impl Core {
         let Some(first_time) = self.take_back(call, from) else {
             return;
         };
-        if let Origin::Hub { hub, key } = &call.origin {
+        if let Origin::Hub { hub, key, .. } = &call.origin {
             // The caller's hub sends it again, this one never does.
             let (hub, key) = (hub.clone(), *key);
             self.end(call.key, End::Silent, None);

@@ -147,7 +147,7 @@ impl Core {
     }
 
     /// Sends another hub's call to a spoke of this one.
-    fn serve(self: &Arc<Self>, from: &HubId, key: u64, to: &Destination, requested: Requested) {
+    fn serve(self: &Arc<Self>, from: &HubId, key: u64, to: &Destination, mut requested: Requested) {
         let back = || Return::new(&self.relay, from, key);
         let held = self.directory.instance(&to.spoke, &to.instance);
         let held = held.filter(|held| held.link.is_some() && held.entry.generation == to.generation);
@@ -168,11 +168,16 @@ impl Core {
                 "the spoke runs as many calls as it takes at once",
             )));
         }
+        let identity = requested.identity.take();
         let request = requested.into_request(0);
         let clock = Clock::start().until(request.timeout, request.idle_timeout);
         let call = Arc::new(Call {
             key: self.pending.key(),
-            origin: Origin::Hub { hub: from.clone(), key },
+            origin: Origin::Hub {
+                hub: from.clone(),
+                key,
+                identity,
+            },
             operation,
             request,
             clock,

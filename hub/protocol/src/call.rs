@@ -1,4 +1,4 @@
-//! A call: what its caller asks for and what is known of it.
+//! A call: what its caller asks for, what travels beside its input, and what is known of it.
 
 use std::time::Duration;
 
@@ -20,6 +20,38 @@ pub enum Delivered {
     Yes,
 }
 
+/// Longest [`Metadata`], in bytes.
+pub const METADATA_LIMIT_BYTES: usize = 16 * 1024;
+
+/// What travels with a call beside its input: a JSON object of the caller's, which reaches the handler as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    raw: RawJson,
+    traceparent: Option<String>,
+}
+
+/// Why a value is no [`Metadata`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMetadata {
+    /// No object.
+    #[error("`metadata` must be a JSON object")]
+    NoObject,
+    /// Over [`METADATA_LIMIT_BYTES`].
+    #[error("`metadata` of {0} bytes is larger than the limit of {METADATA_LIMIT_BYTES} bytes")]
+    TooLarge(usize),
+}
+
+/// Who asks for a call, as its spoke is told. The hub makes it from the caller's key; what a caller says of itself is
+/// not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Identity {
+    /// The key's id, as in call records.
+    pub id: String,
+    /// The scopes that the operation asks for in its `accessControl` and that the caller has.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+}
+
 /// What a caller asks for, whatever surface it came by.
 #[derive(Clone, Debug)]
 pub struct CallRequest {
@@ -37,8 +69,10 @@ pub struct CallRequest {
     pub parent: Option<RequestId>,
     /// Only this spoke may answer.
     pub target: Option<crate::SpokeName>,
-    /// W3C trace context, handed on as it is.
+    /// W3C trace context, handed on in the metadata.
     pub traceparent: Option<String>,
+    /// The caller's metadata, handed on as it is.
+    pub metadata: Option<Metadata>,
 }
 
 /// Where a call is, or how it ended.
@@ -91,6 +125,42 @@ pub struct CallRecord {
     /// W3C trace id, when the caller gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+}
+
+// === impl Metadata ===
+
+impl Metadata {
+    /// Takes an object as it is.
+    ///
+    /// # Errors
+    /// [`InvalidMetadata`].
+    pub fn new(raw: RawJson) -> Result<Self, InvalidMetadata> {
+        #[derive(Deserialize)]
+        struct Traced {
+            #[serde(default)]
+            traceparent: Option<serde_json::Value>,
+        }
+        if raw.as_bytes().first() != Some(&b'{') {
+            return Err(InvalidMetadata::NoObject);
+        }
+        if raw.len() > METADATA_LIMIT_BYTES {
+            return Err(InvalidMetadata::TooLarge(raw.len()));
+        }
+        // A domain may use the name for something else.
+        let traced = raw.to::<Traced>().ok().and_then(|traced| traced.traceparent);
+        let traceparent = traced.and_then(|value| value.as_str().map(str::to_owned));
+        Ok(Self { raw, traceparent })
+    }
+
+    /// The object.
+    pub fn raw(&self) -> &RawJson {
+        &self.raw
+    }
+
+    /// W3C trace context, where the object has one.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
+    }
 }
 
 /// What an output must look like on the wire: `{data, meta}`.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::call::CallRequest;
+use crate::call::{CallRequest, Identity, InvalidMetadata, Metadata};
 use crate::envelope::{self, Envelope};
 use crate::id::InvalidId;
 use crate::topic::{InvalidTopic, TopicFilter};
@@ -84,7 +84,7 @@ pub enum Frame {
     Event(Envelope),
 }
 
-/// A `call.requested` as it stands on the wire. Its `identity` is not read: identity comes from the key.
+/// A `call.requested` as it stands on the wire.
 #[derive(Clone, Debug)]
 pub struct Requested {
     /// The caller's id.
@@ -105,6 +105,10 @@ pub struct Requested {
     pub target: Option<crate::SpokeName>,
     /// W3C trace context, from `metadata.traceparent`.
     pub traceparent: Option<String>,
+    /// All of `metadata`.
+    pub metadata: Option<Box<Metadata>>,
+    /// Who asks, as a hub says; never read of a peer, whose identity comes from its key.
+    pub identity: Option<Box<Identity>>,
 }
 
 /// A loss, in its place in the order.
@@ -172,6 +176,9 @@ pub enum ErrorKind {
     /// A topic breaks its rule.
     #[error(transparent)]
     Topic(#[from] InvalidTopic),
+    /// The metadata breaks its rule.
+    #[error(transparent)]
+    Metadata(#[from] InvalidMetadata),
     /// A message that this version does not know.
     #[error("message type `{0}` is not supported")]
     Unsupported(String),
@@ -196,7 +203,7 @@ impl Frame {
     /// # Errors
     /// [`Error`]: the connection goes on, the sender gets a `call.error` or an `__error`.
     pub fn decode_of_peer(message: &Bytes) -> Result<(Self, Option<Dialect>), Error> {
-        Self::decode_within(message, |kind| {
+        let (mut frame, dialect) = Self::decode_within(message, |kind| {
             let around = match kind {
                 // Envelope, payload, and `{data, meta}` in it.
                 "call.responded" => 3,
@@ -204,7 +211,11 @@ impl Frame {
                 _ => 1,
             };
             DEPTH_LIMIT + around
-        })
+        })?;
+        if let Self::Requested(requested) = &mut frame {
+            requested.identity = None;
+        }
+        Ok((frame, dialect))
     }
 
     fn decode_within(message: &Bytes, depth: fn(&str) -> usize) -> Result<(Self, Option<Dialect>), Error> {
@@ -259,6 +270,7 @@ impl Requested {
             parent: self.parent,
             target: self.target,
             traceparent: self.traceparent,
+            metadata: self.metadata.map(|metadata| *metadata),
         }
     }
 }
@@ -275,7 +287,8 @@ impl Error {
     /// The answer to the sender.
     pub fn to_call_error(&self) -> CallError {
         let code = match &self.kind {
-            ErrorKind::Envelope(envelope::Error::TooLarge { .. }) => Code::PayloadTooLarge,
+            ErrorKind::Envelope(envelope::Error::TooLarge { .. })
+            | ErrorKind::Metadata(InvalidMetadata::TooLarge(_)) => Code::PayloadTooLarge,
             ErrorKind::Unsupported(_) | ErrorKind::UnsupportedTarget(_) => Code::Unsupported,
             ErrorKind::Envelope(_)
             | ErrorKind::Payload { .. }
@@ -283,6 +296,7 @@ impl Error {
             | ErrorKind::PayloadMissing(_)
             | ErrorKind::RequestIdMissing(_)
             | ErrorKind::Name(_)
+            | ErrorKind::Metadata(InvalidMetadata::NoObject)
             | ErrorKind::Topic(_) => Code::BadRequest,
         };
         // Some of these texts repeat what the peer wrote, which may be long.

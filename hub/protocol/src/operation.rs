@@ -86,7 +86,13 @@ pub struct AccessControl {
     /// And, where any are named, one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_scopes_any: Vec<String>,
+    /// The origin's name of a check of the spoke's own: kept and shown, not enforced by the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_auth: Option<RawJson>,
 }
+
+/// The longest that all scopes of one [`AccessControl`] may be together, in bytes: the caller's ones travel with each call.
+pub const SCOPES_LIMIT_BYTES: usize = 16 * 1024;
 
 /// One operation in a list: its specification and who offers it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -70,6 +70,8 @@ pub struct CallOptions {
     pub parent: Option<RequestId>,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// A JSON object of at most 16 KiB that reaches the handler as it is, see [`crate::Context::metadata`].
+    pub metadata: Option<RawJson>,
 }
 
 // === impl Client ===

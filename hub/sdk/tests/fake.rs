@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use alkhub_sdk::protocol::call::{Identity, Metadata};
 use alkhub_sdk::protocol::frame::encode;
 use alkhub_sdk::protocol::{CallError, Code, Dialect, Frame, RawJson};
 use alkhub_sdk::{CallOptions, Client, Context, Delivered, Delivery, Error, Failure, Operation, Spoke, Status};
@@ -415,6 +416,54 @@ async fn a_spoke_registers_with_its_schemas_and_answers() {
     );
     assert_eq!(output["meta"]["source"], "local");
     assert_eq!(error.code, Code::ValidationError);
+}
+
+#[tokio::test]
+async fn a_handler_sees_who_asks_and_everything_that_came_with_the_call() {
+    let hub = Hub::start().await;
+    let operation = Operation::query("text.who", |(): (), context: Context| async move {
+        let metadata = context.metadata().map(|raw| raw.as_str().to_owned());
+        let identity = context.identity().cloned().unwrap_or_default();
+        let parent = context.parent().map(ToString::to_string);
+        Ok::<_, Failure>((metadata, identity.id, identity.scopes, parent))
+    });
+    let start = hub.spoke().operation(operation).start();
+    let (spoke, mut peer) = tokio::join!(start, async {
+        let mut peer = hub.accept().await;
+        peer.register(serde_json::json!([])).await;
+        peer
+    });
+    let _spoke = spoke.expect("registered");
+    let identity = Identity {
+        id: "k1".to_owned(),
+        scopes: vec!["text:read".to_owned()],
+    };
+    let metadata = Metadata::new(RawJson::parse(r#"{"n":1.50}"#).expect("JSON")).expect("an object");
+    let options = encode::RequestOptions {
+        parent: Some("p"),
+        metadata: Some(&metadata),
+        identity: Some(&identity),
+        ..encode::RequestOptions::default()
+    };
+
+    let name = "text.who".parse().expect("valid");
+    peer.send(encode::call_requested(
+        Dialect::Id,
+        "r1",
+        &name,
+        &RawJson::null(),
+        &options,
+    ))
+    .await;
+
+    let Frame::Responded { output, .. } = peer.frame().await else {
+        panic!("expected an answer")
+    };
+    let output: serde_json::Value = output.to().expect("JSON");
+    assert_eq!(
+        output["data"],
+        serde_json::json!([r#"{"n":1.50}"#, "k1", ["text:read"], "p"])
+    );
 }
 
 #[tokio::test]

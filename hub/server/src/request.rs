@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alkhub_protocol::call::Metadata;
 use alkhub_protocol::{Code, PAYLOAD_LIMIT_BYTES, RawJson, RequestId};
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
@@ -28,6 +29,8 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 
 /// How long the caller waits.
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("alkhub-timeout");
+pub(crate) const METADATA: HeaderName = HeaderName::from_static("alkhub-metadata");
+pub(crate) const PARENT: HeaderName = HeaderName::from_static("alkhub-parent-request-id");
 
 /// A body that has not arrived in this time has failed.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -141,6 +144,27 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError>
         .and_then(duration)
         .map(Some)
         .ok_or_else(|| ApiError::bad_request("header `Alkhub-Timeout` must be a time such as `500ms`, `5s` or `2m`"))
+}
+
+/// What travels with the call beside its input, from `Alkhub-Metadata`: a JSON object.
+pub(crate) fn metadata(headers: &HeaderMap) -> Result<Option<Metadata>, ApiError> {
+    let Some(value) = headers.get(METADATA) else {
+        return Ok(None);
+    };
+    let wrong = |why: String| ApiError::bad_request(format!("header `Alkhub-Metadata`: {why}"));
+    let raw = RawJson::parse(value.as_bytes().to_vec()).map_err(|e| wrong(e.to_string()))?;
+    Metadata::new(raw).map(Some).map_err(|e| wrong(e.to_string()))
+}
+
+/// The call in whose course this one is made, from `Alkhub-Parent-Request-Id`.
+pub(crate) fn parent(headers: &HeaderMap) -> Result<Option<RequestId>, ApiError> {
+    let Some(value) = headers.get(PARENT) else {
+        return Ok(None);
+    };
+    let parent = value.to_str().ok().and_then(|text| text.parse().ok());
+    parent.map(Some).ok_or_else(|| {
+        ApiError::bad_request("header `Alkhub-Parent-Request-Id` must be 1 to 128 visible ASCII characters")
+    })
 }
 
 fn duration(text: &str) -> Option<Duration> {

@@ -14,7 +14,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::app::App;
 use crate::endpoint::Endpoint;
 use crate::http::{calls, document, events, health, hub, keys, operations, spokes};
-use crate::request::{self, REQUEST_ID, TIMEOUT, TRACEPARENT};
+use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT, TRACEPARENT};
 use crate::ws;
 
 /// The routes of the main listener.
@@ -30,6 +30,11 @@ fn callers() -> Vec<Endpoint> {
             .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
             .needs("call:{operation}")
             .header("Alkhub-Timeout", "How long to wait: `500ms`, `5s`, `2m`.")
+            .header(
+                "Alkhub-Metadata",
+                "A JSON object of at most 16 KiB that reaches the handler as it is.",
+            )
+            .header("Alkhub-Parent-Request-Id", "The call in whose course this one is made.")
             .reads_any("The input; an empty body is `null`.")
             .gives_output()
             .streams(),
@@ -191,6 +196,8 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
                 REQUEST_ID,
                 TRACEPARENT,
                 TIMEOUT,
+                METADATA,
+                PARENT,
                 HeaderName::from_static("last-event-id"),
             ])
             .expose_headers([REQUEST_ID, RETRY_AFTER]),

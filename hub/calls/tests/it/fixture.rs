@@ -317,6 +317,7 @@ pub(crate) fn request(operation: &str, input: Value) -> CallRequest {
         parent: None,
         target: None,
         traceparent: None,
+        metadata: None,
     }
 }
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use alkhub_calls::Answer;
 use alkhub_config::CallsConfig;
 use alkhub_events::Lease;
-use alkhub_protocol::{CallRequest, Code, Delivered};
+use alkhub_protocol::call::Metadata;
+use alkhub_protocol::{CallRequest, Code, Delivered, RawJson};
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, HubOptions, Spoke, admin, connection, mutation, operation, query, registration, request, subscription,
+    Hub, HubOptions, Spoke, admin, client, connection, mutation, operation, query, registration, request, subscription,
 };
 use crate::pair::{Pair, in_flight, sees};
 
@@ -68,6 +69,37 @@ async fn a_call_reaches_a_spoke_of_another_hub_and_is_checked_by_its_own() {
         "only the caller's hub counts the call"
     );
     drop(spoke);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn who_asks_and_what_came_with_the_call_reach_a_spoke_of_another_hub() {
+    let pair = Pair::start().await;
+    let access = json!({"accessControl": {"requiredScopes": ["text:read"], "requiredScopesAny": ["a", "b"]}});
+    let mut spoke = pair.spoke_on_b(&[operation("text.upper", "query", &access)]).await;
+    let caller = client(&["call:*", "text:read", "b", "other"]);
+    let metadata = RawJson::from(json!({"project": {"id": 7}}));
+    let request = CallRequest {
+        parent: Some("parent-1".parse().expect("valid")),
+        metadata: Some(Metadata::new(metadata.clone()).expect("an object")),
+        ..request("text.upper", json!("a"))
+    };
+
+    let answering = async {
+        let call = spoke.next_call().await;
+        spoke.respond(&call.request_id, json!("A"));
+        call
+    };
+    let (answer, call) = tokio::join!(pair.a.calls.call(&caller, request), answering);
+
+    answer.expect("answered");
+    let identity = call.identity.expect("the caller's hub says who asks");
+    assert_eq!(
+        (identity.id.as_str(), identity.scopes),
+        (&*caller.key_id, vec!["b".to_owned(), "text:read".to_owned()])
+    );
+    assert_eq!(call.metadata.expect("handed on").raw(), &metadata);
+    assert_eq!(call.parent.expect("handed on").as_str(), "parent-1");
     pair.end().await;
 }
 

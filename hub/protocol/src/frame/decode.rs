@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{ErrorKind, Frame, Requested};
-use crate::call::Delivered;
+use crate::call::{Delivered, Metadata};
 use crate::envelope::{self, Envelope, present};
 use crate::topic::TopicRequest;
 use crate::{CallError, Code, RawJson, RequestId};
@@ -39,7 +39,9 @@ struct CallPayload<'a> {
     #[serde(default)]
     target: Option<Target>,
     #[serde(borrow, default)]
-    metadata: Option<Metadata<'a>>,
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    identity: Option<&'a RawValue>,
     #[serde(borrow, default)]
     code: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -62,13 +64,6 @@ struct Target {
     spoke_id: Option<crate::SpokeName>,
     #[serde(flatten)]
     unknown: BTreeMap<String, IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(expecting = "an object {\"traceparent\": \"…\"}")]
-struct Metadata<'a> {
-    #[serde(borrow, default)]
-    traceparent: Option<Cow<'a, str>>,
 }
 
 /// A whole number of milliseconds; `1.5e12` is one too.
@@ -120,7 +115,10 @@ pub(super) fn call(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     let input = raw(body.input);
     envelope::limit(input.as_ref())?;
     Ok(match envelope.kind.as_str() {
-        "call.requested" => Frame::Requested(requested(request_id, &body, input)?),
+        "call.requested" => {
+            let metadata = raw(body.metadata).map(Metadata::new).transpose()?;
+            Frame::Requested(requested(request_id, &body, input, metadata)?)
+        }
         "call.responded" => Frame::Responded {
             request_id,
             // Its limit is the hub's to check: what the hub wraps around an output comes on top.
@@ -147,7 +145,12 @@ fn object(envelope: &Envelope) -> Result<&RawJson, ErrorKind> {
     }
 }
 
-fn requested(request_id: RequestId, body: &CallPayload<'_>, input: Option<RawJson>) -> Result<Requested, ErrorKind> {
+fn requested(
+    request_id: RequestId,
+    body: &CallPayload<'_>,
+    input: Option<RawJson>,
+    metadata: Option<Metadata>,
+) -> Result<Requested, ErrorKind> {
     let parent = body
         .parent_request_id
         .as_deref()
@@ -167,11 +170,13 @@ fn requested(request_id: RequestId, body: &CallPayload<'_>, input: Option<RawJso
         idle_timeout_ms: body.idle_timeout.map(|Millis(ms)| ms),
         parent,
         target: target.and_then(|target| target.spoke_id.clone()),
-        traceparent: body
-            .metadata
-            .as_ref()
-            .and_then(|m| m.traceparent.as_deref())
-            .map(str::to_owned),
+        traceparent: metadata.as_ref().and_then(Metadata::traceparent).map(str::to_owned),
+        metadata: metadata.map(Box::new),
+        // What is no identity is none: nobody but a hub is believed.
+        identity: body
+            .identity
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .map(Box::new),
     })
 }
 
@@ -225,6 +230,8 @@ pub(super) fn register(envelope: &Envelope) -> Result<Frame, ErrorKind> {
         parent: None,
         target: None,
         traceparent: None,
+        metadata: None,
+        identity: None,
     }))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Dialect, Gap};
+use crate::call::{Identity, Metadata};
 use crate::envelope::{encode as envelope, push_string};
 use crate::{CallError, OperationName, RawJson, Topic, TopicFilter};
 
@@ -20,8 +21,12 @@ pub struct RequestOptions<'a> {
     pub idle_timeout: Option<Duration>,
     /// The call in whose course this one is made.
     pub parent: Option<&'a str>,
-    /// W3C trace context.
+    /// W3C trace context; put into the metadata unless that has one of its own.
     pub traceparent: Option<&'a str>,
+    /// The caller's metadata.
+    pub metadata: Option<&'a Metadata>,
+    /// Who asks; only a hub says it.
+    pub identity: Option<&'a Identity>,
     /// Milliseconds since the epoch, for `deadline`.
     pub now_ms: u64,
 }
@@ -56,12 +61,36 @@ pub fn call_requested(
     if let Some(idle) = options.idle_timeout {
         out.extend_from_slice(format!(",\"idleTimeout\":{}", idle.as_millis()).as_bytes());
     }
-    if let Some(traceparent) = options.traceparent {
-        out.extend_from_slice(b",\"metadata\":{\"traceparent\":");
-        push_string(&mut out, traceparent);
-        out.push(b'}');
+    push_metadata(&mut out, options);
+    if let Some(identity) = options.identity {
+        out.extend_from_slice(b",\"identity\":");
+        serde_json::to_writer(&mut out, identity).expect("an identity is a plain struct");
     }
     end(out)
+}
+
+fn push_metadata(out: &mut Vec<u8>, options: &RequestOptions<'_>) {
+    let own = options.metadata.map(|metadata| metadata.raw().as_bytes());
+    let traced = options
+        .metadata
+        .is_some_and(|metadata| metadata.traceparent().is_some());
+    let traceparent = options.traceparent.filter(|_| !traced);
+    if own.is_none() && traceparent.is_none() {
+        return;
+    }
+    out.extend_from_slice(b",\"metadata\":");
+    // The members of the caller's own, without the brackets.
+    let members = own.map_or(&[][..], |own| &own[1..own.len() - 1]);
+    let Some(traceparent) = traceparent else {
+        return out.extend_from_slice(own.unwrap_or(b"{}"));
+    };
+    out.extend_from_slice(b"{\"traceparent\":");
+    push_string(out, traceparent);
+    if !members.trim_ascii().is_empty() {
+        out.push(b',');
+        out.extend_from_slice(members);
+    }
+    out.push(b'}');
 }
 
 /// `call.responded`: the output, or one item of a subscription.

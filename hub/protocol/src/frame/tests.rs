@@ -114,6 +114,76 @@ fn frames_are_written_as_the_protocol_says() {
     }
 }
 
+/// What a hub adds for a spoke stands after what was there before.
+#[test]
+fn a_spoke_is_told_who_asks_and_everything_that_the_caller_sent() {
+    let operation = "a.b".parse().expect("valid");
+    let identity = Identity {
+        id: "k1".to_owned(),
+        scopes: vec!["git:read".to_owned()],
+    };
+    let plain = metadata(r#"{ "n": 1.50 }"#);
+    let traced = metadata(r#"{"traceparent":"own"}"#);
+    for (metadata, traceparent, golden) in [
+        (Some(&plain), None, r#"{ "n": 1.50 }"#),
+        (Some(&plain), Some("t"), r#"{"traceparent":"t", "n": 1.50 }"#),
+        (Some(&traced), Some("t"), r#"{"traceparent":"own"}"#),
+        (Some(&metadata("{ }")), Some("t"), r#"{"traceparent":"t"}"#),
+        (None, Some("t"), r#"{"traceparent":"t"}"#),
+    ] {
+        let options = RequestOptions {
+            parent: Some("p"),
+            traceparent,
+            metadata,
+            identity: Some(&identity),
+            ..RequestOptions::default()
+        };
+        let frame = encode::call_requested(Dialect::Payload, "r", &operation, &RawJson::null(), &options);
+
+        assert_eq!(
+            text(frame.clone()),
+            format!(
+                r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r","operationId":"a.b","input":null,"parentRequestId":"p","metadata":{golden},"identity":{{"id":"k1","scopes":["git:read"]}}}}}}"#
+            )
+        );
+        let (Frame::Requested(call), _) = Frame::decode(&frame).expect("valid") else {
+            panic!("not a call")
+        };
+        assert_eq!(call.metadata.expect("there").raw().as_str(), golden);
+        assert_eq!(call.identity.as_deref(), Some(&identity), "a hub is believed");
+        let (Frame::Requested(call), _) = Frame::decode_of_peer(&frame).expect("valid") else {
+            panic!("not a call")
+        };
+        assert_eq!(call.identity, None, "a peer is not");
+    }
+}
+
+fn metadata(text: &str) -> Metadata {
+    Metadata::new(RawJson::parse(text.to_owned()).expect("JSON")).expect("an object")
+}
+
+#[test]
+fn metadata_is_an_object_of_bounded_size() {
+    let call = |metadata: &str| {
+        decode(&format!(
+            r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","metadata":{metadata}}}}}"#
+        ))
+    };
+    let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(crate::call::METADATA_LIMIT_BYTES - 8));
+
+    for taken in ["null", "{}", r#"{"traceparent":5}"#, &large] {
+        assert!(call(taken).is_ok(), "{taken}");
+    }
+    for (refused, code) in [
+        ("5", Code::BadRequest),
+        (r#"["00-a-b-01"]"#, Code::BadRequest),
+        (large.replace("{", "{ ").as_str(), Code::PayloadTooLarge),
+    ] {
+        let error = call(refused).expect_err("refused");
+        assert_eq!((error.to_call_error().code, name(&error)), (code, Some("r")));
+    }
+}
+
 #[test]
 fn every_form_of_subscribe_names_the_same_topic() {
     for payload in [r#""a:1""#, r#"{"topic":"a:1"}"#, r#"{"type":"a","id":"1"}"#] {

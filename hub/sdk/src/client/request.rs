@@ -1,6 +1,7 @@
 //! What is sent: payloads, ids and `call.requested`.
 
 use alkhub_protocol::PAYLOAD_LIMIT_BYTES;
+use alkhub_protocol::call::{InvalidMetadata, METADATA_LIMIT_BYTES, Metadata};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{Dialect, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, SpokeName};
 use bytes::Bytes;
@@ -46,11 +47,14 @@ pub(super) fn requested(
     input: &RawJson,
     options: &CallOptions,
 ) -> Result<Bytes, Error> {
+    let metadata = options.metadata.clone().map(metadata).transpose()?;
     let wire = RequestOptions {
         timeout: options.timeout,
         idle_timeout: options.idle_timeout,
         parent: options.parent.as_ref().map(RequestId::as_str),
         traceparent: options.traceparent.as_deref(),
+        metadata: metadata.as_ref(),
+        identity: None,
         now_ms: now_ms(),
     };
     let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
@@ -59,6 +63,19 @@ pub(super) fn requested(
     }
     check_size(frame.len(), FRAME_LIMIT_BYTES)?;
     Ok(frame)
+}
+
+fn metadata(raw: RawJson) -> Result<Metadata, Error> {
+    Metadata::new(raw).map_err(|error| match error {
+        InvalidMetadata::TooLarge(size) => Error::TooLarge {
+            size,
+            limit: METADATA_LIMIT_BYTES,
+        },
+        InvalidMetadata::NoObject => Error::Setting {
+            setting: "the call's metadata",
+            reason: error.to_string(),
+        },
+    })
 }
 
 /// Adds the payload's last field, `target`, before the two brackets that close payload and envelope.
@@ -81,10 +98,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_part_of_the_request() {
+    fn a_target_and_metadata_are_part_of_the_request() {
         let operation = "a.b".parse().expect("valid");
         let options = CallOptions {
             target: Some("builder".parse().expect("valid")),
+            traceparent: Some("00-a-b-01".to_owned()),
+            metadata: Some(RawJson::parse(r#"{"n":1.50}"#).expect("JSON")),
             ..CallOptions::default()
         };
 
@@ -94,6 +113,10 @@ mod tests {
             panic!("not a request")
         };
         assert_eq!(call.target.expect("given").as_str(), "builder");
+        assert_eq!(
+            call.metadata.expect("given").raw().as_str(),
+            r#"{"traceparent":"00-a-b-01","n":1.50}"#
+        );
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use alkhub_protocol::{OperationName, RequestId};
+use alkhub_protocol::call::{Identity, Metadata};
+use alkhub_protocol::{OperationName, RawJson, RequestId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,8 @@ pub struct Context {
     pub(super) deadline: Option<Instant>,
     pub(super) parent: Option<RequestId>,
     pub(super) traceparent: Option<String>,
+    pub(super) metadata: Option<Metadata>,
+    pub(super) identity: Option<Identity>,
     pub(super) aborted: CancellationToken,
 }
 
@@ -49,6 +52,17 @@ impl Context {
     /// The caller's W3C trace context.
     pub fn traceparent(&self) -> Option<&str> {
         self.traceparent.as_deref()
+    }
+
+    /// Everything that the caller sent beside the input, a JSON object; the trace context is in it too.
+    pub fn metadata(&self) -> Option<&RawJson> {
+        self.metadata.as_ref().map(Metadata::raw)
+    }
+
+    /// Who asks, made by the hub from the caller's key: the key's id, and those of its scopes that the operation requires.
+    /// `None` from a hub that does not say.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 
     /// Cancelled when the call is aborted, its deadline passes or the connection is lost. The handler's own future is

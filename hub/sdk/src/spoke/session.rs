@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use alkhub_protocol::call::Identity;
 use alkhub_protocol::frame::{Requested, encode};
 use alkhub_protocol::register::RegisterOutput;
 use alkhub_protocol::{CallError, CallRequest, Code, Delivered, Dialect, Frame, RawJson, RequestId};
@@ -105,14 +106,15 @@ impl Session {
         }
     }
 
-    fn requested(&self, call: Requested) {
+    fn requested(&self, mut call: Requested) {
+        let identity = call.identity.take().map(|identity| *identity);
         let request = call.into_request(crate::client::now_ms());
         match self.admit(&request) {
             Ok((run, seat, aborted)) => {
                 let (outbox, request_id) = (self.outbox.clone(), request.request_id.clone());
                 self.shared.tasks.spawn(async move {
                     // A connection that is gone has no use for the answer.
-                    let _ = answer(run, request, aborted, &outbox).await;
+                    let _ = answer(run, (request, identity), aborted, &outbox).await;
                     drop(seat);
                     tracing::trace!(call.id = %request_id, "call ended");
                 });
@@ -166,7 +168,12 @@ impl Drop for Seat {
 }
 
 /// Runs the handler until it ends, is aborted or runs out of time.
-async fn answer(run: Run, request: CallRequest, aborted: CancellationToken, outbox: &Outbox) -> Result<(), Gone> {
+async fn answer(
+    run: Run,
+    (request, identity): (CallRequest, Option<Identity>),
+    aborted: CancellationToken,
+    outbox: &Outbox,
+) -> Result<(), Gone> {
     let CallRequest {
         request_id,
         operation,
@@ -174,6 +181,7 @@ async fn answer(run: Run, request: CallRequest, aborted: CancellationToken, outb
         timeout,
         parent,
         traceparent,
+        metadata,
         ..
     } = request;
     let deadline = timeout.map(|left| Instant::now() + left);
@@ -183,6 +191,8 @@ async fn answer(run: Run, request: CallRequest, aborted: CancellationToken, outb
         deadline,
         parent,
         traceparent,
+        metadata,
+        identity,
         aborted: aborted.clone(),
     };
     let request_id = context.request_id.clone();

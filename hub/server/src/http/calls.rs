@@ -1,6 +1,6 @@
 //! Calls over HTTP, and the list of ended ones.
 
-use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::call::{CallRecord, Metadata};
 use alkhub_protocol::{CallRequest, CallStatus, Code, OperationKind, OperationName, RawJson, scope};
 use alkhub_store::{CallFilter, Cursor};
 use axum::extract::State;
@@ -34,14 +34,17 @@ pub(crate) async fn call(
     let operation: OperationName = operation
         .parse()
         .map_err(|e: alkhub_protocol::id::InvalidId| ApiError::bad_request(e.to_string()))?;
+    let metadata = request::metadata(&headers)?;
+    let traced = metadata.as_ref().and_then(Metadata::traceparent).map(str::to_owned);
     let request = CallRequest {
         request_id,
         input: input.unwrap_or_else(RawJson::null),
         timeout: request::timeout(&headers)?,
         idle_timeout: None,
-        parent: None,
+        parent: request::parent(&headers)?,
         target: None,
-        traceparent: telemetry::traceparent(&headers),
+        traceparent: traced.or_else(|| telemetry::traceparent(&headers)),
+        metadata,
         operation,
     };
     if app.kind(&request) == Some(OperationKind::Subscription) {

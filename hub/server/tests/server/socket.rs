@@ -38,7 +38,7 @@ async fn a_call_goes_to_a_spoke_and_back_in_every_mix_of_dialects() {
             let call = spoke.expect("call.requested").await;
             assert_eq!(call["payload"]["operationId"], "text.upper");
             assert_eq!(call["payload"]["input"], "hello");
-            assert!(call["payload"].get("identity").is_none());
+            assert_eq!(call["payload"]["identity"]["scopes"], json!([]), "{call}");
             assert_eq!(call["id"] == "", spoke_dialect == Dialect::Origin, "{call}");
             assert_ne!(
                 call["payload"]["requestId"], "c-1",

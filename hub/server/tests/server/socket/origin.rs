@@ -178,3 +178,101 @@ async fn a_refusal_about_a_topic_names_it_whatever_was_wrong() {
         assert_eq!(refused["payload"]["topic"], topic, "{shown}: {refused}");
     }
 }
+
+/// The origin's spokes check again, from what the hub says of the caller.
+#[tokio::test]
+async fn a_spoke_is_told_the_caller_that_the_key_proves_and_its_scopes_that_count() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    let mut scoped = operation("text", "upper", "query");
+    scoped["accessControl"] = json!({
+        "requiredScopes": ["text:read"], "requiredScopesAny": ["team:a", "team:b"], "customAuth": "ownsText",
+    });
+    spoke.register(Dialect::Origin, &[scoped]).await;
+    let (key, id) = hub.key(&["call:*", "text:read", "team:b", "secret:other"]).await;
+    let mut client = Wire::connect(&hub, &key).await;
+
+    let payload = json!({
+        "requestId": "c-1", "operationId": "text.upper", "input": "a", "parentRequestId": "parent-1",
+        "identity": { "id": "mallory", "scopes": ["team:a"] },
+        "metadata": { "project": { "id": 7 }, "traceparent": "00-a-b-01" },
+    });
+    client
+        .send(&json!({ "type": "call.requested", "id": "", "payload": payload }))
+        .await;
+    let call = spoke.expect("call.requested").await;
+    assert_eq!(
+        call["payload"]["identity"],
+        json!({ "id": id, "scopes": ["team:b", "text:read"] })
+    );
+    assert_eq!(call["payload"]["metadata"], payload["metadata"]);
+    assert_eq!(call["payload"]["parentRequestId"], "parent-1");
+    spoke.respond(&call, json!("A")).await;
+
+    let request = hub
+        .as_key(&key, reqwest::Method::POST, "/v1/call/text.upper")
+        .header("alkhub-metadata", r#"{"project":{"id":8}}"#)
+        .header("alkhub-parent-request-id", "parent-2")
+        .body(r#""b""#);
+    let (answer, ()) = tokio::join!(request.send(), async {
+        let call = spoke.expect("call.requested").await;
+        assert_eq!(call["payload"]["identity"]["id"], id);
+        assert_eq!(call["payload"]["metadata"]["project"], json!({ "id": 8 }));
+        assert_eq!(call["payload"]["parentRequestId"], "parent-2");
+        spoke.respond(&call, json!("B")).await;
+    });
+    assert_eq!(answer.expect("answered").status(), 200);
+    for (name, wrong) in [
+        ("alkhub-metadata", "5"),
+        ("alkhub-metadata", "{"),
+        ("alkhub-parent-request-id", "two words"),
+    ] {
+        let request = hub.as_key(&key, reqwest::Method::POST, "/v1/call/text.upper");
+        let refused = request.header(name, wrong).body("1").send().await.expect("answered");
+        assert_eq!(refused.status(), 400, "{name}: {wrong}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_specification_is_dropped_in_silence() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    let with = |name: &str, field: &str, value: Value| {
+        let mut with = operation("text", name, "query");
+        with[field] = value;
+        with
+    };
+    let operations = [
+        with("plain", "title", json!("t")),
+        with("custom", "accessControl", json!({ "customAuth": "own" })),
+        with("unknown", "rateLimit", json!(5)),
+        with(
+            "resource",
+            "accessControl",
+            json!({ "resourceType": "project", "resourceAction": "read" }),
+        ),
+    ];
+
+    spoke
+        .call(
+            Dialect::Origin,
+            "r",
+            "hub.register",
+            json!({ "operations": operations }),
+        )
+        .await;
+
+    let data = spoke.expect("call.responded").await["payload"]["output"]["data"].clone();
+    let results = data["operations"].as_array().expect("results");
+    assert!(results[0].get("warnings").is_none(), "{data}");
+    for (result, field) in [(&results[1], "accessControl.customAuth"), (&results[2], "rateLimit")] {
+        assert_eq!(result["result"], "registered", "{data}");
+        let warning = result["warnings"][0].as_str().expect("a warning");
+        assert!(warning.contains(&format!("`{field}`")), "{warning}");
+    }
+    assert_eq!(results[3]["result"], "rejected", "{data}");
+    let reason = results[3]["reason"].as_str().expect("a reason");
+    assert!(reason.contains("`accessControl.resourceType`"), "{reason}");
+}

@@ -1,0 +1,201 @@
+//! What a specification says and the hub does not do: nothing of it is dropped in silence.
+//!
+//! Invariants
+//! - What would leave an operation open to callers whom its author meant to keep out is refused by name.
+//! - What is kept but not enforced, and what is not known and so not kept, is told with the field's name. What is told
+//!   is bounded, whatever was sent.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use alkhub_protocol::operation::SCOPES_LIMIT_BYTES;
+use alkhub_protocol::{OperationSpec, RawJson};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// The fields of an OperationSpec, of its `accessControl` and of an entry of its `errorSchemas`.
+const SPEC: &[&str] = &[
+    "name",
+    "namespace",
+    "version",
+    "type",
+    "title",
+    "description",
+    "tags",
+    "inputSchema",
+    "outputSchema",
+    "errorSchemas",
+    "accessControl",
+    "idempotent",
+    "_meta",
+];
+const ACCESS: &[&str] = &["requiredScopes", "requiredScopesAny", "customAuth"];
+const ERROR: &[&str] = &["code", "description", "schema", "httpStatus"];
+
+/// The origin's checks by resource, which the hub does not make.
+const REFUSED: &[&str] = &["resourceType", "resourceAction"];
+
+/// Warnings about one operation's fields, at most; and the characters of a name that are shown.
+const MOST: usize = 8;
+const SHOWN: usize = 80;
+
+type Object<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow, rename = "accessControl", default)]
+    access: Option<Object<'a>>,
+    #[serde(borrow, rename = "errorSchemas", default)]
+    errors: Vec<Object<'a>>,
+}
+
+/// Looks at every field of a specification that has been read: what to tell of it, or why it is refused.
+pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, String> {
+    // Both are objects, for the specification was read from them; else there is nothing to tell.
+    let all: Object<'_> = serde_json::from_slice(raw.as_bytes()).unwrap_or_default();
+    let parts = serde_json::from_slice::<Parts<'_>>(raw.as_bytes());
+    let (access, errors) = parts.map_or_else(|_| (None, Vec::new()), |parts| (parts.access, parts.errors));
+    let access = access.unwrap_or_default();
+    let refused = REFUSED
+        .iter()
+        .find(|field| access.get(**field).is_some_and(|value| value.get() != "null"));
+    if let Some(field) = refused {
+        return Err(format!(
+            "`accessControl.{field}` is not enforced by this hub, so the operation would be open to callers whom it \
+             should refuse: use `requiredScopes`, or leave it out and check in the handler"
+        ));
+    }
+    let scopes = &spec.access_control;
+    let scopes = scopes.required_scopes.iter().chain(&scopes.required_scopes_any);
+    if scopes.map(String::len).sum::<usize>() > SCOPES_LIMIT_BYTES {
+        return Err(format!(
+            "the scopes in `accessControl` have more than {SCOPES_LIMIT_BYTES} bytes together"
+        ));
+    }
+    let mut told = Told::default();
+    told.unknown("", &all, SPEC);
+    told.unknown("accessControl.", &access, &[ACCESS, REFUSED].concat());
+    for error in &errors {
+        told.unknown("errorSchemas.", error, ERROR);
+    }
+    if access.get("customAuth").is_some_and(|value| value.get() != "null") {
+        let text = "`accessControl.customAuth` is kept and not enforced by the hub: the spoke has to check it";
+        told.warnings.insert(0, text.to_owned());
+    }
+    Ok(told.finish())
+}
+
+#[derive(Default)]
+struct Told {
+    warnings: Vec<String>,
+    more: usize,
+}
+
+// === impl Told ===
+
+impl Told {
+    fn unknown(&mut self, prefix: &str, object: &Object<'_>, known: &[&str]) {
+        for name in object.keys().filter(|name| !known.contains(&name.as_ref())) {
+            let shown: String = name.chars().take(SHOWN).collect();
+            let text = format!("`{prefix}{shown}` is not known to this hub and not kept");
+            if self.warnings.contains(&text) {
+                continue;
+            }
+            if self.warnings.len() < MOST {
+                self.warnings.push(text);
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.warnings.push(format!(
+                "{} more fields are not known to this hub and not kept",
+                self.more
+            ));
+        }
+        self.warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn looked(more: &Value) -> Result<Vec<String>, String> {
+        let mut spec =
+            json!({"name": "a", "namespace": "b", "type": "query", "inputSchema": true, "outputSchema": true});
+        let fields = spec.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("an object").clone());
+        let raw = RawJson::from(spec);
+        look(&raw, &raw.to().expect("a specification"))
+    }
+
+    /// A field that is added to the type and not here would be told as unknown.
+    #[test]
+    fn every_field_of_a_specification_is_known() {
+        let all = json!({
+            "version": "1.0.0", "title": "t", "description": "d", "tags": ["t"], "idempotent": true, "_meta": {},
+            "errorSchemas": [{"code": "A", "description": "d", "schema": true, "httpStatus": 404}],
+            "accessControl": {"requiredScopes": ["x"], "requiredScopesAny": ["y"]},
+        });
+        assert_eq!(looked(&all), Ok(Vec::new()));
+        let mut whole = all;
+        for (field, value) in [("name", "a"), ("namespace", "b"), ("type", "query")] {
+            whole[field] = json!(value);
+        }
+        (whole["inputSchema"], whole["outputSchema"]) = (json!(true), json!(true));
+        whole["accessControl"]["customAuth"] = json!("ownsProject");
+        let spec: OperationSpec = serde_json::from_value(whole).expect("a specification");
+
+        // Nothing that is written is left out: each field has a value.
+        let written = serde_json::to_value(&spec).expect("JSON");
+        let fields = |of: &Value| of.as_object().map(|p| p.keys().cloned().collect::<Vec<_>>());
+        let sorted = |known: &[&str]| {
+            let mut known: Vec<String> = known.iter().map(|&field| field.to_owned()).collect();
+            known.sort();
+            Some(known)
+        };
+        assert_eq!(fields(&written), sorted(SPEC));
+        assert_eq!(fields(&written["accessControl"]), sorted(ACCESS));
+        assert_eq!(fields(&written["errorSchemas"][0]), sorted(ERROR));
+    }
+
+    #[test]
+    fn what_is_not_enforced_is_refused_or_told_by_name() {
+        for field in REFUSED {
+            let refused = looked(&json!({"accessControl": {*field: "project"}})).expect_err("not enforced");
+            assert!(refused.contains(&format!("`accessControl.{field}`")), "{refused}");
+            assert_eq!(looked(&json!({"accessControl": {*field: null}})), Ok(Vec::new()));
+        }
+        let told = looked(&json!({"accessControl": {"customAuth": "ownsProject"}})).expect("accepted");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains("`accessControl.customAuth`") && told[0].contains("not enforced"),
+            "{told:?}"
+        );
+        let long = "x".repeat(SCOPES_LIMIT_BYTES + 1);
+        assert!(looked(&json!({"accessControl": {"requiredScopes": [long]}})).is_err());
+    }
+
+    #[test]
+    fn an_unknown_field_is_told_and_many_are_counted() {
+        let told = looked(&json!({
+            "rateLimit": 5, "accessControl": {"roles": []},
+            "errorSchemas": [{"code": "A", "retry": 1}, {"code": "B", "retry": 1}],
+        }));
+        assert_eq!(
+            told.expect("accepted"),
+            ["rateLimit", "accessControl.roles", "errorSchemas.retry"]
+                .map(|field| format!("`{field}` is not known to this hub and not kept"))
+        );
+        let many: serde_json::Map<String, Value> = (0..1000).map(|i| (format!("f{i:04}"), json!(1))).collect();
+        let told = looked(&many.into()).expect("accepted");
+        assert_eq!(told.len(), MOST + 1);
+        assert!(told[MOST].starts_with("992 more fields"), "{told:?}");
+    }
+}
