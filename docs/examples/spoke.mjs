@@ -6,7 +6,7 @@ const operations = [["reverse", "query", "string", reverse], ["ticks", "subscrip
   ([name, type, of, run]) => ({ namespace: "demo", name, type, inputSchema: { type: of }, outputSchema: { type: of }, run }));
 (function connect(instanceId, delay) { // after a loss, a random part of the delay (milliseconds) is waited
   const running = new Map(); // from a call's request id to the generator of its answers
-  const socket = new WebSocket(`${process.env.ALKHUB_URL}/v1/ws`, ["alk.v1.json", `alk.bearer.${process.env.ALKHUB_TOKEN}`]);
+  const socket = new WebSocket(`${process.env.ALKHUB_URL}/v1/ws`, ["alk.v1.json", `alk.bearer.${process.env.ALKHUB_TOKEN}`], { maxPayload: 2 ** 21 });
   const send = (type, payload) => socket.send(JSON.stringify({ type, id: "", payload }));
   socket.on("open", () => send("hub.register", { requestId: "register", name: "demo-js", instanceId, operations }));
   socket.on("message", async (message) => {

@@ -14,7 +14,7 @@ async def answer(running, send, requestId, operationId, input, **_):
 async def main(instance, running, delay=0.25):  # running: request id -> task; after a loss, a random part of the delay is waited
     while True:
         try:
-            async with websockets.connect(URL, subprotocols=["alk.v1.json", "alk.bearer." + KEY]) as socket:
+            async with websockets.connect(URL, subprotocols=["alk.v1.json", "alk.bearer." + KEY], max_size=2**21) as socket:
                 send = lambda type, id, **more: socket.send(json.dumps({"type": type, "id": "", "payload": {"requestId": id, **more}}))
                 await send("hub.register", "register", name="demo-py", instanceId=instance, operations=SPECS)
                 async for message in socket:

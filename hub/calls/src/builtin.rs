@@ -9,24 +9,22 @@ use std::time::Duration;
 
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{
-    CallError, CallRequest, CallStatus, Code, OperationName, OperationSpec, RawJson, SpokeName, scope,
+    CallError, CallRequest, CallStatus, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName,
+    scope,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::Caller;
 use crate::call::Clock;
 use crate::calls::Ticket;
 use crate::core::Core;
-use crate::directory::Pool;
 use crate::envelope;
+use crate::list::{self, ListQuery, OperationPage};
 use crate::records::Ended;
 use crate::router;
 use crate::schema::Check;
 use crate::sink::{End, Sink};
-
-/// Operations in one answer, at most; `total` says how many there are.
-const LIST_LIMIT: usize = 1_000;
 
 /// One of the hub's own operations.
 struct Builtin {
@@ -44,15 +42,15 @@ enum Kind {
     Call,
 }
 
-#[derive(Deserialize)]
+/// The input of `hub.list`, and that of `hub.search` with its `query`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct ListInput {
-    #[serde(default)]
     namespace: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct SearchInput {
     query: String,
+    all: bool,
+    cursor: Option<OperationName>,
+    limit: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -72,34 +70,32 @@ struct CallInput {
     target: Option<SpokeName>,
 }
 
-/// An operation in a list; `hub.schema` has the rest.
-#[derive(Serialize)]
-struct Summary<'a> {
-    operation: &'a OperationName,
-    #[serde(rename = "type")]
-    kind: alkhub_protocol::OperationKind,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    title: Option<&'a str>,
-    description: &'a str,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    tags: &'a [String],
-    spokes: Vec<String>,
-}
-
 static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
     let name = json!({ "type": "string", "minLength": 1, "maxLength": 128 });
+    let all = json!({ "type": "boolean", "description": "Also those that the caller may not call." });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": list::PAGE_LIMIT });
     vec![
         Builtin::new(
             Kind::List,
             "list",
-            "Lists the operations that spokes offer now, all or those of one namespace.",
-            &json!({ "type": ["object", "null"], "properties": { "namespace": name } }),
+            "Lists the operations that spokes offer now and that the caller may call, page by page.",
+            &json!({
+                "type": ["object", "null"],
+                "properties": { "namespace": name, "all": all, "cursor": name, "limit": limit }
+            }),
         ),
         Builtin::new(
             Kind::Search,
             "search",
             "Finds operations whose name, title, description or tags have every word of the query.",
-            &json!({ "type": "object", "properties": { "query": { "type": "string", "maxLength": 1000 } }, "required": ["query"] }),
+            &json!({
+                "type": "object",
+                "properties": {
+                    "query": { "type": "string", "maxLength": 1000 },
+                    "namespace": name, "all": all, "cursor": name, "limit": limit
+                },
+                "required": ["query"]
+            }),
         ),
         Builtin::new(
             Kind::Schema,
@@ -172,6 +168,20 @@ fn target(builtin: &Builtin, request: &CallRequest) -> Result<CallRequest, CallE
     })
 }
 
+// === impl ListInput ===
+
+impl ListInput {
+    fn into_query(self) -> ListQuery {
+        ListQuery {
+            search: self.query,
+            namespace: self.namespace,
+            all: self.all,
+            cursor: self.cursor,
+            limit: self.limit,
+        }
+    }
+}
+
 // === impl Builtin ===
 
 impl Builtin {
@@ -195,18 +205,9 @@ impl Builtin {
             .require(scope::OPERATIONS_READ)
             .map_err(|scope| router::denied(&scope))?;
         let answer = match self.kind {
-            Kind::List => {
-                let input: Option<ListInput> = self.read(input)?;
-                let namespace = input.and_then(|input| input.namespace);
-                summaries(core, |pool| {
-                    namespace
-                        .as_deref()
-                        .is_none_or(|wanted| pool.name.namespace() == wanted)
-                })
-            }
-            Kind::Search => {
-                let words = words(&self.read::<SearchInput>(input)?.query);
-                summaries(core, |pool| matches(pool, &words))
+            Kind::List | Kind::Search => {
+                let query = self.read::<Option<ListInput>>(input)?.unwrap_or_default().into_query();
+                RawJson::from_value(&list::page(&core.listed(caller, &query), &query, list::summary))
             }
             Kind::Schema => {
                 let name = self.read::<SchemaInput>(input)?.operation;
@@ -215,7 +216,13 @@ impl Builtin {
             }
             Kind::Call => unreachable!("`hub.call` is dispatched"),
         };
-        answer.map_err(|error| CallError::new(Code::Internal, format!("the answer cannot be written: {error}")))
+        let answer =
+            answer.map_err(|error| CallError::new(Code::Internal, format!("the answer cannot be written: {error}")))?;
+        if answer.len() > PAYLOAD_LIMIT_BYTES {
+            let message = format!("the answer is larger than {PAYLOAD_LIMIT_BYTES} bytes: ask for it over HTTP");
+            return Err(CallError::new(Code::PayloadTooLarge, message));
+        }
+        Ok(answer)
     }
 
     /// Reads an input after its schema has been checked.
@@ -239,18 +246,12 @@ impl Core {
                 spokes: Vec::new(),
             });
         }
-        self.directory.pool(name).and_then(|pool| info(&pool))
+        self.directory.pool(name).and_then(|pool| list::info(&pool))
     }
 
-    /// The operations that spokes offer now and that fit the words.
-    pub(crate) fn operation_infos(&self, search: Option<&str>) -> Vec<OperationInfo> {
-        let words = words(search.unwrap_or_default());
-        let pools = self.directory.pools();
-        pools
-            .iter()
-            .filter(|pool| matches(pool, &words))
-            .filter_map(|pool| info(pool))
-            .collect()
+    /// A page of the operations that spokes offer now.
+    pub(crate) fn operation_infos(&self, caller: &Caller, query: &ListQuery) -> OperationPage<OperationInfo> {
+        list::page(&self.listed(caller, query), query, list::info)
     }
 
     /// Counts and records a call that the hub itself has answered.
@@ -270,65 +271,4 @@ impl Core {
             output_bytes: output_bytes as u64,
         });
     }
-}
-
-fn info(pool: &Pool) -> Option<OperationInfo> {
-    Some(OperationInfo {
-        operation: pool.name.clone(),
-        spec: pool.operation.as_ref()?.spec.clone(),
-        spokes: spokes(pool),
-    })
-}
-
-/// `{operations, total}`.
-fn summaries(core: &Core, wanted: impl Fn(&Pool) -> bool) -> Result<RawJson, serde_json::Error> {
-    #[derive(Serialize)]
-    struct List<'a> {
-        operations: Vec<Summary<'a>>,
-        total: usize,
-    }
-    let mut pools = core.directory.pools();
-    pools.retain(|pool| wanted(pool));
-    let operations = pools.iter().take(LIST_LIMIT).filter_map(|pool| {
-        let spec = &pool.operation.as_ref()?.spec;
-        Some(Summary {
-            operation: &pool.name,
-            kind: spec.kind,
-            title: spec.title.as_deref(),
-            description: &spec.description,
-            tags: &spec.tags,
-            spokes: spokes(pool),
-        })
-    });
-    RawJson::from_value(&List {
-        operations: operations.collect(),
-        total: pools.len(),
-    })
-}
-
-/// The names of the spokes in a pool, each once.
-fn spokes(pool: &Pool) -> Vec<String> {
-    let mut spokes: Vec<String> = pool.all().map(|instance| instance.entry.spoke.to_string()).collect();
-    spokes.sort_unstable();
-    spokes.dedup();
-    spokes
-}
-
-fn words(query: &str) -> Vec<String> {
-    query.split_whitespace().map(str::to_lowercase).collect()
-}
-
-/// Whether every word is in the name, the title, the description or a tag; case does not count.
-fn matches(pool: &Pool, words: &[String]) -> bool {
-    let Some(spec) = pool.operation.as_ref().map(|operation| &operation.spec) else {
-        return words.is_empty();
-    };
-    if words.is_empty() {
-        return true;
-    }
-    let title = spec.title.as_deref().unwrap_or_default();
-    let text = [pool.name.as_str(), title, &spec.description, &spec.tags.join(" ")]
-        .join(" ")
-        .to_lowercase();
-    words.iter().all(|word| text.contains(word.as_str()))
 }

@@ -65,7 +65,10 @@ fn matches(pattern: &str, operation: &OperationName) -> bool {
     match pattern.strip_suffix('*') {
         Some("") => true,
         Some(namespace) => namespace.strip_suffix('.') == Some(operation.namespace()),
-        None => pattern == operation.as_str(),
+        // As it stands, or as the spoke spells it.
+        None => pattern
+            .parse()
+            .is_ok_and(|pattern: OperationName| pattern == *operation),
     }
 }
 
@@ -101,5 +104,7 @@ mod tests {
         assert!(!allows(&["git.*"], "github.show"));
         assert!(allows(&["*"], "any.thing"));
         assert!(!allows(&["git*"], "github.show"));
+        assert!(allows(&["git.get/{id}"], "git.get__2F__7Bid__7D"));
+        assert!(!allows(&["git.get.id"], "git.get/id"));
     }
 }

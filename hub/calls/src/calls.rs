@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::core::Core;
 use crate::directory::Instance;
 use crate::sink::{End, ItemQueue, Sink};
-use crate::{Caller, Connection, Reply, Session};
+use crate::{Caller, Connection, ListQuery, OperationPage, Reply, Session, router};
 
 /// What [`Calls::start`] needs.
 #[derive(Debug)]
@@ -125,14 +125,31 @@ impl Calls {
         self.0.register(caller, input, connection).await
     }
 
-    /// The operations that spokes offer now and whose name, title, description or tags have every word of `search`.
-    /// None without the scope `operations:read`: a surface checks it first to answer with its name.
+    /// A page of the operations that spokes offer now: of those that the caller may call, unless the query asks for all.
+    ///
+    /// # Errors
+    /// The caller lacks the scope `operations:read`.
+    pub fn operation_page(
+        &self,
+        caller: &Caller,
+        query: &ListQuery,
+    ) -> Result<OperationPage<OperationInfo>, CallError> {
+        caller
+            .scopes
+            .require(scope::OPERATIONS_READ)
+            .map_err(|scope| router::denied(&scope))?;
+        Ok(self.0.operation_infos(caller, query))
+    }
+
+    /// The first page of the operations that the caller may call and that have every word of `search`; none without the
+    /// scope `operations:read`.
     pub fn operations(&self, caller: &Caller, search: Option<&str>) -> Vec<OperationInfo> {
-        if caller.scopes.allows(scope::OPERATIONS_READ) {
-            self.0.operation_infos(search)
-        } else {
-            Vec::new()
-        }
+        let query = ListQuery {
+            search: search.unwrap_or_default().to_owned(),
+            ..ListQuery::default()
+        };
+        self.operation_page(caller, &query)
+            .map_or_else(|_| Vec::new(), |page| page.operations)
     }
 
     /// One operation; `None` when no spoke has offered it, or without the scope `operations:read`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use alkhub_protocol::frame::encode;
+use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
 use parking_lot::Mutex;
 
@@ -206,7 +206,10 @@ impl Core {
             return Err(NotPlaced::Gone);
         }
         let identity = call.identity();
-        let options = call.options(identity.as_ref());
+        let options = RequestOptions {
+            spelled: Some(&call.operation.spelled),
+            ..call.options(identity.as_ref())
+        };
         let connection = &link.connection;
         let id = self.leg_id(call.key);
         let message = encode::call_requested(

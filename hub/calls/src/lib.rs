@@ -26,6 +26,7 @@ mod feed;
 mod fixture;
 mod late;
 mod link;
+pub mod list;
 mod lost;
 mod metrics;
 mod operation;
@@ -47,6 +48,7 @@ mod wheel;
 
 pub use caller::{Caller, SpokePolicy};
 pub use calls::{Calls, Items, Parts, Ticket};
+pub use list::{ListQuery, OperationPage};
 pub use outbox::{Full, Limits, Outbox, Outgoing, OutgoingItem, outbox};
 pub use reply::{Answer, Reply};
 pub use session::{Connection, Session};

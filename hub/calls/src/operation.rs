@@ -12,12 +12,14 @@ use crate::schema::{self, Check, Prepared};
 const BARE_BYTES: usize = 1024;
 
 /// The HTTP status of a spoke's failure that declares none.
-const BAD_GATEWAY: u16 = 502;
+pub(crate) const BAD_GATEWAY: u16 = 502;
 
 /// One operation as it is called.
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) name: OperationName,
+    /// As its spokes spell it.
+    pub(crate) spelled: Box<str>,
     pub(crate) spec: OperationSpec,
     pub(crate) hash: SpecHash,
     pub(crate) input: Check,
@@ -58,6 +60,7 @@ impl Operation {
             input: input.check,
             output: output.check,
             name,
+            spelled: spec.spelled().into(),
             spec,
             hash,
             series,
@@ -68,6 +71,7 @@ impl Operation {
     pub(crate) fn unchecked(&self) -> Self {
         Self {
             name: self.name.clone(),
+            spelled: self.spelled.clone(),
             spec: self.spec.clone(),
             hash: self.hash,
             input: Check::Anything,

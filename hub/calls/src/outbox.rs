@@ -50,6 +50,8 @@ pub struct Outgoing(Outbox);
 pub enum OutgoingItem {
     /// Send this message.
     Message(Bytes),
+    /// Send this message, the end of a stream, so that the peer does not read it together with what was sent before.
+    Last(Bytes),
     /// Send a close frame and end the connection; nothing follows.
     Close {
         /// The WebSocket's close code.
@@ -113,6 +115,8 @@ struct Entry {
 
 enum Owner {
     None,
+    /// The end of a stream.
+    Stream,
     Call(u64),
     Subscription(Arc<Backlog>),
 }
@@ -126,6 +130,11 @@ impl Outbox {
     /// [`Full`]: the message was not taken.
     pub fn push(&self, message: Bytes) -> Result<(), Full> {
         self.add(message, |_| Owner::None).map(|_| ())
+    }
+
+    /// Queues the end of a stream for a peer that must not read it together with the items before it.
+    pub(crate) fn push_last(&self, message: Bytes) -> Result<(), Full> {
+        self.add(message, |_| Owner::Stream).map(|_| ())
     }
 
     /// Queues a call and tells its number, to compare with what [`Outbox::seal`] answers.
@@ -202,7 +211,7 @@ impl Outbox {
         let number = match &owner {
             Owner::Call(_) if queue.sealed => return Err(Full::Closed),
             Owner::Call(number) => *number,
-            Owner::None | Owner::Subscription(_) => 0,
+            Owner::None | Owner::Stream | Owner::Subscription(_) => 0,
         };
         queue.bytes += message.len();
         queue.messages.push_back(Entry { message, owner });
@@ -279,6 +288,7 @@ impl Queue {
             self.bytes -= message.len();
             match owner {
                 Owner::None => {}
+                Owner::Stream => return Taken::Item(OutgoingItem::Last(message)),
                 Owner::Call(number) => self.calls_taken = number,
                 Owner::Subscription(backlog) => backlog.remove(message.len()),
             }

@@ -45,6 +45,11 @@ pub(crate) fn allow_operation(scopes: &Scopes, operation: &Operation) -> Result<
     Err(denied(&any.join("` or `")))
 }
 
+/// Whether the caller may call an operation.
+pub(crate) fn allowed(scopes: &Scopes, operation: &Operation) -> bool {
+    allow_call(scopes, &operation.name).is_ok() && allow_operation(scopes, operation).is_ok()
+}
+
 /// The answer to a missing scope.
 pub(crate) fn denied(scope: &str) -> CallError {
     CallError::new(Code::AccessDenied, format!("the key lacks the scope `{scope}`"))

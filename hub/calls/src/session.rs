@@ -12,6 +12,7 @@ use crate::Outbox;
 use crate::call::Call;
 use crate::core::Core;
 use crate::link::Link;
+use crate::operation::BAD_GATEWAY;
 use crate::sink::End;
 
 /// How long the directory may take to note that a spoke has left.
@@ -77,11 +78,17 @@ impl Session {
     }
 
     /// Takes a message of the spoke about a call that cannot be read: the call ends, for its answer is lost.
-    pub fn broken(&self, request_id: &RequestId, fault: &str) {
+    pub fn broken(&self, request_id: &RequestId, fault: &CallError) {
         self.link.hear();
         if let Some(call) = self.call(request_id) {
-            let message = format!("the spoke's answer cannot be read: {fault}");
-            let error = CallError::new(Code::OutputInvalid, message).delivered(Delivered::Yes);
+            let code = match fault.code {
+                Code::PayloadTooLarge => Code::PayloadTooLarge,
+                _ => Code::OutputInvalid,
+            };
+            let message = format!("the spoke's answer cannot be read: {}", fault.message);
+            let mut error = CallError::new(code, message).delivered(Delivered::Yes);
+            // Nothing that the caller sent is too large.
+            error.declared_status = Some(BAD_GATEWAY);
             let running = call.operation.is_subscription().then_some("an item cannot be read");
             self.core.end(call.key, End::Failed(error), running);
         }

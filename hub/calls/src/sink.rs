@@ -142,7 +142,11 @@ impl Sink {
                     permit.send(answer);
                 }
             }
-            Self::Outbox { outbox, dialect, .. } => end_on(&outbox, dialect, id, &end),
+            Self::Outbox {
+                outbox,
+                dialect,
+                backlog,
+            } => end_on(&outbox, dialect, id, &end, backlog.is_some()),
             Self::Once(sender) => {
                 let result = match end {
                     End::Output(output) => Ok(output),
@@ -185,7 +189,8 @@ fn told(pushed: Result<(), Full>) -> Took {
     }
 }
 
-fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End) {
+/// Queues the end of a call; `after_items` when it ends a stream.
+fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End, after_items: bool) {
     let id = id.as_str();
     let message = match end {
         End::Output(output) => encode::call_responded(dialect, id, output),
@@ -194,7 +199,13 @@ fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End) {
         End::Aborted => encode::call_aborted(dialect, id, Some("the spoke ended the call")),
         End::Silent => return,
     };
-    if outbox.push(message) == Err(Full::Queue) {
+    // The origin's processes take items and ends by different ways, and an end that one read brings with items is faster.
+    let pushed = if after_items && dialect == Dialect::Payload {
+        outbox.push_last(message)
+    } else {
+        outbox.push(message)
+    };
+    if pushed == Err(Full::Queue) {
         outbox.close(CLOSE_SLOW, "answers are not read as fast as they come");
     }
 }

@@ -24,7 +24,9 @@ use crate::call::{CallRequest, Identity, InvalidMetadata, Metadata};
 use crate::envelope::{self, Envelope};
 use crate::id::InvalidId;
 use crate::topic::{InvalidTopic, TopicFilter};
-use crate::{CallError, Code, DEPTH_LIMIT, FRAME_DEPTH_LIMIT, OperationName, RawJson, RequestId, json};
+use crate::{
+    CallError, Code, DEPTH_LIMIT, FRAME_DEPTH_LIMIT, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, json,
+};
 
 /// Longest text that says what is wrong with a message, in characters.
 const MESSAGE_LIMIT: usize = 500;
@@ -282,6 +284,12 @@ impl Error {
     fn about(message: &[u8], kind: ErrorKind) -> Self {
         let glance::About { call, topic } = glance::about(message);
         Self { call, topic, kind }
+    }
+
+    /// The refusal of a message of `size` bytes, over [`FRAME_LIMIT_BYTES`], that begins so.
+    pub fn too_large(head: &[u8], size: usize) -> Self {
+        let limit = FRAME_LIMIT_BYTES;
+        Self::about(head, envelope::Error::TooLarge { size, limit }.into())
     }
 
     /// The answer to the sender.

@@ -9,6 +9,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// What an operation's name must be, as an instruction.
+const OPERATION_RULE: &str = "write `namespace.operation`: each part a letter followed by letters, digits, `_` or `-`, the \
+                              second one also by other visible ASCII characters";
+
 /// Longest identifier that a peer may choose, in bytes.
 pub const ID_LIMIT_BYTES: usize = 128;
 
@@ -16,6 +20,10 @@ pub const ID_LIMIT_BYTES: usize = 128;
 ///
 /// Both segments start with a letter and go on with letters, digits, `_` and `-`. `/ns/op` and `ns/op` are accepted
 /// on the way in and mean the same.
+///
+/// In the second segment any other visible ASCII character stands as `__` and its two upper-case hex digits: the
+/// origin's `fs.get/users/{id}` is `fs.get__2Fusers__2F__7Bid__7D`. Both spellings are accepted on the way in;
+/// [`OperationName::spelled`] goes the way back.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationName(Arc<str>);
 
@@ -48,6 +56,11 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
+    /// Two parts that make no operation's name.
+    pub(crate) fn operation(namespace: &str, name: &str) -> Self {
+        Self::new("operation name", &format!("{namespace}.{name}"), OPERATION_RULE)
+    }
+
     fn new(what: &'static str, value: &str, rule: &'static str) -> Self {
         Self {
             what,
@@ -133,24 +146,21 @@ name_type!(
     "operation name",
     "^[A-Za-z][A-Za-z0-9_-]*\\.[A-Za-z][A-Za-z0-9_-]*$",
     |text| {
-        const RULE: &str =
-            "write `namespace.operation`: one dot, each part a letter followed by letters, digits, `_` or `-`";
-        let slashed = text.strip_prefix('/').unwrap_or(text);
-        let (namespace, operation) = slashed.split_once('/').or_else(|| text.split_once('.')).ok_or(RULE)?;
-        let valid = |part: &str| {
-            part.starts_with(|c: char| c.is_ascii_alphabetic())
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        };
-        if text.len() > ID_LIMIT_BYTES || !valid(namespace) || !valid(operation) {
-            return Err(RULE);
+        let slashed = text.strip_prefix('/');
+        let separators: &[char] = if slashed.is_some() { &['/'] } else { &['.', '/'] };
+        let whole = slashed.unwrap_or(text);
+        let (namespace, operation) = whole.split_once(separators).ok_or(OPERATION_RULE)?;
+        if !is_segment(namespace) {
+            return Err(OPERATION_RULE);
         }
-        if slashed.contains('/') {
-            Ok(format!("{namespace}.{operation}").into())
-        } else {
-            Ok(text.into())
+        let operation = segment(operation).ok_or(OPERATION_RULE)?;
+        let name = format!("{namespace}.{operation}");
+        if name.len() > ID_LIMIT_BYTES {
+            return Err(
+                "write at most 128 characters, where each one that is no letter, digit, `_` or `-` counts as four",
+            );
         }
+        Ok(name.into())
     }
 );
 
@@ -188,10 +198,74 @@ impl OperationName {
         self.0.split_once('.').map_or("", |(_, operation)| operation)
     }
 
+    /// The name with each character that is written as `__` and two hex digits as itself again.
+    pub fn spelled(&self) -> Cow<'_, str> {
+        let mut spelled = String::new();
+        let mut rest = self.as_str();
+        while let Some((before, character, after)) = escaped(rest) {
+            spelled.push_str(before);
+            spelled.push(character);
+            rest = after;
+        }
+        if spelled.is_empty() {
+            return Cow::Borrowed(self.as_str());
+        }
+        spelled.push_str(rest);
+        Cow::Owned(spelled)
+    }
+
     /// Whether the hub itself answers it: the namespace `hub` is reserved.
     pub fn is_reserved(&self) -> bool {
         self.namespace() == "hub"
     }
+}
+
+/// Whether a text can be a segment of a name as it stands.
+pub(crate) fn is_segment(part: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(plain)
+}
+
+/// The second segment of a name: as it stands, or with `__` and two hex digits for each character that no segment has.
+/// What would be read as one of these is written so too: two spellings never become one name.
+fn segment(part: &str) -> Option<Cow<'_, str>> {
+    if is_segment(part) {
+        return Some(Cow::Borrowed(part));
+    }
+    if !part.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let mut written = String::with_capacity(part.len() + 12);
+    for (at, character) in part.char_indices() {
+        let is_plain = character.is_ascii_alphanumeric() || character == '-' || character == '_';
+        if is_plain && code_at(&part[at..]).is_none() {
+            written.push(character);
+        } else if character.is_ascii_graphic() {
+            written.push_str(&format!("__{:02X}", u32::from(character)));
+        } else {
+            return None;
+        }
+    }
+    Some(Cow::Owned(written))
+}
+
+/// The character that `__` and two hex digits at the start of a text stand for.
+fn code_at(text: &str) -> Option<char> {
+    let digits = text.strip_prefix("__")?.get(..2)?;
+    let is_hex = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+    let code = digits
+        .bytes()
+        .all(is_hex)
+        .then(|| u8::from_str_radix(digits, 16).ok())??;
+    code.is_ascii_graphic().then(|| char::from(code))
+}
+
+/// What is before, in and after the first such character of a text.
+fn escaped(text: &str) -> Option<(&str, char, &str)> {
+    text.char_indices().find_map(|(at, _)| {
+        let character = code_at(&text[at..])?;
+        Some((&text[..at], character, &text[at + 4..]))
+    })
 }
 
 fn visible(text: &str) -> Result<Arc<str>, &'static str> {
@@ -216,9 +290,59 @@ mod tests {
 
     #[test]
     fn a_wrong_operation_name_is_answered_with_the_rule() {
-        for text in ["", "fs", "a.b.c", "/a/b/c", "1a.b", "a.", ".b", "a b.c", "a.b\n"] {
+        for text in [
+            "", "fs", "a..c", "/a.b", "/a//c", "1a.b", "a.", ".b", "a b.c", "a.b\n", "a.b c", "a.{b}", "a.bé",
+        ] {
             let error = text.parse::<OperationName>().expect_err(text);
             assert!(error.to_string().contains("namespace.operation"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_characters_of_the_last_part_are_mapped_and_found_again() {
+        for (text, name) in [
+            ("fs.get/users/{id}", "fs.get__2Fusers__2F__7Bid__7D"),
+            ("/fs/get/users/{id}", "fs.get__2Fusers__2F__7Bid__7D"),
+            ("fs.users.list", "fs.users__2Elist"),
+            ("fs.a:b~c", "fs.a__3Ab__7Ec"),
+        ] {
+            let parsed: OperationName = text.parse().expect(text);
+            assert_eq!((parsed.as_str(), parsed.namespace()), (name, "fs"));
+            assert_eq!(
+                parsed.as_str().parse(),
+                Ok(parsed.clone()),
+                "a mapped name is read as it stands"
+            );
+            let spelled = text
+                .strip_prefix("/fs/")
+                .map_or_else(|| text.to_owned(), |rest| format!("fs.{rest}"));
+            assert_eq!(parsed.spelled(), spelled);
+        }
+        let plain: OperationName = "fs.read_file-2".parse().expect("valid");
+        assert!(matches!(plain.spelled(), Cow::Borrowed("fs.read_file-2")));
+        assert!(format!("a.{}", "b".repeat(126)).parse::<OperationName>().is_ok());
+        let long = format!("a.b{}", ".".repeat(32))
+            .parse::<OperationName>()
+            .expect_err("130 characters");
+        assert!(long.to_string().contains("128 characters"), "{long}");
+    }
+
+    /// Every spelling of up to six of these characters that has to be mapped, in all orders.
+    #[test]
+    fn no_two_spellings_become_one_name() {
+        let mut spellings = vec!["x".to_owned()];
+        let mut names = std::collections::HashMap::new();
+        for _ in 0..6 {
+            let longer = spellings
+                .iter()
+                .flat_map(|spelling| ["_", ".", "2", "E"].map(|c| format!("{spelling}{c}")));
+            spellings = longer.collect();
+            for spelling in spellings.iter().filter(|spelling| spelling.contains('.')) {
+                let name: OperationName = format!("n.{spelling}").parse().expect("valid");
+                assert_eq!(name.spelled(), format!("n.{spelling}"));
+                let other = names.insert(name, spelling.clone());
+                assert_eq!(other, None, "{spelling}");
+            }
         }
     }
 

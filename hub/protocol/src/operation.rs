@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::InvalidId;
+use crate::id::{InvalidId, is_segment};
 use crate::{OperationName, RawJson};
 
 /// Whether an operation reads, changes or streams.
@@ -114,12 +114,20 @@ fn default_version() -> String {
 // === impl OperationSpec ===
 
 impl OperationSpec {
-    /// `namespace.name`.
+    /// `namespace.name`, mapped where the spoke's own name has characters that no operation's name has.
     ///
     /// # Errors
     /// The two parts do not make an operation's name.
     pub fn operation(&self) -> Result<OperationName, InvalidId> {
-        format!("{}.{}", self.namespace, self.name).parse()
+        if !is_segment(&self.namespace) {
+            return Err(InvalidId::operation(&self.namespace, &self.name));
+        }
+        self.spelled().parse()
+    }
+
+    /// `namespace.name` as the spoke wrote it: how its calls are addressed to it.
+    pub fn spelled(&self) -> String {
+        format!("{}.{}", self.namespace, self.name)
     }
 
     /// Whether the hub may send a call twice when it does not know that the first one arrived.

@@ -162,6 +162,43 @@ async fn a_call_is_answered_in_either_dialect() {
 }
 
 #[tokio::test]
+async fn an_answer_that_cannot_be_read_fails_its_call_and_no_other() {
+    let hub = Hub::start().await;
+    let client = hub.client();
+    let calls = async {
+        tokio::join!(
+            client.call::<_, String>("a.large", &1),
+            client.call::<_, String>("a.small", &2)
+        )
+    };
+
+    let played = async {
+        let mut peer = hub.accept().await;
+        for _ in 0..2 {
+            let Frame::Requested(call) = peer.frame().await else {
+                panic!("expected a call")
+            };
+            let size = if call.operation.as_str() == "a.large" {
+                2 << 20
+            } else {
+                1
+            };
+            peer.respond(call.request_id.as_str(), &format!("\"{}\"", "x".repeat(size)))
+                .await;
+        }
+        peer
+    };
+    let ((large, small), _peer) = tokio::join!(calls, played);
+
+    let error = large.expect_err("too large");
+    assert!(
+        matches!(&error, Error::Call(call) if call.code == Code::PayloadTooLarge),
+        "{error}"
+    );
+    assert_eq!(small.expect("answered"), "x");
+}
+
+#[tokio::test]
 async fn a_dropped_call_is_aborted_at_the_hub() {
     let hub = Hub::start().await;
     let client = hub.client();

@@ -39,9 +39,16 @@ fn callers() -> Vec<Endpoint> {
             .gives_output()
             .streams(),
         at(Method::GET, "/v1/operations", get(operations::list))
-            .says("Lists the operations that spokes offer now.")
+            .says("Lists the operations that spokes offer now and that the key may call.")
             .needs(scope::OPERATIONS_READ)
-            .query("search", "Words that name, description or tags must have.")
+            .query("search", "Words that name, title, description or tags must have.")
+            .query("namespace", "Of this namespace only.")
+            .query("all", "`true`: also those that the key may not call.")
+            .query(
+                "limit",
+                "Operations in a page: 1 to 1000; a page may end sooner, by its size.",
+            )
+            .query("cursor", "`meta.next` of the page before.")
             .gives::<Vec<OperationInfo>>(200),
         at(Method::GET, "/v1/operations/{name}", get(operations::get))
             .says("One operation with its schemas.")

@@ -94,10 +94,10 @@ struct Told {
 // === impl Told ===
 
 impl Told {
-    fn unknown(&mut self, prefix: &str, object: &Object<'_>, known: &[&str]) {
+    fn unknown(&mut self, place: &str, object: &Object<'_>, known: &[&str]) {
         for name in object.keys().filter(|name| !known.contains(&name.as_ref())) {
             let shown: String = name.chars().take(SHOWN).collect();
-            let text = format!("`{prefix}{shown}` is not known to this hub and not kept");
+            let text = format!("`{place}{shown}` is not known to this hub and not kept");
             if self.warnings.contains(&text) {
                 continue;
             }

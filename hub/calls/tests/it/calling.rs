@@ -1,6 +1,6 @@
 //! Calls of queries and mutations on one hub.
 
-use alkhub_calls::{Answer, Limits, OutgoingItem, Reply, outbox};
+use alkhub_calls::{Answer, Limits, ListQuery, OutgoingItem, Reply, outbox};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
 use alkhub_test_support::within;
@@ -404,10 +404,15 @@ async fn operations_and_instances_are_shown() {
     let hub = Hub::local().await;
     let spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
 
-    let operations = hub.calls.operations(&admin(), Some("upper"));
-    assert_eq!(operations.len(), 1);
-    assert_eq!(operations[0].spokes, ["text"]);
-    assert!(hub.calls.operations(&client(&[]), None).is_empty(), "no scope");
+    let search = ListQuery {
+        search: "upper".to_owned(),
+        ..ListQuery::default()
+    };
+    let page = hub.calls.operation_page(&admin(), &search).expect("allowed");
+    assert_eq!((page.operations.len(), page.total, page.next), (1, 1, None));
+    assert_eq!(page.operations[0].spokes, ["text"]);
+    let refused = hub.calls.operation_page(&client(&[]), &search).expect_err("no scope");
+    assert_eq!(refused.code, Code::AccessDenied);
     assert!(
         hub.calls
             .operation(&admin(), &"text.upper".parse().expect("valid"))

@@ -200,7 +200,7 @@ impl Spoke {
 
     pub(crate) async fn next_frame(&mut self) -> Frame {
         match self.next().await {
-            OutgoingItem::Message(message) => decode(&message),
+            OutgoingItem::Message(message) | OutgoingItem::Last(message) => decode(&message),
             OutgoingItem::Close { code, reason } => panic!("closed with {code}: {reason}"),
         }
     }
@@ -225,7 +225,7 @@ impl Spoke {
     pub(crate) async fn next_close(&mut self) -> u16 {
         match self.next().await {
             OutgoingItem::Close { code, .. } => code,
-            OutgoingItem::Message(message) => panic!("not a close: {message:?}"),
+            OutgoingItem::Message(message) | OutgoingItem::Last(message) => panic!("not a close: {message:?}"),
         }
     }
 

@@ -9,6 +9,7 @@ mod deadlines;
 mod fixture;
 mod hubs;
 mod links;
+mod lists;
 mod pair;
 mod postgres;
 mod registering;

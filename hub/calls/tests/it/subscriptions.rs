@@ -144,7 +144,7 @@ async fn a_slow_connection_loses_the_subscription_and_keeps_its_calls() {
 
     assert_eq!(spoke.next_abort().await, ticks.request_id);
     let mut said = Vec::new();
-    while let Some(OutgoingItem::Message(message)) = outgoing.try_next() {
+    while let Some(OutgoingItem::Message(message) | OutgoingItem::Last(message)) = outgoing.try_next() {
         said.push(match decode(&message) {
             Frame::Responded { output, .. } => output.to::<Value>().expect("JSON")["data"].to_string(),
             Frame::Failed { error, .. } => error.code.to_string(),

@@ -91,6 +91,21 @@ fn the_spokes_without_an_sdk_have_at_most_thirty_lines() {
     }
 }
 
+/// Longest input, in bytes.
+const LARGEST: usize = 1024 * 1024;
+
+/// Calls with an input as long as one may be; an answer that is too large with its envelope fails this call alone.
+fn takes_the_largest_input(dev: &Dev, operation: &str, input: &str, answer: Option<usize>) {
+    let file = format!("@{}", dev.world.write("largest.json", input));
+    match answer {
+        Some(answer) => assert_eq!(dev.world.ok(&["call", operation, &file]), format!("{answer}\n")),
+        None => {
+            let line = dev.world.fails(7, &["call", operation, &file]);
+            assert!(line.contains("PAYLOAD_TOO_LARGE"), "{line}");
+        }
+    }
+}
+
 #[test]
 fn the_spoke_in_javascript_answers_stops_and_ends() {
     let Some(folder) = packages("javascript", "node_modules/ws/package.json") else {
@@ -108,6 +123,7 @@ fn the_spoke_in_javascript_answers_stops_and_ends() {
     assert_eq!(dev.world.ok(&["call", "demo.reverse", "\"hello\""]), "olleh\n");
     let line = dev.world.fails(7, &["call", "demo.reverse", "\"\""]);
     assert!(line.contains("nothing to reverse"), "{line}");
+    takes_the_largest_input(&dev, "demo.reverse", &format!("\"{}\"", "x".repeat(LARGEST - 2)), None);
     stops_at_an_abort(&dev, "demo.ticks", &mut spoke);
     ends_with_its_key(&dev, &id, &mut spoke);
 }
@@ -131,6 +147,8 @@ fn the_spoke_in_python_answers_stops_and_ends() {
     assert_eq!(dev.world.ok(&["call", "demo.sum", "[1, 2, 3.5]"]), "6.5\n");
     let line = dev.world.fails(7, &["call", "demo.sum", "[1, \"a\"]"]);
     assert!(line.contains("unsupported operand"), "{line}");
+    let ones = "1,".repeat(LARGEST / 2 - 1);
+    takes_the_largest_input(&dev, "demo.sum", &format!("[{ones}1]"), Some(LARGEST / 2));
     stops_at_an_abort(&dev, "demo.count", &mut spoke);
     ends_with_its_key(&dev, &id, &mut spoke);
 }

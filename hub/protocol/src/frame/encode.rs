@@ -27,11 +27,13 @@ pub struct RequestOptions<'a> {
     pub metadata: Option<&'a Metadata>,
     /// Who asks; only a hub says it.
     pub identity: Option<&'a Identity>,
+    /// The operation as its spoke spells it, where that differs from its name.
+    pub spelled: Option<&'a str>,
     /// Milliseconds since the epoch, for `deadline`.
     pub now_ms: u64,
 }
 
-/// `call.requested`.
+/// `call.requested`; to a spoke with its operation as the spoke itself spells it.
 pub fn call_requested(
     dialect: Dialect,
     request_id: &str,
@@ -39,14 +41,11 @@ pub fn call_requested(
     input: &RawJson,
     options: &RequestOptions<'_>,
 ) -> Bytes {
-    let mut out = start(
-        "call.requested",
-        dialect,
-        request_id,
-        operation.as_str().len() + input.len() + 160,
-    );
+    let operation = options.spelled.unwrap_or(operation.as_str());
+    let more = operation.len() + input.len() + 160;
+    let mut out = start("call.requested", dialect, request_id, more);
     out.extend_from_slice(b",\"operationId\":");
-    push_string(&mut out, operation.as_str());
+    push_string(&mut out, operation);
     out.extend_from_slice(b",\"input\":");
     out.extend_from_slice(input.as_bytes());
     if let Some(parent) = options.parent {

@@ -56,16 +56,24 @@ impl Client {
         .await
     }
 
-    /// The operations that the key may call, those that match `search` first to last.
+    /// The operations that the key may call and that match `search`, by name, from all pages.
     ///
     /// # Errors
     /// [`Error::Problem`], for example without the scope `operations:read`.
     pub async fn operations(&self, search: Option<&str>) -> Result<Vec<OperationInfo>, Error> {
-        let request = self
-            .request(Method::GET, &["v1", "operations"])
-            .query(&search.map(|text| [("search", text)]));
-        let list: Vec<Listed> = self.send(request, "the list of operations").await?;
-        Ok(list.into_iter().map(|listed| listed.0).collect())
+        let (mut operations, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let mut query: Vec<(&str, &str)> = search.map(|text| ("search", text)).into_iter().collect();
+            query.extend(cursor.as_deref().map(|next| ("cursor", next)));
+            let request = self.request(Method::GET, &["v1", "operations"]).query(&query);
+            let page: Envelope<Vec<Listed>> = self.envelope(request, "the list of operations").await?;
+            operations.extend(page.data.into_iter().map(|listed| listed.0));
+            // A hub that names the same place again would be asked for ever.
+            match page.meta.next {
+                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                _ => return Ok(operations),
+            }
+        }
     }
 
     /// One operation; `None` when there is none of that name.
@@ -135,10 +143,17 @@ impl Client {
     }
 
     async fn send<T: DeserializeOwned>(&self, request: RequestBuilder, what: &'static str) -> Result<T, Error> {
+        Ok(self.envelope(request, what).await?.data)
+    }
+
+    async fn envelope<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        what: &'static str,
+    ) -> Result<Envelope<T>, Error> {
         let response = self.exchange(request).await?;
         let body = response.bytes().await.map_err(|e| self.0.endpoint.unreachable(e))?;
-        let envelope: Envelope<T> = serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))?;
-        Ok(envelope.data)
+        serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))
     }
 
     async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
@@ -164,6 +179,15 @@ const KEYS: [&str; 3] = ["v1", "admin", "keys"];
 #[derive(Deserialize)]
 struct Envelope<T> {
     data: T,
+    #[serde(default)]
+    meta: Meta,
+}
+
+#[derive(Default, Deserialize)]
+struct Meta {
+    /// Where the next page of a list begins.
+    #[serde(default)]
+    next: Option<String>,
 }
 
 /// An [`OperationInfo`] as it is read: raw JSON cannot be read through serde's `flatten`.

@@ -277,6 +277,14 @@ impl Link {
             Ok((frame, _)) => frame,
             Err(error) => {
                 tracing::debug!(%error, "the hub sent something that this client does not read");
+                if let Some(named) = &error.call {
+                    // Nobody waits for an answer that cannot be read.
+                    let unread = CallError::new(
+                        error.to_call_error().code,
+                        format!("the answer cannot be read: {error}"),
+                    );
+                    self.state.lock().ended(&named.request_id, Some(unread.into()));
+                }
                 return;
             }
         };

@@ -54,8 +54,8 @@ pub(super) fn requested(
         parent: options.parent.as_ref().map(RequestId::as_str),
         traceparent: options.traceparent.as_deref(),
         metadata: metadata.as_ref(),
-        identity: None,
         now_ms: now_ms(),
+        ..RequestOptions::default()
     };
     let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
     if let Some(target) = &options.target {

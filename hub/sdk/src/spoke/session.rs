@@ -89,7 +89,15 @@ impl Session {
             }
             Ok((Frame::Refused(error), _)) => tracing::warn!(%error, "the hub refused a message"),
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the hub sent something that this spoke does not read"),
+            Err(error) => {
+                tracing::debug!(%error, "the hub sent something that this spoke does not read");
+                if let Some(named) = error.call.as_ref().filter(|named| named.asks) {
+                    // Nobody waits for a call that cannot be read.
+                    let refusal = error.to_call_error();
+                    self.outbox
+                        .push(encode::call_error(Dialect::Id, named.request_id.as_str(), &refusal));
+                }
+            }
         }
     }
 

@@ -1,23 +1,42 @@
 //! Operations: the list, and one with its schemas.
 
+use alkhub_calls::ListQuery;
+use alkhub_calls::list::PAGE_LIMIT;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{Code, OperationName, scope};
 use axum::extract::State;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::envelope::Data;
+use crate::envelope::{Data, Page};
 use crate::error::ApiError;
 use crate::request::{Path, Query};
 
-/// `GET /v1/operations`.
+/// `GET /v1/operations`: what the key may call, page by page.
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
     query: Query,
-) -> Result<Data<Vec<OperationInfo>>, ApiError> {
+) -> Result<Page<OperationInfo>, ApiError> {
     caller.require(scope::OPERATIONS_READ)?;
-    Ok(Data::ok(app.calls.operations(&caller.who, query.first("search"))))
+    let limit = query.parse::<usize>("limit")?;
+    if limit.is_some_and(|limit| !(1..=PAGE_LIMIT).contains(&limit)) {
+        return Err(ApiError::bad_request(format!(
+            "query parameter `limit` must be 1 to {PAGE_LIMIT}"
+        )));
+    }
+    let wanted = ListQuery {
+        search: query.first("search").unwrap_or_default().to_owned(),
+        namespace: query.first("namespace").map(str::to_owned),
+        all: query.parse("all")?.unwrap_or_default(),
+        cursor: query.parse("cursor")?,
+        limit,
+    };
+    let page = app.calls.operation_page(&caller.who, &wanted)?;
+    Ok(Page {
+        items: page.operations,
+        next: page.next.map(|name| name.to_string()),
+    })
 }
 
 /// `GET /v1/operations/{name}`.

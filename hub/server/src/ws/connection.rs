@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::batch::Batch;
 use super::conversation::Conversation;
 use super::frame::{self, Decoder, Kind, Received, code};
+use super::held::Held;
 use super::sockets::Registered;
 
 /// Bytes read at once.
@@ -48,6 +49,8 @@ pub(crate) struct Connection<S> {
     conversation: Conversation,
     kind: Option<Kind>,
     pong: Option<Bytes>,
+    /// Ends of streams that the peer must not read together with the items before them.
+    held: Held,
     peer_closed: bool,
     phase: Phase,
 }
@@ -82,6 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             conversation: talk,
             kind: None,
             pong: None,
+            held: Held::default(),
             peer_closed: false,
             phase: Phase::Open,
         }
@@ -138,8 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// While the hub drains, a client with no call under way is sent elsewhere.
     fn leave_when_quiet(&mut self, cx: &Context<'_>) {
         let socket = &self.registered.socket;
-        if self.phase == Phase::Open && socket.draining() && !socket.outbox.is_closed() && self.conversation.is_quiet()
-        {
+        let quiet = self.held.is_empty() && self.conversation.is_quiet();
+        if self.phase == Phase::Open && socket.draining() && !socket.outbox.is_closed() && quiet {
             socket.outbox.close(code::GOING_AWAY, DRAINING);
             cx.waker().wake_by_ref();
         }
@@ -193,8 +197,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.kind.get_or_insert(kind);
                 self.conversation.message(&data);
             }
+            Received::TooLarge { kind, head, size } => {
+                self.kind.get_or_insert(kind);
+                self.conversation.too_large(&head, size);
+            }
             Received::Ping(payload) => self.pong = Some(payload),
-            Received::Pong => self.conversation.heartbeat(),
+            Received::Pong(payload) => {
+                self.conversation.heartbeat();
+                let kind = self.kind.unwrap_or(Kind::Text);
+                for message in self.held.answered(&payload) {
+                    self.batch.message(kind, message);
+                }
+            }
         }
     }
 
@@ -223,19 +237,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(payload) = self.pong.take() {
             self.batch.control(|out| frame::push_pong(out, &payload));
         }
-        if self.registered.socket.take_ping() {
-            self.batch.control(frame::push_ping);
-        }
         // Before the peer's first message nothing but a close can be queued.
         let kind = self.kind.unwrap_or(Kind::Text);
         let mut messages = 0;
+        if self.registered.socket.take_ping() {
+            self.batch.control(frame::push_ping);
+            for message in self.held.overdue() {
+                self.batch.message(kind, message);
+            }
+        }
         while self.batch.len() < BATCH {
             match self.outgoing.poll_next(cx) {
                 Poll::Ready(Some(OutgoingItem::Message(message))) => {
                     messages += 1;
                     self.batch.message(kind, message);
                 }
+                Poll::Ready(Some(OutgoingItem::Last(message))) => {
+                    messages += 1;
+                    if let Some(first) = self.held.keep(message) {
+                        self.batch.message(kind, first);
+                    }
+                }
                 Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
+                    for message in self.held.all() {
+                        self.batch.message(kind, message);
+                    }
                     if !self.peer_closed {
                         for message in self.conversation.farewell(&reason) {
                             self.batch.message(kind, message);
@@ -246,6 +272,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(None) => return self.close(code::GOING_AWAY, ""),
                 Poll::Pending => break,
             }
+        }
+        if let Some(asked) = self.held.ask() {
+            self.batch.control(|out| frame::push_question(out, &asked));
         }
         while self.batch.len() < BATCH {
             match self.conversation.poll_event(cx) {

@@ -95,6 +95,12 @@ impl Conversation {
         }
     }
 
+    /// Answers a message over the limit, of which the beginning is left.
+    pub(crate) fn too_large(&mut self, head: &[u8], size: usize) {
+        self.app.metrics.messages_in.inc();
+        self.broken(&frame::Error::too_large(head, size));
+    }
+
     /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
     /// own ends with `call.error`, and one that it should have answered ends at the caller's.
     fn broken(&mut self, error: &frame::Error) {
@@ -110,7 +116,7 @@ impl Conversation {
             return self.fail(id, &fault);
         }
         if !named.asks && !self.tickets.is_running(id) {
-            self.spoke.received(Said::Broken(id.clone(), fault.message.clone()));
+            self.spoke.received(Said::Broken(id.clone(), fault.clone()));
         }
         self.refuse_of_call(&fault, id);
     }

@@ -6,19 +6,26 @@
 //! Invariants
 //! - A length is checked against the limit before memory is set aside for it, and memory grows with what arrived, not
 //!   with what was announced.
+//! - A message over the limit is read away, up to [`SKIPPED`] times the limit, and costs its beginning in memory: which
+//!   call it was about can be told from that. One that is larger still is a [`Violation`].
 //! - Control frames may come between the fragments of a message; anything else out of order is a [`Violation`].
 
+mod payload;
 mod write;
 
 use bytes::{Bytes, BytesMut};
 
-pub(crate) use write::{first_byte, push_close, push_header, push_message, push_ping, push_pong, text};
+use payload::{close_code, unmask};
+pub(crate) use write::{first_byte, push_close, push_header, push_message, push_ping, push_pong, push_question, text};
 
 /// Longest payload of a control frame.
 const CONTROL_LIMIT: usize = 125;
 
-/// Set aside at most this much for a frame of which only the header has arrived.
+/// Set aside at most this much for a frame of which only the header has arrived; kept of a message over the limit.
 const RESERVE_LIMIT: usize = 16 * 1024;
+
+/// A message is read away that is at most so many times as large as the limit.
+const SKIPPED: usize = 16;
 
 const OPCODE_CONTINUATION: u8 = 0x0;
 const OPCODE_TEXT: u8 = 0x1;
@@ -64,10 +71,19 @@ pub(crate) enum Received {
         /// Unmasked; valid UTF-8 when `kind` is text.
         data: Bytes,
     },
+    /// A whole message over the limit, of which only the beginning is left.
+    TooLarge {
+        /// Text or binary.
+        kind: Kind,
+        /// How it begins.
+        head: Bytes,
+        /// Its length.
+        size: usize,
+    },
     /// To be answered with a pong of the same payload.
     Ping(Bytes),
-    /// An answer to a ping, or a sign of life.
-    Pong,
+    /// An answer to a ping, with its payload, or a sign of life.
+    Pong(Bytes),
     /// The peer ends the connection; nothing is read after it.
     Close {
         /// Its reason; 1005 when it gave none.
@@ -93,6 +109,8 @@ pub(crate) struct Decoder {
     header_have: usize,
     frame: Option<Open>,
     message: Option<(Kind, BytesMut)>,
+    /// Bytes of the message as far as they are announced.
+    size: usize,
     control: BytesMut,
     closed: bool,
 }
@@ -118,6 +136,7 @@ impl Decoder {
             header_have: 0,
             frame: None,
             message: None,
+            size: 0,
             control: BytesMut::new(),
             closed: false,
         }
@@ -212,18 +231,22 @@ impl Decoder {
 
     fn open(&mut self, length: u64, mask: [u8; 4]) -> Result<Open, Violation> {
         let opcode = self.header[0] & 0x0F;
-        let earlier = self.message.as_ref().map_or(0, |(_, data)| data.len());
+        let most = self.limit.saturating_mul(SKIPPED);
+        match opcode {
+            OPCODE_TEXT => (self.message, self.size) = (Some((Kind::Text, BytesMut::new())), 0),
+            OPCODE_BINARY => (self.message, self.size) = (Some((Kind::Binary, BytesMut::new())), 0),
+            _ => {}
+        }
         let left = usize::try_from(length)
             .ok()
-            .filter(|length| is_control(opcode) || length.saturating_add(earlier) <= self.limit)
+            .filter(|length| is_control(opcode) || length.saturating_add(self.size) <= most)
             .ok_or(Violation {
                 code: code::TOO_LARGE,
                 reason: "message is larger than the limit",
             })?;
-        match opcode {
-            OPCODE_TEXT => self.message = Some((Kind::Text, BytesMut::new())),
-            OPCODE_BINARY => self.message = Some((Kind::Binary, BytesMut::new())),
-            _ => {}
+        if !is_control(opcode) {
+            self.size += left;
+            self.forget_tail();
         }
         Ok(Open {
             opcode,
@@ -234,20 +257,32 @@ impl Decoder {
         })
     }
 
+    /// Keeps of a message over the limit what tells of it.
+    fn forget_tail(&mut self) {
+        if self.size > self.limit
+            && let Some((_, data)) = &mut self.message
+            && data.len() > RESERVE_LIMIT
+        {
+            *data = BytesMut::from(&data[..RESERVE_LIMIT]);
+        }
+    }
+
     /// Unmasks what has arrived of the payload; true when it is complete.
     fn take_payload(&mut self, mut frame: Open, input: &mut &[u8]) -> bool {
         let take = frame.left.min(input.len());
         let (taken, rest) = input.split_at(take);
         *input = rest;
-        let target = match &mut self.message {
-            Some((_, data)) if !is_control(frame.opcode) => data,
-            _ => &mut self.control,
+        let (target, most) = match &mut self.message {
+            Some((_, data)) if !is_control(frame.opcode) && self.size > self.limit => (data, RESERVE_LIMIT),
+            Some((_, data)) if !is_control(frame.opcode) => (data, usize::MAX),
+            _ => (&mut self.control, usize::MAX),
         };
         let start = target.len();
-        if target.capacity() - start < take {
-            target.reserve(take.max(frame.left.min(RESERVE_LIMIT)));
+        let kept = take.min(most.saturating_sub(start));
+        if target.capacity() - start < kept {
+            target.reserve(kept.max(frame.left.min(RESERVE_LIMIT)));
         }
-        target.extend_from_slice(taken);
+        target.extend_from_slice(&taken[..kept]);
         unmask(&mut target[start..], frame.mask, frame.read);
         frame.read += take;
         frame.left -= take;
@@ -261,7 +296,7 @@ impl Decoder {
             let payload = std::mem::take(&mut self.control).freeze();
             return match frame.opcode {
                 OPCODE_PING => Ok(Some(Received::Ping(payload))),
-                OPCODE_PONG => Ok(Some(Received::Pong)),
+                OPCODE_PONG => Ok(Some(Received::Pong(payload))),
                 _ => {
                     self.closed = true;
                     close_code(&payload).map(|code| Some(Received::Close { code }))
@@ -274,6 +309,11 @@ impl Decoder {
         let Some((kind, data)) = self.message.take() else {
             return Ok(None);
         };
+        let size = std::mem::take(&mut self.size);
+        if size > self.limit {
+            let head = data.freeze();
+            return Ok(Some(Received::TooLarge { kind, head, size }));
+        }
         if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
             return Err(Violation {
                 code: code::NOT_UTF8,
@@ -296,40 +336,6 @@ fn protocol(reason: &'static str) -> Violation {
         code: code::PROTOCOL,
         reason,
     }
-}
-
-/// XORs with the mask, whose phase is given by the bytes of the frame already read; eight bytes at a time.
-fn unmask(data: &mut [u8], mask: [u8; 4], read: usize) {
-    let at = |i: usize| mask[(read + i) & 3];
-    let word = u64::from_ne_bytes([at(0), at(1), at(2), at(3), at(0), at(1), at(2), at(3)]);
-    let (words, rest) = data.as_chunks_mut::<8>();
-    for chunk in words {
-        *chunk = (u64::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
-    }
-    for (i, byte) in rest.iter_mut().enumerate() {
-        *byte ^= at(i);
-    }
-}
-
-fn close_code(payload: &[u8]) -> Result<u16, Violation> {
-    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
-        return if payload.is_empty() {
-            Ok(1005)
-        } else {
-            Err(protocol("a close frame carries no or at least two bytes"))
-        };
-    };
-    let code = u16::from_be_bytes(*code);
-    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(protocol("close code is not one that a peer may send"));
-    }
-    if std::str::from_utf8(reason).is_err() {
-        return Err(Violation {
-            code: code::NOT_UTF8,
-            reason: "the reason for closing is not UTF-8",
-        });
-    }
-    Ok(code)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) enum Said {
     /// Responded, completed, failed or aborted.
     Frame(Frame),
     /// A message of these that cannot be read: of which call, and what is wrong.
-    Broken(RequestId, String),
+    Broken(RequestId, CallError),
 }
 
 /// How a registration ended.

@@ -303,6 +303,26 @@ async fn operations_spokes_and_calls_are_listed_for_those_who_may() {
     hub.get("/v1/operations/no.such")
         .await
         .is_problem(404, "OPERATION_NOT_FOUND");
+    let mut seen = Vec::new();
+    let mut path = "/v1/operations?limit=1".to_owned();
+    for _ in 0..3 {
+        let page = hub.get(&path).await;
+        seen.extend(page.body["data"][0]["operation"].as_str().map(str::to_owned));
+        match page.body["meta"]["next"].as_str() {
+            Some(next) => path = format!("/v1/operations?limit=1&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ["text.upper", "text.watch"]);
+    let (reader, _) = hub.key(&["operations:read"]).await;
+    for (path, found) in [("/v1/operations", 0), ("/v1/operations?all=true", 2)] {
+        let list = send(&hub, hub.as_key(&reader, Method::GET, path)).await;
+        assert_eq!(list.body["data"].as_array().map(Vec::len), Some(found), "{list:?}");
+    }
+    for wrong in ["limit=0", "limit=1001", "cursor=nodot", "all=yes"] {
+        let refused = hub.get(&format!("/v1/operations?{wrong}")).await;
+        refused.is_problem(400, "BAD_REQUEST");
+    }
     let spokes = hub.get("/v1/spokes").await;
     assert_eq!(spokes.body["data"][0]["name"], "text", "{spokes:?}");
     assert_eq!(spokes.body["data"][0]["status"], "connected", "{spokes:?}");

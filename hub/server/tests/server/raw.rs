@@ -1,10 +1,12 @@
 //! Bytes that no WebSocket library would send, on a real socket.
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::harness::{LIMIT, TestHub, hub};
+use crate::wire::{Dialect, Wire, operation};
 
 /// Masked with zeros, which leaves the payload as it is.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -87,4 +89,92 @@ async fn a_ping_between_fragments_is_answered_and_a_close_is_returned() {
     assert!(text.contains("still there?"), "{text}");
     assert!(text.contains("__unsubscribed"), "{text}");
     assert!(said.ends_with(&[0x88, 2, 0x03, 0xE8]), "{said:?}");
+}
+
+/// Reads on until what was said has `wanted` in it.
+async fn until_said(socket: &mut TcpStream, said: &mut Vec<u8>, wanted: &[u8]) {
+    let reading = async {
+        while !said.windows(wanted.len()).any(|part| part == wanted) {
+            assert_ne!(socket.read_buf(said).await.expect("read"), 0, "closed");
+        }
+    };
+    let read = timeout(LIMIT, reading).await;
+    read.unwrap_or_else(|_| panic!("{:?} is not in {}", wanted, String::from_utf8_lossy(said)));
+}
+
+/// A process of the origin takes items through a queue of its own and sees an end that the same read brings before them:
+/// the end comes only when it has answered a ping after the items, so never with them.
+#[tokio::test]
+async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins_dialect() {
+    const PING: [u8; 2] = [0x89, 8];
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "watch", "subscription")])
+        .await;
+    for (end, ends) in [
+        ("call.completed", "call.completed"),
+        ("call.error", "call.error"),
+        ("call.aborted", "call.aborted"),
+    ] {
+        let mut origin = upgraded(&hub).await;
+        let call =
+            r#"{"type":"call.requested","id":"","payload":{"requestId":"s","operationId":"text.watch","input":"a"}}"#;
+        // Longer than a frame of 125 bytes may be, so in two fragments.
+        let (one, two) = call.as_bytes().split_at(call.len() / 2);
+        origin
+            .write_all(&[frame(0x01, one), frame(0x80, two)].concat())
+            .await
+            .expect("written");
+        let asked = spoke.expect("call.requested").await;
+        for item in ["1", "2", "3"] {
+            spoke.respond(&asked, json!(item)).await;
+        }
+        spoke.say(end, &asked, json!({ "code": "QUOTA" })).await;
+
+        let mut said = Vec::new();
+        until_said(&mut origin, &mut said, &PING).await;
+        // Whatever else is asked meanwhile is answered, and the end still waits.
+        origin
+            .write_all(&frame(0x81, br#"{"type":"__unsubscribe","id":"","payload":"a:1"}"#))
+            .await
+            .expect("written");
+        until_said(&mut origin, &mut said, b"__unsubscribed").await;
+        let text = String::from_utf8_lossy(&said);
+        assert_eq!(text.matches("call.responded").count(), 3, "{text}");
+        assert!(!text.contains(ends), "{text}");
+        let ping = said.windows(2).position(|part| part == PING).expect("seen");
+        let token = said[ping + 2..ping + 10].to_vec();
+        origin.write_all(&frame(0x8A, &token)).await.expect("written");
+
+        said.clear();
+        until_said(&mut origin, &mut said, ends.as_bytes()).await;
+    }
+}
+
+/// The second dialect reads one stream of messages: its end waits for nothing.
+#[tokio::test]
+async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "watch", "subscription")])
+        .await;
+    let mut successor = upgraded(&hub).await;
+    let call = r#"{"type":"call.requested","id":"s","payload":{"operationId":"text.watch","input":"a"}}"#;
+    successor
+        .write_all(&frame(0x81, call.as_bytes()))
+        .await
+        .expect("written");
+    let asked = spoke.expect("call.requested").await;
+    spoke.respond(&asked, json!("1")).await;
+    spoke.say("call.completed", &asked, json!({})).await;
+
+    let mut said = Vec::new();
+    until_said(&mut successor, &mut said, b"call.completed").await;
+
+    let text = String::from_utf8_lossy(&said);
+    assert_eq!(text.matches("call.responded").count(), 1, "{text}");
 }

@@ -84,7 +84,7 @@ fn control_frames_may_come_between_fragments() {
         received,
         [
             Received::Ping(Bytes::from_static(b"are you there")),
-            Received::Pong,
+            Received::Pong(Bytes::new()),
             text_message("fragmented"),
         ]
     );
@@ -143,11 +143,60 @@ fn nothing_is_read_after_a_close() {
     assert_eq!(read(&bytes, 2), (vec![Received::Close { code: 1005 }], Ok(())));
 }
 
+/// One message too many bytes long costs its sender that message.
 #[test]
-fn a_message_over_the_limit_is_refused_by_its_header_alone() {
-    let mut header = client(0x81, &[b' '; 1025]);
+fn a_message_over_the_limit_is_read_away_and_its_beginning_is_told() {
+    let large: Vec<u8> = (0..1025_u32)
+        .map(|i| b'a' + u8::try_from(i % 26).expect("a letter"))
+        .collect();
+    let after = client(0x81, b"after");
+    let whole = [client(0x81, &large), after.clone()].concat();
+    let cut = [
+        client(0x01, &large[..1000]),
+        client(0x89, b""),
+        client(0x80, &large[1000..]),
+        after,
+    ]
+    .concat();
+    let told = |head: &[u8]| Received::TooLarge {
+        kind: Kind::Text,
+        head: Bytes::copy_from_slice(head),
+        size: 1025,
+    };
+
+    for step in [1, 7, usize::MAX] {
+        assert_eq!(read(&whole, step), (vec![told(&large), text_message("after")], Ok(())));
+        let (received, end) = read(&cut, step);
+        assert_eq!(
+            received,
+            [Received::Ping(Bytes::new()), told(&large), text_message("after")]
+        );
+        assert_eq!(end, Ok(()));
+    }
+}
+
+#[test]
+fn a_message_over_the_limit_keeps_little_memory() {
+    let mut decoder = Decoder::new(64 * 1024);
+    let (piece, rest) = (vec![b'x'; 60 * 1024], vec![b'x'; 400 * 1024]);
+    let bytes = [client(0x02, &piece), client(0x00, &rest), client(0x80, &[])].concat();
+    let mut input = &bytes[..bytes.len() - 6];
+
+    while decoder.feed(&mut input).expect("read away").is_some() {}
+
+    let (_, data) = decoder.message.as_ref().expect("under way");
+    assert!(data.capacity() <= 2 * RESERVE_LIMIT, "{}", data.capacity());
+    let received = decoder.feed(&mut &bytes[bytes.len() - 6..]).expect("read");
+    assert!(
+        matches!(received, Some(Received::TooLarge { head, size, .. }) if head.len() == RESERVE_LIMIT && size == 460 * 1024)
+    );
+}
+
+#[test]
+fn a_message_many_times_over_the_limit_is_refused_by_its_header_alone() {
+    let mut header = client(0x81, &[b' '; 16 * 1024 + 1]);
     header.truncate(8);
-    let fragments = [client(0x01, &[b' '; 1000]), client(0x80, &[b' '; 25])].concat();
+    let fragments = [client(0x01, &[b' '; 16 * 1024]), client(0x80, b" ")].concat();
     let mut huge = vec![0x82, 0xFF];
     huge.extend([0xFF; 8]);
     huge.extend(MASK);

@@ -39,6 +39,12 @@ pub(crate) fn push_ping(out: &mut BytesMut) {
     push_start(out, OPCODE_PING, 0);
 }
 
+/// Appends a ping with a payload by which its answer is known.
+pub(crate) fn push_question(out: &mut BytesMut, payload: &[u8; 8]) {
+    push_start(out, OPCODE_PING, payload.len());
+    out.extend_from_slice(payload);
+}
+
 /// Appends the answer to a ping.
 pub(crate) fn push_pong(out: &mut BytesMut, payload: &[u8]) {
     push_start(out, OPCODE_PONG, payload.len());

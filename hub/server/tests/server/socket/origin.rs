@@ -179,6 +179,98 @@ async fn a_refusal_about_a_topic_names_it_whatever_was_wrong() {
     }
 }
 
+/// One message that is too large costs one call, whoever sent it.
+#[tokio::test]
+async fn a_message_over_the_limit_fails_the_call_that_it_names_and_no_other() {
+    let hub = hub().await;
+    let mut spoke = with_spoke(&hub, Dialect::Origin).await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    let large = "x".repeat(1024 * 1024 + 64 * 1024);
+    client.call(Dialect::Origin, "running", "text.upper", json!("a")).await;
+    let running = spoke.expect("call.requested").await;
+
+    // What a message is about stands at its beginning: a peer that writes it last gets a refusal without a name.
+    let asked =
+        r#"{"type":"call.requested","id":"","payload":{"requestId":"large","operationId":"text.upper","input":"#;
+    client.text(&format!("{asked}\"{large}\"}}}}")).await;
+    let failed = client.expect("call.error").await["payload"].clone();
+    assert_eq!(
+        (&failed["requestId"], &failed["code"]),
+        (&json!("large"), &json!("PAYLOAD_TOO_LARGE"))
+    );
+    client
+        .text(&format!(r#"{{"type":"job","id":"1","payload":"{large}"}}"#))
+        .await;
+    let refused = client.expect("__error").await["payload"].clone();
+    assert_eq!(
+        (&refused["topic"], &refused["code"]),
+        (&json!("job:1"), &json!("PAYLOAD_TOO_LARGE"))
+    );
+    client.text(&" ".repeat(1024 * 1024 + 64 * 1024 + 1)).await;
+    assert_eq!(client.expect("__error").await["payload"]["code"], "PAYLOAD_TOO_LARGE");
+
+    let body = json!("b");
+    let (answer, ()) = tokio::join!(hub.post("/v1/call/text.upper", &body), async {
+        let call = spoke.expect("call.requested").await;
+        let payload = format!(r#"{{"requestId":{},"output":"{large}"}}"#, call["payload"]["requestId"]);
+        spoke
+            .text(&format!(r#"{{"type":"call.responded","id":"","payload":{payload}}}"#))
+            .await;
+        spoke.expect("__error").await;
+    });
+    answer.is_problem(502, "PAYLOAD_TOO_LARGE");
+    assert_eq!(answer.body["delivered"], "yes", "{answer:?}");
+    spoke.respond(&running, json!("A")).await;
+    assert_eq!(client.expect("call.responded").await["payload"]["requestId"], "running");
+}
+
+/// Names that the origin's registries have: a spoke is asked for what it offers, as it spells it.
+#[tokio::test]
+async fn a_name_of_the_origin_is_mapped_for_callers_and_spelled_as_it_was_for_its_spoke() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    let names = ["get/users/{id}", "users.list", "plain__2Elike"];
+    let operations = names.map(|name| operation("text", name, "query"));
+    let data = spoke.register(Dialect::Origin, &operations).await;
+    assert_eq!(
+        data["operations"][0]["name"], "text.get__2Fusers__2F__7Bid__7D",
+        "{data}"
+    );
+    let list = hub.get("/v1/operations").await;
+    assert_eq!(
+        list.body["data"][0]["operation"], "text.get__2Fusers__2F__7Bid__7D",
+        "{list:?}"
+    );
+    assert_eq!(list.body["data"][0]["name"], "get/users/{id}", "{list:?}");
+    let (key, _) = hub
+        .key(&["call:text.get__2Fusers__2F__7Bid__7D", "call:text.users__2Elist"])
+        .await;
+    let mut client = Wire::connect(&hub, &key).await;
+
+    for (called, spelled) in [
+        ("text.get__2Fusers__2F__7Bid__7D", "text.get/users/{id}"),
+        ("text.get/users/{id}", "text.get/users/{id}"),
+        ("/text/get/users/{id}", "text.get/users/{id}"),
+        ("text.users.list", "text.users.list"),
+        ("text.users__2Elist", "text.users.list"),
+    ] {
+        client.call(Dialect::Origin, "c", called, json!("a")).await;
+        let call = spoke.expect("call.requested").await;
+        assert_eq!(call["payload"]["operationId"], spelled, "{called}");
+        spoke.respond(&call, json!("A")).await;
+        client.expect("call.responded").await;
+    }
+    let path = "/v1/call/text.get%2Fusers%2F%7Bid%7D";
+    let body = json!("a");
+    let (answer, ()) = tokio::join!(hub.post(path, &body), async {
+        let call = spoke.expect("call.requested").await;
+        assert_eq!(call["payload"]["operationId"], "text.get/users/{id}");
+        spoke.respond(&call, json!("A")).await;
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
 /// The origin's spokes check again, from what the hub says of the caller.
 #[tokio::test]
 async fn a_spoke_is_told_the_caller_that_the_key_proves_and_its_scopes_that_count() {
