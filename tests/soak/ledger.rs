@@ -117,3 +117,61 @@ impl Ledger {
         !broken.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(status: u16, body: Value) -> Answer {
+        Answer { status, body }
+    }
+
+    #[test]
+    fn a_mutation_that_ran_as_its_caller_was_told_breaks_nothing() {
+        let ledger = Ledger::default();
+        for (number, told, runs) in [
+            (1, Told::Done, 1),
+            (2, Told::Not, 0),
+            (3, Told::Maybe, 0),
+            (4, Told::Maybe, 1),
+        ] {
+            (0..runs).for_each(|_| ledger.ran(number));
+            ledger.told(number, told);
+        }
+
+        assert!(!ledger.report(1, &[]));
+    }
+
+    #[test]
+    fn a_mutation_that_ran_twice_or_against_what_its_caller_was_told_breaks_a_promise() {
+        for (told, runs) in [(Told::Done, 0), (Told::Done, 2), (Told::Not, 1), (Told::Maybe, 2)] {
+            let ledger = Ledger::default();
+            (0..runs).for_each(|_| ledger.ran(1));
+            ledger.told(1, told);
+
+            assert!(ledger.report(1, &[]), "{told:?} and {runs} runs");
+        }
+    }
+
+    #[test]
+    fn a_wrong_answer_and_an_error_that_no_trouble_explains_break_a_promise() {
+        let ledger = Ledger::default();
+        let told = [
+            ledger.judge("soak.echo", &json!(1), &answer(200, json!({ "data": 1 }))),
+            ledger.judge(
+                "soak.echo",
+                &json!(1),
+                &answer(503, json!({ "code": "UNAVAILABLE", "delivered": "no" })),
+            ),
+        ];
+        assert_eq!(told, [Told::Done, Told::Not]);
+        assert!(!ledger.report(1, &[]));
+
+        ledger.judge("soak.echo", &json!(1), &answer(200, json!({ "data": 2 })));
+        ledger.judge("soak.echo", &json!(1), &answer(500, json!({ "code": "INTERNAL" })));
+
+        assert_eq!(ledger.broken.lock().len(), 2);
+    }
+}
