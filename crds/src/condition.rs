@@ -23,6 +23,8 @@ pub const PAUSED: &str = "Paused";
 pub const PREFIX_CONFLICT: &str = "PrefixConflict";
 /// The Spoke's key is in its Secret and the hub knows it.
 pub const CREDENTIALS_ISSUED: &str = "CredentialsIssued";
+/// Every key in the Hub's schema was hashed with the hash key that the Hub has now.
+pub const KEYS_VALID: &str = "KeysValid";
 /// At least one instance of the Spoke is connected.
 pub const CONNECTED: &str = "Connected";
 

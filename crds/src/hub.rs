@@ -90,6 +90,9 @@ pub struct HubSpec {
     /// What the hub's pods get beside what the operator sets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<PodTemplate>,
+    /// The Secret `{hub}-auth`, with the key that hashes all others and the first admin key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthSpec>,
     /// The Service that clients and spokes connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
@@ -97,6 +100,27 @@ pub struct HubSpec {
     /// works.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// The Secret with a Hub's own keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthSpec {
+    /// What becomes of the Secret when the Hub is deleted. `Retain`, the default: it stays, and a Hub of the same name
+    /// takes it up again, so that keys in a schema that stays are valid as before; delete it by hand when the schema is
+    /// gone. `Delete`: it goes with the Hub, and every key of the schema is dead from then on.
+    #[serde(default)]
+    pub when_deleted: WhenDeleted,
+}
+
+/// What becomes of something when its Hub is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenDeleted {
+    /// It stays.
+    #[default]
+    Retain,
+    /// It goes with the Hub.
+    Delete,
 }
 
 /// A Redis or a Postgres: one that exists, or a single one to try things out.
@@ -270,7 +294,7 @@ pub struct HubStatus {
     /// Spokes with a connected instance; brought up to date every 15 s at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spokes: Option<i64>,
-    /// Accepted, Degraded, Paused, PrefixConflict, Progressing, Ready.
+    /// Accepted, Degraded, KeysValid, Paused, PrefixConflict, Progressing, Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

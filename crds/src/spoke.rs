@@ -120,13 +120,19 @@ pub enum SpokeType {
 pub struct Credentials {
     /// Name of the Secret, made and owned by the operator; default `{spoke}-key`. It holds the key as `token` and
     /// `ALKHUB_TOKEN` and the Hub's address as `url` and `ALKHUB_URL`, so that `envFrom` needs nothing more. Deleting
-    /// the Secret makes a new key and ends the old one.
+    /// the Secret makes a new key and ends the old one. With another name the key goes into another Secret, as a new
+    /// one, and the Secret of before is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
     )]
     pub secret_name: Option<String>,
+    /// Seconds for which an old key still works once a new one was made, so that programs can be restarted one by one;
+    /// default 0: it ends at once. A key that has leaked wants 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub overlap_seconds: Option<u32>,
 }
 
 /// What is known of the spoke; written when something changed, never for a heartbeat.
@@ -157,6 +163,10 @@ pub struct SpokeStatus {
     /// The Secret that holds its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_name: Option<String>,
+    /// First characters of its key, as `alkhub keys list` shows them: when the Hub has another key in force, or none, the
+    /// key is put there again or made anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_hint: Option<String>,
     /// Digest of what was last declared at the Hub; while it is equal nothing is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared: Option<String>,

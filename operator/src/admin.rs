@@ -117,14 +117,14 @@ impl Door {
         self.read("/v1/admin/spokes").await
     }
 
-    /// Declares a spoke; doing it again changes nothing.
-    pub(crate) async fn put(&self, name: &str, spoke: &SpokePut) -> Result<(), Error> {
+    /// Declares a spoke, and answers what the hub has then; doing it again changes nothing.
+    pub(crate) async fn put(&self, name: &str, spoke: &SpokePut) -> Result<SpokeInfo, Error> {
         let request = self
             .admin
             .http
             .put(self.url(&format!("/v1/admin/spokes/{name}")))
             .json(spoke);
-        self.send(request).await.map(drop)
+        self.data(request).await
     }
 
     /// Ends a spoke and its keys, when it is still the one with this uid. One that is not there is ended already.
@@ -141,7 +141,11 @@ impl Door {
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let answer = self.send(self.admin.http.get(self.url(path))).await?;
+        self.data(self.admin.http.get(self.url(path))).await
+    }
+
+    async fn data<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let answer = self.send(request).await?;
         let answer: Answer<T> = answer.json().await.map_err(|source| self.unreachable(Some(source)))?;
         Ok(answer.data)
     }

@@ -62,18 +62,40 @@ pub(crate) struct Look {
     pub(crate) at: Instant,
     /// Whether there was a pod to ask.
     pub(crate) asked: bool,
-    /// The admin key, and the uid of the Secret that it came from.
-    pub(crate) key: Option<(String, SecretString)>,
+    /// The admin key that it was asked with.
+    pub(crate) key: Option<AdminKey>,
+    /// The hub refused the admin key itself.
+    pub(crate) denied: bool,
     /// What it said, or why not.
     pub(crate) seen: Result<Seen, String>,
+}
+
+/// The key to a Hub's admin API, and which Secret it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminKey {
+    /// Of the Secret.
+    pub(crate) uid: String,
+    /// Of the Secret: with another one the key has to be read again.
+    pub(crate) version: String,
+    pub(crate) key: SecretString,
 }
 
 /// What a Hub said.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) report: HubReport,
-    /// By name.
-    pub(crate) spokes: HashMap<String, SpokeInfo>,
+    /// By name, or why it does not tell: without Postgres a hub says how it is and not which spokes it has.
+    pub(crate) spokes: Result<HashMap<String, SpokeInfo>, String>,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// What the hub says of a spoke, when it is the one with this uid.
+    pub(crate) fn spoke(&self, name: &str, uid: &str) -> Option<&SpokeInfo> {
+        let spokes = self.spokes.as_ref().ok()?;
+        spokes.get(name).filter(|info| info.uid == uid)
+    }
 }
 
 /// Asks for Spokes to be reconciled soon. The queue is bounded; when it is full the rest waits for the next look.

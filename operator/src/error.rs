@@ -45,6 +45,12 @@ pub(crate) enum Error {
         /// Its name.
         name: String,
     },
+    /// The name under which a Hub's admin API is looked for is not the Hub's.
+    #[error("Service `{name}` is not there or not the Hub's: it is not shown the admin key")]
+    Stranger {
+        /// The Service.
+        name: String,
+    },
     /// An object of the wanted name is being deleted.
     #[error("{kind} `{name}` is being deleted; waiting until it is gone")]
     Going {
@@ -93,7 +99,7 @@ impl Error {
                 Some(_) | None => Cure::Time,
             },
             Self::Timeout { .. } | Self::Going { .. } | Self::Stale | Self::Hub(_) => Cure::Time,
-            Self::Taken { .. } | Self::Kept { .. } => Cure::Person,
+            Self::Taken { .. } | Self::Kept { .. } | Self::Stranger { .. } => Cure::Person,
             Self::Shut(_) => Cure::Leader,
         }
     }

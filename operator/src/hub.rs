@@ -27,6 +27,7 @@ use alkhub_crds::Hub;
 use kube::ResourceExt as _;
 
 pub(crate) use self::generated::ADMIN_KEY;
+pub(crate) use self::look::door;
 use crate::context::Context;
 use crate::error::Error;
 use crate::leading::{Done, Going as _};
@@ -92,7 +93,7 @@ async fn carry_out(ctx: &Context, hub: &Hub) -> Result<Ended, Error> {
         Ok(plan) => plan,
         Err(refusal) => return Ok(Ended::Refused(refusal)),
     };
-    let generated = generated::ensure(ctx, &plan).await?;
+    let generated = generated::ensure(ctx, hub, &plan).await?;
     let wanted = build::build(&plan, &generated);
     let outcome = Box::pin(apply::apply(ctx, hub, &plan, wanted)).await?;
     Ok(Ended::Applied(Box::new(plan), outcome))

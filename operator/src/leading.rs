@@ -159,7 +159,7 @@ impl Term {
             .owns_stream(configs.touched)
             .owns_stream(accounts.touched)
             .owns_stream(disruptions.touched)
-            .owns_stream(secret_touched)
+            .watches_stream(secret_touched, |secret| wake::hub_of(&secret))
             .graceful_shutdown_on(self.stop.clone().cancelled_owned())
             .run(
                 |hub, context| reconciled(hub, context, hub::reconcile),

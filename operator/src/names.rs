@@ -10,11 +10,17 @@ use sha2::{Digest as _, Sha256};
 /// On every object that this operator makes; watches select by it.
 pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "alkhub-operator");
 
+/// On every object of a Hub and its Spokes: the Hub's name.
+pub(crate) const INSTANCE: &str = "app.kubernetes.io/instance";
+
 /// Digest of an object as it was applied.
 pub(crate) const APPLIED: &str = "alkhub.dev/applied";
 
 /// Digest of a pod's template; the newest revision's pods carry the newest.
 pub(crate) const REVISION: &str = "alkhub.dev/revision";
+
+/// On a Secret that outlives its Hub: the uid of the Hub that uses it.
+pub(crate) const KEPT_FOR: &str = "alkhub.dev/hub-uid";
 
 /// Keeps a Spoke until its key has ended at the hub.
 pub(crate) const FINALIZER: &str = "alkhub.dev/spoke";
@@ -107,7 +113,7 @@ impl Names {
     pub(crate) fn selector(&self, part: Part) -> BTreeMap<String, String> {
         [
             ("app.kubernetes.io/name", "alkhub"),
-            ("app.kubernetes.io/instance", self.hub.as_str()),
+            (INSTANCE, self.hub.as_str()),
             ("app.kubernetes.io/component", part.as_str()),
         ]
         .into_iter()
@@ -152,6 +158,20 @@ pub(crate) fn is_owned_by(meta: &ObjectMeta, uid: &str) -> bool {
         .iter()
         .flatten()
         .any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// Whether an object belongs to the Hub with this uid: owned by it, or kept for it beyond its end.
+pub(crate) fn is_kept_for(meta: &ObjectMeta, uid: &str) -> bool {
+    let kept = meta
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(KEPT_FOR));
+    let owned = meta
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|owner| owner.controller == Some(true));
+    is_owned_by(meta, uid) || (!owned && kept.is_some_and(|kept| kept == uid))
 }
 
 /// SHA-256 over parts, each with its length, in hexadecimal.
@@ -201,6 +221,16 @@ mod tests {
         for schema in schemas {
             assert!(schema.parse::<alkhub_config::SchemaName>().is_ok(), "{schema}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_for_a_hub_is_its_own_unless_somebody_else_owns_it() {
+        let mut meta = names("n", "h").meta("x".to_owned(), Part::Hub);
+        assert!(is_kept_for(&meta, "u"));
+        meta.annotations = Some(BTreeMap::from([(KEPT_FOR.to_owned(), "v".to_owned())]));
+        assert!(!is_kept_for(&meta, "v"));
+        meta.owner_references = None;
+        assert!(is_kept_for(&meta, "v") && !is_kept_for(&meta, "u"));
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! 2. `observe` reads caches only.
 //! 3. `validate` decides, purely: wait, refuse, or a declaration.
 //! 4. `register` puts the finalizer, mints the key into a Secret once, and declares the spoke at the hub; it does
-//!    nothing while the digest of the last declaration is the same.
-//! 5. `status` says what came of it and what the hub reports, when it changed.
+//!    nothing while the digest of the last declaration is the same and the hub reports that declaration and that key.
+//! 5. `unnamed` removes the Secret that the Spoke named before.
+//! 6. `status` says what came of it and what the hub reports, when it changed.
 
 mod observe;
 mod register;
 mod retire;
 mod status;
+mod unnamed;
 mod validate;
 
 use std::sync::Arc;
@@ -62,7 +64,8 @@ async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
     };
     match register::register(ctx, spoke, &observed, &declaration).await {
         Ok(registered) => {
-            status::registered(ctx, spoke, &observed, &registered).await?;
+            status::registered(ctx, spoke, &observed, registered).await?;
+            unnamed::remove(ctx, spoke).await?;
             Ok(Done::Well(RESYNC))
         }
         Err(Error::Hub(error @ admin::Error::Refused { .. })) if !error.is_denied() => {

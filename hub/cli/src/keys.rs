@@ -101,6 +101,7 @@ async fn list(hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
             let at = |time: Option<jiff::Timestamp>| time.map_or_else(String::new, |at| format!("{at:.0}"));
             let state = match (k.revoked_at, k.expires_at) {
                 (Some(_), _) => format!("revoked {}", at(k.revoked_at)),
+                (None, _) if k.dead => "dead (of another hash key)".to_owned(),
                 (None, Some(_)) => format!("until {}", at(k.expires_at)),
                 (None, None) => "valid".to_owned(),
             };

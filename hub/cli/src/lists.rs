@@ -47,6 +47,7 @@ pub(crate) async fn spokes(hub: &HubArgs, output: Output) -> Result<ExitCode, Fa
                 SpokeStatus::Connected => ("connected", s.connected_at),
                 SpokeStatus::Disconnected => ("disconnected", s.disconnected_at),
                 SpokeStatus::Suspended => ("suspended", s.disconnected_at),
+                SpokeStatus::Other => ("unknown", s.disconnected_at),
             };
             let since = since.map_or_else(String::new, |at| format!("{at:.0}"));
             vec![

@@ -1,4 +1,12 @@
 //! The admin API: what the operator and `alkhub keys` say to a hub.
+//!
+//! An operator and its hubs are upgraded apart, so one speaks to the other across a minor version, either way:
+//! - What they say to each other may hold fields that the reader does not know; they are passed over. (What people
+//!   write, [`KeyCreate`], may not: a misspelt `expiresInSeconds` would make a key without an end.)
+//! - A field that is new has a default for a writer that does not have it yet. No field goes, or changes its type.
+//! - `tests/versions.rs` reads what each released version wrote, and compares what is written now with it.
+
+mod declaration;
 
 use std::collections::BTreeMap;
 
@@ -9,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use crate::register::SpokeType;
 use crate::{HubId, InstanceId, RawJson, Scopes, SpokeName};
 
-/// `PUT /v1/admin/spokes/{name}`: declares a spoke; sending it again changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// `PUT /v1/admin/spokes/{name}`: declares a spoke; sending it again changes nothing. Fields that a hub does not know
+/// are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct SpokePut {
     /// The resource's uid: a spoke of the same name with another uid is another spoke, and takes its place.
     pub uid: String,
@@ -54,12 +63,16 @@ pub struct SpokeInfo {
     /// The resource's uid; empty for a spoke that no resource declares.
     pub uid: String,
     /// Kind of spoke.
+    #[serde(default)]
     pub spoke_type: SpokeType,
     /// Connected or not.
+    #[serde(default)]
     pub status: SpokeStatus,
     /// Its running programs.
+    #[serde(default)]
     pub instances: Vec<InstanceInfo>,
     /// Operations that it offers now.
+    #[serde(default)]
     pub operations: Vec<String>,
     /// Free labels.
     #[serde(default)]
@@ -76,18 +89,31 @@ pub struct SpokeInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub last_heartbeat_at: Option<Timestamp>,
+    /// Digest of what was declared ([`SpokePut::digest`]); absent when no resource declares it, and from a hub that does
+    /// not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declaration: Option<String>,
+    /// First characters of the key that was minted for it and is in force; absent when there is none, and for callers
+    /// that are no admin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_hint: Option<String>,
 }
 
 /// Whether a spoke can take calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SpokeStatus {
     /// At least one instance is connected.
     Connected,
     /// None is.
+    #[default]
     Disconnected,
     /// Its resource says so.
     Suspended,
+    /// Something that a newer hub knows.
+    #[serde(other)]
+    #[schemars(skip)]
+    Other,
 }
 
 /// One running program of a spoke.
@@ -165,6 +191,10 @@ pub struct KeyInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub revoked_at: Option<Timestamp>,
+    /// Whether it was hashed with another secret than the hub's of now (`auth.hash-key-file`): nobody can use it, and
+    /// only a new key helps.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dead: bool,
 }
 
 /// `GET /v1/admin/hub`: what the operator writes into a Hub's status.
@@ -178,13 +208,21 @@ pub struct HubReport {
     /// The channel prefix.
     pub channel_prefix: String,
     /// Every live pod that shares the prefix, this one included.
+    #[serde(default)]
     pub pods: Vec<PodReport>,
     /// Spokes with at least one connected instance.
+    #[serde(default)]
     pub spokes_connected: u64,
     /// State of the link to Redis: `up`, `down` or `none` (events in process).
+    #[serde(default)]
     pub redis: String,
     /// State of the link to Postgres: `up` or `down`.
+    #[serde(default)]
     pub postgres: String,
+    /// Keys that were neither ended nor have expired and that nobody can use, since another secret than the hub's of
+    /// now hashed them. Absent while Postgres does not answer, and from a hub that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_keys: Option<u64>,
 }
 
 /// One hub process as its lease tells.
@@ -194,11 +232,15 @@ pub struct PodReport {
     /// The process.
     pub hub_id: HubId,
     /// Its pod's name; empty outside Kubernetes.
+    #[serde(default)]
     pub pod: String,
     /// Its software's version.
+    #[serde(default)]
     pub version: String,
     /// Open WebSockets.
+    #[serde(default)]
     pub connections: u64,
     /// Whether it is going away.
+    #[serde(default)]
     pub draining: bool,
 }

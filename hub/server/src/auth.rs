@@ -9,6 +9,7 @@
 //! - A revocation that arrives while the key is being looked up counts.
 //! - Neither the key nor its hash is logged.
 
+mod admin;
 mod caller;
 mod credential;
 mod key;
@@ -24,6 +25,7 @@ use alkhub_protocol::{ApiKey, CallError, Code};
 use alkhub_store::{KeyHash, KeyHasher, KeyRecord, Store};
 use jiff::Timestamp;
 
+pub(crate) use admin::{admin_key, enter_admin, follow_admin};
 pub(crate) use caller::Caller;
 pub(crate) use credential::{PROTOCOL_PREFIX, credential};
 pub(crate) use key::Key;
@@ -179,7 +181,10 @@ impl KeyRing {
             if key.age() > self.ttl {
                 self.refresh_soon(&key).await;
             }
-            return Ok(key);
+            // One that is not there any more, or was made anew, is looked up like one that was never seen.
+            if self.known.contains_key(&hash) {
+                return Ok(key);
+            }
         }
         self.check_peer(peer)?;
         if self.unknown.contains_key(&hash) {
@@ -230,7 +235,8 @@ impl KeyRing {
     /// # Errors
     /// Postgres did not answer.
     async fn refresh(&self, key: &Key) -> Result<(), alkhub_store::Error> {
-        self.refreshed(key, self.store.keys().find(&key.hash).await?.as_ref());
+        let found = self.store.keys().find(&key.hash).await?;
+        self.refreshed(key, found.as_ref()).await;
         Ok(())
     }
 
@@ -242,15 +248,20 @@ impl KeyRing {
         let hashes: Vec<KeyHash> = keys.iter().map(|key| key.hash).collect();
         let found: HashMap<KeyHash, KeyRecord> = self.store.keys().find_many(&hashes).await?.into_iter().collect();
         for key in keys {
-            self.refreshed(key, found.get(&key.hash));
+            self.refreshed(key, found.get(&key.hash)).await;
         }
         Ok(())
     }
 
-    fn refreshed(&self, key: &Key, found: Option<&KeyRecord>) {
-        match found {
+    /// A key that is not there any more, or that was made anew under another id, ends here. It is looked up when it is
+    /// next used, so that one that comes back (a database that was put back) works at once.
+    async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>) {
+        match found.filter(|record| *record.id == *key.id) {
             Some(record) => key.update(record, || self.revoked.contains_key(&key.id)),
-            None => key.revoke(),
+            None => {
+                key.revoke();
+                self.known.invalidate(&key.hash).await;
+            }
         }
     }
 
@@ -287,9 +298,12 @@ impl KeyRing {
         ApiError::new(Code::Unauthenticated, message)
     }
 
-    /// Forgets that a key was unknown: it has just been made.
-    pub(crate) fn made(&self, hash: &KeyHash) {
+    /// Forgets that a key was unknown, or what it was worth: it has just been made or brought back.
+    pub(crate) async fn made(&self, hash: &KeyHash) {
         self.unknown.invalidate(hash);
+        if let Some(key) = self.known.get(hash).await {
+            key.doubt();
+        }
     }
 
     /// Every key in memory.

@@ -29,7 +29,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     tasks.spawn(sse::beat(app.beat.clone(), stop));
 }
 
-/// Brings the schema up to date and enters the first key.
+/// Brings the schema up to date, enters the first key and follows its file.
 async fn prepare(app: App, admin: Option<ApiKey>) {
     match app.store.prepare(&app.scope.stop).await {
         Ok(()) => {}
@@ -40,18 +40,17 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
             return app.readiness.failed(reason);
         }
     }
-    if let Some(admin) = admin {
-        let hasher = app.keys.hasher();
-        let (hash, hint) = (hasher.hash(&admin), admin.hint());
-        while let Err(error) = app.store.keys().ensure_admin(&hash, hasher.id(), hint).await {
-            tracing::warn!(error = %Chain(&error), "the first admin key is not entered yet");
-            if !pause(&app, RETRY).await {
-                return;
-            }
+    let Some(admin) = admin else {
+        return app.readiness.prepared();
+    };
+    while let Err(error) = auth::enter_admin(&app, &admin).await {
+        tracing::warn!(error = %Chain(&error), "the first admin key is not entered yet");
+        if !pause(&app, RETRY).await {
+            return;
         }
-        app.keys.made(&hash);
     }
     app.readiness.prepared();
+    auth::follow_admin(app, admin).await;
 }
 
 /// Waits for Redis and claims the prefix for this Hub, again and again.

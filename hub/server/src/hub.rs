@@ -14,7 +14,6 @@ use alkhub_protocol::{ApiKey, HubId, key};
 use alkhub_store::{InvalidHashKey, KeyHasher, Store};
 use http::HeaderValue;
 use prometheus::Registry;
-use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -196,7 +195,7 @@ impl Prepared {
         }
         Ok(Self {
             hasher: hasher(&config.auth)?,
-            admin: admin_key(&config.auth)?,
+            admin: crate::auth::admin_key(&config.auth)?,
             tls: config.server.tls.as_ref().map(tls::acceptor).transpose()?,
             main: bind("server.listen", config.server.listen)?,
             management: bind("server.management-listen", config.server.management_listen)?,
@@ -208,14 +207,6 @@ fn hasher(auth: &AuthConfig) -> Result<KeyHasher, StartError> {
     let file = auth.hash_key_file.as_deref().ok_or(StartError::HashKeyMissing)?;
     let secret = secret::read("auth.hash-key-file", file)?;
     Ok(KeyHasher::from_hex(auth.hash_key_id.as_str(), &secret)?)
-}
-
-fn admin_key(auth: &AuthConfig) -> Result<Option<ApiKey>, StartError> {
-    let Some(file) = &auth.admin_key_file else {
-        return Ok(None);
-    };
-    let text = secret::read("auth.admin-key-file", file)?;
-    Ok(Some(ApiKey::parse(text.expose_secret())?))
 }
 
 fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

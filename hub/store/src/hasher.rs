@@ -12,10 +12,19 @@ const SECRET_BYTES: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyHash(pub [u8; 32]);
 
+/// Which secret made a hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashKey {
+    /// Its name in the settings, `auth.hash-key-id`.
+    pub id: String,
+    /// Made from the secret: two secrets of one name differ in it. Nothing of the secret can be read from it.
+    pub fingerprint: String,
+}
+
 /// Hashes keys. The secret never leaves it.
 #[derive(Clone)]
 pub struct KeyHasher {
-    id: String,
+    hash_key: HashKey,
     keyed: Hmac<Sha256>,
 }
 
@@ -29,9 +38,18 @@ pub struct InvalidHashKey;
 impl KeyHasher {
     /// A hasher with the secret's bytes and the name that is stored beside each hash.
     pub fn new(id: impl Into<String>, secret: &[u8; SECRET_BYTES]) -> Self {
+        let keyed = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
+        // No key has this text, so that no key's hash begins with the fingerprint.
+        let mut label = keyed.clone();
+        label.update(b"alkhub hash key fingerprint");
+        let bytes = label.finalize().into_bytes();
+        let fingerprint = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         Self {
-            id: id.into(),
-            keyed: Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"),
+            hash_key: HashKey {
+                id: id.into(),
+                fingerprint,
+            },
+            keyed,
         }
     }
 
@@ -57,8 +75,8 @@ impl KeyHasher {
     }
 
     /// Which secret it is: stored beside each hash, so that the secret can be changed.
-    pub fn id(&self) -> &str {
-        &self.id
+    pub fn hash_key(&self) -> &HashKey {
+        &self.hash_key
     }
 
     /// The hash of a key.
@@ -72,7 +90,7 @@ impl KeyHasher {
 impl std::fmt::Debug for KeyHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeyHasher")
-            .field("id", &self.id)
+            .field("id", &self.hash_key.id)
             .finish_non_exhaustive()
     }
 }
@@ -106,6 +124,15 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err(InvalidHashKey), "{text}");
         }
+    }
+
+    #[test]
+    fn secrets_of_one_name_have_fingerprints_of_their_own() {
+        let print = |secret: u8| KeyHasher::new("1", &[secret; 32]).hash_key().fingerprint.clone();
+
+        assert_eq!(print(1), print(1));
+        assert_ne!(print(1), print(2));
+        assert_eq!(print(1).len(), 16);
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! - A key of a spoke is found only while the spoke of that name has the uid that the key was made for.
 //! - A key that was revoked by hand stays revoked, whoever puts it again.
 
+mod admin;
+mod dead;
+
 use std::collections::HashMap;
 
 use alkhub_protocol::admin::KeyInfo;
@@ -19,7 +22,10 @@ use crate::row::time;
 use crate::session::run;
 use crate::spokes::{self, SpokeRecord};
 use crate::store::Inner;
-use crate::{Error, KeyHash};
+use crate::{Error, HashKey, KeyHash};
+
+pub(crate) use admin::enter as enter_admin;
+pub use admin::{AdminEntered, AdminKey};
 
 /// The keys of a store.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +39,7 @@ pub struct NewKey {
     /// Its hash.
     pub hash: KeyHash,
     /// Which secret made the hash.
-    pub hash_key_id: String,
+    pub hash_key: HashKey,
     /// Its first characters.
     pub hint: String,
     /// What it may do.
@@ -91,6 +97,7 @@ struct InfoRow {
     expires_at: Option<jiff_sqlx::Timestamp>,
     last_used_at: Option<jiff_sqlx::Timestamp>,
     revoked_at: Option<jiff_sqlx::Timestamp>,
+    dead: bool,
 }
 
 // === impl Keys ===
@@ -133,20 +140,22 @@ impl Keys<'_> {
             .collect()
     }
 
-    /// All keys, the newest first.
+    /// All keys, the newest first; told as dead are those that another secret than `hash_key` hashed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn list(self) -> Result<Vec<KeyInfo>, Error> {
+    pub async fn list(self, hash_key: &HashKey) -> Result<Vec<KeyInfo>, Error> {
         let rows = run!(self.0, Statement::KeyList, |db| sqlx::query_as!(
             InfoRow,
             r#"SELECT k.id, k.name, k.hint,
                       CASE WHEN k.origin = 'spoke' AND s.name IS NOT NULL THEN s.scopes || 'spoke'::text
                            ELSE k.scopes END AS "scopes!",
                       k.spoke, k.created_at AS "created_at: _", k.expires_at AS "expires_at: _",
-                      k.last_used_at AS "last_used_at: _", k.revoked_at AS "revoked_at: _"
+                      k.last_used_at AS "last_used_at: _", k.revoked_at AS "revoked_at: _",
+                      COALESCE(k.hash_key_fingerprint <> $1, false) AS "dead!"
                FROM keys k LEFT JOIN spokes s ON s.name = k.spoke AND s.uid = k.spoke_uid
-               ORDER BY k.created_at DESC, k.id DESC"#
+               ORDER BY k.created_at DESC, k.id DESC"#,
+            hash_key.fingerprint
         )
         .fetch_all(db))?;
         rows.into_iter().map(InfoRow::info).collect()
@@ -164,38 +173,20 @@ impl Keys<'_> {
             InfoRow,
             r#"UPDATE keys SET revoked_at = COALESCE(revoked_at, now()), revoked_with_spoke = false WHERE id = $1
                RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
-                         last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _""#,
+                         last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _", false AS "dead!""#,
             id
         )
         .fetch_optional(db))?;
         row.map(InfoRow::info).transpose()
     }
 
-    /// Keeps the first key, which has scope `admin`; at each start, and again changes nothing. One that was revoked
-    /// stays revoked.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] and the like.
-    pub async fn ensure_admin(self, hash: &KeyHash, hash_key_id: &str, hint: &str) -> Result<(), Error> {
-        run!(self.0, Statement::KeyCreate, |db| sqlx::query!(
-            "INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes)
-             VALUES ($1, $2, $3, 'admin', 'admin', $4, ARRAY['admin'])
-             ON CONFLICT (hash) DO NOTHING",
-            Uuid::now_v7(),
-            &hash.0[..],
-            hash_key_id,
-            hint
-        )
-        .execute(db))?;
-        Ok(())
-    }
-
     /// Notes when keys were last used; an older time than the stored one changes nothing. A key that somebody else is
-    /// writing at the moment is left out, so that hubs cannot lock each other up.
+    /// writing at the moment is left out, so that hubs cannot lock each other up. They were found with `hash_key`, which
+    /// is noted where it was not yet.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn touch(self, used: &[(String, Timestamp)]) -> Result<(), Error> {
+    pub async fn touch(self, used: &[(String, Timestamp)], hash_key: &HashKey) -> Result<(), Error> {
         let (mut ids, mut times) = (Vec::new(), Vec::new());
         for (id, at) in used {
             if let Ok(id) = id.parse::<Uuid>() {
@@ -212,10 +203,12 @@ impl Keys<'_> {
              ), free AS (
                  SELECT k.id FROM keys k JOIN used ON used.id = k.id FOR NO KEY UPDATE OF k SKIP LOCKED
              )
-             UPDATE keys k SET last_used_at = GREATEST(k.last_used_at, used.at)
+             UPDATE keys k SET last_used_at = GREATEST(k.last_used_at, used.at),
+                    hash_key_fingerprint = COALESCE(k.hash_key_fingerprint, $3)
              FROM used JOIN free ON free.id = used.id WHERE k.id = used.id",
             &ids,
-            &times as _
+            &times as _,
+            hash_key.fingerprint
         )
         .execute(db))?;
         Ok(())
@@ -269,6 +262,7 @@ impl InfoRow {
             expires_at: time(self.expires_at),
             last_used_at: time(self.last_used_at),
             revoked_at: time(self.revoked_at),
+            dead: self.dead,
         })
     }
 }
@@ -285,20 +279,22 @@ async fn create(db: &mut PgConnection, key: &NewKey) -> sqlx::Result<Option<Info
     }
     let row = sqlx::query_as!(
         InfoRow,
-        r#"INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes, spoke, spoke_uid, expires_at)
-           VALUES ($1, $2, $3, 'api', $4, $5, $6, $7, $8, $9)
+        r#"INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes, spoke, spoke_uid, expires_at,
+                             hash_key_fingerprint)
+           VALUES ($1, $2, $3, 'api', $4, $5, $6, $7, $8, $9, $10)
            ON CONFLICT (hash) DO NOTHING
            RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
-                     last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _""#,
+                     last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _", false AS "dead!""#,
         Uuid::now_v7(),
         &key.hash.0[..],
-        key.hash_key_id,
+        key.hash_key.id,
         key.name,
         key.hint,
         &scopes,
         key.spoke.as_ref().map(SpokeName::as_str),
         uid,
-        key.expires_at.map(|at| at.to_sqlx()) as _
+        key.expires_at.map(|at| at.to_sqlx()) as _,
+        key.hash_key.fingerprint
     )
     .fetch_optional(&mut *tx)
     .await?;

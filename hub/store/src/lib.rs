@@ -27,8 +27,8 @@ mod store;
 
 pub use calls::{CallFilter, CallRow, CallRows, Cursor, InvalidCursor};
 pub use error::Error;
-pub use hasher::{InvalidHashKey, KeyHash, KeyHasher};
-pub use keys::{KeyRecord, Keys, NewKey};
+pub use hasher::{HashKey, InvalidHashKey, KeyHash, KeyHasher};
+pub use keys::{AdminEntered, AdminKey, KeyRecord, Keys, NewKey};
 pub use link::LinkState;
 pub use operations::{Operations, SpecHash};
 pub use spokes::{Deleted, PutOutcome, SpokeKey, SpokeRecord, Spokes};

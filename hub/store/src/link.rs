@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use alkhub_config::SchemaName;
 use sqlx::postgres::{PgConnectOptions, PgPool};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::reason;
 use crate::metrics::Metrics;
-use crate::{migrate, session};
+use crate::{AdminKey, keys, migrate, session};
 
 /// Longest wait between two looks while the link is down.
 const RETRY_LIMIT: Duration = Duration::from_secs(2);
@@ -45,6 +45,7 @@ pub(crate) struct Watch {
     pub(crate) metrics: Metrics,
     pub(crate) interval: Duration,
     pub(crate) limit: Duration,
+    pub(crate) admin: watch::Receiver<Option<AdminKey>>,
 }
 
 /// Waits that double up to a limit, each spread over its second half.
@@ -134,7 +135,7 @@ impl Watch {
     /// Asks an idle connection; where none is, or it fails, one made for the purpose, whose error tells why.
     async fn look(&self) -> LinkState {
         if let Some(mut idle) = self.pool.try_acquire() {
-            match timeout(self.limit, migrate::min_reader(&mut idle)).await {
+            match timeout(self.limit, self.ask(&mut idle)).await {
                 Ok(Ok(min_reader)) => return judge(min_reader),
                 Ok(Err(_)) | Err(_) => idle.close_on_drop(),
             }
@@ -150,11 +151,38 @@ impl Watch {
         }
     }
 
+    /// Asks how old a reader may be, and enters the first key where it is missing.
+    async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<i64> {
+        let min_reader = migrate::min_reader(connection).await?;
+        self.enter_admin(connection).await;
+        Ok(min_reader)
+    }
+
+    /// Without the first key nobody could declare a spoke or make a key. A failure leaves the link as it is: what
+    /// works without the key goes on, and the next look tries again.
+    async fn enter_admin(&self, connection: &mut PgConnection) {
+        let Some(admin) = self.admin.borrow().clone() else {
+            return;
+        };
+        match keys::enter_admin(connection, &admin).await {
+            Ok(entered) if entered.created => {
+                tracing::warn!(schema = %self.schema, "the first admin key was missing and is entered again");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = reason(&error),
+                    "the first admin key is missing and cannot be entered"
+                );
+            }
+        }
+    }
+
     /// `None` when the schema is gone.
     async fn ask_anew(&self) -> sqlx::Result<Option<i64>> {
         let mut connection = self.options.connect().await?;
         session::prepare(&mut connection, &self.schema, self.limit).await?;
-        let min_reader = match migrate::min_reader(&mut connection).await {
+        let min_reader = match self.ask(&mut connection).await {
             Err(error) if is_undefined_table(&error) => None,
             result => Some(result?),
         };
@@ -166,7 +194,13 @@ impl Watch {
     async fn make_anew(&self) -> LinkState {
         tracing::warn!(schema = %self.schema, "the schema is gone and is made anew");
         let made = match timeout(self.limit, self.options.connect()).await {
-            Ok(Ok(mut connection)) => migrate::run(&mut connection, &self.schema).await,
+            Ok(Ok(mut connection)) => match migrate::run(&mut connection, &self.schema).await {
+                Ok(()) => {
+                    timeout(self.limit, self.enter_admin(&mut connection)).await.ok();
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
             Ok(Err(error)) => return LinkState::Down(reason(&error)),
             Err(_) => return LinkState::Down(format!("no connection within {:?}", self.limit)),
         };

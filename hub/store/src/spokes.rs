@@ -5,6 +5,7 @@
 //!   in the same transaction.
 //! - A delete that names a uid deletes nothing else.
 
+mod hints;
 mod prune;
 mod put;
 
@@ -23,7 +24,7 @@ use crate::metrics::Statement;
 use crate::row::{spoke_type, time};
 use crate::session::run;
 use crate::store::Inner;
-use crate::{Error, KeyHash};
+use crate::{Error, HashKey, KeyHash};
 
 /// The spokes of a store.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,7 @@ pub struct SpokeKey {
     /// Its hash.
     pub hash: KeyHash,
     /// Which secret made the hash.
-    pub hash_key_id: String,
+    pub hash_key: HashKey,
     /// Its first characters.
     pub hint: String,
 }
@@ -249,6 +250,26 @@ impl Spokes<'_> {
     pub async fn sweep_except(self, uids: &[String]) -> Result<Vec<String>, Error> {
         let revoked = run!(self.0, Statement::SpokeSweep, |db| sweep(db, uids))?;
         Ok(texts(revoked))
+    }
+}
+
+// === impl SpokeRecord ===
+
+impl SpokeRecord {
+    /// What was declared, without keys.
+    pub fn declaration(&self) -> SpokePut {
+        SpokePut {
+            uid: self.uid.clone(),
+            key: None,
+            overlap_seconds: 0,
+            key_expires_at: None,
+            spoke_type: self.spoke_type,
+            operations: self.operations.clone(),
+            scopes: self.scopes.clone(),
+            labels: self.labels.clone(),
+            concurrency: self.concurrency,
+            suspended: self.suspended,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::reason;
 use crate::link::{Backoff, Link, Watch};
 use crate::metrics::Metrics;
-use crate::{CallRows, Error, Keys, LinkState, Operations, Spokes, connect, migrate, session};
+use crate::{AdminKey, CallRows, Error, Keys, LinkState, Operations, Spokes, connect, migrate, session};
 
 /// A pooled connection is replaced after this long, so that a moved address or a new password is found.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -30,6 +30,8 @@ pub(crate) struct Inner {
     pub(crate) link: Arc<Link>,
     pub(crate) metrics: Metrics,
     pub(crate) statement_timeout: Duration,
+    /// The first key, once it is known: the link's task enters it where it is missing.
+    pub(crate) admin: watch::Sender<Option<AdminKey>>,
     options: PgConnectOptions,
     schema: SchemaName,
     connect_timeout: Duration,
@@ -57,6 +59,7 @@ impl Store {
             link: Arc::new(Link::new()),
             metrics,
             statement_timeout: config.statement_timeout,
+            admin: watch::Sender::new(None),
             options,
             schema: config.schema.clone(),
             connect_timeout: config.acquire_timeout,
@@ -164,6 +167,7 @@ impl Store {
             metrics: inner.metrics.clone(),
             interval: inner.ping_interval,
             limit: inner.connect_timeout,
+            admin: inner.admin.subscribe(),
         };
         let (link, stop) = (Arc::clone(&inner.link), inner.stop.clone());
         inner.tasks.spawn(async move { link.keep(&watch, &stop).await });

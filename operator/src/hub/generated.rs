@@ -1,14 +1,17 @@
 //! The Secrets of a Hub that are made once: the hash's key and the first admin key, passwords of managed servers.
 
+use alkhub_crds::Hub;
+use alkhub_crds::hub::WhenDeleted;
 use alkhub_protocol::ApiKey;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::validate::{Plan, Wiring};
-use crate::names::{Names, Part, is_owned_by};
-use crate::secrets::generated::{self, Stray, Texts};
+use crate::names::{KEPT_FOR, Names, Part, is_kept_for};
+use crate::secrets::generated::{self, Claim, Texts};
 
 /// Keys in the Secret of [`Names::auth`].
 pub(crate) const HASH_KEY: &str = "hash-key";
@@ -30,42 +33,56 @@ pub(crate) struct Generated {
     pub(crate) postgres: Option<String>,
 }
 
-pub(crate) async fn ensure(ctx: &Context, plan: &Plan) -> Result<Generated, Error> {
+pub(crate) async fn ensure(ctx: &Context, hub: &Hub, plan: &Plan) -> Result<Generated, Error> {
     let names = &plan.names;
     let redis = || redis_texts(names, &generated::hexadecimal());
     let postgres = || postgres_texts(names, &generated::hexadecimal());
+    let password = |part| names.meta(names.server(part), part);
     Ok(Generated {
-        auth: one(ctx, names, Part::Hub, Stray::Adopt(is_whole), auth_texts).await?,
+        auth: one(ctx, names, auth_meta(hub, names), Claim::Kept(is_whole), auth_texts).await?,
         redis: match &plan.redis {
-            Wiring::Managed(_) => Some(one(ctx, names, Part::Redis, Stray::Refuse, redis).await?),
+            Wiring::Managed(_) => Some(one(ctx, names, password(Part::Redis), Claim::Owned, redis).await?),
             Wiring::Given { .. } => None,
         },
         postgres: match &plan.postgres {
-            Wiring::Managed(_) => Some(one(ctx, names, Part::Postgres, Stray::Refuse, postgres).await?),
+            Wiring::Managed(_) => Some(one(ctx, names, password(Part::Postgres), Claim::Owned, postgres).await?),
             Wiring::Given { .. } => None,
         },
     })
 }
 
-/// The uid of one Secret; the API is asked only when the cache does not have it.
+/// The Secret with the keys outlives its Hub unless the Hub says otherwise: without it no key in the schema opens
+/// anything, and the schema outlives the Hub, too.
+fn auth_meta(hub: &Hub, names: &Names) -> ObjectMeta {
+    let meta = names.meta(names.auth(), Part::Hub);
+    let auth = hub.spec.auth.as_ref();
+    match auth.map(|auth| auth.when_deleted).unwrap_or_default() {
+        WhenDeleted::Delete => meta,
+        WhenDeleted::Retain => ObjectMeta {
+            owner_references: None,
+            annotations: Some([(KEPT_FOR.to_owned(), names.uid.clone())].into()),
+            ..meta
+        },
+    }
+}
+
+/// The uid of one Secret; the API is asked only when the cache does not have it as it should be.
 async fn one(
     ctx: &Context,
     names: &Names,
-    part: Part,
-    stray: Stray,
+    meta: ObjectMeta,
+    claim: Claim,
     texts: impl FnOnce() -> Texts,
 ) -> Result<String, Error> {
-    let name = match part {
-        Part::Hub => names.auth(),
-        Part::Redis | Part::Postgres => names.server(part),
-    };
+    let name = meta.name.clone().unwrap_or_default();
     if let Some(seen) = ctx.stores.secret(&names.namespace, &name)
-        && is_owned_by(&seen.metadata, &names.uid)
+        && is_kept_for(&seen.metadata, &names.uid)
+        && generated::is_marked(&seen.metadata, &meta)
         && seen.metadata.deletion_timestamp.is_none()
     {
         return Ok(seen.uid().unwrap_or_default());
     }
-    let secret = generated::ensure(&ctx.kubernetes, names.meta(name, part), &names.uid, stray, texts).await?;
+    let secret = generated::ensure(&ctx.kubernetes, meta, &names.uid, claim, texts).await?;
     Ok(secret.uid().unwrap_or_default())
 }
 
@@ -124,6 +141,21 @@ mod tests {
 
         assert_eq!(redis, Endpoint::managed("redis", "demo-redis", "team", 6379));
         assert_eq!(postgres, Endpoint::managed("postgres", "demo-postgres", "team", 5432));
+    }
+
+    #[test]
+    fn the_keys_outlive_their_hub_unless_it_says_otherwise() {
+        let mut hub = crate::hub::testing::hub(crate::hub::testing::given());
+        let names = Names::of(&hub);
+
+        let kept = auth_meta(&hub, &names);
+        hub.spec.auth = Some(alkhub_crds::hub::AuthSpec {
+            when_deleted: WhenDeleted::Delete,
+        });
+        let owned = auth_meta(&hub, &names);
+
+        assert!(kept.owner_references.is_none() && is_kept_for(&kept, &names.uid));
+        assert!(owned.owner_references.is_some() && owned.annotations.is_none());
     }
 
     #[test]

@@ -12,15 +12,15 @@ use alkhub_protocol::admin::SpokeInfo;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
-use crate::admin::Door;
-use crate::context::{Context, Look, Seen};
+use crate::admin::{self, Door};
+use crate::context::{AdminKey, Context, Look, Seen};
 use crate::error::{Error, chain};
 use crate::hub::generated::ADMIN_KEY;
 use crate::hub::status::Pods;
-use crate::names::{Names, is_owned_by};
+use crate::names::{Names, is_kept_for, is_owned_by};
 use crate::secrets::generated::text;
 
 /// A hub that did not answer is asked again after this long.
@@ -42,16 +42,16 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Loo
     let look = look(ctx, &names, before.as_deref(), ready).await;
     let look = ctx.looks.keep(&names.uid, look);
     wake(ctx, &names, before.as_deref(), &look);
-    if let (Ok(seen), Some((_, key))) = (&look.seen, &look.key) {
-        let door = ctx.admin.door(&names, key.clone());
-        if let Err(error) = sweep(ctx, &names, &door, seen).await {
-            tracing::warn!(
-                hub.namespace = names.namespace,
-                hub.name = names.hub,
-                error = chain(&error),
-                "could not sweep spokes"
-            );
-        }
+    if let (Ok(seen), Some(key)) = (&look.seen, &look.key)
+        && let Ok(spokes) = &seen.spokes
+        && let Err(error) = sweep(ctx, &names, key, spokes).await
+    {
+        tracing::warn!(
+            hub.namespace = names.namespace,
+            hub.name = names.hub,
+            error = chain(&error),
+            "could not sweep spokes"
+        );
     }
     look
 }
@@ -59,7 +59,8 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Loo
 /// Whether a look still holds. One from before there was a pod to ask does not once there is: conditions that are
 /// judged by the pods of now and the look of then would contradict each other.
 fn is_fresh(look: &Look, ready: bool, interval: Duration) -> bool {
-    let trusted = if look.seen.is_ok() {
+    // A hub that refuses the key counts who comes with it again and again.
+    let trusted = if look.seen.is_ok() || look.denied {
         interval.mul_f64(0.7)
     } else {
         AGAIN
@@ -73,6 +74,7 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) 
         at,
         asked: false,
         key,
+        denied: false,
         seen: Err(why),
     };
     let key = match admin_key(ctx, names, before).await {
@@ -86,63 +88,85 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) 
     if !ready {
         return unasked(Some(key), "no pod is ready".to_owned());
     }
-    if !has_service(ctx, names) {
-        let why = format!(
-            "Service `{}` is not the Hub's: it is not shown the admin key",
-            names.main()
-        );
-        return unasked(Some(key), why);
+    let (mut key, mut seen) = match ask(ctx, names, &key).await {
+        Ok(seen) => (key, seen),
+        Err(error) => return unasked(Some(key), chain(&error)),
+    };
+    // Hubs read a changed key a minute after it was written; until then they know the one before.
+    if seen.as_ref().is_err_and(admin::Error::is_denied)
+        && let Some(old) = before.and_then(|look| look.key.as_ref())
+        && old.key.expose_secret() != key.key.expose_secret()
+        && let Ok(Ok(again)) = ask(ctx, names, old).await
+    {
+        (key, seen) = (old.clone(), Ok(again));
     }
-    let door = ctx.admin.door(names, key.1.clone());
-    let seen = tokio::try_join!(door.report(), door.spokes());
     let result = if seen.is_ok() { "ok" } else { "error" };
     ctx.metrics.hub_polls.with_label_values(&[result]).inc();
-    let seen = seen.map_err(|error| chain(&error)).map(|(report, spokes)| Seen {
-        report,
-        spokes: spokes
-            .into_iter()
-            .map(|spoke| (spoke.name.as_str().to_owned(), spoke))
-            .collect(),
-    });
     Look {
         at,
         asked: true,
         key: Some(key),
-        seen,
+        denied: seen.as_ref().is_err_and(admin::Error::is_denied),
+        seen: seen.map_err(|error| chain(&error)),
     }
 }
 
-/// Whether the name under which the admin API is looked for belongs to the Hub.
-fn has_service(ctx: &Context, names: &Names) -> bool {
-    let service = ObjectRef::new(&names.main()).within(&names.namespace);
-    let service = ctx.stores.services.get(&service);
-    service.is_some_and(|service| is_owned_by(&service.metadata, &names.uid))
+/// Asks the hub how it is and which spokes it has. One answer does not wait for the other, nor fall with it: a hub that
+/// has lost Postgres says so, and cannot list spokes.
+async fn ask(ctx: &Context, names: &Names, key: &AdminKey) -> Result<Result<Seen, admin::Error>, Error> {
+    let door = door(ctx, names, &key.key)?;
+    let (report, spokes) = tokio::join!(door.report(), door.spokes());
+    let by_name = |spokes: Vec<SpokeInfo>| {
+        let named = spokes.into_iter().map(|spoke| (spoke.name.as_str().to_owned(), spoke));
+        named.collect::<HashMap<_, _>>()
+    };
+    Ok(report.map(|report| Seen {
+        report,
+        spokes: spokes.map(by_name).map_err(|error| chain(&error)),
+    }))
 }
 
-/// The admin key with the uid of its Secret; read again only when the Secret is another.
-async fn admin_key(
-    ctx: &Context,
-    names: &Names,
-    before: Option<&Look>,
-) -> Result<Option<(String, SecretString)>, Error> {
+/// The Hub's admin API. Who asks for it shows the admin key there, so the name must be the Hub's own.
+///
+/// # Errors
+/// [`Error::Stranger`]: the Service of that name is not the Hub's.
+pub(crate) fn door(ctx: &Context, names: &Names, key: &SecretString) -> Result<Door, Error> {
+    let service = ObjectRef::new(&names.main()).within(&names.namespace);
+    let service = ctx.stores.services.get(&service);
+    if service.is_some_and(|service| is_owned_by(&service.metadata, &names.uid)) {
+        Ok(ctx.admin.door(names, key.clone()))
+    } else {
+        Err(Error::Stranger { name: names.main() })
+    }
+}
+
+/// The admin key; read again only when the Secret is another or was changed.
+async fn admin_key(ctx: &Context, names: &Names, before: Option<&Look>) -> Result<Option<AdminKey>, Error> {
     let Some(meta) = ctx.stores.secret(&names.namespace, &names.auth()) else {
         return Ok(None);
     };
-    let known = before
-        .and_then(|look| look.key.clone())
-        .filter(|(uid, _)| Some(uid) == meta.metadata.uid.as_ref());
+    let known = before.and_then(|look| look.key.clone()).filter(|known| {
+        Some(&known.uid) == meta.metadata.uid.as_ref()
+            && Some(&known.version) == meta.metadata.resource_version.as_ref()
+    });
     if known.is_some() {
         return Ok(known);
     }
     let secret: Option<Secret> = ctx.kubernetes.get(&names.namespace, &names.auth()).await?;
-    let secret = secret.filter(|secret| is_owned_by(&secret.metadata, &names.uid));
-    Ok(secret.and_then(|secret| Some((secret.uid()?, text(&secret, ADMIN_KEY)?.into()))))
+    let secret = secret.filter(|secret| is_kept_for(&secret.metadata, &names.uid));
+    Ok(secret.and_then(|secret| {
+        Some(AdminKey {
+            uid: secret.uid()?,
+            version: secret.resource_version()?,
+            key: text(&secret, ADMIN_KEY)?.trim().into(),
+        })
+    }))
 }
 
 /// Wakes the Spokes for which the look is news.
 fn wake(ctx: &Context, names: &Names, before: Option<&Look>, now: &Look) {
     let nothing = HashMap::new();
-    let spokes_of = |look: &Look| look.seen.as_ref().ok().map(|seen| &seen.spokes).cloned();
+    let spokes_of = |look: &Look| look.seen.as_ref().ok()?.spokes.as_ref().ok().cloned();
     let (old, new) = (before.and_then(spokes_of), spokes_of(now));
     let turned = old.is_some() != new.is_some() || before.is_none();
     let (old, new) = (old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing));
@@ -171,7 +195,7 @@ fn is_news(old: Option<&SpokeInfo>, new: Option<&SpokeInfo>) -> bool {
 }
 
 /// Ends spokes at the hub whose resources are gone: their deletion was missed.
-async fn sweep(ctx: &Context, names: &Names, door: &Door, seen: &Seen) -> Result<(), Error> {
+async fn sweep(ctx: &Context, names: &Names, key: &AdminKey, seen: &HashMap<String, SpokeInfo>) -> Result<(), Error> {
     let known: HashSet<_> = ctx
         .stores
         .spokes
@@ -180,13 +204,13 @@ async fn sweep(ctx: &Context, names: &Names, door: &Door, seen: &Seen) -> Result
         .filter_map(|spoke| spoke.uid())
         .collect();
     let orphans: Vec<_> = seen
-        .spokes
         .values()
         .filter(|info| !info.uid.is_empty() && !known.contains(&info.uid))
         .collect();
     if orphans.is_empty() {
         return Ok(());
     }
+    let door = door(ctx, names, &key.key)?;
     let there = ctx.kubernetes.list::<Spoke>(&names.namespace).await?;
     let there: HashSet<_> = there.into_iter().filter_map(|spoke| spoke.metadata.uid).collect();
     for orphan in orphans
@@ -218,6 +242,8 @@ mod tests {
             labels: std::collections::BTreeMap::new(),
             connected_at: None,
             disconnected_at: None,
+            declaration: None,
+            key_hint: None,
             last_heartbeat_at: heartbeat.map(|time| time.parse().expect("a time")),
         }
     }
@@ -229,6 +255,7 @@ mod tests {
             at: Instant::now(),
             asked,
             key: None,
+            denied: false,
             seen: Err("no pod is ready".to_owned()),
         };
         let (unasked, asked) = (look(false), look(true));

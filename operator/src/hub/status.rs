@@ -5,6 +5,7 @@
 //! - A hub that does not answer makes `Degraded` unknown, never false.
 
 mod judge;
+mod keys;
 
 use alkhub_crds::condition::{self, Verdict};
 use alkhub_crds::hub::Connections;
@@ -128,8 +129,10 @@ fn selector(names: &Names, revision: Option<&String>) -> String {
 async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdict]) -> Result<(), Error> {
     let old = hub.status.clone().unwrap_or_default();
     next.observed_generation = hub.metadata.generation;
-    next.conditions = condition::set(&old.conditions, verdicts, hub.metadata.generation, Timestamp::now());
     let uid = hub.uid().unwrap_or_default();
+    let look = ctx.looks.of(&uid);
+    let verdicts = keys::judged(verdicts, &old.conditions, look.as_deref(), &Names::of(hub).auth());
+    next.conditions = condition::set(&old.conditions, &verdicts, hub.metadata.generation, Timestamp::now());
     if next == old || (without_counts(&next) == without_counts(&old) && !ctx.counted.is_due(&uid)) {
         return Ok(());
     }

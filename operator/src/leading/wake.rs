@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Going as _;
 use crate::context::Context;
+use crate::names::{INSTANCE, KEPT_FOR};
 use crate::watch::Touched;
 
 /// Wakes the Spokes of a Hub that came, went, or was paused.
@@ -67,10 +68,47 @@ pub(super) fn of_secrets(
     touched.inspect(wake).boxed()
 }
 
+/// The Hub that a Secret belongs to: its owner, or the one that it is kept for.
+pub(super) fn hub_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<Hub>> {
+    let owner = secret.owner_references().iter().find(|owner| owner.kind == "Hub");
+    let kept = || {
+        let is_kept = secret.annotations().contains_key(KEPT_FOR);
+        secret.labels().get(INSTANCE).filter(|_| is_kept)
+    };
+    let hub = owner.map(|owner| &owner.name).or_else(kept)?;
+    Some(ObjectRef::new(hub).within(&secret.namespace().unwrap_or_default()))
+}
+
 /// The requests to wake a Spoke, as a stream.
 pub(super) fn queue<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
     futures::stream::unfold(receiver, |mut receiver| async move {
         let item = receiver.recv().await?;
         Some((item, receiver))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_wakes_the_hub_that_owns_it_or_for_which_it_is_kept() {
+        let hub = |meta: serde_json::Value| {
+            let secret = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": meta});
+            let secret = hub_of(&serde_json::from_value(secret).expect("metadata"));
+            secret.map(|hub| format!("{}/{}", hub.namespace.unwrap_or_default(), hub.name))
+        };
+        let labels = json!({INSTANCE: "demo"});
+        let owner = |kind: &str| json!([{"apiVersion": "x", "kind": kind, "name": "demo", "uid": "u"}]);
+
+        let owned = hub(json!({"namespace": "n", "name": "s", "ownerReferences": owner("Hub")}));
+        let kept = hub(json!({"namespace": "n", "name": "s", "labels": labels, "annotations": {KEPT_FOR: "u"}}));
+        let spokes = hub(json!({"namespace": "n", "name": "s", "labels": labels, "ownerReferences": owner("Spoke")}));
+
+        assert_eq!(owned.as_deref(), Some("n/demo"));
+        assert_eq!(kept.as_deref(), Some("n/demo"));
+        assert_eq!(spokes, None);
+    }
 }

@@ -1,7 +1,9 @@
 //! Secrets that the operator makes once and never changes by itself.
 //!
-//! A Secret that belongs to something else is never touched. Only one that nothing owns may be adopted, where the
-//! caller says so.
+//! Invariants
+//! - A Secret that belongs to something else is never touched. Only one that nothing owns may be adopted, where the
+//!   caller says so.
+//! - The marks of one that is ours are put back whoever took them: without our label it would not be watched.
 
 use std::collections::BTreeMap;
 
@@ -16,21 +18,22 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::kubernetes::Kubernetes;
-use crate::names::is_owned_by;
+use crate::names::{KEPT_FOR, is_kept_for, is_owned_by};
 
 /// Texts by key.
 pub(crate) type Texts = BTreeMap<String, String>;
 
-/// What becomes of a Secret of the wanted name that nothing owns.
+/// When a Secret of the wanted name is the owner's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Stray {
-    /// It is left alone.
-    Refuse,
-    /// It is taken when it has our labels and this says that it is whole: a restored backup.
-    Adopt(fn(&Secret) -> bool),
+pub(crate) enum Claim {
+    /// Only when the owner's uid controls it.
+    Owned,
+    /// Also when it is kept for the owner ([`KEPT_FOR`]), or has all our labels, is nobody's and this says that it is
+    /// whole: it outlived a Hub, or was restored.
+    Kept(fn(&Secret) -> bool),
 }
 
-/// The Secret of this name, made from `texts` when there is none.
+/// The Secret of this name, made from `texts` when there is none; its labels, owners and our annotation are as in `meta`.
 ///
 /// # Errors
 /// [`Error::Taken`] when it belongs to something else, [`Error::Going`] when it is being deleted.
@@ -38,7 +41,7 @@ pub(crate) async fn ensure(
     kubernetes: &Kubernetes,
     meta: ObjectMeta,
     owner_uid: &str,
-    stray: Stray,
+    claim: Claim,
     texts: impl FnOnce() -> Texts,
 ) -> Result<Secret, Error> {
     let (namespace, name) = (
@@ -60,10 +63,7 @@ pub(crate) async fn ensure(
         Some(found) => found,
         None => return kubernetes.create(&namespace, &made(meta)).await,
     };
-    if is_stray(&found, &meta, stray) {
-        return adopt(kubernetes, &found, &meta).await;
-    }
-    if !is_owned_by(&found.metadata, owner_uid) {
+    if !is_ours(&found, &meta, owner_uid, claim) {
         return Err(Error::Taken {
             kind: "Secret".to_owned(),
             name,
@@ -75,32 +75,67 @@ pub(crate) async fn ensure(
             name,
         });
     }
-    Ok(found)
+    if is_marked(&found.metadata, &meta) {
+        return Ok(found);
+    }
+    mark(kubernetes, &found, &meta).await
 }
 
-/// Whether a Secret may be adopted: nobody's, with every label that we would have given it, and whole.
-fn is_stray(found: &Secret, wanted: &ObjectMeta, stray: Stray) -> bool {
-    let Stray::Adopt(is_whole) = stray else { return false };
-    let is_labelled = wanted
-        .labels
-        .iter()
+/// Whether a Secret is the owner's.
+fn is_ours(found: &Secret, wanted: &ObjectMeta, owner_uid: &str, claim: Claim) -> bool {
+    if is_owned_by(&found.metadata, owner_uid) {
+        return true;
+    }
+    let Claim::Kept(is_whole) = claim else { return false };
+    let is_labelled = has(found.labels(), wanted.labels.as_ref());
+    let is_left = is_labelled && found.owner_references().is_empty() && is_whole(found);
+    is_left || is_kept_for(&found.metadata, owner_uid)
+}
+
+/// Whether the marks by which a Secret is found and judged are as wanted: labels, our annotation, owners.
+pub(crate) fn is_marked(found: &ObjectMeta, wanted: &ObjectMeta) -> bool {
+    let none = BTreeMap::new();
+    let annotations = found.annotations.as_ref().unwrap_or(&none);
+    has(found.labels.as_ref().unwrap_or(&none), wanted.labels.as_ref())
+        && annotations.get(KEPT_FOR) == wanted.annotations.as_ref().and_then(|wanted| wanted.get(KEPT_FOR))
+        && controllers(found) == controllers(wanted)
+}
+
+fn has(found: &BTreeMap<String, String>, wanted: Option<&BTreeMap<String, String>>) -> bool {
+    wanted
+        .into_iter()
         .flatten()
-        .all(|(key, value)| found.labels().get(key) == Some(value));
-    found.owner_references().is_empty() && found.metadata.deletion_timestamp.is_none() && is_labelled && is_whole(found)
+        .all(|(key, value)| found.get(key) == Some(value))
 }
 
-/// Makes a Secret ours, exactly as it was seen; what it holds stays.
-async fn adopt(kubernetes: &Kubernetes, found: &Secret, wanted: &ObjectMeta) -> Result<Secret, Error> {
+fn controllers(meta: &ObjectMeta) -> Vec<&str> {
+    let owners = meta.owner_references.iter().flatten();
+    owners
+        .filter(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.as_str())
+        .collect()
+}
+
+/// Gives a Secret our marks, exactly as it was seen; what it holds stays, and so do the marks of others.
+async fn mark(kubernetes: &Kubernetes, found: &Secret, wanted: &ObjectMeta) -> Result<Secret, Error> {
     let (namespace, name) = (wanted.namespace.clone().unwrap_or_default(), found.name_any());
     tracing::info!(
         object.namespace = namespace,
         object.name = name,
-        "adopting a restored Secret"
+        "marking a Secret that lost its marks or was restored"
     );
+    let others = found
+        .owner_references()
+        .iter()
+        .filter(|owner| owner.controller != Some(true));
+    let owners: Vec<_> = others.chain(wanted.owner_references.iter().flatten()).collect();
+    let kept_for = wanted.annotations.as_ref().and_then(|wanted| wanted.get(KEPT_FOR));
     let fields = json!({ "metadata": {
         "uid": found.uid(),
         "resourceVersion": found.resource_version(),
-        "ownerReferences": wanted.owner_references,
+        "labels": wanted.labels,
+        "annotations": { KEPT_FOR: kept_for },
+        "ownerReferences": owners,
     } });
     kubernetes.merge(&namespace, &name, &fields).await
 }
@@ -137,23 +172,53 @@ fn entropy() -> [u8; 32] {
 mod tests {
     use super::*;
 
+    fn secret(meta: &serde_json::Value) -> Secret {
+        serde_json::from_value(json!({"metadata": meta})).expect("a Secret")
+    }
+
+    fn wanted() -> ObjectMeta {
+        let meta = json!({"name": "demo-auth", "labels": {"a": "1", "b": "2"}, "annotations": {KEPT_FOR: "hub"}});
+        serde_json::from_value(meta).expect("metadata")
+    }
+
     #[test]
     fn only_a_whole_secret_of_nobodys_with_all_our_labels_is_adopted() {
-        let wanted: ObjectMeta =
-            serde_json::from_value(json!({"name": "demo-auth", "labels": {"a": "1", "b": "2"}})).expect("metadata");
-        let secret = |meta: serde_json::Value| -> Secret {
-            serde_json::from_value(json!({"metadata": meta})).expect("a Secret")
-        };
-        let restored = secret(json!({"labels": {"a": "1", "b": "2", "theirs": "3"}}));
-        let plain = secret(json!({"labels": {"a": "1"}}));
-        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
-        let owned = secret(json!({"labels": {"a": "1", "b": "2"}, "ownerReferences": [owner]}));
+        let restored = secret(&json!({"labels": {"a": "1", "b": "2", "theirs": "3"}}));
+        let plain = secret(&json!({"labels": {"a": "1"}}));
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
+        let owned = secret(&json!({"labels": {"a": "1", "b": "2"}, "ownerReferences": [owner]}));
+        let ours = |secret: &Secret, claim| is_ours(secret, &wanted(), "hub", claim);
 
-        assert!(is_stray(&restored, &wanted, Stray::Adopt(|_| true)));
-        assert!(!is_stray(&restored, &wanted, Stray::Adopt(|_| false)));
-        assert!(!is_stray(&restored, &wanted, Stray::Refuse));
-        assert!(!is_stray(&plain, &wanted, Stray::Adopt(|_| true)));
-        assert!(!is_stray(&owned, &wanted, Stray::Adopt(|_| true)));
+        assert!(ours(&restored, Claim::Kept(|_| true)));
+        assert!(!ours(&restored, Claim::Kept(|_| false)));
+        assert!(!ours(&restored, Claim::Owned));
+        assert!(!ours(&plain, Claim::Kept(|_| true)));
+        assert!(!ours(&owned, Claim::Kept(|_| true)));
+    }
+
+    #[test]
+    fn one_that_is_kept_for_a_hub_is_its_own_without_labels_too() {
+        let kept = secret(&json!({"annotations": {KEPT_FOR: "hub"}}));
+
+        assert!(is_ours(&kept, &wanted(), "hub", Claim::Kept(|_| false)));
+        assert!(!is_ours(&kept, &wanted(), "other", Claim::Kept(|_| true)));
+        assert!(!is_ours(&kept, &wanted(), "hub", Claim::Owned));
+    }
+
+    #[test]
+    fn a_secret_without_one_of_our_marks_is_marked_again() {
+        let owner = json!({"apiVersion": "v1", "kind": "Hub", "name": "demo", "uid": "hub", "controller": true});
+        let labels = json!({"a": "1", "b": "2", "theirs": "3"});
+        let marked = |meta: serde_json::Value| is_marked(&secret(&meta).metadata, &wanted());
+
+        assert!(marked(
+            json!({"labels": labels, "annotations": {KEPT_FOR: "hub", "theirs": "x"}})
+        ));
+        assert!(!marked(json!({"labels": {"a": "1"}, "annotations": {KEPT_FOR: "hub"}})));
+        assert!(!marked(json!({"labels": labels})));
+        assert!(!marked(
+            json!({"labels": labels, "annotations": {KEPT_FOR: "hub"}, "ownerReferences": [owner]})
+        ));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! Invariants
 //! - The finalizer is there before anything exists that it must end.
-//! - A key that is in the Secret is used, never replaced: an answer that was lost mints no second one.
+//! - A key that is in the Secret is used: an answer that was lost mints no second one. It is replaced only when it is
+//!   broken, or when the hub says that another one is in force or none: a hub never brings an ended key back.
 
 use alkhub_crds::Spoke;
 use alkhub_protocol::ApiKey;
-use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::admin::{SpokeInfo, SpokePut};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
@@ -17,18 +18,21 @@ use super::validate::Declaration;
 use crate::apply::with_identity;
 use crate::context::Context;
 use crate::error::Error;
-use crate::names::{FINALIZER, MANAGED_BY, owner};
-use crate::secrets::generated::{self, Stray, Texts};
+use crate::hub;
+use crate::names::{FINALIZER, INSTANCE, MANAGED_BY, owner};
+use crate::secrets::generated::{self, Claim, Texts};
 
 /// Keys of the Secret: names that a program reads, and names for `envFrom`.
 const TOKEN: [&str; 2] = ["token", "ALKHUB_TOKEN"];
 const URL: [&str; 2] = ["url", "ALKHUB_URL"];
 
 /// A Spoke whose key is in its Secret and known to its hub.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Registered {
     /// Digest of what was declared.
     pub(super) declared: String,
+    /// First characters of the key.
+    pub(super) key_hint: Option<String>,
 }
 
 pub(super) async fn register(
@@ -38,28 +42,50 @@ pub(super) async fn register(
     declaration: &Declaration,
 ) -> Result<Registered, Error> {
     if declaration.is_done(spoke, observed) {
-        let declared = spoke
-            .status
-            .as_ref()
-            .and_then(|status| status.declared.clone())
-            .unwrap_or_default();
-        return Ok(Registered { declared });
+        let status = spoke.status.clone().unwrap_or_default();
+        return Ok(Registered {
+            declared: status.declared.unwrap_or_default(),
+            key_hint: status.key_hint,
+        });
     }
     hold(ctx, spoke).await?;
-    let (secret, key) = credentials(ctx, spoke, declaration).await?;
+    let (mut secret, mut key) = credentials(ctx, spoke, declaration).await?;
+    let info = declare(ctx, spoke, declaration, &key).await?;
+    if has_ended(&info, &key) {
+        tracing::info!(
+            spoke.namespace = spoke.namespace(),
+            spoke.name = spoke.name_any(),
+            key.hint = key.hint(),
+            "the key in the Secret has ended at the hub: another one is made"
+        );
+        key = generated::key();
+        secret = write(ctx, spoke, &secret, &texts(&key, &declaration.hub.url())).await?;
+        declare(ctx, spoke, declaration, &key).await?;
+    }
+    let version = secret.metadata.resource_version.unwrap_or_default();
+    Ok(Registered {
+        declared: declaration.digest(&secret.metadata.uid.unwrap_or_default(), &version),
+        key_hint: Some(key.hint().to_owned()),
+    })
+}
+
+/// Tells the hub; answers what it has then.
+async fn declare(ctx: &Context, spoke: &Spoke, declaration: &Declaration, key: &ApiKey) -> Result<SpokeInfo, Error> {
     let put = SpokePut {
         key: Some(key.expose().to_owned()),
         ..declaration.put.clone()
     };
+    let door = hub::door(ctx, &declaration.hub, &declaration.key.key)?;
     let pass = ctx.kubernetes.gate().pass()?;
-    let door = ctx.admin.door(&declaration.hub, declaration.key.1.clone());
-    door.put(&spoke.name_any(), &put).await?;
+    let info = door.put(&spoke.name_any(), &put).await?;
     drop(pass);
     ctx.told.now(&put.uid);
-    let version = secret.metadata.resource_version.unwrap_or_default();
-    Ok(Registered {
-        declared: declaration.digest(&secret.metadata.uid.unwrap_or_default(), &version),
-    })
+    Ok(info)
+}
+
+/// Whether another key of the spoke is in force, or none. A hub that tells no digest tells no hint either.
+fn has_ended(info: &SpokeInfo, key: &ApiKey) -> bool {
+    info.declaration.is_some() && info.key_hint.as_deref() != Some(key.hint())
 }
 
 /// Puts the finalizer, on exactly the Spoke that was seen.
@@ -80,7 +106,7 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     let url = declaration.hub.url();
     let uid = &declaration.put.uid;
     let minted = || texts(&generated::key(), &url);
-    let found = generated::ensure(&ctx.kubernetes, meta(spoke, uid), uid, Stray::Refuse, minted).await?;
+    let found = generated::ensure(&ctx.kubernetes, meta(spoke, uid), uid, Claim::Owned, minted).await?;
     let key = TOKEN
         .iter()
         .find_map(|name| ApiKey::parse(generated::text(&found, name)?.trim()).ok());
@@ -93,13 +119,15 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     {
         return Ok((found, key));
     }
-    let fields = json!({ "metadata": { "resourceVersion": found.metadata.resource_version }, "stringData": wanted });
-    let namespace = spoke.namespace().unwrap_or_default();
-    let mended = ctx
-        .kubernetes
-        .merge::<Secret>(&namespace, &spoke.secret_name(), &fields)
-        .await?;
+    let mended = write(ctx, spoke, &found, &wanted).await?;
     Ok((mended, key))
+}
+
+/// Puts texts into exactly the Secret that was seen; what else is in it stays.
+async fn write(ctx: &Context, spoke: &Spoke, seen: &Secret, texts: &Texts) -> Result<Secret, Error> {
+    let fields = json!({ "metadata": { "resourceVersion": seen.metadata.resource_version }, "stringData": texts });
+    let namespace = spoke.namespace().unwrap_or_default();
+    ctx.kubernetes.merge(&namespace, &spoke.secret_name(), &fields).await
 }
 
 fn texts(key: &ApiKey, url: &str) -> Texts {
@@ -111,7 +139,7 @@ fn texts(key: &ApiKey, url: &str) -> Texts {
 fn meta(spoke: &Spoke, uid: &str) -> ObjectMeta {
     let labels = [
         ("app.kubernetes.io/name", "alkhub"),
-        ("app.kubernetes.io/instance", spoke.spec.hub_ref.name.as_str()),
+        (INSTANCE, spoke.spec.hub_ref.name.as_str()),
         ("app.kubernetes.io/component", "spoke"),
         MANAGED_BY,
     ];
@@ -121,5 +149,24 @@ fn meta(spoke: &Spoke, uid: &str) -> ObjectMeta {
         labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
         owner_references: Some(vec![owner::<Spoke>(&spoke.name_any(), uid)]),
         ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_ended_when_the_hub_names_another_or_none_and_an_older_hub_names_nothing() {
+        let key = ApiKey::from_entropy([1; 32]);
+        let info = |declaration: Option<&str>, hint: Option<&str>| -> SpokeInfo {
+            let info = json!({"name": "builder", "uid": "u", "declaration": declaration, "keyHint": hint});
+            serde_json::from_value(info).expect("a spoke")
+        };
+
+        assert!(!has_ended(&info(Some("1:x"), Some(key.hint())), &key));
+        assert!(has_ended(&info(Some("1:x"), Some("alk_000000")), &key));
+        assert!(has_ended(&info(Some("1:x"), None), &key));
+        assert!(!has_ended(&info(None, None), &key));
     }
 }

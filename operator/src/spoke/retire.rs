@@ -14,9 +14,9 @@ use super::{RESYNC, observe, status};
 use crate::admin;
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::ADMIN_KEY;
+use crate::hub::{self, ADMIN_KEY};
 use crate::leading::{Done, Going as _};
-use crate::names::{FINALIZER, Names, is_owned_by};
+use crate::names::{FINALIZER, Names, is_kept_for};
 use crate::secrets::generated::text;
 
 pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
@@ -71,13 +71,13 @@ async fn release(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<(), Er
 /// Ends the spoke at a hub that lives.
 async fn end(ctx: &Context, spoke: &Spoke, names: &Names) -> Result<(), Error> {
     let secret: Option<Secret> = ctx.kubernetes.get(&names.namespace, &names.auth()).await?;
-    let secret = secret.filter(|secret| is_owned_by(&secret.metadata, &names.uid));
+    let secret = secret.filter(|secret| is_kept_for(&secret.metadata, &names.uid));
     let Some(key) = secret.and_then(|secret| text(&secret, ADMIN_KEY)) else {
         // A Hub without its first key never had a pod: nothing was ever declared there.
         return Ok(());
     };
+    let door = hub::door(ctx, names, &key.into())?;
     let pass = ctx.kubernetes.gate().pass()?;
-    let door = ctx.admin.door(names, key.into());
     let ended = door.delete(&spoke.name_any(), &spoke.uid().unwrap_or_default()).await;
     drop(pass);
     ended.map_err(|error: admin::Error| error.into())

@@ -26,25 +26,17 @@ pub(super) async fn registered(
     ctx: &Context,
     spoke: &Spoke,
     observed: &Observed,
-    registered: &Registered,
+    registered: Registered,
 ) -> Result<(), Error> {
-    write(
-        ctx,
-        spoke,
-        observed,
-        &Finding::Registered {
-            declared: registered.declared.clone(),
-        },
-    )
-    .await
+    write(ctx, spoke, observed, &Finding::Registered(registered)).await
 }
 
 /// Somebody else must move first.
 pub(super) async fn waiting(ctx: &Context, spoke: &Spoke, observed: &Observed, waiting: Waiting) -> Result<(), Error> {
-    let why = observed
-        .look
-        .as_ref()
-        .and_then(|look| look.seen.as_ref().err().cloned());
+    let why = observed.look.as_ref().and_then(|look| match &look.seen {
+        Ok(seen) => seen.spokes.as_ref().err().cloned(),
+        Err(why) => Some(why.clone()),
+    });
     write(
         ctx,
         spoke,
@@ -102,22 +94,21 @@ pub(super) async fn failed(ctx: &Context, spoke: &Spoke, observed: &Observed, me
 async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Finding) -> Result<(), Error> {
     let old = spoke.status.clone().unwrap_or_default();
     let seen = observed.look.as_ref().and_then(|look| look.seen.as_ref().ok());
-    let own = |seen: &'_ Seen| {
-        seen.spokes
-            .get(&spoke.name_any())
-            .filter(|info| Some(&info.uid) == spoke.uid().as_ref())
-            .cloned()
-    };
-    let info = seen.and_then(own);
+    let uid = spoke.uid().unwrap_or_default();
+    let info = seen.and_then(|seen| seen.spoke(&spoke.name_any(), &uid)).cloned();
     let mut next = old.clone();
     if let Some(info) = &info {
         report(&mut next, info, seen);
     }
+    if finding.is_without_hub() {
+        next = SpokeStatus::default();
+    }
     next.phase = Some(judge::phase(spoke, finding, info.as_ref()));
     next.secret_name = Some(spoke.secret_name());
     next.observed_generation = spoke.metadata.generation;
-    if let Finding::Registered { declared } = finding {
-        next.declared = Some(declared.clone());
+    if let Finding::Registered(registered) = finding {
+        next.declared = Some(registered.declared.clone());
+        next.key_hint.clone_from(&registered.key_hint);
     }
     let verdicts = judge::conditions(&old.conditions, spoke, finding, info.as_ref());
     next.conditions = condition::set(&old.conditions, &verdicts, spoke.metadata.generation, Timestamp::now());

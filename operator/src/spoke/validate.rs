@@ -2,13 +2,13 @@
 
 use alkhub_crds::spoke::SpokeType as Kind;
 use alkhub_crds::{Hub, Spoke};
-use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::admin::{SpokeInfo, SpokePut};
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{Scopes, SpokeName};
 use kube::ResourceExt as _;
-use secrecy::SecretString;
 
 use super::observe::Observed;
+use crate::context::AdminKey;
 use crate::leading::Going as _;
 use crate::names::{Names, digest, is_owned_by};
 
@@ -37,11 +37,11 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) struct Declaration {
     pub(super) hub: Names,
-    /// The hub's admin key, and the uid of the Secret that it came from.
-    pub(super) key: (String, SecretString),
+    /// The hub's admin key.
+    pub(super) key: AdminKey,
     /// Everything but the spoke's own key.
     pub(super) put: SpokePut,
-    /// The hub knows a spoke of this name and uid, or was just told.
+    /// The hub has all this, as far as it tells, or was just told.
     pub(super) known: bool,
 }
 
@@ -81,7 +81,7 @@ impl Declaration {
         let parts: [&[u8]; 5] = [
             &put,
             self.hub.uid.as_bytes(),
-            self.key.0.as_bytes(),
+            self.key.uid.as_bytes(),
             secret_uid.as_bytes(),
             secret_version.as_bytes(),
         ];
@@ -109,30 +109,51 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
     let look = observed.look.as_ref()?;
     let seen = look.seen.as_ref().ok()?;
     let uid = spoke.uid()?;
-    let spec = &spoke.spec;
+    // Without the list nobody knows whether the hub still has what it was told.
+    seen.spokes.as_ref().ok()?;
+    let put = put(spoke, uid);
+    let hint = spoke.status.as_ref().and_then(|status| status.key_hint.as_deref());
+    let reported = seen.spoke(&spoke.name_any(), &put.uid);
     Some(Declaration {
         hub: Names::of(hub),
         key: look.key.clone()?,
         // A look from before the last declaration cannot know of it.
         known: observed.told.is_some_and(|told| look.at <= told)
-            || seen.spokes.get(&spoke.name_any()).is_some_and(|info| info.uid == uid),
-        put: SpokePut {
-            uid,
-            key: None,
-            overlap_seconds: 0,
-            key_expires_at: None,
-            spoke_type: match spec.spoke_type {
-                Kind::DevEnv => SpokeType::DevEnv,
-                Kind::Client => SpokeType::Client,
-                Kind::Compute => SpokeType::Compute,
-            },
-            operations: spec.operations.clone(),
-            scopes: Scopes::new(spec.scopes.iter().cloned()),
-            labels: spec.labels.clone(),
-            concurrency: spec.concurrency,
-            suspended: spec.suspended,
-        },
+            || reported.is_some_and(|info| is_held(info, &put, hint)),
+        put,
     })
+}
+
+/// Whether the hub has what it was told, with the key that was issued last: after a restored backup, or when somebody
+/// else wrote there, it may have an older declaration or another key.
+fn is_held(info: &SpokeInfo, put: &SpokePut, hint: Option<&str>) -> bool {
+    match &info.declaration {
+        Some(declaration) => put.agrees_with(declaration) && hint.is_some() && info.key_hint.as_deref() == hint,
+        // A hub of before 0.2 tells neither.
+        None => true,
+    }
+}
+
+fn put(spoke: &Spoke, uid: String) -> SpokePut {
+    let spec = &spoke.spec;
+    let credentials = spec.credentials.as_ref();
+    let overlap = credentials.and_then(|credentials| credentials.overlap_seconds);
+    SpokePut {
+        uid,
+        key: None,
+        overlap_seconds: overlap.map(u64::from).unwrap_or_default(),
+        key_expires_at: None,
+        spoke_type: match spec.spoke_type {
+            Kind::DevEnv => SpokeType::DevEnv,
+            Kind::Client => SpokeType::Client,
+            Kind::Compute => SpokeType::Compute,
+        },
+        operations: spec.operations.clone(),
+        scopes: Scopes::new(spec.scopes.iter().cloned()),
+        labels: spec.labels.clone(),
+        concurrency: spec.concurrency,
+        suspended: spec.suspended,
+    }
 }
 
 #[cfg(test)]

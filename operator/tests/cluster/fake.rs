@@ -128,6 +128,7 @@ async fn report(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
         spokes_connected: connected as u64,
         redis: "up".to_owned(),
         postgres: "up".to_owned(),
+        dead_keys: Some(0),
     };
     Ok(data(&report))
 }
@@ -204,6 +205,11 @@ fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
             Vec::new()
         },
         labels: put.labels.clone(),
+        declaration: (!put.uid.is_empty()).then(|| put.digest()),
+        key_hint: put
+            .key
+            .as_deref()
+            .and_then(|key| Some(ApiKey::parse(key).ok()?.hint().to_owned())),
         connected_at: (count > 0).then_some(at),
         disconnected_at: inner.left.contains_key(name).then_some(at),
         // Another one each time: a heartbeat must change nothing.

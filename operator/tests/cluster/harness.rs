@@ -95,14 +95,18 @@ impl World {
 
     /// An operator for this namespace alone, whose hubs' admin APIs are at `fake`.
     pub(crate) async fn operator(&self, fake: &str, more: &[&str]) -> Operator {
+        self.operator_at(&format!("{fake}/{{namespace}}/{{hub}}"), more).await
+    }
+
+    /// An operator for this namespace alone, whose hubs' admin APIs are where `template` says.
+    pub(crate) async fn operator_at(&self, template: &str, more: &[&str]) -> Operator {
         let port = Port::free();
         let management = format!("127.0.0.1:{port}");
         let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{port}.log", self.namespace));
         let log = std::fs::File::create(log).expect("a log file");
-        let template = format!("{fake}/{{namespace}}/{{hub}}");
         let child = Command::new(env!("CARGO_BIN_EXE_alkhub-operator"))
             .args(["--namespace", &self.namespace, "--watch-namespace", &self.namespace])
-            .args(["--management-listen", &management, "--hub-url-template", &template])
+            .args(["--management-listen", &management, "--hub-url-template", template])
             .args([
                 "--hub-image",
                 IMAGE,
@@ -417,18 +421,30 @@ async fn install_crds(client: &Client) {
     }
 }
 
-/// The rules of docs/OPERATOR.md: every test shows that they are enough.
+/// The rules as docs/OPERATOR.md has them, the Lease's by its name: every test shows that they are enough.
 fn rules() -> Value {
-    let all = ["get", "list", "watch", "create", "patch", "delete"];
-    json!([
-        {"apiGroups": ["alkhub.dev"], "resources": ["hubs", "spokes"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["alkhub.dev"], "resources": ["spokes"], "verbs": ["patch"]},
-        {"apiGroups": ["alkhub.dev"], "resources": ["hubs/status", "spokes/status"], "verbs": ["patch"]},
-        {"apiGroups": ["alkhub.dev"], "resources": ["hubs/finalizers", "spokes/finalizers"], "verbs": ["update"]},
-        {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": all},
-        {"apiGroups": [""], "resources": ["services", "configmaps", "serviceaccounts", "secrets"], "verbs": all},
-        {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": all},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "watch", "create", "update"]},
-    ])
+    let page = include_str!("../../../docs/OPERATOR.md");
+    let section = page
+        .split("\n## ")
+        .find(|section| section.starts_with("What it may do"))
+        .expect("the section");
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rules: Vec<_> = rows
+        .map(|row| row.split(" | ").collect::<Vec<_>>())
+        .filter(|cells| cells[0] != "group")
+        .map(|cells| {
+            let list = |cell: &str| cell.split(", ").map(str::to_owned).collect::<Vec<_>>();
+            let mut rule = json!({
+                "apiGroups": [cells[0].trim_matches('"')], "resources": list(cells[1]), "verbs": list(cells[2]),
+            });
+            if cells[3].contains("resourceNames") {
+                rule["resourceNames"] = json!(["alkhub-operator"]);
+            }
+            rule
+        })
+        .collect();
+    assert!(rules.len() >= 10, "{rules:?}");
+    Value::Array(rules)
 }

@@ -84,8 +84,10 @@ async fn a_hub_gets_its_objects_follows_its_spec_and_is_then_left_alone() {
 
     world.delete::<Hub>("demo").await;
     world.gone::<Deployment>("demo").await;
-    world.gone::<Secret>("demo-auth").await;
     world.gone::<Service>("demo-pods").await;
+    world
+        .until::<Secret>("demo-auth", "its keys outlive it", |_| true)
+        .await;
     world.end().await;
 }
 

@@ -9,6 +9,8 @@ mod fake;
 mod faults;
 mod harness;
 mod hubs;
+mod keys;
 mod leaders;
+mod real;
 mod rules;
 mod spokes;

@@ -172,7 +172,7 @@ impl KeyRing {
         if uses.is_empty() {
             return;
         }
-        if let Err(error) = self.store.keys().touch(&uses).await {
+        if let Err(error) = self.store.keys().touch(&uses, self.hasher.hash_key()).await {
             tracing::debug!(%error, "last uses of keys were not written");
         }
     }

@@ -28,6 +28,7 @@ pub(crate) async fn report(State(app): State<App>, caller: Caller) -> Result<Dat
         pods: app.fabric.cluster().pods().to_vec(),
         spokes_connected: u64::try_from(spokes.len()).unwrap_or(u64::MAX),
         redis: redis.to_owned(),
+        dead_keys: app.store.keys().count_dead(app.keys.hasher().hash_key()).await.ok(),
         postgres: if app.store.ready() { "up" } else { "down" }.to_owned(),
     }))
 }

@@ -22,7 +22,8 @@ const TEXT: usize = 256;
 /// `GET /v1/admin/keys`.
 pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<KeyInfo>>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let keys = app.store.keys().list().await.map_err(|e| ApiError::store(&e))?;
+    let keys = app.store.keys().list(app.keys.hasher().hash_key()).await;
+    let keys = keys.map_err(|e| ApiError::store(&e))?;
     Ok(Data::ok(keys))
 }
 
@@ -50,7 +51,7 @@ pub(crate) async fn create(
     let new = NewKey {
         name: create.name,
         hash: hasher.hash(&key),
-        hash_key_id: hasher.id().to_owned(),
+        hash_key: hasher.hash_key().clone(),
         hint: key.hint().to_owned(),
         scopes: create.scopes,
         spoke: create.spoke,

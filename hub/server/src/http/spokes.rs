@@ -1,6 +1,6 @@
 //! Spokes: what is known of them, and the admin API by which the operator declares them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use alkhub_events::KeyChange;
 use alkhub_protocol::admin::{InstanceInfo, SpokeInfo, SpokePut, SpokeStatus};
@@ -45,12 +45,19 @@ struct Connected {
 pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<SpokeInfo>>, ApiError> {
     caller.require(scope::SPOKES_READ)?;
     let records = app.store.spokes().list().await.map_err(|e| ApiError::store(&e))?;
+    // Which key is in force is between the hub and who issues keys.
+    let mut hints = if caller.require(scope::ADMIN).is_ok() {
+        hints(&app, None).await?
+    } else {
+        HashMap::new()
+    };
     let mut connected = connected(&app);
     let mut spokes: Vec<SpokeInfo> = records
         .into_iter()
         .map(|record| {
             let connected = connected.remove(&record.name).unwrap_or_default();
-            info(record, connected)
+            let hint = hints.remove(&record.name);
+            info(record, connected, hint)
         })
         .collect();
     spokes.extend(
@@ -71,8 +78,9 @@ pub(crate) async fn get(
     let name = spoke_name(&name)?;
     let record = app.store.spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
     let record = record.ok_or_else(|| unknown(&name))?;
+    let hint = hints(&app, Some(&name)).await?.remove(&name);
     let connected = connected(&app).remove(&name).unwrap_or_default();
-    Ok(Data::ok(info(record, connected)))
+    Ok(Data::ok(info(record, connected, hint)))
 }
 
 /// `PUT /v1/admin/spokes/{name}`: declares a spoke; the same again changes nothing.
@@ -89,7 +97,7 @@ pub(crate) async fn put(
     let outcome = app.store.spokes().put(&name, &spoke, key.as_ref()).await;
     let outcome = outcome.map_err(|e| ApiError::store(&e))?;
     if let Some(key) = &key {
-        app.keys.made(&key.hash);
+        app.keys.made(&key.hash).await;
     }
     if outcome.created || outcome.changed {
         tracing::info!(admin.key = %caller.key.id, spoke.name = %name, spoke.uid = %spoke.uid, "a spoke was declared");
@@ -104,8 +112,10 @@ pub(crate) async fn put(
     } else {
         StatusCode::OK
     };
+    // Whether the key that came is in force: one that has ended is put as often as one likes and stays ended.
+    let hint = hints(&app, Some(&name)).await?.remove(&name);
     let connected = connected(&app).remove(&name).unwrap_or_default();
-    Ok(Data(status, info(outcome.record, connected)))
+    Ok(Data(status, info(outcome.record, connected, hint)))
 }
 
 /// `DELETE /v1/admin/spokes/{name}?uid=`: ends the spoke's keys and its connections.
@@ -167,7 +177,7 @@ fn key(app: &App, text: Option<&str>) -> Result<Option<SpokeKey>, ApiError> {
     let hasher = app.keys.hasher();
     Ok(Some(SpokeKey {
         hash: hasher.hash(&key),
-        hash_key_id: hasher.id().to_owned(),
+        hash_key: hasher.hash_key().clone(),
         hint: key.hint().to_owned(),
     }))
 }
@@ -179,6 +189,12 @@ fn spoke_name(text: &str) -> Result<SpokeName, ApiError> {
 
 fn unknown(name: &SpokeName) -> ApiError {
     ApiError::new(Code::NotFound, format!("there is no spoke `{name}` with that uid"))
+}
+
+async fn hints(app: &App, name: Option<&SpokeName>) -> Result<HashMap<SpokeName, String>, ApiError> {
+    let hash_key = app.keys.hasher().hash_key();
+    let hints = app.store.spokes().key_hints(name.map(std::slice::from_ref), hash_key);
+    hints.await.map_err(|e| ApiError::store(&e))
 }
 
 fn connected(app: &App) -> BTreeMap<SpokeName, Connected> {
@@ -196,7 +212,7 @@ fn connected(app: &App) -> BTreeMap<SpokeName, Connected> {
     spokes
 }
 
-fn info(record: SpokeRecord, connected: Connected) -> SpokeInfo {
+fn info(record: SpokeRecord, connected: Connected, key_hint: Option<String>) -> SpokeInfo {
     let status = if record.suspended {
         SpokeStatus::Suspended
     } else if connected.instances.is_empty() {
@@ -205,6 +221,9 @@ fn info(record: SpokeRecord, connected: Connected) -> SpokeInfo {
         SpokeStatus::Connected
     };
     SpokeInfo {
+        // A spoke that no resource declares has no declaration that could be lost.
+        declaration: (!record.uid.is_empty()).then(|| record.declaration().digest()),
+        key_hint,
         name: record.name,
         uid: record.uid,
         spoke_type: record.spoke_type,
@@ -231,6 +250,8 @@ fn undeclared(name: SpokeName, connected: Connected) -> SpokeInfo {
         labels: BTreeMap::new(),
         disconnected_at: None,
         last_heartbeat_at: None,
+        declaration: None,
+        key_hint: None,
     }
 }
 

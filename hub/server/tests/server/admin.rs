@@ -240,9 +240,143 @@ async fn what_a_spoke_may_not_be_is_told() {
             "BAD_REQUEST",
             "`x`",
         ),
-        ("a", json!({ "uid": "u", "colour": 1 }), 400, "BAD_REQUEST", "colour"),
         ("a", json!({ "uid": "u", "key": taken }), 409, "CONFLICT", "key"),
     ] {
         put(&hub, name, &spoke).await.is_problem(status, code).names(named);
     }
+}
+
+async fn admits(hub: &TestHub, key: &str) -> bool {
+    let asked = hub.as_key(key, Method::GET, "/v1/admin/hub").send().await;
+    asked.expect("answered").status() == 200
+}
+
+async fn until_admits(hub: &TestHub, key: &str, what: &str) {
+    alkhub_test_support::until(what, async || match admits(hub, key).await {
+        true => Ok(()),
+        false => Err("refused".to_owned()),
+    })
+    .await;
+}
+
+/// A managed Postgres without a volume, or one that somebody emptied.
+#[tokio::test]
+async fn a_schema_that_is_dropped_leaves_the_admin_and_takes_a_restored_spokes_key_at_once() {
+    let hub = hub_with(|config| config.store.ping_interval = Duration::from_millis(200)).await;
+    let key = new_key();
+    let spoke = json!({ "uid": "u1", "key": key, "scopes": ["operations:read"] });
+    assert_eq!(put(&hub, "builder", &spoke).await.status, 201);
+    let mut socket = Wire::connect(&hub, &key).await;
+
+    hub.execute(&format!("DROP SCHEMA {} CASCADE", hub.schema())).await;
+
+    alkhub_test_support::until("the spokes are gone", async || {
+        let spokes = hub.get("/v1/admin/spokes").await;
+        match spokes.body["data"].as_array() {
+            Some(spokes) if spokes.is_empty() => Ok(()),
+            _ => Err(spokes.text),
+        }
+    })
+    .await;
+    // Whoever is connected is told to go when its key is next looked up; a declaration looks all of them up.
+    assert_eq!(put(&hub, "other", &json!({ "uid": "u2" })).await.status, 201);
+    assert_eq!(
+        put(&hub, "other", &json!({ "uid": "u2", "suspended": true }))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(socket.closed().await.0, 4401);
+    assert_eq!(put(&hub, "builder", &spoke).await.status, 201);
+    Wire::connect(&hub, &key).await;
+}
+
+#[tokio::test]
+async fn another_admin_key_in_the_file_is_entered_without_a_restart_and_ends_the_one_before() {
+    let hub = hub_with(|config| config.server.bad_keys_per_minute = 10_000).await;
+    let next = new_key();
+    assert!(admits(&hub, &hub.admin).await && !admits(&hub, &next).await);
+
+    std::fs::write(hub.folder().join("admin.key"), &next).expect("written");
+
+    until_admits(&hub, &next, "the new admin key is entered").await;
+    alkhub_test_support::until("the old one has ended", async || match admits(&hub, &hub.admin).await {
+        false => Ok(()),
+        true => Err("admitted".to_owned()),
+    })
+    .await;
+    std::fs::write(hub.folder().join("admin.key"), "no key").expect("written");
+    assert!(admits(&hub, &next).await, "a file that holds no key changes nothing");
+}
+
+#[tokio::test]
+async fn a_put_says_which_key_is_in_force_and_a_list_what_was_declared() {
+    let hub = hub().await;
+    let (first, second) = (new_key(), new_key());
+    let declared = |key: &str, suspended: bool| json!({ "uid": "u1", "key": key, "suspended": suspended });
+    let hint = |answer: &Answer| answer.body["data"]["keyHint"].as_str().map(str::to_owned);
+
+    let one = put(&hub, "builder", &declared(&first, false)).await;
+    let two = put(&hub, "builder", &declared(&second, false)).await;
+    let late = put(&hub, "builder", &declared(&first, true)).await;
+
+    assert_eq!(hint(&one).as_deref(), Some(&first[..10]));
+    assert_eq!(hint(&two).as_deref(), Some(&second[..10]));
+    assert_eq!(hint(&late).as_deref(), Some(&second[..10]), "the first has ended");
+    let parsed: alkhub_protocol::admin::SpokePut = serde_json::from_value(declared(&first, true)).expect("a put");
+    let list = hub.get("/v1/admin/spokes").await;
+    assert_eq!(list.body["data"][0]["declaration"], parsed.digest());
+    assert_eq!(list.body["data"][0]["keyHint"], second[..10]);
+    let (reader, _) = hub.key(&["spokes:read"]).await;
+    let read = Answer::of(
+        hub.as_key(&reader, Method::GET, "/v1/spokes")
+            .send()
+            .await
+            .expect("answered"),
+    )
+    .await;
+    assert!(
+        read.body["data"][0]["keyHint"].is_null(),
+        "only admins see hints: {}",
+        read.text
+    );
+}
+
+#[tokio::test]
+async fn keys_of_another_hash_key_are_listed_as_dead_and_counted() {
+    let one = hub().await;
+    one.key(&["operations:read"]).await;
+    one.hub.shutdown().await;
+
+    let two = hub_with(|config| {
+        config.store.schema = one.schema().clone();
+        let file = config.auth.hash_key_file.clone().expect("set");
+        std::fs::write(file, "6b".repeat(32)).expect("written");
+    })
+    .await;
+
+    let keys = two.get("/v1/admin/keys").await;
+    let dead = keys.body["data"]
+        .as_array()
+        .expect("keys")
+        .iter()
+        .filter(|key| key["dead"] == true);
+    // The client's key, and the first hub's admin key.
+    assert_eq!(dead.count(), 2, "{}", keys.text);
+    assert_eq!(two.get("/v1/admin/hub").await.body["data"]["deadKeys"], 2);
+}
+
+/// An operator of the next minor version may name what this hub does not know yet.
+#[tokio::test]
+async fn a_declaration_with_a_field_of_the_next_version_is_taken() {
+    let hub = hub().await;
+
+    let answer = put(&hub, "builder", &json!({ "uid": "u1", "fieldOfTheNextVersion": [1] })).await;
+
+    assert_eq!(answer.status, 201);
+    assert!(
+        answer.body["data"]["declaration"]
+            .as_str()
+            .is_some_and(|digest| digest.starts_with("1:"))
+    );
 }

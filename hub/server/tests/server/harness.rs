@@ -107,6 +107,15 @@ impl TestHub {
         self.folder.path()
     }
 
+    /// Runs a statement beside the hub's own.
+    pub(crate) async fn execute(&self, sql: &str) {
+        let mut psql = tokio::process::Command::new("psql");
+        let done = psql
+            .arg(postgres().url())
+            .args(["-q", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+        assert!(done.status().await.expect("psql is installed").success(), "{sql}");
+    }
+
     /// A request with the admin's key.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.as_key(&self.admin, method, path)

@@ -129,15 +129,17 @@ async fn put_key(
     let id = Uuid::now_v7();
     let expires_at = spoke.key_expires_at.map(|at| at.to_sqlx());
     let done = sqlx::query!(
-        "INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes, spoke, spoke_uid, expires_at)
-         VALUES ($1, $2, $3, 'spoke', $4, $5, '{spoke}', $4, $6, $7) ON CONFLICT (hash) DO NOTHING",
+        "INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes, spoke, spoke_uid, expires_at,
+                           hash_key_fingerprint)
+         VALUES ($1, $2, $3, 'spoke', $4, $5, '{spoke}', $4, $6, $7, $8) ON CONFLICT (hash) DO NOTHING",
         id,
         &key.hash.0[..],
-        key.hash_key_id,
+        key.hash_key.id,
         name.as_str(),
         key.hint,
         spoke.uid,
-        expires_at as _
+        expires_at as _,
+        key.hash_key.fingerprint
     )
     .execute(&mut *db)
     .await?;

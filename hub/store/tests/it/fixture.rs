@@ -6,7 +6,7 @@ use alkhub_config::StoreConfig;
 use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::{ApiKey, Scopes, SpokeName};
 use alkhub_store::private::Server;
-use alkhub_store::{KeyHash, KeyHasher, NewKey, SpokeKey, Store};
+use alkhub_store::{AdminKey, KeyHash, KeyHasher, NewKey, SpokeKey, Store};
 use alkhub_test_support::within;
 use prometheus::Registry;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -91,8 +91,17 @@ pub(crate) fn hash(number: u8) -> KeyHash {
 pub(crate) fn spoke_key(number: u8) -> SpokeKey {
     SpokeKey {
         hash: hash(number),
-        hash_key_id: hasher().id().to_owned(),
+        hash_key: hasher().hash_key().clone(),
         hint: api_key(number).hint().to_owned(),
+    }
+}
+
+pub(crate) fn admin_key(number: u8, alone: bool) -> AdminKey {
+    AdminKey {
+        hash: hash(number),
+        hash_key: hasher().hash_key().clone(),
+        hint: api_key(number).hint().to_owned(),
+        alone,
     }
 }
 
@@ -100,7 +109,7 @@ pub(crate) fn new_key(number: u8) -> NewKey {
     NewKey {
         name: format!("key {number}"),
         hash: hash(number),
-        hash_key_id: hasher().id().to_owned(),
+        hash_key: hasher().hash_key().clone(),
         hint: api_key(number).hint().to_owned(),
         scopes: Scopes::new(["call:*"]),
         spoke: None,

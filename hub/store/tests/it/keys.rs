@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use alkhub_protocol::Scopes;
-use alkhub_store::{Error, NewKey};
+use alkhub_store::{Error, KeyHasher, NewKey};
 use jiff::Timestamp;
 
-use crate::fixture::{api_key, hash, name, new_key, spoke, spoke_key, store};
+use crate::fixture::{
+    admin_key, api_key, config, database, execute, hash, hasher, name, new_key, ready, spoke, spoke_key, store,
+};
 
 fn now() -> Timestamp {
     Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("now")
@@ -26,7 +28,11 @@ async fn a_key_is_found_by_its_hash_and_listed_without_it() {
         .await
         .expect("made");
     let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
-    let listed = store.keys().list().await.expect("asked");
+    let listed = store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("asked");
 
     assert_eq!(listed, std::slice::from_ref(&made));
     assert_eq!((found.id.as_str(), found.name.as_str()), (made.id.as_str(), "key 1"));
@@ -96,17 +102,15 @@ async fn a_revoked_key_is_told_from_an_unknown_one() {
 #[tokio::test]
 async fn the_admin_key_is_entered_once_and_stays_revoked() {
     let store = store().await;
-    let ensure = async || {
-        store
-            .keys()
-            .ensure_admin(&hash(1), "1", api_key(1).hint())
-            .await
-            .expect("entered")
-    };
+    let ensure = async || store.keys().keep_admin(&admin_key(1, true)).await.expect("entered");
 
     ensure().await;
     ensure().await;
-    let listed = store.keys().list().await.expect("asked");
+    let listed = store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("asked");
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].scopes, Scopes::new(["admin"]));
 
@@ -124,20 +128,99 @@ async fn the_admin_key_is_entered_once_and_stays_revoked() {
 }
 
 #[tokio::test]
+async fn another_admin_key_ends_those_before_it_where_all_hubs_read_one_file() {
+    let store = store().await;
+    let keep = async |number, alone| {
+        store
+            .keys()
+            .keep_admin(&admin_key(number, alone))
+            .await
+            .expect("entered")
+    };
+    let works = async |number| {
+        let found = store.keys().find(&hash(number)).await.expect("asked");
+        found.is_some_and(|key| key.usable_at(now()))
+    };
+    store.keys().create(&new_key(9)).await.expect("made");
+
+    let first = keep(1, true).await;
+    let second = keep(2, false).await;
+    assert!(first.created && second.created && second.revoked_keys.is_empty());
+    assert!(works(1).await && works(2).await, "hubs with files of their own");
+    let third = keep(3, true).await;
+
+    assert_eq!(third.revoked_keys.len(), 2);
+    assert_eq!((works(1).await, works(2).await, works(3).await), (false, false, true));
+    assert!(works(9).await, "keys that people made stay");
+    let back = keep(1, true).await;
+    assert!(
+        !back.created && !works(1).await && works(3).await,
+        "an old one is not brought back"
+    );
+
+    // One that people made, for the file.
+    let made = NewKey {
+        scopes: Scopes::new(["admin"]),
+        ..new_key(4)
+    };
+    store.keys().create(&made).await.expect("made");
+    let fourth = keep(4, true).await;
+    assert!(!fourth.created && works(4).await && !works(3).await);
+    keep(5, true).await;
+    assert!(works(5).await && !works(4).await);
+}
+
+#[tokio::test]
+async fn a_key_of_another_hash_key_is_listed_as_dead_and_one_that_is_used_is_not() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let other = KeyHasher::new("1", &[8; 32]);
+    let id = store.keys().create(&new_key(1)).await.expect("made").id;
+    let dead = async |hasher: &KeyHasher| store.keys().list(hasher.hash_key()).await.expect("asked")[0].dead;
+
+    assert!(!dead(&hasher()).await && dead(&other).await);
+
+    // One from before the fingerprint was recorded: nobody can tell until it is used.
+    execute(&url, "UPDATE alkhub.keys SET hash_key_fingerprint = NULL").await;
+    assert!(!dead(&other).await);
+    let used = [(id, now())];
+    store.keys().touch(&used, hasher().hash_key()).await.expect("noted");
+    assert!(!dead(&hasher()).await && dead(&other).await);
+}
+
+#[tokio::test]
 async fn last_use_only_moves_forward() {
     let store = store().await;
     let id = store.keys().create(&new_key(1)).await.expect("made").id;
     let (early, late) = (now() - Duration::from_secs(60), now());
-    let last_use = async || store.keys().list().await.expect("asked")[0].last_used_at;
+    let last_use = async || {
+        store
+            .keys()
+            .list(crate::fixture::hasher().hash_key())
+            .await
+            .expect("asked")[0]
+            .last_used_at
+    };
 
-    store.keys().touch(&[]).await.expect("nothing to do");
     store
         .keys()
-        .touch(&[(id.clone(), late), (id.clone(), early), ("no-uuid".to_owned(), late)])
+        .touch(&[], hasher().hash_key())
+        .await
+        .expect("nothing to do");
+    store
+        .keys()
+        .touch(
+            &[(id.clone(), late), (id.clone(), early), ("no-uuid".to_owned(), late)],
+            hasher().hash_key(),
+        )
         .await
         .expect("noted");
     assert_eq!(last_use().await, Some(late));
-    store.keys().touch(&[(id, early)]).await.expect("noted");
+    store
+        .keys()
+        .touch(&[(id, early)], hasher().hash_key())
+        .await
+        .expect("noted");
     assert_eq!(last_use().await, Some(late));
 }
 
@@ -176,7 +259,15 @@ async fn a_spokes_own_key_may_do_what_the_spoke_may_now() {
     let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
     assert_eq!(found.scopes, Scopes::new(["call:git.log", "spoke"]));
     assert!(found.spoke.expect("has a spoke").suspended);
-    assert_eq!(store.keys().list().await.expect("asked")[0].scopes, found.scopes);
+    assert_eq!(
+        store
+            .keys()
+            .list(crate::fixture::hasher().hash_key())
+            .await
+            .expect("asked")[0]
+            .scopes,
+        found.scopes
+    );
 }
 
 #[tokio::test]

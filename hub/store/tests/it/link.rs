@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{config, database, execute, hash, new_key, number, ready};
+use crate::fixture::{admin_key, config, database, execute, hash, new_key, number, ready};
 
 #[tokio::test]
 async fn postgres_may_go_and_come_back() {
@@ -69,6 +69,32 @@ async fn a_schema_that_is_gone_is_made_anew() {
     store.keys().create(&new_key(1)).await.expect("made again");
 }
 
+/// Else nobody could declare a spoke or make a key until a hub is restarted.
+#[tokio::test]
+async fn a_schema_that_lost_the_admin_key_gets_it_again_and_none_that_was_revoked() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    store.keys().keep_admin(&admin_key(1, true)).await.expect("entered");
+    let found = async || store.keys().find(&hash(1)).await;
+    let back = async |what: &str| {
+        until(what, async || match found().await {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    };
+
+    execute(&url, "DROP SCHEMA alkhub CASCADE").await;
+    back("a schema that was made anew has it").await;
+    execute(&url, "DELETE FROM alkhub.keys").await;
+    back("a schema that was put back without it has it").await;
+
+    let id = found().await.expect("asked").expect("known").id;
+    store.keys().revoke(&id).await.expect("asked");
+    store.keys().keep_admin(&admin_key(1, true)).await.expect("entered");
+    assert!(found().await.expect("asked").expect("known").revoked_at.is_some());
+}
+
 #[tokio::test]
 async fn a_failed_statement_brings_the_link_down_before_the_next_ping() {
     let server = Server::temporary().await.expect("a server of the test's own");
@@ -80,7 +106,11 @@ async fn a_failed_statement_brings_the_link_down_before_the_next_ping() {
     .await;
 
     server.stop().await.expect("stops");
-    let failed = within("it fails in time", store.keys().list()).await;
+    let failed = within(
+        "it fails in time",
+        store.keys().list(crate::fixture::hasher().hash_key()),
+    )
+    .await;
 
     assert!(failed.is_err_and(|error| error.is_transient()));
     let mut link = store.link();
@@ -146,7 +176,7 @@ async fn a_busy_pool_is_an_error_in_time_and_no_lost_link() {
     let tasks = TaskTracker::new();
     let stuck = tasks.spawn({
         let store = store.clone();
-        async move { store.keys().list().await }
+        async move { store.keys().list(crate::fixture::hasher().hash_key()).await }
     });
 
     until("the one connection is in use", async || {
@@ -191,7 +221,7 @@ async fn a_statement_ends_at_its_limit() {
         .await
         .expect("locks");
 
-    let ended = within("it ends", store.keys().list()).await;
+    let ended = within("it ends", store.keys().list(crate::fixture::hasher().hash_key())).await;
 
     assert!(
         matches!(
@@ -204,18 +234,29 @@ async fn a_statement_ends_at_its_limit() {
         "{ended:?}"
     );
     sqlx::raw_sql("COMMIT").execute(&mut other).await.expect("lets go");
-    store.keys().list().await.expect("the connection is as good as before");
+    store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("the connection is as good as before");
 }
 
 #[tokio::test]
 async fn a_closed_store_refuses_and_a_dropped_one_leaves_no_connection() {
     let url = database().await;
     let store = ready(&config(&url)).await;
-    store.keys().list().await.expect("listed");
+    store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("listed");
 
     within("it closes", store.close()).await;
 
-    assert!(matches!(store.keys().list().await, Err(Error::Unavailable { .. })));
+    assert!(matches!(
+        store.keys().list(crate::fixture::hasher().hash_key()).await,
+        Err(Error::Unavailable { .. })
+    ));
     drop(ready(&config(&url)).await);
     until("every connection is gone", async || {
         let left = number(
@@ -240,12 +281,19 @@ async fn everything_that_is_counted_has_a_value() {
         String::from_utf8(text).expect("is text")
     };
     assert!(scrape().contains("alkhub_postgres_up 0"), "{}", scrape());
-    assert!(store.keys().list().await.is_err(), "the link is not up yet");
+    assert!(
+        store.keys().list(crate::fixture::hasher().hash_key()).await.is_err(),
+        "the link is not up yet"
+    );
 
     within("it is ready", store.prepare(&CancellationToken::new()))
         .await
         .expect("prepared");
-    store.keys().list().await.expect("listed");
+    store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("listed");
 
     let text = scrape();
     for line in [

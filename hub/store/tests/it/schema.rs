@@ -127,7 +127,13 @@ async fn two_schemas_in_one_database_do_not_see_each_other() {
         .expect("put");
 
     assert_eq!(two.keys().find(&hash(1)).await.expect("asked"), None);
-    assert_eq!(two.keys().list().await.expect("asked"), []);
+    assert_eq!(
+        two.keys()
+            .list(crate::fixture::hasher().hash_key())
+            .await
+            .expect("asked"),
+        []
+    );
     assert_eq!(two.spokes().list().await.expect("asked"), []);
     two.keys().create(&new_key(1)).await.expect("its own");
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use alkhub_protocol::register::SpokeType;
-use alkhub_store::{Deleted, Error, NewKey, Store};
+use alkhub_store::{Deleted, Error, KeyHasher, NewKey, Store};
 use alkhub_test_support::within;
 use jiff::Timestamp;
 
-use crate::fixture::{hash, name, new_key, spoke, spoke_key, store};
+use crate::fixture::{api_key, hash, hasher, name, new_key, spoke, spoke_key, store};
 
 async fn works(store: &Store, key: u8) -> bool {
     let found = store.keys().find(&hash(key)).await.expect("asked");
@@ -55,7 +55,15 @@ async fn the_same_put_again_changes_nothing() {
     assert_eq!(again.revoked_keys, Vec::<String>::new());
     assert_eq!(again.record, first.record);
     assert!(works(&store, 1).await);
-    assert_eq!(store.keys().list().await.expect("asked").len(), 1);
+    assert_eq!(
+        store
+            .keys()
+            .list(crate::fixture::hasher().hash_key())
+            .await
+            .expect("asked")
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -177,6 +185,63 @@ async fn keys_overlap_while_they_are_rotated() {
     assert_eq!(new.expires_at, None);
 }
 
+/// Who puts a key learns by it whether the key is the one in force.
+#[tokio::test]
+async fn the_hint_of_a_spokes_key_is_that_of_the_one_in_force() {
+    let store = store().await;
+    let (builder, mut put) = (name("builder"), spoke("a"));
+    let hint = async |hasher: &KeyHasher| {
+        let hints = store.spokes().key_hints(None, hasher.hash_key()).await.expect("asked");
+        hints.get(&builder).cloned()
+    };
+    let (ours, of) = (hasher(), |number| Some(api_key(number).hint().to_owned()));
+
+    store
+        .spokes()
+        .put(&builder, &put, Some(&spoke_key(1)))
+        .await
+        .expect("put");
+    store.spokes().ensure_adhoc(&name("other")).await.expect("made");
+    assert_eq!(hint(&ours).await, of(1));
+    put.overlap_seconds = 60;
+    store
+        .spokes()
+        .put(&builder, &put, Some(&spoke_key(2)))
+        .await
+        .expect("put");
+    assert_eq!(hint(&ours).await, of(2), "not the one that goes on for a minute");
+    store
+        .spokes()
+        .put(&builder, &put, Some(&spoke_key(1)))
+        .await
+        .expect("put");
+    assert_eq!(hint(&ours).await, of(2), "a superseded key is not brought back");
+    assert_eq!(hint(&KeyHasher::new("1", &[8; 32])).await, None, "of another secret");
+
+    let keys = store.keys().list(ours.hash_key()).await.expect("asked");
+    let id = &keys
+        .iter()
+        .find(|key| Some(&key.hint) == of(2).as_ref())
+        .expect("listed")
+        .id;
+    store.keys().revoke(id).await.expect("asked");
+    assert_eq!(hint(&ours).await, None);
+    let named = store.spokes().key_hints(Some(&[name("other")]), ours.hash_key()).await;
+    assert_eq!(named.expect("asked").len(), 0);
+}
+
+#[tokio::test]
+async fn keys_of_another_hash_key_are_counted_until_they_are_ended() {
+    let store = store().await;
+    let id = store.keys().create(&new_key(1)).await.expect("made").id;
+    let other = KeyHasher::new("1", &[8; 32]);
+
+    assert_eq!(store.keys().count_dead(hasher().hash_key()).await.expect("asked"), 0);
+    assert_eq!(store.keys().count_dead(other.hash_key()).await.expect("asked"), 1);
+    store.keys().revoke(&id).await.expect("asked");
+    assert_eq!(store.keys().count_dead(other.hash_key()).await.expect("asked"), 0);
+}
+
 #[tokio::test]
 async fn a_late_put_of_the_old_key_does_not_bring_it_back() {
     let store = store().await;
@@ -269,7 +334,13 @@ async fn a_key_revoked_by_hand_stays_revoked_whoever_puts_it() {
         .put(&builder, &spoke("a"), Some(&spoke_key(1)))
         .await
         .expect("put");
-    let id = store.keys().list().await.expect("asked")[0].id.clone();
+    let id = store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("asked")[0]
+        .id
+        .clone();
     store.keys().revoke(&id).await.expect("asked");
 
     let again = store
@@ -324,7 +395,13 @@ async fn a_delete_that_names_another_uid_does_nothing() {
     assert_eq!(store.spokes().delete(&builder, Some("a")).await.expect("asked"), None);
     assert!(works(&store, 1).await);
 
-    let id = store.keys().list().await.expect("asked")[0].id.clone();
+    let id = store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("asked")[0]
+        .id
+        .clone();
     let deleted = store.spokes().delete(&builder, Some("b")).await.expect("asked");
     assert_eq!(deleted, Some(Deleted { revoked_keys: vec![id] }));
     assert!(!works(&store, 1).await);
@@ -459,7 +536,15 @@ async fn puts_at_the_same_time_end_as_one() {
     }
 
     assert_eq!(created, 1);
-    assert_eq!(store.keys().list().await.expect("asked").len(), 2);
+    assert_eq!(
+        store
+            .keys()
+            .list(crate::fixture::hasher().hash_key())
+            .await
+            .expect("asked")
+            .len(),
+        2
+    );
     assert_ne!(
         works(&store, 0).await,
         works(&store, 1).await,

@@ -81,7 +81,11 @@ async fn the_servers_certificate_and_name_are_checked_against_the_file() {
     };
 
     let store = ready(&with_ca(&url("localhost", "?sslmode=verify-full"))).await;
-    store.keys().list().await.expect("works");
+    store
+        .keys()
+        .list(crate::fixture::hasher().hash_key())
+        .await
+        .expect("works");
     let unnamed = why_down(&with_ca(&url("127.0.0.1", "?sslmode=verify-full"))).await;
     let implied = why_down(&with_ca(&url("127.0.0.1", ""))).await;
     let authority_only = why_down(&with_ca(&url("127.0.0.1", "?sslmode=verify-ca"))).await;

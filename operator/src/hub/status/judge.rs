@@ -235,10 +235,11 @@ mod tests {
             spokes_connected: 0,
             redis: redis.to_owned(),
             postgres: postgres.to_owned(),
+            dead_keys: None,
         };
         Ok(Seen {
             report,
-            spokes: std::collections::HashMap::new(),
+            spokes: Ok(std::collections::HashMap::new()),
         })
     }
 

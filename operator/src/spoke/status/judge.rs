@@ -4,23 +4,35 @@ use alkhub_crds::condition::{self, ACCEPTED, CONNECTED, CREDENTIALS_ISSUED, Cond
 use alkhub_crds::{Condition, Spoke, SpokePhase};
 use alkhub_protocol::admin::SpokeInfo;
 
+use crate::spoke::register::Registered;
 use crate::spoke::validate::Waiting;
 
 /// How a reconcile of a Spoke ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    Registered { declared: String },
+    Registered(Registered),
     Waiting { waiting: Waiting, why: String },
     Refused { reason: &'static str, message: String },
     Failed { message: String },
 }
 
+// === impl Finding ===
+
+impl Finding {
+    /// Whether there is no Hub that could know the spoke: nothing of what it reported before is true any more.
+    pub(super) fn is_without_hub(&self) -> bool {
+        let Self::Waiting { waiting, .. } = self else {
+            return false;
+        };
+        matches!(waiting, Waiting::HubNotFound | Waiting::HubGoing)
+    }
+}
+
 /// How far the spoke has come.
 pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&SpokeInfo>) -> SpokePhase {
     let status = spoke.status.as_ref();
-    let issued =
-        matches!(finding, Finding::Registered { .. }) || status.is_some_and(|status| status.declared.is_some());
-    if !issued || matches!(finding, Finding::Refused { .. }) {
+    let issued = matches!(finding, Finding::Registered(_)) || status.is_some_and(|status| status.declared.is_some());
+    if !issued || finding.is_without_hub() || matches!(finding, Finding::Refused { .. }) {
         return SpokePhase::Pending;
     }
     if spoke.spec.suspended {
@@ -46,7 +58,7 @@ pub(super) fn conditions(
     info: Option<&SpokeInfo>,
 ) -> Vec<Verdict> {
     match finding {
-        Finding::Registered { .. } => vec![
+        Finding::Registered(_) => vec![
             Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke"),
             Verdict::new(
                 CREDENTIALS_ISSUED,
@@ -182,15 +194,18 @@ mod tests {
             operations: Vec::new(),
             labels: std::collections::BTreeMap::new(),
             connected_at: None,
+            declaration: None,
+            key_hint: None,
             disconnected_at: was_there.then_some(at),
             last_heartbeat_at: None,
         }
     }
 
     fn registered() -> Finding {
-        Finding::Registered {
+        Finding::Registered(Registered {
             declared: "d".to_owned(),
-        }
+            key_hint: Some("alk_aaaaaa".to_owned()),
+        })
     }
 
     fn unreachable() -> Finding {
@@ -220,6 +235,25 @@ mod tests {
             phase(&suspended, &registered(), Some(&info(1, true))),
             SpokePhase::Suspended
         );
+    }
+
+    #[test]
+    fn a_spoke_whose_hub_is_gone_or_going_is_pending() {
+        let mut spoke = spoke();
+        spoke.status = Some(SpokeStatus {
+            phase: Some(SpokePhase::Connected),
+            declared: Some("d".to_owned()),
+            ..SpokeStatus::default()
+        });
+
+        for waiting in [Waiting::HubNotFound, Waiting::HubGoing] {
+            let why = String::new();
+            let finding = Finding::Waiting { waiting, why };
+            assert_eq!(phase(&spoke, &finding, None), SpokePhase::Pending, "{waiting:?}");
+            let issued = conditions(&[], &spoke, &finding, None);
+            let issued = issued.iter().find(|verdict| verdict.kind == CREDENTIALS_ISSUED);
+            assert_eq!(issued.map(|verdict| verdict.status), Some(ConditionStatus::False));
+        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What is to be done for a Spoke, without a cluster.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use alkhub_crds::SpokeStatus;
@@ -12,7 +11,7 @@ use kube::core::PartialObjectMeta;
 use tokio::time::Instant;
 
 use super::*;
-use crate::context::{Look, Seen};
+use crate::context::{AdminKey, Look, Seen};
 use crate::hub::testing::{given, hub};
 use crate::names::{FINALIZER, owner};
 
@@ -33,7 +32,8 @@ pub(in crate::spoke) fn spoke() -> Spoke {
     spoke
 }
 
-fn look(seen: Result<(), String>) -> Arc<Look> {
+/// A look that saw these spokes, or the hub alone, or nothing.
+fn look(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Look> {
     let report = HubReport {
         hub_id: "demo-1".parse().expect("valid"),
         version: "1".to_owned(),
@@ -42,23 +42,35 @@ fn look(seen: Result<(), String>) -> Arc<Look> {
         spokes_connected: 0,
         redis: "up".to_owned(),
         postgres: "up".to_owned(),
+        dead_keys: None,
     };
-    let seen = seen.map(|()| Seen {
+    let seen = seen.map(|spokes| Seen {
         report,
-        spokes: HashMap::new(),
+        spokes: spokes.map(|spokes| spokes.into_iter().map(|info| (info.name.to_string(), info)).collect()),
     });
     Arc::new(Look {
         asked: true,
         at: Instant::now(),
-        key: Some(("uid-auth".to_owned(), "k".into())),
+        key: Some(AdminKey {
+            uid: "uid-auth".to_owned(),
+            version: "1".to_owned(),
+            key: "k".into(),
+        }),
+        denied: false,
         seen,
     })
+}
+
+/// What a hub reports of the Spoke `builder`.
+fn reported(uid: &str, declaration: Option<&str>, hint: Option<&str>) -> SpokeInfo {
+    let info = serde_json::json!({"name": "builder", "uid": uid, "declaration": declaration, "keyHint": hint});
+    serde_json::from_value(info).expect("a spoke")
 }
 
 fn observed() -> Observed {
     Observed {
         hub: Some(Arc::new(hub(given()))),
-        look: Some(look(Ok(()))),
+        look: Some(look(Ok(Ok(Vec::new())))),
         secret: None,
         told: None,
     }
@@ -91,6 +103,11 @@ async fn a_spoke_waits_for_its_hub() {
         ..observed()
     };
     assert_eq!(waits(&spoke(), &silent), Some(Waiting::HubUnreachable));
+    let listless = Observed {
+        look: Some(look(Ok(Err("503".to_owned())))),
+        ..observed()
+    };
+    assert_eq!(waits(&spoke(), &listless), Some(Waiting::HubUnreachable));
     assert_eq!(
         waits(
             &spoke(),
@@ -110,7 +127,7 @@ async fn the_digest_is_another_when_anything_is_another() {
     let mut suspended = spoke();
     suspended.spec.suspended = true;
     let mut rekeyed = declared(&spoke(), &observed());
-    rekeyed.key.0 = "uid-auth-2".to_owned();
+    rekeyed.key.uid = "uid-auth-2".to_owned();
 
     assert_eq!(base.digest("s", "1"), declared(&spoke(), &observed()).digest("s", "1"));
     assert_ne!(base.digest("s", "1"), base.digest("s", "2"));
@@ -177,6 +194,49 @@ async fn nothing_is_sent_again_only_while_everything_is_as_it_was() {
     assert!(!declaration.is_done(&told, &done));
 }
 
+/// A database that was put back, or somebody else's put.
+#[tokio::test]
+async fn a_hub_that_has_another_declaration_or_key_is_told_again() {
+    let mut issued = spoke();
+    issued.status = Some(SpokeStatus {
+        key_hint: Some("alk_aaaaaa".to_owned()),
+        ..SpokeStatus::default()
+    });
+    let digest = declared(&issued, &observed()).put.digest();
+    let known = |info: SpokeInfo| {
+        let look = Some(look(Ok(Ok(vec![info]))));
+        declared(&issued, &Observed { look, ..observed() }).known
+    };
+    let hint = Some("alk_aaaaaa");
+
+    assert!(known(reported("uid-spoke", Some(&digest), hint)));
+    assert!(!known(reported("uid-other", Some(&digest), hint)));
+    assert!(!known(reported(
+        "uid-spoke",
+        Some("1:00000000000000000000000000000000"),
+        hint
+    )));
+    assert!(!known(reported("uid-spoke", Some(&digest), Some("alk_bbbbbb"))));
+    assert!(!known(reported("uid-spoke", Some(&digest), None)));
+    assert!(known(reported("uid-spoke", Some("2:of the next version"), hint)));
+    assert!(
+        known(reported("uid-spoke", None, None)),
+        "a hub of before tells neither"
+    );
+}
+
+#[tokio::test]
+async fn keys_overlap_as_long_as_the_spec_says() {
+    let mut patient = spoke();
+    patient.spec.credentials = Some(alkhub_crds::spoke::Credentials {
+        overlap_seconds: Some(60),
+        ..Default::default()
+    });
+
+    assert_eq!(declared(&patient, &observed()).put.overlap_seconds, 60);
+    assert_eq!(declared(&spoke(), &observed()).put.overlap_seconds, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_look_from_before_the_declaration_is_not_held_against_it() {
     let before = observed();
@@ -188,7 +248,7 @@ async fn a_look_from_before_the_declaration_is_not_held_against_it() {
     assert!(declared(&spoke(), &told).known);
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
     let later = Observed {
-        look: Some(look(Ok(()))),
+        look: Some(look(Ok(Ok(Vec::new())))),
         ..told
     };
     assert!(!declared(&spoke(), &later).known);

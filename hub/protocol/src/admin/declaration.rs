@@ -1,0 +1,114 @@
+//! The digest of a declaration: by it an operator sees whether a hub still has what it was told.
+//!
+//! Invariants
+//! - It is made of the values, field by field, and not of a text: another order or another form of the same JSON
+//!   changes nothing.
+//! - Its version is in front. Who does not know the version compares nothing: a hub of another minor version is not
+//!   told the same again and again.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use super::SpokePut;
+use crate::register::SpokeType;
+
+/// What [`SpokePut::digest`] begins with.
+const VERSION: &str = "1:";
+
+// === impl SpokePut ===
+
+impl SpokePut {
+    /// Digest of what the spoke is and may do; its keys are not in it.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(bytes);
+        };
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).to_be_bytes();
+        part(self.uid.as_bytes());
+        part(match self.spoke_type {
+            SpokeType::DevEnv => b"dev-env",
+            SpokeType::Client => b"client",
+            SpokeType::Compute => b"compute",
+        });
+        part(&count(self.operations.len()));
+        self.operations.iter().for_each(|operation| part(operation.as_bytes()));
+        part(&count(self.scopes.iter().count()));
+        self.scopes.iter().for_each(|scope| part(scope.as_bytes()));
+        part(&count(self.labels.len()));
+        for (name, value) in &self.labels {
+            part(name.as_bytes());
+            part(value.as_bytes());
+        }
+        part(
+            self.concurrency
+                .map_or_else(String::new, |limit| limit.to_string())
+                .as_bytes(),
+        );
+        part(&[u8::from(self.suspended)]);
+        let digest = hash.finalize();
+        digest.iter().take(16).fold(VERSION.to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    /// Whether a hub that reports this digest has this declaration; one of a version that is not known here is taken
+    /// to have it.
+    pub fn agrees_with(&self, reported: &str) -> bool {
+        !reported.starts_with(VERSION) || reported == self.digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(change: &serde_json::Value) -> SpokePut {
+        let mut put = serde_json::json!({
+            "uid": "u", "spokeType": "compute", "operations": ["a.b", "c.*"], "scopes": ["call:*"],
+            "labels": {"x": "y"}, "concurrency": 3, "suspended": false,
+        });
+        for (key, value) in change.as_object().into_iter().flatten() {
+            put[key] = value.clone();
+        }
+        serde_json::from_value(put).expect("a declaration")
+    }
+
+    #[test]
+    fn every_field_but_the_keys_is_in_the_digest() {
+        let digest = put(&serde_json::json!({})).digest();
+
+        for change in [
+            serde_json::json!({"uid": "v"}),
+            serde_json::json!({"spokeType": "client"}),
+            serde_json::json!({"operations": ["a.bc", ".*"]}),
+            serde_json::json!({"operations": ["a.b"], "scopes": ["c.*", "call:*"]}),
+            serde_json::json!({"scopes": []}),
+            serde_json::json!({"labels": {"xy": ""}}),
+            serde_json::json!({"concurrency": null}),
+            serde_json::json!({"suspended": true}),
+        ] {
+            assert_ne!(put(&change).digest(), digest, "{change}");
+        }
+        let keys = serde_json::json!({"key": "alk_x", "overlapSeconds": 9, "keyExpiresAt": "2026-01-01T00:00:00Z"});
+        assert_eq!(put(&keys).digest(), digest);
+    }
+
+    #[test]
+    fn the_digest_of_this_version_never_changes() {
+        let digest = put(&serde_json::json!({})).digest();
+
+        assert_eq!(digest, "1:70ed5e4debcea191c88f29469daa143f");
+    }
+
+    #[test]
+    fn a_digest_of_another_version_is_not_compared() {
+        let put = put(&serde_json::json!({}));
+
+        assert!(put.agrees_with(&put.digest()) && put.agrees_with("2:whatever"));
+        assert!(!put.agrees_with("1:00000000000000000000000000000000"));
+    }
+}

@@ -1,0 +1,104 @@
+//! The first key, which has scope `admin` and comes from a file: whoever finds it missing enters it again.
+//!
+//! Invariants
+//! - One that was ended stays ended, whoever enters it again.
+//! - A schema that was made anew, or put back from an older dump, has it as soon as a hub looks at its link.
+
+use sqlx::{Connection as _, PgConnection};
+use uuid::Uuid;
+
+use super::Keys;
+use crate::metrics::Statement;
+use crate::session::run;
+use crate::{Error, HashKey, KeyHash};
+
+/// The key in `auth.admin-key-file`.
+#[derive(Clone, Debug)]
+pub struct AdminKey {
+    /// Its hash.
+    pub hash: KeyHash,
+    /// Which secret made the hash.
+    pub hash_key: HashKey,
+    /// Its first characters.
+    pub hint: String,
+    /// Whether every hub of this schema reads the same file: a key that is new then ends those that were in it before.
+    pub alone: bool,
+}
+
+/// What entering the first key did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminEntered {
+    /// It was not known before.
+    pub created: bool,
+    /// Earlier first keys that ended with it, by id.
+    pub revoked_keys: Vec<String>,
+}
+
+impl Keys<'_> {
+    /// Enters the first key, and again whenever this hub finds the schema without it, until another is given here.
+    /// One that was revoked stays revoked.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like; it is entered as soon as the link is up again all the same.
+    pub async fn keep_admin(self, admin: &AdminKey) -> Result<AdminEntered, Error> {
+        self.0.admin.send_replace(Some(admin.clone()));
+        let mut entered = run!(self.0, Statement::KeyCreate, |db| enter(db, admin))?;
+        if !entered.created {
+            entered.revoked_keys = run!(self.0, Statement::KeyCreate, |db| end_others(db, admin))?;
+        }
+        Ok(entered)
+    }
+}
+
+/// Enters the first key where it is missing.
+pub(crate) async fn enter(db: &mut PgConnection, admin: &AdminKey) -> sqlx::Result<AdminEntered> {
+    // Asked first: a look at the link must not write, least of all to a Postgres that only reads.
+    let known = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM keys WHERE hash = $1) AS "known!""#,
+        &admin.hash.0[..]
+    )
+    .fetch_one(&mut *db)
+    .await?;
+    if known {
+        return Ok(AdminEntered::default());
+    }
+    let mut tx = db.begin().await?;
+    let inserted = sqlx::query!(
+        "INSERT INTO keys (id, hash, hash_key_id, hash_key_fingerprint, origin, name, hint, scopes)
+         VALUES ($1, $2, $3, $4, 'admin', 'admin', $5, ARRAY['admin'])
+         ON CONFLICT (hash) DO NOTHING",
+        Uuid::now_v7(),
+        &admin.hash.0[..],
+        admin.hash_key.id,
+        admin.hash_key.fingerprint,
+        admin.hint
+    )
+    .execute(&mut *tx)
+    .await?;
+    let created = inserted.rows_affected() > 0;
+    let revoked_keys = end_others(&mut tx, admin).await?;
+    tx.commit().await?;
+    Ok(AdminEntered { created, revoked_keys })
+}
+
+/// Ends the first keys of before where every hub reads one file. One that people made and then wrote into the file is a
+/// first key from then on. A key that has ended itself ends no other: a hub with an old file does no harm.
+async fn end_others(db: &mut PgConnection, admin: &AdminKey) -> sqlx::Result<Vec<String>> {
+    if !admin.alone {
+        return Ok(Vec::new());
+    }
+    let revoked = sqlx::query_scalar!(
+        "WITH ours AS (
+             UPDATE keys SET origin = 'admin'
+             WHERE hash = $1 AND spoke IS NULL AND 'admin' = ANY(scopes) AND revoked_at IS NULL
+               AND (expires_at IS NULL OR expires_at > now())
+             RETURNING id
+         )
+         UPDATE keys k SET revoked_at = now() FROM ours
+         WHERE k.origin = 'admin' AND k.id <> ours.id AND k.revoked_at IS NULL RETURNING k.id",
+        &admin.hash.0[..]
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(revoked.into_iter().map(|id| id.to_string()).collect())
+}

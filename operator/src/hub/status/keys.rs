@@ -1,0 +1,132 @@
+//! What a Hub's conditions say of its keys: its own to the admin API, and those that no hash key of now made; pure.
+
+use alkhub_crds::Condition;
+use alkhub_crds::condition::{self, ConditionStatus, DEGRADED, KEYS_VALID, Verdict};
+
+use crate::context::Look;
+
+/// The verdicts with what the last look says of keys.
+pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], look: Option<&Look>, secret: &str) -> Vec<Verdict> {
+    let denied = look.is_some_and(|look| look.denied);
+    let mut verdicts: Vec<_> = verdicts
+        .iter()
+        .map(|verdict| match verdict.reason {
+            "HubUnreachable" if denied && verdict.kind == DEGRADED => refused(secret),
+            _ => verdict.clone(),
+        })
+        .collect();
+    verdicts.push(valid(old, look, secret));
+    verdicts
+}
+
+fn refused(secret: &str) -> Verdict {
+    let message = format!(
+        "the hub refuses the admin key in Secret `{secret}`: it has ended, or the hubs have not read it yet. Spokes \
+         cannot be declared. Write a new key there as `admin-key`; the hubs read it within two minutes"
+    );
+    Verdict::new(DEGRADED, true, "AdminKeyRefused", &message)
+}
+
+/// While nobody tells, what was last known stays.
+fn valid(old: &[Condition], look: Option<&Look>, secret: &str) -> Verdict {
+    let told = look.and_then(|look| look.seen.as_ref().ok()?.report.dead_keys);
+    let before = condition::find(old, KEYS_VALID).filter(|before| before.status != "Unknown");
+    let all = "every key in the schema was hashed with the Hub's hash key of now";
+    match (told, before) {
+        (Some(0), _) => Verdict::new(KEYS_VALID, true, "Valid", all),
+        (Some(count), _) => {
+            let message = format!(
+                "{count} keys open nothing: another hash key than the one in Secret `{secret}` hashed them, so that \
+                 Secret was lost or made anew. Spokes were issued again by themselves; `alkhub keys list` names the \
+                 others: make new ones and revoke those"
+            );
+            Verdict::new(KEYS_VALID, false, "HashKeyChanged", &message)
+        }
+        (None, Some(before)) if before.status == "True" => Verdict::new(KEYS_VALID, true, "Valid", &before.message),
+        (None, Some(before)) => Verdict::new(KEYS_VALID, false, "HashKeyChanged", &before.message),
+        (None, None) => {
+            let message = "no hub has told yet which keys are in its schema";
+            Verdict::new(KEYS_VALID, ConditionStatus::Unknown, "NotTold", message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::admin::HubReport;
+    use k8s_openapi::jiff::Timestamp;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::context::Seen;
+
+    fn look(denied: bool, seen: Result<Option<u64>, String>) -> Look {
+        let report = |dead_keys| HubReport {
+            hub_id: "demo-1".parse().expect("valid"),
+            version: "1".to_owned(),
+            channel_prefix: "alk:".to_owned(),
+            pods: Vec::new(),
+            spokes_connected: 0,
+            redis: "up".to_owned(),
+            postgres: "up".to_owned(),
+            dead_keys,
+        };
+        Look {
+            at: Instant::now(),
+            asked: true,
+            key: None,
+            denied,
+            seen: seen.map(|dead| Seen {
+                report: report(dead),
+                spokes: Ok(std::collections::HashMap::new()),
+            }),
+        }
+    }
+
+    fn says(verdicts: &[Verdict], kind: &str) -> (ConditionStatus, &'static str) {
+        let verdict = verdicts.iter().find(|verdict| verdict.kind == kind).expect("there");
+        (verdict.status, verdict.reason)
+    }
+
+    #[test]
+    fn a_refused_admin_key_is_degraded_with_a_reason_of_its_own() {
+        let silent = [Verdict::new(
+            DEGRADED,
+            ConditionStatus::Unknown,
+            "HubUnreachable",
+            "401",
+        )];
+        let stuck = [Verdict::new(DEGRADED, true, "PodsStuck", "why")];
+        let denied = look(true, Err("401".to_owned()));
+
+        let of = |verdicts: &[Verdict], look: &Look| says(&judged(verdicts, &[], Some(look), "demo-auth"), DEGRADED);
+
+        assert_eq!(of(&silent, &denied), (ConditionStatus::True, "AdminKeyRefused"));
+        assert_eq!(of(&stuck, &denied), (ConditionStatus::True, "PodsStuck"));
+        let away = look(false, Err("503".to_owned()));
+        assert_eq!(of(&silent, &away), (ConditionStatus::Unknown, "HubUnreachable"));
+    }
+
+    #[test]
+    fn keys_of_another_hash_key_are_a_condition_until_they_are_ended_and_while_nobody_tells() {
+        let after = |old: &[Condition], seen: Result<Option<u64>, String>| {
+            let verdicts = judged(&[], old, Some(&look(false, seen)), "demo-auth");
+            condition::set(old, &verdicts, None, Timestamp::UNIX_EPOCH)
+        };
+        let reason = |conditions: &[Condition]| conditions[0].reason.clone();
+
+        let untold = after(&[], Err("503".to_owned()));
+        let lost = after(&untold, Ok(Some(2)));
+        let silent = after(&lost, Ok(None));
+        let mended = after(&silent, Ok(Some(0)));
+        let away = after(&mended, Err("503".to_owned()));
+
+        assert_eq!(reason(&untold), "NotTold");
+        assert_eq!(
+            (reason(&lost), lost[0].status.as_str()),
+            ("HashKeyChanged".to_owned(), "False")
+        );
+        assert!(lost[0].message.starts_with("2 keys") && silent == lost);
+        assert_eq!((reason(&mended), away), ("Valid".to_owned(), mended));
+    }
+}
