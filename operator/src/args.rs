@@ -15,13 +15,16 @@
 //! | alkhub.dev | spokes | patch | the finalizer that ends a spoke's key before the resource goes |
 //! | alkhub.dev | hubs/status, spokes/status | patch | conditions |
 //! | alkhub.dev | hubs/finalizers, spokes/finalizers | update | owner references with `blockOwnerDeletion`, where the admission plugin asks for it |
-//! | apps | deployments, statefulsets | get, list, watch, create, patch, delete | hub pods; managed Redis and Postgres |
-//! | "" | services, configmaps, serviceaccounts | get, list, watch, create, patch, delete | what a hub pod needs beside it |
+//! | apps | deployments | get, list, watch, create, patch | hub pods; they go with their Hub |
+//! | apps | statefulsets | get, list, watch, create, patch, delete | managed Redis and Postgres |
+//! | "" | serviceaccounts | get, list, watch, create, patch | the account of hub pods, without rights |
+//! | "" | services, configmaps | get, list, watch, create, patch, delete | what a hub pod needs beside it |
 //! | "" | secrets | get, list, watch, create, patch, delete | generated keys and passwords; URLs that a Hub names (list and watch ask for metadata only) |
 //! | policy | poddisruptionbudgets | get, list, watch, create, patch, delete | a drain of nodes leaves a Hub serving |
 //! | events.k8s.io | events | create, patch | one Event per transition |
 //!
-//! In the operator's own namespace, a Role: coordination.k8s.io `leases`: get, list, watch, create, update (leader election).
+//! In the operator's own namespace, a Role: coordination.k8s.io `leases`: get, list, watch, update of the one of
+//! `--lease-name`, and create (leader election).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

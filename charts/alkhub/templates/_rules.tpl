@@ -19,13 +19,21 @@ wildcard.
 - apiGroups: [alkhub.dev]
   resources: [hubs/finalizers, spokes/finalizers]
   verbs: [update]
-# Hub pods, and the Redis and Postgres of a Hub with `managed: true`.
+# Hub pods. They go with their Hub, by its owner reference: the operator deletes none.
 - apiGroups: [apps]
-  resources: [deployments, statefulsets]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+# The Redis and Postgres of a Hub with `managed: true`.
+- apiGroups: [apps]
+  resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]
-# The Services of hubs and of managed servers; the rendered configuration; an account without rights for hub pods.
+# An account without rights for hub pods.
 - apiGroups: [""]
-  resources: [services, configmaps, serviceaccounts]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+# The Services of hubs and of managed servers; the rendered configuration.
+- apiGroups: [""]
+  resources: [services, configmaps]
   verbs: [get, list, watch, create, patch, delete]
 # Keys: a Hub's own Secret, a Spoke's key, passwords of managed servers, and URLs that a Hub's spec names. Lists and
 # watches ask for metadata only.
