@@ -188,6 +188,7 @@ fn shown(instance: &Instance) -> (SpokeName, InstanceInfo, Vec<OperationName>) {
         hub_id: entry.hub.clone(),
         generation: entry.generation,
         connected_at: entry.connected_at,
+        labels: entry.labels.clone(),
         host_info: entry.host_info.clone(),
     };
     let operations = entry.operations.iter().map(|offer| offer.name.clone());

@@ -129,6 +129,9 @@ pub struct InstanceInfo {
     /// When it connected.
     #[schemars(with = "String")]
     pub connected_at: Timestamp,
+    /// The labels that it registered with; those of its declaration are the spoke's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What it said of its host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_info: Option<RawJson>,

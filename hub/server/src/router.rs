@@ -122,9 +122,9 @@ fn administration() -> Vec<Endpoint> {
             .needs(scope::ADMIN)
             .gives::<KeyInfo>(200),
         at(Method::GET, "/v1/admin/spokes/{name}", get(spokes::get))
-            .says("One declared spoke.")
+            .says("One declared spoke, and what declares it.")
             .needs(scope::ADMIN)
-            .gives::<SpokeInfo>(200),
+            .gives::<spokes::Declared>(200),
         at(Method::PUT, "/v1/admin/spokes/{name}", put(spokes::put))
             .says("Declares a spoke; the same again changes nothing. 201 when it is new.")
             .needs(scope::ADMIN)

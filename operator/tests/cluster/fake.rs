@@ -187,6 +187,7 @@ fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
         hub_id: "pod-a-0001".parse().expect("valid"),
         generation: 1,
         connected_at: at,
+        labels: Default::default(),
         host_info: None,
     });
     SpokeInfo {

@@ -34,6 +34,15 @@ pub(crate) struct Swept {
     revoked_keys: Vec<String>,
 }
 
+/// A declared spoke, and what declares it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Declared {
+    #[serde(flatten)]
+    info: SpokeInfo,
+    /// Without a key: the same in a `PUT` changes nothing.
+    declaration: SpokePut,
+}
+
 /// What is connected of one spoke.
 #[derive(Debug, Default)]
 struct Connected {
@@ -73,14 +82,16 @@ pub(crate) async fn get(
     State(app): State<App>,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<Data<SpokeInfo>, ApiError> {
+) -> Result<Data<Declared>, ApiError> {
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
     let record = app.store.spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
     let record = record.ok_or_else(|| unknown(&name))?;
     let hint = hints(&app, Some(&name)).await?.remove(&name);
     let connected = connected(&app).remove(&name).unwrap_or_default();
-    Ok(Data::ok(info(record, connected, hint)))
+    let declaration = declaration(&record);
+    let info = info(record, connected, hint);
+    Ok(Data::ok(Declared { info, declaration }))
 }
 
 /// `PUT /v1/admin/spokes/{name}`: declares a spoke; the same again changes nothing.
@@ -210,6 +221,22 @@ fn connected(app: &App) -> BTreeMap<SpokeName, Connected> {
         spoke.instances.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
     }
     spokes
+}
+
+/// What declares the spoke as it is.
+fn declaration(record: &SpokeRecord) -> SpokePut {
+    SpokePut {
+        uid: record.uid.clone(),
+        key: None,
+        overlap_seconds: 0,
+        key_expires_at: None,
+        spoke_type: record.spoke_type,
+        operations: record.operations.clone(),
+        scopes: record.scopes.clone(),
+        labels: record.labels.clone(),
+        concurrency: record.concurrency,
+        suspended: record.suspended,
+    }
 }
 
 fn info(record: SpokeRecord, connected: Connected, key_hint: Option<String>) -> SpokeInfo {

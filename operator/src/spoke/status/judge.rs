@@ -183,6 +183,7 @@ mod tests {
             hub_id: "demo-1-abc".parse().expect("valid"),
             generation: 1,
             connected_at: at,
+            labels: Default::default(),
             host_info: None,
         };
         SpokeInfo {
