@@ -4,6 +4,7 @@
 //! is told at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait, until their
 //! time is up: then they are told why there is no connection.
 
+mod admin;
 mod events;
 mod http;
 mod items;

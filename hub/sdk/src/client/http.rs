@@ -3,11 +3,12 @@
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo, SpokeInfo};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::operation::{OperationInfo, OperationSpec};
-use alkhub_protocol::{CallStatus, OperationName, Problem, RawJson, Topic};
+use alkhub_protocol::{CallStatus, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::request::check_size;
 use super::{Client, payload};
 use crate::Error;
 
@@ -44,16 +45,25 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`]: with `delivered: maybe`, subscribers of the same hub had it and others may not.
     pub async fn publish<T: Serialize + ?Sized>(&self, topic: &str, event: &T) -> Result<Published, Error> {
+        self.publish_raw(topic, Some(&payload(event)?)).await
+    }
+
+    /// Publishes JSON as it is, or an event without a payload.
+    ///
+    /// # Errors
+    /// As [`Client::publish`].
+    pub async fn publish_raw(&self, topic: &str, event: Option<&RawJson>) -> Result<Published, Error> {
         let topic: Topic = topic.parse()?;
-        let body = payload(event)?;
         let mut route = vec!["v1", "events", topic.event_type()];
         route.extend(Some(topic.id()).filter(|id| !id.is_empty()));
-        let request = self.request(Method::POST, &route).body(body.bytes());
-        self.send(
-            request.header(http::header::CONTENT_TYPE, "application/json"),
-            "publish",
-        )
-        .await
+        let mut request = self.request(Method::POST, &route);
+        if let Some(event) = event {
+            check_size(event.len(), PAYLOAD_LIMIT_BYTES)?;
+            request = request
+                .body(event.bytes())
+                .header(http::header::CONTENT_TYPE, "application/json");
+        }
+        self.send(request, "publish").await
     }
 
     /// The operations that the key may call and that match `search`, by name, from all pages.
@@ -135,14 +145,18 @@ impl Client {
             .map(drop)
     }
 
-    fn request(&self, method: Method, route: &[&str]) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, route: &[&str]) -> RequestBuilder {
         self.0
             .http
             .request(method, self.0.endpoint.route(route))
             .timeout(self.0.timeout)
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder, what: &'static str) -> Result<T, Error> {
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        what: &'static str,
+    ) -> Result<T, Error> {
         Ok(self.envelope(request, what).await?.data)
     }
 
@@ -156,7 +170,7 @@ impl Client {
         serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))
     }
 
-    async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
+    pub(super) async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(|e| self.0.endpoint.unreachable(e))?;
         if response.status().is_success() {
             return Ok(response);
