@@ -2,6 +2,9 @@
 import json, os, sys, time
 
 folder = sys.stdin.read() or "."
+here = os.path.realpath(".")
+if os.path.commonpath([here, os.path.realpath(folder)]) != here:
+    sys.exit(f"{folder!r} is not in the repository")
 
 
 def times():

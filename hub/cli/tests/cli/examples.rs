@@ -7,7 +7,7 @@ use alkhub_test_support::skip;
 
 use crate::fixture::{Dev, Program};
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .canonicalize()
@@ -166,13 +166,24 @@ fn the_spoke_over_this_repository_answers() {
     let nowhere = format!("\"{} {}\"", "no such text", "in this repository");
     assert_eq!(dev.world.ok(&["call", "files.search", &nowhere]), "\n");
 
-    let watched = dev.world.path().display().to_string();
+    for outside in ["\"/etc\"", "\"..\"", "\"docs/../..\""] {
+        let line = dev.world.fails(7, &["call", "files.watch", outside]);
+        assert!(line.contains("is not in the repository"), "{outside}: {line}");
+    }
+    // In the repository, where its own walk does not go.
+    let watched = tempfile::tempdir_in(repository().join("target")).expect("a folder");
+    let changed = watched.path().join("changed.txt");
+    let watched = watched
+        .path()
+        .strip_prefix(repository())
+        .expect("in it")
+        .display()
+        .to_string();
     let mut changes = dev
         .world
         .start(&["call", "files.watch", &format!("{watched:?}"), "--output", "json"]);
     let line = crate::fixture::wait("a change", || {
-        dev.world
-            .write("changed.txt", &format!("{:?}", std::time::SystemTime::now()));
+        std::fs::write(&changed, format!("{:?}", std::time::SystemTime::now())).expect("ours");
         changes
             .out()
             .lines()
