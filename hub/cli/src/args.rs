@@ -1,5 +1,8 @@
 //! The command line: every command, its options and examples of its use.
 
+mod hub;
+mod keys;
+mod lists;
 mod values;
 
 use std::ffi::OsString;
@@ -8,17 +11,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use hub::{ClientArgs, Folders, HubArgs};
+pub(crate) use keys::{KeyCreateArgs, KeysCommand};
+pub(crate) use lists::{
+    DeclareArgs, DescribeArgs, OperationsArgs, OperationsCommand, SpokesArgs, SpokesCommand, StatusArgs,
+};
 pub(crate) use values::{CallStatus, Kind, Output, Time};
 
 /// Connects programs: operations, events and calls over one hub.
 #[derive(Debug, Parser)]
 #[command(name = "alkhub", version, propagate_version = true, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) hub: HubArgs,
-    /// How results are written
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
-    pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -38,26 +41,6 @@ Exit codes:
    10  the hub is overloaded or misses something: try again
   130  interrupted";
 
-/// Which hub, and with which key. Flags win over the environment, the environment over a running `alkhub dev`.
-#[derive(Debug, Args)]
-pub(crate) struct HubArgs {
-    /// Address of the hub; that of the running `alkhub dev` when absent
-    #[arg(long, global = true, env = "ALKHUB_URL")]
-    pub(crate) url: Option<String>,
-    /// Key; that of the running `alkhub dev` when absent
-    #[arg(long, global = true, env = "ALKHUB_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
-    /// PEM file with authorities to trust besides the system's
-    #[arg(long, global = true, env = "ALKHUB_CA_FILE", value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
-    #[arg(long, global = true, hide = true, env = "XDG_STATE_HOME")]
-    pub(crate) state_home: Option<PathBuf>,
-    #[arg(long, global = true, hide = true, env = "XDG_DATA_HOME")]
-    pub(crate) data_home: Option<PathBuf>,
-    #[arg(long, global = true, hide = true, env = "HOME")]
-    pub(crate) home: Option<PathBuf>,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Runs a hub for development, with a private database in one folder
@@ -70,10 +53,10 @@ pub(crate) enum Command {
     Offer(OfferArgs),
     /// Calls an operation
     Call(CallArgs),
-    /// Lists the operations that can be called
+    /// Lists the operations that can be called, or describes one
     Operations(OperationsArgs),
-    /// Lists spokes
-    Spokes,
+    /// Lists spokes; declares, suspends and deletes them
+    Spokes(SpokesArgs),
     /// Lists ended calls, the latest first
     Calls(CallsArgs),
     /// Publishes an event
@@ -85,6 +68,12 @@ pub(crate) enum Command {
     Keys(KeysCommand),
     /// Offers an operation and calls it through the hub, to prove that calls are routed
     Selftest(SelftestArgs),
+    /// Says how the hub is: its pods, its links, its spokes
+    Status(StatusArgs),
+    /// Prints the version
+    Version,
+    /// Prints a script that completes commands and options in a shell
+    Completions(CompletionsArgs),
     /// Prints the OpenAPI document of the HTTP API
     Openapi,
     /// Prints the reference of all settings
@@ -123,8 +112,13 @@ pub(crate) struct DevArgs {
     /// What is logged, in the form of tracing's filters
     #[arg(long, value_name = "FILTER", default_value = "warn")]
     pub(crate) log: String,
+    /// Prints no line for each call
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
     #[arg(long, hide = true, env = "PATH")]
     pub(crate) path: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) folders: Folders,
 }
 
 #[derive(Debug, Args)]
@@ -186,8 +180,13 @@ pub(crate) struct OfferArgs {
         value_name = "CMD"
     )]
     pub(crate) command: Vec<String>,
+    /// Prints no line for each call
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
     #[arg(long, hide = true, env = "PATH")]
     pub(crate) path: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 }
 
 #[derive(Debug, Args)]
@@ -197,12 +196,14 @@ pub(crate) struct CallArgs {
     pub(crate) operation: String,
     /// Input: JSON, @FILE, or - for standard input; null when absent
     pub(crate) input: Option<String>,
-    /// Time until the call fails and is aborted, for example 500ms, 5s or 2m
+    /// Time until the call fails and is aborted, for example 500ms, 5s or 2m; a number alone is seconds
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Time>,
     /// Only this spoke may answer
     #[arg(long, value_name = "SPOKE")]
     pub(crate) target: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 const CALL_HELP: &str = "\
@@ -217,20 +218,11 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  alkhub operations
-  alkhub operations --search upper
-  alkhub operations --output json | jq -r '.[].operation'")]
-pub(crate) struct OperationsArgs {
-    /// Words to find in name, title, description and tags
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) search: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
   alkhub calls
-  alkhub calls --operation text.upper --status failed --limit 5")]
+  alkhub calls --operation text.upper --status failed --limit 5
+  alkhub calls --follow                 calls as they end, until Ctrl-C
+
+With --follow the last calls come first, the oldest of them at the top, and then each call when it has ended.")]
 pub(crate) struct CallsArgs {
     /// Of one operation
     #[arg(long, value_name = "NAME")]
@@ -239,24 +231,34 @@ pub(crate) struct CallsArgs {
     #[arg(long, value_enum)]
     pub(crate) status: Option<CallStatus>,
     /// How many at most
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
+    /// Goes on: prints each call when it has ended
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   alkhub publish job.done 42 '{\"ok\": true}'
-  alkhub publish job.done 42 @event.json")]
+  alkhub publish job.done 42 @event.json
+  alkhub publish job.done 42            without a payload
+  alkhub publish tick                   to the topic without an id, without a payload")]
 pub(crate) struct PublishArgs {
     /// Event type, without a colon
     #[arg(value_name = "TYPE")]
     pub(crate) event_type: String,
-    /// Topic id; may be empty
+    /// Topic id; empty when absent
+    #[arg(default_value = "", hide_default_value = true)]
     pub(crate) id: String,
-    /// Payload: JSON, @FILE, or - for standard input
+    /// Payload: JSON, @FILE, or - for standard input; none when absent
     #[arg(value_name = "JSON")]
-    pub(crate) payload: String,
+    pub(crate) payload: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Args)]
@@ -276,61 +278,36 @@ pub(crate) struct SubscribeArgs {
     /// Ends after so many events
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeysCommand {
-    /// Makes a key and shows it, once
-    Create(KeyCreateArgs),
-    /// Lists keys without their secrets
-    List,
-    /// Revokes a key: what is connected with it is cut off
-    Revoke {
-        /// The key's id, from `alkhub keys list`
-        id: String,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Scopes:
-  call:ns.op  call:ns.*  call:*                     calling
-  events:publish:TYPE  events:publish:*             publishing
-  events:subscribe:TYPE  events:subscribe:TYPE:*    subscribing to named ids, to all ids
-  operations:read  spokes:read  calls:read          listing
-  spoke                                             offering operations
-  admin                                             everything
-
-Examples:
-  alkhub keys create dashboard --scope operations:read --scope spokes:read --expires-in 30d
-  alkhub keys create builder --spoke builder --scope events:publish:build.done")]
-pub(crate) struct KeyCreateArgs {
-    /// What it is for
-    pub(crate) name: String,
-    /// What it may do; may be repeated
-    #[arg(long = "scope", value_name = "SCOPE")]
-    pub(crate) scopes: Vec<String>,
-    /// The spoke that it identifies; adds the scope `spoke`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) spoke: Option<String>,
-    /// When it ends, for example 24h or 30d; never when absent
-    #[arg(long, value_name = "TIME")]
-    pub(crate) expires_in: Option<Time>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  alkhub selftest --url http://demo.default.svc:7420 --token \"$KEY\" --calls 8
+  ALKHUB_TOKEN=\"$KEY\" alkhub selftest --url http://demo.default.svc:7420 --calls 8
 
 The key is one of the spoke `selftest` with the scope call:selftest.echo, or of an admin. `helm test` runs this in the cluster.")]
 pub(crate) struct SelftestArgs {
     /// Calls that are made, each over a new connection
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) calls: u32,
     /// How long to try while the hub is not there yet
-    #[arg(long, default_value = "120s")]
+    #[arg(long, value_name = "TIME", default_value = "120s")]
     pub(crate) wait: Time,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub completions bash > ~/.local/share/bash-completion/completions/alkhub
+  alkhub completions zsh > ~/.zfunc/_alkhub
+  alkhub completions fish > ~/.config/fish/completions/alkhub.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
 }
 
 #[cfg(test)]

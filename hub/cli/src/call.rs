@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use alkhub_sdk::{CallOptions, Client, Items, OperationKind, OperationName, RawJson};
 use futures::StreamExt as _;
 
-use crate::args::{CallArgs, HubArgs, Output};
+use crate::args::{CallArgs, Output};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::json;
-use crate::output::{self, Reader};
+use crate::output::{self, Form, Reader};
 use crate::signals::Signals;
 
 /// Calls and prints; a signal aborts the call at the spoke.
-pub(crate) async fn call(args: CallArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn call(args: CallArgs) -> Result<ExitCode, Failure> {
     let operation: OperationName = args.operation.parse().map_err(alkhub_sdk::Error::from)?;
     let target = args
         .target
@@ -26,10 +26,10 @@ pub(crate) async fn call(args: CallArgs, hub: &HubArgs, output: Output) -> Resul
         target,
         ..CallOptions::default()
     };
-    let client = hub.client()?;
+    let client = args.client.hub.client()?;
     let mut signals = Signals::listen()?;
     let result = tokio::select! {
-        result = run(&client, &operation, &input, options, output) => result,
+        result = run(&client, &operation, &input, options, args.client.output) => result,
         () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
     };
     // An abort that is queued must leave before the process ends.
@@ -49,14 +49,30 @@ async fn run(
     if known.is_some_and(|known| known.spec.kind == OperationKind::Subscription) {
         let mut items: Items<RawJson> = client.subscribe_with(operation.as_str(), input, options).await?;
         while let Some(item) = items.next().await {
-            if output::line(&shown(&item?, output, false))? == Reader::Gone {
+            if output::data(&shown(&item?, output, false), form(output, Form::Item))? == Reader::Gone {
                 break;
             }
         }
         return Ok(ExitCode::SUCCESS);
     }
     let data = client.call_raw(operation, input, &options).await?;
-    output::text(&shown(&data, output, true))
+    let text = shown(&data, output, true);
+    output::data(&text, form(output, whole(&data))).map(|_| ExitCode::SUCCESS)
+}
+
+/// What one answer is, where it is not asked for as JSON.
+fn whole(data: &RawJson) -> Form {
+    match data.as_str().starts_with('"') {
+        true => Form::Text,
+        false => Form::Json,
+    }
+}
+
+fn form(output: Output, otherwise: Form) -> Form {
+    match output {
+        Output::Json => Form::Json,
+        Output::Table => otherwise,
+    }
 }
 
 /// A text as it is, anything else as JSON: indented where it may take many lines, else on one. Nothing is parsed: what the

@@ -17,13 +17,16 @@ use std::time::Duration;
 
 use alkhub_config::HubConfig;
 use alkhub_protocol::ApiKey;
+use alkhub_sdk::{CallFilter, Client};
 use alkhub_server::{Hub, telemetry};
 use tokio::time::{Instant, sleep};
 
 use self::database::Database;
 use self::folder::DataFolder;
-use crate::args::{DevArgs, HubArgs};
+use crate::args::DevArgs;
+
 use crate::failure::{Failure, INTERRUPTED, chain};
+use crate::follow::Follow;
 use crate::output;
 use crate::serve::{end, prepare};
 use crate::signals::Signals;
@@ -51,18 +54,19 @@ struct Running {
 }
 
 /// Runs a hub until Ctrl-C.
-pub(crate) async fn dev(args: DevArgs, hub: &HubArgs) -> Result<ExitCode, Failure> {
-    let folder = DataFolder::make(args.data.as_deref(), hub)?;
-    let result = Box::pin(in_folder(&args, hub, folder.path())).await;
+pub(crate) async fn dev(args: DevArgs) -> Result<ExitCode, Failure> {
+    let folder = DataFolder::make(args.data.as_deref(), &args.folders)?;
+    let result = Box::pin(in_folder(&args, folder.path())).await;
     if result.is_err() {
         folder.tidy();
     }
     result
 }
 
-async fn in_folder(args: &DevArgs, hub: &HubArgs, data: &Path) -> Result<ExitCode, Failure> {
+async fn in_folder(args: &DevArgs, data: &Path) -> Result<ExitCode, Failure> {
     let mut config = config(args, data)?;
     let mut signals = Signals::listen()?;
+    warn_of_others(config.server.listen, config.server.tls.is_some());
     check_free(config.server.listen, "--listen").await?;
     check_free(config.server.management_listen, "--management-listen").await?;
     let database = tokio::select! {
@@ -70,7 +74,7 @@ async fn in_folder(args: &DevArgs, hub: &HubArgs, data: &Path) -> Result<ExitCod
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     };
     let ended = tokio::select! {
-        ended = serve(config, data, args, hub, &mut signals) => ended,
+        ended = serve(config, data, args, &mut signals) => ended,
         failure = database.keep() => Err(failure),
     };
     database.stop().await?;
@@ -78,23 +82,47 @@ async fn in_folder(args: &DevArgs, hub: &HubArgs, data: &Path) -> Result<ExitCod
 }
 
 /// Runs the hub until a signal.
-async fn serve(
-    config: HubConfig,
-    data: &Path,
-    args: &DevArgs,
-    hub: &HubArgs,
-    signals: &mut Signals,
-) -> Result<ExitCode, Failure> {
+async fn serve(config: HubConfig, data: &Path, args: &DevArgs, signals: &mut Signals) -> Result<ExitCode, Failure> {
     let running = tokio::select! {
-        running = run(config, data, args, hub) => running?,
+        running = run(config, data, args) => running?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = tell_calls(&running.hub, data, args.quiet) => {}
+    }
     output::note("stopping the hub");
     Ok(end(&running.hub, signals).await)
 }
 
-async fn run(config: HubConfig, data: &Path, args: &DevArgs, hub: &HubArgs) -> Result<Running, Failure> {
+/// A line for each call that has ended; never resolves.
+async fn tell_calls(hub: &Hub, data: &Path, quiet: bool) {
+    let key = std::fs::read_to_string(data.join(ADMIN_KEY)).unwrap_or_default();
+    // With TLS its certificate may be anybody's: nothing is told then.
+    let client = Client::builder(hub.url()).token(key.trim()).build();
+    match client {
+        Ok(client) if !quiet => Follow::new(client, CallFilter::default()).note().await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Says that others can reach the hub, where it listens for them.
+fn warn_of_others(listen: SocketAddr, has_tls: bool) {
+    if listen.ip().is_loopback() {
+        return;
+    }
+    let clear = if has_tls {
+        ""
+    } else {
+        ", and keys cross it in the clear"
+    };
+    output::warning(&format!(
+        "--listen {listen}: everybody who reaches this machine's network can try keys here{clear}; 127.0.0.1 is for this \
+         machine alone"
+    ));
+}
+
+async fn run(config: HubConfig, data: &Path, args: &DevArgs) -> Result<Running, Failure> {
     let limit = args.wait.0;
     let places = Places::new(
         &config,
@@ -109,7 +137,7 @@ async fn run(config: HubConfig, data: &Path, args: &DevArgs, hub: &HubArgs) -> R
         ready = wait::until(started.ready(), limit, &places, || started.away()) => ready?,
         reason = started.failed() => return Err(Failure::other(reason)),
     }
-    let published = state::Published::write(hub, &started.url(), data)?;
+    let published = state::Published::write(&args.folders, &started.url(), data)?;
     welcome(&started, data, args.path.as_deref())?;
     Ok(Running {
         hub: started,

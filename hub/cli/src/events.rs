@@ -6,11 +6,11 @@ use alkhub_sdk::{Client, Delivery, RawJson, Topic};
 use futures::StreamExt as _;
 use serde::Serialize;
 
-use crate::args::{HubArgs, Output, PublishArgs, SubscribeArgs};
+use crate::args::{ClientArgs, Output, PublishArgs, SubscribeArgs};
 use crate::call::{read_json, shown};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::json;
-use crate::output::{self, Reader};
+use crate::output::{self, Form, Reader};
 use crate::signals::Signals;
 
 /// An event as a line of JSON: the wire's envelope.
@@ -24,12 +24,17 @@ struct Line<'a> {
 }
 
 /// Publishes one event and waits until the hub has taken it.
-pub(crate) async fn publish(args: PublishArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn publish(args: PublishArgs) -> Result<ExitCode, Failure> {
+    let ClientArgs { hub, output } = &args.client;
     let topic = Topic::new(&args.event_type, &args.id).map_err(alkhub_sdk::Error::from)?;
-    let payload = read_json(Some(&args.payload))?;
-    hub.client()?.publish(topic.as_str(), &payload).await?;
+    let payload = args
+        .payload
+        .as_deref()
+        .map(|payload| read_json(Some(payload)))
+        .transpose()?;
+    hub.client()?.publish_raw(topic.as_str(), payload.as_ref()).await?;
     match output {
-        Output::Json => output::text(&output::compact(&serde_json::json!({ "topic": topic.as_str() }))?),
+        Output::Json => output::json(&serde_json::json!({ "topic": topic.as_str() })),
         Output::Table => {
             output::note(&format!("published to {topic}"));
             Ok(ExitCode::SUCCESS)
@@ -38,12 +43,12 @@ pub(crate) async fn publish(args: PublishArgs, hub: &HubArgs, output: Output) ->
 }
 
 /// Prints events until a signal, the wanted number of them, or a reader that leaves.
-pub(crate) async fn subscribe(args: SubscribeArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn subscribe(args: SubscribeArgs) -> Result<ExitCode, Failure> {
     let topic = filter(&args.topic)?;
-    let client = hub.client()?;
+    let client = args.client.hub.client()?;
     let mut signals = Signals::listen()?;
     let result = tokio::select! {
-        result = follow(&client, &topic, args.count, output) => result,
+        result = follow(&client, &topic, args.count, args.client.output) => result,
         () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
     };
     client.close().await;
@@ -88,20 +93,23 @@ fn print(delivery: &Delivery, output: Output) -> Result<Reader, Failure> {
                 payload: event.payload.as_ref(),
             };
             let line = RawJson::from_value(&line).map_err(|e| Failure::chain(&e))?;
-            output::line(&json::compact(&line))
+            output::data(&json::compact(&line), Form::Json)
         }
         (Delivery::Event(event), Output::Table) => {
             let payload = event.payload.as_ref().map(|payload| shown(payload, output, false));
-            output::line(&format!("{}  {}", event.topic, payload.unwrap_or_default()))
+            // A line for each event: what would begin another one, or steer the terminal, is shown.
+            let line = format!("{}  {}", event.topic, payload.unwrap_or_default());
+            output::line(output::visible(&line).trim_end())
         }
-        (Delivery::Gap(gap), Output::Json) => output::line(&output::compact(
-            &serde_json::json!({ "type": "__gap", "payload": gap }),
-        )?),
+        (Delivery::Gap(gap), Output::Json) => {
+            let line = serde_json::json!({ "type": "__gap", "payload": gap });
+            output::data(&output::compact(&line)?, Form::Json)
+        }
         (Delivery::Gap(gap), Output::Table) => {
             let missed = gap
                 .missed
                 .map_or_else(String::new, |missed| format!("{missed} events of "));
-            output::note(&format!("gap: {missed}{} were lost ({})", gap.topic, gap.reason));
+            output::warning(&format!("gap: {missed}{} were lost ({})", gap.topic, gap.reason));
             Ok(Reader::There)
         }
     }

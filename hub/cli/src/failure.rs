@@ -56,7 +56,7 @@ impl Failure {
 
     /// Prints the line and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
-        output::note(&format!("alkhub: {}", self.line.replace('\n', " ")));
+        output::error(&self.line.replace('\n', " "));
         ExitCode::from(self.code)
     }
 }

@@ -1,6 +1,6 @@
 //! Which hub a command talks to: flags > environment > the running `alkhub dev`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use alkhub_sdk::{Client, Error};
 
@@ -21,36 +21,74 @@ pub(crate) struct Target {
 impl HubArgs {
     /// The hub that the command line, the environment or a running `alkhub dev` names.
     ///
-    /// The development hub's key goes to no other hub: with an address given, a key must be given too.
+    /// The development hub's key goes to no other hub: whoever names another address names a key too.
     pub(crate) fn target(&self) -> Result<Target, Failure> {
         let ca_file = self.ca_file.clone();
-        if let Some(url) = &self.url {
-            return Ok(Target {
-                url: url.clone(),
-                token: self.token.clone(),
-                ca_file,
-            });
-        }
-        let Some(Found { url, key_file }) = state::find(self)? else {
-            return Err(Failure::usage(
-                "no hub is named and no `alkhub dev` runs: start one with `alkhub dev`, or give --url or ALKHUB_URL",
-            ));
+        let named = match &self.token_file {
+            Some(file) => Some(read_key(file)?),
+            None => self.token.clone(),
         };
-        let token = match &self.token {
-            Some(token) => token.clone(),
-            None => std::fs::read_to_string(&key_file)
-                .map_err(|e| Failure::other(format!("cannot read the key in {}: {e}", key_file.display())))?,
+        let found = match (&self.url, &named) {
+            // It is not needed.
+            (Some(_), Some(_)) => None,
+            (Some(url), None) => state::find(self.folders())?.filter(|found| is_at(found, url)),
+            (None, _) => Some(self.development()?),
         };
+        let token = match (named, &found) {
+            (None, Some(found)) => Some(found.key()?),
+            (named, _) => named,
+        };
+        let url = self.url.clone().or_else(|| found.map(|found| found.url));
         Ok(Target {
-            url,
-            token: Some(token.trim().to_owned()),
+            url: url.expect("one is named, or found"),
+            token: token.map(|token| token.trim().to_owned()),
             ca_file,
         })
+    }
+
+    fn development(&self) -> Result<Found, Failure> {
+        state::find(self.folders())?.ok_or_else(|| {
+            Failure::usage(
+                "no hub is named and no `alkhub dev` runs: start one with `alkhub dev`, or give --url or ALKHUB_URL",
+            )
+        })
+    }
+
+    fn folders(&self) -> &crate::args::Folders {
+        &self.folders
     }
 
     /// A client of that hub; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         Ok(self.target()?.client()?)
+    }
+}
+
+fn is_at(found: &Found, url: &str) -> bool {
+    found.url == url.trim_end_matches('/')
+}
+
+/// The first line of a file, or of standard input for `-`.
+fn read_key(file: &Path) -> Result<String, Failure> {
+    let text = match file == Path::new("-") {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    let text = text.map_err(|e| Failure::usage(format!("cannot read the key in {}: {e}", file.display())))?;
+    let key = text.lines().next().unwrap_or_default().trim();
+    if key.is_empty() {
+        return Err(Failure::usage(format!("there is no key in {}", file.display())));
+    }
+    Ok(key.to_owned())
+}
+
+// === impl Found ===
+
+impl Found {
+    fn key(&self) -> Result<String, Failure> {
+        let path = &self.key_file;
+        std::fs::read_to_string(path)
+            .map_err(|e| Failure::other(format!("cannot read the key in {}: {e}", path.display())))
     }
 }
 

@@ -5,35 +5,72 @@ use std::process::ExitCode;
 use alkhub_protocol::Scopes;
 use alkhub_protocol::admin::{KeyCreate, KeyInfo};
 use alkhub_protocol::scope::SPOKE;
+use alkhub_sdk::{CallError, Code};
 
-use crate::args::{HubArgs, KeyCreateArgs, KeysCommand, Output};
+use crate::args::{ClientArgs, KeyCreateArgs, KeysCommand, Output};
 use crate::failure::Failure;
 use crate::output;
 
 /// Makes, lists or revokes.
-pub(crate) async fn keys(command: KeysCommand, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn keys(command: KeysCommand) -> Result<ExitCode, Failure> {
     match command {
-        KeysCommand::Create(args) => create(args, hub, output).await,
-        KeysCommand::List => list(hub, output).await,
-        KeysCommand::Revoke { id } => {
-            hub.client()?.revoke_key(&id).await?;
-            match output {
-                Output::Json => output::text(&output::compact(&serde_json::json!({ "revoked": id }))?),
-                Output::Table => {
-                    output::note(&format!("revoked {id}"));
-                    Ok(ExitCode::SUCCESS)
-                }
-            }
+        KeysCommand::Create(args) => create(args).await,
+        KeysCommand::List(args) => list(&args.client).await,
+        KeysCommand::Revoke(args) => revoke(&args.key, &args.client).await,
+    }
+}
+
+/// Revokes by id, or by a name that one valid key has.
+async fn revoke(named: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
+    let client = args.hub.client()?;
+    let id = match is_id(named) {
+        true => named.to_owned(),
+        false => by_name(named, &client.keys().await?)?,
+    };
+    client.revoke_key(&id).await?;
+    match args.output {
+        Output::Json => output::json(&serde_json::json!({ "revoked": id })),
+        Output::Table => {
+            let of = if id == named {
+                String::new()
+            } else {
+                format!(" ({named})")
+            };
+            output::note(&format!("revoked {id}{of}"));
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-async fn create(args: KeyCreateArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
+/// Ids are UUIDs.
+fn is_id(text: &str) -> bool {
+    let groups = text.split('-').map(str::len);
+    text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') && groups.eq([8, 4, 4, 4, 12])
+}
+
+fn by_name(name: &str, keys: &[KeyInfo]) -> Result<String, Failure> {
+    let named = keys.iter().filter(|key| key.name == name && key.revoked_at.is_none());
+    match named.map(|key| key.id.as_str()).collect::<Vec<_>>().as_slice() {
+        [] => {
+            let error = CallError::new(Code::NotFound, format!("no valid key has the name or the id `{name}`"));
+            Err(alkhub_sdk::Error::from(error).into())
+        }
+        [id] => Ok((*id).to_owned()),
+        ids => Err(Failure::usage(format!(
+            "{} keys have the name `{name}`: revoke by id, {}",
+            ids.len(),
+            ids.join(" or ")
+        ))),
+    }
+}
+
+async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
     let KeyCreateArgs {
         name,
         mut scopes,
         spoke,
         expires_in,
+        client: ClientArgs { hub, output },
     } = args;
     let spoke = spoke
         .map(|spoke| spoke.parse())
@@ -49,8 +86,8 @@ async fn create(args: KeyCreateArgs, hub: &HubArgs, output: Output) -> Result<Ex
     }
     for scope in &scopes {
         if let Some(form) = whole(scope) {
-            output::note(&format!(
-                "warning: no scope of alkhub's is `{scope}`: it allows nothing by itself. {form}"
+            output::warning(&format!(
+                "no scope of alkhub's is `{scope}`: it allows nothing by itself. {form}"
             ));
         }
     }
@@ -63,7 +100,7 @@ async fn create(args: KeyCreateArgs, hub: &HubArgs, output: Output) -> Result<Ex
     };
     let created = hub.client()?.create_key(&key).await?;
     match output {
-        Output::Json => output::text(&output::compact(&created)?),
+        Output::Json => output::json(&created),
         Output::Table => {
             output::note(&format!(
                 "key {} ({}); it is shown this once:",
@@ -91,10 +128,10 @@ fn whole(scope: &str) -> Option<&'static str> {
     })
 }
 
-async fn list(hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
-    let keys = hub.client()?.keys().await?;
+async fn list(args: &ClientArgs) -> Result<ExitCode, Failure> {
+    let keys = args.hub.client()?.keys().await?;
     output::list(
-        output,
+        args.output,
         &keys,
         &["ID", "NAME", "HINT", "STATE", "LAST USED", "SPOKE", "SCOPES"],
         |k: &KeyInfo| {

@@ -1,33 +1,34 @@
-//! `alkhub operations`, `alkhub spokes` and `alkhub calls`.
+//! `alkhub operations` and `alkhub calls`.
+
+mod describe;
 
 use std::process::ExitCode;
 
-use alkhub_protocol::admin::{SpokeInfo, SpokeStatus};
-use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::OperationKind;
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::{CallStatus, OperationKind};
 use alkhub_sdk::CallFilter;
 
-use crate::args::{CallsArgs, HubArgs, OperationsArgs, Output};
-use crate::failure::Failure;
-use crate::output::list;
+use crate::args::{CallsArgs, OperationsArgs, OperationsCommand};
+use crate::failure::{Failure, INTERRUPTED};
+use crate::follow::{self, Follow};
+use crate::output::{self, list};
+use crate::signals::Signals;
 
-/// Lists what can be called.
-pub(crate) async fn operations(args: OperationsArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
-    let operations = hub.client()?.operations(args.search.as_deref()).await?;
+/// Lists what can be called, or describes one operation.
+pub(crate) async fn operations(args: OperationsArgs) -> Result<ExitCode, Failure> {
+    if let Some(OperationsCommand::Describe(args)) = args.command {
+        return describe::describe(&args).await;
+    }
+    let client = args.client.hub.client()?;
+    let operations = client.operations(args.search.as_deref()).await?;
     list(
-        output,
+        args.client.output,
         &operations,
         &["OPERATION", "KIND", "SPOKES", "DESCRIPTION"],
         |o: &OperationInfo| {
-            let kind = match o.spec.kind {
-                OperationKind::Query => "query",
-                OperationKind::Mutation => "mutation",
-                OperationKind::Subscription => "subscription",
-            };
             vec![
                 o.operation.to_string(),
-                kind.to_owned(),
+                kind(o.spec.kind).to_owned(),
                 o.spokes.join(","),
                 o.spec.description.clone(),
             ]
@@ -35,64 +36,35 @@ pub(crate) async fn operations(args: OperationsArgs, hub: &HubArgs, output: Outp
     )
 }
 
-/// Lists spokes, connected or not.
-pub(crate) async fn spokes(hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
-    let spokes = hub.client()?.spokes().await?;
-    list(
-        output,
-        &spokes,
-        &["SPOKE", "STATUS", "INSTANCES", "SINCE", "OPERATIONS"],
-        |s: &SpokeInfo| {
-            let (status, since) = match s.status {
-                SpokeStatus::Connected => ("connected", s.connected_at),
-                SpokeStatus::Disconnected => ("disconnected", s.disconnected_at),
-                SpokeStatus::Suspended => ("suspended", s.disconnected_at),
-                SpokeStatus::Other => ("unknown", s.disconnected_at),
-            };
-            let since = since.map_or_else(String::new, |at| format!("{at:.0}"));
-            vec![
-                s.name.to_string(),
-                status.to_owned(),
-                s.instances.len().to_string(),
-                since,
-                s.operations.join(","),
-            ]
-        },
-    )
+fn kind(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Query => "query",
+        OperationKind::Mutation => "mutation",
+        OperationKind::Subscription => "subscription",
+    }
 }
 
-/// Lists ended calls.
-pub(crate) async fn calls(args: CallsArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
-    let CallsArgs {
-        operation,
-        status,
-        limit,
-    } = args;
+/// Lists ended calls; with `--follow` goes on until a signal or a reader that leaves.
+pub(crate) async fn calls(args: CallsArgs) -> Result<ExitCode, Failure> {
+    let output = args.client.output;
+    let client = args.client.hub.client()?;
     let filter = CallFilter {
-        operation,
-        status: status.map(Into::into),
-        limit: Some(limit),
+        operation: args.operation,
+        status: args.status.map(Into::into),
+        limit: Some(args.limit),
     };
-    let calls = hub.client()?.calls(&filter).await?;
-    list(
-        output,
-        &calls,
-        &["STARTED", "OPERATION", "STATUS", "CODE", "SPOKE", "MS"],
-        |c: &CallRecord| {
-            let status = match c.status {
-                CallStatus::Completed => "completed",
-                CallStatus::Failed => "failed",
-                CallStatus::Aborted => "aborted",
-            };
-            let (whole, tenth) = (c.duration_us / 1_000, c.duration_us % 1_000 / 100);
-            vec![
-                format!("{:.3}", c.started_at),
-                c.operation.clone(),
-                status.to_owned(),
-                c.code.clone().unwrap_or_default(),
-                c.spoke.clone().unwrap_or_default(),
-                format!("{whole}.{tenth}"),
-            ]
-        },
-    )
+    if !args.follow {
+        let calls = client.calls(&filter).await?;
+        return list(output, &calls, &follow::COLUMNS, follow::row);
+    }
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        result = Follow::new(client, filter).print(output) => result,
+        () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}
+
+/// Whatever an operation says of itself, on one line.
+fn one_line(text: &str) -> String {
+    output::visible(text)
 }

@@ -9,6 +9,8 @@ mod call;
 mod dev;
 mod events;
 mod failure;
+mod follow;
+mod hidden;
 mod hub;
 mod json;
 mod keys;
@@ -18,6 +20,8 @@ mod output;
 mod selftest;
 mod serve;
 mod signals;
+mod spokes;
+mod status;
 mod wait;
 
 use std::process::ExitCode;
@@ -33,6 +37,7 @@ const METRICS: &str = include_str!("../../../docs/generated/metrics.md");
 fn main() -> ExitCode {
     // Before anything makes a TLS connection; a second provider cannot be there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    hidden::hide_key();
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
@@ -46,22 +51,24 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let Cli { hub, output, command } = cli;
-    match command {
+    match cli.command {
         Command::Serve(args) => serve::serve(args).await,
         Command::Migrate(args) => serve::migrate(args).await,
-        Command::Dev(args) => dev::dev(args, &hub).await,
-        Command::Selftest(args) => selftest::selftest(args, &hub, output).await,
+        Command::Dev(args) => dev::dev(args).await,
+        Command::Selftest(args) => selftest::selftest(args).await,
         Command::Openapi => output::text(&output::pretty(&alkhub_server::openapi())?),
         Command::Config => output::text(alkhub_config::reference().trim_end()),
         Command::Metrics => output::text(METRICS.trim_end()),
-        Command::Offer(args) => offer::offer(args, &hub).await,
-        Command::Call(args) => call::call(args, &hub, output).await,
-        Command::Operations(args) => lists::operations(args, &hub, output).await,
-        Command::Spokes => lists::spokes(&hub, output).await,
-        Command::Calls(args) => lists::calls(args, &hub, output).await,
-        Command::Publish(args) => events::publish(args, &hub, output).await,
-        Command::Subscribe(args) => events::subscribe(args, &hub, output).await,
-        Command::Keys(command) => keys::keys(command, &hub, output).await,
+        Command::Version => status::version(),
+        Command::Completions(args) => status::completions(&args),
+        Command::Status(args) => status::status(args).await,
+        Command::Offer(args) => offer::offer(args).await,
+        Command::Call(args) => call::call(args).await,
+        Command::Operations(args) => lists::operations(args).await,
+        Command::Spokes(args) => spokes::spokes(args).await,
+        Command::Calls(args) => lists::calls(args).await,
+        Command::Publish(args) => events::publish(args).await,
+        Command::Subscribe(args) => events::subscribe(args).await,
+        Command::Keys(command) => keys::keys(command).await,
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::process::Command;
-use crate::args::{HubArgs, OfferArgs};
+use crate::args::OfferArgs;
 use crate::failure::{Failure, chain};
 use crate::hub::Target;
 use crate::output;
@@ -33,17 +33,23 @@ struct Offer {
     labels: BTreeMap<String, String>,
     concurrency: u32,
     operations: Vec<(OperationSpec, Command)>,
+    /// Whether calls are told of.
+    quiet: bool,
 }
 
 /// Offers until a signal; then running commands finish, unless a second signal comes.
-pub(crate) async fn offer(args: OfferArgs, hub: &HubArgs) -> Result<ExitCode, Failure> {
-    let offer = match &args.file {
+pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
+    let target = args.hub.target();
+    let quiet = std::mem::take(&mut args.quiet);
+    let mut offer = match &args.file {
         Some(path) => file::read(path, &args)?,
         None => Offer::of_one(args)?,
     };
+    offer.quiet = quiet;
     let tasks = TaskTracker::new();
     let mut signals = Signals::listen()?;
-    let target = hub.target()?;
+    // After the offer's own mistakes.
+    let target = target?;
     let mut spoke = offer.spawn(&target, None, &tasks)?;
     let result = tokio::select! {
         result = follow(&mut spoke, &offer, &target, &tasks) => result,
@@ -148,6 +154,7 @@ impl Offer {
             labels: BTreeMap::new(),
             concurrency: concurrency.unwrap_or(CONCURRENCY),
             operations: vec![(spec, command)],
+            quiet: false,
         };
         offer.check(path.as_deref()).map_err(Failure::usage)?;
         Ok(offer)
@@ -174,6 +181,7 @@ impl Offer {
             labels,
             concurrency,
             operations,
+            quiet,
         } = self;
         let mut builder = Spoke::builder(&target.url).concurrency(*concurrency);
         if let Some(token) = &target.token {
@@ -189,7 +197,12 @@ impl Offer {
             builder = builder.label(key, value);
         }
         for (spec, command) in operations {
-            builder = builder.operation(command.clone().at(target).operation(spec.clone(), tasks.clone()));
+            builder = builder.operation(
+                command
+                    .clone()
+                    .at(target, *quiet)
+                    .operation(spec.clone(), tasks.clone()),
+            );
         }
         Ok(builder.spawn()?)
     }

@@ -1,13 +1,28 @@
-//! Standard output and standard error: a reader that leaves is no error.
+//! Standard output and standard error: a reader that leaves is no error, and nobody's text steers a terminal.
+//!
+//! Invariants
+//! - What a table, a row or a line on standard error has of other people's text is in one line and without control
+//!   characters, wherever it goes.
+//! - What an operation answered goes out byte for byte into a pipe or a file. On a terminal its control characters are
+//!   shown, and not obeyed.
+//! - There are colours on a terminal alone, and none with `NO_COLOR`.
+
+mod terminal;
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
+pub(crate) use self::terminal::visible;
+use self::terminal::{is_coloured, visible_json, visible_lines};
 use crate::args::Output;
 use crate::failure::Failure;
+
+/// Columns of a terminal under which a table is not made to fit.
+const NARROWEST: u16 = 20;
 
 /// Whether anybody still reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +33,29 @@ pub(crate) enum Reader {
     Gone,
 }
 
-/// Writes one line to standard output and flushes it.
+/// What a text on standard output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// An answer of as many lines as it has.
+    Text,
+    /// One of many answers, each on a line.
+    Item,
+    /// JSON.
+    Json,
+}
+
+/// Writes what somebody else said to standard output, and flushes it: as it is into a pipe or a file, and so that it can
+/// be read on a terminal.
+pub(crate) fn data(text: &str, form: Form) -> Result<Reader, Failure> {
+    match (std::io::stdout().is_terminal(), form) {
+        (false, _) => line(text),
+        (true, Form::Text) => line(&visible_lines(text)),
+        (true, Form::Item) => line(&visible(text)),
+        (true, Form::Json) => line(&visible_json(text)),
+    }
+}
+
+/// Writes a text of ours to standard output and flushes it.
 pub(crate) fn line(text: &str) -> Result<Reader, Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -30,12 +67,36 @@ pub(crate) fn line(text: &str) -> Result<Reader, Failure> {
 
 /// Writes one line to standard error, where a failure to write helps nobody.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
 }
 
-/// Writes a last text and ends well.
+/// Why the command failed.
+pub(crate) fn error(text: &str) {
+    marked("alkhub:", AnsiColor::Red, text);
+}
+
+/// What may not be as it was meant.
+pub(crate) fn warning(text: &str) {
+    marked("warning:", AnsiColor::Yellow, text);
+}
+
+fn marked(mark: &str, colour: AnsiColor, text: &str) {
+    let style = match is_coloured(&std::io::stderr()) {
+        true => Style::new().bold().fg_color(Some(colour.into())),
+        false => Style::new(),
+    };
+    let text = visible(text);
+    let _ = writeln!(std::io::stderr().lock(), "{style}{mark}{style:#} {text}");
+}
+
+/// Writes a last text of ours and ends well.
 pub(crate) fn text(text: &str) -> Result<ExitCode, Failure> {
     line(text).map(|_| ExitCode::SUCCESS)
+}
+
+/// Writes a last value as compact JSON and ends well.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<ExitCode, Failure> {
+    data(&compact(value)?, Form::Json).map(|_| ExitCode::SUCCESS)
 }
 
 /// Compact JSON.
@@ -56,26 +117,51 @@ pub(crate) fn list<T: Serialize>(
     row: impl Fn(&T) -> Vec<String>,
 ) -> Result<ExitCode, Failure> {
     match output {
-        Output::Json => text(&compact(items)?),
+        Output::Json => json(items),
         Output::Table if items.is_empty() => {
             note("none");
             Ok(ExitCode::SUCCESS)
         }
-        Output::Table => {
-            let mut table = Table::new();
-            table.load_style(presets::NOTHING).set_header(columns.iter().copied());
-            let arrangement = match std::io::stdout().is_terminal() {
-                true => ContentArrangement::Dynamic,
-                false => ContentArrangement::Disabled,
-            };
-            table.set_content_arrangement(arrangement);
-            for item in items {
-                table.add_row(row(item));
+        Output::Table => text(&table(columns, items.iter().map(row))),
+    }
+}
+
+/// A table without lines, each row of it on a line unless a terminal is too narrow.
+pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let coloured = is_coloured(&std::io::stdout());
+    let mut table = Table::new();
+    let header = columns.iter().map(|column| match coloured {
+        true => Cell::new(column).add_attribute(Attribute::Bold),
+        false => Cell::new(column),
+    });
+    table.load_style(presets::NOTHING).set_header(header);
+    // A terminal that says no width, or none that a row fits into, gets rows as they are.
+    let arrangement = match table.width() {
+        Some(NARROWEST..) => ContentArrangement::Dynamic,
+        _ => ContentArrangement::Disabled,
+    };
+    table.set_content_arrangement(arrangement);
+    for row in rows {
+        table.add_row(row.iter().map(|text| {
+            let cell = Cell::new(visible(text));
+            match colour(text).filter(|_| coloured) {
+                Some(colour) => cell.fg(colour),
+                None => cell,
             }
-            for column in table.column_iter_mut() {
-                column.set_padding((0, 2));
-            }
-            text(table.trim_fmt().as_str())
-        }
+        }));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// The colour of a cell that says how something is.
+fn colour(cell: &str) -> Option<Color> {
+    match cell.split(' ').next()? {
+        "connected" | "completed" | "valid" | "up" => Some(Color::Green),
+        "failed" | "revoked" | "suspended" | "down" => Some(Color::Red),
+        "aborted" | "disconnected" | "draining" => Some(Color::Yellow),
+        _ => None,
     }
 }

@@ -10,7 +10,7 @@ use alkhub_sdk::{Code, Error, Failure as Refusal, Operation, Spoke};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::args::{HubArgs, Output, SelftestArgs};
+use crate::args::{ClientArgs, Output, SelftestArgs};
 use crate::failure::Failure;
 use crate::hub::Target;
 use crate::output;
@@ -20,8 +20,9 @@ const NAME: &str = "selftest";
 const OPERATION: &str = "selftest.echo";
 
 /// Offers an operation and calls it, each time over a new connection.
-pub(crate) async fn selftest(args: SelftestArgs, hub: &HubArgs, output: Output) -> Result<ExitCode, Failure> {
-    let SelftestArgs { calls, wait } = args;
+pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
+    let SelftestArgs { calls, wait, client } = args;
+    let ClientArgs { hub, output } = client;
     let target = hub.target()?;
     let end = Instant::now() + wait.0;
     let spoke = retried(end, async || spoke(&target).await).await?;

@@ -92,7 +92,7 @@ pub struct SpokeInfo {
     /// Digest of what was declared ([`SpokePut::digest`]); absent when no resource declares it, and from a hub that does
     /// not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub declaration: Option<String>,
+    pub declaration_digest: Option<String>,
     /// First characters of the key that was minted for it and is in force; absent when there is none, and for callers
     /// that are no admin.
     #[serde(default, skip_serializing_if = "Option::is_none")]

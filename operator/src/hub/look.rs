@@ -242,7 +242,7 @@ mod tests {
             labels: std::collections::BTreeMap::new(),
             connected_at: None,
             disconnected_at: None,
-            declaration: None,
+            declaration_digest: None,
             key_hint: None,
             last_heartbeat_at: heartbeat.map(|time| time.parse().expect("a time")),
         }

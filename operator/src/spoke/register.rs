@@ -85,7 +85,7 @@ async fn declare(ctx: &Context, spoke: &Spoke, declaration: &Declaration, key: &
 
 /// Whether another key of the spoke is in force, or none. A hub that tells no digest tells no hint either.
 fn has_ended(info: &SpokeInfo, key: &ApiKey) -> bool {
-    info.declaration.is_some() && info.key_hint.as_deref() != Some(key.hint())
+    info.declaration_digest.is_some() && info.key_hint.as_deref() != Some(key.hint())
 }
 
 /// Puts the finalizer, on exactly the Spoke that was seen.
@@ -160,7 +160,7 @@ mod tests {
     fn a_key_has_ended_when_the_hub_names_another_or_none_and_an_older_hub_names_nothing() {
         let key = ApiKey::from_entropy([1; 32]);
         let info = |declaration: Option<&str>, hint: Option<&str>| -> SpokeInfo {
-            let info = json!({"name": "builder", "uid": "u", "declaration": declaration, "keyHint": hint});
+            let info = json!({"name": "builder", "uid": "u", "declarationDigest": declaration, "keyHint": hint});
             serde_json::from_value(info).expect("a spoke")
         };
 

@@ -127,7 +127,7 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
 /// Whether the hub has what it was told, with the key that was issued last: after a restored backup, or when somebody
 /// else wrote there, it may have an older declaration or another key.
 fn is_held(info: &SpokeInfo, put: &SpokePut, hint: Option<&str>) -> bool {
-    match &info.declaration {
+    match &info.declaration_digest {
         Some(declaration) => put.agrees_with(declaration) && hint.is_some() && info.key_hint.as_deref() == hint,
         // A hub of before 0.2 tells neither.
         None => true,

@@ -58,7 +58,7 @@ impl From<CallStatus> for alkhub_protocol::CallStatus {
     }
 }
 
-/// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`.
+/// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`; a number alone is seconds, as in the header `Alkhub-Timeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Duration);
 
@@ -66,13 +66,13 @@ impl FromStr for Time {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "write a whole number and a unit: 500ms, 5s, 2m, 24h, 30d";
+        const FORM: &str = "write a whole number and a unit: 500ms, 5s, 2m, 24h, 30d (a number alone is seconds)";
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_| FORM)?;
         let unit_ms = match unit {
             "ms" => 1,
-            "s" => 1_000,
+            "" | "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
@@ -93,7 +93,8 @@ mod tests {
     fn a_time_has_a_number_and_a_unit() {
         assert_eq!("500ms".parse(), Ok(Time(Duration::from_millis(500))));
         assert_eq!("30d".parse(), Ok(Time(Duration::from_secs(30 * 86_400))));
-        for wrong in ["", "5", "s", "1.5s", "5 s", "99999999999999999999d"] {
+        assert_eq!("5".parse(), Ok(Time(Duration::from_secs(5))));
+        for wrong in ["", "s", "1.5s", "5 s", "99999999999999999999d"] {
             assert!(wrong.parse::<Time>().is_err(), "{wrong}");
         }
     }

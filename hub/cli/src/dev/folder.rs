@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use alkhub_store::private::FolderLock;
 
-use crate::args::HubArgs;
+use crate::args::Folders;
 use crate::failure::Failure;
 
 /// Where the data of root goes: Postgres runs as another user and cannot enter root's home.
@@ -32,10 +32,10 @@ pub(super) struct DataFolder {
 
 impl DataFolder {
     /// The folder that is named, else the default one; made when it is missing.
-    pub(super) fn make(named: Option<&Path>, hub: &HubArgs) -> Result<Self, Failure> {
+    pub(super) fn make(named: Option<&Path>, folders: &Folders) -> Result<Self, Failure> {
         let folder = match named {
             Some(folder) => folder.to_owned(),
-            None => default(hub)?,
+            None => default(folders)?,
         };
         let failed =
             |e: std::io::Error| Failure::other(format!("cannot use the data folder {}: {e}", folder.display()));
@@ -81,12 +81,12 @@ impl DataFolder {
     }
 }
 
-fn default(hub: &HubArgs) -> Result<PathBuf, Failure> {
+fn default(folders: &Folders) -> Result<PathBuf, Failure> {
     if nix::unistd::geteuid().is_root() {
         return Ok(DATA_OF_ROOT.into());
     }
-    let home = hub.data_home.clone().filter(|path| path.is_absolute());
-    let home = home.or_else(|| hub.home.as_ref().map(|home| home.join(".local/share")));
+    let home = folders.data_home.clone().filter(|path| path.is_absolute());
+    let home = home.or_else(|| folders.home.as_ref().map(|home| home.join(".local/share")));
     home.map(|home| home.join("alkhub/dev"))
         .ok_or_else(|| Failure::usage("no home folder is known: name a folder with --data"))
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use alkhub_store::private::FolderLock;
 use serde::{Deserialize, Serialize};
 
-use crate::args::HubArgs;
+use crate::args::Folders;
 use crate::failure::Failure;
 
 use super::listener;
@@ -44,7 +44,7 @@ struct State {
 ///
 /// # Errors
 /// Another program listens at its address: no key is sent there.
-pub(crate) fn find(args: &HubArgs) -> Result<Option<Found>, Failure> {
+pub(crate) fn find(args: &Folders) -> Result<Option<Found>, Failure> {
     let Some(state) = path(args).and_then(|path| read(&path)) else {
         return Ok(None);
     };
@@ -77,7 +77,7 @@ fn read(path: &Path) -> Option<State> {
 }
 
 /// `$XDG_STATE_HOME/alkhub/dev.json`.
-fn path(args: &HubArgs) -> Option<PathBuf> {
+fn path(args: &Folders) -> Option<PathBuf> {
     let state = args.state_home.clone().filter(|path| path.is_absolute());
     let state = state.or_else(|| args.home.as_ref().map(|home| home.join(".local/state")))?;
     Some(state.join("alkhub/dev.json"))
@@ -87,7 +87,7 @@ fn path(args: &HubArgs) -> Option<PathBuf> {
 
 impl Published {
     /// Writes the state file in one step.
-    pub(super) fn write(args: &HubArgs, url: &str, data: &Path) -> Result<Option<Self>, Failure> {
+    pub(super) fn write(args: &Folders, url: &str, data: &Path) -> Result<Option<Self>, Failure> {
         let Some(path) = path(args) else { return Ok(None) };
         let failed = |e: std::io::Error| Failure::other(format!("cannot write {}: {e}", path.display()));
         let folder = path.parent().expect("it ends in alkhub/dev.json");
@@ -138,11 +138,8 @@ mod tests {
 
     use super::*;
 
-    fn args(state_home: &Path) -> HubArgs {
-        HubArgs {
-            url: None,
-            token: None,
-            ca_file: None,
+    fn args(state_home: &Path) -> Folders {
+        Folders {
             state_home: Some(state_home.to_owned()),
             data_home: None,
             home: None,

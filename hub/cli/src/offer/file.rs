@@ -86,6 +86,7 @@ fn parse(text: &str, base: &Path) -> Result<Offer, String> {
         labels,
         concurrency: concurrency.map_or(CONCURRENCY, NonZeroU32::get),
         operations,
+        quiet: false,
     })
 }
 

@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use alkhub_protocol::{OperationKind, OperationSpec, PAYLOAD_LIMIT_BYTES};
-use alkhub_sdk::{Answer, Context, Failure, Operation, RawJson};
+use alkhub_sdk::{Answer, Code, Context, Failure, Operation, RawJson};
 use futures::StreamExt as _;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,7 @@ use self::environment::Environment;
 use self::group::{Group, Pipes};
 use self::pipes::{Lines, feed};
 use crate::hub::Target;
+use crate::output;
 
 /// Lines that wait for the connection; the command waits for room.
 const LINES: usize = 64;
@@ -40,6 +42,8 @@ pub(super) struct Command {
     text: bool,
     /// Whether it may have the key.
     key: bool,
+    /// Whether nothing is said of its calls.
+    quiet: bool,
     environment: Environment,
 }
 
@@ -60,6 +64,7 @@ impl Command {
             folder,
             text: schema.of.is_some_and(|of| of.as_str() == "\"string\""),
             key: false,
+            quiet: false,
             environment: Environment::default(),
         })
     }
@@ -79,12 +84,16 @@ impl Command {
     }
 
     /// The same for the hub that it is offered at.
-    pub(super) fn at(self, target: &Target) -> Self {
+    pub(super) fn at(self, target: &Target, quiet: bool) -> Self {
         let environment = match self.key {
             true => Environment::with_key(target),
             false => Environment::default(),
         };
-        Self { environment, ..self }
+        Self {
+            environment,
+            quiet,
+            ..self
+        }
     }
 
     /// The operation that runs it.
@@ -108,8 +117,11 @@ impl Command {
         let mut group = self.spawn()?;
         let (sender, answer) = oneshot::channel();
         tasks.spawn(async move {
+            let began = Instant::now();
+            let result = self.run(&mut group, &input, &context).await;
+            self.tell(&context, began, result.as_ref().err());
             // Nobody waits after an abort.
-            let _ = sender.send(self.run(&mut group, &input, &context).await);
+            let _ = sender.send(result);
             group.end().await;
         });
         answer
@@ -135,7 +147,7 @@ impl Command {
         };
         tokio::select! {
             result = work => result,
-            () = context.aborted().cancelled() => Err(Failure::new("ABORTED", "the call was aborted")),
+            () = context.aborted().cancelled() => Err(aborted()),
         }
     }
 
@@ -144,11 +156,13 @@ impl Command {
         let mut group = self.spawn()?;
         let (sender, receiver) = mpsc::channel(LINES);
         tasks.spawn(async move {
+            let began = Instant::now();
             let result = tokio::select! {
                 result = self.stream(&mut group, &input, &sender) => result,
-                () = context.aborted().cancelled() => Ok(()),
-                () = sender.closed() => Ok(()),
+                () = context.aborted().cancelled() => Err(aborted()),
+                () = sender.closed() => Err(aborted()),
             };
+            self.tell(&context, began, result.as_ref().err());
             if let Err(failure) = result {
                 // The reader may be gone by now.
                 let _ = sender.send(Err(failure)).await;
@@ -232,6 +246,21 @@ impl Command {
         Failure::new("EXECUTION_ERROR", text)
     }
 
+    /// Says how a call ended, unless it is to be quiet.
+    fn tell(&self, context: &Context, began: Instant, failure: Option<&Failure>) {
+        if self.quiet {
+            return;
+        }
+        let (operation, took) = (context.operation(), began.elapsed());
+        let error = failure.map(|failure| failure.clone().into_call_error());
+        let ended = match error {
+            None => "answered".to_owned(),
+            Some(error) if error.code == Code::Aborted => "aborted".to_owned(),
+            Some(error) => format!("failed: {error}"),
+        };
+        output::note(&format!("{operation}  {} ms  {ended}", took.as_millis()));
+    }
+
     fn check(&self, status: ExitStatus, errors: &[u8]) -> Result<(), Failure> {
         if status.success() {
             return Ok(());
@@ -259,6 +288,10 @@ impl Command {
 struct Typed {
     #[serde(rename = "type")]
     of: Option<RawJson>,
+}
+
+fn aborted() -> Failure {
+    Failure::new(Code::Aborted.as_str(), "the call was aborted")
 }
 
 /// There is no command to run.

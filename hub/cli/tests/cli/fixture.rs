@@ -165,6 +165,10 @@ impl Program {
         Self { name, child, out, err }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn out(&self) -> String {
         self.out.text()
     }

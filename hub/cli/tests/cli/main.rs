@@ -3,11 +3,13 @@
 mod commands;
 mod dev;
 mod examples;
+mod first;
 mod fixture;
 mod missing;
 mod mistakes;
 mod offer;
 mod outages;
+mod pages;
 mod sdk;
 mod selftest;
 mod tls;

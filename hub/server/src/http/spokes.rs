@@ -89,7 +89,7 @@ pub(crate) async fn get(
     let record = record.ok_or_else(|| unknown(&name))?;
     let hint = hints(&app, Some(&name)).await?.remove(&name);
     let connected = connected(&app).remove(&name).unwrap_or_default();
-    let declaration = declaration(&record);
+    let declaration = record.declaration();
     let info = info(record, connected, hint);
     Ok(Data::ok(Declared { info, declaration }))
 }
@@ -223,22 +223,6 @@ fn connected(app: &App) -> BTreeMap<SpokeName, Connected> {
     spokes
 }
 
-/// What declares the spoke as it is.
-fn declaration(record: &SpokeRecord) -> SpokePut {
-    SpokePut {
-        uid: record.uid.clone(),
-        key: None,
-        overlap_seconds: 0,
-        key_expires_at: None,
-        spoke_type: record.spoke_type,
-        operations: record.operations.clone(),
-        scopes: record.scopes.clone(),
-        labels: record.labels.clone(),
-        concurrency: record.concurrency,
-        suspended: record.suspended,
-    }
-}
-
 fn info(record: SpokeRecord, connected: Connected, key_hint: Option<String>) -> SpokeInfo {
     let status = if record.suspended {
         SpokeStatus::Suspended
@@ -249,7 +233,7 @@ fn info(record: SpokeRecord, connected: Connected, key_hint: Option<String>) -> 
     };
     SpokeInfo {
         // A spoke that no resource declares has no declaration that could be lost.
-        declaration: (!record.uid.is_empty()).then(|| record.declaration().digest()),
+        declaration_digest: (!record.uid.is_empty()).then(|| record.declaration().digest()),
         key_hint,
         name: record.name,
         uid: record.uid,
@@ -277,7 +261,7 @@ fn undeclared(name: SpokeName, connected: Connected) -> SpokeInfo {
         labels: BTreeMap::new(),
         disconnected_at: None,
         last_heartbeat_at: None,
-        declaration: None,
+        declaration_digest: None,
         key_hint: None,
     }
 }

@@ -325,7 +325,7 @@ async fn a_put_says_which_key_is_in_force_and_a_list_what_was_declared() {
     assert_eq!(hint(&late).as_deref(), Some(&second[..10]), "the first has ended");
     let parsed: alkhub_protocol::admin::SpokePut = serde_json::from_value(declared(&first, true)).expect("a put");
     let list = hub.get("/v1/admin/spokes").await;
-    assert_eq!(list.body["data"][0]["declaration"], parsed.digest());
+    assert_eq!(list.body["data"][0]["declarationDigest"], parsed.digest());
     assert_eq!(list.body["data"][0]["keyHint"], second[..10]);
     let (reader, _) = hub.key(&["spokes:read"]).await;
     let read = Answer::of(
@@ -375,7 +375,7 @@ async fn a_declaration_with_a_field_of_the_next_version_is_taken() {
 
     assert_eq!(answer.status, 201);
     assert!(
-        answer.body["data"]["declaration"]
+        answer.body["data"]["declarationDigest"]
             .as_str()
             .is_some_and(|digest| digest.starts_with("1:"))
     );

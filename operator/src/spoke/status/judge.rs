@@ -195,7 +195,7 @@ mod tests {
             operations: Vec::new(),
             labels: std::collections::BTreeMap::new(),
             connected_at: None,
-            declaration: None,
+            declaration_digest: None,
             key_hint: None,
             disconnected_at: was_there.then_some(at),
             last_heartbeat_at: None,

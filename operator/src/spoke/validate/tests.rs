@@ -63,7 +63,7 @@ fn look(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Look> {
 
 /// What a hub reports of the Spoke `builder`.
 fn reported(uid: &str, declaration: Option<&str>, hint: Option<&str>) -> SpokeInfo {
-    let info = serde_json::json!({"name": "builder", "uid": uid, "declaration": declaration, "keyHint": hint});
+    let info = serde_json::json!({"name": "builder", "uid": uid, "declarationDigest": declaration, "keyHint": hint});
     serde_json::from_value(info).expect("a spoke")
 }
 

@@ -1,0 +1,69 @@
+//! `alkhub keys`.
+
+use clap::{Args, Subcommand};
+
+use super::{ClientArgs, Time};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Makes a key and shows it, once
+    Create(KeyCreateArgs),
+    /// Lists keys without their secrets
+    List(KeyListArgs),
+    /// Revokes a key: what is connected with it is cut off
+    Revoke(KeyRevokeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub keys list
+  alkhub keys list --output json | jq -r '.[].name'")]
+pub(crate) struct KeyListArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  alkhub keys revoke dashboard
+  alkhub keys revoke 0193b9e4-7c1e-7a31-9a4f-5d9e0a1b2c3d
+
+A name that several valid keys have is refused, with their ids.")]
+pub(crate) struct KeyRevokeArgs {
+    /// The key's name or its id, from `alkhub keys list`
+    #[arg(value_name = "NAME|ID")]
+    pub(crate) key: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Scopes:
+  call:ns.op  call:ns.*  call:*                     calling
+  events:publish:TYPE  events:publish:*             publishing
+  events:subscribe:TYPE  events:subscribe:TYPE:*    subscribing to named ids, to all ids
+  operations:read  spokes:read  calls:read          listing
+  spoke                                             offering operations
+  admin                                             everything
+
+Examples:
+  alkhub keys create dashboard --scope operations:read --scope spokes:read --expires-in 30d
+  alkhub keys create builder --spoke builder --scope events:publish:build.done")]
+pub(crate) struct KeyCreateArgs {
+    /// What it is for
+    pub(crate) name: String,
+    /// What it may do; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE")]
+    pub(crate) scopes: Vec<String>,
+    /// The spoke that it identifies; adds the scope `spoke`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) spoke: Option<String>,
+    /// When it ends, for example 24h or 30d; never when absent
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires_in: Option<Time>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}

@@ -1,0 +1,53 @@
+//! `alkhub status`, `alkhub version` and `alkhub completions`.
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Cli, CompletionsArgs, Output, StatusArgs};
+use crate::failure::Failure;
+use crate::output;
+
+/// Says how a hub is.
+pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
+    let target = args.client.hub.target()?;
+    let report = target.client()?.report().await?;
+    if args.client.output == Output::Json {
+        return output::json(&report);
+    }
+    let facts = [
+        ("hub", target.url),
+        ("version", report.version),
+        ("postgres", report.postgres),
+        ("redis", report.redis),
+        ("prefix", report.channel_prefix),
+        ("spokes", format!("{} connected", report.spokes_connected)),
+    ];
+    let facts = facts.map(|(fact, value)| format!("{fact:<10}{}", output::visible(&value)));
+    let pods = report.pods.iter().map(|pod| {
+        let state = if pod.draining { "draining" } else { "up" };
+        let here = if pod.hub_id == report.hub_id { "answers" } else { "" };
+        vec![
+            pod.hub_id.to_string(),
+            pod.pod.clone(),
+            state.to_owned(),
+            pod.version.clone(),
+            pod.connections.to_string(),
+            here.to_owned(),
+        ]
+    });
+    let pods = output::table(&["HUB", "POD", "STATE", "VERSION", "CONNECTIONS", ""], pods);
+    output::text(&format!("{}\n\n{pods}", facts.join("\n")))
+}
+
+/// Prints the version of this program.
+pub(crate) fn version() -> Result<ExitCode, Failure> {
+    output::text(&format!("alkhub {}", env!("CARGO_PKG_VERSION")))
+}
+
+/// Prints a shell's script.
+pub(crate) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "alkhub", &mut script);
+    output::text(String::from_utf8_lossy(&script).trim_end())
+}
