@@ -9,8 +9,10 @@
 //! - The defaults run on a laptop.
 //! - A secret is never printed: [`HubConfig::to_toml`] leaves secrets out.
 
+pub mod address;
 mod auth;
 mod calls;
+pub mod drain;
 mod events;
 mod identity;
 mod load;
@@ -23,6 +25,7 @@ mod telemetry;
 
 use serde::{Deserialize, Serialize};
 
+pub use address::{Address, InvalidUrl};
 pub use auth::AuthConfig;
 pub use calls::CallsConfig;
 pub use events::EventsConfig;

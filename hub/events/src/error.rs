@@ -13,7 +13,7 @@ pub enum Error {
     Setting(#[from] alkhub_config::secret::Error),
     /// The URL of Redis is none, or its scheme is unknown. The URL itself is not in the text: it may hold a password.
     #[error("the URL of Redis is not valid")]
-    Url(#[source] redis::RedisError),
+    Url(#[from] alkhub_config::InvalidUrl),
     /// The file of `events.redis-ca-file` cannot be used.
     #[error("authorities for Redis cannot be read from {path}")]
     Authorities {

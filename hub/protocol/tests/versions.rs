@@ -109,7 +109,7 @@ fn a_field_that_an_older_writer_does_not_have_has_its_default() {
     .expect("a report");
 
     assert_eq!((put.key, put.suspended), (None, false));
-    assert_eq!((info.declaration, info.key_hint), (None, None));
+    assert_eq!((info.declaration_digest, info.key_hint), (None, None));
     assert_eq!((report.pods[0].connections, report.dead_keys), (0, None));
 }
 

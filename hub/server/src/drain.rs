@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use alkhub_config::drain::{CLOSING, ENDING, KILLING, STORING};
 use tokio::time::{Instant, timeout};
 
 use crate::hub::Hub;
@@ -12,15 +13,6 @@ use crate::ws::{DRAINING, code};
 
 /// How often it is looked whether calls still run.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// Time for peers to answer a close.
-const CLOSING: Duration = Duration::from_secs(5);
-
-/// Time for the tasks of sockets that were cut off to tidy up.
-const KILLING: Duration = Duration::from_secs(1);
-
-/// Time for tasks to end after everything was told to.
-const ENDING: Duration = Duration::from_secs(10);
 
 // === impl Hub ===
 
@@ -71,7 +63,9 @@ impl Hub {
         if timeout(ENDING, scope.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = scope.tasks.len(), "tasks did not end in time");
         }
-        self.app.store.close().await;
+        if timeout(STORING, self.app.store.close()).await.is_err() {
+            tracing::warn!("Postgres did not take the last writes in time");
+        }
         tracing::info!(hub.id = %self.app.hub_id, "the hub has ended");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use alkhub_config::StoreConfig;
+use alkhub_config::{InvalidUrl, StoreConfig, address};
 use base64::Engine as _;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -18,7 +18,9 @@ use crate::Error;
 /// startup message, which connection poolers refuse.
 pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
     let url = config.database()?;
-    let mut options: PgConnectOptions = url.expose_secret().parse().map_err(Error::Url)?;
+    address::postgres(url.expose_secret())?;
+    let unfit = |error: sqlx::Error| InvalidUrl::new(error.to_string());
+    let mut options: PgConnectOptions = url.expose_secret().parse().map_err(unfit)?;
     options = options.application_name("alkhub");
     if let Some(path) = &config.ca_file {
         let mode = match options.get_ssl_mode() {
@@ -72,4 +74,23 @@ fn append(pem: &mut String, certificate: &CertificateDer<'_>) {
         pem.push('\n');
     }
     pem.push_str("-----END CERTIFICATE-----\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_settings_accept_as_an_address_of_postgres_the_client_accepts() {
+        for text in [
+            "postgres://db/x",
+            "postgresql://user:p%40ss@DB.team:5432/x%20y?sslmode=verify-full&application_name=a",
+            "postgres:///x?host=%2Ftmp&port=7",
+            "postgres://u@%2Ftmp%2Fs/x?sslmode=Disable",
+            "postgres://[::1]/x?statement-cache-capacity=0&hostaddr=10.0.0.1&other=1",
+        ] {
+            assert!(address::postgres(text).is_ok(), "{text}");
+            assert!(text.parse::<PgConnectOptions>().is_ok(), "{text}");
+        }
+    }
 }

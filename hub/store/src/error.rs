@@ -13,7 +13,7 @@ pub enum Error {
     Setting(#[from] secret::Error),
     /// The URL cannot be read.
     #[error("`store.database-url` is not a Postgres URL")]
-    Url(#[source] sqlx::Error),
+    Url(#[from] alkhub_config::InvalidUrl),
     /// The file of authorities cannot be read or has no certificate in it.
     #[error("`store.ca-file` {path} has no certificate that can be read")]
     CaFile {

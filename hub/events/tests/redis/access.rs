@@ -165,13 +165,21 @@ async fn settings_that_cannot_be_used_are_told_at_once_and_without_the_password(
         Fabric::start(&config, &"a".parse().expect("valid"), scope(), &Registry::new())
     };
 
-    for url in ["http://:s3cret@h", "redis://:s3cret@h:port", "s3cret"] {
+    for url in [
+        "http://:s3cret@h",
+        "redis://:s3cret@h:port",
+        "redis://:s3cret@h/#x",
+        "s3cret",
+    ] {
         let error = start(url, None).expect_err(url);
         assert!(
             matches!(error, Error::Url(_)) && !format!("{error:?} {error}").contains("s3cret"),
             "{error:?}"
         );
     }
+    let garbage = std::env::current_exe().expect("this program");
+    let error = start("rediss://h", garbage.to_str()).expect_err("no authority");
+    assert!(matches!(error, Error::Authorities { .. }), "{error:?}");
     let error = start("rediss://h", Some("/nonexistent/ca.pem")).expect_err("no file");
     assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use alkhub_config::{InvalidUrl, address};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use redis::io::tcp::TcpSettings;
@@ -13,11 +14,21 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::Error;
 
+/// Begins a certificate in PEM.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+/// Beginnings of URLs of a server on this machine.
+const SOCKETS: [&str; 3] = ["unix:", "redis+unix:", "valkey+unix:"];
+
 /// A client for a URL; it connects to nothing yet.
 ///
 /// `rediss://` trusts the system's authorities, and those of the file beside them.
 pub(crate) fn client(url: &SecretString, authorities: Option<&Path>) -> Result<Client, Error> {
-    let info = url.expose_secret().into_connection_info().map_err(Error::Url)?;
+    let text = url.expose_secret();
+    if !SOCKETS.iter().any(|scheme| text.starts_with(scheme)) {
+        address::redis(text)?;
+    }
+    let info = text.into_connection_info().map_err(unfit)?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let info = info
         .set_redis_settings(settings)
@@ -30,8 +41,13 @@ pub(crate) fn client(url: &SecretString, authorities: Option<&Path>) -> Result<C
             };
             Client::build_with_tls(info, certificates).map_err(|error| unusable(path, error))
         }
-        _ => Client::open(info).map_err(Error::Url),
+        _ => Client::open(info).map_err(unfit),
     }
+}
+
+/// What the client says of a URL; it repeats nothing of it.
+fn unfit(error: RedisError) -> Error {
+    InvalidUrl::new(error.to_string()).into()
 }
 
 /// How every connection behaves.
@@ -43,10 +59,16 @@ pub(super) fn settings(timeout: Duration) -> AsyncConnectionConfig {
 
 /// The authorities of the file and those of the system as one PEM text: given any, the redis crate reads no others.
 fn trusted(path: &Path) -> Result<Vec<u8>, Error> {
-    let mut pem = std::fs::read(path).map_err(|source| Error::Authorities {
+    let failed = |source| Error::Authorities {
         path: path.to_owned(),
         source,
-    })?;
+    };
+    let mut pem = std::fs::read(path).map_err(failed)?;
+    // Beside the system's they would not be missed before the first connection is refused.
+    if !pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) {
+        let none = std::io::Error::new(std::io::ErrorKind::InvalidData, "it has no certificate in PEM");
+        return Err(failed(none));
+    }
     for certificate in rustls_native_certs::load_native_certs().certs {
         pem.extend_from_slice(b"\n-----BEGIN CERTIFICATE-----\n");
         for line in STANDARD.encode(&certificate).as_bytes().chunks(64) {
@@ -62,5 +84,26 @@ fn unusable(path: &Path, error: RedisError) -> Error {
     Error::Authorities {
         path: path.to_owned(),
         source: std::io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_settings_accept_as_an_address_of_redis_the_client_accepts() {
+        for text in [
+            "redis://cache",
+            "redis://:pass@cache:6379/3",
+            "rediss://user:p%40ss@CACHE.team:6379",
+            "rediss://[::1]:7/0#insecure",
+            "valkey://cache.team.svc/0?protocol=resp3",
+            "redis://a@b:c@cache.team.svc.cluster.local.",
+            "redis://user@10.0.0.1:1/",
+        ] {
+            assert!(address::redis(text).is_ok(), "{text}");
+            assert!(client(&text.into(), None).is_ok(), "{text}");
+        }
     }
 }
