@@ -1,5 +1,7 @@
 //! How a command fails: one line for people, one exit code for scripts.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use alkhub_sdk::{Code, Distrust, Error};
@@ -52,6 +54,17 @@ impl Failure {
     #[cfg(test)]
     pub(crate) fn line(&self) -> &str {
         &self.line
+    }
+
+    /// Leaves the line where Kubernetes looks for a container's last words, so that they are shown with the pod and by
+    /// the operator. Elsewhere there is no such file, and none is made.
+    pub(crate) fn leave_word(self, place: &Path) -> Self {
+        let file = std::fs::OpenOptions::new().write(true).truncate(true).open(place);
+        if let Ok(mut file) = file {
+            // It is said on standard error too: a full disk must not hide it.
+            drop(file.write_all(format!("alkhub: {}\n", self.line.replace('\n', " ")).as_bytes()));
+        }
+        self
     }
 
     /// Prints the line and gives the exit code.
@@ -172,6 +185,18 @@ mod tests {
         ] {
             assert_eq!(exit_code(&error), code, "{error}");
         }
+    }
+
+    #[test]
+    fn the_last_words_are_left_only_where_somebody_asked_for_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (there, missing) = (folder.path().join("log"), folder.path().join("none"));
+        std::fs::write(&there, "older and longer than what is said now").expect("written");
+
+        let _ = Failure::other("no\nkey").leave_word(&there).leave_word(&missing);
+
+        assert_eq!(std::fs::read_to_string(&there).expect("there"), "alkhub: no key\n");
+        assert!(!missing.exists());
     }
 
     #[test]

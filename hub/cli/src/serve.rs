@@ -1,5 +1,6 @@
 //! `alkhub serve` and `alkhub migrate`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,8 +18,16 @@ use crate::wait::{self, Places};
 /// Time for a database to answer where a person waits for it.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Where Kubernetes looks for the last words of a container.
+const LAST_WORDS: &str = "/dev/termination-log";
+
 /// Runs a hub until a signal, then drains it; a second signal ends at once. A hub that cannot go on is a failure.
 pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
+    let ended = Box::pin(run(args)).await;
+    ended.map_err(|failure| failure.leave_word(Path::new(LAST_WORDS)))
+}
+
+async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let config = HubConfig::load(args.config.as_deref()).map_err(|e| Failure::usage(chain(&e)))?;
     let _telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
     let mut signals = Signals::listen()?;
