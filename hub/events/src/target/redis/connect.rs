@@ -28,7 +28,7 @@ pub(crate) fn client(url: &SecretString, authorities: Option<&Path>) -> Result<C
     if !SOCKETS.iter().any(|scheme| text.starts_with(scheme)) {
         address::redis(text)?;
     }
-    let info = text.into_connection_info().map_err(unfit)?;
+    let info = text.into_connection_info().map_err(|error| unfit(&error))?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     let info = info
         .set_redis_settings(settings)
@@ -41,12 +41,12 @@ pub(crate) fn client(url: &SecretString, authorities: Option<&Path>) -> Result<C
             };
             Client::build_with_tls(info, certificates).map_err(|error| unusable(path, error))
         }
-        _ => Client::open(info).map_err(unfit),
+        _ => Client::open(info).map_err(|error| unfit(&error)),
     }
 }
 
 /// What the client says of a URL; it repeats nothing of it.
-fn unfit(error: RedisError) -> Error {
+fn unfit(error: &RedisError) -> Error {
     InvalidUrl::new(error.to_string()).into()
 }
 
