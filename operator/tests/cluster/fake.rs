@@ -206,7 +206,7 @@ fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
             Vec::new()
         },
         labels: put.labels.clone(),
-        declaration: (!put.uid.is_empty()).then(|| put.digest()),
+        declaration_digest: (!put.uid.is_empty()).then(|| put.digest()),
         key_hint: put
             .key
             .as_deref()
