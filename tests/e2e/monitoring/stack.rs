@@ -23,6 +23,8 @@ use crate::world::{SYSTEM, World};
 const NAMESPACE: &str = "monitoring";
 /// Where the operator's ConfigMap with rules would be mounted.
 const MOUNTED: &str = "/etc/prometheus/rules/prometheus-alkhub-rulefiles-0";
+/// What the side-car of a pod fills in from its environment: its number and its name.
+const FILLED_IN: [(&str, &str); 2] = [("$(SHARD)", "0"), ("$(POD_NAME)", "prometheus-alkhub-0")];
 /// A Prometheus as the widespread charts make it: it takes what has their label, from all namespaces.
 const RESOURCE: &str = "apiVersion: monitoring.coreos.com/v1
 kind: Prometheus
@@ -79,6 +81,9 @@ impl Stack {
         let config = written_config(kube).await;
         let rules = folder.join("rules");
         ensure!(config.contains(MOUNTED), "the configuration has no rules: {config}");
+        let config = FILLED_IN
+            .iter()
+            .fold(config, |config, (variable, value)| config.replace(variable, value));
         fs::write(
             folder.join("given.yaml"),
             config.replace(MOUNTED, &rules.to_string_lossy()),
