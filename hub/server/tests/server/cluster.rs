@@ -23,12 +23,17 @@ async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
             config.events.redis_url = Some(redis.url().into());
             config.hub.uid = "uid-1".to_owned();
             match &shared {
-                Some(first) => config.store.schema = first.store.schema.clone(),
+                Some(first) => {
+                    config.store.schema = first.store.schema.clone();
+                    // As pods of one Hub: a first key of another file would end the one before.
+                    config.auth = first.auth.clone();
+                }
                 None => shared = Some(config.clone()),
             }
         })
     };
-    let (one, two) = (start(), start());
+    let (one, mut two) = (start(), start());
+    two.admin = one.admin.clone();
     tokio::join!(one.hub.ready(), two.hub.ready());
     (one, two)
 }
