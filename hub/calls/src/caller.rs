@@ -7,7 +7,7 @@ use alkhub_protocol::operation::AccessControl;
 use alkhub_protocol::{OperationName, Scopes, SpokeName};
 
 /// The holder of a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The key's id; it stands in call records.
     pub key_id: Arc<str>,
@@ -34,7 +34,7 @@ impl Caller {
 }
 
 /// What a declared spoke may do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpokePolicy {
     /// Its name.
     pub name: SpokeName,

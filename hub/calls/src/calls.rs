@@ -10,7 +10,9 @@ use alkhub_events::Cluster;
 use alkhub_protocol::admin::InstanceInfo;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, CallRequest, Code, HubId, OperationKind, OperationName, RawJson, SpokeName, scope};
+use alkhub_protocol::{
+    CallError, CallRequest, Code, Delivered, HubId, OperationKind, OperationName, RawJson, SpokeName, scope,
+};
 use alkhub_store::Store;
 use prometheus::Registry;
 use tokio::sync::oneshot;
@@ -215,6 +217,19 @@ impl Ticket {
         self.core.end_once(self.key, End::Silent, Some(reason))
     }
 
+    /// Ends a subscription that its caller may not call any more; it is told with `ACCESS_DENIED`.
+    pub fn recheck(&self, caller: &Caller) {
+        let call = self.core.pending.get(self.key);
+        let Some(call) = call.filter(|call| call.operation.is_subscription()) else {
+            return;
+        };
+        if let Err(denied) = router::allow(&caller.scopes, &call.operation) {
+            let denied = denied.delivered(Delivered::Yes);
+            let reason = "the caller may not call the operation any more";
+            self.core.end(self.key, End::Failed(denied), Some(reason));
+        }
+    }
+
     /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.
     pub fn is_done(&self) -> bool {
         !self.core.pending.contains(self.key)
@@ -229,6 +244,13 @@ impl Drop for AbortOnDrop {
 }
 
 // === impl Items ===
+
+impl Items {
+    /// The subscription, for who has to end it.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket.clone()
+    }
+}
 
 impl futures::Stream for Items {
     type Item = Result<RawJson, CallError>;

@@ -72,6 +72,11 @@ impl Link {
         }
     }
 
+    /// The keys of its running calls.
+    pub(crate) fn running(&self) -> Vec<u64> {
+        self.calls.lock().iter().flatten().copied().collect()
+    }
+
     /// Whether it is not lost.
     pub(crate) fn is_registered(&self) -> bool {
         self.calls.lock().is_some()

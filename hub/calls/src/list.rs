@@ -75,7 +75,7 @@ impl Core {
                 .namespace
                 .as_deref()
                 .is_none_or(|wanted| pool.name.namespace() == wanted)
-                && (query.all || router::allowed(&caller.scopes, operation))
+                && (query.all || router::allow(&caller.scopes, operation).is_ok())
                 && matches(&pool.name, &operation.spec, &words)
         });
         pools

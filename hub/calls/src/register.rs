@@ -20,6 +20,7 @@ use crate::session::Session;
 use crate::{Caller, Connection, SpokePolicy};
 
 mod fields;
+mod narrow;
 pub(crate) mod turns;
 
 /// Who registers, once that is settled.

@@ -46,8 +46,9 @@ pub(crate) fn allow_operation(scopes: &Scopes, operation: &Operation) -> Result<
 }
 
 /// Whether the caller may call an operation.
-pub(crate) fn allowed(scopes: &Scopes, operation: &Operation) -> bool {
-    allow_call(scopes, &operation.name).is_ok() && allow_operation(scopes, operation).is_ok()
+pub(crate) fn allow(scopes: &Scopes, operation: &Operation) -> Result<(), CallError> {
+    allow_call(scopes, &operation.name)?;
+    allow_operation(scopes, operation)
 }
 
 /// The answer to a missing scope.

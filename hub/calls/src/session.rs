@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RequestId};
 
-use crate::Outbox;
 use crate::call::Call;
 use crate::core::Core;
 use crate::link::Link;
 use crate::operation::BAD_GATEWAY;
 use crate::sink::End;
+use crate::{Caller, Outbox};
 
 /// How long the directory may take to note that a spoke has left.
 const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
@@ -97,6 +97,29 @@ impl Session {
     /// The running call that the spoke means.
     fn call(&self, id: &RequestId) -> Option<Arc<Call>> {
         self.core.leg_key(id).and_then(|key| self.core.call_on(&self.link, key))
+    }
+
+    /// Brings the registration within what the caller's spoke may do now: operations that it may not offer any more are
+    /// withdrawn, its concurrency is lowered. The session that takes over, or `None` when nothing had to change.
+    ///
+    /// # Errors
+    /// The directory did not take it, and the registration has ended: the connection should end too.
+    pub fn narrow(
+        &self,
+        caller: &Caller,
+    ) -> impl Future<Output = Result<Option<Session>, CallError>> + Send + 'static + use<> {
+        let (core, link, policy) = (Arc::clone(&self.core), Arc::clone(&self.link), caller.spoke.clone());
+        async move {
+            match policy {
+                Some(policy) => core.narrow(&link, policy).await,
+                None => Ok(None),
+            }
+        }
+    }
+
+    /// Whether no later session of the connection has taken over.
+    pub fn is_current(&self) -> bool {
+        self.link.generation() == self.generation
     }
 
     /// Notes that the spoke was heard; written to the store once a minute at most.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::{ApiError, problem, status, unanswered};
+use crate::error::{ApiError, missing_scope, problem, status, unanswered};
 use crate::metrics::ConnectionKind;
 use crate::streams::Held;
 
@@ -77,6 +77,13 @@ pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
         subscriptions,
         resumed,
     } = topics;
+    let filters: Vec<TopicFilter> = subscriptions.iter().map(|one| one.filter().clone()).collect();
+    held.watch(move |caller| {
+        let missing = filters
+            .iter()
+            .find_map(|filter| caller.scopes.require_subscribe(filter).err());
+        missing.map(|scope| missing_scope(&scope))
+    });
     answer(async_stream::stream! {
         let mut number = 0_u64;
         yield start();
@@ -104,6 +111,12 @@ pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
 pub(crate) fn items(app: &App, mut held: Held, mut items: Items) -> Response {
     let (mut beat, close) = (app.beat.subscribe(), app.scope.close.clone());
+    let ticket = items.ticket();
+    held.watch(move |caller| {
+        // What it ends comes as the last item.
+        ticket.recheck(caller);
+        None
+    });
     let waiting = app.config.calls.subscription_items;
     answer(async_stream::stream! {
         yield start();

@@ -4,8 +4,10 @@
 //! - A stream is entered before its key is looked at for the last time: a key that ends in between ends the stream.
 //! - A stream's entry, and its place among the connections of its key, leave with its [`Held`].
 
+use std::fmt;
 use std::sync::Arc;
 
+use alkhub_calls::Caller;
 use alkhub_protocol::CallError;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -28,7 +30,15 @@ struct Entry {
     key: Arc<Key>,
     /// Taken when the stream is told to end.
     end: Option<oneshot::Sender<CallError>>,
+    /// What the key allowed when the stream was last looked at.
+    allowed: Arc<Caller>,
+    check: Option<Check>,
 }
+
+/// Looks at a stream whose key allows something else now; why it must end, unless it ends by itself.
+struct Check(Box<Look>);
+
+type Look = dyn Fn(&Caller) -> Option<CallError> + Send;
 
 /// A stream's place among the open ones.
 #[derive(Debug)]
@@ -45,7 +55,12 @@ impl Streams {
     /// Enters a stream; `counted` is kept for as long as it is open.
     pub(crate) fn enter(self: &Arc<Self>, key: Arc<Key>, counted: (Slot, Open)) -> Held {
         let (end, ended) = oneshot::channel();
-        let place = self.open.lock().insert(Entry { key, end: Some(end) });
+        let place = self.open.lock().insert(Entry {
+            allowed: key.caller(),
+            key,
+            end: Some(end),
+            check: None,
+        });
         Held {
             streams: self.clone(),
             place,
@@ -59,11 +74,12 @@ impl Streams {
         self.open.lock().iter().map(|(_, entry)| entry.key.clone()).collect()
     }
 
-    /// Ends the streams whose keys are no longer good.
+    /// Ends the streams whose keys are no longer good, or do not allow them any more.
     pub(crate) fn end_bad(&self) {
         let now = Timestamp::now();
         for (_, entry) in &mut *self.open.lock() {
-            if let Some(refusal) = entry.key.standing(now).refusal()
+            let refusal = entry.key.standing(now).refusal().or_else(|| entry.look_again());
+            if let Some(refusal) = refusal
                 && let Some(end) = entry.end.take()
             {
                 // Nobody is there who could be told only when the stream ends at this moment by itself.
@@ -73,9 +89,40 @@ impl Streams {
     }
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// Looks whether the key still allows the stream, when it allows something else than before.
+    fn look_again(&mut self) -> Option<CallError> {
+        // Without one the stream is being opened, and is looked at later.
+        let Check(check) = self.check.as_ref()?;
+        let caller = self.key.caller();
+        if Arc::ptr_eq(&caller, &self.allowed) {
+            return None;
+        }
+        self.allowed = caller;
+        check(&self.allowed)
+    }
+}
+
+// === impl Check ===
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Check")
+    }
+}
+
 // === impl Held ===
 
 impl Held {
+    /// Has `check` look at the stream whenever its key allows something else, from its opening on.
+    pub(crate) fn watch(&self, check: impl Fn(&Caller) -> Option<CallError> + Send + 'static) {
+        if let Some(entry) = self.streams.open.lock().get_mut(self.place) {
+            entry.check = Some(Check(Box::new(check)));
+        }
+    }
+
     /// Resolves when the stream must end, with the reason. Dropping the future loses nothing.
     pub(crate) async fn ended(&mut self) -> CallError {
         match (&mut self.ended).await {

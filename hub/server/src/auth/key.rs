@@ -94,6 +94,11 @@ impl Key {
         let mut looked_up = self.looked_up.lock();
         let mut state = State::of(record);
         state.revoked |= revoked();
+        let old = self.state.load();
+        if old.caller == state.caller {
+            // The same one says to everybody that nothing has changed.
+            state.caller = old.caller.clone();
+        }
         self.state.store(Arc::new(state));
         *looked_up = Some(Instant::now());
     }

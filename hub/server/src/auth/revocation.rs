@@ -131,9 +131,10 @@ impl App {
         }
     }
 
-    /// Ends the connections whose keys are no longer good.
+    /// Ends the connections whose keys are no longer good, and what keys do not allow any more on the others.
     fn end_bad(&self) {
         self.sockets.close_bad();
+        self.sockets.look_again();
         self.streams.end_bad();
     }
 

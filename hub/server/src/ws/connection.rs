@@ -117,6 +117,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.registered.socket.killed() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if self.registered.socket.take_look() {
+            self.conversation.look_again();
+        }
         self.decode_rest();
         loop {
             self.conversation.poll_pending(cx);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use alkhub_calls::{Outbox, Reply};
+use alkhub_calls::{Caller, Outbox, Reply};
 use alkhub_events::Item;
 use alkhub_protocol::frame::{self, Gap, Requested, encode};
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
@@ -46,6 +46,8 @@ pub(crate) struct Conversation {
     pub(super) subscriptions: Subscriptions,
     pub(super) pending: Pending,
     tickets: Tickets,
+    /// What the key allowed when it was last looked at.
+    allowed: Arc<Caller>,
 }
 
 // === impl Conversation ===
@@ -56,6 +58,7 @@ impl Conversation {
         Self {
             id: app.connection_id(),
             app,
+            allowed: key.caller(),
             key,
             outbox,
             dialect: None,
@@ -132,6 +135,18 @@ impl Conversation {
         }
     }
 
+    /// Ends what the key does not allow any more: subscriptions, and operations of the spoke.
+    pub(crate) fn look_again(&mut self) {
+        let caller = self.key.caller();
+        if Arc::ptr_eq(&caller, &self.allowed) {
+            return;
+        }
+        self.allowed = caller.clone();
+        self.tickets.recheck(&caller);
+        self.end_forbidden(&caller);
+        self.narrow(&caller);
+    }
+
     /// Notes a pong.
     pub(crate) fn heartbeat(&self) {
         self.spoke.heartbeat();
@@ -182,6 +197,7 @@ impl Conversation {
             Done::Published(Err(refusal)) => self.refuse(&refusal.error, Some(&refusal.topic)),
             Done::Subscribed(subscribed) => self.subscribed(subscribed),
             Done::Registered(registered) => self.registered(*registered),
+            Done::Narrowed(narrowed) => self.narrowed(*narrowed),
         }
     }
 

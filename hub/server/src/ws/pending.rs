@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use alkhub_calls::Session;
 use alkhub_protocol::CallError;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -22,6 +23,8 @@ pub(crate) enum Done {
     Subscribed(Confirmation),
     /// A registration, done or refused.
     Registered(Box<Registration>),
+    /// A registration that had to be narrowed, or why it could not be.
+    Narrowed(Box<Result<Option<Session>, CallError>>),
 }
 
 /// Why an event was not published.

@@ -29,6 +29,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 const PING: u8 = 1;
 const KILL: u8 = 2;
 const DRAIN: u8 = 4;
+const LOOK: u8 = 8;
 
 /// All open WebSockets.
 #[derive(Debug, Default)]
@@ -98,6 +99,13 @@ impl Sockets {
         }
     }
 
+    /// Has every socket look what its key allows now.
+    pub(crate) fn look_again(&self) {
+        for socket in self.all() {
+            socket.flag(LOOK);
+        }
+    }
+
     /// Lets go of every socket as soon as no call of its own is under way.
     pub(crate) fn drain(&self) {
         for socket in self.all() {
@@ -164,6 +172,11 @@ impl Socket {
     /// Whether a ping is due; asking answers it.
     pub(crate) fn take_ping(&self) -> bool {
         self.flags.load(Ordering::Relaxed) & PING != 0 && self.flags.fetch_and(!PING, Ordering::AcqRel) & PING != 0
+    }
+
+    /// Whether the key may have changed; asking answers it.
+    pub(crate) fn take_look(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & LOOK != 0 && self.flags.fetch_and(!LOOK, Ordering::AcqRel) & LOOK != 0
     }
 
     /// Whether the connection must end without another word.

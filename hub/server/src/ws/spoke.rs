@@ -1,11 +1,14 @@
 //! The spoke's side of a connection: registration, answers, heartbeat.
 
-use alkhub_calls::{Connection, Session};
+use std::sync::Arc;
+
+use alkhub_calls::{Caller, Connection, Session};
 use alkhub_protocol::frame::{Requested, encode};
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, Code, Frame, RawJson, RequestId};
 
 use super::conversation::Conversation;
+use super::frame::code;
 use super::pending::Done;
 use crate::envelope;
 
@@ -36,6 +39,8 @@ pub(super) enum Said {
 /// How a registration ended.
 pub(crate) struct Registration {
     request_id: RequestId,
+    /// Who it was examined for.
+    caller: Arc<Caller>,
     result: Result<(RegisterOutput, Session), CallError>,
 }
 
@@ -106,13 +111,43 @@ impl Conversation {
         self.spoke.registering += 1;
         self.pending.add(async move {
             let result = calls.register(&caller, input, connection).await;
-            Done::Registered(Box::new(Registration { request_id, result }))
+            Done::Registered(Box::new(Registration {
+                request_id,
+                caller,
+                result,
+            }))
         });
+    }
+
+    /// Brings the spoke's registration within what its declaration allows.
+    pub(super) fn narrow(&mut self, caller: &Caller) {
+        if let Some(session) = &self.spoke.session {
+            let narrowing = session.narrow(caller);
+            self.pending
+                .add(async move { Done::Narrowed(Box::new(narrowing.await)) });
+        }
+    }
+
+    /// Takes a narrowed registration over; a spoke whose registration was lost with it has to come again.
+    pub(super) fn narrowed(&mut self, narrowed: Result<Option<Session>, CallError>) {
+        match narrowed {
+            Ok(Some(session)) if session.is_current() => self.spoke.session = Some(session),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a spoke could not be held to its declaration and has to register again");
+                let reason = "the spoke's declaration has changed: connect and register again";
+                self.outbox.close(code::GOING_AWAY, reason);
+            }
+        }
     }
 
     /// Answers a registration.
     pub(super) fn registered(&mut self, registration: Registration) {
-        let Registration { request_id, result } = registration;
+        let Registration {
+            request_id,
+            caller,
+            result,
+        } = registration;
         match result {
             Ok((output, session)) => {
                 let data = serde_json::to_vec(&output).expect("the answer is a plain struct");
@@ -120,6 +155,11 @@ impl Conversation {
                 let output = output.expect("an answer of ours is JSON and shallow");
                 self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
                 self.spoke.took(Some(session));
+                let now = self.key.caller();
+                if !Arc::ptr_eq(&caller, &now) {
+                    // The declaration changed while it was examined.
+                    self.narrow(&now);
+                }
             }
             Err(error) => {
                 self.spoke.took(None);

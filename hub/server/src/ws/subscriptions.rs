@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::Future as _;
 use std::task::{Context, Poll, Waker};
 
+use alkhub_calls::Caller;
 use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, Subscription};
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter};
@@ -119,6 +120,17 @@ impl Conversation {
                 self.subscriptions.topics.remove(&filter);
                 self.refuse(&error::not_subscribed(&error), Some(&filter.to_string()));
             }
+        }
+    }
+
+    /// Ends the subscriptions that the key does not allow any more, and says so of each.
+    pub(super) fn end_forbidden(&mut self, caller: &Caller) {
+        let scopes = &caller.scopes;
+        let topics = self.subscriptions.topics.keys();
+        let forbidden = topics.filter_map(|filter| Some((filter.clone(), scopes.require_subscribe(filter).err()?)));
+        for (filter, scope) in forbidden.collect::<Vec<_>>() {
+            self.subscriptions.topics.remove(&filter);
+            self.refuse(&error::missing_scope(&scope), Some(&filter.to_string()));
         }
     }
 

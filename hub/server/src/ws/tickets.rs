@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use alkhub_calls::Ticket;
+use alkhub_calls::{Caller, Ticket};
 use alkhub_protocol::RequestId;
 
 /// The table is not swept below this size.
@@ -40,6 +40,11 @@ impl Tickets {
     /// Ends a call for its caller: whether it still ran. `None` when none of that id was entered.
     pub(crate) fn abort(&mut self, id: &RequestId, reason: &str) -> Option<bool> {
         self.calls.remove(id).map(|ticket| ticket.stop(reason))
+    }
+
+    /// Ends the subscriptions that their caller may not call any more.
+    pub(crate) fn recheck(&self, caller: &Caller) {
+        self.calls.values().for_each(|ticket| ticket.recheck(caller));
     }
 
     /// Whether no call runs.

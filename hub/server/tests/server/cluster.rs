@@ -275,3 +275,89 @@ async fn redis_away_degrades_a_hub_and_its_own_calls_go_on() {
     spoke.send(&json!({ "type": "a", "id": "1", "payload": 1 })).await;
     assert_eq!(spoke.expect("__error").await["payload"]["code"], "ACCESS_DENIED");
 }
+
+/// A declaration that allows less acts on what is connected, on every hub, and on nothing that it still allows.
+#[tokio::test]
+async fn a_declaration_that_is_narrowed_ends_what_it_no_longer_allows_on_every_hub() {
+    let redis = RedisServer::start().await;
+    let (one, two) = pair(&redis).await;
+    let key = crate::harness::new_key();
+    let declare = async |operations: &[&str], concurrency: u32, scopes: &[&str]| {
+        let body = json!({
+            "uid": "u-1", "key": key, "operations": operations, "concurrency": concurrency, "scopes": scopes,
+        });
+        let request = one.request(Method::PUT, "/v1/admin/spokes/text").body(body.to_string());
+        let answer = Answer::of(request.send().await.expect("answered")).await;
+        assert!(answer.status < 300, "{answer:?}");
+    };
+    declare(&["text.*"], 5, &["events:subscribe:*", "call:*"]).await;
+    let mut spoke = Wire::connect(&two, &key).await;
+    let operations = ["upper", "watch", "other"].map(|name| {
+        let kind = if name == "watch" { "subscription" } else { "query" };
+        operation("text", name, kind)
+    });
+    spoke.register(Dialect::Origin, &operations).await;
+    for topic in ["job:1", "log:1"] {
+        spoke
+            .send(&json!({ "type": "__subscribe", "id": "", "payload": { "topic": topic } }))
+            .await;
+        spoke.expect("__subscribed").await;
+    }
+    until("the operations are known to both", || async {
+        let operations = one.get("/v1/operations/text.watch").await;
+        let known = operations.body["data"]["spokes"][0] == "text";
+        known.then_some(()).ok_or(operations.text)
+    })
+    .await;
+    let mut client = Wire::connect(&one, &one.admin).await;
+    client.call(Dialect::Successor, "watch", "text.watch", json!("a")).await;
+    let watching = spoke.expect("call.requested").await;
+    client
+        .call(Dialect::Successor, "running", "text.upper", json!("b"))
+        .await;
+    let running = spoke.expect("call.requested").await;
+
+    declare(&["text.upper"], 1, &["events:subscribe:job"]).await;
+
+    let ended = client.expect("call.error").await["payload"].clone();
+    assert_eq!(
+        (&ended["requestId"], &ended["code"]),
+        (&json!("watch"), &json!("NO_PROVIDER"))
+    );
+    let mut told = [spoke.recv().await, spoke.recv().await];
+    told.sort_by_key(|message| message["type"].to_string());
+    assert_eq!(
+        (&told[0]["type"], &told[0]["payload"]["topic"]),
+        (&json!("__error"), &json!("log:1")),
+        "{told:?}"
+    );
+    assert_eq!(told[1]["type"], "call.aborted", "{told:?}");
+    assert_eq!(told[1]["payload"]["requestId"], watching["payload"]["requestId"]);
+    until("both know the narrowed instance", || async {
+        for hub in [&one, &two] {
+            let spokes = hub.get("/v1/spokes").await;
+            if spokes.body["data"][0]["operations"] != json!(["text.upper"]) {
+                return Err(spokes.text);
+            }
+        }
+        Ok(())
+    })
+    .await;
+    for hub in [&one, &two] {
+        hub.post("/v1/call/text.other", &json!("c"))
+            .await
+            .is_problem(503, "NO_PROVIDER");
+        // The one place that is left is taken by the call that goes on.
+        hub.post("/v1/call/text.upper", &json!("c"))
+            .await
+            .is_problem(503, "OVERLOADED");
+    }
+    spoke.respond(&running, json!("B")).await;
+    assert_eq!(client.expect("call.responded").await["payload"]["requestId"], "running");
+    let input = json!("d");
+    let (answer, ()) = tokio::join!(one.post("/v1/call/text.upper", &input), async {
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, json!("D")).await;
+    });
+    assert_eq!(answer.body["data"], "D", "{answer:?}");
+}
