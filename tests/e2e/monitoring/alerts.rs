@@ -104,6 +104,9 @@ pub(crate) async fn a_hub_whose_pods_are_gone_is_down_until_they_are_back(world:
     kube.kubectl(&[&["delete", "pods", "-n", NAMESPACE], &pods[..]].concat())
         .await?;
     let labels = format!("namespace=\"{NAMESPACE}\",hub=\"frail\"");
+    // From here on only the operator knows that there should be a pod.
+    let gone = format!("absent(up{{{labels}}})");
+    prometheus.answers("no pod is scraped", &gone).await;
     for alert in ["AlkhubHubDown", "AlkhubHubNotReady"] {
         fires(&prometheus, alert, &labels).await;
     }
@@ -124,6 +127,7 @@ pub(crate) async fn a_hub_whose_pods_are_gone_is_down_until_they_are_back(world:
 /// A Hub that somebody stopped has no pods because none are wanted.
 pub(crate) async fn a_hub_that_is_scaled_to_0_is_no_alert(world: &mut World) -> Result<()> {
     let (kube, prometheus) = (world.kube.clone(), prometheus(world)?);
+    silent(&prometheus).await;
     kube.kubectl(&["scale", "-n", NAMESPACE, "hub/frail", "--replicas=0"])
         .await?;
     let none = "alkhub_operator_hub_replicas{namespace=\"watched\"} == 0";
