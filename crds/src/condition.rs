@@ -11,7 +11,7 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 /// The spec was understood and is being carried out (Hub, Spoke).
 pub const ACCEPTED: &str = "Accepted";
-/// The Hub serves: its Deployment has as many ready pods as asked for, its parts were applied.
+/// The Hub serves: it has had as many ready pods as asked for and has lost none since, and no roll-out is stuck.
 pub const READY: &str = "Ready";
 /// A roll-out or a scaling is under way.
 pub const PROGRESSING: &str = "Progressing";
@@ -19,7 +19,7 @@ pub const PROGRESSING: &str = "Progressing";
 pub const DEGRADED: &str = "Degraded";
 /// `spec.paused` is set: nothing is changed.
 pub const PAUSED: &str = "Paused";
-/// Another, older Hub uses the same Redis with a prefix that overlaps.
+/// Another Hub has the same Redis with a prefix that overlaps.
 pub const PREFIX_CONFLICT: &str = "PrefixConflict";
 /// The Spoke's key is in its Secret and the hub knows it.
 pub const CREDENTIALS_ISSUED: &str = "CredentialsIssued";

@@ -74,7 +74,8 @@ pub struct HubSpec {
     /// Postgres, which keeps keys, spokes and call records in a schema of this Hub's own.
     pub postgres: Backend,
     /// Begins every channel and key in Redis; default `alk:{namespace}:{name}:`. Hubs that share a Redis need
-    /// prefixes of which none begins another: the younger Hub is refused with the condition PrefixConflict.
+    /// prefixes of which none begins another: who has it keeps it, else the older Hub gets it; the other is refused with
+    /// the condition PrefixConflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!-~]*:$"))]
     #[x_kube(
@@ -149,7 +150,8 @@ pub struct Backend {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKey>,
     /// Runs one server for this Hub, for trying things out: one pod, no replica, no backup. It goes, its data too,
-    /// with the Hub and when this is unset.
+    /// with the Hub. When this is unset the server goes once the pods run without it; its volume and password stay
+    /// until the Hub goes, and are used again when this is set again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub managed: Option<bool>,
     /// Where a managed server keeps its data; default a volume of 1Gi of the default storage class.
@@ -264,6 +266,10 @@ pub struct HubStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The operator that keeps this Hub, as `namespace/lease` of its install. Others leave the Hub and its Spokes alone.
+    /// Write another here to hand the Hub over; empty it and the next that looks takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
     /// Pods of the current revision; the scale subresource reads it.
     #[serde(default)]
     pub replicas: i32,
@@ -276,15 +282,29 @@ pub struct HubStatus {
     /// `ready/wanted`, for the printer column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<String>,
-    /// Image that the Deployment runs.
+    /// Image that hub pods last became ready with: what a Hub that names neither `image` nor `version` keeps. A new one
+    /// is written here when the first of its pods is ready, so that one that never works is not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Image that the managed Redis became ready with, kept until this field is emptied: its data are of that version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_image: Option<String>,
+    /// Image that the managed Postgres became ready with, kept until this field is emptied: its data are of that
+    /// version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres_image: Option<String>,
     /// Version that the hub reports, or the image's tag until one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The channel prefix in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_prefix: Option<String>,
+    /// `host:port` of the Redis in which the prefix is this Hub's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_address: Option<String>,
+    /// The schema in Postgres.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// Where clients and spokes connect inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

@@ -89,6 +89,11 @@ impl Admin {
         })
     }
 
+    /// The client itself, for what needs no key.
+    pub(crate) fn http(&self) -> &Client {
+        &self.http
+    }
+
     /// The admin API of one Hub.
     pub(crate) fn door(&self, names: &Names, key: SecretString) -> Door {
         let base = self

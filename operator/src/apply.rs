@@ -2,10 +2,12 @@
 //!
 //! Invariants
 //! - An object that is as it was applied is not written again: a steady state has no writes.
-//! - Nothing is taken over: an object without our owner's uid is left alone, and its uid guards each write.
+//! - Nothing is taken over: what is not there is created, never applied; an object without our owner's uid is left
+//!   alone, and its uid guards each write.
 //! - Nothing is deleted before the API server, not the cache, has confirmed that its owner still does not want it.
 
 mod compare;
+mod ownership;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::{Lookup, ObjectRef, Store};
 use kube::{Resource, ResourceExt as _};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::kubernetes::{Kubernetes, Object};
@@ -36,6 +38,10 @@ pub(crate) struct Applier<'a> {
 // === impl Applied ===
 
 impl Applied {
+    fn has(&self, uid: &str) -> bool {
+        self.0.lock().contains_key(uid)
+    }
+
     /// Forgets objects that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.0.lock().retain(|uid, _| exists(uid));
@@ -46,33 +52,85 @@ impl Applied {
 
 impl Applier<'_> {
     /// Makes one object as wanted; answers it as it is then.
-    pub(crate) async fn apply<K>(&self, store: &Store<K>, mut wanted: K) -> Result<Arc<K>, Error>
+    pub(crate) async fn apply<K>(&self, store: &Store<K>, wanted: K) -> Result<Arc<K>, Error>
+    where
+        K: Object + Lookup<DynamicType = ()>,
+    {
+        Box::pin(self.make(store, wanted, false)).await
+    }
+
+    /// The same, of exactly the version that was seen: a conflict when it has changed since.
+    pub(crate) async fn apply_to_seen<K>(&self, store: &Store<K>, wanted: K) -> Result<Arc<K>, Error>
+    where
+        K: Object + Lookup<DynamicType = ()>,
+    {
+        Box::pin(self.make(store, wanted, true)).await
+    }
+
+    async fn make<K>(&self, store: &Store<K>, mut wanted: K, seen_only: bool) -> Result<Arc<K>, Error>
     where
         K: Object + Lookup<DynamicType = ()>,
     {
         let (namespace, name) = (wanted.meta().namespace.clone().unwrap_or_default(), wanted.name_any());
-        let stamp = digest(&[json(&wanted).to_string().as_bytes()]);
+        let stamp = digest(&[plain(&wanted).to_string().as_bytes()]);
         wanted.annotations_mut().insert(APPLIED.to_owned(), stamp);
-        let wanted = json(&wanted);
+        let shape = plain(&wanted);
         let live = match store.get(&ObjectRef::new(&name).within(&namespace)) {
             Some(live) => Some(live),
             // Not in the cache: it may still be there, without our label or younger than the cache.
             None => self.kubernetes.get::<K>(&namespace, &name).await?.map(Arc::new),
         };
-        if let Some(live) = &live {
-            self.claim::<K>(live.meta(), &name)?;
-            if !self.differs(live.as_ref(), &wanted) {
-                return Ok(Arc::clone(live));
+        let made = match &live {
+            // Applying would take over what somebody else made since the look.
+            None => self.kubernetes.create(&namespace, &wanted).await?,
+            Some(live) => {
+                self.claim::<K>(live.meta(), &name)?;
+                if !self.differs(live.as_ref(), &shape) {
+                    return Ok(Arc::clone(live));
+                }
+                self.change(live.as_ref(), &shape, seen_only).await?
             }
-        }
-        let patch = with_identity::<K>(&wanted, live.as_deref().and_then(|live| live.meta().uid.as_deref()));
-        let made: K = self.kubernetes.apply(&namespace, &name, &patch).await?;
-        let shape = digest(&[compare::projection(&json(&made), &wanted).to_string().as_bytes()]);
+        };
+        let made = self.own(&namespace, made).await?;
+        let seen = digest(&[compare::projection(&plain(&made), &shape).to_string().as_bytes()]);
         self.applied
             .0
             .lock()
-            .insert(made.meta().uid.clone().unwrap_or_default(), shape);
+            .insert(made.meta().uid.clone().unwrap_or_default(), seen);
         Ok(Arc::new(made))
+    }
+
+    async fn change<K: Object>(&self, live: &K, shape: &Value, seen_only: bool) -> Result<K, Error> {
+        let meta = live.meta();
+        let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), live.name_any());
+        let mut version = meta.resource_version.clone();
+        if !self.applied.has(meta.uid.as_deref().unwrap_or_default()) {
+            // Made by another process, which may have ended before it owned what it created.
+            let now = self.kubernetes.get::<K>(&namespace, &name).await?.ok_or(Error::Stale)?;
+            if now.meta().uid != meta.uid || (seen_only && now.meta().resource_version != version) {
+                return Err(Error::Stale);
+            }
+            version = self.own(&namespace, now).await?.meta().resource_version.clone();
+        }
+        let mut patch = with_identity::<K>(shape, meta.uid.as_deref());
+        if seen_only {
+            patch["metadata"]["resourceVersion"] = version.into();
+        }
+        self.kubernetes.apply(&namespace, &name, &patch).await
+    }
+
+    /// See [`ownership`].
+    async fn own<K: Object>(&self, namespace: &str, made: K) -> Result<K, Error> {
+        let entries = made.meta().managed_fields.as_deref().unwrap_or_default();
+        let Some(entries) = ownership::applied(entries) else {
+            return Ok(made);
+        };
+        let fields = json!({ "metadata": {
+            "uid": made.meta().uid,
+            "resourceVersion": made.meta().resource_version,
+            "managedFields": entries,
+        } });
+        self.kubernetes.merge(namespace, &made.name_any(), &fields).await
     }
 
     /// What the owner has of a kind and no longer wants, as the cache knows it; see [`Applier::remove`].
@@ -114,7 +172,7 @@ impl Applier<'_> {
     }
 
     fn differs<K: Object>(&self, live: &K, wanted: &Value) -> bool {
-        let live_json = json(live);
+        let live_json = plain(live);
         if live_json["metadata"]["annotations"][APPLIED] != wanted["metadata"]["annotations"][APPLIED] {
             return true;
         }
@@ -142,6 +200,9 @@ pub(crate) fn with_identity<K: Object>(object: &Value, uid: Option<&str>) -> Val
     patch
 }
 
-fn json<K: Object>(object: &K) -> Value {
+fn plain<K: Object>(object: &K) -> Value {
     serde_json::to_value(object).expect("an object of Kubernetes is plain data")
 }
+
+#[cfg(test)]
+mod tests;

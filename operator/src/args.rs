@@ -20,6 +20,7 @@
 //! | "" | serviceaccounts | get, list, watch, create, patch | the account of hub pods, without rights |
 //! | "" | services, configmaps | get, list, watch, create, patch, delete | what a hub pod needs beside it |
 //! | "" | secrets | get, list, watch, create, patch, delete | generated keys and passwords; URLs that a Hub names (list and watch ask for metadata only) |
+//! | "" | pods | list | why pods do not become ready: the last words of those that ended, and where to ask the others |
 //! | policy | poddisruptionbudgets | get, list, watch, create, patch, delete | a drain of nodes leaves a Hub serving |
 //! | events.k8s.io | events | create, patch | one Event per transition |
 //!

@@ -17,6 +17,7 @@ use crate::apply::Applied;
 use crate::args::Args;
 use crate::backoff::Backoff;
 use crate::events::Events;
+use crate::hub::{Auths, Others};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) looks: Looks,
     pub(crate) counted: Counted,
     pub(crate) told: Told,
+    pub(crate) others: Others,
+    pub(crate) auths: Auths,
     pub(crate) wake: Wake,
 }
 

@@ -51,6 +51,16 @@ pub(crate) enum Error {
         /// The Service.
         name: String,
     },
+    /// A Secret of ours holds what the hub cannot use.
+    #[error(
+        "Secret `{name}`: {why}; put back what it held, or delete the Secret, and a new one is made with which every key that was given out ends"
+    )]
+    Broken {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// An object of the wanted name is being deleted.
     #[error("{kind} `{name}` is being deleted; waiting until it is gone")]
     Going {
@@ -99,7 +109,7 @@ impl Error {
                 Some(_) | None => Cure::Time,
             },
             Self::Timeout { .. } | Self::Going { .. } | Self::Stale | Self::Hub(_) => Cure::Time,
-            Self::Taken { .. } | Self::Kept { .. } | Self::Stranger { .. } => Cure::Person,
+            Self::Taken { .. } | Self::Kept { .. } | Self::Stranger { .. } | Self::Broken { .. } => Cure::Person,
             Self::Shut(_) => Cure::Leader,
         }
     }
@@ -134,6 +144,11 @@ impl Error {
     /// Whether the API server answered that there is no such object.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Kubernetes { source, .. } if status(source) == Some(404))
+    }
+
+    /// Whether the API server does not let this operator do it.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Kubernetes { source, .. } if status(source) == Some(403))
     }
 
     /// The error and its causes in one line.

@@ -1,5 +1,6 @@
 //! Makes the cluster match one Hub; running it twice changes nothing.
 //!
+//! 0. `claim` makes sure that no other install of the operator keeps the Hub.
 //! 1. `observe` reads: caches, and the Secrets that the Hub names.
 //! 2. `validate` decides, purely: a plan, or what the user must mend.
 //! 3. `generated` makes the Secrets that are made once.
@@ -9,15 +10,19 @@
 //! 7. `status` says what came of it, when it changed.
 //!
 //! Invariants
+//! - Pods are rolled only by a spec and Secrets that the hub itself would accept, and once for all Secrets that change
+//!   together.
 //! - A Hub that was refused, or that cannot be applied, is looked at like any other: its pods run on as they were last
 //!   applied, and its Spokes are declared, suspended and ended there.
 
 mod apply;
 mod build;
+mod claim;
 mod generated;
 mod look;
 mod observe;
 mod status;
+mod trouble;
 mod validate;
 
 use std::sync::Arc;
@@ -26,22 +31,35 @@ use std::time::Duration;
 use alkhub_crds::Hub;
 use kube::ResourceExt as _;
 
-pub(crate) use self::generated::ADMIN_KEY;
+pub(crate) use self::claim::{Others, other as kept_by_other};
+pub(crate) use self::generated::{ADMIN_KEY, Auths};
 pub(crate) use self::look::door;
 use crate::context::Context;
 use crate::error::Error;
+use crate::gate::Shut;
 use crate::leading::{Done, Going as _};
+use crate::secrets::SETTLED;
 
 /// A Hub that was refused is looked at again: the Secret or the other Hub that it waits for is not watched.
 const REFUSED: Duration = Duration::from_secs(5);
+
+/// A Hub that another install keeps is looked at again: the other may have ended.
+const FOREIGN: Duration = Duration::from_secs(10);
 
 /// A Hub that is being deleted needs nothing: what it owned goes by its owner references.
 const GONE: Duration = Duration::from_secs(300);
 
 /// How far a Hub was carried out.
 enum Ended {
-    Applied(Box<validate::Plan>, apply::Outcome),
+    Applied(Box<validate::Plan>, Box<apply::Outcome>),
     Refused(validate::Refusal),
+    /// A Secret has just changed: what belongs to the change is waited for.
+    Changing,
+    /// Something could not be read, or could not be applied.
+    Failed {
+        is_accepted: bool,
+        error: Error,
+    },
 }
 
 /// See the module.
@@ -49,54 +67,72 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Done, 
     if hub.meta_is_going() {
         return Ok(Done::Well(GONE));
     }
+    if !claim::take(&ctx, &hub).await? {
+        return Ok(Done::Well(FOREIGN));
+    }
     if hub.spec.paused {
-        let pods = status::running(&ctx, &hub);
-        let look = look::at(&hub, &ctx, pods.as_ref()).await;
-        status::paused(&ctx, &hub, pods, &look).await?;
+        let sight = see(&ctx, &hub, status::running(&ctx, &hub)).await;
+        status::paused(&ctx, &hub, &sight).await?;
         return Ok(Done::Well(ctx.options.poll_interval));
     }
     let ended = carry_out(&ctx, &hub).await;
-    if let Err(error @ Error::Shut(_)) = ended {
-        return Err(error);
-    }
     let pods = match &ended {
-        Ok(Ended::Applied(plan, outcome)) => Some(status::Pods::of(&outcome.deployment, plan.replicas)),
-        _ => status::running(&ctx, &hub),
+        Ended::Failed {
+            error: Error::Shut(_), ..
+        } => return Err(Error::Shut(Shut)),
+        Ended::Applied(_, outcome) => Some(status::Pods::of(&hub, &outcome.deployment)),
+        Ended::Refused(_) | Ended::Changing | Ended::Failed { .. } => status::running(&ctx, &hub),
     };
-    let look = look::at(&hub, &ctx, pods.as_ref()).await;
+    let sight = see(&ctx, &hub, pods).await;
     match ended {
-        Ok(Ended::Applied(plan, outcome)) => {
-            status::applied(&ctx, &hub, &plan, &outcome, &look).await?;
-            Ok(Done::Well(if look.seen.is_ok() {
-                ctx.options.poll_interval
-            } else {
-                look::AGAIN
-            }))
+        Ended::Changing => Ok(Done::Well(SETTLED)),
+        Ended::Applied(plan, outcome) => {
+            status::applied(&ctx, &hub, &plan, &outcome, &sight).await?;
+            let well = sight.look.seen.is_ok();
+            Ok(Done::Well(if well { ctx.options.poll_interval } else { look::AGAIN }))
         }
-        Ok(Ended::Refused(refusal)) => {
-            status::refused(&ctx, &hub, &refusal, pods, &look).await?;
+        Ended::Refused(refusal) => {
+            status::refused(&ctx, &hub, &refusal, &sight).await?;
             Ok(Done::Invalid(REFUSED))
         }
-        Err(error) => {
+        Ended::Failed { is_accepted, error } => {
             let failures = ctx.backoff.failures(&hub.uid().unwrap_or_default());
             if error.is_shown(failures) {
-                status::failed(&ctx, &hub, &error, pods, &look).await?;
+                status::failed(&ctx, &hub, &error, is_accepted, &sight).await?;
             }
             Err(error)
         }
     }
 }
 
-async fn carry_out(ctx: &Context, hub: &Hub) -> Result<Ended, Error> {
-    let observed = observe::observe(ctx, hub).await?;
+async fn see(ctx: &Context, hub: &Hub, pods: Option<status::Pods>) -> status::Sight {
+    let look = look::at(hub, ctx, pods.as_ref()).await;
+    let trouble = trouble::look(ctx, hub, pods.as_ref()).await;
+    status::Sight { pods, look, trouble }
+}
+
+async fn carry_out(ctx: &Context, hub: &Hub) -> Ended {
+    let failed = |is_accepted| move |error| Ended::Failed { is_accepted, error };
+    let observed = match observe::observe(ctx, hub).await {
+        Ok(observed) => observed,
+        Err(error) => return failed(false)(error),
+    };
+    if observed.is_changing {
+        return Ended::Changing;
+    }
     let plan = match validate::validate(hub, &observed) {
         Ok(plan) => plan,
-        Err(refusal) => return Ok(Ended::Refused(refusal)),
+        Err(refusal) => return Ended::Refused(refusal),
     };
-    let generated = generated::ensure(ctx, hub, &plan).await?;
-    let wanted = build::build(&plan, &generated);
-    let outcome = Box::pin(apply::apply(ctx, hub, &plan, wanted)).await?;
-    Ok(Ended::Applied(Box::new(plan), outcome))
+    let applied = async {
+        let generated = generated::ensure(ctx, hub, &plan).await?;
+        let wanted = build::build(&plan, &generated);
+        Box::pin(apply::apply(ctx, hub, &plan, wanted)).await
+    };
+    match applied.await {
+        Ok(outcome) => Ended::Applied(Box::new(plan), Box::new(outcome)),
+        Err(error) => failed(true)(error),
+    }
 }
 
 /// Hubs for the tests of other modules.

@@ -5,6 +5,7 @@
 //!
 //! Retries are the reconcile loop's ([`crate::backoff`]); the client makes none of its own.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::Path;
@@ -153,6 +154,19 @@ impl Kubernetes {
         Ok(list.items)
     }
 
+    /// The objects of a kind that have these labels, as they are now.
+    pub(crate) async fn list_labelled<K: Object>(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Vec<K>, Error> {
+        let api = self.api::<K>(namespace);
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let params = ListParams::default().labels(&labels.join(","));
+        let list = timed::<K, _>("list", namespace, Instant::now() + LIMIT, api.list(&params)).await?;
+        Ok(list.items)
+    }
+
     /// Makes an object that must not exist yet.
     pub(crate) async fn create<K: Object>(&self, namespace: &str, object: &K) -> Result<K, Error> {
         let params = PostParams {
@@ -193,6 +207,22 @@ impl Kubernetes {
         let api = self.api::<K>(namespace);
         let params = PatchParams::apply(MANAGER).force();
         self.write::<K, _>("status", name, api.patch_status(name, &params, &Patch::Apply(object)))
+            .await
+    }
+
+    /// Changes fields of a status; a `resourceVersion` in the metadata must still be the object's.
+    pub(crate) async fn merge_status<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        fields: &Value,
+    ) -> Result<K, Error> {
+        let api = self.api::<K>(namespace);
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        self.write::<K, _>("status", name, api.patch_status(name, &params, &Patch::Merge(fields)))
             .await
     }
 

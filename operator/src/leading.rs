@@ -110,6 +110,8 @@ pub(crate) fn start(
         looks: Looks::default(),
         counted: Counted::default(),
         told: Told::default(),
+        others: hub::Others::default(),
+        auths: hub::Auths::default(),
         wake: Wake::new(sender),
     });
     metrics.observe(Some(Arc::clone(&context.stores)));

@@ -77,9 +77,10 @@ impl Names {
         format!("{}-pods", self.hub)
     }
 
-    /// The ConfigMap.
-    pub(crate) fn config(&self) -> String {
-        format!("{}-config", self.hub)
+    /// The ConfigMap of one text of settings: each text has its own, so that a pod of an older revision that starts
+    /// again reads what it read before.
+    pub(crate) fn config(&self, text: &str) -> String {
+        format!("{}-config-{}", self.hub, &digest(&[text.as_bytes()])[..10])
     }
 
     /// The Secret with the hash's key and the first admin key.

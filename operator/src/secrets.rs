@@ -10,9 +10,13 @@ pub(crate) mod generated;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use alkhub_config::{Address, InvalidUrl, address};
 use alkhub_crds::hub::SecretKey;
 use k8s_openapi::api::core::v1::Secret;
 use parking_lot::Mutex;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::time::Instant;
 
 use self::endpoint::Endpoint;
@@ -23,6 +27,13 @@ use crate::names::digest;
 /// A changed Secret of a user's is seen after this long at the latest.
 const TRUSTED: Duration = Duration::from_secs(60);
 
+/// A change is carried out when nothing more has changed for this long: two Secrets that are changed together reach the
+/// pods together.
+pub(crate) const SETTLED: Duration = Duration::from_secs(3);
+
+/// What is known of a value is forgotten when nobody has asked for this long.
+const KEPT: Duration = Duration::from_secs(600);
+
 /// A key of a Secret with its default filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Location {
@@ -31,18 +42,38 @@ pub(crate) struct Location {
     pub(crate) key: String,
 }
 
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// A URL of Redis.
+    Redis,
+    /// A URL of Postgres.
+    Postgres,
+    /// Certificates in PEM.
+    Authorities,
+}
+
 /// What is kept of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fact {
     /// Digest of the value.
     pub(crate) digest: String,
-    /// Scheme and address, when it is a URL.
-    pub(crate) endpoint: Option<Endpoint>,
+    /// Where the server is, or what is wrong with the value; `None` for certificates.
+    pub(crate) endpoint: Result<Option<Endpoint>, String>,
 }
 
-/// Facts by location, for a minute each.
+/// Facts by location and form, trusted for a minute each.
 #[derive(Debug, Default)]
-pub(crate) struct Facts(Mutex<HashMap<Location, (Instant, Option<Fact>)>>);
+pub(crate) struct Facts(Mutex<HashMap<(Location, Form), Known>>);
+
+#[derive(Clone, Debug)]
+struct Known {
+    at: Instant,
+    /// `None`: there is no such Secret or no such key in it.
+    fact: Option<Fact>,
+    /// When it was seen to be another than before.
+    changed: Option<Instant>,
+}
 
 // === impl Location ===
 
@@ -57,29 +88,117 @@ impl Location {
     }
 }
 
+// === impl Fact ===
+
+impl Fact {
+    /// Reads a value as the hub will: by the parser that the hub uses.
+    pub(crate) fn of(value: &[u8], form: Form, namespace: &str) -> Self {
+        let text = std::str::from_utf8(value).map(str::trim);
+        let address = |parse: fn(&str) -> Result<Address, InvalidUrl>| {
+            let address = parse(text.map_err(|_| "it is not UTF-8".to_owned())?).map_err(|error| error.to_string())?;
+            if address.host.is_empty() {
+                return Err("no host is given".to_owned());
+            }
+            Ok(Some(Endpoint::of(&address, namespace)))
+        };
+        Self {
+            digest: digest(&[value]),
+            endpoint: match form {
+                Form::Redis => address(address::redis),
+                Form::Postgres => address(address::postgres),
+                Form::Authorities => authorities(value).map(|()| None),
+            },
+        }
+    }
+}
+
+/// Whether there is a certificate that TLS can trust, and none that cannot be read.
+fn authorities(pem: &[u8]) -> Result<(), String> {
+    let mut trusted = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| "it holds something that is no PEM".to_owned())?;
+        // One that this software cannot use is passed over, as by the hub, as long as there is another.
+        let _ = trusted.add(certificate);
+    }
+    if trusted.is_empty() {
+        return Err("it holds no certificate of an authority in PEM".to_owned());
+    }
+    Ok(())
+}
+
 // === impl Facts ===
 
 impl Facts {
     /// What is known of a value; `None`: there is no such Secret or no such key in it.
-    pub(crate) async fn read(&self, kubernetes: &Kubernetes, location: &Location) -> Result<Option<Fact>, Error> {
-        if let Some((at, fact)) = self.0.lock().get(location)
+    pub(crate) async fn read(
+        &self,
+        kubernetes: &Kubernetes,
+        location: &Location,
+        form: Form,
+    ) -> Result<Option<Fact>, Error> {
+        let trusts = |known: &Known| known.fact.is_some() && known.at.elapsed() < TRUSTED;
+        match self.known(location, form).filter(trusts) {
+            Some(known) => Ok(known.fact),
             // A missing one is looked for again at once: somebody is waiting for it.
-            && fact.is_some()
-            && at.elapsed() < TRUSTED
-        {
-            return Ok(fact.clone());
+            None => self.refresh(kubernetes, location, form).await,
         }
+    }
+
+    /// What is known of values that belong together, and whether they are still changing: when one is seen to have
+    /// changed, the others are read again too, and until nothing more changes.
+    pub(crate) async fn read_all<const N: usize>(
+        &self,
+        kubernetes: &Kubernetes,
+        places: &[Option<(Location, Form)>; N],
+    ) -> Result<([Option<Fact>; N], bool), Error> {
+        for (location, form) in places.iter().flatten() {
+            self.read(kubernetes, location, *form).await?;
+        }
+        if self.changed_within(places, SETTLED * 2) {
+            for (location, form) in places.iter().flatten() {
+                self.refresh(kubernetes, location, *form).await?;
+            }
+        }
+        let facts = places.each_ref().map(|place| {
+            let (location, form) = place.as_ref()?;
+            self.known(location, *form)?.fact
+        });
+        Ok((facts, self.changed_within(places, SETTLED)))
+    }
+
+    fn known(&self, location: &Location, form: Form) -> Option<Known> {
+        self.0.lock().get(&(location.clone(), form)).cloned()
+    }
+
+    fn changed_within(&self, places: &[Option<(Location, Form)>], limit: Duration) -> bool {
+        let changed = places
+            .iter()
+            .flatten()
+            .filter_map(|(location, form)| self.known(location, *form)?.changed);
+        changed.into_iter().any(|at| at.elapsed() < limit)
+    }
+
+    async fn refresh(&self, kubernetes: &Kubernetes, location: &Location, form: Form) -> Result<Option<Fact>, Error> {
         let secret: Option<Secret> = kubernetes.get(&location.namespace, &location.secret).await?;
         let value = secret.and_then(|secret| secret.data?.remove(&location.key));
-        let fact = value.map(|value| Fact {
-            digest: digest(&[&value.0]),
-            endpoint: std::str::from_utf8(&value.0)
-                .ok()
-                .and_then(|url| Endpoint::parse(url.trim(), &location.namespace)),
-        });
+        let fact = value.map(|value| Fact::of(&value.0, form, &location.namespace));
+        let (key, now) = ((location.clone(), form), Instant::now());
         let mut facts = self.0.lock();
-        facts.retain(|_, (at, _)| at.elapsed() < TRUSTED);
-        facts.insert(location.clone(), (Instant::now(), fact.clone()));
+        facts.retain(|_, known| known.at.elapsed() < KEPT);
+        let before = facts.get(&key);
+        let changed = match before.map(|known| &known.fact) {
+            Some(Some(old)) if fact.as_ref() != Some(old) => Some(now),
+            _ => before.and_then(|known| known.changed),
+        };
+        let known = Known {
+            at: now,
+            fact: fact.clone(),
+            changed,
+        };
+        facts.insert(key, known);
         Ok(fact)
     }
 }
+
+#[cfg(test)]
+mod tests;

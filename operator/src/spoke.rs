@@ -25,6 +25,7 @@ use self::validate::{Course, Waiting};
 use crate::admin;
 use crate::context::Context;
 use crate::error::Error;
+use crate::hub::kept_by_other;
 use crate::leading::{Done, Going as _};
 
 /// What the cluster does not tell is looked at again after this long.
@@ -32,6 +33,10 @@ const RESYNC: Duration = Duration::from_secs(300);
 
 /// See the module.
 pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Done, Error> {
+    let hub = ctx.stores.hub_of(&spoke);
+    if hub.is_some_and(|hub| kept_by_other(&ctx.options, &hub).is_some()) {
+        return Ok(Done::Well(RESYNC));
+    }
     let ended = if spoke.meta_is_going() {
         retire::retire(&ctx, &spoke).await
     } else {

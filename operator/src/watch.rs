@@ -6,6 +6,7 @@
 //! - `managedFields` are dropped, and of Secrets only the metadata is kept: no key stays in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_crds::{Hub, Spoke};
 use futures::stream::BoxStream;
@@ -15,7 +16,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as events_of};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
@@ -23,6 +25,11 @@ use tokio::sync::watch;
 use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
 use crate::names::MANAGED_BY;
+
+/// A kind of ours may be missing: its definition was deleted, and is applied again any moment. The other watches end
+/// with the API server, which is given more time.
+const MISSING: Duration = Duration::from_secs(3);
+const BROKEN: Duration = Duration::from_secs(30);
 
 /// Objects that a watch touched.
 pub(crate) type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
@@ -60,6 +67,37 @@ where
     /// Becomes true when the store was filled once. Not the store's own `wait_until_ready`: in kube 5.0 that wakes
     /// only the last of several waiters, and a reconcile that was not the last would wait for ever.
     pub(crate) filled: watch::Receiver<bool>,
+}
+
+/// The waits of kube's default, with another limit.
+struct Waits {
+    inner: DefaultBackoff,
+    longest: Duration,
+}
+
+// === impl Waits ===
+
+impl Waits {
+    fn upto(longest: Duration) -> Self {
+        Self {
+            inner: DefaultBackoff::default(),
+            longest,
+        }
+    }
+}
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.inner.next().map(|wait| wait.min(self.longest))
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.inner.reset();
+    }
 }
 
 // === impl Stores ===
@@ -112,7 +150,7 @@ impl Watches {
             let event = readable(event, &metrics);
             async move { event }
         });
-        keep(&self.metrics, readable)
+        keep(&self.metrics, readable, MISSING)
     }
 
     /// Watches what this operator makes, of one kind.
@@ -123,6 +161,7 @@ impl Watches {
                 self.api::<K>(),
                 config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
             ),
+            BROKEN,
         )
     }
 
@@ -132,6 +171,7 @@ impl Watches {
         keep(
             &self.metrics,
             events_of(self.api::<PartialObjectMeta<Secret>>(), config),
+            BROKEN,
         )
     }
 
@@ -147,8 +187,12 @@ impl Watches {
     }
 }
 
-/// Keeps what a watch brings in a store.
-fn keep<K>(metrics: &Arc<Metrics>, events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static) -> Watched<K>
+/// Keeps what a watch brings in a store; one that broke is begun anew after `longest` at the latest.
+fn keep<K>(
+    metrics: &Arc<Metrics>,
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    longest: Duration,
+) -> Watched<K>
 where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
 {
@@ -168,7 +212,7 @@ where
                 );
             }
         })
-        .default_backoff()
+        .backoff(Waits::upto(longest))
         .modify(|object| object.meta_mut().managed_fields = None)
         .reflect(writer)
         .inspect(move |event| {
@@ -230,7 +274,11 @@ fn readable<K: Object>(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
     use serde_json::json;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -238,7 +286,7 @@ mod tests {
     async fn everybody_who_waits_for_a_store_learns_that_it_is_filled() {
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered"));
         let events = futures::stream::iter([Ok(Event::<Hub>::Init), Ok(Event::InitDone)]);
-        let watched = keep(&metrics, events);
+        let watched = keep(&metrics, events, BROKEN);
         let wait = || async {
             let mut filled = watched.filled.clone();
             filled.wait_for(|filled| *filled).await.is_ok()
@@ -247,6 +295,43 @@ mod tests {
         let (first, second, ()) = tokio::join!(wait(), wait(), watched.touched.for_each(|_| std::future::ready(())));
 
         assert!(first && second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_definition_that_was_deleted_is_noticed_within_seconds_of_its_return() {
+        let back = Instant::now() + Duration::from_secs(300);
+        let answer = move |_: http::Request<Body>| {
+            let (status, body) = if Instant::now() < back {
+                (
+                    404,
+                    json!({"kind": "Status", "code": 404, "status": "Failure", "message": "no such kind", "reason": "NotFound"}),
+                )
+            } else {
+                (
+                    200,
+                    json!({"kind": "HubList", "apiVersion": "alkhub.dev/v1alpha1", "metadata": {"resourceVersion": "7"}, "items": []}),
+                )
+            };
+            let answer = http::Response::builder()
+                .status(status)
+                .body(Body::from(body.to_string().into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer.expect("an answer")))
+        };
+        let watches = Watches {
+            client: Client::new(tower::service_fn(answer), "team"),
+            namespace: None,
+            metrics: Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered")),
+        };
+        let watched = watches.resources::<Hub>();
+        let mut filled = watched.filled.clone();
+
+        tokio::select! {
+            seen = filled.wait_for(|filled| *filled) => drop(seen.expect("it is watched")),
+            () = watched.touched.for_each(|_| std::future::ready(())) => {}
+        }
+
+        let late = Instant::now() - back;
+        assert!(late <= MISSING, "after {late:?}");
     }
 
     #[test]

@@ -40,10 +40,18 @@ wildcard.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]
+# Why hub pods do not become ready: their last words, and where to ask them.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 # At least one hub pod stays while nodes are drained.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+# Whether another operator that keeps a Hub is still there.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get]
 # Events on transitions: what `kubectl describe` shows.
 - apiGroups: [events.k8s.io]
   resources: [events]

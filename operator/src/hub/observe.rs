@@ -4,26 +4,27 @@ use std::sync::Arc;
 
 use alkhub_config::ChannelPrefix;
 use alkhub_crds::Hub;
-use k8s_openapi::api::apps::v1::Deployment;
+use alkhub_crds::hub::SecretKey;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::runtime::reflector::ObjectRef;
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::validate::prefix_of;
 use crate::leading::Going as _;
-use crate::names::{Names, Part, is_owned_by};
+use crate::names::{Names, Part};
 use crate::secrets::endpoint::Endpoint;
-use crate::secrets::{Fact, Location};
+use crate::secrets::{Fact, Form, Location};
 
 /// What was read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
-    /// Image of the Deployment that is there.
-    pub(crate) running_image: Option<String>,
+    /// A Secret that the Hub names has just changed, and others may follow.
+    pub(crate) is_changing: bool,
     /// The operator's images.
     pub(crate) images: Images,
+    /// Where Redis is.
+    pub(crate) redis_server: Option<Endpoint>,
     /// Values of the Secrets that the Hub names; absent when they are missing.
     pub(crate) redis: Values,
     pub(crate) postgres: Values,
@@ -52,92 +53,114 @@ pub(crate) struct Rival {
     /// `namespace/name`.
     pub(crate) name: String,
     pub(crate) prefix: ChannelPrefix,
-    /// Creation and uid: the lesser one stays.
-    pub(crate) age: (Option<Timestamp>, String),
+    pub(crate) rank: Rank,
+}
+
+/// Which of two Hubs gets a prefix: the lesser. Who has it keeps it, else creation and then the uid decide.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    is_new: bool,
+    age: (Option<Timestamp>, String),
+}
+
+// === impl Rank ===
+
+impl Rank {
+    /// The rank of a Hub for a prefix at a Redis. It has both when its status says that it was carried out with both:
+    /// naming another's server, or its prefix, makes an older Hub no incumbent there.
+    pub(crate) fn of(hub: &Hub, prefix: &ChannelPrefix, redis: Option<&Endpoint>) -> Self {
+        let has = hub.status.as_ref().is_some_and(|status| {
+            status.channel_prefix.as_deref() == Some(prefix.as_str())
+                && status.redis_address.as_deref() == redis.map(|redis| redis.address.as_str())
+        });
+        Self {
+            is_new: !has,
+            age: (
+                hub.creation_timestamp().map(|time| time.0),
+                hub.uid().unwrap_or_default(),
+            ),
+        }
+    }
 }
 
 pub(crate) async fn observe(ctx: &Context, hub: &Hub) -> Result<Observed, Error> {
     let names = Names::of(hub);
-    let redis = values(ctx, &names.namespace, &hub.spec.redis).await?;
-    let postgres = values(ctx, &names.namespace, &hub.spec.postgres).await?;
-    let rivals = rivals(
-        ctx,
-        hub,
-        &names,
-        redis.url.as_ref().and_then(|fact| fact.endpoint.as_ref()),
-    )
-    .await?;
-    let deployment = ctx
-        .stores
-        .deployments
-        .get(&ObjectRef::new(&names.main()).within(&names.namespace));
+    let place = |reference: &Option<SecretKey>, key, form| {
+        let reference = reference.as_ref()?;
+        Some((Location::of(&names.namespace, reference, key), form))
+    };
+    let (redis, postgres) = (&hub.spec.redis, &hub.spec.postgres);
+    let places = [
+        place(&redis.secret_ref, "url", Form::Redis),
+        place(&redis.ca_secret_ref, "ca.crt", Form::Authorities),
+        place(&postgres.secret_ref, "url", Form::Postgres),
+        place(&postgres.ca_secret_ref, "ca.crt", Form::Authorities),
+    ];
+    let ([redis, redis_ca, postgres, postgres_ca], is_changing) = ctx.facts.read_all(&ctx.kubernetes, &places).await?;
+    let server = redis.as_ref().and_then(server).or_else(|| managed(&names, hub));
+    let rivals = match &server {
+        Some(server) => rivals(ctx, hub, server).await?,
+        None => Vec::new(),
+    };
     Ok(Observed {
-        running_image: deployment
-            .filter(|d| is_owned_by(&d.metadata, &names.uid))
-            .and_then(|d| image(&d)),
+        is_changing,
         images: Images {
             hub: ctx.options.hub_image.clone(),
             redis: ctx.options.redis_image.clone(),
             postgres: ctx.options.postgres_image.clone(),
         },
-        redis,
-        postgres,
+        redis_server: server,
+        redis: Values {
+            url: redis,
+            ca: redis_ca,
+        },
+        postgres: Values {
+            url: postgres,
+            ca: postgres_ca,
+        },
         rivals,
     })
 }
 
-/// Creation and uid of a Hub.
-pub(crate) fn age(hub: &Hub) -> (Option<Timestamp>, String) {
-    (
-        hub.creation_timestamp().map(|time| time.0),
-        hub.uid().unwrap_or_default(),
-    )
-}
-
-async fn values(ctx: &Context, namespace: &str, backend: &alkhub_crds::hub::Backend) -> Result<Values, Error> {
-    let mut values = Values::default();
-    if let Some(reference) = &backend.secret_ref {
-        values.url = ctx
-            .facts
-            .read(&ctx.kubernetes, &Location::of(namespace, reference, "url"))
-            .await?;
-    }
-    if let Some(reference) = &backend.ca_secret_ref {
-        values.ca = ctx
-            .facts
-            .read(&ctx.kubernetes, &Location::of(namespace, reference, "ca.crt"))
-            .await?;
-    }
-    Ok(values)
+/// The server of a URL that is one.
+fn server(fact: &Fact) -> Option<Endpoint> {
+    fact.endpoint.as_ref().ok().cloned().flatten()
 }
 
 /// Only Hubs whose prefixes overlap are asked for their Redis; by default there is none.
-async fn rivals(ctx: &Context, hub: &Hub, names: &Names, given: Option<&Endpoint>) -> Result<Vec<Rival>, Error> {
+async fn rivals(ctx: &Context, hub: &Hub, own: &Endpoint) -> Result<Vec<Rival>, Error> {
     let Ok(prefix) = prefix_of(hub) else {
-        return Ok(Vec::new());
-    };
-    let Some(own) = given.cloned().or_else(|| managed(names, hub)) else {
         return Ok(Vec::new());
     };
     let mut rivals = Vec::new();
     for other in ctx.stores.hubs.state() {
-        let Ok(theirs) = prefix_of(&other) else { continue };
-        if other.uid() == hub.uid() || other.meta_is_going() || !theirs.overlaps(&prefix) {
+        if other.uid() == hub.uid() || other.meta_is_going() {
             continue;
         }
+        let Some(theirs) = prefixes(&other).into_iter().find(|theirs| theirs.overlaps(&prefix)) else {
+            continue;
+        };
         if redis_of(ctx, &other)
             .await?
-            .is_some_and(|redis| redis.is_server_of(&own))
+            .is_some_and(|redis| redis.is_server_of(own))
         {
             let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
+            let rank = Rank::of(&other, &theirs, Some(own));
             rivals.push(Rival {
                 name,
                 prefix: theirs,
-                age: age(&other),
+                rank,
             });
         }
     }
     Ok(rivals)
+}
+
+/// The prefix that a Hub runs with, and the one that it asks for.
+fn prefixes(hub: &Hub) -> Vec<ChannelPrefix> {
+    let has = hub.status.as_ref().and_then(|status| status.channel_prefix.as_ref());
+    let has = has.and_then(|prefix| prefix.parse().ok());
+    has.into_iter().chain(prefix_of(hub).ok()).collect()
 }
 
 async fn redis_of(ctx: &Context, hub: &Arc<Hub>) -> Result<Option<Endpoint>, Error> {
@@ -146,9 +169,13 @@ async fn redis_of(ctx: &Context, hub: &Arc<Hub>) -> Result<Option<Endpoint>, Err
         Some(reference) => {
             let fact = ctx
                 .facts
-                .read(&ctx.kubernetes, &Location::of(&names.namespace, reference, "url"))
+                .read(
+                    &ctx.kubernetes,
+                    &Location::of(&names.namespace, reference, "url"),
+                    Form::Redis,
+                )
                 .await?;
-            Ok(fact.and_then(|fact| fact.endpoint))
+            Ok(fact.as_ref().and_then(server))
         }
         None => Ok(managed(&names, hub)),
     }
@@ -159,18 +186,5 @@ fn managed(names: &Names, hub: &Hub) -> Option<Endpoint> {
     hub.spec
         .redis
         .is_managed()
-        .then(|| Endpoint::managed("redis", &service, &names.namespace, 6379))
-}
-
-fn image(deployment: &Deployment) -> Option<String> {
-    deployment
-        .spec
-        .as_ref()?
-        .template
-        .spec
-        .as_ref()?
-        .containers
-        .first()?
-        .image
-        .clone()
+        .then(|| Endpoint::managed(&service, &names.namespace, 6379))
 }

@@ -6,23 +6,37 @@
 
 mod judge;
 mod keys;
+mod pods;
+
+use std::sync::Arc;
 
 use alkhub_crds::condition::{self, Verdict};
 use alkhub_crds::hub::Connections;
 use alkhub_crds::{Hub, HubStatus};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
-pub(crate) use self::judge::Pods;
+pub(crate) use self::pods::Pods;
 use crate::apply::with_identity;
 use crate::context::{Context, Look};
 use crate::error::Error;
 use crate::hub::apply::Outcome;
 use crate::hub::build::deployment::revision;
+use crate::hub::trouble::Trouble;
 use crate::hub::validate::{Plan, Refusal, tag};
 use crate::names::{Names, Part, REVISION, is_owned_by};
+
+/// What can be seen of a Hub, whatever became of its spec.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    /// None before its first pod was wanted.
+    pub(crate) pods: Option<Pods>,
+    pub(crate) look: Arc<Look>,
+    pub(crate) trouble: Option<Trouble>,
+}
 
 /// The Hub is as wanted, or on the way there.
 pub(crate) async fn applied(
@@ -30,19 +44,44 @@ pub(crate) async fn applied(
     hub: &Hub,
     plan: &Plan,
     outcome: &Outcome,
-    look: &Look,
+    sight: &Sight,
 ) -> Result<(), Error> {
-    let pods = Pods::of(&outcome.deployment, plan.replicas);
-    let mut next = counted(hub, look);
+    let pods = Pods::of(hub, &outcome.deployment);
+    let mut next = seen(hub, sight);
     next.selector = Some(selector(&plan.names, revision(&outcome.deployment)));
     next.channel_prefix = Some(plan.prefix.to_string());
+    next.redis_address.clone_from(&plan.redis_address);
+    next.schema = Some(plan.names.schema());
     next.url = Some(plan.names.url());
-    next.image = Some(plan.image.clone());
-    let reported = look.seen.as_ref().ok().map(|seen| seen.report.version.clone());
+    pin(&mut next, plan, outcome, &pods);
+    let reported = sight.look.seen.as_ref().ok().map(|seen| seen.report.version.clone());
     next.version = reported.or_else(|| tag(&plan.image).map(str::to_owned));
-    pods.fill(&mut next);
-    let verdicts = judge::applied(&pods, &look.seen);
+    let verdicts = judge::applied(&pods, sight);
     write(ctx, hub, next, &verdicts).await
+}
+
+/// Images that have worked are kept from here on; what never became ready is not.
+fn pin(next: &mut HubStatus, plan: &Plan, outcome: &Outcome, pods: &Pods) {
+    if pods.is_proven() {
+        next.image = Some(plan.image.clone());
+    }
+    for (part, image, kept) in [
+        (Part::Redis, &plan.redis_image, &mut next.redis_image),
+        (Part::Postgres, &plan.postgres_image, &mut next.postgres_image),
+    ] {
+        let name = plan.names.server(part);
+        if outcome.sets.iter().any(|set| set.name_any() == name && is_serving(set)) {
+            *kept = Some(image.clone());
+        }
+    }
+}
+
+/// Whether the one pod of a managed server is ready as it was last wanted.
+fn is_serving(set: &StatefulSet) -> bool {
+    let Some(status) = &set.status else { return false };
+    status.observed_generation >= set.metadata.generation
+        && status.updated_replicas.unwrap_or_default() > 0
+        && status.ready_replicas.unwrap_or_default() > 0
 }
 
 /// The pods that a Hub has, as the cache knows them; none before its first was wanted.
@@ -50,47 +89,40 @@ pub(crate) fn running(ctx: &Context, hub: &Hub) -> Option<Pods> {
     let names = Names::of(hub);
     let deployment = ObjectRef::new(&names.main()).within(&names.namespace);
     let deployment = ctx.stores.deployments.get(&deployment)?;
-    is_owned_by(&deployment.metadata, &names.uid).then(|| Pods::of(&deployment, hub.spec.replicas))
+    is_owned_by(&deployment.metadata, &names.uid).then(|| Pods::of(hub, &deployment))
 }
 
 /// Nothing is changed while the Hub is paused; what can be seen is shown.
-pub(crate) async fn paused(ctx: &Context, hub: &Hub, pods: Option<Pods>, look: &Look) -> Result<(), Error> {
-    let mut next = counted(hub, look);
-    let pods = pods.unwrap_or_else(|| Pods::none(hub.spec.replicas));
+pub(crate) async fn paused(ctx: &Context, hub: &Hub, sight: &Sight) -> Result<(), Error> {
+    let none = Pods::none(hub);
+    let pods = sight.pods.as_ref().unwrap_or(&none);
+    let mut next = seen(hub, sight);
     pods.fill(&mut next);
-    let verdicts = judge::paused(&pods, &look.seen);
-    write(ctx, hub, next, &verdicts).await
+    write(ctx, hub, next, &judge::paused(pods, sight)).await
 }
 
 /// Only the user can go on; what runs is shown.
-pub(crate) async fn refused(
-    ctx: &Context,
-    hub: &Hub,
-    refusal: &Refusal,
-    pods: Option<Pods>,
-    look: &Look,
-) -> Result<(), Error> {
-    let next = seen(hub, look, pods.as_ref());
-    let verdicts = judge::refused(refusal, pods.as_ref(), &look.seen);
-    write(ctx, hub, next, &verdicts).await
+pub(crate) async fn refused(ctx: &Context, hub: &Hub, refusal: &Refusal, sight: &Sight) -> Result<(), Error> {
+    write(ctx, hub, seen(hub, sight), &judge::refused(refusal, sight)).await
 }
 
-/// The API server refused something that a person must mend, or fails on and on; what runs is shown.
+/// The API server refused something that a person must mend, or fails on and on; what runs is shown. `is_accepted`:
+/// the spec was judged and is good.
 pub(crate) async fn failed(
     ctx: &Context,
     hub: &Hub,
     error: &Error,
-    pods: Option<Pods>,
-    look: &Look,
+    is_accepted: bool,
+    sight: &Sight,
 ) -> Result<(), Error> {
-    let next = seen(hub, look, pods.as_ref());
-    write(ctx, hub, next, &judge::failed(&error.chain(), pods.as_ref())).await
+    let verdicts = judge::failed(&error.chain(), is_accepted, sight.pods.as_ref());
+    write(ctx, hub, seen(hub, sight), &verdicts).await
 }
 
 /// The old status with the counts of a look, and with the pods where they are known.
-fn seen(hub: &Hub, look: &Look, pods: Option<&Pods>) -> HubStatus {
-    let mut next = counted(hub, look);
-    if let Some(pods) = pods {
+fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
+    let mut next = counted(hub, &sight.look);
+    if let Some(pods) = &sight.pods {
         pods.fill(&mut next);
     }
     next
@@ -136,8 +168,13 @@ async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdic
     if next == old || (without_counts(&next) == without_counts(&old) && !ctx.counted.is_due(&uid)) {
         return Ok(());
     }
+    // Whose the Hub is, is not said again: somebody may be handing it over just now.
+    let said = HubStatus {
+        operator: None,
+        ..next.clone()
+    };
     let patch = with_identity::<Hub>(
-        &json!({ "metadata": { "name": hub.name_any() }, "status": next }),
+        &json!({ "metadata": { "name": hub.name_any() }, "status": said }),
         Some(&uid),
     );
     ctx.kubernetes

@@ -4,10 +4,10 @@ mod settings;
 
 use alkhub_config::{ChannelPrefix, HubConfig};
 use alkhub_crds::hub::{Backend, PodTemplate, ServiceSpec, Storage};
-use alkhub_crds::{Hub, condition};
+use alkhub_crds::{Hub, HubStatus, condition};
 
 pub(crate) use self::settings::Mounted;
-use crate::hub::observe::{Observed, Values, age};
+use crate::hub::observe::{Observed, Rank, Values};
 use crate::names::Names;
 use crate::secrets::Location;
 
@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) redis_image: String,
     pub(crate) postgres_image: String,
     pub(crate) prefix: ChannelPrefix,
+    /// `host:port` of Redis.
+    pub(crate) redis_address: Option<String>,
     /// The settings as the hub will read them.
     pub(crate) config: HubConfig,
     /// The same as text: what differs from the defaults, and what the user named.
@@ -57,8 +59,8 @@ pub(crate) struct Refusal {
 pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, Refusal> {
     let names = Names::of(hub);
     let prefix = prefix_of(hub)?;
-    let redis = wiring(&names, &hub.spec.redis, &observed.redis, &REDIS)?;
-    let postgres = wiring(&names, &hub.spec.postgres, &observed.postgres, &POSTGRES)?;
+    let redis = wiring(&names, &hub.spec.redis, &observed.redis, "spec.redis")?;
+    let postgres = wiring(&names, &hub.spec.postgres, &observed.postgres, "spec.postgres")?;
     conflict(hub, &prefix, observed)?;
     let mounted = Mounted {
         redis_ca: redis.has_ca(),
@@ -67,11 +69,12 @@ pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, Refusal> 
     let (config, toml) = settings::render(&hub.spec.config, &names, &prefix, mounted)?;
     Ok(Plan {
         image: image(hub, observed),
-        redis_image: observed.images.redis.clone(),
-        postgres_image: observed.images.postgres.clone(),
+        redis_image: pinned(hub, |status| &status.redis_image, &observed.images.redis),
+        postgres_image: pinned(hub, |status| &status.postgres_image, &observed.images.postgres),
         replicas: hub.spec.replicas,
         template: hub.spec.template.clone().unwrap_or_default(),
         service: hub.spec.service.clone().unwrap_or_default(),
+        redis_address: observed.redis_server.as_ref().map(|server| server.address.clone()),
         names,
         prefix,
         config,
@@ -111,26 +114,10 @@ impl Wiring {
     }
 }
 
-/// What is particular about each backend.
-struct Kind {
-    field: &'static str,
-    schemes: &'static [&'static str],
-}
-
-const REDIS: Kind = Kind {
-    field: "spec.redis",
-    schemes: &["redis", "rediss"],
-};
-const POSTGRES: Kind = Kind {
-    field: "spec.postgres",
-    schemes: &["postgres", "postgresql"],
-};
-
-fn wiring(names: &Names, backend: &Backend, values: &Values, kind: &Kind) -> Result<Wiring, Refusal> {
+fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Result<Wiring, Refusal> {
     if backend.is_managed() {
         return Ok(Wiring::Managed(backend.storage.clone().unwrap_or_default()));
     }
-    let field = kind.field;
     let Some(reference) = &backend.secret_ref else {
         return Err(Refusal::invalid(
             "InvalidSpec",
@@ -141,17 +128,15 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, kind: &Kind) -> Res
     let Some(fact) = &values.url else {
         return Err(missing(field, "secretRef", &location));
     };
-    if !fact
-        .endpoint
-        .as_ref()
-        .is_some_and(|endpoint| endpoint.speaks(kind.schemes))
-    {
-        let schemes = kind.schemes.join(":// or ");
+    let refused = |reason, part: &str, location: &Location, why: &str| {
         let message = format!(
-            "{field}.secretRef: key `{}` of Secret `{}` is no {schemes}:// URL",
+            "{field}.{part}: key `{}` of Secret `{}` cannot be used: {why}",
             location.key, location.secret
         );
-        return Err(Refusal::invalid("InvalidUrl", message));
+        Refusal::invalid(reason, message)
+    };
+    if let Err(why) = &fact.endpoint {
+        return Err(refused("InvalidUrl", "secretRef", &location, why));
     }
     let ca = match &backend.ca_secret_ref {
         None => None,
@@ -160,6 +145,9 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, kind: &Kind) -> Res
             let Some(fact) = &values.ca else {
                 return Err(missing(field, "caSecretRef", &location));
             };
+            if let Err(why) = &fact.endpoint {
+                return Err(refused("InvalidAuthority", "caSecretRef", &location, why));
+            }
             Some((location, fact.digest.clone()))
         }
     };
@@ -177,23 +165,23 @@ fn missing(field: &str, part: &str, location: &Location) -> Refusal {
     Refusal::invalid("SecretNotFound", message)
 }
 
-/// The younger of two Hubs whose names in one Redis could meet is refused.
+/// Of two Hubs whose names in one Redis could meet, one is refused: who has the prefix keeps it.
 fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<(), Refusal> {
-    let own = age(hub);
-    match observed.rivals.iter().find(|rival| rival.age < own) {
+    let own = Rank::of(hub, prefix, observed.redis_server.as_ref());
+    match observed.rivals.iter().find(|rival| rival.rank < own) {
         None => Ok(()),
         Some(rival) => Err(Refusal {
             kind: condition::PREFIX_CONFLICT,
             reason: "PrefixInUse",
             message: format!(
-                "prefix `{prefix}` overlaps with `{}` of the older Hub {} in the same Redis: set another spec.channelPrefix",
+                "prefix `{prefix}` overlaps with `{}`, which Hub {} has in the same Redis: set another spec.channelPrefix",
                 rival.prefix, rival.name
             ),
         }),
     }
 }
 
-/// `image`, or the version's, or what runs already, or the operator's default.
+/// `image`, or the version's, or what has worked, or the operator's default.
 fn image(hub: &Hub, observed: &Observed) -> String {
     if let Some(image) = &hub.spec.image {
         return image.clone();
@@ -201,11 +189,14 @@ fn image(hub: &Hub, observed: &Observed) -> String {
     if let Some(version) = &hub.spec.version {
         return format!("{}:{version}", repository(&observed.images.hub));
     }
-    // An upgrade of the operator restarts no hub.
-    observed
-        .running_image
-        .clone()
-        .unwrap_or_else(|| observed.images.hub.clone())
+    pinned(hub, |status| &status.image, &observed.images.hub)
+}
+
+/// The image that the status says has worked, or the operator's default. Never what a workload happens to run: an
+/// upgrade of the operator changes no image, and neither does a hand at the workload.
+fn pinned(hub: &Hub, field: impl FnOnce(&HubStatus) -> &Option<String>, default: &str) -> String {
+    let worked = hub.status.as_ref().and_then(|status| field(status).clone());
+    worked.unwrap_or_else(|| default.to_owned())
 }
 
 /// An image without its tag and digest; a `:` before the last `/` is a port.

@@ -23,6 +23,7 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
         let spokes: HashSet<_> = stores.spokes.state().iter().filter_map(|spoke| spoke.uid()).collect();
         context.told.retain(|uid| spokes.contains(uid));
         context.looks.retain(|uid| hubs.iter().any(|hub| hub == uid));
+        context.auths.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context.counted.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context
             .backoff

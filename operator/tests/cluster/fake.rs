@@ -232,38 +232,73 @@ fn problem(status: StatusCode, detail: &str) -> (StatusCode, Json<Value>) {
 /// Brings [`IMAGE`] to the nodes, once for all tests. Elsewhere than on `alkhub-cluster` it must be there already.
 pub(crate) fn image() {
     static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| load(IMAGE, "/busybox httpd -f -p 7421 -h /www &\nwait\n"));
+}
+
+/// Brings an image to the nodes whose pods leave last words and end.
+pub(crate) fn ending_image() -> &'static str {
+    const NAME: &str = "alkhub/fake-hub:ending";
+    static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
-        let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (script, ok, archive) = (
-            folder.join("fake-hub.sh"),
-            folder.join("ok"),
-            folder.join("fake-hub.tar"),
-        );
-        let text = "#!/busybox sh\ntrap 'exit 0' TERM\n/busybox httpd -f -p 7421 -h /www &\nwait\n";
-        std::fs::write(&script, text)
-            .and_then(|()| std::fs::write(&ok, "ok\n"))
-            .expect("files");
-        let file = |from: &std::path::Path, to: &str| format!("{}:{to}", from.display());
-        let made = Command::new("alkhub-cluster")
-            .args(["image", "--name", IMAGE, "--entrypoint", "/alkhub", "--out"])
-            .arg(&archive)
-            .args([
-                "--file",
-                "/bin/busybox:/busybox:755",
-                "--file",
-                &file(&script, "/alkhub:755"),
-            ])
-            .args(["--file", &file(&ok, "/www/livez"), "--file", &file(&ok, "/www/readyz")])
-            .status();
-        match made {
-            Ok(status) => assert!(status.success(), "the image could not be made"),
-            Err(error) => return println!("no alkhub-cluster ({error}): {IMAGE} must be on the nodes already"),
-        }
-        let loaded = Command::new("alkhub-cluster")
-            .arg("load")
-            .arg(&archive)
-            .status()
-            .expect("alkhub-cluster");
-        assert!(loaded.success(), "the image could not be loaded");
+        load(
+            NAME,
+            "echo 'alkhub: the hash key is no key' > /dev/termination-log\nexit 1\n",
+        )
     });
+    NAME
+}
+
+/// Brings an image to the nodes whose pods live, are not ready, and say at `/readyz` what Postgres answers.
+pub(crate) fn waiting_image() -> &'static str {
+    const NAME: &str = "alkhub/fake-hub:waiting";
+    const SAYS: &str = r#"{"status":"starting","redis":{"state":"up"},"prefix":{"state":"ours"},"postgres":{"state":"down","reason":"permission denied for database shop"}}"#;
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let answer = format!(
+            r#"if [ "$1" = answer ]; then
+read -r first; while read -r line && [ "${{#line}}" -gt 1 ]; do :; done
+case "$first" in *readyz*) code=503; body='{SAYS}' ;; *) code=200; body=ok ;; esac
+printf 'HTTP/1.1 %s X\r\ncontent-type: application/json\r\ncontent-length: %s\r\nconnection: close\r\n\r\n%s' "$code" "${{#body}}" "$body"
+exit 0
+fi
+/busybox nc -lk -p 7421 -e /alkhub answer &
+wait
+"#
+        );
+        load(NAME, &answer);
+    });
+    NAME
+}
+
+/// Makes an image of a shell script, beside which `/www` has the answers of the probes, and brings it to the nodes.
+fn load(name: &str, script: &str) {
+    let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name.replace(['/', ':'], "-"));
+    let (program, ok, archive) = (folder.join("alkhub.sh"), folder.join("ok"), folder.join("image.tar"));
+    let text = format!("#!/busybox sh\ntrap 'exit 0' TERM\n{script}");
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&program, text))
+        .and_then(|()| std::fs::write(&ok, "ok\n"))
+        .expect("files");
+    let file = |from: &std::path::Path, to: &str| format!("{}:{to}", from.display());
+    let made = Command::new("alkhub-cluster")
+        .args(["image", "--name", name, "--entrypoint", "/alkhub", "--out"])
+        .arg(&archive)
+        .args([
+            "--file",
+            "/bin/busybox:/busybox:755",
+            "--file",
+            &file(&program, "/alkhub:755"),
+        ])
+        .args(["--file", &file(&ok, "/www/livez"), "--file", &file(&ok, "/www/readyz")])
+        .status();
+    match made {
+        Ok(status) => assert!(status.success(), "the image could not be made"),
+        Err(error) => return println!("no alkhub-cluster ({error}): {name} must be on the nodes already"),
+    }
+    let loaded = Command::new("alkhub-cluster")
+        .arg("load")
+        .arg(&archive)
+        .status()
+        .expect("alkhub-cluster");
+    assert!(loaded.success(), "the image could not be loaded");
 }

@@ -1,6 +1,7 @@
 //! What goes wrong around Hubs and Spokes: a refused spec, a foreign finalizer, an API server that fails.
 
 use alkhub_crds::{Hub, Spoke, SpokePhase, condition};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
@@ -248,6 +249,41 @@ async fn a_spoke_deleted_while_its_hub_is_at_0_says_what_it_waits_for_and_goes_w
     world.until::<Spoke>("builder", "it says what it waits for", says).await;
     world.delete::<Hub>("demo").await;
     world.gone::<Spoke>("builder").await;
+    drop(operator);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn keys_of_a_hub_that_were_edited_roll_its_pods_and_broken_ones_are_told_and_roll_nothing() {
+    let (world, _fake, operator) = running("edited").await;
+    world.hub_says("demo", condition::READY, "True", "Serving").await;
+    let revision = |d: &Deployment| {
+        let meta = d.spec.as_ref()?.template.metadata.as_ref()?;
+        meta.labels.as_ref()?.get("alkhub.dev/revision").cloned()
+    };
+    let before = revision(&world.api::<Deployment>().get("demo").await.expect("a Deployment"));
+
+    world
+        .patch::<Secret>("demo-auth", json!({"stringData": {"hash-key": "short"}}))
+        .await;
+    let hub = world.hub_says("demo", condition::DEGRADED, "True", "ApplyFailed").await;
+    let said = message(&hub, condition::DEGRADED);
+    assert!(
+        said.contains("demo-auth") && said.contains("64 hexadecimal digits"),
+        "{said}"
+    );
+    let now = world.api::<Deployment>().get("demo").await.expect("a Deployment");
+    assert_eq!(revision(&now), before);
+
+    let other = "0123456789abcdef".repeat(4);
+    world
+        .patch::<Secret>("demo-auth", json!({"stringData": {"hash-key": other}}))
+        .await;
+    world
+        .until::<Deployment>("demo", "a new revision", |d| revision(d) != before)
+        .await;
+    world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
     drop(operator);
     world.end().await;
 }

@@ -107,14 +107,11 @@ impl World {
         let child = Command::new(env!("CARGO_BIN_EXE_alkhub-operator"))
             .args(["--namespace", &self.namespace, "--watch-namespace", &self.namespace])
             .args(["--management-listen", &management, "--hub-url-template", template])
-            .args([
-                "--hub-image",
-                IMAGE,
-                "--postgres-image",
-                "postgres:15",
-                "--poll-interval",
-                "1s",
-            ])
+            .args(unless_given(
+                more,
+                &[("--hub-image", IMAGE), ("--postgres-image", "postgres:15")],
+            ))
+            .args(["--poll-interval", "1s"])
             .args(["--log-filter", "info,alkhub_operator=debug", "--kubeconfig"])
             .arg(self.restricted().await)
             .args(more)
@@ -385,6 +382,12 @@ impl Drop for Operator {
     }
 }
 
+/// Flags with their values, without those that `more` has.
+fn unless_given<'a>(more: &[&str], flags: &[(&'a str, &'a str)]) -> Vec<&'a str> {
+    let missing = flags.iter().filter(|(flag, _)| !more.contains(flag));
+    missing.flat_map(|(flag, value)| [*flag, *value]).collect()
+}
+
 /// Waits until `check` succeeds; its last word is in the message when it does not.
 pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl FnMut() -> F) -> T {
     until_within(what, PATIENCE, check).await
@@ -440,7 +443,7 @@ fn rules() -> Value {
                 "apiGroups": [cells[0].trim_matches('"')], "resources": list(cells[1]), "verbs": list(cells[2]),
             });
             if cells[3].contains("resourceNames") {
-                rule["resourceNames"] = json!(["alkhub-operator"]);
+                rule["resourceNames"] = json!(["alkhub-operator", "second"]);
             }
             rule
         })

@@ -1,9 +1,9 @@
 //! Hubs: their objects, changes, drift, refusals, and their end.
 
 use alkhub_crds::{Hub, condition};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::Scale;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
@@ -129,14 +129,29 @@ async fn scaled_and_changed(world: &World) {
         )
         .await;
     world
-        .until::<ConfigMap>("demo-config", "the setting", |c| {
-            c.data.as_ref().is_some_and(|d| d["hub.toml"].contains("7s"))
-        })
-        .await;
-    world
         .until::<Deployment>("demo", "a new revision", |d| revision(d) != before)
         .await;
     world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+    let config = config(world).await;
+    assert!(config.data.expect("settings")["hub.toml"].contains("7s"));
+}
+
+/// The one ConfigMap of a Hub that has settled.
+async fn config(world: &World) -> ConfigMap {
+    let ours = ListParams::default().labels("app.kubernetes.io/instance=demo");
+    eventually("one ConfigMap", || async {
+        let mut all = world
+            .api::<ConfigMap>()
+            .list(&ours)
+            .await
+            .map_err(|e| e.to_string())?
+            .items;
+        match (all.pop(), all.len()) {
+            (Some(one), 0) => Ok(one),
+            (last, more) => Err(format!("{last:?} and {more} more")),
+        }
+    })
+    .await
 }
 
 async fn left_alone(world: &World, operator: &Operator) {
@@ -163,11 +178,10 @@ async fn left_alone(world: &World, operator: &Operator) {
         .until::<Deployment>("demo", "one replica again", |d| replicas(d) == Some(1))
         .await;
     assert_eq!(mended.labels()["theirs"], "yes");
-    world.delete::<ConfigMap>("demo-config").await;
+    let name = config(world).await.name_any();
+    world.delete::<ConfigMap>(&name).await;
     world
-        .until::<ConfigMap>("demo-config", "it is there again", |c| {
-            c.metadata.deletion_timestamp.is_none()
-        })
+        .until::<ConfigMap>(&name, "it is there again", |c| c.metadata.deletion_timestamp.is_none())
         .await;
 }
 
@@ -303,71 +317,5 @@ async fn an_object_of_somebody_elses_is_never_taken_over() {
     };
     world.until::<Hub>("demo", "it is no longer degraded", well).await;
     drop(operator);
-    world.end().await;
-}
-
-#[tokio::test]
-#[ignore = "needs a cluster: make harness"]
-async fn managed_servers_come_up_and_go_with_their_data() {
-    let world = world("managed").await;
-    image();
-    let fake = Fake::default();
-    let operator = world.operator(&fake.serve().await, &[]).await;
-
-    world.hub("demo", json!({"replicas": 1, "redis": {"managed": true, "storage": {"ephemeral": true}}, "postgres": {"managed": true}})).await;
-    for name in ["demo-redis", "demo-postgres"] {
-        world
-            .until::<StatefulSet>(name, "ready", |s| {
-                s.status.as_ref().and_then(|s| s.ready_replicas) == Some(1)
-            })
-            .await;
-    }
-    world.hub_says("demo", condition::READY, "True", "Serving").await;
-    let claims = world
-        .api::<PersistentVolumeClaim>()
-        .list(&ListParams::default())
-        .await
-        .expect("claims");
-    assert_eq!(claims.items.len(), 1);
-    world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
-    operator.reconciles(3.0).await;
-    let writes = operator.metric("alkhub_operator_api_writes_total").await;
-    operator.reconciles(5.0).await;
-    assert_eq!(
-        operator.metric("alkhub_operator_api_writes_total").await,
-        writes,
-        "a steady state has no writes"
-    );
-
-    // A server of the user's own takes the managed one's place; the other stays.
-    world.servers().await;
-    world
-        .patch::<Hub>(
-            "demo",
-            json!({"spec": {"redis": {"managed": null, "storage": null, "secretRef": {"name": "redis"}}}}),
-        )
-        .await;
-    world.gone::<StatefulSet>("demo-redis").await;
-    world.gone::<Service>("demo-redis").await;
-    world.gone::<Secret>("demo-redis").await;
-    world
-        .until::<StatefulSet>("demo-postgres", "still there", |_| true)
-        .await;
-
-    world.delete::<Hub>("demo").await;
-    world.gone::<StatefulSet>("demo-postgres").await;
-    eventually("the claim is gone", || async {
-        let claims = world
-            .api::<PersistentVolumeClaim>()
-            .list(&ListParams::default())
-            .await
-            .map_err(|e| e.to_string())?;
-        if claims.items.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} claims", claims.items.len()))
-        }
-    })
-    .await;
     world.end().await;
 }

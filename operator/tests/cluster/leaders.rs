@@ -6,6 +6,7 @@ use alkhub_crds::{Hub, condition};
 use alkhub_test_support::until_within;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -104,11 +105,18 @@ async fn a_leader_that_was_stopped_finds_the_gate_shut_and_stands_by() {
 
     assert_eq!(first.metric(WRITES).await, written, "no write without the Lease");
     second.signal("-CONT");
-    world
-        .until::<ConfigMap>("demo-config", "the second writes it", |config| {
-            config.data.as_ref().is_some_and(|data| data["hub.toml"].contains("7s"))
-        })
-        .await;
+    eventually("the second writes it", || async {
+        let all = world.api::<ConfigMap>().list(&ListParams::default()).await;
+        let all = all.map_err(|error| error.to_string())?;
+        let has = |config: &ConfigMap| {
+            config
+                .data
+                .as_ref()
+                .is_some_and(|data| data.values().any(|text| text.contains("7s")))
+        };
+        all.iter().any(has).then_some(()).ok_or_else(|| format!("{all:?}"))
+    })
+    .await;
     is_leader(&second).await.expect("the second still leads");
     assert_eq!(first.metric(WRITES).await, written, "it stands by");
     world.end().await;

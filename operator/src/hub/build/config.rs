@@ -1,4 +1,4 @@
-//! The ConfigMap with the hub's settings, which hold no secrets.
+//! The ConfigMap with the hub's settings, which hold no secrets: immutable, one for each text of settings.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,14 @@ pub(super) fn build(plan: &Plan) -> ConfigMap {
         plan.names.namespace, plan.names.hub, plan.toml
     );
     ConfigMap {
-        metadata: plan.names.meta(plan.names.config(), Part::Hub),
+        metadata: plan.names.meta(name(plan), Part::Hub),
         data: Some(BTreeMap::from([(FILE.to_owned(), text)])),
+        immutable: Some(true),
         ..ConfigMap::default()
     }
+}
+
+/// The name of the plan's ConfigMap.
+pub(super) fn name(plan: &Plan) -> String {
+    plan.names.config(&plan.toml)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alkhub_config::{MANAGEMENT_PORT, PORT};
+use alkhub_config::{MANAGEMENT_PORT, PORT, drain};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
@@ -18,8 +18,8 @@ const RESTARTS: &str = "alkhub.dev/settings";
 /// User and group of the image.
 const USER: i64 = 65_532;
 
-/// Time that is left for closing sockets after delay and drain.
-const MARGIN: Duration = Duration::from_secs(15);
+/// Time for the process itself to notice the signal and to go, beside what the drain's parts may take.
+const MARGIN: Duration = Duration::from_secs(3);
 
 pub(super) fn build(plan: &Plan, generated: &Generated) -> Deployment {
     let names = &plan.names;
@@ -147,6 +147,7 @@ fn grace_seconds(plan: &Plan) -> u64 {
     let grace = server
         .drain_delay
         .saturating_add(server.drain_timeout)
+        .saturating_add(drain::LIMIT)
         .saturating_add(MARGIN);
     grace.as_secs() + u64::from(grace.subsec_nanos() > 0)
 }

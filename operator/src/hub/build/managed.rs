@@ -1,12 +1,14 @@
 //! A managed Redis and a managed Postgres: one pod each with a volume, by the official images' environment.
 
+use alkhub_crds::Hub;
 use alkhub_crds::hub::Storage;
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
 use crate::hub::generated::{DATABASE, PASSWORD, REDIS_CONF};
 use crate::hub::validate::Plan;
-use crate::names::Part;
+use crate::names::{Part, owner};
 
 pub(super) const REDIS_PORT: u16 = 6379;
 pub(super) const POSTGRES_PORT: u16 = 5432;
@@ -101,7 +103,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
     let claims = if ephemeral {
         Value::Null
     } else {
-        json!([claim(storage)])
+        json!([claim(plan, storage)])
     };
     super::object(json!({
         "metadata": names.meta(names.server(part), part),
@@ -109,7 +111,8 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
             "replicas": 1,
             "serviceName": names.server(part),
             "selector": { "matchLabels": names.selector(part) },
-            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Delete", "whenScaled": "Retain" },
+            // The volume goes with the Hub, not with the server.
+            "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Retain", "whenScaled": "Retain" },
             "volumeClaimTemplates": claims,
             "template": {
                 "metadata": { "labels": names.labels(part) },
@@ -132,9 +135,15 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
     }))
 }
 
-fn claim(storage: &Storage) -> Value {
+/// Owned by the Hub, though not as its controller: unsetting `managed` keeps the volume, deleting the Hub does not.
+fn claim(plan: &Plan, storage: &Storage) -> Value {
+    let owner = OwnerReference {
+        controller: None,
+        block_owner_deletion: None,
+        ..owner::<Hub>(&plan.names.hub, &plan.names.uid)
+    };
     json!({
-        "metadata": { "name": "data" },
+        "metadata": { "name": "data", "ownerReferences": [owner] },
         "spec": {
             "accessModes": ["ReadWriteOnce"],
             "storageClassName": storage.storage_class_name,

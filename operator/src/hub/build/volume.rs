@@ -13,7 +13,7 @@ const MODE: i32 = 0o440;
 pub(super) fn settings(plan: &Plan) -> Value {
     let names = &plan.names;
     let mut sources = vec![
-        json!({ "configMap": { "name": names.config(), "items": [item(super::config::FILE, "hub.toml")] } }),
+        json!({ "configMap": { "name": super::config::name(plan), "items": [item(super::config::FILE, "hub.toml")] } }),
         json!({ "secret": {
             "name": names.auth(),
             "items": [item(HASH_KEY, "auth/hash-key"), item(ADMIN_KEY, "auth/admin-key")],

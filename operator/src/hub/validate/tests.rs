@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::*;
 use crate::hub::observe::{Images, Rival};
-use crate::secrets::Fact;
 use crate::secrets::endpoint::Endpoint;
+use crate::secrets::{Fact, Form};
 
 /// A Hub `demo` in `team` with the given spec.
 pub(crate) fn hub(spec: serde_json::Value) -> Hub {
@@ -22,9 +22,13 @@ pub(crate) fn hub(spec: serde_json::Value) -> Hub {
 
 /// What is read for a Hub whose Secrets are there.
 pub(crate) fn observed() -> Observed {
-    let fact = |url: &str| Fact {
+    let fact = |url: &str, form| Fact {
         digest: "d1".to_owned(),
-        endpoint: Endpoint::parse(url, "team"),
+        ..Fact::of(url.as_bytes(), form, "team")
+    };
+    let authorities = Fact {
+        digest: "d1".to_owned(),
+        endpoint: Ok(None),
     };
     Observed {
         images: Images {
@@ -32,12 +36,13 @@ pub(crate) fn observed() -> Observed {
             redis: "redis:7".to_owned(),
             postgres: "postgres:15".to_owned(),
         },
+        redis_server: Some(Endpoint::managed("cache", "team", 6379)),
         redis: Values {
-            url: Some(fact("redis://cache")),
-            ca: Some(fact("")),
+            url: Some(fact("redis://cache", Form::Redis)),
+            ca: Some(authorities),
         },
         postgres: Values {
-            url: Some(fact("postgres://db/x")),
+            url: Some(fact("postgres://db/x", Form::Postgres)),
             ca: None,
         },
         ..Observed::default()
@@ -125,10 +130,7 @@ fn a_missing_secret_and_a_wrong_url_are_named_without_their_content() {
     let mut none = observed();
     none.redis.url = None;
     let mut wrong = observed();
-    wrong.postgres.url = Some(Fact {
-        digest: "d".to_owned(),
-        endpoint: Endpoint::parse("redis://:secret@x", "team"),
-    });
+    wrong.postgres.url = Some(Fact::of(b"redis://:secret@x", Form::Postgres, "team"));
 
     let missing = refusal(&hub(given()), &none);
     let wrong = refusal(&hub(given()), &wrong);
@@ -147,44 +149,109 @@ fn a_missing_secret_and_a_wrong_url_are_named_without_their_content() {
     );
 }
 
-#[test]
-fn of_two_hubs_with_one_prefix_the_younger_is_refused() {
-    let rival = |second: i64, uid: &str| Rival {
-        name: "other/demo".to_owned(),
-        prefix: "alk:".parse().expect("valid"),
-        age: (Some(Timestamp::from_second(second).expect("in range")), uid.to_owned()),
-    };
-    let facing = |rival: Rival| Observed {
-        rivals: vec![rival],
-        ..observed()
-    };
+/// The Hub `other/demo`, made at a second, that asks for `alk:`; with a status when it has a prefix.
+fn other(second: i64, uid: &str, has: Option<&str>) -> Hub {
+    let mut other = with("channelPrefix", json!("alk:"));
+    other.metadata.namespace = Some("other".to_owned());
+    other.metadata.uid = Some(uid.to_owned());
+    other.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).expect("in range")));
+    other.status = has.map(|prefix| having(prefix, "cache.team:6379"));
+    other
+}
 
-    let refused = refusal(&hub(given()), &facing(rival(999, "z")));
+fn having(prefix: &str, redis: &str) -> HubStatus {
+    HubStatus {
+        channel_prefix: Some(prefix.to_owned()),
+        redis_address: Some(redis.to_owned()),
+        ..HubStatus::default()
+    }
+}
+
+fn facing(rival: &Hub) -> Observed {
+    let prefix: ChannelPrefix = "alk:".parse().expect("valid");
+    let seen = observed();
+    let rival = Rival {
+        name: "other/demo".to_owned(),
+        rank: Rank::of(rival, &prefix, seen.redis_server.as_ref()),
+        prefix,
+    };
+    Observed {
+        rivals: vec![rival],
+        ..seen
+    }
+}
+
+#[test]
+fn an_authority_that_is_none_is_refused_before_pods_are_rolled() {
+    let mut spec = given();
+    spec["redis"]["caSecretRef"] = json!({"name": "ca"});
+    let mut garbage = observed();
+    garbage.redis.ca = Some(Fact::of(b"garbage", Form::Authorities, "team"));
+
+    let refused = refusal(&hub(spec), &garbage);
+
+    assert_eq!(refused.reason, "InvalidAuthority");
+    assert!(
+        refused.message.contains("spec.redis.caSecretRef") && !refused.message.contains("garbage"),
+        "{}",
+        refused.message
+    );
+}
+
+#[test]
+fn of_two_new_hubs_with_one_prefix_the_younger_is_refused() {
+    let refused = refusal(&hub(given()), &facing(&other(999, "z", None)));
     assert_eq!(
         (refused.kind, refused.reason),
         (condition::PREFIX_CONFLICT, "PrefixInUse")
     );
     assert!(refused.message.contains("other/demo"), "{}", refused.message);
     assert_eq!(
-        refusal(&hub(given()), &facing(rival(1_000, "a"))).kind,
+        refusal(&hub(given()), &facing(&other(1_000, "a", None))).kind,
         condition::PREFIX_CONFLICT
     );
-    assert!(validate(&hub(given()), &facing(rival(1_000, "z"))).is_ok());
-    assert!(validate(&hub(given()), &facing(rival(1_001, "a"))).is_ok());
+    assert!(validate(&hub(given()), &facing(&other(1_000, "z", None))).is_ok());
+    assert!(validate(&hub(given()), &facing(&other(1_001, "a", None))).is_ok());
 }
 
 #[test]
-fn the_image_is_the_specs_or_the_versions_or_what_runs_or_the_default() {
-    let running = Observed {
-        running_image: Some("alkhub/hub:0.9.0".to_owned()),
-        ..observed()
-    };
-    let image = |hub: &Hub, observed: &Observed| validate(hub, observed).expect("valid").image;
+fn who_has_a_prefix_keeps_it_whatever_an_older_hub_asks_for() {
+    let mut younger = hub(given());
+    let older = |has| other(1, "a", has);
+    younger.status = Some(having("alk:team:demo:", "cache.team:6379"));
 
-    assert_eq!(image(&with("image", json!("reg:5000/hub")), &running), "reg:5000/hub");
-    assert_eq!(image(&with("version", json!("1.2.3")), &running), "alkhub/hub:1.2.3");
-    assert_eq!(image(&hub(given()), &running), "alkhub/hub:0.9.0");
-    assert_eq!(image(&hub(given()), &observed()), "alkhub/hub:1.0.0");
+    assert!(validate(&younger, &facing(&older(None))).is_ok());
+    assert!(
+        validate(&younger, &facing(&older(Some("theirs:")))).is_ok(),
+        "it ran with another prefix"
+    );
+    let mut moved = older(None);
+    moved.status = Some(having("alk:", "elsewhere:6379"));
+    assert!(validate(&younger, &facing(&moved)).is_ok(), "it ran at another Redis");
+    assert!(validate(&younger, &facing(&older(Some("alk:")))).is_err());
+}
+
+#[test]
+fn the_image_is_the_specs_or_the_versions_or_what_has_worked_or_the_default() {
+    let worked = |spec: Hub| Hub {
+        status: Some(HubStatus {
+            image: Some("alkhub/hub:0.9.0".to_owned()),
+            redis_image: Some("redis:6".to_owned()),
+            postgres_image: Some("postgres:14".to_owned()),
+            ..HubStatus::default()
+        }),
+        ..spec
+    };
+    let plan = |hub: &Hub| validate(hub, &observed()).expect("valid");
+    let image = |hub: &Hub| plan(hub).image;
+
+    assert_eq!(image(&worked(with("image", json!("reg:5000/hub")))), "reg:5000/hub");
+    assert_eq!(image(&worked(with("version", json!("1.2.3")))), "alkhub/hub:1.2.3");
+    assert_eq!(image(&worked(hub(given()))), "alkhub/hub:0.9.0");
+    assert_eq!(image(&hub(given())), "alkhub/hub:1.0.0");
+    let (old, new) = (plan(&worked(hub(given()))), plan(&hub(given())));
+    assert_eq!((&*old.redis_image, &*old.postgres_image), ("redis:6", "postgres:14"));
+    assert_eq!((&*new.redis_image, &*new.postgres_image), ("redis:7", "postgres:15"));
     assert_eq!(repository("reg:5000/hub"), "reg:5000/hub");
     assert_eq!(tag("reg:5000/hub:1@sha256:ab"), Some("1"));
     assert_eq!(tag("hub"), None);

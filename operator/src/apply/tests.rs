@@ -1,0 +1,124 @@
+//! What is written, against an API server that takes everything.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http::{Request, Response};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Client;
+use kube::client::Body;
+use kube::runtime::watcher::Event;
+use tokio::time::Instant;
+
+use super::*;
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+
+/// Method and body of each request. There is no object but `live`.
+#[derive(Clone)]
+struct Server {
+    live: Option<Value>,
+    said: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl Server {
+    fn new(live: Option<Value>) -> Self {
+        Self {
+            live,
+            said: Arc::default(),
+        }
+    }
+
+    async fn answer(self, request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        let method = request.method().to_string();
+        let body = request.into_body().collect_bytes().await.expect("a body");
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        self.said.lock().push((method.clone(), body.clone()));
+        let (status, answer) = match (method.as_str(), self.live) {
+            ("GET", None) => (
+                404,
+                json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound"}),
+            ),
+            ("GET" | "PATCH", Some(live)) => (200, live),
+            _ => (200, body),
+        };
+        let answer = Response::builder()
+            .status(status)
+            .body(Body::from(answer.to_string().into_bytes()));
+        Ok(answer.expect("an answer"))
+    }
+
+    fn kubernetes(&self) -> Kubernetes {
+        let server = self.clone();
+        let service = tower::service_fn(move |request| server.clone().answer(request));
+        let gate = Gate::default();
+        gate.open_until(Instant::now() + Duration::from_secs(60));
+        let metrics = Metrics::new(&prometheus::Registry::new()).expect("registered");
+        Kubernetes::new(Client::new(service, "team"), gate, Arc::new(metrics))
+    }
+
+    fn methods(&self) -> Vec<String> {
+        self.said.lock().iter().map(|(method, _)| method.clone()).collect()
+    }
+}
+
+fn deployment(replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "demo", "namespace": "team", "ownerReferences": [
+            {"apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "name": "demo", "uid": "u-hub", "controller": true}
+        ]},
+        "spec": {"replicas": replicas, "selector": {}, "template": {}},
+    })
+}
+
+async fn applied(server: &Server, wanted: i32, seen_only: bool) -> Result<Arc<Deployment>, Error> {
+    let (store, mut writer) = kube::runtime::reflector::store();
+    if let Some(live) = &server.live {
+        let live: Deployment = serde_json::from_value(live.clone()).expect("a Deployment");
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitApply(live));
+        writer.apply_watcher_event(&Event::InitDone);
+    }
+    let (kubernetes, memory) = (server.kubernetes(), Applied::default());
+    let applier = Applier {
+        kubernetes: &kubernetes,
+        applied: &memory,
+        owner: "u-hub",
+    };
+    let wanted: Deployment = serde_json::from_value(deployment(wanted)).expect("a Deployment");
+    if seen_only {
+        applier.apply_to_seen(&store, wanted).await
+    } else {
+        applier.apply(&store, wanted).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_created_so_that_what_came_in_between_is_not_taken_over() {
+    let server = Server::new(None);
+
+    applied(&server, 2, false).await.expect("made");
+
+    assert_eq!(server.methods(), ["GET", "POST"]);
+}
+
+#[tokio::test]
+async fn fewer_pods_are_asked_for_only_of_the_version_that_was_seen() {
+    let mut live = deployment(5);
+    live["metadata"]["uid"] = "u-1".into();
+    live["metadata"]["resourceVersion"] = "41".into();
+    let (guarded, free) = (Server::new(Some(live.clone())), Server::new(Some(live)));
+
+    applied(&guarded, 2, true).await.expect("written");
+    applied(&free, 6, false).await.expect("written");
+
+    let patch = |server: &Server| server.said.lock().last().expect("a write").clone();
+    let (method, body) = patch(&guarded);
+    assert_eq!(
+        (&*method, &body["metadata"]["resourceVersion"]),
+        ("PATCH", &"41".into())
+    );
+    assert_eq!(body["metadata"]["uid"], "u-1");
+    assert_eq!(patch(&free).1["metadata"]["resourceVersion"], Value::Null);
+}
