@@ -261,7 +261,7 @@ case "$first" in *readyz*) code=503; body='{SAYS}' ;; *) code=200; body=ok ;; es
 printf 'HTTP/1.1 %s X\r\ncontent-type: application/json\r\ncontent-length: %s\r\nconnection: close\r\n\r\n%s' "$code" "${{#body}}" "$body"
 exit 0
 fi
-/busybox nc -lk -p 7421 -e /alkhub answer &
+/busybox nc -ll -p 7421 -e /alkhub answer &
 wait
 "#
         );
