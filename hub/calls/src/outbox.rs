@@ -174,6 +174,17 @@ impl Outbox {
         self.0.closed.load(Ordering::Acquire)
     }
 
+    /// Why the connection ends, from the close on until the writer has taken it.
+    pub fn closing(&self) -> Option<String> {
+        if !self.is_closed() {
+            return None;
+        }
+        match &self.0.queue.lock().end {
+            End::Closing { reason, .. } => Some(reason.clone()),
+            End::Open | End::Closed => None,
+        }
+    }
+
     /// Messages that wait for the writer.
     pub fn queued(&self) -> usize {
         self.0.queue.lock().messages.len()

@@ -41,6 +41,14 @@ pub struct ServerConfig {
     /// A WebSocket silent for longer is dead; at least twice `ping-interval`.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
+    /// A WebSocket whose peer takes no byte for so long is cut. Too short cuts peers behind a link that stalls; too
+    /// long lets one that never reads keep its place and what waits for it.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    /// A WebSocket message must arrive whole in this time, or its connection is closed (1008). Too short cuts large
+    /// messages over slow links; too long lets messages that never end keep memory.
+    #[serde(with = "humantime_serde")]
+    pub message_timeout: Duration,
     /// At the end: time between not ready and no longer accepting, so that load balancers notice.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
@@ -81,6 +89,8 @@ impl Default for ServerConfig {
             header_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(25),
+            write_timeout: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(30),
             drain_delay: Duration::from_secs(0),
             drain_timeout: Duration::from_secs(30),
         }

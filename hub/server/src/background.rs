@@ -8,6 +8,7 @@ use alkhub_protocol::ApiKey;
 use crate::app::App;
 use crate::error::Chain;
 use crate::readiness::Prefix;
+use crate::ws::Times;
 use crate::{auth, sse};
 
 /// A step that failed because something is away is tried again after this long.
@@ -25,7 +26,13 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     tasks.spawn(auth::watch(app.clone(), app.fabric.cluster().key_changes()));
     let stop = app.scope.stop.clone();
     let sockets = app.sockets.clone();
-    tasks.spawn(sockets.beat(server.ping_interval, server.dead_after, stop.clone()));
+    let times = Times {
+        ping_interval: server.ping_interval,
+        dead_after: server.dead_after,
+        write: server.write_timeout,
+        message: server.message_timeout,
+    };
+    tasks.spawn(sockets.beat(times, stop.clone()));
     tasks.spawn(sse::beat(app.beat.clone(), stop));
 }
 

@@ -17,5 +17,5 @@ mod upgrade;
 
 pub(crate) use connection::DRAINING;
 pub(crate) use frame::code;
-pub(crate) use sockets::Sockets;
+pub(crate) use sockets::{Sockets, Times};
 pub(crate) use upgrade::upgrade;

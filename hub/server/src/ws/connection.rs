@@ -8,7 +8,10 @@
 //!   kind of every answer. Control frames are exempt.
 //! - Reading stops while too many of the peer's requests wait for something remote, and never because the peer does
 //!   not read: what waits for it is bounded by its outbox, which closes the connection when it overflows.
-//! - Once a close frame is queued nothing else is written, and nothing that the peer says is acted on.
+//! - From the moment at which the end is decided, for whatever reason (the key, a slow reader, a drain, a broken
+//!   protocol), nothing more is read or acted on: calls are aborted, the spoke is gone. Only the peer's own close is
+//!   still looked for, once ours is on its way.
+//! - Once a close frame is queued nothing else is written.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -57,7 +60,7 @@ pub(crate) struct Connection<S> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Both sides speak.
+    /// Both sides speak, unless the outbox is closed: then what was queued before is still written, and nothing read.
     Open,
     /// Our close frame is queued; the peer's is awaited.
     Closing,
@@ -123,6 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.decode_rest();
         loop {
             self.conversation.poll_pending(cx);
+            self.hush();
             let written = self.poll_write(cx)?;
             self.leave_when_quiet(cx);
             if self.phase == Phase::Closed && written.is_ready() {
@@ -132,8 +136,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
                 self.phase = Phase::Deaf;
             }
-            if self.conversation.is_busy() && self.phase == Phase::Open {
-                // Woken when something remote is done.
+            if self.phase == Phase::Open && (self.conversation.is_busy() || self.is_ending()) {
+                // Woken when something remote is done, or when the socket takes more.
                 return Poll::Pending;
             }
             if ready!(self.poll_read(cx))? == 0 {
@@ -152,6 +156,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Whether the end is decided.
+    fn is_ending(&self) -> bool {
+        self.registered.socket.outbox.is_closed()
+    }
+
+    /// Ends what the peer has under way once the end is decided, however long its socket takes no close frame.
+    fn hush(&mut self) {
+        if let Some(reason) = self.registered.socket.outbox.closing() {
+            self.conversation.hush(&reason);
+        }
+    }
+
     // --- reading ---
 
     /// Reads once and acts on it; the number of bytes read.
@@ -161,6 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         self.registered.heard();
         self.decode(buffer.filled());
+        self.registered.reading(self.decoder.is_within_message());
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
@@ -179,6 +196,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Err(violation) => {
                     tracing::debug!(reason = violation.reason, "a WebSocket peer broke the protocol");
                     if self.phase == Phase::Open {
+                        self.registered.socket.outbox.close(violation.code, violation.reason);
+                        self.hush();
                         self.close(violation.code, violation.reason);
                     }
                     self.phase = Phase::Refused;
@@ -195,8 +214,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.registered.socket.outbox.close(code::NORMAL, "");
             }
             Received::Close { .. } => self.phase = Phase::Closed,
-            _ if self.phase != Phase::Open => {}
+            _ if self.phase != Phase::Open || self.is_ending() => {}
             Received::Message { kind, data } => {
+                self.registered.reading(false);
                 self.kind.get_or_insert(kind);
                 self.conversation.message(&data);
             }
@@ -221,7 +241,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         loop {
             if !self.batch.is_empty() {
-                match self.batch.poll_write(cx, &mut self.io) {
+                let waiting = self.batch.len();
+                let polled = self.batch.poll_write(cx, &mut self.io);
+                self.registered.writing(polled.is_pending(), self.batch.len() < waiting);
+                match polled {
                     Poll::Ready(written) => written?,
                     Poll::Pending => return Ok(Poll::Pending),
                 }
@@ -262,6 +285,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                 }
                 Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
+                    // It may have been decided since this poll began.
+                    self.conversation.hush(&reason);
                     for message in self.held.all() {
                         self.batch.message(kind, message);
                     }

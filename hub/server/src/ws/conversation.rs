@@ -48,6 +48,8 @@ pub(crate) struct Conversation {
     tickets: Tickets,
     /// What the key allowed when it was last looked at.
     allowed: Arc<Caller>,
+    /// Calls that ran when the end was decided.
+    unanswered: Vec<RequestId>,
 }
 
 // === impl Conversation ===
@@ -66,6 +68,7 @@ impl Conversation {
             subscriptions: Subscriptions::default(),
             pending: Pending::default(),
             tickets: Tickets::default(),
+            unanswered: Vec::new(),
         }
     }
 
@@ -74,7 +77,7 @@ impl Conversation {
         self.app.metrics.messages_in.inc();
         let (frame, dialect) = match Frame::decode_of_peer(data) {
             Ok(decoded) => decoded,
-            Err(error) => return self.broken(&error),
+            Err(error) => return self.broken(&error, data.len()),
         };
         if let (Frame::Requested(_), Some(dialect)) = (&frame, dialect) {
             self.dialect.get_or_insert(dialect);
@@ -82,9 +85,9 @@ impl Conversation {
         match frame {
             Frame::Requested(requested) if requested.operation.as_str() == "hub.register" => self.register(requested),
             Frame::Requested(requested) => self.call(requested),
-            Frame::Aborted { request_id } => self.abort(request_id),
+            Frame::Aborted { request_id } => self.abort(request_id, data.len()),
             answer @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. }) => {
-                self.spoke.received(Said::Frame(answer));
+                self.spoke.received(Said::Frame(answer), data.len());
             }
             Frame::Subscribe(filter) => self.subscribe(filter),
             Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
@@ -101,12 +104,12 @@ impl Conversation {
     /// Answers a message over the limit, of which the beginning is left.
     pub(crate) fn too_large(&mut self, head: &[u8], size: usize) {
         self.app.metrics.messages_in.inc();
-        self.broken(&frame::Error::too_large(head, size));
+        self.broken(&frame::Error::too_large(head, size), head.len());
     }
 
     /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
     /// own ends with `call.error`, and one that it should have answered ends at the caller's.
-    fn broken(&mut self, error: &frame::Error) {
+    fn broken(&mut self, error: &frame::Error, bytes: usize) {
         let fault = error.to_call_error();
         let Some(named) = &error.call else {
             return self.refuse(&fault, error.topic.as_deref());
@@ -119,19 +122,21 @@ impl Conversation {
             return self.fail(id, &fault);
         }
         if !named.asks && !self.tickets.is_running(id) {
-            self.spoke.received(Said::Broken(id.clone(), fault.clone()));
+            self.spoke.received(Said::Broken(id.clone(), fault.clone()), bytes);
         }
         self.refuse_of_call(&fault, id);
     }
 
     /// `call.aborted`: the peer stops a call of its own, and is told when that is done, or gives up one that it was sent.
-    fn abort(&mut self, id: RequestId) {
+    fn abort(&mut self, id: RequestId, bytes: usize) {
         const REASON: &str = "aborted by the caller";
         match self.tickets.abort(&id, REASON) {
             Some(true) => self.say(encode::call_aborted(self.dialect(), id.as_str(), Some(REASON))),
             // Its end is on its way.
             Some(false) => {}
-            None => self.spoke.received(Said::Frame(Frame::Aborted { request_id: id })),
+            None => self
+                .spoke
+                .received(Said::Frame(Frame::Aborted { request_id: id }), bytes),
         }
     }
 
@@ -154,7 +159,7 @@ impl Conversation {
 
     /// Whether the peer must wait before more of it is read.
     pub(crate) fn is_busy(&self) -> bool {
-        self.pending.is_full()
+        self.pending.is_full() || self.spoke.is_full()
     }
 
     /// Whether neither a call of the peer's is under way nor a spoke registered.
@@ -174,10 +179,18 @@ impl Conversation {
         }
     }
 
-    /// The last words to a peer whose calls still run.
+    /// Ends what the peer has under way, for the end of the connection is decided: its calls are aborted, its spoke
+    /// has left, what it asked for and did not get yet is given up. The second time there is nothing to end.
+    pub(crate) fn hush(&mut self, reason: &str) {
+        self.unanswered.extend(self.tickets.take_running(reason));
+        self.pending = Pending::default();
+        self.spoke.leave(reason);
+    }
+
+    /// The last words to a peer whose calls still ran.
     pub(crate) fn farewell(&mut self, reason: &str) -> Vec<Bytes> {
         let (error, dialect) = (unanswered(reason), self.dialect());
-        let running = self.tickets.take_running(reason);
+        let running = std::mem::take(&mut self.unanswered);
         running
             .iter()
             .map(|id| encode::call_error(dialect, id.as_str(), &error))

@@ -44,6 +44,8 @@ pub(crate) mod code {
     pub(crate) const PROTOCOL: u16 = 1002;
     /// Text that is not UTF-8.
     pub(crate) const NOT_UTF8: u16 = 1007;
+    /// What the peer does breaks a rule of this hub.
+    pub(crate) const POLICY: u16 = 1008;
     /// A message over the limit.
     pub(crate) const TOO_LARGE: u16 = 1009;
     /// The key was revoked or has expired.
@@ -164,6 +166,11 @@ impl Decoder {
         }
         *input = &[];
         Ok(None)
+    }
+
+    /// Whether a message, or a frame's header, has begun and not ended.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.header_have > 0 || self.frame.is_some() || self.message.is_some()
     }
 
     /// Whether part of a message or of a frame has been read.

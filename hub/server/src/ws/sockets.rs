@@ -2,7 +2,9 @@
 //!
 //! Invariants
 //! - There is one timer for all connections. A tick pings the tenth of the sockets whose turn it is, and ends those
-//!   that were not heard for `dead-after` or did not finish closing.
+//!   that were not heard for `dead-after`, take nothing for `write-timeout`, or did not finish closing.
+//! - The time to finish closing begins when the end is decided, whoever decides it and whether or not a close frame
+//!   can be written.
 //! - A socket's entry leaves with its [`Registered`] guard.
 
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub(crate) struct Socket {
     heard: AtomicU32,
     /// The tick at which closing began; 0 while open.
     closing: AtomicU32,
+    /// The tick since which the peer takes nothing of what is written; 0 while it does.
+    stalled: AtomicU32,
+    /// The tick at which the message that is being read began; 0 between two.
+    message: AtomicU32,
     flags: AtomicU8,
     waker: AtomicWaker,
 }
@@ -58,12 +64,27 @@ pub(crate) struct Registered {
     place: usize,
 }
 
-/// How often sockets are pinged and when they are dead, in ticks.
+/// How long what may take on a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// Between two pings.
+    pub(crate) ping_interval: Duration,
+    /// Without a sign of the peer.
+    pub(crate) dead_after: Duration,
+    /// Without a byte that the peer takes of what is written.
+    pub(crate) write: Duration,
+    /// From the first byte of a message to its last.
+    pub(crate) message: Duration,
+}
+
+/// The same in ticks.
 #[derive(Clone, Copy, Debug)]
 struct Beat {
     tick: Duration,
     dead_after: u32,
     closing: u32,
+    write: u32,
+    message: u32,
 }
 
 // === impl Sockets ===
@@ -76,6 +97,8 @@ impl Sockets {
             outbox,
             heard: AtomicU32::new(self.now()),
             closing: AtomicU32::new(0),
+            stalled: AtomicU32::new(0),
+            message: AtomicU32::new(0),
             flags: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         });
@@ -96,6 +119,8 @@ impl Sockets {
     pub(crate) fn close(&self, code: u16, reason: &str, wanted: impl Fn(&Socket) -> bool) {
         for socket in self.all().iter().filter(|socket| wanted(socket)) {
             socket.outbox.close(code, reason);
+            // A task that waits for its socket to take more would not hear of it.
+            socket.waker.wake();
         }
     }
 
@@ -129,8 +154,8 @@ impl Sockets {
     }
 
     /// Pings and ends sockets until `stop`.
-    pub(crate) async fn beat(self: Arc<Self>, ping_interval: Duration, dead_after: Duration, stop: CancellationToken) {
-        let beat = Beat::new(ping_interval, dead_after);
+    pub(crate) async fn beat(self: Arc<Self>, times: Times, stop: CancellationToken) {
+        let beat = Beat::new(times);
         let mut interval = tokio::time::interval(beat.tick);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -195,13 +220,31 @@ impl Socket {
     }
 
     fn tick(&self, beat: Beat, now: u32, time: Timestamp) {
-        let closing = self.closing.load(Ordering::Relaxed);
+        let past = |since: &AtomicU32, limit: u32| {
+            let since = since.load(Ordering::Relaxed);
+            since != 0 && now.wrapping_sub(since) > limit
+        };
         let silent = now.wrapping_sub(self.heard.load(Ordering::Relaxed));
-        if silent > beat.dead_after || (closing != 0 && now.wrapping_sub(closing) > beat.closing) {
-            self.flag(KILL);
-        } else if closing == 0 && self.key.expired(time) {
-            self.outbox.close(code::REVOKED, "the key has expired");
+        if silent > beat.dead_after || past(&self.closing, beat.closing) || past(&self.stalled, beat.write) {
+            return self.flag(KILL);
         }
+        if self.key.expired(time) {
+            self.outbox.close(code::REVOKED, "the key has expired");
+        } else if past(&self.message, beat.message) {
+            self.outbox
+                .close(code::POLICY, "a message took longer than `server.message-timeout`");
+        }
+        if self.outbox.is_closed() && self.begin_closing(now) {
+            self.waker.wake();
+        }
+    }
+
+    /// Lets the time to finish closing begin; false when it has.
+    fn begin_closing(&self, now: u32) -> bool {
+        let begun = self
+            .closing
+            .compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        begun.is_ok()
     }
 }
 
@@ -215,7 +258,27 @@ impl Registered {
 
     /// Notes that a close frame is on its way: from now on the end is near.
     pub(crate) fn closing(&self) {
-        self.socket.closing.store(self.sockets.now().max(1), Ordering::Relaxed);
+        self.socket.begin_closing(self.sockets.now());
+    }
+
+    /// Notes whether a message has begun and not ended.
+    pub(crate) fn reading(&self, within: bool) {
+        self.note(&self.socket.message, within, false);
+    }
+
+    /// Notes whether the peer takes no more now, and whether it took something.
+    pub(crate) fn writing(&self, waits: bool, took: bool) {
+        self.note(&self.socket.stalled, waits, took || !waits);
+    }
+
+    /// Sets since when something goes on, `anew` when it began again.
+    fn note(&self, since: &AtomicU32, goes_on: bool, anew: bool) {
+        let known = since.load(Ordering::Relaxed);
+        if goes_on && (known == 0 || anew) {
+            since.store(self.sockets.now().max(1), Ordering::Relaxed);
+        } else if !goes_on && known != 0 {
+            since.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -228,13 +291,15 @@ impl Drop for Registered {
 // === impl Beat ===
 
 impl Beat {
-    fn new(ping_interval: Duration, dead_after: Duration) -> Self {
-        let tick = (ping_interval / TICKS).max(Duration::from_millis(5));
+    fn new(times: Times) -> Self {
+        let tick = (times.ping_interval / TICKS).max(Duration::from_millis(5));
         let ticks = |time: Duration| u32::try_from(time.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u32::MAX / 2);
         Self {
             tick,
-            dead_after: ticks(dead_after),
+            dead_after: ticks(times.dead_after),
             closing: ticks(CLOSING),
+            write: ticks(times.write),
+            message: ticks(times.message),
         }
     }
 }

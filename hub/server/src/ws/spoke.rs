@@ -1,4 +1,12 @@
 //! The spoke's side of a connection: registration, answers, heartbeat.
+//!
+//! Invariants
+//! - What a spoke says of its calls is taken in the order in which it says it, while it registers too.
+//! - What waits for a first registration has a bound in items and in bytes; over it the socket is not read.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use std::sync::Arc;
 
@@ -12,8 +20,11 @@ use super::frame::code;
 use super::pending::Done;
 use crate::envelope;
 
-/// Answers kept while the registration that they belong to is being confirmed.
+/// Answers kept while the first registration of a connection is being confirmed, before its socket is read no more.
 const EARLY: usize = 1024;
+
+/// Their bytes, as they were read.
+const EARLY_BYTES: usize = 1024 * 1024;
 
 /// As much of what is wrong with a registration is said, in characters: it repeats what the peer wrote.
 const SHOWN: usize = 500;
@@ -26,6 +37,9 @@ pub(crate) struct Spoke {
     registering: usize,
     /// A call may arrive before the registration's own answer is read here, and be answered before it too.
     early: Vec<Said>,
+    early_bytes: usize,
+    /// The end of the session, once that of the connection is decided.
+    leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// What a peer says of a call that was sent to it.
@@ -52,13 +66,42 @@ impl Spoke {
         self.session.is_none() && self.registering == 0
     }
 
-    /// Takes what the peer says of a call that was sent to it. Without a session it is late and means nothing.
-    pub(super) fn received(&mut self, answer: Said) {
+    /// Takes what the peer says, in so many bytes, of a call that was sent to it. Without a session it is late and
+    /// means nothing; one that registers again has the session of before until it has the new one.
+    pub(super) fn received(&mut self, answer: Said, bytes: usize) {
         match (&self.session, answer) {
-            (_, answer) if self.registering > 0 && self.early.len() < EARLY => self.early.push(answer),
             (Some(session), Said::Frame(frame)) => session.received(frame),
             (Some(session), Said::Broken(id, fault)) => session.broken(&id, &fault),
+            (None, answer) if self.registering > 0 => {
+                self.early.push(answer);
+                self.early_bytes += bytes;
+            }
             (None, _) => {}
+        }
+    }
+
+    /// Whether so much waits for the registration that the socket must not be read.
+    pub(super) fn is_full(&self) -> bool {
+        self.early.len() >= EARLY || self.early_bytes >= EARLY_BYTES
+    }
+
+    /// Ends the session now; [`Spoke::end`] waits until the directory knows.
+    pub(super) fn leave(&mut self, reason: &str) {
+        self.registering = 0;
+        self.early = Vec::new();
+        self.early_bytes = 0;
+        if let Some(session) = self.session.take() {
+            let reason = reason.to_owned();
+            let mut leaving: Pin<Box<dyn Future<Output = ()> + Send>> =
+                Box::pin(async move { session.close(&reason).await });
+            // Its first poll ends the calls.
+            if leaving
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+            {
+                self.leaving = Some(leaving);
+            }
         }
     }
 
@@ -69,9 +112,10 @@ impl Spoke {
     }
 
     /// Ends the registration.
-    pub(super) async fn end(self, reason: &str) {
-        if let Some(session) = self.session {
-            session.close(reason).await;
+    pub(super) async fn end(mut self, reason: &str) {
+        self.leave(reason);
+        if let Some(leaving) = self.leaving {
+            leaving.await;
         }
     }
 
@@ -80,9 +124,10 @@ impl Spoke {
         if session.is_some() {
             self.session = session;
         }
-        if self.registering == 0 {
+        if self.session.is_some() || self.registering == 0 {
+            self.early_bytes = 0;
             for answer in std::mem::take(&mut self.early) {
-                self.received(answer);
+                self.received(answer, 0);
             }
         }
     }
@@ -166,5 +211,43 @@ impl Conversation {
                 self.fail(&request_id, &error);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Said {
+        let fault = CallError::new(Code::BadRequest, "it is cut off");
+        Said::Broken("r".parse().expect("an id"), fault)
+    }
+
+    #[test]
+    fn what_waits_for_a_first_registration_is_bounded_in_items_and_in_bytes() {
+        let registering = || Spoke {
+            registering: 1,
+            ..Spoke::default()
+        };
+        let (mut many, mut large) = (registering(), registering());
+
+        for _ in 0..EARLY {
+            assert!(!many.is_full());
+            many.received(answer(), 50);
+        }
+        large.received(answer(), EARLY_BYTES);
+
+        assert!(many.is_full() && large.is_full());
+        many.took(None);
+        assert!(!many.is_full() && many.early.is_empty(), "no call was sent to it");
+    }
+
+    #[test]
+    fn what_comes_from_no_spoke_is_not_kept() {
+        let mut nobody = Spoke::default();
+
+        nobody.received(answer(), 50);
+
+        assert!(nobody.early.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 mod broken;
 mod origin;
+mod slow;
 
 use alkhub_test_support::until;
 use serde_json::{Value, json};

@@ -1,0 +1,244 @@
+//! Peers that do not read what they are sent, or do not finish what they send.
+
+use std::time::Duration;
+
+use alkhub_test_support::until;
+use futures::SinkExt as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{LIMIT, TestHub, hub_with};
+use crate::wire::{Dialect, Wire, operation};
+
+/// A text message, masked with zeros, which leaves it as it is.
+fn text(payload: &Value) -> Vec<u8> {
+    let payload = payload.to_string().into_bytes();
+    let length = u16::try_from(payload.len()).expect("short").to_be_bytes();
+    [&[0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], &payload[..]].concat()
+}
+
+/// The first byte of a message, and the announcement of a hundred more.
+fn begun() -> Vec<u8> {
+    vec![0x81, 0x80 | 100, 0, 0, 0, 0, b'{']
+}
+
+/// A WebSocket whose receive buffer is small, so that it is full soon.
+async fn narrow(hub: &TestHub, key: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    let address = hub.hub.url().replace("http://", "").parse().expect("an address");
+    let mut socket = socket.connect(address).await.expect("connects");
+    let handshake = format!(
+        "GET /v1/ws?access_token={key} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    socket.write_all(handshake.as_bytes()).await.expect("written");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(socket.read_u8().await.expect("read"));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    socket
+}
+
+/// Subscribes to `fill:1` and lets the hub write more there than the kernel takes.
+async fn block(hub: &TestHub, socket: &mut TcpStream) {
+    let subscribe = json!({ "type": "__subscribe", "id": "", "payload": "fill:1" });
+    socket.write_all(&text(&subscribe)).await.expect("written");
+    let large = json!("x".repeat(1_000_000));
+    until("the subscription stands", || async {
+        match hub.post("/v1/events/fill/1", &large).await.body["data"]["local"] {
+            ref local if *local == 1 => Ok(()),
+            ref local => Err(local.to_string()),
+        }
+    })
+    .await;
+    for _ in 0..16 {
+        hub.post("/v1/events/fill/1", &large).await;
+    }
+}
+
+fn told() -> Vec<u8> {
+    text(&json!({ "type": "told", "id": "1", "payload": "after the end" }))
+}
+
+/// Waits until the hub has no more WebSockets than these.
+async fn left(hub: &TestHub, websockets: usize) {
+    until("the socket is cut", || async {
+        match hub.hub.websockets() {
+            open if open == websockets => Ok(()),
+            open => Err(format!("{open} WebSockets are open")),
+        }
+    })
+    .await;
+}
+
+/// Fails when the watcher of `told:1` was told something.
+async fn nothing_was_told(hub: &TestHub, watcher: &mut Wire) {
+    hub.post("/v1/events/told/1", &json!("of the test")).await;
+    assert_eq!(watcher.expect("told").await["payload"], "of the test");
+}
+
+async fn watcher(hub: &TestHub) -> Wire {
+    let mut watcher = Wire::connect(hub, &hub.admin).await;
+    watcher
+        .send(&json!({ "type": "__subscribe", "id": "", "payload": "told:1" }))
+        .await;
+    watcher.expect("__subscribed").await;
+    watcher
+}
+
+const SCOPES: [&str; 2] = ["events:subscribe:fill", "events:publish:told"];
+
+#[tokio::test]
+async fn a_revoked_key_acts_no_more_and_is_cut_though_its_peer_does_not_read() {
+    let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
+    let mut watcher = watcher(&hub).await;
+    let (key, id) = hub.key(&SCOPES).await;
+    let mut peer = narrow(&hub, &key).await;
+    block(&hub, &mut peer).await;
+
+    let revoked = hub.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{id}"));
+    assert_eq!(revoked.send().await.expect("answered").status(), 200);
+    peer.write_all(&told()).await.expect("the kernel takes it");
+
+    left(&hub, 1).await;
+    nothing_was_told(&hub, &mut watcher).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_let_go_as_too_slow_acts_no_more_and_is_cut() {
+    let hub = hub_with(|config| {
+        config.server.dead_after = 10 * LIMIT;
+        config.server.outbox_messages = 10;
+    })
+    .await;
+    let mut watcher = watcher(&hub).await;
+    let (key, _) = hub.key(&SCOPES).await;
+    let mut peer = narrow(&hub, &key).await;
+    block(&hub, &mut peer).await;
+
+    let unsubscribe = json!({ "type": "__unsubscribe", "id": "", "payload": "fill:2" });
+    let unread = text(&unsubscribe).repeat(12);
+    let said = [unread, told()].concat();
+    peer.write_all(&said).await.expect("the kernel takes it");
+
+    left(&hub, 1).await;
+    nothing_was_told(&hub, &mut watcher).await;
+}
+
+#[tokio::test]
+async fn a_suspended_spokes_calls_fail_at_once_though_its_socket_is_blocked() {
+    let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
+    let created = hub
+        .post(
+            "/v1/admin/keys",
+            &json!({ "name": "slow", "scopes": ["spoke", "events:subscribe:fill"], "spoke": "text" }),
+        )
+        .await;
+    let text_of = |field: &str| created.body["data"][field].as_str().expect("a text").to_owned();
+    let mut spoke = narrow(&hub, &text_of("key")).await;
+    let operations = [operation("text", "upper", "query")];
+    let register = json!({ "type": "hub.register", "id": "r", "payload": { "operations": operations } });
+    spoke.write_all(&text(&register)).await.expect("written");
+    until("the spoke is registered", || async {
+        match hub.get("/v1/operations").await.text.contains("text.upper") {
+            true => Ok(()),
+            false => Err("no operation"),
+        }
+    })
+    .await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
+    until("the call runs", || async {
+        match hub.metric("alkhub_calls_in_flight").await {
+            Some(1.0) => Ok(()),
+            running => Err(format!("{running:?}")),
+        }
+    })
+    .await;
+    block(&hub, &mut spoke).await;
+
+    let revoked = hub.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{}", text_of("id")));
+    assert_eq!(revoked.send().await.expect("answered").status(), 200);
+
+    let error = client.expect("call.error").await;
+    assert_eq!(error["payload"]["code"], "SPOKE_LOST", "{error}");
+    assert_eq!(hub.hub.websockets(), 2, "the socket is still there");
+}
+
+#[tokio::test]
+async fn a_peer_that_never_reads_is_cut_after_the_write_timeout_however_much_it_says() {
+    let hub = hub_with(|config| config.server.write_timeout = Duration::from_secs(1)).await;
+    let (key, _) = hub.key(&SCOPES).await;
+    let mut peer = narrow(&hub, &key).await;
+    block(&hub, &mut peer).await;
+
+    until("the socket is cut", || {
+        let said = peer.try_write(&text(&json!({ "type": "call.aborted", "id": "x" })));
+        let open = hub.hub.websockets();
+        async move {
+            if open == 0 {
+                Ok(())
+            } else {
+                Err(format!("{open} open, {said:?}"))
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_end_in_time_ends_its_connection_by_name() {
+    let hub = hub_with(|config| config.server.message_timeout = Duration::from_secs(1)).await;
+    let (key, _) = hub.key(&[]).await;
+    let mut peer = narrow(&hub, &key).await;
+    let mut whole = narrow(&hub, &key).await;
+    let unsubscribe = text(&json!({ "type": "__unsubscribe", "id": "", "payload": "a:1" }));
+    whole.write_all(&unsubscribe).await.expect("written");
+
+    peer.write_all(&begun()).await.expect("written");
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(LIMIT, async {
+        while !String::from_utf8_lossy(&said).contains("server.message-timeout") {
+            said.push(peer.read_u8().await.expect("read"));
+        }
+    });
+    read.await.expect("closed in time");
+
+    let code = 1008_u16.to_be_bytes();
+    assert!(said.windows(2).any(|two| two == code), "{said:?}");
+    assert_eq!(hub.hub.websockets(), 2, "who ended its message stays");
+}
+
+#[tokio::test]
+async fn answers_during_a_registration_keep_their_order_however_many_come() {
+    const ITEMS: usize = 3_000;
+    let hub = hub_with(|config| {
+        config.calls.subscription_items = ITEMS;
+        config.server.outbox_messages = 2 * ITEMS;
+    })
+    .await;
+    let mut spoke = super::with_spoke(&hub, Dialect::Origin).await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+    client.call(Dialect::Origin, "s-1", "text.watch", json!("a")).await;
+    let call = spoke.expect("call.requested").await;
+
+    let mut operations = vec![operation("text", "watch", "subscription")];
+    operations.extend((0..900).map(|i| operation("text", &format!("op{i}"), "query")));
+    let register = json!({ "type": "hub.register", "id": "r", "payload": { "operations": operations } });
+    spoke.0.feed(Message::text(register.to_string())).await.expect("sent");
+    for number in 0..ITEMS {
+        let payload = json!({ "requestId": call["payload"]["requestId"], "output": number.to_string() });
+        let item = json!({ "type": "call.responded", "id": "", "payload": payload });
+        spoke.0.feed(Message::text(item.to_string())).await.expect("sent");
+    }
+    spoke.0.flush().await.expect("sent");
+
+    for number in 0..ITEMS {
+        let item = client.expect("call.responded").await;
+        assert_eq!(item["payload"]["output"]["data"], number.to_string());
+    }
+}
