@@ -211,17 +211,25 @@ impl Core {
             code,
             started_at: call.clock.started_at,
             duration,
+            input_bytes: call.input.bytes,
             output_bytes: call.output_bytes.load(Ordering::Relaxed),
         });
     }
 
-    /// Counts and records a call that was refused before it was sent.
+    /// Counts a call that was refused before it was sent, and records it: unless it was refused for rights or for a
+    /// limit, which can be had at any rate and tells of no operation's work.
     pub(crate) fn refused(&self, caller: &Caller, request: &CallRequest, clock: &Clock, error: &CallError) {
         let duration = clock.started.elapsed();
         let pool = self.directory.pool(&request.operation);
         let operation = pool.as_ref().and_then(|pool| pool.operation.as_ref());
         let series = operation.map_or_else(|| self.metrics.other(), |operation| &operation.series);
         self.metrics.ended(series, Some(&error.code), duration.as_secs_f64());
+        if matches!(
+            error.code,
+            Code::AccessDenied | Code::OperationNotFound | Code::RateLimited | Code::Overloaded
+        ) {
+            return;
+        }
         self.records.add(Ended {
             request,
             caller,
@@ -231,6 +239,7 @@ impl Core {
             code: Some(&error.code),
             started_at: clock.started_at,
             duration,
+            input_bytes: request.input.len(),
             output_bytes: 0,
         });
     }

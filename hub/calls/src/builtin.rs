@@ -268,6 +268,7 @@ impl Core {
             code: None,
             started_at: clock.started_at,
             duration,
+            input_bytes: request.input.len(),
             output_bytes: output_bytes as u64,
         });
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::Caller;
 use crate::directory::Instance;
+use crate::input::Input;
 use crate::operation::Operation;
 use crate::pending::Timed;
 use crate::sink::Sink;
@@ -23,7 +24,9 @@ pub(crate) struct Call {
     pub(crate) key: u64,
     pub(crate) origin: Origin,
     pub(crate) operation: Arc<Operation>,
+    /// Without its input.
     pub(crate) request: CallRequest,
+    pub(crate) input: Arc<Input>,
     pub(crate) clock: Clock,
     pub(crate) leg: Mutex<Leg>,
     pub(crate) sink: Mutex<Sink>,

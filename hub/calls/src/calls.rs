@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use alkhub_budget::Budgets;
 use alkhub_config::CallsConfig;
 use alkhub_events::Cluster;
 use alkhub_protocol::admin::InstanceInfo;
@@ -45,6 +46,8 @@ pub struct Parts {
     pub stop: CancellationToken,
     /// Takes the metrics.
     pub registry: Registry,
+    /// What callers and spokes may make this hub keep.
+    pub budgets: Budgets,
 }
 
 /// Routes calls. Cheap to clone.
@@ -107,7 +110,7 @@ impl Calls {
     /// # Errors
     /// It was refused.
     pub async fn subscribe(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<Items, CallError> {
-        let queue = Arc::new(ItemQueue::default());
+        let queue = Arc::new(ItemQueue::new(&self.0.budgets.key(&caller.key_id)));
         let ticket = self.0.dispatch(caller, request, Sink::Queue(Arc::clone(&queue)))?;
         Ok(Items { queue, ticket })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use alkhub_budget::Budgets;
 use alkhub_config::CallsConfig;
 use alkhub_events::Cluster;
 use alkhub_protocol::id::InvalidId;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     /// Registrations under way.
     pub(crate) turns: Arc<Turns>,
     pub(crate) quota: Quota,
+    pub(crate) budgets: Budgets,
     pub(crate) records: Records,
     pub(crate) presence: Presence,
     /// Starts the ids that spokes see: `{epoch}-{key}`.
@@ -80,6 +82,7 @@ impl Core {
             tasks,
             stop,
             registry,
+            budgets,
         } = parts;
         let metrics = Arc::new(Metrics::register(&registry)?);
         let specs = Arc::new(Specs::new(
@@ -99,6 +102,7 @@ impl Core {
             links: DashMap::new(),
             turns: Arc::default(),
             quota: Quota::default(),
+            budgets,
             presence: Presence::default(),
             spec_store: SpecStore::default(),
             config,

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use alkhub_budget::{Held, Kept};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
-use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
+use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES, RawJson};
 use parking_lot::Mutex;
 
 use crate::call::{Call, Clock, Leg, Origin, To};
 use crate::calls::Ticket;
 use crate::core::Core;
 use crate::directory::{Instance, Pool};
+use crate::input::{Input, bare_bytes};
 use crate::operation::Operation;
 use crate::outbox::Full;
 use crate::relay::NotSent;
@@ -46,6 +48,7 @@ struct Admitted {
     pool: Arc<Pool>,
     operation: Arc<Operation>,
     running: Arc<AtomicUsize>,
+    held: Held,
 }
 
 impl Core {
@@ -65,7 +68,9 @@ impl Core {
             pool,
             operation,
             running,
+            held,
         } = admitted.inspect_err(|error| self.refused(caller, &request, &clock, error))?;
+        let (request, input) = split(request);
         let clock = self.limited(clock, &request, operation.is_subscription() && !sink.wants_one());
         let call = Arc::new(Call {
             key: self.pending.key(),
@@ -75,6 +80,7 @@ impl Core {
             },
             operation,
             request,
+            input: Arc::new(Input::new(input, held)),
             clock,
             leg: Mutex::new(Leg::default()),
             sink: Mutex::new(sink),
@@ -125,11 +131,14 @@ impl Core {
             let message = "the hub runs as many calls as it may";
             return Err(CallError::new(Code::Overloaded, message).retryable());
         }
+        let budget = self.budgets.key(&caller.key_id);
+        let held = budget.take(Kept::Calls, request.input.len() + bare_bytes(request))?;
         let running = self.quota.take(&caller.key_id, self.config.max_in_flight_per_key)?;
         Ok(Admitted {
             pool,
             operation,
             running,
+            held,
         })
     }
 
@@ -198,8 +207,10 @@ impl Core {
 
     /// Queues the call; answers its number in the outbox of the spoke's connection, if that is here.
     fn hand_over(&self, call: &Call, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
+        // It is sent again only while nobody surely has it.
+        let input = call.input.json().ok_or(NotPlaced::Gone)?;
         let Some(link) = &instance.link else {
-            let sent = self.relay.call(call, instance);
+            let sent = self.relay.call(call, &input, instance);
             return sent.map(|()| None).map_err(NotPlaced::from);
         };
         if !link.add(call.key) {
@@ -212,20 +223,18 @@ impl Core {
         };
         let connection = &link.connection;
         let id = self.leg_id(call.key);
-        let message = encode::call_requested(
-            connection.dialect,
-            &id,
-            &call.operation.name,
-            &call.request.input,
-            &options,
-        );
-        connection.outbox.push_call(message).map(Some).map_err(|full| {
-            link.remove(call.key);
-            match full {
-                Full::Queue => NotPlaced::Full,
-                Full::Closed => NotPlaced::Gone,
-            }
-        })
+        let message = encode::call_requested(connection.dialect, &id, &call.operation.name, &input, &options);
+        connection
+            .outbox
+            .push_call(message, &call.input)
+            .map(Some)
+            .map_err(|full| {
+                link.remove(call.key);
+                match full {
+                    Full::Queue => NotPlaced::Full,
+                    Full::Closed => NotPlaced::Gone,
+                }
+            })
     }
 
     /// Gives back what a leg held.
@@ -246,4 +255,10 @@ impl Core {
             self.refused(caller, &call.request, &call.clock, error);
         }
     }
+}
+
+/// Takes the input out of a request: it is kept for a shorter time.
+pub(crate) fn split(mut request: CallRequest) -> (CallRequest, RawJson) {
+    let input = std::mem::replace(&mut request.input, RawJson::null());
+    (request, input)
 }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use alkhub_budget::{Budget, Budgets, Kept};
+use alkhub_config::BudgetConfig;
 use alkhub_events::{DirectoryEntry, OfferedOperation};
-use alkhub_protocol::{Dialect, OperationSpec};
+use alkhub_protocol::{Dialect, OperationSpec, RawJson};
 use jiff::Timestamp;
 use prometheus::Registry;
 
-use crate::compiled::{Budget, Specs};
+use crate::compiled::{self, Specs};
 use crate::directory::Instance;
+use crate::input::{CALL_BYTES, Input};
 use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::operation::Operation;
@@ -18,8 +21,20 @@ pub(crate) fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::register(&Registry::new()).expect("a fresh registry"))
 }
 
+/// The default budget of a key.
+pub(crate) fn budget() -> Budget {
+    let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+    budgets.key(&Arc::from("key"))
+}
+
+/// The input of some call.
+pub(crate) fn input() -> Arc<Input> {
+    let held = budget().take(Kept::Calls, CALL_BYTES).expect("room");
+    Arc::new(Input::new(RawJson::null(), held))
+}
+
 pub(crate) fn specs() -> Arc<Specs> {
-    let budget = Budget {
+    let budget = compiled::Budget {
         hub: 1 << 30,
         spoke: 1 << 30,
     };
@@ -85,10 +100,13 @@ pub(crate) fn remote(text: &str, operations: &[&Arc<Operation>]) -> Arc<Instance
 /// A registration on this hub, with the reading end of its connection.
 pub(crate) fn local(text: &str, operations: &[&Arc<Operation>]) -> (Arc<Instance>, Outgoing) {
     let entry = entry(text, "hub-a", operations);
-    let (outbox, outgoing) = outbox(Limits {
-        messages: 100,
-        bytes: 1 << 20,
-    });
+    let (outbox, outgoing) = outbox(
+        Limits {
+            messages: 100,
+            bytes: 1 << 20,
+        },
+        &budget(),
+    );
     let connection = Connection {
         id: entry.connection.clone(),
         outbox,

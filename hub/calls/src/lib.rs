@@ -24,6 +24,7 @@ mod envelope;
 mod feed;
 #[cfg(test)]
 mod fixture;
+mod input;
 mod late;
 mod link;
 pub mod list;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use alkhub_budget::Held;
 use alkhub_protocol::{InstanceId, SpokeName};
 use parking_lot::Mutex;
 
@@ -23,6 +24,8 @@ pub(crate) struct Link {
     lost: AtomicBool,
     /// Keys of its running calls; `None` once it is lost.
     calls: Mutex<Option<HashSet<u64>>>,
+    /// What its last registration makes this hub keep.
+    held: Mutex<Option<Held>>,
 }
 
 /// Calls that run on an instance, as far as this hub knows.
@@ -42,6 +45,7 @@ impl Link {
             heard: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             calls: Mutex::new(Some(HashSet::new())),
+            held: Mutex::new(None),
         }
     }
 
@@ -51,6 +55,12 @@ impl Link {
 
     pub(crate) fn set_generation(&self, generation: u64) {
         self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Keeps the charge of its registration, in place of the one before.
+    pub(crate) fn hold(&self, held: Held) {
+        let before = self.held.lock().replace(held);
+        drop(before);
     }
 
     /// Whether calls may be sent to it.
@@ -85,6 +95,7 @@ impl Link {
     /// Marks the link as lost and takes its calls; `None` when it was lost before.
     pub(crate) fn lose(&self) -> Option<HashSet<u64>> {
         self.lost.store(true, Ordering::Release);
+        drop(self.held.lock().take());
         self.calls.lock().take()
     }
 

@@ -4,6 +4,7 @@
 //! A full queue is told to the pusher, who decides: nothing is dropped here without a sign.
 //!
 //! Invariants
+//! - What waits, and what the writer has taken and not written, is charged to the budget of the connection's key.
 //! - Messages leave in the order in which they came; what [`Outbox::close`] says comes after those queued before it.
 //! - The reader is woken once per batch: only a push into an empty queue wakes it.
 //! - After [`Outbox::seal`] no call leaves that had not left before; that is what "not delivered" rests on.
@@ -14,8 +15,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use alkhub_budget::{Budget, Held, Kept};
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+use crate::input::Input;
+
+/// What an entry costs beside its bytes, about.
+const ENTRY_BYTES: usize = 128;
+
+/// So much of what one connection has waiting is not charged: a peer whose key has used up its budget can be told so.
+const FREE_BYTES: usize = 4 * 1024;
+
+/// A queue that grew beyond this gives its memory back when it is empty.
+const KEPT_ENTRIES: usize = 128;
 
 /// How much one connection may have waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +42,7 @@ pub struct Limits {
 /// The message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// The connection does not read as fast as it is written to.
+    /// The connection does not read as fast as it is written to, or the budget of its key is full.
     #[error("the connection's queue is full")]
     Queue,
     /// The connection is closed or closing.
@@ -68,12 +81,12 @@ pub(crate) struct Backlog {
     bytes: AtomicUsize,
 }
 
-/// Makes the two ends of one connection's queue.
-pub fn outbox(limits: Limits) -> (Outbox, Outgoing) {
+/// Makes the two ends of the queue of one connection, whose key has this budget.
+pub fn outbox(limits: Limits, budget: &Budget) -> (Outbox, Outgoing) {
     let outbox = Outbox(Arc::new(Shared {
         limits,
         closed: AtomicBool::new(false),
-        queue: Mutex::new(Queue::default()),
+        queue: Mutex::new(Queue::new(budget)),
     }));
     (outbox.clone(), Outgoing(outbox))
 }
@@ -85,10 +98,12 @@ struct Shared {
     queue: Mutex<Queue>,
 }
 
-#[derive(Default)]
 struct Queue {
     messages: VecDeque<Entry>,
     bytes: usize,
+    /// Bytes that the writer has taken and not written.
+    taken: usize,
+    held: Held,
     waker: Option<Waker>,
     end: End,
     /// Number of the last call pushed, and of the last one handed to the writer.
@@ -117,7 +132,8 @@ enum Owner {
     None,
     /// The end of a stream.
     Stream,
-    Call(u64),
+    /// Once it is on its way to the spoke its input is not needed any more.
+    Call(u64, Arc<Input>),
     Subscription(Arc<Backlog>),
 }
 
@@ -138,10 +154,10 @@ impl Outbox {
     }
 
     /// Queues a call and tells its number, to compare with what [`Outbox::seal`] answers.
-    pub(crate) fn push_call(&self, message: Bytes) -> Result<u64, Full> {
+    pub(crate) fn push_call(&self, message: Bytes, input: &Arc<Input>) -> Result<u64, Full> {
         self.add(message, |queue| {
             queue.calls_pushed += 1;
-            Owner::Call(queue.calls_pushed)
+            Owner::Call(queue.calls_pushed, Arc::clone(input))
         })
     }
 
@@ -197,7 +213,7 @@ impl Outbox {
         queue.sealed = true;
         let mut freed = 0;
         queue.messages.retain(|entry| {
-            let keep = !matches!(entry.owner, Owner::Call(_));
+            let keep = !matches!(entry.owner, Owner::Call(..));
             if !keep {
                 freed += entry.message.len();
             }
@@ -220,10 +236,13 @@ impl Outbox {
         }
         let owner = owner(&mut queue);
         let number = match &owner {
-            Owner::Call(_) if queue.sealed => return Err(Full::Closed),
-            Owner::Call(number) => *number,
+            Owner::Call(..) if queue.sealed => return Err(Full::Closed),
+            Owner::Call(number, _) => *number,
             Owner::None | Owner::Stream | Owner::Subscription(_) => 0,
         };
+        let cost = queue.cost() + message.len() + ENTRY_BYTES;
+        let charged = cost.saturating_sub(FREE_BYTES);
+        queue.held.follow(charged).map_err(|_| Full::Queue)?;
         queue.bytes += message.len();
         queue.messages.push_back(Entry { message, owner });
         let waker = queue.waker.take();
@@ -258,6 +277,13 @@ impl Outgoing {
         }
     }
 
+    /// Notes that everything that was taken so far is written.
+    pub fn written(&mut self) {
+        let mut queue = self.0.0.queue.lock();
+        queue.taken = 0;
+        queue.settle();
+    }
+
     /// The next item when there is one.
     pub fn try_next(&mut self) -> Option<OutgoingItem> {
         match self.0.0.queue.lock().take() {
@@ -277,7 +303,8 @@ impl Drop for Outgoing {
         let mut queue = self.0.0.queue.lock();
         queue.end = End::Closed;
         self.0.0.closed.store(true, Ordering::Release);
-        queue.bytes = 0;
+        (queue.bytes, queue.taken) = (0, 0);
+        queue.held.shrink(0);
         // Backlogs and messages are released outside the lock.
         let messages = std::mem::take(&mut queue.messages);
         drop(queue);
@@ -294,13 +321,44 @@ enum Taken {
 // === impl Queue ===
 
 impl Queue {
+    fn new(budget: &Budget) -> Self {
+        Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+            taken: 0,
+            held: budget.nothing(Kept::Queues),
+            waker: None,
+            end: End::Open,
+            calls_pushed: 0,
+            calls_taken: 0,
+            sealed: false,
+        }
+    }
+
+    /// What the queue costs its key.
+    fn cost(&self) -> usize {
+        self.bytes + self.taken + self.messages.len() * ENTRY_BYTES
+    }
+
+    /// Gives back what is not needed any more.
+    fn settle(&mut self) {
+        self.held.ease(self.cost().saturating_sub(FREE_BYTES));
+        if self.messages.is_empty() && self.messages.capacity() > KEPT_ENTRIES {
+            self.messages = VecDeque::new();
+        }
+    }
+
     fn take(&mut self) -> Taken {
         if let Some(Entry { message, owner }) = self.messages.pop_front() {
             self.bytes -= message.len();
+            self.taken += message.len();
             match owner {
                 Owner::None => {}
                 Owner::Stream => return Taken::Item(OutgoingItem::Last(message)),
-                Owner::Call(number) => self.calls_taken = number,
+                Owner::Call(number, input) => {
+                    self.calls_taken = number;
+                    input.delivered();
+                }
                 Owner::Subscription(backlog) => backlog.remove(message.len()),
             }
             return Taken::Item(OutgoingItem::Message(message));

@@ -64,6 +64,7 @@ pub(crate) struct Ended<'a> {
     pub(crate) code: Option<&'a Code>,
     pub(crate) started_at: Timestamp,
     pub(crate) duration: Duration,
+    pub(crate) input_bytes: usize,
     pub(crate) output_bytes: u64,
 }
 
@@ -201,7 +202,7 @@ impl Ended<'_> {
             hub_id: self.hub.clone(),
             started_at: self.started_at,
             duration: self.duration,
-            input_bytes: request.input.len() as u64,
+            input_bytes: self.input_bytes as u64,
             output_bytes: self.output_bytes,
             trace_id: request.traceparent.as_deref().and_then(trace_id),
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use alkhub_budget::{Held, Kept};
 use alkhub_events::{DirectoryEntry, OfferedOperation};
 use alkhub_protocol::json::tree::Tree;
 use alkhub_protocol::register::{OperationResult, RegisterInput, RegisterOutput, Registered};
@@ -19,6 +20,7 @@ use crate::operation::Operation;
 use crate::session::Session;
 use crate::{Caller, Connection, SpokePolicy};
 
+mod door;
 mod fields;
 mod narrow;
 pub(crate) mod turns;
@@ -35,6 +37,7 @@ struct Identity {
 struct Offer {
     accepted: Vec<Arc<Operation>>,
     results: Vec<OperationResult>,
+    answer: door::Answer,
 }
 
 impl Core {
@@ -48,12 +51,18 @@ impl Core {
         connection: Connection,
     ) -> Result<(RegisterOutput, Session), CallError> {
         let identity = self.identify(caller, &input, &connection)?;
+        door::check(&input)?;
+        // Kept from here on, for it may wait for its turn and for the directory.
+        let held = self
+            .budgets
+            .key(&caller.key_id)
+            .take(Kept::Registrations, door::weight(&input))?;
         let (done, result) = oneshot::channel();
         let core = Arc::clone(self);
         let mut turn = self.turns.take(&connection.id);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let registered = core.register_as(identity, input, connection).await;
+            let registered = core.register_as(identity, input, connection, held).await;
             drop(done.send(registered));
             drop(turn);
         });
@@ -90,6 +99,7 @@ impl Core {
         identity: Identity,
         input: RegisterInput,
         connection: Connection,
+        held: Held,
     ) -> Result<(RegisterOutput, Session), CallError> {
         let offer = self.examine(&identity, &input.operations).await;
         self.save(&offer.accepted).await;
@@ -97,6 +107,7 @@ impl Core {
         let entry = self.entry(&identity, &input, &link, &offer);
         let session = self.enter(&identity, &link, entry).await?;
         let generation = session.generation();
+        link.hold(held);
         let rejected = offer.results.len() - offer.accepted.len();
         self.metrics.registered(offer.accepted.len(), rejected);
         tracing::info!(
@@ -287,7 +298,7 @@ impl Offer {
                 warnings: Vec::new(),
             },
         };
-        self.results.push(result);
+        self.results.push(self.answer.tell(result));
     }
 }
 

@@ -160,7 +160,7 @@ impl Relay {
     }
 
     /// Sends a call to the hub that holds the instance.
-    pub(crate) fn call(&self, call: &Call, instance: &Instance) -> Result<(), NotSent> {
+    pub(crate) fn call(&self, call: &Call, input: &RawJson, instance: &Instance) -> Result<(), NotSent> {
         let entry = &instance.entry;
         let destination = Destination {
             spoke: entry.spoke.clone(),
@@ -170,8 +170,7 @@ impl Relay {
         let identity = call.identity();
         let options = call.options(identity.as_ref());
         let id = call.key.to_string();
-        let request = &call.request;
-        let frame = encode::call_requested(Dialect::Payload, &id, &call.operation.name, &request.input, &options);
+        let frame = encode::call_requested(Dialect::Payload, &id, &call.operation.name, input, &options);
         let header = Header {
             to: Some(destination),
             ..self.header(call.key, Way::Out)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use alkhub_budget::Kept;
 use alkhub_events::Undelivered;
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId};
@@ -12,7 +13,8 @@ use parking_lot::Mutex;
 use crate::call::{Call, Clock, Leg, Origin, To};
 use crate::core::Core;
 use crate::directory::Instance;
-use crate::dispatch::NotPlaced;
+use crate::dispatch::{NotPlaced, split};
+use crate::input::{Input, bare_bytes};
 use crate::late::LateEnd;
 use crate::metrics::Direction;
 use crate::relay::{Destination, Message, Return};
@@ -169,7 +171,15 @@ impl Core {
             )));
         }
         let identity = requested.identity.take();
-        let request = requested.into_request(0);
+        let (request, input) = split(requested.into_request(0));
+        let budget = self.budgets.key(&Arc::from(format!("hub {from}")));
+        let held = match budget.take(Kept::Calls, input.len() + bare_bytes(&request)) {
+            Ok(held) => held,
+            Err(exhausted) => {
+                instance.load.release();
+                return back().end(&End::Failed(exhausted.into()));
+            }
+        };
         let clock = Clock::start().until(request.timeout, request.idle_timeout);
         let call = Arc::new(Call {
             key: self.pending.key(),
@@ -180,6 +190,7 @@ impl Core {
             },
             operation,
             request,
+            input: Arc::new(Input::new(input, held)),
             clock,
             leg: Mutex::new(Leg::default()),
             sink: Mutex::new(Sink::Hub(back())),

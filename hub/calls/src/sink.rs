@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use alkhub_budget::{Budget, Held, Kept};
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Dialect, RawJson, RequestId};
 use parking_lot::Mutex;
@@ -15,6 +16,9 @@ use crate::{Answer, Outbox, Reply};
 
 /// Close code for a connection that does not read its answers.
 const CLOSE_SLOW: u16 = 4429;
+
+/// What an item costs beside its bytes, about.
+const ITEM_BYTES: usize = 128;
 
 /// Where the answers of one call go.
 #[derive(Debug)]
@@ -75,13 +79,14 @@ pub(crate) enum Took {
 }
 
 /// Items between the hub and a [`crate::Items`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ItemQueue(Mutex<Waiting>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     items: VecDeque<RawJson>,
     bytes: usize,
+    held: Held,
     end: Option<Result<(), CallError>>,
     waker: Option<Waker>,
 }
@@ -238,10 +243,25 @@ impl End {
 // === impl ItemQueue ===
 
 impl ItemQueue {
+    /// An empty queue of a reader whose key has this budget.
+    pub(crate) fn new(budget: &Budget) -> Self {
+        Self(Mutex::new(Waiting {
+            items: VecDeque::new(),
+            bytes: 0,
+            held: budget.nothing(Kept::Items),
+            end: None,
+            waker: None,
+        }))
+    }
+
     fn push(&self, item: RawJson, bounds: Bounds) -> Took {
         let mut waiting = self.0.lock();
         let full = waiting.items.len() >= bounds.items || waiting.bytes + item.len() > bounds.bytes;
         if full && !waiting.items.is_empty() {
+            return Took::Overflow;
+        }
+        let cost = waiting.cost() + item.len() + ITEM_BYTES;
+        if waiting.held.follow(cost).is_err() {
             return Took::Overflow;
         }
         waiting.bytes += item.len();
@@ -269,6 +289,8 @@ impl ItemQueue {
         let mut waiting = self.0.lock();
         if let Some(item) = waiting.items.pop_front() {
             waiting.bytes -= item.len();
+            let cost = waiting.cost();
+            waiting.held.ease(cost);
             return Poll::Ready(Some(Ok(item)));
         }
         match waiting.end.take() {
@@ -285,6 +307,14 @@ impl ItemQueue {
                 Poll::Pending
             }
         }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn cost(&self) -> usize {
+        self.bytes + self.items.len() * ITEM_BYTES
     }
 }
 

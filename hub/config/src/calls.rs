@@ -18,11 +18,13 @@ pub struct CallsConfig {
     pub max_in_flight: usize,
     /// Calls of one key running at once on this hub; over it `OVERLOADED`.
     pub max_in_flight_per_key: usize,
-    /// Items of one subscription waiting for its reader; over it that subscription ends with `OVERLOADED`.
+    /// Items of one subscription waiting for its reader; over it that subscription ends with `OVERLOADED`. Generous:
+    /// `subscription-bytes` is the bound that counts, so that a burst of small items passes.
     pub subscription_items: usize,
-    /// Bytes of one subscription waiting for its reader.
+    /// Bytes of one subscription waiting for its reader; over it that subscription ends with `OVERLOADED`. Too low ends
+    /// those of readers that fall behind for a moment; too high lets slow ones use up `budget.key-bytes`.
     pub subscription_bytes: usize,
-    /// Operations that one instance may offer.
+    /// Operations that one instance may offer, 10,000 at most.
     pub max_operations: usize,
     /// Memory that the specifications of one spoke's operations may take on a hub when they are compiled, in bytes.
     /// Too low: a registration with many patterns or large schemas is refused. Too high: one key can fill a hub.
@@ -49,8 +51,8 @@ impl Default for CallsConfig {
             max_timeout: Duration::from_secs(3600),
             max_in_flight: 50_000,
             max_in_flight_per_key: 10_000,
-            subscription_items: 1_024,
-            subscription_bytes: 1024 * 1024,
+            subscription_items: 65_536,
+            subscription_bytes: 4 * 1024 * 1024,
             max_operations: 1_000,
             spec_bytes_per_spoke: 32 * 1024 * 1024,
             spec_bytes: 128 * 1024 * 1024,

@@ -28,6 +28,10 @@ pub struct EventsConfig {
     pub queue_items: usize,
     /// Bytes queued for one connection before its lag policy applies.
     pub queue_bytes: usize,
+    /// Bytes of events that wait for the readers of this hub, each event counted once; over it a reader that lags behind
+    /// keeps 256 KiB and gets a gap for the rest. Too low gives gaps to readers that fall behind for a moment; too high
+    /// lets many that never read use the memory.
+    pub waiting_bytes: usize,
     /// Messages read from Redis and not yet spread to subscribers; over it the link is made anew and each
     /// subscription gets a gap.
     pub link_queue: usize,
@@ -79,6 +83,7 @@ impl Default for EventsConfig {
             redis_ca_file: None,
             queue_items: 4_096,
             queue_bytes: 4 * 1024 * 1024,
+            waiting_bytes: 48 * 1024 * 1024,
             link_queue: 65_536,
             timeout: Duration::from_secs(5),
             probe_interval: Duration::from_secs(5),

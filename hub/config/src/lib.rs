@@ -11,6 +11,7 @@
 
 pub mod address;
 mod auth;
+mod budget;
 mod calls;
 pub mod drain;
 mod events;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use address::{Address, InvalidUrl};
 pub use auth::AuthConfig;
+pub use budget::BudgetConfig;
 pub use calls::CallsConfig;
 pub use events::EventsConfig;
 pub use identity::{HubSection, PodSection};
@@ -49,6 +51,8 @@ pub struct HubConfig {
     pub server: ServerConfig,
     /// Keys.
     pub auth: AuthConfig,
+    /// What peers may make a hub keep.
+    pub budget: BudgetConfig,
     /// Events and Redis.
     pub events: EventsConfig,
     /// Postgres.

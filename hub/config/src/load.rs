@@ -120,6 +120,10 @@ impl HubConfig {
                 self.events.lease_ttl >= self.events.lease_interval * 2,
                 "`events.lease-ttl` must be at least twice `events.lease-interval`",
             ),
+            (
+                self.budget.key_bytes <= self.budget.hub_bytes,
+                "`budget.key-bytes` must not be more than `budget.hub-bytes`",
+            ),
             (self.events.queue_items > 0, "`events.queue-items` must be at least 1"),
             (
                 self.server.outbox_messages > 0,

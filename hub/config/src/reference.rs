@@ -5,11 +5,12 @@ use toml::{Table, Value};
 use crate::HubConfig;
 
 /// The sections with the source that documents them.
-const SOURCES: [(&str, &str, &str); 8] = [
+const SOURCES: [(&str, &str, &str); 9] = [
     ("hub", "HubSection", include_str!("identity.rs")),
     ("pod", "PodSection", include_str!("identity.rs")),
     ("server", "ServerConfig", include_str!("server.rs")),
     ("auth", "AuthConfig", include_str!("auth.rs")),
+    ("budget", "BudgetConfig", include_str!("budget.rs")),
     ("events", "EventsConfig", include_str!("events.rs")),
     ("store", "StoreConfig", include_str!("store.rs")),
     ("calls", "CallsConfig", include_str!("calls.rs")),

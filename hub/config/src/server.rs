@@ -26,11 +26,17 @@ pub struct ServerConfig {
     pub max_connections_per_key: usize,
     /// HTTP requests of one key in a second, with bursts of twice as many. Too low answers 429.
     pub requests_per_second_per_key: u32,
+    /// WebSocket messages that ask for something (calls, events, subscriptions; not a spoke's answers) of one key in a
+    /// second, with bursts of twice as many. Over it its sockets are read no faster; nothing is refused. Too low slows a
+    /// busy key; too high lets one key use the CPU.
+    pub messages_per_second_per_key: u32,
     /// Bad keys from one address in a minute before it gets 429. Too low locks out a misconfigured fleet.
     pub bad_keys_per_minute: u32,
-    /// Messages waiting for one connection. Too low drops slow readers; too high costs memory.
+    /// Messages waiting for one connection; a connection over it is closed. Generous: `outbox-bytes` is the bound that
+    /// counts, so that a burst of small messages passes.
     pub outbox_messages: usize,
-    /// Bytes waiting for one connection; a connection over it is closed.
+    /// Bytes waiting for one connection; a connection over it is closed. Too low drops readers that fall behind for a
+    /// moment; too high lets slow ones use up `budget.key-bytes`.
     pub outbox_bytes: usize,
     /// Time for a client to send its request's header, and for a WebSocket to be upgraded.
     #[serde(with = "humantime_serde")]
@@ -83,8 +89,9 @@ impl Default for ServerConfig {
             max_connections: 20_000,
             max_connections_per_key: 10_000,
             requests_per_second_per_key: 2_000,
+            messages_per_second_per_key: 20_000,
             bad_keys_per_minute: 60,
-            outbox_messages: 4_096,
+            outbox_messages: 65_536,
             outbox_bytes: 8 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(10),

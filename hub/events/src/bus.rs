@@ -68,7 +68,7 @@ impl Bus {
         if !readers.is_empty() {
             local = spread(
                 &readers,
-                &Arc::new(Publication::new(topic.clone(), payload.clone())),
+                &Arc::new(Publication::counted(topic.clone(), payload.clone(), table.live())),
                 metrics,
             )
             .delivered;

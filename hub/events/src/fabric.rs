@@ -59,7 +59,7 @@ impl Fabric {
     pub fn start(config: &EventsConfig, hub: &HubId, scope: Scope, registry: &Registry) -> Result<Self, Error> {
         let url = config.redis()?;
         let metrics = Metrics::register(registry, url.is_some())?;
-        let table = Arc::new(Table::new());
+        let table = Arc::new(Table::new(config.waiting_bytes));
         let names = Arc::new(Names::new(&config.prefix, hub));
         let undeliverable = mpsc::channel(UNDELIVERABLE);
         let redis = match url {

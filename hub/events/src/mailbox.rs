@@ -7,6 +7,8 @@
 //! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes; one event always fits.
 //! - For each topic the reader sees its events in the order of pushing, and a [`Gap`] between two events exactly
 //!   where events are missing between them. Gaps pushed one after the other with no event between them are one gap.
+//! - While the events that wait for all readers of the hub, each counted once, are over `events.waiting-bytes`, a queue
+//!   holds [`PRESSED_BYTES`] at most: who reads fast does not feel it.
 //! - A reader that waits is woken once, by the first push.
 
 mod state;
@@ -23,6 +25,9 @@ use parking_lot::Mutex;
 use crate::Publication;
 use state::State;
 pub(crate) use state::{Loss, Reason};
+
+/// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
+const PRESSED_BYTES: usize = 256 * 1024;
 
 /// How much may wait for one reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +99,18 @@ pub fn mailbox(limits: Limits, lag: Lag) -> (Mailbox, Deliveries) {
         state: Mutex::default(),
     });
     (Mailbox { inbox: inbox.clone() }, Deliveries { inbox })
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// What may wait while the events of all readers together are over `events.waiting-bytes`.
+    fn pressed(self) -> Self {
+        Self {
+            items: self.items,
+            bytes: self.bytes.min(PRESSED_BYTES),
+        }
+    }
 }
 
 // === impl Mailbox ===

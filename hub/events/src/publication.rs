@@ -1,6 +1,7 @@
 //! One published event, shared by all who read it.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use alkhub_protocol::envelope::encode;
 use alkhub_protocol::{RawJson, Topic};
@@ -18,7 +19,18 @@ pub struct Publication {
     pub payload: Option<RawJson>,
     text: Bytes,
     framed: OnceLock<Bytes>,
+    live: Option<Arc<Live>>,
 }
+
+/// Bytes of all events of a hub that somebody has not read yet, each counted once, however many wait for it.
+#[derive(Debug)]
+pub(crate) struct Live {
+    bytes: AtomicUsize,
+    limit: usize,
+}
+
+/// Copies of an event's bytes: the message that it came in, its text, its frame.
+const COPIES: usize = 3;
 
 // === impl Publication ===
 
@@ -31,7 +43,25 @@ impl Publication {
             payload,
             text,
             framed: OnceLock::new(),
+            live: None,
         }
+    }
+
+    /// An event on a topic that counts among those of a hub for as long as it is kept.
+    pub(crate) fn counted(topic: Topic, payload: Option<RawJson>, live: &Arc<Live>) -> Self {
+        let mut publication = Self::new(topic, payload);
+        live.bytes.fetch_add(publication.memory(), Ordering::Relaxed);
+        publication.live = Some(Arc::clone(live));
+        publication
+    }
+
+    /// Whether so many events wait on its hub that readers who lag behind must let go.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.bytes() > live.limit)
+    }
+
+    fn memory(&self) -> usize {
+        COPIES * self.text.len() + OVERHEAD_BYTES
     }
 
     /// The envelope as JSON text, `{type, id, payload}`.
@@ -49,5 +79,29 @@ impl Publication {
     /// What it counts in the byte limit of a queue.
     pub(crate) fn weight(&self) -> usize {
         self.text.len() + OVERHEAD_BYTES
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        if let Some(live) = &self.live {
+            live.bytes.fetch_sub(self.memory(), Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Live ===
+
+impl Live {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: AtomicUsize::new(0),
+            limit,
+        })
+    }
+
+    /// Bytes now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 }

@@ -152,6 +152,13 @@ impl Metadata {
         Ok(Self { raw, traceparent })
     }
 
+    /// [`RawJson::out_of`].
+    #[must_use]
+    pub fn out_of(mut self, frame_bytes: usize) -> Self {
+        self.raw = self.raw.out_of(frame_bytes);
+        self
+    }
+
     /// The object.
     pub fn raw(&self) -> &RawJson {
         &self.raw

@@ -79,6 +79,16 @@ impl RawJson {
         Self::slice_of(&self.0, raw)
     }
 
+    /// The same in memory of its own where it is a small part of the frame that it shares, which would be kept whole.
+    #[must_use]
+    pub fn out_of(self, frame_bytes: usize) -> Self {
+        if self.0.len() < frame_bytes / 2 {
+            Self(Bytes::copy_from_slice(&self.0))
+        } else {
+            self
+        }
+    }
+
     /// Reads the value into a type.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! `hub.register`: how a connection becomes an instance of a spoke.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{HubId, InstanceId, RawJson, SpokeName};
 
@@ -43,8 +45,36 @@ pub struct RegisterInput {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
     /// What it offers: OperationSpecs, each accepted or refused on its own.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "operations")]
     pub operations: Vec<RawJson>,
+}
+
+/// Entries that a registration may have; how many of them an instance may offer is a setting of the hub.
+pub const OPERATIONS_LIMIT: usize = 10_000;
+
+/// Reads entries up to the limit: what is over it is refused before it takes memory.
+fn operations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawJson>, D::Error> {
+    struct Entries;
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<RawJson>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of OperationSpecs")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut read = Vec::new();
+            while let Some(entry) = entries.next_element()? {
+                if read.len() == OPERATIONS_LIMIT {
+                    let message = format!("`operations` has more than {OPERATIONS_LIMIT} entries");
+                    return Err(A::Error::custom(message));
+                }
+                read.push(entry);
+            }
+            Ok(read)
+        }
+    }
+    deserializer.deserialize_seq(Entries)
 }
 
 /// The hub's answer, the `data` of the response.

@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use alkhub_budget::Budgets;
 use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
 use alkhub_events::{Fabric, Lease, Limits};
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) fabric: Fabric,
     pub(crate) calls: Calls,
+    pub(crate) budgets: Budgets,
     pub(crate) keys: KeyRing,
     pub(crate) sockets: Arc<Sockets>,
     pub(crate) streams: Arc<Streams>,

@@ -66,6 +66,7 @@ pub(crate) struct KeyRing {
     revoked: moka::sync::Cache<Arc<str>, ()>,
     bad: BadKeys,
     rate: Rate,
+    messages: Rate,
     connections: usize,
     metrics: Arc<Metrics>,
 }
@@ -106,6 +107,7 @@ impl KeyRing {
                 .build(),
             bad: BadKeys::new(server.bad_keys_per_minute),
             rate: Rate::per_second(server.requests_per_second_per_key),
+            messages: Rate::per_second(server.messages_per_second_per_key),
             connections: server.max_connections_per_key,
             metrics,
         }
@@ -151,6 +153,15 @@ impl KeyRing {
             self.metrics.limited(Limit::KeyRequests);
             ApiError::rate_limited("the key has sent too many requests", wait)
         })
+    }
+
+    /// Takes messages of a WebSocket from the key's rate: how long it must not be read.
+    pub(crate) fn take_messages(&self, key: &Key, count: u32) -> Duration {
+        let wait = self.messages.charge(&key.messages, count);
+        if !wait.is_zero() {
+            self.metrics.limited(Limit::KeyMessages);
+        }
+        wait
     }
 
     /// Takes a place among the key's open connections.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use alkhub_budget::Budgets;
 use alkhub_calls::Calls;
 use alkhub_config::{AuthConfig, HubConfig, secret};
 use alkhub_events::Fabric;
@@ -247,6 +248,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         stop: scope.stop.clone(),
     };
     let fabric = Fabric::start(&config.events, &hub_id, fabric_scope, &registry)?;
+    let budgets = Budgets::new(&config.budget, &registry)?;
     let calls = Calls::start(alkhub_calls::Parts {
         config: config.calls.clone(),
         heartbeat: config.server.ping_interval,
@@ -257,6 +259,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         tasks: scope.tasks.clone(),
         stop: scope.stop.clone(),
         registry: registry.clone(),
+        budgets: budgets.clone(),
     })?;
     let keys = KeyRing::new(store.clone(), hasher, &config.auth, &config.server, metrics.clone());
     Ok(App::new(Inner {
@@ -265,6 +268,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         store,
         fabric,
         calls,
+        budgets,
         keys,
         sockets: Arc::new(Sockets::default()),
         streams: Arc::new(Streams::default()),

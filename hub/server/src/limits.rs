@@ -15,6 +15,9 @@ const ADDRESSES: usize = 65_536;
 /// Time in which bad keys are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// Longest time for which a bucket is on credit.
+const CREDIT: Duration = Duration::from_secs(5);
+
 /// A rate with a burst, shared by many [`Bucket`]s (the generic cell rate algorithm: one number for each bucket).
 #[derive(Debug)]
 pub(crate) struct Rate {
@@ -70,6 +73,28 @@ impl Rate {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
             .map(|_| ())
             .map_err(|paid_until| Duration::from_nanos(paid_until + self.interval_ns - now - self.burst_ns))
+    }
+}
+
+// === impl Rate, on credit ===
+
+impl Rate {
+    /// Takes `count` from a bucket, on credit where it has less: the time until the credit is paid back, [`CREDIT`] at
+    /// most.
+    pub(crate) fn charge(&self, bucket: &Bucket, count: u32) -> Duration {
+        let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let most = u64::try_from(CREDIT.as_nanos()).unwrap_or(u64::MAX);
+        let paid = |paid_until: u64| {
+            let paid_until = paid_until.max(now) + self.interval_ns * u64::from(count);
+            paid_until.min(now + self.burst_ns + most)
+        };
+        let before = bucket
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid_until| {
+                Some(paid(paid_until))
+            });
+        let paid_until = paid(before.unwrap_or_else(|unchanged| unchanged));
+        Duration::from_nanos(paid_until.saturating_sub(now + self.burst_ns))
     }
 }
 
@@ -163,6 +188,21 @@ mod tests {
         tokio::time::advance(wait).await;
         assert!(rate.take(&bucket).is_ok());
         assert!(rate.take(&bucket).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_on_credit_is_waited_for() {
+        let (rate, bucket) = (Rate::per_second(10), Bucket::default());
+
+        assert_eq!(rate.charge(&bucket, 20), Duration::ZERO, "the burst");
+        let wait = rate.charge(&bucket, 5);
+        assert_eq!(wait, Duration::from_millis(500));
+        tokio::time::advance(wait).await;
+        assert_eq!(rate.charge(&bucket, 1), Duration::from_millis(100));
+
+        assert_eq!(rate.charge(&bucket, 1_000_000), CREDIT);
+        tokio::time::advance(CREDIT).await;
+        assert_eq!(rate.charge(&bucket, 1), Duration::from_millis(100), "more is not owed");
     }
 
     #[test]

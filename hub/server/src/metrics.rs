@@ -42,7 +42,7 @@ const AUTH_FAILURES: Family = Family {
 const RATE_LIMITED: Family = Family {
     name: "alkhub_rate_limited_total",
     labels: &["limit"],
-    help: "Requests and connections refused because a limit of `[server]` was reached, by limit.",
+    help: "Requests and connections refused, and sockets read no faster (`messages_per_key`), because a limit of `[server]` was reached, by limit.",
 };
 const BUILD_INFO: Family = Family {
     name: "alkhub_build_info",
@@ -96,6 +96,8 @@ pub(crate) enum Limit {
     KeyConnections,
     /// `requests-per-second-per-key`.
     KeyRequests,
+    /// `messages-per-second-per-key`: a socket was read no faster.
+    KeyMessages,
     /// `bad-keys-per-minute`.
     BadKeys,
 }
@@ -258,10 +260,11 @@ impl AuthFailure {
 }
 
 impl Limit {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Connections,
         Self::KeyConnections,
         Self::KeyRequests,
+        Self::KeyMessages,
         Self::BadKeys,
     ];
 
@@ -270,6 +273,7 @@ impl Limit {
             Self::Connections => "connections",
             Self::KeyConnections => "connections_per_key",
             Self::KeyRequests => "requests_per_key",
+            Self::KeyMessages => "messages_per_key",
             Self::BadKeys => "bad_keys",
         }
     }

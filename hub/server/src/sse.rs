@@ -38,6 +38,8 @@ const BATCH: usize = 64 * 1024;
 pub(crate) struct Topics {
     pub(crate) deliveries: Deliveries,
     pub(crate) subscriptions: Vec<Subscription>,
+    /// What these make the hub keep.
+    pub(crate) budget: alkhub_budget::Held,
     /// The client has seen events up to here; nothing before can be given again.
     pub(crate) resumed: bool,
 }
@@ -75,6 +77,7 @@ pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
     let Topics {
         mut deliveries,
         subscriptions,
+        budget,
         resumed,
     } = topics;
     let filters: Vec<TopicFilter> = subscriptions.iter().map(|one| one.filter().clone()).collect();
@@ -85,6 +88,7 @@ pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
         missing.map(|scope| missing_scope(&scope))
     });
     answer(async_stream::stream! {
+        let _budget = budget;
         let mut number = 0_u64;
         yield start();
         if resumed {

@@ -18,4 +18,5 @@ mod upgrade;
 pub(crate) use connection::DRAINING;
 pub(crate) use frame::code;
 pub(crate) use sockets::{Sockets, Times};
+pub(crate) use subscriptions::cost;
 pub(crate) use upgrade::upgrade;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
 use super::*;
+use crate::fixture::{budget, input};
 
 const LIMITS: Limits = Limits { messages: 3, bytes: 30 };
 
@@ -18,7 +19,7 @@ fn message(text: &'static str) -> Option<OutgoingItem> {
 
 #[test]
 fn messages_leave_in_order_and_the_close_comes_last() {
-    let (outbox, mut outgoing) = outbox(LIMITS);
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
 
     outbox.push(text("a")).expect("room");
     outbox.push(text("b")).expect("room");
@@ -35,7 +36,7 @@ fn messages_leave_in_order_and_the_close_comes_last() {
 
 #[test]
 fn a_full_queue_refuses_and_takes_again_once_it_was_read() {
-    let (outbox, mut outgoing) = outbox(LIMITS);
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
     for _ in 0..3 {
         outbox.push(text("a")).expect("room");
     }
@@ -49,7 +50,7 @@ fn a_full_queue_refuses_and_takes_again_once_it_was_read() {
 
 #[test]
 fn bytes_are_bounded_and_an_empty_queue_takes_any_message() {
-    let (outbox, mut outgoing) = outbox(LIMITS);
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
     let large = Bytes::from(vec![b'x'; 100]);
 
     assert_eq!(outbox.push(large), Ok(()));
@@ -61,23 +62,23 @@ fn bytes_are_bounded_and_an_empty_queue_takes_any_message() {
 
 #[test]
 fn sealing_tells_which_calls_left_and_keeps_the_others_in() {
-    let (outbox, mut outgoing) = outbox(LIMITS);
-    let first = outbox.push_call(text("1")).expect("room");
-    let second = outbox.push_call(text("2")).expect("room");
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let first = outbox.push_call(text("1"), &input()).expect("room");
+    let second = outbox.push_call(text("2"), &input()).expect("room");
     outbox.push(text("answer")).expect("room");
     outgoing.try_next();
 
     let taken = outbox.seal();
 
     assert!(first <= taken && second > taken);
-    assert_eq!(outbox.push_call(text("3")), Err(Full::Closed));
+    assert_eq!(outbox.push_call(text("3"), &input()), Err(Full::Closed));
     assert_eq!(outgoing.try_next(), message("answer"));
     assert_eq!(outgoing.try_next(), None);
 }
 
 #[test]
 fn a_dropped_reader_closes_the_outbox() {
-    let (outbox, outgoing) = outbox(LIMITS);
+    let (outbox, outgoing) = outbox(LIMITS, &budget());
 
     drop(outgoing);
 
@@ -87,10 +88,13 @@ fn a_dropped_reader_closes_the_outbox() {
 
 #[test]
 fn a_backlog_counts_what_its_subscription_has_waiting() {
-    let (outbox, mut outgoing) = outbox(Limits {
-        messages: 100,
-        bytes: 1000,
-    });
+    let (outbox, mut outgoing) = outbox(
+        Limits {
+            messages: 100,
+            bytes: 1000,
+        },
+        &budget(),
+    );
     let backlog = Arc::new(Backlog::default());
 
     outbox.push_item(text("12345"), &backlog).expect("room");
@@ -112,7 +116,7 @@ impl Wake for Count {
 
 #[test]
 fn the_reader_is_woken_once_for_a_batch() {
-    let (outbox, mut outgoing) = outbox(LIMITS);
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&count));
     let mut cx = Context::from_waker(&waker);
@@ -125,4 +129,49 @@ fn the_reader_is_woken_once_for_a_batch() {
 
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert!(next.as_mut().poll(&mut cx).is_ready());
+}
+
+#[test]
+fn what_waits_is_charged_until_it_is_written() {
+    let budget = budget();
+    let limits = Limits {
+        messages: 10,
+        bytes: 1 << 20,
+    };
+    let (outbox, mut outgoing) = outbox(limits, &budget);
+
+    outbox.push(Bytes::from(vec![b'x'; 100_000])).expect("room");
+    assert!(budget.used() >= 90_000);
+    outgoing.try_next();
+    assert!(budget.used() >= 90_000, "it is not written yet");
+    outgoing.written();
+
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_key_without_budget_is_told_like_a_full_queue() {
+    let budget = budget();
+    let limits = Limits {
+        messages: 10,
+        bytes: 1 << 20,
+    };
+    let (outbox, _outgoing) = outbox(limits, &budget);
+    let rest = alkhub_config::BudgetConfig::default().key_bytes - 1_000;
+    let _other = budget.take(alkhub_budget::Kept::Calls, rest).expect("room");
+
+    assert_eq!(outbox.push(Bytes::from(vec![b'x'; 10_000])), Err(Full::Queue));
+    assert_eq!(outbox.push(text("the budget is full")), Ok(()), "it can be told");
+}
+
+#[test]
+fn the_input_of_a_call_is_kept_until_the_writer_has_it() {
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let input = input();
+    outbox.push_call(text("1"), &input).expect("room");
+    assert!(input.json().is_some(), "it may have to be sent to another spoke");
+
+    outgoing.try_next();
+
+    assert!(input.json().is_none());
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::fixture::budget;
 use crate::{Caller, Connection, Limits, Parts, outbox};
 
 async fn core(url: String) -> Arc<Core> {
@@ -26,6 +27,7 @@ async fn core(url: String) -> Arc<Core> {
     let store = Store::open(&config, &registry).expect("a store");
     store.prepare(&stop).await.expect("a schema");
     let parts = Parts {
+        budgets: alkhub_budget::Budgets::new(&alkhub_config::BudgetConfig::default(), &Registry::new()).expect("fresh"),
         config: CallsConfig::default(),
         heartbeat: Duration::from_secs(10),
         lease_ttl: Duration::from_secs(10),
@@ -45,10 +47,13 @@ async fn a_spoke_that_was_heard_is_touched_once() {
     let core = core(postgres.url()).await;
     let name: SpokeName = "builder".parse().expect("valid");
     core.store.spokes().ensure_adhoc(&name).await.expect("made");
-    let (outbox, _outgoing) = outbox(Limits {
-        messages: 10,
-        bytes: 1000,
-    });
+    let (outbox, _outgoing) = outbox(
+        Limits {
+            messages: 10,
+            bytes: 1000,
+        },
+        &budget(),
+    );
     let connection = Connection {
         id: "c1".to_owned(),
         outbox,

@@ -1,13 +1,14 @@
 //! Calls of queries and mutations on one hub.
 
 use alkhub_calls::{Answer, Limits, ListQuery, OutgoingItem, Reply, outbox};
-use alkhub_config::CallsConfig;
+use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
 use alkhub_test_support::within;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, Spoke, admin, client, connection_of, decode, mutation, operation, query, registration, request,
+    Hub, HubOptions, Spoke, admin, budget, client, connection_of, decode, mutation, operation, query, registration,
+    request,
 };
 
 #[tokio::test(start_paused = true)]
@@ -32,13 +33,42 @@ async fn a_call_reaches_its_spoke_and_the_answer_its_caller() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_in_flight_of_a_key_end_at_its_budget_by_name() {
+    let budget = BudgetConfig {
+        key_bytes: 1_000_000,
+        ..BudgetConfig::default()
+    };
+    let hub = Hub::start(HubOptions {
+        budget,
+        ..HubOptions::default()
+    })
+    .await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let large = || request("text.upper", json!("x".repeat(300_000)));
+    let running: Vec<_> = (0..3).map(|_| hub.dispatch(large())).collect();
+    assert!(running.iter().all(|(ticket, _)| ticket.is_ok()));
+
+    let (refused, _) = hub.dispatch(large());
+
+    let error = refused.expect_err("over the budget");
+    assert_eq!((&error.code, error.retryable), (&Code::Overloaded, true));
+    assert!(error.message.contains("budget.key-bytes"), "{}", error.message);
+    spoke.next_call().await;
+    let (taken, _answers) = hub.dispatch(large());
+    taken.expect("the spoke has the input of the first: it is kept no more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_on_a_connection_is_answered_in_its_dialect_with_its_own_id() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
-    let (outbox, mut outgoing) = outbox(Limits {
-        messages: 10,
-        bytes: 10_000,
-    });
+    let (outbox, mut outgoing) = outbox(
+        Limits {
+            messages: 10,
+            bytes: 10_000,
+        },
+        &budget(),
+    );
     let reply = Reply::Outbox {
         outbox,
         dialect: Dialect::Id,
@@ -434,10 +464,13 @@ async fn what_would_not_fit_into_a_frame_is_refused_on_both_ways() {
     let error = hub.call("text.upper", large.clone()).await.expect_err("too large");
     assert_eq!((error.code, error.delivered), (Code::PayloadTooLarge, Delivered::No));
     for (output, answered) in [(large, false), (fits.clone(), true)] {
-        let (outbox, mut outgoing) = outbox(Limits {
-            messages: 10,
-            bytes: 10 << 20,
-        });
+        let (outbox, mut outgoing) = outbox(
+            Limits {
+                messages: 10,
+                bytes: 10 << 20,
+            },
+            &budget(),
+        );
         let reply = Reply::Outbox {
             outbox,
             dialect: Dialect::Payload,

@@ -8,7 +8,7 @@ use alkhub_protocol::{Code, Delivered, Dialect, Frame};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::fixture::{Hub, Spoke, admin, query, request, subscription};
+use crate::fixture::{Hub, Spoke, admin, budget, query, request, subscription};
 
 const LATE: Duration = Duration::from_millis(100);
 
@@ -111,10 +111,13 @@ async fn a_caller_that_stops_waiting_aborts_the_call() {
 async fn a_spoke_that_gives_up_aborts_the_call_for_its_caller() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
-    let (caller, mut outgoing) = outbox(alkhub_calls::Limits {
-        messages: 10,
-        bytes: 10_000,
-    });
+    let (caller, mut outgoing) = outbox(
+        alkhub_calls::Limits {
+            messages: 10,
+            bytes: 10_000,
+        },
+        &budget(),
+    );
     let reply = Reply::Outbox {
         outbox: caller,
         dialect: Dialect::Payload,

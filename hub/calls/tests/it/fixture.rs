@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_budget::{Budget, Budgets};
 use alkhub_calls::{
     Answer, Caller, Calls, Connection, Limits, Outgoing, OutgoingItem, Parts, Reply, Session, SpokePolicy, outbox,
 };
-use alkhub_config::{CallsConfig, EventsConfig, StoreConfig};
+use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
 use alkhub_events::{Fabric, LinkState, Scope};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
@@ -19,6 +20,12 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// The default budget of a key.
+pub(crate) fn budget() -> Budget {
+    let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+    budgets.key(&Arc::from("key"))
+}
 
 /// One hub.
 pub(crate) struct Hub {
@@ -33,6 +40,7 @@ pub(crate) struct Hub {
 pub(crate) struct HubOptions {
     pub(crate) name: &'static str,
     pub(crate) calls: CallsConfig,
+    pub(crate) budget: BudgetConfig,
     pub(crate) redis: Option<String>,
     pub(crate) postgres: Option<String>,
 }
@@ -42,6 +50,7 @@ impl Default for HubOptions {
         Self {
             name: "hub-a1",
             calls: CallsConfig::default(),
+            budget: BudgetConfig::default(),
             redis: None,
             postgres: None,
         }
@@ -97,6 +106,7 @@ impl Hub {
             store,
             tasks: tasks.clone(),
             stop: stop.clone(),
+            budgets: Budgets::new(&options.budget, &registry).expect("a fresh registry"),
             registry: registry.clone(),
         })
         .expect("fresh metrics");
@@ -267,7 +277,7 @@ pub(crate) fn connection() -> (Connection, Outgoing) {
 pub(crate) fn connection_of(limits: Limits) -> (Connection, Outgoing) {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let (outbox, outgoing) = outbox(limits);
+    let (outbox, outgoing) = outbox(limits, &budget());
     let connection = Connection {
         id: format!("c{number}"),
         outbox,

@@ -30,6 +30,7 @@ impl Pair {
                 redis: Some(redis.url()),
                 postgres: Some(postgres.url()),
                 calls: calls.clone(),
+                ..HubOptions::default()
             })
         };
         let (a, b) = (start("pod-a-a1").await, start("pod-b-b1").await);

@@ -114,16 +114,19 @@ async fn records_wait_while_postgres_is_away_and_are_dropped_over_the_bound() {
         ..HubOptions::default()
     };
     let hub = Hub::start(options).await;
+    let schema = json!({"inputSchema": {"type": "string"}});
+    let spoke = Spoke::connect(&hub, "text", &[operation("text.upper", "query", &schema)]).await;
     postgres.stop().await.expect("stops");
 
     for _ in 0..8 {
-        hub.call("text.upper", json!(1)).await.expect_err("not registered");
+        hub.call("text.upper", json!(1)).await.expect_err("no string");
     }
     assert!((hub.metric("alkhub_call_records_dropped_total") - 3.0).abs() < f64::EPSILON);
     postgres.start_again().await.expect("starts");
 
     let store = store(postgres.url()).await;
     assert_eq!(records(&store, 5).await.len(), 5);
+    drop(spoke);
     hub.stop().await;
     store.close().await;
     postgres.stop().await.expect("stops");

@@ -11,7 +11,7 @@ use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{Dialect, Frame, RawJson, RequestId};
 use serde_json::json;
 
-use crate::fixture::{Hub, Spoke, admin, decode, operation};
+use crate::fixture::{Hub, Spoke, admin, budget, decode, operation};
 
 const CALLS: usize = 20_000;
 
@@ -44,10 +44,13 @@ fn cpu() -> Duration {
 
 /// CPU time per call: the caller's frame in, the spoke's frame out and in, the answer out; and both fake ends.
 fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
-    let (caller, mut outgoing) = outbox(Limits {
-        messages: 1_000,
-        bytes: 10 << 20,
-    });
+    let (caller, mut outgoing) = outbox(
+        Limits {
+            messages: 1_000,
+            bytes: 10 << 20,
+        },
+        &budget(),
+    );
     let admin = admin();
     let name = "text.upper".parse().expect("valid");
     let input = RawJson::from(json!({"text": "x".repeat(100)}));

@@ -7,7 +7,7 @@ use alkhub_test_support::within;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::fixture::{Hub, Spoke, admin, decode, operation, query, request, subscription};
+use crate::fixture::{Hub, Spoke, admin, budget, decode, operation, query, request, subscription};
 
 fn data(item: Option<Result<RawJson, CallError>>) -> Value {
     let item = item.expect("an item").expect("no error");
@@ -119,10 +119,13 @@ async fn bytes_of_a_subscription_are_bounded_too() {
 async fn a_slow_connection_loses_the_subscription_and_keeps_its_calls() {
     let hub = Hub::with(small()).await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks"), query("clock.now")]).await;
-    let (caller, mut outgoing) = outbox(Limits {
-        messages: 100,
-        bytes: 100_000,
-    });
+    let (caller, mut outgoing) = outbox(
+        Limits {
+            messages: 100,
+            bytes: 100_000,
+        },
+        &budget(),
+    );
     let dispatch = |operation: &str| {
         let reply = Reply::Outbox {
             outbox: caller.clone(),

@@ -1,5 +1,6 @@
 //! The binary as a person uses it: real processes, a real Postgres, a real hub. Nothing is imitated.
 
+mod attacked;
 mod commands;
 mod dev;
 mod examples;

@@ -18,6 +18,7 @@ use parking_lot::RwLock;
 
 use crate::Publication;
 use crate::mailbox::{Inbox, Loss};
+use crate::publication::Live;
 
 const SHARDS: usize = 64;
 
@@ -28,6 +29,8 @@ pub(crate) struct Table {
     hasher: RandomState,
     /// Entries for all ids of a type; while there is none, a publish looks only once.
     types: AtomicUsize,
+    /// What waits for the readers of all topics.
+    live: Arc<Live>,
 }
 
 /// Readers of an event: those of its topic, and those of all ids of its type that are not among them.
@@ -98,12 +101,19 @@ struct Subscriber {
 // === impl Table ===
 
 impl Table {
-    pub(crate) fn new() -> Self {
+    /// A table without entries, on whose hub so many bytes of events may wait before readers that lag must let go.
+    pub(crate) fn new(waiting_bytes: usize) -> Self {
         Self {
+            live: Live::new(waiting_bytes),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             types: AtomicUsize::new(0),
         }
+    }
+
+    /// What the events of this hub count in.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// Adds a subscriber; the session that confirmed the entry, 0 when none did.

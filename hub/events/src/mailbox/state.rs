@@ -79,6 +79,11 @@ impl State {
             return pushed;
         }
         let weight = publication.weight();
+        let limits = if publication.is_pressed() {
+            limits.pressed()
+        } else {
+            limits
+        };
         while !self.fits(weight, limits) {
             if lag == Lag::Disconnect {
                 pushed.dropped = self.events + 1;

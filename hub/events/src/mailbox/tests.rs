@@ -8,6 +8,7 @@ use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_o
 use proptest::test_runner::TestCaseError;
 
 use super::*;
+use crate::publication::Live;
 
 const ROOM: Limits = Limits {
     items: 100,
@@ -47,6 +48,34 @@ fn show(item: Item) -> String {
 
 fn drain(deliveries: &mut Deliveries) -> Vec<String> {
     std::iter::from_fn(|| deliveries.try_next()).map(show).collect()
+}
+
+#[test]
+fn while_too_much_waits_on_the_hub_who_lags_behind_lets_go_and_who_reads_does_not() {
+    let live = Live::new(1 << 20);
+    let (slow, mut unread) = mailbox(ROOM, Lag::DropOldest);
+    let (fast, mut read) = mailbox(ROOM, Lag::DropOldest);
+    let large = || {
+        let payload = RawJson::from_value(&"x".repeat(100_000)).expect("a text");
+        Arc::new(Publication::counted(
+            "a:1".parse().expect("a topic"),
+            Some(payload),
+            &live,
+        ))
+    };
+
+    for _ in 0..10 {
+        let event = large();
+        slow.inbox().push(&event, false);
+        fast.inbox().push(&event, false);
+        assert!(matches!(read.try_next(), Some(Item::Event(_))));
+    }
+
+    assert!(matches!(unread.try_next(), Some(Item::Gap(_))), "it is told");
+    assert!(unread.queued() * 100_000 <= PRESSED_BYTES, "{} wait", unread.queued());
+    assert!(live.bytes() < 1 << 20, "{} bytes", live.bytes());
+    drop((slow, unread, fast, read));
+    assert_eq!(live.bytes(), 0);
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(crate) struct Key {
     pub(crate) id: Arc<str>,
     pub(super) hash: KeyHash,
     pub(super) bucket: Bucket,
+    pub(super) messages: Bucket,
     /// Its open connections: WebSockets, and streams of server-sent events.
     pub(crate) connections: Slots,
     state: ArcSwap<State>,
@@ -57,6 +58,7 @@ impl Key {
             id: record.id.as_str().into(),
             hash,
             bucket: Bucket::default(),
+            messages: Bucket::default(),
             connections: Slots::default(),
             state: ArcSwap::from_pointee(State::of(record)),
             looked_up: Mutex::new(Some(Instant::now())),

@@ -1,7 +1,8 @@
 //! Events over HTTP: publishing, and topics as a stream.
 
+use alkhub_budget::Kept;
 use alkhub_events::Lag;
-use alkhub_protocol::{Topic, TopicFilter};
+use alkhub_protocol::{CallError, Topic, TopicFilter};
 use axum::extract::State;
 use axum::response::Response;
 use futures::future::try_join_all;
@@ -14,7 +15,7 @@ use crate::auth::Caller;
 use crate::envelope::Data;
 use crate::error::{ApiError, missing_scope, not_published, not_subscribed};
 use crate::request::{Path, Query, RawBody};
-use crate::sse;
+use crate::{sse, ws};
 
 /// Topics in one stream.
 const TOPICS: usize = 1_000;
@@ -73,6 +74,9 @@ pub(crate) async fn stream(
 ) -> Result<Response, ApiError> {
     let filters = filters(&caller, &query)?;
     let held = sse::open(&app, &caller)?;
+    let bytes = filters.iter().map(ws::cost).sum();
+    let budget = app.budgets.key(&caller.key.id).take(Kept::Subscriptions, bytes);
+    let budget = budget.map_err(CallError::from)?;
     let (mailbox, deliveries) = alkhub_events::mailbox(app.event_limits(), Lag::DropOldest);
     let subscribed = filters
         .into_iter()
@@ -84,6 +88,7 @@ pub(crate) async fn stream(
     let topics = sse::Topics {
         deliveries,
         subscriptions,
+        budget,
         resumed: headers.contains_key(LAST_EVENT_ID),
     };
     Ok(sse::topics(&app, held, topics))

@@ -13,17 +13,20 @@
 //!   still looked for, once ours is on its way.
 //! - Once a close frame is queued nothing else is written.
 
+use std::future::Future as _;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use alkhub_budget::Kept;
 use alkhub_calls::{Outgoing, OutgoingItem};
 use alkhub_events::Item;
 use alkhub_protocol::FRAME_LIMIT_BYTES;
 use alkhub_protocol::frame::encode;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::batch::Batch;
 use super::conversation::Conversation;
@@ -56,6 +59,12 @@ pub(crate) struct Connection<S> {
     held: Held,
     peer_closed: bool,
     phase: Phase,
+    /// What has been read and not ended, or waits for a registration.
+    charge: alkhub_budget::Held,
+    /// Whether the writer has taken something from the outbox since it last wrote everything.
+    taken: bool,
+    /// The socket is not read before it ends: the key asks for too much.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +87,7 @@ enum Phase {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// A connection whose upgrade has been answered; `rest` is what the peer sent meanwhile.
     pub(crate) fn new(io: S, rest: Bytes, outgoing: Outgoing, registered: Registered, talk: Conversation) -> Self {
+        let charge = talk.budget.nothing(Kept::Messages);
         Self {
             io,
             rest,
@@ -91,6 +101,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             held: Held::default(),
             peer_closed: false,
             phase: Phase::Open,
+            charge,
+            taken: false,
+            pause: None,
         }
     }
 
@@ -136,8 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
                 self.phase = Phase::Deaf;
             }
-            if self.phase == Phase::Open && (self.conversation.is_busy() || self.is_ending()) {
-                // Woken when something remote is done, or when the socket takes more.
+            if self.phase == Phase::Open && (self.conversation.is_busy() || self.is_ending() || self.is_paused(cx)) {
+                // Woken when something remote is done, the socket takes more, or the pause is over.
                 return Poll::Pending;
             }
             if ready!(self.poll_read(cx))? == 0 {
@@ -154,6 +167,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             socket.outbox.close(code::GOING_AWAY, DRAINING);
             cx.waker().wake_by_ref();
         }
+    }
+
+    /// Whether the socket must not be read for a while.
+    fn is_paused(&mut self, cx: &mut Context<'_>) -> bool {
+        let paused = self
+            .pause
+            .as_mut()
+            .is_some_and(|pause| pause.as_mut().poll(cx).is_pending());
+        if !paused {
+            self.pause = None;
+        }
+        paused
     }
 
     /// Whether the end is decided.
@@ -177,14 +202,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
         self.registered.heard();
         self.decode(buffer.filled());
-        self.registered.reading(self.decoder.is_within_message());
+        self.account();
         Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Charges what was read, by what it makes the hub keep and by what it asks for.
+    fn account(&mut self) {
+        self.registered.reading(self.decoder.is_within_message());
+        if let Err(exhausted) = self
+            .charge
+            .follow(self.decoder.kept() + self.conversation.waiting_bytes())
+        {
+            let outbox = &self.registered.socket.outbox;
+            outbox.close(code::POLICY, &exhausted.to_string());
+        }
+        let wait = self.conversation.settle_asked();
+        if !wait.is_zero() {
+            self.pause = Some(Box::pin(sleep(wait)));
+        }
     }
 
     fn decode_rest(&mut self) {
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
             self.decode(&rest);
+            self.account();
         }
     }
 
@@ -248,6 +290,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Poll::Ready(written) => written?,
                     Poll::Pending => return Ok(Poll::Pending),
                 }
+                if std::mem::take(&mut self.taken) {
+                    self.outgoing.written();
+                }
             }
             if self.phase == Phase::Open {
                 self.fill(cx);
@@ -276,10 +321,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match self.outgoing.poll_next(cx) {
                 Poll::Ready(Some(OutgoingItem::Message(message))) => {
                     messages += 1;
+                    self.taken = true;
                     self.batch.message(kind, message);
                 }
                 Poll::Ready(Some(OutgoingItem::Last(message))) => {
                     messages += 1;
+                    self.taken = true;
                     if let Some(first) = self.held.keep(message) {
                         self.batch.message(kind, first);
                     }

@@ -12,8 +12,9 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use alkhub_budget::Budget;
 use alkhub_calls::{Caller, Outbox, Reply};
 use alkhub_events::Item;
 use alkhub_protocol::frame::{self, Gap, Requested, encode};
@@ -41,6 +42,8 @@ pub(crate) struct Conversation {
     pub(super) id: String,
     pub(super) key: Arc<Key>,
     pub(super) outbox: Outbox,
+    /// Of the key, on this hub.
+    pub(crate) budget: Budget,
     pub(super) dialect: Option<Dialect>,
     pub(super) spoke: Spoke,
     pub(super) subscriptions: Subscriptions,
@@ -50,25 +53,29 @@ pub(crate) struct Conversation {
     allowed: Arc<Caller>,
     /// Calls that ran when the end was decided.
     unanswered: Vec<RequestId>,
+    /// Messages since the last settling that asked for something.
+    asked: u32,
 }
 
 // === impl Conversation ===
 
 impl Conversation {
     /// A conversation with the holder of `key`, whose answers go to `outbox`.
-    pub(crate) fn new(app: App, key: Arc<Key>, outbox: Outbox) -> Self {
+    pub(crate) fn new(app: App, key: Arc<Key>, outbox: Outbox, budget: Budget) -> Self {
         Self {
             id: app.connection_id(),
             app,
             allowed: key.caller(),
             key,
             outbox,
+            budget,
             dialect: None,
             spoke: Spoke::default(),
             subscriptions: Subscriptions::default(),
             pending: Pending::default(),
             tickets: Tickets::default(),
             unanswered: Vec::new(),
+            asked: 0,
         }
     }
 
@@ -79,19 +86,20 @@ impl Conversation {
             Ok(decoded) => decoded,
             Err(error) => return self.broken(&error, data.len()),
         };
+        self.asked += u32::from(!self.spoke.is_answer(&frame));
         if let (Frame::Requested(_), Some(dialect)) = (&frame, dialect) {
             self.dialect.get_or_insert(dialect);
         }
         match frame {
             Frame::Requested(requested) if requested.operation.as_str() == "hub.register" => self.register(requested),
-            Frame::Requested(requested) => self.call(requested),
+            Frame::Requested(requested) => self.call(requested, data.len()),
             Frame::Aborted { request_id } => self.abort(request_id, data.len()),
             answer @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. }) => {
-                self.spoke.received(Said::Frame(answer), data.len());
+                self.spoke.received(Said::Frame(slim(answer, data.len())), data.len());
             }
             Frame::Subscribe(filter) => self.subscribe(filter),
             Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
-            Frame::Event(event) => self.publish(event),
+            Frame::Event(event) => self.publish(event, data.len()),
             Frame::Subscribed(topic) | Frame::Unsubscribed(topic) | Frame::Gap(Gap { topic, .. }) => {
                 let error = CallError::new(Code::BadRequest, "only a hub sends this message");
                 self.refuse(&error, Some(&topic));
@@ -110,6 +118,7 @@ impl Conversation {
     /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
     /// own ends with `call.error`, and one that it should have answered ends at the caller's.
     fn broken(&mut self, error: &frame::Error, bytes: usize) {
+        self.asked += 1;
         let fault = error.to_call_error();
         let Some(named) = &error.call else {
             return self.refuse(&fault, error.topic.as_deref());
@@ -160,6 +169,19 @@ impl Conversation {
     /// Whether the peer must wait before more of it is read.
     pub(crate) fn is_busy(&self) -> bool {
         self.pending.is_full() || self.spoke.is_full()
+    }
+
+    /// Bytes that wait for a registration.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.spoke.early_bytes()
+    }
+
+    /// Takes what was asked for since this was last called from the key's rate; how long it may not ask more.
+    pub(crate) fn settle_asked(&mut self) -> Duration {
+        match std::mem::take(&mut self.asked) {
+            0 => Duration::ZERO,
+            asked => self.app.keys.take_messages(&self.key, asked),
+        }
     }
 
     /// Whether neither a call of the peer's is under way nor a spoke registered.
@@ -228,7 +250,11 @@ impl Conversation {
         spoke.end("the connection is closed").await;
     }
 
-    fn call(&mut self, requested: Requested) {
+    fn call(&mut self, mut requested: Requested, bytes: usize) {
+        requested.input = requested.input.out_of(bytes);
+        let metadata = requested.metadata.take();
+        // It may stay for longer than the input, which is what the frame is large for.
+        requested.metadata = metadata.map(|metadata| Box::new(metadata.out_of(bytes)));
         let id = requested.request_id.clone();
         if self.tickets.is_running(&id) {
             let error = CallError::new(
@@ -276,6 +302,17 @@ impl Conversation {
         if self.outbox.push(message) == Err(alkhub_calls::Full::Queue) {
             self.outbox.close(TOO_SLOW, "answers are not read fast enough");
         }
+    }
+}
+
+/// An answer that does not keep the whole of a message for a small part of it.
+fn slim(answer: Frame, bytes: usize) -> Frame {
+    match answer {
+        Frame::Responded { request_id, output } => Frame::Responded {
+            request_id,
+            output: output.out_of(bytes),
+        },
+        other => other,
     }
 }
 

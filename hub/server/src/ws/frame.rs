@@ -173,6 +173,11 @@ impl Decoder {
         self.header_have > 0 || self.frame.is_some() || self.message.is_some()
     }
 
+    /// Bytes of memory that the message takes which has begun and not ended.
+    pub(crate) fn kept(&self) -> usize {
+        self.message.as_ref().map_or(0, |(_, data)| data.capacity())
+    }
+
     /// Whether part of a message or of a frame has been read.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {

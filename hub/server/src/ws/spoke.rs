@@ -80,6 +80,20 @@ impl Spoke {
         }
     }
 
+    /// Whether the message is what a spoke says of the calls that it gets: those it is sent at whatever rate.
+    pub(super) fn is_answer(&self, frame: &Frame) -> bool {
+        let answers = matches!(
+            frame,
+            Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. } | Frame::Aborted { .. }
+        );
+        answers && self.session.is_some()
+    }
+
+    /// Bytes that wait for the first registration.
+    pub(super) fn early_bytes(&self) -> usize {
+        self.early_bytes
+    }
+
     /// Whether so much waits for the registration that the socket must not be read.
     pub(super) fn is_full(&self) -> bool {
         self.early.len() >= EARLY || self.early_bytes >= EARLY_BYTES

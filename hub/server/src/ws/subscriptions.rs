@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::Future as _;
 use std::task::{Context, Poll, Waker};
 
+use alkhub_budget::{Held, Kept};
 use alkhub_calls::Caller;
 use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, Subscription};
 use alkhub_protocol::frame::encode;
@@ -21,12 +22,20 @@ use crate::error;
 /// Topics that one connection may subscribe to.
 const MOST: usize = 10_000;
 
+/// What a subscription costs beside its topic, about.
+const SUBSCRIPTION_BYTES: usize = 1024;
+
 /// What a connection is subscribed to.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     queue: Option<(Mailbox, Deliveries)>,
-    topics: HashMap<TopicFilter, State>,
+    topics: HashMap<TopicFilter, Wanted>,
     last: u64,
+}
+
+struct Wanted {
+    state: State,
+    _held: Held,
 }
 
 enum State {
@@ -42,6 +51,11 @@ pub(crate) struct Confirmation {
     filter: TopicFilter,
     number: u64,
     result: Result<Subscription, alkhub_events::Error>,
+}
+
+/// Bytes that a subscription makes the hub keep, about.
+pub(crate) fn cost(filter: &TopicFilter) -> usize {
+    SUBSCRIPTION_BYTES + filter.to_string().len()
 }
 
 // === impl Subscriptions ===
@@ -67,15 +81,26 @@ impl Conversation {
             return self.refuse(&refusal, Some(&filter.to_string()));
         }
         match self.subscriptions.topics.get(&filter) {
-            Some(State::Confirmed { .. }) => return self.say(encode::topic_control("__subscribed", &filter)),
-            Some(State::Asked(_)) => return,
+            Some(Wanted {
+                state: State::Confirmed { .. },
+                ..
+            }) => return self.say(encode::topic_control("__subscribed", &filter)),
+            Some(_) => return,
             None => {}
         }
+        let held = match self.budget.take(Kept::Subscriptions, cost(&filter)) {
+            Ok(held) => held,
+            Err(exhausted) => return self.refuse(&exhausted.into(), Some(&filter.to_string())),
+        };
         let limits = self.app.event_limits();
         let subscriptions = &mut self.subscriptions;
         subscriptions.last += 1;
         let number = subscriptions.last;
-        subscriptions.topics.insert(filter.clone(), State::Asked(number));
+        let wanted = Wanted {
+            state: State::Asked(number),
+            _held: held,
+        };
+        subscriptions.topics.insert(filter.clone(), wanted);
         let (mailbox, _) = subscriptions
             .queue
             .get_or_insert_with(|| alkhub_events::mailbox(limits, Lag::DropOldest));
@@ -103,17 +128,16 @@ impl Conversation {
     /// A subscription came back; one that was given up meanwhile is dropped.
     pub(super) fn subscribed(&mut self, confirmation: Confirmation) {
         let Confirmation { filter, number, result } = confirmation;
-        match self.subscriptions.topics.get(&filter) {
-            Some(State::Asked(asked)) if *asked == number => {}
-            _ => return,
-        }
+        let wanted = match self.subscriptions.topics.get_mut(&filter) {
+            Some(wanted) if matches!(wanted.state, State::Asked(asked) if asked == number) => wanted,
+            Some(_) | None => return,
+        };
         match result {
             Ok(subscription) => {
-                self.say(encode::topic_control("__subscribed", &filter));
-                let confirmed = State::Confirmed {
+                wanted.state = State::Confirmed {
                     _subscription: subscription,
                 };
-                self.subscriptions.topics.insert(filter, confirmed);
+                self.say(encode::topic_control("__subscribed", &filter));
             }
             Err(error) => {
                 tracing::debug!(%error, "a subscription was not confirmed");
@@ -142,15 +166,20 @@ impl Conversation {
 
     /// An event from the peer. It is on its way before the next message is read, so that a connection's events keep
     /// their order; only a failure is answered.
-    pub(super) fn publish(&mut self, event: Envelope) {
+    pub(super) fn publish(&mut self, event: Envelope, bytes: usize) {
         let topic = match self.may_publish(&event) {
             Ok(topic) => topic,
             Err(refusal) => {
                 return self.refuse(&refusal, Some(&format!("{}:{}", event.kind, event.id)));
             }
         };
+        let held = match self.budget.take(Kept::Publications, bytes) {
+            Ok(held) => held,
+            Err(exhausted) => return self.refuse(&exhausted.into(), Some(&topic.to_string())),
+        };
         let bus: Bus = self.app.fabric.bus().clone();
         let publication = async move {
+            let _held = held;
             let result = bus.publish(&topic, event.payload).await;
             Done::Published(result.map(|_| ()).map_err(|failed| {
                 Box::new(Refusal {

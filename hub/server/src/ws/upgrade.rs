@@ -137,11 +137,12 @@ fn open_connection(app: &App, caller: Caller, stream: Stream, rest: Bytes) -> Bo
         messages: app.config.server.outbox_messages,
         bytes: app.config.server.outbox_bytes,
     };
-    let (outbox, outgoing) = alkhub_calls::outbox(limits);
+    let budget = app.budgets.key(&caller.key.id);
+    let (outbox, outgoing) = alkhub_calls::outbox(limits, &budget);
     let registered = app.sockets.register(caller.key.clone(), outbox.clone());
     // The key may have ended since the handshake was checked.
     app.end_if_bad(&caller.key);
-    let conversation = Conversation::new(app.clone(), caller.key, outbox);
+    let conversation = Conversation::new(app.clone(), caller.key, outbox, budget);
     tracing::debug!(connection.id = %conversation.id, "a WebSocket is open");
     Box::new(Connection::new(stream, rest, outgoing, registered, conversation))
 }

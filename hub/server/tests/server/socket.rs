@@ -1,6 +1,7 @@
 //! WebSockets: both dialects as the origin's clients and spokes speak them, and everything that is not right.
 
 mod broken;
+mod greedy;
 mod origin;
 mod slow;
 

@@ -26,7 +26,7 @@ fn publish(table: &Table, text: &str) -> Spread {
 
 #[test]
 fn each_reader_gets_an_event_once() {
-    let table = Table::new();
+    let table = Table::new(1 << 30);
     let readers: Vec<_> = (0..10).map(|_| reader()).collect();
     for (index, (mailbox, _)) in readers.iter().enumerate() {
         table.join(&filter("t:1"), mailbox.inbox());
@@ -46,7 +46,7 @@ fn each_reader_gets_an_event_once() {
 
 #[test]
 fn an_entry_goes_only_when_nobody_wanted_it_since_it_was_idle() {
-    let table = Table::new();
+    let table = Table::new(1 << 30);
     let (mailbox, _deliveries) = reader();
     let (one, inbox) = (filter("t:1"), mailbox.inbox());
 
@@ -69,7 +69,7 @@ fn an_entry_goes_only_when_nobody_wanted_it_since_it_was_idle() {
 
 #[test]
 fn a_gap_is_due_once_after_a_session_that_had_confirmed() {
-    let table = Table::new();
+    let table = Table::new(1 << 30);
     let ((early, mut early_deliveries), (late, mut late_deliveries)) = (reader(), reader());
     let (confirmed, waiting) = (filter("t:1"), filter("t:2"));
     let loss = Loss {

@@ -222,7 +222,7 @@ impl Reading {
                     self.metrics.received.inc();
                     spread(
                         &readers,
-                        &Arc::new(Publication::new(topic, envelope.payload)),
+                        &Arc::new(Publication::counted(topic, envelope.payload, self.table.live())),
                         &self.metrics,
                     );
                 }

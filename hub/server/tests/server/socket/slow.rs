@@ -13,7 +13,7 @@ use crate::harness::{LIMIT, TestHub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
 /// A text message, masked with zeros, which leaves it as it is.
-fn text(payload: &Value) -> Vec<u8> {
+pub(super) fn text(payload: &Value) -> Vec<u8> {
     let payload = payload.to_string().into_bytes();
     let length = u16::try_from(payload.len()).expect("short").to_be_bytes();
     [&[0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], &payload[..]].concat()
@@ -25,7 +25,7 @@ fn begun() -> Vec<u8> {
 }
 
 /// A WebSocket whose receive buffer is small, so that it is full soon.
-async fn narrow(hub: &TestHub, key: &str) -> TcpStream {
+pub(super) async fn narrow(hub: &TestHub, key: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("set");
     let address = hub.hub.url().replace("http://", "").parse().expect("an address");
@@ -65,7 +65,7 @@ fn told() -> Vec<u8> {
 }
 
 /// Waits until the hub has no more WebSockets than these.
-async fn left(hub: &TestHub, websockets: usize) {
+pub(super) async fn left(hub: &TestHub, websockets: usize) {
     until("the socket is cut", || async {
         match hub.hub.websockets() {
             open if open == websockets => Ok(()),

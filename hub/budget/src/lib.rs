@@ -1,0 +1,270 @@
+//! Byte budgets: how much its peers may make this process keep.
+//!
+//! Whatever is kept for longer than it takes to act on it (messages that have not ended, inputs of calls, what waits
+//! to be written, registrations, subscriptions) is charged to the key of the peer for which it is kept. The charge is
+//! a guard, [`Held`], that lies beside what is kept and gives back when it is dropped.
+//!
+//! Invariants
+//! - A key holds at most `budget.key-bytes`, all keys together at most `budget.hub-bytes` and [`RESERVE`] for each key.
+//! - Nobody is refused because of others while it holds no more than [`RESERVE`].
+//! - What is refused is counted, by what it was and whose budget was full, and says so by name.
+
+mod metrics;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alkhub_config::BudgetConfig;
+use alkhub_protocol::{CallError, Code};
+use dashmap::DashMap;
+use prometheus::Registry;
+
+use metrics::Metrics;
+
+/// Bytes of each key that are not taken from what all keys share: who uses little does not feel who uses much.
+pub const RESERVE: usize = 2 * 1024 * 1024;
+
+/// Keys remembered that hold nothing.
+const IDLE_KEYS: usize = 4_096;
+
+/// What grows and shrinks all the time is charged in steps of so many bytes ...
+const STEP: usize = 4 * 1024;
+
+/// ... and given back when so many are not used any more.
+const SLACK: usize = 64 * 1024;
+
+/// Time after which a refused peer may try again.
+const RETRY_MS: u64 = 1_000;
+
+/// What is kept for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Messages that have begun and not ended, and those that wait for a registration.
+    Messages,
+    /// Running calls with their inputs, until a spoke has them.
+    Calls,
+    /// What waits to be written to WebSockets.
+    Queues,
+    /// Items that wait for readers of server-sent events.
+    Items,
+    /// Registrations of spokes.
+    Registrations,
+    /// Subscriptions to topics.
+    Subscriptions,
+    /// Events on their way out.
+    Publications,
+}
+
+/// Whose budget is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Exhausted {
+    /// That of the peer's key.
+    #[error("the key makes this hub keep as many bytes as it may (`budget.key-bytes`)")]
+    Key,
+    /// That of all keys.
+    #[error("this hub keeps as many bytes for its peers as it may (`budget.hub-bytes`)")]
+    Hub,
+}
+
+/// The budgets of one hub. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Budgets(Arc<Hub>);
+
+/// The budget of one key on one hub. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Key>);
+
+/// Bytes that are kept for a key, given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    budget: Budget,
+    what: Kept,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Hub {
+    hub_bytes: usize,
+    key_bytes: usize,
+    /// What the keys hold beyond [`RESERVE`].
+    used: AtomicUsize,
+    keys: DashMap<Arc<str>, Budget>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Key {
+    hub: Arc<Hub>,
+    used: AtomicUsize,
+}
+
+// === impl Exhausted ===
+
+impl From<Exhausted> for CallError {
+    fn from(exhausted: Exhausted) -> Self {
+        Self::new(Code::Overloaded, exhausted.to_string())
+            .retryable()
+            .retry_after_ms(RETRY_MS)
+    }
+}
+
+// === impl Budgets ===
+
+impl Budgets {
+    /// The budgets of a hub, with nothing kept.
+    ///
+    /// # Errors
+    /// A metric of the same name is registered already.
+    pub fn new(config: &BudgetConfig, registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self(Arc::new(Hub {
+            hub_bytes: config.hub_bytes,
+            key_bytes: config.key_bytes,
+            used: AtomicUsize::new(0),
+            keys: DashMap::new(),
+            metrics: Metrics::register(registry, config)?,
+        })))
+    }
+
+    /// The budget of a key, by its id; the same one for as long as something is held.
+    pub fn key(&self, id: &Arc<str>) -> Budget {
+        if let Some(known) = self.0.keys.get(id) {
+            return known.clone();
+        }
+        if self.0.keys.len() >= IDLE_KEYS {
+            self.0.keys.retain(|_, budget| Arc::strong_count(&budget.0) > 1);
+        }
+        let new = || {
+            Budget(Arc::new(Key {
+                hub: Arc::clone(&self.0),
+                used: AtomicUsize::new(0),
+            }))
+        };
+        self.0.keys.entry(Arc::clone(id)).or_insert_with(new).clone()
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// Charges bytes that begin to be kept.
+    ///
+    /// # Errors
+    /// They must not be kept.
+    pub fn take(&self, what: Kept, bytes: usize) -> Result<Held, Exhausted> {
+        let mut held = self.nothing(what);
+        held.resize(bytes)?;
+        Ok(held)
+    }
+
+    /// A guard to grow later.
+    pub fn nothing(&self, what: Kept) -> Held {
+        Held {
+            budget: self.clone(),
+            what,
+            bytes: 0,
+        }
+    }
+
+    /// Bytes that the key holds now.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) -> Result<(), Exhausted> {
+        let Key { hub, used } = &*self.0;
+        let before = used.fetch_add(bytes, Ordering::Relaxed);
+        let shared = beyond(before + bytes) - beyond(before);
+        let shared_before = hub.used.fetch_add(shared, Ordering::Relaxed);
+        let exhausted = if before + bytes > hub.key_bytes {
+            Exhausted::Key
+        } else if shared > 0 && shared_before + shared > hub.hub_bytes {
+            Exhausted::Hub
+        } else {
+            return Ok(());
+        };
+        self.give_back(bytes);
+        Err(exhausted)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let Key { hub, used } = &*self.0;
+        let before = used.fetch_sub(bytes, Ordering::Relaxed);
+        hub.used
+            .fetch_sub(beyond(before) - beyond(before - bytes), Ordering::Relaxed);
+    }
+}
+
+/// What of a key's bytes is taken from what all share.
+fn beyond(bytes: usize) -> usize {
+    bytes.saturating_sub(RESERVE)
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Bytes that are held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds another number of bytes from now on.
+    ///
+    /// # Errors
+    /// More must not be kept; it holds what it held.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        if bytes <= self.bytes {
+            self.shrink(bytes);
+            return Ok(());
+        }
+        let metrics = &self.budget.0.hub.metrics;
+        let added = self.budget.add(bytes - self.bytes);
+        added.inspect_err(|exhausted| metrics.refused(self.what, *exhausted))?;
+        metrics.kept(self.what).add(signed(bytes - self.bytes));
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Holds no more than so many bytes from now on.
+    pub fn shrink(&mut self, bytes: usize) {
+        let unused = self.bytes.saturating_sub(bytes);
+        if unused > 0 {
+            self.budget.give_back(unused);
+            self.budget.0.hub.metrics.kept(self.what).sub(signed(unused));
+            self.bytes = bytes;
+        }
+    }
+
+    /// Holds at least so many bytes from now on, for what changes with each message: in steps, so that most changes
+    /// cost nothing.
+    ///
+    /// # Errors
+    /// More must not be kept; it holds what it held.
+    pub fn follow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        if bytes > self.bytes {
+            return self.resize(bytes.next_multiple_of(STEP));
+        }
+        self.ease(bytes);
+        Ok(())
+    }
+
+    /// [`Held::follow`] for what has become less.
+    pub fn ease(&mut self, bytes: usize) {
+        let unused = self.bytes.saturating_sub(bytes);
+        if unused > SLACK || bytes == 0 {
+            self.shrink(bytes.next_multiple_of(STEP));
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

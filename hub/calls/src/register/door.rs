@@ -1,0 +1,142 @@
+//! What a registration may weigh: looked at before anything else of it is.
+
+use alkhub_protocol::register::{OperationResult, RegisterInput};
+use alkhub_protocol::{CallError, Code};
+
+/// Labels of one instance, and their bytes: every hub and Redis keep them.
+const LABELS: usize = 64;
+const LABELS_BYTES: usize = 16 * 1024;
+
+/// Bytes of `hostInfo`, which every hub and Redis keep too.
+const HOST_INFO_BYTES: usize = 16 * 1024;
+
+/// What a registration costs beside its bytes, and each operation, about.
+const BASE_BYTES: usize = 2 * 1024;
+const OPERATION_BYTES: usize = 256;
+
+/// A reason why an operation is rejected is cut after so many bytes: it may repeat what the spoke wrote.
+const REASON_BYTES: usize = 500;
+
+/// After so many bytes of names and reasons the rest of the answer is short: it must fit a message.
+const ANSWER_BYTES: usize = 128 * 1024;
+
+/// Bytes of a name in the short rest.
+const SHORT_NAME_BYTES: usize = 8;
+
+const NOT_TOLD: &str = "not told";
+
+/// Keeps the answer to a registration short.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    told: usize,
+}
+
+/// Checks what every hub would have to keep.
+///
+/// # Errors
+/// It is too much; names the field and the bound.
+pub(super) fn check(input: &RegisterInput) -> Result<(), CallError> {
+    let refuse = |message: String| Err(CallError::new(Code::BadRequest, message));
+    let labels: usize = input.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if input.labels.len() > LABELS || labels > LABELS_BYTES {
+        return refuse(format!(
+            "`labels` has {} entries with {labels} bytes: at most {LABELS} with {LABELS_BYTES} bytes are kept",
+            input.labels.len()
+        ));
+    }
+    match &input.host_info {
+        Some(info) if info.len() > HOST_INFO_BYTES => refuse(format!(
+            "`hostInfo` has {} bytes: at most {HOST_INFO_BYTES} are kept",
+            info.len()
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Bytes that the registration makes this hub keep, about.
+pub(super) fn weight(input: &RegisterInput) -> usize {
+    let labels: usize = input.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let operations: usize = input.operations.iter().map(|raw| raw.len() + OPERATION_BYTES).sum();
+    BASE_BYTES + labels + input.host_info.as_ref().map_or(0, alkhub_protocol::RawJson::len) + operations
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// As much of a result as may still be told.
+    pub(super) fn tell(&mut self, mut result: OperationResult) -> OperationResult {
+        // Control characters are written in six bytes each.
+        let plain = |text: String| text.replace(char::is_control, " ");
+        let (name, reason) = (plain(result.name), result.reason.map(plain));
+        let full = self.told > ANSWER_BYTES;
+        let not_told = || NOT_TOLD.to_owned();
+        (result.name, result.reason) = if full && reason.is_some() {
+            (cut(name, SHORT_NAME_BYTES), Some(not_told()))
+        } else {
+            (name, reason.map(|reason| cut(reason, REASON_BYTES)))
+        };
+        if full && !result.warnings.is_empty() {
+            result.warnings = vec![not_told()];
+        }
+        let told = result.reason.iter().chain(&result.warnings);
+        self.told += result.name.len() + told.map(String::len).sum::<usize>();
+        result
+    }
+}
+
+fn cut(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::register::{OPERATIONS_LIMIT, Registered};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_to_ten_thousand_wrong_entries_fits_a_message() {
+        let mut answer = Answer::default();
+
+        let told: Vec<OperationResult> = (0..OPERATIONS_LIMIT)
+            .map(|_| {
+                answer.tell(OperationResult {
+                    name: "\"\u{1}".repeat(128),
+                    result: Registered::Rejected,
+                    reason: Some("\"\u{1}".repeat(10_000)),
+                    warnings: Vec::new(),
+                })
+            })
+            .collect();
+
+        let bytes = serde_json::to_vec(&told).expect("plain").len();
+        assert!(bytes < alkhub_protocol::PAYLOAD_LIMIT_BYTES, "{bytes}");
+    }
+
+    #[test]
+    fn what_every_hub_would_keep_is_bounded_by_name() {
+        let labels = |count: usize, size: usize| RegisterInput {
+            labels: (0..count).map(|i| (i.to_string(), "x".repeat(size))).collect(),
+            ..RegisterInput::default()
+        };
+        let info = |size: usize| RegisterInput {
+            host_info: Some(serde_json::json!("x".repeat(size)).into()),
+            ..RegisterInput::default()
+        };
+
+        assert!(check(&labels(LABELS, 100)).is_ok());
+        assert!(check(&info(1_000)).is_ok());
+        for (input, named) in [
+            (labels(LABELS + 1, 1), "`labels`"),
+            (labels(2, LABELS_BYTES), "`labels`"),
+            (info(HOST_INFO_BYTES), "`hostInfo`"),
+        ] {
+            let error = check(&input).expect_err(named);
+            assert!(error.message.contains(named), "{}", error.message);
+        }
+    }
+}
