@@ -67,6 +67,17 @@ async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
             return Ok(Done::Well(RESYNC));
         }
     };
+    if let Err(error) = declaration.put.check() {
+        status::refused(
+            ctx,
+            spoke,
+            &observed,
+            "InvalidSpec",
+            &format!("spec.{}: {}", error.field, error.rule),
+        )
+        .await?;
+        return Ok(Done::Invalid(RESYNC));
+    }
     match register::register(ctx, spoke, &observed, &declaration).await {
         Ok(registered) => {
             status::registered(ctx, spoke, &observed, registered).await?;

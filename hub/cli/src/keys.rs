@@ -84,13 +84,6 @@ async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
             "a key needs at least one --scope, or --spoke: `alkhub keys create --help` lists them",
         ));
     }
-    for scope in &scopes {
-        if let Some(form) = whole(scope) {
-            output::warning(&format!(
-                "no scope of alkhub's is `{scope}`: it allows nothing by itself. {form}"
-            ));
-        }
-    }
     let expires_in_seconds = expires_in.map(|time| time.0.as_secs());
     let key = KeyCreate {
         name,
@@ -98,6 +91,7 @@ async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
         spoke,
         expires_in_seconds,
     };
+    key.check().map_err(|e| Failure::usage(e.to_string()))?;
     let created = hub.client()?.create_key(&key).await?;
     match output {
         Output::Json => output::json(&created),
@@ -109,23 +103,6 @@ async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
             output::text(&created.key)
         }
     }
-}
-
-/// The right form where a scope is only the beginning of one of alkhub's. Any other text is a scope of the user's own.
-fn whole(scope: &str) -> Option<&'static str> {
-    Some(match scope.trim_end_matches(':') {
-        "call" => "Calling needs `call:NAMESPACE.OPERATION`, `call:NAMESPACE.*` or `call:*`",
-        "events" => "Events need `events:publish:TYPE` or `events:subscribe:TYPE`",
-        "events:publish" => "Publishing needs `events:publish:TYPE` or `events:publish:*`",
-        "events:subscribe" => {
-            "Subscribing needs `events:subscribe:TYPE` (named ids), `events:subscribe:TYPE:*` (all ids) or \
-             `events:subscribe:*`"
-        }
-        "operations" => "Listing operations needs `operations:read`",
-        "spokes" => "Listing spokes needs `spokes:read`; offering operations needs `spoke`",
-        "calls" => "Listing calls needs `calls:read`",
-        _ => return None,
-    })
 }
 
 async fn list(args: &ClientArgs) -> Result<ExitCode, Failure> {

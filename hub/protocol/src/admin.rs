@@ -8,6 +8,9 @@
 
 mod declaration;
 
+mod check;
+mod whole;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -17,37 +20,84 @@ use serde::{Deserialize, Serialize};
 use crate::register::SpokeType;
 use crate::{HubId, InstanceId, RawJson, Scopes, SpokeName};
 
+pub use check::InvalidField;
+
+/// Longest time that a request may name, in seconds: a hundred years.
+pub const SECONDS_LIMIT: u64 = 3_155_760_000;
+
+/// A text without control characters.
+const ONE_LINE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+
+/// Scopes of one key at most.
+pub const KEY_SCOPES: usize = 256;
+
+/// Longest name of a key, in characters.
+pub const KEY_NAME_LIMIT: usize = 256;
+
+/// Longest uid of a declared spoke, in characters.
+pub const UID_LIMIT: usize = 128;
+
+/// Scopes of a declared spoke at most, as in the kind Spoke.
+pub const SPOKE_SCOPES: usize = 64;
+
+/// Patterns of operations of a declared spoke at most, and the longest of them, as in the kind Spoke.
+pub const SPOKE_OPERATIONS: usize = 256;
+/// See [`SPOKE_OPERATIONS`]; in characters.
+pub const PATTERN_LIMIT: usize = 128;
+
+/// Labels of a declared spoke at most, and the longest name or value of one, as in the kind Spoke.
+pub const SPOKE_LABELS: usize = 32;
+/// See [`SPOKE_LABELS`]; in characters.
+pub const LABEL_LIMIT: usize = 256;
+
+/// Most calls that one instance of a declared spoke may be allowed at once, as in the kind Spoke.
+pub const CONCURRENCY_LIMIT: u32 = 100_000;
+
 /// `PUT /v1/admin/spokes/{name}`: declares a spoke; sending it again changes nothing. Fields that a hub does not know
 /// are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpokePut {
     /// The resource's uid: a spoke of the same name with another uid is another spoke, and takes its place.
+    #[schemars(length(min = 1, max = UID_LIMIT), regex(pattern = ONE_LINE))]
     pub uid: String,
     /// The key in the clear; the hub keeps a keyed hash. Absent: the keys stay as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "alkhub-key"))]
     pub key: Option<String>,
     /// Seconds for which the spoke's earlier keys still work once `key` is a new one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::number")]
+    #[schemars(range(max = SECONDS_LIMIT))]
     pub overlap_seconds: u64,
     /// When the key ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub key_expires_at: Option<Timestamp>,
     /// Kind of spoke.
     #[serde(default)]
     pub spoke_type: SpokeType,
     /// Operations that it may offer: `ns.op` or `ns.*`; empty means `{name}.*`.
     #[serde(default)]
+    #[schemars(
+        length(max = SPOKE_OPERATIONS),
+        inner(length(max = PATTERN_LIMIT), regex(pattern = r"^(\*|(?!hub\.)[A-Za-z][A-Za-z0-9_-]*\.(\*|[A-Za-z][A-Za-z0-9_-]*))$"))
+    )]
     pub operations: Vec<String>,
-    /// What its key may do besides offering.
+    /// What its key may do besides offering; not `admin`.
     #[serde(default)]
+    #[schemars(length(max = SPOKE_SCOPES), extend("not" = { "contains": { "const": "admin" } }))]
     pub scopes: Scopes,
     /// Free labels.
     #[serde(default)]
+    #[schemars(schema_with = "check::labels_schema")]
     pub labels: BTreeMap<String, String>,
     /// Calls that one instance takes at once, at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional_32"
+    )]
+    #[schemars(range(min = 1, max = CONCURRENCY_LIMIT))]
     pub concurrency: Option<u32>,
     /// A suspended spoke keeps its key and is refused at the door.
     #[serde(default)]
@@ -140,16 +190,24 @@ pub struct InstanceInfo {
 /// `POST /v1/admin/keys`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = check::scope_spoke_needs_a_spoke)]
 pub struct KeyCreate {
     /// What it is for.
+    #[schemars(length(min = 1, max = KEY_NAME_LIMIT), regex(pattern = ONE_LINE))]
     pub name: String,
-    /// What it may do.
+    /// What it may do. `spoke` needs the field `spoke`.
+    #[schemars(length(max = KEY_SCOPES))]
     pub scopes: Scopes,
     /// The spoke that it identifies; absent for a client's key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spoke: Option<SpokeName>,
     /// Seconds until it ends; absent: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "whole::optional"
+    )]
+    #[schemars(range(min = 1, max = SECONDS_LIMIT))]
     pub expires_in_seconds: Option<u64>,
 }
 

@@ -135,7 +135,7 @@ macro_rules! name_type {
             }
 
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "pattern": $pattern })
+                schemars::json_schema!({ "type": "string", "maxLength": ID_LIMIT_BYTES, "pattern": $pattern })
             }
         }
     };

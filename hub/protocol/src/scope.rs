@@ -4,13 +4,18 @@
 //! |---|---|
 //! | `call:ns.op`, `call:ns.*`, `call:*` | calling |
 //! | `events:publish:TYPE`, `events:publish:*` | publishing |
+//! | `events:publish:TYPE:ID` | publishing to one id |
 //! | `events:subscribe:TYPE` | subscribing to named ids of the type |
+//! | `events:subscribe:TYPE:ID` | subscribing to one id |
 //! | `events:subscribe:TYPE:*`, `events:subscribe:*` | also to all ids of the type, or of every type |
 //! | `operations:read`, `spokes:read`, `calls:read` | listing |
 //! | `spoke` | registering as a spoke |
 //! | `admin` | everything above, and the admin API |
 //!
-//! Any other text is a scope of the user's own: an operation's `requiredScopes` match it literally, `admin` or not.
+//! Any other text is a scope of the user's own: an operation's `requiredScopes` match it literally, `admin` or not. A
+//! text that is meant as one of alkhub's and can never match is refused where a key is made ([`check`]).
+
+mod check;
 
 use std::collections::BTreeSet;
 
@@ -18,7 +23,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::OperationName;
-use crate::topic::TopicFilter;
+use crate::topic::{Topic, TopicFilter};
+
+pub use check::{InvalidScope, check};
+
+/// Longest scope, in bytes.
+pub const SCOPE_LIMIT_BYTES: usize = 256;
 
 /// Lists operations, searches them and reads their schemas.
 pub const OPERATIONS_READ: &str = "operations:read";
@@ -34,7 +44,7 @@ pub const ADMIN: &str = "admin";
 /// The scopes of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Scopes(BTreeSet<String>);
+pub struct Scopes(#[schemars(schema_with = "check::schema")] BTreeSet<String>);
 
 // === impl Scopes ===
 
@@ -64,13 +74,14 @@ impl Scopes {
         self.any(&[&exact, &namespace, "call:*"], &exact)
     }
 
-    /// Whether a type may be published.
+    /// Whether a topic may be published to.
     ///
     /// # Errors
     /// The scope that is missing.
-    pub fn require_publish(&self, event_type: &str) -> Result<(), String> {
-        let exact = format!("events:publish:{event_type}");
-        self.any(&[&exact, "events:publish:*"], &exact)
+    pub fn require_publish(&self, topic: &Topic) -> Result<(), String> {
+        let all_ids = format!("events:publish:{}", topic.event_type());
+        let one = format!("events:publish:{topic}");
+        self.any(&[&all_ids, "events:publish:*", &one], &all_ids)
     }
 
     /// Whether a topic, or all ids of a type, may be subscribed to.
@@ -81,9 +92,20 @@ impl Scopes {
         let exact = format!("events:subscribe:{}", filter.event_type());
         let all_ids = format!("{exact}:*");
         match filter {
-            TopicFilter::One(_) => self.any(&[&exact, &all_ids, "events:subscribe:*"], &exact),
+            TopicFilter::One(topic) => {
+                let one = format!("events:subscribe:{topic}");
+                self.any(&[&exact, &all_ids, "events:subscribe:*", &one], &exact)
+            }
             TopicFilter::AllOf(_) => self.any(&[&all_ids, "events:subscribe:*"], &all_ids),
         }
+    }
+
+    /// Checks each scope ([`check`]).
+    ///
+    /// # Errors
+    /// The first one that can never match, with the nearest that can.
+    pub fn check(&self) -> Result<(), InvalidScope> {
+        self.iter().try_for_each(check)
     }
 
     /// Whether one scope of alkhub's own is held.
@@ -143,6 +165,25 @@ mod tests {
         assert!(named.require_subscribe(&one).is_ok());
         assert_eq!(named.require_subscribe(&all), Err("events:subscribe:job:*".to_owned()));
         assert!(Scopes::new(["events:subscribe:job:*"]).require_subscribe(&all).is_ok());
+    }
+
+    #[test]
+    fn a_scope_may_name_one_id_and_allows_no_other() {
+        let scopes = Scopes::new(["events:subscribe:job:42", "events:publish:job:42"]);
+        let filter = |text: &str| text.parse::<TopicFilter>().expect("valid");
+        let topic = |text: &str| text.parse::<Topic>().expect("valid");
+
+        assert!(scopes.require_subscribe(&filter("job:42")).is_ok());
+        assert!(scopes.require_publish(&topic("job:42")).is_ok());
+        for other in ["job:43", "job:4", "job:", "job:*", "done:42"] {
+            assert!(scopes.require_subscribe(&filter(other)).is_err(), "{other}");
+        }
+        for other in ["job:43", "job:", "done:42"] {
+            assert!(scopes.require_publish(&topic(other)).is_err(), "{other}");
+        }
+        let no_id = Scopes::new(["events:publish:job:"]);
+        assert!(no_id.require_publish(&topic("job")).is_ok());
+        assert!(no_id.require_publish(&topic("job:42")).is_err());
     }
 
     #[test]

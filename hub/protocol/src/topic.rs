@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Longest event type, in bytes.
@@ -43,6 +44,9 @@ pub enum InvalidTopic {
     /// The type holds a colon, white space or a control character.
     #[error("event type `{0}` may not contain `:`, white space or control characters")]
     TypeCharacters(String),
+    /// The type holds a star.
+    #[error("event type `{0}` holds `*`: there is no wildcard over types; `TYPE:*` means all ids of one type")]
+    TypeWildcard(String),
     /// The type belongs to transports (`__*`) or to connections (`call.*`, `hub.*`).
     #[error(
         "event type `{0}` is reserved: types beginning with `__`, `call.` or `hub.` cannot be published or subscribed to"
@@ -190,6 +194,36 @@ impl FromStr for TopicFilter {
     }
 }
 
+// === schemas ===
+
+/// The schema of an event type: those in ASCII, which is what can be told in characters; more is accepted.
+pub fn type_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": TYPE_LIMIT_BYTES,
+        "pattern": r"^(?!__|call\.|hub\.)[!-)+-9;-~]+$",
+    })
+}
+
+/// The schema of a topic's id that something is published to, in ASCII.
+pub fn id_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": ID_LIMIT_BYTES,
+        "pattern": r"^(?!\*$)[ -~]+$",
+    })
+}
+
+/// The schema of a topic, or of all ids of a type, in ASCII.
+pub fn filter_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": r"^(?!__|call\.|hub\.)[!-)+-9;-~]{1,128}(:[ -~]{0,512})?$",
+    })
+}
+
 // === impl TopicRequest ===
 
 impl TopicRequest {
@@ -215,6 +249,9 @@ fn check_type(event_type: &str) -> Result<(), InvalidTopic> {
     {
         return Err(InvalidTopic::TypeCharacters(event_type.to_owned()));
     }
+    if event_type.contains(ANY_ID) {
+        return Err(InvalidTopic::TypeWildcard(event_type.to_owned()));
+    }
     if ["__", "call.", "hub."]
         .iter()
         .any(|reserved| event_type.starts_with(reserved))
@@ -239,6 +276,17 @@ mod tests {
     #[test]
     fn a_type_with_a_colon_is_refused() {
         assert!(matches!(Topic::new("a:b", "c"), Err(InvalidTopic::TypeCharacters(_))));
+    }
+
+    #[test]
+    fn there_is_no_wildcard_over_types() {
+        for text in ["*", "*:1", "*:*", "job.*", "job.*:42", "*.done:*"] {
+            assert!(
+                matches!(text.parse::<TopicFilter>(), Err(InvalidTopic::TypeWildcard(_))),
+                "{text}"
+            );
+            assert!(text.parse::<Topic>().is_err(), "{text}");
+        }
     }
 
     #[test]

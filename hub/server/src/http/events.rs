@@ -50,7 +50,7 @@ pub(crate) async fn publish(
     RawBody(payload): RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let topic = Topic::new(&event_type, &id).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    let allowed = caller.who.scopes.require_publish(topic.event_type());
+    let allowed = caller.who.scopes.require_publish(&topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
     let published = app.fabric.bus().publish(&topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %crate::error::Chain(&failed), "an event was not published everywhere");

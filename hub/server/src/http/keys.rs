@@ -1,7 +1,7 @@
 //! Keys: made, listed, ended. A key in the clear is in one answer and nowhere else.
 
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo};
-use alkhub_protocol::{ApiKey, Code, Scopes, scope};
+use alkhub_protocol::{ApiKey, Code, scope};
 use alkhub_store::NewKey;
 use axum::extract::State;
 use http::StatusCode;
@@ -12,12 +12,6 @@ use crate::auth::Caller;
 use crate::envelope::Data;
 use crate::error::ApiError;
 use crate::request::{JsonBody, Path};
-
-/// Scopes of one key at most.
-const SCOPES: usize = 256;
-
-/// Longest name of a key, and longest scope, in bytes.
-const TEXT: usize = 256;
 
 /// `GET /v1/admin/keys`.
 pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<KeyInfo>>, ApiError> {
@@ -34,10 +28,7 @@ pub(crate) async fn create(
     JsonBody(create): JsonBody<KeyCreate>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     caller.require(scope::ADMIN)?;
-    if create.name.is_empty() || create.name.len() > TEXT {
-        return Err(ApiError::bad_request(format!("`name` must have 1 to {TEXT} bytes")));
-    }
-    check_scopes(&create.scopes)?;
+    create.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
     let expires_at = create.expires_in_seconds.map(expiry).transpose()?;
     if let Some(spoke) = &create.spoke {
         app.store
@@ -80,21 +71,6 @@ pub(crate) async fn revoke(
     tracing::info!(admin.key = %caller.key.id, key.id = %info.id, "a key was revoked");
     app.end_keys(std::slice::from_ref(&info.id)).await;
     Ok(Data::ok(info))
-}
-
-/// Any text is a scope, as long as it can be written on one line.
-pub(super) fn check_scopes(scopes: &Scopes) -> Result<(), ApiError> {
-    let valid = |scope: &str| !scope.is_empty() && scope.len() <= TEXT && scope.bytes().all(|b| b.is_ascii_graphic());
-    match scopes.iter().find(|scope| !valid(scope)) {
-        Some(scope) => Err(ApiError::bad_request(format!(
-            "`scopes`: `{}` must have 1 to {TEXT} visible ASCII characters",
-            scope.escape_debug()
-        ))),
-        None if scopes.iter().count() > SCOPES => {
-            Err(ApiError::bad_request(format!("`scopes` must be {SCOPES} at most")))
-        }
-        None => Ok(()),
-    }
 }
 
 fn expiry(seconds: u64) -> Result<Timestamp, ApiError> {

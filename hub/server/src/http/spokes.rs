@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use alkhub_events::KeyChange;
-use alkhub_protocol::admin::{InstanceInfo, SpokeInfo, SpokePut, SpokeStatus};
+use alkhub_protocol::admin::{InstanceInfo, SpokeInfo, SpokePut, SpokeStatus, UID_LIMIT};
 use alkhub_protocol::register::SpokeType;
-use alkhub_protocol::{ApiKey, Code, OperationName, SpokeName, scope};
+use alkhub_protocol::{ApiKey, Code, SpokeName, scope};
 use alkhub_store::{SpokeKey, SpokeRecord};
 use axum::extract::State;
 use http::StatusCode;
@@ -23,6 +23,7 @@ use crate::request::{JsonBody, Path, Query};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Sweep {
     /// The uids of every Spoke resource that exists; spokes with another uid are removed.
+    #[schemars(inner(length(min = 1, max = UID_LIMIT), regex(pattern = "^[!-~]+$")))]
     uids: Vec<String>,
 }
 
@@ -103,7 +104,7 @@ pub(crate) async fn put(
 ) -> Result<Data<SpokeInfo>, ApiError> {
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
-    check(&spoke)?;
+    spoke.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
     let key = key(&app, spoke.key.as_deref())?;
     let outcome = app.store.spokes().put(&name, &spoke, key.as_ref()).await;
     let outcome = outcome.map_err(|e| ApiError::store(&e))?;
@@ -159,25 +160,6 @@ pub(crate) async fn sweep(
     tracing::info!(admin.key = %caller.key.id, keys = revoked_keys.len(), "spokes of resources that are gone were removed");
     app.end_keys(&revoked_keys).await;
     Ok(Data::ok(Swept { revoked_keys }))
-}
-
-fn check(spoke: &SpokePut) -> Result<(), ApiError> {
-    if spoke.uid.is_empty() || spoke.uid.len() > 128 {
-        return Err(ApiError::bad_request("`uid` must have 1 to 128 characters"));
-    }
-    for pattern in &spoke.operations {
-        let name = pattern
-            .strip_suffix(".*")
-            .map_or_else(|| pattern.clone(), |namespace| format!("{namespace}.x"));
-        let name: Result<OperationName, _> = name.parse();
-        if pattern != "*" && !name.is_ok_and(|name| !name.is_reserved()) {
-            let message = format!(
-                "`operations`: `{pattern}` must be `namespace.operation`, `namespace.*` or `*`, and not in `hub`"
-            );
-            return Err(ApiError::bad_request(message));
-        }
-    }
-    super::keys::check_scopes(&spoke.scopes)
 }
 
 fn key(app: &App, text: Option<&str>) -> Result<Option<SpokeKey>, ApiError> {

@@ -200,7 +200,7 @@ impl Conversation {
         self.key
             .caller()
             .scopes
-            .require_publish(topic.event_type())
+            .require_publish(&topic)
             .map_err(|scope| error::missing_scope(&scope))?;
         Ok(topic)
     }

@@ -45,6 +45,10 @@ async fn a_key_is_shown_once_and_listed_without_its_secret() {
     for (bad, named) in [
         (json!({ "name": "", "scopes": [] }), "name"),
         (json!({ "name": "x", "scopes": ["with space"] }), "scopes"),
+        (json!({ "name": "x\u{1b}[2J", "scopes": [] }), "control characters"),
+        (json!({ "name": "x", "scopes": ["call:text*"] }), "`call:text.*`"),
+        (json!({ "name": "x", "scopes": ["Admin"] }), "`admin`"),
+        (json!({ "name": "x", "scopes": ["spoke"] }), "cannot register"),
         (
             json!({ "name": "x", "scopes": [], "expiresInSeconds": 0 }),
             "expiresInSeconds",
@@ -65,7 +69,13 @@ async fn a_key_is_shown_once_and_listed_without_its_secret() {
 async fn only_admins_may_administer() {
     let hub = hub().await;
     let (key, _) = hub
-        .key(&["call:*", "operations:read", "spokes:read", "calls:read", "spoke"])
+        .key(&[
+            "call:*",
+            "operations:read",
+            "spokes:read",
+            "calls:read",
+            "events:publish:*",
+        ])
         .await;
     for (method, path) in [
         (Method::GET, "/v1/admin/hub"),

@@ -107,6 +107,72 @@ async fn events_of_one_socket_keep_their_order_and_reach_itself() {
 }
 
 #[tokio::test]
+async fn a_scope_of_one_id_allows_that_id_and_no_other_on_every_surface() {
+    let hub = hub().await;
+    let (key, _) = hub.key(&["events:publish:job:42", "events:subscribe:job:42"]).await;
+    let mut socket = Wire::connect(&hub, &key).await;
+    let as_key = async |method: Method, path: &str| hub.as_key(&key, method, path).send().await.expect("answered");
+    socket
+        .text(r#"{"type":"__subscribe","id":"","payload":"job:42"}"#)
+        .await;
+    socket.expect("__subscribed").await;
+    let sse = as_key(Method::GET, "/v1/events?topic=job:42").await;
+    assert_eq!(sse.status(), 200);
+
+    assert_eq!(as_key(Method::POST, "/v1/events/job/42").await.status(), 202);
+    socket.text(r#"{"type":"job","id":"42","payload":2}"#).await;
+
+    socket.expect("job").await;
+    assert_eq!(socket.expect("job").await["payload"], 2);
+    assert_eq!(read(sse, 2).await.len(), 2);
+    for (method, path) in [
+        (Method::POST, "/v1/events/job/43"),
+        (Method::POST, "/v1/events/job"),
+        (Method::GET, "/v1/events?topic=job:43"),
+        (Method::GET, "/v1/events?topic=job:*"),
+    ] {
+        Answer::of(as_key(method, path).await)
+            .await
+            .is_problem(403, "ACCESS_DENIED");
+    }
+    for text in [
+        r#"{"type":"__subscribe","id":"","payload":"job:43"}"#,
+        r#"{"type":"__subscribe","id":"","payload":"job:*"}"#,
+        r#"{"type":"job","id":"43","payload":1}"#,
+    ] {
+        socket.text(text).await;
+        assert_eq!(socket.expect("__error").await["payload"]["code"], "ACCESS_DENIED");
+    }
+}
+
+#[tokio::test]
+async fn a_star_is_no_event_type_on_any_surface() {
+    let hub = hub().await;
+    let mut socket = Wire::connect(&hub, &hub.admin).await;
+
+    for (method, path) in [
+        (Method::POST, "/v1/events/*/1"),
+        (Method::POST, "/v1/events/job.*"),
+        (Method::GET, "/v1/events?topic=*"),
+        (Method::GET, "/v1/events?topic=*:*"),
+        (Method::GET, "/v1/events?topic=job.*:1"),
+    ] {
+        let answer = hub.request(method, path).send().await.expect("answered");
+        let answer = Answer::of(answer).await;
+        answer.is_problem(400, "BAD_REQUEST").names("no wildcard over types");
+    }
+    for text in [
+        r#"{"type":"__subscribe","id":"","payload":"*"}"#,
+        r#"{"type":"__subscribe","id":"","payload":{"type":"*","id":"*"}}"#,
+        r#"{"type":"*","id":"1","payload":1}"#,
+    ] {
+        socket.text(text).await;
+        let error = socket.expect("__error").await;
+        assert_eq!(error["payload"]["code"], "BAD_REQUEST", "{error}");
+    }
+}
+
+#[tokio::test]
 async fn scopes_are_checked_and_named() {
     let hub = hub().await;
     let (key, _) = hub.key(&["events:publish:a", "events:subscribe:a"]).await;

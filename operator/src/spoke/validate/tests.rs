@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use alkhub_crds::SpokeStatus;
 use alkhub_crds::spoke::{HubRef, SpokeSpec};
-use alkhub_protocol::admin::HubReport;
+use alkhub_protocol::admin::{
+    CONCURRENCY_LIMIT, HubReport, LABEL_LIMIT, PATTERN_LIMIT, SPOKE_LABELS, SPOKE_OPERATIONS, SPOKE_SCOPES,
+};
+use alkhub_protocol::scope::SCOPE_LIMIT_BYTES;
 use k8s_openapi::api::core::v1::Secret;
+use kube::CustomResourceExt as _;
 use kube::core::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use tokio::time::Instant;
@@ -252,4 +256,23 @@ async fn a_look_from_before_the_declaration_is_not_held_against_it() {
         ..told
     };
     assert!(!declared(&spoke(), &later).known);
+}
+
+#[test]
+fn the_kind_spoke_has_the_bounds_that_the_hub_checks() {
+    let crd = serde_json::to_value(Spoke::crd()).expect("plain data");
+    let version = &crd["spec"]["versions"][0];
+    let spec = &version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+
+    assert_eq!(spec["scopes"]["maxItems"], SPOKE_SCOPES);
+    assert_eq!(spec["scopes"]["items"]["maxLength"], SCOPE_LIMIT_BYTES);
+    assert_eq!(spec["operations"]["maxItems"], SPOKE_OPERATIONS);
+    assert_eq!(spec["operations"]["items"]["maxLength"], PATTERN_LIMIT);
+    assert_eq!(spec["labels"]["maxProperties"], SPOKE_LABELS);
+    assert_eq!(spec["labels"]["additionalProperties"]["maxLength"], LABEL_LIMIT);
+    assert_eq!(spec["concurrency"]["minimum"].as_f64(), Some(1.0));
+    assert_eq!(
+        spec["concurrency"]["maximum"].as_f64(),
+        Some(f64::from(CONCURRENCY_LIMIT))
+    );
 }

@@ -1,0 +1,298 @@
+//! Which texts are scopes: the one place that decides, for the admin API, the commands and the operator.
+//!
+//! A scope of alkhub's own has one of few forms. A text that comes near to one and is none could never match, and the
+//! key that holds it would be refused later without a hint: it is refused here, with the nearest right one. Any other
+//! text is a scope of the user's own.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use super::{ADMIN, CALLS_READ, OPERATIONS_READ, SCOPE_LIMIT_BYTES, SPOKE, SPOKES_READ};
+use crate::OperationName;
+use crate::topic::{ANY_ID, TopicFilter};
+
+const CALL: &str = "call:";
+const PUBLISH: &str = "events:publish:";
+const SUBSCRIBE: &str = "events:subscribe:";
+
+const CALL_FORMS: &str = "calling needs `call:NAMESPACE.OPERATION`, `call:NAMESPACE.*` or `call:*`";
+const PUBLISH_FORMS: &str =
+    "publishing needs `events:publish:TYPE`, `events:publish:TYPE:ID` (one id) or `events:publish:*`";
+const SUBSCRIBE_FORMS: &str = "subscribing needs `events:subscribe:TYPE` (ids that are named), \
+     `events:subscribe:TYPE:ID` (one id), `events:subscribe:TYPE:*` (all ids) or `events:subscribe:*`";
+const EVENT_FORMS: &str = "events need `events:publish:TYPE` or `events:subscribe:TYPE`";
+const EVERYTHING: &str = "`admin` stands for everything; `call:*`, `events:publish:*`, `events:subscribe:*`, \
+     `operations:read`, `spokes:read` and `calls:read` for parts of it";
+
+/// A text that no check of a scope can ever meet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("scope `{scope}` can never match: {cure}")]
+pub struct InvalidScope {
+    /// The text, shortened to 80 characters, without control characters.
+    pub scope: String,
+    /// What to write instead.
+    pub cure: String,
+}
+
+/// Checks that a scope can match something.
+///
+/// # Errors
+/// [`InvalidScope`] with the nearest right scope.
+pub fn check(scope: &str) -> Result<(), InvalidScope> {
+    verdict(scope).map_err(|cure| InvalidScope {
+        scope: scope.escape_debug().to_string().chars().take(80).collect(),
+        cure,
+    })
+}
+
+/// The schema of scopes, each of them: every form of alkhub's own, and a user's own where it comes near to none of them. A user's own
+/// that begins like one of alkhub's may be accepted and is not told here.
+pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
+    const NAME: &str = "[A-Za-z][A-Za-z0-9_-]*";
+    const EVENT: &str = r"(?!__|call\.|hub\.)[!-)+-9;-~]{1,64}";
+    let scope = json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": SCOPE_LIMIT_BYTES,
+        "anyOf": [
+            { "enum": [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN] },
+            { "pattern": format!(r"^call:(\*|(?!hub\.){NAME}\.(\*|{NAME}))$"), "maxLength": 100 },
+            { "pattern": format!(r"^events:publish:(\*|{EVENT}(:[!-)+-~]{{0,64}})?)$") },
+            { "pattern": format!(r"^events:subscribe:(\*|{EVENT}(:(\*|[!-)+-~]{{0,64}}))?)$") },
+            { "pattern": r"^(?![Cc][Aa][Ll][Ll]|[Ee][Vv][Ee][Nn][Tt]|[Oo][Pp][Ee][Rr]|[Ss][Pp][Oo][Kk][Ee]|[Aa][Dd][Mm])[A-Za-z0-9][!-~]*$" },
+        ],
+    });
+    json_schema!({ "type": "array", "uniqueItems": true, "items": scope })
+}
+
+fn verdict(scope: &str) -> Result<(), String> {
+    if scope.is_empty() || scope.len() > SCOPE_LIMIT_BYTES || !scope.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(format!("a scope has 1 to {SCOPE_LIMIT_BYTES} visible ASCII characters"));
+    }
+    if let Some(operation) = scope.strip_prefix(CALL) {
+        return call(operation);
+    }
+    if let Some(topic) = scope.strip_prefix(PUBLISH) {
+        return event(PUBLISH, topic, PUBLISH_FORMS);
+    }
+    if let Some(topic) = scope.strip_prefix(SUBSCRIBE) {
+        return event(SUBSCRIBE, topic, SUBSCRIBE_FORMS);
+    }
+    match near(scope) {
+        Some(cure) => Err(cure),
+        None => Ok(()),
+    }
+}
+
+fn write(scope: impl std::fmt::Display) -> String {
+    format!("write `{scope}`")
+}
+
+// === calls ===
+
+fn call(pattern: &str) -> Result<(), String> {
+    if pattern == "*" {
+        return Ok(());
+    }
+    let name: Option<OperationName> = match pattern.strip_suffix(".*") {
+        Some(namespace) => format!("{namespace}.x").parse().ok(),
+        None => pattern.parse().ok(),
+    };
+    match name {
+        Some(name) if name.is_reserved() => Err(format!(
+            "the hub's own operations need `{OPERATIONS_READ}`, and `hub.call` the scope of the operation that it calls"
+        )),
+        // `ns/op` is read as `ns.op` elsewhere; a scope is compared as it stands.
+        Some(name) if !pattern.ends_with(".*") && name.as_str() != pattern => Err(write(format!("{CALL}{name}"))),
+        Some(name) if pattern.ends_with(".*") && pattern != format!("{}.*", name.namespace()) => {
+            Err(write(format!("{CALL}{}.*", name.namespace())))
+        }
+        Some(_) => Ok(()),
+        None => Err(nearest_call(pattern)),
+    }
+}
+
+/// The nearest scope of calls: the namespace is what counts most.
+fn nearest_call(pattern: &str) -> String {
+    if pattern == "read" {
+        return write(CALLS_READ);
+    }
+    let mut parts = pattern.split(['.', '/', ':']).filter(|part| !part.is_empty());
+    let namespace = parts.next().unwrap_or_default().trim_end_matches('*');
+    if namespace.is_empty() {
+        return if pattern.starts_with('*') {
+            format!("{}; {CALL_FORMS}", write("call:*"))
+        } else {
+            CALL_FORMS.to_owned()
+        };
+    }
+    let near = format!("{namespace}.*");
+    match format!("{namespace}.x").parse::<OperationName>() {
+        Ok(name) if !name.is_reserved() => write(format!("{CALL}{near}")),
+        _ => CALL_FORMS.to_owned(),
+    }
+}
+
+// === events ===
+
+fn event(family: &str, topic: &str, forms: &str) -> Result<(), String> {
+    if topic == "*" {
+        return Ok(());
+    }
+    let filter: TopicFilter = topic.parse().map_err(|error| match topic.split_once(':') {
+        _ if topic.is_empty() => forms.to_owned(),
+        Some(("*", _)) => write(format!("{family}*")),
+        None if topic.ends_with('*') => write(format!("{family}*")),
+        _ => format!("{error}; {forms}"),
+    })?;
+    match &filter {
+        TopicFilter::AllOf(event_type) if family == PUBLISH => Err(write(format!("{family}{event_type}"))),
+        TopicFilter::One(one) if one.id().contains(ANY_ID) && family == PUBLISH => {
+            Err(write(format!("{family}{}", one.event_type())))
+        }
+        TopicFilter::One(one) if one.id().contains(ANY_ID) => {
+            Err(write(format!("{family}{}:{ANY_ID}", one.event_type())))
+        }
+        TopicFilter::AllOf(_) | TopicFilter::One(_) => Ok(()),
+    }
+}
+
+// === everything else ===
+
+/// The right form where a text comes near to a scope of alkhub's. Any other text is a scope of the user's own.
+fn near(scope: &str) -> Option<String> {
+    const OWN: [&str; 5] = [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN];
+    if OWN.contains(&scope) {
+        return None;
+    }
+    let lower = scope.to_ascii_lowercase();
+    if OWN.contains(&lower.as_str()) {
+        return Some(write(lower));
+    }
+    if let Some(family) = [CALL, PUBLISH, SUBSCRIBE].iter().find(|own| lower.starts_with(**own)) {
+        return Some(write(format!("{family}{}", &scope[family.len()..])));
+    }
+    if let Some(operation) = lower
+        .strip_prefix("calls:")
+        .filter(|_| call(&scope["calls:".len()..]).is_ok())
+    {
+        return Some(write(format!("{CALL}{}", &scope[scope.len() - operation.len()..])));
+    }
+    let cure = match lower.trim_end_matches([':', '*', '.', '/']) {
+        "" => EVERYTHING.to_owned(),
+        "admin" => write(ADMIN),
+        "call" => CALL_FORMS.to_owned(),
+        "calls" => format!("{}; {CALL_FORMS}", write(CALLS_READ)),
+        "operation" | "operations" | "operation:read" | "operations:list" => write(OPERATIONS_READ),
+        "spokes" | "spoke:read" | "spokes:list" => {
+            format!("{}; offering operations needs `{SPOKE}`", write(SPOKES_READ))
+        }
+        "spoke" => write(SPOKE),
+        "calls:list" => write(CALLS_READ),
+        "events:publish" => PUBLISH_FORMS.to_owned(),
+        "events:subscribe" => SUBSCRIBE_FORMS.to_owned(),
+        other if other == "events" || other == "event" => EVENT_FORMS.to_owned(),
+        _ if lower.starts_with("events:") || lower.starts_with("event:") => EVENT_FORMS.to_owned(),
+        _ => return None,
+    };
+    Some(cure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_alkhubs_own_scopes_passes_and_so_does_a_users_own() {
+        for scope in [
+            "call:text.upper",
+            "call:text.*",
+            "call:*",
+            "events:publish:job",
+            "events:publish:job:42",
+            "events:publish:job:",
+            "events:publish:*",
+            "events:subscribe:job.done",
+            "events:subscribe:job:42",
+            "events:subscribe:job:a:b",
+            "events:subscribe:job:*",
+            "events:subscribe:*",
+            "operations:read",
+            "spokes:read",
+            "calls:read",
+            "spoke",
+            "admin",
+            "task:read",
+            "task:*",
+            "operations:write",
+            "https://example.org/scopes/x",
+        ] {
+            assert_eq!(check(scope), Ok(()), "{scope}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What the schema lets pass is a scope, form by form.
+        #[test]
+        fn what_the_schema_describes_is_accepted(
+            own in "[abdf-nq-z0-9][!-~]{0,40}",
+            call in "call:([a-g][A-Za-z0-9_-]{0,9})[.](\\*|[A-Za-z][A-Za-z0-9_-]{0,9})",
+            publish in "events:publish:[abdf-gi-z][a-z.]{0,9}(:[!-)+-~]{0,9})?",
+            subscribe in "events:subscribe:[abdf-gi-z][a-z.]{0,9}(:(\\*|[!-)+-~]{0,9}))?",
+        ) {
+            let near = ["adm", "event", "oper", "spoke", "call"];
+            for scope in [own, call, publish, subscribe] {
+                let own = !scope.starts_with("call:") && !scope.starts_with("events:");
+                if own && near.iter().any(|near| scope.starts_with(near)) {
+                    continue;
+                }
+                proptest::prop_assert_eq!(check(&scope), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_scope_that_can_never_match_is_answered_with_the_nearest_that_can() {
+        for (scope, right) in [
+            ("call:text*", "`call:text.*`"),
+            ("call:text", "`call:text.*`"),
+            ("call:text.", "`call:text.*`"),
+            ("call:text.up*", "`call:text.*`"),
+            ("call:a.b.c", "`call:a.*`"),
+            ("call:text/upper", "`call:text.upper`"),
+            ("call:/text/upper", "`call:text.upper`"),
+            ("call:*.upper", "`call:*`"),
+            ("call:", "`call:*`"),
+            ("call:hub.list", "`operations:read`"),
+            ("call:hub.*", "`operations:read`"),
+            ("call:read", "`calls:read`"),
+            ("Call:text.upper", "`call:text.upper`"),
+            ("calls:text.upper", "`call:text.upper`"),
+            ("calls", "`calls:read`"),
+            ("Admin", "`admin`"),
+            ("ADMIN", "`admin`"),
+            ("admin:*", "`admin`"),
+            ("*", "`admin`"),
+            ("Operations:Read", "`operations:read`"),
+            ("operations:*", "`operations:read`"),
+            ("spokes", "`spokes:read`"),
+            ("spoke:*", "`spoke`"),
+            ("events", "`events:publish:TYPE`"),
+            ("events:read:job", "`events:subscribe:TYPE`"),
+            ("event:publish:job", "`events:publish:TYPE`"),
+            ("events:publish:job:*", "`events:publish:job`"),
+            ("events:publish:*:1", "`events:publish:*`"),
+            ("events:publish:job:4*", "`events:publish:job`"),
+            ("events:subscribe:job.*", "`events:subscribe:*`"),
+            ("events:subscribe:job:4*", "`events:subscribe:job:*`"),
+            ("events:subscribe:", "`events:subscribe:TYPE`"),
+            ("events:subscribe:call.x", "reserved"),
+            ("with space", "visible ASCII"),
+            ("", "visible ASCII"),
+        ] {
+            let error = check(scope).expect_err(scope).to_string();
+
+            assert!(error.contains(right), "{error}");
+            assert!(error.contains("can never match"), "{error}");
+        }
+    }
+}
