@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Brings the database's schema up to date and ends
     Migrate(ServeArgs),
+    /// Makes a new admin key in the database, for who owns the machine and lost every other
+    Recover(ServeArgs),
     /// Offers commands as operations
     Offer(OfferArgs),
     /// Calls an operation
@@ -126,7 +128,8 @@ pub(crate) struct DevArgs {
 Examples:
   alkhub serve --config hub.toml
   ALKHUB_SERVER__LISTEN=0.0.0.0:7420 alkhub serve --config hub.toml
-  alkhub migrate --config hub.toml")]
+  alkhub migrate --config hub.toml
+  alkhub recover --config hub.toml      where the hub runs: reads its settings and its files")]
 pub(crate) struct ServeArgs {
     /// Settings, TOML; the environment (ALKHUB_<SECTION>__<KEY>) wins over it
     #[arg(long, value_name = "FILE")]

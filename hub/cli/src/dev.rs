@@ -26,9 +26,10 @@ use self::folder::DataFolder;
 use crate::args::DevArgs;
 
 use crate::failure::{Failure, INTERRUPTED, chain};
+use crate::files;
 use crate::follow::Follow;
 use crate::output;
-use crate::serve::{end, prepare};
+use crate::serve::{end, exposed, prepare};
 use crate::signals::Signals;
 use crate::wait::{self, Places};
 
@@ -132,6 +133,10 @@ async fn run(config: HubConfig, data: &Path, args: &DevArgs) -> Result<Running, 
     // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
     prepare(&config.store, limit, &places).await?;
     let telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
+    files::raise_limit();
+    if let Some(warning) = exposed(&config) {
+        output::note(&warning);
+    }
     let started = Hub::start(config).map_err(|e| Failure::chain(&e))?;
     tokio::select! {
         ready = wait::until(started.ready(), limit, &places, || started.away()) => ready?,

@@ -9,6 +9,7 @@ mod call;
 mod dev;
 mod events;
 mod failure;
+mod files;
 mod follow;
 mod hidden;
 mod hub;
@@ -17,6 +18,7 @@ mod keys;
 mod lists;
 mod offer;
 mod output;
+mod recover;
 mod selftest;
 mod serve;
 mod signals;
@@ -54,6 +56,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(args) => serve::serve(args).await,
         Command::Migrate(args) => serve::migrate(args).await,
+        Command::Recover(args) => recover::recover(args).await,
         Command::Dev(args) => dev::dev(args).await,
         Command::Selftest(args) => selftest::selftest(args).await,
         Command::Openapi => output::text(&output::pretty(&alkhub_server::openapi())?),

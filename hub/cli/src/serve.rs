@@ -16,7 +16,7 @@ use crate::signals::Signals;
 use crate::wait::{self, Places};
 
 /// Time for a database to answer where a person waits for it.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const DATABASE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where Kubernetes looks for the last words of a container.
 const LAST_WORDS: &str = "/dev/termination-log";
@@ -31,6 +31,12 @@ async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let config = HubConfig::load(args.config.as_deref()).map_err(|e| Failure::usage(chain(&e)))?;
     let _telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
     let mut signals = Signals::listen()?;
+    crate::files::raise_limit();
+    if config.pod.name.is_empty()
+        && let Some(warning) = exposed(&config)
+    {
+        tracing::warn!("{warning}");
+    }
     let hub = Hub::start(config).map_err(|e| Failure::chain(&e))?;
     tracing::info!(hub.id = %hub.hub_id(), url = hub.url(), "hub started");
     tokio::select! {
@@ -41,6 +47,18 @@ async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
             Err(Failure::other(reason))
         }
     }
+}
+
+/// What to be warned of where other machines reach the hub and keys cross the network in the clear. In a pod an Ingress
+/// ends TLS.
+pub(crate) fn exposed(config: &HubConfig) -> Option<String> {
+    let listen = config.server.listen;
+    (config.server.tls.is_none() && !listen.ip().is_loopback()).then(|| {
+        format!(
+            "warning: other machines reach {listen}, and keys cross the network in the clear: set `server.tls` \
+             (ALKHUB_SERVER__TLS__CERT_FILE and …KEY_FILE), put a proxy with TLS in front, or listen on 127.0.0.1"
+        )
+    })
 }
 
 /// Drains a hub; a second signal does not wait.
@@ -70,11 +88,21 @@ pub(crate) async fn prepare(config: &StoreConfig, limit: Duration, places: &Plac
     let store = Store::open(config, &prometheus::Registry::new()).map_err(|e| Failure::chain(&e))?;
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
+    ready(&store, &stop, limit, places).await
+}
+
+/// Waits until a store can be used.
+pub(crate) async fn ready(
+    store: &Store,
+    stop: &CancellationToken,
+    limit: Duration,
+    places: &Places,
+) -> Result<(), Failure> {
     let link = store.link();
     let away = || match &*link.borrow() {
         LinkState::Down(reason) => vec![("Postgres", reason.clone())],
         LinkState::Up => Vec::new(),
     };
-    let prepared = wait::until(store.prepare(&stop), limit, places, away).await?;
+    let prepared = wait::until(store.prepare(stop), limit, places, away).await?;
     prepared.map_err(|e| Failure::chain(&e))
 }

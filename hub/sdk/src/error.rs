@@ -109,6 +109,11 @@ pub enum Distrust {
     /// The certificate is expired or not valid yet.
     #[error("its certificate is not valid now (renew it, or set the clock)")]
     Time,
+    /// The certificate is an authority's own, as `openssl req -x509` makes them: no server may show it.
+    #[error(
+        "its certificate is self-signed as an authority's own (CA:TRUE), which no server may show (give the hub one with CA:FALSE)"
+    )]
+    SelfSigned,
     /// The certificate is not accepted for another reason.
     #[error("its certificate is not accepted")]
     Certificate,
@@ -204,6 +209,8 @@ impl Distrust {
                 | Fault::ExpiredContext { .. }
                 | Fault::NotValidYet
                 | Fault::NotValidYetContext { .. } => Self::Time,
+                // It has no variant of its own.
+                Fault::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => Self::SelfSigned,
                 _ => Self::Certificate,
             },
             Tls::InvalidMessage(InvalidMessage::InvalidContentType) => Self::Plain,

@@ -50,7 +50,9 @@ impl ApiError {
     pub(crate) fn store(error: &alkhub_store::Error) -> Self {
         match error {
             alkhub_store::Error::Text => Self::bad_request(error.to_string()),
-            alkhub_store::Error::KeyInUse => Self::new(Code::Conflict, error.to_string()),
+            alkhub_store::Error::KeyInUse | alkhub_store::Error::LastAdmin => {
+                Self::new(Code::Conflict, error.to_string())
+            }
             error if error.is_transient() => {
                 tracing::warn!(error = %Chain(error), "Postgres did not answer a request");
                 CallError::new(Code::Unavailable, "Postgres is not available")

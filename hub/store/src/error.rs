@@ -59,6 +59,11 @@ pub enum Error {
     /// The key belongs to another spoke or to a client.
     #[error("the key is in use for something else: make a new one")]
     KeyInUse,
+    /// No other admin key that is good lasts as long as this one.
+    #[error(
+        "no other admin key lasts as long as this one: make another first (`alkhub keys create NAME --scope admin`), then revoke this one"
+    )]
+    LastAdmin,
     /// A text has a character that Postgres does not keep (U+0000).
     #[error("a text contains the character U+0000, which cannot be stored")]
     Text,
@@ -91,6 +96,7 @@ impl Error {
             | Self::SchemaTooNew { .. }
             | Self::Migration { .. }
             | Self::KeyInUse
+            | Self::LastAdmin
             | Self::Text
             | Self::Corrupt(_) => false,
         }

@@ -4,6 +4,9 @@
 //! - A key in the clear never comes here.
 //! - A key of a spoke is found only while the spoke of that name has the uid that the key was made for.
 //! - A key that was revoked by hand stays revoked, whoever puts it again.
+//! - One admin key that lasts always stays: the last one is not revoked.
+
+mod revoke;
 
 mod admin;
 mod dead;
@@ -17,6 +20,7 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use self::revoke::Revoked;
 use crate::metrics::Statement;
 use crate::row::time;
 use crate::session::run;
@@ -164,20 +168,16 @@ impl Keys<'_> {
     /// Ends a key for good; again is the same. `None` when there is no such key.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and the like.
+    /// [`Error::LastAdmin`] when no other admin key lasts as long, [`Error::Unavailable`] and the like.
     pub async fn revoke(self, id: &str) -> Result<Option<KeyInfo>, Error> {
         let Ok(id) = id.parse::<Uuid>() else {
             return Ok(None);
         };
-        let row = run!(self.0, Statement::KeyRevoke, |db| sqlx::query_as!(
-            InfoRow,
-            r#"UPDATE keys SET revoked_at = COALESCE(revoked_at, now()), revoked_with_spoke = false WHERE id = $1
-               RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
-                         last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _", false AS "dead!""#,
-            id
-        )
-        .fetch_optional(db))?;
-        row.map(InfoRow::info).transpose()
+        match run!(self.0, Statement::KeyRevoke, |db| revoke::revoke(db, id))? {
+            Revoked::Done(row) => row.info().map(Some),
+            Revoked::Unknown => Ok(None),
+            Revoked::LastAdmin => Err(Error::LastAdmin),
+        }
     }
 
     /// Notes when keys were last used; an older time than the stored one changes nothing. A key that somebody else is

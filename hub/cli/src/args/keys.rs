@@ -45,8 +45,9 @@ Scopes:
   call:ns.op  call:ns.*  call:*                     calling
   events:publish:TYPE  events:publish:*             publishing
   events:subscribe:TYPE  events:subscribe:TYPE:*    subscribing to named ids, to all ids
+  events:publish:TYPE:ID  events:subscribe:TYPE:ID  the same for one id
   operations:read  spokes:read  calls:read          listing
-  spoke                                             offering operations
+  spoke (by --spoke NAME)                           offering operations
   admin                                             everything
 
 Examples:

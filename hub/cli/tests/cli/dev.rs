@@ -313,6 +313,48 @@ fn serve_runs_with_a_file_and_ends_with_sigterm() {
 }
 
 #[test]
+fn a_hub_that_other_machines_reach_warns_of_it_and_has_all_the_files_that_it_may() {
+    let dev = Dev::start_at(World::new(), "0.0.0.0:0", &["--log", "info"]);
+
+    let said = dev.program.err() + &dev.program.out();
+
+    assert!(said.contains("warning: other machines reach 0.0.0.0"), "{said}");
+    assert!(said.contains("open files"), "{said}");
+}
+
+#[test]
+fn the_last_admin_key_cannot_be_revoked_and_who_owns_the_machine_gets_another() {
+    let dev = Dev::start();
+    let admin = &dev.world.json(&["keys", "list"])[0];
+    let id = admin["id"].as_str().expect("an id").to_owned();
+
+    let refused = dev.world.fails(6, &["keys", "revoke", &id]);
+    let settings = format!(
+        "[auth]\nhash-key-file = {:?}\n[store]\ndatabase-url = \"postgres://alkhub@localhost/postgres?host={}\"\n",
+        dev.world.data().join("hash.key"),
+        socket(&dev).replace('/', "%2F"),
+    );
+    let file = dev.world.write("same.toml", &settings);
+    let made = dev.world.json(&["recover", "--config", &file]);
+
+    assert!(
+        refused.contains("no other admin key") && refused.contains("keys create"),
+        "{refused}"
+    );
+    let new = made["key"].as_str().expect("a key");
+    dev.world.ok(&["keys", "revoke", &id, "--token", new]);
+    let listed = dev.world.json(&["keys", "list", "--token", new]);
+    assert!(
+        listed
+            .as_array()
+            .expect("keys")
+            .iter()
+            .any(|key| key["name"] == "recovered"),
+        "{listed}"
+    );
+}
+
+#[test]
 fn serve_ends_with_one_line_when_its_schema_is_too_new() {
     let dev = Dev::start();
     let file = second_hub(&dev);

@@ -172,7 +172,9 @@ async fn a_certificate_for_other_names_or_another_time_is_told_from_one_of_an_un
             .retain(|name| matches!(name, rcgen::SanType::DnsName(_)))
     };
     let expired: Change = |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+    let own: Change = |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     for (change, parts) in [
+        (own, ["self-signed", "CA:TRUE", "CA:FALSE"]),
         (named, ["127.0.0.1", "localhost", "another name"]),
         (expired, ["not valid now", "renew", "expired"]),
     ] {

@@ -10,6 +10,14 @@ use crate::fixture::{
     admin_key, api_key, config, database, execute, hash, hasher, name, new_key, ready, spoke, spoke_key, store,
 };
 
+fn lasting_admin(number: u8, expires_at: Option<Timestamp>) -> NewKey {
+    NewKey {
+        scopes: Scopes::new(["admin"]),
+        expires_at,
+        ..new_key(number)
+    }
+}
+
 fn now() -> Timestamp {
     Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("now")
 }
@@ -114,6 +122,7 @@ async fn the_admin_key_is_entered_once_and_stays_revoked() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].scopes, Scopes::new(["admin"]));
 
+    store.keys().create(&lasting_admin(2, None)).await.expect("made");
     store.keys().revoke(&listed[0].id).await.expect("asked");
     ensure().await;
     assert!(
@@ -186,6 +195,43 @@ async fn a_key_of_another_hash_key_is_listed_as_dead_and_one_that_is_used_is_not
     let used = [(id, now())];
     store.keys().touch(&used, hasher().hash_key()).await.expect("noted");
     assert!(!dead(&hasher()).await && dead(&other).await);
+}
+
+#[tokio::test]
+async fn the_last_admin_key_is_not_revoked_and_one_that_will_end_does_not_stand_in_for_it() {
+    let store = store().await;
+    let revoke = async |id: &str| store.keys().revoke(id).await;
+    let first = store.keys().create(&lasting_admin(1, None)).await.expect("made").id;
+    let client = store.keys().create(&new_key(2)).await.expect("made").id;
+    let tomorrow = Some(now() + Duration::from_secs(86_400));
+    let brief = store.keys().create(&lasting_admin(3, tomorrow)).await.expect("made").id;
+
+    let alone = revoke(&first).await;
+
+    assert!(matches!(alone, Err(Error::LastAdmin)), "{alone:?}");
+    assert!(revoke(&client).await.expect("asked").is_some());
+    let second = store.keys().create(&lasting_admin(4, None)).await.expect("made").id;
+    assert!(revoke(&first).await.expect("asked").is_some());
+    assert!(revoke(&first).await.expect("again is the same").is_some());
+    assert!(matches!(revoke(&second).await, Err(Error::LastAdmin)));
+    assert!(revoke(&brief).await.expect("asked").is_some());
+}
+
+#[tokio::test]
+async fn two_admins_cannot_revoke_each_other_at_the_same_time() {
+    let store = store().await;
+    let mut last = store.keys().create(&lasting_admin(100, None)).await.expect("made").id;
+    for number in 101..110 {
+        let other = store.keys().create(&lasting_admin(number, None)).await.expect("made").id;
+
+        let (first, second) = tokio::join!(store.keys().revoke(&last), store.keys().revoke(&other));
+
+        match (first, second) {
+            (Ok(Some(_)), Err(Error::LastAdmin)) => last = other,
+            (Err(Error::LastAdmin), Ok(Some(_))) => {}
+            both => panic!("not exactly one stays: {both:?}"),
+        }
+    }
 }
 
 #[tokio::test]

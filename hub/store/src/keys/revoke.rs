@@ -1,0 +1,48 @@
+//! Revoking one key. The last admin key stays: without it nobody could make another.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::InfoRow;
+
+/// How a revocation came out.
+pub(super) enum Revoked {
+    Done(InfoRow),
+    Unknown,
+    LastAdmin,
+}
+
+/// Revokes a key, unless it is an admin's and no other admin key that is good lasts as long. Two at a time cannot take
+/// each other for the one that stays: all admin keys are locked, in one order.
+pub(super) async fn revoke(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Revoked> {
+    let mut tx = sqlx::Connection::begin(db).await?;
+    let last = sqlx::query_scalar!(
+        r#"WITH admins AS (
+               SELECT id, expires_at FROM keys
+               WHERE 'admin' = ANY(scopes) AND spoke IS NULL AND revoked_at IS NULL
+                 AND (expires_at IS NULL OR expires_at > now())
+               ORDER BY id FOR UPDATE
+           )
+           SELECT EXISTS (SELECT FROM admins own WHERE own.id = $1 AND NOT EXISTS (
+               SELECT FROM admins other WHERE other.id <> own.id
+                 AND (other.expires_at IS NULL OR other.expires_at >= own.expires_at)
+           )) AS "last!""#,
+        id
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if last {
+        return Ok(Revoked::LastAdmin);
+    }
+    let row = sqlx::query_as!(
+        InfoRow,
+        r#"UPDATE keys SET revoked_at = COALESCE(revoked_at, now()), revoked_with_spoke = false WHERE id = $1
+           RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
+                     last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _", false AS "dead!""#,
+        id
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(row.map_or(Revoked::Unknown, Revoked::Done))
+}
