@@ -260,6 +260,32 @@ mod tests {
             ("", vec![("ALKHUB_SERVER__LISEN", "0.0.0.0:1")], "lisen"),
             ("", vec![("ALKHUB_PORT", "tcp://10.0.0.1:1")], "ALKHUB_PORT"),
             ("", vec![("ALKHUB_SERVER__MAX_CONNECTIONS", "many")], "a whole number"),
+            (
+                "[server]\ncors-origins = [\"https://a.b/\"]",
+                vec![],
+                "write `https://a.b`",
+            ),
+            ("[server]\ncors-origins = [\"https://a.b/\"]", vec![], "cors-origins"),
+            (
+                "",
+                vec![("ALKHUB_SERVER__CORS_ORIGINS", "https://a.b,a.b")],
+                "write `https://a.b`",
+            ),
+            (
+                "[server]\ntrusted-proxies = [\"10.0.0.1/8\"]",
+                vec![],
+                "write `10.0.0.0/8`",
+            ),
+            (
+                "",
+                vec![("ALKHUB_SERVER__TRUSTED_PROXIES", "10.0.0.1/8")],
+                "trusted-proxies",
+            ),
+            (
+                "",
+                vec![("ALKHUB_SERVER__CLIENT_ADDRESS", "x-real-ip")],
+                "proxy-protocol",
+            ),
         ] {
             let error = load(file, &environment).expect_err(named);
             assert!(error.to_string().contains(named), "{error}");

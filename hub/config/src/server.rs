@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
+use crate::origin::Origin;
+
 /// `[server]`, `ALKHUB_SERVER__*`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -17,10 +20,22 @@ pub struct ServerConfig {
     /// Serves TLS on `listen` with this certificate; without it put a proxy in front.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// Origins that browsers may call from (`https://app.example`, or `*`); none by default.
-    pub cors_origins: Vec<String>,
+    /// Origins of web pages that may use the hub, over HTTP and WebSocket (`https://app.example`, or `*`), as browsers
+    /// send them; none by default.
+    pub cors_origins: Vec<Origin>,
+    /// Networks of the proxies in front of the hub (`10.0.0.0/8`), whose word on a client's address counts
+    /// (`client-address`); none by default. Too few and all clients behind a proxy share the limits of one address; too
+    /// many and a client can take another's place in them.
+    pub trusted_proxies: Vec<Network>,
+    /// How a trusted proxy tells the client's address: `x-forwarded-for`, `forwarded` (RFC 7239) or `proxy-protocol`
+    /// (versions 1 and 2, on every connection). Only the one that is named is read: a proxy hands on what clients write
+    /// into the others.
+    pub client_address: ClientAddress,
     /// Open connections in all. Too low refuses spokes with 503; too high runs out of memory (about 10 KiB each).
     pub max_connections: usize,
+    /// Open connections of one address (of an IPv6 address: of its /64), trusted proxies excepted. Too low refuses spokes
+    /// behind one NAT or a proxy that is not in `trusted-proxies`; too high lets one client take the hub.
+    pub max_connections_per_address: usize,
     /// Open connections of one key: WebSockets, and streams of server-sent events. Too low refuses a large pool of
     /// spokes; too high lets one key take the hub.
     pub max_connections_per_key: usize,
@@ -30,7 +45,8 @@ pub struct ServerConfig {
     /// second, with bursts of twice as many. Over it its sockets are read no faster; nothing is refused. Too low slows a
     /// busy key; too high lets one key use the CPU.
     pub messages_per_second_per_key: u32,
-    /// Bad keys from one address in a minute before it gets 429. Too low locks out a misconfigured fleet.
+    /// Bad keys from one address in a minute before more of them get 429; good keys go on. Too low hides from a
+    /// misconfigured fleet what is wrong with its keys; too high lets guesses cost more look-ups.
     pub bad_keys_per_minute: u32,
     /// Messages waiting for one connection; a connection over it is closed. Generous: `outbox-bytes` is the bound that
     /// counts, so that a burst of small messages passes.
@@ -38,9 +54,15 @@ pub struct ServerConfig {
     /// Bytes waiting for one connection; a connection over it is closed. Too low drops readers that fall behind for a
     /// moment; too high lets slow ones use up `budget.key-bytes`.
     pub outbox_bytes: usize,
-    /// Time for a client to send its request's header, and for a WebSocket to be upgraded.
+    /// Time for a client to send its request's header, the first one from the connection's start, and for a WebSocket to
+    /// be upgraded; an HTTP/1.1 connection without a request is closed after it. Too short cuts slow clients off; too
+    /// long lets idle connections hold their places.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
+    /// A client of HTTP that takes nothing of its answer for so long is cut off. Too short cuts slow networks off; too
+    /// long lets a client that reads nothing hold its place.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
     /// A WebSocket is pinged this often. Too long and proxies cut idle connections; too short costs wake-ups.
     #[serde(with = "humantime_serde")]
     pub ping_interval: Duration,
@@ -61,6 +83,19 @@ pub struct ServerConfig {
     /// At the end: time for running calls to finish. Kubernetes must allow `drain-delay + drain-timeout + 15s`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+}
+
+/// Where a trusted proxy writes the address of its client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// Header `X-Forwarded-For`, the nearest hop last.
+    #[default]
+    XForwardedFor,
+    /// Header `Forwarded`, RFC 7239.
+    Forwarded,
+    /// The PROXY protocol before the first byte of a connection.
+    ProxyProtocol,
 }
 
 /// A certificate and its key, PEM.
@@ -86,7 +121,10 @@ impl Default for ServerConfig {
             management_listen: ([127, 0, 0, 1], MANAGEMENT_PORT).into(),
             tls: None,
             cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            client_address: ClientAddress::default(),
             max_connections: 20_000,
+            max_connections_per_address: 10_000,
             max_connections_per_key: 10_000,
             requests_per_second_per_key: 2_000,
             messages_per_second_per_key: 20_000,
@@ -94,6 +132,7 @@ impl Default for ServerConfig {
             outbox_messages: 65_536,
             outbox_bytes: 8 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(25),
             write_timeout: Duration::from_secs(30),

@@ -1,8 +1,8 @@
 //! What the surfaces of one hub share.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use alkhub_budget::Budgets;
 use alkhub_calls::Calls;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::auth::KeyRing;
+use crate::http::document::Document;
 use crate::listener::Scope;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     /// Changes when silent streams need a sign of life.
     pub(crate) beat: watch::Sender<()>,
     pub(crate) connections: AtomicU64,
+    /// What `/v1/openapi.json` answers.
+    pub(crate) document: OnceLock<Document>,
 }
 
 /// What matters here of the input of `hub.call`.

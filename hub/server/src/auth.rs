@@ -32,9 +32,13 @@ pub(crate) use key::Key;
 pub(crate) use revocation::{recheck_in_use, watch};
 
 use crate::error::ApiError;
-use crate::limits::{BadKeys, Rate, Slot};
+use crate::limits::{BadKeys, Bucket, Rate, Slot};
 use crate::metrics::{AuthFailure, Limit, Metrics};
 use key::Standing;
+
+/// Keys that are looked up in a second for addresses that had too many bad ones, all together: a good key behind the
+/// same address still gets in, and guesses cost Postgres no more than this.
+const DOUBTFUL_LOOKUPS: u32 = 50;
 
 /// Keys kept in memory.
 const KEYS: u64 = 100_000;
@@ -65,6 +69,7 @@ pub(crate) struct KeyRing {
     unknown: moka::sync::Cache<KeyHash, ()>,
     revoked: moka::sync::Cache<Arc<str>, ()>,
     bad: BadKeys,
+    doubtful: (Rate, Bucket),
     rate: Rate,
     messages: Rate,
     connections: usize,
@@ -106,6 +111,7 @@ impl KeyRing {
                 .time_to_live(REVOKED_TTL)
                 .build(),
             bad: BadKeys::new(server.bad_keys_per_minute),
+            doubtful: (Rate::per_second(DOUBTFUL_LOOKUPS), Bucket::default()),
             rate: Rate::per_second(server.requests_per_second_per_key),
             messages: Rate::per_second(server.messages_per_second_per_key),
             connections: server.max_connections_per_key,
@@ -118,11 +124,12 @@ impl KeyRing {
         &self.hasher
     }
 
-    /// The holder of a key that came from `peer`.
+    /// The holder of a key that came from `peer`. Bad keys of an address count against further bad ones and never against
+    /// a good one: a key that can be one is looked up first.
     ///
     /// # Errors
-    /// 401 when there is no good key, 403 when its spoke is suspended, 429 when the peer had too many bad ones, 503
-    /// when Postgres is away and the key is not known.
+    /// 401 when there is no good key, 403 when its spoke is suspended, 429 instead of 401 when the peer had too many bad
+    /// ones, 503 when Postgres is away and the key is not known.
     pub(crate) async fn authenticate(&self, credential: Option<&str>, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
         let Some(text) = credential else {
             return Err(self.refused(
@@ -131,9 +138,8 @@ impl KeyRing {
             ));
         };
         let Ok(api_key) = ApiKey::parse(text) else {
-            self.check_peer(peer)?;
-            self.bad.count(peer);
-            return Err(self.refused(
+            return Err(self.bad_key(
+                peer,
                 AuthFailure::Malformed,
                 "the key is not one of alkhub's: check for a typing error",
             ));
@@ -197,9 +203,12 @@ impl KeyRing {
                 return Ok(key);
             }
         }
-        self.check_peer(peer)?;
         if self.unknown.contains_key(&hash) {
             return Err(self.unknown_key(peer));
+        }
+        if let Err(wait) = self.bad.check(peer) {
+            let (rate, bucket) = &self.doubtful;
+            rate.take(bucket).map_err(|_| self.too_many(wait))?;
         }
         let found = self.known.try_get_with(hash, self.look_up(hash)).await;
         let found = found.inspect(|key| {
@@ -292,16 +301,22 @@ impl KeyRing {
         Err(refusal.into())
     }
 
-    fn check_peer(&self, peer: IpAddr) -> Result<(), ApiError> {
-        self.bad.check(peer).map_err(|wait| {
-            self.metrics.limited(Limit::BadKeys);
-            ApiError::rate_limited("too many bad keys came from this address", wait)
-        })
+    fn too_many(&self, wait: Duration) -> ApiError {
+        self.metrics.limited(Limit::BadKeys);
+        ApiError::rate_limited("too many bad keys came from this address", wait)
     }
 
     fn unknown_key(&self, peer: IpAddr) -> ApiError {
+        self.bad_key(peer, AuthFailure::Unknown, "the key is not known here")
+    }
+
+    /// Counts a bad key; says what is wrong with it until the address had too many.
+    fn bad_key(&self, peer: IpAddr, reason: AuthFailure, message: &str) -> ApiError {
+        if let Err(wait) = self.bad.check(peer) {
+            return self.too_many(wait);
+        }
         self.bad.count(peer);
-        self.refused(AuthFailure::Unknown, "the key is not known here")
+        self.refused(reason, message)
     }
 
     fn refused(&self, reason: AuthFailure, message: &str) -> ApiError {

@@ -1,7 +1,7 @@
 //! One hub process: what it is made of and how it starts.
 //!
 //! [`Hub::start`] binds and spawns; whatever is remote is reached for in the background, and `/readyz` tells how far it
-//! is. How it ends is in `drain`.
+//! is. The main port listens when the hub can answer; the management port from the start. How it ends is in `drain`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +13,8 @@ use alkhub_config::{AuthConfig, HubConfig, secret};
 use alkhub_events::Fabric;
 use alkhub_protocol::{ApiKey, HubId, key};
 use alkhub_store::{InvalidHashKey, KeyHasher, Store};
-use http::HeaderValue;
 use prometheus::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -73,9 +72,6 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    /// An origin for browsers cannot be a header's value.
-    #[error("`server.cors-origins` has `{0}`, which is not an origin such as `https://app.example`")]
-    Origin(String),
     /// Postgres cannot even be tried.
     #[error(transparent)]
     Store(#[from] alkhub_store::Error),
@@ -89,7 +85,7 @@ pub enum StartError {
 
 /// What is bound and read before anything runs.
 struct Prepared {
-    main: TcpListener,
+    main: TcpSocket,
     management: TcpListener,
     tls: Option<tls::Acceptor>,
     hasher: KeyHasher,
@@ -99,17 +95,18 @@ struct Prepared {
 // === impl Hub ===
 
 impl Hub {
-    /// Starts a hub inside the current tokio runtime: both listeners are bound when this returns (port 0 takes a free
-    /// one); Redis and Postgres are connected in the background, for as long as it takes.
+    /// Starts a hub inside the current tokio runtime: both addresses are bound when this returns (port 0 takes a free
+    /// one). Redis and Postgres are connected in the background, for as long as it takes; until then the main port
+    /// refuses connections and the management port answers.
     ///
     /// # Errors
     /// [`StartError`] names the setting.
     pub fn start(config: HubConfig) -> Result<Self, StartError> {
         config.check()?;
         let prepared = Prepared::new(&config)?;
-        let listen = local_address(&prepared.main, "server.listen", config.server.listen)?;
+        let listen = local_address(prepared.main.local_addr(), "server.listen", config.server.listen)?;
         let management = local_address(
-            &prepared.management,
+            prepared.management.local_addr(),
             "server.management-listen",
             config.server.management_listen,
         )?;
@@ -117,7 +114,7 @@ impl Hub {
         let app = assemble(config, prepared.hasher, &scope)?;
         background::start(&app, prepared.admin);
         spawn_listeners(&app, prepared.main, prepared.management, prepared.tls);
-        tracing::info!(hub.id = %app.hub_id, %listen, %management, "the hub listens");
+        tracing::info!(hub.id = %app.hub_id, %listen, %management, "the hub starts");
         Ok(Self {
             app,
             listen,
@@ -189,17 +186,18 @@ impl Hub {
 
 impl Prepared {
     fn new(config: &HubConfig) -> Result<Self, StartError> {
-        for origin in &config.server.cors_origins {
-            if HeaderValue::from_str(origin).is_err() {
-                return Err(StartError::Origin(origin.clone()));
-            }
-        }
+        let unusable = |source| StartError::Bind {
+            setting: "server.management-listen",
+            address: config.server.management_listen,
+            source,
+        };
+        let management = bind("server.management-listen", config.server.management_listen)?;
         Ok(Self {
             hasher: hasher(&config.auth)?,
             admin: crate::auth::admin_key(&config.auth)?,
             tls: config.server.tls.as_ref().map(tls::acceptor).transpose()?,
             main: bind("server.listen", config.server.listen)?,
-            management: bind("server.management-listen", config.server.management_listen)?,
+            management: listener::listen(management).map_err(unusable)?,
         })
     }
 }
@@ -210,7 +208,7 @@ fn hasher(auth: &AuthConfig) -> Result<KeyHasher, StartError> {
     Ok(KeyHasher::from_hex(auth.hash_key_id.as_str(), &secret)?)
 }
 
-fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpSocket, StartError> {
     listener::bind(address).map_err(|source| StartError::Bind {
         setting,
         address,
@@ -218,8 +216,12 @@ fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, Start
     })
 }
 
-fn local_address(listener: &TcpListener, setting: &'static str, address: SocketAddr) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|source| StartError::Bind {
+fn local_address(
+    bound: std::io::Result<SocketAddr>,
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<SocketAddr, StartError> {
+    bound.map_err(|source| StartError::Bind {
         setting,
         address,
         source,
@@ -277,6 +279,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         scope: scope.clone(),
         beat: tokio::sync::watch::Sender::new(()),
         connections: AtomicU64::new(0),
+        document: std::sync::OnceLock::new(),
         config,
     }))
 }
@@ -293,19 +296,8 @@ fn hub_id(pod: &str) -> HubId {
         .expect("at most 109 visible ASCII characters")
 }
 
-fn spawn_listeners(app: &App, main: TcpListener, management: TcpListener, tls: Option<tls::Acceptor>) {
-    let header_timeout = app.config.server.header_timeout;
-    app.scope.tasks.spawn(listener::serve(listener::Parts {
-        socket: main,
-        router: router::main(app),
-        tls,
-        limits: ListenerLimits {
-            connections: app.config.server.max_connections,
-            header_timeout,
-        },
-        metrics: Some(app.metrics.clone()),
-        scope: app.scope.clone(),
-    }));
+fn spawn_listeners(app: &App, main: TcpSocket, management: TcpListener, tls: Option<tls::Acceptor>) {
+    let server = Arc::new(app.config.server.clone());
     // Probes and scrapes are answered to the very end, so that "draining" can be seen.
     let scope = Scope {
         drain: CancellationToken::new(),
@@ -317,11 +309,46 @@ fn spawn_listeners(app: &App, main: TcpListener, management: TcpListener, tls: O
         tls: None,
         limits: ListenerLimits {
             connections: MANAGEMENT_CONNECTIONS,
-            header_timeout,
+            per_address: None,
+            server: server.clone(),
         },
         metrics: None,
         scope,
     }));
+    let limits = ListenerLimits {
+        connections: server.max_connections,
+        per_address: Some(server.max_connections_per_address),
+        server,
+    };
+    app.scope.tasks.spawn(open_main(app.clone(), main, tls, limits));
+}
+
+/// Serves clients as soon as the hub can answer them.
+async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits: ListenerLimits) {
+    tokio::select! {
+        () = app.scope.drain.cancelled() => return,
+        () = app.scope.stop.cancelled() => return,
+        () = app.readiness.answerable() => {}
+    }
+    let socket = match listener::listen(main) {
+        Ok(socket) => socket,
+        Err(error) => {
+            let address = app.config.server.listen;
+            return app
+                .readiness
+                .failed(format!("cannot listen on {address} (`server.listen`): {error}"));
+        }
+    };
+    app.readiness.listening();
+    listener::serve(listener::Parts {
+        socket,
+        router: router::main(&app),
+        tls,
+        limits,
+        metrics: Some(app.metrics.clone()),
+        scope: app.scope.clone(),
+    })
+    .await;
 }
 
 // === impl Scope ===

@@ -16,10 +16,12 @@
 mod app;
 mod auth;
 mod background;
+mod conformance;
 mod drain;
 mod endpoint;
 mod envelope;
 mod error;
+mod forwarded;
 mod http;
 mod hub;
 mod limits;

@@ -162,7 +162,7 @@ impl BadKeys {
 }
 
 /// An IPv6 address stands for its /64, which one host has whole.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -1,7 +1,8 @@
 //! Whether clients should come to this hub, and what is away.
 //!
 //! Invariants
-//! - A hub becomes ready once: when Postgres is prepared, the link to Redis has been up, and the prefix is its own.
+//! - A hub becomes ready once: when Postgres is prepared, the link to Redis has been up, the prefix is its own, and the
+//!   main port listens, which it does as soon as the rest holds.
 //! - After that a dependency that is away makes it degraded, not unready: calls on this hub go on, and taking every
 //!   pod out of service at once would help nobody.
 //! - A hub that drains is never ready again.
@@ -28,6 +29,7 @@ struct State {
     prepared: bool,
     redis_seen: bool,
     prefix: Prefix,
+    listening: bool,
     draining: bool,
     fatal: Option<String>,
 }
@@ -108,6 +110,11 @@ impl Readiness {
         self.change(|state| state.prefix = prefix);
     }
 
+    /// The main port listens.
+    pub(crate) fn listening(&self) {
+        self.change(|state| state.listening = true);
+    }
+
     /// The hub goes away.
     pub(crate) fn draining(&self) {
         self.change(|state| state.draining = true);
@@ -118,11 +125,20 @@ impl Readiness {
         self.change(|state| state.fatal = Some(reason));
     }
 
+    /// Resolves when clients can be answered.
+    pub(crate) async fn answerable(&self) {
+        self.wait_for(State::is_answerable).await;
+    }
+
     /// Resolves when the hub is ready for the first time.
     pub(crate) async fn ready(&self) {
+        self.wait_for(State::is_ready).await;
+    }
+
+    async fn wait_for(&self, holds: fn(&State) -> bool) {
         let mut state = self.state.subscribe();
         // An error means that the hub is gone, and with it those who wait.
-        if state.wait_for(State::is_ready).await.is_err() {
+        if state.wait_for(holds).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -191,8 +207,12 @@ impl Readiness {
 // === impl State ===
 
 impl State {
+    fn is_answerable(&self) -> bool {
+        self.prepared && self.redis_seen && self.prefix == Prefix::Ours && self.fatal.is_none()
+    }
+
     fn is_ready(&self) -> bool {
-        self.prepared && self.redis_seen && self.prefix == Prefix::Ours && !self.draining && self.fatal.is_none()
+        self.is_answerable() && self.listening && !self.draining
     }
 
     fn status(&self, away: bool) -> Status {
@@ -253,6 +273,8 @@ mod tests {
         readiness.redis_seen();
         assert_eq!(status(), Status::Starting);
         readiness.prefix(Prefix::Ours);
+        assert_eq!(status(), Status::Starting);
+        readiness.listening();
         assert_eq!((status(), gauge.get()), (Status::Ok, 1));
 
         redis.send_replace(RedisLink::Down("reset".to_owned()));

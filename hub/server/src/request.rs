@@ -9,17 +9,18 @@ use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::error::{self, ApiError};
-use crate::telemetry;
+use crate::{conformance, telemetry};
 
 /// The request's id, in both directions.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -70,8 +71,12 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.route = %route);
     telemetry::continue_trace(&span, request.headers());
     request.extensions_mut().insert(Id(id.clone()));
+    let last = conformance::has_two_lengths(&request);
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = match conformance::check(&request) {
+        Ok(()) => next.run(request).instrument(span.clone()).await,
+        Err(refusal) => refusal.into_response(),
+    };
 
     let took = started.elapsed();
     let status = response.status();
@@ -91,7 +96,15 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
         *response.body_mut() = Body::from(body);
     }
     let value = HeaderValue::from_str(id.as_str()).expect("visible ASCII is a header's value");
-    response.headers_mut().insert(REQUEST_ID, value);
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, value);
+    // What one key sees is for nobody else.
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    if last {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -303,6 +316,12 @@ async fn read(request: Request) -> Result<Bytes, ApiError> {
             format!("the body is larger than {PAYLOAD_LIMIT_BYTES} bytes"),
         )
     };
+    // Who waits for leave to send gets none; of the rest some is read away, so that they get the answer.
+    let length = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
+    let waits = conformance::expects_continue(request.headers());
+    if length > DISCARD_LIMIT || (waits && length > PAYLOAD_LIMIT_BYTES) {
+        return Err(too_large());
+    }
     let read = tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body())).await;
     match read {
         Ok(Ok(Some(body))) => Ok(body),

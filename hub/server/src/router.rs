@@ -1,5 +1,6 @@
 //! Every route, on one page. The router and the OpenAPI document are both made of this list.
 
+use alkhub_config::Origin;
 use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::operation::OperationInfo;
@@ -184,14 +185,18 @@ fn around(routes: Router<App>, app: &App) -> Router {
 }
 
 /// Which browsers may call; none unless configured.
-fn cors(origins: &[String]) -> Option<CorsLayer> {
+fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
-    let allowed = if origins.iter().any(|origin| origin == "*") {
+    let allowed = if origins.iter().any(Origin::is_any) {
         AllowOrigin::any()
     } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin.as_str()).ok()),
+        )
     };
     Some(
         CorsLayer::new()

@@ -10,6 +10,7 @@ use http::request::Parts;
 use super::{Key, credential};
 use crate::app::App;
 use crate::error::{ApiError, missing_scope};
+use crate::forwarded;
 use crate::listener::Peer;
 
 /// The holder of the request's key, within its rate.
@@ -37,7 +38,7 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let address = match parts.extensions.get::<Peer>() {
-            Some(peer) => peer.address,
+            Some(peer) => forwarded::client(&parts.headers, peer.address, &app.config.server),
             None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
         let key = app.keys.authenticate(credential(parts).as_deref(), address).await?;

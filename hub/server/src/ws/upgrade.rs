@@ -1,15 +1,18 @@
 //! The handshake: everything is checked before the upgrade, so that a refusal is an HTTP answer.
 
 use alkhub_calls::Limits;
+use alkhub_config::Origin;
+use alkhub_protocol::Code;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
@@ -40,7 +43,10 @@ pub(crate) async fn upgrade(
     caller: Caller,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let accept = accept(request.headers())?;
+    let accept = match accept(&request, &app.config.server.cors_origins) {
+        Ok(accept) => accept,
+        Err(refusal) => return Ok(refused(refusal)),
+    };
     let protocol = protocol(request.headers());
     let held = Held {
         _slot: app.keys.take_connection(&caller.key)?,
@@ -60,25 +66,72 @@ pub(crate) async fn upgrade(
 }
 
 /// Checks the handshake and makes the value that proves it was read.
-fn accept(headers: &HeaderMap) -> Result<HeaderValue, ApiError> {
-    if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
+fn accept(request: &Request, origins: &[Origin]) -> Result<HeaderValue, ApiError> {
+    let headers = request.headers();
+    if request.version() == Version::HTTP_2 {
+        let message = "a WebSocket needs HTTP/1.1 here: extended CONNECT (RFC 8441) is not served";
+        return Err(ApiError::new(Code::Unsupported, message));
+    }
+    // Of an HTTP/1.0 request `Upgrade` is ignored.
+    let asked = has_token(headers, &CONNECTION, "upgrade") && has_token(headers, &UPGRADE, "websocket");
+    if !asked || request.version() != Version::HTTP_11 {
         return Err(
-            ApiError::bad_request("this route is a WebSocket: send `Upgrade: websocket`")
+            ApiError::bad_request("this route is a WebSocket: send `Upgrade: websocket` with HTTP/1.1")
                 .with_status(StatusCode::UPGRADE_REQUIRED),
         );
     }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(ApiError::bad_request("`Sec-WebSocket-Version` must be 13"));
+    if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(
+            ApiError::bad_request("`Sec-WebSocket-Version` must be 13").with_status(StatusCode::UPGRADE_REQUIRED)
+        );
     }
-    let key = headers
-        .get(SEC_WEBSOCKET_KEY)
+    let key = only(headers, &SEC_WEBSOCKET_KEY)
         .filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16))
-        .ok_or_else(|| ApiError::bad_request("`Sec-WebSocket-Key` must be 16 bytes in base 64"))?;
+        .ok_or_else(|| ApiError::bad_request("`Sec-WebSocket-Key` must be 16 bytes in base 64, once"))?;
+    check_origin(headers, origins)?;
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
     hash.update(GUID);
     let accept = STANDARD.encode(hash.finalize());
     Ok(HeaderValue::from_str(&accept).expect("base 64 is a header's value"))
+}
+
+/// A page may connect from a listed origin, or from the hub's own address; who sends no `Origin` is no browser.
+fn check_origin(headers: &HeaderMap, origins: &[Origin]) -> Result<(), ApiError> {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
+    let own = || {
+        let host = headers.get(HOST)?.as_bytes();
+        let (_, authority) = origin.to_str().ok()?.split_once("://")?;
+        Some(authority.as_bytes().eq_ignore_ascii_case(host))
+    };
+    let listed = |allowed: &Origin| allowed.is_any() || allowed.as_str().as_bytes() == origin.as_bytes();
+    if origins.iter().any(listed) || own() == Some(true) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Code::AccessDenied,
+        "pages of this origin may not use the hub (`server.cors-origins`)",
+    ))
+}
+
+/// A refusal with what a client of another version needs to try again.
+fn refused(refusal: ApiError) -> Response {
+    let mut response = refusal.into_response();
+    if response.status() == StatusCode::UPGRADE_REQUIRED {
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
+/// The value of a header that stands there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -151,7 +204,10 @@ fn open_connection(app: &App, caller: Caller, stream: Stream, rest: Bytes) -> Bo
 fn socket(upgraded: Upgraded) -> Option<(Stream, Bytes)> {
     match upgraded.downcast::<TokioIo<Stream>>() {
         // Even without bytes in it hyper's read buffer is 8 KiB.
-        Ok(parts) => Some((parts.io.into_inner(), Bytes::copy_from_slice(&parts.read_buf))),
+        Ok(parts) => Some((
+            parts.io.into_inner().upgraded(),
+            Bytes::copy_from_slice(&parts.read_buf),
+        )),
         Err(_) => {
             tracing::error!("an upgraded connection is none of this hub's");
             None
@@ -163,6 +219,12 @@ fn socket(upgraded: Upgraded) -> Option<(Stream, Bytes)> {
 mod tests {
     use super::*;
 
+    fn request(pairs: &[(&'static str, &'static str)]) -> Request {
+        let mut request = Request::default();
+        *request.headers_mut() = headers(pairs);
+        request
+    }
+
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
             .iter()
@@ -172,14 +234,14 @@ mod tests {
 
     #[test]
     fn the_handshake_of_the_rfc_is_answered_as_there() {
-        let headers = headers(&[
+        let request = request(&[
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "WebSocket"),
             ("sec-websocket-version", "13"),
             ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ]);
 
-        assert_eq!(accept(&headers).expect("valid"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept(&request, &[]).expect("valid"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

@@ -396,7 +396,8 @@ async fn every_described_route_is_served_and_the_document_needs_no_key() {
 #[tokio::test]
 async fn browsers_may_call_only_when_configured() {
     let closed = hub().await;
-    let open = hub_with(|config| config.server.cors_origins = vec!["https://app.example".to_owned()]).await;
+    let open =
+        hub_with(|config| config.server.cors_origins = vec!["https://app.example".parse().expect("an origin")]).await;
     let preflight = |hub: &TestHub| {
         hub.client
             .request(Method::OPTIONS, format!("{}/v1/operations", hub.hub.url()))

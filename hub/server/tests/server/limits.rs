@@ -1,5 +1,8 @@
 //! Limits: bad keys, requests, connections.
 
+use std::time::Duration;
+
+use alkhub_config::ClientAddress;
 use alkhub_test_support::until;
 use futures::future::join_all;
 use reqwest::Method;
@@ -44,6 +47,86 @@ async fn an_address_with_too_many_bad_keys_gets_429_and_good_keys_go_on() {
         hub.metric(r#"alkhub_rate_limited_total{limit="bad_keys"}"#).await,
         Some(2.0)
     );
+}
+
+#[tokio::test]
+async fn a_good_key_that_was_never_used_gets_in_behind_an_address_with_too_many_bad_ones() {
+    let hub = hub_with(|config| config.server.bad_keys_per_minute = 3).await;
+    let (fresh, _) = hub.key(&["operations:read"]).await;
+    for _ in 0..60 {
+        let typo = hub.as_key("alk_nonsense", Method::GET, "/v1/operations");
+        typo.send().await.expect("answered");
+    }
+
+    let answer = hub.as_key(&fresh, Method::GET, "/v1/operations").send().await;
+
+    assert_eq!(answer.expect("answered").status(), 200);
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_each_client_has_bad_keys_of_its_own() {
+    for (by, header, one, other) in [
+        (
+            ClientAddress::XForwardedFor,
+            "x-forwarded-for",
+            "192.0.2.1",
+            "192.0.2.2",
+        ),
+        (
+            ClientAddress::Forwarded,
+            "forwarded",
+            "for=192.0.2.1",
+            "for=\"[2001:db8::2]:80\"",
+        ),
+    ] {
+        let hub = hub_with(|config| {
+            config.server.bad_keys_per_minute = 2;
+            config.server.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+            config.server.client_address = by;
+        })
+        .await;
+        let bad = async |client: &str| {
+            let request = hub.as_key("alk_nonsense", Method::GET, "/v1/operations");
+            let answer = request.header(header, client).send().await.expect("answered");
+            answer.status().as_u16()
+        };
+
+        assert_eq!([bad(one).await, bad(one).await, bad(one).await], [401, 401, 429]);
+        assert_eq!(bad(other).await, 401, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn the_proxy_protocol_tells_the_client_and_is_asked_of_trusted_proxies() {
+    let hub = hub_with(|config| {
+        config.server.bad_keys_per_minute = 2;
+        config.server.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+        config.server.client_address = ClientAddress::ProxyProtocol;
+        config.server.header_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let address = hub.hub.url().replace("http://", "");
+    let said = async |before: &[u8]| {
+        let mut socket = tokio::net::TcpStream::connect(&address).await.expect("connects");
+        let request =
+            b"GET /v1/operations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer alk_x\r\nconnection: close\r\n\r\n";
+        socket
+            .write_all(&[before, &request[..]].concat())
+            .await
+            .expect("written");
+        let mut answer = String::new();
+        // One that is cut off has said nothing.
+        let _ = socket.read_to_string(&mut answer).await;
+        answer.get(9..12).map(str::to_owned)
+    };
+    let one = b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 7420\r\n";
+    let other = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x02\x7f\0\0\x01\x12\x67\x1d\x0c";
+
+    for expected in ["401", "401", "429"] {
+        assert_eq!(said(one).await.as_deref(), Some(expected));
+    }
+    assert_eq!(said(other).await.as_deref(), Some("401"));
+    assert_eq!(said(b"").await, None, "a connection without the header is closed");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cluster;
+mod conformance;
 mod ends;
 mod events;
 mod harness;

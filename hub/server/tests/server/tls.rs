@@ -1,14 +1,19 @@
 //! TLS at the hub: what is served over it, and what happens to those who speak the other way.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use alkhub_config::TlsConfig;
 use futures::StreamExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::{Certificate, Client};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::harness::{LIMIT, TestHub, hub, hub_with};
 use crate::wire::Wire;
@@ -83,6 +88,48 @@ async fn calls_and_streams_of_events_are_served_over_tls() {
         hub.client.get(hub.hub.url()).send().await.is_err(),
         "a client that does not know the certificate"
     );
+}
+
+#[tokio::test]
+async fn http_2_is_offered_by_alpn() {
+    let (hub, _) = tls_hub(|_| {}).await;
+    let pem = std::fs::read(hub.folder().join("tls.crt")).expect("read");
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate.expect("PEM")).expect("a certificate");
+    }
+    let chosen = async |offered: &[&[u8]]| {
+        let mut config = rustls::ClientConfig::builder()
+            .with_root_certificates(roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+        let socket = TcpStream::connect(hub.hub.url().replace("https://", ""))
+            .await
+            .expect("connects");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, socket)
+            .await
+            .expect("trusted");
+        let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        (protocol, stream)
+    };
+
+    let (protocol, stream) = chosen(&[b"h2", b"http/1.1"]).await;
+    assert_eq!(protocol.as_deref(), Some(&b"h2"[..]));
+    assert_eq!(chosen(&[b"http/1.1"]).await.0.as_deref(), Some(&b"http/1.1"[..]));
+    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, http_body_util::Empty<bytes::Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(stream),
+    )
+    .await
+    .expect("the preface is answered");
+    let request = http::Request::get(format!("{}/v1/openapi.json", hub.hub.url()));
+    let answer = sender.send_request(request.body(http_body_util::Empty::new()).expect("a request"));
+    tokio::select! {
+        answer = timeout(LIMIT, answer) => assert_eq!(answer.expect("in time").expect("answered").status(), 200),
+        ended = connection => panic!("the connection ended: {ended:?}"),
+    }
 }
 
 #[tokio::test]

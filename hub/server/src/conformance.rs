@@ -1,0 +1,67 @@
+//! What RFC 9110 and 9112 ask of a request before anybody looks at what it means (docs/HTTP.md has the whole table).
+
+use alkhub_protocol::Code;
+use axum::extract::Request;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode, Version};
+
+use crate::error::ApiError;
+
+/// Checks a request's frame.
+///
+/// # Errors
+/// 400 without one right `Host`, 417 for an expectation that is not known, 415 for a body that is encoded.
+pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
+    check_host(request)?;
+    let headers = request.headers();
+    if expectations(headers).any(|expected| !expected.eq_ignore_ascii_case("100-continue")) {
+        return Err(ApiError::bad_request("`Expect` may be `100-continue` and nothing else")
+            .with_status(StatusCode::EXPECTATION_FAILED));
+    }
+    let encoded = |value: &http::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(CONTENT_ENCODING).iter().any(encoded) {
+        let message = "the body must not be encoded: leave `Content-Encoding` out";
+        return Err(ApiError::new(Code::BadRequest, message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    Ok(())
+}
+
+/// Whether the client waits to be told before it sends its body.
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.contains_key(EXPECT)
+}
+
+/// Whether the request gives its length twice, in two ways: RFC 9112 lets it be read by `Transfer-Encoding` and asks
+/// that the connection ends with it.
+pub(crate) fn has_two_lengths(request: &Request) -> bool {
+    request.headers().contains_key(CONTENT_LENGTH) && request.headers().contains_key(TRANSFER_ENCODING)
+}
+
+fn check_host(request: &Request) -> Result<(), ApiError> {
+    let wrong = |rule: &str| {
+        Err(ApiError::bad_request(format!(
+            "a request needs one header `Host`: {rule}"
+        )))
+    };
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => wrong("this one has more"),
+        (Some(host), None) if !is_host(host.as_bytes()) => wrong("its value is no host"),
+        (None, _) if request.version() == Version::HTTP_11 => wrong("this one has none"),
+        _ => Ok(()),
+    }
+}
+
+/// A host with or without a port; nothing is right where the target has no authority.
+fn is_host(value: &[u8]) -> bool {
+    value.is_empty() || Authority::try_from(value).is_ok_and(|authority| !authority.as_str().contains('@'))
+}
+
+fn expectations(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(EXPECT)
+        .iter()
+        .flat_map(|value| value.to_str().unwrap_or("?").split(','))
+        .map(str::trim)
+}
