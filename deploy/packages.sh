@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches what the spokes of docs/examples import (JavaScript, Python) into target/packages, for their tests.
+# Fetches what the spokes of docs/examples import (JavaScript, Python), and the property tester of the HTTP API, into
+# target/packages, for their tests.
 #
 # The versions stand in deploy/packages. `make packages` runs this when they changed, and `make unit` does that first, so
 # that no test needs the network. A registry that does not answer is asked again.

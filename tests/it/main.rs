@@ -8,4 +8,5 @@ mod make;
 mod metrics;
 mod outages;
 mod pages;
+mod properties;
 mod tidy;

@@ -59,8 +59,8 @@ pub struct ServerConfig {
     /// long lets idle connections hold their places.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// A client of HTTP that takes nothing of its answer for so long is cut off. Too short cuts slow networks off; too
-    /// long lets a client that reads nothing hold its place.
+    /// A peer of HTTP or of a WebSocket that takes no byte of what is for it for so long is cut off. Too short cuts slow
+    /// networks off; too long lets a peer that reads nothing hold its place and what waits for it.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     /// A WebSocket is pinged this often. Too long and proxies cut idle connections; too short costs wake-ups.
@@ -69,10 +69,6 @@ pub struct ServerConfig {
     /// A WebSocket silent for longer is dead; at least twice `ping-interval`.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
-    /// A WebSocket whose peer takes no byte for so long is cut. Too short cuts peers behind a link that stalls; too
-    /// long lets one that never reads keep its place and what waits for it.
-    #[serde(with = "humantime_serde")]
-    pub write_timeout: Duration,
     /// A WebSocket message must arrive whole in this time, or its connection is closed (1008). Too short cuts large
     /// messages over slow links; too long lets messages that never end keep memory.
     #[serde(with = "humantime_serde")]
@@ -135,7 +131,6 @@ impl Default for ServerConfig {
             write_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(25),
-            write_timeout: Duration::from_secs(30),
             message_timeout: Duration::from_secs(30),
             drain_delay: Duration::from_secs(0),
             drain_timeout: Duration::from_secs(30),

@@ -28,6 +28,7 @@ pub(crate) struct Parameter {
     pub(crate) place: &'static str,
     pub(crate) repeated: bool,
     pub(crate) help: &'static str,
+    pub(crate) shape: Shape,
 }
 
 /// Makes a type's schema.
@@ -57,6 +58,11 @@ pub(crate) enum Answer {
     Upgrade,
     /// Nothing.
     Nothing,
+}
+
+/// The schema of a type.
+pub(crate) fn shape<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
 }
 
 // === impl Endpoint ===
@@ -93,16 +99,25 @@ impl Endpoint {
         self
     }
 
-    pub(crate) fn query(self, name: &'static str, help: &'static str) -> Self {
-        self.parameter(name, "query", false, help)
+    /// A part of the path; one that is not told is any text.
+    pub(crate) fn path(self, name: &'static str, shape: Shape) -> Self {
+        self.parameter(name, "path", "", shape)
     }
 
-    pub(crate) fn repeated(self, name: &'static str, help: &'static str) -> Self {
-        self.parameter(name, "query", true, help)
+    pub(crate) fn query(self, name: &'static str, help: &'static str, shape: Shape) -> Self {
+        self.parameter(name, "query", help, shape)
     }
 
-    pub(crate) fn header(self, name: &'static str, help: &'static str) -> Self {
-        self.parameter(name, "header", false, help)
+    pub(crate) fn repeated(mut self, name: &'static str, help: &'static str, shape: Shape) -> Self {
+        self = self.parameter(name, "query", help, shape);
+        if let Some(last) = self.parameters.last_mut() {
+            last.repeated = true;
+        }
+        self
+    }
+
+    pub(crate) fn header(self, name: &'static str, help: &'static str, shape: Shape) -> Self {
+        self.parameter(name, "header", help, shape)
     }
 
     pub(crate) fn reads<T: JsonSchema>(mut self) -> Self {
@@ -144,12 +159,13 @@ impl Endpoint {
         self
     }
 
-    fn parameter(mut self, name: &'static str, place: &'static str, repeated: bool, help: &'static str) -> Self {
+    fn parameter(mut self, name: &'static str, place: &'static str, help: &'static str, shape: Shape) -> Self {
         self.parameters.push(Parameter {
             name,
             place,
-            repeated,
+            repeated: false,
             help,
+            shape,
         });
         self
     }

@@ -31,6 +31,7 @@ mod openapi;
 mod readiness;
 mod request;
 mod router;
+mod shapes;
 mod sse;
 mod streams;
 pub mod telemetry;

@@ -59,7 +59,7 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
     let mut operation = json!({
         "operationId": operation_id(endpoint),
         "summary": endpoint.summary,
-        "parameters": parameters(endpoint),
+        "parameters": parameters(endpoint, generator),
         "responses": responses(endpoint, generator),
     });
     if let Some(scope) = endpoint.scope {
@@ -80,27 +80,31 @@ fn operation_id(endpoint: &Endpoint) -> String {
     format!("{}{path}", endpoint.method.as_str().to_ascii_lowercase())
 }
 
-fn parameters(endpoint: &Endpoint) -> Vec<Value> {
-    let path = endpoint.path.split('/').filter_map(|part| {
-        let name = part.strip_prefix('{')?.strip_suffix('}')?;
-        Some(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
-    });
-    path.chain(endpoint.parameters.iter().map(parameter)).collect()
+fn parameters(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Vec<Value> {
+    endpoint
+        .parameters
+        .iter()
+        .map(|each| parameter(each, generator))
+        .collect()
 }
 
-fn parameter(parameter: &Parameter) -> Value {
+fn parameter(parameter: &Parameter, generator: &mut SchemaGenerator) -> Value {
+    let schema = (parameter.shape)(generator);
     let schema = if parameter.repeated {
-        json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })
+        json!({ "type": "array", "items": schema, "minItems": 1, "maxItems": 1_000 })
     } else {
-        json!({ "type": "string" })
+        schema.to_value()
     };
-    json!({
+    let mut described = json!({
         "name": parameter.name,
         "in": parameter.place,
-        "required": parameter.repeated,
-        "description": parameter.help,
+        "required": parameter.repeated || parameter.place == "path",
         "schema": schema,
-    })
+    });
+    if !parameter.help.is_empty() {
+        described["description"] = parameter.help.into();
+    }
+    described
 }
 
 fn request_body(body: Body, generator: &mut SchemaGenerator) -> Value {
@@ -178,12 +182,13 @@ fn enveloped(data: &Schema) -> Value {
 
 /// The failures that a route can expect, beside the default.
 fn failures(endpoint: &Endpoint) -> Vec<u16> {
-    let mut failures = Vec::new();
+    // A frame that is not right (docs/HTTP.md), and what is over a limit.
+    let mut failures = vec![400, 415, 417, 429];
     if endpoint.keyed {
-        failures.extend([401, 403, 429, 503]);
+        failures.extend([401, 403, 503]);
     }
     if endpoint.body.is_some() {
-        failures.extend([400, 413]);
+        failures.extend([408, 413]);
     }
     if endpoint.path.contains('{') && endpoint.method != Method::PUT {
         failures.push(404);
@@ -194,6 +199,16 @@ fn failures(endpoint: &Endpoint) -> Vec<u16> {
         .any(|(_, answer)| matches!(answer, Answer::Output))
     {
         failures.extend([422, 502, 504]);
+    }
+    if endpoint.path.starts_with("/v1/admin/") && endpoint.method != Method::GET {
+        failures.push(409);
+    }
+    if endpoint
+        .answers
+        .iter()
+        .any(|(_, answer)| matches!(answer, Answer::Upgrade))
+    {
+        failures.extend([426, 501]);
     }
     failures
 }
@@ -225,6 +240,14 @@ mod tests {
                 endpoint.path
             );
             assert!(!endpoint.answers.is_empty(), "{}", endpoint.path);
+            let told = operation["parameters"].as_array().expect("a list");
+            let told = told.iter().filter(|each| each["in"] == "path").count();
+            assert_eq!(
+                told,
+                endpoint.path.matches('{').count(),
+                "{}: each part of the path",
+                endpoint.path
+            );
         }
         assert_eq!(described, endpoints.len());
     }

@@ -4,7 +4,7 @@ use alkhub_config::Origin;
 use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::scope;
+use alkhub_protocol::{OperationName, RequestId, SpokeName, scope, topic};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Router, middleware};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
@@ -13,10 +13,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::app::App;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, shape};
 use crate::http::{calls, document, events, health, hub, keys, operations, spokes};
 use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT, TRACEPARENT};
-use crate::ws;
+use crate::{shapes, ws};
 
 /// The routes of the main listener.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
@@ -30,29 +30,49 @@ fn callers() -> Vec<Endpoint> {
         at(Method::POST, "/v1/call/{operation}", post(calls::call))
             .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
             .needs("call:{operation}")
-            .header("Alkhub-Timeout", "How long to wait: `500ms`, `5s`, `2m`.")
+            .path("operation", shape::<OperationName>)
+            .header(
+                "Alkhub-Timeout",
+                "How long to wait: `500ms`, `5s`, `2m`; seconds without a unit.",
+                shapes::timeout,
+            )
             .header(
                 "Alkhub-Metadata",
-                "A JSON object of at most 16 KiB that reaches the handler as it is.",
+                "A JSON object that reaches the handler as it is; all headers together have 16 KiB at most.",
+                shapes::metadata,
             )
-            .header("Alkhub-Parent-Request-Id", "The call in whose course this one is made.")
+            .header(
+                "Alkhub-Parent-Request-Id",
+                "The call in whose course this one is made.",
+                shape::<RequestId>,
+            )
             .reads_any("The input; an empty body is `null`.")
             .gives_output()
             .streams(),
         at(Method::GET, "/v1/operations", get(operations::list))
             .says("Lists the operations that spokes offer now and that the key may call.")
             .needs(scope::OPERATIONS_READ)
-            .query("search", "Words that name, title, description or tags must have.")
-            .query("namespace", "Of this namespace only.")
-            .query("all", "`true`: also those that the key may not call.")
+            .query(
+                "search",
+                "Words that name, title, description or tags must have.",
+                shapes::text,
+            )
+            .query("namespace", "Of this namespace only.", shapes::text)
+            .query(
+                "all",
+                "`true`: also those that the key may not call.",
+                shapes::switch,
+            )
             .query(
                 "limit",
-                "Operations in a page: 1 to 1000; a page may end sooner, by its size.",
+                "Operations in a page; a page may end sooner, by its size.",
+                shapes::limit,
             )
-            .query("cursor", "`meta.next` of the page before.")
+            .query("cursor", "`meta.next` of the page before.", shape::<OperationName>)
             .gives::<Vec<OperationInfo>>(200),
         at(Method::GET, "/v1/operations/{name}", get(operations::get))
             .says("One operation with its schemas.")
+            .path("name", shape::<OperationName>)
             .needs(scope::OPERATIONS_READ)
             .gives::<OperationInfo>(200),
         at(Method::GET, "/v1/events", get(events::stream))
@@ -61,15 +81,19 @@ fn callers() -> Vec<Endpoint> {
             .repeated(
                 "topic",
                 "`type:id`, or `type:*` for all ids of a type; may be repeated.",
+                topic::filter_schema,
             )
             .streams(),
         at(Method::POST, "/v1/events/{type}", post(events::publish_without_id))
             .says("Publishes an event with an empty id.")
+            .path("type", topic::type_schema)
             .needs("events:publish:{type}")
             .reads_any("The payload; an empty body is an event without one.")
             .gives::<events::PublishedEvent>(202),
         at(Method::POST, "/v1/events/{type}/{id}", post(events::publish))
             .says("Publishes an event.")
+            .path("type", topic::type_schema)
+            .path("id", topic::id_schema)
             .needs("events:publish:{type}")
             .reads_any("The payload; an empty body is an event without one.")
             .gives::<events::PublishedEvent>(202),
@@ -80,15 +104,16 @@ fn callers() -> Vec<Endpoint> {
         at(Method::GET, "/v1/calls", get(calls::list))
             .says("Lists ended calls, the newest first; `meta.next` is the cursor of the next page.")
             .needs(scope::CALLS_READ)
-            .query("operation", "Only calls of this operation.")
+            .query("operation", "Only calls of this operation.", shape::<OperationName>)
+            .query("status", "Only calls that ended so.", shapes::ended)
+            .query("caller", "Only calls of the key with this id.", shapes::line)
+            .query("before", "Only calls that ended before this cursor.", shapes::cursor)
             .query(
-                "status",
-                "Only calls that ended so: `completed`, `failed` or `aborted`.",
+                "after",
+                "Only calls that ended after this cursor, the oldest first.",
+                shapes::cursor,
             )
-            .query("caller", "Only calls of the key with this id.")
-            .query("before", "Only calls that ended before this cursor.")
-            .query("after", "Only calls that ended after this cursor, the oldest first.")
-            .query("limit", "How many, 1 to 1000; 100 when absent.")
+            .query("limit", "How many, 1 to 1000; 100 when absent.", shapes::limit)
             .gives::<Vec<CallRecord>>(200),
         at(Method::GET, "/v1/ws", get(ws::upgrade))
             .says("The WebSocket of spokes and clients (PROTOCOL.md).")
@@ -119,23 +144,27 @@ fn administration() -> Vec<Endpoint> {
             .reads::<KeyCreate>()
             .gives::<KeyCreated>(201),
         at(Method::DELETE, "/v1/admin/keys/{id}", delete(keys::revoke))
-            .says("Revokes a key and closes its WebSockets, on every hub.")
+            .says("Revokes a key and closes its WebSockets, on every hub. 409 for the last admin key.")
+            .path("id", shapes::line)
             .needs(scope::ADMIN)
             .gives::<KeyInfo>(200),
         at(Method::GET, "/v1/admin/spokes/{name}", get(spokes::get))
             .says("One declared spoke, and what declares it.")
+            .path("name", shape::<SpokeName>)
             .needs(scope::ADMIN)
             .gives::<spokes::Declared>(200),
         at(Method::PUT, "/v1/admin/spokes/{name}", put(spokes::put))
             .says("Declares a spoke; the same again changes nothing. 201 when it is new.")
+            .path("name", shape::<SpokeName>)
             .needs(scope::ADMIN)
             .reads::<SpokePut>()
             .gives::<SpokeInfo>(200)
             .gives::<SpokeInfo>(201),
         at(Method::DELETE, "/v1/admin/spokes/{name}", delete(spokes::delete))
             .says("Removes a spoke, ends its keys and closes its WebSockets. 404 when there is none with that uid.")
+            .path("name", shape::<SpokeName>)
             .needs(scope::ADMIN)
-            .query("uid", "Only when the spoke has this uid.")
+            .query("uid", "Only when the spoke has this uid.", shapes::line)
             .gives_nothing(),
         at(Method::POST, "/v1/admin/spokes/sweep", post(spokes::sweep))
             .says("Removes every declared spoke whose uid is not among those given.")

@@ -18,7 +18,7 @@ use crate::{sse, telemetry, ws};
 const PAGE: u32 = 100;
 
 /// Records in an answer at most.
-const PAGE_LIMIT: u32 = 1_000;
+pub(crate) const PAGE_LIMIT: u32 = 1_000;
 
 /// `POST /v1/call/{operation}`: the body is the input, the answer is the output; a subscription answers as SSE.
 ///

@@ -1,0 +1,54 @@
+//! Schemas of what stands in headers and queries, with the bounds that the handlers enforce.
+
+use alkhub_protocol::admin::UID_LIMIT;
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::http::calls::PAGE_LIMIT;
+
+/// Longest metadata that a header holds beside the others; a WebSocket carries more.
+const METADATA_HEADER_BYTES: usize = 8 * 1024;
+
+/// Any text.
+pub(crate) fn text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string" })
+}
+
+/// A short text on one line: an id or a uid.
+pub(crate) fn line(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": UID_LIMIT, "pattern": "^[!-~]+$" })
+}
+
+/// `Alkhub-Timeout`.
+pub(crate) fn timeout(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^[0-9]{1,9}(ms|s|m|h)?$" })
+}
+
+/// `Alkhub-Metadata`: the text of a JSON object.
+pub(crate) fn metadata(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "format": "alkhub-metadata",
+        "contentMediaType": "application/json",
+        "maxLength": METADATA_HEADER_BYTES,
+    })
+}
+
+/// `true` or `false`.
+pub(crate) fn switch(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "boolean" })
+}
+
+/// A cursor is what an answer gave as `meta.next`.
+pub(crate) fn cursor(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "alkhub-cursor" })
+}
+
+/// How a call ended.
+pub(crate) fn ended(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": ["completed", "failed", "aborted"] })
+}
+
+/// Records on a page.
+pub(crate) fn limit(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 1, "maximum": PAGE_LIMIT })
+}
