@@ -20,12 +20,14 @@ use crate::{shapes, ws};
 
 /// The routes of the main listener.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    let mut all = callers();
+    let mut all = calling();
+    all.extend(lists());
     all.extend(administration());
     all
 }
 
-fn callers() -> Vec<Endpoint> {
+/// Operations, and events.
+fn calling() -> Vec<Endpoint> {
     vec![
         at(Method::POST, "/v1/call/{operation}", post(calls::call))
             .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
@@ -58,11 +60,7 @@ fn callers() -> Vec<Endpoint> {
                 shapes::text,
             )
             .query("namespace", "Of this namespace only.", shapes::text)
-            .query(
-                "all",
-                "`true`: also those that the key may not call.",
-                shapes::switch,
-            )
+            .query("all", "`true`: also those that the key may not call.", shapes::switch)
             .query(
                 "limit",
                 "Operations in a page; a page may end sooner, by its size.",
@@ -97,6 +95,12 @@ fn callers() -> Vec<Endpoint> {
             .needs("events:publish:{type}")
             .reads_any("The payload; an empty body is an event without one.")
             .gives::<events::PublishedEvent>(202),
+    ]
+}
+
+/// Who is there, what was called, and the documents.
+fn lists() -> Vec<Endpoint> {
+    vec![
         at(Method::GET, "/v1/spokes", get(spokes::list))
             .says("Lists spokes and their connected instances.")
             .needs(scope::SPOKES_READ)

@@ -7,7 +7,7 @@ use super::InfoRow;
 
 /// How a revocation came out.
 pub(super) enum Revoked {
-    Done(InfoRow),
+    Done(Box<InfoRow>),
     Unknown,
     LastAdmin,
 }
@@ -44,5 +44,5 @@ pub(super) async fn revoke(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Revo
     .fetch_optional(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(row.map_or(Revoked::Unknown, Revoked::Done))
+    Ok(row.map_or(Revoked::Unknown, |row| Revoked::Done(Box::new(row))))
 }

@@ -222,7 +222,12 @@ async fn two_admins_cannot_revoke_each_other_at_the_same_time() {
     let store = store().await;
     let mut last = store.keys().create(&lasting_admin(100, None)).await.expect("made").id;
     for number in 101..110 {
-        let other = store.keys().create(&lasting_admin(number, None)).await.expect("made").id;
+        let other = store
+            .keys()
+            .create(&lasting_admin(number, None))
+            .await
+            .expect("made")
+            .id;
 
         let (first, second) = tokio::join!(store.keys().revoke(&last), store.keys().revoke(&other));
 
