@@ -91,14 +91,14 @@ impl App {
     }
 
     /// What this hub says of itself in its lease.
-    pub(crate) fn announce(&self) {
-        self.fabric.cluster().announce(Lease {
+    pub(crate) fn lease(&self) -> Lease {
+        Lease {
             pod: self.config.pod.name.clone(),
             version: VERSION.to_owned(),
             connections: self.metrics.websockets(),
-            draining: self.scope.drain.is_cancelled(),
+            draining: self.readiness.is_draining(),
             weight: 1,
-        });
+        }
     }
 }
 

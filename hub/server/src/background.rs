@@ -93,7 +93,7 @@ async fn claim(app: App) {
 /// Keeps the lease's numbers true.
 async fn announce(app: App) {
     loop {
-        app.announce();
+        app.fabric.cluster().announce(app.lease());
         if !pause(&app, app.config.events.lease_interval).await {
             return;
         }

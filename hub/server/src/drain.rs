@@ -1,6 +1,7 @@
 //! The graceful end: one mechanism for SIGTERM, scale-down and roll-out.
 //!
-//! Not ready → `drain-delay`, so that load balancers notice → no new connections, clients without a call under way
+//! Not ready, and the other hubs are told: their calls go elsewhere wherever there is anybody else → `drain-delay`, so
+//! that load balancers notice → no new connections, clients without a call under way
 //! are let go → running calls finish, up to `drain-timeout` → sockets close with 1001 and a reason → everything ends.
 
 use std::time::Duration;
@@ -10,6 +11,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::hub::Hub;
 use crate::ws::{DRAINING, code};
+
+/// Time to tell the other hubs, while `drain-delay` runs.
+const ANNOUNCING: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether calls still run.
 const LOOK: Duration = Duration::from_millis(20);
@@ -33,11 +37,13 @@ impl Hub {
         let server = &app.config.server;
         app.readiness.draining();
         tracing::info!(hub.id = %app.hub_id, calls = app.calls.in_flight(), "the hub drains");
-        tokio::time::sleep(server.drain_delay).await;
+        let begun = Instant::now();
+        tokio::join!(self.announce(), tokio::time::sleep(server.drain_delay));
+        // Whoever runs the hub gives it no longer for this.
+        let late = begun.elapsed().saturating_sub(server.drain_delay);
         app.scope.drain.cancel();
-        app.announce();
         app.sockets.drain();
-        if !wait(server.drain_timeout, || app.calls.in_flight() == 0).await {
+        if !wait(server.drain_timeout.saturating_sub(late), || app.calls.in_flight() == 0).await {
             tracing::warn!(
                 calls = app.calls.in_flight(),
                 "calls still run at the end of `server.drain-timeout`"
@@ -52,6 +58,16 @@ impl Hub {
             wait(KILLING, || app.sockets.len() == 0).await;
         }
         self.end().await;
+    }
+
+    /// Tells the other hubs that this one goes away, before anything else of it does.
+    async fn announce(&self) {
+        let told = self.app.fabric.cluster().announce_now(self.app.lease());
+        match timeout(ANNOUNCING, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the other hubs were not told that this one drains"),
+            Err(_) => tracing::warn!("the other hubs were not told in time that this one drains"),
+        }
     }
 
     async fn end(&self) {

@@ -120,6 +120,11 @@ impl Readiness {
         self.change(|state| state.draining = true);
     }
 
+    /// Whether the hub goes away.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state.borrow().draining
+    }
+
     /// The hub cannot go on until a person acts.
     pub(crate) fn failed(&self, reason: String) {
         self.change(|state| state.fatal = Some(reason));

@@ -361,3 +361,38 @@ async fn a_declaration_that_is_narrowed_ends_what_it_no_longer_allows_on_every_h
     });
     assert_eq!(answer.body["data"], "D", "{answer:?}");
 }
+
+#[tokio::test]
+async fn the_other_hubs_hear_of_a_drain_before_its_delay_ends() {
+    let redis = RedisServer::start().await;
+    let mut schema = None;
+    let mut start = || {
+        starting_hub(|config| {
+            config.events.redis_url = Some(redis.url().into());
+            config.server.drain_delay = Duration::from_secs(3_600);
+            // Nothing is told by a renewal.
+            config.events.lease_ttl = Duration::from_secs(3_600);
+            config.events.lease_interval = Duration::from_secs(1_200);
+            config.store.schema = schema.get_or_insert(config.store.schema.clone()).clone();
+        })
+    };
+    let (one, two) = (start(), start());
+    tokio::join!(one.hub.ready(), two.hub.ready());
+
+    let known = until("the drain is known", || async {
+        let report = one.get("/v1/admin/hub").await;
+        let pods = report.body["data"]["pods"].as_array().cloned().unwrap_or_default();
+        let draining: Vec<_> = pods.iter().filter(|pod| pod["draining"] == true).collect();
+        match &draining[..] {
+            [pod] => Ok(pod["hubId"].clone()),
+            _ => Err(report.text),
+        }
+    });
+    let known = tokio::select! {
+        hub = known => hub,
+        () = two.hub.shutdown() => panic!("the delay is an hour"),
+    };
+
+    assert_eq!(known, json!(two.hub.hub_id()));
+    assert_eq!(two.management("/livez").await.status, 200, "it still serves");
+}
