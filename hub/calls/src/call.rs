@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::Caller;
 use crate::directory::Instance;
 use crate::input::Input;
+use crate::lane::Lane;
 use crate::operation::Operation;
 use crate::pending::Timed;
 use crate::sink::Sink;
@@ -30,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) clock: Clock,
     pub(crate) leg: Mutex<Leg>,
     pub(crate) sink: Mutex<Sink>,
+    /// What came back from another hub and is not checked yet.
+    pub(crate) lane: Lane,
     /// Bytes of output so far.
     pub(crate) output_bytes: AtomicU64,
 }

@@ -15,10 +15,9 @@ use alkhub_protocol::{
     CallError, CallRequest, Code, Delivered, HubId, OperationKind, OperationName, RawJson, SpokeName, scope,
 };
 use alkhub_store::Store;
+use alkhub_tasks::Supervisor;
 use prometheus::Registry;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::core::Core;
 use crate::directory::Instance;
@@ -40,10 +39,8 @@ pub struct Parts {
     pub cluster: Cluster,
     /// Specifications and call records.
     pub store: Store,
-    /// Counts every task that is spawned.
-    pub tasks: TaskTracker,
-    /// Ends them.
-    pub stop: CancellationToken,
+    /// Watches over the loops, and ends them.
+    pub supervisor: Supervisor,
     /// Takes the metrics.
     pub registry: Registry,
     /// What callers and spokes may make this hub keep.

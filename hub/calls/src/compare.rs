@@ -25,17 +25,33 @@ use crate::sink::{End, Sink};
 /// Keys of one kind in one message at most.
 const KEYS: usize = 8_192;
 
+/// Between messages that were lost here and the comparison that finds which.
+const LOSS_PAUSE: Duration = Duration::from_millis(500);
+
 /// So long the holder waits before it denies a call: its end may come back and be sent again.
 const DENIAL_PAUSE: Duration = Duration::from_millis(500);
 
 impl Core {
-    /// Compares with everybody whenever the link has come up, until the end.
+    /// Compares with everybody whenever the link has come up, or messages were lost in this hub, until the end.
     pub(crate) async fn compare_after_breaks(self: Arc<Self>) {
         let mut link = self.cluster.link();
-        while let Some(Ok(())) = self.stop.run_until_cancelled(link.changed()).await {
-            if *link.borrow_and_update() == LinkState::Up {
-                self.compare_with_all();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.missed.notified() => {
+                    // More may be lost meanwhile; one comparison finds it all.
+                    if self.stop.run_until_cancelled(tokio::time::sleep(LOSS_PAUSE)).await.is_none() {
+                        return;
+                    }
+                }
+                changed = link.changed() => match changed {
+                    Ok(()) if *link.borrow_and_update() == LinkState::Up => {}
+                    Ok(()) => continue,
+                    // There are no other hubs.
+                    Err(_) => return self.stop.cancelled().await,
+                },
             }
+            self.compare_with_all();
         }
     }
 

@@ -10,8 +10,10 @@ use alkhub_events::Cluster;
 use alkhub_protocol::id::InvalidId;
 use alkhub_protocol::{CallError, Code, HubId, InstanceId, RequestId};
 use alkhub_store::Store;
+use alkhub_tasks::Supervisor;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,8 +21,10 @@ use crate::call::Call;
 use crate::calls::Parts;
 use crate::compiled::{Budget, Specs};
 use crate::directory::Directory;
+use crate::lane::LaneBytes;
 use crate::link::Link;
 use crate::metrics::Metrics;
+use crate::names::Names;
 use crate::pending::Pending;
 use crate::presence::Presence;
 use crate::records::Records;
@@ -46,16 +50,20 @@ pub(crate) struct Core {
     pub(crate) spec_store: SpecStore,
     pub(crate) directory: Directory,
     pub(crate) pending: Pending<Call>,
+    pub(crate) lane_bytes: LaneBytes,
     pub(crate) relay: Arc<Relay>,
     /// Calls of other hubs, by hub and its key.
     pub(crate) inbound: DashMap<(HubId, u64), u64>,
     /// Registered connections by their id.
     pub(crate) links: DashMap<String, Arc<Link>>,
+    /// Relayed messages were lost here: the hubs compare what they know.
+    pub(crate) missed: Notify,
     /// Registrations under way.
     pub(crate) turns: Arc<Turns>,
     pub(crate) quota: Quota,
     pub(crate) budgets: Budgets,
     pub(crate) records: Records,
+    pub(crate) names: Names,
     pub(crate) presence: Presence,
     /// Starts the ids that spokes see: `{epoch}-{key}`.
     epoch: String,
@@ -79,8 +87,7 @@ impl Core {
             hub,
             cluster,
             store,
-            tasks,
-            stop,
+            supervisor,
             registry,
             budgets,
         } = parts;
@@ -97,9 +104,12 @@ impl Core {
             records: Records::new(config.record_queue, Arc::clone(&metrics)),
             directory: Directory::new(Arc::clone(&specs)),
             epoch: epoch(&hub),
+            names: Names::new(),
             pending: Pending::new(),
+            lane_bytes: LaneBytes::default(),
             inbound: DashMap::new(),
             links: DashMap::new(),
+            missed: Notify::new(),
             turns: Arc::default(),
             quota: Quota::default(),
             budgets,
@@ -111,45 +121,44 @@ impl Core {
             hub,
             cluster,
             store,
-            tasks,
+            tasks: supervisor.tasks().clone(),
             runtime: Handle::current(),
-            stop,
+            stop: supervisor.stop().clone(),
             metrics,
             specs,
         });
-        core.spawn();
+        core.spawn(&supervisor);
         Ok(core)
     }
 
-    fn spawn(self: &Arc<Self>) {
-        let (core, tasks) = (Arc::clone(self), &self.tasks);
-        tasks.spawn(async move {
-            let ended = core.pending.watch(|call| core.expire(&call));
-            core.stop.run_until_cancelled(ended).await;
-        });
-        let core = Arc::clone(self);
-        tasks.spawn(async move { core.follow_directory().await });
-        let core = Arc::clone(self);
-        tasks.spawn(async move { core.follow_inbox().await });
-        let core = Arc::clone(self);
-        tasks.spawn(async move { core.compare_after_breaks().await });
-        let core = Arc::clone(self);
-        tasks.spawn(async move {
-            let sent = core.relay.late.run(|end| core.relay.send_late(end));
-            core.stop.run_until_cancelled(sent).await;
-        });
-        let core = Arc::clone(self);
-        tasks.spawn(async move {
-            core.records
-                .write(&core.store, core.config.record_retention, &core.stop)
-                .await
-        });
-        let core = Arc::clone(self);
-        tasks.spawn(async move { core.keep_presence().await });
-        let core = Arc::clone(self);
-        tasks.spawn(async move { core.save_specs().await });
-        let core = Arc::clone(self);
-        tasks.spawn(async move { core.load_specs().await });
+    fn spawn(self: &Arc<Self>, supervisor: &Supervisor) {
+        let core = || Arc::clone(self);
+        supervisor.keep("calls.deadlines", core().end_late_calls());
+        supervisor.keep("calls.directory", core().follow_directory());
+        supervisor.keep("calls.inbox", core().follow_inbox());
+        supervisor.keep("calls.compare", core().compare_after_breaks());
+        supervisor.keep("calls.late-ends", core().send_late_ends());
+        supervisor.keep("calls.records", core().write_records());
+        supervisor.keep("calls.names", core().look_up_names());
+        supervisor.keep("calls.presence", core().keep_presence());
+        supervisor.keep("calls.housekeeping", core().keep_house());
+        supervisor.keep("calls.save-specs", core().save_specs());
+        supervisor.keep("calls.load-specs", core().load_specs());
+    }
+
+    async fn end_late_calls(self: Arc<Self>) {
+        let ended = self.pending.watch(|call| self.expire(&call));
+        self.stop.run_until_cancelled(ended).await;
+    }
+
+    async fn send_late_ends(self: Arc<Self>) {
+        let sent = self.relay.late.run(|end| self.relay.send_late(end));
+        self.stop.run_until_cancelled(sent).await;
+    }
+
+    async fn write_records(self: Arc<Self>) {
+        let retention = self.config.record_retention;
+        self.records.write(&self.store, retention, &self.stop).await;
     }
 
     /// The id of a call on the spoke's leg.

@@ -3,11 +3,16 @@
 //! Fed by the change feed ([`crate::feed`]) and by registrations on this hub; read by every call.
 //!
 //! Invariants
-//! - Reading takes no lock that a change holds for longer than the swap of one pool.
+//! - Reading takes no lock that a change holds for longer than one instance takes to come or go.
+//! - A change costs what changed, not the pool; only another specification makes a pool anew.
 //! - Of records of two hubs the one with the higher fence counts; of one other hub the one that came last.
 //! - The instances of a pool offer one specification, the one of its oldest instance; the same on every hub.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod idle;
+mod instance;
+mod pool;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alkhub_events::{DirectoryEntry, Fence};
@@ -17,36 +22,14 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::compiled::Specs;
-use crate::link::{Link, Load};
 use crate::operation::Operation;
+use idle::Idle;
+use instance::ByAge;
+pub(crate) use instance::Instance;
+pub(crate) use pool::{Group, Members, Pool};
 
 /// Names kept that nobody offers now, to tell `NO_PROVIDER` from `OPERATION_NOT_FOUND`.
 const IDLE_NAMES: usize = 10_000;
-
-/// One registration.
-#[derive(Debug)]
-pub(crate) struct Instance {
-    pub(crate) entry: DirectoryEntry,
-    /// Its operations with their hashes as far as they can be read.
-    pub(crate) offers: HashMap<OperationName, SpecHash>,
-    /// Its connection, when this hub holds it.
-    pub(crate) link: Option<Arc<Link>>,
-    pub(crate) load: Arc<Load>,
-}
-
-/// The instances that offer one operation.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    pub(crate) name: OperationName,
-    /// The specification that its instances share; the last one when there is none.
-    pub(crate) operation: Option<Arc<Operation>>,
-    /// With a connection to this hub.
-    pub(crate) here: Vec<Arc<Instance>>,
-    /// On other hubs.
-    pub(crate) elsewhere: Vec<Arc<Instance>>,
-    /// Whether instances are left out because their specification is still to be loaded.
-    pub(crate) waits_for_spec: bool,
-}
 
 /// The directory.
 #[derive(Debug)]
@@ -60,12 +43,16 @@ pub(crate) struct Directory {
 /// What only changes need.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Every instance that offers a name, whatever its specification.
-    offers: HashMap<OperationName, Vec<Arc<Instance>>>,
+    /// Every instance that offers a name, whatever its specification, the oldest first.
+    offers: HashMap<OperationName, BTreeSet<ByAge>>,
+    /// How many instances a spoke has.
+    spokes: HashMap<SpokeName, usize>,
     /// Specifications to be loaded, each with the spoke that it is charged to.
     missing: HashMap<SpecHash, SpokeName>,
-    /// Names that nobody offers, oldest first.
-    idle: VecDeque<OperationName>,
+    /// Names that nobody offers.
+    idle: Idle,
+    /// Instances that were put into or taken out of a pool: the work of changes, which tests compare.
+    moves: usize,
 }
 
 /// What a change did.
@@ -75,75 +62,6 @@ pub(crate) enum Outcome {
     Put(Option<Arc<Instance>>),
     /// A newer registration is there.
     Stale,
-}
-
-// === impl Instance ===
-
-impl Instance {
-    pub(crate) fn new(entry: DirectoryEntry, link: Option<Arc<Link>>) -> Self {
-        let offers = entry.operations.iter();
-        let offers = offers.filter_map(|offer| Some((offer.name.clone(), offer.hash.parse().ok()?)));
-        Self {
-            offers: offers.collect(),
-            load: link.as_ref().map_or_else(Arc::default, |link| Arc::clone(&link.load)),
-            entry,
-            link,
-        }
-    }
-
-    pub(crate) fn key(&self) -> (SpokeName, InstanceId) {
-        (self.entry.spoke.clone(), self.entry.instance.clone())
-    }
-
-    pub(crate) fn slots(&self) -> Option<u32> {
-        self.entry.concurrency
-    }
-
-    pub(crate) fn has_slot(&self) -> bool {
-        self.slots().is_none_or(|slots| self.load.get() < slots)
-    }
-
-    pub(crate) fn is_same_registration(&self, other: &Self) -> bool {
-        self.entry.fence() == other.entry.fence()
-            && self.entry.spoke == other.entry.spoke
-            && self.entry.instance == other.entry.instance
-    }
-
-    /// Whether it takes the place of a registration of the same instance.
-    fn replaces(&self, old: &Self) -> bool {
-        let fed_by_one_hub = self.link.is_none() && old.link.is_none() && self.entry.hub == old.entry.hub;
-        if fed_by_one_hub {
-            // The feed has them in order; a hub without an answer of Redis may have gone on with a lower generation.
-            return !self.is_same_registration(old);
-        }
-        self.entry.fence() > old.entry.fence()
-    }
-
-    /// The older one first; the same order on every hub.
-    fn by_age(&self, other: &Self) -> std::cmp::Ordering {
-        let age = |i: &Self| i.entry.generation;
-        age(self)
-            .cmp(&age(other))
-            .then_with(|| self.entry.spoke.cmp(&other.entry.spoke))
-            .then_with(|| self.entry.instance.cmp(&other.entry.instance))
-    }
-
-    /// Whether this is a registration of the given connection.
-    pub(crate) fn is_on(&self, link: &Arc<Link>) -> bool {
-        self.link.as_ref().is_some_and(|own| Arc::ptr_eq(own, link))
-    }
-}
-
-// === impl Pool ===
-
-impl Pool {
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.here.iter().chain(&self.elsewhere)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.here.is_empty() && self.elsewhere.is_empty()
-    }
 }
 
 // === impl Directory ===
@@ -187,7 +105,7 @@ impl Directory {
     }
 
     pub(crate) fn has_instances_of(&self, spoke: &SpokeName) -> bool {
-        self.instances.iter().any(|instance| instance.entry.spoke == *spoke)
+        self.changes.lock().spokes.contains_key(spoke)
     }
 
     /// Puts a registration unless a newer one is there.
@@ -199,17 +117,17 @@ impl Directory {
             return Outcome::Stale;
         }
         self.instances.insert(key, Arc::clone(instance));
-        if let Some(old) = &old {
-            changes.withdraw(old);
+        if old.is_none() {
+            *changes.spokes.entry(instance.entry.spoke.clone()).or_default() += 1;
         }
         for name in instance.offers.keys() {
-            let offers = changes.offers.entry(name.clone()).or_default();
-            offers.push(Arc::clone(instance));
+            let before = old.as_ref().filter(|old| old.offers.contains_key(name));
+            self.change(&mut changes, name, before, Some(instance));
         }
-        let before = old.iter().flat_map(|old| old.offers.keys());
-        let names: HashSet<&OperationName> = before.chain(instance.offers.keys()).collect();
-        for name in names {
-            self.rebuild(&mut changes, name);
+        if let Some(old) = &old {
+            for name in old.offers.keys().filter(|name| !instance.offers.contains_key(*name)) {
+                self.change(&mut changes, name, Some(old), None);
+            }
         }
         Outcome::Put(old)
     }
@@ -219,9 +137,9 @@ impl Directory {
         let mut changes = self.changes.lock();
         let older = |_: &_, instance: &Arc<Instance>| instance.entry.fence() <= fence;
         let (_, instance) = self.instances.remove_if(key, older)?;
-        changes.withdraw(&instance);
+        changes.left(&instance.entry.spoke);
         for name in instance.offers.keys() {
-            self.rebuild(&mut changes, name);
+            self.change(&mut changes, name, Some(&instance), None);
         }
         Some(instance)
     }
@@ -264,50 +182,100 @@ impl Directory {
         own: &(SpokeName, InstanceId),
     ) -> Option<Arc<Instance>> {
         let changes = self.changes.lock();
-        let others = changes.offers.get(name)?.iter().filter(|i| i.key() != *own);
-        others.min_by(|a, b| a.by_age(b)).cloned()
+        let is_own = |entry: &DirectoryEntry| (&entry.spoke, &entry.instance) == (&own.0, &own.1);
+        let mut by_age = changes.offers.get(name)?.iter();
+        by_age.find(|i| !is_own(&i.0.entry)).map(|i| Arc::clone(&i.0))
     }
 
+    /// Notes that a name was offered before this hub remembers.
+    pub(crate) fn remember(&self, name: &OperationName) {
+        let mut changes = self.changes.lock();
+        if changes.offers.contains_key(name) || self.pools.contains_key(name) {
+            return;
+        }
+        self.pools
+            .insert(name.clone(), Arc::new(Pool::resting(name.clone(), None)));
+        self.idle(&mut changes, name);
+    }
+
+    /// One instance leaves a name, or another takes its place, or one comes.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "instances are ordered by their generation and names, which never change"
+    )]
+    fn change(
+        &self,
+        changes: &mut Changes,
+        name: &OperationName,
+        old: Option<&Arc<Instance>>,
+        new: Option<&Arc<Instance>>,
+    ) {
+        let offers = changes.offers.entry(name.clone()).or_default();
+        if let Some(old) = old {
+            offers.remove(&ByAge(Arc::clone(old)));
+        }
+        if let Some(new) = new {
+            offers.insert(ByAge(Arc::clone(new)));
+        }
+        let hash = offers.first().and_then(|oldest| oldest.0.offers.get(name)).copied();
+        let pool = self.pool(name).filter(|pool| hash.is_none_or(|hash| pool.is_of(&hash)));
+        let Some(pool) = pool else {
+            return self.rebuild(changes, name);
+        };
+        if let Some(old) = old {
+            changes.moved(1);
+            pool.remove(old);
+        }
+        if let Some(new) = new.filter(|new| new.offers.get(name) == hash.as_ref()) {
+            changes.moved(1);
+            pool.insert(new);
+        }
+        match hash {
+            Some(_) => changes.idle.remove(name),
+            None => self.rest(changes, name, pool.operation.as_ref()),
+        }
+    }
+
+    /// The last instance has left a name.
+    fn rest(&self, changes: &mut Changes, name: &OperationName, last: Option<&Arc<Operation>>) {
+        changes.offers.remove(name);
+        let pool = Pool::resting(name.clone(), last);
+        self.pools.insert(name.clone(), Arc::new(pool));
+        self.idle(changes, name);
+    }
+
+    /// Makes the pool of a name anew: it has none, its specification is another one, or has just been loaded.
     fn rebuild(&self, changes: &mut Changes, name: &OperationName) {
         let known = self.pool(name).and_then(|pool| pool.operation.clone());
-        let mut pool = Pool {
-            name: name.clone(),
-            operation: None,
-            here: Vec::new(),
-            elsewhere: Vec::new(),
-            waits_for_spec: false,
-        };
-        let offers = changes.offers.get(name).map_or(&[][..], Vec::as_slice);
-        let oldest = offers.iter().min_by(|a, b| a.by_age(b));
-        if let Some((oldest, hash)) = oldest.and_then(|oldest| Some((oldest, oldest.offers.get(name)?))) {
-            pool.operation = self.specs.get(hash);
-            if pool.operation.is_none() {
-                pool.waits_for_spec = true;
-                changes.missing.insert(*hash, oldest.entry.spoke.clone());
-            } else {
-                let same = offers.iter().filter(|i| i.offers.get(name) == Some(hash)).cloned();
-                (pool.here, pool.elsewhere) = same.partition(|i| i.link.is_some());
-            }
-        }
-        if offers.is_empty() {
+        let offers = changes.offers.get(name);
+        let oldest = offers.and_then(BTreeSet::first);
+        let oldest = oldest.and_then(|oldest| Some((oldest, *oldest.0.offers.get(name)?)));
+        let Some((oldest, hash)) = oldest else {
             changes.offers.remove(name);
-            changes.idle.push_back(name.clone());
-        }
+            return;
+        };
+        let operation = self.specs.get(&hash);
+        let waits = operation.is_none();
         // What cannot be called takes no more memory than its texts.
-        pool.operation = pool
-            .operation
-            .or_else(|| known.map(|known| Arc::new(known.unchecked())));
+        let shown = operation.or_else(|| known.map(|known| Arc::new(known.unchecked())));
+        let pool = Pool::new(name.clone(), shown, waits);
+        if waits {
+            changes.missing.insert(hash, oldest.0.entry.spoke.clone());
+        } else {
+            let same = |i: &&ByAge| i.0.offers.get(name) == Some(&hash);
+            let same = offers.into_iter().flatten().filter(same);
+            let moved = same.map(|instance| pool.insert(&instance.0)).count();
+            changes.moved(moved);
+        }
+        changes.idle.remove(name);
         self.pools.insert(name.clone(), Arc::new(pool));
-        self.forget(changes);
     }
 
-    /// Forgets the names that nobody has offered for longest.
-    fn forget(&self, changes: &mut Changes) {
-        while changes.idle.len() > IDLE_NAMES {
-            let Some(name) = changes.idle.pop_front() else { return };
-            if !changes.offers.contains_key(&name) {
-                self.pools.remove(&name);
-            }
+    /// Keeps a name that nobody offers, and forgets those that nobody has offered for longest.
+    fn idle(&self, changes: &mut Changes, name: &OperationName) {
+        changes.idle.add(name);
+        while let Some(forgotten) = changes.idle.take_over(IDLE_NAMES) {
+            self.pools.remove(&forgotten);
         }
     }
 }
@@ -315,12 +283,19 @@ impl Directory {
 // === impl Changes ===
 
 impl Changes {
-    fn withdraw(&mut self, instance: &Arc<Instance>) {
-        for name in instance.offers.keys() {
-            if let Some(offers) = self.offers.get_mut(name) {
-                offers.retain(|offer| !Arc::ptr_eq(offer, instance));
+    /// An instance of a spoke has left.
+    fn left(&mut self, spoke: &SpokeName) {
+        if let Some(count) = self.spokes.get_mut(spoke) {
+            *count -= 1;
+            if *count == 0 {
+                self.spokes.remove(spoke);
             }
         }
+    }
+
+    /// Counts the work of changes.
+    fn moved(&mut self, instances: usize) {
+        self.moves += instances;
     }
 }
 

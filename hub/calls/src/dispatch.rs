@@ -13,6 +13,8 @@ use crate::calls::Ticket;
 use crate::core::Core;
 use crate::directory::{Instance, Pool};
 use crate::input::{Input, bare_bytes};
+use crate::lane::Lane;
+use crate::names::Missed;
 use crate::operation::Operation;
 use crate::outbox::Full;
 use crate::relay::NotSent;
@@ -64,6 +66,18 @@ impl Core {
         }
         let clock = Clock::start();
         let admitted = self.admit(caller, &request);
+        let is_unknown = matches!(&admitted, Err(error) if error.code == Code::OperationNotFound);
+        if is_unknown && self.may_have_forgotten(&request.operation) {
+            let caller = Arc::clone(caller);
+            self.refuse_after_look(Missed {
+                caller,
+                request,
+                clock,
+                sink,
+            });
+            // No call: there is nothing to abort.
+            return Ok(Ticket::new(self, self.pending.key()));
+        }
         let Admitted {
             pool,
             operation,
@@ -84,6 +98,7 @@ impl Core {
             clock,
             leg: Mutex::new(Leg::default()),
             sink: Mutex::new(sink),
+            lane: Lane::default(),
             output_bytes: AtomicU64::new(0),
         });
         self.begin(&call);

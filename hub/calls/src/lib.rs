@@ -24,12 +24,15 @@ mod envelope;
 mod feed;
 #[cfg(test)]
 mod fixture;
+mod housekeeping;
 mod input;
+mod lane;
 mod late;
 mod link;
 pub mod list;
 mod lost;
 mod metrics;
+mod names;
 mod operation;
 pub mod outbox;
 mod pending;

@@ -135,7 +135,9 @@ pub(crate) fn summary(pool: &Pool) -> Option<Summary<'_>> {
 
 /// The names of the spokes in a pool, each once.
 fn spokes(pool: &Pool) -> Vec<String> {
-    let mut spokes: Vec<String> = pool.all().map(|instance| instance.entry.spoke.to_string()).collect();
+    let members = pool.members();
+    let spokes = members.all().map(|instance| instance.entry.spoke.to_string());
+    let mut spokes: Vec<String> = spokes.collect();
     spokes.sort_unstable();
     spokes.dedup();
     spokes

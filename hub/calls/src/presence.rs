@@ -15,9 +15,6 @@ use crate::core::Core;
 /// How often heartbeats are written, at most.
 const HEARTBEATS: Duration = Duration::from_secs(60);
 
-/// How often spokes are forgotten that nobody declared and that stayed away.
-const PRUNE: Duration = Duration::from_secs(3600);
-
 /// How long comings and goings are collected.
 const COLLECT: Duration = Duration::from_millis(500);
 
@@ -79,8 +76,6 @@ impl Core {
     /// Writes news and heartbeats until the end, and the last news then.
     pub(crate) async fn keep_presence(self: Arc<Self>) {
         let mut heartbeat_at = Instant::now() + HEARTBEATS;
-        // Not all hubs at once.
-        let mut prune_at = Instant::now() + PRUNE.mul_f64(fastrand::f64());
         let mut wait = Duration::ZERO;
         loop {
             tokio::select! {
@@ -89,11 +84,6 @@ impl Core {
                     heartbeat_at = Instant::now() + HEARTBEATS;
                     self.write_heartbeats().await;
                     self.write_news().await; // Its own branch may have been woken and lost the wake-up here.
-                }
-                () = tokio::time::sleep_until(prune_at) => {
-                    prune_at = Instant::now() + PRUNE;
-                    self.prune_undeclared().await;
-                    self.write_news().await; // As above.
                 }
                 () = self.news_after(wait) => {
                     wait = if self.write_news().await { Duration::ZERO } else { RETRY };
@@ -107,19 +97,6 @@ impl Core {
         tokio::time::sleep(wait).await;
         self.presence.wake.notified().await;
         tokio::time::sleep(COLLECT).await;
-    }
-
-    async fn prune_undeclared(&self) {
-        match self
-            .store
-            .spokes()
-            .prune_undeclared(self.config.undeclared_retention)
-            .await
-        {
-            Ok(0) => {}
-            Ok(spokes) => tracing::info!(spokes, "undeclared spokes that stayed away were forgotten"),
-            Err(error) => tracing::debug!(%error, "undeclared spokes that stayed away were not forgotten"),
-        }
     }
 
     async fn write_heartbeats(&self) {

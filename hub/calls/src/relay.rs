@@ -71,7 +71,8 @@ pub(crate) enum Message {
         from: HubId,
         key: u64,
         items: u64,
-        frame: Frame,
+        /// To be read by [`answer`]: its size is the spoke's choice.
+        frame: Bytes,
     },
     /// Back: so many items were sent until now.
     Mark { from: HubId, key: u64, items: u64 },
@@ -320,32 +321,38 @@ impl Message {
             (Way::Unknown, _) => return Ok(Self::Unknown { from, key }),
             (Way::Known, Some(known)) => return Ok(Self::Known { from, known }),
             (Way::Known, None) => return Err(Error::Unexpected),
-            (Way::Out | Way::Back, _) => {}
+            (Way::Back, _) => {
+                let frame = message.slice(end + 1..);
+                return Ok(Self::Answer {
+                    from,
+                    key,
+                    items,
+                    frame,
+                });
+            }
+            (Way::Out, _) => {}
         }
         let (frame, _) = Frame::decode(&message.slice(end + 1..))?;
-        match (way, frame, to) {
-            (Way::Out, Frame::Requested(requested), Some(to)) => Ok(Self::Call {
+        match (frame, to) {
+            (Frame::Requested(requested), Some(to)) => Ok(Self::Call {
                 from,
                 key,
                 to,
                 requested: Box::new(requested),
             }),
-            (Way::Out, Frame::Aborted { .. }, _) => Ok(Self::Abort { from, key }),
-            (
-                Way::Back,
-                frame @ (Frame::Responded { .. }
-                | Frame::Completed { .. }
-                | Frame::Failed { .. }
-                | Frame::Aborted { .. }),
-                _,
-            ) => Ok(Self::Answer {
-                from,
-                key,
-                items,
-                frame,
-            }),
+            (Frame::Aborted { .. }, _) => Ok(Self::Abort { from, key }),
             _ => Err(Error::Unexpected),
         }
+    }
+}
+
+/// Reads what came back of a call.
+pub(crate) fn answer(frame: &Bytes) -> Result<Frame, Error> {
+    match Frame::decode(frame)?.0 {
+        frame @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. } | Frame::Aborted { .. }) => {
+            Ok(frame)
+        }
+        _ => Err(Error::Unexpected),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alkhub_protocol::{CallError, Code, HubId, OperationName, Scopes, SpokeName};
 
-use crate::directory::{Instance, Pool};
+use crate::directory::{Group, Instance, Members, Pool};
 use crate::operation::Operation;
 
 /// Random picks from a large pool before all of it is looked at.
@@ -63,7 +63,8 @@ pub(crate) fn denied(scope: &str) -> CallError {
 pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, CallError> {
     // Between the look and the reservation another call may take the slot.
     for _ in 0..4 {
-        let picked = pick(pool, wanted).or_else(|| wanted.draining.and_then(|_| pick(pool, wanted.anywhere())));
+        let members = pool.members();
+        let picked = pick(&members, wanted).or_else(|| wanted.draining.and_then(|_| pick(&members, wanted.anywhere())));
         let Some(instance) = picked else { break };
         if instance.load.reserve(instance.slots()) {
             return Ok(Arc::clone(instance));
@@ -72,8 +73,8 @@ pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, C
     Err(refusal(pool, wanted))
 }
 
-fn pick<'a>(pool: &'a Pool, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
-    nearer(less_busy(&pool.here, wanted), less_busy(&pool.elsewhere, wanted))
+fn pick<'a>(members: &'a Members, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
+    nearer(less_busy(&members.here, wanted), less_busy(&members.elsewhere, wanted))
 }
 
 fn nearer<'a>(here: Option<&'a Arc<Instance>>, elsewhere: Option<&'a Arc<Instance>>) -> Option<&'a Arc<Instance>> {
@@ -86,21 +87,17 @@ fn nearer<'a>(here: Option<&'a Arc<Instance>>, elsewhere: Option<&'a Arc<Instanc
     }
 }
 
-fn less_busy<'a>(instances: &'a [Arc<Instance>], wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
+fn less_busy<'a>(instances: &'a Group, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
     let usable = |instance: &&Arc<Instance>| wanted.allows(instance) && instance.has_slot();
-    match instances {
-        [] => None,
-        [only] => Some(only).filter(usable),
-        _ if instances.len() > PICKS => {
-            let pick = || instances.get(fastrand::usize(..instances.len()));
-            let mut picks = (0..PICKS).filter_map(|_| pick()).filter(usable);
-            match (picks.next(), picks.next()) {
-                (Some(one), Some(other)) => Some(lighter(one, other)),
-                (Some(one), None) => Some(one),
-                (None, _) => two_of(instances.iter().filter(usable)),
-            }
-        }
-        _ => two_of(instances.iter().filter(usable)),
+    if instances.len() <= PICKS {
+        return two_of(instances.iter().filter(usable));
+    }
+    let pick = || instances.get(fastrand::usize(..instances.len()));
+    let mut picks = (0..PICKS).filter_map(|_| pick()).filter(usable);
+    match (picks.next(), picks.next()) {
+        (Some(one), Some(other)) => Some(lighter(one, other)),
+        (Some(one), None) => Some(one),
+        (None, _) => two_of(instances.iter().filter(usable)),
     }
 }
 
@@ -136,11 +133,12 @@ fn lighter<'a>(one: &'a Arc<Instance>, other: &'a Arc<Instance>) -> &'a Arc<Inst
 /// Why nobody can be chosen.
 pub(crate) fn refusal(pool: &Pool, wanted: Wanted<'_>) -> CallError {
     let (name, wanted) = (&pool.name, wanted.anywhere());
-    if pool.all().any(|instance| wanted.allows(instance)) {
+    let members = pool.members();
+    if members.all().any(|instance| wanted.allows(instance)) {
         let message = format!("every instance that offers `{name}` runs as many calls as it takes at once");
         return CallError::new(Code::Overloaded, message).retryable();
     }
-    if wanted.only_here && !pool.elsewhere.is_empty() {
+    if wanted.only_here && !members.elsewhere.is_empty() {
         let message = format!("`{name}` is offered on other hubs, and the link to them is down");
         return CallError::new(Code::Unavailable, message).retryable();
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use alkhub_budget::Kept;
-use alkhub_events::Undelivered;
+use alkhub_events::{Inbound, Undelivered};
 use alkhub_protocol::frame::Requested;
-use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId};
+use alkhub_protocol::{CallError, Code, Delivered, HubId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -15,23 +15,28 @@ use crate::core::Core;
 use crate::directory::Instance;
 use crate::dispatch::{NotPlaced, split};
 use crate::input::{Input, bare_bytes};
+use crate::lane::{Arrival, Lane};
 use crate::late::LateEnd;
 use crate::metrics::Direction;
 use crate::relay::{Destination, Message, Return};
 use crate::sink::{End, Sink};
 
 impl Core {
-    /// Handles what other hubs say until the end.
+    /// Takes what other hubs say until the end. Everything passes here: what costs more than a look into a table is done
+    /// beside it.
     pub(crate) async fn follow_inbox(self: Arc<Self>) {
         let mut inbox = self.cluster.inbox();
         let mut undeliverable = self.cluster.undeliverable();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                Some(message) = inbox.recv() => {
-                    self.metrics.relayed(Direction::Received);
-                    self.relayed(&message);
-                }
+                Some(inbound) = inbox.recv() => match inbound {
+                    Inbound::Message(message) => {
+                        self.metrics.relayed(Direction::Received);
+                        self.relayed(&message);
+                    }
+                    Inbound::Missed => self.missed.notify_one(),
+                },
                 Some(undelivered) = undeliverable.recv() => self.came_back(undelivered),
                 else => return,
             }
@@ -59,43 +64,30 @@ impl Core {
                 frame,
             }) => {
                 if let Some((call, _)) = self.call_at(&from, key) {
-                    self.answered_by_hub(&call, items, Some(frame));
+                    self.arrived(call, Arrival::Answer { items, frame });
                 }
             }
             Ok(Message::Mark { from, key, items }) => {
                 if let Some((call, _)) = self.call_at(&from, key) {
-                    self.answered_by_hub(&call, items, None);
+                    self.arrived(call, Arrival::Mark { items });
                 }
             }
             Ok(Message::Unknown { from, key }) => {
                 if let Some((call, _)) = self.call_at(&from, key) {
-                    self.lost_on_the_way(&call, None);
+                    self.arrived(call, Arrival::Unknown);
                 }
             }
-            Ok(Message::Known { from, known }) => self.compare(&from, &known),
+            // It looks at every running call: beside this loop.
+            Ok(Message::Known { from, known }) => {
+                let core = Arc::clone(self);
+                self.tasks.spawn(async move { core.compare(&from, &known) });
+            }
             Ok(Message::Moved { from, key }) => {
                 if let Some((call, instance)) = self.call_at(&from, key) {
                     self.moved(&call, &instance);
                 }
             }
             Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),
-        }
-    }
-
-    /// Takes what another hub says of a call, which sent `items` items before it: each is taken once and in order.
-    fn answered_by_hub(&self, call: &Arc<Call>, items: u64, frame: Option<Frame>) {
-        let expected = {
-            let mut leg = call.leg.lock();
-            let expected = leg.items;
-            let is_next = items == expected && matches!(frame, Some(Frame::Responded { .. }));
-            leg.items += u64::from(is_next);
-            expected
-        };
-        match frame {
-            _ if items > expected => self.lost_on_the_way(call, Some("items were lost between two hubs")),
-            Some(frame) if items == expected => self.answered(call, frame),
-            // It came twice, or nothing is missing.
-            Some(_) | None => {}
         }
     }
 
@@ -194,6 +186,7 @@ impl Core {
             clock,
             leg: Mutex::new(Leg::default()),
             sink: Mutex::new(Sink::Hub(back())),
+            lane: Lane::default(),
             output_bytes: AtomicU64::new(0),
         });
         self.inbound.insert((from.clone(), key), call.key);

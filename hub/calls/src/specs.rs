@@ -10,6 +10,7 @@ use alkhub_protocol::{OperationSpec, SpokeName};
 use alkhub_store::SpecHash;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::operation::Operation;
@@ -23,6 +24,9 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Hashes that are known to be saved, at most.
 const SAVED: usize = 20_000;
 
+/// A specification is saved again after this long: nobody may have offered it since, and then it is forgotten.
+const SAVED_FOR: Duration = Duration::from_secs(3600);
+
 /// Specifications loaded or saved by one statement.
 const BATCH: usize = 500;
 
@@ -30,7 +34,7 @@ const BATCH: usize = 500;
 #[derive(Debug, Default)]
 pub(crate) struct SpecStore {
     unsaved: Mutex<HashMap<SpecHash, Arc<Operation>>>,
-    saved: Mutex<std::collections::HashSet<SpecHash>>,
+    saved: Mutex<HashMap<SpecHash, Instant>>,
     save: Notify,
     saved_all: Notify,
     load: Notify,
@@ -47,7 +51,8 @@ impl SpecStore {
     /// Queues what is not known to be saved; false when there is nothing.
     fn queue(&self, operations: &[Arc<Operation>]) -> bool {
         let saved = self.saved.lock();
-        let new = operations.iter().filter(|operation| !saved.contains(&operation.hash));
+        let is_saved = |hash| saved.get(hash).is_some_and(|at: &Instant| at.elapsed() < SAVED_FOR);
+        let new = operations.iter().filter(|operation| !is_saved(&operation.hash));
         let new: Vec<_> = new.map(|operation| (operation.hash, Arc::clone(operation))).collect();
         drop(saved);
         let any = !new.is_empty();
@@ -60,7 +65,8 @@ impl SpecStore {
         if saved.len() >= SAVED {
             saved.clear(); // Saving again changes nothing.
         }
-        saved.extend(hashes);
+        let now = Instant::now();
+        saved.extend(hashes.map(|hash| (hash, now)));
     }
 }
 

@@ -29,7 +29,7 @@ use crate::failure::{Failure, INTERRUPTED, chain};
 use crate::files;
 use crate::follow::Follow;
 use crate::output;
-use crate::serve::{end, exposed, prepare};
+use crate::serve::{end, exposed, failed, prepare};
 use crate::signals::Signals;
 use crate::wait::{self, Places};
 
@@ -91,6 +91,7 @@ async fn serve(config: HubConfig, data: &Path, args: &DevArgs, signals: &mut Sig
     tokio::select! {
         () = signals.next() => {}
         () = tell_calls(&running.hub, data, args.quiet) => {}
+        reason = running.hub.failed() => return Err(failed(&running.hub, signals, reason).await),
     }
     output::note("stopping the hub");
     Ok(end(&running.hub, signals).await)

@@ -41,11 +41,7 @@ async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     tracing::info!(hub.id = %hub.hub_id(), url = hub.url(), "hub started");
     tokio::select! {
         () = signals.next() => Ok(end(&hub, &mut signals).await),
-        reason = hub.failed() => {
-            // It was never ready: there is nothing to drain.
-            hub.kill().await;
-            Err(Failure::other(reason))
-        }
+        reason = hub.failed() => Err(failed(&hub, &mut signals, reason).await),
     }
 }
 
@@ -59,6 +55,16 @@ pub(crate) fn exposed(config: &HubConfig) -> Option<String> {
              (ALKHUB_SERVER__TLS__CERT_FILE and …KEY_FILE), put a proxy with TLS in front, or listen on 127.0.0.1"
         )
     })
+}
+
+/// Ends a hub that cannot go on. Who is connected is let go as in every other end; a hub without anybody ends at once.
+pub(crate) async fn failed(hub: &Hub, signals: &mut Signals, reason: String) -> Failure {
+    if hub.websockets() == 0 && hub.calls().in_flight() == 0 {
+        hub.kill().await;
+    } else {
+        end(hub, signals).await;
+    }
+    Failure::other(reason)
 }
 
 /// Drains a hub; a second signal does not wait.

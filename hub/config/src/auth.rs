@@ -22,6 +22,10 @@ pub struct AuthConfig {
     /// its revocation where the news of it is lost; what is heard through Redis, and an expiry, ends it at once.
     #[serde(with = "humantime_serde")]
     pub cache_ttl: Duration,
+    /// A key that was revoked, or has expired, is listed for this long and then deleted. Too short and it cannot be seen
+    /// afterwards that there was such a key; too long keeps rows that nobody needs.
+    #[serde(with = "humantime_serde")]
+    pub key_retention: Duration,
 }
 
 impl Default for AuthConfig {
@@ -31,6 +35,7 @@ impl Default for AuthConfig {
             hash_key_id: "1".to_owned(),
             admin_key_file: None,
             cache_ttl: Duration::from_secs(60),
+            key_retention: Duration::from_secs(90 * 24 * 3600),
         }
     }
 }

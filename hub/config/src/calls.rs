@@ -42,6 +42,11 @@ pub struct CallsConfig {
     /// A spoke that no resource declares, and that has no key, is forgotten when it was not connected for this long.
     #[serde(with = "humantime_serde")]
     pub undeclared_retention: Duration,
+    /// An operation's specification is kept for this long after it was last offered. Too short and a call of an operation
+    /// whose spokes are away gets `OPERATION_NOT_FOUND` instead of `NO_PROVIDER`; too long keeps rows that nobody needs.
+    /// At least a day: what is offered is noted once an hour.
+    #[serde(with = "humantime_serde")]
+    pub operation_retention: Duration,
 }
 
 impl Default for CallsConfig {
@@ -60,6 +65,7 @@ impl Default for CallsConfig {
             record_queue: 65_536,
             record_retention: Duration::from_secs(24 * 3600),
             undeclared_retention: Duration::from_secs(30 * 24 * 3600),
+            operation_retention: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }

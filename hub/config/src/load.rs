@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -136,6 +137,10 @@ impl HubConfig {
             (
                 self.calls.default_timeout <= self.calls.max_timeout,
                 "`calls.default-timeout` must not be longer than `calls.max-timeout`",
+            ),
+            (
+                self.calls.operation_retention >= Duration::from_secs(24 * 3600),
+                "`calls.operation-retention` must be at least `1day`: what is offered is noted once an hour",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Bus, Deliveries, Fabric, Lag, Limits, LinkState, Scope, Subscription, mailbox};
+use alkhub_events::{Bus, Deliveries, Fabric, Lag, Limits, LinkState, Subscription, Supervisor, mailbox};
 use alkhub_protocol::{RawJson, Topic};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -33,14 +33,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             redis_url: url.map(Into::into),
             ..EventsConfig::default()
         };
-        let scope = Scope {
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        };
+        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
         Ok::<_, Box<dyn Error>>(Fabric::start(
             &config,
             &name.parse()?,
-            scope,
+            &supervisor,
             &prometheus::Registry::new(),
         )?)
     };

@@ -20,6 +20,7 @@ use alkhub_config::EventsConfig;
 use alkhub_protocol::admin::PodReport;
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{Delivered, HubId, InstanceId, OperationName, RawJson, SpokeName};
+use alkhub_tasks::Supervisor;
 use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -29,15 +30,14 @@ use tokio::sync::{mpsc, watch};
 use crate::channel::Names;
 use crate::metrics::Metrics;
 use crate::target::redis::{Redis, Routes};
-use crate::{Error, LinkState, Scope};
+use crate::{Error, LinkState};
 use directory::Directory;
 pub(crate) use directory::Feed;
+pub(crate) use inbox::InboxSender;
 use inbox::Relay;
+pub use inbox::{Inbound, Inbox};
 pub(crate) use keys::Keys;
 use lease::Leases;
-
-/// Relayed messages that wait for their reader; beyond it the link waits.
-const INBOX_MESSAGES: usize = 16_384;
 
 /// Changes that wait for their reader; beyond it the reader gets a snapshot.
 const CHANGES: usize = 4_096;
@@ -177,7 +177,7 @@ struct Shared {
     leases: Arc<Leases>,
     keys: Keys,
     changes: Given<DirectoryChange>,
-    inbox: Given<Bytes>,
+    inbox: Mutex<Option<Inbox>>,
     undeliverable: Given<Undelivered>,
     link: watch::Receiver<LinkState>,
     key_changes: Given<KeyChange>,
@@ -202,7 +202,7 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Starts the tasks of the cluster; the routes are what the link brings.
-pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
+pub(crate) fn start(parts: Parts<'_>, supervisor: &Supervisor) -> (Cluster, Routes) {
     let Parts {
         config,
         hub,
@@ -211,7 +211,7 @@ pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
         metrics,
         undeliverable: (returned, undeliverable),
     } = parts;
-    let (inbox_sender, inbox) = mpsc::channel(INBOX_MESSAGES);
+    let (inbox_sender, inbox) = inbox::channel();
     let (changes_sender, changes) = mpsc::channel(CHANGES);
     let leases = Arc::new(Leases::new(config, hub, names.clone(), metrics));
     let (directory, feed, actor) = directory::new(directory::Parts {
@@ -226,13 +226,12 @@ pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
         .map_or_else(|| watch::channel(LinkState::Local).1, |redis| redis.link().state());
     let (keys, announcer, key_changes) = keys::new(hub, names, redis.clone());
     let relay = Relay::new(hub, redis.clone(), inbox_sender.clone(), returned);
-    scope.tasks.spawn(actor.run(scope.stop.clone()));
-    scope.tasks.spawn(announcer.run(scope.stop.clone()));
+    let stop = || supervisor.stop().clone();
+    supervisor.keep("events.directory", actor.run(stop()));
+    supervisor.keep("events.keys", announcer.run(stop()));
     if let Some(redis) = redis {
         let hold = redis.link().hold_for_lease();
-        scope
-            .tasks
-            .spawn(lease::keep(leases.clone(), redis, scope.stop.clone(), hold));
+        supervisor.keep("events.lease", lease::keep(leases.clone(), redis, stop(), hold));
     }
     let routes = Routes {
         inbox: inbox_sender,
@@ -245,7 +244,7 @@ pub(crate) fn start(parts: Parts<'_>, scope: &Scope) -> (Cluster, Routes) {
         leases,
         keys,
         changes: Given::new(changes),
-        inbox: Given::new(inbox),
+        inbox: Mutex::new(Some(inbox)),
         undeliverable: Given::new(undeliverable),
         link,
         key_changes: Given::new(key_changes),
@@ -312,9 +311,9 @@ impl Cluster {
 
     /// Messages relayed to this hub. Given once.
     ///
-    /// A reader that takes none for five seconds, with the queue full, breaks the link.
-    pub fn inbox(&self) -> mpsc::Receiver<Bytes> {
-        self.shared.inbox.take()
+    /// A reader that is slower than they come is told that it missed some; events and the directory go on.
+    pub fn inbox(&self) -> Inbox {
+        self.shared.inbox.lock().take().unwrap_or_else(Inbox::closed)
     }
 
     /// Messages of this hub that nobody received, or perhaps nobody. Given once.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use alkhub_config::EventsConfig;
 use alkhub_protocol::HubId;
+use alkhub_tasks::Supervisor;
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::bus::Table;
 use crate::channel::Names;
@@ -28,15 +27,6 @@ pub struct Fabric {
     cluster: Cluster,
 }
 
-/// Where the tasks of the fabric live.
-#[derive(Clone, Debug)]
-pub struct Scope {
-    /// Counts every task that is spawned.
-    pub tasks: TaskTracker,
-    /// Ends them: the lease is given back, then the connections close.
-    pub stop: CancellationToken,
-}
-
 /// How the link to Redis is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {
@@ -51,12 +41,18 @@ pub enum LinkState {
 // === impl Fabric ===
 
 impl Fabric {
-    /// Starts the fabric and returns at once; the link to Redis comes up in the background and keeps trying.
+    /// Starts the fabric and returns at once; the link to Redis comes up in the background and keeps trying. The
+    /// supervisor watches over its loops; when they are asked to stop, the lease is given back, then the connections close.
     ///
     /// # Errors
     /// The URL or the file of authorities cannot be used, or a metric is registered already. That Redis is away is no
     /// error.
-    pub fn start(config: &EventsConfig, hub: &HubId, scope: Scope, registry: &Registry) -> Result<Self, Error> {
+    pub fn start(
+        config: &EventsConfig,
+        hub: &HubId,
+        supervisor: &Supervisor,
+        registry: &Registry,
+    ) -> Result<Self, Error> {
         let url = config.redis()?;
         let metrics = Metrics::register(registry, url.is_some())?;
         let table = Arc::new(Table::new(config.waiting_bytes));
@@ -83,9 +79,9 @@ impl Fabric {
             metrics: metrics.clone(),
             undeliverable,
         };
-        let (cluster, routes) = cluster::start(parts, &scope);
+        let (cluster, routes) = cluster::start(parts, supervisor);
         if let Some(runner) = runner {
-            runner.start(routes, scope);
+            runner.start(routes, supervisor);
         }
         let target = redis.map_or(Target::Local(Local), Target::Redis);
         Ok(Self {

@@ -21,11 +21,13 @@ mod metrics;
 mod publication;
 mod target;
 
+pub use alkhub_tasks::Supervisor;
 pub use bus::{Bus, Published, Subscription};
 pub use cluster::{
-    Claim, Cluster, DirectoryChange, DirectoryEntry, Fence, KeyChange, Lease, OfferedOperation, Undelivered,
+    Claim, Cluster, DirectoryChange, DirectoryEntry, Fence, Inbound, Inbox, KeyChange, Lease, OfferedOperation,
+    Undelivered,
 };
 pub use error::{Error, PublishError};
-pub use fabric::{Fabric, LinkState, Scope};
+pub use fabric::{Fabric, LinkState};
 pub use mailbox::{Deliveries, Item, Lag, Limits, Mailbox, mailbox};
 pub use publication::Publication;

@@ -13,7 +13,7 @@ pub(crate) enum Dropped {
     Malformed,
     /// It had passed too many bridges.
     Hops,
-    /// It was relayed to this hub, which has nobody to read it.
+    /// It was relayed to this hub, which did not read as fast as messages came.
     Unread,
     /// It was relayed to a hub that is gone, and nobody here reads the returns.
     Undeliverable,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use alkhub_events::{Claim, LinkState};
 use alkhub_protocol::ApiKey;
+use alkhub_store::PRUNED;
 
 use crate::app::App;
 use crate::error::Chain;
@@ -14,26 +15,44 @@ use crate::{auth, sse};
 /// A step that failed because something is away is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often it is looked for keys that ended long ago.
+const PRUNE: Duration = Duration::from_secs(3600);
+
 /// A prefix is claimed again this often: Redis may have lost the claim, or its holder may be gone.
 const CLAIM: Duration = Duration::from_secs(10);
 
-/// Spawns them all on the hub's tracker.
+/// Spawns them all under the hub's supervisor.
 pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
-    let (tasks, server) = (&app.scope.tasks, &app.config.server);
-    tasks.spawn(prepare(app.clone(), admin));
-    tasks.spawn(claim(app.clone()));
-    tasks.spawn(announce(app.clone()));
-    tasks.spawn(auth::watch(app.clone(), app.fabric.cluster().key_changes()));
-    let stop = app.scope.stop.clone();
-    let sockets = app.sockets.clone();
+    let (supervisor, server) = (&app.scope.supervisor, &app.config.server);
+    supervisor.run("server.prepare", prepare(app.clone(), admin));
+    supervisor.run("server.claim", claim(app.clone()));
+    supervisor.run("server.loops", watch_loops(app.clone()));
+    supervisor.keep("server.announce", announce(app.clone()));
+    let changes = app.fabric.cluster().key_changes();
+    supervisor.keep("server.keys", auth::watch(app.clone(), changes));
+    supervisor.keep("server.prune-keys", prune_keys(app.clone()));
+    let (sockets, stop) = (app.sockets.clone(), app.scope.stop.clone());
     let times = Times {
         ping_interval: server.ping_interval,
         dead_after: server.dead_after,
         write: server.write_timeout,
         message: server.message_timeout,
     };
-    tasks.spawn(sockets.beat(times, stop.clone()));
-    tasks.spawn(sse::beat(app.beat.clone(), stop));
+    supervisor.keep("server.sockets", sockets.beat(times, stop.clone()));
+    supervisor.keep("server.streams", sse::beat(app.beat.clone(), stop));
+}
+
+/// Makes the hub unready for good when a loop is lost.
+async fn watch_loops(app: App) {
+    let supervisor = &app.scope.supervisor;
+    tokio::select! {
+        () = app.scope.stop.cancelled() => {}
+        lost = supervisor.lost() => app.readiness.lost(lost.to_string()),
+        lost = app.store.lost() => {
+            app.readiness.lost(lost.to_string());
+            supervisor.lose(lost);
+        }
+    }
 }
 
 /// Brings the schema up to date, enters the first key and follows its file.
@@ -96,6 +115,24 @@ async fn announce(app: App) {
         app.fabric.cluster().announce(app.lease());
         if !pause(&app, app.config.events.lease_interval).await {
             return;
+        }
+    }
+}
+
+/// Deletes keys that ended long ago, in small batches.
+async fn prune_keys(app: App) {
+    // Not all hubs at once.
+    let mut wait = PRUNE.mul_f64(rand::random::<f64>());
+    while pause(&app, wait).await {
+        wait = PRUNE;
+        match app.store.keys().prune(app.config.auth.key_retention).await {
+            Ok(0) => {}
+            Ok(keys) => {
+                tracing::info!(keys, "keys that ended long ago were deleted");
+                // A full batch: there is more.
+                wait = if keys < PRUNED.unsigned_abs() { PRUNE } else { RETRY };
+            }
+            Err(error) => tracing::debug!(error = %Chain(&error), "keys that ended long ago were not deleted"),
         }
     }
 }

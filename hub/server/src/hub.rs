@@ -13,6 +13,7 @@ use alkhub_config::{AuthConfig, HubConfig, secret};
 use alkhub_events::Fabric;
 use alkhub_protocol::{ApiKey, HubId, key};
 use alkhub_store::{InvalidHashKey, KeyHasher, Store};
+use alkhub_tasks::Supervisor;
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
@@ -155,8 +156,9 @@ impl Hub {
         self.app.readiness.away()
     }
 
-    /// Resolves when the hub cannot go on until a person acts (a newer database schema), with one line that says
-    /// why. A binary ends with that line and a code that is not 0.
+    /// Resolves when the hub cannot go on: a person must act (a newer database schema), or one of its loops is lost. One
+    /// line says why. A binary ends with that line and a code that is not 0, after [`Hub::shutdown`] where somebody is
+    /// connected.
     pub async fn failed(&self) -> String {
         self.app.readiness.fatal().await
     }
@@ -174,6 +176,11 @@ impl Hub {
     /// The store of this hub.
     pub fn store(&self) -> &Store {
         &self.app.store
+    }
+
+    /// Watches over the loops of this hub; the loops of a program around it may be among them.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.app.scope.supervisor
     }
 
     /// Open WebSockets.
@@ -245,11 +252,8 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
     let metrics = Arc::new(Metrics::new(&registry)?);
     let hub_id = hub_id(&config.pod.name);
     let store = Store::open(&config.store, &registry)?;
-    let fabric_scope = alkhub_events::Scope {
-        tasks: scope.tasks.clone(),
-        stop: scope.stop.clone(),
-    };
-    let fabric = Fabric::start(&config.events, &hub_id, fabric_scope, &registry)?;
+    scope.supervisor.register(&registry)?;
+    let fabric = Fabric::start(&config.events, &hub_id, &scope.supervisor, &registry)?;
     let budgets = Budgets::new(&config.budget, &registry)?;
     let calls = Calls::start(alkhub_calls::Parts {
         config: config.calls.clone(),
@@ -258,8 +262,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         hub: hub_id.clone(),
         cluster: fabric.cluster().clone(),
         store: store.clone(),
-        tasks: scope.tasks.clone(),
-        stop: scope.stop.clone(),
+        supervisor: scope.supervisor.clone(),
         registry: registry.clone(),
         budgets: budgets.clone(),
     })?;
@@ -298,12 +301,13 @@ fn hub_id(pod: &str) -> HubId {
 
 fn spawn_listeners(app: &App, main: TcpSocket, management: TcpListener, tls: Option<tls::Acceptor>) {
     let server = Arc::new(app.config.server.clone());
+    let supervisor = &app.scope.supervisor;
     // Probes and scrapes are answered to the very end, so that "draining" can be seen.
     let scope = Scope {
         drain: CancellationToken::new(),
         ..app.scope.clone()
     };
-    app.scope.tasks.spawn(listener::serve(listener::Parts {
+    let management = listener::serve(listener::Parts {
         socket: management,
         router: router::management(app),
         tls: None,
@@ -314,13 +318,15 @@ fn spawn_listeners(app: &App, main: TcpSocket, management: TcpListener, tls: Opt
         },
         metrics: None,
         scope,
-    }));
+    });
+    supervisor.keep("server.management", management);
     let limits = ListenerLimits {
         connections: server.max_connections,
         per_address: Some(server.max_connections_per_address),
         server,
     };
-    app.scope.tasks.spawn(open_main(app.clone(), main, tls, limits));
+    let main = open_main(app.clone(), main, tls, limits);
+    supervisor.keep_until("server.listener", app.scope.drain.clone(), main);
 }
 
 /// Serves clients as soon as the hub can answer them.
@@ -355,11 +361,13 @@ async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits
 
 impl Scope {
     fn new() -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         Self {
-            tasks: TaskTracker::new(),
+            supervisor: Supervisor::new(tasks.clone(), stop.clone()),
+            tasks,
             drain: CancellationToken::new(),
             close: CancellationToken::new(),
-            stop: CancellationToken::new(),
+            stop,
         }
     }
 }

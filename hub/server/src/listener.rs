@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::ServerConfig;
+use alkhub_tasks::Supervisor;
 use axum::Router;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -70,6 +71,8 @@ pub(crate) struct ListenerLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
     pub(crate) tasks: TaskTracker,
+    /// Watches over the loops among them.
+    pub(crate) supervisor: Supervisor,
     /// No new connections; running requests are finished.
     pub(crate) drain: CancellationToken,
     /// Streams end with a reason.

@@ -5,7 +5,7 @@
 //!   main port listens, which it does as soon as the rest holds.
 //! - After that a dependency that is away makes it degraded, not unready: calls on this hub go on, and taking every
 //!   pod out of service at once would help nobody.
-//! - A hub that drains is never ready again.
+//! - A hub that drains is never ready again, nor is one that has lost a loop.
 
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ struct State {
     listening: bool,
     draining: bool,
     fatal: Option<String>,
+    /// A loop that is gone, and how.
+    lost: Option<String>,
 }
 
 /// Whose the channel prefix is.
@@ -56,7 +58,7 @@ pub(crate) enum Status {
     Degraded,
     /// It has not been ready yet.
     Starting,
-    /// It will not be ready until a person acts.
+    /// It will not be ready again: a person must act, or the process must start again.
     Failed,
     /// It goes away.
     Draining,
@@ -69,6 +71,7 @@ pub(crate) struct Report {
     postgres: Check,
     redis: Check,
     prefix: Check,
+    loops: Check,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -135,6 +138,13 @@ impl Readiness {
         self.wait_for(State::is_answerable).await;
     }
 
+    /// A loop of the hub is gone: the process cannot go on.
+    pub(crate) fn lost(&self, reason: String) {
+        self.change(|state| {
+            state.lost.get_or_insert(reason);
+        });
+    }
+
     /// Resolves when the hub is ready for the first time.
     pub(crate) async fn ready(&self) {
         self.wait_for(State::is_ready).await;
@@ -148,11 +158,11 @@ impl Readiness {
         }
     }
 
-    /// Resolves when the hub cannot go on until a person acts, with the reason.
+    /// Resolves when the hub cannot go on, with the reason.
     pub(crate) async fn fatal(&self) -> String {
         let mut state = self.state.subscribe();
-        match state.wait_for(|state| state.fatal.is_some()).await {
-            Ok(state) => state.fatal.clone().unwrap_or_default(),
+        match state.wait_for(|state| state.cannot_go_on().is_some()).await {
+            Ok(state) => state.cannot_go_on().cloned().unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
     }
@@ -200,6 +210,10 @@ impl Readiness {
             },
             redis,
             prefix,
+            loops: match state.lost {
+                Some(reason) => Check::bad("lost", reason),
+                None => Check::good("running"),
+            },
         }
     }
 
@@ -217,13 +231,17 @@ impl State {
     }
 
     fn is_ready(&self) -> bool {
-        self.is_answerable() && self.listening && !self.draining
+        self.is_answerable() && self.listening && !self.draining && self.cannot_go_on().is_none()
+    }
+
+    fn cannot_go_on(&self) -> Option<&String> {
+        self.fatal.as_ref().or(self.lost.as_ref())
     }
 
     fn status(&self, away: bool) -> Status {
         if self.draining {
             Status::Draining
-        } else if self.fatal.is_some() {
+        } else if self.cannot_go_on().is_some() {
             Status::Failed
         } else if !self.is_ready() {
             Status::Starting

@@ -10,6 +10,7 @@ mod revoke;
 
 mod admin;
 mod dead;
+mod prune;
 
 use std::collections::HashMap;
 

@@ -33,3 +33,6 @@ pub use link::LinkState;
 pub use operations::{Operations, SpecHash};
 pub use spokes::{Deleted, PutOutcome, SpokeKey, SpokeRecord, Spokes};
 pub use store::Store;
+
+/// Rows that nobody needs any more, deleted by one statement at most.
+pub const PRUNED: i64 = 1_000;

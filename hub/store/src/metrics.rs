@@ -35,10 +35,14 @@ statements! {
     KeyFind = "key_find",
     KeyFindMany = "key_find_many",
     KeyList = "key_list",
+    KeyPrune = "key_prune",
     KeyRevoke = "key_revoke",
     KeyTouch = "key_touch",
     OperationGet = "operation_get",
+    OperationKnown = "operation_known",
+    OperationPrune = "operation_prune",
     OperationPut = "operation_put",
+    OperationTouch = "operation_touch",
     SpokeConnect = "spoke_connect",
     SpokeDelete = "spoke_delete",
     SpokeGet = "spoke_get",
@@ -49,6 +53,14 @@ statements! {
     SpokeTouch = "spoke_touch",
 }
 
+/// Tables whose rows are deleted when nobody needs them; each is a value of label `table`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pruned {
+    Keys,
+    Operations,
+    Spokes,
+}
+
 /// What the store counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -56,6 +68,7 @@ pub(crate) struct Metrics {
     pub(crate) acquire_seconds: Histogram,
     query_seconds: HistogramVec,
     query_errors: IntCounterVec,
+    pruned: IntCounterVec,
 }
 
 /// Reads the pool when it is scraped.
@@ -94,7 +107,18 @@ impl Metrics {
                 ),
                 &["statement"],
             )?,
+            pruned: IntCounterVec::new(
+                Opts::new(
+                    "alkhub_postgres_rows_pruned_total",
+                    "Rows that this hub deleted because nobody had needed them for their retention, by table.",
+                ),
+                &["table"],
+            )?,
         };
+        for table in [Pruned::Keys, Pruned::Operations, Pruned::Spokes] {
+            metrics.pruned.with_label_values(&[table.label()]);
+        }
+        registry.register(Box::new(metrics.pruned.clone()))?;
         for statement in Statement::ALL {
             metrics.query_seconds.with_label_values(&[statement.name()]);
             metrics.query_errors.with_label_values(&[statement.name()]);
@@ -105,6 +129,10 @@ impl Metrics {
         registry.register(Box::new(metrics.query_errors.clone()))?;
         registry.register(Box::new(PoolCollector::new(pool.clone())?))?;
         Ok(metrics)
+    }
+
+    pub(crate) fn pruned(&self, table: Pruned, rows: u64) {
+        self.pruned.with_label_values(&[table.label()]).inc_by(rows);
     }
 
     pub(crate) fn took(&self, statement: Statement, seconds: f64) {
@@ -158,5 +186,16 @@ impl Collector for PoolCollector {
         let mut families = self.connections.collect();
         families.extend(self.limit.collect());
         families
+    }
+}
+// === impl Pruned ===
+
+impl Pruned {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Operations => "operations",
+            Self::Spokes => "spokes",
+        }
     }
 }

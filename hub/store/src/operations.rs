@@ -3,18 +3,22 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
-use alkhub_protocol::OperationSpec;
 use alkhub_protocol::json::tree::Tree;
+use alkhub_protocol::{OperationName, OperationSpec};
 use sha2::{Digest as _, Sha256};
 
-use crate::Error;
-use crate::metrics::Statement;
+use crate::metrics::{Pruned, Statement};
 use crate::session::run;
 use crate::store::Inner;
+use crate::{Error, PRUNED};
 
 /// Specifications written in one statement.
 const CHUNK: usize = 100;
+
+/// Specifications noted as offered in one statement.
+const TOUCHED: usize = 1_000;
 
 /// The operations of a store.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +31,7 @@ pub struct SpecHash(pub [u8; 32]);
 // === impl Operations ===
 
 impl Operations<'_> {
-    /// Keeps specifications; those that are known stay as they are.
+    /// Keeps specifications; of those that are known it notes that they are offered, once an hour at most.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -42,7 +46,8 @@ impl Operations<'_> {
             run!(self.0, Statement::OperationPut, |db| sqlx::query!(
                 "INSERT INTO operations (hash, name, spec)
                  SELECT * FROM UNNEST($1::bytea[], $2::text[], $3::text[]) AS o(hash, name, spec) ORDER BY hash
-                 ON CONFLICT (hash) DO NOTHING",
+                 ON CONFLICT (hash) DO UPDATE SET last_offered_at = now()
+                 WHERE operations.last_offered_at < now() - interval '1 hour'",
                 &hashes,
                 &names,
                 &texts
@@ -73,6 +78,67 @@ impl Operations<'_> {
                 Ok((SpecHash(hash), spec))
             })
             .collect()
+    }
+}
+
+// === impl Operations, what is kept and for how long ===
+
+impl Operations<'_> {
+    /// Notes that specifications are offered now, once an hour at most. A row that another hub is writing is left out, so
+    /// that hubs cannot lock each other up: that hub notes the same.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn touch(self, hashes: &[SpecHash]) -> Result<(), Error> {
+        for chunk in hashes.chunks(TOUCHED) {
+            let hashes: Vec<Vec<u8>> = chunk.iter().map(|hash| hash.0.to_vec()).collect();
+            run!(self.0, Statement::OperationTouch, |db| sqlx::query!(
+                "UPDATE operations SET last_offered_at = now() WHERE hash IN (
+                     SELECT hash FROM operations
+                     WHERE hash = ANY($1) AND last_offered_at < now() - interval '1 hour'
+                     FOR NO KEY UPDATE SKIP LOCKED
+                 )",
+                &hashes
+            )
+            .execute(db))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes one batch of specifications that nobody has offered for `retention`, by the clock of Postgres; answers
+    /// how many, fewer than [`PRUNED`](crate::PRUNED) when none are left.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn prune(self, retention: Duration) -> Result<u64, Error> {
+        let done = run!(self.0, Statement::OperationPrune, |db| sqlx::query!(
+            "DELETE FROM operations WHERE hash IN (
+                 SELECT hash FROM operations WHERE last_offered_at < now() - make_interval(secs => $1)
+                 LIMIT $2 FOR UPDATE SKIP LOCKED
+             )",
+            retention.as_secs_f64(),
+            PRUNED
+        )
+        .execute(db))?;
+        self.0.metrics.pruned(Pruned::Operations, done.rows_affected());
+        Ok(done.rows_affected())
+    }
+
+    /// Those of these names whose specifications are kept, each once, in no order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn known(self, names: &[OperationName]) -> Result<Vec<OperationName>, Error> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let rows = run!(self.0, Statement::OperationKnown, |db| sqlx::query_scalar!(
+            "SELECT DISTINCT name FROM operations WHERE name = ANY($1)",
+            &names
+        )
+        .fetch_all(db))?;
+        let known = rows.iter().map(|name| name.parse());
+        known
+            .collect::<Result<_, _>>()
+            .map_err(|_| Error::Corrupt("operation's name"))
     }
 }
 

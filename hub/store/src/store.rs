@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::{SchemaName, StoreConfig};
+use alkhub_tasks::{Lost, Supervisor};
 use prometheus::Registry;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -36,8 +37,7 @@ pub(crate) struct Inner {
     schema: SchemaName,
     connect_timeout: Duration,
     ping_interval: Duration,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    supervisor: Supervisor,
     /// Ends the link's task when the last clone goes without [`Store::close`].
     _stop_on_drop: DropGuard,
 }
@@ -64,9 +64,8 @@ impl Store {
             schema: config.schema.clone(),
             connect_timeout: config.acquire_timeout,
             ping_interval: config.ping_interval,
-            tasks: TaskTracker::new(),
             _stop_on_drop: stop.clone().drop_guard(),
-            stop,
+            supervisor: Supervisor::new(TaskTracker::new(), stop),
         })))
     }
 
@@ -120,6 +119,11 @@ impl Store {
         self.0.link.state().is_up()
     }
 
+    /// Resolves when the loop that keeps [`Store::link`] true is lost, which is a fault of alkhub's; never otherwise.
+    pub async fn lost(&self) -> Lost {
+        self.0.supervisor.lost().await
+    }
+
     /// Keys, as keyed hashes.
     pub fn keys(&self) -> Keys<'_> {
         Keys(&self.0)
@@ -143,9 +147,9 @@ impl Store {
     /// Ends the link's task and closes the pool; statements that run are waited for, at most five seconds.
     pub async fn close(&self) {
         let inner = &*self.0;
-        inner.stop.cancel();
-        inner.tasks.close();
-        inner.tasks.wait().await;
+        inner.supervisor.stop().cancel();
+        inner.supervisor.tasks().close();
+        inner.supervisor.tasks().wait().await;
         if tokio::time::timeout(Duration::from_secs(5), inner.pool.close())
             .await
             .is_err()
@@ -157,7 +161,8 @@ impl Store {
 
     fn keep_watch(&self) {
         let inner = &*self.0;
-        if !inner.tasks.is_empty() || inner.stop.is_cancelled() {
+        let (tasks, stop) = (inner.supervisor.tasks(), inner.supervisor.stop().clone());
+        if !tasks.is_empty() || stop.is_cancelled() {
             return;
         }
         let watch = Watch {
@@ -169,8 +174,9 @@ impl Store {
             limit: inner.connect_timeout,
             admin: inner.admin.subscribe(),
         };
-        let (link, stop) = (Arc::clone(&inner.link), inner.stop.clone());
-        inner.tasks.spawn(async move { link.keep(&watch, &stop).await });
+        let link = Arc::clone(&inner.link);
+        let keep = async move { link.keep(&watch, &stop).await };
+        inner.supervisor.keep("store.link", keep);
     }
 }
 

@@ -25,7 +25,7 @@ fn fence(generation: u64) -> Fence<'static> {
 fn providers(directory: &Directory, operation: &str) -> Vec<String> {
     let pool = directory.pool(&name(operation)).expect("known");
     let shown = |i: &Arc<Instance>| format!("{}@{}", i.entry.instance, i.entry.generation);
-    let mut providers: Vec<String> = pool.all().map(shown).collect();
+    let mut providers: Vec<String> = pool.members().all().map(shown).collect();
     providers.sort();
     providers
 }
@@ -41,7 +41,7 @@ fn instances_of_one_specification_are_a_pool() {
 
     assert_eq!(providers(&directory, "text.upper"), ["one@1", "two@2"]);
     let pool = directory.pool(&name("text.upper")).expect("known");
-    assert_eq!((pool.here.len(), pool.elsewhere.len()), (1, 1));
+    assert_eq!((pool.members().here.len(), pool.members().elsewhere.len()), (1, 1));
     assert!(directory.pool(&name("text.lower")).is_none());
 }
 
@@ -142,6 +142,76 @@ fn names_that_nobody_offers_are_bounded() {
     assert!(directory.pools.len() <= IDLE_NAMES, "{}", directory.pools.len());
     assert!(directory.pool(&name("n.op0")).is_none());
     assert!(directory.pool(&operations.last().expect("some").name).is_some());
+}
+
+#[test]
+fn a_name_that_comes_and_goes_is_remembered_however_often() {
+    let directory = directory();
+    let (flaps, once) = (
+        operation(&directory.specs, "text.flaps", "true"),
+        operation(&directory.specs, "text.once", "true"),
+    );
+    directory.put(&remote("a/once@1", &[&once]));
+    directory.remove(&key("a", "once"), fence(u64::MAX));
+
+    for turn in 0..=IDLE_NAMES as u64 + 10 {
+        directory.put(&remote(&format!("a/one@{}", turn + 1), &[&flaps]));
+        directory.remove(&key("a", "one"), fence(u64::MAX));
+    }
+
+    for operation in [&flaps, &once] {
+        let pool = directory.pool(&operation.name).expect("it was offered");
+        assert!(pool.is_empty() && pool.operation.is_some());
+    }
+}
+
+/// Counted, not timed: an instance that joins moves nobody but itself.
+#[test]
+fn ten_thousand_instances_that_join_and_leave_one_by_one_move_once_each() {
+    const INSTANCES: usize = 10_000;
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    let moves = || directory.changes.lock().moves;
+
+    for i in 1..=INSTANCES {
+        directory.put(&remote(&format!("a/i{i}@{i}"), &[&upper]));
+    }
+    let joined = moves();
+    for i in 1..=INSTANCES {
+        directory.remove(&key("a", &format!("i{i}")), fence(u64::MAX));
+    }
+
+    assert_eq!((joined, moves() - joined), (INSTANCES, INSTANCES));
+    assert!(directory.pool(&upper.name).expect("known").is_empty());
+    assert!(!directory.has_instances_of(&"a".parse().expect("valid")));
+}
+
+#[test]
+fn an_instance_that_offers_other_operations_changes_those_pools_alone() {
+    let directory = directory();
+    let [upper, lower, trim] =
+        ["text.upper", "text.lower", "text.trim"].map(|name| operation(&directory.specs, name, "true"));
+    directory.put(&remote("a/two@1", &[&upper, &lower, &trim]));
+    directory.put(&remote("a/one@2", &[&upper, &lower]));
+
+    directory.put(&remote("a/one@3", &[&lower, &trim]));
+
+    assert_eq!(providers(&directory, "text.upper"), ["two@1"]);
+    assert_eq!(providers(&directory, "text.lower"), ["one@3", "two@1"]);
+    assert_eq!(providers(&directory, "text.trim"), ["one@3", "two@1"]);
+}
+
+#[test]
+fn a_name_that_the_store_knows_has_no_provider_until_somebody_comes() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+
+    directory.remember(&upper.name);
+
+    assert!(directory.pool(&upper.name).expect("known").is_empty());
+    directory.put(&remote("a/one@1", &[&upper]));
+    directory.remember(&upper.name);
+    assert_eq!(providers(&directory, "text.upper"), ["one@1"]);
 }
 
 #[test]

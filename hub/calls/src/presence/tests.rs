@@ -1,7 +1,7 @@
 //! What is heard of spokes reaches a real Postgres, once.
 
 use alkhub_config::{CallsConfig, EventsConfig, StoreConfig};
-use alkhub_events::{Fabric, Scope};
+use alkhub_events::{Fabric, Supervisor};
 use alkhub_protocol::Dialect;
 use alkhub_store::{Store, private::Server};
 use prometheus::Registry;
@@ -13,13 +13,10 @@ use crate::fixture::budget;
 use crate::{Caller, Connection, Limits, Parts, outbox};
 
 async fn core(url: String) -> Arc<Core> {
-    let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
+    let (stop, registry) = (CancellationToken::new(), Registry::new());
     let hub = "hub-a1".parse().expect("valid");
-    let scope = Scope {
-        tasks: tasks.clone(),
-        stop: stop.clone(),
-    };
-    let fabric = Fabric::start(&EventsConfig::default(), &hub, scope, &registry).expect("starts");
+    let supervisor = Supervisor::new(TaskTracker::new(), stop.clone());
+    let fabric = Fabric::start(&EventsConfig::default(), &hub, &supervisor, &registry).expect("starts");
     let config = StoreConfig {
         database_url: Some(url.into()),
         ..StoreConfig::default()
@@ -34,8 +31,7 @@ async fn core(url: String) -> Arc<Core> {
         hub,
         cluster: fabric.cluster().clone(),
         store,
-        tasks,
-        stop,
+        supervisor,
         registry,
     };
     Core::start(parts).expect("fresh metrics")

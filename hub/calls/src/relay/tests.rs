@@ -59,13 +59,11 @@ fn an_abort_and_an_answer_differ_by_their_way() {
     let back = Message::decode(&encoded(&header(Way::Back, None), &frame)).expect("valid");
 
     assert!(matches!(out, Message::Abort { key: 7, .. }));
-    assert!(matches!(
-        back,
-        Message::Answer {
-            frame: Frame::Aborted { .. },
-            ..
-        }
-    ));
+    let Message::Answer { key: 7, frame, .. } = back else {
+        panic!("{back:?}");
+    };
+    assert!(matches!(answer(&frame), Ok(Frame::Aborted { .. })));
+    assert!(answer(&Bytes::from_static(b"{}")).is_err());
 }
 
 #[test]

@@ -7,14 +7,15 @@ use alkhub_protocol::OperationSpec;
 use super::*;
 use crate::fixture::{local, operation, remote, specs};
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "lists that are made for one pool read better as they are"
+)]
 fn pool(here: Vec<Arc<Instance>>, elsewhere: Vec<Arc<Instance>>) -> Pool {
-    Pool {
-        name: "text.upper".parse().expect("valid"),
-        operation: Some(operation(&specs(), "text.upper", "true")),
-        here,
-        elsewhere,
-        waits_for_spec: false,
-    }
+    let name = "text.upper".parse().expect("valid");
+    let pool = Pool::new(name, Some(operation(&specs(), "text.upper", "true")), false);
+    here.iter().chain(&elsewhere).for_each(|instance| pool.insert(instance));
+    pool
 }
 
 /// Makes `calls` choices and counts them by instance.
@@ -110,7 +111,12 @@ fn full_instances_are_passed_over_and_a_full_pool_is_overloaded() {
 
     assert_eq!((counts["one"], counts["two"]), (1, 2));
     assert_eq!((error.code, error.retryable), (Code::Overloaded, true));
-    pool.elsewhere[0].load.release();
+    let one = pool
+        .members()
+        .all()
+        .find(|i| i.entry.instance.as_str() == "one")
+        .cloned();
+    one.expect("it is there").load.release();
     assert_eq!(chosen(&pool, 1)["one"], 1);
 }
 

@@ -8,7 +8,7 @@ use alkhub_calls::{
     Answer, Caller, Calls, Connection, Limits, Outgoing, OutgoingItem, Parts, Reply, Session, SpokePolicy, outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
-use alkhub_events::{Fabric, LinkState, Scope};
+use alkhub_events::{Fabric, LinkState, Supervisor};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, CallRequest, Dialect, Frame, RawJson, RequestId, Scopes};
@@ -80,11 +80,8 @@ impl Hub {
             lease_interval: Duration::from_millis(500),
             ..EventsConfig::default()
         };
-        let scope = Scope {
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        };
-        let fabric = Fabric::start(&events, &hub, scope, &registry).expect("the fabric starts");
+        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
+        let fabric = Fabric::start(&events, &hub, &supervisor, &registry).expect("the fabric starts");
         let url = options.postgres.clone();
         let store = StoreConfig {
             database_url: Some(
@@ -104,8 +101,7 @@ impl Hub {
             hub,
             cluster: fabric.cluster().clone(),
             store,
-            tasks: tasks.clone(),
-            stop: stop.clone(),
+            supervisor,
             budgets: Budgets::new(&options.budget, &registry).expect("a fresh registry"),
             registry: registry.clone(),
         })

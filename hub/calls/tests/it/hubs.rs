@@ -565,3 +565,28 @@ async fn calls_that_other_hubs_ask_for_are_bounded() {
     drop((running, spoke));
     pair.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_takes_long_to_check_holds_up_no_other() {
+    let pair = Pair::start().await;
+    let items = json!({"anyOf": [{"const": -1}, {"const": -2}, {"const": -3}, {"type": "integer"}]});
+    let schema = json!({"outputSchema": {"type": "array", "items": items}});
+    let offered = [query("text.upper"), operation("text.large", "query", &schema)];
+    let mut spoke = pair.spoke_on_b(&offered).await;
+    sees(&pair.a, "text.large", spoke.output.generation).await;
+    let (large, mut large_answer) = pair.a.dispatch(request("text.large", json!(1)));
+    let (small, mut small_answer) = pair.a.dispatch(request("text.upper", json!(1)));
+    assert!(large.is_ok() && small.is_ok());
+    let calls = [spoke.next_call().await, spoke.next_call().await];
+    assert_eq!(calls[0].operation.as_str(), "text.large");
+
+    spoke.respond(&calls[0].request_id, json!(vec![1_000; 150_000]));
+    spoke.respond(&calls[1].request_id, json!("small"));
+
+    let small = within("the small answer", small_answer.recv()).await;
+    assert!(matches!(small, Some(Answer::Item(_))), "{small:?}");
+    assert!(large_answer.try_recv().is_err(), "the large one is still checked");
+    let large = within("the large answer", large_answer.recv()).await;
+    assert!(matches!(large, Some(Answer::Item(_))), "{large:?}");
+    pair.end().await;
+}

@@ -1,8 +1,8 @@
 //! What is written to Postgres.
 
 use alkhub_calls::Answer;
-use alkhub_protocol::CallStatus;
 use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::{CallStatus, Code};
 use alkhub_store::private::Server;
 use alkhub_store::{CallFilter, Store};
 use alkhub_test_support::until;
@@ -204,6 +204,41 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
     assert!(first.generation < second.generation, "{first:?} {second:?}");
     assert_eq!(hub.calls.operations(&caller, None).len(), 0, "they were withdrawn");
     drop(both);
+    hub.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_is_not_unknown() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let start = |name| {
+        Hub::start(HubOptions {
+            name,
+            postgres: Some(postgres.url()),
+            ..HubOptions::default()
+        })
+    };
+    let before = start("pod-a1").await;
+    let spoke = Spoke::connect(&before, "text", &[query("text.upper")]).await;
+    spoke.session.close("for the test").await;
+    before.stop().await;
+    let hub = start("pod-a2").await;
+
+    // Again is the same: the first look is remembered.
+    for _ in 0..2 {
+        let known = hub.call("text.upper", json!(1)).await.expect_err("nobody is there");
+        let unknown = hub.call("text.lower", json!(1)).await.expect_err("nobody ever was");
+        assert_eq!((known.code, unknown.code), (Code::NoProvider, Code::OperationNotFound));
+    }
+    let (ticket, mut answers) = hub.dispatch(request("text.trim", json!(1)));
+    assert!(
+        ticket.expect("it is looked for").is_done(),
+        "nothing runs that could be aborted"
+    );
+    let Some(Answer::Failed(error)) = answers.recv().await else {
+        panic!("it is refused");
+    };
+    assert_eq!(error.code, Code::OperationNotFound);
     hub.stop().await;
     postgres.stop().await.expect("stops");
 }

@@ -1,7 +1,7 @@
 //! What Redis allows: TLS, passwords, access rules, replicas.
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Error, Fabric, LinkState, Scope};
+use alkhub_events::{Error, Fabric, LinkState, Supervisor};
 use alkhub_test_support::{Port, RedisServer, until, within};
 use prometheus::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -152,17 +152,14 @@ async fn a_redis_that_becomes_a_replica_is_left() {
 
 #[tokio::test]
 async fn settings_that_cannot_be_used_are_told_at_once_and_without_the_password() {
-    let scope = || Scope {
-        tasks: TaskTracker::new(),
-        stop: CancellationToken::new(),
-    };
+    let supervisor = Supervisor::new(TaskTracker::new(), CancellationToken::new());
     let start = |url: &str, authorities: Option<&str>| {
         let config = EventsConfig {
             redis_url: Some(url.into()),
             redis_ca_file: authorities.map(Into::into),
             ..EventsConfig::default()
         };
-        Fabric::start(&config, &"a".parse().expect("valid"), scope(), &Registry::new())
+        Fabric::start(&config, &"a".parse().expect("valid"), &supervisor, &Registry::new())
     };
 
     for url in [

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Deliveries, Fabric, Item, Lag, Limits, LinkState, Mailbox, Scope, mailbox};
+use alkhub_events::{Deliveries, Fabric, Item, Lag, Limits, LinkState, Mailbox, Supervisor, mailbox};
 use alkhub_protocol::{HubId, RawJson, Topic, TopicFilter};
 use alkhub_test_support::{PATIENCE, RedisServer, within};
 use prometheus::Registry;
@@ -46,11 +46,8 @@ impl Pod {
     pub(crate) fn start(config: &EventsConfig, name: &str) -> Self {
         let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
         let hub: HubId = name.parse().expect("a hub id");
-        let scope = Scope {
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        };
-        let fabric = Fabric::start(config, &hub, scope, &registry).expect("settings");
+        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
+        let fabric = Fabric::start(config, &hub, &supervisor, &registry).expect("settings");
         Self {
             fabric,
             hub,

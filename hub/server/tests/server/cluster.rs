@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_config::{EventsConfig, HubConfig};
-use alkhub_events::{Fabric, KeyChange, LinkState, Scope};
+use alkhub_events::{Fabric, KeyChange, LinkState, Supervisor};
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use prometheus::Registry;
@@ -169,10 +169,7 @@ async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
             ..EventsConfig::default()
         },
         &"other".parse().expect("a hub's id"),
-        Scope {
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        },
+        &Supervisor::new(TaskTracker::new(), CancellationToken::new()),
         &Registry::new(),
     )
     .expect("starts");
@@ -373,7 +370,8 @@ async fn the_other_hubs_hear_of_a_drain_before_its_delay_ends() {
             // Nothing is told by a renewal.
             config.events.lease_ttl = Duration::from_secs(3_600);
             config.events.lease_interval = Duration::from_secs(1_200);
-            config.store.schema = schema.get_or_insert(config.store.schema.clone()).clone();
+            let own = config.store.schema.clone();
+            config.store.schema = schema.get_or_insert(own).clone();
         })
     };
     let (one, two) = (start(), start());

@@ -234,3 +234,27 @@ async fn metrics_are_there_and_plain() {
     }
     assert_eq!(hub.metric("alkhub_ready").await, Some(1.0));
 }
+
+#[tokio::test]
+async fn a_hub_that_loses_a_loop_is_unready_names_it_and_asks_to_be_ended() {
+    let hub = hub().await;
+    assert_eq!(
+        hub.metric("alkhub_loops_lost_total{loop=\"calls.inbox\"}").await,
+        Some(0.0)
+    );
+
+    hub.hub.supervisor().keep("test.loop", async { panic!("for the test") });
+
+    let reason = timeout(LIMIT, hub.hub.failed()).await.expect("it cannot go on");
+    assert_eq!(reason, "loop `test.loop` panicked: for the test");
+    let answer = ready_is(&hub, 503, "test.loop").await;
+    assert_eq!(
+        (&answer.body["status"], &answer.body["loops"]["state"]),
+        (&json!("failed"), &json!("lost"))
+    );
+    assert_eq!(
+        hub.metric("alkhub_loops_lost_total{loop=\"test.loop\"}").await,
+        Some(1.0)
+    );
+    hub.hub.shutdown().await;
+}

@@ -6,12 +6,9 @@ use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
 
 use super::Spokes;
-use crate::Error;
-use crate::metrics::Statement;
+use crate::metrics::{Pruned, Statement};
 use crate::session::run;
-
-/// Spokes forgotten in one statement.
-const CHUNK: i64 = 1_000;
+use crate::{Error, PRUNED};
 
 impl Spokes<'_> {
     /// Removes spokes that no resource declared, that have no key, and that have been neither connected nor heard for
@@ -30,9 +27,10 @@ impl Spokes<'_> {
                  LIMIT $2 FOR UPDATE SKIP LOCKED
              )",
             before.to_sqlx() as _,
-            CHUNK
+            PRUNED
         )
         .execute(db))?;
+        self.0.metrics.pruned(Pruned::Spokes, done.rows_affected());
         Ok(done.rows_affected())
     }
 }

@@ -334,3 +334,42 @@ async fn a_text_that_postgres_cannot_keep_is_the_callers_mistake() {
     assert!(matches!(refused, Err(Error::Text)), "{refused:?}");
     assert!(store.ready(), "a mistake of a caller says nothing about the link");
 }
+
+/// A row that keeps a key dead stays: of an admin key, which a file names at each start, and of a declared spoke's.
+#[tokio::test]
+async fn keys_that_ended_longer_ago_than_their_retention_are_deleted_unless_they_could_come_back() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let admin = admin_key(1, false);
+    store.keys().keep_admin(&admin).await.expect("entered");
+    for number in 2..=4 {
+        store.keys().create(&new_key(number)).await.expect("made");
+    }
+    for (spoke_name, uid, number) in [("builder", "a", 5), ("gone", "b", 6)] {
+        let (spoke_name, declared, key) = (name(spoke_name), spoke(uid), spoke_key(number));
+        let put = store.spokes().put(&spoke_name, &declared, Some(&key)).await;
+        put.expect("put");
+    }
+    let works = store.keys().find(&hash(2)).await.expect("asked").expect("known").id;
+    execute(
+        &url,
+        format!(
+            "UPDATE alkhub.keys SET revoked_at = now() - interval '2 days' WHERE id <> '{works}';
+             UPDATE alkhub.keys SET revoked_at = NULL, expires_at = now() - interval '2 days' WHERE name = 'key 3';
+             DELETE FROM alkhub.spokes WHERE name = 'gone'"
+        ),
+    )
+    .await;
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!(store.keys().prune(3 * day).await.expect("pruned"), 0);
+
+    let pruned = store.keys().prune(day).await.expect("pruned");
+
+    assert_eq!(pruned, 3, "one revoked, one expired, one of a spoke that is gone");
+    let left = store.keys().list(hasher().hash_key()).await.expect("asked");
+    let mut left: Vec<String> = left.into_iter().map(|key| key.hint).collect();
+    left.sort_unstable();
+    let mut wanted = [admin.hint, api_key(2).hint().to_owned(), api_key(5).hint().to_owned()];
+    wanted.sort_unstable();
+    assert_eq!(left, wanted);
+}

@@ -1,9 +1,13 @@
 //! Operations by hash.
 
-use alkhub_protocol::OperationSpec;
+use std::time::Duration;
+
+use alkhub_protocol::{OperationName, OperationSpec};
 use alkhub_store::SpecHash;
 
-use crate::fixture::store;
+use crate::fixture::{config, database, execute, ready, store};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn spec(name: &str) -> OperationSpec {
     serde_json::from_value(serde_json::json!({
@@ -57,4 +61,59 @@ async fn hubs_that_put_the_same_at_once_do_not_block_each_other() {
     let (one, two) = tokio::join!(store.operations().put(&all), store.operations().put(&backwards));
 
     assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+}
+
+#[tokio::test]
+async fn specifications_that_nobody_offered_for_their_retention_are_deleted_and_no_others() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let all: Vec<_> = ["never", "noted", "again"]
+        .map(|name| (SpecHash::of(&spec(name)), spec(name)))
+        .into();
+    let [(never, _), (noted, _), (again, _)] = &all[..] else {
+        panic!("three")
+    };
+    store.operations().put(&all).await.expect("put");
+    assert_eq!(store.operations().prune(DAY).await.expect("pruned"), 0);
+    execute(
+        &url,
+        "UPDATE alkhub.operations SET last_offered_at = now() - interval '2 days'",
+    )
+    .await;
+
+    store.operations().touch(&[*noted]).await.expect("noted");
+    store.operations().put(&all[2..]).await.expect("put again");
+    let pruned = store.operations().prune(DAY).await.expect("pruned");
+
+    assert_eq!(pruned, 1);
+    let mut left = store.operations().get(&[*never, *noted, *again]).await.expect("asked");
+    left.sort_by(|(_, one), (_, other)| one.name.cmp(&other.name));
+    let left: Vec<&str> = left.iter().map(|(_, spec)| spec.name.as_str()).collect();
+    assert_eq!(left, ["again", "noted"]);
+}
+
+#[tokio::test]
+async fn a_name_is_known_as_long_as_its_specification_is_kept() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let upper = spec("upper");
+    let names: Vec<OperationName> = ["text.upper", "text.lower"]
+        .map(|name| name.parse().expect("valid"))
+        .into();
+    store
+        .operations()
+        .put(&[(SpecHash::of(&upper), upper)])
+        .await
+        .expect("put");
+
+    let known = store.operations().known(&names).await.expect("asked");
+    execute(
+        &url,
+        "UPDATE alkhub.operations SET last_offered_at = now() - interval '2 days'",
+    )
+    .await;
+    store.operations().prune(DAY).await.expect("pruned");
+
+    assert_eq!(known, names[..1]);
+    assert_eq!(store.operations().known(&names).await.expect("asked"), []);
 }

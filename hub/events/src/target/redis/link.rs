@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_tasks::Supervisor;
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use super::session::{self, End, Session};
 use super::subscriber::Subscribing;
 use crate::channel::Names;
 use crate::metrics::Metrics;
-use crate::{Error, LinkState, Scope};
+use crate::{Error, LinkState};
 
 /// Between two attempts at most; the first ones follow sooner.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
@@ -144,7 +145,7 @@ impl Link {
 
 impl Runner {
     /// Starts the tasks of the link.
-    pub(crate) fn start(self, routes: Routes, scope: Scope) {
+    pub(crate) fn start(self, routes: Routes, supervisor: &Supervisor) {
         let Self {
             client,
             limits,
@@ -156,8 +157,8 @@ impl Runner {
             reading,
         } = self;
         let hold = link.hold_for_publisher();
-        let Scope { tasks, stop } = scope;
-        tasks.spawn(publishing.run(stop.clone(), hold));
+        let stop = supervisor.stop();
+        supervisor.keep("events.publisher", publishing.run(stop.clone(), hold));
         let probe = Probe::new(limits.probe_interval, metrics.link.probe_seconds.clone());
         let reading = Arc::new(reading);
         let keeper = Keeper {
@@ -170,11 +171,11 @@ impl Runner {
             reading,
             routes,
             probe,
-            tasks: tasks.clone(),
+            tasks: supervisor.tasks().clone(),
             sessions: 0,
             was_up: false,
         };
-        tasks.spawn(keeper.run(stop));
+        supervisor.keep("events.link", keeper.run(stop.clone()));
     }
 }
 

@@ -11,7 +11,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use alkhub_protocol::envelope::{TransportHeader, encode};
 use alkhub_protocol::{Envelope, Topic, TopicFilter};
@@ -24,7 +23,7 @@ use super::session::End;
 use crate::Publication;
 use crate::bus::{Readers, Table, spread};
 use crate::channel::{Channel, Names};
-use crate::cluster::{Feed, Keys};
+use crate::cluster::{Feed, InboxSender, Keys};
 use crate::mailbox::{Loss, Reason};
 use crate::metrics::{Dropped, Metrics};
 
@@ -37,13 +36,10 @@ const BATCH: usize = 256;
 /// Bridges that an event may have passed.
 const HOP_LIMIT: u8 = 8;
 
-/// A reader of relayed messages that takes none for this long ends the session.
-const INBOX_PATIENCE: Duration = Duration::from_secs(5);
-
 /// Where messages go that are no events.
 #[derive(Clone)]
 pub(crate) struct Routes {
-    pub(crate) inbox: mpsc::Sender<Bytes>,
+    pub(crate) inbox: InboxSender,
     pub(crate) feed: Feed,
     pub(crate) keys: Keys,
 }
@@ -86,7 +82,6 @@ struct Reader {
     shared: Arc<Reading>,
     routes: Routes,
     probe: Probe,
-    end: End,
     /// Channels of topics that this stream carries from here on.
     topics: HashSet<Vec<u8>>,
 }
@@ -183,7 +178,6 @@ impl Reading {
             shared: self,
             routes,
             probe,
-            end: end.clone(),
             topics: HashSet::new(),
         };
         let mut batch = Vec::with_capacity(BATCH);
@@ -201,7 +195,7 @@ impl Reading {
             reader.probe.heard();
             for message in batch.drain(..) {
                 held.fetch_sub(message.payload.len(), Ordering::Relaxed);
-                reader.take(message).await;
+                reader.take(message);
             }
         }
     }
@@ -264,7 +258,8 @@ impl Reading {
 // === impl Reader ===
 
 impl Reader {
-    async fn take(&mut self, message: Message) {
+    /// Never waits: what is slow must not hold up what comes behind it.
+    fn take(&mut self, message: Message) {
         let shared = self.shared.clone();
         match (message.kind, shared.names.read(&message.channel)) {
             (Kind::Published, Channel::Event(topic)) => shared.event(topic, &message.payload),
@@ -287,7 +282,7 @@ impl Reader {
                     shared.confirmed(&TopicFilter::AllOf(event_type.into()));
                 }
             }
-            (Kind::Published, Channel::Inbox) => self.relayed(message.payload).await,
+            (Kind::Published, Channel::Inbox) => self.relayed(message.payload),
             (Kind::Published, Channel::Directory) => self.routes.feed.push(message.payload),
             (Kind::Published, Channel::Keys) => self.routes.keys.read(&message.payload),
             (Kind::Published, Channel::Probe) => self.probe.returned(&message.payload),
@@ -295,22 +290,10 @@ impl Reader {
         }
     }
 
-    /// Waits for a reader that is slow and ends the session for one that is stuck: its callers see the link go down.
-    /// After the end of the session nothing waits.
-    async fn relayed(&self, message: Bytes) {
-        let inbox = &self.routes.inbox;
-        let room = tokio::select! {
-            biased;
-            room = inbox.reserve() => room.ok(),
-            () = self.end.wait() => None,
-            () = tokio::time::sleep(INBOX_PATIENCE) => {
-                self.end.now("relayed messages were not read");
-                None
-            }
-        };
-        match room {
-            Some(room) => room.send(message),
-            None => self.shared.metrics.dropped(Dropped::Unread, 1),
+    /// A message that its reader has no room for is lost, and the reader is told.
+    fn relayed(&self, message: Bytes) {
+        if !self.routes.inbox.push(message) {
+            self.shared.metrics.dropped(Dropped::Unread, 1);
         }
     }
 }

@@ -1,0 +1,100 @@
+//! One registration of an instance, as calls see it.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alkhub_events::DirectoryEntry;
+use alkhub_protocol::{InstanceId, OperationName, SpokeName};
+use alkhub_store::SpecHash;
+
+use crate::link::{Link, Load};
+
+/// One registration.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) entry: DirectoryEntry,
+    /// Its operations with their hashes as far as they can be read.
+    pub(crate) offers: HashMap<OperationName, SpecHash>,
+    /// Its connection, when this hub holds it.
+    pub(crate) link: Option<Arc<Link>>,
+    pub(crate) load: Arc<Load>,
+}
+
+/// Orders registrations by their age, in the same way on every hub.
+#[derive(Clone, Debug)]
+pub(super) struct ByAge(pub(super) Arc<Instance>);
+
+// === impl Instance ===
+
+impl Instance {
+    pub(crate) fn new(entry: DirectoryEntry, link: Option<Arc<Link>>) -> Self {
+        let offers = entry.operations.iter();
+        let offers = offers.filter_map(|offer| Some((offer.name.clone(), offer.hash.parse().ok()?)));
+        Self {
+            offers: offers.collect(),
+            load: link.as_ref().map_or_else(Arc::default, |link| Arc::clone(&link.load)),
+            entry,
+            link,
+        }
+    }
+
+    pub(crate) fn key(&self) -> (SpokeName, InstanceId) {
+        (self.entry.spoke.clone(), self.entry.instance.clone())
+    }
+
+    pub(crate) fn slots(&self) -> Option<u32> {
+        self.entry.concurrency
+    }
+
+    pub(crate) fn has_slot(&self) -> bool {
+        self.slots().is_none_or(|slots| self.load.get() < slots)
+    }
+
+    pub(crate) fn is_same_registration(&self, other: &Self) -> bool {
+        self.entry.fence() == other.entry.fence()
+            && self.entry.spoke == other.entry.spoke
+            && self.entry.instance == other.entry.instance
+    }
+
+    /// Whether it takes the place of a registration of the same instance.
+    pub(super) fn replaces(&self, old: &Self) -> bool {
+        let fed_by_one_hub = self.link.is_none() && old.link.is_none() && self.entry.hub == old.entry.hub;
+        if fed_by_one_hub {
+            // The feed has them in order; a hub without an answer of Redis may have gone on with a lower generation.
+            return !self.is_same_registration(old);
+        }
+        self.entry.fence() > old.entry.fence()
+    }
+
+    /// Whether this is a registration of the given connection.
+    pub(crate) fn is_on(&self, link: &Arc<Link>) -> bool {
+        self.link.as_ref().is_some_and(|own| Arc::ptr_eq(own, link))
+    }
+}
+
+// === impl ByAge ===
+
+impl Ord for ByAge {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (own, other) = (&self.0.entry, &other.0.entry);
+        own.fence()
+            .cmp(&other.fence())
+            .then_with(|| own.spoke.cmp(&other.spoke))
+            .then_with(|| own.instance.cmp(&other.instance))
+    }
+}
+
+impl PartialOrd for ByAge {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByAge {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for ByAge {}

@@ -1,0 +1,147 @@
+//! The instances that offer one operation, by one specification.
+//!
+//! Invariants
+//! - The specification of a pool never changes: when that of a name does, the name gets another pool. A call whose input
+//!   was checked by one specification goes to nobody who offers another.
+//! - A change costs what changed: an instance comes and goes in a time that does not depend on the others.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use alkhub_protocol::OperationName;
+use alkhub_store::SpecHash;
+use indexmap::IndexSet;
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::Instance;
+use crate::operation::Operation;
+
+/// What is known of a name.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) name: OperationName,
+    /// The specification that its instances share; the last one when there is none.
+    pub(crate) operation: Option<Arc<Operation>>,
+    /// Whether instances are left out because their specification is still to be loaded.
+    pub(crate) waits_for_spec: bool,
+    /// Whether nobody offers the name: its specification is only shown, and has no checks.
+    rests: bool,
+    members: RwLock<Members>,
+}
+
+/// The instances that a call can be sent to.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    /// With a connection to this hub.
+    pub(crate) here: Group,
+    /// On other hubs.
+    pub(crate) elsewhere: Group,
+}
+
+/// Instances in no order, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Group(IndexSet<Member>);
+
+/// A registration, told from others by its place in memory.
+#[derive(Debug)]
+struct Member(Arc<Instance>);
+
+// === impl Pool ===
+
+impl Pool {
+    pub(crate) fn new(name: OperationName, operation: Option<Arc<Operation>>, waits_for_spec: bool) -> Self {
+        Self {
+            name,
+            operation,
+            waits_for_spec,
+            rests: false,
+            members: RwLock::default(),
+        }
+    }
+
+    /// A name that nobody offers. What cannot be called takes no more memory than its texts.
+    pub(super) fn resting(name: OperationName, last: Option<&Arc<Operation>>) -> Self {
+        let shown = last.map(|last| Arc::new(last.unchecked()));
+        Self {
+            rests: true,
+            ..Self::new(name, shown, false)
+        }
+    }
+
+    /// Whether instances that offer this specification belong here.
+    pub(super) fn is_of(&self, hash: &SpecHash) -> bool {
+        !self.waits_for_spec && !self.rests && self.operation.as_ref().is_some_and(|own| own.hash == *hash)
+    }
+
+    /// Its instances. While the guard is held none comes or goes: hold it for a choice, and not longer.
+    pub(crate) fn members(&self) -> RwLockReadGuard<'_, Members> {
+        self.members.read()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let members = self.members();
+        members.here.is_empty() && members.elsewhere.is_empty()
+    }
+
+    pub(crate) fn insert(&self, instance: &Arc<Instance>) {
+        let member = Member(Arc::clone(instance));
+        self.members.write().group(instance).0.insert(member);
+    }
+
+    pub(super) fn remove(&self, instance: &Arc<Instance>) {
+        let member = Member(Arc::clone(instance));
+        self.members.write().group(instance).0.swap_remove(&member);
+    }
+}
+
+// === impl Members ===
+
+impl Members {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.here.iter().chain(self.elsewhere.iter())
+    }
+
+    fn group(&mut self, instance: &Instance) -> &mut Group {
+        if instance.link.is_some() {
+            &mut self.here
+        } else {
+            &mut self.elsewhere
+        }
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<&Arc<Instance>> {
+        self.0.get_index(at).map(|member| &member.0)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.0.iter().map(|member| &member.0)
+    }
+}
+
+// === impl Member ===
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Member {}
+
+impl Hash for Member {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}

@@ -1,0 +1,86 @@
+//! Keeps the store from growing for ever: notes which specifications are offered, and forgets what nobody needs.
+//!
+//! Invariants
+//! - A specification that an instance of this hub offers is noted twice in each hour at least: none that any hub needs
+//!   comes near its retention.
+//! - Every hub does it, each at times of its own, in small statements that wait for nobody's lock.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_store::{PRUNED, SpecHash};
+use tokio::time::Instant;
+
+use crate::core::Core;
+
+/// How often offered specifications are noted.
+const NOTE: Duration = Duration::from_secs(30 * 60);
+
+/// How often it is looked for what nobody needs.
+const PRUNE: Duration = Duration::from_secs(3600);
+
+/// Between two batches.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Batches at one time; the next hour takes the rest.
+const BATCHES: usize = 100;
+
+impl Core {
+    /// Notes and forgets until the end.
+    pub(crate) async fn keep_house(self: Arc<Self>) {
+        // Not all hubs at once.
+        let mut note_at = Instant::now() + NOTE.mul_f64(fastrand::f64());
+        let mut prune_at = Instant::now() + PRUNE.mul_f64(fastrand::f64());
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep_until(note_at) => {
+                    note_at = Instant::now() + NOTE;
+                    self.stop.run_until_cancelled(self.note_offered()).await;
+                }
+                () = tokio::time::sleep_until(prune_at) => {
+                    prune_at = Instant::now() + PRUNE;
+                    self.stop.run_until_cancelled(self.prune()).await;
+                }
+            }
+        }
+    }
+
+    /// Notes what the instances on this hub offer.
+    async fn note_offered(&self) {
+        let here = self
+            .directory
+            .instances()
+            .into_iter()
+            .filter(|instance| instance.link.is_some());
+        let offered: HashSet<SpecHash> = here
+            .flat_map(|instance| instance.offers.values().copied().collect::<Vec<_>>())
+            .collect();
+        let offered: Vec<SpecHash> = offered.into_iter().collect();
+        if let Err(error) = self.store.operations().touch(&offered).await {
+            // Half an hour later it is noted again.
+            tracing::debug!(%error, "that specifications are offered was not noted");
+        }
+    }
+
+    async fn prune(&self) {
+        match self
+            .store
+            .spokes()
+            .prune_undeclared(self.config.undeclared_retention)
+            .await
+        {
+            Ok(0) => {}
+            Ok(spokes) => tracing::info!(spokes, "undeclared spokes that stayed away were forgotten"),
+            Err(error) => tracing::debug!(%error, "undeclared spokes that stayed away were not forgotten"),
+        }
+        for _ in 0..BATCHES {
+            match self.store.operations().prune(self.config.operation_retention).await {
+                Ok(rows) if rows < PRUNED.unsigned_abs() => return,
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) => return tracing::debug!(%error, "specifications that nobody offers were not forgotten"),
+            }
+        }
+    }
+}
