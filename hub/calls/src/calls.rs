@@ -112,6 +112,14 @@ impl Calls {
         Ok(Items { queue, ticket })
     }
 
+    /// Ends every running call with an error, which its caller is told; its spoke is told the reason. For a hub that goes
+    /// away: who is told later, by the end of a connection, may be told that the spoke is lost, or nothing.
+    pub fn end_all(&self, error: &CallError, reason: &str) {
+        for call in self.0.pending.select(|_| true) {
+            self.0.end(call.key, End::Failed(error.clone()), Some(reason));
+        }
+    }
+
     /// Makes a connection an instance of a spoke. A partly refused registration is an answer, no error. On a
     /// connection that has registered before, the new set replaces the old one and the old session does nothing more.
     /// Dropping the future undoes what was done.

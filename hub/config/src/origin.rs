@@ -150,7 +150,7 @@ mod tests {
             ("https://b\u{fc}cher.example", "write `https://xn--bcher-kva.example`"),
             ("app.example", "write `https://app.example`"),
             ("localhost:3000", "write `https://localhost:3000`"),
-            ("//app.example", "such as `https://app.example`"),
+            ("//app.example", "write `https://app.example`"),
             ("ws://app.example", "such as `https://app.example`"),
             ("https://", "such as `https://app.example`"),
             ("", "such as `https://app.example`"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use alkhub_config::drain::{CLOSING, ENDING, KILLING, STORING};
 use tokio::time::{Instant, timeout};
 
+use crate::error::unanswered;
 use crate::hub::Hub;
 use crate::ws::{DRAINING, code};
 
@@ -49,6 +50,8 @@ impl Hub {
                 "calls still run at the end of `server.drain-timeout`"
             );
         }
+        // While every caller can still be told.
+        app.calls.end_all(&unanswered(DRAINING), DRAINING);
         app.scope.close.cancel();
         app.sockets.close(code::GOING_AWAY, DRAINING, |_| true);
         if !wait(CLOSING, || app.sockets.len() == 0 && app.metrics.http() == 0).await {

@@ -82,7 +82,7 @@ async fn keys_tokens_and_payloads_are_never_logged() {
     let log = String::from_utf8(log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).expect("UTF-8");
     let ours: String = log.lines().filter(|line| line.contains("alkhub")).collect();
     assert!(
-        ours.contains("the hub listens") && ours.contains("a key was made"),
+        ours.contains("the hub starts") && ours.contains("a key was made"),
         "{ours}"
     );
     for secret in [key.as_str(), hub.admin.as_str(), wrong.as_str(), "PAYLOAD"] {

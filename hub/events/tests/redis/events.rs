@@ -130,15 +130,15 @@ async fn glob_characters_of_a_type_match_only_themselves() {
     let _subscription = a
         .fabric
         .bus()
-        .subscribe(filter("a*b[c]?:*"), &mailbox)
+        .subscribe(filter("a?b[c]:*"), &mailbox)
         .await
         .expect("up");
 
-    for name in ["axb[c]?:1", "a*bcx:1", "a*b[c]x:1", "a*b[c]?:x*"] {
+    for name in ["axb[c]:1", "a?bc:1", "axbc:1", "a?b[c]:x*"] {
         b.publish(name, 1).await;
     }
 
-    assert_eq!(event(&mut deliveries).await.0, "a*b[c]?:x*");
+    assert_eq!(event(&mut deliveries).await.0, "a?b[c]:x*");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

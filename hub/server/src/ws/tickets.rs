@@ -59,13 +59,9 @@ impl Tickets {
     pub(crate) fn take_running(&mut self, reason: &str) -> Vec<RequestId> {
         self.sweep();
         let running = std::mem::take(&mut self.calls);
-        running
-            .into_iter()
-            .map(|(id, ticket)| {
-                ticket.abort(reason);
-                id
-            })
-            .collect()
+        // What has ended meanwhile is on its way to the peer, or was.
+        let still = running.into_iter().filter(|(_, ticket)| ticket.stop(reason));
+        still.map(|(id, _)| id).collect()
     }
 
     /// Ends every call.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use alkhub_config::StoreConfig;
+use alkhub_protocol::Scopes;
 use alkhub_store::private::Server;
-use alkhub_store::{Error, LinkState, Store};
+use alkhub_store::{Error, LinkState, NewKey, Store};
 use alkhub_test_support::{until, within};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::time::Instant;
@@ -90,6 +91,12 @@ async fn a_schema_that_lost_the_admin_key_gets_it_again_and_none_that_was_revoke
     back("a schema that was put back without it has it").await;
 
     let id = found().await.expect("asked").expect("known").id;
+    // The last one is not revoked: another has to be there.
+    let other = NewKey {
+        scopes: Scopes::new(["admin"]),
+        ..new_key(2)
+    };
+    store.keys().create(&other).await.expect("made");
     store.keys().revoke(&id).await.expect("asked");
     store.keys().keep_admin(&admin_key(1, true)).await.expect("entered");
     assert!(found().await.expect("asked").expect("known").revoked_at.is_some());
