@@ -11,6 +11,8 @@ use crate::Error;
 /// A declared spoke, as far as it is read here.
 #[derive(Deserialize)]
 struct Declared {
+    /// Without a uid where nothing declares the spoke.
+    #[serde(default)]
     declaration: SpokePut,
 }
 

@@ -40,8 +40,9 @@ pub(crate) struct Swept {
 pub(crate) struct Declared {
     #[serde(flatten)]
     info: SpokeInfo,
-    /// Without a key: the same in a `PUT` changes nothing.
-    declaration: SpokePut,
+    /// Without a key: the same in a `PUT` changes nothing. Absent where nothing declares the spoke.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    declaration: Option<SpokePut>,
 }
 
 /// What is connected of one spoke.
@@ -90,7 +91,7 @@ pub(crate) async fn get(
     let record = record.ok_or_else(|| unknown(&name))?;
     let hint = hints(&app, Some(&name)).await?.remove(&name);
     let connected = connected(&app).remove(&name).unwrap_or_default();
-    let declaration = record.declaration();
+    let declaration = (!record.uid.is_empty()).then(|| record.declaration());
     let info = info(record, connected, hint);
     Ok(Data::ok(Declared { info, declaration }))
 }
