@@ -99,6 +99,7 @@ pub(crate) async fn a_backup_is_restored_as_the_page_says(world: &mut World) -> 
     let kube = &world.kube;
     let lost = "for kind in spokes hubs; do kubectl -n team-a delete $kind --all --timeout=2m; done
 kubectl -n team-a delete secret demo-auth --ignore-not-found
+kubectl -n team-a wait --for=delete pod -l app.kubernetes.io/instance=demo --timeout=2m
 schema=$(psql -Atc \"select nspname from pg_namespace where nspname like 'alk_team_a_demo%'\" $DATABASE_URL)
 test -n \"$schema\"
 psql -q -c \"drop schema \\\"$schema\\\" cascade\" $DATABASE_URL\n";
