@@ -172,7 +172,11 @@ fn wake(ctx: &Context, names: &Names, before: Option<&Look>, now: &Look) {
     let (old, new) = (old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing));
     for spoke in ctx.stores.spokes_of(&names.namespace, &names.hub) {
         let name = spoke.name_any();
-        if (turned || is_news(old.get(&name), new.get(&name))) && !ctx.wake.spoke(&spoke) {
+        let (old, new) = (old.get(&name), new.get(&name));
+        // One that was lost before any look has seen it is the same to this look and to the one before.
+        let told = || spoke.uid().and_then(|uid| ctx.told.at(&uid));
+        let is_lost = new.is_none() && told().is_some_and(|told| told < now.at);
+        if (turned || is_lost || is_news(old, new)) && !ctx.wake.spoke(&spoke) {
             // The queue is full: the rest is reached by its own resync.
             return;
         }
