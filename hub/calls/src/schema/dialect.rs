@@ -15,23 +15,14 @@
 
 use serde_json::{Map, Value};
 
-use super::shape::{LISTS, MAPS, SINGLE};
+use super::shape::{BELOW, BELOW_LISTS, BELOW_MAPS, LISTS, MAPS, SINGLE};
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 const NOTHING: [&str; 2] = ["void", "undefined"];
 
-/// Keywords whose value is a schema, beside those that apply in place.
-const BELOW: [&str; 8] = [
-    "items",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-    "additionalProperties",
-    "unevaluatedProperties",
-    "propertyNames",
-    "contentSchema",
-];
-const BELOW_MAPS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+/// Keywords with a schema, or with schemas by name, that apply to no value by themselves.
+const ASIDE: &str = "contentSchema";
+const ASIDE_MAPS: [&str; 2] = ["$defs", "definitions"];
 
 /// Most warnings of one schema; what is over is counted.
 const WARNINGS: usize = 8;
@@ -78,18 +69,18 @@ impl Adapter {
         for (keyword, value) in keywords.iter_mut() {
             let keyword = keyword.as_str();
             match value {
-                Value::Array(items) if LISTS.contains(&keyword) || ["prefixItems", "items"].contains(&keyword) => {
+                Value::Array(items) if LISTS.contains(&keyword) || BELOW_LISTS.contains(&keyword) => {
                     for (i, item) in items.iter_mut().enumerate() {
                         self.schema(item, &format!("{path}/{keyword}/{i}"));
                     }
                 }
-                Value::Object(inner) if MAPS.contains(&keyword) || BELOW_MAPS.contains(&keyword) => {
+                Value::Object(inner) if has_schemas_by_name(keyword) => {
                     for (name, item) in inner.iter_mut() {
                         let name = name.replace('~', "~0").replace('/', "~1");
                         self.schema(item, &format!("{path}/{keyword}/{name}"));
                     }
                 }
-                Value::Object(_) if SINGLE.contains(&keyword) || BELOW.contains(&keyword) => {
+                Value::Object(_) if SINGLE.contains(&keyword) || BELOW.contains(&keyword) || keyword == ASIDE => {
                     self.schema(value, &format!("{path}/{keyword}"));
                 }
                 _ => {}
@@ -138,6 +129,10 @@ impl Adapter {
         self.warnings
             .push(format!("`{name}` is no type of JSON: {what} is not checked"));
     }
+}
+
+fn has_schemas_by_name(keyword: &str) -> bool {
+    MAPS.contains(&keyword) || BELOW_MAPS.contains(&keyword) || ASIDE_MAPS.contains(&keyword)
 }
 
 /// What the `type` of a schema names.

@@ -25,7 +25,7 @@ pub(super) const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 pub(super) const SINGLE: [&str; 4] = ["not", "if", "then", "else"];
 pub(super) const MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
-const BELOW: [&str; 7] = [
+pub(super) const BELOW: [&str; 7] = [
     "items",
     "additionalItems",
     "unevaluatedItems",
@@ -34,8 +34,8 @@ const BELOW: [&str; 7] = [
     "unevaluatedProperties",
     "propertyNames",
 ];
-const BELOW_LISTS: [&str; 2] = ["items", "prefixItems"];
-const BELOW_MAPS: [&str; 2] = ["properties", "patternProperties"];
+pub(super) const BELOW_LISTS: [&str; 2] = ["items", "prefixItems"];
+pub(super) const BELOW_MAPS: [&str; 2] = ["properties", "patternProperties"];
 
 /// Why a schema is not taken although it is one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
