@@ -2,7 +2,8 @@
 //!
 //! Not ready, and the other hubs are told: their calls go elsewhere wherever there is anybody else → `drain-delay`, so
 //! that load balancers notice → no new connections, clients without a call under way
-//! are let go → running calls finish, up to `drain-timeout` → sockets close with 1001 and a reason → everything ends.
+//! are let go → running calls finish, up to `drain-timeout` → those that still run end with UNAVAILABLE, while every
+//! caller can be told → sockets close with 1001 and a reason → everything ends.
 
 use std::time::Duration;
 
