@@ -19,6 +19,8 @@ fn on_a_terminal(world: &World, environment: &[(&str, &str)], arguments: &str) -
     let alkhub = env!("CARGO_BIN_EXE_alkhub");
     let output = command
         .env("TERM", "xterm-256color")
+        // With `CI` set, colours are for the log of a run, on a dumb terminal too: not what is tried here.
+        .env_remove("CI")
         .env_remove("NO_COLOR")
         .envs(environment.iter().copied())
         .args(["-qec", &format!("stty cols 200; {alkhub} {arguments}"), "/dev/null"])
