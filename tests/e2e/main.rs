@@ -13,6 +13,7 @@ mod pages;
 mod reach;
 mod refusals;
 mod removal;
+mod rights;
 mod spokes;
 mod world;
 
@@ -62,6 +63,7 @@ const STEPS: &[(&str, Step)] = &steps![
     pages::a_backup_is_restored_as_the_page_says,
     pages::an_uninstallation_as_the_page_says_leaves_nothing,
     pages::the_readmes_five_commands_lead_to_four_pods,
+    rights::the_operator_used_each_of_its_rights_and_asked_for_no_other,
 ];
 
 fn main() -> ExitCode {

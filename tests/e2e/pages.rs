@@ -46,6 +46,8 @@ const WALK: &[(&str, &str)] = &[
     ("docs/runbook/AlkhubRedisLinkLost.md", ""),
     ("docs/runbook/AlkhubPostgresLost.md", ""),
     ("docs/runbook/AlkhubCallsFailing.md", ""),
+    ("docs/runbook/AlkhubLoopLost.md", ""),
+    ("docs/runbook/AlkhubBudgetExhausted.md", ""),
     ("docs/runbook/AlkhubReconcilesFailing.md", ""),
     ("docs/runbook/AlkhubOperatorDown.md", ""),
     ("docs/OPERATIONS.md", "rotate"),

@@ -131,17 +131,20 @@ impl Specs {
         };
         if let Some(refused) = refused {
             self.metrics.specs.refused.inc();
+            self.told(&kept);
             return Err(refused);
         }
         let operation = Arc::new(operation);
         kept.bytes += bytes;
         *kept.by_spoke.entry(spoke.clone()).or_default() += bytes;
         kept.by_hash.insert(hash, (spoke.clone(), Arc::clone(&operation)));
-        self.metrics
-            .specs
-            .bytes
-            .set(i64::try_from(kept.bytes).unwrap_or(i64::MAX));
+        self.told(&kept);
         Ok(operation)
+    }
+
+    fn told(&self, kept: &Kept) {
+        let bytes = i64::try_from(kept.bytes).unwrap_or(i64::MAX);
+        self.metrics.specs.bytes.set(bytes);
     }
 }
 
@@ -250,6 +253,24 @@ mod tests {
         let refused = specs.compile(&spoke("b"), text(1)).await.expect_err("over the budget");
 
         assert!(refused.to_string().contains("`calls.spec-bytes`"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn what_made_room_in_vain_is_told_as_gone() {
+        let specs = Specs::new(
+            metrics(),
+            Budget {
+                hub: 9_000,
+                spoke: 5_000,
+            },
+        );
+        drop(specs.compile(&spoke("a"), text(0)).await.expect("fits"));
+        let large = r#"{"type":"string","pattern":"^(a|b|c){1,40}[a-z]{3,90}$"}"#;
+
+        let refused = specs.compile(&spoke("a"), spec("text.large", large)).await;
+
+        assert!(matches!(refused, Err(Error::SpokeBudget { .. })), "{refused:?}");
+        assert_eq!(specs.metrics.specs.bytes.get(), 0);
     }
 
     #[tokio::test]

@@ -44,6 +44,7 @@ fn boot(work: &Work, spec: &Spec) -> Result<()> {
         running: Vec::new(),
     };
     programs.start("etcd", spec, &programs::etcd(work))?;
+    work.write("audit-policy.yaml", programs::AUDIT_POLICY)?;
     programs.start("kube-apiserver", spec, &programs::apiserver(work))?;
     for node in spec.all_nodes() {
         node::start(work, node)?;

@@ -44,8 +44,21 @@ pub(crate) fn apiserver(work: &Work) -> Vec<String> {
         ("kubelet-preferred-address-types", "InternalIP"),
         ("default-not-ready-toleration-seconds", "2"),
         ("default-unreachable-toleration-seconds", "2"),
+        ("audit-policy-file", &work.text("audit-policy.yaml")),
+        ("audit-log-path", &work.text("log/audit.log")),
     ])
 }
+
+/// What the API server notes of requests: who asked for what and whether it was given, for the service accounts of what
+/// runs on the cluster. Noted when it is answered; a watch when it begins, too, for its end comes late or never.
+pub(crate) const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: None, userGroups: ['system:serviceaccounts:kube-system']}
+  - {level: Metadata, userGroups: ['system:serviceaccounts']}
+  - {level: None}
+";
 
 /// The controllers, one set of them: no leader is elected.
 pub(crate) fn controllers(work: &Work) -> Vec<String> {
