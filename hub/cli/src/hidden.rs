@@ -1,20 +1,25 @@
-//! A key on the command line, out of the sight of `ps`.
+//! Secrets on the command line, out of the sight of `ps`.
 //!
 //! Everybody on a machine can read the command lines of its processes, and nobody but their user the environment. So a
-//! command that is given `--token` runs itself again at once, with the key in the environment instead.
+//! command that is given a key, or an address that may have a password in it, runs itself again at once, with the secret
+//! in the environment instead.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-const FLAG: &str = "--token";
-const VARIABLE: &str = "ALKHUB_TOKEN";
+/// Flags with a secret, and the variables that mean the same.
+const HIDDEN: [(&str, &str); 3] = [
+    ("--token", "ALKHUB_TOKEN"),
+    ("--database-url", "ALKHUB_STORE__DATABASE_URL"),
+    ("--redis-url", "ALKHUB_EVENTS__REDIS_URL"),
+];
 
-/// Does not return when there was a key to hide. Where the program cannot be run again, the key stays where it is.
-pub(crate) fn hide_key() {
+/// Does not return when there was a secret to hide; the command line must be a right one. Where the program cannot be run again, it stays where it is.
+pub(crate) fn hide_secrets() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let Some((rest, key)) = without_key(&arguments) else {
+    let Some((rest, secrets)) = without_secrets(&arguments) else {
         return;
     };
     let Ok(program) = std::env::current_exe() else { return };
@@ -23,37 +28,44 @@ pub(crate) fn hide_key() {
         again.arg0(name);
     }
     // Returns only when it failed.
-    let _ = again.args(&rest).env(VARIABLE, key).exec();
+    let _ = again.args(&rest).envs(secrets).exec();
 }
 
-/// The arguments without the program and the one key, and the key. What follows `--` is another program's.
-fn without_key(arguments: &[OsString]) -> Option<(Vec<OsString>, OsString)> {
-    let (mut rest, mut key) = (Vec::new(), None);
+/// The arguments without the program and the secrets, and the secrets by their variables; `None` without any. What follows
+/// `--` is another program's.
+fn without_secrets(arguments: &[OsString]) -> Option<(Vec<OsString>, Vec<(&'static str, OsString)>)> {
+    let (mut rest, mut secrets) = (Vec::new(), Vec::<(&'static str, OsString)>::new());
     let mut left = arguments.iter().skip(1);
     while let Some(argument) = left.next() {
-        let given = if argument == "--" {
+        if argument == "--" {
             rest.push(argument.clone());
             rest.extend(left.by_ref().cloned());
             continue;
-        } else if argument == FLAG {
-            left.next()?.clone()
-        } else if let Some(value) = value_of(argument) {
-            value
-        } else {
+        }
+        let Some((variable, value)) = HIDDEN.iter().find_map(|hidden| given(hidden, argument)) else {
             rest.push(argument.clone());
             continue;
         };
-        // Twice is a mistake, which the parser of the command line names.
-        if key.replace(given).is_some() {
+        // Twice, or without a value, is a mistake, which the parser of the command line names.
+        if secrets.iter().any(|(known, _)| *known == variable) {
             return None;
         }
+        let value = match value {
+            Some(value) => value,
+            None => left.next()?.clone(),
+        };
+        secrets.push((variable, value));
     }
-    key.map(|key| (rest, key))
+    (!secrets.is_empty()).then_some((rest, secrets))
 }
 
-fn value_of(argument: &OsStr) -> Option<OsString> {
-    let value = argument.as_bytes().strip_prefix(b"--token=")?;
-    Some(OsString::from_vec(value.to_vec()))
+/// The variable of a flag, when an argument is that flag, and the value that it has in itself.
+fn given((flag, variable): &(&str, &'static str), argument: &OsStr) -> Option<(&'static str, Option<OsString>)> {
+    match argument.as_bytes().strip_prefix(flag.as_bytes())? {
+        [] => Some((variable, None)),
+        [b'=', value @ ..] => Some((variable, Some(OsString::from_vec(value.to_vec())))),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -61,13 +73,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_taken_out_and_what_is_anothers_stays() {
-        for (line, rest) in [
-            ("alkhub call a.b --token k 1", Some("call a.b 1")),
-            ("alkhub --token=k call a.b", Some("call a.b")),
+    fn secrets_are_taken_out_and_what_is_anothers_stays() {
+        let token = ("ALKHUB_TOKEN", "k");
+        for (line, hidden) in [
+            ("alkhub call a.b --token k 1", Some(("call a.b 1", vec![token]))),
+            ("alkhub --token=k call a.b", Some(("call a.b", vec![token]))),
             (
                 "alkhub offer a.b --token k -- x --token y",
-                Some("offer a.b -- x --token y"),
+                Some(("offer a.b -- x --token y", vec![token])),
+            ),
+            (
+                "alkhub dev --database-url postgres://me:p@x --redis-url=redis://:p@y --quiet",
+                Some((
+                    "dev --quiet",
+                    vec![
+                        ("ALKHUB_STORE__DATABASE_URL", "postgres://me:p@x"),
+                        ("ALKHUB_EVENTS__REDIS_URL", "redis://:p@y"),
+                    ],
+                )),
             ),
             ("alkhub offer a.b -- x --token y", None),
             ("alkhub call a.b --token-file f", None),
@@ -75,8 +98,12 @@ mod tests {
             ("alkhub call --token a --token b", None),
         ] {
             let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();
-            let found = without_key(&arguments);
-            let wanted = rest.map(|rest| (rest.split(' ').map(Into::into).collect(), "k".into()));
+            let found = without_secrets(&arguments);
+            let wanted = hidden.map(|(rest, secrets)| {
+                let rest = rest.split(' ').map(Into::into).collect();
+                let secrets = secrets.into_iter().map(|(variable, value)| (variable, value.into()));
+                (rest, secrets.collect())
+            });
             assert_eq!(found, wanted, "{line}");
         }
     }

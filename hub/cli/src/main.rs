@@ -39,8 +39,9 @@ const METRICS: &str = include_str!("../../../docs/generated/metrics.md");
 fn main() -> ExitCode {
     // Before anything makes a TLS connection; a second provider cannot be there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    hidden::hide_key();
+    // A flag that does not belong to its command is named before it could be taken away.
     let cli = Cli::parse();
+    hidden::hide_secrets();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(Box::pin(run(cli))),

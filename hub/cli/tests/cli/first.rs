@@ -327,6 +327,22 @@ fn a_key_on_the_command_line_is_not_in_the_list_of_processes() {
     assert!(seen.contains("subscribe") && !seen.contains(&key), "{seen:?}");
     by_flag.signal(Signal::SIGINT);
 
+    let other = World::new();
+    let mut elsewhere = other.start(&[
+        "dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--redis-url",
+        "redis://:secret@127.0.0.1:1",
+        "--database-url=postgres://me:secret@127.0.0.1:1/x",
+    ]);
+    elsewhere.notes("waiting for");
+    let seen = std::fs::read_to_string(format!("/proc/{}/cmdline", elsewhere.id())).expect("it waits");
+    assert!(seen.contains("dev") && !seen.contains("secret"), "{seen:?}");
+    elsewhere.signal(Signal::SIGINT);
+    let foreign = dev.world.command(&["version", "--token", "k"]).output().expect("runs");
+    assert_eq!(foreign.status.code(), Some(2), "no flag of this command: {foreign:?}");
+
     let file = dev.world.write("key", &format!("{key}\n"));
     dev.world.ok(&["spokes", "--url", &dev.url, "--token-file", &file]);
     let mut by_pipe = dev.world.command(&["spokes", "--url", &dev.url, "--token-file", "-"]);

@@ -16,7 +16,7 @@ use crate::harness::{Answer, TestHub, starting_hub};
 use crate::wire::{Dialect, Wire, operation};
 
 /// Two ready hubs of one Hub resource.
-async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
+pub(crate) async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
     let mut shared: Option<HubConfig> = None;
     let mut start = || {
         starting_hub(|config| {

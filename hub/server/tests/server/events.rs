@@ -6,8 +6,8 @@ use reqwest::{Method, Response};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
-use crate::wire::Wire;
+use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, new_key};
+use crate::wire::{Dialect, Wire, operation};
 
 /// Reads a stream until it has `count` events besides comments and `retry`.
 async fn read(response: Response, count: usize) -> Vec<String> {
@@ -295,4 +295,48 @@ async fn a_stream_that_is_left_ends_its_subscriptions() {
     })
     .await;
     assert_eq!(hub.metric(r#"alkhub_connections{kind="sse"}"#).await, Some(0.0));
+}
+
+#[tokio::test]
+async fn streams_end_by_name_when_their_spoke_may_no_longer_have_them() {
+    let hub = hub().await;
+    let key = new_key();
+    let declare = async |scopes: &[&str]| {
+        let body = json!({ "uid": "u-1", "key": key, "scopes": scopes });
+        let request = hub.request(Method::PUT, "/v1/admin/spokes/text").body(body.to_string());
+        let status = request.send().await.expect("answered").status();
+        assert!(status.is_success(), "{status}");
+    };
+    let open = async |method: Method, path: &str| {
+        let response = hub.as_key(&key, method, path).send().await.expect("answered");
+        assert_eq!(response.status(), 200);
+        response
+    };
+    declare(&["events:subscribe:*", "call:*"]).await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "watch", "subscription")])
+        .await;
+    let both = open(Method::GET, "/v1/events?topic=job:1&topic=log:1").await;
+    let job = open(Method::GET, "/v1/events?topic=job:1").await;
+    let items = open(Method::POST, "/v1/call/text.watch").await;
+    let call = spoke.expect("call.requested").await;
+
+    declare(&["events:subscribe:job"]).await;
+
+    let told = read(both, 1).await;
+    assert!(
+        told[0].starts_with("event: error\n") && told[0].contains("events:subscribe:log"),
+        "{told:?}"
+    );
+    let told = read(items, 1).await;
+    assert!(
+        told[0].starts_with("event: error\n") && told[0].contains("call:text.watch"),
+        "{told:?}"
+    );
+    let aborted = spoke.expect("call.aborted").await;
+    assert_eq!(aborted["payload"]["requestId"], call["payload"]["requestId"]);
+    hub.post("/v1/events/job/1", &json!("goes on")).await;
+    let events = read(job, 1).await;
+    assert!(events[0].contains("goes on"), "{events:?}");
 }

@@ -1,6 +1,6 @@
 //! Peers that make the hub keep much, or ask for much.
 
-use alkhub_test_support::until;
+use alkhub_test_support::{RedisServer, until};
 use futures::SinkExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::slow::{left, narrow, text};
 use super::with_spoke;
+use crate::cluster::pair;
 use crate::harness::{Answer, TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
@@ -31,10 +32,31 @@ fn subscribe(topic: &str) -> Value {
 
 #[tokio::test]
 async fn a_burst_of_small_items_reaches_a_fast_reader_whole() {
-    const ITEMS: usize = 20_000;
     let hub = hub().await;
-    let mut spoke = with_spoke(&hub, Dialect::Origin).await;
-    let mut client = Wire::connect(&hub, &hub.admin).await;
+    let spoke = with_spoke(&hub, Dialect::Origin).await;
+    let client = Wire::connect(&hub, &hub.admin).await;
+
+    burst(spoke, client).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_small_items_crosses_from_hub_to_hub_whole() {
+    let redis = RedisServer::start().await;
+    let (one, two) = pair(&redis).await;
+    let spoke = with_spoke(&two, Dialect::Origin).await;
+    until("the operation is known to both", || async {
+        let operation = one.get("/v1/operations/text.watch").await;
+        (operation.status == 200).then_some(()).ok_or(operation.text)
+    })
+    .await;
+    let client = Wire::connect(&one, &one.admin).await;
+
+    burst(spoke, client).await;
+}
+
+/// 20,000 items as fast as a spoke can say them, to a client that reads them as fast.
+async fn burst(mut spoke: Wire, mut client: Wire) {
+    const ITEMS: usize = 20_000;
     client.call(Dialect::Origin, "s-1", "text.watch", json!("a")).await;
     let call = spoke.expect("call.requested").await;
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use alkhub_test_support::until;
+use alkhub_test_support::{RedisServer, until};
 use futures::SinkExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::cluster::pair;
 use crate::harness::{LIMIT, TestHub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
@@ -127,6 +128,48 @@ async fn a_peer_that_is_let_go_as_too_slow_acts_no_more_and_is_cut() {
 
     left(&hub, 1).await;
     nothing_was_told(&hub, &mut watcher).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_breaks_the_protocol_acts_no_more_and_is_cut_though_it_does_not_read() {
+    let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
+    let mut watcher = watcher(&hub).await;
+    let (key, _) = hub.key(&SCOPES).await;
+    // A client's frame without a mask, and a text that is no UTF-8.
+    for broken in [&[0x81, 2, b'{', b'}'][..], &[0x81, 0x80 | 2, 0, 0, 0, 0, 0xFF, 0xFF]] {
+        let mut peer = narrow(&hub, &key).await;
+        block(&hub, &mut peer).await;
+
+        let said = [broken, &told()].concat();
+        peer.write_all(&said).await.expect("the kernel takes it");
+
+        left(&hub, 1).await;
+    }
+    nothing_was_told(&hub, &mut watcher).await;
+}
+
+#[tokio::test]
+async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
+    let redis = RedisServer::start().await;
+    let (hub, other) = pair(&redis).await;
+    let mut watcher = watcher(&other).await;
+    let (key, _) = hub.key(&SCOPES).await;
+    let mut peer = narrow(&hub, &key).await;
+    block(&hub, &mut peer).await;
+    // What it says while the hub takes its word crosses to the other.
+    peer.write_all(&told()).await.expect("the kernel takes it");
+    assert_eq!(watcher.expect("told").await["payload"], "after the end");
+
+    let mut witness = Wire::connect(&hub, &hub.admin).await;
+
+    let ((), ()) = tokio::join!(hub.hub.shutdown(), async {
+        // From the moment in which the sockets are told to close.
+        assert_eq!(witness.closed().await.0, 1001);
+        peer.write_all(&told()).await.expect("the kernel takes it");
+    });
+
+    assert_eq!(hub.hub.websockets(), 0);
+    nothing_was_told(&other, &mut watcher).await;
 }
 
 #[tokio::test]
