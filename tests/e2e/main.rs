@@ -64,6 +64,7 @@ const STEPS: &[(&str, Step)] = &steps![
     pages::an_uninstallation_as_the_page_says_leaves_nothing,
     pages::the_readmes_five_commands_lead_to_four_pods,
     rights::the_operator_used_each_of_its_rights_and_asked_for_no_other,
+    removal::a_hub_that_helm_made_outlives_its_release_unless_told_otherwise,
 ];
 
 fn main() -> ExitCode {

@@ -42,3 +42,61 @@ pub(crate) async fn a_deleted_hub_leaves_nothing_behind(world: &mut World) -> Re
     );
     Ok(())
 }
+
+/// A Hub that the chart made, with the volume of its Postgres, is there after the release went; one with `hub.keep=false`
+/// is not.
+pub(crate) async fn a_hub_that_helm_made_outlives_its_release_unless_told_otherwise(world: &mut World) -> Result<()> {
+    let kube = world.kube.clone();
+    let chart = world.file("charts/alkhub");
+    for (name, keep) in [("kept", true), ("unkept", false)] {
+        let hub = format!("hub.create=true,hub.name={name},hub.keep={keep},hub.spec.replicas=1");
+        kube.helm(&[
+            "upgrade",
+            "--install",
+            "alkhub",
+            &chart,
+            "-n",
+            SYSTEM,
+            "--reset-values",
+            "--set",
+            &hub,
+            "--wait",
+        ])
+        .await?;
+        kube.wait(
+            "the Hub is ready",
+            (SYSTEM, &["hub", name]),
+            Duration::from_secs(180),
+            |hub| (hub["status"]["readyReplicas"] == 1).then_some(()),
+        )
+        .await;
+
+        kube.helm(&["uninstall", "alkhub", "-n", SYSTEM, "--wait"]).await?;
+
+        let of_it = format!("app.kubernetes.io/instance={name}");
+        let left = async |kind: &str| kube.get(SYSTEM, &[kind, "-l", &of_it]).await;
+        if keep {
+            let hub = kube.get(SYSTEM, &["hub", name]).await?;
+            ensure!(hub["metadata"]["deletionTimestamp"].is_null(), "it goes: {hub}");
+            let pods = left("pods").await?;
+            ensure!(pods["items"].as_array().is_some_and(|pods| pods.len() == 3), "{pods}");
+            let volumes = left("pvc").await?;
+            let stays = |volume: &serde_json::Value| volume["metadata"]["deletionTimestamp"].is_null();
+            let volumes = volumes["items"].as_array().context("a list")?;
+            ensure!(!volumes.is_empty() && volumes.iter().all(stays), "{volumes:?}");
+        } else {
+            until_within("the Hub and its volumes are gone", Duration::from_secs(120), || async {
+                let volumes = left("pvc").await.map_err(|error| format!("{error:#}"))?;
+                let hubs = kube
+                    .get(SYSTEM, &["hubs"])
+                    .await
+                    .map_err(|error| format!("{error:#}"))?;
+                let named = hubs["items"].to_string().contains("\"unkept\"");
+                let gone = !named && volumes["items"].as_array().is_some_and(Vec::is_empty);
+                if gone { Ok(()) } else { Err(format!("{hubs} {volumes}")) }
+            })
+            .await;
+        }
+    }
+    Ok(())
+}
