@@ -149,7 +149,8 @@ impl Core {
                 running.fetch_sub(1, Ordering::AcqRel);
                 self.record(call, caller, &to, &end);
             }
-            Origin::Hub { hub, key, .. } => {
+            Origin::Hub { hub, key, running, .. } => {
+                running.fetch_sub(1, Ordering::AcqRel);
                 self.inbound.remove(&(hub.clone(), *key));
             }
         }

@@ -45,11 +45,13 @@ pub(crate) enum Origin {
         caller: Arc<Caller>,
         running: Arc<AtomicUsize>,
     },
-    /// Another hub, which checks and records the call; with its key for it, and with what it says of the caller.
+    /// Another hub, which checks and records the call; with its key for it, with what it says of the caller, and with the
+    /// number of calls of the caller's key that run here.
     Hub {
         hub: HubId,
         key: u64,
         identity: Option<Box<Identity>>,
+        running: Arc<AtomicUsize>,
     },
 }
 

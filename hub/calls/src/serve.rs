@@ -164,12 +164,23 @@ impl Core {
         }
         let identity = requested.identity.take();
         let (request, input) = split(requested.into_request(0));
-        let budget = self.budgets.key(&Arc::from(format!("hub {from}")));
-        let held = match budget.take(Kept::Calls, input.len() + bare_bytes(&request)) {
-            Ok(held) => held,
-            Err(exhausted) => {
+        // To the caller's key, as if it had called here: no key takes what the others of its hub need.
+        let payer = match &identity {
+            Some(identity) => Arc::from(identity.id.as_str()),
+            None => Arc::from(format!("hub {from}")),
+        };
+        let bytes = input.len() + bare_bytes(&request);
+        let taken = self
+            .budgets
+            .key(&payer)
+            .take(Kept::Calls, bytes)
+            .map_err(CallError::from);
+        let taken = taken.and_then(|held| Ok((held, self.quota.take(&payer, self.config.max_in_flight_per_key)?)));
+        let (held, running) = match taken {
+            Ok(taken) => taken,
+            Err(refused) => {
                 instance.load.release();
-                return back().end(&End::Failed(exhausted.into()));
+                return back().end(&End::Failed(refused));
             }
         };
         let clock = Clock::start().until(request.timeout, request.idle_timeout);
@@ -179,6 +190,7 @@ impl Core {
                 hub: from.clone(),
                 key,
                 identity,
+                running,
             },
             operation,
             request,

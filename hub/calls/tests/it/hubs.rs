@@ -1,9 +1,10 @@
 //! Calls between two hubs over a real Redis, with a real Postgres for the specifications.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_calls::Answer;
-use alkhub_config::CallsConfig;
+use alkhub_calls::{Answer, Caller, Reply};
+use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_events::Lease;
 use alkhub_protocol::call::Metadata;
 use alkhub_protocol::{CallRequest, Code, Delivered, RawJson};
@@ -588,5 +589,38 @@ async fn an_answer_that_takes_long_to_check_holds_up_no_other() {
     assert!(large_answer.try_recv().is_err(), "the large one is still checked");
     let large = within("the large answer", large_answer.recv()).await;
     assert!(matches!(large, Some(Answer::Item(_))), "{large:?}");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn what_one_key_makes_another_hub_keep_is_charged_to_that_key_and_to_no_other() {
+    let budget = BudgetConfig {
+        key_bytes: 1_000_000,
+        ..BudgetConfig::default()
+    };
+    let pair = Pair::with_budget_on_b(CallsConfig::default(), budget).await;
+    // It reads nothing: the inputs wait at hub B.
+    let _spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    let call = |caller: &Arc<Caller>| {
+        let (sender, answers) = tokio::sync::mpsc::channel(8);
+        let large = request("text.upper", json!("x".repeat(300_000)));
+        let ticket = pair.a.calls.dispatch(caller, large, Reply::Channel(sender));
+        ticket.expect("hub A may keep more");
+        answers
+    };
+    let (greedy, modest) = (client(&["call:*"]), client(&["call:text.*"]));
+    let _running: Vec<_> = (0..3).map(|_| call(&greedy)).collect();
+    in_flight(&pair.b, 3).await;
+
+    let mut refused = call(&greedy);
+    let _taken = call(&modest);
+
+    let answer = within("the answer", refused.recv()).await.expect("an answer");
+    let Answer::Failed(error) = answer else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(error.code, Code::Overloaded);
+    assert!(error.message.contains("budget.key-bytes"), "{}", error.message);
+    in_flight(&pair.b, 4).await;
     pair.end().await;
 }

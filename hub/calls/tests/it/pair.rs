@@ -1,6 +1,6 @@
 //! Two hubs of one Hub over a real Redis, with a real Postgres for the specifications.
 
-use alkhub_config::CallsConfig;
+use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_events::LinkState;
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
@@ -22,18 +22,27 @@ impl Pair {
     }
 
     pub(crate) async fn with(calls: CallsConfig) -> Self {
+        Self::with_budget_on_b(calls, BudgetConfig::default()).await
+    }
+
+    /// A pair whose hub B keeps no more than this for its peers.
+    pub(crate) async fn with_budget_on_b(calls: CallsConfig, budget: BudgetConfig) -> Self {
         let (redis, postgres) = tokio::join!(RedisServer::start(), Server::temporary());
         let postgres = postgres.expect("Postgres is installed");
-        let start = |name| {
+        let start = |name, budget| {
             Hub::start(HubOptions {
                 name,
+                budget,
                 redis: Some(redis.url()),
                 postgres: Some(postgres.url()),
                 calls: calls.clone(),
                 ..HubOptions::default()
             })
         };
-        let (a, b) = (start("pod-a-a1").await, start("pod-b-b1").await);
+        let (a, b) = (
+            start("pod-a-a1", BudgetConfig::default()).await,
+            start("pod-b-b1", budget).await,
+        );
         Self { a, b, postgres, redis }
     }
 
