@@ -87,6 +87,12 @@ impl Specs {
         kept.by_hash.get(hash).map(|(_, operation)| Arc::clone(operation))
     }
 
+    /// The spoke that first brought it.
+    pub(crate) fn owner(&self, hash: &SpecHash) -> Option<SpokeName> {
+        let kept = self.kept.lock();
+        kept.by_hash.get(hash).map(|(spoke, _)| spoke.clone())
+    }
+
     /// The operation of a specification that a spoke brought, compiled unless it is known. Dropping the future keeps
     /// nothing; what is being compiled is finished and dropped.
     pub(crate) async fn compile(&self, spoke: &SpokeName, spec: OperationSpec) -> Result<Arc<Operation>, Error> {

@@ -27,6 +27,10 @@ const SAVED: usize = 20_000;
 /// A specification is saved again after this long: nobody may have offered it since, and then it is forgotten.
 const SAVED_FOR: Duration = Duration::from_secs(3600);
 
+/// Bytes that are stored of one spoke's specifications for each byte that its offered ones may take compiled
+/// (`calls.spec-bytes-per-spoke`): a text is smaller than what it compiles to, so that this holds older releases too.
+const STORED_FOR_COMPILED: u64 = 2;
+
 /// Specifications loaded or saved by one statement.
 const BATCH: usize = 500;
 
@@ -121,7 +125,7 @@ impl Core {
             if batch.is_empty() {
                 return true;
             }
-            if let Err(error) = self.store.operations().put(&batch).await {
+            if let Err(error) = self.keep_batch(&batch).await {
                 if error.is_transient() {
                     return false;
                 }
@@ -134,6 +138,16 @@ impl Core {
             drop(unsaved);
             self.spec_store.note_saved(batch.iter().map(|(hash, _)| *hash));
         }
+    }
+
+    /// Writes specifications, and forgets what their spokes offered long ago beyond what may be kept of each.
+    async fn keep_batch(&self, batch: &[(SpecHash, OperationSpec)]) -> Result<(), alkhub_store::Error> {
+        let operations = self.store.operations();
+        operations.put(batch).await?;
+        let owner = |(hash, _): &(SpecHash, OperationSpec)| Some((*hash, self.specs.owner(hash)?));
+        let owned: Vec<_> = batch.iter().filter_map(owner).collect();
+        let limit = STORED_FOR_COMPILED * self.config.spec_bytes_per_spoke as u64;
+        operations.charge(&owned, limit).await
     }
 
     /// Loads what the directory names and this hub does not have, until the end.

@@ -1,6 +1,8 @@
 //! Operations by the hash of their specification: a reconnecting spoke and another pod name 32 bytes instead of sending
 //! the whole again.
 
+mod owned;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alkhub_protocol::{OperationName, OperationSpec};
+use alkhub_protocol::{OperationName, OperationSpec, SpokeName};
 use alkhub_store::SpecHash;
 
 use crate::fixture::{config, database, execute, ready, store};
@@ -116,4 +116,48 @@ async fn a_name_is_known_as_long_as_its_specification_is_kept() {
 
     assert_eq!(known, names[..1]);
     assert_eq!(store.operations().known(&names).await.expect("asked"), []);
+}
+
+#[tokio::test]
+async fn what_a_spoke_offered_longest_ago_goes_beyond_its_bytes_and_nothing_of_others() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let all: Vec<_> = (0..10)
+        .map(|number| spec(&format!("op{number}")))
+        .map(|spec| (SpecHash::of(&spec), spec))
+        .collect();
+    let hashes: Vec<_> = all.iter().map(|(hash, _)| *hash).collect();
+    let (greedy, other) = ("greedy".parse().expect("valid"), "other".parse().expect("valid"));
+    let owned = |from: usize, to: usize, spoke: &SpokeName| -> Vec<_> {
+        hashes[from..to].iter().map(|hash| (*hash, spoke.clone())).collect()
+    };
+    let one = serde_json::to_string(&all[0].1).expect("JSON").len() as u64;
+    store.operations().put(&all[..8]).await.expect("put");
+    store
+        .operations()
+        .charge(&owned(0, 5, &greedy), 100 * one)
+        .await
+        .expect("noted");
+    // Who brought it first keeps it.
+    store
+        .operations()
+        .charge(&owned(4, 8, &other), 100 * one)
+        .await
+        .expect("noted");
+    let order =
+        "UPDATE alkhub.operations SET last_offered_at = now() - interval '1 minute' * (10 - right(name, 1)::int)";
+    execute(&url, order).await;
+    assert_eq!(store.operations().get(&hashes).await.expect("asked").len(), 8);
+
+    store.operations().put(&all[8..]).await.expect("put");
+    store
+        .operations()
+        .charge(&owned(8, 10, &greedy), 4 * one)
+        .await
+        .expect("trimmed");
+
+    let mut left = store.operations().get(&hashes).await.expect("asked");
+    left.sort_by(|(_, one), (_, other)| one.name.cmp(&other.name));
+    let left: Vec<&str> = left.iter().map(|(_, spec)| spec.name.as_str()).collect();
+    assert_eq!(left, ["op3", "op4", "op5", "op6", "op7", "op8", "op9"]);
 }
