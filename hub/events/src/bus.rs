@@ -94,6 +94,8 @@ impl Bus {
     /// # Errors
     /// At once while the link is down, and when Redis does not confirm in time; both can be tried again.
     pub async fn subscribe(&self, filter: TopicFilter, mailbox: &Mailbox) -> Result<Subscription, Error> {
+        // Before it is entered: entries made while the link is down would stay until it is back.
+        self.shared.target.ready()?;
         let session = self.shared.table.join(&filter, mailbox.inbox());
         self.shared.metrics.subscriptions.inc();
         let subscription = Subscription {
@@ -141,3 +143,6 @@ pub(crate) fn spread(readers: &Readers, publication: &Arc<Publication>, metrics:
     metrics.gaps(Reason::Overflow, spread.gaps);
     spread
 }
+
+#[cfg(test)]
+mod tests;

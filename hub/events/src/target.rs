@@ -22,6 +22,14 @@ pub(crate) enum Target {
 // === impl Target ===
 
 impl Target {
+    /// Whether other processes can be reached now.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Redis(redis) => redis.link().session().map(drop),
+        }
+    }
+
     /// Takes an event to the other hubs.
     pub(crate) async fn carry(&self, topic: &Topic, payload: Option<&RawJson>) -> Result<(), PublishError> {
         match self {

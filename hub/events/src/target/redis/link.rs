@@ -185,8 +185,12 @@ impl Keeper {
     async fn run(mut self, stop: CancellationToken) {
         let mut failures = 0;
         while !stop.is_cancelled() {
-            let opened = stop.run_until_cancelled(self.open()).await;
-            let Some(opened) = opened else { break };
+            let rest = self.subscribing.rest();
+            let opened = tokio::select! {
+                () = stop.cancelled() => break,
+                never = rest => match never {},
+                opened = self.open() => opened,
+            };
             let reason = match opened {
                 Ok((session, reader)) => {
                     let start = Instant::now();
@@ -212,7 +216,11 @@ impl Keeper {
             } else {
                 tracing::debug!(reason, failures, "link to Redis is still down");
             }
-            stop.run_until_cancelled(tokio::time::sleep(backoff(failures))).await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                never = self.subscribing.rest() => match never {},
+                () = tokio::time::sleep(backoff(failures)) => {}
+            }
             failures += 1;
         }
         self.down("this hub is ending");

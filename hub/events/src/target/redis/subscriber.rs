@@ -5,8 +5,10 @@
 //!   that follows an unsubscribe of the same topic takes effect after it.
 //! - A confirmation is told only after Redis sent it.
 //! - A channel without an entry is not subscribed for longer than the grace and one command.
+//! - An entry that nobody wants ends after the grace whether there is a session or not.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +105,7 @@ impl Requests {
 impl Subscribing {
     /// Subscribes the hub's own channels and every entry of the table, in a new session.
     pub(super) async fn resubscribe(&mut self, session: &Session, own: &[&str]) -> Result<(), Error> {
-        self.expired(Instant::now() + self.idle.grace);
+        expired(&self.table, &self.idle, Instant::now() + self.idle.grace);
         let filters = self.table.begin();
         session
             .subscriptions
@@ -141,6 +143,19 @@ impl Subscribing {
                     self.fulfil(session, &mut requests).await;
                 }
                 () = idle.first.notified() => {}
+            }
+        }
+    }
+
+    /// Takes entries that nobody wants out of the table while there is no session, until it is dropped.
+    pub(super) fn rest(&self) -> impl Future<Output = Infallible> + Send + use<> {
+        let (table, idle) = (self.table.clone(), self.idle.clone());
+        async move {
+            loop {
+                tokio::select! {
+                    () = until(idle.due()) => drop(expired(&table, &idle, Instant::now())),
+                    () = idle.first.notified() => {}
+                }
             }
         }
     }
@@ -217,7 +232,7 @@ impl Subscribing {
     }
 
     async fn release(&mut self, session: &Session) -> Result<(), Error> {
-        let filters = self.expired(Instant::now());
+        let filters = expired(&self.table, &self.idle, Instant::now());
         let mut connection = session.subscriptions.clone();
         for batch in filters.chunks(BATCH) {
             let (channels, patterns) = self.split(batch);
@@ -235,19 +250,6 @@ impl Subscribing {
             }
         }
         Ok(())
-    }
-
-    /// Removes the entries whose grace ends by `now` from the table.
-    fn expired(&self, now: Instant) -> Vec<TopicFilter> {
-        let mut filters = Vec::new();
-        for idle in self.idle.take(now) {
-            match self.table.expire(&idle) {
-                Expiry::Removed => filters.push(idle.filter),
-                Expiry::Again(idle) => self.idle.push(idle),
-                Expiry::Wanted => {}
-            }
-        }
-        filters
     }
 
     fn split(&self, filters: &[TopicFilter]) -> (Vec<String>, Vec<String>) {
@@ -278,6 +280,19 @@ impl IdleEntries {
         let count = queue.iter().take_while(|(due, _)| *due <= now).count();
         queue.drain(..count).map(|(_, idle)| idle).collect()
     }
+}
+
+/// Removes the entries whose grace ends by `now` from the table.
+fn expired(table: &Table, entries: &IdleEntries, now: Instant) -> Vec<TopicFilter> {
+    let mut filters = Vec::new();
+    for idle in entries.take(now) {
+        match table.expire(&idle) {
+            Expiry::Removed => filters.push(idle.filter),
+            Expiry::Again(idle) => entries.push(idle),
+            Expiry::Wanted => {}
+        }
+    }
+    filters
 }
 
 async fn until(due: Option<Instant>) {
