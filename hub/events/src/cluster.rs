@@ -224,11 +224,14 @@ pub(crate) fn start(parts: Parts<'_>, supervisor: &Supervisor) -> (Cluster, Rout
     let link = redis
         .as_ref()
         .map_or_else(|| watch::channel(LinkState::Local).1, |redis| redis.link().state());
-    let (keys, announcer, key_changes) = keys::new(hub, names, redis.clone());
+    let (keys, keys_parts) = keys::new(hub, names, redis.clone());
     let relay = Relay::new(hub, redis.clone(), inbox_sender.clone(), returned);
     let stop = || supervisor.stop().clone();
     supervisor.keep("events.directory", actor.run(stop()));
-    supervisor.keep("events.keys", announcer.run(stop()));
+    supervisor.keep("events.keys", keys_parts.announcer.run(stop()));
+    if let Some(teller) = keys_parts.teller {
+        supervisor.keep("events.told-keys", teller.run(stop()));
+    }
     if let Some(redis) = redis {
         let hold = redis.link().hold_for_lease();
         supervisor.keep("events.lease", lease::keep(leases.clone(), redis, stop(), hold));
@@ -247,7 +250,7 @@ pub(crate) fn start(parts: Parts<'_>, supervisor: &Supervisor) -> (Cluster, Rout
         inbox: Mutex::new(Some(inbox)),
         undeliverable: Given::new(undeliverable),
         link,
-        key_changes: Given::new(key_changes),
+        key_changes: Given::new(keys_parts.changes),
     };
     (
         Cluster {
@@ -352,8 +355,8 @@ impl Cluster {
         self.shared.leases.pods()
     }
 
-    /// Tells every hub that keys changed, this one included. A hub that cannot be told now checks all keys again when
-    /// its link returns.
+    /// Tells every hub that keys changed, this one included. Returns when Redis has it, or could not be told now: then
+    /// it is told as soon as it can be. Dropping the future takes nothing back.
     pub async fn announce_key_change(&self, change: KeyChange) {
         self.shared.keys.announce(change).await;
     }

@@ -4,6 +4,9 @@
 //! - No revocation is lost between the link and the reader: what does not fit is merged, and beyond a bound it
 //!   becomes [`KeyChange::Recheck`].
 //! - What was missed while the link was down is covered by the `Recheck` that follows when it is up.
+//! - What the other hubs could not be told is kept, merged in the same way, and told again until Redis has it.
+
+mod told;
 
 use std::sync::Arc;
 
@@ -17,6 +20,8 @@ use super::KeyChange;
 use crate::LinkState;
 use crate::channel::Names;
 use crate::target::redis::Redis;
+pub(super) use told::Teller;
+use told::Telling;
 
 /// Revoked keys that wait for their reader; beyond it all keys are checked again.
 const PENDING_KEYS: usize = 10_000;
@@ -25,9 +30,16 @@ const PENDING_KEYS: usize = 10_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     hub: HubId,
-    names: Arc<Names>,
-    redis: Option<Redis>,
     pending: Arc<Pending>,
+    /// To the other hubs, where there can be any.
+    telling: Option<Telling>,
+}
+
+/// What runs behind [`Keys`].
+pub(super) struct Parts {
+    pub(super) announcer: Announcer,
+    pub(super) teller: Option<Teller>,
+    pub(super) changes: mpsc::Receiver<KeyChange>,
 }
 
 /// The task that hands on what is pending.
@@ -47,6 +59,8 @@ struct Pending {
 struct News {
     revoked: Vec<String>,
     recheck: bool,
+    /// Changes until now.
+    count: u64,
 }
 
 /// A change as it stands on the channel.
@@ -56,11 +70,7 @@ struct Message {
     change: KeyChange,
 }
 
-pub(super) fn new(
-    hub: &HubId,
-    names: Arc<Names>,
-    redis: Option<Redis>,
-) -> (Keys, Announcer, mpsc::Receiver<KeyChange>) {
+pub(super) fn new(hub: &HubId, names: Arc<Names>, redis: Option<Redis>) -> (Keys, Parts) {
     let (sender, changes) = mpsc::channel(16);
     let pending = Arc::new(Pending::default());
     let announcer = Announcer {
@@ -68,15 +78,18 @@ pub(super) fn new(
         pending: pending.clone(),
         changes: sender,
     };
+    let (telling, teller) = redis.map(|redis| told::new(hub, names, redis)).unzip();
     (
         Keys {
             hub: hub.clone(),
-            names,
-            redis,
             pending,
+            telling,
         },
-        announcer,
-        changes,
+        Parts {
+            announcer,
+            teller,
+            changes,
+        },
     )
 }
 
@@ -85,14 +98,8 @@ pub(super) fn new(
 impl Keys {
     pub(super) async fn announce(&self, change: KeyChange) {
         self.pending.add(change.clone());
-        let Some(redis) = &self.redis else { return };
-        let message = Message {
-            node: self.hub.as_str().to_owned(),
-            change,
-        };
-        let text = serde_json::to_vec(&message).expect("strings in a struct have a JSON form");
-        if let Err(error) = redis.tell(self.names.key_changes(), text.into()).await {
-            tracing::warn!(error = %error.source, "other hubs were not told that keys changed; they check when their links return");
+        if let Some(telling) = &self.telling {
+            telling.tell(change).await;
         }
     }
 
@@ -100,8 +107,12 @@ impl Keys {
     pub(crate) fn read(&self, message: &[u8]) {
         match serde_json::from_slice::<Message>(message) {
             Ok(message) if message.node == self.hub.as_str() => {}
-            Ok(message) => self.pending.add(message.change),
-            Err(_) => self.pending.add(KeyChange::Recheck),
+            Ok(message) => {
+                self.pending.add(message.change);
+            }
+            Err(_) => {
+                self.pending.add(KeyChange::Recheck);
+            }
         }
     }
 }
@@ -115,9 +126,11 @@ impl Announcer {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.pending.some.notified() => {}
-                () = came_up(state.as_mut()) => self.pending.add(KeyChange::Recheck),
+                () = came_up(state.as_mut()) => {
+                    self.pending.add(KeyChange::Recheck);
+                }
             }
-            for change in self.pending.take() {
+            for change in self.pending.take().0 {
                 let sent = stop.run_until_cancelled(self.changes.send(change)).await;
                 if !matches!(sent, Some(Ok(()))) {
                     return;
@@ -143,30 +156,45 @@ async fn came_up(state: Option<&mut tokio::sync::watch::Receiver<LinkState>>) {
 // === impl Pending ===
 
 impl Pending {
-    fn add(&self, change: KeyChange) {
+    /// Adds a change and answers its number, from 1.
+    fn add(&self, change: KeyChange) -> u64 {
         let mut news = self.news.lock();
-        match change {
-            KeyChange::Revoked(mut keys) if news.revoked.len() + keys.len() <= PENDING_KEYS => {
-                news.revoked.append(&mut keys);
-            }
-            KeyChange::Revoked(_) => {
-                *news = News {
-                    revoked: Vec::new(),
-                    recheck: true,
-                }
-            }
-            KeyChange::Recheck => news.recheck = true,
-        }
+        news.merge(change);
+        news.count += 1;
+        let number = news.count;
         drop(news);
         self.some.notify_one();
+        number
     }
 
-    fn take(&self) -> Vec<KeyChange> {
-        let News { revoked, recheck } = std::mem::take(&mut *self.news.lock());
+    /// Adds what was taken before; wakes nobody.
+    fn put_back(&self, change: KeyChange) {
+        self.news.lock().merge(change);
+    }
+
+    /// What is pending, and the number of the last change in it.
+    fn take(&self) -> (Vec<KeyChange>, u64) {
+        let mut news = self.news.lock();
+        let revoked = std::mem::take(&mut news.revoked);
+        let recheck = std::mem::take(&mut news.recheck).then_some(KeyChange::Recheck);
         let revoked = (!revoked.is_empty()).then_some(KeyChange::Revoked(revoked));
-        revoked
-            .into_iter()
-            .chain(recheck.then_some(KeyChange::Recheck))
-            .collect()
+        (revoked.into_iter().chain(recheck).collect(), news.count)
+    }
+}
+
+// === impl News ===
+
+impl News {
+    fn merge(&mut self, change: KeyChange) {
+        match change {
+            KeyChange::Revoked(mut keys) if self.revoked.len() + keys.len() <= PENDING_KEYS => {
+                self.revoked.append(&mut keys);
+            }
+            KeyChange::Revoked(_) => {
+                self.revoked = Vec::new();
+                self.recheck = true;
+            }
+            KeyChange::Recheck => self.recheck = true,
+        }
     }
 }
