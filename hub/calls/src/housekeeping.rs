@@ -5,11 +5,10 @@
 //!   comes near its retention.
 //! - Every hub does it, each at times of its own, in small statements that wait for nobody's lock.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_store::{PRUNED, SpecHash};
+use alkhub_store::PRUNED;
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -49,19 +48,13 @@ impl Core {
 
     /// Notes what the instances on this hub offer.
     async fn note_offered(&self) {
-        let here = self
-            .directory
-            .instances()
-            .into_iter()
-            .filter(|instance| instance.link.is_some());
-        let offered: HashSet<SpecHash> = here
-            .flat_map(|instance| instance.offers.values().copied().collect::<Vec<_>>())
-            .collect();
-        let offered: Vec<SpecHash> = offered.into_iter().collect();
+        let offered = self.offered_here();
         if let Err(error) = self.store.operations().touch(&offered).await {
             // Half an hour later it is noted again.
             tracing::debug!(%error, "that specifications are offered was not noted");
         }
+        // Nothing is noted of what is not there any more.
+        self.spec_store.doubt();
     }
 
     async fn prune(&self) {

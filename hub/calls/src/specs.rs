@@ -1,8 +1,14 @@
 //! Moves specifications between memory and the store, beside the calls.
 //!
 //! A registering hub saves what it compiled; the others load by hash what the directory names. Both keep trying.
+//!
+//! Invariants
+//! - Only what the store took counts as saved.
+//! - What instances of this hub offer is saved again when the store may have lost it: when the schema was made anew, by
+//!   whichever hub, when Postgres is back, which may be an older one, and each time that the offers are noted
+//!   ([`crate::housekeeping`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +47,8 @@ pub(crate) struct SpecStore {
     saved: Mutex<HashMap<SpecHash, Instant>>,
     save: Notify,
     saved_all: Notify,
+    /// The store may have lost what is saved.
+    doubt: Notify,
     load: Notify,
 }
 
@@ -50,6 +58,11 @@ impl SpecStore {
     /// Makes the loader look for missing specifications.
     pub(crate) fn look(&self) {
         self.load.notify_one();
+    }
+
+    /// Makes the saver look whether the store has what is offered here.
+    pub(crate) fn doubt(&self) {
+        self.doubt.notify_one();
     }
 
     /// Queues what is not known to be saved; false when there is nothing.
@@ -62,6 +75,18 @@ impl SpecStore {
         let any = !new.is_empty();
         self.unsaved.lock().extend(new);
         any
+    }
+
+    /// A batch has been written, or refused for good.
+    fn took(&self, batch: &[(SpecHash, OperationSpec)], written: bool) {
+        let mut unsaved = self.unsaved.lock();
+        for (hash, _) in batch {
+            unsaved.remove(hash);
+        }
+        drop(unsaved);
+        if written {
+            self.note_saved(batch.iter().map(|(hash, _)| *hash));
+        }
     }
 
     fn note_saved(&self, hashes: impl Iterator<Item = SpecHash>) {
@@ -91,15 +116,20 @@ impl Core {
         }
     }
 
-    /// Saves what is queued until the end.
+    /// Saves what is queued, and what the store has lost, until the end.
     pub(crate) async fn save_specs(self: Arc<Self>) {
+        let (mut incarnation, mut link) = (self.store.incarnation(), self.store.link());
         let mut retry = FIRST_RETRY;
+        let mut in_doubt = false;
         loop {
-            let waits = self.spec_store.save.notified();
-            if self.stop.run_until_cancelled(waits).await.is_none() {
-                return;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.spec_store.save.notified() => {}
+                () = self.spec_store.doubt.notified() => in_doubt = true,
+                Ok(()) = incarnation.changed() => in_doubt = true,
+                Ok(()) = link.changed() => in_doubt |= link.borrow_and_update().is_up(),
             }
-            while !self.save_batch().await {
+            while !self.save_all(&mut in_doubt).await {
                 if self
                     .stop
                     .run_until_cancelled(tokio::time::sleep(jittered(retry)))
@@ -115,8 +145,44 @@ impl Core {
         }
     }
 
+    /// Looks first what is lost, where there is doubt; true when nothing is left.
+    async fn save_all(&self, in_doubt: &mut bool) -> bool {
+        if *in_doubt {
+            match self.queue_lost().await {
+                Err(error) if error.is_transient() => return false,
+                Err(error) => tracing::error!(%error, "it is not known which specifications are saved"),
+                Ok(()) => {}
+            }
+            *in_doubt = false;
+        }
+        self.save_batches().await
+    }
+
+    /// Queues what instances of this hub offer and the store does not have.
+    async fn queue_lost(&self) -> Result<(), alkhub_store::Error> {
+        // What is not offered now is saved when it is offered again.
+        self.spec_store.saved.lock().clear();
+        let offered = self.offered_here();
+        let lost: HashSet<SpecHash> = self.store.operations().lacks(&offered).await?.into_iter().collect();
+        let (lost, kept): (Vec<SpecHash>, Vec<SpecHash>) = offered.into_iter().partition(|hash| lost.contains(hash));
+        self.spec_store.note_saved(kept.into_iter());
+        let lost: Vec<Arc<Operation>> = lost.iter().filter_map(|hash| self.specs.get(hash)).collect();
+        if self.spec_store.queue(&lost) {
+            tracing::warn!(specifications = lost.len(), "the store has lost specifications: they are saved again");
+        }
+        Ok(())
+    }
+
+    /// The specifications that instances of this hub offer, each once.
+    pub(crate) fn offered_here(&self) -> Vec<SpecHash> {
+        let instances = self.directory.instances();
+        let here = instances.iter().filter(|instance| instance.link.is_some());
+        let offered: HashSet<SpecHash> = here.flat_map(|instance| instance.offers.values().copied()).collect();
+        offered.into_iter().collect()
+    }
+
     /// Saves one batch after the other; true when nothing is left.
-    async fn save_batch(&self) -> bool {
+    async fn save_batches(&self) -> bool {
         loop {
             let batch: Vec<(SpecHash, OperationSpec)> = {
                 let unsaved = self.spec_store.unsaved.lock();
@@ -125,19 +191,34 @@ impl Core {
             if batch.is_empty() {
                 return true;
             }
-            if let Err(error) = self.keep_batch(&batch).await {
-                if error.is_transient() {
-                    return false;
-                }
-                tracing::error!(%error, "specifications cannot be saved: other hubs cannot call the operations");
+            if !self.save_batch(&batch).await {
+                return false;
             }
-            let mut unsaved = self.spec_store.unsaved.lock();
-            for (hash, _) in &batch {
-                unsaved.remove(hash);
-            }
-            drop(unsaved);
-            self.spec_store.note_saved(batch.iter().map(|(hash, _)| *hash));
         }
+    }
+
+    /// Saves a batch; what is refused for good is refused alone. False when it is to be tried again.
+    async fn save_batch(&self, batch: &[(SpecHash, OperationSpec)]) -> bool {
+        match self.keep_batch(batch).await {
+            Ok(()) => self.spec_store.took(batch, true),
+            Err(error) if error.is_transient() => return false,
+            Err(error) if batch.len() == 1 => {
+                let spec = &batch[0].1;
+                tracing::error!(
+                    operation = format!("{}.{}", spec.namespace, spec.name), %error,
+                    "a specification cannot be saved: other hubs cannot call the operation"
+                );
+                self.spec_store.took(batch, false);
+            }
+            Err(_) => {
+                for one in batch.chunks(1) {
+                    if !Box::pin(self.save_batch(one)).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// Writes specifications, and forgets what their spokes offered long ago beyond what may be kept of each.
@@ -147,7 +228,11 @@ impl Core {
         let owner = |(hash, _): &(SpecHash, OperationSpec)| Some((*hash, self.specs.owner(hash)?));
         let owned: Vec<_> = batch.iter().filter_map(owner).collect();
         let limit = STORED_FOR_COMPILED * self.config.spec_bytes_per_spoke as u64;
-        operations.charge(&owned, limit).await
+        if operations.charge(&owned, limit).await? > 0 {
+            // Which were forgotten is not known here: what is offered again is saved again.
+            self.spec_store.saved.lock().clear();
+        }
+        Ok(())
     }
 
     /// Loads what the directory names and this hub does not have, until the end.

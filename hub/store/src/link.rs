@@ -2,6 +2,9 @@
 //!
 //! A statement that fails by the link wakes the task at once; else it looks once per `store.ping-interval`. While the
 //! link is down it looks more often, with jitter, so that a hub is ready soon after Postgres is.
+//!
+//! Each look also tells which making of the schema it is: another hub may have made it anew, and what this one wrote is
+//! gone.
 
 use std::time::Duration;
 
@@ -34,6 +37,8 @@ pub enum LinkState {
 pub(crate) struct Link {
     state: watch::Sender<LinkState>,
     suspect: Notify,
+    /// What Postgres calls a table of the schema since it was made; 0 before the first look.
+    incarnation: watch::Sender<i64>,
 }
 
 /// What the task needs; it holds no store, so that a dropped store ends it.
@@ -46,6 +51,7 @@ pub(crate) struct Watch {
     pub(crate) interval: Duration,
     pub(crate) limit: Duration,
     pub(crate) admin: watch::Receiver<Option<AdminKey>>,
+    pub(crate) incarnation: watch::Sender<i64>,
 }
 
 /// Waits that double up to a limit, each spread over its second half.
@@ -68,6 +74,7 @@ impl Link {
         Self {
             state: watch::Sender::new(LinkState::Down("not connected yet".to_owned())),
             suspect: Notify::new(),
+            incarnation: watch::Sender::new(0),
         }
     }
 
@@ -77,6 +84,10 @@ impl Link {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
+    }
+
+    pub(crate) fn incarnation(&self) -> &watch::Sender<i64> {
+        &self.incarnation
     }
 
     /// Makes the task look now.
@@ -154,8 +165,14 @@ impl Watch {
     /// Asks how old a reader may be, and enters the first key where it is missing.
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<i64> {
         let min_reader = migrate::min_reader(connection).await?;
+        self.note_incarnation(migrate::incarnation(connection).await?);
         self.enter_admin(connection).await;
         Ok(min_reader)
+    }
+
+    fn note_incarnation(&self, incarnation: i64) {
+        self.incarnation
+            .send_if_modified(|known| std::mem::replace(known, incarnation) != incarnation);
     }
 
     /// Without the first key nobody could declare a spoke or make a key. A failure leaves the link as it is: what
@@ -196,7 +213,8 @@ impl Watch {
         let made = match timeout(self.limit, self.options.connect()).await {
             Ok(Ok(mut connection)) => match migrate::run(&mut connection, &self.schema).await {
                 Ok(()) => {
-                    timeout(self.limit, self.enter_admin(&mut connection)).await.ok();
+                    // What fails of it is done by the next look.
+                    timeout(self.limit, self.ask(&mut connection)).await.ok();
                     Ok(())
                 }
                 Err(error) => Err(error),

@@ -41,6 +41,7 @@ statements! {
     OperationGet = "operation_get",
     OperationKnown = "operation_known",
     OperationCharge = "operation_charge",
+    OperationLacks = "operation_lacks",
     OperationPrune = "operation_prune",
     OperationPut = "operation_put",
     OperationTrim = "operation_trim",

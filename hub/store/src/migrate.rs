@@ -32,6 +32,13 @@ pub(crate) async fn min_reader(connection: &mut PgConnection) -> sqlx::Result<i6
         .await
 }
 
+/// Another number for each time the schema was made.
+pub(crate) async fn incarnation(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT COALESCE(to_regclass('operations')::oid::int8, 0)")
+        .fetch_one(connection)
+        .await
+}
+
 /// Makes the schema and applies what it lacks. The lock ends with the connection, however that happens.
 ///
 /// # Errors

@@ -126,6 +126,28 @@ impl Operations<'_> {
         Ok(done.rows_affected())
     }
 
+    /// Those of these hashes whose specifications are not kept, in no order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn lacks(self, hashes: &[SpecHash]) -> Result<Vec<SpecHash>, Error> {
+        let mut lacking = Vec::new();
+        for chunk in hashes.chunks(TOUCHED) {
+            let hashes: Vec<Vec<u8>> = chunk.iter().map(|hash| hash.0.to_vec()).collect();
+            let rows = run!(self.0, Statement::OperationLacks, |db| sqlx::query_scalar!(
+                r#"SELECT hash AS "hash!" FROM UNNEST($1::bytea[]) AS o(hash)
+                 WHERE NOT EXISTS (SELECT FROM operations WHERE operations.hash = o.hash)"#,
+                &hashes
+            )
+            .fetch_all(db))?;
+            for row in rows {
+                let hash = row.try_into().map_err(|_| Error::Corrupt("operation's hash"))?;
+                lacking.push(SpecHash(hash));
+            }
+        }
+        Ok(lacking)
+    }
+
     /// Those of these names whose specifications are kept, each once, in no order.
     ///
     /// # Errors

@@ -114,6 +114,11 @@ impl Store {
         self.0.link.subscribe()
     }
 
+    /// Changes when the schema was made anew, by whichever hub, and at the first look: what had been written may be gone.
+    pub fn incarnation(&self) -> watch::Receiver<i64> {
+        self.0.link.incarnation().subscribe()
+    }
+
     /// Whether the link is up.
     pub fn ready(&self) -> bool {
         self.0.link.state().is_up()
@@ -173,6 +178,7 @@ impl Store {
             interval: inner.ping_interval,
             limit: inner.connect_timeout,
             admin: inner.admin.subscribe(),
+            incarnation: inner.link.incarnation().clone(),
         };
         let link = Arc::clone(&inner.link);
         let keep = async move { link.keep(&watch, &stop).await };

@@ -4,7 +4,7 @@ use alkhub_calls::Answer;
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::{CallStatus, Code};
 use alkhub_store::private::Server;
-use alkhub_store::{CallFilter, Store};
+use alkhub_store::{CallFilter, SpecHash, Store};
 use alkhub_test_support::until;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -205,6 +205,50 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
     assert_eq!(hub.calls.operations(&caller, None).len(), 0, "they were withdrawn");
     drop(both);
     hub.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+/// One of two hubs makes the schema anew; the other one finds it made.
+#[tokio::test]
+async fn specifications_that_are_offered_are_saved_again_when_the_schema_has_lost_them() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let start = |name| {
+        Hub::start(HubOptions {
+            name,
+            postgres: Some(postgres.url()),
+            ..HubOptions::default()
+        })
+    };
+    let (one, two) = (start("pod-a1").await, start("pod-b1").await);
+    let offered = [query("text.upper"), query("other.work")];
+    let spokes = (
+        Spoke::connect(&one, "text", &offered[..1]).await,
+        Spoke::connect(&two, "other", &offered[1..]).await,
+    );
+    let hashes = offered.map(|spec| SpecHash::of(&serde_json::from_value(spec).expect("a specification")));
+    let store = store(postgres.url()).await;
+    let are_saved = async || {
+        until("the specifications are saved", async || {
+            match store.operations().lacks(&hashes).await {
+                Ok(lacking) if lacking.is_empty() => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    };
+    are_saved().await;
+
+    let mut psql = tokio::process::Command::new("psql");
+    let drop_all = psql
+        .arg(postgres.url())
+        .args(["-q", "-c", "DROP SCHEMA alkhub CASCADE"]);
+    assert!(drop_all.status().await.expect("psql is installed").success());
+
+    are_saved().await;
+    drop(spokes);
+    one.stop().await;
+    two.stop().await;
+    store.close().await;
     postgres.stop().await.expect("stops");
 }
 

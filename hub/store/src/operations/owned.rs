@@ -11,16 +11,17 @@ use crate::session::run;
 
 impl Operations<'_> {
     /// Notes who brought specifications, where nobody is noted yet, and deletes what these spokes offered longest ago
-    /// beyond `limit` bytes each. A row that another hub is writing is left out.
+    /// beyond `limit` bytes each; answers how many it deleted. A row that another hub is writing is left out.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn charge(self, owned: &[(SpecHash, SpokeName)], limit: u64) -> Result<(), Error> {
+    pub async fn charge(self, owned: &[(SpecHash, SpokeName)], limit: u64) -> Result<u64, Error> {
         let mut by_spoke: BTreeMap<&str, Vec<Vec<u8>>> = BTreeMap::new();
         for (hash, spoke) in owned {
             by_spoke.entry(spoke.as_str()).or_default().push(hash.0.to_vec());
         }
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut deleted = 0;
         for (spoke, hashes) in by_spoke {
             run!(self.0, Statement::OperationCharge, |db| sqlx::query!(
                 "UPDATE operations SET spoke = $1 WHERE hash IN (
@@ -44,7 +45,8 @@ impl Operations<'_> {
             )
             .execute(db))?;
             self.0.metrics.pruned(Pruned::Operations, done.rows_affected());
+            deleted += done.rows_affected();
         }
-        Ok(())
+        Ok(deleted)
     }
 }

@@ -70,6 +70,25 @@ async fn a_schema_that_is_gone_is_made_anew() {
     store.keys().create(&new_key(1)).await.expect("made again");
 }
 
+#[tokio::test]
+async fn every_hub_learns_that_the_schema_was_made_anew_by_whichever() {
+    let url = database().await;
+    let (one, two) = (ready(&config(&url)).await, ready(&config(&url)).await);
+    let mut seen = [one.incarnation(), two.incarnation()];
+    for incarnation in &mut seen {
+        let first = within("the first look", incarnation.wait_for(|number| *number != 0)).await;
+        assert!(first.is_ok(), "the store lives");
+    }
+    let before = *seen[0].borrow();
+
+    execute(&url, "DROP SCHEMA alkhub CASCADE").await;
+
+    for incarnation in &mut seen {
+        let after = within("a later look", incarnation.wait_for(|number| ![0, before].contains(number))).await;
+        assert!(after.is_ok(), "the store lives");
+    }
+}
+
 /// Else nobody could declare a spoke or make a key until a hub is restarted.
 #[tokio::test]
 async fn a_schema_that_lost_the_admin_key_gets_it_again_and_none_that_was_revoked() {
