@@ -47,8 +47,8 @@ struct Changes {
     offers: HashMap<OperationName, BTreeSet<ByAge>>,
     /// How many instances a spoke has.
     spokes: HashMap<SpokeName, usize>,
-    /// Specifications to be loaded, each with the spoke that it is charged to.
-    missing: HashMap<SpecHash, SpokeName>,
+    /// Specifications to be loaded, by the names that wait for them, each with the spoke that it is charged to.
+    missing: HashMap<OperationName, (SpecHash, SpokeName)>,
     /// Names that nobody offers.
     idle: Idle,
     /// Instances that were put into or taken out of a pool: the work of changes, which tests compare.
@@ -159,20 +159,19 @@ impl Directory {
     /// Specifications that instances offer and this hub does not have, each with a spoke that offers it.
     pub(crate) fn missing(&self) -> Vec<(SpecHash, SpokeName)> {
         let changes = self.changes.lock();
-        let missing = changes.missing.iter();
-        missing.map(|(hash, spoke)| (*hash, spoke.clone())).collect()
+        changes.missing.values().cloned().collect()
     }
 
     /// Notes that a specification is there now: its instances join their pool.
     pub(crate) fn resolved(&self, name: &OperationName, hash: &SpecHash) {
         let mut changes = self.changes.lock();
-        changes.missing.remove(hash);
+        changes.found(hash);
         self.rebuild(&mut changes, name);
     }
 
     /// Notes that a specification cannot be used: it is not asked for again until a registration names it.
     pub(crate) fn give_up(&self, hash: &SpecHash) {
-        self.changes.lock().missing.remove(hash);
+        self.changes.lock().found(hash);
     }
 
     /// What instances other than the given one offer under a name, by the oldest of them.
@@ -239,6 +238,7 @@ impl Directory {
     /// The last instance has left a name.
     fn rest(&self, changes: &mut Changes, name: &OperationName, last: Option<&Arc<Operation>>) {
         changes.offers.remove(name);
+        changes.missing.remove(name);
         let pool = Pool::resting(name.clone(), last);
         self.pools.insert(name.clone(), Arc::new(pool));
         self.idle(changes, name);
@@ -246,6 +246,7 @@ impl Directory {
 
     /// Makes the pool of a name anew: it has none, its specification is another one, or has just been loaded.
     fn rebuild(&self, changes: &mut Changes, name: &OperationName) {
+        changes.missing.remove(name);
         let known = self.pool(name).and_then(|pool| pool.operation.clone());
         let offers = changes.offers.get(name);
         let oldest = offers.and_then(BTreeSet::first);
@@ -260,7 +261,8 @@ impl Directory {
         let shown = operation.or_else(|| known.map(|known| Arc::new(known.unchecked())));
         let pool = Pool::new(name.clone(), shown, waits);
         if waits {
-            changes.missing.insert(hash, oldest.0.entry.spoke.clone());
+            let spoke = oldest.0.entry.spoke.clone();
+            changes.missing.insert(name.clone(), (hash, spoke));
         } else {
             let same = |i: &&ByAge| i.0.offers.get(name) == Some(&hash);
             let same = offers.into_iter().flatten().filter(same);
@@ -291,6 +293,11 @@ impl Changes {
                 self.spokes.remove(spoke);
             }
         }
+    }
+
+    /// A specification is not to be loaded any more.
+    fn found(&mut self, hash: &SpecHash) {
+        self.missing.retain(|_, (missing, _)| missing != hash);
     }
 
     /// Counts the work of changes.

@@ -250,6 +250,23 @@ fn an_instance_joins_its_pool_when_its_specification_is_loaded() {
 }
 
 #[test]
+fn a_specification_that_nobody_offers_any_more_is_not_loaded() {
+    let (directory, elsewhere) = (directory(), specs());
+    let [one, two] = ["true", "false"].map(|input| operation(&elsewhere, "text.upper", input));
+    let missing = || directory.missing().into_iter().map(|(hash, _)| hash).collect::<Vec<_>>();
+
+    directory.put(&remote("a/one@1", &[&one]));
+    directory.put(&remote("a/one@2", &[&two]));
+    assert_eq!(missing(), [two.hash], "the instance offers another one now");
+    directory.put(&remote("b/two@3", &[&one]));
+    directory.remove(&key("a", "one"), fence(2));
+    assert_eq!(missing(), [one.hash], "the oldest instance decides");
+    directory.remove_hub(&"hub-b".parse().expect("valid"));
+
+    assert_eq!(missing(), []);
+}
+
+#[test]
 fn a_hub_that_is_gone_takes_its_instances_with_it() {
     let directory = directory();
     let upper = operation(&directory.specs, "text.upper", "true");
