@@ -1,5 +1,6 @@
 //! Hubs, spokes and callers for the tests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use alkhub_calls::{
     Answer, Caller, Calls, Connection, Limits, Outgoing, OutgoingItem, Parts, Reply, Session, SpokePolicy, outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
-use alkhub_events::{Fabric, LinkState, Supervisor};
+use alkhub_events::{DirectoryEntry, Fabric, LinkState, OfferedOperation, Supervisor};
 use alkhub_protocol::frame::Requested;
-use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
 use alkhub_protocol::{CallError, CallRequest, Dialect, Frame, RawJson, RequestId, Scopes};
 use alkhub_store::Store;
 use alkhub_test_support::within;
 use bytes::Bytes;
+use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -42,6 +44,8 @@ pub(crate) struct HubOptions {
     pub(crate) calls: CallsConfig,
     pub(crate) budget: BudgetConfig,
     pub(crate) redis: Option<String>,
+    /// How long Redis may be silent.
+    pub(crate) redis_timeout: Duration,
     pub(crate) postgres: Option<String>,
 }
 
@@ -52,6 +56,7 @@ impl Default for HubOptions {
             calls: CallsConfig::default(),
             budget: BudgetConfig::default(),
             redis: None,
+            redis_timeout: EventsConfig::default().timeout,
             postgres: None,
         }
     }
@@ -76,6 +81,8 @@ impl Hub {
         let hub = options.name.parse().expect("a hub's id");
         let events = EventsConfig {
             redis_url: options.redis.clone().map(Into::into),
+            timeout: options.redis_timeout,
+            probe_interval: options.redis_timeout,
             lease_ttl: Duration::from_secs(2),
             lease_interval: Duration::from_millis(500),
             ..EventsConfig::default()
@@ -88,6 +95,7 @@ impl Hub {
                 url.unwrap_or_else(|| "postgres://nobody@127.0.0.1:1/none".to_owned())
                     .into(),
             ),
+            ping_interval: Duration::from_millis(500),
             ..StoreConfig::default()
         };
         let store = Store::open(&store, &registry).expect("a store");
@@ -285,6 +293,23 @@ pub(crate) fn connection_of(limits: Limits) -> (Connection, Outgoing) {
 /// The input of `hub.register`.
 pub(crate) fn registration(name: &str, operations: &[Value]) -> Value {
     json!({ "name": name, "operations": operations })
+}
+
+/// The record of an instance of `text` that has no connection.
+pub(crate) fn record(hub: &str, instance: &str, operations: Vec<OfferedOperation>) -> DirectoryEntry {
+    DirectoryEntry {
+        spoke: "text".parse().expect("valid"),
+        instance: instance.parse().expect("valid"),
+        hub: hub.parse().expect("valid"),
+        connection: "c1".to_owned(),
+        generation: 0,
+        spoke_type: SpokeType::default(),
+        labels: BTreeMap::new(),
+        concurrency: None,
+        connected_at: Timestamp::now(),
+        host_info: None,
+        operations,
+    }
 }
 
 /// An operation that accepts and answers anything; `more` changes it.

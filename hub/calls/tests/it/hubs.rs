@@ -14,7 +14,8 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, HubOptions, Spoke, admin, client, connection, mutation, operation, query, registration, request, subscription,
+    Hub, HubOptions, Spoke, admin, client, connection, mutation, operation, query, record, registration, request,
+    subscription,
 };
 use crate::pair::{Pair, in_flight, sees};
 
@@ -286,6 +287,41 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
     })
     .await;
     pair.end().await;
+}
+
+/// More waits for the directory than it takes, for longer than a closed session waits.
+#[tokio::test]
+async fn a_spoke_that_leaves_while_the_directory_is_busy_leaves_no_record() {
+    let redis = RedisServer::start().await;
+    let hub = Hub::start(HubOptions {
+        redis: Some(redis.url()),
+        redis_timeout: Duration::from_secs(60),
+        ..HubOptions::default()
+    })
+    .await;
+    let spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let field = format!("text/{}", spoke.output.instance_id);
+    assert_eq!(redis.query::<usize>(&["HEXISTS", "alk:directory", &field]).await, 1);
+    redis.freeze();
+    let cluster = hub.fabric.cluster();
+    let entries = (0..1_500).map(|n| record("hub-a1", &format!("other-{n}"), Vec::new()));
+    let mut waiting: Vec<_> = entries.map(|entry| Box::pin(cluster.register(entry))).collect();
+    for registration in &mut waiting {
+        assert!(futures::poll!(registration).is_pending());
+    }
+
+    spoke.session.close("the socket ended").await;
+    redis.thaw();
+
+    within("the others register", futures::future::join_all(waiting)).await;
+    until("the record to go", async || {
+        match redis.query::<usize>(&["HEXISTS", "alk:directory", &field]).await {
+            0 => Ok(()),
+            _ => Err("it is there"),
+        }
+    })
+    .await;
+    hub.stop().await;
 }
 
 #[tokio::test]

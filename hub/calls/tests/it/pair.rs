@@ -36,6 +36,7 @@ impl Pair {
                 redis: Some(redis.url()),
                 postgres: Some(postgres.url()),
                 calls: calls.clone(),
+                ..HubOptions::default()
             })
         };
         let (a, b) = (
