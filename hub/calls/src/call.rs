@@ -50,6 +50,8 @@ pub(crate) enum Origin {
     Hub {
         hub: HubId,
         key: u64,
+        /// How often that hub had sent it again before.
+        attempt: Option<u8>,
         identity: Option<Box<Identity>>,
         running: Arc<AtomicUsize>,
     },
@@ -102,6 +104,11 @@ impl Call {
             To::Hub { instance } => Some(instance.entry.hub.clone()),
             To::Nobody | To::Spoke { .. } | To::Ended => None,
         }
+    }
+
+    /// Whether what a hub says of an attempt is about the one that runs.
+    pub(crate) fn is_attempt(&self, attempt: Option<u8>) -> bool {
+        attempt.is_none_or(|attempt| attempt == self.leg.lock().resent)
     }
 
     /// Who asks, as the spoke is told; by the hub that holds the caller's key.

@@ -9,6 +9,12 @@
 //! - A subscription that the holder knows: the holder tells how many items it has sent. When some did not arrive, it
 //!   fails.
 //! - A call that the caller's hub does not know: an abort was lost. It is aborted.
+//!
+//! Invariants
+//! - What is said of a call names the attempt that it is about. A call that was sent again meanwhile is not ended by what
+//!   was said of it before.
+//! - A comparison that could not be told begins anew: when the link is back, or, where the queue to it was full, a moment
+//!   later ([`Relay`](crate::relay::Relay)).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,7 +25,7 @@ use alkhub_protocol::{CallError, Code, Delivered, HubId};
 
 use crate::call::{Call, Origin, To};
 use crate::core::Core;
-use crate::relay::Known;
+use crate::relay::{Asked, Known};
 use crate::sink::{End, Sink};
 
 /// Keys of one kind in one message at most.
@@ -38,7 +44,7 @@ impl Core {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.missed.notified() => {
+                () = self.relay.missed.notified() => {
                     // More may be lost meanwhile; one comparison finds it all.
                     if self.stop.run_until_cancelled(tokio::time::sleep(LOSS_PAUSE)).await.is_none() {
                         return;
@@ -73,8 +79,8 @@ impl Core {
         for call in relayed {
             match &call.origin {
                 Origin::Hub { hub: from, key, .. } if from == hub => held.push(*key),
-                Origin::Caller { .. } if call.is_at(hub) => mine.push(call.key),
-                Origin::Hub { .. } | Origin::Caller { .. } => {}
+                Origin::Caller { .. } => mine.extend(call.attempt_at(hub).map(|attempt| (call.key, attempt))),
+                Origin::Hub { .. } => {}
             }
         }
         let (mut mine, mut held) = (mine.chunks(KEYS), held.chunks(KEYS));
@@ -85,12 +91,13 @@ impl Core {
                 return;
             }
             let known = Known {
-                mine: some.unwrap_or_default().to_vec(),
+                mine: some.unwrap_or_default().iter().map(|(key, _)| *key).collect(),
+                attempts: some.unwrap_or_default().iter().map(|(_, attempt)| *attempt).collect(),
                 held: others.unwrap_or_default().to_vec(),
                 is_answer,
             };
             if self.relay.known(hub, known).is_err() {
-                // The link is down again: its return begins anew.
+                // It begins anew when the link is back, or when there is room.
                 return;
             }
             is_answer = true;
@@ -99,17 +106,17 @@ impl Core {
 
     /// Another hub tells what it knows.
     pub(crate) fn compare(self: &Arc<Self>, with: &HubId, known: &Known) {
-        let unknown: Vec<u64> = known
-            .mine
-            .iter()
-            .copied()
-            .filter(|&key| !self.mark(with, key))
-            .collect();
+        let asked = known.mine.iter().enumerate().map(|(i, &key)| Asked {
+            hub: with.clone(),
+            key,
+            attempt: known.attempts.get(i).copied(),
+        });
+        let unknown: Vec<Asked> = asked.filter(|asked| !self.mark(asked)).collect();
         if !unknown.is_empty() {
-            self.deny(with.clone(), unknown);
+            self.deny(unknown);
         }
         for &key in &known.held {
-            let runs_there = self.pending.get(key).is_some_and(|call| call.is_at(with));
+            let runs_there = self.pending.get(key).is_some_and(|call| call.attempt_at(with).is_some());
             if !runs_there && self.relay.abort(with, key, "the caller ended the call").is_err() {
                 return;
             }
@@ -123,8 +130,8 @@ impl Core {
     }
 
     /// Tells how many items of a call were sent, behind the last of them. False when no such call runs here.
-    fn mark(&self, hub: &HubId, key: u64) -> bool {
-        let local = self.inbound.get(&(hub.clone(), key)).map(|local| *local);
+    fn mark(&self, asked: &Asked) -> bool {
+        let local = self.inbound.get(&(asked.hub.clone(), asked.key)).map(|local| *local);
         let Some(call) = local.and_then(|local| self.pending.get(local)) else {
             return false;
         };
@@ -134,22 +141,25 @@ impl Core {
         true
     }
 
-    fn deny(self: &Arc<Self>, hub: HubId, keys: Vec<u64>) {
+    fn deny(self: &Arc<Self>, unknown: Vec<Asked>) {
         let core = Arc::clone(self);
         self.tasks.spawn(async move {
-            let mut keys = keys;
-            while !keys.is_empty() {
+            let mut left = unknown;
+            while !left.is_empty() {
                 let pause = tokio::time::sleep(DENIAL_PAUSE);
                 if core.stop.run_until_cancelled(pause).await.is_none() {
                     return;
                 }
-                let (late, unknown): (Vec<u64>, Vec<u64>) =
-                    keys.into_iter().partition(|&key| core.relay.late.has(&hub, key));
-                if unknown.into_iter().any(|key| core.relay.unknown(&hub, key).is_err()) {
-                    // The link is down again: its return begins anew.
+                // It may have come meanwhile, or come again.
+                left.retain(|asked| !core.mark(asked));
+                let (late, unknown): (Vec<Asked>, Vec<Asked>) = left
+                    .into_iter()
+                    .partition(|asked| core.relay.late.has(&asked.hub, asked.key));
+                if unknown.iter().any(|asked| core.relay.unknown(asked).is_err()) {
+                    // It begins anew when the link is back, or when there is room.
                     return;
                 }
-                keys = late;
+                left = late;
             }
         });
     }
@@ -174,8 +184,10 @@ impl Core {
 }
 
 impl Call {
-    /// Whether it was sent to this other hub.
-    fn is_at(&self, hub: &HubId) -> bool {
-        matches!(&self.leg.lock().to, To::Hub { instance } if instance.entry.hub == *hub)
+    /// How often it had been sent again when it was sent to this other hub; `None` when it is not there.
+    fn attempt_at(&self, hub: &HubId) -> Option<u8> {
+        let leg = self.leg.lock();
+        let is_there = matches!(&leg.to, To::Hub { instance } if instance.entry.hub == *hub);
+        is_there.then_some(leg.resent)
     }
 }

@@ -13,7 +13,6 @@ use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
 use dashmap::DashMap;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,8 +55,6 @@ pub(crate) struct Core {
     pub(crate) inbound: DashMap<(HubId, u64), u64>,
     /// Registered connections by their id.
     pub(crate) links: DashMap<String, Arc<Link>>,
-    /// Relayed messages were lost here: the hubs compare what they know.
-    pub(crate) missed: Notify,
     /// Registrations under way.
     pub(crate) turns: Arc<Turns>,
     pub(crate) quota: Quota,
@@ -109,7 +106,6 @@ impl Core {
             lane_bytes: LaneBytes::default(),
             inbound: DashMap::new(),
             links: DashMap::new(),
-            missed: Notify::new(),
             turns: Arc::default(),
             quota: Quota::default(),
             budgets,

@@ -209,7 +209,7 @@ impl Core {
             instance.load.release();
             return Ok(());
         }
-        match self.hand_over(call, &instance) {
+        match self.hand_over(call, leg.resent, &instance) {
             Ok(Some(number)) => leg.to = To::Spoke { instance, number },
             Ok(None) => leg.to = To::Hub { instance },
             Err(error) => {
@@ -220,12 +220,13 @@ impl Core {
         Ok(())
     }
 
-    /// Queues the call; answers its number in the outbox of the spoke's connection, if that is here.
-    fn hand_over(&self, call: &Call, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
+    /// Queues the call, sent again `attempt` times before; answers its number in the outbox of the spoke's connection, if
+    /// that is here.
+    fn hand_over(&self, call: &Call, attempt: u8, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
         // It is sent again only while nobody surely has it.
         let input = call.input.json().ok_or(NotPlaced::Gone)?;
         let Some(link) = &instance.link else {
-            let sent = self.relay.call(call, &input, instance);
+            let sent = self.relay.call(call, attempt, &input, instance);
             return sent.map(|()| None).map_err(NotPlaced::from);
         };
         if !link.add(call.key) {

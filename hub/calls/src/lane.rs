@@ -50,7 +50,8 @@ pub(crate) struct Lane(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    arrivals: VecDeque<Arrival>,
+    /// Each with the attempt that it is about.
+    arrivals: VecDeque<(Option<u8>, Arrival)>,
     bytes: usize,
     /// Whether a task takes what waits.
     is_taken: bool,
@@ -84,7 +85,7 @@ impl Arrival {
 // === impl Lane ===
 
 impl Lane {
-    fn push(&self, arrival: Arrival, all: &LaneBytes) -> Pushed {
+    fn push(&self, attempt: Option<u8>, arrival: Arrival, all: &LaneBytes) -> Pushed {
         let cost = arrival.cost();
         let mut waiting = self.0.lock();
         let fits = waiting.arrivals.is_empty() || waiting.bytes + cost <= CALL_BYTES;
@@ -92,7 +93,7 @@ impl Lane {
             return Pushed::Full;
         }
         waiting.bytes += cost;
-        waiting.arrivals.push_back(arrival);
+        waiting.arrivals.push_back((attempt, arrival));
         if std::mem::replace(&mut waiting.is_taken, true) {
             Pushed::Waits
         } else {
@@ -101,15 +102,15 @@ impl Lane {
     }
 
     /// The next arrival; after `None` the call needs a task again.
-    fn pop(&self, all: &LaneBytes) -> Option<Arrival> {
+    fn pop(&self, all: &LaneBytes) -> Option<(Option<u8>, Arrival)> {
         let mut waiting = self.0.lock();
-        let Some(arrival) = waiting.arrivals.pop_front() else {
+        let Some((attempt, arrival)) = waiting.arrivals.pop_front() else {
             waiting.is_taken = false;
             return None;
         };
         waiting.bytes -= arrival.cost();
         all.give_back(arrival.cost());
-        Some(arrival)
+        Some((attempt, arrival))
     }
 }
 
@@ -129,10 +130,10 @@ impl LaneBytes {
 }
 
 impl Core {
-    /// Takes what came back of a call; never waits and checks nothing.
-    pub(crate) fn arrived(self: &Arc<Self>, call: Arc<Call>, arrival: Arrival) {
+    /// Takes what came back of an attempt of a call; never waits and checks nothing.
+    pub(crate) fn arrived(self: &Arc<Self>, call: Arc<Call>, attempt: Option<u8>, arrival: Arrival) {
         call.clock.hear();
-        match call.lane.push(arrival, &self.lane_bytes) {
+        match call.lane.push(attempt, arrival, &self.lane_bytes) {
             Pushed::Waits => {}
             Pushed::First => {
                 let core = Arc::clone(self);
@@ -147,9 +148,9 @@ impl Core {
     }
 
     async fn take_arrivals(&self, call: &Arc<Call>) {
-        while let Some(arrival) = call.lane.pop(&self.lane_bytes) {
+        while let Some((attempt, arrival)) = call.lane.pop(&self.lane_bytes) {
             // The lane of a call that has ended is emptied all the same: others need the room.
-            if catch_unwind(AssertUnwindSafe(|| self.take_arrival(call, arrival))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.take_arrival(call, attempt, arrival))).is_err() {
                 tracing::error!(call.key = call.key, operation = %call.operation.name, "checking an answer panicked");
                 let error = CallError::new(Code::Internal, "the answer could not be checked");
                 self.end(
@@ -162,8 +163,9 @@ impl Core {
         }
     }
 
-    fn take_arrival(&self, call: &Arc<Call>, arrival: Arrival) {
-        if !self.pending.contains(call.key) {
+    fn take_arrival(&self, call: &Arc<Call>, attempt: Option<u8>, arrival: Arrival) {
+        // What is late of an attempt says nothing of the one that runs now.
+        if !self.pending.contains(call.key) || !call.is_attempt(attempt) {
             return;
         }
         match arrival {
@@ -175,7 +177,8 @@ impl Core {
                 }
             },
             Arrival::Mark { items } => self.answered_by_hub(call, items, None),
-            Arrival::Unknown => self.lost_on_the_way(call, None),
+            // It may have crossed the call: the holder ends what it has.
+            Arrival::Unknown => self.lost_on_the_way(call, Some("the holder did not know the call")),
         }
     }
 
@@ -208,10 +211,10 @@ mod tests {
         }
     }
 
-    fn number(arrival: Option<&Arrival>) -> Option<u64> {
+    fn number(arrival: Option<&(Option<u8>, Arrival)>) -> Option<u64> {
         match arrival {
-            Some(Arrival::Answer { items, .. } | Arrival::Mark { items }) => Some(*items),
-            Some(Arrival::Unknown) | None => None,
+            Some((_, Arrival::Answer { items, .. } | Arrival::Mark { items })) => Some(*items),
+            Some((_, Arrival::Unknown)) | None => None,
         }
     }
 
@@ -219,10 +222,10 @@ mod tests {
     fn what_comes_back_is_taken_in_order_and_by_one_task() {
         let (lane, all) = (Lane::default(), LaneBytes::default());
 
-        assert_eq!(lane.push(answer(0, 10), &all), Pushed::First);
-        assert_eq!(lane.push(Arrival::Mark { items: 1 }, &all), Pushed::Waits);
+        assert_eq!(lane.push(Some(0), answer(0, 10), &all), Pushed::First);
+        assert_eq!(lane.push(Some(0), Arrival::Mark { items: 1 }, &all), Pushed::Waits);
         assert_eq!(number(lane.pop(&all).as_ref()), Some(0));
-        assert_eq!(lane.push(answer(2, 10), &all), Pushed::Waits);
+        assert_eq!(lane.push(Some(0), answer(2, 10), &all), Pushed::Waits);
         assert_eq!(
             [number(lane.pop(&all).as_ref()), number(lane.pop(&all).as_ref())],
             [Some(1), Some(2)]
@@ -230,17 +233,17 @@ mod tests {
 
         assert_eq!(number(lane.pop(&all).as_ref()), None);
         assert_eq!(all.0.load(Ordering::Relaxed), 0);
-        assert_eq!(lane.push(answer(3, 10), &all), Pushed::First, "the task has ended");
+        assert_eq!(lane.push(Some(0), answer(3, 10), &all), Pushed::First, "the task has ended");
     }
 
     #[test]
     fn a_lane_is_bounded_but_for_its_first_message() {
         let (lane, all) = (Lane::default(), LaneBytes::default());
 
-        assert_eq!(lane.push(answer(0, CALL_BYTES), &all), Pushed::First);
-        assert_eq!(lane.push(answer(1, 0), &all), Pushed::Full);
+        assert_eq!(lane.push(Some(0), answer(0, CALL_BYTES), &all), Pushed::First);
+        assert_eq!(lane.push(Some(0), answer(1, 0), &all), Pushed::Full);
         assert_eq!(number(lane.pop(&all).as_ref()), Some(0));
-        assert_eq!(lane.push(answer(1, 0), &all), Pushed::Waits);
+        assert_eq!(lane.push(Some(0), answer(1, 0), &all), Pushed::Waits);
     }
 
     #[test]
@@ -250,7 +253,7 @@ mod tests {
 
         let pushed = lanes
             .iter()
-            .map(|lane| lane.push(answer(0, CALL_BYTES - OVERHEAD), &all));
+            .map(|lane| lane.push(Some(0), answer(0, CALL_BYTES - OVERHEAD), &all));
         let full = pushed.filter(|pushed| *pushed == Pushed::Full).count();
 
         assert_eq!(full, 1);

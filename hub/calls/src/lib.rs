@@ -48,6 +48,7 @@ mod serve;
 mod session;
 mod sink;
 mod specs;
+mod strays;
 mod wheel;
 
 pub use caller::{Caller, SpokePolicy};

@@ -12,6 +12,7 @@ use alkhub_protocol::{CallError, Code};
 use crate::call::{Call, Origin};
 use crate::core::Core;
 use crate::directory::Instance;
+use crate::relay::Asked;
 use crate::sink::End;
 
 /// The directory may hear of a move a little later than the `moved` comes: it is looked at this often …
@@ -26,11 +27,15 @@ impl Core {
         let Some(first_time) = self.take_back(call, from) else {
             return;
         };
-        if let Origin::Hub { hub, key, .. } = &call.origin {
+        if let Origin::Hub { hub, key, attempt, .. } = &call.origin {
             // The caller's hub sends it again, this one never does.
-            let (hub, key) = (hub.clone(), *key);
+            let asked = Asked {
+                hub: hub.clone(),
+                key: *key,
+                attempt: *attempt,
+            };
             self.end(call.key, End::Silent, None);
-            self.answer_moved(&hub, key);
+            self.answer_moved(&asked);
         } else if !first_time || self.send_again(call, from).is_err() {
             self.not_delivered(call, from);
         }

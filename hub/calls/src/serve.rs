@@ -18,7 +18,7 @@ use crate::input::{Input, bare_bytes};
 use crate::lane::{Arrival, Lane};
 use crate::late::LateEnd;
 use crate::metrics::Direction;
-use crate::relay::{Destination, Message, Return};
+use crate::relay::{Asked, Destination, Message, Return};
 use crate::sink::{End, Sink};
 
 impl Core {
@@ -35,7 +35,7 @@ impl Core {
                         self.metrics.relayed(Direction::Received);
                         self.relayed(&message);
                     }
-                    Inbound::Missed => self.missed.notify_one(),
+                    Inbound::Missed => self.relay.missed.notify_one(),
                 },
                 Some(undelivered) = undeliverable.recv() => self.came_back(undelivered),
                 else => return,
@@ -45,12 +45,7 @@ impl Core {
 
     fn relayed(self: &Arc<Self>, message: &Bytes) {
         match Message::decode(message) {
-            Ok(Message::Call {
-                from,
-                key,
-                to,
-                requested,
-            }) => self.serve(&from, key, &to, *requested),
+            Ok(Message::Call { asked, to, requested }) => self.serve(&asked, &to, *requested),
             Ok(Message::Abort { from, key }) => {
                 let local = self.inbound.get(&(from, key)).map(|local| *local);
                 if let Some(local) = local {
@@ -58,37 +53,45 @@ impl Core {
                 }
             }
             Ok(Message::Answer {
-                from,
-                key,
+                said,
                 items,
+                is_end,
                 frame,
             }) => {
-                if let Some((call, _)) = self.call_at(&from, key) {
-                    self.arrived(call, Arrival::Answer { items, frame });
+                let known = self.arrives(&said, Arrival::Answer { items, frame });
+                if !known && !is_end {
+                    self.relay.stray(&said);
                 }
             }
-            Ok(Message::Mark { from, key, items }) => {
-                if let Some((call, _)) = self.call_at(&from, key) {
-                    self.arrived(call, Arrival::Mark { items });
-                }
+            Ok(Message::Mark { said, items }) => {
+                self.arrives(&said, Arrival::Mark { items });
             }
-            Ok(Message::Unknown { from, key }) => {
-                if let Some((call, _)) = self.call_at(&from, key) {
-                    self.arrived(call, Arrival::Unknown);
-                }
+            Ok(Message::Unknown { said }) => {
+                self.arrives(&said, Arrival::Unknown);
             }
             // It looks at every running call: beside this loop.
             Ok(Message::Known { from, known }) => {
                 let core = Arc::clone(self);
                 self.tasks.spawn(async move { core.compare(&from, &known) });
             }
-            Ok(Message::Moved { from, key }) => {
-                if let Some((call, instance)) = self.call_at(&from, key) {
+            Ok(Message::Moved { said }) => {
+                let sent_there = self.call_at(&said.hub, said.key);
+                let sent_there = sent_there.filter(|(call, _)| call.is_attempt(said.attempt));
+                if let Some((call, instance)) = sent_there {
                     self.moved(&call, &instance);
                 }
             }
             Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),
         }
+    }
+
+    /// Takes what the holder says of a call of this hub; false when no such call was sent to it.
+    fn arrives(self: &Arc<Self>, said: &Asked, arrival: Arrival) -> bool {
+        let Some((call, _)) = self.call_at(&said.hub, said.key) else {
+            return false;
+        };
+        self.arrived(call, said.attempt, arrival);
+        true
     }
 
     /// A message that nobody received, or perhaps nobody.
@@ -100,12 +103,16 @@ impl Core {
         } = undelivered;
         let surely_not = delivered == Delivered::No;
         match Message::decode(&message) {
-            Ok(Message::Call { key, .. }) if surely_not => {
-                if let Some((call, instance)) = self.call_at(&hub, key) {
+            Ok(Message::Call { asked, .. }) if surely_not => {
+                let sent_there = self.call_at(&hub, asked.key);
+                let sent_there = sent_there.filter(|(call, _)| call.is_attempt(asked.attempt));
+                if let Some((call, instance)) = sent_there {
                     self.reroute(&call, &instance);
                 }
             }
-            Ok(Message::Answer { key, .. }) => {
+            Ok(Message::Answer {
+                said: Asked { key, .. }, ..
+            }) => {
                 let local = self.inbound.get(&(hub.clone(), key)).map(|local| *local);
                 let running = local.and_then(|local| self.pending.get(local));
                 match running {
@@ -141,8 +148,8 @@ impl Core {
     }
 
     /// Sends another hub's call to a spoke of this one.
-    fn serve(self: &Arc<Self>, from: &HubId, key: u64, to: &Destination, mut requested: Requested) {
-        let back = || Return::new(&self.relay, from, key);
+    fn serve(self: &Arc<Self>, asked: &Asked, to: &Destination, mut requested: Requested) {
+        let back = || Return::new(&self.relay, asked);
         let held = self.directory.instance(&to.spoke, &to.instance);
         let held = held.filter(|held| held.link.is_some() && held.entry.generation == to.generation);
         let offered = held.and_then(|held| {
@@ -150,7 +157,7 @@ impl Core {
             Some((held, operation))
         });
         let Some((instance, operation)) = offered else {
-            return self.answer_moved(from, key);
+            return self.answer_moved(asked);
         };
         if self.inbound.len() >= self.config.relay_queue {
             return back().end(&End::Failed(overloaded(
@@ -167,7 +174,7 @@ impl Core {
         // To the caller's key, as if it had called here: no key takes what the others of its hub need.
         let payer = match &identity {
             Some(identity) => Arc::from(identity.id.as_str()),
-            None => Arc::from(format!("hub {from}")),
+            None => Arc::from(format!("hub {}", asked.hub)),
         };
         let bytes = input.len() + bare_bytes(&request);
         let taken = self
@@ -187,8 +194,9 @@ impl Core {
         let call = Arc::new(Call {
             key: self.pending.key(),
             origin: Origin::Hub {
-                hub: from.clone(),
-                key,
+                hub: asked.hub.clone(),
+                key: asked.key,
+                attempt: asked.attempt,
                 identity,
                 running,
             },
@@ -201,7 +209,7 @@ impl Core {
             lane: Lane::default(),
             output_bytes: AtomicU64::new(0),
         });
-        self.inbound.insert((from.clone(), key), call.key);
+        self.inbound.insert((asked.hub.clone(), asked.key), call.key);
         self.begin(&call);
         match self.place(&call, instance) {
             Ok(()) => {}
@@ -215,14 +223,17 @@ impl Core {
             // Only an instance with a connection to this hub is placed here.
             Err(NotPlaced::Gone | NotPlaced::Unreachable) => {
                 self.end(call.key, End::Silent, None);
-                self.answer_moved(from, key);
+                self.answer_moved(asked);
             }
         }
     }
 
-    pub(crate) fn answer_moved(&self, hub: &HubId, key: u64) {
-        if let Err(reason) = self.relay.moved(hub, key) {
-            tracing::warn!(hub.id = %hub, call.key = key, ?reason, "`moved` to another hub was lost");
+    pub(crate) fn answer_moved(&self, asked: &Asked) {
+        if let Err(reason) = self.relay.moved(asked) {
+            tracing::warn!(
+                hub.id = %asked.hub, call.key = asked.key, ?reason,
+                "`moved` to another hub was lost: the hubs compare what they know as soon as they can"
+            );
         }
     }
 }

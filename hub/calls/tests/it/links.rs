@@ -1,15 +1,16 @@
 //! The link between two hubs breaks: no call hangs, no item is lost without a sign.
 
-use alkhub_calls::{Answer, Items};
-use alkhub_events::LinkState;
-use alkhub_protocol::{CallError, Code, Delivered, RequestId};
-use alkhub_test_support::within;
+use alkhub_calls::{Answer, Items, OutgoingItem};
+use alkhub_events::{Error, LinkState};
+use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
+use alkhub_test_support::{until, within};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::fixture::{Spoke, admin, mutation, query, request, subscription};
-use crate::pair::{Pair, in_flight, link_is};
+use crate::fixture::{Spoke, admin, decode, mutation, query, registration, request, subscription};
+use crate::pair::{Pair, in_flight, link_is, sees};
 
 impl Pair {
     /// Starts Redis again, empty; both hubs have their link then.
@@ -178,6 +179,75 @@ async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
 
     assert_eq!(spoke.next_abort().await, call.request_id);
     in_flight(&pair.b, 0).await;
+    pair.end().await;
+}
+
+/// Too much waits for Redis, and the link stays up: nothing else would bring the hubs to compare.
+#[tokio::test]
+async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room() {
+    let pair = Pair::start().await;
+    let (mut spoke, items, call) = streaming(&pair).await;
+    let relay = pair.a.fabric.cluster();
+    let nobody = "nobody".parse().expect("a hub's id");
+    pair.redis.freeze();
+    until("the queue to Redis is full", async || {
+        for sent in 0.. {
+            match relay.send(&nobody, Bytes::new()) {
+                Ok(()) => {}
+                Err(Error::Full) if sent == 0 => return Ok(()),
+                Err(Error::Full) => return Err("it was full a moment ago"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        Err("it never is")
+    })
+    .await;
+
+    drop(items);
+    in_flight(&pair.a, 0).await;
+    pair.redis.thaw();
+
+    assert_eq!(spoke.next_abort().await, call);
+    in_flight(&pair.b, 0).await;
+    let reconnects = pair.a.metric("alkhub_redis_reconnects_total") + pair.b.metric("alkhub_redis_reconnects_total");
+    assert!(reconnects.abs() < f64::EPSILON, "no link broke: {reconnects}");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
+    let mut pair = Pair::start().await;
+    let (spoke, mut far, of_far) = asked(&pair).await;
+    let (ticket, mut near) = pair.b.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let Spoke {
+        connection,
+        mut outgoing,
+        session: first,
+        ..
+    } = spoke;
+    let OutgoingItem::Message(message) = within("the call", outgoing.next()).await.expect("open") else {
+        panic!("not a call");
+    };
+    let Frame::Requested(of_near) = decode(&message) else {
+        panic!("not a call: {message:?}");
+    };
+
+    pair.lose_redis().await;
+    let again = registration("text", &[mutation("text.upper"), query("text.lower")]);
+    let again = Spoke::register(&pair.b, &admin(), again, (connection, outgoing)).await;
+    let again = again.expect("Redis is not needed for it");
+    drop(first);
+    again.respond(&of_near.request_id, json!("A"));
+    let near = within("the answer on the same hub", near.recv()).await;
+    assert!(matches!(near, Some(Answer::Item(_))), "{near:?}");
+    pair.find_redis().await;
+    again.respond(&of_far, json!("A"));
+
+    let far = within("the answer on the other hub", far.recv()).await;
+    assert!(matches!(far, Some(Answer::Item(_))), "{far:?}");
+    sees(&pair.a, "text.lower", again.output.generation).await;
+    drop(again);
     pair.end().await;
 }
 

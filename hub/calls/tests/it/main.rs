@@ -5,6 +5,7 @@
 
 mod calling;
 mod churn;
+mod crossing;
 mod deadlines;
 mod fixture;
 mod hubs;
