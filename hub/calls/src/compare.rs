@@ -106,6 +106,8 @@ impl Core {
 
     /// Another hub tells what it knows.
     pub(crate) fn compare(self: &Arc<Self>, with: &HubId, known: &Known) {
+        // Its link is up: it takes the ends that waited for it.
+        self.relay.late.heard(with);
         let asked = known.mine.iter().enumerate().map(|(i, &key)| Asked {
             hub: with.clone(),
             key,
@@ -116,7 +118,10 @@ impl Core {
             self.deny(unknown);
         }
         for &key in &known.held {
-            let runs_there = self.pending.get(key).is_some_and(|call| call.attempt_at(with).is_some());
+            let runs_there = self
+                .pending
+                .get(key)
+                .is_some_and(|call| call.attempt_at(with).is_some());
             if !runs_there && self.relay.abort(with, key, "the caller ended the call").is_err() {
                 return;
             }

@@ -233,7 +233,11 @@ mod tests {
 
         assert_eq!(number(lane.pop(&all).as_ref()), None);
         assert_eq!(all.0.load(Ordering::Relaxed), 0);
-        assert_eq!(lane.push(Some(0), answer(3, 10), &all), Pushed::First, "the task has ended");
+        assert_eq!(
+            lane.push(Some(0), answer(3, 10), &all),
+            Pushed::First,
+            "the task has ended"
+        );
     }
 
     #[test]

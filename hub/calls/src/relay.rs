@@ -79,13 +79,7 @@ impl Relay {
     }
 
     /// Sends a call to the hub that holds the instance; it had been sent again `attempt` times before.
-    pub(crate) fn call(
-        &self,
-        call: &Call,
-        attempt: u8,
-        input: &RawJson,
-        instance: &Instance,
-    ) -> Result<(), NotSent> {
+    pub(crate) fn call(&self, call: &Call, attempt: u8, input: &RawJson, instance: &Instance) -> Result<(), NotSent> {
         let entry = &instance.entry;
         let destination = Destination {
             spoke: entry.spoke.clone(),

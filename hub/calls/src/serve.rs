@@ -111,7 +111,8 @@ impl Core {
                 }
             }
             Ok(Message::Answer {
-                said: Asked { key, .. }, ..
+                said: Asked { key, .. },
+                ..
             }) => {
                 let local = self.inbound.get(&(hub.clone(), key)).map(|local| *local);
                 let running = local.and_then(|local| self.pending.get(local));

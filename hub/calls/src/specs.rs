@@ -168,7 +168,10 @@ impl Core {
         self.spec_store.note_saved(kept.into_iter());
         let lost: Vec<Arc<Operation>> = lost.iter().filter_map(|hash| self.specs.get(hash)).collect();
         if self.spec_store.queue(&lost) {
-            tracing::warn!(specifications = lost.len(), "the store has lost specifications: they are saved again");
+            tracing::warn!(
+                specifications = lost.len(),
+                "the store has lost specifications: they are saved again"
+            );
         }
         Ok(())
     }

@@ -253,7 +253,13 @@ fn an_instance_joins_its_pool_when_its_specification_is_loaded() {
 fn a_specification_that_nobody_offers_any_more_is_not_loaded() {
     let (directory, elsewhere) = (directory(), specs());
     let [one, two] = ["true", "false"].map(|input| operation(&elsewhere, "text.upper", input));
-    let missing = || directory.missing().into_iter().map(|(hash, _)| hash).collect::<Vec<_>>();
+    let missing = || {
+        directory
+            .missing()
+            .into_iter()
+            .map(|(hash, _)| hash)
+            .collect::<Vec<_>>()
+    };
 
     directory.put(&remote("a/one@1", &[&one]));
     directory.put(&remote("a/one@2", &[&two]));

@@ -148,16 +148,28 @@ async fn a_call_that_was_sent_again_is_not_denied_for_its_first_attempt() {
         None,
     );
     let (moved, _) = played.hears_of_a_call().await;
-    assert_eq!((&moved["way"], &moved["attempt"]), (&json!("moved"), &json!(0)), "{moved}");
+    assert_eq!(
+        (&moved["way"], &moved["attempt"]),
+        (&json!("moved"), &json!(0)),
+        "{moved}"
+    );
     played.call(7, 1, &spoke, generation);
     let running = spoke.next_call().await;
 
     // What the hub thinks of the call that it had not known is that it knows it.
     let (thought, _) = played.hears_of_a_call().await;
-    assert_eq!((&thought["way"], &thought["attempt"]), (&json!("mark"), &json!(1)), "{thought}");
+    assert_eq!(
+        (&thought["way"], &thought["attempt"]),
+        (&json!("mark"), &json!(1)),
+        "{thought}"
+    );
     spoke.respond(&running.request_id, json!("A"));
     let (answer, kind) = played.hears_of_a_call().await;
-    assert_eq!((&answer["attempt"], kind.as_str()), (&json!(1), "call.responded"), "{answer}");
+    assert_eq!(
+        (&answer["attempt"], kind.as_str()),
+        (&json!(1), "call.responded"),
+        "{answer}"
+    );
     played.end().await;
     drop(spoke);
     pair.end().await;
@@ -176,7 +188,11 @@ async fn what_is_said_of_an_attempt_says_nothing_of_the_next() {
 
     played.say(json!({"key": key, "way": "moved", "attempt": 0}), None);
     let (second, _) = played.hears_of_a_call().await;
-    assert_eq!((&second["attempt"], second["key"].as_u64()), (&json!(1), Some(key)), "{second}");
+    assert_eq!(
+        (&second["attempt"], second["key"].as_u64()),
+        (&json!(1), Some(key)),
+        "{second}"
+    );
     played.say(json!({"key": key, "way": "unknown", "attempt": 0}), None);
     played.say(json!({"key": key, "way": "moved", "attempt": 0}), None);
     played.item(key, 0, 5);
@@ -208,7 +224,11 @@ async fn a_call_that_its_holder_does_not_know_is_aborted_there_all_the_same() {
         };
         assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Maybe));
         let (abort, kind) = played.hears_of_a_call().await;
-        assert_eq!((&abort["key"], kind.as_str()), (&call["key"], "call.aborted"), "{abort}");
+        assert_eq!(
+            (&abort["key"], kind.as_str()),
+            (&call["key"], "call.aborted"),
+            "{abort}"
+        );
         played.end().await;
         pair.end().await;
     }

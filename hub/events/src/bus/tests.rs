@@ -66,5 +66,8 @@ async fn what_nobody_wants_any_more_is_forgotten_while_the_link_is_down() {
     drop(subscription);
 
     let table = &fabric.bus().shared.table;
-    until("the entry to go", async || table.session(&filter("t:1")).map_or(Ok(()), Err)).await;
+    until("the entry to go", async || {
+        table.session(&filter("t:1")).map_or(Ok(()), Err)
+    })
+    .await;
 }

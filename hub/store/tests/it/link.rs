@@ -84,7 +84,11 @@ async fn every_hub_learns_that_the_schema_was_made_anew_by_whichever() {
     execute(&url, "DROP SCHEMA alkhub CASCADE").await;
 
     for incarnation in &mut seen {
-        let after = within("a later look", incarnation.wait_for(|number| ![0, before].contains(number))).await;
+        let after = within(
+            "a later look",
+            incarnation.wait_for(|number| ![0, before].contains(number)),
+        )
+        .await;
         assert!(after.is_ok(), "the store lives");
     }
 }
