@@ -351,10 +351,19 @@ fn texts(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
+/// Sections of settings. A setting is a number, a text, a truth value, or a list of those: what is nested deeper is no
+/// setting, and could be nested so deeply that nobody can read it.
 fn settings(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let flat = |items: u32| {
+        schemars::json_schema!({
+            "x-kubernetes-preserve-unknown-fields": true, "maxProperties": 0, "maxItems": items, "maxLength": 4096
+        })
+    };
+    let mut setting = flat(256);
+    setting.insert("items".to_owned(), flat(0).into());
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 16,
-        "additionalProperties": { "type": "object", "x-kubernetes-preserve-unknown-fields": true }
+        "additionalProperties": { "type": "object", "maxProperties": 64, "additionalProperties": setting }
     })
 }

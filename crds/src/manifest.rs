@@ -35,6 +35,7 @@ fn mended(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(crd).expect("a CRD is plain data");
     not_nullable(&mut value);
     quantities(&mut value);
+    bounded(&mut value);
     joined(&mut value);
     // A rule's path must exist in the schema, and of the metadata nothing does unless it is said here.
     let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
@@ -69,6 +70,29 @@ fn quantities(value: &mut Value) {
             map.values_mut().for_each(quantities);
         }
         Value::Array(items) => items.iter_mut().for_each(quantities),
+        _ => {}
+    }
+}
+
+/// The largest numbers of an `int64` that every reader of JSON keeps to the digit.
+const LARGEST: i64 = (1 << 53) - 1;
+
+/// The API server does not hold a number to its format: without bounds it takes one that no reader of the type can read.
+fn bounded(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            let bounds = match (map.get("type"), map.get("format").and_then(Value::as_str)) {
+                (Some(of), Some("int32")) if of == "integer" => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
+                (Some(of), Some("int64")) if of == "integer" => Some((-LARGEST, LARGEST)),
+                _ => None,
+            };
+            if let Some((least, most)) = bounds {
+                map.entry("minimum").or_insert_with(|| least.into());
+                map.entry("maximum").or_insert_with(|| most.into());
+            }
+            map.values_mut().for_each(bounded);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bounded),
         _ => {}
     }
 }
@@ -113,7 +137,10 @@ fn whole_numbers(value: &mut Value) {
         Value::Object(map) => map.values_mut().for_each(whole_numbers),
         Value::Array(items) => items.iter_mut().for_each(whole_numbers),
         Value::Number(number) if number.is_f64() => {
-            if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9.0e15) {
+            if let Some(whole) = number
+                .as_f64()
+                .filter(|n| n.fract() == 0.0 && n.abs() < 9_007_199_254_740_992.0)
+            {
                 #[expect(clippy::cast_possible_truncation, reason = "whole and under 2^53, checked above")]
                 let whole = whole as i64;
                 *value = whole.into();

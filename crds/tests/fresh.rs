@@ -99,6 +99,49 @@ fn lists_and_texts_of_a_spec_are_bounded() {
 }
 
 #[test]
+fn no_number_of_a_spec_is_larger_than_its_type() {
+    let mut numbers = 0;
+    for (name, schema) in schemas() {
+        walk("", &schema["properties"]["spec"], &mut |path, node| {
+            let most = match node["format"].as_str() {
+                Some("int32") => i64::from(i32::MAX),
+                Some("uint32") => i64::from(u32::MAX),
+                Some("int64") => 1 << 53,
+                other => return assert_eq!(other, None, "{name} spec{path}"),
+            };
+            numbers += 1;
+            let bound = |which: &str| {
+                node[which]
+                    .as_f64()
+                    .unwrap_or_else(|| panic!("{name} spec{path} has no {which}"))
+            };
+            #[expect(clippy::cast_precision_loss, reason = "both are exact in a float")]
+            let most = most as f64;
+            assert!(
+                bound("minimum") >= -most - 1.0 && bound("maximum") <= most,
+                "{name} spec{path}"
+            );
+        });
+    }
+    assert!(numbers > 5, "{numbers}");
+}
+
+#[test]
+fn settings_are_two_levels_and_lists_of_plain_values() {
+    let [(_, hub), _] = <[_; 2]>::try_from(schemas()).expect("two kinds");
+
+    let setting = &hub["properties"]["spec"]["properties"]["config"]["additionalProperties"]["additionalProperties"];
+
+    for node in [setting, &setting["items"]] {
+        assert_eq!(
+            (&node["maxProperties"], &node["x-kubernetes-preserve-unknown-fields"]),
+            (&0.into(), &true.into())
+        );
+    }
+    assert_eq!(setting["items"]["maxItems"], 0);
+}
+
+#[test]
 fn status_and_scale_are_subresources() {
     for (name, crd) in alkhub_crds::manifest::all() {
         let subresources = crd.spec.versions[0].subresources.clone().expect(name);

@@ -83,6 +83,19 @@ async fn a_hub_that_breaks_a_rule_is_refused_with_the_field_and_the_reason() {
     )
     .await;
     check(hub(&json!({"config": {"calls": 1}})), &["spec.config.calls"]).await;
+    for nested in [json!({"b": 1}), json!([[1]]), json!([{"b": 1}])] {
+        check(
+            hub(&json!({"config": {"calls": {"a": nested}}})),
+            &["spec.config.calls.a"],
+        )
+        .await;
+    }
+    let spread = json!([{"maxSkew": 99_999_999_999_i64, "topologyKey": "k", "whenUnsatisfiable": "ScheduleAnyway"}]);
+    check(
+        hub(&json!({"template": {"topologySpreadConstraints": spread}})),
+        &["spec.template.topologySpreadConstraints[0].maxSkew", "2147483647"],
+    )
+    .await;
     check(hub(&json!({"service": {"type": "Magic"}})), &["spec.service.type"]).await;
     for amount in ["lots", "-1Gi", "1 Gi"] {
         check(
@@ -130,7 +143,10 @@ async fn what_must_not_change_cannot_be_changed() {
     world
         .hub(
             "demo",
-            hub(&json!({"postgres": {"managed": true, "storage": {"size": "1Gi"}}})),
+            hub(&json!({
+                "postgres": {"managed": true, "storage": {"size": "1Gi"}},
+                "config": {"server": {"cors-origins": ["https://a.example"]}, "calls": {"default-timeout": "7s"}},
+            })),
         )
         .await;
     world.spoke("builder", spoke(&json!({}))).await;
