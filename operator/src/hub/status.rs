@@ -115,7 +115,7 @@ pub(crate) async fn failed(
     is_accepted: bool,
     sight: &Sight,
 ) -> Result<(), Error> {
-    let verdicts = judge::failed(&error.chain(), is_accepted, sight.pods.as_ref());
+    let verdicts = judge::failed(&error.chain(), is_accepted, sight);
     write(ctx, hub, seen(hub, sight), &verdicts).await
 }
 
@@ -124,6 +124,11 @@ fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     let mut next = counted(hub, &sight.look);
     if let Some(pods) = &sight.pods {
         pods.fill(&mut next);
+        // What the last pod said of its connections ended with it; `channelPrefix` may be changed now.
+        if pods.is_empty() {
+            next.connections = next.connections.map(|_| Connections::default());
+            next.spokes = next.spokes.map(|_| 0);
+        }
     }
     next
 }
@@ -190,5 +195,51 @@ fn without_counts(status: &HubStatus) -> HubStatus {
         connections: None,
         spokes: None,
         ..status.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::hub::testing::{given, hub};
+
+    #[test]
+    fn a_hub_without_a_pod_has_no_connections_and_no_spokes() {
+        let mut hub = hub(given());
+        hub.status = Some(HubStatus {
+            spokes: Some(3),
+            connections: Some(Connections { total: 4, max: 4 }),
+            ..HubStatus::default()
+        });
+        let with = |all: i32| {
+            let pods = Pods {
+                observed: true,
+                all,
+                ..Pods::default()
+            };
+            let look = Look {
+                at: Instant::now(),
+                asked: false,
+                key: None,
+                denied: false,
+                seen: Err("no pod is ready".to_owned()),
+            };
+            let sight = Sight {
+                pods: Some(pods),
+                look: Arc::new(look),
+                trouble: None,
+            };
+            let next = seen(&hub, &sight);
+            (next.spokes, next.connections.map(|connections| connections.total))
+        };
+
+        assert_eq!(
+            with(1),
+            (Some(3), Some(4)),
+            "a pod that does not answer may hold them still"
+        );
+        assert_eq!(with(0), (Some(0), Some(0)));
     }
 }

@@ -71,9 +71,9 @@ pub(super) fn refused(refusal: &Refusal, sight: &Sight) -> Vec<Verdict> {
 }
 
 /// Conditions of a Hub of which something could not be read (`accepted` is false) or applied. What ran before runs on.
-pub(super) fn failed(message: &str, is_accepted: bool, pods: Option<&Pods>) -> Vec<Verdict> {
+pub(super) fn failed(message: &str, is_accepted: bool, sight: &Sight) -> Vec<Verdict> {
     let [accepted, prefix] = if is_accepted {
-        [accepted(), prefix(None)]
+        [accepted(), prefix(sight.trouble.as_ref())]
     } else {
         unchecked(message)
     };
@@ -83,7 +83,7 @@ pub(super) fn failed(message: &str, is_accepted: bool, pods: Option<&Pods>) -> V
         active(),
         Verdict::new(PROGRESSING, false, "ApplyFailed", message),
         Verdict::new(DEGRADED, true, "ApplyFailed", message),
-        match pods {
+        match &sight.pods {
             Some(pods) => ready(pods),
             None => Verdict::new(READY, false, "ApplyFailed", message),
         },

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 /// What the Deployment says of its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pods {
+    /// As the Hub asks; as its Deployment does where the Hub asks for none and that was not carried out.
     pub(crate) wanted: i32,
     /// Of the current revision.
     pub(crate) current: i32,
@@ -30,7 +31,12 @@ impl Pods {
         let stuck = conditions.into_iter().find(|c| {
             (c.type_ == "Progressing" && c.status == "False") || (c.type_ == "ReplicaFailure" && c.status == "True")
         });
+        let deployed = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         Self {
+            wanted: match hub.spec.replicas {
+                0 => deployed.unwrap_or_default(),
+                wanted => wanted,
+            },
             current: status.updated_replicas.unwrap_or_default(),
             ready: status.ready_replicas.unwrap_or_default(),
             all: status.replicas.unwrap_or_default(),
@@ -61,6 +67,11 @@ impl Pods {
         self.observed && self.current == self.wanted && self.all == self.wanted && self.ready == self.wanted
     }
 
+    /// No pod is there: what the last one reported is over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.observed && self.all == 0
+    }
+
     /// A pod of the newest revision is surely ready: more are ready than there are of older revisions.
     pub(crate) fn is_proven(&self) -> bool {
         self.observed && self.current > 0 && self.ready > self.all - self.current
@@ -74,7 +85,28 @@ impl Pods {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::hub::testing::{given, hub};
+
+    #[test]
+    fn a_hub_is_stopped_only_when_its_deployment_wants_no_pods() {
+        let mut hub = hub(given());
+        let wanted = |hub: &Hub, replicas: i32| {
+            let deployment = json!({"metadata": {"generation": 1}, "spec": {
+                "replicas": replicas, "selector": {}, "template": {},
+            }, "status": {"observedGeneration": 1, "replicas": replicas, "readyReplicas": replicas}});
+            Pods::of(hub, &serde_json::from_value(deployment).expect("a Deployment"))
+        };
+
+        assert_eq!(wanted(&hub, 1).wanted, 2, "what the Hub asks for");
+        hub.spec.replicas = 0;
+        let (refused, stopped) = (wanted(&hub, 2), wanted(&hub, 0));
+
+        assert_eq!((refused.wanted, refused.is_empty()), (2, false));
+        assert_eq!((stopped.wanted, stopped.is_empty()), (0, true));
+    }
 
     fn pods(wanted: i32, current: i32, ready: i32, all: i32) -> Pods {
         Pods {

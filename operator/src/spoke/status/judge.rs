@@ -28,6 +28,22 @@ impl Finding {
     }
 }
 
+/// Whether the hub was told this very generation of the spec, and took it: what it was told before says nothing of a
+/// change since.
+fn is_told(old: &[Condition], spoke: &Spoke) -> bool {
+    let accepted = condition::find(old, ACCEPTED).filter(|accepted| accepted.status == "True");
+    accepted.is_some_and(|accepted| accepted.observed_generation == spoke.metadata.generation)
+}
+
+/// Whether the spoke is suspended at the hub, as far as the hub was told.
+fn is_suspended(old: &[Condition], spoke: &Spoke, finding: &Finding) -> bool {
+    if matches!(finding, Finding::Registered(_)) || is_told(old, spoke) {
+        return spoke.spec.suspended;
+    }
+    let before = spoke.status.as_ref().and_then(|status| status.phase);
+    before == Some(SpokePhase::Suspended)
+}
+
 /// How far the spoke has come.
 pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&SpokeInfo>) -> SpokePhase {
     let status = spoke.status.as_ref();
@@ -35,7 +51,8 @@ pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&SpokeInfo>) 
     if !issued || finding.is_without_hub() || matches!(finding, Finding::Refused { .. }) {
         return SpokePhase::Pending;
     }
-    if spoke.spec.suspended {
+    let old = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    if is_suspended(old, spoke, finding) {
         return SpokePhase::Suspended;
     }
     let before = status.and_then(|status| status.phase);
@@ -57,6 +74,7 @@ pub(super) fn conditions(
     finding: &Finding,
     info: Option<&SpokeInfo>,
 ) -> Vec<Verdict> {
+    let suspended = is_suspended(old, spoke, finding);
     match finding {
         Finding::Registered(_) => vec![
             Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke"),
@@ -66,12 +84,12 @@ pub(super) fn conditions(
                 "Issued",
                 &format!("the key is in Secret `{}`", spoke.secret_name()),
             ),
-            connected(spoke, info),
+            connected(suspended, info),
         ],
         Finding::Refused { reason, message } => vec![
             Verdict::new(ACCEPTED, false, reason, message),
             Verdict::new(CREDENTIALS_ISSUED, false, reason, message),
-            connected(spoke, info),
+            connected(suspended, info),
         ],
         Finding::Failed { message } => {
             let issued = condition::is_true(old, CREDENTIALS_ISSUED);
@@ -79,16 +97,16 @@ pub(super) fn conditions(
             vec![
                 Verdict::new(ACCEPTED, false, "ApplyFailed", message),
                 Verdict::new(CREDENTIALS_ISSUED, issued, reason, message),
-                connected(spoke, info),
+                connected(suspended, info),
             ]
         }
-        Finding::Waiting { waiting, why } => wait(old, *waiting, why),
+        Finding::Waiting { waiting, why } => wait(old, spoke, *waiting, why),
     }
 }
 
-fn connected(spoke: &Spoke, info: Option<&SpokeInfo>) -> Verdict {
+fn connected(suspended: bool, info: Option<&SpokeInfo>) -> Verdict {
     match info {
-        _ if spoke.spec.suspended => Verdict::new(CONNECTED, false, "Suspended", "spec.suspended is set"),
+        _ if suspended => Verdict::new(CONNECTED, false, "Suspended", "spec.suspended is set"),
         Some(info) if !info.instances.is_empty() => {
             Verdict::new(CONNECTED, true, "Connected", "an instance is connected")
         }
@@ -96,7 +114,7 @@ fn connected(spoke: &Spoke, info: Option<&SpokeInfo>) -> Verdict {
     }
 }
 
-fn wait(old: &[Condition], waiting: Waiting, why: &str) -> Vec<Verdict> {
+fn wait(old: &[Condition], spoke: &Spoke, waiting: Waiting, why: &str) -> Vec<Verdict> {
     let issued = condition::is_true(old, CREDENTIALS_ISSUED);
     let keep = |reason, message: &str| {
         Verdict::new(
@@ -134,8 +152,7 @@ fn wait(old: &[Condition], waiting: Waiting, why: &str) -> Vec<Verdict> {
         }
         Waiting::HubPaused => {
             let message = "its Hub is paused";
-            let accepted = condition::is_true(old, ACCEPTED);
-            let state = if accepted {
+            let state = if is_told(old, spoke) {
                 ConditionStatus::True
             } else {
                 ConditionStatus::Unknown
@@ -152,8 +169,7 @@ fn wait(old: &[Condition], waiting: Waiting, why: &str) -> Vec<Verdict> {
             } else {
                 why
             };
-            let accepted = condition::is_true(old, ACCEPTED);
-            let accepted = if accepted {
+            let accepted = if is_told(old, spoke) {
                 Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke")
             } else {
                 unknown(ACCEPTED, "HubUnreachable", message)
@@ -276,6 +292,54 @@ mod tests {
         assert_eq!(of(CONNECTED), Some(ConditionStatus::Unknown));
         assert_eq!(of(CREDENTIALS_ISSUED), Some(ConditionStatus::True));
         assert_eq!(of(ACCEPTED), Some(ConditionStatus::True));
+    }
+
+    #[test]
+    fn a_change_that_the_hub_was_not_told_is_neither_accepted_nor_in_force() {
+        let told = |suspended: bool, connected: usize| {
+            let mut spoke = spoke();
+            spoke.metadata.generation = Some(1);
+            spoke.spec.suspended = suspended;
+            let info = info(connected, true);
+            let verdicts = conditions(&[], &spoke, &registered(), Some(&info));
+            spoke.status = Some(SpokeStatus {
+                phase: Some(phase(&spoke, &registered(), Some(&info))),
+                declared: Some("d".to_owned()),
+                conditions: condition::set(&[], &verdicts, Some(1), Timestamp::UNIX_EPOCH),
+                ..SpokeStatus::default()
+            });
+            spoke
+        };
+        let paused = || Finding::Waiting {
+            waiting: Waiting::HubPaused,
+            why: String::new(),
+        };
+        let says = |spoke: &Spoke, finding: &Finding| {
+            let old = &spoke.status.as_ref().expect("set").conditions;
+            let verdicts = conditions(old, spoke, finding, None);
+            let accepted = verdicts.iter().find(|verdict| verdict.kind == ACCEPTED).expect("there");
+            (phase(spoke, finding, None), accepted.status)
+        };
+
+        for finding in [unreachable(), paused()] {
+            let mut changed = told(false, 1);
+            assert_eq!(says(&changed, &finding), (SpokePhase::Connected, ConditionStatus::True));
+            changed.metadata.generation = Some(2);
+            changed.spec.suspended = true;
+            assert_eq!(
+                says(&changed, &finding),
+                (SpokePhase::Connected, ConditionStatus::Unknown)
+            );
+
+            let mut resumed = told(true, 0);
+            assert_eq!(says(&resumed, &finding), (SpokePhase::Suspended, ConditionStatus::True));
+            resumed.metadata.generation = Some(2);
+            resumed.spec.suspended = false;
+            assert_eq!(
+                says(&resumed, &finding),
+                (SpokePhase::Suspended, ConditionStatus::Unknown)
+            );
+        }
     }
 
     #[test]

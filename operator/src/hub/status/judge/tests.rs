@@ -153,7 +153,7 @@ fn a_refused_or_failing_hub_shows_what_its_pods_do() {
     let running = pods(2, 2, 2, 2);
 
     let refused = all(&refused(&refusal, &sight(Some(&running), seen("up", "up"))));
-    let failed = all(&failed("why", true, Some(&running)));
+    let failed = all(&failed("why", true, &sight(Some(&running), seen("up", "up"))));
 
     assert!(
         refused.contains("Degraded=False/Healthy") && refused.contains("Ready=True/Serving"),
@@ -167,7 +167,11 @@ fn a_refused_or_failing_hub_shows_what_its_pods_do() {
 
 #[test]
 fn a_spec_that_was_not_judged_is_neither_accepted_nor_refused() {
-    let failed = failed("could not get Secret `redis`", false, None);
+    let failed = failed(
+        "could not get Secret `redis`",
+        false,
+        &sight(None, Err("not asked".to_owned())),
+    );
     let paused = paused(&pods(2, 2, 2, 2), &sight(None, seen("up", "up")));
 
     for verdicts in [failed, paused] {
@@ -194,12 +198,18 @@ fn what_the_pods_say_is_repeated_and_a_prefix_that_redis_knows_as_taken_is_a_con
 
     let denied = applied(&pods(1, 1, 0, 1), &trouble(None));
     let taken = applied(&pods(1, 1, 0, 1), &trouble(Some("Hub u has it")));
+    let unapplied = failed("why", true, &trouble(Some("Hub u has it")));
 
     assert_eq!(of(&denied, DEGRADED).reason, "PodsFailing");
     assert!(of(&denied, DEGRADED).message.contains("permission denied"));
     assert_eq!(of(&denied, PREFIX_CONFLICT).reason, "Unique");
     assert_eq!(of(&taken, PREFIX_CONFLICT).reason, "PrefixInUse");
     assert_eq!(of(&taken, PREFIX_CONFLICT).message, "Hub u has it");
+    assert_eq!(
+        of(&unapplied, PREFIX_CONFLICT).reason,
+        "PrefixInUse",
+        "a failure mends no conflict"
+    );
 }
 
 #[test]
