@@ -1,11 +1,16 @@
 //! The admin API of a Hub, as the operator uses it: any ready pod answers for all.
 //!
 //! Every request is given up after 10 s. Nothing here is retried: the reconcile loop does that.
+//!
+//! Invariants
+//! - What answers is a tenant's program (`spec.image`): it leads this process nowhere else, and of no answer more is kept
+//!   than a hub could have to say.
 
 use std::time::Duration;
 
 use alkhub_config::PORT;
 use alkhub_protocol::admin::{HubReport, SpokeInfo, SpokePut};
+use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -17,6 +22,14 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest part of a refusal that is repeated in a condition.
 const DETAIL_CHARS: usize = 300;
+
+/// The longest answer that is read, lists of spokes aside.
+pub(crate) const SHORT: usize = 64 << 10;
+
+/// A list of spokes may have this many bytes, and so many more for each Spoke of the Hub, up to a limit for all.
+const LIST: usize = 2 << 20;
+const LIST_OF_EACH: usize = 64 << 10;
+const LIST_AT_MOST: usize = 32 << 20;
 
 /// The client for all Hubs.
 #[derive(Clone, Debug)]
@@ -50,6 +63,14 @@ pub(crate) enum Error {
         /// Why.
         source: Option<reqwest::Error>,
     },
+    /// What answers is no hub.
+    #[error("what answers at {url} is no hub: {why}")]
+    NoHub {
+        /// Where it was looked for.
+        url: String,
+        /// What a hub never does.
+        why: String,
+    },
     /// The hub understood and refused.
     #[error("the hub refused: {detail} (HTTP {status})")]
     Refused {
@@ -81,6 +102,8 @@ impl Admin {
             .pool_idle_timeout(Duration::from_secs(5))
             .pool_max_idle_per_host(2)
             .no_proxy()
+            // A hub leads nowhere else, and this process reaches what a tenant does not.
+            .redirect(Policy::none())
             .user_agent(concat!("alkhub-operator/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self {
@@ -114,12 +137,13 @@ impl Admin {
 impl Door {
     /// What the hub says of itself and its pods.
     pub(crate) async fn report(&self) -> Result<HubReport, Error> {
-        self.read("/v1/admin/hub").await
+        self.read("/v1/admin/hub", LIST).await
     }
 
-    /// Every spoke that is declared or connected.
-    pub(crate) async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
-        self.read("/v1/admin/spokes").await
+    /// Every spoke that is declared or connected, where about so many are.
+    pub(crate) async fn spokes(&self, about: usize) -> Result<Vec<SpokeInfo>, Error> {
+        let limit = LIST.saturating_add(about.saturating_mul(LIST_OF_EACH));
+        self.read("/v1/admin/spokes", limit.min(LIST_AT_MOST)).await
     }
 
     /// Declares a spoke, and answers what the hub has then; doing it again changes nothing.
@@ -129,7 +153,7 @@ impl Door {
             .http
             .put(self.url(&format!("/v1/admin/spokes/{name}")))
             .json(spoke);
-        self.data(request).await
+        self.data(request, SHORT).await
     }
 
     /// Ends a spoke and its keys, when it is still the one with this uid. One that is not there is ended already.
@@ -145,13 +169,19 @@ impl Door {
         }
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        self.data(self.admin.http.get(self.url(path))).await
+    async fn read<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<T, Error> {
+        self.data(self.admin.http.get(self.url(path)), limit).await
     }
 
-    async fn data<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+    async fn data<T: DeserializeOwned>(&self, request: RequestBuilder, limit: usize) -> Result<T, Error> {
         let answer = self.send(request).await?;
-        let answer: Answer<T> = answer.json().await.map_err(|source| self.unreachable(Some(source)))?;
+        let body = match body(answer, limit).await {
+            Ok(body) => body,
+            Err(Unread::Broken(source)) => return Err(self.unreachable(Some(source))),
+            Err(Unread::TooLong) => return Err(self.no_hub(&format!("its answer is longer than {limit} bytes"))),
+        };
+        let answer: Answer<T> = serde_json::from_slice(&body)
+            .map_err(|error| self.no_hub(&format!("its answer is not understood: {error}")))?;
         Ok(answer.data)
     }
 
@@ -162,22 +192,33 @@ impl Door {
         if status.is_success() {
             return Ok(answer);
         }
+        if status.is_redirection() || status.is_informational() {
+            return Err(self.no_hub(&format!("it answers HTTP {}", status.as_u16())));
+        }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(self.unreachable(answer.error_for_status().err()));
         }
-        let problem: serde_json::Value = answer.json().await.unwrap_or_default();
+        let problem = body(answer, SHORT).await.unwrap_or_default();
+        let problem: serde_json::Value = serde_json::from_slice(&problem).unwrap_or_default();
         let detail = problem["detail"]
             .as_str()
             .or_else(|| problem["title"].as_str())
             .unwrap_or("no reason given");
         Err(Error::Refused {
             status: status.as_u16(),
-            detail: detail.chars().take(DETAIL_CHARS).collect(),
+            detail: detail.chars().filter(|c| !c.is_control()).take(DETAIL_CHARS).collect(),
         })
     }
 
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    fn no_hub(&self, why: &str) -> Error {
+        Error::NoHub {
+            url: self.base.clone(),
+            why: why.to_owned(),
+        }
     }
 
     fn unreachable(&self, source: Option<reqwest::Error>) -> Error {
@@ -187,3 +228,29 @@ impl Door {
         }
     }
 }
+
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    TooLong,
+    Broken(reqwest::Error),
+}
+
+/// Reads a body of at most so many bytes; of a longer one nothing more is taken.
+pub(crate) async fn body(mut answer: Response, limit: usize) -> Result<Vec<u8>, Unread> {
+    let told = answer.content_length().and_then(|told| usize::try_from(told).ok());
+    if told.is_some_and(|told| told > limit) {
+        return Err(Unread::TooLong);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(Unread::Broken)? {
+        if body.len().saturating_add(chunk.len()) > limit {
+            return Err(Unread::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests;

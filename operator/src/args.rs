@@ -98,18 +98,25 @@ pub enum LogFormat {
     Json,
 }
 
+/// Longer ones would be no Lease and no look at all.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
 /// `15s`, `500ms`, `2m`.
 fn seconds(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits
         .parse()
         .map_err(|_| format!("`{text}` is no duration: write 15s, 500ms or 2m"))?;
-    match &text[digits.len()..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
-        _ => Err(format!("`{text}` is no duration: write 15s, 500ms or 2m")),
+    let duration = match &text[digits.len()..] {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(format!("`{text}` is no duration: write 15s, 500ms or 2m")),
+    };
+    if duration.is_zero() || duration > LONGEST {
+        return Err(format!("`{text}` is out of range: 1ms to 60m"));
     }
+    Ok(duration)
 }
 
 #[cfg(test)]
@@ -129,5 +136,7 @@ mod tests {
         assert_eq!(seconds("500ms"), Ok(Duration::from_millis(500)));
         assert!(seconds("15").is_err());
         assert!(seconds("s").is_err());
+        assert!(seconds("0s").is_err() && seconds("61m").is_err());
+        assert!(seconds("18446744073709551615m").is_err() && seconds("18446744073709551615s").is_err());
     }
 }

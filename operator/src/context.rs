@@ -21,7 +21,7 @@ use crate::hub::{Auths, Others};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
-use crate::watch::Stores;
+use crate::watch::{Stores, Unread};
 
 /// Counts in a status are written this often at most, when nothing else changed.
 const COUNTS: Duration = Duration::from_secs(15);
@@ -32,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) options: Arc<Args>,
     pub(crate) kubernetes: Kubernetes,
     pub(crate) stores: Arc<Stores>,
+    pub(crate) unread: Arc<Unread>,
     pub(crate) admin: Admin,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: Events,

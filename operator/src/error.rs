@@ -61,6 +61,46 @@ pub(crate) enum Error {
         /// What is wrong.
         why: &'static str,
     },
+    /// A managed Postgres has data, and the password that they know is nowhere.
+    #[error(
+        "Secret `{name}` is gone, and the data of the managed Postgres still know the password that was in it: put the Secret back. Or give the server another password (`kubectl -n {namespace} exec {name}-0 -- psql -U {user} -c \"ALTER USER {user} PASSWORD 'NEW'\"`) and make the Secret `{name}` with `password: NEW` and `url: postgres://{user}:NEW@{name}.{namespace}.svc:5432/{user}`: it is adopted"
+    )]
+    Lost {
+        /// Of the Hub.
+        namespace: String,
+        /// Of the Secret and the StatefulSet.
+        name: String,
+        /// User and database.
+        user: &'static str,
+    },
+    /// The volume of a managed server cannot be another while its StatefulSet is there.
+    #[error(
+        "{field} asks for another volume than StatefulSet `{name}` was made with ({was}): ask for that one again; or set secretRef, wait until the StatefulSet is gone, and ask for the new one then"
+    )]
+    Fixed {
+        /// Of the Hub.
+        field: String,
+        /// The StatefulSet.
+        name: String,
+        /// Size and class.
+        was: String,
+    },
+    /// A value of the spec cannot be written into an object.
+    #[error("the spec has a value that cannot be written into its {kind}")]
+    Unmade {
+        /// Kind of object.
+        kind: &'static str,
+        /// Which value.
+        source: serde_json::Error,
+    },
+    /// A fault of the operator's own.
+    #[error(
+        "a fault of the operator ended the reconcile: its log has the words under error.id={id}; please report them"
+    )]
+    Panicked {
+        /// The same for the same fault.
+        id: String,
+    },
     /// An object of the wanted name is being deleted.
     #[error("{kind} `{name}` is being deleted; waiting until it is gone")]
     Going {
@@ -109,7 +149,14 @@ impl Error {
                 Some(_) | None => Cure::Time,
             },
             Self::Timeout { .. } | Self::Going { .. } | Self::Stale | Self::Hub(_) => Cure::Time,
-            Self::Taken { .. } | Self::Kept { .. } | Self::Stranger { .. } | Self::Broken { .. } => Cure::Person,
+            Self::Taken { .. }
+            | Self::Kept { .. }
+            | Self::Stranger { .. }
+            | Self::Broken { .. }
+            | Self::Lost { .. }
+            | Self::Fixed { .. }
+            | Self::Unmade { .. }
+            | Self::Panicked { .. } => Cure::Person,
             Self::Shut(_) => Cure::Leader,
         }
     }

@@ -31,8 +31,8 @@ use std::time::Duration;
 use alkhub_crds::Hub;
 use kube::ResourceExt as _;
 
-pub(crate) use self::claim::{Others, other as kept_by_other};
-pub(crate) use self::generated::{ADMIN_KEY, Auths};
+pub(crate) use self::claim::{Others, is_other as is_claimed_by_other, other as kept_by_other};
+pub(crate) use self::generated::{Auths, admin_key};
 pub(crate) use self::look::door;
 use crate::context::Context;
 use crate::error::Error;
@@ -66,6 +66,13 @@ enum Ended {
 pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Done, Error> {
     if hub.meta_is_going() {
         return Ok(Done::Well(GONE));
+    }
+    if ctx.unread.has(hub.as_ref()) {
+        // What is known is from before: it is looked at for its Spokes, and nothing is carried out.
+        if kept_by_other(&ctx.options, &hub).is_none() {
+            see(&ctx, &hub, status::running(&ctx, &hub)).await;
+        }
+        return Ok(Done::Invalid(ctx.options.poll_interval));
     }
     if !claim::take(&ctx, &hub).await? {
         return Ok(Done::Well(FOREIGN));
@@ -105,6 +112,20 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Done, 
     }
 }
 
+/// A reconcile ended by a fault of the operator's: the conditions say so, with what was last seen.
+pub(crate) async fn panicked(hub: Arc<Hub>, ctx: Arc<Context>, error: Error) -> Result<(), Error> {
+    if hub.meta_is_going() || kept_by_other(&ctx.options, &hub).is_some() {
+        return Ok(());
+    }
+    let look = ctx.looks.of(&hub.uid().unwrap_or_default());
+    let sight = status::Sight {
+        pods: status::running(&ctx, &hub),
+        look: look.unwrap_or_else(look::none),
+        trouble: None,
+    };
+    status::failed(&ctx, &hub, &error, false, &sight).await
+}
+
 async fn see(ctx: &Context, hub: &Hub, pods: Option<status::Pods>) -> status::Sight {
     let look = look::at(hub, ctx, pods.as_ref()).await;
     let trouble = trouble::look(ctx, hub, pods.as_ref()).await;
@@ -126,7 +147,7 @@ async fn carry_out(ctx: &Context, hub: &Hub) -> Ended {
     };
     let applied = async {
         let generated = generated::ensure(ctx, hub, &plan).await?;
-        let wanted = build::build(&plan, &generated);
+        let wanted = build::build(&plan, &generated)?;
         Box::pin(apply::apply(ctx, hub, &plan, wanted)).await
     };
     match applied.await {

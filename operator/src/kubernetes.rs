@@ -25,6 +25,7 @@ use crate::StartError;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
+use crate::watch::Read;
 
 /// Owner of the fields that this operator sets.
 pub(crate) const MANAGER: &str = "alkhub-operator";
@@ -210,20 +211,22 @@ impl Kubernetes {
             .await
     }
 
-    /// Changes fields of a status; a `resourceVersion` in the metadata must still be the object's.
+    /// Changes fields of a status; a `resourceVersion` in the metadata must still be the object's. The rest of the object
+    /// need not be readable.
     pub(crate) async fn merge_status<K: Object>(
         &self,
         namespace: &str,
         name: &str,
         fields: &Value,
-    ) -> Result<K, Error> {
-        let api = self.api::<K>(namespace);
+    ) -> Result<(), Error> {
+        let api: Api<Read<K>> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
         self.write::<K, _>("status", name, api.patch_status(name, &params, &Patch::Merge(fields)))
             .await
+            .map(drop)
     }
 
     /// Deletes exactly the object that was seen: its uid and its version must still be the same.

@@ -3,8 +3,12 @@
 //! Invariants
 //! - No reconcile looks at a store that was not filled yet.
 //! - When the term ends, what is under way may go on reading for a second; the gate lets nothing be written.
+//! - A controller, or another task of the term, that ends before the term does is told ([`Term::lost`]): the process ends.
 
 mod housekeeping;
+mod kept;
+mod turn;
+mod unread;
 mod wake;
 
 use std::future::{Future, ready};
@@ -12,32 +16,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::{Hub, Spoke};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
 use kube::runtime::Controller;
-use kube::runtime::controller::{self, Action};
+use kube::runtime::controller;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use self::kept::Kept;
+pub use self::kept::Lost;
+pub(crate) use self::turn::Done;
+use self::turn::{policy, reconciled};
 use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
-use crate::backoff::{Backoff, jitter};
+use crate::backoff::Backoff;
 use crate::context::{Context, Counted, Looks, Told, Wake};
-use crate::error::{Cure, Error, chain};
 use crate::events::Events;
 use crate::gate::Gate;
 use crate::kubernetes::{Clients, Kubernetes, Object};
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
-use crate::watch::{Stores, Watched, Watches};
+use crate::watch::{Stores, Unread, Watched, Watches};
 use crate::{hub, spoke};
 
 /// Spokes that wait to be reconciled because something around them changed; over it they wait for the next resync.
@@ -46,9 +50,6 @@ const WAKE_QUEUE: usize = 16_384;
 /// Reconciles under way when a term ends are waited for this long.
 const LAST_RECONCILES: Duration = Duration::from_secs(1);
 
-/// A write that found the gate shut is tried again after this long, should the term go on.
-const SHUT: Duration = Duration::from_secs(1);
-
 /// Changes that come together are reconciled once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
@@ -56,17 +57,8 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Term {
     pub(crate) stop: CancellationToken,
-    tasks: TaskTracker,
+    kept: Kept,
     metrics: Arc<Metrics>,
-}
-
-/// How a reconcile ended, and when it is to be looked at again.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Done {
-    /// As wanted, or on the way there.
-    Well(Duration),
-    /// Only a person can go on; a change of what they see wakes it earlier.
-    Invalid(Duration),
 }
 
 /// The streams that trigger reconciles.
@@ -90,16 +82,19 @@ pub(crate) fn start(
     metrics: &Arc<Metrics>,
     admin: &Admin,
 ) -> Term {
+    let unread = Arc::new(Unread::default());
     let triggers = Triggers::new(&Watches {
         client: clients.watches.clone(),
         namespace: options.watch_namespace.clone(),
         metrics: Arc::clone(metrics),
+        unread: Arc::clone(&unread),
     });
     let (sender, woken) = mpsc::channel(WAKE_QUEUE);
     let kubernetes = Kubernetes::new(clients.requests.clone(), gate.clone(), Arc::clone(metrics));
     let context = Arc::new(Context {
         options: Arc::clone(options),
         stores: Arc::new(triggers.stores()),
+        unread,
         admin: admin.clone(),
         metrics: Arc::clone(metrics),
         events: Events::new(&kubernetes, &options.identity),
@@ -115,9 +110,10 @@ pub(crate) fn start(
         wake: Wake::new(sender),
     });
     metrics.observe(Some(Arc::clone(&context.stores)));
+    let stop = CancellationToken::new();
     let term = Term {
-        stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        kept: Kept::new(stop.clone()),
+        stop,
         metrics: Arc::clone(metrics),
     };
     term.run(triggers, woken, &context);
@@ -129,11 +125,15 @@ pub(crate) fn start(
 impl Term {
     /// Waits until everything of the term has ended.
     pub(crate) async fn join(self) {
-        let Self { stop, tasks, metrics } = self;
+        let Self { stop, kept, metrics } = self;
         stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        kept.ended().await;
         metrics.observe(None);
+    }
+
+    /// Resolves with the first task that ended before the term; never when none does.
+    pub(crate) async fn lost(&self) -> Lost {
+        self.kept.lost().await
     }
 
     fn run(&self, triggers: Triggers, woken: mpsc::Receiver<ObjectRef<Spoke>>, context: &Arc<Context>) {
@@ -164,7 +164,7 @@ impl Term {
             .watches_stream(secret_touched, |secret| wake::hub_of(&secret))
             .graceful_shutdown_on(self.stop.clone().cancelled_owned())
             .run(
-                |hub, context| reconciled(hub, context, hub::reconcile),
+                |hub, context| reconciled(hub, context, hub::reconcile, hub::panicked),
                 policy::<Hub>,
                 Arc::clone(context),
             );
@@ -173,17 +173,15 @@ impl Term {
             .reconcile_on(wake::queue(woken))
             .graceful_shutdown_on(self.stop.clone().cancelled_owned())
             .run(
-                |spoke, context| reconciled(spoke, context, spoke::reconcile),
+                |spoke, context| reconciled(spoke, context, spoke::reconcile, spoke::panicked),
                 policy::<Spoke>,
                 Arc::clone(context),
             );
-        self.tasks.spawn(until(self.stop.clone(), hubs.for_each(|_| ready(()))));
-        self.tasks
-            .spawn(until(self.stop.clone(), spokes.for_each(|_| ready(()))));
-        self.tasks.spawn(until(
-            self.stop.clone(),
-            housekeeping::housekeeping(Arc::clone(context)),
-        ));
+        let keep = |name, task| self.kept.keep(name, until(self.stop.clone(), task));
+        keep("hubs", hubs.for_each(|_| ready(())).boxed());
+        keep("spokes", spokes.for_each(|_| ready(())).boxed());
+        keep("housekeeping", housekeeping::housekeeping(Arc::clone(context)).boxed());
+        keep("unread", unread::tell(Arc::clone(context)).boxed());
     }
 }
 
@@ -230,6 +228,16 @@ impl Triggers {
     }
 }
 
+/// The stores of watches that nobody runs.
+#[cfg(test)]
+pub(crate) fn stores(watches: &Watches) -> Stores {
+    let triggers = Triggers::new(watches);
+    let stores = triggers.stores();
+    // Streams that are dropped would say that no store is ever filled.
+    std::mem::forget(triggers);
+    stores
+}
+
 /// Runs a task to its end, or for a moment after `stop`; dropping a controller aborts its reconciles.
 async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
     let late = async {
@@ -240,73 +248,6 @@ async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
         () = task => {}
         () = late => {}
     }
-}
-
-/// One reconcile with what goes around each: stores that are filled, metrics, backoff.
-async fn reconciled<K, F>(
-    object: Arc<K>,
-    context: Arc<Context>,
-    reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
-) -> Result<Action, Error>
-where
-    K: Object,
-    F: Future<Output = Result<Done, Error>>,
-{
-    if !context.stores.ready().await {
-        return Err(Error::Stale);
-    }
-    let (kind, uid) = (K::kind(&()), object.uid().unwrap_or_default());
-    let begun = Instant::now();
-    let done = reconcile(object, Arc::clone(&context)).await;
-    context
-        .metrics
-        .reconcile_duration
-        .with_label_values(&[&kind])
-        .observe(begun.elapsed().as_secs_f64());
-    let (result, action) = match done {
-        Ok(Done::Well(again)) => ("ok", Ok(Action::requeue(jitter(again)))),
-        Ok(Done::Invalid(again)) => ("invalid", Ok(Action::requeue(jitter(again)))),
-        Err(Error::Shut(shut)) => return Err(shut.into()),
-        Err(error) => ("error", Err(error)),
-    };
-    context
-        .metrics
-        .reconciles
-        .with_label_values(&[kind.as_ref(), result])
-        .inc();
-    if action.is_ok() {
-        context.backoff.succeeded(&uid);
-    }
-    action
-}
-
-/// How long an object waits after a failure.
-fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
-    if error.cure() == Cure::Leader {
-        // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
-        return Action::requeue(jitter(SHUT));
-    }
-    let delay = context.backoff.failed(&object.uid().unwrap_or_default());
-    let delay = match context.looks.of(&object.uid().unwrap_or_default()) {
-        // A Hub that has pods is looked at in each interval, however often something of it cannot be applied.
-        Some(look) if look.key.is_some() => delay.min(jitter(context.options.poll_interval)),
-        _ => delay,
-    };
-    let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));
-    if error.is_namespace_going() {
-        tracing::debug!(kind = %K::kind(&()), object.name = object.name_any(), "its namespace is being deleted");
-        return Action::requeue(delay);
-    }
-    tracing::warn!(
-        kind = %K::kind(&()),
-        object.namespace = object.namespace(),
-        object.name = object.name_any(),
-        retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-        error = chain(error),
-        "reconcile failed"
-    );
-    drop((object, context));
-    Action::requeue(delay)
 }
 
 /// Whether a resource is being deleted.

@@ -93,7 +93,8 @@ impl Candidate {
                 Ok(None) => self.metrics.api_reachable.set(1),
                 Err(error) => {
                     self.metrics.api_reachable.set(0);
-                    tracing::warn!(error = chain(&error), "cannot read or take the Lease");
+                    let why = error.map_or_else(|| "no answer in time".to_owned(), |error| chain(&error));
+                    tracing::warn!(error = why, "cannot read or take the Lease");
                 }
             }
             tokio::select! {
@@ -189,7 +190,8 @@ impl Candidate {
         }
     }
 
-    async fn try_acquire(&self, sight: &mut Sight) -> kube::Result<Option<Held>> {
+    /// One look, and one try where the Lease is free. `Err(None)`: no answer in time.
+    async fn try_acquire(&self, sight: &mut Sight) -> Result<Option<Held>, Option<kube::Error>> {
         let since = Instant::now();
         let attempt = async {
             match self.api.get_opt(&self.name).await? {
@@ -211,8 +213,8 @@ impl Candidate {
         let lease = match tokio::time::timeout(self.trust(), attempt).await {
             Ok(Ok(lease)) => lease,
             Ok(Err(error)) if status(&error) == Some(409) => return Ok(None),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Ok(None),
+            Ok(Err(error)) => return Err(Some(error)),
+            Err(_) => return Err(None),
         };
         Ok((record::holder(&lease) == Some(&self.identity)).then_some(Held { lease, since }))
     }
@@ -260,4 +262,33 @@ async fn watched(changes: &mut BoxStream<'static, watcher::Result<watcher::Event
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use clap::Parser as _;
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_does_not_answer_is_not_reachable() {
+        let hangs = |_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>();
+        let client = Client::new(tower::service_fn(hangs), "team");
+        let clients = Clients {
+            requests: client.clone(),
+            watches: client,
+        };
+        let args = Args::try_parse_from(["alkhub-operator"]).expect("valid");
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered"));
+        metrics.api_reachable.set(1);
+        let mut candidate = Candidate::new(&args, &clients, Gate::default(), Arc::clone(&metrics));
+
+        let acquired = tokio::time::timeout(args.lease_duration, candidate.acquire(&CancellationToken::new())).await;
+
+        assert!(acquired.is_err(), "nobody gave it the Lease");
+        assert_eq!(metrics.api_reachable.get(), 0);
+    }
 }

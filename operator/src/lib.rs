@@ -8,6 +8,7 @@
 //! Invariants
 //! - Every write passes the [`gate`], which is open only while this process holds the [`lease`].
 //! - A reconcile takes no hint of what changed, and running it twice changes nothing.
+//! - A controller that ends before its term ends the process, unready and with an error: half an operator is none.
 //! - Nothing is deleted on ignorance: a hub that does not answer keeps its spokes, a cache that may be old is checked.
 
 mod admin;
@@ -38,6 +39,8 @@ use tokio_util::task::TaskTracker;
 use crate::args::Args;
 use crate::gate::Gate;
 use crate::kubernetes::Clients;
+pub use crate::leading::Lost;
+use crate::leading::Term;
 use crate::lease::{Candidate, Ended};
 use crate::metrics::Metrics;
 
@@ -59,12 +62,16 @@ pub enum StartError {
     /// The client for the hubs' admin API cannot be made.
     #[error("the HTTP client cannot be made")]
     Http(#[from] reqwest::Error),
+    /// A part of it ended by a fault of its own; started again it is whole.
+    #[error("the operator cannot go on")]
+    Lost(#[from] Lost),
 }
 
 /// Runs until `stop`: stands by, leads, and stands by again when the Lease is lost.
 ///
 /// # Errors
-/// [`StartError`]: only what cannot mend itself. An API server that is away at start is waited for.
+/// [`StartError`]: only what cannot mend itself. An API server that is away at start is waited for; a part of the
+/// operator that was lost is not.
 pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> {
     let registry = prometheus::Registry::new();
     let metrics = Arc::new(Metrics::new(&registry)?);
@@ -78,7 +85,10 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
 
     while let Some(held) = candidate.acquire(&stop).await {
         let term = leading::start(&options, &clients, &gate, &metrics, &admin);
-        let ended = candidate.hold(held, &stop).await;
+        let (ended, lost) = hold(&mut candidate, held, &term, &stop).await;
+        if lost.is_some() {
+            metrics.lose();
+        }
         gate.close();
         term.stop.cancel();
         if tokio::time::timeout(LAST_WRITES, gate.idle()).await.is_ok()
@@ -87,6 +97,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
             candidate.release(*held).await;
         }
         term.join().await;
+        if let Some(lost) = lost {
+            return Err(lost.into());
+        }
     }
     stop.cancel();
     tasks.close();
@@ -97,4 +110,24 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
         tracing::warn!("some tasks did not end in time");
     }
     Ok(())
+}
+
+/// Holds the Lease until it is lost, until `stop`, or until the term has lost a task: then the Lease is still held, to be
+/// given back.
+async fn hold(
+    candidate: &mut Candidate,
+    held: lease::Held,
+    term: &Term,
+    stop: &CancellationToken,
+) -> (Ended, Option<Lost>) {
+    let ending = stop.child_token();
+    let hold = candidate.hold(held, &ending);
+    tokio::pin!(hold);
+    tokio::select! {
+        ended = &mut hold => (ended, None),
+        lost = term.lost() => {
+            ending.cancel();
+            (hold.await, Some(lost))
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The management port: `/metrics`, `/livez`, `/readyz`.
 //!
-//! A standby is as ready as the leader: both must be able to take over. Not ready is who cannot reach the API server
-//! or whose watches are silent although the Lease is renewed.
+//! A standby is as ready as the leader: both must be able to take over. Not ready is who cannot reach the API server,
+//! whose watches are silent although the Lease is renewed, who leads and does not know what there is, and who has lost a
+//! part of itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,9 @@ use crate::metrics::Metrics;
 
 /// The Lease changes every 2 s or so; a watch that shows nothing for this long is dead.
 const SILENT: Duration = Duration::from_secs(90);
+
+/// A leader lists what there is within seconds; one that has not after this long reconciles nothing.
+const BLIND: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 struct Parts {
@@ -76,16 +80,75 @@ async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
 }
 
 async fn ready(State(parts): State<Parts>) -> (StatusCode, String) {
-    let leads = parts.metrics.leader.get() == 1;
+    readiness(&parts.metrics)
+}
+
+fn readiness(metrics: &Metrics) -> (StatusCode, String) {
+    let leads = metrics.leader.get() == 1;
     let role = if leads { "leader" } else { "standby" };
-    let age = parts.metrics.lease_age();
+    let age = metrics.lease_age();
     let silent = leads && age.is_some_and(|age| age > SILENT);
-    let reachable = parts.metrics.api_reachable.get() == 1 || leads;
+    let reachable = metrics.api_reachable.get() == 1 || leads;
+    let is_blind = leads && metrics.blind().is_some_and(|since| since > BLIND);
     let age = age.map_or_else(|| "never".to_owned(), |age| format!("{:.1}s ago", age.as_secs_f64()));
-    let text = format!("{role}\nlast watch event of the Lease: {age}\n");
-    if reachable && !silent {
+    let mut text = format!("{role}\nlast watch event of the Lease: {age}\n");
+    if is_blind {
+        text.push_str("what there is could not be listed: nothing is reconciled\n");
+    }
+    if metrics.has_lost() {
+        text.push_str("a part of the operator is lost: it ends\n");
+    }
+    if reachable && !silent && !is_blind && !metrics.has_lost() {
         (StatusCode::OK, text)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{Stores, Unread, Watches};
+
+    fn leader() -> Arc<Metrics> {
+        let metrics = Arc::new(Metrics::new(&Registry::new()).expect("registered"));
+        metrics.leader.set(1);
+        metrics
+    }
+
+    fn unfilled(metrics: &Arc<Metrics>) -> Stores {
+        let nobody = |_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        };
+        let watches = Watches {
+            client: kube::Client::new(tower::service_fn(nobody), "team"),
+            namespace: None,
+            metrics: Arc::clone(metrics),
+            unread: Arc::new(Unread::default()),
+        };
+        crate::leading::stores(&watches)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_cannot_list_what_there_is_is_unready_after_a_minute() {
+        let metrics = leader();
+        metrics.observe(Some(Arc::new(unfilled(&metrics))));
+
+        assert_eq!(readiness(&metrics).0, StatusCode::OK, "it has just begun");
+        tokio::time::advance(BLIND + Duration::from_secs(1)).await;
+        let (status, text) = readiness(&metrics);
+
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("leader") && text.contains("listed"), "{text}");
+        metrics.observe(None);
+        assert_eq!(readiness(&metrics).0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_lost_a_part_is_unready_for_good() {
+        let metrics = leader();
+        metrics.lose();
+
+        assert_eq!(readiness(&metrics).0, StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use alkhub_crds::{Hub, HubStatus, SpokePhase, condition};
 use kube::ResourceExt as _;
@@ -27,7 +28,10 @@ pub struct Metrics {
     spokes: IntGaugeVec,
     each: EachHub,
     heard: Mutex<HashMap<&'static str, Instant>>,
-    stores: RwLock<Option<Arc<Stores>>>,
+    /// Those of the leader, and since when.
+    stores: RwLock<Option<(Arc<Stores>, Instant)>>,
+    stores_filled: IntGauge,
+    lost: AtomicBool,
 }
 
 /// One series for each Hub: what alerts compare with what is scraped, for pods that are gone say nothing themselves.
@@ -121,14 +125,15 @@ impl Metrics {
             each: EachHub::new(gauges)?,
             heard: Mutex::default(),
             stores: RwLock::default(),
+            stores_filled: gauge(
+                "stores_filled",
+                "1 while this process leads and knows what there is of every kind; without that it reconciles nothing.",
+            )?,
+            lost: AtomicBool::new(false),
         };
         registry.register(Box::new(metrics.reconcile_duration.clone()))?;
         registry.register(Box::new(metrics.watch_age.clone()))?;
-        let build = Opts::new("alkhub_operator_build_info", "1, with the version as a label.")
-            .const_label("version", env!("CARGO_PKG_VERSION"));
-        let build = Gauge::with_opts(build)?;
-        build.set(1.0);
-        registry.register(Box::new(build))?;
+        registry.register(Box::new(build_info()?))?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         metrics.begin_at_zero();
         Ok(metrics)
@@ -139,6 +144,12 @@ impl Metrics {
         self.heard.lock().insert(kind, Instant::now());
     }
 
+    /// Whether a watch of the kind has brought anything.
+    #[cfg(test)]
+    pub(crate) fn has_heard(&self, kind: &str) -> bool {
+        self.heard.lock().contains_key(kind)
+    }
+
     /// Time since the Lease's watch brought anything; `None` before the first.
     pub(crate) fn lease_age(&self) -> Option<std::time::Duration> {
         self.heard.lock().get("Lease").map(Instant::elapsed)
@@ -146,7 +157,24 @@ impl Metrics {
 
     /// Counts come from these stores while this process leads.
     pub(crate) fn observe(&self, stores: Option<Arc<Stores>>) {
-        *self.stores.write() = stores;
+        *self.stores.write() = stores.map(|stores| (stores, Instant::now()));
+    }
+
+    /// How long this process has led without knowing what there is; `None`: it knows, or does not lead.
+    pub(crate) fn blind(&self) -> Option<std::time::Duration> {
+        let stores = self.stores.read();
+        let (stores, since) = stores.as_ref()?;
+        (!stores.is_filled()).then(|| since.elapsed())
+    }
+
+    /// A task that this process lives by has ended: it is unready for good, and ends.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Metrics::lose`] was called.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Brings up to date what is only counted when somebody asks.
@@ -156,7 +184,9 @@ impl Metrics {
                 .with_label_values(&[kind])
                 .set(at.elapsed().as_secs_f64());
         }
-        let stores = self.stores.read().clone();
+        let stores = self.stores.read().as_ref().map(|(stores, _)| Arc::clone(stores));
+        let filled = stores.as_ref().is_some_and(|stores| stores.is_filled());
+        self.stores_filled.set(filled.into());
         let hubs = stores.as_ref().map(|stores| stores.hubs.state()).unwrap_or_default();
         let spokes = stores.as_ref().map(|stores| stores.spokes.state()).unwrap_or_default();
         self.show_hubs(&hubs);
@@ -242,8 +272,8 @@ impl EachHub {
 
     fn set(&self, labels: &[&str; 2], hub: &Hub) {
         let status = hub.status.as_ref();
-        // The image is in the status from the first time on that the Hub was applied.
-        let applied = status.is_some_and(|status| status.image.is_some());
+        // The schema is in the status from the first time on that the Hub was applied; the image only when a pod was ready.
+        let applied = status.is_some_and(|status| status.schema.is_some());
         let replicas = if applied { hub.spec.replicas } else { 0 };
         self.replicas.with_label_values(labels).set(replicas.into());
         let ready = status.map(|status| status.ready_replicas).unwrap_or_default();
@@ -265,7 +295,9 @@ impl HubState {
 
     fn of(hub: &Hub) -> Self {
         let ready = |status: &HubStatus| condition::is_true(&status.conditions, condition::READY);
-        if hub.spec.replicas == 0 {
+        // A Hub that asks for none and was refused runs on: what its pods do is shown.
+        let runs = |status: &HubStatus| status.replicas > 0 || status.ready_replicas > 0;
+        if hub.spec.replicas == 0 && !hub.status.as_ref().is_some_and(runs) {
             Self::Stopped
         } else if hub.status.as_ref().is_some_and(ready) {
             Self::Ready
@@ -287,6 +319,14 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
     }
+}
+
+fn build_info() -> Result<Gauge, prometheus::Error> {
+    let build = Opts::new("alkhub_operator_build_info", "1, with the version as a label.")
+        .const_label("version", env!("CARGO_PKG_VERSION"));
+    let build = Gauge::with_opts(build)?;
+    build.set(1.0);
+    Ok(build)
 }
 
 fn count(number: usize) -> i64 {
@@ -313,7 +353,7 @@ mod tests {
             "type": "Ready", "status": status, "reason": "Any", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         });
-        serde_json::json!({ "image": "hub:1", "readyReplicas": 1, "conditions": [condition] })
+        serde_json::json!({ "schema": "alk_n_h", "readyReplicas": 1, "conditions": [condition] })
     }
 
     fn series(registry: &Registry) -> Vec<String> {
@@ -332,7 +372,9 @@ mod tests {
         metrics.show_hubs(&[
             hub("down", 2, &ready("False")),
             hub("refused", 2, &serde_json::json!({})),
-            hub("stopped", 0, &ready("False")),
+            hub("new", 2, &serde_json::json!({ "schema": "alk_n_new" })),
+            hub("running", 0, &ready("True")),
+            hub("stopped", 0, &serde_json::json!({ "schema": "alk_n_stopped" })),
             hub("up", 1, &ready("True")),
         ]);
 
@@ -340,14 +382,20 @@ mod tests {
             series(&registry),
             [
                 r#"alkhub_operator_hub_ready{hub="down",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_ready{hub="new",namespace="n"} 0"#,
                 r#"alkhub_operator_hub_ready{hub="refused",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_ready{hub="running",namespace="n"} 1"#,
                 r#"alkhub_operator_hub_ready{hub="up",namespace="n"} 1"#,
                 r#"alkhub_operator_hub_ready_replicas{hub="down",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="new",namespace="n"} 0"#,
                 r#"alkhub_operator_hub_ready_replicas{hub="refused",namespace="n"} 0"#,
-                r#"alkhub_operator_hub_ready_replicas{hub="stopped",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="running",namespace="n"} 1"#,
+                r#"alkhub_operator_hub_ready_replicas{hub="stopped",namespace="n"} 0"#,
                 r#"alkhub_operator_hub_ready_replicas{hub="up",namespace="n"} 1"#,
                 r#"alkhub_operator_hub_replicas{hub="down",namespace="n"} 2"#,
+                r#"alkhub_operator_hub_replicas{hub="new",namespace="n"} 2"#,
                 r#"alkhub_operator_hub_replicas{hub="refused",namespace="n"} 0"#,
+                r#"alkhub_operator_hub_replicas{hub="running",namespace="n"} 0"#,
                 r#"alkhub_operator_hub_replicas{hub="stopped",namespace="n"} 0"#,
                 r#"alkhub_operator_hub_replicas{hub="up",namespace="n"} 1"#,
             ]
@@ -358,7 +406,7 @@ mod tests {
     fn a_hub_that_is_gone_leaves_no_series() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).expect("registered");
-        metrics.show_hubs(&[hub("a", 1, &ready("True")), hub("b", 0, &ready("False"))]);
+        metrics.show_hubs(&[hub("a", 1, &ready("True")), hub("b", 0, &serde_json::json!({}))]);
 
         metrics.show_hubs(&[]);
 
@@ -380,6 +428,7 @@ mod tests {
             "reconciles_total",
             "reconcile_duration_seconds",
             "leader",
+            "stores_filled",
             "watch_last_event_age_seconds",
             "hubs",
             "spokes",

@@ -37,6 +37,17 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Do
     if hub.is_some_and(|hub| kept_by_other(&ctx.options, &hub).is_some()) {
         return Ok(Done::Well(RESYNC));
     }
+    if ctx.unread.has(spoke.as_ref()) {
+        return Ok(Done::Invalid(RESYNC));
+    }
+    let of_unread = || {
+        ctx.unread
+            .has_hub(&spoke.namespace().unwrap_or_default(), &spoke.spec.hub_ref.name)
+    };
+    if ctx.stores.hub_of(&spoke).is_none() && !spoke.meta_is_going() && of_unread() {
+        // The Hub is there, and nobody can tell how it is: what was last known stays.
+        return Ok(Done::Well(RESYNC));
+    }
     let ended = if spoke.meta_is_going() {
         retire::retire(&ctx, &spoke).await
     } else {
@@ -49,6 +60,15 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Do
         status::failed(&ctx, &spoke, &observe::observe(&ctx, &spoke), &error.chain()).await?;
     }
     ended
+}
+
+/// A reconcile ended by a fault of the operator's: the conditions say so.
+pub(crate) async fn panicked(spoke: Arc<Spoke>, ctx: Arc<Context>, error: Error) -> Result<(), Error> {
+    let hub = ctx.stores.hub_of(&spoke);
+    if hub.is_some_and(|hub| kept_by_other(&ctx.options, &hub).is_some()) {
+        return Ok(());
+    }
+    status::failed(&ctx, &spoke, &observe::observe(&ctx, &spoke), &error.chain()).await
 }
 
 /// Whether a condition says it already, in its own words.

@@ -1,9 +1,13 @@
 //! Watches of one term of leadership: what they bring is kept in stores and triggers reconciles.
 //!
 //! Invariants
-//! - One malformed Hub or Spoke is counted, logged and passed over; the others are not held up.
+//! - One malformed Hub or Spoke is counted, logged and passed over; the others are not held up, and when it goes, it goes
+//!   from the store by its name.
 //! - A store is read only after it was filled once; while a watch begins anew it keeps what it had.
 //! - `managedFields` are dropped, and of Secrets only the metadata is kept: no key stays in memory.
+
+mod read;
+mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +18,7 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
@@ -22,6 +26,8 @@ use kube::runtime::{WatchStreamExt as _, watcher as events_of};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 
+pub(crate) use self::read::{Read, Unreadable};
+pub(crate) use self::unread::Unread;
 use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
 use crate::names::MANAGED_BY;
@@ -55,6 +61,7 @@ pub(crate) struct Watches {
     pub(crate) client: Client,
     pub(crate) namespace: Option<String>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) unread: Arc<Unread>,
 }
 
 /// One kind's events, and what they leave behind.
@@ -113,6 +120,11 @@ impl Stores {
         true
     }
 
+    /// Whether every store was filled once.
+    pub(crate) fn is_filled(&self) -> bool {
+        self.filled.iter().all(|filled| *filled.borrow())
+    }
+
     /// The Hub that a Spoke names.
     pub(crate) fn hub_of(&self, spoke: &Spoke) -> Option<Arc<Hub>> {
         let namespace = spoke.metadata.namespace.as_deref()?;
@@ -143,11 +155,11 @@ impl std::fmt::Debug for Stores {
 
 impl Watches {
     /// Watches our own kind; an object that cannot be read is passed over.
-    pub(crate) fn resources<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
-        let events = events_of(self.api::<DeserializeGuard<K>>(), config());
-        let metrics = Arc::clone(&self.metrics);
+    pub(crate) fn resources<K: Object + Lookup<DynamicType = ()> + Default>(&self) -> Watched<K> {
+        let events = events_of(self.api::<Read<K>>(), config());
+        let (metrics, unread) = (Arc::clone(&self.metrics), Arc::clone(&self.unread));
         let readable = events.filter_map(move |event| {
-            let event = readable(event, &metrics);
+            let event = readable(event, &metrics, &unread);
             async move { event }
         });
         keep(&self.metrics, readable, MISSING)
@@ -202,6 +214,8 @@ where
     let kind = kind_of(&<K as Resource>::kind(&()));
     let touched = events
         .inspect(move |event| match event {
+            // The begin of a list is our own word.
+            Ok(Event::Init) => {}
             Ok(_) => metrics.heard(kind),
             Err(error) => {
                 metrics.watch_errors.with_label_values(&[kind]).inc();
@@ -245,31 +259,48 @@ fn kind_of(kind: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
 }
 
-fn readable<K: Object>(
-    event: watcher::Result<Event<DeserializeGuard<K>>>,
+fn readable<K: Object + Default>(
+    event: watcher::Result<Event<Read<K>>>,
     metrics: &Metrics,
+    unread: &Unread,
 ) -> Option<watcher::Result<Event<K>>> {
-    let read = |guard: DeserializeGuard<K>| {
-        guard.0.map_err(|malformed| {
-            let kind = kind_of(&K::kind(&()));
-            metrics.malformed_objects.with_label_values(&[kind]).inc();
-            tracing::error!(
-                kind,
-                object.namespace = malformed.metadata.namespace,
-                object.name = malformed.metadata.name,
-                error = malformed.error,
-                "an object cannot be read and is passed over"
-            );
-        })
+    let kind = kind_of(&K::kind(&()));
+    let read = |object: Read<K>| {
+        unread.see(kind, &object);
+        object.0.map_err(|unread| count(kind, &unread, metrics))
     };
     Some(match event {
         Ok(Event::Apply(object)) => Ok(Event::Apply(read(object).ok()?)),
         Ok(Event::InitApply(object)) => Ok(Event::InitApply(read(object).ok()?)),
-        Ok(Event::Delete(object)) => Ok(Event::Delete(read(object).ok()?)),
-        Ok(Event::Init) => Ok(Event::Init),
-        Ok(Event::InitDone) => Ok(Event::InitDone),
+        Ok(Event::Delete(object)) => {
+            unread.gone(kind, object.meta().uid.as_deref().unwrap_or_default());
+            Ok(Event::Delete(object.0.unwrap_or_else(|unread| {
+                let mut named = K::default();
+                *named.meta_mut() = unread.meta;
+                named
+            })))
+        }
+        Ok(Event::Init) => {
+            unread.begin(kind);
+            Ok(Event::Init)
+        }
+        Ok(Event::InitDone) => {
+            unread.done(kind);
+            Ok(Event::InitDone)
+        }
         Err(error) => Err(error),
     })
+}
+
+fn count(kind: &'static str, unread: &Unreadable, metrics: &Metrics) {
+    metrics.malformed_objects.with_label_values(&[kind]).inc();
+    tracing::error!(
+        kind,
+        object.namespace = unread.meta.namespace,
+        object.name = unread.meta.name,
+        error = unread.error,
+        "an object cannot be read and is passed over"
+    );
 }
 
 #[cfg(test)]
@@ -284,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_who_waits_for_a_store_learns_that_it_is_filled() {
-        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered"));
+        let metrics = metrics();
         let events = futures::stream::iter([Ok(Event::<Hub>::Init), Ok(Event::InitDone)]);
         let watched = keep(&metrics, events, BROKEN);
         let wait = || async {
@@ -320,7 +351,8 @@ mod tests {
         let watches = Watches {
             client: Client::new(tower::service_fn(answer), "team"),
             namespace: None,
-            metrics: Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered")),
+            metrics: metrics(),
+            unread: Arc::default(),
         };
         let watched = watches.resources::<Hub>();
         let mut filled = watched.filled.clone();
@@ -334,21 +366,79 @@ mod tests {
         assert!(late <= MISSING, "after {late:?}");
     }
 
-    #[test]
-    fn a_malformed_object_is_counted_and_passed_over() {
-        let metrics = Metrics::new(&prometheus::Registry::new()).expect("registered");
-        let object = |spec: serde_json::Value| {
-            let hub = json!({
-                "apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "metadata": {"name": "h", "namespace": "n"}, "spec": spec
-            });
-            Ok(Event::Apply(
-                serde_json::from_value::<DeserializeGuard<Hub>>(hub).expect("a guard reads everything"),
-            ))
-        };
-        let good = json!({"redis": {"managed": true}, "postgres": {"managed": true}});
+    fn metrics() -> Arc<Metrics> {
+        Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered"))
+    }
 
-        assert!(readable(object(json!({"replicas": "many"})), &metrics).is_none());
-        assert!(matches!(readable(object(good), &metrics), Some(Ok(Event::Apply(_)))));
+    fn object(spec: &serde_json::Value) -> Read<Hub> {
+        let meta = json!({"name": "h", "namespace": "n", "uid": "u", "generation": 1});
+        let hub = json!({"apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "metadata": meta, "spec": spec});
+        serde_json::from_value(hub).expect("a guard reads everything")
+    }
+
+    fn good() -> serde_json::Value {
+        json!({"redis": {"managed": true}, "postgres": {"managed": true}})
+    }
+
+    #[test]
+    fn a_malformed_object_is_counted_passed_over_and_told() {
+        let (metrics, unread) = (metrics(), Unread::default());
+        let many = || object(&json!({"replicas": "many"}));
+        let hub = Hub::default();
+        let known = || unread.has_hub("n", "h");
+
+        assert!(readable(Ok(Event::Apply(many())), &metrics, &unread).is_none());
         assert_eq!(metrics.malformed_objects.with_label_values(&["Hub"]).get(), 1);
+        let (kind, what) = unread.untold().pop().expect("it is to be told");
+        unread.told(kind, &what);
+        assert!(readable(Ok(Event::InitApply(many())), &metrics, &unread).is_none());
+        assert!(unread.untold().is_empty() && known() && !unread.has(&hub), "told once");
+
+        let read = readable(Ok(Event::Apply(object(&good()))), &metrics, &unread);
+        assert!(matches!(read, Some(Ok(Event::Apply(_)))) && !known());
+    }
+
+    #[test]
+    fn an_unreadable_object_that_is_not_in_a_new_list_is_forgotten() {
+        let (metrics, unread) = (metrics(), Unread::default());
+        let event = |event| drop(readable::<Hub>(Ok(event), &metrics, &unread));
+
+        event(Event::InitApply(object(&json!({}))));
+        event(Event::Init);
+        assert!(unread.has_hub("n", "h"), "the list is not read yet");
+        event(Event::InitDone);
+
+        assert!(!unread.has_hub("n", "h"));
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_is_deleted_while_it_cannot_be_read_leaves_the_store() {
+        let (metrics, unread) = (metrics(), Unread::default());
+        let event = |event| readable(Ok(event), &metrics, &unread);
+        let broken = || object(&json!({"replicas": "many"}));
+        let events = [
+            event(Event::Init),
+            event(Event::InitApply(object(&good()))),
+            event(Event::InitDone),
+            event(Event::Apply(broken())),
+            event(Event::Delete(broken())),
+        ];
+        let watched = keep(&metrics, futures::stream::iter(events.into_iter().flatten()), BROKEN);
+
+        watched.touched.for_each(|_| std::future::ready(())).await;
+
+        assert!(watched.store.state().is_empty());
+        assert!(!unread.has_hub("n", "h"));
+    }
+
+    #[tokio::test]
+    async fn the_begin_of_a_list_is_not_taken_for_a_word_of_the_api_server() {
+        let metrics = metrics();
+        let events = futures::stream::iter([Ok(Event::<Hub>::Init)]);
+
+        let watched = keep(&metrics, events, BROKEN);
+        watched.touched.for_each(|_| std::future::ready(())).await;
+
+        assert!(!metrics.has_heard("Hub"));
     }
 }

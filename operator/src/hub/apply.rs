@@ -29,6 +29,9 @@ pub(crate) struct Outcome {
     pub(crate) sets: Vec<Arc<StatefulSet>>,
 }
 
+/// A volume that a StatefulSet asks for: size and class; `None`: none, its data are in the pod.
+type Volume = Option<(String, Option<String>)>;
+
 /// Names of what is wanted, by kind.
 struct Kept {
     configs: Vec<String>,
@@ -60,6 +63,14 @@ pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: Wanted)
     }
     let mut made = Vec::new();
     for set in sets {
+        let place = ObjectRef::new(&set.name_any()).within(&plan.names.namespace);
+        if let Some(live) = stores
+            .sets
+            .get(&place)
+            .filter(|live| is_owned_by(&live.metadata, applier.owner))
+        {
+            fixed(&live, &set)?;
+        }
         made.push(applier.apply(&stores.sets, set).await?);
     }
     if let Some(disruption) = disruption {
@@ -69,6 +80,68 @@ pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: Wanted)
     let settled = Pods::of(hub, &deployment).is_settled();
     prune(ctx, hub, &applier, &kept, settled).await?;
     Ok(Outcome { deployment, sets: made })
+}
+
+/// The API server refuses another volume for a StatefulSet that is there, and says only that it does: a Hub whose server
+/// was not managed for a moment can ask for one before the old server is gone.
+fn fixed(live: &StatefulSet, wanted: &StatefulSet) -> Result<(), Error> {
+    let (was, now) = (volume(live), volume(wanted));
+    let same = match (&was, &now) {
+        (Some((was, class)), Some((now, other))) => bytes(was) == bytes(now) && class == other,
+        (was, now) => was == now,
+    };
+    if same {
+        return Ok(());
+    }
+    let name = live.name_any();
+    let part = if name.ends_with("-redis") { "redis" } else { "postgres" };
+    Err(Error::Fixed {
+        field: format!("spec.{part}.storage"),
+        name,
+        was: match was {
+            None => "ephemeral: true".to_owned(),
+            Some((size, None)) => format!("size: {size}"),
+            Some((size, Some(class))) => format!("size: {size}, storageClassName: {class}"),
+        },
+    })
+}
+
+/// How much a size is; the API server writes `1024Mi` as `1Gi`.
+fn bytes(size: &str) -> Option<u128> {
+    const UNITS: [(&str, u128); 13] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("Pi", 1 << 50),
+        ("Ei", 1 << 60),
+        ("k", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+        ("P", 1_000_000_000_000_000),
+        ("E", 1_000_000_000_000_000_000),
+        ("", 1),
+    ];
+    let (unit, factor) = UNITS.into_iter().find(|(unit, _)| size.ends_with(unit))?;
+    size[..size.len() - unit.len()]
+        .parse::<u128>()
+        .ok()?
+        .checked_mul(factor)
+}
+
+fn volume(set: &StatefulSet) -> Volume {
+    let claims = set.spec.as_ref()?.volume_claim_templates.as_ref()?;
+    let claim = claims.first()?.spec.as_ref()?;
+    let requests = claim
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref());
+    let size = requests.and_then(|requests| requests.get("storage"));
+    Some((
+        size.map(|size| size.0.clone()).unwrap_or_default(),
+        claim.storage_class_name.clone(),
+    ))
 }
 
 /// Fewer pods are asked for only of the Deployment that was seen, for a Hub that still asks for them.
@@ -149,4 +222,34 @@ async fn confirm(ctx: &Context, hub: &Hub) -> Result<(), Error> {
     let now = ctx.kubernetes.get::<Hub>(&namespace, &hub.name_any()).await?;
     let same = now.is_some_and(|now| now.uid() == hub.uid() && now.metadata.generation == hub.metadata.generation);
     if same { Ok(()) } else { Err(Error::Stale) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn set(claims: &Value) -> StatefulSet {
+        let spec = json!({"selector": {}, "template": {}, "serviceName": "s", "volumeClaimTemplates": claims});
+        serde_json::from_value(json!({"metadata": {"name": "demo-redis"}, "spec": spec})).expect("a StatefulSet")
+    }
+
+    #[test]
+    fn another_volume_than_the_server_was_made_with_is_refused_with_the_way_out() {
+        let claim = |size: &str| json!([{"metadata": {"name": "data"}, "spec": {"volumeMode": "Filesystem", "resources": {"requests": {"storage": size}}}}]);
+
+        assert!(fixed(&set(&claim("1Gi")), &set(&claim("1024Mi"))).is_ok());
+        let error = fixed(&set(&claim("1Gi")), &set(&claim("2Gi")))
+            .expect_err("another size")
+            .chain();
+        assert!(
+            error.contains("spec.redis.storage") && error.contains("size: 1Gi"),
+            "{error}"
+        );
+        let error = fixed(&set(&json!([])), &set(&claim("2Gi")))
+            .expect_err("a volume")
+            .chain();
+        assert!(error.contains("ephemeral: true"), "{error}");
+    }
 }

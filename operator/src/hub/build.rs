@@ -1,4 +1,4 @@
-//! Turns a plan into objects; pure, and it cannot fail.
+//! Turns a plan into objects; pure. A value that no object can hold is an error, not a panic: it may be a user's.
 
 mod account;
 mod config;
@@ -14,6 +14,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::error::Error;
 use crate::hub::generated::Generated;
 use crate::hub::validate::{Plan, Wiring};
 use crate::names::Part;
@@ -29,32 +30,31 @@ pub(crate) struct Wanted {
     pub(crate) deployment: Deployment,
 }
 
-pub(crate) fn build(plan: &Plan, generated: &Generated) -> Wanted {
-    let mut services = service::of_hub(plan);
+pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<Wanted, Error> {
+    let mut services = service::of_hub(plan)?;
     let mut sets = Vec::new();
-    if let (Wiring::Managed(storage), Some(_)) = (&plan.redis, &generated.redis) {
-        services.push(service::of_server(&plan.names, Part::Redis, managed::REDIS_PORT));
-        sets.push(managed::redis(plan, storage));
+    if let (Wiring::Managed(storage), Some(password)) = (&plan.redis, &generated.redis) {
+        services.push(service::of_server(&plan.names, Part::Redis, managed::REDIS_PORT)?);
+        sets.push(managed::redis(plan, storage, password)?);
     }
     if let (Wiring::Managed(storage), Some(_)) = (&plan.postgres, &generated.postgres) {
-        services.push(service::of_server(&plan.names, Part::Postgres, managed::POSTGRES_PORT));
-        sets.push(managed::postgres(plan, storage));
+        services.push(service::of_server(&plan.names, Part::Postgres, managed::POSTGRES_PORT)?);
+        sets.push(managed::postgres(plan, storage)?);
     }
-    Wanted {
+    Ok(Wanted {
         account: account::build(&plan.names),
         config: config::build(plan),
         services,
         sets,
-        disruption: disruption::build(plan),
-        deployment: deployment::build(plan, generated),
-    }
+        disruption: disruption::build(plan)?,
+        deployment: deployment::build(plan, generated)?,
+    })
 }
 
 /// An object of Kubernetes from a literal; fields that are `null` or empty are left out.
-fn object<T: DeserializeOwned>(mut literal: Value) -> T {
+fn object<T: DeserializeOwned>(kind: &'static str, mut literal: Value) -> Result<T, Error> {
     without_empty(&mut literal);
-    serde_json::from_value(literal)
-        .expect("the literals of this module have the right shape: every one is built by a test")
+    serde_json::from_value(literal).map_err(|source| Error::Unmade { kind, source })
 }
 
 fn without_empty(value: &mut Value) {

@@ -34,8 +34,13 @@ pub(crate) fn own(options: &Args) -> String {
 
 /// Who else keeps a Hub; `None`: this install, or nobody yet.
 pub(crate) fn other<'a>(options: &Args, hub: &'a Hub) -> Option<&'a str> {
-    let claim = hub.status.as_ref()?.operator.as_deref()?;
-    (!claim.is_empty() && claim != own(options)).then_some(claim)
+    let claim = hub.status.as_ref()?.operator.as_deref();
+    claim.filter(|_| is_other(options, claim))
+}
+
+/// Whether a claim is another install's.
+pub(crate) fn is_other(options: &Args, claim: Option<&str>) -> bool {
+    claim.is_some_and(|claim| !claim.is_empty() && claim != own(options))
 }
 
 /// Makes the Hub ours, unless it is another's.

@@ -1,5 +1,7 @@
 //! The Secrets of a Hub that are made once: the hash's key and the first admin key, passwords of managed servers.
 
+mod servers;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,55 +13,59 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
+use secrecy::{ExposeSecret as _, SecretString};
 
+pub(crate) use self::servers::{DATABASE, PASSWORD, REDIS_CONF, URL};
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::validate::{Plan, Wiring};
+use crate::hub::validate::Plan;
 use crate::names::{KEPT_FOR, Names, Part, digest, is_kept_for};
 use crate::secrets::generated::{self, Claim, Texts};
 
 /// Keys in the Secret of [`Names::auth`].
 pub(crate) const HASH_KEY: &str = "hash-key";
-/// The first key with scope `admin`.
+/// The first key with scope `admin`; [`admin_key`] reads it.
 pub(crate) const ADMIN_KEY: &str = "admin-key";
-/// Keys in the Secrets of managed servers.
-pub(crate) const PASSWORD: &str = "password";
-pub(crate) const URL: &str = "url";
-pub(crate) const REDIS_CONF: &str = "redis.conf";
-
-/// User and database of a managed Postgres.
-pub(crate) const DATABASE: &str = "alkhub";
 
 /// What the pods read of the Secrets: when it becomes another, the pods must restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Generated {
     /// Digest of both keys.
     pub(crate) auth: String,
-    /// The uids: a Secret that was made anew holds another password.
+    /// Digests of the Secrets of managed servers: of another one, and of another password in it.
     pub(crate) redis: Option<String>,
     pub(crate) postgres: Option<String>,
 }
 
-/// Digests of the keys of each Hub, by the version of its Secret: the content is read when that is another.
+/// What is kept of a Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Auth {
+    /// Digest of what matters in it.
+    digest: String,
+    /// Of the hash key: what digests of passwords are salted with.
+    salt: String,
+}
+
+/// What is known of each Secret, by the Hub's uid (and a name), with the version of the Secret: the content is read when
+/// that is another.
 #[derive(Debug, Default)]
-pub(crate) struct Auths(Mutex<HashMap<String, (String, String)>>);
+pub(crate) struct Auths(Mutex<HashMap<String, (String, Auth)>>);
 
 pub(crate) async fn ensure(ctx: &Context, hub: &Hub, plan: &Plan) -> Result<Generated, Error> {
     let names = &plan.names;
-    let redis = || redis_texts(names, &generated::hexadecimal());
-    let postgres = || postgres_texts(names, &generated::hexadecimal());
-    let password = |part| names.meta(names.server(part), part);
+    let auth = auth(ctx, names, auth_meta(hub, names)).await?;
     Ok(Generated {
-        auth: auth(ctx, names, auth_meta(hub, names)).await?,
-        redis: match &plan.redis {
-            Wiring::Managed(_) => Some(one(ctx, names, password(Part::Redis), redis).await?),
-            Wiring::Given { .. } => None,
-        },
-        postgres: match &plan.postgres {
-            Wiring::Managed(_) => Some(one(ctx, names, password(Part::Postgres), postgres).await?),
-            Wiring::Given { .. } => None,
-        },
+        redis: servers::ensure(ctx, hub, (Part::Redis, &plan.redis), &auth).await?,
+        postgres: servers::ensure(ctx, hub, (Part::Postgres, &plan.postgres), &auth).await?,
+        auth: auth.digest,
     })
+}
+
+/// The admin key in a Hub's Secret, without the newline that an editor adds; `None`: there is none.
+pub(crate) fn admin_key(secret: &Secret) -> Option<SecretString> {
+    let text = generated::text(secret, ADMIN_KEY)?;
+    let key = text.trim();
+    (!key.is_empty()).then(|| key.into())
 }
 
 /// The Secret with the keys outlives its Hub unless the Hub says otherwise: without it no key in the schema opens
@@ -77,11 +83,11 @@ fn auth_meta(hub: &Hub, names: &Names) -> ObjectMeta {
     }
 }
 
-/// Digest of the hash key and the admin key, which somebody may have edited.
-async fn auth(ctx: &Context, names: &Names, meta: ObjectMeta) -> Result<String, Error> {
+/// Of the hash key and the admin key, which somebody may have edited.
+async fn auth(ctx: &Context, names: &Names, meta: ObjectMeta) -> Result<Auth, Error> {
     let version = seen(ctx, names, &meta).and_then(|seen| seen.metadata.resource_version.clone());
-    if let Some(digest) = ctx.auths.of(&names.uid, version.as_deref()) {
-        return Ok(digest);
+    if let Some(known) = ctx.auths.of(&names.uid, version.as_deref()) {
+        return Ok(known);
     }
     let secret = generated::ensure(&ctx.kubernetes, meta, &names.uid, Claim::Kept(is_whole), auth_texts).await?;
     if !is_whole(&secret) {
@@ -91,10 +97,13 @@ async fn auth(ctx: &Context, names: &Names, meta: ObjectMeta) -> Result<String, 
         });
     }
     let texts = [HASH_KEY, ADMIN_KEY].map(|key| generated::text(&secret, key).unwrap_or_default());
-    let digest = digest(&[texts[0].as_bytes(), texts[1].as_bytes()]);
+    let auth = Auth {
+        digest: digest(&[texts[0].as_bytes(), texts[1].as_bytes()]),
+        salt: digest(&[b"passwords", texts[0].trim().as_bytes()]),
+    };
     ctx.auths
-        .keep(&names.uid, &secret.resource_version().unwrap_or_default(), &digest);
-    Ok(digest)
+        .keep(&names.uid, &secret.resource_version().unwrap_or_default(), auth.clone());
+    Ok(auth)
 }
 
 /// The metadata of a Secret of the Hub's that is there as it should be.
@@ -107,41 +116,32 @@ fn seen(ctx: &Context, names: &Names, meta: &ObjectMeta) -> Option<Arc<PartialOb
     well.then_some(seen)
 }
 
-/// The uid of the Secret of a managed server; the API is asked only when the cache does not have it as it should be.
-async fn one(ctx: &Context, names: &Names, meta: ObjectMeta, texts: impl FnOnce() -> Texts) -> Result<String, Error> {
-    if let Some(seen) = seen(ctx, names, &meta) {
-        return Ok(seen.uid().unwrap_or_default());
-    }
-    let secret = generated::ensure(&ctx.kubernetes, meta, &names.uid, Claim::Owned, texts).await?;
-    Ok(secret.uid().unwrap_or_default())
-}
-
 // === impl Auths ===
 
 impl Auths {
-    fn of(&self, hub_uid: &str, version: Option<&str>) -> Option<String> {
+    fn of(&self, of: &str, version: Option<&str>) -> Option<Auth> {
         let known = self.0.lock();
-        let (seen, digest) = known.get(hub_uid)?;
-        (Some(seen.as_str()) == version).then(|| digest.clone())
+        let (seen, auth) = known.get(of)?;
+        (Some(seen.as_str()) == version).then(|| auth.clone())
     }
 
-    fn keep(&self, hub_uid: &str, version: &str, digest: &str) {
-        let mut known = self.0.lock();
-        known.insert(hub_uid.to_owned(), (version.to_owned(), digest.to_owned()));
+    fn keep(&self, of: &str, version: &str, auth: Auth) {
+        self.0.lock().insert(of.to_owned(), (version.to_owned(), auth));
     }
 
     /// Forgets Hubs that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
-        self.0.lock().retain(|uid, _| exists(uid));
+        let hub = |of: &str| exists(of.split('/').next().unwrap_or(of));
+        self.0.lock().retain(|of, _| hub(of));
     }
 }
 
 /// Whether a restored Secret holds both keys as the hub reads them: else a hub would start with half of them.
 fn is_whole(secret: &Secret) -> bool {
-    let text = |key| generated::text(secret, key).unwrap_or_default();
-    let (hash_key, admin_key) = (text(HASH_KEY), text(ADMIN_KEY));
-    let (hash_key, admin_key) = (hash_key.trim(), admin_key.trim());
-    hash_key.len() == 64 && hash_key.bytes().all(|b| b.is_ascii_hexdigit()) && ApiKey::parse(admin_key).is_ok()
+    let hash_key = generated::text(secret, HASH_KEY).unwrap_or_default();
+    let hash_key = hash_key.trim();
+    let is_key = |key: SecretString| ApiKey::parse(key.expose_secret()).is_ok();
+    hash_key.len() == 64 && hash_key.bytes().all(|b| b.is_ascii_hexdigit()) && admin_key(secret).is_some_and(is_key)
 }
 
 fn auth_texts() -> Texts {
@@ -152,49 +152,27 @@ fn auth_texts() -> Texts {
     ])
 }
 
-fn redis_texts(names: &Names, password: &str) -> Texts {
-    let url = format!(
-        "redis://:{password}@{}.{}.svc:6379",
-        names.server(Part::Redis),
-        names.namespace
-    );
-    let conf = format!("dir /data\nrequirepass {password}\nsave 60 1\nmaxmemory-policy noeviction\n");
-    Texts::from([
-        (PASSWORD.to_owned(), password.to_owned()),
-        (URL.to_owned(), url),
-        (REDIS_CONF.to_owned(), conf),
-    ])
-}
-
-fn postgres_texts(names: &Names, password: &str) -> Texts {
-    let server = names.server(Part::Postgres);
-    let url = format!(
-        "postgres://{DATABASE}:{password}@{server}.{}.svc:5432/{DATABASE}",
-        names.namespace
-    );
-    Texts::from([(PASSWORD.to_owned(), password.to_owned()), (URL.to_owned(), url)])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::endpoint::Endpoint;
-    use crate::secrets::{Fact, Form};
 
     #[test]
-    fn the_urls_of_managed_servers_name_their_services() {
-        let names = Names {
-            namespace: "team".to_owned(),
-            hub: "demo".to_owned(),
-            uid: "u".to_owned(),
+    fn the_admin_key_is_read_without_the_newline_that_an_editor_adds() {
+        let secret = |key: &str| -> Secret {
+            let hash_key = generated::hexadecimal();
+            let texts = [(HASH_KEY, hash_key.as_str()), (ADMIN_KEY, key)];
+            let data = texts.map(|(name, text)| (name.to_owned(), k8s_openapi::ByteString(text.as_bytes().to_vec())));
+            Secret {
+                data: Some(data.into()),
+                ..Secret::default()
+            }
         };
-        let at = |url: &str, form| Fact::of(url.as_bytes(), form, "other").endpoint;
+        let key = generated::key().expose().to_owned();
+        let read = |text: &str| admin_key(&secret(text)).map(|key| key.expose_secret().to_owned());
 
-        let redis = at(&redis_texts(&names, "p")[URL], Form::Redis);
-        let postgres = at(&postgres_texts(&names, "p")[URL], Form::Postgres);
-
-        assert_eq!(redis, Ok(Some(Endpoint::managed("demo-redis", "team", 6379))));
-        assert_eq!(postgres, Ok(Some(Endpoint::managed("demo-postgres", "team", 5432))));
+        assert_eq!(read(&format!("{key}\n")), Some(key.clone()));
+        assert!(is_whole(&secret(&format!("{key}\r\n"))));
+        assert_eq!(read("\n"), None, "an empty one is none");
     }
 
     #[test]

@@ -18,10 +18,9 @@ use tokio::time::Instant;
 use crate::admin::{self, Door};
 use crate::context::{AdminKey, Context, Look, Seen};
 use crate::error::{Error, chain};
-use crate::hub::generated::ADMIN_KEY;
+use crate::hub::generated;
 use crate::hub::status::Pods;
 use crate::names::{Names, is_kept_for, is_owned_by};
-use crate::secrets::generated::text;
 
 /// A hub that did not answer is asked again after this long.
 pub(crate) const AGAIN: Duration = Duration::from_secs(2);
@@ -54,6 +53,17 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Loo
         );
     }
     look
+}
+
+/// What is known before the first look.
+pub(crate) fn none() -> Arc<Look> {
+    Arc::new(Look {
+        at: Instant::now(),
+        asked: false,
+        key: None,
+        denied: false,
+        seen: Err("the hub was not asked yet".to_owned()),
+    })
 }
 
 /// Whether a look still holds. One from before there was a pod to ask does not once there is: conditions that are
@@ -115,7 +125,8 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) 
 /// has lost Postgres says so, and cannot list spokes.
 async fn ask(ctx: &Context, names: &Names, key: &AdminKey) -> Result<Result<Seen, admin::Error>, Error> {
     let door = door(ctx, names, &key.key)?;
-    let (report, spokes) = tokio::join!(door.report(), door.spokes());
+    let declared = ctx.stores.spokes_of(&names.namespace, &names.hub).len();
+    let (report, spokes) = tokio::join!(door.report(), door.spokes(declared));
     let by_name = |spokes: Vec<SpokeInfo>| {
         let named = spokes.into_iter().map(|spoke| (spoke.name.as_str().to_owned(), spoke));
         named.collect::<HashMap<_, _>>()
@@ -158,7 +169,7 @@ async fn admin_key(ctx: &Context, names: &Names, before: Option<&Look>) -> Resul
         Some(AdminKey {
             uid: secret.uid()?,
             version: secret.resource_version()?,
-            key: text(&secret, ADMIN_KEY)?.trim().into(),
+            key: generated::admin_key(&secret)?,
         })
     }))
 }

@@ -13,7 +13,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
+use crate::admin;
 use crate::context::Context;
+use crate::hub::generated::DATABASE;
 use crate::hub::status::Pods;
 use crate::names::{Names, Part};
 
@@ -36,6 +38,25 @@ pub(crate) struct Trouble {
     pub(crate) message: String,
     /// Another Hub has the channel prefix, as Redis says.
     pub(crate) prefix: Option<String>,
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    /// Adds what to do where the data of a managed Postgres know another password than its Secret.
+    fn with_way_out(mut self, hub: &Hub) -> Self {
+        if hub.spec.postgres.is_managed() && self.message.contains("password authentication failed") {
+            let (names, database) = (Names::of(hub), DATABASE);
+            let server = names.server(Part::Postgres);
+            self.message.push_str(&format!(
+                ". The data of the managed Postgres know another password than Secret `{server}`: put the old one back \
+                 there, or set the new one in the server: kubectl -n {} exec {server}-0 -- psql -U {database} -c \"ALTER \
+                 USER {database} PASSWORD 'NEW'\"",
+                names.namespace
+            ));
+        }
+        self
+    }
 }
 
 /// What keeps pods from being ready, or `None`: they are, or they did not say.
@@ -67,7 +88,7 @@ pub(crate) async fn look(ctx: &Context, hub: &Hub, pods: Option<&Pods>) -> Optio
             && let Some(answer) = ask(ctx, address).await
             && let Some(trouble) = said(&pod.name_any(), &answer)
         {
-            return Some(trouble);
+            return Some(trouble.with_way_out(hub));
         }
     }
     None
@@ -117,7 +138,9 @@ fn waiting(pod: &Pod, now: Timestamp) -> Option<IpAddr> {
 async fn ask(ctx: &Context, address: IpAddr) -> Option<Value> {
     let place = std::net::SocketAddr::new(address, MANAGEMENT_PORT);
     let request = ctx.admin.http().get(format!("http://{place}/readyz")).timeout(LIMIT);
-    request.send().await.ok()?.json().await.ok()
+    let answer = request.send().await.ok()?;
+    let body = admin::body(answer, admin::SHORT).await.ok()?;
+    serde_json::from_slice(&body).ok()
 }
 
 /// What the answer of `/readyz` says is missing.
@@ -198,5 +221,21 @@ mod tests {
         );
         assert_eq!((denied.prefix, taken.prefix.as_deref()), (None, Some("Hub u-1 has it")));
         assert_eq!(said("demo-1", &json!({ "status": "ok" })), None);
+    }
+
+    #[test]
+    fn another_password_than_a_managed_postgres_knows_is_told_with_the_way_out() {
+        let refused =
+            json!({ "postgres": { "state": "down", "reason": "password authentication failed for user \"alkhub\"" } });
+        let hub = |spec: Value| crate::hub::testing::hub(spec);
+        let managed = hub(json!({ "redis": { "managed": true }, "postgres": { "managed": true } }));
+        let told = |hub: &Hub| said("demo-1", &refused).expect("trouble").with_way_out(hub).message;
+
+        assert!(
+            told(&managed).contains("kubectl -n team exec demo-postgres-0 -- psql"),
+            "{}",
+            told(&managed)
+        );
+        assert!(!told(&hub(crate::hub::testing::given())).contains("kubectl"));
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Claim {
     /// Also when it is kept for the owner ([`KEPT_FOR`]), or has all our labels, is nobody's and this says that it is
     /// whole: it outlived a Hub, or was restored.
     Kept(fn(&Secret) -> bool),
+    /// Also when it is nobody's and this says that it fits: a person made it in place of one that was lost.
+    Fits(fn(&Secret) -> bool),
 }
 
 /// The Secret of this name, made from `texts` when there is none; its labels, owners and our annotation are as in `meta`.
@@ -86,10 +88,15 @@ fn is_ours(found: &Secret, wanted: &ObjectMeta, owner_uid: &str, claim: Claim) -
     if is_owned_by(&found.metadata, owner_uid) {
         return true;
     }
-    let Claim::Kept(is_whole) = claim else { return false };
-    let is_labelled = has(found.labels(), wanted.labels.as_ref());
-    let is_left = is_labelled && found.owner_references().is_empty() && is_whole(found);
-    is_left || is_kept_for(&found.metadata, owner_uid)
+    let is_nobodys = found.owner_references().is_empty();
+    match claim {
+        Claim::Owned => false,
+        Claim::Fits(fits) => is_nobodys && fits(found),
+        Claim::Kept(is_whole) => {
+            let is_left = is_nobodys && has(found.labels(), wanted.labels.as_ref()) && is_whole(found);
+            is_left || is_kept_for(&found.metadata, owner_uid)
+        }
+    }
 }
 
 /// Whether the marks by which a Secret is found and judged are as wanted: labels, our annotation, owners.
@@ -193,6 +200,8 @@ mod tests {
         assert!(!ours(&restored, Claim::Kept(|_| false)));
         assert!(!ours(&restored, Claim::Owned));
         assert!(!ours(&plain, Claim::Kept(|_| true)));
+        assert!(ours(&plain, Claim::Fits(|_| true)) && !ours(&plain, Claim::Fits(|_| false)));
+        assert!(!ours(&owned, Claim::Fits(|_| true)));
         assert!(!ours(&owned, Claim::Kept(|_| true)));
     }
 

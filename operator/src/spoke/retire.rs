@@ -14,10 +14,9 @@ use super::{RESYNC, observe, status};
 use crate::admin;
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::{self, ADMIN_KEY};
+use crate::hub;
 use crate::leading::{Done, Going as _};
 use crate::names::{FINALIZER, Names, is_kept_for};
-use crate::secrets::generated::text;
 
 pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
     if !spoke.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
@@ -30,17 +29,32 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> 
         && let Err(error) = end(ctx, spoke, &Names::of(&hub)).await
     {
         let observed = observe::observe(ctx, spoke);
-        let why = if hub.spec.replicas == 0 {
+        let is_stopped = is_stopped(&hub, &error);
+        let why = if is_stopped {
             "deleted, but its key cannot be ended while its Hub is scaled to 0: scale the Hub up, or delete it"
                 .to_owned()
         } else {
             format!("deleted, but its key cannot be ended: {}", error.chain())
         };
         status::unanswered(ctx, spoke, &observed, &why).await?;
-        return Err(error);
+        // Nothing fails while nobody is meant to answer; the first look that finds a pod wakes its Spokes.
+        return if is_stopped {
+            Ok(Done::Invalid(RESYNC))
+        } else {
+            Err(error)
+        };
     }
     release(ctx, spoke, &namespace).await?;
     Ok(Done::Well(RESYNC))
+}
+
+/// Whether nobody answers because the Hub shall have no pods.
+fn is_stopped(hub: &Hub, error: &Error) -> bool {
+    let no_answer = matches!(
+        error,
+        Error::Hub(admin::Error::Unreachable { .. }) | Error::Stranger { .. }
+    );
+    hub.spec.replicas == 0 && no_answer
 }
 
 /// Takes the finalizer away, from exactly the Spoke that was retired and as it is now.
@@ -72,13 +86,41 @@ async fn release(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<(), Er
 async fn end(ctx: &Context, spoke: &Spoke, names: &Names) -> Result<(), Error> {
     let secret: Option<Secret> = ctx.kubernetes.get(&names.namespace, &names.auth()).await?;
     let secret = secret.filter(|secret| is_kept_for(&secret.metadata, &names.uid));
-    let Some(key) = secret.and_then(|secret| text(&secret, ADMIN_KEY)) else {
+    let Some(key) = secret.as_ref().and_then(hub::admin_key) else {
         // A Hub without its first key never had a pod: nothing was ever declared there.
         return Ok(());
     };
-    let door = hub::door(ctx, names, &key.into())?;
+    let door = hub::door(ctx, names, &key)?;
     let pass = ctx.kubernetes.gate().pass()?;
     let ended = door.delete(&spoke.name_any(), &spoke.uid().unwrap_or_default()).await;
     drop(pass);
     ended.map_err(|error: admin::Error| error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::testing::{given, hub};
+
+    #[test]
+    fn a_stopped_hub_that_does_not_answer_is_no_failure_and_anything_else_is() {
+        let mut hub = hub(given());
+        let silent = || {
+            Error::Hub(admin::Error::Unreachable {
+                url: "http://demo".to_owned(),
+                source: None,
+            })
+        };
+        let refused = || {
+            Error::Hub(admin::Error::Refused {
+                status: 403,
+                detail: "no".to_owned(),
+            })
+        };
+
+        assert!(!is_stopped(&hub, &silent()));
+        hub.spec.replicas = 0;
+        assert!(is_stopped(&hub, &silent()));
+        assert!(!is_stopped(&hub, &refused()) && !is_stopped(&hub, &Error::Stale));
+    }
 }

@@ -315,3 +315,23 @@ async fn the_admin_key_is_not_shown_to_a_service_that_is_not_the_hubs() {
     drop(operator);
     world.end().await;
 }
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_newline_after_the_admin_key_keeps_no_deleted_spoke() {
+    let (world, _place, real, operator) = running("newline").await;
+    world.spoke("builder", reads()).await;
+    let key = issued(&world, "builder", "builder-key").await;
+    let admin = admin_key(&world).await;
+
+    world
+        .patch::<Secret>("demo-auth", json!({"stringData": {"admin-key": format!("{admin}\n")}}))
+        .await;
+    world.delete::<Spoke>("builder").await;
+
+    world.gone::<Spoke>("builder").await;
+    real.until_status(&key, 401, "its key has ended").await;
+    drop(operator);
+    real.end().await;
+    world.end().await;
+}

@@ -129,3 +129,111 @@ async fn back_and_gone(world: &World, volume: &PersistentVolumeClaim, password: 
     world.gone::<PersistentVolumeClaim>("data-demo-postgres-0").await;
     world.gone::<Secret>("demo-postgres").await;
 }
+
+fn data(secret: &Secret, key: &str) -> String {
+    crate::real::text(secret, key)
+}
+
+fn password_of(set: &StatefulSet) -> Option<String> {
+    let meta = set.spec.as_ref()?.template.metadata.as_ref()?;
+    meta.annotations.as_ref()?.get("alkhub.dev/password").cloned()
+}
+
+/// A Secret that is deleted: Redis takes a new password, the data of Postgres do not.
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_lost_password_restarts_a_managed_redis_and_is_asked_for_where_postgres_has_data() {
+    let world = world("passwords").await;
+    image();
+    let operator = world.operator(&Fake::default().serve().await, &[]).await;
+    let managed = json!({"managed": true, "storage": {"ephemeral": true}});
+    world
+        .hub("demo", json!({"replicas": 1, "redis": managed, "postgres": managed}))
+        .await;
+    up(&world).await;
+    let set = world.api::<StatefulSet>().get("demo-redis").await.expect("a set");
+    let secret = world.api::<Secret>().get("demo-redis").await.expect("a password");
+
+    world.delete::<Secret>("demo-redis").await;
+    let anew = |now: &Secret| now.uid() != secret.uid();
+    world.until::<Secret>("demo-redis", "a new password", anew).await;
+    let restarted = |now: &StatefulSet| password_of(now).is_some_and(|now| Some(now) != password_of(&set));
+    world
+        .until::<StatefulSet>("demo-redis", "it is restarted with it", restarted)
+        .await;
+    up(&world).await;
+
+    let lost = world.api::<Secret>().get("demo-postgres").await.expect("a password");
+    world.delete::<Secret>("demo-postgres").await;
+    let hub = world.hub_says("demo", condition::DEGRADED, "True", "ApplyFailed").await;
+    let conditions = hub.status.expect("a status").conditions;
+    let degraded = condition::find(&conditions, condition::DEGRADED).expect("there");
+    assert!(degraded.message.contains("ALTER USER alkhub"), "{}", degraded.message);
+    operator.reconciles(3.0).await;
+    world.gone::<Secret>("demo-postgres").await;
+
+    // By hand, as the condition says: nothing owns it, and it has no label.
+    let by_hand = json!({
+        "metadata": {"name": "demo-postgres"},
+        "stringData": {"password": data(&lost, "password"), "url": data(&lost, "url")},
+    });
+    let by_hand: Secret = serde_json::from_value(by_hand).expect("a Secret");
+    world
+        .api::<Secret>()
+        .create(&kube::api::PostParams::default(), &by_hand)
+        .await
+        .expect("a Secret");
+    up(&world).await;
+    world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
+    let adopted = |now: &Secret| {
+        now.metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.kind == "Hub")
+    };
+    world.until::<Secret>("demo-postgres", "it is adopted", adopted).await;
+    drop(operator);
+    world.end().await;
+}
+
+/// Another size in the moment in which the server is not managed, and is still there.
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn another_volume_before_the_old_server_is_gone_is_told_with_the_way_out() {
+    let world = world("volumes").await;
+    let operator = world.operator("http://127.0.0.1:9", &[]).await;
+    world.servers().await;
+    let sized = |size: &str| json!({"managed": true, "secretRef": null, "storage": {"size": size}});
+    let postgres = json!({"secretRef": {"name": "postgres"}});
+    let spec = json!({"replicas": 1, "image": "alkhub/nowhere:bad", "redis": {"managed": true, "storage": {"size": "1Gi"}}, "postgres": postgres});
+    world.hub("demo", spec).await;
+    world.until::<StatefulSet>("demo-redis", "it is made", |_| true).await;
+
+    let given = json!({"managed": null, "storage": null, "secretRef": {"name": "redis"}});
+    world.patch::<Hub>("demo", json!({"spec": {"redis": given}})).await;
+    world
+        .patch::<Hub>("demo", json!({"spec": {"redis": sized("2Gi")}}))
+        .await;
+    let hub = world.hub_says("demo", condition::DEGRADED, "True", "ApplyFailed").await;
+
+    let conditions = hub.status.expect("a status").conditions;
+    let degraded = condition::find(&conditions, condition::DEGRADED).expect("there");
+    assert!(
+        degraded.message.contains("spec.redis.storage") && degraded.message.contains("size: 1Gi"),
+        "{}",
+        degraded.message
+    );
+    world.patch::<Hub>("demo", json!({"spec": {"redis": given}})).await;
+    world
+        .patch::<Hub>("demo", json!({"spec": {"redis": sized("1024Mi")}}))
+        .await;
+    let applied = |hub: &Hub| {
+        let conditions = hub.status.as_ref().map(|status| status.conditions.as_slice());
+        let degraded = condition::find(conditions.unwrap_or_default(), condition::DEGRADED);
+        degraded.is_some_and(|degraded| degraded.reason != "ApplyFailed")
+    };
+    world.until::<Hub>("demo", "the same size is applied", applied).await;
+    drop(operator);
+    world.end().await;
+}

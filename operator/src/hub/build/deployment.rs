@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
 use super::volume;
+use crate::error::Error;
 use crate::hub::generated::Generated;
 use crate::hub::validate::{Plan, Wiring};
 use crate::names::{Part, REVISION, digest};
@@ -21,12 +22,15 @@ const USER: i64 = 65_532;
 /// Time for the process itself to notice the signal and to go, beside what the drain's parts may take.
 const MARGIN: Duration = Duration::from_secs(3);
 
-pub(super) fn build(plan: &Plan, generated: &Generated) -> Deployment {
+/// The longest grace period that is asked for: Kubernetes itself counts no further.
+const LONGEST_GRACE: u64 = 0x7fff_ffff;
+
+pub(super) fn build(plan: &Plan, generated: &Generated) -> Result<Deployment, Error> {
     let names = &plan.names;
     let mut template = template(plan, generated);
     let revision = digest(&[template.to_string().as_bytes()])[..10].to_owned();
     template["metadata"]["labels"][REVISION] = revision.into();
-    super::object(json!({
+    let deployment = json!({
         "metadata": names.meta(names.main(), Part::Hub),
         "spec": {
             "replicas": plan.replicas,
@@ -36,7 +40,8 @@ pub(super) fn build(plan: &Plan, generated: &Generated) -> Deployment {
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
             "template": template,
         }
-    }))
+    });
+    super::object("Deployment", deployment)
 }
 
 /// The revision that a Deployment asks for.
@@ -149,7 +154,8 @@ fn grace_seconds(plan: &Plan) -> u64 {
         .saturating_add(server.drain_timeout)
         .saturating_add(drain::LIMIT)
         .saturating_add(MARGIN);
-    grace.as_secs() + u64::from(grace.subsec_nanos() > 0)
+    let whole = grace.as_secs().saturating_add(u64::from(grace.subsec_nanos() > 0));
+    whole.min(LONGEST_GRACE)
 }
 
 /// Over zones, then over nodes, as far as that is possible.

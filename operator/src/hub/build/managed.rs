@@ -6,12 +6,16 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
+use crate::error::Error;
 use crate::hub::generated::{DATABASE, PASSWORD, REDIS_CONF};
 use crate::hub::validate::Plan;
 use crate::names::{Part, owner};
 
 pub(super) const REDIS_PORT: u16 = 6379;
 pub(super) const POSTGRES_PORT: u16 = 5432;
+
+/// Digest of what a running Redis does not read again: its file of settings, which has the password.
+const RESTARTS: &str = "alkhub.dev/password";
 
 /// User and group of the official images' servers.
 const USER: i64 = 999;
@@ -24,9 +28,11 @@ struct Server<'a> {
     /// `args`, `env`, `volumeMounts` besides the data's.
     container: Value,
     volumes: Vec<Value>,
+    /// Annotations of the pod.
+    annotations: Value,
 }
 
-pub(super) fn redis(plan: &Plan, storage: &Storage) -> StatefulSet {
+pub(super) fn redis(plan: &Plan, storage: &Storage, password: &str) -> Result<StatefulSet, Error> {
     let server = Server {
         part: Part::Redis,
         image: &plan.redis_image,
@@ -41,11 +47,12 @@ pub(super) fn redis(plan: &Plan, storage: &Storage) -> StatefulSet {
             "defaultMode": 0o440,
             "items": [{ "key": REDIS_CONF, "path": "redis.conf" }],
         } })],
+        annotations: json!({ RESTARTS: password }),
     };
     set(plan, storage, server)
 }
 
-pub(super) fn postgres(plan: &Plan, storage: &Storage) -> StatefulSet {
+pub(super) fn postgres(plan: &Plan, storage: &Storage) -> Result<StatefulSet, Error> {
     let password = json!({ "secretKeyRef": { "name": plan.names.server(Part::Postgres), "key": PASSWORD } });
     let server = Server {
         part: Part::Postgres,
@@ -68,17 +75,20 @@ pub(super) fn postgres(plan: &Plan, storage: &Storage) -> StatefulSet {
             json!({ "name": "run", "emptyDir": {} }),
             json!({ "name": "tmp", "emptyDir": {} }),
         ],
+        // Another password in the Secret changes nothing in data that exist, and a restart neither.
+        annotations: Value::Null,
     };
     set(plan, storage, server)
 }
 
-fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
+fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> Result<StatefulSet, Error> {
     let Server {
         part,
         image,
         port,
         mut container,
         mut volumes,
+        annotations,
     } = server;
     let names = &plan.names;
     let probe = |failures: u32| json!({ "tcpSocket": { "port": port }, "periodSeconds": 2, "timeoutSeconds": 3, "failureThreshold": failures });
@@ -105,7 +115,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
     } else {
         json!([claim(plan, storage)])
     };
-    super::object(json!({
+    let set = json!({
         "metadata": names.meta(names.server(part), part),
         "spec": {
             "replicas": 1,
@@ -115,7 +125,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
             "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Retain", "whenScaled": "Retain" },
             "volumeClaimTemplates": claims,
             "template": {
-                "metadata": { "labels": names.labels(part) },
+                "metadata": { "labels": names.labels(part), "annotations": annotations },
                 "spec": {
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
@@ -132,7 +142,8 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> StatefulSet {
                 }
             },
         }
-    }))
+    });
+    super::object("StatefulSet", set)
 }
 
 /// Owned by the Hub, though not as its controller: unsetting `managed` keeps the volume, deleting the Hub does not.

@@ -4,10 +4,11 @@ use alkhub_config::{MANAGEMENT_PORT, PORT};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 
+use crate::error::Error;
 use crate::hub::validate::Plan;
 use crate::names::{Names, Part};
 
-pub(super) fn of_hub(plan: &Plan) -> Vec<Service> {
+pub(super) fn of_hub(plan: &Plan) -> Result<Vec<Service>, Error> {
     let names = &plan.names;
     let mut clients = names.meta(names.main(), Part::Hub);
     clients.annotations = (!plan.service.annotations.is_empty()).then(|| plan.service.annotations.clone());
@@ -15,32 +16,35 @@ pub(super) fn of_hub(plan: &Plan) -> Vec<Service> {
     let http = json!({ "name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP" });
     let management =
         json!({ "name": "management", "port": MANAGEMENT_PORT, "targetPort": "management", "protocol": "TCP" });
-    vec![
-        super::object(json!({
-            "metadata": clients,
-            "spec": { "type": plan.service.kind, "selector": selector, "ports": [http] }
-        })),
-        super::object(json!({
-            "metadata": names.meta(names.pods(), Part::Hub),
-            "spec": {
-                "type": "ClusterIP",
-                "clusterIP": "None",
-                // Who looks at pods wants to see those too that are starting or draining.
-                "publishNotReadyAddresses": true,
-                "selector": selector,
-                "ports": [http, management],
-            }
-        })),
-    ]
+    let clients = json!({
+        "metadata": clients,
+        "spec": { "type": plan.service.kind, "selector": selector, "ports": [http] }
+    });
+    let pods = json!({
+        "metadata": names.meta(names.pods(), Part::Hub),
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": "None",
+            // Who looks at pods wants to see those too that are starting or draining.
+            "publishNotReadyAddresses": true,
+            "selector": selector,
+            "ports": [http, management],
+        }
+    });
+    Ok(vec![
+        super::object("Service", clients)?,
+        super::object("Service", pods)?,
+    ])
 }
 
-pub(super) fn of_server(names: &Names, part: Part, port: u16) -> Service {
-    super::object(json!({
+pub(super) fn of_server(names: &Names, part: Part, port: u16) -> Result<Service, Error> {
+    let service = json!({
         "metadata": names.meta(names.server(part), part),
         "spec": {
             "type": "ClusterIP",
             "selector": names.selector(part),
             "ports": [{ "name": "server", "port": port, "targetPort": port, "protocol": "TCP" }],
         }
-    }))
+    });
+    super::object("Service", service)
 }

@@ -15,7 +15,7 @@ fn generated() -> Generated {
 }
 
 fn wanted(spec: Value) -> Wanted {
-    build(&validate(&hub(spec), &observed()).expect("valid"), &generated())
+    build(&validate(&hub(spec), &observed()).expect("valid"), &generated()).expect("built")
 }
 
 fn revision(wanted: &Wanted) -> String {
@@ -66,9 +66,9 @@ fn what_needs_a_restart_makes_a_new_revision_and_nothing_else_does() {
     );
     assert_ne!(revision(&base), revision(&spec("image", json!("other"))));
     let plan = validate(&hub(given()), &observed()).expect("valid");
-    assert_ne!(revision(&base), revision(&build(&plan, &other_key)));
+    assert_ne!(revision(&base), revision(&build(&plan, &other_key).expect("built")));
     let plan = validate(&hub(given()), &rotated).expect("valid");
-    assert_ne!(revision(&base), revision(&build(&plan, &generated())));
+    assert_ne!(revision(&base), revision(&build(&plan, &generated()).expect("built")));
 }
 
 #[test]
@@ -102,4 +102,54 @@ fn the_grace_period_covers_every_part_of_the_drain() {
     let parts = alkhub_config::drain::LIMIT.as_secs();
     let grace = pod.termination_grace_period_seconds.expect("set").unsigned_abs();
     assert!(grace > 1 + 90 + parts, "{grace} s for a drain of 91 s and {parts} s");
+}
+
+#[test]
+fn a_drain_beyond_all_bounds_is_a_long_grace_period_and_no_panic() {
+    let mut plan = validate(&hub(given()), &observed()).expect("valid");
+    plan.config.server.drain_timeout = std::time::Duration::from_secs(u64::MAX);
+
+    let wanted = build(&plan, &generated()).expect("built");
+
+    let pod = wanted.deployment.spec.expect("set").template.spec.expect("set");
+    assert_eq!(pod.termination_grace_period_seconds, Some(i64::from(i32::MAX)));
+}
+
+#[test]
+fn a_value_that_no_object_can_hold_is_an_error_that_names_the_kind() {
+    let failed = object::<Deployment>("Deployment", json!({"spec": {"replicas": 99_999_999_999_i64}}));
+
+    let error = failed.expect_err("no i32").chain();
+    assert!(error.contains("Deployment") && error.contains("99999999999"), "{error}");
+}
+
+#[test]
+fn another_password_restarts_a_managed_redis_and_no_postgres() {
+    let spec = json!({"redis": {"managed": true}, "postgres": {"managed": true}});
+    let plan = validate(&hub(spec), &observed()).expect("valid");
+    let made = |redis: &str, postgres: &str| {
+        let generated = Generated {
+            redis: Some(redis.to_owned()),
+            postgres: Some(postgres.to_owned()),
+            ..generated()
+        };
+        let wanted = build(&plan, &generated).expect("built");
+        let sets: Vec<_> = wanted
+            .sets
+            .iter()
+            .map(|set| set.spec.clone().expect("set").template)
+            .collect();
+        (revision(&wanted), sets)
+    };
+
+    let (before, sets) = made("r1", "p1");
+    let (with_redis, redis) = made("r2", "p1");
+    let (with_postgres, postgres) = made("r1", "p2");
+
+    assert!(
+        before != with_redis && before != with_postgres,
+        "the hubs read the URL anew"
+    );
+    assert!(sets[0] != redis[0] && sets[1] == redis[1]);
+    assert_eq!(sets, postgres);
 }

@@ -98,7 +98,7 @@ pub(super) fn render(
     };
     config.store.schema = names.schema().parse().map_err(|error| unknown(&error))?;
     config.check().map_err(|error| unknown(&error))?;
-    let toml = text(&config, &given);
+    let toml = text(&config, &given).map_err(|error| unknown(&error))?;
     Ok((config, toml))
 }
 
@@ -129,9 +129,9 @@ fn everywhere(port: u16) -> SocketAddr {
 }
 
 /// What differs from the defaults, and what the user named: an older hub then reads nothing that it does not know.
-fn text(config: &HubConfig, given: &Table) -> String {
-    let mut table = Table::try_from(config).expect("every setting has a TOML form");
-    let defaults = Table::try_from(HubConfig::default()).expect("every setting has a TOML form");
+fn text(config: &HubConfig, given: &Table) -> Result<String, toml::ser::Error> {
+    let mut table = Table::try_from(config)?;
+    let defaults = Table::try_from(HubConfig::default())?;
     table.retain(|section, values| {
         let Value::Table(values) = values else { return true };
         values.retain(|key, value| {
@@ -140,5 +140,5 @@ fn text(config: &HubConfig, given: &Table) -> String {
         });
         !values.is_empty()
     });
-    table.to_string()
+    Ok(table.to_string())
 }

@@ -1,0 +1,88 @@
+//! What answers in a hub's place, and how much of it is taken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header::LOCATION;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use futures::StreamExt as _;
+
+use super::*;
+
+const BLANKS: usize = 256 << 10;
+
+/// What a tenant's program did.
+#[derive(Clone, Default)]
+struct Tenant {
+    /// Answers that it was led to.
+    followed: Arc<AtomicUsize>,
+    /// Blanks that were taken from it.
+    taken: Arc<AtomicUsize>,
+}
+
+impl Tenant {
+    /// Serves: a redirect for the report, blanks without end for the list, and the door to it.
+    async fn door(&self) -> Door {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let elsewhere = |State(tenant): State<Self>| async move {
+            tenant.followed.fetch_add(1, Ordering::Relaxed);
+            "{}"
+        };
+        let blanks = |State(tenant): State<Self>| async move {
+            let chunk = Bytes::from(vec![b' '; BLANKS]);
+            let taken = Arc::clone(&tenant.taken);
+            let endless = futures::stream::repeat_with(move || chunk.clone()).map(move |chunk| {
+                taken.fetch_add(chunk.len(), Ordering::Relaxed);
+                Ok::<_, std::io::Error>(chunk)
+            });
+            Body::from_stream(endless)
+        };
+        let led = || async { (StatusCode::FOUND, [(LOCATION, "/elsewhere")]).into_response() };
+        let router = Router::new()
+            .route("/v1/admin/hub", get(led))
+            .route("/v1/admin/spokes", get(blanks))
+            .route("/elsewhere", get(elsewhere))
+            .with_state(self.clone());
+        #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let names = Names {
+            namespace: "team".to_owned(),
+            hub: "demo".to_owned(),
+            uid: "u".to_owned(),
+        };
+        let admin = Admin::new(&format!("http://{address}")).expect("a client");
+        admin.door(&names, "alk_key".into())
+    }
+}
+
+#[tokio::test]
+async fn nobody_leads_the_operator_to_another_place() {
+    let tenant = Tenant::default();
+    let door = tenant.door().await;
+
+    let error = door.report().await.expect_err("no hub");
+
+    assert!(
+        matches!(&error, Error::NoHub { why, .. } if why.contains("302")),
+        "{error}"
+    );
+    assert_eq!(tenant.followed.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_given_up_at_its_limit() {
+    let tenant = Tenant::default();
+    let door = tenant.door().await;
+
+    let error = door.spokes(0).await.expect_err("no hub");
+
+    assert!(error.to_string().contains(&LIST.to_string()), "{error}");
+    let taken = tenant.taken.load(Ordering::Relaxed);
+    // What lay in buffers on the way was made, too.
+    assert!(taken <= LIST + (16 << 20), "{taken} bytes were taken");
+}

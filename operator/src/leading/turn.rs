@@ -1,0 +1,143 @@
+//! One reconcile with what goes around each: stores that are filled, metrics, backoff, and a net under it.
+//!
+//! Invariants
+//! - A fault in one object's reconcile is that object's: a panic is an error like any other, counted, shown and tried
+//!   again. It would end the stream of the controller, and with it the reconciles of all others.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use kube::ResourceExt as _;
+use kube::runtime::controller::Action;
+use tokio::time::Instant;
+
+use crate::backoff::jitter;
+use crate::context::Context;
+use crate::error::{Cure, Error, chain};
+use crate::kubernetes::Object;
+use crate::names::digest;
+
+/// A write that found the gate shut is tried again after this long, should the term go on.
+const SHUT: Duration = Duration::from_secs(1);
+
+/// How a reconcile ended, and when it is to be looked at again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Done {
+    /// As wanted, or on the way there.
+    Well(Duration),
+    /// Only a person can go on; a change of what they see wakes it earlier.
+    Invalid(Duration),
+}
+
+/// One reconcile; `panicked` shows a fault of the operator's in the object's conditions.
+pub(super) async fn reconciled<K, F, G>(
+    object: Arc<K>,
+    context: Arc<Context>,
+    reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
+    panicked: impl FnOnce(Arc<K>, Arc<Context>, Error) -> G,
+) -> Result<Action, Error>
+where
+    K: Object,
+    F: Future<Output = Result<Done, Error>>,
+    G: Future<Output = Result<(), Error>>,
+{
+    if !context.stores.ready().await {
+        return Err(Error::Stale);
+    }
+    let (kind, uid) = (K::kind(&()), object.uid().unwrap_or_default());
+    let begun = Instant::now();
+    let done = caught(reconcile(Arc::clone(&object), Arc::clone(&context))).await;
+    if let Err(Error::Panicked { id }) = &done {
+        let error = Error::Panicked { id: id.clone() };
+        if let Err(error) = caught(panicked(object, Arc::clone(&context), error)).await {
+            tracing::warn!(error = chain(&error), "the fault could not be shown in the conditions");
+        }
+    }
+    context
+        .metrics
+        .reconcile_duration
+        .with_label_values(&[&kind])
+        .observe(begun.elapsed().as_secs_f64());
+    let (result, action) = match done {
+        Ok(Done::Well(again)) => ("ok", Ok(Action::requeue(jitter(again)))),
+        Ok(Done::Invalid(again)) => ("invalid", Ok(Action::requeue(jitter(again)))),
+        Err(Error::Shut(shut)) => return Err(shut.into()),
+        Err(error) => ("error", Err(error)),
+    };
+    context
+        .metrics
+        .reconciles
+        .with_label_values(&[kind.as_ref(), result])
+        .inc();
+    if action.is_ok() {
+        context.backoff.succeeded(&uid);
+    }
+    action
+}
+
+/// Runs a task; a panic in it is an error. Its words are in the log alone, for they may hold what a condition must not.
+async fn caught<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(task).catch_unwind().await.unwrap_or_else(|panic| {
+        let words = text(&*panic);
+        let id = digest(&[words.as_bytes()])[..8].to_owned();
+        tracing::error!(error.id = id, panic = words, "a reconcile panicked: please report it");
+        Err(Error::Panicked { id })
+    })
+}
+
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("without words")
+}
+
+/// How long an object waits after a failure.
+pub(super) fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
+    if error.cure() == Cure::Leader {
+        // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
+        return Action::requeue(jitter(SHUT));
+    }
+    let delay = context.backoff.failed(&object.uid().unwrap_or_default());
+    let delay = match context.looks.of(&object.uid().unwrap_or_default()) {
+        // A Hub that has pods is looked at in each interval, however often something of it cannot be applied.
+        Some(look) if look.key.is_some() => delay.min(jitter(context.options.poll_interval)),
+        _ => delay,
+    };
+    let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));
+    if error.is_namespace_going() {
+        tracing::debug!(kind = %K::kind(&()), object.name = object.name_any(), "its namespace is being deleted");
+        return Action::requeue(delay);
+    }
+    tracing::warn!(
+        kind = %K::kind(&()),
+        object.namespace = object.namespace(),
+        object.name = object.name_any(),
+        retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        error = chain(error),
+        "reconcile failed"
+    );
+    drop((object, context));
+    Action::requeue(delay)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_reconcile_is_an_error_with_an_id_and_none_of_its_words() {
+        let fault =
+            |words: &'static str| caught(async move { if words.is_empty() { Ok(()) } else { panic!("{words}") } });
+
+        assert!(fault("").await.is_ok());
+        let error = fault("the key alk_secret").await.expect_err("a panic");
+        let again = fault("the key alk_secret").await.expect_err("a panic");
+
+        assert!(error.is_shown(0), "it is shown at once");
+        assert_eq!(error.chain(), again.chain(), "the same fault has the same words");
+        assert!(error.chain().contains("error.id=") && !error.chain().contains("alk_secret"));
+    }
+}
