@@ -85,3 +85,22 @@ fn who_may_not_install_is_told_every_package_that_a_cluster_needs() -> Result<()
     }
     Ok(())
 }
+
+#[test]
+fn compose_gives_the_hub_the_time_that_its_end_may_take() -> Result<()> {
+    let compose = fs::read_to_string(root().join("deploy/compose.yaml"))?;
+    let given = compose.lines().find_map(|line| {
+        line.trim()
+            .strip_prefix("stop_grace_period: ")?
+            .strip_suffix('s')?
+            .parse()
+            .ok()
+    });
+    let server = alkhub_config::HubConfig::default().server;
+
+    let needed = server.drain_delay + server.drain_timeout + alkhub_config::drain::LIMIT;
+
+    let given = given.map(std::time::Duration::from_secs);
+    anyhow::ensure!(given > Some(needed), "{given:?} for an end of {needed:?}");
+    Ok(())
+}
