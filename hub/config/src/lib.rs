@@ -6,6 +6,7 @@
 //!
 //! Invariants
 //! - An unknown key is refused, in the file and in the environment.
+//! - A setting outside of its range (`ranges`) is refused, by its name, its value and the range.
 //! - The defaults run on a laptop.
 //! - A secret is never printed: [`HubConfig::to_toml`] leaves secrets out.
 
@@ -20,6 +21,7 @@ mod load;
 mod network;
 mod origin;
 mod prefix;
+mod ranges;
 mod reference;
 pub mod secret;
 mod server;

@@ -2,11 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::HubConfig;
+use crate::{ClientAddress, HubConfig, ranges};
 
 /// What the environment's settings begin with.
 const PREFIX: &str = "ALKHUB_";
@@ -44,6 +43,16 @@ pub enum Error {
     /// A variable that is not UTF-8.
     #[error("environment variable `{0}` is not UTF-8")]
     Encoding(String),
+    /// A setting that is more or less than it may be.
+    #[error("`{setting}` is `{value}`: it must be {range}")]
+    Range {
+        /// The setting, `section.key`.
+        setting: String,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        range: String,
+    },
     /// Settings that contradict each other.
     #[error("{0}")]
     Contradiction(&'static str),
@@ -107,15 +116,22 @@ impl HubConfig {
         toml::to_string(self).expect("every field has a TOML form")
     }
 
-    /// Checks what one field alone cannot show.
+    /// Checks each setting against its range, and then what one field alone cannot show.
     ///
     /// # Errors
-    /// [`Error::Contradiction`] names the fields and the cure.
+    /// [`Error::Range`] names the setting, its value and the range; [`Error::Contradiction`] the fields and the cure.
     pub fn check(&self) -> Result<(), Error> {
+        ranges::check(self)?;
+        let told = self.server.client_address == ClientAddress::ProxyProtocol;
         let rules = [
             (
                 self.server.dead_after >= self.server.ping_interval * 2,
                 "`server.dead-after` must be at least twice `server.ping-interval`",
+            ),
+            (
+                !told || !self.server.trusted_proxies.is_empty(),
+                "`server.client-address` is `proxy-protocol` and `server.trusted-proxies` is empty, so that no header of \
+                 the PROXY protocol is read and every connection with one gets 400: name the proxies",
             ),
             (
                 self.events.lease_ttl >= self.events.lease_interval * 2,
@@ -125,22 +141,9 @@ impl HubConfig {
                 self.budget.key_bytes <= self.budget.hub_bytes,
                 "`budget.key-bytes` must not be more than `budget.hub-bytes`",
             ),
-            (self.events.queue_items > 0, "`events.queue-items` must be at least 1"),
-            (
-                self.server.outbox_messages > 0,
-                "`server.outbox-messages` must be at least 1",
-            ),
-            (
-                self.store.max_connections > 1,
-                "`store.max-connections` must be at least 2",
-            ),
             (
                 self.calls.default_timeout <= self.calls.max_timeout,
                 "`calls.default-timeout` must not be longer than `calls.max-timeout`",
-            ),
-            (
-                self.calls.operation_retention >= Duration::from_secs(24 * 3600),
-                "`calls.operation-retention` must be at least `1day`: what is offered is noted once an hour",
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {
@@ -332,8 +335,16 @@ mod tests {
 
     #[test]
     fn contradicting_settings_are_refused() {
-        let error = load("[server]\nping-interval = \"20s\"", &[]).expect_err("dead-after is 25 s");
-
-        assert!(error.to_string().contains("server.dead-after"), "{error}");
+        for (text, setting) in [
+            ("[server]\nping-interval = \"20s\"", "server.dead-after"),
+            (
+                "[server]\nclient-address = \"proxy-protocol\"",
+                "server.trusted-proxies",
+            ),
+            ("[events]\nlease-interval = \"9s\"", "events.lease-ttl"),
+        ] {
+            let error = load(text, &[]).expect_err(text);
+            assert!(error.to_string().contains(setting), "{error}");
+        }
     }
 }

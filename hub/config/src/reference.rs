@@ -3,6 +3,7 @@
 use toml::{Table, Value};
 
 use crate::HubConfig;
+use crate::ranges::Range;
 
 /// The sections with the source that documents them.
 const SOURCES: [(&str, &str, &str); 9] = [
@@ -25,7 +26,7 @@ pub fn reference() -> String {
     );
     for (section, name, source) in SOURCES {
         out.push_str(&format!(
-            "\n## `[{section}]`\n\n| setting | default | what it does |\n|---|---|---|\n"
+            "\n## `[{section}]`\n\n| setting | default | range | what it does |\n|---|---|---|---|\n"
         ));
         for (field, meaning) in fields(name, source) {
             let key = field.replace('_', "-");
@@ -33,10 +34,22 @@ pub fn reference() -> String {
                 .get(section)
                 .and_then(|table| table.get(&key))
                 .map_or_else(|| "none".to_owned(), show);
-            out.push_str(&format!("| `{key}` | {default} | {meaning} |\n"));
+            let range = Range::of(&format!("{section}.{key}")).map_or_else(String::new, |range| range.to_string());
+            out.push_str(&format!("| `{key}` | {default} | {range} | {meaning} |\n"));
         }
     }
     out
+}
+
+/// The name of every setting, `section.key`.
+#[cfg(test)]
+pub(crate) fn settings() -> Vec<String> {
+    let sections = SOURCES.iter();
+    let keys = sections.flat_map(|(section, name, source)| {
+        let fields = fields(name, source).into_iter();
+        fields.map(move |(field, _)| format!("{section}.{}", field.replace('_', "-")))
+    });
+    keys.collect()
 }
 
 fn show(value: &Value) -> String {

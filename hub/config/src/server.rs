@@ -59,8 +59,9 @@ pub struct ServerConfig {
     /// long lets idle connections hold their places.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// A peer of HTTP or of a WebSocket that takes no byte of what is for it for so long is cut off. Too short cuts slow
-    /// networks off; too long lets a peer that reads nothing hold its place and what waits for it.
+    /// A peer of HTTP or of a WebSocket that takes no byte of what is for it for so long is cut off; of HTTP/2 an answer
+    /// is, of which 16 KiB were not taken. Too short cuts slow networks off; too long lets a peer that reads nothing hold
+    /// its place and what waits for it.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     /// A WebSocket is pinged this often. Too long and proxies cut idle connections; too short costs wake-ups.
@@ -76,7 +77,7 @@ pub struct ServerConfig {
     /// At the end: time between not ready and no longer accepting, so that load balancers notice.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
-    /// At the end: time for running calls to finish. Kubernetes must allow `drain-delay + drain-timeout + 15s`.
+    /// At the end: time for running calls to finish. Kubernetes must allow `drain-delay + drain-timeout + 22s`.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
 }
@@ -135,5 +136,15 @@ impl Default for ServerConfig {
             drain_delay: Duration::from_secs(0),
             drain_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_time_that_kubernetes_must_allow_is_the_time_that_a_hub_takes() {
+        let told = format!("`drain-delay + drain-timeout + {}s`", crate::drain::LIMIT.as_secs());
+
+        assert!(crate::reference().contains(&told), "{told}");
     }
 }

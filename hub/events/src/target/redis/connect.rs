@@ -22,7 +22,8 @@ const SOCKETS: [&str; 3] = ["unix:", "redis+unix:", "valkey+unix:"];
 
 /// A client for a URL; it connects to nothing yet.
 ///
-/// `rediss://` trusts the system's authorities, and those of the file beside them.
+/// `rediss://` trusts the system's authorities, and those of the file beside them. A file beside a link in the clear is
+/// refused: whoever gave it takes the link for encrypted.
 pub(crate) fn client(url: &SecretString, authorities: Option<&Path>) -> Result<Client, Error> {
     let text = url.expose_secret();
     if !SOCKETS.iter().any(|scheme| text.starts_with(scheme)) {
@@ -41,7 +42,12 @@ pub(crate) fn client(url: &SecretString, authorities: Option<&Path>) -> Result<C
             };
             Client::build_with_tls(info, certificates).map_err(|error| unusable(path, error))
         }
-        _ => Client::open(info).map_err(|error| unfit(&error)),
+        Some(_) => Err(InvalidUrl::new(
+            "`events.redis-ca-file` is set and the URL begins with redis://, which is in the clear: write rediss://, or \
+             leave the file out",
+        )
+        .into()),
+        None => Client::open(info).map_err(|error| unfit(&error)),
     }
 }
 
@@ -104,6 +110,20 @@ mod tests {
         ] {
             assert!(address::redis(text).is_ok(), "{text}");
             assert!(client(&text.into(), None).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn authorities_beside_a_link_in_the_clear_are_refused() {
+        for text in ["redis://:s3cret@cache", "unix:///run/redis.sock"] {
+            let error = client(&text.into(), Some(Path::new("/ca.pem"))).expect_err(text);
+
+            let told = format!("{error}: {:?}", std::error::Error::source(&error));
+            assert!(
+                told.contains("events.redis-ca-file") && told.contains("rediss://"),
+                "{told}"
+            );
+            assert!(!told.contains("s3cret"), "{told}");
         }
     }
 }
