@@ -53,6 +53,10 @@ pub enum Kept {
     Subscriptions,
     /// Events on their way out.
     Publications,
+    /// Bodies of HTTP requests that have not arrived whole.
+    Bodies,
+    /// Answers over HTTP, until they are written.
+    Answers,
 }
 
 /// Whose budget is full.

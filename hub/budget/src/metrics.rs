@@ -15,7 +15,7 @@ pub(crate) struct Metrics {
 // === impl Kept ===
 
 impl Kept {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Messages,
         Self::Calls,
         Self::Queues,
@@ -23,6 +23,8 @@ impl Kept {
         Self::Registrations,
         Self::Subscriptions,
         Self::Publications,
+        Self::Bodies,
+        Self::Answers,
     ];
 
     fn label(self) -> &'static str {
@@ -34,6 +36,8 @@ impl Kept {
             Self::Registrations => "registrations",
             Self::Subscriptions => "subscriptions",
             Self::Publications => "publications",
+            Self::Bodies => "bodies",
+            Self::Answers => "answers",
         }
     }
 }

@@ -65,11 +65,11 @@ pub struct SpokePut {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "alkhub-key"))]
     pub key: Option<String>,
-    /// Seconds for which the spoke's earlier keys still work once `key` is a new one.
+    /// Seconds for which the spoke's earlier keys still work once `key` is a new one; nothing without `key`.
     #[serde(default, deserialize_with = "whole::number")]
     #[schemars(range(max = SECONDS_LIMIT))]
     pub overlap_seconds: u64,
-    /// When the key ends by itself.
+    /// When `key` ends by itself; nothing without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub key_expires_at: Option<Timestamp>,

@@ -224,6 +224,14 @@ pub fn filter_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The schema of a topic, in ASCII.
+pub fn topic_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": r"^(?!__|call\.|hub\.)[!-)+-9;-~]{1,128}(:(?!\*$)[ -~]{0,512})?$",
+    })
+}
+
 // === impl TopicRequest ===
 
 impl TopicRequest {

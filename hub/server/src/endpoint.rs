@@ -26,6 +26,7 @@ pub(crate) struct Endpoint {
 pub(crate) struct Parameter {
     pub(crate) name: &'static str,
     pub(crate) place: &'static str,
+    pub(crate) required: bool,
     pub(crate) repeated: bool,
     pub(crate) help: &'static str,
     pub(crate) shape: Shape,
@@ -111,7 +112,15 @@ impl Endpoint {
     pub(crate) fn repeated(mut self, name: &'static str, help: &'static str, shape: Shape) -> Self {
         self = self.parameter(name, "query", help, shape);
         if let Some(last) = self.parameters.last_mut() {
-            last.repeated = true;
+            (last.required, last.repeated) = (true, true);
+        }
+        self
+    }
+
+    pub(crate) fn required(mut self, name: &'static str, help: &'static str, shape: Shape) -> Self {
+        self = self.parameter(name, "query", help, shape);
+        if let Some(last) = self.parameters.last_mut() {
+            last.required = true;
         }
         self
     }
@@ -163,6 +172,7 @@ impl Endpoint {
         self.parameters.push(Parameter {
             name,
             place,
+            required: place == "path",
             repeated: false,
             help,
             shape,

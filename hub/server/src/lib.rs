@@ -16,6 +16,7 @@
 mod app;
 mod auth;
 mod background;
+mod body;
 mod conformance;
 mod drain;
 mod endpoint;
@@ -28,6 +29,8 @@ mod limits;
 mod listener;
 mod metrics;
 mod openapi;
+mod payer;
+mod query;
 mod readiness;
 mod request;
 mod router;
@@ -37,6 +40,7 @@ mod streams;
 pub mod telemetry;
 mod ws;
 
+pub use alkhub_calls::{InvalidSchema, check_schema};
 pub use hub::{Hub, StartError};
 pub use listener::tls::TlsError;
 

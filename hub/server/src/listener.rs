@@ -12,6 +12,7 @@
 
 mod addresses;
 mod connection;
+mod paced;
 mod proxy;
 mod raw;
 mod refusal;

@@ -98,7 +98,7 @@ fn parameter(parameter: &Parameter, generator: &mut SchemaGenerator) -> Value {
     let mut described = json!({
         "name": parameter.name,
         "in": parameter.place,
-        "required": parameter.repeated || parameter.place == "path",
+        "required": parameter.required,
         "schema": schema,
     });
     if !parameter.help.is_empty() {

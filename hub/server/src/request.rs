@@ -1,25 +1,23 @@
-//! What every request passes through: its id, its span, its metrics, and the reading of its body and query.
+//! What every request passes through: its id, its span, its metrics, and what its answer makes the hub keep.
 
 use std::time::Duration;
 
 use alkhub_protocol::call::Metadata;
-use alkhub_protocol::{Code, PAYLOAD_LIMIT_BYTES, RawJson, RequestId};
+use alkhub_protocol::{Code, RawJson, RequestId};
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body_util::BodyExt as _;
-use hyper::body::Body as _;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::error::{self, ApiError};
+use crate::payer::Payer;
 use crate::{conformance, telemetry};
 
 /// The request's id, in both directions.
@@ -32,24 +30,6 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("alkhub-timeout");
 pub(crate) const METADATA: HeaderName = HeaderName::from_static("alkhub-metadata");
 pub(crate) const PARENT: HeaderName = HeaderName::from_static("alkhub-parent-request-id");
-
-/// A body that has not arrived in this time has failed.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Of a body over the limit this much is read away, so that its sender gets the answer.
-const DISCARD_LIMIT: usize = 8 * 1024 * 1024;
-
-/// A request's body as one JSON value within the limits of size and depth; absent when it is empty.
-#[derive(Debug)]
-pub(crate) struct RawBody(pub(crate) Option<RawJson>);
-
-/// A request's body as a type.
-#[derive(Debug)]
-pub(crate) struct JsonBody<T>(pub(crate) T);
-
-/// A request's query, each key as often as it stands there.
-#[derive(Debug)]
-pub(crate) struct Query(Vec<(String, String)>);
 
 /// The variable parts of a path, percent-decoded.
 #[derive(Debug)]
@@ -71,12 +51,16 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.route = %route);
     telemetry::continue_trace(&span, request.headers());
     request.extensions_mut().insert(Id(id.clone()));
+    let payer = Payer::of(&mut request);
     let last = conformance::has_two_lengths(&request);
 
-    let mut response = match conformance::check(&request) {
+    let response = match conformance::check(&request) {
         Ok(()) => next.run(request).instrument(span.clone()).await,
         Err(refusal) => refusal.into_response(),
     };
+    let mut response = payer
+        .charge(named(response, &id), &method)
+        .unwrap_or_else(|refusal| named(refusal.into_response(), &id));
 
     let took = started.elapsed();
     let status = response.status();
@@ -89,12 +73,6 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
             "answered"
         );
     });
-    if let Some(error::Body(mut problem)) = response.extensions_mut().remove::<error::Body>() {
-        problem.instance = Some(id.to_string());
-        let body = serde_json::to_vec(&problem).expect("a problem is a plain struct");
-        response.headers_mut().remove(CONTENT_LENGTH);
-        *response.body_mut() = Body::from(body);
-    }
     let value = HeaderValue::from_str(id.as_str()).expect("visible ASCII is a header's value");
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, value);
@@ -104,6 +82,17 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
         .or_insert(HeaderValue::from_static("no-store"));
     if last {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Puts the request's id into a problem document.
+fn named(mut response: Response, id: &RequestId) -> Response {
+    if let Some(error::Body(mut problem)) = response.extensions_mut().remove::<error::Body>() {
+        problem.instance = Some(id.to_string());
+        let body = serde_json::to_vec(&problem).expect("a problem is a plain struct");
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
     }
     response
 }
@@ -194,71 +183,6 @@ fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(ms))
 }
 
-// === impl Query ===
-
-impl Query {
-    /// The first value of a key.
-    pub(crate) fn first(&self, key: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// Every value of a key.
-    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(name, _)| name == key)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// The first value of a key as a type.
-    ///
-    /// # Errors
-    /// The value is there and cannot be read; the key is named.
-    pub(crate) fn parse<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError>
-    where
-        T::Err: std::fmt::Display,
-    {
-        self.first(key)
-            .map(|value| {
-                value
-                    .parse()
-                    .map_err(|e: T::Err| ApiError::bad_request(format!("query parameter `{key}` is not valid: {e}")))
-            })
-            .transpose()
-    }
-
-    /// Reads a query string.
-    pub(crate) fn read(query: Option<&str>) -> Self {
-        let pairs = query.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
-        Self(
-            pairs
-                .map(|pair| {
-                    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (decoded(key), decoded(value))
-                })
-                .collect(),
-        )
-    }
-}
-
-fn decoded(text: &str) -> String {
-    let spaces = text.replace('+', " ");
-    percent_encoding::percent_decode_str(&spaces)
-        .decode_utf8_lossy()
-        .into_owned()
-}
-
-impl<S: Sync> FromRequestParts<S> for Query {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self::read(parts.uri.query()))
-    }
-}
-
 // === impl Path, Id ===
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
@@ -280,102 +204,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-// === impl RawBody, JsonBody ===
-
-impl<S: Send + Sync> FromRequest<S> for RawBody {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let body = read(request).await?;
-        if body.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self(None));
-        }
-        RawJson::parse(body)
-            .map(|json| Self(Some(json)))
-            .map_err(|e| ApiError::bad_request(format!("the body cannot be read: {e}")))
-    }
-}
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let RawBody(json) = RawBody::from_request(request, state).await?;
-        let json = json.ok_or_else(|| ApiError::bad_request("the request needs a JSON body"))?;
-        json.to()
-            .map(Self)
-            .map_err(|e| ApiError::bad_request(format!("the body is not what this route reads: {e}")))
-    }
-}
-
-/// Reads a body up to the limit of payloads.
-async fn read(request: Request) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        ApiError::new(
-            Code::PayloadTooLarge,
-            format!("the body is larger than {PAYLOAD_LIMIT_BYTES} bytes"),
-        )
-    };
-    // Who waits for leave to send gets none; of the rest some is read away, so that they get the answer.
-    let length = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
-    let waits = conformance::expects_continue(request.headers());
-    if length > DISCARD_LIMIT || (waits && length > PAYLOAD_LIMIT_BYTES) {
-        return Err(too_large());
-    }
-    let read = tokio::time::timeout(BODY_TIMEOUT, collect(request.into_body())).await;
-    match read {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(_)) => Err(ApiError::bad_request("the body ended before its time")),
-        Err(_) => {
-            Err(ApiError::bad_request("the body did not arrive in time").with_status(StatusCode::REQUEST_TIMEOUT))
-        }
-    }
-}
-
-/// The whole body, or `None` when it is over the limit; then it is read away up to another limit.
-async fn collect(mut body: Body) -> Result<Option<Bytes>, axum::Error> {
-    let mut first: Option<Bytes> = None;
-    let mut more = Vec::new();
-    let mut size = 0_usize;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else {
-            continue;
-        };
-        size += data.len();
-        if size > DISCARD_LIMIT {
-            break;
-        }
-        if size > PAYLOAD_LIMIT_BYTES {
-            (first, more) = (None, Vec::new());
-        } else if first.is_none() && more.is_empty() {
-            first = Some(data);
-        } else {
-            if let Some(first) = first.take() {
-                more.extend_from_slice(&first);
-            }
-            more.extend_from_slice(&data);
-        }
-    }
-    if size > PAYLOAD_LIMIT_BYTES {
-        return Ok(None);
-    }
-    Ok(Some(first.unwrap_or_else(|| more.into())))
-}
-
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
-
-    #[test]
-    fn a_query_key_may_repeat_and_is_decoded() {
-        let query = Query::read(Some("topic=a%3Ab&x=1+2&topic=c:d:e&flag"));
-
-        assert_eq!(query.all("topic").collect::<Vec<_>>(), ["a:b", "c:d:e"]);
-        assert_eq!(query.first("x"), Some("1 2"));
-        assert_eq!(query.first("flag"), Some(""));
-        assert_eq!(query.first("none"), None);
-    }
 
     #[test]
     fn a_timeout_has_a_unit_or_is_in_seconds() {
@@ -428,28 +261,5 @@ mod tests {
         let problem: alkhub_protocol::Problem = serde_json::from_slice(&body).expect("a problem document");
         assert_eq!(problem.code, Code::Internal);
         assert!(!problem.detail.contains("secret"));
-    }
-
-    #[tokio::test]
-    async fn a_body_in_pieces_is_put_together_and_one_too_large_is_not() {
-        let pieces = |sizes: &[usize]| {
-            let pieces: Vec<_> = sizes
-                .iter()
-                .map(|&size| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size])))
-                .collect();
-            Body::from_stream(futures::stream::iter(pieces))
-        };
-
-        let whole = collect(pieces(&[3, 4, 5])).await.expect("reads").expect("fits");
-        assert_eq!(whole.len(), 12);
-        let full = collect(pieces(&[PAYLOAD_LIMIT_BYTES])).await.expect("reads");
-        assert_eq!(full.expect("fits").len(), PAYLOAD_LIMIT_BYTES);
-        assert!(
-            collect(pieces(&[PAYLOAD_LIMIT_BYTES, 1]))
-                .await
-                .expect("reads")
-                .is_none()
-        );
-        assert!(collect(pieces(&[DISCARD_LIMIT + 1])).await.expect("reads").is_none());
     }
 }

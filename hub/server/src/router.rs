@@ -15,18 +15,20 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::app::App;
 use crate::endpoint::{Endpoint, shape};
 use crate::http::{calls, document, events, health, hub, keys, operations, spokes};
+use crate::query::Declared;
 use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT, TRACEPARENT};
 use crate::{shapes, ws};
 
 /// The routes of the main listener.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     let mut all = calling();
+    all.extend(events());
     all.extend(lists());
     all.extend(administration());
     all
 }
 
-/// Operations, and events.
+/// Operations.
 fn calling() -> Vec<Endpoint> {
     vec![
         at(Method::POST, "/v1/call/{operation}", post(calls::call))
@@ -73,6 +75,12 @@ fn calling() -> Vec<Endpoint> {
             .path("name", shape::<OperationName>)
             .needs(scope::OPERATIONS_READ)
             .gives::<OperationInfo>(200),
+    ]
+}
+
+/// Events.
+fn events() -> Vec<Endpoint> {
+    vec![
         at(Method::GET, "/v1/events", get(events::stream))
             .says("Events of the named topics as server-sent events, from the moment of the answer.")
             .needs("events:subscribe:{type}")
@@ -81,7 +89,22 @@ fn calling() -> Vec<Endpoint> {
                 "`type:id`, or `type:*` for all ids of a type; may be repeated.",
                 topic::filter_schema,
             )
+            .query(
+                "lastEventId",
+                "As the header `Last-Event-ID`, for a client that can set none.",
+                shapes::text,
+            )
             .streams(),
+        at(Method::POST, "/v1/events", post(events::publish_to_topic))
+            .says("Publishes an event to a topic that a path cannot name: `.` and `..` in a path mean another path.")
+            .needs("events:publish:{type}")
+            .required(
+                "topic",
+                "`type:id`, or a type alone for an empty id.",
+                topic::topic_schema,
+            )
+            .reads_any("The payload; an empty body is an event without one.")
+            .gives::<events::PublishedEvent>(202),
         at(Method::POST, "/v1/events/{type}", post(events::publish_without_id))
             .says("Publishes an event with an empty id.")
             .path("type", topic::type_schema)
@@ -189,7 +212,9 @@ fn at(method: Method, path: &'static str, route: MethodRouter<App>) -> Endpoint 
 /// The main listener's router.
 pub(crate) fn main(app: &App) -> Router {
     let routes = endpoints().into_iter().fold(Router::new(), |router, endpoint| {
-        router.route(endpoint.path, endpoint.route)
+        let declared = Declared::of(&endpoint.parameters);
+        let check = middleware::from_fn(move |request, next| declared.clone().pass(request, next));
+        router.route(endpoint.path, endpoint.route.route_layer(check))
     });
     let router = around(routes, app);
     match cors(&app.config.server.cors_origins) {

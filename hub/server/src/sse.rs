@@ -7,10 +7,12 @@
 //! are missing. Subscriptions: `event: next`, then `event: error` or `event: complete`.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_budget::Budget;
 use alkhub_calls::Items;
-use alkhub_events::{Deliveries, Item, Subscription};
+use alkhub_events::{Deliveries, Item, Publication, Subscription};
 use alkhub_protocol::frame::Gap;
 use alkhub_protocol::{CallError, Delivered, RawJson, TopicFilter};
 use axum::body::Body;
@@ -26,6 +28,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{ApiError, missing_scope, problem, status, unanswered};
 use crate::metrics::ConnectionKind;
+use crate::payer;
 use crate::streams::Held;
 
 /// A silent stream gets a comment this often, so that no proxy cuts it.
@@ -33,6 +36,20 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Bytes written at once, about.
 const BATCH: usize = 64 * 1024;
+
+/// Events up to so many bytes are copied for each reader; the bytes of larger ones are shared by all.
+const COPIED: usize = 4 * 1024;
+
+/// A piece of what is written.
+enum Part {
+    /// Kept for this reader.
+    Own(Vec<u8>),
+    /// Kept for all who read it.
+    Shared(Bytes),
+}
+
+/// An event that counts among those of the hub for as long as its bytes wait.
+struct Shared(Arc<Publication>);
 
 /// A subscriber's topics with what keeps them alive.
 pub(crate) struct Topics {
@@ -71,7 +88,7 @@ pub(crate) fn open(app: &App, caller: &Caller) -> Result<Held, ApiError> {
 }
 
 /// The events of topics until the client leaves, its key ends or the hub drains.
-pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
+pub(crate) fn topics(app: &App, caller: &Caller, mut held: Held, topics: Topics) -> Response {
     let (mut beat, drain) = (app.beat.subscribe(), app.scope.drain.clone());
     let stream_id = app.connection_id();
     let Topics {
@@ -87,33 +104,39 @@ pub(crate) fn topics(app: &App, mut held: Held, topics: Topics) -> Response {
             .find_map(|filter| caller.scopes.require_subscribe(filter).err());
         missing.map(|scope| missing_scope(&scope))
     });
-    answer(async_stream::stream! {
-        let _budget = budget;
-        let mut number = 0_u64;
-        yield start();
-        if resumed {
-            yield subscriptions.iter().flat_map(|subscription| gap(&unresumable(subscription.filter()))).collect();
-        }
-        loop {
-            tokio::select! {
-                biased;
-                refusal = held.ended() => {
-                    yield failed(&refusal);
-                    return;
-                }
-                () = drain.cancelled() => return,
-                Ok(()) = beat.changed() => yield comment(),
-                item = deliveries.next() => match item {
-                    Some(item) => yield batch(item, &mut deliveries, &stream_id, &mut number),
-                    None => return,
-                },
+    answer(
+        app.budgets.key(&caller.key.id),
+        async_stream::stream! {
+            let _budget = budget;
+            let mut number = 0_u64;
+            yield Part::Own(start());
+            if resumed {
+                let gaps = subscriptions.iter().flat_map(|subscription| gap(&unresumable(subscription.filter())));
+                yield Part::Own(gaps.collect());
             }
-        }
-    })
+            loop {
+                tokio::select! {
+                    biased;
+                    refusal = held.ended() => {
+                        yield Part::Own(failed(&refusal));
+                        return;
+                    }
+                    () = drain.cancelled() => return,
+                    Ok(()) = beat.changed() => yield Part::Own(comment()),
+                    item = deliveries.next() => match item {
+                        Some(item) => for part in batch(item, &mut deliveries, &stream_id, &mut number) {
+                            yield part;
+                        },
+                        None => return,
+                    },
+                }
+            }
+        },
+    )
 }
 
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
-pub(crate) fn items(app: &App, mut held: Held, mut items: Items) -> Response {
+pub(crate) fn items(app: &App, caller: &Caller, mut held: Held, mut items: Items) -> Response {
     let (mut beat, close) = (app.beat.subscribe(), app.scope.close.clone());
     let ticket = items.ticket();
     held.watch(move |caller| {
@@ -122,40 +145,43 @@ pub(crate) fn items(app: &App, mut held: Held, mut items: Items) -> Response {
         None
     });
     let waiting = app.config.calls.subscription_items;
-    answer(async_stream::stream! {
-        yield start();
-        loop {
-            tokio::select! {
-                biased;
-                refusal = held.ended() => {
-                    // The spoke has the call, and may have done all of it.
-                    yield failed(&refusal.delivered(Delivered::Maybe));
-                    return;
-                }
-                () = close.cancelled() => break,
-                Ok(()) = beat.changed() => yield comment(),
-                item = items.next() => {
-                    let last = !matches!(item, Some(Ok(_)));
-                    yield said(item);
-                    if last {
+    answer(
+        app.budgets.key(&caller.key.id),
+        async_stream::stream! {
+            yield Part::Own(start());
+            loop {
+                tokio::select! {
+                    biased;
+                    refusal = held.ended() => {
+                        // The spoke has the call, and may have done all of it.
+                        yield Part::Own(failed(&refusal.delivered(Delivered::Maybe)));
                         return;
+                    }
+                    () = close.cancelled() => break,
+                    Ok(()) = beat.changed() => yield Part::Own(comment()),
+                    item = items.next() => {
+                        let last = !matches!(item, Some(Ok(_)));
+                        yield Part::Own(said(item));
+                        if last {
+                            return;
+                        }
                     }
                 }
             }
-        }
-        // What the spoke has said by now is still given.
-        for _ in 0..=waiting {
-            let Some(item) = items.next().now_or_never() else {
-                break;
-            };
-            let last = !matches!(item, Some(Ok(_)));
-            yield said(item);
-            if last {
-                return;
+            // What the spoke has said by now is still given.
+            for _ in 0..=waiting {
+                let Some(item) = items.next().now_or_never() else {
+                    break;
+                };
+                let last = !matches!(item, Some(Ok(_)));
+                yield Part::Own(said(item));
+                if last {
+                    return;
+                }
             }
-        }
-        yield failed(&unanswered(crate::ws::DRAINING));
-    })
+            yield Part::Own(failed(&unanswered(crate::ws::DRAINING)));
+        },
+    )
 }
 
 /// An item, or the end of a subscription.
@@ -167,8 +193,24 @@ fn said(item: Option<Result<RawJson, CallError>>) -> Vec<u8> {
     }
 }
 
-fn answer(stream: impl Stream<Item = Vec<u8>> + Send + 'static) -> Response {
-    let body = Body::from_stream(stream.map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk))));
+/// Writes a stream, charging what is written to the reader; one whose budget is full is told so, and it ends.
+fn answer(budget: Budget, stream: impl Stream<Item = Part> + Send + 'static) -> Response {
+    let body = Body::from_stream(async_stream::stream! {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(part) = stream.next().await {
+            let charged = match part {
+                Part::Own(text) => payer::charged(&budget, text.into()),
+                Part::Shared(text) => Ok(text),
+            };
+            match charged {
+                Ok(text) => yield Ok::<_, Infallible>(text),
+                Err(full) => {
+                    yield Ok(failed(&CallError::from(full).delivered(Delivered::Maybe)).into());
+                    return;
+                }
+            }
+        }
+    });
     let mut response = body.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -191,22 +233,40 @@ fn comment() -> Vec<u8> {
 }
 
 /// An item and those that wait behind it.
-fn batch(first: Item, deliveries: &mut Deliveries, stream_id: &str, number: &mut u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut next = Some(first);
+fn batch(first: Item, deliveries: &mut Deliveries, stream_id: &str, number: &mut u64) -> Vec<Part> {
+    let (mut parts, mut out) = (Vec::new(), Vec::new());
+    let (mut next, mut size) = (Some(first), 0);
     while let Some(item) = next {
         match item {
             Item::Event(event) => {
                 *number += 1;
                 out.extend_from_slice(format!("id: {stream_id}-{number}\n").as_bytes());
-                data(&mut out, event.text());
+                if event.text().len() <= COPIED || !is_line(event.text()) {
+                    data(&mut out, event.text());
+                } else {
+                    out.extend_from_slice(b"data: ");
+                    size += out.len() + event.text().len();
+                    parts.push(Part::Own(std::mem::take(&mut out)));
+                    parts.push(Part::Shared(Bytes::from_owner(Shared(event))));
+                    out.extend_from_slice(b"\n\n");
+                }
             }
             Item::Gap(lost) => out.extend(gap(&lost)),
             Item::Overflowed => {}
         }
-        next = if out.len() < BATCH { deliveries.try_next() } else { None };
+        next = if out.len() + size < BATCH {
+            deliveries.try_next()
+        } else {
+            None
+        };
     }
-    out
+    parts.push(Part::Own(out));
+    parts
+}
+
+/// Whether a text stands on one line.
+fn is_line(text: &[u8]) -> bool {
+    memchr::memchr2(b'\n', b'\r', text).is_none()
 }
 
 fn gap(gap: &Gap) -> Vec<u8> {
@@ -234,6 +294,12 @@ fn named(event: &str, text: &[u8]) -> Vec<u8> {
     let mut out = format!("event: {event}\n").into_bytes();
     data(&mut out, text);
     out
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.text()
+    }
 }
 
 /// Line breaks in JSON are white space between values: each line becomes a `data:` of its own.

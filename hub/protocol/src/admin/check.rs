@@ -88,6 +88,28 @@ impl SpokePut {
     }
 }
 
+// === impl SpokePut, its key ===
+
+impl SpokePut {
+    /// Checks that nothing is said of a key that is not there: what waits for its key has not got it yet.
+    ///
+    /// # Errors
+    /// [`InvalidField`]: the field that would do nothing.
+    pub fn check_key(&self) -> Result<(), InvalidField> {
+        const ALONE: &str = "says something of `key`, which is not there: give the key with it, or leave it out";
+        if self.key.is_some() {
+            return Ok(());
+        }
+        if self.overlap_seconds > 0 {
+            return wrong("overlapSeconds", ALONE);
+        }
+        match self.key_expires_at {
+            Some(_) => wrong("keyExpiresAt", ALONE),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The schema of labels, with the bounds of the check.
 pub(super) fn labels_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::error::{ApiError, missing_scope};
 use crate::forwarded;
 use crate::listener::Peer;
+use crate::payer::Payer;
 
 /// The holder of the request's key, within its rate.
 #[derive(Clone, Debug)]
@@ -43,6 +44,7 @@ impl FromRequestParts<App> for Caller {
         };
         let key = app.keys.authenticate(credential(parts).as_deref(), address).await?;
         app.keys.take_request(&key)?;
+        Payer::set(&parts.extensions, app.budgets.key(&key.id));
         let who = key.caller();
         Ok(Self { key, who })
     }

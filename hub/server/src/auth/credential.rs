@@ -3,7 +3,7 @@
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 
-use crate::request::Query;
+use crate::query::{ACCESS_TOKEN, Query};
 
 /// A subprotocol that begins with this is a key: browsers can send no header with a WebSocket.
 pub(crate) const PROTOCOL_PREFIX: &str = "alk.bearer.";
@@ -15,7 +15,7 @@ pub(crate) fn credential(parts: &Parts) -> Option<String> {
         .map(str::to_owned)
         .or_else(|| {
             let query = Query::read(Some(parts.uri.query()?));
-            query.first("access_token").map(str::to_owned)
+            query.first(ACCESS_TOKEN).map(str::to_owned)
         })
 }
 

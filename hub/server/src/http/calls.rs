@@ -9,9 +9,11 @@ use http::{HeaderMap, StatusCode};
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body::RawBody;
 use crate::envelope::{self, Page};
 use crate::error::{ApiError, unanswered};
-use crate::request::{self, Id, Path, Query, RawBody};
+use crate::query::Query;
+use crate::request::{self, Id, Path};
 use crate::{sse, telemetry, ws};
 
 /// Records in an answer when the request does not say.
@@ -50,7 +52,7 @@ pub(crate) async fn call(
     if app.kind(&request) == Some(OperationKind::Subscription) {
         let held = sse::open(&app, &caller)?;
         let items = app.calls.subscribe(&caller.who, request).await?;
-        return Ok(sse::items(&app, held, items));
+        return Ok(sse::items(&app, &caller, held, items));
     }
     tokio::select! {
         // An answer that came before the end is given, however late this looks.

@@ -2,6 +2,7 @@
 
 use alkhub_budget::Kept;
 use alkhub_events::Lag;
+use alkhub_protocol::topic::InvalidTopic;
 use alkhub_protocol::{CallError, Topic, TopicFilter};
 use axum::extract::State;
 use axum::response::Response;
@@ -12,9 +13,11 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body::RawBody;
 use crate::envelope::Data;
 use crate::error::{ApiError, missing_scope, not_published, not_subscribed};
-use crate::request::{Path, Query, RawBody};
+use crate::query::Query;
+use crate::request::Path;
 use crate::{sse, ws};
 
 /// Topics in one stream.
@@ -42,17 +45,40 @@ pub(crate) async fn publish_without_id(
     publish(state, caller, Path((event_type, String::new())), body).await
 }
 
+/// `POST /v1/events?topic=type:id`: for a topic that a path cannot name.
+pub(crate) async fn publish_to_topic(
+    State(app): State<App>,
+    caller: Caller,
+    query: Query,
+    body: RawBody,
+) -> Result<Data<PublishedEvent>, ApiError> {
+    let text = query.first("topic").unwrap_or_default();
+    let topic = text
+        .parse()
+        .map_err(|e: InvalidTopic| ApiError::bad_request(format!("query parameter `topic`: {e}")))?;
+    publish_event(&app, &caller, &topic, body).await
+}
+
 /// `POST /v1/events/{type}/{id}`: the body is the payload; an empty body is an event without one.
 pub(crate) async fn publish(
     State(app): State<App>,
     caller: Caller,
     Path((event_type, id)): Path<(String, String)>,
-    RawBody(payload): RawBody,
+    body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let topic = Topic::new(&event_type, &id).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    let allowed = caller.who.scopes.require_publish(&topic);
+    publish_event(&app, &caller, &topic, body).await
+}
+
+async fn publish_event(
+    app: &App,
+    caller: &Caller,
+    topic: &Topic,
+    RawBody(payload): RawBody,
+) -> Result<Data<PublishedEvent>, ApiError> {
+    let allowed = caller.who.scopes.require_publish(topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
-    let published = app.fabric.bus().publish(&topic, payload).await.map_err(|failed| {
+    let published = app.fabric.bus().publish(topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %crate::error::Chain(&failed), "an event was not published everywhere");
         not_published(&failed)
     })?;
@@ -89,9 +115,9 @@ pub(crate) async fn stream(
         deliveries,
         subscriptions,
         budget,
-        resumed: headers.contains_key(LAST_EVENT_ID),
+        resumed: headers.contains_key(LAST_EVENT_ID) || query.first("lastEventId").is_some(),
     };
-    Ok(sse::topics(&app, held, topics))
+    Ok(sse::topics(&app, &caller, held, topics))
 }
 
 fn filters(caller: &Caller, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {
@@ -99,7 +125,7 @@ fn filters(caller: &Caller, query: &Query) -> Result<Vec<TopicFilter>, ApiError>
     for text in query.all("topic") {
         let filter: TopicFilter = text
             .parse()
-            .map_err(|e: alkhub_protocol::topic::InvalidTopic| ApiError::bad_request(format!("topic `{text}`: {e}")))?;
+            .map_err(|e: InvalidTopic| ApiError::bad_request(format!("topic `{text}`: {e}")))?;
         let allowed = caller.who.scopes.require_subscribe(&filter);
         allowed.map_err(|scope| missing_scope(&scope))?;
         if !filters.contains(&filter) {

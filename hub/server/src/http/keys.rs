@@ -9,9 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body::JsonBody;
 use crate::envelope::Data;
 use crate::error::ApiError;
-use crate::request::{JsonBody, Path};
+use crate::request::Path;
 
 /// `GET /v1/admin/keys`.
 pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<KeyInfo>>, ApiError> {

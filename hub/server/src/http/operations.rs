@@ -10,7 +10,8 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::envelope::{Data, Page};
 use crate::error::ApiError;
-use crate::request::{Path, Query};
+use crate::query::Query;
+use crate::request::Path;
 
 /// `GET /v1/operations`: what the key may call, page by page.
 pub(crate) async fn list(

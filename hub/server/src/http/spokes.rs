@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::auth::Caller;
+use crate::body::JsonBody;
 use crate::envelope::Data;
 use crate::error::ApiError;
-use crate::request::{JsonBody, Path, Query};
+use crate::query::Query;
+use crate::request::Path;
 
 /// `POST /v1/admin/spokes/sweep`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -105,7 +107,8 @@ pub(crate) async fn put(
 ) -> Result<Data<SpokeInfo>, ApiError> {
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
-    spoke.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let checked = spoke.check().and_then(|()| spoke.check_key());
+    checked.map_err(|e| ApiError::bad_request(e.to_string()))?;
     let key = key(&app, spoke.key.as_deref())?;
     let outcome = app.store.spokes().put(&name, &spoke, key.as_ref()).await;
     let outcome = outcome.map_err(|e| ApiError::store(&e))?;

@@ -20,10 +20,10 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
-use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use super::addresses::{Addresses, Place};
+use super::paced::{Paced, Requests};
 use super::proxy::{self, Header};
 use super::raw::Raw;
 use super::refusal::{HEADER_LIMIT, Refusal, refuse};
@@ -35,7 +35,8 @@ use crate::metrics::{Limit, Metrics};
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 64;
 
-/// An HTTP/2 connection on which no request begins for so long is asked to go; what runs on it is finished.
+/// An HTTP/2 connection on which no request begins for so long is asked to go; what runs on it is finished, and then it
+/// has `server.write-timeout` to go.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// An HTTP/2 client is pinged this often, and is dead when it does not answer for as long.
@@ -43,6 +44,10 @@ const PING: Duration = Duration::from_secs(20);
 
 /// What an answer waits with for an HTTP/2 client that does not take it, in bytes for each request.
 const WAITING: usize = 64 * 1024;
+
+/// What an HTTP/2 client may send of one body before it is read, and of all bodies on a connection, in bytes.
+const BODY_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * BODY_WINDOW;
 
 /// A connection that was accepted.
 pub(super) struct Connection {
@@ -61,18 +66,17 @@ pub(super) struct Connection {
 struct Opened {
     router: Router,
     header_timeout: Duration,
+    write_timeout: Duration,
     peer: Peer,
     scope: Scope,
 }
 
-/// Spawns what HTTP/2 runs beside a connection, where the drain waits for it.
-#[derive(Clone)]
-struct Tasks(TaskTracker);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
-    }
+/// What a connection has come to by itself.
+enum End {
+    /// It is asked to go.
+    Idle,
+    /// It is cut.
+    Stuck,
 }
 
 // === impl Connection ===
@@ -105,6 +109,7 @@ impl Connection {
         Opened {
             router: self.router,
             header_timeout: self.server.header_timeout,
+            write_timeout: self.server.write_timeout,
             peer: Peer {
                 address: self.address,
                 permit: Arc::new(hold),
@@ -189,33 +194,50 @@ impl Opened {
             connection,
             UpgradeableConnection::graceful_shutdown,
             std::future::pending(),
+            std::future::pending(),
         )
         .await;
     }
 
     async fn http2(self, stream: Stream) {
         let (peer, router) = (self.peer.clone(), self.router.clone());
-        let requests = Arc::new(AtomicU64::new(0));
-        let counted = requests.clone();
+        let begun = Arc::new(AtomicU64::new(0));
+        let counted = begun.clone();
         let service = service_fn(move |request| {
             counted.fetch_add(1, Ordering::Relaxed);
-            answer(router.clone(), peer.clone(), request)
+            let answered = answer(router.clone(), peer.clone(), request);
+            async move { answered.await.map(|response| response.map(Paced::new)) }
         });
-        let connection = http2::Builder::new(Tasks(self.scope.tasks.clone()))
+        let requests = Requests::new(self.scope.tasks.clone(), self.write_timeout);
+        let connection = http2::Builder::new(requests.clone())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(HEADER_LIMIT).expect("it is small"))
             .max_send_buf_size(WAITING)
+            .initial_stream_window_size(BODY_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .serve_connection(TokioIo::new(stream), service);
-        self.drive(connection, http2::Connection::graceful_shutdown, idle(&requests))
+        let end = async {
+            tokio::select! {
+                () = idle(&begun) => End::Idle,
+                () = requests.cut() => End::Stuck,
+            }
+        };
+        self.drive(connection, http2::Connection::graceful_shutdown, end, requests.late())
             .await;
     }
 
-    /// Serves until the connection ends, is idle, or the hub drains.
-    async fn drive<C>(&self, connection: C, end: impl FnOnce(Pin<&mut C>), idle: impl Future<Output = ()>)
-    where
+    /// Serves until the connection ends, comes to its end by itself, or the hub drains; one that was asked to go is cut
+    /// when it is `late`.
+    async fn drive<C>(
+        &self,
+        connection: C,
+        ask: impl FnOnce(Pin<&mut C>),
+        end: impl Future<Output = End>,
+        late: impl Future<Output = ()>,
+    ) where
         C: Future<Output = hyper::Result<()>>,
     {
         let (scope, address) = (&self.scope, self.peer.address);
@@ -224,15 +246,19 @@ impl Opened {
             result = connection.as_mut() => Some(result),
             () = scope.stop.cancelled() => return,
             () = scope.drain.cancelled() => None,
-            () = idle => None,
+            end = end => match end {
+                End::Idle => None,
+                End::Stuck => return,
+            },
         };
         let result = match result {
             Some(result) => result,
             None => {
-                end(connection.as_mut());
+                ask(connection.as_mut());
                 tokio::select! {
                     result = connection => result,
                     () = scope.stop.cancelled() => return,
+                    () = late => return,
                 }
             }
         };

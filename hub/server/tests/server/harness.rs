@@ -95,6 +95,17 @@ pub(crate) fn starting_hub(change: impl FnOnce(&mut HubConfig)) -> TestHub {
     }
 }
 
+/// Waits until nothing of a kind is kept any more.
+pub(crate) async fn nothing_is_kept(hub: &TestHub, kept: &str) {
+    alkhub_test_support::until("everything is given back", || async {
+        match hub.metric(&format!("alkhub_budget_bytes{{kept=\"{kept}\"}}")).await {
+            Some(0.0) => Ok(()),
+            bytes => Err(format!("{kept}: {bytes:?}")),
+        }
+    })
+    .await;
+}
+
 // === impl TestHub ===
 
 impl TestHub {

@@ -10,21 +10,10 @@ use tokio_tungstenite::tungstenite::Message;
 use super::slow::{left, narrow, text};
 use super::with_spoke;
 use crate::cluster::pair;
-use crate::harness::{Answer, TestHub, hub, hub_with};
+use crate::harness::{Answer, hub, hub_with, nothing_is_kept};
 use crate::wire::{Dialect, Wire, operation};
 
 const MIB: usize = 1024 * 1024;
-
-/// Waits until nothing of a kind is kept any more.
-async fn nothing_is_kept(hub: &TestHub, kept: &str) {
-    until("everything is given back", || async {
-        match hub.metric(&format!("alkhub_budget_bytes{{kept=\"{kept}\"}}")).await {
-            Some(0.0) => Ok(()),
-            bytes => Err(format!("{kept}: {bytes:?}")),
-        }
-    })
-    .await;
-}
 
 fn subscribe(topic: &str) -> Value {
     json!({ "type": "__subscribe", "id": "", "payload": topic })
