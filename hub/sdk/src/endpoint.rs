@@ -53,7 +53,20 @@ impl Endpoint {
     }
 
     /// The address of a route, `segments` escaped.
-    pub(crate) fn route(&self, segments: &[&str]) -> Url {
+    ///
+    /// # Errors
+    /// A segment is `.` or `..`: however it is spelled, it means another path to everybody on the way.
+    pub(crate) fn route(&self, segments: &[&str]) -> Result<Url, Error> {
+        if let Some(dots) = segments.iter().find(|segment| is_dots(segment)) {
+            return Err(Error::Setting {
+                setting: "a name",
+                reason: format!("`{dots}` cannot be part of an address: in a path it means another one"),
+            });
+        }
+        Ok(self.path(segments))
+    }
+
+    fn path(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("http addresses have a path")
@@ -89,7 +102,7 @@ impl Endpoint {
     }
 
     async fn attempt(&self) -> Result<Socket, Error> {
-        let mut url = self.route(&["v1", "ws"]);
+        let mut url = self.path(&["v1", "ws"]);
         let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
         url.set_scheme(scheme)
             .expect("between http and ws any change is allowed");
@@ -136,6 +149,11 @@ impl fmt::Debug for Endpoint {
             .field("url", &self.url())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a name means another path where it is a part of one.
+pub(crate) fn is_dots(segment: &str) -> bool {
+    [".", ".."].contains(&segment)
 }
 
 /// What the refusing side said: a problem's detail, or the status in words.
@@ -228,7 +246,7 @@ mod tests {
             ("https://h/alk/", "https://h/alk/v1/ws"),
         ] {
             let endpoint = Endpoint::new(given, None, None).expect(given);
-            assert_eq!(endpoint.route(&["v1", "ws"]).as_str(), route);
+            assert_eq!(endpoint.path(&["v1", "ws"]).as_str(), route);
         }
     }
 
@@ -263,10 +281,24 @@ mod tests {
     fn names_in_routes_are_escaped() {
         let endpoint = Endpoint::new("http://h", None, None).expect("valid");
 
-        assert_eq!(
-            endpoint.route(&["v1", "events", "a/b", "c d"]).path(),
-            "/v1/events/a%2Fb/c%20d"
-        );
+        for (name, path) in [
+            ("a/b", "/v1/events/a%2Fb/c%20d"),
+            ("...", "/v1/events/.../c%20d"),
+            ("%2e%2E", "/v1/events/%252e%252E/c%20d"),
+        ] {
+            let route = endpoint.route(&["v1", "events", name, "c d"]);
+            assert_eq!(route.expect("a path").path(), path);
+        }
+    }
+
+    #[test]
+    fn a_name_that_means_another_path_is_in_no_route() {
+        let endpoint = Endpoint::new("http://h", None, None).expect("valid");
+
+        for name in [".", ".."] {
+            let error = endpoint.route(&["v1", "admin", "keys", name]).expect_err(name);
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+        }
     }
 
     #[test]

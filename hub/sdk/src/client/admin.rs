@@ -26,7 +26,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `admin`.
     pub async fn report(&self) -> Result<HubReport, Error> {
-        let request = self.request(Method::GET, &["v1", "admin", "hub"]);
+        let request = self.request(Method::GET, &["v1", "admin", "hub"])?;
         self.send(request, "the report of the hub").await
     }
 
@@ -37,7 +37,7 @@ impl Client {
     /// As [`Client::report`].
     pub async fn declaration(&self, name: &SpokeName) -> Result<Option<SpokePut>, Error> {
         let [v1, admin, spokes] = SPOKES;
-        let request = self.request(Method::GET, &[v1, admin, spokes, name.as_str()]);
+        let request = self.request(Method::GET, &[v1, admin, spokes, name.as_str()])?;
         match self.send::<Declared>(request, "the spoke").await {
             Ok(declared) => Ok(Some(declared.declaration)),
             Err(Error::Problem(problem)) if problem.status == 404 => Ok(None),
@@ -51,7 +51,7 @@ impl Client {
     /// As [`Client::report`]; [`Error::Problem`] names a field that is not valid.
     pub async fn declare_spoke(&self, name: &SpokeName, spoke: &SpokePut) -> Result<SpokeInfo, Error> {
         let [v1, admin, spokes] = SPOKES;
-        let request = self.request(Method::PUT, &[v1, admin, spokes, name.as_str()]);
+        let request = self.request(Method::PUT, &[v1, admin, spokes, name.as_str()])?;
         self.send(request.json(spoke), "the spoke").await
     }
 
@@ -61,7 +61,7 @@ impl Client {
     /// As [`Client::report`], and [`Error::Problem`] with 404 when there is none of that name and uid.
     pub async fn delete_spoke(&self, name: &SpokeName, uid: &str) -> Result<(), Error> {
         let [v1, admin, spokes] = SPOKES;
-        let request = self.request(Method::DELETE, &[v1, admin, spokes, name.as_str()]);
+        let request = self.request(Method::DELETE, &[v1, admin, spokes, name.as_str()])?;
         self.exchange(request.query(&[("uid", uid)])).await.map(drop)
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::request::check_size;
 use super::{Client, payload};
 use crate::Error;
+use crate::endpoint::is_dots;
 
 /// Which ended calls to list; all fields are optional.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -54,9 +55,15 @@ impl Client {
     /// As [`Client::publish`].
     pub async fn publish_raw(&self, topic: &str, event: Option<&RawJson>) -> Result<Published, Error> {
         let topic: Topic = topic.parse()?;
-        let mut route = vec!["v1", "events", topic.event_type()];
-        route.extend(Some(topic.id()).filter(|id| !id.is_empty()));
-        let mut request = self.request(Method::POST, &route);
+        let mut request = if [topic.event_type(), topic.id()].into_iter().any(is_dots) {
+            // No path can name it. An older hub has no such route, and says so.
+            let request = self.request(Method::POST, &["v1", "events"])?;
+            request.query(&[("topic", topic.as_str())])
+        } else {
+            let mut route = vec!["v1", "events", topic.event_type()];
+            route.extend(Some(topic.id()).filter(|id| !id.is_empty()));
+            self.request(Method::POST, &route)?
+        };
         if let Some(event) = event {
             check_size(event.len(), PAYLOAD_LIMIT_BYTES)?;
             request = request
@@ -75,7 +82,7 @@ impl Client {
         loop {
             let mut query: Vec<(&str, &str)> = search.map(|text| ("search", text)).into_iter().collect();
             query.extend(cursor.as_deref().map(|next| ("cursor", next)));
-            let request = self.request(Method::GET, &["v1", "operations"]).query(&query);
+            let request = self.request(Method::GET, &["v1", "operations"])?.query(&query);
             let page: Envelope<Vec<Listed>> = self.envelope(request, "the list of operations").await?;
             operations.extend(page.data.into_iter().map(|listed| listed.0));
             // A hub that names the same place again would be asked for ever.
@@ -91,7 +98,7 @@ impl Client {
     /// # Errors
     /// As [`Client::operations`].
     pub async fn operation(&self, name: &OperationName) -> Result<Option<OperationInfo>, Error> {
-        let request = self.request(Method::GET, &["v1", "operations", name.as_str()]);
+        let request = self.request(Method::GET, &["v1", "operations", name.as_str()])?;
         match self.send::<Listed>(request, "the operation").await {
             Ok(listed) => Ok(Some(listed.0)),
             Err(Error::Problem(problem)) if problem.status == 404 => Ok(None),
@@ -104,7 +111,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `spokes:read`.
     pub async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
-        self.send(self.request(Method::GET, &["v1", "spokes"]), "the list of spokes")
+        self.send(self.request(Method::GET, &["v1", "spokes"])?, "the list of spokes")
             .await
     }
 
@@ -113,7 +120,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `calls:read`.
     pub async fn calls(&self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
-        let request = self.request(Method::GET, &["v1", "calls"]).query(filter);
+        let request = self.request(Method::GET, &["v1", "calls"])?.query(filter);
         self.send(request, "the list of calls").await
     }
 
@@ -122,7 +129,7 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `admin`.
     pub async fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
-        self.send(self.request(Method::GET, &KEYS), "the list of keys").await
+        self.send(self.request(Method::GET, &KEYS)?, "the list of keys").await
     }
 
     /// Makes a key; the answer is the only time that it is shown.
@@ -130,7 +137,7 @@ impl Client {
     /// # Errors
     /// As [`Client::keys`].
     pub async fn create_key(&self, key: &KeyCreate) -> Result<KeyCreated, Error> {
-        self.send(self.request(Method::POST, &KEYS).json(key), "the new key")
+        self.send(self.request(Method::POST, &KEYS)?.json(key), "the new key")
             .await
     }
 
@@ -140,16 +147,14 @@ impl Client {
     /// As [`Client::keys`], and [`Error::Problem`] with 404 for an unknown id.
     pub async fn revoke_key(&self, id: &str) -> Result<(), Error> {
         let [v1, admin, keys] = KEYS;
-        self.exchange(self.request(Method::DELETE, &[v1, admin, keys, id]))
+        self.exchange(self.request(Method::DELETE, &[v1, admin, keys, id])?)
             .await
             .map(drop)
     }
 
-    pub(super) fn request(&self, method: Method, route: &[&str]) -> RequestBuilder {
-        self.0
-            .http
-            .request(method, self.0.endpoint.route(route))
-            .timeout(self.0.timeout)
+    pub(super) fn request(&self, method: Method, route: &[&str]) -> Result<RequestBuilder, Error> {
+        let url = self.0.endpoint.route(route)?;
+        Ok(self.0.http.request(method, url).timeout(self.0.timeout))
     }
 
     pub(super) async fn send<T: DeserializeOwned>(
