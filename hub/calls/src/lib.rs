@@ -56,4 +56,5 @@ pub use calls::{Calls, Items, Parts, Ticket};
 pub use list::{ListQuery, OperationPage};
 pub use outbox::{Full, Limits, Outbox, Outgoing, OutgoingItem, outbox};
 pub use reply::{Answer, Reply};
+pub use schema::{InvalidSchema, check_schema};
 pub use session::{Connection, Session};

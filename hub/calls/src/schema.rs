@@ -105,6 +105,19 @@ pub(crate) enum Error {
     Shape(#[from] Shape),
 }
 
+/// A schema that no hub takes. Follows the name of its field.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct InvalidSchema(#[from] Error);
+
+/// Prepares a schema as a registration does; answers what of it is not checked.
+///
+/// # Errors
+/// A hub refuses it, for this reason.
+pub fn check_schema(schema: &RawJson) -> Result<Vec<String>, InvalidSchema> {
+    Ok(Check::prepare(schema)?.warnings)
+}
+
 // === impl Check ===
 
 impl Check {

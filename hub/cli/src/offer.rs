@@ -3,6 +3,7 @@
 mod check;
 mod file;
 mod process;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ use std::path::Path;
 use alkhub_sdk::RawJson;
 
 use super::Offer;
+use crate::output;
 
 /// The namespace of the hub's own operations.
 const RESERVED: &str = "hub";
@@ -29,8 +30,14 @@ impl Offer {
             if !names.insert(name.clone()) {
                 return Err(named("the name is there twice".to_owned()));
             }
-            schema("inputSchema", &spec.input_schema).map_err(named)?;
-            schema("outputSchema", &spec.output_schema).map_err(named)?;
+            for (field, text) in [
+                ("inputSchema", &spec.input_schema),
+                ("outputSchema", &spec.output_schema),
+            ] {
+                for warning in schema(field, text).map_err(named)? {
+                    output::warning(&named(warning));
+                }
+            }
             if let Some(folder) = command.folder().filter(|folder| !folder.is_dir()) {
                 return Err(named(format!("`folder`: there is no folder {}", folder.display())));
             }
@@ -40,18 +47,11 @@ impl Offer {
     }
 }
 
-fn schema(field: &str, schema: &RawJson) -> Result<(), String> {
-    let value: serde_json::Value = schema.to().map_err(|e| format!("`{field}`: {e}"))?;
-    let built = jsonschema::options().offline().build(&value);
-    built.map(drop).map_err(|error| {
-        let place = error.instance_path().to_string();
-        let place = if place.is_empty() {
-            String::new()
-        } else {
-            format!("at `{place}`: ")
-        };
-        format!("`{field}` is not a JSON Schema: {place}{error}")
-    })
+/// Checks a schema as the hub will; what the hub does not check of it is told.
+fn schema(field: &str, schema: &RawJson) -> Result<Vec<String>, String> {
+    let warnings = alkhub_server::check_schema(schema).map_err(|error| format!("`{field}` {error}"))?;
+    let told = |warning| format!("`{field}`: {warning}");
+    Ok(warnings.into_iter().map(told).collect())
 }
 
 /// A name with a `/` is seen from the folder in which the command runs, another one is looked for in `PATH`.

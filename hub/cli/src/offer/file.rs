@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use alkhub_sdk::{OperationKind, OperationName, RawJson};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::{CONCURRENCY, Offer, spec};
+use super::{CONCURRENCY, Offer, spec, yaml};
 use crate::args::OfferArgs;
 use crate::failure::Failure;
 use crate::offer::process::Command;
@@ -37,10 +38,11 @@ struct OperationEntry {
     tags: Vec<String>,
     #[serde(default)]
     required_scopes: Vec<String>,
-    #[serde(default)]
-    input_schema: Option<serde_yaml::Value>,
-    #[serde(default)]
-    output_schema: Option<serde_yaml::Value>,
+    /// Read from [`Schemas`].
+    #[serde(default, rename = "inputSchema")]
+    _input_schema: Option<IgnoredAny>,
+    #[serde(default, rename = "outputSchema")]
+    _output_schema: Option<IgnoredAny>,
     command: Vec<String>,
     /// Whether the command finds the hub's address and the offer's key in its environment.
     #[serde(default)]
@@ -48,6 +50,21 @@ struct OperationEntry {
     /// Where the command runs, relative to the file.
     #[serde(default)]
     folder: Option<PathBuf>,
+}
+
+/// The schemas of the same file, with each number as it is written.
+#[derive(Debug, Deserialize)]
+struct SpokeSchemas {
+    operations: Vec<Schemas>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Schemas {
+    #[serde(default)]
+    input_schema: Option<RawJson>,
+    #[serde(default)]
+    output_schema: Option<RawJson>,
 }
 
 /// Reads the file; `--spoke` and `--concurrency` win over it. Commands run in the file's folder unless they name another.
@@ -77,9 +94,12 @@ fn parse(text: &str, base: &Path) -> Result<Offer, String> {
     if operations.is_empty() {
         return Err("`operations` is empty: offer at least one".to_owned());
     }
+    let json = yaml::json(text).map_err(|e| format!("it cannot be written as JSON: {e}"))?;
+    let schemas: SpokeSchemas = serde_json::from_str(&json).map_err(|e| e.to_string())?;
     let operations = operations
         .into_iter()
-        .map(|entry| entry.read(base))
+        .zip(schemas.operations)
+        .map(|(entry, schemas)| entry.read(schemas, base))
         .collect::<Result<_, _>>()?;
     Ok(Offer {
         spoke,
@@ -93,15 +113,13 @@ fn parse(text: &str, base: &Path) -> Result<Offer, String> {
 // === impl OperationEntry ===
 
 impl OperationEntry {
-    fn read(self, base: &Path) -> Result<(alkhub_protocol::OperationSpec, Command), String> {
+    fn read(self, schemas: Schemas, base: &Path) -> Result<(alkhub_protocol::OperationSpec, Command), String> {
         let name: OperationName = self
             .name
             .parse()
             .map_err(|e: alkhub_protocol::id::InvalidId| e.to_string())?;
         let kind = self.kind.unwrap_or(OperationKind::Mutation);
-        let input = json("inputSchema", self.input_schema.as_ref())?;
-        let output = json("outputSchema", self.output_schema.as_ref())?;
-        let mut spec = spec(&name, kind, input, output);
+        let mut spec = spec(&name, kind, schemas.input_schema, schemas.output_schema);
         spec.description = self.description;
         spec.tags = self.tags;
         spec.access_control.required_scopes = self.required_scopes;
@@ -112,12 +130,6 @@ impl OperationEntry {
         }
         Ok((spec, command))
     }
-}
-
-/// YAML as JSON, its members in the order in which they are written.
-fn json(field: &str, yaml: Option<&serde_yaml::Value>) -> Result<Option<RawJson>, String> {
-    let json = yaml.map(RawJson::from_value).transpose();
-    json.map_err(|e| format!("`{field}` cannot be written as JSON: {e}"))
 }
 
 #[cfg(test)]

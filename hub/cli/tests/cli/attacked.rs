@@ -188,6 +188,24 @@ impl Attacked {
         self.each(300, &key, |socket, _| socket.try_write(&begun))
     }
 
+    /// Bodies of requests that never end, of a key that may do nothing.
+    fn unfinished_bodies(&self) -> Vec<TcpStream> {
+        let key = self.key(&[], None);
+        let head = format!(
+            "POST /v1/call/lab.echo HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {key}\r\n\
+             content-length: 1048576\r\n\r\n"
+        );
+        let begun = [head.as_bytes(), &[b' '; LARGE]].concat();
+        let each = (0..300).map(|_| {
+            let mut socket = self.connect();
+            socket.set_write_timeout(Some(Duration::from_secs(2))).expect("set");
+            // An error means that it is let go, or not read any more.
+            drop(socket.write_all(&begun));
+            socket
+        });
+        each.collect()
+    }
+
     /// Events for readers that do not read, each with a topic of its own.
     fn unread_events(&self) -> Vec<Socket> {
         let key = self.key(&["events:subscribe:fill"], None);
@@ -391,7 +409,7 @@ fn a_hub_under_its_memory_limit_survives_every_attack_at_once_and_serves_who_beh
     let group = Group::of(pid, LIMIT_BYTES - status_bytes(pid, "VmRSS"));
     let hub = Attacked {
         dev,
-        busy: AtomicUsize::new(7),
+        busy: AtomicUsize::new(8),
         over: AtomicBool::new(false),
         read: Mutex::default(),
     };
@@ -407,6 +425,7 @@ fn a_hub_under_its_memory_limit_survives_every_attack_at_once_and_serves_who_beh
         scope.spawn(|| hub.attack(Attacked::subscriptions));
         scope.spawn(|| hub.attack(Attacked::unanswered_calls));
         scope.spawn(|| hub.attack(Attacked::unfinished_messages));
+        scope.spawn(|| hub.attack(Attacked::unfinished_bodies));
         scope.spawn(|| hub.attack(Attacked::unread_events));
         scope.spawn(|| hub.attack(Attacked::refused_calls));
         let failures = hub.behaving_client(&mut client);

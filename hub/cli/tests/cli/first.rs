@@ -274,6 +274,32 @@ fn a_key_is_revoked_by_a_name_that_no_other_has() {
 }
 
 #[test]
+fn an_event_reaches_the_topic_that_it_names_where_a_path_cannot() {
+    let dev = Dev::start();
+    let ids = ["..", ".", "...", "%2e%2e", "a/../b"];
+    let mut all = dev
+        .world
+        .start(&["subscribe", "job", "--output", "json", "--count", "5"]);
+    all.notes("listening");
+    let mut dots = dev.world.start(&["subscribe", "..:x", "--count", "1"]);
+    dots.notes("listening");
+
+    for id in ids {
+        dev.world.ok(&["publish", "job", id, "\"x\""]);
+    }
+    dev.world.ok(&["publish", "..", "x", "\"x\""]);
+
+    assert!(all.ended().success());
+    let lines = all.out();
+    let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
+    assert_eq!(
+        lines,
+        ids.map(|id| format!(r#"{{"type":"job","id":"{id}","payload":"x"}}"#))
+    );
+    assert!(dots.ended().success());
+}
+
+#[test]
 fn an_event_needs_no_id_and_no_payload() {
     let dev = Dev::start();
     let mut all = dev

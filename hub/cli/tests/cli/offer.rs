@@ -8,6 +8,33 @@ use alkhub_test_support::Port;
 use crate::fixture::{Dev, World, wait};
 
 #[test]
+fn whatever_schema_a_hub_takes_is_offered_with_every_digit_of_it() {
+    let dev = Dev::start();
+    let file = dev.world.write(
+        "spoke.yaml",
+        "
+        spoke: typed
+        operations:
+          - {name: typed.nothing, command: ['true'], inputSchema: {type: void}}
+          - {name: typed.pair, command: ['true'], inputSchema: {type: array, items: [{type: string}, {type: number}]}}
+          - {name: typed.above, command: ['true'], inputSchema: {type: number, minimum: 1, exclusiveMinimum: true}}
+          - {name: typed.date, command: ['true'], inputSchema: {type: Date}}
+          - {name: typed.digits, command: ['true'], inputSchema: {enum: [0.125, 1.10, 2.50]}}
+        ",
+    );
+
+    let spoke = dev.offer(&["--file", &file]);
+
+    let warned = spoke.err();
+    assert!(warned.contains("`typed.date`") && warned.contains("`Date`"), "{warned}");
+    assert!(!warned.contains("refused"), "{warned}");
+    let digits = dev
+        .world
+        .ok(&["operations", "describe", "typed.digits", "--output", "json"]);
+    assert!(digits.contains("1.10") && digits.contains("2.50"), "{digits}");
+}
+
+#[test]
 fn input_and_output_are_mapped_by_the_schemas() {
     let dev = Dev::start();
     let world = &dev.world;
