@@ -287,3 +287,40 @@ async fn keys_of_a_hub_that_were_edited_roll_its_pods_and_broken_ones_are_told_a
     drop(operator);
     world.end().await;
 }
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_hub_is_stopped_when_its_pods_are_gone_and_then_nobody_is_connected() {
+    let (world, fake, operator) = running("halted").await;
+    fake.connect("one", 1);
+    let connected = |hub: &Hub| hub.status.as_ref().and_then(|status| status.spokes) == Some(1);
+    world.until::<Hub>("demo", "a spoke is connected", connected).await;
+
+    // Asked for none, and refused in the same breath: the pods run on.
+    let refused = json!({"spec": {"replicas": 0, "config": {"calls": {"no-such": "7s"}}}});
+    world.patch::<Hub>("demo", refused).await;
+    let runs = |hub: &Hub| {
+        let status = hub.status.clone().unwrap_or_default();
+        let says = |kind: &str| condition::find(&status.conditions, kind).map(|c| c.reason.clone());
+        status.observed_generation == hub.metadata.generation
+            && says(condition::READY).as_deref() == Some("Serving")
+            && says(condition::DEGRADED).as_deref() == Some("Healthy")
+            && status.pods.as_deref() == Some("1/1")
+    };
+    world.until::<Hub>("demo", "its pods are shown", runs).await;
+    let (_, metrics) = operator.get("/metrics").await.expect("metrics");
+    assert!(metrics.contains(r#"alkhub_operator_hubs{ready="true"} 1"#), "{metrics}");
+
+    world.patch::<Hub>("demo", json!({"spec": {"config": null}})).await;
+    let empty = |hub: &Hub| {
+        let status = hub.status.clone().unwrap_or_default();
+        let reason = condition::find(&status.conditions, condition::READY).map(|c| c.reason.clone());
+        let total = status.connections.map(|connections| connections.total);
+        (reason.as_deref(), status.spokes, total) == (Some("Stopped"), Some(0), Some(0))
+    };
+    world.until::<Hub>("demo", "it is stopped and empty", empty).await;
+    let moved: Hub = world.patch("demo", json!({"spec": {"channelPrefix": "moved:"}})).await;
+    assert_eq!(moved.spec.channel_prefix.as_deref(), Some("moved:"));
+    drop(operator);
+    world.end().await;
+}
