@@ -1,4 +1,7 @@
 //! Tells the store which spokes are connected and when they were last heard: in batches, never on the call path.
+//!
+//! Invariants
+//! - A spoke that no resource declares and that is connected has a row, also when the schema was made anew meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +32,8 @@ const NEWS: usize = 20_000;
 pub(crate) struct Presence {
     news: Mutex<BTreeMap<SpokeName, News>>,
     wake: Notify,
+    /// Connected spokes that no resource declares, each with the time at which it came: nobody else would make their rows.
+    undeclared: Mutex<BTreeMap<SpokeName, Timestamp>>,
 }
 
 /// What is new of one spoke; only the last counts.
@@ -44,16 +49,36 @@ struct News {
 
 impl Presence {
     pub(crate) fn came(&self, spoke: &SpokeName, undeclared: bool) {
+        let now = Timestamp::now();
+        if undeclared {
+            self.undeclared.lock().insert(spoke.clone(), now);
+        }
         self.note(spoke, |news| {
             news.undeclared |= undeclared;
-            news.connected = Some(Timestamp::now());
+            news.connected = Some(now);
             news.disconnected = None;
         });
     }
 
     /// Notes that the last instance of a spoke has left.
     pub(crate) fn left(&self, spoke: &SpokeName) {
+        self.undeclared.lock().remove(spoke);
         self.note(spoke, |news| news.disconnected = Some(Timestamp::now()));
+    }
+
+    /// The store may have lost its rows: those that only this hub would make are news again.
+    fn repeat(&self) {
+        let undeclared = self.undeclared.lock().clone();
+        for (spoke, at) in undeclared {
+            self.note(&spoke, |news| {
+                news.undeclared = true;
+                if news.connected.is_none() {
+                    news.connected = Some(at);
+                }
+            });
+        }
+        // Whoever waits for news may have been woken for others, and lost the wake-up to this.
+        self.wake.notify_one();
     }
 
     fn note(&self, spoke: &SpokeName, change: impl FnOnce(&mut News)) {
@@ -75,6 +100,7 @@ impl Presence {
 impl Core {
     /// Writes news and heartbeats until the end, and the last news then.
     pub(crate) async fn keep_presence(self: Arc<Self>) {
+        let mut incarnation = self.store.incarnation();
         let mut heartbeat_at = Instant::now() + HEARTBEATS;
         let mut wait = Duration::ZERO;
         loop {
@@ -85,6 +111,7 @@ impl Core {
                     self.write_heartbeats().await;
                     self.write_news().await; // Its own branch may have been woken and lost the wake-up here.
                 }
+                Ok(()) = incarnation.changed() => self.presence.repeat(),
                 () = self.news_after(wait) => {
                     wait = if self.write_news().await { Duration::ZERO } else { RETRY };
                 }

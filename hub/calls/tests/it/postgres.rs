@@ -210,7 +210,7 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
 
 /// One of two hubs makes the schema anew; the other one finds it made.
 #[tokio::test]
-async fn specifications_that_are_offered_are_saved_again_when_the_schema_has_lost_them() {
+async fn what_is_offered_and_by_whom_is_written_again_when_the_schema_has_lost_it() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
     let start = |name| {
         Hub::start(HubOptions {
@@ -236,7 +236,20 @@ async fn specifications_that_are_offered_are_saved_again_when_the_schema_has_los
         })
         .await;
     };
+    let have_rows = async || {
+        for name in ["text", "other"] {
+            let name = name.parse().expect("valid");
+            until("the spoke has its row", async || {
+                match store.spokes().get(&name).await {
+                    Ok(Some(record)) if record.connected_at.is_some() => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+        }
+    };
     are_saved().await;
+    have_rows().await;
 
     let mut psql = tokio::process::Command::new("psql");
     let drop_all = psql
@@ -245,6 +258,7 @@ async fn specifications_that_are_offered_are_saved_again_when_the_schema_has_los
     assert!(drop_all.status().await.expect("psql is installed").success());
 
     are_saved().await;
+    have_rows().await;
     drop(spokes);
     one.stop().await;
     two.stop().await;
