@@ -149,6 +149,9 @@ pub struct SpokeInfo {
     pub key_hint: Option<String>,
 }
 
+/// What the uid of a spoke begins with that a person declared by the commands. No resource has it, and none is missed.
+pub const BY_HAND: &str = "cli-";
+
 /// Whether a spoke can take calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,7 @@ mod put;
 
 use std::collections::BTreeMap;
 
-use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::admin::{BY_HAND, SpokePut};
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{Scopes, SpokeName};
 use jiff::Timestamp;
@@ -243,7 +243,7 @@ impl Spokes<'_> {
     }
 
     /// Removes every spoke that a resource declared whose uid is not among these, and ends their keys; answers the
-    /// keys' ids. Spokes that no resource declared stay.
+    /// keys' ids. Spokes that no resource declared stay: those without a uid, and those that were declared by hand.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -362,8 +362,9 @@ async fn delete(db: &mut PgConnection, name: &SpokeName, uid: Option<&str>) -> s
 async fn sweep(db: &mut PgConnection, uids: &[String]) -> sqlx::Result<Vec<Uuid>> {
     let mut tx = sqlx::Connection::begin(db).await?;
     let gone = sqlx::query_scalar!(
-        "DELETE FROM spokes WHERE uid <> '' AND uid <> ALL($1) RETURNING name",
-        uids
+        "DELETE FROM spokes WHERE uid <> '' AND NOT starts_with(uid, $2) AND uid <> ALL($1) RETURNING name",
+        uids,
+        BY_HAND
     )
     .fetch_all(&mut *tx)
     .await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::{Hub, Spoke};
-use alkhub_protocol::admin::SpokeInfo;
+use alkhub_protocol::admin::{BY_HAND, SpokeInfo};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
@@ -218,10 +218,7 @@ async fn sweep(ctx: &Context, names: &Names, key: &AdminKey, seen: &HashMap<Stri
         .iter()
         .filter_map(|spoke| spoke.uid())
         .collect();
-    let orphans: Vec<_> = seen
-        .values()
-        .filter(|info| !info.uid.is_empty() && !known.contains(&info.uid))
-        .collect();
+    let orphans = orphans(seen.values(), &known);
     if orphans.is_empty() {
         return Ok(());
     }
@@ -238,6 +235,13 @@ async fn sweep(ctx: &Context, names: &Names, key: &AdminKey, seen: &HashMap<Stri
         door.delete(orphan.name.as_str(), &orphan.uid).await?;
     }
     Ok(())
+}
+
+/// Those that a resource declared and none declares any more. Who connected undeclared, or was declared by hand, is none.
+fn orphans<'a>(seen: impl Iterator<Item = &'a SpokeInfo>, known: &HashSet<String>) -> Vec<&'a SpokeInfo> {
+    let of_none = |uid: &str| uid.is_empty() || uid.starts_with(BY_HAND);
+    seen.filter(|info| !of_none(&info.uid) && !known.contains(&info.uid))
+        .collect()
 }
 
 #[cfg(test)]
@@ -279,6 +283,22 @@ mod tests {
         assert!(!is_fresh(&unasked, true, interval));
         tokio::time::advance(AGAIN).await;
         assert!(!is_fresh(&unasked, false, interval) && !is_fresh(&asked, true, interval));
+    }
+
+    #[test]
+    fn only_what_a_resource_declared_is_ended_when_there_is_none() {
+        let known = HashSet::from(["6f9a".to_owned()]);
+        let seen = ["", "6f9a", "7b21", "cli-17"].map(|uid| SpokeInfo {
+            uid: uid.to_owned(),
+            ..info(None, SpokeStatus::Disconnected)
+        });
+
+        let ended: Vec<_> = orphans(seen.iter(), &known)
+            .iter()
+            .map(|info| info.uid.as_str())
+            .collect();
+
+        assert_eq!(ended, ["7b21"]);
     }
 
     #[test]

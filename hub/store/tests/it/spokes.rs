@@ -447,15 +447,21 @@ async fn a_sweep_takes_what_no_resource_declares_any_more() {
         .await
         .expect("put");
     store.spokes().ensure_adhoc(&name("by-hand")).await.expect("made");
+    store
+        .spokes()
+        .put(&name("by-command"), &spoke("cli-17"), Some(&spoke_key(3)))
+        .await
+        .expect("put");
 
     let revoked = store.spokes().sweep_except(&["a".to_owned()]).await.expect("swept");
 
     assert_eq!(revoked.len(), 1);
     assert_eq!((works(&store, 1).await, works(&store, 2).await), (true, false));
+    assert!(works(&store, 3).await, "no resource declared it");
     let left = store.spokes().list().await.expect("asked");
     assert_eq!(
         left.iter().map(|spoke| spoke.name.as_str()).collect::<Vec<_>>(),
-        ["by-hand", "stays"]
+        ["by-command", "by-hand", "stays"]
     );
 }
 
