@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use alkhub_protocol::operation::SCOPES_LIMIT_BYTES;
-use alkhub_protocol::{OperationSpec, RawJson};
+use alkhub_protocol::{OperationSpec, RawJson, scope};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -66,11 +66,25 @@ pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, S
         ));
     }
     let scopes = &spec.access_control;
-    let scopes = scopes.required_scopes.iter().chain(&scopes.required_scopes_any);
-    if scopes.map(String::len).sum::<usize>() > SCOPES_LIMIT_BYTES {
+    let all_of = scopes.required_scopes.iter().map(|scope| ("requiredScopes", scope));
+    let one_of = scopes
+        .required_scopes_any
+        .iter()
+        .map(|scope| ("requiredScopesAny", scope));
+    if all_of
+        .clone()
+        .chain(one_of.clone())
+        .map(|(_, scope)| scope.len())
+        .sum::<usize>()
+        > SCOPES_LIMIT_BYTES
+    {
         return Err(format!(
             "the scopes in `accessControl` have more than {SCOPES_LIMIT_BYTES} bytes together"
         ));
+    }
+    for (field, scope) in all_of.chain(one_of) {
+        // No key can be made that holds it, so that nobody could call the operation.
+        scope::check(scope).map_err(|error| format!("`accessControl.{field}`: {error}"))?;
     }
     let mut told = Told::default();
     told.unknown("", &all, SPEC);
@@ -180,6 +194,25 @@ mod tests {
         );
         let long = "x".repeat(SCOPES_LIMIT_BYTES + 1);
         assert!(looked(&json!({"accessControl": {"requiredScopes": [long]}})).is_err());
+    }
+
+    #[test]
+    fn a_scope_that_no_key_can_hold_is_refused_by_its_field() {
+        for (field, scope, right) in [
+            ("requiredScopes", "*", "`admin`"),
+            ("requiredScopes", "Admin", "`admin`"),
+            ("requiredScopesAny", "call:text*", "`call:text.*`"),
+            ("requiredScopesAny", "two words", "visible ASCII"),
+        ] {
+            let refused = looked(&json!({"accessControl": {field: ["task:read", scope]}}));
+            let refused = refused.expect_err("nobody could call it");
+            assert!(
+                refused.contains(&format!("`accessControl.{field}`")) && refused.contains(right),
+                "{refused}"
+            );
+        }
+        let own = json!({"requiredScopes": ["task:read", "git:*", "admin", "call:a.b"], "requiredScopesAny": ["x"]});
+        assert_eq!(looked(&json!({"accessControl": own})), Ok(Vec::new()));
     }
 
     #[test]

@@ -193,9 +193,46 @@ fn near(scope: &str) -> Option<String> {
         "events:subscribe" => SUBSCRIBE_FORMS.to_owned(),
         other if other == "events" || other == "event" => EVENT_FORMS.to_owned(),
         _ if lower.starts_with("events:") || lower.starts_with("event:") => EVENT_FORMS.to_owned(),
-        _ => return None,
+        _ => return misspelt(&lower),
     };
     Some(cure)
+}
+
+/// The word that was meant where a text is one or two strokes from it. Short words are left out that other words are near
+/// to: `spoke` (`smoke`), `call` (`cell`).
+fn misspelt(scope: &str) -> Option<String> {
+    const WORDS: [(&str, usize); 4] = [(ADMIN, 1), (SPOKES_READ, 1), (CALLS_READ, 1), (OPERATIONS_READ, 2)];
+    let meant = WORDS.iter().find(|(word, strokes)| is_near(scope, word, *strokes));
+    if let Some((word, _)) = meant {
+        return Some(write(word));
+    }
+    let family = scope.match_indices(':').nth(1).map(|(end, _)| &scope[..=end])?;
+    let forms = [(PUBLISH, PUBLISH_FORMS), (SUBSCRIBE, SUBSCRIBE_FORMS)];
+    let meant = forms.iter().find(|(own, _)| is_near(family, own, 2));
+    meant.map(|(_, forms)| (*forms).to_owned())
+}
+
+/// Whether so many strokes make one text of the other: a letter too many, too few, another, or two in the wrong order.
+fn is_near(text: &str, word: &str, strokes: usize) -> bool {
+    if text.len().abs_diff(word.len()) > strokes {
+        return false;
+    }
+    let (text, word) = (text.as_bytes(), word.as_bytes());
+    let (mut older, mut old) = (Vec::new(), (0..=word.len()).collect::<Vec<usize>>());
+    for (row, letter) in text.iter().enumerate() {
+        let mut new = vec![row + 1];
+        for (column, other) in word.iter().enumerate() {
+            let mut least = (old[column] + usize::from(letter != other)).min(old[column + 1].min(new[column]) + 1);
+            let turned = row > 0 && column > 0 && text[row - 1] == *other && word[column - 1] == *letter;
+            if turned {
+                let before: &Vec<usize> = &older;
+                least = least.min(before[column - 1] + 1);
+            }
+            new.push(least);
+        }
+        older = std::mem::replace(&mut old, new);
+    }
+    old[word.len()] <= strokes
 }
 
 #[cfg(test)]
@@ -225,6 +262,11 @@ mod tests {
             "task:read",
             "task:*",
             "operations:write",
+            "tasks:read",
+            "bills:read",
+            "smoke",
+            "administrator",
+            "cell:text.upper",
             "https://example.org/scopes/x",
         ] {
             assert_eq!(check(scope), Ok(()), "{scope}");
@@ -287,6 +329,14 @@ mod tests {
             ("events:subscribe:job:4*", "`events:subscribe:job:*`"),
             ("events:subscribe:", "`events:subscribe:TYPE`"),
             ("events:subscribe:call.x", "reserved"),
+            ("admn", "`admin`"),
+            ("amdin", "`admin`"),
+            ("opertion:read", "`operations:read`"),
+            ("spokse:read", "`spokes:read`"),
+            ("cals:read", "`calls:read`"),
+            ("evnts:publish:job", "`events:publish:TYPE`"),
+            ("events:subcribe:job", "`events:subscribe:TYPE`"),
+            ("eventz:subscribes:job", "`events:subscribe:TYPE`"),
             ("with space", "visible ASCII"),
             ("", "visible ASCII"),
         ] {
