@@ -196,9 +196,14 @@ fn cause(error: &alkhub_events::Error) -> (Code, String) {
     }
 }
 
-/// The error of a call that still ran when its caller's connection had to end.
+/// The error of a call that still ran when its caller's connection had to end, and not by its key's fault.
 pub(crate) fn unanswered(reason: &str) -> CallError {
-    CallError::new(Code::Unavailable, reason).delivered(Delivered::Maybe)
+    left_running(Code::Unavailable, reason)
+}
+
+/// The error of a call that still ran when something ended it at its caller.
+pub(crate) fn left_running(code: Code, reason: &str) -> CallError {
+    CallError::new(code, reason).delivered(Delivered::Maybe)
 }
 
 /// An error with its sources, for the log.

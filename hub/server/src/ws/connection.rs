@@ -338,7 +338,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         self.batch.message(kind, message);
                     }
                     if !self.peer_closed {
-                        for message in self.conversation.farewell(&reason) {
+                        for message in self.conversation.farewell(code, &reason) {
                             self.batch.message(kind, message);
                         }
                     }

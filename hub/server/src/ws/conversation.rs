@@ -21,13 +21,14 @@ use alkhub_protocol::frame::{self, Gap, Requested, encode};
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
 use bytes::Bytes;
 
+use super::frame::code;
 use super::pending::{Done, Pending};
 use super::spoke::{Said, Spoke};
 use super::subscriptions::Subscriptions;
 use super::tickets::Tickets;
 use crate::app::App;
 use crate::auth::Key;
-use crate::error::unanswered;
+use crate::error::{left_running, unanswered};
 
 /// As much of a topic that is refused is said, in characters: the longest that is not.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
@@ -209,9 +210,14 @@ impl Conversation {
         self.spoke.leave(reason);
     }
 
-    /// The last words to a peer whose calls still ran.
-    pub(crate) fn farewell(&mut self, reason: &str) -> Vec<Bytes> {
-        let (error, dialect) = (unanswered(reason), self.dialect());
+    /// The last words to a peer whose calls still ran, by the code of the close.
+    pub(crate) fn farewell(&mut self, code: u16, reason: &str) -> Vec<Bytes> {
+        let error = match code {
+            code::REVOKED => left_running(Code::Unauthenticated, reason),
+            code::SUSPENDED => left_running(Code::AccessDenied, reason),
+            _ => unanswered(reason),
+        };
+        let dialect = self.dialect();
         let running = std::mem::take(&mut self.unanswered);
         running
             .iter()

@@ -86,6 +86,45 @@ async fn a_revoked_key_ends_its_streams_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_call_over_a_socket_whose_key_ends_ends_with_the_reason() {
+    let hub = hub().await;
+    let (spoke_key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &spoke_key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "wait", "mutation")])
+        .await;
+    let (revoked, revoked_id) = hub.key(&["call:text.wait"]).await;
+    let suspended = new_key();
+    let put = async |suspend: bool| {
+        let policy = json!({ "uid": "u-1", "key": suspended, "scopes": ["call:text.wait"], "suspended": suspend });
+        let request = hub.request(Method::PUT, "/v1/admin/spokes/caller");
+        let answer = request.body(policy.to_string()).send().await.expect("answered");
+        assert!(answer.status().is_success(), "{answer:?}");
+    };
+    put(false).await;
+    let mut callers = Vec::new();
+    for key in [&revoked, &suspended] {
+        let mut caller = Wire::connect(&hub, key).await;
+        caller.call(Dialect::Origin, "r", "text.wait", json!("x")).await;
+        spoke.expect("call.requested").await;
+        callers.push(caller);
+    }
+
+    revoke(&hub, &revoked_id).await;
+    put(true).await;
+
+    let ends = [
+        ("UNAUTHENTICATED", "the key was revoked"),
+        ("ACCESS_DENIED", "the spoke is suspended"),
+    ];
+    for (caller, (code, reason)) in callers.iter_mut().zip(ends) {
+        let error = caller.expect("call.error").await["payload"].clone();
+        let said = (&error["code"], &error["message"], &error["delivered"]);
+        assert_eq!(said, (&json!(code), &json!(reason), &json!("maybe")), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_revoked_while_connections_open_keeps_none_of_them() {
     let hub = hub_with(|config| config.server.bad_keys_per_minute = 10_000).await;
     for _ in 0..5 {
