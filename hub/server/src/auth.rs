@@ -25,7 +25,7 @@ use alkhub_protocol::{ApiKey, CallError, Code};
 use alkhub_store::{KeyHash, KeyHasher, KeyRecord, Store};
 use jiff::Timestamp;
 
-pub(crate) use admin::{admin_key, enter_admin, follow_admin};
+pub(crate) use admin::{admin_key, enter_admin, follow_admin, tell_of_others};
 pub(crate) use caller::Caller;
 pub(crate) use credential::{PROTOCOL_PREFIX, credential};
 pub(crate) use key::Key;

@@ -76,6 +76,7 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
         }
     }
     app.readiness.prepared();
+    auth::tell_of_others(&app, &admin).await;
     auth::follow_admin(app, admin).await;
 }
 

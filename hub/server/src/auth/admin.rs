@@ -34,18 +34,36 @@ pub(crate) fn admin_key(auth: &AuthConfig) -> Result<Option<ApiKey>, StartError>
 /// # Errors
 /// Postgres did not answer.
 pub(crate) async fn enter_admin(app: &App, key: &ApiKey) -> Result<(), Error> {
+    let admin = first_key(app, key);
+    let entered = app.store.keys().keep_admin(&admin).await?;
+    app.keys.made(&admin.hash).await;
+    app.end_keys(&entered.revoked_keys).await;
+    Ok(())
+}
+
+/// Tells at start of first keys that no file has any more, as far as this hub can know: a file that was changed while no hub
+/// ran ends none.
+pub(crate) async fn tell_of_others(app: &App, key: &ApiKey) {
+    match app.store.keys().first_keys_beside(&first_key(app, key)).await {
+        Ok(others) if others.is_empty() => {}
+        Ok(others) => tracing::warn!(
+            key.ids = others.join(" "),
+            "first admin keys that are not in `auth.admin-key-file` are valid: end those that are in no other hub's file \
+             with `alkhub keys revoke ID`"
+        ),
+        Err(error) => tracing::debug!(error = %Chain(&error), "other first admin keys are not looked for"),
+    }
+}
+
+fn first_key(app: &App, key: &ApiKey) -> AdminKey {
     let hasher = app.keys.hasher();
-    let admin = AdminKey {
+    AdminKey {
         hash: hasher.hash(key),
         hash_key: hasher.hash_key().clone(),
         hint: key.hint().to_owned(),
         // The pods of a Hub read one Secret. Hubs on machines of their own may each have a file of their own.
         alone: !app.config.hub.uid.is_empty(),
-    };
-    let entered = app.store.keys().keep_admin(&admin).await?;
-    app.keys.made(&admin.hash).await;
-    app.end_keys(&entered.revoked_keys).await;
-    Ok(())
+    }
 }
 
 /// Reads the file again and again, until the hub stops: another key in it is entered, and the one before ends.

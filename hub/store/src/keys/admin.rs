@@ -12,6 +12,9 @@ use crate::metrics::Statement;
 use crate::session::run;
 use crate::{Error, HashKey, KeyHash};
 
+/// Other first keys that are told of, at most.
+const TOLD: i64 = 20;
+
 /// The key in `auth.admin-key-file`.
 #[derive(Clone, Debug)]
 pub struct AdminKey {
@@ -47,6 +50,25 @@ impl Keys<'_> {
             entered.revoked_keys = run!(self.0, Statement::KeyCreate, |db| end_others(db, admin))?;
         }
         Ok(entered)
+    }
+
+    /// Other first keys that are in force, by id, the oldest first and some of them at most: those that were in a file
+    /// before, and those of hubs with a file of their own.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn first_keys_beside(self, admin: &AdminKey) -> Result<Vec<String>, Error> {
+        let ids = run!(self.0, Statement::KeyList, |db| sqlx::query_scalar!(
+            "SELECT id FROM keys
+             WHERE origin = 'admin' AND hash <> $1 AND hash_key_fingerprint = $2 AND revoked_at IS NULL
+               AND (expires_at IS NULL OR expires_at > now())
+             ORDER BY id LIMIT $3",
+            &admin.hash.0[..],
+            admin.hash_key.fingerprint,
+            TOLD
+        )
+        .fetch_all(db))?;
+        Ok(ids.into_iter().map(|id| id.to_string()).collect())
     }
 }
 

@@ -156,6 +156,13 @@ async fn another_admin_key_ends_those_before_it_where_all_hubs_read_one_file() {
     let second = keep(2, false).await;
     assert!(first.created && second.created && second.revoked_keys.is_empty());
     assert!(works(1).await && works(2).await, "hubs with files of their own");
+    let beside = store
+        .keys()
+        .first_keys_beside(&admin_key(2, false))
+        .await
+        .expect("asked");
+    let first_id = store.keys().find(&hash(1)).await.expect("asked").expect("known").id;
+    assert_eq!(beside, [first_id], "the one of before is told");
     let third = keep(3, true).await;
 
     assert_eq!(third.revoked_keys.len(), 2);
