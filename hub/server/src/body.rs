@@ -69,9 +69,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let RawBody(json) = RawBody::from_request(request, state).await?;
         let json = json.ok_or_else(|| ApiError::bad_request("the request needs a JSON body"))?;
-        json.to()
+        let mut reader = serde_json::Deserializer::from_slice(json.as_bytes());
+        serde_path_to_error::deserialize(&mut reader)
             .map(Self)
-            .map_err(|e| ApiError::bad_request(format!("the body is not what this route reads: {e}")))
+            .map_err(|error| {
+                let place = match error.path().to_string().as_str() {
+                    "." => String::new(),
+                    field => format!("`{field}`: "),
+                };
+                ApiError::bad_request(format!(
+                    "the body is not what this route reads: {place}{}",
+                    error.inner()
+                ))
+            })
     }
 }
 

@@ -90,7 +90,7 @@ pub(crate) async fn get(
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
     let record = app.store.spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
-    let record = record.ok_or_else(|| unknown(&name))?;
+    let record = record.ok_or_else(|| unknown(&name, None))?;
     let hint = hints(&app, Some(&name)).await?.remove(&name);
     let connected = connected(&app).remove(&name).unwrap_or_default();
     let declaration = (!record.uid.is_empty()).then(|| record.declaration());
@@ -146,7 +146,7 @@ pub(crate) async fn delete(
     let deleted = app.store.spokes().delete(&name, query.first("uid")).await;
     let deleted = deleted
         .map_err(|e| ApiError::store(&e))?
-        .ok_or_else(|| unknown(&name))?;
+        .ok_or_else(|| unknown(&name, query.first("uid")))?;
     tracing::info!(admin.key = %caller.key.id, spoke.name = %name, "a spoke was removed");
     app.end_keys(&deleted.revoked_keys).await;
     Ok(StatusCode::NO_CONTENT)
@@ -184,8 +184,9 @@ fn spoke_name(text: &str) -> Result<SpokeName, ApiError> {
         .map_err(|e: alkhub_protocol::id::InvalidId| ApiError::bad_request(e.to_string()))
 }
 
-fn unknown(name: &SpokeName) -> ApiError {
-    ApiError::new(Code::NotFound, format!("there is no spoke `{name}` with that uid"))
+fn unknown(name: &SpokeName, uid: Option<&str>) -> ApiError {
+    let with = if uid.is_some() { " with that uid" } else { "" };
+    ApiError::new(Code::NotFound, format!("there is no spoke `{name}`{with}"))
 }
 
 async fn hints(app: &App, name: Option<&SpokeName>) -> Result<HashMap<SpokeName, String>, ApiError> {

@@ -57,6 +57,8 @@ async fn a_key_is_shown_once_and_listed_without_its_secret() {
             json!({ "name": "x", "scopes": [], "spoke": "Not A Label" }),
             "spoke name",
         ),
+        (json!({ "name": "x", "scopes": [1] }), "`scopes[0]`: "),
+        (json!({ "name": "x", "scopes": [], "more": 1 }), "`more`"),
     ] {
         hub.post("/v1/admin/keys", &bad)
             .await
