@@ -29,7 +29,7 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
     0  done
-    1  something else failed
+    1  something else failed; the hub refuses the change as things are
     2  the command line, or a file that it names, is wrong
     3  no hub answers at the address, or its certificate is not trusted
     4  the key is missing, not valid, or lacks a scope
@@ -37,8 +37,8 @@ Exit codes:
     6  the input is not valid
     7  the operation failed
     8  no answer in time
-    9  the spoke or the connection was lost: the call may have been made
-   10  the hub is overloaded or misses something: try again
+    9  the spoke, the hub or the connection was lost: the call may have been made
+   10  the hub is overloaded or misses something, and nothing was done: try again
   130  interrupted";
 
 #[derive(Debug, Subcommand)]
@@ -91,16 +91,16 @@ Examples:
   alkhub dev --data ./data --listen 127.0.0.1:8000
   alkhub dev --redis-url redis://127.0.0.1:6379 --database-url postgres://me@127.0.0.1/alkhub
 
-Ctrl-C stops everything, the database too; a second Ctrl-C does not wait for running calls.")]
+Ctrl-C stops everything, the private database too; a second Ctrl-C does not wait for running calls.")]
 pub(crate) struct DevArgs {
     /// Folder for the database, the keys and the lock
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Where clients and spokes connect; port 0 takes a free one [default: 127.0.0.1:7420]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = values::address)]
     pub(crate) listen: Option<SocketAddr>,
     /// Where metrics and probes are [default: 127.0.0.1:7421, and a free port with --listen]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = values::address)]
     pub(crate) management_listen: Option<SocketAddr>,
     /// A Postgres to use instead of a private one
     #[arg(long, value_name = "URL")]
@@ -200,7 +200,7 @@ pub(crate) struct CallArgs {
     /// Input: JSON, @FILE, or - for standard input; null when absent
     pub(crate) input: Option<String>,
     /// Time until the call fails and is aborted, for example 500ms, 5s or 2m; a number alone is seconds
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = values::time_above_zero)]
     pub(crate) timeout: Option<Time>,
     /// Only this spoke may answer
     #[arg(long, value_name = "SPOKE")]
@@ -322,6 +322,25 @@ mod tests {
     #[test]
     fn the_command_line_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    /// What is wrapped cannot be pasted: help is 100 columns wide where no terminal says its width.
+    #[test]
+    fn no_example_of_help_is_wrapped() {
+        fn look(command: &clap::Command) {
+            for help in [command.get_after_help(), command.get_after_long_help()]
+                .into_iter()
+                .flatten()
+            {
+                let text = help.to_string();
+                let long = text
+                    .lines()
+                    .find(|line| line.starts_with("  ") && line.chars().count() > 98);
+                assert_eq!(long, None, "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! `alkhub call`: one call, or one subscription, from the shell.
+//!
+//! Promises
+//! - It needs no right but that to call the operation: whether items come is told by the answer.
+//! - `--timeout` is over everything, a hub that does not answer too.
 
 use std::process::ExitCode;
 
-use alkhub_sdk::{CallOptions, Client, Items, OperationKind, OperationName, RawJson};
-use futures::StreamExt as _;
+use alkhub_sdk::{CallOptions, Client, OperationName, Outcome, RawJson, Streamed};
 
 use crate::args::{CallArgs, Output};
 use crate::failure::{Failure, INTERRUPTED};
@@ -20,6 +23,9 @@ pub(crate) async fn call(args: CallArgs) -> Result<ExitCode, Failure> {
         .map(str::parse)
         .transpose()
         .map_err(alkhub_sdk::Error::from)?;
+    args.client
+        .hub
+        .leaves_standard_input_to(args.input.as_deref(), "INPUT")?;
     let input = read_json(args.input.as_deref())?;
     let options = CallOptions {
         timeout: args.timeout.map(|time| time.0),
@@ -28,36 +34,39 @@ pub(crate) async fn call(args: CallArgs) -> Result<ExitCode, Failure> {
     };
     let client = args.client.hub.client()?;
     let mut signals = Signals::listen()?;
-    let result = tokio::select! {
-        result = run(&client, &operation, &input, options, args.client.output) => result,
+    // Who leaves closes the connection, by which the hub aborts the call.
+    tokio::select! {
+        result = run(&client, &operation, &input, &options, args.client.output) => result,
         () = signals.next() => Ok(ExitCode::from(INTERRUPTED)),
-    };
-    // An abort that is queued must leave before the process ends.
-    client.close().await;
-    result
+    }
 }
 
 async fn run(
     client: &Client,
     operation: &OperationName,
     input: &RawJson,
-    options: CallOptions,
+    options: &CallOptions,
     output: Output,
 ) -> Result<ExitCode, Failure> {
-    // Who may call and not list gets an answer all the same: the first item.
-    let known = client.operation(operation).await.ok().flatten();
-    if known.is_some_and(|known| known.spec.kind == OperationKind::Subscription) {
-        let mut items: Items<RawJson> = client.subscribe_with(operation.as_str(), input, options).await?;
-        while let Some(item) = items.next().await {
-            if output::data(&shown(&item?, output, false), form(output, Form::Item))? == Reader::Gone {
-                break;
-            }
+    let outcome = client.outcome(operation, input, options).await;
+    match outcome.map_err(Failure::of_call)? {
+        Outcome::Value(data) => {
+            let text = shown(&data, output, true);
+            output::data(&text, form(output, whole(&data))).map(|_| ExitCode::SUCCESS)
         }
-        return Ok(ExitCode::SUCCESS);
+        Outcome::Items(items) => print(items, output).await,
     }
-    let data = client.call_raw(operation, input, &options).await?;
-    let text = shown(&data, output, true);
-    output::data(&text, form(output, whole(&data))).map(|_| ExitCode::SUCCESS)
+}
+
+/// Prints items until the subscription ends or the reader leaves.
+async fn print(mut items: Box<Streamed>, output: Output) -> Result<ExitCode, Failure> {
+    while let Some(item) = items.next().await {
+        let item = item.map_err(Failure::of_call)?;
+        if output::data(&shown(&item, output, false), form(output, Form::Item))? == Reader::Gone {
+            break;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What one answer is, where it is not asked for as JSON.

@@ -3,10 +3,12 @@
 //! Invariants
 //! - One hub uses a data folder at a time; the folder's lock says so.
 //! - Whatever ends the hub ends the private database too; the next start finds the data.
+//! - A start that comes to nothing, by a mistake or by Ctrl-C, leaves nothing behind that it has made.
 
 mod database;
 mod folder;
 mod listener;
+mod settings;
 pub(crate) mod state;
 
 use std::ffi::OsStr;
@@ -25,11 +27,11 @@ use self::database::Database;
 use self::folder::DataFolder;
 use crate::args::DevArgs;
 
-use crate::failure::{Failure, INTERRUPTED, chain};
+use crate::failure::{Failure, INTERRUPTED};
 use crate::files;
 use crate::follow::Follow;
 use crate::output;
-use crate::serve::{end, exposed, failed, prepare};
+use crate::serve::{end, exposed, failed, logs, not_started, prepare};
 use crate::signals::Signals;
 use crate::wait::{self, Places};
 
@@ -39,12 +41,18 @@ const ADMIN_KEY: &str = "admin.key";
 /// The file of the secret that keys are hashed with.
 const HASH_KEY: &str = "hash.key";
 
-/// Time for running calls to finish at the end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long a port or a folder may stay taken: a hub that was killed a moment ago takes a while to be gone.
 const TAKEN_LIMIT: Duration = Duration::from_secs(3);
 const TAKEN_POLL: Duration = Duration::from_millis(50);
+
+/// A start, in its folder.
+struct Start {
+    folder: DataFolder,
+    /// Whether the database is one of its own.
+    is_private: bool,
+    /// Until the hub was ready.
+    is_for_nothing: bool,
+}
 
 /// A hub that is ready.
 struct Running {
@@ -56,41 +64,83 @@ struct Running {
 
 /// Runs a hub until Ctrl-C.
 pub(crate) async fn dev(args: DevArgs) -> Result<ExitCode, Failure> {
-    let folder = DataFolder::make(args.data.as_deref(), &args.folders)?;
-    let result = Box::pin(in_folder(&args, folder.path())).await;
-    if result.is_err() {
-        folder.tidy();
-    }
-    result
-}
-
-async fn in_folder(args: &DevArgs, data: &Path) -> Result<ExitCode, Failure> {
-    let mut config = config(args, data)?;
+    let config = settings::read(&args)?;
     let mut signals = Signals::listen()?;
     warn_of_others(config.server.listen, config.server.tls.is_some());
     check_free(config.server.listen, "--listen").await?;
     check_free(config.server.management_listen, "--management-listen").await?;
-    let database = tokio::select! {
-        database = Database::start(&mut config, data) => database?,
-        () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
+    let mut start = Start {
+        folder: DataFolder::make(args.data.as_deref(), &args.folders)?,
+        is_private: !database::is_given(&config),
+        is_for_nothing: true,
+    };
+    let result = Box::pin(in_folder(&args, config, &mut start, &mut signals)).await;
+    if start.is_for_nothing {
+        start.folder.tidy();
+    }
+    result
+}
+
+async fn in_folder(
+    args: &DevArgs,
+    mut config: HubConfig,
+    start: &mut Start,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
+    let data = start.folder.path();
+    config.auth.hash_key_file.get_or_insert_with(|| data.join(HASH_KEY));
+    config.auth.admin_key_file.get_or_insert_with(|| data.join(ADMIN_KEY));
+    let Some(database) = started(&mut config, start, signals).await? else {
+        return Ok(ExitCode::from(INTERRUPTED));
     };
     let ended = tokio::select! {
-        ended = serve(config, data, args, &mut signals) => ended,
+        ended = serve(config, args, start, signals) => ended,
         failure = database.keep() => Err(failure),
     };
     database.stop().await?;
     ended
 }
 
-/// Runs the hub until a signal.
-async fn serve(config: HubConfig, data: &Path, args: &DevArgs, signals: &mut Signals) -> Result<ExitCode, Failure> {
-    let running = tokio::select! {
-        running = run(config, data, args) => running?,
-        () = signals.next() => return Ok(ExitCode::SUCCESS),
+/// The database, or nothing when a signal came first: then it is ended. A second signal does not wait for that.
+async fn started(
+    config: &mut HubConfig,
+    start: &mut Start,
+    signals: &mut Signals,
+) -> Result<Option<Database>, Failure> {
+    let mut starting = Box::pin(Database::start(config, &mut start.folder));
+    tokio::select! {
+        database = &mut starting => return database.map(Some),
+        () = signals.next() => {}
+    }
+    let ended = async {
+        match starting.await {
+            Ok(database) => database.stop().await,
+            Err(failure) => Err(failure),
+        }
     };
     tokio::select! {
+        ended = ended => ended?,
+        // It still writes into the folder.
+        () = signals.next() => start.is_for_nothing = false,
+    }
+    Ok(None)
+}
+
+/// Runs the hub until a signal.
+async fn serve(
+    config: HubConfig,
+    args: &DevArgs,
+    start: &mut Start,
+    signals: &mut Signals,
+) -> Result<ExitCode, Failure> {
+    let running = tokio::select! {
+        running = run(config, args, start) => running?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    start.is_for_nothing = false;
+    tokio::select! {
         () = signals.next() => {}
-        () = tell_calls(&running.hub, data, args.quiet) => {}
+        () = tell_calls(&running.hub, start.folder.path(), args.quiet) => {}
         reason = running.hub.failed() => return Err(failed(&running.hub, signals, reason).await),
     }
     output::note("stopping the hub");
@@ -124,7 +174,7 @@ fn warn_of_others(listen: SocketAddr, has_tls: bool) {
     ));
 }
 
-async fn run(config: HubConfig, data: &Path, args: &DevArgs) -> Result<Running, Failure> {
+async fn run(config: HubConfig, args: &DevArgs, start: &Start) -> Result<Running, Failure> {
     let limit = args.wait.0;
     let places = Places::new(
         &config,
@@ -133,18 +183,18 @@ async fn run(config: HubConfig, data: &Path, args: &DevArgs) -> Result<Running, 
     )?;
     // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
     prepare(&config.store, limit, &places).await?;
-    let telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
+    let telemetry = logs(&config.telemetry)?;
     files::raise_limit();
     if let Some(warning) = exposed(&config) {
         output::note(&warning);
     }
-    let started = Hub::start(config).map_err(|e| Failure::chain(&e))?;
+    let started = Hub::start(config).map_err(|e| not_started(&e))?;
     tokio::select! {
         ready = wait::until(started.ready(), limit, &places, || started.away()) => ready?,
         reason = started.failed() => return Err(Failure::other(reason)),
     }
-    let published = state::Published::write(&args.folders, &started.url(), data)?;
-    welcome(&started, data, args.path.as_deref())?;
+    let published = state::Published::write(&args.folders, &started.url(), start.folder.path())?;
+    welcome(&started, start, args.path.as_deref())?;
     Ok(Running {
         hub: started,
         _published: published,
@@ -152,7 +202,8 @@ async fn run(config: HubConfig, data: &Path, args: &DevArgs) -> Result<Running, 
     })
 }
 
-fn welcome(hub: &Hub, data: &Path, path: Option<&OsStr>) -> Result<(), Failure> {
+fn welcome(hub: &Hub, start: &Start, path: Option<&OsStr>) -> Result<(), Failure> {
+    let data = start.folder.path();
     let find = missing_from(path).map_or_else(String::new, |folder| {
         format!("  export PATH={}:$PATH\n", quoted(&folder))
     });
@@ -173,7 +224,8 @@ For curl and other programs:
 
   export ALKHUB_URL={url} ALKHUB_TOKEN=$(cat {quoted_key})
 
-Ctrl-C stops the hub and its database.",
+Ctrl-C stops the hub{database}.",
+        database = if start.is_private { " and its database" } else { "" },
         url = hub.url(),
         key = data.join(ADMIN_KEY).display(),
         quoted_key = quoted(&data.join(ADMIN_KEY)),
@@ -205,29 +257,6 @@ fn quoted(path: &Path) -> String {
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
-}
-
-/// The environment's settings under those of the command line.
-fn config(args: &DevArgs, data: &Path) -> Result<HubConfig, Failure> {
-    let mut config = HubConfig::load(None).map_err(|e| Failure::usage(chain(&e)))?;
-    if let Some(listen) = args.listen {
-        config.server.listen = listen;
-        config.server.management_listen = ([127, 0, 0, 1], 0).into();
-    }
-    if let Some(listen) = args.management_listen {
-        config.server.management_listen = listen;
-    }
-    config.server.drain_timeout = DRAIN_TIMEOUT;
-    if let Some(url) = &args.database_url {
-        config.store.database_url = Some(url.clone().into());
-    }
-    if let Some(url) = &args.redis_url {
-        config.events.redis_url = Some(url.clone().into());
-    }
-    config.auth.hash_key_file.get_or_insert_with(|| data.join(HASH_KEY));
-    config.auth.admin_key_file.get_or_insert_with(|| data.join(ADMIN_KEY));
-    config.telemetry.log_filter.clone_from(&args.log);
-    Ok(config)
 }
 
 /// Fails before a database is started for nothing.

@@ -27,6 +27,7 @@ struct Line<'a> {
 pub(crate) async fn publish(args: PublishArgs) -> Result<ExitCode, Failure> {
     let ClientArgs { hub, output } = &args.client;
     let topic = Topic::new(&args.event_type, &args.id).map_err(alkhub_sdk::Error::from)?;
+    hub.leaves_standard_input_to(args.payload.as_deref(), "JSON")?;
     let payload = args
         .payload
         .as_deref()

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use alkhub_sdk::{Code, Distrust, Error};
+use alkhub_sdk::{Code, Delivered, Distrust, Error};
 
 use crate::output;
 
@@ -42,6 +42,22 @@ impl Failure {
         Self {
             code: 6,
             line: line.into(),
+        }
+    }
+
+    /// The failure of a call that may have been sent: a proxy that lost the hub does not know whether it was made.
+    pub(crate) fn of_call(error: Error) -> Self {
+        let lost = matches!(
+            error,
+            Error::Refused {
+                status: 500 | 502 | 504,
+                ..
+            }
+        );
+        let failure = Self::from(error);
+        match lost {
+            true => Self { code: 9, ..failure },
+            false => failure,
         }
     }
 
@@ -119,21 +135,30 @@ fn exit_code(error: &Error) -> u8 {
         Error::TooLarge { .. } | Error::Encode(_) => 6,
         Error::Timeout(_) => 8,
         Error::Lost | Error::Lagged(_) => 9,
-        Error::Call(_) | Error::Problem(_) => error.code().map_or(1, of_code),
+        Error::Call(_) | Error::Problem(_) => error.code().map_or(1, |code| of_code(code, error)),
         Error::Rejected(_) | Error::Decode { .. } | Error::Closed => 1,
     }
 }
 
-fn of_code(code: &Code) -> u8 {
+fn of_code(code: &Code, error: &Error) -> u8 {
+    let delivered = error.delivered();
     match code {
+        // Of its own things, and not of the command's.
+        Code::NotFound | Code::Conflict | Code::PayloadTooLarge if delivered == Delivered::Yes => 7,
         Code::Unauthenticated | Code::AccessDenied => 4,
         Code::OperationNotFound | Code::NoProvider | Code::NotFound | Code::MethodNotAllowed => 5,
-        Code::ValidationError | Code::BadRequest | Code::PayloadTooLarge | Code::Unsupported | Code::Conflict => 6,
+        Code::ValidationError | Code::BadRequest | Code::PayloadTooLarge | Code::Unsupported => 6,
         Code::ExecutionError | Code::UnknownError | Code::OutputInvalid | Code::Domain(_) | Code::Aborted => 7,
         Code::Timeout => 8,
         Code::SpokeLost => 9,
-        Code::Overloaded | Code::Unavailable | Code::RateLimited => 10,
-        Code::Internal => 1,
+        Code::Overloaded | Code::Unavailable | Code::RateLimited => match delivered {
+            Delivered::No => 10,
+            // Who got the call and says so knows that it may be made again.
+            Delivered::Yes if error.retryable() => 10,
+            Delivered::Yes | Delivered::Maybe => 9,
+        },
+        Code::Internal if delivered != Delivered::No => 9,
+        Code::Conflict | Code::Internal => 1,
     }
 }
 
@@ -169,6 +194,10 @@ mod tests {
         }
     }
 
+    fn said(code: Code, delivered: Delivered) -> Error {
+        CallError::new(code, "").delivered(delivered).into()
+    }
+
     #[test]
     fn scripts_can_tell_failures_apart() {
         for (error, code) in [
@@ -182,9 +211,29 @@ mod tests {
             (refused(429), 10),
             (refused(4409), 10),
             (CallError::new(Code::Overloaded, "").into(), 10),
+            (CallError::new(Code::Conflict, "").into(), 1),
+            (said(Code::Conflict, Delivered::Yes), 7),
+            (said(Code::NotFound, Delivered::Yes), 7),
+            (said(Code::Internal, Delivered::Maybe), 9),
         ] {
             assert_eq!(exit_code(&error), code, "{error}");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_not_called_to_be_tried_again() {
+        for code in [Code::Unavailable, Code::Overloaded, Code::RateLimited] {
+            assert_eq!(exit_code(&said(code.clone(), Delivered::No)), 10, "{code}");
+            assert_eq!(exit_code(&said(code.clone(), Delivered::Maybe)), 9, "{code}");
+            assert_eq!(exit_code(&said(code.clone(), Delivered::Yes)), 9, "{code}");
+            let again = CallError::new(code.clone(), "").delivered(Delivered::Yes).retryable();
+            assert_eq!(exit_code(&again.into()), 10, "{code}");
+        }
+        assert_eq!(
+            (Failure::of_call(refused(502)).code, Failure::of_call(refused(503)).code),
+            (9, 10)
+        );
+        assert_eq!(Failure::from(refused(502)).code, 10, "nothing was sent");
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! Ended calls as they come: `alkhub calls --follow`, and the lines of `alkhub dev`.
 //!
-//! The hub's list is asked again and again; what it had before is told apart by the calls' ids. When so many calls ended
-//! between two looks that the list no longer reaches back, a line says that some are missing.
+//! The hub's list is asked again and again for what ended after a place in it. A record comes a while after its call has
+//! ended, and those of several hubs in any order: so the place stays some seconds behind, and what was told already is
+//! known by its id.
+//!
+//! Invariants
+//! - What had ended before the beginning is not told as new, and nothing is told twice.
+//! - A burst is read page by page to its end; a look that fails is made again from the same place.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -9,7 +14,8 @@ use std::time::Duration;
 
 use alkhub_protocol::CallStatus;
 use alkhub_protocol::call::CallRecord;
-use alkhub_sdk::{CallFilter, Client};
+use alkhub_sdk::{CallFilter, CallPage, Client};
+use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::args::Output;
@@ -19,8 +25,12 @@ use crate::output::{self, Form, Reader};
 /// How often the list is asked.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Calls of one look; with the second, which is the hub's limit, a busy hub is caught up with.
-const PAGES: [u32; 2] = [100, 1_000];
+/// How much later than others a record may come and still be told.
+const LATE: Duration = Duration::from_secs(3);
+
+/// Calls of the first page of a look, and of the further ones: the hub's limit.
+const FIRST: u32 = 100;
+const FURTHER: u32 = 1_000;
 
 /// The columns of a list of calls.
 pub(crate) const COLUMNS: [&str; 6] = ["STARTED", "OPERATION", "STATUS", "CODE", "SPOKE", "MS"];
@@ -48,8 +58,18 @@ pub(crate) fn row(call: &CallRecord) -> Vec<String> {
 pub(crate) struct Follow {
     client: Client,
     filter: CallFilter,
-    /// Those of the last look; nothing before the first.
-    seen: Option<HashSet<String>>,
+    /// Where a look begins; without one at the beginning of the list, which was shorter than a page.
+    place: Option<String>,
+    /// Those after it.
+    seen: HashSet<String>,
+}
+
+/// What a look found, the oldest first.
+#[derive(Debug, Default)]
+struct Look {
+    calls: Vec<CallRecord>,
+    /// The places at which a page ended, by the number of calls up to there.
+    places: Vec<(usize, String)>,
 }
 
 // === impl Follow ===
@@ -59,30 +79,39 @@ impl Follow {
         Self {
             client,
             filter,
-            seen: None,
+            place: None,
+            seen: HashSet::new(),
         }
     }
 
-    /// Prints calls until the reader leaves.
+    /// Prints the last calls, and each that ends from now on, until the reader leaves.
     pub(crate) async fn print(mut self, output: Output) -> Result<ExitCode, Failure> {
+        let mut calls = self.begin().await?;
+        let shown = self
+            .filter
+            .limit
+            .map_or(0, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        calls.drain(..calls.len().saturating_sub(shown));
         loop {
-            for call in self.next().await? {
+            for call in &calls {
                 let reader = match output {
-                    Output::Json => output::data(&output::compact(&call)?, Form::Json)?,
-                    Output::Table => output::line(&line(&call))?,
+                    Output::Json => output::data(&output::compact(call)?, Form::Json)?,
+                    Output::Table => output::line(&line(call))?,
                 };
                 if reader == Reader::Gone {
                     return Ok(ExitCode::SUCCESS);
                 }
             }
             sleep(LOOK).await;
+            calls = self.next().await?;
         }
     }
 
     /// Tells of each call that ends from now on, on standard error; a hub that does not answer is asked again.
     pub(crate) async fn note(mut self) {
-        let now = self.client.calls(&self.filter).await.unwrap_or_default();
-        self.seen = Some(now.into_iter().map(|call| call.call_id).collect());
+        while self.begin().await.is_err() {
+            sleep(LOOK).await;
+        }
         loop {
             for call in self.next().await.unwrap_or_default() {
                 output::note(&line(&call));
@@ -91,38 +120,83 @@ impl Follow {
         }
     }
 
+    /// The last calls, the oldest first: a page of them, or as many as are asked for.
+    async fn begin(&mut self) -> Result<Vec<CallRecord>, Failure> {
+        let CallPage { mut calls, next, .. } = self.page(self.filter.limit.unwrap_or(0).max(FIRST), None, None).await?;
+        self.place = next;
+        self.seen = ids(&calls);
+        calls.reverse();
+        Ok(calls)
+    }
+
     /// The calls that are new since the last look, the oldest first.
     async fn next(&mut self) -> Result<Vec<CallRecord>, Failure> {
-        let Some(seen) = &self.seen else {
-            let first = self.client.calls(&self.filter).await?;
-            self.seen = Some(first.iter().map(|call| call.call_id.clone()).collect());
-            return Ok(first.into_iter().rev().collect());
+        let Look { calls, places } = match self.place.clone() {
+            Some(place) => self.after(place).await?,
+            None => self.all().await?,
         };
-        for limit in PAGES {
-            let filter = CallFilter {
-                limit: Some(limit),
-                ..self.filter.clone()
-            };
-            let calls = self.client.calls(&filter).await?;
-            let full = u32::try_from(calls.len()).is_ok_and(|count| count == limit);
-            let reaches_back = !full || calls.iter().any(|call| seen.contains(&call.call_id));
-            if !reaches_back && limit != PAGES[1] {
-                continue;
-            }
-            if !reaches_back {
-                output::warning("more calls ended than the list holds: some are missing here");
-            }
-            let ids = calls.iter().map(|call| call.call_id.clone()).collect();
-            let new = calls
-                .into_iter()
-                .filter(|call| !seen.contains(&call.call_id))
-                .rev()
-                .collect();
-            self.seen = Some(ids);
-            return Ok(new);
+        let late = calls
+            .last()
+            .map(|last| ended(last).checked_sub(LATE).unwrap_or(Timestamp::MIN));
+        let passed = |(count, _): &&(usize, String)| {
+            let last = count.checked_sub(1).and_then(|index| calls.get(index));
+            last.is_none_or(|last| Some(ended(last)) <= late)
+        };
+        let mut after = 0;
+        if let Some((count, place)) = places.iter().rev().find(passed) {
+            (after, self.place) = (*count, Some(place.clone()));
         }
-        Ok(Vec::new())
+        let seen = std::mem::replace(&mut self.seen, ids(&calls[after..]));
+        Ok(calls.into_iter().filter(|call| !seen.contains(&call.call_id)).collect())
     }
+
+    /// Everything after a place.
+    async fn after(&self, mut place: String) -> Result<Look, Failure> {
+        let (mut look, mut limit) = (Look::default(), FIRST);
+        loop {
+            let page = self.page(limit, None, Some(place)).await?;
+            look.calls.extend(page.calls);
+            let Some(next) = page.next else { return Ok(look) };
+            look.places.push((look.calls.len(), next.clone()));
+            (place, limit) = (next, FURTHER);
+        }
+    }
+
+    /// Everything that there is. It had been less than a page, so what is more is new.
+    async fn all(&self) -> Result<Look, Failure> {
+        let (mut calls, mut places, mut before, mut limit) = (Vec::new(), Vec::new(), None, FIRST);
+        loop {
+            let page = self.page(limit, before, None).await?;
+            calls.extend(page.calls);
+            let Some(next) = page.next else { break };
+            places.push((calls.len(), next.clone()));
+            (before, limit) = (Some(next), FURTHER);
+        }
+        calls.reverse();
+        let places = places.into_iter().rev();
+        // A place is that of the oldest call of its page.
+        let places = places.map(|(newer, place)| (calls.len() - newer + 1, place)).collect();
+        Ok(Look { calls, places })
+    }
+
+    async fn page(&self, limit: u32, before: Option<String>, after: Option<String>) -> Result<CallPage, Failure> {
+        let filter = CallFilter {
+            limit: Some(limit),
+            before,
+            after,
+            ..self.filter.clone()
+        };
+        Ok(self.client.calls_page(&filter).await?)
+    }
+}
+
+fn ids(calls: &[CallRecord]) -> HashSet<String> {
+    calls.iter().map(|call| call.call_id.clone()).collect()
+}
+
+fn ended(call: &CallRecord) -> Timestamp {
+    let took = Duration::from_micros(call.duration_us);
+    call.started_at.checked_add(took).unwrap_or(Timestamp::MAX)
 }
 
 /// One call on a line; columns are as wide as most of what stands in them.

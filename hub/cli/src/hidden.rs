@@ -16,6 +16,9 @@ const HIDDEN: [(&str, &str); 3] = [
     ("--redis-url", "ALKHUB_EVENTS__REDIS_URL"),
 ];
 
+/// Secrets by their variables.
+type Secrets = Vec<(&'static str, OsString)>;
+
 /// Does not return when there was a secret to hide; the command line must be a right one. Where the program cannot be run again, it stays where it is.
 pub(crate) fn hide_secrets() {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -33,8 +36,8 @@ pub(crate) fn hide_secrets() {
 
 /// The arguments without the program and the secrets, and the secrets by their variables; `None` without any. What follows
 /// `--` is another program's.
-fn without_secrets(arguments: &[OsString]) -> Option<(Vec<OsString>, Vec<(&'static str, OsString)>)> {
-    let (mut rest, mut secrets) = (Vec::new(), Vec::<(&'static str, OsString)>::new());
+fn without_secrets(arguments: &[OsString]) -> Option<(Vec<OsString>, Secrets)> {
+    let (mut rest, mut secrets) = (Vec::new(), Secrets::new());
     let mut left = arguments.iter().skip(1);
     while let Some(argument) = left.next() {
         if argument == "--" {

@@ -23,6 +23,7 @@ impl HubArgs {
     ///
     /// The development hub's key goes to no other hub: whoever names another address names a key too.
     pub(crate) fn target(&self) -> Result<Target, Failure> {
+        self.check()?;
         let ca_file = self.ca_file.clone();
         let named = match &self.token_file {
             Some(file) => Some(read_key(file)?),
@@ -44,6 +45,39 @@ impl HubArgs {
             token: token.map(|token| token.trim().to_owned()),
             ca_file,
         })
+    }
+
+    /// Refuses an argument that wants standard input where the key wants it too.
+    pub(crate) fn leaves_standard_input_to(&self, argument: Option<&str>, name: &str) -> Result<(), Failure> {
+        let from_there = self.token_file.as_deref() == Some(Path::new("-"));
+        match from_there && argument == Some("-") {
+            true => Err(Failure::usage(format!(
+                "--token-file - and {name} `-` both read standard input: give one of them as a file (--token-file FILE, \
+                 {name} @FILE)"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// An empty value is a variable of somebody's that is not set: nothing else is taken for it.
+    fn check(&self) -> Result<(), Failure> {
+        let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
+        for (empty, flag, variable) in [
+            (self.url.as_deref() == Some(""), "--url", "ALKHUB_URL"),
+            (self.token.as_deref() == Some(""), "--token", "ALKHUB_TOKEN"),
+            (
+                self.ca_file.as_ref().is_some_and(is_empty),
+                "--ca-file",
+                "ALKHUB_CA_FILE",
+            ),
+        ] {
+            if empty {
+                return Err(Failure::usage(format!(
+                    "{variable} (or {flag}) is empty: give it a value, or unset it"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn development(&self) -> Result<Found, Failure> {

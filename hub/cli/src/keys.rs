@@ -6,6 +6,7 @@ use alkhub_protocol::Scopes;
 use alkhub_protocol::admin::{KeyCreate, KeyInfo};
 use alkhub_protocol::scope::SPOKE;
 use alkhub_sdk::{CallError, Code};
+use jiff::Timestamp;
 
 use crate::args::{ClientArgs, KeyCreateArgs, KeysCommand, Output};
 use crate::failure::Failure;
@@ -49,7 +50,8 @@ fn is_id(text: &str) -> bool {
 }
 
 fn by_name(name: &str, keys: &[KeyInfo]) -> Result<String, Failure> {
-    let named = keys.iter().filter(|key| key.name == name && key.revoked_at.is_none());
+    let now = Timestamp::now();
+    let named = keys.iter().filter(|key| key.name == name && lasts(key, now));
     match named.map(|key| key.id.as_str()).collect::<Vec<_>>().as_slice() {
         [] => {
             let error = CallError::new(Code::NotFound, format!("no valid key has the name or the id `{name}`"));
@@ -61,6 +63,22 @@ fn by_name(name: &str, keys: &[KeyInfo]) -> Result<String, Failure> {
             ids.len(),
             ids.join(" or ")
         ))),
+    }
+}
+
+/// Whether a key has not ended, by hand or by its time.
+pub(crate) fn lasts(key: &KeyInfo, now: Timestamp) -> bool {
+    key.revoked_at.is_none() && key.expires_at.is_none_or(|end| end > now)
+}
+
+/// How a key is, as a list says it.
+fn state(key: &KeyInfo, now: Timestamp) -> String {
+    match (key.revoked_at, key.expires_at) {
+        (Some(at), _) => format!("revoked {at:.0}"),
+        (None, _) if key.dead => "dead (of another hash key)".to_owned(),
+        (None, Some(at)) if at <= now => format!("expired {at:.0}"),
+        (None, Some(at)) => format!("until {at:.0}"),
+        (None, None) => "valid".to_owned(),
     }
 }
 
@@ -107,29 +125,63 @@ async fn create(args: KeyCreateArgs) -> Result<ExitCode, Failure> {
 
 async fn list(args: &ClientArgs) -> Result<ExitCode, Failure> {
     let keys = args.hub.client()?.keys().await?;
+    let now = Timestamp::now();
     output::list(
         args.output,
         &keys,
         &["ID", "NAME", "HINT", "STATE", "LAST USED", "SPOKE", "SCOPES"],
         |k: &KeyInfo| {
-            let at = |time: Option<jiff::Timestamp>| time.map_or_else(String::new, |at| format!("{at:.0}"));
-            let state = match (k.revoked_at, k.expires_at) {
-                (Some(_), _) => format!("revoked {}", at(k.revoked_at)),
-                (None, _) if k.dead => "dead (of another hash key)".to_owned(),
-                (None, Some(_)) => format!("until {}", at(k.expires_at)),
-                (None, None) => "valid".to_owned(),
-            };
+            let at = |time: Option<Timestamp>| time.map_or_else(String::new, |at| format!("{at:.0}"));
             let spoke = k.spoke.as_ref().map_or_else(String::new, ToString::to_string);
             let scopes = k.scopes.iter().collect::<Vec<_>>().join(",");
             vec![
                 k.id.clone(),
                 k.name.clone(),
                 k.hint.clone(),
-                state,
+                state(k, now),
                 at(k.last_used_at),
                 spoke,
                 scopes,
             ]
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_time_is_over_is_not_valid_and_says_so() {
+        let now = Timestamp::now();
+        let at = |seconds: i64| {
+            now.checked_add(jiff::SignedDuration::from_secs(seconds))
+                .expect("a time")
+        };
+        let key = |id: &str, expires_at, revoked_at| KeyInfo {
+            id: id.to_owned(),
+            name: "ci".to_owned(),
+            hint: "alk_x".to_owned(),
+            scopes: Scopes::default(),
+            spoke: None,
+            created_at: at(-100),
+            expires_at,
+            last_used_at: None,
+            revoked_at,
+            dead: false,
+        };
+        let keys = [
+            key("old", Some(at(-1)), None),
+            key("ended", None, Some(at(-1))),
+            key("good", Some(at(60)), None),
+        ];
+
+        let states: Vec<_> = keys.iter().map(|key| state(key, now)).collect();
+        assert!(
+            states[0].starts_with("expired ") && states[1].starts_with("revoked "),
+            "{states:?}"
+        );
+        assert!(states[2].starts_with("until "), "{states:?}");
+        assert_eq!(by_name("ci", &keys).expect("one is valid"), "good");
+    }
 }

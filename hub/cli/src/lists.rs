@@ -4,8 +4,8 @@ mod describe;
 
 use std::process::ExitCode;
 
-use alkhub_protocol::OperationKind;
 use alkhub_protocol::operation::OperationInfo;
+use alkhub_protocol::{OperationKind, OperationName};
 use alkhub_sdk::CallFilter;
 
 use crate::args::{CallsArgs, OperationsArgs, OperationsCommand};
@@ -47,11 +47,14 @@ fn kind(kind: OperationKind) -> &'static str {
 /// Lists ended calls; with `--follow` goes on until a signal or a reader that leaves.
 pub(crate) async fn calls(args: CallsArgs) -> Result<ExitCode, Failure> {
     let output = args.client.output;
+    let operation = args.operation.map(|name| name.parse::<OperationName>()).transpose();
+    let operation = operation.map_err(alkhub_sdk::Error::from)?;
     let client = args.client.hub.client()?;
     let filter = CallFilter {
-        operation: args.operation,
+        operation: operation.map(|name| name.to_string()),
         status: args.status.map(Into::into),
         limit: Some(args.limit),
+        ..CallFilter::default()
     };
     if !args.follow {
         let calls = client.calls(&filter).await?;

@@ -80,6 +80,14 @@ async fn follow(spoke: &mut Spoke, offer: &Offer, target: &Target, tasks: &TaskT
             *spoke = offer.spawn(target, Some(namespace), tasks)?;
             Ok(tell(spoke.status(), &offer.names()).await?)
         }
+        (Err(Error::Call(error)), None)
+            if error.code == Code::BadRequest && offer.spoke.is_none() && error.message.contains("`name`") =>
+        {
+            Err(Failure::usage(format!(
+                "the key is of no spoke, and the namespace of {} makes no spoke's name: give one with --spoke NAME",
+                offer.names()
+            )))
+        }
         (result, _) => Ok(result?),
     }
 }

@@ -160,7 +160,7 @@ pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -
 fn colour(cell: &str) -> Option<Color> {
     match cell.split(' ').next()? {
         "connected" | "completed" | "valid" | "up" => Some(Color::Green),
-        "failed" | "revoked" | "suspended" | "down" => Some(Color::Red),
+        "failed" | "revoked" | "expired" | "suspended" | "down" => Some(Color::Red),
         "aborted" | "disconnected" | "draining" => Some(Color::Yellow),
         _ => None,
     }

@@ -6,9 +6,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alkhub_sdk::{Code, Error, Failure as Refusal, Operation, Spoke};
+use alkhub_sdk::{Code, Error, Failure as Refusal, Operation, Spoke, Status};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::args::{ClientArgs, Output, SelftestArgs};
 use crate::failure::Failure;
@@ -19,13 +19,16 @@ use crate::output;
 const NAME: &str = "selftest";
 const OPERATION: &str = "selftest.echo";
 
+/// What is under way at the end may still say what it waits for.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Offers an operation and calls it, each time over a new connection.
 pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
     let SelftestArgs { calls, wait, client } = args;
     let ClientArgs { hub, output } = client;
     let target = hub.target()?;
     let end = Instant::now() + wait.0;
-    let spoke = retried(end, async || spoke(&target).await).await?;
+    let spoke = retried(end, async || spoke(&target, end).await).await?;
     let mut slowest = Duration::ZERO;
     for n in 0..calls {
         let input = json!({ "n": n, "nonce": rand::random::<u64>().to_string() });
@@ -48,7 +51,8 @@ pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn spoke(target: &Target) -> Result<Spoke, Error> {
+/// A spoke that has registered; why it has not, at the end.
+async fn spoke(target: &Target, end: Instant) -> Result<Spoke, Error> {
     let echo =
         Operation::query(OPERATION, async |input: Value| Ok::<_, Refusal>(input)).description("answers its input");
     let mut builder = Spoke::builder(&target.url).name(NAME).operation(echo);
@@ -58,7 +62,18 @@ async fn spoke(target: &Target) -> Result<Spoke, Error> {
     if let Some(path) = &target.ca_file {
         builder = builder.ca_file(path);
     }
-    builder.start().await
+    let spoke = builder.spawn()?;
+    let mut status = spoke.status();
+    let settled = status.wait_for(|status| !matches!(status, Status::Connecting(_)));
+    // Once it is late, the cause that was there last counts.
+    let late = timeout_at(end, settled).await.is_err();
+    let status = status.borrow().clone();
+    match status {
+        Status::Registered(_) => Ok(spoke),
+        Status::Ended(Some(error)) | Status::Connecting(Some(error)) => Err(error),
+        Status::Connecting(None) if late => std::future::pending().await,
+        Status::Connecting(None) | Status::Ended(None) => Err(Error::Closed),
+    }
 }
 
 async fn call(target: &Target, input: &Value) -> Result<Value, Error> {
@@ -71,17 +86,22 @@ async fn call(target: &Target, input: &Value) -> Result<Value, Error> {
 /// Tries again with jitter until `end` while the hub is on its way: not there yet, not ready, or without news of the
 /// spoke. A wrong key is final.
 async fn retried<T>(end: Instant, mut work: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Failure> {
+    let mut last = None;
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let error = match tokio::time::timeout(left, work()).await {
+        let error = match timeout_at(end + GRACE, work()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => error,
-            Err(_) => return Err(Failure::other("the hub did not answer within --wait")),
+            Err(_) => {
+                let silent = || Failure::other("the hub did not answer within --wait");
+                return Err(last.map_or_else(silent, Failure::from));
+            }
         };
         let unknown_yet = matches!(error.code(), Some(Code::OperationNotFound | Code::NoProvider));
+        let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || !(error.retryable() || unknown_yet || matches!(error, Error::Lost)) {
             return Err(error.into());
         }
+        last = Some(error);
         sleep(Duration::from_millis(rand::random_range(200..600)).min(left)).await;
     }
 }

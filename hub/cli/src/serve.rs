@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alkhub_config::{HubConfig, StoreConfig};
-use alkhub_server::{Hub, telemetry};
+use alkhub_config::{HubConfig, StoreConfig, TelemetryConfig};
+use alkhub_server::{Hub, StartError, telemetry};
 use alkhub_store::{LinkState, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
 
 async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     let config = HubConfig::load(args.config.as_deref()).map_err(|e| Failure::usage(chain(&e)))?;
-    let _telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
+    let _telemetry = logs(&config.telemetry)?;
     let mut signals = Signals::listen()?;
     crate::files::raise_limit();
     if config.pod.name.is_empty()
@@ -37,12 +37,35 @@ async fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     {
         tracing::warn!("{warning}");
     }
-    let hub = Hub::start(config).map_err(|e| Failure::chain(&e))?;
+    let hub = Hub::start(config).map_err(|e| not_started(&e))?;
     tracing::info!(hub.id = %hub.hub_id(), url = hub.url(), "hub started");
     tokio::select! {
         () = signals.next() => Ok(end(&hub, &mut signals).await),
         reason = hub.failed() => Err(failed(&hub, &mut signals, reason).await),
     }
+}
+
+/// Why a hub does not start: a setting that is missing or wrong, or something else.
+pub(crate) fn not_started(error: &StartError) -> Failure {
+    match error {
+        StartError::Settings(_)
+        | StartError::HashKeyMissing
+        | StartError::Secret(_)
+        | StartError::HashKey(_)
+        | StartError::AdminKey(_)
+        | StartError::Tls(_)
+        | StartError::Store(_)
+        | StartError::Events(_) => Failure::usage(chain(error)),
+        StartError::Bind { .. } | StartError::Metrics(_) => Failure::chain(error),
+    }
+}
+
+/// Logs and traces as the settings say.
+pub(crate) fn logs(config: &TelemetryConfig) -> Result<telemetry::Guard, Failure> {
+    telemetry::init(config).map_err(|error| match error {
+        telemetry::Error::Filter(_) | telemetry::Error::Exporter(_) => Failure::usage(chain(&error)),
+        telemetry::Error::AlreadySet(_) | telemetry::Error::Runtime(_) => Failure::chain(&error),
+    })
 }
 
 /// What to be warned of where other machines reach the hub and keys cross the network in the clear. In a pod an Ingress
@@ -81,7 +104,7 @@ pub(crate) async fn end(hub: &Hub, signals: &mut Signals) -> ExitCode {
 /// Migrates and ends.
 pub(crate) async fn migrate(args: ServeArgs) -> Result<ExitCode, Failure> {
     let config = HubConfig::load(args.config.as_deref()).map_err(|e| Failure::usage(chain(&e)))?;
-    let _telemetry = telemetry::init(&config.telemetry).map_err(|e| Failure::chain(&e))?;
+    let _telemetry = logs(&config.telemetry)?;
     let cure = "start it, or set another `store.database-url`";
     let places = Places::new(&config, cure, "")?;
     prepare(&config.store, DATABASE_TIMEOUT, &places).await?;

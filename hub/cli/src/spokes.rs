@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use alkhub_protocol::admin::{SpokeInfo, SpokePut, SpokeStatus};
+use alkhub_protocol::admin::{BY_HAND, InstanceInfo, KeyInfo, SpokeInfo, SpokePut, SpokeStatus};
 use alkhub_protocol::{ApiKey, Scopes, SpokeName};
-use alkhub_sdk::{CallError, Code};
+use alkhub_sdk::{CallError, Client, Code};
+use jiff::Timestamp;
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use crate::args::{ClientArgs, DeclareArgs, Output, SpokesArgs, SpokesCommand};
 use crate::failure::Failure;
+use crate::keys::lasts;
 use crate::output::{self, list};
 
-/// What the uid of a spoke begins with that was declared here, and not by a resource of Kubernetes.
-const UID_PREFIX: &str = "cli-";
+/// How long what is connected by keys that have ended may take to be gone from the list.
+const LEAVING: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Lists, declares, suspends, resumes or deletes.
 pub(crate) async fn spokes(args: SpokesArgs) -> Result<ExitCode, Failure> {
@@ -78,11 +83,14 @@ fn has(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
 async fn declare(args: DeclareArgs) -> Result<ExitCode, Failure> {
     let name = parse(&args.name)?;
     let client = args.client.hub.client()?;
-    // One that only connected is declared for the first time.
+    // One that only connected, or has keys, is declared for the first time.
     let before = client.declaration(&name).await?.filter(|before| !before.uid.is_empty());
+    if before.is_none() && !args.end_keys {
+        refuse_to_end(&name, &keys_of(&client, &name).await?)?;
+    }
     let uid = match &before {
         Some(before) => ours(&name, before)?.uid.clone(),
-        None => format!("{UID_PREFIX}{}", rand::random::<u64>()),
+        None => format!("{BY_HAND}{}", rand::random::<u64>()),
     };
     let key = (before.is_none() || args.new_key).then(|| ApiKey::from_entropy(rand::random()));
     let spoke = SpokePut {
@@ -122,29 +130,97 @@ async fn suspend(name: &str, suspended: bool, args: &ClientArgs) -> Result<ExitC
     }
 }
 
+/// The keys of a spoke that have not ended.
+async fn keys_of(client: &Client, name: &SpokeName) -> Result<Vec<KeyInfo>, Failure> {
+    let (mut keys, now) = (client.keys().await?, Timestamp::now());
+    keys.retain(|key| key.spoke.as_ref() == Some(name) && lasts(key, now));
+    Ok(keys)
+}
+
+/// A first declaration makes another spoke of the name: the keys that were made for it end, and what is connected by them.
+fn refuse_to_end(name: &SpokeName, keys: &[KeyInfo]) -> Result<(), Failure> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<_> = keys.iter().map(|key| format!("{} ({})", key.name, key.id)).collect();
+    Err(Failure::usage(format!(
+        "declaring `{name}` ends the keys that were made for it, and the programs that are connected by them: {}; give \
+         --end-keys to do so, and the key that is shown to those programs",
+        keys.join(", ")
+    )))
+}
+
+/// What is connected as a spoke.
+async fn instances(client: &Client, name: &SpokeName) -> Result<Vec<InstanceInfo>, Failure> {
+    let spokes = client.spokes().await?;
+    let spoke = spokes.into_iter().find(|spoke| spoke.name == *name);
+    Ok(spoke.map_or_else(Vec::new, |spoke| spoke.instances))
+}
+
+/// Says that a spoke stays connected by a key that its end does not reach.
+fn stays(did: &str, name: &SpokeName, instances: &[InstanceInfo]) -> Failure {
+    let instances: Vec<_> = instances
+        .iter()
+        .map(|instance| format!("{} on {}", instance.instance_id, instance.hub_id))
+        .collect();
+    Failure::other(format!(
+        "{did}: it is connected by a key that is not the spoke's own (an admin's), as {}; end that program, or revoke its \
+         key, and delete `{name}` then",
+        instances.join(", ")
+    ))
+}
+
 async fn delete(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
     let name = parse(name)?;
     let client = args.hub.client()?;
-    let before = client.declaration(&name).await?.ok_or_else(|| unknown(&name))?;
-    if !before.uid.is_empty() {
-        ours(&name, &before)?;
+    let before = client.declaration(&name).await?;
+    match &before {
+        Some(declared) if !declared.uid.is_empty() => {
+            ours(&name, declared)?;
+        }
+        // One that has just connected is in no list of the database yet.
+        _ if keys_of(&client, &name).await?.is_empty() => {
+            let there = instances(&client, &name).await?;
+            if !there.is_empty() {
+                return Err(stays(&format!("`{name}` is not deleted"), &name, &there));
+            }
+        }
+        _ => {}
     }
+    let before = before.ok_or_else(|| unknown(&name))?;
     client.delete_spoke(&name, &before.uid).await?;
+    leaves(&client, &name).await?;
     match args.output {
         Output::Json => output::json(&json!({ "deleted": name })),
         Output::Table => done(&format!("deleted {name}")),
     }
 }
 
+/// Waits until nothing is connected as a spoke that was deleted.
+async fn leaves(client: &Client, name: &SpokeName) -> Result<(), Failure> {
+    let end = Instant::now() + LEAVING;
+    loop {
+        let there = instances(client, name).await?;
+        if there.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let did = format!("deleted `{name}` and ended its keys, and it is still there");
+            return Err(stays(&did, name, &there));
+        }
+        sleep(LOOK).await;
+    }
+}
+
 /// A declaration that may be changed here: no resource of Kubernetes would change it back.
 fn ours<'a>(name: &SpokeName, declared: &'a SpokePut) -> Result<&'a SpokePut, Failure> {
-    if declared.uid.starts_with(UID_PREFIX) {
+    if declared.uid.starts_with(BY_HAND) {
         return Ok(declared);
     }
     if declared.uid.is_empty() {
         return Err(Failure::usage(format!(
-            "`{name}` is connected and not declared: `alkhub spokes declare {name}` first, which ends the keys that were \
-             made for it"
+            "`{name}` is connected and not declared: `alkhub spokes declare {name}` first (--end-keys, where keys \
+             were made for it)"
         )));
     }
     Err(Failure::usage(format!(

@@ -13,6 +13,9 @@ use crate::call::Delivered;
 /// The start of every problem document's `type`.
 pub const PROBLEM_PREFIX: &str = "urn:alkhub:problem:";
 
+/// What a port of TLS says to a request in plain HTTP.
+pub const SPEAKS_TLS: &str = "this port speaks TLS: its address begins with https://";
+
 /// Names a failure; the spelling on the wire is in [`Code::as_str`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Code {

@@ -9,6 +9,7 @@ mod events;
 mod http;
 mod items;
 mod link;
+mod outcome;
 mod request;
 mod state;
 
@@ -22,9 +23,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 pub use self::events::{Delivery, Event, Events};
-pub use self::http::{CallFilter, Published};
+pub use self::http::{CallFilter, CallPage, Published};
 pub use self::items::Items;
 use self::link::Link;
+pub use self::outcome::{Outcome, Streamed};
 use self::request::requested;
 pub(crate) use self::request::{new_id, now_ms, payload};
 use crate::Error;

@@ -40,6 +40,8 @@ pub use alkhub_protocol as protocol;
 pub use alkhub_protocol::frame::Gap;
 pub use alkhub_protocol::{CallError, Code, Delivered, OperationKind, OperationName, RawJson, Topic, TopicFilter};
 
-pub use client::{CallFilter, CallOptions, Client, Delivery, Event, Events, Items, Published};
+pub use client::{
+    CallFilter, CallOptions, CallPage, Client, Delivery, Event, Events, Items, Outcome, Published, Streamed,
+};
 pub use error::{Distrust, Error};
 pub use spoke::{Answer, Context, Failure, Operation, Spoke, Status};

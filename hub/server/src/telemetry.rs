@@ -46,6 +46,15 @@ pub struct Guard {
     traces: Option<SdkTracerProvider>,
 }
 
+/// Checks the settings; sets up nothing.
+///
+/// # Errors
+/// [`Error::Filter`].
+pub fn check(config: &TelemetryConfig) -> Result<(), Error> {
+    EnvFilter::try_new(&config.log_filter)?;
+    Ok(())
+}
+
 /// Sets up logs, and traces when an endpoint is configured, for the whole process. Logs go to standard error. With an
 /// endpoint it must run inside a tokio runtime with more than one thread.
 ///

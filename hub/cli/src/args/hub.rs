@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
 use super::Output;
 
@@ -35,7 +36,14 @@ pub(crate) struct HubArgs {
     #[arg(long, value_name = "FILE", help_heading = "Hub")]
     pub(crate) token_file: Option<PathBuf>,
     /// PEM file with authorities to trust besides the system's
-    #[arg(long, env = "ALKHUB_CA_FILE", value_name = "FILE", help_heading = "Hub")]
+    #[arg(
+        long,
+        env = "ALKHUB_CA_FILE",
+        value_name = "FILE",
+        // An empty one is told of with the variable's name.
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
+        help_heading = "Hub"
+    )]
     pub(crate) ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) folders: Folders,

@@ -79,11 +79,13 @@ pub(crate) enum SpokesCommand {
 #[command(after_help = "\
 Examples:
   alkhub spokes declare builder
-  alkhub spokes declare builder --operation 'build.*' --operation test.run --scope events:publish:build.done
+  alkhub spokes declare builder --operation 'build.*' --operation test.run
+  alkhub spokes declare builder --scope events:publish:build.done
   alkhub spokes declare builder --concurrency 4 --label team=a --new-key
 
-What is not said is as for a new spoke: declaring again replaces the declaration. The key stays, unless --new-key asks for
-another; then the old one ends. A Spoke of Kubernetes is changed in Kubernetes.")]
+What is not said is as for a new spoke: declaring again replaces the declaration. The key stays, unless --new-key asks
+for another; then the old one ends. Keys that `alkhub keys create --spoke NAME` made before the first declaration end with
+it, and the programs that use them: that is refused without --end-keys. A Spoke of Kubernetes is changed in Kubernetes.")]
 pub(crate) struct DeclareArgs {
     /// The spoke's name
     pub(crate) name: String,
@@ -102,6 +104,9 @@ pub(crate) struct DeclareArgs {
     /// Makes another key for a spoke that has one
     #[arg(long)]
     pub(crate) new_key: bool,
+    /// Ends the keys that were made for the name before its first declaration, and what is connected by them
+    #[arg(long)]
+    pub(crate) end_keys: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

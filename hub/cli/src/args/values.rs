@@ -1,5 +1,6 @@
 //! Values of options: the form of results, kinds, times.
 
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -85,6 +86,20 @@ impl FromStr for Time {
     }
 }
 
+/// A time that is not over at once.
+pub(crate) fn time_above_zero(text: &str) -> Result<Time, &'static str> {
+    match text.parse::<Time>()? {
+        Time(Duration::ZERO) => Err("it must be more than 0"),
+        time => Ok(time),
+    }
+}
+
+/// Where to listen.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "write ADDRESS:PORT, for example 127.0.0.1:7420; port 0 takes a free one")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +109,7 @@ mod tests {
         assert_eq!("500ms".parse(), Ok(Time(Duration::from_millis(500))));
         assert_eq!("30d".parse(), Ok(Time(Duration::from_secs(30 * 86_400))));
         assert_eq!("5".parse(), Ok(Time(Duration::from_secs(5))));
+        assert!(time_above_zero("0").is_err() && time_above_zero("1ms").is_ok());
         for wrong in ["", "s", "1.5s", "5 s", "99999999999999999999d"] {
             assert!(wrong.parse::<Time>().is_err(), "{wrong}");
         }

@@ -1,6 +1,5 @@
 //! The database of a development hub: a private one, which is started again when it dies, or one that is named.
 
-use std::path::Path;
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
@@ -9,6 +8,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
+use super::folder::DataFolder;
 use crate::failure::{Failure, chain};
 use crate::output;
 
@@ -32,22 +32,29 @@ pub(super) enum Database {
 
 impl Database {
     /// The private server, unless a database is named; either way the folder is locked from here on.
-    pub(super) async fn start(config: &mut HubConfig, data: &Path) -> Result<Self, Failure> {
-        let given = config.store.database_url.is_some() || config.store.database_url_file.is_some();
-        let lock = super::untaken(|| FolderLock::take(data), |error| matches!(error, Error::Locked { .. }));
+    pub(super) async fn start(config: &mut HubConfig, folder: &mut DataFolder) -> Result<Self, Failure> {
+        let data = folder.path().to_owned();
+        let lock = super::untaken(
+            || FolderLock::take(&data),
+            |error| matches!(error, Error::Locked { .. }),
+        );
         let lock = lock.await.map_err(|e| Failure::chain(&e))?;
-        let database = if given {
+        let missing = folder.missing();
+        let database = if is_given(config) {
+            folder.fills(missing);
             Self::Given(lock)
         } else {
             // The server takes it again, for itself.
             drop(lock);
-            let server = Server::start(Options::new(data))
-                .await
-                .map_err(|e| Failure::chain(&e))?;
+            let server = Server::start(Options::new(&data)).await;
+            if !matches!(server, Err(Error::Locked { .. })) {
+                folder.fills(missing);
+            }
+            let server = server.map_err(|e| Failure::chain(&e))?;
             config.store.database_url = Some(server.url().into());
             Self::Private(Box::new(server))
         };
-        super::make_keys(data)?;
+        super::make_keys(&data)?;
         Ok(database)
     }
 
@@ -85,6 +92,11 @@ impl Database {
             Self::Given(_) => Ok(()),
         }
     }
+}
+
+/// Whether a database is named.
+pub(super) fn is_given(config: &HubConfig) -> bool {
+    config.store.database_url.is_some() || config.store.database_url_file.is_some()
 }
 
 /// What the server died of. Its process is looked at and left to [`Server::stop`] to be waited for.

@@ -19,6 +19,9 @@ const PRIVATE: u32 = 0o700;
 /// The file that [`FolderLock`] makes.
 const LOCK: &str = "lock";
 
+/// Everything else that a start makes in it.
+const MADE: [&str; 5] = ["data", "run", "postgres.log", super::ADMIN_KEY, super::HASH_KEY];
+
 /// A folder that exists.
 #[derive(Debug)]
 pub(super) struct DataFolder {
@@ -26,6 +29,8 @@ pub(super) struct DataFolder {
     /// The folders that were not there before, the innermost first.
     made: Vec<PathBuf>,
     had_lock: bool,
+    /// Of [`MADE`], what this start makes; nothing until it has had the folder for itself.
+    filled: Vec<&'static str>,
 }
 
 // === impl DataFolder ===
@@ -55,21 +60,39 @@ impl DataFolder {
             had_lock: path.join(LOCK).exists(),
             path,
             made,
+            filled: Vec::new(),
         })
+    }
+
+    /// What is not there yet. Asked by who holds the folder's lock, so that nobody else makes it meanwhile.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        MADE.into_iter().filter(|name| !self.path.join(name).exists()).collect()
+    }
+
+    /// This start makes these, from here on.
+    pub(super) fn fills(&mut self, missing: Vec<&'static str>) {
+        self.filled = missing;
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes the lock's file, and the folders, that were not there before, unless something else is in them or
-    /// another hub has come.
+    /// Removes what this start has made, the lock's file and the folders too, unless something else is in them or another
+    /// hub has come.
     pub(super) fn tidy(&self) {
-        if !self.had_lock {
-            let others = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
-            let alone = others.into_iter().all(|entry| entry.file_name() == LOCK);
-            // Held while its file goes, so that nobody else can hold it.
-            if let (true, Ok(_lock)) = (alone, FolderLock::take(&self.path)) {
+        // Held while its file goes, so that nobody else can hold it.
+        if let Ok(_lock) = FolderLock::take(&self.path) {
+            for path in self.filled.iter().map(|name| self.path.join(name)) {
+                // What cannot be removed keeps the folder, which is told by its being there.
+                let _ = if path.is_dir() {
+                    std::fs::remove_dir_all(&path)
+                } else {
+                    std::fs::remove_file(&path)
+                };
+            }
+            let mut entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+            if !self.had_lock && entries.all(|entry| entry.file_name() == LOCK) {
                 let _ = std::fs::remove_file(self.path.join(LOCK));
             }
         }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use alkhub_protocol::scope;
 use alkhub_sdk::RawJson;
 
 use super::Offer;
@@ -38,6 +39,9 @@ impl Offer {
                     output::warning(&named(warning));
                 }
             }
+            let scopes = &spec.access_control.required_scopes;
+            let scopes = scopes.iter().try_for_each(|scope| scope::check(scope));
+            scopes.map_err(|error| named(format!("`requiredScopes`: {error}")))?;
             if let Some(folder) = command.folder().filter(|folder| !folder.is_dir()) {
                 return Err(named(format!("`folder`: there is no folder {}", folder.display())));
             }

@@ -238,6 +238,79 @@ fn a_busy_port_is_one_line() {
 }
 
 #[test]
+fn a_wrong_option_is_a_mistake_of_the_command_line_and_leaves_no_folder() {
+    let world = World::new();
+    let data = world.data().display().to_string();
+
+    for (option, value, says) in [
+        ("--log", "foo=bar=1", "--log"),
+        ("--redis-url", "http://127.0.0.1:9", "--redis-url"),
+        ("--database-url", "mysql://127.0.0.1/x", "--database-url"),
+        ("--database-url", "nonsense", "--database-url"),
+    ] {
+        let line = world.fails(2, &["dev", "--data", &data, "--listen", "127.0.0.1:0", option, value]);
+        assert!(line.contains(says), "{line}");
+        assert!(!world.data().exists(), "{option} {value}");
+    }
+    let listen = world.run(&["dev", "--data", &data, "--listen", "21430"]);
+    assert_eq!(listen.status.code(), Some(2), "{listen:?}");
+    assert!(
+        String::from_utf8_lossy(&listen.stderr).contains("127.0.0.1:7420"),
+        "{listen:?}"
+    );
+}
+
+#[test]
+fn a_start_that_comes_to_nothing_leaves_only_what_was_there() {
+    let world = World::new();
+    let data = world.data().display().to_string();
+    let redis = ["--redis-url", "redis://127.0.0.1:9", "--wait", "1s"];
+    let start = [&["dev", "--data", &data, "--listen", "127.0.0.1:0"], &redis[..]].concat();
+
+    world.run(&start);
+    assert!(!world.data().exists(), "a Redis that does not answer");
+    let long = [&start[..start.len() - 1], &["60s"]].concat();
+    let mut waits = world.start(&long);
+    waits.notes("waiting for Redis");
+    waits.interrupt();
+    assert!(!world.data().exists(), "Ctrl-C while it waits");
+    let mut begins = world.start(&long);
+    wait("the database to be made", || {
+        let log = world.data().join("postgres.log");
+        log.exists().then_some(()).ok_or_else(|| "no log".to_owned())
+    });
+    begins.interrupt();
+    assert!(!world.data().exists(), "Ctrl-C while Postgres starts");
+
+    let world = Dev::start_in(world, &[]).stop();
+    std::fs::remove_file(world.data().join("admin.key")).expect("there");
+    world.run(&start);
+    assert!(world.data().join("data/PG_VERSION").exists(), "the data of before");
+    assert!(world.data().join("hash.key").exists(), "the key of before");
+    assert!(!world.data().join("admin.key").exists(), "this start made it");
+    Dev::start_in(world, &[]).stop();
+}
+
+#[test]
+fn a_first_key_of_before_is_told_at_the_start_until_it_is_revoked() {
+    let dev = Dev::start();
+    let first = dev.world.json(&["keys", "list"])[0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let world = dev.stop();
+    std::fs::remove_file(world.data().join("admin.key")).expect("there");
+
+    let mut dev = Dev::start_in(world, &[]);
+    let told = dev.program.notes("alkhub keys revoke");
+    assert!(told.contains(&first), "{told}");
+    dev.world.ok(&["keys", "revoke", &first]);
+    let dev = Dev::start_in(dev.stop(), &[]);
+
+    stopped_quietly(dev);
+}
+
+#[test]
 fn a_locked_folder_is_one_line_that_names_the_other() {
     let dev = Dev::start();
     let data = dev.world.data().display().to_string();
@@ -269,7 +342,7 @@ fn a_database_that_does_not_answer_and_a_wrong_url_are_one_line() {
     let data = world.data().display().to_string();
 
     let wrong = world.fails(
-        1,
+        2,
         &[
             "dev",
             "--data",
@@ -282,6 +355,22 @@ fn a_database_that_does_not_answer_and_a_wrong_url_are_one_line() {
     );
 
     assert!(wrong.contains("Postgres URL"), "{wrong}");
+}
+
+#[test]
+fn serve_without_what_it_needs_is_a_mistake_of_its_settings() {
+    let world = World::new();
+    let database = "[store]\ndatabase-url = \"postgres://127.0.0.1:9/x\"";
+    for (settings, says) in [
+        (database.to_owned(), "auth.hash-key-file"),
+        (format!("{database}\n[telemetry]\nlog-filter = \"a=b=c\""), "log-filter"),
+    ] {
+        let file = world.write("hub.toml", &settings);
+        let output = world.run(&["serve", "--config", &file]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
 }
 
 #[test]
@@ -328,7 +417,7 @@ fn the_last_admin_key_cannot_be_revoked_and_who_owns_the_machine_gets_another() 
     let admin = &dev.world.json(&["keys", "list"])[0];
     let id = admin["id"].as_str().expect("an id").to_owned();
 
-    let refused = dev.world.fails(6, &["keys", "revoke", &id]);
+    let refused = dev.world.fails(1, &["keys", "revoke", &id]);
     let settings = format!(
         "[auth]\nhash-key-file = {:?}\n[store]\ndatabase-url = \"postgres://alkhub@localhost/postgres?host={}\"\n",
         dev.world.data().join("hash.key"),

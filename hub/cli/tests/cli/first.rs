@@ -237,6 +237,65 @@ fn a_declared_spoke_gets_a_key_is_suspended_and_deleted() {
 }
 
 #[test]
+fn a_first_declaration_ends_keys_only_when_it_is_told_to() {
+    let dev = Dev::start();
+    let world = &dev.world;
+    let key = world.ok(&["keys", "create", "laptop", "--spoke", "text"]);
+    let mut spoke = dev.offer(&["text.run", "--url", &dev.url, "--token", key.trim(), "--", "cat"]);
+
+    let refused = world.fails(2, &["spokes", "declare", "text"]);
+    assert!(
+        refused.contains("laptop (") && refused.contains("--end-keys"),
+        "{refused}"
+    );
+    assert_eq!(world.json(&["spokes"])[0]["status"], "connected");
+
+    let new = world.ok(&["spokes", "declare", "text", "--end-keys"]);
+    assert_eq!(spoke.ended().code(), Some(4), "{}", spoke.err());
+    let made = world.ok(&["keys", "create", "later", "--spoke", "text"]);
+    let _again = dev.offer(&["text.run", "--url", &dev.url, "--token", made.trim(), "--", "cat"]);
+    world.ok(&["spokes", "declare", "text", "--new-key"]);
+    let listed = world.json(&["keys", "list", "--url", &dev.url, "--token", &dev.key()]);
+    let later = listed
+        .as_array()
+        .expect("keys")
+        .iter()
+        .find(|key| key["name"] == "later");
+    assert!(
+        later.expect("made")["revokedAt"].is_null(),
+        "what is made after it stays: {listed}"
+    );
+    assert!(new.starts_with("alk_"));
+}
+
+#[test]
+fn what_an_admins_key_keeps_connected_is_not_called_deleted() {
+    let dev = Dev::start();
+    let world = &dev.world;
+    let mut by_admin = dev.offer(&["text.run", "--", "cat"]);
+
+    let line = world.fails(1, &["spokes", "delete", "text"]);
+    assert!(line.contains("not deleted") && line.contains("admin"), "{line}");
+    let key = world.ok(&["keys", "create", "laptop", "--spoke", "text"]);
+    let mut by_key = dev.offer(&["text.run", "--url", &dev.url, "--token", key.trim(), "--", "cat"]);
+    let line = world.fails(1, &["spokes", "delete", "text"]);
+    assert!(line.contains("still there"), "{line}");
+    assert_eq!(by_key.ended().code(), Some(4), "its key ended");
+
+    assert!(by_admin.interrupt().success());
+}
+
+#[test]
+fn a_namespace_that_makes_no_spokes_name_is_answered_with_the_flag() {
+    let dev = Dev::start();
+
+    let line = dev.world.fails(2, &["offer", "Slow-.x", "--", "cat"]);
+    assert!(line.contains("--spoke NAME") && line.contains("Slow-.x"), "{line}");
+    let mut mapped = dev.world.start(&["offer", "My_space.x", "--", "cat"]);
+    mapped.notes("as spoke `my-space`");
+}
+
+#[test]
 fn the_labels_of_an_offer_are_shown_and_found() {
     let dev = Dev::start();
     let file = dev.world.write(

@@ -1,6 +1,7 @@
 //! The binary as a person uses it: real processes, a real Postgres, a real hub. Nothing is imitated.
 
 mod attacked;
+mod calls;
 mod commands;
 mod dev;
 mod examples;

@@ -37,6 +37,10 @@ fn an_offer_that_cannot_work_is_refused_with_the_operation_and_the_field() {
             "[{name: a.b, command: [cat], folder: nowhere}]",
             &["`a.b`", "`folder`", "nowhere"],
         ),
+        (
+            "[{name: a.b, command: [cat], requiredScopes: [task:read, Admin]}]",
+            &["`a.b`", "`requiredScopes`", "`admin`"],
+        ),
         ("[{name: a.b, command: [cat]}]\nconcurrency: 0", &["concurrency", "0"]),
     ] {
         let file = world.write("spoke.yaml", &format!("operations: {operations}\n"));
@@ -66,6 +70,25 @@ fn an_offer_of_one_command_is_checked_too() {
 }
 
 #[test]
+fn what_a_command_cannot_mean_is_refused_by_name() {
+    let world = World::new();
+    let hub = ["--url", "http://127.0.0.1:9", "--token", "x"];
+
+    let both = world.fails(2, &["call", "a.b", "-", "--url", hub[1], "--token-file", "-"]);
+    assert!(both.contains("standard input") && both.contains("@FILE"), "{both}");
+    let operation = world.fails(2, &[&["calls", "--operation", "nope"], &hub[..]].concat());
+    assert!(operation.contains("namespace.operation"), "{operation}");
+    let zero = world.run(&[&["call", "a.b", "--timeout", "0"], &hub[..]].concat());
+    assert_eq!(zero.status.code(), Some(2), "{zero:?}");
+    for (variable, value) in [("ALKHUB_URL", ""), ("ALKHUB_TOKEN", ""), ("ALKHUB_CA_FILE", "")] {
+        let mut world = World::new();
+        world.set(variable, value);
+        let line = world.fails(2, &["operations"]);
+        assert!(line.contains(variable), "{line}");
+    }
+}
+
+#[test]
 fn a_wildcard_over_types_is_refused() {
     let world = World::new();
 
@@ -91,6 +114,9 @@ fn a_scope_that_can_never_match_is_refused_with_the_nearest_right_one() {
         ("operations", "`operations:read`"),
         ("Admin", "`admin`"),
         ("spoke", "--spoke"),
+        ("admn", "`admin`"),
+        ("operation:raed", "`operations:read`"),
+        ("events:publsh:job", "`events:publish:TYPE`"),
     ] {
         let output = create(scope);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -321,3 +321,21 @@ fn no_key_is_in_a_commands_environment_unless_it_is_asked_for() {
         assert!(!asked.contains("secret"), "{operation}: {asked}");
     }
 }
+
+#[test]
+fn an_output_over_the_limit_is_the_commands_fault_and_not_the_callers() {
+    let dev = Dev::start();
+    let script = "head -c 1100000 /dev/zero | tr '\\0' x";
+    let _whole = dev.offer(&["big.text", "--", "sh", "-c", script]);
+    let _line = dev.offer(&["big.line", "--kind", "subscription", "--", "sh", "-c", script]);
+    let close = "head -c 1048574 /dev/zero | tr '\\0' x";
+    let _wrapped = dev.offer(&["big.wrapped", "--", "sh", "-c", close]);
+
+    for operation in ["big.text", "big.line", "big.wrapped"] {
+        let line = dev.world.fails(7, &["call", operation]);
+        assert!(
+            line.contains("EXECUTION_ERROR") && line.contains("larger than"),
+            "{line}"
+        );
+    }
+}

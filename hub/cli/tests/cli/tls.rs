@@ -226,7 +226,11 @@ async fn who_takes_the_wrong_scheme_is_told_the_right_one() {
         let arguments = ["operations", "--url", &url, "--token", &key, "--ca-file", &ca_file];
         let output = dev.world.run(&arguments);
         let line = String::from_utf8_lossy(&output.stderr).replace(&url, "");
-        assert!(!output.status.success() && line.contains(scheme), "{line}");
+        assert!(line.contains(scheme), "{line}");
+        assert_eq!(output.status.code(), Some(3), "{line}");
+        let call = ["call", "a.b", "--url", &url, "--token", &key, "--ca-file", &ca_file];
+        let line = dev.world.fails(3, &call).replace(&url, "");
+        assert!(line.contains(scheme), "{line}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo, SpokeInfo};
 use alkhub_protocol::call::CallRecord;
+use alkhub_protocol::error::SPEAKS_TLS;
 use alkhub_protocol::operation::{OperationInfo, OperationSpec};
 use alkhub_protocol::{CallStatus, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
 use reqwest::{Method, RequestBuilder, Response};
@@ -26,6 +27,22 @@ pub struct CallFilter {
     /// How many at most; the hub's default when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// That ended before this place, from [`CallPage::next`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// That ended after this place. Without `before` the oldest of them come first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// A part of the list of ended calls.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CallPage {
+    /// The latest first; with [`CallFilter::after`] alone the oldest first.
+    pub calls: Vec<CallRecord>,
+    /// The place of the last one, where more may follow: to go on with as `before`, or as `after`.
+    pub next: Option<String>,
 }
 
 /// What became of a published event.
@@ -120,8 +137,20 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `calls:read`.
     pub async fn calls(&self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
+        Ok(self.calls_page(filter).await?.calls)
+    }
+
+    /// The same with the place where more may follow.
+    ///
+    /// # Errors
+    /// As [`Client::calls`].
+    pub async fn calls_page(&self, filter: &CallFilter) -> Result<CallPage, Error> {
         let request = self.request(Method::GET, &["v1", "calls"])?.query(filter);
-        self.send(request, "the list of calls").await
+        let Envelope { data, meta } = self.envelope(request, "the list of calls").await?;
+        Ok(CallPage {
+            calls: data,
+            next: meta.next,
+        })
     }
 
     /// All keys, without their secrets.
@@ -177,12 +206,18 @@ impl Client {
 
     pub(super) async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(|e| self.0.endpoint.unreachable(e))?;
+        self.accepted(response).await
+    }
+
+    /// An answer that is no refusal.
+    pub(super) async fn accepted(&self, response: Response) -> Result<Response, Error> {
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let body = response.bytes().await.unwrap_or_default();
         Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if problem.detail == SPEAKS_TLS => self.0.endpoint.refused(status.as_u16(), problem.detail),
             Ok(problem) => Error::Problem(Box::new(problem)),
             Err(_) => self.0.endpoint.refused(
                 status.as_u16(),

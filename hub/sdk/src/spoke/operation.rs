@@ -284,7 +284,8 @@ fn wrap<T: Serialize>(data: &T, operation: &OperationName) -> Result<RawJson, Fa
             "output of {} bytes is larger than the limit of {PAYLOAD_LIMIT_BYTES} bytes",
             wrapped.len()
         );
-        return Err(Failure::new(Code::PayloadTooLarge.as_str(), text));
+        // The input is not what is too large.
+        return Err(Failure::new(Code::ExecutionError.as_str(), text));
     }
     Ok(wrapped)
 }

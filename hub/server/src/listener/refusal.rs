@@ -4,7 +4,7 @@
 use std::io::IoSlice;
 use std::time::Duration;
 
-use alkhub_protocol::error::PROBLEM_PREFIX;
+use alkhub_protocol::error::{PROBLEM_PREFIX, SPEAKS_TLS};
 use alkhub_protocol::{Code, Delivered, Problem};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -53,11 +53,7 @@ impl Refusal {
                 Code::RateLimited,
                 "this address has as many connections as `server.max-connections-per-address` allows",
             ),
-            Self::Plain => (
-                StatusCode::BAD_REQUEST,
-                Code::BadRequest,
-                "this port speaks TLS: its address begins with https://",
-            ),
+            Self::Plain => (StatusCode::BAD_REQUEST, Code::BadRequest, SPEAKS_TLS),
         };
         let again = if self == Self::Plain { "" } else { "retry-after: 5\r\n" };
         let body = problem(status, code, detail, self != Self::Plain, None);

@@ -142,5 +142,5 @@ fn unreadable(error: &std::io::Error) -> Failure {
 }
 
 fn too_large(limit: usize) -> Failure {
-    Failure::new("PAYLOAD_TOO_LARGE", format!("the output is larger than {limit} bytes"))
+    Failure::new("EXECUTION_ERROR", format!("the output is larger than {limit} bytes"))
 }
