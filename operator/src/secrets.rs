@@ -60,6 +60,8 @@ pub(crate) struct Fact {
     pub(crate) digest: String,
     /// Where the server is, or what is wrong with the value; `None` for certificates.
     pub(crate) endpoint: Result<Option<Endpoint>, String>,
+    /// Whether it is a URL of a Redis in the clear.
+    pub(crate) is_clear: bool,
 }
 
 /// Facts by location and form, trusted for a minute each.
@@ -101,7 +103,9 @@ impl Fact {
             }
             Ok(Some(Endpoint::of(&address, namespace)))
         };
+        let is_encrypted = |text: &str| text.starts_with("rediss:") || text.starts_with("valkeys:");
         Self {
+            is_clear: form == Form::Redis && !text.is_ok_and(|text| is_encrypted(&text.to_ascii_lowercase())),
             digest: digest(&[value]),
             endpoint: match form {
                 Form::Redis => address(address::redis),

@@ -138,6 +138,7 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Res
     if let Err(why) = &fact.endpoint {
         return Err(refused("InvalidUrl", "secretRef", &location, why));
     }
+    let is_clear = fact.is_clear;
     let ca = match &backend.ca_secret_ref {
         None => None,
         Some(reference) => {
@@ -146,6 +147,11 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Res
                 return Err(missing(field, "caSecretRef", &location));
             };
             if let Err(why) = &fact.endpoint {
+                return Err(refused("InvalidAuthority", "caSecretRef", &location, why));
+            }
+            if is_clear {
+                let why = "the URL of secretRef begins with redis://, which is in the clear: write rediss://, or leave \
+                           caSecretRef out";
                 return Err(refused("InvalidAuthority", "caSecretRef", &location, why));
             }
             Some((location, fact.digest.clone()))

@@ -29,6 +29,7 @@ pub(crate) fn observed() -> Observed {
     let authorities = Fact {
         digest: "d1".to_owned(),
         endpoint: Ok(None),
+        is_clear: false,
     };
     Observed {
         images: Images {
@@ -38,7 +39,7 @@ pub(crate) fn observed() -> Observed {
         },
         redis_server: Some(Endpoint::managed("cache", "team", 6379)),
         redis: Values {
-            url: Some(fact("redis://cache", Form::Redis)),
+            url: Some(fact("rediss://cache", Form::Redis)),
             ca: Some(authorities),
         },
         postgres: Values {
@@ -255,6 +256,53 @@ fn the_image_is_the_specs_or_the_versions_or_what_has_worked_or_the_default() {
     assert_eq!(repository("reg:5000/hub"), "reg:5000/hub");
     assert_eq!(tag("reg:5000/hub:1@sha256:ab"), Some("1"));
     assert_eq!(tag("hub"), None);
+}
+
+#[test]
+fn authorities_beside_a_redis_in_the_clear_are_refused() {
+    let mut spec = given();
+    spec["redis"]["caSecretRef"] = json!({"name": "ca"});
+    let mut clear = observed();
+    clear.redis.url = Some(Fact::of(b"redis://:s3cret@cache", Form::Redis, "team"));
+
+    let refused = refusal(&hub(spec), &clear);
+
+    assert_eq!(refused.reason, "InvalidAuthority");
+    assert!(
+        refused.message.starts_with("spec.redis.caSecretRef") && refused.message.contains("rediss://"),
+        "{}",
+        refused.message
+    );
+    assert!(
+        validate(&hub(given()), &clear).is_ok(),
+        "without them it is as good as before"
+    );
+}
+
+#[test]
+fn settings_that_a_hub_would_refuse_are_refused_by_name_value_and_range() {
+    for (section, key, value, says) in [
+        ("server", "max-connections", json!(0), "1 to 1000000000"),
+        ("store", "statement-timeout", json!("30days"), "24days"),
+        (
+            "server",
+            "client-address",
+            json!("proxy-protocol"),
+            "server.trusted-proxies",
+        ),
+        (
+            "telemetry",
+            "otlp-endpoint",
+            json!("collector:4318"),
+            "http://collector:4318",
+        ),
+    ] {
+        let refused = refusal(&with("config", json!({ section: { key: value } })), &observed());
+
+        assert_eq!(refused.reason, "InvalidSetting");
+        let named = refused.message.contains(&format!("{section}.{key}"));
+        assert!(named && refused.message.contains(says), "{}", refused.message);
+    }
 }
 
 #[test]
