@@ -199,7 +199,7 @@ impl Core {
         let (status, code) = match end {
             End::Output(_) | End::Completed => (CallStatus::Completed, None),
             End::Failed(error) => (CallStatus::Failed, Some(&error.code)),
-            End::Aborted | End::Silent => (CallStatus::Aborted, Some(&Code::Aborted)),
+            End::Aborted | End::Stopped(_) | End::Silent => (CallStatus::Aborted, Some(&Code::Aborted)),
         };
         let duration = call.clock.started.elapsed();
         self.metrics.ended(&call.operation.series, code, duration.as_secs_f64());

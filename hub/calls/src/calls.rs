@@ -16,6 +16,7 @@ use alkhub_protocol::{
 };
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
+use jiff::Timestamp;
 use prometheus::Registry;
 use tokio::sync::oneshot;
 
@@ -64,6 +65,10 @@ pub struct Items {
     queue: Arc<ItemQueue>,
     ticket: Ticket,
 }
+
+/// A connected instance.
+#[derive(Clone, Debug)]
+pub struct Connected(Arc<Instance>);
 
 /// Aborts a call that nobody waits for any more.
 struct AbortOnDrop(Ticket);
@@ -177,12 +182,13 @@ impl Calls {
 
     /// Every connected instance of every hub, with the operations that it offers.
     pub fn instances(&self) -> Vec<(SpokeName, InstanceInfo, Vec<OperationName>)> {
-        self.0
-            .directory
-            .instances()
-            .iter()
-            .map(|instance| shown(instance))
-            .collect()
+        let shown = |one: &Connected| (one.spoke().clone(), one.info(), one.operations().cloned().collect());
+        self.connected().iter().map(shown).collect()
+    }
+
+    /// Every connected instance of every hub, by spoke and id. Nothing is copied.
+    pub fn connected(&self) -> Vec<Connected> {
+        self.0.directory.instances().into_iter().map(Connected).collect()
     }
 
     /// Calls that run now on this hub, those of other hubs' callers included.
@@ -191,18 +197,36 @@ impl Calls {
     }
 }
 
-fn shown(instance: &Instance) -> (SpokeName, InstanceInfo, Vec<OperationName>) {
-    let entry = &instance.entry;
-    let info = InstanceInfo {
-        instance_id: entry.instance.clone(),
-        hub_id: entry.hub.clone(),
-        generation: entry.generation,
-        connected_at: entry.connected_at,
-        labels: entry.labels.clone(),
-        host_info: entry.host_info.clone(),
-    };
-    let operations = entry.operations.iter().map(|offer| offer.name.clone());
-    (entry.spoke.clone(), info, operations.collect())
+// === impl Connected ===
+
+impl Connected {
+    /// Its spoke.
+    pub fn spoke(&self) -> &SpokeName {
+        &self.0.entry.spoke
+    }
+
+    /// When it connected.
+    pub fn since(&self) -> Timestamp {
+        self.0.entry.connected_at
+    }
+
+    /// What is shown of it.
+    pub fn info(&self) -> InstanceInfo {
+        let entry = &self.0.entry;
+        InstanceInfo {
+            instance_id: entry.instance.clone(),
+            hub_id: entry.hub.clone(),
+            generation: entry.generation,
+            connected_at: entry.connected_at,
+            labels: entry.labels.clone(),
+            host_info: entry.host_info.clone(),
+        }
+    }
+
+    /// What it offers.
+    pub fn operations(&self) -> impl Iterator<Item = &OperationName> {
+        self.0.entry.operations.iter().map(|offer| &offer.name)
+    }
 }
 
 // === impl Ticket ===
@@ -220,7 +244,13 @@ impl Ticket {
         self.stop(reason);
     }
 
-    /// The same; false when the call had ended before, so that its end is on its way.
+    /// Ends the call for its caller, who is told with `call.aborted`, as the end of a stream where it had items; false when
+    /// it had ended before, so that its end is on its way.
+    pub fn cancel(&self, reason: &'static str) -> bool {
+        self.core.end_once(self.key, End::Stopped(reason), Some(reason))
+    }
+
+    /// [`Ticket::abort`]; false when the call had ended before, so that its end is on its way.
     pub fn stop(&self, reason: &str) -> bool {
         self.core.end_once(self.key, End::Silent, Some(reason))
     }
@@ -264,7 +294,7 @@ impl futures::Stream for Items {
     type Item = Result<RawJson, CallError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.queue.poll_next(cx)
+        self.queue.poll_next(cx).map(|said| said.map(|charged| charged.said))
     }
 }
 

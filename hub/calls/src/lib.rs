@@ -52,7 +52,7 @@ mod strays;
 mod wheel;
 
 pub use caller::{Caller, SpokePolicy};
-pub use calls::{Calls, Items, Parts, Ticket};
+pub use calls::{Calls, Connected, Items, Parts, Ticket};
 pub use list::{ListQuery, OperationPage};
 pub use outbox::{Full, Limits, Outbox, Outgoing, OutgoingItem, outbox};
 pub use reply::{Answer, Reply};

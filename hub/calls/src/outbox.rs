@@ -4,7 +4,8 @@
 //! A full queue is told to the pusher, who decides: nothing is dropped here without a sign.
 //!
 //! Invariants
-//! - What waits, and what the writer has taken and not written, is charged to the budget of the connection's key.
+//! - What waits, and what the writer has taken and not written, is charged to the budget of the connection's key: the
+//!   end of a stream too, for as long as it waits for its pong.
 //! - Messages leave in the order in which they came; what [`Outbox::close`] says comes after those queued before it.
 //! - The reader is woken once per batch: only a push into an empty queue wakes it.
 //! - After [`Outbox::seal`] no call leaves that had not left before; that is what "not delivered" rests on.
@@ -63,7 +64,8 @@ pub struct Outgoing(Outbox);
 pub enum OutgoingItem {
     /// Send this message.
     Message(Bytes),
-    /// Send this message, the end of a stream, so that the peer does not read it together with what was sent before.
+    /// Send this message, the end of a stream, so that the peer does not read it together with what was sent before. It
+    /// waits, and is charged, until [`Outgoing::sends`] says that it goes.
     Last(Bytes),
     /// Send a close frame and end the connection; nothing follows.
     Close {
@@ -103,6 +105,8 @@ struct Queue {
     bytes: usize,
     /// Bytes that the writer has taken and not written.
     taken: usize,
+    /// Bytes of ends of streams that the writer has taken and may not write yet.
+    kept: usize,
     held: Held,
     waker: Option<Waker>,
     end: End,
@@ -277,7 +281,14 @@ impl Outgoing {
         }
     }
 
-    /// Notes that everything that was taken so far is written.
+    /// Notes that so many bytes of ends of streams go out now.
+    pub fn sends(&mut self, bytes: usize) {
+        let mut queue = self.0.0.queue.lock();
+        queue.kept = queue.kept.saturating_sub(bytes);
+        queue.taken += bytes;
+    }
+
+    /// Notes that everything that was taken so far is written, but for the ends of streams that still wait.
     pub fn written(&mut self) {
         let mut queue = self.0.0.queue.lock();
         queue.taken = 0;
@@ -303,7 +314,7 @@ impl Drop for Outgoing {
         let mut queue = self.0.0.queue.lock();
         queue.end = End::Closed;
         self.0.0.closed.store(true, Ordering::Release);
-        (queue.bytes, queue.taken) = (0, 0);
+        (queue.bytes, queue.taken, queue.kept) = (0, 0, 0);
         queue.held.shrink(0);
         // Backlogs and messages are released outside the lock.
         let messages = std::mem::take(&mut queue.messages);
@@ -326,6 +337,7 @@ impl Queue {
             messages: VecDeque::new(),
             bytes: 0,
             taken: 0,
+            kept: 0,
             held: budget.nothing(Kept::Queues),
             waker: None,
             end: End::Open,
@@ -337,7 +349,7 @@ impl Queue {
 
     /// What the queue costs its key.
     fn cost(&self) -> usize {
-        self.bytes + self.taken + self.messages.len() * ENTRY_BYTES
+        self.bytes + self.taken + self.kept + self.messages.len() * ENTRY_BYTES
     }
 
     /// Gives back what is not needed any more.
@@ -351,10 +363,13 @@ impl Queue {
     fn take(&mut self) -> Taken {
         if let Some(Entry { message, owner }) = self.messages.pop_front() {
             self.bytes -= message.len();
+            if matches!(owner, Owner::Stream) {
+                self.kept += message.len();
+                return Taken::Item(OutgoingItem::Last(message));
+            }
             self.taken += message.len();
             match owner {
-                Owner::None => {}
-                Owner::Stream => return Taken::Item(OutgoingItem::Last(message)),
+                Owner::None | Owner::Stream => {}
                 Owner::Call(number, input) => {
                     self.calls_taken = number;
                     input.delivered();

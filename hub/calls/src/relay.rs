@@ -230,7 +230,7 @@ impl Return {
             End::Completed => encode::call_completed(Dialect::Payload, &id),
             End::Failed(error) => encode::call_error(Dialect::Payload, &id, error),
             End::Aborted => encode::call_aborted(Dialect::Payload, &id, None),
-            End::Silent => return,
+            End::Stopped(_) | End::Silent => return,
         };
         let header = Header {
             end: true,

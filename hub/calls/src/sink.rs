@@ -1,24 +1,21 @@
 //! The inner side of a reply: takes items and one end, never waits, never loses the end.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+mod items;
 
-use alkhub_budget::{Budget, Held, Kept};
+use std::sync::Arc;
+
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Dialect, RawJson, RequestId};
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::outbox::{Backlog, Full};
 use crate::relay::Return;
 use crate::{Answer, Outbox, Reply};
 
+pub(crate) use items::ItemQueue;
+
 /// Close code for a connection that does not read its answers.
 const CLOSE_SLOW: u16 = 4429;
-
-/// What an item costs beside its bytes, about.
-const ITEM_BYTES: usize = 128;
 
 /// Where the answers of one call go.
 #[derive(Debug)]
@@ -62,6 +59,8 @@ pub(crate) enum End {
     Failed(CallError),
     /// The spoke gave up.
     Aborted,
+    /// The caller stopped it, for this reason, and is told when that is done.
+    Stopped(&'static str),
     /// The caller left and wants to hear nothing.
     Silent,
 }
@@ -76,19 +75,6 @@ pub(crate) enum Took {
     Gone,
     /// The reader is on another hub, and the link to it is down.
     Unreachable,
-}
-
-/// Items between the hub and a [`crate::Items`].
-#[derive(Debug)]
-pub(crate) struct ItemQueue(Mutex<Waiting>);
-
-#[derive(Debug)]
-struct Waiting {
-    items: VecDeque<RawJson>,
-    bytes: usize,
-    held: Held,
-    end: Option<Result<(), CallError>>,
-    waker: Option<Waker>,
 }
 
 // === impl Sink ===
@@ -158,7 +144,7 @@ impl Sink {
                     End::Completed => Err(no_output()),
                     End::Failed(error) => Err(error),
                     End::Aborted => Err(given_up()),
-                    End::Silent => return,
+                    End::Stopped(_) | End::Silent => return,
                 };
                 // The receiver may have left; then nobody wants the answer.
                 drop(sender.send(result));
@@ -202,6 +188,7 @@ fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End, after_it
         End::Completed => encode::call_completed(dialect, id),
         End::Failed(error) => encode::call_error(dialect, id, error),
         End::Aborted => encode::call_aborted(dialect, id, Some("the spoke ended the call")),
+        End::Stopped(reason) => encode::call_aborted(dialect, id, Some(*reason)),
         End::Silent => return,
     };
     // The origin's processes take items and ends by different ways, and an end that one read brings with items is faster.
@@ -235,91 +222,7 @@ impl End {
             Self::Completed => Some(Answer::Completed),
             Self::Failed(error) => Some(Answer::Failed(error)),
             Self::Aborted => Some(Answer::Failed(given_up())),
-            Self::Silent => None,
+            Self::Stopped(_) | Self::Silent => None,
         }
-    }
-}
-
-// === impl ItemQueue ===
-
-impl ItemQueue {
-    /// An empty queue of a reader whose key has this budget.
-    pub(crate) fn new(budget: &Budget) -> Self {
-        Self(Mutex::new(Waiting {
-            items: VecDeque::new(),
-            bytes: 0,
-            held: budget.nothing(Kept::Items),
-            end: None,
-            waker: None,
-        }))
-    }
-
-    fn push(&self, item: RawJson, bounds: Bounds) -> Took {
-        let mut waiting = self.0.lock();
-        let full = waiting.items.len() >= bounds.items || waiting.bytes + item.len() > bounds.bytes;
-        if full && !waiting.items.is_empty() {
-            return Took::Overflow;
-        }
-        let cost = waiting.cost() + item.len() + ITEM_BYTES;
-        if waiting.held.follow(cost).is_err() {
-            return Took::Overflow;
-        }
-        waiting.bytes += item.len();
-        waiting.items.push_back(item);
-        wake(waiting.waker.take());
-        Took::Item
-    }
-
-    fn end(&self, end: End) {
-        let mut waiting = self.0.lock();
-        waiting.end = Some(match end {
-            End::Output(output) => {
-                waiting.bytes += output.len();
-                waiting.items.push_back(output);
-                Ok(())
-            }
-            End::Completed | End::Silent => Ok(()),
-            End::Failed(error) => Err(error),
-            End::Aborted => Err(given_up()),
-        });
-        wake(waiting.waker.take());
-    }
-
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<RawJson, CallError>>> {
-        let mut waiting = self.0.lock();
-        if let Some(item) = waiting.items.pop_front() {
-            waiting.bytes -= item.len();
-            let cost = waiting.cost();
-            waiting.held.ease(cost);
-            return Poll::Ready(Some(Ok(item)));
-        }
-        match waiting.end.take() {
-            Some(Err(error)) => {
-                waiting.end = Some(Ok(()));
-                Poll::Ready(Some(Err(error)))
-            }
-            Some(Ok(())) => {
-                waiting.end = Some(Ok(()));
-                Poll::Ready(None)
-            }
-            None => {
-                waiting.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting {
-    fn cost(&self) -> usize {
-        self.bytes + self.items.len() * ITEM_BYTES
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }

@@ -175,3 +175,20 @@ fn the_input_of_a_call_is_kept_until_the_writer_has_it() {
 
     assert!(input.json().is_none());
 }
+
+#[test]
+fn the_end_of_a_stream_is_charged_for_as_long_as_the_writer_keeps_it() {
+    const SIZE: usize = 100_000;
+    let budget = budget();
+    let (outbox, mut outgoing) = outbox(LIMITS, &budget);
+    outbox.push_last(Bytes::from(vec![b'x'; SIZE])).expect("room");
+    outgoing.try_next().expect("it waits");
+
+    outgoing.written();
+    assert!(budget.used() > SIZE - 4096, "it is kept for its pong");
+    outgoing.sends(SIZE);
+    assert!(budget.used() > SIZE - 4096, "it is on its way");
+    outgoing.written();
+
+    assert_eq!(budget.used(), 0);
+}

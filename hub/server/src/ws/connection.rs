@@ -13,6 +13,8 @@
 //!   still looked for, once ours is on its way.
 //! - Once a close frame is queued nothing else is written.
 
+mod write;
+
 use std::future::Future as _;
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,17 +22,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use alkhub_budget::Kept;
-use alkhub_calls::{Outgoing, OutgoingItem};
-use alkhub_events::Item;
+use alkhub_calls::Outgoing;
 use alkhub_protocol::FRAME_LIMIT_BYTES;
-use alkhub_protocol::frame::encode;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::batch::Batch;
 use super::conversation::Conversation;
-use super::frame::{self, Decoder, Kind, Received, code};
+use super::frame::{Decoder, Kind, Received, code};
 use super::held::Held;
 use super::sockets::Registered;
 
@@ -57,6 +57,8 @@ pub(crate) struct Connection<S> {
     pong: Option<Bytes>,
     /// Ends of streams that the peer must not read together with the items before them.
     held: Held,
+    /// The close that comes when they have gone.
+    ending: Option<(u16, String)>,
     peer_closed: bool,
     phase: Phase,
     /// What has been read and not ended, or waits for a registration.
@@ -99,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             kind: None,
             pong: None,
             held: Held::default(),
+            ending: None,
             peer_closed: false,
             phase: Phase::Open,
             charge,
@@ -269,112 +272,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Received::Ping(payload) => self.pong = Some(payload),
             Received::Pong(payload) => {
                 self.conversation.heartbeat();
-                let kind = self.kind.unwrap_or(Kind::Text);
-                for message in self.held.answered(&payload) {
-                    self.batch.message(kind, message);
-                }
+                self.held.answered(&payload);
             }
         }
-    }
-
-    // --- writing ---
-
-    /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        loop {
-            if !self.batch.is_empty() {
-                let waiting = self.batch.len();
-                let polled = self.batch.poll_write(cx, &mut self.io);
-                self.registered.writing(polled.is_pending(), self.batch.len() < waiting);
-                match polled {
-                    Poll::Ready(written) => written?,
-                    Poll::Pending => return Ok(Poll::Pending),
-                }
-                if std::mem::take(&mut self.taken) {
-                    self.outgoing.written();
-                }
-            }
-            if self.phase == Phase::Open {
-                self.fill(cx);
-            }
-            if self.batch.is_empty() {
-                return Ok(Poll::Ready(()));
-            }
-        }
-    }
-
-    /// Queues what is to be said next: control frames, then calls, then events.
-    fn fill(&mut self, cx: &mut Context<'_>) {
-        if let Some(payload) = self.pong.take() {
-            self.batch.control(|out| frame::push_pong(out, &payload));
-        }
-        // Before the peer's first message nothing but a close can be queued.
-        let kind = self.kind.unwrap_or(Kind::Text);
-        let mut messages = 0;
-        if self.registered.socket.take_ping() {
-            self.batch.control(frame::push_ping);
-            for message in self.held.overdue() {
-                self.batch.message(kind, message);
-            }
-        }
-        while self.batch.len() < BATCH {
-            match self.outgoing.poll_next(cx) {
-                Poll::Ready(Some(OutgoingItem::Message(message))) => {
-                    messages += 1;
-                    self.taken = true;
-                    self.batch.message(kind, message);
-                }
-                Poll::Ready(Some(OutgoingItem::Last(message))) => {
-                    messages += 1;
-                    self.taken = true;
-                    if let Some(first) = self.held.keep(message) {
-                        self.batch.message(kind, first);
-                    }
-                }
-                Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
-                    // It may have been decided since this poll began.
-                    self.conversation.hush(&reason);
-                    for message in self.held.all() {
-                        self.batch.message(kind, message);
-                    }
-                    if !self.peer_closed {
-                        for message in self.conversation.farewell(code, &reason) {
-                            self.batch.message(kind, message);
-                        }
-                    }
-                    return self.close(code, &reason);
-                }
-                Poll::Ready(None) => return self.close(code::GOING_AWAY, ""),
-                Poll::Pending => break,
-            }
-        }
-        if let Some(asked) = self.held.ask() {
-            self.batch.control(|out| frame::push_question(out, &asked));
-        }
-        while self.batch.len() < BATCH {
-            match self.conversation.poll_event(cx) {
-                Poll::Ready(Item::Event(event)) => {
-                    messages += 1;
-                    let framed = event.framed(|text| frame::text(text));
-                    self.batch.framed(kind, framed.clone());
-                }
-                Poll::Ready(Item::Gap(gap)) => {
-                    messages += 1;
-                    self.batch.message(kind, encode::gap(&gap));
-                }
-                Poll::Ready(Item::Overflowed) | Poll::Pending => break,
-            }
-        }
-        self.conversation.wrote(messages);
-    }
-
-    fn close(&mut self, code: u16, reason: &str) {
-        self.batch.control(|out| frame::push_close(out, code, reason));
-        self.registered.closing();
-        self.phase = if self.peer_closed {
-            Phase::Closed
-        } else {
-            Phase::Closing
-        };
     }
 }

@@ -140,13 +140,9 @@ impl Conversation {
     /// `call.aborted`: the peer stops a call of its own, and is told when that is done, or gives up one that it was sent.
     fn abort(&mut self, id: RequestId, bytes: usize) {
         const REASON: &str = "aborted by the caller";
-        match self.tickets.abort(&id, REASON) {
-            Some(true) => self.say(encode::call_aborted(self.dialect(), id.as_str(), Some(REASON))),
-            // Its end is on its way.
-            Some(false) => {}
-            None => self
-                .spoke
-                .received(Said::Frame(Frame::Aborted { request_id: id }), bytes),
+        if !self.tickets.cancel(&id, REASON) {
+            self.spoke
+                .received(Said::Frame(Frame::Aborted { request_id: id }), bytes);
         }
     }
 

@@ -5,8 +5,10 @@
 //! the items: whoever answers has read them, and the end comes by another read.
 //!
 //! Invariants
-//! - Every message leaves once: with the pong that it waits for, after two beats at the latest, or before a close.
-//! - At most [`MOST`] wait; then the first one goes without its pong.
+//! - Every message leaves once and in its order: with the pong that it waits for, after two beats at the latest, or before
+//!   a close.
+//! - At most [`MOST`] wait, and at most [`MOST_BYTES`], for one always may; then the first ones go without their pongs.
+//! - What may go is taken when there is room for it in a write: nothing is copied from here to where it is not bounded.
 
 use std::collections::VecDeque;
 
@@ -15,11 +17,19 @@ use bytes::Bytes;
 /// Messages that wait, at most.
 const MOST: usize = 1_024;
 
+/// Their bytes, at most.
+const MOST_BYTES: usize = 1024 * 1024;
+
 /// What waits for pongs.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// In order, each with the number of its ping.
     waiting: VecDeque<(u64, Bytes)>,
+    /// So many of the first ones may go.
+    free: usize,
+    /// Bytes of all of them, and of those that may go.
+    bytes: usize,
+    free_bytes: usize,
     /// The number of the next ping.
     next: u64,
     /// The number of the next ping at the last beat.
@@ -31,21 +41,19 @@ pub(super) struct Held {
 // === impl Held ===
 
 impl Held {
-    /// Whether nothing waits.
+    /// Whether nothing is here.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Keeps a message until the next ping is answered; the first one when it has to make room.
-    pub(super) fn keep(&mut self, message: Bytes) -> Option<Bytes> {
-        let first = if self.waiting.len() >= MOST {
-            self.waiting.pop_front().map(|(_, first)| first)
-        } else {
-            None
-        };
+    /// Keeps a message until the next ping is answered; the first ones may go when it has to make room.
+    pub(super) fn keep(&mut self, message: Bytes) {
+        self.bytes += message.len();
         self.waiting.push_back((self.next, message));
         self.unasked = true;
-        first
+        while self.waits() > MOST || (self.waits() > 1 && self.bytes - self.free_bytes > MOST_BYTES) {
+            self.release(self.free + 1);
+        }
     }
 
     /// The payload of the ping to be written now, when one is needed.
@@ -57,28 +65,46 @@ impl Held {
         Some((self.next - 1).to_be_bytes())
     }
 
-    /// What a pong lets go.
-    pub(super) fn answered(&mut self, pong: &[u8]) -> impl Iterator<Item = Bytes> {
+    /// A pong lets go what waits for it.
+    pub(super) fn answered(&mut self, pong: &[u8]) {
         // Any other pong is none of ours.
         let asked = pong.try_into().map(u64::from_be_bytes).ok();
         let asked = asked.filter(|asked| *asked < self.next);
-        self.before(asked.map_or(0, |asked| asked + 1))
+        self.release_before(asked.map_or(0, |asked| asked + 1));
     }
 
-    /// What has waited since before the last beat: the peer answers no pings as it should.
-    pub(super) fn overdue(&mut self) -> impl Iterator<Item = Bytes> {
+    /// A beat lets go what has waited since before the last one: the peer answers no pings as it should.
+    pub(super) fn beat(&mut self) {
         let before = std::mem::replace(&mut self.beat, self.next);
-        self.before(before)
+        self.release_before(before);
     }
 
-    /// Everything.
-    pub(super) fn all(&mut self) -> impl Iterator<Item = Bytes> {
-        self.before(u64::MAX)
+    /// Lets everything go.
+    pub(super) fn release_all(&mut self) {
+        self.release(self.waiting.len());
     }
 
-    fn before(&mut self, number: u64) -> impl Iterator<Item = Bytes> {
-        let count = self.waiting.partition_point(|(waits_for, _)| *waits_for < number);
-        self.waiting.drain(..count).map(|(_, message)| message)
+    /// The next message that may go.
+    pub(super) fn take(&mut self) -> Option<Bytes> {
+        self.free = self.free.checked_sub(1)?;
+        let (_, message) = self.waiting.pop_front()?;
+        self.bytes -= message.len();
+        self.free_bytes -= message.len();
+        Some(message)
+    }
+
+    fn waits(&self) -> usize {
+        self.waiting.len() - self.free
+    }
+
+    fn release_before(&mut self, number: u64) {
+        self.release(self.waiting.partition_point(|(waits_for, _)| *waits_for < number));
+    }
+
+    fn release(&mut self, count: usize) {
+        let freed = self.waiting.range(self.free.min(count)..count);
+        self.free_bytes += freed.map(|(_, message)| message.len()).sum::<usize>();
+        self.free = self.free.max(count);
     }
 }
 
@@ -86,31 +112,31 @@ impl Held {
 mod tests {
     use super::*;
 
-    fn texts(messages: impl Iterator<Item = Bytes>) -> Vec<String> {
+    fn taken(held: &mut Held) -> String {
         let text = |message: Bytes| String::from_utf8(message.into()).expect("text");
-        messages.map(text).collect()
+        std::iter::from_fn(|| held.take().map(text)).collect()
     }
 
     #[test]
     fn an_end_leaves_with_the_pong_to_the_ping_after_it() {
         let mut held = Held::default();
         assert_eq!(held.ask(), None);
-        for message in ["a", "b"] {
-            assert_eq!(held.keep(Bytes::from_static(message.as_bytes())), None);
-        }
+        held.keep(Bytes::from_static(b"a"));
+        held.keep(Bytes::from_static(b"b"));
         let first = held.ask().expect("something waits");
         assert_eq!(held.ask(), None, "one ping is enough");
         held.keep(Bytes::from_static(b"c"));
         let second = held.ask().expect("something new waits");
 
-        assert!(texts(held.answered(b"")).is_empty());
-        assert!(
-            texts(held.answered(&7_u64.to_be_bytes())).is_empty(),
-            "that was never asked"
-        );
-        assert_eq!(texts(held.answered(&first)), ["a", "b"]);
-        assert!(texts(held.answered(&first)).is_empty());
-        assert_eq!(texts(held.answered(&second)), ["c"]);
+        held.answered(b"");
+        held.answered(&7_u64.to_be_bytes());
+        assert_eq!(taken(&mut held), "", "that was never asked");
+        held.answered(&first);
+        assert_eq!(taken(&mut held), "ab");
+        held.answered(&first);
+        assert_eq!(taken(&mut held), "");
+        held.answered(&second);
+        assert_eq!(taken(&mut held), "c");
         assert!(held.is_empty());
     }
 
@@ -120,15 +146,39 @@ mod tests {
         held.keep(Bytes::from_static(b"a"));
         held.ask();
 
-        assert!(texts(held.overdue()).is_empty());
+        held.beat();
+        assert_eq!(taken(&mut held), "");
         held.keep(Bytes::from_static(b"b"));
         held.ask();
-        assert_eq!(texts(held.overdue()), ["a"]);
-        assert_eq!(texts(held.overdue()), ["b"]);
+        held.beat();
+        assert_eq!(taken(&mut held), "a");
+        held.beat();
+        assert_eq!(taken(&mut held), "b");
         for _ in 0..MOST {
-            assert_eq!(held.keep(Bytes::from_static(b"c")), None);
+            held.keep(Bytes::from_static(b"c"));
         }
-        assert_eq!(held.keep(Bytes::from_static(b"d")), Some(Bytes::from_static(b"c")));
-        assert_eq!(texts(held.all()).len(), MOST);
+        assert_eq!(taken(&mut held), "");
+        held.keep(Bytes::from_static(b"d"));
+        assert_eq!(taken(&mut held), "c");
+        held.release_all();
+        assert_eq!(taken(&mut held).len(), MOST);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_and_one_message_of_any_size_may_wait() {
+        let mut held = Held::default();
+        held.keep(Bytes::from(vec![b'a'; 2 * MOST_BYTES]));
+        assert_eq!(held.take(), None);
+
+        held.keep(Bytes::from(vec![b'b'; MOST_BYTES - 1]));
+        assert_eq!(taken(&mut held).len(), 2 * MOST_BYTES);
+        held.keep(Bytes::from_static(b"c"));
+        assert_eq!(held.take(), None, "there is room");
+        held.keep(Bytes::from_static(b"d"));
+
+        assert_eq!(taken(&mut held).len(), MOST_BYTES - 1);
+        held.release_all();
+        assert_eq!(taken(&mut held), "cd");
+        assert_eq!((held.bytes, held.free_bytes), (0, 0));
     }
 }

@@ -37,9 +37,13 @@ impl Tickets {
         self.calls.insert(id, ticket);
     }
 
-    /// Ends a call for its caller: whether it still ran. `None` when none of that id was entered.
-    pub(crate) fn abort(&mut self, id: &RequestId, reason: &str) -> Option<bool> {
-        self.calls.remove(id).map(|ticket| ticket.stop(reason))
+    /// Ends a call for its caller, who is told: whether one of that id was entered.
+    pub(crate) fn cancel(&mut self, id: &RequestId, reason: &'static str) -> bool {
+        // Of one that has ended before the end is on its way.
+        self.calls.remove(id).is_some_and(|ticket| {
+            ticket.cancel(reason);
+            true
+        })
     }
 
     /// Ends the subscriptions that their caller may not call any more.

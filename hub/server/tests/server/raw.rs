@@ -1,11 +1,12 @@
 //! Bytes that no WebSocket library would send, on a real socket.
 
+use alkhub_test_support::until;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::harness::{LIMIT, TestHub, hub};
+use crate::harness::{LIMIT, TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
 /// Masked with zeros, which leaves the payload as it is.
@@ -151,6 +152,92 @@ async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins
         said.clear();
         until_said(&mut origin, &mut said, ends.as_bytes()).await;
     }
+}
+
+/// Whoever answers no pings makes the hub keep only so much, and that is its key's.
+#[tokio::test]
+async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to_their_reader() {
+    const SIZE: usize = 600_000;
+    let hub = hub_with(|config| {
+        // No beat lets one go in the meantime.
+        config.server.ping_interval = LIMIT * 3;
+        config.server.dead_after = LIMIT * 6;
+    })
+    .await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "watch", "subscription")])
+        .await;
+    let mut origin = upgraded(&hub).await;
+    let details = "x".repeat(SIZE);
+    let (mut said, mut gone) = (Vec::new(), 0);
+    for number in 0..5 {
+        let call = format!(
+            r#"{{"type":"call.requested","id":"","payload":{{"requestId":"s{number}","operationId":"text.watch","input":"a"}}}}"#
+        );
+        origin.write_all(&frame(0x81, call.as_bytes())).await.expect("written");
+        let asked = spoke.expect("call.requested").await;
+        spoke.respond(&asked, json!("1")).await;
+        spoke
+            .say("call.error", &asked, json!({ "code": "QUOTA", "details": details }))
+            .await;
+        // One may wait; the next makes it go.
+        if number > 0 {
+            until_said(&mut origin, &mut said, b"call.error").await;
+            gone += 1;
+            let end = said.windows(10).position(|part| part == b"call.error").expect("seen");
+            said.drain(..end + 10);
+        }
+    }
+
+    assert_eq!(gone, 4);
+    let charged = hub.metric(r#"alkhub_budget_bytes{kept="queues"}"#).await.expect("told");
+    assert!(charged > 500_000.0, "the one that waits is charged: {charged}");
+    drop(origin);
+    until("nothing is charged any more", || async {
+        let charged = hub.metric(r#"alkhub_budget_bytes{kept="queues"}"#).await;
+        if charged == Some(0.0) {
+            Ok(())
+        } else {
+            Err(format!("{charged:?}"))
+        }
+    })
+    .await;
+}
+
+/// Who stops a stream is told of it as of any other end of one that had items.
+#[tokio::test]
+async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
+    const PING: [u8; 2] = [0x89, 8];
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("text").await;
+    let mut spoke = Wire::connect(&hub, &key).await;
+    spoke
+        .register(Dialect::Origin, &[operation("text", "watch", "subscription")])
+        .await;
+    let mut origin = upgraded(&hub).await;
+    let call =
+        r#"{"type":"call.requested","id":"","payload":{"requestId":"s","operationId":"text.watch","input":"a"}}"#;
+    origin.write_all(&frame(0x81, call.as_bytes())).await.expect("written");
+    let asked = spoke.expect("call.requested").await;
+    spoke.respond(&asked, json!("1")).await;
+    let mut said = Vec::new();
+    until_said(&mut origin, &mut said, b"call.responded").await;
+
+    let abort = r#"{"type":"call.aborted","id":"","payload":{"requestId":"s"}}"#;
+    origin.write_all(&frame(0x81, abort.as_bytes())).await.expect("written");
+    until_said(&mut origin, &mut said, &PING).await;
+    let text = String::from_utf8_lossy(&said);
+    assert!(!text.contains("call.aborted"), "{text}");
+    let ping = said.windows(2).position(|part| part == PING).expect("seen");
+    while said.len() < ping + 10 {
+        origin.read_buf(&mut said).await.expect("read");
+    }
+    let token = said[ping + 2..ping + 10].to_vec();
+    origin.write_all(&frame(0x8A, &token)).await.expect("written");
+
+    until_said(&mut origin, &mut said, b"aborted by the caller").await;
 }
 
 /// The second dialect reads one stream of messages: its end waits for nothing.

@@ -1,0 +1,184 @@
+//! Items between the hub and a [`crate::Items`].
+//!
+//! Invariants
+//! - What waits is charged to the reader's key, and its charge goes with it: who reads an item decides when it is gone.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use alkhub_budget::{Budget, Held, Kept};
+use alkhub_protocol::{CallError, RawJson};
+use parking_lot::Mutex;
+
+use super::{Bounds, End, Took, given_up};
+
+/// What an item costs beside its bytes, about.
+const ITEM_BYTES: usize = 128;
+
+/// The queue of one reader.
+#[derive(Debug)]
+pub(crate) struct ItemQueue(Mutex<Waiting>);
+
+/// An item, or why there is none, and what it costs the reader's key for as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Charged {
+    /// What the spoke said.
+    pub(crate) said: Result<RawJson, CallError>,
+    /// Its bytes.
+    _charge: Held,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    items: VecDeque<Charged>,
+    bytes: usize,
+    budget: Budget,
+    /// The failure is the last item.
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+// === impl ItemQueue ===
+
+impl ItemQueue {
+    /// An empty queue of a reader whose key has this budget.
+    pub(crate) fn new(budget: &Budget) -> Self {
+        Self(Mutex::new(Waiting {
+            items: VecDeque::new(),
+            bytes: 0,
+            budget: budget.clone(),
+            ended: false,
+            waker: None,
+        }))
+    }
+
+    pub(super) fn push(&self, item: RawJson, bounds: Bounds) -> Took {
+        let mut waiting = self.0.lock();
+        let full = waiting.items.len() >= bounds.items || waiting.bytes + item.len() > bounds.bytes;
+        if full && !waiting.items.is_empty() {
+            return Took::Overflow;
+        }
+        let Ok(charge) = waiting.budget.take(Kept::Items, item.len() + ITEM_BYTES) else {
+            return Took::Overflow;
+        };
+        waiting.add(Ok(item), charge);
+        Took::Item
+    }
+
+    pub(super) fn end(&self, end: End) {
+        let mut waiting = self.0.lock();
+        waiting.ended = true;
+        match end {
+            End::Output(output) => {
+                let charge = waiting.budget.take(Kept::Items, output.len() + ITEM_BYTES);
+                match charge {
+                    Ok(charge) => waiting.add(Ok(output), charge),
+                    Err(exhausted) => waiting.fail(exhausted.into()),
+                }
+            }
+            End::Failed(error) => waiting.fail(error),
+            End::Aborted => waiting.fail(given_up()),
+            End::Completed | End::Stopped(_) | End::Silent => wake(waiting.waker.take()),
+        }
+    }
+
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Charged>> {
+        let mut waiting = self.0.lock();
+        if let Some(charged) = waiting.items.pop_front() {
+            waiting.bytes -= charged.said.as_ref().map_or(0, RawJson::len);
+            return Poll::Ready(Some(charged));
+        }
+        if waiting.ended {
+            return Poll::Ready(None);
+        }
+        waiting.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn add(&mut self, said: Result<RawJson, CallError>, charge: Held) {
+        self.bytes += said.as_ref().map_or(0, RawJson::len);
+        self.items.push_back(Charged { said, _charge: charge });
+        wake(self.waker.take());
+    }
+
+    /// Adds the failure that is the end. Where the budget is full it comes without its details.
+    fn fail(&mut self, mut error: CallError) {
+        let bytes = error.details.as_ref().map_or(0, RawJson::len);
+        let charge = match self.budget.take(Kept::Items, bytes) {
+            Ok(charge) => charge,
+            Err(_) => {
+                error.details = None;
+                self.budget.nothing(Kept::Items)
+            }
+        };
+        self.add(Err(error), charge);
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use alkhub_protocol::Code;
+
+    use super::*;
+    use crate::fixture::budget;
+
+    const BOUNDS: Bounds = Bounds {
+        items: 10,
+        bytes: 1 << 20,
+    };
+
+    fn next(queue: &ItemQueue) -> Option<Charged> {
+        match queue.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(next) => next,
+            Poll::Pending => panic!("nothing waits"),
+        }
+    }
+
+    fn large() -> RawJson {
+        RawJson::parse(format!("\"{}\"", "x".repeat(100_000)).into_bytes()).expect("JSON")
+    }
+
+    #[test]
+    fn an_item_is_charged_until_its_reader_lets_it_go() {
+        let budget = budget();
+        let queue = ItemQueue::new(&budget);
+        assert_eq!(queue.push(large(), BOUNDS), Took::Item);
+
+        let charged = next(&queue).expect("an item");
+
+        assert!(budget.used() > 100_000);
+        drop(charged);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_details_of_a_failure_are_charged_and_left_out_where_the_budget_is_full() {
+        let budget = budget();
+        let failure = || End::Failed(CallError::new(Code::Internal, "it broke").details(large()));
+        let (first, second) = (Arc::new(ItemQueue::new(&budget)), ItemQueue::new(&budget));
+        first.end(failure());
+        assert!(budget.used() > 100_000);
+        let rest = alkhub_config::BudgetConfig::default().key_bytes - budget.used() - 1_000;
+        let _other = budget.take(Kept::Calls, rest).expect("room");
+
+        second.end(failure());
+
+        let told = next(&second).expect("the end").said.expect_err("it failed");
+        assert_eq!((told.message.as_str(), told.details), ("it broke", None));
+        let told = next(&first).expect("the end").said.expect_err("it failed");
+        assert!(told.details.is_some());
+        assert!(next(&first).is_none());
+    }
+}

@@ -1,0 +1,138 @@
+//! What a connection writes: control frames, then calls, then events.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use alkhub_calls::OutgoingItem;
+use alkhub_events::Item;
+use alkhub_protocol::frame::encode;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{BATCH, Connection, Phase};
+use crate::ws::frame::{self, Kind, code};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        loop {
+            if !self.batch.is_empty() {
+                let waiting = self.batch.len();
+                let polled = self.batch.poll_write(cx, &mut self.io);
+                self.registered.writing(polled.is_pending(), self.batch.len() < waiting);
+                match polled {
+                    Poll::Ready(written) => written?,
+                    Poll::Pending => return Ok(Poll::Pending),
+                }
+                if std::mem::take(&mut self.taken) {
+                    self.outgoing.written();
+                }
+            }
+            if self.phase == Phase::Open {
+                self.fill(cx);
+            }
+            if self.batch.is_empty() {
+                return Ok(Poll::Ready(()));
+            }
+        }
+    }
+
+    /// Queues what is to be said next: control frames, then calls, then events.
+    fn fill(&mut self, cx: &mut Context<'_>) {
+        if let Some(payload) = self.pong.take() {
+            self.batch.control(|out| frame::push_pong(out, &payload));
+        }
+        // Before the peer's first message nothing but a close can be queued.
+        let kind = self.kind.unwrap_or(Kind::Text);
+        if self.registered.socket.take_ping() {
+            self.batch.control(frame::push_ping);
+            self.held.beat();
+        }
+        if self.say(cx, kind) {
+            return;
+        }
+        if let Some(asked) = self.held.ask() {
+            self.batch.control(|out| frame::push_question(out, &asked));
+        }
+        self.tell(cx, kind);
+    }
+
+    /// Queues answers and calls; true when the close is queued.
+    fn say(&mut self, cx: &mut Context<'_>, kind: Kind) -> bool {
+        while self.batch.len() < BATCH {
+            if let Some(message) = self.held.take() {
+                self.outgoing.sends(message.len());
+                self.taken = true;
+                self.batch.message(kind, message);
+                continue;
+            }
+            if let Some((code, reason)) = self.ending.take() {
+                self.end(code, &reason);
+                return true;
+            }
+            match self.outgoing.poll_next(cx) {
+                Poll::Ready(Some(OutgoingItem::Message(message))) => {
+                    self.conversation.wrote(1);
+                    self.taken = true;
+                    self.batch.message(kind, message);
+                }
+                Poll::Ready(Some(OutgoingItem::Last(message))) => {
+                    self.conversation.wrote(1);
+                    self.held.keep(message);
+                }
+                Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
+                    // It may have been decided since this poll began.
+                    self.conversation.hush(&reason);
+                    self.held.release_all();
+                    self.ending = Some((code, reason));
+                }
+                Poll::Ready(None) => {
+                    self.close(code::GOING_AWAY, "");
+                    return true;
+                }
+                Poll::Pending => break,
+            }
+        }
+        false
+    }
+
+    /// Queues events.
+    fn tell(&mut self, cx: &mut Context<'_>, kind: Kind) {
+        let mut messages = 0;
+        while self.batch.len() < BATCH {
+            match self.conversation.poll_event(cx) {
+                Poll::Ready(Item::Event(event)) => {
+                    messages += 1;
+                    let framed = event.framed(|text| frame::text(text));
+                    self.batch.framed(kind, framed.clone());
+                }
+                Poll::Ready(Item::Gap(gap)) => {
+                    messages += 1;
+                    self.batch.message(kind, encode::gap(&gap));
+                }
+                Poll::Ready(Item::Overflowed) | Poll::Pending => break,
+            }
+        }
+        self.conversation.wrote(messages);
+    }
+
+    /// Says the last words; everything that was queued before has gone.
+    fn end(&mut self, code: u16, reason: &str) {
+        if !self.peer_closed {
+            let kind = self.kind.unwrap_or(Kind::Text);
+            for message in self.conversation.farewell(code, reason) {
+                self.batch.message(kind, message);
+            }
+        }
+        self.close(code, reason);
+    }
+
+    pub(super) fn close(&mut self, code: u16, reason: &str) {
+        self.batch.control(|out| frame::push_close(out, code, reason));
+        self.registered.closing();
+        self.phase = if self.peer_closed {
+            Phase::Closed
+        } else {
+            Phase::Closing
+        };
+    }
+}
