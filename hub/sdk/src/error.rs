@@ -146,6 +146,14 @@ impl Error {
         }
     }
 
+    /// How long to wait before another try, where the hub says so.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Call(error) => error.retry_after_ms.map(Duration::from_millis),
+            _ => None,
+        }
+    }
+
     /// Whether the spoke received the call.
     pub fn delivered(&self) -> Delivered {
         match self {

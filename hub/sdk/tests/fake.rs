@@ -344,6 +344,34 @@ async fn subscriptions_are_made_again_after_a_reconnect_and_a_gap_says_so() {
     assert!(matches!(peer.frame().await, Frame::Unsubscribe(filter) if filter.to_string() == "job:1"));
 }
 
+/// A hub that has no link to Redis refuses topics until it has one again.
+#[tokio::test]
+async fn a_stream_goes_on_when_its_topic_is_refused_after_a_reconnect_and_may_be_asked_again() {
+    let hub = Hub::start().await;
+    let client = hub.client();
+    let (events, peer) = tokio::join!(client.events("job:1"), async {
+        let mut peer = hub.accept().await;
+        peer.confirm().await;
+        peer
+    });
+    let mut events = events.expect("confirmed");
+
+    drop(peer);
+    let mut peer = hub.accept().await;
+    for _ in 0..2 {
+        assert!(matches!(peer.frame().await, Frame::Subscribe(_)));
+        let away = CallError::new(Code::Unavailable, "Redis is not available").retryable();
+        peer.send(encode::refused(&away, Some("job:1"))).await;
+    }
+    assert_eq!(peer.confirm().await, "job:1");
+    let topic = "job:1".parse().expect("valid");
+    peer.send(encode::event(&topic, None)).await;
+
+    let (first, second) = (events.next().await, events.next().await);
+    assert!(matches!(first, Some(Ok(Delivery::Gap(gap))) if gap.reason == "reconnected"));
+    assert!(matches!(second, Some(Ok(Delivery::Event(event))) if event.topic.to_string() == "job:1"));
+}
+
 #[tokio::test]
 async fn a_refused_topic_is_the_answer_to_its_subscriber() {
     let hub = Hub::start().await;

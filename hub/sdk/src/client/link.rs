@@ -4,6 +4,7 @@
 //! - A call that was not handed to the socket is sent again on the next one; a call that was, never.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RawJson, RequestId, TopicFilter};
@@ -243,7 +244,7 @@ impl Link {
     }
 
     /// Runs one connection to its end and fails its calls.
-    async fn serve(&self, socket: crate::endpoint::Socket) -> Error {
+    async fn serve(self: &Arc<Self>, socket: crate::endpoint::Socket) -> Error {
         let outbox = Outbox::default();
         self.state.lock().connected(&outbox);
         self.phase.send_replace(Phase::Up(outbox.clone()));
@@ -272,7 +273,21 @@ impl Link {
         error
     }
 
-    fn received(&self, message: &Bytes, outbox: &Outbox) {
+    /// Asks for a topic once more when some time has passed.
+    fn ask_again(self: &Arc<Self>, filter: TopicFilter, wait: Duration) {
+        let link = self.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = link.stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {
+                    let State { followed, outbox, .. } = &mut *link.state.lock();
+                    followed.ask_again(&filter, outbox.as_ref());
+                }
+            }
+        });
+    }
+
+    fn received(self: &Arc<Self>, message: &Bytes, outbox: &Outbox) {
         let frame = match Frame::decode(message) {
             Ok((frame, _)) => frame,
             Err(error) => {
@@ -301,7 +316,11 @@ impl Link {
             Frame::Unsubscribed(topic) => state.followed.unsubscribed(&topic),
             Frame::Gap(gap) => state.followed.lost(&gap),
             Frame::Event(envelope) => state.followed.deliver(envelope),
-            Frame::Refused(error) => state.refused(message, error),
+            Frame::Refused(error) => {
+                if let Some((filter, wait)) = state.refused(message, error) {
+                    self.ask_again(filter, wait);
+                }
+            }
             Frame::Requested(call) => {
                 let error = CallError::new(Code::OperationNotFound, "this connection offers no operations");
                 outbox.push(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));

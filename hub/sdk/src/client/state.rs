@@ -4,9 +4,10 @@
 //! - A call leaves `calls` by its answer, its ticket or the connection's end, and by nothing else.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, Code, Dialect, Envelope, RawJson, RequestId};
+use alkhub_protocol::{CallError, Code, Dialect, Envelope, RawJson, RequestId, TopicFilter};
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -84,8 +85,9 @@ impl State {
         }
     }
 
-    /// A frame of ours was refused: for a topic its streams end, else nobody waits for it.
-    pub(super) fn refused(&mut self, message: &Bytes, error: CallError) {
+    /// A frame of ours was refused: for a topic its streams end, or it is asked for again after a time; for anything else
+    /// nobody waits.
+    pub(super) fn refused(&mut self, message: &Bytes, error: CallError) -> Option<(TopicFilter, Duration)> {
         #[derive(Deserialize)]
         struct Refused {
             topic: String,
@@ -93,7 +95,10 @@ impl State {
         let payload = Envelope::decode(message).ok().and_then(|envelope| envelope.payload);
         match payload.and_then(|payload| payload.to::<Refused>().ok()) {
             Some(Refused { topic }) => self.followed.refused(&topic, &error.into()),
-            None => tracing::warn!(%error, "the hub refused a message"),
+            None => {
+                tracing::warn!(%error, "the hub refused a message");
+                None
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Who is told what, and when, over subscribe, event, loss and reconnect.
 
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
 use super::*;
+use crate::queue::Popped;
 
 fn filter(text: &str) -> TopicFilter {
     text.parse().expect("valid")
@@ -166,4 +167,62 @@ fn a_stream_that_nobody_reads_is_told_how_much_it_missed() {
     };
 
     assert!(matches!(first, Popped::Lost(3)), "{first:?}");
+}
+
+fn unavailable() -> Error {
+    use alkhub_protocol::{CallError, Code};
+    CallError::new(Code::Unavailable, "Redis is not available")
+        .retryable()
+        .retry_after_ms(1_000)
+        .into()
+}
+
+#[test]
+fn a_stream_that_was_confirmed_outlives_a_refusal_that_may_be_tried_again() {
+    let (mut followed, outbox) = (Followed::default(), Outbox::default());
+    let mut stream = followed.join(&filter("a:1"), Some(&outbox));
+    followed.confirmed("a:1");
+
+    followed.resume(&outbox);
+    let (again, wait) = followed.refused("a:1", &unavailable()).expect("it is asked again");
+    assert!(wait >= Duration::from_secs(1), "the hub says when: {wait:?}");
+    assert!(next(&mut stream).is_none());
+    followed.ask_again(&again, Some(&outbox));
+    followed.confirmed("a:1");
+    followed.deliver(event("a:1"));
+
+    assert_eq!(reason_of(next(&mut stream)), "reconnected");
+    assert_eq!(topic_of(next(&mut stream)), "a:1");
+}
+
+#[test]
+fn a_refusal_that_may_be_tried_again_is_the_answer_to_a_stream_that_was_never_confirmed() {
+    let (mut followed, outbox) = (Followed::default(), Outbox::default());
+    let mut new = followed.join(&filter("a:1"), Some(&outbox));
+
+    assert!(followed.refused("a:1", &unavailable()).is_none());
+
+    assert!(matches!(new.confirmed.try_recv(), Ok(Err(Error::Call(_)))));
+}
+
+#[test]
+fn who_joins_a_topic_that_was_refused_asks_at_once_and_is_confirmed_by_the_answer() {
+    let (mut followed, outbox) = (Followed::default(), Outbox::default());
+    let mut old = followed.join(&filter("a:1"), Some(&outbox));
+    followed.confirmed("a:1");
+    let (again, _) = followed.refused("a:1", &unavailable()).expect("it is asked again");
+
+    let mut new = followed.join(&filter("a:1"), Some(&outbox));
+    assert!(new.confirmed.try_recv().is_err(), "nothing is confirmed yet");
+    assert!(
+        followed.refused("a:1", &unavailable()).is_none(),
+        "somebody waits to ask again"
+    );
+    assert!(matches!(new.confirmed.try_recv(), Ok(Err(Error::Call(_)))));
+    followed.ask_again(&again, Some(&outbox));
+    followed.confirmed("a:1");
+
+    assert_eq!(reason_of(next(&mut old)), "reconnected");
+    followed.refused("a:1", &Error::Closed);
+    assert!(matches!(next(&mut old), Some(Err(Error::Closed))), "that is for good");
 }
