@@ -20,6 +20,9 @@ use crate::names::Names;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Spokes that are asked for at once.
+const PAGE: &str = "1000";
+
 /// The longest part of a refusal that is repeated in a condition.
 const DETAIL_CHARS: usize = 300;
 
@@ -50,6 +53,15 @@ pub(crate) struct Door {
 #[derive(Deserialize)]
 struct Answer<T> {
     data: T,
+    #[serde(default)]
+    meta: Meta,
+}
+
+#[derive(Default, Deserialize)]
+struct Meta {
+    /// Where the next page of a list begins.
+    #[serde(default)]
+    next: Option<String>,
 }
 
 /// Why a hub did not do what it was asked.
@@ -140,10 +152,26 @@ impl Door {
         self.read("/v1/admin/hub", LIST).await
     }
 
-    /// Every spoke that is declared or connected, where about so many are.
+    /// Every spoke that is declared or connected, where about so many are. What all pages together may be long is bounded,
+    /// as one answer is.
     pub(crate) async fn spokes(&self, about: usize) -> Result<Vec<SpokeInfo>, Error> {
         let limit = LIST.saturating_add(about.saturating_mul(LIST_OF_EACH));
-        self.read("/v1/admin/spokes", limit.min(LIST_AT_MOST)).await
+        let mut left = limit.min(LIST_AT_MOST);
+        let (mut spokes, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            // A hub of the version before knows no pages and gives all.
+            let mut query = vec![("limit", PAGE)];
+            query.extend(cursor.as_deref().map(|next| ("cursor", next)));
+            let request = self.admin.http.get(self.url("/v1/admin/spokes")).query(&query);
+            let (page, size): (Answer<Vec<SpokeInfo>>, usize) = self.answer(request, left).await?;
+            spokes.extend(page.data);
+            left -= size;
+            // A hub that names the same place again would be asked for ever.
+            match page.meta.next {
+                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                _ => return Ok(spokes),
+            }
+        }
     }
 
     /// Declares a spoke, and answers what the hub has then; doing it again changes nothing.
@@ -174,15 +202,24 @@ impl Door {
     }
 
     async fn data<T: DeserializeOwned>(&self, request: RequestBuilder, limit: usize) -> Result<T, Error> {
+        Ok(self.answer(request, limit).await?.0.data)
+    }
+
+    /// An answer, and how long it was: `limit` bytes at most.
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        limit: usize,
+    ) -> Result<(Answer<T>, usize), Error> {
         let answer = self.send(request).await?;
         let body = match body(answer, limit).await {
             Ok(body) => body,
             Err(Unread::Broken(source)) => return Err(self.unreachable(Some(source))),
             Err(Unread::TooLong) => return Err(self.no_hub(&format!("its answer is longer than {limit} bytes"))),
         };
-        let answer: Answer<T> = serde_json::from_slice(&body)
+        let answer = serde_json::from_slice(&body)
             .map_err(|error| self.no_hub(&format!("its answer is not understood: {error}")))?;
-        Ok(answer.data)
+        Ok((answer, body.len()))
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {

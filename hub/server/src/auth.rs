@@ -6,39 +6,38 @@
 //!
 //! Invariants
 //! - Postgres away is never "your key is wrong": a known key goes on, an unknown one gets 503.
-//! - A revocation that arrives while the key is being looked up counts.
+//! - A revocation that arrives while the key is being looked up counts; so does one that arrives while a request's body
+//!   does.
 //! - Neither the key nor its hash is logged.
 
 mod admin;
 mod caller;
 mod credential;
+mod doubtful;
 mod key;
+mod lookup;
 mod revocation;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::{AuthConfig, ServerConfig};
-use alkhub_protocol::{ApiKey, CallError, Code};
-use alkhub_store::{KeyHash, KeyHasher, KeyRecord, Store};
+use alkhub_protocol::{ApiKey, Code};
+use alkhub_store::{KeyHash, KeyHasher, Store};
 use jiff::Timestamp;
 
 pub(crate) use admin::{admin_key, enter_admin, follow_admin, tell_of_others};
-pub(crate) use caller::Caller;
+pub(crate) use caller::{Caller, Holder};
 pub(crate) use credential::{PROTOCOL_PREFIX, credential};
 pub(crate) use key::Key;
 pub(crate) use revocation::{recheck_in_use, watch};
 
 use crate::error::ApiError;
-use crate::limits::{BadKeys, Bucket, Rate, Slot};
+use crate::limits::{BadKeys, Rate, Slot};
 use crate::metrics::{AuthFailure, Limit, Metrics};
+use doubtful::Doubtful;
 use key::Standing;
-
-/// Keys that are looked up in a second for addresses that had too many bad ones, all together: a good key behind the
-/// same address still gets in, and guesses cost Postgres no more than this.
-const DOUBTFUL_LOOKUPS: u32 = 50;
 
 /// Keys kept in memory.
 const KEYS: u64 = 100_000;
@@ -53,12 +52,6 @@ const UNKNOWN_TTL: Duration = Duration::from_secs(3);
 /// Revocations are remembered so long, for look-ups that were under way.
 const REVOKED_TTL: Duration = Duration::from_secs(60);
 
-/// A refresh that takes longer goes on without its request.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// After a refresh that failed the next one waits.
-const REFRESH_PAUSE: Duration = Duration::from_secs(5);
-
 /// Looks keys up and remembers them.
 #[derive(Debug)]
 pub(crate) struct KeyRing {
@@ -69,18 +62,11 @@ pub(crate) struct KeyRing {
     unknown: moka::sync::Cache<KeyHash, ()>,
     revoked: moka::sync::Cache<Arc<str>, ()>,
     bad: BadKeys,
-    doubtful: (Rate, Bucket),
+    doubtful: Doubtful,
     rate: Rate,
     messages: Rate,
     connections: usize,
     metrics: Arc<Metrics>,
-}
-
-/// Why there is no key for a hash.
-#[derive(Debug)]
-enum NotFound {
-    Unknown,
-    Store(alkhub_store::Error),
 }
 
 // === impl KeyRing ===
@@ -111,7 +97,7 @@ impl KeyRing {
                 .time_to_live(REVOKED_TTL)
                 .build(),
             bad: BadKeys::new(server.bad_keys_per_minute),
-            doubtful: (Rate::per_second(DOUBTFUL_LOOKUPS), Bucket::default()),
+            doubtful: Doubtful::new(),
             rate: Rate::per_second(server.requests_per_second_per_key),
             messages: Rate::per_second(server.messages_per_second_per_key),
             connections: server.max_connections_per_key,
@@ -193,106 +179,29 @@ impl KeyRing {
         key.standing(Timestamp::now())
     }
 
-    async fn find(&self, hash: KeyHash, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
-        if let Some(key) = self.known.get(&hash).await {
-            if key.age() > self.ttl {
-                self.refresh_soon(&key).await;
-            }
-            // One that is not there any more, or was made anew, is looked up like one that was never seen.
-            if self.known.contains_key(&hash) {
-                return Ok(key);
-            }
-        }
-        if self.unknown.contains_key(&hash) {
-            return Err(self.unknown_key(peer));
-        }
-        if let Err(wait) = self.bad.check(peer) {
-            let (rate, bucket) = &self.doubtful;
-            rate.take(bucket).map_err(|_| self.too_many(wait))?;
-        }
-        let found = self.known.try_get_with(hash, self.look_up(hash)).await;
-        let found = found.inspect(|key| {
-            self.look_again(key);
-        });
-        found.map_err(|error| match &*error {
-            NotFound::Unknown => {
-                self.unknown.insert(hash, ());
-                self.unknown_key(peer)
-            }
-            NotFound::Store(error) => {
-                self.metrics.auth_failure(AuthFailure::Unavailable);
-                tracing::warn!(error = %crate::error::Chain(error), "a key cannot be looked up");
-                CallError::new(
-                    Code::Unavailable,
-                    "keys cannot be checked now: Postgres is not available",
-                )
-                .retryable()
-                .retry_after_ms(1_000)
-                .into()
-            }
-        })
-    }
-
-    async fn look_up(&self, hash: KeyHash) -> Result<Arc<Key>, NotFound> {
-        let record = self.store.keys().find(&hash).await.map_err(NotFound::Store)?;
-        let record = record.ok_or(NotFound::Unknown)?;
-        Ok(Arc::new(Key::new(hash, &record)))
-    }
-
-    /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
-    async fn refresh_soon(&self, key: &Key) {
-        let Some(_turn) = key.begin_refresh() else {
-            return;
-        };
-        let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, self.refresh(key)).await;
-        if !matches!(refreshed, Ok(Ok(()))) {
-            key.refresh_in(self.ttl, REFRESH_PAUSE);
-        }
-    }
-
-    /// Looks a known key up again.
+    /// Looks at a key again that was good when the request began: what it is worth now counts.
     ///
     /// # Errors
-    /// Postgres did not answer.
-    async fn refresh(&self, key: &Key) -> Result<(), alkhub_store::Error> {
-        let found = self.store.keys().find(&key.hash).await?;
-        self.refreshed(key, found.as_ref()).await;
-        Ok(())
-    }
-
-    /// Looks many known keys up again, at once.
-    ///
-    /// # Errors
-    /// Postgres did not answer; they are as they were.
-    async fn refresh_all(&self, keys: &[Arc<Key>]) -> Result<(), alkhub_store::Error> {
-        let hashes: Vec<KeyHash> = keys.iter().map(|key| key.hash).collect();
-        let found: HashMap<KeyHash, KeyRecord> = self.store.keys().find_many(&hashes).await?.into_iter().collect();
-        for key in keys {
-            self.refreshed(key, found.get(&key.hash)).await;
+    /// 401 or 403: it has ended meanwhile, or its spoke is suspended.
+    pub(crate) async fn admit_again(&self, key: &Key) -> Result<(), ApiError> {
+        if key.age() > self.ttl {
+            self.refresh_soon(key).await;
         }
-        Ok(())
-    }
-
-    /// A key that is not there any more, or that was made anew under another id, ends here. It is looked up when it is
-    /// next used, so that one that comes back (a database that was put back) works at once.
-    async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>) {
-        match found.filter(|record| *record.id == *key.id) {
-            Some(record) => key.update(record, || self.revoked.contains_key(&key.id)),
-            None => {
-                key.revoke();
-                self.known.invalidate(&key.hash).await;
-            }
-        }
+        self.admit(self.look_again(key))
     }
 
     fn check(&self, key: &Key, peer: IpAddr) -> Result<(), ApiError> {
         let standing = key.standing(Timestamp::now());
-        let Some(refusal) = standing.refusal() else {
-            return Ok(());
-        };
         if matches!(standing, Standing::Revoked | Standing::Expired) {
             self.bad.count(peer);
         }
+        self.admit(standing)
+    }
+
+    fn admit(&self, standing: Standing) -> Result<(), ApiError> {
+        let Some(refusal) = standing.refusal() else {
+            return Ok(());
+        };
         self.metrics.auth_failure(match standing {
             Standing::Expired => AuthFailure::Expired,
             Standing::Suspended => AuthFailure::Suspended,

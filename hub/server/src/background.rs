@@ -30,6 +30,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     supervisor.keep("server.announce", announce(app.clone()));
     let changes = app.fabric.cluster().key_changes();
     supervisor.keep("server.keys", auth::watch(app.clone(), changes));
+    supervisor.keep("server.doubtful-keys", doubtful_keys(app.clone()));
     supervisor.keep("server.prune-keys", prune_keys(app.clone()));
     let (sockets, stop) = (app.sockets.clone(), app.scope.stop.clone());
     let times = Times {
@@ -117,6 +118,14 @@ async fn announce(app: App) {
         if !pause(&app, app.config.events.lease_interval).await {
             return;
         }
+    }
+}
+
+/// Looks keys up for addresses that had too many bad ones.
+async fn doubtful_keys(app: App) {
+    tokio::select! {
+        () = app.scope.stop.cancelled() => {}
+        () = app.keys.look_up_doubtful() => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! A request's body: read whole, within limits of size, depth and time, and charged to the key while it is read.
 //!
 //! Invariants
-//! - Nothing is read of a request whose key is not known to be good.
+//! - Nothing is read of a request whose key is not known to be good, and it must be good still when everything is.
 //! - What is read is charged as it grows; whoever takes it from here charges it as what it is then.
 //! - Who sent too much gets the answer: some of the rest is read away, and not kept.
 
@@ -17,6 +17,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 
+use crate::app::App;
+use crate::auth::Holder;
 use crate::conformance;
 use crate::error::ApiError;
 use crate::payer::Payer;
@@ -49,11 +51,15 @@ struct Collected {
 
 // === impl RawBody, JsonBody ===
 
-impl<S: Send + Sync> FromRequest<S> for RawBody {
+impl FromRequest<App> for RawBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let holder = request.extensions().get::<Holder>().cloned();
         let body = read(request).await?;
+        if let Some(holder) = holder {
+            holder.admit_again(app).await?;
+        }
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(None));
         }
@@ -63,10 +69,10 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &App) -> Result<Self, ApiError> {
         let RawBody(json) = RawBody::from_request(request, state).await?;
         let json = json.ok_or_else(|| ApiError::bad_request("the request needs a JSON body"))?;
         let mut reader = serde_json::Deserializer::from_slice(json.as_bytes());

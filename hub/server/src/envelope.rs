@@ -1,5 +1,6 @@
 //! The envelope of every JSON answer: `{"data": …, "meta": {"source": "local", "timestamp": ms}}`.
 
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -73,11 +74,23 @@ impl Meta<'_> {
 
 /// A JSON answer as it stands.
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
-    let mut response = (status, body.into()).into_response();
+    streamed(status, body.into().into())
+}
+
+/// A JSON answer that is written as it is made.
+pub(crate) fn streamed(status: StatusCode, body: Body) -> Response {
+    let mut response = (status, body).into_response();
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// What follows the items of a list that began with `{"data":[`.
+pub(crate) fn end_of_page(next: Option<String>) -> Vec<u8> {
+    let meta = Meta { next, ..Meta::now() };
+    let meta = serde_json::to_vec(&meta).expect("a plain struct");
+    [b"],\"meta\":", &*meta, b"}"].concat()
 }
 
 /// Wraps a JSON text without parsing it.

@@ -53,6 +53,7 @@ impl ApiError {
             alkhub_store::Error::KeyInUse | alkhub_store::Error::LastAdmin => {
                 Self::new(Code::Conflict, error.to_string())
             }
+            alkhub_store::Error::ActorEnded => Self::new(Code::Unauthenticated, error.to_string()),
             error if error.is_transient() => {
                 tracing::warn!(error = %Chain(error), "Postgres did not answer a request");
                 CallError::new(Code::Unavailable, "Postgres is not available")

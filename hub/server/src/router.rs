@@ -125,8 +125,10 @@ fn events() -> Vec<Endpoint> {
 fn lists() -> Vec<Endpoint> {
     vec![
         at(Method::GET, "/v1/spokes", get(spokes::list))
-            .says("Lists spokes and their connected instances.")
+            .says("Lists spokes and their connected instances, by name: all of them, or pages where `limit` or `cursor` is given.")
             .needs(scope::SPOKES_READ)
+            .query("limit", "Spokes in a page; a page may end sooner, by its size.", shapes::limit)
+            .query("cursor", "`meta.next` of the page before.", shape::<SpokeName>)
             .gives::<Vec<SpokeInfo>>(200),
         at(Method::GET, "/v1/calls", get(calls::list))
             .says("Lists ended calls, the newest first; `meta.next` is the cursor of the next page.")
@@ -201,6 +203,12 @@ fn administration() -> Vec<Endpoint> {
         at(Method::GET, "/v1/admin/spokes", get(spokes::list))
             .says("The same as `/v1/spokes`.")
             .needs(scope::SPOKES_READ)
+            .query(
+                "limit",
+                "Spokes in a page; a page may end sooner, by its size.",
+                shapes::limit,
+            )
+            .query("cursor", "`meta.next` of the page before.", shape::<SpokeName>)
             .gives::<Vec<SpokeInfo>>(200),
     ]
 }

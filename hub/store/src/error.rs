@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use alkhub_config::secret;
 
+use crate::actor::ActorEnded;
+
 /// Why the store failed. The database's URL is never in the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +66,9 @@ pub enum Error {
         "no other admin key lasts as long as this one: make another first (`alkhub keys create NAME --scope admin`), then revoke this one"
     )]
     LastAdmin,
+    /// The key that the write was to be made with has ended; nothing was written.
+    #[error("the key was revoked or has expired")]
+    ActorEnded,
     /// A text has a character that Postgres does not keep (U+0000).
     #[error("a text contains the character U+0000, which cannot be stored")]
     Text,
@@ -97,6 +102,7 @@ impl Error {
             | Self::Migration { .. }
             | Self::KeyInUse
             | Self::LastAdmin
+            | Self::ActorEnded
             | Self::Text
             | Self::Corrupt(_) => false,
         }
@@ -112,6 +118,11 @@ impl Error {
 
     /// The error of a statement, sorted by what its caller can do.
     pub(crate) fn of_statement(statement: &'static str, source: sqlx::Error) -> Self {
+        if let sqlx::Error::AnyDriverError(cause) = &source
+            && cause.is::<ActorEnded>()
+        {
+            return Self::ActorEnded;
+        }
         let code = source.as_database_error().and_then(|error| error.code());
         match code.as_deref() {
             // character_not_in_repertoire, untranslatable_character

@@ -6,11 +6,11 @@
 //! - A key that was revoked by hand stays revoked, whoever puts it again.
 //! - One admin key that lasts always stays: the last one is not revoked.
 
-mod revoke;
-
 mod admin;
+mod create;
 mod dead;
 mod prune;
+mod revoke;
 
 use std::collections::HashMap;
 
@@ -22,6 +22,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use self::revoke::Revoked;
+use crate::actor::Actor;
 use crate::metrics::Statement;
 use crate::row::time;
 use crate::session::run;
@@ -34,7 +35,7 @@ pub use admin::{AdminEntered, AdminKey};
 
 /// The keys of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Keys<'a>(pub(crate) &'a Inner);
+pub struct Keys<'a>(pub(crate) &'a Inner, pub(crate) Actor);
 
 /// A key to be kept.
 #[derive(Clone, Debug)]
@@ -108,12 +109,18 @@ struct InfoRow {
 // === impl Keys ===
 
 impl Keys<'_> {
+    /// The same, with the key of this id: what it writes is not written when it has ended by then ([`Error::ActorEnded`]).
+    #[must_use]
+    pub fn by(self, key_id: &str) -> Self {
+        Self(self.0, Actor::key(key_id))
+    }
+
     /// Keeps a new key. With a spoke that no resource declares, that spoke is made too.
     ///
     /// # Errors
     /// [`Error::KeyInUse`] when the hash is known.
     pub async fn create(self, key: &NewKey) -> Result<KeyInfo, Error> {
-        let created = run!(self.0, Statement::KeyCreate, |db| create(db, key))?;
+        let created = run!(self.0, Statement::KeyCreate, |db| create::create(db, self.1, key))?;
         let Some(row) = created else {
             return Err(Error::KeyInUse);
         };
@@ -174,7 +181,7 @@ impl Keys<'_> {
         let Ok(id) = id.parse::<Uuid>() else {
             return Ok(None);
         };
-        match run!(self.0, Statement::KeyRevoke, |db| revoke::revoke(db, id))? {
+        match run!(self.0, Statement::KeyRevoke, |db| revoke::revoke(db, self.1, id))? {
             Revoked::Done(row) => row.info().map(Some),
             Revoked::Unknown => Ok(None),
             Revoked::LastAdmin => Err(Error::LastAdmin),
@@ -266,41 +273,6 @@ impl InfoRow {
             dead: self.dead,
         })
     }
-}
-
-async fn create(db: &mut PgConnection, key: &NewKey) -> sqlx::Result<Option<InfoRow>> {
-    let mut tx = sqlx::Connection::begin(db).await?;
-    let uid = match &key.spoke {
-        Some(spoke) => Some(spokes::ensure(&mut tx, spoke).await?.uid),
-        None => None,
-    };
-    let mut scopes: Vec<String> = key.scopes.iter().map(str::to_owned).collect();
-    if key.spoke.is_some() && !scopes.iter().any(|held| held == scope::SPOKE) {
-        scopes.push(scope::SPOKE.to_owned());
-    }
-    let row = sqlx::query_as!(
-        InfoRow,
-        r#"INSERT INTO keys (id, hash, hash_key_id, origin, name, hint, scopes, spoke, spoke_uid, expires_at,
-                             hash_key_fingerprint)
-           VALUES ($1, $2, $3, 'api', $4, $5, $6, $7, $8, $9, $10)
-           ON CONFLICT (hash) DO NOTHING
-           RETURNING id, name, hint, scopes, spoke, created_at AS "created_at: _", expires_at AS "expires_at: _",
-                     last_used_at AS "last_used_at: _", revoked_at AS "revoked_at: _", false AS "dead!""#,
-        Uuid::now_v7(),
-        &key.hash.0[..],
-        key.hash_key.id,
-        key.name,
-        key.hint,
-        &scopes,
-        key.spoke.as_ref().map(SpokeName::as_str),
-        uid,
-        key.expires_at.map(|at| at.to_sqlx()) as _,
-        key.hash_key.fingerprint
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(row)
 }
 
 type Found = (Vec<u8>, KeyRow, Option<spokes::SpokeRow>);

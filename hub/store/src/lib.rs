@@ -10,6 +10,7 @@
 //! - Every remote wait has a deadline; while the link is down a statement fails at once.
 //! - A key of a spoke works only as long as the spoke of that name has the uid that the key was made for.
 
+mod actor;
 mod calls;
 mod connect;
 mod error;

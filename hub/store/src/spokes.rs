@@ -6,12 +6,14 @@
 //! - A delete that names a uid deletes nothing else.
 
 mod hints;
+mod list;
 mod prune;
 mod put;
+mod remove;
 
 use std::collections::BTreeMap;
 
-use alkhub_protocol::admin::{BY_HAND, SpokePut};
+use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{Scopes, SpokeName};
 use jiff::Timestamp;
@@ -20,6 +22,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::actor::Actor;
 use crate::metrics::Statement;
 use crate::row::{spoke_type, time};
 use crate::session::run;
@@ -28,7 +31,7 @@ use crate::{Error, HashKey, KeyHash};
 
 /// The spokes of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Spokes<'a>(pub(crate) &'a Inner);
+pub struct Spokes<'a>(pub(crate) &'a Inner, pub(crate) Actor);
 
 /// A spoke as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,6 +116,13 @@ pub(crate) struct SpokeRow {
 // === impl Spokes ===
 
 impl Spokes<'_> {
+    /// The same, with the key of this id: what it declares or removes stays as it is when it has ended by then
+    /// ([`Error::ActorEnded`]).
+    #[must_use]
+    pub fn by(self, key_id: &str) -> Self {
+        Self(self.0, Actor::key(key_id))
+    }
+
     /// Declares a spoke, in one transaction; the same again changes nothing.
     ///
     /// A new uid replaces the spoke of that name and ends all its keys. A new key ends the spoke's older ones after
@@ -122,7 +132,7 @@ impl Spokes<'_> {
     /// # Errors
     /// [`Error::KeyInUse`] when the key belongs to another spoke or to a client; nothing was changed then.
     pub async fn put(self, name: &SpokeName, spoke: &SpokePut, key: Option<&SpokeKey>) -> Result<PutOutcome, Error> {
-        let outcome = run!(self.0, Statement::SpokePut, |db| put::put(db, name, spoke, key))?;
+        let outcome = run!(self.0, Statement::SpokePut, |db| put::put(db, self.1, name, spoke, key))?;
         let put::Outcome {
             row,
             created,
@@ -146,29 +156,14 @@ impl Spokes<'_> {
         row.map(SpokeRow::record).transpose()
     }
 
-    /// All spokes, by name.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] and the like.
-    pub async fn list(self) -> Result<Vec<SpokeRecord>, Error> {
-        let rows = run!(self.0, Statement::SpokeList, |db| sqlx::query_as!(
-            SpokeRow,
-            r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
-                      created_at AS "created_at: _", first_connected_at AS "first_connected_at: _",
-                      connected_at AS "connected_at: _", disconnected_at AS "disconnected_at: _",
-                      last_heartbeat_at AS "last_heartbeat_at: _"
-               FROM spokes ORDER BY name"#
-        )
-        .fetch_all(db))?;
-        rows.into_iter().map(SpokeRow::record).collect()
-    }
-
     /// Removes a spoke and ends its keys. `None`, and nothing done, when there is none or `uid` is another one's.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
     pub async fn delete(self, name: &SpokeName, uid: Option<&str>) -> Result<Option<Deleted>, Error> {
-        let revoked = run!(self.0, Statement::SpokeDelete, |db| delete(db, name, uid))?;
+        let revoked = run!(self.0, Statement::SpokeDelete, |db| remove::delete(
+            db, self.1, name, uid
+        ))?;
         Ok(revoked.map(|revoked| Deleted {
             revoked_keys: texts(revoked),
         }))
@@ -248,7 +243,7 @@ impl Spokes<'_> {
     /// # Errors
     /// [`Error::Unavailable`] and the like.
     pub async fn sweep_except(self, uids: &[String]) -> Result<Vec<String>, Error> {
-        let revoked = run!(self.0, Statement::SpokeSweep, |db| sweep(db, uids))?;
+        let revoked = run!(self.0, Statement::SpokeSweep, |db| remove::sweep(db, self.1, uids))?;
         Ok(texts(revoked))
     }
 }
@@ -329,46 +324,4 @@ pub(crate) async fn ensure(db: &mut PgConnection, name: &SpokeName) -> sqlx::Res
     .execute(&mut *db)
     .await?;
     select(db, name.as_str()).await?.ok_or(sqlx::Error::RowNotFound)
-}
-
-/// Ends every key of these spokes, in a way that the same spokes may undo.
-async fn revoke(db: &mut PgConnection, names: &[String]) -> sqlx::Result<Vec<Uuid>> {
-    sqlx::query_scalar!(
-        "UPDATE keys SET revoked_at = now(), revoked_with_spoke = true
-         WHERE spoke = ANY($1) AND revoked_at IS NULL RETURNING id",
-        names
-    )
-    .fetch_all(db)
-    .await
-}
-
-async fn delete(db: &mut PgConnection, name: &SpokeName, uid: Option<&str>) -> sqlx::Result<Option<Vec<Uuid>>> {
-    let mut tx = sqlx::Connection::begin(db).await?;
-    let gone = sqlx::query_scalar!(
-        "DELETE FROM spokes WHERE name = $1 AND ($2::text IS NULL OR uid = $2) RETURNING name",
-        name.as_str(),
-        uid
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    if gone.is_empty() {
-        return Ok(None);
-    }
-    let revoked = revoke(&mut tx, &gone).await?;
-    tx.commit().await?;
-    Ok(Some(revoked))
-}
-
-async fn sweep(db: &mut PgConnection, uids: &[String]) -> sqlx::Result<Vec<Uuid>> {
-    let mut tx = sqlx::Connection::begin(db).await?;
-    let gone = sqlx::query_scalar!(
-        "DELETE FROM spokes WHERE uid <> '' AND NOT starts_with(uid, $2) AND uid <> ALL($1) RETURNING name",
-        uids,
-        BY_HAND
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    let revoked = revoke(&mut tx, &gone).await?;
-    tx.commit().await?;
-    Ok(revoked)
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::actor::Actor;
 use crate::error::reason;
 use crate::link::{Backoff, Link, Watch};
 use crate::metrics::Metrics;
@@ -131,12 +132,12 @@ impl Store {
 
     /// Keys, as keyed hashes.
     pub fn keys(&self) -> Keys<'_> {
-        Keys(&self.0)
+        Keys(&self.0, Actor::default())
     }
 
     /// Declared spokes.
     pub fn spokes(&self) -> Spokes<'_> {
-        Spokes(&self.0)
+        Spokes(&self.0, Actor::default())
     }
 
     /// Operations by the hash of their specification.

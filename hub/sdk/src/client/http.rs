@@ -95,19 +95,11 @@ impl Client {
     /// # Errors
     /// [`Error::Problem`], for example without the scope `operations:read`.
     pub async fn operations(&self, search: Option<&str>) -> Result<Vec<OperationInfo>, Error> {
-        let (mut operations, mut cursor) = (Vec::new(), None::<String>);
-        loop {
-            let mut query: Vec<(&str, &str)> = search.map(|text| ("search", text)).into_iter().collect();
-            query.extend(cursor.as_deref().map(|next| ("cursor", next)));
-            let request = self.request(Method::GET, &["v1", "operations"])?.query(&query);
-            let page: Envelope<Vec<Listed>> = self.envelope(request, "the list of operations").await?;
-            operations.extend(page.data.into_iter().map(|listed| listed.0));
-            // A hub that names the same place again would be asked for ever.
-            match page.meta.next {
-                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
-                _ => return Ok(operations),
-            }
-        }
+        let query: Vec<(&str, &str)> = search.map(|text| ("search", text)).into_iter().collect();
+        let listed: Vec<Listed> = self
+            .pages(&["v1", "operations"], &query, "the list of operations")
+            .await?;
+        Ok(listed.into_iter().map(|listed| listed.0).collect())
     }
 
     /// One operation; `None` when there is none of that name.
@@ -123,12 +115,13 @@ impl Client {
         }
     }
 
-    /// The declared spokes and those that are connected.
+    /// The declared spokes and those that are connected, by name, from all pages.
     ///
     /// # Errors
     /// [`Error::Problem`], for example without the scope `spokes:read`.
     pub async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
-        self.send(self.request(Method::GET, &["v1", "spokes"])?, "the list of spokes")
+        // Only who gives a limit gets pages; a hub of the version before passes it over and gives all.
+        self.pages(&["v1", "spokes"], &[("limit", "1000")], "the list of spokes")
             .await
     }
 
@@ -179,6 +172,28 @@ impl Client {
         self.exchange(self.request(Method::DELETE, &[v1, admin, keys, id])?)
             .await
             .map(drop)
+    }
+
+    /// Everything on all pages of a list.
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        route: &[&str],
+        query: &[(&str, &str)],
+        what: &'static str,
+    ) -> Result<Vec<T>, Error> {
+        let (mut all, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let mut query = query.to_vec();
+            query.extend(cursor.as_deref().map(|next| ("cursor", next)));
+            let request = self.request(Method::GET, route)?.query(&query);
+            let page: Envelope<Vec<T>> = self.envelope(request, what).await?;
+            all.extend(page.data);
+            // A hub that names the same place again would be asked for ever.
+            match page.meta.next {
+                Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                _ => return Ok(all),
+            }
+        }
     }
 
     pub(super) fn request(&self, method: Method, route: &[&str]) -> Result<RequestBuilder, Error> {

@@ -1,4 +1,8 @@
 //! Authorization as a type: a handler that takes a [`Caller`] runs only for the holder of a good key.
+//!
+//! Invariants
+//! - A handler that takes a body runs only when the key is still good after the body was read: a body may take half a
+//!   minute.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -18,19 +22,26 @@ use crate::payer::Payer;
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) key: Arc<Key>,
-    /// Who it is for the domain crates.
-    pub(crate) who: Arc<alkhub_calls::Caller>,
 }
+
+/// The key of a request whose body is still to come, in its extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder(Arc<Key>);
 
 // === impl Caller ===
 
 impl Caller {
+    /// Who it is for the domain crates, by what the key allows now.
+    pub(crate) fn who(&self) -> Arc<alkhub_calls::Caller> {
+        self.key.caller()
+    }
+
     /// Checks one of alkhub's own scopes.
     ///
     /// # Errors
     /// 403 that names the scope.
     pub(crate) fn require(&self, scope: &str) -> Result<(), CallError> {
-        self.who.scopes.require(scope).map_err(|scope| missing_scope(&scope))
+        self.who().scopes.require(scope).map_err(|scope| missing_scope(&scope))
     }
 }
 
@@ -45,7 +56,19 @@ impl FromRequestParts<App> for Caller {
         let key = app.keys.authenticate(credential(parts).as_deref(), address).await?;
         app.keys.take_request(&key)?;
         Payer::set(&parts.extensions, app.budgets.key(&key.id));
-        let who = key.caller();
-        Ok(Self { key, who })
+        parts.extensions.insert(Holder(key.clone()));
+        Ok(Self { key })
+    }
+}
+
+// === impl Holder ===
+
+impl Holder {
+    /// Looks at the key again, once the body is there: it may have ended meanwhile.
+    ///
+    /// # Errors
+    /// 401 or 403, as for a new request.
+    pub(crate) async fn admit_again(self, app: &App) -> Result<(), ApiError> {
+        app.keys.admit_again(&self.0).await
     }
 }

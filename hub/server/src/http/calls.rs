@@ -51,13 +51,14 @@ pub(crate) async fn call(
     };
     if app.kind(&request) == Some(OperationKind::Subscription) {
         let held = sse::open(&app, &caller)?;
-        let items = app.calls.subscribe(&caller.who, request).await?;
+        let items = app.calls.subscribe(&caller.who(), request).await?;
         return Ok(sse::items(&app, &caller, held, items));
     }
+    let who = caller.who();
     tokio::select! {
         // An answer that came before the end is given, however late this looks.
         biased;
-        output = app.calls.call(&caller.who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
+        output = app.calls.call(&who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
         () = app.scope.close.cancelled() => Err(unanswered(ws::DRAINING).into()),
     }
 }

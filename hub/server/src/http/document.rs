@@ -12,6 +12,9 @@ use crate::app::App;
 use crate::envelope;
 use crate::error::ApiError;
 
+/// Characters of a path that are said of it, at most.
+const SHOWN: usize = 200;
+
 /// The OpenAPI document as it is served: made once, for it is the same until the hub ends.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -58,7 +61,7 @@ pub(crate) async fn openapi(State(app): State<App>, headers: HeaderMap) -> Respo
 pub(crate) async fn not_found(uri: Uri) -> ApiError {
     ApiError::new(
         Code::NotFound,
-        format!("there is no route `{}`; see /v1/openapi.json", uri.path()),
+        format!("there is no route `{}`; see /v1/openapi.json", shown(&uri)),
     )
 }
 
@@ -66,6 +69,11 @@ pub(crate) async fn not_found(uri: Uri) -> ApiError {
 pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     ApiError::new(
         Code::MethodNotAllowed,
-        format!("`{}` has no method {method}", uri.path()),
+        format!("`{}` has no method {method}", shown(&uri)),
     )
+}
+
+/// As much of a path as is said of it: who has no key writes it too.
+fn shown(uri: &Uri) -> String {
+    uri.path().chars().take(SHOWN).collect()
 }

@@ -76,7 +76,7 @@ async fn publish_event(
     topic: &Topic,
     RawBody(payload): RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
-    let allowed = caller.who.scopes.require_publish(topic);
+    let allowed = caller.who().scopes.require_publish(topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
     let published = app.fabric.bus().publish(topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %crate::error::Chain(&failed), "an event was not published everywhere");
@@ -126,7 +126,7 @@ fn filters(caller: &Caller, query: &Query) -> Result<Vec<TopicFilter>, ApiError>
         let filter: TopicFilter = text
             .parse()
             .map_err(|e: InvalidTopic| ApiError::bad_request(format!("topic `{text}`: {e}")))?;
-        let allowed = caller.who.scopes.require_subscribe(&filter);
+        let allowed = caller.who().scopes.require_subscribe(&filter);
         allowed.map_err(|scope| missing_scope(&scope))?;
         if !filters.contains(&filter) {
             filters.push(filter);

@@ -15,7 +15,8 @@ use crate::error::ApiError;
 /// `GET /v1/admin/hub`.
 pub(crate) async fn report(State(app): State<App>, caller: Caller) -> Result<Data<HubReport>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let spokes: BTreeSet<_> = app.calls.instances().into_iter().map(|(name, ..)| name).collect();
+    let connected = app.calls.connected();
+    let spokes: BTreeSet<_> = connected.iter().map(alkhub_calls::Connected::spoke).collect();
     let redis = match &*app.fabric.link().borrow() {
         LinkState::Local => "none",
         LinkState::Up => "up",

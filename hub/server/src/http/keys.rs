@@ -31,13 +31,16 @@ pub(crate) async fn create(
     caller.require(scope::ADMIN)?;
     create.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
     let expires_at = create.expires_in_seconds.map(expiry).transpose()?;
-    if let Some(spoke) = &create.spoke {
-        app.store
-            .spokes()
-            .ensure_adhoc(spoke)
-            .await
-            .map_err(|e| ApiError::store(&e))?;
-    }
+    let work = make(app.clone(), caller, create, expires_at);
+    app.finish(work).await
+}
+
+async fn make(
+    app: App,
+    caller: Caller,
+    create: KeyCreate,
+    expires_at: Option<Timestamp>,
+) -> Result<Data<KeyCreated>, ApiError> {
     let key = ApiKey::from_entropy(rand::random());
     let hasher = app.keys.hasher();
     let new = NewKey {
@@ -49,7 +52,8 @@ pub(crate) async fn create(
         spoke: create.spoke,
         expires_at,
     };
-    let info = app.store.keys().create(&new).await.map_err(|e| ApiError::store(&e))?;
+    let made = app.store.keys().by(&caller.key.id).create(&new).await;
+    let info = made.map_err(|e| ApiError::store(&e))?;
     tracing::info!(admin.key = %caller.key.id, key.id = %info.id, key.name = %info.name, "a key was made");
     Ok(Data(
         StatusCode::CREATED,
@@ -67,7 +71,13 @@ pub(crate) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Data<KeyInfo>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let revoked = app.store.keys().revoke(&id).await.map_err(|e| ApiError::store(&e))?;
+    let work = end(app.clone(), caller, id);
+    app.finish(work).await
+}
+
+async fn end(app: App, caller: Caller, id: String) -> Result<Data<KeyInfo>, ApiError> {
+    let revoked = app.store.keys().by(&caller.key.id).revoke(&id).await;
+    let revoked = revoked.map_err(|e| ApiError::store(&e))?;
     let info = revoked.ok_or_else(|| ApiError::new(Code::NotFound, "there is no key with that id"))?;
     tracing::info!(admin.key = %caller.key.id, key.id = %info.id, "a key was revoked");
     app.end_keys(std::slice::from_ref(&info.id)).await;

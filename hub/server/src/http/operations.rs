@@ -33,7 +33,7 @@ pub(crate) async fn list(
         cursor: query.parse("cursor")?,
         limit,
     };
-    let page = app.calls.operation_page(&caller.who, &wanted)?;
+    let page = app.calls.operation_page(&caller.who(), &wanted)?;
     Ok(Page {
         items: page.operations,
         next: page.next.map(|name| name.to_string()),
@@ -51,7 +51,7 @@ pub(crate) async fn get(
         .parse()
         .map_err(|e: alkhub_protocol::id::InvalidId| ApiError::bad_request(e.to_string()))?;
     app.calls
-        .operation(&caller.who, &name)
+        .operation(&caller.who(), &name)
         .map(Data::ok)
         .ok_or_else(|| ApiError::new(Code::OperationNotFound, format!("operation `{name}` is not known here")))
 }

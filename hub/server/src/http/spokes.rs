@@ -1,16 +1,21 @@
 //! Spokes: what is known of them, and the admin API by which the operator declares them.
 
-use std::collections::{BTreeMap, HashMap};
+mod list;
 
-use alkhub_events::KeyChange;
-use alkhub_protocol::admin::{InstanceInfo, SpokeInfo, SpokePut, SpokeStatus, UID_LIMIT};
+use std::collections::{BTreeMap, BTreeSet};
+
+use alkhub_calls::Connected;
+use alkhub_protocol::admin::{SpokeInfo, SpokePut, SpokeStatus, UID_LIMIT};
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{ApiKey, Code, SpokeName, scope};
 use alkhub_store::{SpokeKey, SpokeRecord};
 use axum::extract::State;
 use http::StatusCode;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use list::list;
 
 use crate::app::App;
 use crate::auth::Caller;
@@ -47,38 +52,12 @@ pub(crate) struct Declared {
     declaration: Option<SpokePut>,
 }
 
-/// What is connected of one spoke.
-#[derive(Debug, Default)]
-struct Connected {
-    instances: Vec<InstanceInfo>,
+/// What is connected of one spoke, in short.
+#[derive(Debug)]
+struct Present {
+    /// When its first instance of now connected; `None` when there is none.
+    since: Option<Timestamp>,
     operations: Vec<String>,
-}
-
-/// `GET /v1/spokes`: every spoke, declared or not.
-pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<SpokeInfo>>, ApiError> {
-    caller.require(scope::SPOKES_READ)?;
-    let records = app.store.spokes().list().await.map_err(|e| ApiError::store(&e))?;
-    // Which key is in force is between the hub and who issues keys.
-    let mut hints = if caller.require(scope::ADMIN).is_ok() {
-        hints(&app, None).await?
-    } else {
-        HashMap::new()
-    };
-    let mut connected = connected(&app);
-    let mut spokes: Vec<SpokeInfo> = records
-        .into_iter()
-        .map(|record| {
-            let connected = connected.remove(&record.name).unwrap_or_default();
-            let hint = hints.remove(&record.name);
-            info(record, connected, hint)
-        })
-        .collect();
-    spokes.extend(
-        connected
-            .into_iter()
-            .map(|(name, connected)| undeclared(name, connected)),
-    );
-    Ok(Data::ok(spokes))
 }
 
 /// `GET /v1/admin/spokes/{name}`.
@@ -91,10 +70,9 @@ pub(crate) async fn get(
     let name = spoke_name(&name)?;
     let record = app.store.spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
     let record = record.ok_or_else(|| unknown(&name, None))?;
-    let hint = hints(&app, Some(&name)).await?.remove(&name);
-    let connected = connected(&app).remove(&name).unwrap_or_default();
+    let hint = hint(&app, &name).await?;
     let declaration = (!record.uid.is_empty()).then(|| record.declaration());
-    let info = info(record, connected, hint);
+    let info = whole(&app, record, hint);
     Ok(Data::ok(Declared { info, declaration }))
 }
 
@@ -110,7 +88,19 @@ pub(crate) async fn put(
     let checked = spoke.check().and_then(|()| spoke.check_key());
     checked.map_err(|e| ApiError::bad_request(e.to_string()))?;
     let key = key(&app, spoke.key.as_deref())?;
-    let outcome = app.store.spokes().put(&name, &spoke, key.as_ref()).await;
+    let work = declare(app.clone(), caller, name, spoke, key);
+    app.finish(work).await
+}
+
+async fn declare(
+    app: App,
+    caller: Caller,
+    name: SpokeName,
+    spoke: SpokePut,
+    key: Option<SpokeKey>,
+) -> Result<Data<SpokeInfo>, ApiError> {
+    let spokes = app.store.spokes().by(&caller.key.id);
+    let outcome = spokes.put(&name, &spoke, key.as_ref()).await;
     let outcome = outcome.map_err(|e| ApiError::store(&e))?;
     if let Some(key) = &key {
         app.keys.made(&key.hash).await;
@@ -129,9 +119,8 @@ pub(crate) async fn put(
         StatusCode::OK
     };
     // Whether the key that came is in force: one that has ended is put as often as one likes and stays ended.
-    let hint = hints(&app, Some(&name)).await?.remove(&name);
-    let connected = connected(&app).remove(&name).unwrap_or_default();
-    Ok(Data(status, info(outcome.record, connected, hint)))
+    let hint = hint(&app, &name).await?;
+    Ok(Data(status, whole(&app, outcome.record, hint)))
 }
 
 /// `DELETE /v1/admin/spokes/{name}?uid=`: ends the spoke's keys and its connections.
@@ -143,10 +132,17 @@ pub(crate) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
-    let deleted = app.store.spokes().delete(&name, query.first("uid")).await;
+    let uid = query.first("uid").map(str::to_owned);
+    let work = remove(app.clone(), caller, name, uid);
+    app.finish(work).await
+}
+
+async fn remove(app: App, caller: Caller, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
+    let spokes = app.store.spokes().by(&caller.key.id);
+    let deleted = spokes.delete(&name, uid.as_deref()).await;
     let deleted = deleted
         .map_err(|e| ApiError::store(&e))?
-        .ok_or_else(|| unknown(&name, query.first("uid")))?;
+        .ok_or_else(|| unknown(&name, uid.as_deref()))?;
     tracing::info!(admin.key = %caller.key.id, spoke.name = %name, "a spoke was removed");
     app.end_keys(&deleted.revoked_keys).await;
     Ok(StatusCode::NO_CONTENT)
@@ -159,7 +155,12 @@ pub(crate) async fn sweep(
     JsonBody(sweep): JsonBody<Sweep>,
 ) -> Result<Data<Swept>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let revoked_keys = app.store.spokes().sweep_except(&sweep.uids).await;
+    let work = remove_all_but(app.clone(), caller, sweep.uids);
+    app.finish(work).await
+}
+
+async fn remove_all_but(app: App, caller: Caller, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
+    let revoked_keys = app.store.spokes().by(&caller.key.id).sweep_except(&uids).await;
     let revoked_keys = revoked_keys.map_err(|e| ApiError::store(&e))?;
     tracing::info!(admin.key = %caller.key.id, keys = revoked_keys.len(), "spokes of resources that are gone were removed");
     app.end_keys(&revoked_keys).await;
@@ -189,31 +190,29 @@ fn unknown(name: &SpokeName, uid: Option<&str>) -> ApiError {
     ApiError::new(Code::NotFound, format!("there is no spoke `{name}`{with}"))
 }
 
-async fn hints(app: &App, name: Option<&SpokeName>) -> Result<HashMap<SpokeName, String>, ApiError> {
+async fn hint(app: &App, name: &SpokeName) -> Result<Option<String>, ApiError> {
     let hash_key = app.keys.hasher().hash_key();
-    let hints = app.store.spokes().key_hints(name.map(std::slice::from_ref), hash_key);
-    hints.await.map_err(|e| ApiError::store(&e))
+    let hints = app.store.spokes().key_hints(Some(std::slice::from_ref(name)), hash_key);
+    let mut hints = hints.await.map_err(|e| ApiError::store(&e))?;
+    Ok(hints.remove(name))
 }
 
-fn connected(app: &App) -> BTreeMap<SpokeName, Connected> {
-    let mut spokes: BTreeMap<SpokeName, Connected> = BTreeMap::new();
-    for (name, instance, operations) in app.calls.instances() {
-        let spoke = spokes.entry(name).or_default();
-        spoke.instances.push(instance);
-        spoke.operations.extend(operations.iter().map(ToString::to_string));
+/// One spoke with its instances.
+fn whole(app: &App, record: SpokeRecord, key_hint: Option<String>) -> SpokeInfo {
+    let mut connected = app.calls.connected();
+    connected.retain(|instance| *instance.spoke() == record.name);
+    let info = info(record, Present::of(&connected), key_hint);
+    SpokeInfo {
+        instances: connected.iter().map(Connected::info).collect(),
+        ..info
     }
-    for spoke in spokes.values_mut() {
-        spoke.operations.sort();
-        spoke.operations.dedup();
-        spoke.instances.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
-    }
-    spokes
 }
 
-fn info(record: SpokeRecord, connected: Connected, key_hint: Option<String>) -> SpokeInfo {
+/// A spoke without its instances.
+fn info(record: SpokeRecord, present: Present, key_hint: Option<String>) -> SpokeInfo {
     let status = if record.suspended {
         SpokeStatus::Suspended
-    } else if connected.instances.is_empty() {
+    } else if present.since.is_none() {
         SpokeStatus::Disconnected
     } else {
         SpokeStatus::Connected
@@ -226,25 +225,25 @@ fn info(record: SpokeRecord, connected: Connected, key_hint: Option<String>) -> 
         uid: record.uid,
         spoke_type: record.spoke_type,
         status,
-        operations: connected.operations,
+        operations: present.operations,
         labels: record.labels,
         connected_at: record.connected_at,
-        disconnected_at: record.disconnected_at.filter(|_| connected.instances.is_empty()),
+        disconnected_at: record.disconnected_at.filter(|_| present.since.is_none()),
         last_heartbeat_at: record.last_heartbeat_at,
-        instances: connected.instances,
+        instances: Vec::new(),
     }
 }
 
-/// A spoke that connected and is not yet, or no longer, in Postgres.
-fn undeclared(name: SpokeName, connected: Connected) -> SpokeInfo {
+/// A spoke that connected and is not yet, or no longer, in Postgres; without its instances.
+fn undeclared(name: SpokeName, present: Present) -> SpokeInfo {
     SpokeInfo {
         name,
         uid: String::new(),
         spoke_type: SpokeType::default(),
         status: SpokeStatus::Connected,
-        connected_at: connected.instances.iter().map(|instance| instance.connected_at).min(),
-        instances: connected.instances,
-        operations: connected.operations,
+        connected_at: present.since,
+        instances: Vec::new(),
+        operations: present.operations,
         labels: BTreeMap::new(),
         disconnected_at: None,
         last_heartbeat_at: None,
@@ -253,24 +252,14 @@ fn undeclared(name: SpokeName, connected: Connected) -> SpokeInfo {
     }
 }
 
-// === impl App ===
+// === impl Present ===
 
-impl App {
-    /// Ends keys here and on the other hubs.
-    pub(crate) async fn end_keys(&self, ids: &[String]) {
-        if ids.is_empty() {
-            return;
+impl Present {
+    fn of(instances: &[Connected]) -> Self {
+        let operations: BTreeSet<_> = instances.iter().flat_map(Connected::operations).collect();
+        Self {
+            since: instances.iter().map(Connected::since).min(),
+            operations: operations.into_iter().map(ToString::to_string).collect(),
         }
-        self.revoke(ids);
-        self.fabric
-            .cluster()
-            .announce_key_change(KeyChange::Revoked(ids.to_vec()))
-            .await;
-    }
-
-    /// Has every hub look its keys up again.
-    async fn recheck_keys(&self) {
-        crate::auth::recheck_in_use(self).await;
-        self.fabric.cluster().announce_key_change(KeyChange::Recheck).await;
     }
 }

@@ -392,3 +392,56 @@ async fn a_declaration_with_a_field_of_the_next_version_is_taken() {
             .is_some_and(|digest| digest.starts_with("1:"))
     );
 }
+
+#[tokio::test]
+async fn the_list_of_spokes_comes_whole_or_in_pages_for_who_asks_for_them() {
+    let hub = hub().await;
+    let (key, _) = hub.spoke_key("middle").await;
+    for name in ["alpha", "omega"] {
+        assert_eq!(put(&hub, name, &json!({ "uid": name })).await.status, 201);
+    }
+    let mut sockets = Vec::new();
+    for instance in ["one", "two"] {
+        let mut socket = Wire::connect(&hub, &key).await;
+        let input = json!({
+            "operations": [operation("middle", "a", "query")],
+            "spokeType": "dev-env",
+            "instanceId": instance,
+            "labels": { "weight": "x".repeat(100) },
+        });
+        socket.call(Dialect::Origin, "register-1", "hub.register", input).await;
+        socket.expect("call.responded").await;
+        sockets.push(socket);
+    }
+
+    let whole = hub.get("/v1/spokes").await;
+    let (mut paged, mut next, mut pages) = (Vec::new(), None::<String>, 0);
+    loop {
+        let cursor = next.map(|next| format!("&cursor={next}")).unwrap_or_default();
+        let page = hub.get(&format!("/v1/admin/spokes?limit=1{cursor}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        paged.extend(page.body["data"].as_array().expect("a list").clone());
+        pages += 1;
+        next = page.body["meta"]["next"].as_str().map(str::to_owned);
+        if next.is_none() {
+            break;
+        }
+    }
+
+    let names: Vec<&str> = paged.iter().filter_map(|spoke| spoke["name"].as_str()).collect();
+    assert_eq!((names, pages), (vec!["alpha", "middle", "omega"], 3));
+    assert_eq!(whole.body["data"], json!(paged));
+    assert_eq!(whole.body["meta"]["next"], json!(null));
+    let instances: Vec<&str> = paged[1]["instances"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|instance| instance["instanceId"].as_str())
+        .collect();
+    assert_eq!(instances, ["one", "two"]);
+    assert_eq!(paged[1]["status"], "connected");
+    for wrong in ["limit=0", "limit=1001", "cursor=No%20Name"] {
+        let refused = hub.get(&format!("/v1/spokes?{wrong}")).await;
+        refused.is_problem(400, "BAD_REQUEST");
+    }
+}

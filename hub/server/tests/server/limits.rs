@@ -204,3 +204,26 @@ async fn a_hub_has_only_so_many_connections_upgraded_ones_too() {
     })
     .await;
 }
+
+/// Who guesses keys behind an address uses up nothing that its other clients need.
+#[tokio::test]
+async fn good_keys_that_were_never_used_get_in_while_a_stranger_of_the_same_address_guesses() {
+    const GUESSES: usize = 400;
+    const GOOD: usize = 10;
+    let hub = hub_with(|config| config.server.bad_keys_per_minute = 3).await;
+    let mut good = Vec::new();
+    for _ in 0..GOOD {
+        good.push(hub.key(&["operations:read"]).await.0);
+    }
+    let try_key = async |key: String| {
+        let asked = hub.as_key(&key, Method::GET, "/v1/operations").send().await;
+        asked.expect("answered").status().as_u16()
+    };
+    join_all((0..4).map(|_| try_key(new_key()))).await;
+
+    let guesses = join_all((0..GUESSES).map(|_| try_key(new_key())));
+    let (guessed, admitted) = tokio::join!(guesses, join_all(good.into_iter().map(try_key)));
+
+    assert_eq!(admitted, [200; GOOD]);
+    assert_eq!(guessed, [429; GUESSES]);
+}

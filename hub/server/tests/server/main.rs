@@ -11,6 +11,7 @@ mod kept;
 mod life;
 mod limits;
 mod memory;
+mod midway;
 mod queries;
 mod raw;
 mod socket;

@@ -4,6 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::InfoRow;
+use crate::actor::Actor;
 
 /// How a revocation came out.
 pub(super) enum Revoked {
@@ -14,7 +15,7 @@ pub(super) enum Revoked {
 
 /// Revokes a key, unless it is an admin's and no other admin key that is good lasts as long. Two at a time cannot take
 /// each other for the one that stays: all admin keys are locked, in one order.
-pub(super) async fn revoke(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Revoked> {
+pub(super) async fn revoke(db: &mut PgConnection, actor: Actor, id: Uuid) -> sqlx::Result<Revoked> {
     let mut tx = sqlx::Connection::begin(db).await?;
     let last = sqlx::query_scalar!(
         r#"WITH admins AS (
@@ -31,6 +32,8 @@ pub(super) async fn revoke(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Revo
     )
     .fetch_one(&mut *tx)
     .await?;
+    // After the locks of the admin keys, of which it mostly is one: two who revoke do not wait for each other.
+    actor.check(&mut tx).await?;
     if last {
         return Ok(Revoked::LastAdmin);
     }

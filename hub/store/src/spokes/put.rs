@@ -8,6 +8,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{SpokeKey, SpokeRow};
+use crate::actor::Actor;
 use crate::row::{signed, spoke_type_text};
 
 /// What a put did, in columns.
@@ -33,11 +34,13 @@ enum KeyOutcome {
 /// `None` when the key is in use for something else: the transaction is rolled back.
 pub(crate) async fn put(
     db: &mut PgConnection,
+    actor: Actor,
     name: &SpokeName,
     spoke: &SpokePut,
     key: Option<&SpokeKey>,
 ) -> sqlx::Result<Option<Outcome>> {
     let mut tx = sqlx::Connection::begin(db).await?;
+    actor.check(&mut tx).await?;
     let inserted = insert(&mut tx, name, spoke).await?;
     let uid = sqlx::query_scalar!("SELECT uid FROM spokes WHERE name = $1 FOR UPDATE", name.as_str())
         .fetch_one(&mut *tx)
@@ -45,7 +48,7 @@ pub(crate) async fn put(
     let replaced = uid != spoke.uid;
     let mut revoked = Vec::new();
     if replaced {
-        revoked = super::revoke(&mut tx, &[name.to_string()]).await?;
+        revoked = super::remove::revoke(&mut tx, &[name.to_string()]).await?;
         forget(&mut tx, name).await?;
     }
     let mut changed = inserted | replaced | update(&mut tx, name, spoke).await?;

@@ -380,3 +380,35 @@ async fn keys_that_ended_longer_ago_than_their_retention_are_deleted_unless_they
     wanted.sort_unstable();
     assert_eq!(left, wanted);
 }
+
+#[tokio::test]
+async fn nothing_is_written_with_a_key_that_has_ended() {
+    let store = store().await;
+    let admins = [1, 2].map(|number| lasting_admin(number, None));
+    let ended = store.keys().create(&admins[0]).await.expect("made").id;
+    let good = store.keys().create(&admins[1]).await.expect("made").id;
+    store.keys().by(&good).revoke(&ended).await.expect("revoked");
+    store
+        .spokes()
+        .by(&good)
+        .put(&name("builder"), &spoke("u-1"), None)
+        .await
+        .expect("declared");
+    let (keys, spokes) = (store.keys().by(&ended), store.spokes().by(&ended));
+
+    let refused = [
+        keys.create(&new_key(3)).await.err(),
+        keys.revoke(&good).await.err(),
+        spokes.put(&name("builder"), &spoke("u-2"), None).await.err(),
+        spokes.delete(&name("builder"), None).await.err(),
+        spokes.sweep_except(&[]).await.err(),
+    ];
+
+    assert!(
+        refused.iter().all(|error| matches!(error, Some(Error::ActorEnded))),
+        "{refused:?}"
+    );
+    assert_eq!(store.keys().find(&hash(3)).await.expect("asked"), None);
+    let left = store.spokes().list().await.expect("asked");
+    assert_eq!(left.iter().map(|spoke| spoke.uid.as_str()).collect::<Vec<_>>(), ["u-1"]);
+}
