@@ -57,6 +57,7 @@ pub const CONCURRENCY_LIMIT: u32 = 100_000;
 /// are passed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = check::what_is_of_a_key_needs_one)]
 pub struct SpokePut {
     /// The resource's uid: a spoke of the same name with another uid is another spoke, and takes its place.
     #[schemars(length(min = 1, max = UID_LIMIT), regex(pattern = ONE_LINE))]

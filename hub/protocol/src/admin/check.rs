@@ -132,6 +132,17 @@ pub(super) fn scope_spoke_needs_a_spoke(schema: &mut Schema) {
     );
 }
 
+/// Says in the schema of a declaration that what is said of a key needs the key.
+pub(super) fn what_is_of_a_key_needs_one(schema: &mut Schema) {
+    schema.insert(
+        "anyOf".to_owned(),
+        serde_json::json!([
+            { "properties": { "overlapSeconds": { "const": 0 }, "keyExpiresAt": { "type": "null" } } },
+            { "properties": { "key": { "type": "string" } }, "required": ["key"] },
+        ]),
+    );
+}
+
 fn wrong<T>(field: &'static str, rule: impl Into<String>) -> Result<T, InvalidField> {
     Err(InvalidField {
         field,
