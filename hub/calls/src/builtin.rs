@@ -7,6 +7,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use alkhub_protocol::json::whole;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{
     CallError, CallRequest, CallStatus, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName,
@@ -50,6 +51,7 @@ struct ListInput {
     query: String,
     all: bool,
     cursor: Option<OperationName>,
+    #[serde(deserialize_with = "whole::optional_small")]
     limit: Option<usize>,
 }
 
@@ -64,7 +66,7 @@ struct CallInput {
     operation: OperationName,
     #[serde(default = "RawJson::null")]
     input: RawJson,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::optional")]
     timeout_ms: Option<u64>,
     #[serde(default)]
     target: Option<SpokeName>,

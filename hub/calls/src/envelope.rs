@@ -1,5 +1,6 @@
 //! What a spoke answers, brought into the form `{data, meta}` and checked.
 
+use alkhub_protocol::json::strict;
 use alkhub_protocol::{OperationName, RawJson};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -89,19 +90,13 @@ pub(crate) fn local(operation: &OperationName, data: &RawJson) -> RawJson {
 }
 
 fn read(output: &RawJson) -> Option<Envelope<'_>> {
-    if output.as_bytes().first() != Some(&b'{') {
-        return None;
-    }
-    serde_json::from_slice(output.as_bytes()).ok()
+    strict::from_slice(output.as_bytes()).ok()
 }
 
 /// The `meta` of an envelope without data.
 fn void(output: &RawJson) -> Option<&RawValue> {
-    if output.as_bytes().first() != Some(&b'{') {
-        return None;
-    }
-    let Void { meta } = serde_json::from_slice(output.as_bytes()).ok()?;
-    let _source: Meta = serde_json::from_str(meta.get()).ok()?;
+    let Void { meta } = strict::from_slice(output.as_bytes()).ok()?;
+    let _source: Meta = strict::from_str(meta.get()).ok()?;
     Some(meta)
 }
 
@@ -170,6 +165,9 @@ mod tests {
             r#"{"data":1,"meta":{}}"#,
             r#"{"data":1,"meta":{"source":"elsewhere"}}"#,
             r#"{"data":1}"#,
+            // serde reads an array as a struct.
+            r#"{"data":1,"meta":["http"]}"#,
+            r#"[1,{"source":"local"}]"#,
         ] {
             let wrapped = checked_text("true", value).expect("anything goes");
             assert!(wrapped.starts_with(&format!("{{\"data\":{value},")), "{wrapped}");
@@ -201,6 +199,8 @@ mod tests {
             r#"{"meta":{"source":"local"},"n":1}"#,
             r#"{"meta":{"source":"elsewhere"}}"#,
             r#"{"meta":"local"}"#,
+            r#"{"meta":["local"]}"#,
+            r#"[{"source":"local"}]"#,
         ] {
             let wrapped = checked_text("true", value).expect("anything goes");
             assert!(wrapped.starts_with(&format!("{{\"data\":{value},")), "{wrapped}");

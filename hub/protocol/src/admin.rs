@@ -9,7 +9,6 @@
 mod declaration;
 
 mod check;
-mod whole;
 
 use std::collections::BTreeMap;
 
@@ -67,7 +66,7 @@ pub struct SpokePut {
     #[schemars(extend("format" = "alkhub-key"))]
     pub key: Option<String>,
     /// Seconds for which the spoke's earlier keys still work once `key` is a new one; nothing without `key`.
-    #[serde(default, deserialize_with = "whole::number")]
+    #[serde(default, deserialize_with = "crate::json::whole::number")]
     #[schemars(range(max = SECONDS_LIMIT))]
     pub overlap_seconds: u64,
     /// When `key` ends by itself; nothing without it.
@@ -96,7 +95,7 @@ pub struct SpokePut {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "whole::optional_32"
+        deserialize_with = "crate::json::whole::optional_small"
     )]
     #[schemars(range(min = 1, max = CONCURRENCY_LIMIT))]
     pub concurrency: Option<u32>,
@@ -209,7 +208,7 @@ pub struct KeyCreate {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "whole::optional"
+        deserialize_with = "crate::json::whole::optional"
     )]
     #[schemars(range(min = 1, max = SECONDS_LIMIT))]
     pub expires_in_seconds: Option<u64>,

@@ -60,8 +60,8 @@ struct Head<'a> {
     id: Cow<'a, str>,
     #[serde(borrow, default, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
-    #[serde(rename = "_alk", default)]
-    transport: Option<TransportHeader>,
+    #[serde(rename = "_alk", borrow, default)]
+    transport: Option<&'a RawValue>,
 }
 
 /// Keeps `null` apart from an absent field.
@@ -97,12 +97,14 @@ impl Envelope {
             serde_json::from_slice::<IgnoredAny>(frame).map_err(classify)?;
             return Err(Error::Shape(de::Error::custom("this is an array")));
         }
+        // Each frame passes here: it has no struct inside.
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
+        let transport = head.transport.map(|raw| json::strict::from_str(raw.get()));
         let envelope = Self {
             kind: head.kind.into_owned(),
             id: head.id.into_owned(),
             payload: head.payload.map(|raw| RawJson::slice_of(frame, raw)),
-            transport: head.transport,
+            transport: transport.transpose().map_err(classify)?,
         };
         Ok((envelope, depth))
     }

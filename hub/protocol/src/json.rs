@@ -17,7 +17,9 @@ use serde_json::value::RawValue;
 
 use crate::DEPTH_LIMIT;
 
+pub mod strict;
 pub mod tree;
+pub mod whole;
 
 /// One JSON value as text, cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
@@ -89,12 +91,12 @@ impl RawJson {
         }
     }
 
-    /// Reads the value into a type.
+    /// Reads the value into a type; a struct from an object only.
     ///
     /// # Errors
     /// The value does not have the type's shape.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(&self.0)
+        strict::from_slice(&self.0)
     }
 
     /// The text.

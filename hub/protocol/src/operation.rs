@@ -72,7 +72,11 @@ pub struct ErrorSpec {
     #[serde(default = "RawJson::null")]
     pub schema: RawJson,
     /// The status that an HTTP caller sees (400 to 599).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::json::whole::optional_small",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub http_status: Option<u16>,
 }
 

@@ -42,7 +42,11 @@ pub struct RegisterInput {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_info: Option<RawJson>,
     /// Calls that the instance takes at once; unlimited when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::json::whole::optional_small",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub concurrency: Option<u32>,
     /// What it offers: OperationSpecs, each accepted or refused on its own.
     #[serde(default, deserialize_with = "operations")]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::Problem;
+use alkhub_protocol::json::strict;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use reqwest::Url;
@@ -159,7 +160,7 @@ pub(crate) fn is_dots(segment: &str) -> bool {
 /// What the refusing side said: a problem's detail, or the status in words.
 fn reason(response: &ws_http::Response<Option<Vec<u8>>>) -> String {
     let body = response.body().as_deref().unwrap_or_default();
-    let detail = serde_json::from_slice::<Problem>(body).map(|problem| problem.detail);
+    let detail = strict::from_slice::<Problem>(body).map(|problem| problem.detail);
     detail.unwrap_or_else(|_| {
         response
             .status()

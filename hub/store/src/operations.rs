@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use alkhub_protocol::json::strict;
 use alkhub_protocol::json::tree::Tree;
 use alkhub_protocol::{OperationName, OperationSpec};
 use sha2::{Digest as _, Sha256};
@@ -76,7 +77,7 @@ impl Operations<'_> {
         rows.into_iter()
             .map(|row| {
                 let hash = row.hash.try_into().map_err(|_| Error::Corrupt("operation's hash"))?;
-                let spec = serde_json::from_str(&row.spec).map_err(|_| Error::Corrupt("operation"))?;
+                let spec = strict::from_str(&row.spec).map_err(|_| Error::Corrupt("operation"))?;
                 Ok((SpecHash(hash), spec))
             })
             .collect()

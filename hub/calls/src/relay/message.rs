@@ -4,6 +4,7 @@
 //! - What is added to a header may be missing: the other hub may be of the version before.
 
 use alkhub_protocol::frame::{self, Requested};
+use alkhub_protocol::json::strict;
 use alkhub_protocol::{Frame, HubId, InstanceId, SpokeName};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,7 @@ impl Message {
             items,
             to,
             known,
-        } = serde_json::from_slice(&message[..end])?;
+        } = strict::from_slice(&message[..end])?;
         let said = Asked {
             hub: from,
             key,

@@ -24,6 +24,37 @@ fn names(data: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
+    let hub = Hub::local().await;
+    let _spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let input = |text: &str| alkhub_protocol::RawJson::parse(text.to_owned()).expect("JSON");
+    let list = |text: &str| alkhub_protocol::CallRequest {
+        input: input(text),
+        ..request("hub.list", json!(null))
+    };
+    let call = |number: &str| alkhub_protocol::CallRequest {
+        input: input(&format!(r#"{{"operation":"text.upper","timeoutMs":{number}}}"#)),
+        ..request("hub.call", json!(null))
+    };
+
+    hub.calls
+        .call(&admin(), list(r#"{"limit":5.0}"#))
+        .await
+        .expect("listed");
+    for number in ["1000.0", "1e3"] {
+        // Nobody answers: it was routed, and its time is up.
+        let error = hub.calls.call(&admin(), call(number)).await.expect_err("no answer");
+        assert_eq!(error.code, Code::Timeout, "{number}");
+    }
+    let error = hub
+        .calls
+        .call(&admin(), call("1.5"))
+        .await
+        .expect_err("no whole number");
+    assert_eq!(error.code, Code::ValidationError);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_shows_a_key_what_it_may_call_and_all_when_it_asks_for_all() {
     let hub = Hub::local().await;
     let scoped = |name: &str, scopes: &Value| operation(name, "query", &json!({ "accessControl": scopes }));

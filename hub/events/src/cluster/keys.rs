@@ -11,6 +11,7 @@ mod told;
 use std::sync::Arc;
 
 use alkhub_protocol::HubId;
+use alkhub_protocol::json::strict;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -105,7 +106,7 @@ impl Keys {
 
     /// Takes a message from the channel. What cannot be read may have been a revocation.
     pub(crate) fn read(&self, message: &[u8]) {
-        match serde_json::from_slice::<Message>(message) {
+        match strict::from_slice::<Message>(message) {
             Ok(message) if message.node == self.hub.as_str() => {}
             Ok(message) => {
                 self.pending.add(message.change);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use alkhub_config::EventsConfig;
 use alkhub_protocol::HubId;
 use alkhub_protocol::admin::PodReport;
+use alkhub_protocol::json::strict;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -233,7 +234,7 @@ fn note(others: &mut BTreeMap<HubId, PodReport>, mut pod: PodReport) {
 }
 
 fn report(id: &str, lease: &str) -> Option<PodReport> {
-    Some(pod_report(id.parse().ok()?, &serde_json::from_str(lease).ok()?))
+    Some(pod_report(id.parse().ok()?, &strict::from_str(lease).ok()?))
 }
 
 fn pod_report(hub_id: HubId, lease: &Lease) -> PodReport {

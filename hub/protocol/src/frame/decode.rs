@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::{ErrorKind, Frame, Requested};
 use crate::call::{Delivered, Metadata};
 use crate::envelope::{self, Envelope, present};
+use crate::json::strict;
 use crate::topic::TopicRequest;
 use crate::{CallError, Code, RawJson, RequestId};
 
@@ -101,6 +102,8 @@ impl Visitor<'_> for MillisVisitor {
 pub(super) fn call(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     let message = || envelope.kind.clone();
     let payload = object(envelope)?.bytes();
+    // Each item of each stream passes here: it is an object, which was looked at, and has no struct inside but `Target`,
+    // which is read from an object only, for it keeps what it does not know.
     let body: CallPayload<'_> = serde_json::from_slice(&payload).map_err(|source| ErrorKind::Payload {
         message: message(),
         source,
@@ -175,7 +178,7 @@ fn requested(
         // What is no identity is none: nobody but a hub is believed.
         identity: body
             .identity
-            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .and_then(|raw| strict::from_str(raw.get()).ok())
             .map(Box::new),
     })
 }

@@ -186,7 +186,7 @@ impl<'a> Scan<'a> {
 
 impl Field {
     fn say(&mut self, string: Option<&[u8]>) {
-        let said = string.and_then(|text| serde_json::from_slice(text).ok());
+        let said = string.and_then(|text| crate::json::strict::from_slice(text).ok());
         let said = said.map_or(Self::Unclear, Self::Text);
         *self = match self {
             Self::Absent => said,

@@ -3,6 +3,7 @@
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo, SpokeInfo};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::error::SPEAKS_TLS;
+use alkhub_protocol::json::strict;
 use alkhub_protocol::operation::{OperationInfo, OperationSpec};
 use alkhub_protocol::{CallStatus, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
 use reqwest::{Method, RequestBuilder, Response};
@@ -216,7 +217,7 @@ impl Client {
     ) -> Result<Envelope<T>, Error> {
         let response = self.exchange(request).await?;
         let body = response.bytes().await.map_err(|e| self.0.endpoint.unreachable(e))?;
-        serde_json::from_slice(&body).map_err(|e| Error::decode(what, e))
+        strict::from_slice(&body).map_err(|e| Error::decode(what, e))
     }
 
     pub(super) async fn exchange(&self, request: RequestBuilder) -> Result<Response, Error> {
@@ -231,7 +232,7 @@ impl Client {
         }
         let status = response.status();
         let body = response.bytes().await.unwrap_or_default();
-        Err(match serde_json::from_slice::<Problem>(&body) {
+        Err(match strict::from_slice::<Problem>(&body) {
             Ok(problem) if problem.detail == SPEAKS_TLS => self.0.endpoint.refused(status.as_u16(), problem.detail),
             Ok(problem) => Error::Problem(Box::new(problem)),
             Err(_) => self.0.endpoint.refused(

@@ -67,6 +67,25 @@ async fn a_key_is_shown_once_and_listed_without_its_secret() {
     }
 }
 
+/// serde reads an array as a struct: `["x", ["call:*"]]` made a key.
+#[tokio::test]
+async fn an_array_declares_nothing() {
+    let hub = hub().await;
+
+    hub.post("/v1/admin/keys", &json!(["x", ["call:*"]]))
+        .await
+        .is_problem(400, "BAD_REQUEST")
+        .names("an object with named fields");
+    put(&hub, "arr", &json!(["uid1"])).await.is_problem(400, "BAD_REQUEST");
+    hub.post("/v1/admin/spokes/sweep", &json!([["uid1"]]))
+        .await
+        .is_problem(400, "BAD_REQUEST");
+
+    let keys = hub.get("/v1/admin/keys").await;
+    assert!(!keys.text.contains("\"x\""), "{}", keys.text);
+    assert_eq!(hub.get("/v1/admin/spokes").await.body["data"], json!([]));
+}
+
 #[tokio::test]
 async fn only_admins_may_administer() {
     let hub = hub().await;

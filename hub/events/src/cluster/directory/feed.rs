@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use alkhub_protocol::HubId;
+use alkhub_protocol::json::strict;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -119,7 +120,7 @@ fn change(what: &str, rest: &str) -> Option<Change> {
         }
         "lease" => {
             let (hub, lease) = rest.split_once(' ')?;
-            Some(Change::Lease(hub.parse().ok()?, serde_json::from_str(lease).ok()?))
+            Some(Change::Lease(hub.parse().ok()?, strict::from_str(lease).ok()?))
         }
         "gone" => rest.parse().ok().map(Change::Gone),
         _ => None,
@@ -132,7 +133,7 @@ pub(super) fn entry(field: &str, value: &str) -> Option<DirectoryEntry> {
     let mut parts = value.splitn(3, ' ');
     let generation = parts.next()?.parse().ok()?;
     let hub = parts.next()?.parse().ok()?;
-    let entry: DirectoryEntry = serde_json::from_str(parts.next()?).ok()?;
+    let entry: DirectoryEntry = strict::from_str(parts.next()?).ok()?;
     let entry = DirectoryEntry {
         generation,
         hub,

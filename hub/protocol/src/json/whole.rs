@@ -1,4 +1,4 @@
-//! Whole numbers as JSON Schema has them: `5.0` is one, and serde would refuse it.
+//! Whole numbers as JSON Schema has them: `5.0` is one, and serde would refuse it. For `#[serde(deserialize_with = …)]`.
 
 use serde::{Deserialize as _, Deserializer};
 
@@ -30,20 +30,29 @@ impl Number {
 }
 
 /// A number that must be there.
-pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+///
+/// # Errors
+/// It is none.
+pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Number::deserialize(deserializer)?.whole()
 }
 
 /// A number that may be absent or null.
-pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+///
+/// # Errors
+/// It is none.
+pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     Option::<Number>::deserialize(deserializer)?
         .map(Number::whole)
         .transpose()
 }
 
-/// The same in 32 bits.
-pub(super) fn optional_32<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let number = optional(deserializer)?.map(u32::try_from).transpose();
+/// The same in a smaller type.
+///
+/// # Errors
+/// It is none, or does not fit.
+pub fn optional_small<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let number = optional(deserializer)?.map(T::try_from).transpose();
     number.map_err(|_| serde::de::Error::custom("the number is too large"))
 }
 
