@@ -139,7 +139,7 @@ fn lists() -> Vec<Endpoint> {
             .query("before", "Only calls that ended before this cursor.", shapes::cursor)
             .query(
                 "after",
-                "Only calls that ended after this cursor, the oldest first.",
+                "Only calls that ended after this cursor, in the order in which they were recorded; `before` as well: the newest first.",
                 shapes::cursor,
             )
             .query("limit", "How many, 1 to 1000; 100 when absent.", shapes::limit)

@@ -1,13 +1,15 @@
-//! Records of ended calls: written in batches, listed by time, dropped by the hour.
+//! Records of ended calls: written in batches, listed by time, followed as they are written, dropped by the hour.
+//!
+//! Invariants
+//! - Who follows the records gets each one that ended after his place, however late it was written, and once.
 //!
 //! The table is partitioned by the hour in which a call ended. Partitions are made ahead, or else by the first insert
 //! that needs one; what is older than the retention goes by dropping whole hours, so a record lives up to an hour longer.
 
 mod list;
+mod place;
 
 use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::metrics::Statement;
 use crate::row::{microseconds, signed};
 use crate::session::run;
 use crate::store::Inner;
+pub use place::{Cursor, InvalidCursor, Mark};
 
 /// Partitions dropped by one [`CallRows::prune`], at most; the rest is for the next one.
 const PRUNE_LIMIT: u64 = 48;
@@ -64,18 +67,6 @@ pub struct CallRow {
     pub trace_id: Option<String>,
 }
 
-/// A place in the order of records: by end, then by id. Its text is opaque to callers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor {
-    ended_at: Timestamp,
-    call_id: Uuid,
-}
-
-/// The text is not a cursor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a cursor: use one that an earlier answer gave")]
-pub struct InvalidCursor;
-
 /// Which records to list; the default is the newest hundred.
 #[derive(Clone, Debug)]
 pub struct CallFilter {
@@ -87,9 +78,8 @@ pub struct CallFilter {
     pub caller: Option<String>,
     /// Only those that ended before this place; the newest of them first.
     pub before: Option<Cursor>,
-    /// Only those that ended after this place. Without `before` the oldest of them come first, so that whoever follows
-    /// the list loses none.
-    pub after: Option<Cursor>,
+    /// Only those after this place.
+    pub after: Option<Mark>,
     /// How many, 1 to 1,000.
     pub limit: u32,
 }
@@ -114,17 +104,28 @@ impl CallRows<'_> {
         run!(self.0, Statement::CallInsert, |db| columns.insert_with_partitions(db))
     }
 
-    /// The records that a filter names, in the filter's order.
+    /// The records that a filter names, the newest first.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
     pub async fn list(self, filter: &CallFilter) -> Result<Vec<CallRecord>, Error> {
-        let rows = if filter.after.is_some() && filter.before.is_none() {
-            run!(self.0, Statement::CallList, |db| list::oldest_first(db, filter))?
-        } else {
-            run!(self.0, Statement::CallList, |db| list::newest_first(db, filter))?
-        };
+        let rows = run!(self.0, Statement::CallList, |db| list::newest_first(db, filter))?;
         rows.into_iter().map(list::Row::record).collect()
+    }
+
+    /// The records after a place in the order in which they were written, and the place behind them; `None` where there
+    /// are none yet. Page after page a reader gets each record that ended after the place at which he began once, whichever
+    /// hub wrote it, and whenever; `before` of the filter is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn follow(self, after: &Mark, filter: &CallFilter) -> Result<(Vec<CallRecord>, Option<Mark>), Error> {
+        let written_to = run!(self.0, Statement::CallList, |db| list::written_to(db))?;
+        let place = (after, written_to);
+        let rows = run!(self.0, Statement::CallList, |db| list::as_written(db, place, filter))?;
+        let next = rows.last().map(|last| last.mark(after));
+        let records: Result<_, Error> = rows.into_iter().map(list::Row::record).collect();
+        Ok((records?, next))
     }
 
     /// Drops the hours that ended longer ago than `retention`, one short transaction each and a bounded number of
@@ -170,41 +171,7 @@ impl CallRow {
     }
 }
 
-// === impl Cursor ===
-
-impl Cursor {
-    /// The place of a record.
-    ///
-    /// # Errors
-    /// [`InvalidCursor`] when the record's id is not one of ours.
-    pub fn of(record: &CallRecord) -> Result<Self, InvalidCursor> {
-        let started = microseconds(record.started_at);
-        let ended_at = started.checked_add(Duration::from_micros(record.duration_us));
-        Ok(Self {
-            ended_at: ended_at.map_err(|_| InvalidCursor)?,
-            call_id: record.call_id.parse().map_err(|_| InvalidCursor)?,
-        })
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ended_at.as_microsecond(), self.call_id.simple())
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = InvalidCursor;
-
-    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
-        let (micros, id) = text.split_once('-').ok_or(InvalidCursor)?;
-        let micros = micros.parse().map_err(|_| InvalidCursor)?;
-        Ok(Self {
-            ended_at: Timestamp::from_microsecond(micros).map_err(|_| InvalidCursor)?,
-            call_id: id.parse().map_err(|_| InvalidCursor)?,
-        })
-    }
-}
+// === impl CallFilter ===
 
 impl Default for CallFilter {
     fn default() -> Self {

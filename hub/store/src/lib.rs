@@ -26,7 +26,7 @@ mod session;
 mod spokes;
 mod store;
 
-pub use calls::{CallFilter, CallRow, CallRows, Cursor, InvalidCursor};
+pub use calls::{CallFilter, CallRow, CallRows, Cursor, InvalidCursor, Mark};
 pub use error::Error;
 pub use hasher::{HashKey, InvalidHashKey, KeyHash, KeyHasher};
 pub use keys::{AdminEntered, AdminKey, KeyRecord, Keys, NewKey};

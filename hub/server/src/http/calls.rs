@@ -63,10 +63,16 @@ pub(crate) async fn call(
     }
 }
 
-/// `GET /v1/calls`: ended calls, the newest first.
+/// `GET /v1/calls`: ended calls, the newest first; with `after` and no `before` as they were written.
 pub(crate) async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Page<CallRecord>, ApiError> {
     caller.require(scope::CALLS_READ)?;
     let filter = filter(&query)?;
+    if let (Some(after), None) = (&filter.after, &filter.before) {
+        let followed = app.store.calls().follow(after, &filter).await;
+        let (items, next) = followed.map_err(|e| ApiError::store(&e))?;
+        let next = next.map(|mark| mark.to_string());
+        return Ok(Page { items, next });
+    }
     let records = app.store.calls().list(&filter).await.map_err(|e| ApiError::store(&e))?;
     let full = u32::try_from(records.len()).is_ok_and(|count| count == filter.limit);
     let next = records.last().filter(|_| full).and_then(|last| Cursor::of(last).ok());

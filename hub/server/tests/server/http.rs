@@ -354,6 +354,39 @@ async fn operations_spokes_and_calls_are_listed_for_those_who_may() {
 }
 
 #[tokio::test]
+async fn who_follows_ended_calls_gets_what_is_new_and_the_cursor_to_go_on_with() {
+    let hub = hub().await;
+    let _spoke = text_spoke(&hub).await;
+    let call = async || hub.post("/v1/call/hub.list", &json!({})).await.status;
+    let page = async |query: &str| hub.get(&format!("/v1/calls?{query}")).await;
+    assert_eq!(call().await, 200);
+    let begin = until("the call is recorded", || async {
+        let newest = page("limit=1").await;
+        newest.body["meta"]["next"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or(newest.text)
+    })
+    .await;
+
+    let nothing = page(&format!("after={begin}")).await;
+    assert_eq!(call().await, 200);
+    let (first, next) = until("the second call", || async {
+        let followed = page(&format!("after={begin}")).await;
+        let next = followed.body["meta"]["next"].as_str().map(str::to_owned);
+        next.map(|next| (followed.body["data"].clone(), next))
+            .ok_or(followed.text)
+    })
+    .await;
+    let rest = page(&format!("after={next}")).await;
+
+    assert_eq!((nothing.status, &nothing.body["data"]), (200, &json!([])));
+    assert!(nothing.body["meta"]["next"].is_null(), "{}", nothing.text);
+    assert_eq!(first.as_array().map(Vec::len), Some(1));
+    assert_eq!((rest.status, &rest.body["data"]), (200, &json!([])));
+}
+
+#[tokio::test]
 async fn the_hubs_own_operations_are_there_over_http() {
     let hub = hub().await;
     let _spoke = text_spoke(&hub).await;

@@ -5,7 +5,7 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{CallFilter, Cursor};
+use super::{CallFilter, Cursor, Mark};
 use crate::Error;
 use crate::row::unsigned;
 
@@ -29,11 +29,24 @@ pub(super) struct Row {
     request_id: String,
     parent_request_id: Option<String>,
     trace_id: Option<String>,
+    written: i64,
 }
 
 // === impl Row ===
 
 impl Row {
+    /// The place behind it of a reader who stood at `before`.
+    pub(super) fn mark(&self, before: &Mark) -> Mark {
+        let own = Cursor {
+            ended_at: self.ended_at.to_jiff(),
+            call_id: self.call_id,
+        };
+        Mark {
+            last: Some((self.written, own)),
+            ..*before
+        }
+    }
+
     pub(super) fn record(self) -> Result<CallRecord, Error> {
         let duration = jiff::SignedDuration::from_micros(self.duration_us);
         let started_at = self.ended_at.to_jiff().checked_sub(duration);
@@ -87,19 +100,22 @@ fn split(cursor: Option<Cursor>) -> (Option<jiff_sqlx::Timestamp>, Option<Uuid>)
 /// The comparison of pairs finds the place; the one of times beside it lets Postgres leave partitions out.
 pub(super) async fn newest_first(db: &mut PgConnection, filter: &CallFilter) -> sqlx::Result<Vec<Row>> {
     let (before, before_id) = split(filter.before);
-    let (after, after_id) = split(filter.after);
+    let (after, after_id) = split(filter.after.map(|after| after.since));
+    let last = filter.after.map(|after| after.last());
+    let (last_end, last_id) = split(last.map(|(_, cursor)| cursor));
     sqlx::query_as!(
         Row,
         r#"SELECT ended_at AS "ended_at: _", call_id, duration_us, input_bytes, output_bytes, operation, status, code,
-                  caller, spoke, hub_id, request_id, parent_request_id, trace_id
+                  caller, spoke, hub_id, request_id, parent_request_id, trace_id, written
            FROM calls
            WHERE ($1::text IS NULL OR operation = $1)
              AND ($2::text IS NULL OR status = $2)
              AND ($3::text IS NULL OR caller = $3)
              AND ($4::timestamptz IS NULL OR (ended_at <= $4 AND (ended_at, call_id) < ($4, $5::uuid)))
              AND ($6::timestamptz IS NULL OR (ended_at >= $6 AND (ended_at, call_id) > ($6, $7::uuid)))
+             AND ($8::bigint IS NULL OR (written, ended_at, call_id) > ($8, $9::timestamptz, $10::uuid))
            ORDER BY ended_at DESC, call_id DESC
-           LIMIT $8"#,
+           LIMIT $11"#,
         filter.operation.as_ref().map(|operation| operation.as_str()),
         filter.status.map(status_text),
         filter.caller.as_deref(),
@@ -107,30 +123,50 @@ pub(super) async fn newest_first(db: &mut PgConnection, filter: &CallFilter) -> 
         before_id,
         after as _,
         after_id,
+        last.map(|(written, _)| written),
+        last_end as _,
+        last_id,
         limit(filter)
     )
     .fetch_all(db)
     .await
 }
 
-pub(super) async fn oldest_first(db: &mut PgConnection, filter: &CallFilter) -> sqlx::Result<Vec<Row>> {
-    let (after, after_id) = split(filter.after);
+/// The number up to which every record is written that ever will be.
+pub(super) async fn written_to(db: &mut PgConnection) -> sqlx::Result<i64> {
+    let number = sqlx::query_scalar!("SELECT calls_written_to()").fetch_one(db).await?;
+    Ok(number.unwrap_or_default())
+}
+
+/// What was written after a mark, and up to a number.
+pub(super) async fn as_written(
+    db: &mut PgConnection,
+    (after, written_to): (&Mark, i64),
+    filter: &CallFilter,
+) -> sqlx::Result<Vec<Row>> {
+    let (since, (written, last)) = (after.since, after.last());
     sqlx::query_as!(
         Row,
         r#"SELECT ended_at AS "ended_at: _", call_id, duration_us, input_bytes, output_bytes, operation, status, code,
-                  caller, spoke, hub_id, request_id, parent_request_id, trace_id
+                  caller, spoke, hub_id, request_id, parent_request_id, trace_id, written
            FROM calls
            WHERE ($1::text IS NULL OR operation = $1)
              AND ($2::text IS NULL OR status = $2)
              AND ($3::text IS NULL OR caller = $3)
-             AND ($4::timestamptz IS NULL OR (ended_at >= $4 AND (ended_at, call_id) > ($4, $5::uuid)))
-           ORDER BY ended_at, call_id
-           LIMIT $6"#,
+             AND ended_at >= $4::timestamptz AND (ended_at, call_id) > ($4::timestamptz, $5::uuid)
+             AND (written, ended_at, call_id) > ($6::bigint, $7::timestamptz, $8::uuid)
+             AND written <= $9::bigint
+           ORDER BY written, ended_at, call_id
+           LIMIT $10"#,
         filter.operation.as_ref().map(|operation| operation.as_str()),
         filter.status.map(status_text),
         filter.caller.as_deref(),
-        after as _,
-        after_id,
+        since.ended_at.to_sqlx() as _,
+        since.call_id,
+        written,
+        last.ended_at.to_sqlx() as _,
+        last.call_id,
+        written_to,
         limit(filter)
     )
     .fetch_all(db)

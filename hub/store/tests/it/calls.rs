@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use alkhub_protocol::call::{CallRecord, CallStatus};
-use alkhub_store::{CallFilter, CallRow, Cursor};
+use alkhub_store::{CallFilter, CallRow, Cursor, Mark, Store};
+use alkhub_test_support::until;
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::fixture::{config, database, execute, number, ready, store};
+
+const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 const PARTITIONS: &str = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'alkhub.calls'::regclass";
 
@@ -171,29 +175,24 @@ async fn pages_meet_without_a_gap_or_an_overlap() {
         };
         let page = store.calls().list(&filter).await.expect("asked");
         let Some(last) = page.last() else { break };
-        before = Some(through_text(Cursor::of(last).expect("a cursor")));
+        before = Some(through_text(&Cursor::of(last).expect("a cursor")));
         down.extend(page);
     }
-    let (mut up, mut after) = (Vec::new(), Some(Cursor::of(&all[49]).expect("a cursor")));
-    loop {
-        let filter = CallFilter {
-            after,
-            limit: 7,
-            ..CallFilter::default()
-        };
-        let page = store.calls().list(&filter).await.expect("asked");
-        let Some(last) = page.last() else { break };
-        after = Some(through_text(Cursor::of(last).expect("a cursor")));
-        up.extend(page);
-    }
+    let up = followed(&store, &mut Cursor::of(&all[49]).expect("a cursor").into()).await;
 
     assert_eq!(all.len(), 50);
     assert_eq!(ids(&down), ids(&all));
-    up.reverse();
-    assert_eq!(ids(&up), ids(&all[..49]), "everything that ended after the oldest");
+    let written: Vec<_> = rows.iter().map(|row| row.call_id.to_string()).collect();
+    let oldest = all[49].call_id.as_str();
+    let wanted: Vec<_> = written.iter().map(String::as_str).filter(|id| *id != oldest).collect();
+    assert_eq!(
+        ids(&up),
+        wanted,
+        "everything that ended after the oldest, as it was written"
+    );
     let between = CallFilter {
         before: Cursor::of(&all[10]).ok(),
-        after: Cursor::of(&all[20]).ok(),
+        after: Cursor::of(&all[20]).ok().map(Mark::from),
         ..CallFilter::default()
     };
     assert_eq!(
@@ -202,8 +201,151 @@ async fn pages_meet_without_a_gap_or_an_overlap() {
     );
 }
 
-fn through_text(cursor: Cursor) -> Cursor {
+fn through_text<T: ToString + std::str::FromStr<Err: std::fmt::Debug>>(cursor: &T) -> T {
     cursor.to_string().parse().expect("its own text")
+}
+
+/// Everything after a mark, page by page; the mark is behind it then.
+async fn followed(store: &Store, mark: &mut Mark) -> Vec<CallRecord> {
+    let filter = CallFilter {
+        limit: 7,
+        ..CallFilter::default()
+    };
+    let mut all = Vec::new();
+    loop {
+        let (page, next) = store.calls().follow(mark, &filter).await.expect("asked");
+        let Some(next) = next else { return all };
+        *mark = through_text(&next);
+        all.extend(page);
+    }
+}
+
+/// A reader's first place: behind a record of an hour ago.
+async fn begin(store: &Store) -> Mark {
+    let first = row("text.first", now() - Duration::from_secs(3600));
+    store.calls().insert(&[first]).await.expect("written");
+    let newest = store.calls().list(&CallFilter::default()).await.expect("asked");
+    Cursor::of(&newest[0]).expect("a cursor").into()
+}
+
+/// Each hub writes late, and later when Postgres was away.
+#[tokio::test]
+async fn who_follows_gets_a_record_that_is_written_after_younger_ones() {
+    let store = store().await;
+    let mut mark = begin(&store).await;
+    let late = row("text.late", now() - Duration::from_secs(60));
+    let young = row("text.young", now());
+
+    store
+        .calls()
+        .insert(std::slice::from_ref(&young))
+        .await
+        .expect("written");
+    let first = followed(&store, &mut mark).await;
+    store
+        .calls()
+        .insert(std::slice::from_ref(&late))
+        .await
+        .expect("written");
+    let second = followed(&store, &mut mark).await;
+
+    assert_eq!(ids(&first), [young.call_id.to_string()]);
+    assert_eq!(ids(&second), [late.call_id.to_string()]);
+}
+
+/// Numbers are given in one order and are committed in another.
+#[tokio::test]
+async fn what_is_written_and_not_committed_holds_up_who_follows() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let mut mark = begin(&store).await;
+    let mut slow = crate::fixture::connection(&url).await;
+    sqlx::raw_sql(
+        "BEGIN; SET LOCAL search_path TO alkhub;
+         INSERT INTO calls (ended_at, call_id, duration_us, input_bytes, output_bytes, operation, status, caller, hub_id,
+                            request_id)
+         VALUES (now(), gen_random_uuid(), 1, 1, 1, 'text.slow', 'completed', 'k', 'hub-b', 'r')",
+    )
+    .execute(&mut slow)
+    .await
+    .expect("written, not committed");
+    store
+        .calls()
+        .insert(&[row("text.quick", now())])
+        .await
+        .expect("written beside it");
+
+    let following = followed(&store, &mut mark);
+    tokio::pin!(following);
+    let waits = until("the reader to wait for the writer", || async {
+        let waiting = number(&url, WAITING).await;
+        (waiting == 1).then_some(()).ok_or(waiting)
+    });
+    tokio::select! {
+        records = &mut following => panic!("not waited for: {records:?}"),
+        () = waits => {}
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut slow).await.expect("committed");
+    let records = following.await;
+
+    let operations: Vec<_> = records.iter().map(|record| record.operation.as_str()).collect();
+    assert_eq!(operations, ["text.slow", "text.quick"]);
+}
+
+#[tokio::test]
+async fn who_follows_two_hubs_that_write_at_once_gets_each_record_once() {
+    let url = database().await;
+    let (one, two) = (ready(&config(&url)).await, ready(&config(&url)).await);
+    let mut mark = begin(&one).await;
+    let write = async |store: &Store| {
+        for batch in 0..40_u64 {
+            let rows: Vec<_> = (0..10)
+                .map(|i| row("text.upper", now() - Duration::from_millis(7 * (batch % 30) + i)))
+                .collect();
+            store.calls().insert(&rows).await.expect("written");
+        }
+    };
+    let written = std::cell::Cell::new(false);
+    let writing = async {
+        tokio::join!(write(&one), write(&two));
+        written.set(true);
+    };
+    let reading = async {
+        let mut seen = Vec::new();
+        loop {
+            let all = written.get();
+            seen.extend(followed(&one, &mut mark).await);
+            if all {
+                return seen;
+            }
+        }
+    };
+
+    let ((), seen) = tokio::join!(writing, reading);
+
+    let different: std::collections::HashSet<&str> = ids(&seen).into_iter().collect();
+    assert_eq!((seen.len(), different.len()), (800, 800));
+}
+
+/// They have no number of their own.
+#[tokio::test]
+async fn records_of_before_there_were_numbers_are_followed_too() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let mut mark = begin(&store).await;
+    let rows: Vec<_> = (0..20).map(|_| row("text.upper", now())).collect();
+    store.calls().insert(&rows).await.expect("written");
+    execute(&url, "UPDATE alkhub.calls SET written = 0").await;
+    store
+        .calls()
+        .insert(&[row("text.new", now() - Duration::from_secs(1))])
+        .await
+        .expect("written");
+
+    let records = followed(&store, &mut mark).await;
+
+    assert_eq!(records.len(), 21);
+    assert_eq!(records[20].operation, "text.new");
 }
 
 #[test]
@@ -216,6 +358,11 @@ fn a_text_that_is_no_cursor_is_refused() {
         "99999999999999999999-018f0000000070008000000000000000",
     ] {
         assert!(text.parse::<Cursor>().is_err(), "{text}");
+        assert!(text.parse::<Mark>().is_err(), "{text}");
+    }
+    let place = "1-018f0000000070008000000000000000";
+    for text in [".1", ".x.y", &format!(".1.{place}.1"), &format!(".{place}.1")] {
+        assert!(format!("{place}{text}").parse::<Mark>().is_err(), "{text}");
     }
 }
 
