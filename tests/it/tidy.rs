@@ -201,6 +201,38 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
     none(&faults, "only hub/config reads alkhub's settings from the environment");
 }
 
+/// serde reads an array as a struct, its items as the fields in their order: what a peer, a caller, Redis or Postgres says
+/// is read through `alkhub_protocol::json::strict`, or into a type that is no struct.
+#[test]
+fn json_from_outside_is_read_into_structs_from_objects_only() {
+    const CRATES: &[&str] = &["protocol", "calls", "server", "events", "store", "sdk"];
+    // The last two see to it themselves: every frame is read into them.
+    const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
+    let faults: Vec<String> = sources()
+        .iter()
+        .filter(|s| {
+            CRATES
+                .iter()
+                .any(|name| s.path.starts_with(&format!("hub/{name}/src/")))
+                && !s.is_test()
+        })
+        .flat_map(|s| {
+            s.production()
+                .enumerate()
+                .filter(|(_, line)| line.contains("serde_json::from_s") || line.contains("serde_json::from_reader"))
+                .filter(|(_, line)| {
+                    !["RawValue", "IgnoredAny", "String"]
+                        .iter()
+                        .any(|plain| line.contains(plain))
+                })
+                .map(|(number, _)| format!("{}:{}", s.path, number + 1))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+
+    none(&faults, "structs are read through alkhub_protocol::json::strict");
+}
+
 #[test]
 fn only_one_file_spells_names_in_redis() {
     let faults: Vec<String> = sources()

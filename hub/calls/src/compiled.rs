@@ -4,22 +4,27 @@
 //! - What compiled specifications take at most is known ([`Operation::bytes`]) and bounded, for the hub and for each
 //!   spoke. An operation is charged to the spoke that first brought it, until this hub drops it.
 //! - What nobody uses goes first; what is in use is never dropped. What does not fit then is refused, by the setting's
-//!   name.
-//! - Nothing is compiled on a thread that serves connections, and no more than [`COMPILED_AT_ONCE`] at once.
+//!   name, and as far as that can be told before it is compiled: what was refused is remembered for a while.
+//! - Nothing is compiled on a thread that serves connections, and no more than one that is light and one that is heavy at
+//!   once. Each kind has turns that the keys take one after the other ([`Fair`]): nobody waits for more than one
+//!   specification of each other key, and who brings light ones for none that is heavy.
+
+mod refused;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use alkhub_protocol::{OperationSpec, SpokeName};
+use alkhub_protocol::{OperationName, OperationSpec, SpokeName};
 use alkhub_store::SpecHash;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
+use crate::fair::Fair;
 use crate::metrics::Metrics;
 use crate::operation::{self, Operation};
+use refused::{Refusal, Refused};
 
-/// Specifications compiled at once: the other threads serve.
-const COMPILED_AT_ONCE: usize = 1;
+/// What a specification takes at most, in bytes, that is light: a thirtieth of what one spoke may have.
+const LIGHT_BYTES: usize = 1024 * 1024;
 
 /// How much compiled specifications may take, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +38,9 @@ pub(crate) struct Budget {
 pub(crate) struct Specs {
     kept: Mutex<Kept>,
     budget: Budget,
-    turn: Semaphore,
+    light: Arc<Fair>,
+    heavy: Arc<Fair>,
+    refused: Mutex<Refused>,
     metrics: Arc<Metrics>,
 }
 
@@ -51,8 +58,11 @@ pub(crate) enum Error {
     Name(#[from] alkhub_protocol::id::InvalidId),
     #[error(transparent)]
     Operation(#[from] operation::Error),
+    /// A fault that was found before.
+    #[error("{0}")]
+    Known(Arc<str>),
     #[error(
-        "it takes {bytes} bytes when it is compiled, and the specifications of spoke `{spoke}` would take more than \
+        "it takes {bytes} bytes or more when it is compiled, and the specifications of spoke `{spoke}` would take more than \
          the {limit} that one spoke may have on a hub: use fewer and simpler patterns and smaller schemas, or raise \
          `calls.spec-bytes-per-spoke`"
     )]
@@ -62,7 +72,7 @@ pub(crate) enum Error {
         spoke: SpokeName,
     },
     #[error(
-        "it takes {bytes} bytes when it is compiled, and the hub's specifications would take more than {limit}: raise \
+        "it takes {bytes} bytes or more when it is compiled, and the hub's specifications would take more than {limit}: raise \
          `calls.spec-bytes` and the hub's memory with it"
     )]
     HubBudget { bytes: usize, limit: usize },
@@ -77,7 +87,9 @@ impl Specs {
         Self {
             kept: Mutex::default(),
             budget,
-            turn: Semaphore::new(COMPILED_AT_ONCE),
+            light: Arc::default(),
+            heavy: Arc::default(),
+            refused: Mutex::default(),
             metrics,
         }
     }
@@ -93,52 +105,121 @@ impl Specs {
         kept.by_hash.get(hash).map(|(spoke, _)| spoke.clone())
     }
 
-    /// The operation of a specification that a spoke brought, compiled unless it is known. Dropping the future keeps
-    /// nothing; what is being compiled is finished and dropped.
-    pub(crate) async fn compile(&self, spoke: &SpokeName, spec: OperationSpec) -> Result<Arc<Operation>, Error> {
+    /// The operation of a specification that a spoke brought by a key, compiled unless it is known. Dropping the future
+    /// keeps nothing; what is being compiled is finished, in its turn, and dropped.
+    pub(crate) async fn compile(
+        &self,
+        spoke: &SpokeName,
+        key: &Arc<str>,
+        spec: OperationSpec,
+    ) -> Result<Arc<Operation>, Error> {
         let hash = SpecHash::of(&spec);
         let name = spec.operation()?;
         if let Some(known) = self.get(&hash) {
             return Ok(known);
         }
-        let _turn = self.turn.acquire().await.expect("it is never closed");
-        if let Some(known) = self.get(&hash) {
-            return Ok(known);
+        self.refused_before(spoke, &hash)?;
+        let wanted = (name, spec, hash);
+        let light = self.compile_within(&self.light, (spoke, key), &wanted, LIGHT_BYTES);
+        match light.await {
+            Err(Error::Operation(operation::Error::Over { .. })) => {}
+            result => return result,
         }
-        let series = self.metrics.series(&name);
-        let compile = move || Operation::compile(name, spec, hash, series);
-        let operation = tokio::task::spawn_blocking(compile).await??;
-        self.keep(spoke, operation)
+        let heavy = self.compile_within(&self.heavy, (spoke, key), &wanted, usize::MAX);
+        heavy.await
     }
 
-    /// Keeps a compiled operation when it fits.
-    pub(crate) fn keep(&self, spoke: &SpokeName, operation: Operation) -> Result<Arc<Operation>, Error> {
-        let (hash, bytes) = (operation.hash, operation.bytes);
+    /// Compiles in a turn, unless it takes more bytes than `most`, or than there is room for.
+    async fn compile_within(
+        &self,
+        turns: &Arc<Fair>,
+        (spoke, key): (&SpokeName, &Arc<str>),
+        (name, spec, hash): &(OperationName, OperationSpec, SpecHash),
+        most: usize,
+    ) -> Result<Arc<Operation>, Error> {
+        let turn = turns.turn(key).await;
+        if let Some(known) = self.get(hash) {
+            return Ok(known);
+        }
+        self.refused_before(spoke, hash)?;
+        let room = self.room(spoke);
+        let (name, spec, hash, series) = (name.clone(), spec.clone(), *hash, self.metrics.series(name));
+        let compile = move || {
+            let compiled = Operation::compile(name, spec, hash, series, room.min(most));
+            // Not before: who gave up while it was compiled leaves the turn taken until then.
+            drop(turn);
+            compiled
+        };
+        match tokio::task::spawn_blocking(compile).await? {
+            Ok(operation) => self.keep(spoke, operation),
+            Err(operation::Error::Over { bytes }) if bytes > room => {
+                self.refused.lock().add(hash, Refusal::Bytes(bytes));
+                Err(self.over(spoke, bytes))
+            }
+            Err(error @ operation::Error::Over { .. }) => Err(error.into()),
+            Err(error @ operation::Error::Schema { .. }) => {
+                self.refused.lock().add(hash, Refusal::fault(&error.to_string()));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Refuses once more what was refused before, unless there is room for it now.
+    fn refused_before(&self, spoke: &SpokeName, hash: &SpecHash) -> Result<(), Error> {
+        let refusal = self.refused.lock().get(hash);
+        match refusal {
+            None => Ok(()),
+            Some(Refusal::Fault(fault)) => Err(Error::Known(fault)),
+            Some(Refusal::Bytes(bytes)) if bytes > self.room(spoke) => Err(self.over(spoke, bytes)),
+            Some(Refusal::Bytes(_)) => Ok(()),
+        }
+    }
+
+    /// Bytes that a spoke's next operation may take, when all goes that nobody uses.
+    fn room(&self, spoke: &SpokeName) -> usize {
+        let (own, all) = self.kept.lock().used(spoke);
+        let own = self.budget.spoke.saturating_sub(own);
+        own.min(self.budget.hub.saturating_sub(all))
+    }
+
+    /// The refusal of an operation that takes so much, with what nobody uses dropped.
+    fn over(&self, spoke: &SpokeName, bytes: usize) -> Error {
         let mut kept = self.kept.lock();
+        self.make_room(&mut kept, spoke, bytes);
+        self.metrics.specs.refused.inc();
+        self.told(&kept);
+        if kept.of(spoke) + bytes > self.budget.spoke {
+            return Error::SpokeBudget {
+                bytes,
+                limit: self.budget.spoke,
+                spoke: spoke.clone(),
+            };
+        }
+        Error::HubBudget {
+            bytes,
+            limit: self.budget.hub,
+        }
+    }
+
+    /// Drops what nobody uses where more room is wanted.
+    fn make_room(&self, kept: &mut Kept, spoke: &SpokeName, bytes: usize) {
         if kept.of(spoke) + bytes > self.budget.spoke {
             kept.drop_unused(|owner| owner == spoke);
         }
         if kept.bytes + bytes > self.budget.hub {
             kept.drop_unused(|_| true);
         }
-        let refused = if kept.of(spoke) + bytes > self.budget.spoke {
-            Some(Error::SpokeBudget {
-                bytes,
-                limit: self.budget.spoke,
-                spoke: spoke.clone(),
-            })
-        } else if kept.bytes + bytes > self.budget.hub {
-            Some(Error::HubBudget {
-                bytes,
-                limit: self.budget.hub,
-            })
-        } else {
-            None
-        };
-        if let Some(refused) = refused {
-            self.metrics.specs.refused.inc();
-            self.told(&kept);
-            return Err(refused);
+    }
+
+    /// Keeps a compiled operation when it fits.
+    pub(crate) fn keep(&self, spoke: &SpokeName, operation: Operation) -> Result<Arc<Operation>, Error> {
+        let (hash, bytes) = (operation.hash, operation.bytes);
+        let mut kept = self.kept.lock();
+        self.make_room(&mut kept, spoke, bytes);
+        if kept.of(spoke) + bytes > self.budget.spoke || kept.bytes + bytes > self.budget.hub {
+            drop(kept);
+            self.refused.lock().add(hash, Refusal::Bytes(bytes));
+            return Err(self.over(spoke, bytes));
         }
         let operation = Arc::new(operation);
         kept.bytes += bytes;
@@ -159,6 +240,16 @@ impl Specs {
 impl Kept {
     fn of(&self, spoke: &SpokeName) -> usize {
         self.by_spoke.get(spoke).copied().unwrap_or_default()
+    }
+
+    /// What somebody uses, in bytes: of this spoke, and of all.
+    fn used(&self, of: &SpokeName) -> (usize, usize) {
+        let used = self.by_hash.values();
+        let used = used.filter(|(_, operation)| Arc::strong_count(operation) > 1);
+        used.fold((0, 0), |(own, all), (spoke, operation)| {
+            let bytes = operation.bytes;
+            (if spoke == of { own + bytes } else { own }, all + bytes)
+        })
     }
 
     /// Drops what no registration, no call and no pool holds, of the spokes that `of` tells.
@@ -183,124 +274,4 @@ impl Kept {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixture::{metrics, spec};
-
-    fn spoke(name: &str) -> SpokeName {
-        name.parse().expect("valid")
-    }
-
-    /// Some 3.5 KiB each.
-    fn text(i: usize) -> OperationSpec {
-        spec(&format!("text.op{i}"), r#"{"type":"string"}"#)
-    }
-
-    #[tokio::test]
-    async fn a_spoke_over_its_budget_is_refused_and_others_are_not() {
-        let specs = Specs::new(
-            metrics(),
-            Budget {
-                hub: 1 << 20,
-                spoke: 9_000,
-            },
-        );
-        let mut in_use = Vec::new();
-        for i in 0..2 {
-            in_use.push(specs.compile(&spoke("a"), text(i)).await.expect("fits"));
-        }
-
-        let refused = specs.compile(&spoke("a"), text(2)).await.expect_err("over the budget");
-        let known = specs.compile(&spoke("a"), text(1)).await;
-        let other = specs.compile(&spoke("b"), text(2)).await;
-
-        assert!(matches!(&refused, Error::SpokeBudget { limit: 9_000, .. }), "{refused}");
-        assert!(
-            refused.to_string().contains("`calls.spec-bytes-per-spoke`"),
-            "{refused}"
-        );
-        assert!(known.is_ok() && other.is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_nobody_uses_makes_room() {
-        let specs = Specs::new(
-            metrics(),
-            Budget {
-                hub: 9_000,
-                spoke: 9_000,
-            },
-        );
-        let first = specs.compile(&spoke("a"), text(0)).await.expect("fits");
-        for i in 1..20 {
-            specs
-                .compile(&spoke("a"), text(i))
-                .await
-                .expect("the one before it is not used");
-        }
-
-        let kept = specs.get(&first.hash).expect("it is in use");
-
-        assert!(Arc::ptr_eq(&kept, &first));
-        assert!(specs.kept.lock().bytes <= 9_000);
-    }
-
-    #[tokio::test]
-    async fn a_full_hub_refuses_by_the_name_of_the_setting() {
-        let specs = Specs::new(
-            metrics(),
-            Budget {
-                hub: 5_000,
-                spoke: 1 << 20,
-            },
-        );
-        let _in_use = specs.compile(&spoke("a"), text(0)).await.expect("fits");
-
-        let refused = specs.compile(&spoke("b"), text(1)).await.expect_err("over the budget");
-
-        assert!(refused.to_string().contains("`calls.spec-bytes`"), "{refused}");
-    }
-
-    #[tokio::test]
-    async fn what_made_room_in_vain_is_told_as_gone() {
-        let specs = Specs::new(
-            metrics(),
-            Budget {
-                hub: 9_000,
-                spoke: 5_000,
-            },
-        );
-        drop(specs.compile(&spoke("a"), text(0)).await.expect("fits"));
-        let large = r#"{"type":"string","pattern":"^(a|b|c){1,40}[a-z]{3,90}$"}"#;
-
-        let refused = specs.compile(&spoke("a"), spec("text.large", large)).await;
-
-        assert!(matches!(refused, Err(Error::SpokeBudget { .. })), "{refused:?}");
-        assert_eq!(specs.metrics.specs.bytes.get(), 0);
-    }
-
-    #[tokio::test]
-    async fn patterns_count_with_what_they_may_take() {
-        let specs = Specs::new(
-            metrics(),
-            Budget {
-                hub: 1 << 30,
-                spoke: 1 << 30,
-            },
-        );
-        let schema = r#"{"type":"string","pattern":"^(a|b){500}c[0-9a-f]{200}$"}"#;
-
-        let plain = specs.compile(&spoke("a"), text(0)).await.expect("fits");
-        let pattern = specs
-            .compile(&spoke("a"), spec("text.hard", schema))
-            .await
-            .expect("fits");
-
-        assert!(
-            pattern.bytes > plain.bytes + 100_000,
-            "{} {}",
-            pattern.bytes,
-            plain.bytes
-        );
-    }
-}
+mod tests;

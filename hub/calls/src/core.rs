@@ -27,6 +27,7 @@ use crate::names::Names;
 use crate::pending::Pending;
 use crate::presence::Presence;
 use crate::records::Records;
+use crate::register::newest::Newest;
 use crate::register::turns::Turns;
 use crate::relay::Relay;
 use crate::specs::SpecStore;
@@ -57,6 +58,7 @@ pub(crate) struct Core {
     pub(crate) links: DashMap<String, Arc<Link>>,
     /// Registrations under way.
     pub(crate) turns: Arc<Turns>,
+    pub(crate) newest: Arc<Newest>,
     pub(crate) quota: Quota,
     pub(crate) budgets: Budgets,
     pub(crate) records: Records,
@@ -107,6 +109,7 @@ impl Core {
             inbound: DashMap::new(),
             links: DashMap::new(),
             turns: Arc::default(),
+            newest: Arc::default(),
             quota: Quota::default(),
             budgets,
             presence: Presence::default(),

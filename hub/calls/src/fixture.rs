@@ -47,7 +47,7 @@ pub(crate) fn spec(name: &str, input_schema: &str) -> OperationSpec {
     let text = format!(
         r#"{{"namespace":"{namespace}","name":"{name}","type":"query","inputSchema":{input_schema},"outputSchema":true}}"#
     );
-    serde_json::from_str(&text).expect("a specification")
+    RawJson::parse(text).expect("JSON").to().expect("a specification")
 }
 
 pub(crate) fn operation(specs: &Specs, name: &str, input_schema: &str) -> Arc<Operation> {
@@ -61,7 +61,7 @@ pub(crate) fn compiled(specs: &Specs, spec: OperationSpec) -> Arc<Operation> {
     }
     let name = spec.operation().expect("valid");
     let series = metrics().series(&name);
-    let operation = Operation::compile(name, spec, hash, series);
+    let operation = Operation::compile(name, spec, hash, series, usize::MAX);
     specs
         .keep(&"builder".parse().expect("valid"), operation.expect("compiles"))
         .expect("fits")

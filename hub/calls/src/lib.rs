@@ -21,6 +21,7 @@ mod core;
 mod directory;
 mod dispatch;
 mod envelope;
+mod fair;
 mod feed;
 #[cfg(test)]
 mod fixture;

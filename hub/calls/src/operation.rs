@@ -1,5 +1,6 @@
 //! An operation with its compiled checks.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSpec, RawJson};
@@ -13,6 +14,9 @@ const BARE_BYTES: usize = 1024;
 
 /// The HTTP status of a spoke's failure that declares none.
 pub(crate) const BAD_GATEWAY: u16 = 502;
+
+/// The HTTP statuses that a declared error may have.
+pub(crate) const STATUSES: RangeInclusive<u16> = 400..=599;
 
 /// One operation as it is called.
 #[derive(Debug)]
@@ -36,27 +40,33 @@ pub(crate) struct Operation {
 pub(crate) enum Error {
     #[error("the {part} {source}")]
     Schema { part: &'static str, source: schema::Error },
+    #[error("it takes at least {bytes} bytes when it is compiled")]
+    Over { bytes: usize },
 }
 
 // === impl Operation ===
 
 impl Operation {
-    /// Compiles the checks. Takes seconds for the largest schemas: not for a thread that serves others.
+    /// Compiles the checks, unless the operation takes more bytes than `limit`: then as little as possible is done. Takes
+    /// seconds for the largest schemas: not for a thread that serves others.
     pub(crate) fn compile(
         name: OperationName,
         spec: OperationSpec,
         hash: SpecHash,
         series: Arc<Series>,
+        limit: usize,
     ) -> Result<Self, Error> {
-        let input = prepare("input schema", &spec.input_schema)?;
-        let output = prepare("output schema", &spec.output_schema)?;
+        let bare = BARE_BYTES + text_bytes(&spec);
+        let input = prepare("input schema", &spec.input_schema, (bare, limit))?;
+        let bytes = bare + input.bytes;
+        let output = prepare("output schema", &spec.output_schema, (bytes, limit))?;
         let told = |part: &'static str, warnings: Vec<String>| {
             warnings.into_iter().map(move |warning| format!("`{part}`: {warning}"))
         };
         let warnings = told("inputSchema", input.warnings).chain(told("outputSchema", output.warnings));
         Ok(Self {
             warnings: warnings.collect(),
-            bytes: BARE_BYTES + text_bytes(&spec) + input.bytes + output.bytes,
+            bytes: bytes + output.bytes,
             input: input.check,
             output: output.check,
             name,
@@ -96,14 +106,19 @@ impl Operation {
             .iter()
             .find(declared)
             .and_then(|declared| declared.http_status)
-            .filter(|status| (400..600).contains(status))
+            .filter(|status| STATUSES.contains(status))
             .or_else(|| matches!(error.code, Code::NotFound | Code::Conflict).then_some(BAD_GATEWAY));
         error
     }
 }
 
-fn prepare(part: &'static str, schema: &RawJson) -> Result<Prepared, Error> {
-    Check::prepare(schema).map_err(|source| Error::Schema { part, source })
+/// Compiles a schema of an operation that takes so many bytes without it, of so many at most.
+fn prepare(part: &'static str, schema: &RawJson, (taken, limit): (usize, usize)) -> Result<Prepared, Error> {
+    let room = limit.checked_sub(taken).ok_or(Error::Over { bytes: taken })?;
+    Check::prepare(schema, room).map_err(|source| match source {
+        schema::Error::Over { bytes } => Error::Over { bytes: taken + bytes },
+        source => Error::Schema { part, source },
+    })
 }
 
 /// The texts of a specification, in bytes.

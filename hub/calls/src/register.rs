@@ -1,16 +1,19 @@
 //! `hub.register`: which connection becomes an instance of which spoke, and what it may offer.
+//!
+//! Invariants
+//! - A registration may wait for long, and its connection may end meanwhile: then nothing of it takes effect, and above
+//!   all it replaces no connection that the instance has come back with.
 
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_budget::{Held, Kept};
 use alkhub_events::{DirectoryEntry, OfferedOperation};
-use alkhub_protocol::json::tree::Tree;
-use alkhub_protocol::register::{OperationResult, RegisterInput, RegisterOutput, Registered};
-use alkhub_protocol::{CallError, Code, InstanceId, OperationSpec, RawJson, SpokeName, scope};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::{CallError, Code, InstanceId, SpokeName, scope};
 use jiff::Timestamp;
-use serde::Deserialize;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::directory::{Instance, Outcome};
@@ -21,23 +24,35 @@ use crate::session::Session;
 use crate::{Caller, Connection, SpokePolicy};
 
 mod door;
+mod examine;
 mod fields;
 mod narrow;
+pub(crate) mod newest;
 pub(crate) mod turns;
+
+use examine::Offer;
+use newest::Asking;
+
+/// A record of the instance counts as newer than a registration that waits when its connection came so much later: the
+/// clocks of two hubs may differ.
+const CLOCKS: Duration = Duration::from_secs(2);
 
 /// Who registers, once that is settled.
 struct Identity {
+    /// The key that asks.
+    key: Arc<str>,
     spoke: SpokeName,
     instance: InstanceId,
     policy: Option<Arc<SpokePolicy>>,
 }
 
-/// What a registration leads to, operation by operation.
-#[derive(Default)]
-struct Offer {
-    accepted: Vec<Arc<Operation>>,
-    results: Vec<OperationResult>,
-    answer: door::Answer,
+/// What is asked for, and since when.
+struct Wish {
+    input: RegisterInput,
+    connection: Connection,
+    held: Held,
+    asked_at: Timestamp,
+    asking: Asking,
 }
 
 impl Core {
@@ -58,11 +73,21 @@ impl Core {
             .key(&caller.key_id)
             .take(Kept::Registrations, door::weight(&input))?;
         let (done, result) = oneshot::channel();
-        let core = Arc::clone(self);
+        let asking = self.newest.ask(&identity.spoke, &identity.instance, &connection.id);
+        // The connection drops this future with its end.
+        let _waits = asking.gone().clone().drop_guard();
         let mut turn = self.turns.take(&connection.id);
+        let wish = Wish {
+            input,
+            connection,
+            held,
+            asked_at: Timestamp::now(),
+            asking,
+        };
+        let core = Arc::clone(self);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let registered = core.register_as(identity, input, connection, held).await;
+            let registered = core.register_as(identity, wish).await;
             drop(done.send(registered));
             drop(turn);
         });
@@ -88,6 +113,7 @@ impl Core {
             })?,
         };
         Ok(Identity {
+            key: Arc::clone(&caller.key_id),
             spoke,
             instance,
             policy: caller.spoke.clone(),
@@ -97,17 +123,20 @@ impl Core {
     async fn register_as(
         self: Arc<Self>,
         identity: Identity,
-        input: RegisterInput,
-        connection: Connection,
-        held: Held,
+        wish: Wish,
     ) -> Result<(RegisterOutput, Session), CallError> {
-        let offer = self.examine(&identity, &input.operations).await;
-        self.save(&offer.accepted).await;
-        let link = self.link(&identity, connection)?;
-        let entry = self.entry(&identity, &input, &link, &offer);
-        let session = self.enter(&identity, &link, entry).await?;
+        let (input, gone) = (&wish.input, wish.asking.gone());
+        let offered = gone.run_until_cancelled(self.offer(&identity, input)).await;
+        let offer = offered.ok_or_else(connection_ended)?;
+        let link = self.link(&identity, wish.connection)?;
+        let entry = self.entry(&identity, input, &link, &offer);
+        if self.has_come_back(&link, wish.asked_at) {
+            self.lose(&link);
+            return Err(connection_ended());
+        }
+        let session = self.enter(identity.policy.as_deref(), &link, entry, gone).await?;
         let generation = session.generation();
-        link.hold(held);
+        link.hold(wish.held);
         let rejected = offer.results.len() - offer.accepted.len();
         self.metrics.registered(offer.accepted.len(), rejected);
         tracing::info!(
@@ -131,16 +160,20 @@ impl Core {
     /// takes the record away, unless a later registration of the connection has it.
     async fn enter(
         self: &Arc<Self>,
-        identity: &Identity,
+        policy: Option<&SpokePolicy>,
         link: &Arc<Link>,
         entry: DirectoryEntry,
+        gone: &CancellationToken,
     ) -> Result<Session, CallError> {
         if !link.is_registered() {
             return Err(connection_ended());
         }
-        let registered = self.cluster.register(entry.clone()).await;
+        let registered = self.cluster.register_unless(gone, entry.clone()).await;
         let generation = registered.map_err(|error| {
             self.lose(link);
+            if gone.is_cancelled() {
+                return connection_ended();
+            }
             let message = format!("the directory did not take the registration: {error}");
             CallError::new(Code::Unavailable, message).retryable()
         })?;
@@ -159,7 +192,7 @@ impl Core {
                 return Err(CallError::new(Code::Conflict, reason));
             }
         }
-        let undeclared = identity.policy.as_ref().is_none_or(|policy| policy.uid.is_empty());
+        let undeclared = policy.is_none_or(|policy| policy.uid.is_empty());
         self.presence.came(&link.spoke, undeclared);
         self.count_instances();
         // After the record is there: a connection that ends later finds it, one that ended before is found here.
@@ -168,6 +201,22 @@ impl Core {
         } else {
             Err(connection_ended())
         }
+    }
+
+    /// Looks at what is offered and has it saved.
+    async fn offer(&self, identity: &Identity, input: &RegisterInput) -> Offer {
+        let offer = self.examine(identity, &input.operations).await;
+        self.save(&offer.accepted).await;
+        offer
+    }
+
+    /// Whether the instance has registered over another connection since this one asked, which is the older one then:
+    /// it may be one that ended without a word.
+    fn has_come_back(&self, link: &Arc<Link>, asked_at: Timestamp) -> bool {
+        let standing = self.directory.instance(&link.spoke, &link.instance);
+        let newer = standing.filter(|standing| !standing.is_on(link));
+        let since = asked_at.checked_add(CLOCKS).unwrap_or(Timestamp::MAX);
+        newer.is_some_and(|newer| newer.entry.connected_at > since)
     }
 
     /// The link of the connection: a new one, or the one by which it has registered before.
@@ -207,106 +256,13 @@ impl Core {
             operations: offer.accepted.iter().map(offered).collect(),
         }
     }
-
-    /// Looks at each operation for itself.
-    async fn examine(&self, identity: &Identity, operations: &[RawJson]) -> Offer {
-        let mut offer = Offer::default();
-        let mut names = HashSet::new();
-        for (i, raw) in operations.iter().enumerate() {
-            let examined = if i < self.config.max_operations {
-                self.examine_one(identity, raw).await
-            } else {
-                Err(format!(
-                    "one instance may offer {} operations",
-                    self.config.max_operations
-                ))
-            };
-            let unique = examined.and_then(|(operation, result)| {
-                let new = names.insert(operation.name.clone());
-                new.then_some((operation, result))
-                    .ok_or_else(|| "the registration names it twice".to_owned())
-            });
-            let told = unique.and_then(|(operation, result)| {
-                let warnings = fields::look(raw, &operation.spec)?;
-                Ok((operation, result, warnings))
-            });
-            offer.add(raw, told);
-        }
-        offer
-    }
-
-    async fn examine_one(&self, identity: &Identity, raw: &RawJson) -> Result<(Arc<Operation>, Registered), String> {
-        let spec: OperationSpec = raw
-            .to()
-            .map_err(|error| format!("it is not an OperationSpec: {error}"))?;
-        let name = spec.operation().map_err(|error| error.to_string())?;
-        if name.is_reserved() {
-            return Err("the namespace `hub` is the hub's own: choose another one".to_owned());
-        }
-        if let Some(policy) = identity.policy.as_ref().filter(|policy| !policy.allows(&name)) {
-            let allowed = if policy.operations.is_empty() {
-                format!("{}.*", policy.name)
-            } else {
-                policy.operations.join("`, `")
-            };
-            return Err(format!("spoke `{}` may offer `{allowed}` only", policy.name));
-        }
-        let operation = self
-            .specs
-            .compile(&identity.spoke, spec)
-            .await
-            .map_err(|error| error.to_string())?;
-        let own = (identity.spoke.clone(), identity.instance.clone());
-        let Some(other) = self.directory.offered_by_others(&name, &own) else {
-            return Ok((operation, Registered::Registered));
-        };
-        match other.offers.get(&name) {
-            Some(hash) if *hash != operation.hash => {
-                let standing = self.specs.get(hash);
-                let difference =
-                    standing.map_or_else(String::new, |standing| difference(&standing.spec, &operation.spec));
-                Err(format!(
-                    "spoke `{}` offers it with another specification{difference}",
-                    other.entry.spoke
-                ))
-            }
-            _ => Ok((operation, Registered::Pooled)),
-        }
-    }
-}
-
-// === impl Offer ===
-
-impl Offer {
-    fn add(&mut self, raw: &RawJson, examined: Result<(Arc<Operation>, Registered, Vec<String>), String>) {
-        let result = match examined {
-            Ok((operation, result, mut warnings)) => {
-                warnings.extend(operation.warnings.iter().cloned());
-                let name = operation.name.to_string();
-                self.accepted.push(operation);
-                OperationResult {
-                    name,
-                    result,
-                    reason: None,
-                    warnings,
-                }
-            }
-            Err(reason) => OperationResult {
-                name: name_in(raw),
-                result: Registered::Rejected,
-                reason: Some(reason),
-                warnings: Vec::new(),
-            },
-        };
-        self.results.push(self.answer.tell(result));
-    }
 }
 
 /// The answer to a registration whose connection ended, or was replaced, before the directory had it.
 fn connection_ended() -> CallError {
     CallError::new(
         Code::Aborted,
-        "the connection ended before its registration was entered",
+        "the connection ended, or a newer one of the instance came, before its registration was entered",
     )
     .retryable()
 }
@@ -330,39 +286,4 @@ fn spoke_of(caller: &Caller, input: &RegisterInput) -> Result<SpokeName, CallErr
             Err(CallError::new(Code::BadRequest, message))
         }
     }
-}
-
-/// The name of an operation that was refused, as far as it can be read.
-fn name_in(raw: &RawJson) -> String {
-    #[derive(Default, Deserialize)]
-    struct Named {
-        namespace: Option<RawJson>,
-        name: Option<RawJson>,
-    }
-    let named: Named = raw.to().unwrap_or_default();
-    let part = |part: Option<RawJson>| {
-        let text: Option<String> = part.and_then(|part| part.to().ok());
-        text.as_deref().unwrap_or("?").chars().take(128).collect::<String>()
-    };
-    format!("{}.{}", part(named.namespace), part(named.name))
-}
-
-/// ` (different in `inputSchema`, `version`)`: the fields in which two specifications differ.
-fn difference(standing: &OperationSpec, new: &OperationSpec) -> String {
-    let text = |spec| serde_json::to_vec(spec).unwrap_or_default();
-    let (standing, new) = (text(standing), text(new));
-    let (Ok(standing), Ok(new)) = (Tree::parse(&standing), Tree::parse(&new)) else {
-        return String::new();
-    };
-    let names = |spec: &Tree<'_>| match spec {
-        Tree::Object(fields) => fields.iter().map(|(name, _)| name.to_string()).collect(),
-        _ => BTreeSet::new(),
-    };
-    let all = names(&standing)
-        .union(&names(&new))
-        .cloned()
-        .collect::<BTreeSet<String>>();
-    let differ = all.into_iter().filter(|name| standing.get(name) != new.get(name));
-    let differ: Vec<String> = differ.map(|name| format!("`{name}`")).collect();
-    format!(" (different in {})", differ.join(", "))
 }

@@ -103,6 +103,9 @@ pub(crate) enum Error {
     Invalid { path: String, message: String },
     #[error(transparent)]
     Shape(#[from] Shape),
+    /// It was not compiled, or not to the end: what it takes is over the limit.
+    #[error("takes at least {bytes} bytes when it is compiled")]
+    Over { bytes: usize },
 }
 
 /// A schema that no hub takes. Follows the name of its field.
@@ -115,14 +118,15 @@ pub struct InvalidSchema(#[from] Error);
 /// # Errors
 /// A hub refuses it, for this reason.
 pub fn check_schema(schema: &RawJson) -> Result<Vec<String>, InvalidSchema> {
-    Ok(Check::prepare(schema)?.warnings)
+    Ok(Check::prepare(schema, usize::MAX)?.warnings)
 }
 
 // === impl Check ===
 
 impl Check {
-    /// Compiles a schema. Takes a second for the largest ones: not for a thread that serves others.
-    pub(crate) fn prepare(schema: &RawJson) -> Result<Prepared, Error> {
+    /// Compiles a schema unless it takes more bytes than `limit`, which is known before the work is done. Takes a second
+    /// for the largest ones: not for a thread that serves others.
+    pub(crate) fn prepare(schema: &RawJson, limit: usize) -> Result<Prepared, Error> {
         if schema.len() > SCHEMA_LIMIT_BYTES {
             return Err(Error::TooLarge);
         }
@@ -139,8 +143,13 @@ impl Check {
                 bytes: 0,
             });
         }
+        let bare = COMPILED_BYTES + COMPILED_PER_BYTE * schema.len();
+        let room = limit.checked_sub(bare).ok_or(Error::Over { bytes: bare })?;
         let patterns = shape::patterns(&value)?;
-        let built = build(&value, patterns)?;
+        let built = build(&value, patterns, room).map_err(|error| match error {
+            Error::Over { bytes } => Error::Over { bytes: bare + bytes },
+            error => error,
+        })?;
         let spread = shape::spread(&value)?;
         let tariff = Tariff {
             child: 1 + spread / 64,
@@ -152,13 +161,13 @@ impl Check {
                 tariff,
             })),
             warnings,
-            bytes: COMPILED_BYTES + COMPILED_PER_BYTE * schema.len() + built.pattern_bytes,
+            bytes: bare + built.pattern_bytes,
         })
     }
 
     /// Compiles a schema of the hub's own.
     pub(crate) fn compile(schema: &RawJson) -> Result<Self, Error> {
-        Self::prepare(schema).map(|prepared| prepared.check)
+        Self::prepare(schema, usize::MAX).map(|prepared| prepared.check)
     }
 
     /// Checks one value.
@@ -222,8 +231,8 @@ fn table(size: usize) -> usize {
     PATTERN_TABLE_BYTES.min(PATTERN_TABLE_FACTOR * size)
 }
 
-/// Compiles with the smallest patterns that suffice.
-fn build(schema: &Value, patterns: Patterns) -> Result<Built, Error> {
+/// Compiles with the smallest patterns that suffice, unless they take more than `room`.
+fn build(schema: &Value, patterns: Patterns, room: usize) -> Result<Built, Error> {
     let options = |size| {
         PatternOptions::fancy_regex()
             .backtrack_limit(BACKTRACK_LIMIT)
@@ -240,6 +249,10 @@ fn build(schema: &Value, patterns: Patterns) -> Result<Built, Error> {
         if refused.is_some() && (patterns.count == 0 || patterns.count * size > PATTERNS_LIMIT_BYTES) {
             break;
         }
+        let pattern_bytes = patterns.count * (size + table(size));
+        if pattern_bytes > room {
+            return Err(Error::Over { bytes: pattern_bytes });
+        }
         let built = jsonschema::options_for::<Metered>()
             .offline()
             .with_pattern_options(options(size))
@@ -249,7 +262,7 @@ fn build(schema: &Value, patterns: Patterns) -> Result<Built, Error> {
                 return Ok(Built {
                     validator,
                     longest: longest(size),
-                    pattern_bytes: patterns.count * (size + table(size)),
+                    pattern_bytes,
                 });
             }
             Err(error) => refused = Some(error),

@@ -1,6 +1,6 @@
 //! The spoke leg of one connection, as its surface holds it.
 
-mod spoken;
+pub(crate) mod spoken;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

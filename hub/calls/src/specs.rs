@@ -40,6 +40,9 @@ const STORED_FOR_COMPILED: u64 = 2;
 /// Specifications loaded or saved by one statement.
 const BATCH: usize = 500;
 
+/// Whose turn it is to compile when specifications are loaded: no key has this id.
+const LOADER: &str = "";
+
 /// What is to be saved, and what wakes the loader.
 #[derive(Debug, Default)]
 pub(crate) struct SpecStore {
@@ -280,9 +283,10 @@ impl Core {
                 return;
             }
         };
+        let loader: Arc<str> = LOADER.into();
         for (hash, spec) in loaded {
             let Some(spoke) = owners.get(&hash) else { continue };
-            match self.specs.compile(spoke, spec).await {
+            match self.specs.compile(spoke, &loader, spec).await {
                 Ok(operation) => self.directory.resolved(&operation.name, &hash),
                 Err(error) => {
                     tracing::warn!(

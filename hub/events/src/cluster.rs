@@ -26,6 +26,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::channel::Names;
 use crate::metrics::Metrics;
@@ -285,7 +286,16 @@ impl Cluster {
     /// # Errors
     /// Only when the fabric has ended.
     pub async fn register(&self, entry: DirectoryEntry) -> Result<u64, Error> {
-        self.shared.directory.register(entry).await
+        self.register_unless(&CancellationToken::new(), entry).await
+    }
+
+    /// [`Cluster::register`], unless the token is cancelled before its turn among the changes of this hub comes: an
+    /// instance that has come back on this hub has the higher generation, however long its first registration waited.
+    ///
+    /// # Errors
+    /// It was cancelled in time, or the fabric has ended.
+    pub async fn register_unless(&self, gone: &CancellationToken, entry: DirectoryEntry) -> Result<u64, Error> {
+        self.shared.directory.register(entry, gone).await
     }
 
     /// Takes the record of an instance away, unless a later generation has taken its place.

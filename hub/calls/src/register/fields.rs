@@ -2,16 +2,20 @@
 //!
 //! Invariants
 //! - What would leave an operation open to callers whom its author meant to keep out is refused by name.
-//! - What is kept but not enforced, and what is not known and so not kept, is told with the field's name. What is told
-//!   is bounded, whatever was sent.
+//! - What is kept but not enforced, what is not known and so not kept, and a declared error that can never come about as
+//!   it is declared, is told with the field's name. What is told is bounded, whatever was sent.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use alkhub_protocol::json::strict;
 use alkhub_protocol::operation::SCOPES_LIMIT_BYTES;
-use alkhub_protocol::{OperationSpec, RawJson, scope};
+use alkhub_protocol::{Code, OperationSpec, RawJson, scope};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::operation::STATUSES;
+use crate::session::spoken;
 
 /// The fields of an OperationSpec, of its `accessControl` and of an entry of its `errorSchemas`.
 const SPEC: &[&str] = &[
@@ -52,8 +56,8 @@ struct Parts<'a> {
 /// Looks at every field of a specification that has been read: what to tell of it, or why it is refused.
 pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, String> {
     // Both are objects, for the specification was read from them; else there is nothing to tell.
-    let all: Object<'_> = serde_json::from_slice(raw.as_bytes()).unwrap_or_default();
-    let parts = serde_json::from_slice::<Parts<'_>>(raw.as_bytes());
+    let all: Object<'_> = strict::from_slice(raw.as_bytes()).unwrap_or_default();
+    let parts = strict::from_slice::<Parts<'_>>(raw.as_bytes());
     let (access, errors) = parts.map_or_else(|_| (None, Vec::new()), |parts| (parts.access, parts.errors));
     let access = access.unwrap_or_default();
     let refused = REFUSED
@@ -87,6 +91,7 @@ pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, S
         scope::check(scope).map_err(|error| format!("`accessControl.{field}`: {error}"))?;
     }
     let mut told = Told::default();
+    told.errors(spec);
     told.unknown("", &all, SPEC);
     told.unknown("accessControl.", &access, &[ACCESS, REFUSED].concat());
     for error in &errors {
@@ -108,30 +113,67 @@ struct Told {
 // === impl Told ===
 
 impl Told {
-    fn unknown(&mut self, place: &str, object: &Object<'_>, known: &[&str]) {
-        for name in object.keys().filter(|name| !known.contains(&name.as_ref())) {
-            let shown: String = name.chars().take(SHOWN).collect();
-            let text = format!("`{place}{shown}` is not known to this hub and not kept");
-            if self.warnings.contains(&text) {
+    /// The declared errors that no caller will get as they are declared.
+    fn errors(&mut self, spec: &OperationSpec) {
+        let declared = &spec.error_schemas;
+        let mut codes = HashSet::new();
+        for error in declared {
+            let code = shown(&error.code);
+            if !codes.insert(error.code.as_str()) {
+                self.tell(format!(
+                    "`errorSchemas.code`: `{code}` is declared twice, and the first one counts"
+                ));
                 continue;
             }
-            if self.warnings.len() < MOST {
-                self.warnings.push(text);
-            } else {
-                self.more += 1;
+            let said: Option<Code> = error.code.parse().ok();
+            if let Some(instead) = said.and_then(|said| spoken::replacement(&said, declared)) {
+                self.tell(format!(
+                    "`errorSchemas.code`: `{code}` is no code that a spoke may answer: callers get `{instead}` in its \
+                     place"
+                ));
             }
+            if let Some(status) = error.http_status.filter(|status| !STATUSES.contains(status)) {
+                self.tell(format!(
+                    "`errorSchemas.httpStatus`: {status} of `{code}` is no status of an error, {} to {}, and not used",
+                    STATUSES.start(),
+                    STATUSES.end()
+                ));
+            }
+        }
+    }
+
+    fn unknown(&mut self, place: &str, object: &Object<'_>, known: &[&str]) {
+        for name in object.keys().filter(|name| !known.contains(&name.as_ref())) {
+            let name = shown(name);
+            self.tell(format!("`{place}{name}` is not known to this hub and not kept"));
+        }
+    }
+
+    fn tell(&mut self, text: String) {
+        if self.warnings.contains(&text) {
+            return;
+        }
+        if self.warnings.len() < MOST {
+            self.warnings.push(text);
+        } else {
+            self.more += 1;
         }
     }
 
     fn finish(mut self) -> Vec<String> {
         if self.more > 0 {
             self.warnings.push(format!(
-                "{} more fields are not known to this hub and not kept",
+                "{} more fields are not known to this hub, or not used as they are declared",
                 self.more
             ));
         }
         self.warnings
     }
+}
+
+/// As much of a spoke's own text as is told.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
@@ -213,6 +255,36 @@ mod tests {
         }
         let own = json!({"requiredScopes": ["task:read", "git:*", "admin", "call:a.b"], "requiredScopesAny": ["x"]});
         assert_eq!(looked(&json!({"accessControl": own})), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn an_error_that_can_never_come_about_as_it_is_declared_is_told() {
+        for (errors, wanted) in [
+            (
+                json!([{"code": "A", "httpStatus": 200}]),
+                "`errorSchemas.httpStatus`: 200 of `A`",
+            ),
+            (
+                json!([{"code": "A", "httpStatus": 600}]),
+                "`errorSchemas.httpStatus`: 600 of `A`",
+            ),
+            (
+                json!([{"code": "not a code!"}]),
+                "`errorSchemas.code`: `not a code!` is no code",
+            ),
+            (json!([{"code": ""}]), "`errorSchemas.code`: `` is no code"),
+            (json!([{"code": "UNAUTHENTICATED"}]), "callers get `EXECUTION_ERROR`"),
+            (
+                json!([{"code": "A", "httpStatus": 404}, {"code": "A"}]),
+                "`A` is declared twice",
+            ),
+        ] {
+            let told = looked(&json!({"errorSchemas": errors})).expect("accepted");
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].contains(wanted), "{told:?} for {wanted}");
+        }
+        let right = json!([{"code": "SPOKE_LOST"}, {"code": "NOT_FOUND", "httpStatus": 404.0}, {"code": "a.b-c_1"}]);
+        assert_eq!(looked(&json!({"errorSchemas": right})), Ok(Vec::new()));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use alkhub_events::DirectoryEntry;
 use alkhub_protocol::{CallError, Code, Delivered};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
-use super::Identity;
 use crate::core::Core;
 use crate::link::Link;
 use crate::sink::End;
@@ -27,10 +27,12 @@ impl Core {
     ) -> Result<Option<Session>, CallError> {
         let (done, result) = oneshot::channel();
         let (core, link) = (Arc::clone(self), Arc::clone(link));
+        let gone = CancellationToken::new();
+        let _waits = gone.clone().drop_guard();
         let mut turn = self.turns.take(&link.connection.id);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let narrowed = core.narrow_to(&link, policy).await;
+            let narrowed = core.narrow_to(&link, policy, &gone).await;
             drop(done.send(narrowed));
             drop(turn);
         });
@@ -43,6 +45,7 @@ impl Core {
         self: &Arc<Self>,
         link: &Arc<Link>,
         policy: Arc<SpokePolicy>,
+        gone: &CancellationToken,
     ) -> Result<Option<Session>, CallError> {
         let current = self.directory.instance(&link.spoke, &link.instance);
         let Some(current) = current.filter(|instance| instance.is_on(link)) else {
@@ -61,12 +64,7 @@ impl Core {
             concurrency,
             ..entry.clone()
         };
-        let identity = Identity {
-            spoke: link.spoke.clone(),
-            instance: link.instance.clone(),
-            policy: Some(Arc::clone(&policy)),
-        };
-        let session = self.enter(&identity, link, narrowed).await?;
+        let session = self.enter(Some(&policy), link, narrowed, gone).await?;
         tracing::info!(
             spoke.id = %link.spoke, instance.id = %link.instance, generation = session.generation(), withdrawn,
             concurrency, "a spoke's declaration allows less than it had registered"

@@ -406,6 +406,30 @@ fn more_patterns_than_memory_is_for_are_refused() {
 }
 
 #[test]
+fn what_is_over_the_limit_is_refused_before_it_is_compiled() {
+    let properties: serde_json::Map<_, _> = (0..150)
+        .map(|i| {
+            (
+                format!("p{i}"),
+                serde_json::json!({ "pattern": format!("^[a-z]{{1,63}}{i}$") }),
+            )
+        })
+        .collect();
+    let schema = RawJson::from(serde_json::json!({ "properties": properties }));
+    let began = tokio::time::Instant::now();
+
+    let refused = Check::prepare(&schema, 1 << 20).expect_err("150 patterns take more than 1 MiB");
+    let in_vain = began.elapsed();
+    let taken = Check::prepare(&schema, usize::MAX).expect("a schema");
+
+    let Error::Over { bytes } = refused else {
+        panic!("{refused}");
+    };
+    assert!((1 << 20..=taken.bytes).contains(&bytes), "{bytes} of {}", taken.bytes);
+    assert!(in_vain < began.elapsed() / 4, "{in_vain:?}");
+}
+
+#[test]
 fn a_second_member_of_one_name_is_refused_with_its_place() {
     let check = compile(r#"{"properties":{"a":{"type":"integer"}}}"#).expect("valid");
 
@@ -514,12 +538,12 @@ fn shapes_of_typebox_are_checked_as_far_as_json_goes() {
             1,
         ),
     ] {
-        let prepared = Check::prepare(&RawJson::parse(schema).expect("JSON")).expect(schema);
+        let prepared = Check::prepare(&RawJson::parse(schema).expect("JSON"), usize::MAX).expect(schema);
         assert!(prepared.check.check(valid.as_bytes()).is_ok(), "{schema}");
         assert!(prepared.check.check(invalid.as_bytes()).is_err(), "{schema}");
         assert_eq!(prepared.warnings.len(), warnings, "{:?}", prepared.warnings);
     }
-    let raw = Check::prepare(&RawJson::parse(r#"{"type":"Uint8Array"}"#).expect("JSON")).expect("accepted");
+    let raw = Check::prepare(&RawJson::parse(r#"{"type":"Uint8Array"}"#).expect("JSON"), usize::MAX).expect("accepted");
     assert!(matches!(raw.check, Check::Anything));
     assert_eq!(
         raw.warnings,

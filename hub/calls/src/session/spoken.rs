@@ -49,7 +49,7 @@ pub(super) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
 }
 
 /// The code in place of one that a spoke may not say.
-fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
+pub(crate) fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
     match code {
         Code::Domain(text) if is_code(text) => None,
         Code::Domain(_) => Some(Code::UnknownError),

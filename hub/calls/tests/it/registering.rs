@@ -6,7 +6,7 @@ use alkhub_calls::{Answer, Caller};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::register::{RegisterInput, Registered};
 use alkhub_protocol::{Code, Delivered, OperationKind, RawJson};
-use alkhub_test_support::until;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::fixture::{
@@ -133,6 +133,49 @@ async fn each_operation_is_accepted_or_refused_on_its_own() {
     }
     assert_eq!(hub.calls.operations(&admin(), None).len(), 2);
     assert_eq!(spoke.output.heartbeat_ms, 10_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_array_is_no_specification_and_no_part_of_one() {
+    let hub = Hub::local().await;
+    let operations = [
+        json!(["array", "text", "1.0.0", "query", null, "", [], true, true]),
+        operation("text.access", "query", &json!({"accessControl": [["admin"]]})),
+        operation("text.errors", "query", &json!({"errorSchemas": [["CODE"]]})),
+    ];
+
+    let spoke = register(&hub, &admin(), registration("text", &operations))
+        .await
+        .expect("an answer");
+
+    for result in results(&spoke) {
+        assert!(
+            result.contains("rejected") && result.contains("an object with named fields"),
+            "{result}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_declared_error_that_can_never_come_about_is_told() {
+    let hub = Hub::local().await;
+    let errors = json!([{"code": "A", "httpStatus": 200}, {"code": "not a code!"}]);
+    let operations = [operation("text.upper", "query", &json!({ "errorSchemas": errors }))];
+
+    let spoke = register(&hub, &admin(), registration("text", &operations))
+        .await
+        .expect("an answer");
+
+    assert_eq!(results(&spoke), ["text.upper: registered"]);
+    let warnings = &spoke.output.operations[0].warnings;
+    assert!(
+        warnings[0].starts_with("`errorSchemas.httpStatus`: 200"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[1].starts_with("`errorSchemas.code`: `not a code!`"),
+        "{warnings:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,7 +410,7 @@ async fn a_connection_is_one_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_that_nobody_waits_for_is_undone() {
+async fn a_registration_that_nobody_waits_for_takes_no_effect() {
     let hub = Hub::local().await;
     let input = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
     let caller = admin();
@@ -376,20 +419,119 @@ async fn a_registration_that_nobody_waits_for_is_undone() {
     assert!(futures::poll!(&mut registering).is_pending());
 
     drop(registering);
+    let _later = Spoke::connect(&hub, "later", &[query("later.op")]).await;
 
-    until("the instance to go", || async {
-        let known = hub
-            .calls
-            .operation(&admin(), &"text.upper".parse().expect("valid"))
-            .is_some();
-        let instances = hub.calls.instances().len();
-        if known && instances == 0 {
-            Ok(())
-        } else {
-            Err(format!("known: {known}, instances: {instances}"))
+    let known = hub.calls.operation(&admin(), &"text.upper".parse().expect("valid"));
+    assert!(known.is_none(), "{known:?}");
+    assert_eq!(hub.calls.instances().len(), 1);
+}
+
+/// A specification that takes its time: 150 patterns, more than is light.
+fn heavy(name: &str) -> Value {
+    let properties: serde_json::Map<_, _> = (0..150)
+        .map(|i| (format!("p{i}"), json!({"pattern": format!("^[a-z]{{1,63}}{i}{name}$")})))
+        .collect();
+    operation(name, "query", &json!({"inputSchema": {"properties": properties}}))
+}
+
+fn of_instance(operations: &[Value]) -> RegisterInput {
+    let mut input = registration("text", operations);
+    input["instanceId"] = json!("one");
+    serde_json::from_value(input).expect("valid")
+}
+
+/// The program gave up waiting and has come back.
+#[tokio::test]
+async fn a_registration_whose_connection_has_ended_replaces_no_newer_one() {
+    let hub = Hub::local().await;
+    let (caller, other) = (admin(), client(&["admin", "spokes:read"]));
+    let mut given_up = Box::pin(
+        hub.calls
+            .register(&caller, of_instance(&[heavy("text.slow")]), connection().0),
+    );
+    assert!(futures::poll!(&mut given_up).is_pending());
+
+    drop(given_up);
+    let mut back = Spoke::register_as(&hub, &caller, of_instance(&[query("text.upper")]), connection())
+        .await
+        .expect("registers");
+
+    // Its turn comes after the one that was given up.
+    let _later = Spoke::register(
+        &hub,
+        &other,
+        registration("later", &[heavy("text.later")]),
+        connection(),
+    )
+    .await
+    .expect("registers");
+    assert!(back.has_nothing(), "it must not be closed");
+    let instances = hub.calls.instances();
+    let generations: Vec<u64> = instances.iter().map(|i| i.1.generation).collect();
+    assert!(generations.contains(&back.output.generation), "{instances:?}");
+    assert!(hub.dispatch(request("text.upper", json!(1))).0.is_ok());
+    back.next_call().await;
+}
+
+/// The older connection is one that ended without a word: its hub does not know yet.
+#[tokio::test]
+async fn of_two_connections_of_an_instance_the_one_that_asked_later_stays() {
+    let hub = Hub::local().await;
+    let caller = admin();
+    let mut older = Box::pin(
+        hub.calls
+            .register(&caller, of_instance(&[heavy("text.slow")]), connection().0),
+    );
+    assert!(futures::poll!(&mut older).is_pending());
+
+    let mut newer = Spoke::register_as(&hub, &caller, of_instance(&[query("text.upper")]), connection())
+        .await
+        .expect("registers");
+
+    let Err(refused) = older.await else {
+        panic!("a newer one has come");
+    };
+    assert_eq!((refused.code, refused.retryable), (Code::Aborted, true));
+    assert!(newer.has_nothing(), "it must not be closed");
+    assert!(hub.dispatch(request("text.upper", json!(1))).0.is_ok());
+    newer.next_call().await;
+}
+
+#[tokio::test]
+async fn a_key_with_many_heavy_specifications_delays_no_other_key_for_long() {
+    let hub = Hub::local().await;
+    let (greedy, modest) = (client(&["admin", "greedy"]), client(&["admin", "modest"]));
+    let many = (0..20).map(|i| {
+        let input = serde_json::from_value(registration("greedy", &[heavy(&format!("greedy.op{i}"))])).expect("valid");
+        hub.calls.register(&greedy, input, connection().0)
+    });
+    let mut many: futures::stream::FuturesUnordered<_> = many.collect();
+    assert!(futures::poll!(many.next()).is_pending());
+    let modest = async {
+        let light: Vec<Value> = (0..20).map(|i| query(&format!("light.op{i}"))).collect();
+        let first = register(&hub, &modest, registration("light", &light))
+            .await
+            .expect("registers");
+        (
+            first,
+            register(&hub, &modest, registration("rare", &[heavy("rare.op")]))
+                .await
+                .expect("registers"),
+        )
+    };
+
+    let mut sessions = Vec::new();
+    tokio::pin!(modest);
+    let served = loop {
+        tokio::select! {
+            biased;
+            served = &mut modest => break served,
+            Some(one) = many.next() => sessions.push(one.expect("registers")),
         }
-    })
-    .await;
+    };
+
+    assert!(sessions.len() <= 4, "{} were served before", sessions.len());
+    assert!(results(&served.1)[0].contains("registered"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use alkhub_protocol::{HubId, InstanceId, SpokeName};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::lease::Leases;
 use super::{DirectoryChange, DirectoryEntry};
@@ -39,6 +40,8 @@ pub(super) struct Directory {
 enum Command {
     Register {
         entry: DirectoryEntry,
+        /// Nobody wants it any more.
+        gone: CancellationToken,
         done: oneshot::Sender<u64>,
     },
     Unregister {
@@ -70,10 +73,18 @@ pub(super) fn new(parts: Parts<'_>) -> (Directory, Feed, Actor) {
 // === impl Directory ===
 
 impl Directory {
-    pub(super) async fn register(&self, entry: DirectoryEntry) -> Result<u64, Error> {
+    pub(super) async fn register(&self, entry: DirectoryEntry, gone: &CancellationToken) -> Result<u64, Error> {
         let (done, registered) = oneshot::channel();
-        self.ask(Command::Register { entry, done }).await?;
-        registered.await.map_err(|_| ended())
+        let command = Command::Register {
+            entry,
+            gone: gone.clone(),
+            done,
+        };
+        self.ask(command).await?;
+        registered.await.map_err(|_| match gone.is_cancelled() {
+            true => Error::Unavailable("the registration was given up".to_owned()),
+            false => ended(),
+        })
     }
 
     pub(super) async fn unregister(
@@ -93,6 +104,18 @@ impl Directory {
 
     async fn ask(&self, command: Command) -> Result<(), Error> {
         self.commands.send(command).await.map_err(|_| ended())
+    }
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Whether it must not be obeyed any more: its connection has ended, and another one may have come since.
+    fn is_void(&self) -> bool {
+        match self {
+            Self::Register { gone, .. } => gone.is_cancelled(),
+            Self::Unregister { .. } => false,
+        }
     }
 }
 

@@ -369,6 +369,27 @@ async fn without_redis_the_directory_serves_the_one_hub() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_that_was_given_up_before_its_turn_is_not_made() {
+    let pod = Pod::start(&EventsConfig::default(), "alone");
+    let mut view = View::of(&pod).await;
+    let cluster = pod.fabric.cluster();
+    let gone = tokio_util::sync::CancellationToken::new();
+    gone.cancel();
+
+    let standing = cluster.register(entry(&pod, "i/1")).await.expect("runs");
+    cluster
+        .register_unless(&gone, entry(&pod, "i/1"))
+        .await
+        .expect_err("given up");
+    cluster.register(entry(&pod, "i/2")).await.expect("runs");
+
+    view.comes_to("the one after it", |view| view.holder("i/2").is_some())
+        .await;
+    assert_eq!(view.holder("i/1"), Some(("alone", standing)));
+    pod.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_generation_is_given_twice_and_each_is_higher_than_the_one_before() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);

@@ -18,8 +18,12 @@ use crate::endpoint::Socket;
 use crate::socket::{self, Ending, Outbox};
 use crate::trouble::Trouble;
 
-/// Time for the hub to answer a registration.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the hub to answer a registration. It may have many schemas to compile, and others wait for the same; a hub that
+/// is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time for the hub to confirm that no more calls come.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a connection ended: why, and whether the spoke was registered on it.
 struct Ended {
@@ -176,7 +180,7 @@ impl Shared {
         *self.withdrawal.lock() = Some((id.clone(), sender));
         outbox.push(register(&id, &self.withdraw));
         // A hub that refuses, or says nothing, cannot be waited for.
-        let _ = timeout(REGISTER_TIMEOUT, answer).await;
+        let _ = timeout(WITHDRAW_TIMEOUT, answer).await;
     }
 
     /// The hub has answered a request: perhaps the withdrawal.

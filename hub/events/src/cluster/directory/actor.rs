@@ -7,6 +7,8 @@
 //!   what it no longer holds is removed, and the mirror is loaded, in this order.
 //! - Generations are never given twice: by Redis from one counter, without it by each hub beyond all that it has seen,
 //!   and between two hubs the higher id counts ([`Fence`](crate::Fence)).
+//! - A registration whose connection has ended by its turn is not made: it would take the place of the one that the
+//!   instance has come back with.
 //! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
 
 mod mirror;
@@ -145,6 +147,10 @@ impl Actor {
 
     /// Takes what came together to Redis together.
     async fn obey(&mut self, batch: &mut Vec<Command>) {
+        batch.retain(|command| !command.is_void());
+        if batch.is_empty() {
+            return;
+        }
         let mut pipeline = Pipeline::with_capacity(batch.len());
         for command in batch.iter_mut() {
             pipeline.add_command(self.prepare(command));
@@ -153,7 +159,7 @@ impl Actor {
         for command in batch.drain(..) {
             let answer = answers.next();
             match command {
-                Command::Register { entry, done } => drop(done.send(self.registered(entry, answer))),
+                Command::Register { entry, done, .. } => drop(done.send(self.registered(entry, answer))),
                 Command::Unregister { key, generation, done } => {
                     self.unregistered(&key, generation);
                     let _ = done.send(());

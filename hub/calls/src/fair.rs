@@ -1,0 +1,152 @@
+//! One turn at a time, shared fairly: keys that wait get it one after the other, however many turns one of them wants.
+//!
+//! Invariants
+//! - Who waits waits for one turn of each other key at most, beside those of its own key before it.
+//! - A turn that is dropped goes to the next who still waits.
+//! - The queue holds one place for each future that waits, at most until the next turn of its key: what bounds these
+//!   bounds it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(crate) struct Fair(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    taken: bool,
+    /// Each key that waits once, the one whose turn is next first.
+    keys: VecDeque<(Arc<str>, VecDeque<oneshot::Sender<Turn>>)>,
+}
+
+/// Whoever holds it is at work.
+#[derive(Debug)]
+pub(crate) struct Turn(Option<Arc<Fair>>);
+
+// === impl Fair ===
+
+impl Fair {
+    /// Waits for a turn. Dropping the future gives the place up.
+    pub(crate) async fn turn(self: &Arc<Self>, key: &Arc<str>) -> Turn {
+        let waits = {
+            let mut state = self.0.lock();
+            if !state.taken {
+                state.taken = true;
+                return Turn(Some(Arc::clone(self)));
+            }
+            state.wait(key)
+        };
+        waits.await.expect("the queue is never dropped before who waits in it")
+    }
+
+    /// Hands a turn on that has ended.
+    fn ended(self: &Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.0.lock();
+                let next = state.next();
+                state.taken = next.is_some();
+                next
+            };
+            let Some(next) = next else { return };
+            match next.send(Turn(Some(Arc::clone(self)))) {
+                Ok(()) => return,
+                // It has just gone: the turn is handed on here, not by its own end.
+                Err(mut turn) => turn.0 = None,
+            }
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn wait(&mut self, key: &Arc<str>) -> oneshot::Receiver<Turn> {
+        let (sender, receiver) = oneshot::channel();
+        match self.keys.iter_mut().find(|(waiting, _)| waiting == key) {
+            Some((_, places)) => places.push_back(sender),
+            None => self.keys.push_back((Arc::clone(key), VecDeque::from([sender]))),
+        }
+        receiver
+    }
+
+    /// Takes out whose turn is next.
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        while let Some((key, mut places)) = self.keys.pop_front() {
+            places.retain(|place| !place.is_closed());
+            let next = places.pop_front();
+            if !places.is_empty() {
+                self.keys.push_back((key, places));
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+}
+
+// === impl Turn ===
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(fair) = self.0.take() {
+            fair.ended();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_that_wait_get_turns_one_after_the_other() {
+        let fair = Arc::new(Fair::default());
+        let (greedy, modest): (Arc<str>, Arc<str>) = ("greedy".into(), "modest".into());
+        let first = fair.turn(&greedy).await;
+        let mut more: Vec<_> = (0..3).map(|_| Box::pin(fair.turn(&greedy))).collect();
+        assert!(more.iter_mut().all(|waits| waits.now_or_never().is_none()));
+        let mut honest = Box::pin(fair.turn(&modest));
+        assert!((&mut honest).now_or_never().is_none());
+
+        drop(first);
+        let second = (&mut more[0]).now_or_never().expect("its key waited first");
+        assert!((&mut honest).now_or_never().is_none(), "one at a time");
+        drop(second);
+
+        let turn = (&mut honest).now_or_never().expect("before the rest of the other key");
+        assert!((&mut more[1]).now_or_never().is_none());
+        drop(turn);
+        assert!((&mut more[1]).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_has_gone_is_passed_over() {
+        let fair = Arc::new(Fair::default());
+        let keys: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
+        let first = fair.turn(&keys[0]).await;
+        let mut gone = Box::pin(fair.turn(&keys[1]));
+        let mut waits = Box::pin(fair.turn(&keys[2]));
+        assert!((&mut gone).now_or_never().is_none() && (&mut waits).now_or_never().is_none());
+
+        drop(gone);
+        drop(first);
+
+        drop(waits.now_or_never().expect("the next one"));
+        assert!(!fair.0.lock().taken);
+        // A turn that was handed over and not taken goes on too.
+        let first = fair.turn(&keys[0]).await;
+        let mut handed = Box::pin(fair.turn(&keys[1]));
+        assert!((&mut handed).now_or_never().is_none());
+        drop(first);
+        drop(handed);
+        assert!(!fair.0.lock().taken);
+    }
+}
