@@ -258,7 +258,8 @@ impl Followers {
 
     /// What was asked was refused: those who waited for it end, the others miss events from here on.
     fn turn_down(&mut self, error: &Error) {
-        self.answered += 1;
+        // One that nobody asked for answers nothing.
+        self.answered = self.asked.min(self.answered + 1);
         self.refused = true;
         let answered = self.answered;
         let waited = |follower: &Follower| follower.waits.as_ref().is_some_and(|(number, _)| *number <= answered);
