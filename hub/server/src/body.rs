@@ -76,7 +76,7 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
         let RawBody(json) = RawBody::from_request(request, state).await?;
         let json = json.ok_or_else(|| ApiError::bad_request("the request needs a JSON body"))?;
         let mut reader = serde_json::Deserializer::from_slice(json.as_bytes());
-        serde_path_to_error::deserialize(&mut reader)
+        serde_path_to_error::deserialize(alkhub_protocol::json::strict::objects(&mut reader))
             .map(Self)
             .map_err(|error| {
                 let place = match error.path().to_string().as_str() {

@@ -34,6 +34,11 @@ pub fn from_str<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, serde_json::
     Ok(value)
 }
 
+/// A reader of which structs are read from objects only.
+pub fn objects<'de, D: Deserializer<'de>>(reader: D) -> impl Deserializer<'de, Error = D::Error> {
+    Strict(reader)
+}
+
 /// What is read through it is read strictly, down to the last value.
 struct Strict<T>(T);
 
