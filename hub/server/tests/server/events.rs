@@ -308,7 +308,8 @@ async fn streams_end_by_name_when_their_spoke_may_no_longer_have_them() {
         assert!(status.is_success(), "{status}");
     };
     let open = async |method: Method, path: &str| {
-        let response = hub.as_key(&key, method, path).send().await.expect("answered");
+        let request = hub.as_key(&key, method, path).body("\"a\"");
+        let response = request.send().await.expect("answered");
         assert_eq!(response.status(), 200);
         response
     };

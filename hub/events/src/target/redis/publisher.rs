@@ -25,7 +25,7 @@ use crate::metrics::{Dropped, Metrics};
 use crate::{Error, PublishError};
 
 /// Messages that may wait; more are refused.
-const QUEUE_MESSAGES: usize = 16_384;
+const QUEUE_MESSAGES: usize = 131_072;
 
 /// Bytes that may wait; more are refused.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
