@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, CallRequest, CallStatus, Code, Delivered, Frame, PAYLOAD_LIMIT_BYTES, RawJson};
+use alkhub_protocol::{
+    CallError, CallRequest, CallStatus, Code, Delivered, Dialect, Frame, PAYLOAD_LIMIT_BYTES, RawJson,
+};
 
 use crate::call::{Call, Clock, Origin, To};
 use crate::core::Core;
@@ -168,7 +170,12 @@ impl Core {
         };
         let connection = &link.connection;
         let message = encode::call_aborted(connection.dialect, &self.leg_id(key), Some(reason));
-        if connection.outbox.push(message) == Err(Full::Queue) {
+        // The origin's processes take calls and aborts by different ways, and forget an abort that comes before its call.
+        let pushed = match connection.dialect {
+            Dialect::Payload => connection.outbox.push_last(message),
+            Dialect::Id => connection.outbox.push(message),
+        };
+        if pushed == Err(Full::Queue) {
             connection
                 .outbox
                 .close(CLOSE_SLOW, "calls are not read as fast as they come");

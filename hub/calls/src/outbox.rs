@@ -64,8 +64,8 @@ pub struct Outgoing(Outbox);
 pub enum OutgoingItem {
     /// Send this message.
     Message(Bytes),
-    /// Send this message, the end of a stream, so that the peer does not read it together with what was sent before. It
-    /// waits, and is charged, until [`Outgoing::sends`] says that it goes.
+    /// Send this message, the end of a stream or the abort of a call, so that the peer does not read it together with what
+    /// was sent before. It waits, and is charged, until [`Outgoing::sends`] says that it goes.
     Last(Bytes),
     /// Send a close frame and end the connection; nothing follows.
     Close {
@@ -134,8 +134,8 @@ struct Entry {
 
 enum Owner {
     None,
-    /// The end of a stream.
-    Stream,
+    /// The end of a stream, or the abort of a call.
+    Last,
     /// Once it is on its way to the spoke its input is not needed any more.
     Call(u64, Arc<Input>),
     Subscription(Arc<Backlog>),
@@ -152,9 +152,10 @@ impl Outbox {
         self.add(message, |_| Owner::None).map(|_| ())
     }
 
-    /// Queues the end of a stream for a peer that must not read it together with the items before it.
+    /// Queues the end of a stream, or the abort of a call, for a peer that must not read it together with the items, or the
+    /// call, before it.
     pub(crate) fn push_last(&self, message: Bytes) -> Result<(), Full> {
-        self.add(message, |_| Owner::Stream).map(|_| ())
+        self.add(message, |_| Owner::Last).map(|_| ())
     }
 
     /// Queues a call and tells its number, to compare with what [`Outbox::seal`] answers.
@@ -242,7 +243,7 @@ impl Outbox {
         let number = match &owner {
             Owner::Call(..) if queue.sealed => return Err(Full::Closed),
             Owner::Call(number, _) => *number,
-            Owner::None | Owner::Stream | Owner::Subscription(_) => 0,
+            Owner::None | Owner::Last | Owner::Subscription(_) => 0,
         };
         let cost = queue.cost() + message.len() + ENTRY_BYTES;
         let charged = cost.saturating_sub(FREE_BYTES);
@@ -363,13 +364,13 @@ impl Queue {
     fn take(&mut self) -> Taken {
         if let Some(Entry { message, owner }) = self.messages.pop_front() {
             self.bytes -= message.len();
-            if matches!(owner, Owner::Stream) {
+            if matches!(owner, Owner::Last) {
                 self.kept += message.len();
                 return Taken::Item(OutgoingItem::Last(message));
             }
             self.taken += message.len();
             match owner {
-                Owner::None | Owner::Stream => {}
+                Owner::None | Owner::Last => {}
                 Owner::Call(number, input) => {
                     self.calls_taken = number;
                     input.delivered();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use alkhub_calls::OutgoingItem;
 use alkhub_protocol::{CallRequest, Code, Frame};
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
@@ -33,7 +34,7 @@ async fn come_and_go(hub: Arc<Hub>, name: String, seed: u64, stop: CancellationT
             let Some(item) = stop.run_until_cancelled(spoke.outgoing.next()).await else {
                 return spoke;
             };
-            let Some(alkhub_calls::OutgoingItem::Message(message)) = item else {
+            let Some(OutgoingItem::Message(message) | OutgoingItem::Last(message)) = item else {
                 panic!("it reads what it is sent")
             };
             let Frame::Requested(call) = decode(&message) else {

@@ -8,7 +8,7 @@ use alkhub_protocol::{Code, Delivered, Dialect, Frame};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::fixture::{Hub, Spoke, admin, budget, query, request, subscription};
+use crate::fixture::{Hub, Spoke, admin, budget, connection, query, registration, request, subscription};
 
 const LATE: Duration = Duration::from_millis(100);
 
@@ -136,6 +136,25 @@ async fn a_spoke_that_gives_up_aborts_the_call_for_its_caller() {
     };
     assert!(message.starts_with(br#"{"type":"call.aborted""#), "{message:?}");
     assert!(spoke.has_nothing(), "it knows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_is_kept_apart_from_its_call_in_the_origins_dialect_alone() {
+    let hub = Hub::local().await;
+    for dialect in [Dialect::Payload, Dialect::Id] {
+        let (mut connection, outgoing) = connection();
+        connection.dialect = dialect;
+        let input = registration("text", &[query("text.upper")]);
+        let spoke = Spoke::register(&hub, &admin(), input, (connection, outgoing)).await;
+        let mut spoke = spoke.expect("registers");
+        let (ticket, _answers) = hub.dispatch(request("text.upper", json!(1)));
+        spoke.next_call().await;
+
+        ticket.expect("routed").abort("enough");
+
+        let apart = matches!(spoke.next().await, OutgoingItem::Last(_));
+        assert_eq!(apart, dialect == Dialect::Payload);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,7 +55,7 @@ pub(crate) struct Connection<S> {
     conversation: Conversation,
     kind: Option<Kind>,
     pong: Option<Bytes>,
-    /// Ends of streams that the peer must not read together with the items before them.
+    /// Ends of streams and aborts that the peer must not read together with what was sent before them.
     held: Held,
     /// The close that comes when they have gone.
     ending: Option<(u16, String)>,

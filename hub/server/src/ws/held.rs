@@ -1,14 +1,16 @@
-//! The ends of streams for a peer that must not read them together with the items before them.
+//! The ends of streams, and the aborts of calls, for a peer that must not read them together with what came before them.
 //!
 //! A process of the origin takes items and the end of a stream by two ways of its own, and where one read brings both it
-//! sees the end first and loses items. So the end waits here until the peer has answered a ping that was written after
-//! the items: whoever answers has read them, and the end comes by another read.
+//! sees the end first and loses items. As a spoke it takes calls and aborts by two ways, and forgets an abort that it sees
+//! before its call. So the end, or the abort, waits here until the peer has answered a ping that was written after the
+//! items, or the call: whoever answers has read them, and the end comes by another read.
 //!
 //! Invariants
 //! - Every message leaves once and in its order: with the pong that it waits for, after two beats at the latest, or before
 //!   a close.
 //! - At most [`MOST`] wait, and at most [`MOST_BYTES`], for one always may; then the first ones go without their pongs.
 //! - What may go is taken when there is room for it in a write: nothing is copied from here to where it is not bounded.
+//! - Nothing else waits: what is queued after them may be written before them.
 
 use std::collections::VecDeque;
 

@@ -265,3 +265,70 @@ async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
     let text = String::from_utf8_lossy(&said);
     assert_eq!(text.matches("call.responded").count(), 1, "{text}");
 }
+
+/// A process of the origin takes calls and aborts through two queues too: where one read brings several calls and the
+/// abort of a later one, it sees the abort first and runs on.
+#[tokio::test]
+async fn an_abort_waits_until_its_spoke_has_the_call_in_the_origins_dialect() {
+    const PING: [u8; 2] = [0x89, 8];
+    let hub = hub().await;
+    let mut origin = upgraded(&hub).await;
+    let register = json!({"type": "call.requested", "id": "", "payload": {"requestId": "r", "operationId": "hub.register",
+        "input": {"name": "text", "operations": [operation("text", "watch", "subscription")]}}});
+    send(&mut origin, register.to_string().as_bytes()).await;
+    let mut said = Vec::new();
+    until_said(&mut origin, &mut said, b"call.responded").await;
+    let mut caller = Wire::connect(&hub, &hub.admin).await;
+
+    for id in ["c1", "c2", "c3"] {
+        caller.call(Dialect::Origin, id, "text.watch", json!(id)).await;
+    }
+    caller
+        .send(&json!({"type": "call.aborted", "id": "", "payload": {"requestId": "c2"}}))
+        .await;
+    caller.expect("call.aborted").await;
+    // A call that is made later does not wait.
+    caller.call(Dialect::Origin, "c4", "text.watch", json!("c4")).await;
+    until_said(&mut origin, &mut said, br#""input":"c4""#).await;
+    until_said(&mut origin, &mut said, &PING).await;
+
+    let text = String::from_utf8_lossy(&said).into_owned();
+    assert!(!text.contains("call.aborted"), "{text}");
+    let (before, _) = text
+        .split_once(r#","operationId":"text.watch","input":"c2""#)
+        .expect("sent");
+    let (_, id) = before.rsplit_once(r#""requestId":"#).expect("has an id");
+    let wanted = format!(r#"{{"type":"call.aborted","id":"","payload":{{"requestId":{id}"#);
+    let ping = said.windows(2).position(|part| part == PING).expect("seen");
+    let token = said[ping + 2..ping + 10].to_vec();
+    origin.write_all(&frame(0x8A, &token)).await.expect("written");
+    said.clear();
+    until_said(&mut origin, &mut said, wanted.as_bytes()).await;
+}
+
+/// A masked text of any length up to 64 KiB.
+async fn send(socket: &mut TcpStream, text: &[u8]) {
+    let length = u16::try_from(text.len()).expect("not that long").to_be_bytes();
+    let frame = [&[0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], text].concat();
+    socket.write_all(&frame).await.expect("written");
+}
+
+/// A spoke that answers no ping gets its aborts all the same.
+#[tokio::test]
+async fn an_abort_comes_after_two_beats_where_the_spoke_answers_no_ping() {
+    let hub = hub_with(|config| config.server.ping_interval = std::time::Duration::from_millis(300)).await;
+    let mut origin = upgraded(&hub).await;
+    let register = json!({"type": "call.requested", "id": "", "payload": {"requestId": "r", "operationId": "hub.register",
+        "input": {"name": "text", "operations": [operation("text", "slow", "query")]}}});
+    send(&mut origin, register.to_string().as_bytes()).await;
+    let mut said = Vec::new();
+    until_said(&mut origin, &mut said, b"call.responded").await;
+    let mut caller = Wire::connect(&hub, &hub.admin).await;
+
+    caller.call(Dialect::Origin, "c1", "text.slow", json!("a")).await;
+    caller
+        .send(&json!({"type": "call.aborted", "id": "", "payload": {"requestId": "c1"}}))
+        .await;
+
+    until_said(&mut origin, &mut said, b"call.aborted").await;
+}

@@ -157,9 +157,10 @@ async fn an_item_that_cannot_be_read_ends_its_subscription_and_no_other() {
         (&failed["requestId"], &failed["code"]),
         (&json!("s-1"), &json!("OUTPUT_INVALID"))
     );
+    // The abort waits for a pong, and nothing waits for the abort.
+    spoke.expect("__error").await;
     let aborted = spoke.expect("call.aborted").await;
     assert_eq!(aborted["payload"]["requestId"], bad["payload"]["requestId"]);
-    spoke.expect("__error").await;
     spoke.respond(&good, json!("1")).await;
     assert_eq!(client.expect("call.responded").await["payload"]["requestId"], "s-2");
 }
