@@ -32,11 +32,11 @@ struct CallPayload<'a> {
     #[serde(borrow, default)]
     parent_request_id: Option<Cow<'a, str>>,
     #[serde(default)]
-    deadline: Option<Millis>,
+    deadline: Option<AnyMillis>,
     #[serde(default)]
     timeout_ms: Option<Millis>,
     #[serde(default)]
-    idle_timeout: Option<Millis>,
+    idle_timeout: Option<AnyMillis>,
     #[serde(default)]
     target: Option<Target>,
     #[serde(borrow, default)]
@@ -91,11 +91,55 @@ impl Visitor<'_> for MillisVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
-        // Beyond 2^53 a double names no single number.
-        if number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number) {
-            return format!("{number:.0}").parse().map_err(E::custom);
+        if number.fract() == 0.0 && (0.0..=LAST_WHOLE).contains(&number) {
+            return whole(number).ok_or_else(|| E::invalid_type(de::Unexpected::Float(number), &self));
         }
         Err(E::invalid_type(de::Unexpected::Float(number), &self))
+    }
+}
+
+/// Beyond 2^53 a double names no single number.
+const LAST_WHOLE: f64 = 9_007_199_254_740_992.0;
+
+/// The whole part of a number from 0 to [`LAST_WHOLE`].
+fn whole(number: f64) -> Option<u64> {
+    format!("{:.0}", number.trunc()).parse().ok()
+}
+
+/// Milliseconds as the origin's timers take them: any number, of which the whole part within 0 to 2^53 is meant. Its clocks
+/// have fractions, and its "never" is the largest number there is.
+#[derive(Clone, Copy)]
+struct AnyMillis(u64);
+
+impl<'de> Deserialize<'de> for AnyMillis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_u64(AnyMillisVisitor).map(Self)
+    }
+}
+
+struct AnyMillisVisitor;
+
+impl Visitor<'_> for AnyMillisVisitor {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of milliseconds")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
+        Ok(number.min(1 << 53))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<u64, E> {
+        self.visit_u64(u64::try_from(number).unwrap_or(0))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
+        // Also `-0.0`, which is written with its sign.
+        if number < 1.0 {
+            return Ok(0);
+        }
+        whole(number.min(LAST_WHOLE)).ok_or_else(|| E::invalid_type(de::Unexpected::Float(number), &self))
     }
 }
 
@@ -168,9 +212,9 @@ fn requested(
         request_id,
         operation: body.operation_id.as_deref().unwrap_or("").parse()?,
         input: input.unwrap_or_else(RawJson::null),
-        deadline_ms: body.deadline.map(|Millis(ms)| ms),
+        deadline_ms: body.deadline.map(|AnyMillis(ms)| ms),
         timeout_ms: body.timeout_ms.map(|Millis(ms)| ms),
-        idle_timeout_ms: body.idle_timeout.map(|Millis(ms)| ms),
+        idle_timeout_ms: body.idle_timeout.map(|AnyMillis(ms)| ms),
         parent,
         target: target.and_then(|target| target.spoke_id.clone()),
         traceparent: metadata.as_ref().and_then(Metadata::traceparent).map(str::to_owned),

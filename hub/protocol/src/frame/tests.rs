@@ -254,7 +254,7 @@ fn a_broken_call_is_answered_under_its_id_in_its_dialect() {
     let deep = nested(65);
     for payload in [
         r#""timeoutMs":1500.5"#,
-        r#""deadline":-1"#,
+        r#""deadline":"soon""#,
         r#""target":"text""#,
         r#""target":{"spokeId":"Not A Name"}"#,
         r#""input":1,"input":2"#,
@@ -332,6 +332,48 @@ fn milliseconds_are_whole_however_they_are_written() {
             format!(r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","timeoutMs":{wrong}}}}}"#);
         let error = decode(&text).expect_err(wrong);
         assert!(error.to_string().contains("whole number of milliseconds"), "{error}");
+    }
+}
+
+/// The origin hands them to timers that take any number.
+#[test]
+fn a_deadline_and_an_idle_timeout_are_any_number() {
+    const LAST: u64 = 1 << 53;
+    for (number, wanted) in [
+        ("1500.5", 1500),
+        ("1e3", 1000),
+        ("0.99", 0),
+        ("-0.0", 0),
+        ("-0", 0),
+        ("-1", 0),
+        ("-1e300", 0),
+        ("9007199254740991.5", LAST),
+        ("9007199254740993", LAST),
+        ("18446744073709551615", LAST),
+        ("100000000000000000000", LAST),
+        ("1.7976931348623157e+308", LAST),
+        ("1732000000000.75", 1_732_000_000_000),
+    ] {
+        let text = format!(
+            r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","deadline":{number},"idleTimeout":{number}}}}}"#
+        );
+        let Frame::Requested(call) = decode(&text).expect(number).0 else {
+            panic!("not a call")
+        };
+        assert_eq!(
+            (call.deadline_ms, call.idle_timeout_ms),
+            (Some(wanted), Some(wanted)),
+            "{number}"
+        );
+    }
+    for wrong in ["\"10\"", "true", "{}", "[1]"] {
+        for field in ["deadline", "idleTimeout"] {
+            let text =
+                format!(r#"{{"type":"call.requested","id":"r","payload":{{"operationId":"a.b","{field}":{wrong}}}}}"#);
+            let error = decode(&text).expect_err(wrong).to_call_error();
+            assert!(error.message.contains("expected a number of milliseconds"), "{error}");
+            assert_eq!(error.code, Code::BadRequest);
+        }
     }
 }
 
