@@ -3,7 +3,7 @@ import asyncio, json, os, random, sys, uuid, websockets
 URL, KEY = os.environ["ALKHUB_URL"].replace("http", "ws", 1) + "/v1/ws", os.environ["ALKHUB_TOKEN"]
 OPERATIONS = {"sum": ("query", lambda numbers: [sum(numbers)]), "count": ("subscription", lambda last: range(1, last + 1))}
 SPECS = [dict(namespace="demo", name=name, type=kind, inputSchema=True, outputSchema=True) for name, (kind, _) in OPERATIONS.items()]
-async def answer(running, send, requestId, operationId, input, **_):
+async def answer(running, send, requestId, operationId, input=None, **_):
     kind, run = OPERATIONS[operationId.removeprefix("demo.")]
     try:
         for data in run(input):

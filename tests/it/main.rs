@@ -6,6 +6,7 @@ mod generated;
 mod keys;
 mod make;
 mod metrics;
+mod origin;
 mod outages;
 mod pages;
 mod properties;

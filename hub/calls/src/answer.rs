@@ -247,7 +247,7 @@ impl Core {
             code: Some(&error.code),
             started_at: clock.started_at,
             duration,
-            input_bytes: request.input.len(),
+            input_bytes: request.input_or_null().len(),
             output_bytes: 0,
         });
     }

@@ -13,7 +13,7 @@ use alkhub_protocol::{
     CallError, CallRequest, CallStatus, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName,
     scope,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use crate::Caller;
@@ -64,12 +64,17 @@ struct SchemaInput {
 #[serde(rename_all = "camelCase")]
 struct CallInput {
     operation: OperationName,
-    #[serde(default = "RawJson::null")]
-    input: RawJson,
+    #[serde(default, deserialize_with = "given")]
+    input: Option<RawJson>,
     #[serde(default, deserialize_with = "whole::optional")]
     timeout_ms: Option<u64>,
     #[serde(default)]
     target: Option<SpokeName>,
+}
+
+/// Keeps `null` apart from an absent field.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RawJson>, D::Error> {
+    RawJson::deserialize(deserializer).map(Some)
 }
 
 static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
@@ -142,7 +147,7 @@ pub(crate) fn dispatch(
             Ok(inner) => return core.dispatch(caller, inner, sink),
             Err(error) => Err(error),
         },
-        Some(builtin) => builtin.answer(core, caller, &request.input),
+        Some(builtin) => builtin.answer(core, caller, &request.input_or_null()),
     };
     let data = outcome.inspect_err(|error| core.refused(caller, request, &clock, error))?;
     let output = envelope::local(&request.operation, &data);
@@ -154,7 +159,7 @@ pub(crate) fn dispatch(
 
 /// The call that `hub.call` stands for.
 fn target(builtin: &Builtin, request: &CallRequest) -> Result<CallRequest, CallError> {
-    let input: CallInput = builtin.read(&request.input)?;
+    let input: CallInput = builtin.read(&request.input_or_null())?;
     if input.operation.is_reserved() {
         return Err(CallError::new(
             Code::BadRequest,
@@ -270,7 +275,7 @@ impl Core {
             code: None,
             started_at: clock.started_at,
             duration,
-            input_bytes: request.input.len(),
+            input_bytes: request.input_or_null().len(),
             output_bytes: output_bytes as u64,
         });
     }

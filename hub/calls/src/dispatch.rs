@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alkhub_budget::{Held, Kept};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
-use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES, RawJson};
+use alkhub_protocol::{CallError, CallRequest, Code, Dialect, PAYLOAD_LIMIT_BYTES, RawJson};
 use parking_lot::Mutex;
 
 use crate::call::{Call, Clock, Leg, Origin, To};
@@ -129,11 +129,12 @@ impl Core {
             return Err(router::refusal(&pool, Wanted::default()));
         };
         router::allow_operation(&caller.scopes, &operation)?;
-        if request.input.len() > PAYLOAD_LIMIT_BYTES {
+        let input = request.input_or_null();
+        if input.len() > PAYLOAD_LIMIT_BYTES {
             let message = format!("the input is larger than {PAYLOAD_LIMIT_BYTES} bytes");
             return Err(CallError::new(Code::PayloadTooLarge, message));
         }
-        operation.input.check(request.input.as_bytes()).map_err(|violation| {
+        operation.input.check(input.as_bytes()).map_err(|violation| {
             CallError::new(Code::ValidationError, format!("input {violation}")).details(violation.details())
         })?;
         if request.timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -147,7 +148,7 @@ impl Core {
             return Err(CallError::new(Code::Overloaded, message).retryable());
         }
         let budget = self.budgets.key(&caller.key_id);
-        let held = budget.take(Kept::Calls, request.input.len() + bare_bytes(request))?;
+        let held = budget.take(Kept::Calls, input.len() + bare_bytes(request))?;
         let running = self.quota.take(&caller.key_id, self.config.max_in_flight_per_key)?;
         Ok(Admitted {
             pool,
@@ -226,7 +227,8 @@ impl Core {
         // It is sent again only while nobody surely has it.
         let input = call.input.json().ok_or(NotPlaced::Gone)?;
         let Some(link) = &instance.link else {
-            let sent = self.relay.call(call, attempt, &input, instance);
+            let input = call.input.is_given.then_some(&input);
+            let sent = self.relay.call(call, attempt, input, instance);
             return sent.map(|()| None).map_err(NotPlaced::from);
         };
         if !link.add(call.key) {
@@ -239,7 +241,10 @@ impl Core {
         };
         let connection = &link.connection;
         let id = self.leg_id(call.key);
-        let message = encode::call_requested(connection.dialect, &id, &call.operation.name, &input, &options);
+        let origin = connection.dialect == Dialect::Payload;
+        let left_out = origin && call.operation.nothing.leaves_out(&input, call.input.is_given);
+        let input = Some(&input).filter(|_| !left_out);
+        let message = encode::call_requested(connection.dialect, &id, &call.operation.name, input, &options);
         connection
             .outbox
             .push_call(message, &call.input)
@@ -274,7 +279,7 @@ impl Core {
 }
 
 /// Takes the input out of a request: it is kept for a shorter time.
-pub(crate) fn split(mut request: CallRequest) -> (CallRequest, RawJson) {
-    let input = std::mem::replace(&mut request.input, RawJson::null());
+pub(crate) fn split(mut request: CallRequest) -> (CallRequest, Option<RawJson>) {
+    let input = request.input.take();
     (request, input)
 }

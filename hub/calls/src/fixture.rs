@@ -30,7 +30,7 @@ pub(crate) fn budget() -> Budget {
 /// The input of some call.
 pub(crate) fn input() -> Arc<Input> {
     let held = budget().take(Kept::Calls, CALL_BYTES).expect("room");
-    Arc::new(Input::new(RawJson::null(), held))
+    Arc::new(Input::new(None, held))
 }
 
 pub(crate) fn specs() -> Arc<Specs> {

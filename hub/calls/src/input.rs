@@ -21,6 +21,8 @@ pub(crate) fn bare_bytes(request: &CallRequest) -> usize {
 pub(crate) struct Input {
     /// Its length, which is recorded.
     pub(crate) bytes: usize,
+    /// Whether there is one; else `null` stands for it.
+    pub(crate) is_given: bool,
     /// What stays charged without it.
     bare_bytes: usize,
     kept: Mutex<(Option<RawJson>, Held)>,
@@ -30,15 +32,18 @@ pub(crate) struct Input {
 
 impl Input {
     /// Keeps an input; `held` covers it and [`bare_bytes`].
-    pub(crate) fn new(input: RawJson, held: Held) -> Self {
+    pub(crate) fn new(input: Option<RawJson>, held: Held) -> Self {
+        let is_given = input.is_some();
+        let input = input.unwrap_or_else(RawJson::null);
         Self {
             bytes: input.len(),
+            is_given,
             bare_bytes: held.bytes().saturating_sub(input.len()),
             kept: Mutex::new((Some(input), held)),
         }
     }
 
-    /// The input; `None` when it was delivered.
+    /// The input, or the `null` in its place; `None` when it was delivered.
     pub(crate) fn json(&self) -> Option<RawJson> {
         self.kept.lock().0.clone()
     }

@@ -96,7 +96,7 @@ impl Names {
 
     /// Queues a call; gives it back when there is no room.
     fn queue(&self, missed: Box<Missed>) -> Result<(), Box<Missed>> {
-        let size = missed.request.input.len();
+        let size = missed.request.input_or_null().len();
         if self.bytes.fetch_add(size, Ordering::AcqRel) + size > BYTES {
             self.bytes.fetch_sub(size, Ordering::AcqRel);
             return Err(missed);
@@ -136,7 +136,8 @@ impl Core {
             let names = batch.iter().map(|missed| missed.request.operation.clone()).collect();
             self.look_up(names).await;
             for missed in batch.drain(..) {
-                self.names.bytes.fetch_sub(missed.request.input.len(), Ordering::AcqRel);
+                let size = missed.request.input_or_null().len();
+                self.names.bytes.fetch_sub(size, Ordering::AcqRel);
                 self.refuse_missed(*missed);
             }
             tokio::time::sleep(PAUSE).await;

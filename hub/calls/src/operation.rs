@@ -7,7 +7,7 @@ use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSp
 use alkhub_store::SpecHash;
 
 use crate::metrics::Series;
-use crate::schema::{self, Check, Prepared};
+use crate::schema::{self, Check, Nothing, Prepared, Side};
 
 /// What an operation takes beside its checks, in bytes; its texts come on top.
 const BARE_BYTES: usize = 1024;
@@ -27,6 +27,8 @@ pub(crate) struct Operation {
     pub(crate) spec: OperationSpec,
     pub(crate) hash: SpecHash,
     pub(crate) input: Check,
+    /// What a spoke of the origin gets for an input of nothing.
+    pub(crate) nothing: Nothing,
     pub(crate) output: Check,
     pub(crate) series: Arc<Series>,
     /// What its specification says and the hub does not do.
@@ -57,9 +59,9 @@ impl Operation {
         limit: usize,
     ) -> Result<Self, Error> {
         let bare = BARE_BYTES + text_bytes(&spec);
-        let input = prepare("input schema", &spec.input_schema, (bare, limit))?;
+        let input = prepare(Side::Input, &spec.input_schema, (bare, limit))?;
         let bytes = bare + input.bytes;
-        let output = prepare("output schema", &spec.output_schema, (bytes, limit))?;
+        let output = prepare(Side::Output, &spec.output_schema, (bytes, limit))?;
         let told = |part: &'static str, warnings: Vec<String>| {
             warnings.into_iter().map(move |warning| format!("`{part}`: {warning}"))
         };
@@ -68,6 +70,7 @@ impl Operation {
             warnings: warnings.collect(),
             bytes: bytes + output.bytes,
             input: input.check,
+            nothing: input.nothing,
             output: output.check,
             name,
             spelled: spec.spelled().into(),
@@ -85,6 +88,7 @@ impl Operation {
             spec: self.spec.clone(),
             hash: self.hash,
             input: Check::Anything,
+            nothing: self.nothing,
             output: Check::Anything,
             series: Arc::clone(&self.series),
             warnings: Vec::new(),
@@ -113,9 +117,13 @@ impl Operation {
 }
 
 /// Compiles a schema of an operation that takes so many bytes without it, of so many at most.
-fn prepare(part: &'static str, schema: &RawJson, (taken, limit): (usize, usize)) -> Result<Prepared, Error> {
+fn prepare(side: Side, schema: &RawJson, (taken, limit): (usize, usize)) -> Result<Prepared, Error> {
+    let part = match side {
+        Side::Input => "input schema",
+        Side::Output => "output schema",
+    };
     let room = limit.checked_sub(taken).ok_or(Error::Over { bytes: taken })?;
-    Check::prepare(schema, room).map_err(|source| match source {
+    Check::prepare(schema, side, room).map_err(|source| match source {
         schema::Error::Over { bytes } => Error::Over { bytes: taken + bytes },
         source => Error::Schema { part, source },
     })

@@ -78,8 +78,15 @@ impl Relay {
         }
     }
 
-    /// Sends a call to the hub that holds the instance; it had been sent again `attempt` times before.
-    pub(crate) fn call(&self, call: &Call, attempt: u8, input: &RawJson, instance: &Instance) -> Result<(), NotSent> {
+    /// Sends a call to the hub that holds the instance; it had been sent again `attempt` times before. Where its caller gave no
+    /// input it has none: what the spoke gets then is for that hub to say.
+    pub(crate) fn call(
+        &self,
+        call: &Call,
+        attempt: u8,
+        input: Option<&RawJson>,
+        instance: &Instance,
+    ) -> Result<(), NotSent> {
         let entry = &instance.entry;
         let destination = Destination {
             spoke: entry.spoke.clone(),

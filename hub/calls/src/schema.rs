@@ -20,10 +20,13 @@ use serde_json::Value;
 use metered::{Metered, Seen, Spent, Tariff};
 use shape::{Patterns, Shape};
 
+pub(crate) use undefined::Nothing;
+
 mod dialect;
 mod equality;
 mod metered;
 mod shape;
+mod undefined;
 
 /// Largest schema that is compiled, in bytes.
 const SCHEMA_LIMIT_BYTES: usize = 256 * 1024;
@@ -68,10 +71,20 @@ pub(crate) struct Compiled {
     tariff: Tariff,
 }
 
+/// What a schema is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Input,
+    /// What JSON leaves out of it is not missed.
+    Output,
+}
+
 /// A schema that was compiled, with what there is to say of it.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) check: Check,
+    /// What a value of nothing is to the schema as it was written.
+    pub(crate) nothing: Nothing,
     /// What is not checked although the schema has it.
     pub(crate) warnings: Vec<String>,
     /// How much memory it takes at most, in bytes.
@@ -118,7 +131,7 @@ pub struct InvalidSchema(#[from] Error);
 /// # Errors
 /// A hub refuses it, for this reason.
 pub fn check_schema(schema: &RawJson) -> Result<Vec<String>, InvalidSchema> {
-    Ok(Check::prepare(schema, usize::MAX)?.warnings)
+    Ok(Check::prepare(schema, Side::Input, usize::MAX)?.warnings)
 }
 
 // === impl Check ===
@@ -126,7 +139,7 @@ pub fn check_schema(schema: &RawJson) -> Result<Vec<String>, InvalidSchema> {
 impl Check {
     /// Compiles a schema unless it takes more bytes than `limit`, which is known before the work is done. Takes a second
     /// for the largest ones: not for a thread that serves others.
-    pub(crate) fn prepare(schema: &RawJson, limit: usize) -> Result<Prepared, Error> {
+    pub(crate) fn prepare(schema: &RawJson, side: Side, limit: usize) -> Result<Prepared, Error> {
         if schema.len() > SCHEMA_LIMIT_BYTES {
             return Err(Error::TooLarge);
         }
@@ -135,10 +148,15 @@ impl Check {
             return Err(Error::Number(shortened(number)));
         }
         let mut value = equality::to_value(&tree);
+        let nothing = Nothing::of(&value);
+        if side == Side::Output {
+            undefined::leave_out(&mut value);
+        }
         let warnings = dialect::adapt(&mut value);
         if accepts_anything(&value) {
             return Ok(Prepared {
                 check: Self::Anything,
+                nothing,
                 warnings,
                 bytes: 0,
             });
@@ -160,6 +178,7 @@ impl Check {
                 validator: built.validator,
                 tariff,
             })),
+            nothing,
             warnings,
             bytes: bare + built.pattern_bytes,
         })
@@ -167,7 +186,7 @@ impl Check {
 
     /// Compiles a schema of the hub's own.
     pub(crate) fn compile(schema: &RawJson) -> Result<Self, Error> {
-        Self::prepare(schema, usize::MAX).map(|prepared| prepared.check)
+        Self::prepare(schema, Side::Input, usize::MAX).map(|prepared| prepared.check)
     }
 
     /// Checks one value.

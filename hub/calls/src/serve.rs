@@ -171,13 +171,14 @@ impl Core {
             )));
         }
         let identity = requested.identity.take();
-        let (request, input) = split(requested.into_request(0));
+        let request = requested.into_request(0);
+        let bytes = request.input_or_null().len() + bare_bytes(&request);
+        let (request, input) = split(request);
         // To the caller's key, as if it had called here: no key takes what the others of its hub need.
         let payer = match &identity {
             Some(identity) => Arc::from(identity.id.as_str()),
             None => Arc::from(format!("hub {}", asked.hub)),
         };
-        let bytes = input.len() + bare_bytes(&request);
         let taken = self
             .budgets
             .key(&payer)

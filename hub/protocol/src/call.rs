@@ -59,8 +59,8 @@ pub struct CallRequest {
     pub request_id: RequestId,
     /// What to call.
     pub operation: OperationName,
-    /// The input; `null` when the caller sent none.
-    pub input: RawJson,
+    /// The input, when the caller sent one.
+    pub input: Option<RawJson>,
     /// Time left until the call fails with `TIMEOUT`; the hub's default applies when absent.
     pub timeout: Option<Duration>,
     /// For subscriptions: longest silence between two items.
@@ -125,6 +125,15 @@ pub struct CallRecord {
     /// W3C trace id, when the caller gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
+}
+
+// === impl CallRequest ===
+
+impl CallRequest {
+    /// The input as it is checked and counted: `null` stands for none.
+    pub fn input_or_null(&self) -> RawJson {
+        self.input.clone().unwrap_or_else(RawJson::null)
+    }
 }
 
 // === impl Metadata ===

@@ -93,8 +93,8 @@ pub struct Requested {
     pub request_id: RequestId,
     /// What to call.
     pub operation: OperationName,
-    /// The input; `null` when absent.
-    pub input: RawJson,
+    /// The input; `None` when absent, which a spoke of the origin tells from `null`.
+    pub input: Option<RawJson>,
     /// Calls: the absolute end in milliseconds since the epoch, by the caller's clock.
     pub deadline_ms: Option<u64>,
     /// Calls: time left in milliseconds; preferred to `deadline_ms`.

@@ -99,6 +99,11 @@ impl RawJson {
         strict::from_slice(&self.0)
     }
 
+    /// Whether it is `null`.
+    pub fn is_null(&self) -> bool {
+        &self.0[..] == b"null"
+    }
+
     /// The text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

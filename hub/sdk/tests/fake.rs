@@ -121,7 +121,7 @@ impl Peer {
             Dialect::Id,
             id,
             &operation,
-            &input,
+            Some(&input),
             &encode::RequestOptions::default(),
         ))
         .await;
@@ -149,8 +149,8 @@ async fn a_call_is_answered_in_either_dialect() {
             panic!("expected a call")
         };
         assert_eq!(
-            (call.operation.as_str(), call.input.as_str()),
-            ("text.upper", "\"hello\"")
+            (call.operation.as_str(), call.input.as_ref().map(RawJson::as_str)),
+            ("text.upper", Some("\"hello\""))
         );
         assert!(call.timeout_ms.is_some_and(|ms| ms > 0), "the deadline travels");
         peer.respond(call.request_id.as_str(), "\"HELLO\"").await;
@@ -256,7 +256,7 @@ async fn a_call_whose_connection_breaks_is_lost_and_not_sent_again() {
             panic!("expected a call")
         };
         again.respond(call.request_id.as_str(), "\"2\"").await;
-        call.input
+        call.input.expect("given")
     });
 
     let error = answer.expect_err("lost");
@@ -453,7 +453,7 @@ async fn a_spoke_registers_with_its_schemas_and_answers() {
         let Frame::Requested(call) = peer.frame().await else {
             panic!("expected hub.register")
         };
-        let input: serde_json::Value = call.input.to().expect("JSON");
+        let input: serde_json::Value = call.input.expect("given").to().expect("JSON");
         assert_eq!(input["operations"][0]["namespace"], "text");
         assert_eq!(input["operations"][0]["inputSchema"]["type"], "string");
         assert_eq!(input["operations"][0]["type"], "query");
@@ -512,14 +512,8 @@ async fn a_handler_sees_who_asks_and_everything_that_came_with_the_call() {
     };
 
     let name = "text.who".parse().expect("valid");
-    peer.send(encode::call_requested(
-        Dialect::Id,
-        "r1",
-        &name,
-        &RawJson::null(),
-        &options,
-    ))
-    .await;
+    peer.send(encode::call_requested(Dialect::Id, "r1", &name, None, &options))
+        .await;
 
     let Frame::Responded { output, .. } = peer.frame().await else {
         panic!("expected an answer")
@@ -677,7 +671,7 @@ async fn a_shutdown_waits_for_the_withdrawal_and_finishes_every_call_that_comes_
         let Frame::Requested(again) = peer.frame().await else {
             panic!("expected hub.register")
         };
-        let withdrawn: serde_json::Value = again.input.to().expect("JSON");
+        let withdrawn: serde_json::Value = again.input.expect("given").to().expect("JSON");
         let mut answered = Vec::new();
         // The last one comes when nothing runs any more, and the withdrawal is still not confirmed.
         for id in ["r2", "r1", "r3"] {

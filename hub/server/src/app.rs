@@ -86,7 +86,7 @@ impl App {
             return self.calls.kind(&request.operation);
         }
         // An input that is none is refused where it is called.
-        let inner: HubCall = request.input.to().ok()?;
+        let inner: HubCall = request.input.as_ref()?.to().ok()?;
         self.calls.kind(&inner.operation)
     }
 

@@ -50,7 +50,7 @@ fn calling() -> Vec<Endpoint> {
                 "The call in whose course this one is made.",
                 shape::<RequestId>,
             )
-            .reads_any("The input; an empty body is `null`.")
+            .reads_any("The input; with an empty body there is none, which is checked as `null`.")
             .gives_output()
             .streams(),
         at(Method::GET, "/v1/operations", get(operations::list))

@@ -43,7 +43,7 @@ fn a_call_arrives_with_its_input_as_it_was() {
         traceparent: Some("00-a-b-01"),
         ..RequestOptions::default()
     };
-    let frame = encode::call_requested(Dialect::Payload, "7", &name, &input, &options);
+    let frame = encode::call_requested(Dialect::Payload, "7", &name, Some(&input), &options);
 
     let read = Message::decode(&encoded(&header(Way::Out, Some(destination())), &frame)).expect("valid");
 
@@ -51,7 +51,7 @@ fn a_call_arrives_with_its_input_as_it_was() {
         panic!("not a call: {read:?}");
     };
     assert_eq!((asked, to), (said(None), destination()));
-    assert_eq!(requested.input, input);
+    assert_eq!(requested.input, Some(input));
     assert_eq!(requested.timeout_ms, Some(3000));
     assert_eq!(requested.traceparent.as_deref(), Some("00-a-b-01"));
 }

@@ -10,6 +10,8 @@
 //! | `type: "void"`, `type: "undefined"` | `type: "null"`: JSON has no other word for nothing |
 //! | any other unknown `type` (`Date`, `Uint8Array`, `bigint`, ...) | nothing is checked there, and a warning says so |
 //!
+//! What of `undefined` has no place in JSON at all is [`super::undefined`]'s, which reads a schema before it is rewritten.
+//!
 //! A schema that names an older draft in `$schema` keeps that draft's lists and exclusive limits: the validator knows
 //! them.
 
@@ -18,7 +20,7 @@ use serde_json::{Map, Value};
 use super::shape::{BELOW, BELOW_LISTS, BELOW_MAPS, LISTS, MAPS, SINGLE};
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
-const NOTHING: [&str; 2] = ["void", "undefined"];
+pub(super) const NOTHING: [&str; 2] = ["void", "undefined"];
 
 /// Keywords with a schema, or with schemas by name, that apply to no value by themselves.
 const ASIDE: &str = "contentSchema";
@@ -67,23 +69,8 @@ impl Adapter {
             exclusive(keywords, "maximum", "exclusiveMaximum");
         }
         for (keyword, value) in keywords.iter_mut() {
-            let keyword = keyword.as_str();
-            match value {
-                Value::Array(items) if LISTS.contains(&keyword) || BELOW_LISTS.contains(&keyword) => {
-                    for (i, item) in items.iter_mut().enumerate() {
-                        self.schema(item, &format!("{path}/{keyword}/{i}"));
-                    }
-                }
-                Value::Object(inner) if has_schemas_by_name(keyword) => {
-                    for (name, item) in inner.iter_mut() {
-                        let name = name.replace('~', "~0").replace('/', "~1");
-                        self.schema(item, &format!("{path}/{keyword}/{name}"));
-                    }
-                }
-                Value::Object(_) if SINGLE.contains(&keyword) || BELOW.contains(&keyword) || keyword == ASIDE => {
-                    self.schema(value, &format!("{path}/{keyword}"));
-                }
-                _ => {}
+            for (place, inner) in schemas_of(keyword, value) {
+                self.schema(inner, &format!("{path}/{keyword}{place}"));
             }
         }
     }
@@ -128,6 +115,27 @@ impl Adapter {
         };
         self.warnings
             .push(format!("`{name}` is no type of JSON: {what} is not checked"));
+    }
+}
+
+/// The schemas that a keyword has, each with its place under the keyword as a JSON pointer.
+pub(super) fn schemas_of<'a>(keyword: &str, value: &'a mut Value) -> Vec<(String, &'a mut Value)> {
+    if value.is_object() && (SINGLE.contains(&keyword) || BELOW.contains(&keyword) || keyword == ASIDE) {
+        return vec![(String::new(), value)];
+    }
+    match value {
+        Value::Array(items) if LISTS.contains(&keyword) || BELOW_LISTS.contains(&keyword) => {
+            let items = items.iter_mut().enumerate();
+            items.map(|(i, item)| (format!("/{i}"), item)).collect()
+        }
+        Value::Object(inner) if has_schemas_by_name(keyword) => {
+            let escaped = |name: &String| name.replace('~', "~0").replace('/', "~1");
+            let inner = inner.iter_mut();
+            inner
+                .map(|(name, item)| (format!("/{}", escaped(name)), item))
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 

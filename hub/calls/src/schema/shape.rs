@@ -24,7 +24,7 @@ const META_SPREAD: u64 = 64;
 pub(super) const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 pub(super) const SINGLE: [&str; 4] = ["not", "if", "then", "else"];
 pub(super) const MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
-const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
+pub(super) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 pub(super) const BELOW: [&str; 7] = [
     "items",
     "additionalItems",

@@ -418,9 +418,9 @@ fn what_is_over_the_limit_is_refused_before_it_is_compiled() {
     let schema = RawJson::from(serde_json::json!({ "properties": properties }));
     let began = tokio::time::Instant::now();
 
-    let refused = Check::prepare(&schema, 1 << 20).expect_err("150 patterns take more than 1 MiB");
+    let refused = Check::prepare(&schema, Side::Input, 1 << 20).expect_err("150 patterns take more than 1 MiB");
     let in_vain = began.elapsed();
-    let taken = Check::prepare(&schema, usize::MAX).expect("a schema");
+    let taken = Check::prepare(&schema, Side::Input, usize::MAX).expect("a schema");
 
     let Error::Over { bytes } = refused else {
         panic!("{refused}");
@@ -538,12 +538,17 @@ fn shapes_of_typebox_are_checked_as_far_as_json_goes() {
             1,
         ),
     ] {
-        let prepared = Check::prepare(&RawJson::parse(schema).expect("JSON"), usize::MAX).expect(schema);
+        let prepared = Check::prepare(&RawJson::parse(schema).expect("JSON"), Side::Input, usize::MAX).expect(schema);
         assert!(prepared.check.check(valid.as_bytes()).is_ok(), "{schema}");
         assert!(prepared.check.check(invalid.as_bytes()).is_err(), "{schema}");
         assert_eq!(prepared.warnings.len(), warnings, "{:?}", prepared.warnings);
     }
-    let raw = Check::prepare(&RawJson::parse(r#"{"type":"Uint8Array"}"#).expect("JSON"), usize::MAX).expect("accepted");
+    let raw = Check::prepare(
+        &RawJson::parse(r#"{"type":"Uint8Array"}"#).expect("JSON"),
+        Side::Input,
+        usize::MAX,
+    )
+    .expect("accepted");
     assert!(matches!(raw.check, Check::Anything));
     assert_eq!(
         raw.warnings,

@@ -342,7 +342,7 @@ pub(crate) fn request(operation: &str, input: Value) -> CallRequest {
     CallRequest {
         request_id: format!("r{number}").parse().expect("valid"),
         operation: operation.parse().expect("valid"),
-        input: RawJson::from(input),
+        input: Some(RawJson::from(input)),
         timeout: None,
         idle_timeout: None,
         parent: None,

@@ -29,11 +29,11 @@ async fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
     let _spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
     let input = |text: &str| alkhub_protocol::RawJson::parse(text.to_owned()).expect("JSON");
     let list = |text: &str| alkhub_protocol::CallRequest {
-        input: input(text),
+        input: Some(input(text)),
         ..request("hub.list", json!(null))
     };
     let call = |number: &str| alkhub_protocol::CallRequest {
-        input: input(&format!(r#"{{"operation":"text.upper","timeoutMs":{number}}}"#)),
+        input: Some(input(&format!(r#"{{"operation":"text.upper","timeoutMs":{number}}}"#))),
         ..request("hub.call", json!(null))
     };
 

@@ -60,7 +60,7 @@ fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
             Dialect::Payload,
             &format!("r{n}"),
             &name,
-            &input,
+            Some(&input),
             &RequestOptions::default(),
         )
     };

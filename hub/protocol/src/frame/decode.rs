@@ -211,7 +211,7 @@ fn requested(
     Ok(Requested {
         request_id,
         operation: body.operation_id.as_deref().unwrap_or("").parse()?,
-        input: input.unwrap_or_else(RawJson::null),
+        input,
         deadline_ms: body.deadline.map(|AnyMillis(ms)| ms),
         timeout_ms: body.timeout_ms.map(|Millis(ms)| ms),
         idle_timeout_ms: body.idle_timeout.map(|AnyMillis(ms)| ms),
@@ -270,7 +270,7 @@ pub(super) fn register(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     Ok(Frame::Requested(Requested {
         request_id,
         operation,
-        input,
+        input: Some(input),
         deadline_ms: None,
         timeout_ms: None,
         idle_timeout_ms: None,

@@ -33,21 +33,23 @@ pub struct RequestOptions<'a> {
     pub now_ms: u64,
 }
 
-/// `call.requested`; to a spoke with its operation as the spoke itself spells it.
+/// `call.requested`; to a spoke with its operation as the spoke itself spells it. Without an input it has no `input`.
 pub fn call_requested(
     dialect: Dialect,
     request_id: &str,
     operation: &OperationName,
-    input: &RawJson,
+    input: Option<&RawJson>,
     options: &RequestOptions<'_>,
 ) -> Bytes {
     let operation = options.spelled.unwrap_or(operation.as_str());
-    let more = operation.len() + input.len() + 160;
+    let more = operation.len() + input.map_or(0, RawJson::len) + 160;
     let mut out = start("call.requested", dialect, request_id, more);
     out.extend_from_slice(b",\"operationId\":");
     push_string(&mut out, operation);
-    out.extend_from_slice(b",\"input\":");
-    out.extend_from_slice(input.as_bytes());
+    if let Some(input) = input {
+        out.extend_from_slice(b",\"input\":");
+        out.extend_from_slice(input.as_bytes());
+    }
     if let Some(parent) = options.parent {
         out.extend_from_slice(b",\"parentRequestId\":");
         push_string(&mut out, parent);

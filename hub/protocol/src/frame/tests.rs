@@ -32,7 +32,7 @@ fn a_call_of_the_origin_is_read() {
     };
     assert_eq!(dialect, Some(Dialect::Payload));
     assert_eq!(call.operation.as_str(), "task.watch");
-    assert_eq!(call.input.as_str(), r#"{"a":[1, 2]}"#);
+    assert_eq!(call.input.as_ref().map(RawJson::as_str), Some(r#"{"a":[1, 2]}"#));
     assert_eq!(call.into_request(500).timeout, Some(Duration::from_millis(1500)));
 }
 
@@ -78,8 +78,12 @@ fn frames_are_written_as_the_protocol_says() {
 
     for (frame, golden) in [
         (
-            encode::call_requested(Dialect::Payload, "r", &operation, &RawJson::null(), &options),
+            encode::call_requested(Dialect::Payload, "r", &operation, Some(&RawJson::null()), &options),
             r#"{"type":"call.requested","id":"","payload":{"requestId":"r","operationId":"a.b","input":null,"deadline":1500,"timeoutMs":1000}}"#,
+        ),
+        (
+            encode::call_requested(Dialect::Payload, "r", &operation, None, &options),
+            r#"{"type":"call.requested","id":"","payload":{"requestId":"r","operationId":"a.b","deadline":1500,"timeoutMs":1000}}"#,
         ),
         (
             encode::call_completed(Dialect::Payload, "r"),
@@ -138,7 +142,7 @@ fn a_spoke_is_told_who_asks_and_everything_that_the_caller_sent() {
             identity: Some(&identity),
             ..RequestOptions::default()
         };
-        let frame = encode::call_requested(Dialect::Payload, "r", &operation, &RawJson::null(), &options);
+        let frame = encode::call_requested(Dialect::Payload, "r", &operation, Some(&RawJson::null()), &options);
 
         assert_eq!(
             text(frame.clone()),
@@ -297,7 +301,7 @@ fn the_second_look_sees_what_the_first_one_does() {
     for dialect in [Dialect::Payload, Dialect::Id] {
         for (message, asks) in [
             (
-                encode::call_requested(dialect, "r\\1", &operation, &output, &RequestOptions::default()),
+                encode::call_requested(dialect, "r\\1", &operation, Some(&output), &RequestOptions::default()),
                 true,
             ),
             (encode::call_responded(dialect, "r\\1", &output), false),
@@ -333,6 +337,22 @@ fn milliseconds_are_whole_however_they_are_written() {
         let error = decode(&text).expect_err(wrong);
         assert!(error.to_string().contains("whole number of milliseconds"), "{error}");
     }
+}
+
+#[test]
+fn an_absent_input_differs_from_null() {
+    let input = |fields: &str| {
+        let text =
+            format!(r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r","operationId":"a.b"{fields}}}}}"#);
+        match decode(&text).expect("valid").0 {
+            Frame::Requested(call) => call.into_request(0),
+            other => panic!("{other:?}"),
+        }
+    };
+
+    assert_eq!(input("").input, None);
+    assert_eq!(input("").input_or_null(), RawJson::null());
+    assert_eq!(input(r#","input": null"#).input, Some(RawJson::null()));
 }
 
 /// The origin hands them to timers that take any number.
@@ -451,7 +471,7 @@ fn a_value_of_sixty_four_levels_is_read_wherever_it_stands() {
     let (topic, id) = ("a:1".parse().expect("valid"), "r");
     for message in [
         encode::event(&topic, Some(&input)),
-        encode::call_requested(Dialect::Payload, id, &operation, &input, &options),
+        encode::call_requested(Dialect::Payload, id, &operation, Some(&input), &options),
         encode::call_responded(Dialect::Payload, id, &input),
         encode::call_responded(Dialect::Payload, id, &wrapped),
     ] {

@@ -57,7 +57,7 @@ pub(super) fn requested(
         now_ms: now_ms(),
         ..RequestOptions::default()
     };
-    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
+    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, Some(input), &wire);
     if let Some(target) = &options.target {
         frame = with_target(&frame, target);
     }

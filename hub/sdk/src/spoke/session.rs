@@ -56,7 +56,7 @@ impl Session {
             Dialect::Id,
             register_id.as_str(),
             &operation,
-            &shared.register,
+            Some(&shared.register),
             &options,
         ));
         let (sender, receiver) = oneshot::channel();
@@ -204,6 +204,7 @@ async fn answer(
         aborted: aborted.clone(),
     };
     let request_id = context.request_id.clone();
+    let input = input.unwrap_or_else(RawJson::null);
     let work = AssertUnwindSafe(work(run, input, context, outbox)).catch_unwind();
     let failure = tokio::select! {
         biased;
@@ -267,7 +268,7 @@ pub(super) fn register(id: &RequestId, input: &RawJson) -> Bytes {
         Dialect::Id,
         id.as_str(),
         &operation,
-        input,
+        Some(input),
         &encode::RequestOptions::default(),
     )
 }

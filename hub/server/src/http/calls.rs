@@ -1,7 +1,7 @@
 //! Calls over HTTP, and the list of ended ones.
 
 use alkhub_protocol::call::{CallRecord, Metadata};
-use alkhub_protocol::{CallRequest, CallStatus, Code, OperationKind, OperationName, RawJson, scope};
+use alkhub_protocol::{CallRequest, CallStatus, Code, OperationKind, OperationName, scope};
 use alkhub_store::{CallFilter, Cursor};
 use axum::extract::State;
 use axum::response::Response;
@@ -40,7 +40,7 @@ pub(crate) async fn call(
     let traced = metadata.as_ref().and_then(Metadata::traceparent).map(str::to_owned);
     let request = CallRequest {
         request_id,
-        input: input.unwrap_or_else(RawJson::null),
+        input,
         timeout: request::timeout(&headers)?,
         idle_timeout: None,
         parent: request::parent(&headers)?,

@@ -253,7 +253,7 @@ impl Conversation {
     }
 
     fn call(&mut self, mut requested: Requested, bytes: usize) {
-        requested.input = requested.input.out_of(bytes);
+        requested.input = requested.input.map(|input| input.out_of(bytes));
         let metadata = requested.metadata.take();
         // It may stay for longer than the input, which is what the frame is large for.
         requested.metadata = metadata.map(|metadata| Box::new(metadata.out_of(bytes)));

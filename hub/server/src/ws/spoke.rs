@@ -153,7 +153,8 @@ impl Conversation {
     /// `hub.register`.
     pub(super) fn register(&mut self, requested: Requested) {
         let request_id = requested.request_id;
-        let input = match requested.input.to::<RegisterInput>() {
+        let input = requested.input.unwrap_or_else(RawJson::null);
+        let input = match input.to::<RegisterInput>() {
             Ok(input) => input,
             Err(error) => {
                 let fault: String = error.to_string().chars().take(SHOWN).collect();
