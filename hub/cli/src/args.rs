@@ -197,7 +197,7 @@ pub(crate) struct OfferArgs {
 pub(crate) struct CallArgs {
     /// Operation, `namespace.operation`
     pub(crate) operation: String,
-    /// Input: JSON, @FILE, or - for standard input; null when absent
+    /// Input: JSON, @FILE, or - for standard input; none when absent
     pub(crate) input: Option<String>,
     /// Time until the call fails and is aborted, for example 500ms, 5s or 2m; a number alone is seconds
     #[arg(long, value_name = "TIME", value_parser = values::time_above_zero)]

@@ -30,6 +30,7 @@ pub(crate) async fn call(args: CallArgs) -> Result<ExitCode, Failure> {
     let options = CallOptions {
         timeout: args.timeout.map(|time| time.0),
         target,
+        without_input: args.input.is_none(),
         ..CallOptions::default()
     };
     let client = args.client.hub.client()?;
@@ -94,7 +95,7 @@ pub(crate) fn shown(data: &RawJson, output: Output, many_lines: bool) -> String 
     }
 }
 
-/// JSON from an argument, from `@file` or, for `-`, from standard input; `null` without an argument.
+/// JSON from an argument, from `@file` or, for `-`, from standard input; `null` stands for none without an argument.
 pub(crate) fn read_json(argument: Option<&str>) -> Result<RawJson, Failure> {
     let (text, origin) = match argument {
         None => return Ok(RawJson::null()),

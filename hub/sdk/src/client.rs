@@ -75,6 +75,8 @@ pub struct CallOptions {
     pub traceparent: Option<String>,
     /// A JSON object of at most 16 KiB that reaches the handler as it is, see [`crate::Context::metadata`].
     pub metadata: Option<RawJson>,
+    /// Sends no input, whatever is given: an operation of the origin's may tell that from `null`.
+    pub without_input: bool,
 }
 
 // === impl Client ===

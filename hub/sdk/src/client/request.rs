@@ -57,7 +57,8 @@ pub(super) fn requested(
         now_ms: now_ms(),
         ..RequestOptions::default()
     };
-    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, Some(input), &wire);
+    let input = Some(input).filter(|_| !options.without_input);
+    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
     if let Some(target) = &options.target {
         frame = with_target(&frame, target);
     }
@@ -117,6 +118,24 @@ mod tests {
             call.metadata.expect("given").raw().as_str(),
             r#"{"traceparent":"00-a-b-01","n":1.50}"#
         );
+    }
+
+    #[test]
+    fn an_input_is_null_or_is_not_sent() {
+        let operation = "a.b".parse().expect("valid");
+        for (without_input, wanted) in [(false, Some(RawJson::null())), (true, None)] {
+            let options = CallOptions {
+                without_input,
+                ..CallOptions::default()
+            };
+
+            let frame = requested(&new_id(), &operation, &RawJson::null(), &options).expect("small");
+
+            let (Frame::Requested(call), _) = Frame::decode(&frame).expect("valid") else {
+                panic!("not a request")
+            };
+            assert_eq!(call.input, wanted);
+        }
     }
 
     #[test]
