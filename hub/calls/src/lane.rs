@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! - What comes back of one call is taken in the order it came in, items and ends alike.
-//! - No call waits for the check of another one's answer.
+//! - No call waits for the check of another one's answer; nothing large is checked on a thread that serves connections.
 //! - What waits is bounded in bytes, of one call and of all; each message counts for a little more than its bytes, so the
 //!   messages are bounded too. A call whose next message does not fit ends with an error, never in silence.
 
@@ -29,6 +29,9 @@ const CALL_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes that wait of all calls at most.
 const ALL_BYTES: usize = 64 * 1024 * 1024;
+
+/// Answers from this size on are read and checked on a thread that serves nobody meanwhile.
+const LARGE: usize = 32 * 1024;
 
 /// What a message costs besides its bytes.
 const OVERHEAD: usize = 64;
@@ -147,10 +150,17 @@ impl Core {
         }
     }
 
-    async fn take_arrivals(&self, call: &Arc<Call>) {
+    async fn take_arrivals(self: &Arc<Self>, call: &Arc<Call>) {
         while let Some((attempt, arrival)) = call.lane.pop(&self.lane_bytes) {
             // The lane of a call that has ended is emptied all the same: others need the room.
-            if catch_unwind(AssertUnwindSafe(|| self.take_arrival(call, attempt, arrival))).is_err() {
+            let taken = if arrival.cost() < LARGE {
+                catch_unwind(AssertUnwindSafe(|| self.take_arrival(call, attempt, arrival))).is_ok()
+            } else {
+                let (core, call) = (Arc::clone(self), Arc::clone(call));
+                let take = move || core.take_arrival(&call, attempt, arrival);
+                tokio::task::spawn_blocking(take).await.is_ok()
+            };
+            if !taken {
                 tracing::error!(call.key = call.key, operation = %call.operation.name, "checking an answer panicked");
                 let error = CallError::new(Code::Internal, "the answer could not be checked");
                 self.end(

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use alkhub_protocol::json::strict;
 use alkhub_protocol::{FRAME_LIMIT_BYTES, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson};
 use http::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Method, Response};
@@ -97,7 +98,7 @@ impl Client {
             }
             let body = response.bytes().await.map_err(|_| Error::Lost)?;
             let body: RawJson =
-                serde_json::from_slice(&body).map_err(|e| Error::decode(format!("the answer to `{operation}`"), e))?;
+                strict::from_slice(&body).map_err(|e| Error::decode(format!("the answer to `{operation}`"), e))?;
             items::data(&body, operation).map(Outcome::Value)
         };
         timeout_at(end, in_time)
@@ -172,7 +173,7 @@ impl Streamed {
                     return self.item(&data).map(Some);
                 }
                 Some(Event { name, data }) if name == "error" => {
-                    let problem = serde_json::from_slice::<Problem>(&data);
+                    let problem = strict::from_slice::<Problem>(&data);
                     let problem = problem.map_err(|e| Error::decode(self.what(), e))?;
                     return Err(Error::Problem(Box::new(problem)));
                 }
@@ -184,7 +185,7 @@ impl Streamed {
     }
 
     fn item(&self, data: &[u8]) -> Result<RawJson, Error> {
-        let item: RawJson = serde_json::from_slice(data).map_err(|e| Error::decode(self.what(), e))?;
+        let item: RawJson = strict::from_slice(data).map_err(|e| Error::decode(self.what(), e))?;
         items::data(&item, &self.operation)
     }
 

@@ -189,10 +189,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.registered.socket.outbox.is_closed()
     }
 
-    /// Ends what the peer has under way once the end is decided, however long its socket takes no close frame.
+    /// Ends what the peer has under way once the end is decided, however long its socket takes no close frame; what it
+    /// still sends is not kept.
     fn hush(&mut self) {
         if let Some(reason) = self.registered.socket.outbox.closing() {
             self.conversation.hush(&reason);
+            self.decoder.ignore_content();
         }
     }
 

@@ -107,6 +107,8 @@ pub(crate) struct Violation {
 #[derive(Debug)]
 pub(crate) struct Decoder {
     limit: usize,
+    /// Nobody reads what comes, but for control frames.
+    ignores: bool,
     header: [u8; 14],
     header_have: usize,
     frame: Option<Open>,
@@ -134,6 +136,7 @@ impl Decoder {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
+            ignores: false,
             header: [0; 14],
             header_have: 0,
             frame: None,
@@ -171,6 +174,12 @@ impl Decoder {
     /// Whether a message, or a frame's header, has begun and not ended.
     pub(crate) fn is_within_message(&self) -> bool {
         self.header_have > 0 || self.frame.is_some() || self.message.is_some()
+    }
+
+    /// Keeps no more of what comes than tells where each message ends.
+    pub(crate) fn ignore_content(&mut self) {
+        self.ignores = true;
+        self.forget_tail();
     }
 
     /// Bytes of memory that the message takes which has begun and not ended.
@@ -269,9 +278,14 @@ impl Decoder {
         })
     }
 
+    /// Whether only the beginning of the message is kept.
+    fn is_over(&self) -> bool {
+        self.size > self.limit || self.ignores
+    }
+
     /// Keeps of a message over the limit what tells of it.
     fn forget_tail(&mut self) {
-        if self.size > self.limit
+        if self.is_over()
             && let Some((_, data)) = &mut self.message
             && data.len() > RESERVE_LIMIT
         {
@@ -284,8 +298,9 @@ impl Decoder {
         let take = frame.left.min(input.len());
         let (taken, rest) = input.split_at(take);
         *input = rest;
+        let over = self.is_over();
         let (target, most) = match &mut self.message {
-            Some((_, data)) if !is_control(frame.opcode) && self.size > self.limit => (data, RESERVE_LIMIT),
+            Some((_, data)) if !is_control(frame.opcode) && over => (data, RESERVE_LIMIT),
             Some((_, data)) if !is_control(frame.opcode) => (data, usize::MAX),
             _ => (&mut self.control, usize::MAX),
         };
@@ -322,7 +337,7 @@ impl Decoder {
             return Ok(None);
         };
         let size = std::mem::take(&mut self.size);
-        if size > self.limit {
+        if size > self.limit || self.ignores {
             let head = data.freeze();
             return Ok(Some(Received::TooLarge { kind, head, size }));
         }
