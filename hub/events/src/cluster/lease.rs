@@ -41,7 +41,7 @@ pub(super) struct Leases {
     interval: Duration,
     lease: watch::Sender<Lease>,
     /// What the other hubs said last.
-    others: Mutex<BTreeMap<HubId, PodReport>>,
+    others: Mutex<Others>,
     pods: ArcSwap<Vec<PodReport>>,
     draining: ArcSwap<HashSet<HubId>>,
     owner: Mutex<Option<String>>,
@@ -50,6 +50,15 @@ pub(super) struct Leases {
     /// This hub had been buried: the directory has lost its entries.
     pub(super) buried: Notify,
     metrics: Metrics,
+}
+
+/// What is known of the other hubs.
+#[derive(Debug, Default)]
+struct Others {
+    pods: BTreeMap<HubId, PodReport>,
+    /// The number of what a hub said last, or of its end, since the last list was asked for.
+    news: BTreeMap<HubId, u64>,
+    number: u64,
 }
 
 // === impl Leases ===
@@ -89,13 +98,19 @@ impl Leases {
     /// Another hub says something new of itself.
     pub(super) fn hear(&self, hub: &HubId, lease: &Lease) {
         if *hub != self.hub {
-            self.know(|others| note(others, pod_report(hub.clone(), lease)));
+            self.know(|others| {
+                others.news_of(hub);
+                note(&mut others.pods, pod_report(hub.clone(), lease));
+            });
         }
     }
 
     /// Another hub is gone.
     pub(super) fn forget(&self, hub: &HubId) {
-        self.know(|others| drop(others.remove(hub)));
+        self.know(|others| {
+            others.news_of(hub);
+            others.pods.remove(hub);
+        });
     }
 
     pub(super) fn pods(&self) -> Arc<Vec<PodReport>> {
@@ -112,6 +127,7 @@ impl Leases {
         if *left {
             return Ok(true);
         }
+        let asked = self.others.lock().number;
         let lease = serde_json::to_string(&*self.lease.borrow()).expect("a lease has a JSON form");
         let owner = self.owner.lock().clone().unwrap_or_default();
         let renewal = Renewal {
@@ -125,10 +141,7 @@ impl Leases {
             session.query(&scripts::lease(&self.names, renewal)).await?;
         let living = living.iter().filter(|(id, _)| id != self.hub.as_str());
         let living: Vec<PodReport> = living.filter_map(|(id, lease)| report(id, lease)).collect();
-        self.know(|others| {
-            others.retain(|hub, _| living.iter().any(|pod| pod.hub_id == *hub));
-            living.into_iter().for_each(|pod| note(others, pod));
-        });
+        self.know(|others| others.listed(living, asked));
         Ok(!joined)
     }
 
@@ -162,10 +175,10 @@ impl Leases {
     }
 
     /// Changes what is known of the others.
-    fn know(&self, change: impl FnOnce(&mut BTreeMap<HubId, PodReport>)) {
+    fn know(&self, change: impl FnOnce(&mut Others)) {
         let mut others = self.others.lock();
         change(&mut others);
-        let mut pods: Vec<PodReport> = others.values().cloned().collect();
+        let mut pods: Vec<PodReport> = others.pods.values().cloned().collect();
         pods.push(pod_report(self.hub.clone(), &self.lease.borrow()));
         pods.sort_by(|a, b| a.hub_id.cmp(&b.hub_id));
         self.metrics.hubs.set(i64::try_from(pods.len()).unwrap_or(i64::MAX));
@@ -173,6 +186,25 @@ impl Leases {
         self.draining
             .store(Arc::new(draining.map(|pod| pod.hub_id.clone()).collect()));
         self.pods.store(Arc::new(pods));
+    }
+}
+
+// === impl Others ===
+
+impl Others {
+    /// A hub said something: a list that was asked for before knows it not.
+    fn news_of(&mut self, hub: &HubId) {
+        self.number += 1;
+        self.news.insert(hub.clone(), self.number);
+    }
+
+    /// Redis lists the living hubs, as they were when it was `asked`. Its answer and the news come by two connections.
+    fn listed(&mut self, living: Vec<PodReport>, asked: u64) {
+        self.news.retain(|_, number| *number > asked);
+        let Self { pods, news, .. } = self;
+        pods.retain(|hub, _| news.contains_key(hub) || living.iter().any(|pod| pod.hub_id == *hub));
+        let known = living.into_iter().filter(|pod| !news.contains_key(&pod.hub_id));
+        known.for_each(|pod| note(pods, pod));
     }
 }
 

@@ -103,8 +103,12 @@ impl Push {
         self.held.clone()
     }
 
-    /// Called by the connection for each message. Never waits.
+    /// Called by the connection for each message. Never waits. After the first that did not fit none is taken: it would
+    /// come before the gap that tells of the loss.
     pub(super) fn take(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
+        if self.end.is_decided() {
+            return Err(redis::aio::SendError);
+        }
         let disconnected = info.kind == PushKind::Disconnection;
         let Some(message) = Message::read(info) else {
             if disconnected {

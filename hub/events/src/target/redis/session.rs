@@ -112,6 +112,11 @@ impl End {
         self.token.cancel();
     }
 
+    /// Whether the end is decided.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Waits for the end and tells why.
     pub(crate) async fn reason(&self) -> String {
         self.token.cancelled().await;
