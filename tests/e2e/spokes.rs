@@ -62,18 +62,33 @@ async fn watch_quietly(kube: &Kube, seconds: u32) -> Result<()> {
 
 async fn versions(kube: &Kube) -> Result<Vec<(String, String)>> {
     let kinds = "hubs,spokes,deployments,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
-    let all = kube.get(DEMO, &[kinds]).await?;
+    let all = kube.get(DEMO, &[kinds, "--show-managed-fields"]).await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let items = all["items"].as_array().context("a list")?;
     Ok(items
         .iter()
         .map(|o| {
-            (
-                format!("{}/{}", text(&o["kind"]), text(&o["metadata"]["name"])),
-                text(&o["metadata"]["resourceVersion"]),
-            )
+            let (kind, meta) = (text(&o["kind"]), &o["metadata"]);
+            let version = match kind.as_str() {
+                // Kubernetes writes their status whenever a pod's readiness changes, which a busy machine brings about.
+                "Deployment" | "StatefulSet" => written_by_us(meta),
+                _ => text(&meta["resourceVersion"]),
+            };
+            (format!("{kind}/{}", text(&meta["name"])), version)
         })
         .collect())
+}
+
+/// When the operator wrote a workload last, and what.
+fn written_by_us(meta: &Value) -> String {
+    let fields = meta["managedFields"].as_array().into_iter().flatten();
+    let ours = fields.filter(|entry| {
+        entry["manager"]
+            .as_str()
+            .is_some_and(|manager| manager.contains("alkhub"))
+    });
+    let ours: Vec<String> = ours.map(Value::to_string).collect();
+    format!("{} {}", meta["generation"], ours.join(" "))
 }
 
 /// The key dies on every pod and the connection is closed with 4401, whichever pod holds it.
