@@ -1,7 +1,5 @@
 //! Whose specifications are kept, and how much of one spoke's.
 
-use std::collections::BTreeMap;
-
 use alkhub_protocol::SpokeName;
 
 use super::{Operations, SpecHash};
@@ -16,37 +14,34 @@ impl Operations<'_> {
     /// # Errors
     /// [`Error::Unavailable`] and the like.
     pub async fn charge(self, owned: &[(SpecHash, SpokeName)], limit: u64) -> Result<u64, Error> {
-        let mut by_spoke: BTreeMap<&str, Vec<Vec<u8>>> = BTreeMap::new();
-        for (hash, spoke) in owned {
-            by_spoke.entry(spoke.as_str()).or_default().push(hash.0.to_vec());
-        }
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut deleted = 0;
-        for (spoke, hashes) in by_spoke {
-            run!(self.0, Statement::OperationCharge, |db| sqlx::query!(
-                "UPDATE operations SET spoke = $1 WHERE hash IN (
-                     SELECT hash FROM operations WHERE hash = ANY($2) AND spoke IS NULL FOR NO KEY UPDATE SKIP LOCKED
-                 )",
-                spoke,
-                &hashes
-            )
-            .execute(db))?;
-            let done = run!(self.0, Statement::OperationTrim, |db| sqlx::query!(
-                "DELETE FROM operations WHERE hash IN (
-                     SELECT hash FROM operations WHERE hash IN (
-                         SELECT hash FROM (
-                             SELECT hash, sum(octet_length(spec)) OVER (ORDER BY last_offered_at DESC, hash) AS bytes
-                             FROM operations WHERE spoke = $1
-                         ) AS own WHERE bytes > $2
-                     ) FOR UPDATE SKIP LOCKED
-                 )",
-                spoke,
-                limit
-            )
-            .execute(db))?;
-            self.0.metrics.pruned(Pruned::Operations, done.rows_affected());
-            deleted += done.rows_affected();
-        }
-        Ok(deleted)
+        let hashes: Vec<Vec<u8>> = owned.iter().map(|(hash, _)| hash.0.to_vec()).collect();
+        let spokes: Vec<String> = owned.iter().map(|(_, spoke)| spoke.to_string()).collect();
+        run!(self.0, Statement::OperationCharge, |db| sqlx::query!(
+            "WITH free AS (
+                 SELECT hash FROM operations WHERE hash = ANY($1) AND spoke IS NULL FOR NO KEY UPDATE SKIP LOCKED
+             )
+             UPDATE operations o SET spoke = n.spoke
+             FROM UNNEST($1::bytea[], $2::text[]) AS n(hash, spoke) JOIN free ON free.hash = n.hash
+             WHERE o.hash = n.hash",
+            &hashes,
+            &spokes
+        )
+        .execute(db))?;
+        let done = run!(self.0, Statement::OperationTrim, |db| sqlx::query!(
+            "DELETE FROM operations WHERE hash IN (
+                 SELECT hash FROM operations WHERE hash IN (
+                     SELECT hash FROM (
+                         SELECT hash, sum(octet_length(spec))
+                             OVER (PARTITION BY spoke ORDER BY last_offered_at DESC, hash) AS bytes
+                         FROM operations WHERE spoke = ANY($1)
+                     ) AS own WHERE bytes > $2
+                 ) FOR UPDATE SKIP LOCKED
+             )",
+            &spokes,
+            i64::try_from(limit).unwrap_or(i64::MAX)
+        )
+        .execute(db))?;
+        self.0.metrics.pruned(Pruned::Operations, done.rows_affected());
+        Ok(done.rows_affected())
     }
 }

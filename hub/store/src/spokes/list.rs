@@ -6,23 +6,6 @@ use crate::metrics::Statement;
 use crate::session::run;
 
 impl Spokes<'_> {
-    /// All spokes, by name.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] and the like.
-    pub async fn list(self) -> Result<Vec<SpokeRecord>, Error> {
-        let rows = run!(self.0, Statement::SpokeList, |db| sqlx::query_as!(
-            SpokeRow,
-            r#"SELECT name, uid, spoke_type, operations, scopes, labels AS "labels: _", concurrency, suspended,
-                      created_at AS "created_at: _", first_connected_at AS "first_connected_at: _",
-                      connected_at AS "connected_at: _", disconnected_at AS "disconnected_at: _",
-                      last_heartbeat_at AS "last_heartbeat_at: _"
-               FROM spokes ORDER BY name"#
-        )
-        .fetch_all(db))?;
-        rows.into_iter().map(SpokeRow::record).collect()
-    }
-
     /// The spokes after `name`, by name, so many at most.
     ///
     /// # Errors

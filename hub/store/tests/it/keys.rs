@@ -296,7 +296,7 @@ async fn a_key_for_an_undeclared_spoke_makes_it() {
     assert_eq!(made.scopes, Scopes::new(["call:*", "spoke"]));
     let spoke = found.spoke.expect("has a spoke");
     assert_eq!((spoke.name.as_str(), spoke.uid.as_str()), ("builder", ""));
-    assert_eq!(store.spokes().list().await.expect("asked"), [spoke]);
+    assert_eq!(store.spokes().after("", 100).await.expect("asked"), [spoke]);
 }
 
 #[tokio::test]
@@ -409,6 +409,6 @@ async fn nothing_is_written_with_a_key_that_has_ended() {
         "{refused:?}"
     );
     assert_eq!(store.keys().find(&hash(3)).await.expect("asked"), None);
-    let left = store.spokes().list().await.expect("asked");
+    let left = store.spokes().after("", 100).await.expect("asked");
     assert_eq!(left.iter().map(|spoke| spoke.uid.as_str()).collect::<Vec<_>>(), ["u-1"]);
 }

@@ -458,7 +458,7 @@ async fn a_sweep_takes_what_no_resource_declares_any_more() {
     assert_eq!(revoked.len(), 1);
     assert_eq!((works(&store, 1).await, works(&store, 2).await), (true, false));
     assert!(works(&store, 3).await, "no resource declared it");
-    let left = store.spokes().list().await.expect("asked");
+    let left = store.spokes().after("", 100).await.expect("asked");
     assert_eq!(
         left.iter().map(|spoke| spoke.name.as_str()).collect::<Vec<_>>(),
         ["by-command", "by-hand", "stays"]
@@ -516,7 +516,7 @@ async fn hubs_that_note_the_same_heartbeats_do_not_block_each_other() {
         assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
     }
 
-    let spokes = store.spokes().list().await.expect("asked");
+    let spokes = store.spokes().after("", 100).await.expect("asked");
     assert!(spokes.iter().all(|spoke| spoke.last_heartbeat_at.is_some()));
 }
 
@@ -579,7 +579,7 @@ async fn undeclared_spokes_that_stayed_away_are_forgotten_and_no_others() {
         1
     );
 
-    let left = store.spokes().list().await.expect("asked");
+    let left = store.spokes().after("", 100).await.expect("asked");
     assert_eq!(
         left.iter().map(|spoke| spoke.name.as_str()).collect::<Vec<_>>(),
         ["declared", "is-heard"]
