@@ -9,11 +9,11 @@
 use std::time::Duration;
 
 use alkhub_config::PORT;
+use alkhub_protocol::Answer;
 use alkhub_protocol::admin::{HubReport, SpokeInfo, SpokePut};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::names::Names;
@@ -47,21 +47,6 @@ pub(crate) struct Door {
     admin: Admin,
     base: String,
     key: SecretString,
-}
-
-/// The envelope of every answer.
-#[derive(Deserialize)]
-struct Answer<T> {
-    data: T,
-    #[serde(default)]
-    meta: Meta,
-}
-
-#[derive(Default, Deserialize)]
-struct Meta {
-    /// Where the next page of a list begins.
-    #[serde(default)]
-    next: Option<String>,
 }
 
 /// Why a hub did not do what it was asked.

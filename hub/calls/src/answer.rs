@@ -146,13 +146,12 @@ impl Core {
         // A caller that calls again as soon as it is answered finds the slot free.
         self.release(&to, call.key);
         self.metrics.in_flight.dec();
+        call.running.fetch_sub(1, Ordering::AcqRel);
         match &call.origin {
-            Origin::Caller { caller, running } => {
-                running.fetch_sub(1, Ordering::AcqRel);
+            Origin::Caller(caller) => {
                 self.record(call, caller, &to, &end);
             }
-            Origin::Hub { hub, key, running, .. } => {
-                running.fetch_sub(1, Ordering::AcqRel);
+            Origin::Hub { hub, key, .. } => {
                 self.inbound.remove(&(hub.clone(), *key));
             }
         }

@@ -28,6 +28,8 @@ pub(crate) struct Call {
     /// Without its input.
     pub(crate) request: CallRequest,
     pub(crate) input: Arc<Input>,
+    /// How many calls of the caller's key run here.
+    pub(crate) running: Arc<AtomicUsize>,
     pub(crate) clock: Clock,
     pub(crate) leg: Mutex<Leg>,
     pub(crate) sink: Mutex<Sink>,
@@ -40,20 +42,15 @@ pub(crate) struct Call {
 /// Who sent the call here.
 #[derive(Debug)]
 pub(crate) enum Origin {
-    /// A caller of this hub; with the number of its key's running calls.
-    Caller {
-        caller: Arc<Caller>,
-        running: Arc<AtomicUsize>,
-    },
-    /// Another hub, which checks and records the call; with its key for it, with what it says of the caller, and with the
-    /// number of calls of the caller's key that run here.
+    /// A caller of this hub.
+    Caller(Arc<Caller>),
+    /// Another hub, which checks and records the call; with its key for it, and with what it says of the caller.
     Hub {
         hub: HubId,
         key: u64,
         /// How often that hub had sent it again before.
         attempt: Option<u8>,
         identity: Option<Box<Identity>>,
-        running: Arc<AtomicUsize>,
     },
 }
 
@@ -114,7 +111,7 @@ impl Call {
     /// Who asks, as the spoke is told; by the hub that holds the caller's key.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match &self.origin {
-            Origin::Caller { caller, .. } => Some(caller.identity(&self.operation.spec.access_control)),
+            Origin::Caller(caller) => Some(caller.identity(&self.operation.spec.access_control)),
             Origin::Hub { identity, .. } => identity.as_deref().cloned(),
         }
     }

@@ -79,7 +79,7 @@ impl Core {
         for call in relayed {
             match &call.origin {
                 Origin::Hub { hub: from, key, .. } if from == hub => held.push(*key),
-                Origin::Caller { .. } => mine.extend(call.attempt_at(hub).map(|attempt| (call.key, attempt))),
+                Origin::Caller(_) => mine.extend(call.attempt_at(hub).map(|attempt| (call.key, attempt))),
                 Origin::Hub { .. } => {}
             }
         }

@@ -88,10 +88,8 @@ impl Core {
         let clock = self.limited(clock, &request, operation.is_subscription() && !sink.wants_one());
         let call = Arc::new(Call {
             key: self.pending.key(),
-            origin: Origin::Caller {
-                caller: Arc::clone(caller),
-                running,
-            },
+            origin: Origin::Caller(Arc::clone(caller)),
+            running,
             operation,
             request,
             input: Arc::new(Input::new(input, held)),
@@ -147,15 +145,20 @@ impl Core {
             let message = "the hub runs as many calls as it may";
             return Err(CallError::new(Code::Overloaded, message).retryable());
         }
-        let budget = self.budgets.key(&caller.key_id);
-        let held = budget.take(Kept::Calls, input.len() + bare_bytes(request))?;
-        let running = self.quota.take(&caller.key_id, self.config.max_in_flight_per_key)?;
+        let (held, running) = self.charge(&caller.key_id, input.len() + bare_bytes(request))?;
         Ok(Admitted {
             pool,
             operation,
             running,
             held,
         })
+    }
+
+    /// Charges a call to a key: the bytes that it makes the hub keep, and its place among the key's running calls.
+    pub(crate) fn charge(&self, key: &Arc<str>, bytes: usize) -> Result<(Held, Arc<AtomicUsize>), CallError> {
+        let held = self.budgets.key(key).take(Kept::Calls, bytes)?;
+        let running = self.quota.take(key, self.config.max_in_flight_per_key)?;
+        Ok((held, running))
     }
 
     /// A call has a deadline always, a subscription only where its caller sets one.
@@ -271,8 +274,8 @@ impl Core {
     fn withdraw(&self, call: &Call, error: &CallError) {
         call.leg.lock().to = To::Ended;
         self.metrics.in_flight.dec();
-        if let Origin::Caller { caller, running } = &call.origin {
-            running.fetch_sub(1, Ordering::AcqRel);
+        if let Origin::Caller(caller) = &call.origin {
+            call.running.fetch_sub(1, Ordering::AcqRel);
             self.refused(caller, &call.request, &call.clock, error);
         }
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use alkhub_budget::Kept;
 use alkhub_events::{Inbound, Undelivered};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::{CallError, Code, Delivered, HubId};
@@ -179,13 +178,7 @@ impl Core {
             Some(identity) => Arc::from(identity.id.as_str()),
             None => Arc::from(format!("hub {}", asked.hub)),
         };
-        let taken = self
-            .budgets
-            .key(&payer)
-            .take(Kept::Calls, bytes)
-            .map_err(CallError::from);
-        let taken = taken.and_then(|held| Ok((held, self.quota.take(&payer, self.config.max_in_flight_per_key)?)));
-        let (held, running) = match taken {
+        let (held, running) = match self.charge(&payer, bytes) {
             Ok(taken) => taken,
             Err(refused) => {
                 instance.load.release();
@@ -200,8 +193,8 @@ impl Core {
                 key: asked.key,
                 attempt: asked.attempt,
                 identity,
-                running,
             },
+            running,
             operation,
             request,
             input: Arc::new(Input::new(input, held)),

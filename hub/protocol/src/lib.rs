@@ -8,6 +8,7 @@
 //! - Every name, scope and key is checked where it enters; a value of these types is well formed.
 
 pub mod admin;
+pub mod answer;
 pub mod call;
 pub mod envelope;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod register;
 pub mod scope;
 pub mod topic;
 
+pub use answer::Answer;
 pub use call::{CallRequest, CallStatus, Delivered};
 pub use envelope::Envelope;
 pub use error::{CallError, Code, Problem};

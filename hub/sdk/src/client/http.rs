@@ -5,7 +5,7 @@ use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::error::SPEAKS_TLS;
 use alkhub_protocol::json::strict;
 use alkhub_protocol::operation::{OperationInfo, OperationSpec};
-use alkhub_protocol::{CallStatus, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
+use alkhub_protocol::{Answer, CallStatus, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -140,7 +140,7 @@ impl Client {
     /// As [`Client::calls`].
     pub async fn calls_page(&self, filter: &CallFilter) -> Result<CallPage, Error> {
         let request = self.request(Method::GET, &["v1", "calls"])?.query(filter);
-        let Envelope { data, meta } = self.envelope(request, "the list of calls").await?;
+        let Answer { data, meta } = self.envelope(request, "the list of calls").await?;
         Ok(CallPage {
             calls: data,
             next: meta.next,
@@ -187,7 +187,7 @@ impl Client {
             let mut query = query.to_vec();
             query.extend(cursor.as_deref().map(|next| ("cursor", next)));
             let request = self.request(Method::GET, route)?.query(&query);
-            let page: Envelope<Vec<T>> = self.envelope(request, what).await?;
+            let page: Answer<Vec<T>> = self.envelope(request, what).await?;
             all.extend(page.data);
             // A hub that names the same place again would be asked for ever.
             match page.meta.next {
@@ -214,7 +214,7 @@ impl Client {
         &self,
         request: RequestBuilder,
         what: &'static str,
-    ) -> Result<Envelope<T>, Error> {
+    ) -> Result<Answer<T>, Error> {
         let response = self.exchange(request).await?;
         let body = response.bytes().await.map_err(|e| self.0.endpoint.unreachable(e))?;
         strict::from_slice(&body).map_err(|e| Error::decode(what, e))
@@ -244,21 +244,6 @@ impl Client {
 }
 
 const KEYS: [&str; 3] = ["v1", "admin", "keys"];
-
-/// Every JSON answer of the API: `{data, meta}`.
-#[derive(Deserialize)]
-struct Envelope<T> {
-    data: T,
-    #[serde(default)]
-    meta: Meta,
-}
-
-#[derive(Default, Deserialize)]
-struct Meta {
-    /// Where the next page of a list begins.
-    #[serde(default)]
-    next: Option<String>,
-}
 
 /// An [`OperationInfo`] as it is read: raw JSON cannot be read through serde's `flatten`.
 struct Listed(OperationInfo);
