@@ -22,7 +22,7 @@ STEPS := deps packages fmt clippy deny unit alerts images cluster-binaries serve
 E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
 .PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
-        images servers charts alerts containers cluster cluster-binaries e2e harness bench soak
+        changelog images servers charts alerts containers cluster cluster-binaries e2e harness bench soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -75,6 +75,9 @@ generate: ## writes the generated files: CRDs, OpenAPI, references
 	cargo run -q --locked -p alkhub-crds --bin crdgen
 	ALKHUB_TEST_BLESS=1 cargo test -p alkhub-tests --test it --locked -- generated
 	deploy/charts.sh sync
+
+changelog: ## joins the fragments of changelog.d; `make changelog VERSION=0.2.0`
+	deploy/changelog.sh "$(VERSION)"
 
 images: deps-cluster ## two static images, FROM scratch, as archives in target/images; quick when nothing changed
 	deploy/images/build.sh

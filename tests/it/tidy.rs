@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod changelog;
+mod pages;
+
 /// Most lines of production code in a file, and of a function.
 const FILE_LIMIT: usize = 600;
 const FUNCTION_LIMIT: usize = 80;
@@ -69,7 +72,8 @@ fn sources() -> Vec<Source> {
         for entry in fs::read_dir(folder).expect("a folder of the workspace").flatten() {
             let path = entry.path();
             let name = entry.file_name();
-            if path.is_dir() && name != "target" && name != "node_modules" && !name.to_string_lossy().starts_with('.') {
+            let built = path == root().join("target") || name == "node_modules";
+            if path.is_dir() && !built && !name.to_string_lossy().starts_with('.') {
                 walk(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.push(path);
@@ -354,91 +358,4 @@ fn tests_wait_on_conditions_and_never_sleep() {
         &faults,
         "a test waits on a condition with a deadline: `alkhub_test_support::until`",
     );
-}
-
-/// The Markdown files that people read: README.md and docs/**.
-fn pages() -> Vec<PathBuf> {
-    let mut found = vec![root().join("README.md")];
-    let mut folders = vec![root().join("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of the docs").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// The text without its code blocks and code spans: what looks like a link there is none.
-fn prose(text: &str) -> String {
-    let mut prose = String::new();
-    let mut code = false;
-    for line in text.lines() {
-        if line.trim_start().starts_with("```") {
-            code = !code;
-        } else if !code {
-            let spans = line.split('`').step_by(2);
-            prose.push_str(&spans.collect::<Vec<_>>().join("code"));
-        }
-        prose.push('\n');
-    }
-    prose
-}
-
-/// The anchors that a renderer gives to the headings of a page.
-fn anchors(text: &str) -> Vec<String> {
-    let headings = text.lines().filter(|line| line.starts_with('#'));
-    headings
-        .map(|line| {
-            let title = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-            title
-                .chars()
-                .filter(|c| c.is_alphanumeric() || "-_".contains(*c))
-                .collect()
-        })
-        .collect()
-}
-
-/// What is wrong with a link's target on a page, if anything.
-fn fault(page: &Path, text: &str, target: &str) -> Option<String> {
-    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-    let path = match file {
-        "" => page.to_owned(),
-        file => page.parent().expect("a page lies in a folder").join(file),
-    };
-    if !path.exists() {
-        return Some(format!("{target}: no such file"));
-    }
-    let there = match file {
-        "" => text.to_owned(),
-        _ => fs::read_to_string(&path).unwrap_or_default(),
-    };
-    let found = anchor.is_empty() || anchors(&there).iter().any(|known| known == anchor);
-    (!found).then(|| format!("{target}: no such heading"))
-}
-
-#[test]
-fn every_link_in_the_docs_leads_somewhere() {
-    let mut faults = Vec::new();
-    let mut links = 0;
-    for page in pages() {
-        let text = fs::read_to_string(&page).expect("a page is UTF-8");
-        for (number, line) in prose(&text).lines().enumerate() {
-            let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-            for target in targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")) {
-                links += 1;
-                if let Some(fault) = fault(&page, &text, target) {
-                    faults.push(format!("{}:{}: {fault}", page.display(), number + 1));
-                }
-            }
-        }
-    }
-
-    assert!(links > 20, "only {links} links found: is the search right?");
-    none(&faults, "a relative link leads to a file, and to a heading in it");
 }

@@ -74,7 +74,10 @@ pub struct Command {
 pub fn pages(repository: &Path) -> Vec<PathBuf> {
     let mut pages = vec![
         PathBuf::from("README.md"),
+        "CONTRIBUTING.md".into(),
+        "RELEASING.md".into(),
         "SECURITY.md".into(),
+        "changelog.d/README.md".into(),
         "tests/cluster/README.md".into(),
     ];
     for folder in [
