@@ -9,6 +9,7 @@ CLUSTER  := $(BIN)/alkhub-cluster
 IMAGES   := target/images/hub.tar target/images/operator.tar
 SERVERS  := target/cluster/images
 DENY     := target/tools/bin/cargo-deny
+TYPOS    := target/tools/typos-1.52.0/typos
 NATS     := target/tools/nats/nats-server
 PACKAGES := target/packages/fetched
 RELEASE  := target/$(shell uname -m)-unknown-linux-gnu/release
@@ -16,12 +17,12 @@ NODES    ?= 2
 
 # What CI runs, in this order; each is timed. What another one needs stands before it, so that the time is counted where
 # it belongs.
-STEPS := deps packages fmt clippy deny unit alerts images cluster-binaries servers charts containers harness e2e sqlx-check
+STEPS := deps packages fmt typos clippy deny unit alerts images cluster-binaries servers charts containers harness e2e sqlx-check
 
 # An external cluster has its images already.
 E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
-.PHONY: help dev test check fmt clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
+.PHONY: help dev test check fmt typos clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
         changelog images servers charts alerts containers cluster cluster-binaries e2e harness bench soak
 
 help: ## this list
@@ -35,10 +36,18 @@ dev: ## a hub on this machine: builds it, installs PostgreSQL when missing, star
 test: ## everything that CI runs, on a fresh machine too; prints the seconds of each step
 	+deploy/steps.sh $(STEPS)
 
-check: fmt clippy unit-fast tidy ## before a commit: under three minutes
+check: fmt typos clippy unit-fast tidy ## before a commit: under three minutes
 
 fmt:
 	cargo fmt --all --check
+
+typos: $(TYPOS) ## spelling, in code and pages; the project's own words are in _typos.toml
+	$(TYPOS)
+
+# The wheel has the program; to build it takes minutes.
+$(TYPOS):
+	pip download -q --no-deps --only-binary :all: -d $(@D) $(subst -,==,$(notdir $(@D)))
+	cd $(@D) && python3 -m zipfile -e *.whl . && install -m 755 typos-*.data/scripts/typos typos
 
 clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings

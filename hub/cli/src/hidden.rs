@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_taken_out_and_what_is_anothers_stays() {
+    fn secrets_are_taken_out_and_all_else_stays() {
         let token = ("ALKHUB_TOKEN", "k");
         for (line, hidden) in [
             ("alkhub call a.b --token k 1", Some(("call a.b 1", vec![token]))),
