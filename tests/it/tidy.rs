@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod changelog;
+mod dependencies;
 mod pages;
 
 /// Most lines of production code in a file, and of a function.
