@@ -26,8 +26,14 @@ const EDGES: &[(&str, &[&str])] = &[
         &["protocol", "config", "tasks", "store", "events", "budget"],
     ),
     (
-        "hub/server",
+        "hub/edge",
         &["protocol", "config", "tasks", "store", "events", "budget", "calls"],
+    ),
+    (
+        "hub/server",
+        &[
+            "protocol", "config", "tasks", "store", "events", "budget", "calls", "edge",
+        ],
     ),
     ("hub/sdk", &["protocol"]),
     ("hub/cli", &["protocol", "config", "store", "server", "sdk"]),
@@ -210,7 +216,7 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
 /// is read through `alkhub_protocol::json::strict`, or into a type that is no struct.
 #[test]
 fn json_from_outside_is_read_into_structs_from_objects_only() {
-    const CRATES: &[&str] = &["protocol", "calls", "server", "events", "store", "sdk"];
+    const CRATES: &[&str] = &["protocol", "calls", "edge", "server", "events", "store", "sdk"];
     // The last two see to it themselves: every frame is read into them.
     const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
     let faults: Vec<String> = sources()
@@ -257,7 +263,7 @@ fn each_technology_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("sqlx", &["hub/store"][..]),
         ("redis", &["hub/events", "tests/support"]),
-        ("axum", &["hub/server", "operator"]),
+        ("axum", &["hub/edge", "hub/server", "operator"]),
         ("kube", &["operator", "crds"]),
         ("k8s-openapi", &["operator", "crds"]),
     ]);
@@ -277,7 +283,7 @@ fn each_technology_has_one_home() {
 
     none(
         &faults,
-        "SQL only in store, Redis only in events and in support of tests, HTTP serving only in server, Kubernetes only in operator and crds",
+        "SQL only in store, Redis only in events and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
     );
 }
 

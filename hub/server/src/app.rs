@@ -1,29 +1,24 @@
 //! What the surfaces of one hub share.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use alkhub_budget::Budgets;
 use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
+use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::{Edge, VERSION};
 use alkhub_events::{Fabric, Lease, Limits};
-use alkhub_protocol::{CallRequest, HubId, OperationKind, OperationName};
+use alkhub_protocol::{CallRequest, OperationKind, OperationName};
 use alkhub_store::Store;
+use axum::extract::FromRef;
 use prometheus::Registry;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::auth::KeyRing;
 use crate::http::document::Document;
-use crate::listener::Scope;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
-use crate::streams::Streams;
-use crate::ws::Sockets;
-
-/// The software's version.
-pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::ws::Clock;
 
 /// A handle to one hub's parts; cheap to clone.
 #[derive(Clone, Debug)]
@@ -33,21 +28,17 @@ pub(crate) struct App(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: HubConfig,
-    pub(crate) hub_id: HubId,
+    pub(crate) edge: Edge,
     pub(crate) store: Store,
     pub(crate) fabric: Fabric,
     pub(crate) calls: Calls,
-    pub(crate) budgets: Budgets,
-    pub(crate) keys: KeyRing,
-    pub(crate) sockets: Arc<Sockets>,
-    pub(crate) streams: Arc<Streams>,
-    pub(crate) metrics: Arc<Metrics>,
+    /// The beat of the WebSockets.
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
-    pub(crate) scope: Scope,
     /// Changes when silent streams need a sign of life.
     pub(crate) beat: watch::Sender<()>,
-    pub(crate) connections: AtomicU64,
     /// What `/v1/openapi.json` answers.
     pub(crate) document: OnceLock<Document>,
 }
@@ -63,12 +54,6 @@ struct HubCall {
 impl App {
     pub(crate) fn new(inner: Inner) -> Self {
         Self(Arc::new(inner))
-    }
-
-    /// A name for a connection, unique on this hub.
-    pub(crate) fn connection_id(&self) -> String {
-        let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        format!("{}-c{number}", self.hub_id)
     }
 
     /// What may wait for one connection's subscriptions.
@@ -95,7 +80,7 @@ impl App {
         Lease {
             pod: self.config.pod.name.clone(),
             version: VERSION.to_owned(),
-            connections: self.metrics.websockets(),
+            connections: u64::try_from(self.edge.open().count(ConnectionKind::Websocket)).unwrap_or(u64::MAX),
             draining: self.readiness.is_draining(),
             weight: 1,
         }
@@ -107,5 +92,11 @@ impl Deref for App {
 
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+impl FromRef<App> for Edge {
+    fn from_ref(app: &App) -> Self {
+        app.edge.clone()
     }
 }

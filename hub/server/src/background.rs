@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use alkhub_edge::auth::{self, FirstKey};
+use alkhub_edge::error::Chain;
 use alkhub_events::{Claim, LinkState};
 use alkhub_protocol::ApiKey;
 use alkhub_store::PRUNED;
 
 use crate::app::App;
-use crate::error::Chain;
 use crate::readiness::Prefix;
-use crate::ws::Times;
-use crate::{auth, sse};
+use crate::sse;
 
 /// A step that failed because something is away is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -23,31 +23,30 @@ const CLAIM: Duration = Duration::from_secs(10);
 
 /// Spawns them all under the hub's supervisor.
 pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
-    let (supervisor, server) = (&app.scope.supervisor, &app.config.server);
+    let scope = app.edge.scope();
+    let supervisor = &scope.supervisor;
     supervisor.run("server.prepare", prepare(app.clone(), admin));
     supervisor.run("server.claim", claim(app.clone()));
     supervisor.run("server.loops", watch_loops(app.clone()));
     supervisor.keep("server.announce", announce(app.clone()));
     let changes = app.fabric.cluster().key_changes();
-    supervisor.keep("server.keys", auth::watch(app.clone(), changes));
+    supervisor.keep(
+        "server.keys",
+        auth::watch(app.edge.keys().clone(), changes, scope.clone()),
+    );
     supervisor.keep("server.doubtful-keys", doubtful_keys(app.clone()));
     supervisor.keep("server.prune-keys", prune_keys(app.clone()));
-    let (sockets, stop) = (app.sockets.clone(), app.scope.stop.clone());
-    let times = Times {
-        ping_interval: server.ping_interval,
-        dead_after: server.dead_after,
-        write: server.write_timeout,
-        message: server.message_timeout,
-    };
-    supervisor.keep("server.sockets", sockets.beat(times, stop.clone()));
-    supervisor.keep("server.streams", sse::beat(app.beat.clone(), stop));
+    let beat = app.clock.clone().run(app.edge.open().clone(), scope.stop.clone());
+    supervisor.keep("server.sockets", beat);
+    supervisor.keep("server.streams", sse::beat(app.beat.clone(), scope.stop.clone()));
 }
 
 /// Makes the hub unready for good when a loop is lost.
 async fn watch_loops(app: App) {
-    let supervisor = &app.scope.supervisor;
+    let scope = app.edge.scope();
+    let supervisor = &scope.supervisor;
     tokio::select! {
-        () = app.scope.stop.cancelled() => {}
+        () = scope.stop.cancelled() => {}
         lost = supervisor.lost() => app.readiness.lost(lost.to_string()),
         lost = app.store.lost() => {
             app.readiness.lost(lost.to_string());
@@ -58,7 +57,7 @@ async fn watch_loops(app: App) {
 
 /// Brings the schema up to date, enters the first key and follows its file.
 async fn prepare(app: App, admin: Option<ApiKey>) {
-    match app.store.prepare(&app.scope.stop).await {
+    match app.store.prepare(&app.edge.scope().stop).await {
         Ok(()) => {}
         Err(alkhub_store::Error::Stopped) => return,
         Err(error) => {
@@ -70,15 +69,18 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
     let Some(admin) = admin else {
         return app.readiness.prepared();
     };
-    while let Err(error) = auth::enter_admin(&app, &admin).await {
+    let scope = app.edge.scope().clone();
+    let alone = !app.config.hub.uid.is_empty();
+    let first = FirstKey::new(app.edge.keys().clone(), app.config.auth.clone(), alone, admin);
+    while let Err(error) = first.enter().await {
         tracing::warn!(error = %Chain(&error), "the first admin key is not entered yet");
-        if !pause(&app, RETRY).await {
+        if !scope.pause(RETRY).await {
             return;
         }
     }
     app.readiness.prepared();
-    auth::tell_of_others(&app, &admin).await;
-    auth::follow_admin(app, admin).await;
+    first.warn_of_others().await;
+    first.follow(scope).await;
 }
 
 /// Waits for Redis and claims the prefix for this Hub, again and again.
@@ -87,7 +89,7 @@ async fn claim(app: App) {
     let uid = app.config.hub.uid.as_str();
     loop {
         let up = tokio::select! {
-            () = app.scope.stop.cancelled() => return,
+            () = app.edge.scope().stop.cancelled() => return,
             state = link.wait_for(|state| !matches!(state, LinkState::Down(_))) => state.is_ok(),
         };
         if !up {
@@ -105,7 +107,7 @@ async fn claim(app: App) {
             }
             Err(error) => tracing::debug!(error = %Chain(&error), "the prefix is not claimed yet"),
         }
-        if !pause(&app, CLAIM).await {
+        if !app.edge.scope().pause(CLAIM).await {
             return;
         }
     }
@@ -115,7 +117,7 @@ async fn claim(app: App) {
 async fn announce(app: App) {
     loop {
         app.fabric.cluster().announce(app.lease());
-        if !pause(&app, app.config.events.lease_interval).await {
+        if !app.edge.scope().pause(app.config.events.lease_interval).await {
             return;
         }
     }
@@ -124,8 +126,8 @@ async fn announce(app: App) {
 /// Looks keys up for addresses that had too many bad ones.
 async fn doubtful_keys(app: App) {
     tokio::select! {
-        () = app.scope.stop.cancelled() => {}
-        () = app.keys.look_up_doubtful() => {}
+        () = app.edge.scope().stop.cancelled() => {}
+        () = app.edge.keys().look_up_doubtful() => {}
     }
 }
 
@@ -133,7 +135,7 @@ async fn doubtful_keys(app: App) {
 async fn prune_keys(app: App) {
     // Not all hubs at once.
     let mut wait = PRUNE.mul_f64(rand::random::<f64>());
-    while pause(&app, wait).await {
+    while app.edge.scope().pause(wait).await {
         wait = PRUNE;
         match app.store.keys().prune(app.config.auth.key_retention).await {
             Ok(0) => {}
@@ -144,13 +146,5 @@ async fn prune_keys(app: App) {
             }
             Err(error) => tracing::debug!(error = %Chain(&error), "keys that ended long ago were not deleted"),
         }
-    }
-}
-
-/// Waits; false when the hub ends meanwhile.
-async fn pause(app: &App, time: Duration) -> bool {
-    tokio::select! {
-        () = app.scope.stop.cancelled() => false,
-        () = tokio::time::sleep(time) => true,
     }
 }

@@ -8,11 +8,12 @@
 use std::time::Duration;
 
 use alkhub_config::drain::{CLOSING, ENDING, KILLING, STORING};
+use alkhub_edge::error::unanswered;
+use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::open::DRAINING;
 use tokio::time::{Instant, timeout};
 
-use crate::error::unanswered;
 use crate::hub::Hub;
-use crate::ws::{DRAINING, code};
 
 /// Time to tell the other hubs, while `drain-delay` runs.
 const ANNOUNCING: Duration = Duration::from_secs(1);
@@ -36,15 +37,15 @@ impl Hub {
 
     async fn drain(&self) {
         let app = &self.app;
-        let server = &app.config.server;
+        let (server, scope, open) = (app.edge.server(), app.edge.scope(), app.edge.open());
         app.readiness.draining();
-        tracing::info!(hub.id = %app.hub_id, calls = app.calls.in_flight(), "the hub drains");
+        tracing::info!(hub.id = %app.edge.hub_id(), calls = app.calls.in_flight(), "the hub drains");
         let begun = Instant::now();
         tokio::join!(self.announce(), tokio::time::sleep(server.drain_delay));
         // Whoever runs the hub gives it no longer for this.
         let late = begun.elapsed().saturating_sub(server.drain_delay);
-        app.scope.drain.cancel();
-        app.sockets.drain();
+        scope.drain.cancel();
+        open.drain();
         if !wait(server.drain_timeout.saturating_sub(late), || app.calls.in_flight() == 0).await {
             tracing::warn!(
                 calls = app.calls.in_flight(),
@@ -53,13 +54,14 @@ impl Hub {
         }
         // While every caller can still be told.
         app.calls.end_all(&unanswered(DRAINING), DRAINING);
-        app.scope.close.cancel();
-        app.sockets.close(code::GOING_AWAY, DRAINING, |_| true);
-        if !wait(CLOSING, || app.sockets.len() == 0 && app.metrics.http() == 0).await {
-            tracing::debug!(sockets = app.sockets.len(), "sockets did not answer their close");
+        scope.close.cancel();
+        open.close();
+        let sockets = || open.count(ConnectionKind::Websocket);
+        if !wait(CLOSING, || sockets() == 0 && app.edge.metrics().http() == 0).await {
+            tracing::debug!(sockets = sockets(), "sockets did not answer their close");
             // Their spokes leave the directory while the link to it is still there.
-            app.sockets.kill();
-            wait(KILLING, || app.sockets.len() == 0).await;
+            open.kill();
+            wait(KILLING, || sockets() == 0).await;
         }
         self.end().await;
     }
@@ -75,7 +77,7 @@ impl Hub {
     }
 
     async fn end(&self) {
-        let scope = &self.app.scope;
+        let scope = self.app.edge.scope();
         scope.drain.cancel();
         scope.close.cancel();
         scope.stop.cancel();
@@ -86,7 +88,7 @@ impl Hub {
         if timeout(STORING, self.app.store.close()).await.is_err() {
             tracing::warn!("Postgres did not take the last writes in time");
         }
-        tracing::info!(hub.id = %self.app.hub_id, "the hub has ended");
+        tracing::info!(hub.id = %self.app.edge.hub_id(), "the hub has ended");
     }
 }
 

@@ -1,7 +1,6 @@
 //! The handlers: each extracts, authorizes, calls one function and encodes.
 
 pub(crate) mod calls;
-mod change;
 pub(crate) mod document;
 pub(crate) mod events;
 pub(crate) mod health;

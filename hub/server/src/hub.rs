@@ -5,28 +5,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use alkhub_budget::Budgets;
 use alkhub_calls::Calls;
 use alkhub_config::{AuthConfig, HubConfig, secret};
+use alkhub_edge::auth::{FirstKey, InvalidFirstKey, KeyRing, KeyRingParts};
+use alkhub_edge::listener::{self, Listener, ListenerLimits, tls};
+use alkhub_edge::metrics::{ConnectionKind, EdgeMetrics};
+use alkhub_edge::{Edge, EdgeParts, Open, Scope};
 use alkhub_events::Fabric;
-use alkhub_protocol::{ApiKey, HubId, key};
+use alkhub_protocol::{ApiKey, HubId};
 use alkhub_store::{InvalidHashKey, KeyHasher, Store};
 use alkhub_tasks::Supervisor;
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::OnceCell;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 use crate::app::{App, Inner};
-use crate::auth::KeyRing;
-use crate::listener::{self, ListenerLimits, Scope, tls};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
-use crate::streams::Streams;
-use crate::ws::Sockets;
+use crate::ws::Clock;
 use crate::{background, router};
 
 /// Connections to the management listener at once.
@@ -67,9 +66,9 @@ pub enum StartError {
     /// The secret to hash keys with has another form.
     #[error("`auth.hash-key-file` is not valid")]
     HashKey(#[from] InvalidHashKey),
-    /// The first admin key is no key.
-    #[error("`auth.admin-key-file` is not valid")]
-    AdminKey(#[from] key::InvalidKey),
+    /// The first admin key cannot be read, or is no key.
+    #[error(transparent)]
+    AdminKey(#[from] InvalidFirstKey),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
@@ -111,11 +110,11 @@ impl Hub {
             "server.management-listen",
             config.server.management_listen,
         )?;
-        let scope = Scope::new();
+        let scope = Scope::default();
         let app = assemble(config, prepared.hasher, &scope)?;
         background::start(&app, prepared.admin);
         spawn_listeners(&app, prepared.main, prepared.management, prepared.tls);
-        tracing::info!(hub.id = %app.hub_id, %listen, %management, "the hub starts");
+        tracing::info!(hub.id = %app.edge.hub_id(), %listen, %management, "the hub starts");
         Ok(Self {
             app,
             listen,
@@ -127,7 +126,7 @@ impl Hub {
 
     /// `http://address:port` (or `https`) of the main listener.
     pub fn url(&self) -> String {
-        let scheme = if self.app.config.server.tls.is_some() {
+        let scheme = if self.app.edge.server().tls.is_some() {
             "https"
         } else {
             "http"
@@ -142,7 +141,7 @@ impl Hub {
 
     /// The process's id, unique over restarts.
     pub fn hub_id(&self) -> &HubId {
-        &self.app.hub_id
+        self.app.edge.hub_id()
     }
 
     /// Resolves when `/readyz` answers 200 for the first time.
@@ -180,12 +179,12 @@ impl Hub {
 
     /// Watches over the loops of this hub; the loops of a program around it may be among them.
     pub fn supervisor(&self) -> &Supervisor {
-        &self.app.scope.supervisor
+        &self.app.edge.scope().supervisor
     }
 
     /// Open WebSockets.
     pub fn websockets(&self) -> usize {
-        self.app.sockets.len()
+        self.app.edge.open().count(ConnectionKind::Websocket)
     }
 }
 
@@ -201,7 +200,7 @@ impl Prepared {
         let management = bind("server.management-listen", config.server.management_listen)?;
         Ok(Self {
             hasher: hasher(&config.auth)?,
-            admin: crate::auth::admin_key(&config.auth)?,
+            admin: FirstKey::read(&config.auth)?,
             tls: config.server.tls.as_ref().map(tls::acceptor).transpose()?,
             main: bind("server.listen", config.server.listen)?,
             management: listener::listen(management).map_err(unusable)?,
@@ -249,7 +248,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 /// Makes the parts and what joins them.
 fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, StartError> {
     let registry = Registry::new();
-    let metrics = Arc::new(Metrics::new(&registry)?);
+    let metrics = Metrics::new(&registry)?;
     let hub_id = hub_id(&config.pod.name);
     let store = Store::open(&config.store, &registry)?;
     scope.supervisor.register(&registry)?;
@@ -266,22 +265,36 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         registry: registry.clone(),
         budgets: budgets.clone(),
     })?;
-    let keys = KeyRing::new(store.clone(), hasher, &config.auth, &config.server, metrics.clone());
+    let edge_metrics = Arc::new(EdgeMetrics::new(&registry)?);
+    let open = Open::default();
+    let keys = KeyRing::new(KeyRingParts {
+        store: store.clone(),
+        cluster: fabric.cluster().clone(),
+        open: open.clone(),
+        hasher,
+        auth: &config.auth,
+        server: &config.server,
+        metrics: edge_metrics.clone(),
+    });
+    let edge = Edge::new(EdgeParts {
+        hub_id,
+        server: config.server.clone(),
+        keys: Arc::new(keys),
+        open,
+        budgets,
+        metrics: edge_metrics,
+        scope: scope.clone(),
+    });
     Ok(App::new(Inner {
         readiness: Readiness::new(store.link(), fabric.link(), metrics.ready.clone()),
-        hub_id,
+        edge,
         store,
         fabric,
         calls,
-        budgets,
-        keys,
-        sockets: Arc::new(Sockets::default()),
-        streams: Arc::new(Streams::default()),
+        clock: Arc::new(Clock::new(&config.server)),
         metrics,
         registry,
-        scope: scope.clone(),
         beat: tokio::sync::watch::Sender::new(()),
-        connections: AtomicU64::new(0),
         document: std::sync::OnceLock::new(),
         config,
     }))
@@ -300,14 +313,9 @@ fn hub_id(pod: &str) -> HubId {
 }
 
 fn spawn_listeners(app: &App, main: TcpSocket, management: TcpListener, tls: Option<tls::Acceptor>) {
-    let server = Arc::new(app.config.server.clone());
-    let supervisor = &app.scope.supervisor;
-    // Probes and scrapes are answered to the very end, so that "draining" can be seen.
-    let scope = Scope {
-        drain: CancellationToken::new(),
-        ..app.scope.clone()
-    };
-    let management = listener::serve(listener::Parts {
+    let server = Arc::new(app.edge.server().clone());
+    let scope = app.edge.scope();
+    let management = Listener {
         socket: management,
         router: router::management(app),
         tls: None,
@@ -317,57 +325,49 @@ fn spawn_listeners(app: &App, main: TcpSocket, management: TcpListener, tls: Opt
             server: server.clone(),
         },
         metrics: None,
-        scope,
-    });
-    supervisor.keep("server.management", management);
+        // Probes and scrapes are answered to the very end, so that "draining" can be seen.
+        scope: Scope {
+            drain: CancellationToken::new(),
+            ..scope.clone()
+        },
+    };
+    scope.supervisor.keep("server.management", management.serve());
     let limits = ListenerLimits {
         connections: server.max_connections,
         per_address: Some(server.max_connections_per_address),
         server,
     };
     let main = open_main(app.clone(), main, tls, limits);
-    supervisor.keep_until("server.listener", app.scope.drain.clone(), main);
+    scope
+        .supervisor
+        .keep_until("server.listener", scope.drain.clone(), main);
 }
 
 /// Serves clients as soon as the hub can answer them.
 async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits: ListenerLimits) {
+    let scope = app.edge.scope();
     tokio::select! {
-        () = app.scope.drain.cancelled() => return,
-        () = app.scope.stop.cancelled() => return,
+        () = scope.drain.cancelled() => return,
+        () = scope.stop.cancelled() => return,
         () = app.readiness.answerable() => {}
     }
     let socket = match listener::listen(main) {
         Ok(socket) => socket,
         Err(error) => {
-            let address = app.config.server.listen;
+            let address = app.edge.server().listen;
             return app
                 .readiness
                 .failed(format!("cannot listen on {address} (`server.listen`): {error}"));
         }
     };
     app.readiness.listening();
-    listener::serve(listener::Parts {
+    let listener = Listener {
         socket,
         router: router::main(&app),
         tls,
         limits,
-        metrics: Some(app.metrics.clone()),
-        scope: app.scope.clone(),
-    })
-    .await;
-}
-
-// === impl Scope ===
-
-impl Scope {
-    fn new() -> Self {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self {
-            supervisor: Supervisor::new(tasks.clone(), stop.clone()),
-            tasks,
-            drain: CancellationToken::new(),
-            close: CancellationToken::new(),
-            stop,
-        }
-    }
+        metrics: Some(app.edge.metrics().clone()),
+        scope: scope.clone(),
+    };
+    listener.serve().await;
 }

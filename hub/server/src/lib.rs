@@ -1,4 +1,4 @@
-//! The surfaces of a hub: HTTP, WebSocket and SSE, with keys, limits, telemetry and the graceful end.
+//! A hub process: its parts, put together, started and ended.
 //!
 //! [`Hub::start`] is the whole of a hub process; `alkhub serve`, `alkhub dev` and the tests call it. Handlers decode,
 //! authorize, call one function of a domain crate and encode.
@@ -14,37 +14,23 @@
 //! - Keys, tokens, query strings and payloads are never logged.
 
 mod app;
-mod auth;
 mod background;
-mod body;
-mod conformance;
 mod drain;
-mod endpoint;
-mod envelope;
-mod error;
-mod forwarded;
 mod http;
 mod hub;
-mod limits;
-mod listener;
 mod metrics;
-mod openapi;
-mod payer;
-mod query;
 mod readiness;
-mod request;
 mod router;
 mod shapes;
 mod sse;
-mod streams;
 pub mod telemetry;
 mod ws;
 
 pub use alkhub_calls::{InvalidSchema, check_schema};
+pub use alkhub_edge::listener::tls::TlsError;
 pub use hub::{Hub, StartError};
-pub use listener::tls::TlsError;
 
 /// The OpenAPI 3.1 document of the main listener, generated from the routes and the wire types.
 pub fn openapi() -> serde_json::Value {
-    openapi::document()
+    router::document()
 }

@@ -1,26 +1,22 @@
 //! Every route, on one page. The router and the OpenAPI document are both made of this list.
 
-use alkhub_config::Origin;
+use alkhub_edge::endpoint::shape;
+use alkhub_edge::{Endpoint, openapi, router};
 use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{OperationName, RequestId, SpokeName, scope, topic};
+use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
-use axum::{Router, middleware};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Method};
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use http::Method;
+use serde_json::Value;
 
 use crate::app::App;
-use crate::endpoint::{Endpoint, shape};
 use crate::http::{calls, document, events, health, hub, keys, operations, spokes};
-use crate::query::Declared;
-use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT, TRACEPARENT};
 use crate::{shapes, ws};
 
 /// The routes of the main listener.
-pub(crate) fn endpoints() -> Vec<Endpoint> {
+fn endpoints() -> Vec<Endpoint<App>> {
     let mut all = calling();
     all.extend(events());
     all.extend(lists());
@@ -29,7 +25,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
 }
 
 /// Operations.
-fn calling() -> Vec<Endpoint> {
+fn calling() -> Vec<Endpoint<App>> {
     vec![
         at(Method::POST, "/v1/call/{operation}", post(calls::call))
             .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
@@ -79,7 +75,7 @@ fn calling() -> Vec<Endpoint> {
 }
 
 /// Events.
-fn events() -> Vec<Endpoint> {
+fn events() -> Vec<Endpoint<App>> {
     vec![
         at(Method::GET, "/v1/events", get(events::stream))
             .says("Events of the named topics as server-sent events, from the moment of the answer.")
@@ -122,7 +118,7 @@ fn events() -> Vec<Endpoint> {
 }
 
 /// Who is there, what was called, and the documents.
-fn lists() -> Vec<Endpoint> {
+fn lists() -> Vec<Endpoint<App>> {
     vec![
         at(Method::GET, "/v1/spokes", get(spokes::list))
             .says("Lists spokes and their connected instances, by name: all of them, or pages where `limit` or `cursor` is given.")
@@ -157,7 +153,7 @@ fn lists() -> Vec<Endpoint> {
     ]
 }
 
-fn administration() -> Vec<Endpoint> {
+fn administration() -> Vec<Endpoint<App>> {
     vec![
         at(Method::GET, "/v1/admin/hub", get(hub::report))
             .says("This hub, the other pods, and the links to Redis and Postgres.")
@@ -213,22 +209,21 @@ fn administration() -> Vec<Endpoint> {
     ]
 }
 
-fn at(method: Method, path: &'static str, route: MethodRouter<App>) -> Endpoint {
-    Endpoint::new(method, path, route)
+fn at(method: Method, path: &'static str, handler: MethodRouter<App>) -> Endpoint<App> {
+    Endpoint::new(method, path, handler)
+}
+
+/// The OpenAPI document of the main listener.
+pub(crate) fn document() -> Value {
+    let endpoints = endpoints();
+    openapi::document(endpoints.iter().map(|endpoint| &endpoint.route))
 }
 
 /// The main listener's router.
 pub(crate) fn main(app: &App) -> Router {
-    let routes = endpoints().into_iter().fold(Router::new(), |router, endpoint| {
-        let declared = Declared::of(&endpoint.parameters);
-        let check = middleware::from_fn(move |request, next| declared.clone().pass(request, next));
-        router.route(endpoint.path, endpoint.route.route_layer(check))
-    });
-    let router = around(routes, app);
-    match cors(&app.config.server.cors_origins) {
-        Some(cors) => router.layer(cors),
-        None => router,
-    }
+    let routes = router::mount(endpoints(), app.clone());
+    let router = router::around(routes, app.edge.metrics());
+    router::with_cors(router, &app.edge.server().cors_origins)
 }
 
 /// The management listener's router.
@@ -237,47 +232,71 @@ pub(crate) fn management(app: &App) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready));
-    around(routes, app)
+    router::around(routes.with_state(app.clone()), app.edge.metrics())
 }
 
-/// What every request passes through.
-fn around(routes: Router<App>, app: &App) -> Router {
-    routes
-        .fallback(document::not_found)
-        .method_not_allowed_fallback(document::method_not_allowed)
-        .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn_with_state(app.clone(), request::observe))
-        .with_state(app.clone())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Which browsers may call; none unless configured.
-fn cors(origins: &[Origin]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
+    #[test]
+    fn every_route_is_described_and_nothing_else_is() {
+        let document = document();
+        let mut described = 0;
+        for (path, methods) in document["paths"].as_object().expect("paths") {
+            for operation in methods.as_object().expect("methods").values() {
+                described += 1;
+                let summary = operation["summary"].as_str().expect("a text");
+                assert!(summary.ends_with('.'), "{path}");
+                let answers = operation["responses"].as_object().expect("answers");
+                assert!(answers.keys().any(|status| status.as_str() < "4"), "{path}");
+                let parameters = operation["parameters"].as_array().expect("a list");
+                let parts = parameters.iter().filter(|each| each["in"] == "path").count();
+                assert_eq!(parts, path.matches('{').count(), "{path}: each part of the path");
+            }
+        }
+
+        assert_eq!(described, endpoints().len());
     }
-    let allowed = if origins.iter().any(Origin::is_any) {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(
-            origins
-                .iter()
-                .filter_map(|origin| HeaderValue::from_str(origin.as_str()).ok()),
-        )
-    };
-    Some(
-        CorsLayer::new()
-            .allow_origin(allowed)
-            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers([
-                AUTHORIZATION,
-                CONTENT_TYPE,
-                REQUEST_ID,
-                TRACEPARENT,
-                TIMEOUT,
-                METADATA,
-                PARENT,
-                HeaderName::from_static("last-event-id"),
-            ])
-            .expose_headers([REQUEST_ID, RETRY_AFTER]),
-    )
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = document();
+        let mut references = Vec::new();
+        collect(&document, &mut references);
+
+        assert!(references.len() > 20);
+        for reference in references {
+            let pointer = reference.strip_prefix('#').expect("a reference inside the document");
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+        }
+    }
+
+    #[test]
+    fn operation_ids_are_unique() {
+        let document = document();
+        let paths = document["paths"].as_object().expect("paths").values();
+        let operations = paths.flat_map(|methods| methods.as_object().expect("methods").values());
+        let mut ids: Vec<&str> = operations
+            .map(|operation| operation["operationId"].as_str().expect("a text"))
+            .collect();
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+
+        assert_eq!(ids.len(), all);
+    }
+
+    fn collect(value: &Value, references: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(Value::String(reference)) = fields.get("$ref") {
+                    references.push(reference.clone());
+                }
+                fields.values().for_each(|value| collect(value, references));
+            }
+            Value::Array(items) => items.iter().for_each(|value| collect(value, references)),
+            _ => {}
+        }
+    }
 }

@@ -6,15 +6,21 @@
 //! Topics: no `event:` field, so that a browser's `onmessage` fires; `data` is the envelope; `event: gap` where events
 //! are missing. Subscriptions: `event: next`, then `event: error` or `event: complete`.
 
+mod entry;
+mod text;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_budget::Budget;
 use alkhub_calls::Items;
+use alkhub_edge::Holder;
+use alkhub_edge::error::{missing_scope, unanswered};
+use alkhub_edge::open::DRAINING;
+use alkhub_edge::payer::charged;
 use alkhub_events::{Deliveries, Item, Publication, Subscription};
-use alkhub_protocol::frame::Gap;
-use alkhub_protocol::{CallError, Delivered, RawJson, TopicFilter};
+use alkhub_protocol::{CallError, Delivered, TopicFilter};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -25,11 +31,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::error::{ApiError, missing_scope, problem, status, unanswered};
-use crate::metrics::ConnectionKind;
-use crate::payer;
-use crate::streams::Held;
+use entry::Ending;
+use text::{comment, data, failed, gap, is_line, start, unresumable, written};
+
+pub(crate) use entry::{Held, OnDrain, open};
 
 /// A silent stream gets a comment this often, so that no proxy cuts it.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -73,24 +78,10 @@ pub(crate) async fn beat(beat: watch::Sender<()>, stop: CancellationToken) {
     }
 }
 
-/// Enters a stream of a key's among the open ones, before what it is to give is asked for.
-///
-/// # Errors
-/// The key has as many connections as it may, or has just ended.
-pub(crate) fn open(app: &App, caller: &Caller) -> Result<Held, ApiError> {
-    let slot = app.keys.take_connection(&caller.key)?;
-    let open = app.metrics.open(ConnectionKind::Sse);
-    let held = app.streams.enter(caller.key.clone(), (slot, open));
-    match app.keys.look_again(&caller.key).refusal() {
-        Some(refusal) => Err(refusal.into()),
-        None => Ok(held),
-    }
-}
-
 /// The events of topics until the client leaves, its key ends or the hub drains.
-pub(crate) fn topics(app: &App, caller: &Caller, mut held: Held, topics: Topics) -> Response {
-    let (mut beat, drain) = (app.beat.subscribe(), app.scope.drain.clone());
-    let stream_id = app.connection_id();
+pub(crate) fn topics(app: &App, caller: &Holder, mut held: Held, topics: Topics) -> Response {
+    let mut beat = app.beat.subscribe();
+    let stream_id = app.edge.connection_id();
     let Topics {
         mut deliveries,
         subscriptions,
@@ -105,7 +96,7 @@ pub(crate) fn topics(app: &App, caller: &Caller, mut held: Held, topics: Topics)
         missing.map(|scope| missing_scope(&scope))
     });
     answer(
-        app.budgets.key(&caller.key.id),
+        app.edge.budgets().key(&caller.key.id),
         async_stream::stream! {
             let _budget = budget;
             let mut number = 0_u64;
@@ -117,11 +108,12 @@ pub(crate) fn topics(app: &App, caller: &Caller, mut held: Held, topics: Topics)
             loop {
                 tokio::select! {
                     biased;
-                    refusal = held.ended() => {
-                        yield Part::Own(failed(&refusal));
+                    ending = held.ended() => {
+                        if let Ending::Refused(refusal) = ending {
+                            yield Part::Own(failed(&refusal));
+                        }
                         return;
                     }
-                    () = drain.cancelled() => return,
                     Ok(()) = beat.changed() => yield Part::Own(comment()),
                     item = deliveries.next() => match item {
                         Some(item) => for part in batch(item, &mut deliveries, &stream_id, &mut number) {
@@ -136,8 +128,8 @@ pub(crate) fn topics(app: &App, caller: &Caller, mut held: Held, topics: Topics)
 }
 
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
-pub(crate) fn items(app: &App, caller: &Caller, mut held: Held, mut items: Items) -> Response {
-    let (mut beat, close) = (app.beat.subscribe(), app.scope.close.clone());
+pub(crate) fn items(app: &App, caller: &Holder, mut held: Held, mut items: Items) -> Response {
+    let mut beat = app.beat.subscribe();
     let ticket = items.ticket();
     held.watch(move |caller| {
         // What it ends comes as the last item.
@@ -146,22 +138,24 @@ pub(crate) fn items(app: &App, caller: &Caller, mut held: Held, mut items: Items
     });
     let waiting = app.config.calls.subscription_items;
     answer(
-        app.budgets.key(&caller.key.id),
+        app.edge.budgets().key(&caller.key.id),
         async_stream::stream! {
             yield Part::Own(start());
             loop {
                 tokio::select! {
                     biased;
-                    refusal = held.ended() => {
-                        // The spoke has the call, and may have done all of it.
-                        yield Part::Own(failed(&refusal.delivered(Delivered::Maybe)));
-                        return;
-                    }
-                    () = close.cancelled() => break,
+                    ending = held.ended() => match ending {
+                        Ending::Refused(refusal) => {
+                            // The spoke has the call, and may have done all of it.
+                            yield Part::Own(failed(&refusal.delivered(Delivered::Maybe)));
+                            return;
+                        }
+                        Ending::Drain => break,
+                    },
                     Ok(()) = beat.changed() => yield Part::Own(comment()),
                     item = items.next() => {
                         let last = !matches!(item, Some(Ok(_)));
-                        yield Part::Own(said(item));
+                        yield Part::Own(written(item));
                         if last {
                             return;
                         }
@@ -174,23 +168,14 @@ pub(crate) fn items(app: &App, caller: &Caller, mut held: Held, mut items: Items
                     break;
                 };
                 let last = !matches!(item, Some(Ok(_)));
-                yield Part::Own(said(item));
+                yield Part::Own(written(item));
                 if last {
                     return;
                 }
             }
-            yield Part::Own(failed(&unanswered(crate::ws::DRAINING)));
+            yield Part::Own(failed(&unanswered(DRAINING)));
         },
     )
-}
-
-/// An item, or the end of a subscription.
-fn said(item: Option<Result<RawJson, CallError>>) -> Vec<u8> {
-    match item {
-        Some(Ok(item)) => named("next", item.as_bytes()),
-        Some(Err(error)) => failed(&error),
-        None => named("complete", b"{}"),
-    }
 }
 
 /// Writes a stream, charging what is written to the reader; one whose budget is full is told so, and it ends.
@@ -199,7 +184,7 @@ fn answer(budget: Budget, stream: impl Stream<Item = Part> + Send + 'static) -> 
         let mut stream = std::pin::pin!(stream);
         while let Some(part) = stream.next().await {
             let charged = match part {
-                Part::Own(text) => payer::charged(&budget, text.into()),
+                Part::Own(text) => charged(&budget, text.into()),
                 Part::Shared(text) => Ok(text),
             };
             match charged {
@@ -220,16 +205,6 @@ fn answer(budget: Budget, stream: impl Stream<Item = Part> + Send + 'static) -> 
         HeaderValue::from_static("no"),
     );
     response
-}
-
-/// Tells when to come back, spread so that the clients of a lost hub do not all come at once.
-fn start() -> Vec<u8> {
-    let retry_ms = 1_000 + u32::from(rand::random::<u16>()) % 2_000;
-    format!("retry: {retry_ms}\n\n").into_bytes()
-}
-
-fn comment() -> Vec<u8> {
-    b": keep-alive\n\n".to_vec()
 }
 
 /// An item and those that wait behind it.
@@ -264,66 +239,8 @@ fn batch(first: Item, deliveries: &mut Deliveries, stream_id: &str, number: &mut
     parts
 }
 
-/// Whether a text stands on one line.
-fn is_line(text: &[u8]) -> bool {
-    memchr::memchr2(b'\n', b'\r', text).is_none()
-}
-
-fn gap(gap: &Gap) -> Vec<u8> {
-    named("gap", &serde_json::to_vec(gap).expect("a gap is a plain struct"))
-}
-
-/// Events have no positions that outlast a connection: a client that comes back is told so.
-fn unresumable(filter: &TopicFilter) -> Gap {
-    Gap {
-        topic: filter.to_string(),
-        reason: "resume_unavailable".to_owned(),
-        missed: None,
-    }
-}
-
-fn failed(error: &CallError) -> Vec<u8> {
-    let problem = problem(error, status(error));
-    named(
-        "error",
-        &serde_json::to_vec(&problem).expect("a problem is a plain struct"),
-    )
-}
-
-fn named(event: &str, text: &[u8]) -> Vec<u8> {
-    let mut out = format!("event: {event}\n").into_bytes();
-    data(&mut out, text);
-    out
-}
-
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         self.0.text()
-    }
-}
-
-/// Line breaks in JSON are white space between values: each line becomes a `data:` of its own.
-fn data(out: &mut Vec<u8>, text: &[u8]) {
-    out.reserve(text.len() + 8);
-    for line in text.split(|&byte| byte == b'\n' || byte == b'\r') {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(line);
-        out.push(b'\n');
-    }
-    out.push(b'\n');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pretty_payload_stays_one_event() {
-        let event = named("next", b"{\n  \"a\": 1\r\n}");
-
-        assert_eq!(
-            String::from_utf8(event).expect("UTF-8"),
-            "event: next\ndata: {\ndata:   \"a\": 1\ndata: \ndata: }\n\n"
-        );
     }
 }

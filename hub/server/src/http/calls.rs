@@ -1,5 +1,13 @@
 //! Calls over HTTP, and the list of ended ones.
 
+use alkhub_edge::Holder;
+use alkhub_edge::body::RawBody;
+use alkhub_edge::envelope::{self, Page};
+use alkhub_edge::error::{ApiError, unanswered};
+use alkhub_edge::open::DRAINING;
+use alkhub_edge::query::Query;
+use alkhub_edge::request::{self, Id, Path};
+use alkhub_edge::trace;
 use alkhub_protocol::call::{CallRecord, Metadata};
 use alkhub_protocol::{CallRequest, CallStatus, Code, OperationKind, OperationName, scope};
 use alkhub_store::{CallFilter, Cursor};
@@ -8,13 +16,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::body::RawBody;
-use crate::envelope::{self, Page};
-use crate::error::{ApiError, unanswered};
-use crate::query::Query;
-use crate::request::{self, Id, Path};
-use crate::{sse, telemetry, ws};
+use crate::sse::{self, OnDrain};
 
 /// Records in an answer when the request does not say.
 const PAGE: u32 = 100;
@@ -27,7 +29,7 @@ pub(crate) const PAGE_LIMIT: u32 = 1_000;
 /// A client that goes away before the answer aborts the call.
 pub(crate) async fn call(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(operation): Path<String>,
     Id(request_id): Id,
     headers: HeaderMap,
@@ -45,12 +47,12 @@ pub(crate) async fn call(
         idle_timeout: None,
         parent: request::parent(&headers)?,
         target: None,
-        traceparent: traced.or_else(|| telemetry::traceparent(&headers)),
+        traceparent: traced.or_else(|| trace::traceparent(&headers)),
         metadata,
         operation,
     };
     if app.kind(&request) == Some(OperationKind::Subscription) {
-        let held = sse::open(&app, &caller)?;
+        let held = sse::open(&app.edge, &caller, OnDrain::Finish)?;
         let items = app.calls.subscribe(&caller.who(), request).await?;
         return Ok(sse::items(&app, &caller, held, items));
     }
@@ -59,12 +61,12 @@ pub(crate) async fn call(
         // An answer that came before the end is given, however late this looks.
         biased;
         output = app.calls.call(&who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
-        () = app.scope.close.cancelled() => Err(unanswered(ws::DRAINING).into()),
+        () = app.edge.scope().close.cancelled() => Err(unanswered(DRAINING).into()),
     }
 }
 
 /// `GET /v1/calls`: ended calls, the newest first; with `after` and no `before` as they were written.
-pub(crate) async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Page<CallRecord>, ApiError> {
+pub(crate) async fn list(State(app): State<App>, caller: Holder, query: Query) -> Result<Page<CallRecord>, ApiError> {
     caller.require(scope::CALLS_READ)?;
     let filter = filter(&query)?;
     if let (Some(after), None) = (&filter.after, &filter.before) {

@@ -1,19 +1,14 @@
-//! The OpenAPI document, and what answers where nothing is.
+//! The OpenAPI document as it is served.
 
-use alkhub_protocol::Code;
+use alkhub_edge::envelope;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use sha1::{Digest as _, Sha1};
 
 use crate::app::App;
-use crate::envelope;
-use crate::error::ApiError;
-
-/// Characters of a path that are said of it, at most.
-const SHOWN: usize = 200;
 
 /// The OpenAPI document as it is served: made once, for it is the same until the hub ends.
 #[derive(Debug)]
@@ -55,25 +50,4 @@ pub(crate) async fn openapi(State(app): State<App>, headers: HeaderMap) -> Respo
     headers.insert(ETAG, document.tag.clone());
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
-}
-
-/// No such route.
-pub(crate) async fn not_found(uri: Uri) -> ApiError {
-    ApiError::new(
-        Code::NotFound,
-        format!("there is no route `{}`; see /v1/openapi.json", shown(&uri)),
-    )
-}
-
-/// The route has other methods; `Allow` names them.
-pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::new(
-        Code::MethodNotAllowed,
-        format!("`{}` has no method {method}", shown(&uri)),
-    )
-}
-
-/// As much of a path as is said of it: who has no key writes it too.
-fn shown(uri: &Uri) -> String {
-    uri.path().chars().take(SHOWN).collect()
 }

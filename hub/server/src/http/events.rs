@@ -1,6 +1,13 @@
 //! Events over HTTP: publishing, and topics as a stream.
 
 use alkhub_budget::Kept;
+use alkhub_edge::Holder;
+use alkhub_edge::body::RawBody;
+use alkhub_edge::envelope::Data;
+use alkhub_edge::error::{ApiError, Chain, missing_scope};
+use alkhub_edge::query::Query;
+use alkhub_edge::request::Path;
+use alkhub_edge::topics::{cost, not_published, not_subscribed};
 use alkhub_events::Lag;
 use alkhub_protocol::topic::InvalidTopic;
 use alkhub_protocol::{CallError, Topic, TopicFilter};
@@ -12,13 +19,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::body::RawBody;
-use crate::envelope::Data;
-use crate::error::{ApiError, missing_scope, not_published, not_subscribed};
-use crate::query::Query;
-use crate::request::Path;
-use crate::{sse, ws};
+use crate::sse::{self, OnDrain};
 
 /// Topics in one stream.
 const TOPICS: usize = 1_000;
@@ -38,7 +39,7 @@ pub(crate) struct PublishedEvent {
 /// `POST /v1/events/{type}`: an event with an empty id.
 pub(crate) async fn publish_without_id(
     state: State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(event_type): Path<String>,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -48,7 +49,7 @@ pub(crate) async fn publish_without_id(
 /// `POST /v1/events?topic=type:id`: for a topic that a path cannot name.
 pub(crate) async fn publish_to_topic(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     query: Query,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -62,7 +63,7 @@ pub(crate) async fn publish_to_topic(
 /// `POST /v1/events/{type}/{id}`: the body is the payload; an empty body is an event without one.
 pub(crate) async fn publish(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path((event_type, id)): Path<(String, String)>,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -72,14 +73,14 @@ pub(crate) async fn publish(
 
 async fn publish_event(
     app: &App,
-    caller: &Caller,
+    caller: &Holder,
     topic: &Topic,
     RawBody(payload): RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let allowed = caller.who().scopes.require_publish(topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
     let published = app.fabric.bus().publish(topic, payload).await.map_err(|failed| {
-        tracing::debug!(error = %crate::error::Chain(&failed), "an event was not published everywhere");
+        tracing::debug!(error = %Chain(&failed), "an event was not published everywhere");
         not_published(&failed)
     })?;
     Ok(Data(
@@ -94,21 +95,21 @@ async fn publish_event(
 /// `GET /v1/events?topic=type:id&topic=…`: answered when every subscription is confirmed.
 pub(crate) async fn stream(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filters = filters(&caller, &query)?;
-    let held = sse::open(&app, &caller)?;
-    let bytes = filters.iter().map(ws::cost).sum();
-    let budget = app.budgets.key(&caller.key.id).take(Kept::Subscriptions, bytes);
+    let held = sse::open(&app.edge, &caller, OnDrain::End)?;
+    let bytes = filters.iter().map(cost).sum();
+    let budget = app.edge.budgets().key(&caller.key.id).take(Kept::Subscriptions, bytes);
     let budget = budget.map_err(CallError::from)?;
     let (mailbox, deliveries) = alkhub_events::mailbox(app.event_limits(), Lag::DropOldest);
     let subscribed = filters
         .into_iter()
         .map(|filter| app.fabric.bus().subscribe(filter, &mailbox));
     let subscriptions = try_join_all(subscribed).await.map_err(|error| {
-        tracing::debug!(error = %crate::error::Chain(&error), "a subscription was not confirmed");
+        tracing::debug!(error = %Chain(&error), "a subscription was not confirmed");
         not_subscribed(&error)
     })?;
     let topics = sse::Topics {
@@ -120,7 +121,7 @@ pub(crate) async fn stream(
     Ok(sse::topics(&app, &caller, held, topics))
 }
 
-fn filters(caller: &Caller, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {
+fn filters(caller: &Holder, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {
     let mut filters = Vec::new();
     for text in query.all("topic") {
         let filter: TopicFilter = text

@@ -1,5 +1,6 @@
 //! The management listener: `/metrics`, `/livez`, `/readyz`.
 
+use alkhub_edge::error::ApiError;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +10,6 @@ use prometheus::{Encoder as _, TextEncoder};
 use serde_json::json;
 
 use crate::app::App;
-use crate::error::ApiError;
 
 /// `GET /metrics`.
 pub(crate) async fn metrics(State(app): State<App>) -> Response {

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use alkhub_edge::envelope::Data;
+use alkhub_edge::error::ApiError;
+use alkhub_edge::{Holder, VERSION};
 use alkhub_events::LinkState;
 use alkhub_protocol::admin::HubReport;
 use alkhub_protocol::scope;
 use axum::extract::State;
 
-use crate::app::{App, VERSION};
-use crate::auth::Caller;
-use crate::envelope::Data;
-use crate::error::ApiError;
+use crate::app::App;
 
 /// `GET /v1/admin/hub`.
-pub(crate) async fn report(State(app): State<App>, caller: Caller) -> Result<Data<HubReport>, ApiError> {
+pub(crate) async fn report(State(app): State<App>, caller: Holder) -> Result<Data<HubReport>, ApiError> {
     caller.require(scope::ADMIN)?;
     let connected = app.calls.connected();
     let spokes: BTreeSet<_> = connected.iter().map(alkhub_calls::Connected::spoke).collect();
@@ -23,13 +23,18 @@ pub(crate) async fn report(State(app): State<App>, caller: Caller) -> Result<Dat
         LinkState::Down(_) => "down",
     };
     Ok(Data::ok(HubReport {
-        hub_id: app.hub_id.clone(),
+        hub_id: app.edge.hub_id().clone(),
         version: VERSION.to_owned(),
         channel_prefix: app.config.events.prefix.to_string(),
         pods: app.fabric.cluster().pods().to_vec(),
         spokes_connected: u64::try_from(spokes.len()).unwrap_or(u64::MAX),
         redis: redis.to_owned(),
-        dead_keys: app.store.keys().count_dead(app.keys.hasher().hash_key()).await.ok(),
+        dead_keys: app
+            .store
+            .keys()
+            .count_dead(app.edge.keys().hasher().hash_key())
+            .await
+            .ok(),
         postgres: if app.store.ready() { "up" } else { "down" }.to_owned(),
     }))
 }

@@ -1,5 +1,10 @@
 //! Keys: made, listed, ended. A key in the clear is in one answer and nowhere else.
 
+use alkhub_edge::Holder;
+use alkhub_edge::body::JsonBody;
+use alkhub_edge::envelope::Data;
+use alkhub_edge::error::ApiError;
+use alkhub_edge::request::Path;
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo};
 use alkhub_protocol::{ApiKey, Code, scope};
 use alkhub_store::NewKey;
@@ -8,16 +13,11 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::body::JsonBody;
-use crate::envelope::Data;
-use crate::error::ApiError;
-use crate::request::Path;
 
 /// `GET /v1/admin/keys`.
-pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<Vec<KeyInfo>>, ApiError> {
+pub(crate) async fn list(State(app): State<App>, caller: Holder) -> Result<Data<Vec<KeyInfo>>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let keys = app.store.keys().list(app.keys.hasher().hash_key()).await;
+    let keys = app.store.keys().list(app.edge.keys().hasher().hash_key()).await;
     let keys = keys.map_err(|e| ApiError::store(&e))?;
     Ok(Data::ok(keys))
 }
@@ -25,24 +25,24 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Data<
 /// `POST /v1/admin/keys`.
 pub(crate) async fn create(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     JsonBody(create): JsonBody<KeyCreate>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     caller.require(scope::ADMIN)?;
     create.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
     let expires_at = create.expires_in_seconds.map(expiry).transpose()?;
     let work = make(app.clone(), caller, create, expires_at);
-    app.finish(work).await
+    app.edge.scope().finish(work).await
 }
 
 async fn make(
     app: App,
-    caller: Caller,
+    caller: Holder,
     create: KeyCreate,
     expires_at: Option<Timestamp>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     let key = ApiKey::from_entropy(rand::random());
-    let hasher = app.keys.hasher();
+    let hasher = app.edge.keys().hasher();
     let new = NewKey {
         name: create.name,
         hash: hasher.hash(&key),
@@ -67,20 +67,20 @@ async fn make(
 /// `DELETE /v1/admin/keys/{id}`: ends a key and its connections, on every hub.
 pub(crate) async fn revoke(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(id): Path<String>,
 ) -> Result<Data<KeyInfo>, ApiError> {
     caller.require(scope::ADMIN)?;
     let work = end(app.clone(), caller, id);
-    app.finish(work).await
+    app.edge.scope().finish(work).await
 }
 
-async fn end(app: App, caller: Caller, id: String) -> Result<Data<KeyInfo>, ApiError> {
+async fn end(app: App, caller: Holder, id: String) -> Result<Data<KeyInfo>, ApiError> {
     let revoked = app.store.keys().by(&caller.key.id).revoke(&id).await;
     let revoked = revoked.map_err(|e| ApiError::store(&e))?;
     let info = revoked.ok_or_else(|| ApiError::new(Code::NotFound, "there is no key with that id"))?;
     tracing::info!(admin.key = %caller.key.id, key.id = %info.id, "a key was revoked");
-    app.end_keys(std::slice::from_ref(&info.id)).await;
+    app.edge.keys().end(std::slice::from_ref(&info.id)).await;
     Ok(Data::ok(info))
 }
 

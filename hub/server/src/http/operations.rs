@@ -2,21 +2,21 @@
 
 use alkhub_calls::ListQuery;
 use alkhub_calls::list::PAGE_LIMIT;
+use alkhub_edge::Holder;
+use alkhub_edge::envelope::{Data, Page};
+use alkhub_edge::error::ApiError;
+use alkhub_edge::query::Query;
+use alkhub_edge::request::Path;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{Code, OperationName, scope};
 use axum::extract::State;
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::envelope::{Data, Page};
-use crate::error::ApiError;
-use crate::query::Query;
-use crate::request::Path;
 
 /// `GET /v1/operations`: what the key may call, page by page.
 pub(crate) async fn list(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     query: Query,
 ) -> Result<Page<OperationInfo>, ApiError> {
     caller.require(scope::OPERATIONS_READ)?;
@@ -43,7 +43,7 @@ pub(crate) async fn list(
 /// `GET /v1/operations/{name}`.
 pub(crate) async fn get(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(name): Path<String>,
 ) -> Result<Data<OperationInfo>, ApiError> {
     caller.require(scope::OPERATIONS_READ)?;

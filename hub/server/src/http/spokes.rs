@@ -5,6 +5,12 @@ mod list;
 use std::collections::{BTreeMap, BTreeSet};
 
 use alkhub_calls::Connected;
+use alkhub_edge::Holder;
+use alkhub_edge::body::JsonBody;
+use alkhub_edge::envelope::Data;
+use alkhub_edge::error::ApiError;
+use alkhub_edge::query::Query;
+use alkhub_edge::request::Path;
 use alkhub_protocol::admin::{SpokeInfo, SpokePut, SpokeStatus, UID_LIMIT};
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{ApiKey, Code, SpokeName, scope};
@@ -18,12 +24,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) use list::list;
 
 use crate::app::App;
-use crate::auth::Caller;
-use crate::body::JsonBody;
-use crate::envelope::Data;
-use crate::error::ApiError;
-use crate::query::Query;
-use crate::request::Path;
 
 /// `POST /v1/admin/spokes/sweep`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -63,7 +63,7 @@ struct Present {
 /// `GET /v1/admin/spokes/{name}`.
 pub(crate) async fn get(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(name): Path<String>,
 ) -> Result<Data<Declared>, ApiError> {
     caller.require(scope::ADMIN)?;
@@ -79,7 +79,7 @@ pub(crate) async fn get(
 /// `PUT /v1/admin/spokes/{name}`: declares a spoke; the same again changes nothing.
 pub(crate) async fn put(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(name): Path<String>,
     JsonBody(spoke): JsonBody<SpokePut>,
 ) -> Result<Data<SpokeInfo>, ApiError> {
@@ -89,12 +89,12 @@ pub(crate) async fn put(
     checked.map_err(|e| ApiError::bad_request(e.to_string()))?;
     let key = key(&app, spoke.key.as_deref())?;
     let work = declare(app.clone(), caller, name, spoke, key);
-    app.finish(work).await
+    app.edge.scope().finish(work).await
 }
 
 async fn declare(
     app: App,
-    caller: Caller,
+    caller: Holder,
     name: SpokeName,
     spoke: SpokePut,
     key: Option<SpokeKey>,
@@ -103,15 +103,15 @@ async fn declare(
     let outcome = spokes.put(&name, &spoke, key.as_ref()).await;
     let outcome = outcome.map_err(|e| ApiError::store(&e))?;
     if let Some(key) = &key {
-        app.keys.made(&key.hash).await;
+        app.edge.keys().made(&key.hash).await;
     }
     if outcome.created || outcome.changed {
         tracing::info!(admin.key = %caller.key.id, spoke.name = %name, spoke.uid = %spoke.uid, "a spoke was declared");
     }
-    app.end_keys(&outcome.revoked_keys).await;
+    app.edge.keys().end(&outcome.revoked_keys).await;
     if outcome.changed && !outcome.created {
         // Its keys may do more or less than before, here and on the other hubs.
-        app.recheck_keys().await;
+        app.edge.keys().recheck_everywhere().await;
     }
     let status = if outcome.created {
         StatusCode::CREATED
@@ -126,7 +126,7 @@ async fn declare(
 /// `DELETE /v1/admin/spokes/{name}?uid=`: ends the spoke's keys and its connections.
 pub(crate) async fn delete(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     Path(name): Path<String>,
     query: Query,
 ) -> Result<StatusCode, ApiError> {
@@ -134,36 +134,36 @@ pub(crate) async fn delete(
     let name = spoke_name(&name)?;
     let uid = query.first("uid").map(str::to_owned);
     let work = remove(app.clone(), caller, name, uid);
-    app.finish(work).await
+    app.edge.scope().finish(work).await
 }
 
-async fn remove(app: App, caller: Caller, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
+async fn remove(app: App, caller: Holder, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
     let spokes = app.store.spokes().by(&caller.key.id);
     let deleted = spokes.delete(&name, uid.as_deref()).await;
     let deleted = deleted
         .map_err(|e| ApiError::store(&e))?
         .ok_or_else(|| unknown(&name, uid.as_deref()))?;
     tracing::info!(admin.key = %caller.key.id, spoke.name = %name, "a spoke was removed");
-    app.end_keys(&deleted.revoked_keys).await;
+    app.edge.keys().end(&deleted.revoked_keys).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /v1/admin/spokes/sweep`: removes the spokes of resources that are gone.
 pub(crate) async fn sweep(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     JsonBody(sweep): JsonBody<Sweep>,
 ) -> Result<Data<Swept>, ApiError> {
     caller.require(scope::ADMIN)?;
     let work = remove_all_but(app.clone(), caller, sweep.uids);
-    app.finish(work).await
+    app.edge.scope().finish(work).await
 }
 
-async fn remove_all_but(app: App, caller: Caller, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
+async fn remove_all_but(app: App, caller: Holder, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
     let revoked_keys = app.store.spokes().by(&caller.key.id).sweep_except(&uids).await;
     let revoked_keys = revoked_keys.map_err(|e| ApiError::store(&e))?;
     tracing::info!(admin.key = %caller.key.id, keys = revoked_keys.len(), "spokes of resources that are gone were removed");
-    app.end_keys(&revoked_keys).await;
+    app.edge.keys().end(&revoked_keys).await;
     Ok(Data::ok(Swept { revoked_keys }))
 }
 
@@ -172,7 +172,7 @@ fn key(app: &App, text: Option<&str>) -> Result<Option<SpokeKey>, ApiError> {
         return Ok(None);
     };
     let key = ApiKey::parse(text).map_err(|e| ApiError::bad_request(format!("`key`: {e}")))?;
-    let hasher = app.keys.hasher();
+    let hasher = app.edge.keys().hasher();
     Ok(Some(SpokeKey {
         hash: hasher.hash(&key),
         hash_key: hasher.hash_key().clone(),
@@ -191,7 +191,7 @@ fn unknown(name: &SpokeName, uid: Option<&str>) -> ApiError {
 }
 
 async fn hint(app: &App, name: &SpokeName) -> Result<Option<String>, ApiError> {
-    let hash_key = app.keys.hasher().hash_key();
+    let hash_key = app.edge.keys().hasher().hash_key();
     let hints = app.store.spokes().key_hints(Some(std::slice::from_ref(name)), hash_key);
     let mut hints = hints.await.map_err(|e| ApiError::store(&e))?;
     Ok(hints.remove(name))

@@ -23,6 +23,7 @@ use std::task::{Context, Poll, ready};
 
 use alkhub_budget::Kept;
 use alkhub_calls::Outgoing;
+use alkhub_edge::open::DRAINING;
 use alkhub_protocol::FRAME_LIMIT_BYTES;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,18 +31,15 @@ use tokio::time::{Sleep, sleep};
 
 use super::batch::Batch;
 use super::conversation::Conversation;
+use super::entry::Registered;
 use super::frame::{Decoder, Kind, Received, code};
 use super::held::Held;
-use super::sockets::Registered;
 
 /// Bytes read at once.
 const SCRATCH: usize = 16 * 1024;
 
 /// Bytes queued for one write, about.
 const BATCH: usize = 64 * 1024;
-
-/// Why a hub that drains closes its sockets.
-pub(crate) const DRAINING: &str = "the hub is going away: connect again";
 
 /// One connection.
 pub(crate) struct Connection<S> {

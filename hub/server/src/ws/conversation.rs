@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alkhub_budget::Budget;
 use alkhub_calls::{Caller, Outbox, Reply};
+use alkhub_edge::Key;
+use alkhub_edge::error::{left_running, unanswered};
 use alkhub_events::Item;
 use alkhub_protocol::frame::{self, Gap, Requested, encode};
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
@@ -27,8 +29,6 @@ use super::spoke::{Said, Spoke};
 use super::subscriptions::Subscriptions;
 use super::tickets::Tickets;
 use crate::app::App;
-use crate::auth::Key;
-use crate::error::{left_running, unanswered};
 
 /// As much of a topic that is refused is said, in characters: the longest that is not.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
@@ -64,7 +64,7 @@ impl Conversation {
     /// A conversation with the holder of `key`, whose answers go to `outbox`.
     pub(crate) fn new(app: App, key: Arc<Key>, outbox: Outbox, budget: Budget) -> Self {
         Self {
-            id: app.connection_id(),
+            id: app.edge.connection_id(),
             app,
             allowed: key.caller(),
             key,
@@ -177,7 +177,7 @@ impl Conversation {
     pub(crate) fn settle_asked(&mut self) -> Duration {
         match std::mem::take(&mut self.asked) {
             0 => Duration::ZERO,
-            asked => self.app.keys.take_messages(&self.key, asked),
+            asked => self.app.edge.keys().take_messages(&self.key, asked),
         }
     }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Waker};
 use std::sync::Arc;
 
 use alkhub_calls::{Caller, Connection, Session};
+use alkhub_edge::envelope;
 use alkhub_protocol::frame::{Requested, encode};
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, Code, Frame, RawJson, RequestId};
@@ -18,7 +19,6 @@ use alkhub_protocol::{CallError, Code, Frame, RawJson, RequestId};
 use super::conversation::Conversation;
 use super::frame::code;
 use super::pending::Done;
-use crate::envelope;
 
 /// Answers kept while the first registration of a connection is being confirmed, before its socket is read no more.
 const EARLY: usize = 1024;

@@ -11,19 +11,17 @@ use std::task::{Context, Poll, Waker};
 
 use alkhub_budget::{Held, Kept};
 use alkhub_calls::Caller;
+use alkhub_edge::error::missing_scope;
+use alkhub_edge::topics::{cost, not_published, not_subscribed};
 use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, Subscription};
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter};
 
 use super::conversation::Conversation;
 use super::pending::{Done, Refusal};
-use crate::error;
 
 /// Topics that one connection may subscribe to.
 const MOST: usize = 10_000;
-
-/// What a subscription costs beside its topic, about.
-const SUBSCRIPTION_BYTES: usize = 1024;
 
 /// What a connection is subscribed to.
 #[derive(Default)]
@@ -51,11 +49,6 @@ pub(crate) struct Confirmation {
     filter: TopicFilter,
     number: u64,
     result: Result<Subscription, alkhub_events::Error>,
-}
-
-/// Bytes that a subscription makes the hub keep, about.
-pub(crate) fn cost(filter: &TopicFilter) -> usize {
-    SUBSCRIPTION_BYTES + filter.to_string().len()
 }
 
 // === impl Subscriptions ===
@@ -116,7 +109,7 @@ impl Conversation {
             .caller()
             .scopes
             .require_subscribe(filter)
-            .map_err(|scope| error::missing_scope(&scope))?;
+            .map_err(|scope| missing_scope(&scope))?;
         let topics = &self.subscriptions.topics;
         if topics.len() >= MOST && !topics.contains_key(filter) {
             let message = format!("a connection can subscribe to {MOST} topics at most");
@@ -142,7 +135,7 @@ impl Conversation {
             Err(error) => {
                 tracing::debug!(%error, "a subscription was not confirmed");
                 self.subscriptions.topics.remove(&filter);
-                self.refuse(&error::not_subscribed(&error), Some(&filter.to_string()));
+                self.refuse(&not_subscribed(&error), Some(&filter.to_string()));
             }
         }
     }
@@ -154,7 +147,7 @@ impl Conversation {
         let forbidden = topics.filter_map(|filter| Some((filter.clone(), scopes.require_subscribe(filter).err()?)));
         for (filter, scope) in forbidden.collect::<Vec<_>>() {
             self.subscriptions.topics.remove(&filter);
-            self.refuse(&error::missing_scope(&scope), Some(&filter.to_string()));
+            self.refuse(&missing_scope(&scope), Some(&filter.to_string()));
         }
     }
 
@@ -183,7 +176,7 @@ impl Conversation {
             let result = bus.publish(&topic, event.payload).await;
             Done::Published(result.map(|_| ()).map_err(|failed| {
                 Box::new(Refusal {
-                    error: error::not_published(&failed),
+                    error: not_published(&failed),
                     topic: topic.to_string(),
                 })
             }))
@@ -201,7 +194,7 @@ impl Conversation {
             .caller()
             .scopes
             .require_publish(&topic)
-            .map_err(|scope| error::missing_scope(&scope))?;
+            .map_err(|scope| missing_scope(&scope))?;
         Ok(topic)
     }
 }

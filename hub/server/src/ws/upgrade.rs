@@ -2,6 +2,12 @@
 
 use alkhub_calls::Limits;
 use alkhub_config::Origin;
+use alkhub_edge::Holder;
+use alkhub_edge::auth::PROTOCOL_PREFIX;
+use alkhub_edge::error::ApiError;
+use alkhub_edge::limits::Slot;
+use alkhub_edge::listener::{Peer, Permit, Stream};
+use alkhub_edge::metrics::ConnectionKind;
 use alkhub_protocol::Code;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -19,41 +25,30 @@ use sha1::{Digest as _, Sha1};
 
 use super::connection::Connection;
 use super::conversation::Conversation;
+use super::entry::Registered;
 use crate::app::App;
-use crate::auth::{Caller, PROTOCOL_PREFIX};
-use crate::error::ApiError;
-use crate::limits::Slot;
-use crate::listener::{Peer, Permit, Stream};
-use crate::metrics::ConnectionKind;
 
 /// The subprotocol of JSON envelopes.
 const JSON: &str = "alk.v1.json";
 
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What a connection holds for as long as it is open.
-struct Held {
-    _slot: Slot,
-    _permit: Option<Permit>,
-}
-
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
     State(app): State<App>,
-    caller: Caller,
+    caller: Holder,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let accept = match accept(&request, &app.config.server.cors_origins) {
+    let accept = match accept(&request, &app.edge.server().cors_origins) {
         Ok(accept) => accept,
         Err(refusal) => return Ok(refused(refusal)),
     };
     let protocol = protocol(request.headers());
-    let held = Held {
-        _slot: app.keys.take_connection(&caller.key)?,
-        _permit: request.extensions().get::<Peer>().map(|peer| peer.permit.clone()),
-    };
+    let slot = app.edge.keys().take_connection(&caller.key)?;
+    let permit = request.extensions().get::<Peer>().map(|peer| peer.permit.clone());
     let upgrade = hyper::upgrade::on(&mut request);
-    app.scope.tasks.spawn(run(app.clone(), caller, upgrade, held));
+    let tasks = &app.edge.scope().tasks;
+    tasks.spawn(run(app.clone(), caller, upgrade, (slot, permit)));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -160,11 +155,13 @@ fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(chosen).ok()
 }
 
-async fn run(app: App, caller: Caller, upgrade: OnUpgrade, held: Held) {
-    let stop = app.scope.stop.clone();
+/// Waits for the upgrade; the places that the connection takes are its own from then on.
+async fn run(app: App, caller: Holder, upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
+    let scope = app.edge.scope();
+    let stop = scope.stop.clone();
     let upgraded = tokio::select! {
         () = stop.cancelled() => return,
-        upgraded = tokio::time::timeout(app.config.server.header_timeout, upgrade) => upgraded,
+        upgraded = tokio::time::timeout(app.edge.server().header_timeout, upgrade) => upgraded,
     };
     let Ok(Ok(upgraded)) = upgraded else {
         tracing::debug!("an upgrade did not come to its end");
@@ -173,29 +170,31 @@ async fn run(app: App, caller: Caller, upgrade: OnUpgrade, held: Held) {
     let Some((stream, rest)) = socket(upgraded) else {
         return;
     };
-    let open = app.metrics.open(ConnectionKind::Websocket);
-    let connection = open_connection(&app, caller, stream, rest);
+    let connection = open_connection(&app, caller, slot, (stream, rest));
     // A task of its own, in place of this one, which is as large as an upgrade needs.
-    app.scope.tasks.spawn(async move {
+    scope.tasks.spawn(async move {
         tokio::select! {
             () = connection.run() => {}
             () = stop.cancelled() => {}
         }
-        drop((open, held));
+        drop(permit);
     });
 }
 
-fn open_connection(app: &App, caller: Caller, stream: Stream, rest: Bytes) -> Box<Connection<Stream>> {
+fn open_connection(app: &App, caller: Holder, slot: Slot, (stream, rest): (Stream, Bytes)) -> Box<Connection<Stream>> {
+    let edge = &app.edge;
     let limits = Limits {
-        messages: app.config.server.outbox_messages,
-        bytes: app.config.server.outbox_bytes,
+        messages: edge.server().outbox_messages,
+        bytes: edge.server().outbox_bytes,
     };
-    let budget = app.budgets.key(&caller.key.id);
+    let key = caller.key;
+    let budget = edge.budgets().key(&key.id);
     let (outbox, outgoing) = alkhub_calls::outbox(limits, &budget);
-    let registered = app.sockets.register(caller.key.clone(), outbox.clone());
+    let counted = (slot, edge.metrics().open(ConnectionKind::Websocket));
+    let registered = Registered::new(edge.open(), &app.clock, key.clone(), outbox.clone(), counted);
     // The key may have ended since the handshake was checked.
-    app.end_if_bad(&caller.key);
-    let conversation = Conversation::new(app.clone(), caller.key, outbox, budget);
+    edge.keys().close_if_faulty(&key);
+    let conversation = Conversation::new(app.clone(), key, outbox, budget);
     tracing::debug!(connection.id = %conversation.id, "a WebSocket is open");
     Box::new(Connection::new(stream, rest, outgoing, registered, conversation))
 }

@@ -14,6 +14,10 @@ use std::vec::IntoIter;
 
 use alkhub_budget::{Held, Kept};
 use alkhub_calls::Connected;
+use alkhub_edge::Holder;
+use alkhub_edge::envelope;
+use alkhub_edge::error::{ApiError, Chain};
+use alkhub_edge::query::Query;
 use alkhub_protocol::admin::SpokeInfo;
 use alkhub_protocol::{CallError, SpokeName, scope};
 use alkhub_store::SpokeRecord;
@@ -25,10 +29,6 @@ use http::StatusCode;
 
 use super::{Present, info, undeclared};
 use crate::app::App;
-use crate::auth::Caller;
-use crate::envelope;
-use crate::error::{ApiError, Chain};
-use crate::query::Query;
 
 /// Spokes in one page, at most.
 const PAGE_LIMIT: usize = 1_000;
@@ -67,7 +67,7 @@ struct Spokes {
 }
 
 /// `GET /v1/spokes`: every spoke, declared or not.
-pub(crate) async fn list(State(app): State<App>, caller: Caller, query: Query) -> Result<Response, ApiError> {
+pub(crate) async fn list(State(app): State<App>, caller: Holder, query: Query) -> Result<Response, ApiError> {
     caller.require(scope::SPOKES_READ)?;
     let wanted = Wanted::of(&query)?;
     let mut spokes = Spokes::new(app, &caller, &wanted.after)?;
@@ -161,8 +161,8 @@ impl Wanted {
 // === impl Spokes ===
 
 impl Spokes {
-    fn new(app: App, caller: &Caller, after: &str) -> Result<Self, ApiError> {
-        let charge = app.budgets.key(&caller.key.id).take(Kept::Answers, CHARGE);
+    fn new(app: App, caller: &Holder, after: &str) -> Result<Self, ApiError> {
+        let charge = app.edge.budgets().key(&caller.key.id).take(Kept::Answers, CHARGE);
         let mut connected = app.calls.connected();
         connected.retain(|instance| instance.spoke().as_str() > after);
         Ok(Self {
@@ -186,7 +186,7 @@ impl Spokes {
         }
         if self.with_hints {
             let names: Vec<SpokeName> = self.records.iter().map(|record| record.name.clone()).collect();
-            let hash_key = self.app.keys.hasher().hash_key();
+            let hash_key = self.app.edge.keys().hasher().hash_key();
             self.hints = store.key_hints(Some(&names), hash_key).await?;
         }
         Ok(())

@@ -1,0 +1,265 @@
+//! From a key to the one who holds it.
+//!
+//! A key is checked by its checksum, hashed, and looked up: in memory, where an answer is trusted for `auth.cache-ttl`
+//! and for longer while Postgres is away, else in Postgres. A revocation reaches every hub through Redis and ends the
+//! key's WebSockets and streams at once.
+//!
+//! Invariants
+//! - Postgres away is never "your key is wrong": a known key goes on, an unknown one gets 503.
+//! - A revocation that arrives while the key is being looked up counts; so does one that arrives while a request's body
+//!   does.
+//! - Neither the key nor its hash is logged.
+
+mod credential;
+mod doubtful;
+mod first;
+mod lookup;
+mod revocation;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::{AuthConfig, ServerConfig};
+use alkhub_events::Cluster;
+use alkhub_protocol::{ApiKey, Code};
+use alkhub_store::{KeyHash, KeyHasher, Store};
+use jiff::Timestamp;
+
+pub use credential::PROTOCOL_PREFIX;
+pub(crate) use credential::credential;
+pub use first::{FirstKey, InvalidFirstKey};
+pub use revocation::watch;
+
+use crate::error::ApiError;
+use crate::key::{Key, KeyFault};
+use crate::limits::{BadKeys, Rate, Slot};
+use crate::metrics::{AuthFailure, EdgeMetrics, Limit};
+use crate::open::Open;
+use doubtful::Doubtful;
+
+/// Keys kept in memory.
+const KEYS: u64 = 100_000;
+
+/// A key not used for so long is forgotten.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Texts that are no keys of ours are remembered, so that they cost no query.
+const UNKNOWN: u64 = 10_000;
+const UNKNOWN_TTL: Duration = Duration::from_secs(3);
+
+/// Revocations are remembered so long, for look-ups that were under way.
+const REVOKED_TTL: Duration = Duration::from_secs(60);
+
+/// Looks keys up and remembers them, and ends what a key has open when the key ends.
+#[derive(Debug)]
+pub struct KeyRing {
+    store: Store,
+    cluster: Cluster,
+    open: Open,
+    hasher: KeyHasher,
+    ttl: Duration,
+    known: moka::future::Cache<KeyHash, Arc<Key>>,
+    unknown: moka::sync::Cache<KeyHash, ()>,
+    revoked: moka::sync::Cache<Arc<str>, ()>,
+    bad: BadKeys,
+    doubtful: Doubtful,
+    rate: Rate,
+    messages: Rate,
+    connections: usize,
+    metrics: Arc<EdgeMetrics>,
+}
+
+/// What [`KeyRing::new`] needs.
+#[derive(Debug)]
+pub struct KeyRingParts<'a> {
+    /// Where keys are looked up.
+    pub store: Store,
+    /// Where changes of keys are announced to the other hubs.
+    pub cluster: Cluster,
+    /// What keys have open.
+    pub open: Open,
+    /// Hashes keys as they are stored.
+    pub hasher: KeyHasher,
+    /// How long an answer is trusted.
+    pub auth: &'a AuthConfig,
+    /// The limits of keys.
+    pub server: &'a ServerConfig,
+    /// Counts who is refused.
+    pub metrics: Arc<EdgeMetrics>,
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    /// An empty ring.
+    pub fn new(parts: KeyRingParts<'_>) -> Self {
+        let KeyRingParts { auth, server, .. } = parts;
+        Self {
+            store: parts.store,
+            cluster: parts.cluster,
+            open: parts.open,
+            hasher: parts.hasher,
+            ttl: auth.cache_ttl,
+            known: moka::future::Cache::builder()
+                .max_capacity(KEYS)
+                .time_to_idle(IDLE)
+                .build(),
+            unknown: moka::sync::Cache::builder()
+                .max_capacity(UNKNOWN)
+                .time_to_live(UNKNOWN_TTL)
+                .build(),
+            revoked: moka::sync::Cache::builder()
+                .max_capacity(KEYS)
+                .time_to_live(REVOKED_TTL)
+                .build(),
+            bad: BadKeys::new(server.bad_keys_per_minute),
+            doubtful: Doubtful::new(),
+            rate: Rate::per_second(server.requests_per_second_per_key),
+            messages: Rate::per_second(server.messages_per_second_per_key),
+            connections: server.max_connections_per_key,
+            metrics: parts.metrics,
+        }
+    }
+
+    /// The hasher of this hub's keys.
+    pub fn hasher(&self) -> &KeyHasher {
+        &self.hasher
+    }
+
+    /// The holder of a key that came from `peer`. Bad keys of an address count against further bad ones and never against
+    /// a good one: a key that can be one is looked up first.
+    ///
+    /// # Errors
+    /// 401 when there is no good key, 403 when its spoke is suspended, 429 instead of 401 when the peer had too many bad
+    /// ones, 503 when Postgres is away and the key is not known.
+    pub(crate) async fn authenticate(&self, credential: Option<&str>, peer: IpAddr) -> Result<Arc<Key>, ApiError> {
+        let Some(text) = credential else {
+            return Err(self.refused(
+                AuthFailure::Missing,
+                "the request needs a key: `Authorization: Bearer alk_…`",
+            ));
+        };
+        let Ok(api_key) = ApiKey::parse(text) else {
+            return Err(self.bad_key(
+                peer,
+                AuthFailure::Malformed,
+                "the key is not one of alkhub's: check for a typing error",
+            ));
+        };
+        let key = self.find(self.hasher.hash(&api_key), peer).await?;
+        self.check(&key, peer)?;
+        key.used(Timestamp::now());
+        Ok(key)
+    }
+
+    /// Takes one request from the key's rate.
+    ///
+    /// # Errors
+    /// 429 with the time to wait.
+    pub(crate) fn take_request(&self, key: &Key) -> Result<(), ApiError> {
+        self.rate.take(&key.bucket).map_err(|wait| {
+            self.metrics.limited(Limit::KeyRequests);
+            ApiError::rate_limited("the key has sent too many requests", wait)
+        })
+    }
+
+    /// Takes messages of a WebSocket from the key's rate: how long it must not be read.
+    pub fn take_messages(&self, key: &Key, count: u32) -> Duration {
+        let wait = self.messages.charge(&key.messages, count);
+        if !wait.is_zero() {
+            self.metrics.limited(Limit::KeyMessages);
+        }
+        wait
+    }
+
+    /// Takes a place among the key's open connections.
+    ///
+    /// # Errors
+    /// 429: it has as many as it may.
+    pub fn take_connection(&self, key: &Key) -> Result<Slot, ApiError> {
+        key.connections.take(self.connections).ok_or_else(|| {
+            self.metrics.limited(Limit::KeyConnections);
+            ApiError::rate_limited(
+                "the key has as many open connections as it may (`server.max-connections-per-key`)",
+                Duration::from_secs(1),
+            )
+        })
+    }
+
+    /// Why a key is no longer good that has just come where revocations find it, be it into memory or among those of what
+    /// is open: one that came before may have passed it by.
+    pub fn look_again(&self, key: &Key) -> Option<KeyFault> {
+        if self.revoked.contains_key(&key.id) {
+            key.revoke();
+        }
+        key.fault(Timestamp::now())
+    }
+
+    /// Looks at a key again that was good when the request began: what it is worth now counts.
+    ///
+    /// # Errors
+    /// 401 or 403: it has ended meanwhile, or its spoke is suspended.
+    pub(crate) async fn admit_again(&self, key: &Key) -> Result<(), ApiError> {
+        if key.age() > self.ttl {
+            self.refresh_soon(key).await;
+        }
+        self.admit(self.look_again(key))
+    }
+
+    fn check(&self, key: &Key, peer: IpAddr) -> Result<(), ApiError> {
+        let fault = key.fault(Timestamp::now());
+        if matches!(fault, Some(KeyFault::Revoked | KeyFault::Expired)) {
+            self.bad.count(peer);
+        }
+        self.admit(fault)
+    }
+
+    fn admit(&self, fault: Option<KeyFault>) -> Result<(), ApiError> {
+        let Some(fault) = fault else {
+            return Ok(());
+        };
+        self.metrics.auth_failure(match fault {
+            KeyFault::Revoked => AuthFailure::Revoked,
+            KeyFault::Expired => AuthFailure::Expired,
+            KeyFault::Suspended => AuthFailure::Suspended,
+        });
+        Err(fault.error().into())
+    }
+
+    fn too_many(&self, wait: Duration) -> ApiError {
+        self.metrics.limited(Limit::BadKeys);
+        ApiError::rate_limited("too many bad keys came from this address", wait)
+    }
+
+    fn unknown_key(&self, peer: IpAddr) -> ApiError {
+        self.bad_key(peer, AuthFailure::Unknown, "the key is not known here")
+    }
+
+    /// Counts a bad key; says what is wrong with it until the address had too many.
+    fn bad_key(&self, peer: IpAddr, reason: AuthFailure, message: &str) -> ApiError {
+        if let Err(wait) = self.bad.check(peer) {
+            return self.too_many(wait);
+        }
+        self.bad.count(peer);
+        self.refused(reason, message)
+    }
+
+    fn refused(&self, reason: AuthFailure, message: &str) -> ApiError {
+        self.metrics.auth_failure(reason);
+        ApiError::new(Code::Unauthenticated, message)
+    }
+
+    /// Forgets that a key was unknown, or what it was worth: it has just been made or brought back.
+    pub async fn made(&self, hash: &KeyHash) {
+        self.unknown.invalidate(hash);
+        if let Some(key) = self.known.get(hash).await {
+            key.doubt();
+        }
+    }
+
+    /// Every key in memory.
+    fn all(&self) -> Vec<Arc<Key>> {
+        self.known.iter().map(|(_, key)| key).collect()
+    }
+}

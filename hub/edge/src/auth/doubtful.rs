@@ -1,0 +1,97 @@
+//! Look-ups for addresses that had too many bad keys: all that wait in one statement, one statement after the other.
+//!
+//! Who guesses and who has a good key may share such an address, and none can be told from the other before the look-up.
+//! So none is left out, and what they all cost Postgres is bounded by the statements, not by the keys.
+//!
+//! Invariants
+//! - At most one statement at a time, and [`STATEMENTS`] in a second.
+//! - Nobody waits while [`WAITING`] do: they are told to try again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use alkhub_store::{KeyHash, KeyRecord, Store};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::KeyRing;
+use super::lookup::NotFound;
+use crate::error::Chain;
+
+/// Statements in a second, at most.
+const STATEMENTS: u32 = 50;
+
+/// Keys that wait at once, at most; also those of one statement.
+const WAITING: usize = 4_096;
+
+/// Keys that wait for their look-up.
+#[derive(Debug)]
+pub(super) struct Doubtful {
+    asks: mpsc::Sender<Ask>,
+    /// Held by the one loop that answers.
+    waiting: Mutex<mpsc::Receiver<Ask>>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    hash: KeyHash,
+    answer: oneshot::Sender<Option<KeyRecord>>,
+}
+
+// === impl Doubtful ===
+
+impl Doubtful {
+    pub(super) fn new() -> Self {
+        let (asks, waiting) = mpsc::channel(WAITING);
+        Self {
+            asks,
+            waiting: Mutex::new(waiting),
+        }
+    }
+
+    /// Looks a key up with the next ones. Dropping the future leaves an answer that nobody takes.
+    pub(super) async fn find(&self, hash: KeyHash) -> Result<Option<KeyRecord>, NotFound> {
+        let (answer, found) = oneshot::channel();
+        let asked = self.asks.try_send(Ask { hash, answer });
+        asked.map_err(|_| NotFound::Busy)?;
+        found.await.map_err(|_| NotFound::Away)
+    }
+
+    /// Looks up all that wait; those that Postgres gives no answer for are told that it is away.
+    async fn answer(store: &Store, asks: Vec<Ask>) {
+        let hashes: Vec<KeyHash> = asks.iter().map(|ask| ask.hash).collect();
+        let found: HashMap<KeyHash, KeyRecord> = match store.keys().find_many(&hashes).await {
+            Ok(found) => found.into_iter().collect(),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), keys = asks.len(), "keys cannot be looked up");
+                return;
+            }
+        };
+        for ask in asks {
+            // Who asked may have left.
+            let _ = ask.answer.send(found.get(&ask.hash).cloned());
+        }
+    }
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    /// Looks keys up for addresses that had too many bad ones, for as long as it is polled.
+    pub async fn look_up_doubtful(&self) {
+        let mut waiting = self.doubtful.waiting.lock().await;
+        let mut ticks = interval(Duration::from_secs(1) / STATEMENTS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asks = Vec::new();
+        while waiting.recv_many(&mut asks, WAITING).await > 0 {
+            ticks.tick().await;
+            // Those that came meanwhile go with them.
+            while asks.len() < WAITING
+                && let Ok(ask) = waiting.try_recv()
+            {
+                asks.push(ask);
+            }
+            Doubtful::answer(&self.store, std::mem::take(&mut asks)).await;
+        }
+    }
+}

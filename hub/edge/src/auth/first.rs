@@ -1,0 +1,146 @@
+//! The first admin key: from its file into the database, at start and whenever the file holds another.
+//!
+//! The store enters it again by itself where a schema was made anew or put back without it. So whoever owns the file
+//! (the machine's owner, or who may write the Hub's Secret) can always get in, by a key that was never revoked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::{AuthConfig, secret};
+use alkhub_protocol::{ApiKey, key};
+use alkhub_store::{AdminKey, Error};
+use secrecy::ExposeSecret as _;
+
+use super::KeyRing;
+use crate::error::Chain;
+use crate::scope::Scope;
+
+/// The file is read again this often; a kubelet takes up to a minute to bring a changed Secret into it.
+const FILE: Duration = Duration::from_secs(10);
+
+/// The key in `auth.admin-key-file`, and where it is entered.
+#[derive(Debug)]
+pub struct FirstKey {
+    keys: Arc<KeyRing>,
+    auth: AuthConfig,
+    /// Whether no other hub on this database has a file of its own.
+    alone: bool,
+    key: ApiKey,
+}
+
+/// Why the file holds no key.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidFirstKey {
+    /// It cannot be read.
+    #[error(transparent)]
+    File(#[from] secret::Error),
+    /// What is in it is no key.
+    #[error("`auth.admin-key-file` is not valid")]
+    Key(#[from] key::InvalidKey),
+}
+
+// === impl FirstKey ===
+
+impl FirstKey {
+    /// The key in `auth.admin-key-file`, when that is set.
+    ///
+    /// # Errors
+    /// [`InvalidFirstKey`] names the setting.
+    pub fn read(auth: &AuthConfig) -> Result<Option<ApiKey>, InvalidFirstKey> {
+        let Some(file) = &auth.admin_key_file else {
+            return Ok(None);
+        };
+        let text = secret::read("auth.admin-key-file", file)?;
+        Ok(Some(ApiKey::parse(text.expose_secret())?))
+    }
+
+    /// A key that [`FirstKey::read`] found. `alone`: the pods of a Hub read one Secret; hubs on machines of their own may
+    /// each have a file of their own.
+    pub fn new(keys: Arc<KeyRing>, auth: AuthConfig, alone: bool, key: ApiKey) -> Self {
+        Self { keys, auth, alone, key }
+    }
+
+    /// Enters the key.
+    ///
+    /// # Errors
+    /// Postgres did not answer.
+    pub async fn enter(&self) -> Result<(), Error> {
+        let admin = self.entry();
+        let entered = self.keys.store.keys().keep_admin(&admin).await?;
+        self.keys.made(&admin.hash).await;
+        self.keys.end(&entered.revoked_keys).await;
+        Ok(())
+    }
+
+    /// Warns at start of first keys that no file has any more, as far as this hub can know: a file that was changed while no
+    /// hub ran ends none.
+    pub async fn warn_of_others(&self) {
+        match self.keys.store.keys().first_keys_beside(&self.entry()).await {
+            Ok(others) if others.is_empty() => {}
+            Ok(others) => tracing::warn!(
+                key.ids = others.join(" "),
+                "first admin keys that are not in `auth.admin-key-file` are valid: end those that are in no other hub's \
+                 file with `alkhub keys revoke ID`"
+            ),
+            Err(error) => tracing::debug!(error = %Chain(&error), "other first admin keys are not looked for"),
+        }
+    }
+
+    /// Reads the file again and again, until the hub stops: another key in it is entered, and the one before ends.
+    pub async fn follow(mut self, scope: Scope) {
+        let mut complained = false;
+        while scope.pause(FILE).await {
+            match Self::read(&self.auth) {
+                Ok(Some(next)) => {
+                    complained = false;
+                    if next != self.key {
+                        self.change(next).await;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    if !complained {
+                        tracing::warn!(error = %Chain(&error), "the first admin key stays as it is");
+                    }
+                    complained = true;
+                }
+            }
+        }
+    }
+
+    async fn change(&mut self, next: ApiKey) {
+        let old = std::mem::replace(&mut self.key, next);
+        match self.replace(&old).await {
+            Ok(()) => tracing::info!(
+                key.hint = self.key.hint(),
+                "the first admin key was changed in its file"
+            ),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "a changed first admin key is not entered yet");
+                self.key = old;
+            }
+        }
+    }
+
+    async fn replace(&self, old: &ApiKey) -> Result<(), Error> {
+        self.enter().await?;
+        let store = self.keys.store.keys();
+        let old = store.find(&self.keys.hasher.hash(old)).await?;
+        let Some(old) = old.filter(|old| old.revoked_at.is_none()) else {
+            return Ok(());
+        };
+        self.keys.store.keys().revoke(&old.id).await?;
+        self.keys.end(&[old.id]).await;
+        Ok(())
+    }
+
+    fn entry(&self) -> AdminKey {
+        let hasher = &self.keys.hasher;
+        AdminKey {
+            hash: hasher.hash(&self.key),
+            hash_key: hasher.hash_key().clone(),
+            hint: self.key.hint().to_owned(),
+            alone: self.alone,
+        }
+    }
+}

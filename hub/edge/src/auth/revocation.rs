@@ -1,0 +1,164 @@
+//! Keys that end or change while they are in use, and the record of their use.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_events::KeyChange;
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::MissedTickBehavior;
+
+use super::KeyRing;
+use crate::key::Key;
+use crate::scope::Scope;
+
+/// Last uses are written this often.
+const USES: Duration = Duration::from_secs(60);
+
+/// What keys have open whose time is over is looked for this often.
+const ENDS: Duration = Duration::from_secs(1);
+
+/// A check that found Postgres away is tried again after this long.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Keys looked up in one statement.
+const BATCH: usize = 500;
+
+/// Until the hub ends: follows the changes of keys, looks at the keys of what is open once per `auth.cache-ttl`, and
+/// writes last uses once a minute and at the end. A revocation never waits for any of the others.
+pub async fn watch(keys: Arc<KeyRing>, changes: mpsc::Receiver<KeyChange>, scope: Scope) {
+    let due = Notify::new();
+    tokio::join!(
+        follow(&keys, changes, &due, &scope),
+        check(&keys, &due, &scope),
+        write_uses(&keys, &scope)
+    );
+}
+
+/// Acts on revocations at once and hands on what takes longer.
+async fn follow(keys: &KeyRing, mut changes: mpsc::Receiver<KeyChange>, due: &Notify, scope: &Scope) {
+    let mut ends = ticks(ENDS);
+    loop {
+        tokio::select! {
+            () = scope.stop.cancelled() => return,
+            Some(change) = changes.recv() => match change {
+                KeyChange::Revoked(ids) => keys.revoke(&ids),
+                KeyChange::Recheck => due.notify_one(),
+            },
+            _ = ends.tick() => keys.open.review(),
+        }
+    }
+}
+
+/// Checks the keys in use: when it is `due`, for as long as it takes, and now and then.
+async fn check(keys: &KeyRing, due: &Notify, scope: &Scope) {
+    let mut checks = ticks(keys.ttl);
+    loop {
+        let patient = tokio::select! {
+            () = scope.stop.cancelled() => return,
+            () = due.notified() => true,
+            _ = checks.tick() => false,
+        };
+        if patient {
+            keys.doubt_all();
+        }
+        keys.recheck(patient.then_some(scope)).await;
+    }
+}
+
+async fn write_uses(keys: &KeyRing, scope: &Scope) {
+    while scope.pause(USES).await {
+        keys.write_uses().await;
+    }
+    keys.write_uses().await;
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let period = period.max(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    /// Ends keys on every hub, and what they have open.
+    pub async fn end(&self, ids: &[String]) {
+        if ids.is_empty() {
+            return;
+        }
+        self.revoke(ids);
+        let change = KeyChange::Revoked(ids.to_vec());
+        self.cluster.announce_key_change(change).await;
+    }
+
+    /// Has every hub look its keys up again: those of what is open now, the others when they are next used.
+    pub async fn recheck_everywhere(&self) {
+        self.doubt_all();
+        self.recheck(None).await;
+        self.cluster.announce_key_change(KeyChange::Recheck).await;
+    }
+
+    /// Closes what a key has open that is no longer good, with what has just been entered.
+    pub fn close_if_faulty(&self, key: &Key) {
+        if self.look_again(key).is_some() {
+            self.open.review();
+        }
+    }
+
+    /// Ends keys on this hub, and what they have open.
+    fn revoke(&self, ids: &[String]) {
+        let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        // Known first, then looked for: what comes up meanwhile is looked at again by the one who brings it.
+        self.note_revoked(&ids);
+        for key in self.all().iter().chain(&self.open.keys()) {
+            if ids.contains(&*key.id) {
+                key.revoke();
+            }
+        }
+        self.open.review();
+    }
+
+    /// Looks the keys of what is open up; a `patient` check waits for Postgres where it is away.
+    async fn recheck(&self, patient: Option<&Scope>) {
+        for keys in self.open.keys().chunks(BATCH) {
+            while let Err(error) = self.refresh_all(keys).await {
+                tracing::debug!(%error, "keys in use cannot be checked now");
+                let Some(scope) = patient else { return };
+                if !scope.pause(RETRY).await {
+                    return;
+                }
+            }
+            self.open.review();
+        }
+    }
+
+    fn note_revoked(&self, ids: &HashSet<&str>) {
+        for &id in ids {
+            self.revoked.insert(id.into(), ());
+        }
+    }
+
+    /// Every key has to be looked up before it is trusted again.
+    fn doubt_all(&self) {
+        for key in self.all() {
+            key.doubt();
+        }
+    }
+
+    async fn write_uses(&self) {
+        let uses: Vec<(String, Timestamp)> = self
+            .all()
+            .iter()
+            .filter_map(|key| Some((key.id.to_string(), key.take_last_used()?)))
+            .collect();
+        if uses.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.keys().touch(&uses, self.hasher.hash_key()).await {
+            tracing::debug!(%error, "last uses of keys were not written");
+        }
+    }
+}

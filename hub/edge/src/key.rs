@@ -1,0 +1,260 @@
+//! One key in memory, shared by its requests and its sockets, so that a change reaches them all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use alkhub_calls::{Caller, SpokePolicy};
+use alkhub_protocol::{CallError, Code, Scopes, scope};
+use alkhub_store::{KeyHash, KeyRecord};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::limits::{Bucket, Slots};
+
+/// A key as it was last looked up.
+#[derive(Debug)]
+pub struct Key {
+    /// Its id, in logs and call records.
+    pub id: Arc<str>,
+    pub(crate) hash: KeyHash,
+    pub(crate) bucket: Bucket,
+    pub(crate) messages: Bucket,
+    /// Its open connections: WebSockets, and streams of server-sent events.
+    pub(crate) connections: Slots,
+    state: ArcSwap<State>,
+    looked_up: Mutex<Option<Instant>>,
+    refreshing: AtomicBool,
+    last_used: Mutex<Option<Timestamp>>,
+}
+
+#[derive(Debug)]
+struct State {
+    caller: Arc<Caller>,
+    expires_at: Option<Timestamp>,
+    revoked: bool,
+}
+
+/// Why a key is no longer good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFault {
+    /// Somebody ended it.
+    Revoked,
+    /// Its time is over.
+    Expired,
+    /// Its spoke is suspended.
+    Suspended,
+}
+
+/// What has become of a key since what it allowed was last looked at.
+#[derive(Debug)]
+pub(crate) enum Review {
+    /// Nothing.
+    Same,
+    /// It allows something else.
+    Changed(Arc<Caller>),
+    /// It is no longer good.
+    Fault(KeyFault),
+}
+
+/// The right to refresh a key; one has it at a time.
+#[derive(Debug)]
+pub(crate) struct Turn<'a>(&'a AtomicBool);
+
+// === impl Key ===
+
+impl Key {
+    pub(crate) fn new(hash: KeyHash, record: &KeyRecord) -> Self {
+        Self {
+            id: record.id.as_str().into(),
+            hash,
+            bucket: Bucket::default(),
+            messages: Bucket::default(),
+            connections: Slots::default(),
+            state: ArcSwap::from_pointee(State::of(record)),
+            looked_up: Mutex::new(Some(Instant::now())),
+            refreshing: AtomicBool::new(false),
+            last_used: Mutex::new(None),
+        }
+    }
+
+    /// Who holds it.
+    pub fn caller(&self) -> Arc<Caller> {
+        self.state.load().caller.clone()
+    }
+
+    /// Why it is no longer good; `None` while it is.
+    pub fn fault(&self, now: Timestamp) -> Option<KeyFault> {
+        self.state.load().fault(now)
+    }
+
+    /// What has become of it since it allowed `before`.
+    pub(crate) fn review(&self, now: Timestamp, before: &Arc<Caller>) -> Review {
+        let state = self.state.load();
+        match state.fault(now) {
+            Some(fault) => Review::Fault(fault),
+            None if Arc::ptr_eq(&state.caller, before) => Review::Same,
+            None => Review::Changed(state.caller.clone()),
+        }
+    }
+
+    /// Takes over what was looked up, unless `revoked` knows better: a revocation that comes meanwhile is not undone.
+    pub(crate) fn update(&self, record: &KeyRecord, revoked: impl FnOnce() -> bool) {
+        let mut looked_up = self.looked_up.lock();
+        let mut state = State::of(record);
+        state.revoked |= revoked();
+        let old = self.state.load();
+        if old.caller == state.caller {
+            // The same one says to everybody that nothing has changed.
+            state.caller = old.caller.clone();
+        }
+        self.state.store(Arc::new(state));
+        *looked_up = Some(Instant::now());
+    }
+
+    /// Ends it here, whatever is looked up at this time.
+    pub(crate) fn revoke(&self) {
+        let mut looked_up = self.looked_up.lock();
+        let old = self.state.load();
+        self.state.store(Arc::new(State {
+            caller: old.caller.clone(),
+            expires_at: old.expires_at,
+            revoked: true,
+        }));
+        *looked_up = Some(Instant::now());
+    }
+
+    /// Time since it was looked up; without end when it has to be looked up again.
+    pub(crate) fn age(&self) -> Duration {
+        self.looked_up
+            .lock()
+            .map_or(Duration::MAX, |then| Instant::now().saturating_duration_since(then))
+    }
+
+    /// Makes it due for a look-up when it is next used.
+    pub(crate) fn doubt(&self) {
+        *self.looked_up.lock() = None;
+    }
+
+    /// Makes it due for a look-up after `pause`, where `ttl` makes it due.
+    pub(crate) fn refresh_in(&self, ttl: Duration, pause: Duration) {
+        *self.looked_up.lock() = Instant::now().checked_sub(ttl.saturating_sub(pause));
+    }
+
+    pub(crate) fn begin_refresh(&self) -> Option<Turn<'_>> {
+        let free = !self.refreshing.swap(true, Ordering::AcqRel);
+        free.then(|| Turn(&self.refreshing))
+    }
+
+    pub(crate) fn used(&self, now: Timestamp) {
+        *self.last_used.lock() = Some(now);
+    }
+
+    /// When it was last used, once for each time it was.
+    pub(crate) fn take_last_used(&self) -> Option<Timestamp> {
+        self.last_used.lock().take()
+    }
+}
+
+// === impl KeyFault ===
+
+impl KeyFault {
+    /// The error of whoever asks with the key.
+    pub fn error(self) -> CallError {
+        let (code, message) = match self {
+            Self::Revoked => (Code::Unauthenticated, "the key was revoked"),
+            Self::Expired => (Code::Unauthenticated, "the key has expired"),
+            Self::Suspended => (Code::AccessDenied, "the key's spoke is suspended"),
+        };
+        CallError::new(code, message)
+    }
+}
+
+// === impl Turn ===
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn of(record: &KeyRecord) -> Self {
+        let spoke = record.spoke.as_ref().map(|spoke| {
+            Arc::new(SpokePolicy {
+                name: spoke.name.clone(),
+                operations: spoke.operations.clone(),
+                concurrency: spoke.concurrency,
+                suspended: spoke.suspended,
+                uid: spoke.uid.clone(),
+            })
+        });
+        Self {
+            caller: Arc::new(Caller {
+                key_id: record.id.as_str().into(),
+                scopes: Arc::new(scopes(record)),
+                spoke,
+            }),
+            expires_at: record.expires_at,
+            revoked: record.revoked_at.is_some(),
+        }
+    }
+
+    fn fault(&self, now: Timestamp) -> Option<KeyFault> {
+        if self.revoked {
+            Some(KeyFault::Revoked)
+        } else if self.expires_at.is_some_and(|end| end <= now) {
+            Some(KeyFault::Expired)
+        } else if self.caller.spoke.as_ref().is_some_and(|spoke| spoke.suspended) {
+            Some(KeyFault::Suspended)
+        } else {
+            None
+        }
+    }
+}
+
+/// A spoke's key may do what its spoke may, and offer.
+fn scopes(record: &KeyRecord) -> Scopes {
+    match &record.spoke {
+        Some(spoke) => Scopes::new(record.scopes.iter().chain(spoke.scopes.iter()).chain([scope::SPOKE])),
+        None => record.scopes.clone(),
+    }
+}
+
+/// A key's record, for tests.
+#[cfg(test)]
+pub(crate) fn record() -> KeyRecord {
+    KeyRecord {
+        id: "k".to_owned(),
+        name: "test".to_owned(),
+        hint: "alk_000000".to_owned(),
+        scopes: Scopes::default(),
+        spoke: None,
+        created_at: Timestamp::now(),
+        expires_at: None,
+        last_used_at: None,
+        revoked_at: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_is_not_undone_by_a_look_up_that_began_before_it() {
+        let key = Key::new(KeyHash([0; 32]), &record());
+        let found = record();
+        key.revoke();
+
+        key.update(&found, || true);
+        assert_eq!(key.fault(Timestamp::now()), Some(KeyFault::Revoked));
+
+        key.update(&found, || false);
+        assert_eq!(key.fault(Timestamp::now()), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 on them; one that is upgraded goes on in its surface.
+//!
+//! A loop of our own in place of `axum::serve`: every connection is a task that the hub's tracker counts, a client has
+//! a deadline for its header and for reading, and the numbers of connections, in all and of one address, have bounds
+//! that hold on after an upgrade.
+//!
+//! Invariants
+//! - Nothing a peer does ends the loop; a failing `accept` (no file descriptors left) waits and goes on.
+//! - A connection's [`Permit`] lives as long as its socket, upgraded or not.
+//! - A port that is bound and does not listen yet refuses connections: a client tries again, where an answer 503 would
+//!   end a browser's `EventSource` for good.
+
+mod addresses;
+mod connection;
+mod paced;
+mod proxy;
+mod raw;
+mod refusal;
+mod stream;
+pub mod tls;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::ServerConfig;
+use axum::Router;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use addresses::Addresses;
+use connection::Connection;
+use raw::Raw;
+use refusal::{Refusal, refuse};
+
+pub use stream::Stream;
+
+use crate::metrics::{ConnectionKind, EdgeMetrics, Limit};
+use crate::scope::Scope;
+
+/// How long a failing `accept` waits before the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections over the limit that are told so at once; more are closed without a word.
+const REFUSALS: usize = 64;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// A socket that listens, and what serves its connections.
+pub struct Listener {
+    /// Where connections come in.
+    pub socket: TcpListener,
+    /// What answers their requests.
+    pub router: Router,
+    /// TLS, where the clients speak it.
+    pub tls: Option<tls::Acceptor>,
+    /// Bounds.
+    pub limits: ListenerLimits,
+    /// Counts connections and refusals; `None` for a listener that is not counted.
+    pub metrics: Option<Arc<EdgeMetrics>>,
+    /// Counts and ends the connections' tasks.
+    pub scope: Scope,
+}
+
+/// Bounds of one listener.
+#[derive(Clone, Debug)]
+pub struct ListenerLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections of one address; no bound, and no proxies either, where it is absent.
+    pub per_address: Option<usize>,
+    /// Times, and the proxies that are trusted.
+    pub server: Arc<ServerConfig>,
+}
+
+/// The right to have a socket open; clones are of one socket.
+pub type Permit = Arc<Hold>;
+
+/// What a socket counts against.
+#[derive(Debug)]
+pub struct Hold {
+    _permit: OwnedSemaphorePermit,
+    _place: Option<addresses::Place>,
+}
+
+/// Who is at the other end of a request's socket; an extension of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address, or what a trusted proxy says of it by the PROXY protocol.
+    pub address: IpAddr,
+    /// To be kept for as long as the socket is open.
+    pub permit: Permit,
+}
+
+/// Binds an address without listening on it yet.
+///
+/// # Errors
+/// The address cannot be bound.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Listens on an address that was bound.
+///
+/// # Errors
+/// Another program listens on it meanwhile.
+pub fn listen(socket: TcpSocket) -> std::io::Result<TcpListener> {
+    socket.listen(BACKLOG)
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Accepts until the drain begins. Connections go on after that, as tasks of their own.
+    pub async fn serve(self) {
+        let permits = Arc::new(Semaphore::new(self.limits.connections.min(Semaphore::MAX_PERMITS)));
+        let refusals = Arc::new(Semaphore::new(REFUSALS));
+        let addresses = self.limits.per_address.map(Addresses::new);
+        let Scope { drain, stop, .. } = &self.scope;
+        loop {
+            let accepted = tokio::select! {
+                () = drain.cancelled() => return,
+                () = stop.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                Ok((stream, peer)) => match permits.clone().try_acquire_owned() {
+                    Ok(permit) => self.spawn(stream, peer.ip(), permit, addresses.clone()),
+                    Err(_) => self.refuse(stream, &refusals),
+                },
+            }
+        }
+    }
+
+    /// Serves one connection as a task of its own.
+    fn spawn(&self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit, addresses: Option<Addresses>) {
+        let connection = Connection {
+            router: self.router.clone(),
+            tls: self.tls.clone(),
+            server: self.limits.server.clone(),
+            addresses,
+            metrics: self.metrics.clone(),
+            address: address.to_canonical(),
+            permit,
+            place: None,
+            scope: self.scope.clone(),
+        };
+        let open = self.metrics.as_ref().map(|metrics| metrics.open(ConnectionKind::Http));
+        self.scope.tasks.spawn(async move {
+            Box::pin(connection.run(stream)).await;
+            drop(open);
+        });
+    }
+
+    /// Tells a connection over the limit so.
+    fn refuse(&self, stream: TcpStream, refusals: &Arc<Semaphore>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.limited(Limit::Connections);
+        }
+        // A plain answer would tell a TLS client that there is no TLS here: it is closed without a word.
+        if let (None, Ok(permit)) = (&self.tls, refusals.clone().try_acquire_owned()) {
+            self.scope.tasks.spawn(async move {
+                refuse(Raw::new(stream), Refusal::Full).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("socket", &self.socket)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

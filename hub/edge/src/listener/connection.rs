@@ -1,0 +1,324 @@
+//! One connection, from its first byte to its end: who it comes from, TLS, HTTP/1.1 or HTTP/2.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alkhub_config::{ClientAddress, ServerConfig};
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tower::Service as _;
+
+use super::addresses::{Addresses, Place};
+use super::paced::{Paced, Requests};
+use super::proxy::{self, Header};
+use super::raw::Raw;
+use super::refusal::{HEADER_LIMIT, Refusal, refuse};
+use super::stream::Stream;
+use super::{Hold, Peer, tls};
+use crate::forwarded::is_trusted;
+use crate::metrics::{EdgeMetrics, Limit};
+use crate::scope::Scope;
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 64;
+
+/// An HTTP/2 connection on which no request begins for so long is asked to go; what runs on it is finished, and then it
+/// has `server.write-timeout` to go.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// An HTTP/2 client is pinged this often, and is dead when it does not answer for as long.
+const PING: Duration = Duration::from_secs(20);
+
+/// What an answer waits with for an HTTP/2 client that does not take it, in bytes for each request.
+const WAITING: usize = 64 * 1024;
+
+/// What an HTTP/2 client may send of one body before it is read, and of all bodies on a connection, in bytes.
+const BODY_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * BODY_WINDOW;
+
+/// A connection that was accepted.
+pub(super) struct Connection {
+    pub(super) router: Router,
+    pub(super) tls: Option<tls::Acceptor>,
+    pub(super) server: Arc<ServerConfig>,
+    pub(super) addresses: Option<Addresses>,
+    pub(super) metrics: Option<Arc<EdgeMetrics>>,
+    pub(super) address: IpAddr,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Option<Place>,
+    pub(super) scope: Scope,
+}
+
+/// A connection of which it is known who speaks what on it.
+struct Opened {
+    router: Router,
+    header_timeout: Duration,
+    write_timeout: Duration,
+    peer: Peer,
+    scope: Scope,
+}
+
+/// What a connection has come to by itself.
+enum End {
+    /// It is asked to go.
+    Idle,
+    /// It is cut.
+    Stuck,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) async fn run(mut self, stream: TcpStream) {
+        let scope = self.scope.clone();
+        let opened = tokio::select! {
+            biased;
+            opened = timeout(self.server.header_timeout, self.open(stream)) => opened,
+            // It has asked for nothing yet.
+            () = scope.drain.cancelled() => return,
+            () = scope.stop.cancelled() => return,
+        };
+        let address = self.address;
+        match opened {
+            Ok(Ok(Some((stream, true)))) => self.opened().http2(stream.binary()).await,
+            Ok(Ok(Some((stream, false)))) => self.opened().http1(stream).await,
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, %address, "a connection did not begin"),
+            Err(_) => tracing::debug!(%address, "a connection did not begin within `server.header-timeout`"),
+        }
+    }
+
+    fn opened(self) -> Opened {
+        let hold = Hold {
+            _permit: self.permit,
+            _place: self.place,
+        };
+        Opened {
+            router: self.router,
+            header_timeout: self.server.header_timeout,
+            write_timeout: self.server.write_timeout,
+            peer: Peer {
+                address: self.address,
+                permit: Arc::new(hold),
+            },
+            scope: self.scope,
+        }
+    }
+
+    /// The stream, and whether it speaks HTTP/2; `None` for one that is refused.
+    async fn open(&mut self, stream: TcpStream) -> std::io::Result<Option<(Stream, bool)>> {
+        stream.set_nodelay(true)?;
+        let mut raw = Raw::new(stream);
+        self.find_client(&mut raw).await?;
+        if !self.take_place() {
+            // A plain answer would tell a TLS client that there is no TLS here: it is closed without a word.
+            if self.tls.is_none() {
+                refuse(raw, Refusal::Address).await;
+            }
+            return Ok(None);
+        }
+        let write_timeout = self.server.write_timeout;
+        let Some(tls) = &self.tls else {
+            let http2 = begins_http2(&mut raw).await?;
+            return Ok(Some((Stream::plain(raw, write_timeout), http2)));
+        };
+        let Some(stream) = secure(tls, raw).await? else {
+            return Ok(None);
+        };
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Some((Stream::tls(Box::new(stream), write_timeout), http2)))
+    }
+
+    /// Reads the header of the PROXY protocol that a trusted proxy must send where it is set.
+    async fn find_client(&mut self, raw: &mut Raw) -> std::io::Result<()> {
+        let server = &self.server;
+        let told = server.client_address == ClientAddress::ProxyProtocol;
+        if !told || self.addresses.is_none() || !is_trusted(&server.trusted_proxies, self.address) {
+            return Ok(());
+        }
+        loop {
+            raw.look().await?;
+            match proxy::read(raw.ahead()).map_err(std::io::Error::other)? {
+                Header::Partial => {}
+                Header::Whole { length, client } => {
+                    raw.skip(length);
+                    self.address = client.unwrap_or(self.address);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes one of the address's places; a trusted proxy needs none.
+    fn take_place(&mut self) -> bool {
+        let Some(addresses) = &self.addresses else { return true };
+        if is_trusted(&self.server.trusted_proxies, self.address) {
+            return true;
+        }
+        self.place = addresses.take(self.address);
+        if self.place.is_none()
+            && let Some(metrics) = &self.metrics
+        {
+            metrics.limited(Limit::Connections);
+        }
+        self.place.is_some()
+    }
+}
+
+// === impl Opened ===
+
+impl Opened {
+    async fn http1(self, stream: Stream) {
+        let (peer, router) = (self.peer.clone(), self.router.clone());
+        let service = service_fn(move |request| answer(router.clone(), peer.clone(), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(HEADER_LIMIT)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        self.drive(
+            connection,
+            UpgradeableConnection::graceful_shutdown,
+            std::future::pending(),
+            std::future::pending(),
+        )
+        .await;
+    }
+
+    async fn http2(self, stream: Stream) {
+        let (peer, router) = (self.peer.clone(), self.router.clone());
+        let begun = Arc::new(AtomicU64::new(0));
+        let counted = begun.clone();
+        let service = service_fn(move |request| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let answered = answer(router.clone(), peer.clone(), request);
+            async move { answered.await.map(|response| response.map(Paced::new)) }
+        });
+        let requests = Requests::new(self.scope.tasks.clone(), self.write_timeout);
+        let connection = http2::Builder::new(requests.clone())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(HEADER_LIMIT).expect("it is small"))
+            .max_send_buf_size(WAITING)
+            .initial_stream_window_size(BODY_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .serve_connection(TokioIo::new(stream), service);
+        let end = async {
+            tokio::select! {
+                () = idle(&begun) => End::Idle,
+                () = requests.cut() => End::Stuck,
+            }
+        };
+        self.drive(connection, http2::Connection::graceful_shutdown, end, requests.late())
+            .await;
+    }
+
+    /// Serves until the connection ends, comes to its end by itself, or the hub drains; one that was asked to go is cut
+    /// when it is `late`.
+    async fn drive<C>(
+        &self,
+        connection: C,
+        ask: impl FnOnce(Pin<&mut C>),
+        end: impl Future<Output = End>,
+        late: impl Future<Output = ()>,
+    ) where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let (scope, address) = (&self.scope, self.peer.address);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => Some(result),
+            () = scope.stop.cancelled() => return,
+            () = scope.drain.cancelled() => None,
+            end = end => match end {
+                End::Idle => None,
+                End::Stuck => return,
+            },
+        };
+        let result = match result {
+            Some(result) => result,
+            None => {
+                ask(connection.as_mut());
+                tokio::select! {
+                    result = connection => result,
+                    () = scope.stop.cancelled() => return,
+                    () = late => return,
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, %address, "a connection ended with an error");
+        }
+    }
+}
+
+/// Resolves when no request has begun for a while.
+async fn idle(requests: &AtomicU64) {
+    let mut seen = None;
+    loop {
+        let now = requests.load(Ordering::Relaxed);
+        if seen == Some(now) {
+            return;
+        }
+        seen = Some(now);
+        tokio::time::sleep(IDLE).await;
+    }
+}
+
+/// Whether the client speaks HTTP/2 from its first byte: its preface begins like no method of HTTP/1.1.
+async fn begins_http2(raw: &mut Raw) -> std::io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2";
+    loop {
+        let ahead = raw.ahead();
+        if !ahead.is_empty() {
+            let seen = ahead.len().min(PREFACE.len());
+            if ahead[..seen] != PREFACE[..seen] {
+                return Ok(false);
+            }
+            if seen == PREFACE.len() {
+                return Ok(true);
+            }
+        }
+        raw.look().await?;
+    }
+}
+
+/// The handshake; a client that speaks plain HTTP is told so.
+async fn secure(tls: &tls::Acceptor, mut raw: Raw) -> std::io::Result<Option<TlsStream<Raw>>> {
+    if raw.ahead().is_empty() {
+        raw.look().await?;
+    }
+    // A request begins with its method, a handshake with 0x16.
+    if raw.ahead()[0].is_ascii_uppercase() {
+        refuse(raw, Refusal::Plain).await;
+        return Ok(None);
+    }
+    tls.accept(raw).await.map(Some)
+}
+
+async fn answer(
+    mut router: Router,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<axum::response::Response, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(peer);
+    router.call(request).await
+}

@@ -1,0 +1,165 @@
+//! A request's query: read once, and refused where a route would pass something over.
+//!
+//! Invariants
+//! - A parameter that a route does not declare is refused, by its name: who writes `uuid` for `uid` learns it before
+//!   anything is done. So is one that stands there twice where it counts once, and text that is no UTF-8.
+//! - What a route declares is what the OpenAPI document says: both are the surface's page of routes.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::request::Parts;
+
+use crate::endpoint::Parameter;
+use crate::error::ApiError;
+
+/// The key, where a program can set no header; every route takes it.
+pub(crate) const ACCESS_TOKEN: &str = "access_token";
+
+/// Longest name that an answer repeats, in characters.
+const SHOWN: usize = 64;
+
+/// A request's query, each key as often as it stands there.
+#[derive(Debug)]
+pub struct Query(Vec<(String, String)>);
+
+/// The parameters that a route takes, and whether each may be repeated.
+#[derive(Clone, Debug)]
+pub(crate) struct Declared(Arc<[(&'static str, bool)]>);
+
+// === impl Declared ===
+
+impl Declared {
+    /// Those of a route.
+    pub(crate) fn of(parameters: &[Parameter]) -> Self {
+        let queries = parameters.iter().filter(|parameter| parameter.place == "query");
+        Self(
+            queries
+                .map(|parameter| (parameter.name, parameter.repeated))
+                .chain([(ACCESS_TOKEN, false)])
+                .collect(),
+        )
+    }
+
+    /// Passes a request on whose query is right.
+    pub(crate) async fn pass(self, request: Request, next: Next) -> Response {
+        match self.check(request.uri().query()) {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => refusal.into_response(),
+        }
+    }
+
+    /// # Errors
+    /// 400 that names the parameter.
+    fn check(&self, query: Option<&str>) -> Result<(), ApiError> {
+        let mut seen = Vec::new();
+        for (key, value) in pairs(query) {
+            let name = decoded(key);
+            let shown: String = name.chars().take(SHOWN).collect();
+            let wrong = |rule: &str| Err(ApiError::bad_request(format!("query parameter `{shown}` {rule}")));
+            if !is_utf8(key) || !is_utf8(value) {
+                return wrong("is not UTF-8");
+            }
+            let Some((_, repeated)) = self.0.iter().find(|(known, _)| *known == name) else {
+                return wrong(&format!("is not known here: {}", self.known()));
+            };
+            if !repeated && seen.contains(&name) {
+                return wrong("is there twice: give it once");
+            }
+            seen.push(name);
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> String {
+        let names: Vec<String> = self.0.iter().map(|(name, _)| format!("`{name}`")).collect();
+        format!("this route reads {}", names.join(", "))
+    }
+}
+
+// === impl Query ===
+
+impl Query {
+    /// The first value of a key.
+    pub fn first(&self, key: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Every value of a key.
+    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of a key as a type.
+    ///
+    /// # Errors
+    /// The value is there and cannot be read; the key is named.
+    pub fn parse<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, ApiError>
+    where
+        T::Err: std::fmt::Display,
+    {
+        self.first(key)
+            .map(|value| {
+                value
+                    .parse()
+                    .map_err(|e: T::Err| ApiError::bad_request(format!("query parameter `{key}` is not valid: {e}")))
+            })
+            .transpose()
+    }
+
+    /// Reads a query string.
+    pub(crate) fn read(query: Option<&str>) -> Self {
+        Self(
+            pairs(query)
+                .map(|(key, value)| (decoded(key), decoded(value)))
+                .collect(),
+        )
+    }
+}
+
+/// Keys and values as they stand there.
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+fn decoded(text: &str) -> String {
+    let spaces = text.replace('+', " ");
+    let decoded = percent_encoding::percent_decode_str(&spaces).decode_utf8_lossy();
+    decoded.into_owned()
+}
+
+fn is_utf8(text: &str) -> bool {
+    percent_encoding::percent_decode_str(text).decode_utf8().is_ok()
+}
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::read(parts.uri.query()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_key_may_repeat_and_is_decoded() {
+        let query = Query::read(Some("topic=a%3Ab&x=1+2&topic=c:d:e&flag"));
+
+        assert_eq!(query.all("topic").collect::<Vec<_>>(), ["a:b", "c:d:e"]);
+        assert_eq!(query.first("x"), Some("1 2"));
+        assert_eq!(query.first("flag"), Some(""));
+        assert_eq!(query.first("none"), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! What every request passes through: its id, its span, its metrics, and what its answer makes the hub keep.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::call::Metadata;
+use alkhub_protocol::{Code, RawJson, RequestId};
+use axum::body::Body;
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use crate::conformance;
+use crate::error::{ApiError, ProblemBody};
+use crate::metrics::EdgeMetrics;
+use crate::payer::Payer;
+use crate::trace::continue_trace;
+
+/// The request's id, in both directions.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long the caller waits.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("alkhub-timeout");
+
+/// What travels with a call beside its input.
+pub const METADATA: HeaderName = HeaderName::from_static("alkhub-metadata");
+/// The call in whose course this one is made.
+pub const PARENT: HeaderName = HeaderName::from_static("alkhub-parent-request-id");
+
+/// The variable parts of a path, percent-decoded.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+/// The id of the request that is being answered.
+#[derive(Clone, Debug)]
+pub struct Id(pub RequestId);
+
+/// Gives a request its id and its span, counts it, and puts the id into the answer, into a problem document too.
+pub(crate) async fn observe(State(metrics): State<Arc<EdgeMetrics>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.route = %route);
+    continue_trace(&span, request.headers());
+    request.extensions_mut().insert(Id(id.clone()));
+    let payer = Payer::of(&mut request);
+    let last = conformance::has_two_lengths(&request);
+
+    let response = match conformance::check(&request) {
+        Ok(()) => next.run(request).instrument(span.clone()).await,
+        Err(refusal) => refusal.into_response(),
+    };
+    let mut response = payer
+        .charge(named(response, &id), &method)
+        .unwrap_or_else(|refusal| named(refusal.into_response(), &id));
+
+    let took = started.elapsed();
+    let status = response.status();
+    let method = known_method(&method);
+    metrics.request(&route, method, status.as_u16(), took);
+    span.in_scope(|| {
+        tracing::debug!(
+            http.status = status.as_u16(),
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "answered"
+        );
+    });
+    let value = HeaderValue::from_str(id.as_str()).expect("visible ASCII is a header's value");
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, value);
+    // What one key sees is for nobody else.
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    if last {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Puts the request's id into a problem document.
+fn named(mut response: Response, id: &RequestId) -> Response {
+    if let Some(ProblemBody(mut problem)) = response.extensions_mut().remove::<ProblemBody>() {
+        problem.instance = Some(id.to_string());
+        let body = serde_json::to_vec(&problem).expect("a problem is a plain struct");
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+    }
+    response
+}
+
+/// The answer to a panic of ours.
+pub(crate) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    tracing::error!("a request panicked; the panic's own message stands above");
+    ApiError::new(
+        Code::Internal,
+        "the hub failed; its log has the reason under this request's id",
+    )
+    .into_response()
+}
+
+/// The client's id where it is one, else a new one that sorts by time.
+fn request_id(headers: &HeaderMap) -> RequestId {
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or_else(|| {
+            let id = uuid::Uuid::now_v7().to_string();
+            id.parse().expect("a UUID is visible ASCII")
+        })
+}
+
+/// Methods are a closed set in metrics.
+fn known_method(method: &http::Method) -> &'static str {
+    match *method {
+        http::Method::GET => "GET",
+        http::Method::POST => "POST",
+        http::Method::PUT => "PUT",
+        http::Method::DELETE => "DELETE",
+        http::Method::HEAD => "HEAD",
+        http::Method::OPTIONS => "OPTIONS",
+        http::Method::PATCH => "PATCH",
+        _ => "OTHER",
+    }
+}
+
+/// Time that the caller gives, from `Alkhub-Timeout`: `500ms`, `5s`, `2m`, or seconds without a unit.
+///
+/// # Errors
+/// The header is there and cannot be read.
+pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(TIMEOUT) else {
+        return Ok(None);
+    };
+    value
+        .to_str()
+        .ok()
+        .and_then(duration)
+        .map(Some)
+        .ok_or_else(|| ApiError::bad_request("header `Alkhub-Timeout` must be a time such as `500ms`, `5s` or `2m`"))
+}
+
+/// What travels with the call beside its input, from `Alkhub-Metadata`: a JSON object.
+pub fn metadata(headers: &HeaderMap) -> Result<Option<Metadata>, ApiError> {
+    let Some(value) = headers.get(METADATA) else {
+        return Ok(None);
+    };
+    let wrong = |why: String| ApiError::bad_request(format!("header `Alkhub-Metadata`: {why}"));
+    let raw = RawJson::parse(value.as_bytes().to_vec()).map_err(|e| wrong(e.to_string()))?;
+    Metadata::new(raw).map(Some).map_err(|e| wrong(e.to_string()))
+}
+
+/// The call in whose course this one is made, from `Alkhub-Parent-Request-Id`.
+pub fn parent(headers: &HeaderMap) -> Result<Option<RequestId>, ApiError> {
+    let Some(value) = headers.get(PARENT) else {
+        return Ok(None);
+    };
+    let parent = value.to_str().ok().and_then(|text| text.parse().ok());
+    parent.map(Some).ok_or_else(|| {
+        ApiError::bad_request("header `Alkhub-Parent-Request-Id` must be 1 to 128 visible ASCII characters")
+    })
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().ok()?;
+    let ms = match &text[digits..] {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    }?;
+    Some(Duration::from_millis(ms))
+}
+
+// === impl Path, Id ===
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(path)| Self(path))
+            .map_err(|e| ApiError::bad_request(e.body_text()))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let id = parts.extensions.get::<Self>().cloned();
+        Ok(id.unwrap_or_else(|| Self(request_id(&parts.headers))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_a_unit_or_is_in_seconds() {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("5s", 5_000),
+            ("5", 5_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "5 s",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_clients_request_id_is_kept_when_it_is_one() {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static("abc-1"));
+        assert_eq!(request_id(&headers).as_str(), "abc-1");
+
+        headers.insert(REQUEST_ID, HeaderValue::from_static("with space"));
+        assert_eq!(request_id(&headers).as_str().len(), 36);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_tells_nothing() {
+        async fn broken() {
+            panic!("secret");
+        }
+        let router = axum::Router::new()
+            .route("/", axum::routing::get(broken))
+            .layer(tower_http::catch_panic::CatchPanicLayer::custom(panicked));
+
+        let request = Request::new(Body::empty());
+        let response = tower::ServiceExt::oneshot(router, request).await.expect("answered");
+
+        assert_eq!(response.status(), 500);
+        let body = response.into_body().collect().await.expect("read").to_bytes();
+        let problem: alkhub_protocol::Problem = serde_json::from_slice(&body).expect("a problem document");
+        assert_eq!(problem.code, Code::Internal);
+        assert!(!problem.detail.contains("secret"));
+    }
+}

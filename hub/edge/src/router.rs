@@ -1,0 +1,102 @@
+//! The routes of a surface as a router, and what every request passes through on its way to one.
+
+use std::sync::Arc;
+
+use alkhub_config::Origin;
+use alkhub_protocol::Code;
+use axum::{Router, middleware};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Method, Uri};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::endpoint::Endpoint;
+use crate::error::ApiError;
+use crate::metrics::EdgeMetrics;
+use crate::query::Declared;
+use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT};
+use crate::trace::TRACEPARENT;
+
+/// Characters of a path that are said of it, at most.
+const SHOWN: usize = 200;
+
+/// The routes of one surface with its state. A query parameter that a route does not declare is refused.
+pub fn mount<S: Clone + Send + Sync + 'static>(endpoints: Vec<Endpoint<S>>, state: S) -> Router {
+    let routes = endpoints
+        .into_iter()
+        .fold(Router::new(), |router, Endpoint { route, handler }| {
+            let declared = Declared::of(&route.parameters);
+            let check = middleware::from_fn(move |request, next| declared.clone().pass(request, next));
+            router.route(route.path, handler.route_layer(check))
+        });
+    routes.with_state(state)
+}
+
+/// A listener's router: what answers where nothing is, and what every request passes through.
+pub fn around(routes: Router, metrics: &Arc<EdgeMetrics>) -> Router {
+    routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(CatchPanicLayer::custom(request::panicked))
+        .layer(middleware::from_fn_with_state(metrics.clone(), request::observe))
+}
+
+/// Lets the pages of these origins use the router; no page where there are none.
+pub fn with_cors(router: Router, origins: &[Origin]) -> Router {
+    match cors(origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
+fn cors(origins: &[Origin]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let allowed = if origins.iter().any(Origin::is_any) {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin.as_str()).ok()),
+        )
+    };
+    Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers([
+                AUTHORIZATION,
+                CONTENT_TYPE,
+                REQUEST_ID,
+                TRACEPARENT,
+                TIMEOUT,
+                METADATA,
+                PARENT,
+                HeaderName::from_static("last-event-id"),
+            ])
+            .expose_headers([REQUEST_ID, RETRY_AFTER]),
+    )
+}
+
+/// No such route.
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(
+        Code::NotFound,
+        format!("there is no route `{}`; see /v1/openapi.json", shown(&uri)),
+    )
+}
+
+/// The route has other methods; `Allow` names them.
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        Code::MethodNotAllowed,
+        format!("`{}` has no method {method}", shown(&uri)),
+    )
+}
+
+/// As much of a path as is said of it: who has no key writes it too.
+fn shown(uri: &Uri) -> String {
+    uri.path().chars().take(SHOWN).collect()
+}

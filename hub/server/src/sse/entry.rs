@@ -1,0 +1,155 @@
+//! A stream among what is open: how its key's end, a narrower key and the drain reach it.
+//!
+//! Invariants
+//! - A stream is told once why it ends.
+//! - What a key allows is looked at from the moment at which the stream knows what to look for; what changed before is
+//!   looked at then.
+
+use std::fmt;
+use std::sync::Arc;
+
+use alkhub_calls::Caller;
+use alkhub_edge::error::ApiError;
+use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::open::{Closeable, Closing, Entered};
+use alkhub_edge::{Edge, Holder, Key};
+use alkhub_protocol::CallError;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// What a stream does when the hub begins to drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnDrain {
+    /// It ends: its client comes back elsewhere and loses nothing that was asked for.
+    End,
+    /// It goes on until the hub closes what still runs: somebody works for it.
+    Finish,
+}
+
+/// Why a stream ends.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// Its key has ended, or does not allow it any more.
+    Refused(CallError),
+    /// The hub goes away.
+    Drain,
+}
+
+/// A stream's place among what is open.
+#[derive(Debug)]
+pub(crate) struct Held {
+    key: Arc<Key>,
+    entry: Arc<Entry>,
+    ended: oneshot::Receiver<Ending>,
+    _entered: Entered,
+}
+
+/// A stream as it is reached from outside.
+#[derive(Debug)]
+struct Entry {
+    on_drain: OnDrain,
+    /// Taken when the stream is told to end.
+    end: Mutex<Option<oneshot::Sender<Ending>>>,
+    check: Mutex<Option<Check>>,
+}
+
+/// Looks at a stream whose key allows something else now; why it must end, unless it ends by itself.
+struct Check(Box<Look>);
+
+type Look = dyn Fn(&Caller) -> Option<CallError> + Send;
+
+/// Enters a stream of a key's among what is open, before what it is to give is asked for.
+///
+/// # Errors
+/// The key has as many connections as it may, or has just ended.
+pub(crate) fn open(edge: &Edge, caller: &Holder, on_drain: OnDrain) -> Result<Held, ApiError> {
+    let (keys, key) = (edge.keys(), &caller.key);
+    let counted = (keys.take_connection(key)?, edge.metrics().open(ConnectionKind::Sse));
+    let (end, ended) = oneshot::channel();
+    let entry = Arc::new(Entry {
+        on_drain,
+        end: Mutex::new(Some(end)),
+        check: Mutex::new(None),
+    });
+    let held = Held {
+        key: key.clone(),
+        _entered: edge.open().enter(key.clone(), entry.clone(), counted),
+        entry,
+        ended,
+    };
+    match keys.look_again(key) {
+        Some(fault) => Err(fault.error().into()),
+        None => Ok(held),
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Has `check` look at the stream now, and whenever its key allows something else.
+    pub(super) fn watch(&self, check: impl Fn(&Caller) -> Option<CallError> + Send + 'static) {
+        let check = Check(Box::new(check));
+        let mut place = self.entry.check.lock();
+        self.entry.look(place.insert(check), &self.key.caller());
+    }
+
+    /// Resolves when the stream must end, with the reason. Dropping the future loses nothing.
+    pub(super) async fn ended(&mut self) -> Ending {
+        match (&mut self.ended).await {
+            Ok(ending) => ending,
+            // It was told before, or the entry, which lives as long as this, would have its sender.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn look(&self, Check(check): &Check, caller: &Caller) {
+        if let Some(refusal) = check(caller) {
+            self.end(Ending::Refused(refusal));
+        }
+    }
+
+    fn end(&self, ending: Ending) {
+        if let Some(end) = self.end.lock().take() {
+            // Nobody is there to be told only when the stream ends at this moment by itself.
+            drop(end.send(ending));
+        }
+    }
+}
+
+impl Closeable for Entry {
+    fn recheck(&self, caller: &Arc<Caller>) {
+        // Without a check the stream is being opened, and is looked at then.
+        if let Some(check) = &*self.check.lock() {
+            self.look(check, caller);
+        }
+    }
+
+    fn drain(&self) {
+        if self.on_drain == OnDrain::End {
+            self.end(Ending::Drain);
+        }
+    }
+
+    fn close(&self, why: Closing) {
+        self.end(match why {
+            Closing::Key(fault) => Ending::Refused(fault.error()),
+            Closing::Drain => Ending::Drain,
+        });
+    }
+
+    fn kill(&self) {
+        self.end(Ending::Drain);
+    }
+}
+
+// === impl Check ===
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Check")
+    }
+}

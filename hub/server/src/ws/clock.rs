@@ -1,0 +1,78 @@
+//! The one beat of all WebSockets: time in ticks, and how many of them what may take.
+//!
+//! Invariants
+//! - There is one timer for all connections. A tick pings the tenth of the sockets whose turn it is, and ends those that
+//!   have used up a time of theirs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use alkhub_config::ServerConfig;
+use alkhub_edge::Open;
+use alkhub_edge::metrics::ConnectionKind;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// Ticks in a ping interval.
+const TICKS: u32 = 10;
+
+/// Time for a peer to answer a close.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// The tick that it is now, and the times of sockets in ticks.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    now: AtomicU32,
+    tick: Duration,
+    /// Without a sign of the peer (`server.dead-after`).
+    pub(super) dead_after: u32,
+    /// From the decision to end to the end.
+    pub(super) closing: u32,
+    /// Without a byte that the peer takes of what is written (`server.write-timeout`).
+    pub(super) write: u32,
+    /// From the first byte of a message to its last (`server.message-timeout`).
+    pub(super) message: u32,
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// A clock with these times.
+    pub(crate) fn new(server: &ServerConfig) -> Self {
+        let tick = (server.ping_interval / TICKS).max(Duration::from_millis(5));
+        let ticks = |time: Duration| u32::try_from(time.as_nanos().div_ceil(tick.as_nanos())).unwrap_or(u32::MAX / 2);
+        Self {
+            now: AtomicU32::new(0),
+            tick,
+            dead_after: ticks(server.dead_after),
+            closing: ticks(CLOSING),
+            write: ticks(server.write_timeout),
+            message: ticks(server.message_timeout),
+        }
+    }
+
+    /// Has every socket look at its times, tick by tick, until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, open: Open, stop: CancellationToken) {
+        let mut interval = tokio::time::interval(self.tick);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = interval.tick() => {}
+            }
+            self.now.fetch_add(1, Ordering::Relaxed);
+            open.tick(ConnectionKind::Websocket);
+        }
+    }
+
+    /// The number of the last tick.
+    pub(super) fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is the turn of the socket at this place to be pinged.
+    pub(super) fn is_turn_of(&self, place: usize) -> bool {
+        place % (TICKS as usize) == (self.now() % TICKS) as usize
+    }
+}
