@@ -3,42 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use alkhub_protocol::Delivered;
 use alkhub_tests::http::Answer;
+use alkhub_tests::promise::{TROUBLE, delivered, holds};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::say;
 
-/// Codes that trouble explains.
-const TROUBLE: [&str; 8] = [
-    "NO_PROVIDER",
-    "OPERATION_NOT_FOUND",
-    "SPOKE_LOST",
-    "UNAVAILABLE",
-    "TIMEOUT",
-    "OVERLOADED",
-    "ABORTED",
-    "RATE_LIMITED",
-];
 /// Broken promises that are printed; the rest are counted.
 const SHOWN: usize = 20;
-
-/// What the caller of a mutation was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// It was answered.
-    Done,
-    /// It was not delivered.
-    Not,
-    /// Nobody knows.
-    Maybe,
-}
 
 /// Counts of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     counts: Mutex<BTreeMap<String, u64>>,
-    mutations: Mutex<HashMap<u64, (Option<Told>, u32)>>,
+    mutations: Mutex<HashMap<u64, (Option<Delivered>, usize)>>,
     broken: Mutex<Vec<String>>,
     next: AtomicU64,
 }
@@ -68,39 +48,31 @@ impl Ledger {
     }
 
     /// Its caller was told.
-    pub(crate) fn told(&self, number: u64, told: Told) {
+    pub(crate) fn told(&self, number: u64, told: Delivered) {
         self.mutations.lock().entry(number).or_default().0 = Some(told);
     }
 
     /// Judges an answer to a call of `input`, and says what its caller knows now.
-    pub(crate) fn judge(&self, operation: &str, input: &Value, answer: &Answer) -> Told {
+    pub(crate) fn judge(&self, operation: &str, input: &Value, answer: &Answer) -> Delivered {
         if answer.status == 200 {
             self.count("calls answered");
             if answer.body["data"] != *input {
                 self.broken(format!("{operation} of {input} was answered with {}", answer.body));
             }
-            return Told::Done;
+            return Delivered::Yes;
         }
         let code = answer.body["code"].as_str().unwrap_or("none");
         self.count(format!("calls failed {code}"));
         if !TROUBLE.contains(&code) {
             self.broken(format!("{operation} failed with {} {}", answer.status, answer.body));
         }
-        match answer.body["delivered"].as_str() {
-            Some("no") => Told::Not,
-            _ => Told::Maybe,
-        }
+        delivered(answer.body["delivered"].as_str())
     }
 
     /// Prints everything; whether a promise was broken.
     pub(crate) fn report(&self, seed: u64, resident: &[u64]) -> bool {
         for (number, (told, runs)) in &*self.mutations.lock() {
-            let wrong = match told {
-                Some(Told::Done) => *runs != 1,
-                Some(Told::Not) => *runs != 0,
-                Some(Told::Maybe) | None => *runs > 1,
-            };
-            if wrong {
+            if !holds(told.unwrap_or(Delivered::Maybe), *runs) {
                 let what = format!("mutation {number} ran {runs} times and its caller was told {told:?}");
                 self.broken.lock().push(what);
             }
@@ -132,10 +104,10 @@ mod tests {
     fn a_mutation_that_ran_as_its_caller_was_told_breaks_nothing() {
         let ledger = Ledger::default();
         for (number, told, runs) in [
-            (1, Told::Done, 1),
-            (2, Told::Not, 0),
-            (3, Told::Maybe, 0),
-            (4, Told::Maybe, 1),
+            (1, Delivered::Yes, 1),
+            (2, Delivered::No, 0),
+            (3, Delivered::Maybe, 0),
+            (4, Delivered::Maybe, 1),
         ] {
             (0..runs).for_each(|_| ledger.ran(number));
             ledger.told(number, told);
@@ -146,7 +118,12 @@ mod tests {
 
     #[test]
     fn a_mutation_that_ran_twice_or_against_what_its_caller_was_told_breaks_a_promise() {
-        for (told, runs) in [(Told::Done, 0), (Told::Done, 2), (Told::Not, 1), (Told::Maybe, 2)] {
+        for (told, runs) in [
+            (Delivered::Yes, 0),
+            (Delivered::Yes, 2),
+            (Delivered::No, 1),
+            (Delivered::Maybe, 2),
+        ] {
             let ledger = Ledger::default();
             (0..runs).for_each(|_| ledger.ran(1));
             ledger.told(1, told);
@@ -166,7 +143,7 @@ mod tests {
                 &answer(503, json!({ "code": "UNAVAILABLE", "delivered": "no" })),
             ),
         ];
-        assert_eq!(told, [Told::Done, Told::Not]);
+        assert_eq!(told, [Delivered::Yes, Delivered::No]);
         assert!(!ledger.report(1, &[]));
 
         ledger.judge("soak.echo", &json!(1), &answer(200, json!({ "data": 2 })));

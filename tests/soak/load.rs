@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use alkhub_protocol::Delivered;
 use alkhub_tests::http::{Http, Sse};
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, bail};
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::Run;
-use crate::ledger::Told;
 
 /// Between two calls of a caller, and two events of a topic.
 const PACE: Duration = Duration::from_millis(10);
@@ -97,7 +97,7 @@ pub(crate) async fn caller(run: Run, seed: u64) {
                 Ok(answer) => run.ledger.judge("soak.once", &input, &answer),
                 Err(_) => {
                     run.ledger.count("calls without an answer");
-                    Told::Maybe
+                    Delivered::Maybe
                 }
             };
             run.ledger.told(number, told);

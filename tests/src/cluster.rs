@@ -84,14 +84,28 @@ impl Cluster {
     /// # Errors
     /// The hub did not start, or is not ready within 20 s.
     pub async fn add(&mut self, change: impl FnOnce(&mut HubConfig)) -> Result<usize> {
+        let hub = self.ready(change).await?;
+        self.hubs.push(hub);
+        Ok(self.hubs.len() - 1)
+    }
+
+    /// Starts a hub in the place of one that has ended, and waits until it is ready. It has another address.
+    ///
+    /// # Errors
+    /// As [`Cluster::add`].
+    pub async fn replace(&mut self, hub: usize, change: impl FnOnce(&mut HubConfig)) -> Result<()> {
+        self.hubs[hub] = self.ready(change).await?;
+        Ok(())
+    }
+
+    async fn ready(&self, change: impl FnOnce(&mut HubConfig)) -> Result<Hub> {
         let mut config = self.config();
         change(&mut config);
         let hub = Hub::start(config).context("a hub starts")?;
         tokio::time::timeout(Duration::from_secs(20), hub.ready())
             .await
             .context("a hub is ready within 20 s")?;
-        self.hubs.push(hub);
-        Ok(self.hubs.len() - 1)
+        Ok(hub)
     }
 
     /// The settings that every hub of this cluster starts from.

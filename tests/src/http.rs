@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use futures::StreamExt as _;
 use serde_json::Value;
 
@@ -113,6 +113,17 @@ impl Http {
     /// # Errors
     /// The hub refused.
     pub async fn sse(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Sse> {
+        match self.sse_or_refusal(method, path, body).await? {
+            Ok(stream) => Ok(stream),
+            Err(refusal) => bail!("{method} {path} was refused: {refusal:?}"),
+        }
+    }
+
+    /// [`Http::sse`] for who looks at the refusal.
+    ///
+    /// # Errors
+    /// No answer, or a refusal that is no JSON.
+    pub async fn sse_or_refusal(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Result<Sse, Answer>> {
         let mut request = self
             .client
             .request(method.parse()?, format!("{}{path}", self.url))
@@ -121,11 +132,16 @@ impl Http {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await?.error_for_status()?;
-        Ok(Sse {
+        let answer = request.send().await?;
+        if !answer.status().is_success() {
+            let status = answer.status().as_u16();
+            let body = serde_json::from_str(&answer.text().await?)?;
+            return Ok(Err(Answer { status, body }));
+        }
+        Ok(Ok(Sse {
             bytes: Box::pin(answer.bytes_stream()),
             buffer: String::new(),
-        })
+        }))
     }
 }
 
@@ -145,12 +161,16 @@ impl Sse {
     /// # Errors
     /// Nothing came within 10 s, or the connection broke.
     pub async fn next(&mut self) -> Result<Option<SseEvent>> {
-        tokio::time::timeout(Duration::from_secs(10), self.read())
+        tokio::time::timeout(Duration::from_secs(10), self.next_whenever())
             .await
             .context("no event within 10 s")?
     }
 
-    async fn read(&mut self) -> Result<Option<SseEvent>> {
+    /// The next event, however long it takes.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn next_whenever(&mut self) -> Result<Option<SseEvent>> {
         loop {
             while let Some((block, rest)) = self.buffer.split_once("\n\n") {
                 let event = parse(block);

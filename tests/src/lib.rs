@@ -5,5 +5,6 @@
 pub mod cluster;
 pub mod http;
 pub mod pages;
+pub mod promise;
 pub mod promtool;
 pub mod wire;

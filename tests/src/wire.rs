@@ -3,20 +3,38 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use futures::{SinkExt as _, StreamExt as _};
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt as _, Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 /// Longest wait for a frame that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What came, or the code and reason of the close that came in its place.
+pub type Closing<T> = Result<T, (u16, String)>;
+
 /// One WebSocket.
 #[derive(Debug)]
 pub struct Peer {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: Socket,
+}
+
+/// The half of a [`Peer`] that sends.
+#[derive(Debug)]
+pub struct Sender {
+    socket: SplitSink<Socket, Message>,
+}
+
+/// The half of a [`Peer`] that reads. Pings are answered while it is asked for more.
+#[derive(Debug)]
+pub struct Receiver {
+    socket: SplitStream<Socket>,
 }
 
 // === impl Peer ===
@@ -36,6 +54,12 @@ impl Peer {
         Ok(Self { socket })
     }
 
+    /// Takes it apart, for one task that reads and another one that sends. With both halves dropped the connection is cut.
+    pub fn split(self) -> (Sender, Receiver) {
+        let (sink, stream) = self.socket.split();
+        (Sender { socket: sink }, Receiver { socket: stream })
+    }
+
     /// Sends a text frame as it is.
     ///
     /// # Errors
@@ -50,8 +74,7 @@ impl Peer {
     /// # Errors
     /// The connection is gone.
     pub async fn send(&mut self, kind: &str, id: &str, payload: Value) -> Result<()> {
-        self.send_text(json!({ "type": kind, "id": id, "payload": payload }).to_string())
-            .await
+        self.send_text(envelope(kind, id, &payload)).await
     }
 
     /// The next envelope; pings are answered on the way.
@@ -82,16 +105,8 @@ impl Peer {
     ///
     /// # Errors
     /// The connection broke, or the hub sent no JSON.
-    pub async fn next_or_closed(&mut self) -> Result<Result<Value, (u16, String)>> {
-        loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(Ok(serde_json::from_str(&text)?)),
-                Some(Ok(Message::Close(Some(frame)))) => return Ok(Err((frame.code.into(), frame.reason.to_string()))),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => bail!("the connection broke: {error}"),
-                None => bail!("the connection ended without a close frame"),
-            }
-        }
+    pub async fn next_or_closed(&mut self) -> Result<Closing<Value>> {
+        next_or_closed(&mut self.socket).await
     }
 
     /// The code and reason with which the hub closes; frames before that are passed over.
@@ -140,6 +155,56 @@ impl Peer {
                 Some(Err(error)) => bail!("the connection broke: {error}"),
                 None => bail!("the connection ended"),
             }
+        }
+    }
+}
+
+// === impl Sender ===
+
+impl Sender {
+    /// Sends `{type, id, payload}`.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn send(&mut self, kind: &str, id: &str, payload: &Value) -> Result<()> {
+        Ok(self.socket.send(Message::text(envelope(kind, id, payload))).await?)
+    }
+
+    /// Begins to close the connection, as a peer that is done.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn close(&mut self) -> Result<()> {
+        Ok(self.socket.close().await?)
+    }
+}
+
+// === impl Receiver ===
+
+impl Receiver {
+    /// [`Peer::next_or_closed`].
+    ///
+    /// # Errors
+    /// The connection broke, or the hub sent no JSON.
+    pub async fn next_or_closed(&mut self) -> Result<Closing<Value>> {
+        next_or_closed(&mut self.socket).await
+    }
+}
+
+fn envelope(kind: &str, id: &str, payload: &Value) -> String {
+    json!({ "type": kind, "id": id, "payload": payload }).to_string()
+}
+
+async fn next_or_closed(
+    messages: &mut (impl Stream<Item = tungstenite::Result<Message>> + Unpin),
+) -> Result<Closing<Value>> {
+    loop {
+        match messages.next().await {
+            Some(Ok(Message::Text(text))) => return Ok(Ok(serde_json::from_str(&text)?)),
+            Some(Ok(Message::Close(Some(frame)))) => return Ok(Err((frame.code.into(), frame.reason.to_string()))),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => bail!("the connection broke: {error}"),
+            None => bail!("the connection ended without a close frame"),
         }
     }
 }

@@ -32,7 +32,23 @@ where
 ///
 /// # Panics
 /// As [`until`].
-pub async fn until_within<T, S, F, Fut>(what: &str, limit: Duration, mut look: F) -> T
+pub async fn until_within<T, S, F, Fut>(what: &str, limit: Duration, look: F) -> T
+where
+    S: Display,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, S>>,
+{
+    match try_until_within(what, limit, look).await {
+        Ok(value) => value,
+        Err(late) => panic!("{late}"),
+    }
+}
+
+/// [`until_within`] for who goes on when the time is up.
+///
+/// # Errors
+/// The time is up: `what` and the last `Err`.
+pub async fn try_until_within<T, S, F, Fut>(what: &str, limit: Duration, mut look: F) -> Result<T, String>
 where
     S: Display,
     F: FnMut() -> Fut,
@@ -42,11 +58,13 @@ where
     let (mut last, mut pause) = ("nothing, the first look did not end".to_owned(), FIRST_PAUSE);
     loop {
         match timeout_at(end, look()).await {
-            Ok(Ok(value)) => return value,
+            Ok(Ok(value)) => return Ok(value),
             Ok(Err(status)) => last = status.to_string(),
             Err(_) => {}
         }
-        assert!(Instant::now() < end, "not within {limit:?}: {what}; last seen: {last}");
+        if Instant::now() >= end {
+            return Err(format!("not within {limit:?}: {what}; last seen: {last}"));
+        }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

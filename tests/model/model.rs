@@ -1,0 +1,260 @@
+//! What users are promised: a small state that everything seen at the outside of the hubs is held against.
+//!
+//! It knows spokes' connections, calls, and for each hub whether it and its link are whole. It knows nothing of how
+//! hubs do what they do.
+//!
+//! Promises
+//! - A call reaches a spoke once at most, and `delivered` is true of it.
+//! - It ends once at its caller, with what its own spoke said of it, or with an error that some trouble explains; in time
+//!   after its deadline, or after its caller gave it up; never before its spoke answered, or before its deadline.
+//! - While nothing was cut, killed or registered anew, there is no trouble: a call that finds a provider is answered, one
+//!   that finds none is told so.
+//! - Items arrive in order and without a hole; a regular end, or an end of the spoke's own, comes after all of them.
+//! - Whatever else ends a call at its caller ends it at its spoke, with `call.aborted`.
+//! - Of two registrations of an instance the one with the higher fence counts: it gets the calls, and the connection of
+//!   the other one is closed with 4409. A connection is closed for no other reason.
+
+mod asked;
+mod callers;
+mod spokes;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use alkhub_protocol::Delivered;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::steps::{HUBS, Kind, Reply, SPOKES};
+
+/// The code with which a spoke of the test fails.
+pub(crate) const FAULT: &str = "MODEL_FAULT";
+
+/// What counts of two registrations: the higher generation, then the higher hub id.
+pub(crate) type Fence = (u64, String);
+
+/// How a hub and its link to the others are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Whole, and all hubs have agreed since it was not.
+    Fair,
+    /// Whole again.
+    Mending,
+    /// It runs, and its link is cut or held.
+    Apart,
+    /// It does not run.
+    Ended,
+}
+
+/// How a call ended at its caller.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum End {
+    Output(Value),
+    Completed,
+    Failed { code: String, delivered: Delivered },
+    Aborted,
+}
+
+/// A call that one of the spokes got.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(crate) connection: usize,
+    /// Its name between the hub and the spoke.
+    pub(crate) request: String,
+    /// Items sent.
+    items: u64,
+    /// The last thing that its spoke said, which ended it there.
+    said: Option<Reply>,
+    /// The spoke was told to stop.
+    aborted: bool,
+}
+
+/// A call.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) hub: usize,
+    pub(crate) spoke: usize,
+    pub(crate) kind: Kind,
+    limit: Option<Duration>,
+    sent: Instant,
+    /// When its caller gave it up.
+    given_up: Option<Instant>,
+    /// Nothing that may trouble it has happened since before it was sent.
+    is_calm: bool,
+    /// There was a provider when it was sent.
+    has_provider: bool,
+    /// Connections whose registration was replaced, as the caller's hub knew, before it was sent.
+    replaced: Vec<usize>,
+    legs: Vec<Leg>,
+    /// Items that arrived.
+    items: u64,
+    end: Option<End>,
+    /// Its caller left and need not hear of its end.
+    is_left: bool,
+}
+
+/// A connection of a spoke.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) instance: usize,
+    pub(crate) hub: usize,
+    /// A registration is under way, and this is the highest fence of the instance that was known when it was asked for.
+    asking: Option<Option<Fence>>,
+    has_asked: bool,
+    fence: Option<Fence>,
+    /// The spoke itself ended it.
+    has_left: bool,
+    pub(crate) is_closed: bool,
+    /// The code with which its hub closed it.
+    code: Option<u16>,
+}
+
+/// The state of one sequence.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) connections: Vec<Connection>,
+    hubs: [Health; HUBS],
+    /// The callers of a hub end their WebSocket by themselves.
+    callers_left: [bool; HUBS],
+    /// Of each spoke: all hubs agree on its instances, and nothing has happened to them since.
+    calm: [bool; SPOKES],
+    broken: Vec<String>,
+    history: Vec<String>,
+    begun: Instant,
+}
+
+// === impl Call ===
+
+impl Call {
+    /// Whether its caller still waits for its end.
+    pub(crate) fn runs(&self) -> bool {
+        self.end.is_none() && !self.is_left
+    }
+
+    /// What its caller knows of its delivery.
+    fn delivered(&self) -> Delivered {
+        match &self.end {
+            Some(End::Output(_) | End::Completed) => Delivered::Yes,
+            Some(End::Failed { delivered, .. }) => *delivered,
+            Some(End::Aborted) | None => Delivered::Maybe,
+        }
+    }
+
+    /// The end that the spoke gave it, if it did.
+    fn said(&self) -> Option<(&Leg, Reply)> {
+        let leg = self.legs.first()?;
+        leg.said.map(|reply| (leg, reply))
+    }
+}
+
+// === impl Leg ===
+
+impl Leg {
+    fn is_open(&self) -> bool {
+        self.said.is_none() && !self.aborted
+    }
+}
+
+// === impl Model ===
+
+impl Model {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            calls: Vec::new(),
+            connections: Vec::new(),
+            hubs: [Health::Fair; HUBS],
+            callers_left: [false; HUBS],
+            calm: [true; SPOKES],
+            broken: Vec::new(),
+            history: Vec::new(),
+            begun: now,
+        }
+    }
+
+    /// Notes what happened, for who reads about a broken promise.
+    pub(crate) fn note(&mut self, what: impl AsRef<str>) {
+        let at = self.begun.elapsed().as_millis();
+        self.history.push(format!("{at:>6} ms  {}", what.as_ref()));
+    }
+
+    /// A promise was broken.
+    pub(crate) fn broke(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.note(format!("BROKEN: {what}"));
+        self.broken.push(what);
+    }
+
+    fn check(&mut self, seen: Result<(), String>) {
+        if let Err(what) = seen {
+            self.broke(what);
+        }
+    }
+
+    pub(crate) fn broken(&self) -> &[String] {
+        &self.broken
+    }
+
+    pub(crate) fn history(&self) -> &[String] {
+        &self.history
+    }
+
+    /// A word for each call, leg and connection: what a run has seen.
+    pub(crate) fn tally(&self) -> Vec<String> {
+        let calls = self.calls.iter().map(|call| match &call.end {
+            Some(End::Output(_) | End::Completed) => "calls answered".to_owned(),
+            Some(End::Failed { code, delivered }) => format!("calls failed {code}, delivered {delivered:?}"),
+            Some(End::Aborted) => "calls aborted".to_owned(),
+            None => "calls left by their callers".to_owned(),
+        });
+        let aborts = self.calls.iter().flat_map(|call| &call.legs).filter(|leg| leg.aborted);
+        let aborts = aborts.map(|_| "spokes told to stop".to_owned());
+        let closes = self.connections.iter().map(|own| match own.code {
+            Some(code) => format!("spokes closed with {code}"),
+            None => "spokes that left or vanished".to_owned(),
+        });
+        calls.chain(aborts).chain(closes).collect()
+    }
+}
+
+/// What happens to hubs.
+impl Model {
+    pub(crate) fn health(&self, hub: usize) -> Health {
+        self.hubs[hub]
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.hubs
+            .iter()
+            .all(|health| matches!(health, Health::Fair | Health::Mending))
+    }
+
+    /// A hub's health changes, which troubles every call.
+    pub(crate) fn turns(&mut self, hub: usize, health: Health) {
+        self.note(format!("hub {hub} is {health:?}"));
+        self.hubs[hub] = health;
+        (0..SPOKES).for_each(|spoke| self.loses(spoke));
+    }
+
+    /// All hubs are whole and agree.
+    pub(crate) fn is_calm(&mut self) {
+        self.note("all is calm");
+        self.hubs = [Health::Fair; HUBS];
+        self.calm = [true; SPOKES];
+    }
+
+    /// Something happens to a spoke: its calls may fail from now on.
+    fn troubles(&mut self, spoke: usize) {
+        self.calm[spoke] = false;
+        let running = self.calls.iter_mut().filter(|call| call.spoke == spoke && call.runs());
+        running.for_each(|call| call.is_calm = false);
+    }
+
+    /// A connection of a spoke goes, or may go: what it had replaced may count again.
+    fn loses(&mut self, spoke: usize) {
+        self.troubles(spoke);
+        let of = self.calls.iter_mut().filter(|call| call.spoke == spoke);
+        of.for_each(|call| call.replaced.clear());
+    }
+}

@@ -1,0 +1,201 @@
+//! The steps of a sequence, made of a seed.
+//!
+//! A step names what it acts on by a number that counts among what there is when its turn comes ("the third call that
+//! runs"), and does nothing where there is none. So a sequence from which steps were taken is still a sequence, which is
+//! what the shrinker needs.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// Hubs of a world.
+pub(crate) const HUBS: usize = 3;
+/// The spoke of each instance: two share the calls of the first spoke, the other one is alone.
+pub(crate) const SPOKE_OF: [usize; 3] = [0, 0, 1];
+/// Spokes of a sequence.
+pub(crate) const SPOKES: usize = 2;
+
+/// What an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Query,
+    Mutation,
+    Subscription,
+}
+
+/// Where a call comes from, at some hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// One WebSocket for each hub, which many calls share.
+    Socket,
+    /// A request of its own; server-sent events for a subscription.
+    Http,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// With a close frame.
+    Close,
+    /// The socket is gone.
+    Vanish,
+}
+
+/// What a spoke says of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The output; of a subscription its regular end.
+    Good,
+    /// So many items of a subscription; the output of anything else.
+    Items(u64),
+    /// An error of its own.
+    Fault,
+    /// `call.aborted`: the spoke stops by itself.
+    GiveUp,
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An instance registers at a hub: over the connection that it has there, or over a new one.
+    Register { instance: usize, hub: usize, anew: bool },
+    /// A call of a spoke's operation enters at a hub.
+    Call {
+        hub: usize,
+        way: Way,
+        spoke: usize,
+        kind: Kind,
+        limit: Option<Duration>,
+    },
+    /// The spoke answers one of the calls that it runs.
+    Answer { pick: usize, reply: Reply },
+    /// A spoke says something of a call that has ended for it.
+    Late { pick: usize },
+    /// A caller gives up one of its calls.
+    Abort { pick: usize },
+    /// A spoke's connection ends.
+    LoseSpoke { pick: usize, leave: Leave },
+    /// The WebSocket of a hub's callers ends, with all their calls.
+    LoseCaller { hub: usize, leave: Leave },
+    /// The link of a hub to the others is cut.
+    Cut { hub: usize },
+    /// The link of a hub to the others passes nothing; with a cut after it what it held is lost.
+    Hold { hub: usize },
+    /// The link of a hub is whole again; a hub that was killed starts anew.
+    Heal { hub: usize },
+    /// A hub ends: as a process that dies, or as one that is told to end.
+    Kill { hub: usize, drains: bool },
+    /// Waits until all that was begun has settled, where nothing is cut or killed.
+    Calm,
+}
+
+/// The sequence of a seed.
+pub(crate) fn sequence(seed: u64) -> Vec<Step> {
+    let mut chance = Rng::with_seed(seed);
+    // Links that break take their time, a hub that dies takes the others a lease to notice: not in each sequence.
+    let faults = match chance.u8(..100) {
+        0..50 => Faults::None,
+        50..94 => Faults::Links,
+        _ => Faults::Hubs,
+    };
+    let count = chance.usize(6..40);
+    // Each spoke has an instance to begin with.
+    let mut steps: Vec<Step> = [0, 2].map(|instance| register(&mut chance, instance)).into();
+    steps.push(Step::Calm);
+    while steps.len() < count {
+        steps.push(step(&mut chance, faults));
+    }
+    steps
+}
+
+/// What may go wrong in a sequence besides its spokes and callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Faults {
+    None,
+    Links,
+    Hubs,
+}
+
+fn step(chance: &mut Rng, faults: Faults) -> Step {
+    let hub = chance.usize(..HUBS);
+    let pick = chance.usize(..16);
+    match chance.u8(..100) {
+        0..30 => call(chance),
+        30..52 => answer(chance),
+        52..55 => Step::Late { pick },
+        55..63 => Step::Abort { pick },
+        63..70 => {
+            let instance = chance.usize(..SPOKE_OF.len());
+            register(chance, instance)
+        }
+        70..74 => Step::LoseSpoke {
+            pick,
+            leave: leave(chance),
+        },
+        74..77 => Step::LoseCaller {
+            hub,
+            leave: leave(chance),
+        },
+        77..88 if faults != Faults::None => fault(chance, faults, hub),
+        _ => Step::Calm,
+    }
+}
+
+fn fault(chance: &mut Rng, faults: Faults, hub: usize) -> Step {
+    match chance.u8(..8) {
+        0 if faults == Faults::Hubs => Step::Kill {
+            hub,
+            drains: chance.bool(),
+        },
+        0..3 => Step::Cut { hub },
+        3..5 => Step::Hold { hub },
+        _ => Step::Heal { hub },
+    }
+}
+
+fn register(chance: &mut Rng, instance: usize) -> Step {
+    Step::Register {
+        instance,
+        hub: chance.usize(..HUBS),
+        anew: chance.bool(),
+    }
+}
+
+fn call(chance: &mut Rng) -> Step {
+    let kind = match chance.u8(..5) {
+        0 => Kind::Query,
+        1..3 => Kind::Mutation,
+        _ => Kind::Subscription,
+    };
+    let way = if chance.u8(..4) == 0 { Way::Http } else { Way::Socket };
+    let limit = match (chance.u8(..6), way, kind) {
+        // Server-sent events have an end where their reader sees it.
+        (_, Way::Http, Kind::Subscription) => None,
+        (0, ..) => Some(Duration::from_millis(chance.u64(20..400))),
+        _ => None,
+    };
+    Step::Call {
+        hub: chance.usize(..HUBS),
+        way,
+        spoke: chance.usize(..SPOKES),
+        kind,
+        limit,
+    }
+}
+
+fn answer(chance: &mut Rng) -> Step {
+    let reply = match chance.u8(..8) {
+        0..3 => Reply::Good,
+        3..6 => Reply::Items(chance.u64(1..6)),
+        6 => Reply::Fault,
+        _ => Reply::GiveUp,
+    };
+    Step::Answer {
+        pick: chance.usize(..16),
+        reply,
+    }
+}
+
+fn leave(chance: &mut Rng) -> Leave {
+    if chance.bool() { Leave::Close } else { Leave::Vanish }
+}

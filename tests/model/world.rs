@@ -1,0 +1,257 @@
+//! Three hubs that many sequences share, each with a link to Redis that can be cut, and what they say of themselves.
+//!
+//! Everything is asked over HTTP: the API at the main port, metrics and readiness at the management port.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use alkhub_config::HubConfig;
+use alkhub_test_support::{Proxy, RedisServer, try_until_within};
+use alkhub_tests::cluster::Cluster;
+use alkhub_tests::http::Http;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::model::Fence;
+use crate::steps::HUBS;
+
+/// Longest wait for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// A link is probed when it was silent for this long, and made anew after two probes without an answer.
+const PROBE: Duration = Duration::from_millis(1_000);
+/// A link that was held for less was not made anew meanwhile.
+const SHORT: Duration = Duration::from_millis(500);
+/// Operations of each spoke.
+pub(crate) const OPERATIONS: usize = 3;
+
+/// The hubs.
+#[derive(Debug)]
+pub(crate) struct World {
+    cluster: Cluster,
+    clients: Vec<Http>,
+    management: reqwest::Client,
+    links: Vec<Link>,
+}
+
+/// The link of a hub to Redis.
+#[derive(Debug)]
+struct Link {
+    proxy: Proxy,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Whole,
+    Held(Instant),
+    Cut,
+}
+
+// === impl World ===
+
+impl World {
+    pub(crate) async fn start() -> Result<Self> {
+        let redis = RedisServer::start().await;
+        let address = redis.url().trim_start_matches("redis://").to_owned();
+        let mut world = Self {
+            cluster: Cluster::empty(Some(redis)).await?,
+            clients: Vec::new(),
+            management: reqwest::Client::new(),
+            links: Vec::new(),
+        };
+        for hub in 0..HUBS {
+            let proxy = Proxy::start(address.as_str()).await?;
+            let change = settings(hub, &proxy);
+            world.links.push(Link {
+                proxy,
+                state: State::Whole,
+            });
+            world.cluster.add(change).await?;
+            world.clients.push(Http::new(world.url(hub), world.key()));
+        }
+        Ok(world)
+    }
+
+    /// Ends the hubs, which may have ended before.
+    pub(crate) async fn end(self) {
+        futures::future::join_all(self.cluster.hubs.iter().map(|hub| hub.kill())).await;
+    }
+
+    pub(crate) fn url(&self, hub: usize) -> String {
+        self.cluster.url(hub)
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.cluster.admin()
+    }
+
+    pub(crate) fn http(&self, hub: usize) -> &Http {
+        &self.clients[hub]
+    }
+
+    pub(crate) fn cut(&mut self, hub: usize) {
+        let link = &mut self.links[hub];
+        link.proxy.cut();
+        link.state = State::Cut;
+    }
+
+    /// Nothing passes the link until it is healed or cut.
+    pub(crate) fn hold(&mut self, hub: usize) {
+        let link = &mut self.links[hub];
+        if link.state == State::Whole {
+            link.proxy.hold();
+            link.state = State::Held(Instant::now());
+        }
+    }
+
+    /// Makes a link whole. One that its hub may have given up is cut first, and one that was cut is seen to be down: so
+    /// that no break is noticed after it.
+    pub(crate) async fn heal(&mut self, hub: usize) -> Result<(), String> {
+        match self.links[hub].state {
+            State::Held(since) if since.elapsed() >= SHORT => self.cut(hub),
+            State::Whole | State::Held(_) | State::Cut => {}
+        }
+        if self.links[hub].state == State::Cut {
+            self.redis_is(hub, "down").await?;
+        }
+        self.links[hub].proxy.heal();
+        self.links[hub].state = State::Whole;
+        Ok(())
+    }
+
+    /// Ends a hub: drained, or without a word to anybody.
+    pub(crate) async fn kill(&mut self, hub: usize, drains: bool) {
+        if drains {
+            self.cluster.hubs[hub].shutdown().await;
+        } else {
+            self.cut(hub);
+            self.cluster.hubs[hub].kill().await;
+        }
+    }
+
+    /// Starts a hub in the place of one that was killed.
+    pub(crate) async fn restart(&mut self, hub: usize) -> Result<()> {
+        let link = &mut self.links[hub];
+        link.proxy.heal();
+        link.state = State::Whole;
+        let change = settings(hub, &link.proxy);
+        self.cluster.replace(hub, change).await?;
+        self.clients[hub] = Http::new(self.url(hub), self.key());
+        Ok(())
+    }
+
+    /// Waits until a hub says so of its link to Redis.
+    pub(crate) async fn redis_is(&self, hub: usize, wanted: &str) -> Result<(), String> {
+        let what = format!("the link of hub {hub} is {wanted}");
+        try_until_within(&what, PATIENCE, || async {
+            let body = self.ask(hub, "/readyz").await?;
+            let body: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            if body["redis"]["state"] == wanted {
+                Ok(())
+            } else {
+                Err(body.to_string())
+            }
+        })
+        .await
+    }
+
+    /// Waits until a hub lists these instances of a spoke and no other, and knows each of its operations if there are any.
+    pub(crate) async fn knows(&self, hub: usize, spoke: &str, wanted: &BTreeSet<(usize, Fence)>) -> Result<(), String> {
+        let what = format!("hub {hub} knows {wanted:?} of {spoke}");
+        try_until_within(&what, PATIENCE, || async {
+            let listed = self.listed(hub, spoke).await.map_err(|error| format!("{error:#}"))?;
+            if listed != *wanted {
+                return Err(format!("{listed:?}"));
+            }
+            let offered = self.offered(hub, spoke).await.map_err(|error| format!("{error:#}"))?;
+            let is_offered = if wanted.is_empty() {
+                offered == 0
+            } else {
+                offered == OPERATIONS
+            };
+            if is_offered {
+                Ok(())
+            } else {
+                Err(format!("{offered} operations"))
+            }
+        })
+        .await
+    }
+
+    async fn listed(&self, hub: usize, spoke: &str) -> Result<BTreeSet<(usize, Fence)>> {
+        // All spokes of a sequence begin with its name, which is no spoke's.
+        let (before, _) = spoke.split_at(spoke.len() - 1);
+        let path = format!("/v1/spokes?limit=2&cursor={before}");
+        let answer = self.http(hub).send("GET", &path, None).await?;
+        let spokes = answer.body["data"].as_array().context("a list")?;
+        let own = spokes.iter().find(|of| of["name"] == spoke);
+        let instances = own.and_then(|own| own["instances"].as_array());
+        let one = |instance: &Value| {
+            let number = instance["instanceId"].as_str()?.strip_prefix('i')?.parse().ok()?;
+            let fence = (instance["generation"].as_u64()?, instance["hubId"].as_str()?.to_owned());
+            Some((number, fence))
+        };
+        Ok(instances.into_iter().flatten().filter_map(one).collect())
+    }
+
+    async fn offered(&self, hub: usize, spoke: &str) -> Result<usize> {
+        let path = format!("/v1/operations?namespace={spoke}");
+        let answer = self.http(hub).send("GET", &path, None).await?;
+        let operations = answer.body["data"].as_array().context("a list")?;
+        let is_offered = |operation: &&Value| operation["spokes"].as_array().is_some_and(|spokes| !spokes.is_empty());
+        Ok(operations.iter().filter(is_offered).count())
+    }
+
+    /// Waits until nothing of the past is left on a hub: no call, no instance, not a byte kept for anybody.
+    pub(crate) async fn is_idle(&self, hub: usize) -> Result<(), String> {
+        const GAUGES: [&str; 4] = [
+            "alkhub_calls_in_flight ",
+            "alkhub_spokes_connected ",
+            "alkhub_spoke_instances_known ",
+            "alkhub_budget_bytes{",
+        ];
+        try_until_within(&format!("hub {hub} is idle"), PATIENCE, || async {
+            let metrics = self.ask(hub, "/metrics").await?;
+            let is_gauge = |line: &&str| GAUGES.iter().any(|gauge| line.starts_with(gauge));
+            let gauges: Vec<&str> = metrics.lines().filter(is_gauge).collect();
+            let busy: Vec<&str> = gauges.iter().filter(|line| !line.ends_with(" 0")).copied().collect();
+            if gauges.len() >= GAUGES.len() && busy.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{busy:?} of {} gauges", gauges.len()))
+            }
+        })
+        .await
+    }
+
+    async fn ask(&self, hub: usize, path: &str) -> Result<String, String> {
+        let url = format!("{}{path}", self.cluster.hubs[hub].management_url());
+        let answer = self
+            .management
+            .get(url)
+            .send()
+            .await
+            .map_err(|error| error.to_string())?;
+        answer.text().await.map_err(|error| error.to_string())
+    }
+}
+
+/// Settings of a hub that notices soon what happens, and that no rate or deadline of its own disturbs.
+fn settings(hub: usize, link: &Proxy) -> impl FnOnce(&mut HubConfig) + use<> {
+    const MANY: u32 = 1_000_000;
+    let redis = format!("redis://{}", link.address());
+    move |config| {
+        config.pod.name = format!("hub-{hub}");
+        config.server.requests_per_second_per_key = MANY;
+        config.server.messages_per_second_per_key = MANY;
+        config.server.drain_timeout = Duration::from_millis(300);
+        config.events.redis_url = Some(redis.into());
+        config.events.timeout = Duration::from_secs(1);
+        config.events.probe_interval = PROBE;
+        config.events.lease_ttl = Duration::from_secs(3);
+        config.events.lease_interval = Duration::from_secs(1);
+        // A call that hangs is one that PATIENCE finds.
+        config.calls.default_timeout = PATIENCE * 3;
+    }
+}
