@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/config", &[]),
     ("crds", &[]),
     ("hub/tasks", &[]),
+    ("hub/wire", &[]),
     ("hub/store", &["protocol", "config", "tasks"]),
     ("hub/events", &["protocol", "config", "tasks"]),
     ("hub/budget", &["protocol", "config"]),
@@ -32,7 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "hub/server",
         &[
-            "protocol", "config", "tasks", "store", "events", "budget", "calls", "edge",
+            "protocol", "config", "tasks", "wire", "store", "events", "budget", "calls", "edge",
         ],
     ),
     ("hub/sdk", &["protocol"]),

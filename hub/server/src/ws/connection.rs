@@ -25,14 +25,14 @@ use alkhub_budget::Kept;
 use alkhub_calls::Outgoing;
 use alkhub_edge::open::DRAINING;
 use alkhub_protocol::FRAME_LIMIT_BYTES;
+use alkhub_wire::{Batch, Decoder, Kind, Received, Role};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::batch::Batch;
+use super::code;
 use super::conversation::Conversation;
 use super::entry::Registered;
-use super::frame::{Decoder, Kind, Received, code};
 use super::held::Held;
 
 /// Bytes read at once.
@@ -91,8 +91,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self {
             io,
             rest,
-            decoder: Decoder::new(FRAME_LIMIT_BYTES),
-            batch: Batch::default(),
+            decoder: Decoder::new(Role::Server, FRAME_LIMIT_BYTES),
+            batch: Batch::new(Role::Server),
             outgoing,
             registered,
             conversation: talk,

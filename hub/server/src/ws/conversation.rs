@@ -23,7 +23,7 @@ use alkhub_protocol::frame::{self, Gap, Requested, encode};
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
 use bytes::Bytes;
 
-use super::frame::code;
+use super::code;
 use super::pending::{Done, Pending};
 use super::spoke::{Said, Spoke};
 use super::subscriptions::Subscriptions;

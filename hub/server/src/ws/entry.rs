@@ -16,7 +16,7 @@ use alkhub_edge::{Key, KeyFault, Open};
 use futures::task::AtomicWaker;
 
 use super::clock::Clock;
-use super::frame::code;
+use super::code;
 
 const PING: u8 = 1;
 const KILL: u8 = 2;

@@ -16,8 +16,8 @@ use alkhub_protocol::frame::{Requested, encode};
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, Code, Frame, RawJson, RequestId};
 
+use super::code;
 use super::conversation::Conversation;
-use super::frame::code;
 use super::pending::Done;
 
 /// Answers kept while the first registration of a connection is being confirmed, before its socket is read no more.

@@ -9,10 +9,9 @@ use alkhub_edge::limits::Slot;
 use alkhub_edge::listener::{Peer, Permit, Stream};
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_protocol::Code;
+use alkhub_wire::handshake;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
     CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
@@ -21,7 +20,6 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use sha1::{Digest as _, Sha1};
 
 use super::connection::Connection;
 use super::conversation::Conversation;
@@ -30,8 +28,6 @@ use crate::app::App;
 
 /// The subprotocol of JSON envelopes.
 const JSON: &str = "alk.v1.json";
-
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
@@ -81,14 +77,11 @@ fn accept(request: &Request, origins: &[Origin]) -> Result<HeaderValue, ApiError
         );
     }
     let key = only(headers, &SEC_WEBSOCKET_KEY)
-        .filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16))
+        .filter(|key| handshake::is_key(key.as_bytes()))
         .ok_or_else(|| ApiError::bad_request("`Sec-WebSocket-Key` must be 16 bytes in base 64, once"))?;
     check_origin(headers, origins)?;
-    let mut hash = Sha1::new();
-    hash.update(key.as_bytes());
-    hash.update(GUID);
-    let accept = STANDARD.encode(hash.finalize());
-    Ok(HeaderValue::from_str(&accept).expect("base 64 is a header's value"))
+    let accept = handshake::accept(key.as_bytes());
+    Ok(HeaderValue::try_from(accept).expect("base 64 is a header's value"))
 }
 
 /// A page may connect from a listed origin, or from the hub's own address; who sends no `Origin` is no browser.

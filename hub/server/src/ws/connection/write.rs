@@ -6,10 +6,11 @@ use std::task::{Context, Poll};
 use alkhub_calls::OutgoingItem;
 use alkhub_events::Item;
 use alkhub_protocol::frame::encode;
+use alkhub_wire::{Kind, framed_text};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{BATCH, Connection, Phase};
-use crate::ws::frame::{self, Kind, code};
+use crate::ws::code;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.
@@ -39,19 +40,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Queues what is to be said next: control frames, then calls, then events.
     fn fill(&mut self, cx: &mut Context<'_>) {
         if let Some(payload) = self.pong.take() {
-            self.batch.control(|out| frame::push_pong(out, &payload));
+            self.batch.pong(&payload);
         }
         // Before the peer's first message nothing but a close can be queued.
         let kind = self.kind.unwrap_or(Kind::Text);
         if self.registered.socket.take_ping() {
-            self.batch.control(frame::push_ping);
+            self.batch.ping(&[]);
             self.held.beat();
         }
         if self.say(cx, kind) {
             return;
         }
         if let Some(asked) = self.held.ask() {
-            self.batch.control(|out| frame::push_question(out, &asked));
+            self.batch.ping(&asked);
         }
         self.tell(cx, kind);
     }
@@ -102,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match self.conversation.poll_event(cx) {
                 Poll::Ready(Item::Event(event)) => {
                     messages += 1;
-                    let framed = event.framed(|text| frame::text(text));
+                    let framed = event.framed(|text| framed_text(text));
                     self.batch.framed(kind, framed.clone());
                 }
                 Poll::Ready(Item::Gap(gap)) => {
@@ -127,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     pub(super) fn close(&mut self, code: u16, reason: &str) {
-        self.batch.control(|out| frame::push_close(out, code, reason));
+        self.batch.close(code, reason);
         self.registered.closing();
         self.phase = if self.peer_closed {
             Phase::Closed

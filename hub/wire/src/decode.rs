@@ -1,4 +1,4 @@
-//! RFC 6455 as a server speaks it: reads masked frames from bytes as they come in, writes unmasked ones.
+//! Reads frames from bytes as they come in.
 //!
 //! Pure: no I/O. [`Decoder::feed`] takes whatever a read brought; what it keeps between two reads is the unfinished
 //! part of one message, so a connection between two messages holds no buffer.
@@ -10,16 +10,13 @@
 //!   call it was about can be told from that. One that is larger still is a [`Violation`].
 //! - Control frames may come between the fragments of a message; anything else out of order is a [`Violation`].
 
-mod payload;
-mod write;
-
 use bytes::{Bytes, BytesMut};
 
-use payload::{close_code, unmask};
-pub(crate) use write::{first_byte, push_close, push_header, push_message, push_ping, push_pong, push_question, text};
-
-/// Longest payload of a control frame.
-const CONTROL_LIMIT: usize = 125;
+use crate::code;
+use crate::frame::{
+    CONTROL_LIMIT, FIN, Kind, MASKED, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_CONTINUATION, OPCODE_PING, OPCODE_PONG,
+    OPCODE_TEXT, Role, apply_mask, is_control,
+};
 
 /// Set aside at most this much for a frame of which only the header has arrived; kept of a message over the limit.
 const RESERVE_LIMIT: usize = 16 * 1024;
@@ -27,45 +24,12 @@ const RESERVE_LIMIT: usize = 16 * 1024;
 /// A message is read away that is at most so many times as large as the limit.
 const SKIPPED: usize = 16;
 
-const OPCODE_CONTINUATION: u8 = 0x0;
-const OPCODE_TEXT: u8 = 0x1;
-const OPCODE_BINARY: u8 = 0x2;
-const OPCODE_CLOSE: u8 = 0x8;
-const OPCODE_PING: u8 = 0x9;
-const OPCODE_PONG: u8 = 0xA;
-
-/// Close codes that this server sends.
-pub(crate) mod code {
-    /// The purpose is fulfilled.
-    pub(crate) const NORMAL: u16 = 1000;
-    /// The server goes away.
-    pub(crate) const GOING_AWAY: u16 = 1001;
-    /// The peer broke the protocol.
-    pub(crate) const PROTOCOL: u16 = 1002;
-    /// Text that is not UTF-8.
-    pub(crate) const NOT_UTF8: u16 = 1007;
-    /// What the peer does breaks a rule of this hub.
-    pub(crate) const POLICY: u16 = 1008;
-    /// A message over the limit.
-    pub(crate) const TOO_LARGE: u16 = 1009;
-    /// The key was revoked or has expired.
-    pub(crate) const REVOKED: u16 = 4401;
-    /// The spoke is suspended.
-    pub(crate) const SUSPENDED: u16 = 4403;
-}
-
-/// The two kinds of message; a peer is answered in the kind of its first one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// UTF-8.
-    Text,
-    /// Bytes.
-    Binary,
-}
+/// Longest header: two bytes, the length, the mask.
+const HEADER_LIMIT: usize = 2 + 8 + 4;
 
 /// What a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
+pub enum Received {
     /// A whole message.
     Message {
         /// Text or binary.
@@ -96,20 +60,21 @@ pub(crate) enum Received {
 /// Why a connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub(crate) struct Violation {
+pub struct Violation {
     /// Close code.
-    pub(crate) code: u16,
+    pub code: u16,
     /// What the peer did, for the close frame.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
 }
 
 /// Reads one connection's frames.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
+    role: Role,
     limit: usize,
     /// Nobody reads what comes, but for control frames.
     ignores: bool,
-    header: [u8; 14],
+    header: [u8; HEADER_LIMIT],
     header_have: usize,
     frame: Option<Open>,
     message: Option<(Kind, BytesMut)>,
@@ -124,20 +89,32 @@ pub(crate) struct Decoder {
 struct Open {
     opcode: u8,
     last: bool,
-    mask: [u8; 4],
+    mask: Option<[u8; 4]>,
     read: usize,
     left: usize,
+}
+
+// === impl Violation ===
+
+impl Violation {
+    pub(crate) fn protocol(reason: &'static str) -> Self {
+        Self {
+            code: code::PROTOCOL,
+            reason,
+        }
+    }
 }
 
 // === impl Decoder ===
 
 impl Decoder {
-    /// A reader for messages of at most `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Self {
+    /// What `role` reads with, for messages of at most `limit` bytes.
+    pub fn new(role: Role, limit: usize) -> Self {
         Self {
+            role,
             limit,
             ignores: false,
-            header: [0; 14],
+            header: [0; HEADER_LIMIT],
             header_have: 0,
             frame: None,
             message: None,
@@ -151,7 +128,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Violation`]: the connection must be closed with its code.
-    pub(crate) fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Received>, Violation> {
+    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Received>, Violation> {
         while !self.closed {
             let frame = match self.frame {
                 Some(frame) => frame,
@@ -172,25 +149,19 @@ impl Decoder {
     }
 
     /// Whether a message, or a frame's header, has begun and not ended.
-    pub(crate) fn is_within_message(&self) -> bool {
+    pub fn is_within_message(&self) -> bool {
         self.header_have > 0 || self.frame.is_some() || self.message.is_some()
     }
 
     /// Keeps no more of what comes than tells where each message ends.
-    pub(crate) fn ignore_content(&mut self) {
+    pub fn ignore_content(&mut self) {
         self.ignores = true;
         self.forget_tail();
     }
 
     /// Bytes of memory that the message takes which has begun and not ended.
-    pub(crate) fn kept(&self) -> usize {
+    pub fn kept(&self) -> usize {
         self.message.as_ref().map_or(0, |(_, data)| data.capacity())
-    }
-
-    /// Whether part of a message or of a frame has been read.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.header_have == 0 && self.frame.is_none() && self.message.is_none() && self.control.capacity() == 0
     }
 
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<Open>, Violation> {
@@ -203,7 +174,9 @@ impl Decoder {
             127 => 8,
             _ => 0,
         };
-        if !self.fill_header(2 + extended + 4, input) {
+        let masked = self.header[1] & MASKED != 0;
+        let start = 2 + extended;
+        if !self.fill_header(if masked { start + 4 } else { start }, input) {
             return Ok(None);
         }
         let length = match extended {
@@ -211,7 +184,7 @@ impl Decoder {
             2 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
             _ => u64::from_be_bytes(self.header[2..10].try_into().expect("eight bytes")),
         };
-        let mask = self.header[2 + extended..][..4].try_into().expect("four bytes");
+        let mask = masked.then(|| self.header[start..][..4].try_into().expect("four bytes"));
         self.header_have = 0;
         self.open(length, mask).map(Some)
     }
@@ -229,28 +202,34 @@ impl Decoder {
     fn check_start(&self) -> Result<(), Violation> {
         let [first, second] = [self.header[0], self.header[1]];
         if first & 0x70 != 0 {
-            return Err(protocol("reserved bits are set and no extension was negotiated"));
+            return Err(Violation::protocol(
+                "reserved bits are set and no extension was negotiated",
+            ));
         }
-        if second & 0x80 == 0 {
-            return Err(protocol("frames of a client must be masked"));
+        match (self.role, second & MASKED != 0) {
+            (Role::Server, false) => return Err(Violation::protocol("frames of a client must be masked")),
+            (Role::Client, true) => return Err(Violation::protocol("frames of a server must not be masked")),
+            (Role::Server, true) | (Role::Client, false) => {}
         }
-        let last = first & 0x80 != 0;
+        let last = first & FIN != 0;
         match first & 0x0F {
-            OPCODE_CONTINUATION if self.message.is_none() => Err(protocol("continuation of no message")),
+            OPCODE_CONTINUATION if self.message.is_none() => Err(Violation::protocol("continuation of no message")),
             OPCODE_TEXT | OPCODE_BINARY if self.message.is_some() => {
-                Err(protocol("a new message begins before the last one ended"))
+                Err(Violation::protocol("a new message begins before the last one ended"))
             }
             OPCODE_CONTINUATION | OPCODE_TEXT | OPCODE_BINARY => Ok(()),
-            OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if !last => Err(protocol("control frames cannot be fragmented")),
+            OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if !last => {
+                Err(Violation::protocol("control frames cannot be fragmented"))
+            }
             OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if usize::from(second & 0x7F) > CONTROL_LIMIT => {
-                Err(protocol("control frames carry at most 125 bytes"))
+                Err(Violation::protocol("control frames carry at most 125 bytes"))
             }
             OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG => Ok(()),
-            _ => Err(protocol("unknown opcode")),
+            _ => Err(Violation::protocol("unknown opcode")),
         }
     }
 
-    fn open(&mut self, length: u64, mask: [u8; 4]) -> Result<Open, Violation> {
+    fn open(&mut self, length: u64, mask: Option<[u8; 4]>) -> Result<Open, Violation> {
         let opcode = self.header[0] & 0x0F;
         let most = self.limit.saturating_mul(SKIPPED);
         match opcode {
@@ -271,7 +250,7 @@ impl Decoder {
         }
         Ok(Open {
             opcode,
-            last: self.header[0] & 0x80 != 0,
+            last: self.header[0] & FIN != 0,
             mask,
             read: 0,
             left,
@@ -310,7 +289,9 @@ impl Decoder {
             target.reserve(kept.max(frame.left.min(RESERVE_LIMIT)));
         }
         target.extend_from_slice(&taken[..kept]);
-        unmask(&mut target[start..], frame.mask, frame.read);
+        if let Some(mask) = frame.mask {
+            apply_mask(&mut target[start..], mask, frame.read);
+        }
         frame.read += take;
         frame.left -= take;
         self.frame = Some(frame);
@@ -326,7 +307,7 @@ impl Decoder {
                 OPCODE_PONG => Ok(Some(Received::Pong(payload))),
                 _ => {
                     self.closed = true;
-                    close_code(&payload).map(|code| Some(Received::Close { code }))
+                    code::of_close(&payload).map(|code| Some(Received::Close { code }))
                 }
             };
         }
@@ -351,17 +332,6 @@ impl Decoder {
             kind,
             data: data.freeze(),
         }))
-    }
-}
-
-fn is_control(opcode: u8) -> bool {
-    opcode & 0x8 != 0
-}
-
-fn protocol(reason: &'static str) -> Violation {
-    Violation {
-        code: code::PROTOCOL,
-        reason,
     }
 }
 

@@ -1,0 +1,32 @@
+//! WebSocket frames (RFC 6455) for both ends of a connection: the hub as the server of its peers, and as the client of
+//! another hub.
+//!
+//! [`Decoder`] turns bytes into messages, [`Batch`] messages into one write, [`handshake`] makes and checks the two values
+//! by which the ends know each other.
+//!
+//! What it promises
+//! - What breaks the protocol is refused with the close code that the RFC names.
+//! - A connection between two messages costs the size of a [`Decoder`] and a [`Batch`], and no buffer.
+//! - A length is checked before memory is set aside for it, and memory grows with what arrived, not with what was
+//!   announced.
+//! - A message is framed once for all sockets of a server, and whatever waits for one socket leaves in one vectored write.
+//!
+//! What it never does
+//! - Read: whoever owns the socket reads, and says how much at once.
+//! - Spawn, wait or log. [`Batch::poll_write`] is its only contact with a socket.
+//! - Negotiate extensions, or fragment what it sends.
+//! - Know what a message means, or a close code outside of the RFC.
+//!
+//! What it may use: no other crate of alkhub.
+
+mod batch;
+pub mod code;
+mod decode;
+mod encode;
+mod frame;
+pub mod handshake;
+
+pub use batch::Batch;
+pub use decode::{Decoder, Received, Violation};
+pub use encode::framed_text;
+pub use frame::{Kind, Role};
