@@ -30,10 +30,11 @@ const EDGES: &[(&str, &[&str])] = &[
         "hub/edge",
         &["protocol", "config", "tasks", "store", "events", "budget", "calls"],
     ),
+    ("hub/api", &["protocol", "store", "events", "budget", "calls", "edge"]),
     (
         "hub/server",
         &[
-            "protocol", "config", "tasks", "wire", "store", "events", "budget", "calls", "edge",
+            "protocol", "config", "tasks", "wire", "store", "events", "budget", "calls", "edge", "api",
         ],
     ),
     ("hub/sdk", &["protocol"]),
@@ -217,7 +218,7 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
 /// is read through `alkhub_protocol::json::strict`, or into a type that is no struct.
 #[test]
 fn json_from_outside_is_read_into_structs_from_objects_only() {
-    const CRATES: &[&str] = &["protocol", "calls", "edge", "server", "events", "store", "sdk"];
+    const CRATES: &[&str] = &["protocol", "calls", "edge", "api", "server", "events", "store", "sdk"];
     // The last two see to it themselves: every frame is read into them.
     const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
     let faults: Vec<String> = sources()
@@ -264,7 +265,7 @@ fn each_technology_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("sqlx", &["hub/store"][..]),
         ("redis", &["hub/events", "tests/support"]),
-        ("axum", &["hub/edge", "hub/server", "operator"]),
+        ("axum", &["hub/edge", "hub/api", "hub/server", "operator"]),
         ("kube", &["operator", "crds"]),
         ("k8s-openapi", &["operator", "crds"]),
     ]);

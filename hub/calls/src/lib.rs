@@ -43,6 +43,7 @@ mod register;
 mod relay;
 mod reply;
 mod resend;
+pub mod roster;
 mod router;
 mod schema;
 mod serve;

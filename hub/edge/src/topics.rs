@@ -1,10 +1,19 @@
 //! What the surfaces that carry events have in common: what a subscription costs, and how it fails.
 
-use alkhub_events::{Error, PublishError};
+use alkhub_config::EventsConfig;
+use alkhub_events::{Error, Limits, PublishError};
 use alkhub_protocol::{CallError, Code, Delivered, TopicFilter};
 
 /// What a subscription costs beside its topic, about, in bytes.
 const SUBSCRIPTION_BYTES: usize = 1024;
+
+/// What may wait for the reader of one connection's or stream's topics.
+pub fn queue_limits(events: &EventsConfig) -> Limits {
+    Limits {
+        items: events.queue_items,
+        bytes: events.queue_bytes,
+    }
+}
 
 /// Bytes that a subscription makes the hub keep, about.
 pub fn cost(filter: &TopicFilter) -> usize {

@@ -1,21 +1,18 @@
 //! What the surfaces of one hub share.
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use alkhub_api::Api;
 use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_edge::{Edge, VERSION};
-use alkhub_events::{Fabric, Lease, Limits};
-use alkhub_protocol::{CallRequest, OperationKind, OperationName};
+use alkhub_events::{Fabric, Lease};
 use alkhub_store::Store;
 use axum::extract::FromRef;
 use prometheus::Registry;
-use serde::Deserialize;
-use tokio::sync::watch;
 
-use crate::http::document::Document;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::ws::Clock;
@@ -37,16 +34,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
-    /// Changes when silent streams need a sign of life.
-    pub(crate) beat: watch::Sender<()>,
-    /// What `/v1/openapi.json` answers.
-    pub(crate) document: OnceLock<Document>,
-}
-
-/// What matters here of the input of `hub.call`.
-#[derive(Deserialize)]
-struct HubCall {
-    operation: OperationName,
+    /// The state of the HTTP surface.
+    pub(crate) api: Api,
 }
 
 // === impl App ===
@@ -54,25 +43,6 @@ struct HubCall {
 impl App {
     pub(crate) fn new(inner: Inner) -> Self {
         Self(Arc::new(inner))
-    }
-
-    /// What may wait for one connection's subscriptions.
-    pub(crate) fn event_limits(&self) -> Limits {
-        Limits {
-            items: self.config.events.queue_items,
-            bytes: self.config.events.queue_bytes,
-        }
-    }
-
-    /// Whether what is called is a query, a mutation or a subscription: of `hub.call`, the operation that it calls.
-    /// `None` when no spoke has offered it.
-    pub(crate) fn kind(&self, request: &CallRequest) -> Option<OperationKind> {
-        if request.operation.as_str() != "hub.call" {
-            return self.calls.kind(&request.operation);
-        }
-        // An input that is none is refused where it is called.
-        let inner: HubCall = request.input.as_ref()?.to().ok()?;
-        self.calls.kind(&inner.operation)
     }
 
     /// What this hub says of itself in its lease.
@@ -98,5 +68,11 @@ impl Deref for App {
 impl FromRef<App> for Edge {
     fn from_ref(app: &App) -> Self {
         app.edge.clone()
+    }
+}
+
+impl FromRef<App> for Api {
+    fn from_ref(app: &App) -> Self {
+        app.api.clone()
     }
 }

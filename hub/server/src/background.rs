@@ -10,7 +10,6 @@ use alkhub_store::PRUNED;
 
 use crate::app::App;
 use crate::readiness::Prefix;
-use crate::sse;
 
 /// A step that failed because something is away is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     supervisor.keep("server.prune-keys", prune_keys(app.clone()));
     let beat = app.clock.clone().run(app.edge.open().clone(), scope.stop.clone());
     supervisor.keep("server.sockets", beat);
-    supervisor.keep("server.streams", sse::beat(app.beat.clone(), scope.stop.clone()));
+    supervisor.keep("server.streams", app.api.clone().keep_alive());
 }
 
 /// Makes the hub unready for good when a loop is lost.

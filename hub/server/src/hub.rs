@@ -6,12 +6,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use alkhub_api::{Api, ApiParts};
 use alkhub_budget::Budgets;
 use alkhub_calls::Calls;
 use alkhub_config::{AuthConfig, HubConfig, secret};
 use alkhub_edge::auth::{FirstKey, InvalidFirstKey, KeyRing, KeyRingParts};
 use alkhub_edge::listener::{self, Listener, ListenerLimits, tls};
 use alkhub_edge::metrics::{ConnectionKind, EdgeMetrics};
+use alkhub_edge::topics::queue_limits;
 use alkhub_edge::{Edge, EdgeParts, Open, Scope};
 use alkhub_events::Fabric;
 use alkhub_protocol::{ApiKey, HubId};
@@ -285,6 +287,16 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         metrics: edge_metrics,
         scope: scope.clone(),
     });
+    let api = Api::new(ApiParts {
+        edge: edge.clone(),
+        calls: calls.clone(),
+        store: store.clone(),
+        fabric: fabric.clone(),
+        channel_prefix: config.events.prefix.to_string(),
+        event_limits: queue_limits(&config.events),
+        subscription_items: config.calls.subscription_items,
+        document: router::document,
+    });
     Ok(App::new(Inner {
         readiness: Readiness::new(store.link(), fabric.link(), metrics.ready.clone()),
         edge,
@@ -294,8 +306,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         clock: Arc::new(Clock::new(&config.server)),
         metrics,
         registry,
-        beat: tokio::sync::watch::Sender::new(()),
-        document: std::sync::OnceLock::new(),
+        api,
         config,
     }))
 }

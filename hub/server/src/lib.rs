@@ -1,12 +1,6 @@
 //! A hub process: its parts, put together, started and ended.
 //!
-//! [`Hub::start`] is the whole of a hub process; `alkhub serve`, `alkhub dev` and the tests call it. Handlers decode,
-//! authorize, call one function of a domain crate and encode.
-//!
-//! What clients may rely on
-//! - Every JSON answer under `/v1`, the admin API included, is an envelope `{"data": …, "meta": {"source": "local",
-//!   "timestamp": ms}}` (the origin's ResponseEnvelope); `/v1/openapi.json` is the plain document. A delete answers 204.
-//! - Every error is an RFC 9457 problem document ([`alkhub_protocol::Problem`]), 404, 405 and panics included.
+//! [`Hub::start`] is the whole of a hub process; `alkhub serve`, `alkhub dev` and the tests call it.
 //!
 //! Invariants
 //! - No globals: any number of hubs run in one process, each with its own metrics registry.
@@ -16,13 +10,11 @@
 mod app;
 mod background;
 mod drain;
-mod http;
+mod health;
 mod hub;
 mod metrics;
 mod readiness;
 mod router;
-mod shapes;
-mod sse;
 pub mod telemetry;
 mod ws;
 

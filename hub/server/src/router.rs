@@ -1,227 +1,43 @@
-//! Every route, on one page. The router and the OpenAPI document are both made of this list.
+//! The routers of the hub's listeners, put together of the surfaces' pages of routes.
+//!
+//! | routes | page |
+//! |---|---|
+//! | `/v1/…` | `hub/api/src/routes.rs` |
+//! | `/v1/ws`, `/ws` | here |
+//! | `/metrics`, `/livez`, `/readyz` | `management`, here |
 
-use alkhub_edge::endpoint::shape;
 use alkhub_edge::{Endpoint, openapi, router};
-use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
-use alkhub_protocol::call::CallRecord;
-use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::{OperationName, RequestId, SpokeName, scope, topic};
 use axum::Router;
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::extract::FromRef;
+use axum::routing::get;
 use http::Method;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::http::{calls, document, events, health, hub, keys, operations, spokes};
-use crate::{shapes, ws};
+use crate::{health, ws};
 
-/// The routes of the main listener.
-fn endpoints() -> Vec<Endpoint<App>> {
-    let mut all = calling();
-    all.extend(events());
-    all.extend(lists());
-    all.extend(administration());
-    all
-}
-
-/// Operations.
-fn calling() -> Vec<Endpoint<App>> {
+/// The routes of the WebSocket surface.
+fn sockets() -> Vec<Endpoint<App>> {
     vec![
-        at(Method::POST, "/v1/call/{operation}", post(calls::call))
-            .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
-            .needs("call:{operation}")
-            .path("operation", shape::<OperationName>)
-            .header(
-                "Alkhub-Timeout",
-                "How long to wait: `500ms`, `5s`, `2m`; seconds without a unit.",
-                shapes::timeout,
-            )
-            .header(
-                "Alkhub-Metadata",
-                "A JSON object that reaches the handler as it is; all headers together have 16 KiB at most.",
-                shapes::metadata,
-            )
-            .header(
-                "Alkhub-Parent-Request-Id",
-                "The call in whose course this one is made.",
-                shape::<RequestId>,
-            )
-            .reads_any("The input; with an empty body there is none, which is checked as `null`.")
-            .gives_output()
-            .streams(),
-        at(Method::GET, "/v1/operations", get(operations::list))
-            .says("Lists the operations that spokes offer now and that the key may call.")
-            .needs(scope::OPERATIONS_READ)
-            .query(
-                "search",
-                "Words that name, title, description or tags must have.",
-                shapes::text,
-            )
-            .query("namespace", "Of this namespace only.", shapes::text)
-            .query("all", "`true`: also those that the key may not call.", shapes::switch)
-            .query(
-                "limit",
-                "Operations in a page; a page may end sooner, by its size.",
-                shapes::limit,
-            )
-            .query("cursor", "`meta.next` of the page before.", shape::<OperationName>)
-            .gives::<Vec<OperationInfo>>(200),
-        at(Method::GET, "/v1/operations/{name}", get(operations::get))
-            .says("One operation with its schemas.")
-            .path("name", shape::<OperationName>)
-            .needs(scope::OPERATIONS_READ)
-            .gives::<OperationInfo>(200),
-    ]
-}
-
-/// Events.
-fn events() -> Vec<Endpoint<App>> {
-    vec![
-        at(Method::GET, "/v1/events", get(events::stream))
-            .says("Events of the named topics as server-sent events, from the moment of the answer.")
-            .needs("events:subscribe:{type}")
-            .repeated(
-                "topic",
-                "`type:id`, or `type:*` for all ids of a type; may be repeated.",
-                topic::filter_schema,
-            )
-            .query(
-                "lastEventId",
-                "As the header `Last-Event-ID`, for a client that can set none.",
-                shapes::text,
-            )
-            .streams(),
-        at(Method::POST, "/v1/events", post(events::publish_to_topic))
-            .says("Publishes an event to a topic that a path cannot name: `.` and `..` in a path mean another path.")
-            .needs("events:publish:{type}")
-            .required(
-                "topic",
-                "`type:id`, or a type alone for an empty id.",
-                topic::topic_schema,
-            )
-            .reads_any("The payload; an empty body is an event without one.")
-            .gives::<events::PublishedEvent>(202),
-        at(Method::POST, "/v1/events/{type}", post(events::publish_without_id))
-            .says("Publishes an event with an empty id.")
-            .path("type", topic::type_schema)
-            .needs("events:publish:{type}")
-            .reads_any("The payload; an empty body is an event without one.")
-            .gives::<events::PublishedEvent>(202),
-        at(Method::POST, "/v1/events/{type}/{id}", post(events::publish))
-            .says("Publishes an event.")
-            .path("type", topic::type_schema)
-            .path("id", topic::id_schema)
-            .needs("events:publish:{type}")
-            .reads_any("The payload; an empty body is an event without one.")
-            .gives::<events::PublishedEvent>(202),
-    ]
-}
-
-/// Who is there, what was called, and the documents.
-fn lists() -> Vec<Endpoint<App>> {
-    vec![
-        at(Method::GET, "/v1/spokes", get(spokes::list))
-            .says("Lists spokes and their connected instances, by name: all of them, or pages where `limit` or `cursor` is given.")
-            .needs(scope::SPOKES_READ)
-            .query("limit", "Spokes in a page; a page may end sooner, by its size.", shapes::limit)
-            .query("cursor", "`meta.next` of the page before.", shape::<SpokeName>)
-            .gives::<Vec<SpokeInfo>>(200),
-        at(Method::GET, "/v1/calls", get(calls::list))
-            .says("Lists ended calls, the newest first; `meta.next` is the cursor of the next page.")
-            .needs(scope::CALLS_READ)
-            .query("operation", "Only calls of this operation.", shape::<OperationName>)
-            .query("status", "Only calls that ended so.", shapes::ended)
-            .query("caller", "Only calls of the key with this id.", shapes::line)
-            .query("before", "Only calls that ended before this cursor.", shapes::cursor)
-            .query(
-                "after",
-                "Only calls that ended after this cursor, in the order in which they were recorded; `before` as well: the newest first.",
-                shapes::cursor,
-            )
-            .query("limit", "How many, 1 to 1000; 100 when absent.", shapes::limit)
-            .gives::<Vec<CallRecord>>(200),
-        at(Method::GET, "/v1/ws", get(ws::upgrade))
+        Endpoint::new(Method::GET, "/v1/ws", get(ws::upgrade))
             .says("The WebSocket of spokes and clients (PROTOCOL.md).")
             .upgrades(),
-        at(Method::GET, "/ws", get(ws::upgrade))
+        Endpoint::new(Method::GET, "/ws", get(ws::upgrade))
             .says("The same as `/v1/ws`.")
             .upgrades(),
-        at(Method::GET, "/v1/openapi.json", get(document::openapi))
-            .says("This document.")
-            .open()
-            .plain(),
     ]
-}
-
-fn administration() -> Vec<Endpoint<App>> {
-    vec![
-        at(Method::GET, "/v1/admin/hub", get(hub::report))
-            .says("This hub, the other pods, and the links to Redis and Postgres.")
-            .needs(scope::ADMIN)
-            .gives::<HubReport>(200),
-        at(Method::GET, "/v1/admin/keys", get(keys::list))
-            .says("Lists keys, without their secrets.")
-            .needs(scope::ADMIN)
-            .gives::<Vec<KeyInfo>>(200),
-        at(Method::POST, "/v1/admin/keys", post(keys::create))
-            .says("Makes a key; the answer is the only one that shows it.")
-            .needs(scope::ADMIN)
-            .reads::<KeyCreate>()
-            .gives::<KeyCreated>(201),
-        at(Method::DELETE, "/v1/admin/keys/{id}", delete(keys::revoke))
-            .says("Revokes a key and closes its WebSockets, on every hub. 409 for the last admin key.")
-            .path("id", shapes::line)
-            .needs(scope::ADMIN)
-            .gives::<KeyInfo>(200),
-        at(Method::GET, "/v1/admin/spokes/{name}", get(spokes::get))
-            .says("One declared spoke, and what declares it.")
-            .path("name", shape::<SpokeName>)
-            .needs(scope::ADMIN)
-            .gives::<spokes::Declared>(200),
-        at(Method::PUT, "/v1/admin/spokes/{name}", put(spokes::put))
-            .says("Declares a spoke; the same again changes nothing. 201 when it is new.")
-            .path("name", shape::<SpokeName>)
-            .needs(scope::ADMIN)
-            .reads::<SpokePut>()
-            .gives::<SpokeInfo>(200)
-            .gives::<SpokeInfo>(201),
-        at(Method::DELETE, "/v1/admin/spokes/{name}", delete(spokes::delete))
-            .says("Removes a spoke, ends its keys and closes its WebSockets. 404 when there is none with that uid.")
-            .path("name", shape::<SpokeName>)
-            .needs(scope::ADMIN)
-            .query("uid", "Only when the spoke has this uid.", shapes::line)
-            .gives_nothing(),
-        at(Method::POST, "/v1/admin/spokes/sweep", post(spokes::sweep))
-            .says("Removes every declared spoke whose uid is not among those given.")
-            .needs(scope::ADMIN)
-            .reads::<spokes::Sweep>()
-            .gives::<spokes::Swept>(200),
-        at(Method::GET, "/v1/admin/spokes", get(spokes::list))
-            .says("The same as `/v1/spokes`.")
-            .needs(scope::SPOKES_READ)
-            .query(
-                "limit",
-                "Spokes in a page; a page may end sooner, by its size.",
-                shapes::limit,
-            )
-            .query("cursor", "`meta.next` of the page before.", shape::<SpokeName>)
-            .gives::<Vec<SpokeInfo>>(200),
-    ]
-}
-
-fn at(method: Method, path: &'static str, handler: MethodRouter<App>) -> Endpoint<App> {
-    Endpoint::new(method, path, handler)
 }
 
 /// The OpenAPI document of the main listener.
 pub(crate) fn document() -> Value {
-    let endpoints = endpoints();
-    openapi::document(endpoints.iter().map(|endpoint| &endpoint.route))
+    let (api, sockets) = (alkhub_api::routes(), sockets());
+    let api = api.iter().map(|endpoint| &endpoint.route);
+    openapi::document(api.chain(sockets.iter().map(|endpoint| &endpoint.route)))
 }
 
 /// The main listener's router.
 pub(crate) fn main(app: &App) -> Router {
-    let routes = router::mount(endpoints(), app.clone());
+    let routes = mounted(app, alkhub_api::routes()).merge(mounted(app, sockets()));
     let router = router::around(routes, app.edge.metrics());
     router::with_cors(router, &app.edge.server().cors_origins)
 }
@@ -233,6 +49,11 @@ pub(crate) fn management(app: &App) -> Router {
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready));
     router::around(routes.with_state(app.clone()), app.edge.metrics())
+}
+
+/// A surface's routes with what it needs of the hub.
+fn mounted<S: FromRef<App> + Clone + Send + Sync + 'static>(app: &App, routes: Vec<Endpoint<S>>) -> Router {
+    router::mount(routes, S::from_ref(app))
 }
 
 #[cfg(test)]
@@ -256,7 +77,7 @@ mod tests {
             }
         }
 
-        assert_eq!(described, endpoints().len());
+        assert_eq!(described, alkhub_api::routes().len() + sockets().len());
     }
 
     #[test]

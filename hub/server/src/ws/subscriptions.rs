@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use alkhub_budget::{Held, Kept};
 use alkhub_calls::Caller;
 use alkhub_edge::error::missing_scope;
-use alkhub_edge::topics::{cost, not_published, not_subscribed};
+use alkhub_edge::topics::{cost, not_published, not_subscribed, queue_limits};
 use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, Subscription};
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter};
@@ -85,7 +85,7 @@ impl Conversation {
             Ok(held) => held,
             Err(exhausted) => return self.refuse(&exhausted.into(), Some(&filter.to_string())),
         };
-        let limits = self.app.event_limits();
+        let limits = queue_limits(&self.app.config.events);
         let subscriptions = &mut self.subscriptions;
         subscriptions.last += 1;
         let number = subscriptions.last;

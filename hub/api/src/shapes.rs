@@ -3,7 +3,8 @@
 use alkhub_protocol::admin::UID_LIMIT;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::http::calls::PAGE_LIMIT;
+/// Records on a page at most.
+pub(crate) const PAGE_LIMIT: u32 = 1_000;
 
 /// Longest metadata that a header holds beside the others; a WebSocket carries more.
 const METADATA_HEADER_BYTES: usize = 8 * 1024;

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::app::App;
+use crate::api::Api;
 use crate::sse::{self, OnDrain};
 
 /// Topics in one stream.
@@ -38,7 +38,7 @@ pub(crate) struct PublishedEvent {
 
 /// `POST /v1/events/{type}`: an event with an empty id.
 pub(crate) async fn publish_without_id(
-    state: State<App>,
+    state: State<Api>,
     caller: Holder,
     Path(event_type): Path<String>,
     body: RawBody,
@@ -48,7 +48,7 @@ pub(crate) async fn publish_without_id(
 
 /// `POST /v1/events?topic=type:id`: for a topic that a path cannot name.
 pub(crate) async fn publish_to_topic(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     query: Query,
     body: RawBody,
@@ -57,29 +57,29 @@ pub(crate) async fn publish_to_topic(
     let topic = text
         .parse()
         .map_err(|e: InvalidTopic| ApiError::bad_request(format!("query parameter `topic`: {e}")))?;
-    publish_event(&app, &caller, &topic, body).await
+    publish_event(&api, &caller, &topic, body).await
 }
 
 /// `POST /v1/events/{type}/{id}`: the body is the payload; an empty body is an event without one.
 pub(crate) async fn publish(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path((event_type, id)): Path<(String, String)>,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let topic = Topic::new(&event_type, &id).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    publish_event(&app, &caller, &topic, body).await
+    publish_event(&api, &caller, &topic, body).await
 }
 
 async fn publish_event(
-    app: &App,
+    api: &Api,
     caller: &Holder,
     topic: &Topic,
     RawBody(payload): RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let allowed = caller.who().scopes.require_publish(topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
-    let published = app.fabric.bus().publish(topic, payload).await.map_err(|failed| {
+    let published = api.fabric().bus().publish(topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %Chain(&failed), "an event was not published everywhere");
         not_published(&failed)
     })?;
@@ -94,20 +94,24 @@ async fn publish_event(
 
 /// `GET /v1/events?topic=type:id&topic=…`: answered when every subscription is confirmed.
 pub(crate) async fn stream(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filters = filters(&caller, &query)?;
-    let held = sse::open(&app.edge, &caller, OnDrain::End)?;
+    let held = sse::open(api.edge(), &caller, OnDrain::End)?;
     let bytes = filters.iter().map(cost).sum();
-    let budget = app.edge.budgets().key(&caller.key.id).take(Kept::Subscriptions, bytes);
+    let budget = api
+        .edge()
+        .budgets()
+        .key(&caller.key.id)
+        .take(Kept::Subscriptions, bytes);
     let budget = budget.map_err(CallError::from)?;
-    let (mailbox, deliveries) = alkhub_events::mailbox(app.event_limits(), Lag::DropOldest);
+    let (mailbox, deliveries) = alkhub_events::mailbox(api.parts().event_limits, Lag::DropOldest);
     let subscribed = filters
         .into_iter()
-        .map(|filter| app.fabric.bus().subscribe(filter, &mailbox));
+        .map(|filter| api.fabric().bus().subscribe(filter, &mailbox));
     let subscriptions = try_join_all(subscribed).await.map_err(|error| {
         tracing::debug!(error = %Chain(&error), "a subscription was not confirmed");
         not_subscribed(&error)
@@ -118,7 +122,7 @@ pub(crate) async fn stream(
         budget,
         resumed: headers.contains_key(LAST_EVENT_ID) || query.first("lastEventId").is_some(),
     };
-    Ok(sse::topics(&app, &caller, held, topics))
+    Ok(sse::topics(&api, &caller, held, topics))
 }
 
 fn filters(caller: &Holder, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {

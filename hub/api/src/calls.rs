@@ -14,21 +14,26 @@ use alkhub_store::{CallFilter, Cursor};
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 
-use crate::app::App;
+use crate::api::Api;
+use crate::shapes::PAGE_LIMIT;
 use crate::sse::{self, OnDrain};
 
 /// Records in an answer when the request does not say.
 const PAGE: u32 = 100;
 
-/// Records in an answer at most.
-pub(crate) const PAGE_LIMIT: u32 = 1_000;
+/// What matters here of the input of `hub.call`.
+#[derive(Deserialize)]
+struct HubCall {
+    operation: OperationName,
+}
 
 /// `POST /v1/call/{operation}`: the body is the input, the answer is the output; a subscription answers as SSE.
 ///
 /// A client that goes away before the answer aborts the call.
 pub(crate) async fn call(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path(operation): Path<String>,
     Id(request_id): Id,
@@ -51,37 +56,53 @@ pub(crate) async fn call(
         metadata,
         operation,
     };
-    if app.kind(&request) == Some(OperationKind::Subscription) {
-        let held = sse::open(&app.edge, &caller, OnDrain::Finish)?;
-        let items = app.calls.subscribe(&caller.who(), request).await?;
-        return Ok(sse::items(&app, &caller, held, items));
+    if kind(&api, &request) == Some(OperationKind::Subscription) {
+        let held = sse::open(api.edge(), &caller, OnDrain::Finish)?;
+        let items = api.calls().subscribe(&caller.who(), request).await?;
+        return Ok(sse::items(&api, &caller, held, items));
     }
     let who = caller.who();
     tokio::select! {
         // An answer that came before the end is given, however late this looks.
         biased;
-        output = app.calls.call(&who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
-        () = app.edge.scope().close.cancelled() => Err(unanswered(DRAINING).into()),
+        output = api.calls().call(&who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
+        () = api.edge().scope().close.cancelled() => Err(unanswered(DRAINING).into()),
     }
 }
 
 /// `GET /v1/calls`: ended calls, the newest first; with `after` and no `before` as they were written.
-pub(crate) async fn list(State(app): State<App>, caller: Holder, query: Query) -> Result<Page<CallRecord>, ApiError> {
+pub(crate) async fn list(State(api): State<Api>, caller: Holder, query: Query) -> Result<Page<CallRecord>, ApiError> {
     caller.require(scope::CALLS_READ)?;
     let filter = filter(&query)?;
     if let (Some(after), None) = (&filter.after, &filter.before) {
-        let followed = app.store.calls().follow(after, &filter).await;
+        let followed = api.store().calls().follow(after, &filter).await;
         let (items, next) = followed.map_err(|e| ApiError::store(&e))?;
         let next = next.map(|mark| mark.to_string());
         return Ok(Page { items, next });
     }
-    let records = app.store.calls().list(&filter).await.map_err(|e| ApiError::store(&e))?;
+    let records = api
+        .store()
+        .calls()
+        .list(&filter)
+        .await
+        .map_err(|e| ApiError::store(&e))?;
     let full = u32::try_from(records.len()).is_ok_and(|count| count == filter.limit);
     let next = records.last().filter(|_| full).and_then(|last| Cursor::of(last).ok());
     Ok(Page {
         items: records,
         next: next.map(|cursor| cursor.to_string()),
     })
+}
+
+/// Whether what is called is a query, a mutation or a subscription: of `hub.call`, the operation that it calls. `None` when
+/// no spoke has offered it.
+fn kind(api: &Api, request: &CallRequest) -> Option<OperationKind> {
+    if request.operation.as_str() != "hub.call" {
+        return api.calls().kind(&request.operation);
+    }
+    // An input that is none is refused where it is called.
+    let inner: HubCall = request.input.as_ref()?.to().ok()?;
+    api.calls().kind(&inner.operation)
 }
 
 fn filter(query: &Query) -> Result<CallFilter, ApiError> {

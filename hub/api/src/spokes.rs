@@ -2,28 +2,24 @@
 
 mod list;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use alkhub_calls::Connected;
+use alkhub_calls::roster;
 use alkhub_edge::Holder;
 use alkhub_edge::body::JsonBody;
 use alkhub_edge::envelope::Data;
 use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
-use alkhub_protocol::admin::{SpokeInfo, SpokePut, SpokeStatus, UID_LIMIT};
-use alkhub_protocol::register::SpokeType;
+use alkhub_protocol::admin::{SpokeInfo, SpokePut, UID_LIMIT};
 use alkhub_protocol::{ApiKey, Code, SpokeName, scope};
-use alkhub_store::{SpokeKey, SpokeRecord};
+use alkhub_store::SpokeKey;
 use axum::extract::State;
 use http::StatusCode;
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use list::list;
 
-use crate::app::App;
+use crate::api::Api;
 
 /// `POST /v1/admin/spokes/sweep`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -52,33 +48,25 @@ pub(crate) struct Declared {
     declaration: Option<SpokePut>,
 }
 
-/// What is connected of one spoke, in short.
-#[derive(Debug)]
-struct Present {
-    /// When its first instance of now connected; `None` when there is none.
-    since: Option<Timestamp>,
-    operations: Vec<String>,
-}
-
 /// `GET /v1/admin/spokes/{name}`.
 pub(crate) async fn get(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path(name): Path<String>,
 ) -> Result<Data<Declared>, ApiError> {
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
-    let record = app.store.spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
+    let record = api.store().spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
     let record = record.ok_or_else(|| unknown(&name, None))?;
-    let hint = hint(&app, &name).await?;
+    let hint = hint(&api, &name).await?;
     let declaration = (!record.uid.is_empty()).then(|| record.declaration());
-    let info = whole(&app, record, hint);
+    let info = roster::spoke(api.calls(), record, hint);
     Ok(Data::ok(Declared { info, declaration }))
 }
 
 /// `PUT /v1/admin/spokes/{name}`: declares a spoke; the same again changes nothing.
 pub(crate) async fn put(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path(name): Path<String>,
     JsonBody(spoke): JsonBody<SpokePut>,
@@ -87,31 +75,31 @@ pub(crate) async fn put(
     let name = spoke_name(&name)?;
     let checked = spoke.check().and_then(|()| spoke.check_key());
     checked.map_err(|e| ApiError::bad_request(e.to_string()))?;
-    let key = key(&app, spoke.key.as_deref())?;
-    let work = declare(app.clone(), caller, name, spoke, key);
-    app.edge.scope().finish(work).await
+    let key = key(&api, spoke.key.as_deref())?;
+    let work = declare(api.clone(), caller, name, spoke, key);
+    api.edge().scope().finish(work).await
 }
 
 async fn declare(
-    app: App,
+    api: Api,
     caller: Holder,
     name: SpokeName,
     spoke: SpokePut,
     key: Option<SpokeKey>,
 ) -> Result<Data<SpokeInfo>, ApiError> {
-    let spokes = app.store.spokes().by(&caller.key.id);
+    let spokes = api.store().spokes().by(&caller.key.id);
     let outcome = spokes.put(&name, &spoke, key.as_ref()).await;
     let outcome = outcome.map_err(|e| ApiError::store(&e))?;
     if let Some(key) = &key {
-        app.edge.keys().made(&key.hash).await;
+        api.edge().keys().made(&key.hash).await;
     }
     if outcome.created || outcome.changed {
         tracing::info!(admin.key = %caller.key.id, spoke.name = %name, spoke.uid = %spoke.uid, "a spoke was declared");
     }
-    app.edge.keys().end(&outcome.revoked_keys).await;
+    api.edge().keys().end(&outcome.revoked_keys).await;
     if outcome.changed && !outcome.created {
         // Its keys may do more or less than before, here and on the other hubs.
-        app.edge.keys().recheck_everywhere().await;
+        api.edge().keys().recheck_everywhere().await;
     }
     let status = if outcome.created {
         StatusCode::CREATED
@@ -119,13 +107,13 @@ async fn declare(
         StatusCode::OK
     };
     // Whether the key that came is in force: one that has ended is put as often as one likes and stays ended.
-    let hint = hint(&app, &name).await?;
-    Ok(Data(status, whole(&app, outcome.record, hint)))
+    let hint = hint(&api, &name).await?;
+    Ok(Data(status, roster::spoke(api.calls(), outcome.record, hint)))
 }
 
 /// `DELETE /v1/admin/spokes/{name}?uid=`: ends the spoke's keys and its connections.
 pub(crate) async fn delete(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path(name): Path<String>,
     query: Query,
@@ -133,46 +121,46 @@ pub(crate) async fn delete(
     caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
     let uid = query.first("uid").map(str::to_owned);
-    let work = remove(app.clone(), caller, name, uid);
-    app.edge.scope().finish(work).await
+    let work = remove(api.clone(), caller, name, uid);
+    api.edge().scope().finish(work).await
 }
 
-async fn remove(app: App, caller: Holder, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
-    let spokes = app.store.spokes().by(&caller.key.id);
+async fn remove(api: Api, caller: Holder, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
+    let spokes = api.store().spokes().by(&caller.key.id);
     let deleted = spokes.delete(&name, uid.as_deref()).await;
     let deleted = deleted
         .map_err(|e| ApiError::store(&e))?
         .ok_or_else(|| unknown(&name, uid.as_deref()))?;
     tracing::info!(admin.key = %caller.key.id, spoke.name = %name, "a spoke was removed");
-    app.edge.keys().end(&deleted.revoked_keys).await;
+    api.edge().keys().end(&deleted.revoked_keys).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /v1/admin/spokes/sweep`: removes the spokes of resources that are gone.
 pub(crate) async fn sweep(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     JsonBody(sweep): JsonBody<Sweep>,
 ) -> Result<Data<Swept>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let work = remove_all_but(app.clone(), caller, sweep.uids);
-    app.edge.scope().finish(work).await
+    let work = remove_all_but(api.clone(), caller, sweep.uids);
+    api.edge().scope().finish(work).await
 }
 
-async fn remove_all_but(app: App, caller: Holder, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
-    let revoked_keys = app.store.spokes().by(&caller.key.id).sweep_except(&uids).await;
+async fn remove_all_but(api: Api, caller: Holder, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
+    let revoked_keys = api.store().spokes().by(&caller.key.id).sweep_except(&uids).await;
     let revoked_keys = revoked_keys.map_err(|e| ApiError::store(&e))?;
     tracing::info!(admin.key = %caller.key.id, keys = revoked_keys.len(), "spokes of resources that are gone were removed");
-    app.edge.keys().end(&revoked_keys).await;
+    api.edge().keys().end(&revoked_keys).await;
     Ok(Data::ok(Swept { revoked_keys }))
 }
 
-fn key(app: &App, text: Option<&str>) -> Result<Option<SpokeKey>, ApiError> {
+fn key(api: &Api, text: Option<&str>) -> Result<Option<SpokeKey>, ApiError> {
     let Some(text) = text else {
         return Ok(None);
     };
     let key = ApiKey::parse(text).map_err(|e| ApiError::bad_request(format!("`key`: {e}")))?;
-    let hasher = app.edge.keys().hasher();
+    let hasher = api.edge().keys().hasher();
     Ok(Some(SpokeKey {
         hash: hasher.hash(&key),
         hash_key: hasher.hash_key().clone(),
@@ -190,76 +178,12 @@ fn unknown(name: &SpokeName, uid: Option<&str>) -> ApiError {
     ApiError::new(Code::NotFound, format!("there is no spoke `{name}`{with}"))
 }
 
-async fn hint(app: &App, name: &SpokeName) -> Result<Option<String>, ApiError> {
-    let hash_key = app.edge.keys().hasher().hash_key();
-    let hints = app.store.spokes().key_hints(Some(std::slice::from_ref(name)), hash_key);
+async fn hint(api: &Api, name: &SpokeName) -> Result<Option<String>, ApiError> {
+    let hash_key = api.edge().keys().hasher().hash_key();
+    let hints = api
+        .store()
+        .spokes()
+        .key_hints(Some(std::slice::from_ref(name)), hash_key);
     let mut hints = hints.await.map_err(|e| ApiError::store(&e))?;
     Ok(hints.remove(name))
-}
-
-/// One spoke with its instances.
-fn whole(app: &App, record: SpokeRecord, key_hint: Option<String>) -> SpokeInfo {
-    let mut connected = app.calls.connected();
-    connected.retain(|instance| *instance.spoke() == record.name);
-    let info = info(record, Present::of(&connected), key_hint);
-    SpokeInfo {
-        instances: connected.iter().map(Connected::info).collect(),
-        ..info
-    }
-}
-
-/// A spoke without its instances.
-fn info(record: SpokeRecord, present: Present, key_hint: Option<String>) -> SpokeInfo {
-    let status = if record.suspended {
-        SpokeStatus::Suspended
-    } else if present.since.is_none() {
-        SpokeStatus::Disconnected
-    } else {
-        SpokeStatus::Connected
-    };
-    SpokeInfo {
-        // A spoke that no resource declares has no declaration that could be lost.
-        declaration_digest: (!record.uid.is_empty()).then(|| record.declaration().digest()),
-        key_hint,
-        name: record.name,
-        uid: record.uid,
-        spoke_type: record.spoke_type,
-        status,
-        operations: present.operations,
-        labels: record.labels,
-        connected_at: record.connected_at,
-        disconnected_at: record.disconnected_at.filter(|_| present.since.is_none()),
-        last_heartbeat_at: record.last_heartbeat_at,
-        instances: Vec::new(),
-    }
-}
-
-/// A spoke that connected and is not yet, or no longer, in Postgres; without its instances.
-fn undeclared(name: SpokeName, present: Present) -> SpokeInfo {
-    SpokeInfo {
-        name,
-        uid: String::new(),
-        spoke_type: SpokeType::default(),
-        status: SpokeStatus::Connected,
-        connected_at: present.since,
-        instances: Vec::new(),
-        operations: present.operations,
-        labels: BTreeMap::new(),
-        disconnected_at: None,
-        last_heartbeat_at: None,
-        declaration_digest: None,
-        key_hint: None,
-    }
-}
-
-// === impl Present ===
-
-impl Present {
-    fn of(instances: &[Connected]) -> Self {
-        let operations: BTreeSet<_> = instances.iter().flat_map(Connected::operations).collect();
-        Self {
-            since: instances.iter().map(Connected::since).min(),
-            operations: operations.into_iter().map(ToString::to_string).collect(),
-        }
-    }
 }

@@ -11,11 +11,11 @@ use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{Code, OperationName, scope};
 use axum::extract::State;
 
-use crate::app::App;
+use crate::api::Api;
 
 /// `GET /v1/operations`: what the key may call, page by page.
 pub(crate) async fn list(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     query: Query,
 ) -> Result<Page<OperationInfo>, ApiError> {
@@ -33,7 +33,7 @@ pub(crate) async fn list(
         cursor: query.parse("cursor")?,
         limit,
     };
-    let page = app.calls.operation_page(&caller.who(), &wanted)?;
+    let page = api.calls().operation_page(&caller.who(), &wanted)?;
     Ok(Page {
         items: page.operations,
         next: page.next.map(|name| name.to_string()),
@@ -42,7 +42,7 @@ pub(crate) async fn list(
 
 /// `GET /v1/operations/{name}`.
 pub(crate) async fn get(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path(name): Path<String>,
 ) -> Result<Data<OperationInfo>, ApiError> {
@@ -50,7 +50,7 @@ pub(crate) async fn get(
     let name: OperationName = name
         .parse()
         .map_err(|e: alkhub_protocol::id::InvalidId| ApiError::bad_request(e.to_string()))?;
-    app.calls
+    api.calls()
         .operation(&caller.who(), &name)
         .map(Data::ok)
         .ok_or_else(|| ApiError::new(Code::OperationNotFound, format!("operation `{name}` is not known here")))

@@ -1,43 +1,34 @@
 //! The list of spokes: by name, page by page where pages are asked for, and written as it is made.
 //!
 //! Invariants
-//! - Whatever a list holds, the hub keeps a small part of it at a time: records come from Postgres in batches, instances
-//!   are the directory's own, and the next part is made when the last one is taken.
+//! - Whatever a list holds, the hub keeps a small part of it at a time: the next part is made when the last one is taken.
 //! - Without `limit` and `cursor` the list is whole: an operator of the version before asks so, and must not take a page for
 //!   everything.
 //! - A list that cannot be ended is cut off, so that nobody takes it for whole.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::iter::Peekable;
-use std::vec::IntoIter;
 
 use alkhub_budget::{Held, Kept};
-use alkhub_calls::Connected;
+use alkhub_calls::roster::Roster;
 use alkhub_edge::Holder;
 use alkhub_edge::envelope;
 use alkhub_edge::error::{ApiError, Chain};
 use alkhub_edge::query::Query;
 use alkhub_protocol::admin::SpokeInfo;
 use alkhub_protocol::{CallError, SpokeName, scope};
-use alkhub_store::SpokeRecord;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Present, info, undeclared};
-use crate::app::App;
+use crate::api::Api;
 
 /// Spokes in one page, at most.
 const PAGE_LIMIT: usize = 1_000;
 
 /// Bytes of a page about: a spoke that is larger makes a page of its own.
 const PAGE_BYTES: usize = 512 * 1024;
-
-/// Records read at once.
-const BATCH: u32 = 100;
 
 /// Bytes of one part, about.
 const PART: usize = 32 * 1024;
@@ -53,38 +44,30 @@ struct Wanted {
     limit: Option<usize>,
 }
 
-/// Spokes by name, declared or not.
-struct Spokes {
-    app: App,
-    /// Which key is in force is between the hub and who issues keys.
-    with_hints: bool,
-    connected: Peekable<IntoIter<Connected>>,
-    records: VecDeque<SpokeRecord>,
-    hints: HashMap<SpokeName, String>,
-    /// Records after this name are not read yet; `None` when all are.
-    after: Option<String>,
-    _charge: Held,
-}
-
 /// `GET /v1/spokes`: every spoke, declared or not.
-pub(crate) async fn list(State(app): State<App>, caller: Holder, query: Query) -> Result<Response, ApiError> {
+pub(crate) async fn list(State(api): State<Api>, caller: Holder, query: Query) -> Result<Response, ApiError> {
     caller.require(scope::SPOKES_READ)?;
     let wanted = Wanted::of(&query)?;
-    let mut spokes = Spokes::new(app, &caller, &wanted.after)?;
+    let charge = api.edge().budgets().key(&caller.key.id).take(Kept::Answers, CHARGE);
+    let charge = charge.map_err(CallError::from)?;
+    // Which key is in force is between the hub and who issues keys.
+    let hints = caller.require(scope::ADMIN).is_ok();
+    let hints = hints.then(|| api.edge().keys().hasher().hash_key().clone());
+    let spokes = Roster::read(api.calls(), api.store(), &wanted.after, hints).await;
     // What Postgres says to the first batch is the answer's status.
-    spokes.read().await.map_err(|e| ApiError::store(&e))?;
-    Ok(envelope::streamed(
-        StatusCode::OK,
-        Body::from_stream(written(spokes, wanted.limit)),
-    ))
+    let spokes = spokes.map_err(|e| ApiError::store(&e))?;
+    let list = written(spokes, wanted.limit, charge);
+    Ok(envelope::streamed(StatusCode::OK, Body::from_stream(list)))
 }
 
 /// The list as JSON, in parts.
 fn written(
-    mut spokes: Spokes,
+    mut spokes: Roster,
     limit: Option<usize>,
+    charge: Held,
 ) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
+        let _charge = charge;
         let (mut part, mut bytes, mut count, mut last) = (b"{\"data\":[".to_vec(), 0, 0, None::<SpokeName>);
         let mut next = None;
         loop {
@@ -155,62 +138,5 @@ impl Wanted {
             after: cursor.map_or_else(String::new, |name| name.to_string()),
             limit: limit.or(paged),
         })
-    }
-}
-
-// === impl Spokes ===
-
-impl Spokes {
-    fn new(app: App, caller: &Holder, after: &str) -> Result<Self, ApiError> {
-        let charge = app.edge.budgets().key(&caller.key.id).take(Kept::Answers, CHARGE);
-        let mut connected = app.calls.connected();
-        connected.retain(|instance| instance.spoke().as_str() > after);
-        Ok(Self {
-            with_hints: caller.require(scope::ADMIN).is_ok(),
-            connected: connected.into_iter().peekable(),
-            records: VecDeque::new(),
-            hints: HashMap::new(),
-            after: Some(after.to_owned()),
-            _charge: charge.map_err(CallError::from)?,
-            app,
-        })
-    }
-
-    /// Reads the next batch of records, unless all are read.
-    async fn read(&mut self) -> Result<(), alkhub_store::Error> {
-        let Some(after) = self.after.take() else { return Ok(()) };
-        let store = self.app.store.spokes();
-        self.records = store.after(&after, BATCH).await?.into();
-        if u32::try_from(self.records.len()).is_ok_and(|count| count == BATCH) {
-            self.after = self.records.back().map(|record| record.name.to_string());
-        }
-        if self.with_hints {
-            let names: Vec<SpokeName> = self.records.iter().map(|record| record.name.clone()).collect();
-            let hash_key = self.app.edge.keys().hasher().hash_key();
-            self.hints = store.key_hints(Some(&names), hash_key).await?;
-        }
-        Ok(())
-    }
-
-    /// The next spoke, without its instances, and these.
-    async fn next(&mut self) -> Result<Option<(SpokeInfo, Vec<Connected>)>, alkhub_store::Error> {
-        if self.records.is_empty() {
-            self.read().await?;
-        }
-        let declared = self.records.front().map(|record| record.name.clone());
-        let connected = self.connected.peek().map(|instance| instance.spoke().clone());
-        let Some(name) = declared.iter().chain(&connected).min().cloned() else {
-            return Ok(None);
-        };
-        let mut instances = Vec::new();
-        while let Some(instance) = self.connected.next_if(|instance| *instance.spoke() == name) {
-            instances.push(instance);
-        }
-        let present = Present::of(&instances);
-        let spoke = match self.records.pop_front_if(|record| record.name == name) {
-            Some(record) => info(record, present, self.hints.remove(&name)),
-            None => undeclared(name, present),
-        };
-        Ok(Some((spoke, instances)))
     }
 }

@@ -11,7 +11,6 @@ mod text;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use alkhub_budget::Budget;
 use alkhub_calls::Items;
@@ -27,17 +26,12 @@ use bytes::Bytes;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::api::Api;
 use entry::Ending;
 use text::{comment, data, failed, gap, is_line, start, unresumable, written};
 
 pub(crate) use entry::{Held, OnDrain, open};
-
-/// A silent stream gets a comment this often, so that no proxy cuts it.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Bytes written at once, about.
 const BATCH: usize = 64 * 1024;
@@ -66,22 +60,10 @@ pub(crate) struct Topics {
     pub(crate) resumed: bool,
 }
 
-/// Beats until `stop`; each beat is a keep-alive on every stream.
-pub(crate) async fn beat(beat: watch::Sender<()>, stop: CancellationToken) {
-    let mut interval = tokio::time::interval(KEEP_ALIVE);
-    interval.tick().await;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = interval.tick() => beat.send_replace(()),
-        }
-    }
-}
-
 /// The events of topics until the client leaves, its key ends or the hub drains.
-pub(crate) fn topics(app: &App, caller: &Holder, mut held: Held, topics: Topics) -> Response {
-    let mut beat = app.beat.subscribe();
-    let stream_id = app.edge.connection_id();
+pub(crate) fn topics(api: &Api, caller: &Holder, mut held: Held, topics: Topics) -> Response {
+    let mut beat = api.beat();
+    let stream_id = api.edge().connection_id();
     let Topics {
         mut deliveries,
         subscriptions,
@@ -96,7 +78,7 @@ pub(crate) fn topics(app: &App, caller: &Holder, mut held: Held, topics: Topics)
         missing.map(|scope| missing_scope(&scope))
     });
     answer(
-        app.edge.budgets().key(&caller.key.id),
+        api.edge().budgets().key(&caller.key.id),
         async_stream::stream! {
             let _budget = budget;
             let mut number = 0_u64;
@@ -128,17 +110,17 @@ pub(crate) fn topics(app: &App, caller: &Holder, mut held: Held, topics: Topics)
 }
 
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
-pub(crate) fn items(app: &App, caller: &Holder, mut held: Held, mut items: Items) -> Response {
-    let mut beat = app.beat.subscribe();
+pub(crate) fn items(api: &Api, caller: &Holder, mut held: Held, mut items: Items) -> Response {
+    let mut beat = api.beat();
     let ticket = items.ticket();
     held.watch(move |caller| {
         // What it ends comes as the last item.
         ticket.recheck(caller);
         None
     });
-    let waiting = app.config.calls.subscription_items;
+    let waiting = api.parts().subscription_items;
     answer(
-        app.edge.budgets().key(&caller.key.id),
+        api.edge().budgets().key(&caller.key.id),
         async_stream::stream! {
             yield Part::Own(start());
             loop {

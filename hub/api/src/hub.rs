@@ -10,31 +10,31 @@ use alkhub_protocol::admin::HubReport;
 use alkhub_protocol::scope;
 use axum::extract::State;
 
-use crate::app::App;
+use crate::api::Api;
 
 /// `GET /v1/admin/hub`.
-pub(crate) async fn report(State(app): State<App>, caller: Holder) -> Result<Data<HubReport>, ApiError> {
+pub(crate) async fn report(State(api): State<Api>, caller: Holder) -> Result<Data<HubReport>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let connected = app.calls.connected();
+    let connected = api.calls().connected();
     let spokes: BTreeSet<_> = connected.iter().map(alkhub_calls::Connected::spoke).collect();
-    let redis = match &*app.fabric.link().borrow() {
+    let redis = match &*api.fabric().link().borrow() {
         LinkState::Local => "none",
         LinkState::Up => "up",
         LinkState::Down(_) => "down",
     };
     Ok(Data::ok(HubReport {
-        hub_id: app.edge.hub_id().clone(),
+        hub_id: api.edge().hub_id().clone(),
         version: VERSION.to_owned(),
-        channel_prefix: app.config.events.prefix.to_string(),
-        pods: app.fabric.cluster().pods().to_vec(),
+        channel_prefix: api.parts().channel_prefix.clone(),
+        pods: api.fabric().cluster().pods().to_vec(),
         spokes_connected: u64::try_from(spokes.len()).unwrap_or(u64::MAX),
         redis: redis.to_owned(),
-        dead_keys: app
-            .store
+        dead_keys: api
+            .store()
             .keys()
-            .count_dead(app.edge.keys().hasher().hash_key())
+            .count_dead(api.edge().keys().hasher().hash_key())
             .await
             .ok(),
-        postgres: if app.store.ready() { "up" } else { "down" }.to_owned(),
+        postgres: if api.store().ready() { "up" } else { "down" }.to_owned(),
     }))
 }

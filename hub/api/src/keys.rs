@@ -12,37 +12,37 @@ use axum::extract::State;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::app::App;
+use crate::api::Api;
 
 /// `GET /v1/admin/keys`.
-pub(crate) async fn list(State(app): State<App>, caller: Holder) -> Result<Data<Vec<KeyInfo>>, ApiError> {
+pub(crate) async fn list(State(api): State<Api>, caller: Holder) -> Result<Data<Vec<KeyInfo>>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let keys = app.store.keys().list(app.edge.keys().hasher().hash_key()).await;
+    let keys = api.store().keys().list(api.edge().keys().hasher().hash_key()).await;
     let keys = keys.map_err(|e| ApiError::store(&e))?;
     Ok(Data::ok(keys))
 }
 
 /// `POST /v1/admin/keys`.
 pub(crate) async fn create(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     JsonBody(create): JsonBody<KeyCreate>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     caller.require(scope::ADMIN)?;
     create.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
     let expires_at = create.expires_in_seconds.map(expiry).transpose()?;
-    let work = make(app.clone(), caller, create, expires_at);
-    app.edge.scope().finish(work).await
+    let work = make(api.clone(), caller, create, expires_at);
+    api.edge().scope().finish(work).await
 }
 
 async fn make(
-    app: App,
+    api: Api,
     caller: Holder,
     create: KeyCreate,
     expires_at: Option<Timestamp>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     let key = ApiKey::from_entropy(rand::random());
-    let hasher = app.edge.keys().hasher();
+    let hasher = api.edge().keys().hasher();
     let new = NewKey {
         name: create.name,
         hash: hasher.hash(&key),
@@ -52,7 +52,7 @@ async fn make(
         spoke: create.spoke,
         expires_at,
     };
-    let made = app.store.keys().by(&caller.key.id).create(&new).await;
+    let made = api.store().keys().by(&caller.key.id).create(&new).await;
     let info = made.map_err(|e| ApiError::store(&e))?;
     tracing::info!(admin.key = %caller.key.id, key.id = %info.id, key.name = %info.name, "a key was made");
     Ok(Data(
@@ -66,21 +66,21 @@ async fn make(
 
 /// `DELETE /v1/admin/keys/{id}`: ends a key and its connections, on every hub.
 pub(crate) async fn revoke(
-    State(app): State<App>,
+    State(api): State<Api>,
     caller: Holder,
     Path(id): Path<String>,
 ) -> Result<Data<KeyInfo>, ApiError> {
     caller.require(scope::ADMIN)?;
-    let work = end(app.clone(), caller, id);
-    app.edge.scope().finish(work).await
+    let work = end(api.clone(), caller, id);
+    api.edge().scope().finish(work).await
 }
 
-async fn end(app: App, caller: Holder, id: String) -> Result<Data<KeyInfo>, ApiError> {
-    let revoked = app.store.keys().by(&caller.key.id).revoke(&id).await;
+async fn end(api: Api, caller: Holder, id: String) -> Result<Data<KeyInfo>, ApiError> {
+    let revoked = api.store().keys().by(&caller.key.id).revoke(&id).await;
     let revoked = revoked.map_err(|e| ApiError::store(&e))?;
     let info = revoked.ok_or_else(|| ApiError::new(Code::NotFound, "there is no key with that id"))?;
     tracing::info!(admin.key = %caller.key.id, key.id = %info.id, "a key was revoked");
-    app.edge.keys().end(std::slice::from_ref(&info.id)).await;
+    api.edge().keys().end(std::slice::from_ref(&info.id)).await;
     Ok(Data::ok(info))
 }
 

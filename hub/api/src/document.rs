@@ -1,18 +1,25 @@
 //! The OpenAPI document as it is served.
 
+use std::sync::{Arc, OnceLock};
+
 use alkhub_edge::envelope;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::Value;
 use sha1::{Digest as _, Sha1};
 
-use crate::app::App;
-
-/// The OpenAPI document as it is served: made once, for it is the same until the hub ends.
+/// The OpenAPI document as it is served: made when it is first asked for, and the same until the hub ends.
 #[derive(Debug)]
 pub(crate) struct Document {
+    make: fn() -> Value,
+    made: OnceLock<Made>,
+}
+
+#[derive(Debug)]
+struct Made {
     text: Bytes,
     tag: HeaderValue,
 }
@@ -20,8 +27,24 @@ pub(crate) struct Document {
 // === impl Document ===
 
 impl Document {
-    fn new() -> Self {
-        let text = crate::openapi().to_string();
+    /// A document that `make` makes.
+    pub(crate) fn new(make: fn() -> Value) -> Self {
+        Self {
+            make,
+            made: OnceLock::new(),
+        }
+    }
+
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| Made::of(&(self.make)()))
+    }
+}
+
+// === impl Made ===
+
+impl Made {
+    fn of(document: &Value) -> Self {
+        let text = document.to_string();
         let hash = Sha1::digest(text.as_bytes());
         let tag: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         Self {
@@ -32,8 +55,8 @@ impl Document {
 }
 
 /// `GET /v1/openapi.json`: 304 to who has it already.
-pub(crate) async fn openapi(State(app): State<App>, headers: HeaderMap) -> Response {
-    let document = app.document.get_or_init(Document::new);
+pub(crate) async fn openapi(State(document): State<Arc<Document>>, headers: HeaderMap) -> Response {
+    let document = document.made();
     let has = |known: &str| known == "*" || known.trim_start_matches("W/").as_bytes() == document.tag.as_bytes();
     let known = headers
         .get_all(IF_NONE_MATCH)

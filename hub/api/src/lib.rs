@@ -1,0 +1,32 @@
+//! The HTTP surface of a hub: calls, events, lists and the admin API, and streams of server-sent events.
+//!
+//! [`routes`] is the page of every route, with its scope, its parameters and its answers; the router and the OpenAPI
+//! document are both made of it. A handler extracts, authorizes, calls one function of a domain crate and encodes.
+//!
+//! Promises
+//! - Every JSON answer under `/v1`, the admin API included, is an envelope `{"data": …, "meta": {"source": "local",
+//!   "timestamp": ms}}` (the origin's ResponseEnvelope); `/v1/openapi.json` is the plain document. A delete answers 204.
+//! - What is changed is announced to the other hubs, whether the client still waits for the answer or not.
+//! - A list costs the hub a small part of itself at a time.
+//!
+//! Never
+//! - It knows no other surface, and nothing of the process around it but [`ApiParts`].
+//! - A key in the clear is in the one answer that makes it, and nowhere else.
+//!
+//! It uses `edge`, and of the domain `calls`, `events`, `store` and `budget`.
+
+mod api;
+mod calls;
+mod document;
+mod events;
+mod hub;
+mod keep_alive;
+mod keys;
+mod operations;
+mod routes;
+mod shapes;
+mod spokes;
+mod sse;
+
+pub use api::{Api, ApiParts};
+pub use routes::routes;
