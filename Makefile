@@ -10,6 +10,7 @@ IMAGES   := target/images/hub.tar target/images/operator.tar
 SERVERS  := target/cluster/images
 DENY     := target/tools/bin/cargo-deny
 TYPOS    := target/tools/typos-1.52.0/typos
+JSCPD    := target/tools/jscpd-5.3.3/node_modules/.bin/jscpd
 NATS     := target/tools/nats/nats-server
 PACKAGES := target/packages/fetched
 RELEASE  := target/$(shell uname -m)-unknown-linux-gnu/release
@@ -23,7 +24,7 @@ STEPS := deps packages fmt typos clippy deny unit alerts images cluster-binaries
 E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
 .PHONY: help dev test check fmt typos clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
-        changelog images servers charts alerts containers cluster cluster-binaries e2e harness bench model soak
+        changelog clones images servers charts alerts containers cluster cluster-binaries e2e harness bench model soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -128,6 +129,12 @@ harness: cluster-binaries servers ## the test cluster itself (boots, faults, not
 	cargo test --locked -p alkhub-cluster --test cluster -- --ignored --test-threads=1
 	cargo test --locked -p alkhub-operator --test cluster --no-run
 	$(CLUSTER) up --nodes 1 -- cargo test --locked -p alkhub-operator --test cluster -- --ignored
+
+clones: $(JSCPD) ## code that stands in more than one place, by jscpd
+	$(JSCPD) --config .jscpd.json
+
+$(JSCPD):
+	npm install --silent --no-audit --no-fund --no-save --prefix target/tools/jscpd-5.3.3 jscpd@5.3.3
 
 sqlx: ## writes the cache of checked queries again
 	hub/store/prepare.sh
