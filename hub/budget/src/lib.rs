@@ -9,17 +9,18 @@
 //! - Nobody is refused because of others while it holds no more than [`RESERVE`].
 //! - What is refused is counted, by what it was and whose budget was full, and says so by name.
 
+mod kept;
 mod metrics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alkhub_config::BudgetConfig;
-use alkhub_protocol::{CallError, Code};
 use dashmap::DashMap;
 use prometheus::Registry;
 
-use metrics::Metrics;
+pub use kept::{Exhausted, Kept};
+use metrics::{Metrics, signed};
 
 /// Bytes of each key that are not taken from what all keys share: who uses little does not feel who uses much.
 pub const RESERVE: usize = 2 * 1024 * 1024;
@@ -32,43 +33,6 @@ const STEP: usize = 4 * 1024;
 
 /// ... and given back when so many are not used any more.
 const SLACK: usize = 64 * 1024;
-
-/// Time after which a refused peer may try again.
-const RETRY_MS: u64 = 1_000;
-
-/// What is kept for a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// Messages that have begun and not ended, and those that wait for a registration.
-    Messages,
-    /// Running calls with their inputs, until a spoke has them.
-    Calls,
-    /// What waits to be written to WebSockets.
-    Queues,
-    /// Items that wait for readers of server-sent events.
-    Items,
-    /// Registrations of spokes.
-    Registrations,
-    /// Subscriptions to topics.
-    Subscriptions,
-    /// Events on their way out.
-    Publications,
-    /// Bodies of HTTP requests that have not arrived whole.
-    Bodies,
-    /// Answers over HTTP, until they are written.
-    Answers,
-}
-
-/// Whose budget is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Exhausted {
-    /// That of the peer's key.
-    #[error("the key makes this hub keep as many bytes as it may (`budget.key-bytes`)")]
-    Key,
-    /// That of all keys.
-    #[error("this hub keeps as many bytes for its peers as it may (`budget.hub-bytes`)")]
-    Hub,
-}
 
 /// The budgets of one hub. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -100,16 +64,6 @@ struct Hub {
 struct Key {
     hub: Arc<Hub>,
     used: AtomicUsize,
-}
-
-// === impl Exhausted ===
-
-impl From<Exhausted> for CallError {
-    fn from(exhausted: Exhausted) -> Self {
-        Self::new(Code::Overloaded, exhausted.to_string())
-            .retryable()
-            .retry_after_ms(RETRY_MS)
-    }
 }
 
 // === impl Budgets ===
@@ -264,10 +218,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.shrink(0);
     }
-}
-
-fn signed(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -3,43 +3,13 @@
 use alkhub_config::BudgetConfig;
 use prometheus::{Error, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::{Exhausted, Kept, signed};
+use crate::kept::{Exhausted, Kept};
 
 /// What is kept and what was refused, by kind.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     kept: [IntGauge; Kept::ALL.len()],
     refused: [[IntCounter; Kept::ALL.len()]; 2],
-}
-
-// === impl Kept ===
-
-impl Kept {
-    pub(crate) const ALL: [Self; 9] = [
-        Self::Messages,
-        Self::Calls,
-        Self::Queues,
-        Self::Items,
-        Self::Registrations,
-        Self::Subscriptions,
-        Self::Publications,
-        Self::Bodies,
-        Self::Answers,
-    ];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Messages => "messages",
-            Self::Calls => "calls",
-            Self::Queues => "queues",
-            Self::Items => "items",
-            Self::Registrations => "registrations",
-            Self::Subscriptions => "subscriptions",
-            Self::Publications => "publications",
-            Self::Bodies => "bodies",
-            Self::Answers => "answers",
-        }
-    }
 }
 
 // === impl Metrics ===
@@ -83,4 +53,9 @@ impl Metrics {
         };
         budget[what as usize].inc();
     }
+}
+
+/// Bytes as a gauge counts them.
+pub(crate) fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

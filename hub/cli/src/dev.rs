@@ -7,26 +7,25 @@
 
 mod database;
 mod folder;
+mod keys;
 mod listener;
 mod settings;
 pub(crate) mod state;
+mod taken;
 
 use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use alkhub_config::HubConfig;
-use alkhub_protocol::ApiKey;
 use alkhub_sdk::{CallFilter, Client};
 use alkhub_server::{Hub, telemetry};
-use tokio::time::{Instant, sleep};
 
 use self::database::Database;
-use self::folder::DataFolder;
+use self::folder::{ADMIN_KEY, DataFolder, HASH_KEY};
+use self::taken::untaken;
 use crate::args::DevArgs;
-
 use crate::failure::{Failure, INTERRUPTED};
 use crate::files;
 use crate::follow::Follow;
@@ -34,16 +33,6 @@ use crate::output;
 use crate::serve::{end, exposed, failed, logs, not_started, prepare};
 use crate::signals::Signals;
 use crate::wait::{self, Places};
-
-/// The file of the first key, in the data folder.
-const ADMIN_KEY: &str = "admin.key";
-
-/// The file of the secret that keys are hashed with.
-const HASH_KEY: &str = "hash.key";
-
-/// How long a port or a folder may stay taken: a hub that was killed a moment ago takes a while to be gone.
-const TAKEN_LIMIT: Duration = Duration::from_secs(3);
-const TAKEN_POLL: Duration = Duration::from_millis(50);
 
 /// A start, in its folder.
 struct Start {
@@ -269,34 +258,6 @@ async fn check_free(address: SocketAddr, flag: &str) -> Result<(), Failure> {
         ))),
         Err(error) => Err(Failure::other(format!("cannot listen on {address} ({flag}): {error}"))),
     }
-}
-
-/// Takes something that may still be in the hands of a hub that ends.
-async fn untaken<T, E>(take: impl Fn() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
-    let end = Instant::now() + TAKEN_LIMIT;
-    loop {
-        match take() {
-            Err(error) if is_taken(&error) && Instant::now() < end => sleep(TAKEN_POLL).await,
-            result => return result,
-        }
-    }
-}
-
-/// Makes the keys of a new folder; those that are there stay.
-fn make_keys(data: &Path) -> Result<(), Failure> {
-    let secret: [u8; 32] = rand::random();
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    for (name, text) in [
-        (HASH_KEY, secret),
-        (ADMIN_KEY, ApiKey::from_entropy(rand::random()).expose().to_owned()),
-    ] {
-        let path = data.join(name);
-        if !path.exists() {
-            state::write_private(&path, &format!("{text}\n"))
-                .map_err(|e| Failure::other(format!("cannot write {}: {e}", path.display())))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

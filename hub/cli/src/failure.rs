@@ -6,8 +6,6 @@ use std::process::ExitCode;
 
 use alkhub_sdk::{Code, Delivered, Distrust, Error};
 
-use crate::output;
-
 /// Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -83,10 +81,9 @@ impl Failure {
         self
     }
 
-    /// Prints the line and gives the exit code.
-    pub(crate) fn report(self) -> ExitCode {
-        output::error(&self.line.replace('\n', " "));
-        ExitCode::from(self.code)
+    /// The line that tells of it, and the exit code.
+    pub(crate) fn report(&self) -> (String, ExitCode) {
+        (self.line.replace('\n', " "), ExitCode::from(self.code))
     }
 }
 

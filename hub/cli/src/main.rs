@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(failure) => failure.report(),
+        Err(failure) => output::failed(&failure),
     }
 }
 

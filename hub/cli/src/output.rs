@@ -70,9 +70,11 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
 }
 
-/// Why the command failed.
-pub(crate) fn error(text: &str) {
-    marked("alkhub:", AnsiColor::Red, text);
+/// Why the command failed; gives its exit code.
+pub(crate) fn failed(failure: &Failure) -> ExitCode {
+    let (line, code) = failure.report();
+    marked("alkhub:", AnsiColor::Red, &line);
+    code
 }
 
 /// What may not be as it was meant.

@@ -1,11 +1,11 @@
 //! Reads the settings: defaults < file < environment.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::{ClientAddress, HubConfig, ranges};
+use crate::{ClientAddress, Error, HubConfig, ranges};
 
 /// What the environment's settings begin with.
 const PREFIX: &str = "ALKHUB_";
@@ -15,48 +15,6 @@ const NOT_SETTINGS: [&str; 3] = ["ALKHUB_URL", "ALKHUB_TOKEN", "ALKHUB_CA_FILE"]
 
 /// Settings that have no default and are no plain text.
 const UNTYPED: [(&str, &str); 1] = [("server", "tls")];
-
-/// Why the settings cannot be used; names the setting.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {path}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The text is no TOML, or a setting is unknown or has a value that does not fit.
-    #[error("configuration {origin} is not valid: {message}")]
-    Invalid {
-        /// The file, or `in the environment`.
-        origin: String,
-        /// What serde says: it names the setting and, for an unknown one, those that exist.
-        message: String,
-    },
-    /// A variable that names no section and key.
-    #[error(
-        "environment variable `{0}` is not a setting: write ALKHUB_<SECTION>__<KEY>, for example ALKHUB_SERVER__LISTEN"
-    )]
-    Variable(String),
-    /// A variable that is not UTF-8.
-    #[error("environment variable `{0}` is not UTF-8")]
-    Encoding(String),
-    /// A setting that is more or less than it may be.
-    #[error("`{setting}` is `{value}`: it must be {range}")]
-    Range {
-        /// The setting, `section.key`.
-        setting: String,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        range: String,
-    },
-    /// Settings that contradict each other.
-    #[error("{0}")]
-    Contradiction(&'static str),
-}
 
 // === impl HubConfig ===
 

@@ -10,8 +10,7 @@ use humantime_serde::re::humantime::{format_duration, parse_duration};
 use toml::{Table, Value};
 use url::Url;
 
-use crate::HubConfig;
-use crate::load::Error;
+use crate::{Error, HubConfig};
 
 /// What a setting may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

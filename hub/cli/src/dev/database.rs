@@ -9,6 +9,8 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
 use super::folder::DataFolder;
+use super::keys;
+use super::taken::untaken;
 use crate::failure::{Failure, chain};
 use crate::output;
 
@@ -34,7 +36,7 @@ impl Database {
     /// The private server, unless a database is named; either way the folder is locked from here on.
     pub(super) async fn start(config: &mut HubConfig, folder: &mut DataFolder) -> Result<Self, Failure> {
         let data = folder.path().to_owned();
-        let lock = super::untaken(
+        let lock = untaken(
             || FolderLock::take(&data),
             |error| matches!(error, Error::Locked { .. }),
         );
@@ -54,7 +56,7 @@ impl Database {
             config.store.database_url = Some(server.url().into());
             Self::Private(Box::new(server))
         };
-        super::make_keys(&data)?;
+        keys::make(&data)?;
         Ok(database)
     }
 

@@ -10,6 +10,12 @@ use alkhub_store::private::FolderLock;
 use crate::args::Folders;
 use crate::failure::Failure;
 
+/// The file of the first key, in the data folder.
+pub(super) const ADMIN_KEY: &str = "admin.key";
+
+/// The file of the secret that keys are hashed with.
+pub(super) const HASH_KEY: &str = "hash.key";
+
 /// Where the data of root goes: Postgres runs as another user and cannot enter root's home.
 const DATA_OF_ROOT: &str = "/var/lib/alkhub/dev";
 
@@ -20,7 +26,7 @@ const PRIVATE: u32 = 0o700;
 const LOCK: &str = "lock";
 
 /// Everything else that a start makes in it.
-const MADE: [&str; 5] = ["data", "run", "postgres.log", super::ADMIN_KEY, super::HASH_KEY];
+const MADE: [&str; 5] = ["data", "run", "postgres.log", ADMIN_KEY, HASH_KEY];
 
 /// A folder that exists.
 #[derive(Debug)]

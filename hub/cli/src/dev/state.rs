@@ -62,7 +62,7 @@ pub(crate) fn find(args: &Folders) -> Result<Option<Found>, Failure> {
     }
     Ok(Some(Found {
         url: state.url,
-        key_file: state.data.join(super::ADMIN_KEY),
+        key_file: state.data.join(super::folder::ADMIN_KEY),
     }))
 }
 
