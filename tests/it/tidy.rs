@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod changelog;
+mod circles;
 mod dependencies;
 mod pages;
+mod words;
 
 /// Most lines of production code in a file, and of a function.
 const FILE_LIMIT: usize = 600;
