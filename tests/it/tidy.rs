@@ -22,21 +22,47 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/tasks", &[]),
     ("hub/wire", &[]),
     ("hub/store", &["protocol", "config", "tasks"]),
-    ("hub/events", &["protocol", "config", "tasks"]),
+    ("hub/redis", &["protocol", "config", "tasks"]),
     ("hub/budget", &["protocol", "config"]),
+    ("hub/events", &["protocol", "config", "redis"]),
+    ("hub/cluster", &["protocol", "config", "tasks", "redis"]),
     (
         "hub/calls",
-        &["protocol", "config", "tasks", "store", "events", "budget"],
+        &["protocol", "config", "tasks", "store", "hub-cluster", "budget"],
     ),
     (
         "hub/edge",
-        &["protocol", "config", "tasks", "store", "events", "budget", "calls"],
+        &[
+            "protocol",
+            "config",
+            "tasks",
+            "store",
+            "redis",
+            "events",
+            "hub-cluster",
+            "budget",
+            "calls",
+        ],
     ),
-    ("hub/api", &["protocol", "store", "events", "budget", "calls", "edge"]),
+    (
+        "hub/api",
+        &["protocol", "store", "events", "hub-cluster", "budget", "calls", "edge"],
+    ),
     (
         "hub/server",
         &[
-            "protocol", "config", "tasks", "wire", "store", "events", "budget", "calls", "edge", "api",
+            "protocol",
+            "config",
+            "tasks",
+            "wire",
+            "store",
+            "redis",
+            "events",
+            "hub-cluster",
+            "budget",
+            "calls",
+            "edge",
+            "api",
         ],
     ),
     ("hub/sdk", &["protocol"]),
@@ -220,7 +246,9 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
 /// is read through `alkhub_protocol::json::strict`, or into a type that is no struct.
 #[test]
 fn json_from_outside_is_read_into_structs_from_objects_only() {
-    const CRATES: &[&str] = &["protocol", "calls", "edge", "api", "server", "events", "store", "sdk"];
+    const CRATES: &[&str] = &[
+        "protocol", "calls", "edge", "api", "server", "redis", "events", "cluster", "store", "sdk",
+    ];
     // The last two see to it themselves: every frame is read into them.
     const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
     let faults: Vec<String> = sources()
@@ -248,7 +276,7 @@ fn json_from_outside_is_read_into_structs_from_objects_only() {
 fn only_one_file_spells_names_in_redis() {
     let faults: Vec<String> = sources()
         .iter()
-        .filter(|s| s.path.starts_with("hub/") && !s.is_test() && s.path != "hub/events/src/channel.rs")
+        .filter(|s| s.path.starts_with("hub/") && !s.is_test() && s.path != "hub/redis/src/channel.rs")
         .flat_map(|s| {
             s.production()
                 .enumerate()
@@ -259,14 +287,14 @@ fn only_one_file_spells_names_in_redis() {
         })
         .collect();
 
-    none(&faults, "only hub/events/src/channel.rs spells a name in Redis");
+    none(&faults, "only hub/redis/src/channel.rs spells a name in Redis");
 }
 
 #[test]
 fn each_technology_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("sqlx", &["hub/store"][..]),
-        ("redis", &["hub/events", "tests/support"]),
+        ("redis", &["hub/redis", "tests/support"]),
         ("axum", &["hub/edge", "hub/api", "hub/server", "operator"]),
         ("kube", &["operator", "crds"]),
         ("k8s-openapi", &["operator", "crds"]),
@@ -287,7 +315,7 @@ fn each_technology_has_one_home() {
 
     none(
         &faults,
-        "SQL only in store, Redis only in events and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
+        "SQL only in store, Redis only in redis and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
     );
 }
 
@@ -296,9 +324,15 @@ fn domain_crates_name_no_status_and_no_custom_resource() {
     let faults: Vec<String> = sources()
         .iter()
         .filter(|s| {
-            ["hub/calls/src", "hub/events/src", "hub/store/src"]
-                .iter()
-                .any(|d| s.path.starts_with(d))
+            [
+                "hub/calls/src",
+                "hub/redis/src",
+                "hub/events/src",
+                "hub/cluster/src",
+                "hub/store/src",
+            ]
+            .iter()
+            .any(|d| s.path.starts_with(d))
         })
         .filter(|s| {
             s.production()

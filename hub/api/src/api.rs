@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use alkhub_calls::Calls;
 use alkhub_edge::Edge;
-use alkhub_events::{Fabric, Limits};
+use alkhub_events::{Bus, Limits};
+use alkhub_hub_cluster::Cluster;
 use alkhub_store::Store;
 use axum::extract::FromRef;
 use serde_json::Value;
@@ -27,7 +28,9 @@ pub struct ApiParts {
     /// Keys, spokes and records of calls.
     pub store: Store,
     /// Events.
-    pub fabric: Fabric,
+    pub bus: Bus,
+    /// The other hubs.
+    pub cluster: Cluster,
     /// The hub's `events.prefix`, for its report.
     pub channel_prefix: String,
     /// What may wait for one stream's topics.
@@ -74,8 +77,12 @@ impl Api {
         &self.0.parts.store
     }
 
-    pub(crate) fn fabric(&self) -> &Fabric {
-        &self.0.parts.fabric
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.0.parts.bus
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.0.parts.cluster
     }
 
     /// The settings and limits that it was made with.

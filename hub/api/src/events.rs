@@ -79,7 +79,7 @@ async fn publish_event(
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let allowed = caller.who().scopes.require_publish(topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
-    let published = api.fabric().bus().publish(topic, payload).await.map_err(|failed| {
+    let published = api.bus().publish(topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %Chain(&failed), "an event was not published everywhere");
         not_published(&failed)
     })?;
@@ -109,9 +109,7 @@ pub(crate) async fn stream(
         .take(Kept::Subscriptions, bytes);
     let budget = budget.map_err(CallError::from)?;
     let (mailbox, deliveries) = alkhub_events::mailbox(api.parts().event_limits, Lag::DropOldest);
-    let subscribed = filters
-        .into_iter()
-        .map(|filter| api.fabric().bus().subscribe(filter, &mailbox));
+    let subscribed = filters.into_iter().map(|filter| api.bus().subscribe(filter, &mailbox));
     let subscriptions = try_join_all(subscribed).await.map_err(|error| {
         tracing::debug!(error = %Chain(&error), "a subscription was not confirmed");
         not_subscribed(&error)

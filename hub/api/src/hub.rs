@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use alkhub_edge::envelope::Data;
 use alkhub_edge::error::ApiError;
 use alkhub_edge::{Holder, VERSION};
-use alkhub_events::LinkState;
+use alkhub_hub_cluster::LinkState;
 use alkhub_protocol::admin::HubReport;
 use alkhub_protocol::scope;
 use axum::extract::State;
@@ -17,7 +17,7 @@ pub(crate) async fn report(State(api): State<Api>, caller: Holder) -> Result<Dat
     caller.require(scope::ADMIN)?;
     let connected = api.calls().connected();
     let spokes: BTreeSet<_> = connected.iter().map(alkhub_calls::Connected::spoke).collect();
-    let redis = match &*api.fabric().link().borrow() {
+    let redis = match &*api.cluster().link().borrow() {
         LinkState::Local => "none",
         LinkState::Up => "up",
         LinkState::Down(_) => "down",
@@ -26,7 +26,7 @@ pub(crate) async fn report(State(api): State<Api>, caller: Holder) -> Result<Dat
         hub_id: api.edge().hub_id().clone(),
         version: VERSION.to_owned(),
         channel_prefix: api.parts().channel_prefix.clone(),
-        pods: api.fabric().cluster().pods().to_vec(),
+        pods: api.cluster().pods().to_vec(),
         spokes_connected: u64::try_from(spokes.len()).unwrap_or(u64::MAX),
         redis: redis.to_owned(),
         dead_keys: api

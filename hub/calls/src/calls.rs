@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use alkhub_budget::Budgets;
 use alkhub_config::CallsConfig;
-use alkhub_events::Cluster;
+use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::admin::InstanceInfo;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};

@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_events::LinkState;
+use alkhub_hub_cluster::LinkState;
 use alkhub_protocol::{CallError, Code, Delivered, HubId};
 
 use crate::call::{Call, Origin, To};

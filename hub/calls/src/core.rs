@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alkhub_budget::Budgets;
 use alkhub_config::CallsConfig;
-use alkhub_events::Cluster;
+use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::id::InvalidId;
 use alkhub_protocol::{CallError, Code, HubId, InstanceId, RequestId};
 use alkhub_store::Store;

@@ -15,7 +15,7 @@ mod pool;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use alkhub_events::{DirectoryEntry, Fence};
+use alkhub_hub_cluster::{DirectoryEntry, Fence};
 use alkhub_protocol::{HubId, InstanceId, OperationName, SpokeName};
 use alkhub_store::SpecHash;
 use dashmap::DashMap;

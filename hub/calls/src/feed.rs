@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use alkhub_events::{DirectoryChange, DirectoryEntry, Fence};
+use alkhub_hub_cluster::{DirectoryChange, DirectoryEntry, Fence};
 use alkhub_protocol::{InstanceId, SpokeName};
 
 use crate::core::Core;

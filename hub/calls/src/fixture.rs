@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alkhub_budget::{Budget, Budgets, Kept};
 use alkhub_config::BudgetConfig;
-use alkhub_events::{DirectoryEntry, OfferedOperation};
+use alkhub_hub_cluster::{DirectoryEntry, OfferedOperation};
 use alkhub_protocol::{Dialect, OperationSpec, RawJson};
 use jiff::Timestamp;
 use prometheus::Registry;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use alkhub_events::Fence;
+use alkhub_hub_cluster::Fence;
 use alkhub_protocol::HubId;
 
 use crate::call::{Origin, To};

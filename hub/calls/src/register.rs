@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_budget::{Held, Kept};
-use alkhub_events::{DirectoryEntry, OfferedOperation};
+use alkhub_hub_cluster::{DirectoryEntry, OfferedOperation};
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, Code, InstanceId, SpokeName, scope};
 use jiff::Timestamp;

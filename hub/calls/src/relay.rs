@@ -17,7 +17,7 @@ mod message;
 
 use std::sync::Arc;
 
-use alkhub_events::Cluster;
+use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{Dialect, HubId, RawJson};
 use bytes::Bytes;
@@ -193,7 +193,7 @@ impl Relay {
         self.cluster.send(to, message).map_err(|error| {
             tracing::debug!(hub.id = %to, %error, "a message to another hub was not queued");
             match error {
-                alkhub_events::Error::Full => NotSent::Full,
+                alkhub_hub_cluster::Error::Full => NotSent::Full,
                 _ => NotSent::Unreachable,
             }
         })

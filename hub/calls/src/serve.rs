@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use alkhub_events::{Inbound, Undelivered};
+use alkhub_hub_cluster::{Inbound, Undelivered};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::{CallError, Code, Delivered, HubId};
 use bytes::Bytes;

@@ -55,7 +55,7 @@ pub(crate) fn not_started(error: &StartError) -> Failure {
         | StartError::AdminKey(_)
         | StartError::Tls(_)
         | StartError::Store(_)
-        | StartError::Events(_) => Failure::usage(chain(error)),
+        | StartError::Redis(_) => Failure::usage(chain(error)),
         StartError::Bind { .. } | StartError::Metrics(_) => Failure::chain(error),
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::{AuthConfig, ServerConfig};
-use alkhub_events::Cluster;
+use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::{ApiKey, Code};
 use alkhub_store::{KeyHash, KeyHasher, Store};
 use jiff::Timestamp;

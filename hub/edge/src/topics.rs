@@ -1,8 +1,9 @@
 //! What the surfaces that carry events have in common: what a subscription costs, and how it fails.
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Error, Limits, PublishError};
+use alkhub_events::{Limits, PublishError, SubscribeError};
 use alkhub_protocol::{CallError, Code, Delivered, TopicFilter};
+use alkhub_redis::Error;
 
 /// What a subscription costs beside its topic, about, in bytes.
 const SUBSCRIPTION_BYTES: usize = 1024;
@@ -27,16 +28,14 @@ pub fn not_published(failed: &PublishError) -> CallError {
         Delivered::No => "nobody got the event",
         Delivered::Maybe | Delivered::Yes => "some subscribers may have got the event",
     };
-    let error = CallError::new(code, format!("{cause}; {known}")).delivered(failed.delivered);
-    if failed.source.is_retryable() {
-        error.retryable().retry_after_ms(1_000)
-    } else {
-        error
-    }
+    CallError::new(code, format!("{cause}; {known}"))
+        .delivered(failed.delivered)
+        .retryable()
+        .retry_after_ms(1_000)
 }
 
 /// The error of a subscription that was not confirmed.
-pub fn not_subscribed(error: &Error) -> CallError {
+pub fn not_subscribed(SubscribeError(error): &SubscribeError) -> CallError {
     let (code, cause) = cause(error);
     CallError::new(code, format!("{cause}; there is no subscription"))
         .retryable()
@@ -56,9 +55,6 @@ fn cause(error: &Error) -> (Code, String) {
                 refusal.code().unwrap_or("its answer is in the hub's log")
             ),
         ),
-        Error::NoCluster | Error::Setting(_) | Error::Url(_) | Error::Authorities { .. } | Error::Metrics(_) => {
-            (Code::Internal, "the hub cannot use Redis".to_owned())
-        }
     }
 }
 

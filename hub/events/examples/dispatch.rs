@@ -9,8 +9,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Bus, Deliveries, Fabric, Lag, Limits, LinkState, Subscription, Supervisor, mailbox};
+use alkhub_events::{Bus, Deliveries, Lag, Limits, Subscription, mailbox};
 use alkhub_protocol::{RawJson, Topic};
+use alkhub_redis::{Connector, LinkState};
+use alkhub_tasks::Supervisor;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -33,25 +35,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
             redis_url: url.map(Into::into),
             ..EventsConfig::default()
         };
-        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        Ok::<_, Box<dyn Error>>(Fabric::start(
-            &config,
-            &name.parse()?,
-            &supervisor,
-            &prometheus::Registry::new(),
-        )?)
+        let registry = prometheus::Registry::new();
+        let mut connector = Connector::new(&config, &name.parse()?, &registry)?;
+        let bus = Bus::new(&config, &mut connector, &registry)?;
+        let link = connector.state();
+        connector.start(&Supervisor::new(tasks.clone(), stop.clone()));
+        Ok::<_, Box<dyn Error>>((bus, link))
     };
-    let local = start("local", None)?;
+    let (local, _) = start("local", None)?;
     for in_flight in [1, 64] {
-        fan_out(local.bus(), &tasks, in_flight).await?;
+        fan_out(&local, &tasks, in_flight).await?;
     }
     if let Some(url) = std::env::args().nth(1) {
-        let (a, b) = (start("a", Some(&url))?, start("b", Some(&url))?);
-        for fabric in [&a, &b] {
-            fabric.link().wait_for(|state| *state == LinkState::Up).await?;
+        let ((a, mut link_a), (b, mut link_b)) = (start("a", Some(&url))?, start("b", Some(&url))?);
+        for link in [&mut link_a, &mut link_b] {
+            link.wait_for(|state| *state == LinkState::Up).await?;
         }
         for in_flight in [1, 64] {
-            across(a.bus(), b.bus(), in_flight).await?;
+            across(&a, &b, in_flight).await?;
         }
     }
     stop.cancel();

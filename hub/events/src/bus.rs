@@ -4,18 +4,22 @@
 //! one's own is dropped there. So events of one publisher reach each reader in the order of publishing; events of
 //! publishers on different hubs may be seen in different orders on different hubs.
 
-mod table;
-
 use std::fmt;
 use std::sync::Arc;
 
+use alkhub_config::EventsConfig;
 use alkhub_protocol::{Delivered, RawJson, Topic, TopicFilter};
+use alkhub_redis::Connector;
+use prometheus::Registry;
 
-use crate::mailbox::Reason;
-use crate::metrics::{Dropped, Metrics};
+use crate::error::{PublishError, SubscribeError};
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::publication::Publication;
+use crate::table::Table;
 use crate::target::Target;
-use crate::{Error, Mailbox, Publication, PublishError};
-pub(crate) use table::{Expiry, Idle, Readers, Spread, Table};
+use crate::target::local::Local;
+use crate::target::redis::{Intake, Outlet};
 
 /// Publishes and subscribes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -48,10 +52,24 @@ struct Shared {
 // === impl Bus ===
 
 impl Bus {
-    pub(crate) fn new(table: Arc<Table>, target: Target, metrics: Metrics) -> Self {
-        Self {
+    /// The bus of one hub, on its link to Redis; events come and go once that is started.
+    ///
+    /// # Errors
+    /// A metric is registered already.
+    pub fn new(config: &EventsConfig, link: &mut Connector, registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::register(registry)?;
+        let table = Arc::new(Table::new(config.waiting_bytes));
+        let target = match link.redis() {
+            Some(redis) => {
+                let intake = Intake::new(table.clone(), metrics.clone(), link.hub());
+                link.set_subscriptions(Arc::new(intake));
+                Target::Redis(Outlet::new(redis, link.hub()))
+            }
+            None => Target::Local(Local),
+        };
+        Ok(Self {
             shared: Arc::new(Shared { table, target, metrics }),
-        }
+        })
     }
 
     /// Publishes an event: to the subscribers of this hub at once, then to every other hub.
@@ -66,12 +84,10 @@ impl Bus {
         let readers = table.readers(topic.as_str(), topic.event_type());
         let mut local = 0;
         if !readers.is_empty() {
-            local = spread(
-                &readers,
-                &Arc::new(Publication::counted(topic.clone(), payload.clone(), table.live())),
-                metrics,
-            )
-            .delivered;
+            let publication = Publication::counted(topic.clone(), payload.clone(), table.live());
+            let spread = readers.push(&Arc::new(publication));
+            metrics.spread(spread);
+            local = spread.delivered;
         }
         match target.carry(topic, payload.as_ref()).await {
             Ok(()) => Ok(Published { local }),
@@ -93,7 +109,7 @@ impl Bus {
     ///
     /// # Errors
     /// At once while the link is down, and when Redis does not confirm in time; both can be tried again.
-    pub async fn subscribe(&self, filter: TopicFilter, mailbox: &Mailbox) -> Result<Subscription, Error> {
+    pub async fn subscribe(&self, filter: TopicFilter, mailbox: &Mailbox) -> Result<Subscription, SubscribeError> {
         // Before it is entered: entries made while the link is down would stay until it is back.
         self.shared.target.ready()?;
         let session = self.shared.table.join(&filter, mailbox.inbox());
@@ -133,15 +149,6 @@ impl Drop for Subscription {
             target.release(table, idle);
         }
     }
-}
-
-/// Pushes an event to its readers and counts what came of it.
-pub(crate) fn spread(readers: &Readers, publication: &Arc<Publication>, metrics: &Metrics) -> Spread {
-    let spread = readers.push(publication);
-    metrics.delivered.inc_by(spread.delivered as u64);
-    metrics.dropped(Dropped::Overflow, spread.dropped);
-    metrics.gaps(Reason::Overflow, spread.gaps);
-    spread
 }
 
 #[cfg(test)]

@@ -1,33 +1,28 @@
-//! Events, presence and everything else that alkhub keeps in Redis.
+//! Events: who wants which topic, and how an event gets to them.
 //!
-//! [`Fabric`] is the whole of it: its [`Bus`] carries events between publishers and subscribers, its [`Cluster`] what
-//! the hubs of one prefix tell each other (leases, the directory of instances, relayed calls, revoked keys). With a
-//! Redis URL both reach every hub of the prefix; without one the same API serves the one hub in this process.
+//! The [`Bus`] carries events from publishers to subscribers, who read them from one [`Mailbox`] per connection. With
+//! Redis it reaches every hub of the prefix; without it the same API serves the one hub in this process.
 //!
-//! Invariants
-//! - Nothing is lost without a sign: a subscriber gets a [`Item::Gap`] in its place in the order, a relayed message
-//!   comes back through [`Cluster::undeliverable`] or the link goes [`LinkState::Down`], a counter counts both.
+//! Promises
 //! - A subscription that was granted is confirmed by the transport: what is published after that is seen.
-//! - Starting never waits for Redis. The link comes up in the background, and keeps trying until the end.
-//! - Every name in Redis is spelled in `channel.rs`.
+//! - Nothing is lost without a sign: a reader gets an [`Item::Gap`] in its place in the order, and a counter counts it.
+//! - A publisher never waits for a reader: every mailbox is bounded in events and bytes, and [`Lag`] says what gives way.
+//! - An event is encoded once, however many read it.
+//!
+//! Never
+//! - It keeps no event that nobody waits for, and knows nothing of calls, keys or spokes.
+//!
+//! Uses `config`, `protocol` and `redis`.
 
 mod bus;
-mod channel;
-mod cluster;
 mod error;
-mod fabric;
 mod mailbox;
 mod metrics;
 mod publication;
+mod table;
 mod target;
 
-pub use alkhub_tasks::Supervisor;
 pub use bus::{Bus, Published, Subscription};
-pub use cluster::{
-    Claim, Cluster, DirectoryChange, DirectoryEntry, Fence, Inbound, Inbox, KeyChange, Lease, OfferedOperation,
-    Undelivered,
-};
-pub use error::{Error, PublishError};
-pub use fabric::{Fabric, LinkState};
+pub use error::{PublishError, SubscribeError};
 pub use mailbox::{Deliveries, Item, Lag, Limits, Mailbox, mailbox};
 pub use publication::Publication;

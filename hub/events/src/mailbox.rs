@@ -5,12 +5,13 @@
 //!
 //! Invariants
 //! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes; one event always fits.
-//! - For each topic the reader sees its events in the order of pushing, and a [`Gap`] between two events exactly
+//! - For each topic the reader sees its events in the order of pushing, and a [`Item::Gap`] between two events exactly
 //!   where events are missing between them. Gaps pushed one after the other with no event between them are one gap.
 //! - While the events that wait for all readers of the hub, each counted once, are over `events.waiting-bytes`, a queue
-//!   holds [`PRESSED_BYTES`] at most: who reads fast does not feel it.
+//!   holds 256 KiB at most: who reads fast does not feel it.
 //! - A reader that waits is woken once, by the first push.
 
+mod item;
 mod state;
 
 use std::future::poll_fn;
@@ -18,45 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use alkhub_protocol::frame::Gap;
-use alkhub_protocol::{Topic, TopicFilter};
+use alkhub_protocol::TopicFilter;
 use parking_lot::Mutex;
 
-use crate::Publication;
+use crate::publication::Publication;
+pub use item::{Item, Lag, Limits};
+pub(crate) use item::{Loss, Pushed, Reason};
 use state::State;
-pub(crate) use state::{Loss, Reason};
-
-/// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
-const PRESSED_BYTES: usize = 256 * 1024;
-
-/// How much may wait for one reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Events.
-    pub items: usize,
-    /// Bytes of their texts, with a little for each event.
-    pub bytes: usize,
-}
-
-/// What happens to a reader that is too slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lag {
-    /// It loses its oldest events and gets a [`Gap`] instead.
-    DropOldest,
-    /// It loses everything and must go: [`Item::Overflowed`].
-    Disconnect,
-}
-
-/// What a reader gets.
-#[derive(Clone, Debug)]
-pub enum Item {
-    /// An event.
-    Event(Arc<Publication>),
-    /// Events of a topic are missing here.
-    Gap(Gap),
-    /// The policy was [`Lag::Disconnect`] and the queue was full. Nothing follows.
-    Overflowed,
-}
 
 /// The end of the queue that subscriptions push into. Clones are the same mailbox.
 #[derive(Debug)]
@@ -79,17 +48,6 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
 }
 
-/// What became of one push.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pushed {
-    /// Whether it waits for the reader now.
-    pub(crate) queued: bool,
-    /// Events that were dropped, this one or older ones.
-    pub(crate) dropped: usize,
-    /// Gaps that the reader will see because of that, beyond those that it would have seen.
-    pub(crate) gaps: usize,
-}
-
 /// Makes the queue of one connection.
 pub fn mailbox(limits: Limits, lag: Lag) -> (Mailbox, Deliveries) {
     let inbox = Arc::new(Inbox {
@@ -99,18 +57,6 @@ pub fn mailbox(limits: Limits, lag: Lag) -> (Mailbox, Deliveries) {
         state: Mutex::default(),
     });
     (Mailbox { inbox: inbox.clone() }, Deliveries { inbox })
-}
-
-// === impl Limits ===
-
-impl Limits {
-    /// What may wait while the events of all readers together are over `events.waiting-bytes`.
-    fn pressed(self) -> Self {
-        Self {
-            items: self.items,
-            bytes: self.bytes.min(PRESSED_BYTES),
-        }
-    }
 }
 
 // === impl Mailbox ===
@@ -203,15 +149,6 @@ impl Inbox {
         drop(state);
         wake(waker);
         gaps
-    }
-}
-
-/// The filter by which a subscriber was reached.
-fn filter_of(topic: &Topic, any: bool) -> TopicFilter {
-    if any {
-        TopicFilter::AllOf(topic.event_type().into())
-    } else {
-        TopicFilter::One(topic.clone())
     }
 }
 

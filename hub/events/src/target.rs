@@ -4,11 +4,12 @@ pub(crate) mod local;
 pub(crate) mod redis;
 
 use alkhub_protocol::{RawJson, Topic, TopicFilter};
+use alkhub_redis::Idle;
 
 use self::local::Local;
-use self::redis::Redis;
-use crate::bus::{Idle, Table};
-use crate::{Error, PublishError};
+use self::redis::Outlet;
+use crate::error::{PublishError, SubscribeError};
+use crate::table::Table;
 
 /// One way to reach other processes.
 #[derive(Clone, Debug)]
@@ -16,17 +17,17 @@ pub(crate) enum Target {
     /// There are none.
     Local(Local),
     /// Through Redis.
-    Redis(Redis),
+    Redis(Outlet),
 }
 
 // === impl Target ===
 
 impl Target {
     /// Whether other processes can be reached now.
-    pub(crate) fn ready(&self) -> Result<(), Error> {
+    pub(crate) fn ready(&self) -> Result<(), SubscribeError> {
         match self {
             Self::Local(_) => Ok(()),
-            Self::Redis(redis) => redis.link().session().map(drop),
+            Self::Redis(redis) => redis.ready(),
         }
     }
 
@@ -42,7 +43,7 @@ impl Target {
     }
 
     /// Waits until the transport has confirmed an entry of the table; `session` had confirmed it before, 0: none had.
-    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), Error> {
+    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), SubscribeError> {
         match self {
             Self::Local(_) => Ok(()),
             Self::Redis(redis) => redis.confirm(filter, session).await,

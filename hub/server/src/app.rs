@@ -8,7 +8,8 @@ use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_edge::{Edge, VERSION};
-use alkhub_events::{Fabric, Lease};
+use alkhub_events::Bus;
+use alkhub_hub_cluster::{Cluster, Lease};
 use alkhub_store::Store;
 use axum::extract::FromRef;
 use prometheus::Registry;
@@ -27,7 +28,8 @@ pub(crate) struct Inner {
     pub(crate) config: HubConfig,
     pub(crate) edge: Edge,
     pub(crate) store: Store,
-    pub(crate) fabric: Fabric,
+    pub(crate) bus: Bus,
+    pub(crate) cluster: Cluster,
     pub(crate) calls: Calls,
     /// The beat of the WebSockets.
     pub(crate) clock: Arc<Clock>,

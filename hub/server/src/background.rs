@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alkhub_edge::auth::{self, FirstKey};
 use alkhub_edge::error::Chain;
-use alkhub_events::{Claim, LinkState};
+use alkhub_hub_cluster::{Claim, LinkState};
 use alkhub_protocol::ApiKey;
 use alkhub_store::PRUNED;
 
@@ -28,7 +28,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     supervisor.run("server.claim", claim(app.clone()));
     supervisor.run("server.loops", watch_loops(app.clone()));
     supervisor.keep("server.announce", announce(app.clone()));
-    let changes = app.fabric.cluster().key_changes();
+    let changes = app.cluster.key_changes();
     supervisor.keep(
         "server.keys",
         auth::watch(app.edge.keys().clone(), changes, scope.clone()),
@@ -84,7 +84,7 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
 
 /// Waits for Redis and claims the prefix for this Hub, again and again.
 async fn claim(app: App) {
-    let mut link = app.fabric.link();
+    let mut link = app.cluster.link();
     let uid = app.config.hub.uid.as_str();
     loop {
         let up = tokio::select! {
@@ -98,7 +98,7 @@ async fn claim(app: App) {
         if uid.is_empty() {
             return app.readiness.prefix(Prefix::Ours);
         }
-        match app.fabric.cluster().claim_prefix(uid).await {
+        match app.cluster.claim_prefix(uid).await {
             Ok(Claim::Mine) => app.readiness.prefix(Prefix::Ours),
             Ok(Claim::Taken(other)) => {
                 tracing::error!(hub.uid = %other, "another Hub has this channel prefix in this Redis");
@@ -115,7 +115,7 @@ async fn claim(app: App) {
 /// Keeps the lease's numbers true.
 async fn announce(app: App) {
     loop {
-        app.fabric.cluster().announce(app.lease());
+        app.cluster.announce(app.lease());
         if !app.edge.scope().pause(app.config.events.lease_interval).await {
             return;
         }

@@ -68,7 +68,7 @@ impl Hub {
 
     /// Tells the other hubs that this one goes away, before anything else of it does.
     async fn announce(&self) {
-        let told = self.app.fabric.cluster().announce_now(self.app.lease());
+        let told = self.app.cluster.announce_now(self.app.lease());
         match timeout(ANNOUNCING, told).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the other hubs were not told that this one drains"),

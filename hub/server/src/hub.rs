@@ -15,8 +15,10 @@ use alkhub_edge::listener::{self, Listener, ListenerLimits, tls};
 use alkhub_edge::metrics::{ConnectionKind, EdgeMetrics};
 use alkhub_edge::topics::queue_limits;
 use alkhub_edge::{Edge, EdgeParts, Open, Scope};
-use alkhub_events::Fabric;
+use alkhub_events::Bus;
+use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::{ApiKey, HubId};
+use alkhub_redis::Connector;
 use alkhub_store::{InvalidHashKey, KeyHasher, Store};
 use alkhub_tasks::Supervisor;
 use prometheus::Registry;
@@ -79,7 +81,7 @@ pub enum StartError {
     Store(#[from] alkhub_store::Error),
     /// Redis cannot even be tried.
     #[error(transparent)]
-    Events(#[from] alkhub_events::Error),
+    Redis(#[from] alkhub_redis::SetupError),
     /// Two metrics have one name: a fault of alkhub's.
     #[error("metrics cannot be set up")]
     Metrics(#[from] prometheus::Error),
@@ -169,11 +171,6 @@ impl Hub {
         &self.app.calls
     }
 
-    /// The events of this hub.
-    pub fn fabric(&self) -> &Fabric {
-        &self.app.fabric
-    }
-
     /// The store of this hub.
     pub fn store(&self) -> &Store {
         &self.app.store
@@ -254,14 +251,17 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
     let hub_id = hub_id(&config.pod.name);
     let store = Store::open(&config.store, &registry)?;
     scope.supervisor.register(&registry)?;
-    let fabric = Fabric::start(&config.events, &hub_id, &scope.supervisor, &registry)?;
+    let mut link = Connector::new(&config.events, &hub_id, &registry)?;
+    let bus = Bus::new(&config.events, &mut link, &registry)?;
+    let cluster = Cluster::start(&config.events, &mut link, &scope.supervisor, &registry)?;
+    link.start(&scope.supervisor);
     let budgets = Budgets::new(&config.budget, &registry)?;
     let calls = Calls::start(alkhub_calls::Parts {
         config: config.calls.clone(),
         heartbeat: config.server.ping_interval,
         lease_ttl: config.events.lease_ttl,
         hub: hub_id.clone(),
-        cluster: fabric.cluster().clone(),
+        cluster: cluster.clone(),
         store: store.clone(),
         supervisor: scope.supervisor.clone(),
         registry: registry.clone(),
@@ -271,7 +271,7 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
     let open = Open::default();
     let keys = KeyRing::new(KeyRingParts {
         store: store.clone(),
-        cluster: fabric.cluster().clone(),
+        cluster: cluster.clone(),
         open: open.clone(),
         hasher,
         auth: &config.auth,
@@ -291,17 +291,19 @@ fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, 
         edge: edge.clone(),
         calls: calls.clone(),
         store: store.clone(),
-        fabric: fabric.clone(),
+        bus: bus.clone(),
+        cluster: cluster.clone(),
         channel_prefix: config.events.prefix.to_string(),
         event_limits: queue_limits(&config.events),
         subscription_items: config.calls.subscription_items,
         document: router::document,
     });
     Ok(App::new(Inner {
-        readiness: Readiness::new(store.link(), fabric.link(), metrics.ready.clone()),
+        readiness: Readiness::new(store.link(), cluster.link(), metrics.ready.clone()),
         edge,
         store,
-        fabric,
+        bus,
+        cluster,
         calls,
         clock: Arc::new(Clock::new(&config.server)),
         metrics,

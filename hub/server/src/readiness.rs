@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use alkhub_events::LinkState as RedisLink;
+use alkhub_hub_cluster::LinkState as RedisLink;
 use alkhub_store::LinkState as PostgresLink;
 use prometheus::IntGauge;
 use serde::Serialize;

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use alkhub_events::DirectoryEntry;
+use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::{InstanceId, OperationName, SpokeName};
 use alkhub_store::SpecHash;
 

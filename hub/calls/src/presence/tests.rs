@@ -1,9 +1,11 @@
 //! What is heard of spokes reaches a real Postgres, once.
 
 use alkhub_config::{CallsConfig, EventsConfig, StoreConfig};
-use alkhub_events::{Fabric, Supervisor};
+use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::Dialect;
+use alkhub_redis::Connector;
 use alkhub_store::{Store, private::Server};
+use alkhub_tasks::Supervisor;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +18,9 @@ async fn core(url: String) -> Arc<Core> {
     let (stop, registry) = (CancellationToken::new(), Registry::new());
     let hub = "hub-a1".parse().expect("valid");
     let supervisor = Supervisor::new(TaskTracker::new(), stop.clone());
-    let fabric = Fabric::start(&EventsConfig::default(), &hub, &supervisor, &registry).expect("starts");
+    let events = EventsConfig::default();
+    let mut connector = Connector::new(&events, &hub, &registry).expect("no settings");
+    let cluster = Cluster::start(&events, &mut connector, &supervisor, &registry).expect("fresh metrics");
     let config = StoreConfig {
         database_url: Some(url.into()),
         ..StoreConfig::default()
@@ -29,7 +33,7 @@ async fn core(url: String) -> Arc<Core> {
         heartbeat: Duration::from_secs(10),
         lease_ttl: Duration::from_secs(10),
         hub,
-        cluster: fabric.cluster().clone(),
+        cluster,
         store,
         supervisor,
         registry,

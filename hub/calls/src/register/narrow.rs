@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use alkhub_events::DirectoryEntry;
+use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::{CallError, Code, Delivered};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;

@@ -2,9 +2,10 @@
 
 use alkhub_calls::Answer;
 use alkhub_config::EventsConfig;
-use alkhub_events::{Fabric, Inbound, Inbox, LinkState, OfferedOperation, Supervisor};
+use alkhub_hub_cluster::{Cluster, Inbound, Inbox, LinkState, OfferedOperation};
 use alkhub_protocol::{Code, Delivered, HubId, OperationSpec};
 use alkhub_store::SpecHash;
+use alkhub_tasks::Supervisor;
 use alkhub_test_support::within;
 use bytes::Bytes;
 use prometheus::Registry;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{Spoke, record, request, subscription};
+use crate::fixture::{Spoke, cluster, record, request, subscription};
 use crate::pair::{Pair, in_flight, sees};
 
 /// The hub that the test plays.
@@ -20,7 +21,7 @@ const PLAYED: &str = "pod-c-c1";
 
 /// A hub of which the test says each word.
 struct Played {
-    fabric: Fabric,
+    cluster: Cluster,
     inbox: Inbox,
     /// To the real hub.
     to: HubId,
@@ -39,13 +40,13 @@ impl Played {
         };
         let hub = PLAYED.parse().expect("a hub's id");
         let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        let fabric = Fabric::start(&config, &hub, &supervisor, &Registry::new()).expect("the fabric starts");
-        let mut link = fabric.link();
+        let cluster = cluster(&config, &hub, &supervisor, &Registry::new());
+        let mut link = cluster.link();
         let up = link.wait_for(|state| *state == LinkState::Up);
-        within("Redis is up", up).await.expect("the fabric lives");
+        within("Redis is up", up).await.expect("the hub lives");
         Self {
-            inbox: fabric.cluster().inbox(),
-            fabric,
+            inbox: cluster.inbox(),
+            cluster,
             to: to.parse().expect("a hub's id"),
             tasks,
             stop,
@@ -57,7 +58,7 @@ impl Played {
         header["from"] = json!(PLAYED);
         let frame = frame.map_or_else(String::new, |frame| frame.to_string());
         let message = Bytes::from(format!("{header}\n{frame}"));
-        self.fabric.cluster().send(&self.to, message).expect("the link is up");
+        self.cluster.send(&self.to, message).expect("the link is up");
     }
 
     /// Sends a call to a registration.
@@ -111,8 +112,8 @@ impl Played {
             hash: SpecHash::of(&spec).to_string(),
         };
         let entry = record(PLAYED, instance, vec![offered]);
-        let registered = self.fabric.cluster().register(entry).await;
-        registered.expect("the fabric lives")
+        let registered = self.cluster.register_unless(&CancellationToken::new(), entry).await;
+        registered.expect("the hub lives")
     }
 
     async fn end(self) {

@@ -9,11 +9,13 @@ use alkhub_calls::{
     Answer, Caller, Calls, Connection, Limits, Outgoing, OutgoingItem, Parts, Reply, Session, SpokePolicy, outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
-use alkhub_events::{DirectoryEntry, Fabric, LinkState, OfferedOperation, Supervisor};
+use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, OfferedOperation};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
-use alkhub_protocol::{CallError, CallRequest, Dialect, Frame, RawJson, RequestId, Scopes};
+use alkhub_protocol::{CallError, CallRequest, Dialect, Frame, HubId, RawJson, RequestId, Scopes};
+use alkhub_redis::Connector;
 use alkhub_store::Store;
+use alkhub_tasks::Supervisor;
 use alkhub_test_support::within;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -29,11 +31,19 @@ pub(crate) fn budget() -> Budget {
     budgets.key(&Arc::from("key"))
 }
 
+/// A hub's part in the cluster, on a link of its own.
+pub(crate) fn cluster(events: &EventsConfig, hub: &HubId, supervisor: &Supervisor, registry: &Registry) -> Cluster {
+    let mut connector = Connector::new(events, hub, registry).expect("settings");
+    let cluster = Cluster::start(events, &mut connector, supervisor, registry).expect("fresh metrics");
+    connector.start(supervisor);
+    cluster
+}
+
 /// One hub.
 pub(crate) struct Hub {
     pub(crate) calls: Calls,
     pub(crate) registry: Registry,
-    pub(crate) fabric: Fabric,
+    pub(crate) cluster: Cluster,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -88,7 +98,7 @@ impl Hub {
             ..EventsConfig::default()
         };
         let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        let fabric = Fabric::start(&events, &hub, &supervisor, &registry).expect("the fabric starts");
+        let cluster = cluster(&events, &hub, &supervisor, &registry);
         let url = options.postgres.clone();
         let store = StoreConfig {
             database_url: Some(
@@ -107,7 +117,7 @@ impl Hub {
             heartbeat: Duration::from_secs(10),
             lease_ttl: events.lease_ttl,
             hub,
-            cluster: fabric.cluster().clone(),
+            cluster: cluster.clone(),
             store,
             supervisor,
             budgets: Budgets::new(&options.budget, &registry).expect("a fresh registry"),
@@ -117,14 +127,14 @@ impl Hub {
         let hub = Self {
             calls,
             registry,
-            fabric,
+            cluster,
             tasks,
             stop,
         };
         if options.redis.is_some() {
-            let mut link = hub.fabric.link();
+            let mut link = hub.cluster.link();
             let up = link.wait_for(|state| *state == LinkState::Up);
-            within("Redis is up", up).await.expect("the fabric lives");
+            within("Redis is up", up).await.expect("the hub lives");
         }
         hub
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use alkhub_calls::{Answer, Caller, Reply};
 use alkhub_config::{BudgetConfig, CallsConfig};
-use alkhub_events::Lease;
+use alkhub_hub_cluster::Lease;
 use alkhub_protocol::call::Metadata;
 use alkhub_protocol::{CallRequest, Code, Delivered, RawJson};
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{
     Hub, HubOptions, Spoke, admin, client, connection, mutation, operation, query, record, registration, request,
@@ -224,12 +225,10 @@ async fn calls_avoid_a_hub_that_drains_as_long_as_there_is_another() {
         draining: true,
         ..Lease::default()
     };
-    pair.b.fabric.cluster().announce_now(lease).await.expect("Redis is up");
-    until("hub A hears of it", async || {
-        match pair.a.fabric.cluster().draining().len() {
-            1 => Ok(()),
-            n => Err(format!("{n} hubs drain")),
-        }
+    pair.b.cluster.announce_now(lease).await.expect("Redis is up");
+    until("hub A hears of it", async || match pair.a.cluster.draining().len() {
+        1 => Ok(()),
+        n => Err(format!("{n} hubs drain")),
     })
     .await;
 
@@ -303,9 +302,11 @@ async fn a_spoke_that_leaves_while_the_directory_is_busy_leaves_no_record() {
     let field = format!("text/{}", spoke.output.instance_id);
     assert_eq!(redis.query::<usize>(&["HEXISTS", "alk:directory", &field]).await, 1);
     redis.freeze();
-    let cluster = hub.fabric.cluster();
+    let (cluster, stays) = (&hub.cluster, CancellationToken::new());
     let entries = (0..1_500).map(|n| record("hub-a1", &format!("other-{n}"), Vec::new()));
-    let mut waiting: Vec<_> = entries.map(|entry| Box::pin(cluster.register(entry))).collect();
+    let mut waiting: Vec<_> = entries
+        .map(|entry| Box::pin(cluster.register_unless(&stays, entry)))
+        .collect();
     for registration in &mut waiting {
         assert!(futures::poll!(registration).is_pending());
     }

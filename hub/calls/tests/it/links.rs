@@ -1,7 +1,7 @@
 //! The link between two hubs breaks: no call hangs, no item is lost without a sign.
 
 use alkhub_calls::{Answer, Items, OutgoingItem};
-use alkhub_events::{Error, LinkState};
+use alkhub_hub_cluster::{Error, LinkState};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
 use alkhub_test_support::{until, within};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ impl Pair {
     /// Cuts every connection of one kind, as Redis calls it; both hubs have their link again then.
     async fn cut(&self, kind: &str) {
         let links = [&self.a, &self.b].map(|hub| {
-            let mut link = hub.fabric.link();
+            let mut link = hub.cluster.link();
             link.mark_unchanged();
             link
         });
@@ -187,7 +187,7 @@ async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
 async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room() {
     let pair = Pair::start().await;
     let (mut spoke, items, call) = streaming(&pair).await;
-    let relay = pair.a.fabric.cluster();
+    let relay = &pair.a.cluster;
     let nobody = "nobody".parse().expect("a hub's id");
     pair.redis.freeze();
     until("the queue to Redis is full", async || {

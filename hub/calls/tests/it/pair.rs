@@ -1,7 +1,7 @@
 //! Two hubs of one Hub over a real Redis, with a real Postgres for the specifications.
 
 use alkhub_config::{BudgetConfig, CallsConfig};
-use alkhub_events::LinkState;
+use alkhub_hub_cluster::LinkState;
 use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use serde_json::Value;
@@ -88,7 +88,7 @@ pub(crate) async fn sees(hub: &Hub, name: &str, generation: u64) {
 }
 
 pub(crate) async fn link_is(hub: &Hub, what: &str, wanted: impl FnMut(&LinkState) -> bool) {
-    let mut link = hub.fabric.link();
+    let mut link = hub.cluster.link();
     let state = within(&format!("a link that is {what}"), link.wait_for(wanted)).await;
     assert!(state.is_ok(), "the hub has not ended");
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_events::KeyChange;
+use alkhub_hub_cluster::KeyChange;
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;

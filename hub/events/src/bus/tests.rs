@@ -3,30 +3,34 @@
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
+use alkhub_redis::{Connector, Error, LinkState};
 use alkhub_tasks::Supervisor;
 use alkhub_test_support::{RedisServer, until, within};
 use prometheus::Registry;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::{Deliveries, Fabric, Lag, Limits, LinkState, mailbox};
+use crate::mailbox::{Deliveries, Lag, Limits, mailbox};
 
-fn fabric(server: &RedisServer) -> Fabric {
+fn bus(server: &RedisServer) -> (Bus, watch::Receiver<LinkState>) {
     let config = EventsConfig {
         redis_url: Some(server.url().into()),
         unsubscribe_grace: Duration::from_millis(50),
         ..EventsConfig::default()
     };
-    let supervisor = Supervisor::new(TaskTracker::new(), CancellationToken::new());
-    let hub = "a".parse().expect("a hub id");
-    Fabric::start(&config, &hub, &supervisor, &Registry::new()).expect("settings")
+    let (hub, registry) = ("a".parse().expect("a hub id"), Registry::new());
+    let mut connector = Connector::new(&config, &hub, &registry).expect("settings");
+    let bus = Bus::new(&config, &mut connector, &registry).expect("fresh metrics");
+    let link = connector.state();
+    connector.start(&Supervisor::new(TaskTracker::new(), CancellationToken::new()));
+    (bus, link)
 }
 
-async fn link_is(fabric: &Fabric, wanted: impl FnMut(&LinkState) -> bool) {
-    let mut link = fabric.link();
+async fn link_is(link: &mut watch::Receiver<LinkState>, wanted: impl FnMut(&LinkState) -> bool) {
     let state = within("the state of the link", link.wait_for(wanted)).await;
-    assert!(state.is_ok(), "the fabric lives");
+    assert!(state.is_ok(), "the link lives");
 }
 
 fn reader() -> (Mailbox, Deliveries) {
@@ -44,28 +48,31 @@ fn filter(text: &str) -> TopicFilter {
 #[tokio::test]
 async fn a_subscription_that_is_refused_while_the_link_is_down_leaves_no_entry() {
     let server = RedisServer::reserve();
-    let fabric = fabric(&server);
+    let (bus, _link) = bus(&server);
     let (mailbox, _deliveries) = reader();
 
-    let refused = fabric.bus().subscribe(filter("t:1"), &mailbox).await;
+    let refused = bus.subscribe(filter("t:1"), &mailbox).await;
 
-    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert_eq!(fabric.bus().shared.table.session(&filter("t:1")), None);
+    assert!(
+        matches!(refused, Err(SubscribeError(Error::Unavailable(_)))),
+        "{refused:?}"
+    );
+    assert_eq!(bus.shared.table.session(&filter("t:1")), None);
 }
 
 #[tokio::test]
 async fn what_nobody_wants_any_more_is_forgotten_while_the_link_is_down() {
     let mut server = RedisServer::start().await;
-    let fabric = fabric(&server);
-    link_is(&fabric, |state| *state == LinkState::Up).await;
+    let (bus, mut link) = bus(&server);
+    link_is(&mut link, |state| *state == LinkState::Up).await;
     let (mailbox, _deliveries) = reader();
-    let subscription = fabric.bus().subscribe(filter("t:1"), &mailbox).await.expect("up");
+    let subscription = bus.subscribe(filter("t:1"), &mailbox).await.expect("up");
     server.kill().await;
-    link_is(&fabric, |state| matches!(state, LinkState::Down(_))).await;
+    link_is(&mut link, |state| matches!(state, LinkState::Down(_))).await;
 
     drop(subscription);
 
-    let table = &fabric.bus().shared.table;
+    let table = &bus.shared.table;
     until("the entry to go", async || {
         table.session(&filter("t:1")).map_or(Ok(()), Err)
     })

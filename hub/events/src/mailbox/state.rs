@@ -4,33 +4,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
-use alkhub_protocol::frame::Gap;
 use alkhub_protocol::{Topic, TopicFilter};
 
-use super::{Item, Lag, Limits, Pushed, filter_of};
-use crate::Publication;
+use super::item::{Item, Lag, Limits, Loss, Pushed, Reason};
+use crate::publication::Publication;
 
 /// A queue that grew beyond this gives its memory back when it is empty.
 const KEPT_SLOTS: usize = 128;
-
-/// Why events are missing: the closed set behind [`Gap::reason`] and the label of the metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    /// The reader was too slow.
-    Overflow,
-    /// The link to Redis was away.
-    Reconnected,
-    /// A message on the channel was no envelope.
-    Malformed,
-}
-
-/// What is known of a loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Loss {
-    pub(crate) reason: Reason,
-    /// `None`: nobody knows how many.
-    pub(crate) missed: Option<u64>,
-}
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -202,36 +182,6 @@ impl State {
     }
 }
 
-// === impl Loss ===
-
-impl Loss {
-    fn add(&mut self, other: Self) {
-        self.missed = self.missed.zip(other.missed).map(|(a, b)| a + b);
-    }
-
-    fn item(self, filter: &TopicFilter) -> Item {
-        Item::Gap(Gap {
-            topic: filter.to_string(),
-            reason: self.reason.as_str().to_owned(),
-            missed: self.missed,
-        })
-    }
-}
-
-// === impl Reason ===
-
-impl Reason {
-    pub(crate) const ALL: [Self; 3] = [Self::Overflow, Self::Reconnected, Self::Malformed];
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Overflow => "overflow",
-            Self::Reconnected => "reconnected",
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
 // === impl OpenGaps ===
 
 impl OpenGaps {
@@ -268,5 +218,14 @@ impl OpenGaps {
                 TopicFilter::AllOf(event_type) => self.types.remove(event_type),
             };
         }
+    }
+}
+
+/// The filter by which a subscriber was reached.
+fn filter_of(topic: &Topic, any: bool) -> TopicFilter {
+    if any {
+        TopicFilter::AllOf(topic.event_type().into())
+    } else {
+        TopicFilter::One(topic.clone())
     }
 }

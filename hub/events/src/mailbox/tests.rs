@@ -4,9 +4,11 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Wake, Waker};
 
 use alkhub_protocol::RawJson;
+use alkhub_protocol::frame::Gap;
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::test_runner::TestCaseError;
 
+use super::item::PRESSED_BYTES;
 use super::*;
 use crate::publication::Live;
 

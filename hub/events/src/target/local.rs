@@ -1,6 +1,8 @@
 //! Events in process: the table of the bus is all there is.
 
-use crate::bus::{Expiry, Idle, Table};
+use alkhub_redis::{Expiry, Idle};
+
+use crate::table::Table;
 
 /// No other process.
 #[derive(Clone, Copy, Debug)]

@@ -1,150 +1,169 @@
-//! Events and everything else through one Redis.
+//! Events through Redis: how one is written into its channel, and what becomes of one that comes from there.
 //!
-//! A *session* is one life of the link: a connection that only receives ([`reader`]), and one for everything else.
-//! Either one lost ends both: [`link`] makes a new session, subscribes everything anew, and only then calls the link
-//! up. What was lost in between is told to each subscriber as a gap at the place where its topic was confirmed again.
+//! While the link is down, publishing and subscribing fail at once; both can be tried again.
 //!
-//! While the link is down, publishing and subscribing fail at once; both can be tried again. Nothing waits for a link
-//! that may not come.
-
-mod connect;
-mod link;
-mod probe;
-mod publisher;
-mod reader;
-pub(crate) mod scripts;
-mod session;
-mod subscriber;
+//! Invariants
+//! - What this hub published is not taken again when it comes back: its subscribers had it at once.
+//! - A message that is no envelope costs its subscribers that message and a gap, and nobody anything else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use alkhub_config::EventsConfig;
 use alkhub_protocol::envelope::{TransportHeader, encode};
-use alkhub_protocol::{HubId, RawJson, Topic, TopicFilter};
+use alkhub_protocol::{Envelope, HubId, RawJson, Topic, TopicFilter};
+use alkhub_redis::{Expiry, Idle, Redis, Subscriptions};
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
-use crate::bus::{Idle, Table};
-use crate::channel::Names;
-use crate::cluster::Undelivered;
+use crate::error::{PublishError, SubscribeError};
+use crate::mailbox::{Loss, Reason};
 use crate::metrics::Metrics;
-use crate::{Error, PublishError};
-pub(crate) use connect::client;
-pub(crate) use link::{Link, Runner};
-use publisher::Publisher;
-pub(crate) use reader::Routes;
-pub(crate) use session::Session;
-use subscriber::Requests;
+use crate::publication::Publication;
+use crate::table::{Readers, Table};
 
-/// What [`Redis::new`] needs.
-pub(crate) struct Parts<'a> {
-    pub(crate) config: &'a EventsConfig,
-    pub(crate) hub: &'a HubId,
-    pub(crate) names: Arc<Names>,
-    pub(crate) table: Arc<Table>,
-    pub(crate) client: redis::Client,
-    pub(crate) metrics: Metrics,
-    /// Takes relayed messages that nobody received.
-    pub(crate) undeliverable: mpsc::Sender<Undelivered>,
-}
+/// Bridges that an event may have passed.
+const HOP_LIMIT: u8 = 8;
 
-/// The handle: what the bus and the cluster use.
+/// Takes events to the other processes of the prefix.
 #[derive(Clone, Debug)]
-pub(crate) struct Redis {
-    link: Link,
-    names: Arc<Names>,
+pub(crate) struct Outlet {
+    redis: Redis,
     header: Arc<TransportHeader>,
-    publisher: Publisher,
-    requests: Requests,
-    timeout: Duration,
 }
 
-// === impl Redis ===
+/// Takes in what other processes published.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    table: Arc<Table>,
+    metrics: Metrics,
+    /// How an event of this hub ends when it comes back.
+    own_tail: Bytes,
+}
 
-impl Redis {
-    /// The handle, and what has to run behind it.
-    pub(crate) fn new(parts: Parts<'_>) -> (Self, Runner) {
-        let Parts {
-            config,
-            hub,
-            names,
-            table,
-            client,
-            metrics,
-            undeliverable,
-        } = parts;
-        let link = Link::new();
-        let header = Arc::new(TransportHeader {
-            node: hub.as_str().to_owned(),
-            hop: 0,
-        });
-        let (publisher, publishing) = publisher::new(link.clone(), metrics.clone(), undeliverable);
-        let (requests, subscribing) = subscriber::new(table.clone(), names.clone(), config.unsubscribe_grace);
-        let redis = Self {
-            link: link.clone(),
-            names: names.clone(),
-            header: header.clone(),
-            publisher,
-            requests,
-            timeout: config.timeout,
-        };
-        let reading = reader::Reading::new(names.clone(), table, &header, metrics.clone());
-        let limits = link::Limits {
-            timeout: config.timeout,
-            probe_interval: config.probe_interval,
-            queue: config.link_queue,
-        };
-        (
+/// What a hub writes into its events beside the envelope.
+fn header(hub: &HubId) -> TransportHeader {
+    TransportHeader {
+        node: hub.as_str().to_owned(),
+        hop: 0,
+    }
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    pub(crate) fn new(redis: Redis, hub: &HubId) -> Self {
+        Self {
             redis,
-            Runner {
-                client,
-                limits,
-                link,
-                names,
-                metrics,
-                publishing,
-                subscribing,
-                reading,
-            },
-        )
+            header: Arc::new(header(hub)),
+        }
     }
 
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
+    /// Whether the link is up.
+    pub(crate) fn ready(&self) -> Result<(), SubscribeError> {
+        self.redis.session()?;
+        Ok(())
     }
 
     /// Takes an event to the other processes of the prefix and waits until Redis has it.
     pub(crate) async fn carry(&self, topic: &Topic, payload: Option<&RawJson>) -> Result<(), PublishError> {
         let message = encode(topic.event_type(), topic.id(), payload, Some(&self.header));
-        self.publisher.publish(self.names.topic(topic), message).await
-    }
-
-    /// Hands a message to the publisher, for the inbox of a hub.
-    pub(crate) fn relay(&self, to: &HubId, message: Bytes) -> Result<(), Error> {
-        self.publisher.relay(self.names.inbox(to), to.clone(), message)
-    }
-
-    /// Publishes without an envelope.
-    pub(crate) async fn tell(&self, channel: &str, message: Bytes) -> Result<(), PublishError> {
-        self.publisher.publish(channel.to_owned(), message).await
+        Ok(self.redis.publish_event(topic, message).await?)
     }
 
     /// Waits until Redis has confirmed an entry of the table.
-    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), Error> {
-        let current = self.link.session()?.number;
-        if session == current {
-            return Ok(());
-        }
-        match tokio::time::timeout(self.timeout, self.requests.confirm(filter)).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err(self.link.why_down()),
-            Err(_) => Err(Error::Timeout(self.timeout)),
-        }
+    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), SubscribeError> {
+        Ok(self.redis.confirm(filter, session).await?)
     }
 
     /// Nobody wants an entry any more.
     pub(crate) fn release(&self, idle: Idle) {
-        self.requests.release(idle);
+        self.redis.release(idle);
     }
+}
+
+// === impl Intake ===
+
+impl Intake {
+    pub(crate) fn new(table: Arc<Table>, metrics: Metrics, hub: &HubId) -> Self {
+        let bare = encode("", "", None, None);
+        let own_tail = encode("", "", None, Some(&header(hub))).slice(bare.len() - 1..);
+        Self {
+            table,
+            metrics,
+            own_tail,
+        }
+    }
+
+    fn malformed(&self, topic: &str, event_type: &str, readers: &Readers) {
+        self.metrics.malformed.inc();
+        let loss = Loss {
+            reason: Reason::Malformed,
+            missed: Some(1),
+        };
+        let gaps = match topic.parse() {
+            Ok(topic) => readers.push_gap(&topic, loss),
+            // No valid id: only those who asked for all ids can have wanted it.
+            Err(_) => readers.push_gap_of(&TopicFilter::AllOf(event_type.into()), loss),
+        };
+        self.metrics.gaps(Reason::Malformed, gaps);
+    }
+}
+
+impl Subscriptions for Intake {
+    fn begin(&self) -> Vec<TopicFilter> {
+        self.table.begin()
+    }
+
+    fn session(&self, filter: &TopicFilter) -> Option<u64> {
+        self.table.session(filter)
+    }
+
+    fn mark(&self, filter: &TopicFilter, session: u64) {
+        self.table.mark(filter, session);
+    }
+
+    /// Whoever may have missed events since an earlier session gets a gap.
+    fn resumed(&self, filter: &TopicFilter) {
+        if let Some(readers) = self.table.resumed(filter) {
+            let loss = Loss {
+                reason: Reason::Reconnected,
+                missed: None,
+            };
+            self.metrics
+                .gaps(Reason::Reconnected, readers.push_gap_of(filter, loss));
+        }
+    }
+
+    fn expire(&self, idle: &Idle) -> Expiry {
+        self.table.expire(idle)
+    }
+
+    fn event(&self, topic: &str, message: &Bytes) {
+        if message.ends_with(&self.own_tail) {
+            return;
+        }
+        let event_type = topic.split_once(':').map_or(topic, |(event_type, _)| event_type);
+        let readers = self.table.readers(topic, event_type);
+        if readers.is_empty() {
+            return;
+        }
+        match Envelope::decode(message) {
+            Ok(envelope) if hops(&envelope) > HOP_LIMIT => self.metrics.too_far.inc(),
+            Ok(envelope) => match topic_of(&envelope).filter(|named| named.as_str() == topic) {
+                Some(topic) => {
+                    self.metrics.received.inc();
+                    let publication = Publication::counted(topic, envelope.payload, self.table.live());
+                    self.metrics.spread(readers.push(&Arc::new(publication)));
+                }
+                None => self.malformed(topic, event_type, &readers),
+            },
+            Err(_) => self.malformed(topic, event_type, &readers),
+        }
+    }
+}
+
+fn hops(envelope: &Envelope) -> u8 {
+    envelope.transport.as_ref().map_or(0, |header| header.hop)
+}
+
+fn topic_of(envelope: &Envelope) -> Option<Topic> {
+    Topic::new(&envelope.kind, &envelope.id).ok()
 }

@@ -4,7 +4,7 @@ use alkhub_events::{Item, Lag, Limits, mailbox};
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 
-use crate::support::{Pod, config, event, filter, gap, large_mailbox, next, number, topic};
+use crate::support::{Pod, event, filter, gap, large_mailbox, next, number, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_published_right_after_a_subscribe_is_seen_in_both_directions() {
@@ -15,12 +15,7 @@ async fn what_is_published_right_after_a_subscribe_is_seen_in_both_directions() 
     for round in 0..100 {
         let name = format!("job.done:{round}");
         let (subscriber, publisher) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
-        let _subscription = subscriber
-            .fabric
-            .bus()
-            .subscribe(filter(&name), &mailbox)
-            .await
-            .expect("up");
+        let _subscription = subscriber.bus.subscribe(filter(&name), &mailbox).await.expect("up");
         publisher.publish(&name, round).await;
 
         assert_eq!(event(&mut deliveries).await, (name, round));
@@ -38,8 +33,7 @@ async fn a_process_of_the_origin_sees_the_exact_bytes_and_is_heard() {
         .expect("subscribed");
     let (mailbox, mut deliveries) = large_mailbox();
     let _subscription = pod
-        .fabric
-        .bus()
+        .bus
         .subscribe(filter("session.status:proj_1"), &mailbox)
         .await
         .expect("up");
@@ -73,7 +67,7 @@ async fn a_mailbox_gets_each_event_once_however_often_it_asked() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let ((both, mut both_deliveries), (all, mut all_deliveries)) = (large_mailbox(), large_mailbox());
-    let bus = a.fabric.bus();
+    let bus = &a.bus;
     let _kept = (
         bus.subscribe(filter("job.done:1"), &both).await.expect("up"),
         bus.subscribe(filter("job.done:1"), &both).await.expect("up"),
@@ -97,7 +91,7 @@ async fn when_the_topic_alone_is_given_up_all_ids_of_its_type_still_come_once() 
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
-    let bus = a.fabric.bus();
+    let bus = &a.bus;
     let _all = bus.subscribe(filter("job.done:*"), &mailbox).await.expect("up");
 
     for round in 0..20 {
@@ -127,12 +121,7 @@ async fn glob_characters_of_a_type_match_only_themselves() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
-    let _subscription = a
-        .fabric
-        .bus()
-        .subscribe(filter("a?b[c]:*"), &mailbox)
-        .await
-        .expect("up");
+    let _subscription = a.bus.subscribe(filter("a?b[c]:*"), &mailbox).await.expect("up");
 
     for name in ["axb[c]:1", "a?bc:1", "axbc:1", "a?b[c]:x*"] {
         b.publish(name, 1).await;
@@ -146,7 +135,7 @@ async fn what_is_no_envelope_costs_a_gap_and_nothing_else() {
     let server = RedisServer::start().await;
     let pod = Pod::up(&server, "a").await;
     let ((one, mut one_deliveries), (other, mut other_deliveries)) = (large_mailbox(), large_mailbox());
-    let bus = pod.fabric.bus();
+    let bus = &pod.bus;
     let _one = bus.subscribe(filter("t:1"), &one).await.expect("up");
     let _other = bus.subscribe(filter("t:2"), &other).await.expect("up");
 
@@ -179,7 +168,7 @@ async fn an_event_that_passed_too_many_bridges_goes_no_further() {
     let server = RedisServer::start().await;
     let pod = Pod::up(&server, "a").await;
     let (mailbox, mut deliveries) = large_mailbox();
-    let _subscription = pod.fabric.bus().subscribe(filter("t:1"), &mailbox).await.expect("up");
+    let _subscription = pod.bus.subscribe(filter("t:1"), &mailbox).await.expect("up");
 
     for hop in [200, 8] {
         let text = format!(r#"{{"type":"t","id":"1","payload":{hop},"_alk":{{"node":"b","hop":{hop}}}}}"#);
@@ -194,7 +183,7 @@ async fn ten_thousand_topics_of_churn_leave_nothing_subscribed() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
     let (mailbox, mut deliveries) = large_mailbox();
-    let bus = a.fabric.bus();
+    let bus = &a.bus;
     let kept = bus.subscribe(filter("churn:kept"), &mailbox).await.expect("up");
 
     let churn = futures::stream::iter(0..10_000).map(|index| {
@@ -230,7 +219,7 @@ async fn a_subscribe_that_is_given_up_at_any_point_leaves_nothing() {
     let (mailbox, _deliveries) = large_mailbox();
 
     for polls in 0..200 {
-        let subscribing = pod.fabric.bus().subscribe(filter(&format!("t:{polls}")), &mailbox);
+        let subscribing = pod.bus.subscribe(filter(&format!("t:{polls}")), &mailbox);
         let mut subscribing = std::pin::pin!(subscribing);
         for _ in 0..polls {
             if futures::poll!(&mut subscribing).is_ready() {
@@ -259,7 +248,7 @@ async fn a_topic_that_is_dropped_and_wanted_again_stays_subscribed() {
     let (mailbox, mut deliveries) = large_mailbox();
 
     for round in 0..300 {
-        let subscription = a.fabric.bus().subscribe(filter("t:1"), &mailbox).await.expect("up");
+        let subscription = a.bus.subscribe(filter("t:1"), &mailbox).await.expect("up");
         b.publish("t:1", round).await;
         assert_eq!(event(&mut deliveries).await.1, round);
         drop(subscription);
@@ -277,7 +266,7 @@ async fn a_slow_reader_is_told_what_it_lost() {
     let (slow, mut slow_deliveries) = mailbox(limits, Lag::DropOldest);
     let (strict, mut strict_deliveries) = mailbox(limits, Lag::Disconnect);
     let (fast, mut fast_deliveries) = large_mailbox();
-    let bus = a.fabric.bus();
+    let bus = &a.bus;
     let _slow = bus.subscribe(filter("t:1"), &slow).await.expect("up");
     let _strict = bus.subscribe(filter("t:1"), &strict).await.expect("up");
     let _fast = bus.subscribe(filter("t:*"), &fast).await.expect("up");
@@ -301,74 +290,12 @@ async fn a_slow_reader_is_told_what_it_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_crosses_from_one_prefix_to_another() {
-    let server = RedisServer::start().await;
-    let hub = |prefix: &str| {
-        let config = alkhub_config::EventsConfig {
-            prefix: prefix.parse().expect("valid"),
-            ..config(&server)
-        };
-        Pod::start(&config, "same-name")
-    };
-    let mut everything = server.listener().await;
-    everything.psubscribe("*").await.expect("subscribed");
-    let (one, two) = (hub("alk:one:demo:"), hub("alk:two:demo:"));
-    one.is_up().await;
-    two.is_up().await;
-    let ((mailbox_one, mut deliveries_one), (mailbox_two, mut deliveries_two)) = (large_mailbox(), large_mailbox());
-    let _one = one
-        .fabric
-        .bus()
-        .subscribe(filter("t:*"), &mailbox_one)
-        .await
-        .expect("up");
-    let _two = two
-        .fabric
-        .bus()
-        .subscribe(filter("t:*"), &mailbox_two)
-        .await
-        .expect("up");
-
-    one.publish("t:1", 1).await;
-    two.publish("t:1", 2).await;
-
-    assert_eq!(event(&mut deliveries_one).await.1, 1);
-    assert_eq!(event(&mut deliveries_two).await.1, 2);
-    let mut events = Vec::new();
-    let mut messages = everything.on_message();
-    while events.len() < 2 {
-        let message = within("a message", messages.next()).await.expect("open");
-        let channel = message.get_channel_name();
-        assert!(
-            channel.starts_with("alk:one:demo:") || channel.starts_with("alk:two:demo:"),
-            "{channel}"
-        );
-        if channel.contains("events:") {
-            events.push(channel.to_owned());
-        }
-    }
-    assert_eq!(events, ["alk:one:demo:events:t:1", "alk:two:demo:events:t:1"]);
-    let keys: Vec<String> = server.query(&["KEYS", "*"]).await;
-    assert!(
-        keys.iter()
-            .all(|key| key.starts_with("alk:one:demo:") || key.starts_with("alk:two:demo:")),
-        "{keys:?}"
-    );
-    assert!(deliveries_one.try_next().is_none() && deliveries_two.try_next().is_none());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_in_process_need_no_redis() {
     let pod = Pod::start(&alkhub_config::EventsConfig::default(), "alone");
     let (mailbox, mut deliveries) = large_mailbox();
-    let subscription = pod
-        .fabric
-        .bus()
-        .subscribe(filter("t:*"), &mailbox)
-        .await
-        .expect("in process");
+    let subscription = pod.bus.subscribe(filter("t:*"), &mailbox).await.expect("in process");
 
-    let published = pod.fabric.bus().publish(&topic("t:1"), None).await.expect("in process");
+    let published = pod.bus.publish(&topic("t:1"), None).await.expect("in process");
 
     assert_eq!(published.local, 1);
     let Item::Event(event) = next(&mut deliveries).await else {

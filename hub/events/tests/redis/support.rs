@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Deliveries, Fabric, Item, Lag, Limits, LinkState, Mailbox, Supervisor, mailbox};
-use alkhub_protocol::{HubId, RawJson, Topic, TopicFilter};
+use alkhub_events::{Bus, Deliveries, Item, Lag, Limits, Mailbox, mailbox};
+use alkhub_protocol::{RawJson, Topic, TopicFilter};
+use alkhub_redis::{Connector, LinkState};
+use alkhub_tasks::Supervisor;
 use alkhub_test_support::{PATIENCE, RedisServer, within};
 use prometheus::Registry;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// One hub's fabric, on tasks of its own.
+/// One hub's bus, on tasks of its own.
 pub(crate) struct Pod {
-    pub(crate) fabric: Fabric,
-    pub(crate) hub: HubId,
-    pub(crate) registry: Registry,
+    pub(crate) bus: Bus,
+    link: watch::Receiver<LinkState>,
+    registry: Registry,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -27,8 +30,6 @@ pub(crate) fn config(server: &RedisServer) -> EventsConfig {
         timeout: Duration::from_secs(5),
         probe_interval: Duration::from_millis(250),
         unsubscribe_grace: Duration::from_millis(50),
-        lease_ttl: Duration::from_millis(1_500),
-        lease_interval: Duration::from_millis(300),
         ..EventsConfig::default()
     }
 }
@@ -45,12 +46,13 @@ impl Pod {
 
     pub(crate) fn start(config: &EventsConfig, name: &str) -> Self {
         let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
-        let hub: HubId = name.parse().expect("a hub id");
-        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        let fabric = Fabric::start(config, &hub, &supervisor, &registry).expect("settings");
+        let mut connector = Connector::new(config, &name.parse().expect("a hub id"), &registry).expect("settings");
+        let bus = Bus::new(config, &mut connector, &registry).expect("fresh metrics");
+        let link = connector.state();
+        connector.start(&Supervisor::new(tasks.clone(), stop.clone()));
         Self {
-            fabric,
-            hub,
+            bus,
+            link,
             registry,
             tasks,
             stop,
@@ -66,14 +68,9 @@ impl Pod {
     }
 
     async fn link(&self, what: &str, wanted: impl Fn(&LinkState) -> bool) {
-        let mut link = self.fabric.link();
+        let mut link = self.link.clone();
         let came = timeout(PATIENCE, link.wait_for(|state| wanted(state))).await.is_ok();
-        assert!(
-            came,
-            "the link of {} did not go {what}: {:?}",
-            self.hub,
-            *self.fabric.link().borrow()
-        );
+        assert!(came, "the link did not go {what}: {:?}", *self.link.borrow());
     }
 
     /// Ends it in good order.
@@ -84,8 +81,7 @@ impl Pod {
     }
 
     pub(crate) async fn publish(&self, topic: &str, payload: u64) {
-        self.fabric
-            .bus()
+        self.bus
             .publish(&self::topic(topic), number(payload))
             .await
             .expect("Redis is up");
@@ -97,7 +93,7 @@ impl Pod {
         let family = families
             .iter()
             .find(|family| family.name() == name)
-            .expect("a metric of this crate");
+            .expect("a metric of the bus or its link");
         let value =
             |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
         family.get_metric().iter().map(value).sum()
@@ -105,11 +101,6 @@ impl Pod {
 }
 
 // === reading ===
-
-/// The next item of a receiver.
-pub(crate) async fn receive<T>(what: &str, receiver: &mut tokio::sync::mpsc::Receiver<T>) -> T {
-    within(what, receiver.recv()).await.expect("open")
-}
 
 pub(crate) async fn next(deliveries: &mut Deliveries) -> Item {
     within("an item", deliveries.next()).await.expect("the mailbox is open")

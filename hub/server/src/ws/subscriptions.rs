@@ -13,7 +13,7 @@ use alkhub_budget::{Held, Kept};
 use alkhub_calls::Caller;
 use alkhub_edge::error::missing_scope;
 use alkhub_edge::topics::{cost, not_published, not_subscribed, queue_limits};
-use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, Subscription};
+use alkhub_events::{Bus, Deliveries, Item, Lag, Mailbox, SubscribeError, Subscription};
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter};
 
@@ -48,7 +48,7 @@ enum State {
 pub(crate) struct Confirmation {
     filter: TopicFilter,
     number: u64,
-    result: Result<Subscription, alkhub_events::Error>,
+    result: Result<Subscription, SubscribeError>,
 }
 
 // === impl Subscriptions ===
@@ -97,9 +97,9 @@ impl Conversation {
         let (mailbox, _) = subscriptions
             .queue
             .get_or_insert_with(|| alkhub_events::mailbox(limits, Lag::DropOldest));
-        let (mailbox, fabric) = (mailbox.clone(), self.app.fabric.clone());
+        let (mailbox, bus) = (mailbox.clone(), self.app.bus.clone());
         self.pending.add(async move {
-            let result = fabric.bus().subscribe(filter.clone(), &mailbox).await;
+            let result = bus.subscribe(filter.clone(), &mailbox).await;
             Done::Subscribed(Confirmation { filter, number, result })
         });
     }
@@ -170,7 +170,7 @@ impl Conversation {
             Ok(held) => held,
             Err(exhausted) => return self.refuse(&exhausted.into(), Some(&topic.to_string())),
         };
-        let bus: Bus = self.app.fabric.bus().clone();
+        let bus: Bus = self.app.bus.clone();
         let publication = async move {
             let _held = held;
             let result = bus.publish(&topic, event.payload).await;

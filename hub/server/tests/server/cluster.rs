@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use alkhub_config::{EventsConfig, HubConfig};
-use alkhub_events::{Fabric, KeyChange, LinkState, Supervisor};
+use alkhub_hub_cluster::{Cluster, KeyChange, LinkState};
+use alkhub_redis::Connector;
 use alkhub_store::private::Server;
+use alkhub_tasks::Supervisor;
 use alkhub_test_support::{RedisServer, until, within};
 use prometheus::Registry;
 use reqwest::Method;
@@ -163,22 +165,23 @@ async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
     let mut socket = Wire::connect(&hub, &key).await;
     let stream = hub.as_key(&key, Method::GET, "/v1/events?topic=a:1").send();
     let stream = stream.await.expect("answered");
-    let other = Fabric::start(
-        &EventsConfig {
-            redis_url: Some(redis.url().into()),
-            ..EventsConfig::default()
-        },
-        &"other".parse().expect("a hub's id"),
-        &Supervisor::new(TaskTracker::new(), CancellationToken::new()),
-        &Registry::new(),
-    )
-    .expect("starts");
+    let events = EventsConfig {
+        redis_url: Some(redis.url().into()),
+        ..EventsConfig::default()
+    };
+    let (supervisor, registry) = (
+        Supervisor::new(TaskTracker::new(), CancellationToken::new()),
+        Registry::new(),
+    );
+    let mut link = Connector::new(&events, &"other".parse().expect("a hub's id"), &registry).expect("settings");
+    let other = Cluster::start(&events, &mut link, &supervisor, &registry).expect("fresh metrics");
+    link.start(&supervisor);
     within(
         "the other hub reaches Redis",
         other.link().wait_for(|state| *state == LinkState::Up),
     )
     .await
-    .expect("the fabric lives");
+    .expect("the hub lives");
     postgres.stop().await.expect("stops");
     within(
         "the hub sees that Postgres is away",
@@ -187,8 +190,8 @@ async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
     .await
     .expect("the hub lives");
 
-    other.cluster().announce_key_change(KeyChange::Recheck).await;
-    other.cluster().announce_key_change(KeyChange::Revoked(vec![id])).await;
+    other.announce_key_change(KeyChange::Recheck).await;
+    other.announce_key_change(KeyChange::Revoked(vec![id])).await;
 
     assert_eq!(socket.closed().await, (4401, "the key was revoked".to_owned()));
     let words = within("the stream ends", stream.text()).await.expect("read");

@@ -1,0 +1,205 @@
+//! The handle: what the rest of a hub asks of the cluster, and how it starts.
+
+use std::collections::HashSet;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use alkhub_config::EventsConfig;
+use alkhub_protocol::admin::PodReport;
+use alkhub_protocol::{HubId, InstanceId, SpokeName};
+use alkhub_redis::{Connector, LinkState, Redis, Undelivered};
+use alkhub_tasks::Supervisor;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::directory::{self, Directory};
+use crate::entry::{DirectoryChange, DirectoryEntry};
+use crate::error::Error;
+use crate::inbox::{self, Inbox, Relay};
+use crate::keys::{self, KeyChange, Keys};
+use crate::lease::{self, Claim, Lease, Leases};
+use crate::metrics::Metrics;
+use crate::once::Once;
+use crate::receiver::Receiver;
+
+/// Relayed messages that came back and wait for their reader.
+const UNDELIVERABLE: usize = 4_096;
+
+/// The other hubs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    redis: Option<Redis>,
+    directory: Directory,
+    relay: Relay,
+    leases: Arc<Leases>,
+    keys: Keys,
+    changes: Once<DirectoryChange>,
+    inbox: Mutex<Option<Inbox>>,
+    undeliverable: Once<Undelivered>,
+    link: watch::Receiver<LinkState>,
+    key_changes: Once<KeyChange>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Starts the part of a hub in its cluster, on its link to Redis; other hubs are reached once that is started. The
+    /// supervisor watches over its loops; when they are asked to stop, the lease is given back.
+    ///
+    /// # Errors
+    /// A metric is registered already.
+    pub fn start(
+        config: &EventsConfig,
+        link: &mut Connector,
+        supervisor: &Supervisor,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let (hub, redis) = (link.hub().clone(), link.redis());
+        let metrics = Metrics::register(registry)?;
+        let leases = Arc::new(Leases::new(config, &hub, metrics.clone()));
+        let (inbox_sender, inbox) = inbox::channel();
+        let (returned, undeliverable) = mpsc::channel(UNDELIVERABLE);
+        let (keys, key_loops, key_changes) = keys::new(&hub, redis.clone());
+        let directory = directory::new(&hub, redis.clone(), leases.clone());
+        link.set_hub_receiver(Arc::new(Receiver {
+            inbox: inbox_sender.clone(),
+            feed: directory.feed,
+            keys: keys.clone(),
+            undeliverable: returned.clone(),
+            metrics,
+        }));
+        let stop = || supervisor.stop().clone();
+        supervisor.keep("cluster.directory", directory.actor.run(stop()));
+        key_loops.start(supervisor);
+        if let Some(redis) = &redis {
+            let lease = lease::keep(leases.clone(), redis.clone(), stop(), redis.hold());
+            supervisor.keep("cluster.lease", lease);
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                directory: directory.directory,
+                relay: Relay::new(&hub, redis.clone(), inbox_sender, returned),
+                redis,
+                leases,
+                keys,
+                changes: Once::new(directory.changes),
+                inbox: Mutex::new(Some(inbox)),
+                undeliverable: Once::new(undeliverable),
+                link: link.state(),
+                key_changes: Once::new(key_changes),
+            }),
+        })
+    }
+
+    /// Records an instance that this hub holds and returns its generation: one more than the highest that was ever
+    /// given in the directory, and at least the clock in milliseconds, so that no restart of Redis runs it backwards.
+    ///
+    /// Nothing is recorded when the token is cancelled before its turn among the changes of this hub comes: an instance
+    /// that has come back on this hub has the higher generation, however long its first registration waited.
+    ///
+    /// While Redis is away, refuses, or does not answer in `events.timeout`, the generation is this hub's own, beyond
+    /// every one that it has seen, and the entry is asserted when Redis is back.
+    /// Dropping the future does not take the entry back.
+    ///
+    /// # Errors
+    /// [`Error::GivenUp`]: it was cancelled in time. [`Error::Ending`].
+    pub async fn register_unless(&self, gone: &CancellationToken, entry: DirectoryEntry) -> Result<u64, Error> {
+        self.shared.directory.register(entry, gone).await
+    }
+
+    /// Takes the record of an instance away, unless a later generation has taken its place.
+    ///
+    /// # Errors
+    /// [`Error::Ending`] alone. While Redis is away the record is removed when it is back.
+    pub async fn unregister(&self, spoke: &SpokeName, instance: &InstanceId, generation: u64) -> Result<(), Error> {
+        self.shared.directory.unregister(spoke, instance, generation).await
+    }
+
+    /// The directory of all hubs, from now on. The first item is a snapshot; a reader that falls behind, and every
+    /// one when changes may have been missed, gets a snapshot instead of changes. Given once.
+    pub fn directory(&self) -> mpsc::Receiver<DirectoryChange> {
+        self.shared.changes.take()
+    }
+
+    /// Relays a message to a hub. What nobody receives comes back through [`Cluster::undeliverable`], and so does what
+    /// this hub was sending when its link broke; what the other hub has not read when its own link breaks is lost, and
+    /// its [`LinkState::Down`] is the sign.
+    ///
+    /// # Errors
+    /// At once: [`Error::Unreachable`] while the link is down, [`Error::Full`] when too much waits, [`Error::Alone`] when
+    /// nobody reads what comes back.
+    pub fn send(&self, to: &HubId, message: Bytes) -> Result<(), Error> {
+        self.shared.relay.send(to, message)
+    }
+
+    /// Messages relayed to this hub. Given once.
+    ///
+    /// A reader that is slower than they come is told that it missed some; events and the directory go on.
+    pub fn inbox(&self) -> Inbox {
+        self.shared.inbox.lock().take().unwrap_or_else(Inbox::closed)
+    }
+
+    /// Messages of this hub that nobody received, or perhaps nobody. Given once.
+    pub fn undeliverable(&self) -> mpsc::Receiver<Undelivered> {
+        self.shared.undeliverable.take()
+    }
+
+    /// How the link to the other hubs is, now and later.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.shared.link.clone()
+    }
+
+    /// Says what this hub's lease holds from now on. The lease itself is kept from the start and given back at the
+    /// end, whether or not this was called.
+    pub fn announce(&self, lease: Lease) {
+        self.shared.leases.announce(lease);
+    }
+
+    /// [`Cluster::announce`], and returns when Redis has told the other hubs. Dropping the future leaves it to the next
+    /// renewal, and so does an error.
+    ///
+    /// # Errors
+    /// Redis is away, refuses, or does not answer in `events.timeout`.
+    pub async fn announce_now(&self, lease: Lease) -> Result<(), Error> {
+        Ok(lease::announce_now(&self.shared.leases, self.shared.redis.as_ref(), lease).await?)
+    }
+
+    /// The hubs that go away, this one included: calls go elsewhere as long as there is anybody else. Cheap enough to be
+    /// asked for each call.
+    pub fn draining(&self) -> impl Deref<Target = Arc<HashSet<HubId>>> {
+        self.shared.leases.draining()
+    }
+
+    /// Every hub with a live lease, this one included; of the last renewal, while Redis is away.
+    pub fn pods(&self) -> Arc<Vec<PodReport>> {
+        self.shared.leases.pods()
+    }
+
+    /// Tells every hub that keys changed, this one included. Returns when Redis has it, or could not be told now: then
+    /// it is told as soon as it can be. Dropping the future takes nothing back.
+    pub async fn announce_key_change(&self, change: KeyChange) {
+        self.shared.keys.announce(change).await;
+    }
+
+    /// News about keys. Given once. [`KeyChange::Recheck`] comes whenever the link has come up.
+    pub fn key_changes(&self) -> mpsc::Receiver<KeyChange> {
+        self.shared.key_changes.take()
+    }
+
+    /// Claims the prefix for the Hub with this uid. The claim lasts as long as a hub of that Hub renews its lease,
+    /// and ends with the last one, so that a Hub made anew under the same name gets the prefix.
+    ///
+    /// # Errors
+    /// Redis is away or refuses.
+    pub async fn claim_prefix(&self, hub_uid: &str) -> Result<Claim, Error> {
+        Ok(self.shared.leases.claim(self.shared.redis.as_ref(), hub_uid).await?)
+    }
+}

@@ -1,0 +1,223 @@
+//! The directory as this hub knows it: what it holds itself, and what the others hold, as Redis says.
+//!
+//! Invariants
+//! - This hub's own entries are told when they are made, not when they come back through Redis: calls on this pod go
+//!   on while Redis is away.
+//! - Generations are never given twice: by Redis from one counter, without it by each hub beyond all that it has seen,
+//!   and between two hubs the higher id counts ([`Fence`](crate::Fence)).
+//! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
+
+use std::collections::HashMap;
+
+use alkhub_protocol::HubId;
+use alkhub_redis::{DirectoryWrite, StoredDirectory};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::feed::{self, Change, Position};
+use super::record::{self, Key};
+use crate::entry::{DirectoryChange, DirectoryEntry};
+use crate::lease::Leases;
+
+/// Every entry that is known.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    hub: HubId,
+    /// What this hub holds: the truth about it, wherever Redis stands.
+    own: HashMap<Key, DirectoryEntry>,
+    /// What the other hubs hold, as Redis says.
+    others: HashMap<Key, DirectoryEntry>,
+    /// The highest generation that this hub has given or seen: its next one is beyond it.
+    highest: u64,
+    /// Where the mirror stands in the feed; `None`: nowhere, it has to be loaded.
+    position: Option<Position>,
+    /// To the reader.
+    changes: mpsc::Sender<DirectoryChange>,
+    /// The reader has to get a snapshot before anything else.
+    snapshot_due: bool,
+}
+
+/// The feed is no longer followed: the mirror has to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost;
+
+// === impl Mirror ===
+
+impl Mirror {
+    pub(super) fn new(hub: HubId, changes: mpsc::Sender<DirectoryChange>) -> Self {
+        Self {
+            hub,
+            own: HashMap::new(),
+            others: HashMap::new(),
+            highest: 0,
+            position: None,
+            changes,
+            snapshot_due: true,
+        }
+    }
+
+    /// Makes an entry one of this hub, with a generation to propose.
+    pub(super) fn adopt(&mut self, entry: &mut DirectoryEntry) {
+        entry.hub = self.hub.clone();
+        entry.generation = self.next_generation();
+    }
+
+    /// Beyond every generation that this hub has given or seen, and at least the clock.
+    pub(super) fn next_generation(&mut self) -> u64 {
+        self.highest = self.highest.saturating_add(1).max(clock_ms());
+        self.highest
+    }
+
+    /// Notes a generation that somebody has given.
+    pub(super) fn seen(&mut self, generation: u64) {
+        self.highest = self.highest.max(generation);
+    }
+
+    /// Enters an entry of this hub.
+    pub(super) fn register(&mut self, entry: DirectoryEntry) {
+        let key = Key::of(&entry);
+        self.others.remove(&key);
+        self.tell(DirectoryChange::Put(entry.clone()));
+        self.own.insert(key, entry);
+    }
+
+    /// Ends an entry of this hub, unless it is a later one.
+    pub(super) fn unregister(&mut self, key: &Key, generation: u64) {
+        if self.own.get(key).is_none_or(|entry| entry.generation > generation) {
+            return;
+        }
+        if let Some(entry) = self.own.remove(key) {
+            let Key { spoke, instance } = key.clone();
+            self.tell(DirectoryChange::Remove {
+                spoke,
+                instance,
+                generation: entry.generation,
+                hub: entry.hub,
+            });
+        }
+    }
+
+    /// What this hub holds.
+    pub(super) fn own(&self) -> impl Iterator<Item = (&Key, &DirectoryEntry)> {
+        self.own.iter()
+    }
+
+    /// Another hub holds an entry of this one by now; the next load tells of it.
+    pub(super) fn give_up(&mut self, key: &Key) {
+        self.own.remove(key);
+    }
+
+    /// From here on the feed means nothing, until the next load.
+    pub(super) fn leave_feed(&mut self) {
+        self.position = None;
+    }
+
+    /// Takes the whole directory. What Redis has of this hub and this hub does not hold is to be unregistered.
+    pub(super) fn load(&mut self, stored: StoredDirectory) -> Vec<DirectoryWrite> {
+        let StoredDirectory { epoch, number, entries } = stored;
+        self.position = Some(Position { epoch, number });
+        self.others.clear();
+        let mut stale = Vec::new();
+        for (field, value) in entries {
+            let Some(entry) = record::read(&field, &value) else {
+                continue;
+            };
+            let key = Key::of(&entry);
+            self.seen(entry.generation);
+            if entry.hub != self.hub {
+                self.own.remove(&key);
+                self.others.insert(key, entry);
+            } else if !self.own.contains_key(&key) {
+                stale.push(DirectoryWrite::Unregister {
+                    field,
+                    generation: entry.generation,
+                });
+            }
+        }
+        self.snapshot_due = true;
+        stale
+    }
+
+    /// Takes a message of the feed; what it says of leases goes to `leases`.
+    pub(super) fn follow(&mut self, message: &[u8], leases: &Leases) -> Result<(), Lost> {
+        let Some(at) = &mut self.position else { return Ok(()) };
+        let (position, change) = feed::read(message).ok_or(Lost)?;
+        if position.epoch != at.epoch || position.number > at.number + 1 {
+            return Err(Lost);
+        }
+        if position.number > at.number {
+            *at = position;
+            self.apply(change, leases)?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, change: Change, leases: &Leases) -> Result<(), Lost> {
+        match change {
+            Change::Put(entry) => self.put(entry),
+            Change::Remove { key, generation, hub } => {
+                let same = |entry: &DirectoryEntry| entry.hub == hub && entry.generation <= generation;
+                if self.others.get(&key).is_some_and(same) {
+                    self.others.remove(&key);
+                    let Key { spoke, instance } = key;
+                    self.tell(DirectoryChange::Remove {
+                        spoke,
+                        instance,
+                        generation,
+                        hub,
+                    });
+                }
+            }
+            // This hub was taken for dead: everything it holds has to be asserted again.
+            Change::Gone(hub) if hub == self.hub => return Err(Lost),
+            Change::Gone(hub) => {
+                self.others.retain(|_, entry| entry.hub != hub);
+                leases.forget(&hub);
+                self.tell(DirectoryChange::HubGone(hub));
+            }
+            Change::Lease(hub, lease) => leases.hear(&hub, &lease),
+            Change::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, entry: DirectoryEntry) {
+        let key = Key::of(&entry);
+        self.seen(entry.generation);
+        // Its own were told when they were made; an older one of another hub came before one of its own.
+        if entry.hub == self.hub || self.own.get(&key).is_some_and(|own| own.fence() > entry.fence()) {
+            return;
+        }
+        self.own.remove(&key);
+        self.others.insert(key, entry.clone());
+        self.tell(DirectoryChange::Put(entry));
+    }
+
+    fn tell(&mut self, change: DirectoryChange) {
+        if !self.snapshot_due {
+            self.snapshot_due = matches!(self.changes.try_send(change), Err(TrySendError::Full(_)));
+        }
+    }
+
+    /// Waits until a snapshot is due and the reader has room for it.
+    pub(super) async fn room(&self) {
+        if !self.snapshot_due || self.changes.reserve().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Gives the reader everything.
+    pub(super) fn snapshot(&mut self) {
+        let entries = self.own.values().chain(self.others.values()).cloned().collect();
+        let sent = self.changes.try_send(DirectoryChange::Snapshot(entries));
+        self.snapshot_due = matches!(sent, Err(TrySendError::Full(_)));
+    }
+}
+
+fn clock_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Tests of the mirror: what a change does to it, and what its reader gets.
+
+use alkhub_config::EventsConfig;
+use prometheus::Registry;
+
+use super::*;
+use crate::metrics::Metrics;
+
+/// The mirror of hub `m`, the end of its reader, and leases to go with it.
+fn mirror(room: usize) -> (Mirror, mpsc::Receiver<DirectoryChange>, Leases) {
+    let hub: HubId = "m".parse().expect("a hub id");
+    let metrics = Metrics::register(&Registry::new()).expect("fresh metrics");
+    let leases = Leases::new(&EventsConfig::default(), &hub, metrics);
+    let (changes, reader) = mpsc::channel(room);
+    (Mirror::new(hub, changes), reader, leases)
+}
+
+fn entry(instance: &str, generation: u64, hub: &str) -> DirectoryEntry {
+    let json = format!(
+        r#"{{"spoke":"s","instance":"{instance}","hub":"{hub}","connection":"c","generation":{generation},
+        "connectedAt":"2026-01-01T00:00:00Z"}}"#
+    );
+    serde_json::from_str(&json).expect("an entry")
+}
+
+/// The field and value of an entry.
+fn stored(entry: &DirectoryEntry) -> (String, String) {
+    let record = record::write(entry);
+    let value = format!("{} {} {}", entry.generation, entry.hub, record.entry);
+    (record.field, value)
+}
+
+/// The directory at change 1.
+fn directory(entries: &[DirectoryEntry]) -> StoredDirectory {
+    StoredDirectory {
+        epoch: "e".to_owned(),
+        number: 1,
+        entries: entries.iter().map(stored).collect(),
+    }
+}
+
+fn put(number: u64, entry: &DirectoryEntry) -> String {
+    let (field, value) = stored(entry);
+    format!("e {number} put {field} {value}")
+}
+
+fn held(mirror: &mut Mirror, reader: &mut mpsc::Receiver<DirectoryChange>) -> Vec<(String, String)> {
+    mirror.snapshot();
+    let Ok(DirectoryChange::Snapshot(entries)) = reader.try_recv() else {
+        panic!("there is room for a snapshot")
+    };
+    let mut held: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.instance.to_string(), entry.hub.to_string()))
+        .collect();
+    held.sort();
+    held
+}
+
+#[test]
+fn a_change_that_is_missing_shows_in_the_numbers() {
+    let (mut mirror, _reader, leases) = mirror(8);
+    mirror.load(directory(&[]));
+
+    let next = mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases);
+    let again = mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases);
+    let hole = mirror.follow(put(4, &entry("i", 2, "a")).as_bytes(), &leases);
+    let other_epoch = mirror.follow(b"f 3 gone a", &leases);
+
+    assert_eq!((next, again), (Ok(()), Ok(())));
+    assert_eq!((hole, other_epoch), (Err(Lost), Err(Lost)));
+}
+
+#[test]
+fn an_entry_of_this_hub_gives_way_to_a_higher_fence_only() {
+    let (mut mirror, mut reader, leases) = mirror(8);
+    mirror.register(entry("kept", 5, "m"));
+    mirror.register(entry("lost", 5, "m"));
+    mirror.load(directory(&[]));
+
+    for (number, of_another) in [(2, entry("kept", 5, "a")), (3, entry("lost", 5, "z"))] {
+        let followed = mirror.follow(put(number, &of_another).as_bytes(), &leases);
+        assert_eq!(followed, Ok(()));
+    }
+
+    let expected = [("kept", "m"), ("lost", "z")].map(|(instance, hub)| (instance.to_owned(), hub.to_owned()));
+    assert_eq!(held(&mut mirror, &mut reader), expected);
+}
+
+#[test]
+fn what_redis_has_of_this_hub_and_this_hub_does_not_hold_is_to_be_unregistered() {
+    let (mut mirror, mut reader, _leases) = mirror(8);
+
+    let stale = mirror.load(directory(&[entry("old", 3, "m"), entry("i", 4, "a")]));
+
+    let [DirectoryWrite::Unregister { field, generation: 3 }] = &stale[..] else {
+        panic!("{stale:?}")
+    };
+    assert_eq!(field, "s/old");
+    assert_eq!(held(&mut mirror, &mut reader), [("i".to_owned(), "a".to_owned())]);
+    assert!(mirror.next_generation() > 4);
+}
+
+#[tokio::test]
+async fn a_reader_without_room_gets_a_snapshot_once_there_is_some() {
+    let (mut mirror, mut reader, _leases) = mirror(1);
+    mirror.snapshot();
+    assert!(matches!(reader.recv().await, Some(DirectoryChange::Snapshot(none)) if none.is_empty()));
+    mirror.register(entry("a", 1, "m"));
+    mirror.register(entry("b", 2, "m"));
+
+    assert!(matches!(reader.recv().await, Some(DirectoryChange::Put(_))));
+    mirror.room().await;
+
+    assert_eq!(held(&mut mirror, &mut reader).len(), 2);
+}

@@ -1,0 +1,61 @@
+//! How an entry stands in Redis: a field of the hash, and `{generation} {hub} {entry as JSON}`.
+
+use alkhub_protocol::json::strict;
+use alkhub_protocol::{InstanceId, SpokeName};
+use alkhub_redis::DirectoryRecord;
+
+use crate::entry::DirectoryEntry;
+
+/// What identifies a record: one program of one spoke.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) spoke: SpokeName,
+    pub(super) instance: InstanceId,
+}
+
+// === impl Key ===
+
+impl Key {
+    pub(super) fn of(entry: &DirectoryEntry) -> Self {
+        Self {
+            spoke: entry.spoke.clone(),
+            instance: entry.instance.clone(),
+        }
+    }
+
+    /// The field in the hash. A spoke's name holds no `/`, and neither part holds a space.
+    pub(super) fn field(&self) -> String {
+        format!("{}/{}", self.spoke, self.instance)
+    }
+
+    pub(super) fn read(field: &str) -> Option<Self> {
+        let (spoke, instance) = field.split_once('/')?;
+        Some(Self {
+            spoke: spoke.parse().ok()?,
+            instance: instance.parse().ok()?,
+        })
+    }
+}
+
+/// An entry of this hub, to be written.
+pub(super) fn write(entry: &DirectoryEntry) -> DirectoryRecord {
+    DirectoryRecord {
+        field: Key::of(entry).field(),
+        generation: entry.generation,
+        entry: serde_json::to_string(entry).expect("an entry has a JSON form"),
+    }
+}
+
+/// An entry as the hash holds it. What stands before the JSON is what counts.
+pub(super) fn read(field: &str, value: &str) -> Option<DirectoryEntry> {
+    let mut parts = value.splitn(3, ' ');
+    let generation = parts.next()?.parse().ok()?;
+    let hub = parts.next()?.parse().ok()?;
+    let entry: DirectoryEntry = strict::from_str(parts.next()?).ok()?;
+    let entry = DirectoryEntry {
+        generation,
+        hub,
+        ..entry
+    };
+    (Key::of(&entry) == Key::read(field)?).then_some(entry)
+}

@@ -1,0 +1,155 @@
+//! Hubs on a private Redis server, with the cluster and the bus on one link.
+
+use std::time::Duration;
+
+use alkhub_config::EventsConfig;
+use alkhub_events::{Bus, Deliveries, Item, Lag, Limits, Mailbox, mailbox};
+use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState};
+use alkhub_protocol::{HubId, RawJson, TopicFilter};
+use alkhub_redis::Connector;
+use alkhub_tasks::Supervisor;
+use alkhub_test_support::{PATIENCE, RedisServer, within};
+use prometheus::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// One hub, on tasks of its own.
+pub(crate) struct Pod {
+    pub(crate) cluster: Cluster,
+    pub(crate) bus: Bus,
+    pub(crate) hub: HubId,
+    registry: Registry,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Settings with times that suit a test.
+pub(crate) fn config(server: &RedisServer) -> EventsConfig {
+    EventsConfig {
+        redis_url: Some(server.url().into()),
+        timeout: Duration::from_secs(5),
+        probe_interval: Duration::from_millis(250),
+        lease_ttl: Duration::from_millis(1_500),
+        lease_interval: Duration::from_millis(300),
+        ..EventsConfig::default()
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// A hub whose link is up.
+    pub(crate) async fn up(server: &RedisServer, name: &str) -> Self {
+        let pod = Self::start(&config(server), name);
+        pod.is_up().await;
+        pod
+    }
+
+    pub(crate) fn start(config: &EventsConfig, name: &str) -> Self {
+        let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
+        let hub: HubId = name.parse().expect("a hub id");
+        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
+        let mut connector = Connector::new(config, &hub, &registry).expect("settings");
+        let bus = Bus::new(config, &mut connector, &registry).expect("fresh metrics");
+        let cluster = Cluster::start(config, &mut connector, &supervisor, &registry).expect("fresh metrics");
+        connector.start(&supervisor);
+        Self {
+            cluster,
+            bus,
+            hub,
+            registry,
+            tasks,
+            stop,
+        }
+    }
+
+    /// How its link is.
+    pub(crate) fn link(&self) -> watch::Receiver<LinkState> {
+        self.cluster.link()
+    }
+
+    pub(crate) async fn is_up(&self) {
+        self.link_is("up", |state| *state == LinkState::Up).await;
+    }
+
+    pub(crate) async fn is_down(&self) {
+        self.link_is("down", |state| matches!(state, LinkState::Down(_))).await;
+    }
+
+    async fn link_is(&self, what: &str, wanted: impl Fn(&LinkState) -> bool) {
+        let mut link = self.link();
+        let came = timeout(PATIENCE, link.wait_for(|state| wanted(state))).await.is_ok();
+        assert!(
+            came,
+            "the link of {} did not go {what}: {:?}",
+            self.hub,
+            *self.link().borrow()
+        );
+    }
+
+    /// Ends it in good order.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        within("every task ends", self.tasks.wait()).await;
+    }
+
+    /// Registers an instance that stays: its generation.
+    pub(crate) async fn register(&self, entry: DirectoryEntry) -> u64 {
+        let stays = CancellationToken::new();
+        let registered = self.cluster.register_unless(&stays, entry).await;
+        registered.expect("the hub runs")
+    }
+
+    pub(crate) async fn publish(&self, topic: &str, payload: u64) {
+        let payload = RawJson::from_value(&payload).expect("a number");
+        self.bus
+            .publish(&topic.parse().expect("a topic"), Some(payload))
+            .await
+            .expect("Redis is up");
+    }
+
+    /// The value of a metric, summed over its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families
+            .iter()
+            .find(|family| family.name() == name)
+            .expect("a metric of the cluster or its link");
+        let value =
+            |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
+        family.get_metric().iter().map(value).sum()
+    }
+}
+
+/// The next item of a receiver.
+pub(crate) async fn receive<T>(what: &str, receiver: &mut mpsc::Receiver<T>) -> T {
+    within(what, receiver.recv()).await.expect("open")
+}
+
+/// The topic and number of the next item, which is an event.
+pub(crate) async fn event(deliveries: &mut Deliveries) -> (String, u64) {
+    match within("an item", deliveries.next()).await.expect("the mailbox is open") {
+        Item::Event(event) => {
+            let payload = event.payload.as_ref().expect("a payload");
+            (event.topic.to_string(), payload.to().expect("a number"))
+        }
+        other => panic!("an event was expected: {other:?}"),
+    }
+}
+
+pub(crate) fn large_mailbox() -> (Mailbox, Deliveries) {
+    mailbox(
+        Limits {
+            items: 100_000,
+            bytes: 256 * 1024 * 1024,
+        },
+        Lag::DropOldest,
+    )
+}
+
+pub(crate) fn filter(text: &str) -> TopicFilter {
+    text.parse().expect("a filter")
+}

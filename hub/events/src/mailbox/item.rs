@@ -1,0 +1,112 @@
+//! What goes into a mailbox and what comes out of it.
+
+use std::sync::Arc;
+
+use alkhub_protocol::TopicFilter;
+use alkhub_protocol::frame::Gap;
+
+use crate::publication::Publication;
+
+/// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
+pub(super) const PRESSED_BYTES: usize = 256 * 1024;
+
+/// How much may wait for one reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub items: usize,
+    /// Bytes of their texts, with a little for each event.
+    pub bytes: usize,
+}
+
+/// What happens to a reader that is too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lag {
+    /// It loses its oldest events and gets a [`Gap`] instead.
+    DropOldest,
+    /// It loses everything and must go: [`Item::Overflowed`].
+    Disconnect,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// An event.
+    Event(Arc<Publication>),
+    /// Events of a topic are missing here.
+    Gap(Gap),
+    /// The policy was [`Lag::Disconnect`] and the queue was full. Nothing follows.
+    Overflowed,
+}
+
+/// Why events are missing: the closed set behind [`Gap::reason`] and the label of the metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The reader was too slow.
+    Overflow,
+    /// The link to Redis was away.
+    Reconnected,
+    /// A message on the channel was no envelope.
+    Malformed,
+}
+
+/// What is known of a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    pub(crate) reason: Reason,
+    /// `None`: nobody knows how many.
+    pub(crate) missed: Option<u64>,
+}
+
+/// What became of one push.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pushed {
+    /// Whether it waits for the reader now.
+    pub(crate) queued: bool,
+    /// Events that were dropped, this one or older ones.
+    pub(crate) dropped: usize,
+    /// Gaps that the reader will see because of that, beyond those that it would have seen.
+    pub(crate) gaps: usize,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// What may wait while the events of all readers together are over `events.waiting-bytes`.
+    pub(super) fn pressed(self) -> Self {
+        Self {
+            items: self.items,
+            bytes: self.bytes.min(PRESSED_BYTES),
+        }
+    }
+}
+
+// === impl Loss ===
+
+impl Loss {
+    pub(super) fn add(&mut self, other: Self) {
+        self.missed = self.missed.zip(other.missed).map(|(a, b)| a + b);
+    }
+
+    pub(super) fn item(self, filter: &TopicFilter) -> Item {
+        Item::Gap(Gap {
+            topic: filter.to_string(),
+            reason: self.reason.as_str().to_owned(),
+            missed: self.missed,
+        })
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    pub(crate) const ALL: [Self; 3] = [Self::Overflow, Self::Reconnected, Self::Malformed];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Reconnected => "reconnected",
+            Self::Malformed => "malformed",
+        }
+    }
+}

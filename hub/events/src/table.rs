@@ -1,0 +1,338 @@
+//! Who wants what: the subscription table.
+//!
+//! Read by every publish and every message from Redis, so its lists are copied on writing and shared on reading: no
+//! lock is held while events are pushed.
+//!
+//! Invariants
+//! - A mailbox is at most once in a list, however often it subscribed.
+//! - With Redis, an entry outlives its last subscriber until [`Table::expire`], which removes it only when nobody
+//!   subscribed in between (the generation is the same).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alkhub_protocol::{Topic, TopicFilter};
+use alkhub_redis::{Expiry, Idle};
+use parking_lot::RwLock;
+
+use crate::mailbox::{Inbox, Loss};
+use crate::publication::{Live, Publication};
+
+const SHARDS: usize = 64;
+
+/// Every subscription of this hub.
+#[derive(Debug)]
+pub(crate) struct Table {
+    shards: Vec<RwLock<Shard>>,
+    hasher: RandomState,
+    /// Entries for all ids of a type; while there is none, a publish looks only once.
+    types: AtomicUsize,
+    /// What waits for the readers of all topics.
+    live: Arc<Live>,
+}
+
+/// Readers of an event: those of its topic, and those of all ids of its type that are not among them.
+#[derive(Clone, Debug)]
+pub(crate) struct Readers {
+    one: Option<List>,
+    any: Option<List>,
+}
+
+/// What pushing to all readers came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spread {
+    /// Readers that have it queued.
+    pub(crate) delivered: usize,
+    /// Events that readers lost by it.
+    pub(crate) dropped: usize,
+    /// Gaps that readers will see.
+    pub(crate) gaps: usize,
+}
+
+type List = Arc<[Subscriber]>;
+
+#[derive(Debug, Default)]
+struct Shard {
+    topics: HashMap<Box<str>, Entry>,
+    types: HashMap<Box<str>, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    filter: TopicFilter,
+    list: List,
+    /// The session of the link that confirmed it; 0: none did, or that one has ended.
+    session: u64,
+    /// A session that had confirmed it has ended, and the readers have not been told.
+    gap_due: bool,
+    /// Changes whenever a list gets its first subscriber.
+    generation: u64,
+    /// Whether the transport knows that it is idle, and will ask at the end of the grace.
+    reported: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Subscriber {
+    inbox: Arc<Inbox>,
+    /// Subscriptions of the same mailbox.
+    uses: u32,
+}
+
+// === impl Table ===
+
+impl Table {
+    /// A table without entries, on whose hub so many bytes of events may wait before readers that lag must let go.
+    pub(crate) fn new(waiting_bytes: usize) -> Self {
+        Self {
+            live: Live::new(waiting_bytes),
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            types: AtomicUsize::new(0),
+        }
+    }
+
+    /// What the events of this hub count in.
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Adds a subscriber; the session that confirmed the entry, 0 when none did.
+    pub(crate) fn join(&self, filter: &TopicFilter, inbox: &Arc<Inbox>) -> u64 {
+        let mut shard = self.shard(key(filter)).write();
+        let entries = shard.entries_mut(filter);
+        if !entries.contains_key(key(filter)) {
+            if matches!(filter, TopicFilter::AllOf(_)) {
+                self.types.fetch_add(1, Ordering::Release);
+            }
+            entries.insert(key(filter).into(), Entry::new(filter));
+        }
+        let entry = entries.get_mut(key(filter)).expect("the entry was made above");
+        entry.join(inbox);
+        entry.session
+    }
+
+    /// Takes one subscription of a mailbox away. `Some`: nobody wants the entry any more, and it is not yet known;
+    /// it stays until [`Table::expire`].
+    pub(crate) fn leave(&self, filter: &TopicFilter, inbox: &Arc<Inbox>) -> Option<Idle> {
+        let mut shard = self.shard(key(filter)).write();
+        let entry = shard.entries_mut(filter).get_mut(key(filter))?;
+        entry.leave(inbox);
+        if entry.reported || !entry.list.is_empty() {
+            return None;
+        }
+        entry.reported = true;
+        Some(Idle {
+            filter: filter.clone(),
+            generation: entry.generation,
+        })
+    }
+
+    /// Removes an entry that nobody wanted since it was reported.
+    pub(crate) fn expire(&self, idle: &Idle) -> Expiry {
+        let mut shard = self.shard(key(&idle.filter)).write();
+        let entries = shard.entries_mut(&idle.filter);
+        let Some(entry) = entries.get_mut(key(&idle.filter)) else {
+            return Expiry::Wanted;
+        };
+        if !entry.list.is_empty() {
+            entry.reported = false;
+            return Expiry::Wanted;
+        }
+        if entry.generation != idle.generation {
+            return Expiry::Again(Idle {
+                generation: entry.generation,
+                ..idle.clone()
+            });
+        }
+        entries.remove(key(&idle.filter));
+        if matches!(idle.filter, TopicFilter::AllOf(_)) {
+            self.types.fetch_sub(1, Ordering::Release);
+        }
+        Expiry::Removed
+    }
+
+    /// The session that confirmed an entry, 0 when none did; `None`: there is no such entry.
+    pub(crate) fn session(&self, filter: &TopicFilter) -> Option<u64> {
+        let shard = self.shard(key(filter)).read();
+        let entries = match filter {
+            TopicFilter::One(_) => &shard.topics,
+            TopicFilter::AllOf(_) => &shard.types,
+        };
+        entries.get(key(filter)).map(|entry| entry.session)
+    }
+
+    /// The readers of a topic.
+    pub(crate) fn readers(&self, topic: &str, event_type: &str) -> Readers {
+        let list = |entry: &Entry| (!entry.list.is_empty()).then(|| entry.list.clone());
+        let one = self.shard(topic).read().topics.get(topic).and_then(list);
+        let any = if self.types.load(Ordering::Acquire) == 0 {
+            None
+        } else {
+            self.shard(event_type).read().types.get(event_type).and_then(list)
+        };
+        Readers { one, any }
+    }
+
+    /// A new session of the link begins: nothing is confirmed any more. Every filter that has an entry.
+    pub(crate) fn begin(&self) -> Vec<TopicFilter> {
+        let mut filters = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            let Shard { topics, types } = &mut *shard;
+            for entry in topics.values_mut().chain(types.values_mut()) {
+                entry.gap_due |= entry.session != 0;
+                entry.session = 0;
+                filters.push(entry.filter.clone());
+            }
+        }
+        filters
+    }
+
+    /// Notes that the transport confirmed an entry in a session.
+    pub(crate) fn mark(&self, filter: &TopicFilter, session: u64) {
+        let mut shard = self.shard(key(filter)).write();
+        if let Some(entry) = shard.entries_mut(filter).get_mut(key(filter)) {
+            entry.session = session;
+        }
+    }
+
+    /// The stream of messages has come to the confirmation of an entry. `Some`: an earlier session had confirmed it,
+    /// so that these readers may have missed events in between.
+    pub(crate) fn resumed(&self, filter: &TopicFilter) -> Option<Readers> {
+        let mut shard = self.shard(key(filter)).write();
+        let entry = shard.entries_mut(filter).get_mut(key(filter))?;
+        let list = Some(entry.list.clone());
+        std::mem::take(&mut entry.gap_due).then_some(match filter {
+            TopicFilter::One(_) => Readers { one: list, any: None },
+            TopicFilter::AllOf(_) => Readers { one: None, any: list },
+        })
+    }
+
+    fn shard(&self, key: &str) -> &RwLock<Shard> {
+        let hash = self.hasher.hash_one(key);
+        let index = usize::try_from(hash % SHARDS as u64).expect("the remainder is below the number of shards");
+        &self.shards[index]
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    fn entries_mut(&mut self, filter: &TopicFilter) -> &mut HashMap<Box<str>, Entry> {
+        match filter {
+            TopicFilter::One(_) => &mut self.topics,
+            TopicFilter::AllOf(_) => &mut self.types,
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(filter: &TopicFilter) -> Self {
+        Self {
+            filter: filter.clone(),
+            list: Arc::default(),
+            session: 0,
+            gap_due: false,
+            generation: 0,
+            reported: false,
+        }
+    }
+
+    fn join(&mut self, inbox: &Arc<Inbox>) {
+        if self.list.is_empty() {
+            self.generation += 1;
+        }
+        let mut list = self.list.to_vec();
+        match position(&list, inbox) {
+            Ok(index) => list[index].uses += 1,
+            Err(index) => list.insert(
+                index,
+                Subscriber {
+                    inbox: inbox.clone(),
+                    uses: 1,
+                },
+            ),
+        }
+        self.list = list.into();
+    }
+
+    fn leave(&mut self, inbox: &Arc<Inbox>) {
+        let mut list = self.list.to_vec();
+        let Ok(index) = position(&list, inbox) else { return };
+        list[index].uses -= 1;
+        if list[index].uses == 0 {
+            list.remove(index);
+        }
+        self.list = list.into();
+    }
+}
+
+// === impl Readers ===
+
+impl Readers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.one.is_none() && self.any.is_none()
+    }
+
+    /// Pushes an event to each reader once.
+    pub(crate) fn push(&self, publication: &Arc<Publication>) -> Spread {
+        let mut spread = Spread::default();
+        self.each(|inbox, any| {
+            let pushed = inbox.push(publication, any);
+            spread.delivered += usize::from(pushed.queued);
+            spread.dropped += pushed.dropped;
+            spread.gaps += pushed.gaps;
+        });
+        spread
+    }
+
+    /// Pushes a gap to each reader, under the topic that it asked for; the number of gaps that they will see.
+    pub(crate) fn push_gap(&self, topic: &Topic, loss: Loss) -> usize {
+        let one = TopicFilter::One(topic.clone());
+        let any = TopicFilter::AllOf(topic.event_type().into());
+        let mut gaps = 0;
+        self.each(|inbox, is_any| gaps += inbox.push_gap(if is_any { &any } else { &one }, loss));
+        gaps
+    }
+
+    /// [`Readers::push_gap`] for readers of one filter.
+    pub(crate) fn push_gap_of(&self, filter: &TopicFilter, loss: Loss) -> usize {
+        let mut gaps = 0;
+        self.each(|inbox, _| gaps += inbox.push_gap(filter, loss));
+        gaps
+    }
+
+    fn each(&self, mut push: impl FnMut(&Inbox, bool)) {
+        let one: &[Subscriber] = self.one.as_deref().unwrap_or_default();
+        for subscriber in one {
+            push(&subscriber.inbox, false);
+        }
+        for subscriber in self.any.as_deref().unwrap_or_default() {
+            if one.is_empty() || position(one, &subscriber.inbox).is_err() {
+                push(&subscriber.inbox, true);
+            }
+        }
+    }
+}
+
+/// The text by which an entry is found.
+fn key(filter: &TopicFilter) -> &str {
+    match filter {
+        TopicFilter::One(topic) => topic.as_str(),
+        TopicFilter::AllOf(event_type) => event_type,
+    }
+}
+
+/// Lists are in the order of their mailboxes' addresses.
+fn position(list: &[Subscriber], inbox: &Arc<Inbox>) -> Result<usize, usize> {
+    list.binary_search_by_key(&Arc::as_ptr(inbox).addr(), |subscriber| {
+        Arc::as_ptr(&subscriber.inbox).addr()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Puts the parts of the link together, and starts them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use alkhub_config::EventsConfig;
+use alkhub_protocol::HubId;
+use alkhub_tasks::Supervisor;
+use prometheus::Registry;
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+use crate::channel::Names;
+use crate::endpoint::Endpoint;
+use crate::error::SetupError;
+use crate::handle::Redis;
+use crate::keeper::{Keeper, Limits};
+use crate::link::{Link, LinkState};
+use crate::metrics::Metrics;
+use crate::probe::Probe;
+use crate::publisher::{self, Publishing};
+use crate::reader::Reading;
+use crate::receive::{HubReceiver, Nobody, Subscriptions};
+use crate::subscriber::{self, Requested, Subscribing};
+
+/// One hub's link before it starts: who receives is said here. Dropped, it starts nothing.
+#[must_use = "the link starts with `Connector::start`"]
+pub struct Connector {
+    hub: HubId,
+    remote: Option<Remote>,
+    subscriptions: Arc<dyn Subscriptions>,
+    hubs: Arc<dyn HubReceiver>,
+}
+
+/// What there is only with a URL.
+struct Remote {
+    redis: Redis,
+    endpoint: Endpoint,
+    limits: Limits,
+    metrics: Metrics,
+    publishing: Publishing,
+    requested: Requested,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// The link of a hub by its settings; it connects to nothing yet.
+    ///
+    /// # Errors
+    /// The URL or the file of authorities cannot be used, or a metric is registered already.
+    pub fn new(config: &EventsConfig, hub: &HubId, registry: &Registry) -> Result<Self, SetupError> {
+        let remote = match config.redis()? {
+            Some(url) => Some(Remote::new(&url, config, hub, registry)?),
+            None => None,
+        };
+        Ok(Self {
+            hub: hub.clone(),
+            remote,
+            subscriptions: Arc::new(Nobody),
+            hubs: Arc::new(Nobody),
+        })
+    }
+
+    /// The hub whose link it is.
+    pub fn hub(&self) -> &HubId {
+        &self.hub
+    }
+
+    /// The handle; `None` without a URL.
+    pub fn redis(&self) -> Option<Redis> {
+        self.remote.as_ref().map(|remote| remote.redis.clone())
+    }
+
+    /// How the link is, now and later; [`LinkState::Local`] for good without a URL.
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        match &self.remote {
+            Some(remote) => remote.redis.state(),
+            None => watch::channel(LinkState::Local).1,
+        }
+    }
+
+    /// Who wants topics and gets their events.
+    pub fn set_subscriptions(&mut self, subscriptions: Arc<dyn Subscriptions>) {
+        self.subscriptions = subscriptions;
+    }
+
+    /// Who gets what the hubs send each other.
+    pub fn set_hub_receiver(&mut self, hubs: Arc<dyn HubReceiver>) {
+        self.hubs = hubs;
+    }
+
+    /// Starts the link and returns at once; it comes up in the background and keeps trying. The supervisor watches over
+    /// its loops; when they are asked to stop, what was accepted is still sent, and the connections close when nobody
+    /// holds them.
+    pub fn start(self, supervisor: &Supervisor) {
+        let Self {
+            hub: _,
+            remote,
+            subscriptions,
+            hubs,
+        } = self;
+        let Some(remote) = remote else { return };
+        let Remote {
+            redis: Redis { link, names, .. },
+            endpoint,
+            limits,
+            metrics,
+            publishing,
+            requested,
+        } = remote;
+        let (stop, hold) = (supervisor.stop(), link.hold());
+        supervisor.keep("redis.publisher", publishing.run(hubs.clone(), stop.clone(), hold));
+        let probe = Probe::new(limits.probe_interval, metrics.probe_seconds.clone());
+        let keeper = Keeper {
+            endpoint,
+            limits,
+            link,
+            metrics,
+            subscribing: Subscribing::new(requested, subscriptions.clone(), names.clone()),
+            reading: Arc::new(Reading {
+                names: names.clone(),
+                subscriptions,
+                hubs,
+                probe: probe.clone(),
+            }),
+            names,
+            probe,
+            tasks: supervisor.tasks().clone(),
+            sessions: 0,
+            was_up: false,
+        };
+        supervisor.keep("redis.link", keeper.run(stop.clone()));
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the endpoint: it may hold a password.
+        f.debug_struct("Connector")
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Remote ===
+
+impl Remote {
+    fn new(url: &SecretString, config: &EventsConfig, hub: &HubId, registry: &Registry) -> Result<Self, SetupError> {
+        let metrics = Metrics::register(registry)?;
+        let endpoint = Endpoint::new(url, config.redis_ca_file.as_deref())?;
+        let link = Link::new();
+        let (publisher, publishing) = publisher::new(link.clone());
+        let (requests, requested) = subscriber::new(config.unsubscribe_grace);
+        Ok(Self {
+            redis: Redis {
+                link,
+                names: Arc::new(Names::new(&config.prefix, hub)),
+                publisher,
+                requests,
+                timeout: config.timeout,
+            },
+            endpoint,
+            limits: Limits {
+                timeout: config.timeout,
+                probe_interval: config.probe_interval,
+                queue: config.link_queue,
+            },
+            metrics,
+            publishing,
+            requested,
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! The handle: what the bus and the cluster ask of Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::{HubId, Topic, TopicFilter};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::channel::Names;
+use crate::error::{Error, Unconfirmed};
+use crate::link::{Hold, Link, LinkState};
+use crate::publisher::Publisher;
+use crate::receive::Idle;
+use crate::session::Session;
+use crate::subscriber::Requests;
+
+/// One hub's Redis. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    pub(crate) link: Link,
+    pub(crate) names: Arc<Names>,
+    pub(crate) publisher: Publisher,
+    pub(crate) requests: Requests,
+    pub(crate) timeout: Duration,
+}
+
+// === impl Redis ===
+
+impl Redis {
+    /// How the link is, now and later.
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.link.state()
+    }
+
+    /// The session of now, for scripts.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: the link is down.
+    pub fn session(&self) -> Result<Arc<Session>, Error> {
+        self.link.session()
+    }
+
+    /// Keeps the link open at the end of the hub until the hold is dropped.
+    pub fn hold(&self) -> Hold {
+        self.link.hold()
+    }
+
+    /// Publishes an event's message to every process of the prefix, and waits until Redis has it. Dropping the future
+    /// after its first poll does not take it back.
+    ///
+    /// # Errors
+    /// The link is down, or Redis did not confirm.
+    pub async fn publish_event(&self, topic: &Topic, message: Bytes) -> Result<(), Unconfirmed> {
+        self.publisher.publish(self.names.topic(topic), message).await
+    }
+
+    /// Publishes a change of keys to every hub, and waits until Redis has it. Dropping the future after its first poll
+    /// does not take it back.
+    ///
+    /// # Errors
+    /// The link is down, or Redis did not confirm.
+    pub async fn publish_key_change(&self, message: Bytes) -> Result<(), Unconfirmed> {
+        let channel = self.names.key_changes().to_owned();
+        self.publisher.publish(channel, message).await
+    }
+
+    /// Queues a message for one hub. What becomes of it is told to the [`HubReceiver`](crate::HubReceiver).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: the link is down. [`Error::Full`]: too much waits.
+    pub fn relay(&self, to: &HubId, message: Bytes) -> Result<(), Error> {
+        self.publisher.relay(self.names.inbox(to), to.clone(), message)
+    }
+
+    /// Waits until Redis has confirmed an entry of the [`Subscriptions`](crate::Subscriptions); `session` had confirmed
+    /// it before, 0: none had. Dropping the future takes nothing back.
+    ///
+    /// # Errors
+    /// The link is down, or Redis refuses or does not confirm in time.
+    pub async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), Error> {
+        let current = self.link.session()?.number;
+        if session == current {
+            return Ok(());
+        }
+        match tokio::time::timeout(self.timeout, self.requests.confirm(filter)).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err(self.link.why_down()),
+            Err(_) => Err(Error::Timeout(self.timeout)),
+        }
+    }
+
+    /// An entry has no subscriber any more: Redis is unsubscribed after the grace, unless it is wanted again by then.
+    pub fn release(&self, idle: Idle) {
+        self.requests.release(idle);
+    }
+}

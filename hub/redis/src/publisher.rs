@@ -1,0 +1,219 @@
+//! Sends to Redis what this hub publishes and relays, many messages in one write.
+//!
+//! One batch is on its way at a time; what comes meanwhile makes the next one. So a lone message leaves at once, and
+//! under load the cost of a write is shared.
+//!
+//! Invariants
+//! - Messages reach Redis in the order in which they were accepted.
+//! - What waits is bounded in messages and bytes; beyond it a message is refused ([`Error::Full`]).
+//! - A relayed message that nobody received, or that was never sent, is given back. So is one whose batch broke, with
+//!   the word that it may have been received.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alkhub_protocol::{Delivered, HubId};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Unconfirmed};
+use crate::link::{Hold, Link};
+use crate::receive::{HubReceiver, Undelivered};
+
+/// Messages that may wait; more are refused.
+const QUEUE_MESSAGES: usize = 131_072;
+
+/// Bytes that may wait; more are refused.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Messages in one write at most.
+const BATCH_MESSAGES: usize = 256;
+
+/// Bytes after which a write takes no further message.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Accepts messages. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Publisher {
+    jobs: mpsc::Sender<Job>,
+    bytes: Arc<AtomicUsize>,
+    link: Link,
+}
+
+/// The task that sends them.
+pub(crate) struct Publishing {
+    jobs: mpsc::Receiver<Job>,
+    bytes: Arc<AtomicUsize>,
+    link: Link,
+}
+
+#[derive(Debug)]
+struct Job {
+    channel: String,
+    message: Bytes,
+    then: Then,
+}
+
+#[derive(Debug)]
+enum Then {
+    /// Somebody waits for the confirmation.
+    Tell(oneshot::Sender<Result<(), Unconfirmed>>),
+    /// The message was for one hub.
+    Relayed(HubId),
+}
+
+pub(crate) fn new(link: Link) -> (Publisher, Publishing) {
+    let (sender, jobs) = mpsc::channel(QUEUE_MESSAGES);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let publisher = Publisher {
+        jobs: sender,
+        bytes: bytes.clone(),
+        link: link.clone(),
+    };
+    (publisher, Publishing { jobs, bytes, link })
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// Publishes and waits until Redis has it.
+    pub(crate) async fn publish(&self, channel: String, message: Bytes) -> Result<(), Unconfirmed> {
+        let refused = |source| Unconfirmed {
+            delivered: Delivered::No,
+            source,
+        };
+        self.link.session().map_err(refused)?;
+        let (told, answer) = oneshot::channel();
+        self.accept(Job {
+            channel,
+            message,
+            then: Then::Tell(told),
+        })
+        .map_err(refused)?;
+        let lost = |_| Unconfirmed {
+            delivered: Delivered::Maybe,
+            source: self.link.why_down(),
+        };
+        answer.await.map_err(lost)?
+    }
+
+    /// Hands on a message for one hub.
+    pub(crate) fn relay(&self, channel: String, to: HubId, message: Bytes) -> Result<(), Error> {
+        self.link.session()?;
+        self.accept(Job {
+            channel,
+            message,
+            then: Then::Relayed(to),
+        })
+    }
+
+    fn accept(&self, job: Job) -> Result<(), Error> {
+        let size = job.message.len();
+        if self.bytes.fetch_add(size, Ordering::Relaxed) > QUEUE_BYTES {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            return Err(Error::Full);
+        }
+        self.jobs.try_send(job).map_err(|refused| {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            match refused {
+                mpsc::error::TrySendError::Full(_) => Error::Full,
+                mpsc::error::TrySendError::Closed(_) => self.link.why_down(),
+            }
+        })
+    }
+}
+
+// === impl Publishing ===
+
+impl Publishing {
+    /// Sends until the end; what was accepted before it is still sent. `hold` keeps the link until then.
+    pub(crate) async fn run(mut self, hubs: Arc<dyn HubReceiver>, stop: CancellationToken, hold: Hold) {
+        let mut batch = Vec::with_capacity(BATCH_MESSAGES);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
+                first = self.jobs.recv() => match first {
+                    Some(first) => {
+                        self.fill(&mut batch, first);
+                        self.send(&mut batch, &*hubs).await;
+                    }
+                    None => break,
+                },
+            }
+        }
+        drop(hold);
+    }
+
+    fn fill(&mut self, batch: &mut Vec<Job>, first: Job) {
+        let mut bytes = first.message.len();
+        batch.push(first);
+        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            bytes += job.message.len();
+            batch.push(job);
+        }
+        self.bytes
+            .fetch_sub(batch.iter().map(|job| job.message.len()).sum(), Ordering::Relaxed);
+    }
+
+    async fn send(&self, batch: &mut Vec<Job>, hubs: &dyn HubReceiver) {
+        let Ok(session) = self.link.session() else {
+            batch
+                .drain(..)
+                .for_each(|job| job.fail(Delivered::No, self.link.why_down(), hubs));
+            return;
+        };
+        let mut pipeline = redis::Pipeline::with_capacity(batch.len());
+        for job in batch.iter() {
+            pipeline.cmd("PUBLISH").arg(&job.channel).arg(&job.message[..]);
+        }
+        match session.query_all(&pipeline).await {
+            Ok(answers) => {
+                for (job, answer) in batch.drain(..).zip(answers) {
+                    job.answered(session.read(answer), hubs);
+                }
+            }
+            Err(error) => {
+                session.end().now("a publish was not confirmed");
+                batch
+                    .drain(..)
+                    .for_each(|job| job.fail(Delivered::Maybe, error.clone(), hubs));
+            }
+        }
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Redis answered how many received it.
+    fn answered(self, receivers: Result<i64, Error>, hubs: &dyn HubReceiver) {
+        match (receivers, self.then) {
+            (Ok(_), Then::Tell(told)) => drop(told.send(Ok(()))),
+            (Ok(1..), Then::Relayed(_)) => hubs.delivered(),
+            (Ok(_) | Err(_), Then::Relayed(hub)) => hubs.undelivered(Undelivered {
+                hub,
+                message: self.message,
+                delivered: Delivered::No,
+            }),
+            (Err(source), Then::Tell(told)) => drop(told.send(Err(Unconfirmed {
+                delivered: Delivered::No,
+                source,
+            }))),
+        }
+    }
+
+    /// It was not sent, or the link broke while it was on its way.
+    fn fail(self, delivered: Delivered, source: Error, hubs: &dyn HubReceiver) {
+        match self.then {
+            Then::Tell(told) => drop(told.send(Err(Unconfirmed { delivered, source }))),
+            Then::Relayed(hub) => hubs.undelivered(Undelivered {
+                hub,
+                message: self.message,
+                delivered,
+            }),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Reads what Redis sends: the connection only decodes and queues, a task behind it spreads.
+//!
+//! Invariants
+//! - The connection never waits. When the queue behind it is full the session ends, and every subscriber gets a gap.
+//! - Each event is spread once, though Redis sends it twice to a hub that subscribed a topic and all ids of its type:
+//!   the copy for the topic counts, the copy for the pattern is skipped while the topic is subscribed.
+//! - A topic is called resumed when the stream comes to its confirmation: after everything of the session before, before
+//!   everything of this one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alkhub_protocol::{Topic, TopicFilter};
+use bytes::Bytes;
+use prometheus::IntCounter;
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::mpsc;
+
+use crate::channel::{Channel, Names};
+use crate::probe::Probe;
+use crate::receive::{HubReceiver, Subscriptions};
+use crate::session::End;
+
+/// Bytes received and not yet spread, at most.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Messages spread between two looks at the clock.
+const BATCH: usize = 256;
+
+/// The end of the queue that the connection fills.
+pub(crate) struct Push {
+    queue: mpsc::Sender<Message>,
+    held: Arc<AtomicUsize>,
+    end: End,
+    overflowed: IntCounter,
+}
+
+/// What is the same in every session.
+pub(crate) struct Reading {
+    pub(crate) names: Arc<Names>,
+    pub(crate) subscriptions: Arc<dyn Subscriptions>,
+    pub(crate) hubs: Arc<dyn HubReceiver>,
+    pub(crate) probe: Probe,
+}
+
+#[derive(Debug)]
+pub(crate) struct Message {
+    kind: Kind,
+    channel: Vec<u8>,
+    payload: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Published,
+    Matched,
+    Subscribed,
+    PatternSubscribed,
+    Unsubscribed,
+}
+
+/// The reader of one session.
+struct Reader {
+    shared: Arc<Reading>,
+    /// Channels of topics that this stream carries from here on.
+    topics: HashSet<Vec<u8>>,
+}
+
+// === impl Push ===
+
+impl Push {
+    pub(crate) fn new(queue: mpsc::Sender<Message>, end: End, overflowed: IntCounter) -> Self {
+        Self {
+            queue,
+            held: Arc::default(),
+            end,
+            overflowed,
+        }
+    }
+
+    /// Bytes in the queue; the reader takes off what it has read.
+    pub(crate) fn held(&self) -> Arc<AtomicUsize> {
+        self.held.clone()
+    }
+
+    /// Called by the connection for each message. Never waits. After the first that did not fit none is taken: it would
+    /// come before the gap that tells of the loss.
+    pub(crate) fn take(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
+        if self.end.is_decided() {
+            return Err(redis::aio::SendError);
+        }
+        let disconnected = info.kind == PushKind::Disconnection;
+        let Some(message) = Message::read(info) else {
+            if disconnected {
+                self.end.now("the connection was lost");
+            }
+            return Ok(());
+        };
+        let size = message.payload.len();
+        let fits = self.held.fetch_add(size, Ordering::Relaxed) <= QUEUE_BYTES;
+        if fits && self.queue.try_send(message).is_ok() {
+            return Ok(());
+        }
+        self.overflowed.inc();
+        self.end.now("more came than this hub could spread");
+        Err(redis::aio::SendError)
+    }
+}
+
+// === impl Message ===
+
+impl Message {
+    fn read(info: PushInfo) -> Option<Self> {
+        let kind = match info.kind {
+            PushKind::Message => Kind::Published,
+            PushKind::PMessage => Kind::Matched,
+            PushKind::Subscribe => Kind::Subscribed,
+            PushKind::PSubscribe => Kind::PatternSubscribed,
+            PushKind::Unsubscribe => Kind::Unsubscribed,
+            _ => return None,
+        };
+        let mut parts = info.data.into_iter().map(|value| match value {
+            Value::BulkString(bytes) => bytes,
+            _ => Vec::new(),
+        });
+        if kind == Kind::Matched {
+            parts.next();
+        }
+        let channel = parts.next()?;
+        Some(Self {
+            kind,
+            channel,
+            payload: parts.next().unwrap_or_default().into(),
+        })
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Spreads what a session receives, to the last message before its end.
+    pub(crate) async fn run(self: Arc<Self>, mut messages: mpsc::Receiver<Message>, held: Arc<AtomicUsize>, end: End) {
+        let mut reader = Reader {
+            shared: self,
+            topics: HashSet::new(),
+        };
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let count = tokio::select! {
+                count = messages.recv_many(&mut batch, BATCH) => count,
+                () = end.wait(), if !messages.is_closed() => {
+                    messages.close();
+                    continue;
+                }
+            };
+            if count == 0 {
+                break;
+            }
+            reader.shared.probe.heard();
+            for message in batch.drain(..) {
+                held.fetch_sub(message.payload.len(), Ordering::Relaxed);
+                reader.take(message);
+            }
+        }
+    }
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Never waits: what is slow must not hold up what comes behind it.
+    fn take(&mut self, message: Message) {
+        let Reading {
+            names,
+            subscriptions,
+            hubs,
+            probe,
+        } = &*self.shared;
+        match (message.kind, names.read(&message.channel)) {
+            (Kind::Published, Channel::Event(topic)) => subscriptions.event(topic, &message.payload),
+            (Kind::Matched, Channel::Event(topic)) => {
+                if !self.topics.contains(&message.channel) {
+                    subscriptions.event(topic, &message.payload);
+                }
+            }
+            (Kind::Subscribed, Channel::Event(topic)) => {
+                if let Ok(topic) = topic.parse::<Topic>() {
+                    subscriptions.resumed(&TopicFilter::One(topic));
+                }
+                self.topics.insert(message.channel);
+            }
+            (Kind::Unsubscribed, Channel::Event(_)) => {
+                self.topics.remove(&message.channel);
+            }
+            (Kind::PatternSubscribed, _) => {
+                if let Some(event_type) = names.read_pattern(&message.channel) {
+                    subscriptions.resumed(&TopicFilter::AllOf(event_type.into()));
+                }
+            }
+            (Kind::Published, Channel::Inbox) => hubs.relayed(message.payload),
+            (Kind::Published, Channel::Directory) => hubs.directory_changed(message.payload),
+            (Kind::Published, Channel::Keys) => hubs.keys_changed(message.payload),
+            (Kind::Published, Channel::Probe) => probe.returned(&message.payload),
+            (_, _) => {}
+        }
+    }
+}

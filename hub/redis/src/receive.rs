@@ -1,0 +1,119 @@
+//! Who gets what comes from Redis: what the crates above give the link.
+//!
+//! Invariants
+//! - The link calls these from its own tasks, in the order of what it received; none of them may wait: what is slow must
+//!   not hold up what comes behind it.
+
+use std::fmt;
+
+use alkhub_protocol::{Delivered, HubId, TopicFilter};
+use bytes::Bytes;
+
+/// The topics that this hub has subscribers for. The link keeps Redis subscribed to exactly these entries.
+pub trait Subscriptions: fmt::Debug + Send + Sync {
+    /// A new session begins: nothing is confirmed any more. Every filter that has an entry.
+    fn begin(&self) -> Vec<TopicFilter>;
+
+    /// The session that confirmed an entry, 0 when none did; `None`: there is no such entry.
+    fn session(&self, filter: &TopicFilter) -> Option<u64>;
+
+    /// Redis confirmed an entry in a session.
+    fn mark(&self, filter: &TopicFilter, session: u64);
+
+    /// The stream of messages has come to the confirmation of an entry: what is received from here on is complete.
+    fn resumed(&self, filter: &TopicFilter);
+
+    /// The grace of an entry without subscribers has passed.
+    fn expire(&self, idle: &Idle) -> Expiry;
+
+    /// A message on the channel of a topic, which is given as the channel spells it.
+    fn event(&self, topic: &str, message: &Bytes);
+}
+
+/// What the hubs send each other.
+pub trait HubReceiver: fmt::Debug + Send + Sync {
+    /// A message for this hub.
+    fn relayed(&self, message: Bytes);
+
+    /// A change of the directory.
+    fn directory_changed(&self, message: Bytes);
+
+    /// A change of keys.
+    fn keys_changed(&self, message: Bytes);
+
+    /// A message of this hub was received by the hub that it was for.
+    fn delivered(&self);
+
+    /// A message of this hub comes back.
+    fn undelivered(&self, undelivered: Undelivered);
+}
+
+/// An entry that has no subscriber any more.
+#[derive(Clone, Debug)]
+pub struct Idle {
+    /// What it asked for.
+    pub filter: TopicFilter,
+    /// Changes whenever the entry gets a subscriber after it had none.
+    pub generation: u64,
+}
+
+/// What became of an entry at the end of its grace.
+#[derive(Clone, Debug)]
+pub enum Expiry {
+    /// It is gone.
+    Removed,
+    /// It was wanted in between and is idle again: its grace begins anew.
+    Again(Idle),
+    /// Somebody wants it.
+    Wanted,
+}
+
+/// A message for another hub that came back.
+#[derive(Clone, Debug)]
+pub struct Undelivered {
+    /// The hub that it was for.
+    pub hub: HubId,
+    /// The message.
+    pub message: Bytes,
+    /// `No`: nobody received it. `Maybe`: the link broke while it was on its way, and
+    /// [`LinkState::Down`](crate::LinkState) was the sign.
+    pub delivered: Delivered,
+}
+
+/// Stands in for a receiver that was not given: nothing is subscribed, and what comes is dropped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nobody;
+
+// === impl Nobody ===
+
+impl Subscriptions for Nobody {
+    fn begin(&self) -> Vec<TopicFilter> {
+        Vec::new()
+    }
+
+    fn session(&self, _: &TopicFilter) -> Option<u64> {
+        None
+    }
+
+    fn mark(&self, _: &TopicFilter, _: u64) {}
+
+    fn resumed(&self, _: &TopicFilter) {}
+
+    fn expire(&self, _: &Idle) -> Expiry {
+        Expiry::Removed
+    }
+
+    fn event(&self, _: &str, _: &Bytes) {}
+}
+
+impl HubReceiver for Nobody {
+    fn relayed(&self, _: Bytes) {}
+
+    fn directory_changed(&self, _: Bytes) {}
+
+    fn keys_changed(&self, _: Bytes) {}
+
+    fn delivered(&self) {}
+
+    fn undelivered(&self, _: Undelivered) {}
+}

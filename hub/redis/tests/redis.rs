@@ -1,0 +1,188 @@
+//! The link against a real Redis: every test starts a server of its own.
+
+use std::time::Duration;
+
+use alkhub_config::EventsConfig;
+use alkhub_redis::{Connector, LinkState, Redis, SetupError};
+use alkhub_tasks::Supervisor;
+use alkhub_test_support::{PATIENCE, Port, RedisServer, within};
+use bytes::Bytes;
+use prometheus::Registry;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// One hub's link, on tasks of its own.
+struct Hub {
+    redis: Redis,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Settings with times that suit a test.
+fn config(server: &RedisServer) -> EventsConfig {
+    EventsConfig {
+        redis_url: Some(server.url().into()),
+        timeout: Duration::from_secs(5),
+        probe_interval: Duration::from_millis(250),
+        ..EventsConfig::default()
+    }
+}
+
+// === impl Hub ===
+
+impl Hub {
+    fn start(config: &EventsConfig, name: &str) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let connector = Connector::new(config, &name.parse().expect("a hub id"), &Registry::new()).expect("settings");
+        let redis = connector.redis().expect("a URL");
+        connector.start(&Supervisor::new(tasks.clone(), stop.clone()));
+        Self { redis, tasks, stop }
+    }
+
+    async fn link_is(&self, what: &str, wanted: impl Fn(&LinkState) -> bool) {
+        let mut link = self.redis.state();
+        let came = timeout(PATIENCE, link.wait_for(|state| wanted(state))).await.is_ok();
+        assert!(came, "the link did not go {what}: {:?}", *self.redis.state().borrow());
+    }
+
+    async fn is_up(&self) {
+        self.link_is("up", |state| *state == LinkState::Up).await;
+    }
+
+    /// Ends it in good order.
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        within("every task ends", self.tasks.wait()).await;
+    }
+}
+
+/// An authority, and a certificate of its for `localhost`, in files.
+fn certificates(server: &RedisServer) -> [String; 3] {
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, &authority).expect("a certificate");
+    [
+        ("ca.pem", authority.pem()),
+        ("cert.pem", certificate.pem()),
+        ("key.pem", key.serialize_pem()),
+    ]
+    .map(|(name, text)| {
+        let path = server.folder().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.to_string_lossy().into_owned()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_over_tls_is_trusted_by_the_file_of_authorities_alone() {
+    let mut server = RedisServer::reserve();
+    let ([authority, certificate, key], tls_port) = (certificates(&server), Port::free());
+    let port = tls_port.to_string();
+    let tls = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+    ];
+    server
+        .launch_with(&[&tls[..], &["--tls-auth-clients", "no", "--requirepass", "s3cret"]].concat())
+        .await;
+    let trusting = EventsConfig {
+        redis_url: Some(format!("rediss://:s3cret@localhost:{port}").into()),
+        redis_ca_file: Some(authority.into()),
+        ..config(&server)
+    };
+
+    let (trusting, stranger) = (
+        Hub::start(&trusting, "a"),
+        Hub::start(
+            &EventsConfig {
+                redis_ca_file: None,
+                ..trusting
+            },
+            "b",
+        ),
+    );
+
+    // A link that is up has subscribed, and has heard what it published.
+    trusting.is_up().await;
+    let topic = "t:1".parse().expect("a topic");
+    let published = trusting.redis.publish_event(&topic, Bytes::from_static(b"{}"));
+    published.await.expect("Redis has it");
+    let untrusted = |state: &LinkState| matches!(state, LinkState::Down(reason) if reason.contains("ertificate"));
+    stranger.link_is("down by the certificate", untrusted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_link_stays_at_the_end_until_nobody_holds_it() {
+    let server = RedisServer::start().await;
+    let hub = Hub::start(&config(&server), "a");
+    hub.is_up().await;
+    let (redis, hold) = (hub.redis.clone(), hub.redis.hold());
+
+    hub.stop.cancel();
+    let session = redis.session().expect("still up");
+    let claim = session.claim_prefix("uid", Duration::from_secs(1)).await;
+    assert_eq!(claim.expect("still up"), "uid");
+    drop(hold);
+
+    hub.stop().await;
+    let ended = matches!(&*redis.state().borrow(), LinkState::Down(reason) if reason.contains("ending"));
+    assert!(ended, "{:?}", *redis.state().borrow());
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_told_at_once_and_without_the_password() {
+    let start = |url: &str, authorities: Option<&str>| {
+        let config = EventsConfig {
+            redis_url: Some(url.into()),
+            redis_ca_file: authorities.map(Into::into),
+            ..EventsConfig::default()
+        };
+        Connector::new(&config, &"a".parse().expect("valid"), &Registry::new())
+    };
+
+    for url in [
+        "http://:s3cret@h",
+        "redis://:s3cret@h:port",
+        "redis://:s3cret@h/#x",
+        "s3cret",
+    ] {
+        let error = start(url, None).expect_err(url);
+        assert!(
+            matches!(error, SetupError::Url(_)) && !format!("{error:?} {error}").contains("s3cret"),
+            "{error:?}"
+        );
+    }
+    let garbage = std::env::current_exe().expect("this program");
+    let error = start("rediss://h", garbage.to_str()).expect_err("no authority");
+    assert!(matches!(error, SetupError::Authorities { .. }), "{error:?}");
+    let error = start("rediss://h", Some("/nonexistent/ca.pem")).expect_err("no file");
+    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
+}
+
+#[test]
+fn without_a_url_there_is_no_link_and_no_series_that_says_it_is_down() {
+    let registry = Registry::new();
+
+    let connector = Connector::new(&EventsConfig::default(), &"a".parse().expect("valid"), &registry);
+
+    let connector = connector.expect("nothing to refuse");
+    assert!(connector.redis().is_none());
+    assert_eq!(*connector.state().borrow(), LinkState::Local);
+    let families = registry.gather();
+    assert!(
+        families
+            .iter()
+            .all(|family| !family.name().starts_with("alkhub_redis_")),
+        "{families:?}"
+    );
+}
