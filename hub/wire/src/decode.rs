@@ -9,14 +9,16 @@
 //! - A message over the limit is read away, up to [`SKIPPED`] times the limit, and costs its beginning in memory: which
 //!   call it was about can be told from that. One that is larger still is a [`Violation`].
 //! - Control frames may come between the fragments of a message; anything else out of order is a [`Violation`].
+//! - Text is checked as it arrives, each byte once, and refused at the first byte that cannot be UTF-8.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::code;
 use crate::frame::{
     CONTROL_LIMIT, FIN, Kind, MASKED, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_CONTINUATION, OPCODE_PING, OPCODE_PONG,
     OPCODE_TEXT, Role, apply_mask, is_control,
 };
+use crate::received::{Received, Violation};
 
 /// Set aside at most this much for a frame of which only the header has arrived; kept of a message over the limit.
 const RESERVE_LIMIT: usize = 16 * 1024;
@@ -26,46 +28,6 @@ const SKIPPED: usize = 16;
 
 /// Longest header: two bytes, the length, the mask.
 const HEADER_LIMIT: usize = 2 + 8 + 4;
-
-/// What a peer sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// A whole message.
-    Message {
-        /// Text or binary.
-        kind: Kind,
-        /// Unmasked; valid UTF-8 when `kind` is text.
-        data: Bytes,
-    },
-    /// A whole message over the limit, of which only the beginning is left.
-    TooLarge {
-        /// Text or binary.
-        kind: Kind,
-        /// How it begins.
-        head: Bytes,
-        /// Its length.
-        size: usize,
-    },
-    /// To be answered with a pong of the same payload.
-    Ping(Bytes),
-    /// An answer to a ping, with its payload, or a sign of life.
-    Pong(Bytes),
-    /// The peer ends the connection; nothing is read after it.
-    Close {
-        /// Its reason; 1005 when it gave none.
-        code: u16,
-    },
-}
-
-/// Why a connection must be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Violation {
-    /// Close code.
-    pub code: u16,
-    /// What the peer did, for the close frame.
-    pub reason: &'static str,
-}
 
 /// Reads one connection's frames.
 #[derive(Debug)]
@@ -80,6 +42,8 @@ pub struct Decoder {
     message: Option<(Kind, BytesMut)>,
     /// Bytes of the message as far as they are announced.
     size: usize,
+    /// Bytes of its text that are known to be UTF-8.
+    checked: usize,
     control: BytesMut,
     closed: bool,
 }
@@ -92,17 +56,6 @@ struct Open {
     mask: Option<[u8; 4]>,
     read: usize,
     left: usize,
-}
-
-// === impl Violation ===
-
-impl Violation {
-    pub(crate) fn protocol(reason: &'static str) -> Self {
-        Self {
-            code: code::PROTOCOL,
-            reason,
-        }
-    }
 }
 
 // === impl Decoder ===
@@ -119,6 +72,7 @@ impl Decoder {
             frame: None,
             message: None,
             size: 0,
+            checked: 0,
             control: BytesMut::new(),
             closed: false,
         }
@@ -127,7 +81,7 @@ impl Decoder {
     /// Takes from the front of `input` until a message or control frame is complete or nothing is left.
     ///
     /// # Errors
-    /// [`Violation`]: the connection must be closed with its code.
+    /// [`Violation`]: the connection must be closed with its code, and nothing be fed any more.
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Received>, Violation> {
         while !self.closed {
             let frame = match self.frame {
@@ -137,7 +91,9 @@ impl Decoder {
                     None => return Ok(None),
                 },
             };
-            if !self.take_payload(frame, input) {
+            let complete = self.take_payload(frame, input);
+            self.check_text()?;
+            if !complete {
                 return Ok(None);
             }
             if let Some(received) = self.finish(frame)? {
@@ -232,10 +188,14 @@ impl Decoder {
     fn open(&mut self, length: u64, mask: Option<[u8; 4]>) -> Result<Open, Violation> {
         let opcode = self.header[0] & 0x0F;
         let most = self.limit.saturating_mul(SKIPPED);
-        match opcode {
-            OPCODE_TEXT => (self.message, self.size) = (Some((Kind::Text, BytesMut::new())), 0),
-            OPCODE_BINARY => (self.message, self.size) = (Some((Kind::Binary, BytesMut::new())), 0),
-            _ => {}
+        let begins = match opcode {
+            OPCODE_TEXT => Some(Kind::Text),
+            OPCODE_BINARY => Some(Kind::Binary),
+            _ => None,
+        };
+        if let Some(kind) = begins {
+            self.message = Some((kind, BytesMut::new()));
+            (self.size, self.checked) = (0, 0);
         }
         let left = usize::try_from(length)
             .ok()
@@ -298,6 +258,21 @@ impl Decoder {
         frame.left == 0
     }
 
+    /// Checks what has arrived of a text since the last look; its last character may be cut. Of a message over the limit
+    /// only the beginning is there.
+    fn check_text(&mut self) -> Result<(), Violation> {
+        if let Some((Kind::Text, data)) = &self.message
+            && !self.is_over()
+        {
+            match std::str::from_utf8(&data[self.checked..]) {
+                Ok(rest) => self.checked += rest.len(),
+                Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
+                Err(_) => return Err(Violation::NOT_UTF8),
+            }
+        }
+        Ok(())
+    }
+
     fn finish(&mut self, frame: Open) -> Result<Option<Received>, Violation> {
         self.frame = None;
         if is_control(frame.opcode) {
@@ -307,7 +282,7 @@ impl Decoder {
                 OPCODE_PONG => Ok(Some(Received::Pong(payload))),
                 _ => {
                     self.closed = true;
-                    code::of_close(&payload).map(|code| Some(Received::Close { code }))
+                    Received::close(&payload).map(Some)
                 }
             };
         }
@@ -322,11 +297,8 @@ impl Decoder {
             let head = data.freeze();
             return Ok(Some(Received::TooLarge { kind, head, size }));
         }
-        if kind == Kind::Text && std::str::from_utf8(&data).is_err() {
-            return Err(Violation {
-                code: code::NOT_UTF8,
-                reason: "text is not UTF-8",
-            });
+        if kind == Kind::Text && self.checked < data.len() {
+            return Err(Violation::NOT_UTF8);
         }
         Ok(Some(Received::Message {
             kind,

@@ -5,7 +5,8 @@
 //! by which the ends know each other.
 //!
 //! What it promises
-//! - What breaks the protocol is refused with the close code that the RFC names.
+//! - What breaks the protocol is refused with the close code that the RFC names, as early as it can be seen: text that is
+//!   not UTF-8 at its first wrong byte.
 //! - A connection between two messages costs the size of a [`Decoder`] and a [`Batch`], and no buffer.
 //! - A length is checked before memory is set aside for it, and memory grows with what arrived, not with what was
 //!   announced.
@@ -25,8 +26,10 @@ mod decode;
 mod encode;
 mod frame;
 pub mod handshake;
+mod received;
 
 pub use batch::Batch;
-pub use decode::{Decoder, Received, Violation};
+pub use decode::Decoder;
 pub use encode::framed_text;
 pub use frame::{Kind, Role};
+pub use received::{Received, Violation};

@@ -1,5 +1,7 @@
 //! Frames as RFC 6455 has them, right and wrong.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::encode::push_header;
 
@@ -134,6 +136,53 @@ fn utf8_may_be_cut_between_fragments_and_is_checked_over_the_whole() {
 
     assert_eq!(read(&good, 1).0, [text_message("☃")]);
     assert_eq!(refused(&bad), code::NOT_UTF8);
+}
+
+#[test]
+fn a_character_may_be_cut_anywhere() {
+    let text = "aü☃𝄞";
+
+    for cut in 0..=text.len() {
+        let (first, rest) = text.as_bytes().split_at(cut);
+        let bytes = [client(0x01, first), client(0x89, b""), client(0x80, rest)].concat();
+        for step in [1, 3, usize::MAX] {
+            let (received, end) = read(&bytes, step);
+            assert_eq!(
+                received,
+                [Received::Ping(Bytes::new()), text_message(text)],
+                "cut at {cut}"
+            );
+            assert_eq!(end, Ok(()));
+        }
+        let unfinished = client(0x81, first);
+        let whole = std::str::from_utf8(first).is_ok();
+        assert_eq!(read(&unfinished, 1).1.is_ok(), whole, "ends at {cut}");
+    }
+}
+
+#[test]
+fn text_is_refused_at_the_first_byte_that_cannot_be_utf8() {
+    for (case, wrong) in [
+        ("a continuation of nothing", &b"\x80"[..]),
+        ("never in UTF-8", b"\xFF"),
+        ("cut by another character", b"\xE2\x98a"),
+        ("an overlong slash", b"\xC0"),
+        ("an overlong NUL of three bytes", b"\xE0\x80"),
+        ("a surrogate", b"\xED\xA0"),
+        ("beyond U+10FFFF", b"\xF4\x90"),
+    ] {
+        let text = [b"abc \xCE\xBA ", wrong, b" and more of it, and more"].concat();
+        let frame = client(0x01, &text);
+        let header = frame.len() - text.len();
+        let mut decoder = Decoder::new(Role::Server, 1024);
+
+        let read = frame
+            .iter()
+            .position(|byte| decoder.feed(&mut [*byte].as_slice()).is_err());
+
+        assert_eq!(read, Some(header + 7 + wrong.len() - 1), "{case}");
+        assert_eq!(refused(&frame), code::NOT_UTF8, "{case}");
+    }
 }
 
 #[test]

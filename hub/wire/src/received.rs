@@ -1,0 +1,89 @@
+//! What a decoder makes of a peer's bytes: what was sent, or what was wrong with it.
+
+use bytes::Bytes;
+
+use crate::code;
+use crate::frame::Kind;
+
+/// What a peer sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A whole message.
+    Message {
+        /// Text or binary.
+        kind: Kind,
+        /// Unmasked; valid UTF-8 when `kind` is text.
+        data: Bytes,
+    },
+    /// A whole message over the limit, of which only the beginning is left.
+    TooLarge {
+        /// Text or binary.
+        kind: Kind,
+        /// How it begins.
+        head: Bytes,
+        /// Its length.
+        size: usize,
+    },
+    /// To be answered with a pong of the same payload.
+    Ping(Bytes),
+    /// An answer to a ping, with its payload, or a sign of life.
+    Pong(Bytes),
+    /// The peer ends the connection; nothing is read after it.
+    Close {
+        /// Its reason; 1005 when it gave none.
+        code: u16,
+    },
+}
+
+/// Why a connection must be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Violation {
+    /// Close code.
+    pub code: u16,
+    /// What the peer did, for the close frame.
+    pub reason: &'static str,
+}
+
+// === impl Received ===
+
+impl Received {
+    /// What a close frame says.
+    pub(crate) fn close(payload: &[u8]) -> Result<Self, Violation> {
+        let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+            return if payload.is_empty() {
+                Ok(Self::Close { code: code::NO_STATUS })
+            } else {
+                Err(Violation::protocol("a close frame carries no or at least two bytes"))
+            };
+        };
+        let code = u16::from_be_bytes(*code);
+        if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+            return Err(Violation::protocol("close code is not one that a peer may send"));
+        }
+        if std::str::from_utf8(reason).is_err() {
+            return Err(Violation {
+                code: code::NOT_UTF8,
+                reason: "the reason for closing is not UTF-8",
+            });
+        }
+        Ok(Self::Close { code })
+    }
+}
+
+// === impl Violation ===
+
+impl Violation {
+    /// A text message that is none.
+    pub(crate) const NOT_UTF8: Self = Self {
+        code: code::NOT_UTF8,
+        reason: "text is not UTF-8",
+    };
+
+    pub(crate) fn protocol(reason: &'static str) -> Self {
+        Self {
+            code: code::PROTOCOL,
+            reason,
+        }
+    }
+}
