@@ -18,13 +18,14 @@ NODES    ?= 2
 
 # What CI runs, in this order; each is timed. What another one needs stands before it, so that the time is counted where
 # it belongs.
-STEPS := deps packages fmt typos clippy deny unit alerts images cluster-binaries servers charts containers harness e2e sqlx-check
+STEPS := deps packages fmt typos clippy deny unit autobahn-fast alerts images cluster-binaries servers charts containers harness e2e sqlx-check
 
 # An external cluster has its images already.
 E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
 .PHONY: help dev test check fmt typos clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
-        changelog clones images servers charts alerts containers cluster cluster-binaries e2e harness bench model soak
+        autobahn autobahn-fast changelog clones images servers charts alerts containers cluster cluster-binaries e2e \
+        harness bench model soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +59,13 @@ unit: $(PACKAGES) ## unit and integration tests, on a real Postgres and a real R
 
 unit-fast:
 	cargo test --workspace --lib --bins --locked
+
+autobahn: ## Autobahn's test suite against the WebSocket codec, as a server and as a client; needs Python 2.7
+	tests/autobahn/run.sh
+
+# Without the large messages.
+autobahn-fast:
+	tests/autobahn/run.sh fast
 
 tidy: ## the rules of the house and the freshness of generated files
 	cargo test -p alkhub-tests --test it --locked -- tidy generated

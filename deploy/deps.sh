@@ -5,7 +5,7 @@
 #   deploy/deps.sh cluster      what `make cluster` and the other targets with a cluster, its images or charts need;
 #                               fails first when the machine lacks what Debian 12 cannot give: Rust as
 #                               rust-toolchain.toml says, Go 1.25
-#   deploy/deps.sh all          what `make test` needs: the same, and Node 20
+#   deploy/deps.sh all          what `make test` needs: the same, Node 20, and Python 2.7 for Autobahn's test suite
 #
 # Does nothing when all are there, or where there is no dpkg. Not root: names what is missing and how to install it.
 set -euo pipefail
@@ -23,16 +23,17 @@ check_machine() {
   lacks Rust "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)" "$(rustc --version 2>/dev/null | cut -d' ' -f2)"
   lacks Go "$(sed -n 's/^go \([0-9]*\.[0-9]*\).*/\1/p' tests/cluster/go/go.mod)" \
     "$(cd tests/cluster/go && go env GOVERSION 2>/dev/null | sed 's/^go//')"
-  [ "$1" = cluster ] || check_node
+  [ "$1" = cluster ] || check_languages
   [ ${#lacking[@]} -gt 0 ] || return 0
   printf -v list '%s, ' "${lacking[@]}"
   echo "this machine lacks ${list%, }: Debian 12 has them not, or older; install them, and see that PATH finds them" >&2
   exit 1
 }
 
-check_node() {
+check_languages() {
   lacks Node 20 "$(node --version 2>/dev/null | sed 's/^v//')"
   lacks npm 9 "$(npm --version 2>/dev/null)"
+  lacks "Python 2" 2.7 "$(tests/autobahn/python.sh >/dev/null && echo 2.7)"
 }
 
 case "${1:-}" in

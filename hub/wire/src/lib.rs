@@ -2,7 +2,7 @@
 //! another hub.
 //!
 //! [`Decoder`] turns bytes into messages, [`Batch`] messages into one write, [`handshake`] makes and checks the two values
-//! by which the ends know each other.
+//! by which the ends know each other. `examples/echo` puts them together, in either role.
 //!
 //! What it promises
 //! - What breaks the protocol is refused with the close code that the RFC names, as early as it can be seen: text that is
@@ -11,6 +11,7 @@
 //! - A length is checked before memory is set aside for it, and memory grows with what arrived, not with what was
 //!   announced.
 //! - A message is framed once for all sockets of a server, and whatever waits for one socket leaves in one vectored write.
+//! - It passes Autobahn's test suite in both roles (`make autobahn`).
 //!
 //! What it never does
 //! - Read: whoever owns the socket reads, and says how much at once.

@@ -1,0 +1,95 @@
+//! One WebSocket: reads messages, answers pings and closes, writes what is queued before it reads again.
+
+use std::io;
+use std::time::Duration;
+
+use alkhub_wire::{Batch, Decoder, Kind, Received, Role, code};
+use anyhow::Result;
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Longest message: as long as Autobahn sends.
+const LIMIT: usize = 16 * 1024 * 1024;
+
+/// Bytes read at once.
+const READ: usize = 64 * 1024;
+
+/// Wait for the peer to end the connection after both have closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection after its handshake.
+pub(crate) struct Socket {
+    role: Role,
+    stream: TcpStream,
+    unread: BytesMut,
+    decoder: Decoder,
+    batch: Batch,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// `unread` is what came with the handshake.
+    pub(crate) fn new(role: Role, stream: TcpStream, unread: BytesMut) -> Self {
+        Self {
+            role,
+            stream,
+            unread,
+            decoder: Decoder::new(role, LIMIT),
+            batch: Batch::new(role),
+        }
+    }
+
+    /// Queues a message: it leaves before the next read, with all that one read brought answers to.
+    pub(crate) fn send(&mut self, kind: Kind, data: Bytes) {
+        self.batch.message(kind, data);
+    }
+
+    /// The next message; `None` when the connection has ended, by a close or without one.
+    pub(crate) async fn next(&mut self) -> Result<Option<(Kind, Bytes)>> {
+        loop {
+            let mut input = self.unread.as_ref();
+            let fed = self.decoder.feed(&mut input);
+            let taken = self.unread.len() - input.len();
+            self.unread.advance(taken);
+            match fed {
+                Ok(Some(Received::Message { kind, data })) => return Ok(Some((kind, data))),
+                Ok(Some(Received::Ping(payload))) => self.batch.pong(&payload),
+                Ok(Some(Received::Pong(_))) => {}
+                Ok(Some(Received::TooLarge { .. })) => return self.close(code::TOO_LARGE, "over the limit").await,
+                Ok(Some(Received::Close { code: code::NO_STATUS })) => return self.close(code::NORMAL, "").await,
+                Ok(Some(Received::Close { code })) => return self.close(code, "").await,
+                Err(violation) => return self.close(violation.code, violation.reason).await,
+                Ok(None) => {
+                    self.flush().await?;
+                    self.unread.reserve(READ);
+                    if self.stream.read_buf(&mut self.unread).await? == 0 {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.batch.poll_write(cx, &mut self.stream)).await
+    }
+
+    /// Says the last words. It is the server that ends the connection; what the peer still sends is read away, for a
+    /// reset would take the close frame with it.
+    async fn close(&mut self, code: u16, reason: &str) -> Result<Option<(Kind, Bytes)>> {
+        self.batch.close(code, reason);
+        self.flush().await?;
+        if self.role == Role::Server {
+            self.stream.shutdown().await?;
+        }
+        let end = async {
+            let mut scratch = [0; 4096];
+            while self.stream.read(&mut scratch).await.is_ok_and(|read| read > 0) {}
+        };
+        let _ended = timeout(CLOSE_TIMEOUT, end).await;
+        Ok(None)
+    }
+}
