@@ -12,7 +12,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
 use crate::encode;
-use crate::frame::{CONTROL_LIMIT, Kind, OPCODE_PING, OPCODE_PONG, Role, apply_mask};
+use crate::frame::{CONTROL_LIMIT, MessageKind, OPCODE_PING, OPCODE_PONG, Role, apply_mask};
 
 /// From this size on a payload is not copied.
 const LARGE: usize = 4 * 1024;
@@ -55,7 +55,7 @@ impl Batch {
     }
 
     /// Adds a message that has no frame yet; text must be UTF-8.
-    pub fn message(&mut self, kind: Kind, payload: Bytes) {
+    pub fn message(&mut self, kind: MessageKind, payload: Bytes) {
         if payload.len() < LARGE {
             self.frame(kind.opcode(), &payload);
             return;
@@ -75,8 +75,8 @@ impl Batch {
 
     /// Adds a text message that is framed already ([`framed_text`](crate::framed_text)) and shared with other
     /// connections; its payload goes out as `kind`.
-    pub fn framed(&mut self, kind: Kind, framed: Bytes) {
-        let alone = self.bytes == 0 && kind == Kind::Text;
+    pub fn framed(&mut self, kind: MessageKind, framed: Bytes) {
+        let alone = self.bytes == 0 && kind == MessageKind::Text;
         if self.role == Role::Client {
             self.message(kind, framed.slice(encode::header_len(&framed)..));
         } else if alone {

@@ -7,18 +7,18 @@
 //! - A length is checked against the limit before memory is set aside for it, and memory grows with what arrived, not
 //!   with what was announced.
 //! - A message over the limit is read away, up to [`SKIPPED`] times the limit, and costs its beginning in memory: which
-//!   call it was about can be told from that. One that is larger still is a [`Violation`].
-//! - Control frames may come between the fragments of a message; anything else out of order is a [`Violation`].
+//!   call it was about can be told from that. One that is larger still is an [`Error`].
+//! - Control frames may come between the fragments of a message; anything else out of order is an [`Error`].
 //! - Text is checked as it arrives, each byte once, and refused at the first byte that cannot be UTF-8.
 
 use bytes::BytesMut;
 
 use crate::code;
 use crate::frame::{
-    CONTROL_LIMIT, FIN, Kind, MASKED, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_CONTINUATION, OPCODE_PING, OPCODE_PONG,
-    OPCODE_TEXT, Role, apply_mask, is_control,
+    CONTROL_LIMIT, FIN, MASKED, MessageKind, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_CONTINUATION, OPCODE_PING,
+    OPCODE_PONG, OPCODE_TEXT, Role, apply_mask, is_control,
 };
-use crate::received::{Received, Violation};
+use crate::received::{Error, Received};
 
 /// Set aside at most this much for a frame of which only the header has arrived; kept of a message over the limit.
 const RESERVE_LIMIT: usize = 16 * 1024;
@@ -39,7 +39,7 @@ pub struct Decoder {
     header: [u8; HEADER_LIMIT],
     header_have: usize,
     frame: Option<Open>,
-    message: Option<(Kind, BytesMut)>,
+    message: Option<(MessageKind, BytesMut)>,
     /// Bytes of the message as far as they are announced.
     size: usize,
     /// Bytes of its text that are known to be UTF-8.
@@ -81,8 +81,8 @@ impl Decoder {
     /// Takes from the front of `input` until a message or control frame is complete or nothing is left.
     ///
     /// # Errors
-    /// [`Violation`]: the connection must be closed with its code, and nothing be fed any more.
-    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Received>, Violation> {
+    /// [`Error`]: the connection must be closed with its code, and nothing be fed any more.
+    pub fn feed(&mut self, input: &mut &[u8]) -> Result<Option<Received>, Error> {
         while !self.closed {
             let frame = match self.frame {
                 Some(frame) => frame,
@@ -120,7 +120,7 @@ impl Decoder {
         self.message.as_ref().map_or(0, |(_, data)| data.capacity())
     }
 
-    fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<Open>, Violation> {
+    fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<Open>, Error> {
         if !self.fill_header(2, input) {
             return Ok(None);
         }
@@ -155,42 +155,40 @@ impl Decoder {
     }
 
     /// What the first two bytes alone can show to be wrong.
-    fn check_start(&self) -> Result<(), Violation> {
+    fn check_start(&self) -> Result<(), Error> {
         let [first, second] = [self.header[0], self.header[1]];
         if first & 0x70 != 0 {
-            return Err(Violation::protocol(
-                "reserved bits are set and no extension was negotiated",
-            ));
+            return Err(Error::protocol("reserved bits are set and no extension was negotiated"));
         }
         match (self.role, second & MASKED != 0) {
-            (Role::Server, false) => return Err(Violation::protocol("frames of a client must be masked")),
-            (Role::Client, true) => return Err(Violation::protocol("frames of a server must not be masked")),
+            (Role::Server, false) => return Err(Error::protocol("frames of a client must be masked")),
+            (Role::Client, true) => return Err(Error::protocol("frames of a server must not be masked")),
             (Role::Server, true) | (Role::Client, false) => {}
         }
         let last = first & FIN != 0;
         match first & 0x0F {
-            OPCODE_CONTINUATION if self.message.is_none() => Err(Violation::protocol("continuation of no message")),
+            OPCODE_CONTINUATION if self.message.is_none() => Err(Error::protocol("continuation of no message")),
             OPCODE_TEXT | OPCODE_BINARY if self.message.is_some() => {
-                Err(Violation::protocol("a new message begins before the last one ended"))
+                Err(Error::protocol("a new message begins before the last one ended"))
             }
             OPCODE_CONTINUATION | OPCODE_TEXT | OPCODE_BINARY => Ok(()),
             OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if !last => {
-                Err(Violation::protocol("control frames cannot be fragmented"))
+                Err(Error::protocol("control frames cannot be fragmented"))
             }
             OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG if usize::from(second & 0x7F) > CONTROL_LIMIT => {
-                Err(Violation::protocol("control frames carry at most 125 bytes"))
+                Err(Error::protocol("control frames carry at most 125 bytes"))
             }
             OPCODE_CLOSE | OPCODE_PING | OPCODE_PONG => Ok(()),
-            _ => Err(Violation::protocol("unknown opcode")),
+            _ => Err(Error::protocol("unknown opcode")),
         }
     }
 
-    fn open(&mut self, length: u64, mask: Option<[u8; 4]>) -> Result<Open, Violation> {
+    fn open(&mut self, length: u64, mask: Option<[u8; 4]>) -> Result<Open, Error> {
         let opcode = self.header[0] & 0x0F;
         let most = self.limit.saturating_mul(SKIPPED);
         let begins = match opcode {
-            OPCODE_TEXT => Some(Kind::Text),
-            OPCODE_BINARY => Some(Kind::Binary),
+            OPCODE_TEXT => Some(MessageKind::Text),
+            OPCODE_BINARY => Some(MessageKind::Binary),
             _ => None,
         };
         if let Some(kind) = begins {
@@ -200,7 +198,7 @@ impl Decoder {
         let left = usize::try_from(length)
             .ok()
             .filter(|length| is_control(opcode) || length.saturating_add(self.size) <= most)
-            .ok_or(Violation {
+            .ok_or(Error {
                 code: code::TOO_LARGE,
                 reason: "message is larger than the limit",
             })?;
@@ -260,20 +258,20 @@ impl Decoder {
 
     /// Checks what has arrived of a text since the last look; its last character may be cut. Of a message over the limit
     /// only the beginning is there.
-    fn check_text(&mut self) -> Result<(), Violation> {
-        if let Some((Kind::Text, data)) = &self.message
+    fn check_text(&mut self) -> Result<(), Error> {
+        if let Some((MessageKind::Text, data)) = &self.message
             && !self.is_over()
         {
             match std::str::from_utf8(&data[self.checked..]) {
                 Ok(rest) => self.checked += rest.len(),
                 Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
-                Err(_) => return Err(Violation::NOT_UTF8),
+                Err(_) => return Err(Error::NOT_UTF8),
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, frame: Open) -> Result<Option<Received>, Violation> {
+    fn finish(&mut self, frame: Open) -> Result<Option<Received>, Error> {
         self.frame = None;
         if is_control(frame.opcode) {
             let payload = std::mem::take(&mut self.control).freeze();
@@ -297,8 +295,8 @@ impl Decoder {
             let head = data.freeze();
             return Ok(Some(Received::TooLarge { kind, head, size }));
         }
-        if kind == Kind::Text && self.checked < data.len() {
-            return Err(Violation::NOT_UTF8);
+        if kind == MessageKind::Text && self.checked < data.len() {
+            return Err(Error::NOT_UTF8);
         }
         Ok(Some(Received::Message {
             kind,

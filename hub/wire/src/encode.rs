@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::frame::{CONTROL_LIMIT, FIN, Kind, MASKED, OPCODE_CLOSE, Role, apply_mask};
+use crate::frame::{CONTROL_LIMIT, FIN, MASKED, MessageKind, OPCODE_CLOSE, Role, apply_mask};
 
 /// Longest header without a mask.
 const HEADER_LIMIT: usize = 10;
@@ -11,12 +11,12 @@ const HEADER_LIMIT: usize = 10;
 /// ([`Batch::framed`](crate::Batch::framed)).
 pub fn framed_text(payload: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(payload.len() + HEADER_LIMIT);
-    push_frame(&mut out, Role::Server, Kind::Text.opcode(), payload);
+    push_frame(&mut out, Role::Server, MessageKind::Text.opcode(), payload);
     out.freeze()
 }
 
 /// First byte of an unfragmented message, the only one in which text and binary differ.
-pub(crate) fn first_byte(kind: Kind) -> u8 {
+pub(crate) fn first_byte(kind: MessageKind) -> u8 {
     FIN | kind.opcode()
 }
 

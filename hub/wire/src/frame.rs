@@ -27,7 +27,7 @@ pub enum Role {
 
 /// The two kinds of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// UTF-8.
     Text,
     /// Bytes.
@@ -46,9 +46,9 @@ impl Role {
     }
 }
 
-// === impl Kind ===
+// === impl MessageKind ===
 
-impl Kind {
+impl MessageKind {
     pub(crate) fn opcode(self) -> u8 {
         match self {
             Self::Text => OPCODE_TEXT,

@@ -32,5 +32,5 @@ mod received;
 pub use batch::Batch;
 pub use decode::Decoder;
 pub use encode::framed_text;
-pub use frame::{Kind, Role};
-pub use received::{Received, Violation};
+pub use frame::{MessageKind, Role};
+pub use received::{Error, Received};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::code;
-use crate::frame::Kind;
+use crate::frame::MessageKind;
 
 /// What a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,14 +11,14 @@ pub enum Received {
     /// A whole message.
     Message {
         /// Text or binary.
-        kind: Kind,
+        kind: MessageKind,
         /// Unmasked; valid UTF-8 when `kind` is text.
         data: Bytes,
     },
     /// A whole message over the limit, of which only the beginning is left.
     TooLarge {
         /// Text or binary.
-        kind: Kind,
+        kind: MessageKind,
         /// How it begins.
         head: Bytes,
         /// Its length.
@@ -38,7 +38,7 @@ pub enum Received {
 /// Why a connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct Violation {
+pub struct Error {
     /// Close code.
     pub code: u16,
     /// What the peer did, for the close frame.
@@ -49,20 +49,20 @@ pub struct Violation {
 
 impl Received {
     /// What a close frame says.
-    pub(crate) fn close(payload: &[u8]) -> Result<Self, Violation> {
+    pub(crate) fn close(payload: &[u8]) -> Result<Self, Error> {
         let Some((code, reason)) = payload.split_first_chunk::<2>() else {
             return if payload.is_empty() {
                 Ok(Self::Close { code: code::NO_STATUS })
             } else {
-                Err(Violation::protocol("a close frame carries no or at least two bytes"))
+                Err(Error::protocol("a close frame carries no or at least two bytes"))
             };
         };
         let code = u16::from_be_bytes(*code);
         if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-            return Err(Violation::protocol("close code is not one that a peer may send"));
+            return Err(Error::protocol("close code is not one that a peer may send"));
         }
         if std::str::from_utf8(reason).is_err() {
-            return Err(Violation {
+            return Err(Error {
                 code: code::NOT_UTF8,
                 reason: "the reason for closing is not UTF-8",
             });
@@ -71,9 +71,9 @@ impl Received {
     }
 }
 
-// === impl Violation ===
+// === impl Error ===
 
-impl Violation {
+impl Error {
     /// A text message that is none.
     pub(crate) const NOT_UTF8: Self = Self {
         code: code::NOT_UTF8,

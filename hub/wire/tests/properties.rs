@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use alkhub_wire::{Batch, Decoder, Kind, Received, Role, Violation, framed_text};
+use alkhub_wire::{Batch, Decoder, Error, MessageKind, Received, Role, framed_text};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -51,9 +51,9 @@ impl AsyncWrite for Narrow {
 impl Sent {
     fn add(&self, batch: &mut Batch) {
         match self {
-            Self::Text(text) => batch.message(Kind::Text, Bytes::copy_from_slice(text.as_bytes())),
-            Self::Binary(data) => batch.message(Kind::Binary, Bytes::copy_from_slice(data)),
-            Self::Shared(text) => batch.framed(Kind::Text, framed_text(text.as_bytes())),
+            Self::Text(text) => batch.message(MessageKind::Text, Bytes::copy_from_slice(text.as_bytes())),
+            Self::Binary(data) => batch.message(MessageKind::Binary, Bytes::copy_from_slice(data)),
+            Self::Shared(text) => batch.framed(MessageKind::Text, framed_text(text.as_bytes())),
             Self::Ping(payload) => batch.ping(payload),
             Self::Pong(payload) => batch.pong(payload),
         }
@@ -61,15 +61,15 @@ impl Sent {
 
     fn received(&self) -> Received {
         match self {
-            Self::Text(text) | Self::Shared(text) => message(Kind::Text, text.as_bytes()),
-            Self::Binary(data) => message(Kind::Binary, data),
+            Self::Text(text) | Self::Shared(text) => message(MessageKind::Text, text.as_bytes()),
+            Self::Binary(data) => message(MessageKind::Binary, data),
             Self::Ping(payload) => Received::Ping(Bytes::copy_from_slice(payload)),
             Self::Pong(payload) => Received::Pong(Bytes::copy_from_slice(payload)),
         }
     }
 }
 
-fn message(kind: Kind, data: &[u8]) -> Received {
+fn message(kind: MessageKind, data: &[u8]) -> Received {
     let data = Bytes::copy_from_slice(data);
     if data.len() > LIMIT {
         let size = data.len();
@@ -87,7 +87,7 @@ fn other(role: Role) -> Role {
 }
 
 /// Everything that comes of `bytes`, which arrive in pieces of these lengths again and again, and how it ended.
-fn read(role: Role, mut bytes: &[u8], cuts: &[usize]) -> (Vec<Received>, Result<(), Violation>) {
+fn read(role: Role, mut bytes: &[u8], cuts: &[usize]) -> (Vec<Received>, Result<(), Error>) {
     let mut decoder = Decoder::new(role, LIMIT);
     let mut received = Vec::new();
     for cut in cuts.iter().cycle() {
@@ -96,7 +96,7 @@ fn read(role: Role, mut bytes: &[u8], cuts: &[usize]) -> (Vec<Received>, Result<
             match decoder.feed(&mut piece) {
                 Ok(Some(item)) => received.push(item),
                 Ok(None) => break,
-                Err(violation) => return (received, Err(violation)),
+                Err(error) => return (received, Err(error)),
             }
         }
         assert!(piece.is_empty(), "what was fed is taken");
@@ -198,7 +198,7 @@ proptest! {
             }
         }
 
-        let expected = payloads.iter().map(|payload| message(Kind::Binary, payload)).collect();
+        let expected = payloads.iter().map(|payload| message(MessageKind::Binary, payload)).collect();
         prop_assert_eq!(read(role, &bytes, &cuts), (expected, Ok(())));
     }
 

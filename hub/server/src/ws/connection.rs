@@ -25,7 +25,7 @@ use alkhub_budget::Kept;
 use alkhub_calls::Outgoing;
 use alkhub_edge::open::DRAINING;
 use alkhub_protocol::FRAME_LIMIT_BYTES;
-use alkhub_wire::{Batch, Decoder, Kind, Received, Role};
+use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
@@ -51,7 +51,7 @@ pub(crate) struct Connection<S> {
     outgoing: Outgoing,
     registered: Registered,
     conversation: Conversation,
-    kind: Option<Kind>,
+    kind: Option<MessageKind>,
     pong: Option<Bytes>,
     /// Ends of streams and aborts that the peer must not read together with what was sent before them.
     held: Held,

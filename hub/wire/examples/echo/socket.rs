@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use alkhub_wire::{Batch, Decoder, Kind, Received, Role, code};
+use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role, code};
 use anyhow::Result;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -43,12 +43,12 @@ impl Socket {
     }
 
     /// Queues a message: it leaves before the next read, with all that one read brought answers to.
-    pub(crate) fn send(&mut self, kind: Kind, data: Bytes) {
+    pub(crate) fn send(&mut self, kind: MessageKind, data: Bytes) {
         self.batch.message(kind, data);
     }
 
     /// The next message; `None` when the connection has ended, by a close or without one.
-    pub(crate) async fn next(&mut self) -> Result<Option<(Kind, Bytes)>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(MessageKind, Bytes)>> {
         loop {
             let mut input = self.unread.as_ref();
             let fed = self.decoder.feed(&mut input);
@@ -61,7 +61,7 @@ impl Socket {
                 Ok(Some(Received::TooLarge { .. })) => return self.close(code::TOO_LARGE, "over the limit").await,
                 Ok(Some(Received::Close { code: code::NO_STATUS })) => return self.close(code::NORMAL, "").await,
                 Ok(Some(Received::Close { code })) => return self.close(code, "").await,
-                Err(violation) => return self.close(violation.code, violation.reason).await,
+                Err(error) => return self.close(error.code, error.reason).await,
                 Ok(None) => {
                     self.flush().await?;
                     self.unread.reserve(READ);
@@ -79,7 +79,7 @@ impl Socket {
 
     /// Says the last words. It is the server that ends the connection; what the peer still sends is read away, for a
     /// reset would take the close frame with it.
-    async fn close(&mut self, code: u16, reason: &str) -> Result<Option<(Kind, Bytes)>> {
+    async fn close(&mut self, code: u16, reason: &str) -> Result<Option<(MessageKind, Bytes)>> {
         self.batch.close(code, reason);
         self.flush().await?;
         if self.role == Role::Server {

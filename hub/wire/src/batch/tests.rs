@@ -46,16 +46,16 @@ fn everything_leaves_in_its_order_however_little_a_write_takes() {
     let mut expected = BytesMut::new();
     push_frame(&mut expected, Role::Server, OPCODE_PING, b"");
     for payload in [b"small", large.as_ref(), b"event", large.as_ref()] {
-        push_frame(&mut expected, Role::Server, Kind::Text.opcode(), payload);
+        push_frame(&mut expected, Role::Server, MessageKind::Text.opcode(), payload);
     }
 
     for step in [1, 7, 100_000] {
         let mut batch = Batch::new(Role::Server);
         batch.ping(b"");
-        batch.message(Kind::Text, Bytes::from_static(b"small"));
-        batch.message(Kind::Text, large.clone());
-        batch.framed(Kind::Text, framed_text(b"event"));
-        batch.framed(Kind::Text, framed_text(&large));
+        batch.message(MessageKind::Text, Bytes::from_static(b"small"));
+        batch.message(MessageKind::Text, large.clone());
+        batch.framed(MessageKind::Text, framed_text(b"event"));
+        batch.framed(MessageKind::Text, framed_text(&large));
         assert_eq!(batch.len(), expected.len());
 
         assert_eq!(written(&mut batch, step), expected, "{step} at a time");
@@ -67,7 +67,7 @@ fn a_lone_shared_frame_is_not_copied() {
     let framed = framed_text(b"event");
     let mut batch = Batch::new(Role::Server);
 
-    batch.framed(Kind::Text, framed.clone());
+    batch.framed(MessageKind::Text, framed.clone());
 
     assert_eq!(batch.pieces[0].as_ptr(), framed.as_ptr());
 }
@@ -76,10 +76,10 @@ fn a_lone_shared_frame_is_not_copied() {
 fn a_shared_text_frame_goes_as_binary_to_a_peer_that_speaks_binary() {
     for payload in [b"event".to_vec(), vec![b'x'; LARGE]] {
         let mut expected = BytesMut::new();
-        push_frame(&mut expected, Role::Server, Kind::Binary.opcode(), &payload);
+        push_frame(&mut expected, Role::Server, MessageKind::Binary.opcode(), &payload);
         let mut batch = Batch::new(Role::Server);
 
-        batch.framed(Kind::Binary, framed_text(&payload));
+        batch.framed(MessageKind::Binary, framed_text(&payload));
 
         assert_eq!(written(&mut batch, 50), expected);
     }
@@ -89,10 +89,10 @@ fn a_shared_text_frame_goes_as_binary_to_a_peer_that_speaks_binary() {
 fn a_client_masks_every_frame_and_leaves_shared_payloads_as_they_are() {
     let large = Bytes::from(vec![b'x'; LARGE]);
     let mut batch = Batch::new(Role::Client);
-    batch.message(Kind::Binary, Bytes::from_static(b"small"));
-    batch.message(Kind::Text, large.clone());
-    batch.framed(Kind::Text, framed_text(b"event"));
-    batch.framed(Kind::Binary, framed_text(&large));
+    batch.message(MessageKind::Binary, Bytes::from_static(b"small"));
+    batch.message(MessageKind::Text, large.clone());
+    batch.framed(MessageKind::Text, framed_text(b"event"));
+    batch.framed(MessageKind::Binary, framed_text(&large));
     batch.pong(b"yes");
     batch.close(1000, "done");
     let len = batch.len();
@@ -107,10 +107,10 @@ fn a_client_masks_every_frame_and_leaves_shared_payloads_as_they_are() {
     assert_eq!(
         received(Role::Server, &bytes),
         [
-            message(Kind::Binary, b"small"),
-            message(Kind::Text, &large),
-            message(Kind::Text, b"event"),
-            message(Kind::Binary, &large),
+            message(MessageKind::Binary, b"small"),
+            message(MessageKind::Text, &large),
+            message(MessageKind::Text, b"event"),
+            message(MessageKind::Binary, &large),
             Received::Pong(Bytes::from_static(b"yes")),
             Received::Close { code: 1000 },
         ]
@@ -124,7 +124,7 @@ fn a_client_masks_in_place_what_nobody_else_has() {
     let at = payload.as_ptr();
     let mut batch = Batch::new(Role::Client);
 
-    batch.message(Kind::Binary, payload);
+    batch.message(MessageKind::Binary, payload);
 
     assert_eq!(batch.pieces[1].as_ptr(), at);
 }

@@ -28,11 +28,11 @@ fn client(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Everything that comes of a client's bytes when `step` of them arrive at a time, and how it ended.
-fn read(bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), Violation>) {
+fn read(bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), Error>) {
     read_as(Role::Server, bytes, step)
 }
 
-fn read_as(role: Role, bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), Violation>) {
+fn read_as(role: Role, bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), Error>) {
     let mut decoder = Decoder::new(role, 1024);
     let mut received = Vec::new();
     for mut piece in bytes.chunks(step) {
@@ -40,7 +40,7 @@ fn read_as(role: Role, bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), 
             match decoder.feed(&mut piece) {
                 Ok(Some(item)) => received.push(item),
                 Ok(None) => break,
-                Err(violation) => return (received, Err(violation)),
+                Err(error) => return (received, Err(error)),
             }
         }
         assert!(piece.is_empty());
@@ -50,7 +50,7 @@ fn read_as(role: Role, bytes: &[u8], step: usize) -> (Vec<Received>, Result<(), 
 
 fn text_message(text: &str) -> Received {
     Received::Message {
-        kind: Kind::Text,
+        kind: MessageKind::Text,
         data: Bytes::copy_from_slice(text.as_bytes()),
     }
 }
@@ -67,7 +67,7 @@ fn a_message_is_read_however_it_is_cut() {
     let expected = vec![
         text_message("hello"),
         Received::Message {
-            kind: Kind::Binary,
+            kind: MessageKind::Binary,
             data: Bytes::from_static(b"\x00\xFF"),
         },
     ];
@@ -241,7 +241,7 @@ fn a_message_over_the_limit_is_read_away_and_its_beginning_is_told() {
     ]
     .concat();
     let told = |head: &[u8]| Received::TooLarge {
-        kind: Kind::Text,
+        kind: MessageKind::Text,
         head: Bytes::copy_from_slice(head),
         size: 1025,
     };

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use alkhub_calls::OutgoingItem;
 use alkhub_events::Item;
 use alkhub_protocol::frame::encode;
-use alkhub_wire::{Kind, framed_text};
+use alkhub_wire::{MessageKind, framed_text};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{BATCH, Connection, Phase};
@@ -43,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.batch.pong(&payload);
         }
         // Before the peer's first message nothing but a close can be queued.
-        let kind = self.kind.unwrap_or(Kind::Text);
+        let kind = self.kind.unwrap_or(MessageKind::Text);
         if self.registered.socket.take_ping() {
             self.batch.ping(&[]);
             self.held.beat();
@@ -58,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Queues answers and calls; true when the close is queued.
-    fn say(&mut self, cx: &mut Context<'_>, kind: Kind) -> bool {
+    fn say(&mut self, cx: &mut Context<'_>, kind: MessageKind) -> bool {
         while self.batch.len() < BATCH {
             if let Some(message) = self.held.take() {
                 self.outgoing.sends(message.len());
@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Queues events.
-    fn tell(&mut self, cx: &mut Context<'_>, kind: Kind) {
+    fn tell(&mut self, cx: &mut Context<'_>, kind: MessageKind) {
         let mut messages = 0;
         while self.batch.len() < BATCH {
             match self.conversation.poll_event(cx) {
@@ -119,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Says the last words; everything that was queued before has gone.
     fn end(&mut self, code: u16, reason: &str) {
         if !self.peer_closed {
-            let kind = self.kind.unwrap_or(Kind::Text);
+            let kind = self.kind.unwrap_or(MessageKind::Text);
             for message in self.conversation.farewell(code, reason) {
                 self.batch.message(kind, message);
             }
