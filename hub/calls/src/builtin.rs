@@ -10,22 +10,17 @@ use std::time::Duration;
 use alkhub_protocol::json::whole;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{
-    CallError, CallRequest, CallStatus, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName,
-    scope,
+    CallError, CallRequest, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName, scope,
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
-use crate::Caller;
-use crate::call::Clock;
-use crate::calls::Ticket;
-use crate::core::Core;
+use crate::caller::Caller;
+use crate::directory::Directory;
 use crate::envelope;
-use crate::list::{self, ListQuery, OperationPage};
-use crate::records::Ended;
+use crate::list::{self, ListQuery};
 use crate::router;
 use crate::schema::Check;
-use crate::sink::{End, Sink};
 
 /// One of the hub's own operations.
 struct Builtin {
@@ -128,33 +123,62 @@ static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
     ]
 });
 
-/// Answers a call of one of the hub's own operations.
-pub(crate) fn dispatch(
-    core: &Arc<Core>,
-    caller: &Arc<Caller>,
-    request: &CallRequest,
-    sink: Sink,
-) -> Result<Ticket, CallError> {
-    let clock = Clock::start();
-    let found = BUILTINS.iter().find(|builtin| builtin.name == request.operation);
-    let outcome = match found {
-        None if request.operation.as_str() == "hub.register" => Err(CallError::new(
-            Code::Unsupported,
-            "`hub.register` is for WebSocket connections: the calls come back over them",
-        )),
-        None => Err(router::not_found(&request.operation)),
-        Some(builtin) if builtin.kind == Kind::Call => match target(builtin, request) {
-            Ok(inner) => return core.dispatch(caller, inner, sink),
-            Err(error) => Err(error),
-        },
-        Some(builtin) => builtin.answer(core, caller, &request.input_or_null()),
-    };
-    let data = outcome.inspect_err(|error| core.refused(caller, request, &clock, error))?;
-    let output = envelope::local(&request.operation, &data);
-    core.answered_here(caller, request, &clock, output.len());
-    let mut sink = sink;
-    sink.end(&request.request_id, End::Output(output));
-    Ok(Ticket::new(core, 0))
+/// Answers calls of the hub's own operations.
+#[derive(Debug)]
+pub(crate) struct Builtins {
+    directory: Arc<Directory>,
+}
+
+/// What a call of such an operation leads to.
+#[derive(Debug)]
+pub(crate) enum BuiltinReply {
+    /// The answer, `{data, meta}`.
+    Output(RawJson),
+    /// The call of another operation, in its place.
+    Call(Box<CallRequest>),
+}
+
+// === impl Builtins ===
+
+impl Builtins {
+    pub(crate) fn new(directory: Arc<Directory>) -> Self {
+        Self { directory }
+    }
+
+    /// Answers a call, or says which call it stands for.
+    pub(crate) fn call(&self, caller: &Caller, request: &CallRequest) -> Result<BuiltinReply, CallError> {
+        let found = BUILTINS.iter().find(|builtin| builtin.name == request.operation);
+        let Some(builtin) = found else {
+            return Err(not_called(&request.operation));
+        };
+        if builtin.kind == Kind::Call {
+            let inner = target(builtin, request)?;
+            return Ok(BuiltinReply::Call(Box::new(inner)));
+        }
+        let data = builtin.answer(&self.directory, caller, &request.input_or_null())?;
+        Ok(BuiltinReply::Output(envelope::local(&request.operation, &data)))
+    }
+}
+
+/// Everything about one operation, the hub's own included.
+pub(crate) fn info(directory: &Directory, name: &OperationName) -> Option<OperationInfo> {
+    if let Some(builtin) = BUILTINS.iter().find(|builtin| builtin.name == *name) {
+        return Some(OperationInfo {
+            operation: name.clone(),
+            spec: builtin.spec.clone(),
+            spokes: Vec::new(),
+        });
+    }
+    directory.pool(name).and_then(|pool| list::info(&pool))
+}
+
+/// The answer to a name of the hub's namespace that is none of these operations.
+fn not_called(name: &OperationName) -> CallError {
+    if name.as_str() == "hub.register" {
+        let message = "`hub.register` is for WebSocket connections: the calls come back over them";
+        return CallError::new(Code::Unsupported, message);
+    }
+    router::not_found(name)
 }
 
 /// The call that `hub.call` stands for.
@@ -206,7 +230,7 @@ impl Builtin {
         }
     }
 
-    fn answer(&self, core: &Core, caller: &Caller, input: &RawJson) -> Result<RawJson, CallError> {
+    fn answer(&self, directory: &Directory, caller: &Caller, input: &RawJson) -> Result<RawJson, CallError> {
         caller
             .scopes
             .require(scope::OPERATIONS_READ)
@@ -214,11 +238,15 @@ impl Builtin {
         let answer = match self.kind {
             Kind::List | Kind::Search => {
                 let query = self.read::<Option<ListInput>>(input)?.unwrap_or_default().into_query();
-                RawJson::from_value(&list::page(&core.listed(caller, &query), &query, list::summary))
+                RawJson::from_value(&list::page(
+                    &list::listed(directory, caller, &query),
+                    &query,
+                    list::summary,
+                ))
             }
             Kind::Schema => {
                 let name = self.read::<SchemaInput>(input)?.operation;
-                let info = core.operation_info(&name).ok_or_else(|| router::not_found(&name))?;
+                let info = info(directory, &name).ok_or_else(|| router::not_found(&name))?;
                 RawJson::from_value(&info)
             }
             Kind::Call => unreachable!("`hub.call` is dispatched"),
@@ -240,43 +268,5 @@ impl Builtin {
         input
             .to()
             .map_err(|error| CallError::new(Code::ValidationError, format!("input: {error}")))
-    }
-}
-
-impl Core {
-    /// Everything about one operation, the hub's own included.
-    pub(crate) fn operation_info(&self, name: &OperationName) -> Option<OperationInfo> {
-        if let Some(builtin) = BUILTINS.iter().find(|builtin| builtin.name == *name) {
-            return Some(OperationInfo {
-                operation: name.clone(),
-                spec: builtin.spec.clone(),
-                spokes: Vec::new(),
-            });
-        }
-        self.directory.pool(name).and_then(|pool| list::info(&pool))
-    }
-
-    /// A page of the operations that spokes offer now.
-    pub(crate) fn operation_infos(&self, caller: &Caller, query: &ListQuery) -> OperationPage<OperationInfo> {
-        list::page(&self.listed(caller, query), query, list::info)
-    }
-
-    /// Counts and records a call that the hub itself has answered.
-    fn answered_here(&self, caller: &Caller, request: &CallRequest, clock: &Clock, output_bytes: usize) {
-        let duration = clock.started.elapsed();
-        let series = self.metrics.series(&request.operation);
-        self.metrics.ended(&series, None, duration.as_secs_f64());
-        self.records.add(Ended {
-            request,
-            caller,
-            hub: &self.hub,
-            spoke: None,
-            status: CallStatus::Completed,
-            code: None,
-            started_at: clock.started_at,
-            duration,
-            input_bytes: request.input_or_null().len(),
-            output_bytes: output_bytes as u64,
-        });
     }
 }

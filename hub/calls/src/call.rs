@@ -11,18 +11,22 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::Caller;
+use crate::call_id::CallId;
+use crate::caller::Caller;
 use crate::directory::Instance;
 use crate::input::Input;
 use crate::lane::Lane;
 use crate::operation::Operation;
 use crate::pending::Timed;
+use crate::relay::RemoteCall;
 use crate::sink::Sink;
 
 /// An entry of the pending table.
 #[derive(Debug)]
 pub(crate) struct Call {
+    /// Its place in the table of this hub.
     pub(crate) key: u64,
+    pub(crate) id: CallId,
     pub(crate) origin: Origin,
     pub(crate) operation: Arc<Operation>,
     /// Without its input.
@@ -44,12 +48,9 @@ pub(crate) struct Call {
 pub(crate) enum Origin {
     /// A caller of this hub.
     Caller(Arc<Caller>),
-    /// Another hub, which checks and records the call; with its key for it, and with what it says of the caller.
+    /// Another hub, which checks and records the call; with what it says of the caller.
     Hub {
-        hub: HubId,
-        key: u64,
-        /// How often that hub had sent it again before.
-        attempt: Option<u8>,
+        call: RemoteCall,
         identity: Option<Box<Identity>>,
     },
 }
@@ -71,8 +72,6 @@ pub(crate) struct Leg {
     pub(crate) to: To,
     /// Times that it was sent again.
     pub(crate) resent: u8,
-    /// Items that came back from another hub.
-    pub(crate) items: u64,
 }
 
 /// The other end of a leg.
@@ -92,20 +91,40 @@ pub(crate) enum To {
 // === impl Call ===
 
 impl Call {
+    /// A call that nobody has yet.
+    pub(crate) fn new(
+        (key, id): (u64, CallId),
+        origin: Origin,
+        operation: Arc<Operation>,
+        (request, input): (CallRequest, Input),
+        (clock, running): (Clock, Arc<AtomicUsize>),
+        sink: Sink,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            origin,
+            operation,
+            request,
+            input: Arc::new(input),
+            running,
+            clock,
+            leg: Mutex::default(),
+            sink: Mutex::new(sink),
+            lane: Lane::default(),
+            output_bytes: AtomicU64::new(0),
+        }
+    }
+
     /// The hub that it goes to or comes from: never both, a call crosses once.
     pub(crate) fn other_hub(&self) -> Option<HubId> {
-        if let Origin::Hub { hub, .. } = &self.origin {
-            return Some(hub.clone());
+        if let Origin::Hub { call, .. } = &self.origin {
+            return Some(call.hub.clone());
         }
         match &self.leg.lock().to {
             To::Hub { instance } => Some(instance.entry.hub.clone()),
             To::Nobody | To::Spoke { .. } | To::Ended => None,
         }
-    }
-
-    /// Whether what a hub says of an attempt is about the one that runs.
-    pub(crate) fn is_attempt(&self, attempt: Option<u8>) -> bool {
-        attempt.is_none_or(|attempt| attempt == self.leg.lock().resent)
     }
 
     /// Who asks, as the spoke is told; by the hub that holds the caller's key.

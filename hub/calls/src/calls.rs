@@ -3,59 +3,45 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use alkhub_budget::Budgets;
-use alkhub_config::CallsConfig;
-use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::admin::InstanceInfo;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{
-    CallError, CallRequest, Code, Delivered, HubId, OperationKind, OperationName, RawJson, SpokeName, scope,
+    CallError, CallRequest, Code, Delivered, OperationKind, OperationName, RawJson, SpokeName, scope,
 };
-use alkhub_store::Store;
-use alkhub_tasks::Supervisor;
 use jiff::Timestamp;
-use prometheus::Registry;
 use tokio::sync::oneshot;
 
-use crate::core::Core;
-use crate::directory::Instance;
-use crate::sink::{End, ItemQueue, Sink};
-use crate::{Caller, Connection, ListQuery, OperationPage, Reply, Session, router};
-
-/// What [`Calls::start`] needs.
-#[derive(Debug)]
-pub struct Parts {
-    /// Limits and deadlines.
-    pub config: CallsConfig,
-    /// How often spokes are pinged (`server.ping-interval`); told to them when they register.
-    pub heartbeat: Duration,
-    /// How long a hub may be silent before it is gone (`events.lease-ttl`).
-    pub lease_ttl: Duration,
-    /// This process.
-    pub hub: HubId,
-    /// The directory and the relay.
-    pub cluster: Cluster,
-    /// Specifications and call records.
-    pub store: Store,
-    /// Watches over the loops, and ends them.
-    pub supervisor: Supervisor,
-    /// Takes the metrics.
-    pub registry: Registry,
-    /// What callers and spokes may make this hub keep.
-    pub budgets: Budgets,
-}
+use crate::builtin;
+use crate::caller::Caller;
+use crate::directory::{Directory, Instance};
+use crate::dispatch::Dispatch;
+use crate::link::Connection;
+use crate::list::{self, ListQuery, OperationPage};
+use crate::outcome::End;
+use crate::register::Registrar;
+use crate::reply::Reply;
+use crate::router;
+use crate::session::Session;
+use crate::sink::{ItemQueue, Sink};
+use crate::table::CallTable;
 
 /// Routes calls. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Calls(Arc<Core>);
+pub struct Calls {
+    directory: Arc<Directory>,
+    dispatch: Arc<Dispatch>,
+    registrar: Arc<Registrar>,
+    table: Arc<CallTable>,
+    budgets: Budgets,
+}
 
 /// A running call as its caller holds it. Dropping it does nothing: the call runs on.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    core: Arc<Core>,
+    table: Arc<CallTable>,
     key: u64,
 }
 
@@ -76,20 +62,12 @@ struct AbortOnDrop(Ticket);
 // === impl Calls ===
 
 impl Calls {
-    /// Starts routing: spawns its tasks and returns at once.
-    ///
-    /// # Errors
-    /// A metric of the same name is registered already.
-    pub fn start(parts: Parts) -> Result<Self, prometheus::Error> {
-        Core::start(parts).map(Self)
-    }
-
     /// Routes one call; synchronous, reads nothing remote. The answers go to `reply`, possibly before this returns.
     ///
     /// # Errors
     /// The call was refused; nothing goes to `reply`.
     pub fn dispatch(&self, caller: &Arc<Caller>, request: CallRequest, reply: Reply) -> Result<Ticket, CallError> {
-        self.0.dispatch(caller, request, Sink::new(reply)?)
+        self.send(caller, request, Sink::new(reply)?)
     }
 
     /// Calls and waits for the output, `{data, meta}`; of a subscription, for its first item. Dropping the future
@@ -99,7 +77,7 @@ impl Calls {
     /// Why there is no output.
     pub async fn call(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<RawJson, CallError> {
         let (sender, answer) = oneshot::channel();
-        let ticket = self.0.dispatch(caller, request, Sink::Once(sender))?;
+        let ticket = self.send(caller, request, Sink::Once(sender))?;
         let abort = AbortOnDrop(ticket);
         let result = answer.await;
         drop(abort);
@@ -112,16 +90,16 @@ impl Calls {
     /// # Errors
     /// It was refused.
     pub async fn subscribe(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<Items, CallError> {
-        let queue = Arc::new(ItemQueue::new(&self.0.budgets.key(&caller.key_id)));
-        let ticket = self.0.dispatch(caller, request, Sink::Queue(Arc::clone(&queue)))?;
+        let queue = Arc::new(ItemQueue::new(&self.budgets.key(&caller.key_id)));
+        let ticket = self.send(caller, request, Sink::Queue(Arc::clone(&queue)))?;
         Ok(Items { queue, ticket })
     }
 
     /// Ends every running call with an error, which its caller is told; its spoke is told the reason. For a hub that goes
     /// away: who is told later, by the end of a connection, may be told that the spoke is lost, or nothing.
     pub fn end_all(&self, error: &CallError, reason: &str) {
-        for call in self.0.pending.select(|_| true) {
-            self.0.end(call.key, End::Failed(error.clone()), Some(reason));
+        for call in self.table.select(|_| true) {
+            self.table.end(call.key, End::Failed(error.clone()), Some(reason));
         }
     }
 
@@ -137,7 +115,27 @@ impl Calls {
         input: RegisterInput,
         connection: Connection,
     ) -> Result<(RegisterOutput, Session), CallError> {
-        self.0.register(caller, input, connection).await
+        self.registrar.register(caller, input, connection).await
+    }
+
+    /// Brings a registration within what the caller's spoke may do now: operations that it may not offer any more are
+    /// withdrawn, its concurrency is lowered. The session that takes over, or `None` when nothing had to change.
+    ///
+    /// # Errors
+    /// The directory did not take it, and the registration has ended: the connection should end too.
+    pub fn narrow(
+        &self,
+        session: &Session,
+        caller: &Caller,
+    ) -> impl Future<Output = Result<Option<Session>, CallError>> + Send + 'static + use<> {
+        let (registrar, link) = (Arc::clone(&self.registrar), Arc::clone(session.link()));
+        let policy = caller.spoke.clone();
+        async move {
+            match policy {
+                Some(policy) => registrar.narrow(&link, policy).await,
+                None => Ok(None),
+            }
+        }
     }
 
     /// A page of the operations that spokes offer now: of those that the caller may call, unless the query asks for all.
@@ -153,7 +151,11 @@ impl Calls {
             .scopes
             .require(scope::OPERATIONS_READ)
             .map_err(|scope| router::denied(&scope))?;
-        Ok(self.0.operation_infos(caller, query))
+        Ok(list::page(
+            &list::listed(&self.directory, caller, query),
+            query,
+            list::info,
+        ))
     }
 
     /// The first page of the operations that the caller may call and that have every word of `search`; none without the
@@ -170,13 +172,13 @@ impl Calls {
     /// One operation; `None` when no spoke has offered it, or without the scope `operations:read`.
     pub fn operation(&self, caller: &Caller, name: &OperationName) -> Option<OperationInfo> {
         let allowed = caller.scopes.allows(scope::OPERATIONS_READ);
-        allowed.then(|| self.0.operation_info(name)).flatten()
+        allowed.then(|| builtin::info(&self.directory, name)).flatten()
     }
 
     /// Whether an operation is a query, a mutation or a subscription, for a surface that answers each in its own way;
     /// `None` when no spoke has offered it. Cheap enough to be asked for each call.
     pub fn kind(&self, name: &OperationName) -> Option<OperationKind> {
-        let pool = self.0.directory.pool(name)?;
+        let pool = self.directory.pool(name)?;
         pool.operation.as_ref().map(|operation| operation.spec.kind)
     }
 
@@ -188,12 +190,34 @@ impl Calls {
 
     /// Every connected instance of every hub, by spoke and id. Nothing is copied.
     pub fn connected(&self) -> Vec<Connected> {
-        self.0.directory.instances().into_iter().map(Connected).collect()
+        self.directory.instances().into_iter().map(Connected).collect()
     }
 
     /// Calls that run now on this hub, those of other hubs' callers included.
     pub fn in_flight(&self) -> usize {
-        self.0.pending.len()
+        self.table.len()
+    }
+
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        dispatch: Arc<Dispatch>,
+        registrar: Arc<Registrar>,
+        table: Arc<CallTable>,
+        budgets: Budgets,
+    ) -> Self {
+        Self {
+            directory,
+            dispatch,
+            registrar,
+            table,
+            budgets,
+        }
+    }
+
+    fn send(&self, caller: &Arc<Caller>, request: CallRequest, sink: Sink) -> Result<Ticket, CallError> {
+        let key = self.dispatch.call(caller, request, sink)?;
+        let table = Arc::clone(&self.table);
+        Ok(Ticket { table, key })
     }
 }
 
@@ -232,13 +256,6 @@ impl Connected {
 // === impl Ticket ===
 
 impl Ticket {
-    pub(crate) fn new(core: &Arc<Core>, key: u64) -> Self {
-        Self {
-            core: Arc::clone(core),
-            key,
-        }
-    }
-
     /// Ends the call for its caller, who gets no further answer: the spoke gets `call.aborted`.
     pub fn abort(&self, reason: &str) {
         self.stop(reason);
@@ -247,30 +264,30 @@ impl Ticket {
     /// Ends the call for its caller, who is told with `call.aborted`, as the end of a stream where it had items; false when
     /// it had ended before, so that its end is on its way.
     pub fn cancel(&self, reason: &'static str) -> bool {
-        self.core.end_once(self.key, End::Stopped(reason), Some(reason))
+        self.table.end_once(self.key, End::Stopped(reason), Some(reason))
     }
 
     /// [`Ticket::abort`]; false when the call had ended before, so that its end is on its way.
     pub fn stop(&self, reason: &str) -> bool {
-        self.core.end_once(self.key, End::Silent, Some(reason))
+        self.table.end_once(self.key, End::Silent, Some(reason))
     }
 
     /// Ends a subscription that its caller may not call any more; it is told with `ACCESS_DENIED`.
     pub fn recheck(&self, caller: &Caller) {
-        let call = self.core.pending.get(self.key);
+        let call = self.table.get(self.key);
         let Some(call) = call.filter(|call| call.operation.is_subscription()) else {
             return;
         };
         if let Err(denied) = router::allow(&caller.scopes, &call.operation) {
             let denied = denied.delivered(Delivered::Yes);
             let reason = "the caller may not call the operation any more";
-            self.core.end(self.key, End::Failed(denied), Some(reason));
+            self.table.end(self.key, End::Failed(denied), Some(reason));
         }
     }
 
     /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.
     pub fn is_done(&self) -> bool {
-        !self.core.pending.contains(self.key)
+        !self.table.contains(self.key)
     }
 }
 

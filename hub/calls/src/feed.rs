@@ -3,15 +3,30 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use alkhub_hub_cluster::{DirectoryChange, DirectoryEntry, Fence};
-use alkhub_protocol::{InstanceId, SpokeName};
+use alkhub_hub_cluster::{Cluster, DirectoryChange, DirectoryEntry, Fence};
+use alkhub_protocol::{HubId, InstanceId, SpokeName};
+use tokio_util::sync::CancellationToken;
 
-use crate::core::Core;
-use crate::directory::{Instance, Outcome};
+use crate::departure::Departures;
+use crate::directory::{Directory, Instance, Outcome};
+use crate::specs::SpecKeeper;
 
-impl Core {
+/// Follows the change feed.
+#[derive(Debug)]
+pub(crate) struct DirectoryFollower {
+    pub(crate) hub: HubId,
+    pub(crate) cluster: Cluster,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) departures: Arc<Departures>,
+    pub(crate) specs: Arc<SpecKeeper>,
+    pub(crate) stop: CancellationToken,
+}
+
+// === impl DirectoryFollower ===
+
+impl DirectoryFollower {
     /// Follows the feed until the end.
-    pub(crate) async fn follow_directory(self: Arc<Self>) {
+    pub(crate) async fn run(self) {
         let mut changes = self.cluster.directory();
         loop {
             let change = tokio::select! {
@@ -26,7 +41,7 @@ impl Core {
     }
 
     /// Applies one change.
-    pub(crate) fn changed(self: &Arc<Self>, change: DirectoryChange) {
+    fn changed(&self, change: DirectoryChange) {
         match change {
             DirectoryChange::Snapshot(entries) => self.reset(entries),
             DirectoryChange::Put(entry) => self.put(entry),
@@ -36,11 +51,11 @@ impl Core {
                 generation,
                 hub,
             } => self.removed(&(spoke, instance), Fence { generation, hub: &hub }),
-            DirectoryChange::HubGone(hub) if hub != self.hub => self.hub_gone(&hub),
+            DirectoryChange::HubGone(hub) if hub != self.hub => self.departures.hub_gone(&hub),
             DirectoryChange::HubGone(_) => {}
         }
-        self.count_instances();
-        self.spec_store.look();
+        self.departures.count_instances();
+        self.specs.look();
     }
 
     fn put(&self, entry: DirectoryEntry) {
@@ -49,17 +64,17 @@ impl Core {
             return;
         }
         if let Outcome::Put(Some(old)) = self.directory.put(&Arc::new(Instance::new(entry, None))) {
-            self.replaced(&old);
+            self.departures.replaced(&old);
         }
     }
 
     fn removed(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) {
         if let Some(instance) = self.directory.remove(key, fence) {
-            self.replaced(&instance);
+            self.departures.replaced(&instance);
         }
     }
 
-    fn reset(self: &Arc<Self>, entries: Vec<DirectoryEntry>) {
+    fn reset(&self, entries: Vec<DirectoryEntry>) {
         let kept: HashSet<_> = entries.iter().map(|e| (e.spoke.clone(), e.instance.clone())).collect();
         for instance in self.directory.instances() {
             if instance.link.is_none() && !kept.contains(&instance.key()) {
@@ -67,13 +82,6 @@ impl Core {
             }
         }
         entries.into_iter().for_each(|entry| self.put(entry));
-        self.look_for_gone();
-    }
-
-    /// A registration gave way to a newer one: a connection of this hub that it stood for ends.
-    pub(crate) fn replaced(&self, old: &Instance) {
-        if let Some(link) = &old.link {
-            self.fence(link);
-        }
+        self.departures.look_for_gone();
     }
 }

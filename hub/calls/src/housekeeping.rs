@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_store::PRUNED;
+use alkhub_store::{PRUNED, Store};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::core::Core;
+use crate::specs::SpecKeeper;
 
 /// How often offered specifications are noted.
 const NOTE: Duration = Duration::from_secs(30 * 60);
@@ -25,9 +26,23 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Batches at one time; the next hour takes the rest.
 const BATCHES: usize = 100;
 
-impl Core {
-    /// Notes and forgets until the end.
-    pub(crate) async fn keep_house(self: Arc<Self>) {
+/// Notes and forgets.
+#[derive(Debug)]
+pub(crate) struct Housekeeping {
+    pub(crate) store: Store,
+    pub(crate) specs: Arc<SpecKeeper>,
+    /// For how long a spoke that no resource declares may stay away.
+    pub(crate) undeclared_retention: Duration,
+    /// For how long a specification is kept that nobody offers.
+    pub(crate) operation_retention: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+// === impl Housekeeping ===
+
+impl Housekeeping {
+    /// Works until the end.
+    pub(crate) async fn run(self) {
         // Not all hubs at once.
         let mut note_at = Instant::now() + NOTE.mul_f64(fastrand::f64());
         let mut prune_at = Instant::now() + PRUNE.mul_f64(fastrand::f64());
@@ -48,28 +63,23 @@ impl Core {
 
     /// Notes what the instances on this hub offer.
     async fn note_offered(&self) {
-        let offered = self.offered_here();
+        let offered = self.specs.offered_here();
         if let Err(error) = self.store.operations().touch(&offered).await {
             // Half an hour later it is noted again.
             tracing::debug!(%error, "that specifications are offered was not noted");
         }
         // Nothing is noted of what is not there any more.
-        self.spec_store.doubt();
+        self.specs.doubt();
     }
 
     async fn prune(&self) {
-        match self
-            .store
-            .spokes()
-            .prune_undeclared(self.config.undeclared_retention)
-            .await
-        {
+        match self.store.spokes().prune_undeclared(self.undeclared_retention).await {
             Ok(0) => {}
             Ok(spokes) => tracing::info!(spokes, "undeclared spokes that stayed away were forgotten"),
             Err(error) => tracing::debug!(%error, "undeclared spokes that stayed away were not forgotten"),
         }
         for _ in 0..BATCHES {
-            match self.store.operations().prune(self.config.operation_retention).await {
+            match self.store.operations().prune(self.operation_retention).await {
                 Ok(rows) if rows < PRUNED.unsigned_abs() => return,
                 Ok(_) => tokio::time::sleep(PAUSE).await,
                 Err(error) => return tracing::debug!(%error, "specifications that nobody offers were not forgotten"),

@@ -31,6 +31,12 @@ pub(crate) struct Input {
 // === impl Input ===
 
 impl Input {
+    /// Takes the input out of a request: it is kept for a shorter time. `held` covers it and [`bare_bytes`].
+    pub(crate) fn of(mut request: CallRequest, held: Held) -> (CallRequest, Self) {
+        let input = request.input.take();
+        (request, Self::new(input, held))
+    }
+
     /// Keeps an input; `held` covers it and [`bare_bytes`].
     pub(crate) fn new(input: Option<RawJson>, held: Held) -> Self {
         let is_given = input.is_some();

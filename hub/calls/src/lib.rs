@@ -1,23 +1,32 @@
-//! Directory, router, sessions and relay: how a call finds its spoke, and its answer the caller.
+//! How a call finds its spoke, and its answer the caller.
 //!
 //! A surface decodes a request and calls [`Calls::dispatch`] (or [`Calls::call`], [`Calls::subscribe`]); a connection
 //! becomes a spoke's instance by [`Calls::register`] and hands what the spoke says to its [`Session`].
 //!
-//! Invariants
+//! Promises
 //! - The call path reads nothing remote: the directory and the specifications are in memory.
+//! - At most once: a call that may have reached a spoke is never sent again, and an error says what is known of it.
 //! - A call is forwarded between hubs once; a hub that does not hold the instance answers `moved`.
-//! - A call that may have reached a spoke is never sent again.
-//! - An entry of the pending table leaves by reply, abort or deadline, and by nothing else.
+//! - Each call ends once, by its answer, its deadline, an abort, or the loss of its spoke or of its hub.
 //! - Payloads are carried as bytes; only a schema check parses them.
+//!
+//! Never
+//! - It names no status code, header, socket or custom resource, and does no I/O but through `store` and `cluster`.
+//!
+//! Uses the crates of layers 0 to 2. The parts, in the order in which they use each other: `call`, `sink`, `table`,
+//! `placement`, `answer`, `departure`, then `dispatch`, `peers` and `register`; `assembly` puts them together (docs/decisions/0058).
 
+mod admission;
 mod answer;
+mod arrivals;
+mod assembly;
 mod builtin;
 mod call;
+mod call_id;
 mod caller;
 mod calls;
-mod compare;
 mod compiled;
-mod core;
+mod departure;
 mod directory;
 mod dispatch;
 mod envelope;
@@ -27,36 +36,39 @@ mod feed;
 mod fixture;
 mod housekeeping;
 mod input;
+mod journal;
 mod lane;
-mod late;
 mod link;
 pub mod list;
-mod lost;
 mod metrics;
 mod names;
 mod operation;
 pub mod outbox;
+mod outcome;
+mod peers;
 mod pending;
+mod placement;
 mod presence;
 mod records;
 mod register;
 mod relay;
 mod reply;
-mod resend;
 pub mod roster;
 mod router;
 mod schema;
-mod serve;
 mod session;
+mod sessions;
 mod sink;
 mod specs;
-mod strays;
+mod table;
 mod wheel;
 
+pub use assembly::Parts;
 pub use caller::{Caller, SpokePolicy};
-pub use calls::{Calls, Connected, Items, Parts, Ticket};
+pub use calls::{Calls, Connected, Items, Ticket};
+pub use link::Connection;
 pub use list::{ListQuery, OperationPage};
 pub use outbox::{Full, Limits, Outbox, Outgoing, OutgoingItem, outbox};
 pub use reply::{Answer, Reply};
 pub use schema::{InvalidSchema, check_schema};
-pub use session::{Connection, Session};
+pub use session::Session;

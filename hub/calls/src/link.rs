@@ -4,10 +4,21 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use alkhub_budget::Held;
-use alkhub_protocol::{InstanceId, SpokeName};
+use alkhub_protocol::{Dialect, InstanceId, SpokeName};
 use parking_lot::Mutex;
 
-use crate::Connection;
+use crate::outbox::Outbox;
+
+/// The connection by which a spoke registers.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its id, unique on this hub; the instance's id comes from it where the spoke gives none.
+    pub id: String,
+    /// Where calls to the spoke go.
+    pub outbox: Outbox,
+    /// How the spoke writes request ids.
+    pub dialect: Dialect,
+}
 
 /// A registered connection.
 #[derive(Debug)]

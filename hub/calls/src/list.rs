@@ -12,9 +12,8 @@ use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{OperationKind, OperationName, OperationSpec};
 use serde::Serialize;
 
-use crate::Caller;
-use crate::core::Core;
-use crate::directory::Pool;
+use crate::caller::Caller;
+use crate::directory::{Directory, Pool};
 use crate::router;
 
 /// Operations in one page, at most.
@@ -64,22 +63,20 @@ pub(crate) struct Summary<'a> {
     spokes: Vec<String>,
 }
 
-impl Core {
-    /// The pools of a query, by name.
-    pub(crate) fn listed(&self, caller: &Caller, query: &ListQuery) -> Vec<Arc<Pool>> {
-        let words: Vec<String> = query.search.split_whitespace().map(str::to_lowercase).collect();
-        let mut pools = self.directory.pools();
-        pools.retain(|pool| {
-            let Some(operation) = &pool.operation else { return false };
-            query
-                .namespace
-                .as_deref()
-                .is_none_or(|wanted| pool.name.namespace() == wanted)
-                && (query.all || router::allow(&caller.scopes, operation).is_ok())
-                && matches(&pool.name, &operation.spec, &words)
-        });
-        pools
-    }
+/// The pools of a query, by name.
+pub(crate) fn listed(directory: &Directory, caller: &Caller, query: &ListQuery) -> Vec<Arc<Pool>> {
+    let words: Vec<String> = query.search.split_whitespace().map(str::to_lowercase).collect();
+    let mut pools = directory.pools();
+    pools.retain(|pool| {
+        let Some(operation) = &pool.operation else { return false };
+        query
+            .namespace
+            .as_deref()
+            .is_none_or(|wanted| pool.name.namespace() == wanted)
+            && (query.all || router::allow(&caller.scopes, operation).is_ok())
+            && matches(&pool.name, &operation.spec, &words)
+    });
+    pools
 }
 
 /// The page of a list that a query asks for; `shown` makes what it shows of a pool.

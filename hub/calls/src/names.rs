@@ -16,15 +16,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_protocol::{CallRequest, OperationName};
+use alkhub_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::Caller;
 use crate::call::Clock;
-use crate::core::Core;
+use crate::caller::Caller;
+use crate::directory::Directory;
+use crate::journal::Journal;
+use crate::outcome::End;
 use crate::router::{self, Wanted};
-use crate::sink::{End, Sink};
+use crate::sink::Sink;
 
 /// Calls that wait for a look at most.
 const WAITING: usize = 1_024;
@@ -50,6 +54,10 @@ const UNKNOWN_NAMES: usize = 10_000;
 /// Calls of names that this hub does not remember.
 #[derive(Debug)]
 pub(crate) struct Names {
+    directory: Arc<Directory>,
+    store: Store,
+    journal: Journal,
+    stop: CancellationToken,
     sender: mpsc::Sender<Box<Missed>>,
     receiver: Mutex<Option<mpsc::Receiver<Box<Missed>>>>,
     bytes: AtomicUsize,
@@ -68,9 +76,13 @@ pub(crate) struct Missed {
 // === impl Names ===
 
 impl Names {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(directory: Arc<Directory>, store: Store, journal: Journal, stop: CancellationToken) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         Self {
+            directory,
+            store,
+            journal,
+            stop,
             sender,
             receiver: Mutex::new(Some(receiver)),
             bytes: AtomicUsize::new(0),
@@ -106,25 +118,23 @@ impl Names {
             full.into_inner()
         })
     }
-}
 
-impl Core {
     /// Whether the store may know a name that this hub does not remember.
     pub(crate) fn may_have_forgotten(&self, name: &OperationName) -> bool {
-        self.store.ready() && !self.names.is_unknown(name)
+        self.store.ready() && !self.is_unknown(name)
     }
 
     /// Refuses a call of a name that this hub does not know: after a look into the store, or at once where there is no
     /// room for another look.
     pub(crate) fn refuse_after_look(&self, missed: Missed) {
-        if let Err(missed) = self.names.queue(Box::new(missed)) {
+        if let Err(missed) = self.queue(Box::new(missed)) {
             self.refuse_missed(*missed);
         }
     }
 
     /// Looks up names until the end.
-    pub(crate) async fn look_up_names(self: Arc<Self>) {
-        let Some(mut receiver) = self.names.receiver.lock().take() else {
+    pub(crate) async fn run(self: Arc<Self>) {
+        let Some(mut receiver) = self.receiver.lock().take() else {
             return;
         };
         let mut batch = Vec::with_capacity(BATCH);
@@ -137,7 +147,7 @@ impl Core {
             self.look_up(names).await;
             for missed in batch.drain(..) {
                 let size = missed.request.input_or_null().len();
-                self.names.bytes.fetch_sub(size, Ordering::AcqRel);
+                self.bytes.fetch_sub(size, Ordering::AcqRel);
                 self.refuse_missed(*missed);
             }
             tokio::time::sleep(PAUSE).await;
@@ -145,7 +155,7 @@ impl Core {
     }
 
     async fn look_up(&self, mut names: BTreeSet<OperationName>) {
-        names.retain(|name| self.directory.pool(name).is_none() && !self.names.is_unknown(name));
+        names.retain(|name| self.directory.pool(name).is_none() && !self.is_unknown(name));
         if names.is_empty() {
             return;
         }
@@ -156,7 +166,7 @@ impl Core {
                     self.directory.remember(name);
                     names.remove(name);
                 }
-                names.into_iter().for_each(|name| self.names.note_unknown(name));
+                names.into_iter().for_each(|name| self.note_unknown(name));
             }
             Ok(Err(error)) => tracing::debug!(%error, "names of operations could not be looked up"),
             Err(_) => tracing::debug!("names of operations could not be looked up in time"),
@@ -171,11 +181,14 @@ impl Core {
             clock,
             mut sink,
         } = missed;
-        let error = match self.directory.pool(&request.operation) {
-            Some(pool) => router::refusal(&pool, Wanted::default()),
+        let pool = self.directory.pool(&request.operation);
+        let error = match &pool {
+            Some(pool) => router::refusal(pool, Wanted::default()),
             None => router::not_found(&request.operation),
         };
-        self.refused(&caller, &request, &clock, &error);
+        let operation = pool.as_ref().and_then(|pool| pool.operation.as_ref());
+        let series = operation.map(|operation| &*operation.series);
+        self.journal.refused(&caller, &request, &clock, &error.code, series);
         sink.end(&request.request_id, End::Failed(error));
     }
 }

@@ -22,6 +22,9 @@ use parking_lot::Mutex;
 
 use crate::input::Input;
 
+/// Close code for a connection that does not read as fast as it is written to.
+pub(crate) const CLOSE_SLOW: u16 = 4429;
+
 /// What an entry costs beside its bytes, about.
 const ENTRY_BYTES: usize = 128;
 

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::SpokeName;
+use alkhub_store::Store;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::core::Core;
+use crate::sessions::Sessions;
 
 /// How often heartbeats are written, at most.
 const HEARTBEATS: Duration = Duration::from_secs(60);
@@ -28,8 +30,11 @@ const RETRY: Duration = Duration::from_secs(5);
 const NEWS: usize = 20_000;
 
 /// Comings and goings that are not written yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Presence {
+    store: Store,
+    sessions: Arc<Sessions>,
+    stop: CancellationToken,
     news: Mutex<BTreeMap<SpokeName, News>>,
     wake: Notify,
     /// Connected spokes that no resource declares, each with the time at which it came: nobody else would make their rows.
@@ -48,6 +53,17 @@ struct News {
 // === impl Presence ===
 
 impl Presence {
+    pub(crate) fn new(store: Store, sessions: Arc<Sessions>, stop: CancellationToken) -> Self {
+        Self {
+            store,
+            sessions,
+            stop,
+            news: Mutex::default(),
+            wake: Notify::new(),
+            undeclared: Mutex::default(),
+        }
+    }
+
     pub(crate) fn came(&self, spoke: &SpokeName, undeclared: bool) {
         let now = Timestamp::now();
         if undeclared {
@@ -95,11 +111,9 @@ impl Presence {
     fn put_back(&self, spoke: SpokeName, old: News) {
         self.news.lock().entry(spoke).or_insert(old);
     }
-}
 
-impl Core {
     /// Writes news and heartbeats until the end, and the last news then.
-    pub(crate) async fn keep_presence(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         let mut incarnation = self.store.incarnation();
         let mut heartbeat_at = Instant::now() + HEARTBEATS;
         let mut wait = Duration::ZERO;
@@ -111,7 +125,7 @@ impl Core {
                     self.write_heartbeats().await;
                     self.write_news().await; // Its own branch may have been woken and lost the wake-up here.
                 }
-                Ok(()) = incarnation.changed() => self.presence.repeat(),
+                Ok(()) = incarnation.changed() => self.repeat(),
                 () = self.news_after(wait) => {
                     wait = if self.write_news().await { Duration::ZERO } else { RETRY };
                 }
@@ -122,14 +136,14 @@ impl Core {
 
     async fn news_after(&self, wait: Duration) {
         tokio::time::sleep(wait).await;
-        self.presence.wake.notified().await;
+        self.wake.notified().await;
         tokio::time::sleep(COLLECT).await;
     }
 
     async fn write_heartbeats(&self) {
-        let heard = self.links.iter().filter(|link| link.take_heard());
         let now = Timestamp::now();
-        let heard: BTreeMap<SpokeName, Timestamp> = heard.map(|link| (link.spoke.clone(), now)).collect();
+        let heard = self.sessions.take_heard().into_iter();
+        let heard: BTreeMap<SpokeName, Timestamp> = heard.map(|spoke| (spoke, now)).collect();
         let heard: Vec<_> = heard.into_iter().collect();
         if heard.is_empty() {
             return;
@@ -142,14 +156,14 @@ impl Core {
 
     /// Writes what is new; false when something could not be written.
     async fn write_news(&self) -> bool {
-        let news = std::mem::take(&mut *self.presence.news.lock());
+        let news = std::mem::take(&mut *self.news.lock());
         let mut written = true;
         for (spoke, news) in news {
             if let Err(error) = self.write_one(&spoke, &news).await {
                 tracing::debug!(spoke.id = %spoke, %error, "that a spoke came or went was not written");
                 if error.is_transient() {
-                    self.presence.put_back(spoke, news);
-                    self.presence.wake.notify_one();
+                    self.put_back(spoke, news);
+                    self.wake.notify_one();
                     written = false;
                 }
             }

@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::Caller;
+use crate::call_id::CallId;
+use crate::caller::Caller;
 use crate::metrics::Metrics;
 
 /// Records written by one statement.
@@ -56,6 +56,7 @@ struct Waiting {
 /// An ended call.
 #[derive(Debug)]
 pub(crate) struct Ended<'a> {
+    pub(crate) id: CallId,
     pub(crate) request: &'a CallRequest,
     pub(crate) caller: &'a Caller,
     pub(crate) hub: &'a HubId,
@@ -191,7 +192,9 @@ impl Ended<'_> {
     fn into_row(self) -> CallRow {
         let request = self.request;
         CallRow {
-            call_id: call_id(self.started_at),
+            call_id: self.id.id,
+            root_call_id: self.id.root,
+            parent_call_id: self.id.parent,
             request_id: request.request_id.clone(),
             parent_request_id: request.parent.clone(),
             operation: request.operation.clone(),
@@ -209,15 +212,6 @@ impl Ended<'_> {
     }
 }
 
-/// A UUID version 7: time, then chance that needs no system call.
-fn call_id(at: Timestamp) -> Uuid {
-    let ms = u64::try_from(at.as_millisecond()).unwrap_or_default();
-    let mut random = [0; 10];
-    random[..8].copy_from_slice(&fastrand::u64(..).to_ne_bytes());
-    random[8..].copy_from_slice(&fastrand::u16(..).to_ne_bytes());
-    uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
-}
-
 /// The trace id in `{version}-{trace id}-{span id}-{flags}`.
 fn trace_id(traceparent: &str) -> Option<String> {
     let id = traceparent.split('-').nth(1)?;
@@ -228,16 +222,6 @@ fn trace_id(traceparent: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_sort_by_time_and_differ_within_it() {
-        let early = Timestamp::from_millisecond(1_000).expect("valid");
-        let late = Timestamp::from_millisecond(2_000).expect("valid");
-
-        assert!(call_id(early) < call_id(late));
-        assert_ne!(call_id(early), call_id(early));
-        assert_eq!(call_id(late).get_version_num(), 7);
-    }
 
     #[test]
     fn only_a_trace_id_that_is_one_is_kept() {

@@ -7,21 +7,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_budget::{Held, Kept};
-use alkhub_hub_cluster::{DirectoryEntry, OfferedOperation};
+use alkhub_budget::{Budgets, Held, Kept};
+use alkhub_hub_cluster::{Cluster, DirectoryEntry, OfferedOperation};
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, Code, InstanceId, SpokeName, scope};
+use alkhub_protocol::{CallError, Code, HubId, InstanceId, SpokeName, scope};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::core::Core;
-use crate::directory::{Instance, Outcome};
-use crate::link::Link;
-use crate::lost::CLOSE_REPLACED;
+use crate::call_id::LegIds;
+use crate::caller::{Caller, SpokePolicy};
+use crate::compiled::Specs;
+use crate::departure::{CLOSE_REPLACED, Departures};
+use crate::directory::{Directory, Instance, Outcome};
+use crate::link::{Connection, Link};
+use crate::metrics::Metrics;
 use crate::operation::Operation;
-use crate::session::Session;
-use crate::{Caller, Connection, SpokePolicy};
+use crate::presence::Presence;
+use crate::session::{Session, SessionContext};
+use crate::sessions::Sessions;
+use crate::specs::SpecKeeper;
+use crate::table::CallTable;
 
 mod door;
 mod examine;
@@ -36,6 +43,30 @@ use newest::Asking;
 /// A record of the instance counts as newer than a registration that waits when its connection came so much later: the
 /// clocks of two hubs may differ.
 const CLOCKS: Duration = Duration::from_secs(2);
+
+/// Registers connections.
+#[derive(Debug)]
+pub(crate) struct Registrar {
+    pub(crate) hub: HubId,
+    pub(crate) cluster: Cluster,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) departures: Arc<Departures>,
+    pub(crate) table: Arc<CallTable>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) specs: Arc<Specs>,
+    pub(crate) spec_keeper: Arc<SpecKeeper>,
+    pub(crate) legs: LegIds,
+    pub(crate) budgets: Budgets,
+    pub(crate) metrics: Arc<Metrics>,
+    /// How often spokes are pinged.
+    pub(crate) heartbeat: Duration,
+    /// Operations of one instance at most.
+    pub(crate) max_operations: usize,
+    /// For the sessions that it makes.
+    pub(crate) context: Arc<SessionContext>,
+    pub(crate) tasks: TaskTracker,
+}
 
 /// Who registers, once that is settled.
 struct Identity {
@@ -55,7 +86,7 @@ struct Wish {
     asking: Asking,
 }
 
-impl Core {
+impl Registrar {
     /// Registers a connection. Dropping the future undoes what was done: the work runs in a task of its own, and a
     /// session that nobody takes ends at once. Those of one connection take effect in the order in which the futures
     /// are first polled.
@@ -73,10 +104,13 @@ impl Core {
             .key(&caller.key_id)
             .take(Kept::Registrations, door::weight(&input))?;
         let (done, result) = oneshot::channel();
-        let asking = self.newest.ask(&identity.spoke, &identity.instance, &connection.id);
+        let asking = self
+            .sessions
+            .newest
+            .ask(&identity.spoke, &identity.instance, &connection.id);
         // The connection drops this future with its end.
         let _waits = asking.gone().clone().drop_guard();
-        let mut turn = self.turns.take(&connection.id);
+        let mut turn = self.sessions.turns.take(&connection.id);
         let wish = Wish {
             input,
             connection,
@@ -84,10 +118,10 @@ impl Core {
             asked_at: Timestamp::now(),
             asking,
         };
-        let core = Arc::clone(self);
+        let registrar = Arc::clone(self);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let registered = core.register_as(identity, wish).await;
+            let registered = registrar.register_as(identity, wish).await;
             drop(done.send(registered));
             drop(turn);
         });
@@ -105,7 +139,7 @@ impl Core {
         }
         let instance = match &input.instance_id {
             Some(instance) => instance.clone(),
-            None => self.instance_id(&connection.id).map_err(|error| {
+            None => self.legs.instance(&connection.id).map_err(|error| {
                 CallError::new(
                     Code::BadRequest,
                     format!("`instanceId` is missing and none can be made: {error}"),
@@ -131,7 +165,7 @@ impl Core {
         let link = self.link(&identity, wish.connection)?;
         let entry = self.entry(&identity, input, &link, &offer);
         if self.has_come_back(&link, wish.asked_at) {
-            self.lose(&link);
+            self.departures.lose(&link);
             return Err(connection_ended());
         }
         let session = self.enter(identity.policy.as_deref(), &link, entry, gone).await?;
@@ -170,7 +204,7 @@ impl Core {
         }
         let registered = self.cluster.register_unless(gone, entry.clone()).await;
         let generation = registered.map_err(|error| {
-            self.lose(link);
+            self.departures.lose(link);
             if gone.is_cancelled() {
                 return connection_ended();
             }
@@ -178,13 +212,13 @@ impl Core {
             CallError::new(Code::Unavailable, message).retryable()
         })?;
         link.set_generation(generation);
-        let session = Session::new(self, link, generation);
+        let session = Session::new(&self.context, link, generation);
         let entry = DirectoryEntry { generation, ..entry };
         match self
             .directory
             .put(&Arc::new(Instance::new(entry, Some(Arc::clone(link)))))
         {
-            Outcome::Put(Some(old)) if !old.is_on(link) => self.replaced(&old),
+            Outcome::Put(Some(old)) if !old.is_on(link) => self.departures.replaced(&old),
             Outcome::Put(_) => {}
             Outcome::Stale => {
                 let reason = "a newer connection of this instance has registered";
@@ -194,7 +228,7 @@ impl Core {
         }
         let undeclared = policy.is_none_or(|policy| policy.uid.is_empty());
         self.presence.came(&link.spoke, undeclared);
-        self.count_instances();
+        self.departures.count_instances();
         // After the record is there: a connection that ends later finds it, one that ended before is found here.
         if link.is_registered() {
             Ok(session)
@@ -206,7 +240,7 @@ impl Core {
     /// Looks at what is offered and has it saved.
     async fn offer(&self, identity: &Identity, input: &RegisterInput) -> Offer {
         let offer = self.examine(identity, &input.operations).await;
-        self.save(&offer.accepted).await;
+        self.spec_keeper.save(&offer.accepted).await;
         offer
     }
 
@@ -221,13 +255,9 @@ impl Core {
 
     /// The link of the connection: a new one, or the one by which it has registered before.
     fn link(&self, identity: &Identity, connection: Connection) -> Result<Arc<Link>, CallError> {
-        let id = connection.id.clone();
-        let link = self
-            .links
-            .entry(id)
-            .or_insert_with(|| Arc::new(Link::new(identity.spoke.clone(), identity.instance.clone(), connection)));
+        let link = self.sessions.link(&identity.spoke, &identity.instance, connection);
         if link.spoke == identity.spoke && link.instance == identity.instance {
-            return Ok(Arc::clone(&link));
+            return Ok(link);
         }
         let message = format!(
             "this connection is instance `{}` of spoke `{}`: open another one to register as something else",

@@ -6,47 +6,54 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RequestId};
+use alkhub_hub_cluster::Cluster;
+use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
+use crate::answer::Answers;
 use crate::call::Call;
-use crate::core::Core;
+use crate::call_id::LegIds;
+use crate::departure::Departures;
 use crate::link::Link;
 use crate::operation::BAD_GATEWAY;
-use crate::sink::End;
-use crate::{Caller, Outbox};
+use crate::outcome::End;
+use crate::table::CallTable;
 
 /// How long a closed session waits until the directory has noted that its spoke has left.
 const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
-
-/// The connection by which a spoke registers.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// Its id, unique on this hub; the instance's id comes from it where the spoke gives none.
-    pub id: String,
-    /// Where calls to the spoke go.
-    pub outbox: Outbox,
-    /// How the spoke writes request ids.
-    pub dialect: Dialect,
-}
 
 /// A registered connection: dropping it, or closing it, fails the calls that run on it with `SPOKE_LOST`.
 ///
 /// A connection that registers again gets a new session; the one before does nothing more then.
 #[derive(Debug)]
 pub struct Session {
-    core: Arc<Core>,
+    context: Arc<SessionContext>,
     link: Arc<Link>,
     generation: u64,
     /// Whether its end has begun.
     ended: AtomicBool,
 }
 
+/// What sessions act on.
+#[derive(Debug)]
+pub(crate) struct SessionContext {
+    pub(crate) answers: Arc<Answers>,
+    pub(crate) table: Arc<CallTable>,
+    pub(crate) legs: LegIds,
+    pub(crate) departures: Arc<Departures>,
+    pub(crate) cluster: Cluster,
+    pub(crate) tasks: TaskTracker,
+    /// For what is spawned when a session is dropped: that may happen outside the runtime.
+    pub(crate) runtime: Handle,
+}
+
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(core: &Arc<Core>, link: &Arc<Link>, generation: u64) -> Self {
+    pub(crate) fn new(context: &Arc<SessionContext>, link: &Arc<Link>, generation: u64) -> Self {
         Self {
-            core: Arc::clone(core),
+            context: Arc::clone(context),
             link: Arc::clone(link),
             generation,
             ended: AtomicBool::new(false),
@@ -73,7 +80,7 @@ impl Session {
             if let Frame::Failed { error, .. } = &mut frame {
                 spoken::bound(error, &call.operation.spec.error_schemas);
             }
-            self.core.answered(&call, frame);
+            self.context.answers.take(&call, frame);
         }
     }
 
@@ -90,31 +97,19 @@ impl Session {
             // Nothing that the caller sent is too large.
             error.declared_status = Some(BAD_GATEWAY);
             let running = call.operation.is_subscription().then_some("an item cannot be read");
-            self.core.end(call.key, End::Failed(error), running);
+            self.context.table.end(call.key, End::Failed(error), running);
         }
     }
 
     /// The running call that the spoke means.
     fn call(&self, id: &RequestId) -> Option<Arc<Call>> {
-        self.core.leg_key(id).and_then(|key| self.core.call_on(&self.link, key))
+        let key = self.context.legs.key(id)?;
+        self.context.table.on(&self.link, key)
     }
 
-    /// Brings the registration within what the caller's spoke may do now: operations that it may not offer any more are
-    /// withdrawn, its concurrency is lowered. The session that takes over, or `None` when nothing had to change.
-    ///
-    /// # Errors
-    /// The directory did not take it, and the registration has ended: the connection should end too.
-    pub fn narrow(
-        &self,
-        caller: &Caller,
-    ) -> impl Future<Output = Result<Option<Session>, CallError>> + Send + 'static + use<> {
-        let (core, link, policy) = (Arc::clone(&self.core), Arc::clone(&self.link), caller.spoke.clone());
-        async move {
-            match policy {
-                Some(policy) => core.narrow(&link, policy).await,
-                None => Ok(None),
-            }
-        }
+    /// The connection, and what has run on it.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     /// Whether no later session of the connection has taken over.
@@ -146,19 +141,20 @@ impl Session {
         if self.ended.swap(true, Ordering::AcqRel) || self.link.generation() != self.generation {
             return None;
         }
-        if !self.core.lose(&self.link) {
-            self.core.forget(&self.link);
+        if !self.context.departures.lose(&self.link) {
+            self.context.departures.forget(&self.link);
         }
-        let (core, link, generation) = (Arc::clone(&self.core), Arc::clone(&self.link), self.generation);
+        let (cluster, link) = (self.context.cluster.clone(), Arc::clone(&self.link));
+        let generation = self.generation;
         // Fenced: a later registration of the instance stays. Not given up in time, however many wait before it: the
         // record would be asserted again and again, of a spoke that is not there. The directory bounds each of its waits.
         let tell = async move {
-            let told = core.cluster.unregister(&link.spoke, &link.instance, generation).await;
+            let told = cluster.unregister(&link.spoke, &link.instance, generation).await;
             if let Err(error) = told {
                 tracing::warn!(spoke.id = %link.spoke, %error, "the directory was not told that a spoke left");
             }
         };
-        Some(self.core.tasks.spawn_on(tell, &self.core.runtime))
+        Some(self.context.tasks.spawn_on(tell, &self.context.runtime))
     }
 }
 

@@ -8,14 +8,13 @@ use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Dialect, RawJson, RequestId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::outbox::{Backlog, Full};
+use crate::outbox::Outbox;
+use crate::outbox::{Backlog, CLOSE_SLOW, Full};
+use crate::outcome::{Bounds, End, Took, given_up, no_output};
 use crate::relay::Return;
-use crate::{Answer, Outbox, Reply};
+use crate::reply::{Answer, Reply};
 
 pub(crate) use items::ItemQueue;
-
-/// Close code for a connection that does not read its answers.
-const CLOSE_SLOW: u16 = 4429;
 
 /// Where the answers of one call go.
 #[derive(Debug)]
@@ -40,41 +39,6 @@ pub(crate) enum Sink {
     Hub(Return),
     /// The end has been told.
     Ended,
-}
-
-/// What a subscription may have waiting.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    pub(crate) items: usize,
-    pub(crate) bytes: usize,
-}
-
-/// How a call ends, as its caller sees it.
-#[derive(Clone, Debug)]
-pub(crate) enum End {
-    /// With the output of a query or a mutation.
-    Output(RawJson),
-    /// A subscription's regular end.
-    Completed,
-    Failed(CallError),
-    /// The spoke gave up.
-    Aborted,
-    /// The caller stopped it, for this reason, and is told when that is done.
-    Stopped(&'static str),
-    /// The caller left and wants to hear nothing.
-    Silent,
-}
-
-/// What became of an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Took {
-    Item,
-    /// The reader is too slow.
-    Overflow,
-    /// The reader has left.
-    Gone,
-    /// The reader is on another hub, and the link to it is down.
-    Unreachable,
 }
 
 // === impl Sink ===
@@ -199,30 +163,5 @@ fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End, after_it
     };
     if pushed == Err(Full::Queue) {
         outbox.close(CLOSE_SLOW, "answers are not read as fast as they come");
-    }
-}
-
-/// A query or a mutation whose spoke said `call.completed` without an output.
-pub(crate) fn no_output() -> CallError {
-    CallError::new(Code::UnknownError, "the spoke completed the call without an output")
-        .delivered(alkhub_protocol::Delivered::Yes)
-}
-
-/// The spoke said `call.aborted`.
-pub(crate) fn given_up() -> CallError {
-    CallError::new(Code::Aborted, "the spoke ended the call").delivered(alkhub_protocol::Delivered::Yes)
-}
-
-// === impl End ===
-
-impl End {
-    fn into_answer(self) -> Option<Answer> {
-        match self {
-            Self::Output(output) => Some(Answer::Item(output)),
-            Self::Completed => Some(Answer::Completed),
-            Self::Failed(error) => Some(Answer::Failed(error)),
-            Self::Aborted => Some(Answer::Failed(given_up())),
-            Self::Stopped(_) | Self::Silent => None,
-        }
     }
 }

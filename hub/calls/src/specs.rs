@@ -12,13 +12,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_config::CallsConfig;
 use alkhub_protocol::{OperationSpec, SpokeName};
-use alkhub_store::SpecHash;
+use alkhub_store::{SpecHash, Store};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::core::Core;
+use crate::compiled::Specs;
+use crate::directory::Directory;
+use crate::metrics::Metrics;
 use crate::operation::Operation;
 
 /// How long a registration waits for its specifications to be saved.
@@ -43,9 +47,22 @@ const BATCH: usize = 500;
 /// Whose turn it is to compile when specifications are loaded: no key has this id.
 const LOADER: &str = "";
 
+/// Saves and loads specifications.
+#[derive(Debug)]
+pub(crate) struct SpecKeeper {
+    directory: Arc<Directory>,
+    specs: Arc<Specs>,
+    store: Store,
+    metrics: Arc<Metrics>,
+    /// Bytes that are stored of one spoke's specifications.
+    stored_bytes: u64,
+    stop: CancellationToken,
+    queue: Queue,
+}
+
 /// What is to be saved, and what wakes the loader.
 #[derive(Debug, Default)]
-pub(crate) struct SpecStore {
+struct Queue {
     unsaved: Mutex<HashMap<SpecHash, Arc<Operation>>>,
     saved: Mutex<HashMap<SpecHash, Instant>>,
     save: Notify,
@@ -55,21 +72,11 @@ pub(crate) struct SpecStore {
     load: Notify,
 }
 
-// === impl SpecStore ===
+// === impl Queue ===
 
-impl SpecStore {
-    /// Makes the loader look for missing specifications.
-    pub(crate) fn look(&self) {
-        self.load.notify_one();
-    }
-
-    /// Makes the saver look whether the store has what is offered here.
-    pub(crate) fn doubt(&self) {
-        self.doubt.notify_one();
-    }
-
+impl Queue {
     /// Queues what is not known to be saved; false when there is nothing.
-    fn queue(&self, operations: &[Arc<Operation>]) -> bool {
+    fn add(&self, operations: &[Arc<Operation>]) -> bool {
         let saved = self.saved.lock();
         let is_saved = |hash| saved.get(hash).is_some_and(|at: &Instant| at.elapsed() < SAVED_FOR);
         let new = operations.iter().filter(|operation| !is_saved(&operation.hash));
@@ -102,15 +109,46 @@ impl SpecStore {
     }
 }
 
-impl Core {
+// === impl SpecKeeper ===
+
+impl SpecKeeper {
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        specs: Arc<Specs>,
+        store: Store,
+        config: &CallsConfig,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            directory,
+            specs,
+            store,
+            metrics,
+            stored_bytes: STORED_FOR_COMPILED * config.spec_bytes_per_spoke as u64,
+            stop,
+            queue: Queue::default(),
+        }
+    }
+
+    /// Makes the loader look for missing specifications.
+    pub(crate) fn look(&self) {
+        self.queue.load.notify_one();
+    }
+
+    /// Makes the saver look whether the store has what is offered here.
+    pub(crate) fn doubt(&self) {
+        self.queue.doubt.notify_one();
+    }
+
     /// Saves specifications; returns when they are saved, after a second, or at once while Postgres is away: it goes
     /// on beside then.
     pub(crate) async fn save(&self, operations: &[Arc<Operation>]) {
-        if !self.spec_store.queue(operations) {
+        if !self.queue.add(operations) {
             return;
         }
-        let saved = self.spec_store.saved_all.notified();
-        self.spec_store.save.notify_one();
+        let saved = self.queue.saved_all.notified();
+        self.queue.save.notify_one();
         if !self.store.ready() {
             return;
         }
@@ -127,8 +165,8 @@ impl Core {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.spec_store.save.notified() => {}
-                () = self.spec_store.doubt.notified() => in_doubt = true,
+                () = self.queue.save.notified() => {}
+                () = self.queue.doubt.notified() => in_doubt = true,
                 Ok(()) = incarnation.changed() => in_doubt = true,
                 Ok(()) = link.changed() => in_doubt |= link.borrow_and_update().is_up(),
             }
@@ -144,7 +182,7 @@ impl Core {
                 retry = (retry * 2).min(LAST_RETRY);
             }
             retry = FIRST_RETRY;
-            self.spec_store.saved_all.notify_waiters();
+            self.queue.saved_all.notify_waiters();
         }
     }
 
@@ -164,13 +202,13 @@ impl Core {
     /// Queues what instances of this hub offer and the store does not have.
     async fn queue_lost(&self) -> Result<(), alkhub_store::Error> {
         // What is not offered now is saved when it is offered again.
-        self.spec_store.saved.lock().clear();
+        self.queue.saved.lock().clear();
         let offered = self.offered_here();
         let lost: HashSet<SpecHash> = self.store.operations().lacks(&offered).await?.into_iter().collect();
         let (lost, kept): (Vec<SpecHash>, Vec<SpecHash>) = offered.into_iter().partition(|hash| lost.contains(hash));
-        self.spec_store.note_saved(kept.into_iter());
+        self.queue.note_saved(kept.into_iter());
         let lost: Vec<Arc<Operation>> = lost.iter().filter_map(|hash| self.specs.get(hash)).collect();
-        if self.spec_store.queue(&lost) {
+        if self.queue.add(&lost) {
             tracing::warn!(
                 specifications = lost.len(),
                 "the store has lost specifications: they are saved again"
@@ -191,7 +229,7 @@ impl Core {
     async fn save_batches(&self) -> bool {
         loop {
             let batch: Vec<(SpecHash, OperationSpec)> = {
-                let unsaved = self.spec_store.unsaved.lock();
+                let unsaved = self.queue.unsaved.lock();
                 unsaved.values().take(BATCH).map(|o| (o.hash, o.spec.clone())).collect()
             };
             if batch.is_empty() {
@@ -206,7 +244,7 @@ impl Core {
     /// Saves a batch; what is refused for good is refused alone. False when it is to be tried again.
     async fn save_batch(&self, batch: &[(SpecHash, OperationSpec)]) -> bool {
         match self.keep_batch(batch).await {
-            Ok(()) => self.spec_store.took(batch, true),
+            Ok(()) => self.queue.took(batch, true),
             Err(error) if error.is_transient() => return false,
             Err(error) if batch.len() == 1 => {
                 let spec = &batch[0].1;
@@ -214,7 +252,7 @@ impl Core {
                     operation = format!("{}.{}", spec.namespace, spec.name), %error,
                     "a specification cannot be saved: other hubs cannot call the operation"
                 );
-                self.spec_store.took(batch, false);
+                self.queue.took(batch, false);
             }
             Err(_) => {
                 for one in batch.chunks(1) {
@@ -233,10 +271,9 @@ impl Core {
         operations.put(batch).await?;
         let owner = |(hash, _): &(SpecHash, OperationSpec)| Some((*hash, self.specs.owner(hash)?));
         let owned: Vec<_> = batch.iter().filter_map(owner).collect();
-        let limit = STORED_FOR_COMPILED * self.config.spec_bytes_per_spoke as u64;
-        if operations.charge(&owned, limit).await? > 0 {
+        if operations.charge(&owned, self.stored_bytes).await? > 0 {
             // Which were forgotten is not known here: what is offered again is saved again.
-            self.spec_store.saved.lock().clear();
+            self.queue.saved.lock().clear();
         }
         Ok(())
     }
@@ -267,7 +304,7 @@ impl Core {
             };
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = self.spec_store.load.notified() => {}
+                () = self.queue.load.notified() => {}
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
         }

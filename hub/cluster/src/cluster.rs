@@ -7,18 +7,19 @@ use std::sync::Arc;
 use alkhub_config::EventsConfig;
 use alkhub_protocol::admin::PodReport;
 use alkhub_protocol::{HubId, InstanceId, SpokeName};
-use alkhub_redis::{Connector, LinkState, Redis, Undelivered};
+use alkhub_redis::{Connector, LinkState, Redis};
 use alkhub_tasks::Supervisor;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::carrier::Carrier;
+use crate::conduit::{Conduits, Incoming};
 use crate::directory::{self, Directory};
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::error::Error;
-use crate::inbox::{self, Inbox, Relay};
+use crate::inbox;
 use crate::keys::{self, KeyChange, Keys};
 use crate::lease::{self, Claim, Lease, Leases};
 use crate::metrics::Metrics;
@@ -38,12 +39,11 @@ pub struct Cluster {
 struct Shared {
     redis: Option<Redis>,
     directory: Directory,
-    relay: Relay,
+    conduits: Conduits,
     leases: Arc<Leases>,
     keys: Keys,
     changes: Once<DirectoryChange>,
-    inbox: Mutex<Option<Inbox>>,
-    undeliverable: Once<Undelivered>,
+    incoming: Mutex<Option<Incoming>>,
     link: watch::Receiver<LinkState>,
     key_changes: Once<KeyChange>,
 }
@@ -70,11 +70,11 @@ impl Cluster {
         let (keys, key_loops, key_changes) = keys::new(&hub, redis.clone());
         let directory = directory::new(&hub, redis.clone(), leases.clone());
         link.set_hub_receiver(Arc::new(Receiver {
-            inbox: inbox_sender.clone(),
+            inbox: inbox_sender,
             feed: directory.feed,
             keys: keys.clone(),
-            undeliverable: returned.clone(),
-            metrics,
+            undeliverable: returned,
+            metrics: metrics.clone(),
         }));
         let stop = || supervisor.stop().clone();
         supervisor.keep("cluster.directory", directory.actor.run(stop()));
@@ -83,16 +83,18 @@ impl Cluster {
             let lease = lease::keep(leases.clone(), redis.clone(), stop(), redis.hold());
             supervisor.keep("cluster.lease", lease);
         }
+        let carrier = redis.clone().map_or(Carrier::Alone, Carrier::Redis);
+        let conduits = Conduits::new(&hub, carrier, leases.clone(), metrics);
+        let incoming = Incoming::new(&conduits, inbox, undeliverable, link.state());
         Ok(Self {
             shared: Arc::new(Shared {
                 directory: directory.directory,
-                relay: Relay::new(&hub, redis.clone(), inbox_sender, returned),
+                conduits,
                 redis,
                 leases,
                 keys,
                 changes: Once::new(directory.changes),
-                inbox: Mutex::new(Some(inbox)),
-                undeliverable: Once::new(undeliverable),
+                incoming: Mutex::new(Some(incoming)),
                 link: link.state(),
                 key_changes: Once::new(key_changes),
             }),
@@ -129,27 +131,14 @@ impl Cluster {
         self.shared.changes.take()
     }
 
-    /// Relays a message to a hub. What nobody receives comes back through [`Cluster::undeliverable`], and so does what
-    /// this hub was sending when its link broke; what the other hub has not read when its own link breaks is lost, and
-    /// its [`LinkState::Down`] is the sign.
-    ///
-    /// # Errors
-    /// At once: [`Error::Unreachable`] while the link is down, [`Error::Full`] when too much waits, [`Error::Alone`] when
-    /// nobody reads what comes back.
-    pub fn send(&self, to: &HubId, message: Bytes) -> Result<(), Error> {
-        self.shared.relay.send(to, message)
+    /// Sends to other hubs.
+    pub fn conduits(&self) -> &Conduits {
+        &self.shared.conduits
     }
 
-    /// Messages relayed to this hub. Given once.
-    ///
-    /// A reader that is slower than they come is told that it missed some; events and the directory go on.
-    pub fn inbox(&self) -> Inbox {
-        self.shared.inbox.lock().take().unwrap_or_else(Inbox::closed)
-    }
-
-    /// Messages of this hub that nobody received, or perhaps nobody. Given once.
-    pub fn undeliverable(&self) -> mpsc::Receiver<Undelivered> {
-        self.shared.undeliverable.take()
+    /// What comes from other hubs. `None` when it was asked for before.
+    pub fn incoming(&self) -> Option<Incoming> {
+        self.shared.incoming.lock().take()
     }
 
     /// How the link to the other hubs is, now and later.

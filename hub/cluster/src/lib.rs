@@ -6,17 +6,18 @@
 //! - The state of this hub (its lease, its directory entries) is kept here and asserted again whenever Redis may have
 //!   lost it; Redis is never the only one to know it.
 //! - Of two records of an instance every hub takes the same: the one with the higher [`Fence`].
-//! - A relayed message that nobody received comes back through [`Cluster::undeliverable`]; what a hub could not keep is
-//!   told as [`Inbound::Missed`]; what was on its way when the link broke has [`LinkState::Down`] as its sign.
+//! - What one hub sends to another arrives once and in order, or both see a break ([`PeerEvent::Broken`]).
 //! - No revocation of a key is lost: it is told until Redis has it, or every hub checks all keys again.
 //! - A reader never holds up the link. What a receiver is asked for twice is given once, and closed the second time.
 //!
 //! Never
 //! - It reads no relayed message, and decides on no call.
 //!
-//! Uses `config`, `protocol`, `tasks` and `redis`. The only way to other hubs is in `inbox.rs`.
+//! Uses `config`, `protocol`, `tasks` and `redis`. The only way to other hubs is in `carrier.rs`.
 
+mod carrier;
 mod cluster;
+mod conduit;
 mod directory;
 mod entry;
 mod error;
@@ -27,10 +28,11 @@ mod metrics;
 mod once;
 mod receiver;
 
-pub use alkhub_redis::{LinkState, Undelivered};
+pub use alkhub_redis::LinkState;
+pub use carrier::NotSent;
 pub use cluster::Cluster;
+pub use conduit::{Class, Conduits, Incoming, PeerEvent};
 pub use entry::{DirectoryChange, DirectoryEntry, Fence, OfferedOperation};
 pub use error::Error;
-pub use inbox::{Inbound, Inbox};
 pub use keys::KeyChange;
 pub use lease::{Claim, Lease};

@@ -9,6 +9,9 @@ pub(crate) struct Metrics {
     pub(crate) relayed: IntCounter,
     pub(crate) undeliverable: IntCounter,
     pub(crate) hubs: IntGauge,
+    pub(crate) conduit_resent: IntCounter,
+    pub(crate) conduit_breaks: IntCounter,
+    pub(crate) conduit_bytes: IntGauge,
     /// Messages relayed to this hub, which did not read as fast as they came.
     pub(crate) unread: IntCounter,
     /// Messages that came back, and that nobody here reads.
@@ -23,11 +26,10 @@ impl Metrics {
             let counter = IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone())).map(|()| counter)
         };
-        let hubs = IntGauge::new(
-            "alkhub_events_hubs",
-            "Hubs with a live lease under this prefix, this one included.",
-        )?;
-        registry.register(Box::new(hubs.clone()))?;
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
         Ok(Self {
             relayed: counter(
                 "alkhub_events_relayed_total",
@@ -37,7 +39,22 @@ impl Metrics {
                 "alkhub_events_undeliverable_total",
                 "Messages to other hubs that nobody received, or that were on their way when the link broke.",
             )?,
-            hubs,
+            hubs: gauge(
+                "alkhub_events_hubs",
+                "Hubs with a live lease under this prefix, this one included.",
+            )?,
+            conduit_resent: counter(
+                "alkhub_conduit_resent_total",
+                "Messages to other hubs that were sent again, because their arrival was not acknowledged.",
+            )?,
+            conduit_breaks: counter(
+                "alkhub_conduit_breaks_total",
+                "Breaks of the conduit between this hub and another one: what was under way was lost, and was told.",
+            )?,
+            conduit_bytes: gauge(
+                "alkhub_conduit_unacknowledged_bytes",
+                "What was sent to other hubs and is kept until its arrival is acknowledged, in bytes.",
+            )?,
             unread: dropped(registry, "unread")?,
             forsaken: dropped(registry, "undeliverable")?,
         })

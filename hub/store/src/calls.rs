@@ -39,6 +39,10 @@ pub struct CallRows<'a>(pub(crate) &'a Inner);
 pub struct CallRow {
     /// The hub's own id, a UUID version 7.
     pub call_id: Uuid,
+    /// Of the first call of the tree that it stands in; its own where it is that.
+    pub root_call_id: Uuid,
+    /// Of the call in whose course it was made, where the hub knew that one.
+    pub parent_call_id: Option<Uuid>,
     /// The caller's id.
     pub request_id: RequestId,
     /// The parent's id as the caller gave it.
@@ -191,6 +195,8 @@ impl Default for CallFilter {
 struct Columns<'a> {
     ended_at: Vec<jiff_sqlx::Timestamp>,
     call_id: Vec<Uuid>,
+    root_call_id: Vec<Uuid>,
+    parent_call_id: Vec<Option<Uuid>>,
     duration_us: Vec<i64>,
     input_bytes: Vec<i64>,
     output_bytes: Vec<i64>,
@@ -213,6 +219,8 @@ impl<'a> Columns<'a> {
         for row in rows {
             columns.ended_at.push(row.ended_at().to_sqlx());
             columns.call_id.push(row.call_id);
+            columns.root_call_id.push(row.root_call_id);
+            columns.parent_call_id.push(row.parent_call_id);
             columns.duration_us.push(signed(row.duration_us()));
             columns.input_bytes.push(signed(row.input_bytes));
             columns.output_bytes.push(signed(row.output_bytes));
@@ -234,10 +242,11 @@ impl<'a> Columns<'a> {
     async fn insert(&self, db: &mut PgConnection) -> sqlx::Result<()> {
         sqlx::query!(
             "INSERT INTO calls (ended_at, call_id, duration_us, input_bytes, output_bytes, operation, status, code,
-                                caller, spoke, hub_id, request_id, parent_request_id, trace_id)
+                                caller, spoke, hub_id, request_id, parent_request_id, trace_id, root_call_id,
+                                parent_call_id)
              SELECT * FROM UNNEST($1::timestamptz[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
                                   $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-                                  $13::text[], $14::text[])
+                                  $13::text[], $14::text[], $15::uuid[], $16::uuid[])
              ON CONFLICT DO NOTHING",
             &self.ended_at as _,
             &self.call_id,
@@ -252,7 +261,9 @@ impl<'a> Columns<'a> {
             &self.hub_id as _,
             &self.request_id as _,
             &self.parent_request_id as _,
-            &self.trace_id as _
+            &self.trace_id as _,
+            &self.root_call_id,
+            &self.parent_call_id as _
         )
         .execute(db)
         .await?;

@@ -8,8 +8,7 @@ use alkhub_protocol::register::{OperationResult, Registered};
 use alkhub_protocol::{OperationSpec, RawJson};
 use serde::Deserialize;
 
-use super::{Identity, door, fields};
-use crate::core::Core;
+use super::{Identity, Registrar, door, fields};
 use crate::operation::Operation;
 
 /// What a registration leads to, operation by operation.
@@ -20,21 +19,18 @@ pub(super) struct Offer {
     answer: door::Answer,
 }
 
-// === impl Core ===
+// === impl Registrar ===
 
-impl Core {
+impl Registrar {
     /// Looks at each operation for itself.
     pub(super) async fn examine(&self, identity: &Identity, operations: &[RawJson]) -> Offer {
         let mut offer = Offer::default();
         let mut names = HashSet::new();
         for (i, raw) in operations.iter().enumerate() {
-            let examined = if i < self.config.max_operations {
+            let examined = if i < self.max_operations {
                 self.examine_one(identity, raw).await
             } else {
-                Err(format!(
-                    "one instance may offer {} operations",
-                    self.config.max_operations
-                ))
+                Err(format!("one instance may offer {} operations", self.max_operations))
             };
             let unique = examined.and_then(|(operation, result)| {
                 let new = names.insert(operation.name.clone());

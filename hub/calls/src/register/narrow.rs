@@ -12,12 +12,13 @@ use alkhub_protocol::{CallError, Code, Delivered};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::Core;
+use super::Registrar;
+use crate::caller::SpokePolicy;
 use crate::link::Link;
-use crate::sink::End;
-use crate::{Session, SpokePolicy};
+use crate::outcome::End;
+use crate::session::Session;
 
-impl Core {
+impl Registrar {
     /// Brings what a connection has registered within what its spoke may do; `None` when it is. Dropping the future ends
     /// the registration, where it was narrowed.
     pub(crate) async fn narrow(
@@ -26,13 +27,13 @@ impl Core {
         policy: Arc<SpokePolicy>,
     ) -> Result<Option<Session>, CallError> {
         let (done, result) = oneshot::channel();
-        let (core, link) = (Arc::clone(self), Arc::clone(link));
+        let (registrar, link) = (Arc::clone(self), Arc::clone(link));
         let gone = CancellationToken::new();
         let _waits = gone.clone().drop_guard();
-        let mut turn = self.turns.take(&link.connection.id);
+        let mut turn = self.sessions.turns.take(&link.connection.id);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let narrowed = core.narrow_to(&link, policy, &gone).await;
+            let narrowed = registrar.narrow_to(&link, policy, &gone).await;
             drop(done.send(narrowed));
             drop(turn);
         });
@@ -76,7 +77,7 @@ impl Core {
     /// Ends the subscriptions that run on operations which the spoke may not offer any more.
     fn end_withdrawn(&self, link: &Arc<Link>, policy: &SpokePolicy) {
         for key in link.running() {
-            let call = self.call_on(link, key);
+            let call = self.table.on(link, key);
             let Some(call) = call.filter(|call| call.operation.is_subscription()) else {
                 continue;
             };
@@ -85,7 +86,7 @@ impl Core {
                 let message = format!("spoke `{}` may not offer `{name}` any more", link.spoke);
                 let error = CallError::new(Code::NoProvider, message).delivered(Delivered::Yes);
                 let reason = "the spoke may not offer the operation any more";
-                self.end(key, End::Failed(error), Some(reason));
+                self.table.end(key, End::Failed(error), Some(reason));
             }
         }
     }

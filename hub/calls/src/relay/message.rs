@@ -1,175 +1,191 @@
-//! What hubs say to each other of calls: one line with a [`Header`], then a frame where there is one.
+//! What hubs say to each other of calls: one line, then a frame where there is one.
 //!
-//! Invariants
-//! - What is added to a header may be missing: the other hub may be of the version before.
+//! ```text
+//! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance}\n{call.requested}
+//! answer {key} {attempt}\n{call.responded, call.completed, call.error or call.aborted}
+//! abort {key}\n
+//! moved {key} {attempt}\n
+//! ```
+//!
+//! The key is the one by which the caller's hub knows the call, whichever of the two sends the message.
 
 use alkhub_protocol::frame::{self, Requested};
-use alkhub_protocol::json::strict;
 use alkhub_protocol::{Frame, HubId, InstanceId, SpokeName};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+
+use crate::call_id::CallId;
+
+/// Longest line: two names of 128 bytes at most, three ids of 36, three numbers, a word.
+const LINE_LIMIT: usize = 512;
+
+/// In place of a parent's id.
+const NO_PARENT: &str = "-";
 
 /// What a message says.
 #[derive(Debug)]
-pub(crate) enum Message {
+pub(crate) enum RelayMessage {
     /// To the holder: a call for one registration.
     Call {
-        asked: Asked,
+        call: RemoteCall,
+        id: CallId,
         to: Destination,
         requested: Box<Requested>,
     },
     /// To the holder: the caller left, or the deadline passed.
     Abort { from: HubId, key: u64 },
-    /// Back: what the spoke said, or why the holder has no answer; with the number of items sent before.
-    Answer {
-        said: Asked,
-        items: u64,
-        /// Whether the holder has ended the call with it; an older hub does not say so.
-        is_end: bool,
-        /// To be read by [`answer`]: its size is the spoke's choice.
-        frame: Bytes,
-    },
-    /// Back: so many items were sent until now.
-    Mark { said: Asked, items: u64 },
-    /// Back: no such call runs here.
-    Unknown { said: Asked },
-    /// Both ways: which calls between the two hubs the sender knows.
-    Known { from: HubId, known: Box<Known> },
+    /// Back: what the spoke said, or why the holder has no answer; to be read by [`answer`], for its size is the spoke's
+    /// choice.
+    Answer { call: RemoteCall, frame: Bytes },
     /// Back: the registration is not here.
-    Moved { said: Asked },
+    Moved { call: RemoteCall },
 }
 
-/// A call between two hubs: with the one of them, by the key of the caller's hub, sent for the nth time.
+/// A call between this hub and another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct RemoteCall {
     /// The other hub.
     pub(crate) hub: HubId,
+    /// By which the caller's hub knows it.
     pub(crate) key: u64,
-    /// How often the call had been sent again before; `None` where a hub of an older version says it.
-    pub(crate) attempt: Option<u8>,
-}
-
-/// Which calls between two hubs one of them knows, by the keys of their callers' hubs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Known {
-    /// Its own, which it sent to the other.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) mine: Vec<u64>,
-    /// How often each of these had been sent again; nothing, where an older hub says it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) attempts: Vec<u8>,
-    /// The other's, which it holds.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) held: Vec<u64>,
-    /// Whether it is an answer, which wants none.
-    pub(crate) is_answer: bool,
-}
-
-/// Why a message is not read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    #[error("the message has no header")]
-    NoHeader,
-    #[error("the header is not valid: {0}")]
-    Header(#[from] serde_json::Error),
-    #[error("the frame is not valid: {0}")]
-    Frame(#[from] frame::Error),
-    #[error("the frame does not belong into a relayed message")]
-    Unexpected,
+    /// How often the call had been sent again before.
+    pub(crate) attempt: u8,
 }
 
 /// The registration that a call is for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
     pub(crate) spoke: SpokeName,
     pub(crate) instance: InstanceId,
     pub(crate) generation: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-pub(super) struct Header {
-    /// The hub that sends this message.
-    pub(super) from: HubId,
-    /// The key of the caller's hub; 0 where it is about no single call.
-    pub(super) key: u64,
-    pub(super) way: Way,
-    /// How often the call had been sent again: what concerns one attempt says nothing of the next.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) attempt: Option<u8>,
-    /// Whether the holder has ended the call with this.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub(super) end: bool,
-    /// Items sent back before this.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) items: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) to: Option<Destination>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) known: Option<Box<Known>>,
+/// The line before the frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Header {
+    Call {
+        key: u64,
+        attempt: u8,
+        id: CallId,
+        to: Destination,
+    },
+    Abort {
+        key: u64,
+    },
+    Answer {
+        key: u64,
+        attempt: u8,
+    },
+    Moved {
+        key: u64,
+        attempt: u8,
+    },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Way {
-    /// Towards the spoke.
-    Out,
-    /// Towards the caller.
-    Back,
-    Moved,
-    Mark,
-    Unknown,
-    Known,
+/// Why a message is not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the message has no valid header")]
+    Header,
+    #[error("the frame is not valid: {0}")]
+    Frame(#[from] frame::Error),
+    #[error("the frame does not belong into a relayed message")]
+    Unexpected,
 }
 
-// === impl Message ===
+// === impl Header ===
 
-impl Message {
-    /// Reads a message; payloads share its bytes.
-    pub(crate) fn decode(message: &Bytes) -> Result<Self, Error> {
-        let end = message.iter().position(|&byte| byte == b'\n').ok_or(Error::NoHeader)?;
-        let Header {
-            from,
-            key,
-            way,
-            attempt,
-            end: is_end,
-            items,
-            to,
-            known,
-        } = strict::from_slice(&message[..end])?;
-        let said = Asked {
-            hub: from,
+impl Header {
+    /// The line, its end included.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let line = match self {
+            Self::Call { key, attempt, id, to } => {
+                let CallId { id, root, parent } = id;
+                let parent = parent.map_or_else(|| NO_PARENT.to_owned(), |parent| parent.to_string());
+                let Destination {
+                    spoke,
+                    instance,
+                    generation,
+                } = to;
+                format!("call {key} {attempt} {id} {root} {parent} {generation} {spoke} {instance}\n")
+            }
+            Self::Abort { key } => format!("abort {key}\n"),
+            Self::Answer { key, attempt } => format!("answer {key} {attempt}\n"),
+            Self::Moved { key, attempt } => format!("moved {key} {attempt}\n"),
+        };
+        line.into_bytes()
+    }
+
+    fn decode(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let mut field = || fields.next();
+        let header = match field()? {
+            "call" => Self::Call {
+                key: field()?.parse().ok()?,
+                attempt: field()?.parse().ok()?,
+                id: CallId {
+                    id: field()?.parse().ok()?,
+                    root: field()?.parse().ok()?,
+                    parent: match field()? {
+                        NO_PARENT => None,
+                        parent => Some(parent.parse().ok()?),
+                    },
+                },
+                to: Destination {
+                    generation: field()?.parse().ok()?,
+                    spoke: field()?.parse().ok()?,
+                    instance: field()?.parse().ok()?,
+                },
+            },
+            "abort" => Self::Abort {
+                key: field()?.parse().ok()?,
+            },
+            "answer" => Self::Answer {
+                key: field()?.parse().ok()?,
+                attempt: field()?.parse().ok()?,
+            },
+            "moved" => Self::Moved {
+                key: field()?.parse().ok()?,
+                attempt: field()?.parse().ok()?,
+            },
+            _ => return None,
+        };
+        field().is_none().then_some(header)
+    }
+}
+
+// === impl RelayMessage ===
+
+impl RelayMessage {
+    /// Reads a message of a hub; payloads share its bytes.
+    pub(crate) fn decode(from: HubId, message: &Bytes) -> Result<Self, Error> {
+        let start = &message[..message.len().min(LINE_LIMIT)];
+        let end = start.iter().position(|&byte| byte == b'\n').ok_or(Error::Header)?;
+        let line = std::str::from_utf8(&start[..end]).map_err(|_| Error::Header)?;
+        let frame = message.slice(end + 1..);
+        let remote = |key, attempt| RemoteCall {
+            hub: from.clone(),
             key,
             attempt,
         };
-        match (way, known) {
-            (Way::Moved, _) => return Ok(Self::Moved { said }),
-            (Way::Mark, _) => return Ok(Self::Mark { said, items }),
-            (Way::Unknown, _) => return Ok(Self::Unknown { said }),
-            (Way::Known, Some(known)) => return Ok(Self::Known { from: said.hub, known }),
-            (Way::Known, None) => return Err(Error::Unexpected),
-            (Way::Back, _) => {
-                let frame = message.slice(end + 1..);
-                return Ok(Self::Answer {
-                    said,
-                    items,
-                    is_end,
-                    frame,
-                });
-            }
-            (Way::Out, _) => {}
-        }
-        let (frame, _) = Frame::decode(&message.slice(end + 1..))?;
-        match (frame, to) {
-            (Frame::Requested(requested), Some(to)) => Ok(Self::Call {
-                asked: said,
+        Ok(match Header::decode(line).ok_or(Error::Header)? {
+            Header::Call { key, attempt, id, to } => Self::Call {
+                call: remote(key, attempt),
+                id,
                 to,
-                requested: Box::new(requested),
-            }),
-            (Frame::Aborted { .. }, _) => Ok(Self::Abort { from: said.hub, key }),
-            _ => Err(Error::Unexpected),
-        }
+                requested: match Frame::decode(&frame)?.0 {
+                    Frame::Requested(requested) => Box::new(requested),
+                    _ => return Err(Error::Unexpected),
+                },
+            },
+            Header::Abort { key } => Self::Abort { from, key },
+            Header::Answer { key, attempt } => Self::Answer {
+                call: remote(key, attempt),
+                frame,
+            },
+            Header::Moved { key, attempt } => Self::Moved {
+                call: remote(key, attempt),
+            },
+        })
     }
 }
 
@@ -183,20 +199,120 @@ pub(crate) fn answer(frame: &Bytes) -> Result<Frame, Error> {
     }
 }
 
-pub(super) fn encoded(header: &Header, frame: &[u8]) -> Bytes {
-    let mut message = Vec::with_capacity(frame.len() + 320);
-    serde_json::to_writer(&mut message, header).expect("a header is a plain struct");
-    message.push(b'\n');
-    message.extend_from_slice(frame);
-    message.into()
-}
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::frame::encode::{self, RequestOptions};
+    use alkhub_protocol::{Dialect, RawJson};
+    use uuid::Uuid;
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(items: &u64) -> bool {
-    *items == 0
-}
+    use super::*;
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_false(end: &bool) -> bool {
-    !*end
+    fn remote(attempt: u8) -> RemoteCall {
+        RemoteCall {
+            hub: "hub-1".parse().expect("valid"),
+            key: 7,
+            attempt,
+        }
+    }
+
+    fn read(header: &Header, frame: &[u8]) -> Result<RelayMessage, Error> {
+        let message = [&header.encode(), frame].concat();
+        RelayMessage::decode(remote(0).hub, &message.into())
+    }
+
+    fn to() -> Destination {
+        Destination {
+            spoke: "builder".parse().expect("valid"),
+            instance: "i-1/{}".parse().expect("valid"),
+            generation: 9,
+        }
+    }
+
+    /// Of a call that another one led to.
+    fn id() -> CallId {
+        CallId {
+            id: Uuid::from_u128(3),
+            root: Uuid::from_u128(1),
+            parent: Some(Uuid::from_u128(2)),
+        }
+    }
+
+    #[test]
+    fn a_call_arrives_with_its_input_as_it_was() {
+        let input = RawJson::parse(r#"{"n": 1.50, "s": "a\nb"}"#).expect("JSON");
+        let name = "builder.build".parse().expect("valid");
+        let options = RequestOptions {
+            timeout: Some(std::time::Duration::from_secs(3)),
+            traceparent: Some("00-a-b-01"),
+            ..RequestOptions::default()
+        };
+        let frame = encode::call_requested(Dialect::Payload, "7", &name, Some(&input), &options);
+        let header = Header::Call {
+            key: 7,
+            attempt: 1,
+            id: id(),
+            to: to(),
+        };
+
+        let message = read(&header, &frame).expect("valid");
+
+        let RelayMessage::Call {
+            call,
+            id: read_id,
+            to: read_to,
+            requested,
+        } = message
+        else {
+            panic!("not a call: {message:?}");
+        };
+        assert_eq!((call, read_id, read_to), (remote(1), id(), to()));
+        assert_eq!(requested.input, Some(input));
+        assert_eq!(requested.timeout_ms, Some(3000));
+        assert_eq!(requested.traceparent.as_deref(), Some("00-a-b-01"));
+    }
+
+    #[test]
+    fn what_comes_back_names_the_attempt_and_is_read_later() {
+        let frame = encode::call_aborted(Dialect::Payload, "7", None);
+
+        let back = read(&Header::Answer { key: 7, attempt: 1 }, &frame).expect("valid");
+        let moved = read(&Header::Moved { key: 7, attempt: 0 }, b"").expect("needs no frame");
+        let abort = read(&Header::Abort { key: 7 }, b"").expect("needs no frame");
+
+        let RelayMessage::Answer { call, frame } = back else {
+            panic!("{back:?}");
+        };
+        assert_eq!(call, remote(1));
+        assert!(matches!(answer(&frame), Ok(Frame::Aborted { .. })));
+        assert!(answer(&Bytes::from_static(b"{}")).is_err());
+        assert!(matches!(moved, RelayMessage::Moved { call } if call == remote(0)));
+        assert!(matches!(abort, RelayMessage::Abort { from, key: 7 } if from == remote(0).hub));
+    }
+
+    #[test]
+    fn what_does_not_belong_is_refused() {
+        let call = Header::Call {
+            key: 7,
+            attempt: 0,
+            id: id(),
+            to: to(),
+        };
+        let aborted = encode::call_aborted(Dialect::Payload, "7", None);
+        assert!(matches!(read(&call, &aborted), Err(Error::Unexpected)));
+        assert!(matches!(read(&call, b"{}"), Err(Error::Frame(_))));
+        for line in [
+            "",
+            "\n",
+            "{}",
+            "{}\n{}",
+            "call 7\n",
+            "answer 7 256\n",
+            "abort -1\n",
+            "abort 7 8\n",
+            "moved 7\n",
+        ] {
+            let message = RelayMessage::decode(remote(0).hub, &Bytes::copy_from_slice(line.as_bytes()));
+            assert!(matches!(message, Err(Error::Header)), "{line:?}: {message:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use alkhub_budget::{Budget, Held, Kept};
 use alkhub_protocol::{CallError, RawJson};
 use parking_lot::Mutex;
 
-use super::{Bounds, End, Took, given_up};
+use crate::outcome::{Bounds, End, Took, given_up};
 
 /// What an item costs beside its bytes, about.
 const ITEM_BYTES: usize = 128;

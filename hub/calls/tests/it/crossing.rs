@@ -1,13 +1,12 @@
-//! Messages between two hubs cross, or are late: one of the hubs is played by the test.
+//! Messages between two hubs cross, or a hub begins anew: one of the hubs is played by the test.
 
 use alkhub_calls::Answer;
 use alkhub_config::EventsConfig;
-use alkhub_hub_cluster::{Cluster, Inbound, Inbox, LinkState, OfferedOperation};
+use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
 use alkhub_protocol::{Code, Delivered, HubId, OperationSpec};
 use alkhub_store::SpecHash;
 use alkhub_tasks::Supervisor;
 use alkhub_test_support::within;
-use bytes::Bytes;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -22,11 +21,23 @@ const PLAYED: &str = "pod-c-c1";
 /// A hub of which the test says each word.
 struct Played {
     cluster: Cluster,
-    inbox: Inbox,
+    incoming: Incoming,
     /// To the real hub.
     to: HubId,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// What the real hub says of a call.
+#[derive(Debug, PartialEq, Eq)]
+struct Heard {
+    /// The first word of the line.
+    word: String,
+    key: u64,
+    /// The attempt, where the message is about one.
+    attempt: Option<u8>,
+    /// The type of the frame.
+    frame: String,
 }
 
 // === impl Played ===
@@ -45,7 +56,7 @@ impl Played {
         let up = link.wait_for(|state| *state == LinkState::Up);
         within("Redis is up", up).await.expect("the hub lives");
         Self {
-            inbox: cluster.inbox(),
+            incoming: cluster.incoming().expect("asked for once"),
             cluster,
             to: to.parse().expect("a hub's id"),
             tasks,
@@ -53,54 +64,73 @@ impl Played {
         }
     }
 
-    /// Says something: a header, and a frame where one belongs to it.
-    fn say(&self, mut header: Value, frame: Option<Value>) {
-        header["from"] = json!(PLAYED);
-        let frame = frame.map_or_else(String::new, |frame| frame.to_string());
-        let message = Bytes::from(format!("{header}\n{frame}"));
-        self.cluster.send(&self.to, message).expect("the link is up");
+    /// Says something: a line, and a frame where one belongs to it.
+    fn say(&self, line: &str, frame: Option<&Value>) {
+        let frame = frame.map_or_else(String::new, Value::to_string);
+        let payload: [&[u8]; 3] = [line.as_bytes(), b"\n", frame.as_bytes()];
+        let sent = self.cluster.conduits().send(&self.to, Class::Control, &payload);
+        sent.expect("nothing of this class is refused");
     }
 
     /// Sends a call to a registration.
-    fn call(&self, key: u64, attempt: u8, spoke: &Spoke, generation: u64) {
-        let to = json!({"spoke": "text", "instance": spoke.output.instance_id, "generation": generation});
+    fn call(&self, key: u64, spoke: &Spoke) {
+        let (instance, generation) = (&spoke.output.instance_id, spoke.output.generation);
         let payload = json!({"requestId": key.to_string(), "operationId": "text.upper", "input": 1});
+        let id = "0199c2a0-0000-7000-8000-000000000001";
         self.say(
-            json!({"key": key, "way": "out", "attempt": attempt, "to": to}),
-            Some(json!({"type": "call.requested", "id": "", "payload": payload})),
+            &format!("call {key} 0 {id} {id} - {generation} text {instance}"),
+            Some(&json!({"type": "call.requested", "id": "", "payload": payload})),
         );
     }
 
     /// Answers a call with an item.
-    fn item(&self, key: u64, attempt: u8, items: u64) {
-        let payload = json!({"requestId": key.to_string(), "output": items});
+    fn item(&self, key: u64, attempt: u8, item: u64) {
+        let payload = json!({"requestId": key.to_string(), "output": item});
         self.say(
-            json!({"key": key, "way": "back", "attempt": attempt, "items": items}),
-            Some(json!({"type": "call.responded", "id": "", "payload": payload})),
+            &format!("answer {key} {attempt}"),
+            Some(&json!({"type": "call.responded", "id": "", "payload": payload})),
         );
     }
 
-    /// The header of the next message, and the type of its frame.
-    async fn hears(&mut self) -> (Value, String) {
-        let Some(Inbound::Message(message)) = within("a message of the other hub", self.inbox.recv()).await else {
-            panic!("the link broke");
-        };
-        let text = String::from_utf8(message.to_vec()).expect("text");
-        let (header, frame) = text.split_once('\n').expect("a header");
-        let kind = serde_json::from_str::<Value>(frame).map_or_else(
-            |_| String::new(),
-            |frame| frame["type"].as_str().unwrap_or_default().to_owned(),
-        );
-        (serde_json::from_str(header).expect("JSON"), kind)
+    /// Forgets everything between it and the real hub, and lets that know.
+    fn begin_anew(&self) {
+        self.cluster.conduits().forget(&self.to);
+        self.say("abort 0", None);
     }
 
-    /// The same, passing over comparisons: they come whenever a link does.
-    async fn hears_of_a_call(&mut self) -> (Value, String) {
-        loop {
-            let (header, kind) = self.hears().await;
-            if header["way"] != "known" {
-                return (header, kind);
+    /// Waits while it reads, and passes over, what the other hub says: that is what keeps a conduit going.
+    async fn reads_until<T>(&mut self, done: impl Future<Output = T>) -> T {
+        let reading = async {
+            loop {
+                self.incoming.next().await;
             }
+        };
+        tokio::select! {
+            done = done => done,
+            () = reading => unreachable!("it reads for ever"),
+        }
+    }
+
+    /// The next message, whatever breaks before it.
+    async fn hears(&mut self) -> Heard {
+        let message = async {
+            loop {
+                if let PeerEvent::Message { payload, .. } = self.incoming.next().await {
+                    return payload;
+                }
+            }
+        };
+        let payload = within("a message of the other hub", message).await;
+        let text = String::from_utf8(payload.to_vec()).expect("text");
+        let (line, frame) = text.split_once('\n').expect("a line");
+        let mut words = line.split(' ');
+        let mut word = || words.next().map(str::to_owned);
+        let frame = serde_json::from_str::<Value>(frame).unwrap_or_default();
+        Heard {
+            word: word().expect("a word"),
+            key: word().expect("a key").parse().expect("a number"),
+            attempt: word().map(|attempt| attempt.parse().expect("a number")),
+            frame: frame["type"].as_str().unwrap_or_default().to_owned(),
         }
     }
 
@@ -135,127 +165,96 @@ async fn played_holder() -> (Pair, Played, u64) {
     (pair, played, generation)
 }
 
-#[tokio::test]
-async fn a_call_that_was_sent_again_is_not_denied_for_its_first_attempt() {
-    let pair = Pair::start().await;
-    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
-    let generation = spoke.output.generation;
-    let mut played = Played::beside(&pair, "pod-b-b1").await;
-
-    // By a directory that is behind; the comparison follows; then what `moved` leads to.
-    played.call(7, 0, &spoke, generation - 1);
-    played.say(
-        json!({"key": 0, "way": "known", "known": {"mine": [7], "attempts": [0], "is_answer": true}}),
-        None,
-    );
-    let (moved, _) = played.hears_of_a_call().await;
-    assert_eq!(
-        (&moved["way"], &moved["attempt"]),
-        (&json!("moved"), &json!(0)),
-        "{moved}"
-    );
-    played.call(7, 1, &spoke, generation);
-    let running = spoke.next_call().await;
-
-    // What the hub thinks of the call that it had not known is that it knows it.
-    let (thought, _) = played.hears_of_a_call().await;
-    assert_eq!(
-        (&thought["way"], &thought["attempt"]),
-        (&json!("mark"), &json!(1)),
-        "{thought}"
-    );
-    spoke.respond(&running.request_id, json!("A"));
-    let (answer, kind) = played.hears_of_a_call().await;
-    assert_eq!(
-        (&answer["attempt"], kind.as_str()),
-        (&json!(1), "call.responded"),
-        "{answer}"
-    );
-    played.end().await;
-    drop(spoke);
-    pair.end().await;
+/// A call of hub A at a hub that is played, with its key.
+async fn called(pair: &Pair, played: &mut Played) -> (u64, tokio::sync::mpsc::Receiver<Answer>) {
+    let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = played.hears().await;
+    assert_eq!((call.word.as_str(), call.attempt), ("call", Some(0)), "{call:?}");
+    (call.key, answers)
 }
 
 #[tokio::test]
 async fn what_is_said_of_an_attempt_says_nothing_of_the_next() {
     let (pair, mut played, _) = played_holder().await;
-    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-    ticket.expect("routed");
-    let (first, _) = played.hears_of_a_call().await;
-    let key = first["key"].as_u64().expect("a number");
-    assert_eq!(first["attempt"], 0, "{first}");
+    let (key, mut answers) = called(&pair, &mut played).await;
     let generation = played.offers("i1", &subscription("text.upper")).await;
     sees(&pair.a, "text.upper", generation).await;
 
-    played.say(json!({"key": key, "way": "moved", "attempt": 0}), None);
-    let (second, _) = played.hears_of_a_call().await;
+    played.say(&format!("moved {key} 0"), None);
+    let second = played.hears().await;
     assert_eq!(
-        (&second["attempt"], second["key"].as_u64()),
-        (&json!(1), Some(key)),
-        "{second}"
+        (second.word.as_str(), second.key, second.attempt),
+        ("call", key, Some(1))
     );
-    played.say(json!({"key": key, "way": "unknown", "attempt": 0}), None);
-    played.say(json!({"key": key, "way": "moved", "attempt": 0}), None);
+    played.say(&format!("moved {key} 0"), None);
     played.item(key, 0, 5);
-    played.item(key, 1, 0);
+    played.item(key, 1, 7);
 
-    let answer = within("the item of the second attempt", answers.recv()).await;
+    let answer = played
+        .reads_until(within("the item of the second attempt", answers.recv()))
+        .await;
+    let Some(Answer::Item(item)) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(item.to::<Value>().expect("JSON")["data"], 7);
+    played.end().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_caller_waits_for_no_hub_that_began_anew() {
+    let (pair, mut played, _) = played_holder().await;
+    let (_, mut answers) = called(&pair, &mut played).await;
+
+    played.begin_anew();
+
+    let failure = played.reads_until(within("the failure", answers.recv())).await;
+    let Some(Answer::Failed(error)) = failure else {
+        panic!("it must fail");
+    };
+    assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Maybe));
+    // What comes later is of a new beginning.
+    let (key, mut answers) = called(&pair, &mut played).await;
+    played.item(key, 0, 7);
+    let answer = played.reads_until(within("an item", answers.recv())).await;
     assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
     played.end().await;
     pair.end().await;
 }
 
 #[tokio::test]
-async fn a_call_that_its_holder_does_not_know_is_aborted_there_all_the_same() {
-    // A hub of the version before names no attempt.
-    for attempt in [json!(0), Value::Null] {
-        let (pair, mut played, _) = played_holder().await;
-        let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-        ticket.expect("routed");
-        let (call, _) = played.hears_of_a_call().await;
+async fn a_spoke_works_for_no_hub_that_began_anew() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let mut played = Played::beside(&pair, "pod-b-b1").await;
+    played.call(7, &spoke);
+    let running = spoke.next_call().await;
 
-        let mut unknown = json!({"key": call["key"], "way": "unknown"});
-        if !attempt.is_null() {
-            unknown["attempt"] = attempt;
-        }
-        played.say(unknown, None);
+    played.begin_anew();
 
-        let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
-            panic!("it must fail");
-        };
-        assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Maybe));
-        let (abort, kind) = played.hears_of_a_call().await;
-        assert_eq!(
-            (&abort["key"], kind.as_str()),
-            (&call["key"], "call.aborted"),
-            "{abort}"
-        );
-        played.end().await;
-        pair.end().await;
-    }
+    let aborted = played.reads_until(spoke.next_abort()).await;
+    assert_eq!(aborted, running.request_id);
+    in_flight(&pair.b, 0).await;
+    played.end().await;
+    drop(spoke);
+    pair.end().await;
 }
 
 #[tokio::test]
-async fn items_that_nobody_waits_for_are_answered_with_one_abort() {
-    let pair = Pair::start().await;
-    let mut played = Played::beside(&pair, "pod-a-a1").await;
-
-    for items in 0..5 {
-        played.item(123, 0, items);
+async fn answers_that_nobody_waits_for_change_nothing() {
+    let (pair, mut played, _) = played_holder().await;
+    for key in 100..105 {
+        played.item(key, 0, 1);
+        played.say(&format!("moved {key} 0"), None);
     }
-    // An end needs none.
-    let payload = json!({"requestId": "124", "output": 1});
-    played.say(
-        json!({"key": 124, "way": "back", "attempt": 0, "end": true}),
-        Some(json!({"type": "call.responded", "id": "", "payload": payload})),
-    );
-    played.item(125, 0, 0);
 
-    let aborts = [played.hears_of_a_call().await, played.hears_of_a_call().await];
-    let aborts = aborts.map(|(header, kind)| (header["key"].clone(), kind));
-    let abort = |key: u64| (json!(key), "call.aborted".to_owned());
-    assert_eq!(aborts, [abort(123), abort(125)]);
-    in_flight(&pair.a, 0).await;
+    let (key, mut answers) = called(&pair, &mut played).await;
+    played.item(key, 0, 1);
+
+    let answer = played.reads_until(within("an item", answers.recv())).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    in_flight(&pair.a, 1).await;
     played.end().await;
     pair.end().await;
 }

@@ -3,19 +3,32 @@
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_hub_cluster::{Claim, Error, Inbound, Inbox, KeyChange, Lease, LinkState, Undelivered};
-use alkhub_protocol::Delivered;
+use alkhub_hub_cluster::{Claim, Class, Incoming, KeyChange, Lease, LinkState, NotSent, PeerEvent};
+use alkhub_protocol::HubId;
 use alkhub_test_support::{Port, RedisServer, until, within};
 use bytes::Bytes;
 use futures::StreamExt as _;
 
 use crate::support::{Pod, config, event, filter, large_mailbox, receive};
 
-/// The next message of an inbox.
-async fn message(what: &str, inbox: &mut Inbox) -> Bytes {
-    match within(what, inbox.recv()).await {
-        Some(Inbound::Message(message)) => message,
+/// The next message of another hub.
+async fn message(what: &str, incoming: &mut Incoming) -> Bytes {
+    match within(what, incoming.next()).await {
+        PeerEvent::Message { payload, .. } => payload,
         other => panic!("{what}: {other:?}"),
+    }
+}
+
+fn incoming(pod: &Pod) -> Incoming {
+    pod.cluster.incoming().expect("asked for once")
+}
+
+/// Sends a message, again and again until it is taken.
+async fn send(from: &Pod, to: &Pod, class: Class, number: u32) {
+    let text = number.to_string();
+    while let Err(error) = from.cluster.conduits().send(&to.hub, class, &[text.as_bytes()]) {
+        assert_eq!(error, NotSent::Full);
+        tokio::task::yield_now().await;
     }
 }
 
@@ -30,60 +43,84 @@ fn lease(pod: &str, connections: u64, draining: bool) -> Lease {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relayed_messages_arrive_in_order_and_those_for_nobody_come_back() {
+async fn messages_arrive_in_order_both_ways_and_calls_for_nobody_come_back() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
-    let (mut inbox_a, mut inbox_b) = (a.cluster.inbox(), b.cluster.inbox());
-    let mut returned = a.cluster.undeliverable();
+    let (mut to_a, mut to_b) = (incoming(&a), incoming(&b));
     let gone = "gone".parse().expect("a hub id");
 
     for index in 0..2_000 {
-        let text = Bytes::from(index.to_string());
-        a.cluster.send(&b.hub, text.clone()).expect("up");
+        send(&a, &b, Class::Item, index).await;
         if index % 100 == 0 {
-            b.cluster.send(&a.hub, text.clone()).expect("up");
-            a.cluster.send(&gone, text).expect("up");
+            send(&b, &a, Class::Control, index).await;
         }
     }
+    let sent = a.cluster.conduits().send(&gone, Class::Call, &[b"call"]);
+    assert_eq!(sent, Ok(()));
 
     for index in 0..2_000 {
-        assert_eq!(message("a message", &mut inbox_b).await, index.to_string());
-        if index % 100 == 0 {
-            assert_eq!(message("an answer", &mut inbox_a).await, index.to_string());
-            let Undelivered {
-                hub,
-                message,
-                delivered,
-            } = receive("a return", &mut returned).await;
-            assert_eq!((&hub, &message[..]), (&gone, index.to_string().as_bytes()));
-            assert_eq!(delivered, Delivered::No);
-        }
+        assert_eq!(message("a message", &mut to_b).await, index.to_string());
     }
-    assert_eq!(a.metric("alkhub_events_undeliverable_total"), 20.0);
-    assert!(a.cluster.inbox().recv().await.is_none(), "an inbox is given once");
+    let (mut from_b, mut returned) = (Vec::new(), Vec::new());
+    let reading = async {
+        for _ in 0..21 {
+            match within("a message, or the return", to_a.next()).await {
+                PeerEvent::Message { payload, .. } => from_b.push(payload),
+                PeerEvent::Returned { to, payload } => returned.push((to, payload)),
+                broken @ PeerEvent::Broken { .. } => panic!("{broken:?}"),
+            }
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        event = to_b.next() => panic!("{event:?}"),
+    }
+    let sent_by_b: Vec<Bytes> = (0..20).map(|n| (n * 100).to_string().into()).collect();
+    assert_eq!(from_b, sent_by_b);
+    assert_eq!(returned, [(gone, Bytes::from_static(b"call"))]);
+    assert!(a.cluster.incoming().is_none(), "it is given once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_to_oneself_needs_no_redis() {
+async fn what_is_acknowledged_is_kept_no_longer() {
+    let server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut to_a, mut to_b) = (incoming(&a), incoming(&b));
+    send(&a, &b, Class::End, 1).await;
+
+    assert_eq!(message("the message", &mut to_b).await, "1");
+
+    // Nothing rides back: the acknowledgement comes by itself.
+    let reading = async {
+        tokio::select! {
+            event = to_a.next() => panic!("{event:?}"),
+            event = to_b.next() => panic!("{event:?}"),
+        }
+    };
+    let settled = until("nothing waits", || async {
+        match a.metric("alkhub_conduit_unacknowledged_bytes") {
+            0.0 => Ok(()),
+            bytes => Err(bytes),
+        }
+    });
+    tokio::select! {
+        () = settled => {}
+        () = reading => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alone_nobody_can_be_reached() {
     let pod = Pod::start(&EventsConfig::default(), "alone");
-    let mut inbox = pod.cluster.inbox();
+    let other = "b".parse().expect("valid");
 
-    pod.cluster
-        .send(&pod.hub, Bytes::from_static(b"x"))
-        .expect("in process");
-    pod.cluster
-        .send(&"b".parse().expect("valid"), Bytes::from_static(b"y"))
-        .expect("comes back");
+    let sent = pod.cluster.conduits().send(&other, Class::Call, &[b"x"]);
 
-    assert_eq!(message("the message", &mut inbox).await, "x");
-    assert_eq!(
-        receive("the return", &mut pod.cluster.undeliverable()).await.message,
-        "y"
-    );
+    assert_eq!(sent, Err(NotSent::Unreachable));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_inbox_that_nobody_reads_loses_with_a_sign_and_holds_up_no_event() {
+async fn a_hub_that_reads_nothing_holds_up_no_event_and_finds_everything_in_order_later() {
     let server = RedisServer::start().await;
     // A busy machine shall not be taken for a link that went silent.
     let config = EventsConfig {
@@ -93,46 +130,83 @@ async fn an_inbox_that_nobody_reads_loses_with_a_sign_and_holds_up_no_event() {
     let (a, b) = (Pod::start(&config, "a"), Pod::start(&config, "b"));
     a.is_up().await;
     b.is_up().await;
-    let mut inbox = b.cluster.inbox();
+    let (mut to_a, mut to_b) = (incoming(&a), incoming(&b));
     let (mailbox, mut deliveries) = large_mailbox();
     let subscribed = b.bus.subscribe(filter("after:1"), &mailbox).await;
     let _subscribed = subscribed.expect("Redis is up");
-    let mut sent = 0_u32;
 
-    // More than its queue holds, handed over as fast as the publisher takes it.
-    while sent < 20_000 {
-        match a.cluster.send(&b.hub, Bytes::from(sent.to_string())) {
-            Ok(()) => sent += 1,
-            Err(error) => assert!(matches!(error, Error::Full), "{error}"),
-        }
+    // More than its inbox holds.
+    for sent in 0..20_000 {
+        send(&a, &b, Class::Control, sent).await;
         tokio::task::yield_now().await;
     }
     a.publish("after:1", 7).await;
 
     assert_eq!(event(&mut deliveries).await, ("after:1".to_owned(), 7));
-    until("all were taken from the link", || async {
-        let lost = b.metric("alkhub_events_dropped_total");
-        if lost == 3_616.0 { Ok(()) } else { Err(lost) }
-    })
-    .await;
+    let dropped = b.metric("alkhub_events_dropped_total");
+    assert!(dropped >= 3_616.0, "{dropped} of 20,000");
     assert_eq!(*b.link().borrow(), LinkState::Up);
-    assert_eq!(within("the sign", inbox.recv()).await, Some(Inbound::Missed));
-    // What did come is whole up to where it breaks off.
-    for expected in 0..16_384 {
-        assert_eq!(message("a message", &mut inbox).await, expected.to_string());
+    let reading = async {
+        for expected in 0..20_000 {
+            assert_eq!(message("a message", &mut to_b).await, expected.to_string());
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        event = to_a.next() => panic!("{event:?}"),
     }
 }
 
+/// Messages are under way while connections break, of either hub.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_link_is_down_a_relay_fails_at_once() {
+async fn what_is_sent_while_the_link_breaks_arrives_once_and_in_order() {
+    let server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut to_a, mut to_b) = (incoming(&a), incoming(&b));
+    let breaking = async {
+        for kind in ["pubsub", "normal", "pubsub", "normal"] {
+            let kill = ["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"];
+            server.query::<i64>(&kill).await;
+            let up = async |pod: &Pod| {
+                let mut link = pod.link();
+                let up = link.wait_for(|state| *state == LinkState::Up);
+                within("the link is back", up).await.map(drop).expect("the hub lives");
+            };
+            up(&a).await;
+            up(&b).await;
+        }
+    };
+    let sending = async {
+        for index in 0..4_000 {
+            send(&a, &b, Class::Item, index).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let reading = async {
+        for expected in 0..4_000 {
+            assert_eq!(message("a message", &mut to_b).await, expected.to_string());
+        }
+    };
+
+    tokio::select! {
+        _ = futures::future::join3(breaking, sending, reading) => {}
+        event = to_a.next() => panic!("{event:?}"),
+    }
+    assert_eq!(a.metric("alkhub_conduit_breaks_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_link_is_down_a_call_is_refused_at_once_and_an_end_is_kept() {
     let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
 
     server.kill().await;
     a.is_down().await;
 
-    let refused = a.cluster.send(&b.hub, Bytes::from_static(b"x")).expect_err("down");
-    assert!(matches!(refused, Error::Unreachable(_)), "{refused}");
+    let send = |class| a.cluster.conduits().send(&b.hub, class, &[b"x"]);
+    assert_eq!(send(Class::Call), Err(NotSent::Unreachable));
+    assert_eq!(send(Class::End), Ok(()));
+    assert_eq!(send(Class::Call), Err(NotSent::Unreachable), "behind what is kept too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -236,14 +310,17 @@ async fn a_key_revoked_while_too_much_waits_for_redis_is_told_when_there_is_room
     b.is_up().await;
     let mut news = b.cluster.key_changes();
     assert_eq!(receive("the first recheck", &mut news).await, KeyChange::Recheck);
-    let nobody = "nobody".parse().expect("a hub id");
+    let conduits = a.cluster.conduits();
+    let hubs: Vec<HubId> = (0..32)
+        .map(|n| format!("none-{n}").parse().expect("a hub id"))
+        .collect();
     server.freeze();
     until("the queue to Redis is full", async || {
         for sent in 0.. {
-            match a.cluster.send(&nobody, Bytes::new()) {
+            match conduits.send(&hubs[sent % hubs.len()], Class::Call, &[]) {
                 Ok(()) => {}
-                Err(Error::Full) if sent == 0 => return Ok(()),
-                Err(Error::Full) => return Err("it was full a moment ago"),
+                Err(NotSent::Full) if sent == 0 => return Ok(()),
+                Err(NotSent::Full) => return Err("it was full a moment ago"),
                 Err(error) => panic!("{error}"),
             }
         }

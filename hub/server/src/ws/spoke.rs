@@ -182,7 +182,7 @@ impl Conversation {
     /// Brings the spoke's registration within what its declaration allows.
     pub(super) fn narrow(&mut self, caller: &Caller) {
         if let Some(session) = &self.spoke.session {
-            let narrowing = session.narrow(caller);
+            let narrowing = self.app.calls.narrow(session, caller);
             self.pending
                 .add(async move { Done::Narrowed(Box::new(narrowing.await)) });
         }

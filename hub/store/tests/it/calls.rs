@@ -18,6 +18,8 @@ const PARTITIONS: &str = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'al
 fn row(operation: &str, started_at: Timestamp) -> CallRow {
     CallRow {
         call_id: Uuid::now_v7(),
+        root_call_id: Uuid::now_v7(),
+        parent_call_id: None,
         request_id: "r-1".parse().expect("an id"),
         parent_request_id: None,
         operation: operation.parse().expect("a name"),

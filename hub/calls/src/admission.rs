@@ -1,0 +1,155 @@
+//! Whether a call may be made: rights, input, limits. The stage before a call is sent anywhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alkhub_budget::{Budgets, Held, Kept};
+use alkhub_config::CallsConfig;
+use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
+use dashmap::DashMap;
+
+use crate::call::Clock;
+use crate::caller::Caller;
+use crate::directory::{Directory, Pool};
+use crate::input::bare_bytes;
+use crate::operation::Operation;
+use crate::router::{self, Wanted};
+use crate::table::CallTable;
+
+/// Keys remembered without running calls.
+const IDLE_KEYS: usize = 4_096;
+
+/// Admits calls.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    directory: Arc<Directory>,
+    table: Arc<CallTable>,
+    budgets: Budgets,
+    quota: Quota,
+    limits: Limits,
+}
+
+/// A call that may be made.
+#[derive(Debug)]
+pub(crate) struct AdmittedCall {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) operation: Arc<Operation>,
+    pub(crate) place: CallPlace,
+}
+
+/// What a running call takes of its key.
+#[derive(Debug)]
+pub(crate) struct CallPlace {
+    /// The bytes that it makes the hub keep.
+    pub(crate) held: Held,
+    /// The number of running calls, this one included.
+    pub(crate) running: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    in_flight: usize,
+    in_flight_per_key: usize,
+    default_timeout: Duration,
+    max_timeout: Duration,
+}
+
+/// Running calls of each key.
+#[derive(Debug, Default)]
+struct Quota(DashMap<Arc<str>, Arc<AtomicUsize>>);
+
+// === impl Admission ===
+
+impl Admission {
+    pub(crate) fn new(
+        directory: Arc<Directory>,
+        table: Arc<CallTable>,
+        budgets: Budgets,
+        config: &CallsConfig,
+    ) -> Self {
+        Self {
+            directory,
+            table,
+            budgets,
+            quota: Quota::default(),
+            limits: Limits {
+                in_flight: config.max_in_flight,
+                in_flight_per_key: config.max_in_flight_per_key,
+                default_timeout: config.default_timeout,
+                max_timeout: config.max_timeout,
+            },
+        }
+    }
+
+    /// Everything that can refuse a call before it is sent.
+    pub(crate) fn admit(&self, caller: &Caller, request: &CallRequest) -> Result<AdmittedCall, CallError> {
+        router::allow_call(&caller.scopes, &request.operation)?;
+        let pool = self.directory.pool(&request.operation);
+        let pool = pool.ok_or_else(|| router::not_found(&request.operation))?;
+        // Without a specification nobody can be chosen: the router says why.
+        let Some(operation) = pool.operation.clone() else {
+            return Err(router::refusal(&pool, Wanted::default()));
+        };
+        router::allow_operation(&caller.scopes, &operation)?;
+        let input = request.input_or_null();
+        if input.len() > PAYLOAD_LIMIT_BYTES {
+            let message = format!("the input is larger than {PAYLOAD_LIMIT_BYTES} bytes");
+            return Err(CallError::new(Code::PayloadTooLarge, message));
+        }
+        operation.input.check(input.as_bytes()).map_err(|violation| {
+            CallError::new(Code::ValidationError, format!("input {violation}")).details(violation.details())
+        })?;
+        if request.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            let message = "the deadline had passed when the call arrived";
+            return Err(CallError::new(Code::Timeout, message));
+        }
+        if self.table.len() >= self.limits.in_flight {
+            let message = "the hub runs as many calls as it may";
+            return Err(CallError::new(Code::Overloaded, message).retryable());
+        }
+        let place = self.charge(&caller.key_id, input.len() + bare_bytes(request))?;
+        Ok(AdmittedCall { pool, operation, place })
+    }
+
+    /// Charges a call to a key: the bytes that it makes the hub keep, and its place among the key's running calls.
+    pub(crate) fn charge(&self, key: &Arc<str>, bytes: usize) -> Result<CallPlace, CallError> {
+        let held = self.budgets.key(key).take(Kept::Calls, bytes)?;
+        let running = self.quota.take(key, self.limits.in_flight_per_key)?;
+        Ok(CallPlace { held, running })
+    }
+
+    /// A call has a deadline always, a subscription only where its caller sets one.
+    pub(crate) fn limited(&self, clock: Clock, request: &CallRequest, is_subscription: bool) -> Clock {
+        if is_subscription {
+            return clock.until(request.timeout, request.idle_timeout);
+        }
+        let timeout = request.timeout.unwrap_or(self.limits.default_timeout);
+        clock.until(Some(timeout.min(self.limits.max_timeout)), None)
+    }
+}
+
+// === impl Quota ===
+
+impl Quota {
+    /// Counts one more call of a key, unless it runs `limit`.
+    fn take(&self, key: &Arc<str>, limit: usize) -> Result<Arc<AtomicUsize>, CallError> {
+        let running = self.running(key);
+        if running.fetch_add(1, Ordering::AcqRel) < limit {
+            return Ok(running);
+        }
+        running.fetch_sub(1, Ordering::AcqRel);
+        let message = format!("the key runs {limit} calls on this hub, as many as it may");
+        Err(CallError::new(Code::Overloaded, message).retryable())
+    }
+
+    fn running(&self, key: &Arc<str>) -> Arc<AtomicUsize> {
+        if let Some(running) = self.0.get(key) {
+            return Arc::clone(&running);
+        }
+        if self.0.len() >= IDLE_KEYS {
+            self.0.retain(|_, running| Arc::strong_count(running) > 1);
+        }
+        Arc::clone(&self.0.entry(Arc::clone(key)).or_default())
+    }
+}

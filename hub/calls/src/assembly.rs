@@ -1,0 +1,308 @@
+//! Puts the parts of this crate together and starts their tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_budget::Budgets;
+use alkhub_config::CallsConfig;
+use alkhub_hub_cluster::Cluster;
+use alkhub_protocol::HubId;
+use alkhub_store::Store;
+use alkhub_tasks::Supervisor;
+use prometheus::Registry;
+use tokio::runtime::Handle;
+
+use crate::admission::Admission;
+use crate::answer::Answers;
+use crate::arrivals::Arrivals;
+use crate::builtin::Builtins;
+use crate::call_id::LegIds;
+use crate::calls::Calls;
+use crate::compiled::{Budget, Specs};
+use crate::departure::Departures;
+use crate::directory::Directory;
+use crate::dispatch::Dispatch;
+use crate::feed::DirectoryFollower;
+use crate::housekeeping::Housekeeping;
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::names::Names;
+use crate::outcome::Bounds;
+use crate::peers::Peers;
+use crate::placement::Placement;
+use crate::presence::Presence;
+use crate::records::Records;
+use crate::register::Registrar;
+use crate::relay::Relay;
+use crate::session::SessionContext;
+use crate::sessions::Sessions;
+use crate::specs::SpecKeeper;
+use crate::table::CallTable;
+
+/// What [`Calls::start`] needs.
+#[derive(Debug)]
+pub struct Parts {
+    /// Limits and deadlines.
+    pub config: CallsConfig,
+    /// How often spokes are pinged (`server.ping-interval`); told to them when they register.
+    pub heartbeat: Duration,
+    /// How long a hub may be silent before it is gone (`events.lease-ttl`).
+    pub lease_ttl: Duration,
+    /// This process.
+    pub hub: HubId,
+    /// The directory and the relay.
+    pub cluster: Cluster,
+    /// Specifications and call records.
+    pub store: Store,
+    /// Watches over the loops, and ends them.
+    pub supervisor: Supervisor,
+    /// Takes the metrics.
+    pub registry: Registry,
+    /// What callers and spokes may make this hub keep.
+    pub budgets: Budgets,
+}
+
+/// What calls run in, before anybody registers or calls.
+struct Ground {
+    metrics: Arc<Metrics>,
+    specs: Arc<Specs>,
+    directory: Arc<Directory>,
+    relay: Arc<Relay>,
+    records: Arc<Records>,
+    journal: Journal,
+    legs: LegIds,
+    table: Arc<CallTable>,
+    placement: Arc<Placement>,
+    answers: Arc<Answers>,
+}
+
+/// What keeps it in step with the other hubs and with the store.
+struct Upkeep {
+    sessions: Arc<Sessions>,
+    presence: Arc<Presence>,
+    departures: Arc<Departures>,
+    spec_keeper: Arc<SpecKeeper>,
+    names: Arc<Names>,
+    admission: Arc<Admission>,
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// Starts routing: spawns its tasks and returns at once.
+    ///
+    /// # Errors
+    /// A metric of the same name is registered already.
+    pub fn start(parts: Parts) -> Result<Self, prometheus::Error> {
+        let ground = Ground::new(&parts)?;
+        let upkeep = Upkeep::new(&parts, &ground);
+        keep(&parts, &ground, &upkeep);
+        let registrar = registrar(&parts, &ground, &upkeep);
+        let dispatch = Arc::new(Dispatch {
+            admission: upkeep.admission,
+            builtins: Builtins::new(Arc::clone(&ground.directory)),
+            directory: Arc::clone(&ground.directory),
+            names: upkeep.names,
+            placement: ground.placement,
+            table: Arc::clone(&ground.table),
+            legs: ground.legs,
+            journal: ground.journal,
+        });
+        Ok(Self::new(
+            ground.directory,
+            dispatch,
+            registrar,
+            ground.table,
+            parts.budgets,
+        ))
+    }
+}
+
+// === impl Ground ===
+
+impl Ground {
+    fn new(parts: &Parts) -> Result<Self, prometheus::Error> {
+        let config = &parts.config;
+        let metrics = Arc::new(Metrics::register(&parts.registry)?);
+        let budget = Budget {
+            hub: config.spec_bytes,
+            spoke: config.spec_bytes_per_spoke,
+        };
+        let specs = Arc::new(Specs::new(Arc::clone(&metrics), budget));
+        let directory = Arc::new(Directory::new(Arc::clone(&specs)));
+        let conduits = parts.cluster.conduits().clone();
+        let relay = Arc::new(Relay::new(conduits, Arc::clone(&metrics)));
+        let records = Arc::new(Records::new(config.record_queue, Arc::clone(&metrics)));
+        let journal = Journal::new(parts.hub.clone(), Arc::clone(&metrics), Arc::clone(&records));
+        let legs = LegIds::new(&parts.hub);
+        let table = Arc::new(CallTable::new(
+            Arc::clone(&relay),
+            legs.clone(),
+            journal.clone(),
+            Arc::clone(&metrics),
+        ));
+        let placement = Arc::new(Placement {
+            directory: Arc::clone(&directory),
+            cluster: parts.cluster.clone(),
+            relay: Arc::clone(&relay),
+            table: Arc::clone(&table),
+            legs: legs.clone(),
+            metrics: Arc::clone(&metrics),
+            tasks: parts.supervisor.tasks().clone(),
+        });
+        let bounds = Bounds {
+            items: config.subscription_items,
+            bytes: config.subscription_bytes,
+        };
+        Ok(Self {
+            answers: Arc::new(Answers {
+                table: Arc::clone(&table),
+                bounds,
+            }),
+            metrics,
+            specs,
+            directory,
+            relay,
+            records,
+            journal,
+            legs,
+            table,
+            placement,
+        })
+    }
+}
+
+// === impl Upkeep ===
+
+impl Upkeep {
+    fn new(parts: &Parts, ground: &Ground) -> Self {
+        let (store, stop) = (&parts.store, parts.supervisor.stop());
+        let directory = || Arc::clone(&ground.directory);
+        let sessions = Arc::<Sessions>::default();
+        let presence = Arc::new(Presence::new(store.clone(), Arc::clone(&sessions), stop.clone()));
+        let departures = Arc::new(Departures {
+            hub: parts.hub.clone(),
+            directory: directory(),
+            sessions: Arc::clone(&sessions),
+            table: Arc::clone(&ground.table),
+            placement: Arc::clone(&ground.placement),
+            relay: Arc::clone(&ground.relay),
+            presence: Arc::clone(&presence),
+            cluster: parts.cluster.clone(),
+            metrics: Arc::clone(&ground.metrics),
+            lease_ttl: parts.lease_ttl,
+            tasks: parts.supervisor.tasks().clone(),
+            stop: stop.clone(),
+        });
+        let spec_keeper = Arc::new(SpecKeeper::new(
+            directory(),
+            Arc::clone(&ground.specs),
+            store.clone(),
+            &parts.config,
+            Arc::clone(&ground.metrics),
+            stop.clone(),
+        ));
+        let names = Names::new(directory(), store.clone(), ground.journal.clone(), stop.clone());
+        let table = Arc::clone(&ground.table);
+        let admission = Admission::new(directory(), table, parts.budgets.clone(), &parts.config);
+        Self {
+            sessions,
+            presence,
+            departures,
+            spec_keeper,
+            names: Arc::new(names),
+            admission: Arc::new(admission),
+        }
+    }
+}
+
+/// Starts the loops that calls live by.
+fn keep(parts: &Parts, ground: &Ground, upkeep: &Upkeep) {
+    let supervisor = &parts.supervisor;
+    let stop = || supervisor.stop().clone();
+    let table = Arc::clone(&ground.table);
+    let until = stop();
+    supervisor.keep("calls.deadlines", async move {
+        until.run_until_cancelled(table.watch()).await;
+    });
+    let feed = DirectoryFollower {
+        hub: parts.hub.clone(),
+        cluster: parts.cluster.clone(),
+        directory: Arc::clone(&ground.directory),
+        departures: Arc::clone(&upkeep.departures),
+        specs: Arc::clone(&upkeep.spec_keeper),
+        stop: stop(),
+    };
+    supervisor.keep("calls.directory", feed.run());
+    supervisor.keep("calls.hubs", peers(parts, ground, upkeep).run());
+    let (records, store, until) = (Arc::clone(&ground.records), parts.store.clone(), stop());
+    let retention = parts.config.record_retention;
+    supervisor.keep("calls.records", async move {
+        records.write(&store, retention, &until).await;
+    });
+    supervisor.keep("calls.names", Arc::clone(&upkeep.names).run());
+    supervisor.keep("calls.presence", Arc::clone(&upkeep.presence).run());
+    let housekeeping = Housekeeping {
+        store: parts.store.clone(),
+        specs: Arc::clone(&upkeep.spec_keeper),
+        undeclared_retention: parts.config.undeclared_retention,
+        operation_retention: parts.config.operation_retention,
+        stop: stop(),
+    };
+    supervisor.keep("calls.housekeeping", housekeeping.run());
+    supervisor.keep("calls.save-specs", Arc::clone(&upkeep.spec_keeper).save_specs());
+    supervisor.keep("calls.load-specs", Arc::clone(&upkeep.spec_keeper).load_specs());
+}
+
+fn peers(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Peers {
+    let arrivals = Arrivals::new(
+        Arc::clone(&ground.answers),
+        Arc::clone(&ground.table),
+        parts.supervisor.tasks().clone(),
+    );
+    Peers {
+        cluster: parts.cluster.clone(),
+        directory: Arc::clone(&ground.directory),
+        specs: Arc::clone(&ground.specs),
+        admission: Arc::clone(&upkeep.admission),
+        placement: Arc::clone(&ground.placement),
+        table: Arc::clone(&ground.table),
+        arrivals: Arc::new(arrivals),
+        departures: Arc::clone(&upkeep.departures),
+        relay: Arc::clone(&ground.relay),
+        metrics: Arc::clone(&ground.metrics),
+        limit: parts.config.relay_queue,
+        stop: parts.supervisor.stop().clone(),
+    }
+}
+
+fn registrar(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Arc<Registrar> {
+    let tasks = || parts.supervisor.tasks().clone();
+    let context = SessionContext {
+        answers: Arc::clone(&ground.answers),
+        table: Arc::clone(&ground.table),
+        legs: ground.legs.clone(),
+        departures: Arc::clone(&upkeep.departures),
+        cluster: parts.cluster.clone(),
+        tasks: tasks(),
+        runtime: Handle::current(),
+    };
+    Arc::new(Registrar {
+        hub: parts.hub.clone(),
+        cluster: parts.cluster.clone(),
+        directory: Arc::clone(&ground.directory),
+        sessions: Arc::clone(&upkeep.sessions),
+        departures: Arc::clone(&upkeep.departures),
+        table: Arc::clone(&ground.table),
+        presence: Arc::clone(&upkeep.presence),
+        specs: Arc::clone(&ground.specs),
+        spec_keeper: Arc::clone(&upkeep.spec_keeper),
+        legs: ground.legs.clone(),
+        budgets: parts.budgets.clone(),
+        metrics: Arc::clone(&ground.metrics),
+        heartbeat: parts.heartbeat,
+        max_operations: parts.config.max_operations,
+        context: Arc::new(context),
+        tasks: tasks(),
+    })
+}

@@ -1,0 +1,188 @@
+//! What happens to calls whose spoke, or whose hub, goes away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_hub_cluster::{Cluster, Fence};
+use alkhub_protocol::{CallError, Code, HubId};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::call::{Call, Origin, To};
+use crate::directory::{Directory, Instance};
+use crate::link::Link;
+use crate::metrics::Metrics;
+use crate::outcome::End;
+use crate::placement::Placement;
+use crate::presence::Presence;
+use crate::relay::Relay;
+use crate::sessions::Sessions;
+use crate::table::{self, CallTable};
+
+/// Close code for a connection whose instance has registered over another one.
+pub(crate) const CLOSE_REPLACED: u16 = 4409;
+
+/// Ends what had to do with a spoke's connection, or with another hub, that is gone.
+#[derive(Debug)]
+pub(crate) struct Departures {
+    pub(crate) hub: HubId,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) table: Arc<CallTable>,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) cluster: Cluster,
+    pub(crate) metrics: Arc<Metrics>,
+    /// How long a hub may be silent before it is gone.
+    pub(crate) lease_ttl: Duration,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+// === impl Departures ===
+
+impl Departures {
+    /// Ends a connection's registration: its calls fail at once, or go elsewhere where they surely never left.
+    ///
+    /// Answers false when it had ended before.
+    pub(crate) fn lose(&self, link: &Arc<Link>) -> bool {
+        let Some(calls) = link.lose() else { return false };
+        self.sessions.remove(link);
+        self.forget(link);
+        let last_sent = link.connection.outbox.seal();
+        for key in calls {
+            let Some(call) = self.table.get(key) else { continue };
+            let unsent = match &call.leg.lock().to {
+                To::Spoke { instance, number } if instance.is_on(link) => {
+                    Some(Arc::clone(instance)).filter(|_| *number > last_sent)
+                }
+                // Ended, or on its way to another instance.
+                _ => continue,
+            };
+            match unsent {
+                Some(instance) => self.placement.reroute(&call, &instance),
+                None => self
+                    .table
+                    .end(key, End::Failed(table::spoke_lost(&call, &link.spoke)), None),
+            }
+        }
+        true
+    }
+
+    /// Takes the registration of a lost connection out of this hub's directory.
+    pub(crate) fn forget(&self, link: &Link) {
+        let key = (link.spoke.clone(), link.instance.clone());
+        // A registration of this instance over another connection has a higher generation and stays.
+        let fence = Fence {
+            generation: link.generation(),
+            hub: &self.hub,
+        };
+        self.directory.remove(&key, fence);
+        if link.generation() > 0 && !self.directory.has_instances_of(&link.spoke) {
+            self.presence.left(&link.spoke);
+        }
+        self.count_instances();
+    }
+
+    /// A registration gave way to a newer one: a connection of this hub that it stood for ends.
+    pub(crate) fn replaced(&self, old: &Instance) {
+        if let Some(link) = &old.link {
+            self.fence(link);
+        }
+    }
+
+    /// Closes a connection whose instance has registered with a higher generation, here or elsewhere.
+    fn fence(&self, link: &Arc<Link>) {
+        if self.lose(link) {
+            tracing::info!(spoke.id = %link.spoke, instance.id = %link.instance, "a newer connection of the instance has taken its place");
+            link.connection
+                .outbox
+                .close(CLOSE_REPLACED, "a newer connection of this instance has registered");
+        }
+    }
+
+    /// Ends everything that had to do with another hub.
+    pub(crate) fn hub_gone(&self, hub: &HubId) {
+        let removed = self.directory.remove_hub(hub);
+        self.relay.forget(hub);
+        self.count_instances();
+        let lost = self.end_all_with(hub, "the caller's hub is gone", |call, instance| {
+            table::spoke_lost(call, &instance.entry.spoke)
+        });
+        tracing::info!(hub.id = %hub, instances = removed, calls = lost, "another hub is gone");
+    }
+
+    /// What was under way between this hub and another one may be lost: nobody waits for it.
+    pub(crate) fn conduit_broke(&self, hub: &HubId) {
+        let lost = self.end_all_with(hub, "the link to the caller's hub broke", |call, _| link_lost(call));
+        tracing::warn!(hub.id = %hub, calls = lost, "the link to another hub broke");
+    }
+
+    /// Ends every call that another hub has to do with: those sent there with an error, those that came from there silently,
+    /// with the reason for their spokes. Tells how many were sent there.
+    fn end_all_with(&self, hub: &HubId, reason: &str, error: impl Fn(&Call, &Instance) -> CallError) -> usize {
+        let concerned = self.table.select(|call| call.other_hub().as_ref() == Some(hub));
+        let mut lost = 0;
+        for call in concerned {
+            if matches!(call.origin, Origin::Hub { .. }) {
+                self.table.end(call.key, End::Silent, Some(reason));
+                continue;
+            }
+            let instance = call.leg.lock().to.instance().cloned();
+            if let Some(instance) = instance {
+                lost += 1;
+                self.table.end(call.key, End::Failed(error(&call, &instance)), None);
+            }
+        }
+        lost
+    }
+
+    /// Looks for hubs that are gone and whose news was missed: a snapshot of the directory took its place.
+    ///
+    /// Redis may have lost what it knew, and then hubs that live need time to come back: who is away now and still
+    /// is a whole lease later is gone.
+    pub(crate) fn look_for_gone(self: &Arc<Self>) {
+        let away = self.away();
+        if away.is_empty() {
+            return;
+        }
+        let departures = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let waited = tokio::time::sleep(departures.lease_ttl);
+            if departures.stop.run_until_cancelled(waited).await.is_some() {
+                let still = departures.away();
+                away.intersection(&still).for_each(|hub| departures.hub_gone(hub));
+            }
+        });
+    }
+
+    /// Hubs that calls go to or come from, and that have neither a lease nor an instance.
+    fn away(&self) -> HashSet<HubId> {
+        let concerned = self.table.select(|call| call.other_hub().is_some());
+        let mut away: HashSet<HubId> = concerned.iter().filter_map(|call| call.other_hub()).collect();
+        for pod in self.cluster.pods().iter() {
+            away.remove(&pod.hub_id);
+        }
+        if !away.is_empty() {
+            for instance in self.directory.instances() {
+                away.remove(&instance.entry.hub);
+            }
+        }
+        away
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn count_instances(&self) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.instances_known.set(count(self.directory.len()));
+        self.metrics.spokes_connected.set(count(self.sessions.len()));
+    }
+}
+
+/// The error of a call of which something was lost between two hubs.
+fn link_lost(call: &Call) -> CallError {
+    let message = "the link between the hubs broke, and an answer may be lost";
+    table::undecided(call, Code::Unavailable, message.to_owned())
+}

@@ -1,0 +1,62 @@
+//! What becomes of a call, and of one item, as its caller sees it.
+
+use alkhub_protocol::{CallError, Code, Delivered, RawJson};
+
+use crate::Answer;
+
+/// What a subscription may have waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+/// How a call ends, as its caller sees it.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// With the output of a query or a mutation.
+    Output(RawJson),
+    /// A subscription's regular end.
+    Completed,
+    Failed(CallError),
+    /// The spoke gave up.
+    Aborted,
+    /// The caller stopped it, for this reason, and is told when that is done.
+    Stopped(&'static str),
+    /// The caller left and wants to hear nothing.
+    Silent,
+}
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Took {
+    Item,
+    /// The reader is too slow.
+    Overflow,
+    /// The reader has left.
+    Gone,
+}
+
+/// A query or a mutation whose spoke said `call.completed` without an output.
+pub(crate) fn no_output() -> CallError {
+    CallError::new(Code::UnknownError, "the spoke completed the call without an output").delivered(Delivered::Yes)
+}
+
+/// The spoke said `call.aborted`.
+pub(crate) fn given_up() -> CallError {
+    CallError::new(Code::Aborted, "the spoke ended the call").delivered(Delivered::Yes)
+}
+
+// === impl End ===
+
+impl End {
+    pub(crate) fn into_answer(self) -> Option<Answer> {
+        match self {
+            Self::Output(output) => Some(Answer::Item(output)),
+            Self::Completed => Some(Answer::Completed),
+            Self::Failed(error) => Some(Answer::Failed(error)),
+            Self::Aborted => Some(Answer::Failed(given_up())),
+            Self::Stopped(_) | Self::Silent => None,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What other hubs say: calls for spokes of this hub, answers to calls of its callers.
+
+use std::sync::Arc;
+
+use alkhub_hub_cluster::{Cluster, PeerEvent};
+use alkhub_protocol::frame::Requested;
+use alkhub_protocol::{CallError, Code, HubId};
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::arrivals::Arrivals;
+use crate::call::{Call, Clock, Origin, To};
+use crate::call_id::CallId;
+use crate::compiled::Specs;
+use crate::departure::Departures;
+use crate::directory::{Directory, Instance};
+use crate::input::{Input, bare_bytes};
+use crate::metrics::{Direction, Metrics};
+use crate::operation::Operation;
+use crate::outcome::End;
+use crate::placement::{NotPlaced, Placement};
+use crate::relay::{Destination, Relay, RelayMessage, RemoteCall, Return};
+use crate::sink::Sink;
+use crate::table::CallTable;
+
+/// Takes what other hubs say.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) cluster: Cluster,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) specs: Arc<Specs>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) table: Arc<CallTable>,
+    pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) departures: Arc<Departures>,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Calls of other hubs that run here at most.
+    pub(crate) limit: usize,
+    pub(crate) stop: CancellationToken,
+}
+
+// === impl Peers ===
+
+impl Peers {
+    /// Takes what other hubs say until the end. Everything passes here: what costs more than a look into a table is done
+    /// beside it.
+    pub(crate) async fn run(self) {
+        let mut incoming = self.cluster.incoming().expect("nobody else reads what hubs send");
+        while let Some(event) = self.stop.run_until_cancelled(incoming.next()).await {
+            match event {
+                PeerEvent::Message { from, payload } => {
+                    self.metrics.relayed(Direction::Received);
+                    self.relayed(from, &payload);
+                }
+                PeerEvent::Returned { to, payload } => self.came_back(to, &payload),
+                PeerEvent::Broken { hub } => self.departures.conduit_broke(&hub),
+            }
+        }
+    }
+
+    fn relayed(&self, from: HubId, message: &Bytes) {
+        match RelayMessage::decode(from, message) {
+            Ok(RelayMessage::Call {
+                call,
+                id,
+                to,
+                requested,
+            }) => self.serve(&call, id, &to, *requested),
+            Ok(RelayMessage::Abort { from, key }) => {
+                if let Some(local) = self.table.of_hub(&from, key) {
+                    self.table.end(local, End::Silent, Some("the caller ended the call"));
+                }
+            }
+            // Of a call that has ended here its holder learns by an abort, which is on its way.
+            Ok(RelayMessage::Answer { call: remote, frame }) => {
+                if let Some((call, _)) = self.call_at(&remote) {
+                    self.arrivals.arrived(call, remote.attempt, frame);
+                }
+            }
+            Ok(RelayMessage::Moved { call: remote }) => {
+                if let Some((call, instance)) = self.call_at(&remote) {
+                    self.placement.moved(&call, &instance);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),
+        }
+    }
+
+    /// A call that nobody received.
+    fn came_back(&self, hub: HubId, message: &Bytes) {
+        if let Ok(RelayMessage::Call { call: remote, .. }) = RelayMessage::decode(hub, message)
+            && let Some((call, instance)) = self.call_at(&remote)
+        {
+            self.placement.reroute(&call, &instance);
+        }
+    }
+
+    /// The call of this hub that runs on another one, and the registration that it was sent to.
+    fn call_at(&self, remote: &RemoteCall) -> Option<(Arc<Call>, Arc<Instance>)> {
+        let call = self.table.get(remote.key)?;
+        let instance = {
+            let leg = call.leg.lock();
+            match &leg.to {
+                To::Hub { instance } if instance.entry.hub == remote.hub && leg.resent == remote.attempt => {
+                    Arc::clone(instance)
+                }
+                To::Hub { .. } | To::Spoke { .. } | To::Nobody | To::Ended => return None,
+            }
+        };
+        Some((call, instance))
+    }
+
+    /// Sends another hub's call to a spoke of this one.
+    fn serve(&self, remote: &RemoteCall, id: CallId, to: &Destination, requested: Requested) {
+        let back = Return::new(&self.relay, remote);
+        let Some((instance, operation)) = self.offered(to, &requested) else {
+            return self.relay.moved(remote);
+        };
+        let call = match self.enter((remote, id), requested, operation, &instance) {
+            Ok(call) => call,
+            Err(refused) => return back.end(&End::Failed(refused)),
+        };
+        match self.placement.place(&call, instance) {
+            Ok(()) => {}
+            Err(NotPlaced::Full) => {
+                let error = overloaded("the spoke does not read as fast as it is called");
+                self.table.end(call.key, End::Failed(error), None);
+            }
+            // Only an instance with a connection to this hub is placed here.
+            Err(NotPlaced::Gone | NotPlaced::Unreachable) => {
+                self.table.end(call.key, End::Silent, None);
+                self.relay.moved(remote);
+            }
+        }
+    }
+
+    /// The registration that a call is for, when it is here, and the operation that it offers.
+    fn offered(&self, to: &Destination, requested: &Requested) -> Option<(Arc<Instance>, Arc<Operation>)> {
+        let held = self.directory.instance(&to.spoke, &to.instance)?;
+        if held.link.is_none() || held.entry.generation != to.generation {
+            return None;
+        }
+        let operation = self.specs.get(held.offers.get(&requested.operation)?)?;
+        Some((held, operation))
+    }
+
+    /// Enters a call with a slot of its instance, charged to the caller's key as if it had called here: no key takes what
+    /// the others of its hub need.
+    fn enter(
+        &self,
+        (remote, id): (&RemoteCall, CallId),
+        mut requested: Requested,
+        operation: Arc<Operation>,
+        instance: &Instance,
+    ) -> Result<Arc<Call>, CallError> {
+        if self.table.inbound() >= self.limit {
+            return Err(overloaded("the hub of the spoke runs as many calls as it may"));
+        }
+        if !instance.load.reserve(instance.slots()) {
+            return Err(overloaded("the spoke runs as many calls as it takes at once"));
+        }
+        let identity = requested.identity.take();
+        let request = requested.into_request(0);
+        let payer = match &identity {
+            Some(identity) => Arc::from(identity.id.as_str()),
+            None => Arc::from(format!("hub {}", remote.hub)),
+        };
+        let bytes = request.input_or_null().len() + bare_bytes(&request);
+        let place = self
+            .admission
+            .charge(&payer, bytes)
+            .inspect_err(|_| instance.load.release())?;
+        let clock = Clock::start().until(request.timeout, request.idle_timeout);
+        let call = Arc::new(Call::new(
+            (self.table.key(), id),
+            Origin::Hub {
+                call: remote.clone(),
+                identity,
+            },
+            operation,
+            Input::of(request, place.held),
+            (clock, place.running),
+            Sink::Hub(Return::new(&self.relay, remote)),
+        ));
+        self.table.begin(&call);
+        Ok(call)
+    }
+}
+
+fn overloaded(message: &str) -> CallError {
+    CallError::new(Code::Overloaded, message).retryable()
+}

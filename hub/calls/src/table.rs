@@ -1,0 +1,218 @@
+//! The calls that run here: entered once, ended once, whoever ends them.
+//!
+//! Whatever ends a call takes its entry out, and only one can: the answer, the deadline, the caller's break, or the loss of
+//! the spoke or of its hub. The other side is told with `call.aborted`.
+//!
+//! Invariants
+//! - An entry leaves by [`CallTable::end`] or by its deadline, and by nothing else but [`CallTable::withdraw`] of a call that was
+//!   never sent.
+//! - A caller that calls again as soon as it is answered finds its place, and its instance's slot, free.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use alkhub_protocol::frame::encode;
+use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, SpokeName};
+use dashmap::DashMap;
+
+use crate::call::{Call, Origin, To};
+use crate::call_id::LegIds;
+use crate::journal::Journal;
+use crate::link::Link;
+use crate::metrics::Metrics;
+use crate::outbox::{CLOSE_SLOW, Full};
+use crate::outcome::End;
+use crate::pending::Pending;
+use crate::relay::{Relay, RemoteCall};
+
+/// The calls that run on this hub.
+#[derive(Debug)]
+pub(crate) struct CallTable {
+    calls: Pending<Call>,
+    /// Those of other hubs' callers, by hub and its key.
+    inbound: DashMap<(HubId, u64), u64>,
+    relay: Arc<Relay>,
+    legs: LegIds,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+}
+
+// === impl CallTable ===
+
+impl CallTable {
+    pub(crate) fn new(relay: Arc<Relay>, legs: LegIds, journal: Journal, metrics: Arc<Metrics>) -> Self {
+        Self {
+            calls: Pending::new(),
+            inbound: DashMap::new(),
+            relay,
+            legs,
+            journal,
+            metrics,
+        }
+    }
+
+    /// A key that no call has had.
+    pub(crate) fn key(&self) -> u64 {
+        self.calls.key()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Calls of other hubs' callers.
+    pub(crate) fn inbound(&self) -> usize {
+        self.inbound.len()
+    }
+
+    pub(crate) fn get(&self, key: u64) -> Option<Arc<Call>> {
+        self.calls.get(key)
+    }
+
+    pub(crate) fn contains(&self, key: u64) -> bool {
+        self.calls.contains(key)
+    }
+
+    /// The calls that fulfil a condition; for rare events only, it looks at all.
+    pub(crate) fn select(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Arc<Call>> {
+        self.calls.select(wanted)
+    }
+
+    /// The call of another hub's caller, by that hub and its key.
+    pub(crate) fn of_hub(&self, hub: &HubId, key: u64) -> Option<u64> {
+        self.inbound.get(&(hub.clone(), key)).map(|local| *local)
+    }
+
+    /// The call that a spoke means by an id, when it was sent to this very connection.
+    pub(crate) fn on(&self, link: &Arc<Link>, key: u64) -> Option<Arc<Call>> {
+        let call = self.calls.get(key)?;
+        let sent_there = matches!(&call.leg.lock().to, To::Spoke { instance, .. } if instance.is_on(link));
+        sent_there.then_some(call)
+    }
+
+    /// Enters a call.
+    pub(crate) fn begin(&self, call: &Arc<Call>) {
+        if let Origin::Hub { call: remote, .. } = &call.origin {
+            self.inbound.insert((remote.hub.clone(), remote.key), call.key);
+        }
+        self.metrics.in_flight.inc();
+        self.calls.insert(call.key, Arc::clone(call));
+    }
+
+    /// Ends a call, unless it has ended; with `stop` its spoke is told.
+    pub(crate) fn end(&self, key: u64, end: End, stop: Option<&str>) {
+        self.end_once(key, end, stop);
+    }
+
+    /// The same; false when it had ended before.
+    pub(crate) fn end_once(&self, key: u64, end: End, stop: Option<&str>) -> bool {
+        let Some(call) = self.calls.remove(key) else {
+            return false;
+        };
+        self.finish(&call, end, stop);
+        true
+    }
+
+    /// Ends calls at their deadlines, or after their longest silence, until the future is dropped.
+    pub(crate) async fn watch(&self) {
+        self.calls.watch(|call| self.expire(&call)).await;
+    }
+
+    /// Takes back a call that could not be sent, unless it has ended; false then. Nobody is told.
+    pub(crate) fn withdraw(&self, call: &Call) -> bool {
+        if self.calls.remove(call.key).is_none() {
+            return false;
+        }
+        call.leg.lock().to = To::Ended;
+        self.metrics.in_flight.dec();
+        call.running.fetch_sub(1, Ordering::AcqRel);
+        self.forget(&call.origin);
+        true
+    }
+
+    /// Gives back what a leg held.
+    pub(crate) fn release(to: &To, key: u64) {
+        let Some(instance) = to.instance() else { return };
+        instance.load.release();
+        if let Some(link) = &instance.link {
+            link.remove(key);
+        }
+    }
+
+    fn expire(&self, call: &Arc<Call>) {
+        let reason = if call.clock.is_past_deadline() {
+            "the deadline has passed"
+        } else {
+            "no item came for the subscription's idle timeout"
+        };
+        let error = undecided(call, Code::Timeout, reason.to_owned());
+        self.finish(call, End::Failed(error), Some(reason));
+    }
+
+    /// Ends a call that was taken out.
+    fn finish(&self, call: &Arc<Call>, end: End, stop: Option<&str>) {
+        let to = std::mem::replace(&mut call.leg.lock().to, To::Ended);
+        if let Some(reason) = stop {
+            self.stop_leg(&to, call.key, reason);
+        }
+        Self::release(&to, call.key);
+        self.metrics.in_flight.dec();
+        call.running.fetch_sub(1, Ordering::AcqRel);
+        self.forget(&call.origin);
+        if let Origin::Caller(caller) = &call.origin {
+            let spoke = to.instance().map(|instance| &instance.entry.spoke);
+            self.journal.ended(call, caller, spoke, &end);
+        }
+        call.sink.lock().end(&call.request.request_id, end);
+    }
+
+    fn forget(&self, origin: &Origin) {
+        if let Origin::Hub {
+            call: RemoteCall { hub, key, .. },
+            ..
+        } = origin
+        {
+            self.inbound.remove(&(hub.clone(), *key));
+        }
+    }
+
+    /// Tells the other end of a leg to stop.
+    fn stop_leg(&self, to: &To, key: u64, reason: &str) {
+        let Some(instance) = to.instance() else { return };
+        let Some(link) = &instance.link else {
+            return self.relay.abort(&instance.entry.hub, key);
+        };
+        let connection = &link.connection;
+        let message = encode::call_aborted(connection.dialect, &self.legs.id(key), Some(reason));
+        // The origin's processes take calls and aborts by different ways, and forget an abort that comes before its call.
+        let pushed = match connection.dialect {
+            Dialect::Payload => connection.outbox.push_last(message),
+            Dialect::Id => connection.outbox.push(message),
+        };
+        if pushed == Err(Full::Queue) {
+            let reason = "calls are not read as fast as they come";
+            connection.outbox.close(CLOSE_SLOW, reason);
+        }
+    }
+}
+
+/// The error of a call whose spoke may have got it, or surely has where it answered something.
+pub(crate) fn undecided(call: &Call, code: Code, message: String) -> CallError {
+    let delivered = if call.has_output() {
+        Delivered::Yes
+    } else {
+        Delivered::Maybe
+    };
+    let mut error = CallError::new(code, message).delivered(delivered);
+    error.retryable = call.operation.spec.may_repeat();
+    error
+}
+
+/// The error of a call whose spoke is lost.
+pub(crate) fn spoke_lost(call: &Call, spoke: &SpokeName) -> CallError {
+    undecided(
+        call,
+        Code::SpokeLost,
+        format!("spoke `{spoke}` left before it answered"),
+    )
+}

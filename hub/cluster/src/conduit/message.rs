@@ -1,0 +1,232 @@
+//! The messages of a conduit: one line of text, then the payload of the two that have one.
+//!
+//! ```text
+//! {kind} {from} {epoch} {peer's epoch} {sequence} {acknowledged}\n{payload}
+//! ```
+//!
+//! The first epoch is of the sender's side, the second of the receiver's, as the sender knows it: `0` for none, `-7` for one
+//! that the sender has closed. Numbers are decimal. An acknowledgement is cumulative: everything up to it has arrived.
+
+use alkhub_protocol::HubId;
+use bytes::Bytes;
+
+/// Longest header line, newline included: a hub's name, four numbers, a letter, spaces.
+const HEADER_LIMIT: usize = 256;
+
+/// What a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A payload in its place of the order.
+    Data,
+    /// A place of the order whose payload was withdrawn.
+    Skip,
+    /// Only an acknowledgement.
+    Ack,
+    /// Something is missing: everything after the acknowledged place is wanted again.
+    Nack,
+}
+
+/// What a side knows of the other's epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerEpoch {
+    /// None.
+    Unknown,
+    /// What is sent in it is taken.
+    Open(u64),
+    /// What is sent in it, or in one before, is refused.
+    Closed(u64),
+}
+
+/// What stands before the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: Kind,
+    /// Of the side that sends.
+    pub(super) epoch: u64,
+    /// Of the side that receives.
+    pub(super) peer_epoch: PeerEpoch,
+    /// The place in the order, from 1 on; 0 where the message has none.
+    pub(super) sequence: u64,
+    /// The last place up to which everything has arrived.
+    pub(super) acknowledged: u64,
+}
+
+/// Why bytes are no message of a conduit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the message between hubs has no valid header")]
+pub(super) struct InvalidMessage;
+
+// === impl Kind ===
+
+impl Kind {
+    fn letter(self) -> &'static str {
+        match self {
+            Self::Data => "d",
+            Self::Skip => "s",
+            Self::Ack => "a",
+            Self::Nack => "n",
+        }
+    }
+
+    fn of(letter: &str) -> Option<Self> {
+        let all = [Self::Data, Self::Skip, Self::Ack, Self::Nack];
+        all.into_iter().find(|kind| kind.letter() == letter)
+    }
+
+    /// Whether it has a place in the order.
+    pub(super) fn is_ordered(self) -> bool {
+        matches!(self, Self::Data | Self::Skip)
+    }
+}
+
+// === impl Header ===
+
+impl Header {
+    /// The message of `from` with a payload in parts, and the payload as a part of it.
+    pub(super) fn encode(&self, from: &HubId, payload: &[&[u8]]) -> (Bytes, Bytes) {
+        let length: usize = payload.iter().map(|part| part.len()).sum();
+        let mut message = Vec::with_capacity(HEADER_LIMIT.min(from.as_str().len() + 64) + length);
+        for part in [self.kind.letter(), " ", from.as_str()] {
+            message.extend_from_slice(part.as_bytes());
+        }
+        let (mark, peer_epoch): (&[u8], u64) = match self.peer_epoch {
+            PeerEpoch::Unknown => (b" ", 0),
+            PeerEpoch::Open(epoch) => (b" ", epoch),
+            PeerEpoch::Closed(epoch) => (b" -", epoch),
+        };
+        message.push(b' ');
+        push_number(&mut message, self.epoch);
+        message.extend_from_slice(mark);
+        for (i, number) in [peer_epoch, self.sequence, self.acknowledged].into_iter().enumerate() {
+            if i > 0 {
+                message.push(b' ');
+            }
+            push_number(&mut message, number);
+        }
+        message.push(b'\n');
+        let start = message.len();
+        for part in payload {
+            message.extend_from_slice(part);
+        }
+        let message = Bytes::from(message);
+        let payload = message.slice(start..);
+        (message, payload)
+    }
+
+    /// Reads a message: who sent it, its header and its payload, which shares its bytes.
+    pub(super) fn decode(message: &Bytes) -> Result<(HubId, Self, Bytes), InvalidMessage> {
+        let start = &message[..message.len().min(HEADER_LIMIT)];
+        let end = start.iter().position(|&byte| byte == b'\n').ok_or(InvalidMessage)?;
+        let line = std::str::from_utf8(&start[..end]).map_err(|_| InvalidMessage)?;
+        let mut fields = line.split(' ');
+        let kind = fields.next().and_then(Kind::of).ok_or(InvalidMessage)?;
+        let from = fields.next().and_then(|from| from.parse().ok()).ok_or(InvalidMessage)?;
+        let mut field = || fields.next().ok_or(InvalidMessage);
+        let header = Self {
+            kind,
+            epoch: number(field()?)?,
+            peer_epoch: PeerEpoch::read(field()?)?,
+            sequence: number(field()?)?,
+            acknowledged: number(field()?)?,
+        };
+        let is_whole = fields.next().is_none() && header.epoch > 0 && kind.is_ordered() == (header.sequence > 0);
+        if !is_whole {
+            return Err(InvalidMessage);
+        }
+        Ok((from, header, message.slice(end + 1..)))
+    }
+}
+
+// === impl PeerEpoch ===
+
+impl PeerEpoch {
+    fn read(text: &str) -> Result<Self, InvalidMessage> {
+        match text.strip_prefix('-') {
+            Some(closed) => Ok(Self::Closed(number(closed)?)),
+            None if text == "0" => Ok(Self::Unknown),
+            None => Ok(Self::Open(number(text)?)),
+        }
+    }
+}
+
+fn number(text: &str) -> Result<u64, InvalidMessage> {
+    text.parse().map_err(|_| InvalidMessage)
+}
+
+fn push_number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+        rest /= 10;
+        if rest == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub() -> HubId {
+        "pod-a-x1".parse().expect("a hub's id")
+    }
+
+    #[test]
+    fn a_message_is_a_line_and_its_payload() {
+        let header = Header {
+            kind: Kind::Data,
+            epoch: 7,
+            peer_epoch: PeerEpoch::Unknown,
+            sequence: 120,
+            acknowledged: u64::MAX,
+        };
+
+        let (message, payload) = header.encode(&hub(), &[b"one\n", b"two"]);
+
+        assert_eq!(&message[..], b"d pod-a-x1 7 0 120 18446744073709551615\none\ntwo");
+        assert_eq!(&payload[..], b"one\ntwo");
+        assert_eq!(Header::decode(&message), Ok((hub(), header, payload)));
+    }
+
+    #[test]
+    fn every_kind_is_read_as_it_was_written() {
+        for kind in [Kind::Data, Kind::Skip, Kind::Ack, Kind::Nack] {
+            for peer_epoch in [PeerEpoch::Unknown, PeerEpoch::Open(2), PeerEpoch::Closed(2)] {
+                let header = Header {
+                    kind,
+                    epoch: 1,
+                    peer_epoch,
+                    sequence: u64::from(kind.is_ordered()),
+                    acknowledged: 3,
+                };
+                let (message, _) = header.encode(&hub(), &[]);
+                assert_eq!(Header::decode(&message).map(|(_, header, _)| header), Ok(header));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let long = format!("d {} 1 0 1 0\n", "x".repeat(HEADER_LIMIT));
+        for message in [
+            "",
+            "\n",
+            "d pod-a-x1 1 0 1 0",
+            "d pod-a-x1 1 0 1\n",
+            "d pod-a-x1 1 0 1 0 0\n",
+            "d pod-a-x1 0 0 1 0\n",
+            "d pod-a-x1 1 0 0 0\n",
+            "a pod-a-x1 1 0 1 0\n",
+            "x pod-a-x1 1 0 1 0\n",
+            "d pod-a-x1 1 0 -1 0\n",
+            "d  1 0 1 0\n",
+            long.as_str(),
+        ] {
+            let read = Header::decode(&Bytes::copy_from_slice(message.as_bytes()));
+            assert_eq!(read.map(|(_, header, _)| header), Err(InvalidMessage), "{message:?}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Two sides and a carrier between them that loses, reports and breaks: whatever happens, what is delivered is in order, once,
+//! and a hole is told.
+
+use std::collections::VecDeque;
+
+use alkhub_protocol::HubId;
+use bytes::Bytes;
+use tokio::time::{Duration, Instant};
+
+use super::message::{Header, Kind};
+use super::peer::{Epochs, Peer};
+use super::window::Class;
+
+/// What one side has seen.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Payload(u64),
+    Broke,
+}
+
+/// A hub with its side of the conduit, and what is on its way to it.
+struct Side {
+    name: HubId,
+    peer: Peer,
+    seen: Vec<Seen>,
+    /// What this side sent since its last break, first to last: each with whether it came back as received by nobody.
+    sent: Vec<u64>,
+    returned: Vec<u64>,
+    inbox: VecDeque<Bytes>,
+    listens: bool,
+}
+
+/// Both, with a carrier.
+struct Pair {
+    sides: [Side; 2],
+    now: Instant,
+    random: fastrand::Rng,
+    next: u64,
+    carries: bool,
+}
+
+impl Side {
+    fn new(name: &str, now: Instant) -> Self {
+        Self {
+            name: name.parse().expect("a hub's id"),
+            peer: Peer::new(&Epochs::new(0), now),
+            seen: Vec::new(),
+            sent: Vec::new(),
+            returned: Vec::new(),
+            inbox: VecDeque::new(),
+            listens: true,
+        }
+    }
+
+    fn broke(&mut self) {
+        self.seen.push(Seen::Broke);
+        self.sent.clear();
+    }
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            sides: [Side::new("hub-a", now), Side::new("hub-b", now)],
+            now,
+            random: fastrand::Rng::with_seed(seed),
+            next: 0,
+            carries: true,
+        }
+    }
+
+    /// Hands a message to the carrier; false when that does not take it.
+    fn carry(&mut self, from: usize, message: &Bytes) -> bool {
+        if !self.carries {
+            return false;
+        }
+        let to = 1 - from;
+        if self.sides[to].listens {
+            self.sides[to].inbox.push_back(message.clone());
+            return true;
+        }
+        let (_, header, _) = Header::decode(message).expect("a message of this test");
+        if header.kind == Kind::Data {
+            if let Some(payload) = self.sides[from].peer.withdraw(&header) {
+                let payload = number(&payload);
+                self.sides[from].sent.retain(|sent| *sent != payload);
+                self.sides[from].returned.push(payload);
+            }
+        }
+        true
+    }
+
+    fn send(&mut self, from: usize, class: Class) {
+        let (now, number) = (self.now, self.next);
+        self.next += 1;
+        let side = &mut self.sides[from];
+        let Ok(header) = side.peer.next(class, 8) else { return };
+        let (message, payload) = header.encode(&side.name, &[&number.to_be_bytes()]);
+        side.sent.push(number);
+        if side.peer.pushed(class, payload, now) && !self.carry(from, &message) {
+            self.sides[from].peer.not_taken(header.sequence, now);
+        }
+    }
+
+    fn tell(&mut self, from: usize, header: Header) {
+        let (message, _) = header.encode(&self.sides[from].name, &[]);
+        self.carry(from, &message);
+    }
+
+    fn read(&mut self, at: usize) {
+        let now = self.now;
+        let side = &mut self.sides[at];
+        let Some(message) = side.inbox.pop_front() else { return };
+        let (_, header, payload) = Header::decode(&message).expect("a message of this test");
+        let received = side.peer.receive(&header, payload, now);
+        if received.broke {
+            side.broke();
+        }
+        side.seen
+            .extend(received.payload.map(|payload| Seen::Payload(number(&payload))));
+        if let Some(answer) = received.answer {
+            self.tell(at, answer);
+        }
+    }
+
+    fn tick(&mut self, at: usize) {
+        let now = self.now;
+        if self.carries && self.sides[at].peer.window().is_ignored(now) {
+            self.sides[at].peer.give_up(now);
+            self.sides[at].broke();
+        }
+        if let Some(header) = self.sides[at].peer.due(now) {
+            self.tell(at, header);
+        }
+        while let Some((place, kind, payload)) = self.sides[at].peer.window().take_due(now) {
+            let header = self.sides[at].peer.header(kind, place);
+            let (message, _) = header.encode(&self.sides[at].name, &[&payload]);
+            if !self.carry(at, &message) {
+                self.sides[at].peer.not_taken(place, now);
+                break;
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        self.carries = true;
+        for at in [0, 1] {
+            let header = self.sides[at].peer.resume(self.now);
+            self.tell(at, header);
+        }
+    }
+
+    fn step(&mut self) {
+        let at = self.random.usize(..2);
+        match self.random.u32(..100) {
+            0..35 => {
+                let class = [Class::Call, Class::Item, Class::End, Class::Control][self.random.usize(..4)];
+                self.send(at, class);
+            }
+            35..80 => self.read(at),
+            80..90 => {
+                self.now += Duration::from_millis(self.random.u64(..400));
+                self.tick(at);
+            }
+            // What is on its way to a hub is lost with its subscription.
+            90..92 => {
+                self.sides[at].listens = false;
+                let kept = self.random.usize(..=self.sides[at].inbox.len());
+                self.sides[at].inbox.truncate(kept);
+            }
+            92..95 => {
+                self.sides[at].listens = true;
+                let header = self.sides[at].peer.missed();
+                self.tell(at, header);
+            }
+            95..96 => self.carries = false,
+            96..99 => self.resume(),
+            _ => {
+                self.sides[at].peer.forget(self.now);
+                self.sides[at].broke();
+            }
+        }
+    }
+
+    /// Everything is mended, and time passes until nothing is under way.
+    fn settle(&mut self) {
+        for side in &mut self.sides {
+            side.listens = true;
+        }
+        self.resume();
+        for _ in 0..10_000 {
+            for at in [0, 1] {
+                while !self.sides[at].inbox.is_empty() {
+                    self.read(at);
+                }
+                self.tick(at);
+            }
+            let is_settled = |side: &Side| side.inbox.is_empty() && side.peer.is_idle();
+            if self.sides.iter().all(is_settled) {
+                return;
+            }
+            self.now += Duration::from_millis(50);
+        }
+        panic!("it never settles");
+    }
+}
+
+fn number(payload: &Bytes) -> u64 {
+    u64::from_be_bytes(payload[..].try_into().expect("eight bytes"))
+}
+
+fn payloads(seen: &[Seen]) -> impl Iterator<Item = u64> {
+    seen.iter().filter_map(|seen| match seen {
+        Seen::Payload(number) => Some(*number),
+        Seen::Broke => None,
+    })
+}
+
+fn check(pair: &Pair, seed: u64) {
+    for at in [0, 1] {
+        let (sender, receiver) = (&pair.sides[1 - at], &pair.sides[at]);
+        let all: Vec<u64> = payloads(&receiver.seen).collect();
+        assert!(
+            all.is_sorted_by(|a, b| a < b),
+            "seed {seed}: twice, or out of order: {all:?}"
+        );
+        for returned in &sender.returned {
+            assert!(!all.contains(returned), "seed {seed}: {returned} came back and arrived");
+        }
+        // What its sender still relies on has arrived, and its receiver relies on it too.
+        let last_break = receiver.seen.iter().rposition(|seen| *seen == Seen::Broke);
+        let relied_on: Vec<u64> = payloads(&receiver.seen[last_break.map_or(0, |at| at + 1)..]).collect();
+        let missing: Vec<&u64> = sender.sent.iter().filter(|sent| !relied_on.contains(sent)).collect();
+        assert!(
+            missing.is_empty(),
+            "seed {seed}: {missing:?} lost without a break at the sender"
+        );
+    }
+}
+
+#[test]
+fn whatever_the_carrier_does_each_message_arrives_once_in_order_or_its_sender_sees_a_break() {
+    for seed in 0..2_000 {
+        let mut pair = Pair::new(seed);
+        for _ in 0..400 {
+            pair.step();
+        }
+        pair.settle();
+        check(&pair, seed);
+    }
+}
+
+/// A break is no break of one side alone: whoever relied on what the other had received learns that it is lost.
+#[test]
+fn a_side_that_forgot_the_other_is_seen_to_have_broken_by_it() {
+    for first in [0, 1] {
+        let mut pair = Pair::new(1);
+        for at in [0, 1] {
+            pair.send(at, Class::Call);
+        }
+        pair.settle();
+        pair.sides[first].peer.forget(pair.now);
+        pair.sides[first].broke();
+
+        let hello = pair.sides[first].peer.missed();
+        pair.tell(first, hello);
+        pair.settle();
+
+        assert_eq!(pair.sides[1 - first].seen.last(), Some(&Seen::Broke));
+        for at in [0, 1] {
+            pair.send(at, Class::Call);
+        }
+        pair.settle();
+        check(&pair, 1);
+        let breaks = |side: &Side| side.seen.iter().filter(|seen| **seen == Seen::Broke).count();
+        assert_eq!([breaks(&pair.sides[0]), breaks(&pair.sides[1])], [1, 1]);
+    }
+}
+
+#[test]
+fn what_rides_on_answers_needs_no_message_of_its_own() {
+    let mut pair = Pair::new(1);
+    for round in 0..1_000 {
+        for at in [0, 1] {
+            pair.send(at, Class::Call);
+            pair.read(1 - at);
+            assert!(pair.sides[at].inbox.is_empty(), "round {round}");
+        }
+        pair.tick(0);
+        pair.tick(1);
+    }
+
+    assert!(pair.sides.iter_mut().all(|side| side.peer.window().bytes() <= 8));
+}
+
+#[test]
+fn a_lone_message_is_acknowledged_by_one_and_then_nothing_is_under_way() {
+    let mut pair = Pair::new(1);
+    pair.send(0, Class::Call);
+    pair.read(1);
+    assert!(!pair.sides[0].peer.is_idle());
+
+    pair.now += Duration::from_millis(100);
+    pair.tick(1);
+    pair.read(0);
+
+    assert!(
+        pair.sides
+            .iter()
+            .all(|side| side.peer.is_idle() && side.inbox.is_empty())
+    );
+}

@@ -1,0 +1,367 @@
+//! What was sent to a peer and is not acknowledged, in order, to be sent again.
+//!
+//! Invariants
+//! - Places are numbered from 1 on without a hole; what is withdrawn leaves its place behind.
+//! - What may have been received is never withdrawn: only what was handed to the carrier once, and came back.
+//! - Bounded: in messages and bytes for what can be refused, in messages for everything.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tokio::time::{Duration, Instant};
+
+use super::message::Kind;
+
+/// What a message is, when the window is nearly full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A call: refused first, since it can go elsewhere; taken back when nobody received it.
+    Call,
+    /// One item of many: refused like a call.
+    Item,
+    /// The last word on a call: refused only when its size does not fit at all.
+    End,
+    /// Small, and nobody could do anything about its loss: never refused.
+    Control,
+}
+
+/// Messages that a window takes before it refuses calls and items.
+const MESSAGES: usize = 16_384;
+
+/// Their bytes.
+const BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that a window takes before it refuses ends.
+const ALL_BYTES: usize = 64 * 1024 * 1024;
+
+/// Messages that a window takes: beyond it the conduit breaks.
+const ALL_MESSAGES: usize = 262_144;
+
+/// Without an acknowledgement for so long the first message is sent again; doubled each time ...
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// ... up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Complaints within so long are about the same loss.
+const COMPLAINTS: Duration = Duration::from_millis(150);
+
+/// When the carrier takes nothing, it is asked again after this.
+const CARRIER_PAUSE: Duration = Duration::from_millis(20);
+
+/// A peer that acknowledges nothing for so long, while the carrier works, does not read.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// What waits for its acknowledgement.
+#[derive(Debug)]
+pub(super) struct Window {
+    entries: VecDeque<Entry>,
+    /// The place of the first entry.
+    first: u64,
+    bytes: usize,
+    /// The next place to be handed to the carrier, where that is not the one after the last.
+    resume: Option<u64>,
+    /// Whether the first entry was sent again and the rest follows once that one is acknowledged.
+    probes: bool,
+    /// When something is sent again; counts while there are entries.
+    resend_at: Instant,
+    /// When it last began to be sent again from the first on.
+    resent_at: Option<Instant>,
+    pause: Duration,
+    /// When the peer last acknowledged something, or could not have.
+    heard_at: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    class: Class,
+    payload: Bytes,
+    /// How often the carrier was given it.
+    sent: u32,
+}
+
+/// Room is lacking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// For this message.
+    ForThis,
+    /// For anything.
+    ForAnything,
+}
+
+// === impl Window ===
+
+impl Window {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            first: 1,
+            bytes: 0,
+            resume: None,
+            probes: false,
+            resend_at: now,
+            resent_at: None,
+            pause: PAUSE,
+            heard_at: now,
+        }
+    }
+
+    /// What waits for its acknowledgement, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is room for a message. An empty window takes any.
+    pub(super) fn room(&self, class: Class, bytes: usize) -> Result<(), NoRoom> {
+        let (messages, bytes) = (self.entries.len(), self.bytes + bytes);
+        match class {
+            _ if messages == 0 => Ok(()),
+            _ if messages >= ALL_MESSAGES => Err(NoRoom::ForAnything),
+            Class::Call | Class::Item if messages >= MESSAGES || bytes > BYTES => Err(NoRoom::ForThis),
+            Class::End if bytes > ALL_BYTES => Err(NoRoom::ForThis),
+            Class::Call | Class::Item | Class::End | Class::Control => Ok(()),
+        }
+    }
+
+    /// The place of the next message.
+    pub(super) fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// Adds a message at [`Window::next`]; whether it may be handed to the carrier now: not before what waits for it.
+    pub(super) fn push(&mut self, class: Class, payload: Bytes, now: Instant) -> bool {
+        if self.entries.is_empty() {
+            (self.pause, self.heard_at) = (PAUSE, now);
+            self.resend_at = now + PAUSE;
+        }
+        let goes = self.resume.is_none();
+        self.bytes += payload.len();
+        self.entries.push_back(Entry {
+            kind: Kind::Data,
+            class,
+            payload,
+            sent: u32::from(goes),
+        });
+        goes
+    }
+
+    /// Takes back the last message, which the carrier has not taken.
+    pub(super) fn retract(&mut self) {
+        if let Some(entry) = self.entries.pop_back() {
+            self.bytes -= entry.payload.len();
+        }
+    }
+
+    /// The carrier has not taken the message at a place: it gets it again soon, and those after it then.
+    pub(super) fn not_taken(&mut self, place: u64, now: Instant) {
+        if let Some(entry) = self.entry(place) {
+            entry.sent = entry.sent.saturating_sub(1);
+            self.resume = Some(place);
+            self.resend_at = now + CARRIER_PAUSE;
+        }
+    }
+
+    /// Nobody received the message at a place, which the carrier gave back. The payload, when it surely went nowhere and
+    /// can be taken back.
+    pub(super) fn withdraw(&mut self, place: u64) -> Option<Bytes> {
+        let entry = self.entry(place)?;
+        if entry.class != Class::Call || entry.kind != Kind::Data || entry.sent > 1 {
+            return None;
+        }
+        entry.kind = Kind::Skip;
+        let payload = std::mem::take(&mut entry.payload);
+        self.bytes -= payload.len();
+        Some(payload)
+    }
+
+    /// Everything up to a place has arrived. False when the window never had that place.
+    pub(super) fn acknowledge(&mut self, place: u64, now: Instant) -> bool {
+        if place >= self.next() {
+            return false;
+        }
+        if place < self.first {
+            return true;
+        }
+        while self.first <= place {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.bytes -= entry.payload.len();
+            self.first += 1;
+        }
+        if self.entries.is_empty() && self.entries.capacity() > 1_024 {
+            self.entries = VecDeque::new();
+        }
+        self.resume = self
+            .resume
+            .map(|resume| resume.max(self.first))
+            .filter(|_| !self.entries.is_empty());
+        (self.pause, self.heard_at) = (PAUSE, now);
+        if std::mem::take(&mut self.probes) {
+            self.resend(now);
+        } else if self.resume.is_none() {
+            self.resend_at = now + PAUSE;
+        }
+        true
+    }
+
+    /// What is not acknowledged is sent again from now on.
+    pub(super) fn resend(&mut self, now: Instant) {
+        if !self.entries.is_empty() {
+            self.resume = Some(self.first);
+            (self.resend_at, self.resent_at) = (now, Some(now));
+        }
+    }
+
+    /// The peer wants it sent again; not if that has just begun: a peer complains more than once.
+    pub(super) fn complained(&mut self, now: Instant) {
+        let is_new = |at| now.saturating_duration_since(at) >= COMPLAINTS;
+        if self.resent_at.is_none_or(is_new) {
+            self.resend(now);
+        }
+    }
+
+    /// The peer could not be reached until now: its silence says nothing.
+    pub(super) fn excuse(&mut self, now: Instant) {
+        (self.pause, self.heard_at) = (PAUSE, now);
+    }
+
+    /// Whether the peer has been silent for too long.
+    pub(super) fn is_ignored(&self, now: Instant) -> bool {
+        !self.entries.is_empty() && now.saturating_duration_since(self.heard_at) >= SILENCE
+    }
+
+    /// When [`Window::take_due`] has something; `None` while nothing waits.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        (!self.entries.is_empty()).then_some(self.resend_at)
+    }
+
+    /// The next message to be handed to the carrier now: its place, kind and payload.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(u64, Kind, Bytes)> {
+        if self.entries.is_empty() || now < self.resend_at {
+            return None;
+        }
+        let place = self.resume.unwrap_or(self.first);
+        let is_probe = self.resume.is_none();
+        let last = self.next() - 1;
+        let entry = self.entry(place)?;
+        entry.sent = entry.sent.saturating_add(1);
+        let (kind, payload) = (entry.kind, entry.payload.clone());
+        if is_probe || place == last {
+            self.probes = is_probe;
+            self.resume = None;
+            self.resend_at = now + self.pause;
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        } else {
+            self.resume = Some(place + 1);
+        }
+        Some((place, kind, payload))
+    }
+
+    fn entry(&mut self, place: u64) -> Option<&mut Entry> {
+        let at = usize::try_from(place.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload() -> Bytes {
+        Bytes::from_static(b"payload")
+    }
+
+    fn due(window: &mut Window, now: Instant) -> Vec<u64> {
+        std::iter::from_fn(|| window.take_due(now).map(|(place, ..)| place)).collect()
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_is_probed_by_its_first_message_and_then_sent_again() {
+        let start = Instant::now();
+        let mut window = Window::new(start);
+        for _ in 0..3 {
+            assert!(window.push(Class::Item, payload(), start));
+        }
+
+        assert!(due(&mut window, start).is_empty());
+        assert_eq!(due(&mut window, start + PAUSE), [1]);
+        assert!(due(&mut window, start + PAUSE).is_empty(), "the pause grows");
+        assert_eq!(due(&mut window, start + PAUSE * 3), [1]);
+        assert!(window.acknowledge(1, start + PAUSE * 3));
+        assert_eq!(due(&mut window, start + PAUSE * 3), [2, 3]);
+        assert!(window.acknowledge(3, start + PAUSE * 3));
+        assert!(window.bytes() == 0 && window.due_at().is_none());
+    }
+
+    #[test]
+    fn nothing_overtakes_what_the_carrier_has_not_taken() {
+        let start = Instant::now();
+        let mut window = Window::new(start);
+        assert!(window.push(Class::Item, payload(), start));
+        window.not_taken(1, start);
+
+        assert!(!window.push(Class::Item, payload(), start));
+
+        assert_eq!(due(&mut window, start + CARRIER_PAUSE), [1, 2]);
+        assert!(window.push(Class::Item, payload(), start));
+    }
+
+    #[test]
+    fn only_a_call_that_was_sent_once_is_withdrawn_and_it_leaves_its_place() {
+        let start = Instant::now();
+        let mut window = Window::new(start);
+        for class in [Class::Call, Class::End, Class::Call] {
+            window.push(class, payload(), start);
+        }
+        assert_eq!(window.withdraw(1), Some(payload()));
+        assert_eq!(window.withdraw(1), None, "once");
+        assert_eq!(window.withdraw(2), None, "an end");
+        window.resend(start);
+        let again: Vec<_> = std::iter::from_fn(|| window.take_due(start)).collect();
+
+        assert_eq!(window.withdraw(3), None, "it may have arrived");
+        let kinds: Vec<_> = again.iter().map(|(place, kind, _)| (*place, *kind)).collect();
+        assert_eq!(kinds, [(1, Kind::Skip), (2, Kind::Data), (3, Kind::Data)]);
+    }
+
+    #[test]
+    fn what_can_be_refused_is_refused_first() {
+        let start = Instant::now();
+        let mut window = Window::new(start);
+        assert_eq!(
+            window.room(Class::Call, ALL_BYTES),
+            Ok(()),
+            "an empty window takes anything"
+        );
+        window.push(Class::End, Bytes::from(vec![0; BYTES]), start);
+
+        assert_eq!(window.room(Class::Call, 1), Err(NoRoom::ForThis));
+        assert_eq!(window.room(Class::Item, 1), Err(NoRoom::ForThis));
+        assert_eq!(window.room(Class::End, 1), Ok(()));
+        assert_eq!(window.room(Class::End, ALL_BYTES), Err(NoRoom::ForThis));
+        assert_eq!(window.room(Class::Control, ALL_BYTES), Ok(()));
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_is_none() {
+        let now = Instant::now();
+        let mut window = Window::new(now);
+        window.push(Class::End, payload(), now);
+
+        assert!(!window.acknowledge(2, now));
+        assert!(window.acknowledge(1, now));
+        assert!(window.acknowledge(0, now), "an old one");
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_nothing_is_found_out_unless_it_could_not() {
+        let start = Instant::now();
+        let mut window = Window::new(start);
+        window.push(Class::End, payload(), start);
+
+        assert!(!window.is_ignored(start + SILENCE - PAUSE));
+        assert!(window.is_ignored(start + SILENCE));
+        window.excuse(start + SILENCE);
+        assert!(!window.is_ignored(start + SILENCE + PAUSE));
+    }
+}
