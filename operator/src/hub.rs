@@ -16,11 +16,14 @@
 //!   applied, and its Spokes are declared, suspended and ended there.
 
 mod apply;
+mod auths;
 mod build;
 mod claim;
 mod generated;
 mod look;
 mod observe;
+mod others;
+mod refusal;
 mod status;
 mod trouble;
 mod validate;
@@ -31,14 +34,17 @@ use std::time::Duration;
 use alkhub_crds::Hub;
 use kube::ResourceExt as _;
 
-pub(crate) use self::claim::{Others, is_other as is_claimed_by_other, other as kept_by_other};
-pub(crate) use self::generated::{Auths, admin_key};
+pub(crate) use self::auths::Auths;
+pub(crate) use self::claim::{is_other as is_claimed_by_other, other as kept_by_other};
+pub(crate) use self::generated::admin_key;
 pub(crate) use self::look::door;
+pub(crate) use self::others::Others;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gate::Shut;
-use crate::leading::{Done, Going as _};
+use crate::kubernetes::Going as _;
 use crate::secrets::SETTLED;
+use crate::turn::Done;
 
 /// A Hub that was refused is looked at again: the Secret or the other Hub that it waits for is not watched.
 const REFUSED: Duration = Duration::from_secs(5);
@@ -52,7 +58,7 @@ const GONE: Duration = Duration::from_secs(300);
 /// How far a Hub was carried out.
 enum Ended {
     Applied(Box<validate::Plan>, Box<apply::Outcome>),
-    Refused(validate::Refusal),
+    Refused(refusal::Refusal),
     /// A Secret has just changed: what belongs to the change is waited for.
     Changing,
     /// Something could not be read, or could not be applied.

@@ -21,10 +21,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::StartError;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::metrics::Metrics;
+use crate::start::StartError;
 use crate::watch::Read;
 
 /// Owner of the fields that this operator sets.
@@ -287,5 +287,17 @@ async fn timed<K: Object, T>(
             kind: kind(),
             name: name.to_owned(),
         }),
+    }
+}
+
+/// Whether a resource is being deleted.
+pub(crate) trait Going {
+    /// Whether `deletionTimestamp` is set.
+    fn meta_is_going(&self) -> bool;
+}
+
+impl<K: Object> Going for K {
+    fn meta_is_going(&self) -> bool {
+        self.meta().deletion_timestamp.is_some()
     }
 }

@@ -7,7 +7,6 @@
 
 mod housekeeping;
 mod kept;
-mod turn;
 mod unread;
 mod wake;
 
@@ -29,8 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::kept::Kept;
 pub use self::kept::Lost;
-pub(crate) use self::turn::Done;
-use self::turn::{policy, reconciled};
 use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
@@ -38,9 +35,10 @@ use crate::backoff::Backoff;
 use crate::context::{Context, Counted, Looks, Told, Wake};
 use crate::events::Events;
 use crate::gate::Gate;
-use crate::kubernetes::{Clients, Kubernetes, Object};
+use crate::kubernetes::{Clients, Kubernetes};
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
+use crate::turn::{policy, reconciled};
 use crate::watch::{Stores, Unread, Watched, Watches};
 use crate::{hub, spoke};
 
@@ -247,17 +245,5 @@ async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
     tokio::select! {
         () = task => {}
         () = late => {}
-    }
-}
-
-/// Whether a resource is being deleted.
-pub(crate) trait Going {
-    /// Whether `deletionTimestamp` is set.
-    fn meta_is_going(&self) -> bool;
-}
-
-impl<K: Object> Going for K {
-    fn meta_is_going(&self) -> bool {
-        self.meta().deletion_timestamp.is_some()
     }
 }

@@ -28,6 +28,8 @@ pub mod metrics;
 mod names;
 mod secrets;
 mod spoke;
+mod start;
+mod turn;
 mod watch;
 
 use std::sync::Arc;
@@ -43,29 +45,10 @@ pub use crate::leading::Lost;
 use crate::leading::Term;
 use crate::lease::{Candidate, Ended};
 use crate::metrics::Metrics;
+pub use crate::start::StartError;
 
 /// What ended writes are waited for before the Lease is given back; a write takes 10 s at most.
 const LAST_WRITES: Duration = Duration::from_secs(10);
-
-/// Why the operator cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The kubeconfig or the service account cannot be used.
-    #[error("cannot reach the Kubernetes API")]
-    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The metrics clash.
-    #[error("metrics cannot be registered")]
-    Metrics(#[from] prometheus::Error),
-    /// The management port is busy.
-    #[error("cannot listen on the management address")]
-    Listen(#[source] std::io::Error),
-    /// The client for the hubs' admin API cannot be made.
-    #[error("the HTTP client cannot be made")]
-    Http(#[from] reqwest::Error),
-    /// A part of it ended by a fault of its own; started again it is whole.
-    #[error("the operator cannot go on")]
-    Lost(#[from] Lost),
-}
 
 /// Runs until `stop`: stands by, leads, and stands by again when the Lease is lost.
 ///

@@ -16,9 +16,9 @@ use prometheus::{Registry, TextEncoder};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::StartError;
 use crate::args::Args;
 use crate::metrics::Metrics;
+use crate::start::StartError;
 
 /// The Lease changes every 2 s or so; a watch that shows nothing for this long is dead.
 const SILENT: Duration = Duration::from_secs(90);

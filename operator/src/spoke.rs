@@ -26,7 +26,8 @@ use crate::admin;
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::kept_by_other;
-use crate::leading::{Done, Going as _};
+use crate::kubernetes::Going as _;
+use crate::turn::Done;
 
 /// What the cluster does not tell is looked at again after this long.
 const RESYNC: Duration = Duration::from_secs(300);

@@ -7,26 +7,26 @@
 //! - `managedFields` are dropped, and of Secrets only the metadata is kept: no key stays in memory.
 
 mod read;
+mod stores;
 mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_crds::{Hub, Spoke};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
-use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
+use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as events_of};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 
+use self::read::kind_of;
 pub(crate) use self::read::{Read, Unreadable};
+pub(crate) use self::stores::Stores;
 pub(crate) use self::unread::Unread;
 use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
@@ -39,21 +39,6 @@ const BROKEN: Duration = Duration::from_secs(30);
 
 /// Objects that a watch touched.
 pub(crate) type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
-
-/// What is known of the cluster.
-pub(crate) struct Stores {
-    pub(crate) hubs: Store<Hub>,
-    pub(crate) spokes: Store<Spoke>,
-    pub(crate) deployments: Store<Deployment>,
-    pub(crate) sets: Store<StatefulSet>,
-    pub(crate) services: Store<Service>,
-    pub(crate) configs: Store<ConfigMap>,
-    pub(crate) accounts: Store<ServiceAccount>,
-    pub(crate) disruptions: Store<PodDisruptionBudget>,
-    pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
-    /// One for each store.
-    pub(crate) filled: Vec<watch::Receiver<bool>>,
-}
 
 /// Where to watch.
 #[derive(Clone)]
@@ -104,50 +89,6 @@ impl Iterator for Waits {
 impl Backoff for Waits {
     fn reset(&mut self) {
         self.inner.reset();
-    }
-}
-
-// === impl Stores ===
-
-impl Stores {
-    /// Waits until every store was filled once; `false` when a watch was dropped before.
-    pub(crate) async fn ready(&self) -> bool {
-        for filled in &self.filled {
-            if filled.clone().wait_for(|filled| *filled).await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Whether every store was filled once.
-    pub(crate) fn is_filled(&self) -> bool {
-        self.filled.iter().all(|filled| *filled.borrow())
-    }
-
-    /// The Hub that a Spoke names.
-    pub(crate) fn hub_of(&self, spoke: &Spoke) -> Option<Arc<Hub>> {
-        let namespace = spoke.metadata.namespace.as_deref()?;
-        self.hubs
-            .get(&ObjectRef::new(&spoke.spec.hub_ref.name).within(namespace))
-    }
-
-    /// The Spokes that name a Hub.
-    pub(crate) fn spokes_of(&self, namespace: &str, hub: &str) -> Vec<Arc<Spoke>> {
-        self.spokes.state_filter(|spoke| {
-            spoke.spec.hub_ref.name == hub && spoke.metadata.namespace.as_deref() == Some(namespace)
-        })
-    }
-
-    /// The metadata of a Secret of ours.
-    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Arc<PartialObjectMeta<Secret>>> {
-        self.secrets.get(&ObjectRef::new(name).within(namespace))
-    }
-}
-
-impl std::fmt::Debug for Stores {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Stores")
     }
 }
 
@@ -243,22 +184,6 @@ fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS).page_size(500)
 }
 
-/// The kinds as constants, for labels of metrics.
-fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 9] = [
-        "Hub",
-        "Spoke",
-        "Deployment",
-        "StatefulSet",
-        "Service",
-        "ConfigMap",
-        "ServiceAccount",
-        "PodDisruptionBudget",
-        "Secret",
-    ];
-    KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
-}
-
 fn readable<K: Object + Default>(
     event: watcher::Result<Event<Read<K>>>,
     metrics: &Metrics,
@@ -307,6 +232,7 @@ fn count(kind: &'static str, unread: &Unreadable, metrics: &Metrics) {
 mod tests {
     use std::convert::Infallible;
 
+    use alkhub_crds::Hub;
     use kube::client::Body;
     use serde_json::json;
     use tokio::time::Instant;

@@ -6,15 +6,12 @@
 //! - A claim is taken over only from an install whose Lease is gone, or that nobody has renewed for [`SILENT`] and four
 //!   times its duration, by this process's own clock. Who may not read that Lease leaves the Hub alone.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use alkhub_crds::Hub;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt as _;
-use parking_lot::Mutex;
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::args::Args;
 use crate::context::Context;
@@ -22,10 +19,6 @@ use crate::error::Error;
 
 /// An install whose Lease has not changed for this long has ended.
 const SILENT: Duration = Duration::from_secs(20);
-
-/// Leases of other installs: the version that was seen, and since when.
-#[derive(Debug, Default)]
-pub(crate) struct Others(Mutex<HashMap<String, (String, Instant)>>);
 
 /// The name of an install.
 pub(crate) fn own(options: &Args) -> String {
@@ -91,22 +84,6 @@ async fn has_ended(ctx: &Context, install: &str) -> Result<bool, Error> {
     }
 }
 
-// === impl Others ===
-
-impl Others {
-    /// How long an install's Lease has had this version.
-    fn silence(&self, install: &str, version: &str) -> Duration {
-        let mut seen = self.0.lock();
-        match seen.get(install) {
-            Some((known, since)) if known == version => since.elapsed(),
-            _ => {
-                seen.insert(install.to_owned(), (version.to_owned(), Instant::now()));
-                Duration::ZERO
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -130,15 +107,5 @@ mod tests {
             other(&options, &claimed(Some("alkhub-system/alkhub-operator"))),
             Some("alkhub-system/alkhub-operator")
         );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_install_is_silent_since_its_lease_last_changed() {
-        let others = Others::default();
-
-        assert_eq!(others.silence("a/b", "1"), Duration::ZERO);
-        tokio::time::advance(SILENT).await;
-        assert_eq!(others.silence("a/b", "1"), SILENT);
-        assert_eq!(others.silence("a/b", "2"), Duration::ZERO);
     }
 }

@@ -2,7 +2,6 @@
 
 mod servers;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use alkhub_crds::Hub;
@@ -12,12 +11,12 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
-use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub(crate) use self::servers::{DATABASE, PASSWORD, REDIS_CONF, URL};
 use crate::context::Context;
 use crate::error::Error;
+use crate::hub::auths::Auth;
 use crate::hub::validate::Plan;
 use crate::names::{KEPT_FOR, Names, Part, digest, is_kept_for};
 use crate::secrets::generated::{self, Claim, Texts};
@@ -36,20 +35,6 @@ pub(crate) struct Generated {
     pub(crate) redis: Option<String>,
     pub(crate) postgres: Option<String>,
 }
-
-/// What is kept of a Secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Auth {
-    /// Digest of what matters in it.
-    digest: String,
-    /// Of the hash key: what digests of passwords are salted with.
-    salt: String,
-}
-
-/// What is known of each Secret, by the Hub's uid (and a name), with the version of the Secret: the content is read when
-/// that is another.
-#[derive(Debug, Default)]
-pub(crate) struct Auths(Mutex<HashMap<String, (String, Auth)>>);
 
 pub(crate) async fn ensure(ctx: &Context, hub: &Hub, plan: &Plan) -> Result<Generated, Error> {
     let names = &plan.names;
@@ -114,26 +99,6 @@ fn seen(ctx: &Context, names: &Names, meta: &ObjectMeta) -> Option<Arc<PartialOb
         && generated::is_marked(&seen.metadata, meta)
         && seen.metadata.deletion_timestamp.is_none();
     well.then_some(seen)
-}
-
-// === impl Auths ===
-
-impl Auths {
-    fn of(&self, of: &str, version: Option<&str>) -> Option<Auth> {
-        let known = self.0.lock();
-        let (seen, auth) = known.get(of)?;
-        (Some(seen.as_str()) == version).then(|| auth.clone())
-    }
-
-    fn keep(&self, of: &str, version: &str, auth: Auth) {
-        self.0.lock().insert(of.to_owned(), (version.to_owned(), auth));
-    }
-
-    /// Forgets Hubs that are gone.
-    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
-        let hub = |of: &str| exists(of.split('/').next().unwrap_or(of));
-        self.0.lock().retain(|of, _| hub(of));
-    }
 }
 
 /// Whether a restored Secret holds both keys as the hub reads them: else a hub would start with half of them.

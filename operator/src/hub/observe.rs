@@ -10,8 +10,8 @@ use kube::ResourceExt as _;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::validate::prefix_of;
-use crate::leading::Going as _;
+use crate::hub::refusal::prefix_of;
+use crate::kubernetes::Going as _;
 use crate::names::{Names, Part};
 use crate::secrets::endpoint::Endpoint;
 use crate::secrets::{Fact, Form, Location};

@@ -25,8 +25,9 @@ use crate::context::{Context, Look};
 use crate::error::Error;
 use crate::hub::apply::Outcome;
 use crate::hub::build::deployment::revision;
+use crate::hub::refusal::Refusal;
 use crate::hub::trouble::Trouble;
-use crate::hub::validate::{Plan, Refusal, tag};
+use crate::hub::validate::{Plan, tag};
 use crate::names::{Names, Part, REVISION, is_owned_by};
 
 /// What can be seen of a Hub, whatever became of its spec.

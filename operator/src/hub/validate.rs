@@ -8,6 +8,7 @@ use alkhub_crds::{Hub, HubStatus, condition};
 
 pub(crate) use self::settings::Mounted;
 use crate::hub::observe::{Observed, Rank, Values};
+use crate::hub::refusal::{Refusal, prefix_of};
 use crate::names::Names;
 use crate::secrets::Location;
 
@@ -46,16 +47,6 @@ pub(crate) enum Wiring {
     },
 }
 
-/// What only the user can mend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// The condition that says so: `Accepted` becomes false, or `PrefixConflict` true.
-    pub(crate) kind: &'static str,
-    pub(crate) reason: &'static str,
-    /// Names the field and the cure.
-    pub(crate) message: String,
-}
-
 pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, Refusal> {
     let names = Names::of(hub);
     let prefix = prefix_of(hub)?;
@@ -82,28 +73,6 @@ pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, Refusal> 
         redis,
         postgres,
     })
-}
-
-/// The channel prefix of a Hub: its own, or the default.
-pub(crate) fn prefix_of(hub: &Hub) -> Result<ChannelPrefix, Refusal> {
-    let names = Names::of(hub);
-    let prefix = match &hub.spec.channel_prefix {
-        Some(text) => text.parse(),
-        None => ChannelPrefix::of_hub(&names.namespace, &names.hub),
-    };
-    prefix.map_err(|error| Refusal::invalid("InvalidPrefix", format!("spec.channelPrefix: {error}")))
-}
-
-// === impl Refusal ===
-
-impl Refusal {
-    fn invalid(reason: &'static str, message: String) -> Self {
-        Self {
-            kind: condition::ACCEPTED,
-            reason,
-            message,
-        }
-    }
 }
 
 // === impl Wiring ===

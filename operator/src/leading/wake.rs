@@ -11,8 +11,8 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 
-use super::Going as _;
 use crate::context::Context;
+use crate::kubernetes::Going as _;
 use crate::names::{INSTANCE, KEPT_FOR};
 use crate::watch::Touched;
 

@@ -15,8 +15,9 @@ use crate::admin;
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub;
-use crate::leading::{Done, Going as _};
+use crate::kubernetes::Going as _;
 use crate::names::{FINALIZER, Names, is_kept_for};
+use crate::turn::Done;
 
 pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
     if !spoke.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {

@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 
 use super::observe::Observed;
 use crate::context::AdminKey;
-use crate::leading::Going as _;
+use crate::kubernetes::Going as _;
 use crate::names::{Names, digest, is_owned_by};
 
 /// What is to be done.

@@ -124,6 +124,22 @@ impl<K: Resource> Resource for Read<K> {
     }
 }
 
+/// The kinds as constants, for labels of metrics.
+pub(super) fn kind_of(kind: &str) -> &'static str {
+    const KINDS: [&str; 9] = [
+        "Hub",
+        "Spoke",
+        "Deployment",
+        "StatefulSet",
+        "Service",
+        "ConfigMap",
+        "ServiceAccount",
+        "PodDisruptionBudget",
+        "Secret",
+    ];
+    KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
+}
+
 #[cfg(test)]
 mod tests {
     use alkhub_crds::Hub;

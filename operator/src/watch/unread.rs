@@ -11,7 +11,7 @@ use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::read::{Read, Unreadable};
+use super::read::{Read, Unreadable, kind_of};
 use crate::kubernetes::Object;
 
 /// By kind and uid.
@@ -74,7 +74,7 @@ impl Unread {
 
     /// Whether what is known of an object is from before it could not be read any more.
     pub(crate) fn has<K: Object>(&self, object: &K) -> bool {
-        let kind = super::kind_of(&K::kind(&()));
+        let kind = kind_of(&K::kind(&()));
         let uid = object.uid().unwrap_or_default();
         self.notes.lock().contains_key(&(kind, uid))
     }

@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 
-use super::{Auth, seen};
+use super::seen;
 use crate::context::Context;
 use crate::error::Error;
+use crate::hub::auths::Auth;
 use crate::hub::validate::Wiring;
 use crate::names::{Names, Part, digest};
 use crate::secrets::generated::{self, Claim, Texts};

@@ -11,8 +11,8 @@ use alkhub_crds::condition::{
 use super::Sight;
 use super::pods::Pods;
 use crate::context::Seen;
+use crate::hub::refusal::Refusal;
 use crate::hub::trouble::Trouble;
-use crate::hub::validate::Refusal;
 
 /// Conditions of a Hub whose objects were applied.
 pub(super) fn applied(pods: &Pods, sight: &Sight) -> Vec<Verdict> {

@@ -11,7 +11,7 @@ use alkhub_config::{ChannelPrefix, HubConfig, MANAGEMENT_PORT, PORT};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use super::Refusal;
+use crate::hub::refusal::Refusal;
 use crate::names::Names;
 
 /// Where the hub finds its files.

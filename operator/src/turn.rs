@@ -33,7 +33,7 @@ pub(crate) enum Done {
 }
 
 /// One reconcile; `panicked` shows a fault of the operator's in the object's conditions.
-pub(super) async fn reconciled<K, F, G>(
+pub(crate) async fn reconciled<K, F, G>(
     object: Arc<K>,
     context: Arc<Context>,
     reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
@@ -95,7 +95,7 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// How long an object waits after a failure.
-pub(super) fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
+pub(crate) fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.cure() == Cure::Leader {
         // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
         return Action::requeue(jitter(SHUT));

@@ -1,0 +1,38 @@
+//! What only the user can mend, and the channel prefix, which is looked at beside what else is observed.
+
+use alkhub_config::ChannelPrefix;
+use alkhub_crds::{Hub, condition};
+
+use crate::names::Names;
+
+/// What only the user can mend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The condition that says so: `Accepted` becomes false, or `PrefixConflict` true.
+    pub(crate) kind: &'static str,
+    pub(crate) reason: &'static str,
+    /// Names the field and the cure.
+    pub(crate) message: String,
+}
+
+/// The channel prefix of a Hub: its own, or the default.
+pub(crate) fn prefix_of(hub: &Hub) -> Result<ChannelPrefix, Refusal> {
+    let names = Names::of(hub);
+    let prefix = match &hub.spec.channel_prefix {
+        Some(text) => text.parse(),
+        None => ChannelPrefix::of_hub(&names.namespace, &names.hub),
+    };
+    prefix.map_err(|error| Refusal::invalid("InvalidPrefix", format!("spec.channelPrefix: {error}")))
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    pub(super) fn invalid(reason: &'static str, message: String) -> Self {
+        Self {
+            kind: condition::ACCEPTED,
+            reason,
+            message,
+        }
+    }
+}
