@@ -33,6 +33,7 @@ use crate::placement::Placement;
 use crate::presence::Presence;
 use crate::records::Records;
 use crate::register::Registrar;
+use crate::register::examine::Examiner;
 use crate::relay::Relay;
 use crate::session::SessionContext;
 use crate::sessions::Sessions;
@@ -295,13 +296,16 @@ fn registrar(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Arc<Registrar> 
         departures: Arc::clone(&upkeep.departures),
         table: Arc::clone(&ground.table),
         presence: Arc::clone(&upkeep.presence),
-        specs: Arc::clone(&ground.specs),
+        examiner: Examiner {
+            specs: Arc::clone(&ground.specs),
+            directory: Arc::clone(&ground.directory),
+            max_operations: parts.config.max_operations,
+        },
         spec_keeper: Arc::clone(&upkeep.spec_keeper),
         legs: ground.legs.clone(),
         budgets: parts.budgets.clone(),
         metrics: Arc::clone(&ground.metrics),
         heartbeat: parts.heartbeat,
-        max_operations: parts.config.max_operations,
         context: Arc::new(context),
         tasks: tasks(),
     })

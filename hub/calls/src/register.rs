@@ -10,7 +10,7 @@ use std::time::Duration;
 use alkhub_budget::{Budgets, Held, Kept};
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, OfferedOperation};
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, Code, HubId, InstanceId, SpokeName, scope};
+use alkhub_protocol::{CallError, Code, HubId};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
-use crate::compiled::Specs;
 use crate::departure::{CLOSE_REPLACED, Departures};
 use crate::directory::{Directory, Instance, Outcome};
 use crate::link::{Connection, Link};
@@ -31,14 +30,16 @@ use crate::specs::SpecKeeper;
 use crate::table::CallTable;
 
 mod door;
-mod examine;
+pub(crate) mod examine;
 mod fields;
 mod narrow;
 pub(crate) mod newest;
+mod registrant;
 pub(crate) mod turns;
 
-use examine::Offer;
+use examine::{Examiner, Offer};
 use newest::Asking;
+use registrant::Registrant;
 
 /// A record of the instance counts as newer than a registration that waits when its connection came so much later: the
 /// clocks of two hubs may differ.
@@ -54,27 +55,16 @@ pub(crate) struct Registrar {
     pub(crate) departures: Arc<Departures>,
     pub(crate) table: Arc<CallTable>,
     pub(crate) presence: Arc<Presence>,
-    pub(crate) specs: Arc<Specs>,
+    pub(crate) examiner: Examiner,
     pub(crate) spec_keeper: Arc<SpecKeeper>,
     pub(crate) legs: LegIds,
     pub(crate) budgets: Budgets,
     pub(crate) metrics: Arc<Metrics>,
     /// How often spokes are pinged.
     pub(crate) heartbeat: Duration,
-    /// Operations of one instance at most.
-    pub(crate) max_operations: usize,
     /// For the sessions that it makes.
     pub(crate) context: Arc<SessionContext>,
     pub(crate) tasks: TaskTracker,
-}
-
-/// Who registers, once that is settled.
-struct Identity {
-    /// The key that asks.
-    key: Arc<str>,
-    spoke: SpokeName,
-    instance: InstanceId,
-    policy: Option<Arc<SpokePolicy>>,
 }
 
 /// What is asked for, and since when.
@@ -96,7 +86,7 @@ impl Registrar {
         input: RegisterInput,
         connection: Connection,
     ) -> Result<(RegisterOutput, Session), CallError> {
-        let identity = self.identify(caller, &input, &connection)?;
+        let registrant = Registrant::of(caller, &input, &connection, &self.legs)?;
         door::check(&input)?;
         // Kept from here on, for it may wait for its turn and for the directory.
         let held = self
@@ -107,7 +97,7 @@ impl Registrar {
         let asking = self
             .sessions
             .newest
-            .ask(&identity.spoke, &identity.instance, &connection.id);
+            .ask(&registrant.spoke, &registrant.instance, &connection.id);
         // The connection drops this future with its end.
         let _waits = asking.gone().clone().drop_guard();
         let mut turn = self.sessions.turns.take(&connection.id);
@@ -121,7 +111,7 @@ impl Registrar {
         let registrar = Arc::clone(self);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let registered = registrar.register_as(identity, wish).await;
+            let registered = registrar.register_as(registrant, wish).await;
             drop(done.send(registered));
             drop(turn);
         });
@@ -130,56 +120,32 @@ impl Registrar {
             .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
     }
 
-    fn identify(&self, caller: &Caller, input: &RegisterInput, connection: &Connection) -> Result<Identity, CallError> {
-        let spoke = spoke_of(caller, input)?;
-        if input.concurrency == Some(0) {
-            let message =
-                "`concurrency` is 0, so the instance would take no call: give at least 1, or none for no limit";
-            return Err(CallError::new(Code::BadRequest, message));
-        }
-        let instance = match &input.instance_id {
-            Some(instance) => instance.clone(),
-            None => self.legs.instance(&connection.id).map_err(|error| {
-                CallError::new(
-                    Code::BadRequest,
-                    format!("`instanceId` is missing and none can be made: {error}"),
-                )
-            })?,
-        };
-        Ok(Identity {
-            key: Arc::clone(&caller.key_id),
-            spoke,
-            instance,
-            policy: caller.spoke.clone(),
-        })
-    }
-
     async fn register_as(
         self: Arc<Self>,
-        identity: Identity,
+        registrant: Registrant,
         wish: Wish,
     ) -> Result<(RegisterOutput, Session), CallError> {
         let (input, gone) = (&wish.input, wish.asking.gone());
-        let offered = gone.run_until_cancelled(self.offer(&identity, input)).await;
+        let offered = gone.run_until_cancelled(self.offer(&registrant, input)).await;
         let offer = offered.ok_or_else(connection_ended)?;
-        let link = self.link(&identity, wish.connection)?;
-        let entry = self.entry(&identity, input, &link, &offer);
+        let link = self.link(&registrant, wish.connection)?;
+        let entry = self.entry(&registrant, input, &link, &offer);
         if self.has_come_back(&link, wish.asked_at) {
             self.departures.lose(&link);
             return Err(connection_ended());
         }
-        let session = self.enter(identity.policy.as_deref(), &link, entry, gone).await?;
+        let session = self.enter(registrant.policy.as_deref(), &link, entry, gone).await?;
         let generation = session.generation();
         link.hold(wish.held);
         let rejected = offer.results.len() - offer.accepted.len();
         self.metrics.registered(offer.accepted.len(), rejected);
         tracing::info!(
-            spoke.id = %identity.spoke, instance.id = %identity.instance, generation,
+            spoke.id = %registrant.spoke, instance.id = %registrant.instance, generation,
             operations = offer.accepted.len(), rejected, "a spoke has registered"
         );
         let output = RegisterOutput {
-            spoke_id: identity.spoke,
-            instance_id: identity.instance,
+            spoke_id: registrant.spoke,
+            instance_id: registrant.instance,
             generation,
             hub_id: self.hub.clone(),
             heartbeat_ms: u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
@@ -238,8 +204,8 @@ impl Registrar {
     }
 
     /// Looks at what is offered and has it saved.
-    async fn offer(&self, identity: &Identity, input: &RegisterInput) -> Offer {
-        let offer = self.examine(identity, &input.operations).await;
+    async fn offer(&self, registrant: &Registrant, input: &RegisterInput) -> Offer {
+        let offer = self.examiner.examine(registrant, &input.operations).await;
         self.spec_keeper.save(&offer.accepted).await;
         offer
     }
@@ -254,9 +220,9 @@ impl Registrar {
     }
 
     /// The link of the connection: a new one, or the one by which it has registered before.
-    fn link(&self, identity: &Identity, connection: Connection) -> Result<Arc<Link>, CallError> {
-        let link = self.sessions.link(&identity.spoke, &identity.instance, connection);
-        if link.spoke == identity.spoke && link.instance == identity.instance {
+    fn link(&self, registrant: &Registrant, connection: Connection) -> Result<Arc<Link>, CallError> {
+        let link = self.sessions.link(&registrant.spoke, &registrant.instance, connection);
+        if link.spoke == registrant.spoke && link.instance == registrant.instance {
             return Ok(link);
         }
         let message = format!(
@@ -266,15 +232,15 @@ impl Registrar {
         Err(CallError::new(Code::Conflict, message))
     }
 
-    fn entry(&self, identity: &Identity, input: &RegisterInput, link: &Link, offer: &Offer) -> DirectoryEntry {
+    fn entry(&self, registrant: &Registrant, input: &RegisterInput, link: &Link, offer: &Offer) -> DirectoryEntry {
         let offered = |operation: &Arc<Operation>| OfferedOperation {
             name: operation.name.clone(),
             hash: operation.hash.to_string(),
         };
-        let allowed = identity.policy.as_ref().and_then(|policy| policy.concurrency);
+        let allowed = registrant.policy.as_ref().and_then(|policy| policy.concurrency);
         DirectoryEntry {
-            spoke: identity.spoke.clone(),
-            instance: identity.instance.clone(),
+            spoke: registrant.spoke.clone(),
+            instance: registrant.instance.clone(),
             hub: self.hub.clone(),
             connection: link.connection.id.clone(),
             generation: 0,
@@ -295,25 +261,4 @@ fn connection_ended() -> CallError {
         "the connection ended, or a newer one of the instance came, before its registration was entered",
     )
     .retryable()
-}
-
-/// Settles who registers: the key says which spoke.
-fn spoke_of(caller: &Caller, input: &RegisterInput) -> Result<SpokeName, CallError> {
-    let denied = |message: String| Err(CallError::new(Code::AccessDenied, message));
-    match (&caller.spoke, &input.name) {
-        (Some(policy), Some(name)) if policy.name != *name => {
-            denied(format!("the key is of spoke `{}`, not of `{name}`", policy.name))
-        }
-        (Some(policy), _) if policy.suspended => denied(format!("spoke `{}` is suspended", policy.name)),
-        (Some(policy), _) => Ok(policy.name.clone()),
-        (None, _) if !caller.scopes.allows(scope::ADMIN) => {
-            let message = "the key is of no spoke: use one that is, or one with the scope `admin`";
-            denied(message.to_owned())
-        }
-        (None, Some(name)) => Ok(name.clone()),
-        (None, None) => {
-            let message = "`name` is missing: the key is of no spoke, so the registration must name one";
-            Err(CallError::new(Code::BadRequest, message))
-        }
-    }
 }

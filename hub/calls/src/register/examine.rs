@@ -8,7 +8,10 @@ use alkhub_protocol::register::{OperationResult, Registered};
 use alkhub_protocol::{OperationSpec, RawJson};
 use serde::Deserialize;
 
-use super::{Identity, Registrar, door, fields};
+use super::registrant::Registrant;
+use super::{door, fields};
+use crate::compiled::Specs;
+use crate::directory::Directory;
 use crate::operation::Operation;
 
 /// What a registration leads to, operation by operation.
@@ -19,16 +22,25 @@ pub(super) struct Offer {
     answer: door::Answer,
 }
 
-// === impl Registrar ===
+/// Examines what is offered.
+#[derive(Debug)]
+pub(crate) struct Examiner {
+    pub(crate) specs: Arc<Specs>,
+    pub(crate) directory: Arc<Directory>,
+    /// Operations of one instance at most.
+    pub(crate) max_operations: usize,
+}
 
-impl Registrar {
+// === impl Examiner ===
+
+impl Examiner {
     /// Looks at each operation for itself.
-    pub(super) async fn examine(&self, identity: &Identity, operations: &[RawJson]) -> Offer {
+    pub(super) async fn examine(&self, registrant: &Registrant, operations: &[RawJson]) -> Offer {
         let mut offer = Offer::default();
         let mut names = HashSet::new();
         for (i, raw) in operations.iter().enumerate() {
             let examined = if i < self.max_operations {
-                self.examine_one(identity, raw).await
+                self.examine_one(registrant, raw).await
             } else {
                 Err(format!("one instance may offer {} operations", self.max_operations))
             };
@@ -46,7 +58,11 @@ impl Registrar {
         offer
     }
 
-    async fn examine_one(&self, identity: &Identity, raw: &RawJson) -> Result<(Arc<Operation>, Registered), String> {
+    async fn examine_one(
+        &self,
+        registrant: &Registrant,
+        raw: &RawJson,
+    ) -> Result<(Arc<Operation>, Registered), String> {
         let spec: OperationSpec = raw
             .to()
             .map_err(|error| format!("it is not an OperationSpec: {error}"))?;
@@ -54,7 +70,7 @@ impl Registrar {
         if name.is_reserved() {
             return Err("the namespace `hub` is the hub's own: choose another one".to_owned());
         }
-        if let Some(policy) = identity.policy.as_ref().filter(|policy| !policy.allows(&name)) {
+        if let Some(policy) = registrant.policy.as_ref().filter(|policy| !policy.allows(&name)) {
             let allowed = if policy.operations.is_empty() {
                 format!("{}.*", policy.name)
             } else {
@@ -64,10 +80,10 @@ impl Registrar {
         }
         let operation = self
             .specs
-            .compile(&identity.spoke, &identity.key, spec)
+            .compile(&registrant.spoke, &registrant.key, spec)
             .await
             .map_err(|error| error.to_string())?;
-        let own = (identity.spoke.clone(), identity.instance.clone());
+        let own = (registrant.spoke.clone(), registrant.instance.clone());
         let Some(other) = self.directory.offered_by_others(&name, &own) else {
             return Ok((operation, Registered::Registered));
         };

@@ -1,0 +1,72 @@
+//! Who registers: which instance of which spoke a connection becomes, and what it may offer.
+
+use std::sync::Arc;
+
+use alkhub_protocol::register::RegisterInput;
+use alkhub_protocol::{CallError, Code, InstanceId, SpokeName, scope};
+
+use crate::call_id::LegIds;
+use crate::caller::{Caller, SpokePolicy};
+use crate::link::Connection;
+
+/// Who registers, once that is settled.
+pub(super) struct Registrant {
+    /// The key that asks.
+    pub(super) key: Arc<str>,
+    pub(super) spoke: SpokeName,
+    pub(super) instance: InstanceId,
+    pub(super) policy: Option<Arc<SpokePolicy>>,
+}
+
+// === impl Registrant ===
+
+impl Registrant {
+    /// Settles who registers; a connection that names no instance is one of its own.
+    pub(super) fn of(
+        caller: &Caller,
+        input: &RegisterInput,
+        connection: &Connection,
+        legs: &LegIds,
+    ) -> Result<Self, CallError> {
+        let spoke = spoke_of(caller, input)?;
+        if input.concurrency == Some(0) {
+            let message =
+                "`concurrency` is 0, so the instance would take no call: give at least 1, or none for no limit";
+            return Err(CallError::new(Code::BadRequest, message));
+        }
+        let instance = match &input.instance_id {
+            Some(instance) => instance.clone(),
+            None => legs.instance(&connection.id).map_err(|error| {
+                let message = format!("`instanceId` is missing and none can be made: {error}");
+                CallError::new(Code::BadRequest, message)
+            })?,
+        };
+        Ok(Self {
+            key: Arc::clone(&caller.key_id),
+            spoke,
+            instance,
+            policy: caller.spoke.clone(),
+        })
+    }
+}
+
+/// The spoke that registers: the key says which.
+fn spoke_of(caller: &Caller, input: &RegisterInput) -> Result<SpokeName, CallError> {
+    let denied = |message: String| Err(CallError::new(Code::AccessDenied, message));
+    match (&caller.spoke, &input.name) {
+        (Some(policy), Some(name)) if policy.name != *name => {
+            denied(format!("the key is of spoke `{}`, not of `{name}`", policy.name))
+        }
+        (Some(policy), _) if policy.suspended => denied(format!("spoke `{}` is suspended", policy.name)),
+        (Some(policy), _) => Ok(policy.name.clone()),
+        (None, _) if !caller.scopes.allows(scope::ADMIN) => {
+            let message = "the key is of no spoke: use one that is, or one with the scope `admin`";
+            denied(message.to_owned())
+        }
+        (None, Some(name)) => Ok(name.clone()),
+        (None, None) => {
+            let message = "`name` is missing: the key is of no spoke, so the registration must name one";
+            Err(CallError::new(Code::BadRequest, message))
+        }
+    }
+}
