@@ -139,6 +139,11 @@ impl Conduits {
     pub fn send(&self, to: &HubId, class: Class, payload: &[&[u8]]) -> Result<(), NotSent> {
         let known = self.peer(to);
         let mut known = known.lock();
+        let now = Instant::now();
+        if known.peer.window().is_behind() {
+            // What waits to be sent again goes first, and at once where it can.
+            self.send_again(to, &mut known.peer, now);
+        }
         let bytes = payload.iter().map(|part| part.len()).sum();
         let header = match known.peer.next(class, bytes) {
             Ok(header) => header,
@@ -151,7 +156,6 @@ impl Conduits {
             }
         };
         let (message, kept) = header.encode(&self.0.hub, payload);
-        let now = Instant::now();
         let taken = if known.peer.pushed(class, kept, now) {
             self.0.carrier.send(to, message)
         } else if class != Class::Call {

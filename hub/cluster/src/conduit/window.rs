@@ -124,6 +124,11 @@ impl Window {
         }
     }
 
+    /// Whether something is to be handed to the carrier before the next message.
+    pub(super) fn is_behind(&self) -> bool {
+        self.resume.is_some()
+    }
+
     /// The place of the next message.
     pub(super) fn next(&self) -> u64 {
         self.first + self.entries.len() as u64

@@ -196,7 +196,7 @@ async fn what_is_sent_while_the_link_breaks_arrives_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_link_is_down_a_call_is_refused_at_once_and_an_end_is_kept() {
+async fn while_the_link_is_down_a_call_is_refused_at_once_and_an_end_is_kept_until_it_is_back() {
     let mut server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
 
@@ -207,6 +207,10 @@ async fn while_the_link_is_down_a_call_is_refused_at_once_and_an_end_is_kept() {
     assert_eq!(send(Class::Call), Err(NotSent::Unreachable));
     assert_eq!(send(Class::End), Ok(()));
     assert_eq!(send(Class::Call), Err(NotSent::Unreachable), "behind what is kept too");
+
+    server.launch().await;
+    a.is_up().await;
+    assert_eq!(send(Class::Call), Ok(()), "what was kept went first");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
