@@ -31,24 +31,32 @@ fi
 cargo build --quiet --locked -p alkhub-wire --example echo
 echo=target/debug/examples/echo
 
+# No run takes longer than this, of the suite or of the echo as its client.
+limit=900
+
 # wstest MODE: with the specification MODE.json; in the background only, for it becomes the suite's process.
 wstest() {
   cd "$out"
-  exec "$python" -W ignore -m autobahntestsuite.wstest -m "$1" -s "$1.json" >"$1.log" 2>&1
+  exec timeout "$limit" "$python" -W ignore -m autobahntestsuite.wstest -m "$1" -s "$1.json" >"$1.log" 2>&1
 }
 
 started=()
-finish() { [ ${#started[@]} -eq 0 ] || kill "${started[@]}" 2>/dev/null || true; }
+finish() {
+  [ ${#started[@]} -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
+  wait
+}
 trap finish EXIT
 
-# listens HOST PORT: waits for it, 30 s at most.
-listens() {
-  local end=$((SECONDS + 30))
-  until (: <"/dev/tcp/$1/$2") 2>/dev/null; do
-    [ $SECONDS -lt $end ] || { echo "autobahn: nothing listens on $1:$2" >&2; return 1; }
+# within SECONDS COMMAND…: waits until it succeeds.
+within() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt $end ] || { echo "autobahn: waited in vain for: $*; see $out" >&2; return 1; }
     sleep 0.1
   done
 }
+listens() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # A port below those of outgoing connections, so that none of them takes it between now and the bind.
 port=$((20000 + RANDOM % 10000))
@@ -56,7 +64,7 @@ rm -rf "$out"
 mkdir -p "$out"
 "$echo" serve 127.0.0.1:0 >"$out/address" 2>"$out/server.log" &
 started+=($!)
-until [ -s "$out/address" ]; do sleep 0.1; done
+within 30 test -s "$out/address"
 cat >"$out/fuzzingclient.json" <<JSON
 {"outdir": "server", "servers": [{"agent": "$agent", "url": "ws://$(cat "$out/address")"}],
  "cases": $cases, "exclude-cases": [], "exclude-agent-cases": {}}
@@ -71,7 +79,7 @@ wstest fuzzingclient &
 client=$!
 wstest fuzzingserver &
 started+=($! "$client")
-listens 127.0.0.1 "$port"
-"$echo" visit "127.0.0.1:$port" "$agent" 2>"$out/client.log"
+within 30 listens "$port"
+timeout "$limit" "$echo" visit "127.0.0.1:$port" "$agent" 2>"$out/client.log"
 wait "$client"
 python3 tests/autobahn/table.py "$agent" "$out/server" "$out/client"

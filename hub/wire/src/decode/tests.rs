@@ -311,4 +311,5 @@ fn between_two_messages_nothing_is_kept() {
 
     assert!(!decoder.is_within_message());
     assert_eq!((decoder.kept(), decoder.control.capacity()), (0, 0));
+    assert!(size_of::<Decoder>() + size_of::<crate::Batch>() <= 256);
 }
