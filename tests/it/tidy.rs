@@ -49,12 +49,15 @@ const EDGES: &[(&str, &[&str])] = &[
         &["protocol", "store", "events", "hub-cluster", "budget", "calls", "edge"],
     ),
     (
+        "hub/socket",
+        &["protocol", "config", "wire", "events", "budget", "calls", "edge"],
+    ),
+    (
         "hub/server",
         &[
             "protocol",
             "config",
             "tasks",
-            "wire",
             "store",
             "redis",
             "events",
@@ -63,6 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "calls",
             "edge",
             "api",
+            "socket",
         ],
     ),
     ("hub/sdk", &["protocol"]),
@@ -247,7 +251,7 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
 #[test]
 fn json_from_outside_is_read_into_structs_from_objects_only() {
     const CRATES: &[&str] = &[
-        "protocol", "calls", "edge", "api", "server", "redis", "events", "cluster", "store", "sdk",
+        "protocol", "calls", "edge", "api", "socket", "server", "redis", "events", "cluster", "store", "sdk",
     ];
     // The last two see to it themselves: every frame is read into them.
     const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
@@ -295,7 +299,7 @@ fn each_technology_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("sqlx", &["hub/store"][..]),
         ("redis", &["hub/redis", "tests/support"]),
-        ("axum", &["hub/edge", "hub/api", "hub/server", "operator"]),
+        ("axum", &["hub/edge", "hub/api", "hub/socket", "hub/server", "operator"]),
         ("kube", &["operator", "crds"]),
         ("k8s-openapi", &["operator", "crds"]),
     ]);

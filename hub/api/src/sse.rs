@@ -31,7 +31,7 @@ use crate::api::Api;
 use entry::Ending;
 use text::{comment, data, failed, gap, is_line, start, unresumable, written};
 
-pub(crate) use entry::{Held, OnDrain, open};
+pub(crate) use entry::{OnDrain, OpenStream, open};
 
 /// Bytes written at once, about.
 const BATCH: usize = 64 * 1024;
@@ -61,7 +61,7 @@ pub(crate) struct Topics {
 }
 
 /// The events of topics until the client leaves, its key ends or the hub drains.
-pub(crate) fn topics(api: &Api, caller: &Holder, mut held: Held, topics: Topics) -> Response {
+pub(crate) fn topics(api: &Api, caller: &Holder, mut held: OpenStream, topics: Topics) -> Response {
     let mut beat = api.beat();
     let stream_id = api.edge().connection_id();
     let Topics {
@@ -110,7 +110,7 @@ pub(crate) fn topics(api: &Api, caller: &Holder, mut held: Held, topics: Topics)
 }
 
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
-pub(crate) fn items(api: &Api, caller: &Holder, mut held: Held, mut items: Items) -> Response {
+pub(crate) fn items(api: &Api, caller: &Holder, mut held: OpenStream, mut items: Items) -> Response {
     let mut beat = api.beat();
     let ticket = items.ticket();
     held.watch(move |caller| {

@@ -258,6 +258,11 @@ impl KeyRing {
         }
     }
 
+    /// Looks keys up for addresses that had too many bad ones, for as long as it is polled.
+    pub async fn look_up_doubtful(&self) {
+        self.doubtful.answer_all(&self.store).await;
+    }
+
     /// Every key in memory.
     fn all(&self) -> Vec<Arc<Key>> {
         self.known.iter().map(|(_, key)| key).collect()

@@ -13,6 +13,7 @@
 mod addresses;
 mod connection;
 mod paced;
+mod peer;
 mod proxy;
 mod raw;
 mod refusal;
@@ -34,6 +35,7 @@ use connection::Connection;
 use raw::Raw;
 use refusal::{Refusal, refuse};
 
+pub use peer::{Peer, Permit};
 pub use stream::Stream;
 
 use crate::metrics::{ConnectionKind, EdgeMetrics, Limit};
@@ -73,25 +75,6 @@ pub struct ListenerLimits {
     pub per_address: Option<usize>,
     /// Times, and the proxies that are trusted.
     pub server: Arc<ServerConfig>,
-}
-
-/// The right to have a socket open; clones are of one socket.
-pub type Permit = Arc<Hold>;
-
-/// What a socket counts against.
-#[derive(Debug)]
-pub struct Hold {
-    _permit: OwnedSemaphorePermit,
-    _place: Option<addresses::Place>,
-}
-
-/// Who is at the other end of a request's socket; an extension of every request.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its address, or what a trusted proxy says of it by the PROXY protocol.
-    pub address: IpAddr,
-    /// To be kept for as long as the socket is open.
-    pub permit: Permit,
 }
 
 /// Binds an address without listening on it yet.

@@ -1,4 +1,4 @@
-//! What the surfaces of one hub share.
+//! The parts of one hub.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,15 +8,13 @@ use alkhub_calls::Calls;
 use alkhub_config::HubConfig;
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_edge::{Edge, VERSION};
-use alkhub_events::Bus;
 use alkhub_hub_cluster::{Cluster, Lease};
+use alkhub_socket::Sockets;
 use alkhub_store::Store;
 use axum::extract::FromRef;
 use prometheus::Registry;
 
-use crate::metrics::Metrics;
 use crate::readiness::Readiness;
-use crate::ws::Clock;
 
 /// A handle to one hub's parts; cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,16 +26,12 @@ pub(crate) struct Inner {
     pub(crate) config: HubConfig,
     pub(crate) edge: Edge,
     pub(crate) store: Store,
-    pub(crate) bus: Bus,
     pub(crate) cluster: Cluster,
     pub(crate) calls: Calls,
-    /// The beat of the WebSockets.
-    pub(crate) clock: Arc<Clock>,
-    pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
-    /// The state of the HTTP surface.
     pub(crate) api: Api,
+    pub(crate) sockets: Sockets,
 }
 
 // === impl App ===
@@ -67,14 +61,14 @@ impl Deref for App {
     }
 }
 
-impl FromRef<App> for Edge {
-    fn from_ref(app: &App) -> Self {
-        app.edge.clone()
-    }
-}
-
 impl FromRef<App> for Api {
     fn from_ref(app: &App) -> Self {
         app.api.clone()
+    }
+}
+
+impl FromRef<App> for Sockets {
+    fn from_ref(app: &App) -> Self {
+        app.sockets.clone()
     }
 }

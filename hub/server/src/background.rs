@@ -35,8 +35,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     );
     supervisor.keep("server.doubtful-keys", doubtful_keys(app.clone()));
     supervisor.keep("server.prune-keys", prune_keys(app.clone()));
-    let beat = app.clock.clone().run(app.edge.open().clone(), scope.stop.clone());
-    supervisor.keep("server.sockets", beat);
+    supervisor.keep("server.sockets", app.sockets.clone().beat());
     supervisor.keep("server.streams", app.api.clone().keep_alive());
 }
 

@@ -8,19 +8,23 @@
 //! - Keys, tokens, query strings and payloads are never logged.
 
 mod app;
+mod assemble;
 mod background;
 mod drain;
 mod health;
 mod hub;
+mod listeners;
 mod metrics;
+mod preparation;
 mod readiness;
 mod router;
+mod start_error;
 pub mod telemetry;
-mod ws;
 
 pub use alkhub_calls::{InvalidSchema, check_schema};
 pub use alkhub_edge::listener::tls::TlsError;
-pub use hub::{Hub, StartError};
+pub use hub::Hub;
+pub use start_error::StartError;
 
 /// The OpenAPI 3.1 document of the main listener, generated from the routes and the wire types.
 pub fn openapi() -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! What a hub process says of itself.
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// One family.
 #[derive(Clone, Copy, Debug)]
@@ -10,11 +10,6 @@ struct Family {
     help: &'static str,
 }
 
-const MESSAGES: Family = Family {
-    name: "alkhub_websocket_messages_total",
-    labels: &["direction"],
-    help: "WebSocket messages received (`in`) and queued to be written (`out`).",
-};
 const BUILD_INFO: Family = Family {
     name: "alkhub_build_info",
     labels: &["version"],
@@ -34,8 +29,6 @@ const STARTED: Family = Family {
 /// Handles to the metrics of one hub.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    pub(crate) messages_in: IntCounter,
-    pub(crate) messages_out: IntCounter,
     pub(crate) ready: IntGauge,
 }
 
@@ -47,11 +40,7 @@ impl Metrics {
     /// # Errors
     /// The registry has one of the names already.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let messages = IntCounterVec::new(Opts::new(MESSAGES.name, MESSAGES.help), MESSAGES.labels)?;
-        registry.register(Box::new(messages.clone()))?;
         let metrics = Self {
-            messages_in: messages.with_label_values(&["in"]),
-            messages_out: messages.with_label_values(&["out"]),
             ready: IntGauge::new(READY.name, READY.help)?,
         };
         registry.register(Box::new(metrics.ready.clone()))?;
@@ -77,7 +66,7 @@ mod tests {
 
         let gathered = registry.gather();
 
-        for family in [MESSAGES, BUILD_INFO, READY, STARTED] {
+        for family in [BUILD_INFO, READY, STARTED] {
             let found = gathered.iter().find(|found| found.name() == family.name);
             let found = found.unwrap_or_else(|| panic!("{} has no series", family.name));
             assert_eq!(found.help(), family.help);

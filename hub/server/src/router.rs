@@ -3,41 +3,28 @@
 //! | routes | page |
 //! |---|---|
 //! | `/v1/…` | `hub/api/src/routes.rs` |
-//! | `/v1/ws`, `/ws` | here |
+//! | `/v1/ws`, `/ws` | `hub/socket/src/routes.rs` |
 //! | `/metrics`, `/livez`, `/readyz` | `management`, here |
 
 use alkhub_edge::{Endpoint, openapi, router};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::get;
-use http::Method;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::{health, ws};
-
-/// The routes of the WebSocket surface.
-fn sockets() -> Vec<Endpoint<App>> {
-    vec![
-        Endpoint::new(Method::GET, "/v1/ws", get(ws::upgrade))
-            .says("The WebSocket of spokes and clients (PROTOCOL.md).")
-            .upgrades(),
-        Endpoint::new(Method::GET, "/ws", get(ws::upgrade))
-            .says("The same as `/v1/ws`.")
-            .upgrades(),
-    ]
-}
+use crate::health;
 
 /// The OpenAPI document of the main listener.
 pub(crate) fn document() -> Value {
-    let (api, sockets) = (alkhub_api::routes(), sockets());
+    let (api, sockets) = (alkhub_api::routes(), alkhub_socket::routes());
     let api = api.iter().map(|endpoint| &endpoint.route);
     openapi::document(api.chain(sockets.iter().map(|endpoint| &endpoint.route)))
 }
 
 /// The main listener's router.
 pub(crate) fn main(app: &App) -> Router {
-    let routes = mounted(app, alkhub_api::routes()).merge(mounted(app, sockets()));
+    let routes = mounted(app, alkhub_api::routes()).merge(mounted(app, alkhub_socket::routes()));
     let router = router::around(routes, app.edge.metrics());
     router::with_cors(router, &app.edge.server().cors_origins)
 }
@@ -77,7 +64,7 @@ mod tests {
             }
         }
 
-        assert_eq!(described, alkhub_api::routes().len() + sockets().len());
+        assert_eq!(described, alkhub_api::routes().len() + alkhub_socket::routes().len());
     }
 
     #[test]

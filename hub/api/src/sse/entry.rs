@@ -37,7 +37,7 @@ pub(super) enum Ending {
 
 /// A stream's place among what is open.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct OpenStream {
     key: Arc<Key>,
     entry: Arc<Entry>,
     ended: oneshot::Receiver<Ending>,
@@ -62,7 +62,7 @@ type Look = dyn Fn(&Caller) -> Option<CallError> + Send;
 ///
 /// # Errors
 /// The key has as many connections as it may, or has just ended.
-pub(crate) fn open(edge: &Edge, caller: &Holder, on_drain: OnDrain) -> Result<Held, ApiError> {
+pub(crate) fn open(edge: &Edge, caller: &Holder, on_drain: OnDrain) -> Result<OpenStream, ApiError> {
     let (keys, key) = (edge.keys(), &caller.key);
     let counted = (keys.take_connection(key)?, edge.metrics().open(ConnectionKind::Sse));
     let (end, ended) = oneshot::channel();
@@ -71,7 +71,7 @@ pub(crate) fn open(edge: &Edge, caller: &Holder, on_drain: OnDrain) -> Result<He
         end: Mutex::new(Some(end)),
         check: Mutex::new(None),
     });
-    let held = Held {
+    let held = OpenStream {
         key: key.clone(),
         _entered: edge.open().enter(key.clone(), entry.clone(), counted),
         entry,
@@ -83,9 +83,9 @@ pub(crate) fn open(edge: &Edge, caller: &Holder, on_drain: OnDrain) -> Result<He
     }
 }
 
-// === impl Held ===
+// === impl OpenStream ===
 
-impl Held {
+impl OpenStream {
     /// Has `check` look at the stream now, and whenever its key allows something else.
     pub(super) fn watch(&self, check: impl Fn(&Caller) -> Option<CallError> + Send + 'static) {
         let check = Check(Box::new(check));

@@ -14,8 +14,6 @@ use alkhub_store::{KeyHash, KeyRecord, Store};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::KeyRing;
-use super::lookup::NotFound;
 use crate::error::Chain;
 
 /// Statements in a second, at most.
@@ -30,6 +28,17 @@ pub(super) struct Doubtful {
     asks: mpsc::Sender<Ask>,
     /// Held by the one loop that answers.
     waiting: Mutex<mpsc::Receiver<Ask>>,
+}
+
+/// Why there is no key for a hash.
+#[derive(Debug)]
+pub(super) enum NotFound {
+    Unknown,
+    /// Too many wait for a look-up.
+    Busy,
+    Store(alkhub_store::Error),
+    /// The store failed, and that is told elsewhere.
+    Away,
 }
 
 #[derive(Debug)]
@@ -72,14 +81,10 @@ impl Doubtful {
             let _ = ask.answer.send(found.get(&ask.hash).cloned());
         }
     }
-}
 
-// === impl KeyRing ===
-
-impl KeyRing {
-    /// Looks keys up for addresses that had too many bad ones, for as long as it is polled.
-    pub async fn look_up_doubtful(&self) {
-        let mut waiting = self.doubtful.waiting.lock().await;
+    /// Looks keys up for as long as it is polled.
+    pub(super) async fn answer_all(&self, store: &Store) {
+        let mut waiting = self.waiting.lock().await;
         let mut ticks = interval(Duration::from_secs(1) / STATEMENTS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asks = Vec::new();
@@ -91,7 +96,7 @@ impl KeyRing {
             {
                 asks.push(ask);
             }
-            Doubtful::answer(&self.store, std::mem::take(&mut asks)).await;
+            Self::answer(store, std::mem::take(&mut asks)).await;
         }
     }
 }

@@ -9,6 +9,7 @@ use alkhub_protocol::{CallError, Code};
 use alkhub_store::{KeyHash, KeyRecord};
 
 use super::KeyRing;
+use super::doubtful::NotFound;
 use crate::error::{ApiError, Chain};
 use crate::key::Key;
 use crate::metrics::AuthFailure;
@@ -21,17 +22,6 @@ const REFRESH_PAUSE: Duration = Duration::from_secs(5);
 
 /// When those that wait for a look-up are too many, another try is worth it after this long.
 const BUSY: Duration = Duration::from_secs(1);
-
-/// Why there is no key for a hash.
-#[derive(Debug)]
-pub(super) enum NotFound {
-    Unknown,
-    /// Too many wait for a look-up.
-    Busy,
-    Store(alkhub_store::Error),
-    /// The store failed, and that is told elsewhere.
-    Away,
-}
 
 // === impl KeyRing ===
 

@@ -24,11 +24,12 @@ use tower::Service as _;
 
 use super::addresses::{Addresses, Place};
 use super::paced::{Paced, Requests};
+use super::peer::{Peer, SocketPermit};
 use super::proxy::{self, Header};
 use super::raw::Raw;
 use super::refusal::{HEADER_LIMIT, Refusal, refuse};
 use super::stream::Stream;
-use super::{Hold, Peer, tls};
+use super::tls;
 use crate::forwarded::is_trusted;
 use crate::metrics::{EdgeMetrics, Limit};
 use crate::scope::Scope;
@@ -103,17 +104,13 @@ impl Connection {
     }
 
     fn opened(self) -> Opened {
-        let hold = Hold {
-            _permit: self.permit,
-            _place: self.place,
-        };
         Opened {
             router: self.router,
             header_timeout: self.server.header_timeout,
             write_timeout: self.server.write_timeout,
             peer: Peer {
                 address: self.address,
-                permit: Arc::new(hold),
+                permit: Arc::new(SocketPermit::new(self.permit, self.place)),
             },
             scope: self.scope,
         }

@@ -239,7 +239,7 @@ async fn metrics_are_there_and_plain() {
 async fn a_hub_that_loses_a_loop_is_unready_names_it_and_asks_to_be_ended() {
     let hub = hub().await;
     assert_eq!(
-        hub.metric("alkhub_loops_lost_total{loop=\"calls.inbox\"}").await,
+        hub.metric("alkhub_loops_lost_total{loop=\"calls.hubs\"}").await,
         Some(0.0)
     );
 

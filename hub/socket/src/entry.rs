@@ -15,8 +15,8 @@ use alkhub_edge::open::{Closeable, Closing, DRAINING, Entered};
 use alkhub_edge::{Key, KeyFault, Open};
 use futures::task::AtomicWaker;
 
-use super::clock::Clock;
-use super::code;
+use crate::clock::Clock;
+use crate::code;
 
 const PING: u8 = 1;
 const KILL: u8 = 2;

@@ -10,7 +10,7 @@ use alkhub_wire::{MessageKind, framed_text};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{BATCH, Connection, Phase};
-use crate::ws::code;
+use crate::code;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.

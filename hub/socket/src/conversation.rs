@@ -10,6 +10,9 @@
 //!   itself has running.
 //! - Identity comes from the key of the upgrade; what a payload says of it is not read.
 
+mod registration;
+mod topics;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,12 +26,12 @@ use alkhub_protocol::frame::{self, Gap, Requested, encode};
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
 use bytes::Bytes;
 
-use super::code;
-use super::pending::{Done, Pending};
-use super::spoke::{Said, Spoke};
-use super::subscriptions::Subscriptions;
-use super::tickets::Tickets;
-use crate::app::App;
+use crate::code;
+use crate::pending::{Done, Pending};
+use crate::sockets::Sockets;
+use crate::spoke::{Spoke, SpokeMessage};
+use crate::subscriptions::TopicSubscriptions;
+use crate::tickets::Tickets;
 
 /// As much of a topic that is refused is said, in characters: the longest that is not.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
@@ -38,17 +41,17 @@ const TOO_SLOW: u16 = 1008;
 
 /// One side of a connection's talk.
 pub(crate) struct Conversation {
-    pub(super) app: App,
+    sockets: Sockets,
     /// Unique on this hub.
-    pub(super) id: String,
-    pub(super) key: Arc<Key>,
-    pub(super) outbox: Outbox,
+    pub(crate) id: String,
+    key: Arc<Key>,
+    outbox: Outbox,
     /// Of the key, on this hub.
     pub(crate) budget: Budget,
-    pub(super) dialect: Option<Dialect>,
-    pub(super) spoke: Spoke,
-    pub(super) subscriptions: Subscriptions,
-    pub(super) pending: Pending,
+    dialect: Option<Dialect>,
+    spoke: Spoke,
+    subscriptions: TopicSubscriptions,
+    pending: Pending,
     tickets: Tickets,
     /// What the key allowed when it was last looked at.
     allowed: Arc<Caller>,
@@ -62,17 +65,17 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// A conversation with the holder of `key`, whose answers go to `outbox`.
-    pub(crate) fn new(app: App, key: Arc<Key>, outbox: Outbox, budget: Budget) -> Self {
+    pub(crate) fn new(sockets: Sockets, key: Arc<Key>, outbox: Outbox, budget: Budget) -> Self {
         Self {
-            id: app.edge.connection_id(),
-            app,
+            id: sockets.edge().connection_id(),
+            sockets,
             allowed: key.caller(),
             key,
             outbox,
             budget,
             dialect: None,
             spoke: Spoke::default(),
-            subscriptions: Subscriptions::default(),
+            subscriptions: TopicSubscriptions::default(),
             pending: Pending::default(),
             tickets: Tickets::default(),
             unanswered: Vec::new(),
@@ -82,7 +85,7 @@ impl Conversation {
 
     /// Acts on one message.
     pub(crate) fn message(&mut self, data: &Bytes) {
-        self.app.metrics.messages_in.inc();
+        self.sockets.messages().received.inc();
         let (frame, dialect) = match Frame::decode_of_peer(data) {
             Ok(decoded) => decoded,
             Err(error) => return self.broken(&error, data.len()),
@@ -96,7 +99,8 @@ impl Conversation {
             Frame::Requested(requested) => self.call(requested, data.len()),
             Frame::Aborted { request_id } => self.abort(request_id, data.len()),
             answer @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. }) => {
-                self.spoke.received(Said::Frame(slim(answer, data.len())), data.len());
+                self.spoke
+                    .received(SpokeMessage::Frame(slim(answer, data.len())), data.len());
             }
             Frame::Subscribe(filter) => self.subscribe(filter),
             Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
@@ -112,7 +116,7 @@ impl Conversation {
 
     /// Answers a message over the limit, of which the beginning is left.
     pub(crate) fn too_large(&mut self, head: &[u8], size: usize) {
-        self.app.metrics.messages_in.inc();
+        self.sockets.messages().received.inc();
         self.broken(&frame::Error::too_large(head, size), head.len());
     }
 
@@ -132,7 +136,8 @@ impl Conversation {
             return self.fail(id, &fault);
         }
         if !named.asks && !self.tickets.is_running(id) {
-            self.spoke.received(Said::Broken(id.clone(), fault.clone()), bytes);
+            self.spoke
+                .received(SpokeMessage::Broken(id.clone(), fault.clone()), bytes);
         }
         self.refuse_of_call(&fault, id);
     }
@@ -142,7 +147,7 @@ impl Conversation {
         const REASON: &str = "aborted by the caller";
         if !self.tickets.cancel(&id, REASON) {
             self.spoke
-                .received(Said::Frame(Frame::Aborted { request_id: id }), bytes);
+                .received(SpokeMessage::Frame(Frame::Aborted { request_id: id }), bytes);
         }
     }
 
@@ -177,7 +182,7 @@ impl Conversation {
     pub(crate) fn settle_asked(&mut self) -> Duration {
         match std::mem::take(&mut self.asked) {
             0 => Duration::ZERO,
-            asked => self.app.edge.keys().take_messages(&self.key, asked),
+            asked => self.sockets.edge().keys().take_messages(&self.key, asked),
         }
     }
 
@@ -194,7 +199,7 @@ impl Conversation {
     /// Counts messages that were written.
     pub(crate) fn wrote(&self, messages: u64) {
         if messages > 0 {
-            self.app.metrics.messages_out.inc_by(messages);
+            self.sockets.messages().sent.inc_by(messages);
         }
     }
 
@@ -228,7 +233,7 @@ impl Conversation {
         }
     }
 
-    pub(super) fn done(&mut self, done: Done) {
+    fn done(&mut self, done: Done) {
         match done {
             Done::Published(Ok(())) => {}
             Done::Published(Err(refusal)) => self.refuse(&refusal.error, Some(&refusal.topic)),
@@ -270,8 +275,8 @@ impl Conversation {
             dialect: self.dialect(),
         };
         match self
-            .app
-            .calls
+            .sockets
+            .calls()
             .dispatch(&self.key.caller(), requested.into_request(now_ms()), reply)
         {
             Ok(ticket) => self.tickets.insert(id, ticket),
@@ -279,17 +284,17 @@ impl Conversation {
         }
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
+    fn dialect(&self) -> Dialect {
         self.dialect.unwrap_or_default()
     }
 
     /// Answers a call with an error.
-    pub(super) fn fail(&self, id: &RequestId, error: &CallError) {
+    fn fail(&self, id: &RequestId, error: &CallError) {
         self.say(encode::call_error(self.dialect(), id.as_str(), error));
     }
 
     /// Refuses a message that belongs to no call; `topic`, which may be as long as the message, is what it was about.
-    pub(super) fn refuse(&self, error: &CallError, topic: Option<&str>) {
+    fn refuse(&self, error: &CallError, topic: Option<&str>) {
         let topic: Option<String> = topic.map(|topic| topic.chars().take(SHOWN).collect());
         self.say(encode::refused(error, topic.as_deref()));
     }
@@ -300,7 +305,7 @@ impl Conversation {
     }
 
     /// Queues an answer; a peer that does not read its answers is let go.
-    pub(super) fn say(&self, message: Bytes) {
+    fn say(&self, message: Bytes) {
         if self.outbox.push(message) == Err(alkhub_calls::Full::Queue) {
             self.outbox.close(TOO_SLOW, "answers are not read fast enough");
         }

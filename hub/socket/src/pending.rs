@@ -9,8 +9,8 @@ use alkhub_protocol::CallError;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use super::spoke::Registration;
-use super::subscriptions::Confirmation;
+use crate::spoke::Registration;
+use crate::subscriptions::Confirmation;
 
 /// More is not read from the peer while so many wait.
 const MOST: usize = 256;

@@ -6,28 +6,18 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use std::sync::Arc;
-
-use alkhub_calls::{Caller, Connection, Session};
-use alkhub_edge::envelope;
-use alkhub_protocol::frame::{Requested, encode};
-use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, Code, Frame, RawJson, RequestId};
-
-use super::code;
-use super::conversation::Conversation;
-use super::pending::Done;
+use alkhub_calls::{Caller, Session};
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_protocol::{CallError, Frame, RequestId};
 
 /// Answers kept while the first registration of a connection is being confirmed, before its socket is read no more.
 const EARLY: usize = 1024;
 
 /// Their bytes, as they were read.
 const EARLY_BYTES: usize = 1024 * 1024;
-
-/// As much of what is wrong with a registration is said, in characters: it repeats what the peer wrote.
-const SHOWN: usize = 500;
 
 /// What a connection is as a spoke.
 #[derive(Default)]
@@ -36,14 +26,14 @@ pub(crate) struct Spoke {
     /// Registrations under way.
     registering: usize,
     /// A call may arrive before the registration's own answer is read here, and be answered before it too.
-    early: Vec<Said>,
+    early: Vec<SpokeMessage>,
     early_bytes: usize,
     /// The end of the session, once that of the connection is decided.
     leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// What a peer says of a call that was sent to it.
-pub(super) enum Said {
+pub(crate) enum SpokeMessage {
     /// Responded, completed, failed or aborted.
     Frame(Frame),
     /// A message of these that cannot be read: of which call, and what is wrong.
@@ -52,26 +42,26 @@ pub(super) enum Said {
 
 /// How a registration ended.
 pub(crate) struct Registration {
-    request_id: RequestId,
+    pub(crate) request_id: RequestId,
     /// Who it was examined for.
-    caller: Arc<Caller>,
-    result: Result<(RegisterOutput, Session), CallError>,
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) result: Result<(RegisterOutput, Session), CallError>,
 }
 
 // === impl Spoke ===
 
 impl Spoke {
     /// Whether the peer is no spoke and not about to be one.
-    pub(super) fn is_absent(&self) -> bool {
+    pub(crate) fn is_absent(&self) -> bool {
         self.session.is_none() && self.registering == 0
     }
 
     /// Takes what the peer says, in so many bytes, of a call that was sent to it. Without a session it is late and
     /// means nothing; one that registers again has the session of before until it has the new one.
-    pub(super) fn received(&mut self, answer: Said, bytes: usize) {
+    pub(crate) fn received(&mut self, answer: SpokeMessage, bytes: usize) {
         match (&self.session, answer) {
-            (Some(session), Said::Frame(frame)) => session.received(frame),
-            (Some(session), Said::Broken(id, fault)) => session.broken(&id, &fault),
+            (Some(session), SpokeMessage::Frame(frame)) => session.received(frame),
+            (Some(session), SpokeMessage::Broken(id, fault)) => session.broken(&id, &fault),
             (None, answer) if self.registering > 0 => {
                 self.early.push(answer);
                 self.early_bytes += bytes;
@@ -81,7 +71,7 @@ impl Spoke {
     }
 
     /// Whether the message is what a spoke says of the calls that it gets: those it is sent at whatever rate.
-    pub(super) fn is_answer(&self, frame: &Frame) -> bool {
+    pub(crate) fn is_answer(&self, frame: &Frame) -> bool {
         let answers = matches!(
             frame,
             Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. } | Frame::Aborted { .. }
@@ -90,17 +80,17 @@ impl Spoke {
     }
 
     /// Bytes that wait for the first registration.
-    pub(super) fn early_bytes(&self) -> usize {
+    pub(crate) fn early_bytes(&self) -> usize {
         self.early_bytes
     }
 
     /// Whether so much waits for the registration that the socket must not be read.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.early.len() >= EARLY || self.early_bytes >= EARLY_BYTES
     }
 
     /// Ends the session now; [`Spoke::end`] waits until the directory knows.
-    pub(super) fn leave(&mut self, reason: &str) {
+    pub(crate) fn leave(&mut self, reason: &str) {
         self.registering = 0;
         self.early = Vec::new();
         self.early_bytes = 0;
@@ -119,21 +109,38 @@ impl Spoke {
         }
     }
 
-    pub(super) fn heartbeat(&self) {
+    /// Notes that the peer answered a ping.
+    pub(crate) fn heartbeat(&self) {
         if let Some(session) = &self.session {
             session.heartbeat();
         }
     }
 
     /// Ends the registration.
-    pub(super) async fn end(mut self, reason: &str) {
+    pub(crate) async fn end(mut self, reason: &str) {
         self.leave(reason);
         if let Some(leaving) = self.leaving {
             leaving.await;
         }
     }
 
-    fn took(&mut self, session: Option<Session>) {
+    /// A registration has begun.
+    pub(crate) fn begin(&mut self) {
+        self.registering += 1;
+    }
+
+    /// Its registration of now.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Goes on with a narrowed registration.
+    pub(crate) fn replace(&mut self, session: Session) {
+        self.session = Some(session);
+    }
+
+    /// A registration has ended, with a session where it was taken.
+    pub(crate) fn settle(&mut self, session: Option<Session>) {
         self.registering -= 1;
         if session.is_some() {
             self.session = session;
@@ -147,95 +154,15 @@ impl Spoke {
     }
 }
 
-// === impl Conversation ===
-
-impl Conversation {
-    /// `hub.register`.
-    pub(super) fn register(&mut self, requested: Requested) {
-        let request_id = requested.request_id;
-        let input = requested.input.unwrap_or_else(RawJson::null);
-        let input = match input.to::<RegisterInput>() {
-            Ok(input) => input,
-            Err(error) => {
-                let fault: String = error.to_string().chars().take(SHOWN).collect();
-                let message = format!("input of `hub.register` is not valid: {fault}");
-                return self.fail(&request_id, &CallError::new(Code::BadRequest, message));
-            }
-        };
-        let connection = Connection {
-            id: self.id.clone(),
-            outbox: self.outbox.clone(),
-            dialect: self.dialect(),
-        };
-        let (calls, caller) = (self.app.calls.clone(), self.key.caller());
-        self.spoke.registering += 1;
-        self.pending.add(async move {
-            let result = calls.register(&caller, input, connection).await;
-            Done::Registered(Box::new(Registration {
-                request_id,
-                caller,
-                result,
-            }))
-        });
-    }
-
-    /// Brings the spoke's registration within what its declaration allows.
-    pub(super) fn narrow(&mut self, caller: &Caller) {
-        if let Some(session) = &self.spoke.session {
-            let narrowing = self.app.calls.narrow(session, caller);
-            self.pending
-                .add(async move { Done::Narrowed(Box::new(narrowing.await)) });
-        }
-    }
-
-    /// Takes a narrowed registration over; a spoke whose registration was lost with it has to come again.
-    pub(super) fn narrowed(&mut self, narrowed: Result<Option<Session>, CallError>) {
-        match narrowed {
-            Ok(Some(session)) if session.is_current() => self.spoke.session = Some(session),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "a spoke could not be held to its declaration and has to register again");
-                let reason = "the spoke's declaration has changed: connect and register again";
-                self.outbox.close(code::GOING_AWAY, reason);
-            }
-        }
-    }
-
-    /// Answers a registration.
-    pub(super) fn registered(&mut self, registration: Registration) {
-        let Registration {
-            request_id,
-            caller,
-            result,
-        } = registration;
-        match result {
-            Ok((output, session)) => {
-                let data = serde_json::to_vec(&output).expect("the answer is a plain struct");
-                let output = RawJson::parse(envelope::local(&data, Some("hub.register")));
-                let output = output.expect("an answer of ours is JSON and shallow");
-                self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
-                self.spoke.took(Some(session));
-                let now = self.key.caller();
-                if !Arc::ptr_eq(&caller, &now) {
-                    // The declaration changed while it was examined.
-                    self.narrow(&now);
-                }
-            }
-            Err(error) => {
-                self.spoke.took(None);
-                self.fail(&request_id, &error);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use alkhub_protocol::Code;
+
     use super::*;
 
-    fn answer() -> Said {
+    fn answer() -> SpokeMessage {
         let fault = CallError::new(Code::BadRequest, "it is cut off");
-        Said::Broken("r".parse().expect("an id"), fault)
+        SpokeMessage::Broken("r".parse().expect("an id"), fault)
     }
 
     #[test]
@@ -253,7 +180,7 @@ mod tests {
         large.received(answer(), EARLY_BYTES);
 
         assert!(many.is_full() && large.is_full());
-        many.took(None);
+        many.settle(None);
         assert!(!many.is_full() && many.early.is_empty(), "no call was sent to it");
     }
 

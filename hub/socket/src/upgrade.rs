@@ -21,30 +21,30 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
-use super::connection::Connection;
-use super::conversation::Conversation;
-use super::entry::Registered;
-use crate::app::App;
+use crate::connection::Connection;
+use crate::conversation::Conversation;
+use crate::entry::Registered;
+use crate::sockets::Sockets;
 
 /// The subprotocol of JSON envelopes.
 const JSON: &str = "alk.v1.json";
 
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
-    State(app): State<App>,
+    State(sockets): State<Sockets>,
     caller: Holder,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let accept = match accept(&request, &app.edge.server().cors_origins) {
+    let accept = match accept(&request, &sockets.edge().server().cors_origins) {
         Ok(accept) => accept,
         Err(refusal) => return Ok(refused(refusal)),
     };
     let protocol = protocol(request.headers());
-    let slot = app.edge.keys().take_connection(&caller.key)?;
+    let slot = sockets.edge().keys().take_connection(&caller.key)?;
     let permit = request.extensions().get::<Peer>().map(|peer| peer.permit.clone());
     let upgrade = hyper::upgrade::on(&mut request);
-    let tasks = &app.edge.scope().tasks;
-    tasks.spawn(run(app.clone(), caller, upgrade, (slot, permit)));
+    let tasks = &sockets.edge().scope().tasks;
+    tasks.spawn(run(sockets.clone(), caller, upgrade, (slot, permit)));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -149,12 +149,12 @@ fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Waits for the upgrade; the places that the connection takes are its own from then on.
-async fn run(app: App, caller: Holder, upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
-    let scope = app.edge.scope();
+async fn run(sockets: Sockets, caller: Holder, upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
+    let scope = sockets.edge().scope();
     let stop = scope.stop.clone();
     let upgraded = tokio::select! {
         () = stop.cancelled() => return,
-        upgraded = tokio::time::timeout(app.edge.server().header_timeout, upgrade) => upgraded,
+        upgraded = tokio::time::timeout(sockets.edge().server().header_timeout, upgrade) => upgraded,
     };
     let Ok(Ok(upgraded)) = upgraded else {
         tracing::debug!("an upgrade did not come to its end");
@@ -163,7 +163,7 @@ async fn run(app: App, caller: Holder, upgrade: OnUpgrade, (slot, permit): (Slot
     let Some((stream, rest)) = socket(upgraded) else {
         return;
     };
-    let connection = open_connection(&app, caller, slot, (stream, rest));
+    let connection = open_connection(&sockets, caller, slot, (stream, rest));
     // A task of its own, in place of this one, which is as large as an upgrade needs.
     scope.tasks.spawn(async move {
         tokio::select! {
@@ -174,8 +174,13 @@ async fn run(app: App, caller: Holder, upgrade: OnUpgrade, (slot, permit): (Slot
     });
 }
 
-fn open_connection(app: &App, caller: Holder, slot: Slot, (stream, rest): (Stream, Bytes)) -> Box<Connection<Stream>> {
-    let edge = &app.edge;
+fn open_connection(
+    sockets: &Sockets,
+    caller: Holder,
+    slot: Slot,
+    (stream, rest): (Stream, Bytes),
+) -> Box<Connection<Stream>> {
+    let edge = sockets.edge();
     let limits = Limits {
         messages: edge.server().outbox_messages,
         bytes: edge.server().outbox_bytes,
@@ -184,10 +189,10 @@ fn open_connection(app: &App, caller: Holder, slot: Slot, (stream, rest): (Strea
     let budget = edge.budgets().key(&key.id);
     let (outbox, outgoing) = alkhub_calls::outbox(limits, &budget);
     let counted = (slot, edge.metrics().open(ConnectionKind::Websocket));
-    let registered = Registered::new(edge.open(), &app.clock, key.clone(), outbox.clone(), counted);
+    let registered = Registered::new(edge.open(), sockets.clock(), key.clone(), outbox.clone(), counted);
     // The key may have ended since the handshake was checked.
     edge.keys().close_if_faulty(&key);
-    let conversation = Conversation::new(app.clone(), key, outbox, budget);
+    let conversation = Conversation::new(sockets.clone(), key, outbox, budget);
     tracing::debug!(connection.id = %conversation.id, "a WebSocket is open");
     Box::new(Connection::new(stream, rest, outgoing, registered, conversation))
 }

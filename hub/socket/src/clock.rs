@@ -4,7 +4,6 @@
 //! - There is one timer for all connections. A tick pings the tenth of the sockets whose turn it is, and ends those that
 //!   have used up a time of theirs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -26,13 +25,13 @@ pub(crate) struct Clock {
     now: AtomicU32,
     tick: Duration,
     /// Without a sign of the peer (`server.dead-after`).
-    pub(super) dead_after: u32,
+    pub(crate) dead_after: u32,
     /// From the decision to end to the end.
-    pub(super) closing: u32,
+    pub(crate) closing: u32,
     /// Without a byte that the peer takes of what is written (`server.write-timeout`).
-    pub(super) write: u32,
+    pub(crate) write: u32,
     /// From the first byte of a message to its last (`server.message-timeout`).
-    pub(super) message: u32,
+    pub(crate) message: u32,
 }
 
 // === impl Clock ===
@@ -53,7 +52,7 @@ impl Clock {
     }
 
     /// Has every socket look at its times, tick by tick, until `stop`.
-    pub(crate) async fn run(self: Arc<Self>, open: Open, stop: CancellationToken) {
+    pub(crate) async fn run(&self, open: &Open, stop: &CancellationToken) {
         let mut interval = tokio::time::interval(self.tick);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -67,12 +66,12 @@ impl Clock {
     }
 
     /// The number of the last tick.
-    pub(super) fn now(&self) -> u32 {
+    pub(crate) fn now(&self) -> u32 {
         self.now.load(Ordering::Relaxed)
     }
 
     /// Whether it is the turn of the socket at this place to be pinged.
-    pub(super) fn is_turn_of(&self, place: usize) -> bool {
+    pub(crate) fn is_turn_of(&self, place: usize) -> bool {
         place % (TICKS as usize) == (self.now() % TICKS) as usize
     }
 }

@@ -30,10 +30,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::code;
-use super::conversation::Conversation;
-use super::entry::Registered;
-use super::held::Held;
+use crate::code;
+use crate::conversation::Conversation;
+use crate::entry::Registered;
+use crate::held::HeldBack;
 
 /// Bytes read at once.
 const SCRATCH: usize = 16 * 1024;
@@ -54,7 +54,7 @@ pub(crate) struct Connection<S> {
     kind: Option<MessageKind>,
     pong: Option<Bytes>,
     /// Ends of streams and aborts that the peer must not read together with what was sent before them.
-    held: Held,
+    held: HeldBack,
     /// The close that comes when they have gone.
     ending: Option<(u16, String)>,
     peer_closed: bool,
@@ -98,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             conversation: talk,
             kind: None,
             pong: None,
-            held: Held::default(),
+            held: HeldBack::default(),
             ending: None,
             peer_closed: false,
             phase: Phase::Open,

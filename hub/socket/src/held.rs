@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 1024 * 1024;
 
 /// What waits for pongs.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct HeldBack {
     /// In order, each with the number of its ping.
     waiting: VecDeque<(u64, Bytes)>,
     /// So many of the first ones may go.
@@ -40,16 +40,16 @@ pub(super) struct Held {
     unasked: bool,
 }
 
-// === impl Held ===
+// === impl HeldBack ===
 
-impl Held {
+impl HeldBack {
     /// Whether nothing is here.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Keeps a message until the next ping is answered; the first ones may go when it has to make room.
-    pub(super) fn keep(&mut self, message: Bytes) {
+    pub(crate) fn keep(&mut self, message: Bytes) {
         self.bytes += message.len();
         self.waiting.push_back((self.next, message));
         self.unasked = true;
@@ -59,7 +59,7 @@ impl Held {
     }
 
     /// The payload of the ping to be written now, when one is needed.
-    pub(super) fn ask(&mut self) -> Option<[u8; 8]> {
+    pub(crate) fn ask(&mut self) -> Option<[u8; 8]> {
         if !std::mem::take(&mut self.unasked) {
             return None;
         }
@@ -68,7 +68,7 @@ impl Held {
     }
 
     /// A pong lets go what waits for it.
-    pub(super) fn answered(&mut self, pong: &[u8]) {
+    pub(crate) fn answered(&mut self, pong: &[u8]) {
         // Any other pong is none of ours.
         let asked = pong.try_into().map(u64::from_be_bytes).ok();
         let asked = asked.filter(|asked| *asked < self.next);
@@ -76,18 +76,18 @@ impl Held {
     }
 
     /// A beat lets go what has waited since before the last one: the peer answers no pings as it should.
-    pub(super) fn beat(&mut self) {
+    pub(crate) fn beat(&mut self) {
         let before = std::mem::replace(&mut self.beat, self.next);
         self.release_before(before);
     }
 
     /// Lets everything go.
-    pub(super) fn release_all(&mut self) {
+    pub(crate) fn release_all(&mut self) {
         self.release(self.waiting.len());
     }
 
     /// The next message that may go.
-    pub(super) fn take(&mut self) -> Option<Bytes> {
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
         self.free = self.free.checked_sub(1)?;
         let (_, message) = self.waiting.pop_front()?;
         self.bytes -= message.len();
@@ -114,14 +114,14 @@ impl Held {
 mod tests {
     use super::*;
 
-    fn taken(held: &mut Held) -> String {
+    fn taken(held: &mut HeldBack) -> String {
         let text = |message: Bytes| String::from_utf8(message.into()).expect("text");
         std::iter::from_fn(|| held.take().map(text)).collect()
     }
 
     #[test]
     fn an_end_leaves_with_the_pong_to_the_ping_after_it() {
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         assert_eq!(held.ask(), None);
         held.keep(Bytes::from_static(b"a"));
         held.keep(Bytes::from_static(b"b"));
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_no_pong_lets_go_leaves_at_the_second_beat_or_makes_room() {
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         held.keep(Bytes::from_static(b"a"));
         held.ask();
 
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_bytes_and_one_message_of_any_size_may_wait() {
-        let mut held = Held::default();
+        let mut held = HeldBack::default();
         held.keep(Bytes::from(vec![b'a'; 2 * MOST_BYTES]));
         assert_eq!(held.take(), None);
 

@@ -1,0 +1,76 @@
+//! The two listeners of a hub: clients come to the main one as soon as the hub can answer; probes and scrapes to the
+//! management one from the start to the very end.
+
+use std::sync::Arc;
+
+use alkhub_edge::Scope;
+use alkhub_edge::listener::{self, Listener, ListenerLimits, tls};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::router;
+
+/// Connections to the management listener at once.
+const MANAGEMENT_CONNECTIONS: usize = 256;
+
+/// Spawns both under the hub's supervisor.
+pub(crate) fn start(app: &App, main: TcpSocket, management: TcpListener, tls: Option<tls::Acceptor>) {
+    let server = Arc::new(app.edge.server().clone());
+    let scope = app.edge.scope();
+    let management = Listener {
+        socket: management,
+        router: router::management(app),
+        tls: None,
+        limits: ListenerLimits {
+            connections: MANAGEMENT_CONNECTIONS,
+            per_address: None,
+            server: server.clone(),
+        },
+        metrics: None,
+        // Probes and scrapes are answered to the very end, so that "draining" can be seen.
+        scope: Scope {
+            drain: CancellationToken::new(),
+            ..scope.clone()
+        },
+    };
+    scope.supervisor.keep("server.management", management.serve());
+    let limits = ListenerLimits {
+        connections: server.max_connections,
+        per_address: Some(server.max_connections_per_address),
+        server,
+    };
+    let main = open_main(app.clone(), main, tls, limits);
+    scope
+        .supervisor
+        .keep_until("server.listener", scope.drain.clone(), main);
+}
+
+/// Serves clients as soon as the hub can answer them.
+async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits: ListenerLimits) {
+    let scope = app.edge.scope();
+    tokio::select! {
+        () = scope.drain.cancelled() => return,
+        () = scope.stop.cancelled() => return,
+        () = app.readiness.answerable() => {}
+    }
+    let socket = match listener::listen(main) {
+        Ok(socket) => socket,
+        Err(error) => {
+            let address = app.edge.server().listen;
+            return app
+                .readiness
+                .failed(format!("cannot listen on {address} (`server.listen`): {error}"));
+        }
+    };
+    app.readiness.listening();
+    let listener = Listener {
+        socket,
+        router: router::main(&app),
+        tls,
+        limits,
+        metrics: Some(app.edge.metrics().clone()),
+        scope: scope.clone(),
+    };
+    listener.serve().await;
+}

@@ -1,0 +1,86 @@
+//! What is bound and read before anything of a hub runs: what is wrong with it is told at once.
+
+use std::net::SocketAddr;
+
+use alkhub_config::{AuthConfig, HubConfig, ServerConfig, secret};
+use alkhub_edge::auth::FirstKey;
+use alkhub_edge::listener::{self, tls};
+use alkhub_protocol::ApiKey;
+use alkhub_store::KeyHasher;
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::start_error::StartError;
+
+/// What is bound and read before anything runs.
+pub(crate) struct Preparation {
+    pub(crate) main: TcpSocket,
+    pub(crate) management: TcpListener,
+    pub(crate) tls: Option<tls::Acceptor>,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) admin: Option<ApiKey>,
+}
+
+// === impl Preparation ===
+
+impl Preparation {
+    /// The addresses of the main and of the management listener.
+    ///
+    /// # Errors
+    /// The system does not say them.
+    pub(crate) fn addresses(&self, server: &ServerConfig) -> Result<(SocketAddr, SocketAddr), StartError> {
+        Ok((
+            local_address(self.main.local_addr(), "server.listen", server.listen)?,
+            local_address(
+                self.management.local_addr(),
+                "server.management-listen",
+                server.management_listen,
+            )?,
+        ))
+    }
+
+    /// Reads and binds what the settings name.
+    ///
+    /// # Errors
+    /// [`StartError`] names the setting.
+    pub(crate) fn new(config: &HubConfig) -> Result<Self, StartError> {
+        let unusable = |source| StartError::Bind {
+            setting: "server.management-listen",
+            address: config.server.management_listen,
+            source,
+        };
+        let management = bind("server.management-listen", config.server.management_listen)?;
+        Ok(Self {
+            hasher: hasher(&config.auth)?,
+            admin: FirstKey::read(&config.auth)?,
+            tls: config.server.tls.as_ref().map(tls::acceptor).transpose()?,
+            main: bind("server.listen", config.server.listen)?,
+            management: listener::listen(management).map_err(unusable)?,
+        })
+    }
+}
+
+fn hasher(auth: &AuthConfig) -> Result<KeyHasher, StartError> {
+    let file = auth.hash_key_file.as_deref().ok_or(StartError::HashKeyMissing)?;
+    let secret = secret::read("auth.hash-key-file", file)?;
+    Ok(KeyHasher::from_hex(auth.hash_key_id.as_str(), &secret)?)
+}
+
+fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpSocket, StartError> {
+    listener::bind(address).map_err(|source| StartError::Bind {
+        setting,
+        address,
+        source,
+    })
+}
+
+fn local_address(
+    bound: std::io::Result<SocketAddr>,
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<SocketAddr, StartError> {
+    bound.map_err(|source| StartError::Bind {
+        setting,
+        address,
+        source,
+    })
+}

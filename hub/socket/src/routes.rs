@@ -1,0 +1,20 @@
+//! Every route of this surface. The router and the OpenAPI document are both made of this list.
+
+use alkhub_edge::Endpoint;
+use axum::routing::get;
+use http::Method;
+
+use crate::sockets::Sockets;
+use crate::upgrade::upgrade;
+
+/// The routes of this surface. The key alone is enough; what is said on the socket needs scopes.
+pub fn routes() -> Vec<Endpoint<Sockets>> {
+    vec![
+        Endpoint::new(Method::GET, "/v1/ws", get(upgrade))
+            .says("The WebSocket of spokes and clients (PROTOCOL.md).")
+            .upgrades(),
+        Endpoint::new(Method::GET, "/ws", get(upgrade))
+            .says("The same as `/v1/ws`.")
+            .upgrades(),
+    ]
+}

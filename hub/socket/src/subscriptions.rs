@@ -1,0 +1,142 @@
+//! The topics that one connection is subscribed to, and the one queue of their events.
+//!
+//! Invariants
+//! - All subscriptions of a connection share one queue; what overflows is told by a `__gap` in its place.
+//! - A confirmation counts for the asking that it answers: one that was given up meanwhile is dropped.
+
+use std::collections::HashMap;
+use std::task::{Context, Poll};
+
+use alkhub_budget::Held;
+use alkhub_calls::Caller;
+use alkhub_events::{Deliveries, Item, Lag, Limits, Mailbox, SubscribeError, Subscription};
+use alkhub_protocol::TopicFilter;
+
+/// Topics that one connection may subscribe to.
+const MOST: usize = 10_000;
+
+/// What a connection is subscribed to.
+#[derive(Default)]
+pub(crate) struct TopicSubscriptions {
+    queue: Option<(Mailbox, Deliveries)>,
+    topics: HashMap<TopicFilter, Wanted>,
+    last: u64,
+}
+
+/// How it stands with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Not asked for.
+    Absent,
+    /// Asked for, and not confirmed yet.
+    Asked,
+    /// Events come in.
+    Confirmed,
+}
+
+/// How a subscription that was asked for came out.
+pub(crate) struct Confirmation {
+    pub(crate) filter: TopicFilter,
+    /// The number of the asking.
+    pub(crate) number: u64,
+    pub(crate) result: Result<Subscription, SubscribeError>,
+}
+
+struct Wanted {
+    state: State,
+    _held: Held,
+}
+
+enum State {
+    /// Asked for, with the number of the asking.
+    Asked(u64),
+    Confirmed {
+        _subscription: Subscription,
+    },
+}
+
+// === impl TopicSubscriptions ===
+
+impl TopicSubscriptions {
+    /// How it stands with a topic.
+    pub(crate) fn standing(&self, filter: &TopicFilter) -> Standing {
+        match self.topics.get(filter).map(|wanted| &wanted.state) {
+            None => Standing::Absent,
+            Some(State::Asked(_)) => Standing::Asked,
+            Some(State::Confirmed { .. }) => Standing::Confirmed,
+        }
+    }
+
+    /// Whether there is room for a topic.
+    pub(crate) fn has_room_for(&self, filter: &TopicFilter) -> bool {
+        self.topics.len() < MOST || self.topics.contains_key(filter)
+    }
+
+    /// The most topics of one connection.
+    pub(crate) const fn most() -> usize {
+        MOST
+    }
+
+    /// Notes that a topic is asked for: the number of the asking, and where its events go.
+    pub(crate) fn ask(&mut self, filter: TopicFilter, held: Held, limits: Limits) -> (u64, Mailbox) {
+        self.last += 1;
+        let wanted = Wanted {
+            state: State::Asked(self.last),
+            _held: held,
+        };
+        self.topics.insert(filter, wanted);
+        let queue = || alkhub_events::mailbox(limits, Lag::DropOldest);
+        let (mailbox, _) = self.queue.get_or_insert_with(queue);
+        (self.last, mailbox.clone())
+    }
+
+    /// Takes over how an asking came out; `None` for one that was given up meanwhile.
+    pub(crate) fn settle(&mut self, confirmation: Confirmation) -> Option<(TopicFilter, Result<(), SubscribeError>)> {
+        let Confirmation { filter, number, result } = confirmation;
+        let wanted = self.topics.get_mut(&filter)?;
+        if !matches!(wanted.state, State::Asked(asked) if asked == number) {
+            return None;
+        }
+        let result = match result {
+            Ok(subscription) => {
+                wanted.state = State::Confirmed {
+                    _subscription: subscription,
+                };
+                Ok(())
+            }
+            Err(error) => {
+                self.topics.remove(&filter);
+                Err(error)
+            }
+        };
+        Some((filter, result))
+    }
+
+    /// Ends a subscription, if there is one.
+    pub(crate) fn remove(&mut self, filter: &TopicFilter) {
+        self.topics.remove(filter);
+    }
+
+    /// Ends the subscriptions that a key does not allow any more: each with the scope that it lacks.
+    pub(crate) fn remove_forbidden(&mut self, caller: &Caller) -> Vec<(TopicFilter, String)> {
+        let topics = self.topics.keys();
+        let forbidden =
+            topics.filter_map(|filter| Some((filter.clone(), caller.scopes.require_subscribe(filter).err()?)));
+        let forbidden: Vec<_> = forbidden.collect();
+        for (filter, _) in &forbidden {
+            self.topics.remove(filter);
+        }
+        forbidden
+    }
+
+    /// The next event, gap or overflow; `Pending` also when there is no subscription.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        match &mut self.queue {
+            Some((_, deliveries)) => match deliveries.poll_next(cx) {
+                Poll::Ready(Some(item)) => Poll::Ready(item),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            },
+            None => Poll::Pending,
+        }
+    }
+}
