@@ -40,6 +40,8 @@ const WORLDS: usize = 4;
 const SEQUENCES_OF_A_WORLD: usize = 250;
 /// Plays of one sequence when its seed is given.
 const PLAYS: usize = 100;
+/// Sequences between two lines about how far a run is.
+const PROGRESS: usize = 500;
 /// Sequences without any setting.
 const COUNT: u64 = 200;
 
@@ -136,9 +138,11 @@ impl Run {
         while self.has_more() {
             let mut world = World::start().await.context("a world starts")?;
             for number in 0..SEQUENCES_OF_A_WORLD {
-                let Some(&seed) = self.plan.seeds.get(self.next.fetch_add(1, Ordering::Relaxed)) else {
-                    break;
-                };
+                let place = self.next.fetch_add(1, Ordering::Relaxed);
+                let Some(&seed) = self.plan.seeds.get(place) else { break };
+                if place > 0 && place.is_multiple_of(PROGRESS) {
+                    say(&format!("{place} of {} sequences begun", self.plan.seeds.len()));
+                }
                 let (sequence, kept) = self.plan.steps(seed);
                 let steps: Vec<Step> = kept.iter().map(|&place| sequence[place]).collect();
                 let outcome = play(&mut world, number, &steps).await;

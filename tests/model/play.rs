@@ -62,7 +62,11 @@ pub(crate) async fn play(world: &mut World, number: usize, steps: &[Step]) -> Ou
     play.scene.with(|model| Outcome {
         broken: model.broken().to_vec(),
         history: model.history().to_vec(),
-        tally: model.tally(),
+        tally: model
+            .tally()
+            .into_iter()
+            .chain(steps.iter().map(|step| step.name()))
+            .collect(),
     })
 }
 

@@ -89,13 +89,28 @@ pub(crate) enum Step {
     Calm,
 }
 
+// === impl Step ===
+
+impl Step {
+    /// What kind of step it is, for the summary of a run.
+    pub(crate) fn name(self) -> String {
+        let shown = format!("{self:?}");
+        let name = shown.split(' ').next().unwrap_or_default();
+        format!("steps {name}")
+    }
+
+    fn is_fault(self) -> bool {
+        matches!(self, Self::Cut { .. } | Self::Hold { .. } | Self::Kill { .. })
+    }
+}
+
 /// The sequence of a seed.
 pub(crate) fn sequence(seed: u64) -> Vec<Step> {
     let mut chance = Rng::with_seed(seed);
     // Links that break take their time, a hub that dies takes the others a lease to notice: not in each sequence.
     let faults = match chance.u8(..100) {
         0..50 => Faults::None,
-        50..94 => Faults::Links,
+        50..92 => Faults::Links,
         _ => Faults::Hubs,
     };
     let count = chance.usize(6..40);
@@ -103,7 +118,13 @@ pub(crate) fn sequence(seed: u64) -> Vec<Step> {
     let mut steps: Vec<Step> = [0, 2].map(|instance| register(&mut chance, instance)).into();
     steps.push(Step::Calm);
     while steps.len() < count {
-        steps.push(step(&mut chance, faults));
+        let next = step(&mut chance, faults);
+        if next.is_fault() && chance.bool() {
+            // Calls that run when it happens.
+            (0..chance.usize(1..4)).for_each(|_| steps.push(call(&mut chance)));
+            steps.push(Step::Calm);
+        }
+        steps.push(next);
     }
     steps
 }
@@ -143,7 +164,7 @@ fn step(chance: &mut Rng, faults: Faults) -> Step {
 
 fn fault(chance: &mut Rng, faults: Faults, hub: usize) -> Step {
     match chance.u8(..8) {
-        0 if faults == Faults::Hubs => Step::Kill {
+        0..3 if faults == Faults::Hubs => Step::Kill {
             hub,
             drains: chance.bool(),
         },
