@@ -38,7 +38,7 @@ impl Carrier {
     /// Whether nothing can be sent now.
     pub(crate) fn is_down(&self) -> bool {
         match self {
-            Self::Redis(redis) => redis.session().is_err(),
+            Self::Redis(redis) => redis.incarnation().is_err(),
             Self::Alone => true,
         }
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::carrier::Carrier;
 use crate::conduit::{Conduits, Incoming};
-use crate::directory::{self, Directory};
+use crate::directory::{self, DirectoryHandle};
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::error::Error;
 use crate::inbox;
@@ -24,7 +24,7 @@ use crate::keys::{self, KeyChange, Keys};
 use crate::lease::{self, Claim, Lease, Leases};
 use crate::metrics::Metrics;
 use crate::once::Once;
-use crate::receiver::Receiver;
+use crate::receiver::ClusterReceiver;
 
 /// Relayed messages that came back and wait for their reader.
 const UNDELIVERABLE: usize = 4_096;
@@ -38,7 +38,7 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Shared {
     redis: Option<Redis>,
-    directory: Directory,
+    directory: DirectoryHandle,
     conduits: Conduits,
     leases: Arc<Leases>,
     keys: Keys,
@@ -69,7 +69,7 @@ impl Cluster {
         let (returned, undeliverable) = mpsc::channel(UNDELIVERABLE);
         let (keys, key_loops, key_changes) = keys::new(&hub, redis.clone());
         let directory = directory::new(&hub, redis.clone(), leases.clone());
-        link.set_hub_receiver(Arc::new(Receiver {
+        link.set_hub_receiver(Arc::new(ClusterReceiver {
             inbox: inbox_sender,
             feed: directory.feed,
             keys: keys.clone(),

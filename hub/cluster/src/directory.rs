@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::error::Error;
 use crate::lease::Leases;
-pub(crate) use actor::Actor;
 use actor::Command;
+pub(crate) use actor::DirectoryActor;
 pub(crate) use feed::Feed;
 use mirror::Mirror;
 use record::Key;
@@ -32,35 +32,35 @@ const CHANGES: usize = 4_096;
 
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Directory {
+pub(crate) struct DirectoryHandle {
     commands: mpsc::Sender<Command>,
 }
 
 /// What makes up the directory of one hub.
-pub(crate) struct Parts {
-    pub(crate) directory: Directory,
+pub(crate) struct DirectoryParts {
+    pub(crate) directory: DirectoryHandle,
     /// Where the link puts changes.
     pub(crate) feed: Feed,
-    pub(crate) actor: Actor,
+    pub(crate) actor: DirectoryActor,
     /// Where they come out for the reader.
     pub(crate) changes: mpsc::Receiver<DirectoryChange>,
 }
 
-pub(crate) fn new(hub: &HubId, redis: Option<Redis>, leases: Arc<Leases>) -> Parts {
+pub(crate) fn new(hub: &HubId, redis: Option<Redis>, leases: Arc<Leases>) -> DirectoryParts {
     let (sender, commands) = mpsc::channel(COMMANDS);
     let (feed, messages) = feed::channel();
     let (queue, changes) = mpsc::channel(CHANGES);
-    Parts {
-        directory: Directory { commands: sender },
+    DirectoryParts {
+        directory: DirectoryHandle { commands: sender },
         feed,
-        actor: Actor::new(redis, leases, commands, messages, Mirror::new(hub.clone(), queue)),
+        actor: DirectoryActor::new(redis, leases, commands, messages, Mirror::new(hub.clone(), queue)),
         changes,
     }
 }
 
-// === impl Directory ===
+// === impl DirectoryHandle ===
 
-impl Directory {
+impl DirectoryHandle {
     pub(crate) async fn register(&self, entry: DirectoryEntry, gone: &CancellationToken) -> Result<u64, Error> {
         let (done, registered) = oneshot::channel();
         let command = Command::Register {

@@ -16,7 +16,7 @@ use alkhub_config::EventsConfig;
 use alkhub_protocol::HubId;
 use alkhub_protocol::admin::PodReport;
 use alkhub_protocol::json::strict;
-use alkhub_redis::{Error, Hold, LeaseRenewal, LinkState, Redis, Renewed, Session};
+use alkhub_redis::{Error, Incarnation, LeaseRenewal, LinkHold, LinkState, Redis, Renewed};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl Leases {
     }
 
     /// Renews the lease; whether Redis knew the hub.
-    pub(crate) async fn renew(&self, session: &Session, bury: bool) -> Result<bool, Error> {
+    pub(crate) async fn renew(&self, incarnation: &Incarnation, bury: bool) -> Result<bool, Error> {
         let left = self.left.lock().await;
         if *left {
             return Ok(true);
@@ -154,9 +154,9 @@ impl Leases {
             lease: &lease,
             ttl: self.ttl,
             owner: &owner,
-            bury,
+            expire_others: bury,
         };
-        let Renewed { joined, living } = session.renew_lease(renewal).await?;
+        let Renewed { joined, living } = incarnation.renew_lease(renewal).await?;
         let living = living.iter().filter(|(id, _)| id != self.hub.as_str());
         let living: Vec<PodReport> = living.filter_map(|(id, lease)| report(id, lease)).collect();
         self.know(|others| others.listed(living, asked));
@@ -164,14 +164,14 @@ impl Leases {
     }
 
     /// Gives the lease back: the other hubs hear at once that this one is gone.
-    async fn leave(&self, session: &Session) -> Result<(), Error> {
+    async fn leave(&self, incarnation: &Incarnation) -> Result<(), Error> {
         *self.left.lock().await = true;
-        session.give_lease_back().await
+        incarnation.give_lease_back().await
     }
 
     pub(crate) async fn claim(&self, redis: Option<&Redis>, uid: &str) -> Result<Claim, Error> {
         let Some(redis) = redis else { return Ok(Claim::Mine) };
-        let holder = redis.session()?.claim_prefix(uid, self.ttl).await?;
+        let holder = redis.incarnation()?.claim_prefix(uid, self.ttl).await?;
         if holder != uid {
             return Ok(Claim::Taken(holder));
         }
@@ -214,7 +214,7 @@ impl Others {
 }
 
 /// Renews the lease as long as the hub runs, and gives it back. `hold` keeps the link until then.
-pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationToken, hold: Hold) {
+pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationToken, hold: LinkHold) {
     let mut state = redis.state();
     let mut lease = leases.lease.subscribe();
     let mut ticks = tokio::time::interval(leases.interval);
@@ -233,8 +233,8 @@ pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationTo
             _ = ticks.tick() => renew(&leases, &redis, true).await,
         }
     }
-    if let Ok(session) = redis.session()
-        && let Err(error) = leases.leave(&session).await
+    if let Ok(incarnation) = redis.incarnation()
+        && let Err(error) = leases.leave(&incarnation).await
     {
         tracing::warn!(%error, "lease was not given back; it ends by itself");
     }
@@ -245,8 +245,8 @@ pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationTo
 pub(crate) async fn announce_now(leases: &Leases, redis: Option<&Redis>, lease: Lease) -> Result<(), Error> {
     leases.announce(lease);
     let Some(redis) = redis else { return Ok(()) };
-    let session = redis.session()?;
-    if !leases.renew(&session, false).await? {
+    let incarnation = redis.incarnation()?;
+    if !leases.renew(&incarnation, false).await? {
         leases.buried.notify_one();
     }
     Ok(())
@@ -256,8 +256,8 @@ async fn renew(leases: &Leases, redis: &Redis, bury: bool) {
     if *redis.state().borrow() != LinkState::Up {
         return;
     }
-    let Ok(session) = redis.session() else { return };
-    match leases.renew(&session, bury).await {
+    let Ok(incarnation) = redis.incarnation() else { return };
+    match leases.renew(&incarnation, bury).await {
         Ok(true) => {}
         Ok(false) => leases.buried.notify_one(),
         Err(error) => tracing::warn!(%error, "lease was not renewed"),

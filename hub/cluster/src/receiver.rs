@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 
 /// Where everything goes.
 #[derive(Debug)]
-pub(crate) struct Receiver {
+pub(crate) struct ClusterReceiver {
     pub(crate) inbox: InboxSender,
     pub(crate) feed: Feed,
     pub(crate) keys: Keys,
@@ -19,9 +19,9 @@ pub(crate) struct Receiver {
     pub(crate) metrics: Metrics,
 }
 
-// === impl Receiver ===
+// === impl ClusterReceiver ===
 
-impl HubReceiver for Receiver {
+impl HubReceiver for ClusterReceiver {
     /// A message that its reader has no room for is lost, and the reader is told.
     fn relayed(&self, message: Bytes) {
         if !self.inbox.push(message) {

@@ -24,12 +24,12 @@ use crate::target::redis::{Intake, Outlet};
 /// Publishes and subscribes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Bus {
-    shared: Arc<Shared>,
+    inner: Arc<BusInner>,
 }
 
 /// An event that was published everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishReceipt {
     /// Readers of this hub that have it queued.
     pub local: usize,
 }
@@ -39,11 +39,11 @@ pub struct Published {
 pub struct Subscription {
     filter: TopicFilter,
     mailbox: Mailbox,
-    shared: Arc<Shared>,
+    inner: Arc<BusInner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct BusInner {
     table: Arc<Table>,
     target: Target,
     metrics: Metrics,
@@ -62,13 +62,13 @@ impl Bus {
         let target = match link.redis() {
             Some(redis) => {
                 let intake = Intake::new(table.clone(), metrics.clone(), link.hub());
-                link.set_subscriptions(Arc::new(intake));
+                link.set_topics(Arc::new(intake));
                 Target::Redis(Outlet::new(redis, link.hub()))
             }
             None => Target::Local(Local),
         };
         Ok(Self {
-            shared: Arc::new(Shared { table, target, metrics }),
+            inner: Arc::new(BusInner { table, target, metrics }),
         })
     }
 
@@ -78,8 +78,8 @@ impl Bus {
     ///
     /// # Errors
     /// Redis is away, or did not confirm in time. [`PublishError::delivered`] tells what is known.
-    pub async fn publish(&self, topic: &Topic, payload: Option<RawJson>) -> Result<Published, PublishError> {
-        let Shared { table, target, metrics } = &*self.shared;
+    pub async fn publish(&self, topic: &Topic, payload: Option<RawJson>) -> Result<PublishReceipt, PublishError> {
+        let BusInner { table, target, metrics } = &*self.inner;
         metrics.published.inc();
         let readers = table.readers(topic.as_str(), topic.event_type());
         let mut local = 0;
@@ -90,7 +90,7 @@ impl Bus {
             local = spread.delivered;
         }
         match target.carry(topic, payload.as_ref()).await {
-            Ok(()) => Ok(Published { local }),
+            Ok(()) => Ok(PublishReceipt { local }),
             Err(mut error) => {
                 metrics.publish_failures.inc();
                 if local > 0 {
@@ -111,15 +111,15 @@ impl Bus {
     /// At once while the link is down, and when Redis does not confirm in time; both can be tried again.
     pub async fn subscribe(&self, filter: TopicFilter, mailbox: &Mailbox) -> Result<Subscription, SubscribeError> {
         // Before it is entered: entries made while the link is down would stay until it is back.
-        self.shared.target.ready()?;
-        let session = self.shared.table.join(&filter, mailbox.inbox());
-        self.shared.metrics.subscriptions.inc();
+        self.inner.target.ready()?;
+        let incarnation = self.inner.table.join(&filter, mailbox.queue());
+        self.inner.metrics.subscriptions.inc();
         let subscription = Subscription {
             filter,
             mailbox: mailbox.clone(),
-            shared: self.shared.clone(),
+            inner: self.inner.clone(),
         };
-        self.shared.target.confirm(&subscription.filter, session).await?;
+        self.inner.target.confirm(&subscription.filter, incarnation).await?;
         Ok(subscription)
     }
 }
@@ -143,9 +143,9 @@ impl fmt::Debug for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let Shared { table, target, metrics } = &*self.shared;
+        let BusInner { table, target, metrics } = &*self.inner;
         metrics.subscriptions.dec();
-        if let Some(idle) = table.leave(&self.filter, self.mailbox.inbox()) {
+        if let Some(idle) = table.leave(&self.filter, self.mailbox.queue()) {
             target.release(table, idle);
         }
     }

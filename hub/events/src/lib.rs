@@ -6,7 +6,8 @@
 //! Promises
 //! - A subscription that was granted is confirmed by the transport: what is published after that is seen.
 //! - Nothing is lost without a sign: a reader gets an [`Item::Gap`] in its place in the order, and a counter counts it.
-//! - A publisher never waits for a reader: every mailbox is bounded in events and bytes, and [`Lag`] says what gives way.
+//! - A publisher never waits for a reader: every mailbox is bounded in events and bytes, and [`Lag`] is what gives
+//!   way.
 //! - An event is encoded once, however many read it.
 //!
 //! Never
@@ -22,7 +23,7 @@ mod publication;
 mod table;
 mod target;
 
-pub use bus::{Bus, Published, Subscription};
+pub use bus::{Bus, PublishReceipt, Subscription};
 pub use error::{PublishError, SubscribeError};
 pub use mailbox::{Deliveries, Item, Lag, Limits, Mailbox, mailbox};
 pub use publication::Publication;

@@ -11,8 +11,8 @@
 //!   holds 256 KiB at most: who reads fast does not feel it.
 //! - A reader that waits is woken once, by the first push.
 
+mod contents;
 mod item;
-mod state;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -23,63 +23,63 @@ use alkhub_protocol::TopicFilter;
 use parking_lot::Mutex;
 
 use crate::publication::Publication;
+use contents::Contents;
 pub use item::{Item, Lag, Limits};
 pub(crate) use item::{Loss, Pushed, Reason};
-use state::State;
 
 /// The end of the queue that subscriptions push into. Clones are the same mailbox.
 #[derive(Debug)]
 pub struct Mailbox {
-    inbox: Arc<Inbox>,
+    queue: Arc<MailboxQueue>,
 }
 
 /// The end of the queue that the connection reads.
 #[derive(Debug)]
 pub struct Deliveries {
-    inbox: Arc<Inbox>,
+    queue: Arc<MailboxQueue>,
 }
 
 /// What both ends share.
 #[derive(Debug)]
-pub(crate) struct Inbox {
+pub(crate) struct MailboxQueue {
     limits: Limits,
     lag: Lag,
     handles: AtomicUsize,
-    state: Mutex<State>,
+    contents: Mutex<Contents>,
 }
 
 /// Makes the queue of one connection.
 pub fn mailbox(limits: Limits, lag: Lag) -> (Mailbox, Deliveries) {
-    let inbox = Arc::new(Inbox {
+    let queue = Arc::new(MailboxQueue {
         limits,
         lag,
         handles: AtomicUsize::new(1),
-        state: Mutex::default(),
+        contents: Mutex::default(),
     });
-    (Mailbox { inbox: inbox.clone() }, Deliveries { inbox })
+    (Mailbox { queue: queue.clone() }, Deliveries { queue })
 }
 
 // === impl Mailbox ===
 
 impl Mailbox {
-    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
-        &self.inbox
+    pub(crate) fn queue(&self) -> &Arc<MailboxQueue> {
+        &self.queue
     }
 }
 
 impl Clone for Mailbox {
     fn clone(&self) -> Self {
-        self.inbox.handles.fetch_add(1, Ordering::Relaxed);
+        self.queue.handles.fetch_add(1, Ordering::Relaxed);
         Self {
-            inbox: self.inbox.clone(),
+            queue: self.queue.clone(),
         }
     }
 }
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        if self.inbox.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            wake(self.inbox.state.lock().waker.take());
+        if self.queue.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            wake(self.queue.contents.lock().waker.take());
         }
     }
 }
@@ -97,19 +97,19 @@ impl Deliveries {
 
     /// The next item that waits already.
     pub fn try_next(&mut self) -> Option<Item> {
-        self.inbox.state.lock().pop()
+        self.queue.contents.lock().pop()
     }
 
     /// [`Deliveries::next`] for those who poll.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        let mut state = self.inbox.state.lock();
-        if let Some(item) = state.pop() {
+        let mut contents = self.queue.contents.lock();
+        if let Some(item) = contents.pop() {
             return Poll::Ready(Some(item));
         }
-        if state.ended() || self.inbox.handles.load(Ordering::Acquire) == 0 {
+        if contents.ended() || self.queue.handles.load(Ordering::Acquire) == 0 {
             return Poll::Ready(None);
         }
-        match &mut state.waker {
+        match &mut contents.waker {
             Some(waker) => waker.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),
         }
@@ -118,35 +118,35 @@ impl Deliveries {
 
     /// Events that wait.
     pub fn queued(&self) -> usize {
-        self.inbox.state.lock().events()
+        self.queue.contents.lock().events()
     }
 }
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.inbox.state.lock().close();
+        self.queue.contents.lock().close();
     }
 }
 
-// === impl Inbox ===
+// === impl MailboxQueue ===
 
-impl Inbox {
+impl MailboxQueue {
     /// Queues an event; `any` tells that the subscriber asked for all ids of the type.
     pub(crate) fn push(&self, publication: &Arc<Publication>, any: bool) -> Pushed {
-        let mut state = self.state.lock();
-        let pushed = state.push(publication, any, self.limits, self.lag);
-        let waker = state.waker.take();
-        drop(state);
+        let mut contents = self.contents.lock();
+        let pushed = contents.push(publication, any, self.limits, self.lag);
+        let waker = contents.waker.take();
+        drop(contents);
         wake(waker);
         pushed
     }
 
     /// Queues a gap of a topic; the number of gaps that the reader will see because of it: none or one.
     pub(crate) fn push_gap(&self, filter: &TopicFilter, loss: Loss) -> usize {
-        let mut state = self.state.lock();
-        let gaps = usize::from(state.push_gap(filter, loss));
-        let waker = state.waker.take();
-        drop(state);
+        let mut contents = self.contents.lock();
+        let gaps = usize::from(contents.push_gap(filter, loss));
+        let waker = contents.waker.take();
+        drop(contents);
         wake(waker);
         gaps
     }

@@ -19,12 +19,12 @@ pub struct Publication {
     pub payload: Option<RawJson>,
     text: Bytes,
     framed: OnceLock<Bytes>,
-    live: Option<Arc<Live>>,
+    live: Option<Arc<WaitingBytes>>,
 }
 
 /// Bytes of all events of a hub that somebody has not read yet, each counted once, however many wait for it.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct WaitingBytes {
     bytes: AtomicUsize,
     limit: usize,
 }
@@ -48,7 +48,7 @@ impl Publication {
     }
 
     /// An event on a topic that counts among those of a hub for as long as it is kept.
-    pub(crate) fn counted(topic: Topic, payload: Option<RawJson>, live: &Arc<Live>) -> Self {
+    pub(crate) fn counted(topic: Topic, payload: Option<RawJson>, live: &Arc<WaitingBytes>) -> Self {
         let mut publication = Self::new(topic, payload);
         live.bytes.fetch_add(publication.memory(), Ordering::Relaxed);
         publication.live = Some(Arc::clone(live));
@@ -90,9 +90,9 @@ impl Drop for Publication {
     }
 }
 
-// === impl Live ===
+// === impl WaitingBytes ===
 
-impl Live {
+impl WaitingBytes {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             bytes: AtomicUsize::new(0),

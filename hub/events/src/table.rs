@@ -6,7 +6,7 @@
 //! Invariants
 //! - A mailbox is at most once in a list, however often it subscribed.
 //! - With Redis, an entry outlives its last subscriber until [`Table::expire`], which removes it only when nobody
-//!   subscribed in between (the generation is the same).
+//!   subscribed in between (the revision is the same).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,8 +17,8 @@ use alkhub_protocol::{Topic, TopicFilter};
 use alkhub_redis::{Expiry, Idle};
 use parking_lot::RwLock;
 
-use crate::mailbox::{Inbox, Loss};
-use crate::publication::{Live, Publication};
+use crate::mailbox::{Loss, MailboxQueue};
+use crate::publication::{Publication, WaitingBytes};
 
 const SHARDS: usize = 64;
 
@@ -30,7 +30,7 @@ pub(crate) struct Table {
     /// Entries for all ids of a type; while there is none, a publish looks only once.
     types: AtomicUsize,
     /// What waits for the readers of all topics.
-    live: Arc<Live>,
+    live: Arc<WaitingBytes>,
 }
 
 /// Readers of an event: those of its topic, and those of all ids of its type that are not among them.
@@ -63,20 +63,20 @@ struct Shard {
 struct Entry {
     filter: TopicFilter,
     list: List,
-    /// The session of the link that confirmed it; 0: none did, or that one has ended.
-    session: u64,
-    /// A session that had confirmed it has ended, and the readers have not been told.
+    /// The incarnation of the link that confirmed it; 0: none did, or that one has ended.
+    incarnation: u64,
+    /// An incarnation that had confirmed it has ended, and the readers have not been told.
     gap_due: bool,
     /// Changes whenever a list gets its first subscriber.
-    generation: u64,
+    revision: u64,
     /// Whether the transport knows that it is idle, and will ask at the end of the grace.
     reported: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Subscriber {
-    inbox: Arc<Inbox>,
-    /// Subscriptions of the same mailbox.
+    queue: Arc<MailboxQueue>,
+    /// TopicTable of the same mailbox.
     uses: u32,
 }
 
@@ -86,7 +86,7 @@ impl Table {
     /// A table without entries, on whose hub so many bytes of events may wait before readers that lag must let go.
     pub(crate) fn new(waiting_bytes: usize) -> Self {
         Self {
-            live: Live::new(waiting_bytes),
+            live: WaitingBytes::new(waiting_bytes),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
             types: AtomicUsize::new(0),
@@ -94,12 +94,12 @@ impl Table {
     }
 
     /// What the events of this hub count in.
-    pub(crate) fn live(&self) -> &Arc<Live> {
+    pub(crate) fn live(&self) -> &Arc<WaitingBytes> {
         &self.live
     }
 
-    /// Adds a subscriber; the session that confirmed the entry, 0 when none did.
-    pub(crate) fn join(&self, filter: &TopicFilter, inbox: &Arc<Inbox>) -> u64 {
+    /// Adds a subscriber; the incarnation that confirmed the entry, 0 when none did.
+    pub(crate) fn join(&self, filter: &TopicFilter, queue: &Arc<MailboxQueue>) -> u64 {
         let mut shard = self.shard(key(filter)).write();
         let entries = shard.entries_mut(filter);
         if !entries.contains_key(key(filter)) {
@@ -109,23 +109,23 @@ impl Table {
             entries.insert(key(filter).into(), Entry::new(filter));
         }
         let entry = entries.get_mut(key(filter)).expect("the entry was made above");
-        entry.join(inbox);
-        entry.session
+        entry.join(queue);
+        entry.incarnation
     }
 
     /// Takes one subscription of a mailbox away. `Some`: nobody wants the entry any more, and it is not yet known;
     /// it stays until [`Table::expire`].
-    pub(crate) fn leave(&self, filter: &TopicFilter, inbox: &Arc<Inbox>) -> Option<Idle> {
+    pub(crate) fn leave(&self, filter: &TopicFilter, queue: &Arc<MailboxQueue>) -> Option<Idle> {
         let mut shard = self.shard(key(filter)).write();
         let entry = shard.entries_mut(filter).get_mut(key(filter))?;
-        entry.leave(inbox);
+        entry.leave(queue);
         if entry.reported || !entry.list.is_empty() {
             return None;
         }
         entry.reported = true;
         Some(Idle {
             filter: filter.clone(),
-            generation: entry.generation,
+            revision: entry.revision,
         })
     }
 
@@ -140,9 +140,9 @@ impl Table {
             entry.reported = false;
             return Expiry::Wanted;
         }
-        if entry.generation != idle.generation {
+        if entry.revision != idle.revision {
             return Expiry::Again(Idle {
-                generation: entry.generation,
+                revision: entry.revision,
                 ..idle.clone()
             });
         }
@@ -153,14 +153,14 @@ impl Table {
         Expiry::Removed
     }
 
-    /// The session that confirmed an entry, 0 when none did; `None`: there is no such entry.
-    pub(crate) fn session(&self, filter: &TopicFilter) -> Option<u64> {
+    /// The incarnation that confirmed an entry, 0 when none did; `None`: there is no such entry.
+    pub(crate) fn incarnation(&self, filter: &TopicFilter) -> Option<u64> {
         let shard = self.shard(key(filter)).read();
         let entries = match filter {
             TopicFilter::One(_) => &shard.topics,
             TopicFilter::AllOf(_) => &shard.types,
         };
-        entries.get(key(filter)).map(|entry| entry.session)
+        entries.get(key(filter)).map(|entry| entry.incarnation)
     }
 
     /// The readers of a topic.
@@ -175,31 +175,31 @@ impl Table {
         Readers { one, any }
     }
 
-    /// A new session of the link begins: nothing is confirmed any more. Every filter that has an entry.
+    /// A new incarnation of the link begins: nothing is confirmed any more. Every filter that has an entry.
     pub(crate) fn begin(&self) -> Vec<TopicFilter> {
         let mut filters = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.write();
             let Shard { topics, types } = &mut *shard;
             for entry in topics.values_mut().chain(types.values_mut()) {
-                entry.gap_due |= entry.session != 0;
-                entry.session = 0;
+                entry.gap_due |= entry.incarnation != 0;
+                entry.incarnation = 0;
                 filters.push(entry.filter.clone());
             }
         }
         filters
     }
 
-    /// Notes that the transport confirmed an entry in a session.
-    pub(crate) fn mark(&self, filter: &TopicFilter, session: u64) {
+    /// Notes that the transport confirmed an entry in an incarnation.
+    pub(crate) fn mark(&self, filter: &TopicFilter, incarnation: u64) {
         let mut shard = self.shard(key(filter)).write();
         if let Some(entry) = shard.entries_mut(filter).get_mut(key(filter)) {
-            entry.session = session;
+            entry.incarnation = incarnation;
         }
     }
 
-    /// The stream of messages has come to the confirmation of an entry. `Some`: an earlier session had confirmed it,
-    /// so that these readers may have missed events in between.
+    /// The stream of messages has come to the confirmation of an entry. `Some`: an earlier incarnation had confirmed
+    /// it, so that these readers may have missed events in between.
     pub(crate) fn resumed(&self, filter: &TopicFilter) -> Option<Readers> {
         let mut shard = self.shard(key(filter)).write();
         let entry = shard.entries_mut(filter).get_mut(key(filter))?;
@@ -235,24 +235,24 @@ impl Entry {
         Self {
             filter: filter.clone(),
             list: Arc::default(),
-            session: 0,
+            incarnation: 0,
             gap_due: false,
-            generation: 0,
+            revision: 0,
             reported: false,
         }
     }
 
-    fn join(&mut self, inbox: &Arc<Inbox>) {
+    fn join(&mut self, queue: &Arc<MailboxQueue>) {
         if self.list.is_empty() {
-            self.generation += 1;
+            self.revision += 1;
         }
         let mut list = self.list.to_vec();
-        match position(&list, inbox) {
+        match position(&list, queue) {
             Ok(index) => list[index].uses += 1,
             Err(index) => list.insert(
                 index,
                 Subscriber {
-                    inbox: inbox.clone(),
+                    queue: queue.clone(),
                     uses: 1,
                 },
             ),
@@ -260,9 +260,9 @@ impl Entry {
         self.list = list.into();
     }
 
-    fn leave(&mut self, inbox: &Arc<Inbox>) {
+    fn leave(&mut self, queue: &Arc<MailboxQueue>) {
         let mut list = self.list.to_vec();
-        let Ok(index) = position(&list, inbox) else { return };
+        let Ok(index) = position(&list, queue) else { return };
         list[index].uses -= 1;
         if list[index].uses == 0 {
             list.remove(index);
@@ -281,8 +281,8 @@ impl Readers {
     /// Pushes an event to each reader once.
     pub(crate) fn push(&self, publication: &Arc<Publication>) -> Spread {
         let mut spread = Spread::default();
-        self.each(|inbox, any| {
-            let pushed = inbox.push(publication, any);
+        self.each(|queue, any| {
+            let pushed = queue.push(publication, any);
             spread.delivered += usize::from(pushed.queued);
             spread.dropped += pushed.dropped;
             spread.gaps += pushed.gaps;
@@ -295,25 +295,25 @@ impl Readers {
         let one = TopicFilter::One(topic.clone());
         let any = TopicFilter::AllOf(topic.event_type().into());
         let mut gaps = 0;
-        self.each(|inbox, is_any| gaps += inbox.push_gap(if is_any { &any } else { &one }, loss));
+        self.each(|queue, is_any| gaps += queue.push_gap(if is_any { &any } else { &one }, loss));
         gaps
     }
 
     /// [`Readers::push_gap`] for readers of one filter.
     pub(crate) fn push_gap_of(&self, filter: &TopicFilter, loss: Loss) -> usize {
         let mut gaps = 0;
-        self.each(|inbox, _| gaps += inbox.push_gap(filter, loss));
+        self.each(|queue, _| gaps += queue.push_gap(filter, loss));
         gaps
     }
 
-    fn each(&self, mut push: impl FnMut(&Inbox, bool)) {
+    fn each(&self, mut push: impl FnMut(&MailboxQueue, bool)) {
         let one: &[Subscriber] = self.one.as_deref().unwrap_or_default();
         for subscriber in one {
-            push(&subscriber.inbox, false);
+            push(&subscriber.queue, false);
         }
         for subscriber in self.any.as_deref().unwrap_or_default() {
-            if one.is_empty() || position(one, &subscriber.inbox).is_err() {
-                push(&subscriber.inbox, true);
+            if one.is_empty() || position(one, &subscriber.queue).is_err() {
+                push(&subscriber.queue, true);
             }
         }
     }
@@ -328,9 +328,9 @@ fn key(filter: &TopicFilter) -> &str {
 }
 
 /// Lists are in the order of their mailboxes' addresses.
-fn position(list: &[Subscriber], inbox: &Arc<Inbox>) -> Result<usize, usize> {
-    list.binary_search_by_key(&Arc::as_ptr(inbox).addr(), |subscriber| {
-        Arc::as_ptr(&subscriber.inbox).addr()
+fn position(list: &[Subscriber], queue: &Arc<MailboxQueue>) -> Result<usize, usize> {
+    list.binary_search_by_key(&Arc::as_ptr(queue).addr(), |subscriber| {
+        Arc::as_ptr(&subscriber.queue).addr()
     })
 }
 

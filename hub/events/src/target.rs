@@ -42,11 +42,12 @@ impl Target {
         }
     }
 
-    /// Waits until the transport has confirmed an entry of the table; `session` had confirmed it before, 0: none had.
-    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), SubscribeError> {
+    /// Waits until the transport has confirmed an entry of the table; `incarnation` had confirmed it before, 0: none
+    /// had.
+    pub(crate) async fn confirm(&self, filter: &TopicFilter, incarnation: u64) -> Result<(), SubscribeError> {
         match self {
             Self::Local(_) => Ok(()),
-            Self::Redis(redis) => redis.confirm(filter, session).await,
+            Self::Redis(redis) => redis.confirm(filter, incarnation).await,
         }
     }
 

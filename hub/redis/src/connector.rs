@@ -11,35 +11,35 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 use crate::channel::Names;
-use crate::endpoint::Endpoint;
 use crate::error::SetupError;
 use crate::handle::Redis;
-use crate::keeper::{Keeper, Limits};
+use crate::keeper::{Keeper, LinkSettings};
 use crate::link::{Link, LinkState};
 use crate::metrics::Metrics;
 use crate::probe::Probe;
 use crate::publisher::{self, Publishing};
-use crate::reader::Reading;
-use crate::receive::{HubReceiver, Nobody, Subscriptions};
-use crate::subscriber::{self, Requested, Subscribing};
+use crate::reader::Receivers;
+use crate::receive::{HubReceiver, Nobody, TopicTable};
+use crate::subscriber::{self, SubscribeQueue, Subscribing};
+use crate::topology::Topology;
 
 /// One hub's link before it starts: who receives is said here. Dropped, it starts nothing.
 #[must_use = "the link starts with `Connector::start`"]
 pub struct Connector {
     hub: HubId,
     remote: Option<Remote>,
-    subscriptions: Arc<dyn Subscriptions>,
+    topics: Arc<dyn TopicTable>,
     hubs: Arc<dyn HubReceiver>,
 }
 
 /// What there is only with a URL.
 struct Remote {
     redis: Redis,
-    endpoint: Endpoint,
-    limits: Limits,
+    topology: Topology,
+    settings: LinkSettings,
     metrics: Metrics,
     publishing: Publishing,
-    requested: Requested,
+    subscribe_queue: SubscribeQueue,
 }
 
 // === impl Connector ===
@@ -57,7 +57,7 @@ impl Connector {
         Ok(Self {
             hub: hub.clone(),
             remote,
-            subscriptions: Arc::new(Nobody),
+            topics: Arc::new(Nobody),
             hubs: Arc::new(Nobody),
         })
     }
@@ -81,8 +81,8 @@ impl Connector {
     }
 
     /// Who wants topics and gets their events.
-    pub fn set_subscriptions(&mut self, subscriptions: Arc<dyn Subscriptions>) {
-        self.subscriptions = subscriptions;
+    pub fn set_topics(&mut self, topics: Arc<dyn TopicTable>) {
+        self.topics = topics;
     }
 
     /// Who gets what the hubs send each other.
@@ -97,37 +97,37 @@ impl Connector {
         let Self {
             hub: _,
             remote,
-            subscriptions,
+            topics,
             hubs,
         } = self;
         let Some(remote) = remote else { return };
         let Remote {
             redis: Redis { link, names, .. },
-            endpoint,
-            limits,
+            topology,
+            settings,
             metrics,
             publishing,
-            requested,
+            subscribe_queue,
         } = remote;
         let (stop, hold) = (supervisor.stop(), link.hold());
         supervisor.keep("redis.publisher", publishing.run(hubs.clone(), stop.clone(), hold));
-        let probe = Probe::new(limits.probe_interval, metrics.probe_seconds.clone());
+        let probe = Probe::new(settings.probe_interval, metrics.probe_seconds.clone());
         let keeper = Keeper {
-            endpoint,
-            limits,
+            topology,
+            settings,
             link,
             metrics,
-            subscribing: Subscribing::new(requested, subscriptions.clone(), names.clone()),
-            reading: Arc::new(Reading {
+            subscribing: Subscribing::new(subscribe_queue, topics.clone(), names.clone()),
+            receivers: Arc::new(Receivers {
                 names: names.clone(),
-                subscriptions,
+                table: topics,
                 hubs,
                 probe: probe.clone(),
             }),
             names,
             probe,
             tasks: supervisor.tasks().clone(),
-            sessions: 0,
+            incarnations: 0,
             was_up: false,
         };
         supervisor.keep("redis.link", keeper.run(stop.clone()));
@@ -136,7 +136,7 @@ impl Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the endpoint: it may hold a password.
+        // Without the topology: it may hold a password.
         f.debug_struct("Connector")
             .field("hub", &self.hub)
             .finish_non_exhaustive()
@@ -148,27 +148,27 @@ impl fmt::Debug for Connector {
 impl Remote {
     fn new(url: &SecretString, config: &EventsConfig, hub: &HubId, registry: &Registry) -> Result<Self, SetupError> {
         let metrics = Metrics::register(registry)?;
-        let endpoint = Endpoint::new(url, config.redis_ca_file.as_deref())?;
+        let topology = Topology::new(url, config.redis_ca_file.as_deref())?;
         let link = Link::new();
         let (publisher, publishing) = publisher::new(link.clone());
-        let (requests, requested) = subscriber::new(config.unsubscribe_grace);
+        let (subscriber, subscribe_queue) = subscriber::new(config.unsubscribe_grace);
         Ok(Self {
             redis: Redis {
                 link,
                 names: Arc::new(Names::new(&config.prefix, hub)),
                 publisher,
-                requests,
+                subscriber,
                 timeout: config.timeout,
             },
-            endpoint,
-            limits: Limits {
+            topology,
+            settings: LinkSettings {
                 timeout: config.timeout,
                 probe_interval: config.probe_interval,
                 queue: config.link_queue,
             },
             metrics,
             publishing,
-            requested,
+            subscribe_queue,
         })
     }
 }

@@ -9,11 +9,11 @@ use tokio::sync::watch;
 
 use crate::channel::Names;
 use crate::error::{Error, Unconfirmed};
-use crate::link::{Hold, Link, LinkState};
+use crate::incarnation::Incarnation;
+use crate::link::{Link, LinkHold, LinkState};
 use crate::publisher::Publisher;
 use crate::receive::Idle;
-use crate::session::Session;
-use crate::subscriber::Requests;
+use crate::subscriber::SubscribeHandle;
 
 /// One hub's Redis. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Redis {
     pub(crate) link: Link,
     pub(crate) names: Arc<Names>,
     pub(crate) publisher: Publisher,
-    pub(crate) requests: Requests,
+    pub(crate) subscriber: SubscribeHandle,
     pub(crate) timeout: Duration,
 }
 
@@ -33,16 +33,16 @@ impl Redis {
         self.link.state()
     }
 
-    /// The session of now, for scripts.
+    /// The incarnation of now, for scripts.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: the link is down.
-    pub fn session(&self) -> Result<Arc<Session>, Error> {
-        self.link.session()
+    pub fn incarnation(&self) -> Result<Arc<Incarnation>, Error> {
+        self.link.incarnation()
     }
 
     /// Keeps the link open at the end of the hub until the hold is dropped.
-    pub fn hold(&self) -> Hold {
+    pub fn hold(&self) -> LinkHold {
         self.link.hold()
     }
 
@@ -73,17 +73,17 @@ impl Redis {
         self.publisher.relay(self.names.inbox(to), to.clone(), message)
     }
 
-    /// Waits until Redis has confirmed an entry of the [`Subscriptions`](crate::Subscriptions); `session` had confirmed
+    /// Waits until Redis has confirmed an entry of the [`TopicTable`](crate::TopicTable); `incarnation` had confirmed
     /// it before, 0: none had. Dropping the future takes nothing back.
     ///
     /// # Errors
     /// The link is down, or Redis refuses or does not confirm in time.
-    pub async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), Error> {
-        let current = self.link.session()?.number;
-        if session == current {
+    pub async fn confirm(&self, filter: &TopicFilter, incarnation: u64) -> Result<(), Error> {
+        let current = self.link.incarnation()?.number;
+        if incarnation == current {
             return Ok(());
         }
-        match tokio::time::timeout(self.timeout, self.requests.confirm(filter)).await {
+        match tokio::time::timeout(self.timeout, self.subscriber.confirm(filter)).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(self.link.why_down()),
             Err(_) => Err(Error::Timeout(self.timeout)),
@@ -92,6 +92,6 @@ impl Redis {
 
     /// An entry has no subscriber any more: Redis is unsubscribed after the grace, unless it is wanted again by then.
     pub fn release(&self, idle: Idle) {
-        self.requests.release(idle);
+        self.subscriber.release(idle);
     }
 }

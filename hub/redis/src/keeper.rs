@@ -1,10 +1,10 @@
-//! Keeps a session with Redis alive: connect, subscribe everything, prove it, serve, and again.
+//! Keeps an incarnation with Redis alive: connect, subscribe everything, prove it, serve, and again.
 //!
 //! Invariants
-//! - The link is up only after every topic that is wanted was confirmed in this session and a message of this hub to
-//!   itself came back behind the confirmations: every gap lies in its reader's queue by then.
-//! - It is down at once when the session ends; what still waited for an answer gets an error.
-//! - The messages of a session are spread to the last one before those of the next begin.
+//! - The link is up only after every topic that is wanted was confirmed in this incarnation, and a message of this hub
+//!   to itself came back behind the confirmations: every gap lies in its reader's queue by then.
+//! - It is down at once when the incarnation ends; what still waited for an answer gets an error.
+//! - The messages of an incarnation are spread to the last one before those of the next begin.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channel::Names;
-use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::incarnation::{self, Incarnation, Teardown};
 use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::probe::Probe;
-use crate::reader::{Push, Reading};
-use crate::session::{self, End, Session};
+use crate::reader::{Push, Receivers};
 use crate::subscriber::Subscribing;
+use crate::topology::Topology;
 
 /// Between two attempts at most; the first ones follow sooner.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ const BACKOFF_STEP: Duration = Duration::from_millis(50);
 
 /// Times and sizes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct LinkSettings {
     pub(crate) timeout: Duration,
     pub(crate) probe_interval: Duration,
     /// Messages received and not yet spread.
@@ -42,17 +42,17 @@ pub(crate) struct Limits {
 
 /// The task that keeps the link.
 pub(crate) struct Keeper {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) limits: Limits,
+    pub(crate) topology: Topology,
+    pub(crate) settings: LinkSettings,
     pub(crate) link: Link,
     pub(crate) names: Arc<Names>,
     pub(crate) metrics: Metrics,
     pub(crate) subscribing: Subscribing,
-    pub(crate) reading: Arc<Reading>,
+    pub(crate) receivers: Arc<Receivers>,
     pub(crate) probe: Probe,
     pub(crate) tasks: TaskTracker,
     /// Sessions opened so far.
-    pub(crate) sessions: u64,
+    pub(crate) incarnations: u64,
     pub(crate) was_up: bool,
 }
 
@@ -70,14 +70,14 @@ impl Keeper {
                 opened = self.open() => opened,
             };
             let reason = match opened {
-                Ok((session, reader)) => {
+                Ok((incarnation, reader)) => {
                     let start = Instant::now();
-                    let reason = self.live(&session, &stop).await;
-                    // A session that ends soon after it began shall not make a storm of new ones.
+                    let reason = self.live(&incarnation, &stop).await;
+                    // An incarnation that ends soon after it began shall not make a storm of new ones.
                     failures = if start.elapsed() > BACKOFF_LIMIT { 0 } else { failures };
-                    session.end().now(&reason);
+                    incarnation.teardown().begin(&reason);
                     self.down(&reason);
-                    drop(session);
+                    drop(incarnation);
                     if reader.await.is_err() {
                         tracing::error!("the reader of the link to Redis ended by a panic");
                     }
@@ -106,23 +106,23 @@ impl Keeper {
 
     /// A replica takes messages too, and hands them to nobody else. Other refusals (memory, access) concern only those
     /// who write.
-    async fn is_writable(&self, session: &Session) -> Result<(), Error> {
-        let milliseconds = u64::try_from(self.limits.timeout.as_millis())
+    async fn is_writable(&self, incarnation: &Incarnation) -> Result<(), Error> {
+        let milliseconds = u64::try_from(self.settings.timeout.as_millis())
             .unwrap_or(u64::MAX)
             .max(1);
         let mut write = redis::cmd("SET");
         write
             .arg(self.names.probe())
-            .arg(session.number)
+            .arg(incarnation.number)
             .arg("PX")
             .arg(milliseconds);
-        match session.query::<()>(&write).await {
-            Err(Error::Refused(error)) if !session::is_read_only(&error) => Ok(()),
+        match incarnation.query::<()>(&write).await {
+            Err(Error::Refused(error)) if !incarnation::is_read_only(&error) => Ok(()),
             outcome => outcome,
         }
     }
 
-    /// Whoever waits for the link hears that it is down.
+    /// Fails whoever waits for the link.
     fn down(&mut self, reason: &str) {
         self.metrics.up.set(0);
         self.link.down(reason.to_owned());
@@ -130,54 +130,61 @@ impl Keeper {
     }
 
     /// Opens both connections and starts the reader.
-    async fn open(&mut self) -> Result<(Arc<Session>, JoinHandle<()>), redis::RedisError> {
-        self.sessions += 1;
-        let end = End::default();
-        let (queue, messages) = mpsc::channel(self.limits.queue);
-        let push = Push::new(queue, end.clone(), self.metrics.overflowed.clone());
-        let (held, timeout) = (push.held(), self.limits.timeout);
-        let receiving = self.endpoint.connect_receiving(timeout, move |info| push.take(info));
+    async fn open(&mut self) -> Result<(Arc<Incarnation>, JoinHandle<()>), redis::RedisError> {
+        self.incarnations += 1;
+        let teardown = Teardown::default();
+        let (queue, messages) = mpsc::channel(self.settings.queue);
+        let push = Push::new(queue, teardown.clone(), self.metrics.overflowed.clone());
+        let (held, timeout) = (push.held(), self.settings.timeout);
+        let receiving = self.topology.connect_receiving(timeout, move |info| push.take(info));
         let subscriptions = receiving.await?;
-        let commands = self.endpoint.connect(timeout).await?;
+        let commands = self.topology.connect(timeout).await?;
         let names = self.names.clone();
-        let session = Session::new(self.sessions, names, subscriptions, commands, end.clone(), timeout);
-        let run = self.reading.clone().run(messages, held, end);
-        Ok((Arc::new(session), self.tasks.spawn(run)))
+        let incarnation = Incarnation::new(
+            self.incarnations,
+            names,
+            subscriptions,
+            commands,
+            teardown.clone(),
+            timeout,
+        );
+        let run = self.receivers.clone().run(messages, held, teardown);
+        Ok((Arc::new(incarnation), self.tasks.spawn(run)))
     }
 
-    /// Serves a session until it ends, and tells why it did.
-    async fn live(&mut self, session: &Arc<Session>, stop: &CancellationToken) -> String {
+    /// Serves an incarnation until it ends; why it did.
+    async fn live(&mut self, incarnation: &Arc<Incarnation>, stop: &CancellationToken) -> String {
         let settled = tokio::select! {
-            reason = session.end().reason() => Err(reason),
-            settled = self.settle(session) => settled.map_err(|error| chain(&error)),
+            reason = incarnation.teardown().reason() => Err(reason),
+            settled = self.settle(incarnation) => settled.map_err(|error| chain(&error)),
             () = stop.cancelled() => Err("this hub is ending".to_owned()),
         };
         if let Err(reason) = settled {
             return reason;
         }
-        tracing::info!(session = session.number, "link to Redis is up");
+        tracing::info!(incarnation = incarnation.number, "link to Redis is up");
         self.metrics.up.set(1);
         self.metrics.reconnects.inc_by(u64::from(self.was_up));
         self.was_up = true;
-        self.link.up(session.clone());
+        self.link.up(incarnation.clone());
         let ending = async {
             stop.cancelled().await;
-            tokio::time::timeout(self.limits.timeout, self.link.released()).await
+            tokio::time::timeout(self.settings.timeout, self.link.released()).await
         };
         tokio::select! {
-            reason = session.end().reason() => reason,
-            () = self.subscribing.serve(session) => session.end().reason().await,
-            () = self.probe.watch(session, self.names.probe()) => "messages no longer come through".to_owned(),
+            reason = incarnation.teardown().reason() => reason,
+            () = self.subscribing.serve(incarnation) => incarnation.teardown().reason().await,
+            () = self.probe.watch(incarnation, self.names.probe()) => "messages no longer come through".to_owned(),
             _ = ending => "this hub is ending".to_owned(),
         }
     }
 
     /// Subscribes everything, and waits for a message of this hub to itself that was sent after it.
-    async fn settle(&mut self, session: &Session) -> Result<(), Error> {
-        self.is_writable(session).await?;
-        self.subscribing.resubscribe(session, &self.names.own()).await?;
-        let timeout = self.limits.timeout;
-        let probe = tokio::time::timeout(timeout, self.probe.once(session, self.names.probe()));
+    async fn settle(&mut self, incarnation: &Incarnation) -> Result<(), Error> {
+        self.is_writable(incarnation).await?;
+        self.subscribing.resubscribe(incarnation, &self.names.own()).await?;
+        let timeout = self.settings.timeout;
+        let probe = tokio::time::timeout(timeout, self.probe.once(incarnation, self.names.probe()));
         probe.await.map_err(|_| Error::Timeout(timeout))?
     }
 }
@@ -188,15 +195,15 @@ fn backoff(failures: u32) -> Duration {
     bound.mul_f64(fastrand::f64())
 }
 
-/// An error and its sources in one line, each told once: some repeat their source.
+/// An error and its sources in one line, each once: some repeat their source.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let told = cause.to_string();
-        if !text.contains(&told) {
+        let text_of_cause = cause.to_string();
+        if !text.contains(&text_of_cause) {
             text.push_str(": ");
-            text.push_str(&told);
+            text.push_str(&text_of_cause);
         }
         source = cause.source();
     }
@@ -208,13 +215,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_printed_once() {
         let refused = redis::RedisError::from(std::io::Error::from_raw_os_error(111));
         let lost = Error::Refused(refused);
 
-        let told = chain(&lost);
+        let text = chain(&lost);
 
-        assert_eq!(told.matches("Connection refused").count(), 1, "{told}");
-        assert!(told.starts_with("Redis refused: "), "{told}");
+        assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
+        assert!(text.starts_with("Redis refused: "), "{text}");
     }
 }

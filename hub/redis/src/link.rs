@@ -1,4 +1,4 @@
-//! The link as those see it who use it: how it is, and its session of now.
+//! The link as those see it who use it: how it is, and its incarnation of now.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::error::Error;
-use crate::session::Session;
+use crate::incarnation::Incarnation;
 
 /// How the link to Redis is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +24,19 @@ pub enum LinkState {
 /// Keeps the link open at the end of the hub, for what has to be sent before; `events.timeout` at most.
 #[must_use = "the link may close when it is dropped"]
 #[derive(Debug)]
-pub struct Hold {
+pub struct LinkHold {
     _token: TaskTrackerToken,
 }
 
-/// The session of now, for everybody who needs one.
+/// The incarnation of now, for everybody who needs one.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    shared: Arc<Shared>,
+    inner: Arc<LinkInner>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    session: ArcSwapOption<Session>,
+struct LinkInner {
+    incarnation: ArcSwapOption<Incarnation>,
     state: watch::Sender<LinkState>,
     /// Counts the holds.
     holds: TaskTracker,
@@ -48,50 +48,50 @@ impl Link {
     pub(crate) fn new() -> Self {
         let (state, _) = watch::channel(LinkState::Down("not connected yet".to_owned()));
         Self {
-            shared: Arc::new(Shared {
-                session: ArcSwapOption::empty(),
+            inner: Arc::new(LinkInner {
+                incarnation: ArcSwapOption::empty(),
                 state,
                 holds: TaskTracker::new(),
             }),
         }
     }
 
-    /// The session of now.
-    pub(crate) fn session(&self) -> Result<Arc<Session>, Error> {
-        self.shared.session.load_full().ok_or_else(|| self.why_down())
+    /// The incarnation of now.
+    pub(crate) fn incarnation(&self) -> Result<Arc<Incarnation>, Error> {
+        self.inner.incarnation.load_full().ok_or_else(|| self.why_down())
     }
 
     /// How the link is, now and later.
     pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
-        self.shared.state.subscribe()
+        self.inner.state.subscribe()
     }
 
     pub(crate) fn why_down(&self) -> Error {
-        match &*self.shared.state.borrow() {
+        match &*self.inner.state.borrow() {
             LinkState::Down(reason) => Error::Unavailable(reason.clone()),
             LinkState::Up | LinkState::Local => Error::Unavailable("it was just lost".to_owned()),
         }
     }
 
-    pub(crate) fn hold(&self) -> Hold {
-        Hold {
-            _token: self.shared.holds.token(),
+    pub(crate) fn hold(&self) -> LinkHold {
+        LinkHold {
+            _token: self.inner.holds.token(),
         }
     }
 
     /// Waits until every hold is dropped.
     pub(crate) async fn released(&self) {
-        self.shared.holds.close();
-        self.shared.holds.wait().await;
+        self.inner.holds.close();
+        self.inner.holds.wait().await;
     }
 
-    pub(crate) fn up(&self, session: Arc<Session>) {
-        self.shared.session.store(Some(session));
-        self.shared.state.send_replace(LinkState::Up);
+    pub(crate) fn up(&self, incarnation: Arc<Incarnation>) {
+        self.inner.incarnation.store(Some(incarnation));
+        self.inner.state.send_replace(LinkState::Up);
     }
 
     pub(crate) fn down(&self, reason: String) {
-        self.shared.session.store(None);
-        self.shared.state.send_replace(LinkState::Down(reason));
+        self.inner.incarnation.store(None);
+        self.inner.state.send_replace(LinkState::Down(reason));
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Unconfirmed};
-use crate::link::{Hold, Link};
+use crate::link::{Link, LinkHold};
 use crate::receive::{HubReceiver, Undelivered};
 
 /// Messages that may wait; more are refused.
@@ -36,42 +36,42 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// Accepts messages. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Publisher {
-    jobs: mpsc::Sender<Job>,
+    commands: mpsc::Sender<PublishCommand>,
     bytes: Arc<AtomicUsize>,
     link: Link,
 }
 
 /// The task that sends them.
 pub(crate) struct Publishing {
-    jobs: mpsc::Receiver<Job>,
+    commands: mpsc::Receiver<PublishCommand>,
     bytes: Arc<AtomicUsize>,
     link: Link,
 }
 
 #[derive(Debug)]
-struct Job {
+struct PublishCommand {
     channel: String,
     message: Bytes,
-    then: Then,
+    waiter: Waiter,
 }
 
 #[derive(Debug)]
-enum Then {
+enum Waiter {
     /// Somebody waits for the confirmation.
-    Tell(oneshot::Sender<Result<(), Unconfirmed>>),
+    Caller(oneshot::Sender<Result<(), Unconfirmed>>),
     /// The message was for one hub.
-    Relayed(HubId),
+    Relay(HubId),
 }
 
 pub(crate) fn new(link: Link) -> (Publisher, Publishing) {
-    let (sender, jobs) = mpsc::channel(QUEUE_MESSAGES);
+    let (sender, commands) = mpsc::channel(QUEUE_MESSAGES);
     let bytes = Arc::new(AtomicUsize::new(0));
     let publisher = Publisher {
-        jobs: sender,
+        commands: sender,
         bytes: bytes.clone(),
         link: link.clone(),
     };
-    (publisher, Publishing { jobs, bytes, link })
+    (publisher, Publishing { commands, bytes, link })
 }
 
 // === impl Publisher ===
@@ -83,12 +83,12 @@ impl Publisher {
             delivered: Delivered::No,
             source,
         };
-        self.link.session().map_err(refused)?;
-        let (told, answer) = oneshot::channel();
-        self.accept(Job {
+        self.link.incarnation().map_err(refused)?;
+        let (waiter, answer) = oneshot::channel();
+        self.accept(PublishCommand {
             channel,
             message,
-            then: Then::Tell(told),
+            waiter: Waiter::Caller(waiter),
         })
         .map_err(refused)?;
         let lost = |_| Unconfirmed {
@@ -100,21 +100,21 @@ impl Publisher {
 
     /// Hands on a message for one hub.
     pub(crate) fn relay(&self, channel: String, to: HubId, message: Bytes) -> Result<(), Error> {
-        self.link.session()?;
-        self.accept(Job {
+        self.link.incarnation()?;
+        self.accept(PublishCommand {
             channel,
             message,
-            then: Then::Relayed(to),
+            waiter: Waiter::Relay(to),
         })
     }
 
-    fn accept(&self, job: Job) -> Result<(), Error> {
-        let size = job.message.len();
+    fn accept(&self, command: PublishCommand) -> Result<(), Error> {
+        let size = command.message.len();
         if self.bytes.fetch_add(size, Ordering::Relaxed) > QUEUE_BYTES {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
             return Err(Error::Full);
         }
-        self.jobs.try_send(job).map_err(|refused| {
+        self.commands.try_send(command).map_err(|refused| {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
             match refused {
                 mpsc::error::TrySendError::Full(_) => Error::Full,
@@ -128,13 +128,13 @@ impl Publisher {
 
 impl Publishing {
     /// Sends until the end; what was accepted before it is still sent. `hold` keeps the link until then.
-    pub(crate) async fn run(mut self, hubs: Arc<dyn HubReceiver>, stop: CancellationToken, hold: Hold) {
+    pub(crate) async fn run(mut self, hubs: Arc<dyn HubReceiver>, stop: CancellationToken, hold: LinkHold) {
         let mut batch = Vec::with_capacity(BATCH_MESSAGES);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !self.jobs.is_closed() => self.jobs.close(),
-                first = self.jobs.recv() => match first {
+                () = stop.cancelled(), if !self.commands.is_closed() => self.commands.close(),
+                first = self.commands.recv() => match first {
                     Some(first) => {
                         self.fill(&mut batch, first);
                         self.send(&mut batch, &*hubs).await;
@@ -146,59 +146,61 @@ impl Publishing {
         drop(hold);
     }
 
-    fn fill(&mut self, batch: &mut Vec<Job>, first: Job) {
+    fn fill(&mut self, batch: &mut Vec<PublishCommand>, first: PublishCommand) {
         let mut bytes = first.message.len();
         batch.push(first);
         while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
-            let Ok(job) = self.jobs.try_recv() else { break };
-            bytes += job.message.len();
-            batch.push(job);
+            let Ok(command) = self.commands.try_recv() else { break };
+            bytes += command.message.len();
+            batch.push(command);
         }
-        self.bytes
-            .fetch_sub(batch.iter().map(|job| job.message.len()).sum(), Ordering::Relaxed);
+        self.bytes.fetch_sub(
+            batch.iter().map(|command| command.message.len()).sum(),
+            Ordering::Relaxed,
+        );
     }
 
-    async fn send(&self, batch: &mut Vec<Job>, hubs: &dyn HubReceiver) {
-        let Ok(session) = self.link.session() else {
+    async fn send(&self, batch: &mut Vec<PublishCommand>, hubs: &dyn HubReceiver) {
+        let Ok(incarnation) = self.link.incarnation() else {
             batch
                 .drain(..)
-                .for_each(|job| job.fail(Delivered::No, self.link.why_down(), hubs));
+                .for_each(|command| command.fail(Delivered::No, self.link.why_down(), hubs));
             return;
         };
         let mut pipeline = redis::Pipeline::with_capacity(batch.len());
-        for job in batch.iter() {
-            pipeline.cmd("PUBLISH").arg(&job.channel).arg(&job.message[..]);
+        for command in batch.iter() {
+            pipeline.cmd("PUBLISH").arg(&command.channel).arg(&command.message[..]);
         }
-        match session.query_all(&pipeline).await {
+        match incarnation.query_all(&pipeline).await {
             Ok(answers) => {
-                for (job, answer) in batch.drain(..).zip(answers) {
-                    job.answered(session.read(answer), hubs);
+                for (command, answer) in batch.drain(..).zip(answers) {
+                    command.answered(incarnation.read(answer), hubs);
                 }
             }
             Err(error) => {
-                session.end().now("a publish was not confirmed");
+                incarnation.teardown().begin("a publish was not confirmed");
                 batch
                     .drain(..)
-                    .for_each(|job| job.fail(Delivered::Maybe, error.clone(), hubs));
+                    .for_each(|command| command.fail(Delivered::Maybe, error.clone(), hubs));
             }
         }
     }
 }
 
-// === impl Job ===
+// === impl PublishCommand ===
 
-impl Job {
+impl PublishCommand {
     /// Redis answered how many received it.
     fn answered(self, receivers: Result<i64, Error>, hubs: &dyn HubReceiver) {
-        match (receivers, self.then) {
-            (Ok(_), Then::Tell(told)) => drop(told.send(Ok(()))),
-            (Ok(1..), Then::Relayed(_)) => hubs.delivered(),
-            (Ok(_) | Err(_), Then::Relayed(hub)) => hubs.undelivered(Undelivered {
+        match (receivers, self.waiter) {
+            (Ok(_), Waiter::Caller(waiter)) => drop(waiter.send(Ok(()))),
+            (Ok(1..), Waiter::Relay(_)) => hubs.delivered(),
+            (Ok(_) | Err(_), Waiter::Relay(hub)) => hubs.undelivered(Undelivered {
                 hub,
                 message: self.message,
                 delivered: Delivered::No,
             }),
-            (Err(source), Then::Tell(told)) => drop(told.send(Err(Unconfirmed {
+            (Err(source), Waiter::Caller(waiter)) => drop(waiter.send(Err(Unconfirmed {
                 delivered: Delivered::No,
                 source,
             }))),
@@ -207,9 +209,9 @@ impl Job {
 
     /// It was not sent, or the link broke while it was on its way.
     fn fail(self, delivered: Delivered, source: Error, hubs: &dyn HubReceiver) {
-        match self.then {
-            Then::Tell(told) => drop(told.send(Err(Unconfirmed { delivered, source }))),
-            Then::Relayed(hub) => hubs.undelivered(Undelivered {
+        match self.waiter {
+            Waiter::Caller(waiter) => drop(waiter.send(Err(Unconfirmed { delivered, source }))),
+            Waiter::Relay(hub) => hubs.undelivered(Undelivered {
                 hub,
                 message: self.message,
                 delivered,

@@ -1,11 +1,12 @@
 //! Reads what Redis sends: the connection only decodes and queues, a task behind it spreads.
 //!
 //! Invariants
-//! - The connection never waits. When the queue behind it is full the session ends, and every subscriber gets a gap.
+//! - The connection never waits. When the queue behind it is full the incarnation ends, and every subscriber gets a
+//!   gap.
 //! - Each event is spread once, though Redis sends it twice to a hub that subscribed a topic and all ids of its type:
 //!   the copy for the topic counts, the copy for the pattern is skipped while the topic is subscribed.
-//! - A topic is called resumed when the stream comes to its confirmation: after everything of the session before, before
-//!   everything of this one.
+//! - A topic is called resumed when the stream comes to its confirmation: after everything of the incarnation before,
+//!   before everything of this one.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
 
 use crate::channel::{Channel, Names};
+use crate::incarnation::Teardown;
 use crate::probe::Probe;
-use crate::receive::{HubReceiver, Subscriptions};
-use crate::session::End;
+use crate::receive::{HubReceiver, TopicTable};
 
 /// Bytes received and not yet spread, at most.
 const QUEUE_BYTES: usize = 64 * 1024 * 1024;
@@ -30,22 +31,22 @@ const BATCH: usize = 256;
 
 /// The end of the queue that the connection fills.
 pub(crate) struct Push {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<PushMessage>,
     held: Arc<AtomicUsize>,
-    end: End,
+    teardown: Teardown,
     overflowed: IntCounter,
 }
 
-/// What is the same in every session.
-pub(crate) struct Reading {
+/// What is the same in every incarnation.
+pub(crate) struct Receivers {
     pub(crate) names: Arc<Names>,
-    pub(crate) subscriptions: Arc<dyn Subscriptions>,
+    pub(crate) table: Arc<dyn TopicTable>,
     pub(crate) hubs: Arc<dyn HubReceiver>,
     pub(crate) probe: Probe,
 }
 
 #[derive(Debug)]
-pub(crate) struct Message {
+pub(crate) struct PushMessage {
     kind: Kind,
     channel: Vec<u8>,
     payload: Bytes,
@@ -60,9 +61,9 @@ enum Kind {
     Unsubscribed,
 }
 
-/// The reader of one session.
+/// The reader of one incarnation.
 struct Reader {
-    shared: Arc<Reading>,
+    receivers: Arc<Receivers>,
     /// Channels of topics that this stream carries from here on.
     topics: HashSet<Vec<u8>>,
 }
@@ -70,11 +71,11 @@ struct Reader {
 // === impl Push ===
 
 impl Push {
-    pub(crate) fn new(queue: mpsc::Sender<Message>, end: End, overflowed: IntCounter) -> Self {
+    pub(crate) fn new(queue: mpsc::Sender<PushMessage>, teardown: Teardown, overflowed: IntCounter) -> Self {
         Self {
             queue,
             held: Arc::default(),
-            end,
+            teardown,
             overflowed,
         }
     }
@@ -87,13 +88,13 @@ impl Push {
     /// Called by the connection for each message. Never waits. After the first that did not fit none is taken: it would
     /// come before the gap that tells of the loss.
     pub(crate) fn take(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
-        if self.end.is_decided() {
+        if self.teardown.has_begun() {
             return Err(redis::aio::SendError);
         }
         let disconnected = info.kind == PushKind::Disconnection;
-        let Some(message) = Message::read(info) else {
+        let Some(message) = PushMessage::read(info) else {
             if disconnected {
-                self.end.now("the connection was lost");
+                self.teardown.begin("the connection was lost");
             }
             return Ok(());
         };
@@ -103,14 +104,14 @@ impl Push {
             return Ok(());
         }
         self.overflowed.inc();
-        self.end.now("more came than this hub could spread");
+        self.teardown.begin("more came than this hub could spread");
         Err(redis::aio::SendError)
     }
 }
 
-// === impl Message ===
+// === impl PushMessage ===
 
-impl Message {
+impl PushMessage {
     fn read(info: PushInfo) -> Option<Self> {
         let kind = match info.kind {
             PushKind::Message => Kind::Published,
@@ -136,20 +137,25 @@ impl Message {
     }
 }
 
-// === impl Reading ===
+// === impl Receivers ===
 
-impl Reading {
-    /// Spreads what a session receives, to the last message before its end.
-    pub(crate) async fn run(self: Arc<Self>, mut messages: mpsc::Receiver<Message>, held: Arc<AtomicUsize>, end: End) {
+impl Receivers {
+    /// Spreads what an incarnation receives, to the last message before its end.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        mut messages: mpsc::Receiver<PushMessage>,
+        held: Arc<AtomicUsize>,
+        teardown: Teardown,
+    ) {
         let mut reader = Reader {
-            shared: self,
+            receivers: self,
             topics: HashSet::new(),
         };
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let count = tokio::select! {
                 count = messages.recv_many(&mut batch, BATCH) => count,
-                () = end.wait(), if !messages.is_closed() => {
+                () = teardown.begun(), if !messages.is_closed() => {
                     messages.close();
                     continue;
                 }
@@ -157,7 +163,7 @@ impl Reading {
             if count == 0 {
                 break;
             }
-            reader.shared.probe.heard();
+            reader.receivers.probe.received();
             for message in batch.drain(..) {
                 held.fetch_sub(message.payload.len(), Ordering::Relaxed);
                 reader.take(message);
@@ -170,23 +176,23 @@ impl Reading {
 
 impl Reader {
     /// Never waits: what is slow must not hold up what comes behind it.
-    fn take(&mut self, message: Message) {
-        let Reading {
+    fn take(&mut self, message: PushMessage) {
+        let Receivers {
             names,
-            subscriptions,
+            table,
             hubs,
             probe,
-        } = &*self.shared;
+        } = &*self.receivers;
         match (message.kind, names.read(&message.channel)) {
-            (Kind::Published, Channel::Event(topic)) => subscriptions.event(topic, &message.payload),
+            (Kind::Published, Channel::Event(topic)) => table.event(topic, &message.payload),
             (Kind::Matched, Channel::Event(topic)) => {
                 if !self.topics.contains(&message.channel) {
-                    subscriptions.event(topic, &message.payload);
+                    table.event(topic, &message.payload);
                 }
             }
             (Kind::Subscribed, Channel::Event(topic)) => {
                 if let Ok(topic) = topic.parse::<Topic>() {
-                    subscriptions.resumed(&TopicFilter::One(topic));
+                    table.resumed(&TopicFilter::One(topic));
                 }
                 self.topics.insert(message.channel);
             }
@@ -195,7 +201,7 @@ impl Reader {
             }
             (Kind::PatternSubscribed, _) => {
                 if let Some(event_type) = names.read_pattern(&message.channel) {
-                    subscriptions.resumed(&TopicFilter::AllOf(event_type.into()));
+                    table.resumed(&TopicFilter::AllOf(event_type.into()));
                 }
             }
             (Kind::Published, Channel::Inbox) => hubs.relayed(message.payload),

@@ -1,8 +1,8 @@
 //! Who gets what comes from Redis: what the crates above give the link.
 //!
 //! Invariants
-//! - The link calls these from its own tasks, in the order of what it received; none of them may wait: what is slow must
-//!   not hold up what comes behind it.
+//! - The link calls these from its own tasks, in the order of what it received. None of them may wait: what is slow
+//!   must not hold up what comes behind it.
 
 use std::fmt;
 
@@ -10,15 +10,15 @@ use alkhub_protocol::{Delivered, HubId, TopicFilter};
 use bytes::Bytes;
 
 /// The topics that this hub has subscribers for. The link keeps Redis subscribed to exactly these entries.
-pub trait Subscriptions: fmt::Debug + Send + Sync {
-    /// A new session begins: nothing is confirmed any more. Every filter that has an entry.
+pub trait TopicTable: fmt::Debug + Send + Sync {
+    /// A new incarnation begins: nothing is confirmed any more. Every filter that has an entry.
     fn begin(&self) -> Vec<TopicFilter>;
 
-    /// The session that confirmed an entry, 0 when none did; `None`: there is no such entry.
-    fn session(&self, filter: &TopicFilter) -> Option<u64>;
+    /// The incarnation that confirmed an entry, 0 when none did; `None`: there is no such entry.
+    fn incarnation(&self, filter: &TopicFilter) -> Option<u64>;
 
-    /// Redis confirmed an entry in a session.
-    fn mark(&self, filter: &TopicFilter, session: u64);
+    /// Redis confirmed an entry in an incarnation.
+    fn mark(&self, filter: &TopicFilter, incarnation: u64);
 
     /// The stream of messages has come to the confirmation of an entry: what is received from here on is complete.
     fn resumed(&self, filter: &TopicFilter);
@@ -54,7 +54,7 @@ pub struct Idle {
     /// What it asked for.
     pub filter: TopicFilter,
     /// Changes whenever the entry gets a subscriber after it had none.
-    pub generation: u64,
+    pub revision: u64,
 }
 
 /// What became of an entry at the end of its grace.
@@ -86,12 +86,12 @@ pub(crate) struct Nobody;
 
 // === impl Nobody ===
 
-impl Subscriptions for Nobody {
+impl TopicTable for Nobody {
     fn begin(&self) -> Vec<TopicFilter> {
         Vec::new()
     }
 
-    fn session(&self, _: &TopicFilter) -> Option<u64> {
+    fn incarnation(&self, _: &TopicFilter) -> Option<u64> {
         None
     }
 

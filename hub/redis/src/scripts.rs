@@ -1,4 +1,4 @@
-//! What Redis does in one step: the scripts, as what a [`Session`] can be asked for.
+//! What Redis does in one step: the scripts, as what an [`Incarnation`] can be asked for.
 //!
 //! They are sent as `EVAL` with their text: a server that was restarted or flushed knows none by its hash, and a
 //! kilobyte costs less than a second way through the code.
@@ -12,7 +12,7 @@ use redis::{Cmd, Pipeline, Value, cmd};
 
 use crate::channel::Names;
 use crate::error::Error;
-use crate::session::Session;
+use crate::incarnation::Incarnation;
 
 const REGISTER: &str = include_str!("scripts/register.lua");
 const UNREGISTER: &str = include_str!("scripts/unregister.lua");
@@ -82,7 +82,7 @@ pub struct LeaseRenewal<'a> {
     /// Uid of the Hub that claims the prefix, or empty.
     pub owner: &'a str,
     /// Whether hubs without a lease are taken out, with all their entries.
-    pub bury: bool,
+    pub expire_others: bool,
 }
 
 /// What a renewal answers.
@@ -94,9 +94,9 @@ pub struct Renewed {
     pub living: Vec<(String, String)>,
 }
 
-// === impl Session ===
+// === impl Incarnation ===
 
-impl Session {
+impl Incarnation {
     /// Changes the directory, in one write. One result for each change, in their order.
     ///
     /// # Errors
@@ -131,14 +131,14 @@ impl Session {
             lease,
             ttl,
             owner,
-            bury,
+            expire_others,
         } = renewal;
-        let renew = self.lease(lease, millis(ttl), owner, bury);
+        let renew = self.lease(lease, millis(ttl), owner, expire_others);
         let (joined, living) = self.query(&renew).await?;
         Ok(Renewed { joined, living })
     }
 
-    /// Gives the lease of this hub back: the other hubs hear at once that it is gone.
+    /// Gives the lease of this hub back: the other hubs learn at once that it is gone.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
@@ -164,7 +164,7 @@ impl Session {
         Ok(Written::Stored { generation, is_own })
     }
 
-    fn lease(&self, lease: &str, ttl_ms: u64, owner: &str, bury: bool) -> Cmd {
+    fn lease(&self, lease: &str, ttl_ms: u64, owner: &str, expire_others: bool) -> Cmd {
         let names = &self.names;
         let keys = [
             names.directory(),
@@ -179,7 +179,7 @@ impl Session {
             .arg(lease)
             .arg(ttl_ms)
             .arg(owner)
-            .arg(u8::from(bury))
+            .arg(u8::from(expire_others))
             .arg(names.lease_stem());
         command
     }

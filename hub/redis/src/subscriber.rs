@@ -1,11 +1,11 @@
-//! Keeps Redis subscribed to exactly what the [`Subscriptions`] hold.
+//! Keeps Redis subscribed to exactly what the [`TopicTable`] holds.
 //!
 //! Invariants
 //! - Only this task adds an entry's channel to Redis or takes it away, one command after the other, so a subscribe
 //!   that follows an unsubscribe of the same topic takes effect after it.
-//! - A confirmation is told only after Redis sent it.
+//! - A waiter is woken only after Redis has confirmed.
 //! - A channel without an entry is not subscribed for longer than the grace and one command.
-//! - An entry that nobody wants ends after the grace whether there is a session or not.
+//! - An entry that nobody wants ends after the grace whether there is an incarnation or not.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::channel::Names;
 use crate::error::Error;
-use crate::receive::{Expiry, Idle, Subscriptions};
-use crate::session::Session;
+use crate::incarnation::Incarnation;
+use crate::receive::{Expiry, Idle, TopicTable};
 
 /// Channels in one SUBSCRIBE at most: Redis serves nobody else meanwhile.
 const BATCH: usize = 512;
@@ -28,31 +28,31 @@ const BATCH: usize = 512;
 /// Subscribers that may wait to be confirmed; more wait to be queued.
 const QUEUE: usize = 4_096;
 
-/// Takes wishes. Cheap to clone.
+/// Takes commands. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Requests {
-    wanted: mpsc::Sender<Request>,
+pub(crate) struct SubscribeHandle {
+    wanted: mpsc::Sender<SubscribeCommand>,
     idle: Arc<IdleEntries>,
 }
 
 /// Where the link's task takes them.
-pub(crate) struct Requested {
-    wanted: mpsc::Receiver<Request>,
+pub(crate) struct SubscribeQueue {
+    wanted: mpsc::Receiver<SubscribeCommand>,
     idle: Arc<IdleEntries>,
 }
 
-/// The part of the link's task that fulfils them.
+/// The part of the link's task that executes them.
 pub(crate) struct Subscribing {
-    subscriptions: Arc<dyn Subscriptions>,
+    topics: Arc<dyn TopicTable>,
     names: Arc<Names>,
-    wanted: mpsc::Receiver<Request>,
+    wanted: mpsc::Receiver<SubscribeCommand>,
     idle: Arc<IdleEntries>,
 }
 
 #[derive(Debug)]
-struct Request {
+struct SubscribeCommand {
     filter: TopicFilter,
-    done: oneshot::Sender<Result<(), Error>>,
+    waiter: oneshot::Sender<Result<(), Error>>,
 }
 
 /// Entries without subscribers, in the order of their deadlines. An entry is in here at most once.
@@ -63,30 +63,30 @@ struct IdleEntries {
     first: Notify,
 }
 
-pub(crate) fn new(grace: Duration) -> (Requests, Requested) {
+pub(crate) fn new(grace: Duration) -> (SubscribeHandle, SubscribeQueue) {
     let (sender, wanted) = mpsc::channel(QUEUE);
     let idle = Arc::new(IdleEntries {
         grace,
         queue: Mutex::default(),
         first: Notify::new(),
     });
-    let requests = Requests {
+    let handle = SubscribeHandle {
         wanted: sender,
         idle: idle.clone(),
     };
-    (requests, Requested { wanted, idle })
+    (handle, SubscribeQueue { wanted, idle })
 }
 
-// === impl Requests ===
+// === impl SubscribeHandle ===
 
-impl Requests {
+impl SubscribeHandle {
     /// Waits until an entry is confirmed; `None`: the link went down first.
     pub(crate) async fn confirm(&self, filter: &TopicFilter) -> Option<Result<(), Error>> {
-        let (done, confirmed) = oneshot::channel();
+        let (waiter, confirmed) = oneshot::channel();
         self.wanted
-            .send(Request {
+            .send(SubscribeCommand {
                 filter: filter.clone(),
-                done,
+                waiter,
             })
             .await
             .ok()?;
@@ -102,116 +102,119 @@ impl Requests {
 // === impl Subscribing ===
 
 impl Subscribing {
-    pub(crate) fn new(requested: Requested, subscriptions: Arc<dyn Subscriptions>, names: Arc<Names>) -> Self {
-        let Requested { wanted, idle } = requested;
+    pub(crate) fn new(queue: SubscribeQueue, topics: Arc<dyn TopicTable>, names: Arc<Names>) -> Self {
+        let SubscribeQueue { wanted, idle } = queue;
         Self {
-            subscriptions,
+            topics,
             names,
             wanted,
             idle,
         }
     }
 
-    /// Subscribes the hub's own channels and every entry, in a new session.
-    pub(crate) async fn resubscribe(&mut self, session: &Session, own: &[&str]) -> Result<(), Error> {
-        expired(&*self.subscriptions, &self.idle, Instant::now() + self.idle.grace);
-        let filters = self.subscriptions.begin();
-        session
+    /// Subscribes the hub's own channels and every entry, in a new incarnation.
+    pub(crate) async fn resubscribe(&mut self, incarnation: &Incarnation, own: &[&str]) -> Result<(), Error> {
+        expired(&*self.topics, &self.idle, Instant::now() + self.idle.grace);
+        let filters = self.topics.begin();
+        incarnation
             .subscriptions
             .clone()
             .subscribe(own)
             .await
-            .map_err(|error| session.failed(error))?;
+            .map_err(|error| incarnation.failed(error))?;
         for batch in filters.chunks(BATCH) {
-            match self.subscribe(session, batch).await {
-                Err(Error::Refused(_)) => self.resubscribe_singly(session, batch).await?,
+            match self.subscribe(incarnation, batch).await {
+                Err(Error::Refused(_)) => self.resubscribe_singly(incarnation, batch).await?,
                 outcome => outcome?,
             }
         }
         Ok(())
     }
 
-    /// Fulfils wishes until the session ends.
-    pub(crate) async fn serve(&mut self, session: &Session) {
-        let mut requests = Vec::new();
+    /// Executes commands until the incarnation ends.
+    pub(crate) async fn serve(&mut self, incarnation: &Incarnation) {
+        let mut commands = Vec::new();
         loop {
             let (due, idle) = (self.idle.due(), self.idle.clone());
             tokio::select! {
                 biased;
-                () = session.end().wait() => return,
-                // Before the wishes, which may never pause; after it nothing is due for a while.
+                () = incarnation.teardown().begun() => return,
+                // Before the commands, which may never pause; after it nothing is due for a while.
                 () = until(due) => {
-                    if self.release(session).await.is_err() {
-                        session.end().now("an unsubscribe was not confirmed");
+                    if self.release(incarnation).await.is_err() {
+                        incarnation.teardown().begin("an unsubscribe was not confirmed");
                     }
                 }
-                count = self.wanted.recv_many(&mut requests, BATCH) => {
+                count = self.wanted.recv_many(&mut commands, BATCH) => {
                     if count == 0 {
-                        return session.end().wait().await;
+                        return incarnation.teardown().begun().await;
                     }
-                    self.fulfil(session, &mut requests).await;
+                    self.execute(incarnation, &mut commands).await;
                 }
                 () = idle.first.notified() => {}
             }
         }
     }
 
-    /// Takes entries that nobody wants out while there is no session, until it is dropped.
+    /// Takes entries that nobody wants out while there is no incarnation, until it is dropped.
     pub(crate) fn rest(&self) -> impl Future<Output = Infallible> + Send + use<> {
-        let (subscriptions, idle) = (self.subscriptions.clone(), self.idle.clone());
+        let (topics, idle) = (self.topics.clone(), self.idle.clone());
         async move {
             loop {
                 tokio::select! {
-                    () = until(idle.due()) => drop(expired(&*subscriptions, &idle, Instant::now())),
+                    () = until(idle.due()) => drop(expired(&*topics, &idle, Instant::now())),
                     () = idle.first.notified() => {}
                 }
             }
         }
     }
 
-    /// The link is down: whoever waits hears of it.
+    /// The link is down: every waiter gets that error.
     pub(crate) fn fail_all(&mut self) {
         while let Ok(request) = self.wanted.try_recv() {
             drop(request);
         }
     }
 
-    async fn fulfil(&self, session: &Session, requests: &mut Vec<Request>) {
+    async fn execute(&self, incarnation: &Incarnation, commands: &mut Vec<SubscribeCommand>) {
         let mut waiting: HashMap<TopicFilter, Vec<oneshot::Sender<Result<(), Error>>>> = HashMap::new();
-        for Request { filter, done } in requests.drain(..) {
+        for SubscribeCommand { filter, waiter } in commands.drain(..) {
             // No entry: the subscriber left and its entry expired, so there is nobody to confirm to.
-            match self.subscriptions.session(&filter) {
-                Some(confirmed) if confirmed == session.number => drop(done.send(Ok(()))),
-                Some(_) => waiting.entry(filter).or_default().push(done),
+            match self.topics.incarnation(&filter) {
+                Some(confirmed) if confirmed == incarnation.number => drop(waiter.send(Ok(()))),
+                Some(_) => waiting.entry(filter).or_default().push(waiter),
                 None => {}
             }
         }
         let filters: Vec<TopicFilter> = waiting.keys().cloned().collect();
-        match self.subscribe(session, &filters).await {
-            Ok(()) => waiting.into_values().flatten().for_each(|done| drop(done.send(Ok(())))),
-            Err(Error::Refused(_)) => self.one_by_one(session, waiting).await,
-            Err(_) => session.end().now("a subscribe was not confirmed"),
+        match self.subscribe(incarnation, &filters).await {
+            Ok(()) => waiting
+                .into_values()
+                .flatten()
+                .for_each(|waiter| drop(waiter.send(Ok(())))),
+            Err(Error::Refused(_)) => self.one_by_one(incarnation, waiting).await,
+            Err(_) => incarnation.teardown().begin("a subscribe was not confirmed"),
         }
     }
 
     /// Redis refused a batch, for example by its access rules: the others in it shall not suffer.
     async fn one_by_one(
         &self,
-        session: &Session,
+        incarnation: &Incarnation,
         waiting: HashMap<TopicFilter, Vec<oneshot::Sender<Result<(), Error>>>>,
     ) {
         for (filter, waiting) in waiting {
-            let outcome = self.subscribe(session, std::slice::from_ref(&filter)).await;
-            for done in waiting {
-                let _ = done.send(outcome.clone());
+            let outcome = self.subscribe(incarnation, std::slice::from_ref(&filter)).await;
+            for waiter in waiting {
+                let _ = waiter.send(outcome.clone());
             }
         }
     }
 
     /// Redis no longer allows a topic of a batch: the link shall come up without it.
-    async fn resubscribe_singly(&self, session: &Session, batch: &[TopicFilter]) -> Result<(), Error> {
+    async fn resubscribe_singly(&self, incarnation: &Incarnation, batch: &[TopicFilter]) -> Result<(), Error> {
         for filter in batch {
-            match self.subscribe(session, std::slice::from_ref(filter)).await {
+            match self.subscribe(incarnation, std::slice::from_ref(filter)).await {
                 Err(Error::Refused(error)) => tracing::error!(%error, topic = %filter, "Redis refuses a subscription"),
                 outcome => outcome?,
             }
@@ -219,43 +222,43 @@ impl Subscribing {
         Ok(())
     }
 
-    async fn subscribe(&self, session: &Session, filters: &[TopicFilter]) -> Result<(), Error> {
+    async fn subscribe(&self, incarnation: &Incarnation, filters: &[TopicFilter]) -> Result<(), Error> {
         let (channels, patterns) = self.split(filters);
-        let mut connection = session.subscriptions.clone();
+        let mut connection = incarnation.subscriptions.clone();
         if !channels.is_empty() {
             connection
                 .subscribe(&channels)
                 .await
-                .map_err(|error| session.failed(error))?;
+                .map_err(|error| incarnation.failed(error))?;
         }
         if !patterns.is_empty() {
             connection
                 .psubscribe(&patterns)
                 .await
-                .map_err(|error| session.failed(error))?;
+                .map_err(|error| incarnation.failed(error))?;
         }
         for filter in filters {
-            self.subscriptions.mark(filter, session.number);
+            self.topics.mark(filter, incarnation.number);
         }
         Ok(())
     }
 
-    async fn release(&mut self, session: &Session) -> Result<(), Error> {
-        let filters = expired(&*self.subscriptions, &self.idle, Instant::now());
-        let mut connection = session.subscriptions.clone();
+    async fn release(&mut self, incarnation: &Incarnation) -> Result<(), Error> {
+        let filters = expired(&*self.topics, &self.idle, Instant::now());
+        let mut connection = incarnation.subscriptions.clone();
         for batch in filters.chunks(BATCH) {
             let (channels, patterns) = self.split(batch);
             if !channels.is_empty() {
                 connection
                     .unsubscribe(&channels)
                     .await
-                    .map_err(|error| session.failed(error))?;
+                    .map_err(|error| incarnation.failed(error))?;
             }
             if !patterns.is_empty() {
                 connection
                     .punsubscribe(&patterns)
                     .await
-                    .map_err(|error| session.failed(error))?;
+                    .map_err(|error| incarnation.failed(error))?;
             }
         }
         Ok(())
@@ -292,10 +295,10 @@ impl IdleEntries {
 }
 
 /// Ends the entries whose grace ends by `now`, and lists them.
-fn expired(subscriptions: &dyn Subscriptions, entries: &IdleEntries, now: Instant) -> Vec<TopicFilter> {
+fn expired(topics: &dyn TopicTable, entries: &IdleEntries, now: Instant) -> Vec<TopicFilter> {
     let mut filters = Vec::new();
     for idle in entries.take(now) {
-        match subscriptions.expire(&idle) {
+        match topics.expire(&idle) {
             Expiry::Removed => filters.push(idle.filter),
             Expiry::Again(idle) => entries.push(idle),
             Expiry::Wanted => {}

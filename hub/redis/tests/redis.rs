@@ -129,8 +129,8 @@ async fn the_link_stays_at_the_end_until_nobody_holds_it() {
     let (redis, hold) = (hub.redis.clone(), hub.redis.hold());
 
     hub.stop.cancel();
-    let session = redis.session().expect("still up");
-    let claim = session.claim_prefix("uid", Duration::from_secs(1)).await;
+    let incarnation = redis.incarnation().expect("still up");
+    let claim = incarnation.claim_prefix("uid", Duration::from_secs(1)).await;
     assert_eq!(claim.expect("still up"), "uid");
     drop(hold);
 

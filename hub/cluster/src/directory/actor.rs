@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_redis::{DirectoryWrite, Error, LinkState, Redis, Session, Written};
+use alkhub_redis::{DirectoryWrite, Error, Incarnation, LinkState, Redis, Written};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -44,7 +44,7 @@ pub(super) enum Command {
 }
 
 /// The task behind the directory.
-pub(crate) struct Actor {
+pub(crate) struct DirectoryActor {
     redis: Option<Redis>,
     leases: Arc<Leases>,
     commands: mpsc::Receiver<Command>,
@@ -76,9 +76,9 @@ impl Command {
     }
 }
 
-// === impl Actor ===
+// === impl DirectoryActor ===
 
-impl Actor {
+impl DirectoryActor {
     pub(super) fn new(
         redis: Option<Redis>,
         leases: Arc<Leases>,
@@ -179,8 +179,8 @@ impl Actor {
     /// One result for each write, or none at all: then the entries are asserted later.
     async fn write(&mut self, writes: &[DirectoryWrite]) -> Vec<Result<Written, Error>> {
         let Some(redis) = &self.redis else { return Vec::new() };
-        let written = match redis.session() {
-            Ok(session) => session.write_directory(writes).await,
+        let written = match redis.incarnation() {
+            Ok(incarnation) => incarnation.write_directory(writes).await,
             Err(error) => Err(error),
         };
         match written {
@@ -218,8 +218,8 @@ impl Actor {
     async fn load(&mut self) {
         self.load_at = None;
         let Some(redis) = &self.redis else { return };
-        let loaded = match redis.session() {
-            Ok(session) => self.try_load(&session).await,
+        let loaded = match redis.incarnation() {
+            Ok(incarnation) => self.try_load(&incarnation).await,
             Err(error) => Err(error),
         };
         if let Err(error) = loaded {
@@ -229,27 +229,27 @@ impl Actor {
         }
     }
 
-    async fn try_load(&mut self, session: &Session) -> Result<(), Error> {
-        self.leases.renew(session, false).await?;
-        self.assert_own(session).await?;
-        let stored = session.load_directory().await?;
+    async fn try_load(&mut self, incarnation: &Incarnation) -> Result<(), Error> {
+        self.leases.renew(incarnation, false).await?;
+        self.assert_own(incarnation).await?;
+        let stored = incarnation.load_directory().await?;
         // What hubs said of themselves up to here is skipped with the rest; the renewal before may not have seen it.
-        self.leases.renew(session, false).await?;
+        self.leases.renew(incarnation, false).await?;
         let stale = self.mirror.load(stored);
         if !stale.is_empty() {
-            session.write_directory(&stale).await?;
+            incarnation.write_directory(&stale).await?;
         }
         Ok(())
     }
 
     /// Writes this hub's entries again; those that another hub holds by now are given up.
-    async fn assert_own(&mut self, session: &Session) -> Result<(), Error> {
+    async fn assert_own(&mut self, incarnation: &Incarnation) -> Result<(), Error> {
         let own = self.mirror.own();
         let (keys, writes): (Vec<Key>, Vec<DirectoryWrite>) = own
             .map(|(key, entry)| (key.clone(), DirectoryWrite::Assert(record::write(entry))))
             .unzip();
         for (keys, writes) in keys.chunks(BATCH).zip(writes.chunks(BATCH)) {
-            for (key, written) in keys.iter().zip(session.write_directory(writes).await?) {
+            for (key, written) in keys.iter().zip(incarnation.write_directory(writes).await?) {
                 if matches!(written?, Written::Stored { is_own: false, .. }) {
                     self.mirror.give_up(key);
                 }

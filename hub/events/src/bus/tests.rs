@@ -57,7 +57,7 @@ async fn a_subscription_that_is_refused_while_the_link_is_down_leaves_no_entry()
         matches!(refused, Err(SubscribeError(Error::Unavailable(_)))),
         "{refused:?}"
     );
-    assert_eq!(bus.shared.table.session(&filter("t:1")), None);
+    assert_eq!(bus.inner.table.incarnation(&filter("t:1")), None);
 }
 
 #[tokio::test]
@@ -72,9 +72,9 @@ async fn what_nobody_wants_any_more_is_forgotten_while_the_link_is_down() {
 
     drop(subscription);
 
-    let table = &bus.shared.table;
+    let table = &bus.inner.table;
     until("the entry to go", async || {
-        table.session(&filter("t:1")).map_or(Ok(()), Err)
+        table.incarnation(&filter("t:1")).map_or(Ok(()), Err)
     })
     .await;
 }

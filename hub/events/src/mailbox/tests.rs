@@ -10,7 +10,7 @@ use proptest::test_runner::TestCaseError;
 
 use super::item::PRESSED_BYTES;
 use super::*;
-use crate::publication::Live;
+use crate::publication::WaitingBytes;
 
 const ROOM: Limits = Limits {
     items: 100,
@@ -27,11 +27,11 @@ fn filter(text: &str) -> TopicFilter {
 }
 
 fn push(mailbox: &Mailbox, topic: &str, value: u64) -> Pushed {
-    mailbox.inbox().push(&event(topic, value), false)
+    mailbox.queue().push(&event(topic, value), false)
 }
 
 fn push_gap(mailbox: &Mailbox, topic: &str, missed: Option<u64>) -> usize {
-    mailbox.inbox().push_gap(
+    mailbox.queue().push_gap(
         &filter(topic),
         Loss {
             reason: Reason::Malformed,
@@ -54,7 +54,7 @@ fn drain(deliveries: &mut Deliveries) -> Vec<String> {
 
 #[test]
 fn while_too_much_waits_on_the_hub_who_lags_behind_lets_go_and_who_reads_does_not() {
-    let live = Live::new(1 << 20);
+    let live = WaitingBytes::new(1 << 20);
     let (slow, mut unread) = mailbox(ROOM, Lag::DropOldest);
     let (fast, mut read) = mailbox(ROOM, Lag::DropOldest);
     let large = || {
@@ -68,8 +68,8 @@ fn while_too_much_waits_on_the_hub_who_lags_behind_lets_go_and_who_reads_does_no
 
     for _ in 0..10 {
         let event = large();
-        slow.inbox().push(&event, false);
-        fast.inbox().push(&event, false);
+        slow.queue().push(&event, false);
+        fast.queue().push(&event, false);
         assert!(matches!(read.try_next(), Some(Item::Event(_))));
     }
 
@@ -111,14 +111,14 @@ fn bytes_are_bounded_too_and_one_event_always_fits() {
     );
 
     for _ in 0..3 {
-        mailbox.inbox().push(&large, false);
+        mailbox.queue().push(&large, false);
     }
     assert_eq!(deliveries.queued(), 2);
     let huge = Publication::new(
         "a:1".parse().expect("a topic"),
         Some(RawJson::from_value(&"x".repeat(10_000)).expect("text")),
     );
-    mailbox.inbox().push(&Arc::new(huge), false);
+    mailbox.queue().push(&Arc::new(huge), false);
 
     assert_eq!(show(deliveries.try_next().expect("a gap")), "gap a:1 overflow Some(3)");
     assert!(matches!(deliveries.try_next(), Some(Item::Event(event)) if event.weight() > 10_000));
@@ -130,7 +130,7 @@ fn a_loss_of_one_who_asked_for_all_ids_is_told_under_that_name() {
     let (mailbox, mut deliveries) = mailbox(Limits { items: 1, ..ROOM }, Lag::DropOldest);
 
     for id in 0..4 {
-        mailbox.inbox().push(&event(&format!("a:{id}"), id), true);
+        mailbox.queue().push(&event(&format!("a:{id}"), id), true);
     }
 
     assert_eq!(drain(&mut deliveries), ["gap a:* overflow Some(3)", "a:3 3"]);
@@ -294,7 +294,7 @@ proptest! {
                     numbers += 1;
                     let any = FILTERS[filter].ends_with('*');
                     let topic = if any { FILTERS[filter].replace('*', "9") } else { FILTERS[filter].to_owned() };
-                    let pushed = mailbox.inbox().push(&event(&topic, numbers), any);
+                    let pushed = mailbox.queue().push(&event(&topic, numbers), any);
                     prop_assert!(pushed.queued && deliveries.queued() <= items);
                     sent[filter].push(Sent::Event(numbers));
                 }

@@ -28,10 +28,10 @@ fn each_reader_gets_an_event_once() {
     let table = Table::new(1 << 30);
     let readers: Vec<_> = (0..10).map(|_| reader()).collect();
     for (index, (mailbox, _)) in readers.iter().enumerate() {
-        table.join(&filter("t:1"), mailbox.inbox());
-        table.join(&filter("t:1"), mailbox.inbox());
+        table.join(&filter("t:1"), mailbox.queue());
+        table.join(&filter("t:1"), mailbox.queue());
         if index % 2 == 0 {
-            table.join(&filter("t:*"), mailbox.inbox());
+            table.join(&filter("t:*"), mailbox.queue());
         }
     }
 
@@ -47,27 +47,27 @@ fn each_reader_gets_an_event_once() {
 fn an_entry_goes_only_when_nobody_wanted_it_since_it_was_idle() {
     let table = Table::new(1 << 30);
     let (mailbox, _deliveries) = reader();
-    let (one, inbox) = (filter("t:1"), mailbox.inbox());
+    let (one, queue) = (filter("t:1"), mailbox.queue());
 
-    table.join(&one, inbox);
-    table.join(&one, inbox);
-    assert!(table.leave(&one, inbox).is_none(), "one of two is left");
-    let idle = table.leave(&one, inbox).expect("nobody is left");
-    table.join(&one, inbox);
+    table.join(&one, queue);
+    table.join(&one, queue);
+    assert!(table.leave(&one, queue).is_none(), "one of two is left");
+    let idle = table.leave(&one, queue).expect("nobody is left");
+    table.join(&one, queue);
     assert!(matches!(table.expire(&idle), Expiry::Wanted));
 
-    let idle = table.leave(&one, inbox).expect("reported anew");
-    table.join(&one, inbox);
-    assert!(table.leave(&one, inbox).is_none(), "it is reported already");
+    let idle = table.leave(&one, queue).expect("reported anew");
+    table.join(&one, queue);
+    assert!(table.leave(&one, queue).is_none(), "it is reported already");
     let Expiry::Again(idle) = table.expire(&idle) else {
         panic!("it was wanted in between")
     };
     assert!(matches!(table.expire(&idle), Expiry::Removed));
-    assert_eq!(table.session(&one), None);
+    assert_eq!(table.incarnation(&one), None);
 }
 
 #[test]
-fn a_gap_is_due_once_after_a_session_that_had_confirmed() {
+fn a_gap_is_due_once_after_an_incarnation_that_had_confirmed() {
     let table = Table::new(1 << 30);
     let ((early, mut early_deliveries), (late, mut late_deliveries)) = (reader(), reader());
     let (confirmed, waiting) = (filter("t:1"), filter("t:2"));
@@ -75,13 +75,13 @@ fn a_gap_is_due_once_after_a_session_that_had_confirmed() {
         reason: Reason::Reconnected,
         missed: None,
     };
-    table.join(&confirmed, early.inbox());
+    table.join(&confirmed, early.queue());
     table.mark(&confirmed, 1);
-    table.join(&waiting, late.inbox());
+    table.join(&waiting, late.queue());
 
     assert_eq!(table.begin().len(), 2);
-    assert_eq!(table.session(&confirmed), Some(0));
-    // A session that ends before it confirmed anything takes nothing away.
+    assert_eq!(table.incarnation(&confirmed), Some(0));
+    // An incarnation that ends before it confirmed anything takes nothing away.
     table.begin();
 
     assert!(table.resumed(&waiting).is_none());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use alkhub_protocol::envelope::{TransportHeader, encode};
 use alkhub_protocol::{Envelope, HubId, RawJson, Topic, TopicFilter};
-use alkhub_redis::{Expiry, Idle, Redis, Subscriptions};
+use alkhub_redis::{Expiry, Idle, Redis, TopicTable};
 use bytes::Bytes;
 
 use crate::error::{PublishError, SubscribeError};
@@ -58,7 +58,7 @@ impl Outlet {
 
     /// Whether the link is up.
     pub(crate) fn ready(&self) -> Result<(), SubscribeError> {
-        self.redis.session()?;
+        self.redis.incarnation()?;
         Ok(())
     }
 
@@ -69,8 +69,8 @@ impl Outlet {
     }
 
     /// Waits until Redis has confirmed an entry of the table.
-    pub(crate) async fn confirm(&self, filter: &TopicFilter, session: u64) -> Result<(), SubscribeError> {
-        Ok(self.redis.confirm(filter, session).await?)
+    pub(crate) async fn confirm(&self, filter: &TopicFilter, incarnation: u64) -> Result<(), SubscribeError> {
+        Ok(self.redis.confirm(filter, incarnation).await?)
     }
 
     /// Nobody wants an entry any more.
@@ -107,20 +107,20 @@ impl Intake {
     }
 }
 
-impl Subscriptions for Intake {
+impl TopicTable for Intake {
     fn begin(&self) -> Vec<TopicFilter> {
         self.table.begin()
     }
 
-    fn session(&self, filter: &TopicFilter) -> Option<u64> {
-        self.table.session(filter)
+    fn incarnation(&self, filter: &TopicFilter) -> Option<u64> {
+        self.table.incarnation(filter)
     }
 
-    fn mark(&self, filter: &TopicFilter, session: u64) {
-        self.table.mark(filter, session);
+    fn mark(&self, filter: &TopicFilter, incarnation: u64) {
+        self.table.mark(filter, incarnation);
     }
 
-    /// Whoever may have missed events since an earlier session gets a gap.
+    /// Whoever may have missed events since an earlier incarnation gets a gap.
     fn resumed(&self, filter: &TopicFilter) {
         if let Some(readers) = self.table.resumed(filter) {
             let loss = Loss {

@@ -1,7 +1,7 @@
--- Renews a hub's lease and the prefix that its Hub claims; buries hubs whose lease has ended, with all their entries.
+-- Renews a hub's lease and the prefix that its Hub claims; takes out hubs whose lease has expired, with all their entries.
 -- A lease that says something new is published with the directory's changes.
 -- KEYS: directory, directory:version, hubs, owner. ARGV: changes channel, stem of instances' names, epoch to begin with,
--- hub, lease, time to live in ms (0: the hub leaves), uid of the Hub or empty, 1 to bury,
+-- hub, lease, time to live in ms (0: the hub leaves), uid of the Hub or empty, 1 to take out hubs without a lease,
 -- stem of leases' names.
 -- Answer: 1 when the hub was not known before; ids and leases of the living in turn.
 local channel, instances, epoch, hub, ttl, uid = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[6], ARGV[7]
@@ -13,7 +13,7 @@ local function publish(what)
   redis.call('PUBLISH', channel, redis.call('HGET', KEYS[2], 'epoch') .. ' ' .. change .. ' ' .. what)
 end
 
-local function bury(gone)
+local function expire(gone)
   for _, field in ipairs(redis.call('SMEMBERS', instances .. gone)) do
     local stored = redis.call('HGET', KEYS[1], field)
     if stored and string.match(stored, '^%d+ (%S+) ') == gone then redis.call('HDEL', KEYS[1], field) end
@@ -25,7 +25,7 @@ end
 
 if ttl == '0' then
   redis.call('DEL', leases .. hub)
-  bury(hub)
+  expire(hub)
   return {0, {}}
 end
 local before = redis.call('GET', leases .. hub)
@@ -42,7 +42,7 @@ for _, id in ipairs(redis.call('SMEMBERS', KEYS[3])) do
     living[#living + 1] = id
     living[#living + 1] = lease
   elseif ARGV[8] == '1' then
-    bury(id)
+    expire(id)
   end
 end
 return {joined, living}

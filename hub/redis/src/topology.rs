@@ -1,4 +1,4 @@
-//! Where Redis is, and how a session's connections are opened there.
+//! Where Redis is, and how an incarnation's connections are opened there.
 //!
 //! Every default of the redis crate that matters is set here.
 
@@ -25,15 +25,15 @@ const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const SOCKETS: [&str; 3] = ["unix:", "redis+unix:", "valkey+unix:"];
 
 /// What a hub connects to: a closed set.
-pub(crate) enum Endpoint {
+pub(crate) enum Topology {
     /// One server, which is the primary.
     Standalone(Client),
 }
 
-// === impl Endpoint ===
+// === impl Topology ===
 
-impl Endpoint {
-    /// The endpoint of a URL; it connects to nothing yet. `authorities` is the file of `events.redis-ca-file`.
+impl Topology {
+    /// The topology of a URL; it connects to nothing yet. `authorities` is the file of `events.redis-ca-file`.
     pub(crate) fn new(url: &SecretString, authorities: Option<&Path>) -> Result<Self, SetupError> {
         client(url, authorities).map(Self::Standalone)
     }
@@ -90,7 +90,7 @@ fn client(url: &SecretString, authorities: Option<&Path>) -> Result<Client, Setu
     }
 }
 
-/// What the client says of a URL; it repeats nothing of it.
+/// The client's own words on a URL; they repeat nothing of it.
 fn unfit(error: &RedisError) -> SetupError {
     InvalidUrl::new(error.to_string()).into()
 }
@@ -154,15 +154,15 @@ mod tests {
 
     #[test]
     fn authorities_beside_a_link_in_the_clear_are_refused() {
-        for text in ["redis://:s3cret@cache", "unix:///run/redis.sock"] {
-            let error = client(&text.into(), Some(Path::new("/ca.pem"))).expect_err(text);
+        for url in ["redis://:s3cret@cache", "unix:///run/redis.sock"] {
+            let error = client(&url.into(), Some(Path::new("/ca.pem"))).expect_err(url);
 
-            let told = format!("{error}: {:?}", std::error::Error::source(&error));
+            let text = format!("{error}: {:?}", std::error::Error::source(&error));
             assert!(
-                told.contains("events.redis-ca-file") && told.contains("rediss://"),
-                "{told}"
+                text.contains("events.redis-ca-file") && text.contains("rediss://"),
+                "{text}"
             );
-            assert!(!told.contains("s3cret"), "{told}");
+            assert!(!text.contains("s3cret"), "{text}");
         }
     }
 }

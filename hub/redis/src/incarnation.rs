@@ -1,4 +1,4 @@
-//! One life of the link: its two connections and how it ended.
+//! One incarnation of the link: its two connections, and why they are closed.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,19 +11,19 @@ use crate::channel::Names;
 use crate::error::Error;
 
 /// Two connections that live and end together.
-pub struct Session {
-    /// Counts sessions from 1.
+pub struct Incarnation {
+    /// Counts incarnations from 1.
     pub(crate) number: u64,
     pub(crate) names: Arc<Names>,
     pub(crate) subscriptions: MultiplexedConnection,
     commands: MultiplexedConnection,
-    end: End,
+    teardown: Teardown,
     timeout: Duration,
 }
 
-/// Ends a session; the first reason given is the one that is told.
+/// Ends an incarnation; of several reasons the first one is kept.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct End {
+pub(crate) struct Teardown {
     token: CancellationToken,
     reason: Arc<OnceLock<String>>,
 }
@@ -33,15 +33,15 @@ pub(crate) fn is_read_only(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-// === impl Session ===
+// === impl Incarnation ===
 
-impl Session {
+impl Incarnation {
     pub(crate) fn new(
         number: u64,
         names: Arc<Names>,
         subscriptions: MultiplexedConnection,
         commands: MultiplexedConnection,
-        end: End,
+        teardown: Teardown,
         timeout: Duration,
     ) -> Self {
         Self {
@@ -49,12 +49,12 @@ impl Session {
             names,
             subscriptions,
             commands,
-            end,
+            teardown,
             timeout,
         }
     }
 
-    /// Sends a command and reads its answer. No answer in time ends the session.
+    /// Sends a command and reads its answer. No answer in time ends the incarnation.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
         command
             .query_async(&mut self.commands.clone())
@@ -72,62 +72,63 @@ impl Session {
         answers.map_err(|error| self.failed(error))
     }
 
-    /// Reads one of the answers of [`Session::query_all`].
+    /// Reads one of the answers of [`Incarnation::query_all`].
     pub(crate) fn read<T: FromRedisValue>(&self, answer: Value) -> Result<T, Error> {
         let value = answer.extract_error().map_err(|error| self.failed(error))?;
         redis::from_redis_value(value).map_err(|error| Error::Refused(error.into()))
     }
 
-    /// What a failure means; a lost connection or a silent server ends the session.
+    /// What a failure means; a lost connection or a silent server ends the incarnation.
     pub(crate) fn failed(&self, error: RedisError) -> Error {
         if error.is_timeout() {
-            self.end.now("Redis did not answer in time");
+            self.teardown.begin("Redis did not answer in time");
             Error::Timeout(self.timeout)
         } else if error.is_unrecoverable_error() || error.is_connection_dropped() {
-            self.end.now("the connection was lost");
+            self.teardown.begin("the connection was lost");
             Error::Unavailable(error.to_string())
         } else {
             if is_read_only(&error) {
                 // It became a replica: what is published here no longer reaches everybody.
-                self.end.now("Redis is read-only");
+                self.teardown.begin("Redis is read-only");
             }
             Error::Refused(error)
         }
     }
 
-    pub(crate) fn end(&self) -> &End {
-        &self.end
+    pub(crate) fn teardown(&self) -> &Teardown {
+        &self.teardown
     }
 }
 
-impl std::fmt::Debug for Session {
+impl std::fmt::Debug for Incarnation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
+        f.debug_struct("Incarnation")
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
 }
 
-// === impl End ===
+// === impl Teardown ===
 
-impl End {
-    pub(crate) fn now(&self, reason: &str) {
+impl Teardown {
+    pub(crate) fn begin(&self, reason: &str) {
         self.reason.get_or_init(|| reason.to_owned());
         self.token.cancel();
     }
 
-    /// Whether the end is decided.
-    pub(crate) fn is_decided(&self) -> bool {
+    /// Whether it has begun.
+    pub(crate) fn has_begun(&self) -> bool {
         self.token.is_cancelled()
     }
 
-    /// Waits for the end and tells why.
+    /// Waits until it begins; why it does.
     pub(crate) async fn reason(&self) -> String {
         self.token.cancelled().await;
         self.reason.get().cloned().unwrap_or_default()
     }
 
-    pub(crate) async fn wait(&self) {
+    /// Waits until it begins.
+    pub(crate) async fn begun(&self) {
         self.token.cancelled().await;
     }
 }

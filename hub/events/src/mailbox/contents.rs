@@ -13,7 +13,7 @@ use crate::publication::Publication;
 const KEPT_SLOTS: usize = 128;
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct Contents {
     pub(super) waker: Option<Waker>,
     /// Losses that lie before everything in `queue`.
     lost: BTreeMap<TopicFilter, Loss>,
@@ -49,9 +49,9 @@ struct OpenGaps {
     types: HashMap<Arc<str>, u64>,
 }
 
-// === impl State ===
+// === impl Contents ===
 
-impl State {
+impl Contents {
     pub(super) fn push(&mut self, publication: &Arc<Publication>, any: bool, limits: Limits, lag: Lag) -> Pushed {
         let mut pushed = Pushed::default();
         if self.phase != Phase::Running {
