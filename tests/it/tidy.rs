@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("crds", &[]),
     ("hub/tasks", &[]),
     ("hub/wire", &[]),
+    ("hub/schema", &["protocol"]),
     ("hub/store", &["protocol", "config", "tasks"]),
     ("hub/redis", &["protocol", "config", "tasks"]),
     ("hub/budget", &["protocol", "config"]),
@@ -28,7 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/cluster", &["protocol", "config", "tasks", "redis"]),
     (
         "hub/calls",
-        &["protocol", "config", "tasks", "store", "hub-cluster", "budget"],
+        &["protocol", "config", "tasks", "schema", "store", "hub-cluster", "budget"],
     ),
     (
         "hub/edge",
@@ -70,7 +71,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("hub/sdk", &["protocol"]),
-    ("hub/cli", &["protocol", "config", "store", "server", "sdk"]),
+    ("hub/cli", &["protocol", "config", "schema", "store", "server", "sdk"]),
     ("operator", &["crds", "config", "protocol"]),
     ("tests/cluster", &[]),
     ("tests/support", &[]),
@@ -251,7 +252,7 @@ fn only_the_config_crate_reads_settings_from_the_environment() {
 #[test]
 fn json_from_outside_is_read_into_structs_from_objects_only() {
     const CRATES: &[&str] = &[
-        "protocol", "calls", "edge", "api", "socket", "server", "redis", "events", "cluster", "store", "sdk",
+        "protocol", "schema", "calls", "edge", "api", "socket", "server", "redis", "events", "cluster", "store", "sdk",
     ];
     // The last two see to it themselves: every frame is read into them.
     const PLAIN: &[&str] = &["RawValue", "IgnoredAny", "String", "CallPayload<'_>", "Head<'_>"];
@@ -299,6 +300,7 @@ fn each_technology_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("sqlx", &["hub/store"][..]),
         ("redis", &["hub/redis", "tests/support"]),
+        ("jsonschema", &["hub/schema"]),
         ("axum", &["hub/edge", "hub/api", "hub/socket", "hub/server", "operator"]),
         ("kube", &["operator", "crds"]),
         ("k8s-openapi", &["operator", "crds"]),
@@ -319,7 +321,7 @@ fn each_technology_has_one_home() {
 
     none(
         &faults,
-        "SQL only in store, Redis only in redis and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
+        "SQL only in store, JSON Schema only in schema, Redis only in redis and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
     );
 }
 
@@ -333,7 +335,7 @@ fn domain_crates_name_no_status_and_no_custom_resource() {
                 "hub/redis/src",
                 "hub/events/src",
                 "hub/cluster/src",
-                "hub/store/src",
+                "hub/schema/src", "hub/store/src",
             ]
             .iter()
             .any(|d| s.path.starts_with(d))

@@ -97,7 +97,7 @@ impl Admission {
             let message = format!("the input is larger than {PAYLOAD_LIMIT_BYTES} bytes");
             return Err(CallError::new(Code::PayloadTooLarge, message));
         }
-        operation.input.check(input.as_bytes()).map_err(|violation| {
+        operation.input.check(&input).map_err(|violation| {
             CallError::new(Code::ValidationError, format!("input {violation}")).details(violation.details())
         })?;
         if request.timeout.is_some_and(|timeout| timeout.is_zero()) {

@@ -7,6 +7,7 @@ use alkhub_budget::Budgets;
 use alkhub_config::CallsConfig;
 use alkhub_hub_cluster::Cluster;
 use alkhub_protocol::HubId;
+use alkhub_schema::cache::Capacity;
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
 use prometheus::Registry;
@@ -18,7 +19,7 @@ use crate::arrivals::Arrivals;
 use crate::builtin::Builtins;
 use crate::call_id::LegIds;
 use crate::calls::Calls;
-use crate::compiled::{Budget, Specs};
+use crate::compiled::Specs;
 use crate::departure::Departures;
 use crate::directory::Directory;
 use crate::dispatch::Dispatch;
@@ -125,11 +126,11 @@ impl Ground {
     fn new(parts: &Parts) -> Result<Self, prometheus::Error> {
         let config = &parts.config;
         let metrics = Arc::new(Metrics::register(&parts.registry)?);
-        let budget = Budget {
-            hub: config.spec_bytes,
-            spoke: config.spec_bytes_per_spoke,
+        let capacity = Capacity {
+            total: config.spec_bytes,
+            per_spoke: config.spec_bytes_per_spoke,
         };
-        let specs = Arc::new(Specs::new(Arc::clone(&metrics), budget));
+        let specs = Arc::new(Specs::new(Arc::clone(&metrics), capacity, &parts.registry)?);
         let directory = Arc::new(Directory::new(Arc::clone(&specs)));
         let conduits = parts.cluster.conduits().clone();
         let relay = Arc::new(Relay::new(conduits, Arc::clone(&metrics)));

@@ -12,6 +12,7 @@ use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{
     CallError, CallRequest, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName, scope,
 };
+use alkhub_schema::Check;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
@@ -20,7 +21,6 @@ use crate::directory::Directory;
 use crate::envelope;
 use crate::list::{self, ListQuery};
 use crate::router;
-use crate::schema::Check;
 
 /// One of the hub's own operations.
 struct Builtin {
@@ -262,7 +262,7 @@ impl Builtin {
 
     /// Reads an input after its schema has been checked.
     fn read<T: serde::de::DeserializeOwned>(&self, input: &RawJson) -> Result<T, CallError> {
-        self.input.check(input.as_bytes()).map_err(|violation| {
+        self.input.check(input).map_err(|violation| {
             CallError::new(Code::ValidationError, format!("input {violation}")).details(violation.details())
         })?;
         input

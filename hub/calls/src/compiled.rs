@@ -1,54 +1,20 @@
-//! The specifications that this hub has in memory by their hash, within a budget of bytes.
-//!
-//! Invariants
-//! - What compiled specifications take at most is known ([`Operation::bytes`]) and bounded, for the hub and for each
-//!   spoke. An operation is charged to the spoke that first brought it, until this hub drops it.
-//! - What nobody uses goes first; what is in use is never dropped. What does not fit then is refused, by the setting's
-//!   name, and as far as that can be told before it is compiled: what was refused is remembered for a while.
-//! - Nothing is compiled on a thread that serves connections, and no more than one that is light and one that is heavy at
-//!   once. Each kind has turns that the keys take one after the other ([`Fair`]): nobody waits for more than one
-//!   specification of each other key, and who brings light ones for none that is heavy.
+//! The operations that this hub has compiled, by the hash of their specification, within the settings' budget of bytes.
 
-mod refused;
-
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use alkhub_protocol::{OperationName, OperationSpec, SpokeName};
+use alkhub_protocol::{OperationSpec, SpokeName};
+use alkhub_schema::cache::{self, Built, Cache, Capacity, Unbuilt};
 use alkhub_store::SpecHash;
-use parking_lot::Mutex;
+use prometheus::Registry;
 
-use crate::fair::Fair;
 use crate::metrics::Metrics;
 use crate::operation::{self, Operation};
-use refused::{Refusal, Refused};
 
-/// What a specification takes at most, in bytes, that is light: a thirtieth of what one spoke may have.
-const LIGHT_BYTES: usize = 1024 * 1024;
-
-/// How much compiled specifications may take, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
-    pub(crate) hub: usize,
-    pub(crate) spoke: usize,
-}
-
-/// Compiled operations by hash.
+/// Compiled operations by hash. What one takes at most is known ([`Operation::bytes`]).
 #[derive(Debug)]
 pub(crate) struct Specs {
-    kept: Mutex<Kept>,
-    budget: Budget,
-    light: Arc<Fair>,
-    heavy: Arc<Fair>,
-    refused: Mutex<Refused>,
+    cache: Cache<SpecHash, Operation>,
     metrics: Arc<Metrics>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    by_hash: HashMap<SpecHash, (SpokeName, Arc<Operation>)>,
-    bytes: usize,
-    by_spoke: HashMap<SpokeName, usize>,
 }
 
 /// Why a specification cannot be used.
@@ -56,11 +22,8 @@ struct Kept {
 pub(crate) enum Error {
     #[error(transparent)]
     Name(#[from] alkhub_protocol::id::InvalidId),
-    #[error(transparent)]
-    Operation(#[from] operation::Error),
-    /// A fault that was found before.
     #[error("{0}")]
-    Known(Arc<str>),
+    Fault(Arc<str>),
     #[error(
         "it takes {bytes} bytes or more when it is compiled, and the specifications of spoke `{spoke}` would take more than \
          the {limit} that one spoke may have on a hub: use fewer and simpler patterns and smaller schemas, or raise \
@@ -83,26 +46,24 @@ pub(crate) enum Error {
 // === impl Specs ===
 
 impl Specs {
-    pub(crate) fn new(metrics: Arc<Metrics>, budget: Budget) -> Self {
-        Self {
-            kept: Mutex::default(),
-            budget,
-            light: Arc::default(),
-            heavy: Arc::default(),
-            refused: Mutex::default(),
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        capacity: Capacity,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            cache: Cache::new(capacity, registry)?,
             metrics,
-        }
+        })
     }
 
     pub(crate) fn get(&self, hash: &SpecHash) -> Option<Arc<Operation>> {
-        let kept = self.kept.lock();
-        kept.by_hash.get(hash).map(|(_, operation)| Arc::clone(operation))
+        self.cache.get(hash)
     }
 
     /// The spoke that first brought it.
     pub(crate) fn owner(&self, hash: &SpecHash) -> Option<SpokeName> {
-        let kept = self.kept.lock();
-        kept.by_hash.get(hash).map(|(spoke, _)| spoke.clone())
+        self.cache.owner(hash)
     }
 
     /// The operation of a specification that a spoke brought by a key, compiled unless it is known. Dropping the future
@@ -113,165 +74,104 @@ impl Specs {
         key: &Arc<str>,
         spec: OperationSpec,
     ) -> Result<Arc<Operation>, Error> {
-        let hash = SpecHash::of(&spec);
-        let name = spec.operation()?;
-        if let Some(known) = self.get(&hash) {
-            return Ok(known);
-        }
-        self.refused_before(spoke, &hash)?;
-        let wanted = (name, spec, hash);
-        let light = self.compile_within(&self.light, (spoke, key), &wanted, LIGHT_BYTES);
-        match light.await {
-            Err(Error::Operation(operation::Error::Over { .. })) => {}
-            result => return result,
-        }
-        let heavy = self.compile_within(&self.heavy, (spoke, key), &wanted, usize::MAX);
-        heavy.await
-    }
-
-    /// Compiles in a turn, unless it takes more bytes than `most`, or than there is room for.
-    async fn compile_within(
-        &self,
-        turns: &Arc<Fair>,
-        (spoke, key): (&SpokeName, &Arc<str>),
-        (name, spec, hash): &(OperationName, OperationSpec, SpecHash),
-        most: usize,
-    ) -> Result<Arc<Operation>, Error> {
-        let turn = turns.turn(key).await;
-        if let Some(known) = self.get(hash) {
-            return Ok(known);
-        }
-        self.refused_before(spoke, hash)?;
-        let room = self.room(spoke);
-        let (name, spec, hash, series) = (name.clone(), spec.clone(), *hash, self.metrics.series(name));
-        let compile = move || {
-            let compiled = Operation::compile(name, spec, hash, series, room.min(most));
-            // Not before: who gave up while it was compiled leaves the turn taken until then.
-            drop(turn);
-            compiled
+        let (hash, name) = (SpecHash::of(&spec), spec.operation()?);
+        let metrics = Arc::clone(&self.metrics);
+        let build = move |limit: usize| {
+            let series = metrics.series(&name);
+            let operation = Operation::compile(name.clone(), spec.clone(), hash, series, limit)?;
+            Ok(built(operation))
         };
-        match tokio::task::spawn_blocking(compile).await? {
-            Ok(operation) => self.keep(spoke, operation),
-            Err(operation::Error::Over { bytes }) if bytes > room => {
-                self.refused.lock().add(hash, Refusal::Bytes(bytes));
-                Err(self.over(spoke, bytes))
-            }
-            Err(error @ operation::Error::Over { .. }) => Err(error.into()),
-            Err(error @ operation::Error::Schema { .. }) => {
-                self.refused.lock().add(hash, Refusal::fault(&error.to_string()));
-                Err(error.into())
-            }
-        }
+        let operation = self.cache.get_or_build(spoke, key, hash, build).await;
+        operation.map_err(|error| Error::of(error, spoke))
     }
 
-    /// Refuses once more what was refused before, unless there is room for it now.
-    fn refused_before(&self, spoke: &SpokeName, hash: &SpecHash) -> Result<(), Error> {
-        let refusal = self.refused.lock().get(hash);
-        match refusal {
-            None => Ok(()),
-            Some(Refusal::Fault(fault)) => Err(Error::Known(fault)),
-            Some(Refusal::Bytes(bytes)) if bytes > self.room(spoke) => Err(self.over(spoke, bytes)),
-            Some(Refusal::Bytes(_)) => Ok(()),
-        }
-    }
-
-    /// Bytes that a spoke's next operation may take, when all goes that nobody uses.
-    fn room(&self, spoke: &SpokeName) -> usize {
-        let (own, all) = self.kept.lock().used(spoke);
-        let own = self.budget.spoke.saturating_sub(own);
-        own.min(self.budget.hub.saturating_sub(all))
-    }
-
-    /// The refusal of an operation that takes so much, with what nobody uses dropped.
-    fn over(&self, spoke: &SpokeName, bytes: usize) -> Error {
-        let mut kept = self.kept.lock();
-        self.make_room(&mut kept, spoke, bytes);
-        self.metrics.specs.refused.inc();
-        self.told(&kept);
-        if kept.of(spoke) + bytes > self.budget.spoke {
-            return Error::SpokeBudget {
-                bytes,
-                limit: self.budget.spoke,
-                spoke: spoke.clone(),
-            };
-        }
-        Error::HubBudget {
-            bytes,
-            limit: self.budget.hub,
-        }
-    }
-
-    /// Drops what nobody uses where more room is wanted.
-    fn make_room(&self, kept: &mut Kept, spoke: &SpokeName, bytes: usize) {
-        if kept.of(spoke) + bytes > self.budget.spoke {
-            kept.drop_unused(|owner| owner == spoke);
-        }
-        if kept.bytes + bytes > self.budget.hub {
-            kept.drop_unused(|_| true);
-        }
-    }
-
-    /// Keeps a compiled operation when it fits.
+    /// Keeps an operation that a test compiled.
+    #[cfg(test)]
     pub(crate) fn keep(&self, spoke: &SpokeName, operation: Operation) -> Result<Arc<Operation>, Error> {
-        let (hash, bytes) = (operation.hash, operation.bytes);
-        let mut kept = self.kept.lock();
-        self.make_room(&mut kept, spoke, bytes);
-        if kept.of(spoke) + bytes > self.budget.spoke || kept.bytes + bytes > self.budget.hub {
-            drop(kept);
-            self.refused.lock().add(hash, Refusal::Bytes(bytes));
-            return Err(self.over(spoke, bytes));
-        }
-        let operation = Arc::new(operation);
-        kept.bytes += bytes;
-        *kept.by_spoke.entry(spoke.clone()).or_default() += bytes;
-        kept.by_hash.insert(hash, (spoke.clone(), Arc::clone(&operation)));
-        self.told(&kept);
-        Ok(operation)
-    }
-
-    fn told(&self, kept: &Kept) {
-        let bytes = i64::try_from(kept.bytes).unwrap_or(i64::MAX);
-        self.metrics.specs.bytes.set(bytes);
+        let kept = self.cache.keep(spoke, operation.hash, built(operation));
+        kept.map_err(|error| Error::of(error, spoke))
     }
 }
 
-// === impl Kept ===
-
-impl Kept {
-    fn of(&self, spoke: &SpokeName) -> usize {
-        self.by_spoke.get(spoke).copied().unwrap_or_default()
+fn built(operation: Operation) -> Built<Operation> {
+    Built {
+        bytes: operation.bytes,
+        value: operation,
     }
+}
 
-    /// What somebody uses, in bytes: of this spoke, and of all.
-    fn used(&self, of: &SpokeName) -> (usize, usize) {
-        let used = self.by_hash.values();
-        let used = used.filter(|(_, operation)| Arc::strong_count(operation) > 1);
-        used.fold((0, 0), |(own, all), (spoke, operation)| {
-            let bytes = operation.bytes;
-            (if spoke == of { own + bytes } else { own }, all + bytes)
-        })
+// === impl Error ===
+
+impl Error {
+    /// The cache's answer to a spoke, in the words of the settings.
+    fn of(error: cache::Error, spoke: &SpokeName) -> Self {
+        match error {
+            cache::Error::Fault(fault) => Self::Fault(fault),
+            cache::Error::SpokeFull { bytes, limit } => Self::SpokeBudget {
+                bytes,
+                limit,
+                spoke: spoke.clone(),
+            },
+            cache::Error::Full { bytes, limit } => Self::HubBudget { bytes, limit },
+            cache::Error::Failed(error) => Self::Failed(error),
+        }
     }
+}
 
-    /// Drops what no registration, no call and no pool holds, of the spokes that `of` tells.
-    fn drop_unused(&mut self, of: impl Fn(&SpokeName) -> bool) {
-        let Self {
-            by_hash,
-            bytes,
-            by_spoke,
-        } = self;
-        by_hash.retain(|_, (spoke, operation)| {
-            let keep = Arc::strong_count(operation) > 1 || !of(spoke);
-            if !keep {
-                *bytes -= operation.bytes;
-                if let Some(own) = by_spoke.get_mut(spoke) {
-                    *own -= operation.bytes;
-                }
-            }
-            keep
-        });
-        by_spoke.retain(|_, own| *own > 0);
+impl From<operation::Error> for Unbuilt {
+    fn from(error: operation::Error) -> Self {
+        match error {
+            operation::Error::Over { bytes } => Self::Over { bytes },
+            fault @ operation::Error::Schema { .. } => Self::Fault(fault.to_string()),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::fixture::{metrics, spec};
+
+    fn specs(total: usize, per_spoke: usize) -> Specs {
+        Specs::new(metrics(), Capacity { total, per_spoke }, &Registry::new()).expect("a fresh registry")
+    }
+
+    /// Some 3.5 KiB each.
+    async fn compile(specs: &Specs, name: &str) -> Result<Arc<Operation>, Error> {
+        let (spoke, key) = ("a".parse().expect("valid"), Arc::from("key"));
+        specs.compile(&spoke, &key, spec(name, r#"{"type":"string"}"#)).await
+    }
+
+    #[tokio::test]
+    async fn a_budget_that_is_used_up_is_named_by_its_setting() {
+        for (specs, setting) in [
+            (specs(1 << 20, 5_000), "`calls.spec-bytes-per-spoke`"),
+            (specs(5_000, 1 << 20), "`calls.spec-bytes`"),
+        ] {
+            let _in_use = compile(&specs, "text.one").await.expect("fits");
+
+            let refused = compile(&specs, "text.two")
+                .await
+                .expect_err("over the budget")
+                .to_string();
+
+            assert!(refused.contains(setting), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_is_none_is_refused_with_its_part_each_time() {
+        let specs = specs(1 << 20, 1 << 20);
+        let (spoke, key) = ("a".parse().expect("valid"), Arc::from("key"));
+
+        for _ in 0..2 {
+            let refused = specs.compile(&spoke, &key, spec("text.wrong", r#"{"type":3}"#)).await;
+
+            let refused = refused.expect_err("no type").to_string();
+            assert!(
+                refused.starts_with("the input schema is not a JSON Schema: at `/type`"),
+                "{refused}"
+            );
+        }
+    }
+}

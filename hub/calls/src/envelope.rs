@@ -2,11 +2,10 @@
 
 use alkhub_protocol::json::strict;
 use alkhub_protocol::{OperationName, RawJson};
+use alkhub_schema::{Check, Violation};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-
-use crate::schema::{Check, Violation};
 
 /// The origin's ResponseEnvelope: both fields, and a `meta` that says where the value came from. Without that `source` it
 /// is a domain's value that happens to have fields of these names.
@@ -56,14 +55,14 @@ pub(crate) enum Checked {
 /// Checks an output and puts a bare value into an envelope. An envelope without data is checked as `null`.
 pub(crate) fn checked(operation: &OperationName, check: &Check, output: RawJson) -> Result<Checked, Violation> {
     if let Some(envelope) = read(&output) {
-        check.check(envelope.data.get().as_bytes())?;
+        check.check(&output.part(envelope.data))?;
         return Ok(Checked::Whole(output));
     }
     if void(&output).is_some() {
-        check.check(b"null")?;
+        check.check(&RawJson::null())?;
         return Ok(Checked::Void(output));
     }
-    check.check(output.as_bytes())?;
+    check.check(&output)?;
     Ok(Checked::Whole(local(operation, &output)))
 }
 

@@ -6,10 +6,11 @@ use alkhub_budget::{Budget, Budgets, Kept};
 use alkhub_config::BudgetConfig;
 use alkhub_hub_cluster::{DirectoryEntry, OfferedOperation};
 use alkhub_protocol::{Dialect, OperationSpec, RawJson};
+use alkhub_schema::cache::Capacity;
 use jiff::Timestamp;
 use prometheus::Registry;
 
-use crate::compiled::{self, Specs};
+use crate::compiled::Specs;
 use crate::directory::Instance;
 use crate::input::{CALL_BYTES, Input};
 use crate::link::Link;
@@ -34,11 +35,11 @@ pub(crate) fn input() -> Arc<Input> {
 }
 
 pub(crate) fn specs() -> Arc<Specs> {
-    let budget = compiled::Budget {
-        hub: 1 << 30,
-        spoke: 1 << 30,
+    let capacity = Capacity {
+        total: 1 << 30,
+        per_spoke: 1 << 30,
     };
-    Arc::new(Specs::new(metrics(), budget))
+    Arc::new(Specs::new(metrics(), capacity, &Registry::new()).expect("a fresh registry"))
 }
 
 /// A query `namespace.name` with the given input schema.

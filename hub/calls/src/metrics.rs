@@ -46,8 +46,6 @@ pub(crate) struct Metrics {
 #[derive(Debug)]
 pub(crate) struct Specs {
     pub(crate) missing: IntGauge,
-    pub(crate) bytes: IntGauge,
-    pub(crate) refused: IntCounter,
 }
 
 /// The series of one operation: the common outcome needs no look-up.
@@ -74,18 +72,8 @@ impl Specs {
                 "alkhub_operation_specs_missing",
                 "Specifications of operations on other hubs that could not be loaded yet.",
             )?,
-            bytes: IntGauge::new(
-                "alkhub_operation_spec_bytes",
-                "Memory that compiled specifications take at most, in bytes.",
-            )?,
-            refused: IntCounter::new(
-                "alkhub_operation_specs_refused_total",
-                "Specifications refused because the hub's or their spoke's budget of compiled bytes was used up.",
-            )?,
         };
         registry.register(Box::new(specs.missing.clone()))?;
-        registry.register(Box::new(specs.bytes.clone()))?;
-        registry.register(Box::new(specs.refused.clone()))?;
         Ok(specs)
     }
 }

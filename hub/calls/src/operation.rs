@@ -4,10 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSpec, RawJson};
+use alkhub_schema::{Check, Nothing, Prepared, Side};
 use alkhub_store::SpecHash;
 
 use crate::metrics::Series;
-use crate::schema::{self, Check, Nothing, Prepared, Side};
 
 /// What an operation takes beside its checks, in bytes; its texts come on top.
 const BARE_BYTES: usize = 1024;
@@ -41,7 +41,10 @@ pub(crate) struct Operation {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the {part} {source}")]
-    Schema { part: &'static str, source: schema::Error },
+    Schema {
+        part: &'static str,
+        source: alkhub_schema::Error,
+    },
     #[error("it takes at least {bytes} bytes when it is compiled")]
     Over { bytes: usize },
 }
@@ -124,7 +127,7 @@ fn prepare(side: Side, schema: &RawJson, (taken, limit): (usize, usize)) -> Resu
     };
     let room = limit.checked_sub(taken).ok_or(Error::Over { bytes: taken })?;
     Check::prepare(schema, side, room).map_err(|source| match source {
-        schema::Error::Over { bytes } => Error::Over { bytes: taken + bytes },
+        alkhub_schema::Error::Over { bytes } => Error::Over { bytes: taken + bytes },
         source => Error::Schema { part, source },
     })
 }

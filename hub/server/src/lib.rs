@@ -21,7 +21,6 @@ mod router;
 mod start_error;
 pub mod telemetry;
 
-pub use alkhub_calls::{InvalidSchema, check_schema};
 pub use alkhub_edge::listener::tls::TlsError;
 pub use hub::Hub;
 pub use start_error::StartError;

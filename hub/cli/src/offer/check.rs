@@ -53,7 +53,7 @@ impl Offer {
 
 /// Checks a schema as the hub will; what the hub does not check of it is told.
 fn schema(field: &str, schema: &RawJson) -> Result<Vec<String>, String> {
-    let warnings = alkhub_server::check_schema(schema).map_err(|error| format!("`{field}` {error}"))?;
+    let warnings = alkhub_schema::check_schema(schema).map_err(|error| format!("`{field}` {error}"))?;
     let told = |warning| format!("`{field}`: {warning}");
     Ok(warnings.into_iter().map(told).collect())
 }

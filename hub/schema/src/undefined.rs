@@ -1,6 +1,7 @@
 //! What the origin means by `undefined`, for which JSON has no word: an input that is absent, a member that is left out.
 //!
-//! TypeBox tells `undefined` from `null`. [`super::dialect`] reads both as `null`, so what is said here is read before it.
+//! TypeBox keeps `undefined` apart from `null`. [`crate::dialect`] reads both as `null`, so this module reads the schema
+//! before it is rewritten.
 //!
 //! Invariants
 //! - Where it is not certain that a schema takes `undefined`, an input of nothing is `null`, as it always was.
@@ -11,16 +12,14 @@ use std::collections::HashSet;
 use alkhub_protocol::RawJson;
 use serde_json::{Map, Value};
 
-use super::accepts_anything;
-use super::dialect::{NOTHING, schemas_of};
-use super::shape::REFERENCES;
+use crate::keywords::{NOTHING, REFERENCES, accepts_anything, schemas_of};
 
 /// Keywords in which a subschema that accepts more may make the whole accept less.
 const NARROWING: [&str; 4] = ["not", "if", "oneOf", "contains"];
 
 /// What a spoke of the origin gets for an input of nothing: one that is absent, or `null`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nothing {
+pub enum Nothing {
     /// `null` for both.
     Null,
     /// What the caller gave: its schema takes both.
@@ -33,7 +32,7 @@ pub(crate) enum Nothing {
 
 impl Nothing {
     /// What it is to a schema as it was written: by its root, and by the members of an `anyOf` there.
-    pub(super) fn of(schema: &Value) -> Self {
+    pub(crate) fn of(schema: &Value) -> Self {
         match (takes_undefined(schema, is_typebox(schema)), takes_null(schema)) {
             (false, _) => Self::Null,
             (true, true) => Self::AsGiven,
@@ -41,8 +40,8 @@ impl Nothing {
         }
     }
 
-    /// Whether an input is left out towards a spoke of the origin; one that is not given is `null` here.
-    pub(crate) fn leaves_out(self, input: &RawJson, is_given: bool) -> bool {
+    /// Whether an input is left out towards a spoke of the origin; one that was not given is `null` here.
+    pub fn leaves_out(self, input: &RawJson, is_given: bool) -> bool {
         match self {
             Self::Null => false,
             Self::AsGiven => !is_given,
@@ -52,7 +51,7 @@ impl Nothing {
 }
 
 /// Requires no member of an output that JSON leaves out when it is `undefined`.
-pub(super) fn leave_out(schema: &mut Value) {
+pub(crate) fn leave_out(schema: &mut Value) {
     // What a reference there leads to would have to stay as it is.
     if !narrows_a_reference(schema) {
         let unknown = is_typebox(schema);

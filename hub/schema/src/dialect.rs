@@ -10,27 +10,22 @@
 //! | `type: "void"`, `type: "undefined"` | `type: "null"`: JSON has no other word for nothing |
 //! | any other unknown `type` (`Date`, `Uint8Array`, `bigint`, ...) | nothing is checked there, and a warning says so |
 //!
-//! What of `undefined` has no place in JSON at all is [`super::undefined`]'s, which reads a schema before it is rewritten.
+//! What of `undefined` has no place in JSON at all is `undefined`'s, which reads a schema before it is rewritten.
 //!
 //! A schema that names an older draft in `$schema` keeps that draft's lists and exclusive limits: the validator knows
 //! them.
 
 use serde_json::{Map, Value};
 
-use super::shape::{BELOW, BELOW_LISTS, BELOW_MAPS, LISTS, MAPS, SINGLE};
+use crate::keywords::{NOTHING, schemas_of};
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
-pub(super) const NOTHING: [&str; 2] = ["void", "undefined"];
-
-/// Keywords with a schema, or with schemas by name, that apply to no value by themselves.
-const ASIDE: &str = "contentSchema";
-const ASIDE_MAPS: [&str; 2] = ["$defs", "definitions"];
 
 /// Most warnings of one schema; what is over is counted.
 const WARNINGS: usize = 8;
 
 /// Rewrites a schema in place.
-pub(super) fn adapt(schema: &mut Value) -> Vec<String> {
+pub(crate) fn adapt(schema: &mut Value) -> Vec<String> {
     let older_draft = schema.get("$schema").and_then(Value::as_str).is_some_and(|uri| {
         ["draft-03", "draft-04", "draft-06", "draft-07", "2019-09"]
             .iter()
@@ -116,31 +111,6 @@ impl Adapter {
         self.warnings
             .push(format!("`{name}` is no type of JSON: {what} is not checked"));
     }
-}
-
-/// The schemas that a keyword has, each with its place under the keyword as a JSON pointer.
-pub(super) fn schemas_of<'a>(keyword: &str, value: &'a mut Value) -> Vec<(String, &'a mut Value)> {
-    if value.is_object() && (SINGLE.contains(&keyword) || BELOW.contains(&keyword) || keyword == ASIDE) {
-        return vec![(String::new(), value)];
-    }
-    match value {
-        Value::Array(items) if LISTS.contains(&keyword) || BELOW_LISTS.contains(&keyword) => {
-            let items = items.iter_mut().enumerate();
-            items.map(|(i, item)| (format!("/{i}"), item)).collect()
-        }
-        Value::Object(inner) if has_schemas_by_name(keyword) => {
-            let escaped = |name: &String| name.replace('~', "~0").replace('/', "~1");
-            let inner = inner.iter_mut();
-            inner
-                .map(|(name, item)| (format!("/{}", escaped(name)), item))
-                .collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn has_schemas_by_name(keyword: &str) -> bool {
-    MAPS.contains(&keyword) || BELOW_MAPS.contains(&keyword) || ASIDE_MAPS.contains(&keyword)
 }
 
 /// What the `type` of a schema names.

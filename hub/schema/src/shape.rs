@@ -7,7 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
+
+use crate::keywords::{BELOW, BELOW_LISTS, BELOW_MAPS, LISTS, MAPS, REFERENCES, SINGLE};
 
 /// Most subschemas that may apply to one value.
 const SPREAD_LIMIT: u64 = 10_000;
@@ -21,41 +24,30 @@ const PATTERNS_LIMIT: usize = 1_000;
 /// Subschemas of a meta-schema, all of which lie in the crate that checks.
 const META_SPREAD: u64 = 64;
 
-pub(super) const LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
-pub(super) const SINGLE: [&str; 4] = ["not", "if", "then", "else"];
-pub(super) const MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
-pub(super) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
-pub(super) const BELOW: [&str; 7] = [
-    "items",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-    "additionalProperties",
-    "unevaluatedProperties",
-    "propertyNames",
-];
-pub(super) const BELOW_LISTS: [&str; 2] = ["items", "prefixItems"];
-pub(super) const BELOW_MAPS: [&str; 2] = ["properties", "patternProperties"];
-
-/// Why a schema is not taken although it is one.
+/// Why a schema is refused although it is one. Places are JSON pointers into the schema.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Shape {
+pub enum Shape {
+    /// A loop of references that goes down nowhere.
     #[error(
         "applies itself to the same value again at `{0}`: let a reference to itself go through a member or an item"
     )]
     Endless(String),
+    /// Alternatives multiply at one value.
     #[error(
         "may apply more than {SPREAD_LIMIT} subschemas to one value at `{0}`: refer to each alternative once, and put \
          what they share beside `anyOf`, `oneOf` and `allOf`, not into each"
     )]
     Wide(String),
+    /// Subschemas of one value lie within each other too often.
     #[error(
         "nests more than {DEPTH_LIMIT} subschemas that apply to one value at `{0}`: let references name their target \
          without detours"
     )]
     Deep(String),
+    /// A reference that would have to be fetched.
     #[error("has a reference at `{0}` that leaves the schema")]
     Leaves(String),
+    /// Too many patterns.
     #[error("has more than {PATTERNS_LIMIT} patterns")]
     Patterns,
 }
@@ -69,10 +61,10 @@ struct Spread {
 
 /// The patterns of a schema.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Patterns {
-    pub(super) count: usize,
+pub(crate) struct Patterns {
+    pub(crate) count: usize,
     /// Whether one may look around or back, which takes more than one pass through a text.
-    pub(super) look_around: bool,
+    pub(crate) look_around: bool,
 }
 
 struct Walk<'a> {
@@ -85,7 +77,7 @@ struct Walk<'a> {
 }
 
 /// The widest spread at any value; refuses a schema whose spread is over the limits.
-pub(super) fn spread(schema: &Value) -> Result<u64, Shape> {
+pub(crate) fn spread(schema: &Value) -> Result<u64, Shape> {
     let mut walk = Walk::new(schema);
     let mut widest = 1;
     let mut seen = HashSet::new();
@@ -104,7 +96,7 @@ pub(super) fn spread(schema: &Value) -> Result<u64, Shape> {
 }
 
 /// The patterns in a schema, and what only looks like some.
-pub(super) fn patterns(schema: &Value) -> Result<Patterns, Shape> {
+pub(crate) fn patterns(schema: &Value) -> Result<Patterns, Shape> {
     let mut found = Patterns::default();
     let mut open = vec![schema];
     while let Some(value) = open.pop() {
@@ -273,7 +265,7 @@ impl<'a> Walk<'a> {
     /// Where a reference may lead; more than one place where only the run tells.
     fn targets(&self, from: &Value, reference: &str) -> Vec<&'a Value> {
         let (base, fragment) = reference.split_once('#').unwrap_or((reference, ""));
-        let fragment = percent_decoded(fragment);
+        let fragment = percent_decode_str(fragment).decode_utf8_lossy();
         let own = self.resources.get(&address(from)).copied().unwrap_or(self.root);
         let bases: Vec<&'a Value> = match base {
             "" => vec![own],
@@ -288,7 +280,7 @@ impl<'a> Walk<'a> {
             return bases;
         }
         if !fragment.starts_with('/') {
-            return self.anchors.get(fragment.as_str()).cloned().unwrap_or_default();
+            return self.anchors.get(&*fragment).cloned().unwrap_or_default();
         }
         let found: Vec<_> = bases.iter().filter_map(|base| base.pointer(&fragment)).collect();
         match found.is_empty() {
@@ -329,19 +321,4 @@ impl<'a> Walk<'a> {
 /// The last segment of a URI's path.
 fn last(uri: &str) -> &str {
     uri.rsplit(['/', ':']).next().unwrap_or(uri)
-}
-
-fn percent_decoded(fragment: &str) -> String {
-    let mut bytes = Vec::with_capacity(fragment.len());
-    let mut rest = fragment.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).filter(|_| *first == b'%');
-        let code = code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = match code {
-            Some(_) => tail.get(2..).unwrap_or_default(),
-            None => tail,
-        };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

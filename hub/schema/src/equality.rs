@@ -1,12 +1,13 @@
 //! When JSON Schema calls two values equal, at a price that is known; numbers exactly.
 
-use alkhub_protocol::json::tree::{Number, Tree};
+use alkhub_protocol::json::tree::Tree;
 use serde_json::Value;
 
-use super::metered::{of_text, spend};
+use crate::meter::{of_text, spend};
+use crate::number::{canonical, canonical_text};
 
 /// Steps for a look at all of a value.
-pub(super) fn weight(value: &Tree<'_>) -> u64 {
+pub(crate) fn weight(value: &Tree<'_>) -> u64 {
     match value {
         Tree::String(text) => of_text(text),
         Tree::Number(number) => of_text(number.as_str()),
@@ -22,7 +23,7 @@ pub(super) fn weight(value: &Tree<'_>) -> u64 {
 }
 
 /// Equality in JSON Schema's sense, paid for.
-pub(super) fn equal(value: &Tree<'_>, expected: &Value) -> bool {
+pub(crate) fn equal(value: &Tree<'_>, expected: &Value) -> bool {
     match (value, expected) {
         (Tree::Array(items), Value::Array(others)) => {
             spend(1) && items.len() == others.len() && items.iter().zip(others).all(|(item, other)| equal(item, other))
@@ -48,7 +49,7 @@ pub(super) fn equal(value: &Tree<'_>, expected: &Value) -> bool {
 }
 
 /// Writes a text that two values share exactly when JSON Schema calls them equal.
-pub(super) fn write_canonical(value: &Tree<'_>, to: &mut Vec<u8>) {
+pub(crate) fn write_canonical(value: &Tree<'_>, to: &mut Vec<u8>) {
     match value {
         Tree::Number(number) => to.extend(canonical(*number).into_bytes()),
         Tree::Array(items) => {
@@ -75,67 +76,7 @@ pub(super) fn write_canonical(value: &Tree<'_>, to: &mut Vec<u8>) {
     }
 }
 
-/// The value as the validator's own types have it, numbers rounded: for messages, and for schemas, whose numbers were
-/// found to survive it.
-pub(super) fn to_value(tree: &Tree<'_>) -> Value {
-    match tree {
-        Tree::Null => Value::Null,
-        Tree::Bool(value) => Value::Bool(*value),
-        Tree::Number(number) => Value::Number(to_number(*number)),
-        Tree::String(text) => Value::String(text.clone().into_owned()),
-        Tree::Array(items) => Value::Array(items.iter().map(to_value).collect()),
-        Tree::Object(members) => {
-            let members = members.iter();
-            Value::Object(
-                members
-                    .map(|(key, value)| (key.clone().into_owned(), to_value(value)))
-                    .collect(),
-            )
-        }
-    }
-}
-
-/// The nearest number of 64 bits; the largest where there is none.
-pub(super) fn to_number(number: Number<'_>) -> serde_json::Number {
-    let text = number.as_str();
-    let whole = text.parse::<i64>().map(Into::into);
-    let whole = whole.or_else(|_| text.parse::<u64>().map(Into::into));
-    let bounded = number.to_f64().clamp(f64::MIN, f64::MAX);
-    whole.unwrap_or_else(|_| serde_json::Number::from_f64(bounded).expect("it is finite"))
-}
-
-/// A number that is another one after it was one of 64 bits.
-pub(super) fn rounded<'a>(tree: &Tree<'a>) -> Option<&'a str> {
-    match tree {
-        Tree::Number(number) => {
-            let same = canonical(*number) == canonical_text(&to_number(*number).to_string());
-            (!same).then(|| number.as_str())
-        }
-        Tree::Array(items) => items.iter().find_map(rounded),
-        Tree::Object(members) => members.iter().find_map(|(_, value)| rounded(value)),
-        Tree::Null | Tree::Bool(_) | Tree::String(_) => None,
-    }
-}
-
 fn write_text(text: &str, to: &mut Vec<u8>) {
     to.extend(format!("\"{}:", text.len()).into_bytes());
     to.extend(text.as_bytes());
-}
-
-/// `1` and `1.0` are one number.
-fn canonical(number: Number<'_>) -> String {
-    match number.decimal() {
-        Some(decimal) => {
-            let sign = if decimal.negative { "-" } else { "" };
-            format!("{sign}{}e{}", decimal.digits, decimal.exponent)
-        }
-        None => number.as_str().to_owned(),
-    }
-}
-
-fn canonical_text(number: &str) -> String {
-    match Tree::parse(number.as_bytes()) {
-        Ok(Tree::Number(number)) => canonical(number),
-        _ => number.to_owned(),
-    }
 }

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::schema::{Check, Side};
 
 fn left_out(mut schema: Value) -> Value {
     leave_out(&mut schema);
@@ -120,21 +119,4 @@ fn nothing_is_relaxed_where_more_may_be_less() {
         json!({ "not": by_presence[0], "properties": { "v": {} } }),
         "what stands beside is relaxed"
     );
-}
-
-#[test]
-fn an_output_may_lack_what_an_input_must_have() {
-    let schema = RawJson::from(requires(&json!({
-        "ok": { "type": "boolean" },
-        "error": { "anyOf": [{ "type": "string" }, { "type": "undefined" }] },
-    })));
-    let check = |side| Check::prepare(&schema, side, usize::MAX).expect("a schema").check;
-
-    let (input, output) = (check(Side::Input), check(Side::Output));
-
-    assert!(output.check(br#"{"ok":true}"#).is_ok());
-    assert!(output.check(br#"{"ok":true,"error":"x"}"#).is_ok());
-    assert!(output.check(br#"{"ok":true,"error":1}"#).is_err());
-    assert!(output.check(br#"{"error":"x"}"#).is_err());
-    assert!(input.check(br#"{"ok":true}"#).is_err(), "the spoke would refuse it");
 }

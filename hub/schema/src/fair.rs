@@ -1,10 +1,10 @@
-//! One turn at a time, shared fairly: keys that wait get it one after the other, however many turns one of them wants.
+//! A lock that keys take in turn: however many turns one of them waits for, each of the others is next soon.
 //!
 //! Invariants
-//! - Who waits waits for one turn of each other key at most, beside those of its own key before it.
-//! - A turn that is dropped goes to the next who still waits.
-//! - The queue holds one place for each future that waits, at most until the next turn of its key: what bounds these
-//!   bounds it.
+//! - A waiter waits for one turn of each other key at most, beside the turns of its own key before it.
+//! - A turn that is dropped goes to the next waiter that is still there.
+//! - The queue holds one place for each future that waits, until the next turn of its key at most: what bounds the
+//!   futures bounds it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// The queue.
+/// The lock, and who waits for it.
 #[derive(Debug, Default)]
-pub(crate) struct Fair(Mutex<State>);
+pub(crate) struct FairLock(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     taken: bool,
-    /// Each key that waits once, the one whose turn is next first.
+    /// Each waiting key once, the next one first.
     keys: VecDeque<(Arc<str>, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
-/// Whoever holds it is at work.
+/// The lock while it is held; dropping it hands it on.
 #[derive(Debug)]
-pub(crate) struct Turn(Option<Arc<Fair>>);
+pub(crate) struct Turn(Option<Arc<FairLock>>);
 
-// === impl Fair ===
+// === impl FairLock ===
 
-impl Fair {
+impl FairLock {
     /// Waits for a turn. Dropping the future gives the place up.
     pub(crate) async fn turn(self: &Arc<Self>, key: &Arc<str>) -> Turn {
-        let waits = {
+        let waiter = {
             let mut state = self.0.lock();
             if !state.taken {
                 state.taken = true;
@@ -40,11 +40,10 @@ impl Fair {
             }
             state.wait(key)
         };
-        waits.await.expect("the queue is never dropped before who waits in it")
+        waiter.await.expect("each waiter holds the queue")
     }
 
-    /// Hands a turn on that has ended.
-    fn ended(self: &Arc<Self>) {
+    fn hand_on(self: &Arc<Self>) {
         loop {
             let next = {
                 let mut state = self.0.lock();
@@ -55,7 +54,7 @@ impl Fair {
             let Some(next) = next else { return };
             match next.send(Turn(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // It has just gone: the turn is handed on here, not by its own end.
+                // The waiter has just gone: the loop hands the turn on, not its drop.
                 Err(mut turn) => turn.0 = None,
             }
         }
@@ -74,7 +73,7 @@ impl State {
         receiver
     }
 
-    /// Takes out whose turn is next.
+    /// Takes the next waiter out.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         while let Some((key, mut places)) = self.keys.pop_front() {
             places.retain(|place| !place.is_closed());
@@ -94,8 +93,8 @@ impl State {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(fair) = self.0.take() {
-            fair.ended();
+        if let Some(lock) = self.0.take() {
+            lock.hand_on();
         }
     }
 }
@@ -108,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn keys_that_wait_get_turns_one_after_the_other() {
-        let fair = Arc::new(Fair::default());
+        let fair = Arc::new(FairLock::default());
         let (greedy, modest): (Arc<str>, Arc<str>) = ("greedy".into(), "modest".into());
         let first = fair.turn(&greedy).await;
         let mut more: Vec<_> = (0..3).map(|_| Box::pin(fair.turn(&greedy))).collect();
@@ -128,8 +127,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_gone_is_passed_over() {
-        let fair = Arc::new(Fair::default());
+    async fn a_waiter_that_has_gone_is_passed_over() {
+        let fair = Arc::new(FairLock::default());
         let keys: [Arc<str>; 3] = ["a".into(), "b".into(), "c".into()];
         let first = fair.turn(&keys[0]).await;
         let mut gone = Box::pin(fair.turn(&keys[1]));

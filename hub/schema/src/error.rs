@@ -1,0 +1,39 @@
+//! Why a schema cannot be used.
+
+use alkhub_protocol::json::tree::TreeError;
+
+use crate::shape::Shape;
+
+/// Largest schema that is compiled, in bytes.
+pub(crate) const SCHEMA_LIMIT_BYTES: usize = 256 * 1024;
+
+/// Why a schema cannot be used. Follows the name of its field.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its text is too long.
+    #[error("is larger than {SCHEMA_LIMIT_BYTES} bytes")]
+    TooLarge,
+    /// It has a member twice, or text that is not Unicode.
+    #[error("cannot be read: {0}")]
+    Tree(#[from] TreeError),
+    /// It compares with a number that would be rounded.
+    #[error("has the number {0}, which 64 bits would round: no limit may have more digits than they hold")]
+    Number(String),
+    /// It is no JSON Schema.
+    #[error("is not a JSON Schema: at `{path}`: {message}")]
+    Invalid {
+        /// JSON pointer into the schema.
+        path: String,
+        /// The rule that it breaks.
+        message: String,
+    },
+    /// A check against it could cost more than the size of the value allows.
+    #[error(transparent)]
+    Shape(#[from] Shape),
+    /// It was not compiled, or not to the end: what it takes is over the limit.
+    #[error("takes at least {bytes} bytes when it is compiled")]
+    Over {
+        /// What it takes at least.
+        bytes: usize,
+    },
+}

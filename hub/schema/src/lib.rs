@@ -1,0 +1,44 @@
+//! JSON Schemas of operations: compiled once, within a budget of memory, and values checked against them at a bounded
+//! cost.
+//!
+//! [`Check::prepare`] compiles a schema as a registration brings it: it reads what TypeBox and older drafts write
+//! (`dialect`, `undefined`), refuses what no check could bound (`shape`) and counts what it takes. [`Check::check`]
+//! checks a value as it was written. [`cache::Cache`] keeps what was built by its hash.
+//!
+//! It promises
+//! - A check costs no more than the size of the value allows, whatever the schema: steps, stack and the time of patterns
+//!   are metered (`meter`), and `shape` refuses at registration what the meter could not see.
+//! - A schema takes no more memory than was counted, and compiling it no more than about a second of CPU.
+//! - A payload is parsed only where its schema can refuse something; what is parsed has no second member of one name, so
+//!   that what was checked is what its reader gets.
+//! - Numbers are never rounded in silence: their equality is exact, and a limit is not compared with a number that 64
+//!   bits would round.
+//!
+//! It never
+//! - does I/O: a reference that leaves the schema is refused, not fetched;
+//! - repeats anything of a payload but the path to its fault;
+//! - knows what an operation, a call or a setting is.
+//!
+//! It may use `hub/protocol`, and no other crate of the hub.
+
+pub mod cache;
+mod check;
+mod compile;
+mod dialect;
+mod equality;
+mod error;
+mod fair;
+mod keywords;
+mod meter;
+mod metrics;
+mod number;
+mod shape;
+mod undefined;
+mod view;
+mod violation;
+
+pub use check::{Check, Compiled, Prepared, Side, check_schema};
+pub use error::Error;
+pub use shape::Shape;
+pub use undefined::Nothing;
+pub use violation::Violation;
