@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use alkhub_store::private;
 use alkhub_test_support::{Port, RedisServer, until};
 use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
@@ -34,7 +33,7 @@ pub(crate) struct Servers {
     management: Vec<String>,
     token: String,
     redis: Option<RedisServer>,
-    _postgres: Option<private::Server>,
+    _postgres: Option<alkhub_devdb::Server>,
     _folder: tempfile::TempDir,
 }
 
@@ -51,7 +50,7 @@ impl Servers {
     }
 
     async fn alkhub(program: &Path, count: usize, folder: tempfile::TempDir) -> Result<Self> {
-        let postgres = private::Server::temporary().await?;
+        let postgres = alkhub_devdb::Server::temporary().await?;
         let database = postgres.create_database("bench").await?;
         let redis = if count > 1 {
             Some(RedisServer::start().await)

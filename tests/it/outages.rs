@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
-use alkhub_store::private::Server;
+use alkhub_devdb::Server;
 use alkhub_test_support::{RedisServer, until};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;

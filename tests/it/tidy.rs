@@ -71,7 +71,11 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("hub/sdk", &["protocol"]),
-    ("hub/cli", &["protocol", "config", "schema", "store", "server", "sdk"]),
+    ("hub/devdb", &[]),
+    (
+        "hub/cli",
+        &["protocol", "config", "schema", "store", "server", "sdk", "devdb"],
+    ),
     ("operator", &["crds", "config", "protocol"]),
     ("tests/cluster", &[]),
     ("tests/support", &[]),
@@ -298,7 +302,7 @@ fn only_one_file_spells_names_in_redis() {
 #[test]
 fn each_technology_has_one_home() {
     let homes: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("sqlx", &["hub/store"][..]),
+        ("sqlx", &["hub/store", "hub/devdb"][..]),
         ("redis", &["hub/redis", "tests/support"]),
         ("jsonschema", &["hub/schema"]),
         ("axum", &["hub/edge", "hub/api", "hub/socket", "hub/server", "operator"]),
@@ -321,7 +325,7 @@ fn each_technology_has_one_home() {
 
     none(
         &faults,
-        "SQL only in store, JSON Schema only in schema, Redis only in redis and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
+        "SQL only in store and devdb, JSON Schema only in schema, Redis only in redis and in support of tests, HTTP serving only in the edge, in surfaces and in server, Kubernetes only in operator and crds",
     );
 }
 

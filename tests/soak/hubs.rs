@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use alkhub_store::private;
 use alkhub_test_support::{Port, RedisServer, process, until_within};
 use alkhub_tests::http::Http;
 use anyhow::{Context as _, Result};
@@ -31,7 +30,7 @@ pub(crate) struct Hubs {
     database_url: String,
     key: String,
     folder: tempfile::TempDir,
-    _postgres: private::Server,
+    _postgres: alkhub_devdb::Server,
 }
 
 // === impl Hubs ===
@@ -39,7 +38,7 @@ pub(crate) struct Hubs {
 impl Hubs {
     /// Starts `count` hubs and waits until they are ready.
     pub(crate) async fn start(program: &Path, count: usize) -> Result<Self> {
-        let postgres = private::Server::temporary().await?;
+        let postgres = alkhub_devdb::Server::temporary().await?;
         let database_url = postgres.create_database("soak").await?;
         let redis = RedisServer::start().await;
         let folder = tempfile::tempdir()?;

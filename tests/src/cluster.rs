@@ -1,19 +1,14 @@
 //! Hubs in this process, as the pods of one Hub: each a whole hub with its own listeners, on shared servers.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
+use alkhub_devdb::testing;
 use alkhub_protocol::ApiKey;
 use alkhub_server::Hub;
-use alkhub_store::private;
 use alkhub_test_support::RedisServer;
 use anyhow::{Context as _, Result};
-use tokio::sync::OnceCell;
-
-/// One Postgres server for all tests of a process; each cluster has its own database.
-static POSTGRES: OnceCell<Arc<private::Server>> = OnceCell::const_new();
 
 /// Hubs that share a Redis and a database.
 #[derive(Debug)]
@@ -58,14 +53,7 @@ impl Cluster {
     /// # Errors
     /// A server did not start.
     pub async fn empty(redis: Option<RedisServer>) -> Result<Self> {
-        let postgres = POSTGRES
-            .get_or_try_init(|| async { private::Server::temporary().await.map(Arc::new) })
-            .await?;
-        let name = format!("t{}", uuid::Uuid::new_v4().simple());
-        let database_url = postgres
-            .create_database(&name)
-            .await
-            .context("a database for the test")?;
+        let database_url = testing::database().await;
         let folder = tempfile::tempdir()?;
         let admin = ApiKey::from_entropy(entropy());
         std::fs::write(folder.path().join("hash.key"), hex(&entropy()))?;

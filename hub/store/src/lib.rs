@@ -1,8 +1,7 @@
 //! Everything alkhub keeps in Postgres: keys, spokes, operations by hash, call records. All SQL is here.
 //!
 //! [`Store::open`] returns at once; [`Store::prepare`] connects, migrates and keeps watch over the link. Each aggregate
-//! is a view of the store ([`Store::keys`], [`Store::spokes`], [`Store::operations`], [`Store::calls`]). [`private`]
-//! runs a Postgres of one's own for `alkhub dev` and for tests.
+//! is a view of the store ([`Store::keys`], [`Store::spokes`], [`Store::operations`], [`Store::calls`]).
 //!
 //! Invariants
 //! - Tables are never qualified: a connection sees the schema of its Hub and nothing else.
@@ -20,7 +19,6 @@ mod link;
 mod metrics;
 mod migrate;
 mod operations;
-pub mod private;
 mod row;
 mod session;
 mod spokes;

@@ -4,16 +4,13 @@
 use std::path::Path;
 
 use alkhub_config::HubConfig;
+use alkhub_devdb::testing;
 use alkhub_server::Hub;
-use alkhub_store::private::Server;
 use alkhub_test_support::Port;
 use k8s_openapi::api::core::v1::Secret;
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
 
 use crate::harness::{World, eventually};
-
-static POSTGRES: OnceCell<Server> = OnceCell::const_new();
 
 /// Where the hub of a test will listen.
 pub(crate) struct Place(Port);
@@ -43,7 +40,7 @@ impl Place {
             .await;
         let database = match database {
             Some(database) => database,
-            None => new_database().await,
+            None => testing::database().await,
         };
         let folder = tempfile::tempdir().expect("a folder");
         for key in ["hash-key", "admin-key"] {
@@ -141,10 +138,4 @@ pub(crate) fn text(secret: &Secret, key: &str) -> String {
 
 fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).expect("written");
-}
-
-async fn new_database() -> String {
-    let server = POSTGRES.get_or_init(|| async { Server::temporary().await.expect("a private Postgres starts") });
-    let name = format!("t{:016x}", fastrand::u64(..));
-    server.await.create_database(&name).await.expect("a database")
 }

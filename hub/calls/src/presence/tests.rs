@@ -1,8 +1,8 @@
 //! What is heard of spokes reaches a real Postgres, once.
 
 use alkhub_config::StoreConfig;
+use alkhub_devdb::Server;
 use alkhub_protocol::Dialect;
-use alkhub_store::private::Server;
 use prometheus::Registry;
 
 use super::*;

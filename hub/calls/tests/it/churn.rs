@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_calls::OutgoingItem;
+use alkhub_devdb::Server;
 use alkhub_protocol::{CallRequest, Code, Frame};
-use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use alkhub_calls::{Answer, Caller, Reply};
 use alkhub_config::{BudgetConfig, CallsConfig};
+use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
 use alkhub_protocol::call::Metadata;
 use alkhub_protocol::{CallRequest, Code, Delivered, RawJson};
-use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
 //! Two hubs of one Hub over a real Redis, with a real Postgres for the specifications.
 
 use alkhub_config::{BudgetConfig, CallsConfig};
+use alkhub_devdb::Server;
 use alkhub_hub_cluster::LinkState;
-use alkhub_store::private::Server;
 use alkhub_test_support::{RedisServer, until, within};
 use serde_json::Value;
 

@@ -1,9 +1,9 @@
 //! What is written to Postgres.
 
 use alkhub_calls::Answer;
+use alkhub_devdb::Server;
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::{CallStatus, Code};
-use alkhub_store::private::Server;
 use alkhub_store::{CallFilter, SpecHash, Store};
 use alkhub_test_support::until;
 use futures::StreamExt as _;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
-use alkhub_store::private::{Error, FolderLock, Options, Server};
+use alkhub_devdb::{Error, FolderLock, Options, Server};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};

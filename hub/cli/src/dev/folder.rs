@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use alkhub_store::private::FolderLock;
+use alkhub_devdb::FolderLock;
 
 use crate::args::Folders;
 use crate::failure::Failure;

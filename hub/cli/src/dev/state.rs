@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use alkhub_store::private::FolderLock;
+use alkhub_devdb::FolderLock;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Folders;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use alkhub_config::{EventsConfig, HubConfig};
+use alkhub_devdb::Server;
 use alkhub_hub_cluster::{Cluster, KeyChange, LinkState};
 use alkhub_redis::Connector;
-use alkhub_store::private::Server;
 use alkhub_tasks::Supervisor;
 use alkhub_test_support::{RedisServer, until, within};
 use prometheus::Registry;

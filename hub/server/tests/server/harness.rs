@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use alkhub_config::{HubConfig, SchemaName};
+use alkhub_devdb::Server;
 use alkhub_protocol::ApiKey;
 use alkhub_server::Hub;
-use alkhub_store::private::Server;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;

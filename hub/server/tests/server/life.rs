@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use alkhub_devdb::Server;
 use alkhub_server::{Hub, StartError};
-use alkhub_store::private::Server;
 use alkhub_test_support::until;
 use reqwest::Method;
 use serde_json::json;

@@ -1,32 +1,16 @@
-//! The shared server, a store on a database of its own, and values to put into it.
+//! A store on a database of its own, and values to put into it.
 
 use std::time::Duration;
 
 use alkhub_config::StoreConfig;
 use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::{ApiKey, Scopes, SpokeName};
-use alkhub_store::private::Server;
 use alkhub_store::{AdminKey, KeyHash, KeyHasher, NewKey, SpokeKey, Store};
 use alkhub_test_support::within;
 use prometheus::Registry;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-static SERVER: OnceCell<Server> = OnceCell::const_new();
-
-/// The server of all tests.
-pub(crate) async fn server() -> &'static Server {
-    SERVER
-        .get_or_init(|| async { Server::temporary().await.expect("a private Postgres starts") })
-        .await
-}
-
-/// The URL of a new database.
-pub(crate) async fn database() -> String {
-    let name = format!("t{}", uuid::Uuid::new_v4().simple());
-    server().await.create_database(&name).await.expect("a database")
-}
+pub(crate) use alkhub_devdb::testing::{connection, database, execute, number};
 
 /// Settings for a URL, quick to notice.
 pub(crate) fn config(url: &str) -> StoreConfig {
@@ -50,29 +34,6 @@ pub(crate) async fn ready(config: &StoreConfig) -> Store {
         .await
         .expect("the schema is made");
     store
-}
-
-/// A connection beside the store's.
-pub(crate) async fn connection(url: &str) -> PgConnection {
-    PgConnection::connect(url).await.expect("connects")
-}
-
-/// Runs a statement on a connection beside the store's.
-pub(crate) async fn execute(url: &str, sql: impl Into<String>) {
-    let mut connection = connection(url).await;
-    sqlx::raw_sql(AssertSqlSafe(sql.into()))
-        .execute(&mut connection)
-        .await
-        .expect("the statement is right");
-}
-
-/// The one number that a query answers.
-pub(crate) async fn number(url: &str, sql: impl Into<String>) -> i64 {
-    let mut connection = connection(url).await;
-    sqlx::query_scalar(AssertSqlSafe(sql.into()))
-        .fetch_one(&mut connection)
-        .await
-        .expect("the query is right")
 }
 
 pub(crate) fn hasher() -> KeyHasher {

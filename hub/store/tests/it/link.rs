@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use alkhub_config::StoreConfig;
+use alkhub_devdb::Server;
 use alkhub_protocol::Scopes;
-use alkhub_store::private::Server;
 use alkhub_store::{Error, LinkState, NewKey, Store};
 use alkhub_test_support::{until, within};
 use prometheus::{Encoder as _, Registry, TextEncoder};

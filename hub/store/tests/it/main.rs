@@ -5,7 +5,6 @@ mod fixture;
 mod keys;
 mod link;
 mod operations;
-mod private;
 mod schema;
 mod spokes;
 mod tls;

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown};
 use std::path::Path;
 
 use alkhub_config::StoreConfig;
-use alkhub_store::private::{Options, Server};
+use alkhub_devdb::{Options, Server};
 use alkhub_store::{LinkState, Store};
 use alkhub_test_support::{Port, within};
 use prometheus::Registry;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::unistd::{Uid, User};
 
-use super::Error;
+use crate::error::Error;
 
 /// Tried in this order.
 const NAMES: [&str; 2] = ["postgres", "nobody"];

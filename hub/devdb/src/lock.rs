@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-use super::Error;
+use crate::error::Error;
 
 /// The file in the folder.
 const NAME: &str = "lock";

@@ -1,52 +1,21 @@
-//! A Postgres of one's own, from Debian's binaries, in one folder: for `alkhub dev` and for tests.
-//!
-//! It listens on a socket in a folder that only its user can enter, and on TCP only when asked to. Run by root it runs as `postgres`,
-//! else as `nobody`, since Postgres refuses root. It has a process group of its own, so that Ctrl-C reaches the hub
-//! first.
-//!
-//! Invariants
-//! - One process at a time uses a folder: [`FolderLock`] is held for as long as the [`Server`] lives.
-//! - A server that a killed process left behind is ended before the next one starts; one that is not ours is left
-//!   alone and named.
-//! - Dropping a [`Server`] ends it. A temporary one ends, and its folder goes, even when its process is killed.
+//! The server as its users have it: started, stopped, started again, with databases.
 
-mod account;
-mod binaries;
-mod error;
-mod lock;
-mod orphan;
-mod postmaster;
-mod settings;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tokio::sync::Mutex;
 
-pub use error::Error;
-pub use lock::FolderLock;
-use postmaster::{Postmaster, Watchdog};
-use settings::Settings;
+use crate::error::Error;
+use crate::lock::FolderLock;
+use crate::options::Options;
+use crate::orphan;
+use crate::postmaster::{Postmaster, Watchdog};
+use crate::settings::Settings;
 
 /// A statement of this module waits no longer.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
-
-/// How a private server runs.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Holds everything: `data`, `run` (the socket), `postgres.log`, `lock`. Made when missing.
-    pub folder: PathBuf,
-    /// Whether what was committed survives a loss of power. Only tests can do without.
-    pub durable: bool,
-    /// A port on 127.0.0.1 to listen on besides the socket, where a password is asked for; none by default.
-    pub tcp_port: Option<u16>,
-    /// Connections at most.
-    pub max_connections: u16,
-    /// Longest wait for a new or recovering server.
-    pub start_timeout: Duration,
-}
 
 /// A running private server.
 #[derive(Debug)]
@@ -56,21 +25,6 @@ pub struct Server {
     postmaster: Mutex<Option<Postmaster>>,
     _watchdog: Option<Watchdog>,
     _lock: FolderLock,
-}
-
-// === impl Options ===
-
-impl Options {
-    /// A durable server in a folder.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            durable: true,
-            tcp_port: None,
-            max_connections: 100,
-            start_timeout: Duration::from_secs(60),
-        }
-    }
 }
 
 // === impl Server ===

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use crate::error::Error;
 
 /// Where Debian installs, one folder for each version.
 const DEBIAN: &str = "/usr/lib/postgresql";

@@ -10,12 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use tokio::time::Instant;
 
-use super::Error;
-use super::orphan::pid_of;
-use super::settings::Settings;
-
-/// Names our servers on their command line.
-pub(crate) const MARK: &str = "cluster_name=alkhub-private";
+use crate::error::Error;
+use crate::process::{MARK, pid_of};
+use crate::settings::Settings;
 
 /// A log that is larger is begun anew at the next start.
 const LOG_LIMIT_BYTES: u64 = 8 * 1024 * 1024;

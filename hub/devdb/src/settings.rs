@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::account::Account;
-use super::{Error, Options, binaries};
+use crate::account::Account;
+use crate::binaries;
+use crate::error::Error;
+use crate::options::Options;
 
 /// The user of the database, not of the system.
 pub(crate) const ROLE: &str = "alkhub";

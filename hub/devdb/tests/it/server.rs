@@ -6,14 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use alkhub_store::private::{Error, FolderLock, Options, Server};
+use alkhub_devdb::testing::{execute, number, server};
+use alkhub_devdb::{Error, FolderLock, Options, Server};
 use alkhub_test_support::{skip, until, within};
 use tempfile::TempDir;
 
-use crate::fixture::{execute, number};
-
 /// Makes the test's own program, run again for one test, hold a server in a folder until it is killed.
-const HOLD: &str = "ALKHUB_STORE_TEST_HOLD";
+const HOLD: &str = "ALKHUB_DEVDB_TEST_HOLD";
 
 /// A folder that the user of Postgres can enter, wherever tempfile puts it.
 fn folder() -> TempDir {
@@ -59,11 +58,11 @@ impl Holder {
         };
         let lines = BufReader::new(holder.child.stdout.take().expect("piped")).lines();
         // The harness prints `test … ` before it on the same line.
-        let said = lines
+        let report = lines
             .map_while(Result::ok)
             .find_map(|line| Some(line.split_once("holding ")?.1.to_owned()));
-        let said = said.expect("the other process has a server");
-        let (pid, socket) = said.split_once(' ').expect("two words");
+        let report = report.expect("the other process has a server");
+        let (pid, socket) = report.split_once(' ').expect("two words");
         holder.server = pid.parse().expect("a pid");
         holder.socket = socket.into();
         holder
@@ -167,7 +166,7 @@ async fn a_folder_in_use_names_its_process() {
 async fn the_orphan_of_a_killed_hub_is_ended_and_its_data_found() {
     hold_if_asked().await;
     let folder = folder();
-    let name = "private::the_orphan_of_a_killed_hub_is_ended_and_its_data_found";
+    let name = "server::the_orphan_of_a_killed_hub_is_ended_and_its_data_found";
     let mut other = Holder::start(name, folder.path().as_os_str());
     let locked = Server::start(quick(folder.path()))
         .await
@@ -192,7 +191,7 @@ async fn the_orphan_of_a_killed_hub_is_ended_and_its_data_found() {
 async fn what_is_left_of_a_killed_postmaster_is_no_obstacle() {
     hold_if_asked().await;
     let folder = folder();
-    let name = "private::what_is_left_of_a_killed_postmaster_is_no_obstacle";
+    let name = "server::what_is_left_of_a_killed_postmaster_is_no_obstacle";
     let mut other = Holder::start(name, folder.path().as_os_str());
     other.kill();
     let pid = nix::unistd::Pid::from_raw(other.server.try_into().expect("fits"));
@@ -278,7 +277,7 @@ fn foreign_postgres(data: &Path) -> Foreign {
 #[tokio::test]
 async fn a_temporary_server_goes_with_its_killed_process() {
     hold_if_asked().await;
-    let name = "private::a_temporary_server_goes_with_its_killed_process";
+    let name = "server::a_temporary_server_goes_with_its_killed_process";
     let mut other = Holder::start(name, OsStr::new(""));
     let pid = other.server;
     let root = other.socket.parent().expect("the folder").to_owned();
@@ -347,7 +346,7 @@ async fn a_server_that_does_not_start_says_why_in_a_line() {
 
 #[tokio::test]
 async fn a_databases_name_is_plain() {
-    let server = crate::fixture::server().await;
+    let server = server().await;
 
     for name in ["", "a b", "a\"b", "A", &"a".repeat(64)] {
         assert!(

@@ -1,17 +1,16 @@
 //! Ends a server that a killed process left behind.
 //!
-//! A Postgres stands in its data folder: that, and the name that [`super::postmaster`] gives its servers, tell whether
+//! A Postgres stands in its data folder: that, and the name that [`crate::postmaster`] gives its servers, tell whether
 //! a process is ours. The process id in `postmaster.pid` alone proves nothing, since ids are used again.
 
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use super::Error;
-use super::postmaster::MARK;
+use crate::error::Error;
+use crate::process::{MARK, pid_of};
 
 /// How long each way of asking may take.
 const PATIENCE: [(Signal, Duration); 3] = [
@@ -118,8 +117,4 @@ fn is_ours(pid: u32) -> bool {
         line.split(|byte| *byte == 0)
             .any(|argument| argument == MARK.as_bytes())
     })
-}
-
-pub(crate) fn pid_of(pid: u32) -> Pid {
-    Pid::from_raw(i32::try_from(pid).expect("the kernel's process ids fit"))
 }

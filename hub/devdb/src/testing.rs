@@ -1,0 +1,60 @@
+//! One temporary server for all tests of a program, with a database for each. What fails here panics.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::sync::OnceCell;
+
+use crate::server::Server;
+
+/// Ends with the process.
+static SERVER: OnceCell<Server> = OnceCell::const_new();
+
+/// The server of all tests.
+///
+/// # Panics
+/// It does not start.
+pub async fn server() -> &'static Server {
+    SERVER
+        .get_or_init(|| async { Server::temporary().await.expect("a private Postgres starts") })
+        .await
+}
+
+/// The URL of a new database.
+///
+/// # Panics
+/// It cannot be made.
+pub async fn database() -> String {
+    let name = format!("t{}", uuid::Uuid::new_v4().simple());
+    server().await.create_database(&name).await.expect("a database")
+}
+
+/// A connection of the test's own.
+///
+/// # Panics
+/// It is refused.
+pub async fn connection(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.expect("connects")
+}
+
+/// Runs a statement on a connection of its own.
+///
+/// # Panics
+/// It fails.
+pub async fn execute(url: &str, sql: impl Into<String>) {
+    let mut connection = connection(url).await;
+    sqlx::raw_sql(AssertSqlSafe(sql.into()))
+        .execute(&mut connection)
+        .await
+        .expect("the statement is right");
+}
+
+/// The one number that a query answers.
+///
+/// # Panics
+/// It fails, or answers something else.
+pub async fn number(url: &str, sql: impl Into<String>) -> i64 {
+    let mut connection = connection(url).await;
+    sqlx::query_scalar(AssertSqlSafe(sql.into()))
+        .fetch_one(&mut connection)
+        .await
+        .expect("the query is right")
+}

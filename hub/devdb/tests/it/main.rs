@@ -1,0 +1,3 @@
+//! Private servers on this machine's Postgres.
+
+mod server;
