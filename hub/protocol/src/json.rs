@@ -185,19 +185,11 @@ pub fn check_depth(text: &[u8]) -> Result<(), Error> {
 
 /// How deep brackets nest, unless deeper than `limit`.
 pub(crate) fn depth(text: &[u8], limit: usize) -> Result<usize, Error> {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
-    for byte in text {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut deepest, mut at) = (0_usize, 0_usize, 0);
+    while let Some(byte) = text.get(at) {
+        at += 1;
         match byte {
-            b'"' => in_string = true,
+            b'"' => at += string_len(&text[at..]),
             b'[' | b'{' => {
                 depth += 1;
                 deepest = deepest.max(depth);
@@ -210,6 +202,21 @@ pub(crate) fn depth(text: &[u8], limit: usize) -> Result<usize, Error> {
         }
     }
     Ok(deepest)
+}
+
+/// Bytes up to the end of a string whose opening quote stands before `rest`, the closing quote among them; all of them
+/// where none closes it.
+fn string_len(rest: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = rest.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if rest[at] == b'"' {
+            return at + 1;
+        }
+        // The backslash, and what it escapes.
+        at += 2;
+    }
+    rest.len()
 }
 
 #[cfg(test)]
@@ -229,6 +236,22 @@ mod tests {
         let text = format!(r#"{{"a":"\"{}"}}"#, "[".repeat(100));
 
         assert!(RawJson::parse(text).is_ok());
+    }
+
+    #[test]
+    fn a_string_ends_at_the_quote_that_no_backslash_escapes() {
+        for (rest, len) in [
+            (r#"""#, 1),
+            (r#"a","b""#, 2),
+            (r#"\\","b""#, 3),
+            (r#"\"","b""#, 3),
+            (r#"\u0022\\\"x", 1"#, 12),
+            ("never closed", 12),
+            (r"cut short \", 11),
+            ("", 0),
+        ] {
+            assert_eq!(string_len(rest.as_bytes()), len, "{rest}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
-use super::{Error as JsonError, RawJson, depth};
+use super::{Error as JsonError, RawJson, depth, string_len};
 use crate::FRAME_DEPTH_LIMIT;
 
 /// One JSON value.
@@ -320,20 +320,12 @@ impl<'a> Reader<'a> {
     /// The string whose opening quote is here.
     fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
         let rest = &self.text[self.at..];
-        let (mut end, mut escaped, mut plain) = (1, false, true);
-        for byte in rest.bytes().skip(1) {
-            end += 1;
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => (escaped, plain) = (true, false),
-                b'"' => break,
-                _ => {}
-            }
-        }
+        let end = 1 + string_len(&rest.as_bytes()[1..]);
         self.at += end;
         let quoted = &rest[..end];
-        if plain {
-            return Ok(Cow::Borrowed(&quoted[1..end - 1]));
+        let text = &quoted[1..end - 1];
+        if memchr::memchr(b'\\', text.as_bytes()).is_none() {
+            return Ok(Cow::Borrowed(text));
         }
         let text: Result<String, _> = serde_json::from_str(quoted);
         text.map(Cow::Owned).map_err(|_| Fault::new(FaultKind::Surrogate))
