@@ -29,7 +29,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/cluster", &["protocol", "config", "tasks", "redis"]),
     (
         "hub/calls",
-        &["protocol", "config", "tasks", "schema", "store", "hub-cluster", "budget"],
+        &[
+            "protocol",
+            "config",
+            "tasks",
+            "schema",
+            "store",
+            "hub-cluster",
+            "budget",
+        ],
     ),
     (
         "hub/edge",
@@ -339,7 +347,8 @@ fn domain_crates_name_no_status_and_no_custom_resource() {
                 "hub/redis/src",
                 "hub/events/src",
                 "hub/cluster/src",
-                "hub/schema/src", "hub/store/src",
+                "hub/schema/src",
+                "hub/store/src",
             ]
             .iter()
             .any(|d| s.path.starts_with(d))

@@ -21,10 +21,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::{microseconds, signed};
 use crate::session::run;
-use crate::store::Inner;
 pub use place::{Cursor, InvalidCursor, Mark};
 
 /// Partitions dropped by one [`CallRows::prune`], at most; the rest is for the next one.
@@ -32,7 +32,7 @@ const PRUNE_LIMIT: u64 = 48;
 
 /// The call records of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct CallRows<'a>(pub(crate) &'a Inner);
+pub struct CallRows<'a>(pub(crate) &'a Db);
 
 /// One ended call, to be written.
 #[derive(Clone, Debug)]

@@ -1,20 +1,22 @@
-//! How to reach Postgres: the URL, the authorities to trust, the schema.
+//! How to reach Postgres: the URL, the authorities to trust, and what a new connection is bound to.
 
 use std::path::Path;
+use std::time::Duration;
 
-use alkhub_config::{InvalidUrl, StoreConfig, address};
+use alkhub_config::{InvalidUrl, SchemaName, StoreConfig, address};
 use base64::Engine as _;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::ExposeSecret as _;
+use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::Error;
 
 /// What every connection is made with.
 ///
-/// The schema and the statement's time limit are set by [`crate::session::prepare`] after connecting and not in the
+/// The schema and the statement's time limit are set by [`prepare`] after connecting and not in the
 /// startup message, which connection poolers refuse.
 pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
     let url = config.database()?;
@@ -33,6 +35,23 @@ pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
         options = options.ssl_root_cert_from_pem(authorities(None)?);
     }
     Ok(options)
+}
+
+/// Binds a new connection to the Hub's schema and limits its statements.
+pub(crate) async fn prepare(
+    connection: &mut PgConnection,
+    schema: &SchemaName,
+    statement_timeout: Duration,
+) -> sqlx::Result<()> {
+    // Notices ("relation already exists, skipping") would be logged at each start.
+    let settings = "SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
+                           set_config('client_min_messages', 'warning', false)";
+    sqlx::query(settings)
+        .bind(schema.as_str())
+        .bind(statement_timeout.as_millis().to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 fn verifies(mode: PgSslMode) -> bool {

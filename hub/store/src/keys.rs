@@ -9,6 +9,7 @@
 mod admin;
 mod create;
 mod dead;
+mod info;
 mod prune;
 mod revoke;
 
@@ -21,21 +22,22 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use self::info::InfoRow;
 use self::revoke::Revoked;
 use crate::actor::Actor;
+use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::time;
 use crate::session::run;
 use crate::spokes::{self, SpokeRecord};
-use crate::store::Inner;
 use crate::{Error, HashKey, KeyHash};
 
+pub use admin::AdminEntered;
 pub(crate) use admin::enter as enter_admin;
-pub use admin::{AdminEntered, AdminKey};
 
 /// The keys of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Keys<'a>(pub(crate) &'a Inner, pub(crate) Actor);
+pub struct Keys<'a>(pub(crate) &'a Db, pub(crate) Actor);
 
 /// A key to be kept.
 #[derive(Clone, Debug)]
@@ -91,19 +93,6 @@ struct KeyRow {
     expires_at: Option<jiff_sqlx::Timestamp>,
     last_used_at: Option<jiff_sqlx::Timestamp>,
     revoked_at: Option<jiff_sqlx::Timestamp>,
-}
-
-struct InfoRow {
-    id: Uuid,
-    name: String,
-    hint: String,
-    scopes: Vec<String>,
-    spoke: Option<String>,
-    created_at: jiff_sqlx::Timestamp,
-    expires_at: Option<jiff_sqlx::Timestamp>,
-    last_used_at: Option<jiff_sqlx::Timestamp>,
-    revoked_at: Option<jiff_sqlx::Timestamp>,
-    dead: bool,
 }
 
 // === impl Keys ===
@@ -251,26 +240,6 @@ impl KeyRow {
             expires_at: time(self.expires_at),
             last_used_at: time(self.last_used_at),
             revoked_at: time(self.revoked_at),
-        })
-    }
-}
-
-// === impl InfoRow ===
-
-impl InfoRow {
-    fn info(self) -> Result<KeyInfo, Error> {
-        let spoke = self.spoke.map(|name| name.parse()).transpose();
-        Ok(KeyInfo {
-            id: self.id.to_string(),
-            name: self.name,
-            hint: self.hint,
-            scopes: Scopes::new(self.scopes),
-            spoke: spoke.map_err(|_| Error::Corrupt("spoke name"))?,
-            created_at: self.created_at.to_jiff(),
-            expires_at: time(self.expires_at),
-            last_used_at: time(self.last_used_at),
-            revoked_at: time(self.revoked_at),
-            dead: self.dead,
         })
     }
 }

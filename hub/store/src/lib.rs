@@ -10,8 +10,10 @@
 //! - A key of a spoke works only as long as the spoke of that name has the uid that the key was made for.
 
 mod actor;
+mod admin_key;
 mod calls;
 mod connect;
+mod db;
 mod error;
 mod hasher;
 mod keys;
@@ -23,11 +25,13 @@ mod row;
 mod session;
 mod spokes;
 mod store;
+mod watch;
 
+pub use admin_key::AdminKey;
 pub use calls::{CallFilter, CallRow, CallRows, Cursor, InvalidCursor, Mark};
 pub use error::Error;
 pub use hasher::{HashKey, InvalidHashKey, KeyHash, KeyHasher};
-pub use keys::{AdminEntered, AdminKey, KeyRecord, Keys, NewKey};
+pub use keys::{AdminEntered, KeyRecord, Keys, NewKey};
 pub use link::LinkState;
 pub use operations::{Operations, SpecHash};
 pub use spokes::{Deleted, PutOutcome, SpokeKey, SpokeRecord, Spokes};

@@ -1,27 +1,8 @@
-//! The state of the link to Postgres, and the task that keeps it true.
-//!
-//! A statement that fails by the link wakes the task at once; else it looks once per `store.ping-interval`. While the
-//! link is down it looks more often, with jitter, so that a hub is ready soon after Postgres is.
-//!
-//! Each look also tells which making of the schema it is: another hub may have made it anew, and what this one wrote is
-//! gone.
+//! The state of the link to Postgres, which every statement reads, and the bell that makes the task of `watch` look.
 
-use std::time::Duration;
-
-use alkhub_config::SchemaName;
-use sqlx::postgres::{PgConnectOptions, PgPool};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use crate::error::reason;
 use crate::metrics::Metrics;
-use crate::{AdminKey, keys, migrate, session};
-
-/// Longest wait between two looks while the link is down.
-const RETRY_LIMIT: Duration = Duration::from_secs(2);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
 
 /// Whether statements can be expected to succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,23 +21,6 @@ pub(crate) struct Link {
     /// What Postgres calls a table of the schema since it was made; 0 before the first look.
     incarnation: watch::Sender<i64>,
 }
-
-/// What the task needs; it holds no store, so that a dropped store ends it.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) pool: PgPool,
-    pub(crate) options: PgConnectOptions,
-    pub(crate) schema: SchemaName,
-    pub(crate) metrics: Metrics,
-    pub(crate) interval: Duration,
-    pub(crate) limit: Duration,
-    pub(crate) admin: watch::Receiver<Option<AdminKey>>,
-    pub(crate) incarnation: watch::Sender<i64>,
-}
-
-/// Waits that double up to a limit, each spread over its second half.
-#[derive(Debug)]
-pub(crate) struct Backoff(Duration);
 
 // === impl LinkState ===
 
@@ -95,6 +59,11 @@ impl Link {
         self.suspect.notify_one();
     }
 
+    /// Resolves when somebody has made the task look.
+    pub(crate) async fn suspected(&self) {
+        self.suspect.notified().await;
+    }
+
     /// Sets the state; logs a change from or to up, once.
     pub(crate) fn set(&self, state: LinkState, metrics: &Metrics) {
         metrics.up.set(i64::from(state.is_up()));
@@ -110,166 +79,9 @@ impl Link {
         });
     }
 
-    /// Down by the caller's wish, or by an error that the caller is told: nobody looks again, and nothing is logged.
+    /// Down because the store is closed, or by an error that its caller gets: nobody looks again, and nothing is logged.
     pub(crate) fn end(&self, reason: String, metrics: &Metrics) {
         metrics.up.set(0);
         self.state.send_replace(LinkState::Down(reason));
-    }
-
-    /// Looks again and again until `stop`.
-    pub(crate) async fn keep(&self, watch: &Watch, stop: &CancellationToken) {
-        let mut backoff = Backoff::new();
-        loop {
-            let wait = if self.state().is_up() {
-                backoff = Backoff::new();
-                watch.interval
-            } else {
-                backoff.next()
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.suspect.notified() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
-            let state = tokio::select! {
-                () = stop.cancelled() => return,
-                state = watch.look() => state,
-            };
-            self.set(state, &watch.metrics);
-        }
-    }
-}
-
-// === impl Watch ===
-
-impl Watch {
-    /// Asks an idle connection; where none is, or it fails, one made for the purpose, whose error tells why.
-    async fn look(&self) -> LinkState {
-        if let Some(mut idle) = self.pool.try_acquire() {
-            match timeout(self.limit, self.ask(&mut idle)).await {
-                Ok(Ok(min_reader)) => return judge(min_reader),
-                Ok(Err(_)) | Err(_) => idle.close_on_drop(),
-            }
-        }
-        let min_reader = match timeout(self.limit, self.ask_anew()).await {
-            Ok(Ok(min_reader)) => min_reader,
-            Ok(Err(error)) => return LinkState::Down(reason(&error)),
-            Err(_) => return LinkState::Down(format!("no answer within {:?}", self.limit)),
-        };
-        match min_reader {
-            Some(min_reader) => judge(min_reader),
-            None => self.make_anew().await,
-        }
-    }
-
-    /// Asks how old a reader may be, and enters the first key where it is missing.
-    async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<i64> {
-        let min_reader = migrate::min_reader(connection).await?;
-        self.note_incarnation(migrate::incarnation(connection).await?);
-        self.enter_admin(connection).await;
-        Ok(min_reader)
-    }
-
-    fn note_incarnation(&self, incarnation: i64) {
-        self.incarnation
-            .send_if_modified(|known| std::mem::replace(known, incarnation) != incarnation);
-    }
-
-    /// Without the first key nobody could declare a spoke or make a key. A failure leaves the link as it is: what
-    /// works without the key goes on, and the next look tries again.
-    async fn enter_admin(&self, connection: &mut PgConnection) {
-        let Some(admin) = self.admin.borrow().clone() else {
-            return;
-        };
-        match keys::enter_admin(connection, &admin).await {
-            Ok(entered) if entered.created => {
-                tracing::warn!(schema = %self.schema, "the first admin key was missing and is entered again");
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(
-                    error = reason(&error),
-                    "the first admin key is missing and cannot be entered"
-                );
-            }
-        }
-    }
-
-    /// `None` when the schema is gone.
-    async fn ask_anew(&self) -> sqlx::Result<Option<i64>> {
-        let mut connection = self.options.connect().await?;
-        session::prepare(&mut connection, &self.schema, self.limit).await?;
-        let min_reader = match self.ask(&mut connection).await {
-            Err(error) if is_undefined_table(&error) => None,
-            result => Some(result?),
-        };
-        connection.close().await.ok();
-        Ok(min_reader)
-    }
-
-    /// A database that was emptied, or put back without this schema, must not need a restart of every hub.
-    async fn make_anew(&self) -> LinkState {
-        tracing::warn!(schema = %self.schema, "the schema is gone and is made anew");
-        let made = match timeout(self.limit, self.options.connect()).await {
-            Ok(Ok(mut connection)) => match migrate::run(&mut connection, &self.schema).await {
-                Ok(()) => {
-                    // What fails of it is done by the next look.
-                    timeout(self.limit, self.ask(&mut connection)).await.ok();
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-            Ok(Err(error)) => return LinkState::Down(reason(&error)),
-            Err(_) => return LinkState::Down(format!("no connection within {:?}", self.limit)),
-        };
-        match made {
-            Ok(()) => LinkState::Up,
-            Err(error) => LinkState::Down(error.to_string()),
-        }
-    }
-}
-
-fn is_undefined_table(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.code().as_deref() == Some("42P01"))
-}
-
-/// A schema that moved on past this software is as good as no database.
-fn judge(min_reader: i64) -> LinkState {
-    let ours = migrate::ours();
-    if min_reader <= ours {
-        return LinkState::Up;
-    }
-    LinkState::Down(format!(
-        "the schema now needs alkhub with schema version {min_reader}, and this one has {ours}: use a newer alkhub"
-    ))
-}
-
-// === impl Backoff ===
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self(RETRY_FIRST)
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let wait = self.0;
-        self.0 = (wait * 2).min(RETRY_LIMIT);
-        wait.mul_f64(0.5 + fastrand::f64() / 2.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_the_limit_and_no_further() {
-        let mut backoff = Backoff::new();
-        let waits: Vec<_> = (0..10).map(|_| backoff.next()).collect();
-
-        assert!(waits[0] <= RETRY_FIRST && waits[0] >= RETRY_FIRST / 2, "{waits:?}");
-        assert!(waits[9] <= RETRY_LIMIT && waits[9] >= RETRY_LIMIT / 2, "{waits:?}");
     }
 }

@@ -10,7 +10,7 @@ use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::error::{is_link_failure, reason};
-use crate::{Error, session};
+use crate::{Error, connect};
 
 /// The migrations of this software. Those of newer software that the schema has as well are no fault.
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -56,7 +56,7 @@ pub(crate) async fn run(connection: &mut PgConnection, schema: &SchemaName) -> R
 
 /// Takes the lock, makes the schema when it is missing, and enters it. Migrations have no time limit.
 async fn enter(connection: &mut PgConnection, schema: &SchemaName) -> sqlx::Result<()> {
-    session::prepare(connection, schema, std::time::Duration::ZERO).await?;
+    connect::prepare(connection, schema, std::time::Duration::ZERO).await?;
     sqlx::query("SELECT pg_advisory_lock(hashtextextended('alkhub.migrate.' || $1, 0))")
         .bind(schema.as_str())
         .execute(&mut *connection)

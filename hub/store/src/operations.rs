@@ -12,9 +12,9 @@ use alkhub_protocol::json::tree::Tree;
 use alkhub_protocol::{OperationName, OperationSpec};
 use sha2::{Digest as _, Sha256};
 
+use crate::db::Db;
 use crate::metrics::{Pruned, Statement};
 use crate::session::run;
-use crate::store::Inner;
 use crate::{Error, PRUNED};
 
 /// Specifications written in one statement.
@@ -25,7 +25,7 @@ const TOUCHED: usize = 1_000;
 
 /// The operations of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Operations<'a>(pub(crate) &'a Inner);
+pub struct Operations<'a>(pub(crate) &'a Db);
 
 /// SHA-256 of a specification's canonical JSON: keys sorted, no white space. Shown and read as hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,27 +2,27 @@
 
 use std::time::Duration;
 
-use alkhub_config::SchemaName;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
+use crate::Error;
+use crate::db::Db;
 use crate::error::{is_link_failure, reason};
+use crate::link::LinkState;
 use crate::metrics::Statement;
-use crate::store::Inner;
-use crate::{Error, LinkState};
 
 /// A connection taken for one statement; [`run`] uses it.
 #[derive(Debug)]
 pub(crate) struct Session<'a> {
-    store: &'a Inner,
+    store: &'a Db,
     connection: PoolConnection<Postgres>,
     statement: Statement,
     began: Instant,
 }
 
-/// Runs one statement of the store: `run!(inner, Statement::KeyFind, |db| query!(…).fetch_one(db))`.
+/// Runs one statement of the store: `run!(db, Statement::KeyFind, |db| query!(…).fetch_one(db))`.
 ///
 /// Dropping the future gives the connection back; what the statement did by then may stay done.
 macro_rules! run {
@@ -39,7 +39,7 @@ pub(crate) use run;
 // === impl Session ===
 
 impl<'a> Session<'a> {
-    pub(crate) async fn begin(store: &'a Inner, statement: Statement) -> Result<Self, Error> {
+    pub(crate) async fn begin(store: &'a Db, statement: Statement) -> Result<Self, Error> {
         if let LinkState::Down(reason) = store.link.state() {
             store.metrics.failed(statement);
             return Err(Error::Unavailable { reason });
@@ -85,21 +85,4 @@ impl<'a> Session<'a> {
         }
         Err(Error::of_statement(statement.name(), error))
     }
-}
-
-/// Binds a new connection to the Hub's schema and limits its statements.
-pub(crate) async fn prepare(
-    connection: &mut PgConnection,
-    schema: &SchemaName,
-    statement_timeout: Duration,
-) -> sqlx::Result<()> {
-    // Notices ("relation already exists, skipping") would be logged at each start.
-    let settings = "SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
-                           set_config('client_min_messages', 'warning', false)";
-    sqlx::query(settings)
-        .bind(schema.as_str())
-        .bind(statement_timeout.as_millis().to_string())
-        .execute(connection)
-        .await?;
-    Ok(())
 }

@@ -23,15 +23,15 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::actor::Actor;
+use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::{spoke_type, time};
 use crate::session::run;
-use crate::store::Inner;
 use crate::{Error, HashKey, KeyHash};
 
 /// The spokes of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Spokes<'a>(pub(crate) &'a Inner, pub(crate) Actor);
+pub struct Spokes<'a>(pub(crate) &'a Db, pub(crate) Actor);
 
 /// A spoke as it is stored.
 #[derive(Clone, Debug, PartialEq)]

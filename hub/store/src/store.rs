@@ -13,10 +13,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::actor::Actor;
+use crate::db::Db;
 use crate::error::reason;
-use crate::link::{Backoff, Link, Watch};
+use crate::link::{Link, LinkState};
 use crate::metrics::Metrics;
-use crate::{AdminKey, CallRows, Error, Keys, LinkState, Operations, Spokes, connect, migrate, session};
+use crate::watch::{Backoff, Watch};
+use crate::{CallRows, Error, Keys, Operations, Spokes, connect, migrate};
 
 /// A pooled connection is replaced after this long, so that a moved address or a new password is found.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
@@ -27,13 +29,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) pool: PgPool,
-    pub(crate) link: Arc<Link>,
-    pub(crate) metrics: Metrics,
-    pub(crate) statement_timeout: Duration,
-    /// The first key, once it is known: the link's task enters it where it is missing.
-    pub(crate) admin: watch::Sender<Option<AdminKey>>,
+struct Inner {
+    db: Db,
     options: PgConnectOptions,
     schema: SchemaName,
     connect_timeout: Duration,
@@ -56,11 +53,13 @@ impl Store {
         let metrics = Metrics::register(registry, &pool)?;
         let stop = CancellationToken::new();
         Ok(Self(Arc::new(Inner {
-            pool,
-            link: Arc::new(Link::new()),
-            metrics,
-            statement_timeout: config.statement_timeout,
-            admin: watch::Sender::new(None),
+            db: Db {
+                pool,
+                link: Arc::new(Link::new()),
+                metrics,
+                statement_timeout: config.statement_timeout,
+                admin: watch::Sender::new(None),
+            },
             options,
             schema: config.schema.clone(),
             connect_timeout: config.acquire_timeout,
@@ -87,7 +86,7 @@ impl Store {
             let error = match attempt {
                 Ok(()) => break,
                 Err(error @ (Error::SchemaTooNew { .. } | Error::Migration { .. })) => {
-                    inner.link.end(error.to_string(), &inner.metrics);
+                    inner.db.link.end(error.to_string(), &inner.db.metrics);
                     return Err(error);
                 }
                 Err(error) => error,
@@ -96,13 +95,13 @@ impl Store {
                 Error::Unavailable { reason } => reason,
                 error => error.to_string(),
             };
-            inner.link.set(LinkState::Down(reason), &inner.metrics);
+            inner.db.link.set(LinkState::Down(reason), &inner.db.metrics);
             tokio::select! {
                 () = stop.cancelled() => return Err(Error::Stopped),
                 () = tokio::time::sleep(backoff.next()) => {}
             }
         }
-        inner.link.set(LinkState::Up, &inner.metrics);
+        inner.db.link.set(LinkState::Up, &inner.db.metrics);
         if let Err(error) = self.calls().begin_hours().await {
             tracing::debug!(%error, "the hour's partition of call records is left to the first of them");
         }
@@ -112,17 +111,17 @@ impl Store {
 
     /// Whether statements can be expected to succeed, now and as it changes.
     pub fn link(&self) -> watch::Receiver<LinkState> {
-        self.0.link.subscribe()
+        self.0.db.link.subscribe()
     }
 
     /// Changes when the schema was made anew, by whichever hub, and at the first look: what had been written may be gone.
     pub fn incarnation(&self) -> watch::Receiver<i64> {
-        self.0.link.incarnation().subscribe()
+        self.0.db.link.incarnation().subscribe()
     }
 
     /// Whether the link is up.
     pub fn ready(&self) -> bool {
-        self.0.link.state().is_up()
+        self.0.db.link.state().is_up()
     }
 
     /// Resolves when the loop that keeps [`Store::link`] true is lost, which is a fault of alkhub's; never otherwise.
@@ -132,22 +131,22 @@ impl Store {
 
     /// Keys, as keyed hashes.
     pub fn keys(&self) -> Keys<'_> {
-        Keys(&self.0, Actor::default())
+        Keys(&self.0.db, Actor::default())
     }
 
     /// Declared spokes.
     pub fn spokes(&self) -> Spokes<'_> {
-        Spokes(&self.0, Actor::default())
+        Spokes(&self.0.db, Actor::default())
     }
 
     /// Operations by the hash of their specification.
     pub fn operations(&self) -> Operations<'_> {
-        Operations(&self.0)
+        Operations(&self.0.db)
     }
 
     /// Records of ended calls.
     pub fn calls(&self) -> CallRows<'_> {
-        CallRows(&self.0)
+        CallRows(&self.0.db)
     }
 
     /// Ends the link's task and closes the pool; statements that run are waited for, at most five seconds.
@@ -156,13 +155,13 @@ impl Store {
         inner.supervisor.stop().cancel();
         inner.supervisor.tasks().close();
         inner.supervisor.tasks().wait().await;
-        if tokio::time::timeout(Duration::from_secs(5), inner.pool.close())
+        if tokio::time::timeout(Duration::from_secs(5), inner.db.pool.close())
             .await
             .is_err()
         {
             tracing::warn!("connections to Postgres were still busy and are left behind");
         }
-        inner.link.end("closed".to_owned(), &inner.metrics);
+        inner.db.link.end("closed".to_owned(), &inner.db.metrics);
     }
 
     fn keep_watch(&self) {
@@ -172,17 +171,17 @@ impl Store {
             return;
         }
         let watch = Watch {
-            pool: inner.pool.clone(),
+            pool: inner.db.pool.clone(),
             options: inner.options.clone(),
             schema: inner.schema.clone(),
-            metrics: inner.metrics.clone(),
+            metrics: inner.db.metrics.clone(),
             interval: inner.ping_interval,
             limit: inner.connect_timeout,
-            admin: inner.admin.subscribe(),
-            incarnation: inner.link.incarnation().clone(),
+            admin: inner.db.admin.subscribe(),
+            incarnation: inner.db.link.incarnation().clone(),
         };
-        let link = Arc::clone(&inner.link);
-        let keep = async move { link.keep(&watch, &stop).await };
+        let link = Arc::clone(&inner.db.link);
+        let keep = async move { watch.keep(&link, &stop).await };
         inner.supervisor.keep("store.link", keep);
     }
 }
@@ -215,7 +214,7 @@ fn pool(config: &StoreConfig, options: PgConnectOptions) -> PgPool {
         .idle_timeout(IDLE_TIMEOUT)
         .after_connect(move |connection, _| {
             let schema = schema.clone();
-            Box::pin(async move { session::prepare(connection, &schema, statement_timeout).await })
+            Box::pin(async move { connect::prepare(connection, &schema, statement_timeout).await })
         })
         .connect_lazy_with(options)
 }

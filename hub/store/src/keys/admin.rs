@@ -8,25 +8,13 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::Keys;
+use crate::Error;
+use crate::admin_key::AdminKey;
 use crate::metrics::Statement;
 use crate::session::run;
-use crate::{Error, HashKey, KeyHash};
 
 /// Other first keys that are told of, at most.
 const TOLD: i64 = 20;
-
-/// The key in `auth.admin-key-file`.
-#[derive(Clone, Debug)]
-pub struct AdminKey {
-    /// Its hash.
-    pub hash: KeyHash,
-    /// Which secret made the hash.
-    pub hash_key: HashKey,
-    /// Its first characters.
-    pub hint: String,
-    /// Whether every hub of this schema reads the same file: a key that is new then ends those that were in it before.
-    pub alone: bool,
-}
 
 /// What entering the first key did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

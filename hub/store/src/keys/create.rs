@@ -5,7 +5,8 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{InfoRow, NewKey};
+use super::NewKey;
+use super::info::InfoRow;
 use crate::actor::Actor;
 use crate::spokes;
 

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::InfoRow;
+use super::info::InfoRow;
 use crate::actor::Actor;
 
 /// How a revocation came out.
