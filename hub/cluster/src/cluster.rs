@@ -20,7 +20,7 @@ use crate::directory::{self, DirectoryHandle};
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::error::Error;
 use crate::inbox;
-use crate::keys::{self, KeyChange, Keys};
+use crate::keys::{self, KeyChange, KeyNews};
 use crate::lease::{self, Claim, Lease, Leases};
 use crate::metrics::Metrics;
 use crate::once::Once;
@@ -41,7 +41,7 @@ struct Shared {
     directory: DirectoryHandle,
     conduits: Conduits,
     leases: Arc<Leases>,
-    keys: Keys,
+    keys: KeyNews,
     changes: Once<DirectoryChange>,
     incoming: Mutex<Option<Incoming>>,
     link: watch::Receiver<LinkState>,

@@ -22,7 +22,7 @@ use actor::Command;
 pub(crate) use actor::DirectoryActor;
 pub(crate) use feed::Feed;
 use mirror::Mirror;
-use record::Key;
+use record::InstanceKey;
 
 /// Registrations that wait for the actor; beyond it their callers wait to be queued.
 const COMMANDS: usize = 1_024;
@@ -82,7 +82,7 @@ impl DirectoryHandle {
         generation: u64,
     ) -> Result<(), Error> {
         let (done, unregistered) = oneshot::channel();
-        let key = Key {
+        let key = InstanceKey {
             spoke: spoke.clone(),
             instance: instance.clone(),
         };

@@ -4,11 +4,11 @@
 //! - No revocation is lost between the link and the reader: what does not fit is merged, and beyond a bound it
 //!   becomes [`KeyChange::Recheck`].
 //! - What was missed while the link was down is covered by the `Recheck` that follows when it is up.
-//! - What the other hubs could not be told is kept, merged in the same way, and told again until Redis has it.
+//! - What the other hubs did not get is kept, merged in the same way, and sent again until Redis has it.
 
+mod backlog;
+mod broadcast;
 mod change;
-mod pending;
-mod told;
 
 use std::sync::Arc;
 
@@ -19,71 +19,71 @@ use alkhub_tasks::Supervisor;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use backlog::Backlog;
+use broadcast::{Broadcast, Broadcaster};
 pub use change::KeyChange;
-use change::Message;
-use pending::Pending;
-use told::{Teller, Telling};
+use change::KeyMessage;
 
-/// Tells and hears. Cheap to clone.
+/// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys {
+pub(crate) struct KeyNews {
     hub: HubId,
-    pending: Arc<Pending>,
+    backlog: Arc<Backlog>,
     /// To the other hubs, where there can be any.
-    telling: Option<Telling>,
+    broadcast: Option<Broadcast>,
 }
 
-/// What runs behind [`Keys`].
+/// What runs behind [`KeyNews`].
 pub(crate) struct Loops {
-    announcer: Announcer,
-    teller: Option<Teller>,
+    notifier: Notifier,
+    broadcaster: Option<Broadcaster>,
 }
 
-/// The task that hands on what is pending.
-struct Announcer {
+/// The task that hands the backlog to the reader.
+struct Notifier {
     link: Option<watch::Receiver<LinkState>>,
-    pending: Arc<Pending>,
+    backlog: Arc<Backlog>,
     changes: mpsc::Sender<KeyChange>,
 }
 
 /// The handle, what has to run behind it, and where the news come out.
-pub(crate) fn new(hub: &HubId, redis: Option<Redis>) -> (Keys, Loops, mpsc::Receiver<KeyChange>) {
+pub(crate) fn new(hub: &HubId, redis: Option<Redis>) -> (KeyNews, Loops, mpsc::Receiver<KeyChange>) {
     let (sender, changes) = mpsc::channel(16);
-    let pending = Arc::new(Pending::default());
-    let announcer = Announcer {
+    let backlog = Arc::new(Backlog::default());
+    let notifier = Notifier {
         link: redis.as_ref().map(Redis::state),
-        pending: pending.clone(),
+        backlog: backlog.clone(),
         changes: sender,
     };
-    let (telling, teller) = redis.map(|redis| told::new(hub, redis)).unzip();
-    let keys = Keys {
+    let (broadcast, broadcaster) = redis.map(|redis| broadcast::new(hub, redis)).unzip();
+    let keys = KeyNews {
         hub: hub.clone(),
-        pending,
-        telling,
+        backlog,
+        broadcast,
     };
-    (keys, Loops { announcer, teller }, changes)
+    (keys, Loops { notifier, broadcaster }, changes)
 }
 
-// === impl Keys ===
+// === impl KeyNews ===
 
-impl Keys {
+impl KeyNews {
     /// See [`Cluster::announce_key_change`](crate::Cluster::announce_key_change).
     pub(crate) async fn announce(&self, change: KeyChange) {
-        self.pending.add(change.clone());
-        if let Some(telling) = &self.telling {
-            telling.tell(change).await;
+        self.backlog.add(change.clone());
+        if let Some(broadcast) = &self.broadcast {
+            broadcast.send(change).await;
         }
     }
 
     /// Takes a message from the channel. What cannot be read may have been a revocation.
     pub(crate) fn read(&self, message: &[u8]) {
-        match strict::from_slice::<Message>(message) {
+        match strict::from_slice::<KeyMessage>(message) {
             Ok(message) if message.node == self.hub.as_str() => {}
             Ok(message) => {
-                self.pending.add(message.change);
+                self.backlog.add(message.change);
             }
             Err(_) => {
-                self.pending.add(KeyChange::Recheck);
+                self.backlog.add(KeyChange::Recheck);
             }
         }
     }
@@ -93,28 +93,28 @@ impl Keys {
 
 impl Loops {
     pub(crate) fn start(self, supervisor: &Supervisor) {
-        let Self { announcer, teller } = self;
+        let Self { notifier, broadcaster } = self;
         let stop = || supervisor.stop().clone();
-        supervisor.keep("cluster.keys", announcer.run(stop()));
-        if let Some(teller) = teller {
-            supervisor.keep("cluster.told-keys", teller.run(stop()));
+        supervisor.keep("cluster.keys", notifier.run(stop()));
+        if let Some(broadcaster) = broadcaster {
+            supervisor.keep("cluster.key-broadcast", broadcaster.run(stop()));
         }
     }
 }
 
-// === impl Announcer ===
+// === impl Notifier ===
 
-impl Announcer {
+impl Notifier {
     async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.pending.some.notified() => {}
+                () = self.backlog.some.notified() => {}
                 () = came_up(self.link.as_mut()) => {
-                    self.pending.add(KeyChange::Recheck);
+                    self.backlog.add(KeyChange::Recheck);
                 }
             }
-            for change in self.pending.take().0 {
+            for change in self.backlog.take().0 {
                 let sent = stop.run_until_cancelled(self.changes.send(change)).await;
                 if !matches!(sent, Some(Ok(()))) {
                     return;

@@ -1,11 +1,11 @@
-//! Leases: which hubs are there, what they say of themselves, and which Hub holds the prefix.
+//! Leases: which hubs are there, what each announces, and which Hub holds the prefix.
 //!
 //! Invariants
-//! - A hub's lease is in Redis before its entries are; a hub without one is buried with its entries by whoever
+//! - A hub's lease is in Redis before its entries are; one that has expired is taken out with its entries by whoever
 //!   renews next.
-//! - What a lease newly says reaches every hub with the directory's changes, at once, and again with each renewal. A hub
-//!   that has said that it drains drains to its end, whatever an older message says.
-//! - After the link comes up nobody is buried for one interval: after a restart of Redis the others need time to
+//! - A change of a lease reaches every hub with the directory's changes, at once, and again with each renewal. A hub
+//!   that drains does so to its end, whatever an older message holds.
+//! - After the link comes up no lease expires for one interval: after a restart of Redis the others need time to
 //!   come back too.
 
 use std::collections::{BTreeMap, HashSet};
@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 /// Announcements closer together than this make one renewal.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// What a hub says of itself in its lease.
+/// What a hub announces of itself in its lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Lease {
@@ -54,22 +54,22 @@ pub enum Claim {
     Taken(String),
 }
 
-/// What this hub says and what it knows of the others.
+/// What this hub announces and what it knows of the others.
 #[derive(Debug)]
 pub(crate) struct Leases {
     hub: HubId,
     ttl: Duration,
     interval: Duration,
     lease: watch::Sender<Lease>,
-    /// What the other hubs said last.
+    /// What the other hubs announced last.
     others: Mutex<Others>,
     pods: ArcSwap<Vec<PodReport>>,
     draining: ArcSwap<HashSet<HubId>>,
     owner: Mutex<Option<String>>,
     /// Whether the lease was given back; one renewal at a time, and none after that.
     left: tokio::sync::Mutex<bool>,
-    /// This hub had been buried: the directory has lost its entries.
-    pub(crate) buried: Notify,
+    /// The lease of this hub had expired: the directory has lost its entries.
+    pub(crate) expired: Notify,
     metrics: Metrics,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Leases {
 #[derive(Debug, Default)]
 struct Others {
     pods: BTreeMap<HubId, PodReport>,
-    /// The number of what a hub said last, or of its end, since the last list was asked for.
+    /// The number of what a hub announced last, or of its end, since the last list was asked for.
     news: BTreeMap<HubId, u64>,
     number: u64,
 }
@@ -97,7 +97,7 @@ impl Leases {
             draining: ArcSwap::default(),
             owner: Mutex::default(),
             left: tokio::sync::Mutex::default(),
-            buried: Notify::new(),
+            expired: Notify::new(),
             metrics,
         };
         leases.know(|_| {});
@@ -115,8 +115,8 @@ impl Leases {
         }
     }
 
-    /// Another hub says something new of itself.
-    pub(crate) fn hear(&self, hub: &HubId, lease: &Lease) {
+    /// Another hub has announced something.
+    pub(crate) fn observe(&self, hub: &HubId, lease: &Lease) {
         if *hub != self.hub {
             self.know(|others| {
                 others.news_of(hub);
@@ -142,7 +142,7 @@ impl Leases {
     }
 
     /// Renews the lease; whether Redis knew the hub.
-    pub(crate) async fn renew(&self, incarnation: &Incarnation, bury: bool) -> Result<bool, Error> {
+    pub(crate) async fn renew(&self, incarnation: &Incarnation, expire_others: bool) -> Result<bool, Error> {
         let left = self.left.lock().await;
         if *left {
             return Ok(true);
@@ -154,7 +154,7 @@ impl Leases {
             lease: &lease,
             ttl: self.ttl,
             owner: &owner,
-            expire_others: bury,
+            expire_others,
         };
         let Renewed { joined, living } = incarnation.renew_lease(renewal).await?;
         let living = living.iter().filter(|(id, _)| id != self.hub.as_str());
@@ -163,7 +163,7 @@ impl Leases {
         Ok(!joined)
     }
 
-    /// Gives the lease back: the other hubs hear at once that this one is gone.
+    /// Gives the lease back: the other hubs learn at once that this one is gone.
     async fn leave(&self, incarnation: &Incarnation) -> Result<(), Error> {
         *self.left.lock().await = true;
         incarnation.give_lease_back().await
@@ -197,7 +197,7 @@ impl Leases {
 // === impl Others ===
 
 impl Others {
-    /// A hub said something: a list that was asked for before knows it not.
+    /// A hub announced something: a list that was asked for before does not have it.
     fn news_of(&mut self, hub: &HubId) {
         self.number += 1;
         self.news.insert(hub.clone(), self.number);
@@ -241,30 +241,30 @@ pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationTo
     drop(hold);
 }
 
-/// Says what this hub's lease holds from now on, and returns when Redis has it.
+/// Sets what this hub's lease holds from now on, and returns when Redis has it.
 pub(crate) async fn announce_now(leases: &Leases, redis: Option<&Redis>, lease: Lease) -> Result<(), Error> {
     leases.announce(lease);
     let Some(redis) = redis else { return Ok(()) };
     let incarnation = redis.incarnation()?;
     if !leases.renew(&incarnation, false).await? {
-        leases.buried.notify_one();
+        leases.expired.notify_one();
     }
     Ok(())
 }
 
-async fn renew(leases: &Leases, redis: &Redis, bury: bool) {
+async fn renew(leases: &Leases, redis: &Redis, expire_others: bool) {
     if *redis.state().borrow() != LinkState::Up {
         return;
     }
     let Ok(incarnation) = redis.incarnation() else { return };
-    match leases.renew(&incarnation, bury).await {
+    match leases.renew(&incarnation, expire_others).await {
         Ok(true) => {}
-        Ok(false) => leases.buried.notify_one(),
+        Ok(false) => leases.expired.notify_one(),
         Err(error) => tracing::warn!(%error, "lease was not renewed"),
     }
 }
 
-/// Notes what a hub says. An older message may come after the one that said that it drains.
+/// Notes what a hub announced. An older message may come after the one by which it drains.
 fn note(others: &mut BTreeMap<HubId, PodReport>, mut pod: PodReport) {
     pod.draining |= others.get(&pod.hub_id).is_some_and(|known| known.draining);
     others.insert(pod.hub_id.clone(), pod);

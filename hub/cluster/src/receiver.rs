@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::directory::Feed;
 use crate::inbox::InboxSender;
-use crate::keys::Keys;
+use crate::keys::KeyNews;
 use crate::metrics::Metrics;
 
 /// Where everything goes.
@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 pub(crate) struct ClusterReceiver {
     pub(crate) inbox: InboxSender,
     pub(crate) feed: Feed,
-    pub(crate) keys: Keys,
+    pub(crate) keys: KeyNews,
     pub(crate) undeliverable: mpsc::Sender<Undelivered>,
     pub(crate) metrics: Metrics,
 }

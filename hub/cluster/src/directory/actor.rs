@@ -1,7 +1,7 @@
 //! Keeps the directory in Redis and the mirror in step.
 //!
 //! Invariants
-//! - After every return of the link, every gap in the feed and every time that this hub was taken for dead, its entries
+//! - After every return of the link, every gap in the feed and every expiry of this hub's lease, its entries
 //!   are asserted, what it no longer holds is removed, and the mirror is loaded, in this order.
 //! - A registration whose connection has ended by its turn is not made: it would take the place of the one that the
 //!   instance has come back with.
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::feed::Messages;
 use super::mirror::Mirror;
-use super::record::{self, Key};
+use super::record::{self, InstanceKey};
 use crate::entry::DirectoryEntry;
 use crate::lease::Leases;
 
@@ -37,7 +37,7 @@ pub(super) enum Command {
         done: oneshot::Sender<u64>,
     },
     Unregister {
-        key: Key,
+        key: InstanceKey,
         generation: u64,
         done: oneshot::Sender<()>,
     },
@@ -54,10 +54,10 @@ pub(crate) struct DirectoryActor {
     load_at: Option<Instant>,
 }
 
-enum Event {
+enum Wake {
     Stop,
     /// Changes may have been missed, or Redis may have lost what it knew.
-    Lost,
+    OutOfStep,
     Load,
     Commands,
     Message(Bytes),
@@ -67,7 +67,7 @@ enum Event {
 // === impl Command ===
 
 impl Command {
-    /// Whether it must not be obeyed any more: its connection has ended, and another one may have come since.
+    /// Whether it must not be executed any more: its connection has ended, and another one may have come since.
     fn is_void(&self) -> bool {
         match self {
             Self::Register { gone, .. } => gone.is_cancelled(),
@@ -106,45 +106,45 @@ impl DirectoryActor {
         loop {
             let event = tokio::select! {
                 biased;
-                () = stop.cancelled() => Event::Stop,
+                () = stop.cancelled() => Wake::Stop,
                 event = self.next(&mut link, &mut batch) => event,
             };
             match event {
-                Event::Stop => return,
-                Event::Load => self.load().await,
-                Event::Commands => self.obey(&mut batch).await,
-                Event::Message(message) => {
+                Wake::Stop => return,
+                Wake::Load => self.load().await,
+                Wake::Commands => self.execute(&mut batch).await,
+                Wake::Message(message) => {
                     if self.mirror.follow(&message, &self.leases).is_err() {
-                        self.lost();
+                        self.fall_out_of_step();
                     }
                 }
-                Event::Lost => self.lost(),
-                Event::Room => self.mirror.snapshot(),
+                Wake::OutOfStep => self.fall_out_of_step(),
+                Wake::Room => self.mirror.snapshot(),
             }
         }
     }
 
-    async fn next(&mut self, link: &mut Option<watch::Receiver<LinkState>>, batch: &mut Vec<Command>) -> Event {
+    async fn next(&mut self, link: &mut Option<watch::Receiver<LinkState>>, batch: &mut Vec<Command>) -> Wake {
         let is_up = link.as_ref().is_some_and(|link| *link.borrow() == LinkState::Up);
         let load_at = self.load_at.filter(|_| is_up);
         tokio::select! {
             biased;
-            () = changed(link) => Event::Lost,
-            () = self.leases.buried.notified() => Event::Lost,
-            () = until(load_at) => Event::Load,
-            count = self.commands.recv_many(batch, BATCH) => if count == 0 { Event::Stop } else { Event::Commands },
-            message = self.messages.next() => message.map_or(Event::Lost, Event::Message),
-            () = self.mirror.room() => Event::Room,
+            () = changed(link) => Wake::OutOfStep,
+            () = self.leases.expired.notified() => Wake::OutOfStep,
+            () = until(load_at) => Wake::Load,
+            count = self.commands.recv_many(batch, BATCH) => if count == 0 { Wake::Stop } else { Wake::Commands },
+            message = self.messages.next() => message.map_or(Wake::OutOfStep, Wake::Message),
+            () = self.mirror.room() => Wake::Room,
         }
     }
 
-    fn lost(&mut self) {
+    fn fall_out_of_step(&mut self) {
         self.mirror.leave_feed();
         self.load_at = Some(Instant::now());
     }
 
     /// Takes what came together to Redis together.
-    async fn obey(&mut self, batch: &mut Vec<Command>) {
+    async fn execute(&mut self, batch: &mut Vec<Command>) {
         batch.retain(|command| !command.is_void());
         if batch.is_empty() {
             return;
@@ -233,7 +233,7 @@ impl DirectoryActor {
         self.leases.renew(incarnation, false).await?;
         self.assert_own(incarnation).await?;
         let stored = incarnation.load_directory().await?;
-        // What hubs said of themselves up to here is skipped with the rest; the renewal before may not have seen it.
+        // What leases held up to here is skipped with the rest; the renewal before may not have seen it.
         self.leases.renew(incarnation, false).await?;
         let stale = self.mirror.load(stored);
         if !stale.is_empty() {
@@ -245,7 +245,7 @@ impl DirectoryActor {
     /// Writes this hub's entries again; those that another hub holds by now are given up.
     async fn assert_own(&mut self, incarnation: &Incarnation) -> Result<(), Error> {
         let own = self.mirror.own();
-        let (keys, writes): (Vec<Key>, Vec<DirectoryWrite>) = own
+        let (keys, writes): (Vec<InstanceKey>, Vec<DirectoryWrite>) = own
             .map(|(key, entry)| (key.clone(), DirectoryWrite::Assert(record::write(entry))))
             .unzip();
         for (keys, writes) in keys.chunks(BATCH).zip(writes.chunks(BATCH)) {

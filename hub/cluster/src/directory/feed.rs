@@ -8,7 +8,7 @@ use alkhub_protocol::json::strict;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::record::{self, Key};
+use super::record::{self, InstanceKey};
 use crate::entry::DirectoryEntry;
 use crate::lease::Lease;
 
@@ -38,10 +38,10 @@ pub(super) struct Position {
 
 /// What a message says.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Change {
+pub(super) enum FeedChange {
     Put(DirectoryEntry),
     Remove {
-        key: Key,
+        key: InstanceKey,
         generation: u64,
         hub: HubId,
     },
@@ -88,10 +88,10 @@ impl Messages {
     }
 }
 
-// === impl Change ===
+// === impl FeedChange ===
 
 /// Reads a message; `None` when it is not even numbered.
-pub(super) fn read(message: &[u8]) -> Option<(Position, Change)> {
+pub(super) fn read(message: &[u8]) -> Option<(Position, FeedChange)> {
     let text = std::str::from_utf8(message).ok()?;
     let mut parts = text.splitn(4, ' ');
     let epoch = parts.next()?.to_owned();
@@ -99,21 +99,21 @@ pub(super) fn read(message: &[u8]) -> Option<(Position, Change)> {
     let (what, rest) = (parts.next()?, parts.next()?);
     Some((
         Position { epoch, number },
-        change(what, rest).unwrap_or(Change::Unknown),
+        change(what, rest).unwrap_or(FeedChange::Unknown),
     ))
 }
 
-fn change(what: &str, rest: &str) -> Option<Change> {
+fn change(what: &str, rest: &str) -> Option<FeedChange> {
     match what {
         "put" => {
             let (field, value) = rest.split_once(' ')?;
-            record::read(field, value).map(Change::Put)
+            record::read(field, value).map(FeedChange::Put)
         }
         "remove" => {
             let mut parts = rest.split(' ');
-            let key = Key::read(parts.next()?)?;
+            let key = InstanceKey::read(parts.next()?)?;
             let generation = parts.next()?.parse().ok()?;
-            Some(Change::Remove {
+            Some(FeedChange::Remove {
                 key,
                 generation,
                 hub: parts.next()?.parse().ok()?,
@@ -121,9 +121,9 @@ fn change(what: &str, rest: &str) -> Option<Change> {
         }
         "lease" => {
             let (hub, lease) = rest.split_once(' ')?;
-            Some(Change::Lease(hub.parse().ok()?, strict::from_str(lease).ok()?))
+            Some(FeedChange::Lease(hub.parse().ok()?, strict::from_str(lease).ok()?))
         }
-        "gone" => rest.parse().ok().map(Change::Gone),
+        "gone" => rest.parse().ok().map(FeedChange::Gone),
         _ => None,
     }
 }
@@ -148,18 +148,18 @@ mod tests {
                 number: 7
             }
         );
-        let Change::Put(entry) = change else {
+        let FeedChange::Put(entry) = change else {
             panic!("{change:?}")
         };
         assert_eq!((entry.generation, entry.hub.as_str()), (42, "hub-2"));
-        assert_eq!(Key::of(&entry).field(), "builder/a/1");
+        assert_eq!(InstanceKey::of(&entry).field(), "builder/a/1");
     }
 
     #[test]
     fn a_change_that_nobody_knows_still_counts_in_the_numbers() {
         let (position, change) = read(b"e1 8 renamed builder x").expect("numbered");
 
-        assert_eq!((position.number, change), (8, Change::Unknown));
+        assert_eq!((position.number, change), (8, FeedChange::Unknown));
         assert_eq!(read(b"garbage"), None);
     }
 

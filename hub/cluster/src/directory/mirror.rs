@@ -1,8 +1,8 @@
 //! The directory as this hub knows it: what it holds itself, and what the others hold, as Redis says.
 //!
 //! Invariants
-//! - This hub's own entries are told when they are made, not when they come back through Redis: calls on this pod go
-//!   on while Redis is away.
+//! - This hub's own entries reach the reader when they are made, not when they come back through Redis: calls on this
+//!   pod go on while Redis is away.
 //! - Generations are never given twice: by Redis from one counter, without it by each hub beyond all that it has seen,
 //!   and between two hubs the higher id counts ([`Fence`](crate::Fence)).
 //! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::feed::{self, Change, Position};
-use super::record::{self, Key};
+use super::feed::{self, FeedChange, Position};
+use super::record::{self, InstanceKey};
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::lease::Leases;
 
@@ -25,9 +25,9 @@ use crate::lease::Leases;
 pub(super) struct Mirror {
     hub: HubId,
     /// What this hub holds: the truth about it, wherever Redis stands.
-    own: HashMap<Key, DirectoryEntry>,
+    own: HashMap<InstanceKey, DirectoryEntry>,
     /// What the other hubs hold, as Redis says.
-    others: HashMap<Key, DirectoryEntry>,
+    others: HashMap<InstanceKey, DirectoryEntry>,
     /// The highest generation that this hub has given or seen: its next one is beyond it.
     highest: u64,
     /// Where the mirror stands in the feed; `None`: nowhere, it has to be loaded.
@@ -40,7 +40,7 @@ pub(super) struct Mirror {
 
 /// The feed is no longer followed: the mirror has to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lost;
+pub(super) struct OutOfStep;
 
 // === impl Mirror ===
 
@@ -76,20 +76,20 @@ impl Mirror {
 
     /// Enters an entry of this hub.
     pub(super) fn register(&mut self, entry: DirectoryEntry) {
-        let key = Key::of(&entry);
+        let key = InstanceKey::of(&entry);
         self.others.remove(&key);
-        self.tell(DirectoryChange::Put(entry.clone()));
+        self.emit(DirectoryChange::Put(entry.clone()));
         self.own.insert(key, entry);
     }
 
     /// Ends an entry of this hub, unless it is a later one.
-    pub(super) fn unregister(&mut self, key: &Key, generation: u64) {
+    pub(super) fn unregister(&mut self, key: &InstanceKey, generation: u64) {
         if self.own.get(key).is_none_or(|entry| entry.generation > generation) {
             return;
         }
         if let Some(entry) = self.own.remove(key) {
-            let Key { spoke, instance } = key.clone();
-            self.tell(DirectoryChange::Remove {
+            let InstanceKey { spoke, instance } = key.clone();
+            self.emit(DirectoryChange::Remove {
                 spoke,
                 instance,
                 generation: entry.generation,
@@ -99,12 +99,12 @@ impl Mirror {
     }
 
     /// What this hub holds.
-    pub(super) fn own(&self) -> impl Iterator<Item = (&Key, &DirectoryEntry)> {
+    pub(super) fn own(&self) -> impl Iterator<Item = (&InstanceKey, &DirectoryEntry)> {
         self.own.iter()
     }
 
-    /// Another hub holds an entry of this one by now; the next load tells of it.
-    pub(super) fn give_up(&mut self, key: &Key) {
+    /// Another hub holds an entry of this one by now; the next load brings it.
+    pub(super) fn give_up(&mut self, key: &InstanceKey) {
         self.own.remove(key);
     }
 
@@ -123,7 +123,7 @@ impl Mirror {
             let Some(entry) = record::read(&field, &value) else {
                 continue;
             };
-            let key = Key::of(&entry);
+            let key = InstanceKey::of(&entry);
             self.seen(entry.generation);
             if entry.hub != self.hub {
                 self.own.remove(&key);
@@ -139,12 +139,12 @@ impl Mirror {
         stale
     }
 
-    /// Takes a message of the feed; what it says of leases goes to `leases`.
-    pub(super) fn follow(&mut self, message: &[u8], leases: &Leases) -> Result<(), Lost> {
+    /// Takes a message of the feed; what it holds of leases goes to `leases`.
+    pub(super) fn follow(&mut self, message: &[u8], leases: &Leases) -> Result<(), OutOfStep> {
         let Some(at) = &mut self.position else { return Ok(()) };
-        let (position, change) = feed::read(message).ok_or(Lost)?;
+        let (position, change) = feed::read(message).ok_or(OutOfStep)?;
         if position.epoch != at.epoch || position.number > at.number + 1 {
-            return Err(Lost);
+            return Err(OutOfStep);
         }
         if position.number > at.number {
             *at = position;
@@ -153,15 +153,15 @@ impl Mirror {
         Ok(())
     }
 
-    fn apply(&mut self, change: Change, leases: &Leases) -> Result<(), Lost> {
+    fn apply(&mut self, change: FeedChange, leases: &Leases) -> Result<(), OutOfStep> {
         match change {
-            Change::Put(entry) => self.put(entry),
-            Change::Remove { key, generation, hub } => {
+            FeedChange::Put(entry) => self.put(entry),
+            FeedChange::Remove { key, generation, hub } => {
                 let same = |entry: &DirectoryEntry| entry.hub == hub && entry.generation <= generation;
                 if self.others.get(&key).is_some_and(same) {
                     self.others.remove(&key);
-                    let Key { spoke, instance } = key;
-                    self.tell(DirectoryChange::Remove {
+                    let InstanceKey { spoke, instance } = key;
+                    self.emit(DirectoryChange::Remove {
                         spoke,
                         instance,
                         generation,
@@ -170,31 +170,31 @@ impl Mirror {
                 }
             }
             // This hub was taken for dead: everything it holds has to be asserted again.
-            Change::Gone(hub) if hub == self.hub => return Err(Lost),
-            Change::Gone(hub) => {
+            FeedChange::Gone(hub) if hub == self.hub => return Err(OutOfStep),
+            FeedChange::Gone(hub) => {
                 self.others.retain(|_, entry| entry.hub != hub);
                 leases.forget(&hub);
-                self.tell(DirectoryChange::HubGone(hub));
+                self.emit(DirectoryChange::HubGone(hub));
             }
-            Change::Lease(hub, lease) => leases.hear(&hub, &lease),
-            Change::Unknown => {}
+            FeedChange::Lease(hub, lease) => leases.observe(&hub, &lease),
+            FeedChange::Unknown => {}
         }
         Ok(())
     }
 
     fn put(&mut self, entry: DirectoryEntry) {
-        let key = Key::of(&entry);
+        let key = InstanceKey::of(&entry);
         self.seen(entry.generation);
-        // Its own were told when they were made; an older one of another hub came before one of its own.
+        // Its own reached the reader when they were made; an older one of another hub came before one of its own.
         if entry.hub == self.hub || self.own.get(&key).is_some_and(|own| own.fence() > entry.fence()) {
             return;
         }
         self.own.remove(&key);
         self.others.insert(key, entry.clone());
-        self.tell(DirectoryChange::Put(entry));
+        self.emit(DirectoryChange::Put(entry));
     }
 
-    fn tell(&mut self, change: DirectoryChange) {
+    fn emit(&mut self, change: DirectoryChange) {
         if !self.snapshot_due {
             self.snapshot_due = matches!(self.changes.try_send(change), Err(TrySendError::Full(_)));
         }

@@ -8,14 +8,14 @@ use crate::entry::DirectoryEntry;
 
 /// What identifies a record: one program of one spoke.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct InstanceKey {
     pub(super) spoke: SpokeName,
     pub(super) instance: InstanceId,
 }
 
-// === impl Key ===
+// === impl InstanceKey ===
 
-impl Key {
+impl InstanceKey {
     pub(super) fn of(entry: &DirectoryEntry) -> Self {
         Self {
             spoke: entry.spoke.clone(),
@@ -40,7 +40,7 @@ impl Key {
 /// An entry of this hub, to be written.
 pub(super) fn write(entry: &DirectoryEntry) -> DirectoryRecord {
     DirectoryRecord {
-        field: Key::of(entry).field(),
+        field: InstanceKey::of(entry).field(),
         generation: entry.generation,
         entry: serde_json::to_string(entry).expect("an entry has a JSON form"),
     }
@@ -57,5 +57,5 @@ pub(super) fn read(field: &str, value: &str) -> Option<DirectoryEntry> {
         hub,
         ..entry
     };
-    (Key::of(&entry) == Key::read(field)?).then_some(entry)
+    (InstanceKey::of(&entry) == InstanceKey::read(field)?).then_some(entry)
 }

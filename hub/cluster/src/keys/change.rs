@@ -14,7 +14,7 @@ pub enum KeyChange {
 
 /// A change as it stands on the channel.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Message {
+pub(super) struct KeyMessage {
     pub(super) node: String,
     pub(super) change: KeyChange,
 }

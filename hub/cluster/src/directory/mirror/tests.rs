@@ -68,7 +68,7 @@ fn a_change_that_is_missing_shows_in_the_numbers() {
     let other_epoch = mirror.follow(b"f 3 gone a", &leases);
 
     assert_eq!((next, again), (Ok(()), Ok(())));
-    assert_eq!((hole, other_epoch), (Err(Lost), Err(Lost)));
+    assert_eq!((hole, other_epoch), (Err(OutOfStep), Err(OutOfStep)));
 }
 
 #[test]

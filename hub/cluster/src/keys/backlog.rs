@@ -6,26 +6,26 @@ use tokio::sync::Notify;
 use super::change::KeyChange;
 
 /// Revoked keys that wait for their reader; beyond it all keys are checked again.
-const PENDING_KEYS: usize = 10_000;
+const BACKLOG_KEYS: usize = 10_000;
 
 /// What waits, and a bell for whoever takes it.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
-    news: Mutex<News>,
+pub(super) struct Backlog {
+    news: Mutex<Merged>,
     pub(super) some: Notify,
 }
 
 #[derive(Debug, Default)]
-struct News {
+struct Merged {
     revoked: Vec<String>,
     recheck: bool,
     /// Changes until now.
     count: u64,
 }
 
-// === impl Pending ===
+// === impl Backlog ===
 
-impl Pending {
+impl Backlog {
     /// Adds a change and answers its number, from 1.
     pub(super) fn add(&self, change: KeyChange) -> u64 {
         let mut news = self.news.lock();
@@ -42,7 +42,7 @@ impl Pending {
         self.news.lock().merge(change);
     }
 
-    /// What is pending, and the number of the last change in it.
+    /// What waits, and the number of the last change in it.
     pub(super) fn take(&self) -> (Vec<KeyChange>, u64) {
         let mut news = self.news.lock();
         let revoked = std::mem::take(&mut news.revoked);
@@ -52,12 +52,12 @@ impl Pending {
     }
 }
 
-// === impl News ===
+// === impl Merged ===
 
-impl News {
+impl Merged {
     fn merge(&mut self, change: KeyChange) {
         match change {
-            KeyChange::Revoked(mut keys) if self.revoked.len() + keys.len() <= PENDING_KEYS => {
+            KeyChange::Revoked(mut keys) if self.revoked.len() + keys.len() <= BACKLOG_KEYS => {
                 self.revoked.append(&mut keys);
             }
             KeyChange::Revoked(_) => {

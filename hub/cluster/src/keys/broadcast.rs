@@ -1,8 +1,8 @@
-//! Tells the other hubs what changed about keys, again and again until Redis has it.
+//! Sends the other hubs what changed about keys, again and again until Redis has it.
 //!
 //! Invariants
-//! - What is told goes through one queue, which is bounded as everything pending is: many changes become one message, too
-//!   many a [`KeyChange::Recheck`].
+//! - Everything goes through one backlog, which is bounded: many changes become one message, too many a
+//!   [`KeyChange::Recheck`].
 //! - Who waits, waits for one attempt, not for the success. Who stops waiting takes nothing back.
 
 use std::sync::Arc;
@@ -13,97 +13,97 @@ use alkhub_redis::Redis;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::change::{KeyChange, Message};
-use super::pending::Pending;
+use super::backlog::Backlog;
+use super::change::{KeyChange, KeyMessage};
 
 /// Between two attempts while nothing new comes.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Takes changes for the other hubs. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Telling {
-    untold: Arc<Pending>,
+pub(super) struct Broadcast {
+    unsent: Arc<Backlog>,
     /// With how many of the changes an attempt was made.
     tried: watch::Receiver<u64>,
 }
 
-/// The task that tells them.
-pub(super) struct Teller {
+/// The task that sends them.
+pub(super) struct Broadcaster {
     node: String,
     redis: Redis,
-    untold: Arc<Pending>,
+    unsent: Arc<Backlog>,
     tried: watch::Sender<u64>,
 }
 
-pub(super) fn new(hub: &HubId, redis: Redis) -> (Telling, Teller) {
-    let untold = Arc::<Pending>::default();
+pub(super) fn new(hub: &HubId, redis: Redis) -> (Broadcast, Broadcaster) {
+    let unsent = Arc::<Backlog>::default();
     let (sender, tried) = watch::channel(0);
-    let telling = Telling {
-        untold: untold.clone(),
+    let broadcast = Broadcast {
+        unsent: unsent.clone(),
         tried,
     };
-    let teller = Teller {
+    let broadcaster = Broadcaster {
         node: hub.as_str().to_owned(),
         redis,
-        untold,
+        unsent,
         tried: sender,
     };
-    (telling, teller)
+    (broadcast, broadcaster)
 }
 
-// === impl Telling ===
+// === impl Broadcast ===
 
-impl Telling {
-    /// Returns when Redis has the change, or could not be told now: then it is tried again. Dropping the future takes
+impl Broadcast {
+    /// Returns when Redis has the change, or could not be reached now: then it is sent again. Dropping the future takes
     /// nothing back.
-    pub(super) async fn tell(&self, change: KeyChange) {
-        let number = self.untold.add(change);
+    pub(super) async fn send(&self, change: KeyChange) {
+        let number = self.unsent.add(change);
         // An error: the hub is ending.
         let _ = self.tried.clone().wait_for(|tried| *tried >= number).await;
     }
 }
 
-// === impl Teller ===
+// === impl Broadcaster ===
 
-impl Teller {
+impl Broadcaster {
     /// Runs until the end.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut is_late = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.untold.some.notified() => {}
+                () = self.unsent.some.notified() => {}
                 () = tokio::time::sleep(RETRY), if is_late => {}
             }
-            let Some(told) = stop.run_until_cancelled(self.tell_all()).await else {
+            let Some(sent) = stop.run_until_cancelled(self.send_all()).await else {
                 return;
             };
-            match (is_late, told) {
-                (false, false) => tracing::warn!("other hubs could not be told that keys changed; it is tried again"),
-                (true, true) => tracing::info!("other hubs have been told that keys changed"),
+            match (is_late, sent) {
+                (false, false) => tracing::warn!("a change of keys did not reach other hubs; it is sent again"),
+                (true, true) => tracing::info!("changes of keys have reached the other hubs"),
                 (false, true) | (true, false) => {}
             }
-            is_late = !told;
+            is_late = !sent;
         }
     }
 
     /// One attempt with everything; false when something is left.
-    async fn tell_all(&self) -> bool {
-        let mut told = true;
-        let (changes, number) = self.untold.take();
+    async fn send_all(&self) -> bool {
+        let mut sent = true;
+        let (changes, number) = self.unsent.take();
         for change in changes {
-            let message = Message {
+            let message = KeyMessage {
                 node: self.node.clone(),
                 change,
             };
             let text = serde_json::to_vec(&message).expect("strings in a struct have a JSON form");
             if let Err(error) = self.redis.publish_key_change(text.into()).await {
-                tracing::debug!(error = %error.source, "other hubs were not told that keys changed");
-                self.untold.put_back(message.change);
-                told = false;
+                tracing::debug!(error = %error.source, "a change of keys was not sent");
+                self.unsent.put_back(message.change);
+                sent = false;
             }
         }
         self.tried.send_replace(number);
-        told
+        sent
     }
 }
