@@ -23,8 +23,8 @@
 //! - No key, token, query string or payload is logged.
 //! - Nothing is global: any number of hubs run in one process.
 //!
-//! It uses `protocol`, `config`, `tasks`, `budget`, `store` (keys), `cluster` (changes of keys), `events` and `redis` (how they fail) and `calls` (who a
-//! caller is).
+//! It uses `protocol`, `config`, `tasks`, `budget`, `store` (keys), `cluster` (changes of keys), `events` and `redis` (how
+//! they fail), and `calls` (who a caller is).
 
 pub mod auth;
 pub mod body;

@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.decode_rest();
         loop {
             self.conversation.poll_pending(cx);
-            self.hush();
+            self.end_work();
             let written = self.poll_write(cx)?;
             self.leave_when_quiet(cx);
             if self.phase == Phase::Closed && written.is_ready() {
@@ -189,9 +189,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Ends what the peer has under way once the end is decided, however long its socket takes no close frame; what it
     /// still sends is not kept.
-    fn hush(&mut self) {
+    fn end_work(&mut self) {
         if let Some(reason) = self.registered.socket.outbox.closing() {
-            self.conversation.hush(&reason);
+            self.conversation.end_work(&reason);
             self.decoder.ignore_content();
         }
     }
@@ -242,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     tracing::debug!(reason = violation.reason, "a WebSocket peer broke the protocol");
                     if self.phase == Phase::Open {
                         self.registered.socket.outbox.close(violation.code, violation.reason);
-                        self.hush();
+                        self.end_work();
                         self.close(violation.code, violation.reason);
                     }
                     self.phase = Phase::Refused;

@@ -205,14 +205,14 @@ impl Conversation {
 
     /// Ends what the peer has under way, for the end of the connection is decided: its calls are aborted, its spoke
     /// has left, what it asked for and did not get yet is given up. The second time there is nothing to end.
-    pub(crate) fn hush(&mut self, reason: &str) {
+    pub(crate) fn end_work(&mut self, reason: &str) {
         self.unanswered.extend(self.tickets.take_running(reason));
         self.pending = Pending::default();
         self.spoke.leave(reason);
     }
 
     /// The last words to a peer whose calls still ran, by the code of the close.
-    pub(crate) fn farewell(&mut self, code: u16, reason: &str) -> Vec<Bytes> {
+    pub(crate) fn last_errors(&mut self, code: u16, reason: &str) -> Vec<Bytes> {
         let error = match code {
             code::REVOKED => left_running(Code::Unauthenticated, reason),
             code::SUSPENDED => left_running(Code::AccessDenied, reason),

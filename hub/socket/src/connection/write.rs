@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
                     // It may have been decided since this poll began.
-                    self.conversation.hush(&reason);
+                    self.conversation.end_work(&reason);
                     self.held.release_all();
                     self.ending = Some((code, reason));
                 }
@@ -120,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn end(&mut self, code: u16, reason: &str) {
         if !self.peer_closed {
             let kind = self.kind.unwrap_or(MessageKind::Text);
-            for message in self.conversation.farewell(code, reason) {
+            for message in self.conversation.last_errors(code, reason) {
                 self.batch.message(kind, message);
             }
         }
