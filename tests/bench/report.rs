@@ -11,6 +11,9 @@ use crate::Args;
 /// What stands under the table.
 const MEANING: &str = include_str!("meaning.md");
 
+/// What a profile of the calls says, from a run of its own.
+const PROFILE: &str = include_str!("profile.md");
+
 /// Rows gathered so far.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -68,6 +71,7 @@ impl Report {
     pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
         self.text.push_str(MEANING);
+        self.text.push_str(PROFILE);
         std::io::stdout().write_all(self.text.as_bytes())?;
         match out {
             Some(out) => Ok(std::fs::write(out, self.text)?),
