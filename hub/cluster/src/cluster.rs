@@ -138,7 +138,9 @@ impl Cluster {
 
     /// What comes from other hubs. `None` when it was asked for before.
     pub fn incoming(&self) -> Option<Incoming> {
-        self.shared.incoming.lock().take()
+        let mut incoming = self.shared.incoming.lock().take()?;
+        incoming.begin();
+        Some(incoming)
     }
 
     /// How the link to the other hubs is, now and later.

@@ -378,6 +378,11 @@ impl Incoming {
         }
     }
 
+    /// Whoever reads begins now: that the link came up before concerns nothing that is under way.
+    pub(crate) fn begin(&mut self) {
+        self.link.borrow_and_update();
+    }
+
     /// The next event. Dropping the future loses nothing.
     pub async fn next(&mut self) -> PeerEvent {
         loop {

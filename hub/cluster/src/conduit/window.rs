@@ -25,8 +25,8 @@ pub enum Class {
     Control,
 }
 
-/// Messages that a window takes before it refuses calls and items.
-const MESSAGES: usize = 16_384;
+/// Messages that a window takes before it refuses calls and items: small ones shall be bounded by their bytes.
+const MESSAGES: usize = 131_072;
 
 /// Their bytes.
 const BYTES: usize = 16 * 1024 * 1024;
