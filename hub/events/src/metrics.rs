@@ -34,7 +34,7 @@ impl Metrics {
         let help = "Gaps that were put into the queues of readers.";
         let gaps = IntCounterVec::new(Opts::new("alkhub_events_gaps_total", help), &["reason"])?;
         registry.register(Box::new(gaps.clone()))?;
-        let subscriptions = IntGauge::new("alkhub_events_subscriptions", "TopicTable of this hub's readers.")?;
+        let subscriptions = IntGauge::new("alkhub_events_subscriptions", "Subscriptions of this hub's readers.")?;
         registry.register(Box::new(subscriptions.clone()))?;
         let metrics = Self {
             published: counter(

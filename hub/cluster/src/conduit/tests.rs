@@ -81,12 +81,12 @@ impl Pair {
             return true;
         }
         let (_, header, _) = Header::decode(message).expect("a message of this test");
-        if header.kind == Kind::Data {
-            if let Some(payload) = self.sides[from].peer.withdraw(&header) {
-                let payload = number(&payload);
-                self.sides[from].sent.retain(|sent| *sent != payload);
-                self.sides[from].returned.push(payload);
-            }
+        if header.kind == Kind::Data
+            && let Some(payload) = self.sides[from].peer.withdraw(&header)
+        {
+            let payload = number(&payload);
+            self.sides[from].sent.retain(|sent| *sent != payload);
+            self.sides[from].returned.push(payload);
         }
         true
     }

@@ -182,6 +182,8 @@ async fn a_connection_that_is_cut_by_redis_is_made_anew() {
             .query::<i64>(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"])
             .await;
         until("both hubs connect anew", || async {
+            // A connection that nobody uses is found out by its next use.
+            drop(a.bus.publish(&topic("other:1"), number(0)).await);
             let after = (
                 a.metric("alkhub_redis_reconnects_total"),
                 b.metric("alkhub_redis_reconnects_total"),
