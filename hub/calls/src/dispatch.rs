@@ -9,7 +9,7 @@ use crate::builtin::{BuiltinReply, Builtins};
 use crate::call::{Call, Clock, Origin};
 use crate::call_id::{CallId, LegIds};
 use crate::caller::Caller;
-use crate::directory::Directory;
+use crate::directory::{Directory, Pool};
 use crate::input::Input;
 use crate::journal::Journal;
 use crate::names::{Missed, Names};
@@ -98,8 +98,7 @@ impl Dispatch {
 
     fn refused(&self, caller: &Caller, request: &CallRequest, clock: &Clock, error: &CallError) {
         let pool = self.directory.pool(&request.operation);
-        let operation = pool.as_ref().and_then(|pool| pool.operation.as_ref());
-        let series = operation.map(|operation| &*operation.series);
+        let series = pool.as_deref().and_then(Pool::series);
         self.journal.refused(caller, request, clock, &error.code, series);
     }
 }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::Clock;
 use crate::caller::Caller;
-use crate::directory::Directory;
+use crate::directory::{Directory, Pool};
 use crate::journal::Journal;
 use crate::outcome::End;
 use crate::router::{self, Wanted};
@@ -186,8 +186,7 @@ impl Names {
             Some(pool) => router::refusal(pool, Wanted::default()),
             None => router::not_found(&request.operation),
         };
-        let operation = pool.as_ref().and_then(|pool| pool.operation.as_ref());
-        let series = operation.map(|operation| &*operation.series);
+        let series = pool.as_deref().and_then(Pool::series);
         self.journal.refused(&caller, &request, &clock, &error.code, series);
         sink.end(&request.request_id, End::Failed(error));
     }

@@ -149,7 +149,7 @@ impl Conduits {
             Ok(header) => header,
             Err(NoRoom::ForThis) => return Err(NotSent::Full),
             Err(NoRoom::ForAnything) => {
-                self.give_up(to, &mut known, "it acknowledges nothing");
+                self.give_up(to, &mut known);
                 self.0.broken.lock().push(to.clone());
                 self.0.wake.notify_one();
                 return Err(NotSent::Full);
@@ -225,7 +225,9 @@ impl Conduits {
         }
     }
 
-    fn give_up(&self, hub: &HubId, known: &mut Known, reason: &str) {
+    /// The hub acknowledges nothing.
+    fn give_up(&self, hub: &HubId, known: &mut Known) {
+        let reason = "it acknowledges nothing";
         tracing::warn!(hub.id = %hub, reason, "the conduit to another hub is given up and begins anew");
         self.0.metrics.conduit_breaks.inc();
         known.peer.give_up(Instant::now());
@@ -284,7 +286,7 @@ impl Conduits {
             if is_down {
                 known.peer.window().excuse(now);
             } else if known.peer.window().is_ignored(now) {
-                self.give_up(&hub, &mut known, "it acknowledges nothing");
+                self.give_up(&hub, &mut known);
                 ready.push_back(PeerEvent::Broken { hub: hub.clone() });
             }
             if let Some(header) = known.peer.due(now) {

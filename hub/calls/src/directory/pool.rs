@@ -14,6 +14,7 @@ use indexmap::IndexSet;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::Instance;
+use crate::metrics::Series;
 use crate::operation::Operation;
 
 /// What is known of a name.
@@ -71,6 +72,11 @@ impl Pool {
     /// Whether instances that offer this specification belong here.
     pub(super) fn is_of(&self, hash: &SpecHash) -> bool {
         !self.waits_for_spec && !self.rests && self.operation.as_ref().is_some_and(|own| own.hash == *hash)
+    }
+
+    /// The series of its operation, where that is known.
+    pub(crate) fn series(&self) -> Option<&Series> {
+        self.operation.as_ref().map(|operation| &*operation.series)
     }
 
     /// Its instances. While the guard is held none comes or goes: hold it for a choice, and not longer.
