@@ -9,7 +9,7 @@ use alkhub_edge::query::Query;
 use alkhub_edge::request::{self, Id, Path};
 use alkhub_edge::trace;
 use alkhub_protocol::call::{CallRecord, Metadata};
-use alkhub_protocol::{CallRequest, CallStatus, Code, OperationKind, OperationName, scope};
+use alkhub_protocol::{CallRequest, CallStatus, Code, OnDisconnect, OperationKind, OperationName, scope};
 use alkhub_store::{CallFilter, Cursor};
 use axum::extract::State;
 use axum::response::Response;
@@ -55,6 +55,7 @@ pub(crate) async fn call(
         traceparent: traced.or_else(|| trace::traceparent(&headers)),
         metadata,
         operation,
+        on_disconnect: OnDisconnect::Abort,
     };
     if kind(&api, &request) == Some(OperationKind::Subscription) {
         let held = sse::open(api.edge(), &caller, OnDrain::Finish)?;

@@ -36,7 +36,7 @@ use crate::records::Records;
 use crate::register::Registrar;
 use crate::register::examine::Examiner;
 use crate::relay::Relay;
-use crate::session::SessionContext;
+use crate::session::RegistrationContext;
 use crate::sessions::Sessions;
 use crate::specs::SpecKeeper;
 use crate::table::CallTable;
@@ -280,7 +280,7 @@ fn peers(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Peers {
 
 fn registrar(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Arc<Registrar> {
     let tasks = || parts.supervisor.tasks().clone();
-    let context = SessionContext {
+    let context = RegistrationContext {
         answers: Arc::clone(&ground.answers),
         table: Arc::clone(&ground.table),
         legs: ground.legs.clone(),

@@ -18,13 +18,13 @@ use crate::builtin;
 use crate::caller::Caller;
 use crate::directory::{Directory, Instance};
 use crate::dispatch::Dispatch;
-use crate::link::Connection;
 use crate::list::{self, ListQuery, OperationPage};
+use crate::outbox::Outbox;
 use crate::outcome::End;
 use crate::register::Registrar;
 use crate::reply::Reply;
 use crate::router;
-use crate::session::Session;
+use crate::session::Registration;
 use crate::sink::{ItemQueue, Sink};
 use crate::table::CallTable;
 
@@ -56,8 +56,8 @@ pub struct Items {
 #[derive(Clone, Debug)]
 pub struct Connected(Arc<Instance>);
 
-/// Aborts a call that nobody waits for any more.
-struct AbortOnDrop(Ticket);
+/// Who waits for a call: dropped, it is lost to the call.
+struct WaitingCaller(Ticket);
 
 // === impl Calls ===
 
@@ -78,9 +78,9 @@ impl Calls {
     pub async fn call(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<RawJson, CallError> {
         let (sender, answer) = oneshot::channel();
         let ticket = self.send(caller, request, Sink::Once(sender))?;
-        let abort = AbortOnDrop(ticket);
+        let waiting = WaitingCaller(ticket);
         let result = answer.await;
-        drop(abort);
+        drop(waiting);
         result.unwrap_or_else(|_| Err(CallError::new(Code::Aborted, "the call was aborted")))
     }
 
@@ -103,8 +103,8 @@ impl Calls {
         }
     }
 
-    /// Makes a connection an instance of a spoke. A partly refused registration is an answer, no error. On a
-    /// connection that has registered before, the new set replaces the old one and the old session does nothing more.
+    /// Makes the session of an outbox an instance of a spoke. A partly refused registration is an answer, no error. On a
+    /// session that has registered before, the new set replaces the old one and the old registration does nothing more.
     /// Dropping the future undoes what was done.
     ///
     /// # Errors
@@ -113,9 +113,9 @@ impl Calls {
         &self,
         caller: &Arc<Caller>,
         input: RegisterInput,
-        connection: Connection,
-    ) -> Result<(RegisterOutput, Session), CallError> {
-        self.registrar.register(caller, input, connection).await
+        outbox: Outbox,
+    ) -> Result<(RegisterOutput, Registration), CallError> {
+        self.registrar.register(caller, input, outbox).await
     }
 
     /// Brings a registration within what the caller's spoke may do now: operations that it may not offer any more are
@@ -125,14 +125,14 @@ impl Calls {
     /// The directory did not take it, and the registration has ended: the connection should end too.
     pub fn narrow(
         &self,
-        session: &Session,
+        registration: &Registration,
         caller: &Caller,
-    ) -> impl Future<Output = Result<Option<Session>, CallError>> + Send + 'static + use<> {
-        let (registrar, link) = (Arc::clone(&self.registrar), Arc::clone(session.link()));
+    ) -> impl Future<Output = Result<Option<Registration>, CallError>> + Send + 'static + use<> {
+        let (registrar, session) = (Arc::clone(&self.registrar), Arc::clone(registration.session()));
         let policy = caller.spoke.clone();
         async move {
             match policy {
-                Some(policy) => registrar.narrow(&link, policy).await,
+                Some(policy) => registrar.narrow(&session, policy).await,
                 None => Ok(None),
             }
         }
@@ -256,20 +256,17 @@ impl Connected {
 // === impl Ticket ===
 
 impl Ticket {
-    /// Ends the call for its caller, who gets no further answer: the spoke gets `call.aborted`.
-    pub fn abort(&self, reason: &str) {
-        self.stop(reason);
+    /// The caller is lost, and gets no further answer: the call is aborted at the spoke, or goes on without its caller where
+    /// that was asked for ([`CallRequest::on_disconnect`]). Whether this aborted it: one that had ended before has its end
+    /// on its way.
+    pub fn caller_lost(&self, reason: &str) -> bool {
+        self.table.caller_lost(self.key, reason)
     }
 
     /// Ends the call for its caller, who is told with `call.aborted`, as the end of a stream where it had items; false when
     /// it had ended before, so that its end is on its way.
     pub fn cancel(&self, reason: &'static str) -> bool {
         self.table.end_once(self.key, End::Stopped(reason), Some(reason))
-    }
-
-    /// [`Ticket::abort`]; false when the call had ended before, so that its end is on its way.
-    pub fn stop(&self, reason: &str) -> bool {
-        self.table.end_once(self.key, End::Silent, Some(reason))
     }
 
     /// Ends a subscription that its caller may not call any more; it is told with `ACCESS_DENIED`.
@@ -291,10 +288,10 @@ impl Ticket {
     }
 }
 
-impl Drop for AbortOnDrop {
+impl Drop for WaitingCaller {
     fn drop(&mut self) {
         // Nothing happens when the call has ended.
-        self.0.abort("the caller does not wait any more");
+        self.0.caller_lost("the caller does not wait any more");
     }
 }
 
@@ -317,6 +314,6 @@ impl futures::Stream for Items {
 
 impl Drop for Items {
     fn drop(&mut self) {
-        self.ticket.abort("the reader left");
+        self.ticket.caller_lost("the reader left");
     }
 }

@@ -11,12 +11,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::call::{Call, Origin, To};
 use crate::directory::{Directory, Instance};
-use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::outcome::End;
 use crate::placement::Placement;
 use crate::presence::Presence;
 use crate::relay::Relay;
+use crate::session::Session;
 use crate::sessions::Sessions;
 use crate::table::{self, CallTable};
 
@@ -44,18 +44,18 @@ pub(crate) struct Departures {
 // === impl Departures ===
 
 impl Departures {
-    /// Ends a connection's registration: its calls fail at once, or go elsewhere where they surely never left.
+    /// Ends a session: its calls fail at once, or go elsewhere where they surely never left.
     ///
     /// Answers false when it had ended before.
-    pub(crate) fn lose(&self, link: &Arc<Link>) -> bool {
-        let Some(calls) = link.lose() else { return false };
-        self.sessions.remove(link);
-        self.forget(link);
-        let last_sent = link.connection.outbox.seal();
+    pub(crate) fn end(&self, session: &Arc<Session>) -> bool {
+        let Some(calls) = session.end() else { return false };
+        self.sessions.remove(session);
+        self.forget(session);
+        let last_sent = session.outbox.seal();
         for key in calls {
             let Some(call) = self.table.get(key) else { continue };
             let unsent = match &call.leg.lock().to {
-                To::Spoke { instance, number } if instance.is_on(link) => {
+                To::Spoke { instance, number } if instance.is_of(session) => {
                     Some(Arc::clone(instance)).filter(|_| *number > last_sent)
                 }
                 // Ended, or on its way to another instance.
@@ -65,39 +65,39 @@ impl Departures {
                 Some(instance) => self.placement.reroute(&call, &instance),
                 None => self
                     .table
-                    .end(key, End::Failed(table::spoke_lost(&call, &link.spoke)), None),
+                    .end(key, End::Failed(table::spoke_lost(&call, &session.spoke)), None),
             }
         }
         true
     }
 
-    /// Takes the registration of a lost connection out of this hub's directory.
-    pub(crate) fn forget(&self, link: &Link) {
-        let key = (link.spoke.clone(), link.instance.clone());
+    /// Takes the registration of a session that has ended out of this hub's directory.
+    pub(crate) fn forget(&self, session: &Session) {
+        let key = (session.spoke.clone(), session.instance.clone());
         // A registration of this instance over another connection has a higher generation and stays.
         let fence = Fence {
-            generation: link.generation(),
+            generation: session.generation(),
             hub: &self.hub,
         };
         self.directory.remove(&key, fence);
-        if link.generation() > 0 && !self.directory.has_instances_of(&link.spoke) {
-            self.presence.left(&link.spoke);
+        if session.generation() > 0 && !self.directory.has_instances_of(&session.spoke) {
+            self.presence.left(&session.spoke);
         }
         self.count_instances();
     }
 
     /// A registration gave way to a newer one: a connection of this hub that it stood for ends.
     pub(crate) fn replaced(&self, old: &Instance) {
-        if let Some(link) = &old.link {
-            self.fence(link);
+        if let Some(session) = &old.session {
+            self.fence(session);
         }
     }
 
     /// Closes a connection whose instance has registered with a higher generation, here or elsewhere.
-    fn fence(&self, link: &Arc<Link>) {
-        if self.lose(link) {
-            tracing::info!(spoke.id = %link.spoke, instance.id = %link.instance, "a newer connection of the instance has taken its place");
-            link.connection
+    fn fence(&self, session: &Arc<Session>) {
+        if self.end(session) {
+            tracing::info!(spoke.id = %session.spoke, instance.id = %session.instance, "a newer connection of the instance has taken its place");
+            session
                 .outbox
                 .close(CLOSE_REPLACED, "a newer connection of this instance has registered");
         }
@@ -116,18 +116,18 @@ impl Departures {
 
     /// What was under way between this hub and another one may be lost: nobody waits for it.
     pub(crate) fn conduit_broke(&self, hub: &HubId) {
-        let lost = self.end_all_with(hub, "the link to the caller's hub broke", |call, _| link_lost(call));
+        let lost = self.end_all_with(hub, "the session to the caller's hub broke", |call, _| link_lost(call));
         tracing::warn!(hub.id = %hub, calls = lost, "the link to another hub broke");
     }
 
-    /// Ends every call that another hub has to do with: those sent there with an error, those that came from there silently,
-    /// with the reason for their spokes. Tells how many were sent there.
+    /// Ends every call that another hub has to do with: those sent there with an error, those that came from there have lost
+    /// their callers, for the reason that their spokes are told. Tells how many were sent there.
     fn end_all_with(&self, hub: &HubId, reason: &str, error: impl Fn(&Call, &Instance) -> CallError) -> usize {
         let concerned = self.table.select(|call| call.other_hub().as_ref() == Some(hub));
         let mut lost = 0;
         for call in concerned {
             if matches!(call.origin, Origin::Hub { .. }) {
-                self.table.end(call.key, End::Silent, Some(reason));
+                self.table.caller_lost(call.key, reason);
                 continue;
             }
             let instance = call.leg.lock().to.instance().cloned();

@@ -77,7 +77,7 @@ impl DirectoryFollower {
     fn reset(&self, entries: Vec<DirectoryEntry>) {
         let kept: HashSet<_> = entries.iter().map(|e| (e.spoke.clone(), e.instance.clone())).collect();
         for instance in self.directory.instances() {
-            if instance.link.is_none() && !kept.contains(&instance.key()) {
+            if instance.session.is_none() && !kept.contains(&instance.key()) {
                 self.directory.remove(&instance.key(), instance.entry.fence());
             }
         }

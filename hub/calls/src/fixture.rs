@@ -13,10 +13,10 @@ use prometheus::Registry;
 use crate::compiled::Specs;
 use crate::directory::Instance;
 use crate::input::{CALL_BYTES, Input};
-use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::operation::Operation;
-use crate::{Connection, Limits, Outgoing, outbox};
+use crate::session::Session;
+use crate::{Limits, Outgoing, outbox};
 
 pub(crate) fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::register(&Registry::new()).expect("a fresh registry"))
@@ -98,22 +98,19 @@ pub(crate) fn remote(text: &str, operations: &[&Arc<Operation>]) -> Arc<Instance
     Arc::new(Instance::new(entry(text, "hub-b", operations), None))
 }
 
-/// A registration on this hub, with the reading end of its connection.
+/// A registration on this hub, with the reading end of its session.
 pub(crate) fn local(text: &str, operations: &[&Arc<Operation>]) -> (Arc<Instance>, Outgoing) {
     let entry = entry(text, "hub-a", operations);
     let (outbox, outgoing) = outbox(
+        entry.connection.as_str(),
         Limits {
             messages: 100,
             bytes: 1 << 20,
         },
         &budget(),
     );
-    let connection = Connection {
-        id: entry.connection.clone(),
-        outbox,
-        dialect: Dialect::Payload,
-    };
-    let link = Arc::new(Link::new(entry.spoke.clone(), entry.instance.clone(), connection));
-    link.set_generation(entry.generation);
-    (Arc::new(Instance::new(entry, Some(link))), outgoing)
+    outbox.speaks(Dialect::Payload);
+    let session = Arc::new(Session::new(entry.spoke.clone(), entry.instance.clone(), outbox));
+    session.set_generation(entry.generation);
+    (Arc::new(Instance::new(entry, Some(session))), outgoing)
 }

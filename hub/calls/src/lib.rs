@@ -1,7 +1,7 @@
 //! How a call finds its spoke, and its answer the caller.
 //!
 //! A surface decodes a request and calls [`Calls::dispatch`] (or [`Calls::call`], [`Calls::subscribe`]); a connection
-//! becomes a spoke's instance by [`Calls::register`] and hands what the spoke says to its [`Session`].
+//! becomes a spoke's instance by [`Calls::register`] and hands what the spoke says to its [`Registration`].
 //!
 //! Promises
 //! - The call path reads nothing remote: the directory and the specifications are in memory.
@@ -37,7 +37,6 @@ mod housekeeping;
 mod input;
 mod journal;
 mod lane;
-mod link;
 pub mod list;
 mod metrics;
 mod names;
@@ -64,8 +63,7 @@ mod wheel;
 pub use assembly::Parts;
 pub use caller::{Caller, SpokePolicy};
 pub use calls::{Calls, Connected, Items, Ticket};
-pub use link::Connection;
 pub use list::{ListQuery, OperationPage};
 pub use outbox::{Full, Limits, Outbox, Outgoing, OutgoingItem, outbox};
 pub use reply::{Answer, Reply};
-pub use session::Session;
+pub use session::Registration;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alkhub_hub_cluster::{Cluster, PeerEvent};
 use alkhub_protocol::frame::Requested;
-use alkhub_protocol::{CallError, Code, HubId};
+use alkhub_protocol::{CallError, CallRequest, Code, HubId, OnDisconnect};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
@@ -67,8 +67,9 @@ impl Peers {
                 call,
                 id,
                 to,
+                on_disconnect,
                 requested,
-            }) => self.serve(&call, id, &to, *requested),
+            }) => self.serve(&call, (id, on_disconnect), &to, *requested),
             Ok(RelayMessage::Abort { from, key }) => {
                 if let Some(local) = self.table.of_hub(&from, key) {
                     self.table.end(local, End::Silent, Some("the caller ended the call"));
@@ -114,12 +115,18 @@ impl Peers {
     }
 
     /// Sends another hub's call to a spoke of this one.
-    fn serve(&self, remote: &RemoteCall, id: CallId, to: &Destination, requested: Requested) {
+    fn serve(
+        &self,
+        remote: &RemoteCall,
+        (id, on_disconnect): (CallId, OnDisconnect),
+        to: &Destination,
+        requested: Requested,
+    ) {
         let back = Return::new(&self.relay, remote);
         let Some((instance, operation)) = self.offered(to, &requested) else {
             return self.relay.moved(remote);
         };
-        let call = match self.enter((remote, id), requested, operation, &instance) {
+        let call = match self.enter((remote, id), (requested, on_disconnect), operation, &instance) {
             Ok(call) => call,
             Err(refused) => return back.end(&End::Failed(refused)),
         };
@@ -140,7 +147,7 @@ impl Peers {
     /// The registration that a call is for, when it is here, and the operation that it offers.
     fn offered(&self, to: &Destination, requested: &Requested) -> Option<(Arc<Instance>, Arc<Operation>)> {
         let held = self.directory.instance(&to.spoke, &to.instance)?;
-        if held.link.is_none() || held.entry.generation != to.generation {
+        if held.session.is_none() || held.entry.generation != to.generation {
             return None;
         }
         let operation = self.specs.get(held.offers.get(&requested.operation)?)?;
@@ -152,7 +159,7 @@ impl Peers {
     fn enter(
         &self,
         (remote, id): (&RemoteCall, CallId),
-        mut requested: Requested,
+        (mut requested, on_disconnect): (Requested, OnDisconnect),
         operation: Arc<Operation>,
         instance: &Instance,
     ) -> Result<Arc<Call>, CallError> {
@@ -163,7 +170,10 @@ impl Peers {
             return Err(overloaded("the spoke runs as many calls as it takes at once"));
         }
         let identity = requested.identity.take();
-        let request = requested.into_request(0);
+        let request = CallRequest {
+            on_disconnect,
+            ..requested.into_request(0)
+        };
         let payer = match &identity {
             Some(identity) => Arc::from(identity.id.as_str()),
             None => Arc::from(format!("hub {}", remote.hub)),

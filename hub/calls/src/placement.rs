@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 use crate::call::{Call, Origin, To};
 use crate::call_id::LegIds;
 use crate::directory::{Directory, Instance, Pool};
-use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::operation::Operation;
 use crate::outbox::Full;
 use crate::outcome::End;
 use crate::relay::{Destination, Relay, RemoteCall};
 use crate::router::{self, Wanted};
+use crate::session::Session;
 use crate::table::CallTable;
 
 /// Instances that are tried for one call whose queues are full or closed.
@@ -174,8 +174,8 @@ impl Placement {
     /// Queues the call, sent again `attempt` times before; answers its number in the outbox of the spoke's connection, if
     /// that is here.
     fn hand_over(&self, call: &Call, attempt: u8, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
-        match &instance.link {
-            Some(link) => self.hand_to_spoke(call, link).map(Some),
+        match &instance.session {
+            Some(session) => self.hand_to_spoke(call, session).map(Some),
             None => self.hand_to_hub(call, attempt, instance).map(|()| None),
         }
     }
@@ -196,16 +196,20 @@ impl Placement {
         let identity = call.identity();
         let options = call.options(identity.as_ref());
         let input = call.input.is_given.then_some(&input);
-        let sent = self
-            .relay
-            .call((&remote, call.id), to, &call.operation.name, input, &options);
+        let sent = self.relay.call(
+            (&remote, call.id),
+            (to, call.request.on_disconnect),
+            &call.operation.name,
+            input,
+            &options,
+        );
         sent.map_err(NotPlaced::from)
     }
 
-    fn hand_to_spoke(&self, call: &Call, link: &Link) -> Result<u64, NotPlaced> {
+    fn hand_to_spoke(&self, call: &Call, session: &Session) -> Result<u64, NotPlaced> {
         // It is sent again only while nobody surely has it.
         let input = call.input.json().ok_or(NotPlaced::Gone)?;
-        if !link.add(call.key) {
+        if !session.add(call.key) {
             return Err(NotPlaced::Gone);
         }
         let identity = call.identity();
@@ -213,15 +217,15 @@ impl Placement {
             spelled: Some(&call.operation.spelled),
             ..call.options(identity.as_ref())
         };
-        let connection = &link.connection;
-        let is_origins = connection.dialect == Dialect::Payload;
+        let outbox = &session.outbox;
+        let is_origins = outbox.dialect() == Dialect::Payload;
         let left_out = is_origins && call.operation.nothing.leaves_out(&input, call.input.is_given);
         let input = Some(&input).filter(|_| !left_out);
         let id = self.legs.id(call.key);
-        let message = encode::call_requested(connection.dialect, &id, &call.operation.name, input, &options);
-        let pushed = connection.outbox.push_call(message, &call.input);
+        let message = encode::call_requested(outbox.dialect(), &id, &call.operation.name, input, &options);
+        let pushed = outbox.push_call(message, &call.input);
         pushed.map_err(|full| {
-            link.remove(call.key);
+            session.remove(call.key);
             full.into()
         })
     }

@@ -20,11 +20,11 @@ use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
 use crate::departure::{CLOSE_REPLACED, Departures};
 use crate::directory::{Directory, Instance, Outcome};
-use crate::link::{Connection, Link};
 use crate::metrics::Metrics;
 use crate::operation::Operation;
+use crate::outbox::Outbox;
 use crate::presence::Presence;
-use crate::session::{Session, SessionContext};
+use crate::session::{Registration, RegistrationContext, Session};
 use crate::sessions::Sessions;
 use crate::specs::SpecKeeper;
 use crate::table::CallTable;
@@ -62,15 +62,15 @@ pub(crate) struct Registrar {
     pub(crate) metrics: Arc<Metrics>,
     /// How often spokes are pinged.
     pub(crate) heartbeat: Duration,
-    /// For the sessions that it makes.
-    pub(crate) context: Arc<SessionContext>,
+    /// For the registrations that it makes.
+    pub(crate) context: Arc<RegistrationContext>,
     pub(crate) tasks: TaskTracker,
 }
 
 /// What is asked for, and since when.
-struct Wish {
+struct Request {
     input: RegisterInput,
-    connection: Connection,
+    outbox: Outbox,
     held: Held,
     asked_at: Timestamp,
     asking: Asking,
@@ -84,9 +84,9 @@ impl Registrar {
         self: &Arc<Self>,
         caller: &Arc<Caller>,
         input: RegisterInput,
-        connection: Connection,
-    ) -> Result<(RegisterOutput, Session), CallError> {
-        let registrant = Registrant::of(caller, &input, &connection, &self.legs)?;
+        outbox: Outbox,
+    ) -> Result<(RegisterOutput, Registration), CallError> {
+        let registrant = Registrant::of(caller, &input, &outbox, &self.legs)?;
         door::check(&input)?;
         // Kept from here on, for it may wait for its turn and for the directory.
         let held = self
@@ -97,13 +97,13 @@ impl Registrar {
         let asking = self
             .sessions
             .newest
-            .ask(&registrant.spoke, &registrant.instance, &connection.id);
+            .ask(&registrant.spoke, &registrant.instance, outbox.session());
         // The connection drops this future with its end.
         let _waits = asking.gone().clone().drop_guard();
-        let mut turn = self.sessions.turns.take(&connection.id);
-        let wish = Wish {
+        let mut turn = self.sessions.turns.take(outbox.session());
+        let request = Request {
             input,
-            connection,
+            outbox,
             held,
             asked_at: Timestamp::now(),
             asking,
@@ -111,7 +111,7 @@ impl Registrar {
         let registrar = Arc::clone(self);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let registered = registrar.register_as(registrant, wish).await;
+            let registered = registrar.register_as(registrant, request).await;
             drop(done.send(registered));
             drop(turn);
         });
@@ -123,20 +123,20 @@ impl Registrar {
     async fn register_as(
         self: Arc<Self>,
         registrant: Registrant,
-        wish: Wish,
-    ) -> Result<(RegisterOutput, Session), CallError> {
-        let (input, gone) = (&wish.input, wish.asking.gone());
+        request: Request,
+    ) -> Result<(RegisterOutput, Registration), CallError> {
+        let (input, gone) = (&request.input, request.asking.gone());
         let offered = gone.run_until_cancelled(self.offer(&registrant, input)).await;
         let offer = offered.ok_or_else(connection_ended)?;
-        let link = self.link(&registrant, wish.connection)?;
-        let entry = self.entry(&registrant, input, &link, &offer);
-        if self.has_come_back(&link, wish.asked_at) {
-            self.departures.lose(&link);
+        let session = self.session(&registrant, request.outbox)?;
+        let entry = self.entry(&registrant, input, &session, &offer);
+        if self.has_come_back(&session, request.asked_at) {
+            self.departures.end(&session);
             return Err(connection_ended());
         }
-        let session = self.enter(registrant.policy.as_deref(), &link, entry, gone).await?;
-        let generation = session.generation();
-        link.hold(wish.held);
+        let registration = self.enter(registrant.policy.as_deref(), &session, entry, gone).await?;
+        let generation = registration.generation();
+        session.hold(request.held);
         let rejected = offer.results.len() - offer.accepted.len();
         self.metrics.registered(offer.accepted.len(), rejected);
         tracing::info!(
@@ -151,7 +151,7 @@ impl Registrar {
             heartbeat_ms: u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
             operations: offer.results,
         };
-        Ok((output, session))
+        Ok((output, registration))
     }
 
     /// Enters a registration into the directory of all hubs and into this one's.
@@ -161,43 +161,43 @@ impl Registrar {
     async fn enter(
         self: &Arc<Self>,
         policy: Option<&SpokePolicy>,
-        link: &Arc<Link>,
+        session: &Arc<Session>,
         entry: DirectoryEntry,
         gone: &CancellationToken,
-    ) -> Result<Session, CallError> {
-        if !link.is_registered() {
+    ) -> Result<Registration, CallError> {
+        if !session.is_registered() {
             return Err(connection_ended());
         }
         let registered = self.cluster.register_unless(gone, entry.clone()).await;
         let generation = registered.map_err(|error| {
-            self.departures.lose(link);
+            self.departures.end(session);
             if gone.is_cancelled() {
                 return connection_ended();
             }
             let message = format!("the directory did not take the registration: {error}");
             CallError::new(Code::Unavailable, message).retryable()
         })?;
-        link.set_generation(generation);
-        let session = Session::new(&self.context, link, generation);
+        session.set_generation(generation);
+        let registration = Registration::new(&self.context, session, generation);
         let entry = DirectoryEntry { generation, ..entry };
         match self
             .directory
-            .put(&Arc::new(Instance::new(entry, Some(Arc::clone(link)))))
+            .put(&Arc::new(Instance::new(entry, Some(Arc::clone(session)))))
         {
-            Outcome::Put(Some(old)) if !old.is_on(link) => self.departures.replaced(&old),
+            Outcome::Put(Some(old)) if !old.is_of(session) => self.departures.replaced(&old),
             Outcome::Put(_) => {}
             Outcome::Stale => {
                 let reason = "a newer connection of this instance has registered";
-                link.connection.outbox.close(CLOSE_REPLACED, reason);
+                session.outbox.close(CLOSE_REPLACED, reason);
                 return Err(CallError::new(Code::Conflict, reason));
             }
         }
         let undeclared = policy.is_none_or(|policy| policy.uid.is_empty());
-        self.presence.came(&link.spoke, undeclared);
+        self.presence.came(&session.spoke, undeclared);
         self.departures.count_instances();
         // After the record is there: a connection that ends later finds it, one that ended before is found here.
-        if link.is_registered() {
-            Ok(session)
+        if session.is_registered() {
+            Ok(registration)
         } else {
             Err(connection_ended())
         }
@@ -212,27 +212,33 @@ impl Registrar {
 
     /// Whether the instance has registered over another connection since this one asked, which is the older one then:
     /// it may be one that ended without a word.
-    fn has_come_back(&self, link: &Arc<Link>, asked_at: Timestamp) -> bool {
-        let standing = self.directory.instance(&link.spoke, &link.instance);
-        let newer = standing.filter(|standing| !standing.is_on(link));
+    fn has_come_back(&self, session: &Arc<Session>, asked_at: Timestamp) -> bool {
+        let standing = self.directory.instance(&session.spoke, &session.instance);
+        let newer = standing.filter(|standing| !standing.is_of(session));
         let since = asked_at.checked_add(CLOCKS).unwrap_or(Timestamp::MAX);
         newer.is_some_and(|newer| newer.entry.connected_at > since)
     }
 
-    /// The link of the connection: a new one, or the one by which it has registered before.
-    fn link(&self, registrant: &Registrant, connection: Connection) -> Result<Arc<Link>, CallError> {
-        let link = self.sessions.link(&registrant.spoke, &registrant.instance, connection);
-        if link.spoke == registrant.spoke && link.instance == registrant.instance {
-            return Ok(link);
+    /// The session of the connection: a new one, or the one by which it has registered before.
+    fn session(&self, registrant: &Registrant, outbox: Outbox) -> Result<Arc<Session>, CallError> {
+        let session = self.sessions.session(&registrant.spoke, &registrant.instance, outbox);
+        if session.spoke == registrant.spoke && session.instance == registrant.instance {
+            return Ok(session);
         }
         let message = format!(
             "this connection is instance `{}` of spoke `{}`: open another one to register as something else",
-            link.instance, link.spoke
+            session.instance, session.spoke
         );
         Err(CallError::new(Code::Conflict, message))
     }
 
-    fn entry(&self, registrant: &Registrant, input: &RegisterInput, link: &Link, offer: &Offer) -> DirectoryEntry {
+    fn entry(
+        &self,
+        registrant: &Registrant,
+        input: &RegisterInput,
+        session: &Session,
+        offer: &Offer,
+    ) -> DirectoryEntry {
         let offered = |operation: &Arc<Operation>| OfferedOperation {
             name: operation.name.clone(),
             hash: operation.hash.to_string(),
@@ -242,7 +248,7 @@ impl Registrar {
             spoke: registrant.spoke.clone(),
             instance: registrant.instance.clone(),
             hub: self.hub.clone(),
-            connection: link.connection.id.clone(),
+            connection: session.id().to_string(),
             generation: 0,
             spoke_type: input.spoke_type,
             labels: input.labels.clone(),

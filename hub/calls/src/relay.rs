@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use alkhub_hub_cluster::{Class, Conduits, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OperationName, RawJson};
+use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, OperationName, RawJson};
 
 use crate::call_id::CallId;
 use crate::metrics::{Direction, Metrics};
@@ -48,7 +48,7 @@ impl Relay {
     pub(crate) fn call(
         &self,
         (call, id): (&RemoteCall, CallId),
-        to: Destination,
+        (to, on_disconnect): (Destination, OnDisconnect),
         operation: &OperationName,
         input: Option<&RawJson>,
         options: &RequestOptions<'_>,
@@ -60,6 +60,7 @@ impl Relay {
             attempt: *attempt,
             id,
             to,
+            on_disconnect,
         };
         self.send(hub, Class::Call, &header, &frame)
     }

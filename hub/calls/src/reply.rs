@@ -1,6 +1,6 @@
 //! Where the answers of a call go.
 
-use alkhub_protocol::{CallError, Dialect, RawJson};
+use alkhub_protocol::{CallError, RawJson};
 use tokio::sync::mpsc;
 
 use crate::Outbox;
@@ -12,13 +12,9 @@ pub enum Reply {
     /// [`Answer::Failed`]; a subscription any number of items, then [`Answer::Completed`] or [`Answer::Failed`].
     /// A subscription whose channel is full ends with `OVERLOADED`.
     Channel(mpsc::Sender<Answer>),
-    /// To a connection, as `call.responded`, `call.completed`, `call.error` and `call.aborted`.
-    Outbox {
-        /// The connection's queue; a connection whose queue cannot take an answer is closed.
-        outbox: Outbox,
-        /// How the peer writes request ids.
-        dialect: Dialect,
-    },
+    /// To a peer, as `call.responded`, `call.completed`, `call.error` and `call.aborted`. A session whose queue cannot take
+    /// an answer is closed.
+    Outbox(Outbox),
 }
 
 /// One answer of a call.

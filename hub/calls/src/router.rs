@@ -171,7 +171,10 @@ impl Wanted<'_> {
         self.target.is_none_or(|target| instance.entry.spoke == *target)
             && self.draining.is_none_or(|hubs| !hubs.contains(&instance.entry.hub))
             && self.not.is_none_or(|not| !instance.is_same_registration(not))
-            && instance.link.as_ref().map_or(!self.only_here, |link| link.is_open())
+            && instance
+                .session
+                .as_ref()
+                .map_or(!self.only_here, |session| session.is_open())
     }
 }
 

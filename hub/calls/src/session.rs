@@ -1,165 +1,127 @@
-//! The spoke leg of one connection, as its surface holds it.
+//! An instance's presence on this hub: who it is, what runs on it, and how it is spoken to.
+//!
+//! A session is not a socket. It has an [`Outbox`], which whoever has something to say to the peer pushes into, and a socket
+//! serves it: the surface lends the outbox's reading end to one connection at a time.
+//!
+//! Invariants
+//! - A session is one instance of one spoke for as long as it lives.
+//! - Only its end seals its outbox, and nothing that a connection does.
 
+mod load;
+mod registration;
 pub(crate) mod spoken;
 
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use alkhub_hub_cluster::Cluster;
-use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
-use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
+use alkhub_budget::Held;
+use alkhub_protocol::{InstanceId, SpokeName};
+use parking_lot::Mutex;
 
-use crate::answer::Answers;
-use crate::call::Call;
-use crate::call_id::LegIds;
-use crate::departure::Departures;
-use crate::link::Link;
-use crate::operation::BAD_GATEWAY;
-use crate::outcome::End;
-use crate::table::CallTable;
+use crate::outbox::Outbox;
+pub(crate) use load::Load;
+pub use registration::Registration;
+pub(crate) use registration::RegistrationContext;
 
-/// How long a closed session waits until the directory has noted that its spoke has left.
-const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
-
-/// A registered connection: dropping it, or closing it, fails the calls that run on it with `SPOKE_LOST`.
-///
-/// A connection that registers again gets a new session; the one before does nothing more then.
+/// An instance that has registered, or is about to.
 #[derive(Debug)]
-pub struct Session {
-    context: Arc<SessionContext>,
-    link: Arc<Link>,
-    generation: u64,
-    /// Whether its end has begun.
+pub(crate) struct Session {
+    pub(crate) spoke: SpokeName,
+    pub(crate) instance: InstanceId,
+    /// Where calls to the spoke go.
+    pub(crate) outbox: Outbox,
+    pub(crate) load: Arc<Load>,
+    /// The generation of its last registration; earlier ones do nothing.
+    generation: AtomicU64,
+    /// Whether the spoke was heard since the last batch of heartbeats.
+    heard: AtomicBool,
+    /// Set before the directory forgets it, which takes a moment: nobody chooses it from then on.
     ended: AtomicBool,
-}
-
-/// What sessions act on.
-#[derive(Debug)]
-pub(crate) struct SessionContext {
-    pub(crate) answers: Arc<Answers>,
-    pub(crate) table: Arc<CallTable>,
-    pub(crate) legs: LegIds,
-    pub(crate) departures: Arc<Departures>,
-    pub(crate) cluster: Cluster,
-    pub(crate) tasks: TaskTracker,
-    /// For what is spawned when a session is dropped: that may happen outside the runtime.
-    pub(crate) runtime: Handle,
+    /// Keys of its running calls; `None` once it has ended.
+    calls: Mutex<Option<HashSet<u64>>>,
+    /// What its last registration makes this hub keep.
+    held: Mutex<Option<Held>>,
 }
 
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(context: &Arc<SessionContext>, link: &Arc<Link>, generation: u64) -> Self {
+    pub(crate) fn new(spoke: SpokeName, instance: InstanceId, outbox: Outbox) -> Self {
         Self {
-            context: Arc::clone(context),
-            link: Arc::clone(link),
-            generation,
+            spoke,
+            instance,
+            outbox,
+            load: Arc::default(),
+            generation: AtomicU64::new(0),
+            heard: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            calls: Mutex::new(Some(HashSet::new())),
+            held: Mutex::new(None),
         }
     }
 
-    /// The fencing number of its record.
+    /// Unique on this hub.
+    pub(crate) fn id(&self) -> &Arc<str> {
+        self.outbox.session()
+    }
+
     pub(crate) fn generation(&self) -> u64 {
-        self.generation
+        self.generation.load(Ordering::Acquire)
     }
 
-    /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was
-    /// sent to this very connection is ignored: the answer may be late.
-    pub fn received(&self, mut frame: Frame) {
-        let id = match &frame {
-            Frame::Responded { request_id, .. }
-            | Frame::Completed { request_id }
-            | Frame::Aborted { request_id }
-            | Frame::Failed { request_id, .. } => request_id,
-            _ => return,
-        };
-        self.link.hear();
-        if let Some(call) = self.call(id) {
-            if let Frame::Failed { error, .. } = &mut frame {
-                spoken::bound(error, &call.operation.spec.error_schemas);
-            }
-            self.context.answers.take(&call, frame);
+    pub(crate) fn set_generation(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Keeps the charge of its registration, in place of the one before.
+    pub(crate) fn hold(&self, held: Held) {
+        let before = self.held.lock().replace(held);
+        drop(before);
+    }
+
+    /// Whether calls may be sent to it.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.ended.load(Ordering::Acquire) && !self.outbox.is_closed()
+    }
+
+    /// Notes a call; false when the session has ended.
+    pub(crate) fn add(&self, key: u64) -> bool {
+        self.calls.lock().as_mut().is_some_and(|calls| {
+            calls.insert(key);
+            true
+        })
+    }
+
+    pub(crate) fn remove(&self, key: u64) {
+        if let Some(calls) = self.calls.lock().as_mut() {
+            calls.remove(&key);
         }
     }
 
-    /// Takes a message of the spoke about a call that cannot be read: the call ends, for its answer is lost.
-    pub fn broken(&self, request_id: &RequestId, fault: &CallError) {
-        self.link.hear();
-        if let Some(call) = self.call(request_id) {
-            let code = match fault.code {
-                Code::PayloadTooLarge => Code::PayloadTooLarge,
-                _ => Code::OutputInvalid,
-            };
-            let message = format!("the spoke's answer cannot be read: {}", fault.message);
-            let mut error = CallError::new(code, message).delivered(Delivered::Yes);
-            // Nothing that the caller sent is too large.
-            error.declared_status = Some(BAD_GATEWAY);
-            let running = call.operation.is_subscription().then_some("an item cannot be read");
-            self.context.table.end(call.key, End::Failed(error), running);
-        }
+    /// The keys of its running calls.
+    pub(crate) fn running(&self) -> Vec<u64> {
+        self.calls.lock().iter().flatten().copied().collect()
     }
 
-    /// The running call that the spoke means.
-    fn call(&self, id: &RequestId) -> Option<Arc<Call>> {
-        let key = self.context.legs.key(id)?;
-        self.context.table.on(&self.link, key)
+    /// Whether it has not ended.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.calls.lock().is_some()
     }
 
-    /// The connection, and what has run on it.
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    /// Ends the session and takes its calls; `None` when it had ended before.
+    pub(crate) fn end(&self) -> Option<HashSet<u64>> {
+        self.ended.store(true, Ordering::Release);
+        drop(self.held.lock().take());
+        self.calls.lock().take()
     }
 
-    /// Whether no later session of the connection has taken over.
-    pub fn is_current(&self) -> bool {
-        self.link.generation() == self.generation
+    pub(crate) fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the spoke was heard; written to the store once a minute at most.
-    pub fn heartbeat(&self) {
-        self.link.hear();
-    }
-
-    /// Ends the registration: running calls fail at once, then the directory is told. Dropping the future leaves the
-    /// rest to a task.
-    pub async fn close(self, reason: &str) {
-        tracing::debug!(spoke.id = %self.link.spoke, instance.id = %self.link.instance, reason, "a spoke's session is closed");
-        let Some(told) = self.end() else { return };
-        // The task goes on when this is dropped.
-        if tokio::time::timeout(UNREGISTER_WAIT, told).await.is_err() {
-            tracing::warn!(spoke.id = %self.link.spoke, "the directory has not noted yet that a spoke left");
-        }
-    }
-
-    /// Ends the registration, once, unless a later session of the connection has taken over.
-    ///
-    /// The link may be lost already, by an earlier session or by a newer connection of the instance: the record of this
-    /// one is taken away all the same.
-    fn end(&self) -> Option<tokio::task::JoinHandle<()>> {
-        if self.ended.swap(true, Ordering::AcqRel) || self.link.generation() != self.generation {
-            return None;
-        }
-        if !self.context.departures.lose(&self.link) {
-            self.context.departures.forget(&self.link);
-        }
-        let (cluster, link) = (self.context.cluster.clone(), Arc::clone(&self.link));
-        let generation = self.generation;
-        // Fenced: a later registration of the instance stays. Not given up in time, however many wait before it: the
-        // record would be asserted again and again, of a spoke that is not there. The directory bounds each of its waits.
-        let tell = async move {
-            let told = cluster.unregister(&link.spoke, &link.instance, generation).await;
-            if let Err(error) = told {
-                tracing::warn!(spoke.id = %link.spoke, %error, "the directory was not told that a spoke left");
-            }
-        };
-        Some(self.context.tasks.spawn_on(tell, &self.context.runtime))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        drop(self.end());
+    /// Whether the spoke was heard since this was last asked.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
     }
 }

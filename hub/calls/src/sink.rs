@@ -24,10 +24,9 @@ pub(crate) enum Sink {
         sender: mpsc::Sender<Answer>,
         end: mpsc::OwnedPermit<Answer>,
     },
-    /// To a connection.
+    /// To a peer.
     Outbox {
         outbox: Outbox,
-        dialect: Dialect,
         /// Made by the first item.
         backlog: Option<Arc<Backlog>>,
     },
@@ -37,6 +36,11 @@ pub(crate) enum Sink {
     Queue(Arc<ItemQueue>),
     /// To the hub that sent the call.
     Hub(Return),
+    /// To nobody: the caller is lost, and the call goes on without it.
+    Detached {
+        /// Whether its caller wanted the first item only.
+        wants_one: bool,
+    },
     /// The end has been told.
     Ended,
 }
@@ -54,11 +58,7 @@ impl Sink {
                     .map_err(|_| CallError::new(Code::Overloaded, "the caller's channel has no place for an answer"))?;
                 Self::Channel { sender, end }
             }
-            Reply::Outbox { outbox, dialect } => Self::Outbox {
-                outbox,
-                dialect,
-                backlog: None,
-            },
+            Reply::Outbox(outbox) => Self::Outbox { outbox, backlog: None },
         })
     }
 
@@ -70,12 +70,8 @@ impl Sink {
                 Err(mpsc::error::TrySendError::Full(_)) => Took::Overflow,
                 Err(mpsc::error::TrySendError::Closed(_)) => Took::Gone,
             },
-            Self::Outbox {
-                outbox,
-                dialect,
-                backlog,
-            } => {
-                let message = encode::call_responded(*dialect, id.as_str(), &item);
+            Self::Outbox { outbox, backlog } => {
+                let message = encode::call_responded(outbox.dialect(), id.as_str(), &item);
                 let backlog = &*backlog.get_or_insert_default();
                 if !backlog.has_room(message.len(), bounds.items, bounds.bytes) {
                     return Took::Overflow;
@@ -84,6 +80,7 @@ impl Sink {
             }
             Self::Queue(queue) => queue.push(item, bounds),
             Self::Hub(back) => back.item(&item),
+            Self::Detached { .. } => Took::Item,
             // `end` takes the first item of a call that waits for one.
             Self::Once(_) | Self::Ended => Took::Gone,
         }
@@ -97,11 +94,7 @@ impl Sink {
                     permit.send(answer);
                 }
             }
-            Self::Outbox {
-                outbox,
-                dialect,
-                backlog,
-            } => end_on(&outbox, dialect, id, &end, backlog.is_some()),
+            Self::Outbox { outbox, backlog } => end_on(&outbox, id, &end, backlog.is_some()),
             Self::Once(sender) => {
                 let result = match end {
                     End::Output(output) => Ok(output),
@@ -115,24 +108,27 @@ impl Sink {
             }
             Self::Queue(queue) => queue.end(end),
             Self::Hub(back) => back.end(&end),
-            Self::Ended => {}
+            Self::Detached { .. } | Self::Ended => {}
         }
+    }
+
+    /// Lets the call go on without its caller; answers where its answers went before. A call whose end has been told is
+    /// left as it is.
+    #[must_use]
+    pub(crate) fn detach(&mut self) -> Option<Self> {
+        let wants_one = self.wants_one();
+        let has_ended = matches!(self, Self::Ended);
+        (!has_ended).then(|| std::mem::replace(self, Self::Detached { wants_one }))
     }
 
     /// Whether the caller reads an envelope without `data`: the origin's processes do, whose `undefined` it is.
     pub(crate) fn reads_void(&self) -> bool {
-        matches!(
-            self,
-            Self::Outbox {
-                dialect: Dialect::Payload,
-                ..
-            }
-        )
+        matches!(self, Self::Outbox { outbox, .. } if outbox.dialect() == Dialect::Payload)
     }
 
     /// Whether the caller wants the first item only.
     pub(crate) fn wants_one(&self) -> bool {
-        matches!(self, Self::Once(_))
+        matches!(self, Self::Once(_) | Self::Detached { wants_one: true })
     }
 }
 
@@ -145,8 +141,8 @@ fn told(pushed: Result<(), Full>) -> Took {
 }
 
 /// Queues the end of a call; `after_items` when it ends a stream.
-fn end_on(outbox: &Outbox, dialect: Dialect, id: &RequestId, end: &End, after_items: bool) {
-    let id = id.as_str();
+fn end_on(outbox: &Outbox, id: &RequestId, end: &End, after_items: bool) {
+    let (dialect, id) = (outbox.dialect(), id.as_str());
     let message = match end {
         End::Output(output) => encode::call_responded(dialect, id, output),
         End::Completed => encode::call_completed(dialect, id),

@@ -220,7 +220,7 @@ impl SpecKeeper {
     /// The specifications that instances of this hub offer, each once.
     pub(crate) fn offered_here(&self) -> Vec<SpecHash> {
         let instances = self.directory.instances();
-        let here = instances.iter().filter(|instance| instance.link.is_some());
+        let here = instances.iter().filter(|instance| instance.session.is_some());
         let offered: HashSet<SpecHash> = here.flat_map(|instance| instance.offers.values().copied()).collect();
         offered.into_iter().collect()
     }

@@ -12,18 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, SpokeName};
+use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, SpokeName};
 use dashmap::DashMap;
 
 use crate::call::{Call, Origin, To};
 use crate::call_id::LegIds;
 use crate::journal::Journal;
-use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::outbox::{CLOSE_SLOW, Full};
 use crate::outcome::End;
 use crate::pending::Pending;
 use crate::relay::{Relay, RemoteCall};
+use crate::session::Session;
 
 /// The calls that run on this hub.
 #[derive(Debug)]
@@ -83,10 +83,10 @@ impl CallTable {
         self.inbound.get(&(hub.clone(), key)).map(|local| *local)
     }
 
-    /// The call that a spoke means by an id, when it was sent to this very connection.
-    pub(crate) fn on(&self, link: &Arc<Link>, key: u64) -> Option<Arc<Call>> {
+    /// The call that a spoke means by an id, when it was sent on this very session.
+    pub(crate) fn on(&self, session: &Arc<Session>, key: u64) -> Option<Arc<Call>> {
         let call = self.calls.get(key)?;
-        let sent_there = matches!(&call.leg.lock().to, To::Spoke { instance, .. } if instance.is_on(link));
+        let sent_there = matches!(&call.leg.lock().to, To::Spoke { instance, .. } if instance.is_of(session));
         sent_there.then_some(call)
     }
 
@@ -113,6 +113,21 @@ impl CallTable {
         true
     }
 
+    /// The caller of a call, or its hub, is lost: the call is aborted, or goes on without it where it asked for that.
+    /// Whether this aborted it.
+    pub(crate) fn caller_lost(&self, key: u64, reason: &str) -> bool {
+        let Some(call) = self.calls.get(key) else { return false };
+        match call.request.on_disconnect {
+            OnDisconnect::Abort => self.end_once(key, End::Silent, Some(reason)),
+            // What waits for the caller is let go outside the lock.
+            OnDisconnect::Detach => {
+                let before = call.sink.lock().detach();
+                drop(before);
+                false
+            }
+        }
+    }
+
     /// Ends calls at their deadlines, or after their longest silence, until the future is dropped.
     pub(crate) async fn watch(&self) {
         self.calls.watch(|call| self.expire(&call)).await;
@@ -134,8 +149,8 @@ impl CallTable {
     pub(crate) fn release(to: &To, key: u64) {
         let Some(instance) = to.instance() else { return };
         instance.load.release();
-        if let Some(link) = &instance.link {
-            link.remove(key);
+        if let Some(session) = &instance.session {
+            session.remove(key);
         }
     }
 
@@ -179,19 +194,19 @@ impl CallTable {
     /// Tells the other end of a leg to stop.
     fn stop_leg(&self, to: &To, key: u64, reason: &str) {
         let Some(instance) = to.instance() else { return };
-        let Some(link) = &instance.link else {
+        let Some(session) = &instance.session else {
             return self.relay.abort(&instance.entry.hub, key);
         };
-        let connection = &link.connection;
-        let message = encode::call_aborted(connection.dialect, &self.legs.id(key), Some(reason));
+        let outbox = &session.outbox;
+        let message = encode::call_aborted(outbox.dialect(), &self.legs.id(key), Some(reason));
         // The origin's processes take calls and aborts by different ways, and forget an abort that comes before its call.
-        let pushed = match connection.dialect {
-            Dialect::Payload => connection.outbox.push_last(message),
-            Dialect::Id => connection.outbox.push(message),
+        let pushed = match outbox.dialect() {
+            Dialect::Payload => outbox.push_last(message),
+            Dialect::Id => outbox.push(message),
         };
         if pushed == Err(Full::Queue) {
             let reason = "calls are not read as fast as they come";
-            connection.outbox.close(CLOSE_SLOW, reason);
+            outbox.close(CLOSE_SLOW, reason);
         }
     }
 }

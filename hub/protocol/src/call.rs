@@ -73,6 +73,20 @@ pub struct CallRequest {
     pub traceparent: Option<String>,
     /// The caller's metadata, handed on as it is.
     pub metadata: Option<Metadata>,
+    /// What becomes of the call when its caller's connection is lost.
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What becomes of a call when its caller's connection, or its caller's hub, is lost.
+///
+/// No surface lets a caller choose yet: every call that comes over one is aborted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It is aborted: nobody waits for it.
+    #[default]
+    Abort,
+    /// It goes on to its end or its deadline, and its record says how it ended. Its answers go nowhere.
+    Detach,
 }
 
 /// Where a call is, or how it ended.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::call::{CallRequest, Identity, InvalidMetadata, Metadata};
+use crate::call::{CallRequest, Identity, InvalidMetadata, Metadata, OnDisconnect};
 use crate::envelope::{self, Envelope};
 use crate::id::InvalidId;
 use crate::topic::{InvalidTopic, TopicFilter};
@@ -273,6 +273,7 @@ impl Requested {
             target: self.target,
             traceparent: self.traceparent,
             metadata: self.metadata.map(|metadata| *metadata),
+            on_disconnect: OnDisconnect::default(),
         }
     }
 }

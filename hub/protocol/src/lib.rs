@@ -22,7 +22,7 @@ pub mod scope;
 pub mod topic;
 
 pub use answer::Answer;
-pub use call::{CallRequest, CallStatus, Delivered};
+pub use call::{CallRequest, CallStatus, Delivered, OnDisconnect};
 pub use envelope::Envelope;
 pub use error::{CallError, Code, Problem};
 pub use frame::{Dialect, Frame};

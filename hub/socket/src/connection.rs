@@ -1,4 +1,5 @@
-//! One WebSocket after its upgrade: a single task that reads, lets [`Conversation`] answer, and writes.
+//! One WebSocket after its upgrade, for as long as it serves a peer's session: a single task that reads, lets the
+//! session's [`Conversation`](crate::conversation::Conversation) answer, and writes.
 //!
 //! Reading goes through a scratch buffer on the stack, so that an idle connection holds none; writing drains control
 //! frames, then calls, then events, everything queued in one write.
@@ -22,7 +23,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use alkhub_budget::Kept;
-use alkhub_calls::Outgoing;
 use alkhub_edge::open::DRAINING;
 use alkhub_protocol::FRAME_LIMIT_BYTES;
 use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role};
@@ -31,9 +31,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::code;
-use crate::conversation::Conversation;
 use crate::entry::Registered;
-use crate::held::HeldBack;
+use crate::session::PeerSession;
 
 /// Bytes read at once.
 const SCRATCH: usize = 16 * 1024;
@@ -48,14 +47,11 @@ pub(crate) struct Connection<S> {
     rest: Bytes,
     decoder: Decoder,
     batch: Batch,
-    outgoing: Outgoing,
     registered: Registered,
-    conversation: Conversation,
+    session: Box<PeerSession>,
     kind: Option<MessageKind>,
     pong: Option<Bytes>,
-    /// Ends of streams and aborts that the peer must not read together with what was sent before them.
-    held: HeldBack,
-    /// The close that comes when they have gone.
+    /// The close that comes when the ends that are held back have gone.
     ending: Option<(u16, String)>,
     peer_closed: bool,
     phase: Phase,
@@ -85,20 +81,20 @@ enum Phase {
 // === impl Connection ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// A connection whose upgrade has been answered; `rest` is what the peer sent meanwhile.
-    pub(crate) fn new(io: S, rest: Bytes, outgoing: Outgoing, registered: Registered, talk: Conversation) -> Self {
-        let charge = talk.budget.nothing(Kept::Messages);
+    /// A connection whose upgrade has been answered, and which serves the session from now on; `rest` is what the peer sent
+    /// meanwhile.
+    pub(crate) fn new(io: S, rest: Bytes, registered: Registered, mut session: Box<PeerSession>) -> Self {
+        session.attach();
+        let charge = session.conversation.budget.nothing(Kept::Messages);
         Self {
             io,
             rest,
             decoder: Decoder::new(Role::Server, FRAME_LIMIT_BYTES),
             batch: Batch::new(Role::Server),
-            outgoing,
             registered,
-            conversation: talk,
+            session,
             kind: None,
             pong: None,
-            held: HeldBack::default(),
             ending: None,
             peer_closed: false,
             phase: Phase::Open,
@@ -108,25 +104,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Serves the connection to its end: then its calls are aborted and its spoke is gone. Dropping the future does
-    /// the same without telling the directory first.
-    pub(crate) async fn run(mut self: Box<Self>) {
+    /// Serves the session until the connection ends, and gives it back with the connection's place among what is open: a
+    /// hub that drains waits until that is dropped. Dropping the future ends the session.
+    pub(crate) async fn run(mut self: Box<Self>) -> (Box<PeerSession>, Registered) {
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         if let Err(error) = end {
             tracing::debug!(%error, "a WebSocket ended without a close");
         }
         let Self {
-            io,
-            outgoing,
-            registered,
-            conversation,
-            ..
+            session, registered, ..
         } = *self;
-        drop((io, outgoing));
-        // Boxed: the end is made room for when it comes.
-        Box::pin(conversation.end()).await;
-        // Last: a hub that drains waits for it.
-        drop(registered);
+        (session, registered)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -135,11 +123,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         if self.registered.socket.take_look() {
-            self.conversation.look_again();
+            self.session.conversation.look_again();
         }
         self.decode_rest();
         loop {
-            self.conversation.poll_pending(cx);
+            self.session.conversation.poll_pending(cx);
             self.end_work();
             let written = self.poll_write(cx)?;
             self.leave_when_quiet(cx);
@@ -150,7 +138,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
                 self.phase = Phase::Deaf;
             }
-            if self.phase == Phase::Open && (self.conversation.is_busy() || self.is_ending() || self.is_paused(cx)) {
+            if self.phase == Phase::Open
+                && (self.session.conversation.is_busy() || self.is_ending() || self.is_paused(cx))
+            {
                 // Woken when something remote is done, the socket takes more, or the pause is over.
                 return Poll::Pending;
             }
@@ -163,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// While the hub drains, a client with no call under way is sent elsewhere.
     fn leave_when_quiet(&mut self, cx: &Context<'_>) {
         let socket = &self.registered.socket;
-        let quiet = self.held.is_empty() && self.conversation.is_quiet();
+        let quiet = self.session.held.is_empty() && self.session.conversation.is_quiet();
         if self.phase == Phase::Open && socket.draining() && !socket.outbox.is_closed() && quiet {
             socket.outbox.close(code::GOING_AWAY, DRAINING);
             cx.waker().wake_by_ref();
@@ -191,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// still sends is not kept.
     fn end_work(&mut self) {
         if let Some(reason) = self.registered.socket.outbox.closing() {
-            self.conversation.end_work(&reason);
+            self.session.conversation.end_work(&reason);
             self.decoder.ignore_content();
         }
     }
@@ -214,12 +204,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.registered.reading(self.decoder.is_within_message());
         if let Err(exhausted) = self
             .charge
-            .follow(self.decoder.kept() + self.conversation.waiting_bytes())
+            .follow(self.decoder.kept() + self.session.conversation.waiting_bytes())
         {
             let outbox = &self.registered.socket.outbox;
             outbox.close(code::POLICY, &exhausted.to_string());
         }
-        let wait = self.conversation.settle_asked();
+        let wait = self.session.conversation.settle_asked();
         if !wait.is_zero() {
             self.pause = Some(Box::pin(sleep(wait)));
         }
@@ -263,16 +253,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Received::Message { kind, data } => {
                 self.registered.reading(false);
                 self.kind.get_or_insert(kind);
-                self.conversation.message(&data);
+                self.session.conversation.message(&data);
             }
             Received::TooLarge { kind, head, size } => {
                 self.kind.get_or_insert(kind);
-                self.conversation.too_large(&head, size);
+                self.session.conversation.too_large(&head, size);
             }
             Received::Ping(payload) => self.pong = Some(payload),
             Received::Pong(payload) => {
-                self.conversation.heartbeat();
-                self.held.answered(&payload);
+                self.session.conversation.heartbeat();
+                self.session.held.answered(&payload);
             }
         }
     }

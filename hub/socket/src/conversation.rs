@@ -39,16 +39,13 @@ const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
 /// Close code of a peer that does not read its answers.
 const TOO_SLOW: u16 = 1008;
 
-/// One side of a connection's talk.
+/// What a peer has under way on this hub, whichever connection it speaks over.
 pub(crate) struct Conversation {
     sockets: Sockets,
-    /// Unique on this hub.
-    pub(crate) id: String,
     key: Arc<Key>,
     outbox: Outbox,
     /// Of the key, on this hub.
     pub(crate) budget: Budget,
-    dialect: Option<Dialect>,
     spoke: Spoke,
     subscriptions: TopicSubscriptions,
     pending: Pending,
@@ -67,13 +64,11 @@ impl Conversation {
     /// A conversation with the holder of `key`, whose answers go to `outbox`.
     pub(crate) fn new(sockets: Sockets, key: Arc<Key>, outbox: Outbox, budget: Budget) -> Self {
         Self {
-            id: sockets.edge().connection_id(),
             sockets,
             allowed: key.caller(),
             key,
             outbox,
             budget,
-            dialect: None,
             spoke: Spoke::default(),
             subscriptions: TopicSubscriptions::default(),
             pending: Pending::default(),
@@ -92,7 +87,7 @@ impl Conversation {
         };
         self.asked += u32::from(!self.spoke.is_answer(&frame));
         if let (Frame::Requested(_), Some(dialect)) = (&frame, dialect) {
-            self.dialect.get_or_insert(dialect);
+            self.outbox.speaks(dialect);
         }
         match frame {
             Frame::Requested(requested) if requested.operation.as_str() == "hub.register" => self.register(requested),
@@ -130,7 +125,7 @@ impl Conversation {
         };
         let id = &named.request_id;
         if let (true, Some(dialect)) = (named.asks, named.dialect) {
-            self.dialect.get_or_insert(dialect);
+            self.outbox.speaks(dialect);
         }
         if named.asks && !self.tickets.is_running(id) {
             return self.fail(id, &fault);
@@ -243,16 +238,16 @@ impl Conversation {
         }
     }
 
-    /// Ends the peer's calls, its spoke and its subscriptions.
+    /// Ends what the peer has: its spoke and its subscriptions, and its calls unless they go on without it.
     pub(crate) async fn end(self) {
         let Self {
-            tickets,
+            mut tickets,
             spoke,
             subscriptions,
             pending,
             ..
         } = self;
-        tickets.abort_all("the caller disconnected");
+        tickets.take_running("the caller disconnected");
         drop((subscriptions, pending));
         spoke.end("the connection is closed").await;
     }
@@ -270,10 +265,7 @@ impl Conversation {
             );
             return self.refuse_of_call(&error, &id);
         }
-        let reply = Reply::Outbox {
-            outbox: self.outbox.clone(),
-            dialect: self.dialect(),
-        };
+        let reply = Reply::Outbox(self.outbox.clone());
         match self
             .sockets
             .calls()
@@ -285,7 +277,7 @@ impl Conversation {
     }
 
     fn dialect(&self) -> Dialect {
-        self.dialect.unwrap_or_default()
+        self.outbox.dialect()
     }
 
     /// Answers a call with an error.

@@ -58,6 +58,11 @@ impl HeldBack {
         }
     }
 
+    /// Begins for another connection: what waits asks for a pong of its own there.
+    pub(crate) fn attach(&mut self) {
+        self.unasked = self.waits() > 0;
+    }
+
     /// The payload of the ping to be written now, when one is needed.
     pub(crate) fn ask(&mut self) -> Option<[u8; 8]> {
         if !std::mem::take(&mut self.unasked) {
@@ -164,6 +169,21 @@ mod tests {
         assert_eq!(taken(&mut held), "c");
         held.release_all();
         assert_eq!(taken(&mut held).len(), MOST);
+    }
+
+    #[test]
+    fn what_waits_asks_the_next_connection_for_a_pong_of_its_own() {
+        let mut held = HeldBack::default();
+        held.keep(Bytes::from_static(b"a"));
+        held.ask().expect("something waits");
+
+        held.attach();
+        let again = held.ask().expect("it waits still");
+        held.answered(&again);
+
+        assert_eq!(taken(&mut held), "a");
+        held.attach();
+        assert_eq!(held.ask(), None, "nothing waits");
     }
 
     #[test]

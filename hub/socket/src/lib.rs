@@ -30,6 +30,7 @@ mod held;
 mod metrics;
 mod pending;
 mod routes;
+mod session;
 mod sockets;
 mod spoke;
 mod subscriptions;

@@ -4,12 +4,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use alkhub_calls::Session;
+use alkhub_calls::Registration;
 use alkhub_protocol::CallError;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use crate::spoke::Registration;
+use crate::spoke::RegistrationEnd;
 use crate::subscriptions::Confirmation;
 
 /// More is not read from the peer while so many wait.
@@ -22,9 +22,9 @@ pub(crate) enum Done {
     /// A subscription, confirmed or refused.
     Subscribed(Confirmation),
     /// A registration, done or refused.
-    Registered(Box<Registration>),
+    Registered(Box<RegistrationEnd>),
     /// A registration that had to be narrowed, or why it could not be.
-    Narrowed(Box<Result<Option<Session>, CallError>>),
+    Narrowed(Box<Result<Option<Registration>, CallError>>),
 }
 
 /// Why an event was not published.

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use alkhub_calls::{Caller, Session};
+use alkhub_calls::{Caller, Registration};
 use alkhub_protocol::register::RegisterOutput;
 use alkhub_protocol::{CallError, Frame, RequestId};
 
@@ -22,13 +22,13 @@ const EARLY_BYTES: usize = 1024 * 1024;
 /// What a connection is as a spoke.
 #[derive(Default)]
 pub(crate) struct Spoke {
-    session: Option<Session>,
+    registration: Option<Registration>,
     /// Registrations under way.
     registering: usize,
     /// A call may arrive before the registration's own answer is read here, and be answered before it too.
     early: Vec<SpokeMessage>,
     early_bytes: usize,
-    /// The end of the session, once that of the connection is decided.
+    /// The end of the registration, once that of the session is decided.
     leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -41,11 +41,11 @@ pub(crate) enum SpokeMessage {
 }
 
 /// How a registration ended.
-pub(crate) struct Registration {
+pub(crate) struct RegistrationEnd {
     pub(crate) request_id: RequestId,
     /// Who it was examined for.
     pub(crate) caller: Arc<Caller>,
-    pub(crate) result: Result<(RegisterOutput, Session), CallError>,
+    pub(crate) result: Result<(RegisterOutput, Registration), CallError>,
 }
 
 // === impl Spoke ===
@@ -53,15 +53,15 @@ pub(crate) struct Registration {
 impl Spoke {
     /// Whether the peer is no spoke and not about to be one.
     pub(crate) fn is_absent(&self) -> bool {
-        self.session.is_none() && self.registering == 0
+        self.registration.is_none() && self.registering == 0
     }
 
-    /// Takes what the peer says, in so many bytes, of a call that was sent to it. Without a session it is late and
-    /// means nothing; one that registers again has the session of before until it has the new one.
+    /// Takes what the peer says, in so many bytes, of a call that was sent to it. Without a registration it is late and
+    /// means nothing; one that registers again has the registration of before until it has the new one.
     pub(crate) fn received(&mut self, answer: SpokeMessage, bytes: usize) {
-        match (&self.session, answer) {
-            (Some(session), SpokeMessage::Frame(frame)) => session.received(frame),
-            (Some(session), SpokeMessage::Broken(id, fault)) => session.broken(&id, &fault),
+        match (&self.registration, answer) {
+            (Some(registration), SpokeMessage::Frame(frame)) => registration.received(frame),
+            (Some(registration), SpokeMessage::Broken(id, fault)) => registration.broken(&id, &fault),
             (None, answer) if self.registering > 0 => {
                 self.early.push(answer);
                 self.early_bytes += bytes;
@@ -76,7 +76,7 @@ impl Spoke {
             frame,
             Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. } | Frame::Aborted { .. }
         );
-        answers && self.session.is_some()
+        answers && self.registration.is_some()
     }
 
     /// Bytes that wait for the first registration.
@@ -89,15 +89,15 @@ impl Spoke {
         self.early.len() >= EARLY || self.early_bytes >= EARLY_BYTES
     }
 
-    /// Ends the session now; [`Spoke::end`] waits until the directory knows.
+    /// Ends the registration now; [`Spoke::end`] waits until the directory knows.
     pub(crate) fn leave(&mut self, reason: &str) {
         self.registering = 0;
         self.early = Vec::new();
         self.early_bytes = 0;
-        if let Some(session) = self.session.take() {
+        if let Some(registration) = self.registration.take() {
             let reason = reason.to_owned();
             let mut leaving: Pin<Box<dyn Future<Output = ()> + Send>> =
-                Box::pin(async move { session.close(&reason).await });
+                Box::pin(async move { registration.close(&reason).await });
             // Its first poll ends the calls.
             if leaving
                 .as_mut()
@@ -111,8 +111,8 @@ impl Spoke {
 
     /// Notes that the peer answered a ping.
     pub(crate) fn heartbeat(&self) {
-        if let Some(session) = &self.session {
-            session.heartbeat();
+        if let Some(registration) = &self.registration {
+            registration.heartbeat();
         }
     }
 
@@ -130,22 +130,22 @@ impl Spoke {
     }
 
     /// Its registration of now.
-    pub(crate) fn session(&self) -> Option<&Session> {
-        self.session.as_ref()
+    pub(crate) fn registration(&self) -> Option<&Registration> {
+        self.registration.as_ref()
     }
 
     /// Goes on with a narrowed registration.
-    pub(crate) fn replace(&mut self, session: Session) {
-        self.session = Some(session);
+    pub(crate) fn replace(&mut self, registration: Registration) {
+        self.registration = Some(registration);
     }
 
-    /// A registration has ended, with a session where it was taken.
-    pub(crate) fn settle(&mut self, session: Option<Session>) {
+    /// A registration has ended, with what it made of the session where it was taken.
+    pub(crate) fn settle(&mut self, registration: Option<Registration>) {
         self.registering -= 1;
-        if session.is_some() {
-            self.session = session;
+        if registration.is_some() {
+            self.registration = registration;
         }
-        if self.session.is_some() || self.registering == 0 {
+        if self.registration.is_some() || self.registering == 0 {
             self.early_bytes = 0;
             for answer in std::mem::take(&mut self.early) {
                 self.received(answer, 0);

@@ -59,21 +59,15 @@ impl Tickets {
         }
     }
 
-    /// Ends every call and tells which still ran.
+    /// The caller of all is lost: which were aborted for that.
     pub(crate) fn take_running(&mut self, reason: &str) -> Vec<RequestId> {
         self.sweep();
         let running = std::mem::take(&mut self.calls);
         // What has ended meanwhile is on its way to the peer, or was.
-        let still = running.into_iter().filter(|(_, ticket)| ticket.stop(reason));
+        let still = running.into_iter().filter(|(_, ticket)| ticket.caller_lost(reason));
         still.map(|(id, _)| id).collect()
     }
 
-    /// Ends every call.
-    pub(crate) fn abort_all(self, reason: &str) {
-        for ticket in self.calls.values() {
-            ticket.abort(reason);
-        }
-    }
 
     fn sweep(&mut self) {
         self.calls.retain(|_, ticket| !ticket.is_done());

@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use crate::connection::Connection;
 use crate::conversation::Conversation;
 use crate::entry::Registered;
+use crate::session::PeerSession;
 use crate::sockets::Sockets;
 
 /// The subprotocol of JSON envelopes.
@@ -167,11 +168,20 @@ async fn run(sockets: Sockets, caller: Holder, upgrade: OnUpgrade, (slot, permit
     // A task of its own, in place of this one, which is as large as an upgrade needs.
     scope.tasks.spawn(async move {
         tokio::select! {
-            () = connection.run() => {}
+            () = serve(connection) => {}
             () = stop.cancelled() => {}
         }
         drop(permit);
     });
+}
+
+/// Serves a connection; its session ends with it, since no peer can come back to one.
+async fn serve(connection: Box<Connection<Stream>>) {
+    let (session, registered) = connection.run().await;
+    // Boxed: the end is made room for when it comes.
+    Box::pin(session.end()).await;
+    // Last: a hub that drains waits for it.
+    drop(registered);
 }
 
 fn open_connection(
@@ -187,14 +197,14 @@ fn open_connection(
     };
     let key = caller.key;
     let budget = edge.budgets().key(&key.id);
-    let (outbox, outgoing) = alkhub_calls::outbox(limits, &budget);
+    let (outbox, outgoing) = alkhub_calls::outbox(edge.connection_id(), limits, &budget);
     let counted = (slot, edge.metrics().open(ConnectionKind::Websocket));
     let registered = Registered::new(edge.open(), sockets.clock(), key.clone(), outbox.clone(), counted);
     // The key may have ended since the handshake was checked.
     edge.keys().close_if_faulty(&key);
-    let conversation = Conversation::new(sockets.clone(), key, outbox, budget);
-    tracing::debug!(connection.id = %conversation.id, "a WebSocket is open");
-    Box::new(Connection::new(stream, rest, outgoing, registered, conversation))
+    tracing::debug!(session.id = %outbox.session(), "a WebSocket is open");
+    let session = PeerSession::new(Conversation::new(sockets.clone(), key, outbox, budget), outgoing);
+    Box::new(Connection::new(stream, rest, registered, session))
 }
 
 /// The socket itself: what hyper kept around it is freed.

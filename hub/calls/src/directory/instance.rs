@@ -8,7 +8,7 @@ use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::{InstanceId, OperationName, SpokeName};
 use alkhub_store::SpecHash;
 
-use crate::link::{Link, Load};
+use crate::session::{Load, Session};
 
 /// One registration.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(crate) struct Instance {
     pub(crate) entry: DirectoryEntry,
     /// Its operations with their hashes as far as they can be read.
     pub(crate) offers: HashMap<OperationName, SpecHash>,
-    /// Its connection, when this hub holds it.
-    pub(crate) link: Option<Arc<Link>>,
+    /// Its session, when this hub holds it.
+    pub(crate) session: Option<Arc<Session>>,
     pub(crate) load: Arc<Load>,
 }
 
@@ -28,14 +28,16 @@ pub(super) struct ByAge(pub(super) Arc<Instance>);
 // === impl Instance ===
 
 impl Instance {
-    pub(crate) fn new(entry: DirectoryEntry, link: Option<Arc<Link>>) -> Self {
+    pub(crate) fn new(entry: DirectoryEntry, session: Option<Arc<Session>>) -> Self {
         let offers = entry.operations.iter();
         let offers = offers.filter_map(|offer| Some((offer.name.clone(), offer.hash.parse().ok()?)));
         Self {
             offers: offers.collect(),
-            load: link.as_ref().map_or_else(Arc::default, |link| Arc::clone(&link.load)),
+            load: session
+                .as_ref()
+                .map_or_else(Arc::default, |session| Arc::clone(&session.load)),
             entry,
-            link,
+            session,
         }
     }
 
@@ -59,7 +61,7 @@ impl Instance {
 
     /// Whether it takes the place of a registration of the same instance.
     pub(super) fn replaces(&self, old: &Self) -> bool {
-        let fed_by_one_hub = self.link.is_none() && old.link.is_none() && self.entry.hub == old.entry.hub;
+        let fed_by_one_hub = self.session.is_none() && old.session.is_none() && self.entry.hub == old.entry.hub;
         if fed_by_one_hub {
             // The feed has them in order; a hub without an answer of Redis may have gone on with a lower generation.
             return !self.is_same_registration(old);
@@ -67,9 +69,9 @@ impl Instance {
         self.entry.fence() > old.entry.fence()
     }
 
-    /// Whether this is a registration of the given connection.
-    pub(crate) fn is_on(&self, link: &Arc<Link>) -> bool {
-        self.link.as_ref().is_some_and(|own| Arc::ptr_eq(own, link))
+    /// Whether this is a registration of the given session.
+    pub(crate) fn is_of(&self, session: &Arc<Session>) -> bool {
+        self.session.as_ref().is_some_and(|own| Arc::ptr_eq(own, session))
     }
 }
 

@@ -108,7 +108,7 @@ impl Members {
     }
 
     fn group(&mut self, instance: &Instance) -> &mut Group {
-        if instance.link.is_some() {
+        if instance.session.is_some() {
             &mut self.here
         } else {
             &mut self.elsewhere

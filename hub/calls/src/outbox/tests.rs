@@ -1,8 +1,8 @@
 //! The outbox keeps its bounds and its order, and closes once.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Wake;
+use std::sync::atomic::AtomicUsize;
+use std::task::{Context, Wake, Waker};
 
 use super::*;
 use crate::fixture::{budget, input};
@@ -19,7 +19,7 @@ fn message(text: &'static str) -> Option<OutgoingItem> {
 
 #[test]
 fn messages_leave_in_order_and_the_close_comes_last() {
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
 
     outbox.push(text("a")).expect("room");
     outbox.push(text("b")).expect("room");
@@ -36,7 +36,7 @@ fn messages_leave_in_order_and_the_close_comes_last() {
 
 #[test]
 fn a_full_queue_refuses_and_takes_again_once_it_was_read() {
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
     for _ in 0..3 {
         outbox.push(text("a")).expect("room");
     }
@@ -50,7 +50,7 @@ fn a_full_queue_refuses_and_takes_again_once_it_was_read() {
 
 #[test]
 fn bytes_are_bounded_and_an_empty_queue_takes_any_message() {
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
     let large = Bytes::from(vec![b'x'; 100]);
 
     assert_eq!(outbox.push(large), Ok(()));
@@ -62,7 +62,7 @@ fn bytes_are_bounded_and_an_empty_queue_takes_any_message() {
 
 #[test]
 fn sealing_tells_which_calls_left_and_keeps_the_others_in() {
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
     let first = outbox.push_call(text("1"), &input()).expect("room");
     let second = outbox.push_call(text("2"), &input()).expect("room");
     outbox.push(text("answer")).expect("room");
@@ -78,7 +78,7 @@ fn sealing_tells_which_calls_left_and_keeps_the_others_in() {
 
 #[test]
 fn a_dropped_reader_closes_the_outbox() {
-    let (outbox, outgoing) = outbox(LIMITS, &budget());
+    let (outbox, outgoing) = outbox("s1", LIMITS, &budget());
 
     drop(outgoing);
 
@@ -89,6 +89,7 @@ fn a_dropped_reader_closes_the_outbox() {
 #[test]
 fn a_backlog_counts_what_its_subscription_has_waiting() {
     let (outbox, mut outgoing) = outbox(
+        "s1",
         Limits {
             messages: 100,
             bytes: 1000,
@@ -116,7 +117,7 @@ impl Wake for Count {
 
 #[test]
 fn the_reader_is_woken_once_for_a_batch() {
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&count));
     let mut cx = Context::from_waker(&waker);
@@ -138,7 +139,7 @@ fn what_waits_is_charged_until_it_is_written() {
         messages: 10,
         bytes: 1 << 20,
     };
-    let (outbox, mut outgoing) = outbox(limits, &budget);
+    let (outbox, mut outgoing) = outbox("s1", limits, &budget);
 
     outbox.push(Bytes::from(vec![b'x'; 100_000])).expect("room");
     assert!(budget.used() >= 90_000);
@@ -156,7 +157,7 @@ fn a_key_without_budget_is_told_like_a_full_queue() {
         messages: 10,
         bytes: 1 << 20,
     };
-    let (outbox, _outgoing) = outbox(limits, &budget);
+    let (outbox, _outgoing) = outbox("s1", limits, &budget);
     let rest = alkhub_config::BudgetConfig::default().key_bytes - 1_000;
     let _other = budget.take(alkhub_budget::Kept::Calls, rest).expect("room");
 
@@ -166,7 +167,7 @@ fn a_key_without_budget_is_told_like_a_full_queue() {
 
 #[test]
 fn the_input_of_a_call_is_kept_until_the_writer_has_it() {
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget());
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
     let input = input();
     outbox.push_call(text("1"), &input).expect("room");
     assert!(input.json().is_some(), "it may have to be sent to another spoke");
@@ -180,15 +181,89 @@ fn the_input_of_a_call_is_kept_until_the_writer_has_it() {
 fn the_end_of_a_stream_is_charged_for_as_long_as_the_writer_keeps_it() {
     const SIZE: usize = 100_000;
     let budget = budget();
-    let (outbox, mut outgoing) = outbox(LIMITS, &budget);
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget);
     outbox.push_last(Bytes::from(vec![b'x'; SIZE])).expect("room");
-    outgoing.try_next().expect("it waits");
+    let Some(OutgoingItem::Last(last)) = outgoing.try_next() else {
+        panic!("it waits");
+    };
 
     outgoing.written();
     assert!(budget.used() > SIZE - 4096, "it is kept for its pong");
-    outgoing.sends(SIZE);
+    outgoing.sends(last);
     assert!(budget.used() > SIZE - 4096, "it is on its way");
     outgoing.written();
 
     assert_eq!(budget.used(), 0);
+}
+
+/// Everything that the writer finds now.
+fn drain(outgoing: &mut Outgoing) -> Vec<OutgoingItem> {
+    std::iter::from_fn(|| outgoing.try_next()).collect()
+}
+
+#[test]
+fn a_connection_that_takes_over_gets_what_was_not_written_first() {
+    let budget = budget();
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget);
+    outbox.push(text("written")).expect("room");
+    outgoing.try_next();
+    outgoing.written();
+    outbox.push(text("a")).expect("room");
+    let call = outbox.push_call(text("b"), &input()).expect("room");
+    assert_eq!(drain(&mut outgoing).len(), 2);
+
+    outgoing.attach();
+    outbox.push(text("c")).expect("room");
+
+    let again = [text("a"), text("b"), text("c")].map(OutgoingItem::Message);
+    assert_eq!(drain(&mut outgoing), again);
+    assert_eq!(outbox.seal(), call, "it may have left with the first connection");
+    outgoing.written();
+    outgoing.attach();
+    assert_eq!((drain(&mut outgoing), outbox.queued()), (vec![], 0));
+}
+
+#[test]
+fn a_call_that_was_never_taken_has_not_left_whatever_the_connection_that_takes_over_does() {
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
+    let first = outbox.push_call(text("1"), &input()).expect("room");
+    outgoing.try_next();
+    let second = outbox.push_call(text("2"), &input()).expect("room");
+
+    outgoing.attach();
+
+    assert!(first <= outbox.seal() && second > outbox.seal());
+    assert_eq!(drain(&mut outgoing), [OutgoingItem::Message(text("1"))]);
+}
+
+#[test]
+fn the_end_of_a_stream_that_goes_out_stays_until_it_is_written() {
+    let budget = budget();
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget);
+    outbox.push_last(text("end")).expect("room");
+    outbox.push(text("next")).expect("room");
+    let Some(OutgoingItem::Last(last)) = outgoing.try_next() else {
+        panic!("the end is kept for its pong");
+    };
+    outgoing.sends(last);
+
+    outgoing.attach();
+
+    assert_eq!(
+        drain(&mut outgoing),
+        [text("end"), text("next")].map(OutgoingItem::Message)
+    );
+    outgoing.written();
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn the_first_dialect_counts_for_the_session() {
+    let (outbox, _outgoing) = outbox("s1", LIMITS, &budget());
+    assert_eq!(outbox.dialect(), Dialect::default());
+
+    outbox.speaks(Dialect::Payload);
+    outbox.speaks(Dialect::Id);
+
+    assert_eq!(outbox.dialect(), Dialect::Payload);
 }

@@ -2,12 +2,10 @@
 
 use alkhub_config::StoreConfig;
 use alkhub_devdb::Server;
-use alkhub_protocol::Dialect;
 use prometheus::Registry;
 
 use super::*;
 use crate::fixture::budget;
-use crate::link::Connection;
 use crate::outbox::{Limits, outbox};
 
 #[tokio::test]
@@ -28,14 +26,9 @@ async fn a_spoke_that_was_heard_is_touched_once() {
         messages: 10,
         bytes: 1000,
     };
-    let (outbox, _outgoing) = outbox(limits, &budget());
-    let connection = Connection {
-        id: "c1".to_owned(),
-        outbox,
-        dialect: Dialect::Payload,
-    };
+    let (outbox, _outgoing) = outbox("c1", limits, &budget());
     let sessions = Arc::<Sessions>::default();
-    let link = sessions.link(&name, &"i1".parse().expect("valid"), connection);
+    let session = sessions.session(&name, &"i1".parse().expect("valid"), outbox);
     let presence = Presence::new(store.clone(), sessions, stop);
     let heard_at = async || {
         let spoke = store.spokes().get(&name).await.expect("read");
@@ -44,8 +37,8 @@ async fn a_spoke_that_was_heard_is_touched_once() {
 
     presence.write_heartbeats().await;
     assert_eq!(heard_at().await, None, "nothing was heard yet");
-    link.hear();
-    link.hear();
+    session.hear();
+    session.hear();
     presence.write_heartbeats().await;
     let first = heard_at().await.expect("heard");
     presence.write_heartbeats().await;

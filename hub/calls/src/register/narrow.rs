@@ -14,26 +14,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::Registrar;
 use crate::caller::SpokePolicy;
-use crate::link::Link;
 use crate::outcome::End;
-use crate::session::Session;
+use crate::session::{Registration, Session};
 
 impl Registrar {
     /// Brings what a connection has registered within what its spoke may do; `None` when it is. Dropping the future ends
     /// the registration, where it was narrowed.
     pub(crate) async fn narrow(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        session: &Arc<Session>,
         policy: Arc<SpokePolicy>,
-    ) -> Result<Option<Session>, CallError> {
+    ) -> Result<Option<Registration>, CallError> {
         let (done, result) = oneshot::channel();
-        let (registrar, link) = (Arc::clone(self), Arc::clone(link));
+        let (registrar, session) = (Arc::clone(self), Arc::clone(session));
         let gone = CancellationToken::new();
         let _waits = gone.clone().drop_guard();
-        let mut turn = self.sessions.turns.take(&link.connection.id);
+        let mut turn = self.sessions.turns.take(&session.id());
         self.tasks.spawn(async move {
             turn.comes().await;
-            let narrowed = registrar.narrow_to(&link, policy, &gone).await;
+            let narrowed = registrar.narrow_to(&session, policy, &gone).await;
             drop(done.send(narrowed));
             drop(turn);
         });
@@ -44,12 +43,12 @@ impl Registrar {
 
     async fn narrow_to(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        session: &Arc<Session>,
         policy: Arc<SpokePolicy>,
         gone: &CancellationToken,
-    ) -> Result<Option<Session>, CallError> {
-        let current = self.directory.instance(&link.spoke, &link.instance);
-        let Some(current) = current.filter(|instance| instance.is_on(link)) else {
+    ) -> Result<Option<Registration>, CallError> {
+        let current = self.directory.instance(&session.spoke, &session.instance);
+        let Some(current) = current.filter(|instance| instance.is_of(session)) else {
             return Ok(None);
         };
         let entry = &current.entry;
@@ -65,25 +64,25 @@ impl Registrar {
             concurrency,
             ..entry.clone()
         };
-        let session = self.enter(Some(&policy), link, narrowed, gone).await?;
+        let registration = self.enter(Some(&policy), session, narrowed, gone).await?;
         tracing::info!(
-            spoke.id = %link.spoke, instance.id = %link.instance, generation = session.generation(), withdrawn,
+            spoke.id = %session.spoke, instance.id = %session.instance, generation = registration.generation(), withdrawn,
             concurrency, "a spoke's declaration allows less than it had registered"
         );
-        self.end_withdrawn(link, &policy);
-        Ok(Some(session))
+        self.end_withdrawn(session, &policy);
+        Ok(Some(registration))
     }
 
     /// Ends the subscriptions that run on operations which the spoke may not offer any more.
-    fn end_withdrawn(&self, link: &Arc<Link>, policy: &SpokePolicy) {
-        for key in link.running() {
-            let call = self.table.on(link, key);
+    fn end_withdrawn(&self, session: &Arc<Session>, policy: &SpokePolicy) {
+        for key in session.running() {
+            let call = self.table.on(session, key);
             let Some(call) = call.filter(|call| call.operation.is_subscription()) else {
                 continue;
             };
             let name = &call.operation.name;
             if !policy.allows(name) {
-                let message = format!("spoke `{}` may not offer `{name}` any more", link.spoke);
+                let message = format!("spoke `{}` may not offer `{name}` any more", session.spoke);
                 let error = CallError::new(Code::NoProvider, message).delivered(Delivered::Yes);
                 let reason = "the spoke may not offer the operation any more";
                 self.table.end(key, End::Failed(error), Some(reason));

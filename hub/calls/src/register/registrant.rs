@@ -7,7 +7,7 @@ use alkhub_protocol::{CallError, Code, InstanceId, SpokeName, scope};
 
 use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
-use crate::link::Connection;
+use crate::outbox::Outbox;
 
 /// Who registers, once that is settled.
 pub(super) struct Registrant {
@@ -25,7 +25,7 @@ impl Registrant {
     pub(super) fn of(
         caller: &Caller,
         input: &RegisterInput,
-        connection: &Connection,
+        outbox: &Outbox,
         legs: &LegIds,
     ) -> Result<Self, CallError> {
         let spoke = spoke_of(caller, input)?;
@@ -36,7 +36,7 @@ impl Registrant {
         }
         let instance = match &input.instance_id {
             Some(instance) => instance.clone(),
-            None => legs.instance(&connection.id).map_err(|error| {
+            None => legs.instance(outbox.session()).map_err(|error| {
                 let message = format!("`instanceId` is missing and none can be made: {error}");
                 CallError::new(Code::BadRequest, message)
             })?,

@@ -1,25 +1,28 @@
 //! What hubs say to each other of calls: one line, then a frame where there is one.
 //!
 //! ```text
-//! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance}\n{call.requested}
+//! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance} {detach?}\n{call.requested}
 //! answer {key} {attempt}\n{call.responded, call.completed, call.error or call.aborted}
 //! abort {key}\n
 //! moved {key} {attempt}\n
 //! ```
 //!
-//! The key is the one by which the caller's hub knows the call, whichever of the two sends the message.
+//! `detach` stands where the call goes on without its caller ([`OnDisconnect`]). The key is the one by which the caller's hub knows the call, whichever of the two sends the message.
 
 use alkhub_protocol::frame::{self, Requested};
-use alkhub_protocol::{Frame, HubId, InstanceId, SpokeName};
+use alkhub_protocol::{Frame, HubId, InstanceId, OnDisconnect, SpokeName};
 use bytes::Bytes;
 
 use crate::call_id::CallId;
 
-/// Longest line: two names of 128 bytes at most, three ids of 36, three numbers, a word.
+/// Longest line: two names of 128 bytes at most, three ids of 36, three numbers, two words.
 const LINE_LIMIT: usize = 512;
 
 /// In place of a parent's id.
 const NO_PARENT: &str = "-";
+
+/// The last word of a call that goes on without its caller.
+const DETACH: &str = "detach";
 
 /// What a message says.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub(crate) enum RelayMessage {
         call: RemoteCall,
         id: CallId,
         to: Destination,
+        on_disconnect: OnDisconnect,
         requested: Box<Requested>,
     },
     /// To the holder: the caller left, or the deadline passed.
@@ -67,6 +71,7 @@ pub(super) enum Header {
         attempt: u8,
         id: CallId,
         to: Destination,
+        on_disconnect: OnDisconnect,
     },
     Abort {
         key: u64,
@@ -98,7 +103,13 @@ impl Header {
     /// The line, its end included.
     pub(super) fn encode(&self) -> Vec<u8> {
         let line = match self {
-            Self::Call { key, attempt, id, to } => {
+            Self::Call {
+                key,
+                attempt,
+                id,
+                to,
+                on_disconnect,
+            } => {
                 let CallId { id, root, parent } = id;
                 let parent = parent.map_or_else(|| NO_PARENT.to_owned(), |parent| parent.to_string());
                 let Destination {
@@ -106,7 +117,11 @@ impl Header {
                     instance,
                     generation,
                 } = to;
-                format!("call {key} {attempt} {id} {root} {parent} {generation} {spoke} {instance}\n")
+                let detach = match on_disconnect {
+                    OnDisconnect::Abort => "",
+                    OnDisconnect::Detach => " detach",
+                };
+                format!("call {key} {attempt} {id} {root} {parent} {generation} {spoke} {instance}{detach}\n")
             }
             Self::Abort { key } => format!("abort {key}\n"),
             Self::Answer { key, attempt } => format!("answer {key} {attempt}\n"),
@@ -134,6 +149,11 @@ impl Header {
                     generation: field()?.parse().ok()?,
                     spoke: field()?.parse().ok()?,
                     instance: field()?.parse().ok()?,
+                },
+                on_disconnect: match field() {
+                    None => OnDisconnect::Abort,
+                    Some(DETACH) => OnDisconnect::Detach,
+                    Some(_) => return None,
                 },
             },
             "abort" => Self::Abort {
@@ -168,10 +188,17 @@ impl RelayMessage {
             attempt,
         };
         Ok(match Header::decode(line).ok_or(Error::Header)? {
-            Header::Call { key, attempt, id, to } => Self::Call {
+            Header::Call {
+                key,
+                attempt,
+                id,
+                to,
+                on_disconnect,
+            } => Self::Call {
                 call: remote(key, attempt),
                 id,
                 to,
+                on_disconnect,
                 requested: match Frame::decode(&frame)?.0 {
                     Frame::Requested(requested) => Box::new(requested),
                     _ => return Err(Error::Unexpected),
@@ -252,6 +279,7 @@ mod tests {
             attempt: 1,
             id: id(),
             to: to(),
+            on_disconnect: OnDisconnect::Detach,
         };
 
         let message = read(&header, &frame).expect("valid");
@@ -260,12 +288,14 @@ mod tests {
             call,
             id: read_id,
             to: read_to,
+            on_disconnect,
             requested,
         } = message
         else {
             panic!("not a call: {message:?}");
         };
         assert_eq!((call, read_id, read_to), (remote(1), id(), to()));
+        assert_eq!(on_disconnect, OnDisconnect::Detach);
         assert_eq!(requested.input, Some(input));
         assert_eq!(requested.timeout_ms, Some(3000));
         assert_eq!(requested.traceparent.as_deref(), Some("00-a-b-01"));
@@ -296,6 +326,7 @@ mod tests {
             attempt: 0,
             id: id(),
             to: to(),
+            on_disconnect: OnDisconnect::Detach,
         };
         let aborted = encode::call_aborted(Dialect::Payload, "7", None);
         assert!(matches!(read(&call, &aborted), Err(Error::Unexpected)));

@@ -211,7 +211,7 @@ fn an_instance_that_is_lost_is_not_chosen_although_a_pool_still_has_it() {
     let pool = pool(vec![Arc::clone(&instance)], vec![]);
     assert!(choose(&pool, Wanted::default()).is_ok());
 
-    instance.link.as_ref().expect("on this hub").lose();
+    instance.session.as_ref().expect("on this hub").end();
 
     let error = choose(&pool, Wanted::default()).expect_err("it is gone");
     assert_eq!(error.code, Code::NoProvider, "{error}");

@@ -1,14 +1,13 @@
 //! Calls of queries and mutations on one hub.
 
-use alkhub_calls::{Answer, Limits, ListQuery, OutgoingItem, Reply, outbox};
+use alkhub_calls::{Answer, Limits, ListQuery, OutgoingItem, Reply};
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
 use alkhub_test_support::within;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, HubOptions, Spoke, admin, budget, client, connection_of, decode, mutation, operation, query, registration,
-    request,
+    Hub, HubOptions, Spoke, admin, client, decode, mutation, operation, peer_of, query, registration, request,
 };
 
 #[tokio::test(start_paused = true)]
@@ -63,17 +62,12 @@ async fn calls_in_flight_of_a_key_end_at_its_budget_by_name() {
 async fn a_caller_on_a_connection_is_answered_in_its_dialect_with_its_own_id() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
-    let (outbox, mut outgoing) = outbox(
-        Limits {
-            messages: 10,
-            bytes: 10_000,
-        },
-        &budget(),
-    );
-    let reply = Reply::Outbox {
-        outbox,
-        dialect: Dialect::Id,
-    };
+    let (outbox, mut outgoing) = peer_of(Limits {
+        messages: 10,
+        bytes: 10_000,
+    });
+    outbox.speaks(Dialect::Id);
+    let reply = Reply::Outbox(outbox);
     let request = request("text.upper", json!(1));
     let id = request.request_id.clone();
     hub.calls.dispatch(&admin(), request, reply).expect("routed");
@@ -164,7 +158,7 @@ async fn what_cannot_be_routed_says_why() {
 
     assert_eq!(code("text.lower").await, Code::OperationNotFound);
     assert_eq!(code("hub.nothing").await, Code::OperationNotFound);
-    spoke.session.close("for the test").await;
+    spoke.registration.close("for the test").await;
     assert_eq!(code("text.upper").await, Code::NoProvider);
 
     let refused = hub
@@ -181,7 +175,7 @@ async fn an_instance_gets_no_more_calls_at_once_than_it_takes() {
     let hub = Hub::local().await;
     let mut input = registration("text", &[query("text.upper")]);
     input["concurrency"] = json!(2);
-    let mut spoke = Spoke::register(&hub, &admin(), input, crate::fixture::connection())
+    let mut spoke = Spoke::register(&hub, &admin(), input, crate::fixture::peer())
         .await
         .expect("registers");
     let running: Vec<_> = (0..2).map(|_| hub.dispatch(request("text.upper", json!(1)))).collect();
@@ -228,7 +222,7 @@ async fn calls_of_a_key_and_of_the_hub_are_bounded() {
     let _third = dispatch(&other).expect("room");
     assert_eq!(dispatch(&other).expect_err("the hub's bound"), Code::Overloaded);
 
-    first.0.abort("for the test");
+    first.0.caller_lost("for the test");
     assert!(dispatch(&one).is_ok());
 }
 
@@ -262,7 +256,7 @@ async fn a_lost_spoke_fails_its_calls_at_once() {
         ticket.expect("routed");
         spoke.next_call().await;
 
-        drop(spoke.session);
+        drop(spoke.registration);
 
         let Ok(Answer::Failed(error)) = answers.try_recv() else {
             panic!("not failed at once");
@@ -315,7 +309,7 @@ async fn a_spoke_that_does_not_read_is_overloaded() {
         bytes: 10_000,
     };
     let input = registration("text", &[query("text.upper")]);
-    let _spoke = Spoke::register(&hub, &admin(), input, connection_of(limits))
+    let _spoke = Spoke::register(&hub, &admin(), input, peer_of(limits))
         .await
         .expect("registers");
     let _running: Vec<_> = (0..2).map(|_| hub.dispatch(request("text.upper", json!(1)))).collect();
@@ -466,17 +460,11 @@ async fn what_would_not_fit_into_a_frame_is_refused_on_both_ways() {
     let error = hub.call("text.upper", large.clone()).await.expect_err("too large");
     assert_eq!((error.code, error.delivered), (Code::PayloadTooLarge, Delivered::No));
     for (output, answered) in [(large, false), (fits.clone(), true)] {
-        let (outbox, mut outgoing) = outbox(
-            Limits {
-                messages: 10,
-                bytes: 10 << 20,
-            },
-            &budget(),
-        );
-        let reply = Reply::Outbox {
-            outbox,
-            dialect: Dialect::Payload,
-        };
+        let (outbox, mut outgoing) = peer_of(Limits {
+            messages: 10,
+            bytes: 10 << 20,
+        });
+        let reply = Reply::Outbox(outbox);
         hub.calls
             .dispatch(&admin(), request("text.upper", fits.clone()), reply)
             .expect("fits");

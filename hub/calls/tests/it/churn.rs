@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{Hub, HubOptions, Spoke, admin, connection, decode, query, registration, request};
+use crate::fixture::{Hub, HubOptions, Spoke, admin, decode, peer, query, registration, request};
 
 const SPOKES: u64 = 4;
 const CALLERS: u64 = 8;
@@ -25,9 +25,7 @@ async fn come_and_go(hub: Arc<Hub>, name: String, seed: u64, stop: CancellationT
     loop {
         let mut input = registration(&name, &[query("text.upper")]);
         input["concurrency"] = json!(20);
-        let mut spoke = Spoke::register(&hub, &admin(), input, connection())
-            .await
-            .expect("registers");
+        let mut spoke = Spoke::register(&hub, &admin(), input, peer()).await.expect("registers");
         // The first one stays.
         let calls = if seed == 0 { u32::MAX } else { random.u32(1..200) };
         for _ in 0..calls {
@@ -185,7 +183,9 @@ async fn every_slot_is_free(hub: &Hub) {
     let running: Vec<_> = (0..21).map(|_| hub.dispatch(request("text.upper", json!(1)))).collect();
     assert_eq!(running.iter().filter(|(ticket, _)| ticket.is_ok()).count(), 20);
     for (ticket, _) in running {
-        ticket.iter().for_each(|ticket| ticket.abort("for the test"));
+        if let Ok(ticket) = &ticket {
+            ticket.caller_lost("for the test");
+        }
     }
 }
 

@@ -159,7 +159,7 @@ async fn played_holder() -> (Pair, Played, u64) {
     let operation = subscription("text.upper");
     let spoke = pair.spoke_on_b(std::slice::from_ref(&operation)).await;
     let played = Played::beside(&pair, "pod-a-a1").await;
-    spoke.session.close("the other hub takes it").await;
+    spoke.registration.close("the other hub takes it").await;
     let generation = played.offers("i1", &operation).await;
     sees(&pair.a, "text.upper", generation).await;
     (pair, played, generation)

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use alkhub_calls::{Answer, OutgoingItem, Reply, outbox};
+use alkhub_calls::{Answer, Limits, OutgoingItem, Reply};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{Code, Delivered, Dialect, Frame};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::fixture::{Hub, Spoke, admin, budget, connection, query, registration, request, subscription};
+use crate::fixture::{Hub, Spoke, admin, peer, peer_of, query, registration, request, subscription};
 
 const LATE: Duration = Duration::from_millis(100);
 
@@ -82,8 +82,8 @@ async fn an_abort_reaches_the_spoke_and_the_caller_hears_nothing_more() {
     let ticket = ticket.expect("routed");
     let call = spoke.next_call().await;
 
-    ticket.abort("the user has left");
-    ticket.abort("twice");
+    ticket.caller_lost("the user has left");
+    ticket.caller_lost("twice");
 
     assert_eq!(spoke.next_abort().await, call.request_id);
     assert!(spoke.has_nothing());
@@ -111,23 +111,17 @@ async fn a_caller_that_stops_waiting_aborts_the_call() {
 async fn a_spoke_that_gives_up_aborts_the_call_for_its_caller() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
-    let (caller, mut outgoing) = outbox(
-        alkhub_calls::Limits {
-            messages: 10,
-            bytes: 10_000,
-        },
-        &budget(),
-    );
-    let reply = Reply::Outbox {
-        outbox: caller,
-        dialect: Dialect::Payload,
-    };
+    let (caller, mut outgoing) = peer_of(Limits {
+        messages: 10,
+        bytes: 10_000,
+    });
+    let reply = Reply::Outbox(caller);
     hub.calls
         .dispatch(&admin(), request("text.upper", json!(1)), reply)
         .expect("routed");
     let call = spoke.next_call().await;
 
-    spoke.session.received(Frame::Aborted {
+    spoke.registration.received(Frame::Aborted {
         request_id: call.request_id,
     });
 
@@ -142,15 +136,15 @@ async fn a_spoke_that_gives_up_aborts_the_call_for_its_caller() {
 async fn an_abort_is_kept_apart_from_its_call_in_the_origins_dialect_alone() {
     let hub = Hub::local().await;
     for dialect in [Dialect::Payload, Dialect::Id] {
-        let (mut connection, outgoing) = connection();
-        connection.dialect = dialect;
+        let (outbox, outgoing) = peer();
+        outbox.speaks(dialect);
         let input = registration("text", &[query("text.upper")]);
-        let spoke = Spoke::register(&hub, &admin(), input, (connection, outgoing)).await;
+        let spoke = Spoke::register(&hub, &admin(), input, (outbox, outgoing)).await;
         let mut spoke = spoke.expect("registers");
         let (ticket, _answers) = hub.dispatch(request("text.upper", json!(1)));
         spoke.next_call().await;
 
-        ticket.expect("routed").abort("enough");
+        ticket.expect("routed").caller_lost("enough");
 
         let apart = matches!(spoke.next().await, OutgoingItem::Last(_));
         assert_eq!(apart, dialect == Dialect::Payload);

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use alkhub_budget::{Budget, Budgets};
 use alkhub_calls::{
-    Answer, Caller, Calls, Connection, Limits, Outgoing, OutgoingItem, Parts, Reply, Session, SpokePolicy, outbox,
+    Answer, Caller, Calls, Limits, Outbox, Outgoing, OutgoingItem, Parts, Registration, Reply, SpokePolicy, outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, OfferedOperation};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
-use alkhub_protocol::{CallError, CallRequest, Dialect, Frame, HubId, RawJson, RequestId, Scopes};
+use alkhub_protocol::{CallError, CallRequest, Frame, HubId, OnDisconnect, RawJson, RequestId, Scopes};
 use alkhub_redis::Connector;
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
@@ -177,15 +177,15 @@ impl Hub {
 #[derive(Debug)]
 pub(crate) struct Spoke {
     pub(crate) output: RegisterOutput,
-    pub(crate) session: Session,
+    pub(crate) registration: Registration,
     pub(crate) outgoing: Outgoing,
-    pub(crate) connection: Connection,
+    pub(crate) outbox: Outbox,
 }
 
 impl Spoke {
     /// Registers as an administrator may: under any name, with any operation.
     pub(crate) async fn connect(hub: &Hub, name: &str, operations: &[Value]) -> Self {
-        Self::register(hub, &admin(), registration(name, operations), connection())
+        Self::register(hub, &admin(), registration(name, operations), peer())
             .await
             .expect("registers")
     }
@@ -194,24 +194,24 @@ impl Spoke {
         hub: &Hub,
         caller: &Arc<Caller>,
         input: Value,
-        (connection, outgoing): (Connection, Outgoing),
+        (outbox, outgoing): (Outbox, Outgoing),
     ) -> Result<Self, CallError> {
         let input = serde_json::from_value(input).expect("a registration");
-        Self::register_as(hub, caller, input, (connection, outgoing)).await
+        Self::register_as(hub, caller, input, (outbox, outgoing)).await
     }
 
     pub(crate) async fn register_as(
         hub: &Hub,
         caller: &Arc<Caller>,
         input: RegisterInput,
-        (connection, outgoing): (Connection, Outgoing),
+        (outbox, outgoing): (Outbox, Outgoing),
     ) -> Result<Self, CallError> {
-        let (output, session) = hub.calls.register(caller, input, connection.clone()).await?;
+        let (output, registration) = hub.calls.register(caller, input, outbox.clone()).await?;
         Ok(Self {
             output,
-            session,
+            registration,
             outgoing,
-            connection,
+            outbox,
         })
     }
 
@@ -258,18 +258,18 @@ impl Spoke {
     }
 
     pub(crate) fn respond(&self, id: &RequestId, output: Value) {
-        self.session.received(Frame::Responded {
+        self.registration.received(Frame::Responded {
             request_id: id.clone(),
             output: RawJson::from(output),
         });
     }
 
     pub(crate) fn complete(&self, id: &RequestId) {
-        self.session.received(Frame::Completed { request_id: id.clone() });
+        self.registration.received(Frame::Completed { request_id: id.clone() });
     }
 
     pub(crate) fn fail(&self, id: &RequestId, error: CallError) {
-        self.session.received(Frame::Failed {
+        self.registration.received(Frame::Failed {
             request_id: id.clone(),
             error,
         });
@@ -280,24 +280,21 @@ pub(crate) fn decode(message: &Bytes) -> Frame {
     Frame::decode(message).expect("a frame").0
 }
 
-/// A connection without a socket.
-pub(crate) fn connection() -> (Connection, Outgoing) {
-    connection_of(Limits {
-        messages: 10_000,
-        bytes: 64 << 20,
-    })
+/// What a peer's session may have waiting where a test does not care.
+pub(crate) const LIMITS: Limits = Limits {
+    messages: 10_000,
+    bytes: 64 << 20,
+};
+
+/// The session of a peer without a socket.
+pub(crate) fn peer() -> (Outbox, Outgoing) {
+    peer_of(LIMITS)
 }
 
-pub(crate) fn connection_of(limits: Limits) -> (Connection, Outgoing) {
+pub(crate) fn peer_of(limits: Limits) -> (Outbox, Outgoing) {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let (outbox, outgoing) = outbox(limits, &budget());
-    let connection = Connection {
-        id: format!("c{number}"),
-        outbox,
-        dialect: Dialect::Payload,
-    };
-    (connection, outgoing)
+    outbox(format!("s{number}"), limits, &budget())
 }
 
 /// The input of `hub.register`.
@@ -359,6 +356,7 @@ pub(crate) fn request(operation: &str, input: Value) -> CallRequest {
         target: None,
         traceparent: None,
         metadata: None,
+        on_disconnect: OnDisconnect::Abort,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_calls::{Answer, Caller, Reply};
+use alkhub_calls::{Answer, Caller, Reply, outbox};
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{
-    Hub, HubOptions, Spoke, admin, client, connection, mutation, operation, query, record, registration, request,
-    subscription,
+    Hub, HubOptions, LIMITS, Spoke, admin, budget, client, mutation, operation, peer, query, record, registration,
+    request, subscription,
 };
 use crate::pair::{Pair, in_flight, sees};
 
@@ -163,7 +163,7 @@ async fn a_deadline_and_an_abort_travel_to_the_spoke() {
     let (ticket, _answers) = pair.a.dispatch(request("text.upper", json!(1)));
     let ticket = ticket.expect("routed");
     let aborted = spoke.next_call().await;
-    ticket.abort("for the test");
+    ticket.caller_lost("for the test");
     assert_eq!(spoke.next_abort().await, aborted.request_id);
     in_flight(&pair.b, 0).await;
     drop(spoke);
@@ -192,18 +192,18 @@ async fn an_instance_that_registers_on_another_hub_is_fenced_on_the_first() {
     let pair = Pair::start().await;
     let mut input = registration("text", &[query("text.upper")]);
     input["instanceId"] = json!("one");
-    let mut old = Spoke::register(&pair.b, &admin(), input.clone(), connection())
+    let mut old = Spoke::register(&pair.b, &admin(), input.clone(), peer())
         .await
         .expect("registers");
     sees(&pair.a, "text.upper", old.output.generation).await;
 
-    let mut new = Spoke::register(&pair.a, &admin(), input, connection())
+    let mut new = Spoke::register(&pair.a, &admin(), input, peer())
         .await
         .expect("registers");
 
     assert!(new.output.generation > old.output.generation);
     assert_eq!(old.next_close().await, 4409);
-    old.session.close("replaced").await;
+    old.registration.close("replaced").await;
     sees(&pair.b, "text.upper", new.output.generation).await;
     let answering = async {
         let call = new.next_call().await;
@@ -242,7 +242,7 @@ async fn calls_avoid_a_hub_that_drains_as_long_as_there_is_another() {
         staying.next_call().await;
     }
     assert!(leaving.has_nothing());
-    staying.session.close("for the test").await;
+    staying.registration.close("for the test").await;
     until("both hubs know it", async || {
         let known = [&pair.a, &pair.b].map(|hub| hub.calls.instances().len());
         if known == [1, 1] {
@@ -265,7 +265,7 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
     let caller = admin();
     let input = serde_json::from_value(registration("text", &[])).expect("valid");
     pair.redis.freeze();
-    let mut again = Box::pin(pair.b.calls.register(&caller, input, spoke.connection.clone()));
+    let mut again = Box::pin(pair.b.calls.register(&caller, input, spoke.outbox.clone()));
     assert!(futures::poll!(&mut again).is_pending());
     // Far enough for its task to wait for Redis, and Redis lets it no further.
     for _ in 0..100 {
@@ -273,7 +273,9 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
     }
 
     drop(again);
-    futures::join!(spoke.session.close("the socket ended"), async { pair.redis.thaw() });
+    futures::join!(spoke.registration.close("the socket ended"), async {
+        pair.redis.thaw()
+    });
 
     until("the record to go", async || {
         let records: usize = pair.redis.query(&["HLEN", "alk:directory"]).await;
@@ -311,7 +313,7 @@ async fn a_spoke_that_leaves_while_the_directory_is_busy_leaves_no_record() {
         assert!(futures::poll!(registration).is_pending());
     }
 
-    spoke.session.close("the socket ended").await;
+    spoke.registration.close("the socket ended").await;
     redis.thaw();
 
     within("the others register", futures::future::join_all(waiting)).await;
@@ -421,7 +423,7 @@ async fn slots_count_for_callers_of_every_hub() {
     let pair = Pair::start().await;
     let mut input = registration("text", &[query("text.upper")]);
     input["concurrency"] = json!(1);
-    let spoke = Spoke::register(&pair.b, &admin(), input, connection())
+    let spoke = Spoke::register(&pair.b, &admin(), input, peer())
         .await
         .expect("registers");
     sees(&pair.a, "text.upper", spoke.output.generation).await;
@@ -450,11 +452,11 @@ async fn a_call_follows_a_spoke_that_registers_again_meanwhile() {
     for round in 0..20 {
         let input = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
         let caller = admin();
-        let registering = pair.b.calls.register(&caller, input, spoke.connection.clone());
+        let registering = pair.b.calls.register(&caller, input, spoke.outbox.clone());
         let calling = pair.a.call("text.upper", json!(round));
         let answering = async {
             let (output, session) = registering.await.expect("registers");
-            spoke.session = session;
+            spoke.registration = session;
             let call = spoke.next_call().await;
             spoke.respond(&call.request_id, json!(round));
             output
@@ -566,10 +568,9 @@ async fn without_postgres_an_operation_of_another_hub_waits_for_its_specificatio
 async fn connections_of_the_same_id_on_two_hubs_are_two_instances() {
     let pair = Pair::start().await;
     let register = async |hub: &Hub| {
-        let (mut connection, outgoing) = connection();
-        connection.id = "same".to_owned();
+        let (outbox, outgoing) = outbox("same", LIMITS, &budget());
         let input = registration("text", &[query("text.upper")]);
-        Spoke::register(hub, &admin(), input, (connection, outgoing))
+        Spoke::register(hub, &admin(), input, (outbox, outgoing))
             .await
             .expect("registers")
     };

@@ -223,9 +223,9 @@ async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
     let (ticket, mut near) = pair.b.dispatch(request("text.upper", json!(1)));
     ticket.expect("routed");
     let Spoke {
-        connection,
+        outbox,
         mut outgoing,
-        session: first,
+        registration: first,
         ..
     } = spoke;
     let OutgoingItem::Message(message) = within("the call", outgoing.next()).await.expect("open") else {
@@ -237,7 +237,7 @@ async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
 
     pair.lose_redis().await;
     let again = registration("text", &[mutation("text.upper"), query("text.lower")]);
-    let again = Spoke::register(&pair.b, &admin(), again, (connection, outgoing)).await;
+    let again = Spoke::register(&pair.b, &admin(), again, (outbox, outgoing)).await;
     let again = again.expect("Redis is not needed for it");
     drop(first);
     again.respond(&of_near.request_id, json!("A"));

@@ -14,5 +14,6 @@ mod lists;
 mod pair;
 mod postgres;
 mod registering;
+mod sessions;
 mod speed;
 mod subscriptions;

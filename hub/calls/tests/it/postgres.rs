@@ -57,7 +57,7 @@ async fn every_call_leaves_one_record_and_no_payload() {
     spoke.respond(&call.request_id, json!("SECRET"));
     assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
     let (ticket, _answers) = hub.dispatch(request("text.upper", json!("a")));
-    ticket.expect("routed").abort("for the test");
+    ticket.expect("routed").caller_lost("for the test");
     hub.call("text.upper", json!(1)).await.expect_err("refused");
 
     let store = store(postgres.url()).await;
@@ -144,7 +144,7 @@ async fn a_spokes_coming_and_going_is_written() {
     let adhoc = Spoke::connect(&hub, "adhoc", &[query("adhoc.work")]).await;
     let declared = registration("declared", &[]);
     let key = spoke_key("declared", &[], None, false);
-    let _declared = Spoke::register(&hub, &key, declared, crate::fixture::connection())
+    let _declared = Spoke::register(&hub, &key, declared, crate::fixture::peer())
         .await
         .expect("registers");
 
@@ -159,7 +159,7 @@ async fn a_spokes_coming_and_going_is_written() {
         .await;
     };
     seen(false).await;
-    adhoc.session.close("for the test").await;
+    adhoc.registration.close("for the test").await;
     seen(true).await;
 
     let declared = "declared".parse().expect("valid");
@@ -181,11 +181,11 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
     })
     .await;
     let offered: Vec<_> = (0..20).map(|i| query(&format!("text.op{i}"))).collect();
-    let (connection, _outgoing) = crate::fixture::connection();
+    let (outbox, _outgoing) = crate::fixture::peer();
     let caller = admin();
     let register = async |operations: Vec<serde_json::Value>| {
         let input = serde_json::from_value(registration("text", &operations)).expect("a registration");
-        let registered = hub.calls.register(&caller, input, connection.clone()).await;
+        let registered = hub.calls.register(&caller, input, outbox.clone()).await;
         registered.expect("registers")
     };
 
@@ -278,7 +278,7 @@ async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_
     };
     let before = start("pod-a1").await;
     let spoke = Spoke::connect(&before, "text", &[query("text.upper")]).await;
-    spoke.session.close("for the test").await;
+    spoke.registration.close("for the test").await;
     before.stop().await;
     let hub = start("pod-a2").await;
 

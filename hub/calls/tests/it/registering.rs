@@ -10,11 +10,11 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, Spoke, admin, client, connection, operation, query, registration, request, spoke_key, subscription,
+    Hub, Spoke, admin, client, operation, peer, query, registration, request, spoke_key, subscription,
 };
 
 async fn register(hub: &Hub, caller: &Arc<Caller>, input: Value) -> Result<Spoke, alkhub_protocol::CallError> {
-    Spoke::register(hub, caller, input, connection()).await
+    Spoke::register(hub, caller, input, peer()).await
 }
 
 /// `name: result reason` of each operation.
@@ -71,7 +71,7 @@ async fn what_no_type_of_ours_can_hold_is_kept_or_refused_by_name() {
         input.operations.push(RawJson::parse(text).expect("JSON"));
     }
 
-    let spoke = Spoke::register_as(&hub, &admin(), input, connection())
+    let spoke = Spoke::register_as(&hub, &admin(), input, peer())
         .await
         .expect("an answer");
 
@@ -327,7 +327,7 @@ async fn another_specification_than_the_pools_is_rejected_with_what_differs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_connection_of_the_instance_replaces_the_older_one() {
+async fn a_newer_peer_of_the_instance_replaces_the_older_one() {
     let hub = Hub::local().await;
     let mut input = registration("text", &[query("text.upper")]);
     input["instanceId"] = json!("one");
@@ -345,7 +345,7 @@ async fn a_newer_connection_of_the_instance_replaces_the_older_one() {
     };
     assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
     old.respond(&call.request_id, json!("too late"));
-    old.session.close("replaced").await;
+    old.registration.close("replaced").await;
     assert!(
         hub.dispatch(request("text.upper", json!(1))).0.is_ok(),
         "the newer one stays"
@@ -365,10 +365,10 @@ async fn registering_again_on_a_connection_replaces_its_set() {
 
     let (output, session) = hub
         .calls
-        .register(&admin(), input, first.connection.clone())
+        .register(&admin(), input, first.outbox.clone())
         .await
         .expect("registers");
-    drop(first.session);
+    drop(first.registration);
 
     assert!(
         output.operations.iter().all(|o| o.result == Registered::Registered),
@@ -402,7 +402,7 @@ async fn a_connection_is_one_instance() {
 
     let error = hub
         .calls
-        .register(&admin(), input, first.connection.clone())
+        .register(&admin(), input, first.outbox.clone())
         .await
         .expect_err("another spoke");
 
@@ -414,8 +414,8 @@ async fn a_registration_that_nobody_waits_for_takes_no_effect() {
     let hub = Hub::local().await;
     let input = serde_json::from_value(registration("text", &[query("text.upper")])).expect("valid");
     let caller = admin();
-    let (connection, _outgoing) = connection();
-    let mut registering = Box::pin(hub.calls.register(&caller, input, connection));
+    let (outbox, _outgoing) = peer();
+    let mut registering = Box::pin(hub.calls.register(&caller, input, outbox));
     assert!(futures::poll!(&mut registering).is_pending());
 
     drop(registering);
@@ -447,24 +447,19 @@ async fn a_registration_whose_connection_has_ended_replaces_no_newer_one() {
     let (caller, other) = (admin(), client(&["admin", "spokes:read"]));
     let mut given_up = Box::pin(
         hub.calls
-            .register(&caller, of_instance(&[heavy("text.slow")]), connection().0),
+            .register(&caller, of_instance(&[heavy("text.slow")]), peer().0),
     );
     assert!(futures::poll!(&mut given_up).is_pending());
 
     drop(given_up);
-    let mut back = Spoke::register_as(&hub, &caller, of_instance(&[query("text.upper")]), connection())
+    let mut back = Spoke::register_as(&hub, &caller, of_instance(&[query("text.upper")]), peer())
         .await
         .expect("registers");
 
     // Its turn comes after the one that was given up.
-    let _later = Spoke::register(
-        &hub,
-        &other,
-        registration("later", &[heavy("text.later")]),
-        connection(),
-    )
-    .await
-    .expect("registers");
+    let _later = Spoke::register(&hub, &other, registration("later", &[heavy("text.later")]), peer())
+        .await
+        .expect("registers");
     assert!(back.has_nothing(), "it must not be closed");
     let instances = hub.calls.instances();
     let generations: Vec<u64> = instances.iter().map(|i| i.1.generation).collect();
@@ -480,11 +475,11 @@ async fn of_two_connections_of_an_instance_the_one_that_asked_later_stays() {
     let caller = admin();
     let mut older = Box::pin(
         hub.calls
-            .register(&caller, of_instance(&[heavy("text.slow")]), connection().0),
+            .register(&caller, of_instance(&[heavy("text.slow")]), peer().0),
     );
     assert!(futures::poll!(&mut older).is_pending());
 
-    let mut newer = Spoke::register_as(&hub, &caller, of_instance(&[query("text.upper")]), connection())
+    let mut newer = Spoke::register_as(&hub, &caller, of_instance(&[query("text.upper")]), peer())
         .await
         .expect("registers");
 
@@ -503,7 +498,7 @@ async fn a_key_with_many_heavy_specifications_delays_no_other_key_for_long() {
     let (greedy, modest) = (client(&["admin", "greedy"]), client(&["admin", "modest"]));
     let many = (0..20).map(|i| {
         let input = serde_json::from_value(registration("greedy", &[heavy(&format!("greedy.op{i}"))])).expect("valid");
-        hub.calls.register(&greedy, input, connection().0)
+        hub.calls.register(&greedy, input, peer().0)
     });
     let mut many: futures::stream::FuturesUnordered<_> = many.collect();
     assert!(futures::poll!(many.next()).is_pending());
@@ -541,7 +536,7 @@ async fn a_session_that_ends_takes_its_instance_with_it() {
     assert_eq!(hub.calls.instances().len(), 1);
     assert!((hub.metric("alkhub_spokes_connected") - 1.0).abs() < f64::EPSILON);
 
-    spoke.session.close("for the test").await;
+    spoke.registration.close("for the test").await;
 
     assert!(hub.calls.instances().is_empty() && hub.calls.operations(&admin(), None).is_empty());
     assert!(hub.metric("alkhub_spokes_connected").abs() < f64::EPSILON);

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use alkhub_calls::{Limits, OutgoingItem, Reply, outbox};
+use alkhub_calls::{Limits, OutgoingItem, Reply};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{Dialect, Frame, RawJson, RequestId};
 use serde_json::json;
 
-use crate::fixture::{Hub, Spoke, admin, budget, decode, operation};
+use crate::fixture::{Hub, Spoke, admin, decode, operation, peer_of};
 
 const CALLS: usize = 20_000;
 
@@ -44,13 +44,10 @@ fn cpu() -> Duration {
 
 /// CPU time per call: the caller's frame in, the spoke's frame out and in, the answer out; and both fake ends.
 fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
-    let (caller, mut outgoing) = outbox(
-        Limits {
-            messages: 1_000,
-            bytes: 10 << 20,
-        },
-        &budget(),
-    );
+    let (caller, mut outgoing) = peer_of(Limits {
+        messages: 1_000,
+        bytes: 10 << 20,
+    });
     let admin = admin();
     let name = "text.upper".parse().expect("valid");
     let input = RawJson::from(json!({"text": "x".repeat(100)}));
@@ -71,10 +68,7 @@ fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
         let Frame::Requested(request) = decode(&message) else {
             panic!("a request");
         };
-        let reply = Reply::Outbox {
-            outbox: caller.clone(),
-            dialect: Dialect::Payload,
-        };
+        let reply = Reply::Outbox(caller.clone());
         hub.calls
             .dispatch(&admin, request.into_request(0), reply)
             .expect("routed");
@@ -98,7 +92,7 @@ fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
 
 fn answer(spoke: &Spoke, id: &RequestId, output: &RawJson, outgoing: &mut alkhub_calls::Outgoing) {
     let message = encode::call_responded(Dialect::Payload, id.as_str(), output);
-    spoke.session.received(decode(&message));
+    spoke.registration.received(decode(&message));
     assert!(
         matches!(outgoing.try_next(), Some(OutgoingItem::Message(_))),
         "an answer"

@@ -1,13 +1,13 @@
 //! Subscriptions on one hub.
 
-use alkhub_calls::{Answer, Limits, OutgoingItem, Reply, outbox};
+use alkhub_calls::{Answer, Limits, OutgoingItem, Reply};
 use alkhub_config::CallsConfig;
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
+use alkhub_protocol::{CallError, Code, Delivered, Frame, RawJson};
 use alkhub_test_support::within;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::fixture::{Hub, Spoke, admin, budget, decode, operation, query, request, subscription};
+use crate::fixture::{Hub, Spoke, admin, decode, operation, peer_of, query, request, subscription};
 
 fn data(item: Option<Result<RawJson, CallError>>) -> Value {
     let item = item.expect("an item").expect("no error");
@@ -119,18 +119,12 @@ async fn bytes_of_a_subscription_are_bounded_too() {
 async fn a_slow_connection_loses_the_subscription_and_keeps_its_calls() {
     let hub = Hub::with(small()).await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks"), query("clock.now")]).await;
-    let (caller, mut outgoing) = outbox(
-        Limits {
-            messages: 100,
-            bytes: 100_000,
-        },
-        &budget(),
-    );
+    let (caller, mut outgoing) = peer_of(Limits {
+        messages: 100,
+        bytes: 100_000,
+    });
     let dispatch = |operation: &str| {
-        let reply = Reply::Outbox {
-            outbox: caller.clone(),
-            dialect: Dialect::Payload,
-        };
+        let reply = Reply::Outbox(caller.clone());
         hub.calls
             .dispatch(&admin(), request(operation, json!({})), reply)
             .expect("routed");

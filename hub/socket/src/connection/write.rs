@@ -25,7 +25,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Poll::Pending => return Ok(Poll::Pending),
                 }
                 if std::mem::take(&mut self.taken) {
-                    self.outgoing.written();
+                    self.session.outgoing.written();
                 }
             }
             if self.phase == Phase::Open {
@@ -46,12 +46,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let kind = self.kind.unwrap_or(MessageKind::Text);
         if self.registered.socket.take_ping() {
             self.batch.ping(&[]);
-            self.held.beat();
+            self.session.held.beat();
         }
         if self.say(cx, kind) {
             return;
         }
-        if let Some(asked) = self.held.ask() {
+        if let Some(asked) = self.session.held.ask() {
             self.batch.ping(&asked);
         }
         self.tell(cx, kind);
@@ -60,8 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Queues answers and calls; true when the close is queued.
     fn say(&mut self, cx: &mut Context<'_>, kind: MessageKind) -> bool {
         while self.batch.len() < BATCH {
-            if let Some(message) = self.held.take() {
-                self.outgoing.sends(message.len());
+            if let Some(message) = self.session.held.take() {
+                self.session.outgoing.sends(message.clone());
                 self.taken = true;
                 self.batch.message(kind, message);
                 continue;
@@ -70,20 +70,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.end(code, &reason);
                 return true;
             }
-            match self.outgoing.poll_next(cx) {
+            match self.session.outgoing.poll_next(cx) {
                 Poll::Ready(Some(OutgoingItem::Message(message))) => {
-                    self.conversation.wrote(1);
+                    self.session.conversation.wrote(1);
                     self.taken = true;
                     self.batch.message(kind, message);
                 }
                 Poll::Ready(Some(OutgoingItem::Last(message))) => {
-                    self.conversation.wrote(1);
-                    self.held.keep(message);
+                    self.session.conversation.wrote(1);
+                    self.session.held.keep(message);
                 }
                 Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
                     // It may have been decided since this poll began.
-                    self.conversation.end_work(&reason);
-                    self.held.release_all();
+                    self.session.conversation.end_work(&reason);
+                    self.session.held.release_all();
                     self.ending = Some((code, reason));
                 }
                 Poll::Ready(None) => {
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn tell(&mut self, cx: &mut Context<'_>, kind: MessageKind) {
         let mut messages = 0;
         while self.batch.len() < BATCH {
-            match self.conversation.poll_event(cx) {
+            match self.session.conversation.poll_event(cx) {
                 Poll::Ready(Item::Event(event)) => {
                     messages += 1;
                     let framed = event.framed(|text| framed_text(text));
@@ -113,14 +113,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(Item::Overflowed) | Poll::Pending => break,
             }
         }
-        self.conversation.wrote(messages);
+        self.session.conversation.wrote(messages);
     }
 
     /// Says the last words; everything that was queued before has gone.
     fn end(&mut self, code: u16, reason: &str) {
         if !self.peer_closed {
             let kind = self.kind.unwrap_or(MessageKind::Text);
-            for message in self.conversation.last_errors(code, reason) {
+            for message in self.session.conversation.last_errors(code, reason) {
                 self.batch.message(kind, message);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alkhub_calls::{Caller, Connection, Session};
+use alkhub_calls::{Caller, Registration};
 use alkhub_edge::envelope;
 use alkhub_protocol::frame::{Requested, encode};
 use alkhub_protocol::register::RegisterInput;
@@ -11,7 +11,7 @@ use alkhub_protocol::{CallError, Code, RawJson};
 use super::Conversation;
 use crate::code;
 use crate::pending::Done;
-use crate::spoke::Registration;
+use crate::spoke::RegistrationEnd;
 
 /// As much of what is wrong with a registration is said, in characters: it repeats what the peer wrote.
 const SHOWN: usize = 500;
@@ -29,16 +29,11 @@ impl Conversation {
                 return self.fail(&request_id, &CallError::new(Code::BadRequest, message));
             }
         };
-        let connection = Connection {
-            id: self.id.clone(),
-            outbox: self.outbox.clone(),
-            dialect: self.dialect(),
-        };
-        let (calls, caller) = (self.sockets.calls().clone(), self.key.caller());
+        let (calls, caller, outbox) = (self.sockets.calls().clone(), self.key.caller(), self.outbox.clone());
         self.spoke.begin();
         self.pending.add(async move {
-            let result = calls.register(&caller, input, connection).await;
-            Done::Registered(Box::new(Registration {
+            let result = calls.register(&caller, input, outbox).await;
+            Done::Registered(Box::new(RegistrationEnd {
                 request_id,
                 caller,
                 result,
@@ -48,17 +43,17 @@ impl Conversation {
 
     /// Brings the spoke's registration within what its declaration allows.
     pub(super) fn narrow(&mut self, caller: &Caller) {
-        if let Some(session) = self.spoke.session() {
-            let narrowing = self.sockets.calls().narrow(session, caller);
+        if let Some(registration) = self.spoke.registration() {
+            let narrowing = self.sockets.calls().narrow(registration, caller);
             self.pending
                 .add(async move { Done::Narrowed(Box::new(narrowing.await)) });
         }
     }
 
     /// Takes a narrowed registration over; a spoke whose registration was lost with it has to come again.
-    pub(super) fn narrowed(&mut self, narrowed: Result<Option<Session>, CallError>) {
+    pub(super) fn narrowed(&mut self, narrowed: Result<Option<Registration>, CallError>) {
         match narrowed {
-            Ok(Some(session)) if session.is_current() => self.spoke.replace(session),
+            Ok(Some(registration)) if registration.is_current() => self.spoke.replace(registration),
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "a spoke could not be held to its declaration and has to register again");
@@ -69,19 +64,19 @@ impl Conversation {
     }
 
     /// Answers a registration.
-    pub(super) fn registered(&mut self, registration: Registration) {
-        let Registration {
+    pub(super) fn registered(&mut self, end: RegistrationEnd) {
+        let RegistrationEnd {
             request_id,
             caller,
             result,
-        } = registration;
+        } = end;
         match result {
-            Ok((output, session)) => {
+            Ok((output, registration)) => {
                 let data = serde_json::to_vec(&output).expect("the answer is a plain struct");
                 let output = RawJson::parse(envelope::local(&data, Some("hub.register")));
                 let output = output.expect("an answer of ours is JSON and shallow");
                 self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
-                self.spoke.settle(Some(session));
+                self.spoke.settle(Some(registration));
                 let now = self.key.caller();
                 if !Arc::ptr_eq(&caller, &now) {
                     // The declaration changed while it was examined.

@@ -1,0 +1,164 @@
+//! One registration of an instance, as its surface holds it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use alkhub_hub_cluster::Cluster;
+use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use super::{Session, spoken};
+use crate::answer::Answers;
+use crate::call::Call;
+use crate::call_id::LegIds;
+use crate::departure::Departures;
+use crate::operation::BAD_GATEWAY;
+use crate::outcome::End;
+use crate::table::CallTable;
+
+/// How long a closed registration waits until the directory has noted that its spoke has left.
+const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
+
+/// What makes a session an instance of a spoke: dropping it, or closing it, ends the session and fails the calls that run
+/// on it with `SPOKE_LOST`.
+///
+/// A session that registers again gets a new one; the one before does nothing more then.
+#[derive(Debug)]
+pub struct Registration {
+    context: Arc<RegistrationContext>,
+    session: Arc<Session>,
+    generation: u64,
+    /// Whether its end has begun.
+    ended: AtomicBool,
+}
+
+/// What registrations act on.
+#[derive(Debug)]
+pub(crate) struct RegistrationContext {
+    pub(crate) answers: Arc<Answers>,
+    pub(crate) table: Arc<CallTable>,
+    pub(crate) legs: LegIds,
+    pub(crate) departures: Arc<Departures>,
+    pub(crate) cluster: Cluster,
+    pub(crate) tasks: TaskTracker,
+    /// For what is spawned when a session is dropped: that may happen outside the runtime.
+    pub(crate) runtime: Handle,
+}
+
+// === impl Registration ===
+
+impl Registration {
+    pub(crate) fn new(context: &Arc<RegistrationContext>, session: &Arc<Session>, generation: u64) -> Self {
+        Self {
+            context: Arc::clone(context),
+            session: Arc::clone(session),
+            generation,
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// The fencing number of its record.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was
+    /// sent to this very connection is ignored: the answer may be late.
+    pub fn received(&self, mut frame: Frame) {
+        let id = match &frame {
+            Frame::Responded { request_id, .. }
+            | Frame::Completed { request_id }
+            | Frame::Aborted { request_id }
+            | Frame::Failed { request_id, .. } => request_id,
+            _ => return,
+        };
+        self.session.hear();
+        if let Some(call) = self.call(id) {
+            if let Frame::Failed { error, .. } = &mut frame {
+                spoken::bound(error, &call.operation.spec.error_schemas);
+            }
+            self.context.answers.take(&call, frame);
+        }
+    }
+
+    /// Takes a message of the spoke about a call that cannot be read: the call ends, for its answer is lost.
+    pub fn broken(&self, request_id: &RequestId, fault: &CallError) {
+        self.session.hear();
+        if let Some(call) = self.call(request_id) {
+            let code = match fault.code {
+                Code::PayloadTooLarge => Code::PayloadTooLarge,
+                _ => Code::OutputInvalid,
+            };
+            let message = format!("the spoke's answer cannot be read: {}", fault.message);
+            let mut error = CallError::new(code, message).delivered(Delivered::Yes);
+            // Nothing that the caller sent is too large.
+            error.declared_status = Some(BAD_GATEWAY);
+            let running = call.operation.is_subscription().then_some("an item cannot be read");
+            self.context.table.end(call.key, End::Failed(error), running);
+        }
+    }
+
+    /// The running call that the spoke means.
+    fn call(&self, id: &RequestId) -> Option<Arc<Call>> {
+        let key = self.context.legs.key(id)?;
+        self.context.table.on(&self.session, key)
+    }
+
+    /// The session that it is of.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Whether no later session of the connection has taken over.
+    pub fn is_current(&self) -> bool {
+        self.session.generation() == self.generation
+    }
+
+    /// Notes that the spoke was heard; written to the store once a minute at most.
+    pub fn heartbeat(&self) {
+        self.session.hear();
+    }
+
+    /// Ends the registration: running calls fail at once, then the directory is told. Dropping the future leaves the
+    /// rest to a task.
+    pub async fn close(self, reason: &str) {
+        tracing::debug!(spoke.id = %self.session.spoke, instance.id = %self.session.instance, reason, "a spoke's session is closed");
+        let Some(told) = self.end() else { return };
+        // The task goes on when this is dropped.
+        if tokio::time::timeout(UNREGISTER_WAIT, told).await.is_err() {
+            tracing::warn!(spoke.id = %self.session.spoke, "the directory has not noted yet that a spoke left");
+        }
+    }
+
+    /// Ends the registration, once, unless a later one of the session has taken over.
+    ///
+    /// The session may have ended already, by an earlier registration or by a newer session of the instance: the record of this
+    /// one is taken away all the same.
+    fn end(&self) -> Option<tokio::task::JoinHandle<()>> {
+        if self.ended.swap(true, Ordering::AcqRel) || self.session.generation() != self.generation {
+            return None;
+        }
+        if !self.context.departures.end(&self.session) {
+            self.context.departures.forget(&self.session);
+        }
+        let (cluster, session) = (self.context.cluster.clone(), Arc::clone(&self.session));
+        let generation = self.generation;
+        // Fenced: a later registration of the instance stays. Not given up in time, however many wait before it: the
+        // record would be asserted again and again, of a spoke that is not there. The directory bounds each of its waits.
+        let tell = async move {
+            let told = cluster.unregister(&session.spoke, &session.instance, generation).await;
+            if let Err(error) = told {
+                tracing::warn!(spoke.id = %session.spoke, %error, "the directory was not told that a spoke left");
+            }
+        };
+        Some(self.context.tasks.spawn_on(tell, &self.context.runtime))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        drop(self.end());
+    }
+}
