@@ -68,7 +68,6 @@ impl Tickets {
         still.map(|(id, _)| id).collect()
     }
 
-
     fn sweep(&mut self) {
         self.calls.retain(|_, ticket| !ticket.is_done());
         self.sweep_at = 2 * self.calls.len();
