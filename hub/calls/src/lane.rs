@@ -5,14 +5,17 @@
 //! - What waits is bounded in bytes, of one call and of all; each message counts for a little more than its bytes, so the
 //!   messages are bounded too.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use alkhub_queue::{Limits, Queue};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Bytes that wait of one call at most, one message aside: a burst that its check keeps up with.
-const CALL_BYTES: usize = 4 * 1024 * 1024;
+/// What waits of one call at most, one message aside: a burst that its check keeps up with.
+const CALL_LIMITS: Limits = Limits {
+    items: usize::MAX,
+    bytes: 4 * 1024 * 1024,
+};
 
 /// Bytes that wait of all calls at most.
 const ALL_BYTES: usize = 64 * 1024 * 1024;
@@ -29,8 +32,8 @@ pub(crate) struct Lane(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    arrivals: VecDeque<Arrival>,
-    bytes: usize,
+    /// Arrivals with what they count for.
+    arrivals: Queue<(Arrival, usize)>,
     /// Whether a task takes what waits.
     is_taken: bool,
 }
@@ -55,12 +58,11 @@ impl Lane {
     pub(crate) fn push(&self, arrival: Arrival, all: &LaneBytes) -> LanePush {
         let cost = cost(&arrival);
         let mut waiting = self.0.lock();
-        let fits = waiting.arrivals.is_empty() || waiting.bytes + cost <= CALL_BYTES;
-        if !fits || !all.take(cost) {
+        if waiting.arrivals.room(cost, CALL_LIMITS).is_err() || !all.take(cost) {
             return LanePush::Full;
         }
-        waiting.bytes += cost;
-        waiting.arrivals.push_back(arrival);
+        // Nobody waits for the next one: a task takes what there is and ends.
+        waiting.arrivals.add((arrival, cost)).wake();
         if std::mem::replace(&mut waiting.is_taken, true) {
             LanePush::Waits
         } else {
@@ -71,12 +73,12 @@ impl Lane {
     /// The next arrival; after `None` the call needs a task again.
     pub(crate) fn pop(&self, all: &LaneBytes) -> Option<Arrival> {
         let mut waiting = self.0.lock();
-        let Some(arrival) = waiting.arrivals.pop_front() else {
+        let Some((arrival, cost)) = waiting.arrivals.pop() else {
             waiting.is_taken = false;
             return None;
         };
-        waiting.bytes -= cost(&arrival);
-        all.give_back(cost(&arrival));
+        drop(waiting);
+        all.give_back(cost);
         Some(arrival)
     }
 }
@@ -134,7 +136,7 @@ mod tests {
     fn a_lane_is_bounded_but_for_its_first_message() {
         let (lane, all) = (Lane::default(), LaneBytes::default());
 
-        assert_eq!(lane.push(answer(0, CALL_BYTES), &all), LanePush::First);
+        assert_eq!(lane.push(answer(0, CALL_LIMITS.bytes), &all), LanePush::First);
         assert_eq!(lane.push(answer(1, 0), &all), LanePush::Full);
         assert_eq!(first(lane.pop(&all)), Some(0));
         assert_eq!(lane.push(answer(1, 0), &all), LanePush::Waits);
@@ -143,11 +145,11 @@ mod tests {
     #[test]
     fn all_lanes_together_are_bounded() {
         let all = LaneBytes::default();
-        let lanes: Vec<Lane> = (0..=ALL_BYTES / CALL_BYTES).map(|_| Lane::default()).collect();
+        let lanes: Vec<Lane> = (0..=ALL_BYTES / CALL_LIMITS.bytes).map(|_| Lane::default()).collect();
 
         let pushed = lanes
             .iter()
-            .map(|lane| lane.push(answer(0, CALL_BYTES - OVERHEAD), &all));
+            .map(|lane| lane.push(answer(0, CALL_LIMITS.bytes - OVERHEAD), &all));
         let full = pushed.filter(|pushed| *pushed == LanePush::Full).count();
 
         assert_eq!(full, 1);

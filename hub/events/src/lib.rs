@@ -23,7 +23,8 @@ mod publication;
 mod table;
 mod target;
 
+pub use alkhub_queue::Limits;
 pub use bus::{Bus, PublishReceipt, Subscription};
 pub use error::{PublishError, SubscribeError};
-pub use mailbox::{Deliveries, Item, Lag, Limits, Mailbox, mailbox};
+pub use mailbox::{Deliveries, Item, Lag, Mailbox, mailbox};
 pub use publication::Publication;

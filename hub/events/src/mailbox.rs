@@ -4,7 +4,8 @@
 //! was chosen with [`Lag`], and the reader is told in its place.
 //!
 //! Invariants
-//! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes; one event always fits.
+//! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes of their texts, with a little for each
+//!   event; one event always fits.
 //! - For each topic the reader sees its events in the order of pushing, and a [`Item::Gap`] between two events exactly
 //!   where events are missing between them. Gaps pushed one after the other with no event between them are one gap.
 //! - While the events that wait for all readers of the hub, each counted once, are over `events.waiting-bytes`, a queue
@@ -17,14 +18,15 @@ mod item;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use alkhub_protocol::TopicFilter;
+use alkhub_queue::Limits;
 use parking_lot::Mutex;
 
 use crate::publication::Publication;
 use contents::Contents;
-pub use item::{Item, Lag, Limits};
+pub use item::{Item, Lag};
 pub(crate) use item::{Loss, Pushed, Reason};
 
 /// The end of the queue that subscriptions push into. Clones are the same mailbox.
@@ -79,7 +81,8 @@ impl Clone for Mailbox {
 impl Drop for Mailbox {
     fn drop(&mut self) {
         if self.queue.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
-            wake(self.queue.contents.lock().waker.take());
+            let waiter = self.queue.contents.lock().close();
+            waiter.wake();
         }
     }
 }
@@ -102,18 +105,7 @@ impl Deliveries {
 
     /// [`Deliveries::next`] for those who poll.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        let mut contents = self.queue.contents.lock();
-        if let Some(item) = contents.pop() {
-            return Poll::Ready(Some(item));
-        }
-        if contents.ended() || self.queue.handles.load(Ordering::Acquire) == 0 {
-            return Poll::Ready(None);
-        }
-        match &mut contents.waker {
-            Some(waker) => waker.clone_from(context.waker()),
-            none => *none = Some(context.waker().clone()),
-        }
-        Poll::Pending
+        self.queue.contents.lock().poll(context)
     }
 
     /// Events that wait.
@@ -124,7 +116,8 @@ impl Deliveries {
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.queue.contents.lock().close();
+        // Nobody reads any more, so nobody is woken.
+        let _nobody = self.queue.contents.lock().end();
     }
 }
 
@@ -133,28 +126,17 @@ impl Drop for Deliveries {
 impl MailboxQueue {
     /// Queues an event; `any` tells that the subscriber asked for all ids of the type.
     pub(crate) fn push(&self, publication: &Arc<Publication>, any: bool) -> Pushed {
-        let mut contents = self.contents.lock();
-        let pushed = contents.push(publication, any, self.limits, self.lag);
-        let waker = contents.waker.take();
-        drop(contents);
-        wake(waker);
+        let (pushed, waiter) = self.contents.lock().push(publication, any, self.limits, self.lag);
+        waiter.wake();
         pushed
     }
 
     /// Queues a gap of a topic; the number of gaps that the reader will see because of it: none or one.
     pub(crate) fn push_gap(&self, filter: &TopicFilter, loss: Loss) -> usize {
-        let mut contents = self.contents.lock();
-        let gaps = usize::from(contents.push_gap(filter, loss));
-        let waker = contents.waker.take();
-        drop(contents);
-        wake(waker);
+        let gap = self.contents.lock().push_gap(filter, loss);
+        let gaps = usize::from(gap.is_some());
+        gap.unwrap_or_default().wake();
         gaps
-    }
-}
-
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }
 

@@ -6,9 +6,12 @@
 //! - A socket on which nothing arrives for 25 s, though it was asked with a ping, is given up.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use alkhub_queue::{Full, Limits, Queue, Weigh};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
@@ -21,8 +24,11 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 
 use crate::endpoint::Socket;
 
-/// Bytes waiting to be sent, over which senders wait.
-const OUTBOX_BYTES: usize = 4 * 1024 * 1024;
+/// What may wait to be sent; over it senders wait.
+const OUTBOX_LIMITS: Limits = Limits {
+    items: usize::MAX,
+    bytes: 4 * 1024 * 1024,
+};
 
 /// Silence after which the peer is asked.
 const PING_AFTER: Duration = Duration::from_secs(10);
@@ -54,30 +60,23 @@ pub(crate) struct Gone;
 
 #[derive(Debug, Default)]
 struct Shared {
-    queue: Mutex<Queue>,
-    /// Something to send.
-    wake: Notify,
+    waiting: Mutex<Waiting>,
     /// Room again.
     room: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    messages: VecDeque<Bytes>,
-    bytes: usize,
-    /// A ping is to be sent.
-    ping: bool,
-    state: State,
+struct Waiting {
+    /// Ended when the socket is to close.
+    queue: Queue<Unsent>,
+    /// The close frame is on its way, or the socket has ended.
+    is_gone: bool,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
-enum State {
-    #[default]
-    Open,
-    /// What is queued is sent, then the socket closes.
-    Closing,
-    /// The close frame is on its way, or the socket has ended.
-    Gone,
+#[derive(Debug)]
+enum Unsent {
+    Message(Bytes),
+    Ping,
 }
 
 // === impl Outbox ===
@@ -90,89 +89,86 @@ impl Outbox {
             tokio::pin!(room);
             room.as_mut().enable();
             {
-                let mut queue = self.0.queue.lock();
-                if queue.state != State::Open {
-                    return Err(Gone);
-                }
-                if queue.bytes < OUTBOX_BYTES {
-                    queue.push(message);
-                    break;
+                let mut waiting = self.0.waiting.lock();
+                // The last one may be over the limit by its own bytes: else a large one would wait while small ones overtake it.
+                match waiting.queue.room(0, OUTBOX_LIMITS) {
+                    Ok(()) => {
+                        let waiter = waiting.queue.add(Unsent::Message(message));
+                        drop(waiting);
+                        waiter.wake();
+                        return Ok(());
+                    }
+                    Err(Full::Ended) => return Err(Gone),
+                    Err(Full::Queue) => {}
                 }
             }
             room.await;
         }
-        self.0.wake.notify_one();
-        Ok(())
     }
 
     /// Queues a short message of which there is at most one for each running call or topic, room or not; while the
     /// socket is closing too, as long as the close frame has not left.
     pub(crate) fn push(&self, message: Bytes) {
-        let mut queue = self.0.queue.lock();
-        if queue.state != State::Gone {
-            queue.push(message);
-            self.0.wake.notify_one();
-        }
+        self.add(Unsent::Message(message));
     }
 
     /// Whether messages are taken.
     pub(crate) fn is_open(&self) -> bool {
-        self.0.queue.lock().state == State::Open
+        !self.0.waiting.lock().queue.has_ended()
     }
 
     /// Lets the socket close once everything queued is sent.
     pub(crate) fn close(&self) {
-        let mut queue = self.0.queue.lock();
-        if queue.state == State::Open {
-            queue.state = State::Closing;
-        }
-        drop(queue);
-        self.0.wake.notify_one();
+        let waiter = self.0.waiting.lock().queue.end();
+        waiter.wake();
         self.0.room.notify_waiters();
     }
 
-    fn ping(&self) {
-        self.0.queue.lock().ping = true;
-        self.0.wake.notify_one();
+    fn add(&self, unsent: Unsent) {
+        let mut waiting = self.0.waiting.lock();
+        if !waiting.is_gone {
+            let waiter = waiting.queue.add(unsent);
+            drop(waiting);
+            waiter.wake();
+        }
     }
 
     fn end(&self) {
-        *self.0.queue.lock() = Queue {
-            state: State::Gone,
-            ..Queue::default()
-        };
+        let mut waiting = self.0.waiting.lock();
+        waiting.is_gone = true;
+        let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
+        drop(waiting);
+        waiter.wake();
+        drop(unsent);
         self.0.room.notify_waiters();
     }
 
-    /// Everything queued, and whether to ping; `None` when closing and nothing is left.
-    async fn batch(&self) -> Option<(VecDeque<Bytes>, bool)> {
-        loop {
-            let wake = self.0.wake.notified();
-            {
-                let mut queue = self.0.queue.lock();
-                if !queue.messages.is_empty() || queue.ping {
-                    queue.bytes = 0;
-                    let batch = (std::mem::take(&mut queue.messages), std::mem::take(&mut queue.ping));
-                    drop(queue);
-                    self.0.room.notify_waiters();
-                    return Some(batch);
-                }
-                if queue.state != State::Open {
-                    queue.state = State::Gone;
-                    return None;
-                }
+    /// Everything queued; `None` when closing and nothing is left.
+    async fn batch(&self) -> Option<VecDeque<Unsent>> {
+        let batch = poll_fn(|context| {
+            let mut waiting = self.0.waiting.lock();
+            if !waiting.queue.is_empty() {
+                return Poll::Ready(Some(waiting.queue.take_all()));
             }
-            wake.await;
-        }
+            if waiting.queue.has_ended() {
+                waiting.is_gone = true;
+                return Poll::Ready(None);
+            }
+            waiting.queue.wait(context);
+            Poll::Pending
+        })
+        .await;
+        self.0.room.notify_waiters();
+        batch
     }
 }
 
-// === impl Queue ===
-
-impl Queue {
-    fn push(&mut self, message: Bytes) {
-        self.bytes += message.len();
-        self.messages.push_back(message);
+impl Weigh for Unsent {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.len(),
+            Self::Ping => 0,
+        }
     }
 }
 
@@ -195,13 +191,15 @@ pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)
 }
 
 async fn write(mut sink: SplitSink<Socket, Message>, outbox: &Outbox) -> Result<(), tungstenite::Error> {
-    while let Some((messages, ping)) = outbox.batch().await {
-        if ping {
-            sink.feed(Message::Ping(Bytes::new())).await?;
-        }
-        for message in messages {
-            let text = Utf8Bytes::try_from(message).map_err(|e| tungstenite::Error::Utf8(e.to_string()))?;
-            sink.feed(Message::Text(text)).await?;
+    while let Some(batch) = outbox.batch().await {
+        for unsent in batch {
+            let message = match unsent {
+                Unsent::Message(message) => {
+                    Message::Text(Utf8Bytes::try_from(message).map_err(|e| tungstenite::Error::Utf8(e.to_string()))?)
+                }
+                Unsent::Ping => Message::Ping(Bytes::new()),
+            };
+            sink.feed(message).await?;
         }
         sink.flush().await?;
     }
@@ -221,7 +219,7 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
                 return Ending::Broken("the hub fell silent".to_owned());
             }
             asked = true;
-            outbox.ping();
+            outbox.add(Unsent::Ping);
             continue;
         };
         asked = false;

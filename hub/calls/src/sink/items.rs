@@ -3,11 +3,11 @@
 //! Invariants
 //! - What waits is charged to the reader's key, and its charge goes with it: who reads an item decides when it is gone.
 
-use std::collections::VecDeque;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use alkhub_budget::{Budget, Held, Kept};
 use alkhub_protocol::{CallError, RawJson};
+use alkhub_queue::{Full, Limits, Queue, Weigh};
 use parking_lot::Mutex;
 
 use crate::outcome::{Bounds, End, Took, given_up};
@@ -17,7 +17,10 @@ const ITEM_BYTES: usize = 128;
 
 /// The queue of one reader.
 #[derive(Debug)]
-pub(crate) struct ItemQueue(Mutex<Waiting>);
+pub(crate) struct ItemQueue {
+    budget: Budget,
+    waiting: Mutex<Queue<Charged>>,
+}
 
 /// An item, or why there is none, and what it costs the reader's key for as long as this is kept.
 #[derive(Debug)]
@@ -28,85 +31,65 @@ pub(crate) struct Charged {
     _charge: Held,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    items: VecDeque<Charged>,
-    bytes: usize,
-    budget: Budget,
-    /// The failure is the last item.
-    ended: bool,
-    waker: Option<Waker>,
-}
-
 // === impl ItemQueue ===
 
 impl ItemQueue {
     /// An empty queue of a reader whose key has this budget.
     pub(crate) fn new(budget: &Budget) -> Self {
-        Self(Mutex::new(Waiting {
-            items: VecDeque::new(),
-            bytes: 0,
+        Self {
             budget: budget.clone(),
-            ended: false,
-            waker: None,
-        }))
+            waiting: Mutex::default(),
+        }
     }
 
     pub(super) fn push(&self, item: RawJson, bounds: Bounds) -> Took {
-        let mut waiting = self.0.lock();
-        let full = waiting.items.len() >= bounds.items || waiting.bytes + item.len() > bounds.bytes;
-        if full && !waiting.items.is_empty() {
-            return Took::Overflow;
+        let limits = Limits {
+            items: bounds.items,
+            bytes: bounds.bytes,
+        };
+        let mut waiting = self.waiting.lock();
+        match waiting.room(item.len(), limits) {
+            Ok(()) => {}
+            Err(Full::Queue) => return Took::Overflow,
+            Err(Full::Ended) => return Took::Gone,
         }
-        let Ok(charge) = waiting.budget.take(Kept::Items, item.len() + ITEM_BYTES) else {
+        let Ok(charge) = self.budget.take(Kept::Items, item.len() + ITEM_BYTES) else {
             return Took::Overflow;
         };
-        waiting.add(Ok(item), charge);
+        let waiter = waiting.add(Charged::new(Ok(item), charge));
+        drop(waiting);
+        waiter.wake();
         Took::Item
     }
 
     pub(super) fn end(&self, end: End) {
-        let mut waiting = self.0.lock();
-        waiting.ended = true;
-        match end {
+        let last = match end {
             End::Output(output) => {
-                let charge = waiting.budget.take(Kept::Items, output.len() + ITEM_BYTES);
-                match charge {
-                    Ok(charge) => waiting.add(Ok(output), charge),
-                    Err(exhausted) => waiting.fail(exhausted.into()),
-                }
+                let charge = self.budget.take(Kept::Items, output.len() + ITEM_BYTES);
+                Some(match charge {
+                    Ok(charge) => Charged::new(Ok(output), charge),
+                    Err(exhausted) => self.failure(exhausted.into()),
+                })
             }
-            End::Failed(error) => waiting.fail(error),
-            End::Aborted => waiting.fail(given_up()),
-            End::Completed | End::Stopped(_) | End::Silent => wake(waiting.waker.take()),
-        }
+            End::Failed(error) => Some(self.failure(error)),
+            End::Aborted => Some(self.failure(given_up())),
+            End::Completed | End::Stopped(_) | End::Silent => None,
+        };
+        let mut waiting = self.waiting.lock();
+        let waiter = match last {
+            Some(last) => waiting.end_with(last),
+            None => waiting.end(),
+        };
+        drop(waiting);
+        waiter.wake();
     }
 
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Charged>> {
-        let mut waiting = self.0.lock();
-        if let Some(charged) = waiting.items.pop_front() {
-            waiting.bytes -= charged.said.as_ref().map_or(0, RawJson::len);
-            return Poll::Ready(Some(charged));
-        }
-        if waiting.ended {
-            return Poll::Ready(None);
-        }
-        waiting.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting {
-    fn add(&mut self, said: Result<RawJson, CallError>, charge: Held) {
-        self.bytes += said.as_ref().map_or(0, RawJson::len);
-        self.items.push_back(Charged { said, _charge: charge });
-        wake(self.waker.take());
+        self.waiting.lock().poll(cx)
     }
 
-    /// Adds the failure that is the end. Where the budget is full it comes without its details.
-    fn fail(&mut self, mut error: CallError) {
+    /// The failure that is the end. Where the budget is full it comes without its details.
+    fn failure(&self, mut error: CallError) -> Charged {
         let bytes = error.details.as_ref().map_or(0, RawJson::len);
         let charge = match self.budget.take(Kept::Items, bytes) {
             Ok(charge) => charge,
@@ -115,19 +98,28 @@ impl Waiting {
                 self.budget.nothing(Kept::Items)
             }
         };
-        self.add(Err(error), charge);
+        Charged::new(Err(error), charge)
     }
 }
 
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
+// === impl Charged ===
+
+impl Charged {
+    fn new(said: Result<RawJson, CallError>, charge: Held) -> Self {
+        Self { said, _charge: charge }
+    }
+}
+
+impl Weigh for Charged {
+    fn bytes(&self) -> usize {
+        self.said.as_ref().map_or(0, RawJson::len)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::task::Waker;
 
     use alkhub_protocol::Code;
 

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::mailbox::{Deliveries, Lag, Limits, mailbox};
+use crate::Limits;
+use crate::mailbox::{Deliveries, Lag, mailbox};
 
 fn bus(server: &RedisServer) -> (Bus, watch::Receiver<LinkState>) {
     let config = EventsConfig {

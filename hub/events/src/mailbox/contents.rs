@@ -1,40 +1,30 @@
 //! What waits in a mailbox, as plain data without locks.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Poll};
 
 use alkhub_protocol::{Topic, TopicFilter};
+use alkhub_queue::{Limits, Queue, Waiter, Weigh};
 
-use super::item::{Item, Lag, Limits, Loss, Pushed, Reason};
+use super::item::{Item, Lag, Loss, Pushed, Reason};
 use crate::publication::Publication;
 
-/// A queue that grew beyond this gives its memory back when it is empty.
-const KEPT_SLOTS: usize = 128;
+/// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
+pub(super) const PRESSED_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    pub(super) waker: Option<Waker>,
     /// Losses that lie before everything in `queue`.
     lost: BTreeMap<TopicFilter, Loss>,
-    queue: VecDeque<Slot>,
+    /// Of its slots, events count.
+    queue: Queue<Slot>,
     /// Number of the slot at the front; slots are numbered in the order of pushing.
     front: u64,
     /// Gaps in `queue` that no event of their topic has followed, by the number of their slot.
     open: OpenGaps,
-    events: usize,
-    bytes: usize,
-    phase: Phase,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Running,
     /// [`Lag::Disconnect`] struck; the reader does not know yet.
-    Overflowed,
-    /// Nothing goes in or out any more.
-    Ended,
+    overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -52,103 +42,110 @@ struct OpenGaps {
 // === impl Contents ===
 
 impl Contents {
-    pub(super) fn push(&mut self, publication: &Arc<Publication>, any: bool, limits: Limits, lag: Lag) -> Pushed {
+    pub(super) fn push(
+        &mut self,
+        publication: &Arc<Publication>,
+        any: bool,
+        limits: Limits,
+        lag: Lag,
+    ) -> (Pushed, Waiter) {
         let mut pushed = Pushed::default();
-        if self.phase != Phase::Running {
+        if self.queue.has_ended() {
             pushed.dropped = 1;
-            return pushed;
+            return (pushed, Waiter::default());
         }
-        let weight = publication.weight();
         let limits = if publication.is_pressed() {
-            limits.pressed()
+            pressed(limits)
         } else {
             limits
         };
-        while !self.fits(weight, limits) {
+        while let Some(oldest) = self.queue.displace(publication.weight(), limits) {
             if lag == Lag::Disconnect {
-                pushed.dropped = self.events + 1;
-                self.end(Phase::Overflowed);
-                return pushed;
+                pushed.dropped = self.queue.counted() + usize::from(oldest.counts()) + 1;
+                self.overflowed = true;
+                return (pushed, self.end());
             }
-            self.drop_front(&mut pushed);
+            self.lose(oldest, &mut pushed);
         }
         self.open.close(&publication.topic);
-        self.queue.push_back(Slot::Event {
+        pushed.queued = true;
+        let waiter = self.queue.add(Slot::Event {
             publication: publication.clone(),
             any,
         });
-        self.events += 1;
-        self.bytes += weight;
-        pushed.queued = true;
-        pushed
+        (pushed, waiter)
     }
 
-    /// Whether the reader will see one gap more.
-    pub(super) fn push_gap(&mut self, filter: &TopicFilter, loss: Loss) -> bool {
-        if self.phase != Phase::Running {
-            return false;
+    /// The reader, when it will see one gap more.
+    pub(super) fn push_gap(&mut self, filter: &TopicFilter, loss: Loss) -> Option<Waiter> {
+        if self.queue.has_ended() {
+            return None;
         }
         if let Some(number) = self.open.get(filter) {
-            let index = usize::try_from(number - self.front).expect("an open gap lies in the queue");
-            if let Some(Slot::Gap { loss: known, .. }) = self.queue.get_mut(index) {
-                known.add(loss);
-            }
-            return false;
+            let place = usize::try_from(number - self.front).expect("an open gap lies in the queue");
+            self.queue.change(place, |slot| {
+                if let Slot::Gap { loss: known, .. } = slot {
+                    known.add(loss);
+                }
+            });
+            return None;
         }
         self.open.insert(filter, self.front + self.queue.len() as u64);
-        self.queue.push_back(Slot::Gap {
+        Some(self.queue.add(Slot::Gap {
             filter: filter.clone(),
             loss,
-        });
-        true
+        }))
     }
 
     pub(super) fn pop(&mut self) -> Option<Item> {
         if let Some((filter, loss)) = self.lost.pop_first() {
             return Some(loss.item(&filter));
         }
-        if self.phase == Phase::Overflowed {
-            self.phase = Phase::Ended;
+        if std::mem::take(&mut self.overflowed) {
             return Some(Item::Overflowed);
         }
-        let item = match self.pop_slot()? {
+        let slot = self.queue.pop()?;
+        self.left(&slot);
+        Some(match slot {
             Slot::Event { publication, .. } => Item::Event(publication),
             Slot::Gap { filter, loss } => loss.item(&filter),
-        };
-        if self.queue.is_empty() && self.queue.capacity() > KEPT_SLOTS {
-            self.queue = VecDeque::new();
+        })
+    }
+
+    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<Option<Item>> {
+        if let Some(item) = self.pop() {
+            return Poll::Ready(Some(item));
         }
-        Some(item)
+        if self.queue.has_ended() {
+            return Poll::Ready(None);
+        }
+        self.queue.wait(context);
+        Poll::Pending
     }
 
+    /// Events that wait.
     pub(super) fn events(&self) -> usize {
-        self.events
+        self.queue.counted()
     }
 
-    pub(super) fn ended(&self) -> bool {
-        self.phase == Phase::Ended
+    /// Nothing goes in any more.
+    pub(super) fn close(&mut self) -> Waiter {
+        self.queue.end()
     }
 
-    pub(super) fn close(&mut self) {
-        self.end(Phase::Ended);
+    /// Nothing goes in any more, and what waits is dropped.
+    pub(super) fn end(&mut self) -> Waiter {
+        self.lost.clear();
+        self.open = OpenGaps::default();
+        self.queue.take_all();
+        self.queue.end()
     }
 
-    fn end(&mut self, phase: Phase) {
-        *self = Self {
-            phase,
-            waker: self.waker.take(),
-            ..Self::default()
-        };
-    }
-
-    fn fits(&self, weight: usize, limits: Limits) -> bool {
-        self.events == 0 || (self.events < limits.items && self.bytes + weight <= limits.bytes)
-    }
-
-    /// Turns the oldest slot into a loss.
-    fn drop_front(&mut self, pushed: &mut Pushed) {
-        let (filter, loss, was_gap) = match self.pop_slot() {
-            Some(Slot::Event { publication, any }) => {
+    /// Turns the slot that was the oldest into a loss.
+    fn lose(&mut self, oldest: Slot, pushed: &mut Pushed) {
+        self.left(&oldest);
+        let (filter, loss, was_gap) = match oldest {
+            Slot::Event { publication, any } => {
                 pushed.dropped += 1;
                 let loss = Loss {
                     reason: Reason::Overflow,
@@ -156,8 +153,7 @@ impl Contents {
                 };
                 (filter_of(&publication.topic, any), loss, false)
             }
-            Some(Slot::Gap { filter, loss }) => (filter, loss, true),
-            None => return,
+            Slot::Gap { filter, loss } => (filter, loss, true),
         };
         match self.lost.get_mut(&filter) {
             Some(known) => known.add(loss),
@@ -168,17 +164,27 @@ impl Contents {
         }
     }
 
-    fn pop_slot(&mut self) -> Option<Slot> {
-        let slot = self.queue.pop_front()?;
-        match &slot {
-            Slot::Event { publication, .. } => {
-                self.events -= 1;
-                self.bytes -= publication.weight();
-            }
-            Slot::Gap { filter, .. } => self.open.forget(filter, self.front),
+    /// The slot has left the front of the queue.
+    fn left(&mut self, slot: &Slot) {
+        if let Slot::Gap { filter, .. } = slot {
+            self.open.forget(filter, self.front);
         }
         self.front += 1;
-        Some(slot)
+    }
+}
+
+// === impl Slot ===
+
+impl Weigh for Slot {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event { publication, .. } => publication.weight(),
+            Self::Gap { .. } => 0,
+        }
+    }
+
+    fn counts(&self) -> bool {
+        matches!(self, Self::Event { .. })
     }
 }
 
@@ -218,6 +224,14 @@ impl OpenGaps {
                 TopicFilter::AllOf(event_type) => self.types.remove(event_type),
             };
         }
+    }
+}
+
+/// What may wait while the events of all readers together are over `events.waiting-bytes`.
+fn pressed(limits: Limits) -> Limits {
+    Limits {
+        bytes: limits.bytes.min(PRESSED_BYTES),
+        ..limits
     }
 }
 

@@ -7,18 +7,6 @@ use alkhub_protocol::frame::Gap;
 
 use crate::publication::Publication;
 
-/// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
-pub(super) const PRESSED_BYTES: usize = 256 * 1024;
-
-/// How much may wait for one reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Events.
-    pub items: usize,
-    /// Bytes of their texts, with a little for each event.
-    pub bytes: usize,
-}
-
 /// What happens to a reader that is too slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lag {
@@ -67,18 +55,6 @@ pub(crate) struct Pushed {
     pub(crate) dropped: usize,
     /// Gaps that the reader will see because of that, beyond those that it would have seen.
     pub(crate) gaps: usize,
-}
-
-// === impl Limits ===
-
-impl Limits {
-    /// What may wait while the events of all readers together are over `events.waiting-bytes`.
-    pub(super) fn pressed(self) -> Self {
-        Self {
-            items: self.items,
-            bytes: self.bytes.min(PRESSED_BYTES),
-        }
-    }
 }
 
 // === impl Loss ===

@@ -8,7 +8,7 @@ use alkhub_protocol::frame::Gap;
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::test_runner::TestCaseError;
 
-use super::item::PRESSED_BYTES;
+use super::contents::PRESSED_BYTES;
 use super::*;
 use crate::publication::WaitingBytes;
 

@@ -1,7 +1,8 @@
 //! Tests of the table: who gets an event, and when an entry may go.
 
 use super::*;
-use crate::mailbox::{Deliveries, Item, Lag, Limits, Mailbox, Reason, mailbox};
+use crate::Limits;
+use crate::mailbox::{Deliveries, Item, Lag, Mailbox, Reason, mailbox};
 
 fn reader() -> (Mailbox, Deliveries) {
     mailbox(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Dialect, Frame, RawJson, RequestId, TopicFilter};
+use alkhub_queue::Limits;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
@@ -20,7 +21,7 @@ use super::state::{Pending, State};
 use crate::Error;
 use crate::backoff::Backoff;
 use crate::endpoint::Endpoint;
-use crate::queue::{Limits, Receiver, queue};
+use crate::queue::{Receiver, queue};
 use crate::socket::{self, Ending, Outbox};
 use crate::trouble::Trouble;
 

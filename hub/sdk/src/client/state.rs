@@ -50,7 +50,7 @@ impl State {
     }
 
     pub(super) fn responded(&mut self, request_id: &RequestId, output: RawJson, outbox: &Outbox) {
-        let full = match self.calls.get(request_id) {
+        let lagged = match self.calls.get(request_id) {
             Some(Pending::Subscription(items)) => {
                 let bytes = output.len();
                 items.push(Ok(output), bytes).err()
@@ -64,8 +64,8 @@ impl State {
             }
             None => None,
         };
-        if let Some(full) = full {
-            self.ended(request_id, Some(Error::Lagged(full.0)));
+        if let Some(lagged) = lagged {
+            self.ended(request_id, Some(lagged));
             outbox.push(encode::call_aborted(
                 Dialect::Id,
                 request_id.as_str(),

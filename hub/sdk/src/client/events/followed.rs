@@ -6,12 +6,13 @@ use std::time::Duration;
 use alkhub_protocol::frame::Gap;
 use alkhub_protocol::frame::encode::topic_control;
 use alkhub_protocol::{Envelope, RawJson, Topic, TopicFilter};
+use alkhub_queue::Limits;
 use tokio::sync::oneshot;
 
 use super::{Delivery, Event, gap};
 use crate::Error;
 use crate::backoff::Backoff;
-use crate::queue::{Limits, Receiver, Sender, queue};
+use crate::queue::{Receiver, Sender, queue};
 use crate::socket::Outbox;
 
 /// What one stream may leave unread; over it the oldest make room and a gap says so.

@@ -1,0 +1,260 @@
+//! The bounded queue between those who must not wait and the one who reads.
+//!
+//! A hub and its SDK have one such queue per connection, per stream and per relayed call. They differ in what a full
+//! queue means to them: one refuses, one lets go of its oldest, one makes its sender wait. So a [`Queue`] is the state
+//! that they have in common, and no more: items in order, what they weigh, the end, and the waker of the reader. Whoever
+//! owns it has it under the lock under which the rest of its state is, and there is no second one.
+//!
+//! What it promises
+//! - Items leave in the order in which they came. Nothing leaves but by `pop`, `poll`, `displace`, `retain` and
+//!   `take_all`, all of which its owner calls: nothing is lost here without a sign.
+//! - What waits stays within the [`Limits`] that each push names, but that an empty queue takes any item: a limit below
+//!   one item does not end all traffic. [`Queue::add`] asks for no room; its callers have reason to.
+//! - A reader that waits is woken by the first item or the end, once. What is pushed until it reads wakes nobody.
+//! - The end is read after everything that waited before it.
+//! - A queue that grew far and is empty again gives its memory back.
+//!
+//! What it never does
+//! - Wait, lock, or allocate but for the places of its items.
+//! - Wake anybody under the owner's lock: it hands out the [`Waiter`], which its owner wakes afterwards.
+//!
+//! What it may use: the standard library. No crate of alkhub, no runtime, no I/O.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+/// A queue that grew beyond so many places gives its memory back when it is empty.
+const KEPT_PLACES: usize = 128;
+
+/// What an item of a queue weighs. It must not change while the item waits, but by [`Queue::change`].
+pub trait Weigh {
+    /// Its bytes.
+    fn bytes(&self) -> usize;
+
+    /// Whether it is one of the items that [`Limits::items`] bounds. A sign that something is missing is not: it must not
+    /// push out what it stands beside.
+    fn counts(&self) -> bool {
+        true
+    }
+}
+
+/// How much may wait for a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Items.
+    pub items: usize,
+    /// Bytes of all items together, as they weigh.
+    pub bytes: usize,
+}
+
+/// Why an item was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// It does not fit beside what waits.
+    #[error("the queue is full")]
+    Queue,
+    /// The queue has ended.
+    #[error("the queue has ended")]
+    Ended,
+}
+
+/// The state of a queue, without a lock.
+#[derive(Debug)]
+pub struct Queue<T> {
+    items: VecDeque<T>,
+    /// Of `items`, those that count.
+    counted: usize,
+    bytes: usize,
+    has_ended: bool,
+    reader: Option<Waker>,
+}
+
+/// The reader, if it waits. Wake it when the lock is released: it will want the lock.
+#[derive(Debug, Default)]
+#[must_use = "a reader that nobody wakes waits for ever"]
+pub struct Waiter(Option<Waker>);
+
+// === impl Queue ===
+
+impl<T: Weigh> Queue<T> {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self {
+            items: VecDeque::new(),
+            counted: 0,
+            bytes: 0,
+            has_ended: false,
+            reader: None,
+        }
+    }
+
+    /// Adds an item at the end, if it fits.
+    ///
+    /// # Errors
+    /// [`Full`]: the item was dropped.
+    pub fn push(&mut self, item: T, limits: Limits) -> Result<Waiter, Full> {
+        self.room(item.bytes(), limits)?;
+        Ok(self.add(item))
+    }
+
+    /// Whether an item of so many bytes would be taken now. Who has more to ask before it adds the item begins with this.
+    ///
+    /// # Errors
+    /// [`Full`]: it would not.
+    pub fn room(&self, bytes: usize, limits: Limits) -> Result<(), Full> {
+        if self.has_ended {
+            Err(Full::Ended)
+        } else if self.fits(bytes, limits) {
+            Ok(())
+        } else {
+            Err(Full::Queue)
+        }
+    }
+
+    /// Adds an item at the end and asks for no room, after the end too: for what [`Queue::room`] or [`Queue::displace`] has
+    /// made room for, and for what must not get lost.
+    pub fn add(&mut self, item: T) -> Waiter {
+        self.counted += usize::from(item.counts());
+        self.bytes += item.bytes();
+        self.items.push_back(item);
+        Waiter(self.reader.take())
+    }
+
+    /// Takes the oldest item out while one of so many bytes does not fit; `None` when it fits.
+    pub fn displace(&mut self, bytes: usize, limits: Limits) -> Option<T> {
+        if self.fits(bytes, limits) {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// Takes the oldest item out.
+    pub fn pop(&mut self) -> Option<T> {
+        let item = self.items.pop_front()?;
+        self.counted -= usize::from(item.counts());
+        self.bytes -= item.bytes();
+        if self.items.is_empty() && self.items.capacity() > KEPT_PLACES {
+            self.items = VecDeque::new();
+        }
+        Some(item)
+    }
+
+    /// Takes the oldest item out, or leaves the reader's waker; `None` after the end.
+    pub fn poll(&mut self, context: &Context<'_>) -> Poll<Option<T>> {
+        if let Some(item) = self.pop() {
+            return Poll::Ready(Some(item));
+        }
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        self.wait(context);
+        Poll::Pending
+    }
+
+    /// Leaves the waker of a reader that found nothing. There is one reader: it takes the place of what was left before.
+    pub fn wait(&mut self, context: &Context<'_>) {
+        match &mut self.reader {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+    }
+
+    /// Takes everything out.
+    pub fn take_all(&mut self) -> VecDeque<T> {
+        (self.counted, self.bytes) = (0, 0);
+        std::mem::take(&mut self.items)
+    }
+
+    /// Drops the items for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        let (counted, bytes) = (&mut self.counted, &mut self.bytes);
+        self.items.retain(|item| {
+            let kept = keep(item);
+            if !kept {
+                *counted -= usize::from(item.counts());
+                *bytes -= item.bytes();
+            }
+            kept
+        });
+    }
+
+    /// Changes the item at a place, counted from the oldest; nothing where there is none.
+    pub fn change(&mut self, place: usize, change: impl FnOnce(&mut T)) {
+        let Some(item) = self.items.get_mut(place) else {
+            return;
+        };
+        self.counted -= usize::from(item.counts());
+        self.bytes -= item.bytes();
+        change(item);
+        self.counted += usize::from(item.counts());
+        self.bytes += item.bytes();
+    }
+
+    /// Adds a last item, whether it fits or not, and ends the queue.
+    pub fn end_with(&mut self, item: T) -> Waiter {
+        self.has_ended = true;
+        self.add(item)
+    }
+
+    /// Ends the queue: [`Queue::push`] refuses from now on, and the reader sees the end when it has read what waits.
+    pub fn end(&mut self) -> Waiter {
+        self.has_ended = true;
+        Waiter(self.reader.take())
+    }
+
+    /// Whether the queue has ended. Something may wait all the same.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Everything that waits: the place that the next item takes.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Of what waits, the items that count.
+    pub fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// What everything that waits weighs.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn fits(&self, bytes: usize, limits: Limits) -> bool {
+        self.counted == 0 || (self.counted < limits.items && self.bytes + bytes <= limits.bytes)
+    }
+}
+
+impl<T: Weigh> Default for Queue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl Waiter ===
+
+impl Waiter {
+    /// Wakes it.
+    pub fn wake(self) {
+        if let Some(waker) = self.0 {
+            waker.wake();
+        }
+    }
+}
+
+/// An item with its bytes beside it, where it cannot tell them itself.
+impl<T> Weigh for (T, usize) {
+    fn bytes(&self) -> usize {
+        self.1
+    }
+}
+
+#[cfg(test)]
+mod tests;
