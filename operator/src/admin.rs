@@ -16,7 +16,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 
-use crate::names::Names;
+use crate::names::ObjectNames;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -115,7 +115,7 @@ impl Admin {
     }
 
     /// The admin API of one Hub.
-    pub(crate) fn door(&self, names: &Names, key: SecretString) -> Door {
+    pub(crate) fn door(&self, names: &ObjectNames, key: SecretString) -> Door {
         let base = self
             .template
             .replace("{hub}", &names.hub)
@@ -199,8 +199,8 @@ impl Door {
         let answer = self.send(request).await?;
         let body = match body(answer, limit).await {
             Ok(body) => body,
-            Err(Unread::Broken(source)) => return Err(self.unreachable(Some(source))),
-            Err(Unread::TooLong) => return Err(self.no_hub(&format!("its answer is longer than {limit} bytes"))),
+            Err(BodyError::Broken(source)) => return Err(self.unreachable(Some(source))),
+            Err(BodyError::TooLong) => return Err(self.no_hub(&format!("its answer is longer than {limit} bytes"))),
         };
         let answer = serde_json::from_slice(&body)
             .map_err(|error| self.no_hub(&format!("its answer is not understood: {error}")))?;
@@ -253,21 +253,21 @@ impl Door {
 
 /// Why a body was not read to its end.
 #[derive(Debug)]
-pub(crate) enum Unread {
+pub(crate) enum BodyError {
     TooLong,
     Broken(reqwest::Error),
 }
 
 /// Reads a body of at most so many bytes; of a longer one nothing more is taken.
-pub(crate) async fn body(mut answer: Response, limit: usize) -> Result<Vec<u8>, Unread> {
-    let told = answer.content_length().and_then(|told| usize::try_from(told).ok());
-    if told.is_some_and(|told| told > limit) {
-        return Err(Unread::TooLong);
+pub(crate) async fn body(mut answer: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let declared = answer.content_length().and_then(|length| usize::try_from(length).ok());
+    if declared.is_some_and(|length| length > limit) {
+        return Err(BodyError::TooLong);
     }
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(Unread::Broken)? {
+    while let Some(chunk) = answer.chunk().await.map_err(BodyError::Broken)? {
         if body.len().saturating_add(chunk.len()) > limit {
-            return Err(Unread::TooLong);
+            return Err(BodyError::TooLong);
         }
         body.extend_from_slice(&chunk);
     }

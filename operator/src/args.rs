@@ -1,4 +1,4 @@
-//! What the operator is told at start: flags, or the environment in their place.
+//! The settings of the operator: flags, or the environment in their place.
 //!
 //! | what | value |
 //! |---|---|
@@ -31,7 +31,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use alkhub_config::LogFormat;
 use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 /// Keeps Hubs and Spokes as their resources say.
 #[derive(Clone, Debug, Parser)]
@@ -69,7 +71,7 @@ pub struct Args {
         default_value = "http://{hub}.{namespace}.svc:{port}"
     )]
     pub hub_url_template: String,
-    /// Time between two looks at a Hub's spokes.
+    /// Time between two polls of a Hub's spokes.
     #[arg(long, env = "ALKHUB_OPERATOR_POLL_INTERVAL", default_value = "10s", value_parser = seconds)]
     pub poll_interval: Duration,
     /// Reconciliations at once, of each kind.
@@ -85,21 +87,20 @@ pub struct Args {
     #[arg(long, env = "ALKHUB_OPERATOR_LOG_FILTER", default_value = "info")]
     pub log_filter: String,
     /// How a line of the log looks.
-    #[arg(long, env = "ALKHUB_OPERATOR_LOG_FORMAT", default_value = "text")]
+    #[arg(long, env = "ALKHUB_OPERATOR_LOG_FORMAT", default_value = "text", value_parser = log_format())]
     pub log_format: LogFormat,
 }
 
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs, one object on a line.
-    Json,
-}
-
-/// Longer ones would be no Lease and no look at all.
+/// Longer ones would be no Lease and no poll at all.
 const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// `text` or `json`.
+fn log_format() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(["text", "json"]).map(|name| match name.as_str() {
+        "json" => LogFormat::Json,
+        _ => LogFormat::Text,
+    })
+}
 
 /// `15s`, `500ms`, `2m`.
 fn seconds(text: &str) -> Result<Duration, String> {

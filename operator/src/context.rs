@@ -16,12 +16,12 @@ use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
 use crate::backoff::Backoff;
-use crate::events::Events;
+use crate::events::EventRecorder;
 use crate::hub::{Auths, Others};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
-use crate::watch::{Stores, Unread};
+use crate::watch::{Stores, UnreadableObjects};
 
 /// Counts in a status are written this often at most, when nothing else changed.
 const COUNTS: Duration = Duration::from_secs(15);
@@ -32,36 +32,36 @@ pub(crate) struct Context {
     pub(crate) options: Arc<Args>,
     pub(crate) kubernetes: Kubernetes,
     pub(crate) stores: Arc<Stores>,
-    pub(crate) unread: Arc<Unread>,
+    pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) admin: Admin,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) events: Events,
+    pub(crate) events: EventRecorder,
     pub(crate) applied: Applied,
     pub(crate) facts: Facts,
     pub(crate) backoff: Backoff,
-    pub(crate) looks: Looks,
-    pub(crate) counted: Counted,
-    pub(crate) told: Told,
+    pub(crate) polls: Polls,
+    pub(crate) count_times: CountTimes,
+    pub(crate) declaration_times: DeclarationTimes,
     pub(crate) others: Others,
     pub(crate) auths: Auths,
     pub(crate) wake: Wake,
 }
 
-/// What was last seen of each Hub's admin API, by the Hub's uid.
+/// The last poll of each Hub's admin API, by the Hub's uid.
 #[derive(Debug, Default)]
-pub(crate) struct Looks(Mutex<HashMap<String, Arc<Look>>>);
+pub(crate) struct Polls(Mutex<HashMap<String, Arc<Poll>>>);
 
 /// When the counts in a Hub's status were last brought up to date, by the Hub's uid.
 #[derive(Debug, Default)]
-pub(crate) struct Counted(Mutex<HashMap<String, Instant>>);
+pub(crate) struct CountTimes(Mutex<HashMap<String, Instant>>);
 
-/// When this process last declared a Spoke at its hub, by the Spoke's uid: a look of before cannot know it.
+/// When this process last declared a Spoke at its hub, by the Spoke's uid: a poll from before cannot know of it.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<HashMap<String, Instant>>);
+pub(crate) struct DeclarationTimes(Mutex<HashMap<String, Instant>>);
 
-/// One look at a Hub's admin API.
+/// One poll of a Hub's admin API.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Poll {
     /// When.
     pub(crate) at: Instant,
     /// Whether there was a pod to ask.
@@ -70,7 +70,7 @@ pub(crate) struct Look {
     pub(crate) key: Option<AdminKey>,
     /// The hub refused the admin key itself.
     pub(crate) denied: bool,
-    /// What it said, or why not.
+    /// What it answered, or why it did not.
     pub(crate) seen: Result<Seen, String>,
 }
 
@@ -84,41 +84,41 @@ pub(crate) struct AdminKey {
     pub(crate) key: SecretString,
 }
 
-/// What a Hub said.
+/// What a Hub answered.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) report: HubReport,
-    /// By name, or why it does not tell: without Postgres a hub says how it is and not which spokes it has.
+    /// By name, or why they are not known: without Postgres a hub reports how it is and not which spokes it has.
     pub(crate) spokes: Result<HashMap<String, SpokeInfo>, String>,
 }
 
 // === impl Seen ===
 
 impl Seen {
-    /// What the hub says of a spoke, when it is the one with this uid.
+    /// What the hub reports of a spoke, when it is the one with this uid.
     pub(crate) fn spoke(&self, name: &str, uid: &str) -> Option<&SpokeInfo> {
         let spokes = self.spokes.as_ref().ok()?;
         spokes.get(name).filter(|info| info.uid == uid)
     }
 }
 
-/// Asks for Spokes to be reconciled soon. The queue is bounded; when it is full the rest waits for the next look.
+/// Asks for Spokes to be reconciled soon. The queue is bounded; when it is full the rest waits for the next poll.
 #[derive(Clone, Debug)]
 pub(crate) struct Wake(mpsc::Sender<ObjectRef<Spoke>>);
 
-// === impl Looks ===
+// === impl Polls ===
 
-impl Looks {
-    /// The last look at a Hub.
-    pub(crate) fn of(&self, hub_uid: &str) -> Option<Arc<Look>> {
+impl Polls {
+    /// The last poll of a Hub.
+    pub(crate) fn of(&self, hub_uid: &str) -> Option<Arc<Poll>> {
         self.0.lock().get(hub_uid).cloned()
     }
 
-    /// Keeps a look.
-    pub(crate) fn keep(&self, hub_uid: &str, look: Look) -> Arc<Look> {
-        let look = Arc::new(look);
-        self.0.lock().insert(hub_uid.to_owned(), Arc::clone(&look));
-        look
+    /// Keeps a poll.
+    pub(crate) fn keep(&self, hub_uid: &str, poll: Poll) -> Arc<Poll> {
+        let poll = Arc::new(poll);
+        self.0.lock().insert(hub_uid.to_owned(), Arc::clone(&poll));
+        poll
     }
 
     /// Forgets Hubs that are gone.
@@ -127,9 +127,9 @@ impl Looks {
     }
 }
 
-// === impl Counted ===
+// === impl CountTimes ===
 
-impl Counted {
+impl CountTimes {
     /// Whether counts alone are reason enough to write a status now.
     pub(crate) fn is_due(&self, hub_uid: &str) -> bool {
         self.0.lock().get(hub_uid).is_none_or(|at| at.elapsed() >= COUNTS)
@@ -146,9 +146,9 @@ impl Counted {
     }
 }
 
-// === impl Told ===
+// === impl DeclarationTimes ===
 
-impl Told {
+impl DeclarationTimes {
     /// When a Spoke was last declared.
     pub(crate) fn at(&self, spoke_uid: &str) -> Option<Instant> {
         self.0.lock().get(spoke_uid).copied()

@@ -129,7 +129,7 @@ const PERSISTENT: u32 = 4;
 /// Who can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cure {
-    /// Time: it is tried again, and nobody is told but the log unless it goes on.
+    /// Time: it is tried again, and only logged unless it persists.
     Time,
     /// A person: it is tried again too, and a condition says so.
     Person,
@@ -210,7 +210,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let answer = answer(error);
-        let message = answer.map_or_else(|| error.to_string(), said);
+        let message = answer.map_or_else(|| error.to_string(), message);
         if !text.contains(&message) {
             if !text.is_empty() {
                 text.push_str(": ");
@@ -234,8 +234,8 @@ fn answer<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Status
     }
 }
 
-/// What an answer says to people.
-fn said(answer: &Status) -> String {
+/// The text of an answer for people.
+fn message(answer: &Status) -> String {
     match (answer.message.as_str(), answer.reason.as_str()) {
         ("", "") => format!("the API server answered HTTP {}", answer.code),
         ("", reason) => format!("the API server answered HTTP {} {reason}", answer.code),

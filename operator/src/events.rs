@@ -11,16 +11,16 @@ use crate::kubernetes::{Kubernetes, MANAGER};
 /// Longest note that the API takes, in bytes.
 const NOTE_BYTES: usize = 1000;
 
-/// Tells people what changed.
+/// Publishes transitions of conditions as Events.
 #[derive(Clone)]
-pub(crate) struct Events {
+pub(crate) struct EventRecorder {
     recorder: Recorder,
     kubernetes: Kubernetes,
 }
 
-// === impl Events ===
+// === impl EventRecorder ===
 
-impl Events {
+impl EventRecorder {
     pub(crate) fn new(kubernetes: &Kubernetes, identity: &str) -> Self {
         let reporter = Reporter {
             controller: MANAGER.to_owned(),
@@ -67,9 +67,9 @@ impl Events {
     }
 }
 
-impl std::fmt::Debug for Events {
+impl std::fmt::Debug for EventRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Events")
+        f.write_str("EventRecorder")
     }
 }
 
@@ -81,7 +81,7 @@ fn changed<'a>(old: &'a [Condition], new: &'a [Condition]) -> impl Iterator<Item
     })
 }
 
-/// What somebody should look into. `Unknown` is not: who must act is told by what else changes.
+/// What somebody should look into. `Unknown` is not: other conditions say who must act.
 fn is_bad(condition: &Condition) -> bool {
     match condition.type_.as_str() {
         condition::DEGRADED | condition::PREFIX_CONFLICT => condition.status == "True",

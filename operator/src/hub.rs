@@ -6,7 +6,7 @@
 //! 3. `generated` makes the Secrets that are made once.
 //! 4. `build` turns the plan into objects, purely; it cannot fail.
 //! 5. `apply` writes what differs and prunes what is no longer wanted.
-//! 6. `look` asks the hub's admin API, at most once per interval.
+//! 6. `poll` asks the hub's admin API, at most once per interval.
 //! 7. `status` says what came of it, when it changed.
 //!
 //! Invariants
@@ -20,12 +20,12 @@ mod auths;
 mod build;
 mod claim;
 mod generated;
-mod look;
 mod observe;
 mod others;
-mod refusal;
+mod pod_problem;
+mod poll;
+mod spec_error;
 mod status;
-mod trouble;
 mod validate;
 
 use std::sync::Arc;
@@ -37,14 +37,14 @@ use kube::ResourceExt as _;
 pub(crate) use self::auths::Auths;
 pub(crate) use self::claim::{is_other as is_claimed_by_other, other as kept_by_other};
 pub(crate) use self::generated::admin_key;
-pub(crate) use self::look::door;
 pub(crate) use self::others::Others;
+pub(crate) use self::poll::door;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gate::Shut;
 use crate::kubernetes::Going as _;
 use crate::secrets::SETTLED;
-use crate::turn::Done;
+use crate::turn::Reconciled;
 
 /// A Hub that was refused is looked at again: the Secret or the other Hub that it waits for is not watched.
 const REFUSED: Duration = Duration::from_secs(5);
@@ -56,9 +56,9 @@ const FOREIGN: Duration = Duration::from_secs(10);
 const GONE: Duration = Duration::from_secs(300);
 
 /// How far a Hub was carried out.
-enum Ended {
-    Applied(Box<validate::Plan>, Box<apply::Outcome>),
-    Refused(refusal::Refusal),
+enum Progress {
+    Applied(Box<validate::Plan>, Box<apply::LiveObjects>),
+    Refused(spec_error::SpecError),
     /// A Secret has just changed: what belongs to the change is waited for.
     Changing,
     /// Something could not be read, or could not be applied.
@@ -69,46 +69,50 @@ enum Ended {
 }
 
 /// See the module.
-pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Done, Error> {
+pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconciled, Error> {
     if hub.meta_is_going() {
-        return Ok(Done::Well(GONE));
+        return Ok(Reconciled::Valid(GONE));
     }
-    if ctx.unread.has(hub.as_ref()) {
+    if ctx.unreadable.has(hub.as_ref()) {
         // What is known is from before: it is looked at for its Spokes, and nothing is carried out.
         if kept_by_other(&ctx.options, &hub).is_none() {
             see(&ctx, &hub, status::running(&ctx, &hub)).await;
         }
-        return Ok(Done::Invalid(ctx.options.poll_interval));
+        return Ok(Reconciled::Invalid(ctx.options.poll_interval));
     }
     if !claim::take(&ctx, &hub).await? {
-        return Ok(Done::Well(FOREIGN));
+        return Ok(Reconciled::Valid(FOREIGN));
     }
     if hub.spec.paused {
         let sight = see(&ctx, &hub, status::running(&ctx, &hub)).await;
         status::paused(&ctx, &hub, &sight).await?;
-        return Ok(Done::Well(ctx.options.poll_interval));
+        return Ok(Reconciled::Valid(ctx.options.poll_interval));
     }
     let ended = carry_out(&ctx, &hub).await;
     let pods = match &ended {
-        Ended::Failed {
+        Progress::Failed {
             error: Error::Shut(_), ..
         } => return Err(Error::Shut(Shut)),
-        Ended::Applied(_, outcome) => Some(status::Pods::of(&hub, &outcome.deployment)),
-        Ended::Refused(_) | Ended::Changing | Ended::Failed { .. } => status::running(&ctx, &hub),
+        Progress::Applied(_, live) => Some(status::Pods::of(&hub, &live.deployment)),
+        Progress::Refused(_) | Progress::Changing | Progress::Failed { .. } => status::running(&ctx, &hub),
     };
     let sight = see(&ctx, &hub, pods).await;
     match ended {
-        Ended::Changing => Ok(Done::Well(SETTLED)),
-        Ended::Applied(plan, outcome) => {
-            status::applied(&ctx, &hub, &plan, &outcome, &sight).await?;
-            let well = sight.look.seen.is_ok();
-            Ok(Done::Well(if well { ctx.options.poll_interval } else { look::AGAIN }))
+        Progress::Changing => Ok(Reconciled::Valid(SETTLED)),
+        Progress::Applied(plan, live) => {
+            status::applied(&ctx, &hub, &plan, &live, &sight).await?;
+            let well = sight.poll.seen.is_ok();
+            Ok(Reconciled::Valid(if well {
+                ctx.options.poll_interval
+            } else {
+                poll::AGAIN
+            }))
         }
-        Ended::Refused(refusal) => {
-            status::refused(&ctx, &hub, &refusal, &sight).await?;
-            Ok(Done::Invalid(REFUSED))
+        Progress::Refused(spec_error) => {
+            status::refused(&ctx, &hub, &spec_error, &sight).await?;
+            Ok(Reconciled::Invalid(REFUSED))
         }
-        Ended::Failed { is_accepted, error } => {
+        Progress::Failed { is_accepted, error } => {
             let failures = ctx.backoff.failures(&hub.uid().unwrap_or_default());
             if error.is_shown(failures) {
                 status::failed(&ctx, &hub, &error, is_accepted, &sight).await?;
@@ -123,33 +127,33 @@ pub(crate) async fn panicked(hub: Arc<Hub>, ctx: Arc<Context>, error: Error) -> 
     if hub.meta_is_going() || kept_by_other(&ctx.options, &hub).is_some() {
         return Ok(());
     }
-    let look = ctx.looks.of(&hub.uid().unwrap_or_default());
+    let poll = ctx.polls.of(&hub.uid().unwrap_or_default());
     let sight = status::Sight {
         pods: status::running(&ctx, &hub),
-        look: look.unwrap_or_else(look::none),
-        trouble: None,
+        poll: poll.unwrap_or_else(poll::none),
+        problem: None,
     };
     status::failed(&ctx, &hub, &error, false, &sight).await
 }
 
 async fn see(ctx: &Context, hub: &Hub, pods: Option<status::Pods>) -> status::Sight {
-    let look = look::at(hub, ctx, pods.as_ref()).await;
-    let trouble = trouble::look(ctx, hub, pods.as_ref()).await;
-    status::Sight { pods, look, trouble }
+    let poll = poll::at(hub, ctx, pods.as_ref()).await;
+    let problem = pod_problem::find(ctx, hub, pods.as_ref()).await;
+    status::Sight { pods, poll, problem }
 }
 
-async fn carry_out(ctx: &Context, hub: &Hub) -> Ended {
-    let failed = |is_accepted| move |error| Ended::Failed { is_accepted, error };
+async fn carry_out(ctx: &Context, hub: &Hub) -> Progress {
+    let failed = |is_accepted| move |error| Progress::Failed { is_accepted, error };
     let observed = match observe::observe(ctx, hub).await {
         Ok(observed) => observed,
         Err(error) => return failed(false)(error),
     };
     if observed.is_changing {
-        return Ended::Changing;
+        return Progress::Changing;
     }
     let plan = match validate::validate(hub, &observed) {
         Ok(plan) => plan,
-        Err(refusal) => return Ended::Refused(refusal),
+        Err(spec_error) => return Progress::Refused(spec_error),
     };
     let applied = async {
         let generated = generated::ensure(ctx, hub, &plan).await?;
@@ -157,7 +161,7 @@ async fn carry_out(ctx: &Context, hub: &Hub) -> Ended {
         Box::pin(apply::apply(ctx, hub, &plan, wanted)).await
     };
     match applied.await {
-        Ok(outcome) => Ended::Applied(Box::new(plan), Box::new(outcome)),
+        Ok(live) => Progress::Applied(Box::new(plan), Box::new(live)),
         Err(error) => failed(true)(error),
     }
 }

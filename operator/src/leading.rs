@@ -3,11 +3,10 @@
 //! Invariants
 //! - No reconcile looks at a store that was not filled yet.
 //! - When the term ends, what is under way may go on reading for a second; the gate lets nothing be written.
-//! - A controller, or another task of the term, that ends before the term does is told ([`Term::lost`]): the process ends.
+//! - A controller, or another task of the term, that ends before the term does ends the process ([`Term::lost`]).
 
 mod housekeeping;
-mod kept;
-mod unread;
+mod unreadable;
 mod wake;
 
 use std::future::{Future, ready};
@@ -15,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::{Hub, Spoke};
+use alkhub_tasks::{Lost, Supervisor};
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
@@ -25,21 +25,20 @@ use kube::runtime::controller;
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use self::kept::Kept;
-pub use self::kept::Lost;
 use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
 use crate::backoff::Backoff;
-use crate::context::{Context, Counted, Looks, Told, Wake};
-use crate::events::Events;
+use crate::context::{Context, CountTimes, DeclarationTimes, Polls, Wake};
+use crate::events::EventRecorder;
 use crate::gate::Gate;
 use crate::kubernetes::{Clients, Kubernetes};
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
-use crate::turn::{policy, reconciled};
-use crate::watch::{Stores, Unread, Watched, Watches};
+use crate::turn::{self, error_policy};
+use crate::watch::{Stores, UnreadableObjects, Watched, Watches};
 use crate::{hub, spoke};
 
 /// Spokes that wait to be reconciled because something around them changed; over it they wait for the next resync.
@@ -55,7 +54,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Term {
     pub(crate) stop: CancellationToken,
-    kept: Kept,
+    supervisor: Supervisor,
     metrics: Arc<Metrics>,
 }
 
@@ -80,29 +79,29 @@ pub(crate) fn start(
     metrics: &Arc<Metrics>,
     admin: &Admin,
 ) -> Term {
-    let unread = Arc::new(Unread::default());
+    let unreadable = Arc::new(UnreadableObjects::default());
     let triggers = Triggers::new(&Watches {
         client: clients.watches.clone(),
         namespace: options.watch_namespace.clone(),
         metrics: Arc::clone(metrics),
-        unread: Arc::clone(&unread),
+        unreadable: Arc::clone(&unreadable),
     });
     let (sender, woken) = mpsc::channel(WAKE_QUEUE);
     let kubernetes = Kubernetes::new(clients.requests.clone(), gate.clone(), Arc::clone(metrics));
     let context = Arc::new(Context {
         options: Arc::clone(options),
         stores: Arc::new(triggers.stores()),
-        unread,
+        unreadable,
         admin: admin.clone(),
         metrics: Arc::clone(metrics),
-        events: Events::new(&kubernetes, &options.identity),
+        events: EventRecorder::new(&kubernetes, &options.identity),
         kubernetes,
         applied: Applied::default(),
         facts: Facts::default(),
         backoff: Backoff::default(),
-        looks: Looks::default(),
-        counted: Counted::default(),
-        told: Told::default(),
+        polls: Polls::default(),
+        count_times: CountTimes::default(),
+        declaration_times: DeclarationTimes::default(),
         others: hub::Others::default(),
         auths: hub::Auths::default(),
         wake: Wake::new(sender),
@@ -110,7 +109,7 @@ pub(crate) fn start(
     metrics.observe(Some(Arc::clone(&context.stores)));
     let stop = CancellationToken::new();
     let term = Term {
-        kept: Kept::new(stop.clone()),
+        supervisor: Supervisor::new(TaskTracker::new(), stop.clone()),
         stop,
         metrics: Arc::clone(metrics),
     };
@@ -123,15 +122,20 @@ pub(crate) fn start(
 impl Term {
     /// Waits until everything of the term has ended.
     pub(crate) async fn join(self) {
-        let Self { stop, kept, metrics } = self;
+        let Self {
+            stop,
+            supervisor,
+            metrics,
+        } = self;
         stop.cancel();
-        kept.ended().await;
+        supervisor.tasks().close();
+        supervisor.tasks().wait().await;
         metrics.observe(None);
     }
 
     /// Resolves with the first task that ended before the term; never when none does.
     pub(crate) async fn lost(&self) -> Lost {
-        self.kept.lost().await
+        self.supervisor.lost().await
     }
 
     fn run(&self, triggers: Triggers, woken: mpsc::Receiver<ObjectRef<Spoke>>, context: &Arc<Context>) {
@@ -162,8 +166,8 @@ impl Term {
             .watches_stream(secret_touched, |secret| wake::hub_of(&secret))
             .graceful_shutdown_on(self.stop.clone().cancelled_owned())
             .run(
-                |hub, context| reconciled(hub, context, hub::reconcile, hub::panicked),
-                policy::<Hub>,
+                |hub, context| turn::run(hub, context, hub::reconcile, hub::panicked),
+                error_policy::<Hub>,
                 Arc::clone(context),
             );
         let spokes = Controller::for_stream(spokes.touched, spokes.store)
@@ -171,15 +175,18 @@ impl Term {
             .reconcile_on(wake::queue(woken))
             .graceful_shutdown_on(self.stop.clone().cancelled_owned())
             .run(
-                |spoke, context| reconciled(spoke, context, spoke::reconcile, spoke::panicked),
-                policy::<Spoke>,
+                |spoke, context| turn::run(spoke, context, spoke::reconcile, spoke::panicked),
+                error_policy::<Spoke>,
                 Arc::clone(context),
             );
-        let keep = |name, task| self.kept.keep(name, until(self.stop.clone(), task));
-        keep("hubs", hubs.for_each(|_| ready(())).boxed());
-        keep("spokes", spokes.for_each(|_| ready(())).boxed());
-        keep("housekeeping", housekeeping::housekeeping(Arc::clone(context)).boxed());
-        keep("unread", unread::tell(Arc::clone(context)).boxed());
+        let keep = |name, task| self.supervisor.keep(name, until(self.stop.clone(), task));
+        keep("operator.hubs", hubs.for_each(|_| ready(())).boxed());
+        keep("operator.spokes", spokes.for_each(|_| ready(())).boxed());
+        keep(
+            "operator.housekeeping",
+            housekeeping::housekeeping(Arc::clone(context)).boxed(),
+        );
+        keep("operator.unreadable", unreadable::report(Arc::clone(context)).boxed());
     }
 }
 

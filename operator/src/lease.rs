@@ -46,16 +46,16 @@ pub(crate) struct Candidate {
 
 /// The Lease as this process last wrote it, and when it began to write.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldLease {
     lease: Lease,
     since: Instant,
 }
 
 /// How a term of leadership ended.
 #[derive(Debug)]
-pub(crate) enum Ended {
+pub(crate) enum TermEnd {
     /// This process was asked to stop; it still holds the Lease.
-    Stopped(Box<Held>),
+    Stopped(Box<HeldLease>),
     /// Another holds it, or it could not be renewed in time.
     Lost,
 }
@@ -78,7 +78,7 @@ impl Candidate {
     }
 
     /// Stands by until the Lease is ours; `None` when asked to stop.
-    pub(crate) async fn acquire(&mut self, stop: &CancellationToken) -> Option<Held> {
+    pub(crate) async fn acquire(&mut self, stop: &CancellationToken) -> Option<HeldLease> {
         tracing::info!(operator.identity = self.identity, "standing by");
         let mut sight = Sight::default();
         let mut changes = self.changes();
@@ -108,7 +108,7 @@ impl Candidate {
     }
 
     /// Renews until the Lease is lost or `stop`; the gate is open meanwhile. Dropping it leaves the gate to its deadline.
-    pub(crate) async fn hold(&mut self, held: Held, stop: &CancellationToken) -> Ended {
+    pub(crate) async fn hold(&mut self, held: HeldLease, stop: &CancellationToken) -> TermEnd {
         tracing::info!(operator.identity = self.identity, "leading");
         self.metrics.leader.set(1);
         let ended = self.renew_until_ended(held, stop).await;
@@ -117,7 +117,7 @@ impl Candidate {
     }
 
     /// Gives the Lease back, so that another candidate need not wait for it to expire.
-    pub(crate) async fn release(&mut self, held: Held) {
+    pub(crate) async fn release(&mut self, held: HeldLease) {
         let lease = record::released(held.lease);
         match tokio::time::timeout(
             self.interval(),
@@ -131,13 +131,13 @@ impl Candidate {
         }
     }
 
-    async fn renew_until_ended(&mut self, mut held: Held, stop: &CancellationToken) -> Ended {
+    async fn renew_until_ended(&mut self, mut held: HeldLease, stop: &CancellationToken) -> TermEnd {
         let mut changes = self.changes();
         loop {
             let deadline = held.since + self.trust();
             self.gate.open_until(deadline);
             tokio::select! {
-                () = stop.cancelled() => return Ended::Stopped(Box::new(held)),
+                () = stop.cancelled() => return TermEnd::Stopped(Box::new(held)),
                 () = tokio::time::sleep_until(held.since + self.interval()) => {}
                 () = watched(&mut changes, &self.metrics) => {}
             }
@@ -154,15 +154,15 @@ impl Candidate {
                     }
                     Ok(Err(None)) => {
                         tracing::warn!("another candidate took the Lease");
-                        return Ended::Lost;
+                        return TermEnd::Lost;
                     }
                     Err(_) => {
                         tracing::warn!("the Lease could not be renewed in time");
-                        return Ended::Lost;
+                        return TermEnd::Lost;
                     }
                 }
                 tokio::select! {
-                    () = stop.cancelled() => return Ended::Stopped(Box::new(held)),
+                    () = stop.cancelled() => return TermEnd::Stopped(Box::new(held)),
                     () = tokio::time::sleep(self.interval() / 4) => {}
                 }
             }
@@ -170,14 +170,14 @@ impl Candidate {
     }
 
     /// One renewal. `Err(None)`: the Lease is another's.
-    async fn renew(&self, held: &Held) -> Result<Held, Option<kube::Error>> {
+    async fn renew(&self, held: &HeldLease) -> Result<HeldLease, Option<kube::Error>> {
         let since = Instant::now();
         let wanted = record::renewed(held.lease.clone());
         match self.api.replace(&self.name, &PostParams::default(), &wanted).await {
-            Ok(lease) => Ok(Held { lease, since }),
+            Ok(lease) => Ok(HeldLease { lease, since }),
             // Either another took it, or our own earlier renewal arrived and its answer did not.
             Err(error) if status(&error) == Some(409) => match self.api.get(&self.name).await {
-                Ok(lease) if record::holder(&lease) == Some(&self.identity) => Ok(Held {
+                Ok(lease) if record::holder(&lease) == Some(&self.identity) => Ok(HeldLease {
                     lease,
                     since: held.since,
                 }),
@@ -191,7 +191,7 @@ impl Candidate {
     }
 
     /// One look, and one try where the Lease is free. `Err(None)`: no answer in time.
-    async fn try_acquire(&self, sight: &mut Sight) -> Result<Option<Held>, Option<kube::Error>> {
+    async fn try_acquire(&self, sight: &mut Sight) -> Result<Option<HeldLease>, Option<kube::Error>> {
         let since = Instant::now();
         let attempt = async {
             match self.api.get_opt(&self.name).await? {
@@ -216,7 +216,7 @@ impl Candidate {
             Ok(Err(error)) => return Err(Some(error)),
             Err(_) => return Err(None),
         };
-        Ok((record::holder(&lease) == Some(&self.identity)).then_some(Held { lease, since }))
+        Ok((record::holder(&lease) == Some(&self.identity)).then_some(HeldLease { lease, since }))
     }
 
     /// Renewals come seven times in the duration.

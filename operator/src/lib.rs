@@ -35,15 +35,15 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_tasks::Lost;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::args::Args;
 use crate::gate::Gate;
 use crate::kubernetes::Clients;
-pub use crate::leading::Lost;
 use crate::leading::Term;
-use crate::lease::{Candidate, Ended};
+use crate::lease::{Candidate, TermEnd};
 use crate::metrics::Metrics;
 pub use crate::start::StartError;
 
@@ -75,7 +75,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
         gate.close();
         term.stop.cancel();
         if tokio::time::timeout(LAST_WRITES, gate.idle()).await.is_ok()
-            && let Ended::Stopped(held) = ended
+            && let TermEnd::Stopped(held) = ended
         {
             candidate.release(*held).await;
         }
@@ -99,10 +99,10 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
 /// given back.
 async fn hold(
     candidate: &mut Candidate,
-    held: lease::Held,
+    held: lease::HeldLease,
     term: &Term,
     stop: &CancellationToken,
-) -> (Ended, Option<Lost>) {
+) -> (TermEnd, Option<Lost>) {
     let ending = stop.child_token();
     let hold = candidate.hold(held, &ending);
     tokio::pin!(hold);

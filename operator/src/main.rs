@@ -1,6 +1,7 @@
 //! The binary `alkhub-operator`: flags, log, signals; everything else is in the library.
 
-use alkhub_operator::args::{Args, LogFormat};
+use alkhub_config::LogFormat;
+use alkhub_operator::args::Args;
 use anyhow::Context as _;
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;

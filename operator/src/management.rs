@@ -108,7 +108,7 @@ fn readiness(metrics: &Metrics) -> (StatusCode, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{Stores, Unread, Watches};
+    use crate::watch::{Stores, UnreadableObjects, Watches};
 
     fn leader() -> Arc<Metrics> {
         let metrics = Arc::new(Metrics::new(&Registry::new()).expect("registered"));
@@ -124,7 +124,7 @@ mod tests {
             client: kube::Client::new(tower::service_fn(nobody), "team"),
             namespace: None,
             metrics: Arc::clone(metrics),
-            unread: Arc::new(Unread::default()),
+            unreadable: Arc::new(UnreadableObjects::default()),
         };
         crate::leading::stores(&watches)
     }

@@ -35,7 +35,7 @@ pub(crate) enum Part {
 
 /// A Hub by namespace, name and uid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Names {
+pub(crate) struct ObjectNames {
     pub(crate) namespace: String,
     pub(crate) hub: String,
     pub(crate) uid: String,
@@ -53,9 +53,9 @@ impl Part {
     }
 }
 
-// === impl Names ===
+// === impl ObjectNames ===
 
-impl Names {
+impl ObjectNames {
     /// The names of a Hub that the API server gave out.
     pub(crate) fn of(hub: &Hub) -> Self {
         let meta = hub.meta();
@@ -195,8 +195,8 @@ pub(crate) fn digest(parts: &[&[u8]]) -> String {
 mod tests {
     use super::*;
 
-    fn names(namespace: &str, hub: &str) -> Names {
-        Names {
+    fn names(namespace: &str, hub: &str) -> ObjectNames {
+        ObjectNames {
             namespace: namespace.to_owned(),
             hub: hub.to_owned(),
             uid: "u".to_owned(),

@@ -4,8 +4,8 @@
 //! - A generated Secret is created, never applied: when two writers race, one gets 409 and reads what the other made.
 //! - Of a user's Secret a digest and the server's address are kept for a minute, never the content.
 
-pub(crate) mod endpoint;
 pub(crate) mod generated;
+pub(crate) mod server_address;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::time::Instant;
 
-use self::endpoint::Endpoint;
+use self::server_address::ServerAddress;
 use crate::error::Error;
 use crate::kubernetes::Kubernetes;
 use crate::names::digest;
@@ -44,7 +44,7 @@ pub(crate) struct Location {
 
 /// What a value must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Form {
+pub(crate) enum SecretFormat {
     /// A URL of Redis.
     Redis,
     /// A URL of Postgres.
@@ -59,14 +59,14 @@ pub(crate) struct Fact {
     /// Digest of the value.
     pub(crate) digest: String,
     /// Where the server is, or what is wrong with the value; `None` for certificates.
-    pub(crate) endpoint: Result<Option<Endpoint>, String>,
+    pub(crate) server: Result<Option<ServerAddress>, String>,
     /// Whether it is a URL of a Redis in the clear.
     pub(crate) is_clear: bool,
 }
 
 /// Facts by location and form, trusted for a minute each.
 #[derive(Debug, Default)]
-pub(crate) struct Facts(Mutex<HashMap<(Location, Form), Known>>);
+pub(crate) struct Facts(Mutex<HashMap<(Location, SecretFormat), Known>>);
 
 #[derive(Clone, Debug)]
 struct Known {
@@ -94,23 +94,23 @@ impl Location {
 
 impl Fact {
     /// Reads a value as the hub will: by the parser that the hub uses.
-    pub(crate) fn of(value: &[u8], form: Form, namespace: &str) -> Self {
+    pub(crate) fn of(value: &[u8], format: SecretFormat, namespace: &str) -> Self {
         let text = std::str::from_utf8(value).map(str::trim);
         let address = |parse: fn(&str) -> Result<Address, InvalidUrl>| {
             let address = parse(text.map_err(|_| "it is not UTF-8".to_owned())?).map_err(|error| error.to_string())?;
             if address.host.is_empty() {
                 return Err("no host is given".to_owned());
             }
-            Ok(Some(Endpoint::of(&address, namespace)))
+            Ok(Some(ServerAddress::of(&address, namespace)))
         };
         let is_encrypted = |text: &str| text.starts_with("rediss:") || text.starts_with("valkeys:");
         Self {
-            is_clear: form == Form::Redis && !text.is_ok_and(|text| is_encrypted(&text.to_ascii_lowercase())),
+            is_clear: format == SecretFormat::Redis && !text.is_ok_and(|text| is_encrypted(&text.to_ascii_lowercase())),
             digest: digest(&[value]),
-            endpoint: match form {
-                Form::Redis => address(address::redis),
-                Form::Postgres => address(address::postgres),
-                Form::Authorities => authorities(value).map(|()| None),
+            server: match format {
+                SecretFormat::Redis => address(address::redis),
+                SecretFormat::Postgres => address(address::postgres),
+                SecretFormat::Authorities => authorities(value).map(|()| None),
             },
         }
     }
@@ -138,13 +138,13 @@ impl Facts {
         &self,
         kubernetes: &Kubernetes,
         location: &Location,
-        form: Form,
+        format: SecretFormat,
     ) -> Result<Option<Fact>, Error> {
         let trusts = |known: &Known| known.fact.is_some() && known.at.elapsed() < TRUSTED;
-        match self.known(location, form).filter(trusts) {
+        match self.known(location, format).filter(trusts) {
             Some(known) => Ok(known.fact),
             // A missing one is looked for again at once: somebody is waiting for it.
-            None => self.refresh(kubernetes, location, form).await,
+            None => self.refresh(kubernetes, location, format).await,
         }
     }
 
@@ -153,40 +153,45 @@ impl Facts {
     pub(crate) async fn read_all<const N: usize>(
         &self,
         kubernetes: &Kubernetes,
-        places: &[Option<(Location, Form)>; N],
+        places: &[Option<(Location, SecretFormat)>; N],
     ) -> Result<([Option<Fact>; N], bool), Error> {
-        for (location, form) in places.iter().flatten() {
-            self.read(kubernetes, location, *form).await?;
+        for (location, format) in places.iter().flatten() {
+            self.read(kubernetes, location, *format).await?;
         }
         if self.changed_within(places, SETTLED * 2) {
-            for (location, form) in places.iter().flatten() {
-                self.refresh(kubernetes, location, *form).await?;
+            for (location, format) in places.iter().flatten() {
+                self.refresh(kubernetes, location, *format).await?;
             }
         }
         let facts = places.each_ref().map(|place| {
-            let (location, form) = place.as_ref()?;
-            self.known(location, *form)?.fact
+            let (location, format) = place.as_ref()?;
+            self.known(location, *format)?.fact
         });
         Ok((facts, self.changed_within(places, SETTLED)))
     }
 
-    fn known(&self, location: &Location, form: Form) -> Option<Known> {
-        self.0.lock().get(&(location.clone(), form)).cloned()
+    fn known(&self, location: &Location, format: SecretFormat) -> Option<Known> {
+        self.0.lock().get(&(location.clone(), format)).cloned()
     }
 
-    fn changed_within(&self, places: &[Option<(Location, Form)>], limit: Duration) -> bool {
+    fn changed_within(&self, places: &[Option<(Location, SecretFormat)>], limit: Duration) -> bool {
         let changed = places
             .iter()
             .flatten()
-            .filter_map(|(location, form)| self.known(location, *form)?.changed);
+            .filter_map(|(location, format)| self.known(location, *format)?.changed);
         changed.into_iter().any(|at| at.elapsed() < limit)
     }
 
-    async fn refresh(&self, kubernetes: &Kubernetes, location: &Location, form: Form) -> Result<Option<Fact>, Error> {
+    async fn refresh(
+        &self,
+        kubernetes: &Kubernetes,
+        location: &Location,
+        format: SecretFormat,
+    ) -> Result<Option<Fact>, Error> {
         let secret: Option<Secret> = kubernetes.get(&location.namespace, &location.secret).await?;
         let value = secret.and_then(|secret| secret.data?.remove(&location.key));
-        let fact = value.map(|value| Fact::of(&value.0, form, &location.namespace));
-        let (key, now) = ((location.clone(), form), Instant::now());
+        let fact = value.map(|value| Fact::of(&value.0, format, &location.namespace));
+        let (key, now) = ((location.clone(), format), Instant::now());
         let mut facts = self.0.lock();
         facts.retain(|_, known| known.at.elapsed() < KEPT);
         let before = facts.get(&key);

@@ -27,27 +27,27 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::hub::kept_by_other;
 use crate::kubernetes::Going as _;
-use crate::turn::Done;
+use crate::turn::Reconciled;
 
 /// What the cluster does not tell is looked at again after this long.
 const RESYNC: Duration = Duration::from_secs(300);
 
 /// See the module.
-pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Done, Error> {
+pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Reconciled, Error> {
     let hub = ctx.stores.hub_of(&spoke);
     if hub.is_some_and(|hub| kept_by_other(&ctx.options, &hub).is_some()) {
-        return Ok(Done::Well(RESYNC));
+        return Ok(Reconciled::Valid(RESYNC));
     }
-    if ctx.unread.has(spoke.as_ref()) {
-        return Ok(Done::Invalid(RESYNC));
+    if ctx.unreadable.has(spoke.as_ref()) {
+        return Ok(Reconciled::Invalid(RESYNC));
     }
-    let of_unread = || {
-        ctx.unread
+    let is_of_unreadable = || {
+        ctx.unreadable
             .has_hub(&spoke.namespace().unwrap_or_default(), &spoke.spec.hub_ref.name)
     };
-    if ctx.stores.hub_of(&spoke).is_none() && !spoke.meta_is_going() && of_unread() {
+    if ctx.stores.hub_of(&spoke).is_none() && !spoke.meta_is_going() && is_of_unreadable() {
         // The Hub is there, and nobody can tell how it is: what was last known stays.
-        return Ok(Done::Well(RESYNC));
+        return Ok(Reconciled::Valid(RESYNC));
     }
     let ended = if spoke.meta_is_going() {
         retire::retire(&ctx, &spoke).await
@@ -55,7 +55,7 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Do
         keep(&ctx, &spoke).await
     };
     if let Err(error) = &ended
-        && !is_told(error)
+        && !is_shown_already(error)
         && error.is_shown(ctx.backoff.failures(&spoke.uid().unwrap_or_default()))
     {
         status::failed(&ctx, &spoke, &observe::observe(&ctx, &spoke), &error.chain()).await?;
@@ -73,19 +73,19 @@ pub(crate) async fn panicked(spoke: Arc<Spoke>, ctx: Arc<Context>, error: Error)
 }
 
 /// Whether a condition says it already, in its own words.
-fn is_told(error: &Error) -> bool {
+fn is_shown_already(error: &Error) -> bool {
     matches!(error, Error::Hub(_) | Error::Taken { .. })
 }
 
-async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
+async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, Error> {
     let observed = observe::observe(ctx, spoke);
     let declaration = match validate::validate(spoke, &observed) {
         Course::Declare(declaration) => declaration,
         // A new operator has not asked yet: what the last one found still holds.
-        Course::Wait(Waiting::HubNotAsked) if spoke.status.is_some() => return Ok(Done::Well(RESYNC)),
+        Course::Wait(Waiting::HubNotAsked) if spoke.status.is_some() => return Ok(Reconciled::Valid(RESYNC)),
         Course::Wait(reason) => {
             status::waiting(ctx, spoke, &observed, reason).await?;
-            return Ok(Done::Well(RESYNC));
+            return Ok(Reconciled::Valid(RESYNC));
         }
     };
     if let Err(error) = declaration.put.check() {
@@ -97,17 +97,17 @@ async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
             &format!("spec.{}: {}", error.field, error.rule),
         )
         .await?;
-        return Ok(Done::Invalid(RESYNC));
+        return Ok(Reconciled::Invalid(RESYNC));
     }
     match register::register(ctx, spoke, &observed, &declaration).await {
         Ok(registered) => {
             status::registered(ctx, spoke, &observed, registered).await?;
             unnamed::remove(ctx, spoke).await?;
-            Ok(Done::Well(RESYNC))
+            Ok(Reconciled::Valid(RESYNC))
         }
         Err(Error::Hub(error @ admin::Error::Refused { .. })) if !error.is_denied() => {
             status::refused(ctx, spoke, &observed, "RefusedByHub", &error.to_string()).await?;
-            Ok(Done::Invalid(RESYNC))
+            Ok(Reconciled::Invalid(RESYNC))
         }
         Err(error @ Error::Taken { .. }) => {
             status::refused(ctx, spoke, &observed, "SecretTaken", &error.to_string()).await?;

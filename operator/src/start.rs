@@ -1,6 +1,6 @@
 //! Why the operator does not start, or does not go on.
 
-use crate::leading::Lost;
+use alkhub_tasks::Lost;
 
 /// Why the operator cannot start.
 #[derive(Debug, thiserror::Error)]

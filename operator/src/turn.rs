@@ -25,15 +25,15 @@ const SHUT: Duration = Duration::from_secs(1);
 
 /// How a reconcile ended, and when it is to be looked at again.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Done {
+pub(crate) enum Reconciled {
     /// As wanted, or on the way there.
-    Well(Duration),
+    Valid(Duration),
     /// Only a person can go on; a change of what they see wakes it earlier.
     Invalid(Duration),
 }
 
 /// One reconcile; `panicked` shows a fault of the operator's in the object's conditions.
-pub(crate) async fn reconciled<K, F, G>(
+pub(crate) async fn run<K, F, G>(
     object: Arc<K>,
     context: Arc<Context>,
     reconcile: impl FnOnce(Arc<K>, Arc<Context>) -> F,
@@ -41,7 +41,7 @@ pub(crate) async fn reconciled<K, F, G>(
 ) -> Result<Action, Error>
 where
     K: Object,
-    F: Future<Output = Result<Done, Error>>,
+    F: Future<Output = Result<Reconciled, Error>>,
     G: Future<Output = Result<(), Error>>,
 {
     if !context.stores.ready().await {
@@ -62,8 +62,8 @@ where
         .with_label_values(&[&kind])
         .observe(begun.elapsed().as_secs_f64());
     let (result, action) = match done {
-        Ok(Done::Well(again)) => ("ok", Ok(Action::requeue(jitter(again)))),
-        Ok(Done::Invalid(again)) => ("invalid", Ok(Action::requeue(jitter(again)))),
+        Ok(Reconciled::Valid(again)) => ("ok", Ok(Action::requeue(jitter(again)))),
+        Ok(Reconciled::Invalid(again)) => ("invalid", Ok(Action::requeue(jitter(again)))),
         Err(Error::Shut(shut)) => return Err(shut.into()),
         Err(error) => ("error", Err(error)),
     };
@@ -95,15 +95,15 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// How long an object waits after a failure.
-pub(crate) fn policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
+pub(crate) fn error_policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.cure() == Cure::Leader {
         // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
         return Action::requeue(jitter(SHUT));
     }
     let delay = context.backoff.failed(&object.uid().unwrap_or_default());
-    let delay = match context.looks.of(&object.uid().unwrap_or_default()) {
+    let delay = match context.polls.of(&object.uid().unwrap_or_default()) {
         // A Hub that has pods is looked at in each interval, however often something of it cannot be applied.
-        Some(look) if look.key.is_some() => delay.min(jitter(context.options.poll_interval)),
+        Some(poll) if poll.key.is_some() => delay.min(jitter(context.options.poll_interval)),
         _ => delay,
     };
     let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));

@@ -8,7 +8,7 @@
 
 mod read;
 mod stores;
-mod unread;
+mod unreadable;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use self::read::kind_of;
 pub(crate) use self::read::{Read, Unreadable};
 pub(crate) use self::stores::Stores;
-pub(crate) use self::unread::Unread;
+pub(crate) use self::unreadable::UnreadableObjects;
 use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
 use crate::names::MANAGED_BY;
@@ -46,7 +46,7 @@ pub(crate) struct Watches {
     pub(crate) client: Client,
     pub(crate) namespace: Option<String>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) unread: Arc<Unread>,
+    pub(crate) unreadable: Arc<UnreadableObjects>,
 }
 
 /// One kind's events, and what they leave behind.
@@ -98,9 +98,9 @@ impl Watches {
     /// Watches our own kind; an object that cannot be read is passed over.
     pub(crate) fn resources<K: Object + Lookup<DynamicType = ()> + Default>(&self) -> Watched<K> {
         let events = events_of(self.api::<Read<K>>(), config());
-        let (metrics, unread) = (Arc::clone(&self.metrics), Arc::clone(&self.unread));
+        let (metrics, unreadable) = (Arc::clone(&self.metrics), Arc::clone(&self.unreadable));
         let readable = events.filter_map(move |event| {
-            let event = readable(event, &metrics, &unread);
+            let event = readable(event, &metrics, &unreadable);
             async move { event }
         });
         keep(&self.metrics, readable, MISSING)
@@ -187,18 +187,18 @@ fn config() -> watcher::Config {
 fn readable<K: Object + Default>(
     event: watcher::Result<Event<Read<K>>>,
     metrics: &Metrics,
-    unread: &Unread,
+    known: &UnreadableObjects,
 ) -> Option<watcher::Result<Event<K>>> {
     let kind = kind_of(&K::kind(&()));
     let read = |object: Read<K>| {
-        unread.see(kind, &object);
+        known.see(kind, &object);
         object.0.map_err(|unread| count(kind, &unread, metrics))
     };
     Some(match event {
         Ok(Event::Apply(object)) => Ok(Event::Apply(read(object).ok()?)),
         Ok(Event::InitApply(object)) => Ok(Event::InitApply(read(object).ok()?)),
         Ok(Event::Delete(object)) => {
-            unread.gone(kind, object.meta().uid.as_deref().unwrap_or_default());
+            known.gone(kind, object.meta().uid.as_deref().unwrap_or_default());
             Ok(Event::Delete(object.0.unwrap_or_else(|unread| {
                 let mut named = K::default();
                 *named.meta_mut() = unread.meta;
@@ -206,11 +206,11 @@ fn readable<K: Object + Default>(
             })))
         }
         Ok(Event::Init) => {
-            unread.begin(kind);
+            known.begin(kind);
             Ok(Event::Init)
         }
         Ok(Event::InitDone) => {
-            unread.done(kind);
+            known.done(kind);
             Ok(Event::InitDone)
         }
         Err(error) => Err(error),
@@ -278,7 +278,7 @@ mod tests {
             client: Client::new(tower::service_fn(answer), "team"),
             namespace: None,
             metrics: metrics(),
-            unread: Arc::default(),
+            unreadable: Arc::default(),
         };
         let watched = watches.resources::<Hub>();
         let mut filled = watched.filled.clone();
@@ -307,40 +307,43 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_object_is_counted_passed_over_and_told() {
-        let (metrics, unread) = (metrics(), Unread::default());
+    fn a_malformed_object_is_counted_passed_over_and_reported() {
+        let (metrics, unreadable) = (metrics(), UnreadableObjects::default());
         let many = || object(&json!({"replicas": "many"}));
         let hub = Hub::default();
-        let known = || unread.has_hub("n", "h");
+        let known = || unreadable.has_hub("n", "h");
 
-        assert!(readable(Ok(Event::Apply(many())), &metrics, &unread).is_none());
+        assert!(readable(Ok(Event::Apply(many())), &metrics, &unreadable).is_none());
         assert_eq!(metrics.malformed_objects.with_label_values(&["Hub"]).get(), 1);
-        let (kind, what) = unread.untold().pop().expect("it is to be told");
-        unread.told(kind, &what);
-        assert!(readable(Ok(Event::InitApply(many())), &metrics, &unread).is_none());
-        assert!(unread.untold().is_empty() && known() && !unread.has(&hub), "told once");
+        let (kind, what) = unreadable.unreported().pop().expect("it is to be reported");
+        unreadable.reported(kind, &what);
+        assert!(readable(Ok(Event::InitApply(many())), &metrics, &unreadable).is_none());
+        assert!(
+            unreadable.unreported().is_empty() && known() && !unreadable.has(&hub),
+            "reported once"
+        );
 
-        let read = readable(Ok(Event::Apply(object(&good()))), &metrics, &unread);
+        let read = readable(Ok(Event::Apply(object(&good()))), &metrics, &unreadable);
         assert!(matches!(read, Some(Ok(Event::Apply(_)))) && !known());
     }
 
     #[test]
     fn an_unreadable_object_that_is_not_in_a_new_list_is_forgotten() {
-        let (metrics, unread) = (metrics(), Unread::default());
-        let event = |event| drop(readable::<Hub>(Ok(event), &metrics, &unread));
+        let (metrics, unreadable) = (metrics(), UnreadableObjects::default());
+        let event = |event| drop(readable::<Hub>(Ok(event), &metrics, &unreadable));
 
         event(Event::InitApply(object(&json!({}))));
         event(Event::Init);
-        assert!(unread.has_hub("n", "h"), "the list is not read yet");
+        assert!(unreadable.has_hub("n", "h"), "the list is not read yet");
         event(Event::InitDone);
 
-        assert!(!unread.has_hub("n", "h"));
+        assert!(!unreadable.has_hub("n", "h"));
     }
 
     #[tokio::test]
     async fn a_hub_that_is_deleted_while_it_cannot_be_read_leaves_the_store() {
-        let (metrics, unread) = (metrics(), Unread::default());
-        let event = |event| readable(Ok(event), &metrics, &unread);
+        let (metrics, unreadable) = (metrics(), UnreadableObjects::default());
+        let event = |event| readable(Ok(event), &metrics, &unreadable);
         let broken = || object(&json!({"replicas": "many"}));
         let events = [
             event(Event::Init),
@@ -354,7 +357,7 @@ mod tests {
         watched.touched.for_each(|_| std::future::ready(())).await;
 
         assert!(watched.store.state().is_empty());
-        assert!(!unread.has_hub("n", "h"));
+        assert!(!unreadable.has_hub("n", "h"));
     }
 
     #[tokio::test]

@@ -86,7 +86,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "hub/cli",
         &["protocol", "config", "schema", "store", "server", "sdk", "devdb"],
     ),
-    ("operator", &["crds", "config", "protocol"]),
+    ("operator", &["crds", "config", "protocol", "tasks"]),
     ("tests/cluster", &[]),
     ("tests/support", &[]),
 ];

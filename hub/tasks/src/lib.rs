@@ -1,13 +1,13 @@
-//! Watches over the loops that a hub lives by.
+//! Watches over the loops that a process lives by: a hub, or the operator.
 //!
 //! A hub is a handful of loops that run from its start to its end: one takes what other hubs relay, one keeps the
 //! deadlines, one holds the link to Redis. When one of them is gone the rest looks healthy and does half of its work. So
-//! each is handed to a [`Supervisor`], and the hub ends when one is lost.
+//! each is handed to a [`Supervisor`], and the process ends when one is lost.
 //!
 //! Invariants
 //! - A loop that panics, or that returns before its end was asked for, is logged as an error with its name, counted, and
-//!   told to whoever waits for [`Supervisor::lost`], whether they waited by then or not.
-//! - Nothing is told of loops that end because they should.
+//!   reported to whoever waits for [`Supervisor::lost`], whether they waited by then or not.
+//! - Loops that end because they should are not reported.
 
 use std::any::Any;
 use std::fmt;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Spawns loops and tells which was lost. Clones watch over the same.
+/// Spawns loops and reports the first that is lost. Clones watch over the same loops.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     tasks: TaskTracker,
@@ -110,9 +110,9 @@ impl Supervisor {
         }
     }
 
-    /// Notes a loss: of a loop of one's own, or one that another supervisor has told.
+    /// Notes a loss: of a loop of one's own, or one that another supervisor has reported.
     pub fn lose(&self, lost: Lost) {
-        tracing::error!(task.name = lost.name, "{lost}: the hub cannot go on and ends");
+        tracing::error!(task.name = lost.name, error = %lost, "a task is lost: the process cannot go on and ends");
         self.losses.with_label_values(&[lost.name]).inc();
         self.first.send_if_modified(|first| {
             let is_first = first.is_none();
@@ -144,11 +144,13 @@ impl Supervisor {
 
 // === impl Lost ===
 
+impl std::error::Error for Lost {}
+
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.panic {
             Some(panic) => write!(f, "loop `{}` panicked: {panic}", self.name),
-            None => write!(f, "loop `{}` ended before the hub", self.name),
+            None => write!(f, "loop `{}` ended before the process", self.name),
         }
     }
 }
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_panics_is_told_with_its_name_and_its_text() {
+    async fn a_loop_that_panics_is_reported_with_its_name_and_its_text() {
         let supervisor = supervisor();
         supervisor.keep("test.healthy", std::future::pending());
         supervisor.keep("test.broken", async { panic!("no {} left", "room") });
@@ -189,14 +191,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_returns_before_its_end_is_told_and_one_that_may_is_not() {
+    async fn a_loop_that_returns_before_its_end_is_reported_and_one_that_may_is_not() {
         let supervisor = supervisor();
         supervisor.run("test.once", async {});
         supervisor.keep("test.gone", async {});
 
         let lost = within("the loss", supervisor.lost()).await;
 
-        assert_eq!(lost.to_string(), "loop `test.gone` ended before the hub");
+        assert_eq!(lost.to_string(), "loop `test.gone` ended before the process");
         assert_eq!(losses(&supervisor, "test.once"), 0);
     }
 
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_first_loss_is_told_and_all_are_counted() {
+    async fn only_the_first_loss_is_reported_and_all_are_counted() {
         let supervisor = supervisor();
         for name in ["test.one", "test.two"] {
             supervisor.lose(Lost { name, panic: None });

@@ -50,7 +50,7 @@ impl Tenant {
             .with_state(self.clone());
         #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let names = Names {
+        let names = ObjectNames {
             namespace: "team".to_owned(),
             hub: "demo".to_owned(),
             uid: "u".to_owned(),

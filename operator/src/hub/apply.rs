@@ -16,14 +16,14 @@ use kube::runtime::reflector::ObjectRef;
 use crate::apply::Applier;
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::build::Wanted;
+use crate::hub::build::DesiredObjects;
 use crate::hub::status::Pods;
 use crate::hub::validate::Plan;
 use crate::names::is_owned_by;
 
 /// What is there after everything was applied; a status can be made of nothing else.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct LiveObjects {
     pub(crate) deployment: Arc<Deployment>,
     /// The managed servers.
     pub(crate) sets: Vec<Arc<StatefulSet>>,
@@ -40,9 +40,9 @@ struct Kept {
     disruptions: Vec<String>,
 }
 
-pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: Wanted) -> Result<Outcome, Error> {
+pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: DesiredObjects) -> Result<LiveObjects, Error> {
     let kept = Kept::of(&wanted);
-    let Wanted {
+    let DesiredObjects {
         account,
         config,
         services,
@@ -79,7 +79,7 @@ pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: Wanted)
     let deployment = pods(ctx, hub, &applier, deployment).await?;
     let settled = Pods::of(hub, &deployment).is_settled();
     prune(ctx, hub, &applier, &kept, settled).await?;
-    Ok(Outcome { deployment, sets: made })
+    Ok(LiveObjects { deployment, sets: made })
 }
 
 /// The API server refuses another volume for a StatefulSet that is there, and says only that it does: a Hub whose server
@@ -206,7 +206,7 @@ fn passwords(ctx: &Context, owner: &str, sets: &[Arc<StatefulSet>]) -> Vec<Arc<S
 // === impl Kept ===
 
 impl Kept {
-    fn of(wanted: &Wanted) -> Self {
+    fn of(wanted: &DesiredObjects) -> Self {
         Self {
             configs: vec![wanted.config.name_any()],
             services: wanted.services.iter().map(|object| object.name_any()).collect(),

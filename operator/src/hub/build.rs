@@ -21,7 +21,7 @@ use crate::names::Part;
 
 /// All that a Hub owns, Secrets aside.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct DesiredObjects {
     pub(crate) account: ServiceAccount,
     pub(crate) config: ConfigMap,
     pub(crate) services: Vec<Service>,
@@ -30,7 +30,7 @@ pub(crate) struct Wanted {
     pub(crate) deployment: Deployment,
 }
 
-pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<Wanted, Error> {
+pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<DesiredObjects, Error> {
     let mut services = service::of_hub(plan)?;
     let mut sets = Vec::new();
     if let (Wiring::Managed(storage), Some(password)) = (&plan.redis, &generated.redis) {
@@ -41,7 +41,7 @@ pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<Wanted, Error>
         services.push(service::of_server(&plan.names, Part::Postgres, managed::POSTGRES_PORT)?);
         sets.push(managed::postgres(plan, storage)?);
     }
-    Ok(Wanted {
+    Ok(DesiredObjects {
         account: account::build(&plan.names),
         config: config::build(plan),
         services,

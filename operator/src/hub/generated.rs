@@ -18,10 +18,10 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::hub::auths::Auth;
 use crate::hub::validate::Plan;
-use crate::names::{KEPT_FOR, Names, Part, digest, is_kept_for};
-use crate::secrets::generated::{self, Claim, Texts};
+use crate::names::{KEPT_FOR, ObjectNames, Part, digest, is_kept_for};
+use crate::secrets::generated::{self, Adoption, Texts};
 
-/// Keys in the Secret of [`Names::auth`].
+/// Keys in the Secret of [`ObjectNames::auth`].
 pub(crate) const HASH_KEY: &str = "hash-key";
 /// The first key with scope `admin`; [`admin_key`] reads it.
 pub(crate) const ADMIN_KEY: &str = "admin-key";
@@ -55,7 +55,7 @@ pub(crate) fn admin_key(secret: &Secret) -> Option<SecretString> {
 
 /// The Secret with the keys outlives its Hub unless the Hub says otherwise: without it no key in the schema opens
 /// anything, and the schema outlives the Hub, too.
-fn auth_meta(hub: &Hub, names: &Names) -> ObjectMeta {
+fn auth_meta(hub: &Hub, names: &ObjectNames) -> ObjectMeta {
     let meta = names.meta(names.auth(), Part::Hub);
     let auth = hub.spec.auth.as_ref();
     match auth.map(|auth| auth.when_deleted).unwrap_or_default() {
@@ -69,12 +69,12 @@ fn auth_meta(hub: &Hub, names: &Names) -> ObjectMeta {
 }
 
 /// Of the hash key and the admin key, which somebody may have edited.
-async fn auth(ctx: &Context, names: &Names, meta: ObjectMeta) -> Result<Auth, Error> {
+async fn auth(ctx: &Context, names: &ObjectNames, meta: ObjectMeta) -> Result<Auth, Error> {
     let version = seen(ctx, names, &meta).and_then(|seen| seen.metadata.resource_version.clone());
     if let Some(known) = ctx.auths.of(&names.uid, version.as_deref()) {
         return Ok(known);
     }
-    let secret = generated::ensure(&ctx.kubernetes, meta, &names.uid, Claim::Kept(is_whole), auth_texts).await?;
+    let secret = generated::ensure(&ctx.kubernetes, meta, &names.uid, Adoption::Kept(is_whole), auth_texts).await?;
     if !is_whole(&secret) {
         return Err(Error::Broken {
             name: names.auth(),
@@ -92,7 +92,7 @@ async fn auth(ctx: &Context, names: &Names, meta: ObjectMeta) -> Result<Auth, Er
 }
 
 /// The metadata of a Secret of the Hub's that is there as it should be.
-fn seen(ctx: &Context, names: &Names, meta: &ObjectMeta) -> Option<Arc<PartialObjectMeta<Secret>>> {
+fn seen(ctx: &Context, names: &ObjectNames, meta: &ObjectMeta) -> Option<Arc<PartialObjectMeta<Secret>>> {
     let name = meta.name.as_deref().unwrap_or_default();
     let seen = ctx.stores.secret(&names.namespace, name)?;
     let well = is_kept_for(&seen.metadata, &names.uid)
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_keys_outlive_their_hub_unless_it_says_otherwise() {
         let mut hub = crate::hub::testing::hub(crate::hub::testing::given());
-        let names = Names::of(&hub);
+        let names = ObjectNames::of(&hub);
 
         let kept = auth_meta(&hub, &names);
         hub.spec.auth = Some(alkhub_crds::hub::AuthSpec {

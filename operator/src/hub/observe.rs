@@ -10,11 +10,11 @@ use kube::ResourceExt as _;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::refusal::prefix_of;
+use crate::hub::spec_error::prefix_of;
 use crate::kubernetes::Going as _;
-use crate::names::{Names, Part};
-use crate::secrets::endpoint::Endpoint;
-use crate::secrets::{Fact, Form, Location};
+use crate::names::{ObjectNames, Part};
+use crate::secrets::server_address::ServerAddress;
+use crate::secrets::{Fact, Location, SecretFormat};
 
 /// What was read.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +24,7 @@ pub(crate) struct Observed {
     /// The operator's images.
     pub(crate) images: Images,
     /// Where Redis is.
-    pub(crate) redis_server: Option<Endpoint>,
+    pub(crate) redis_server: Option<ServerAddress>,
     /// Values of the Secrets that the Hub names; absent when they are missing.
     pub(crate) redis: Values,
     pub(crate) postgres: Values,
@@ -32,7 +32,7 @@ pub(crate) struct Observed {
     pub(crate) rivals: Vec<Rival>,
 }
 
-/// Images that the operator was told.
+/// The images that the operator was started with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Images {
     pub(crate) hub: String,
@@ -68,7 +68,7 @@ pub(crate) struct Rank {
 impl Rank {
     /// The rank of a Hub for a prefix at a Redis. It has both when its status says that it was carried out with both:
     /// naming another's server, or its prefix, makes an older Hub no incumbent there.
-    pub(crate) fn of(hub: &Hub, prefix: &ChannelPrefix, redis: Option<&Endpoint>) -> Self {
+    pub(crate) fn of(hub: &Hub, prefix: &ChannelPrefix, redis: Option<&ServerAddress>) -> Self {
         let has = hub.status.as_ref().is_some_and(|status| {
             status.channel_prefix.as_deref() == Some(prefix.as_str())
                 && status.redis_address.as_deref() == redis.map(|redis| redis.address.as_str())
@@ -84,17 +84,17 @@ impl Rank {
 }
 
 pub(crate) async fn observe(ctx: &Context, hub: &Hub) -> Result<Observed, Error> {
-    let names = Names::of(hub);
-    let place = |reference: &Option<SecretKey>, key, form| {
+    let names = ObjectNames::of(hub);
+    let place = |reference: &Option<SecretKey>, key, format| {
         let reference = reference.as_ref()?;
-        Some((Location::of(&names.namespace, reference, key), form))
+        Some((Location::of(&names.namespace, reference, key), format))
     };
     let (redis, postgres) = (&hub.spec.redis, &hub.spec.postgres);
     let places = [
-        place(&redis.secret_ref, "url", Form::Redis),
-        place(&redis.ca_secret_ref, "ca.crt", Form::Authorities),
-        place(&postgres.secret_ref, "url", Form::Postgres),
-        place(&postgres.ca_secret_ref, "ca.crt", Form::Authorities),
+        place(&redis.secret_ref, "url", SecretFormat::Redis),
+        place(&redis.ca_secret_ref, "ca.crt", SecretFormat::Authorities),
+        place(&postgres.secret_ref, "url", SecretFormat::Postgres),
+        place(&postgres.ca_secret_ref, "ca.crt", SecretFormat::Authorities),
     ];
     let ([redis, redis_ca, postgres, postgres_ca], is_changing) = ctx.facts.read_all(&ctx.kubernetes, &places).await?;
     let server = redis.as_ref().and_then(server).or_else(|| managed(&names, hub));
@@ -123,12 +123,12 @@ pub(crate) async fn observe(ctx: &Context, hub: &Hub) -> Result<Observed, Error>
 }
 
 /// The server of a URL that is one.
-fn server(fact: &Fact) -> Option<Endpoint> {
-    fact.endpoint.as_ref().ok().cloned().flatten()
+fn server(fact: &Fact) -> Option<ServerAddress> {
+    fact.server.as_ref().ok().cloned().flatten()
 }
 
 /// Only Hubs whose prefixes overlap are asked for their Redis; by default there is none.
-async fn rivals(ctx: &Context, hub: &Hub, own: &Endpoint) -> Result<Vec<Rival>, Error> {
+async fn rivals(ctx: &Context, hub: &Hub, own: &ServerAddress) -> Result<Vec<Rival>, Error> {
     let Ok(prefix) = prefix_of(hub) else {
         return Ok(Vec::new());
     };
@@ -163,8 +163,8 @@ fn prefixes(hub: &Hub) -> Vec<ChannelPrefix> {
     has.into_iter().chain(prefix_of(hub).ok()).collect()
 }
 
-async fn redis_of(ctx: &Context, hub: &Arc<Hub>) -> Result<Option<Endpoint>, Error> {
-    let names = Names::of(hub);
+async fn redis_of(ctx: &Context, hub: &Arc<Hub>) -> Result<Option<ServerAddress>, Error> {
+    let names = ObjectNames::of(hub);
     match &hub.spec.redis.secret_ref {
         Some(reference) => {
             let fact = ctx
@@ -172,7 +172,7 @@ async fn redis_of(ctx: &Context, hub: &Arc<Hub>) -> Result<Option<Endpoint>, Err
                 .read(
                     &ctx.kubernetes,
                     &Location::of(&names.namespace, reference, "url"),
-                    Form::Redis,
+                    SecretFormat::Redis,
                 )
                 .await?;
             Ok(fact.as_ref().and_then(server))
@@ -181,10 +181,10 @@ async fn redis_of(ctx: &Context, hub: &Arc<Hub>) -> Result<Option<Endpoint>, Err
     }
 }
 
-fn managed(names: &Names, hub: &Hub) -> Option<Endpoint> {
+fn managed(names: &ObjectNames, hub: &Hub) -> Option<ServerAddress> {
     let service = names.server(Part::Redis);
     hub.spec
         .redis
         .is_managed()
-        .then(|| Endpoint::managed(&service, &names.namespace, 6379))
+        .then(|| ServerAddress::managed(&service, &names.namespace, 6379))
 }

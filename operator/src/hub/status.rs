@@ -21,22 +21,22 @@ use serde_json::json;
 
 pub(crate) use self::pods::Pods;
 use crate::apply::with_identity;
-use crate::context::{Context, Look};
+use crate::context::{Context, Poll};
 use crate::error::Error;
-use crate::hub::apply::Outcome;
+use crate::hub::apply::LiveObjects;
 use crate::hub::build::deployment::revision;
-use crate::hub::refusal::Refusal;
-use crate::hub::trouble::Trouble;
+use crate::hub::pod_problem::PodProblem;
+use crate::hub::spec_error::SpecError;
 use crate::hub::validate::{Plan, tag};
-use crate::names::{Names, Part, REVISION, is_owned_by};
+use crate::names::{ObjectNames, Part, REVISION, is_owned_by};
 
 /// What can be seen of a Hub, whatever became of its spec.
 #[derive(Clone, Debug)]
 pub(crate) struct Sight {
     /// None before its first pod was wanted.
     pub(crate) pods: Option<Pods>,
-    pub(crate) look: Arc<Look>,
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) poll: Arc<Poll>,
+    pub(crate) problem: Option<PodProblem>,
 }
 
 /// The Hub is as wanted, or on the way there.
@@ -44,25 +44,25 @@ pub(crate) async fn applied(
     ctx: &Context,
     hub: &Hub,
     plan: &Plan,
-    outcome: &Outcome,
+    live: &LiveObjects,
     sight: &Sight,
 ) -> Result<(), Error> {
-    let pods = Pods::of(hub, &outcome.deployment);
+    let pods = Pods::of(hub, &live.deployment);
     let mut next = seen(hub, sight);
-    next.selector = Some(selector(&plan.names, revision(&outcome.deployment)));
+    next.selector = Some(selector(&plan.names, revision(&live.deployment)));
     next.channel_prefix = Some(plan.prefix.to_string());
     next.redis_address.clone_from(&plan.redis_address);
     next.schema = Some(plan.names.schema());
     next.url = Some(plan.names.url());
-    pin(&mut next, plan, outcome, &pods);
-    let reported = sight.look.seen.as_ref().ok().map(|seen| seen.report.version.clone());
+    pin(&mut next, plan, live, &pods);
+    let reported = sight.poll.seen.as_ref().ok().map(|seen| seen.report.version.clone());
     next.version = reported.or_else(|| tag(&plan.image).map(str::to_owned));
     let verdicts = judge::applied(&pods, sight);
     write(ctx, hub, next, &verdicts).await
 }
 
 /// Images that have worked are kept from here on; what never became ready is not.
-fn pin(next: &mut HubStatus, plan: &Plan, outcome: &Outcome, pods: &Pods) {
+fn pin(next: &mut HubStatus, plan: &Plan, live: &LiveObjects, pods: &Pods) {
     if pods.is_proven() {
         next.image = Some(plan.image.clone());
     }
@@ -71,7 +71,7 @@ fn pin(next: &mut HubStatus, plan: &Plan, outcome: &Outcome, pods: &Pods) {
         (Part::Postgres, &plan.postgres_image, &mut next.postgres_image),
     ] {
         let name = plan.names.server(part);
-        if outcome.sets.iter().any(|set| set.name_any() == name && is_serving(set)) {
+        if live.sets.iter().any(|set| set.name_any() == name && is_serving(set)) {
             *kept = Some(image.clone());
         }
     }
@@ -87,7 +87,7 @@ fn is_serving(set: &StatefulSet) -> bool {
 
 /// The pods that a Hub has, as the cache knows them; none before its first was wanted.
 pub(crate) fn running(ctx: &Context, hub: &Hub) -> Option<Pods> {
-    let names = Names::of(hub);
+    let names = ObjectNames::of(hub);
     let deployment = ObjectRef::new(&names.main()).within(&names.namespace);
     let deployment = ctx.stores.deployments.get(&deployment)?;
     is_owned_by(&deployment.metadata, &names.uid).then(|| Pods::of(hub, &deployment))
@@ -103,8 +103,8 @@ pub(crate) async fn paused(ctx: &Context, hub: &Hub, sight: &Sight) -> Result<()
 }
 
 /// Only the user can go on; what runs is shown.
-pub(crate) async fn refused(ctx: &Context, hub: &Hub, refusal: &Refusal, sight: &Sight) -> Result<(), Error> {
-    write(ctx, hub, seen(hub, sight), &judge::refused(refusal, sight)).await
+pub(crate) async fn refused(ctx: &Context, hub: &Hub, error: &SpecError, sight: &Sight) -> Result<(), Error> {
+    write(ctx, hub, seen(hub, sight), &judge::refused(error, sight)).await
 }
 
 /// The API server refused something that a person must mend, or fails on and on; what runs is shown. `is_accepted`:
@@ -120,9 +120,9 @@ pub(crate) async fn failed(
     write(ctx, hub, seen(hub, sight), &verdicts).await
 }
 
-/// The old status with the counts of a look, and with the pods where they are known.
+/// The old status with the counts of a poll, and with the pods where they are known.
 fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
-    let mut next = counted(hub, &sight.look);
+    let mut next = counted(hub, &sight.poll);
     if let Some(pods) = &sight.pods {
         pods.fill(&mut next);
         // What the last pod said of its connections ended with it; `channelPrefix` may be changed now.
@@ -134,10 +134,10 @@ fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     next
 }
 
-/// The old status with the counts of a look.
-fn counted(hub: &Hub, look: &Look) -> HubStatus {
+/// The old status with the counts of a poll.
+fn counted(hub: &Hub, poll: &Poll) -> HubStatus {
     let mut next = hub.status.clone().unwrap_or_default();
-    if let Ok(seen) = &look.seen {
+    if let Ok(seen) = &poll.seen {
         let of_pods = || {
             seen.report
                 .pods
@@ -154,7 +154,7 @@ fn counted(hub: &Hub, look: &Look) -> HubStatus {
 }
 
 /// Pods of the current revision: an autoscaler must not count those that are leaving.
-fn selector(names: &Names, revision: Option<&String>) -> String {
+fn selector(names: &ObjectNames, revision: Option<&String>) -> String {
     let mut labels = names.selector(Part::Hub);
     labels.extend(revision.map(|revision| (REVISION.to_owned(), revision.clone())));
     labels
@@ -168,10 +168,10 @@ async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdic
     let old = hub.status.clone().unwrap_or_default();
     next.observed_generation = hub.metadata.generation;
     let uid = hub.uid().unwrap_or_default();
-    let look = ctx.looks.of(&uid);
-    let verdicts = keys::judged(verdicts, &old.conditions, look.as_deref(), &Names::of(hub).auth());
+    let poll = ctx.polls.of(&uid);
+    let verdicts = keys::judged(verdicts, &old.conditions, poll.as_deref(), &ObjectNames::of(hub).auth());
     next.conditions = condition::set(&old.conditions, &verdicts, hub.metadata.generation, Timestamp::now());
-    if next == old || (without_counts(&next) == without_counts(&old) && !ctx.counted.is_due(&uid)) {
+    if next == old || (without_counts(&next) == without_counts(&old) && !ctx.count_times.is_due(&uid)) {
         return Ok(());
     }
     // Whose the Hub is, is not said again: somebody may be handing it over just now.
@@ -186,7 +186,7 @@ async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdic
     ctx.kubernetes
         .apply_status::<Hub>(&hub.namespace().unwrap_or_default(), &hub.name_any(), &patch)
         .await?;
-    ctx.counted.written(&uid);
+    ctx.count_times.written(&uid);
     ctx.events.transitions(hub, &old.conditions, &next.conditions).await;
     Ok(())
 }
@@ -220,7 +220,7 @@ mod tests {
                 all,
                 ..Pods::default()
             };
-            let look = Look {
+            let poll = Poll {
                 at: Instant::now(),
                 asked: false,
                 key: None,
@@ -229,8 +229,8 @@ mod tests {
             };
             let sight = Sight {
                 pods: Some(pods),
-                look: Arc::new(look),
-                trouble: None,
+                poll: Arc::new(poll),
+                problem: None,
             };
             let next = seen(&hub, &sight);
             (next.spokes, next.connections.map(|connections| connections.total))

@@ -8,14 +8,14 @@ use alkhub_crds::{Hub, HubStatus, condition};
 
 pub(crate) use self::settings::Mounted;
 use crate::hub::observe::{Observed, Rank, Values};
-use crate::hub::refusal::{Refusal, prefix_of};
-use crate::names::Names;
+use crate::hub::spec_error::{SpecError, prefix_of};
+use crate::names::ObjectNames;
 use crate::secrets::Location;
 
 /// What a Hub shall be.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(crate) names: Names,
+    pub(crate) names: ObjectNames,
     pub(crate) replicas: i32,
     pub(crate) image: String,
     pub(crate) redis_image: String,
@@ -47,8 +47,8 @@ pub(crate) enum Wiring {
     },
 }
 
-pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, Refusal> {
-    let names = Names::of(hub);
+pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, SpecError> {
+    let names = ObjectNames::of(hub);
     let prefix = prefix_of(hub)?;
     let redis = wiring(&names, &hub.spec.redis, &observed.redis, "spec.redis")?;
     let postgres = wiring(&names, &hub.spec.postgres, &observed.postgres, "spec.postgres")?;
@@ -83,12 +83,12 @@ impl Wiring {
     }
 }
 
-fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Result<Wiring, Refusal> {
+fn wiring(names: &ObjectNames, backend: &Backend, values: &Values, field: &str) -> Result<Wiring, SpecError> {
     if backend.is_managed() {
         return Ok(Wiring::Managed(backend.storage.clone().unwrap_or_default()));
     }
     let Some(reference) = &backend.secret_ref else {
-        return Err(Refusal::invalid(
+        return Err(SpecError::invalid(
             "InvalidSpec",
             format!("{field}: give secretRef, or managed: true"),
         ));
@@ -102,9 +102,9 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Res
             "{field}.{part}: key `{}` of Secret `{}` cannot be used: {why}",
             location.key, location.secret
         );
-        Refusal::invalid(reason, message)
+        SpecError::invalid(reason, message)
     };
-    if let Err(why) = &fact.endpoint {
+    if let Err(why) = &fact.server {
         return Err(refused("InvalidUrl", "secretRef", &location, why));
     }
     let is_clear = fact.is_clear;
@@ -115,7 +115,7 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Res
             let Some(fact) = &values.ca else {
                 return Err(missing(field, "caSecretRef", &location));
             };
-            if let Err(why) = &fact.endpoint {
+            if let Err(why) = &fact.server {
                 return Err(refused("InvalidAuthority", "caSecretRef", &location, why));
             }
             if is_clear {
@@ -132,20 +132,20 @@ fn wiring(names: &Names, backend: &Backend, values: &Values, field: &str) -> Res
     })
 }
 
-fn missing(field: &str, part: &str, location: &Location) -> Refusal {
+fn missing(field: &str, part: &str, location: &Location) -> SpecError {
     let message = format!(
         "{field}.{part}: there is no key `{}` in a Secret `{}`",
         location.key, location.secret
     );
-    Refusal::invalid("SecretNotFound", message)
+    SpecError::invalid("SecretNotFound", message)
 }
 
 /// Of two Hubs whose names in one Redis could meet, one is refused: who has the prefix keeps it.
-fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<(), Refusal> {
+fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<(), SpecError> {
     let own = Rank::of(hub, prefix, observed.redis_server.as_ref());
     match observed.rivals.iter().find(|rival| rival.rank < own) {
         None => Ok(()),
-        Some(rival) => Err(Refusal {
+        Some(rival) => Err(SpecError {
             kind: condition::PREFIX_CONFLICT,
             reason: "PrefixInUse",
             message: format!(

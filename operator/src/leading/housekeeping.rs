@@ -21,10 +21,10 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
         let stores = &context.stores;
         let hubs: Vec<_> = stores.hubs.state().iter().filter_map(|hub| hub.uid()).collect();
         let spokes: HashSet<_> = stores.spokes.state().iter().filter_map(|spoke| spoke.uid()).collect();
-        context.told.retain(|uid| spokes.contains(uid));
-        context.looks.retain(|uid| hubs.iter().any(|hub| hub == uid));
+        context.declaration_times.retain(|uid| spokes.contains(uid));
+        context.polls.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context.auths.retain(|uid| hubs.iter().any(|hub| hub == uid));
-        context.counted.retain(|uid| hubs.iter().any(|hub| hub == uid));
+        context.count_times.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context
             .backoff
             .retain(|uid| spokes.contains(uid) || hubs.iter().any(|hub| hub == uid));

@@ -25,7 +25,7 @@ pub(crate) type Texts = BTreeMap<String, String>;
 
 /// When a Secret of the wanted name is the owner's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Claim {
+pub(crate) enum Adoption {
     /// Only when the owner's uid controls it.
     Owned,
     /// Also when it is kept for the owner ([`KEPT_FOR`]), or has all our labels, is nobody's and this says that it is
@@ -43,7 +43,7 @@ pub(crate) async fn ensure(
     kubernetes: &Kubernetes,
     meta: ObjectMeta,
     owner_uid: &str,
-    claim: Claim,
+    adoption: Adoption,
     texts: impl FnOnce() -> Texts,
 ) -> Result<Secret, Error> {
     let (namespace, name) = (
@@ -65,7 +65,7 @@ pub(crate) async fn ensure(
         Some(found) => found,
         None => return kubernetes.create(&namespace, &made(meta)).await,
     };
-    if !is_ours(&found, &meta, owner_uid, claim) {
+    if !is_ours(&found, &meta, owner_uid, adoption) {
         return Err(Error::Taken {
             kind: "Secret".to_owned(),
             name,
@@ -84,15 +84,15 @@ pub(crate) async fn ensure(
 }
 
 /// Whether a Secret is the owner's.
-fn is_ours(found: &Secret, wanted: &ObjectMeta, owner_uid: &str, claim: Claim) -> bool {
+fn is_ours(found: &Secret, wanted: &ObjectMeta, owner_uid: &str, adoption: Adoption) -> bool {
     if is_owned_by(&found.metadata, owner_uid) {
         return true;
     }
     let is_nobodys = found.owner_references().is_empty();
-    match claim {
-        Claim::Owned => false,
-        Claim::Fits(fits) => is_nobodys && fits(found),
-        Claim::Kept(is_whole) => {
+    match adoption {
+        Adoption::Owned => false,
+        Adoption::Fits(fits) => is_nobodys && fits(found),
+        Adoption::Kept(is_whole) => {
             let is_left = is_nobodys && has(found.labels(), wanted.labels.as_ref()) && is_whole(found);
             is_left || is_kept_for(&found.metadata, owner_uid)
         }
@@ -194,24 +194,24 @@ mod tests {
         let plain = secret(&json!({"labels": {"a": "1"}}));
         let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
         let owned = secret(&json!({"labels": {"a": "1", "b": "2"}, "ownerReferences": [owner]}));
-        let ours = |secret: &Secret, claim| is_ours(secret, &wanted(), "hub", claim);
+        let ours = |secret: &Secret, adoption| is_ours(secret, &wanted(), "hub", adoption);
 
-        assert!(ours(&restored, Claim::Kept(|_| true)));
-        assert!(!ours(&restored, Claim::Kept(|_| false)));
-        assert!(!ours(&restored, Claim::Owned));
-        assert!(!ours(&plain, Claim::Kept(|_| true)));
-        assert!(ours(&plain, Claim::Fits(|_| true)) && !ours(&plain, Claim::Fits(|_| false)));
-        assert!(!ours(&owned, Claim::Fits(|_| true)));
-        assert!(!ours(&owned, Claim::Kept(|_| true)));
+        assert!(ours(&restored, Adoption::Kept(|_| true)));
+        assert!(!ours(&restored, Adoption::Kept(|_| false)));
+        assert!(!ours(&restored, Adoption::Owned));
+        assert!(!ours(&plain, Adoption::Kept(|_| true)));
+        assert!(ours(&plain, Adoption::Fits(|_| true)) && !ours(&plain, Adoption::Fits(|_| false)));
+        assert!(!ours(&owned, Adoption::Fits(|_| true)));
+        assert!(!ours(&owned, Adoption::Kept(|_| true)));
     }
 
     #[test]
     fn one_that_is_kept_for_a_hub_is_its_own_without_labels_too() {
         let kept = secret(&json!({"annotations": {KEPT_FOR: "hub"}}));
 
-        assert!(is_ours(&kept, &wanted(), "hub", Claim::Kept(|_| false)));
-        assert!(!is_ours(&kept, &wanted(), "other", Claim::Kept(|_| true)));
-        assert!(!is_ours(&kept, &wanted(), "hub", Claim::Owned));
+        assert!(is_ours(&kept, &wanted(), "hub", Adoption::Kept(|_| false)));
+        assert!(!is_ours(&kept, &wanted(), "other", Adoption::Kept(|_| true)));
+        assert!(!is_ours(&kept, &wanted(), "hub", Adoption::Owned));
     }
 
     #[test]

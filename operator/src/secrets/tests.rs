@@ -47,13 +47,13 @@ impl Server {
     }
 }
 
-fn place(secret: &str, form: Form) -> Option<(Location, Form)> {
+fn place(secret: &str, format: SecretFormat) -> Option<(Location, SecretFormat)> {
     let location = Location {
         namespace: "team".to_owned(),
         secret: secret.to_owned(),
         key: "url".to_owned(),
     };
-    Some((location, form))
+    Some((location, format))
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,14 +62,17 @@ async fn secrets_that_change_together_are_seen_together() {
     let kubernetes = server.kubernetes();
     server.put("redis", "redis://old");
     server.put("postgres", "postgres://old/x");
-    let places = [place("redis", Form::Redis), place("postgres", Form::Postgres)];
+    let places = [
+        place("redis", SecretFormat::Redis),
+        place("postgres", SecretFormat::Postgres),
+    ];
     let hosts = async || {
         let (read, changing) = facts.read_all(&kubernetes, &places).await.expect("answers");
-        let host = |fact: Option<Fact>| fact.expect("there").endpoint.expect("a URL").expect("a server").address;
+        let host = |fact: Option<Fact>| fact.expect("there").server.expect("a URL").expect("a server").address;
         (read.map(host), changing)
     };
     facts
-        .read(&kubernetes, &places[0].as_ref().expect("set").0, Form::Redis)
+        .read(&kubernetes, &places[0].as_ref().expect("set").0, SecretFormat::Redis)
         .await
         .expect("answers");
     tokio::time::advance(TRUSTED / 2).await;
@@ -98,23 +101,23 @@ async fn secrets_that_change_together_are_seen_together() {
 
 #[test]
 fn a_value_that_the_hub_would_refuse_is_refused_here_without_a_word_of_it() {
-    let fault = |value: &str, form| Fact::of(value.as_bytes(), form, "team").endpoint.expect_err(value);
+    let fault = |value: &str, format| Fact::of(value.as_bytes(), format, "team").server.expect_err(value);
 
-    for (value, form) in [
-        ("redis://:s3cret@ss:w/o%r#d?@r2:6379", Form::Redis),
-        ("redis://:s3cret@r2:99999", Form::Redis),
-        ("postgres://u:s3cret@db:99999/x", Form::Postgres),
-        ("postgres://u:s3cret@/x", Form::Postgres),
-        ("s3cret garbage", Form::Authorities),
+    for (value, format) in [
+        ("redis://:s3cret@ss:w/o%r#d?@r2:6379", SecretFormat::Redis),
+        ("redis://:s3cret@r2:99999", SecretFormat::Redis),
+        ("postgres://u:s3cret@db:99999/x", SecretFormat::Postgres),
+        ("postgres://u:s3cret@/x", SecretFormat::Postgres),
+        ("s3cret garbage", SecretFormat::Authorities),
         (
             "-----BEGIN CERTIFICATE-----\ns3cret\n-----END CERTIFICATE-----\n",
-            Form::Authorities,
+            SecretFormat::Authorities,
         ),
     ] {
-        assert!(!fault(value, form).contains("s3cret"), "{}", fault(value, form));
+        assert!(!fault(value, format).contains("s3cret"), "{}", fault(value, format));
     }
     assert_eq!(
-        Fact::of(b" redis://:p@cache \n", Form::Redis, "team").endpoint,
-        Ok(Some(Endpoint::managed("cache", "team", 6379)))
+        Fact::of(b" redis://:p@cache \n", SecretFormat::Redis, "team").server,
+        Ok(Some(ServerAddress::managed("cache", "team", 6379)))
     );
 }

@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::hub;
 use crate::names::{FINALIZER, INSTANCE, MANAGED_BY, owner};
-use crate::secrets::generated::{self, Claim, Texts};
+use crate::secrets::generated::{self, Adoption, Texts};
 
 /// Keys of the Secret: names that a program reads, and names for `envFrom`.
 const TOKEN: [&str; 2] = ["token", "ALKHUB_TOKEN"];
@@ -69,7 +69,7 @@ pub(super) async fn register(
     })
 }
 
-/// Tells the hub; answers what it has then.
+/// Declares the spoke at the hub; returns what the hub has then.
 async fn declare(ctx: &Context, spoke: &Spoke, declaration: &Declaration, key: &ApiKey) -> Result<SpokeInfo, Error> {
     let put = SpokePut {
         key: Some(key.expose().to_owned()),
@@ -79,11 +79,11 @@ async fn declare(ctx: &Context, spoke: &Spoke, declaration: &Declaration, key: &
     let pass = ctx.kubernetes.gate().pass()?;
     let info = door.put(&spoke.name_any(), &put).await?;
     drop(pass);
-    ctx.told.now(&put.uid);
+    ctx.declaration_times.now(&put.uid);
     Ok(info)
 }
 
-/// Whether another key of the spoke is in force, or none. A hub that tells no digest tells no hint either.
+/// Whether another key of the spoke is in force, or none. A hub that reports no digest reports no hint either.
 fn has_ended(info: &SpokeInfo, key: &ApiKey) -> bool {
     info.declaration_digest.is_some() && info.key_hint.as_deref() != Some(key.hint())
 }
@@ -106,7 +106,7 @@ async fn credentials(ctx: &Context, spoke: &Spoke, declaration: &Declaration) ->
     let url = declaration.hub.url();
     let uid = &declaration.put.uid;
     let minted = || texts(&generated::key(), &url);
-    let found = generated::ensure(&ctx.kubernetes, meta(spoke, uid), uid, Claim::Owned, minted).await?;
+    let found = generated::ensure(&ctx.kubernetes, meta(spoke, uid), uid, Adoption::Owned, minted).await?;
     let key = TOKEN
         .iter()
         .find_map(|name| ApiKey::parse(generated::text(&found, name)?.trim()).ok());

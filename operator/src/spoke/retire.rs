@@ -16,18 +16,18 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::hub;
 use crate::kubernetes::Going as _;
-use crate::names::{FINALIZER, Names, is_kept_for};
-use crate::turn::Done;
+use crate::names::{FINALIZER, ObjectNames, is_kept_for};
+use crate::turn::Reconciled;
 
-pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> {
+pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, Error> {
     if !spoke.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
-        return Ok(Done::Well(RESYNC));
+        return Ok(Reconciled::Valid(RESYNC));
     }
     // Asked of the API server: a cache that is behind may not know a Hub yet, or know one that is gone.
     let namespace = spoke.namespace().unwrap_or_default();
     let hub = ctx.kubernetes.get::<Hub>(&namespace, &spoke.spec.hub_ref.name).await?;
     if let Some(hub) = hub.filter(|hub| !hub.meta_is_going())
-        && let Err(error) = end(ctx, spoke, &Names::of(&hub)).await
+        && let Err(error) = end(ctx, spoke, &ObjectNames::of(&hub)).await
     {
         let observed = observe::observe(ctx, spoke);
         let is_stopped = is_stopped(&hub, &error);
@@ -38,15 +38,15 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Done, Error> 
             format!("deleted, but its key cannot be ended: {}", error.chain())
         };
         status::unanswered(ctx, spoke, &observed, &why).await?;
-        // Nothing fails while nobody is meant to answer; the first look that finds a pod wakes its Spokes.
+        // Nothing fails while nobody is meant to answer; the first poll that finds a pod wakes its Spokes.
         return if is_stopped {
-            Ok(Done::Invalid(RESYNC))
+            Ok(Reconciled::Invalid(RESYNC))
         } else {
             Err(error)
         };
     }
     release(ctx, spoke, &namespace).await?;
-    Ok(Done::Well(RESYNC))
+    Ok(Reconciled::Valid(RESYNC))
 }
 
 /// Whether nobody answers because the Hub shall have no pods.
@@ -84,7 +84,7 @@ async fn release(ctx: &Context, spoke: &Spoke, namespace: &str) -> Result<(), Er
 }
 
 /// Ends the spoke at a hub that lives.
-async fn end(ctx: &Context, spoke: &Spoke, names: &Names) -> Result<(), Error> {
+async fn end(ctx: &Context, spoke: &Spoke, names: &ObjectNames) -> Result<(), Error> {
     let secret: Option<Secret> = ctx.kubernetes.get(&names.namespace, &names.auth()).await?;
     let secret = secret.filter(|secret| is_kept_for(&secret.metadata, &names.uid));
     let Some(key) = secret.as_ref().and_then(hub::admin_key) else {

@@ -33,7 +33,7 @@ pub(super) async fn registered(
 
 /// Somebody else must move first.
 pub(super) async fn waiting(ctx: &Context, spoke: &Spoke, observed: &Observed, waiting: Waiting) -> Result<(), Error> {
-    let why = observed.look.as_ref().and_then(|look| match &look.seen {
+    let why = observed.poll.as_ref().and_then(|poll| match &poll.seen {
         Ok(seen) => seen.spokes.as_ref().err().cloned(),
         Err(why) => Some(why.clone()),
     });
@@ -93,7 +93,7 @@ pub(super) async fn failed(ctx: &Context, spoke: &Spoke, observed: &Observed, me
 
 async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Finding) -> Result<(), Error> {
     let old = spoke.status.clone().unwrap_or_default();
-    let seen = observed.look.as_ref().and_then(|look| look.seen.as_ref().ok());
+    let seen = observed.poll.as_ref().and_then(|poll| poll.seen.as_ref().ok());
     let uid = spoke.uid().unwrap_or_default();
     let info = seen.and_then(|seen| seen.spoke(&spoke.name_any(), &uid)).cloned();
     let mut next = old.clone();

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use super::observe::Observed;
 use crate::context::AdminKey;
 use crate::kubernetes::Going as _;
-use crate::names::{Names, digest, is_owned_by};
+use crate::names::{ObjectNames, digest, is_owned_by};
 
 /// What is to be done.
 #[derive(Debug)]
@@ -27,21 +27,21 @@ pub(super) enum Waiting {
     HubPaused,
     /// This process has not asked the hub yet; what was known before stays.
     HubNotAsked,
-    /// The hub does not answer; the look that does wakes its Spokes.
+    /// The hub does not answer; the poll that succeeds wakes its Spokes.
     HubUnreachable,
     /// The API server should have refused it.
     InvalidName,
 }
 
-/// What the hub shall be told.
+/// What to declare at the hub.
 #[derive(Debug)]
 pub(super) struct Declaration {
-    pub(super) hub: Names,
+    pub(super) hub: ObjectNames,
     /// The hub's admin key.
     pub(super) key: AdminKey,
     /// Everything but the spoke's own key.
     pub(super) put: SpokePut,
-    /// The hub has all this, as far as it tells, or was just told.
+    /// The hub has all this, as far as it reports, or it was just declared.
     pub(super) known: bool,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn validate(spoke: &Spoke, observed: &Observed) -> Course {
     if hub.spec.paused {
         return Course::Wait(Waiting::HubPaused);
     }
-    if observed.look.is_none() {
+    if observed.poll.is_none() {
         return Course::Wait(Waiting::HubNotAsked);
     }
     match declaration(spoke, hub, observed) {
@@ -96,35 +96,35 @@ impl Declaration {
             secret.metadata.uid.as_deref().unwrap_or_default(),
             secret.metadata.resource_version.as_deref().unwrap_or_default(),
         );
-        let told = spoke.status.as_ref().and_then(|status| status.declared.as_ref());
+        let declared = spoke.status.as_ref().and_then(|status| status.declared.as_ref());
         let finalizer = spoke
             .finalizers()
             .iter()
             .any(|finalizer| finalizer == crate::names::FINALIZER);
-        whole && finalizer && self.known && told == Some(&now)
+        whole && finalizer && self.known && declared == Some(&now)
     }
 }
 
 fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declaration> {
-    let look = observed.look.as_ref()?;
-    let seen = look.seen.as_ref().ok()?;
+    let poll = observed.poll.as_ref()?;
+    let seen = poll.seen.as_ref().ok()?;
     let uid = spoke.uid()?;
-    // Without the list nobody knows whether the hub still has what it was told.
+    // Without the list nobody knows whether the hub still has what was declared.
     seen.spokes.as_ref().ok()?;
     let put = put(spoke, uid);
     let hint = spoke.status.as_ref().and_then(|status| status.key_hint.as_deref());
     let reported = seen.spoke(&spoke.name_any(), &put.uid);
     Some(Declaration {
-        hub: Names::of(hub),
-        key: look.key.clone()?,
-        // A look from before the last declaration cannot know of it.
-        known: observed.told.is_some_and(|told| look.at <= told)
+        hub: ObjectNames::of(hub),
+        key: poll.key.clone()?,
+        // A poll from before the last declaration cannot know of it.
+        known: observed.declared_at.is_some_and(|declared_at| poll.at <= declared_at)
             || reported.is_some_and(|info| is_held(info, &put, hint)),
         put,
     })
 }
 
-/// Whether the hub has what it was told, with the key that was issued last: after a restored backup, or when somebody
+/// Whether the hub has what was declared, with the key that was issued last: after a restored backup, or when somebody
 /// else wrote there, it may have an older declaration or another key.
 fn is_held(info: &SpokeInfo, put: &SpokePut, hint: Option<&str>) -> bool {
     match &info.declaration_digest {

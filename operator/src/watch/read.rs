@@ -1,4 +1,4 @@
-//! One object of ours as the API server sent it: read, or told why it cannot be.
+//! One object of ours as the API server sent it: read, or the reason why it cannot be.
 //!
 //! Invariants
 //! - An object fails alone. A page of a list is parsed as a list of raw texts, and each text by itself: one that is nested
@@ -28,7 +28,7 @@ pub(crate) struct Unreadable {
     pub(crate) conditions: Vec<Condition>,
 }
 
-/// The longest part of a path that is told: the begin of one that is too deep says where it is.
+/// The longest part of a path that is shown: the beginning of one that is too deep says where it is.
 const PATH_CHARS: usize = 100;
 
 /// Everything that is not named is passed over, however it looks.

@@ -2,9 +2,9 @@
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
-use crate::names::{Names, Part};
+use crate::names::{ObjectNames, Part};
 
-pub(super) fn build(names: &Names) -> ServiceAccount {
+pub(super) fn build(names: &ObjectNames) -> ServiceAccount {
     ServiceAccount {
         metadata: names.meta(names.main(), Part::Hub),
         automount_service_account_token: Some(false),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::hub::validate::Plan;
-use crate::names::{Names, Part};
+use crate::names::{ObjectNames, Part};
 
 pub(super) fn of_hub(plan: &Plan) -> Result<Vec<Service>, Error> {
     let names = &plan.names;
@@ -37,7 +37,7 @@ pub(super) fn of_hub(plan: &Plan) -> Result<Vec<Service>, Error> {
     ])
 }
 
-pub(super) fn of_server(names: &Names, part: Part, port: u16) -> Result<Service, Error> {
+pub(super) fn of_server(names: &ObjectNames, part: Part, port: u16) -> Result<Service, Error> {
     let service = json!({
         "metadata": names.meta(names.server(part), part),
         "spec": {

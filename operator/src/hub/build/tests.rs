@@ -14,11 +14,11 @@ fn generated() -> Generated {
     }
 }
 
-fn wanted(spec: Value) -> Wanted {
+fn wanted(spec: Value) -> DesiredObjects {
     build(&validate(&hub(spec), &observed()).expect("valid"), &generated()).expect("built")
 }
 
-fn revision(wanted: &Wanted) -> String {
+fn revision(wanted: &DesiredObjects) -> String {
     deployment::revision(&wanted.deployment).expect("set").clone()
 }
 

@@ -15,8 +15,8 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::hub::auths::Auth;
 use crate::hub::validate::Wiring;
-use crate::names::{Names, Part, digest};
-use crate::secrets::generated::{self, Claim, Texts};
+use crate::names::{ObjectNames, Part, digest};
+use crate::secrets::generated::{self, Adoption, Texts};
 
 /// Keys in the Secrets.
 pub(crate) const PASSWORD: &str = "password";
@@ -36,7 +36,7 @@ pub(super) async fn ensure(
     let Wiring::Managed(storage) = wiring else {
         return Ok(None);
     };
-    let names = Names::of(hub);
+    let names = ObjectNames::of(hub);
     let meta = names.meta(names.server(part), part);
     let known = format!("{}/{}", names.uid, names.server(part));
     let there = seen(ctx, &names, &meta);
@@ -60,13 +60,13 @@ pub(super) async fn ensure(
                 user: DATABASE,
             });
         }
-        generated::ensure(&ctx.kubernetes, meta, &names.uid, Claim::Fits(fits), Texts::new).await?
+        generated::ensure(&ctx.kubernetes, meta, &names.uid, Adoption::Fits(fits), Texts::new).await?
     } else {
         let texts = || match part {
             Part::Redis => redis(&names, &generated::hexadecimal()),
             Part::Hub | Part::Postgres => postgres(&names, &generated::hexadecimal()),
         };
-        generated::ensure(&ctx.kubernetes, meta, &names.uid, Claim::Owned, texts).await?
+        generated::ensure(&ctx.kubernetes, meta, &names.uid, Adoption::Owned, texts).await?
     };
     let digest = digest_of(&secret, &auth.salt);
     let kept = Auth {
@@ -80,7 +80,7 @@ pub(super) async fn ensure(
 
 /// Whether the managed Postgres has data that know a password. Those in a pod alone are gone with its StatefulSet.
 fn has_data(ctx: &Context, hub: &Hub, is_ephemeral: bool) -> bool {
-    let names = Names::of(hub);
+    let names = ObjectNames::of(hub);
     let set = ObjectRef::new(&names.server(Part::Postgres)).within(&names.namespace);
     let served = hub
         .status
@@ -112,7 +112,7 @@ fn fits(secret: &Secret) -> bool {
     !password.is_empty() && url.trim() == url_of(&host, password.trim())
 }
 
-fn redis(names: &Names, password: &str) -> Texts {
+fn redis(names: &ObjectNames, password: &str) -> Texts {
     let url = format!(
         "redis://:{password}@{}.{}.svc:6379",
         names.server(Part::Redis),
@@ -126,7 +126,7 @@ fn redis(names: &Names, password: &str) -> Texts {
     ])
 }
 
-fn postgres(names: &Names, password: &str) -> Texts {
+fn postgres(names: &ObjectNames, password: &str) -> Texts {
     let host = format!("{}.{}.svc", names.server(Part::Postgres), names.namespace);
     Texts::from([
         (PASSWORD.to_owned(), password.to_owned()),
@@ -143,11 +143,11 @@ mod tests {
     use k8s_openapi::ByteString;
 
     use super::*;
-    use crate::secrets::endpoint::Endpoint;
-    use crate::secrets::{Fact, Form};
+    use crate::secrets::server_address::ServerAddress;
+    use crate::secrets::{Fact, SecretFormat};
 
-    fn names() -> Names {
-        Names {
+    fn names() -> ObjectNames {
+        ObjectNames {
             namespace: "team".to_owned(),
             hub: "demo".to_owned(),
             uid: "u".to_owned(),
@@ -168,13 +168,16 @@ mod tests {
 
     #[test]
     fn the_urls_of_managed_servers_name_their_services() {
-        let at = |url: &str, form| Fact::of(url.as_bytes(), form, "other").endpoint;
+        let at = |url: &str, format| Fact::of(url.as_bytes(), format, "other").server;
 
-        let redis = at(&redis(&names(), "p")[URL], Form::Redis);
-        let postgres = at(&postgres(&names(), "p")[URL], Form::Postgres);
+        let redis = at(&redis(&names(), "p")[URL], SecretFormat::Redis);
+        let postgres = at(&postgres(&names(), "p")[URL], SecretFormat::Postgres);
 
-        assert_eq!(redis, Ok(Some(Endpoint::managed("demo-redis", "team", 6379))));
-        assert_eq!(postgres, Ok(Some(Endpoint::managed("demo-postgres", "team", 5432))));
+        assert_eq!(redis, Ok(Some(ServerAddress::managed("demo-redis", "team", 6379))));
+        assert_eq!(
+            postgres,
+            Ok(Some(ServerAddress::managed("demo-postgres", "team", 5432)))
+        );
     }
 
     #[test]

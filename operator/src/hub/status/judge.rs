@@ -11,14 +11,14 @@ use alkhub_crds::condition::{
 use super::Sight;
 use super::pods::Pods;
 use crate::context::Seen;
-use crate::hub::refusal::Refusal;
-use crate::hub::trouble::Trouble;
+use crate::hub::pod_problem::PodProblem;
+use crate::hub::spec_error::SpecError;
 
 /// Conditions of a Hub whose objects were applied.
 pub(super) fn applied(pods: &Pods, sight: &Sight) -> Vec<Verdict> {
     vec![
         accepted(),
-        prefix(sight.trouble.as_ref()),
+        prefix(sight.problem.as_ref()),
         active(),
         progressing(pods),
         degraded(pods, sight),
@@ -40,11 +40,11 @@ pub(super) fn paused(pods: &Pods, sight: &Sight) -> Vec<Verdict> {
 }
 
 /// Conditions of a Hub that its user must mend. What ran before runs on.
-pub(super) fn refused(refusal: &Refusal, sight: &Sight) -> Vec<Verdict> {
-    let conflict = refusal.kind == PREFIX_CONFLICT;
-    let own = Verdict::new(refusal.kind, conflict, refusal.reason, &refusal.message);
+pub(super) fn refused(error: &SpecError, sight: &Sight) -> Vec<Verdict> {
+    let conflict = error.kind == PREFIX_CONFLICT;
+    let own = Verdict::new(error.kind, conflict, error.reason, &error.message);
     let other = if conflict {
-        Verdict::new(ACCEPTED, false, refusal.reason, &refusal.message)
+        Verdict::new(ACCEPTED, false, error.reason, &error.message)
     } else {
         let message = "not looked at before the spec is valid";
         Verdict::new(PREFIX_CONFLICT, ConditionStatus::Unknown, "NotAccepted", message)
@@ -64,7 +64,7 @@ pub(super) fn refused(refusal: &Refusal, sight: &Sight) -> Vec<Verdict> {
                 "NotAccepted",
                 "there is nothing to look at before the spec is accepted",
             ),
-            Verdict::new(READY, false, "NotAccepted", &refusal.message),
+            Verdict::new(READY, false, "NotAccepted", &error.message),
         ),
     };
     vec![own, other, active(), progressing, degraded, ready]
@@ -73,7 +73,7 @@ pub(super) fn refused(refusal: &Refusal, sight: &Sight) -> Vec<Verdict> {
 /// Conditions of a Hub of which something could not be read (`accepted` is false) or applied. What ran before runs on.
 pub(super) fn failed(message: &str, is_accepted: bool, sight: &Sight) -> Vec<Verdict> {
     let [accepted, prefix] = if is_accepted {
-        [accepted(), prefix(sight.trouble.as_ref())]
+        [accepted(), prefix(sight.problem.as_ref())]
     } else {
         unchecked(message)
     };
@@ -99,8 +99,8 @@ fn active() -> Verdict {
 }
 
 /// The names of one Redis may differ; the hubs themselves see who has the prefix there.
-fn prefix(trouble: Option<&Trouble>) -> Verdict {
-    match trouble.and_then(|trouble| trouble.prefix.as_ref()) {
+fn prefix(problem: Option<&PodProblem>) -> Verdict {
+    match problem.and_then(|problem| problem.prefix.as_ref()) {
         Some(why) => Verdict::new(PREFIX_CONFLICT, true, "PrefixInUse", why),
         None => Verdict::new(
             PREFIX_CONFLICT,
@@ -135,8 +135,8 @@ fn progressing(pods: &Pods) -> Verdict {
 }
 
 fn degraded(pods: &Pods, sight: &Sight) -> Verdict {
-    if let Some(trouble) = &sight.trouble {
-        return Verdict::new(DEGRADED, true, "PodsFailing", &trouble.message);
+    if let Some(problem) = &sight.problem {
+        return Verdict::new(DEGRADED, true, "PodsFailing", &problem.message);
     }
     if let Some(why) = &pods.stuck {
         return Verdict::new(DEGRADED, true, "PodsStuck", why);
@@ -148,7 +148,7 @@ fn degraded(pods: &Pods, sight: &Sight) -> Verdict {
         let message = "no pod is ready that could tell";
         return Verdict::new(DEGRADED, ConditionStatus::Unknown, "NoPodReady", message);
     }
-    match &sight.look.seen {
+    match &sight.poll.seen {
         Err(why) => Verdict::new(DEGRADED, ConditionStatus::Unknown, "HubUnreachable", why),
         Ok(seen) => links(seen),
     }

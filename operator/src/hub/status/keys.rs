@@ -1,13 +1,13 @@
-//! What a Hub's conditions say of its keys: its own to the admin API, and those that no hash key of now made; pure.
+//! What a Hub's conditions say of its keys: its own to the admin API, and those hashed with an earlier hash key; pure.
 
 use alkhub_crds::Condition;
 use alkhub_crds::condition::{self, ConditionStatus, DEGRADED, KEYS_VALID, Verdict};
 
-use crate::context::Look;
+use crate::context::Poll;
 
-/// The verdicts with what the last look says of keys.
-pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], look: Option<&Look>, secret: &str) -> Vec<Verdict> {
-    let denied = look.is_some_and(|look| look.denied);
+/// The verdicts with what the last poll says of keys.
+pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], poll: Option<&Poll>, secret: &str) -> Vec<Verdict> {
+    let denied = poll.is_some_and(|poll| poll.denied);
     let mut verdicts: Vec<_> = verdicts
         .iter()
         .map(|verdict| match verdict.reason {
@@ -15,7 +15,7 @@ pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], look: Option<&Look
             _ => verdict.clone(),
         })
         .collect();
-    verdicts.push(valid(old, look, secret));
+    verdicts.push(valid(old, poll, secret));
     verdicts
 }
 
@@ -27,12 +27,12 @@ fn refused(secret: &str) -> Verdict {
     Verdict::new(DEGRADED, true, "AdminKeyRefused", &message)
 }
 
-/// While nobody tells, what was last known stays.
-fn valid(old: &[Condition], look: Option<&Look>, secret: &str) -> Verdict {
-    let told = look.and_then(|look| look.seen.as_ref().ok()?.report.dead_keys);
+/// While no hub reports them, what was last known stays.
+fn valid(old: &[Condition], poll: Option<&Poll>, secret: &str) -> Verdict {
+    let reported = poll.and_then(|poll| poll.seen.as_ref().ok()?.report.dead_keys);
     let before = condition::find(old, KEYS_VALID).filter(|before| before.status != "Unknown");
     let all = "every key in the schema was hashed with the Hub's hash key of now";
-    match (told, before) {
+    match (reported, before) {
         (Some(0), _) => Verdict::new(KEYS_VALID, true, "Valid", all),
         (Some(count), _) => {
             let message = format!(
@@ -45,7 +45,7 @@ fn valid(old: &[Condition], look: Option<&Look>, secret: &str) -> Verdict {
         (None, Some(before)) if before.status == "True" => Verdict::new(KEYS_VALID, true, "Valid", &before.message),
         (None, Some(before)) => Verdict::new(KEYS_VALID, false, "HashKeyChanged", &before.message),
         (None, None) => {
-            let message = "no hub has told yet which keys are in its schema";
+            let message = "no hub has reported yet which keys are in its schema";
             Verdict::new(KEYS_VALID, ConditionStatus::Unknown, "NotTold", message)
         }
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::context::Seen;
 
-    fn look(denied: bool, seen: Result<Option<u64>, String>) -> Look {
+    fn poll(denied: bool, seen: Result<Option<u64>, String>) -> Poll {
         let report = |dead_keys| HubReport {
             hub_id: "demo-1".parse().expect("valid"),
             version: "1".to_owned(),
@@ -71,7 +71,7 @@ mod tests {
             postgres: "up".to_owned(),
             dead_keys,
         };
-        Look {
+        Poll {
             at: Instant::now(),
             asked: true,
             key: None,
@@ -97,20 +97,20 @@ mod tests {
             "401",
         )];
         let stuck = [Verdict::new(DEGRADED, true, "PodsStuck", "why")];
-        let denied = look(true, Err("401".to_owned()));
+        let denied = poll(true, Err("401".to_owned()));
 
-        let of = |verdicts: &[Verdict], look: &Look| says(&judged(verdicts, &[], Some(look), "demo-auth"), DEGRADED);
+        let of = |verdicts: &[Verdict], poll: &Poll| says(&judged(verdicts, &[], Some(poll), "demo-auth"), DEGRADED);
 
         assert_eq!(of(&silent, &denied), (ConditionStatus::True, "AdminKeyRefused"));
         assert_eq!(of(&stuck, &denied), (ConditionStatus::True, "PodsStuck"));
-        let away = look(false, Err("503".to_owned()));
+        let away = poll(false, Err("503".to_owned()));
         assert_eq!(of(&silent, &away), (ConditionStatus::Unknown, "HubUnreachable"));
     }
 
     #[test]
-    fn keys_of_another_hash_key_are_a_condition_until_they_are_ended_and_while_nobody_tells() {
+    fn keys_of_another_hash_key_are_a_condition_until_they_are_ended_and_while_no_hub_reports() {
         let after = |old: &[Condition], seen: Result<Option<u64>, String>| {
-            let verdicts = judged(&[], old, Some(&look(false, seen)), "demo-auth");
+            let verdicts = judged(&[], old, Some(&poll(false, seen)), "demo-auth");
             condition::set(old, &verdicts, None, Timestamp::UNIX_EPOCH)
         };
         let reason = |conditions: &[Condition]| conditions[0].reason.clone();

@@ -11,8 +11,8 @@ use alkhub_config::{ChannelPrefix, HubConfig, MANAGEMENT_PORT, PORT};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use crate::hub::refusal::Refusal;
-use crate::names::Names;
+use crate::hub::spec_error::SpecError;
+use crate::names::ObjectNames;
 
 /// Where the hub finds its files.
 pub(crate) const FOLDER: &str = "/etc/alkhub";
@@ -55,14 +55,14 @@ pub(crate) struct Mounted {
 /// The settings of a Hub, and their text.
 pub(super) fn render(
     given: &BTreeMap<String, Json>,
-    names: &Names,
+    names: &ObjectNames,
     prefix: &ChannelPrefix,
     mounted: Mounted,
-) -> Result<(HubConfig, String), Refusal> {
+) -> Result<(HubConfig, String), SpecError> {
     let given = table(given)?;
     own(&given)?;
     let unknown = |error: &dyn std::fmt::Display| {
-        Refusal::invalid(
+        SpecError::invalid(
             "InvalidSetting",
             format!("spec.config: {}", error.to_string().trim().replace('\n', " ")),
         )
@@ -102,22 +102,22 @@ pub(super) fn render(
     Ok((config, toml))
 }
 
-fn table(given: &BTreeMap<String, Json>) -> Result<Table, Refusal> {
+fn table(given: &BTreeMap<String, Json>) -> Result<Table, SpecError> {
     let without_nulls = given
         .iter()
         .filter(|(_, value)| !value.is_null())
         .collect::<BTreeMap<_, _>>();
     Table::try_from(without_nulls)
-        .map_err(|error| Refusal::invalid("InvalidSetting", format!("spec.config: {}", error.to_string().trim())))
+        .map_err(|error| SpecError::invalid("InvalidSetting", format!("spec.config: {}", error.to_string().trim())))
 }
 
-fn own(given: &Table) -> Result<(), Refusal> {
+fn own(given: &Table) -> Result<(), SpecError> {
     for (section, values) in given {
         for key in values.as_table().into_iter().flat_map(Table::keys) {
             let setting = format!("{section}.{key}");
             if OWN.contains(&setting.as_str()) || OWN_STORE.contains(&setting.as_str()) {
                 let message = format!("spec.config: `{setting}` is set by the operator; leave it out");
-                return Err(Refusal::invalid("ReservedSetting", message));
+                return Err(SpecError::invalid("ReservedSetting", message));
             }
         }
     }

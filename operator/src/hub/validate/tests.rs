@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::*;
 use crate::hub::observe::{Images, Rival};
-use crate::secrets::endpoint::Endpoint;
-use crate::secrets::{Fact, Form};
+use crate::secrets::server_address::ServerAddress;
+use crate::secrets::{Fact, SecretFormat};
 
 /// A Hub `demo` in `team` with the given spec.
 pub(crate) fn hub(spec: serde_json::Value) -> Hub {
@@ -22,13 +22,13 @@ pub(crate) fn hub(spec: serde_json::Value) -> Hub {
 
 /// What is read for a Hub whose Secrets are there.
 pub(crate) fn observed() -> Observed {
-    let fact = |url: &str, form| Fact {
+    let fact = |url: &str, format| Fact {
         digest: "d1".to_owned(),
-        ..Fact::of(url.as_bytes(), form, "team")
+        ..Fact::of(url.as_bytes(), format, "team")
     };
     let authorities = Fact {
         digest: "d1".to_owned(),
-        endpoint: Ok(None),
+        server: Ok(None),
         is_clear: false,
     };
     Observed {
@@ -37,13 +37,13 @@ pub(crate) fn observed() -> Observed {
             redis: "redis:7".to_owned(),
             postgres: "postgres:15".to_owned(),
         },
-        redis_server: Some(Endpoint::managed("cache", "team", 6379)),
+        redis_server: Some(ServerAddress::managed("cache", "team", 6379)),
         redis: Values {
-            url: Some(fact("rediss://cache", Form::Redis)),
+            url: Some(fact("rediss://cache", SecretFormat::Redis)),
             ca: Some(authorities),
         },
         postgres: Values {
-            url: Some(fact("postgres://db/x", Form::Postgres)),
+            url: Some(fact("postgres://db/x", SecretFormat::Postgres)),
             ca: None,
         },
         ..Observed::default()
@@ -61,13 +61,13 @@ fn with(field: &str, value: serde_json::Value) -> Hub {
     hub(spec)
 }
 
-fn refusal(hub: &Hub, observed: &Observed) -> Refusal {
+fn spec_error(hub: &Hub, observed: &Observed) -> SpecError {
     validate(hub, observed).map(|plan| plan.toml).expect_err("refused")
 }
 
 #[test]
 fn an_unknown_setting_is_named_with_those_that_exist() {
-    let refused = refusal(
+    let refused = spec_error(
         &with("config", json!({"calls": {"default-timeuot": "10s"}})),
         &observed(),
     );
@@ -83,7 +83,7 @@ fn an_unknown_setting_is_named_with_those_that_exist() {
 #[test]
 fn a_setting_of_the_operators_own_is_refused_by_name() {
     for (section, key) in [("events", "prefix"), ("store", "schema"), ("server", "listen")] {
-        let refused = refusal(&with("config", json!({section: {key: "x"}})), &observed());
+        let refused = spec_error(&with("config", json!({section: {key: "x"}})), &observed());
 
         assert_eq!(refused.reason, "ReservedSetting");
         assert!(
@@ -96,7 +96,7 @@ fn a_setting_of_the_operators_own_is_refused_by_name() {
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
-    let refused = refusal(&with("config", json!({"server": {"dead-after": "1s"}})), &observed());
+    let refused = spec_error(&with("config", json!({"server": {"dead-after": "1s"}})), &observed());
 
     assert!(refused.message.contains("dead-after"), "{}", refused.message);
 }
@@ -131,10 +131,10 @@ fn a_missing_secret_and_a_wrong_url_are_named_without_their_content() {
     let mut none = observed();
     none.redis.url = None;
     let mut wrong = observed();
-    wrong.postgres.url = Some(Fact::of(b"redis://:secret@x", Form::Postgres, "team"));
+    wrong.postgres.url = Some(Fact::of(b"redis://:secret@x", SecretFormat::Postgres, "team"));
 
-    let missing = refusal(&hub(given()), &none);
-    let wrong = refusal(&hub(given()), &wrong);
+    let missing = spec_error(&hub(given()), &none);
+    let wrong = spec_error(&hub(given()), &wrong);
 
     assert_eq!(missing.reason, "SecretNotFound");
     assert!(
@@ -187,9 +187,9 @@ fn an_authority_that_is_none_is_refused_before_pods_are_rolled() {
     let mut spec = given();
     spec["redis"]["caSecretRef"] = json!({"name": "ca"});
     let mut garbage = observed();
-    garbage.redis.ca = Some(Fact::of(b"garbage", Form::Authorities, "team"));
+    garbage.redis.ca = Some(Fact::of(b"garbage", SecretFormat::Authorities, "team"));
 
-    let refused = refusal(&hub(spec), &garbage);
+    let refused = spec_error(&hub(spec), &garbage);
 
     assert_eq!(refused.reason, "InvalidAuthority");
     assert!(
@@ -201,14 +201,14 @@ fn an_authority_that_is_none_is_refused_before_pods_are_rolled() {
 
 #[test]
 fn of_two_new_hubs_with_one_prefix_the_younger_is_refused() {
-    let refused = refusal(&hub(given()), &facing(&other(999, "z", None)));
+    let refused = spec_error(&hub(given()), &facing(&other(999, "z", None)));
     assert_eq!(
         (refused.kind, refused.reason),
         (condition::PREFIX_CONFLICT, "PrefixInUse")
     );
     assert!(refused.message.contains("other/demo"), "{}", refused.message);
     assert_eq!(
-        refusal(&hub(given()), &facing(&other(1_000, "a", None))).kind,
+        spec_error(&hub(given()), &facing(&other(1_000, "a", None))).kind,
         condition::PREFIX_CONFLICT
     );
     assert!(validate(&hub(given()), &facing(&other(1_000, "z", None))).is_ok());
@@ -263,9 +263,9 @@ fn authorities_beside_a_redis_in_the_clear_are_refused() {
     let mut spec = given();
     spec["redis"]["caSecretRef"] = json!({"name": "ca"});
     let mut clear = observed();
-    clear.redis.url = Some(Fact::of(b"redis://:s3cret@cache", Form::Redis, "team"));
+    clear.redis.url = Some(Fact::of(b"redis://:s3cret@cache", SecretFormat::Redis, "team"));
 
-    let refused = refusal(&hub(spec), &clear);
+    let refused = spec_error(&hub(spec), &clear);
 
     assert_eq!(refused.reason, "InvalidAuthority");
     assert!(
@@ -297,7 +297,7 @@ fn settings_that_a_hub_would_refuse_are_refused_by_name_value_and_range() {
             "http://collector:4318",
         ),
     ] {
-        let refused = refusal(&with("config", json!({ section: { key: value } })), &observed());
+        let refused = spec_error(&with("config", json!({ section: { key: value } })), &observed());
 
         assert_eq!(refused.reason, "InvalidSetting");
         let named = refused.message.contains(&format!("{section}.{key}"));

@@ -28,16 +28,16 @@ impl Finding {
     }
 }
 
-/// Whether the hub was told this very generation of the spec, and took it: what it was told before says nothing of a
+/// Whether this very generation of the spec was declared at the hub, and accepted: what was declared before says nothing of a
 /// change since.
-fn is_told(old: &[Condition], spoke: &Spoke) -> bool {
+fn is_declared(old: &[Condition], spoke: &Spoke) -> bool {
     let accepted = condition::find(old, ACCEPTED).filter(|accepted| accepted.status == "True");
     accepted.is_some_and(|accepted| accepted.observed_generation == spoke.metadata.generation)
 }
 
-/// Whether the spoke is suspended at the hub, as far as the hub was told.
+/// Whether the spoke is suspended at the hub, as far as was declared there.
 fn is_suspended(old: &[Condition], spoke: &Spoke, finding: &Finding) -> bool {
-    if matches!(finding, Finding::Registered(_)) || is_told(old, spoke) {
+    if matches!(finding, Finding::Registered(_)) || is_declared(old, spoke) {
         return spoke.spec.suspended;
     }
     let before = spoke.status.as_ref().and_then(|status| status.phase);
@@ -152,7 +152,7 @@ fn wait(old: &[Condition], spoke: &Spoke, waiting: Waiting, why: &str) -> Vec<Ve
         }
         Waiting::HubPaused => {
             let message = "its Hub is paused";
-            let state = if is_told(old, spoke) {
+            let state = if is_declared(old, spoke) {
                 ConditionStatus::True
             } else {
                 ConditionStatus::Unknown
@@ -169,7 +169,7 @@ fn wait(old: &[Condition], spoke: &Spoke, waiting: Waiting, why: &str) -> Vec<Ve
             } else {
                 why
             };
-            let accepted = if is_told(old, spoke) {
+            let accepted = if is_declared(old, spoke) {
                 Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke")
             } else {
                 unknown(ACCEPTED, "HubUnreachable", message)
@@ -295,8 +295,8 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_the_hub_was_not_told_is_neither_accepted_nor_in_force() {
-        let told = |suspended: bool, connected: usize| {
+    fn a_change_that_was_not_declared_is_neither_accepted_nor_in_force() {
+        let declared = |suspended: bool, connected: usize| {
             let mut spoke = spoke();
             spoke.metadata.generation = Some(1);
             spoke.spec.suspended = suspended;
@@ -322,7 +322,7 @@ mod tests {
         };
 
         for finding in [unreachable(), paused()] {
-            let mut changed = told(false, 1);
+            let mut changed = declared(false, 1);
             assert_eq!(says(&changed, &finding), (SpokePhase::Connected, ConditionStatus::True));
             changed.metadata.generation = Some(2);
             changed.spec.suspended = true;
@@ -331,7 +331,7 @@ mod tests {
                 (SpokePhase::Connected, ConditionStatus::Unknown)
             );
 
-            let mut resumed = told(true, 0);
+            let mut resumed = declared(true, 0);
             assert_eq!(says(&resumed, &finding), (SpokePhase::Suspended, ConditionStatus::True));
             resumed.metadata.generation = Some(2);
             resumed.spec.suspended = false;

@@ -15,7 +15,7 @@ use kube::core::PartialObjectMeta;
 use tokio::time::Instant;
 
 use super::*;
-use crate::context::{AdminKey, Look, Seen};
+use crate::context::{AdminKey, Poll, Seen};
 use crate::hub::testing::{given, hub};
 use crate::names::{FINALIZER, owner};
 
@@ -36,8 +36,8 @@ pub(in crate::spoke) fn spoke() -> Spoke {
     spoke
 }
 
-/// A look that saw these spokes, or the hub alone, or nothing.
-fn look(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Look> {
+/// A poll that saw these spokes, or the hub alone, or nothing.
+fn poll(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Poll> {
     let report = HubReport {
         hub_id: "demo-1".parse().expect("valid"),
         version: "1".to_owned(),
@@ -52,7 +52,7 @@ fn look(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Look> {
         report,
         spokes: spokes.map(|spokes| spokes.into_iter().map(|info| (info.name.to_string(), info)).collect()),
     });
-    Arc::new(Look {
+    Arc::new(Poll {
         asked: true,
         at: Instant::now(),
         key: Some(AdminKey {
@@ -74,9 +74,9 @@ fn reported(uid: &str, declaration: Option<&str>, hint: Option<&str>) -> SpokeIn
 fn observed() -> Observed {
     Observed {
         hub: Some(Arc::new(hub(given()))),
-        look: Some(look(Ok(Ok(Vec::new())))),
+        poll: Some(poll(Ok(Ok(Vec::new())))),
         secret: None,
-        told: None,
+        declared_at: None,
     }
 }
 
@@ -103,12 +103,12 @@ async fn a_spoke_waits_for_its_hub() {
     assert_eq!(waits(&spoke(), &with(None)), Some(Waiting::HubNotFound));
     assert_eq!(waits(&spoke(), &with(Some(Arc::new(paused)))), Some(Waiting::HubPaused));
     let silent = Observed {
-        look: Some(look(Err("away".to_owned()))),
+        poll: Some(poll(Err("away".to_owned()))),
         ..observed()
     };
     assert_eq!(waits(&spoke(), &silent), Some(Waiting::HubUnreachable));
     let listless = Observed {
-        look: Some(look(Ok(Err("503".to_owned())))),
+        poll: Some(poll(Ok(Err("503".to_owned())))),
         ..observed()
     };
     assert_eq!(waits(&spoke(), &listless), Some(Waiting::HubUnreachable));
@@ -116,7 +116,7 @@ async fn a_spoke_waits_for_its_hub() {
         waits(
             &spoke(),
             &Observed {
-                look: None,
+                poll: None,
                 ..observed()
             }
         ),
@@ -162,22 +162,22 @@ async fn nothing_is_sent_again_only_while_everything_is_as_it_was() {
         secret: secret(meta.clone()),
         ..observed()
     };
-    let mut told = spoke();
-    told.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
-    told.status = Some(SpokeStatus {
+    let mut registered = spoke();
+    registered.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    registered.status = Some(SpokeStatus {
         declared: Some(declaration.digest("s", "1")),
         ..SpokeStatus::default()
     });
 
-    assert!(declaration.is_done(&told, &done));
+    assert!(declaration.is_done(&registered, &done));
     assert!(!declaration.is_done(&spoke(), &done));
-    assert!(!declaration.is_done(&told, &observed()));
+    assert!(!declaration.is_done(&registered, &observed()));
     let edited = ObjectMeta {
         resource_version: Some("2".to_owned()),
         ..meta.clone()
     };
     assert!(!declaration.is_done(
-        &told,
+        &registered,
         &Observed {
             secret: secret(edited),
             ..observed()
@@ -188,14 +188,14 @@ async fn nothing_is_sent_again_only_while_everything_is_as_it_was() {
         ..meta
     };
     assert!(!declaration.is_done(
-        &told,
+        &registered,
         &Observed {
             secret: secret(foreign),
             ..observed()
         }
     ));
     declaration.known = false;
-    assert!(!declaration.is_done(&told, &done));
+    assert!(!declaration.is_done(&registered, &done));
 }
 
 /// A database that was put back, or somebody else's put.
@@ -208,8 +208,8 @@ async fn a_hub_that_has_another_declaration_or_key_is_told_again() {
     });
     let digest = declared(&issued, &observed()).put.digest();
     let known = |info: SpokeInfo| {
-        let look = Some(look(Ok(Ok(vec![info]))));
-        declared(&issued, &Observed { look, ..observed() }).known
+        let poll = Some(poll(Ok(Ok(vec![info]))));
+        declared(&issued, &Observed { poll, ..observed() }).known
     };
     let hint = Some("alk_aaaaaa");
 
@@ -244,16 +244,16 @@ async fn keys_overlap_as_long_as_the_spec_says() {
 #[tokio::test(start_paused = true)]
 async fn a_look_from_before_the_declaration_is_not_held_against_it() {
     let before = observed();
-    let told = Observed {
-        told: Some(Instant::now()),
+    let just_declared = Observed {
+        declared_at: Some(Instant::now()),
         ..before
     };
 
-    assert!(declared(&spoke(), &told).known);
+    assert!(declared(&spoke(), &just_declared).known);
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
     let later = Observed {
-        look: Some(look(Ok(Ok(Vec::new())))),
-        ..told
+        poll: Some(poll(Ok(Ok(Vec::new())))),
+        ..just_declared
     };
     assert!(!declared(&spoke(), &later).known);
 }

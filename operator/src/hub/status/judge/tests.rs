@@ -6,7 +6,7 @@ use alkhub_protocol::admin::HubReport;
 use tokio::time::Instant;
 
 use super::*;
-use crate::context::Look;
+use crate::context::Poll;
 
 fn pods(wanted: i32, current: i32, ready: i32, all: i32) -> Pods {
     Pods {
@@ -20,7 +20,7 @@ fn pods(wanted: i32, current: i32, ready: i32, all: i32) -> Pods {
 }
 
 fn sight(pods: Option<&Pods>, seen: Result<Seen, String>) -> Sight {
-    let look = Look {
+    let poll = Poll {
         at: Instant::now(),
         asked: true,
         key: None,
@@ -29,8 +29,8 @@ fn sight(pods: Option<&Pods>, seen: Result<Seen, String>) -> Sight {
     };
     Sight {
         pods: pods.cloned(),
-        look: Arc::new(look),
-        trouble: None,
+        poll: Arc::new(poll),
+        problem: None,
     }
 }
 
@@ -145,14 +145,14 @@ fn a_change_of_the_spec_leaves_a_hub_ready_and_counts_no_old_pod_as_new() {
 
 #[test]
 fn a_refused_or_failing_hub_shows_what_its_pods_do() {
-    let refusal = Refusal {
+    let error = SpecError {
         kind: ACCEPTED,
         reason: "InvalidSetting",
         message: "why".to_owned(),
     };
     let running = pods(2, 2, 2, 2);
 
-    let refused = all(&refused(&refusal, &sight(Some(&running), seen("up", "up"))));
+    let refused = all(&refused(&error, &sight(Some(&running), seen("up", "up"))));
     let failed = all(&failed("why", true, &sight(Some(&running), seen("up", "up"))));
 
     assert!(
@@ -188,17 +188,17 @@ fn a_spec_that_was_not_judged_is_neither_accepted_nor_refused() {
 
 #[test]
 fn what_the_pods_say_is_repeated_and_a_prefix_that_redis_knows_as_taken_is_a_conflict() {
-    let trouble = |prefix: Option<&str>| Sight {
-        trouble: Some(Trouble {
+    let problem = |prefix: Option<&str>| Sight {
+        problem: Some(PodProblem {
             message: "pod demo-1 is not ready: Postgres: permission denied".to_owned(),
             prefix: prefix.map(str::to_owned),
         }),
         ..sight(None, Err("no pod is ready".to_owned()))
     };
 
-    let denied = applied(&pods(1, 1, 0, 1), &trouble(None));
-    let taken = applied(&pods(1, 1, 0, 1), &trouble(Some("Hub u has it")));
-    let unapplied = failed("why", true, &trouble(Some("Hub u has it")));
+    let denied = applied(&pods(1, 1, 0, 1), &problem(None));
+    let taken = applied(&pods(1, 1, 0, 1), &problem(Some("Hub u has it")));
+    let unapplied = failed("why", true, &problem(Some("Hub u has it")));
 
     assert_eq!(of(&denied, DEGRADED).reason, "PodsFailing");
     assert!(of(&denied, DEGRADED).message.contains("permission denied"));
@@ -227,13 +227,13 @@ fn a_hub_that_does_not_answer_is_neither_well_nor_degraded() {
 
 #[test]
 fn a_refusal_names_itself_in_the_conditions_that_people_look_at() {
-    let refusal = Refusal {
+    let error = SpecError {
         kind: PREFIX_CONFLICT,
         reason: "PrefixInUse",
         message: "why".to_owned(),
     };
 
-    let verdicts = refused(&refusal, &sight(None, Err("not asked".to_owned())));
+    let verdicts = refused(&error, &sight(None, Err("not asked".to_owned())));
 
     assert_eq!(of(&verdicts, PREFIX_CONFLICT).status, ConditionStatus::True);
     let ready = of(&verdicts, READY);

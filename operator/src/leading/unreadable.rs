@@ -1,4 +1,4 @@
-//! Tells those Hubs and Spokes that cannot be read so, in their own conditions.
+//! Reports Hubs and Spokes that cannot be read in their own conditions.
 //!
 //! Nothing else of them is written: what else there is in their status may be all that is known of them.
 
@@ -19,22 +19,22 @@ use crate::watch::Unreadable;
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Runs until it is dropped.
-pub(super) async fn tell(ctx: Arc<Context>) {
+pub(super) async fn report(ctx: Arc<Context>) {
     loop {
-        for (kind, what) in ctx.unread.untold() {
+        for (kind, what) in ctx.unreadable.unreported() {
             match write(&ctx, kind, &what).await {
-                Ok(()) => ctx.unread.told(kind, &what),
+                Ok(()) => ctx.unreadable.reported(kind, &what),
                 Err(error) => tracing::warn!(
                     kind,
                     object.namespace = what.meta.namespace,
                     object.name = what.meta.name,
                     error = chain(&error),
-                    "an object that cannot be read could not be told so"
+                    "an object that cannot be read could not be shown as such"
                 ),
             }
         }
         tokio::select! {
-            () = ctx.unread.news() => {}
+            () = ctx.unreadable.news() => {}
             () = tokio::time::sleep(AGAIN) => {}
         }
     }
@@ -101,22 +101,22 @@ mod tests {
             conditions: condition::set(&[], &[ready, accepted], Some(3), Timestamp::UNIX_EPOCH),
         };
 
-        let told = conditions(&what, Timestamp::UNIX_EPOCH);
+        let reported = conditions(&what, Timestamp::UNIX_EPOCH);
         let again = conditions(
             &Unreadable {
-                conditions: told.clone(),
+                conditions: reported.clone(),
                 ..what
             },
             Timestamp::now(),
         );
 
-        let accepted = condition::find(&told, ACCEPTED).expect("there");
+        let accepted = condition::find(&reported, ACCEPTED).expect("there");
         assert_eq!(
             (accepted.status.as_str(), accepted.reason.as_str()),
             ("False", "Unreadable")
         );
         assert!(accepted.message.contains("spec.replicas"), "{}", accepted.message);
-        assert!(condition::is_true(&told, READY) && told.len() == 2);
-        assert_eq!(told, again);
+        assert!(condition::is_true(&reported, READY) && reported.len() == 2);
+        assert_eq!(reported, again);
     }
 }

@@ -16,32 +16,32 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
 use crate::admin::{self, Door};
-use crate::context::{AdminKey, Context, Look, Seen};
+use crate::context::{AdminKey, Context, Poll, Seen};
 use crate::error::{Error, chain};
 use crate::hub::generated;
 use crate::hub::status::Pods;
-use crate::names::{Names, is_kept_for, is_owned_by};
+use crate::names::{ObjectNames, is_kept_for, is_owned_by};
 
 /// A hub that did not answer is asked again after this long.
 pub(crate) const AGAIN: Duration = Duration::from_secs(2);
 
-/// Spokes that are swept with one look.
+/// Spokes that are swept with one poll.
 const SWEEP: usize = 50;
 
-/// The last look at a Hub, made anew when it is old, and at once when the first pod has become ready.
-pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Look> {
-    let names = Names::of(hub);
+/// The last poll of a Hub, repeated when it is old, and at once when the first pod has become ready.
+pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Poll> {
+    let names = ObjectNames::of(hub);
     let ready = pods.is_some_and(|pods| pods.ready > 0);
-    let before = ctx.looks.of(&names.uid);
+    let before = ctx.polls.of(&names.uid);
     if let Some(before) = &before
         && is_fresh(before, ready, ctx.options.poll_interval)
     {
         return Arc::clone(before);
     }
-    let look = look(ctx, &names, before.as_deref(), ready).await;
-    let look = ctx.looks.keep(&names.uid, look);
-    wake(ctx, &names, before.as_deref(), &look);
-    if let (Ok(seen), Some(key)) = (&look.seen, &look.key)
+    let poll = poll(ctx, &names, before.as_deref(), ready).await;
+    let poll = ctx.polls.keep(&names.uid, poll);
+    wake(ctx, &names, before.as_deref(), &poll);
+    if let (Ok(seen), Some(key)) = (&poll.seen, &poll.key)
         && let Ok(spokes) = &seen.spokes
         && let Err(error) = sweep(ctx, &names, key, spokes).await
     {
@@ -52,12 +52,12 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Loo
             "could not sweep spokes"
         );
     }
-    look
+    poll
 }
 
-/// What is known before the first look.
-pub(crate) fn none() -> Arc<Look> {
-    Arc::new(Look {
+/// What is known before the first poll.
+pub(crate) fn none() -> Arc<Poll> {
+    Arc::new(Poll {
         at: Instant::now(),
         asked: false,
         key: None,
@@ -66,21 +66,21 @@ pub(crate) fn none() -> Arc<Look> {
     })
 }
 
-/// Whether a look still holds. One from before there was a pod to ask does not once there is: conditions that are
-/// judged by the pods of now and the look of then would contradict each other.
-fn is_fresh(look: &Look, ready: bool, interval: Duration) -> bool {
+/// Whether a poll still holds. One from before there was a pod to ask does not once there is: conditions that are
+/// judged by the pods of now and a poll of before would contradict each other.
+fn is_fresh(poll: &Poll, ready: bool, interval: Duration) -> bool {
     // A hub that refuses the key counts who comes with it again and again.
-    let trusted = if look.seen.is_ok() || look.denied {
+    let trusted = if poll.seen.is_ok() || poll.denied {
         interval.mul_f64(0.7)
     } else {
         AGAIN
     };
-    look.at.elapsed() < trusted && (look.asked || !ready)
+    poll.at.elapsed() < trusted && (poll.asked || !ready)
 }
 
-async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) -> Look {
+async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: bool) -> Poll {
     let at = Instant::now();
-    let unasked = |key, why: String| Look {
+    let unasked = |key, why: String| Poll {
         at,
         asked: false,
         key,
@@ -104,7 +104,7 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) 
     };
     // Hubs read a changed key a minute after it was written; until then they know the one before.
     if seen.as_ref().is_err_and(admin::Error::is_denied)
-        && let Some(old) = before.and_then(|look| look.key.as_ref())
+        && let Some(old) = before.and_then(|poll| poll.key.as_ref())
         && old.key.expose_secret() != key.key.expose_secret()
         && let Ok(Ok(again)) = ask(ctx, names, old).await
     {
@@ -112,7 +112,7 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) 
     }
     let result = if seen.is_ok() { "ok" } else { "error" };
     ctx.metrics.hub_polls.with_label_values(&[result]).inc();
-    Look {
+    Poll {
         at,
         asked: true,
         key: Some(key),
@@ -123,7 +123,7 @@ async fn look(ctx: &Context, names: &Names, before: Option<&Look>, ready: bool) 
 
 /// Asks the hub how it is and which spokes it has. One answer does not wait for the other, nor fall with it: a hub that
 /// has lost Postgres says so, and cannot list spokes.
-async fn ask(ctx: &Context, names: &Names, key: &AdminKey) -> Result<Result<Seen, admin::Error>, Error> {
+async fn ask(ctx: &Context, names: &ObjectNames, key: &AdminKey) -> Result<Result<Seen, admin::Error>, Error> {
     let door = door(ctx, names, &key.key)?;
     let declared = ctx.stores.spokes_of(&names.namespace, &names.hub).len();
     let (report, spokes) = tokio::join!(door.report(), door.spokes(declared));
@@ -141,7 +141,7 @@ async fn ask(ctx: &Context, names: &Names, key: &AdminKey) -> Result<Result<Seen
 ///
 /// # Errors
 /// [`Error::Stranger`]: the Service of that name is not the Hub's.
-pub(crate) fn door(ctx: &Context, names: &Names, key: &SecretString) -> Result<Door, Error> {
+pub(crate) fn door(ctx: &Context, names: &ObjectNames, key: &SecretString) -> Result<Door, Error> {
     let service = ObjectRef::new(&names.main()).within(&names.namespace);
     let service = ctx.stores.services.get(&service);
     if service.is_some_and(|service| is_owned_by(&service.metadata, &names.uid)) {
@@ -152,11 +152,11 @@ pub(crate) fn door(ctx: &Context, names: &Names, key: &SecretString) -> Result<D
 }
 
 /// The admin key; read again only when the Secret is another or was changed.
-async fn admin_key(ctx: &Context, names: &Names, before: Option<&Look>) -> Result<Option<AdminKey>, Error> {
+async fn admin_key(ctx: &Context, names: &ObjectNames, before: Option<&Poll>) -> Result<Option<AdminKey>, Error> {
     let Some(meta) = ctx.stores.secret(&names.namespace, &names.auth()) else {
         return Ok(None);
     };
-    let known = before.and_then(|look| look.key.clone()).filter(|known| {
+    let known = before.and_then(|poll| poll.key.clone()).filter(|known| {
         Some(&known.uid) == meta.metadata.uid.as_ref()
             && Some(&known.version) == meta.metadata.resource_version.as_ref()
     });
@@ -174,19 +174,19 @@ async fn admin_key(ctx: &Context, names: &Names, before: Option<&Look>) -> Resul
     }))
 }
 
-/// Wakes the Spokes for which the look is news.
-fn wake(ctx: &Context, names: &Names, before: Option<&Look>, now: &Look) {
+/// Wakes the Spokes for which the poll has news.
+fn wake(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, now: &Poll) {
     let nothing = HashMap::new();
-    let spokes_of = |look: &Look| look.seen.as_ref().ok()?.spokes.as_ref().ok().cloned();
+    let spokes_of = |poll: &Poll| poll.seen.as_ref().ok()?.spokes.as_ref().ok().cloned();
     let (old, new) = (before.and_then(spokes_of), spokes_of(now));
     let turned = old.is_some() != new.is_some() || before.is_none();
     let (old, new) = (old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing));
     for spoke in ctx.stores.spokes_of(&names.namespace, &names.hub) {
         let name = spoke.name_any();
         let (old, new) = (old.get(&name), new.get(&name));
-        // One that was lost before any look has seen it is the same to this look and to the one before.
-        let told = || spoke.uid().and_then(|uid| ctx.told.at(&uid));
-        let is_lost = new.is_none() && told().is_some_and(|told| told < now.at);
+        // One that was lost before any poll has seen it is the same to this poll and to the one before.
+        let declared_at = || spoke.uid().and_then(|uid| ctx.declaration_times.at(&uid));
+        let is_lost = new.is_none() && declared_at().is_some_and(|at| at < now.at);
         if (turned || is_lost || is_news(old, new)) && !ctx.wake.spoke(&spoke) {
             // The queue is full: the rest is reached by its own resync.
             return;
@@ -210,7 +210,12 @@ fn is_news(old: Option<&SpokeInfo>, new: Option<&SpokeInfo>) -> bool {
 }
 
 /// Ends spokes at the hub whose resources are gone: their deletion was missed.
-async fn sweep(ctx: &Context, names: &Names, key: &AdminKey, seen: &HashMap<String, SpokeInfo>) -> Result<(), Error> {
+async fn sweep(
+    ctx: &Context,
+    names: &ObjectNames,
+    key: &AdminKey,
+    seen: &HashMap<String, SpokeInfo>,
+) -> Result<(), Error> {
     let known: HashSet<_> = ctx
         .stores
         .spokes
@@ -270,14 +275,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_look_from_before_there_was_a_pod_does_not_outlive_the_first_that_is_ready() {
         let interval = Duration::from_secs(10);
-        let look = |asked| Look {
+        let poll = |asked| Poll {
             at: Instant::now(),
             asked,
             key: None,
             denied: false,
             seen: Err("no pod is ready".to_owned()),
         };
-        let (unasked, asked) = (look(false), look(true));
+        let (unasked, asked) = (poll(false), poll(true));
 
         assert!(is_fresh(&unasked, false, interval) && is_fresh(&asked, true, interval));
         assert!(!is_fresh(&unasked, true, interval));

@@ -4,14 +4,14 @@ use alkhub_config::Address;
 
 /// Where a server is; never its user or password.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Endpoint {
+pub(crate) struct ServerAddress {
     /// `host:port`. A name inside the cluster is written `name.namespace`.
     pub(crate) address: String,
 }
 
-// === impl Endpoint ===
+// === impl ServerAddress ===
 
-impl Endpoint {
+impl ServerAddress {
     /// An address that was read; a bare host name is one of `namespace`.
     pub(crate) fn of(address: &Address, namespace: &str) -> Self {
         Self {
@@ -50,8 +50,8 @@ mod tests {
 
     use super::*;
 
-    fn endpoint(url: &str, namespace: &str) -> Endpoint {
-        Endpoint::of(&address::redis(url).expect(url), namespace)
+    fn endpoint(url: &str, namespace: &str) -> ServerAddress {
+        ServerAddress::of(&address::redis(url).expect(url), namespace)
     }
 
     #[test]
@@ -73,6 +73,6 @@ mod tests {
 
         assert!(!one.is_server_of(&endpoint("redis://cache", "other")));
         assert!(!one.is_server_of(&endpoint("redis://cache:6380", "team")));
-        assert!(one.is_server_of(&Endpoint::managed("cache", "team", 6379)));
+        assert!(one.is_server_of(&ServerAddress::managed("cache", "team", 6379)));
     }
 }

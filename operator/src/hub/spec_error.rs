@@ -3,11 +3,11 @@
 use alkhub_config::ChannelPrefix;
 use alkhub_crds::{Hub, condition};
 
-use crate::names::Names;
+use crate::names::ObjectNames;
 
 /// What only the user can mend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct SpecError {
     /// The condition that says so: `Accepted` becomes false, or `PrefixConflict` true.
     pub(crate) kind: &'static str,
     pub(crate) reason: &'static str,
@@ -16,18 +16,18 @@ pub(crate) struct Refusal {
 }
 
 /// The channel prefix of a Hub: its own, or the default.
-pub(crate) fn prefix_of(hub: &Hub) -> Result<ChannelPrefix, Refusal> {
-    let names = Names::of(hub);
+pub(crate) fn prefix_of(hub: &Hub) -> Result<ChannelPrefix, SpecError> {
+    let names = ObjectNames::of(hub);
     let prefix = match &hub.spec.channel_prefix {
         Some(text) => text.parse(),
         None => ChannelPrefix::of_hub(&names.namespace, &names.hub),
     };
-    prefix.map_err(|error| Refusal::invalid("InvalidPrefix", format!("spec.channelPrefix: {error}")))
+    prefix.map_err(|error| SpecError::invalid("InvalidPrefix", format!("spec.channelPrefix: {error}")))
 }
 
-// === impl Refusal ===
+// === impl SpecError ===
 
-impl Refusal {
+impl SpecError {
     pub(super) fn invalid(reason: &'static str, message: String) -> Self {
         Self {
             kind: condition::ACCEPTED,

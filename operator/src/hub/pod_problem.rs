@@ -17,7 +17,7 @@ use crate::admin;
 use crate::context::Context;
 use crate::hub::generated::DATABASE;
 use crate::hub::status::Pods;
-use crate::names::{Names, Part};
+use crate::names::{ObjectNames, Part};
 
 /// A pod may take this long to find Postgres and Redis before its words are repeated.
 const STARTING: Duration = Duration::from_secs(10);
@@ -33,20 +33,20 @@ const CHARS: usize = 500;
 
 /// What is wrong with a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct PodProblem {
     /// The pod and its words.
     pub(crate) message: String,
     /// Another Hub has the channel prefix, as Redis says.
     pub(crate) prefix: Option<String>,
 }
 
-// === impl Trouble ===
+// === impl PodProblem ===
 
-impl Trouble {
+impl PodProblem {
     /// Adds what to do where the data of a managed Postgres know another password than its Secret.
-    fn with_way_out(mut self, hub: &Hub) -> Self {
+    fn with_remedy(mut self, hub: &Hub) -> Self {
         if hub.spec.postgres.is_managed() && self.message.contains("password authentication failed") {
-            let (names, database) = (Names::of(hub), DATABASE);
+            let (names, database) = (ObjectNames::of(hub), DATABASE);
             let server = names.server(Part::Postgres);
             self.message.push_str(&format!(
                 ". The data of the managed Postgres know another password than Secret `{server}`: put the old one back \
@@ -59,13 +59,13 @@ impl Trouble {
     }
 }
 
-/// What keeps pods from being ready, or `None`: they are, or they did not say.
-pub(crate) async fn look(ctx: &Context, hub: &Hub, pods: Option<&Pods>) -> Option<Trouble> {
+/// What keeps pods from being ready, or `None`: they are, or it is not known.
+pub(crate) async fn find(ctx: &Context, hub: &Hub, pods: Option<&Pods>) -> Option<PodProblem> {
     let missing = pods.is_some_and(|pods| pods.observed && pods.wanted > 0 && !pods.is_settled());
     if !missing {
         return None;
     }
-    let names = Names::of(hub);
+    let names = ObjectNames::of(hub);
     let mut there = match ctx
         .kubernetes
         .list_labelled::<Pod>(&names.namespace, &names.selector(Part::Hub))
@@ -82,13 +82,13 @@ pub(crate) async fn look(ctx: &Context, hub: &Hub, pods: Option<&Pods>) -> Optio
     for pod in there.iter().take(ASKED) {
         if let Some(words) = ended(pod) {
             let message = format!("pod {} ended: {words}", pod.name_any());
-            return Some(Trouble { message, prefix: None });
+            return Some(PodProblem { message, prefix: None });
         }
         if let Some(address) = waiting(pod, Timestamp::now())
             && let Some(answer) = ask(ctx, address).await
-            && let Some(trouble) = said(&pod.name_any(), &answer)
+            && let Some(problem) = from_readiness(&pod.name_any(), &answer)
         {
-            return Some(trouble.with_way_out(hub));
+            return Some(problem.with_remedy(hub));
         }
     }
     None
@@ -143,8 +143,8 @@ async fn ask(ctx: &Context, address: IpAddr) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// What the answer of `/readyz` says is missing.
-fn said(pod: &str, answer: &Value) -> Option<Trouble> {
+/// What `/readyz` reports as missing.
+fn from_readiness(pod: &str, answer: &Value) -> Option<PodProblem> {
     let reason = |part: &str| answer[part]["reason"].as_str().filter(|reason| !reason.is_empty());
     let mut words = Vec::new();
     for (part, name) in [("postgres", "Postgres"), ("redis", "Redis")] {
@@ -153,7 +153,7 @@ fn said(pod: &str, answer: &Value) -> Option<Trouble> {
     let taken = answer["prefix"]["state"] == "taken";
     let prefix = reason("prefix").filter(|_| taken).map(shortened);
     words.extend(prefix.iter().map(|why| format!("channel prefix: {why}")));
-    (!words.is_empty()).then(|| Trouble {
+    (!words.is_empty()).then(|| PodProblem {
         message: format!("pod {pod} is not ready: {}", shortened(&words.join("; "))),
         prefix,
     })
@@ -212,30 +212,35 @@ mod tests {
             "prefix": { "state": "taken", "reason": "Hub u-1 has it" },
         });
 
-        let denied = said("demo-1", &denied).expect("trouble");
-        let taken = said("demo-1", &taken).expect("trouble");
+        let denied = from_readiness("demo-1", &denied).expect("a problem");
+        let taken = from_readiness("demo-1", &taken).expect("a problem");
 
         assert_eq!(
             denied.message,
             "pod demo-1 is not ready: Postgres: permission denied for database shop"
         );
         assert_eq!((denied.prefix, taken.prefix.as_deref()), (None, Some("Hub u-1 has it")));
-        assert_eq!(said("demo-1", &json!({ "status": "ok" })), None);
+        assert_eq!(from_readiness("demo-1", &json!({ "status": "ok" })), None);
     }
 
     #[test]
-    fn another_password_than_a_managed_postgres_knows_is_told_with_the_way_out() {
+    fn another_password_than_a_managed_postgres_knows_is_reported_with_the_remedy() {
         let refused =
             json!({ "postgres": { "state": "down", "reason": "password authentication failed for user \"alkhub\"" } });
         let hub = |spec: Value| crate::hub::testing::hub(spec);
         let managed = hub(json!({ "redis": { "managed": true }, "postgres": { "managed": true } }));
-        let told = |hub: &Hub| said("demo-1", &refused).expect("trouble").with_way_out(hub).message;
+        let message = |hub: &Hub| {
+            from_readiness("demo-1", &refused)
+                .expect("a problem")
+                .with_remedy(hub)
+                .message
+        };
 
         assert!(
-            told(&managed).contains("kubectl -n team exec demo-postgres-0 -- psql"),
+            message(&managed).contains("kubectl -n team exec demo-postgres-0 -- psql"),
             "{}",
-            told(&managed)
+            message(&managed)
         );
-        assert!(!told(&hub(crate::hub::testing::given())).contains("kubectl"));
+        assert!(!message(&hub(crate::hub::testing::given())).contains("kubectl"));
     }
 }

@@ -1,4 +1,4 @@
-//! The Hubs and Spokes that cannot be read, and whether they were told.
+//! The Hubs and Spokes that cannot be read, and whether that was reported.
 //!
 //! Invariants
 //! - Nothing is done by what an unreadable object was before: what was made of it stays as it is until it can be read.
@@ -16,7 +16,7 @@ use crate::kubernetes::Object;
 
 /// By kind and uid.
 #[derive(Debug, Default)]
-pub(crate) struct Unread {
+pub(crate) struct UnreadableObjects {
     notes: Mutex<HashMap<(&'static str, String), Note>>,
     new: Notify,
 }
@@ -24,15 +24,15 @@ pub(crate) struct Unread {
 #[derive(Debug)]
 struct Note {
     what: Arc<Unreadable>,
-    /// Its condition says it.
-    told: bool,
+    /// Its condition reports it.
+    reported: bool,
     /// Not seen yet in the list that is being read.
     stale: bool,
 }
 
-// === impl Unread ===
+// === impl UnreadableObjects ===
 
-impl Unread {
+impl UnreadableObjects {
     /// An object was seen, whether it can be read or not.
     pub(super) fn see<K: Object>(&self, kind: &'static str, object: &Read<K>) {
         let uid = kube::Resource::meta(object).uid.clone().unwrap_or_default();
@@ -41,16 +41,16 @@ impl Unread {
             notes.remove(&(kind, uid));
             return;
         };
-        let told = notes.get(&(kind, uid.clone())).is_some_and(|note| {
-            note.told && note.what.error == unread.error && note.what.meta.generation == unread.meta.generation
+        let reported = notes.get(&(kind, uid.clone())).is_some_and(|note| {
+            note.reported && note.what.error == unread.error && note.what.meta.generation == unread.meta.generation
         });
         let note = Note {
             what: Arc::new(unread.as_ref().clone()),
-            told,
+            reported,
             stale: false,
         };
         notes.insert((kind, uid), note);
-        if !told {
+        if !reported {
             self.new.notify_one();
         }
     }
@@ -88,24 +88,24 @@ impl Unread {
         notes.iter().any(|((kind, _), note)| *kind == "Hub" && is(&note.what))
     }
 
-    /// Those whose conditions do not say it yet, with their kinds.
-    pub(crate) fn untold(&self) -> Vec<(&'static str, Arc<Unreadable>)> {
+    /// Those whose conditions do not report it yet, with their kinds.
+    pub(crate) fn unreported(&self) -> Vec<(&'static str, Arc<Unreadable>)> {
         let notes = self.notes.lock();
-        let untold = notes.iter().filter(|(_, note)| !note.told);
-        untold
+        let unreported = notes.iter().filter(|(_, note)| !note.reported);
+        unreported
             .map(|((kind, _), note)| (*kind, Arc::clone(&note.what)))
             .collect()
     }
 
-    /// The condition of an object says it.
-    pub(crate) fn told(&self, kind: &'static str, what: &Arc<Unreadable>) {
+    /// The condition of an object reports it now.
+    pub(crate) fn reported(&self, kind: &'static str, what: &Arc<Unreadable>) {
         let uid = what.meta.uid.clone().unwrap_or_default();
         if let Some(note) = self.notes.lock().get_mut(&(kind, uid)) {
-            note.told = note.told || Arc::ptr_eq(&note.what, what);
+            note.reported = note.reported || Arc::ptr_eq(&note.what, what);
         }
     }
 
-    /// Waits for an object that was not told.
+    /// Waits for an object that was not reported.
     pub(crate) async fn news(&self) {
         self.new.notified().await;
     }
