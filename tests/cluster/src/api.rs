@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::plan;
 use crate::process::{feed, output};
-use crate::wait::Look;
+use crate::wait::Progress;
 use crate::work::Work;
 
 /// A client with the administrator's rights.
@@ -27,32 +27,32 @@ impl Api {
     }
 
     /// Whether the API server says that it is ready.
-    pub(crate) fn ready(&self) -> Result<Look<()>> {
+    pub(crate) fn ready(&self) -> Result<Progress<()>> {
         self.exists("/readyz")
     }
 
     /// Whether a path answers.
     #[expect(
         clippy::unnecessary_wraps,
-        reason = "every look at a boot's condition may fail, this one does not"
+        reason = "every check of a boot's condition may fail, this one does not"
     )]
-    pub(crate) fn exists(&self, path: &str) -> Result<Look<()>> {
+    pub(crate) fn exists(&self, path: &str) -> Result<Progress<()>> {
         Ok(self
             .get(path)
-            .map_or_else(|error| Look::Pending(error.to_string()), |_| Look::Done(())))
+            .map_or_else(|error| Progress::Pending(error.to_string()), |_| Progress::Done(())))
     }
 
     /// Whether `count` nodes are ready.
-    pub(crate) fn nodes_ready(&self, count: u8) -> Result<Look<()>> {
+    pub(crate) fn nodes_ready(&self, count: u8) -> Result<Progress<()>> {
         let list: Value = match self.get("/api/v1/nodes") {
             Ok(text) => serde_json::from_str(&text).context("the API server did not answer with JSON")?,
-            Err(error) => return Ok(Look::Pending(error.to_string())),
+            Err(error) => return Ok(Progress::Pending(error.to_string())),
         };
         let ready = ready_nodes(&list);
         Ok(if ready == usize::from(count) {
-            Look::Done(())
+            Progress::Done(())
         } else {
-            Look::Pending(format!("{ready} ready"))
+            Progress::Pending(format!("{ready} ready"))
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::wait::{self, Look};
+use crate::wait::{self, Progress};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 /// The trees that kubelet and runc use under version 1; `unified` is where version 2 is mounted beside it.
@@ -42,8 +42,8 @@ pub(crate) fn remove(name: &str) -> Result<()> {
             Duration::from_millis(50),
             || {
                 Ok(match remove_tree(&folder) {
-                    Ok(()) => Look::Done(()),
-                    Err(error) => Look::Pending(format!("{}: {error}", folder.display())),
+                    Ok(()) => Progress::Done(()),
+                    Err(error) => Progress::Pending(format!("{}: {error}", folder.display())),
                 })
             },
         )?;

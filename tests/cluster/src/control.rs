@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::api::Api;
 use crate::spec::Spec;
-use crate::wait::{self, Clock, Look};
+use crate::wait::{self, Clock, Progress};
 use crate::work::Work;
 use crate::{cgroup, dump, enter, life, network, node, objects, pki, process, programs, say};
 
 /// How long each step of a boot may take; on a busy machine a boot takes five times as long as on a quiet one.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How often a boot looks.
+/// How often a boot checks its conditions.
 const STEP: Duration = Duration::from_millis(100);
 
 /// The programs of the control plane, watched while the cluster boots.
@@ -130,10 +130,10 @@ impl Programs<'_> {
     }
 
     /// Waits for a step of the boot, and fails at once when a program of the control plane has ended.
-    fn wait(&mut self, what: &str, mut look: impl FnMut() -> Result<Look<()>>) -> Result<()> {
+    fn wait(&mut self, what: &str, mut check: impl FnMut() -> Result<Progress<()>>) -> Result<()> {
         wait::until(what, PATIENCE, STEP, || {
             self.check()?;
-            look()
+            check()
         })
     }
 

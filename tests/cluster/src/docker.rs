@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::wait::{self, Clock, Look};
+use crate::wait::{self, Clock, Progress};
 use crate::work::Work;
 use crate::{cgroup, life, network, process, say};
 
@@ -69,8 +69,8 @@ fn start(work: &Work, group: &str) -> Result<()> {
         }
         let answer = process::run("curl", ["-sf", "--unix-socket", SOCKET, "http://engine/_ping"]);
         Ok(match answer {
-            Ok(_) => Look::Done(()),
-            Err(error) => Look::Pending(error.to_string()),
+            Ok(_) => Progress::Done(()),
+            Err(error) => Progress::Pending(error.to_string()),
         })
     })
 }

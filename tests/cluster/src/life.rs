@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup;
 use crate::process::exit_code;
-use crate::wait::{self, Look};
+use crate::wait::{self, Progress};
 use crate::work::Work;
 
 /// What `unshare` is told: networks, mounts and processes of its own, and none of them outlives it.
@@ -122,9 +122,9 @@ fn record_first(work: &Work, unshare: Pid) -> Result<()> {
     let first = wait::until("the new namespaces", GRACE, Duration::from_millis(2), || {
         let gone = !Path::new(&format!("/proc/{unshare}")).exists();
         Ok(match first_process(unshare) {
-            Some(pid) => Look::Done(Some(pid)),
-            None if gone => Look::Done(None),
-            None => Look::Pending("unshare has no child yet".to_owned()),
+            Some(pid) => Progress::Done(Some(pid)),
+            None if gone => Progress::Done(None),
+            None => Progress::Pending("unshare has no child yet".to_owned()),
         })
     })?;
     first.map_or(Ok(()), |pid| work.write("first.pid", pid.to_string()))

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 use crate::plan::Node;
 use crate::spec::Spec;
-use crate::wait::{self, Look};
+use crate::wait::{self, Progress};
 use crate::work::Work;
 use crate::{cgroup, life, network, process, programs, say};
 
@@ -55,9 +55,9 @@ pub(crate) fn start(work: &Work, node: Node) -> Result<()> {
             )
         })?;
         Ok(if theirs == ours {
-            Look::Pending("still ours".to_owned())
+            Progress::Pending("still ours".to_owned())
         } else {
-            Look::Done(())
+            Progress::Done(())
         })
     })?;
     network::connect(node, child.id())
@@ -92,15 +92,15 @@ pub(crate) fn first_process(work: &Work, node: Node) -> Result<i32> {
 }
 
 /// Whether all nodes have imported their images.
-pub(crate) fn images_imported(work: &Work, spec: &Spec) -> Result<Look<()>> {
+pub(crate) fn images_imported(work: &Work, spec: &Spec) -> Result<Progress<()>> {
     for node in spec.all_nodes() {
         match fs::read_to_string(imported(work, node)) {
             Ok(failure) if failure.is_empty() => {}
             Ok(failure) => anyhow::bail!("{node}: {failure}"),
-            Err(_) => return Ok(Look::Pending(format!("{node} imports"))),
+            Err(_) => return Ok(Progress::Pending(format!("{node} imports"))),
         }
     }
-    Ok(Look::Done(()))
+    Ok(Progress::Done(()))
 }
 
 /// Imports one archive into the containerd of the node whose namespaces this is.
@@ -119,9 +119,9 @@ pub(crate) fn run(work: &Work, node: Node) -> Result<i32> {
     let spec = Spec::load(work)?;
     wait::until("the node's link", PATIENCE, STEP, || {
         Ok(if Path::new("/proc/sys/net/ipv4/conf/eth0").exists() {
-            Look::Done(())
+            Progress::Done(())
         } else {
-            Look::Pending("no eth0".to_owned())
+            Progress::Pending("no eth0".to_owned())
         })
     })?;
     network::node(work, node, spec.nodes)?;
@@ -196,9 +196,9 @@ impl<'a> Files<'a> {
                 );
             }
             Ok(if Path::new(CONTAINERD).exists() {
-                Look::Done(())
+                Progress::Done(())
             } else {
-                Look::Pending("no socket".to_owned())
+                Progress::Pending("no socket".to_owned())
             })
         })?;
         Ok(Pid::from_raw(child.id().cast_signed()))

@@ -9,27 +9,27 @@ use anyhow::{Result, bail};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
-/// What one look at a condition found.
+/// What one check of a condition found.
 #[derive(Debug)]
-pub(crate) enum Look<T> {
+pub(crate) enum Progress<T> {
     /// It holds.
     Done(T),
     /// Not yet, and this is what was seen instead.
     Pending(String),
 }
 
-/// Looks every `step` until the condition holds, fails, or `limit` has passed.
+/// Checks every `step` until the condition holds, fails, or `limit` has passed.
 pub(crate) fn until<T>(
     what: &str,
     limit: Duration,
     step: Duration,
-    mut look: impl FnMut() -> Result<Look<T>>,
+    mut check: impl FnMut() -> Result<Progress<T>>,
 ) -> Result<T> {
     let clock = Clock::start();
     loop {
-        let last = match look()? {
-            Look::Done(value) => return Ok(value),
-            Look::Pending(last) => last,
+        let last = match check()? {
+            Progress::Done(value) => return Ok(value),
+            Progress::Pending(last) => last,
         };
         if clock.elapsed() > limit {
             bail!("{what}: not after {} s; last seen: {last}", limit.as_secs());
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_wait_that_fails_says_what_was_seen_last() {
         let waited = until::<()>("the moon", Duration::ZERO, Duration::from_millis(1), || {
-            Ok(Look::Pending("clouds".to_owned()))
+            Ok(Progress::Pending("clouds".to_owned()))
         });
 
         assert_eq!(
