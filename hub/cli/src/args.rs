@@ -16,7 +16,7 @@ pub(crate) use keys::{KeyCreateArgs, KeysCommand};
 pub(crate) use lists::{
     DeclareArgs, DescribeArgs, OperationsArgs, OperationsCommand, SpokesArgs, SpokesCommand, StatusArgs,
 };
-pub(crate) use values::{CallStatus, Kind, Output, Time};
+pub(crate) use values::{Kind, Output, StatusFilter, Time};
 
 /// Connects programs: operations, events and calls over one hub.
 #[derive(Debug, Parser)]
@@ -232,7 +232,7 @@ pub(crate) struct CallsArgs {
     pub(crate) operation: Option<String>,
     /// That ended so
     #[arg(long, value_enum)]
-    pub(crate) status: Option<CallStatus>,
+    pub(crate) status: Option<StatusFilter>,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,

@@ -1,7 +1,7 @@
 //! `alkhub call`: one call, or one subscription, from the shell.
 //!
 //! Promises
-//! - It needs no right but that to call the operation: whether items come is told by the answer.
+//! - It needs no right but that to call the operation: the answer shows whether items come.
 //! - `--timeout` is over everything, a hub that does not answer too.
 
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use alkhub_sdk::{CallOptions, Client, OperationName, Outcome, RawJson, Streamed}
 use crate::args::{CallArgs, Output};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::json;
-use crate::output::{self, Form, Reader};
+use crate::output::{self, OutputKind, Reader};
 use crate::signals::Signals;
 
 /// Calls and prints; a signal aborts the call at the spoke.
@@ -53,7 +53,7 @@ async fn run(
     match outcome.map_err(Failure::of_call)? {
         Outcome::Value(data) => {
             let text = shown(&data, output, true);
-            output::data(&text, form(output, whole(&data))).map(|_| ExitCode::SUCCESS)
+            output::data(&text, kind(output, whole(&data))).map(|_| ExitCode::SUCCESS)
         }
         Outcome::Items(items) => print(items, output).await,
     }
@@ -63,7 +63,7 @@ async fn run(
 async fn print(mut items: Box<Streamed>, output: Output) -> Result<ExitCode, Failure> {
     while let Some(item) = items.next().await {
         let item = item.map_err(Failure::of_call)?;
-        if output::data(&shown(&item, output, false), form(output, Form::Item))? == Reader::Gone {
+        if output::data(&shown(&item, output, false), kind(output, OutputKind::Item))? == Reader::Gone {
             break;
         }
     }
@@ -71,16 +71,16 @@ async fn print(mut items: Box<Streamed>, output: Output) -> Result<ExitCode, Fai
 }
 
 /// What one answer is, where it is not asked for as JSON.
-fn whole(data: &RawJson) -> Form {
+fn whole(data: &RawJson) -> OutputKind {
     match data.as_str().starts_with('"') {
-        true => Form::Text,
-        false => Form::Json,
+        true => OutputKind::Text,
+        false => OutputKind::Json,
     }
 }
 
-fn form(output: Output, otherwise: Form) -> Form {
+fn kind(output: Output, otherwise: OutputKind) -> OutputKind {
     match output {
-        Output::Json => Form::Json,
+        Output::Json => OutputKind::Json,
         Output::Table => otherwise,
     }
 }

@@ -129,7 +129,7 @@ async fn serve(
     start.is_for_nothing = false;
     tokio::select! {
         () = signals.next() => {}
-        () = tell_calls(&running.hub, start.folder.path(), args.quiet) => {}
+        () = note_calls(&running.hub, start.folder.path(), args.quiet) => {}
         reason = running.hub.failed() => return Err(failed(&running.hub, signals, reason).await),
     }
     output::note("stopping the hub");
@@ -137,9 +137,9 @@ async fn serve(
 }
 
 /// A line for each call that has ended; never resolves.
-async fn tell_calls(hub: &Hub, data: &Path, quiet: bool) {
+async fn note_calls(hub: &Hub, data: &Path, quiet: bool) {
     let key = std::fs::read_to_string(data.join(ADMIN_KEY)).unwrap_or_default();
-    // With TLS its certificate may be anybody's: nothing is told then.
+    // With TLS its certificate may be anybody's: nothing is shown then.
     let client = Client::builder(hub.url()).token(key.trim()).build();
     match client {
         Ok(client) if !quiet => Follow::new(client, CallFilter::default()).note().await,
@@ -147,7 +147,7 @@ async fn tell_calls(hub: &Hub, data: &Path, quiet: bool) {
     }
 }
 
-/// Says that others can reach the hub, where it listens for them.
+/// Warns that others can reach the hub, where it listens for them.
 fn warn_of_others(listen: SocketAddr, has_tls: bool) {
     if listen.ip().is_loopback() {
         return;
@@ -170,7 +170,7 @@ async fn run(config: HubConfig, args: &DevArgs, start: &Start) -> Result<Running
         "start it, or leave --database-url out: then the hub brings a private one",
         "start it, or leave --redis-url out: then events stay in the hub",
     )?;
-    // Here, and not in the hub's background: what a person can mend is said at once, in one line and not in the log.
+    // Here, and not in the hub's background: what a person can mend is reported at once, in one line and not in the log.
     prepare(&config.store, limit, &places).await?;
     let telemetry = logs(&config.telemetry)?;
     files::raise_limit();

@@ -10,7 +10,7 @@ use crate::args::{ClientArgs, Output, PublishArgs, SubscribeArgs};
 use crate::call::{read_json, shown};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::json;
-use crate::output::{self, Form, Reader};
+use crate::output::{self, OutputKind, Reader};
 use crate::signals::Signals;
 
 /// An event as a line of JSON: the wire's envelope.
@@ -94,7 +94,7 @@ fn print(delivery: &Delivery, output: Output) -> Result<Reader, Failure> {
                 payload: event.payload.as_ref(),
             };
             let line = RawJson::from_value(&line).map_err(|e| Failure::chain(&e))?;
-            output::data(&json::compact(&line), Form::Json)
+            output::data(&json::compact(&line), OutputKind::Json)
         }
         (Delivery::Event(event), Output::Table) => {
             let payload = event.payload.as_ref().map(|payload| shown(payload, output, false));
@@ -104,7 +104,7 @@ fn print(delivery: &Delivery, output: Output) -> Result<Reader, Failure> {
         }
         (Delivery::Gap(gap), Output::Json) => {
             let line = serde_json::json!({ "type": "__gap", "payload": gap });
-            output::data(&output::compact(&line)?, Form::Json)
+            output::data(&output::compact(&line)?, OutputKind::Json)
         }
         (Delivery::Gap(gap), Output::Table) => {
             let missed = gap

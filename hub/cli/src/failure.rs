@@ -19,7 +19,7 @@ pub(crate) struct Failure {
 // === impl Failure ===
 
 impl Failure {
-    /// A failure that no code of its own tells.
+    /// A failure without a code of its own.
     pub(crate) fn other(line: impl Into<String>) -> Self {
         Self {
             code: 1,
@@ -75,13 +75,13 @@ impl Failure {
     pub(crate) fn leave_word(self, place: &Path) -> Self {
         let file = std::fs::OpenOptions::new().write(true).truncate(true).open(place);
         if let Ok(mut file) = file {
-            // It is said on standard error too: a full disk must not hide it.
+            // It is on standard error too: a full disk must not hide it.
             drop(file.write_all(format!("alkhub: {}\n", self.line.replace('\n', " ")).as_bytes()));
         }
         self
     }
 
-    /// The line that tells of it, and the exit code.
+    /// The line that reports it, and the exit code.
     pub(crate) fn report(&self) -> (String, ExitCode) {
         (self.line.replace('\n', " "), ExitCode::from(self.code))
     }
@@ -104,7 +104,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// An error and its sources in one line, none said twice.
+/// An error and its sources in one line, none repeated.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
@@ -150,7 +150,7 @@ fn of_code(code: &Code, error: &Error) -> u8 {
         Code::SpokeLost => 9,
         Code::Overloaded | Code::Unavailable | Code::RateLimited => match delivered {
             Delivered::No => 10,
-            // Who got the call and says so knows that it may be made again.
+            // A spoke that got the call and calls it retryable knows that it may be made again.
             Delivered::Yes if error.retryable() => 10,
             Delivered::Yes | Delivered::Maybe => 9,
         },
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    fn said(code: Code, delivered: Delivered) -> Error {
+    fn answered(code: Code, delivered: Delivered) -> Error {
         CallError::new(code, "").delivered(delivered).into()
     }
 
@@ -209,9 +209,9 @@ mod tests {
             (refused(4409), 10),
             (CallError::new(Code::Overloaded, "").into(), 10),
             (CallError::new(Code::Conflict, "").into(), 1),
-            (said(Code::Conflict, Delivered::Yes), 7),
-            (said(Code::NotFound, Delivered::Yes), 7),
-            (said(Code::Internal, Delivered::Maybe), 9),
+            (answered(Code::Conflict, Delivered::Yes), 7),
+            (answered(Code::NotFound, Delivered::Yes), 7),
+            (answered(Code::Internal, Delivered::Maybe), 9),
         ] {
             assert_eq!(exit_code(&error), code, "{error}");
         }
@@ -220,9 +220,9 @@ mod tests {
     #[test]
     fn what_may_have_been_done_is_not_called_to_be_tried_again() {
         for code in [Code::Unavailable, Code::Overloaded, Code::RateLimited] {
-            assert_eq!(exit_code(&said(code.clone(), Delivered::No)), 10, "{code}");
-            assert_eq!(exit_code(&said(code.clone(), Delivered::Maybe)), 9, "{code}");
-            assert_eq!(exit_code(&said(code.clone(), Delivered::Yes)), 9, "{code}");
+            assert_eq!(exit_code(&answered(code.clone(), Delivered::No)), 10, "{code}");
+            assert_eq!(exit_code(&answered(code.clone(), Delivered::Maybe)), 9, "{code}");
+            assert_eq!(exit_code(&answered(code.clone(), Delivered::Yes)), 9, "{code}");
             let again = CallError::new(code.clone(), "").delivered(Delivered::Yes).retryable();
             assert_eq!(exit_code(&again.into()), 10, "{code}");
         }
@@ -237,7 +237,7 @@ mod tests {
     fn the_last_words_are_left_only_where_somebody_asked_for_them() {
         let folder = tempfile::tempdir().expect("a folder");
         let (there, missing) = (folder.path().join("log"), folder.path().join("none"));
-        std::fs::write(&there, "older and longer than what is said now").expect("written");
+        std::fs::write(&there, "older and longer than what is written now").expect("written");
 
         let _ = Failure::other("no\nkey").leave_word(&there).leave_word(&missing);
 

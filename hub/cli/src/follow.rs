@@ -1,11 +1,11 @@
 //! Ended calls as they come: `alkhub calls --follow`, and the lines of `alkhub dev`.
 //!
 //! The hub's list is asked again and again for what ended after a place in it. A record comes a while after its call has
-//! ended, and those of several hubs in any order: so the place stays some seconds behind, and what was told already is
+//! ended, and those of several hubs in any order: so the place stays some seconds behind, and what was shown already is
 //! known by its id.
 //!
 //! Invariants
-//! - What had ended before the beginning is not told as new, and nothing is told twice.
+//! - What had ended before the beginning is not shown as new, and nothing is shown twice.
 //! - A burst is read page by page to its end; a look that fails is made again from the same place.
 
 use std::collections::HashSet;
@@ -20,12 +20,12 @@ use tokio::time::sleep;
 
 use crate::args::Output;
 use crate::failure::Failure;
-use crate::output::{self, Form, Reader};
+use crate::output::{self, OutputKind, Reader};
 
 /// How often the list is asked.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How much later than others a record may come and still be told.
+/// How much later than others a record may come and still be shown.
 const LATE: Duration = Duration::from_secs(3);
 
 /// Calls of the first page of a look, and of the further ones: the hub's limit.
@@ -95,7 +95,7 @@ impl Follow {
         loop {
             for call in &calls {
                 let reader = match output {
-                    Output::Json => output::data(&output::compact(call)?, Form::Json)?,
+                    Output::Json => output::data(&output::compact(call)?, OutputKind::Json)?,
                     Output::Table => output::line(&line(call))?,
                 };
                 if reader == Reader::Gone {
@@ -107,7 +107,7 @@ impl Follow {
         }
     }
 
-    /// Tells of each call that ends from now on, on standard error; a hub that does not answer is asked again.
+    /// Writes a line for each call that ends from now on to standard error; a hub that does not answer is asked again.
     pub(crate) async fn note(mut self) {
         while self.begin().await.is_err() {
             sleep(LOOK).await;
@@ -195,8 +195,8 @@ fn ids(calls: &[CallRecord]) -> HashSet<String> {
 }
 
 fn ended(call: &CallRecord) -> Timestamp {
-    let took = Duration::from_micros(call.duration_us);
-    call.started_at.checked_add(took).unwrap_or(Timestamp::MAX)
+    let duration = Duration::from_micros(call.duration_us);
+    call.started_at.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 /// One call on a line; columns are as wide as most of what stands in them.

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 
 /// A hub's address and the key for it.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct HubAccess {
     pub(crate) url: String,
     pub(crate) token: Option<String>,
     pub(crate) ca_file: Option<PathBuf>,
@@ -22,7 +22,7 @@ impl HubArgs {
     /// The hub that the command line, the environment or a running `alkhub dev` names.
     ///
     /// The development hub's key goes to no other hub: whoever names another address names a key too.
-    pub(crate) fn target(&self) -> Result<Target, Failure> {
+    pub(crate) fn access(&self) -> Result<HubAccess, Failure> {
         self.check()?;
         let ca_file = self.ca_file.clone();
         let named = match &self.token_file {
@@ -40,7 +40,7 @@ impl HubArgs {
             (named, _) => named,
         };
         let url = self.url.clone().or_else(|| found.map(|found| found.url));
-        Ok(Target {
+        Ok(HubAccess {
             url: url.expect("one is named, or found"),
             token: token.map(|token| token.trim().to_owned()),
             ca_file,
@@ -94,7 +94,7 @@ impl HubArgs {
 
     /// A client of that hub; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        Ok(self.target()?.client()?)
+        Ok(self.access()?.client()?)
     }
 }
 
@@ -128,7 +128,7 @@ impl Found {
 
 // === impl Target ===
 
-impl Target {
+impl HubAccess {
     /// A client; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Error> {
         let mut builder = Client::builder(&self.url);

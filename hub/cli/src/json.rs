@@ -38,7 +38,7 @@ pub(crate) fn indented(json: &RawJson) -> String {
     text
 }
 
-/// What a JSON string says, or nothing for any other value. Half of a surrogate pair is no character: U+FFFD stands for
+/// The text of a JSON string, or nothing for any other value. Half of a surrogate pair is no character: U+FFFD stands for
 /// it.
 pub(crate) fn text(json: &RawJson) -> Option<String> {
     if !json.as_str().starts_with('"') {

@@ -71,7 +71,7 @@ pub(crate) fn lasts(key: &KeyInfo, now: Timestamp) -> bool {
     key.revoked_at.is_none() && key.expires_at.is_none_or(|end| end > now)
 }
 
-/// How a key is, as a list says it.
+/// The state of a key, as a list shows it.
 fn state(key: &KeyInfo, now: Timestamp) -> String {
     match (key.revoked_at, key.expires_at) {
         (Some(at), _) => format!("revoked {at:.0}"),

@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 use self::process::Command;
 use crate::args::OfferArgs;
 use crate::failure::{Failure, chain};
-use crate::hub::Target;
+use crate::hub::HubAccess;
 use crate::output;
 use crate::signals::Signals;
 
-/// Commands at once where nobody says how many.
+/// Commands at once by default.
 const CONCURRENCY: u32 = 16;
 
 /// What is offered, and as whom.
@@ -34,13 +34,13 @@ struct Offer {
     labels: BTreeMap<String, String>,
     concurrency: u32,
     operations: Vec<(OperationSpec, Command)>,
-    /// Whether calls are told of.
+    /// Whether calls are not shown.
     quiet: bool,
 }
 
 /// Offers until a signal; then running commands finish, unless a second signal comes.
 pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
-    let target = args.hub.target();
+    let access = args.hub.access();
     let quiet = std::mem::take(&mut args.quiet);
     let mut offer = match &args.file {
         Some(path) => file::read(path, &args)?,
@@ -50,10 +50,10 @@ pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
     let tasks = TaskTracker::new();
     let mut signals = Signals::listen()?;
     // After the offer's own mistakes.
-    let target = target?;
-    let mut spoke = offer.spawn(&target, None, &tasks)?;
+    let access = access?;
+    let mut spoke = offer.spawn(&access, None, &tasks)?;
     let result = tokio::select! {
-        result = follow(&mut spoke, &offer, &target, &tasks) => result,
+        result = follow(&mut spoke, &offer, &access, &tasks) => result,
         () = signals.next() => {
             if spoke.running() > 0 {
                 output::note(&format!("finishing {} running calls; Ctrl-C again ends them", spoke.running()));
@@ -69,16 +69,21 @@ pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
     result
 }
 
-/// Tells of connections and losses on standard error; ends with the spoke.
+/// Shows connections and losses on standard error; ends with the spoke.
 ///
-/// The key says which spoke registers. One that is of no spoke (the admin's) makes the hub ask for a name: then the
-/// operations' namespace is it.
-async fn follow(spoke: &mut Spoke, offer: &Offer, target: &Target, tasks: &TaskTracker) -> Result<ExitCode, Failure> {
-    let result = tell(spoke.status(), &offer.names()).await;
+/// The key decides which spoke registers. With one of no spoke (the admin's) the hub asks for a name: then it is the
+/// operations' namespace.
+async fn follow(
+    spoke: &mut Spoke,
+    offer: &Offer,
+    access: &HubAccess,
+    tasks: &TaskTracker,
+) -> Result<ExitCode, Failure> {
+    let result = show(spoke.status(), &offer.names()).await;
     match (result, offer.namespace()) {
         (Err(Error::Call(error)), Some(namespace)) if error.code == Code::BadRequest && offer.spoke.is_none() => {
-            *spoke = offer.spawn(target, Some(namespace), tasks)?;
-            Ok(tell(spoke.status(), &offer.names()).await?)
+            *spoke = offer.spawn(access, Some(namespace), tasks)?;
+            Ok(show(spoke.status(), &offer.names()).await?)
         }
         (Err(Error::Call(error)), None)
             if error.code == Code::BadRequest && offer.spoke.is_none() && error.message.contains("`name`") =>
@@ -92,8 +97,8 @@ async fn follow(spoke: &mut Spoke, offer: &Offer, target: &Target, tasks: &TaskT
     }
 }
 
-async fn tell(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCode, Error> {
-    let mut told = String::new();
+async fn show(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCode, Error> {
+    let mut shown = String::new();
     loop {
         let now = status.borrow_and_update().clone();
         let line = match now {
@@ -103,9 +108,9 @@ async fn tell(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCo
             Status::Ended(Some(error)) => return Err(error),
             Status::Ended(None) => return Ok(ExitCode::SUCCESS),
         };
-        if !line.is_empty() && line != told {
+        if !line.is_empty() && line != shown {
             output::note(&line);
-            told = line;
+            shown = line;
         }
         if status.changed().await.is_err() {
             return Ok(ExitCode::SUCCESS);
@@ -184,7 +189,7 @@ impl Offer {
         name.parse::<SpokeName>().ok().map(|name| name.to_string())
     }
 
-    fn spawn(&self, target: &Target, name: Option<String>, tasks: &TaskTracker) -> Result<Spoke, Failure> {
+    fn spawn(&self, access: &HubAccess, name: Option<String>, tasks: &TaskTracker) -> Result<Spoke, Failure> {
         let Self {
             spoke,
             labels,
@@ -192,11 +197,11 @@ impl Offer {
             operations,
             quiet,
         } = self;
-        let mut builder = Spoke::builder(&target.url).concurrency(*concurrency);
-        if let Some(token) = &target.token {
+        let mut builder = Spoke::builder(&access.url).concurrency(*concurrency);
+        if let Some(token) = &access.token {
             builder = builder.token(token);
         }
-        if let Some(path) = &target.ca_file {
+        if let Some(path) = &access.ca_file {
             builder = builder.ca_file(path);
         }
         if let Some(name) = spoke.clone().or(name) {
@@ -209,7 +214,7 @@ impl Offer {
             builder = builder.operation(
                 command
                     .clone()
-                    .at(target, *quiet)
+                    .at(access, *quiet)
                     .operation(spec.clone(), tasks.clone()),
             );
         }
@@ -217,7 +222,7 @@ impl Offer {
     }
 }
 
-/// A description with what was said, and otherwise any input and a text as output.
+/// The description from the arguments; otherwise any input, and a text as output.
 fn spec(name: &OperationName, kind: OperationKind, input: Option<RawJson>, output: Option<RawJson>) -> OperationSpec {
     OperationSpec {
         name: name.operation().to_owned(),

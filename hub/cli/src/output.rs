@@ -4,7 +4,7 @@
 //! - What a table, a row or a line on standard error has of other people's text is in one line and without control
 //!   characters, wherever it goes.
 //! - What an operation answered goes out byte for byte into a pipe or a file. On a terminal its control characters are
-//!   shown, and not obeyed.
+//!   shown, and not executed.
 //! - There are colours on a terminal alone, and none with `NO_COLOR`.
 
 mod terminal;
@@ -33,9 +33,9 @@ pub(crate) enum Reader {
     Gone,
 }
 
-/// What a text on standard output is.
+/// What a text on standard output is, which decides how a terminal shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum OutputKind {
     /// An answer of as many lines as it has.
     Text,
     /// One of many answers, each on a line.
@@ -44,14 +44,14 @@ pub(crate) enum Form {
     Json,
 }
 
-/// Writes what somebody else said to standard output, and flushes it: as it is into a pipe or a file, and so that it can
+/// Writes a text that somebody else made to standard output, and flushes it: as it is into a pipe or a file, and so that it can
 /// be read on a terminal.
-pub(crate) fn data(text: &str, form: Form) -> Result<Reader, Failure> {
-    match (std::io::stdout().is_terminal(), form) {
+pub(crate) fn data(text: &str, kind: OutputKind) -> Result<Reader, Failure> {
+    match (std::io::stdout().is_terminal(), kind) {
         (false, _) => line(text),
-        (true, Form::Text) => line(&visible_lines(text)),
-        (true, Form::Item) => line(&visible(text)),
-        (true, Form::Json) => line(&visible_json(text)),
+        (true, OutputKind::Text) => line(&visible_lines(text)),
+        (true, OutputKind::Item) => line(&visible(text)),
+        (true, OutputKind::Json) => line(&visible_json(text)),
     }
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn text(text: &str) -> Result<ExitCode, Failure> {
 
 /// Writes a last value as compact JSON and ends well.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<ExitCode, Failure> {
-    data(&compact(value)?, Form::Json).map(|_| ExitCode::SUCCESS)
+    data(&compact(value)?, OutputKind::Json).map(|_| ExitCode::SUCCESS)
 }
 
 /// Compact JSON.
@@ -137,7 +137,7 @@ pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -
         false => Cell::new(column),
     });
     table.load_style(presets::NOTHING).set_header(header);
-    // A terminal that says no width, or none that a row fits into, gets rows as they are.
+    // A terminal of unknown width, or too narrow for a row, gets rows as they are.
     let arrangement = match table.width() {
         Some(NARROWEST..) => ContentArrangement::Dynamic,
         _ => ContentArrangement::Disabled,
@@ -158,7 +158,7 @@ pub(crate) fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -
     table.trim_fmt()
 }
 
-/// The colour of a cell that says how something is.
+/// The colour of a cell that shows a state.
 fn colour(cell: &str) -> Option<Color> {
     match cell.split(' ').next()? {
         "connected" | "completed" | "valid" | "up" => Some(Color::Green),

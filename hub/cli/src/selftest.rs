@@ -12,28 +12,28 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::args::{ClientArgs, Output, SelftestArgs};
 use crate::failure::Failure;
-use crate::hub::Target;
+use crate::hub::HubAccess;
 use crate::output;
 
 /// The spoke's name and the namespace of its operation.
 const NAME: &str = "selftest";
 const OPERATION: &str = "selftest.echo";
 
-/// What is under way at the end may still say what it waits for.
+/// What is under way at the end may still report what it waits for.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Offers an operation and calls it, each time over a new connection.
 pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
     let SelftestArgs { calls, wait, client } = args;
     let ClientArgs { hub, output } = client;
-    let target = hub.target()?;
+    let access = hub.access()?;
     let end = Instant::now() + wait.0;
-    let spoke = retried(end, async || spoke(&target, end).await).await?;
+    let spoke = retried(end, async || spoke(&access, end).await).await?;
     let mut slowest = Duration::ZERO;
     for n in 0..calls {
         let input = json!({ "n": n, "nonce": rand::random::<u64>().to_string() });
         let start = Instant::now();
-        let answer = retried(end, async || call(&target, &input).await).await?;
+        let answer = retried(end, async || call(&access, &input).await).await?;
         slowest = slowest.max(start.elapsed());
         if answer != input {
             return Err(Failure::other(format!("`{OPERATION}` answered {answer} to {input}")));
@@ -52,14 +52,14 @@ pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
 }
 
 /// A spoke that has registered; why it has not, at the end.
-async fn spoke(target: &Target, end: Instant) -> Result<Spoke, Error> {
+async fn spoke(access: &HubAccess, end: Instant) -> Result<Spoke, Error> {
     let echo =
         Operation::query(OPERATION, async |input: Value| Ok::<_, Refusal>(input)).description("answers its input");
-    let mut builder = Spoke::builder(&target.url).name(NAME).operation(echo);
-    if let Some(token) = &target.token {
+    let mut builder = Spoke::builder(&access.url).name(NAME).operation(echo);
+    if let Some(token) = &access.token {
         builder = builder.token(token);
     }
-    if let Some(path) = &target.ca_file {
+    if let Some(path) = &access.ca_file {
         builder = builder.ca_file(path);
     }
     let spoke = builder.spawn()?;
@@ -76,8 +76,8 @@ async fn spoke(target: &Target, end: Instant) -> Result<Spoke, Error> {
     }
 }
 
-async fn call(target: &Target, input: &Value) -> Result<Value, Error> {
-    let client = target.client()?;
+async fn call(access: &HubAccess, input: &Value) -> Result<Value, Error> {
+    let client = access.client()?;
     let answer = client.call(OPERATION, input).await;
     client.close().await;
     answer

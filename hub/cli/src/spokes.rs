@@ -157,7 +157,7 @@ async fn instances(client: &Client, name: &SpokeName) -> Result<Vec<InstanceInfo
     Ok(spoke.map_or_else(Vec::new, |spoke| spoke.instances))
 }
 
-/// Says that a spoke stays connected by a key that its end does not reach.
+/// Warns that a spoke stays connected by a key that this end does not reach.
 fn stays(did: &str, name: &SpokeName, instances: &[InstanceInfo]) -> Failure {
     let instances: Vec<_> = instances
         .iter()

@@ -10,13 +10,13 @@ use crate::output;
 
 /// Says how a hub is.
 pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
-    let target = args.client.hub.target()?;
-    let report = target.client()?.report().await?;
+    let access = args.client.hub.access()?;
+    let report = access.client()?.report().await?;
     if args.client.output == Output::Json {
         return output::json(&report);
     }
     let facts = [
-        ("hub", target.url),
+        ("hub", access.url),
         ("version", report.version),
         ("postgres", report.postgres),
         ("redis", report.redis),

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::failure::{Failure, chain};
 use crate::output;
 
-/// What is slower than this is told.
+/// What is slower than this is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const POSTGRES_PORT: u16 = 5432;

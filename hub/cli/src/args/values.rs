@@ -38,9 +38,9 @@ impl From<Kind> for OperationKind {
     }
 }
 
-/// The ends of a call.
+/// Ends of a call to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CallStatus {
+pub(crate) enum StatusFilter {
     /// With an answer
     Completed,
     /// With an error
@@ -49,12 +49,12 @@ pub(crate) enum CallStatus {
     Aborted,
 }
 
-impl From<CallStatus> for alkhub_protocol::CallStatus {
-    fn from(status: CallStatus) -> Self {
+impl From<StatusFilter> for alkhub_protocol::CallStatus {
+    fn from(status: StatusFilter) -> Self {
         match status {
-            CallStatus::Completed => Self::Completed,
-            CallStatus::Failed => Self::Failed,
-            CallStatus::Aborted => Self::Aborted,
+            StatusFilter::Completed => Self::Completed,
+            StatusFilter::Failed => Self::Failed,
+            StatusFilter::Aborted => Self::Aborted,
         }
     }
 }

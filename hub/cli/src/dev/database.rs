@@ -60,7 +60,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Starts a private server again whenever it dies, and tells; resolves when that does not help.
+    /// Starts a private server again whenever it dies, and reports it; resolves when that does not help.
     pub(super) async fn keep(&self) -> Failure {
         let Self::Private(server) = self else {
             return std::future::pending().await;

@@ -90,7 +90,7 @@ impl DataFolder {
         // Held while its file goes, so that nobody else can hold it.
         if let Ok(_lock) = FolderLock::take(&self.path) {
             for path in self.filled.iter().map(|name| self.path.join(name)) {
-                // What cannot be removed keeps the folder, which is told by its being there.
+                // What cannot be removed keeps the folder, which shows that something is left.
                 let _ = if path.is_dir() {
                     std::fs::remove_dir_all(&path)
                 } else {

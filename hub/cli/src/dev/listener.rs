@@ -1,4 +1,4 @@
-//! Who listens at an address, as the kernel tells: a key must not be shown to a listener to find out who it is.
+//! Who listens at an address, according to the kernel: a key must not be shown to a listener to find out who it is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! The settings of a development hub: what is wrong with them is said before anything is made.
+//! The settings of a development hub: what is wrong with them is reported before anything is made.
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use super::{kind, one_line};
 use crate::args::{DescribeArgs, Output};
 use crate::failure::Failure;
 use crate::json;
-use crate::output::{self, Form};
+use crate::output::{self, OutputKind};
 
 /// Describes an operation, offered now or not.
 pub(super) async fn describe(args: &DescribeArgs) -> Result<ExitCode, Failure> {
@@ -19,7 +19,7 @@ pub(super) async fn describe(args: &DescribeArgs) -> Result<ExitCode, Failure> {
     let operation = found.ok_or_else(|| Failure::from(alkhub_sdk::Error::from(unknown())))?;
     match args.client.output {
         Output::Json => output::json(&operation),
-        Output::Table => output::data(&page(&operation), Form::Text).map(|_| ExitCode::SUCCESS),
+        Output::Table => output::data(&page(&operation), OutputKind::Text).map(|_| ExitCode::SUCCESS),
     }
 }
 

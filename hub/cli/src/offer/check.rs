@@ -51,11 +51,11 @@ impl Offer {
     }
 }
 
-/// Checks a schema as the hub will; what the hub does not check of it is told.
+/// Checks a schema as the hub will; what the hub does not check of it is a warning.
 fn schema(field: &str, schema: &RawJson) -> Result<Vec<String>, String> {
     let warnings = alkhub_schema::check_schema(schema).map_err(|error| format!("`{field}` {error}"))?;
-    let told = |warning| format!("`{field}`: {warning}");
-    Ok(warnings.into_iter().map(told).collect())
+    let named = |warning| format!("`{field}`: {warning}");
+    Ok(warnings.into_iter().map(named).collect())
 }
 
 /// A name with a `/` is seen from the folder in which the command runs, another one is looked for in `PATH`.

@@ -5,7 +5,7 @@
 //! - A command runs in a process group of its own, and no group outlives its call by more than two seconds: an answer,
 //!   abort, deadline or a lost connection end it with SIGTERM, and two seconds later with SIGKILL.
 //! - What is kept of its output is bounded: 1 MiB of standard output, the last 2 KiB of standard error.
-//! - No key is in a command's environment unless the offer says so.
+//! - No key is in a command's environment unless the offer asks for it.
 
 mod environment;
 mod group;
@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use self::environment::Environment;
 use self::group::{Group, Pipes};
 use self::pipes::{Lines, feed};
-use crate::hub::Target;
+use crate::hub::HubAccess;
 use crate::output;
 
 /// Lines that wait for the connection; the command waits for room.
@@ -42,7 +42,7 @@ pub(super) struct Command {
     text: bool,
     /// Whether it may have the key.
     key: bool,
-    /// Whether nothing is said of its calls.
+    /// Whether its calls are not shown.
     quiet: bool,
     environment: Environment,
 }
@@ -84,9 +84,9 @@ impl Command {
     }
 
     /// The same for the hub that it is offered at.
-    pub(super) fn at(self, target: &Target, quiet: bool) -> Self {
+    pub(super) fn at(self, access: &HubAccess, quiet: bool) -> Self {
         let environment = match self.key {
-            true => Environment::with_key(target),
+            true => Environment::with_key(access),
             false => Environment::default(),
         };
         Self {
@@ -119,7 +119,7 @@ impl Command {
         tasks.spawn(async move {
             let began = Instant::now();
             let result = self.run(&mut group, &input, &context).await;
-            self.tell(&context, began, result.as_ref().err());
+            self.note(&context, began, result.as_ref().err());
             // Nobody waits after an abort.
             let _ = sender.send(result);
             group.end().await;
@@ -162,7 +162,7 @@ impl Command {
                 () = context.aborted().cancelled() => Err(aborted()),
                 () = sender.closed() => Err(aborted()),
             };
-            self.tell(&context, began, result.as_ref().err());
+            self.note(&context, began, result.as_ref().err());
             if let Err(failure) = result {
                 // The reader may be gone by now.
                 let _ = sender.send(Err(failure)).await;
@@ -246,19 +246,19 @@ impl Command {
         Failure::new("EXECUTION_ERROR", text)
     }
 
-    /// Says how a call ended, unless it is to be quiet.
-    fn tell(&self, context: &Context, began: Instant, failure: Option<&Failure>) {
+    /// Shows how a call ended, unless it is to be quiet.
+    fn note(&self, context: &Context, began: Instant, failure: Option<&Failure>) {
         if self.quiet {
             return;
         }
-        let (operation, took) = (context.operation(), began.elapsed());
+        let (operation, elapsed) = (context.operation(), began.elapsed());
         let error = failure.map(|failure| failure.clone().into_call_error());
         let ended = match error {
             None => "answered".to_owned(),
             Some(error) if error.code == Code::Aborted => "aborted".to_owned(),
             Some(error) => format!("failed: {error}"),
         };
-        output::note(&format!("{operation}  {} ms  {ended}", took.as_millis()));
+        output::note(&format!("{operation}  {} ms  {ended}", elapsed.as_millis()));
     }
 
     fn check(&self, status: ExitStatus, errors: &[u8]) -> Result<(), Failure> {
@@ -267,14 +267,14 @@ impl Command {
         }
         let errors = String::from_utf8_lossy(errors);
         let errors = errors.trim();
-        let said = if errors.is_empty() {
+        let detail = if errors.is_empty() {
             String::new()
         } else {
             format!(": {errors}")
         };
         Err(Failure::new(
             "EXECUTION_ERROR",
-            format!("`{}` ended with {status}{said}", self.program),
+            format!("`{}` ended with {status}{detail}", self.program),
         ))
     }
 
@@ -283,7 +283,7 @@ impl Command {
     }
 }
 
-/// What of a schema says whether an output is text.
+/// What of a schema decides whether an output is text.
 #[derive(Default, Deserialize)]
 struct Typed {
     #[serde(rename = "type")]

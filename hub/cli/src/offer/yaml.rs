@@ -38,7 +38,7 @@ enum Parsed {
     Map(Vec<(String, Self)>),
 }
 
-/// A value that is written again, as `parsed` says what it is.
+/// A value that is written again, of the kind that `parsed` has.
 struct Written<'a> {
     parsed: &'a Parsed,
     json: &'a mut String,

@@ -1,4 +1,4 @@
-//! What a terminal would obey, made visible: escape sequences (ESC, and C1 in one character), the bell and the others of
+//! What a terminal would execute, made visible: escape sequences (ESC, and C1 in one character), the bell and the others of
 //! C0, and the controls that turn the direction of text around.
 
 use anstream::stream::RawStream;
@@ -9,7 +9,7 @@ pub(super) fn is_coloured(stream: &impl RawStream) -> bool {
     AutoStream::choice(stream) != ColorChoice::Never
 }
 
-/// A text on one line: what a terminal would obey stands as its escape, `\n` or `\u{1b}`.
+/// A text on one line: what a terminal would execute stands as its escape, `\n` or `\u{1b}`.
 pub(crate) fn visible(text: &str) -> String {
     escaped(text, |_| false, |c, out| out.extend(c.escape_default()))
 }
@@ -40,7 +40,7 @@ pub(super) fn visible_json(json: &str) -> String {
 fn escaped(text: &str, kept: impl Fn(char) -> bool, escape: impl Fn(char, &mut String)) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_obeyed(c) && !kept(c) {
+        if is_control(c) && !kept(c) {
             escape(c, &mut out);
         } else {
             out.push(c);
@@ -50,7 +50,7 @@ fn escaped(text: &str, kept: impl Fn(char) -> bool, escape: impl Fn(char, &mut S
 }
 
 /// Controls (C0, DEL, C1), separators of lines, and the controls of bidirectional text.
-fn is_obeyed(c: char) -> bool {
+fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_shown_and_everything_else_stays() {
+    fn what_a_terminal_would_execute_is_shown_and_everything_else_stays() {
         let text = "ä\t😀 \u{1b}]52;c;aGk=\u{7}\u{9b}2J\u{7f}\u{202e}x\r\n2";
 
         assert_eq!(

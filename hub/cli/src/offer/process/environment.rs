@@ -3,7 +3,7 @@
 //! Invariant: of the variables that begin with `ALKHUB_` a command gets those that [`SHARED`] names. The others may hold
 //! a key, or a password of a database.
 
-use crate::hub::Target;
+use crate::hub::HubAccess;
 
 /// What all of alkhub's variables begin with.
 const PREFIX: &str = "ALKHUB_";
@@ -21,9 +21,9 @@ pub(super) struct Environment {
 
 impl Environment {
     /// With the address of the offer's hub and the offer's key, for a command that talks to the hub itself.
-    pub(super) fn with_key(target: &Target) -> Self {
-        let url = Some(("ALKHUB_URL", target.url.clone()));
-        let token = target.token.clone().map(|token| ("ALKHUB_TOKEN", token));
+    pub(super) fn with_key(access: &HubAccess) -> Self {
+        let url = Some(("ALKHUB_URL", access.url.clone()));
+        let token = access.token.clone().map(|token| ("ALKHUB_TOKEN", token));
         Self {
             set: url.into_iter().chain(token).collect(),
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::json;
 
-/// What a command wrote is read by then; what says nothing for so long after it has nothing of the command's to say.
+/// What a command wrote is read by then; a pipe that is silent for so long after it has nothing of the command's left.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// What is kept of standard error.
