@@ -24,7 +24,7 @@ use crate::Error;
 use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::{microseconds, signed};
-use crate::session::run;
+use crate::statement::run;
 pub use place::{Cursor, InvalidCursor, Mark};
 
 /// Partitions dropped by one [`CallRows::prune`], at most; the rest is for the next one.
@@ -57,9 +57,9 @@ pub struct CallRow {
     pub caller: Arc<str>,
     /// The spoke that got it.
     pub spoke: Option<SpokeName>,
-    /// The hub that took the call.
+    /// The hub that admitted the call.
     pub hub_id: HubId,
-    /// When the hub took it.
+    /// When the hub admitted it.
     pub started_at: Timestamp,
     /// From then to the end.
     pub duration: Duration,
@@ -91,7 +91,7 @@ pub struct CallFilter {
 // === impl CallRows ===
 
 impl CallRows<'_> {
-    /// Writes a batch in one statement. The same rows again change nothing, so a batch whose fate is unknown may be
+    /// Writes a batch in one statement. The same rows again change nothing, so a batch whose outcome is unknown may be
     /// sent twice.
     ///
     /// # Errors

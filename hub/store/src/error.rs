@@ -132,7 +132,7 @@ impl Error {
     }
 }
 
-/// Whether an error tells of the link rather than of the statement.
+/// Whether an error is of the link rather than of the statement.
 pub(crate) fn is_link_failure(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)

@@ -28,8 +28,8 @@ use crate::actor::Actor;
 use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::time;
-use crate::session::run;
 use crate::spokes::{self, SpokeRecord};
+use crate::statement::run;
 use crate::{Error, HashKey, KeyHash};
 
 pub use admin::AdminEntered;
@@ -141,7 +141,7 @@ impl Keys<'_> {
             .collect()
     }
 
-    /// All keys, the newest first; told as dead are those that another secret than `hash_key` hashed.
+    /// All keys, the newest first; dead are those that another secret than `hash_key` hashed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

@@ -22,8 +22,8 @@ mod metrics;
 mod migrate;
 mod operations;
 mod row;
-mod session;
 mod spokes;
+mod statement;
 mod store;
 mod watch;
 

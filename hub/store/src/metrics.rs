@@ -138,7 +138,7 @@ impl Metrics {
         self.pruned.with_label_values(&[table.label()]).inc_by(rows);
     }
 
-    pub(crate) fn took(&self, statement: Statement, seconds: f64) {
+    pub(crate) fn observe(&self, statement: Statement, seconds: f64) {
         self.query_seconds
             .with_label_values(&[statement.name()])
             .observe(seconds);

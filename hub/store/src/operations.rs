@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::db::Db;
 use crate::metrics::{Pruned, Statement};
-use crate::session::run;
+use crate::statement::run;
 use crate::{Error, PRUNED};
 
 /// Specifications written in one statement.

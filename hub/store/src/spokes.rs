@@ -26,7 +26,7 @@ use crate::actor::Actor;
 use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::{spoke_type, time};
-use crate::session::run;
+use crate::statement::run;
 use crate::{Error, HashKey, KeyHash};
 
 /// The spokes of a store.
@@ -133,7 +133,7 @@ impl Spokes<'_> {
     /// [`Error::KeyInUse`] when the key belongs to another spoke or to a client; nothing was changed then.
     pub async fn put(self, name: &SpokeName, spoke: &SpokePut, key: Option<&SpokeKey>) -> Result<PutOutcome, Error> {
         let outcome = run!(self.0, Statement::SpokePut, |db| put::put(db, self.1, name, spoke, key))?;
-        let put::Outcome {
+        let put::PutResult {
             row,
             created,
             changed,

@@ -74,7 +74,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::SchemaTooNew`] and [`Error::Migration`], which no waiting mends; [`Error::Stopped`] when `stop` came
-    /// first. Everything else is tried again, and told by [`Store::link`].
+    /// first. Everything else is tried again, and shown by [`Store::link`].
     pub async fn prepare(&self, stop: &CancellationToken) -> Result<(), Error> {
         let inner = &*self.0;
         let mut backoff = Backoff::new();

@@ -68,7 +68,7 @@ impl Watch {
         }
     }
 
-    /// Asks an idle connection; where none is, or it fails, one made for the purpose, whose error tells why.
+    /// Asks an idle connection; where none is, or it fails, one made for the purpose, whose error is the reason.
     async fn look(&self) -> LinkState {
         if let Some(mut idle) = self.pool.try_acquire() {
             match timeout(self.limit, self.ask(&mut idle)).await {

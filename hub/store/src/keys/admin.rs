@@ -11,9 +11,9 @@ use super::Keys;
 use crate::Error;
 use crate::admin_key::AdminKey;
 use crate::metrics::Statement;
-use crate::session::run;
+use crate::statement::run;
 
-/// Other first keys that are told of, at most.
+/// Other first keys that are named, at most.
 const TOLD: i64 = 20;
 
 /// What entering the first key did.

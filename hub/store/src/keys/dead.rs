@@ -2,7 +2,7 @@
 
 use super::Keys;
 use crate::metrics::Statement;
-use crate::session::run;
+use crate::statement::run;
 use crate::{Error, HashKey};
 
 impl Keys<'_> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Keys;
 use crate::metrics::{Pruned, Statement};
-use crate::session::run;
+use crate::statement::run;
 use crate::{Error, PRUNED};
 
 impl Keys<'_> {

@@ -5,7 +5,7 @@ use alkhub_protocol::SpokeName;
 use super::{Operations, SpecHash};
 use crate::Error;
 use crate::metrics::{Pruned, Statement};
-use crate::session::run;
+use crate::statement::run;
 
 impl Operations<'_> {
     /// Notes who brought specifications, where nobody is noted yet, and deletes what these spokes offered longest ago

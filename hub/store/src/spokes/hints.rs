@@ -1,4 +1,4 @@
-//! Which key of a spoke is in force, told by its first characters.
+//! Which key of a spoke is in force, shown by its first characters.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use alkhub_protocol::SpokeName;
 
 use super::Spokes;
 use crate::metrics::Statement;
-use crate::session::run;
+use crate::statement::run;
 use crate::{Error, HashKey};
 
 impl Spokes<'_> {

@@ -3,7 +3,7 @@
 use super::{SpokeRecord, SpokeRow, Spokes};
 use crate::Error;
 use crate::metrics::Statement;
-use crate::session::run;
+use crate::statement::run;
 
 impl Spokes<'_> {
     /// The spokes after `name`, by name, so many at most.

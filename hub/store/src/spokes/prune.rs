@@ -7,7 +7,7 @@ use jiff_sqlx::ToSqlx as _;
 
 use super::Spokes;
 use crate::metrics::{Pruned, Statement};
-use crate::session::run;
+use crate::statement::run;
 use crate::{Error, PRUNED};
 
 impl Spokes<'_> {

@@ -13,7 +13,7 @@ use crate::row::{signed, spoke_type_text};
 
 /// What a put did, in columns.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct PutResult {
     pub(crate) row: SpokeRow,
     pub(crate) created: bool,
     pub(crate) changed: bool,
@@ -38,7 +38,7 @@ pub(crate) async fn put(
     name: &SpokeName,
     spoke: &SpokePut,
     key: Option<&SpokeKey>,
-) -> sqlx::Result<Option<Outcome>> {
+) -> sqlx::Result<Option<PutResult>> {
     let mut tx = sqlx::Connection::begin(db).await?;
     actor.check(&mut tx).await?;
     let inserted = insert(&mut tx, name, spoke).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn put(
         .await?
         .ok_or(sqlx::Error::RowNotFound)?;
     tx.commit().await?;
-    Ok(Some(Outcome {
+    Ok(Some(PutResult {
         row,
         created: inserted || replaced,
         changed,

@@ -15,7 +15,7 @@ use crate::metrics::Statement;
 
 /// A connection taken for one statement; [`run`] uses it.
 #[derive(Debug)]
-pub(crate) struct Session<'a> {
+pub(crate) struct StatementConnection<'a> {
     store: &'a Db,
     connection: PoolConnection<Postgres>,
     statement: Statement,
@@ -27,18 +27,18 @@ pub(crate) struct Session<'a> {
 /// Dropping the future gives the connection back; what the statement did by then may stay done.
 macro_rules! run {
     ($store:expr, $statement:expr, |$db:ident| $work:expr) => {{
-        let mut session = $crate::session::Session::begin($store, $statement).await?;
-        let limit = session.limit();
-        let $db = session.connection();
+        let mut statement = $crate::statement::StatementConnection::begin($store, $statement).await?;
+        let limit = statement.limit();
+        let $db = statement.connection();
         let result = tokio::time::timeout(limit, $work).await;
-        session.end(result)
+        statement.end(result)
     }};
 }
 pub(crate) use run;
 
-// === impl Session ===
+// === impl StatementConnection ===
 
-impl<'a> Session<'a> {
+impl<'a> StatementConnection<'a> {
     pub(crate) async fn begin(store: &'a Db, statement: Statement) -> Result<Self, Error> {
         if let LinkState::Down(reason) = store.link.state() {
             store.metrics.failed(statement);
@@ -71,13 +71,13 @@ impl<'a> Session<'a> {
 
     pub(crate) fn end<T>(mut self, result: Result<sqlx::Result<T>, Elapsed>) -> Result<T, Error> {
         let Self { store, statement, .. } = self;
-        store.metrics.took(statement, self.began.elapsed().as_secs_f64());
+        store.metrics.observe(statement, self.began.elapsed().as_secs_f64());
         let error = match result {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => error,
             Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
         };
-        // No row is an answer, not a failure; statements that may have none say so.
+        // No row is an answer, not a failure; statements that may have none ask for an optional row.
         store.metrics.failed(statement);
         if is_link_failure(&error) {
             self.connection.close_on_drop();
