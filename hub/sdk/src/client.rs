@@ -1,8 +1,8 @@
 //! The client: calls, subscriptions and events over one WebSocket, lists and keys over HTTP.
 //!
 //! The WebSocket is opened by the first call, subscription or event stream. When that first attempt fails, its caller
-//! is told at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait, until their
-//! time is up: then they are told why there is no connection.
+//! is reported at once; later the client reconnects by itself (full jitter, 250 ms to 15 s) and callers wait, until their
+//! time is up: then they get the reason why there is no connection.
 
 mod admin;
 mod events;
@@ -30,7 +30,7 @@ pub use self::outcome::{Outcome, Streamed};
 use self::request::requested;
 pub(crate) use self::request::{new_id, now_ms, payload};
 use crate::Error;
-use crate::endpoint::Endpoint;
+use crate::endpoint::HubEndpoint;
 
 /// A call without a deadline of its own ends after this long.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ pub struct Client(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     http: reqwest::Client,
     link: Arc<Link>,
     timeout: Duration,
@@ -75,7 +75,7 @@ pub struct CallOptions {
     pub traceparent: Option<String>,
     /// A JSON object of at most 16 KiB that reaches the handler as it is, see [`crate::Context::metadata`].
     pub metadata: Option<RawJson>,
-    /// Sends no input, whatever is given: an operation of the origin's may tell that from `null`.
+    /// Sends no input, whatever is given: an operation of the origin's may distinguish that from `null`.
     pub without_input: bool,
 }
 
@@ -100,7 +100,7 @@ impl Client {
     /// Calls an operation and waits for its value. Dropping the future aborts the call at the spoke.
     ///
     /// # Errors
-    /// [`Error::Call`] when the hub or the spoke said why; [`Error::Lost`] and [`Error::Timeout`] when neither did;
+    /// [`Error::Call`] when the hub or the spoke gave a reason; [`Error::Lost`] and [`Error::Timeout`] when neither did;
     /// [`Error::Unreachable`] and [`Error::Untrusted`] when there was no connection to send it over.
     pub async fn call<I, O>(&self, operation: &str, input: &I) -> Result<O, Error>
     where
@@ -166,7 +166,7 @@ impl Client {
     /// Starts a subscription. Dropping the stream aborts it at the spoke.
     ///
     /// # Errors
-    /// The hub cannot be reached; what the hub or the spoke says comes as the stream's last item.
+    /// The hub cannot be reached; an error of the hub or the spoke comes as the stream's last item.
     pub async fn subscribe<I, O>(&self, operation: &str, input: &I) -> Result<Items<O>, Error>
     where
         I: Serialize + ?Sized,
@@ -247,7 +247,7 @@ impl Builder {
         self
     }
 
-    /// How long a call runs when it does not say; 30 s unless set.
+    /// The timeout of a call that sets none; 30 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -264,7 +264,7 @@ impl Builder {
             ca_file,
             timeout,
         } = self;
-        let endpoint = Endpoint::new(&url, token.as_deref(), ca_file.as_deref())?;
+        let endpoint = HubEndpoint::new(&url, token.as_deref(), ca_file.as_deref())?;
         let http = endpoint.http()?;
         let link = Link::new(endpoint.clone());
         Ok(Client(Arc::new(Inner {

@@ -31,15 +31,15 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 /// A hub's address, a key and the authorities to trust.
 #[derive(Clone)]
-pub(crate) struct Endpoint {
+pub(crate) struct HubEndpoint {
     base: Url,
     token: Option<HeaderValue>,
     tls: Arc<rustls::ClientConfig>,
 }
 
-// === impl Endpoint ===
+// === impl HubEndpoint ===
 
-impl Endpoint {
+impl HubEndpoint {
     /// Checks the settings; connects to nothing.
     pub(crate) fn new(url: &str, token: Option<&str>, ca_file: Option<&Path>) -> Result<Self, Error> {
         let base = base(url)?;
@@ -143,10 +143,10 @@ impl Endpoint {
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for HubEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The key stays out of logs.
-        f.debug_struct("Endpoint")
+        f.debug_struct("HubEndpoint")
             .field("url", &self.url())
             .finish_non_exhaustive()
     }
@@ -157,7 +157,7 @@ pub(crate) fn is_dots(segment: &str) -> bool {
     [".", ".."].contains(&segment)
 }
 
-/// What the refusing side said: a problem's detail, or the status in words.
+/// The reason that the refusing side gave: a problem's detail, or the status in words.
 fn reason(response: &ws_http::Response<Option<Vec<u8>>>) -> String {
     let body = response.body().as_deref().unwrap_or_default();
     let detail = strict::from_slice::<Problem>(body).map(|problem| problem.detail);
@@ -246,7 +246,7 @@ mod tests {
             ("wss://h/alk", "https://h/alk/v1/ws"),
             ("https://h/alk/", "https://h/alk/v1/ws"),
         ] {
-            let endpoint = Endpoint::new(given, None, None).expect(given);
+            let endpoint = HubEndpoint::new(given, None, None).expect(given);
             assert_eq!(endpoint.path(&["v1", "ws"]).as_str(), route);
         }
     }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_wrong_address_is_answered_with_the_form() {
         for given in ["localhost:7420", "ftp://h", "h", ""] {
-            let error = Endpoint::new(given, None, None).expect_err(given);
+            let error = HubEndpoint::new(given, None, None).expect_err(given);
             assert!(error.to_string().contains("http://"), "{error}");
         }
     }
@@ -268,7 +268,7 @@ mod tests {
             (format!("{here}/src"), "directory"),
         ] {
             for url in ["http://h", "https://h"] {
-                let error = Endpoint::new(url, None, Some(Path::new(&file))).expect_err(&file);
+                let error = HubEndpoint::new(url, None, Some(Path::new(&file))).expect_err(&file);
                 let text = error.to_string();
                 assert!(
                     text.contains("CA file") && text.contains(&file) && text.contains(reason),
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn names_in_routes_are_escaped() {
-        let endpoint = Endpoint::new("http://h", None, None).expect("valid");
+        let endpoint = HubEndpoint::new("http://h", None, None).expect("valid");
 
         for (name, path) in [
             ("a/b", "/v1/events/a%2Fb/c%20d"),
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_name_that_means_another_path_is_in_no_route() {
-        let endpoint = Endpoint::new("http://h", None, None).expect("valid");
+        let endpoint = HubEndpoint::new("http://h", None, None).expect("valid");
 
         for name in [".", ".."] {
             let error = endpoint.route(&["v1", "admin", "keys", name]).expect_err(name);
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_key_is_in_no_debug_output() {
-        let endpoint = Endpoint::new("http://h", Some("alk_secret"), None).expect("valid");
+        let endpoint = HubEndpoint::new("http://h", Some("alk_secret"), None).expect("valid");
 
         assert!(!format!("{endpoint:?}").contains("secret"));
     }

@@ -41,7 +41,7 @@ pub enum Error {
         url: String,
         /// What is wrong, and the cure.
         distrust: Distrust,
-        /// What TLS says.
+        /// The error of TLS.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The hub, or something before it, did not let the connection in, or closed it.
@@ -51,7 +51,7 @@ pub enum Error {
         url: String,
         /// The HTTP status, or the code with which the WebSocket was closed.
         status: u16,
-        /// What it said.
+        /// The reason that it gave.
         reason: String,
     },
     /// The call failed; code, retryable and delivered are inside.
@@ -80,7 +80,7 @@ pub enum Error {
     Decode {
         /// Whose answer.
         what: String,
-        /// What serde says.
+        /// The error of serde.
         source: Arc<serde_json::Error>,
     },
     /// The input, output or event is larger than the wire allows.
@@ -125,7 +125,7 @@ pub enum Distrust {
 // === impl Error ===
 
 impl Error {
-    /// The hub's or the spoke's code, where one of them said something.
+    /// The hub's or the spoke's code, where one of them sent one.
     pub fn code(&self) -> Option<&Code> {
         match self {
             Self::Call(error) => Some(&error.code),
@@ -146,7 +146,7 @@ impl Error {
         }
     }
 
-    /// How long to wait before another try, where the hub says so.
+    /// How long to wait before another try, where the hub names a time.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call(error) => error.retry_after_ms.map(Duration::from_millis),

@@ -24,17 +24,17 @@
 //!
 //! Promises
 //! - A call that is dropped, or whose deadline passes, is aborted at the spoke.
-//! - Nothing is lost in silence: an event stream that may have missed something says so with a [`Gap`].
+//! - Nothing is lost in silence: an event stream that may have missed something yields a [`Gap`].
 //! - A mutation is never sent twice: a call whose connection broke fails with [`Error::Lost`].
 
 mod backoff;
 pub mod client;
 mod endpoint;
 mod error;
+mod last_cause;
 mod queue;
 mod socket;
 pub mod spoke;
-mod trouble;
 
 pub use alkhub_protocol as protocol;
 pub use alkhub_protocol::frame::Gap;

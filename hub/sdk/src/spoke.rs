@@ -1,6 +1,6 @@
 //! The spoke: operations offered over one WebSocket that reconnects and registers again by itself.
 //!
-//! [`Builder::start`] resolves with the first registration; [`Spoke::status`] tells what happens later. A call that is
+//! [`Builder::start`] resolves with the first registration; [`Spoke::status`] shows what happens later. A call that is
 //! aborted, or whose deadline passes, ends its handler: the future is dropped, and [`Context::aborted`] is cancelled
 //! for what the handler spawned. [`Spoke::shutdown`] lets running calls finish, those that come meanwhile too.
 
@@ -30,7 +30,7 @@ pub use self::handler::{Handler, StreamHandler};
 use self::operation::Run;
 pub use self::operation::{Answer, Operation};
 use crate::Error;
-use crate::endpoint::Endpoint;
+use crate::endpoint::HubEndpoint;
 use crate::socket::Outbox;
 
 /// Time for running calls to finish at the end.
@@ -72,7 +72,7 @@ pub enum Status {
 /// What the spoke, its connection and its calls share.
 #[derive(Debug)]
 struct Shared {
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     register: RawJson,
     /// The registration without operations, which ends new calls and leaves the running ones.
     withdraw: RawJson,
@@ -229,7 +229,7 @@ impl Builder {
         }
     }
 
-    /// Starts to connect and returns at once; [`Spoke::status`] tells the rest.
+    /// Starts to connect and returns at once; [`Spoke::status`] shows the rest.
     ///
     /// # Errors
     /// A setting or a name is not valid.
@@ -246,7 +246,7 @@ impl Builder {
             drain_timeout,
             operations,
         } = self;
-        let endpoint = Endpoint::new(&url, token.as_deref(), ca_file.as_deref())?;
+        let endpoint = HubEndpoint::new(&url, token.as_deref(), ca_file.as_deref())?;
         let instance_id: InstanceId = match instance_id {
             Some(id) => id.parse()?,
             None => uuid::Uuid::new_v4().to_string().parse()?,

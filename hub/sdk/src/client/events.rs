@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - The hub is asked once for each topic, however many streams follow it.
-//! - A stream is told of a reconnect before it gets anything that came after it.
+//! - A stream learns of a reconnect before it gets anything that came after it.
 //! - A stream that was confirmed once does not end by a refusal that may be tried again.
 
 mod followed;
@@ -43,7 +43,7 @@ pub struct Event {
 /// The events of one topic, or of all ids of one type.
 ///
 /// It ends after an error: the hub refused the topic for good, or the client was closed. A refusal that may be tried again
-/// (a hub that has no link to Redis) ends no stream that was there before: it is asked again, and a gap tells of it.
+/// (a hub that has no link to Redis) ends no stream that was there before: it is asked again, and the stream gets a gap.
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is read"]
 pub struct Events {

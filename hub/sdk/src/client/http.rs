@@ -74,7 +74,7 @@ impl Client {
     pub async fn publish_raw(&self, topic: &str, event: Option<&RawJson>) -> Result<Published, Error> {
         let topic: Topic = topic.parse()?;
         let mut request = if [topic.event_type(), topic.id()].into_iter().any(is_dots) {
-            // No path can name it. An older hub has no such route, and says so.
+            // No path can name it. An older hub has no such route, and answers 404.
             let request = self.request(Method::POST, &["v1", "events"])?;
             request.query(&[("topic", topic.as_str())])
         } else {

@@ -20,10 +20,10 @@ use super::events::{Delivery, Joined, Seat};
 use super::state::{Pending, State};
 use crate::Error;
 use crate::backoff::Backoff;
-use crate::endpoint::Endpoint;
+use crate::endpoint::HubEndpoint;
+use crate::last_cause::LastCause;
 use crate::queue::{Receiver, queue};
 use crate::socket::{self, Ending, Outbox};
-use crate::trouble::Trouble;
 
 /// What a subscription's reader may leave unread.
 const ITEM_LIMITS: Limits = Limits {
@@ -49,7 +49,7 @@ enum Phase {
 /// The connection, its calls and its subscriptions.
 #[derive(Debug)]
 pub(super) struct Link {
-    endpoint: Endpoint,
+    endpoint: HubEndpoint,
     phase: watch::Sender<Phase>,
     state: Mutex<State>,
     tasks: TaskTracker,
@@ -76,7 +76,7 @@ impl Drop for Ticket {
 // === impl Link ===
 
 impl Link {
-    pub(super) fn new(endpoint: Endpoint) -> Arc<Self> {
+    pub(super) fn new(endpoint: HubEndpoint) -> Arc<Self> {
         Arc::new(Self {
             endpoint,
             phase: watch::Sender::new(Phase::Idle),
@@ -212,7 +212,7 @@ impl Link {
 
     /// Connects, and again after each loss, until the program or the hub ends it for good.
     async fn keep_open(self: Arc<Self>) {
-        let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
+        let (mut backoff, mut last_cause) = (Backoff::default(), LastCause::default());
         let mut was_up = false;
         let error = loop {
             let dialed = tokio::select! {
@@ -222,7 +222,7 @@ impl Link {
             let error = match dialed {
                 Ok(socket) => {
                     backoff.reset();
-                    trouble.over();
+                    last_cause.connected();
                     was_up = true;
                     self.serve(socket).await
                 }
@@ -231,7 +231,7 @@ impl Link {
             if !was_up || error.is_permanent() {
                 break error;
             }
-            trouble.tell("the client", &error);
+            last_cause.log("the client", &error);
             self.phase.send_replace(Phase::Connecting(Some(error)));
             tokio::select! {
                 () = self.stop.cancelled() => break Error::Closed,

@@ -1,9 +1,9 @@
-//! A call of an operation whose kind is not known beforehand: over HTTP, where the answer's content type tells it.
+//! A call of an operation whose kind is not known beforehand: over HTTP, where the answer's content type shows it.
 //!
 //! Invariants
 //! - One deadline is over everything: the connection, the request, the answer and the items.
 //! - A call that may have reached the hub and was not answered fails with [`Error::Lost`] or [`Error::Timeout`], never with
-//!   an error that says that nothing was sent.
+//!   an error by which nothing was sent.
 //! - Nothing waits for ever: a hub writes to a silent stream every 15 seconds, and one that does not is gone.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::request::check_size;
 use super::{CallOptions, Client, GRACE, items};
 use crate::Error;
 
-/// How long a stream may say nothing at all.
+/// How long a stream may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
 const TIMEOUT: HeaderName = HeaderName::from_static("alkhub-timeout");
@@ -77,10 +77,10 @@ struct Targeted<'a> {
 impl Client {
     /// Calls an operation of whatever kind, and answers with its `data` as it is, or with its items. Needs no right but that
     /// to call it. Of the options `timeout` and `target` count; without a `timeout` a value is waited for as long as the
-    /// client's own says, and items come until the subscription ends. Dropping the future aborts the call at the spoke.
+    /// client's own is, and items come until the subscription ends. Dropping the future aborts the call at the spoke.
     ///
     /// # Errors
-    /// [`Error::Problem`] when the hub or the spoke said why; else as [`Client::call`].
+    /// [`Error::Problem`] when the hub or the spoke gave a reason; else as [`Client::call`].
     pub async fn outcome(
         &self,
         operation: &OperationName,
@@ -204,7 +204,7 @@ impl Streamed {
                 self.reader.unread.extend_from_slice(&chunk);
                 Ok(())
             }
-            // The hub tells every end: a stream that just stops was broken.
+            // The hub marks every end: a stream that just stops was broken.
             Ok(Ok(None) | Err(_)) => Err(Error::Lost),
             Err(_) => Err(late),
         }
@@ -242,7 +242,7 @@ impl Reader {
     }
 }
 
-/// What a field of a line says.
+/// The value of a field of a line.
 fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(name)?;
     Some(value.strip_prefix(b" ").unwrap_or(value))
@@ -265,10 +265,10 @@ mod tests {
                 }
             }
 
-            let said = [("next", "{\n \"a\": 1}\n"), ("complete", "{}\n")];
+            let sent = [("next", "{\n \"a\": 1}\n"), ("complete", "{}\n")];
             assert_eq!(
                 events,
-                said.map(|(name, data)| (name.to_owned(), data.to_owned())),
+                sent.map(|(name, data)| (name.to_owned(), data.to_owned())),
                 "{size}"
             );
         }

@@ -60,7 +60,7 @@ impl Context {
     }
 
     /// Who asks, made by the hub from the caller's key: the key's id, and those of its scopes that the operation requires.
-    /// `None` from a hub that does not say.
+    /// `None` from a hub that does not send it.
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }

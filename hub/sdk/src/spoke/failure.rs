@@ -15,7 +15,7 @@ pub struct Failure(Box<CallError>);
 
 impl Failure {
     /// A failure with a code of the operation's own: 1 to 64 letters, digits, `_`, `-` and `.`. Of alkhub's codes the hub
-    /// hands on those that a spoke may say, and others that the operation declares; docs/PROTOCOL.md has the list.
+    /// hands on those that a spoke may use, and others that the operation declares; docs/PROTOCOL.md has the list.
     pub fn new(code: impl AsRef<str>, message: impl Into<String>) -> Self {
         let code = code.as_ref().parse().unwrap_or(Code::UnknownError);
         Self(Box::new(CallError::new(code, message).delivered(Delivered::Yes)))

@@ -15,8 +15,8 @@ use super::{Shared, Status};
 use crate::Error;
 use crate::backoff::Backoff;
 use crate::endpoint::Socket;
+use crate::last_cause::LastCause;
 use crate::socket::{self, Ending, Outbox};
-use crate::trouble::Trouble;
 
 /// Time for the hub to answer a registration. It may have many schemas to compile, and others wait for the same; a hub that
 /// is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.
@@ -33,7 +33,7 @@ struct Ended {
 
 /// Connects and registers, again after each loss, until the program or the hub ends it for good.
 pub(super) async fn keep_open(shared: Arc<Shared>) {
-    let (mut backoff, mut trouble) = (Backoff::default(), Trouble::default());
+    let (mut backoff, mut last_cause) = (Backoff::default(), LastCause::default());
     let mut ever_registered = false;
     let end = loop {
         let dialed = tokio::select! {
@@ -46,7 +46,7 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
                 if ended.registered {
                     ever_registered = true;
                     backoff.reset();
-                    trouble.over();
+                    last_cause.connected();
                 }
                 ended.error
             }
@@ -60,7 +60,7 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
         if error.is_permanent() || never_trusted {
             break Some(error);
         }
-        trouble.tell("the spoke", &error);
+        last_cause.log("the spoke", &error);
         shared.status.send_replace(Status::Connecting(Some(error)));
         tokio::select! {
             () = shared.stop.cancelled() => break None,
@@ -82,7 +82,7 @@ async fn serve(shared: &Arc<Shared>, socket: Socket, again: bool) -> Ended {
     let verdict = tokio::select! {
         verdict = &mut answered => verdict,
         ending = &mut running => {
-            // A refusal that came just before the end says more than the end does.
+            // A refusal that came just before the end explains more than the end does.
             let refusal = answered.now_or_never().and_then(Result::err);
             return Ended { error: refusal.unwrap_or_else(|| cause(shared, ending)), registered: false };
         }
@@ -179,7 +179,7 @@ impl Shared {
         let id = crate::client::new_id();
         *self.withdrawal.lock() = Some((id.clone(), sender));
         outbox.push(register(&id, &self.withdraw));
-        // A hub that refuses, or says nothing, cannot be waited for.
+        // A hub that refuses, or is silent, cannot be waited for.
         let _ = timeout(WITHDRAW_TIMEOUT, answer).await;
     }
 

@@ -158,7 +158,7 @@ impl Operation {
         self
     }
 
-    /// Says that a call may be repeated without a second effect.
+    /// Declares that a call may be repeated without a second effect.
     pub fn idempotent(mut self) -> Self {
         self.spec.idempotent = true;
         self

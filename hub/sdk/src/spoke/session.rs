@@ -34,7 +34,7 @@ pub(super) struct Session {
     running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
 }
 
-/// A call's place among the running ones; leaving tells the drain.
+/// A call's place among the running ones; leaving wakes the drain.
 struct Seat {
     shared: Arc<Shared>,
     running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
@@ -133,7 +133,7 @@ impl Session {
         }
     }
 
-    /// Takes a call in, or says why not: it was not delivered to a handler then.
+    /// Takes a call in, or gives the reason why not: it was not delivered to a handler then.
     fn admit(&self, request: &CallRequest) -> Result<(Run, Seat, CancellationToken), CallError> {
         let refuse = |code: Code, message: &str| CallError::new(code, message).delivered(Delivered::No);
         let Some(run) = self.shared.operations.get(&request.operation) else {

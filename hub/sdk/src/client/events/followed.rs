@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::queue::{Receiver, Sender, queue};
 use crate::socket::Outbox;
 
-/// What one stream may leave unread; over it the oldest make room and a gap says so.
+/// What one stream may leave unread; over it the oldest make room, and a gap takes their place.
 const LIMITS: Limits = Limits {
     items: 4_096,
     bytes: 8 * 1024 * 1024,
@@ -50,7 +50,7 @@ struct Follower {
     sender: Sender<Result<Delivery, Error>>,
     /// Resolved by the answer of this number.
     waits: Option<(u64, oneshot::Sender<Result<(), Error>>)>,
-    /// A reconnect that the stream has not been told of.
+    /// A reconnect that the stream has not seen yet.
     gap: bool,
 }
 
@@ -92,7 +92,7 @@ impl Followed {
         }
     }
 
-    /// Takes a stream away; tells the hub when it was the last of its topic.
+    /// Takes a stream away; unsubscribes at the hub when it was the last of its topic.
     pub(in crate::client) fn leave(&mut self, filter: &TopicFilter, id: u64, outbox: Option<&Outbox>) {
         let Some(followers) = self.topics.get_mut(filter) else {
             return;

@@ -1,4 +1,4 @@
-//! Who is told what, and when, over subscribe, event, loss and reconnect.
+//! Who learns what, and when, over subscribe, event, loss and reconnect.
 
 use std::task::{Context, Poll, Waker};
 

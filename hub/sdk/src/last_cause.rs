@@ -4,15 +4,15 @@ use std::error::Error as _;
 
 use crate::Error;
 
-/// The cause that was told last.
+/// The cause that was logged last.
 #[derive(Debug, Default)]
-pub(crate) struct Trouble(String);
+pub(crate) struct LastCause(String);
 
-// === impl Trouble ===
+// === impl LastCause ===
 
-impl Trouble {
-    /// Tells that `who` tries again, and why it must.
-    pub(crate) fn tell(&mut self, who: &'static str, error: &Error) {
+impl LastCause {
+    /// Logs that `who` tries again, and why it must.
+    pub(crate) fn log(&mut self, who: &'static str, error: &Error) {
         let cause = chain(error);
         if cause == self.0 {
             tracing::debug!(error = %cause, "{who} is not connected, trying again");
@@ -24,13 +24,13 @@ impl Trouble {
         self.0 = cause;
     }
 
-    /// There is a connection: the same cause is news again.
-    pub(crate) fn over(&mut self) {
+    /// There is a connection: the same cause is new again.
+    pub(crate) fn connected(&mut self) {
         self.0.clear();
     }
 }
 
-/// An error with its sources, none said twice.
+/// An error with its sources, none repeated.
 fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_with_its_sources_and_none_twice() {
+    fn a_cause_is_logged_with_its_sources_and_none_twice() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let error = Error::Unreachable {
             url: "http://h".to_owned(),
