@@ -2,7 +2,7 @@
 //! list.
 
 use alkhub_edge::Endpoint;
-use alkhub_edge::endpoint::shape;
+use alkhub_edge::endpoint::schema_of;
 use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::operation::OperationInfo;
@@ -28,7 +28,7 @@ fn calling() -> Vec<Endpoint<Api>> {
         at(Method::POST, "/v1/call/{operation}", post(calls::call))
             .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
             .needs("call:{operation}")
-            .path("operation", shape::<OperationName>)
+            .path("operation", schema_of::<OperationName>)
             .header(
                 "Alkhub-Timeout",
                 "How long to wait: `500ms`, `5s`, `2m`; seconds without a unit.",
@@ -42,7 +42,7 @@ fn calling() -> Vec<Endpoint<Api>> {
             .header(
                 "Alkhub-Parent-Request-Id",
                 "The call in whose course this one is made.",
-                shape::<RequestId>,
+                schema_of::<RequestId>,
             )
             .reads_any("The input; with an empty body there is none, which is checked as `null`.")
             .gives_output()
@@ -62,11 +62,11 @@ fn calling() -> Vec<Endpoint<Api>> {
                 "Operations in a page; a page may end sooner, by its size.",
                 shapes::limit,
             )
-            .query("cursor", "`meta.next` of the page before.", shape::<OperationName>)
+            .query("cursor", "`meta.next` of the page before.", schema_of::<OperationName>)
             .gives::<Vec<OperationInfo>>(200),
         at(Method::GET, "/v1/operations/{name}", get(operations::get))
             .says("One operation with its schemas.")
-            .path("name", shape::<OperationName>)
+            .path("name", schema_of::<OperationName>)
             .needs(scope::OPERATIONS_READ)
             .gives::<OperationInfo>(200),
     ]
@@ -122,12 +122,12 @@ fn lists() -> Vec<Endpoint<Api>> {
             .says("Lists spokes and their connected instances, by name: all of them, or pages where `limit` or `cursor` is given.")
             .needs(scope::SPOKES_READ)
             .query("limit", "Spokes in a page; a page may end sooner, by its size.", shapes::limit)
-            .query("cursor", "`meta.next` of the page before.", shape::<SpokeName>)
+            .query("cursor", "`meta.next` of the page before.", schema_of::<SpokeName>)
             .gives::<Vec<SpokeInfo>>(200),
         at(Method::GET, "/v1/calls", get(calls::list))
             .says("Lists ended calls, the newest first; `meta.next` is the cursor of the next page.")
             .needs(scope::CALLS_READ)
-            .query("operation", "Only calls of this operation.", shape::<OperationName>)
+            .query("operation", "Only calls of this operation.", schema_of::<OperationName>)
             .query("status", "Only calls that ended so.", shapes::ended)
             .query("caller", "Only calls of the key with this id.", shapes::line)
             .query("before", "Only calls that ended before this cursor.", shapes::cursor)
@@ -167,19 +167,19 @@ fn administration() -> Vec<Endpoint<Api>> {
             .gives::<KeyInfo>(200),
         at(Method::GET, "/v1/admin/spokes/{name}", get(spokes::get))
             .says("One declared spoke, and what declares it.")
-            .path("name", shape::<SpokeName>)
+            .path("name", schema_of::<SpokeName>)
             .needs(scope::ADMIN)
             .gives::<spokes::Declared>(200),
         at(Method::PUT, "/v1/admin/spokes/{name}", put(spokes::put))
             .says("Declares a spoke; the same again changes nothing. 201 when it is new.")
-            .path("name", shape::<SpokeName>)
+            .path("name", schema_of::<SpokeName>)
             .needs(scope::ADMIN)
             .reads::<SpokePut>()
             .gives::<SpokeInfo>(200)
             .gives::<SpokeInfo>(201),
         at(Method::DELETE, "/v1/admin/spokes/{name}", delete(spokes::delete))
             .says("Removes a spoke, ends its keys and closes its WebSockets. 404 when there is none with that uid.")
-            .path("name", shape::<SpokeName>)
+            .path("name", schema_of::<SpokeName>)
             .needs(scope::ADMIN)
             .query("uid", "Only when the spoke has this uid.", shapes::line)
             .gives_nothing(),
@@ -196,7 +196,7 @@ fn administration() -> Vec<Endpoint<Api>> {
                 "Spokes in a page; a page may end sooner, by its size.",
                 shapes::limit,
             )
-            .query("cursor", "`meta.next` of the page before.", shape::<SpokeName>)
+            .query("cursor", "`meta.next` of the page before.", schema_of::<SpokeName>)
             .gives::<Vec<SpokeInfo>>(200),
     ]
 }

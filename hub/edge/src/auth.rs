@@ -11,10 +11,10 @@
 //! - Neither the key nor its hash is logged.
 
 mod credential;
-mod doubtful;
 mod first;
 mod lookup;
 mod revocation;
+mod suspect;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::key::{Key, KeyFault};
 use crate::limits::{BadKeys, Rate, Slot};
 use crate::metrics::{AuthFailure, EdgeMetrics, Limit};
 use crate::open::Open;
-use doubtful::Doubtful;
+use suspect::SuspectLookups;
 
 /// Keys kept in memory.
 const KEYS: u64 = 100_000;
@@ -63,7 +63,7 @@ pub struct KeyRing {
     unknown: moka::sync::Cache<KeyHash, ()>,
     revoked: moka::sync::Cache<Arc<str>, ()>,
     bad: BadKeys,
-    doubtful: Doubtful,
+    suspect: SuspectLookups,
     rate: Rate,
     messages: Rate,
     connections: usize,
@@ -114,7 +114,7 @@ impl KeyRing {
                 .time_to_live(REVOKED_TTL)
                 .build(),
             bad: BadKeys::new(server.bad_keys_per_minute),
-            doubtful: Doubtful::new(),
+            suspect: SuspectLookups::new(),
             rate: Rate::per_second(server.requests_per_second_per_key),
             messages: Rate::per_second(server.messages_per_second_per_key),
             connections: server.max_connections_per_key,
@@ -236,7 +236,7 @@ impl KeyRing {
         self.bad_key(peer, AuthFailure::Unknown, "the key is not known here")
     }
 
-    /// Counts a bad key; says what is wrong with it until the address had too many.
+    /// Counts a bad key. The answer names what is wrong with it until the address had too many.
     fn bad_key(&self, peer: IpAddr, reason: AuthFailure, message: &str) -> ApiError {
         if let Err(wait) = self.bad.check(peer) {
             return self.too_many(wait);
@@ -254,13 +254,13 @@ impl KeyRing {
     pub async fn made(&self, hash: &KeyHash) {
         self.unknown.invalidate(hash);
         if let Some(key) = self.known.get(hash).await {
-            key.doubt();
+            key.invalidate();
         }
     }
 
     /// Looks keys up for addresses that had too many bad ones, for as long as it is polled.
-    pub async fn look_up_doubtful(&self) {
-        self.doubtful.answer_all(&self.store).await;
+    pub async fn look_up_suspect(&self) {
+        self.suspect.answer_all(&self.store).await;
     }
 
     /// Every key in memory.

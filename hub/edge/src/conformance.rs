@@ -27,7 +27,7 @@ pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Whether the client waits to be told before it sends its body.
+/// Whether the client waits for `100 Continue` before it sends its body.
 pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.contains_key(EXPECT)
 }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 /// One route of a surface whose state is `S`.
 #[derive(Debug)]
 pub struct Endpoint<S> {
-    /// What the document says of it.
+    /// How the document describes it.
     pub route: Route,
     /// What answers.
     pub handler: MethodRouter<S>,
@@ -36,17 +36,17 @@ pub(crate) struct Parameter {
     pub(crate) required: bool,
     pub(crate) repeated: bool,
     pub(crate) help: &'static str,
-    pub(crate) shape: Shape,
+    pub(crate) schema: SchemaFn,
 }
 
 /// Makes a type's schema.
-pub type Shape = fn(&mut SchemaGenerator) -> Schema;
+pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
 
 /// What a request carries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RequestBody {
     /// A type.
-    Typed(Shape),
+    Typed(SchemaFn),
     /// Any JSON, or nothing.
     Any(&'static str),
 }
@@ -55,7 +55,7 @@ pub(crate) enum RequestBody {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Content {
     /// `{data, meta}` with data of this type.
-    Data(Shape),
+    Data(SchemaFn),
     /// `{data, meta}` as the spoke gave it.
     Output,
     /// Server-sent events.
@@ -69,14 +69,14 @@ pub(crate) enum Content {
 }
 
 /// The schema of a type.
-pub fn shape<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
 // === impl Endpoint ===
 
 impl<S> Endpoint<S> {
-    /// A route that needs a key and says nothing yet of what it reads and gives.
+    /// A route that needs a key; what it reads and gives is still to be described.
     pub fn new(method: Method, path: &'static str, handler: MethodRouter<S>) -> Self {
         Self {
             route: Route {
@@ -112,18 +112,18 @@ impl<S> Endpoint<S> {
     }
 
     /// A part of the path.
-    pub fn path(self, name: &'static str, shape: Shape) -> Self {
-        self.parameter(name, "path", "", shape)
+    pub fn path(self, name: &'static str, schema: SchemaFn) -> Self {
+        self.parameter(name, "path", "", schema)
     }
 
     /// A query parameter that may be there once.
-    pub fn query(self, name: &'static str, help: &'static str, shape: Shape) -> Self {
-        self.parameter(name, "query", help, shape)
+    pub fn query(self, name: &'static str, help: &'static str, schema: SchemaFn) -> Self {
+        self.parameter(name, "query", help, schema)
     }
 
     /// A query parameter that must be there and may be repeated.
-    pub fn repeated(mut self, name: &'static str, help: &'static str, shape: Shape) -> Self {
-        self = self.parameter(name, "query", help, shape);
+    pub fn repeated(mut self, name: &'static str, help: &'static str, schema: SchemaFn) -> Self {
+        self = self.parameter(name, "query", help, schema);
         if let Some(last) = self.route.parameters.last_mut() {
             (last.required, last.repeated) = (true, true);
         }
@@ -131,8 +131,8 @@ impl<S> Endpoint<S> {
     }
 
     /// A query parameter that must be there.
-    pub fn required(mut self, name: &'static str, help: &'static str, shape: Shape) -> Self {
-        self = self.parameter(name, "query", help, shape);
+    pub fn required(mut self, name: &'static str, help: &'static str, schema: SchemaFn) -> Self {
+        self = self.parameter(name, "query", help, schema);
         if let Some(last) = self.route.parameters.last_mut() {
             last.required = true;
         }
@@ -140,8 +140,8 @@ impl<S> Endpoint<S> {
     }
 
     /// A header that it reads.
-    pub fn header(self, name: &'static str, help: &'static str, shape: Shape) -> Self {
-        self.parameter(name, "header", help, shape)
+    pub fn header(self, name: &'static str, help: &'static str, schema: SchemaFn) -> Self {
+        self.parameter(name, "header", help, schema)
     }
 
     /// It reads a JSON body of this type.
@@ -191,14 +191,14 @@ impl<S> Endpoint<S> {
         self
     }
 
-    fn parameter(mut self, name: &'static str, place: &'static str, help: &'static str, shape: Shape) -> Self {
+    fn parameter(mut self, name: &'static str, place: &'static str, help: &'static str, schema: SchemaFn) -> Self {
         self.route.parameters.push(Parameter {
             name,
             place,
             required: place == "path",
             repeated: false,
             help,
-            shape,
+            schema,
         });
         self
     }

@@ -45,7 +45,7 @@ impl ApiError {
             .into()
     }
 
-    /// The store failed. What the caller can mend is told; the reason of anything else goes to the log.
+    /// The store failed. What the caller can mend is in the answer; the reason of anything else goes to the log.
     pub fn store(error: &alkhub_store::Error) -> Self {
         match error {
             alkhub_store::Error::Text => Self::bad_request(error.to_string()),
@@ -97,7 +97,7 @@ impl IntoResponse for ApiError {
         if let Some(wait_ms) = self.error.retry_after_ms {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
         }
-        // A status 401 that an operation declares says nothing of the hub's keys.
+        // A status 401 that an operation declares has nothing to do with the hub's keys.
         if self.error.code == Code::Unauthenticated {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"alkhub\""));
         }

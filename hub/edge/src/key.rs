@@ -61,7 +61,7 @@ pub(crate) enum Review {
 
 /// The right to refresh a key; one has it at a time.
 #[derive(Debug)]
-pub(crate) struct Turn<'a>(&'a AtomicBool);
+pub(crate) struct RefreshGuard<'a>(&'a AtomicBool);
 
 // === impl Key ===
 
@@ -107,7 +107,7 @@ impl Key {
         state.revoked |= revoked();
         let old = self.state.load();
         if old.caller == state.caller {
-            // The same one says to everybody that nothing has changed.
+            // The same object shows everybody that nothing has changed.
             state.caller = old.caller.clone();
         }
         self.state.store(Arc::new(state));
@@ -134,7 +134,7 @@ impl Key {
     }
 
     /// Makes it due for a look-up when it is next used.
-    pub(crate) fn doubt(&self) {
+    pub(crate) fn invalidate(&self) {
         *self.looked_up.lock() = None;
     }
 
@@ -143,9 +143,9 @@ impl Key {
         *self.looked_up.lock() = Instant::now().checked_sub(ttl.saturating_sub(pause));
     }
 
-    pub(crate) fn begin_refresh(&self) -> Option<Turn<'_>> {
+    pub(crate) fn begin_refresh(&self) -> Option<RefreshGuard<'_>> {
         let free = !self.refreshing.swap(true, Ordering::AcqRel);
-        free.then(|| Turn(&self.refreshing))
+        free.then(|| RefreshGuard(&self.refreshing))
     }
 
     pub(crate) fn used(&self, now: Timestamp) {
@@ -172,9 +172,9 @@ impl KeyFault {
     }
 }
 
-// === impl Turn ===
+// === impl RefreshGuard ===
 
-impl Drop for Turn<'_> {
+impl Drop for RefreshGuard<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

@@ -136,7 +136,7 @@ impl BadKeys {
         if seen.len() >= ADDRESSES {
             seen.retain(|_, (since, _)| now - *since < WINDOW);
             if seen.len() >= ADDRESSES {
-                // So many addresses at once cannot be told apart; memory stays bounded.
+                // So many addresses at once are counted as one; memory stays bounded.
                 seen.clear();
             }
         }

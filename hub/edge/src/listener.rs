@@ -44,7 +44,7 @@ use crate::scope::Scope;
 /// How long a failing `accept` waits before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections over the limit that are told so at once; more are closed without a word.
+/// Connections over the limit that get an answer at the same time; more are closed without one.
 const REFUSALS: usize = 64;
 
 /// Connections that wait to be accepted.
@@ -147,12 +147,12 @@ impl Listener {
         });
     }
 
-    /// Tells a connection over the limit so.
+    /// Answers a connection over the limit.
     fn refuse(&self, stream: TcpStream, refusals: &Arc<Semaphore>) {
         if let Some(metrics) = &self.metrics {
             metrics.limited(Limit::Connections);
         }
-        // A plain answer would tell a TLS client that there is no TLS here: it is closed without a word.
+        // A plain answer would tell a TLS client that there is no TLS here: it is closed without an answer.
         if let (None, Ok(permit)) = (&self.tls, refusals.clone().try_acquire_owned()) {
             self.scope.tasks.spawn(async move {
                 refuse(Raw::new(stream), Refusal::Full).await;

@@ -148,14 +148,14 @@ impl EdgeMetrics {
     }
 
     /// Counts a request that was answered.
-    pub(crate) fn request(&self, route: &str, method: &str, status: u16, took: Duration) {
+    pub(crate) fn request(&self, route: &str, method: &str, status: u16, duration: Duration) {
         let mut buffer = [0; 3];
         self.requests
             .with_label_values(&[route, method, decimal(status, &mut buffer)])
             .inc();
         self.request_duration
             .with_label_values(&[route])
-            .observe(took.as_secs_f64());
+            .observe(duration.as_secs_f64());
     }
 
     /// Counts a connection until the guard is dropped.

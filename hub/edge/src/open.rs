@@ -38,7 +38,7 @@ pub trait Closeable: fmt::Debug + Send + Sync {
     /// The hub drains: end as soon as nothing is under way that a peer waits for.
     fn drain(&self);
 
-    /// End, and tell the peer why.
+    /// End, with the reason for the peer.
     fn close(&self, why: Closing);
 
     /// End without another word.

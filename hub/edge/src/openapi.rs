@@ -37,7 +37,7 @@ pub fn document<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Value {
         "components": {
             "schemas": generator.take_definitions(true),
             "responses": { "Problem": {
-                "description": "The request failed; `code` tells how, for programs.",
+                "description": "The request failed; `code` names the failure, for programs.",
                 "headers": { "X-Request-Id": request_id() },
                 "content": { PROBLEM_JSON: { "schema": problem } },
             }},
@@ -84,7 +84,7 @@ fn parameters(route: &Route, generator: &mut SchemaGenerator) -> Vec<Value> {
 }
 
 fn parameter(parameter: &Parameter, generator: &mut SchemaGenerator) -> Value {
-    let schema = (parameter.shape)(generator);
+    let schema = (parameter.schema)(generator);
     let schema = if parameter.repeated {
         json!({ "type": "array", "items": schema, "minItems": 1, "maxItems": 1_000 })
     } else {
@@ -104,7 +104,7 @@ fn parameter(parameter: &Parameter, generator: &mut SchemaGenerator) -> Value {
 
 fn request_body(body: RequestBody, generator: &mut SchemaGenerator) -> Value {
     let (required, description, schema) = match body {
-        RequestBody::Typed(shape) => (true, "", shape(generator)),
+        RequestBody::Typed(schema) => (true, "", schema(generator)),
         RequestBody::Any(help) => (false, help, Schema::from(true)),
     };
     let mut body = json!({ "required": required, "content": { "application/json": { "schema": schema } } });
@@ -148,7 +148,7 @@ fn describe(answer: Content) -> &'static str {
 fn content(answer: Content, generator: &mut SchemaGenerator) -> Option<(&'static str, Value)> {
     const JSON: &str = "application/json";
     match answer {
-        Content::Data(shape) => Some((JSON, enveloped(&shape(generator)))),
+        Content::Data(schema) => Some((JSON, enveloped(&schema(generator)))),
         Content::Output => Some((JSON, generator.subschema_for::<ResponseEnvelope>().to_value())),
         Content::Stream => Some(("text/event-stream", json!({ "type": "string" }))),
         Content::Plain => Some((JSON, json!({ "type": "object" }))),

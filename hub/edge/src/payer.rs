@@ -3,7 +3,7 @@
 //! Invariants
 //! - An answer is charged from the moment that it is there until its last byte is written, or nobody wants it any more:
 //!   the charge lies in its bytes, wherever a connection keeps them.
-//! - What a key is refused for its budget it is told: a small answer is given in any case.
+//! - A key that is refused for its budget gets an answer: a small one is given in any case.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};

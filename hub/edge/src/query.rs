@@ -3,7 +3,7 @@
 //! Invariants
 //! - A parameter that a route does not declare is refused, by its name: who writes `uuid` for `uid` learns it before
 //!   anything is done. So is one that stands there twice where it counts once, and text that is no UTF-8.
-//! - What a route declares is what the OpenAPI document says: both are the surface's page of routes.
+//! - What a route declares is what the OpenAPI document has: both are the surface's page of routes.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ pub struct Query(Vec<(String, String)>);
 
 /// The parameters that a route takes, and whether each may be repeated.
 #[derive(Clone, Debug)]
-pub(crate) struct Declared(Arc<[(&'static str, bool)]>);
+pub(crate) struct QueryParameters(Arc<[(&'static str, bool)]>);
 
-// === impl Declared ===
+// === impl QueryParameters ===
 
-impl Declared {
+impl QueryParameters {
     /// Those of a route.
     pub(crate) fn of(parameters: &[Parameter]) -> Self {
         let queries = parameters.iter().filter(|parameter| parameter.place == "query");

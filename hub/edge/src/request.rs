@@ -64,14 +64,14 @@ pub(crate) async fn observe(State(metrics): State<Arc<EdgeMetrics>>, mut request
         .charge(named(response, &id), &method)
         .unwrap_or_else(|refusal| named(refusal.into_response(), &id));
 
-    let took = started.elapsed();
+    let elapsed = started.elapsed();
     let status = response.status();
     let method = known_method(&method);
-    metrics.request(&route, method, status.as_u16(), took);
+    metrics.request(&route, method, status.as_u16(), elapsed);
     span.in_scope(|| {
         tracing::debug!(
             http.status = status.as_u16(),
-            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             "answered"
         );
     });

@@ -13,11 +13,11 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::endpoint::Endpoint;
 use crate::error::ApiError;
 use crate::metrics::EdgeMetrics;
-use crate::query::Declared;
+use crate::query::QueryParameters;
 use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT};
 use crate::trace::TRACEPARENT;
 
-/// Characters of a path that are said of it, at most.
+/// Characters of a path that are repeated, at most.
 const SHOWN: usize = 200;
 
 /// The routes of one surface with its state. A query parameter that a route does not declare is refused.
@@ -25,8 +25,8 @@ pub fn mount<S: Clone + Send + Sync + 'static>(endpoints: Vec<Endpoint<S>>, stat
     let routes = endpoints
         .into_iter()
         .fold(Router::new(), |router, Endpoint { route, handler }| {
-            let declared = Declared::of(&route.parameters);
-            let check = middleware::from_fn(move |request, next| declared.clone().pass(request, next));
+            let parameters = QueryParameters::of(&route.parameters);
+            let check = middleware::from_fn(move |request, next| parameters.clone().pass(request, next));
             router.route(route.path, handler.route_layer(check))
         });
     routes.with_state(state)
@@ -96,7 +96,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-/// As much of a path as is said of it: who has no key writes it too.
+/// As much of a path as is repeated: who has no key writes it too.
 fn shown(uri: &Uri) -> String {
     uri.path().chars().take(SHOWN).collect()
 }

@@ -1,4 +1,4 @@
-//! What the tasks of one hub are counted by, and what tells them how far its end has come.
+//! What counts the tasks of one hub, and shows them how far its end has come.
 
 use std::panic::resume_unwind;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Schemas as TypeBox and older drafts write them, read as JSON Schema 2020-12.
 //!
 //! The origin's spokes describe their operations with TypeBox, whose types go beyond JSON's. A spoke that offers such a
-//! schema means what TypeBox does with it; the hub checks what JSON can carry and says what it does not check.
+//! schema means what TypeBox does with it; the hub checks what JSON can carry and warns of what it does not check.
 //!
 //! | written | read as |
 //! |---|---|
@@ -127,7 +127,7 @@ fn lists_to_prefixes(keywords: &mut Map<String, Value>) {
         return;
     }
     let prefixes = keywords.remove("items").expect("it was just seen");
-    // An empty list says nothing, and `prefixItems` may not be empty.
+    // An empty list has no meaning, and `prefixItems` may not be empty.
     if prefixes.as_array().is_some_and(|prefixes| !prefixes.is_empty()) {
         keywords.insert("prefixItems".to_owned(), prefixes);
     }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_json_has_not_is_unchecked_and_told_with_its_place() {
+    fn a_type_that_json_has_not_is_unchecked_and_reported_with_its_place() {
         let (schema, warnings) = adapted(json!({
             "type": "object",
             "properties": {

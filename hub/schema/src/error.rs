@@ -2,7 +2,7 @@
 
 use alkhub_protocol::json::tree::TreeError;
 
-use crate::shape::Shape;
+use crate::shape::ShapeError;
 
 /// Largest schema that is compiled, in bytes.
 pub(crate) const SCHEMA_LIMIT_BYTES: usize = 256 * 1024;
@@ -29,7 +29,7 @@ pub enum Error {
     },
     /// A check against it could cost more than the size of the value allows.
     #[error(transparent)]
-    Shape(#[from] Shape),
+    Shape(#[from] ShapeError),
     /// It was not compiled, or not to the end: what it takes is over the limit.
     #[error("takes at least {bytes} bytes when it is compiled")]
     Over {

@@ -39,6 +39,6 @@ mod violation;
 
 pub use check::{Check, Compiled, Prepared, Side, check_schema};
 pub use error::Error;
-pub use shape::Shape;
+pub use shape::ShapeError;
 pub use undefined::Nothing;
 pub use violation::Violation;

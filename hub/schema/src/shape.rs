@@ -26,7 +26,7 @@ const META_SPREAD: u64 = 64;
 
 /// Why a schema is refused although it is one. Places are JSON pointers into the schema.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Shape {
+pub enum ShapeError {
     /// A loop of references that goes down nowhere.
     #[error(
         "applies itself to the same value again at `{0}`: let a reference to itself go through a member or an item"
@@ -77,7 +77,7 @@ struct Walk<'a> {
 }
 
 /// The widest spread at any value; refuses a schema whose spread is over the limits.
-pub(crate) fn spread(schema: &Value) -> Result<u64, Shape> {
+pub(crate) fn spread(schema: &Value) -> Result<u64, ShapeError> {
     let mut walk = Walk::new(schema);
     let mut widest = 1;
     let mut seen = HashSet::new();
@@ -96,7 +96,7 @@ pub(crate) fn spread(schema: &Value) -> Result<u64, Shape> {
 }
 
 /// The patterns in a schema, and what only looks like some.
-pub(crate) fn patterns(schema: &Value) -> Result<Patterns, Shape> {
+pub(crate) fn patterns(schema: &Value) -> Result<Patterns, ShapeError> {
     let mut found = Patterns::default();
     let mut open = vec![schema];
     while let Some(value) = open.pop() {
@@ -117,7 +117,7 @@ pub(crate) fn patterns(schema: &Value) -> Result<Patterns, Shape> {
     }
     match found.count {
         0..=PATTERNS_LIMIT => Ok(found),
-        _ => Err(Shape::Patterns),
+        _ => Err(ShapeError::Patterns),
     }
 }
 
@@ -208,14 +208,14 @@ impl<'a> Walk<'a> {
     }
 
     /// What applies to a value where this schema does.
-    fn spread(&mut self, schema: &'a Value, level: u32) -> Result<Spread, Shape> {
+    fn spread(&mut self, schema: &'a Value, level: u32) -> Result<Spread, ShapeError> {
         let Value::Object(keywords) = schema else {
             return Ok(Spread::ONE);
         };
         match self.known.get(&address(schema)) {
             Some(Some(known)) => return Ok(*known),
-            Some(None) => return Err(Shape::Endless(self.place(schema))),
-            None if level >= DEPTH_LIMIT => return Err(Shape::Deep(self.place(schema))),
+            Some(None) => return Err(ShapeError::Endless(self.place(schema))),
+            None if level >= DEPTH_LIMIT => return Err(ShapeError::Deep(self.place(schema))),
             None => self.known.insert(address(schema), None),
         };
         let mut spread = Spread::ONE;
@@ -233,16 +233,16 @@ impl<'a> Walk<'a> {
             spread.subschemas = spread.subschemas.saturating_add(META_SPREAD);
         }
         if spread.subschemas > SPREAD_LIMIT {
-            return Err(Shape::Wide(self.place(schema)));
+            return Err(ShapeError::Wide(self.place(schema)));
         }
         if spread.depth + level > DEPTH_LIMIT {
-            return Err(Shape::Deep(self.place(schema)));
+            return Err(ShapeError::Deep(self.place(schema)));
         }
         self.known.insert(address(schema), Some(spread));
         Ok(spread)
     }
 
-    fn in_place(&self, schema: &'a Value, keywords: &'a Map<String, Value>) -> Result<Vec<&'a Value>, Shape> {
+    fn in_place(&self, schema: &'a Value, keywords: &'a Map<String, Value>) -> Result<Vec<&'a Value>, ShapeError> {
         let get = |keyword: &&str| keywords.get(*keyword);
         let mut found: Vec<&'a Value> = SINGLE.iter().filter_map(get).collect();
         found.extend(LISTS.iter().filter_map(get).filter_map(Value::as_array).flatten());
@@ -255,14 +255,14 @@ impl<'a> Walk<'a> {
         for reference in REFERENCES.iter().filter_map(get).filter_map(Value::as_str) {
             let targets = self.targets(schema, reference);
             if targets.is_empty() && !self.is_meta(reference) {
-                return Err(Shape::Leaves(self.place(schema)));
+                return Err(ShapeError::Leaves(self.place(schema)));
             }
             found.extend(targets);
         }
         Ok(found)
     }
 
-    /// Where a reference may lead; more than one place where only the run tells.
+    /// Where a reference may lead; more than one place where only the run decides.
     fn targets(&self, from: &Value, reference: &str) -> Vec<&'a Value> {
         let (base, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let fragment = percent_decode_str(fragment).decode_utf8_lossy();

@@ -1,4 +1,4 @@
-//! What a check says of a value that breaks its schema: never more of the value than the path to the fault.
+//! What a check reports of a value that breaks its schema: never more of the value than the path to the fault.
 
 use std::fmt;
 

@@ -41,7 +41,7 @@ impl App {
         Self(Arc::new(inner))
     }
 
-    /// What this hub says of itself in its lease.
+    /// What this hub publishes of itself in its lease.
     pub(crate) fn lease(&self) -> Lease {
         Lease {
             pod: self.config.pod.name.clone(),

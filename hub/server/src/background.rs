@@ -33,7 +33,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
         "server.keys",
         auth::watch(app.edge.keys().clone(), changes, scope.clone()),
     );
-    supervisor.keep("server.doubtful-keys", doubtful_keys(app.clone()));
+    supervisor.keep("server.suspect-keys", suspect_keys(app.clone()));
     supervisor.keep("server.prune-keys", prune_keys(app.clone()));
     supervisor.keep("server.sockets", app.sockets.clone().beat());
     supervisor.keep("server.streams", app.api.clone().keep_alive());
@@ -122,10 +122,10 @@ async fn announce(app: App) {
 }
 
 /// Looks keys up for addresses that had too many bad ones.
-async fn doubtful_keys(app: App) {
+async fn suspect_keys(app: App) {
     tokio::select! {
         () = app.edge.scope().stop.cancelled() => {}
-        () = app.edge.keys().look_up_doubtful() => {}
+        () = app.edge.keys().look_up_suspect() => {}
     }
 }
 

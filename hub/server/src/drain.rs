@@ -1,9 +1,9 @@
 //! The graceful end: one mechanism for SIGTERM, scale-down and roll-out.
 //!
-//! Not ready, and the other hubs are told: their calls go elsewhere wherever there is anybody else → `drain-delay`, so
-//! that load balancers notice → no new connections, clients without a call under way
-//! are let go → running calls finish, up to `drain-timeout` → those that still run end with UNAVAILABLE, while every
-//! caller can be told → sockets close with 1001 and a reason → everything ends.
+//! Not ready, which is announced to the other hubs: their calls go elsewhere wherever there is anybody else →
+//! `drain-delay`, so that load balancers notice → no new connections, clients without a call under way are let go →
+//! running calls finish, up to `drain-timeout` → those that still run end with UNAVAILABLE, while every caller can be
+//! reached → sockets close with 1001 and a reason → everything ends.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::hub::Hub;
 
-/// Time to tell the other hubs, while `drain-delay` runs.
+/// Time to announce it to the other hubs, while `drain-delay` runs.
 const ANNOUNCING: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether calls still run.
@@ -52,7 +52,7 @@ impl Hub {
                 "calls still run at the end of `server.drain-timeout`"
             );
         }
-        // While every caller can still be told.
+        // While every caller can still be reached.
         app.calls.end_all(&unanswered(DRAINING), DRAINING);
         scope.close.cancel();
         open.close();
@@ -66,13 +66,15 @@ impl Hub {
         self.end().await;
     }
 
-    /// Tells the other hubs that this one goes away, before anything else of it does.
+    /// Announces to the other hubs that this one goes away, before anything else of it does.
     async fn announce(&self) {
-        let told = self.app.cluster.announce_now(self.app.lease());
-        match timeout(ANNOUNCING, told).await {
+        let announced = self.app.cluster.announce_now(self.app.lease());
+        match timeout(ANNOUNCING, announced).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the other hubs were not told that this one drains"),
-            Err(_) => tracing::warn!("the other hubs were not told in time that this one drains"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "it could not be announced to the other hubs that this one drains")
+            }
+            Err(_) => tracing::warn!("it was not announced in time to the other hubs that this one drains"),
         }
     }
 

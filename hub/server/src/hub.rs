@@ -1,6 +1,6 @@
 //! One hub process, and how it starts.
 //!
-//! [`Hub::start`] binds and spawns; whatever is remote is reached for in the background, and `/readyz` tells how far it
+//! [`Hub::start`] binds and spawns; whatever is remote is reached for in the background, and `/readyz` shows how far it
 //! is. The main port listens when the hub can answer; the management port from the start. How it ends is in `drain`.
 
 use std::net::SocketAddr;

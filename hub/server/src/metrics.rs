@@ -1,4 +1,4 @@
-//! What a hub process says of itself.
+//! The metrics of a hub process.
 
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 

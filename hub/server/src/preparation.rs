@@ -1,4 +1,4 @@
-//! What is bound and read before anything of a hub runs: what is wrong with it is told at once.
+//! What is bound and read before anything of a hub runs: what is wrong with it is reported at once.
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ impl Preparation {
     /// The addresses of the main and of the management listener.
     ///
     /// # Errors
-    /// The system does not say them.
+    /// The system does not report them.
     pub(crate) fn addresses(&self, server: &ServerConfig) -> Result<(SocketAddr, SocketAddr), StartError> {
         Ok((
             local_address(self.main.local_addr(), "server.listen", server.listen)?,

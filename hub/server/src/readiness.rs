@@ -48,10 +48,10 @@ pub(crate) enum Prefix {
     Taken(String),
 }
 
-/// What `/readyz` says in one word.
+/// The state of a hub in one word, as `/readyz` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Status {
+pub(crate) enum ReadyStatus {
     /// Everything is there.
     Ok,
     /// It was ready, and something is away now.
@@ -64,10 +64,10 @@ pub(crate) enum Status {
     Draining,
 }
 
-/// What `/readyz` says.
+/// The body of `/readyz`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) status: Status,
+    pub(crate) status: ReadyStatus,
     postgres: Check,
     redis: Check,
     prefix: Check,
@@ -167,7 +167,7 @@ impl Readiness {
         }
     }
 
-    /// What is not good now, by name, and why. The prefix is claimed in Redis: nothing to say while that is away.
+    /// What is not good now, by name, and why. The prefix is claimed in Redis: it is unknown while that is away.
     pub(crate) fn away(&self) -> Vec<(&'static str, String)> {
         let report = self.report();
         let prefix = report.prefix.reason.filter(|_| report.redis.reason.is_none());
@@ -238,24 +238,24 @@ impl State {
         self.fatal.as_ref().or(self.lost.as_ref())
     }
 
-    fn status(&self, away: bool) -> Status {
+    fn status(&self, away: bool) -> ReadyStatus {
         if self.draining {
-            Status::Draining
+            ReadyStatus::Draining
         } else if self.cannot_go_on().is_some() {
-            Status::Failed
+            ReadyStatus::Failed
         } else if !self.is_ready() {
-            Status::Starting
+            ReadyStatus::Starting
         } else if away {
-            Status::Degraded
+            ReadyStatus::Degraded
         } else {
-            Status::Ok
+            ReadyStatus::Ok
         }
     }
 }
 
 // === impl Status ===
 
-impl Status {
+impl ReadyStatus {
     /// Whether clients should come.
     pub(crate) fn is_ready(self) -> bool {
         matches!(self, Self::Ok | Self::Degraded)
@@ -288,23 +288,23 @@ mod tests {
         let gauge = IntGauge::new("ready", "help").expect("a name");
         let readiness = Readiness::new(postgres.subscribe(), redis.subscribe(), gauge.clone());
         let status = || readiness.report().status;
-        assert_eq!(status(), Status::Starting);
+        assert_eq!(status(), ReadyStatus::Starting);
 
         postgres.send_replace(PostgresLink::Up);
         redis.send_replace(RedisLink::Up);
         readiness.prepared();
         readiness.redis_seen();
-        assert_eq!(status(), Status::Starting);
+        assert_eq!(status(), ReadyStatus::Starting);
         readiness.prefix(Prefix::Ours);
-        assert_eq!(status(), Status::Starting);
+        assert_eq!(status(), ReadyStatus::Starting);
         readiness.listening();
-        assert_eq!((status(), gauge.get()), (Status::Ok, 1));
+        assert_eq!((status(), gauge.get()), (ReadyStatus::Ok, 1));
 
         redis.send_replace(RedisLink::Down("reset".to_owned()));
-        assert_eq!(status(), Status::Degraded);
+        assert_eq!(status(), ReadyStatus::Degraded);
         assert_eq!(readiness.report().redis.reason.as_deref(), Some("reset"));
 
         readiness.draining();
-        assert_eq!((status(), gauge.get()), (Status::Draining, 0));
+        assert_eq!((status(), gauge.get()), (ReadyStatus::Draining, 0));
     }
 }

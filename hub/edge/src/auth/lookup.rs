@@ -9,7 +9,7 @@ use alkhub_protocol::{CallError, Code};
 use alkhub_store::{KeyHash, KeyRecord};
 
 use super::KeyRing;
-use super::doubtful::NotFound;
+use super::suspect::NotFound;
 use crate::error::{ApiError, Chain};
 use crate::key::Key;
 use crate::metrics::AuthFailure;
@@ -43,10 +43,10 @@ impl KeyRing {
         if self.unknown.contains_key(&hash) {
             return Err(self.unknown_key(peer));
         }
-        let doubtful = self.bad.check(peer).err();
+        let suspect = self.bad.check(peer).err();
         let found = self
             .known
-            .try_get_with(hash, self.look_up(hash, doubtful.is_some()))
+            .try_get_with(hash, self.look_up(hash, suspect.is_some()))
             .await;
         let found = found.inspect(|key| {
             self.look_again(key);
@@ -56,7 +56,7 @@ impl KeyRing {
                 self.unknown.insert(hash, ());
                 self.unknown_key(peer)
             }
-            NotFound::Busy => self.too_many(doubtful.unwrap_or(BUSY)),
+            NotFound::Busy => self.too_many(suspect.unwrap_or(BUSY)),
             NotFound::Store(error) => {
                 tracing::warn!(error = %Chain(error), "a key cannot be looked up");
                 self.cannot_be_checked()
@@ -76,9 +76,9 @@ impl KeyRing {
         .into()
     }
 
-    async fn look_up(&self, hash: KeyHash, doubtful: bool) -> Result<Arc<Key>, NotFound> {
-        let record = if doubtful {
-            self.doubtful.find(hash).await?
+    async fn look_up(&self, hash: KeyHash, suspect: bool) -> Result<Arc<Key>, NotFound> {
+        let record = if suspect {
+            self.suspect.find(hash).await?
         } else {
             self.store.keys().find(&hash).await.map_err(NotFound::Store)?
         };
@@ -88,7 +88,7 @@ impl KeyRing {
 
     /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
     pub(super) async fn refresh_soon(&self, key: &Key) {
-        let Some(_turn) = key.begin_refresh() else {
+        let Some(_refresh) = key.begin_refresh() else {
             return;
         };
         let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, self.refresh(key)).await;

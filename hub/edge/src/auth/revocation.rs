@@ -61,7 +61,7 @@ async fn check(keys: &KeyRing, due: &Notify, scope: &Scope) {
             _ = checks.tick() => false,
         };
         if patient {
-            keys.doubt_all();
+            keys.invalidate_all();
         }
         keys.recheck(patient.then_some(scope)).await;
     }
@@ -96,7 +96,7 @@ impl KeyRing {
 
     /// Has every hub look its keys up again: those of what is open now, the others when they are next used.
     pub async fn recheck_everywhere(&self) {
-        self.doubt_all();
+        self.invalidate_all();
         self.recheck(None).await;
         self.cluster.announce_key_change(KeyChange::Recheck).await;
     }
@@ -142,9 +142,9 @@ impl KeyRing {
     }
 
     /// Every key has to be looked up before it is trusted again.
-    fn doubt_all(&self) {
+    fn invalidate_all(&self) {
         for key in self.all() {
-            key.doubt();
+            key.invalidate();
         }
     }
 

@@ -122,7 +122,7 @@ impl Connection {
         let mut raw = Raw::new(stream);
         self.find_client(&mut raw).await?;
         if !self.take_place() {
-            // A plain answer would tell a TLS client that there is no TLS here: it is closed without a word.
+            // A plain answer would tell a TLS client that there is no TLS here: it is closed without an answer.
             if self.tls.is_none() {
                 refuse(raw, Refusal::Address).await;
             }
@@ -143,8 +143,8 @@ impl Connection {
     /// Reads the header of the PROXY protocol that a trusted proxy must send where it is set.
     async fn find_client(&mut self, raw: &mut Raw) -> std::io::Result<()> {
         let server = &self.server;
-        let told = server.client_address == ClientAddress::ProxyProtocol;
-        if !told || self.addresses.is_none() || !is_trusted(&server.trusted_proxies, self.address) {
+        let is_proxied = server.client_address == ClientAddress::ProxyProtocol;
+        if !is_proxied || self.addresses.is_none() || !is_trusted(&server.trusted_proxies, self.address) {
             return Ok(());
         }
         loop {
@@ -297,7 +297,7 @@ async fn begins_http2(raw: &mut Raw) -> std::io::Result<bool> {
     }
 }
 
-/// The handshake; a client that speaks plain HTTP is told so.
+/// The handshake; a client that speaks plain HTTP gets an answer that says so.
 async fn secure(tls: &tls::Acceptor, mut raw: Raw) -> std::io::Result<Option<TlsStream<Raw>>> {
     if raw.ahead().is_empty() {
         raw.look().await?;

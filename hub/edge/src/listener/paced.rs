@@ -5,8 +5,8 @@
 //!
 //! Invariants
 //! - An answer of which a piece waits, and none is taken for `server.write-timeout`, is reset: what it made the hub keep
-//!   goes. The pieces are small, so that a slow client is told from one that takes nothing.
-//! - The end of an answer of several pieces is not said before they are taken: until then it can be reset. Of one that is
+//!   goes. The pieces are small, so that a slow client differs from one that takes nothing.
+//! - The end of an answer of several pieces is not sent before they are taken: until then it can be reset. Of one that is
 //!   a single piece the end goes with it, and where that waits too long the connection is cut.
 
 use std::pin::Pin;
@@ -48,7 +48,7 @@ struct Progress {
     state: Mutex<State>,
     /// The first piece waits, or none does.
     changed: Notify,
-    /// Whoever waits to say the end.
+    /// Whoever waits to send the end.
     end: AtomicWaker,
 }
 

@@ -20,7 +20,7 @@ pub struct SocketPermit {
 /// Who is at the other end of a request's socket; an extension of every request.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Its address, or what a trusted proxy says of it by the PROXY protocol.
+    /// Its address, or the one that a trusted proxy gives by the PROXY protocol.
     pub address: IpAddr,
     /// To be kept for as long as the socket is open.
     pub permit: Permit,

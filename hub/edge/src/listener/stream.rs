@@ -79,7 +79,7 @@ impl Stream {
         self
     }
 
-    /// From here on it is no longer HTTP: the memory and the timer that it took go.
+    /// From here on it is no longer HTTP: its memory and its timer go.
     pub fn upgraded(mut self) -> Self {
         self.http = None;
         self

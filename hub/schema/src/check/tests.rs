@@ -1,4 +1,4 @@
-//! What a check refuses, what it says of it, and what it costs.
+//! What a check refuses, what it reports, and what it costs.
 
 use std::time::Duration;
 
@@ -111,8 +111,12 @@ fn soon(check: &Check, json: &str) -> Result<(), Violation> {
     let json = raw(json);
     let started = tokio::time::Instant::now();
     let answer = check.check(&json);
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(20), "{took:?} for {} bytes", json.len());
+    let elapsed = started.elapsed();
+    assert!(
+        elapsed < Duration::from_secs(20),
+        "{elapsed:?} for {} bytes",
+        json.len()
+    );
     answer
 }
 

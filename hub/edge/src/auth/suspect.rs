@@ -1,11 +1,10 @@
 //! Look-ups for addresses that had too many bad keys: all that wait in one statement, one statement after the other.
 //!
-//! Who guesses and who has a good key may share such an address, and none can be told from the other before the look-up.
-//! So none is left out, and what they all cost Postgres is bounded by the statements, not by the keys.
+//! Who guesses and who has a good key may share such an address, and only the look-up tells them apart. So none is left out, and what they all cost Postgres is bounded by the statements, not by the keys.
 //!
 //! Invariants
 //! - At most one statement at a time, and [`STATEMENTS`] in a second.
-//! - Nobody waits while [`WAITING`] do: they are told to try again.
+//! - When [`WAITING`] wait already, more are refused and asked to try again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +23,7 @@ const WAITING: usize = 4_096;
 
 /// Keys that wait for their look-up.
 #[derive(Debug)]
-pub(super) struct Doubtful {
+pub(super) struct SuspectLookups {
     asks: mpsc::Sender<Ask>,
     /// Held by the one loop that answers.
     waiting: Mutex<mpsc::Receiver<Ask>>,
@@ -37,7 +36,7 @@ pub(super) enum NotFound {
     /// Too many wait for a look-up.
     Busy,
     Store(alkhub_store::Error),
-    /// The store failed, and that is told elsewhere.
+    /// The store failed, and that is logged elsewhere.
     Away,
 }
 
@@ -47,9 +46,9 @@ struct Ask {
     answer: oneshot::Sender<Option<KeyRecord>>,
 }
 
-// === impl Doubtful ===
+// === impl SuspectLookups ===
 
-impl Doubtful {
+impl SuspectLookups {
     pub(super) fn new() -> Self {
         let (asks, waiting) = mpsc::channel(WAITING);
         Self {
@@ -66,7 +65,7 @@ impl Doubtful {
         found.await.map_err(|_| NotFound::Away)
     }
 
-    /// Looks up all that wait; those that Postgres gives no answer for are told that it is away.
+    /// Looks up all that wait. When Postgres does not answer, they get [`NotFound::Away`].
     async fn answer(store: &Store, asks: Vec<Ask>) {
         let hashes: Vec<KeyHash> = asks.iter().map(|ask| ask.hash).collect();
         let found: HashMap<KeyHash, KeyRecord> = match store.keys().find_many(&hashes).await {
