@@ -35,7 +35,7 @@ pub enum ConditionStatus {
     True,
     /// It does not.
     False,
-    /// Nobody could tell: what would know did not answer.
+    /// It is not known: who would know did not answer.
     Unknown,
 }
 

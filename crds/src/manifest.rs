@@ -1,4 +1,4 @@
-//! The CRDs as they are committed and installed: the derived schema, with what the derive cannot say mended.
+//! The CRDs as they are committed and installed: the derived schema, with what the derive cannot express added.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -37,7 +37,7 @@ fn mended(crd: &CustomResourceDefinition) -> CustomResourceDefinition {
     quantities(&mut value);
     bounded(&mut value);
     joined(&mut value);
-    // A rule's path must exist in the schema, and of the metadata nothing does unless it is said here.
+    // A rule's path must exist in the schema, and of the metadata nothing does unless it is added here.
     let schema = &mut value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     schema["properties"]["metadata"] =
         json!({ "type": "object", "properties": { "name": { "type": "string", "maxLength": 253 } } });

@@ -20,7 +20,7 @@ use crate::api::Api;
 use crate::shapes::PAGE_LIMIT;
 use crate::sse::{self, OnDrain};
 
-/// Records in an answer when the request does not say.
+/// Records in an answer by default.
 const PAGE: u32 = 100;
 
 /// What matters here of the input of `hub.call`.

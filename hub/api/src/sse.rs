@@ -1,7 +1,7 @@
 //! Server-sent events: topics, and subscriptions to operations.
 //!
 //! A client that goes away drops the stream, and with it its subscriptions or its call. Keep-alive comments come from
-//! one beat for all streams. A stream whose key ends says so in a last `event: error` (a problem document).
+//! one beat for all streams. A stream whose key ends gets a last `event: error` (a problem document).
 //!
 //! Topics: no `event:` field, so that a browser's `onmessage` fires; `data` is the envelope; `event: gap` where events
 //! are missing. Subscriptions: `event: next`, then `event: error` or `event: complete`.
@@ -144,7 +144,7 @@ pub(crate) fn items(api: &Api, caller: &Holder, mut held: OpenStream, mut items:
                     }
                 }
             }
-            // What the spoke has said by now is still given.
+            // What the spoke has sent by now is still passed on.
             for _ in 0..=waiting {
                 let Some(item) = items.next().now_or_never() else {
                     break;
@@ -160,7 +160,7 @@ pub(crate) fn items(api: &Api, caller: &Holder, mut held: OpenStream, mut items:
     )
 }
 
-/// Writes a stream, charging what is written to the reader; one whose budget is full is told so, and it ends.
+/// Writes a stream, charging what is written to the reader; one whose budget is full gets an error, and it ends.
 fn answer(budget: Budget, stream: impl Stream<Item = Part> + Send + 'static) -> Response {
     let body = Body::from_stream(async_stream::stream! {
         let mut stream = std::pin::pin!(stream);

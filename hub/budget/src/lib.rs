@@ -7,7 +7,7 @@
 //! Invariants
 //! - A key holds at most `budget.key-bytes`, all keys together at most `budget.hub-bytes` and [`RESERVE`] for each key.
 //! - Nobody is refused because of others while it holds no more than [`RESERVE`].
-//! - What is refused is counted, by what it was and whose budget was full, and says so by name.
+//! - What is refused is counted, by what it was and whose budget was full, and the error names both.
 
 mod kept;
 mod metrics;

@@ -9,7 +9,7 @@ pub const CLOSING: Duration = Duration::from_secs(5);
 /// Time for the tasks of sockets that were cut off to tidy up.
 pub const KILLING: Duration = Duration::from_secs(1);
 
-/// Time for tasks to end after everything was told to.
+/// Time for tasks to end after everything was asked to.
 pub const ENDING: Duration = Duration::from_secs(10);
 
 /// Time for the last writes to Postgres and the end of its connections.

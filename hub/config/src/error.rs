@@ -18,7 +18,7 @@ pub enum Error {
     Invalid {
         /// The file, or `in the environment`.
         origin: String,
-        /// What serde says: it names the setting and, for an unknown one, those that exist.
+        /// The error of serde: it names the setting and, for an unknown one, those that exist.
         message: String,
     },
     /// A variable that names no section and key.

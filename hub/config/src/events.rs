@@ -47,7 +47,7 @@ pub struct EventsConfig {
     /// A hub not heard of for this long is gone. Too short loses hubs to a pause; too long keeps calls waiting.
     #[serde(with = "humantime_serde")]
     pub lease_ttl: Duration,
-    /// A hub says this often that it is there; a third of `lease-ttl`.
+    /// A hub renews its lease this often; a third of `lease-ttl`.
     #[serde(with = "humantime_serde")]
     pub lease_interval: Duration,
 }

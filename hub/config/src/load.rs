@@ -80,14 +80,14 @@ impl HubConfig {
     /// [`Error::Range`] names the setting, its value and the range; [`Error::Contradiction`] the fields and the cure.
     pub fn check(&self) -> Result<(), Error> {
         ranges::check(self)?;
-        let told = self.server.client_address == ClientAddress::ProxyProtocol;
+        let is_proxied = self.server.client_address == ClientAddress::ProxyProtocol;
         let rules = [
             (
                 self.server.dead_after >= self.server.ping_interval * 2,
                 "`server.dead-after` must be at least twice `server.ping-interval`",
             ),
             (
-                !told || !self.server.trusted_proxies.is_empty(),
+                !is_proxied || !self.server.trusted_proxies.is_empty(),
                 "`server.client-address` is `proxy-protocol` and `server.trusted-proxies` is empty, so that no header of \
                  the PROXY protocol is read and every connection with one gets 400: name the proxies",
             ),

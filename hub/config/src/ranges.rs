@@ -21,7 +21,7 @@ pub(crate) enum Range {
     Time(Duration, Duration),
     /// An address of HTTP.
     Http,
-    /// Whatever its type takes; where it names a file or a server, whoever opens it says what is wrong.
+    /// Whatever its type takes; where it names a file or a server, whoever opens it reports what is wrong.
     Typed,
 }
 

@@ -143,8 +143,8 @@ impl Default for ServerConfig {
 mod tests {
     #[test]
     fn the_time_that_kubernetes_must_allow_is_the_time_that_a_hub_takes() {
-        let told = format!("`drain-delay + drain-timeout + {}s`", crate::drain::LIMIT.as_secs());
+        let documented = format!("`drain-delay + drain-timeout + {}s`", crate::drain::LIMIT.as_secs());
 
-        assert!(crate::reference().contains(&told), "{told}");
+        assert!(crate::reference().contains(&documented), "{documented}");
     }
 }

@@ -11,7 +11,7 @@ pub enum Error {
     Locked {
         /// The folder.
         folder: PathBuf,
-        /// The process, when it said so.
+        /// The process, when it is known.
         pid: Option<u32>,
     },
     /// The folder, or the lock in it, is another user's, who could take it at any time.
@@ -67,7 +67,7 @@ pub enum Error {
     /// The server ended while it started.
     #[error("Postgres did not start: {line} (more in {log})")]
     Exited {
-        /// The line of the log that tells why.
+        /// The line of the log with the reason.
         line: String,
         /// The log.
         log: PathBuf,

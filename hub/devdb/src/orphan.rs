@@ -1,6 +1,6 @@
 //! Ends a server that a killed process left behind.
 //!
-//! A Postgres stands in its data folder: that, and the name that [`crate::postmaster`] gives its servers, tell whether
+//! A Postgres stands in its data folder: that, and the name that [`crate::postmaster`] gives its servers, show whether
 //! a process is ours. The process id in `postmaster.pid` alone proves nothing, since ids are used again.
 
 use std::path::Path;

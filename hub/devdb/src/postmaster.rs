@@ -83,14 +83,14 @@ impl Postmaster {
                 .map_err(Error::io("wait for", &settings.binaries))?;
             if exited.is_some() {
                 return Err(Error::Exited {
-                    line: telling_line(&settings.log),
+                    line: last_reason(&settings.log),
                     log: settings.log.clone(),
                 });
             }
             if began.elapsed() > settings.start_timeout {
                 return Err(Error::NotReady {
                     seconds: settings.start_timeout.as_secs(),
-                    line: telling_line(&settings.log),
+                    line: last_reason(&settings.log),
                     log: settings.log.clone(),
                 });
             }
@@ -222,16 +222,13 @@ fn open_log(path: &PathBuf) -> Result<File, Error> {
     Ok(log)
 }
 
-/// The last line that tells of an end, else the last line.
-fn telling_line(log: &Path) -> String {
+/// The last line about an end, else the last line.
+fn last_reason(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(16 * 1024)..]).into_owned();
     let mut lines = text.lines().rev();
-    let telling = lines
+    let reason = lines
         .clone()
         .find(|line| line.contains("FATAL") || line.contains("PANIC"));
-    telling
-        .or_else(|| lines.next())
-        .unwrap_or("it wrote nothing")
-        .to_owned()
+    reason.or_else(|| lines.next()).unwrap_or("it wrote nothing").to_owned()
 }

@@ -77,7 +77,7 @@ impl Bus {
     /// Dropping the future after its first poll does not take the event back.
     ///
     /// # Errors
-    /// Redis is away, or did not confirm in time. [`PublishError::delivered`] tells what is known.
+    /// Redis is away, or did not confirm in time. [`PublishError::delivered`] is what is known.
     pub async fn publish(&self, topic: &Topic, payload: Option<RawJson>) -> Result<PublishReceipt, PublishError> {
         let BusInner { table, target, metrics } = &*self.inner;
         metrics.published.inc();

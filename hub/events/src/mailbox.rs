@@ -1,7 +1,7 @@
 //! The bounded queue of one connection, which all of its subscriptions share.
 //!
 //! Publishers push and never wait; the connection's writer reads. What does not fit is dropped by the policy that
-//! was chosen with [`Lag`], and the reader is told in its place.
+//! was chosen with [`Lag`], and the reader gets a gap in its place.
 //!
 //! Invariants
 //! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes of their texts, with a little for each
@@ -124,7 +124,7 @@ impl Drop for Deliveries {
 // === impl MailboxQueue ===
 
 impl MailboxQueue {
-    /// Queues an event; `any` tells that the subscriber asked for all ids of the type.
+    /// Queues an event; `any`: the subscriber asked for all ids of the type.
     pub(crate) fn push(&self, publication: &Arc<Publication>, any: bool) -> Pushed {
         let (pushed, waiter) = self.contents.lock().push(publication, any, self.limits, self.lag);
         waiter.wake();

@@ -65,7 +65,7 @@ struct Entry {
     list: List,
     /// The incarnation of the link that confirmed it; 0: none did, or that one has ended.
     incarnation: u64,
-    /// An incarnation that had confirmed it has ended, and the readers have not been told.
+    /// An incarnation that had confirmed it has ended, and the readers have no gap for it yet.
     gap_due: bool,
     /// Changes whenever a list gets its first subscriber.
     revision: u64,

@@ -1,7 +1,7 @@
-//! The admin API: what the operator and `alkhub keys` say to a hub.
+//! The admin API: what the operator and `alkhub keys` send to a hub.
 //!
 //! An operator and its hubs are upgraded apart, so one speaks to the other across a minor version, either way:
-//! - What they say to each other may hold fields that the reader does not know; they are passed over. (What people
+//! - What they send each other may hold fields that the reader does not know; they are passed over. (What people
 //!   write, [`KeyCreate`], may not: a misspelt `expiresInSeconds` would make a key without an end.)
 //! - A field that is new has a default for a writer that does not have it yet. No field goes, or changes its type.
 //! - `tests/versions.rs` reads what each released version wrote, and compares what is written now with it.
@@ -161,7 +161,7 @@ pub enum SpokeStatus {
     /// None is.
     #[default]
     Disconnected,
-    /// Its resource says so.
+    /// Its resource asks for it.
     Suspended,
     /// Something that a newer hub knows.
     #[serde(other)]
@@ -185,7 +185,7 @@ pub struct InstanceInfo {
     /// The labels that it registered with; those of its declaration are the spoke's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What it said of its host.
+    /// The host that it reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_info: Option<RawJson>,
 }
@@ -284,12 +284,12 @@ pub struct HubReport {
     #[serde(default)]
     pub postgres: String,
     /// Keys that were neither ended nor have expired and that nobody can use, since another secret than the hub's of
-    /// now hashed them. Absent while Postgres does not answer, and from a hub that does not tell.
+    /// now hashed them. Absent while Postgres does not answer, and from a hub that does not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_keys: Option<u64>,
 }
 
-/// One hub process as its lease tells.
+/// One hub process, from its lease.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodReport {

@@ -41,7 +41,7 @@ pub enum InvalidMetadata {
     TooLarge(usize),
 }
 
-/// Who asks for a call, as its spoke is told. The hub makes it from the caller's key; what a caller says of itself is
+/// Who asks for a call, as its spoke sees it. The hub makes it from the caller's key; what a caller claims to be is
 /// not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identity {
@@ -125,9 +125,9 @@ pub struct CallRecord {
     /// The spoke that got it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spoke: Option<String>,
-    /// The hub that took the call.
+    /// The hub that admitted the call.
     pub hub_id: String,
-    /// When the hub took it.
+    /// When the hub admitted it.
     #[schemars(with = "String")]
     pub started_at: jiff::Timestamp,
     /// From then to the end, in microseconds.

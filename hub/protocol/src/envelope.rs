@@ -82,7 +82,7 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// The same without the limit on the payload: for a call, it holds for the input or the output inside. Tells how
+    /// The same without the limit on the payload: for a call, it holds for the input or the output inside. With how
     /// deep the frame nests.
     pub(crate) fn read(frame: &Bytes) -> Result<(Self, usize), Error> {
         if frame.len() > FRAME_LIMIT_BYTES {

@@ -13,7 +13,7 @@ use crate::call::Delivered;
 /// The start of every problem document's `type`.
 pub const PROBLEM_PREFIX: &str = "urn:alkhub:problem:";
 
-/// What a port of TLS says to a request in plain HTTP.
+/// The answer of a port of TLS to a request in plain HTTP.
 pub const SPEAKS_TLS: &str = "this port speaks TLS: its address begins with https://";
 
 /// Names a failure; the spelling on the wire is in [`Code::as_str`].
@@ -31,7 +31,7 @@ pub enum Code {
     Aborted,
     /// The spoke's handler failed.
     ExecutionError,
-    /// The spoke failed and said nothing of use.
+    /// The spoke failed without a useful error.
     UnknownError,
     /// The operation is known, and no spoke offers it now.
     NoProvider,
@@ -233,7 +233,7 @@ impl JsonSchema for Code {
 // === impl CallError ===
 
 impl CallError {
-    /// An error that is not retryable and was not delivered; the setters say otherwise.
+    /// An error that is not retryable and was not delivered; the setters change that.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -253,7 +253,7 @@ impl CallError {
         self
     }
 
-    /// Says what is known of the delivery.
+    /// Sets what is known of the delivery.
     #[must_use]
     pub fn delivered(mut self, delivered: Delivered) -> Self {
         self.delivered = delivered;
@@ -267,7 +267,7 @@ impl CallError {
         self
     }
 
-    /// Says how long to wait before another try.
+    /// Sets how long to wait before another try.
     #[must_use]
     pub fn retry_after_ms(mut self, milliseconds: u64) -> Self {
         self.retry_after_ms = Some(milliseconds);

@@ -2,7 +2,7 @@
 //!
 //! The origin's processes send call events with `id: ""` and the request id inside the payload; its successor puts
 //! the request id into `id`. Both are read; a peer is answered in the [`Dialect`] of its first `call.requested`. No other
-//! message tells it: the origin's processes name a `hub.register` as they like and read calls in the payload.
+//! message shows it: the origin's processes name a `hub.register` as they like and read calls in the payload.
 //!
 //! Reading is [`Frame::decode`]; writing is one function for each message in [`encode`], which copies payloads and
 //! never parses them again.
@@ -28,7 +28,7 @@ use crate::{
     CallError, Code, DEPTH_LIMIT, FRAME_DEPTH_LIMIT, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, json,
 };
 
-/// Longest text that says what is wrong with a message, in characters.
+/// Longest reason for a broken message, in characters.
 const MESSAGE_LIMIT: usize = 500;
 
 /// Where a peer puts the request id.
@@ -41,7 +41,7 @@ pub enum Dialect {
     Id,
 }
 
-/// What one message asks or says.
+/// What one message asks or reports.
 #[derive(Clone, Debug)]
 pub enum Frame {
     /// `call.requested`, or `hub.register` as a message of its own.
@@ -93,7 +93,7 @@ pub struct Requested {
     pub request_id: RequestId,
     /// What to call.
     pub operation: OperationName,
-    /// The input; `None` when absent, which a spoke of the origin tells from `null`.
+    /// The input; `None` when absent, which a spoke of the origin distinguishes from `null`.
     pub input: Option<RawJson>,
     /// Calls: the absolute end in milliseconds since the epoch, by the caller's clock.
     pub deadline_ms: Option<u64>,
@@ -109,7 +109,7 @@ pub struct Requested {
     pub traceparent: Option<String>,
     /// All of `metadata`.
     pub metadata: Option<Box<Metadata>>,
-    /// Who asks, as a hub says; never read of a peer, whose identity comes from its key.
+    /// Who asks, by the hub; never read of a peer, whose identity comes from its key.
     pub identity: Option<Box<Identity>>,
 }
 
@@ -143,9 +143,9 @@ pub struct Error {
 pub struct Named {
     /// Its id.
     pub request_id: RequestId,
-    /// Where the message has the id; `None` when its type tells nothing of it.
+    /// Where the message has the id; `None` when its type does not decide it.
     pub dialect: Option<Dialect>,
-    /// Whether the message asks for the call; else it says something of one that runs.
+    /// Whether the message asks for the call; else it is about one that runs.
     pub asks: bool,
 }
 
@@ -160,7 +160,7 @@ pub enum ErrorKind {
     Payload {
         /// The message's type.
         message: String,
-        /// What serde says.
+        /// The error of serde.
         source: serde_json::Error,
     },
     /// The payload is no JSON object.
@@ -192,7 +192,7 @@ pub enum ErrorKind {
 // === impl Frame ===
 
 impl Frame {
-    /// Reads one message of a hub and tells its sender's dialect, where the message is one of `call.*`.
+    /// Reads one message of a hub and returns its sender's dialect, where the message is one of `call.*`.
     ///
     /// # Errors
     /// [`Error`]: the connection goes on.
@@ -248,7 +248,7 @@ impl Frame {
 // === impl Dialect ===
 
 impl Dialect {
-    /// The dialect of a peer that writes this into the `id` of such a message; only those of the call protocol tell.
+    /// The dialect of a peer that writes this into the `id` of such a message; only those of the call protocol show it.
     fn of(kind: &str, id: &str) -> Option<Self> {
         let dialect = if id.is_empty() { Self::Payload } else { Self::Id };
         kind.starts_with("call.").then_some(dialect)

@@ -28,7 +28,7 @@ pub struct RawJson(Bytes);
 /// Why a text is not a JSON value that alkhub carries.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The text is no JSON; the message tells line and column.
+    /// The text is no JSON; the message has line and column.
     #[error("invalid JSON: {0}")]
     Syntax(#[from] serde_json::Error),
     /// Arrays and objects are nested deeper than the limit.

@@ -1,4 +1,4 @@
-//! The wire of alkhub: what spokes, clients, hubs and the operator say to each other.
+//! The wire of alkhub: what spokes, clients, hubs and the operator send each other.
 //!
 //! Only types and their JSON form live here: no tokio, no axum, no I/O. The origin's frames are read and written
 //! unchanged ([`frame`]); what alkhub adds is optional and ignored by the origin's processes.

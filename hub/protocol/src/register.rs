@@ -22,7 +22,7 @@ pub enum SpokeType {
     Compute,
 }
 
-/// What a spoke says of itself. The origin's `identity` is ignored: identity comes from the key.
+/// How a spoke describes itself. The origin's `identity` is ignored: identity comes from the key.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegisterInput {
@@ -110,7 +110,7 @@ pub struct OperationResult {
     /// Why it was rejected, and the cure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What the hub accepted but does not do as the specification says: a keyword that is not checked, a field that
+    /// What the hub accepted but does not do as specified: a keyword that is not checked, a field that
     /// it does not know. Each is a sentence that names the field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

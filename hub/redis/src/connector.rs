@@ -23,7 +23,7 @@ use crate::receive::{HubReceiver, Nobody, TopicTable};
 use crate::subscriber::{self, SubscribeQueue, Subscribing};
 use crate::topology::Topology;
 
-/// One hub's link before it starts: who receives is said here. Dropped, it starts nothing.
+/// One hub's link before it starts: who receives is set here. Dropped, it starts nothing.
 #[must_use = "the link starts with `Connector::start`"]
 pub struct Connector {
     hub: HubId,

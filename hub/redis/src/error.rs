@@ -30,7 +30,7 @@ pub enum SetupError {
 /// A request that Redis did not do, or not surely. Each may succeed later as it is.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The link to Redis is down; the text says why.
+    /// The link to Redis is down; the text is the reason.
     #[error("the link to Redis is down: {0}")]
     Unavailable(String),
     /// Redis did not confirm in time.

@@ -65,7 +65,7 @@ impl Redis {
         self.publisher.publish(channel, message).await
     }
 
-    /// Queues a message for one hub. What becomes of it is told to the [`HubReceiver`](crate::HubReceiver).
+    /// Queues a message for one hub. The [`HubReceiver`](crate::HubReceiver) learns what becomes of it.
     ///
     /// # Errors
     /// [`Error::Unavailable`]: the link is down. [`Error::Full`]: too much waits.

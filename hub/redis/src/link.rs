@@ -17,7 +17,7 @@ pub enum LinkState {
     Local,
     /// It works: everything is subscribed, and a message to oneself came back.
     Up,
-    /// It does not; the text says why.
+    /// It does not; the text is the reason.
     Down(String),
 }
 

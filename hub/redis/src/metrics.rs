@@ -2,7 +2,7 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
 
-/// The families of the link. A hub without Redis does not have them: none of its series says that a link is down.
+/// The families of the link. A hub without Redis does not have them: it has no series by which a link is down.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub(crate) up: IntGauge,

@@ -86,7 +86,7 @@ impl Push {
     }
 
     /// Called by the connection for each message. Never waits. After the first that did not fit none is taken: it would
-    /// come before the gap that tells of the loss.
+    /// come before the gap for the loss.
     pub(crate) fn take(&self, info: PushInfo) -> Result<(), redis::aio::SendError> {
         if self.teardown.has_begun() {
             return Err(redis::aio::SendError);

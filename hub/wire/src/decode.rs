@@ -7,7 +7,7 @@
 //! - A length is checked against the limit before memory is set aside for it, and memory grows with what arrived, not
 //!   with what was announced.
 //! - A message over the limit is read away, up to [`SKIPPED`] times the limit, and costs its beginning in memory: which
-//!   call it was about can be told from that. One that is larger still is an [`Error`].
+//!   call it was about can be read from that. One that is larger still is an [`Error`].
 //! - Control frames may come between the fragments of a message; anything else out of order is an [`Error`].
 //! - Text is checked as it arrives, each byte once, and refused at the first byte that cannot be UTF-8.
 
@@ -109,7 +109,7 @@ impl Decoder {
         self.header_have > 0 || self.frame.is_some() || self.message.is_some()
     }
 
-    /// Keeps no more of what comes than tells where each message ends.
+    /// Keeps no more of what comes than is needed to find where each message ends.
     pub fn ignore_content(&mut self) {
         self.ignores = true;
         self.forget_tail();
@@ -220,7 +220,7 @@ impl Decoder {
         self.size > self.limit || self.ignores
     }
 
-    /// Keeps of a message over the limit what tells of it.
+    /// Keeps of a message over the limit what identifies it.
     fn forget_tail(&mut self) {
         if self.is_over()
             && let Some((_, data)) = &mut self.message

@@ -14,7 +14,7 @@
 //! - It passes Autobahn's test suite in both roles (`make autobahn`).
 //!
 //! What it never does
-//! - Read: whoever owns the socket reads, and says how much at once.
+//! - Read: whoever owns the socket reads, and decides how much at once.
 //! - Spawn, wait or log. [`Batch::poll_write`] is its only contact with a socket.
 //! - Negotiate extensions, or fragment what it sends.
 //! - Know what a message means, or a close code outside of the RFC.

@@ -48,7 +48,7 @@ pub struct Error {
 // === impl Received ===
 
 impl Received {
-    /// What a close frame says.
+    /// The content of a close frame.
     pub(crate) fn close(payload: &[u8]) -> Result<Self, Error> {
         let Some((code, reason)) = payload.split_first_chunk::<2>() else {
             return if payload.is_empty() {

@@ -54,7 +54,7 @@ pub(crate) async fn list(State(api): State<Api>, caller: Holder, query: Query) -
     let hints = caller.require(scope::ADMIN).is_ok();
     let hints = hints.then(|| api.edge().keys().hasher().hash_key().clone());
     let spokes = Roster::read(api.calls(), api.store(), &wanted.after, hints).await;
-    // What Postgres says to the first batch is the answer's status.
+    // Whether Postgres gives the first batch decides the answer's status.
     let spokes = spokes.map_err(|e| ApiError::store(&e))?;
     let list = written(spokes, wanted.limit, charge);
     Ok(envelope::streamed(StatusCode::OK, Body::from_stream(list)))

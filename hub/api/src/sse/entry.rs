@@ -1,7 +1,7 @@
 //! A stream among what is open: how its key's end, a narrower key and the drain reach it.
 //!
 //! Invariants
-//! - A stream is told once why it ends.
+//! - A stream gets the reason of its end once.
 //! - What a key allows is looked at from the moment at which the stream knows what to look for; what changed before is
 //!   looked at then.
 
@@ -48,7 +48,7 @@ pub(crate) struct OpenStream {
 #[derive(Debug)]
 struct Entry {
     on_drain: OnDrain,
-    /// Taken when the stream is told to end.
+    /// Taken when the stream is asked to end.
     end: Mutex<Option<oneshot::Sender<Ending>>>,
     check: Mutex<Option<Check>>,
 }
@@ -97,7 +97,7 @@ impl OpenStream {
     pub(super) async fn ended(&mut self) -> Ending {
         match (&mut self.ended).await {
             Ok(ending) => ending,
-            // It was told before, or the entry, which lives as long as this, would have its sender.
+            // It was asked before, or the entry, which lives as long as this, would have its sender.
             Err(_) => std::future::pending().await,
         }
     }
@@ -114,7 +114,7 @@ impl Entry {
 
     fn end(&self, ending: Ending) {
         if let Some(end) = self.end.lock().take() {
-            // Nobody is there to be told only when the stream ends at this moment by itself.
+            // Nobody listens only when the stream ends at this moment by itself.
             drop(end.send(ending));
         }
     }

@@ -4,7 +4,7 @@ use alkhub_edge::error::{problem, status};
 use alkhub_protocol::frame::Gap;
 use alkhub_protocol::{CallError, RawJson, TopicFilter};
 
-/// Tells when to come back, spread so that the clients of a lost hub do not all come at once.
+/// Sets when to come back, spread so that the clients of a lost hub do not all come at once.
 pub(super) fn start() -> Vec<u8> {
     let retry_ms = 1_000 + u32::from(rand::random::<u16>()) % 2_000;
     format!("retry: {retry_ms}\n\n").into_bytes()
@@ -32,7 +32,7 @@ pub(super) fn gap(gap: &Gap) -> Vec<u8> {
     named("gap", &serde_json::to_vec(gap).expect("a gap is a plain struct"))
 }
 
-/// Events have no positions that outlast a connection: a client that comes back is told so.
+/// Events have no positions that outlast a connection: a client that comes back learns it.
 pub(super) fn unresumable(filter: &TopicFilter) -> Gap {
     Gap {
         topic: filter.to_string(),

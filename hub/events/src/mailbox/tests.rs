@@ -73,7 +73,7 @@ fn while_too_much_waits_on_the_hub_who_lags_behind_lets_go_and_who_reads_does_no
         assert!(matches!(read.try_next(), Some(Item::Event(_))));
     }
 
-    assert!(matches!(unread.try_next(), Some(Item::Gap(_))), "it is told");
+    assert!(matches!(unread.try_next(), Some(Item::Gap(_))), "there is a gap");
     assert!(unread.queued() * 100_000 <= PRESSED_BYTES, "{} wait", unread.queued());
     assert!(live.bytes() < 1 << 20, "{} bytes", live.bytes());
     drop((slow, unread, fast, read));
@@ -141,7 +141,7 @@ fn gaps_with_no_event_between_them_are_one() {
     let (mailbox, mut deliveries) = mailbox(ROOM, Lag::DropOldest);
 
     push(&mailbox, "a:1", 1);
-    let told = [
+    let gaps = [
         push_gap(&mailbox, "a:1", Some(1)),
         push_gap(&mailbox, "b:1", None),
         push_gap(&mailbox, "a:1", Some(2)),
@@ -150,7 +150,7 @@ fn gaps_with_no_event_between_them_are_one() {
     push_gap(&mailbox, "b:1", Some(5));
     push_gap(&mailbox, "a:1", Some(1));
 
-    assert_eq!(told, [1, 1, 0]);
+    assert_eq!(gaps, [1, 1, 0]);
     let expected = [
         "a:1 1",
         "gap a:1 malformed Some(3)",

@@ -1,4 +1,4 @@
-//! What a declaration of a spoke and a request for a key may say: one rule for the hub, the commands and the operator.
+//! What a declaration of a spoke and a request for a key may hold: one rule for the hub, the commands and the operator.
 //!
 //! The kind Spoke states the same bounds in its schema; a test of the operator compares them with these.
 
@@ -91,7 +91,7 @@ impl SpokePut {
 // === impl SpokePut, its key ===
 
 impl SpokePut {
-    /// Checks that nothing is said of a key that is not there: what waits for its key has not got it yet.
+    /// Checks that a declaration without a key sets nothing of one: what waits for its key has not got it yet.
     ///
     /// # Errors
     /// [`InvalidField`]: the field that would do nothing.
@@ -120,7 +120,7 @@ pub(super) fn labels_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Says in the schema of a request for a key that the scope `spoke` needs a spoke.
+/// Adds to the schema of a request for a key that the scope `spoke` needs a spoke.
 pub(super) fn scope_spoke_needs_a_spoke(schema: &mut Schema) {
     schema.insert(
         "anyOf".to_owned(),
@@ -132,7 +132,7 @@ pub(super) fn scope_spoke_needs_a_spoke(schema: &mut Schema) {
     );
 }
 
-/// Says in the schema of a declaration that what is said of a key needs the key.
+/// Adds to the schema of a declaration that the settings of a key need the key.
 pub(super) fn what_is_of_a_key_needs_one(schema: &mut Schema) {
     schema.insert(
         "anyOf".to_owned(),

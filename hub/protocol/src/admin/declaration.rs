@@ -1,10 +1,10 @@
-//! The digest of a declaration: by it an operator sees whether a hub still has what it was told.
+//! The digest of a declaration: by it an operator sees whether a hub still has what was declared.
 //!
 //! Invariants
 //! - It is made of the values, field by field, and not of a text: another order or another form of the same JSON
 //!   changes nothing.
-//! - Its version is in front. Who does not know the version compares nothing: a hub of another minor version is not
-//!   told the same again and again.
+//! - Its version is in front. Who does not know the version compares nothing: a hub of another minor version does not
+//!   get the same declaration again and again.
 
 use std::fmt::Write as _;
 

@@ -57,7 +57,7 @@ struct CallPayload<'a> {
     retry_after_ms: Option<Millis>,
 }
 
-/// Which spoke is wanted. Ignoring a wish would send the call to another one: what is not known here is refused.
+/// Which spoke is wanted. Ignoring a selector would send the call to another one: what is not known here is refused.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object {\"spokeId\": \"name\"}")]
 struct Target {

@@ -25,7 +25,7 @@ pub struct RequestOptions<'a> {
     pub traceparent: Option<&'a str>,
     /// The caller's metadata.
     pub metadata: Option<&'a Metadata>,
-    /// Who asks; only a hub says it.
+    /// Who asks; only a hub sends it.
     pub identity: Option<&'a Identity>,
     /// The operation as its spoke spells it, where that differs from its name.
     pub spelled: Option<&'a str>,

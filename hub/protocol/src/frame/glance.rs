@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! - One pass, nothing recursive, nothing kept but these strings.
-//! - What is said twice in two ways counts as not said: a guess could end another call.
+//! - A field that is there twice with two values counts as absent: a guess could end another call.
 
 use super::decode::REGISTER;
 use super::{Dialect, Named};
@@ -37,7 +37,7 @@ struct Glance {
 /// What a message is about.
 #[derive(Debug, Default)]
 pub(super) struct About {
-    /// The call, when the message is one of the call protocol's and its id can be told.
+    /// The call, when the message is one of the call protocol's and its id can be read.
     pub(super) call: Option<Named>,
     /// The topic of any other.
     pub(super) topic: Option<String>,
@@ -178,19 +178,19 @@ impl<'a> Scan<'a> {
             (2, [Some(b"\"payload\""), Some(b"\"id\"")]) => &mut self.glance.topic_id,
             _ => return,
         };
-        field.say(string);
+        field.set(string);
     }
 }
 
 // === impl Field ===
 
 impl Field {
-    fn say(&mut self, string: Option<&[u8]>) {
-        let said = string.and_then(|text| crate::json::strict::from_slice(text).ok());
-        let said = said.map_or(Self::Unclear, Self::Text);
+    fn set(&mut self, string: Option<&[u8]>) {
+        let value = string.and_then(|text| crate::json::strict::from_slice(text).ok());
+        let value = value.map_or(Self::Unclear, Self::Text);
         *self = match self {
-            Self::Absent => said,
-            ref known if **known == said => said,
+            Self::Absent => value,
+            ref known if **known == value => value,
             _ => Self::Unclear,
         };
     }
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_said_twice_is_clear() {
+    fn the_same_value_twice_is_clear() {
         let text = r#"{"type":"call.requested","payload":{"requestId":"r9","requestId":"r9"}}"#;
 
         assert_eq!(named(text), asked("r9", Dialect::Payload));

@@ -210,7 +210,7 @@ fn register_is_a_message_or_a_call() {
         (call.request_id.as_str(), call.operation.as_str()),
         ("x", "hub.register")
     );
-    assert_eq!(dialect, None, "how it reads calls is not told by it");
+    assert_eq!(dialect, None, "its dialect is unknown");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub fn check(scope: &str) -> Result<(), InvalidScope> {
 }
 
 /// The schema of scopes, each of them: every form of alkhub's own, and a user's own where it comes near to none of them. A user's own
-/// that begins like one of alkhub's may be accepted and is not told here.
+/// that begins like one of alkhub's may be accepted and is not reported here.
 pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
     const NAME: &str = "[A-Za-z][A-Za-z0-9_-]*";
     const EVENT: &str = r"(?!__|call\.|hub\.)[!-)+-9;-~]{1,64}";

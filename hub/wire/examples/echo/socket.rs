@@ -77,7 +77,7 @@ impl Socket {
         std::future::poll_fn(|cx| self.batch.poll_write(cx, &mut self.stream)).await
     }
 
-    /// Says the last words. It is the server that ends the connection; what the peer still sends is read away, for a
+    /// Sends what is left and the close frame. It is the server that ends the connection; what the peer still sends is read away, for a
     /// reset would take the close frame with it.
     async fn close(&mut self, code: u16, reason: &str) -> Result<Option<(MessageKind, Bytes)>> {
         self.batch.close(code, reason);

@@ -240,18 +240,21 @@ fn a_message_over_the_limit_is_read_away_and_its_beginning_is_told() {
         after,
     ]
     .concat();
-    let told = |head: &[u8]| Received::TooLarge {
+    let too_large = |head: &[u8]| Received::TooLarge {
         kind: MessageKind::Text,
         head: Bytes::copy_from_slice(head),
         size: 1025,
     };
 
     for step in [1, 7, usize::MAX] {
-        assert_eq!(read(&whole, step), (vec![told(&large), text_message("after")], Ok(())));
+        assert_eq!(
+            read(&whole, step),
+            (vec![too_large(&large), text_message("after")], Ok(()))
+        );
         let (received, end) = read(&cut, step);
         assert_eq!(
             received,
-            [Received::Ping(Bytes::new()), told(&large), text_message("after")]
+            [Received::Ping(Bytes::new()), too_large(&large), text_message("after")]
         );
         assert_eq!(end, Ok(()));
     }
