@@ -16,67 +16,36 @@
 //!   rests on.
 
 mod backlog;
+mod item;
 mod outgoing;
 mod queue;
+mod shared;
 
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use alkhub_budget::Budget;
 use alkhub_protocol::Dialect;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::input::Input;
 pub(crate) use backlog::Backlog;
-pub use outgoing::{Outgoing, OutgoingItem};
-use queue::{End, Owner, Queue};
+pub use item::{Full, Limits, OutgoingItem};
+pub use outgoing::Outgoing;
+use queue::{End, Owner};
+use shared::{Shared, wake};
 
 /// Close code for a peer that does not read as fast as it is written to.
 pub(crate) const CLOSE_SLOW: u16 = 4429;
 
-/// How much one session may have waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Messages.
-    pub messages: usize,
-    /// Bytes of all messages together.
-    pub bytes: usize,
-}
-
-/// The message was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// The peer does not read as fast as it is written to, or the budget of its key is full.
-    #[error("the session's queue is full")]
-    Queue,
-    /// The session has ended or is ending.
-    #[error("the session is closed")]
-    Closed,
-}
-
 /// The writing end: cheap to clone, used from any thread.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Outbox(Arc<Shared>);
 
 /// Makes the two ends of the queue of a session, whose key has this budget. The session's `id` is unique on this hub.
 pub fn outbox(id: impl Into<Arc<str>>, limits: Limits, budget: &Budget) -> (Outbox, Outgoing) {
-    let outbox = Outbox(Arc::new(Shared {
-        session: id.into(),
-        dialect: OnceLock::new(),
-        closed: AtomicBool::new(false),
-        queue: Mutex::new(Queue::new(limits, budget)),
-    }));
-    (outbox.clone(), Outgoing::new(outbox))
-}
-
-struct Shared {
-    session: Arc<str>,
-    dialect: OnceLock<Dialect>,
-    /// Set with the lock held; read without it as a hint.
-    closed: AtomicBool,
-    queue: Mutex<Queue>,
+    let shared = Arc::new(Shared::new(id.into(), limits, budget));
+    (Outbox(Arc::clone(&shared)), Outgoing::new(shared))
 }
 
 // === impl Outbox ===
@@ -172,22 +141,6 @@ impl Outbox {
         drop(queue);
         wake(waker);
         Ok(number)
-    }
-}
-
-impl std::fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox")
-            .field("session", &self.0.session)
-            .field("queued", &self.queued())
-            .field("closed", &self.is_closed())
-            .finish()
-    }
-}
-
-fn wake(waker: Option<std::task::Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }
 

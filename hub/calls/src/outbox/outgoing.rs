@@ -1,57 +1,37 @@
 //! The reading end of an outbox.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::Outbox;
+use super::item::OutgoingItem;
 use super::queue::Taken;
+use super::shared::Shared;
 
 /// The reading end, which belongs to the session and goes from connection to connection with it. Dropping it ends the
 /// session's queue.
 #[derive(Debug)]
-pub struct Outgoing(Outbox);
-
-/// What the writer does next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutgoingItem {
-    /// Send this message.
-    Message(Bytes),
-    /// Send this message, the end of a stream or the abort of a call, so that the peer does not read it together with what
-    /// was sent before. It waits, and is charged, until [`Outgoing::sends`] says that it goes.
-    Last(Bytes),
-    /// Send a close frame and end the connection; nothing follows.
-    Close {
-        /// The WebSocket's close code.
-        code: u16,
-        /// One sentence, at most 123 bytes.
-        reason: String,
-    },
-}
+pub struct Outgoing(Arc<Shared>);
 
 // === impl Outgoing ===
 
 impl Outgoing {
-    pub(super) fn new(outbox: Outbox) -> Self {
-        Self(outbox)
-    }
-
-    /// The end that others write to.
-    pub fn outbox(&self) -> &Outbox {
-        &self.0
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 
     /// Begins for a connection that serves the session from now on: what the one before it has taken, and did not get
     /// rid of, comes again, before everything else and in its order.
     pub fn attach(&mut self) {
-        self.0.0.queue.lock().rewind();
+        self.0.queue.lock().rewind();
     }
 
     /// The next item, or `Pending` with the task registered to be woken. `None` once the close was handed out.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<OutgoingItem>> {
-        let mut queue = self.0.0.queue.lock();
+        let mut queue = self.0.queue.lock();
         match queue.take() {
             Taken::Item(item) => Poll::Ready(Some(item)),
             Taken::Nothing => {
@@ -64,18 +44,18 @@ impl Outgoing {
 
     /// Notes that the end of a stream, which was taken before, goes out now.
     pub fn sends(&mut self, last: Bytes) {
-        self.0.0.queue.lock().send_last(last);
+        self.0.queue.lock().send_last(last);
     }
 
     /// Notes that everything that was taken so far is written, but for the ends of streams that still wait. That is all
     /// that can be known of a peer that acknowledges nothing.
     pub fn written(&mut self) {
-        self.0.0.queue.lock().acknowledge();
+        self.0.queue.lock().acknowledge();
     }
 
     /// The next item when there is one.
     pub fn try_next(&mut self) -> Option<OutgoingItem> {
-        match self.0.0.queue.lock().take() {
+        match self.0.queue.lock().take() {
             Taken::Item(item) => Some(item),
             Taken::Nothing | Taken::End => None,
         }
@@ -89,9 +69,9 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        let mut queue = self.0.0.queue.lock();
+        let mut queue = self.0.queue.lock();
         let messages = queue.end();
-        self.0.0.closed.store(true, Ordering::Release);
+        self.0.closed.store(true, Ordering::Release);
         drop(queue);
         // Backlogs and messages are released outside the lock.
         drop(messages);

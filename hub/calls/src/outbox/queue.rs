@@ -7,7 +7,8 @@ use std::task::Waker;
 use alkhub_budget::{Budget, Held, Kept};
 use bytes::Bytes;
 
-use super::{Backlog, Full, Limits, OutgoingItem};
+use super::backlog::Backlog;
+use super::item::{Full, Limits, OutgoingItem};
 use crate::input::Input;
 
 /// What an entry costs beside its bytes, about.

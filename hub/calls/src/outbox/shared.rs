@@ -1,0 +1,52 @@
+//! What both ends of an outbox share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+
+use alkhub_budget::Budget;
+use alkhub_protocol::Dialect;
+use parking_lot::Mutex;
+
+use super::item::Limits;
+use super::queue::Queue;
+
+/// A session's queue, and what is known of the session without its lock.
+pub(super) struct Shared {
+    pub(super) session: Arc<str>,
+    pub(super) dialect: OnceLock<Dialect>,
+    /// Set with the lock held; read without it as a hint.
+    pub(super) closed: AtomicBool,
+    pub(super) queue: Mutex<Queue>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn new(session: Arc<str>, limits: Limits, budget: &Budget) -> Self {
+        Self {
+            session,
+            dialect: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            queue: Mutex::new(Queue::new(limits, budget)),
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("session", &self.session)
+            .field("queued", &self.queue.lock().waiting())
+            .field("closed", &self.closed.load(Ordering::Acquire))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Wakes the reader, without the lock.
+pub(super) fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
