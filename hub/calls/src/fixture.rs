@@ -104,7 +104,7 @@ pub(crate) fn local(text: &str, operations: &[&Arc<Operation>]) -> (Arc<Instance
     let (outbox, outgoing) = outbox(
         entry.connection.as_str(),
         Limits {
-            messages: 100,
+            items: 100,
             bytes: 1 << 20,
         },
         &budget(),

@@ -60,10 +60,11 @@ mod specs;
 mod table;
 mod wheel;
 
+pub use alkhub_queue::{Full, Limits};
 pub use assembly::Parts;
 pub use caller::{Caller, SpokePolicy};
 pub use calls::{Calls, Connected, Items, Ticket};
 pub use list::{ListQuery, OperationPage};
-pub use outbox::{Full, Limits, Outbox, Outgoing, OutgoingItem, outbox};
+pub use outbox::{Outbox, Outgoing, OutgoingItem, outbox};
 pub use reply::{Answer, Reply};
 pub use session::Registration;

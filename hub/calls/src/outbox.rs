@@ -16,9 +16,9 @@
 //!   rests on.
 
 mod backlog;
+mod contents;
 mod item;
 mod outgoing;
-mod queue;
 mod shared;
 
 use std::sync::Arc;
@@ -26,14 +26,15 @@ use std::sync::atomic::Ordering;
 
 use alkhub_budget::Budget;
 use alkhub_protocol::Dialect;
+use alkhub_queue::{Full, Limits};
 use bytes::Bytes;
 
 use crate::input::Input;
 pub(crate) use backlog::Backlog;
-pub use item::{Full, Limits, OutgoingItem};
+use contents::Owner;
+pub use item::OutgoingItem;
 pub use outgoing::Outgoing;
-use queue::{End, Owner};
-use shared::{Shared, wake};
+use shared::Shared;
 
 /// Close code for a peer that does not read as fast as it is written to.
 pub(crate) const CLOSE_SLOW: u16 = 4429;
@@ -98,12 +99,11 @@ impl Outbox {
 
     /// Ends the session once the messages queued so far are written. The first close counts.
     pub fn close(&self, code: u16, reason: &str) {
-        let mut queue = self.0.queue.lock();
-        if queue.close(code, reason) {
+        let mut contents = self.0.contents.lock();
+        if let Some(waiter) = contents.close(code, reason) {
             self.0.closed.store(true, Ordering::Release);
-            let waker = queue.waker.take();
-            drop(queue);
-            wake(waker);
+            drop(contents);
+            waiter.wake();
         }
     }
 
@@ -117,29 +117,25 @@ impl Outbox {
         if !self.is_closed() {
             return None;
         }
-        match &self.0.queue.lock().end {
-            End::Closing { reason, .. } => Some(reason.clone()),
-            End::Open | End::Closed => None,
-        }
+        self.0.contents.lock().closing().map(str::to_owned)
     }
 
     /// Messages that wait for the writer.
     pub fn queued(&self) -> usize {
-        self.0.queue.lock().waiting()
+        self.0.contents.lock().len()
     }
 
     /// Takes every call that waits out of the queue and lets no more in; answers the number of the last call that
     /// left.
     pub(crate) fn seal(&self) -> u64 {
-        self.0.queue.lock().seal()
+        self.0.contents.lock().seal()
     }
 
     fn add(&self, message: Bytes, owner: impl FnOnce(u64) -> Owner) -> Result<u64, Full> {
-        let mut queue = self.0.queue.lock();
-        let number = queue.add(message, owner)?;
-        let waker = queue.waker.take();
-        drop(queue);
-        wake(waker);
+        let mut contents = self.0.contents.lock();
+        let (number, waiter) = contents.push(message, owner)?;
+        drop(contents);
+        waiter.wake();
         Ok(number)
     }
 }

@@ -18,12 +18,12 @@ use crate::call_id::LegIds;
 use crate::directory::{Directory, Instance, Pool};
 use crate::metrics::Metrics;
 use crate::operation::Operation;
-use crate::outbox::Full;
 use crate::outcome::End;
 use crate::relay::{Destination, Relay, RemoteCall};
 use crate::router::{self, Wanted};
 use crate::session::Session;
 use crate::table::CallTable;
+use alkhub_queue::Full;
 
 /// Instances that are tried for one call whose queues are full or closed.
 const PLACES: usize = 4;
@@ -72,7 +72,7 @@ impl From<Full> for NotPlaced {
     fn from(full: Full) -> Self {
         match full {
             Full::Queue => Self::Full,
-            Full::Closed => Self::Gone,
+            Full::Ended => Self::Gone,
         }
     }
 }

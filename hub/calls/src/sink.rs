@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Dialect, RawJson, RequestId};
+use alkhub_queue::Full;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::outbox::Outbox;
-use crate::outbox::{Backlog, CLOSE_SLOW, Full};
+use crate::outbox::{Backlog, CLOSE_SLOW};
 use crate::outcome::{Bounds, End, Took, given_up, no_output};
 use crate::relay::Return;
 use crate::reply::{Answer, Reply};
@@ -136,7 +137,7 @@ fn told(pushed: Result<(), Full>) -> Took {
     match pushed {
         Ok(()) => Took::Item,
         Err(Full::Queue) => Took::Overflow,
-        Err(Full::Closed) => Took::Gone,
+        Err(Full::Ended) => Took::Gone,
     }
 }
 

@@ -13,13 +13,14 @@ use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, SpokeName};
+use alkhub_queue::Full;
 use dashmap::DashMap;
 
 use crate::call::{Call, Origin, To};
 use crate::call_id::LegIds;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
-use crate::outbox::{CLOSE_SLOW, Full};
+use crate::outbox::CLOSE_SLOW;
 use crate::outcome::End;
 use crate::pending::Pending;
 use crate::relay::{Relay, RemoteCall};

@@ -192,7 +192,7 @@ fn open_connection(
 ) -> Box<Connection<Stream>> {
     let edge = sockets.edge();
     let limits = Limits {
-        messages: edge.server().outbox_messages,
+        items: edge.server().outbox_messages,
         bytes: edge.server().outbox_bytes,
     };
     let key = caller.key;

@@ -1,26 +1,6 @@
-//! What goes through an outbox, and what bounds it.
+//! What an outbox hands to its reader.
 
 use bytes::Bytes;
-
-/// How much one session may have waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Messages.
-    pub messages: usize,
-    /// Bytes of all messages together.
-    pub bytes: usize,
-}
-
-/// The message was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// The peer does not read as fast as it is written to, or the budget of its key is full.
-    #[error("the session's queue is full")]
-    Queue,
-    /// The session has ended or is ending.
-    #[error("the session is closed")]
-    Closed,
-}
 
 /// What the writer does next.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use super::contents::Taken;
 use super::item::OutgoingItem;
-use super::queue::Taken;
 use super::shared::Shared;
 
 /// The reading end, which belongs to the session and goes from connection to connection with it. Dropping it ends the
@@ -26,16 +26,16 @@ impl Outgoing {
     /// Begins for a connection that serves the session from now on: what the one before it has taken, and did not get
     /// rid of, comes again, before everything else and in its order.
     pub fn attach(&mut self) {
-        self.0.queue.lock().rewind();
+        self.0.contents.lock().rewind();
     }
 
     /// The next item, or `Pending` with the task registered to be woken. `None` once the close was handed out.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<OutgoingItem>> {
-        let mut queue = self.0.queue.lock();
-        match queue.take() {
+        let mut contents = self.0.contents.lock();
+        match contents.take() {
             Taken::Item(item) => Poll::Ready(Some(item)),
             Taken::Nothing => {
-                queue.waker = Some(cx.waker().clone());
+                contents.wait(cx);
                 Poll::Pending
             }
             Taken::End => Poll::Ready(None),
@@ -44,18 +44,18 @@ impl Outgoing {
 
     /// Notes that the end of a stream, which was taken before, goes out now.
     pub fn sends(&mut self, last: Bytes) {
-        self.0.queue.lock().send_last(last);
+        self.0.contents.lock().send_last(last);
     }
 
     /// Notes that everything that was taken so far is written, but for the ends of streams that still wait. That is all
     /// that can be known of a peer that acknowledges nothing.
     pub fn written(&mut self) {
-        self.0.queue.lock().acknowledge();
+        self.0.contents.lock().acknowledge();
     }
 
     /// The next item when there is one.
     pub fn try_next(&mut self) -> Option<OutgoingItem> {
-        match self.0.queue.lock().take() {
+        match self.0.contents.lock().take() {
             Taken::Item(item) => Some(item),
             Taken::Nothing | Taken::End => None,
         }
@@ -69,10 +69,10 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock();
-        let messages = queue.end();
+        let mut contents = self.0.contents.lock();
+        let messages = contents.end();
         self.0.closed.store(true, Ordering::Release);
-        drop(queue);
+        drop(contents);
         // Backlogs and messages are released outside the lock.
         drop(messages);
     }

@@ -3,22 +3,21 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Waker;
 
 use alkhub_budget::Budget;
 use alkhub_protocol::Dialect;
+use alkhub_queue::Limits;
 use parking_lot::Mutex;
 
-use super::item::Limits;
-use super::queue::Queue;
+use super::contents::Contents;
 
-/// A session's queue, and what is known of the session without its lock.
+/// A session's messages, and what is known of the session without its lock.
 pub(super) struct Shared {
     pub(super) session: Arc<str>,
     pub(super) dialect: OnceLock<Dialect>,
     /// Set with the lock held; read without it as a hint.
     pub(super) closed: AtomicBool,
-    pub(super) queue: Mutex<Queue>,
+    pub(super) contents: Mutex<Contents>,
 }
 
 // === impl Shared ===
@@ -29,7 +28,7 @@ impl Shared {
             session,
             dialect: OnceLock::new(),
             closed: AtomicBool::new(false),
-            queue: Mutex::new(Queue::new(limits, budget)),
+            contents: Mutex::new(Contents::new(limits, budget)),
         }
     }
 }
@@ -38,15 +37,8 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("session", &self.session)
-            .field("queued", &self.queue.lock().waiting())
+            .field("queued", &self.contents.lock().len())
             .field("closed", &self.closed.load(Ordering::Acquire))
             .finish_non_exhaustive()
-    }
-}
-
-/// Wakes the reader, without the lock.
-pub(super) fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }

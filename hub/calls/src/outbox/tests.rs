@@ -7,7 +7,7 @@ use std::task::{Context, Wake, Waker};
 use super::*;
 use crate::fixture::{budget, input};
 
-const LIMITS: Limits = Limits { messages: 3, bytes: 30 };
+const LIMITS: Limits = Limits { items: 3, bytes: 30 };
 
 fn text(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
@@ -26,7 +26,7 @@ fn messages_leave_in_order_and_the_close_comes_last() {
     outbox.close(4409, "replaced");
     outbox.close(1001, "too late to count");
 
-    assert_eq!(outbox.push(text("c")), Err(Full::Closed));
+    assert_eq!(outbox.push(text("c")), Err(Full::Ended));
     assert_eq!(outgoing.try_next(), message("a"));
     assert_eq!(outgoing.try_next(), message("b"));
     let reason = "replaced".to_owned();
@@ -71,7 +71,7 @@ fn sealing_tells_which_calls_left_and_keeps_the_others_in() {
     let taken = outbox.seal();
 
     assert!(first <= taken && second > taken);
-    assert_eq!(outbox.push_call(text("3"), &input()), Err(Full::Closed));
+    assert_eq!(outbox.push_call(text("3"), &input()), Err(Full::Ended));
     assert_eq!(outgoing.try_next(), message("answer"));
     assert_eq!(outgoing.try_next(), None);
 }
@@ -83,7 +83,7 @@ fn a_dropped_reader_closes_the_outbox() {
     drop(outgoing);
 
     assert!(outbox.is_closed());
-    assert_eq!(outbox.push(text("a")), Err(Full::Closed));
+    assert_eq!(outbox.push(text("a")), Err(Full::Ended));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_backlog_counts_what_its_subscription_has_waiting() {
     let (outbox, mut outgoing) = outbox(
         "s1",
         Limits {
-            messages: 100,
+            items: 100,
             bytes: 1000,
         },
         &budget(),
@@ -136,7 +136,7 @@ fn the_reader_is_woken_once_for_a_batch() {
 fn what_waits_is_charged_until_it_is_written() {
     let budget = budget();
     let limits = Limits {
-        messages: 10,
+        items: 10,
         bytes: 1 << 20,
     };
     let (outbox, mut outgoing) = outbox("s1", limits, &budget);
@@ -154,7 +154,7 @@ fn what_waits_is_charged_until_it_is_written() {
 fn a_key_without_budget_is_told_like_a_full_queue() {
     let budget = budget();
     let limits = Limits {
-        messages: 10,
+        items: 10,
         bytes: 1 << 20,
     };
     let (outbox, _outgoing) = outbox("s1", limits, &budget);

@@ -5,8 +5,9 @@ use alkhub_devdb::Server;
 use prometheus::Registry;
 
 use super::*;
+use crate::Limits;
 use crate::fixture::budget;
-use crate::outbox::{Limits, outbox};
+use crate::outbox::outbox;
 
 #[tokio::test]
 async fn a_spoke_that_was_heard_is_touched_once() {
@@ -22,10 +23,7 @@ async fn a_spoke_that_was_heard_is_touched_once() {
     store.prepare(&stop).await.expect("a schema");
     let name: SpokeName = "builder".parse().expect("valid");
     store.spokes().ensure_adhoc(&name).await.expect("made");
-    let limits = Limits {
-        messages: 10,
-        bytes: 1000,
-    };
+    let limits = Limits { items: 10, bytes: 1000 };
     let (outbox, _outgoing) = outbox("c1", limits, &budget());
     let sessions = Arc::<Sessions>::default();
     let session = sessions.session(&name, &"i1".parse().expect("valid"), outbox);

@@ -63,7 +63,7 @@ async fn a_caller_on_a_connection_is_answered_in_its_dialect_with_its_own_id() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
     let (outbox, mut outgoing) = peer_of(Limits {
-        messages: 10,
+        items: 10,
         bytes: 10_000,
     });
     outbox.speaks(Dialect::Id);
@@ -305,7 +305,7 @@ async fn a_call_that_never_left_and_has_nowhere_to_go_was_not_delivered() {
 async fn a_spoke_that_does_not_read_is_overloaded() {
     let hub = Hub::local().await;
     let limits = Limits {
-        messages: 2,
+        items: 2,
         bytes: 10_000,
     };
     let input = registration("text", &[query("text.upper")]);
@@ -461,7 +461,7 @@ async fn what_would_not_fit_into_a_frame_is_refused_on_both_ways() {
     assert_eq!((error.code, error.delivered), (Code::PayloadTooLarge, Delivered::No));
     for (output, answered) in [(large, false), (fits.clone(), true)] {
         let (outbox, mut outgoing) = peer_of(Limits {
-            messages: 10,
+            items: 10,
             bytes: 10 << 20,
         });
         let reply = Reply::Outbox(outbox);

@@ -112,7 +112,7 @@ async fn a_spoke_that_gives_up_aborts_the_call_for_its_caller() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
     let (caller, mut outgoing) = peer_of(Limits {
-        messages: 10,
+        items: 10,
         bytes: 10_000,
     });
     let reply = Reply::Outbox(caller);

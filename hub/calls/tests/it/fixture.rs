@@ -282,7 +282,7 @@ pub(crate) fn decode(message: &Bytes) -> Frame {
 
 /// What a peer's session may have waiting where a test does not care.
 pub(crate) const LIMITS: Limits = Limits {
-    messages: 10_000,
+    items: 10_000,
     bytes: 64 << 20,
 };
 

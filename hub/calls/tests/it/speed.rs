@@ -45,7 +45,7 @@ fn cpu() -> Duration {
 /// CPU time per call: the caller's frame in, the spoke's frame out and in, the answer out; and both fake ends.
 fn run(hub: &Hub, spoke: &mut Spoke, window: usize) -> Duration {
     let (caller, mut outgoing) = peer_of(Limits {
-        messages: 1_000,
+        items: 1_000,
         bytes: 10 << 20,
     });
     let admin = admin();

@@ -120,7 +120,7 @@ async fn a_slow_connection_loses_the_subscription_and_keeps_its_calls() {
     let hub = Hub::with(small()).await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks"), query("clock.now")]).await;
     let (caller, mut outgoing) = peer_of(Limits {
-        messages: 100,
+        items: 100,
         bytes: 100_000,
     });
     let dispatch = |operation: &str| {
