@@ -1,6 +1,6 @@
 //! The harness of the tests: hubs in one process, and what talks to them.
 //!
-//! Nothing of the product uses this crate.
+//! Nothing of the product uses this crate, but the SDK's tests do.
 
 pub mod cluster;
 pub mod http;

@@ -1,4 +1,5 @@
-//! The SDK against a real hub, where a fake would prove nothing.
+//! The SDK against `alkhub dev`: how it works while all is well, and that it outlives its hub. Links that fail are in
+//! `hub/sdk/tests/hub`.
 
 use std::time::Duration;
 
