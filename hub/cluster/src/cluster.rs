@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::carrier::Carrier;
-use crate::conduit::{Conduits, Incoming};
+use crate::conduit::{self, Conduits, Incoming};
 use crate::directory::{self, DirectoryHandle};
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::error::Error;
@@ -84,8 +84,12 @@ impl Cluster {
             supervisor.keep("cluster.lease", lease);
         }
         let carrier = redis.clone().map_or(Carrier::Alone, Carrier::Redis);
-        let conduits = Conduits::new(&hub, carrier, leases.clone(), metrics);
-        let incoming = Incoming::new(&conduits, inbox, undeliverable, link.state());
+        let sources = conduit::Sources {
+            inbox,
+            returned: undeliverable,
+            link: link.state(),
+        };
+        let (conduits, incoming) = conduit::new(&hub, carrier, leases.clone(), metrics, sources);
         Ok(Self {
             shared: Arc::new(Shared {
                 directory: directory.directory,

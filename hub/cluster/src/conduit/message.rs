@@ -113,14 +113,14 @@ impl Header {
         (message, payload)
     }
 
-    /// Reads a message: who sent it, its header and its payload, which shares its bytes.
-    pub(super) fn decode(message: &Bytes) -> Result<(HubId, Self, Bytes), InvalidMessage> {
+    /// Reads a message: who says that it sent it, its header and its payload, which shares its bytes.
+    pub(super) fn decode(message: &Bytes) -> Result<(&str, Self, Bytes), InvalidMessage> {
         let start = &message[..message.len().min(HEADER_LIMIT)];
         let end = start.iter().position(|&byte| byte == b'\n').ok_or(InvalidMessage)?;
         let line = std::str::from_utf8(&start[..end]).map_err(|_| InvalidMessage)?;
         let mut fields = line.split(' ');
         let kind = fields.next().and_then(Kind::of).ok_or(InvalidMessage)?;
-        let from = fields.next().and_then(|from| from.parse().ok()).ok_or(InvalidMessage)?;
+        let from = fields.next().filter(|from| !from.is_empty()).ok_or(InvalidMessage)?;
         let mut field = || fields.next().ok_or(InvalidMessage);
         let header = Self {
             kind,
@@ -188,7 +188,7 @@ mod tests {
 
         assert_eq!(&message[..], b"d pod-a-x1 7 0 120 18446744073709551615\none\ntwo");
         assert_eq!(&payload[..], b"one\ntwo");
-        assert_eq!(Header::decode(&message), Ok((hub(), header, payload)));
+        assert_eq!(Header::decode(&message), Ok(("pod-a-x1", header, payload)));
     }
 
     #[test]
@@ -225,7 +225,8 @@ mod tests {
             "d  1 0 1 0\n",
             long.as_str(),
         ] {
-            let read = Header::decode(&Bytes::copy_from_slice(message.as_bytes()));
+            let bytes = Bytes::copy_from_slice(message.as_bytes());
+            let read = Header::decode(&bytes);
             assert_eq!(read.map(|(_, header, _)| header), Err(InvalidMessage), "{message:?}");
         }
     }

@@ -1,0 +1,244 @@
+//! What comes from other hubs.
+//!
+//! Whoever reads it drives the conduits: acknowledgements and repetitions are sent by it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use alkhub_protocol::admin::PodReport;
+use alkhub_protocol::{Delivered, HubId};
+use alkhub_redis::{LinkState, Undelivered};
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval};
+
+use super::message::{Header, InvalidMessage, Kind};
+use super::peer::Peer;
+use super::sides::{Side, Sides};
+use crate::inbox::{Inbound, Inbox};
+use crate::lease::Leases;
+
+/// How exact the times of acknowledgements and repetitions are.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often it is looked for hubs that came and went.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A peer without a lease is remembered for so long: longer than anything that it sent can be on its way.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// What comes from other hubs, for one reader.
+#[derive(Debug)]
+pub struct Incoming {
+    sides: Arc<Sides>,
+    leases: Arc<Leases>,
+    inbox: Inbox,
+    returned: mpsc::Receiver<Undelivered>,
+    link: watch::Receiver<LinkState>,
+    ready: VecDeque<PeerEvent>,
+    tick: Interval,
+    look: Interval,
+}
+
+/// What comes from other hubs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// A message, in the order in which its hub sent it.
+    Message {
+        /// The hub that sent it.
+        from: HubId,
+        /// What it sent.
+        payload: Bytes,
+    },
+    /// A [`Class::Call`](super::Class::Call) that nobody received, and nobody will.
+    Returned {
+        /// The hub that it was for.
+        to: HubId,
+        /// The call.
+        payload: Bytes,
+    },
+    /// What was under way between this hub and that one may be lost, in both directions. What follows is of a new
+    /// beginning.
+    Broken {
+        /// The other hub.
+        hub: HubId,
+    },
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    pub(super) fn new(
+        sides: Arc<Sides>,
+        leases: Arc<Leases>,
+        inbox: Inbox,
+        returned: mpsc::Receiver<Undelivered>,
+        link: watch::Receiver<LinkState>,
+    ) -> Self {
+        let every = |period| {
+            let mut interval = interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        Self {
+            sides,
+            leases,
+            inbox,
+            returned,
+            link,
+            ready: VecDeque::new(),
+            tick: every(TICK),
+            look: every(LOOK),
+        }
+    }
+
+    /// Whoever reads begins now: that the link came up before concerns nothing that is under way.
+    pub(crate) fn begin(&mut self) {
+        self.link.borrow_and_update();
+    }
+
+    /// The next event. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> PeerEvent {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return event;
+            }
+            let is_active = self.sides.is_active();
+            tokio::select! {
+                Some(inbound) = self.inbox.recv() => match inbound {
+                    Inbound::Message(message) => self.receive(&message),
+                    Inbound::Missed => self.tell_all(Peer::missed),
+                },
+                Some(undelivered) = self.returned.recv() => self.take_back(undelivered),
+                Ok(()) = self.link.changed() => {
+                    if *self.link.borrow_and_update() == LinkState::Up {
+                        let now = Instant::now();
+                        self.tell_all(|peer| peer.resume(now));
+                    }
+                }
+                _ = self.tick.tick(), if is_active => self.tick(),
+                _ = self.look.tick() => self.look(&self.leases.pods()),
+                () = self.sides.woken() => {
+                    let broken = self.sides.take_broken();
+                    self.ready.extend(broken.into_iter().map(|hub| PeerEvent::Broken { hub }));
+                }
+            }
+        }
+    }
+
+    /// Takes a message of the carrier.
+    fn receive(&mut self, message: &Bytes) {
+        let (side, header, payload) = match self.read(message) {
+            Ok(read) => read,
+            Err(error) => return tracing::warn!(%error, "a message of another hub was not understood"),
+        };
+        let (sides, from, now) = (&self.sides, &side.hub, Instant::now());
+        let mut known = side.known.lock();
+        known.seen_at = now;
+        let received = known.peer.receive(&header, payload, now);
+        if let Some(answer) = received.answer.or_else(|| known.peer.due(now)) {
+            sides.tell(from, &answer);
+        }
+        sides.send_again(from, &mut known.peer, now);
+        let is_idle = known.peer.is_idle();
+        drop(known);
+        if !is_idle {
+            sides.activate();
+        }
+        if received.broke {
+            sides.metrics.conduit_breaks.inc();
+            self.ready.push_back(PeerEvent::Broken { hub: from.clone() });
+        }
+        let message = |payload| PeerEvent::Message {
+            from: from.clone(),
+            payload,
+        };
+        self.ready.extend(received.payload.map(message));
+    }
+
+    /// Reads a message, and finds the side that it is for: a name is checked only once.
+    fn read(&self, message: &Bytes) -> Result<(Arc<Side>, Header, Bytes), InvalidMessage> {
+        let (from, header, payload) = Header::decode(message)?;
+        let side = match self.sides.known(from) {
+            Some(side) => side,
+            None => self.sides.towards(&from.parse().map_err(|_| InvalidMessage)?),
+        };
+        Ok((side, header, payload))
+    }
+
+    /// Takes back what nobody received.
+    fn take_back(&mut self, undelivered: Undelivered) {
+        let Undelivered {
+            hub,
+            message,
+            delivered,
+        } = undelivered;
+        let Ok((_, header, _)) = Header::decode(&message) else {
+            return;
+        };
+        if delivered != Delivered::No || header.kind != Kind::Data {
+            return;
+        }
+        let side = self.sides.towards(&hub);
+        let payload = side.known.lock().peer.withdraw(&header);
+        self.ready
+            .extend(payload.map(|payload| PeerEvent::Returned { to: hub, payload }));
+    }
+
+    /// The carrier works again, or something that it brought was dropped.
+    fn tell_all(&self, header: impl Fn(&mut Peer) -> Header) {
+        for side in self.sides.all() {
+            let header = header(&mut side.known.lock().peer);
+            self.sides.tell(&side.hub, &header);
+        }
+        self.sides.activate();
+    }
+
+    /// Does what is due.
+    fn tick(&mut self) {
+        // Whatever begins from here on makes it active again.
+        self.sides.rest();
+        let is_down = self.sides.carrier.is_down();
+        let (mut is_active, mut bytes) = (false, 0);
+        for side in self.sides.all() {
+            let mut known = side.known.lock();
+            let (peer, now) = (&mut known.peer, Instant::now());
+            if is_down {
+                peer.window().excuse(now);
+            } else if peer.window().is_ignored(now) {
+                self.sides.give_up(&side.hub, peer);
+                self.ready.push_back(PeerEvent::Broken { hub: side.hub.clone() });
+            }
+            if let Some(header) = peer.due(now) {
+                self.sides.tell(&side.hub, &header);
+            }
+            if !is_down {
+                self.sides.send_again(&side.hub, peer, now);
+            }
+            is_active |= !peer.is_idle();
+            bytes += peer.window().bytes();
+        }
+        let gauge = &self.sides.metrics.conduit_bytes;
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if is_active {
+            self.sides.activate();
+        }
+    }
+
+    /// Greets hubs that have come, so that one that was taken for gone learns it, and forgets those that went long ago.
+    fn look(&self, pods: &[PodReport]) {
+        let now = Instant::now();
+        for pod in pods.iter().filter(|pod| pod.hub_id != self.sides.hub) {
+            let is_new = self.sides.known(pod.hub_id.as_str()).is_none();
+            let side = self.sides.towards(&pod.hub_id);
+            let mut known = side.known.lock();
+            known.seen_at = now;
+            if is_new || known.peer.is_closed() {
+                let hello = known.peer.hello();
+                self.sides.tell(&side.hub, &hello);
+            }
+        }
+        self.sides
+            .forget_those(|known| known.peer.is_idle() && now.saturating_duration_since(known.seen_at) > REMEMBERED);
+    }
+}

@@ -1,0 +1,80 @@
+//! Sends to other hubs.
+//!
+//! Invariants
+//! - Nothing waits: what has no room is refused, and what the carrier does not take now is sent again in its time.
+//! - What waits to be sent again goes first.
+
+use std::sync::Arc;
+
+use alkhub_protocol::HubId;
+use tokio::time::Instant;
+
+use super::sides::Sides;
+use super::window::{Class, NoRoom};
+use crate::carrier::NotSent;
+
+/// Sends to other hubs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Conduits(Arc<Sides>);
+
+// === impl Conduits ===
+
+impl Conduits {
+    pub(super) fn new(sides: Arc<Sides>) -> Self {
+        Self(sides)
+    }
+
+    /// Sends a message, given in parts. Never waits.
+    ///
+    /// # Errors
+    /// It was not taken, and will not arrive. A [`Class::Control`] is always taken, an [`Class::End`] nearly always.
+    pub fn send(&self, to: &HubId, class: Class, payload: &[&[u8]]) -> Result<(), NotSent> {
+        let (sides, side) = (&self.0, self.0.towards(to));
+        let mut known = side.known.lock();
+        let (peer, now) = (&mut known.peer, Instant::now());
+        if peer.window().is_behind() {
+            // At once, where it can.
+            sides.send_again(to, peer, now);
+        }
+        let bytes = payload.iter().map(|part| part.len()).sum();
+        let header = match peer.next(class, bytes) {
+            Ok(header) => header,
+            Err(NoRoom::ForThis) => return Err(NotSent::Full),
+            Err(NoRoom::ForAnything) => {
+                sides.give_up(to, peer);
+                sides.broke(to);
+                return Err(NotSent::Full);
+            }
+        };
+        let (message, kept) = header.encode(&sides.hub, payload);
+        let taken = if peer.pushed(class, kept, now) {
+            sides.carrier.send(to, message)
+        } else if class != Class::Call {
+            // Behind others that wait for the carrier.
+            Ok(())
+        } else if sides.carrier.is_down() {
+            Err(NotSent::Unreachable)
+        } else {
+            Err(NotSent::Full)
+        };
+        match taken {
+            Ok(()) => {}
+            // It can go elsewhere at once.
+            Err(reason) if class == Class::Call => {
+                peer.retract(now);
+                return Err(reason);
+            }
+            Err(_) => peer.not_taken(header.sequence, now),
+        }
+        drop(known);
+        sides.activate();
+        Ok(())
+    }
+
+    /// Ends the conduit to a hub that is gone. Should it live after all, it will see a break.
+    pub fn forget(&self, hub: &HubId) {
+        if let Some(side) = self.0.known(hub.as_str()) {
+            side.known.lock().peer.forget(Instant::now());
+        }
+    }
+}

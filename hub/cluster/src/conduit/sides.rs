@@ -1,0 +1,172 @@
+//! This hub's side of each conduit, found by the hub at the other end, and what they share.
+//!
+//! Invariants
+//! - Messages are handed to the carrier in their order, under the lock of their side.
+//! - Time counts only while something is under way ([`Sides::is_active`]): an idle conduit costs nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use alkhub_protocol::HubId;
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::message::Header;
+use super::peer::{Epochs, Peer};
+use crate::carrier::Carrier;
+use crate::metrics::Metrics;
+
+/// Bytes that are sent again in one turn; the rest follows in the next.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
+
+/// Every side, by the hub at the other end.
+#[derive(Debug)]
+pub(super) struct Sides {
+    pub(super) hub: HubId,
+    pub(super) carrier: Carrier,
+    pub(super) metrics: Metrics,
+    epochs: Epochs,
+    sides: RwLock<HashMap<HubId, Arc<Side>>>,
+    /// Conduits that broke where nobody could be told at once.
+    broken: Mutex<Vec<HubId>>,
+    is_active: AtomicBool,
+    wake: Notify,
+}
+
+/// One side, and the hub at the other end.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) hub: HubId,
+    pub(super) known: Mutex<Known>,
+}
+
+/// What a side holds.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) peer: Peer,
+    /// When the hub was last seen to live.
+    pub(super) seen_at: Instant,
+}
+
+// === impl Sides ===
+
+impl Sides {
+    pub(super) fn new(hub: &HubId, carrier: Carrier, metrics: Metrics) -> Self {
+        Self {
+            hub: hub.clone(),
+            carrier,
+            metrics,
+            epochs: Epochs::new(start()),
+            sides: RwLock::default(),
+            broken: Mutex::default(),
+            is_active: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    /// The side towards a hub that is known.
+    pub(super) fn known(&self, hub: &str) -> Option<Arc<Side>> {
+        self.sides.read().get(hub).cloned()
+    }
+
+    /// The side towards a hub; a new one where there is none.
+    pub(super) fn towards(&self, hub: &HubId) -> Arc<Side> {
+        if let Some(side) = self.known(hub.as_str()) {
+            return side;
+        }
+        let now = Instant::now();
+        let new = || {
+            let known = Known {
+                peer: Peer::new(&self.epochs, now),
+                seen_at: now,
+            };
+            Arc::new(Side {
+                hub: hub.clone(),
+                known: Mutex::new(known),
+            })
+        };
+        Arc::clone(self.sides.write().entry(hub.clone()).or_insert_with(new))
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Side>> {
+        self.sides.read().values().cloned().collect()
+    }
+
+    /// Forgets the sides for which this holds.
+    pub(super) fn forget_those(&self, is_gone: impl Fn(&Known) -> bool) {
+        self.sides.write().retain(|_, side| !is_gone(&side.known.lock()));
+    }
+
+    /// Whether something is under way, so that the time matters.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active.load(Ordering::Acquire)
+    }
+
+    /// Makes the time count.
+    pub(super) fn activate(&self) {
+        if !self.is_active() && !self.is_active.swap(true, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Lets the time count no more, until something is under way again.
+    pub(super) fn rest(&self) {
+        self.is_active.store(false, Ordering::Release);
+    }
+
+    /// Waits until time begins to count, or a conduit broke where nobody could be told. Dropping the future loses nothing.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The conduits that broke where nobody could be told.
+    pub(super) fn take_broken(&self) -> Vec<HubId> {
+        std::mem::take(&mut *self.broken.lock())
+    }
+
+    /// The conduit broke; whoever reads is told.
+    pub(super) fn broke(&self, hub: &HubId) {
+        self.broken.lock().push(hub.clone());
+        self.wake.notify_one();
+    }
+
+    /// The hub acknowledges nothing.
+    pub(super) fn give_up(&self, hub: &HubId, peer: &mut Peer) {
+        let reason = "it acknowledges nothing";
+        tracing::warn!(hub.id = %hub, reason, "the conduit to another hub is given up and begins anew");
+        self.metrics.conduit_breaks.inc();
+        peer.give_up(Instant::now());
+    }
+
+    /// Sends what has no place in the order; when it is lost it is sent again in its time.
+    pub(super) fn tell(&self, to: &HubId, header: &Header) {
+        let (message, _) = header.encode(&self.hub, &[]);
+        if let Err(error) = self.carrier.send(to, message) {
+            tracing::debug!(hub.id = %to, %error, "another hub was not told what arrived");
+        }
+    }
+
+    /// Sends what is due again.
+    pub(super) fn send_again(&self, hub: &HubId, peer: &mut Peer, now: Instant) {
+        let mut bytes = 0;
+        while bytes < TURN_BYTES {
+            let Some((place, kind, payload)) = peer.window().take_due(now) else {
+                return;
+            };
+            bytes += payload.len();
+            let (message, _) = peer.header(kind, place).encode(&self.hub, &[&payload]);
+            if self.carrier.send(hub, message).is_err() {
+                return peer.not_taken(place, now);
+            }
+            self.metrics.conduit_resent.inc();
+        }
+    }
+}
+
+/// Where epochs begin: milliseconds since the epoch, so that a hub that comes again under its old name is a new one.
+fn start() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default()
+}
