@@ -150,12 +150,13 @@ impl Remote {
         let metrics = Metrics::register(registry)?;
         let topology = Topology::new(url, config.redis_ca_file.as_deref())?;
         let link = Link::new();
-        let (publisher, publishing) = publisher::new(link.clone());
+        let names = Arc::new(Names::new(&config.prefix, hub));
+        let (publisher, publishing) = publisher::new(link.clone(), names.clone());
         let (subscriber, subscribe_queue) = subscriber::new(config.unsubscribe_grace);
         Ok(Self {
             redis: Redis {
                 link,
-                names: Arc::new(Names::new(&config.prefix, hub)),
+                names,
                 publisher,
                 subscriber,
                 timeout: config.timeout,

@@ -70,7 +70,7 @@ impl Redis {
     /// # Errors
     /// [`Error::Unavailable`]: the link is down. [`Error::Full`]: too much waits.
     pub fn relay(&self, to: &HubId, message: Bytes) -> Result<(), Error> {
-        self.publisher.relay(self.names.inbox(to), to.clone(), message)
+        self.publisher.relay(to.clone(), message)
     }
 
     /// Waits until Redis has confirmed an entry of the [`TopicTable`](crate::TopicTable); `incarnation` had confirmed

@@ -21,6 +21,7 @@
 //!
 //! Uses `config`, `protocol` and `tasks`. Sentinel and Cluster join `topology.rs`.
 
+mod bundle;
 mod channel;
 mod connector;
 mod error;

@@ -1,10 +1,10 @@
 //! Sends to Redis what this hub publishes and relays, many messages in one write.
 //!
 //! One batch is on its way at a time; what comes meanwhile makes the next one. So a lone message leaves at once, and
-//! under load the cost of a write is shared.
+//! under load the cost of a write is shared. What a batch has for one hub goes as one message ([`bundle`]).
 //!
 //! Invariants
-//! - Messages reach Redis in the order in which they were accepted.
+//! - Events reach Redis in the order in which they were accepted, and so do the messages for each hub.
 //! - What waits is bounded in messages and bytes; beyond it a message is refused ([`Error::Full`]).
 //! - A relayed message that nobody received, or that was never sent, is given back. So is one whose batch broke, with
 //!   the word that it may have been received.
@@ -17,6 +17,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::bundle;
+use crate::channel::Names;
 use crate::error::{Error, Unconfirmed};
 use crate::link::{Link, LinkHold};
 use crate::receive::{HubReceiver, Undelivered};
@@ -46,24 +48,24 @@ pub(crate) struct Publishing {
     commands: mpsc::Receiver<PublishCommand>,
     bytes: Arc<AtomicUsize>,
     link: Link,
+    names: Arc<Names>,
 }
 
 #[derive(Debug)]
 struct PublishCommand {
-    channel: String,
     message: Bytes,
-    waiter: Waiter,
+    to: Recipient,
 }
 
 #[derive(Debug)]
-enum Waiter {
-    /// Somebody waits for the confirmation.
-    Caller(oneshot::Sender<Result<(), Unconfirmed>>),
-    /// The message was for one hub.
-    Relay(HubId),
+enum Recipient {
+    /// Whoever listens to a channel; somebody waits for the confirmation.
+    Channel(String, oneshot::Sender<Result<(), Unconfirmed>>),
+    /// One hub.
+    Hub(HubId),
 }
 
-pub(crate) fn new(link: Link) -> (Publisher, Publishing) {
+pub(crate) fn new(link: Link, names: Arc<Names>) -> (Publisher, Publishing) {
     let (sender, commands) = mpsc::channel(QUEUE_MESSAGES);
     let bytes = Arc::new(AtomicUsize::new(0));
     let publisher = Publisher {
@@ -71,7 +73,13 @@ pub(crate) fn new(link: Link) -> (Publisher, Publishing) {
         bytes: bytes.clone(),
         link: link.clone(),
     };
-    (publisher, Publishing { commands, bytes, link })
+    let publishing = Publishing {
+        commands,
+        bytes,
+        link,
+        names,
+    };
+    (publisher, publishing)
 }
 
 // === impl Publisher ===
@@ -86,9 +94,8 @@ impl Publisher {
         self.link.incarnation().map_err(refused)?;
         let (waiter, answer) = oneshot::channel();
         self.accept(PublishCommand {
-            channel,
             message,
-            waiter: Waiter::Caller(waiter),
+            to: Recipient::Channel(channel, waiter),
         })
         .map_err(refused)?;
         let lost = |_| Unconfirmed {
@@ -99,12 +106,11 @@ impl Publisher {
     }
 
     /// Hands on a message for one hub.
-    pub(crate) fn relay(&self, channel: String, to: HubId, message: Bytes) -> Result<(), Error> {
+    pub(crate) fn relay(&self, to: HubId, message: Bytes) -> Result<(), Error> {
         self.link.incarnation()?;
         self.accept(PublishCommand {
-            channel,
             message,
-            waiter: Waiter::Relay(to),
+            to: Recipient::Hub(to),
         })
     }
 
@@ -167,14 +173,27 @@ impl Publishing {
                 .for_each(|command| command.fail(Delivered::No, self.link.why_down(), hubs));
             return;
         };
-        let mut pipeline = redis::Pipeline::with_capacity(batch.len());
-        for command in batch.iter() {
-            pipeline.cmd("PUBLISH").arg(&command.channel).arg(&command.message[..]);
+        // Stable: each hub's messages stay in their order.
+        batch.sort_by(|one, other| one.hub().cmp(&other.hub()));
+        let mut pipeline = redis::Pipeline::new();
+        for commands in batch.chunk_by(PublishCommand::goes_with) {
+            match &commands[0].to {
+                Recipient::Channel(channel, _) => pipeline.cmd("PUBLISH").arg(channel).arg(&commands[0].message[..]),
+                Recipient::Hub(hub) => {
+                    let bundle = bundle::encode(commands.iter().map(|command| &command.message));
+                    pipeline.cmd("PUBLISH").arg(self.names.inbox(hub)).arg(bundle)
+                }
+            };
         }
+        let sizes: Vec<usize> = batch.chunk_by(PublishCommand::goes_with).map(<[_]>::len).collect();
         match incarnation.query_all(&pipeline).await {
             Ok(answers) => {
-                for (command, answer) in batch.drain(..).zip(answers) {
-                    command.answered(incarnation.read(answer), hubs);
+                let mut commands = batch.drain(..);
+                for (size, answer) in sizes.into_iter().zip(answers) {
+                    let receivers = incarnation.read(answer);
+                    for command in commands.by_ref().take(size) {
+                        command.answered(&receivers, hubs);
+                    }
                 }
             }
             Err(error) => {
@@ -190,28 +209,40 @@ impl Publishing {
 // === impl PublishCommand ===
 
 impl PublishCommand {
+    fn hub(&self) -> Option<&HubId> {
+        match &self.to {
+            Recipient::Hub(hub) => Some(hub),
+            Recipient::Channel(..) => None,
+        }
+    }
+
+    /// Whether two commands make one message.
+    fn goes_with(&self, other: &Self) -> bool {
+        self.hub().is_some() && self.hub() == other.hub()
+    }
+
     /// Redis answered how many received it.
-    fn answered(self, receivers: Result<i64, Error>, hubs: &dyn HubReceiver) {
-        match (receivers, self.waiter) {
-            (Ok(_), Waiter::Caller(waiter)) => drop(waiter.send(Ok(()))),
-            (Ok(1..), Waiter::Relay(_)) => hubs.delivered(),
-            (Ok(_) | Err(_), Waiter::Relay(hub)) => hubs.undelivered(Undelivered {
+    fn answered(self, receivers: &Result<i64, Error>, hubs: &dyn HubReceiver) {
+        match (receivers, self.to) {
+            (Ok(_), Recipient::Channel(_, waiter)) => drop(waiter.send(Ok(()))),
+            (Ok(1..), Recipient::Hub(_)) => hubs.delivered(),
+            (Ok(_) | Err(_), Recipient::Hub(hub)) => hubs.undelivered(Undelivered {
                 hub,
                 message: self.message,
                 delivered: Delivered::No,
             }),
-            (Err(source), Waiter::Caller(waiter)) => drop(waiter.send(Err(Unconfirmed {
+            (Err(source), Recipient::Channel(_, waiter)) => drop(waiter.send(Err(Unconfirmed {
                 delivered: Delivered::No,
-                source,
+                source: source.clone(),
             }))),
         }
     }
 
     /// It was not sent, or the link broke while it was on its way.
     fn fail(self, delivered: Delivered, source: Error, hubs: &dyn HubReceiver) {
-        match self.waiter {
-            Waiter::Caller(waiter) => drop(waiter.send(Err(Unconfirmed { delivered, source }))),
-            Waiter::Relay(hub) => hubs.undelivered(Undelivered {
+        match self.to {
+            Recipient::Channel(_, waiter) => drop(waiter.send(Err(Unconfirmed { delivered, source }))),
+            Recipient::Hub(hub) => hubs.undelivered(Undelivered {
                 hub,
                 message: self.message,
                 delivered,

@@ -18,6 +18,7 @@ use prometheus::IntCounter;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::mpsc;
 
+use crate::bundle;
 use crate::channel::{Channel, Names};
 use crate::incarnation::Teardown;
 use crate::probe::Probe;
@@ -204,7 +205,14 @@ impl Reader {
                     table.resumed(&TopicFilter::AllOf(event_type.into()));
                 }
             }
-            (Kind::Published, Channel::Inbox) => hubs.relayed(message.payload),
+            (Kind::Published, Channel::Inbox) => {
+                for message in bundle::decode(message.payload) {
+                    match message {
+                        Ok(message) => hubs.relayed(message),
+                        Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),
+                    }
+                }
+            }
             (Kind::Published, Channel::Directory) => hubs.directory_changed(message.payload),
             (Kind::Published, Channel::Keys) => hubs.keys_changed(message.payload),
             (Kind::Published, Channel::Probe) => probe.returned(&message.payload),
