@@ -8,20 +8,47 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::nats;
+use crate::pace::{Latency, Schedule};
 use crate::peer::{Kind, PAYLOAD, Servers, contains, limited};
 use crate::ws::{Reader, Writer, push_frame};
 
 /// Calls before the clock starts.
 const WARM_UP: usize = 500;
 
-/// CPU microseconds of all servers for each call, checked and recorded where the peer does that.
+/// Calls that wait for their answers while throughput is measured.
+const FULL_LOAD: usize = 128;
+
+/// What calls cost, each sent as soon as another one was answered.
+struct Closed {
+    /// CPU microseconds of all servers for each call, checked and recorded where the peer does that.
+    cpu: f64,
+    /// Calls answered in a second.
+    per_second: f64,
+}
+
+/// CPU microseconds of all servers for each call.
 pub(crate) async fn measure(servers: &Servers, in_flight: usize, length: Duration) -> Result<f64> {
+    let calls = async { Ok(call(servers, in_flight, length).await?.cpu) };
+    answered(servers, calls).await
+}
+
+/// Latencies at half of the throughput, which is measured first.
+pub(crate) async fn latency(servers: &Servers, length: Duration) -> Result<Latency> {
+    let calls = async {
+        let full = call(servers, FULL_LOAD, length).await?.per_second;
+        call_openly(servers, full / 2.0, length).await
+    };
+    answered(servers, calls).await
+}
+
+/// Does `calls` while there is somebody who answers them.
+async fn answered<T>(servers: &Servers, calls: impl Future<Output = Result<T>>) -> Result<T> {
     let (mut reader, mut writer) = servers.connect(1).await?;
     serve_operation(servers.kind(), &mut reader, &mut writer).await?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let answering = answer(servers.kind(), reader, writer);
     let spoke = tasks.spawn(stop.clone().run_until_cancelled_owned(answering));
-    let result = limited("calls", call(servers, in_flight, length)).await;
+    let result = limited("calls", calls).await;
     stop.cancel();
     if let Some(ended) = spoke.await? {
         ended.context("the answering side ended early")?;
@@ -117,13 +144,19 @@ impl Answered {
     }
 }
 
-async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<f64> {
+/// A caller whose calls are answered.
+async fn caller(servers: &Servers) -> Result<(Reader, Writer)> {
     let (mut reader, mut writer) = servers.connect(0).await?;
     if servers.kind() == Kind::Nats {
         writer.send(b"SUB inbox.> 1\r\nPING\r\n", true).await?;
         nats::pong(&mut reader).await?;
     }
     ready(servers.kind(), &mut reader, &mut writer).await?;
+    Ok((reader, writer))
+}
+
+async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<Closed> {
+    let (mut reader, mut writer) = caller(servers).await?;
     let (mut answered, mut start) = (Answered::default(), None);
     loop {
         if answered.count >= WARM_UP && start.is_none() {
@@ -147,9 +180,41 @@ async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<f
             message = reader.arrived()?;
         }
     }
+    let (at, cpu, before) = start.expect("the loop ends only after it was set");
+    let (elapsed, count) = (at.elapsed(), (answered.count - before) as f64);
     servers.recorded(answered.count).await?;
-    let (_, cpu, before) = start.expect("the loop ends only after it was set");
-    Ok((servers.cpu()? - cpu).as_secs_f64() * 1e6 / (answered.count - before) as f64)
+    Ok(Closed {
+        cpu: (servers.cpu()? - cpu).as_secs_f64() * 1e6 / count,
+        per_second: count / elapsed.as_secs_f64(),
+    })
+}
+
+/// Calls when each is due, whatever has been answered.
+async fn call_openly(servers: &Servers, per_second: f64, length: Duration) -> Result<Latency> {
+    let (mut reader, writer) = caller(servers).await?;
+    let (kind, schedule) = (servers.kind(), Schedule::new(per_second, length));
+    let sending = schedule.send(writer, move |frames, n| push_request(kind, frames, Some(n)));
+    let reading = async {
+        let mut latencies = Vec::with_capacity(schedule.len());
+        let mut answered = Answered {
+            each: vec![false; schedule.len()],
+            count: 0,
+        };
+        while answered.count < schedule.len() {
+            let mut message = Some(reader.next().await?);
+            let now = Instant::now();
+            while let Some(answer) = message {
+                answers(kind, &answer, |n| {
+                    latencies.extend(n.and_then(|n| schedule.latency(n, now)));
+                    answered.add(n)
+                })?;
+                message = reader.arrived()?;
+            }
+        }
+        Ok(latencies)
+    };
+    let (_writer, latencies) = tokio::try_join!(sending, reading)?;
+    Latency::of(latencies, length, schedule.len())
 }
 
 /// Waits until a request is answered: across two servers the news of who answers takes a moment.
@@ -160,6 +225,7 @@ async fn ready(kind: Kind, reader: &mut Reader, writer: &mut Writer) -> Result<(
         push_request(kind, &mut frames, None);
         writer.send_raw(&frames).await?;
         let mut answered = false;
+        // A server that knows nobody who answers says so at once, or nothing.
         let answer = tokio::time::timeout(Duration::from_millis(500), async {
             let message = reader.next().await?;
             answers(kind, &message, |_| {
@@ -172,7 +238,6 @@ async fn ready(kind: Kind, reader: &mut Reader, writer: &mut Writer) -> Result<(
             return Ok(());
         }
         ensure!(Instant::now() < end, "nobody answers: {answer:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -3,12 +3,13 @@
 //! Every figure is CPU time of the servers' own accounting (`/proc/PID/stat`), divided by what they delivered; the
 //! load runs in this process. Rounds of the peers are interleaved. A run that lost a delivery fails. Where a lone
 //! message is measured, servers and load sit on one CPU: wake-ups across virtual CPUs would hide everything else.
-//! Figures are compared only within one run.
+//! Figures are compared only within one run. Latencies are measured apart, at half of the load that the peer carries.
 
 mod calls;
 mod fanout;
 mod idle;
 mod nats;
+mod pace;
 mod peer;
 mod process;
 mod report;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
+use crate::pace::Latency;
 use crate::peer::{Kind, Servers};
 use crate::report::Report;
 
@@ -131,36 +133,85 @@ impl Case {
     }
 }
 
+/// What is timed at half of the load that the peer carries.
+#[derive(Clone, Copy, Debug)]
+enum Timed {
+    /// From the moment a request was due to its answer, on one server or across two.
+    Calls { servers: usize },
+    /// From the moment an event was due to each delivery.
+    FanOut,
+}
+
+const TIMED: [Timed; 3] = [Timed::Calls { servers: 1 }, Timed::Calls { servers: 2 }, Timed::FanOut];
+
+impl Timed {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Calls { servers: 1 } => "latency of calls",
+            Self::Calls { .. } => "latency of calls across two servers",
+            Self::FanOut => "latency of fan-out 1 -> 1,000",
+        }
+    }
+
+    fn servers(self) -> usize {
+        match self {
+            Self::Calls { servers } => servers,
+            Self::FanOut => 1,
+        }
+    }
+
+    async fn measure(self, servers: &Servers, length: Duration) -> Result<Latency> {
+        match self {
+            Self::Calls { .. } => calls::latency(servers, length).await,
+            Self::FanOut => fanout::latency(servers, length).await,
+        }
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let mut report = Report::new(&args)?;
     for case in CASES.into_iter().filter(|case| case.name().contains(&args.only)) {
         process::pin(case.pinned()).context("pinning to a CPU")?;
-        // A runtime of its own, so that its threads inherit the pinning.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()?;
-        let mut figures = [Vec::new(), Vec::new()];
-        for round in 0..args.rounds {
-            for (kind, figures) in [Kind::Alkhub, Kind::Nats].into_iter().zip(&mut figures) {
-                let figure = runtime.block_on(async {
-                    let servers = Servers::start(kind, case.servers(), &args).await?;
-                    case.measure(&servers, Duration::from_secs(args.seconds)).await
-                });
-                let figure = figure.with_context(|| format!("{}, {kind:?}, round {round}", case.name()))?;
-                eprintln!(
-                    "{}: {kind:?} round {}: {figure:.2} {}",
-                    case.name(),
-                    round + 1,
-                    case.unit()
-                );
-                figures.push(figure);
-            }
-        }
-        let [alkhub, nats] = figures;
+        let [alkhub, nats] = rounds(&args, &case.name(), case.servers(), async |servers, length| {
+            case.measure(servers, length).await
+        })?;
         report.row(&case.name(), (case.unit(), case.aim()), &alkhub, &nats);
     }
+    process::pin(false).context("using all CPUs")?;
+    for case in TIMED.into_iter().filter(|case| case.name().contains(&args.only)) {
+        let [alkhub, nats] = rounds(&args, case.name(), case.servers(), async |servers, length| {
+            case.measure(servers, length).await
+        })?;
+        report.latencies(case.name(), &alkhub, &nats);
+    }
     report.finish(args.out.as_deref())
+}
+
+/// What each peer's rounds measured, alkhub's first.
+fn rounds<T: std::fmt::Debug>(
+    args: &Args,
+    case: &str,
+    count: usize,
+    measure: impl AsyncFn(&Servers, Duration) -> Result<T>,
+) -> Result<[Vec<T>; 2]> {
+    // A runtime of its own, so that its threads inherit the pinning.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let mut figures = [Vec::new(), Vec::new()];
+    for round in 1..=args.rounds {
+        for (kind, figures) in [Kind::Alkhub, Kind::Nats].into_iter().zip(&mut figures) {
+            let figure = runtime.block_on(async {
+                let servers = Servers::start(kind, count, args).await?;
+                measure(&servers, Duration::from_secs(args.seconds)).await
+            });
+            let figure = figure.with_context(|| format!("{case}, {kind:?}, round {round}"))?;
+            eprintln!("{case}: {kind:?} round {round}: {figure:.2?}");
+            figures.push(figure);
+        }
+    }
+    Ok(figures)
 }

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use alkhub_test_support::{Port, RedisServer, until};
-use anyhow::{Context as _, Result, ensure};
-use tokio::time::Instant;
+use alkhub_test_support::{Port, RedisServer, try_until_within, until};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::Args;
 use crate::nats;
@@ -160,25 +159,28 @@ impl Servers {
             return Ok(());
         }
         let client = reqwest::Client::new();
-        let end = Instant::now() + Duration::from_secs(20);
-        loop {
-            let (mut written, mut dropped) = (0, 0);
-            for url in &self.management {
-                let text = client.get(format!("{url}/metrics")).send().await?.text().await?;
-                written += sample(&text, "alkhub_call_records_written_total")?;
-                dropped += sample(&text, "alkhub_call_records_dropped_total")?;
+        let written = || async {
+            let (written, dropped) = self.records(&client).await.map_err(|error| error.to_string())?;
+            match written {
+                _ if dropped > 0 => Ok(Err(anyhow!("{dropped} of {calls} call records were dropped"))),
+                written if written < calls => Err(format!("{written} of {calls}")),
+                _ => Ok(Ok(())),
             }
-            ensure!(
-                dropped == 0,
-                "{dropped} of {calls} call records were dropped, {written} written"
-            );
-            if written >= calls {
-                return Ok(());
-            }
-            ensure!(Instant::now() < end, "{written} of {calls} call records are written");
-            // Seldom, because the hubs' work for it is counted too.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let limit = Duration::from_secs(20);
+        let written = try_until_within("all call records are written", limit, written).await;
+        written.map_err(|late| anyhow!(late))?
+    }
+
+    /// Call records that the hubs have written, and dropped.
+    async fn records(&self, client: &reqwest::Client) -> Result<(usize, usize)> {
+        let (mut written, mut dropped) = (0, 0);
+        for url in &self.management {
+            let text = client.get(format!("{url}/metrics")).send().await?.text().await?;
+            written += sample(&text, "alkhub_call_records_written_total")?;
+            dropped += sample(&text, "alkhub_call_records_dropped_total")?;
         }
+        Ok((written, dropped))
     }
 
     /// Resident memory of the first server in bytes.

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use crate::Args;
+use crate::pace::Latency;
 
 /// What stands under the table.
 const MEANING: &str = include_str!("meaning.md");
@@ -14,10 +16,19 @@ const MEANING: &str = include_str!("meaning.md");
 /// What a profile of the calls says, from a run of its own.
 const PROFILE: &str = include_str!("profile.md");
 
+/// The head of the second table.
+const LATENCIES: &str = "
+Latency at half load, in microseconds: each peer is offered half of what it carries.
+
+| case | percentile | alkhub | nats | ratio of medians |
+|---|---|---|---|---|
+";
+
 /// Rows gathered so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     text: String,
+    latencies: String,
 }
 
 // === impl Report ===
@@ -51,7 +62,10 @@ impl Report {
             args.rounds,
             args.seconds,
         );
-        Ok(Self { text })
+        Ok(Self {
+            text,
+            latencies: String::new(),
+        })
     }
 
     /// One case.
@@ -67,9 +81,32 @@ impl Report {
         row.expect("writing to a string cannot fail");
     }
 
-    /// Prints the table and writes it to a file where one is named, with what the figures mean.
+    /// The latencies of one case.
+    pub(crate) fn latencies(&mut self, case: &str, alkhub: &[Latency], nats: &[Latency]) {
+        let load = |rounds: &[Latency]| median(&rounds.iter().map(|round| round.per_second).collect::<Vec<_>>());
+        let case = format!("{case}, {:.0} and {:.0} a second", load(alkhub), load(nats));
+        let percentiles: [(&str, fn(&Latency) -> Duration); 2] =
+            [("p50", |round| round.p50), ("p99", |round| round.p99)];
+        for (name, percentile) in percentiles {
+            let micros = |rounds: &[Latency]| -> Vec<f64> {
+                let each = rounds.iter().map(|round| percentile(round).as_secs_f64() * 1e6);
+                each.collect()
+            };
+            let (alkhub, nats) = (micros(alkhub), micros(nats));
+            let ratio = median(&alkhub) / median(&nats);
+            let (alkhub, nats) = (spread(&alkhub), spread(&nats));
+            let row = writeln!(self.latencies, "| {case} | {name} | {alkhub} | {nats} | {ratio:.2} |");
+            row.expect("writing to a string cannot fail");
+        }
+    }
+
+    /// Prints the tables and writes them to a file where one is named, with what the figures mean.
     pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
+        if !self.latencies.is_empty() {
+            self.text.push_str(LATENCIES);
+            self.text.push_str(&self.latencies);
+        }
         self.text.push_str(MEANING);
         self.text.push_str(PROFILE);
         std::io::stdout().write_all(self.text.as_bytes())?;
