@@ -50,14 +50,22 @@ impl Peers {
     pub(crate) async fn run(self) {
         let mut incoming = self.cluster.incoming().expect("nobody else reads what hubs send");
         while let Some(event) = self.stop.run_until_cancelled(incoming.next()).await {
-            match event {
-                PeerEvent::Message { from, payload } => {
-                    self.metrics.relayed(Direction::Received);
-                    self.relayed(from, &payload);
-                }
-                PeerEvent::Returned { to, payload } => self.came_back(to, &payload),
-                PeerEvent::Broken { hub } => self.departures.conduit_broke(&hub),
+            let mut event = Some(event);
+            while let Some(one) = event {
+                self.take(one);
+                event = incoming.ready();
             }
+        }
+    }
+
+    fn take(&self, event: PeerEvent) {
+        match event {
+            PeerEvent::Message { from, payload } => {
+                self.metrics.relayed(Direction::Received);
+                self.relayed(from, &payload);
+            }
+            PeerEvent::Returned { to, payload } => self.came_back(to, &payload),
+            PeerEvent::Broken { hub } => self.departures.conduit_broke(&hub),
         }
     }
 

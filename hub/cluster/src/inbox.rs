@@ -16,11 +16,14 @@ const MESSAGES: usize = 16_384;
 /// Their bytes at most, the first message aside.
 const BYTES: usize = 64 * 1024 * 1024;
 
+/// Messages that are read at once at most.
+const BATCH: usize = 256;
+
 /// What comes from other hubs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inbound {
-    /// A message.
-    Message(Bytes),
+    /// Messages.
+    Some,
     /// Messages are missing here: more came than this hub took.
     Missed,
 }
@@ -56,16 +59,20 @@ pub(crate) fn channel() -> (InboxSender, Inbox) {
 // === impl Inbox ===
 
 impl Inbox {
-    /// The next message, or the sign that some are missing; `None` when the hub has ended. Dropping the future loses
-    /// nothing.
-    pub(crate) async fn recv(&mut self) -> Option<Inbound> {
+    /// Appends the next messages, or gives the sign that some are missing; `None` when the hub has ended. Dropping the
+    /// future loses nothing.
+    pub(crate) async fn recv(&mut self, into: &mut Vec<Bytes>) -> Option<Inbound> {
         // What is missing was dropped because this queue was full: there is a message to wake for.
         if self.missed.swap(false, Ordering::AcqRel) {
             return Some(Inbound::Missed);
         }
-        let message = self.messages.recv().await?;
-        self.held.fetch_sub(message.len(), Ordering::AcqRel);
-        Some(Inbound::Message(message))
+        let before = into.len();
+        if self.messages.recv_many(into, BATCH).await == 0 {
+            return None;
+        }
+        let bytes = into[before..].iter().map(Bytes::len).sum();
+        self.held.fetch_sub(bytes, Ordering::AcqRel);
+        Some(Inbound::Some)
     }
 }
 

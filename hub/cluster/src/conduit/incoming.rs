@@ -35,6 +35,8 @@ pub struct Incoming {
     inbox: Inbox,
     returned: mpsc::Receiver<Undelivered>,
     link: watch::Receiver<LinkState>,
+    /// What was read and not looked at, the last one first.
+    unread: Vec<Bytes>,
     ready: VecDeque<PeerEvent>,
     tick: Interval,
     look: Interval,
@@ -86,6 +88,7 @@ impl Incoming {
             inbox,
             returned,
             link,
+            unread: Vec::new(),
             ready: VecDeque::new(),
             tick: every(TICK),
             look: every(LOOK),
@@ -100,13 +103,13 @@ impl Incoming {
     /// The next event. Dropping the future loses nothing.
     pub async fn next(&mut self) -> PeerEvent {
         loop {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = self.ready() {
                 return event;
             }
             let is_active = self.sides.is_active();
             tokio::select! {
-                Some(inbound) = self.inbox.recv() => match inbound {
-                    Inbound::Message(message) => self.receive(&message),
+                Some(inbound) = self.inbox.recv(&mut self.unread) => match inbound {
+                    Inbound::Some => self.unread.reverse(),
                     Inbound::Missed => self.tell_all(Peer::missed),
                 },
                 Some(undelivered) = self.returned.recv() => self.take_back(undelivered),
@@ -123,6 +126,17 @@ impl Incoming {
                     self.ready.extend(broken.into_iter().map(|hub| PeerEvent::Broken { hub }));
                 }
             }
+        }
+    }
+
+    /// The next event, where it has come already: many come at once, and waiting for each would cost more than they do.
+    pub fn ready(&mut self) -> Option<PeerEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let message = self.unread.pop()?;
+            self.receive(&message);
         }
     }
 
