@@ -64,7 +64,8 @@ impl Arrivals {
     }
 
     async fn take_all(self: &Arc<Self>, call: &Arc<Call>) {
-        while let Some(arrival) = call.lane.pop(&self.bytes) {
+        let mut next = call.lane.pop(&self.bytes);
+        while let Some(arrival) = next {
             // The lane of a call that has ended is emptied all the same: others need the room.
             let taken = if lane::cost(&arrival) < LARGE {
                 catch_unwind(AssertUnwindSafe(|| self.take_one(call, &arrival))).is_ok()
@@ -82,7 +83,11 @@ impl Arrivals {
                     Some("its answer cannot be checked"),
                 );
             }
-            tokio::task::yield_now().await;
+            next = call.lane.pop(&self.bytes);
+            if next.is_some() {
+                // Another call's turn.
+                tokio::task::yield_now().await;
+            }
         }
     }
 

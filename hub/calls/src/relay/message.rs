@@ -102,7 +102,10 @@ pub(crate) enum Error {
 impl Header {
     /// The line, its end included.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let line = match self {
+        use std::fmt::Write as _;
+
+        let mut line = String::with_capacity(LINE_LIMIT);
+        let written = match self {
             Self::Call {
                 key,
                 attempt,
@@ -111,7 +114,8 @@ impl Header {
                 on_disconnect,
             } => {
                 let CallId { id, root, parent } = id;
-                let parent = parent.map_or_else(|| NO_PARENT.to_owned(), |parent| parent.to_string());
+                let parent = parent.as_ref().map(ToString::to_string);
+                let parent = parent.as_deref().unwrap_or(NO_PARENT);
                 let Destination {
                     spoke,
                     instance,
@@ -121,12 +125,14 @@ impl Header {
                     OnDisconnect::Abort => "",
                     OnDisconnect::Detach => " detach",
                 };
-                format!("call {key} {attempt} {id} {root} {parent} {generation} {spoke} {instance}{detach}\n")
+                let call = format_args!("call {key} {attempt} {id} {root} {parent} {generation}");
+                writeln!(line, "{call} {spoke} {instance}{detach}")
             }
-            Self::Abort { key } => format!("abort {key}\n"),
-            Self::Answer { key, attempt } => format!("answer {key} {attempt}\n"),
-            Self::Moved { key, attempt } => format!("moved {key} {attempt}\n"),
+            Self::Abort { key } => writeln!(line, "abort {key}"),
+            Self::Answer { key, attempt } => writeln!(line, "answer {key} {attempt}"),
+            Self::Moved { key, attempt } => writeln!(line, "moved {key} {attempt}"),
         };
+        written.expect("writing to memory cannot fail");
         line.into_bytes()
     }
 
