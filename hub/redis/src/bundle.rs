@@ -14,7 +14,7 @@ const LENGTH: usize = 4;
 
 /// The messages of a bundle, in their order.
 #[derive(Debug)]
-pub(crate) struct Messages {
+struct Messages {
     rest: Bytes,
     whole: usize,
 }
@@ -37,7 +37,7 @@ pub(crate) fn encode<'a>(messages: impl Iterator<Item = &'a Bytes> + Clone) -> V
 }
 
 /// Reads what [`encode`] wrote.
-pub(crate) fn decode(bundle: Bytes) -> Messages {
+pub(crate) fn decode(bundle: Bytes) -> impl Iterator<Item = Result<Bytes, Truncated>> {
     Messages {
         whole: bundle.len(),
         rest: bundle,
