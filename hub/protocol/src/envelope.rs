@@ -51,6 +51,15 @@ pub enum Error {
     Shape(serde_json::Error),
 }
 
+/// An envelope that shares the bytes of its frame: most are looked at and not kept.
+#[derive(Debug)]
+pub(crate) struct Borrowed<'a> {
+    pub(crate) kind: Cow<'a, str>,
+    pub(crate) id: Cow<'a, str>,
+    pub(crate) payload: Option<RawJson>,
+    transport: Option<TransportHeader>,
+}
+
 #[derive(Deserialize)]
 #[serde(expecting = "a JSON object")]
 struct Head<'a> {
@@ -77,14 +86,23 @@ impl Envelope {
     /// # Errors
     /// [`Error`], checked in this order: size, depth, syntax, shape, size of the payload.
     pub fn decode(frame: &Bytes) -> Result<Self, Error> {
-        let (envelope, _) = Self::read(frame)?;
+        let (envelope, _) = Borrowed::read(frame)?;
         limit(envelope.payload.as_ref())?;
-        Ok(envelope)
+        Ok(envelope.into_owned())
     }
 
-    /// The same without the limit on the payload: for a call, it holds for the input or the output inside. With how
-    /// deep the frame nests.
-    pub(crate) fn read(frame: &Bytes) -> Result<(Self, usize), Error> {
+    /// Writes the envelope as one JSON text.
+    pub fn encode(&self) -> Bytes {
+        encode(&self.kind, &self.id, self.payload.as_ref(), self.transport.as_ref())
+    }
+}
+
+// === impl Borrowed ===
+
+impl<'a> Borrowed<'a> {
+    /// [`Envelope::decode`] without the limit on the payload: for a call, it holds for the input or the output inside. With
+    /// how deep the frame nests.
+    pub(crate) fn read(frame: &'a Bytes) -> Result<(Self, usize), Error> {
         if frame.len() > FRAME_LIMIT_BYTES {
             return Err(Error::TooLarge {
                 size: frame.len(),
@@ -101,17 +119,22 @@ impl Envelope {
         let head: Head<'_> = serde_json::from_slice(frame).map_err(classify)?;
         let transport = head.transport.map(|raw| json::strict::from_str(raw.get()));
         let envelope = Self {
-            kind: head.kind.into_owned(),
-            id: head.id.into_owned(),
+            kind: head.kind,
+            id: head.id,
             payload: head.payload.map(|raw| RawJson::slice_of(frame, raw)),
             transport: transport.transpose().map_err(classify)?,
         };
         Ok((envelope, depth))
     }
 
-    /// Writes the envelope as one JSON text.
-    pub fn encode(&self) -> Bytes {
-        encode(&self.kind, &self.id, self.payload.as_ref(), self.transport.as_ref())
+    /// The same with memory of its own for its names.
+    pub(crate) fn into_owned(self) -> Envelope {
+        Envelope {
+            kind: self.kind.into_owned(),
+            id: self.id.into_owned(),
+            payload: self.payload,
+            transport: self.transport,
+        }
     }
 }
 

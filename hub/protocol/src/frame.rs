@@ -21,7 +21,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::call::{CallRequest, Identity, InvalidMetadata, Metadata, OnDisconnect};
-use crate::envelope::{self, Envelope};
+use crate::envelope::{self, Borrowed, Envelope};
 use crate::id::InvalidId;
 use crate::topic::{InvalidTopic, TopicFilter};
 use crate::{
@@ -225,12 +225,12 @@ impl Frame {
     }
 
     fn read(message: &Bytes, limit: fn(&str) -> usize) -> Result<(Self, Option<Dialect>), ErrorKind> {
-        let (envelope, depth) = Envelope::read(message)?;
+        let (envelope, depth) = Borrowed::read(message)?;
         if depth > limit(&envelope.kind) {
             return Err(envelope::Error::from(json::Error::TooDeep).into());
         }
         let dialect = Dialect::of(&envelope.kind, &envelope.id);
-        let frame = match envelope.kind.as_str() {
+        let frame = match &*envelope.kind {
             "call.requested" | "call.responded" | "call.completed" | "call.aborted" | "call.error" => {
                 decode::call(&envelope)?
             }
@@ -238,7 +238,7 @@ impl Frame {
             kind if kind.starts_with("__") => decode::control(&envelope)?,
             _ => {
                 envelope::limit(envelope.payload.as_ref())?;
-                Self::Event(envelope)
+                Self::Event(envelope.into_owned())
             }
         };
         Ok((frame, dialect))

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{ErrorKind, Frame, Requested};
 use crate::call::{Delivered, Metadata};
-use crate::envelope::{self, Envelope, present};
+use crate::envelope::{self, Borrowed, present};
 use crate::json::strict;
 use crate::topic::TopicRequest;
 use crate::{CallError, Code, RawJson, RequestId};
@@ -143,8 +143,8 @@ impl Visitor<'_> for AnyMillisVisitor {
     }
 }
 
-pub(super) fn call(envelope: &Envelope) -> Result<Frame, ErrorKind> {
-    let message = || envelope.kind.clone();
+pub(super) fn call(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
+    let message = || envelope.kind.to_string();
     let payload = object(envelope)?.bytes();
     // Each item of each stream passes here: it is an object, which was looked at, and has no struct inside but `Target`,
     // which is read from an object only, for it keeps what it does not know.
@@ -161,7 +161,7 @@ pub(super) fn call(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     let raw = |raw: Option<&RawValue>| raw.map(|raw| RawJson::slice_of(&payload, raw));
     let input = raw(body.input);
     envelope::limit(input.as_ref())?;
-    Ok(match envelope.kind.as_str() {
+    Ok(match &*envelope.kind {
         "call.requested" => {
             let metadata = raw(body.metadata).map(Metadata::new).transpose()?;
             Frame::Requested(requested(request_id, &body, input, metadata)?)
@@ -181,12 +181,12 @@ pub(super) fn call(envelope: &Envelope) -> Result<Frame, ErrorKind> {
 }
 
 /// The payload, which must be an object.
-fn object(envelope: &Envelope) -> Result<&RawJson, ErrorKind> {
+fn object<'a>(envelope: &'a Borrowed<'_>) -> Result<&'a RawJson, ErrorKind> {
     match &envelope.payload {
-        None => Err(ErrorKind::PayloadMissing(envelope.kind.clone())),
+        None => Err(ErrorKind::PayloadMissing(envelope.kind.to_string())),
         // serde would read an array as the fields in their order.
         Some(payload) if payload.as_bytes().first() != Some(&b'{') => {
-            Err(ErrorKind::PayloadShape(envelope.kind.clone()))
+            Err(ErrorKind::PayloadShape(envelope.kind.to_string()))
         }
         Some(payload) => Ok(payload),
     }
@@ -250,7 +250,7 @@ fn failure(body: &CallPayload<'_>, details: Option<RawJson>) -> CallError {
 }
 
 /// `hub.register` as a message: the same as a call of the operation `hub.register` with the payload as its input.
-pub(super) fn register(envelope: &Envelope) -> Result<Frame, ErrorKind> {
+pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Id {
@@ -260,7 +260,7 @@ pub(super) fn register(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     let input = object(envelope)?.clone();
     envelope::limit(Some(&input))?;
     let inner: Id = input.to().map_err(|source| ErrorKind::Payload {
-        message: envelope.kind.clone(),
+        message: envelope.kind.to_string(),
         source,
     })?;
     let id = inner.request_id.as_deref().filter(|id| !id.is_empty());
@@ -282,20 +282,20 @@ pub(super) fn register(envelope: &Envelope) -> Result<Frame, ErrorKind> {
     }))
 }
 
-pub(super) fn control(envelope: &Envelope) -> Result<Frame, ErrorKind> {
-    let message = || envelope.kind.clone();
-    fn read<T: serde::de::DeserializeOwned>(envelope: &Envelope) -> Result<T, ErrorKind> {
+pub(super) fn control(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
+    let message = || envelope.kind.to_string();
+    fn read<T: serde::de::DeserializeOwned>(envelope: &Borrowed<'_>) -> Result<T, ErrorKind> {
         let payload = envelope
             .payload
             .as_ref()
-            .ok_or_else(|| ErrorKind::PayloadMissing(envelope.kind.clone()))?;
+            .ok_or_else(|| ErrorKind::PayloadMissing(envelope.kind.to_string()))?;
         payload.to().map_err(|source| ErrorKind::Payload {
-            message: envelope.kind.clone(),
+            message: envelope.kind.to_string(),
             source,
         })
     }
     let topic = || read::<TopicRequest>(envelope);
-    Ok(match envelope.kind.as_str() {
+    Ok(match &*envelope.kind {
         "__subscribe" => Frame::Subscribe(topic()?.filter()?),
         "__unsubscribe" => Frame::Unsubscribe(topic()?.filter()?),
         "__subscribed" => Frame::Subscribed(topic()?.filter()?.to_string()),
