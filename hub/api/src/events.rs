@@ -8,7 +8,6 @@ use alkhub_edge::error::{ApiError, Chain, missing_scope};
 use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
 use alkhub_edge::topics::{cost, not_published, not_subscribed};
-use alkhub_events::Lag;
 use alkhub_protocol::topic::InvalidTopic;
 use alkhub_protocol::{CallError, Topic, TopicFilter};
 use axum::extract::State;
@@ -108,7 +107,7 @@ pub(crate) async fn stream(
         .key(&caller.key.id)
         .take(Kept::Subscriptions, bytes);
     let budget = budget.map_err(CallError::from)?;
-    let (mailbox, deliveries) = alkhub_events::mailbox(api.parts().event_limits, Lag::DropOldest);
+    let (mailbox, deliveries) = alkhub_events::mailbox(api.parts().event_limits);
     let subscribed = filters.into_iter().map(|filter| api.bus().subscribe(filter, &mailbox));
     let subscriptions = try_join_all(subscribed).await.map_err(|error| {
         tracing::debug!(error = %Chain(&error), "a subscription was not confirmed");

@@ -209,7 +209,6 @@ fn batch(first: Item, deliveries: &mut Deliveries, stream_id: &str, number: &mut
                 }
             }
             Item::Gap(lost) => out.extend(gap(&lost)),
-            Item::Overflowed => {}
         }
         next = if out.len() + size < BATCH {
             deliveries.try_next()

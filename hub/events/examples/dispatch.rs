@@ -9,7 +9,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Bus, Deliveries, Lag, Limits, Subscription, mailbox};
+use alkhub_events::{Bus, Deliveries, Limits, Subscription, mailbox};
 use alkhub_protocol::{RawJson, Topic};
 use alkhub_redis::{Connector, LinkState};
 use alkhub_tasks::Supervisor;
@@ -66,7 +66,7 @@ async fn fan_out(bus: &Bus, tasks: &TaskTracker, in_flight: u32) -> Result<(), B
     let (done, mut read) = mpsc::channel(READERS as usize * 64);
     let mut subscriptions: Vec<Subscription> = Vec::new();
     for _ in 0..READERS {
-        let (mailbox, mut deliveries) = mailbox(LIMITS, Lag::Disconnect);
+        let (mailbox, mut deliveries) = mailbox(LIMITS);
         subscriptions.push(bus.subscribe("bench:1".parse()?, &mailbox).await?);
         let done = done.clone();
         tasks.spawn(async move {
@@ -105,7 +105,7 @@ async fn fan_out(bus: &Bus, tasks: &TaskTracker, in_flight: u32) -> Result<(), B
 
 /// Many topics with one subscriber on the other hub each.
 async fn across(from: &Bus, to: &Bus, in_flight: usize) -> Result<(), Box<dyn Error>> {
-    let (mailbox, mut deliveries): (_, Deliveries) = mailbox(LIMITS, Lag::Disconnect);
+    let (mailbox, mut deliveries): (_, Deliveries) = mailbox(LIMITS);
     let topics: Vec<Topic> = (0..TOPICS)
         .map(|id| format!("bench:{id}").parse())
         .collect::<Result<_, _>>()?;

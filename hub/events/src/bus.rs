@@ -84,7 +84,7 @@ impl Bus {
         let readers = table.readers(topic.as_str(), topic.event_type());
         let mut local = 0;
         if !readers.is_empty() {
-            let publication = Publication::counted(topic.clone(), payload.clone(), table.live());
+            let publication = Publication::counted(topic.clone(), payload.as_ref(), table.live());
             let spread = readers.push(&Arc::new(publication));
             metrics.spread(spread);
             local = spread.delivered;

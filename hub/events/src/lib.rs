@@ -6,8 +6,7 @@
 //! Promises
 //! - A subscription that was granted is confirmed by the transport: what is published after that is seen.
 //! - Nothing is lost without a sign: a reader gets an [`Item::Gap`] in its place in the order, and a counter counts it.
-//! - A publisher never waits for a reader: every mailbox is bounded in events and bytes, and [`Lag`] is what gives
-//!   way.
+//! - A publisher never waits for a reader: every mailbox is bounded in events and bytes, and its oldest events give way.
 //! - An event is encoded once, however many read it.
 //!
 //! Never
@@ -26,5 +25,5 @@ mod target;
 pub use alkhub_queue::Limits;
 pub use bus::{Bus, PublishReceipt, Subscription};
 pub use error::{PublishError, SubscribeError};
-pub use mailbox::{Deliveries, Item, Lag, Mailbox, mailbox};
+pub use mailbox::{Deliveries, Item, Mailbox, mailbox};
 pub use publication::Publication;

@@ -1,7 +1,7 @@
 //! The bounded queue of one connection, which all of its subscriptions share.
 //!
-//! Publishers push and never wait; the connection's writer reads. What does not fit is dropped by the policy that
-//! was chosen with [`Lag`], and the reader gets a gap in its place.
+//! Publishers push and never wait; the connection's writer reads. Where an event does not fit, the oldest go, and the
+//! reader gets a gap in their place.
 //!
 //! Invariants
 //! - A queue holds at most [`Limits::items`] events and [`Limits::bytes`] bytes of their texts, with a little for each
@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 use crate::publication::Publication;
 use contents::Contents;
-pub use item::{Item, Lag};
+pub use item::Item;
 pub(crate) use item::{Loss, Pushed, Reason};
 
 /// The end of the queue that subscriptions push into. Clones are the same mailbox.
@@ -45,16 +45,14 @@ pub struct Deliveries {
 #[derive(Debug)]
 pub(crate) struct MailboxQueue {
     limits: Limits,
-    lag: Lag,
     handles: AtomicUsize,
     contents: Mutex<Contents>,
 }
 
 /// Makes the queue of one connection.
-pub fn mailbox(limits: Limits, lag: Lag) -> (Mailbox, Deliveries) {
+pub fn mailbox(limits: Limits) -> (Mailbox, Deliveries) {
     let queue = Arc::new(MailboxQueue {
         limits,
-        lag,
         handles: AtomicUsize::new(1),
         contents: Mutex::default(),
     });
@@ -91,7 +89,7 @@ impl Drop for Mailbox {
 
 impl Deliveries {
     /// The next item, waiting for it. `None` when nothing can come any more: every [`Mailbox`] and every
-    /// subscription of it is gone, or [`Item::Overflowed`] was read.
+    /// subscription of it is gone.
     ///
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Item> {
@@ -109,7 +107,8 @@ impl Deliveries {
     }
 
     /// Events that wait.
-    pub fn queued(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
         self.queue.contents.lock().events()
     }
 }
@@ -126,7 +125,7 @@ impl Drop for Deliveries {
 impl MailboxQueue {
     /// Queues an event; `any`: the subscriber asked for all ids of the type.
     pub(crate) fn push(&self, publication: &Arc<Publication>, any: bool) -> Pushed {
-        let (pushed, waiter) = self.contents.lock().push(publication, any, self.limits, self.lag);
+        let (pushed, waiter) = self.contents.lock().push(publication, any, self.limits);
         waiter.wake();
         pushed
     }

@@ -15,8 +15,6 @@ const OVERHEAD_BYTES: usize = 64;
 pub struct Publication {
     /// Where it was published.
     pub topic: Topic,
-    /// The payload as it arrived; `None` when the envelope had none, which differs from `null`.
-    pub payload: Option<RawJson>,
     text: Bytes,
     framed: OnceLock<Bytes>,
     live: Option<Arc<WaitingBytes>>,
@@ -29,18 +27,17 @@ pub(crate) struct WaitingBytes {
     limit: usize,
 }
 
-/// Copies of an event's bytes: the message that it came in, its text, its frame.
-const COPIES: usize = 3;
+/// Copies of an event's bytes: its text and its frame.
+const COPIES: usize = 2;
 
 // === impl Publication ===
 
 impl Publication {
-    /// An event on a topic.
-    pub fn new(topic: Topic, payload: Option<RawJson>) -> Self {
-        let text = encode(topic.event_type(), topic.id(), payload.as_ref(), None);
+    /// An event on a topic. Without a payload its envelope has none, which differs from `null`.
+    pub fn new(topic: Topic, payload: Option<&RawJson>) -> Self {
+        let text = encode(topic.event_type(), topic.id(), payload, None);
         Self {
             topic,
-            payload,
             text,
             framed: OnceLock::new(),
             live: None,
@@ -48,7 +45,7 @@ impl Publication {
     }
 
     /// An event on a topic that counts among those of a hub for as long as it is kept.
-    pub(crate) fn counted(topic: Topic, payload: Option<RawJson>, live: &Arc<WaitingBytes>) -> Self {
+    pub(crate) fn counted(topic: Topic, payload: Option<&RawJson>, live: &Arc<WaitingBytes>) -> Self {
         let mut publication = Self::new(topic, payload);
         live.bytes.fetch_add(publication.memory(), Ordering::Relaxed);
         publication.live = Some(Arc::clone(live));

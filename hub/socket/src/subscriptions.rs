@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use alkhub_budget::Held;
 use alkhub_calls::Caller;
-use alkhub_events::{Deliveries, Item, Lag, Limits, Mailbox, SubscribeError, Subscription};
+use alkhub_events::{Deliveries, Item, Limits, Mailbox, SubscribeError, Subscription};
 use alkhub_protocol::TopicFilter;
 
 /// Topics that one connection may subscribe to.
@@ -85,7 +85,7 @@ impl TopicSubscriptions {
             _held: held,
         };
         self.topics.insert(filter, wanted);
-        let queue = || alkhub_events::mailbox(limits, Lag::DropOldest);
+        let queue = || alkhub_events::mailbox(limits);
         let (mailbox, _) = self.queue.get_or_insert_with(queue);
         (self.last, mailbox.clone())
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Bus, Deliveries, Item, Lag, Limits, Mailbox, mailbox};
+use alkhub_events::{Bus, Deliveries, Item, Limits, Mailbox, mailbox};
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState};
-use alkhub_protocol::{HubId, RawJson, TopicFilter};
+use alkhub_protocol::{Envelope, HubId, RawJson, TopicFilter};
 use alkhub_redis::Connector;
 use alkhub_tasks::Supervisor;
 use alkhub_test_support::{PATIENCE, RedisServer, within};
@@ -133,7 +133,8 @@ pub(crate) async fn receive<T>(what: &str, receiver: &mut mpsc::Receiver<T>) -> 
 pub(crate) async fn event(deliveries: &mut Deliveries) -> (String, u64) {
     match within("an item", deliveries.next()).await.expect("the mailbox is open") {
         Item::Event(event) => {
-            let payload = event.payload.as_ref().expect("a payload");
+            let envelope = Envelope::decode(event.text()).expect("an envelope");
+            let payload = envelope.payload.expect("a payload");
             (event.topic.to_string(), payload.to().expect("a number"))
         }
         other => panic!("an event was expected: {other:?}"),
@@ -141,13 +142,10 @@ pub(crate) async fn event(deliveries: &mut Deliveries) -> (String, u64) {
 }
 
 pub(crate) fn large_mailbox() -> (Mailbox, Deliveries) {
-    mailbox(
-        Limits {
-            items: 100_000,
-            bytes: 256 * 1024 * 1024,
-        },
-        Lag::DropOldest,
-    )
+    mailbox(Limits {
+        items: 100_000,
+        bytes: 256 * 1024 * 1024,
+    })
 }
 
 pub(crate) fn filter(text: &str) -> TopicFilter {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::Limits;
-use crate::mailbox::{Deliveries, Lag, mailbox};
+use crate::mailbox::{Deliveries, mailbox};
 
 fn bus(server: &RedisServer) -> (Bus, watch::Receiver<LinkState>) {
     let config = EventsConfig {
@@ -39,7 +39,7 @@ fn reader() -> (Mailbox, Deliveries) {
         items: 10,
         bytes: 1 << 20,
     };
-    mailbox(limits, Lag::DropOldest)
+    mailbox(limits)
 }
 
 fn filter(text: &str) -> TopicFilter {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use alkhub_protocol::{Topic, TopicFilter};
 use alkhub_queue::{Limits, Queue, Waiter, Weigh};
 
-use super::item::{Item, Lag, Loss, Pushed, Reason};
+use super::item::{Item, Loss, Pushed, Reason};
 use crate::publication::Publication;
 
 /// While too many events wait on the hub, a reader that lags behind keeps so many bytes.
@@ -23,8 +23,6 @@ pub(super) struct Contents {
     front: u64,
     /// Gaps in `queue` that no event of their topic has followed, by the number of their slot.
     open: OpenGaps,
-    /// [`Lag::Disconnect`] struck; the reader does not know yet.
-    overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -42,13 +40,7 @@ struct OpenGaps {
 // === impl Contents ===
 
 impl Contents {
-    pub(super) fn push(
-        &mut self,
-        publication: &Arc<Publication>,
-        any: bool,
-        limits: Limits,
-        lag: Lag,
-    ) -> (Pushed, Waiter) {
+    pub(super) fn push(&mut self, publication: &Arc<Publication>, any: bool, limits: Limits) -> (Pushed, Waiter) {
         let mut pushed = Pushed::default();
         if self.queue.has_ended() {
             pushed.dropped = 1;
@@ -60,11 +52,6 @@ impl Contents {
             limits
         };
         while let Some(oldest) = self.queue.displace(publication.weight(), limits) {
-            if lag == Lag::Disconnect {
-                pushed.dropped = self.queue.counted() + usize::from(oldest.counts()) + 1;
-                self.overflowed = true;
-                return (pushed, self.end());
-            }
             self.lose(oldest, &mut pushed);
         }
         self.open.close(&publication.topic);
@@ -101,9 +88,6 @@ impl Contents {
         if let Some((filter, loss)) = self.lost.pop_first() {
             return Some(loss.item(&filter));
         }
-        if std::mem::take(&mut self.overflowed) {
-            return Some(Item::Overflowed);
-        }
         let slot = self.queue.pop()?;
         self.left(&slot);
         Some(match slot {
@@ -124,6 +108,7 @@ impl Contents {
     }
 
     /// Events that wait.
+    #[cfg(test)]
     pub(super) fn events(&self) -> usize {
         self.queue.counted()
     }

@@ -7,15 +7,6 @@ use alkhub_protocol::frame::Gap;
 
 use crate::publication::Publication;
 
-/// What happens to a reader that is too slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lag {
-    /// It loses its oldest events and gets a [`Gap`] instead.
-    DropOldest,
-    /// It loses everything and must go: [`Item::Overflowed`].
-    Disconnect,
-}
-
 /// What a reader gets.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -23,8 +14,6 @@ pub enum Item {
     Event(Arc<Publication>),
     /// Events of a topic are missing here.
     Gap(Gap),
-    /// The policy was [`Lag::Disconnect`] and the queue was full. Nothing follows.
-    Overflowed,
 }
 
 /// Why events are missing: the closed set behind [`Gap::reason`] and the label of the metric.

@@ -2,16 +2,13 @@
 
 use super::*;
 use crate::Limits;
-use crate::mailbox::{Deliveries, Item, Lag, Mailbox, Reason, mailbox};
+use crate::mailbox::{Deliveries, Item, Mailbox, Reason, mailbox};
 
 fn reader() -> (Mailbox, Deliveries) {
-    mailbox(
-        Limits {
-            items: 10,
-            bytes: 1 << 20,
-        },
-        Lag::DropOldest,
-    )
+    mailbox(Limits {
+        items: 10,
+        bytes: 1 << 20,
+    })
 }
 
 fn filter(text: &str) -> TopicFilter {

@@ -150,7 +150,7 @@ impl TopicTable for Intake {
             Ok(envelope) => match topic_of(&envelope).filter(|named| named.as_str() == topic) {
                 Some(topic) => {
                     self.metrics.received.inc();
-                    let publication = Publication::counted(topic, envelope.payload, self.table.live());
+                    let publication = Publication::counted(topic, envelope.payload.as_ref(), self.table.live());
                     self.metrics.spread(readers.push(&Arc::new(publication)));
                 }
                 None => self.malformed(topic, event_type, &readers),

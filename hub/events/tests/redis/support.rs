@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_events::{Bus, Deliveries, Item, Lag, Limits, Mailbox, mailbox};
-use alkhub_protocol::{RawJson, Topic, TopicFilter};
+use alkhub_events::{Bus, Deliveries, Item, Limits, Mailbox, Publication, mailbox};
+use alkhub_protocol::{Envelope, RawJson, Topic, TopicFilter};
 use alkhub_redis::{Connector, LinkState};
 use alkhub_tasks::Supervisor;
 use alkhub_test_support::{PATIENCE, RedisServer, within};
@@ -109,12 +109,15 @@ pub(crate) async fn next(deliveries: &mut Deliveries) -> Item {
 /// The topic and number of the next item, which is an event.
 pub(crate) async fn event(deliveries: &mut Deliveries) -> (String, u64) {
     match next(deliveries).await {
-        Item::Event(event) => {
-            let payload = event.payload.as_ref().expect("a payload");
-            (event.topic.to_string(), payload.to().expect("a number"))
-        }
+        Item::Event(event) => (event.topic.to_string(), value(&event)),
         other => panic!("an event was expected: {other:?}"),
     }
+}
+
+/// The number that an event was published with.
+pub(crate) fn value(event: &Publication) -> u64 {
+    let envelope = Envelope::decode(event.text()).expect("an envelope");
+    envelope.payload.expect("a payload").to().expect("a number")
 }
 
 /// Topic, reason and count of the next item, which is a gap.
@@ -126,13 +129,10 @@ pub(crate) async fn gap(deliveries: &mut Deliveries) -> (String, String, Option<
 }
 
 pub(crate) fn large_mailbox() -> (Mailbox, Deliveries) {
-    mailbox(
-        Limits {
-            items: 100_000,
-            bytes: 256 * 1024 * 1024,
-        },
-        Lag::DropOldest,
-    )
+    mailbox(Limits {
+        items: 100_000,
+        bytes: 256 * 1024 * 1024,
+    })
 }
 
 pub(crate) fn topic(text: &str) -> Topic {

@@ -110,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     messages += 1;
                     self.batch.message(kind, encode::gap(&gap));
                 }
-                Poll::Ready(Item::Overflowed) | Poll::Pending => break,
+                Poll::Pending => break,
             }
         }
         self.session.conversation.wrote(messages);
