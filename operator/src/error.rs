@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use alkhub_protocol::Chain;
 use kube::core::Status;
 
 use crate::admin;
@@ -204,22 +205,9 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line, none twice; of an answer of the API server its message and no more.
+/// An error and its causes in one line; of an answer of the API server its message and no more.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let answer = answer(error);
-        let message = answer.map_or_else(|| error.to_string(), message);
-        if !text.contains(&message) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&message);
-        }
-        next = if answer.is_some() { None } else { error.source() };
-    }
-    text
+    Chain::of(error).ending(|error| answer(error).map(message)).to_string()
 }
 
 /// The answer of the API server that an error is; some errors hold the client's in a box, which is an error of its own.

@@ -4,12 +4,12 @@ use alkhub_budget::Kept;
 use alkhub_edge::Holder;
 use alkhub_edge::body::RawBody;
 use alkhub_edge::envelope::Data;
-use alkhub_edge::error::{ApiError, Chain, missing_scope};
+use alkhub_edge::error::{ApiError, missing_scope};
 use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
 use alkhub_edge::topics::{cost, not_published, not_subscribed};
 use alkhub_protocol::topic::InvalidTopic;
-use alkhub_protocol::{CallError, Topic, TopicFilter};
+use alkhub_protocol::{CallError, Chain, Topic, TopicFilter};
 use axum::extract::State;
 use axum::response::Response;
 use futures::future::try_join_all;
@@ -79,7 +79,7 @@ async fn publish_event(
     let allowed = caller.who().scopes.require_publish(topic);
     allowed.map_err(|scope| missing_scope(&scope))?;
     let published = api.bus().publish(topic, payload).await.map_err(|failed| {
-        tracing::debug!(error = %Chain(&failed), "an event was not published everywhere");
+        tracing::debug!(error = %Chain::of(&failed), "an event was not published everywhere");
         not_published(&failed)
     })?;
     Ok(Data(
@@ -110,7 +110,7 @@ pub(crate) async fn stream(
     let (mailbox, deliveries) = alkhub_events::mailbox(api.parts().event_limits);
     let subscribed = filters.into_iter().map(|filter| api.bus().subscribe(filter, &mailbox));
     let subscriptions = try_join_all(subscribed).await.map_err(|error| {
-        tracing::debug!(error = %Chain(&error), "a subscription was not confirmed");
+        tracing::debug!(error = %Chain::of(&error), "a subscription was not confirmed");
         not_subscribed(&error)
     })?;
     let topics = sse::Topics {

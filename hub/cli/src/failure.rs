@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use alkhub_protocol::Chain;
 use alkhub_sdk::{Code, Delivered, Distrust, Error};
 
 /// Ctrl-C.
@@ -106,16 +107,7 @@ impl From<std::io::Error> for Failure {
 
 /// An error and its sources in one line, none repeated.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
+    Chain::of(error).to_string()
 }
 
 fn exit_code(error: &Error) -> u8 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alkhub_protocol::call::Delivered;
 use alkhub_protocol::error::PROBLEM_PREFIX;
-use alkhub_protocol::{CallError, Code, Problem};
+use alkhub_protocol::{CallError, Chain, Code, Problem};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
@@ -54,7 +54,7 @@ impl ApiError {
             }
             alkhub_store::Error::ActorEnded => Self::new(Code::Unauthenticated, error.to_string()),
             error if error.is_transient() => {
-                tracing::warn!(error = %Chain(error), "Postgres did not answer a request");
+                tracing::warn!(error = %Chain::of(error), "Postgres did not answer a request");
                 CallError::new(Code::Unavailable, "Postgres is not available")
                     .retryable()
                     .retry_after_ms(1_000)
@@ -66,7 +66,7 @@ impl ApiError {
 
     /// A fault of ours: the caller learns only the request's id.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error = %Chain(error), "a request failed by a fault of the hub");
+        tracing::error!(error = %Chain::of(error), "a request failed by a fault of the hub");
         Self::new(
             Code::Internal,
             "the hub failed; its log has the reason under this request's id",
@@ -161,22 +161,6 @@ pub fn unanswered(reason: &str) -> CallError {
 /// The error of a call that still ran when something ended it at its caller.
 pub fn left_running(code: Code, reason: &str) -> CallError {
     CallError::new(code, reason).delivered(Delivered::Maybe)
-}
-
-/// An error with its sources, for the log.
-#[derive(Debug)]
-pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

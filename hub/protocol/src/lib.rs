@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod answer;
 pub mod call;
+pub mod chain;
 pub mod envelope;
 pub mod error;
 pub mod frame;
@@ -23,6 +24,7 @@ pub mod topic;
 
 pub use answer::Answer;
 pub use call::{CallRequest, CallStatus, Delivered, OnDisconnect};
+pub use chain::Chain;
 pub use envelope::Envelope;
 pub use error::{CallError, Code, Problem};
 pub use frame::{Dialect, Frame};

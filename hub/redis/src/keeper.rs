@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_protocol::Chain;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -83,7 +84,7 @@ impl Keeper {
                     }
                     reason
                 }
-                Err(error) => chain(&error),
+                Err(error) => Chain::of(&error).to_string(),
             };
             self.down(&reason);
             if stop.is_cancelled() {
@@ -156,7 +157,7 @@ impl Keeper {
     async fn live(&mut self, incarnation: &Arc<Incarnation>, stop: &CancellationToken) -> String {
         let settled = tokio::select! {
             reason = incarnation.teardown().reason() => Err(reason),
-            settled = self.settle(incarnation) => settled.map_err(|error| chain(&error)),
+            settled = self.settle(incarnation) => settled.map_err(|error| Chain::of(&error).to_string()),
             () = stop.cancelled() => Err("this hub is ending".to_owned()),
         };
         if let Err(reason) = settled {
@@ -195,21 +196,6 @@ fn backoff(failures: u32) -> Duration {
     bound.mul_f64(fastrand::f64())
 }
 
-/// An error and its sources in one line, each once: some repeat their source.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text_of_cause = cause.to_string();
-        if !text.contains(&text_of_cause) {
-            text.push_str(": ");
-            text.push_str(&text_of_cause);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +205,7 @@ mod tests {
         let refused = redis::RedisError::from(std::io::Error::from_raw_os_error(111));
         let lost = Error::Refused(refused);
 
-        let text = chain(&lost);
+        let text = Chain::of(&lost).to_string();
 
         assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
         assert!(text.starts_with("Redis refused: "), "{text}");

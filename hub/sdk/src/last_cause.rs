@@ -1,6 +1,6 @@
 //! Logs why there is no connection: each new cause once, and for debugging each time.
 
-use std::error::Error as _;
+use alkhub_protocol::Chain;
 
 use crate::Error;
 
@@ -13,7 +13,7 @@ pub(crate) struct LastCause(String);
 impl LastCause {
     /// Logs that `who` tries again, and why it must.
     pub(crate) fn log(&mut self, who: &'static str, error: &Error) {
-        let cause = chain(error);
+        let cause = Chain::of(error).to_string();
         if cause == self.0 {
             tracing::debug!(error = %cause, "{who} is not connected, trying again");
         } else if matches!(error, Error::Untrusted { .. }) {
@@ -28,20 +28,6 @@ impl LastCause {
     pub(crate) fn connected(&mut self) {
         self.0.clear();
     }
-}
-
-/// An error with its sources, none repeated.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -59,6 +45,9 @@ mod tests {
             source: Arc::new(io::Error::other(refused)),
         };
 
-        assert_eq!(chain(&error), "cannot reach the hub at http://h: connection refused");
+        assert_eq!(
+            Chain::of(&error).to_string(),
+            "cannot reach the hub at http://h: connection refused"
+        );
     }
 }

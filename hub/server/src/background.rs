@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use alkhub_edge::auth::{self, FirstKey};
-use alkhub_edge::error::Chain;
 use alkhub_hub_cluster::{Claim, LinkState};
-use alkhub_protocol::ApiKey;
+use alkhub_protocol::{ApiKey, Chain};
 use alkhub_store::PRUNED;
 
 use crate::app::App;
@@ -59,7 +58,7 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
         Ok(()) => {}
         Err(alkhub_store::Error::Stopped) => return,
         Err(error) => {
-            let reason = Chain(&error).to_string();
+            let reason = Chain::of(&error).to_string();
             tracing::error!(error = %reason, "the hub cannot use its database");
             return app.readiness.failed(reason);
         }
@@ -71,7 +70,7 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
     let alone = !app.config.hub.uid.is_empty();
     let first = FirstKey::new(app.edge.keys().clone(), app.config.auth.clone(), alone, admin);
     while let Err(error) = first.enter().await {
-        tracing::warn!(error = %Chain(&error), "the first admin key is not entered yet");
+        tracing::warn!(error = %Chain::of(&error), "the first admin key is not entered yet");
         if !scope.pause(RETRY).await {
             return;
         }
@@ -103,7 +102,7 @@ async fn claim(app: App) {
                 tracing::error!(hub.uid = %other, "another Hub has this channel prefix in this Redis");
                 app.readiness.prefix(Prefix::Taken(other));
             }
-            Err(error) => tracing::debug!(error = %Chain(&error), "the prefix is not claimed yet"),
+            Err(error) => tracing::debug!(error = %Chain::of(&error), "the prefix is not claimed yet"),
         }
         if !app.edge.scope().pause(CLAIM).await {
             return;
@@ -142,7 +141,7 @@ async fn prune_keys(app: App) {
                 // A full batch: there is more.
                 wait = if keys < PRUNED.unsigned_abs() { PRUNE } else { RETRY };
             }
-            Err(error) => tracing::debug!(error = %Chain(&error), "keys that ended long ago were not deleted"),
+            Err(error) => tracing::debug!(error = %Chain::of(&error), "keys that ended long ago were not deleted"),
         }
     }
 }

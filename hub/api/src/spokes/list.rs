@@ -12,10 +12,10 @@ use alkhub_budget::{Held, Kept};
 use alkhub_calls::roster::Roster;
 use alkhub_edge::Holder;
 use alkhub_edge::envelope;
-use alkhub_edge::error::{ApiError, Chain};
+use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
 use alkhub_protocol::admin::SpokeInfo;
-use alkhub_protocol::{CallError, SpokeName, scope};
+use alkhub_protocol::{CallError, Chain, SpokeName, scope};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -74,7 +74,7 @@ fn written(
             let found = match spokes.next().await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "a list of spokes was cut off");
+                    tracing::warn!(error = %Chain::of(&error), "a list of spokes was cut off");
                     yield Err(io::Error::other("the list cannot be ended"));
                     return;
                 }

@@ -1,8 +1,7 @@
 //! Everything over TLS with an authority of one's own: the SDK and the commands, and what they say of a hub that they
 //! cannot trust.
 
-use std::error::Error as _;
-
+use alkhub_protocol::Chain;
 use alkhub_sdk::{Client, Delivery, Error, Failure, Operation, Spoke, Status};
 use alkhub_test_support::Port;
 use futures::StreamExt as _;
@@ -97,17 +96,6 @@ fn client(url: &str, key: String, ca_file: Option<&str>) -> Client {
     builder.build().expect("valid settings")
 }
 
-/// An error with its sources.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[tokio::test]
 async fn the_sdk_calls_subscribes_follows_and_publishes_over_tls() {
     let authority = Authority::new("authority");
@@ -153,7 +141,7 @@ async fn a_hub_of_an_unknown_authority_is_not_trusted_and_the_cure_is_named() {
             .expect_err("not trusted");
 
         for error in [called, listed, started] {
-            let text = chain(&error);
+            let text = Chain::of(&error).to_string();
             assert!(matches!(error, Error::Untrusted { .. }), "{error:?}");
             assert!(!error.retryable(), "{text}");
             for part in [&dev.url, "cannot trust", "authority", "`ca_file`"] {
@@ -186,7 +174,7 @@ async fn a_certificate_for_other_names_or_another_time_is_told_from_one_of_an_un
         let called = client.call::<_, u32>("math.double", &1).await.expect_err("not trusted");
         let listed = client.operations(None).await.expect_err("not trusted");
 
-        for text in [chain(&called), chain(&listed)] {
+        for text in [&called, &listed].map(|error| Chain::of(error).to_string()) {
             assert!(parts.iter().all(|part| text.contains(part)), "{text}");
             assert!(!text.contains("ca_file"), "another authority is no cure: {text}");
         }
@@ -220,7 +208,7 @@ async fn who_takes_the_wrong_scheme_is_told_the_right_one() {
             .expect_err("refused");
 
         for error in [called, listed, started] {
-            let text = chain(&error).replace(&url, "");
+            let text = Chain::of(&error).to_string().replace(&url, "");
             assert!(text.contains("TLS") && text.contains(scheme), "{text}");
         }
         let arguments = ["operations", "--url", &url, "--token", &key, "--ca-file", &ca_file];
@@ -256,7 +244,7 @@ async fn a_spoke_whose_hub_comes_back_untrusted_says_why_and_waits_for_a_good_ce
         .call_with::<_, u32>("math.double", &1, soon())
         .await
         .expect_err("not connected");
-    assert!(matches!(called, Error::Untrusted { .. }), "{}", chain(&called));
+    assert!(matches!(called, Error::Untrusted { .. }), "{}", Chain::of(&called));
 
     let _again = restart(again, |world| authority.certify(world, |_| {}));
     let registered = status.wait_for(|now| matches!(now, Status::Registered(_)));

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::{AuthConfig, secret};
-use alkhub_protocol::{ApiKey, key};
+use alkhub_protocol::{ApiKey, Chain, key};
 use alkhub_store::{AdminKey, Error};
 use secrecy::ExposeSecret as _;
 
 use super::KeyRing;
-use crate::error::Chain;
 use crate::scope::Scope;
 
 /// The file is read again this often; a kubelet takes up to a minute to bring a changed Secret into it.
@@ -82,7 +81,7 @@ impl FirstKey {
                 "first admin keys that are not in `auth.admin-key-file` are valid: end those that are in no other hub's \
                  file with `alkhub keys revoke ID`"
             ),
-            Err(error) => tracing::debug!(error = %Chain(&error), "other first admin keys are not looked for"),
+            Err(error) => tracing::debug!(error = %Chain::of(&error), "other first admin keys are not looked for"),
         }
     }
 
@@ -100,7 +99,7 @@ impl FirstKey {
                 Ok(None) => return,
                 Err(error) => {
                     if !complained {
-                        tracing::warn!(error = %Chain(&error), "the first admin key stays as it is");
+                        tracing::warn!(error = %Chain::of(&error), "the first admin key stays as it is");
                     }
                     complained = true;
                 }
@@ -116,7 +115,7 @@ impl FirstKey {
                 "the first admin key was changed in its file"
             ),
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "a changed first admin key is not entered yet");
+                tracing::warn!(error = %Chain::of(&error), "a changed first admin key is not entered yet");
                 self.key = old;
             }
         }

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::{CallError, Code};
+use alkhub_protocol::{CallError, Chain, Code};
 use alkhub_store::{KeyHash, KeyRecord};
 
 use super::KeyRing;
 use super::suspect::NotFound;
-use crate::error::{ApiError, Chain};
+use crate::error::ApiError;
 use crate::key::Key;
 use crate::metrics::AuthFailure;
 
@@ -58,7 +58,7 @@ impl KeyRing {
             }
             NotFound::Busy => self.too_many(suspect.unwrap_or(BUSY)),
             NotFound::Store(error) => {
-                tracing::warn!(error = %Chain(error), "a key cannot be looked up");
+                tracing::warn!(error = %Chain::of(error), "a key cannot be looked up");
                 self.cannot_be_checked()
             }
             NotFound::Away => self.cannot_be_checked(),

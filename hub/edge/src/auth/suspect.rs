@@ -9,11 +9,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use alkhub_protocol::Chain;
 use alkhub_store::{KeyHash, KeyRecord, Store};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
-
-use crate::error::Chain;
 
 /// Statements in a second, at most.
 const STATEMENTS: u32 = 50;
@@ -71,7 +70,7 @@ impl SuspectLookups {
         let found: HashMap<KeyHash, KeyRecord> = match store.keys().find_many(&hashes).await {
             Ok(found) => found.into_iter().collect(),
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), keys = asks.len(), "keys cannot be looked up");
+                tracing::warn!(error = %Chain::of(&error), keys = asks.len(), "keys cannot be looked up");
                 return;
             }
         };

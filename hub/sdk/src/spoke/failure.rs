@@ -1,6 +1,6 @@
 //! How a handler fails.
 
-use alkhub_protocol::{CallError, Code, Delivered, RawJson};
+use alkhub_protocol::{CallError, Chain, Code, Delivered, RawJson};
 use serde::Serialize;
 
 /// What a caller gets instead of a value.
@@ -48,13 +48,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
         if let Some(error) = error.downcast_mut::<CallError>() {
             return Self(Box::new(error.clone()));
         }
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        Self::new(Code::ExecutionError.as_str(), message)
+        Self::new(Code::ExecutionError.as_str(), Chain::of(error.as_ref()).to_string())
     }
 }
 
