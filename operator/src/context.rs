@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
-use crate::backoff::Backoff;
 use crate::events::EventRecorder;
+use crate::failures::Failures;
 use crate::hub::{Auths, Others};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
@@ -38,7 +38,7 @@ pub(crate) struct Context {
     pub(crate) events: EventRecorder,
     pub(crate) applied: Applied,
     pub(crate) facts: Facts,
-    pub(crate) backoff: Backoff,
+    pub(crate) failures: Failures,
     pub(crate) polls: Polls,
     pub(crate) count_times: CountTimes,
     pub(crate) declaration_times: DeclarationTimes,

@@ -113,7 +113,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
             Ok(Reconciled::Invalid(REFUSED))
         }
         Progress::Failed { is_accepted, error } => {
-            let failures = ctx.backoff.failures(&hub.uid().unwrap_or_default());
+            let failures = ctx.failures.of(&hub.uid().unwrap_or_default());
             if error.is_shown(failures) {
                 status::failed(&ctx, &hub, &error, is_accepted, &sight).await?;
             }

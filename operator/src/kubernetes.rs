@@ -3,7 +3,7 @@
 //! Two clients: one whose connections may be silent for 10 s, for requests; one for watches, whose server ends each
 //! after a minute, so that a connection that died silently is found within 75 s.
 //!
-//! Retries are the reconcile loop's ([`crate::backoff`]); the client makes none of its own.
+//! Retries are the reconcile loop's ([`crate::failures`]); the client makes none of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -30,9 +30,9 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Admin;
 use crate::apply::Applied;
 use crate::args::Args;
-use crate::backoff::Backoff;
 use crate::context::{Context, CountTimes, DeclarationTimes, Polls, Wake};
 use crate::events::EventRecorder;
+use crate::failures::Failures;
 use crate::gate::Gate;
 use crate::kubernetes::{Clients, Kubernetes};
 use crate::metrics::Metrics;
@@ -98,7 +98,7 @@ pub(crate) fn start(
         kubernetes,
         applied: Applied::default(),
         facts: Facts::default(),
-        backoff: Backoff::default(),
+        failures: Failures::default(),
         polls: Polls::default(),
         count_times: CountTimes::default(),
         declaration_times: DeclarationTimes::default(),

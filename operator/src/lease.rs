@@ -12,6 +12,7 @@ mod record;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_retry::jittered;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::record::Sight;
 use crate::args::Args;
-use crate::backoff::jitter;
 use crate::error::{chain, status};
 use crate::gate::Gate;
 use crate::kubernetes::{Clients, WATCH_SECONDS};
@@ -99,7 +99,7 @@ impl Candidate {
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
-                () = tokio::time::sleep(jitter(self.interval())) => {}
+                () = tokio::time::sleep(jittered(self.interval())) => {}
                 // A Lease that is given back is taken at once.
                 () = freed(&mut changes, &self.metrics) => {}
             }

@@ -14,10 +14,10 @@
 mod admin;
 mod apply;
 pub mod args;
-mod backoff;
 mod context;
 mod error;
 mod events;
+mod failures;
 mod gate;
 mod hub;
 mod kubernetes;

@@ -56,7 +56,7 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Re
     };
     if let Err(error) = &ended
         && !is_shown_already(error)
-        && error.is_shown(ctx.backoff.failures(&spoke.uid().unwrap_or_default()))
+        && error.is_shown(ctx.failures.of(&spoke.uid().unwrap_or_default()))
     {
         status::failed(&ctx, &spoke, &observe::observe(&ctx, &spoke), &error.chain()).await?;
     }

@@ -1,4 +1,4 @@
-//! One reconcile with what goes around each: stores that are filled, metrics, backoff, and a net under it.
+//! One reconcile with what goes around each: stores that are filled, metrics, back-off, and a net under it.
 //!
 //! Invariants
 //! - A fault in one object's reconcile is that object's: a panic is an error like any other, counted, shown and tried
@@ -9,12 +9,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_retry::jittered;
 use futures::FutureExt as _;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
-use crate::backoff::jitter;
 use crate::context::Context;
 use crate::error::{Cure, Error, chain};
 use crate::kubernetes::Object;
@@ -62,8 +62,8 @@ where
         .with_label_values(&[&kind])
         .observe(begun.elapsed().as_secs_f64());
     let (result, action) = match done {
-        Ok(Reconciled::Valid(again)) => ("ok", Ok(Action::requeue(jitter(again)))),
-        Ok(Reconciled::Invalid(again)) => ("invalid", Ok(Action::requeue(jitter(again)))),
+        Ok(Reconciled::Valid(again)) => ("ok", Ok(Action::requeue(jittered(again)))),
+        Ok(Reconciled::Invalid(again)) => ("invalid", Ok(Action::requeue(jittered(again)))),
         Err(Error::Shut(shut)) => return Err(shut.into()),
         Err(error) => ("error", Err(error)),
     };
@@ -73,7 +73,7 @@ where
         .with_label_values(&[kind.as_ref(), result])
         .inc();
     if action.is_ok() {
-        context.backoff.succeeded(&uid);
+        context.failures.succeeded(&uid);
     }
     action
 }
@@ -98,12 +98,12 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 pub(crate) fn error_policy<K: Object>(object: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     if error.cure() == Cure::Leader {
         // Either the term is over, and nothing is run again, or a renewal was late and the gate opens again.
-        return Action::requeue(jitter(SHUT));
+        return Action::requeue(jittered(SHUT));
     }
-    let delay = context.backoff.failed(&object.uid().unwrap_or_default());
+    let delay = context.failures.failed(&object.uid().unwrap_or_default());
     let delay = match context.polls.of(&object.uid().unwrap_or_default()) {
         // A Hub that has pods is looked at in each interval, however often something of it cannot be applied.
-        Some(poll) if poll.key.is_some() => delay.min(jitter(context.options.poll_interval)),
+        Some(poll) if poll.key.is_some() => delay.min(jittered(context.options.poll_interval)),
         _ => delay,
     };
     let delay = error.retry_after().map_or(delay, |asked| delay.max(asked));

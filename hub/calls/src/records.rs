@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::{CallRequest, CallStatus, Code, HubId, SpokeName};
+use alkhub_retry::Backoff;
 use alkhub_store::{CallRow, Store};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -25,8 +26,8 @@ const BATCH: usize = 1_000;
 /// How long the first record of a batch waits for others.
 const COLLECT: Duration = Duration::from_millis(200);
 
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Pauses between tries to write a batch.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// At the end, the time for what is queued.
 const LAST_WRITE: Duration = Duration::from_secs(5);
@@ -143,7 +144,7 @@ impl Records {
     }
 
     async fn write_last(&self, store: &Store) {
-        let mut retry = FIRST_RETRY;
+        let mut backoff = BACKOFF;
         loop {
             let batch: Vec<CallRow> = self.waiting.lock().rows.iter().take(BATCH).cloned().collect();
             if batch.is_empty() {
@@ -152,12 +153,11 @@ impl Records {
             match store.calls().insert(&batch).await {
                 Ok(()) => {
                     self.metrics.records_written.inc_by(batch.len() as u64);
-                    retry = FIRST_RETRY;
+                    backoff.reset();
                 }
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "call records wait for Postgres");
-                    tokio::time::sleep(retry.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    retry = (retry * 2).min(LAST_RETRY);
+                    tokio::time::sleep(backoff.pause()).await;
                     continue;
                 }
                 Err(error) => {

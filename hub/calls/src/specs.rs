@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{OperationSpec, SpokeName};
+use alkhub_retry::Backoff;
 use alkhub_store::{SpecHash, Store};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -28,8 +29,8 @@ use crate::operation::Operation;
 /// How long a registration waits for its specifications to be saved.
 const SAVE_WAIT: Duration = Duration::from_secs(1);
 
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Pauses between tries to save specifications, and to load what is missing.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Hashes that are known to be saved, at most.
 const SAVED: usize = 20_000;
@@ -160,7 +161,7 @@ impl SpecKeeper {
     /// Saves what is queued, and what the store has lost, until the end.
     pub(crate) async fn save_specs(self: Arc<Self>) {
         let (mut incarnation, mut link) = (self.store.incarnation(), self.store.link());
-        let mut retry = FIRST_RETRY;
+        let mut backoff = BACKOFF;
         let mut in_doubt = false;
         loop {
             tokio::select! {
@@ -173,15 +174,14 @@ impl SpecKeeper {
             while !self.save_all(&mut in_doubt).await {
                 if self
                     .stop
-                    .run_until_cancelled(tokio::time::sleep(jittered(retry)))
+                    .run_until_cancelled(tokio::time::sleep(backoff.pause()))
                     .await
                     .is_none()
                 {
                     return;
                 }
-                retry = (retry * 2).min(LAST_RETRY);
             }
-            retry = FIRST_RETRY;
+            backoff.reset();
             self.queue.saved_all.notify_waiters();
         }
     }
@@ -280,7 +280,7 @@ impl SpecKeeper {
 
     /// Loads what the directory names and this hub does not have, until the end.
     pub(crate) async fn load_specs(self: Arc<Self>) {
-        let mut retry = FIRST_RETRY;
+        let mut backoff = BACKOFF;
         loop {
             let missing = self.directory.missing();
             self.metrics
@@ -296,12 +296,10 @@ impl SpecKeeper {
                 self.directory.missing().len()
             };
             self.metrics.specs.missing.set(i64::try_from(left).unwrap_or(i64::MAX));
-            let pause = if left == 0 { None } else { Some(jittered(retry)) };
-            retry = if left == 0 {
-                FIRST_RETRY
-            } else {
-                (retry * 2).min(LAST_RETRY)
-            };
+            let pause = (left > 0).then(|| backoff.pause());
+            if left == 0 {
+                backoff.reset();
+            }
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.queue.load.notified() => {}
@@ -335,8 +333,4 @@ impl SpecKeeper {
             }
         }
     }
-}
-
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

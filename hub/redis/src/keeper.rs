@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::Chain;
+use alkhub_retry::Backoff;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -29,8 +30,8 @@ use crate::topology::Topology;
 /// Between two attempts at most; the first ones follow sooner.
 const BACKOFF_LIMIT: Duration = Duration::from_secs(5);
 
-/// The first attempt that failed is followed by another after this at most.
-const BACKOFF_STEP: Duration = Duration::from_millis(50);
+/// Pauses between two attempts.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), BACKOFF_LIMIT);
 
 /// Times and sizes.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +63,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Keeps the link until the end of the hub.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut failures = 0;
+        let mut backoff = BACKOFF;
         while !stop.is_cancelled() {
             let rest = self.subscribing.rest();
             let opened = tokio::select! {
@@ -75,7 +76,9 @@ impl Keeper {
                     let start = Instant::now();
                     let reason = self.live(&incarnation, &stop).await;
                     // An incarnation that ends soon after it began shall not make a storm of new ones.
-                    failures = if start.elapsed() > BACKOFF_LIMIT { 0 } else { failures };
+                    if start.elapsed() > BACKOFF_LIMIT {
+                        backoff.reset();
+                    }
                     incarnation.teardown().begin(&reason);
                     self.down(&reason);
                     drop(incarnation);
@@ -90,17 +93,16 @@ impl Keeper {
             if stop.is_cancelled() {
                 break;
             }
-            if failures == 0 {
+            if backoff.failures() == 0 {
                 tracing::warn!(reason, "link to Redis is down");
             } else {
-                tracing::debug!(reason, failures, "link to Redis is still down");
+                tracing::debug!(reason, failures = backoff.failures(), "link to Redis is still down");
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 never = self.subscribing.rest() => match never {},
-                () = tokio::time::sleep(backoff(failures)) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
             }
-            failures += 1;
         }
         self.down("this hub is ending");
     }
@@ -188,12 +190,6 @@ impl Keeper {
         let probe = tokio::time::timeout(timeout, self.probe.once(incarnation, self.names.probe()));
         probe.await.map_err(|_| Error::Timeout(timeout))?
     }
-}
-
-/// Full jitter: anything between nothing and a bound that doubles.
-fn backoff(failures: u32) -> Duration {
-    let bound = BACKOFF_STEP.saturating_mul(1 << failures.min(16)).min(BACKOFF_LIMIT);
-    bound.mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]

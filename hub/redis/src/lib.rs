@@ -19,7 +19,7 @@
 //! - It knows no subscriber, no event's content and no record of the directory: those are the crates above.
 //! - No type of the redis crate leaves it, but for the error that a server refused with.
 //!
-//! Uses `config`, `protocol` and `tasks`. Sentinel and Cluster join `topology.rs`.
+//! Uses `config`, `protocol`, `retry` and `tasks`. Sentinel and Cluster join `topology.rs`.
 
 mod bundle;
 mod channel;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use alkhub_protocol::Problem;
 use alkhub_protocol::json::strict;
+use alkhub_retry::Backoff;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use reqwest::Url;
@@ -25,6 +26,9 @@ pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Time for a connection: name, TCP, TLS and upgrade together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pauses between tries to connect, and to be given a topic.
+pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
 /// The read buffer of a socket; tungstenite would take 128 KiB.
 const BUFFER_BYTES: usize = 16 * 1024;

@@ -27,7 +27,6 @@
 //! - Nothing is lost in silence: an event stream that may have missed something yields a [`Gap`].
 //! - A mutation is never sent twice: a call whose connection broke fails with [`Error::Lost`].
 
-mod backoff;
 pub mod client;
 mod endpoint;
 mod error;

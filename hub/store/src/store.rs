@@ -17,7 +17,7 @@ use crate::db::Db;
 use crate::error::reason;
 use crate::link::{Link, LinkState};
 use crate::metrics::Metrics;
-use crate::watch::{Backoff, Watch};
+use crate::watch::{BACKOFF, Watch};
 use crate::{CallRows, Error, Keys, Operations, Spokes, connect, migrate};
 
 /// A pooled connection is replaced after this long, so that a moved address or a new password is found.
@@ -77,7 +77,7 @@ impl Store {
     /// first. Everything else is tried again, and shown by [`Store::link`].
     pub async fn prepare(&self, stop: &CancellationToken) -> Result<(), Error> {
         let inner = &*self.0;
-        let mut backoff = Backoff::new();
+        let mut backoff = BACKOFF;
         loop {
             let attempt = tokio::select! {
                 () = stop.cancelled() => return Err(Error::Stopped),
@@ -98,7 +98,7 @@ impl Store {
             inner.db.link.set(LinkState::Down(reason), &inner.db.metrics);
             tokio::select! {
                 () = stop.cancelled() => return Err(Error::Stopped),
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
             }
         }
         inner.db.link.set(LinkState::Up, &inner.db.metrics);

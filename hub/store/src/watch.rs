@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use alkhub_config::SchemaName;
+use alkhub_retry::Backoff;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::watch;
@@ -21,9 +22,8 @@ use crate::link::{Link, LinkState};
 use crate::metrics::Metrics;
 use crate::{connect, keys, migrate};
 
-/// Longest wait between two looks while the link is down.
-const RETRY_LIMIT: Duration = Duration::from_secs(2);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Pauses between two looks while the link is down.
+pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
 /// What the task needs; it holds no store, so that a dropped store ends it.
 #[derive(Debug)]
@@ -38,22 +38,18 @@ pub(crate) struct Watch {
     pub(crate) incarnation: watch::Sender<i64>,
 }
 
-/// Waits that double up to a limit, each spread over its second half.
-#[derive(Debug)]
-pub(crate) struct Backoff(Duration);
-
 // === impl Watch ===
 
 impl Watch {
     /// Looks again and again, and keeps the state of the link true, until `stop`.
     pub(crate) async fn keep(&self, link: &Link, stop: &CancellationToken) {
-        let mut backoff = Backoff::new();
+        let mut backoff = BACKOFF;
         loop {
             let wait = if link.state().is_up() {
-                backoff = Backoff::new();
+                backoff.reset();
                 self.interval
             } else {
-                backoff.next()
+                backoff.pause()
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -169,32 +165,4 @@ fn judge(min_reader: i64) -> LinkState {
     LinkState::Down(format!(
         "the schema now needs alkhub with schema version {min_reader}, and this one has {ours}: use a newer alkhub"
     ))
-}
-
-// === impl Backoff ===
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self(RETRY_FIRST)
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let wait = self.0;
-        self.0 = (wait * 2).min(RETRY_LIMIT);
-        wait.mul_f64(0.5 + fastrand::f64() / 2.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_the_limit_and_no_further() {
-        let mut backoff = Backoff::new();
-        let waits: Vec<_> = (0..10).map(|_| backoff.next()).collect();
-
-        assert!(waits[0] <= RETRY_FIRST && waits[0] >= RETRY_FIRST / 2, "{waits:?}");
-        assert!(waits[9] <= RETRY_LIMIT && waits[9] >= RETRY_LIMIT / 2, "{waits:?}");
-    }
 }

@@ -26,7 +26,7 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
         context.auths.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context.count_times.retain(|uid| hubs.iter().any(|hub| hub == uid));
         context
-            .backoff
+            .failures
             .retain(|uid| spokes.contains(uid) || hubs.iter().any(|hub| hub == uid));
         let children = children(stores);
         context.applied.retain(|uid| children.contains(uid));

@@ -19,8 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::events::{Delivery, Joined, Seat};
 use super::state::{Pending, State};
 use crate::Error;
-use crate::backoff::Backoff;
-use crate::endpoint::HubEndpoint;
+use crate::endpoint::{BACKOFF, HubEndpoint};
 use crate::last_cause::LastCause;
 use crate::queue::{Receiver, queue};
 use crate::socket::{self, Ending, Outbox};
@@ -212,7 +211,7 @@ impl Link {
 
     /// Connects, and again after each loss, until the program or the hub ends it for good.
     async fn keep_open(self: Arc<Self>) {
-        let (mut backoff, mut last_cause) = (Backoff::default(), LastCause::default());
+        let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
         let mut was_up = false;
         let error = loop {
             let dialed = tokio::select! {
@@ -235,7 +234,7 @@ impl Link {
             self.phase.send_replace(Phase::Connecting(Some(error)));
             tokio::select! {
                 () = self.stop.cancelled() => break Error::Closed,
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.pause()) => {}
             }
         };
         self.state.lock().followed.fail(&error);

@@ -13,8 +13,7 @@ use tokio::time::timeout;
 use super::session::{Session, register};
 use super::{Shared, Status};
 use crate::Error;
-use crate::backoff::Backoff;
-use crate::endpoint::Socket;
+use crate::endpoint::{BACKOFF, Socket};
 use crate::last_cause::LastCause;
 use crate::socket::{self, Ending, Outbox};
 
@@ -33,7 +32,7 @@ struct Ended {
 
 /// Connects and registers, again after each loss, until the program or the hub ends it for good.
 pub(super) async fn keep_open(shared: Arc<Shared>) {
-    let (mut backoff, mut last_cause) = (Backoff::default(), LastCause::default());
+    let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
     let mut ever_registered = false;
     let end = loop {
         let dialed = tokio::select! {
@@ -64,7 +63,7 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
         shared.status.send_replace(Status::Connecting(Some(error)));
         tokio::select! {
             () = shared.stop.cancelled() => break None,
-            () = tokio::time::sleep(backoff.next()) => {}
+            () = tokio::time::sleep(backoff.pause()) => {}
         }
     };
     shared.stop.cancel();

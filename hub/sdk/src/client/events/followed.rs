@@ -7,11 +7,12 @@ use alkhub_protocol::frame::Gap;
 use alkhub_protocol::frame::encode::topic_control;
 use alkhub_protocol::{Envelope, RawJson, Topic, TopicFilter};
 use alkhub_queue::Limits;
+use alkhub_retry::Backoff;
 use tokio::sync::oneshot;
 
 use super::{Delivery, Event, gap};
 use crate::Error;
-use crate::backoff::Backoff;
+use crate::endpoint::BACKOFF;
 use crate::queue::{Receiver, Sender, queue};
 use crate::socket::Outbox;
 
@@ -29,7 +30,7 @@ pub(in crate::client) struct Followed {
 }
 
 /// Who follows one topic.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Followers {
     streams: HashMap<u64, Follower>,
     /// `__subscribe`s sent on this connection.
@@ -248,6 +249,20 @@ impl Followed {
 
 // === impl Followers ===
 
+impl Default for Followers {
+    fn default() -> Self {
+        Self {
+            streams: HashMap::new(),
+            asked: 0,
+            answered: 0,
+            left: VecDeque::new(),
+            refused: false,
+            pause: false,
+            backoff: BACKOFF,
+        }
+    }
+}
+
 impl Followers {
     fn ask(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) {
         self.asked += 1;
@@ -277,7 +292,7 @@ impl Followers {
         if std::mem::replace(&mut self.pause, true) {
             return None;
         }
-        Some(self.backoff.next().max(error.retry_after().unwrap_or_default()))
+        Some(self.backoff.pause().max(error.retry_after().unwrap_or_default()))
     }
 }
 
