@@ -92,7 +92,9 @@ impl Answers {
                     .retryable();
                 self.table.end(call.key, End::Failed(error), Some(reason));
             }
-            Took::Gone => self.table.end(call.key, End::Silent, Some("the reader left")),
+            Took::Gone => {
+                self.table.caller_lost(call.key, "the reader left");
+            }
         }
     }
 }

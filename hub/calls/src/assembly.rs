@@ -10,6 +10,7 @@ use alkhub_protocol::HubId;
 use alkhub_schema::cache::Capacity;
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
+use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::runtime::Handle;
 
@@ -195,6 +196,7 @@ impl Upkeep {
             lease_ttl: parts.lease_ttl,
             tasks: parts.supervisor.tasks().clone(),
             stop: stop.clone(),
+            counting: Mutex::default(),
         });
         let spec_keeper = Arc::new(SpecKeeper::new(
             directory(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alkhub_hub_cluster::{Cluster, Fence};
 use alkhub_protocol::{CallError, Code, HubId};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +40,7 @@ pub(crate) struct Departures {
     pub(crate) lease_ttl: Duration,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    pub(crate) counting: Mutex<()>,
 }
 
 // === impl Departures ===
@@ -80,8 +82,9 @@ impl Departures {
             hub: &self.hub,
         };
         self.directory.remove(&key, fence);
-        if session.generation() > 0 && !self.directory.has_instances_of(&session.spoke) {
-            self.presence.left(&session.spoke);
+        if session.generation() > 0 {
+            let is_here = || self.directory.has_instances_of(&session.spoke);
+            self.presence.left_unless(&session.spoke, is_here);
         }
         self.count_instances();
     }
@@ -108,21 +111,32 @@ impl Departures {
         let removed = self.directory.remove_hub(hub);
         self.relay.forget(hub);
         self.count_instances();
-        let lost = self.end_all_with(hub, "the caller's hub is gone", |call, instance| {
-            table::spoke_lost(call, &instance.entry.spoke)
-        });
+        let gone = |call: &Call, instance: &Instance| table::spoke_lost(call, &instance.entry.spoke);
+        // That hub aborts what it was sent, should it live: it sees the conduit break.
+        let lost = self.end_all_with(hub, "the caller's hub is gone", None, gone);
         tracing::info!(hub.id = %hub, instances = removed, calls = lost, "another hub is gone");
     }
 
     /// What was under way between this hub and another one may be lost: nobody waits for it.
     pub(crate) fn conduit_broke(&self, hub: &HubId) {
-        let lost = self.end_all_with(hub, "the session to the caller's hub broke", |call, _| link_lost(call));
+        // A call may have been sent since, and the other hub takes that for a good one.
+        let stop = Some("the link between the hubs broke");
+        let lost = self.end_all_with(hub, "the link to the caller's hub broke", stop, |call, _| {
+            link_lost(call)
+        });
         tracing::warn!(hub.id = %hub, calls = lost, "the link to another hub broke");
     }
 
     /// Ends every call that another hub has to do with: those sent there with an error, those that came from there have lost
-    /// their callers, for the reason that their spokes are told. Tells how many were sent there.
-    fn end_all_with(&self, hub: &HubId, reason: &str, error: impl Fn(&Call, &Instance) -> CallError) -> usize {
+    /// their callers, for the reason that their spokes are told. Those sent there are aborted too, for the reason `stop`. Tells
+    /// how many those were.
+    fn end_all_with(
+        &self,
+        hub: &HubId,
+        reason: &str,
+        stop: Option<&str>,
+        error: impl Fn(&Call, &Instance) -> CallError,
+    ) -> usize {
         let concerned = self.table.select(|call| call.other_hub().as_ref() == Some(hub));
         let mut lost = 0;
         for call in concerned {
@@ -131,9 +145,10 @@ impl Departures {
                 continue;
             }
             let instance = call.leg.lock().to.instance().cloned();
-            if let Some(instance) = instance {
+            // It may have gone elsewhere meanwhile.
+            if let Some(instance) = instance.filter(|instance| instance.entry.hub == *hub) {
                 lost += 1;
-                self.table.end(call.key, End::Failed(error(&call, &instance)), None);
+                self.table.end(call.key, End::Failed(error(&call, &instance)), stop);
             }
         }
         lost
@@ -176,6 +191,8 @@ impl Departures {
     /// Brings the gauges up to date.
     pub(crate) fn count_instances(&self) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        // One at a time: else an older count could be set after a newer one.
+        let _counting = self.counting.lock();
         self.metrics.instances_known.set(count(self.directory.len()));
         self.metrics.spokes_connected.set(count(self.sessions.len()));
     }

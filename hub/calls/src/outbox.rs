@@ -81,6 +81,11 @@ impl Outbox {
         self.add(message, |_| Owner::Last).map(|_| ())
     }
 
+    /// Queues the end of a call. It is taken while the session is closing too: its caller is told as long as anything is.
+    pub(crate) fn push_end(&self, message: Bytes) -> Result<(), Full> {
+        self.add(message, |_| Owner::End).map(|_| ())
+    }
+
     /// Queues a call and tells its number, to compare with what [`Outbox::seal`] answers.
     pub(crate) fn push_call(&self, message: Bytes, input: &Arc<Input>) -> Result<u64, Full> {
         self.add(message, |number| Owner::Call(number, Arc::clone(input)))
@@ -118,6 +123,22 @@ impl Outbox {
             return None;
         }
         self.0.contents.lock().closing().map(str::to_owned)
+    }
+
+    /// A call of the peer's has begun: its end will be pushed.
+    pub(crate) fn awaits_end(&self) {
+        self.0.awaited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The end of such a call has been pushed, or never will be.
+    pub(crate) fn has_end(&self) {
+        self.0.awaited.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether nothing waits for the writer, and no call has its end still to come.
+    pub fn is_quiet(&self) -> bool {
+        // In this order: the end of a call is queued before it is awaited no more.
+        self.0.awaited.load(Ordering::Acquire) == 0 && self.queued() == 0
     }
 
     /// Messages that wait for the writer.

@@ -66,8 +66,9 @@ impl Presence {
 
     pub(crate) fn came(&self, spoke: &SpokeName, undeclared: bool) {
         let now = Timestamp::now();
+        let mut known = self.undeclared.lock();
         if undeclared {
-            self.undeclared.lock().insert(spoke.clone(), now);
+            known.insert(spoke.clone(), now);
         }
         self.note(spoke, |news| {
             news.undeclared |= undeclared;
@@ -76,9 +77,15 @@ impl Presence {
         });
     }
 
-    /// Notes that the last instance of a spoke has left.
-    pub(crate) fn left(&self, spoke: &SpokeName) {
-        self.undeclared.lock().remove(spoke);
+    /// Notes that an instance of a spoke has left, unless another one is here.
+    ///
+    /// That is asked where news are noted: one that comes meanwhile is noted after this.
+    pub(crate) fn left_unless(&self, spoke: &SpokeName, is_here: impl FnOnce() -> bool) {
+        let mut undeclared = self.undeclared.lock();
+        if is_here() {
+            return;
+        }
+        undeclared.remove(spoke);
         self.note(spoke, |news| news.disconnected = Some(Timestamp::now()));
     }
 

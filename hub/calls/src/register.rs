@@ -3,6 +3,7 @@
 //! Invariants
 //! - A registration may wait for long, and its connection may end meanwhile: then nothing of it takes effect, and above
 //!   all it replaces no connection that the instance has come back with.
+//! - A registration that is not entered leaves its session as it was: its peer may ask again, and an earlier one stands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,7 +132,7 @@ impl Registrar {
         let session = self.session(&registrant, request.outbox)?;
         let entry = self.entry(&registrant, input, &session, &offer);
         if self.has_come_back(&session, request.asked_at) {
-            self.departures.end(&session);
+            self.not_entered(&session);
             return Err(connection_ended());
         }
         let registration = self.enter(registrant.policy.as_deref(), &session, entry, gone).await?;
@@ -170,7 +171,7 @@ impl Registrar {
         }
         let registered = self.cluster.register_unless(gone, entry.clone()).await;
         let generation = registered.map_err(|error| {
-            self.departures.end(session);
+            self.not_entered(session);
             if gone.is_cancelled() {
                 return connection_ended();
             }
@@ -200,6 +201,13 @@ impl Registrar {
             Ok(registration)
         } else {
             Err(connection_ended())
+        }
+    }
+
+    /// Forgets a session that has not registered before. It ends nothing: the outbox is the peer's, who may ask again.
+    fn not_entered(&self, session: &Arc<Session>) {
+        if session.generation() == 0 {
+            self.sessions.remove(session);
         }
     }
 

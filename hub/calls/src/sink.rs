@@ -1,5 +1,6 @@
 //! The inner side of a reply: takes items and one end, never waits, never loses the end.
 
+mod awaited;
 mod items;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::outcome::{Bounds, End, Took, given_up, no_output};
 use crate::relay::Return;
 use crate::reply::{Answer, Reply};
 
+use awaited::AwaitedEnd;
 pub(crate) use items::ItemQueue;
 
 /// Where the answers of one call go.
@@ -27,7 +29,7 @@ pub(crate) enum Sink {
     },
     /// To a peer.
     Outbox {
-        outbox: Outbox,
+        awaited: AwaitedEnd,
         /// Made by the first item.
         backlog: Option<Arc<Backlog>>,
     },
@@ -59,7 +61,10 @@ impl Sink {
                     .map_err(|_| CallError::new(Code::Overloaded, "the caller's channel has no place for an answer"))?;
                 Self::Channel { sender, end }
             }
-            Reply::Outbox(outbox) => Self::Outbox { outbox, backlog: None },
+            Reply::Outbox(outbox) => Self::Outbox {
+                awaited: AwaitedEnd::new(outbox),
+                backlog: None,
+            },
         })
     }
 
@@ -71,7 +76,8 @@ impl Sink {
                 Err(mpsc::error::TrySendError::Full(_)) => Took::Overflow,
                 Err(mpsc::error::TrySendError::Closed(_)) => Took::Gone,
             },
-            Self::Outbox { outbox, backlog } => {
+            Self::Outbox { awaited, backlog } => {
+                let outbox = awaited.outbox();
                 let message = encode::call_responded(outbox.dialect(), id.as_str(), &item);
                 let backlog = &*backlog.get_or_insert_default();
                 if !backlog.has_room(message.len(), bounds.items, bounds.bytes) {
@@ -95,7 +101,7 @@ impl Sink {
                     permit.send(answer);
                 }
             }
-            Self::Outbox { outbox, backlog } => end_on(&outbox, id, &end, backlog.is_some()),
+            Self::Outbox { awaited, backlog } => end_on(awaited.outbox(), id, &end, backlog.is_some()),
             Self::Once(sender) => {
                 let result = match end {
                     End::Output(output) => Ok(output),
@@ -124,7 +130,7 @@ impl Sink {
 
     /// Whether the caller reads an envelope without `data`: the origin's processes do, whose `undefined` it is.
     pub(crate) fn reads_void(&self) -> bool {
-        matches!(self, Self::Outbox { outbox, .. } if outbox.dialect() == Dialect::Payload)
+        matches!(self, Self::Outbox { awaited, .. } if awaited.outbox().dialect() == Dialect::Payload)
     }
 
     /// Whether the caller wants the first item only.
@@ -156,7 +162,7 @@ fn end_on(outbox: &Outbox, id: &RequestId, end: &End, after_items: bool) {
     let pushed = if after_items && dialect == Dialect::Payload {
         outbox.push_last(message)
     } else {
-        outbox.push(message)
+        outbox.push_end(message)
     };
     if pushed == Err(Full::Queue) {
         outbox.close(CLOSE_SLOW, "answers are not read as fast as they come");

@@ -182,8 +182,8 @@ impl Conversation {
     }
 
     /// Whether neither a call of the peer's is under way nor a spoke registered.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.spoke.is_absent() && self.pending.is_empty() && self.outbox.queued() == 0 && self.tickets.is_empty()
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.spoke.is_absent() && self.pending.is_empty() && self.outbox.is_quiet()
     }
 
     /// The next event, gap or overflow for the peer.
@@ -241,14 +241,13 @@ impl Conversation {
     /// Ends what the peer has: its spoke and its subscriptions, and its calls unless they go on without it.
     pub(crate) async fn end(self) {
         let Self {
-            mut tickets,
+            tickets,
             spoke,
             subscriptions,
             pending,
             ..
         } = self;
-        tickets.take_running("the caller disconnected");
-        drop((subscriptions, pending));
+        drop((tickets, subscriptions, pending));
         spoke.end("the connection is closed").await;
     }
 

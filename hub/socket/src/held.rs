@@ -60,7 +60,8 @@ impl HeldBack {
 
     /// Begins for another connection: what waits asks for a pong of its own there.
     pub(crate) fn attach(&mut self) {
-        self.unasked = self.waits() > 0;
+        (self.free, self.free_bytes) = (0, 0);
+        self.unasked = !self.waiting.is_empty();
     }
 
     /// The payload of the ping to be written now, when one is needed.

@@ -51,14 +51,6 @@ impl Tickets {
         self.calls.values().for_each(|ticket| ticket.recheck(caller));
     }
 
-    /// Whether no call runs.
-    pub(crate) fn is_empty(&mut self) -> bool {
-        self.calls.is_empty() || {
-            self.sweep();
-            self.calls.is_empty()
-        }
-    }
-
     /// The caller of all is lost: which were aborted for that.
     pub(crate) fn take_running(&mut self, reason: &str) -> Vec<RequestId> {
         self.sweep();
@@ -74,5 +66,11 @@ impl Tickets {
         if self.calls.is_empty() {
             self.calls = HashMap::new();
         }
+    }
+}
+
+impl Drop for Tickets {
+    fn drop(&mut self) {
+        self.take_running("the caller disconnected");
     }
 }

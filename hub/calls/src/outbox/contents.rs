@@ -49,6 +49,8 @@ pub(super) struct Entry {
 /// What happens when the writer takes a message.
 pub(super) enum Owner {
     None,
+    /// The end of a call.
+    End,
     /// The end of a stream, or the abort of a call: the writer keeps it for a while.
     Last,
     /// Once it is on its way to the spoke its input is not needed any more.
@@ -89,12 +91,16 @@ impl Contents {
 
     /// Queues a message, whose owner learns the number that a call gets.
     pub(super) fn push(&mut self, message: Bytes, owner: impl FnOnce(u64) -> Owner) -> Result<(u64, Waiter), Full> {
-        self.waiting.room(message.len(), self.limits)?;
         let owner = owner(self.calls_pushed + 1);
+        // Of ends there are as many as calls run: they are taken as long as anything is said.
+        let is_last_word = owner.is_end() && self.close.is_some();
+        if !is_last_word {
+            self.waiting.room(message.len(), self.limits)?;
+        }
         let number = match &owner {
             Owner::Call(..) if self.sealed => return Err(Full::Ended),
             Owner::Call(number, _) => *number,
-            Owner::None | Owner::Last | Owner::Subscription(_) => self.calls_pushed,
+            Owner::None | Owner::End | Owner::Last | Owner::Subscription(_) => self.calls_pushed,
         };
         let cost = self.cost() + message.len() + ENTRY_BYTES;
         self.held
@@ -114,7 +120,7 @@ impl Contents {
             return self.take_end();
         };
         match owner {
-            Owner::None => {}
+            Owner::None | Owner::End => {}
             Owner::Call(number, input) => {
                 self.calls_taken = number;
                 input.delivered();
@@ -203,6 +209,12 @@ impl Contents {
     fn cost(&self) -> usize {
         let entries = self.len() + self.taken.len();
         self.waiting.bytes() + self.unacknowledged + self.kept + entries * ENTRY_BYTES
+    }
+}
+
+impl Owner {
+    fn is_end(&self) -> bool {
+        matches!(self, Self::End | Self::Last)
     }
 }
 

@@ -24,7 +24,8 @@ impl Outgoing {
     }
 
     /// Begins for a connection that serves the session from now on: what the one before it has taken, and did not get
-    /// rid of, comes again, before everything else and in its order.
+    /// rid of, comes again, before everything else and in its order. Of what went out in part that is all of it: a peer that
+    /// may have read some of it has to say how much, before anything is attached to its session a second time.
     pub fn attach(&mut self) {
         self.0.contents.lock().rewind();
     }

@@ -1,7 +1,7 @@
 //! What both ends of an outbox share.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use alkhub_budget::Budget;
@@ -17,6 +17,8 @@ pub(super) struct Shared {
     pub(super) dialect: OnceLock<Dialect>,
     /// Set with the lock held; read without it as a hint.
     pub(super) closed: AtomicBool,
+    /// Calls of the peer whose end is still to come.
+    pub(super) awaited: AtomicUsize,
     pub(super) contents: Mutex<Contents>,
 }
 
@@ -28,6 +30,7 @@ impl Shared {
             session,
             dialect: OnceLock::new(),
             closed: AtomicBool::new(false),
+            awaited: AtomicUsize::new(0),
             contents: Mutex::new(Contents::new(limits, budget)),
         }
     }

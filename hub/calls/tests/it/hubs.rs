@@ -8,6 +8,7 @@ use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
 use alkhub_protocol::call::Metadata;
+use alkhub_protocol::register::RegisterInput;
 use alkhub_protocol::{CallRequest, Code, Delivered, RawJson};
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
@@ -287,6 +288,64 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
         }
     })
     .await;
+    pair.end().await;
+}
+
+/// The newer connection that it gives way to goes too, before it has registered.
+#[tokio::test]
+async fn a_session_whose_second_registration_gives_way_keeps_its_first_and_may_ask_again() {
+    let pair = Pair::start().await;
+    let caller = admin();
+    let input = || -> RegisterInput {
+        let mut input = registration("text", &[query("text.upper")]);
+        input["instanceId"] = json!("i1");
+        serde_json::from_value(input).expect("valid")
+    };
+    let mut spoke = Spoke::register_as(&pair.b, &caller, input(), peer())
+        .await
+        .expect("registers");
+    let (ticket, mut answers) = pair.b.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+    pair.redis.freeze();
+    let stays = CancellationToken::new();
+    let mut busy = Box::pin(
+        pair.b
+            .cluster
+            .register_unless(&stays, record("pod-b-b1", "other", Vec::new())),
+    );
+    let mut again = Box::pin(pair.b.calls.register(&caller, input(), spoke.outbox.clone()));
+    let mut newer = Box::pin(pair.b.calls.register(&caller, input(), peer().0));
+    assert!(futures::poll!(&mut busy).is_pending());
+    for registering in [&mut again, &mut newer] {
+        assert!(futures::poll!(registering).is_pending());
+        // Far enough for it to wait for the directory, which Redis lets no further.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    drop(newer);
+    pair.redis.thaw();
+
+    let given_up = within("the registration that gives way", again).await;
+    let (code, retryable) = given_up.map_or_else(|error| (error.code, error.retryable), |_| panic!("it gave way"));
+    assert_eq!((code, retryable), (Code::Aborted, true));
+    spoke.respond(&call, json!("A"));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    let (_, registration) = pair
+        .b
+        .calls
+        .register(&caller, input(), spoke.outbox.clone())
+        .await
+        .expect("registers again on the same connection");
+    spoke.registration = registration;
+    let (ticket, _answers) = pair.b.dispatch(request("text.upper", json!(2)));
+    ticket.expect("routed");
+    spoke.next_call().await;
+    within("the other one registers", busy).await.expect("registered");
+    drop(spoke);
     pair.end().await;
 }
 

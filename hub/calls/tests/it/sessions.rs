@@ -69,6 +69,72 @@ async fn another_connection_goes_on_with_a_callers_session_where_the_first_one_s
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_quiet_until_it_has_the_end_of_its_call() {
+    let hub = Hub::local().await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let (outbox, mut outgoing) = peer();
+    let reply = Reply::Outbox(outbox.clone());
+    hub.calls
+        .dispatch(&admin(), request("text.upper", json!(1)), reply)
+        .expect("routed");
+    let call = spoke.next_call().await.request_id;
+    assert!(!outbox.is_quiet(), "the call runs");
+
+    spoke.respond(&call, json!("A"));
+
+    assert!(!outbox.is_quiet(), "its end waits");
+    outgoing.try_next().expect("the end");
+    assert!(outbox.is_quiet());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_ends_while_its_callers_session_closes_is_answered() {
+    let hub = Hub::local().await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let (outbox, mut outgoing) = peer();
+    let call = |n: u32| {
+        let reply = Reply::Outbox(outbox.clone());
+        hub.calls
+            .dispatch(&admin(), request("text.upper", json!(n)), reply)
+            .expect("routed");
+    };
+    call(1);
+    call(2);
+    let (first, second) = (spoke.next_call().await.request_id, spoke.next_call().await.request_id);
+
+    outbox.close(1001, "the hub is going away");
+    spoke.respond(&first, json!("A"));
+
+    assert!(
+        matches!(outgoing.try_next(), Some(OutgoingItem::Message(_))),
+        "the answer"
+    );
+    assert!(
+        matches!(outgoing.try_next(), Some(OutgoingItem::Close { .. })),
+        "the close"
+    );
+    spoke.respond(&second, json!("B"));
+    assert_eq!(outgoing.try_next(), None, "nothing follows a close");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detachable_stream_whose_reader_is_gone_goes_on() {
+    let hub = Hub::local().await;
+    let mut spoke = Spoke::connect(&hub, "text", &[subscription("text.lines")]).await;
+    let (outbox, outgoing) = peer();
+    hub.calls
+        .dispatch(&admin(), detachable("text.lines"), Reply::Outbox(outbox))
+        .expect("routed");
+    let stream = spoke.next_call().await.request_id;
+    drop(outgoing);
+
+    spoke.respond(&stream, json!("an item that nobody reads"));
+
+    assert!(spoke.has_nothing(), "no abort");
+    assert_eq!(hub.calls.in_flight(), 1);
+}
+
 /// A call that goes on when its caller is lost.
 fn detachable(operation: &str) -> CallRequest {
     CallRequest {
