@@ -152,13 +152,13 @@ impl Cluster {
         self.shared.link.clone()
     }
 
-    /// Says what this hub's lease holds from now on. The lease itself is kept from the start and given back at the
+    /// Sets what this hub's lease holds from now on. The lease itself is kept from the start and given back at the
     /// end, whether or not this was called.
     pub fn announce(&self, lease: Lease) {
         self.shared.leases.announce(lease);
     }
 
-    /// [`Cluster::announce`], and returns when Redis has told the other hubs. Dropping the future leaves it to the next
+    /// [`Cluster::announce`], and returns when Redis has passed it to the other hubs. Dropping the future leaves it to the next
     /// renewal, and so does an error.
     ///
     /// # Errors
@@ -178,8 +178,8 @@ impl Cluster {
         self.shared.leases.pods()
     }
 
-    /// Tells every hub that keys changed, this one included. Returns when Redis has it, or could not be told now: then
-    /// it is told as soon as it can be. Dropping the future takes nothing back.
+    /// Announces to every hub that keys changed, this one included. Returns when Redis has it, or cannot get it now: then
+    /// it is sent as soon as it can be. Dropping the future takes nothing back.
     pub async fn announce_key_change(&self, change: KeyChange) {
         self.shared.keys.announce(change).await;
     }

@@ -34,7 +34,7 @@ pub struct DirectoryEntry {
     pub concurrency: Option<u32>,
     /// When it connected.
     pub connected_at: Timestamp,
-    /// What it said of its host.
+    /// The host that it reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_info: Option<RawJson>,
     /// What it offers.

@@ -7,7 +7,7 @@
 //!   lost it; Redis is never the only one to know it.
 //! - Of two records of an instance every hub takes the same: the one with the higher [`Fence`].
 //! - What one hub sends to another arrives once and in order, or both see a break ([`PeerEvent::Broken`]).
-//! - No revocation of a key is lost: it is told until Redis has it, or every hub checks all keys again.
+//! - No revocation of a key is lost: it is sent until Redis has it, or every hub checks all keys again.
 //! - A reader never holds up the link. What a receiver is asked for twice is given once, and closed the second time.
 //!
 //! Never

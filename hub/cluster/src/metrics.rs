@@ -49,7 +49,7 @@ impl Metrics {
             )?,
             conduit_breaks: counter(
                 "alkhub_conduit_breaks_total",
-                "Breaks of the conduit between this hub and another one: what was under way was lost, and was told.",
+                "Breaks of the conduit between this hub and another one: what was under way was lost, and the calls ended with an error.",
             )?,
             conduit_bytes: gauge(
                 "alkhub_conduit_unacknowledged_bytes",

@@ -22,7 +22,7 @@ pub(crate) struct ClusterReceiver {
 // === impl ClusterReceiver ===
 
 impl HubReceiver for ClusterReceiver {
-    /// A message that its reader has no room for is lost, and the reader is told.
+    /// A message that its reader has no room for is lost, and the reader learns it.
     fn relayed(&self, message: Bytes) {
         if !self.inbox.push(message) {
             self.metrics.unread.inc();

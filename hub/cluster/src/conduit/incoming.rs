@@ -110,13 +110,13 @@ impl Incoming {
             tokio::select! {
                 Some(inbound) = self.inbox.recv(&mut self.unread) => match inbound {
                     Inbound::Some => self.unread.reverse(),
-                    Inbound::Missed => self.tell_all(Peer::missed),
+                    Inbound::Missed => self.send_control_to_all(Peer::missed),
                 },
                 Some(undelivered) = self.returned.recv() => self.take_back(undelivered),
                 Ok(()) = self.link.changed() => {
                     if *self.link.borrow_and_update() == LinkState::Up {
                         let now = Instant::now();
-                        self.tell_all(|peer| peer.resume(now));
+                        self.send_control_to_all(|peer| peer.resume(now));
                     }
                 }
                 _ = self.tick.tick(), if is_active => self.tick(),
@@ -151,7 +151,7 @@ impl Incoming {
         known.seen_at = now;
         let received = known.peer.receive(&header, payload, now);
         if let Some(answer) = received.answer.or_else(|| known.peer.due(now)) {
-            sides.tell(from, &answer);
+            sides.send_control(from, &answer);
         }
         sides.send_again(from, &mut known.peer, now);
         let is_idle = known.peer.is_idle();
@@ -200,10 +200,10 @@ impl Incoming {
     }
 
     /// The carrier works again, or something that it brought was dropped.
-    fn tell_all(&self, header: impl Fn(&mut Peer) -> Header) {
+    fn send_control_to_all(&self, header: impl Fn(&mut Peer) -> Header) {
         for side in self.sides.all() {
             let header = header(&mut side.known.lock().peer);
-            self.sides.tell(&side.hub, &header);
+            self.sides.send_control(&side.hub, &header);
         }
         self.sides.activate();
     }
@@ -224,7 +224,7 @@ impl Incoming {
                 self.ready.push_back(PeerEvent::Broken { hub: side.hub.clone() });
             }
             if let Some(header) = peer.due(now) {
-                self.sides.tell(&side.hub, &header);
+                self.sides.send_control(&side.hub, &header);
             }
             if !is_down {
                 self.sides.send_again(&side.hub, peer, now);
@@ -249,7 +249,7 @@ impl Incoming {
             known.seen_at = now;
             if is_new || known.peer.is_closed() {
                 let hello = known.peer.hello();
-                self.sides.tell(&side.hub, &hello);
+                self.sides.send_control(&side.hub, &hello);
             }
         }
         self.sides

@@ -49,16 +49,16 @@ enum Inbound {
     Fresh,
     /// Of this epoch of the peer everything up to a place has arrived.
     Open { epoch: u64, received: u64 },
-    /// What the peer says in this epoch, or in one before, is refused.
+    /// What the peer sends in this epoch, or in one before, is refused.
     Closed { epoch: u64 },
 }
 
-/// What the peer is to be told of what came from it.
+/// What came from the peer and is to be acknowledged.
 #[derive(Debug, Default)]
 struct Acks {
     messages: u64,
     bytes: usize,
-    /// When it is told at the latest.
+    /// When it is acknowledged at the latest.
     at: Option<Instant>,
     /// Something is missing; complained of last at this time.
     gap: Option<Instant>,
@@ -123,7 +123,7 @@ impl Peer {
             Inbound::Open { epoch, received } => (PeerEpoch::Open(epoch), received),
             Inbound::Closed { epoch } => (PeerEpoch::Closed(epoch), 0),
         };
-        self.acks.told();
+        self.acks.sent();
         Header {
             kind,
             epoch: self.epoch,
@@ -162,25 +162,25 @@ impl Peer {
         received
     }
 
-    /// Forgets the peer, which is gone: what it still says of its past is refused.
+    /// Forgets the peer, which is gone: what it still sends of its past is refused.
     pub(super) fn forget(&mut self, now: Instant) {
         self.restart(self.inbound.closed(), now);
     }
 
-    /// Gives the conduit up; the peer is told.
+    /// Gives the conduit up; the peer gets a message about it.
     pub(super) fn give_up(&mut self, now: Instant) {
         self.forget(now);
         self.acks.at = Some(now);
     }
 
-    /// The carrier works again: what may be lost is sent again. Tells what the peer must hear.
+    /// The carrier works again: what may be lost is sent again. Returns what the peer must get.
     pub(super) fn resume(&mut self, now: Instant) -> Header {
         self.window.excuse(now);
         self.window.resend(now);
         self.header(Kind::Nack, 0)
     }
 
-    /// Tells the peer of this side's epoch.
+    /// A message with this side's epoch.
     pub(super) fn hello(&mut self) -> Header {
         self.header(Kind::Ack, 0)
     }
@@ -215,7 +215,7 @@ impl Peer {
         matches!(self.inbound, Inbound::Closed { .. })
     }
 
-    /// What the peer must be told by now.
+    /// What the peer must have by now.
     pub(super) fn due(&mut self, now: Instant) -> Option<Header> {
         if self.acks.gap.is_some_and(|at| now >= at + NACK_PAUSE) {
             self.acks.gap = Some(now);
@@ -353,7 +353,7 @@ impl Acks {
         }
     }
 
-    fn told(&mut self) {
+    fn sent(&mut self) {
         (self.messages, self.bytes, self.at) = (0, 0, None);
     }
 }

@@ -141,11 +141,11 @@ impl Sides {
         peer.give_up(Instant::now());
     }
 
-    /// Sends what has no place in the order; when it is lost it is sent again in its time.
-    pub(super) fn tell(&self, to: &HubId, header: &Header) {
+    /// Sends a control message, which has no place in the order; when it is lost it is sent again in its time.
+    pub(super) fn send_control(&self, to: &HubId, header: &Header) {
         let (message, _) = header.encode(&self.hub, &[]);
         if let Err(error) = self.carrier.send(to, message) {
-            tracing::debug!(hub.id = %to, %error, "another hub was not told what arrived");
+            tracing::debug!(hub.id = %to, %error, "an acknowledgement was not sent to another hub");
         }
     }
 

@@ -1,5 +1,5 @@
 //! Two sides and a carrier between them that loses, reports and breaks: whatever happens, what is delivered is in order, once,
-//! and a hole is told.
+//! and a hole is reported.
 
 use std::collections::VecDeque;
 
@@ -103,7 +103,7 @@ impl Pair {
         }
     }
 
-    fn tell(&mut self, from: usize, header: Header) {
+    fn send_control(&mut self, from: usize, header: Header) {
         let (message, _) = header.encode(&self.sides[from].name, &[]);
         self.carry(from, &message);
     }
@@ -120,7 +120,7 @@ impl Pair {
         side.seen
             .extend(received.payload.map(|payload| Seen::Payload(number(&payload))));
         if let Some(answer) = received.answer {
-            self.tell(at, answer);
+            self.send_control(at, answer);
         }
     }
 
@@ -131,7 +131,7 @@ impl Pair {
             self.sides[at].broke();
         }
         if let Some(header) = self.sides[at].peer.due(now) {
-            self.tell(at, header);
+            self.send_control(at, header);
         }
         while let Some((place, kind, payload)) = self.sides[at].peer.window().take_due(now) {
             let header = self.sides[at].peer.header(kind, place);
@@ -147,7 +147,7 @@ impl Pair {
         self.carries = true;
         for at in [0, 1] {
             let header = self.sides[at].peer.resume(self.now);
-            self.tell(at, header);
+            self.send_control(at, header);
         }
     }
 
@@ -172,7 +172,7 @@ impl Pair {
             92..95 => {
                 self.sides[at].listens = true;
                 let header = self.sides[at].peer.missed();
-                self.tell(at, header);
+                self.send_control(at, header);
             }
             95..96 => self.carries = false,
             96..99 => self.resume(),
@@ -264,7 +264,7 @@ fn a_side_that_forgot_the_other_is_seen_to_have_broken_by_it() {
         pair.sides[first].broke();
 
         let hello = pair.sides[first].peer.missed();
-        pair.tell(first, hello);
+        pair.send_control(first, hello);
         pair.settle();
 
         assert_eq!(pair.sides[1 - first].seen.last(), Some(&Seen::Broke));

@@ -1,4 +1,4 @@
-//! What is said about keys, and how it stands on its channel.
+//! News about keys, and how it is encoded on its channel.
 
 use serde::{Deserialize, Serialize};
 
