@@ -5,10 +5,13 @@
 //! time is up: then they get the reason why there is no connection.
 
 mod admin;
+mod event;
 mod events;
+mod followed;
 mod http;
 mod items;
 mod link;
+mod options;
 mod outcome;
 mod request;
 mod state;
@@ -17,15 +20,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::{OperationName, RawJson, RequestId, SpokeName, TopicFilter};
+use alkhub_protocol::{OperationName, RawJson, TopicFilter};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-pub use self::events::{Delivery, Event, Events};
+pub use self::event::{Delivery, Event};
+pub use self::events::Events;
 pub use self::http::{CallFilter, CallPage, Published};
 pub use self::items::Items;
 use self::link::Link;
+pub use self::options::CallOptions;
 pub use self::outcome::{Outcome, Streamed};
 use self::request::requested;
 pub(crate) use self::request::{new_id, now_ms, payload};
@@ -58,25 +63,6 @@ pub struct Builder {
     token: Option<String>,
     ca_file: Option<PathBuf>,
     timeout: Duration,
-}
-
-/// What a call or a subscription may ask for besides its operation and input.
-#[derive(Clone, Debug, Default)]
-pub struct CallOptions {
-    /// Calls: time until it fails and is aborted at the spoke; the client's own when absent.
-    pub timeout: Option<Duration>,
-    /// Subscriptions: longest silence between two items; absent: no limit.
-    pub idle_timeout: Option<Duration>,
-    /// Only this spoke may answer.
-    pub target: Option<SpokeName>,
-    /// The call in whose course this one is made, from [`crate::Context::request_id`].
-    pub parent: Option<RequestId>,
-    /// W3C trace context.
-    pub traceparent: Option<String>,
-    /// A JSON object of at most 16 KiB that reaches the handler as it is, see [`crate::Context::metadata`].
-    pub metadata: Option<RawJson>,
-    /// Sends no input, whatever is given: an operation of the origin's may distinguish that from `null`.
-    pub without_input: bool,
 }
 
 // === impl Client ===

@@ -1,44 +1,16 @@
-//! Events: what a subscriber reads, and the subscriptions of one connection.
-//!
-//! Invariants
-//! - The hub is asked once for each topic, however many streams follow it.
-//! - A stream learns of a reconnect before it gets anything that came after it.
-//! - A stream that was confirmed once does not end by a refusal that may be tried again.
-
-mod followed;
+//! The stream of a topic's events.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use alkhub_protocol::frame::Gap;
-use alkhub_protocol::{RawJson, Topic, TopicFilter};
+use alkhub_protocol::TopicFilter;
 use futures::Stream;
-use serde::de::DeserializeOwned;
 
 use super::Client;
-use super::link::Link;
+use super::event::{Delivery, gap};
+use super::link::Seat;
 use crate::Error;
 use crate::queue::{Popped, Receiver};
-pub(super) use followed::{Followed, Joined};
-
-/// What a subscriber reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    /// An event.
-    Event(Event),
-    /// Something is missing here.
-    Gap(Gap),
-}
-
-/// One event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Where it was published.
-    pub topic: Topic,
-    /// What was published; `None` when nothing was, which differs from `null`.
-    pub payload: Option<RawJson>,
-}
 
 /// The events of one topic, or of all ids of one type.
 ///
@@ -53,36 +25,12 @@ pub struct Events {
     _client: Client,
 }
 
-/// A stream's place among the followers of its topic; dropping it unsubscribes.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) link: Arc<Link>,
-    pub(super) filter: TopicFilter,
-    pub(super) follower: u64,
-}
-
-// === impl Event ===
-
-impl Event {
-    /// The payload as a type; an absent one reads as `null`.
-    ///
-    /// # Errors
-    /// [`Error::Decode`].
-    pub fn payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let null = RawJson::null();
-        let payload = self.payload.as_ref().unwrap_or(&null);
-        payload
-            .to()
-            .map_err(|e| Error::decode(format!("the payload of `{}`", self.topic), e))
-    }
-}
-
 // === impl Events ===
 
 impl Events {
     pub(super) fn new(queue: Receiver<Result<Delivery, Error>>, seat: Seat, client: Client) -> Self {
         Self {
-            filter: seat.filter.clone(),
+            filter: seat.filter().clone(),
             queue,
             _seat: seat,
             _client: client,
@@ -101,18 +49,4 @@ impl Stream for Events {
             Popped::End => None,
         })
     }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.link.unfollow(&self.filter, self.follower);
-    }
-}
-
-fn gap(filter: &TopicFilter, reason: &str, missed: Option<u64>) -> Delivery {
-    Delivery::Gap(Gap {
-        topic: filter.to_string(),
-        reason: reason.to_owned(),
-        missed,
-    })
 }

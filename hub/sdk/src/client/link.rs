@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::events::{Delivery, Joined, Seat};
+use super::event::Delivery;
+use super::followed::Joined;
 use super::state::{Pending, State};
 use crate::Error;
 use crate::endpoint::{BACKOFF, HubEndpoint};
@@ -63,12 +64,35 @@ pub(super) struct Ticket {
     request_id: RequestId,
 }
 
+/// A stream's place among the followers of its topic; dropping it unsubscribes.
+#[derive(Debug)]
+pub(super) struct Seat {
+    link: Arc<Link>,
+    filter: TopicFilter,
+    follower: u64,
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.link.state.lock().calls.remove(&self.request_id).is_some() {
             self.outbox
                 .push(encode::call_aborted(Dialect::Id, self.request_id.as_str(), None));
         }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.link.unfollow(&self.filter, self.follower);
+    }
+}
+
+// === impl Seat ===
+
+impl Seat {
+    /// What is followed.
+    pub(super) fn filter(&self) -> &TopicFilter {
+        &self.filter
     }
 }
 

@@ -7,7 +7,7 @@ use alkhub_protocol::{Dialect, FRAME_LIMIT_BYTES, OperationName, RawJson, Reques
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::CallOptions;
+use super::options::CallOptions;
 use crate::Error;
 
 /// Writes a value and checks its size.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::events::Followed;
+use super::followed::Followed;
 use crate::Error;
 use crate::queue::Sender;
 use crate::socket::Outbox;

@@ -1,4 +1,9 @@
 //! Who follows which topic, over subscribe, refusal, loss and reconnect.
+//!
+//! Invariants
+//! - The hub is asked once for each topic, however many streams follow it.
+//! - A stream learns of a reconnect before it gets anything that came after it.
+//! - A stream that was confirmed once does not end by a refusal that may be tried again.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -10,7 +15,7 @@ use alkhub_queue::Limits;
 use alkhub_retry::Backoff;
 use tokio::sync::oneshot;
 
-use super::{Delivery, Event, gap};
+use super::event::{Delivery, Event, gap};
 use crate::Error;
 use crate::endpoint::BACKOFF;
 use crate::queue::{Receiver, Sender, queue};
@@ -24,7 +29,7 @@ const LIMITS: Limits = Limits {
 
 /// The subscriptions of one client, kept over reconnects.
 #[derive(Debug, Default)]
-pub(in crate::client) struct Followed {
+pub(super) struct Followed {
     topics: HashMap<TopicFilter, Followers>,
     next: u64,
 }
@@ -57,10 +62,10 @@ struct Follower {
 
 /// A new stream's queue and its confirmation.
 #[derive(Debug)]
-pub(in crate::client) struct Joined {
-    pub(in crate::client) follower: u64,
-    pub(in crate::client) queue: Receiver<Result<Delivery, Error>>,
-    pub(in crate::client) confirmed: oneshot::Receiver<Result<(), Error>>,
+pub(super) struct Joined {
+    pub(super) follower: u64,
+    pub(super) queue: Receiver<Result<Delivery, Error>>,
+    pub(super) confirmed: oneshot::Receiver<Result<(), Error>>,
 }
 
 // === impl Followed ===
@@ -68,7 +73,7 @@ pub(in crate::client) struct Joined {
 impl Followed {
     /// Adds a stream; asks the hub when it is the first of its topic. A confirmation that is on its way counts.
     /// Without a connection the next one asks.
-    pub(in crate::client) fn join(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) -> Joined {
+    pub(super) fn join(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) -> Joined {
         let (sender, queue) = queue(LIMITS);
         let (confirm, confirmed) = oneshot::channel();
         let id = self.next;
@@ -94,7 +99,7 @@ impl Followed {
     }
 
     /// Takes a stream away; unsubscribes at the hub when it was the last of its topic.
-    pub(in crate::client) fn leave(&mut self, filter: &TopicFilter, id: u64, outbox: Option<&Outbox>) {
+    pub(super) fn leave(&mut self, filter: &TopicFilter, id: u64, outbox: Option<&Outbox>) {
         let Some(followers) = self.topics.get_mut(filter) else {
             return;
         };
@@ -115,7 +120,7 @@ impl Followed {
     }
 
     /// Asks a new connection for everything that is followed.
-    pub(in crate::client) fn resume(&mut self, outbox: &Outbox) {
+    pub(super) fn resume(&mut self, outbox: &Outbox) {
         self.topics.retain(|_, followers| !followers.streams.is_empty());
         for (filter, followers) in &mut self.topics {
             (followers.asked, followers.answered) = (1, 0);
@@ -132,7 +137,7 @@ impl Followed {
     }
 
     /// The hub confirmed a topic.
-    pub(in crate::client) fn confirmed(&mut self, topic: &str) {
+    pub(super) fn confirmed(&mut self, topic: &str) {
         let Ok(filter) = topic.parse::<TopicFilter>() else {
             return;
         };
@@ -152,7 +157,7 @@ impl Followed {
     }
 
     /// The hub confirmed that a topic was given up: of what was asked before that, nothing more is answered.
-    pub(in crate::client) fn unsubscribed(&mut self, topic: &str) {
+    pub(super) fn unsubscribed(&mut self, topic: &str) {
         let Ok(filter) = topic.parse::<TopicFilter>() else {
             return;
         };
@@ -167,7 +172,7 @@ impl Followed {
 
     /// The hub refused a topic: its streams end. Where another try may help, those that were confirmed before go on, and
     /// the answer is what to ask for again, and when.
-    pub(in crate::client) fn refused(&mut self, topic: &str, error: &Error) -> Option<(TopicFilter, Duration)> {
+    pub(super) fn refused(&mut self, topic: &str, error: &Error) -> Option<(TopicFilter, Duration)> {
         let filter = topic.parse::<TopicFilter>().ok()?;
         if error.retryable()
             && let Some(followers) = self.topics.get_mut(&filter)
@@ -189,7 +194,7 @@ impl Followed {
     }
 
     /// Asks again for a topic that was refused, unless that was done meanwhile.
-    pub(in crate::client) fn ask_again(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) {
+    pub(super) fn ask_again(&mut self, filter: &TopicFilter, outbox: Option<&Outbox>) {
         let Some(followers) = self.topics.get_mut(filter) else {
             return;
         };
@@ -201,14 +206,14 @@ impl Followed {
     }
 
     /// Everything ends.
-    pub(in crate::client) fn fail(&mut self, error: &Error) {
+    pub(super) fn fail(&mut self, error: &Error) {
         for follower in self.topics.drain().flat_map(|(_, f)| f.streams.into_values()) {
             follower.fail(error.clone());
         }
     }
 
     /// Hands an event to those who follow its topic or all ids of its type.
-    pub(in crate::client) fn deliver(&mut self, envelope: Envelope) {
+    pub(super) fn deliver(&mut self, envelope: Envelope) {
         let Ok(topic) = Topic::new(&envelope.kind, &envelope.id) else {
             return;
         };
@@ -230,7 +235,7 @@ impl Followed {
     }
 
     /// Hands on a loss that the hub reports.
-    pub(in crate::client) fn lost(&mut self, gap: &Gap) {
+    pub(super) fn lost(&mut self, gap: &Gap) {
         let Ok(filter) = gap.topic.parse::<TopicFilter>() else {
             return;
         };
