@@ -5,19 +5,15 @@ use std::time::Duration;
 use alkhub_config::EventsConfig;
 use alkhub_redis::{Connector, LinkState, Redis, SetupError};
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::{PATIENCE, Port, RedisServer, within};
+use alkhub_test_support::{Host, Port, RedisServer, comes_to};
 use bytes::Bytes;
 use prometheus::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-/// One hub's link, on tasks of its own.
+/// One hub's link.
 struct Hub {
     redis: Redis,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    host: Host,
 }
 
 /// Settings with times that suit a test.
@@ -34,28 +30,15 @@ fn config(server: &RedisServer) -> EventsConfig {
 
 impl Hub {
     fn start(config: &EventsConfig, name: &str) -> Self {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let connector = Connector::new(config, &name.parse().expect("a hub id"), &Registry::new()).expect("settings");
+        let host = Host::default();
+        let connector = Connector::new(config, &name.parse().expect("a hub id"), &host.registry).expect("settings");
         let redis = connector.redis().expect("a URL");
-        connector.start(&Supervisor::new(tasks.clone(), stop.clone()));
-        Self { redis, tasks, stop }
-    }
-
-    async fn link_is(&self, what: &str, wanted: impl Fn(&LinkState) -> bool) {
-        let mut link = self.redis.state();
-        let came = timeout(PATIENCE, link.wait_for(|state| wanted(state))).await.is_ok();
-        assert!(came, "the link did not go {what}: {:?}", *self.redis.state().borrow());
+        connector.start(&Supervisor::new(host.tasks.clone(), host.stop.clone()));
+        Self { redis, host }
     }
 
     async fn is_up(&self) {
-        self.link_is("up", |state| *state == LinkState::Up).await;
-    }
-
-    /// Ends it in good order.
-    async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        within("every task ends", self.tasks.wait()).await;
+        comes_to("the link is up", &self.redis.state(), |state| *state == LinkState::Up).await;
     }
 }
 
@@ -118,7 +101,7 @@ async fn redis_over_tls_is_trusted_by_the_file_of_authorities_alone() {
     let published = trusting.redis.publish_event(&topic, Bytes::from_static(b"{}"));
     published.await.expect("Redis has it");
     let untrusted = |state: &LinkState| matches!(state, LinkState::Down(reason) if reason.contains("ertificate"));
-    stranger.link_is("down by the certificate", untrusted).await;
+    comes_to("the certificate is refused", &stranger.redis.state(), untrusted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,13 +111,13 @@ async fn the_link_stays_at_the_end_until_nobody_holds_it() {
     hub.is_up().await;
     let (redis, hold) = (hub.redis.clone(), hub.redis.hold());
 
-    hub.stop.cancel();
+    hub.host.stop.cancel();
     let incarnation = redis.incarnation().expect("still up");
     let claim = incarnation.claim_prefix("uid", Duration::from_secs(1)).await;
     assert_eq!(claim.expect("still up"), "uid");
     drop(hold);
 
-    hub.stop().await;
+    hub.host.end().await;
     let ended = matches!(&*redis.state().borrow(), LinkState::Down(reason) if reason.contains("ending"));
     assert!(ended, "{:?}", *redis.state().borrow());
 }

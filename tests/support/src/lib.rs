@@ -1,9 +1,10 @@
-//! What the tests of every crate share: waiting on conditions, ports, a Redis of one's own, a TCP proxy that fails when
-//! told to, the commands of the pages, and skipping aloud.
+//! What the tests of every crate share: waiting on conditions, what a part of a hub lives on, ports, a Redis of one's own, a
+//! TCP proxy that fails when told to, the commands of the pages, and skipping aloud.
 //!
 //! A development dependency only. It uses no other crate of alkhub, so that the lowest layer can use it.
 //! What goes wrong is a test's failure: these functions panic, and say what was seen last.
 
+mod host;
 pub mod pages;
 mod port;
 pub mod process;
@@ -12,8 +13,9 @@ mod redis;
 mod skip;
 mod wait;
 
+pub use self::host::Host;
 pub use self::port::Port;
 pub use self::proxy::Proxy;
 pub use self::redis::RedisServer;
 pub use self::skip::skip;
-pub use self::wait::{PATIENCE, try_until_within, until, until_within, within};
+pub use self::wait::{PATIENCE, comes_to, try_until_within, until, until_full, until_within, within};

@@ -2,10 +2,11 @@
 //!
 //! The one place where a test sleeps (`tests/it/tidy.rs`).
 
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Longer than anything takes, even on a busy machine.
@@ -81,6 +82,40 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Waits until what is watched is as wanted, no longer than [`PATIENCE`].
+///
+/// # Panics
+/// When the time is up, or nobody changes it any more: with `what` and the last state.
+pub async fn comes_to<T: Debug>(what: &str, watched: &watch::Receiver<T>, wanted: impl Fn(&T) -> bool) {
+    let mut changes = watched.clone();
+    let came = timeout(PATIENCE, changes.wait_for(|state| wanted(state))).await;
+    let ended = match came {
+        Ok(Ok(_)) => return,
+        Ok(Err(_)) => "it has ended",
+        Err(_) => "the time is up",
+    };
+    panic!("{what}: {ended}; last seen: {:?}", *watched.borrow());
+}
+
+/// Sends until nothing more is taken: until a first try is refused as `full`, for what was taken may be on its way out.
+///
+/// # Panics
+/// When something else is refused, or the time is up.
+pub async fn until_full<E: Debug + PartialEq>(full: E, mut send: impl FnMut(usize) -> Result<(), E>) {
+    let mut fill = || {
+        for sent in 0.. {
+            match send(sent) {
+                Ok(()) => {}
+                Err(error) if error != full => panic!("{error:?}"),
+                Err(_) if sent == 0 => return Ok(()),
+                Err(_) => break,
+            }
+        }
+        Err("it was full a moment ago")
+    };
+    until("nothing more is taken", || std::future::ready(fill())).await;
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
@@ -128,5 +163,22 @@ mod tests {
     #[should_panic(expected = "not within 30s: the end of time")]
     async fn a_future_that_never_ends_is_named() {
         within("the end of time", pending::<()>()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "the link is up: the time is up; last seen: \"down\"")]
+    async fn a_state_that_never_comes_is_told_with_the_last_one() {
+        let (_changes, link) = watch::channel("down");
+
+        comes_to("the link is up", &link, |state| *state == "up").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_is_full_when_a_first_try_is_refused() {
+        let mut room = 0..5;
+
+        until_full("full", |_| room.next().map(drop).ok_or("full")).await;
+
+        assert_eq!(room, 5..5);
     }
 }

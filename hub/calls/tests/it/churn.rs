@@ -88,7 +88,7 @@ async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicU
 
 /// Adds the ended calls by code.
 fn count_outcomes(hub: &Hub, outcomes: &mut BTreeMap<String, u64>) {
-    let families = hub.registry.gather();
+    let families = hub.host.registry.gather();
     let calls = families
         .iter()
         .find(|f| f.name() == "alkhub_calls_total")

@@ -5,12 +5,9 @@ use alkhub_config::EventsConfig;
 use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
 use alkhub_protocol::{Code, Delivered, HubId, OperationSpec};
 use alkhub_store::SpecHash;
-use alkhub_tasks::Supervisor;
-use alkhub_test_support::within;
-use prometheus::Registry;
+use alkhub_test_support::{Host, comes_to, within};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::fixture::{Spoke, cluster, record, request, subscription};
 use crate::pair::{Pair, in_flight, sees};
@@ -24,8 +21,7 @@ struct Played {
     incoming: Incoming,
     /// To the real hub.
     to: HubId,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    host: Host,
 }
 
 /// What the real hub says of a call.
@@ -44,23 +40,19 @@ struct Heard {
 
 impl Played {
     async fn beside(pair: &Pair, to: &str) -> Self {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let host = Host::default();
         let config = EventsConfig {
             redis_url: Some(pair.redis.url().into()),
             ..EventsConfig::default()
         };
         let hub = PLAYED.parse().expect("a hub's id");
-        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        let cluster = cluster(&config, &hub, &supervisor, &Registry::new());
-        let mut link = cluster.link();
-        let up = link.wait_for(|state| *state == LinkState::Up);
-        within("Redis is up", up).await.expect("the hub lives");
+        let (_, cluster) = cluster(&config, &hub, &host);
+        comes_to("the link is up", &cluster.link(), |state| *state == LinkState::Up).await;
         Self {
             incoming: cluster.incoming().expect("asked for once"),
             cluster,
             to: to.parse().expect("a hub's id"),
-            tasks,
-            stop,
+            host,
         }
     }
 
@@ -147,9 +139,7 @@ impl Played {
     }
 
     async fn end(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        within("every task ends", self.tasks.wait()).await;
+        self.host.end().await;
     }
 }
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use alkhub_budget::{Budget, Budgets};
 use alkhub_calls::{
-    Answer, Caller, Calls, Limits, Outbox, Outgoing, OutgoingItem, Parts, Registration, Reply, SpokePolicy, outbox,
+    Answer, Caller, Calls, Items, Limits, Outbox, Outgoing, OutgoingItem, Parts, Registration, Reply, SpokePolicy,
+    outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
+use alkhub_devdb::Server;
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, OfferedOperation};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
@@ -16,14 +18,12 @@ use alkhub_protocol::{CallError, CallRequest, Frame, HubId, OnDisconnect, RawJso
 use alkhub_redis::Connector;
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::within;
+use alkhub_test_support::{Host, comes_to, within};
 use bytes::Bytes;
 use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The default budget of a key.
 pub(crate) fn budget() -> Budget {
@@ -32,20 +32,19 @@ pub(crate) fn budget() -> Budget {
 }
 
 /// A hub's part in the cluster, on a link of its own.
-pub(crate) fn cluster(events: &EventsConfig, hub: &HubId, supervisor: &Supervisor, registry: &Registry) -> Cluster {
-    let mut connector = Connector::new(events, hub, registry).expect("settings");
-    let cluster = Cluster::start(events, &mut connector, supervisor, registry).expect("fresh metrics");
-    connector.start(supervisor);
-    cluster
+pub(crate) fn cluster(events: &EventsConfig, hub: &HubId, host: &Host) -> (Supervisor, Cluster) {
+    let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
+    let mut connector = Connector::new(events, hub, &host.registry).expect("settings");
+    let cluster = Cluster::start(events, &mut connector, &supervisor, &host.registry).expect("fresh metrics");
+    connector.start(&supervisor);
+    (supervisor, cluster)
 }
 
 /// One hub.
 pub(crate) struct Hub {
     pub(crate) calls: Calls,
-    pub(crate) registry: Registry,
     pub(crate) cluster: Cluster,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(crate) host: Host,
 }
 
 /// What a hub is made of.
@@ -86,8 +85,18 @@ impl Hub {
         .await
     }
 
+    /// Events in process, this database.
+    pub(crate) async fn on(postgres: &Server, name: &'static str) -> Self {
+        Self::start(HubOptions {
+            name,
+            postgres: Some(postgres.url()),
+            ..HubOptions::default()
+        })
+        .await
+    }
+
     pub(crate) async fn start(options: HubOptions) -> Self {
-        let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
+        let host = Host::default();
         let hub = options.name.parse().expect("a hub's id");
         let events = EventsConfig {
             redis_url: options.redis.clone().map(Into::into),
@@ -97,8 +106,7 @@ impl Hub {
             lease_interval: Duration::from_millis(500),
             ..EventsConfig::default()
         };
-        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        let cluster = cluster(&events, &hub, &supervisor, &registry);
+        let (supervisor, cluster) = cluster(&events, &hub, &host);
         let url = options.postgres.clone();
         let store = StoreConfig {
             database_url: Some(
@@ -108,9 +116,9 @@ impl Hub {
             ping_interval: Duration::from_millis(500),
             ..StoreConfig::default()
         };
-        let store = Store::open(&store, &registry).expect("a store");
+        let store = Store::open(&store, &host.registry).expect("a store");
         if options.postgres.is_some() {
-            store.prepare(&stop).await.expect("a schema");
+            store.prepare(&host.stop).await.expect("a schema");
         }
         let calls = Calls::start(Parts {
             config: options.calls,
@@ -120,29 +128,32 @@ impl Hub {
             cluster: cluster.clone(),
             store,
             supervisor,
-            budgets: Budgets::new(&options.budget, &registry).expect("a fresh registry"),
-            registry: registry.clone(),
+            budgets: Budgets::new(&options.budget, &host.registry).expect("a fresh registry"),
+            registry: host.registry.clone(),
         })
         .expect("fresh metrics");
-        let hub = Self {
-            calls,
-            registry,
-            cluster,
-            tasks,
-            stop,
-        };
+        let hub = Self { calls, cluster, host };
         if options.redis.is_some() {
-            let mut link = hub.cluster.link();
-            let up = link.wait_for(|state| *state == LinkState::Up);
-            within("Redis is up", up).await.expect("the hub lives");
+            hub.is_up().await;
         }
         hub
+    }
+
+    /// Waits until its link to Redis is up.
+    pub(crate) async fn is_up(&self) {
+        comes_to("the link is up", &self.cluster.link(), |state| *state == LinkState::Up).await;
     }
 
     /// Calls and waits, as an administrator.
     pub(crate) async fn call(&self, operation: &str, input: Value) -> Result<Value, CallError> {
         let output = self.calls.call(&admin(), request(operation, input)).await?;
         Ok(output.to().expect("an envelope"))
+    }
+
+    /// Subscribes as an administrator.
+    pub(crate) async fn subscribe(&self, operation: &str) -> Items {
+        let items = self.calls.subscribe(&admin(), request(operation, json!({}))).await;
+        items.expect("routed")
     }
 
     /// Starts a call whose answers come by a channel.
@@ -156,20 +167,12 @@ impl Hub {
 
     /// A metric without labels, or the sum over those of the family.
     pub(crate) fn metric(&self, name: &str) -> f64 {
-        let families = self.registry.gather();
-        let family = families
-            .iter()
-            .find(|family| family.name() == name)
-            .expect("a metric of this name");
-        let value = |m: &prometheus::proto::Metric| m.get_counter().get_value() + m.get_gauge().get_value();
-        family.get_metric().iter().map(value).sum()
+        self.host.metric(name)
     }
 
     /// Ends the hub without a word to anybody, as a crash does: its lease runs out.
     pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        within("every task ends", self.tasks.wait()).await;
+        self.host.end().await;
     }
 }
 

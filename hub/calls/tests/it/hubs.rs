@@ -9,10 +9,11 @@ use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
 use alkhub_protocol::call::Metadata;
 use alkhub_protocol::register::RegisterInput;
-use alkhub_protocol::{CallRequest, Code, Delivered, RawJson};
+use alkhub_protocol::{CallRequest, Code, Delivered, RawJson, RequestId};
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{
@@ -111,12 +112,7 @@ async fn who_asks_and_what_came_with_the_call_reach_a_spoke_of_another_hub() {
 async fn a_subscription_crosses_hubs_and_its_end_both_ways() {
     let pair = Pair::start().await;
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
-    let mut items = pair
-        .a
-        .calls
-        .subscribe(&admin(), request("text.upper", json!({})))
-        .await
-        .expect("routed");
+    let mut items = pair.a.subscribe("text.upper").await;
     let call = spoke.next_call().await;
     for n in 0..100 {
         spoke.respond(&call.request_id, json!(n));
@@ -131,12 +127,7 @@ async fn a_subscription_crosses_hubs_and_its_end_both_ways() {
     }
     assert!(within("the end", items.next()).await.is_none());
 
-    let items = pair
-        .a
-        .calls
-        .subscribe(&admin(), request("text.upper", json!({})))
-        .await
-        .expect("routed");
+    let items = pair.a.subscribe("text.upper").await;
     let call = spoke.next_call().await;
     drop(items);
     assert_eq!(spoke.next_abort().await, call.request_id);
@@ -406,18 +397,52 @@ async fn a_call_for_a_connection_that_left_comes_back_and_goes_to_another_instan
     pair.end().await;
 }
 
+/// A call that runs at a spoke of hub B for hub A, and one that runs at a spoke of hub A for hub B; both have time.
+struct BothWays {
+    at_a: Spoke,
+    of_a: mpsc::Receiver<Answer>,
+    asked_by_b: RequestId,
+    /// Whoever drops one of these ends a call.
+    _held: (Spoke, mpsc::Receiver<Answer>),
+}
+
+impl BothWays {
+    async fn between(pair: &Pair) -> Self {
+        let mut at_b = pair.spoke_on_b(&[mutation("text.upper")]).await;
+        let mut at_a = Spoke::connect(&pair.a, "other", &[mutation("other.work")]).await;
+        sees(&pair.b, "other.work", at_a.output.generation).await;
+        let patient = |operation| CallRequest {
+            timeout: Some(Duration::from_secs(600)),
+            ..request(operation, json!(1))
+        };
+        let (ticket, of_a) = pair.a.dispatch(patient("text.upper"));
+        ticket.expect("routed");
+        at_b.next_call().await;
+        let (ticket, of_b) = pair.b.dispatch(patient("other.work"));
+        ticket.expect("routed");
+        let asked_by_b = at_a.next_call().await.request_id;
+        Self {
+            at_a,
+            of_a,
+            asked_by_b,
+            _held: (at_b, of_b),
+        }
+    }
+
+    /// Hub A ends both when hub B is gone.
+    async fn end_with_hub_b(&mut self) {
+        let Some(Answer::Failed(error)) = within("the failure", self.of_a.recv()).await else {
+            panic!("it must fail");
+        };
+        assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
+        assert_eq!(self.at_a.next_abort().await, self.asked_by_b);
+    }
+}
+
 #[tokio::test]
 async fn a_hub_that_is_gone_fails_its_calls_and_stops_those_it_asked_for() {
     let pair = Pair::start().await;
-    let mut spoke_b = pair.spoke_on_b(&[mutation("text.upper")]).await;
-    let mut spoke_a = Spoke::connect(&pair.a, "other", &[mutation("other.work")]).await;
-    sees(&pair.b, "other.work", spoke_a.output.generation).await;
-    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-    ticket.expect("routed");
-    spoke_b.next_call().await;
-    let (ticket, _answers_of_b) = pair.b.dispatch(request("other.work", json!(1)));
-    ticket.expect("routed");
-    let asked_by_b = spoke_a.next_call().await;
+    let mut calls = BothWays::between(&pair).await;
 
     let Pair {
         a,
@@ -427,14 +452,10 @@ async fn a_hub_that_is_gone_fails_its_calls_and_stops_those_it_asked_for() {
     } = pair;
     b.stop().await;
 
-    let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
-        panic!("it must fail");
-    };
-    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
-    assert_eq!(spoke_a.next_abort().await, asked_by_b.request_id);
+    calls.end_with_hub_b().await;
     let error = a.call("text.upper", json!(1)).await.expect_err("nobody is left");
     assert_eq!(error.code, Code::NoProvider);
-    drop(spoke_a);
+    drop(calls);
     a.stop().await;
     postgres.stop().await.expect("stops");
 }
@@ -442,19 +463,7 @@ async fn a_hub_that_is_gone_fails_its_calls_and_stops_those_it_asked_for() {
 #[tokio::test]
 async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
     let mut pair = Pair::start().await;
-    let mut spoke_b = pair.spoke_on_b(&[mutation("text.upper")]).await;
-    let mut spoke_a = Spoke::connect(&pair.a, "other", &[mutation("other.work")]).await;
-    sees(&pair.b, "other.work", spoke_a.output.generation).await;
-    let patient = |operation| CallRequest {
-        timeout: Some(Duration::from_secs(600)),
-        ..request(operation, json!(1))
-    };
-    let (ticket, mut answers) = pair.a.dispatch(patient("text.upper"));
-    ticket.expect("routed");
-    spoke_b.next_call().await;
-    let (ticket, _answers_of_b) = pair.b.dispatch(patient("other.work"));
-    ticket.expect("routed");
-    let asked_by_b = spoke_a.next_call().await;
+    let mut calls = BothWays::between(&pair).await;
 
     pair.redis.kill().await;
     let Pair {
@@ -467,12 +476,8 @@ async fn a_hub_that_does_not_come_back_with_redis_is_gone() {
     redis.launch().await;
 
     // Nobody can say that the other hub is gone: its lease was lost with everything else.
-    let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
-        panic!("it must fail");
-    };
-    assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
-    assert_eq!(spoke_a.next_abort().await, asked_by_b.request_id);
-    drop(spoke_a);
+    calls.end_with_hub_b().await;
+    drop(calls);
     a.stop().await;
     postgres.stop().await.expect("stops");
 }

@@ -3,20 +3,20 @@
 use alkhub_calls::{Answer, Items, OutgoingItem};
 use alkhub_hub_cluster::{Class, LinkState, NotSent};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId, RequestId};
-use alkhub_test_support::{until, within};
+use alkhub_test_support::{comes_to, until_full, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::fixture::{Hub, Spoke, admin, decode, mutation, query, registration, request, subscription};
-use crate::pair::{Pair, in_flight, link_is, sees};
+use crate::pair::{Pair, in_flight, sees};
 
 impl Pair {
     /// Starts Redis again, empty; both hubs have their link then.
     async fn find_redis(&mut self) {
         self.redis.launch().await;
         for hub in [&self.a, &self.b] {
-            link_is(hub, "up", |state| *state == LinkState::Up).await;
+            hub.is_up().await;
         }
     }
 
@@ -32,16 +32,9 @@ impl Pair {
             .await;
         for mut link in links {
             within("the link breaks", link.changed()).await.expect("the hub lives");
-            let up = link.wait_for(|state| *state == LinkState::Up);
-            within("the link is back", up).await.expect("the hub lives");
+            comes_to("the link is back", &link, |state| *state == LinkState::Up).await;
         }
     }
-}
-
-/// A subscription that enters at hub A.
-async fn subscribed(pair: &Pair) -> Items {
-    let items = pair.a.calls.subscribe(&admin(), request("text.upper", json!(1))).await;
-    items.expect("routed")
 }
 
 /// A spoke on hub B that has got a call of hub A's, where the answer comes, and the call's id at the spoke.
@@ -56,7 +49,7 @@ async fn asked(pair: &Pair) -> (Spoke, mpsc::Receiver<Answer>, RequestId) {
 /// A spoke on hub B, a subscription that enters at hub A and has got its first item, and its id at the spoke.
 async fn streaming(pair: &Pair) -> (Spoke, Items, RequestId) {
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
-    let mut items = subscribed(pair).await;
+    let mut items = pair.a.subscribe("text.upper").await;
     let call = spoke.next_call().await.request_id;
     spoke.respond(&call, json!(1));
     assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
@@ -166,7 +159,7 @@ async fn a_subscription_that_was_silent_while_the_link_was_down_goes_on() {
 async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
     let mut pair = Pair::start().await;
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
-    let items = subscribed(&pair).await;
+    let items = pair.a.subscribe("text.upper").await;
     let call = spoke.next_call().await;
 
     pair.lose_redis().await;
@@ -183,16 +176,8 @@ async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
 async fn fill_the_queue(hub: &Hub) {
     let conduits = hub.cluster.conduits();
     let hubs: Vec<HubId> = (0..32).map(|n| format!("none-{n}").parse().expect("valid")).collect();
-    until("the queue to Redis is full", async || {
-        for sent in 0.. {
-            match conduits.send(&hubs[sent % hubs.len()], Class::Call, &[]) {
-                Ok(()) => {}
-                Err(NotSent::Full) if sent == 0 => return Ok(()),
-                Err(NotSent::Full) => return Err("it was full a moment ago"),
-                Err(error) => panic!("{error}"),
-            }
-        }
-        Err("it never is")
+    until_full(NotSent::Full, |sent| {
+        conduits.send(&hubs[sent % hubs.len()], Class::Call, &[])
     })
     .await;
 }
@@ -259,7 +244,7 @@ async fn items_under_a_breaking_link_come_whole_and_in_order() {
     let pair = Pair::start().await;
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
     for kind in ["pubsub", "normal", "pubsub", "normal", "pubsub", "normal"] {
-        let mut items = subscribed(&pair).await;
+        let mut items = pair.a.subscribe("text.upper").await;
         let call = spoke.next_call().await;
         let producing = async {
             for n in 0..400 {

@@ -3,7 +3,7 @@
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::LinkState;
-use alkhub_test_support::{RedisServer, until, within};
+use alkhub_test_support::{RedisServer, comes_to, until};
 use serde_json::Value;
 
 use crate::fixture::{Hub, HubOptions, Spoke, admin};
@@ -57,7 +57,8 @@ impl Pair {
     pub(crate) async fn lose_redis(&mut self) {
         self.redis.kill().await;
         for hub in [&self.a, &self.b] {
-            link_is(hub, "down", |state| matches!(state, LinkState::Down(_))).await;
+            let is_down = |state: &LinkState| matches!(state, LinkState::Down(_));
+            comes_to("the link is down", &hub.cluster.link(), is_down).await;
         }
     }
 
@@ -85,12 +86,6 @@ pub(crate) async fn sees(hub: &Hub, name: &str, generation: u64) {
         }
     })
     .await;
-}
-
-pub(crate) async fn link_is(hub: &Hub, what: &str, wanted: impl FnMut(&LinkState) -> bool) {
-    let mut link = hub.cluster.link();
-    let state = within(&format!("a link that is {what}"), link.wait_for(wanted)).await;
-    assert!(state.is_ok(), "the hub has not ended");
 }
 
 pub(crate) async fn in_flight(hub: &Hub, wanted: usize) {

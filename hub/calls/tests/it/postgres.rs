@@ -37,11 +37,7 @@ async fn store(url: String) -> Store {
 #[tokio::test]
 async fn every_call_leaves_one_record_and_no_payload() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
-    let options = HubOptions {
-        postgres: Some(postgres.url()),
-        ..HubOptions::default()
-    };
-    let hub = Hub::start(options).await;
+    let hub = Hub::on(&postgres, "hub-a1").await;
     let schema = json!({"inputSchema": {"type": "string"}});
     let mut spoke = Spoke::connect(&hub, "text", &[operation("text.upper", "query", &schema)]).await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
@@ -135,11 +131,7 @@ async fn records_wait_while_postgres_is_away_and_are_dropped_over_the_bound() {
 #[tokio::test]
 async fn a_spokes_coming_and_going_is_written() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
-    let options = HubOptions {
-        postgres: Some(postgres.url()),
-        ..HubOptions::default()
-    };
-    let hub = Hub::start(options).await;
+    let hub = Hub::on(&postgres, "hub-a1").await;
     let store = store(postgres.url()).await;
     let adhoc = Spoke::connect(&hub, "adhoc", &[query("adhoc.work")]).await;
     let declared = registration("declared", &[]);
@@ -212,14 +204,7 @@ async fn registrations_of_a_connection_take_effect_in_the_order_sent() {
 #[tokio::test]
 async fn what_is_offered_and_by_whom_is_written_again_when_the_schema_has_lost_it() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
-    let start = |name| {
-        Hub::start(HubOptions {
-            name,
-            postgres: Some(postgres.url()),
-            ..HubOptions::default()
-        })
-    };
-    let (one, two) = (start("pod-a1").await, start("pod-b1").await);
+    let (one, two) = (Hub::on(&postgres, "pod-a1").await, Hub::on(&postgres, "pod-b1").await);
     let offered = [query("text.upper"), query("other.work")];
     let spokes = (
         Spoke::connect(&one, "text", &offered[..1]).await,
@@ -269,18 +254,11 @@ async fn what_is_offered_and_by_whom_is_written_again_when_the_schema_has_lost_i
 #[tokio::test]
 async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_is_not_unknown() {
     let postgres = Server::temporary().await.expect("Postgres is installed");
-    let start = |name| {
-        Hub::start(HubOptions {
-            name,
-            postgres: Some(postgres.url()),
-            ..HubOptions::default()
-        })
-    };
-    let before = start("pod-a1").await;
+    let before = Hub::on(&postgres, "pod-a1").await;
     let spoke = Spoke::connect(&before, "text", &[query("text.upper")]).await;
     spoke.registration.close("for the test").await;
     before.stop().await;
-    let hub = start("pod-a2").await;
+    let hub = Hub::on(&postgres, "pod-a2").await;
 
     // Again is the same: the first look is remembered.
     for _ in 0..2 {

@@ -26,11 +26,7 @@ fn small() -> CallsConfig {
 async fn items_come_in_order_until_the_spoke_completes() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks")]).await;
-    let mut items = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let mut items = hub.subscribe("clock.ticks").await;
     let call = spoke.next_call().await;
 
     for n in 0..3 {
@@ -51,11 +47,7 @@ async fn items_come_in_order_until_the_spoke_completes() {
 async fn a_reader_that_leaves_stops_the_spoke() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks")]).await;
-    let items = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let items = hub.subscribe("clock.ticks").await;
     let call = spoke.next_call().await;
 
     drop(items);
@@ -68,17 +60,9 @@ async fn a_reader_that_leaves_stops_the_spoke() {
 async fn a_slow_reader_ends_its_own_subscription_only() {
     let hub = Hub::with(small()).await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks")]).await;
-    let mut slow = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let mut slow = hub.subscribe("clock.ticks").await;
     let slow_call = spoke.next_call().await;
-    let mut other = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let mut other = hub.subscribe("clock.ticks").await;
     let other_call = spoke.next_call().await;
 
     for n in 0..4 {
@@ -100,11 +84,7 @@ async fn a_slow_reader_ends_its_own_subscription_only() {
 async fn bytes_of_a_subscription_are_bounded_too() {
     let hub = Hub::with(small()).await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks")]).await;
-    let mut items = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let mut items = hub.subscribe("clock.ticks").await;
     let call = spoke.next_call().await;
 
     spoke.respond(&call.request_id, json!("x".repeat(9_000)));
@@ -176,11 +156,7 @@ async fn a_bad_item_ends_the_subscription_and_stops_the_spoke() {
     let hub = Hub::local().await;
     let schema = json!({"outputSchema": {"type": "integer"}});
     let mut spoke = Spoke::connect(&hub, "clock", &[operation("clock.ticks", "subscription", &schema)]).await;
-    let mut items = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let mut items = hub.subscribe("clock.ticks").await;
     let call = spoke.next_call().await;
 
     spoke.respond(&call.request_id, json!(1));
@@ -196,11 +172,7 @@ async fn a_bad_item_ends_the_subscription_and_stops_the_spoke() {
 async fn a_lost_spoke_ends_a_subscription_that_had_items() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "clock", &[subscription("clock.ticks")]).await;
-    let mut items = hub
-        .calls
-        .subscribe(&admin(), request("clock.ticks", json!({})))
-        .await
-        .expect("routed");
+    let mut items = hub.subscribe("clock.ticks").await;
     let call = spoke.next_call().await;
     spoke.respond(&call.request_id, json!(1));
 
@@ -232,11 +204,7 @@ async fn a_call_of_a_subscription_takes_its_first_item() {
 async fn a_subscription_to_a_query_has_one_item() {
     let hub = Hub::local().await;
     let mut spoke = Spoke::connect(&hub, "clock", &[query("clock.now")]).await;
-    let mut items = hub
-        .calls
-        .subscribe(&admin(), request("clock.now", json!({})))
-        .await
-        .expect("routed");
+    let mut items = hub.subscribe("clock.now").await;
     let call = spoke.next_call().await;
 
     spoke.respond(&call.request_id, json!("now"));

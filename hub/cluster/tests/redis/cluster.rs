@@ -5,7 +5,7 @@ use std::time::Duration;
 use alkhub_config::EventsConfig;
 use alkhub_hub_cluster::{Claim, Class, Incoming, KeyChange, Lease, LinkState, NotSent, PeerEvent};
 use alkhub_protocol::HubId;
-use alkhub_test_support::{Port, RedisServer, until, within};
+use alkhub_test_support::{Port, RedisServer, comes_to, until, until_full, within};
 use bytes::Bytes;
 use futures::StreamExt as _;
 
@@ -98,7 +98,7 @@ async fn what_is_acknowledged_is_kept_no_longer() {
         }
     };
     let settled = until("nothing waits", || async {
-        match a.metric("alkhub_conduit_unacknowledged_bytes") {
+        match a.host.metric("alkhub_conduit_unacknowledged_bytes") {
             0.0 => Ok(()),
             bytes => Err(bytes),
         }
@@ -143,7 +143,7 @@ async fn a_hub_that_reads_nothing_holds_up_no_event_and_finds_everything_in_orde
     a.publish("after:1", 7).await;
 
     assert_eq!(event(&mut deliveries).await, ("after:1".to_owned(), 7));
-    let dropped = b.metric("alkhub_events_dropped_total");
+    let dropped = b.host.metric("alkhub_events_dropped_total");
     assert!(dropped >= 3_616.0, "{dropped} of 20,000");
     assert_eq!(*b.link().borrow(), LinkState::Up);
     let reading = async {
@@ -167,13 +167,8 @@ async fn what_is_sent_while_the_link_breaks_arrives_once_and_in_order() {
         for kind in ["pubsub", "normal", "pubsub", "normal"] {
             let kill = ["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"];
             server.query::<i64>(&kill).await;
-            let up = async |pod: &Pod| {
-                let mut link = pod.link();
-                let up = link.wait_for(|state| *state == LinkState::Up);
-                within("the link is back", up).await.map(drop).expect("the hub lives");
-            };
-            up(&a).await;
-            up(&b).await;
+            a.is_up().await;
+            b.is_up().await;
         }
     };
     let sending = async {
@@ -192,7 +187,7 @@ async fn what_is_sent_while_the_link_breaks_arrives_once_and_in_order() {
         _ = futures::future::join3(breaking, sending, reading) => {}
         event = to_a.next() => panic!("{event:?}"),
     }
-    assert_eq!(a.metric("alkhub_conduit_breaks_total"), 0.0);
+    assert_eq!(a.host.metric("alkhub_conduit_breaks_total"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -238,7 +233,7 @@ async fn every_hub_knows_what_the_others_announce() {
         })
         .await;
     }
-    assert_eq!(a.metric("alkhub_events_hubs"), 2.0);
+    assert_eq!(a.host.metric("alkhub_events_hubs"), 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,7 +262,7 @@ async fn that_a_hub_drains_is_known_everywhere_before_any_lease_is_renewed() {
         })
         .await;
     }
-    b.stop().await;
+    b.host.end().await;
     until("a hub that is gone is forgotten", || async {
         let draining = a.cluster.draining().len();
         if draining == 0 { Ok(()) } else { Err(draining) }
@@ -322,16 +317,8 @@ async fn a_key_revoked_while_too_much_waits_for_redis_is_told_when_there_is_room
         .map(|n| format!("none-{n}").parse().expect("a hub id"))
         .collect();
     server.freeze();
-    until("the queue to Redis is full", async || {
-        for sent in 0.. {
-            match conduits.send(&hubs[sent % hubs.len()], Class::Call, &[]) {
-                Ok(()) => {}
-                Err(NotSent::Full) if sent == 0 => return Ok(()),
-                Err(NotSent::Full) => return Err("it was full a moment ago"),
-                Err(error) => panic!("{error}"),
-            }
-        }
-        Err("it never is")
+    until_full(NotSent::Full, |sent| {
+        conduits.send(&hubs[sent % hubs.len()], Class::Call, &[])
     })
     .await;
 
@@ -341,7 +328,11 @@ async fn a_key_revoked_while_too_much_waits_for_redis_is_told_when_there_is_room
     server.thaw();
 
     assert_eq!(receive("news of the other hub", &mut news).await, revoked);
-    assert_eq!(a.metric("alkhub_redis_reconnects_total"), 0.0, "no recheck covered it");
+    assert_eq!(
+        a.host.metric("alkhub_redis_reconnects_total"),
+        0.0,
+        "no recheck covered it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -375,7 +366,7 @@ async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
     })
     .await;
 
-    a.stop().await;
+    a.host.end().await;
     until("the claim ends", || async {
         match b.cluster.claim_prefix("uid-2").await {
             Ok(Claim::Mine) => Ok(()),
@@ -391,14 +382,14 @@ async fn a_hub_stops_in_good_order_whether_redis_is_there_or_not() {
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
 
     let link = a.link();
-    a.stop().await;
+    a.host.end().await;
     assert!(matches!(&*link.borrow(), LinkState::Down(reason) if reason.contains("ending")));
     let lease: Option<String> = server.query(&["GET", "alk:hub:a"]).await;
     assert_eq!(lease, None);
 
     server.freeze();
     let start = tokio::time::Instant::now();
-    b.stop().await;
+    b.host.end().await;
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     server.thaw();
     server.kill().await;
@@ -413,9 +404,8 @@ async fn a_redis_that_becomes_a_replica_is_left() {
     server
         .query::<()>(&["REPLICAOF", "127.0.0.1", &nobody.to_string()])
         .await;
-    let mut link = pod.link();
-    let down = link.wait_for(|state| matches!(state, LinkState::Down(reason) if reason.contains("read")));
-    within("the link is down", down).await.expect("runs");
+    let is_left = |state: &LinkState| matches!(state, LinkState::Down(reason) if reason.contains("read"));
+    comes_to("the replica is left", &pod.link(), is_left).await;
     server.query::<()>(&["REPLICAOF", "NO", "ONE"]).await;
 
     pod.is_up().await;

@@ -195,7 +195,7 @@ async fn a_hub_that_ends_in_good_order_is_gone_at_once() {
     b.register(entry(&b, "i/1")).await;
     view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
 
-    b.stop().await;
+    b.host.end().await;
 
     view.comes_to("the end of the hub", |view| view.gone == ["b"]).await;
 }
@@ -338,7 +338,7 @@ async fn without_redis_the_directory_serves_the_one_hub() {
     pod.cluster.unregister(&spoke, &instance, first).await.expect("runs");
     pod.cluster.unregister(&spoke, &instance, second).await.expect("runs");
     view.comes_to("its end", |view| view.entries.is_empty()).await;
-    pod.stop().await;
+    pod.host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -358,7 +358,7 @@ async fn a_registration_that_was_given_up_before_its_turn_is_not_made() {
     view.comes_to("the one after it", |view| view.holder("i/2").is_some())
         .await;
     assert_eq!(view.holder("i/1"), Some(("alone", standing)));
-    pod.stop().await;
+    pod.host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,21 +8,16 @@ use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState};
 use alkhub_protocol::{Envelope, HubId, RawJson, TopicFilter};
 use alkhub_redis::Connector;
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::{PATIENCE, RedisServer, within};
-use prometheus::Registry;
+use alkhub_test_support::{Host, RedisServer, comes_to, within};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-/// One hub, on tasks of its own.
+/// One hub.
 pub(crate) struct Pod {
     pub(crate) cluster: Cluster,
     pub(crate) bus: Bus,
     pub(crate) hub: HubId,
-    registry: Registry,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    pub(crate) host: Host,
 }
 
 /// Settings with times that suit a test.
@@ -48,20 +43,18 @@ impl Pod {
     }
 
     pub(crate) fn start(config: &EventsConfig, name: &str) -> Self {
-        let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
+        let host = Host::default();
         let hub: HubId = name.parse().expect("a hub id");
-        let supervisor = Supervisor::new(tasks.clone(), stop.clone());
-        let mut connector = Connector::new(config, &hub, &registry).expect("settings");
-        let bus = Bus::new(config, &mut connector, &registry).expect("fresh metrics");
-        let cluster = Cluster::start(config, &mut connector, &supervisor, &registry).expect("fresh metrics");
+        let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
+        let mut connector = Connector::new(config, &hub, &host.registry).expect("settings");
+        let bus = Bus::new(config, &mut connector, &host.registry).expect("fresh metrics");
+        let cluster = Cluster::start(config, &mut connector, &supervisor, &host.registry).expect("fresh metrics");
         connector.start(&supervisor);
         Self {
             cluster,
             bus,
             hub,
-            registry,
-            tasks,
-            stop,
+            host,
         }
     }
 
@@ -71,29 +64,14 @@ impl Pod {
     }
 
     pub(crate) async fn is_up(&self) {
-        self.link_is("up", |state| *state == LinkState::Up).await;
+        comes_to("the link is up", &self.link(), |state| *state == LinkState::Up).await;
     }
 
     pub(crate) async fn is_down(&self) {
-        self.link_is("down", |state| matches!(state, LinkState::Down(_))).await;
-    }
-
-    async fn link_is(&self, what: &str, wanted: impl Fn(&LinkState) -> bool) {
-        let mut link = self.link();
-        let came = timeout(PATIENCE, link.wait_for(|state| wanted(state))).await.is_ok();
-        assert!(
-            came,
-            "the link of {} did not go {what}: {:?}",
-            self.hub,
-            *self.link().borrow()
-        );
-    }
-
-    /// Ends it in good order.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        within("every task ends", self.tasks.wait()).await;
+        comes_to("the link is down", &self.link(), |state| {
+            matches!(state, LinkState::Down(_))
+        })
+        .await;
     }
 
     /// Registers an instance that stays: its generation.
@@ -109,18 +87,6 @@ impl Pod {
             .publish(&topic.parse().expect("a topic"), Some(payload))
             .await
             .expect("Redis is up");
-    }
-
-    /// The value of a metric, summed over its labels.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let families = self.registry.gather();
-        let family = families
-            .iter()
-            .find(|family| family.name() == name)
-            .expect("a metric of the cluster or its link");
-        let value =
-            |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
-        family.get_metric().iter().map(value).sum()
     }
 }
 

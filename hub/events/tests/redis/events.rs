@@ -207,7 +207,7 @@ async fn ten_thousand_topics_of_churn_leave_nothing_subscribed() {
     .await;
     b.publish("churn:kept", 1).await;
     assert_eq!(event(&mut deliveries).await.1, 1);
-    assert_eq!(a.metric("alkhub_events_subscriptions"), 1.0);
+    assert_eq!(a.host.metric("alkhub_events_subscriptions"), 1.0);
     drop(kept);
 }
 
@@ -228,7 +228,7 @@ async fn a_subscribe_that_is_given_up_at_any_point_leaves_nothing() {
         }
     }
 
-    assert_eq!(pod.metric("alkhub_events_subscriptions"), 0.0);
+    assert_eq!(pod.host.metric("alkhub_events_subscriptions"), 0.0);
     until("every topic leaves Redis", || async {
         let channels: Vec<String> = server.query(&["PUBSUB", "CHANNELS", "alk:events:*"]).await;
         if channels.is_empty() {
@@ -299,5 +299,5 @@ async fn events_in_process_need_no_redis() {
     assert_eq!(event.text(), r#"{"type":"t","id":"1"}"#.as_bytes());
     drop((subscription, mailbox));
     assert!(deliveries.next().await.is_none());
-    pod.stop().await;
+    pod.host.end().await;
 }

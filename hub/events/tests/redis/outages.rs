@@ -156,11 +156,11 @@ async fn a_redis_that_is_killed_under_load_loses_nothing_in_silence() {
         published.next
     );
     // More often than Redis was killed when a busy machine lets a new link end at once: the link counts it.
-    let reconnects = a.metric("alkhub_redis_reconnects_total");
+    let reconnects = a.host.metric("alkhub_redis_reconnects_total");
     assert!(reconnects >= 3.0, "{reconnects}");
     assert!(gaps >= 3 * TOPICS, "every subscriber was told each time: {gaps}");
     assert!(gaps as f64 <= reconnects * TOPICS as f64, "{gaps} of {reconnects}");
-    assert!(a.metric("alkhub_events_gaps_total") >= gaps as f64);
+    assert!(a.host.metric("alkhub_events_gaps_total") >= gaps as f64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,8 +173,8 @@ async fn a_connection_that_is_cut_by_redis_is_made_anew() {
     for kind in ["pubsub", "normal", "pubsub"] {
         load.runs().await;
         let before = (
-            a.metric("alkhub_redis_reconnects_total"),
-            b.metric("alkhub_redis_reconnects_total"),
+            a.host.metric("alkhub_redis_reconnects_total"),
+            b.host.metric("alkhub_redis_reconnects_total"),
         );
         // The test's own connection is a normal one, and skips itself.
         server
@@ -184,8 +184,8 @@ async fn a_connection_that_is_cut_by_redis_is_made_anew() {
             // A connection that nobody uses is found out by its next use.
             drop(a.bus.publish(&topic("other:1"), number(0)).await);
             let after = (
-                a.metric("alkhub_redis_reconnects_total"),
-                b.metric("alkhub_redis_reconnects_total"),
+                a.host.metric("alkhub_redis_reconnects_total"),
+                b.host.metric("alkhub_redis_reconnects_total"),
             );
             if after.0 > before.0 && after.1 > before.1 {
                 Ok(())
@@ -229,7 +229,7 @@ async fn a_link_that_went_silent_is_found_by_the_probe() {
         ("load:0".to_owned(), "reconnected".to_owned(), None)
     );
     assert_eq!(event(&mut deliveries).await.1, 1);
-    assert!(a.metric("alkhub_redis_reconnects_total") >= 1.0);
+    assert!(a.host.metric("alkhub_redis_reconnects_total") >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,15 +248,15 @@ async fn while_redis_is_away_each_request_is_answered_at_once() {
     );
     server.launch().await;
     pod.is_up().await;
-    assert_eq!(pod.metric("alkhub_redis_up"), 1.0);
+    assert_eq!(pod.host.metric("alkhub_redis_up"), 1.0);
     let _subscription = pod.bus.subscribe(filter("t:1"), &mailbox).await.expect("up");
     server.kill().await;
     pod.is_down().await;
     let publish = pod.bus.publish(&topic("t:1"), number(1)).await.expect_err("down");
     assert_eq!(publish.delivered, Delivered::Maybe, "the subscriber of this hub has it");
     assert_eq!(event(&mut deliveries).await.1, 1);
-    assert_eq!(pod.metric("alkhub_redis_up"), 0.0);
-    pod.stop().await;
+    assert_eq!(pod.host.metric("alkhub_redis_up"), 0.0);
+    pod.host.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -280,7 +280,7 @@ async fn more_than_a_hub_can_spread_becomes_gaps_and_not_memory() {
         .await
         .expect("published");
     until("the link is made anew", || async {
-        let made = a.metric("alkhub_redis_reconnects_total");
+        let made = a.host.metric("alkhub_redis_reconnects_total");
         if made >= 1.0 { Ok(()) } else { Err(format!("{made}")) }
     })
     .await;

@@ -7,20 +7,14 @@ use alkhub_events::{Bus, Deliveries, Item, Limits, Mailbox, Publication, mailbox
 use alkhub_protocol::{Envelope, RawJson, Topic, TopicFilter};
 use alkhub_redis::{Connector, LinkState};
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::{PATIENCE, RedisServer, within};
-use prometheus::Registry;
+use alkhub_test_support::{Host, RedisServer, comes_to, within};
 use tokio::sync::watch;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-/// One hub's bus, on tasks of its own.
+/// One hub's bus.
 pub(crate) struct Pod {
     pub(crate) bus: Bus,
+    pub(crate) host: Host,
     link: watch::Receiver<LinkState>,
-    registry: Registry,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 /// Settings with times that suit a test.
@@ -45,39 +39,24 @@ impl Pod {
     }
 
     pub(crate) fn start(config: &EventsConfig, name: &str) -> Self {
-        let (tasks, stop, registry) = (TaskTracker::new(), CancellationToken::new(), Registry::new());
-        let mut connector = Connector::new(config, &name.parse().expect("a hub id"), &registry).expect("settings");
-        let bus = Bus::new(config, &mut connector, &registry).expect("fresh metrics");
+        let host = Host::default();
+        let hub = name.parse().expect("a hub id");
+        let mut connector = Connector::new(config, &hub, &host.registry).expect("settings");
+        let bus = Bus::new(config, &mut connector, &host.registry).expect("fresh metrics");
         let link = connector.state();
-        connector.start(&Supervisor::new(tasks.clone(), stop.clone()));
-        Self {
-            bus,
-            link,
-            registry,
-            tasks,
-            stop,
-        }
+        connector.start(&Supervisor::new(host.tasks.clone(), host.stop.clone()));
+        Self { bus, host, link }
     }
 
     pub(crate) async fn is_up(&self) {
-        self.link("up", |state| *state == LinkState::Up).await;
+        comes_to("the link is up", &self.link, |state| *state == LinkState::Up).await;
     }
 
     pub(crate) async fn is_down(&self) {
-        self.link("down", |state| matches!(state, LinkState::Down(_))).await;
-    }
-
-    async fn link(&self, what: &str, wanted: impl Fn(&LinkState) -> bool) {
-        let mut link = self.link.clone();
-        let came = timeout(PATIENCE, link.wait_for(|state| wanted(state))).await.is_ok();
-        assert!(came, "the link did not go {what}: {:?}", *self.link.borrow());
-    }
-
-    /// Ends it in good order.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        within("every task ends", self.tasks.wait()).await;
+        comes_to("the link is down", &self.link, |state| {
+            matches!(state, LinkState::Down(_))
+        })
+        .await;
     }
 
     pub(crate) async fn publish(&self, topic: &str, payload: u64) {
@@ -85,18 +64,6 @@ impl Pod {
             .publish(&self::topic(topic), number(payload))
             .await
             .expect("Redis is up");
-    }
-
-    /// The value of a metric, summed over its labels.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let families = self.registry.gather();
-        let family = families
-            .iter()
-            .find(|family| family.name() == name)
-            .expect("a metric of the bus or its link");
-        let value =
-            |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
-        family.get_metric().iter().map(value).sum()
     }
 }
 
