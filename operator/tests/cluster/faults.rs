@@ -3,13 +3,12 @@
 use alkhub_crds::{Hub, Spoke, SpokePhase, condition};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::api::events::v1::Event;
 use kube::ResourceExt as _;
-use kube::api::{ListParams, PostParams};
+use kube::api::PostParams;
 use serde_json::json;
 
 use crate::fake::Fake;
-use crate::harness::{Operator, World, eventually, given, world};
+use crate::harness::{Operator, World, eventually, given, phase, world};
 
 /// A namespace with the Hub `demo`, its admin API, and an operator.
 async fn running(namespace: &str) -> (World, Fake, Operator) {
@@ -18,15 +17,6 @@ async fn running(namespace: &str) -> (World, Fake, Operator) {
     let operator = world.operator(&fake.serve().await, &[]).await;
     world.demo().await;
     (world, fake, operator)
-}
-
-async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke {
-    let is = |spoke: &Spoke| {
-        let status = spoke.status.as_ref();
-        status.and_then(|status| status.phase) == Some(phase)
-            && status.and_then(|status| status.observed_generation) == spoke.metadata.generation
-    };
-    world.until::<Spoke>(name, &format!("{name} is {phase:?}"), is).await
 }
 
 /// What a Hub's condition says.
@@ -55,12 +45,7 @@ async fn spokes_of_a_refused_hub_are_looked_at_and_declared_all_the_same() {
     let address = fake.serve().await;
     let operator = world.operator(&address, &[]).await;
     world.demo().await;
-    for name in ["one", "two"] {
-        world.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
-        phase(&world, name, SpokePhase::Ready).await;
-    }
-    fake.connect("one", 1);
-    phase(&world, "one", SpokePhase::Connected).await;
+    world.one_and_two(&fake).await;
 
     world
         .patch::<Hub>("demo", json!({"spec": {"config": {"calls": {"no-such": "7s"}}}}))
@@ -219,13 +204,7 @@ async fn a_change_of_the_settings_leaves_a_hub_ready_while_its_pods_are_replaced
         .await;
     world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
 
-    let events = world.api::<Event>().list(&ListParams::default()).await.expect("events");
-    let flaps: Vec<_> = events
-        .iter()
-        .filter_map(|event| event.note.as_deref())
-        .filter(|note| note.starts_with("Ready=False"))
-        .collect();
-    assert!(flaps.is_empty(), "{flaps:?}");
+    world.was_ready_all_the_time().await;
     drop(operator);
     world.end().await;
 }
@@ -241,12 +220,7 @@ async fn a_spoke_deleted_while_its_hub_is_at_0_says_what_it_waits_for_and_goes_w
     fake.away(true);
 
     world.delete::<Spoke>("builder").await;
-    let says = |spoke: &Spoke| {
-        let conditions = spoke.status.as_ref().map(|status| status.conditions.as_slice());
-        condition::find(conditions.unwrap_or_default(), condition::CONNECTED)
-            .is_some_and(|condition| condition.message.contains("scaled to 0"))
-    };
-    world.until::<Spoke>("builder", "it says what it waits for", says).await;
+    world.spoke_tells("builder", "scaled to 0").await;
     world.delete::<Hub>("demo").await;
     world.gone::<Spoke>("builder").await;
     drop(operator);

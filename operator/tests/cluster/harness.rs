@@ -8,19 +8,21 @@ use std::sync::Once;
 use std::time::Duration;
 
 use alkhub_crds::condition;
-use alkhub_crds::{Hub, Spoke};
+use alkhub_crds::{Hub, Spoke, SpokePhase};
 use alkhub_test_support::{Port, until_within};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::fake::image;
+use crate::fake::{Fake, image};
 
 /// How long anything may take; a loaded machine is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -68,6 +70,16 @@ pub(crate) async fn world(test: &str) -> World {
         namespace,
         kubeconfig,
     }
+}
+
+/// Waits until a Spoke is in a phase, of the spec that it has now.
+pub(crate) async fn phase(world: &World, name: &str, phase: SpokePhase) -> Spoke {
+    let is = |spoke: &Spoke| {
+        let status = spoke.status.as_ref();
+        status.and_then(|status| status.phase) == Some(phase)
+            && status.and_then(|status| status.observed_generation) == spoke.metadata.generation
+    };
+    world.until::<Spoke>(name, &format!("{name} is {phase:?}"), is).await
 }
 
 /// A spec of one pod, whose servers are given.
@@ -261,12 +273,9 @@ impl World {
     /// Waits until a Hub's condition has a status and a reason.
     pub(crate) async fn hub_says(&self, name: &str, kind: &str, status: &str, reason: &str) -> Hub {
         let says = |hub: &Hub| {
-            let conditions = hub
-                .status
-                .as_ref()
-                .map(|status| status.conditions.as_slice())
-                .unwrap_or_default();
-            condition::find(conditions, kind).is_some_and(|c| c.status == status && c.reason == reason)
+            has(hub.status.as_ref().map(|s| &s.conditions), kind, |c| {
+                c.status == status && c.reason == reason
+            })
         };
         self.until(name, &format!("{name} says {kind}={status}/{reason}"), says)
             .await
@@ -275,15 +284,42 @@ impl World {
     /// Waits until a Spoke's condition has a status and a reason.
     pub(crate) async fn spoke_says(&self, name: &str, kind: &str, status: &str, reason: &str) -> Spoke {
         let says = |spoke: &Spoke| {
-            let conditions = spoke
-                .status
-                .as_ref()
-                .map(|status| status.conditions.as_slice())
-                .unwrap_or_default();
-            condition::find(conditions, kind).is_some_and(|c| c.status == status && c.reason == reason)
+            has(spoke.status.as_ref().map(|s| &s.conditions), kind, |c| {
+                c.status == status && c.reason == reason
+            })
         };
         self.until(name, &format!("{name} says {kind}={status}/{reason}"), says)
             .await
+    }
+
+    /// Waits until a Spoke says in words why it is not connected.
+    pub(crate) async fn spoke_tells(&self, name: &str, words: &str) {
+        let tells = |spoke: &Spoke| {
+            has(
+                spoke.status.as_ref().map(|s| &s.conditions),
+                condition::CONNECTED,
+                |c| c.message.contains(words),
+            )
+        };
+        self.until(name, &format!("{name} says `{words}`"), tells).await;
+    }
+
+    /// Spokes of the Hub `demo` that are declared, the first of them with an instance at `fake`.
+    pub(crate) async fn one_and_two(&self, fake: &Fake) {
+        for name in ["one", "two"] {
+            self.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
+            phase(self, name, SpokePhase::Ready).await;
+        }
+        fake.connect("one", 1);
+        phase(self, "one", SpokePhase::Connected).await;
+    }
+
+    /// Fails when any Hub has said that it was not ready.
+    pub(crate) async fn was_ready_all_the_time(&self) {
+        let events = self.api::<Event>().list(&ListParams::default()).await.expect("events");
+        let notes = events.iter().filter_map(|event| event.note.as_deref());
+        let flaps: Vec<_> = notes.filter(|note| note.starts_with("Ready=False")).collect();
+        assert!(flaps.is_empty(), "{flaps:?}");
     }
 
     /// Ends the namespace; a test that failed leaves it for the dump.
@@ -391,6 +427,11 @@ fn unless_given<'a>(more: &[&str], flags: &[(&'a str, &'a str)]) -> Vec<&'a str>
 /// Waits until `check` succeeds; its last word is in the message when it does not.
 pub(crate) async fn eventually<T, F: Future<Output = Result<T, String>>>(what: &str, check: impl FnMut() -> F) -> T {
     until_within(what, PATIENCE, check).await
+}
+
+/// Whether a condition of a kind is as wanted.
+fn has(conditions: Option<&Vec<Condition>>, kind: &str, wanted: impl Fn(&Condition) -> bool) -> bool {
+    condition::find(conditions.map_or(&[][..], Vec::as_slice), kind).is_some_and(wanted)
 }
 
 fn shown<K: Serialize>(object: &K) -> String {

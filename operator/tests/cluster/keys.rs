@@ -297,12 +297,7 @@ async fn the_admin_key_is_not_shown_to_a_service_that_is_not_the_hubs() {
     world.gone::<Service>("demo").await;
     world.delete::<Spoke>("builder").await;
 
-    let says = |spoke: &Spoke| {
-        let conditions = spoke.status.as_ref().map(|status| status.conditions.as_slice());
-        condition::find(conditions.unwrap_or_default(), condition::CONNECTED)
-            .is_some_and(|condition| condition.message.contains("not shown the admin key"))
-    };
-    world.until::<Spoke>("builder", "it says why it stays", says).await;
+    world.spoke_tells("builder", "not shown the admin key").await;
     assert!(fake.deletes().is_empty());
     world.patch::<Hub>("demo", json!({"spec": {"paused": false}})).await;
     world.gone::<Spoke>("builder").await;

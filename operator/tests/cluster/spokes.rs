@@ -169,12 +169,7 @@ async fn a_hub_that_does_not_answer_keeps_its_spokes_and_one_that_is_gone_does_n
     let fake = Fake::default();
     let operator = world.operator(&fake.serve().await, &[]).await;
     world.demo().await;
-    for name in ["one", "two"] {
-        world.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
-        phase(&world, name, SpokePhase::Ready).await;
-    }
-    fake.connect("one", 1);
-    phase(&world, "one", SpokePhase::Connected).await;
+    world.one_and_two(&fake).await;
 
     fake.away(true);
     let unsure = world

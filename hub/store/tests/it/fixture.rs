@@ -5,7 +5,7 @@ use std::time::Duration;
 use alkhub_config::StoreConfig;
 use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::{ApiKey, Scopes, SpokeName};
-use alkhub_store::{AdminKey, KeyHash, KeyHasher, NewKey, SpokeKey, Store};
+use alkhub_store::{AdminKey, KeyHash, KeyHasher, NewKey, PutOutcome, SpokeKey, Store};
 use alkhub_test_support::within;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
@@ -93,4 +93,19 @@ pub(crate) fn spoke(uid: &str) -> SpokePut {
         "concurrency": 3,
     }))
     .expect("a put")
+}
+
+/// Declares a spoke with a key.
+pub(crate) async fn declare(store: &Store, spoke: &SpokeName, put: &SpokePut, key: u8) -> PutOutcome {
+    let declared = store.spokes().put(spoke, put, Some(&spoke_key(key))).await;
+    declared.expect("put")
+}
+
+/// Makes a key of a spoke as a person does.
+pub(crate) async fn key_by_hand(store: &Store, spoke: &SpokeName, number: u8) {
+    let key = NewKey {
+        spoke: Some(spoke.clone()),
+        ..new_key(number)
+    };
+    store.keys().create(&key).await.map(drop).expect("made");
 }

@@ -7,7 +7,7 @@ use alkhub_store::{Error, KeyHasher, NewKey};
 use jiff::Timestamp;
 
 use crate::fixture::{
-    admin_key, api_key, config, database, execute, hash, hasher, name, new_key, ready, spoke, spoke_key, store,
+    admin_key, api_key, config, database, declare, execute, hash, hasher, name, new_key, ready, spoke, spoke_key, store,
 };
 
 fn lasting_admin(number: u8, expires_at: Option<Timestamp>) -> NewKey {
@@ -303,11 +303,7 @@ async fn a_key_for_an_undeclared_spoke_makes_it() {
 async fn a_spokes_own_key_may_do_what_the_spoke_may_now() {
     let store = store().await;
     let (builder, mut put) = (name("builder"), spoke("a"));
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 1).await;
     put.scopes = Scopes::new(["call:git.log"]);
     put.suspended = true;
 

@@ -8,6 +8,7 @@ use alkhub_protocol::Scopes;
 use alkhub_store::{Error, LinkState, NewKey, Store};
 use alkhub_test_support::{until, within};
 use prometheus::{Encoder as _, Registry, TextEncoder};
+use sqlx::PgConnection;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -188,6 +189,14 @@ async fn waiting_for_postgres_ends_when_it_is_told_to() {
     within("it closes", store.close()).await;
 }
 
+/// A connection that holds the table of keys until it commits.
+async fn locked_keys(url: &str) -> PgConnection {
+    let mut connection = crate::fixture::connection(url).await;
+    let lock = sqlx::raw_sql("BEGIN; LOCK TABLE alkhub.keys");
+    lock.execute(&mut connection).await.expect("locks");
+    connection
+}
+
 #[tokio::test]
 async fn a_busy_pool_is_an_error_in_time_and_no_lost_link() {
     let url = database().await;
@@ -198,11 +207,7 @@ async fn a_busy_pool_is_an_error_in_time_and_no_lost_link() {
         ..config(&url)
     })
     .await;
-    let mut other = crate::fixture::connection(&url).await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE alkhub.keys")
-        .execute(&mut other)
-        .await
-        .expect("locks");
+    let mut other = locked_keys(&url).await;
     let tasks = TaskTracker::new();
     let stuck = tasks.spawn({
         let store = store.clone();
@@ -245,11 +250,7 @@ async fn a_statement_ends_at_its_limit() {
         ..config(&url)
     })
     .await;
-    let mut other = crate::fixture::connection(&url).await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE alkhub.keys")
-        .execute(&mut other)
-        .await
-        .expect("locks");
+    let mut other = locked_keys(&url).await;
 
     let ended = within("it ends", store.keys().list(crate::fixture::hasher().hash_key())).await;
 

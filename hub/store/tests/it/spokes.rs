@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use alkhub_protocol::register::SpokeType;
-use alkhub_store::{Deleted, Error, KeyHasher, NewKey, Store};
+use alkhub_store::{Deleted, Error, KeyHasher, Store};
 use alkhub_test_support::within;
 use jiff::Timestamp;
 
-use crate::fixture::{api_key, hash, hasher, name, new_key, spoke, spoke_key, store};
+use crate::fixture::{api_key, declare, hash, hasher, key_by_hand, name, new_key, spoke, spoke_key, store};
 
 async fn works(store: &Store, key: u8) -> bool {
     let found = store.keys().find(&hash(key)).await.expect("asked");
@@ -39,17 +39,9 @@ async fn a_spoke_is_stored_as_it_was_put() {
 #[tokio::test]
 async fn the_same_put_again_changes_nothing() {
     let store = store().await;
-    let first = store
-        .spokes()
-        .put(&name("builder"), &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    let first = declare(&store, &name("builder"), &spoke("a"), 1).await;
 
-    let again = store
-        .spokes()
-        .put(&name("builder"), &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    let again = declare(&store, &name("builder"), &spoke("a"), 1).await;
 
     assert!(first.changed && !again.changed && !again.created);
     assert_eq!(again.revoked_keys, Vec::<String>::new());
@@ -70,30 +62,15 @@ async fn the_same_put_again_changes_nothing() {
 async fn a_recreated_spoke_honours_none_of_the_old_keys() {
     let store = store().await;
     let builder = name("builder");
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
-    store
-        .keys()
-        .create(&NewKey {
-            spoke: Some(builder.clone()),
-            ..new_key(2)
-        })
-        .await
-        .expect("made");
+    declare(&store, &builder, &spoke("a"), 1).await;
+    key_by_hand(&store, &builder, 2).await;
     store
         .spokes()
         .connected(&builder, Timestamp::now())
         .await
         .expect("noted");
 
-    let outcome = store
-        .spokes()
-        .put(&builder, &spoke("b"), Some(&spoke_key(3)))
-        .await
-        .expect("put");
+    let outcome = declare(&store, &builder, &spoke("b"), 3).await;
 
     assert!(outcome.created);
     assert_eq!(outcome.revoked_keys.len(), 2);
@@ -107,11 +84,7 @@ async fn a_recreated_spoke_honours_none_of_the_old_keys() {
 #[tokio::test]
 async fn an_old_spokes_key_cannot_be_put_for_the_new_one() {
     let store = store().await;
-    store
-        .spokes()
-        .put(&name("builder"), &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &name("builder"), &spoke("a"), 1).await;
 
     let outcome = store
         .spokes()
@@ -133,28 +106,12 @@ async fn an_old_spokes_key_cannot_be_put_for_the_new_one() {
 async fn a_late_put_of_the_old_spoke_is_undone_by_the_next_of_the_new_one() {
     let store = store().await;
     let builder = name("builder");
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
-    store
-        .spokes()
-        .put(&builder, &spoke("b"), Some(&spoke_key(2)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("a"), 1).await;
+    declare(&store, &builder, &spoke("b"), 2).await;
 
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("a"), 1).await;
     assert!(!works(&store, 2).await);
-    store
-        .spokes()
-        .put(&builder, &spoke("b"), Some(&spoke_key(2)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("b"), 2).await;
 
     assert_eq!((works(&store, 1).await, works(&store, 2).await), (false, true));
 }
@@ -163,18 +120,10 @@ async fn a_late_put_of_the_old_spoke_is_undone_by_the_next_of_the_new_one() {
 async fn keys_overlap_while_they_are_rotated() {
     let store = store().await;
     let (builder, mut put) = (name("builder"), spoke("a"));
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 1).await;
     put.overlap_seconds = 60;
 
-    let outcome = store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(2)))
-        .await
-        .expect("put");
+    let outcome = declare(&store, &builder, &put, 2).await;
 
     assert!(outcome.changed && outcome.revoked_keys.is_empty());
     assert_eq!((works(&store, 1).await, works(&store, 2).await), (true, true));
@@ -196,25 +145,13 @@ async fn the_hint_of_a_spokes_key_is_that_of_the_one_in_force() {
     };
     let (ours, of) = (hasher(), |number| Some(api_key(number).hint().to_owned()));
 
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 1).await;
     store.spokes().ensure_adhoc(&name("other")).await.expect("made");
     assert_eq!(hint(&ours).await, of(1));
     put.overlap_seconds = 60;
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(2)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 2).await;
     assert_eq!(hint(&ours).await, of(2), "not the one that goes on for a minute");
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 1).await;
     assert_eq!(hint(&ours).await, of(2), "a superseded key is not brought back");
     assert_eq!(hint(&KeyHasher::new("1", &[8; 32])).await, None, "of another secret");
 
@@ -246,17 +183,9 @@ async fn keys_of_another_hash_key_are_counted_until_they_are_ended() {
 async fn a_late_put_of_the_old_key_does_not_bring_it_back() {
     let store = store().await;
     let (builder, mut put) = (name("builder"), spoke("a"));
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 1).await;
     put.overlap_seconds = 60;
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(2)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 2).await;
     let end = store
         .keys()
         .find(&hash(1))
@@ -265,11 +194,7 @@ async fn a_late_put_of_the_old_key_does_not_bring_it_back() {
         .expect("known")
         .expires_at;
 
-    let late = store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    let late = declare(&store, &builder, &put, 1).await;
 
     assert!(!late.changed);
     assert_eq!(
@@ -298,25 +223,10 @@ async fn a_late_put_of_the_old_key_does_not_bring_it_back() {
 async fn without_overlap_the_old_key_ends_at_once_and_keys_made_by_people_stay() {
     let store = store().await;
     let builder = name("builder");
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
-    store
-        .keys()
-        .create(&NewKey {
-            spoke: Some(builder.clone()),
-            ..new_key(2)
-        })
-        .await
-        .expect("made");
+    declare(&store, &builder, &spoke("a"), 1).await;
+    key_by_hand(&store, &builder, 2).await;
 
-    let outcome = store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(3)))
-        .await
-        .expect("put");
+    let outcome = declare(&store, &builder, &spoke("a"), 3).await;
 
     assert_eq!(outcome.revoked_keys.len(), 1);
     assert_eq!(
@@ -329,11 +239,7 @@ async fn without_overlap_the_old_key_ends_at_once_and_keys_made_by_people_stay()
 async fn a_key_revoked_by_hand_stays_revoked_whoever_puts_it() {
     let store = store().await;
     let builder = name("builder");
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("a"), 1).await;
     let id = store
         .keys()
         .list(crate::fixture::hasher().hash_key())
@@ -343,21 +249,13 @@ async fn a_key_revoked_by_hand_stays_revoked_whoever_puts_it() {
         .clone();
     store.keys().revoke(&id).await.expect("asked");
 
-    let again = store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    let again = declare(&store, &builder, &spoke("a"), 1).await;
     assert!(!again.changed);
     assert!(!works(&store, 1).await);
 
     // Not by a way round either.
     store.spokes().delete(&builder, Some("a")).await.expect("asked");
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("a"), 1).await;
     assert!(!works(&store, 1).await);
 }
 
@@ -365,18 +263,10 @@ async fn a_key_revoked_by_hand_stays_revoked_whoever_puts_it() {
 async fn the_end_of_the_current_key_can_be_moved() {
     let store = store().await;
     let (builder, mut put) = (name("builder"), spoke("a"));
-    store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &put, 1).await;
     put.key_expires_at = Some(Timestamp::now() - Duration::from_secs(1));
 
-    let outcome = store
-        .spokes()
-        .put(&builder, &put, Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    let outcome = declare(&store, &builder, &put, 1).await;
 
     assert!(outcome.changed);
     assert!(!works(&store, 1).await);
@@ -386,11 +276,7 @@ async fn the_end_of_the_current_key_can_be_moved() {
 async fn a_delete_that_names_another_uid_does_nothing() {
     let store = store().await;
     let builder = name("builder");
-    store
-        .spokes()
-        .put(&builder, &spoke("b"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("b"), 1).await;
 
     assert_eq!(store.spokes().delete(&builder, Some("a")).await.expect("asked"), None);
     assert!(works(&store, 1).await);
@@ -412,11 +298,7 @@ async fn a_delete_that_names_another_uid_does_nothing() {
 async fn a_spoke_that_is_put_again_after_a_delete_gets_its_key_back() {
     let store = store().await;
     let builder = name("builder");
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("a"), 1).await;
     store
         .spokes()
         .delete(&builder, None)
@@ -424,11 +306,7 @@ async fn a_spoke_that_is_put_again_after_a_delete_gets_its_key_back() {
         .expect("asked")
         .expect("was there");
 
-    store
-        .spokes()
-        .put(&builder, &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
+    declare(&store, &builder, &spoke("a"), 1).await;
 
     assert!(works(&store, 1).await);
 }
@@ -436,16 +314,8 @@ async fn a_spoke_that_is_put_again_after_a_delete_gets_its_key_back() {
 #[tokio::test]
 async fn a_sweep_takes_what_no_resource_declares_any_more() {
     let store = store().await;
-    store
-        .spokes()
-        .put(&name("stays"), &spoke("a"), Some(&spoke_key(1)))
-        .await
-        .expect("put");
-    store
-        .spokes()
-        .put(&name("goes"), &spoke("b"), Some(&spoke_key(2)))
-        .await
-        .expect("put");
+    declare(&store, &name("stays"), &spoke("a"), 1).await;
+    declare(&store, &name("goes"), &spoke("b"), 2).await;
     store.spokes().ensure_adhoc(&name("by-hand")).await.expect("made");
     store
         .spokes()
