@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use harness::{LIMIT, hub};
-use wire::{Dialect, Wire, operation};
+use wire::{Wire, operation};
 
 const TRACE: [u8; 16] = [
     0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36,
@@ -67,11 +67,7 @@ async fn a_request_is_a_span_of_its_callers_trace_and_the_spoke_gets_it_as_paren
         .expect_err("once");
     assert!(again.to_string().contains("already"), "{again}");
     let hub = hub().await;
-    let (key, _) = hub.spoke_key("text").await;
-    let mut spoke = Wire::connect(&hub, &key).await;
-    spoke
-        .register(Dialect::Origin, &[operation("text", "upper", "query")])
-        .await;
+    let mut spoke = Wire::spoke(&hub, &[operation("text", "upper", "query")]).await;
 
     let call = hub
         .request(Method::POST, "/v1/call/text.upper")

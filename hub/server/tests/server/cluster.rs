@@ -19,10 +19,15 @@ use crate::wire::{Dialect, Wire, operation};
 
 /// Two ready hubs of one Hub resource.
 pub(crate) async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
+    pair_with([(); 2].map(|()| |config: &mut HubConfig| config.events.redis_url = Some(redis.url().into()))).await
+}
+
+/// Two ready hubs of one Hub resource, each with settings of its own.
+pub(crate) async fn pair_with<C: FnOnce(&mut HubConfig)>([of_one, of_two]: [C; 2]) -> (TestHub, TestHub) {
     let mut shared: Option<HubConfig> = None;
-    let mut start = || {
+    let mut start = |change: C| {
         starting_hub(|config| {
-            config.events.redis_url = Some(redis.url().into());
+            change(config);
             config.hub.uid = "uid-1".to_owned();
             match &shared {
                 Some(first) => {
@@ -34,10 +39,29 @@ pub(crate) async fn pair(redis: &RedisServer) -> (TestHub, TestHub) {
             }
         })
     };
-    let (one, mut two) = (start(), start());
+    let (one, mut two) = (start(of_one), start(of_two));
     two.admin = one.admin.clone();
     tokio::join!(one.hub.ready(), two.hub.ready());
     (one, two)
+}
+
+/// Waits until a hub knows the operation `text.upper`.
+pub(crate) async fn knows_upper(hub: &TestHub) {
+    until("the operation is known", || async {
+        let operation = hub.get("/v1/operations/text.upper").await;
+        (operation.status == 200).then_some(()).ok_or(operation.text)
+    })
+    .await;
+}
+
+/// A call of `text.upper` at a hub reaches this spoke, and the answer its caller.
+pub(crate) async fn answers(hub: &TestHub, spoke: &mut Wire) {
+    let input = json!("x");
+    let (answer, ()) = tokio::join!(hub.post("/v1/call/text.upper", &input), async {
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, json!("X")).await;
+    });
+    assert_eq!(answer.body["data"], "X", "{answer:?}");
 }
 
 /// What is at a limit, or over it, on one hub is the same on the other.
@@ -50,11 +74,7 @@ async fn the_deepest_values_and_the_faults_of_a_spoke_cross_from_hub_to_hub() {
     let mut upper = operation("text", "upper", "query");
     (upper["inputSchema"], upper["outputSchema"]) = (json!(true), json!(true));
     spoke.register(Dialect::Origin, &[upper]).await;
-    until("the operation is known to both", || async {
-        let operations = one.get("/v1/operations/text.upper").await;
-        (operations.status == 200).then_some(()).ok_or(operations.text)
-    })
-    .await;
+    knows_upper(&one).await;
     let deep: serde_json::Value = serde_json::from_str(&format!("{}{}", "[".repeat(64), "]".repeat(64))).expect("JSON");
 
     let (answer, ()) = tokio::join!(one.post("/v1/call/text.upper", &deep), async {
@@ -103,22 +123,9 @@ async fn a_call_an_event_and_a_revocation_cross_from_hub_to_hub() {
     spoke
         .register(Dialect::Origin, &[operation("text", "upper", "query")])
         .await;
-    until("the operation is known to both", || async {
-        let operations = one.get("/v1/operations/text.upper").await;
-        if operations.status == 200 {
-            Ok(())
-        } else {
-            Err(operations.text)
-        }
-    })
-    .await;
+    knows_upper(&one).await;
 
-    let call = one.request(Method::POST, "/v1/call/text.upper").body("\"x\"").send();
-    let (answer, ()) = tokio::join!(async { Answer::of(call.await.expect("answered")).await }, async {
-        let call = spoke.expect("call.requested").await;
-        spoke.respond(&call, json!("X")).await;
-    });
-    assert_eq!(answer.body["data"], "X", "{answer:?}");
+    answers(&one, &mut spoke).await;
 
     let mut subscriber = Wire::connect(&two, &two.admin).await;
     subscriber
@@ -262,12 +269,7 @@ async fn redis_away_degrades_a_hub_and_its_own_calls_go_on() {
         (200, &json!("down")),
         "{report:?}"
     );
-    let call = one.request(Method::POST, "/v1/call/text.upper").body("\"x\"").send();
-    let (answer, ()) = tokio::join!(async { Answer::of(call.await.expect("answered")).await }, async {
-        let call = spoke.expect("call.requested").await;
-        spoke.respond(&call, json!("X")).await;
-    });
-    assert_eq!(answer.body["data"], "X", "{answer:?}");
+    answers(&one, &mut spoke).await;
     one.post("/v1/events/a/1", &json!(1))
         .await
         .is_problem(503, "UNAVAILABLE")

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
-use crate::wire::{Dialect, Wire, operation, request};
+use crate::wire::{Wire, operation, request};
 
 async fn connect(hub: &TestHub) -> TcpStream {
     let address = hub.hub.url().replace("http://", "");
@@ -392,11 +392,7 @@ async fn http2(hub: &TestHub, method: &str, path: &str, body: &str) -> Answer {
 #[tokio::test]
 async fn http_2_is_served_and_a_websocket_over_it_is_refused_by_name() {
     let hub = hub().await;
-    let (key, _) = hub.spoke_key("text").await;
-    let mut spoke = Wire::connect(&hub, &key).await;
-    spoke
-        .register(Dialect::Origin, &[operation("text", "upper", "query")])
-        .await;
+    let mut spoke = Wire::spoke(&hub, &[operation("text", "upper", "query")]).await;
 
     let (answer, ()) = tokio::join!(http2(&hub, "POST", "/v1/call/text.upper", "\"x\""), async {
         let call = spoke.expect("call.requested").await;

@@ -106,6 +106,17 @@ pub(crate) async fn nothing_is_kept(hub: &TestHub, kept: &str) {
     .await;
 }
 
+/// Waits until so many calls run.
+pub(crate) async fn in_flight(hub: &TestHub, calls: u32) {
+    alkhub_test_support::until("so many calls run", || async {
+        match hub.metric("alkhub_calls_in_flight").await {
+            running if running == Some(f64::from(calls)) => Ok(()),
+            running => Err(format!("{running:?}")),
+        }
+    })
+    .await;
+}
+
 // === impl TestHub ===
 
 impl TestHub {
@@ -165,7 +176,8 @@ impl TestHub {
             .await
     }
 
-    async fn made(&self, create: &Value) -> (String, String) {
+    /// A new key as described; its text and its id.
+    pub(crate) async fn made(&self, create: &Value) -> (String, String) {
         let answer = self.post("/v1/admin/keys", create).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         let text = |field: &str| answer.body["data"][field].as_str().expect("a text").to_owned();

@@ -4,14 +4,14 @@
 
 use futures::future::join_all;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::hub;
+use crate::bare::Bare;
+use crate::harness::{TestHub, hub};
 
 const CONNECTIONS: usize = 1_000;
 
-/// Masked with zeros, which leaves it as it is.
 const SUBSCRIBE: &str = r#"{"type":"__subscribe","id":"","payload":"a:1"}"#;
 
 const SUBSCRIBED: &str = r#"{"type":"__subscribed","id":"","payload":{"topic":"a:1"}}"#;
@@ -32,21 +32,10 @@ fn allow_files(wanted: u64) {
 }
 
 /// A WebSocket with one confirmed subscription.
-async fn subscriber(address: &str, key: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(address).await.expect("connects");
-    let handshake = format!(
-        "GET /v1/ws?access_token={key} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    socket.write_all(handshake.as_bytes()).await.expect("written");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(socket.read_u8().await.expect("read"));
-    }
-    assert!(answer.starts_with(b"HTTP/1.1 101 "));
-    let length = u8::try_from(SUBSCRIBE.len()).expect("short");
-    let frame = [&[0x81, 0x80 | length, 0, 0, 0, 0], SUBSCRIBE.as_bytes()].concat();
-    socket.write_all(&frame).await.expect("written");
+async fn subscriber(hub: &TestHub) -> TcpStream {
+    let mut bare = Bare::connect(hub, &hub.admin).await;
+    bare.text(SUBSCRIBE).await;
+    let mut socket = bare.socket;
     expect(&mut socket, SUBSCRIBED).await;
     socket
 }
@@ -70,13 +59,12 @@ async fn expect(socket: &mut TcpStream, text: &str) {
 async fn a_thousand_idle_connections_stay_open_and_are_answered() {
     allow_files(4 * CONNECTIONS as u64);
     let hub = hub().await;
-    let address = hub.hub.url().replace("http://", "");
-    let _first = subscriber(&address, &hub.admin).await;
+    let _first = subscriber(&hub).await;
     let before = resident();
 
     let mut sockets = Vec::new();
     for _ in 0..CONNECTIONS / 50 {
-        sockets.extend(join_all((0..50).map(|_| subscriber(&address, &hub.admin))).await);
+        sockets.extend(join_all((0..50).map(|_| subscriber(&hub))).await);
     }
 
     assert_eq!(hub.hub.websockets(), CONNECTIONS + 1);

@@ -42,6 +42,14 @@ impl Wire {
         Self::open(request(hub, Some(key))).await.expect("connects")
     }
 
+    /// The spoke `text`, with these operations, in the origin's dialect.
+    pub(crate) async fn spoke(hub: &TestHub, operations: &[Value]) -> Self {
+        let (key, _) = hub.spoke_key("text").await;
+        let mut spoke = Self::connect(hub, &key).await;
+        spoke.register(Dialect::Origin, operations).await;
+        spoke
+    }
+
     pub(crate) async fn open(request: Request<()>) -> Result<Self, Box<Error>> {
         let connected = timeout(LIMIT, connect_async(request)).await.expect("connects in time");
         connected.map(|(socket, _)| Self(socket)).map_err(Box::new)

@@ -4,13 +4,15 @@ use alkhub_test_support::{RedisServer, until};
 use futures::SinkExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::slow::{left, narrow, text};
+use super::slow::{left, narrow_spoke};
 use super::with_spoke;
+use crate::bare::{Bare, text};
 use crate::cluster::pair;
-use crate::harness::{Answer, hub, hub_with, nothing_is_kept};
+use crate::harness::{Answer, hub, hub_with, in_flight, nothing_is_kept};
 use crate::wire::{Dialect, Wire, operation};
 
 const MIB: usize = 1024 * 1024;
@@ -191,13 +193,14 @@ async fn subscriptions_of_a_key_end_at_its_budget_by_name_and_are_given_back() {
 async fn messages_that_have_not_ended_are_charged_and_end_by_name() {
     let hub = hub_with(|config| config.budget.key_bytes = 2 * MIB).await;
     let (key, _) = hub.key(&[]).await;
-    let length = 1_000_001_u64.to_be_bytes();
-    let begun = [&[0x81, 0x80 | 127], &length[..], &[0; 4], &vec![b' '; 1_000_000]].concat();
+    let mut begun = text(&" ".repeat(1_000_001));
+    begun.pop();
     let mut sockets = Vec::new();
     for _ in 0..4 {
-        let mut socket = narrow(&hub, &key).await;
-        tokio::io::AsyncWriteExt::write_all(&mut socket, &begun).await.ok();
-        sockets.push(socket);
+        let mut peer = Bare::narrow(&hub, &key).await;
+        // Refused, it may be closed before it has said all.
+        peer.socket.write_all(&begun).await.ok();
+        sockets.push(peer);
     }
 
     until("those over the budget are let go", || async {
@@ -280,18 +283,7 @@ async fn calls_refused_for_rights_are_counted_and_not_recorded() {
 async fn a_small_part_of_a_large_message_does_not_keep_the_whole() {
     let hub = hub().await;
     let (key, _) = hub.spoke_key("text").await;
-    let mut spoke = narrow(&hub, &key).await;
-    let register = json!({ "type": "hub.register", "id": "r", "payload": { "operations": [operation("text", "upper", "query")] } });
-    tokio::io::AsyncWriteExt::write_all(&mut spoke, &text(&register))
-        .await
-        .expect("written");
-    until("the spoke is registered", || async {
-        match hub.get("/v1/operations").await.text.contains("text.upper") {
-            true => Ok(()),
-            false => Err("no operation"),
-        }
-    })
-    .await;
+    let _spoke = narrow_spoke(&hub, &key).await;
     let mut client = Wire::connect(&hub, &hub.admin).await;
 
     let junk = "x".repeat(900_000);
@@ -302,13 +294,7 @@ async fn a_small_part_of_a_large_message_does_not_keep_the_whole() {
         });
         client.send(&call).await;
     }
-    until("the calls run", || async {
-        match hub.metric("alkhub_calls_in_flight").await {
-            Some(10.0) => Ok(()),
-            running => Err(format!("{running:?}")),
-        }
-    })
-    .await;
+    in_flight(&hub, 10).await;
 
     let kept = hub
         .metric(r#"alkhub_budget_bytes{kept="calls"}"#)

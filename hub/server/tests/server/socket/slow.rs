@@ -4,50 +4,23 @@ use std::time::Duration;
 
 use alkhub_test_support::{RedisServer, until};
 use futures::SinkExt as _;
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::bare::{Bare, text};
 use crate::cluster::pair;
-use crate::harness::{LIMIT, TestHub, hub_with};
+use crate::harness::{LIMIT, TestHub, hub_with, in_flight};
 use crate::wire::{Dialect, Wire, operation};
-
-/// A text message, masked with zeros, which leaves it as it is.
-pub(super) fn text(payload: &Value) -> Vec<u8> {
-    let payload = payload.to_string().into_bytes();
-    let length = u16::try_from(payload.len()).expect("short").to_be_bytes();
-    [&[0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], &payload[..]].concat()
-}
 
 /// The first byte of a message, and the announcement of a hundred more.
 fn begun() -> Vec<u8> {
     vec![0x81, 0x80 | 100, 0, 0, 0, 0, b'{']
 }
 
-/// A WebSocket whose receive buffer is small, so that it is full soon.
-pub(super) async fn narrow(hub: &TestHub, key: &str) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(4096).expect("set");
-    let address = hub.hub.url().replace("http://", "").parse().expect("an address");
-    let mut socket = socket.connect(address).await.expect("connects");
-    let handshake = format!(
-        "GET /v1/ws?access_token={key} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    socket.write_all(handshake.as_bytes()).await.expect("written");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(socket.read_u8().await.expect("read"));
-    }
-    assert!(answer.starts_with(b"HTTP/1.1 101 "));
-    socket
-}
-
 /// Subscribes to `fill:1` and lets the hub write more there than the kernel takes.
-async fn block(hub: &TestHub, socket: &mut TcpStream) {
-    let subscribe = json!({ "type": "__subscribe", "id": "", "payload": "fill:1" });
-    socket.write_all(&text(&subscribe)).await.expect("written");
+async fn block(hub: &TestHub, peer: &mut Bare) {
+    peer.message(&json!({ "type": "__subscribe", "id": "", "payload": "fill:1" }))
+        .await;
     let large = json!("x".repeat(1_000_000));
     until("the subscription stands", || async {
         match hub.post("/v1/events/fill/1", &large).await.body["data"]["local"] {
@@ -62,7 +35,7 @@ async fn block(hub: &TestHub, socket: &mut TcpStream) {
 }
 
 fn told() -> Vec<u8> {
-    text(&json!({ "type": "told", "id": "1", "payload": "after the end" }))
+    text(r#"{"type":"told","id":"1","payload":"after the end"}"#)
 }
 
 /// Waits until the hub has no more WebSockets than these.
@@ -82,6 +55,23 @@ async fn nothing_was_told(hub: &TestHub, watcher: &mut Wire) {
     assert_eq!(watcher.expect("told").await["payload"], "of the test");
 }
 
+/// A spoke that offers `text.upper` over a narrow socket.
+pub(super) async fn narrow_spoke(hub: &TestHub, key: &str) -> Bare {
+    let mut spoke = Bare::narrow(hub, key).await;
+    let operations = [operation("text", "upper", "query")];
+    spoke
+        .message(&json!({ "type": "hub.register", "id": "r", "payload": { "operations": operations } }))
+        .await;
+    until("the spoke is registered", || async {
+        match hub.get("/v1/operations").await.text.contains("text.upper") {
+            true => Ok(()),
+            false => Err("no operation"),
+        }
+    })
+    .await;
+    spoke
+}
+
 async fn watcher(hub: &TestHub) -> Wire {
     let mut watcher = Wire::connect(hub, &hub.admin).await;
     watcher
@@ -98,12 +88,12 @@ async fn a_revoked_key_acts_no_more_and_is_cut_though_its_peer_does_not_read() {
     let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
     let mut watcher = watcher(&hub).await;
     let (key, id) = hub.key(&SCOPES).await;
-    let mut peer = narrow(&hub, &key).await;
+    let mut peer = Bare::narrow(&hub, &key).await;
     block(&hub, &mut peer).await;
 
     let revoked = hub.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{id}"));
     assert_eq!(revoked.send().await.expect("answered").status(), 200);
-    peer.write_all(&told()).await.expect("the kernel takes it");
+    peer.send(&told()).await;
 
     left(&hub, 1).await;
     nothing_was_told(&hub, &mut watcher).await;
@@ -118,13 +108,11 @@ async fn a_peer_that_is_let_go_as_too_slow_acts_no_more_and_is_cut() {
     .await;
     let mut watcher = watcher(&hub).await;
     let (key, _) = hub.key(&SCOPES).await;
-    let mut peer = narrow(&hub, &key).await;
+    let mut peer = Bare::narrow(&hub, &key).await;
     block(&hub, &mut peer).await;
 
-    let unsubscribe = json!({ "type": "__unsubscribe", "id": "", "payload": "fill:2" });
-    let unread = text(&unsubscribe).repeat(12);
-    let said = [unread, told()].concat();
-    peer.write_all(&said).await.expect("the kernel takes it");
+    let unread = text(r#"{"type":"__unsubscribe","id":"","payload":"fill:2"}"#).repeat(12);
+    peer.send(&[unread, told()].concat()).await;
 
     left(&hub, 1).await;
     nothing_was_told(&hub, &mut watcher).await;
@@ -137,11 +125,10 @@ async fn a_peer_that_breaks_the_protocol_acts_no_more_and_is_cut_though_it_does_
     let (key, _) = hub.key(&SCOPES).await;
     // A client's frame without a mask, and a text that is no UTF-8.
     for broken in [&[0x81, 2, b'{', b'}'][..], &[0x81, 0x80 | 2, 0, 0, 0, 0, 0xFF, 0xFF]] {
-        let mut peer = narrow(&hub, &key).await;
+        let mut peer = Bare::narrow(&hub, &key).await;
         block(&hub, &mut peer).await;
 
-        let said = [broken, &told()].concat();
-        peer.write_all(&said).await.expect("the kernel takes it");
+        peer.send(&[broken, &told()].concat()).await;
 
         left(&hub, 1).await;
     }
@@ -154,10 +141,10 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
     let (hub, other) = pair(&redis).await;
     let mut watcher = watcher(&other).await;
     let (key, _) = hub.key(&SCOPES).await;
-    let mut peer = narrow(&hub, &key).await;
+    let mut peer = Bare::narrow(&hub, &key).await;
     block(&hub, &mut peer).await;
     // What it says while the hub takes its word crosses to the other.
-    peer.write_all(&told()).await.expect("the kernel takes it");
+    peer.send(&told()).await;
     assert_eq!(watcher.expect("told").await["payload"], "after the end");
 
     let mut witness = Wire::connect(&hub, &hub.admin).await;
@@ -165,7 +152,7 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
     let ((), ()) = tokio::join!(hub.hub.shutdown(), async {
         // From the moment in which the sockets are told to close.
         assert_eq!(witness.closed().await.0, 1001);
-        peer.write_all(&told()).await.expect("the kernel takes it");
+        peer.send(&told()).await;
     });
 
     assert_eq!(hub.hub.websockets(), 0);
@@ -175,36 +162,15 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
 #[tokio::test]
 async fn a_suspended_spokes_calls_fail_at_once_though_its_socket_is_blocked() {
     let hub = hub_with(|config| config.server.dead_after = 10 * LIMIT).await;
-    let created = hub
-        .post(
-            "/v1/admin/keys",
-            &json!({ "name": "slow", "scopes": ["spoke", "events:subscribe:fill"], "spoke": "text" }),
-        )
-        .await;
-    let text_of = |field: &str| created.body["data"][field].as_str().expect("a text").to_owned();
-    let mut spoke = narrow(&hub, &text_of("key")).await;
-    let operations = [operation("text", "upper", "query")];
-    let register = json!({ "type": "hub.register", "id": "r", "payload": { "operations": operations } });
-    spoke.write_all(&text(&register)).await.expect("written");
-    until("the spoke is registered", || async {
-        match hub.get("/v1/operations").await.text.contains("text.upper") {
-            true => Ok(()),
-            false => Err("no operation"),
-        }
-    })
-    .await;
+    let create = json!({ "name": "slow", "scopes": ["spoke", "events:subscribe:fill"], "spoke": "text" });
+    let (key, id) = hub.made(&create).await;
+    let mut spoke = narrow_spoke(&hub, &key).await;
     let mut client = Wire::connect(&hub, &hub.admin).await;
     client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
-    until("the call runs", || async {
-        match hub.metric("alkhub_calls_in_flight").await {
-            Some(1.0) => Ok(()),
-            running => Err(format!("{running:?}")),
-        }
-    })
-    .await;
+    in_flight(&hub, 1).await;
     block(&hub, &mut spoke).await;
 
-    let revoked = hub.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{}", text_of("id")));
+    let revoked = hub.request(reqwest::Method::DELETE, &format!("/v1/admin/keys/{id}"));
     assert_eq!(revoked.send().await.expect("answered").status(), 200);
 
     let error = client.expect("call.error").await;
@@ -216,11 +182,11 @@ async fn a_suspended_spokes_calls_fail_at_once_though_its_socket_is_blocked() {
 async fn a_peer_that_never_reads_is_cut_after_the_write_timeout_however_much_it_says() {
     let hub = hub_with(|config| config.server.write_timeout = Duration::from_secs(1)).await;
     let (key, _) = hub.key(&SCOPES).await;
-    let mut peer = narrow(&hub, &key).await;
+    let mut peer = Bare::narrow(&hub, &key).await;
     block(&hub, &mut peer).await;
 
     until("the socket is cut", || {
-        let said = peer.try_write(&text(&json!({ "type": "call.aborted", "id": "x" })));
+        let said = peer.socket.try_write(&text(r#"{"type":"call.aborted","id":"x"}"#));
         let open = hub.hub.websockets();
         async move {
             if open == 0 {
@@ -237,22 +203,15 @@ async fn a_peer_that_never_reads_is_cut_after_the_write_timeout_however_much_it_
 async fn a_message_that_does_not_end_in_time_ends_its_connection_by_name() {
     let hub = hub_with(|config| config.server.message_timeout = Duration::from_secs(1)).await;
     let (key, _) = hub.key(&[]).await;
-    let mut peer = narrow(&hub, &key).await;
-    let mut whole = narrow(&hub, &key).await;
-    let unsubscribe = text(&json!({ "type": "__unsubscribe", "id": "", "payload": "a:1" }));
-    whole.write_all(&unsubscribe).await.expect("written");
+    let mut peer = Bare::narrow(&hub, &key).await;
+    let mut whole = Bare::narrow(&hub, &key).await;
+    whole.text(r#"{"type":"__unsubscribe","id":"","payload":"a:1"}"#).await;
 
-    peer.write_all(&begun()).await.expect("written");
-    let mut said = Vec::new();
-    let read = tokio::time::timeout(LIMIT, async {
-        while !String::from_utf8_lossy(&said).contains("server.message-timeout") {
-            said.push(peer.read_u8().await.expect("read"));
-        }
-    });
-    read.await.expect("closed in time");
+    peer.send(&begun()).await;
+    peer.until_said(b"server.message-timeout").await;
 
     let code = 1008_u16.to_be_bytes();
-    assert!(said.windows(2).any(|two| two == code), "{said:?}");
+    assert!(peer.said.windows(2).any(|two| two == code), "{:?}", peer.said);
     assert_eq!(hub.hub.websockets(), 2, "who ended its message stays");
 }
 
