@@ -1,7 +1,5 @@
 //! How a hub starts, lives without Postgres or Redis, and ends.
 
-use std::time::Duration;
-
 use alkhub_devdb::Server;
 use alkhub_server::{Hub, StartError};
 use alkhub_test_support::until;
@@ -9,8 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with, starting_hub};
-use crate::wire::{Dialect, Wire, operation};
+use crate::harness::{Answer, LIMIT, TestHub, hub, starting_hub};
+use crate::wire::Wire;
 
 async fn ready_is(hub: &TestHub, status: u16, named: &str) -> Answer {
     until(&format!("readyz answers {status} and names `{named}`"), || async {
@@ -70,91 +68,6 @@ async fn a_hub_whose_redis_is_away_is_not_ready_and_names_it() {
     assert_eq!(report.body["status"], "starting");
     assert_eq!(hub.management("/livez").await.status, 200);
     hub.hub.shutdown().await;
-}
-
-#[tokio::test]
-async fn a_hub_that_drains_finishes_its_calls_and_closes_with_a_reason() {
-    let hub = hub().await;
-    let (key, _) = hub.spoke_key("text").await;
-    let mut spoke = Wire::connect(&hub, &key).await;
-    spoke
-        .register(Dialect::Origin, &[operation("text", "upper", "query")])
-        .await;
-    let mut idle = Wire::connect(&hub, &hub.admin).await;
-    let mut client = Wire::connect(&hub, &hub.admin).await;
-    client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
-    let call = spoke.expect("call.requested").await;
-    let events = hub
-        .request(Method::GET, "/v1/events?topic=a:1")
-        .send()
-        .await
-        .expect("answered");
-
-    let (ended, ()) = tokio::join!(timeout(LIMIT, hub.hub.shutdown()), async {
-        assert_eq!(idle.closed().await.0, 1001);
-        let draining = hub.management("/readyz").await;
-        assert_eq!((draining.status, &draining.body["status"]), (503, &json!("draining")));
-        assert!(
-            hub.client.get(hub.hub.url()).send().await.is_err(),
-            "no new connections"
-        );
-        spoke.respond(&call, json!("X")).await;
-        assert_eq!(client.expect("call.responded").await["payload"]["output"]["data"], "X");
-        let (code, reason) = client.closed().await;
-        assert_eq!((code, reason.as_str()), (1001, "the hub is going away: connect again"));
-        assert_eq!(spoke.closed().await.0, 1001);
-    });
-
-    ended.expect("ends in time");
-    assert!(
-        events
-            .text()
-            .await
-            .expect("the stream came to its end")
-            .starts_with("retry: ")
-    );
-    assert!(hub.client.get(hub.hub.management_url()).send().await.is_err());
-}
-
-#[tokio::test]
-async fn calls_that_outlast_the_drain_are_failed() {
-    let hub = hub_with(|config| config.server.drain_timeout = Duration::from_millis(100)).await;
-    let (key, _) = hub.spoke_key("text").await;
-    let mut spoke = Wire::connect(&hub, &key).await;
-    let operations = [
-        operation("text", "upper", "query"),
-        operation("text", "watch", "subscription"),
-    ];
-    spoke.register(Dialect::Origin, &operations).await;
-    let mut client = Wire::connect(&hub, &hub.admin).await;
-    client.call(Dialect::Origin, "c-1", "text.upper", json!("x")).await;
-    spoke.expect("call.requested").await;
-    let call = hub.request(Method::POST, "/v1/call/text.upper").body("\"x\"").send();
-    let watch = hub.request(Method::POST, "/v1/call/text.watch").body("\"x\"").send();
-
-    let (called, watched, ()) = tokio::join!(
-        async { Answer::of(call.await.expect("answered")).await },
-        async { Answer::of(watch.await.expect("answered")).await },
-        async {
-            spoke.expect("call.requested").await;
-            spoke.expect("call.requested").await;
-            let (ended, (), (code, _)) = tokio::join!(
-                timeout(LIMIT, hub.hub.shutdown()),
-                async {
-                    let error = client.expect("call.error").await;
-                    assert_eq!(error["payload"]["code"], "UNAVAILABLE", "{error}");
-                    assert_eq!(error["payload"]["delivered"], "maybe", "{error}");
-                    assert_eq!(client.closed().await.0, 1001);
-                },
-                spoke.closed()
-            );
-            ended.expect("ends in time");
-            assert_eq!(code, 1001);
-        },
-    );
-
-    called.is_problem(503, "UNAVAILABLE");
-    assert!(watched.text.contains("event: error"), "{watched:?}");
 }
 
 #[tokio::test]

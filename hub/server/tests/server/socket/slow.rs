@@ -244,3 +244,92 @@ async fn answers_during_a_registration_keep_their_order_however_many_come() {
         assert_eq!(item["payload"]["output"]["data"], number.to_string());
     }
 }
+
+/// A peer that asks for what the hub itself answers, and reads none of it.
+#[tokio::test]
+async fn a_peer_that_reads_no_confirmations_is_closed_by_name() {
+    let hub = hub_with(|config| {
+        config.server.dead_after = 10 * LIMIT;
+        config.server.outbox_messages = 10;
+    })
+    .await;
+    let (key, _) = hub.key(&SCOPES).await;
+    let mut peer = Bare::narrow(&hub, &key).await;
+    block(&hub, &mut peer).await;
+
+    let unread = text(r#"{"type":"__unsubscribe","id":"","payload":"fill:2"}"#).repeat(12);
+    peer.send(&unread).await;
+
+    assert_eq!(
+        peer.closed().await,
+        (1008, "answers are not read fast enough".to_owned())
+    );
+}
+
+/// What a spoke does not take is refused by name, or comes back; the other spokes get theirs.
+#[tokio::test]
+async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour_serves_on() {
+    let hub = hub_with(|config| {
+        config.server.dead_after = 10 * LIMIT;
+        config.server.outbox_messages = 10;
+    })
+    .await;
+    let create = json!({ "name": "slow", "scopes": ["spoke", "events:subscribe:fill"], "spoke": "text" });
+    let (key, _) = hub.made(&create).await;
+    let mut slow = narrow_spoke(&hub, &key).await;
+    block(&hub, &mut slow).await;
+    let (key, _) = hub.spoke_key("other").await;
+    let mut neighbour = Wire::connect(&hub, &key).await;
+    neighbour
+        .register(Dialect::Origin, &[operation("other", "work", "query")])
+        .await;
+    let mut client = Wire::connect(&hub, &hub.admin).await;
+
+    // Nothing is answered but what is refused, and each refusal comes at once.
+    let mut refused = 0;
+    for number in 0..30 {
+        client
+            .call(Dialect::Origin, &format!("c-{number}"), "text.upper", json!("x"))
+            .await;
+        client.call(Dialect::Origin, "n", "other.work", json!("x")).await;
+        let call = neighbour.expect("call.requested").await;
+        neighbour.respond(&call, json!("X")).await;
+        let mut answer = client.recv().await;
+        if answer["type"] == "call.error" {
+            let error = &answer["payload"];
+            assert_eq!(
+                (&error["code"], &error["delivered"], &error["retryable"]),
+                (&json!("OVERLOADED"), &json!("no"), &json!(true)),
+                "{error}"
+            );
+            refused += 1;
+            answer = client.recv().await;
+        }
+        assert_eq!(
+            (&answer["type"], &answer["payload"]["requestId"]),
+            (&json!("call.responded"), &json!("n"))
+        );
+    }
+    assert!((19..30).contains(&refused), "{refused} of 30");
+    in_flight(&hub, 30 - refused).await;
+
+    // There is no room to tell the spoke of an abort: it is let go, and its calls come back.
+    client
+        .send(&json!({ "type": "call.aborted", "id": "", "payload": { "requestId": "c-0" } }))
+        .await;
+    for _ in 0..30 - refused {
+        let answer = client.recv().await;
+        let (kind, error) = (&answer["type"], &answer["payload"]);
+        let is_abort = *kind == "call.aborted" && error["requestId"] == "c-0";
+        assert!(
+            is_abort || (*kind == "call.error" && error["code"] == "SPOKE_LOST"),
+            "{answer}"
+        );
+        assert!(is_abort || error["delivered"] == "no", "{answer}");
+    }
+    assert_eq!(
+        slow.closed().await,
+        (4429, "calls are not read as fast as they come".to_owned())
+    );
+    in_flight(&hub, 0).await;
+}

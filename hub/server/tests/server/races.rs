@@ -1,0 +1,145 @@
+//! Registrations that race: two connections of one instance, and a connection that ends before its registration is made.
+//!
+//! What a hub says to Redis is held back by a proxy, so that the order in which registrations are made is the test's.
+
+use std::time::Duration;
+
+use alkhub_config::HubConfig;
+use alkhub_test_support::{Proxy, RedisServer, until, within};
+use futures::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::cluster::{answers, pair_with};
+use crate::harness::TestHub;
+use crate::wire::{Dialect, Wire, operation};
+
+/// Two hubs, each behind a proxy of its own to the Redis that they share.
+struct Raced {
+    hubs: [TestHub; 2],
+    proxies: [Proxy; 2],
+    key: String,
+    redis: RedisServer,
+}
+
+// === impl Raced ===
+
+impl Raced {
+    async fn start() -> Self {
+        let redis = RedisServer::start().await;
+        let server = redis.url().replace("redis://", "");
+        let server = server.trim_end_matches('/').to_owned();
+        let proxy = async || Proxy::start(server.clone()).await.expect("a port");
+        let proxies = [proxy().await, proxy().await];
+        let through = |proxy: &Proxy| {
+            let url = format!("redis://{}", proxy.address());
+            move |config: &mut HubConfig| {
+                config.events.redis_url = Some(url.into());
+                // What is held back is late, and no link is given up for it.
+                config.events.timeout = Duration::from_secs(120);
+                config.events.probe_interval = Duration::from_secs(60);
+            }
+        };
+        let (one, two) = pair_with([through(&proxies[0]), through(&proxies[1])]).await;
+        let (key, _) = one.spoke_key("text").await;
+        Self {
+            hubs: [one, two],
+            proxies,
+            key,
+            redis,
+        }
+    }
+
+    /// A connection to a hub, and its request to be an instance of the spoke; the hub has read it.
+    async fn asks(&self, hub: usize, instance: &str) -> Wire {
+        let mut spoke = Wire::connect(&self.hubs[hub], &self.key).await;
+        self.registers(&mut spoke, instance).await;
+        spoke
+    }
+
+    async fn registers(&self, spoke: &mut Wire, instance: &str) {
+        let input = json!({ "instanceId": instance, "operations": [operation("text", "upper", "query")] });
+        spoke.call(Dialect::Origin, "register", "hub.register", input).await;
+        // Messages are read in their order, and a ping is answered when it is read.
+        spoke.0.send(Message::Ping("read".into())).await.expect("sent");
+        loop {
+            match within("the pong", spoke.0.next()).await.expect("open").expect("read") {
+                Message::Pong(_) => return,
+                Message::Ping(_) => {}
+                other => panic!("{other:?} before the pong"),
+            }
+        }
+    }
+
+    /// Waits until each hub knows these instances of the spoke and no others.
+    async fn know(&self, instances: &[&str]) {
+        for hub in &self.hubs {
+            until("the hub knows the instances", || async {
+                let spokes = hub.get("/v1/spokes").await;
+                let all = spokes.body["data"].as_array().into_iter().flatten();
+                let of_all = all.filter_map(|spoke| spoke["instances"].as_array()).flatten();
+                let known: Vec<&str> = of_all.filter_map(|known| known["instanceId"].as_str()).collect();
+                if known == instances { Ok(()) } else { Err(spokes.text) }
+            })
+            .await;
+        }
+    }
+}
+
+/// The generation that a registration was given.
+async fn generation(spoke: &mut Wire) -> u64 {
+    let answer = spoke.expect("call.responded").await;
+    let generation = &answer["payload"]["output"]["data"]["generation"];
+    generation.as_u64().unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test]
+async fn of_two_hubs_that_register_an_instance_at_once_the_one_that_comes_to_redis_last_has_it() {
+    let raced = Raced::start().await;
+    for (instance, [first, last]) in [("one", [0, 1]), ("two", [1, 0])] {
+        raced.proxies.iter().for_each(Proxy::hold);
+        let mut earlier = raced.asks(first, instance).await;
+        let mut later = raced.asks(last, instance).await;
+
+        raced.proxies[first].heal();
+        let of_earlier = generation(&mut earlier).await;
+        raced.proxies[last].heal();
+        let of_later = generation(&mut later).await;
+
+        assert!(of_later > of_earlier, "{of_later} after {of_earlier}");
+        assert_eq!(earlier.closed().await.0, 4409);
+        raced.know(&[instance]).await;
+        for hub in &raced.hubs {
+            answers(hub, &mut later).await;
+        }
+        drop(later);
+        raced.know(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_while_its_registration_waits_for_redis_leaves_no_instance() {
+    let raced = Raced::start().await;
+    raced.proxies[0].hold();
+    let spoke = raced.asks(0, "one").await;
+
+    drop(spoke);
+    raced.proxies[0].heal();
+
+    until("no socket and no record is left", || async {
+        let records: usize = raced.redis.query(&["HLEN", "alk:directory"]).await;
+        match (raced.hubs[0].hub.websockets(), records) {
+            (0, 0) => Ok(()),
+            left => Err(format!("{left:?} sockets and records")),
+        }
+    })
+    .await;
+    raced.know(&[]).await;
+    // The instance may come again, to either hub.
+    let mut again = raced.asks(1, "one").await;
+    generation(&mut again).await;
+    raced.know(&["one"]).await;
+    for hub in &raced.hubs {
+        answers(hub, &mut again).await;
+    }
+}
