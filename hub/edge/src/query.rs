@@ -11,6 +11,7 @@ use axum::extract::{FromRequestParts, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
+use percent_encoding::percent_decode_str;
 
 use crate::endpoint::Parameter;
 use crate::error::ApiError;
@@ -54,12 +55,17 @@ impl QueryParameters {
     /// # Errors
     /// 400 that names the parameter.
     fn check(&self, query: Option<&str>) -> Result<(), ApiError> {
+        let query = query.unwrap_or_default();
+        let is_utf8 = percent_decode_str(query).decode_utf8().is_ok();
         let mut seen = Vec::new();
-        for (key, value) in pairs(query) {
-            let name = decoded(key);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let shown: String = name.chars().take(SHOWN).collect();
             let wrong = |rule: &str| Err(ApiError::bad_request(format!("query parameter `{shown}` {rule}")));
-            if !is_utf8(key) || !is_utf8(value) {
+            if !is_utf8
+                && [&name, &value]
+                    .iter()
+                    .any(|text| text.contains(char::REPLACEMENT_CHARACTER))
+            {
                 return wrong("is not UTF-8");
             }
             let Some((_, repeated)) = self.0.iter().find(|(known, _)| *known == name) else {
@@ -117,28 +123,9 @@ impl Query {
 
     /// Reads a query string.
     pub(crate) fn read(query: Option<&str>) -> Self {
-        Self(
-            pairs(query)
-                .map(|(key, value)| (decoded(key), decoded(value)))
-                .collect(),
-        )
+        let query = query.unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
-}
-
-/// Keys and values as they stand there.
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = query.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-}
-
-fn decoded(text: &str) -> String {
-    let spaces = text.replace('+', " ");
-    let decoded = percent_encoding::percent_decode_str(&spaces).decode_utf8_lossy();
-    decoded.into_owned()
-}
-
-fn is_utf8(text: &str) -> bool {
-    percent_encoding::percent_decode_str(text).decode_utf8().is_ok()
 }
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -161,5 +148,16 @@ mod tests {
         assert_eq!(query.first("x"), Some("1 2"));
         assert_eq!(query.first("flag"), Some(""));
         assert_eq!(query.first("none"), None);
+    }
+
+    #[test]
+    fn what_is_no_utf_8_is_refused_by_the_name_of_its_parameter() {
+        let declared = QueryParameters::of(&[]);
+        let refusal = |query| format!("{:?}", declared.check(Some(query)).expect_err("refused"));
+
+        assert!(declared.check(Some("access_token=%EF%BF%BD+%C3%A4")).is_ok());
+        assert!(refusal("access_token=%C3%28").contains("`access_token` is not UTF-8"));
+        assert!(refusal("%FF=1&access_token=a").contains("` is not UTF-8"));
+        assert!(refusal("uid=%41").contains("`uid` is not known here"));
     }
 }
