@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
+use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
 
@@ -120,7 +121,7 @@ fn address(url: &str, port: u16) -> String {
         .split('&')
         .find_map(|parameter| parameter.strip_prefix("host="));
     if let Some(named) = named {
-        return named.replace("%2F", "/");
+        return percent_decode_str(named).decode_utf8_lossy().into_owned();
     }
     let has_port = host
         .rsplit_once(':')
@@ -146,9 +147,9 @@ mod tests {
             ("redis+unix:///run/redis.sock?pass=secret", 6379, "/run/redis.sock"),
             ("postgres://me:secret@db.example/alkhub", 5432, "db.example:5432"),
             (
-                "postgres://me:secret@localhost/postgres?sslmode=disable&host=%2Frun%2Fpg",
+                "postgres://me:secret@localhost/postgres?sslmode=disable&host=%2Frun%2Fmy%20pg",
                 5432,
-                "/run/pg",
+                "/run/my pg",
             ),
             ("postgres:///alkhub", 5432, "localhost:5432"),
         ] {

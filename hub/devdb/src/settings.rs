@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use sha2::{Digest as _, Sha256};
 
 use crate::account::Account;
@@ -16,6 +17,9 @@ use crate::options::Options;
 
 /// The user of the database, not of the system.
 pub(crate) const ROLE: &str = "alkhub";
+
+/// What is escaped of the socket's path in a URL.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-');
 
 /// A path of a socket must be shorter than 108 bytes; this leaves room.
 const SOCKET_PATH_LIMIT: usize = 100;
@@ -66,14 +70,7 @@ impl Settings {
 
     /// The URL of a database, over the socket.
     pub(crate) fn url(&self, database: &str) -> String {
-        let mut host = String::new();
-        for &byte in self.socket.as_os_str().as_bytes() {
-            if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
-                host.push(char::from(byte));
-            } else {
-                write!(host, "%{byte:02X}").expect("a String takes everything");
-            }
-        }
+        let host = percent_encode(self.socket.as_os_str().as_bytes(), ESCAPED);
         format!("postgres://{ROLE}@localhost:{}/{database}?host={host}", self.port)
     }
 
