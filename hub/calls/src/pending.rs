@@ -4,12 +4,11 @@
 //! - An entry leaves by [`Pending::remove`] or by its deadline, once: whoever gets it ends the call.
 //! - There is one task for all deadlines; it sleeps while none is near.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
@@ -40,20 +39,17 @@ pub(crate) struct Pending<T> {
 
 #[derive(Debug)]
 struct Shard<T> {
-    entries: HashMap<u64, Arc<T>, BuildHasherDefault<KeyHasher>>,
+    /// Keys are counted up and nobody else chooses them: they need no defence against collisions.
+    entries: FxHashMap<u64, Arc<T>>,
     wheel: Wheel,
 }
-
-/// Keys are counted up: their own bits spread well enough.
-#[derive(Debug, Default)]
-pub(crate) struct KeyHasher(u64);
 
 // === impl Pending ===
 
 impl<T: Timed> Pending<T> {
     pub(crate) fn new() -> Self {
         let shard = || Shard {
-            entries: HashMap::default(),
+            entries: FxHashMap::default(),
             wheel: Wheel::new(),
         };
         Self {
@@ -169,25 +165,6 @@ impl<T: Timed> Pending<T> {
 
 fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX)
-}
-
-// === impl KeyHasher ===
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(self.0.rotate_left(8) ^ u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        // hashbrown takes its bucket from the low bits and its tag from the high ones: one multiplication fills both.
-        self.0 = key.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
-    }
 }
 
 #[cfg(test)]
