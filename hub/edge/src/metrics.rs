@@ -66,8 +66,6 @@ pub(crate) enum AuthFailure {
     Suspended,
     /// Postgres is away and the key is not cached.
     Unavailable,
-    /// It lacks a scope.
-    Scope,
 }
 
 /// Which limit was reached.
@@ -216,7 +214,7 @@ impl ConnectionKind {
 }
 
 impl AuthFailure {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 7] = [
         Self::Missing,
         Self::Malformed,
         Self::Unknown,
@@ -224,7 +222,6 @@ impl AuthFailure {
         Self::Expired,
         Self::Suspended,
         Self::Unavailable,
-        Self::Scope,
     ];
 
     /// The label's value.
@@ -237,7 +234,6 @@ impl AuthFailure {
             Self::Expired => "expired",
             Self::Suspended => "suspended",
             Self::Unavailable => "unavailable",
-            Self::Scope => "scope",
         }
     }
 }
