@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use alkhub_config::{InvalidUrl, address};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use pem::Pem;
 use redis::aio::{MultiplexedConnection, SendError};
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -115,12 +114,8 @@ fn trusted(path: &Path) -> Result<Vec<u8>, SetupError> {
         return Err(failed(none));
     }
     for certificate in rustls_native_certs::load_native_certs().certs {
-        pem.extend_from_slice(b"\n-----BEGIN CERTIFICATE-----\n");
-        for line in STANDARD.encode(&certificate).as_bytes().chunks(64) {
-            pem.extend_from_slice(line);
-            pem.push(b'\n');
-        }
-        pem.extend_from_slice(b"-----END CERTIFICATE-----\n");
+        pem.push(b'\n');
+        pem.extend_from_slice(pem::encode(&Pem::new("CERTIFICATE", certificate.as_ref())).as_bytes());
     }
     Ok(pem)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use alkhub_config::{InvalidUrl, SchemaName, StoreConfig, address};
-use base64::Engine as _;
+use pem::Pem;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -86,13 +86,7 @@ fn append(pem: &mut String, certificate: &CertificateDer<'_>) {
     if RootCertStore::empty().add(certificate.clone()).is_err() {
         return;
     }
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
-        pem.push('\n');
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    pem.push_str(&pem::encode(&Pem::new("CERTIFICATE", certificate.as_ref())));
 }
 
 #[cfg(test)]
