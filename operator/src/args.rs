@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use alkhub_config::LogFormat;
+use alkhub_protocol::time;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -104,16 +105,10 @@ fn log_format() -> impl TypedValueParser<Value = LogFormat> {
 
 /// `15s`, `500ms`, `2m`.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("`{text}` is no duration: write 15s, 500ms or 2m"))?;
-    let duration = match &text[digits.len()..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.saturating_mul(60)),
-        _ => return Err(format!("`{text}` is no duration: write 15s, 500ms or 2m")),
-    };
+    let has_unit = text.ends_with(|c: char| c.is_ascii_alphabetic());
+    let duration = time::parse(text)
+        .filter(|_| has_unit)
+        .ok_or_else(|| format!("`{text}` is no duration: write 15s, 500ms or 2m"))?;
     if duration.is_zero() || duration > LONGEST {
         return Err(format!("`{text}` is out of range: 1ms to 60m"));
     }

@@ -20,6 +20,7 @@ pub mod key;
 pub mod operation;
 pub mod register;
 pub mod scope;
+pub mod time;
 pub mod topic;
 
 pub use answer::Answer;

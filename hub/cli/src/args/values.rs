@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use alkhub_protocol::time;
 use alkhub_sdk::OperationKind;
 use clap::ValueEnum;
 
@@ -59,7 +60,8 @@ impl From<StatusFilter> for alkhub_protocol::CallStatus {
     }
 }
 
-/// A length of time: `500ms`, `5s`, `2m`, `24h`, `30d`; a number alone is seconds, as in the header `Alkhub-Timeout`.
+/// A length of time as in the header `Alkhub-Timeout`, or in days: `500ms`, `5s`, `2m`, `24h`, `30d`; a number alone is
+/// seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Duration);
 
@@ -68,21 +70,11 @@ impl FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "write a whole number and a unit: 500ms, 5s, 2m, 24h, 30d (a number alone is seconds)";
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| FORM)?;
-        let unit_ms = match unit {
-            "ms" => 1,
-            "" | "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(FORM),
+        let time = match text.strip_suffix('d') {
+            Some(days) => time::parse(&format!("{days}h")).map(|time| time * 24),
+            None => time::parse(text),
         };
-        number
-            .checked_mul(unit_ms)
-            .map(|ms| Self(Duration::from_millis(ms)))
-            .ok_or(FORM)
+        time.map(Self).ok_or(FORM)
     }
 }
 
@@ -110,7 +102,7 @@ mod tests {
         assert_eq!("30d".parse(), Ok(Time(Duration::from_secs(30 * 86_400))));
         assert_eq!("5".parse(), Ok(Time(Duration::from_secs(5))));
         assert!(time_above_zero("0").is_err() && time_above_zero("1ms").is_ok());
-        for wrong in ["", "s", "1.5s", "5 s", "99999999999999999999d"] {
+        for wrong in ["", "s", "1.5s", "5 s", "1.5d", "99999999999999999999d"] {
             assert!(wrong.parse::<Time>().is_err(), "{wrong}");
         }
     }
