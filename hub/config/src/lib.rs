@@ -8,7 +8,7 @@
 //! - An unknown key is refused, in the file and in the environment.
 //! - A setting outside of its range (`ranges`) is refused, by its name, its value and the range.
 //! - The defaults run on a laptop.
-//! - A secret is never printed: [`HubConfig::to_toml`] leaves secrets out.
+//! - A secret is never printed: serialized, a [`HubConfig`] leaves secrets out.
 
 pub mod address;
 mod auth;

@@ -108,14 +108,6 @@ impl Error {
         }
     }
 
-    /// Whether no retry will help until a person acts: the hub stops with this line.
-    pub fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::SchemaTooNew { .. } | Self::Setting(_) | Self::Url(_) | Self::CaFile { .. } | Self::Metrics(_)
-        )
-    }
-
     /// The error of a statement, sorted by what its caller can do.
     pub(crate) fn of_statement(statement: &'static str, source: sqlx::Error) -> Self {
         if let sqlx::Error::AnyDriverError(cause) = &source

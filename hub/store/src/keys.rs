@@ -212,15 +212,6 @@ impl Keys<'_> {
     }
 }
 
-// === impl KeyRecord ===
-
-impl KeyRecord {
-    /// Whether the key still opens anything: it was neither revoked nor is it past its end.
-    pub fn usable_at(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
-    }
-}
-
 // === impl KeyRow ===
 
 impl KeyRow {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use alkhub_config::StoreConfig;
 use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::{ApiKey, Scopes, SpokeName};
-use alkhub_store::{AdminKey, KeyHash, KeyHasher, NewKey, PutOutcome, SpokeKey, Store};
+use alkhub_store::{AdminKey, KeyHash, KeyHasher, KeyRecord, NewKey, PutOutcome, SpokeKey, Store};
 use alkhub_test_support::within;
+use jiff::Timestamp;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,11 @@ pub(crate) async fn ready(config: &StoreConfig) -> Store {
 
 pub(crate) fn hasher() -> KeyHasher {
     KeyHasher::new("1", &[7; 32])
+}
+
+/// Whether a key was neither revoked nor is past its end.
+pub(crate) fn is_usable(key: &KeyRecord, now: Timestamp) -> bool {
+    key.revoked_at.is_none() && key.expires_at.is_none_or(|end| now < end)
 }
 
 /// A key that differs for each number.

@@ -7,7 +7,8 @@ use alkhub_store::{Error, KeyHasher, NewKey};
 use jiff::Timestamp;
 
 use crate::fixture::{
-    admin_key, api_key, config, database, declare, execute, hash, hasher, name, new_key, ready, spoke, spoke_key, store,
+    admin_key, api_key, config, database, declare, execute, hash, hasher, is_usable, name, new_key, ready, spoke,
+    spoke_key, store,
 };
 
 fn lasting_admin(number: u8, expires_at: Option<Timestamp>) -> NewKey {
@@ -48,7 +49,7 @@ async fn a_key_is_found_by_its_hash_and_listed_without_it() {
     assert_eq!(found.scopes, Scopes::new(["call:*"]));
     assert_eq!(found.expires_at, expires_at);
     assert_eq!(found.spoke, None);
-    assert!(found.usable_at(now()) && !found.usable_at(now() + Duration::from_secs(61)));
+    assert!(is_usable(&found, now()) && !is_usable(&found, now() + Duration::from_secs(61)));
     assert_eq!(store.keys().find(&hash(2)).await.expect("asked"), None);
 }
 
@@ -101,7 +102,7 @@ async fn a_revoked_key_is_told_from_an_unknown_one() {
     assert!(first.revoked_at.is_some());
     assert_eq!(first.revoked_at, again.revoked_at);
     let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
-    assert!(!found.usable_at(now()));
+    assert!(!is_usable(&found, now()));
     for unknown in ["", "no-uuid", "0190b5a0-0000-7000-8000-000000000000"] {
         assert_eq!(store.keys().revoke(unknown).await.expect("asked"), None, "{unknown}");
     }
@@ -125,15 +126,8 @@ async fn the_admin_key_is_entered_once_and_stays_revoked() {
     store.keys().create(&lasting_admin(2, None)).await.expect("made");
     store.keys().revoke(&listed[0].id).await.expect("asked");
     ensure().await;
-    assert!(
-        !store
-            .keys()
-            .find(&hash(1))
-            .await
-            .expect("asked")
-            .expect("known")
-            .usable_at(now())
-    );
+    let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
+    assert!(!is_usable(&found, now()));
 }
 
 #[tokio::test]
@@ -148,7 +142,7 @@ async fn another_admin_key_ends_those_before_it_where_all_hubs_read_one_file() {
     };
     let works = async |number| {
         let found = store.keys().find(&hash(number)).await.expect("asked");
-        found.is_some_and(|key| key.usable_at(now()))
+        found.is_some_and(|key| is_usable(&key, now()))
     };
     store.keys().create(&new_key(9)).await.expect("made");
 

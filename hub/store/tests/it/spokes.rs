@@ -7,11 +7,11 @@ use alkhub_store::{Deleted, Error, KeyHasher, Store};
 use alkhub_test_support::within;
 use jiff::Timestamp;
 
-use crate::fixture::{api_key, declare, hash, hasher, key_by_hand, name, new_key, spoke, spoke_key, store};
+use crate::fixture::{api_key, declare, hash, hasher, is_usable, key_by_hand, name, new_key, spoke, spoke_key, store};
 
 async fn works(store: &Store, key: u8) -> bool {
     let found = store.keys().find(&hash(key)).await.expect("asked");
-    found.is_some_and(|key| key.usable_at(Timestamp::now()))
+    found.is_some_and(|key| is_usable(&key, Timestamp::now()))
 }
 
 #[tokio::test]
