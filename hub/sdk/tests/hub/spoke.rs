@@ -8,7 +8,7 @@ use alkhub_sdk::{CallOptions, Code, Context, Error, Failure, Operation, RawJson,
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, Watched, soon, upper};
+use crate::stage::{SOON, Stage, Watched, soon, upper, within};
 
 /// Waits for a registration after this one.
 async fn registered(spoke: &Spoke, after: u64) -> Result<Arc<RegisterOutput>> {
@@ -164,7 +164,8 @@ async fn an_abort_and_a_cut_link_end_the_handler() -> Result<()> {
     let spoke = stage.spoke().operation(watched.endless()).start().await?;
     let (client, http) = (stage.client(), stage.http());
 
-    let aborted = client.call::<_, String>("text.wait", &());
+    // No deadline ends the handlers while they are waited for.
+    let aborted = client.call_with::<_, String>("text.wait", &(), within(10 * SOON));
     tokio::select! {
         () = watched.began.notified() => {}
         answered = aborted => panic!("answered by nobody: {answered:?}"),
@@ -176,8 +177,9 @@ async fn an_abort_and_a_cut_link_end_the_handler() -> Result<()> {
         stage.break_link();
         soon("the handler ends with its link", watched.ended.notified()).await;
     };
-    let nothing = Value::Null;
-    let (answered, ()) = tokio::join!(http.call("text.wait", &nothing), cut);
+    let timeout = [("alkhub-timeout", "600")];
+    let call = http.send_with("POST", "/v1/call/text.wait", Some(&Value::Null), &timeout);
+    let (answered, ()) = tokio::join!(call, cut);
 
     assert_eq!(watched.dropped.load(Ordering::SeqCst), 2);
     let answered = answered?;

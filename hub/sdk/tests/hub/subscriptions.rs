@@ -1,6 +1,6 @@
 //! Subscriptions of a client: items, ends, readers that do not read, and links that break under them.
 
-use alkhub_sdk::{Error, Items};
+use alkhub_sdk::{Client, Error, Items};
 use alkhub_tests::wire::Peer;
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
@@ -12,8 +12,7 @@ use crate::stage::{Stage, answer, asked, soon};
 const KEPT: usize = 1_024;
 
 /// A subscription, and its call as the spoke sees it.
-async fn begun(stage: &Stage, peer: &mut Peer) -> Result<(Items<u32>, Value)> {
-    let client = stage.client();
+async fn begun(client: &Client, peer: &mut Peer) -> Result<(Items<u32>, Value)> {
     let (items, call) = tokio::join!(client.subscribe::<_, u32>("text.ticks", &()), asked(peer));
     Ok((items?, call?))
 }
@@ -22,7 +21,10 @@ async fn begun(stage: &Stage, peer: &mut Peer) -> Result<(Items<u32>, Value)> {
 async fn a_subscription_yields_its_items_and_dropping_it_aborts() -> Result<()> {
     let stage = Stage::start().await?;
     let mut peer = stage.peer().await?;
-    let (mut items, call) = begun(&stage, &mut peer).await?;
+    // It keeps the connection: what is to be seen must not come of its end.
+    // It keeps the connection: the abort must not come of its end.
+    let client = stage.client();
+    let (mut items, call) = begun(&client, &mut peer).await?;
     answer(&mut peer, &call, 1).await?;
     answer(&mut peer, &call, 2).await?;
 
@@ -39,10 +41,11 @@ async fn a_subscription_yields_its_items_and_dropping_it_aborts() -> Result<()> 
 async fn the_end_of_a_subscription_and_its_error_come_after_its_items() -> Result<()> {
     let stage = Stage::start().await?;
     let mut peer = stage.peer().await?;
+    let client = stage.client();
     let ends = [("call.completed", None), ("call.error", Some("BROKEN".parse()?))];
 
     for (end, code) in ends {
-        let (items, call) = begun(&stage, &mut peer).await?;
+        let (items, call) = begun(&client, &mut peer).await?;
         answer(&mut peer, &call, 1).await?;
         let payload = json!({ "requestId": call["requestId"], "code": "BROKEN", "message": "it broke" });
         peer.send(end, "", payload).await?;
@@ -60,7 +63,8 @@ async fn the_end_of_a_subscription_and_its_error_come_after_its_items() -> Resul
 async fn a_subscription_whose_link_is_cut_ends_as_lost_after_its_items() -> Result<()> {
     let stage = Stage::start().await?;
     let mut peer = stage.peer().await?;
-    let (mut items, call) = begun(&stage, &mut peer).await?;
+    let client = stage.client();
+    let (mut items, call) = begun(&client, &mut peer).await?;
     answer(&mut peer, &call, 1).await?;
     let first = items.next().await.context("open")??;
 
@@ -78,7 +82,8 @@ async fn a_subscription_whose_link_is_cut_ends_as_lost_after_its_items() -> Resu
 async fn a_subscription_that_nobody_reads_is_given_up_and_its_reader_told() -> Result<()> {
     let stage = Stage::start().await?;
     let mut peer = stage.peer().await?;
-    let (items, call) = begun(&stage, &mut peer).await?;
+    let client = stage.client();
+    let (items, call) = begun(&client, &mut peer).await?;
 
     for number in 0..=KEPT {
         answer(&mut peer, &call, number).await?;
