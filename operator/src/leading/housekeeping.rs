@@ -19,15 +19,13 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
     loop {
         tick.tick().await;
         let stores = &context.stores;
-        let hubs: Vec<_> = stores.hubs.state().iter().filter_map(|hub| hub.uid()).collect();
+        let hubs: HashSet<_> = stores.hubs.state().iter().filter_map(|hub| hub.uid()).collect();
         let spokes: HashSet<_> = stores.spokes.state().iter().filter_map(|spoke| spoke.uid()).collect();
         context.declaration_times.retain(|uid| spokes.contains(uid));
-        context.polls.retain(|uid| hubs.iter().any(|hub| hub == uid));
-        context.auths.retain(|uid| hubs.iter().any(|hub| hub == uid));
-        context.count_times.retain(|uid| hubs.iter().any(|hub| hub == uid));
-        context
-            .failures
-            .retain(|uid| spokes.contains(uid) || hubs.iter().any(|hub| hub == uid));
+        context.polls.retain(|uid| hubs.contains(uid));
+        context.auths.retain(|uid| hubs.contains(uid));
+        context.count_times.retain(|uid| hubs.contains(uid));
+        context.failures.retain(|uid| spokes.contains(uid) || hubs.contains(uid));
         let children = children(stores);
         context.applied.retain(|uid| children.contains(uid));
     }
