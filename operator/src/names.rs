@@ -112,21 +112,12 @@ impl ObjectNames {
 
     /// What selects the pods of a part; never changes.
     pub(crate) fn selector(&self, part: Part) -> BTreeMap<String, String> {
-        [
-            ("app.kubernetes.io/name", "alkhub"),
-            (INSTANCE, self.hub.as_str()),
-            ("app.kubernetes.io/component", part.as_str()),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
+        selector(&self.hub, part.as_str())
     }
 
     /// The labels of every object of a part.
     pub(crate) fn labels(&self, part: Part) -> BTreeMap<String, String> {
-        let mut labels = self.selector(part);
-        labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
-        labels
+        labels(&self.hub, part.as_str())
     }
 
     /// Metadata of an object that goes with the Hub.
@@ -139,6 +130,24 @@ impl ObjectNames {
             ..ObjectMeta::default()
         }
     }
+}
+
+/// The labels of an object that is `component` of a Hub, or of one of its Spokes.
+pub(crate) fn labels(hub: &str, component: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(hub, component);
+    labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
+    labels
+}
+
+fn selector(hub: &str, component: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "alkhub"),
+        (INSTANCE, hub),
+        ("app.kubernetes.io/component", component),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
 }
 
 /// An owner whose end is the end of what it owns.

@@ -19,12 +19,15 @@ use crate::apply::with_identity;
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub;
-use crate::names::{FINALIZER, INSTANCE, MANAGED_BY, owner};
+use crate::names::{FINALIZER, labels, owner};
 use crate::secrets::generated::{self, Adoption, Texts};
 
 /// Keys of the Secret: names that a program reads, and names for `envFrom`.
 const TOKEN: [&str; 2] = ["token", "ALKHUB_TOKEN"];
 const URL: [&str; 2] = ["url", "ALKHUB_URL"];
+
+/// What the Secret is among the objects of a Hub.
+const COMPONENT: &str = "spoke";
 
 /// A Spoke whose key is in its Secret and known to its hub.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,16 +140,10 @@ fn texts(key: &ApiKey, url: &str) -> Texts {
 }
 
 fn meta(spoke: &Spoke, uid: &str) -> ObjectMeta {
-    let labels = [
-        ("app.kubernetes.io/name", "alkhub"),
-        (INSTANCE, spoke.spec.hub_ref.name.as_str()),
-        ("app.kubernetes.io/component", "spoke"),
-        MANAGED_BY,
-    ];
     ObjectMeta {
         name: Some(spoke.secret_name()),
         namespace: spoke.namespace(),
-        labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+        labels: Some(labels(&spoke.spec.hub_ref.name, COMPONENT)),
         owner_references: Some(vec![owner::<Spoke>(&spoke.name_any(), uid)]),
         ..ObjectMeta::default()
     }
