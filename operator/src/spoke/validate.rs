@@ -45,6 +45,23 @@ pub(super) struct Declaration {
     pub(super) known: bool,
 }
 
+// === impl Waiting ===
+
+#[cfg(test)]
+impl Waiting {
+    /// Every one, each by the one before it: another variant does not compile until it has a place.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::HubNotFound), |before| match before {
+            Self::HubNotFound => Some(Self::HubGoing),
+            Self::HubGoing => Some(Self::HubPaused),
+            Self::HubPaused => Some(Self::HubNotAsked),
+            Self::HubNotAsked => Some(Self::HubUnreachable),
+            Self::HubUnreachable => Some(Self::InvalidName),
+            Self::InvalidName => None,
+        })
+    }
+}
+
 pub(super) fn validate(spoke: &Spoke, observed: &Observed) -> Course {
     if spoke.name_any().parse::<SpokeName>().is_err() {
         return Course::Wait(Waiting::InvalidName);

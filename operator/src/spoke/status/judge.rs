@@ -344,26 +344,24 @@ mod tests {
 
     #[test]
     fn every_finding_sets_every_condition() {
-        let all = [
-            Waiting::HubNotFound,
-            Waiting::HubGoing,
-            Waiting::HubPaused,
-            Waiting::HubNotAsked,
-            Waiting::HubNotAsked,
-            Waiting::HubUnreachable,
-            Waiting::InvalidName,
-        ];
-        for waiting in all {
-            let finding = Finding::Waiting {
-                waiting,
-                why: String::new(),
-            };
+        let waiting = Waiting::all().map(|waiting| Finding::Waiting {
+            waiting,
+            why: String::new(),
+        });
+        let failed = Finding::Failed {
+            message: "no".to_owned(),
+        };
+        let refused = Finding::Refused {
+            reason: "Refused",
+            message: "no".to_owned(),
+        };
+        for finding in waiting.chain([registered(), failed, refused]) {
             let mut kinds: Vec<_> = conditions(&[], &spoke(), &finding, None)
                 .iter()
                 .map(|v| v.kind)
                 .collect();
             kinds.sort_unstable();
-            assert_eq!(kinds, [ACCEPTED, CONNECTED, CREDENTIALS_ISSUED], "{waiting:?}");
+            assert_eq!(kinds, [ACCEPTED, CONNECTED, CREDENTIALS_ISSUED], "{finding:?}");
         }
     }
 
