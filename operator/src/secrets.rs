@@ -101,17 +101,18 @@ impl Fact {
             if address.host.is_empty() {
                 return Err("no host is given".to_owned());
             }
-            Ok(Some(ServerAddress::of(&address, namespace)))
+            Ok(Some(address))
         };
-        let is_encrypted = |text: &str| text.starts_with("rediss:") || text.starts_with("valkeys:");
+        let address = match format {
+            SecretFormat::Redis => address(address::redis),
+            SecretFormat::Postgres => address(address::postgres),
+            SecretFormat::Authorities => authorities(value).map(|()| None),
+        };
+        let in_clear = |address: &Address| format == SecretFormat::Redis && !address.is_redis_over_tls();
         Self {
-            is_clear: format == SecretFormat::Redis && !text.is_ok_and(|text| is_encrypted(&text.to_ascii_lowercase())),
             digest: digest(&[value]),
-            server: match format {
-                SecretFormat::Redis => address(address::redis),
-                SecretFormat::Postgres => address(address::postgres),
-                SecretFormat::Authorities => authorities(value).map(|()| None),
-            },
+            is_clear: matches!(&address, Ok(Some(address)) if in_clear(address)),
+            server: address.map(|address| address.map(|address| ServerAddress::of(&address, namespace))),
         }
     }
 }

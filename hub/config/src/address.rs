@@ -24,8 +24,23 @@ pub struct Address {
 #[error("{0}")]
 pub struct InvalidUrl(String);
 
+/// The port of a Redis that names none.
+pub const REDIS_PORT: u16 = 6379;
+
+/// The port of a Postgres that names none.
+pub const POSTGRES_PORT: u16 = 5432;
+
 /// What both have in common.
 const ENCODE: &str = "write / ? # @ : % and spaces in a user's name or password as %2F %3F %23 %40 %3A %25 %20";
+
+// === impl Address ===
+
+impl Address {
+    /// Whether the scheme asks for Redis over TLS: `rediss` or `valkeys`.
+    pub fn is_redis_over_tls(&self) -> bool {
+        matches!(self.scheme.as_str(), "rediss" | "valkeys")
+    }
+}
 
 // === impl InvalidUrl ===
 
@@ -42,7 +57,7 @@ impl InvalidUrl {
 /// [`InvalidUrl`].
 pub fn redis(text: &str) -> Result<Address, InvalidUrl> {
     let url = parse(text, &["redis", "rediss", "valkey", "valkeys"])?;
-    let address = address(&url, 6379)?;
+    let address = address(&url, REDIS_PORT)?;
     if address.host.is_empty() {
         return Err(InvalidUrl::new("no host is given"));
     }
@@ -53,7 +68,7 @@ pub fn redis(text: &str) -> Result<Address, InvalidUrl> {
     if !database.is_empty() && database.parse::<u32>().is_err() {
         return Err(InvalidUrl::new("the database after the host is not a number"));
     }
-    match (address.scheme.ends_with('s'), url.fragment()) {
+    match (address.is_redis_over_tls(), url.fragment()) {
         (_, None) | (true, Some("insecure")) => {}
         _ => return Err(InvalidUrl::new(format!("there is a `#` in it: {ENCODE}"))),
     }
@@ -72,7 +87,7 @@ pub fn redis(text: &str) -> Result<Address, InvalidUrl> {
 pub fn postgres(text: &str) -> Result<Address, InvalidUrl> {
     const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
     let url = parse(text, &["postgres", "postgresql"])?;
-    let mut address = address(&url, 5432)?;
+    let mut address = address(&url, POSTGRES_PORT)?;
     decoded(url.path(), "the database's name")?;
     if url.fragment().is_some() {
         return Err(InvalidUrl::new(format!("there is a `#` in it: {ENCODE}")));

@@ -8,6 +8,7 @@ mod managed;
 mod service;
 mod volume;
 
+use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -34,11 +35,11 @@ pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<DesiredObjects
     let mut services = service::of_hub(plan)?;
     let mut sets = Vec::new();
     if let (Wiring::Managed(storage), Some(password)) = (&plan.redis, &generated.redis) {
-        services.push(service::of_server(&plan.names, Part::Redis, managed::REDIS_PORT)?);
+        services.push(service::of_server(&plan.names, Part::Redis, REDIS_PORT)?);
         sets.push(managed::redis(plan, storage, password)?);
     }
     if let (Wiring::Managed(storage), Some(_)) = (&plan.postgres, &generated.postgres) {
-        services.push(service::of_server(&plan.names, Part::Postgres, managed::POSTGRES_PORT)?);
+        services.push(service::of_server(&plan.names, Part::Postgres, POSTGRES_PORT)?);
         sets.push(managed::postgres(plan, storage)?);
     }
     Ok(DesiredObjects {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use alkhub_config::ChannelPrefix;
+use alkhub_config::address::REDIS_PORT;
 use alkhub_crds::Hub;
 use alkhub_crds::hub::SecretKey;
 use k8s_openapi::jiff::Timestamp;
@@ -186,5 +187,5 @@ fn managed(names: &ObjectNames, hub: &Hub) -> Option<ServerAddress> {
     hub.spec
         .redis
         .is_managed()
-        .then(|| ServerAddress::managed(&service, &names.namespace, 6379))
+        .then(|| ServerAddress::managed(&service, &names.namespace, REDIS_PORT))
 }

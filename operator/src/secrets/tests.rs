@@ -121,3 +121,18 @@ fn a_value_that_the_hub_would_refuse_is_refused_here_without_a_word_of_it() {
         Ok(Some(ServerAddress::managed("cache", "team", 6379)))
     );
 }
+
+#[test]
+fn a_redis_is_in_the_clear_unless_its_scheme_asks_for_tls() {
+    let is_clear = |url: &str, format| Fact::of(url.as_bytes(), format, "team").is_clear;
+
+    for (url, expected) in [
+        ("redis://cache", true),
+        ("valkey://cache", true),
+        ("REDISS://cache", false),
+        ("valkeys://cache", false),
+    ] {
+        assert_eq!(is_clear(url, SecretFormat::Redis), expected, "{url}");
+    }
+    assert!(!is_clear("postgres://db/x", SecretFormat::Postgres));
+}

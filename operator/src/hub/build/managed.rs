@@ -1,5 +1,6 @@
 //! A managed Redis and a managed Postgres: one pod each with a volume, by the official images' environment.
 
+use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
 use alkhub_crds::Hub;
 use alkhub_crds::hub::Storage;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -10,9 +11,6 @@ use crate::error::Error;
 use crate::hub::generated::{DATABASE, PASSWORD, REDIS_CONF};
 use crate::hub::validate::Plan;
 use crate::names::{Part, owner};
-
-pub(super) const REDIS_PORT: u16 = 6379;
-pub(super) const POSTGRES_PORT: u16 = 5432;
 
 /// Digest of what a running Redis does not read again: its file of settings, which has the password.
 const RESTARTS: &str = "alkhub.dev/password";

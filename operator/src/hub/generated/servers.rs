@@ -5,6 +5,7 @@
 //!   password for ever: none is made beside data that exist.
 //! - What somebody made by hand is adopted for a Postgres when it fits it, and nothing owns it.
 
+use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
 use alkhub_crds::Hub;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -114,7 +115,7 @@ fn fits(secret: &Secret) -> bool {
 
 fn redis(names: &ObjectNames, password: &str) -> Texts {
     let url = format!(
-        "redis://:{password}@{}.{}.svc:6379",
+        "redis://:{password}@{}.{}.svc:{REDIS_PORT}",
         names.server(Part::Redis),
         names.namespace
     );
@@ -135,7 +136,7 @@ fn postgres(names: &ObjectNames, password: &str) -> Texts {
 }
 
 fn url_of(host: &str, password: &str) -> String {
-    format!("postgres://{DATABASE}:{password}@{host}:5432/{DATABASE}")
+    format!("postgres://{DATABASE}:{password}@{host}:{POSTGRES_PORT}/{DATABASE}")
 }
 
 #[cfg(test)]
