@@ -19,6 +19,7 @@ mod apply;
 mod auths;
 mod build;
 mod claim;
+mod files;
 mod generated;
 mod observe;
 mod others;

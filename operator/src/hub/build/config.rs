@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
+use crate::hub::files;
 use crate::hub::validate::Plan;
 use crate::names::Part;
-
-/// Name of the file.
-pub(super) const FILE: &str = "hub.toml";
 
 pub(super) fn build(plan: &Plan) -> ConfigMap {
     let text = format!(
@@ -17,7 +15,7 @@ pub(super) fn build(plan: &Plan) -> ConfigMap {
     );
     ConfigMap {
         metadata: plan.names.meta(name(plan), Part::Hub),
-        data: Some(BTreeMap::from([(FILE.to_owned(), text)])),
+        data: Some(BTreeMap::from([(files::SETTINGS.to_owned(), text)])),
         immutable: Some(true),
         ..ConfigMap::default()
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::volume;
 use crate::error::Error;
+use crate::hub::files;
 use crate::hub::generated::Generated;
 use crate::hub::validate::{Plan, Wiring};
 use crate::names::{Part, REVISION, digest};
@@ -101,7 +102,7 @@ fn container(plan: &Plan) -> Value {
         "name": "hub",
         "image": plan.image,
         "command": ["/alkhub"],
-        "args": ["serve", "--config", "/etc/alkhub/hub.toml"],
+        "args": ["serve", "--config", files::path(files::SETTINGS)],
         "env": [
             downward("ALKHUB_POD__NAME", "metadata.name"),
             downward("ALKHUB_POD__IP", "status.podIP"),
@@ -120,7 +121,7 @@ fn container(plan: &Plan) -> Value {
             "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"] },
         },
-        "volumeMounts": [{ "name": "settings", "mountPath": "/etc/alkhub", "readOnly": true }],
+        "volumeMounts": [{ "name": "settings", "mountPath": files::FOLDER, "readOnly": true }],
     })
 }
 

@@ -11,14 +11,12 @@ use alkhub_config::{ChannelPrefix, HubConfig, MANAGEMENT_PORT, PORT};
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
+use crate::hub::files;
 use crate::hub::spec_error::SpecError;
 use crate::names::ObjectNames;
 
-/// Where the hub finds its files.
-pub(crate) const FOLDER: &str = "/etc/alkhub";
-
 /// Settings that are the operator's: another value would cut the hub off from what was made for it.
-const OWN: [&str; 18] = [
+const OWN: [&str; 20] = [
     "hub.namespace",
     "hub.name",
     "hub.uid",
@@ -37,10 +35,9 @@ const OWN: [&str; 18] = [
     "events.redis-ca-file",
     "store.database-url",
     "store.database-url-file",
+    "store.ca-file",
+    "store.schema",
 ];
-
-/// More of the same.
-const OWN_STORE: [&str; 2] = ["store.ca-file", "store.schema"];
 
 /// Time for endpoints to notice that a pod is going; unless the user sets another.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
@@ -75,24 +72,20 @@ pub(super) fn render(
     {
         config.server.drain_delay = DRAIN_DELAY;
     }
-    let file = |name: &str| Some(PathBuf::from(format!("{FOLDER}/{name}")));
+    let file = |name: &str| Some(PathBuf::from(files::path(name)));
     config.hub.namespace.clone_from(&names.namespace);
     config.hub.name.clone_from(&names.hub);
     config.hub.uid.clone_from(&names.uid);
     config.server.listen = everywhere(PORT);
     config.server.management_listen = everywhere(MANAGEMENT_PORT);
-    config.auth.hash_key_file = file("auth/hash-key");
-    config.auth.admin_key_file = file("auth/admin-key");
+    config.auth.hash_key_file = file(files::HASH_KEY);
+    config.auth.admin_key_file = file(files::ADMIN_KEY);
     config.events.prefix = prefix.clone();
-    config.events.redis_url_file = file("secrets/redis-url");
-    config.events.redis_ca_file = if mounted.redis_ca {
-        file("secrets/redis-ca.crt")
-    } else {
-        None
-    };
-    config.store.database_url_file = file("secrets/postgres-url");
+    config.events.redis_url_file = file(files::REDIS.url);
+    config.events.redis_ca_file = if mounted.redis_ca { file(files::REDIS.ca) } else { None };
+    config.store.database_url_file = file(files::POSTGRES.url);
     config.store.ca_file = if mounted.postgres_ca {
-        file("secrets/postgres-ca.crt")
+        file(files::POSTGRES.ca)
     } else {
         None
     };
@@ -115,7 +108,7 @@ fn own(given: &Table) -> Result<(), SpecError> {
     for (section, values) in given {
         for key in values.as_table().into_iter().flat_map(Table::keys) {
             let setting = format!("{section}.{key}");
-            if OWN.contains(&setting.as_str()) || OWN_STORE.contains(&setting.as_str()) {
+            if OWN.contains(&setting.as_str()) {
                 let message = format!("spec.config: `{setting}` is set by the operator; leave it out");
                 return Err(SpecError::invalid("ReservedSetting", message));
             }
