@@ -232,7 +232,7 @@ fn message(answer: &Status) -> String {
 }
 
 /// Whether the API server refused because the namespace is being deleted: nothing new can be made in it.
-pub(crate) fn is_namespace_going(error: &kube::Error) -> bool {
+fn is_namespace_going(error: &kube::Error) -> bool {
     let kube::Error::Api(answer) = error else { return false };
     let causes = answer.details.iter().flat_map(|details| &details.causes);
     answer.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")

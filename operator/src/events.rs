@@ -5,7 +5,7 @@ use alkhub_crds::condition;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
-use crate::error::{chain, is_namespace_going};
+use crate::error::Error;
 use crate::kubernetes::{Kubernetes, MANAGER};
 
 /// Longest note that the API takes, in bytes.
@@ -27,7 +27,7 @@ impl EventRecorder {
             instance: Some(identity.to_owned()),
         };
         Self {
-            recorder: Recorder::new(kubernetes.client().clone(), reporter),
+            recorder: kubernetes.recorder(reporter),
             kubernetes: kubernetes.clone(),
         }
     }
@@ -54,14 +54,12 @@ impl EventRecorder {
                 action: change.type_.clone(),
                 secondary: None,
             };
-            let Ok(_pass) = self.kubernetes.gate().pass() else {
-                return;
-            };
-            let published = self.recorder.publish(&event, &object.object_ref(&())).await;
-            match published {
+            let about = object.object_ref(&());
+            match self.kubernetes.publish(&self.recorder, &event, &about).await {
                 Ok(()) => {}
-                Err(error) if is_namespace_going(&error) => return,
-                Err(error) => tracing::warn!(error = chain(&error), "an Event could not be published"),
+                Err(Error::Shut(_)) => return,
+                Err(error) if error.is_namespace_going() => return,
+                Err(error) => tracing::warn!(error = error.chain(), "an Event could not be published"),
             }
         }
     }
@@ -101,10 +99,43 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use alkhub_crds::Spoke;
     use alkhub_crds::condition::{ACCEPTED, DEGRADED, READY, Verdict, set};
+    use k8s_openapi::api::events::v1::Event as Stored;
     use k8s_openapi::jiff::Timestamp;
+    use kube::Client;
+    use kube::client::Body;
 
     use super::*;
+    use crate::gate::Gate;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn an_event_that_is_sent_is_counted_as_a_write() {
+        let stored = |_: http::Request<Body>| {
+            let event = serde_json::to_vec(&Stored::default()).expect("plain data");
+            std::future::ready(Ok::<_, Infallible>(http::Response::new(Body::from(event))))
+        };
+        let (gate, metrics) = (Gate::default(), Metrics::new(&prometheus::Registry::new()));
+        let metrics = Arc::new(metrics.expect("registered"));
+        let client = Client::new(tower::service_fn(stored), "team");
+        let events = EventRecorder::new(&Kubernetes::new(client, gate.clone(), Arc::clone(&metrics)), "me");
+        let mut spoke = Spoke::new("builder", Default::default());
+        spoke.metadata.namespace = Some("team".to_owned());
+        let conditions = [Verdict::new(ACCEPTED, true, "Valid", "")];
+        let conditions = set(&[], &conditions, None, Timestamp::UNIX_EPOCH);
+
+        events.transitions(&spoke, &[], &conditions).await;
+        let while_shut = metrics.api_writes.with_label_values(&["Event", "publish"]).get();
+        gate.open_until(tokio::time::Instant::now() + std::time::Duration::from_secs(60));
+        events.transitions(&spoke, &[], &conditions).await;
+
+        assert_eq!(while_shut, 0);
+        assert_eq!(metrics.api_writes.with_label_values(&["Event", "publish"]).get(), 1);
+    }
 
     #[test]
     fn an_event_is_for_a_transition_only() {

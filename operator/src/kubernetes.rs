@@ -12,9 +12,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event as Published;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::PartialObjectMeta;
+use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::{Api, Client, Config, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,12 +128,12 @@ impl Kubernetes {
         Self { client, gate, metrics }
     }
 
-    /// The client, for what this type does not offer (Events); the caller passes the gate itself.
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// What writes Events, by [`Kubernetes::publish`] only.
+    pub(crate) fn recorder(&self, reporter: Reporter) -> Recorder {
+        Recorder::new(self.client.clone(), reporter)
     }
 
-    /// The gate.
+    /// The gate, for what is written elsewhere.
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -246,6 +249,18 @@ impl Kubernetes {
             Err(Error::Kubernetes { source, .. }) if crate::error::status(&source) == Some(404) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Publishes an Event about an object, or counts one more of the same.
+    pub(crate) async fn publish(
+        &self,
+        recorder: &Recorder,
+        event: &Event,
+        about: &ObjectReference,
+    ) -> Result<(), Error> {
+        let name = about.name.as_deref().unwrap_or_default();
+        self.write::<Published, _>("publish", name, recorder.publish(event, about))
+            .await
     }
 
     fn api<K: Object>(&self, namespace: &str) -> Api<K> {
