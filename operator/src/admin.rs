@@ -4,18 +4,24 @@
 //!
 //! Invariants
 //! - What answers is a tenant's program (`spec.image`): it leads this process nowhere else, and of no answer more is kept
-//!   than a hub could have to say.
+//!   than a hub could have to say, in bytes and in what these become in memory.
+
+mod reported;
 
 use std::time::Duration;
 
 use alkhub_config::PORT;
 use alkhub_protocol::Answer;
-use alkhub_protocol::admin::{HubReport, SpokeInfo, SpokePut};
+use alkhub_protocol::admin::SpokePut;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
+#[cfg(test)]
+pub(crate) use self::reported::Instances;
+pub(crate) use self::reported::{ReportedHub, ReportedSpoke};
 use crate::names::ObjectNames;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +39,9 @@ pub(crate) const SHORT: usize = 64 << 10;
 const LIST: usize = 2 << 20;
 const LIST_OF_EACH: usize = 64 << 10;
 const LIST_AT_MOST: usize = 32 << 20;
+
+/// Spokes that a list may have beyond those that are declared: who connects undeclared, or was declared by hand.
+const SPOKES: usize = 10_000;
 
 /// The client for all Hubs.
 #[derive(Clone, Debug)]
@@ -133,24 +142,26 @@ impl Admin {
 
 impl Door {
     /// What the hub says of itself and its pods.
-    pub(crate) async fn report(&self) -> Result<HubReport, Error> {
-        self.read("/v1/admin/hub", LIST).await
+    pub(crate) async fn report(&self) -> Result<ReportedHub, Error> {
+        self.data(self.admin.http.get(self.url("/v1/admin/hub")), LIST).await
     }
 
     /// Every spoke that is declared or connected, where about so many are. What all pages together may be long is bounded,
     /// as one answer is.
-    pub(crate) async fn spokes(&self, about: usize) -> Result<Vec<SpokeInfo>, Error> {
+    pub(crate) async fn spokes(&self, about: usize) -> Result<Vec<ReportedSpoke>, Error> {
         let limit = LIST.saturating_add(about.saturating_mul(LIST_OF_EACH));
         let mut left = limit.min(LIST_AT_MOST);
+        let most = about.saturating_add(SPOKES);
         let (mut spokes, mut cursor) = (Vec::new(), None::<String>);
         loop {
             // A hub of the version before knows no pages and gives all.
             let mut query = vec![("limit", PAGE)];
             query.extend(cursor.as_deref().map(|next| ("cursor", next)));
             let request = self.admin.http.get(self.url("/v1/admin/spokes")).query(&query);
-            let (page, size): (Answer<Vec<SpokeInfo>>, usize) = self.answer(request, left).await?;
-            spokes.extend(page.data);
-            left -= size;
+            let body = self.answer(request, left).await?;
+            let page: Answer<&RawValue> = self.understood(serde_json::from_slice(&body))?;
+            self.understood(reported::add_spokes(page.data, &mut spokes, most))?;
+            left -= body.len();
             // A hub that names the same place again would be asked for ever.
             match page.meta.next {
                 Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
@@ -160,7 +171,7 @@ impl Door {
     }
 
     /// Declares a spoke, and answers what the hub has then; doing it again changes nothing.
-    pub(crate) async fn put(&self, name: &str, spoke: &SpokePut) -> Result<SpokeInfo, Error> {
+    pub(crate) async fn put(&self, name: &str, spoke: &SpokePut) -> Result<ReportedSpoke, Error> {
         let request = self
             .admin
             .http
@@ -182,29 +193,23 @@ impl Door {
         }
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<T, Error> {
-        self.data(self.admin.http.get(self.url(path)), limit).await
-    }
-
     async fn data<T: DeserializeOwned>(&self, request: RequestBuilder, limit: usize) -> Result<T, Error> {
-        Ok(self.answer(request, limit).await?.0.data)
+        let body = self.answer(request, limit).await?;
+        let answer: Answer<T> = self.understood(serde_json::from_slice(&body))?;
+        Ok(answer.data)
     }
 
-    /// An answer, and how long it was: `limit` bytes at most.
-    async fn answer<T: DeserializeOwned>(
-        &self,
-        request: RequestBuilder,
-        limit: usize,
-    ) -> Result<(Answer<T>, usize), Error> {
+    /// The text of an answer: `limit` bytes at most.
+    async fn answer(&self, request: RequestBuilder, limit: usize) -> Result<Vec<u8>, Error> {
         let answer = self.send(request).await?;
-        let body = match body(answer, limit).await {
-            Ok(body) => body,
-            Err(BodyError::Broken(source)) => return Err(self.unreachable(Some(source))),
-            Err(BodyError::TooLong) => return Err(self.no_hub(&format!("its answer is longer than {limit} bytes"))),
-        };
-        let answer = serde_json::from_slice(&body)
-            .map_err(|error| self.no_hub(&format!("its answer is not understood: {error}")))?;
-        Ok((answer, body.len()))
+        body(answer, limit).await.map_err(|error| match error {
+            BodyError::Broken(source) => self.unreachable(Some(source)),
+            BodyError::TooLong => self.no_hub(&format!("its answer is longer than {limit} bytes")),
+        })
+    }
+
+    fn understood<T>(&self, read: serde_json::Result<T>) -> Result<T, Error> {
+        read.map_err(|error| self.no_hub(&format!("its answer is not understood: {error}")))
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::Spoke;
-use alkhub_protocol::admin::{HubReport, SpokeInfo};
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, ReportedHub, ReportedSpoke};
 use crate::apply::Applied;
 use crate::args::Args;
 use crate::events::EventRecorder;
@@ -87,16 +86,16 @@ pub(crate) struct AdminKey {
 /// What a Hub answered.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub(crate) report: HubReport,
+    pub(crate) report: ReportedHub,
     /// By name, or why they are not known: without Postgres a hub reports how it is and not which spokes it has.
-    pub(crate) spokes: Result<HashMap<String, SpokeInfo>, String>,
+    pub(crate) spokes: Result<HashMap<String, ReportedSpoke>, String>,
 }
 
 // === impl Seen ===
 
 impl Seen {
     /// What the hub reports of a spoke, when it is the one with this uid.
-    pub(crate) fn spoke(&self, name: &str, uid: &str) -> Option<&SpokeInfo> {
+    pub(crate) fn spoke(&self, name: &str, uid: &str) -> Option<&ReportedSpoke> {
         let spokes = self.spokes.as_ref().ok()?;
         spokes.get(name).filter(|info| info.uid == uid)
     }

@@ -27,8 +27,6 @@ struct Tenant {
 impl Tenant {
     /// Serves: a redirect for the report, blanks without end for the list, and the door to it.
     async fn door(&self) -> Door {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let elsewhere = |State(tenant): State<Self>| async move {
             tenant.followed.fetch_add(1, Ordering::Relaxed);
             "{}"
@@ -48,16 +46,29 @@ impl Tenant {
             .route("/v1/admin/spokes", get(blanks))
             .route("/elsewhere", get(elsewhere))
             .with_state(self.clone());
-        #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        let names = ObjectNames {
-            namespace: "team".to_owned(),
-            hub: "demo".to_owned(),
-            uid: "u".to_owned(),
-        };
-        let admin = Admin::new(&format!("http://{address}")).expect("a client");
-        admin.door(&names, "alk_key".into())
+        serve(router).await
     }
+}
+
+/// The door to whatever this router answers.
+async fn serve(router: Router) -> Door {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let names = ObjectNames {
+        namespace: "team".to_owned(),
+        hub: "demo".to_owned(),
+        uid: "u".to_owned(),
+    };
+    let admin = Admin::new(&format!("http://{address}")).expect("a client");
+    admin.door(&names, "alk_key".into())
+}
+
+/// The door to a hub that answers every request with this.
+async fn answering(data: serde_json::Value) -> Door {
+    let body = serde_json::json!({ "data": data }).to_string();
+    serve(Router::new().fallback(move || std::future::ready(body.clone()))).await
 }
 
 #[tokio::test]
@@ -85,4 +96,39 @@ async fn an_answer_without_end_is_given_up_at_its_limit() {
     let taken = tenant.taken.load(Ordering::Relaxed);
     // What lay in buffers on the way was made, too.
     assert!(taken <= LIST + (16 << 20), "{taken} bytes were taken");
+}
+
+#[tokio::test]
+async fn a_list_of_more_spokes_than_a_hub_could_have_is_given_up() {
+    let spoke = |index: usize| serde_json::json!({ "name": format!("s{index}"), "uid": "u" });
+    let spokes = |count: usize| (0..count).map(spoke).collect::<serde_json::Value>();
+
+    let as_many = answering(spokes(SPOKES)).await.spokes(0).await.expect("a list");
+    let error = answering(spokes(SPOKES + 1)).await.spokes(0).await.expect_err("no hub");
+    let declared = answering(spokes(SPOKES + 1)).await.spokes(1).await.expect("a list");
+
+    assert_eq!((as_many.len(), declared.len()), (SPOKES, SPOKES + 1));
+    assert!(matches!(&error, Error::NoHub { .. }), "{error}");
+    assert!(error.to_string().contains("10000 spokes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_report_of_more_pods_than_a_hub_could_have_is_given_up() {
+    let report = |pods: usize| {
+        let pod = serde_json::json!({ "hubId": "h-1" });
+        serde_json::json!({ "hubId": "h-1", "version": "1", "channelPrefix": "alk:", "pods": vec![pod; pods] })
+    };
+
+    answering(report(reported::PODS))
+        .await
+        .report()
+        .await
+        .expect("a report");
+    let error = answering(report(reported::PODS + 1))
+        .await
+        .report()
+        .await
+        .expect_err("no hub");
+
+    assert!(matches!(&error, Error::NoHub { .. }), "{error}");
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::{Hub, Spoke};
-use alkhub_protocol::admin::{BY_HAND, SpokeInfo};
+use alkhub_protocol::admin::BY_HAND;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 
-use crate::admin::{self, Door};
+use crate::admin::{self, Door, ReportedSpoke};
 use crate::context::{AdminKey, Context, Poll, Seen};
 use crate::error::{Error, chain};
 use crate::hub::generated;
@@ -127,7 +127,7 @@ async fn ask(ctx: &Context, names: &ObjectNames, key: &AdminKey) -> Result<Resul
     let door = door(ctx, names, &key.key)?;
     let declared = ctx.stores.spokes_of(&names.namespace, &names.hub).len();
     let (report, spokes) = tokio::join!(door.report(), door.spokes(declared));
-    let by_name = |spokes: Vec<SpokeInfo>| {
+    let by_name = |spokes: Vec<ReportedSpoke>| {
         let named = spokes.into_iter().map(|spoke| (spoke.name.as_str().to_owned(), spoke));
         named.collect::<HashMap<_, _>>()
     };
@@ -176,37 +176,24 @@ async fn admin_key(ctx: &Context, names: &ObjectNames, before: Option<&Poll>) ->
 
 /// Wakes the Spokes for which the poll has news.
 fn wake(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, now: &Poll) {
-    let nothing = HashMap::new();
-    let spokes_of = |poll: &Poll| poll.seen.as_ref().ok()?.spokes.as_ref().ok().cloned();
-    let (old, new) = (before.and_then(spokes_of), spokes_of(now));
+    let (old, new) = (before.and_then(spokes), spokes(now));
     let turned = old.is_some() != new.is_some() || before.is_none();
-    let (old, new) = (old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing));
     for spoke in ctx.stores.spokes_of(&names.namespace, &names.hub) {
         let name = spoke.name_any();
-        let (old, new) = (old.get(&name), new.get(&name));
+        let (old, new) = [old, new].map(|spokes| spokes?.get(&name)).into();
         // One that was lost before any poll has seen it is the same to this poll and to the one before.
         let declared_at = || spoke.uid().and_then(|uid| ctx.declaration_times.at(&uid));
         let is_lost = new.is_none() && declared_at().is_some_and(|at| at < now.at);
-        if (turned || is_lost || is_news(old, new)) && !ctx.wake.spoke(&spoke) {
+        if (turned || is_lost || old != new) && !ctx.wake.spoke(&spoke) {
             // The queue is full: the rest is reached by its own resync.
             return;
         }
     }
 }
 
-/// Whether two reports of a spoke differ in anything that its status shows; heartbeats do not.
-fn is_news(old: Option<&SpokeInfo>, new: Option<&SpokeInfo>) -> bool {
-    match (old, new) {
-        (None, None) => false,
-        (Some(old), Some(new)) => {
-            let quiet = |info: &SpokeInfo| SpokeInfo {
-                last_heartbeat_at: None,
-                ..info.clone()
-            };
-            quiet(old) != quiet(new)
-        }
-        _ => true,
-    }
+/// The spokes that a poll has seen; `None`: it could not see them.
+fn spokes(poll: &Poll) -> Option<&HashMap<String, ReportedSpoke>> {
+    poll.seen.as_ref().ok()?.spokes.as_ref().ok()
 }
 
 /// Ends spokes at the hub whose resources are gone: their deletion was missed.
@@ -214,16 +201,14 @@ async fn sweep(
     ctx: &Context,
     names: &ObjectNames,
     key: &AdminKey,
-    seen: &HashMap<String, SpokeInfo>,
+    seen: &HashMap<String, ReportedSpoke>,
 ) -> Result<(), Error> {
-    let known: HashSet<_> = ctx
-        .stores
-        .spokes
-        .state()
-        .iter()
-        .filter_map(|spoke| spoke.uid())
-        .collect();
-    let orphans = orphans(seen.values(), &known);
+    let is_known = |info: &ReportedSpoke| {
+        let place = ObjectRef::new(info.name.as_str()).within(&names.namespace);
+        let spoke = ctx.stores.spokes.get(&place);
+        spoke.is_some_and(|spoke| spoke.metadata.uid.as_ref() == Some(&info.uid))
+    };
+    let orphans = orphans(seen.values(), is_known);
     if orphans.is_empty() {
         return Ok(());
     }
@@ -243,34 +228,17 @@ async fn sweep(
 }
 
 /// Those that a resource declared and none declares any more. Who connected undeclared, or was declared by hand, is none.
-fn orphans<'a>(seen: impl Iterator<Item = &'a SpokeInfo>, known: &HashSet<String>) -> Vec<&'a SpokeInfo> {
+fn orphans<'a>(
+    seen: impl Iterator<Item = &'a ReportedSpoke>,
+    is_known: impl Fn(&ReportedSpoke) -> bool,
+) -> Vec<&'a ReportedSpoke> {
     let of_none = |uid: &str| uid.is_empty() || uid.starts_with(BY_HAND);
-    seen.filter(|info| !of_none(&info.uid) && !known.contains(&info.uid))
-        .collect()
+    seen.filter(|info| !of_none(&info.uid) && !is_known(info)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use alkhub_protocol::admin::SpokeStatus;
-
     use super::*;
-
-    fn info(heartbeat: Option<&str>, status: SpokeStatus) -> SpokeInfo {
-        SpokeInfo {
-            name: "builder".parse().expect("valid"),
-            uid: "u".to_owned(),
-            spoke_type: alkhub_protocol::register::SpokeType::Compute,
-            status,
-            instances: Vec::new(),
-            operations: Vec::new(),
-            labels: std::collections::BTreeMap::new(),
-            connected_at: None,
-            disconnected_at: None,
-            declaration_digest: None,
-            key_hint: None,
-            last_heartbeat_at: heartbeat.map(|time| time.parse().expect("a time")),
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_look_from_before_there_was_a_pod_does_not_outlive_the_first_that_is_ready() {
@@ -292,13 +260,12 @@ mod tests {
 
     #[test]
     fn only_what_a_resource_declared_is_ended_when_there_is_none() {
-        let known = HashSet::from(["6f9a".to_owned()]);
-        let seen = ["", "6f9a", "7b21", "cli-17"].map(|uid| SpokeInfo {
-            uid: uid.to_owned(),
-            ..info(None, SpokeStatus::Disconnected)
-        });
+        let seen: Vec<ReportedSpoke> = ["", "6f9a", "7b21", "cli-17"]
+            .map(|uid| serde_json::json!({ "name": "builder", "uid": uid }))
+            .map(|spoke| serde_json::from_value(spoke).expect("a spoke"))
+            .into();
 
-        let ended: Vec<_> = orphans(seen.iter(), &known)
+        let ended: Vec<_> = orphans(seen.iter(), |info| info.uid == "6f9a")
             .iter()
             .map(|info| info.uid.as_str())
             .collect();
@@ -308,12 +275,20 @@ mod tests {
 
     #[test]
     fn a_heartbeat_is_no_news() {
-        let early = info(Some("2026-01-01T00:00:00Z"), SpokeStatus::Connected);
-        let late = info(Some("2026-01-01T00:01:00Z"), SpokeStatus::Connected);
-        let gone = info(None, SpokeStatus::Disconnected);
+        let heard = |at: &str| -> ReportedSpoke {
+            let spoke = serde_json::json!({ "name": "builder", "uid": "u", "lastHeartbeatAt": at });
+            serde_json::from_value(spoke).expect("a spoke")
+        };
+        let early = heard("2026-01-01T00:00:00Z");
 
-        assert!(!is_news(Some(&early), Some(&late)));
-        assert!(is_news(Some(&early), Some(&gone)));
-        assert!(is_news(None, Some(&gone)));
+        assert_eq!(early, heard("2026-01-01T00:01:00Z"));
+        let gone = early.disconnected_at.or("2026-01-01T00:01:00Z".parse().ok());
+        assert_ne!(
+            early,
+            ReportedSpoke {
+                disconnected_at: gone,
+                ..early.clone()
+            }
+        );
     }
 }

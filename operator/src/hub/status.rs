@@ -145,7 +145,8 @@ fn counted(hub: &Hub, poll: &Poll) -> HubStatus {
                 .map(|pod| i64::try_from(pod.connections).unwrap_or(i64::MAX))
         };
         next.connections = Some(Connections {
-            total: of_pods().sum(),
+            // What a tenant's program reports may be any number.
+            total: of_pods().fold(0, i64::saturating_add),
             max: of_pods().max().unwrap_or_default(),
         });
         next.spokes = Some(i64::try_from(seen.report.spokes_connected).unwrap_or(i64::MAX));

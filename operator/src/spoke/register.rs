@@ -7,7 +7,7 @@
 
 use alkhub_crds::Spoke;
 use alkhub_protocol::ApiKey;
-use alkhub_protocol::admin::{SpokeInfo, SpokePut};
+use alkhub_protocol::admin::SpokePut;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::observe::Observed;
 use super::validate::Declaration;
+use crate::admin::ReportedSpoke;
 use crate::apply::with_identity;
 use crate::context::Context;
 use crate::error::Error;
@@ -73,7 +74,12 @@ pub(super) async fn register(
 }
 
 /// Declares the spoke at the hub; returns what the hub has then.
-async fn declare(ctx: &Context, spoke: &Spoke, declaration: &Declaration, key: &ApiKey) -> Result<SpokeInfo, Error> {
+async fn declare(
+    ctx: &Context,
+    spoke: &Spoke,
+    declaration: &Declaration,
+    key: &ApiKey,
+) -> Result<ReportedSpoke, Error> {
     let put = SpokePut {
         key: Some(key.expose().to_owned()),
         ..declaration.put.clone()
@@ -87,7 +93,7 @@ async fn declare(ctx: &Context, spoke: &Spoke, declaration: &Declaration, key: &
 }
 
 /// Whether another key of the spoke is in force, or none. A hub that reports no digest reports no hint either.
-fn has_ended(info: &SpokeInfo, key: &ApiKey) -> bool {
+fn has_ended(info: &ReportedSpoke, key: &ApiKey) -> bool {
     info.declaration_digest.is_some() && info.key_hint.as_deref() != Some(key.hint())
 }
 
@@ -156,7 +162,7 @@ mod tests {
     #[test]
     fn a_key_has_ended_when_the_hub_names_another_or_none_and_an_older_hub_names_nothing() {
         let key = ApiKey::from_entropy([1; 32]);
-        let info = |declaration: Option<&str>, hint: Option<&str>| -> SpokeInfo {
+        let info = |declaration: Option<&str>, hint: Option<&str>| -> ReportedSpoke {
             let info = json!({"name": "builder", "uid": "u", "declarationDigest": declaration, "keyHint": hint});
             serde_json::from_value(info).expect("a spoke")
         };

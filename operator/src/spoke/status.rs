@@ -7,7 +7,6 @@
 mod judge;
 
 use alkhub_crds::{Spoke, SpokeStatus, condition};
-use alkhub_protocol::admin::SpokeInfo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -17,6 +16,7 @@ use self::judge::Finding;
 use super::observe::Observed;
 use super::register::Registered;
 use super::validate::Waiting;
+use crate::admin::ReportedSpoke;
 use crate::apply::with_identity;
 use crate::context::{Context, Seen};
 use crate::error::Error;
@@ -95,22 +95,22 @@ async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Find
     let old = spoke.status.clone().unwrap_or_default();
     let seen = observed.poll.as_ref().and_then(|poll| poll.seen.as_ref().ok());
     let uid = spoke.uid().unwrap_or_default();
-    let info = seen.and_then(|seen| seen.spoke(&spoke.name_any(), &uid)).cloned();
+    let info = seen.and_then(|seen| seen.spoke(&spoke.name_any(), &uid));
     let mut next = old.clone();
-    if let Some(info) = &info {
+    if let Some(info) = info {
         report(&mut next, info, seen);
     }
     if finding.is_without_hub() {
         next = SpokeStatus::default();
     }
-    next.phase = Some(judge::phase(spoke, finding, info.as_ref()));
+    next.phase = Some(judge::phase(spoke, finding, info));
     next.secret_name = Some(spoke.secret_name());
     next.observed_generation = spoke.metadata.generation;
     if let Finding::Registered(registered) = finding {
         next.declared = Some(registered.declared.clone());
         next.key_hint.clone_from(&registered.key_hint);
     }
-    let verdicts = judge::conditions(&old.conditions, spoke, finding, info.as_ref());
+    let verdicts = judge::conditions(&old.conditions, spoke, finding, info);
     next.conditions = condition::set(&old.conditions, &verdicts, spoke.metadata.generation, Timestamp::now());
     if next == old {
         return Ok(());
@@ -127,9 +127,8 @@ async fn write(ctx: &Context, spoke: &Spoke, observed: &Observed, finding: &Find
 }
 
 /// What the hub says of it.
-fn report(status: &mut SpokeStatus, info: &SpokeInfo, seen: Option<&Seen>) {
+fn report(status: &mut SpokeStatus, info: &ReportedSpoke, seen: Option<&Seen>) {
     let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let newest = info.instances.iter().max_by_key(|instance| instance.generation);
     let pod_of = |hub_id: &alkhub_protocol::HubId| {
         let pods = seen.map(|seen| seen.report.pods.as_slice()).unwrap_or_default();
         let named = pods
@@ -138,9 +137,9 @@ fn report(status: &mut SpokeStatus, info: &SpokeInfo, seen: Option<&Seen>) {
             .map(|pod| pod.pod.clone());
         named.unwrap_or_else(|| hub_id.to_string())
     };
-    status.pod = newest.map(|instance| pod_of(&instance.hub_id));
-    status.instances = number(info.instances.len());
-    status.operations = number(info.operations.len());
+    status.pod = info.instances.newest_at.as_ref().map(pod_of);
+    status.instances = number(info.instances.count);
+    status.operations = number(info.operations);
     status.connected_at = info.connected_at.and_then(time);
     status.disconnected_at = info.disconnected_at.and_then(time);
 }

@@ -2,12 +2,13 @@
 
 use alkhub_crds::spoke::SpokeType as Kind;
 use alkhub_crds::{Hub, Spoke};
-use alkhub_protocol::admin::{SpokeInfo, SpokePut};
+use alkhub_protocol::admin::SpokePut;
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{Scopes, SpokeName};
 use kube::ResourceExt as _;
 
 use super::observe::Observed;
+use crate::admin::ReportedSpoke;
 use crate::context::AdminKey;
 use crate::kubernetes::Going as _;
 use crate::names::{ObjectNames, digest, is_owned_by};
@@ -143,7 +144,7 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
 
 /// Whether the hub has what was declared, with the key that was issued last: after a restored backup, or when somebody
 /// else wrote there, it may have an older declaration or another key.
-fn is_held(info: &SpokeInfo, put: &SpokePut, hint: Option<&str>) -> bool {
+fn is_held(info: &ReportedSpoke, put: &SpokePut, hint: Option<&str>) -> bool {
     match &info.declaration_digest {
         Some(declaration) => put.agrees_with(declaration) && hint.is_some() && info.key_hint.as_deref() == hint,
         // A hub of before 0.2 tells neither.

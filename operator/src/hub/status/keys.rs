@@ -53,23 +53,17 @@ fn valid(old: &[Condition], poll: Option<&Poll>, secret: &str) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use alkhub_protocol::admin::HubReport;
     use k8s_openapi::jiff::Timestamp;
     use tokio::time::Instant;
 
     use super::*;
+    use crate::admin::ReportedHub;
     use crate::context::Seen;
 
     fn poll(denied: bool, seen: Result<Option<u64>, String>) -> Poll {
-        let report = |dead_keys| HubReport {
-            hub_id: "demo-1".parse().expect("valid"),
-            version: "1".to_owned(),
-            channel_prefix: "alk:".to_owned(),
-            pods: Vec::new(),
-            spokes_connected: 0,
-            redis: "up".to_owned(),
-            postgres: "up".to_owned(),
+        let report = |dead_keys| ReportedHub {
             dead_keys,
+            ..ReportedHub::healthy()
         };
         Poll {
             at: Instant::now(),

@@ -2,8 +2,8 @@
 
 use alkhub_crds::condition::{self, ACCEPTED, CONNECTED, CREDENTIALS_ISSUED, ConditionStatus, Verdict};
 use alkhub_crds::{Condition, Spoke, SpokePhase};
-use alkhub_protocol::admin::SpokeInfo;
 
+use crate::admin::ReportedSpoke;
 use crate::spoke::register::Registered;
 use crate::spoke::validate::Waiting;
 
@@ -45,7 +45,7 @@ fn is_suspended(old: &[Condition], spoke: &Spoke, finding: &Finding) -> bool {
 }
 
 /// How far the spoke has come.
-pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&SpokeInfo>) -> SpokePhase {
+pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&ReportedSpoke>) -> SpokePhase {
     let status = spoke.status.as_ref();
     let issued = matches!(finding, Finding::Registered(_)) || status.is_some_and(|status| status.declared.is_some());
     if !issued || finding.is_without_hub() || matches!(finding, Finding::Refused { .. }) {
@@ -61,7 +61,7 @@ pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&SpokeInfo>) 
         None => before
             .filter(|phase| *phase != SpokePhase::Pending && *phase != SpokePhase::Suspended)
             .unwrap_or(SpokePhase::Ready),
-        Some(info) if !info.instances.is_empty() => SpokePhase::Connected,
+        Some(info) if info.instances.count > 0 => SpokePhase::Connected,
         Some(info) if info.disconnected_at.is_some() || info.connected_at.is_some() => SpokePhase::Disconnected,
         Some(_) => SpokePhase::Ready,
     }
@@ -72,7 +72,7 @@ pub(super) fn conditions(
     old: &[Condition],
     spoke: &Spoke,
     finding: &Finding,
-    info: Option<&SpokeInfo>,
+    info: Option<&ReportedSpoke>,
 ) -> Vec<Verdict> {
     let suspended = is_suspended(old, spoke, finding);
     match finding {
@@ -104,10 +104,10 @@ pub(super) fn conditions(
     }
 }
 
-fn connected(suspended: bool, info: Option<&SpokeInfo>) -> Verdict {
+fn connected(suspended: bool, info: Option<&ReportedSpoke>) -> Verdict {
     match info {
         _ if suspended => Verdict::new(CONNECTED, false, "Suspended", "spec.suspended is set"),
-        Some(info) if !info.instances.is_empty() => {
+        Some(info) if info.instances.count > 0 => {
             Verdict::new(CONNECTED, true, "Connected", "an instance is connected")
         }
         _ => Verdict::new(CONNECTED, false, "NotConnected", "no instance is connected"),
@@ -186,35 +186,26 @@ fn wait(old: &[Condition], spoke: &Spoke, waiting: Waiting, why: &str) -> Vec<Ve
 #[cfg(test)]
 mod tests {
     use alkhub_crds::SpokeStatus;
-    use alkhub_protocol::admin::{InstanceInfo, SpokeStatus as Reported};
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
+    use crate::admin::Instances;
     use crate::spoke::validate::tests::spoke;
 
-    fn info(instances: usize, was_there: bool) -> SpokeInfo {
+    fn info(instances: usize, was_there: bool) -> ReportedSpoke {
         let at: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let instance = |index: usize| InstanceInfo {
-            instance_id: format!("i{index}").parse().expect("valid"),
-            hub_id: "demo-1-abc".parse().expect("valid"),
-            generation: 1,
-            connected_at: at,
-            labels: Default::default(),
-            host_info: None,
-        };
-        SpokeInfo {
+        ReportedSpoke {
             name: "builder".parse().expect("valid"),
             uid: "uid-spoke".to_owned(),
-            spoke_type: alkhub_protocol::register::SpokeType::Compute,
-            status: Reported::Disconnected,
-            instances: (0..instances).map(instance).collect(),
-            operations: Vec::new(),
-            labels: std::collections::BTreeMap::new(),
+            instances: Instances {
+                count: instances,
+                newest_at: (instances > 0).then(|| "demo-1-abc".parse().expect("valid")),
+            },
+            operations: 0,
             connected_at: None,
+            disconnected_at: was_there.then_some(at),
             declaration_digest: None,
             key_hint: None,
-            disconnected_at: was_there.then_some(at),
-            last_heartbeat_at: None,
         }
     }
 

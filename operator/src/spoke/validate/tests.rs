@@ -5,7 +5,7 @@ use std::sync::Arc;
 use alkhub_crds::SpokeStatus;
 use alkhub_crds::spoke::{HubRef, SpokeSpec};
 use alkhub_protocol::admin::{
-    CONCURRENCY_LIMIT, HubReport, LABEL_LIMIT, PATTERN_LIMIT, SPOKE_LABELS, SPOKE_OPERATIONS, SPOKE_SCOPES,
+    CONCURRENCY_LIMIT, LABEL_LIMIT, PATTERN_LIMIT, SPOKE_LABELS, SPOKE_OPERATIONS, SPOKE_SCOPES,
 };
 use alkhub_protocol::scope::SCOPE_LIMIT_BYTES;
 use k8s_openapi::api::core::v1::Secret;
@@ -37,17 +37,8 @@ pub(in crate::spoke) fn spoke() -> Spoke {
 }
 
 /// A poll that saw these spokes, or the hub alone, or nothing.
-fn poll(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Poll> {
-    let report = HubReport {
-        hub_id: "demo-1".parse().expect("valid"),
-        version: "1".to_owned(),
-        channel_prefix: "alk:".to_owned(),
-        pods: Vec::new(),
-        spokes_connected: 0,
-        redis: "up".to_owned(),
-        postgres: "up".to_owned(),
-        dead_keys: None,
-    };
+fn poll(seen: Result<Result<Vec<ReportedSpoke>, String>, String>) -> Arc<Poll> {
+    let report = crate::admin::ReportedHub::healthy();
     let seen = seen.map(|spokes| Seen {
         report,
         spokes: spokes.map(|spokes| spokes.into_iter().map(|info| (info.name.to_string(), info)).collect()),
@@ -66,7 +57,7 @@ fn poll(seen: Result<Result<Vec<SpokeInfo>, String>, String>) -> Arc<Poll> {
 }
 
 /// What a hub reports of the Spoke `builder`.
-fn reported(uid: &str, declaration: Option<&str>, hint: Option<&str>) -> SpokeInfo {
+fn reported(uid: &str, declaration: Option<&str>, hint: Option<&str>) -> ReportedSpoke {
     let info = serde_json::json!({"name": "builder", "uid": uid, "declarationDigest": declaration, "keyHint": hint});
     serde_json::from_value(info).expect("a spoke")
 }
@@ -207,7 +198,7 @@ async fn a_hub_that_has_another_declaration_or_key_is_told_again() {
         ..SpokeStatus::default()
     });
     let digest = declared(&issued, &observed()).put.digest();
-    let known = |info: SpokeInfo| {
+    let known = |info: ReportedSpoke| {
         let poll = Some(poll(Ok(Ok(vec![info]))));
         declared(&issued, &Observed { poll, ..observed() }).known
     };

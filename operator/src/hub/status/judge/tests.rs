@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use alkhub_protocol::admin::HubReport;
 use tokio::time::Instant;
 
 use super::*;
+use crate::admin::ReportedHub;
 use crate::context::Poll;
 
 fn pods(wanted: i32, current: i32, ready: i32, all: i32) -> Pods {
@@ -39,15 +39,10 @@ fn of<'a>(verdicts: &'a [Verdict], kind: &str) -> &'a Verdict {
 }
 
 fn seen(redis: &str, postgres: &str) -> Result<Seen, String> {
-    let report = HubReport {
-        hub_id: "h-1".parse().expect("valid"),
-        version: "1".to_owned(),
-        channel_prefix: "alk:".to_owned(),
-        pods: Vec::new(),
-        spokes_connected: 0,
+    let report = ReportedHub {
         redis: redis.to_owned(),
         postgres: postgres.to_owned(),
-        dead_keys: None,
+        ..ReportedHub::healthy()
     };
     Ok(Seen {
         report,
