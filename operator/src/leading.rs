@@ -34,6 +34,7 @@ use crate::context::{Context, CountTimes, DeclarationTimes, Polls, Wake};
 use crate::events::EventRecorder;
 use crate::failures::Failures;
 use crate::gate::Gate;
+use crate::health::Health;
 use crate::kubernetes::{Clients, Kubernetes};
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
@@ -50,12 +51,23 @@ const LAST_RECONCILES: Duration = Duration::from_secs(1);
 /// Changes that come together are reconciled once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
+/// What is the process's, and the same in each of its terms.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) options: Arc<Args>,
+    pub(crate) clients: Clients,
+    pub(crate) gate: Gate,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) admin: Admin,
+}
+
 /// A term that was begun.
 #[derive(Debug)]
 pub(crate) struct Term {
     pub(crate) stop: CancellationToken,
     supervisor: Supervisor,
-    metrics: Arc<Metrics>,
+    health: Arc<Health>,
 }
 
 /// The streams that trigger reconciles.
@@ -72,18 +84,21 @@ struct Triggers {
 }
 
 /// Begins a term: watches, and a controller for each kind.
-pub(crate) fn start(
-    options: &Arc<Args>,
-    clients: &Clients,
-    gate: &Gate,
-    metrics: &Arc<Metrics>,
-    admin: &Admin,
-) -> Term {
+pub(crate) fn start(process: &Process) -> Term {
+    let Process {
+        options,
+        clients,
+        gate,
+        metrics,
+        health,
+        admin,
+    } = process;
     let unreadable = Arc::new(UnreadableObjects::default());
     let triggers = Triggers::new(&Watches {
         client: clients.watches.clone(),
         namespace: options.watch_namespace.clone(),
         metrics: Arc::clone(metrics),
+        health: Arc::clone(health),
         unreadable: Arc::clone(&unreadable),
     });
     let (sender, woken) = mpsc::channel(WAKE_QUEUE);
@@ -106,12 +121,12 @@ pub(crate) fn start(
         auths: hub::Auths::default(),
         wake: Wake::new(sender),
     });
-    metrics.observe(Some(Arc::clone(&context.stores)));
+    health.observe(Some(Arc::clone(&context.stores)));
     let stop = CancellationToken::new();
     let term = Term {
         supervisor: Supervisor::new(TaskTracker::new(), stop.clone()),
         stop,
-        metrics: Arc::clone(metrics),
+        health: Arc::clone(health),
     };
     term.run(triggers, woken, &context);
     term
@@ -125,12 +140,12 @@ impl Term {
         let Self {
             stop,
             supervisor,
-            metrics,
+            health,
         } = self;
         stop.cancel();
         supervisor.tasks().close();
         supervisor.tasks().wait().await;
-        metrics.observe(None);
+        health.observe(None);
     }
 
     /// Resolves with the first task that ended before the term; never when none does.

@@ -26,8 +26,8 @@ use self::record::Sight;
 use crate::args::Args;
 use crate::error::{chain, status};
 use crate::gate::Gate;
+use crate::health::{Health, LEASE};
 use crate::kubernetes::{Clients, WATCH_SECONDS};
-use crate::metrics::Metrics;
 
 /// Shorter durations would lose the Lease to a pause of the scheduler.
 const SHORTEST: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ pub(crate) struct Candidate {
     identity: String,
     duration: Duration,
     gate: Gate,
-    metrics: Arc<Metrics>,
+    health: Arc<Health>,
 }
 
 /// The Lease as this process last wrote it, and when it began to write.
@@ -63,7 +63,7 @@ pub(crate) enum TermEnd {
 // === impl Candidate ===
 
 impl Candidate {
-    pub(crate) fn new(args: &Args, clients: &Clients, gate: Gate, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(args: &Args, clients: &Clients, gate: Gate, health: Arc<Health>) -> Self {
         let api = |client: &Client| Api::namespaced(client.clone(), &args.namespace);
         Self {
             api: api(&clients.requests),
@@ -73,7 +73,7 @@ impl Candidate {
             identity: format!("{}-{:08x}", args.identity, fastrand::u32(..)),
             duration: args.lease_duration.max(SHORTEST),
             gate,
-            metrics,
+            health,
         }
     }
 
@@ -90,9 +90,9 @@ impl Candidate {
                     self.gate.open_until(held.since + self.trust());
                     return Some(held);
                 }
-                Ok(None) => self.metrics.api_reachable.set(1),
+                Ok(None) => self.health.set_reachable(true),
                 Err(error) => {
-                    self.metrics.api_reachable.set(0);
+                    self.health.set_reachable(false);
                     let why = error.map_or_else(|| "no answer in time".to_owned(), |error| chain(&error));
                     tracing::warn!(error = why, "cannot read or take the Lease");
                 }
@@ -101,7 +101,7 @@ impl Candidate {
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep(jittered(self.interval())) => {}
                 // A Lease that is given back is taken at once.
-                () = freed(&mut changes, &self.metrics) => {}
+                () = freed(&mut changes, &self.health) => {}
             }
         }
         None
@@ -110,9 +110,9 @@ impl Candidate {
     /// Renews until the Lease is lost or `stop`; the gate is open meanwhile. Dropping it leaves the gate to its deadline.
     pub(crate) async fn hold(&mut self, held: HeldLease, stop: &CancellationToken) -> TermEnd {
         tracing::info!(operator.identity = self.identity, "leading");
-        self.metrics.leader.set(1);
+        self.health.set_leads(true);
         let ended = self.renew_until_ended(held, stop).await;
-        self.metrics.leader.set(0);
+        self.health.set_leads(false);
         ended
     }
 
@@ -139,17 +139,17 @@ impl Candidate {
             tokio::select! {
                 () = stop.cancelled() => return TermEnd::Stopped(Box::new(held)),
                 () = tokio::time::sleep_until(held.since + self.interval()) => {}
-                () = watched(&mut changes, &self.metrics) => {}
+                () = watched(&mut changes, &self.health) => {}
             }
             loop {
                 match tokio::time::timeout_at(deadline, self.renew(&held)).await {
                     Ok(Ok(renewed)) => {
-                        self.metrics.api_reachable.set(1);
+                        self.health.set_reachable(true);
                         held = renewed;
                         break;
                     }
                     Ok(Err(Some(error))) => {
-                        self.metrics.api_reachable.set(0);
+                        self.health.set_reachable(false);
                         tracing::warn!(error = chain(&error), "could not renew the Lease");
                     }
                     Ok(Err(None)) => {
@@ -238,11 +238,11 @@ impl Candidate {
 }
 
 /// Waits until a change shows that nobody holds the Lease.
-async fn freed(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, metrics: &Metrics) {
+async fn freed(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, health: &Health) {
     loop {
         match changes.next().await {
             Some(Ok(watcher::Event::Apply(lease) | watcher::Event::InitApply(lease))) => {
-                metrics.heard("Lease");
+                health.heard(LEASE);
                 if record::holder(&lease).is_none() {
                     return;
                 }
@@ -255,10 +255,10 @@ async fn freed(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<L
 }
 
 /// Listens to our own renewals: their silence would show that watches are dead. Never ends.
-async fn watched(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, metrics: &Metrics) {
+async fn watched(changes: &mut BoxStream<'static, watcher::Result<watcher::Event<Lease>>>, health: &Health) {
     while let Some(change) = changes.next().await {
         if change.is_ok() {
-            metrics.heard("Lease");
+            health.heard(LEASE);
         }
     }
     std::future::pending().await
@@ -282,13 +282,13 @@ mod tests {
             watches: client,
         };
         let args = Args::try_parse_from(["alkhub-operator"]).expect("valid");
-        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).expect("registered"));
-        metrics.api_reachable.set(1);
-        let mut candidate = Candidate::new(&args, &clients, Gate::default(), Arc::clone(&metrics));
+        let health = Arc::new(Health::default());
+        health.set_reachable(true);
+        let mut candidate = Candidate::new(&args, &clients, Gate::default(), Arc::clone(&health));
 
         let acquired = tokio::time::timeout(args.lease_duration, candidate.acquire(&CancellationToken::new())).await;
 
         assert!(acquired.is_err(), "nobody gave it the Lease");
-        assert_eq!(metrics.api_reachable.get(), 0);
+        assert!(!health.is_reachable());
     }
 }

@@ -4,19 +4,19 @@
 //! whose watches are silent although the Lease is renewed, who leads and does not know what there is, and who has lost a
 //! part of itself.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_tasks::Supervisor;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{Registry, TextEncoder};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::args::Args;
+use crate::health::{Health, LEASE};
 use crate::metrics::Metrics;
 use crate::start::StartError;
 
@@ -30,17 +30,18 @@ const BLIND: Duration = Duration::from_secs(60);
 struct Parts {
     registry: Registry,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
 }
 
-/// Binds the port and serves it until `stop`.
+/// Binds the port and serves it until the process ends; one that is not looked after any more is lost.
 pub(crate) async fn start(
-    args: &Args,
+    listen: SocketAddr,
     registry: &Registry,
     metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
+    health: &Arc<Health>,
+    supervisor: &Supervisor,
 ) -> Result<(), StartError> {
-    let listener = tokio::net::TcpListener::bind(args.management_listen)
+    let listener = tokio::net::TcpListener::bind(listen)
         .await
         .map_err(StartError::Listen)?;
     if let Ok(address) = listener.local_addr() {
@@ -53,9 +54,10 @@ pub(crate) async fn start(
         .with_state(Parts {
             registry: registry.clone(),
             metrics: Arc::clone(metrics),
+            health: Arc::clone(health),
         });
-    let stopped = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
+    let stopped = supervisor.stop().clone().cancelled_owned();
+    supervisor.keep("operator.management", async move {
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
             tracing::error!(%error, "the management port failed");
         }
@@ -64,7 +66,7 @@ pub(crate) async fn start(
 }
 
 async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
-    parts.metrics.refresh();
+    parts.metrics.refresh(&parts.health);
     match TextEncoder::new().encode_to_string(&parts.registry.gather()) {
         Ok(text) => (
             StatusCode::OK,
@@ -80,25 +82,25 @@ async fn metrics_text(State(parts): State<Parts>) -> impl IntoResponse {
 }
 
 async fn ready(State(parts): State<Parts>) -> (StatusCode, String) {
-    readiness(&parts.metrics)
+    readiness(&parts.health)
 }
 
-fn readiness(metrics: &Metrics) -> (StatusCode, String) {
-    let leads = metrics.leader.get() == 1;
+fn readiness(health: &Health) -> (StatusCode, String) {
+    let leads = health.leads();
     let role = if leads { "leader" } else { "standby" };
-    let age = metrics.lease_age();
+    let age = health.age(LEASE);
     let silent = leads && age.is_some_and(|age| age > SILENT);
-    let reachable = metrics.api_reachable.get() == 1 || leads;
-    let is_blind = leads && metrics.blind().is_some_and(|since| since > BLIND);
+    let reachable = health.is_reachable() || leads;
+    let is_blind = leads && health.blind().is_some_and(|since| since > BLIND);
     let age = age.map_or_else(|| "never".to_owned(), |age| format!("{:.1}s ago", age.as_secs_f64()));
     let mut text = format!("{role}\nlast watch event of the Lease: {age}\n");
     if is_blind {
         text.push_str("what there is could not be listed: nothing is reconciled\n");
     }
-    if metrics.has_lost() {
+    if health.has_lost() {
         text.push_str("a part of the operator is lost: it ends\n");
     }
-    if reachable && !silent && !is_blind && !metrics.has_lost() {
+    if reachable && !silent && !is_blind && !health.has_lost() {
         (StatusCode::OK, text)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, text)
@@ -110,20 +112,21 @@ mod tests {
     use super::*;
     use crate::watch::{Stores, UnreadableObjects, Watches};
 
-    fn leader() -> Arc<Metrics> {
-        let metrics = Arc::new(Metrics::new(&Registry::new()).expect("registered"));
-        metrics.leader.set(1);
-        metrics
+    fn leader() -> Health {
+        let health = Health::default();
+        health.set_leads(true);
+        health
     }
 
-    fn unfilled(metrics: &Arc<Metrics>) -> Stores {
+    fn unfilled() -> Stores {
         let nobody = |_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
         };
         let watches = Watches {
             client: kube::Client::new(tower::service_fn(nobody), "team"),
             namespace: None,
-            metrics: Arc::clone(metrics),
+            metrics: Arc::new(Metrics::new(&Registry::new()).expect("registered")),
+            health: Arc::default(),
             unreadable: Arc::new(UnreadableObjects::default()),
         };
         crate::leading::stores(&watches)
@@ -131,24 +134,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_cannot_list_what_there_is_is_unready_after_a_minute() {
-        let metrics = leader();
-        metrics.observe(Some(Arc::new(unfilled(&metrics))));
+        let health = leader();
+        health.observe(Some(Arc::new(unfilled())));
 
-        assert_eq!(readiness(&metrics).0, StatusCode::OK, "it has just begun");
+        assert_eq!(readiness(&health).0, StatusCode::OK, "it has just begun");
         tokio::time::advance(BLIND + Duration::from_secs(1)).await;
-        let (status, text) = readiness(&metrics);
+        let (status, text) = readiness(&health);
 
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(text.starts_with("leader") && text.contains("listed"), "{text}");
-        metrics.observe(None);
-        assert_eq!(readiness(&metrics).0, StatusCode::OK);
+        health.observe(None);
+        assert_eq!(readiness(&health).0, StatusCode::OK);
     }
 
     #[tokio::test]
     async fn a_process_that_has_lost_a_part_is_unready_for_good() {
-        let metrics = leader();
-        metrics.lose();
+        let health = leader();
+        health.lose();
 
-        assert_eq!(readiness(&metrics).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(readiness(&health).0, StatusCode::SERVICE_UNAVAILABLE);
     }
 }

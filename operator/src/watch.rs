@@ -28,6 +28,7 @@ use self::read::kind_of;
 pub(crate) use self::read::{Read, Unreadable};
 pub(crate) use self::stores::Stores;
 pub(crate) use self::unreadable::UnreadableObjects;
+use crate::health::Health;
 use crate::kubernetes::{Object, WATCH_SECONDS};
 use crate::metrics::Metrics;
 use crate::names::MANAGED_BY;
@@ -46,6 +47,7 @@ pub(crate) struct Watches {
     pub(crate) client: Client,
     pub(crate) namespace: Option<String>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Arc<Health>,
     pub(crate) unreadable: Arc<UnreadableObjects>,
 }
 
@@ -103,13 +105,12 @@ impl Watches {
             let event = readable(event, &metrics, &unreadable);
             async move { event }
         });
-        keep(&self.metrics, readable, MISSING)
+        self.keep(readable, MISSING)
     }
 
     /// Watches what this operator makes, of one kind.
     pub(crate) fn children<K: Object + Lookup<DynamicType = ()>>(&self) -> Watched<K> {
-        keep(
-            &self.metrics,
+        self.keep(
             events_of(
                 self.api::<K>(),
                 config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1)),
@@ -121,11 +122,18 @@ impl Watches {
     /// Watches the metadata of the Secrets that this operator makes.
     pub(crate) fn secrets(&self) -> Watched<PartialObjectMeta<Secret>> {
         let config = config().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
-        keep(
-            &self.metrics,
-            events_of(self.api::<PartialObjectMeta<Secret>>(), config),
-            BROKEN,
-        )
+        self.keep(events_of(self.api::<PartialObjectMeta<Secret>>(), config), BROKEN)
+    }
+
+    fn keep<K>(
+        &self,
+        events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+        longest: Duration,
+    ) -> Watched<K>
+    where
+        K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    {
+        keep(&self.metrics, &self.health, events, longest)
     }
 
     fn api<K>(&self) -> Api<K>
@@ -143,6 +151,7 @@ impl Watches {
 /// Keeps what a watch brings in a store; one that broke is begun anew after `longest` at the latest.
 fn keep<K>(
     metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
     longest: Duration,
 ) -> Watched<K>
@@ -151,13 +160,13 @@ where
 {
     let (store, writer) = reflector::store();
     let (done, filled) = watch::channel(false);
-    let metrics = Arc::clone(metrics);
+    let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
     let kind = kind_of(&<K as Resource>::kind(&()));
     let touched = events
         .inspect(move |event| match event {
             // The begin of a list is our own word.
             Ok(Event::Init) => {}
-            Ok(_) => metrics.heard(kind),
+            Ok(_) => health.heard(kind),
             Err(error) => {
                 metrics.watch_errors.with_label_values(&[kind]).inc();
                 tracing::warn!(
@@ -243,7 +252,7 @@ mod tests {
     async fn everybody_who_waits_for_a_store_learns_that_it_is_filled() {
         let metrics = metrics();
         let events = futures::stream::iter([Ok(Event::<Hub>::Init), Ok(Event::InitDone)]);
-        let watched = keep(&metrics, events, BROKEN);
+        let watched = keep(&metrics, &Arc::default(), events, BROKEN);
         let wait = || async {
             let mut filled = watched.filled.clone();
             filled.wait_for(|filled| *filled).await.is_ok()
@@ -278,6 +287,7 @@ mod tests {
             client: Client::new(tower::service_fn(answer), "team"),
             namespace: None,
             metrics: metrics(),
+            health: Arc::default(),
             unreadable: Arc::default(),
         };
         let watched = watches.resources::<Hub>();
@@ -352,7 +362,12 @@ mod tests {
             event(Event::Apply(broken())),
             event(Event::Delete(broken())),
         ];
-        let watched = keep(&metrics, futures::stream::iter(events.into_iter().flatten()), BROKEN);
+        let watched = keep(
+            &metrics,
+            &Arc::default(),
+            futures::stream::iter(events.into_iter().flatten()),
+            BROKEN,
+        );
 
         watched.touched.for_each(|_| std::future::ready(())).await;
 
@@ -362,12 +377,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_begin_of_a_list_is_not_taken_for_a_word_of_the_api_server() {
-        let metrics = metrics();
+        let health = Arc::new(Health::default());
         let events = futures::stream::iter([Ok(Event::<Hub>::Init)]);
 
-        let watched = keep(&metrics, events, BROKEN);
+        let watched = keep(&metrics(), &health, events, BROKEN);
         watched.touched.for_each(|_| std::future::ready(())).await;
 
-        assert!(!metrics.has_heard("Hub"));
+        assert!(health.age("Hub").is_none());
     }
 }
