@@ -25,7 +25,9 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
         context.polls.retain(|uid| hubs.contains(uid));
         context.auths.retain(|uid| hubs.contains(uid));
         context.count_times.retain(|uid| hubs.contains(uid));
-        context.failures.retain(|uid| spokes.contains(uid) || hubs.contains(uid));
+        context
+            .failures
+            .retain(|uid| spokes.contains(uid) || hubs.contains(uid));
         let children = children(stores);
         context.applied.retain(|uid| children.contains(uid));
     }
