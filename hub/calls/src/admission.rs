@@ -9,7 +9,7 @@ use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
 use dashmap::DashMap;
 
-use crate::call::Clock;
+use crate::call::CallTimes;
 use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::input::bare_bytes;
@@ -120,12 +120,12 @@ impl Admission {
     }
 
     /// A call has a deadline always, a subscription only where its caller sets one.
-    pub(crate) fn limited(&self, clock: Clock, request: &CallRequest, is_subscription: bool) -> Clock {
+    pub(crate) fn limited(&self, times: CallTimes, request: &CallRequest, is_subscription: bool) -> CallTimes {
         if is_subscription {
-            return clock.until(request.timeout, request.idle_timeout);
+            return times.until(request.timeout, request.idle_timeout);
         }
         let timeout = request.timeout.unwrap_or(self.limits.default_timeout);
-        clock.until(Some(timeout.min(self.limits.max_timeout)), None)
+        times.until(Some(timeout.min(self.limits.max_timeout)), None)
     }
 }
 

@@ -7,7 +7,7 @@ use alkhub_protocol::{CallError, Code, Delivered, Frame, PAYLOAD_LIMIT_BYTES, Ra
 
 use crate::call::Call;
 use crate::envelope;
-use crate::outcome::{self, Bounds, End, Took};
+use crate::outcome::{self, Bounds, End, ItemPush};
 use crate::table::CallTable;
 
 /// Takes answers.
@@ -65,7 +65,7 @@ impl Answers {
         }
     }
 
-    /// Ends a call for what its spoke answered; the spoke of a subscription, which runs on, is told the reason.
+    /// Ends a call for what its spoke answered; the spoke of a subscription, which runs on, gets the reason.
     fn invalid(&self, call: &Call, error: CallError, reason: &str) {
         let running = call.operation.is_subscription().then_some(reason);
         let end = End::Failed(error.delivered(Delivered::Yes));
@@ -73,8 +73,8 @@ impl Answers {
     }
 
     fn item(&self, call: &Arc<Call>, item: RawJson) {
-        call.clock.hear();
-        let took = {
+        call.times.hear();
+        let pushed = {
             let mut sink = call.sink.lock();
             if sink.wants_one() {
                 drop(sink);
@@ -83,16 +83,16 @@ impl Answers {
             }
             sink.item(&call.request.request_id, item, self.bounds)
         };
-        match took {
-            Took::Item => {}
-            Took::Overflow => {
+        match pushed {
+            ItemPush::Item => {}
+            ItemPush::Overflow => {
                 let reason = "items are not read as fast as they come";
                 let error = CallError::new(Code::Overloaded, reason)
                     .delivered(Delivered::Yes)
                     .retryable();
                 self.table.end(call.key, End::Failed(error), Some(reason));
             }
-            Took::Gone => {
+            ItemPush::Gone => {
                 self.table.caller_lost(call.key, "the reader left");
             }
         }

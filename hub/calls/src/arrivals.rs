@@ -48,7 +48,7 @@ impl Arrivals {
 
     /// Takes what came back of an attempt of a call; never waits and checks nothing.
     pub(crate) fn arrived(self: &Arc<Self>, call: Arc<Call>, attempt: u8, frame: Bytes) {
-        call.clock.hear();
+        call.times.hear();
         match call.lane.push((attempt, frame), &self.bytes) {
             LanePush::Waits => {}
             LanePush::First => {

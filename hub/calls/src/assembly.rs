@@ -28,7 +28,7 @@ use crate::feed::DirectoryFollower;
 use crate::housekeeping::Housekeeping;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
-use crate::names::Names;
+use crate::names::UnknownNames;
 use crate::outcome::Bounds;
 use crate::peers::Peers;
 use crate::placement::Placement;
@@ -85,7 +85,7 @@ struct Upkeep {
     presence: Arc<Presence>,
     departures: Arc<Departures>,
     spec_keeper: Arc<SpecKeeper>,
-    names: Arc<Names>,
+    names: Arc<UnknownNames>,
     admission: Arc<Admission>,
 }
 
@@ -206,7 +206,7 @@ impl Upkeep {
             Arc::clone(&ground.metrics),
             stop.clone(),
         ));
-        let names = Names::new(directory(), store.clone(), ground.journal.clone(), stop.clone());
+        let names = UnknownNames::new(directory(), store.clone(), ground.journal.clone(), stop.clone());
         let table = Arc::clone(&ground.table);
         let admission = Admission::new(directory(), table, parts.budgets.clone(), &parts.config);
         Self {

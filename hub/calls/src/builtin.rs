@@ -59,7 +59,7 @@ struct SchemaInput {
 #[serde(rename_all = "camelCase")]
 struct CallInput {
     operation: OperationName,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "present")]
     input: Option<RawJson>,
     #[serde(default, deserialize_with = "whole::optional")]
     timeout_ms: Option<u64>,
@@ -68,7 +68,7 @@ struct CallInput {
 }
 
 /// Keeps `null` apart from an absent field.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RawJson>, D::Error> {
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RawJson>, D::Error> {
     RawJson::deserialize(deserializer).map(Some)
 }
 

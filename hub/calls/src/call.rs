@@ -27,14 +27,14 @@ pub(crate) struct Call {
     /// Its place in the table of this hub.
     pub(crate) key: u64,
     pub(crate) id: CallId,
-    pub(crate) origin: Origin,
+    pub(crate) source: CallSource,
     pub(crate) operation: Arc<Operation>,
     /// Without its input.
     pub(crate) request: CallRequest,
     pub(crate) input: Arc<Input>,
     /// How many calls of the caller's key run here.
     pub(crate) running: Arc<AtomicUsize>,
-    pub(crate) clock: Clock,
+    pub(crate) times: CallTimes,
     pub(crate) leg: Mutex<Leg>,
     pub(crate) sink: Mutex<Sink>,
     /// What came back from another hub and is not checked yet.
@@ -45,7 +45,7 @@ pub(crate) struct Call {
 
 /// Who sent the call here.
 #[derive(Debug)]
-pub(crate) enum Origin {
+pub(crate) enum CallSource {
     /// A caller of this hub.
     Caller(Arc<Caller>),
     /// Another hub, which checks and records the call; with what it says of the caller.
@@ -57,7 +57,7 @@ pub(crate) enum Origin {
 
 /// When the call began and when it ends by itself.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub(crate) struct CallTimes {
     pub(crate) started: Instant,
     pub(crate) started_at: Timestamp,
     pub(crate) deadline: Option<Instant>,
@@ -94,21 +94,21 @@ impl Call {
     /// A call that nobody has yet.
     pub(crate) fn new(
         (key, id): (u64, CallId),
-        origin: Origin,
+        source: CallSource,
         operation: Arc<Operation>,
         (request, input): (CallRequest, Input),
-        (clock, running): (Clock, Arc<AtomicUsize>),
+        (times, running): (CallTimes, Arc<AtomicUsize>),
         sink: Sink,
     ) -> Self {
         Self {
             key,
             id,
-            origin,
+            source,
             operation,
             request,
             input: Arc::new(input),
             running,
-            clock,
+            times,
             leg: Mutex::default(),
             sink: Mutex::new(sink),
             lane: Lane::default(),
@@ -118,7 +118,7 @@ impl Call {
 
     /// The hub that it goes to or comes from: never both, a call crosses once.
     pub(crate) fn other_hub(&self) -> Option<HubId> {
-        if let Origin::Hub { call, .. } = &self.origin {
+        if let CallSource::Hub { call, .. } = &self.source {
             return Some(call.hub.clone());
         }
         match &self.leg.lock().to {
@@ -127,11 +127,11 @@ impl Call {
         }
     }
 
-    /// Who asks, as the spoke is told; by the hub that holds the caller's key.
+    /// Who asks, as the spoke sees it; by the hub that holds the caller's key.
     pub(crate) fn identity(&self) -> Option<Identity> {
-        match &self.origin {
-            Origin::Caller(caller) => Some(caller.identity(&self.operation.spec.access_control)),
-            Origin::Hub { identity, .. } => identity.as_deref().cloned(),
+        match &self.source {
+            CallSource::Caller(caller) => Some(caller.identity(&self.operation.spec.access_control)),
+            CallSource::Hub { identity, .. } => identity.as_deref().cloned(),
         }
     }
 
@@ -142,7 +142,7 @@ impl Call {
             traceparent: self.request.traceparent.as_deref(),
             metadata: self.request.metadata.as_ref(),
             identity,
-            ..self.clock.options()
+            ..self.times.options()
         }
     }
 
@@ -153,20 +153,20 @@ impl Call {
 
     /// Whether a caller of another hub asked for it.
     pub(crate) fn is_relayed(&self) -> bool {
-        matches!(self.origin, Origin::Hub { .. })
+        matches!(self.source, CallSource::Hub { .. })
     }
 }
 
 impl Timed for Call {
     fn due(&self) -> Option<Instant> {
-        let silent = self.clock.idle.map(|idle| self.clock.heard() + idle);
-        [self.clock.deadline, silent].into_iter().flatten().min()
+        let silent = self.times.idle.map(|idle| self.times.heard() + idle);
+        [self.times.deadline, silent].into_iter().flatten().min()
     }
 }
 
-// === impl Clock ===
+// === impl CallTimes ===
 
-impl Clock {
+impl CallTimes {
     /// Starts without an end.
     pub(crate) fn start() -> Self {
         Self {

@@ -20,7 +20,7 @@ pub struct Caller {
 // === impl Caller ===
 
 impl Caller {
-    /// What a spoke is told of the caller: of its scopes those that the operation asks for.
+    /// The caller as a spoke sees it: of its scopes those that the operation asks for.
     pub(crate) fn identity(&self, access: &AccessControl) -> Identity {
         let asked = access.required_scopes.iter().chain(&access.required_scopes_any);
         let mut scopes: Vec<String> = asked.filter(|scope| self.scopes.allows(scope)).cloned().collect();

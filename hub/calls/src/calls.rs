@@ -308,7 +308,7 @@ impl futures::Stream for Items {
     type Item = Result<RawJson, CallError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.queue.poll_next(cx).map(|said| said.map(|charged| charged.said))
+        self.queue.poll_next(cx).map(|next| next.map(|charged| charged.item))
     }
 }
 

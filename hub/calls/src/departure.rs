@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::{Call, Origin, To};
+use crate::call::{Call, CallSource, To};
 use crate::directory::{Directory, Instance};
 use crate::metrics::Metrics;
 use crate::outcome::End;
@@ -140,7 +140,7 @@ impl Departures {
         let concerned = self.table.select(|call| call.other_hub().as_ref() == Some(hub));
         let mut lost = 0;
         for call in concerned {
-            if matches!(call.origin, Origin::Hub { .. }) {
+            if matches!(call.source, CallSource::Hub { .. }) {
                 self.table.caller_lost(call.key, reason);
                 continue;
             }

@@ -26,7 +26,7 @@ use crate::operation::Operation;
 use idle::Idle;
 use instance::ByAge;
 pub(crate) use instance::Instance;
-pub(crate) use pool::{Group, Members, Pool};
+pub(crate) use pool::{Group, Pool, PoolMembers};
 
 /// Names kept that nobody offers now, to tell `NO_PROVIDER` from `OPERATION_NOT_FOUND`.
 const IDLE_NAMES: usize = 10_000;
@@ -57,7 +57,7 @@ struct Changes {
 
 /// What a change did.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum ChangeResult {
     /// It was put; here the registration that it replaced.
     Put(Option<Arc<Instance>>),
     /// A newer registration is there.
@@ -109,12 +109,12 @@ impl Directory {
     }
 
     /// Puts a registration unless a newer one is there.
-    pub(crate) fn put(&self, instance: &Arc<Instance>) -> Outcome {
+    pub(crate) fn put(&self, instance: &Arc<Instance>) -> ChangeResult {
         let mut changes = self.changes.lock();
         let key = instance.key();
         let old = self.instances.get(&key).map(|old| Arc::clone(&old));
         if old.as_ref().is_some_and(|old| !instance.replaces(old)) {
-            return Outcome::Stale;
+            return ChangeResult::Stale;
         }
         self.instances.insert(key, Arc::clone(instance));
         if old.is_none() {
@@ -129,7 +129,7 @@ impl Directory {
                 self.change(&mut changes, name, Some(old), None);
             }
         }
-        Outcome::Put(old)
+        ChangeResult::Put(old)
     }
 
     /// Removes the registration of this fence or one below it.

@@ -6,13 +6,13 @@ use alkhub_protocol::{CallError, CallRequest, Code};
 
 use crate::admission::{Admission, AdmittedCall};
 use crate::builtin::{BuiltinReply, Builtins};
-use crate::call::{Call, Clock, Origin};
+use crate::call::{Call, CallSource, CallTimes};
 use crate::call_id::{CallId, LegIds};
 use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::input::Input;
 use crate::journal::Journal;
-use crate::names::{Missed, Names};
+use crate::names::{Missed, UnknownNames};
 use crate::outcome::End;
 use crate::placement::Placement;
 use crate::sink::Sink;
@@ -24,7 +24,7 @@ pub(crate) struct Dispatch {
     pub(crate) admission: Arc<Admission>,
     pub(crate) builtins: Builtins,
     pub(crate) directory: Arc<Directory>,
-    pub(crate) names: Arc<Names>,
+    pub(crate) names: Arc<UnknownNames>,
     pub(crate) placement: Arc<Placement>,
     pub(crate) table: Arc<CallTable>,
     pub(crate) legs: LegIds,
@@ -39,11 +39,11 @@ impl Dispatch {
         if !request.operation.is_reserved() {
             return self.route(caller, request, sink);
         }
-        let clock = Clock::start();
+        let times = CallTimes::start();
         let outcome = self.builtins.call(caller, &request);
-        match outcome.inspect_err(|error| self.refused(caller, &request, &clock, error))? {
+        match outcome.inspect_err(|error| self.refused(caller, &request, &times, error))? {
             BuiltinReply::Output(output) => {
-                self.journal.answered_here(caller, &request, &clock, output.len());
+                self.journal.answered_here(caller, &request, &times, output.len());
                 let mut sink = sink;
                 sink.end(&request.request_id, End::Output(output));
                 Ok(self.table.key())
@@ -53,36 +53,36 @@ impl Dispatch {
     }
 
     fn route(&self, caller: &Arc<Caller>, request: CallRequest, sink: Sink) -> Result<u64, CallError> {
-        let clock = Clock::start();
+        let times = CallTimes::start();
         let admitted = self.admission.admit(caller, &request);
         let is_unknown = matches!(&admitted, Err(error) if error.code == Code::OperationNotFound);
         if is_unknown && self.names.may_have_forgotten(&request.operation) {
             self.names.refuse_after_look(Missed {
                 caller: Arc::clone(caller),
                 request,
-                clock,
+                times,
                 sink,
             });
             return Ok(self.table.key());
         }
         let AdmittedCall { pool, operation, place } =
-            admitted.inspect_err(|error| self.refused(caller, &request, &clock, error))?;
+            admitted.inspect_err(|error| self.refused(caller, &request, &times, error))?;
         let has_no_deadline = operation.is_subscription() && !sink.wants_one();
-        let clock = self.admission.limited(clock, &request, has_no_deadline);
+        let times = self.admission.limited(times, &request, has_no_deadline);
         let (request, input) = Input::of(request, place.held);
-        let id = CallId::mint(clock.started_at, self.parent(&request).as_ref());
+        let id = CallId::mint(times.started_at, self.parent(&request).as_ref());
         let call = Arc::new(Call::new(
             (self.table.key(), id),
-            Origin::Caller(Arc::clone(caller)),
+            CallSource::Caller(Arc::clone(caller)),
             operation,
             (request, input),
-            (clock, place.running),
+            (times, place.running),
             sink,
         ));
         self.table.begin(&call);
         match self.placement.send(&call, &pool, None) {
             Err(error) if self.table.withdraw(&call) => {
-                self.refused(caller, &call.request, &call.clock, &error);
+                self.refused(caller, &call.request, &call.times, &error);
                 Err(error)
             }
             // Where it was not sent, its deadline was faster and has told the caller.
@@ -96,9 +96,9 @@ impl Dispatch {
         self.table.get(key).map(|call| call.id)
     }
 
-    fn refused(&self, caller: &Caller, request: &CallRequest, clock: &Clock, error: &CallError) {
+    fn refused(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, error: &CallError) {
         let pool = self.directory.pool(&request.operation);
         let series = pool.as_deref().and_then(Pool::series);
-        self.journal.refused(caller, request, clock, &error.code, series);
+        self.journal.refused(caller, request, times, &error.code, series);
     }
 }

@@ -8,7 +8,7 @@ use alkhub_protocol::{HubId, InstanceId, SpokeName};
 use tokio_util::sync::CancellationToken;
 
 use crate::departure::Departures;
-use crate::directory::{Directory, Instance, Outcome};
+use crate::directory::{ChangeResult, Directory, Instance};
 use crate::specs::SpecKeeper;
 
 /// Follows the change feed.
@@ -63,7 +63,7 @@ impl DirectoryFollower {
         if entry.hub == self.hub {
             return;
         }
-        if let Outcome::Put(Some(old)) = self.directory.put(&Arc::new(Instance::new(entry, None))) {
+        if let ChangeResult::Put(Some(old)) = self.directory.put(&Arc::new(Instance::new(entry, None))) {
             self.departures.replaced(&old);
         }
     }

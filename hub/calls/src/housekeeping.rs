@@ -69,7 +69,7 @@ impl Housekeeping {
             tracing::debug!(%error, "that specifications are offered was not noted");
         }
         // Nothing is noted of what is not there any more.
-        self.specs.doubt();
+        self.specs.recheck();
     }
 
     async fn prune(&self) {

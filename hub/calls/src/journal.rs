@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alkhub_protocol::{CallRequest, CallStatus, Code, HubId, SpokeName};
 
-use crate::call::{Call, Clock};
+use crate::call::{Call, CallTimes};
 use crate::call_id::CallId;
 use crate::caller::Caller;
 use crate::metrics::{Metrics, Series};
@@ -35,7 +35,7 @@ impl Journal {
             End::Failed(error) => (CallStatus::Failed, Some(&error.code)),
             End::Aborted | End::Stopped(_) | End::Silent => (CallStatus::Aborted, Some(&Code::Aborted)),
         };
-        let duration = call.clock.started.elapsed();
+        let duration = call.times.started.elapsed();
         self.metrics.ended(&call.operation.series, code, duration.as_secs_f64());
         self.records.add(Ended {
             id: call.id,
@@ -45,7 +45,7 @@ impl Journal {
             spoke,
             status,
             code,
-            started_at: call.clock.started_at,
+            started_at: call.times.started_at,
             duration,
             input_bytes: call.input.bytes,
             output_bytes: call.output_bytes.load(Ordering::Relaxed),
@@ -59,11 +59,11 @@ impl Journal {
         &self,
         caller: &Caller,
         request: &CallRequest,
-        clock: &Clock,
+        times: &CallTimes,
         code: &Code,
         series: Option<&Series>,
     ) {
-        let duration = clock.started.elapsed();
+        let duration = times.started.elapsed();
         let series = series.unwrap_or_else(|| self.metrics.other());
         self.metrics.ended(series, Some(code), duration.as_secs_f64());
         let tells_nothing = matches!(
@@ -74,19 +74,19 @@ impl Journal {
             self.records.add(Ended {
                 status: CallStatus::Failed,
                 code: Some(code),
-                ..self.here(caller, request, clock, duration)
+                ..self.here(caller, request, times, duration)
             });
         }
     }
 
     /// The hub itself has answered a call.
-    pub(crate) fn answered_here(&self, caller: &Caller, request: &CallRequest, clock: &Clock, output_bytes: usize) {
-        let duration = clock.started.elapsed();
+    pub(crate) fn answered_here(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, output_bytes: usize) {
+        let duration = times.started.elapsed();
         let series = self.metrics.series(&request.operation);
         self.metrics.ended(&series, None, duration.as_secs_f64());
         self.records.add(Ended {
             output_bytes: output_bytes as u64,
-            ..self.here(caller, request, clock, duration)
+            ..self.here(caller, request, times, duration)
         });
     }
 
@@ -94,18 +94,18 @@ impl Journal {
         &'a self,
         caller: &'a Caller,
         request: &'a CallRequest,
-        clock: &Clock,
+        times: &CallTimes,
         duration: Duration,
     ) -> Ended<'a> {
         Ended {
-            id: CallId::mint(clock.started_at, None),
+            id: CallId::mint(times.started_at, None),
             request,
             caller,
             hub: &self.hub,
             spoke: None,
             status: CallStatus::Completed,
             code: None,
-            started_at: clock.started_at,
+            started_at: times.started_at,
             duration,
             input_bytes: request.input_or_null().len(),
             output_bytes: 0,

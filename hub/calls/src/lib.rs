@@ -66,5 +66,5 @@ pub use caller::{Caller, SpokePolicy};
 pub use calls::{Calls, Connected, Items, Ticket};
 pub use list::{ListQuery, OperationPage};
 pub use outbox::{Outbox, Outgoing, OutgoingItem, outbox};
-pub use reply::{Answer, Reply};
+pub use reply::{CallAnswer, Reply};
 pub use session::Registration;

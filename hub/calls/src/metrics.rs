@@ -36,7 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) records_waiting: IntGauge,
     pub(crate) spokes_connected: IntGauge,
     pub(crate) instances_known: IntGauge,
-    pub(crate) specs: Specs,
+    pub(crate) specs: SpecMetrics,
     registrations: [IntCounter; 2],
     series: Mutex<HashMap<OperationName, Arc<Series>>>,
     other: Arc<Series>,
@@ -44,7 +44,7 @@ pub(crate) struct Metrics {
 
 /// The specifications in memory.
 #[derive(Debug)]
-pub(crate) struct Specs {
+pub(crate) struct SpecMetrics {
     pub(crate) missing: IntGauge,
 }
 
@@ -63,9 +63,9 @@ pub(crate) enum Direction {
     Received,
 }
 
-// === impl Specs ===
+// === impl SpecMetrics ===
 
-impl Specs {
+impl SpecMetrics {
     fn register(registry: &Registry) -> Result<Self, Error> {
         let specs = Self {
             missing: IntGauge::new(
@@ -148,7 +148,7 @@ impl Metrics {
                 "alkhub_spoke_instances_known",
                 "Instances of spokes in this hub's directory, on whatever hub.",
             )?,
-            specs: Specs::register(registry)?,
+            specs: SpecMetrics::register(registry)?,
             relayed: ["sent", "received"].map(|direction| relayed.with_label_values(&[direction])),
             registrations: ["accepted", "rejected"].map(|result| registrations.with_label_values(&[result])),
             series: Mutex::new(HashMap::new()),

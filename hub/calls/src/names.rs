@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::Clock;
+use crate::call::CallTimes;
 use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::journal::Journal;
@@ -53,7 +53,7 @@ const UNKNOWN_NAMES: usize = 10_000;
 
 /// Calls of names that this hub does not remember.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct UnknownNames {
     directory: Arc<Directory>,
     store: Store,
     journal: Journal,
@@ -69,13 +69,13 @@ pub(crate) struct Names {
 pub(crate) struct Missed {
     pub(crate) caller: Arc<Caller>,
     pub(crate) request: CallRequest,
-    pub(crate) clock: Clock,
+    pub(crate) times: CallTimes,
     pub(crate) sink: Sink,
 }
 
-// === impl Names ===
+// === impl UnknownNames ===
 
-impl Names {
+impl UnknownNames {
     pub(crate) fn new(directory: Arc<Directory>, store: Store, journal: Journal, stop: CancellationToken) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
         Self {
@@ -178,7 +178,7 @@ impl Names {
         let Missed {
             caller,
             request,
-            clock,
+            times,
             mut sink,
         } = missed;
         let pool = self.directory.pool(&request.operation);
@@ -187,7 +187,7 @@ impl Names {
             None => router::not_found(&request.operation),
         };
         let series = pool.as_deref().and_then(Pool::series);
-        self.journal.refused(&caller, &request, &clock, &error.code, series);
+        self.journal.refused(&caller, &request, &times, &error.code, series);
         sink.end(&request.request_id, End::Failed(error));
     }
 }

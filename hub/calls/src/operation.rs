@@ -65,10 +65,10 @@ impl Operation {
         let input = prepare(Side::Input, &spec.input_schema, (bare, limit))?;
         let bytes = bare + input.bytes;
         let output = prepare(Side::Output, &spec.output_schema, (bytes, limit))?;
-        let told = |part: &'static str, warnings: Vec<String>| {
+        let named = |part: &'static str, warnings: Vec<String>| {
             warnings.into_iter().map(move |warning| format!("`{part}`: {warning}"))
         };
-        let warnings = told("inputSchema", input.warnings).chain(told("outputSchema", output.warnings));
+        let warnings = named("inputSchema", input.warnings).chain(named("outputSchema", output.warnings));
         Ok(Self {
             warnings: warnings.collect(),
             bytes: bytes + output.bytes,

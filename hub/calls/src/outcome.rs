@@ -2,7 +2,7 @@
 
 use alkhub_protocol::{CallError, Code, Delivered, RawJson};
 
-use crate::Answer;
+use crate::CallAnswer;
 
 /// What a subscription may have waiting.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub(crate) enum End {
     Failed(CallError),
     /// The spoke gave up.
     Aborted,
-    /// The caller stopped it, for this reason, and is told when that is done.
+    /// The caller stopped it, for this reason, and gets a message when that is done.
     Stopped(&'static str),
     /// The caller left and wants to hear nothing.
     Silent,
@@ -29,7 +29,7 @@ pub(crate) enum End {
 
 /// What became of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Took {
+pub(crate) enum ItemPush {
     Item,
     /// The reader is too slow.
     Overflow,
@@ -37,12 +37,12 @@ pub(crate) enum Took {
     Gone,
 }
 
-/// A query or a mutation whose spoke said `call.completed` without an output.
+/// A query or a mutation whose spoke sent `call.completed` without an output.
 pub(crate) fn no_output() -> CallError {
     CallError::new(Code::UnknownError, "the spoke completed the call without an output").delivered(Delivered::Yes)
 }
 
-/// The spoke said `call.aborted`.
+/// The spoke sent `call.aborted`.
 pub(crate) fn given_up() -> CallError {
     CallError::new(Code::Aborted, "the spoke ended the call").delivered(Delivered::Yes)
 }
@@ -50,12 +50,12 @@ pub(crate) fn given_up() -> CallError {
 // === impl End ===
 
 impl End {
-    pub(crate) fn into_answer(self) -> Option<Answer> {
+    pub(crate) fn into_answer(self) -> Option<CallAnswer> {
         match self {
-            Self::Output(output) => Some(Answer::Item(output)),
-            Self::Completed => Some(Answer::Completed),
-            Self::Failed(error) => Some(Answer::Failed(error)),
-            Self::Aborted => Some(Answer::Failed(given_up())),
+            Self::Output(output) => Some(CallAnswer::Item(output)),
+            Self::Completed => Some(CallAnswer::Completed),
+            Self::Failed(error) => Some(CallAnswer::Failed(error)),
+            Self::Aborted => Some(CallAnswer::Failed(given_up())),
             Self::Stopped(_) | Self::Silent => None,
         }
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::arrivals::Arrivals;
-use crate::call::{Call, Clock, Origin, To};
+use crate::call::{Call, CallSource, CallTimes, To};
 use crate::call_id::CallId;
 use crate::compiled::Specs;
 use crate::departure::Departures;
@@ -191,16 +191,16 @@ impl Peers {
             .admission
             .charge(&payer, bytes)
             .inspect_err(|_| instance.load.release())?;
-        let clock = Clock::start().until(request.timeout, request.idle_timeout);
+        let times = CallTimes::start().until(request.timeout, request.idle_timeout);
         let call = Arc::new(Call::new(
             (self.table.key(), id),
-            Origin::Hub {
+            CallSource::Hub {
                 call: remote.clone(),
                 identity,
             },
             operation,
             Input::of(request, place.held),
-            (clock, place.running),
+            (times, place.running),
             Sink::Hub(Return::new(&self.relay, remote)),
         ));
         self.table.begin(&call);

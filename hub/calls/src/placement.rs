@@ -13,7 +13,7 @@ use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{CallError, Code, Dialect};
 use tokio_util::task::TaskTracker;
 
-use crate::call::{Call, Origin, To};
+use crate::call::{Call, CallSource, To};
 use crate::call_id::LegIds;
 use crate::directory::{Directory, Instance, Pool};
 use crate::metrics::Metrics;
@@ -128,7 +128,7 @@ impl Placement {
         let Some(first_time) = take_back(call, from) else {
             return;
         };
-        if let Origin::Hub { call: remote, .. } = &call.origin {
+        if let CallSource::Hub { call: remote, .. } = &call.source {
             // The caller's hub sends it again, this one never does.
             self.table.end(call.key, End::Silent, None);
             self.relay.moved(remote);

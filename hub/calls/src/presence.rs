@@ -1,4 +1,4 @@
-//! Tells the store which spokes are connected and when they were last heard: in batches, never on the call path.
+//! Writes to the store which spokes are connected and when they were last heard: in batches, never on the call path.
 //!
 //! Invariants
 //! - A spoke that no resource declares and that is connected has a row, also when the schema was made anew meanwhile.

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
 use crate::departure::{CLOSE_REPLACED, Departures};
-use crate::directory::{Directory, Instance, Outcome};
+use crate::directory::{ChangeResult, Directory, Instance};
 use crate::metrics::Metrics;
 use crate::operation::Operation;
 use crate::outbox::Outbox;
@@ -185,9 +185,9 @@ impl Registrar {
             .directory
             .put(&Arc::new(Instance::new(entry, Some(Arc::clone(session)))))
         {
-            Outcome::Put(Some(old)) if !old.is_of(session) => self.departures.replaced(&old),
-            Outcome::Put(_) => {}
-            Outcome::Stale => {
+            ChangeResult::Put(Some(old)) if !old.is_of(session) => self.departures.replaced(&old),
+            ChangeResult::Put(_) => {}
+            ChangeResult::Stale => {
                 let reason = "a newer connection of this instance has registered";
                 session.outbox.close(CLOSE_REPLACED, reason);
                 return Err(CallError::new(Code::Conflict, reason));

@@ -18,7 +18,7 @@ use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, 
 
 use crate::call_id::CallId;
 use crate::metrics::{Direction, Metrics};
-use crate::outcome::{End, Took};
+use crate::outcome::{End, ItemPush};
 use message::Header;
 pub(crate) use message::{Destination, RelayMessage, RemoteCall, answer};
 
@@ -65,12 +65,12 @@ impl Relay {
         self.send(hub, Class::Call, &header, &frame)
     }
 
-    /// Tells the holder to end a call.
+    /// Asks the holder to end a call.
     pub(crate) fn abort(&self, to: &HubId, key: u64) {
         self.state(to, &Header::Abort { key });
     }
 
-    /// Tells the caller's hub that the registration is not here.
+    /// Answers the caller's hub that the registration is not here.
     pub(crate) fn moved(&self, call: &RemoteCall) {
         let RemoteCall { hub, key, attempt } = call;
         self.state(
@@ -111,11 +111,11 @@ impl Return {
     }
 
     /// Hands an item back.
-    pub(crate) fn item(&self, item: &RawJson) -> Took {
+    pub(crate) fn item(&self, item: &RawJson) -> ItemPush {
         let frame = encode::call_responded(Dialect::Payload, &self.call.key.to_string(), item);
         match self.send(Class::Item, &frame) {
-            Ok(()) => Took::Item,
-            Err(NotSent::Full | NotSent::Unreachable) => Took::Overflow,
+            Ok(()) => ItemPush::Item,
+            Err(NotSent::Full | NotSent::Unreachable) => ItemPush::Overflow,
         }
     }
 

@@ -8,10 +8,10 @@ use crate::Outbox;
 /// Where a surface wants the answers.
 #[derive(Debug)]
 pub enum Reply {
-    /// To a channel of at least two items. A call of a query or a mutation gets one [`Answer::Item`] or one
-    /// [`Answer::Failed`]; a subscription any number of items, then [`Answer::Completed`] or [`Answer::Failed`].
+    /// To a channel of at least two items. A call of a query or a mutation gets one [`CallAnswer::Item`] or one
+    /// [`CallAnswer::Failed`]; a subscription any number of items, then [`CallAnswer::Completed`] or [`CallAnswer::Failed`].
     /// A subscription whose channel is full ends with `OVERLOADED`.
-    Channel(mpsc::Sender<Answer>),
+    Channel(mpsc::Sender<CallAnswer>),
     /// To a peer, as `call.responded`, `call.completed`, `call.error` and `call.aborted`. A session whose queue cannot take
     /// an answer is closed.
     Outbox(Outbox),
@@ -19,7 +19,7 @@ pub enum Reply {
 
 /// One answer of a call.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum CallAnswer {
     /// The output, or one item of a subscription: `{data, meta}`.
     Item(RawJson),
     /// A subscription has ended as it should.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alkhub_protocol::{CallError, Code, HubId, OperationName, Scopes, SpokeName};
 
-use crate::directory::{Group, Instance, Members, Pool};
+use crate::directory::{Group, Instance, Pool, PoolMembers};
 use crate::operation::Operation;
 
 /// Random picks from a large pool before all of it is looked at.
@@ -73,7 +73,7 @@ pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, C
     Err(refusal(pool, wanted))
 }
 
-fn pick<'a>(members: &'a Members, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
+fn pick<'a>(members: &'a PoolMembers, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
     nearer(less_busy(&members.here, wanted), less_busy(&members.elsewhere, wanted))
 }
 

@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::outbox::Outbox;
 use crate::outbox::{Backlog, CLOSE_SLOW};
-use crate::outcome::{Bounds, End, Took, given_up, no_output};
+use crate::outcome::{Bounds, End, ItemPush, given_up, no_output};
 use crate::relay::Return;
-use crate::reply::{Answer, Reply};
+use crate::reply::{CallAnswer, Reply};
 
 use awaited::AwaitedEnd;
 pub(crate) use items::ItemQueue;
@@ -24,8 +24,8 @@ pub(crate) use items::ItemQueue;
 pub(crate) enum Sink {
     /// To a surface; one place is kept for the end.
     Channel {
-        sender: mpsc::Sender<Answer>,
-        end: mpsc::OwnedPermit<Answer>,
+        sender: mpsc::Sender<CallAnswer>,
+        end: mpsc::OwnedPermit<CallAnswer>,
     },
     /// To a peer.
     Outbox {
@@ -69,31 +69,31 @@ impl Sink {
     }
 
     /// Takes one item of a subscription.
-    pub(crate) fn item(&mut self, id: &RequestId, item: RawJson, bounds: Bounds) -> Took {
+    pub(crate) fn item(&mut self, id: &RequestId, item: RawJson, bounds: Bounds) -> ItemPush {
         match self {
-            Self::Channel { sender, .. } => match sender.try_send(Answer::Item(item)) {
-                Ok(()) => Took::Item,
-                Err(mpsc::error::TrySendError::Full(_)) => Took::Overflow,
-                Err(mpsc::error::TrySendError::Closed(_)) => Took::Gone,
+            Self::Channel { sender, .. } => match sender.try_send(CallAnswer::Item(item)) {
+                Ok(()) => ItemPush::Item,
+                Err(mpsc::error::TrySendError::Full(_)) => ItemPush::Overflow,
+                Err(mpsc::error::TrySendError::Closed(_)) => ItemPush::Gone,
             },
             Self::Outbox { awaited, backlog } => {
                 let outbox = awaited.outbox();
                 let message = encode::call_responded(outbox.dialect(), id.as_str(), &item);
                 let backlog = &*backlog.get_or_insert_default();
                 if !backlog.has_room(message.len(), bounds.items, bounds.bytes) {
-                    return Took::Overflow;
+                    return ItemPush::Overflow;
                 }
-                told(outbox.push_item(message, backlog))
+                pushed(outbox.push_item(message, backlog))
             }
             Self::Queue(queue) => queue.push(item, bounds),
             Self::Hub(back) => back.item(&item),
-            Self::Detached { .. } => Took::Item,
+            Self::Detached { .. } => ItemPush::Item,
             // `end` takes the first item of a call that waits for one.
-            Self::Once(_) | Self::Ended => Took::Gone,
+            Self::Once(_) | Self::Ended => ItemPush::Gone,
         }
     }
 
-    /// Tells the end. Nothing follows.
+    /// Sends the end. Nothing follows.
     pub(crate) fn end(&mut self, id: &RequestId, end: End) {
         match std::mem::replace(self, Self::Ended) {
             Self::Channel { end: permit, .. } => {
@@ -119,7 +119,7 @@ impl Sink {
         }
     }
 
-    /// Lets the call go on without its caller; answers where its answers went before. A call whose end has been told is
+    /// Lets the call go on without its caller; answers where its answers went before. A call whose end has been sent is
     /// left as it is.
     #[must_use]
     pub(crate) fn detach(&mut self) -> Option<Self> {
@@ -139,11 +139,11 @@ impl Sink {
     }
 }
 
-fn told(pushed: Result<(), Full>) -> Took {
-    match pushed {
-        Ok(()) => Took::Item,
-        Err(Full::Queue) => Took::Overflow,
-        Err(Full::Ended) => Took::Gone,
+fn pushed(result: Result<(), Full>) -> ItemPush {
+    match result {
+        Ok(()) => ItemPush::Item,
+        Err(Full::Queue) => ItemPush::Overflow,
+        Err(Full::Ended) => ItemPush::Gone,
     }
 }
 

@@ -3,7 +3,7 @@
 //! A registering hub saves what it compiled; the others load by hash what the directory names. Both keep trying.
 //!
 //! Invariants
-//! - Only what the store took counts as saved.
+//! - Only what the store has written counts as saved.
 //! - What instances of this hub offer is saved again when the store may have lost it: when the schema was made anew, by
 //!   whichever hub, when Postgres is back, which may be an older one, and each time that the offers are noted
 //!   ([`crate::housekeeping`]).
@@ -69,7 +69,7 @@ struct Queue {
     save: Notify,
     saved_all: Notify,
     /// The store may have lost what is saved.
-    doubt: Notify,
+    recheck: Notify,
     load: Notify,
 }
 
@@ -89,7 +89,7 @@ impl Queue {
     }
 
     /// A batch has been written, or refused for good.
-    fn took(&self, batch: &[(SpecHash, OperationSpec)], written: bool) {
+    fn settle(&self, batch: &[(SpecHash, OperationSpec)], written: bool) {
         let mut unsaved = self.unsaved.lock();
         for (hash, _) in batch {
             unsaved.remove(hash);
@@ -138,8 +138,8 @@ impl SpecKeeper {
     }
 
     /// Makes the saver look whether the store has what is offered here.
-    pub(crate) fn doubt(&self) {
-        self.queue.doubt.notify_one();
+    pub(crate) fn recheck(&self) {
+        self.queue.recheck.notify_one();
     }
 
     /// Saves specifications; returns when they are saved, after a second, or at once while Postgres is away: it goes
@@ -162,16 +162,16 @@ impl SpecKeeper {
     pub(crate) async fn save_specs(self: Arc<Self>) {
         let (mut incarnation, mut link) = (self.store.incarnation(), self.store.link());
         let mut backoff = BACKOFF;
-        let mut in_doubt = false;
+        let mut must_recheck = false;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.queue.save.notified() => {}
-                () = self.queue.doubt.notified() => in_doubt = true,
-                Ok(()) = incarnation.changed() => in_doubt = true,
-                Ok(()) = link.changed() => in_doubt |= link.borrow_and_update().is_up(),
+                () = self.queue.recheck.notified() => must_recheck = true,
+                Ok(()) = incarnation.changed() => must_recheck = true,
+                Ok(()) = link.changed() => must_recheck |= link.borrow_and_update().is_up(),
             }
-            while !self.save_all(&mut in_doubt).await {
+            while !self.save_all(&mut must_recheck).await {
                 if self
                     .stop
                     .run_until_cancelled(tokio::time::sleep(backoff.pause()))
@@ -186,15 +186,15 @@ impl SpecKeeper {
         }
     }
 
-    /// Looks first what is lost, where there is doubt; true when nothing is left.
-    async fn save_all(&self, in_doubt: &mut bool) -> bool {
-        if *in_doubt {
+    /// Looks first for what is lost, where the store may have lost something; true when nothing is left.
+    async fn save_all(&self, must_recheck: &mut bool) -> bool {
+        if *must_recheck {
             match self.queue_lost().await {
                 Err(error) if error.is_transient() => return false,
                 Err(error) => tracing::error!(%error, "it is not known which specifications are saved"),
                 Ok(()) => {}
             }
-            *in_doubt = false;
+            *must_recheck = false;
         }
         self.save_batches().await
     }
@@ -244,7 +244,7 @@ impl SpecKeeper {
     /// Saves a batch; what is refused for good is refused alone. False when it is to be tried again.
     async fn save_batch(&self, batch: &[(SpecHash, OperationSpec)]) -> bool {
         match self.keep_batch(batch).await {
-            Ok(()) => self.queue.took(batch, true),
+            Ok(()) => self.queue.settle(batch, true),
             Err(error) if error.is_transient() => return false,
             Err(error) if batch.len() == 1 => {
                 let spec = &batch[0].1;
@@ -252,7 +252,7 @@ impl SpecKeeper {
                     operation = format!("{}.{}", spec.namespace, spec.name), %error,
                     "a specification cannot be saved: other hubs cannot call the operation"
                 );
-                self.queue.took(batch, false);
+                self.queue.settle(batch, false);
             }
             Err(_) => {
                 for one in batch.chunks(1) {

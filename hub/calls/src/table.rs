@@ -1,7 +1,7 @@
 //! The calls that run here: entered once, ended once, whoever ends them.
 //!
 //! Whatever ends a call takes its entry out, and only one can: the answer, the deadline, the caller's break, or the loss of
-//! the spoke or of its hub. The other side is told with `call.aborted`.
+//! the spoke or of its hub. The other side gets `call.aborted`.
 //!
 //! Invariants
 //! - An entry leaves by [`CallTable::end`] or by its deadline, and by nothing else but [`CallTable::withdraw`] of a call that was
@@ -16,7 +16,7 @@ use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, 
 use alkhub_queue::Full;
 use dashmap::DashMap;
 
-use crate::call::{Call, Origin, To};
+use crate::call::{Call, CallSource, To};
 use crate::call_id::LegIds;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -93,7 +93,7 @@ impl CallTable {
 
     /// Enters a call.
     pub(crate) fn begin(&self, call: &Arc<Call>) {
-        if let Origin::Hub { call: remote, .. } = &call.origin {
+        if let CallSource::Hub { call: remote, .. } = &call.source {
             self.inbound.insert((remote.hub.clone(), remote.key), call.key);
         }
         self.metrics.in_flight.inc();
@@ -142,7 +142,7 @@ impl CallTable {
         call.leg.lock().to = To::Ended;
         self.metrics.in_flight.dec();
         call.running.fetch_sub(1, Ordering::AcqRel);
-        self.forget(&call.origin);
+        self.forget(&call.source);
         true
     }
 
@@ -156,7 +156,7 @@ impl CallTable {
     }
 
     fn expire(&self, call: &Arc<Call>) {
-        let reason = if call.clock.is_past_deadline() {
+        let reason = if call.times.is_past_deadline() {
             "the deadline has passed"
         } else {
             "no item came for the subscription's idle timeout"
@@ -174,19 +174,19 @@ impl CallTable {
         Self::release(&to, call.key);
         self.metrics.in_flight.dec();
         call.running.fetch_sub(1, Ordering::AcqRel);
-        self.forget(&call.origin);
-        if let Origin::Caller(caller) = &call.origin {
+        self.forget(&call.source);
+        if let CallSource::Caller(caller) = &call.source {
             let spoke = to.instance().map(|instance| &instance.entry.spoke);
             self.journal.ended(call, caller, spoke, &end);
         }
         call.sink.lock().end(&call.request.request_id, end);
     }
 
-    fn forget(&self, origin: &Origin) {
-        if let Origin::Hub {
+    fn forget(&self, source: &CallSource) {
+        if let CallSource::Hub {
             call: RemoteCall { hub, key, .. },
             ..
-        } = origin
+        } = source
         {
             self.inbound.remove(&(hub.clone(), *key));
         }

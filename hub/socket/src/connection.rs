@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::code;
-use crate::entry::Registered;
+use crate::entry::SocketGuard;
 use crate::session::PeerSession;
 
 /// Bytes read at once.
@@ -47,7 +47,7 @@ pub(crate) struct Connection<S> {
     rest: Bytes,
     decoder: Decoder,
     batch: Batch,
-    registered: Registered,
+    registered: SocketGuard,
     session: Box<PeerSession>,
     kind: Option<MessageKind>,
     pong: Option<Bytes>,
@@ -83,7 +83,7 @@ enum Phase {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// A connection whose upgrade has been answered, and which serves the session from now on; `rest` is what the peer sent
     /// meanwhile.
-    pub(crate) fn new(io: S, rest: Bytes, registered: Registered, mut session: Box<PeerSession>) -> Self {
+    pub(crate) fn new(io: S, rest: Bytes, registered: SocketGuard, mut session: Box<PeerSession>) -> Self {
         session.attach();
         let charge = session.conversation.budget.nothing(Kept::Messages);
         Self {
@@ -106,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the session until the connection ends, and gives it back with the connection's place among what is open: a
     /// hub that drains waits until that is dropped. Dropping the future ends the session.
-    pub(crate) async fn run(mut self: Box<Self>) -> (Box<PeerSession>, Registered) {
+    pub(crate) async fn run(mut self: Box<Self>) -> (Box<PeerSession>, SocketGuard) {
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         if let Err(error) = end {
             tracing::debug!(%error, "a WebSocket ended without a close");

@@ -27,9 +27,9 @@ use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
 use bytes::Bytes;
 
 use crate::code;
-use crate::pending::{Done, Pending};
+use crate::pending::{Done, PendingFutures};
 use crate::sockets::Sockets;
-use crate::spoke::{Spoke, SpokeMessage};
+use crate::spoke::{SpokeMessage, SpokeRole};
 use crate::subscriptions::TopicSubscriptions;
 use crate::tickets::Tickets;
 
@@ -46,9 +46,9 @@ pub(crate) struct Conversation {
     outbox: Outbox,
     /// Of the key, on this hub.
     pub(crate) budget: Budget,
-    spoke: Spoke,
+    spoke: SpokeRole,
     subscriptions: TopicSubscriptions,
-    pending: Pending,
+    pending: PendingFutures,
     tickets: Tickets,
     /// What the key allowed when it was last looked at.
     allowed: Arc<Caller>,
@@ -69,9 +69,9 @@ impl Conversation {
             key,
             outbox,
             budget,
-            spoke: Spoke::default(),
+            spoke: SpokeRole::default(),
             subscriptions: TopicSubscriptions::default(),
-            pending: Pending::default(),
+            pending: PendingFutures::default(),
             tickets: Tickets::default(),
             unanswered: Vec::new(),
             asked: 0,
@@ -202,7 +202,7 @@ impl Conversation {
     /// has left, what it asked for and did not get yet is given up. The second time there is nothing to end.
     pub(crate) fn end_work(&mut self, reason: &str) {
         self.unanswered.extend(self.tickets.take_running(reason));
-        self.pending = Pending::default();
+        self.pending = PendingFutures::default();
         self.spoke.leave(reason);
     }
 

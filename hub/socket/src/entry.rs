@@ -3,7 +3,7 @@
 //! Invariants
 //! - The time to finish closing begins when the end is decided, whoever decides it and whether or not a close frame
 //!   can be written.
-//! - A socket's entry leaves with its [`Registered`] guard.
+//! - A socket's entry leaves with its [`SocketGuard`] guard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -25,7 +25,7 @@ const LOOK: u8 = 8;
 
 /// One open WebSocket, as others see it.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct SocketEntry {
     clock: Arc<Clock>,
     pub(crate) outbox: Outbox,
     heard: AtomicU32,
@@ -41,14 +41,14 @@ pub(crate) struct Socket {
 
 /// A socket's place among what is open.
 #[derive(Debug)]
-pub(crate) struct Registered {
-    pub(crate) socket: Arc<Socket>,
+pub(crate) struct SocketGuard {
+    pub(crate) socket: Arc<SocketEntry>,
     _entered: Entered,
 }
 
-// === impl Socket ===
+// === impl SocketEntry ===
 
-impl Socket {
+impl SocketEntry {
     fn new(clock: Arc<Clock>, outbox: Outbox) -> Self {
         Self {
             outbox,
@@ -112,7 +112,7 @@ impl Socket {
     }
 }
 
-impl Closeable for Socket {
+impl Closeable for SocketEntry {
     fn recheck(&self, _: &Arc<Caller>) {
         self.flag(LOOK);
     }
@@ -157,9 +157,9 @@ impl Closeable for Socket {
     }
 }
 
-// === impl Registered ===
+// === impl SocketGuard ===
 
-impl Registered {
+impl SocketGuard {
     /// Enters a socket that `key` has opened.
     pub(crate) fn new(
         open: &Open,
@@ -168,7 +168,7 @@ impl Registered {
         outbox: Outbox,
         counted: (Slot, Counted),
     ) -> Self {
-        let socket = Arc::new(Socket::new(clock.clone(), outbox));
+        let socket = Arc::new(SocketEntry::new(clock.clone(), outbox));
         Self {
             _entered: open.enter(key, socket.clone(), counted),
             socket,
@@ -191,8 +191,8 @@ impl Registered {
     }
 
     /// Notes whether the peer takes no more now, and whether it took something.
-    pub(crate) fn writing(&self, waits: bool, took: bool) {
-        self.note(&self.socket.stalled, waits, took || !waits);
+    pub(crate) fn writing(&self, waits: bool, progressed: bool) {
+        self.note(&self.socket.stalled, waits, progressed || !waits);
     }
 
     /// Sets since when something goes on, `anew` when it began again.

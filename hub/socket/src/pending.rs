@@ -37,11 +37,11 @@ type Waiting = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// Futures under way; most connections never have one.
 #[derive(Default)]
-pub(crate) struct Pending(Option<Box<FuturesUnordered<Waiting>>>);
+pub(crate) struct PendingFutures(Option<Box<FuturesUnordered<Waiting>>>);
 
-// === impl Pending ===
+// === impl PendingFutures ===
 
-impl Pending {
+impl PendingFutures {
     /// Adds a future.
     pub(crate) fn add(&mut self, future: impl Future<Output = Done> + Send + 'static) {
         self.0.get_or_insert_default().push(Box::pin(future));

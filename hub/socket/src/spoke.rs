@@ -21,7 +21,7 @@ const EARLY_BYTES: usize = 1024 * 1024;
 
 /// What a connection is as a spoke.
 #[derive(Default)]
-pub(crate) struct Spoke {
+pub(crate) struct SpokeRole {
     registration: Option<Registration>,
     /// Registrations under way.
     registering: usize,
@@ -48,9 +48,9 @@ pub(crate) struct RegistrationEnd {
     pub(crate) result: Result<(RegisterOutput, Registration), CallError>,
 }
 
-// === impl Spoke ===
+// === impl SpokeRole ===
 
-impl Spoke {
+impl SpokeRole {
     /// Whether the peer is no spoke and not about to be one.
     pub(crate) fn is_absent(&self) -> bool {
         self.registration.is_none() && self.registering == 0
@@ -89,7 +89,7 @@ impl Spoke {
         self.early.len() >= EARLY || self.early_bytes >= EARLY_BYTES
     }
 
-    /// Ends the registration now; [`Spoke::end`] waits until the directory knows.
+    /// Ends the registration now; [`SpokeRole::end`] waits until the directory knows.
     pub(crate) fn leave(&mut self, reason: &str) {
         self.registering = 0;
         self.early = Vec::new();
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_first_registration_is_bounded_in_items_and_in_bytes() {
-        let registering = || Spoke {
+        let registering = || SpokeRole {
             registering: 1,
-            ..Spoke::default()
+            ..SpokeRole::default()
         };
         let (mut many, mut large) = (registering(), registering());
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_comes_from_no_spoke_is_not_kept() {
-        let mut nobody = Spoke::default();
+        let mut nobody = SpokeRole::default();
 
         nobody.received(answer(), 50);
 

@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::connection::Connection;
 use crate::conversation::Conversation;
-use crate::entry::Registered;
+use crate::entry::SocketGuard;
 use crate::session::PeerSession;
 use crate::sockets::Sockets;
 
@@ -199,7 +199,7 @@ fn open_connection(
     let budget = edge.budgets().key(&key.id);
     let (outbox, outgoing) = alkhub_calls::outbox(edge.connection_id(), limits, &budget);
     let counted = (slot, edge.metrics().open(ConnectionKind::Websocket));
-    let registered = Registered::new(edge.open(), sockets.clock(), key.clone(), outbox.clone(), counted);
+    let registered = SocketGuard::new(edge.open(), sockets.clock(), key.clone(), outbox.clone(), counted);
     // The key may have ended since the handshake was checked.
     edge.keys().close_if_faulty(&key);
     tracing::debug!(session.id = %outbox.session(), "a WebSocket is open");

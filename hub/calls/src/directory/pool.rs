@@ -27,12 +27,12 @@ pub(crate) struct Pool {
     pub(crate) waits_for_spec: bool,
     /// Whether nobody offers the name: its specification is only shown, and has no checks.
     rests: bool,
-    members: RwLock<Members>,
+    members: RwLock<PoolMembers>,
 }
 
 /// The instances that a call can be sent to.
 #[derive(Debug, Default)]
-pub(crate) struct Members {
+pub(crate) struct PoolMembers {
     /// With a connection to this hub.
     pub(crate) here: Group,
     /// On other hubs.
@@ -80,7 +80,7 @@ impl Pool {
     }
 
     /// Its instances. While the guard is held none comes or goes: hold it for a choice, and not longer.
-    pub(crate) fn members(&self) -> RwLockReadGuard<'_, Members> {
+    pub(crate) fn members(&self) -> RwLockReadGuard<'_, PoolMembers> {
         self.members.read()
     }
 
@@ -100,9 +100,9 @@ impl Pool {
     }
 }
 
-// === impl Members ===
+// === impl PoolMembers ===
 
-impl Members {
+impl PoolMembers {
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.here.iter().chain(self.elsewhere.iter())
     }

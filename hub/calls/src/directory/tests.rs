@@ -52,10 +52,10 @@ fn a_lower_generation_of_another_hub_changes_nothing() {
     let (near, _outgoing) = local("a/one@5", &[&upper]);
     directory.put(&near);
 
-    assert!(matches!(directory.put(&remote("a/one@4", &[])), Outcome::Stale));
+    assert!(matches!(directory.put(&remote("a/one@4", &[])), ChangeResult::Stale));
     let elsewhere = Arc::new(Instance::new(entry("a/one@5", "hub-0", &[]), None));
     assert!(
-        matches!(directory.put(&elsewhere), Outcome::Stale),
+        matches!(directory.put(&elsewhere), ChangeResult::Stale),
         "the higher id counts"
     );
     assert!(directory.remove(&key("a", "one"), fence(4)).is_none());
@@ -70,7 +70,7 @@ fn of_equal_generations_the_hub_with_the_higher_id_takes_the_place() {
     let (near, _outgoing) = local("a/one@5", &[&upper]);
     directory.put(&near);
 
-    let Outcome::Put(Some(old)) = directory.put(&remote("a/one@5", &[])) else {
+    let ChangeResult::Put(Some(old)) = directory.put(&remote("a/one@5", &[])) else {
         panic!("hub-b is higher than hub-a");
     };
 
@@ -86,12 +86,12 @@ fn what_another_hub_says_last_of_its_own_instance_counts() {
     directory.put(&remote("a/one@5", &[]));
 
     assert!(
-        matches!(directory.put(&remote("a/one@5", &[])), Outcome::Stale),
+        matches!(directory.put(&remote("a/one@5", &[])), ChangeResult::Stale),
         "the same"
     );
     assert!(matches!(
         directory.put(&remote("a/one@4", &[&upper])),
-        Outcome::Put(Some(_))
+        ChangeResult::Put(Some(_))
     ));
 
     assert_eq!(providers(&directory, "text.upper"), ["one@4"]);
@@ -105,7 +105,7 @@ fn a_higher_generation_takes_the_place_and_tells_whose_it_was() {
     let (near, _outgoing) = local("a/one@1", &[&upper]);
     directory.put(&near);
 
-    let Outcome::Put(Some(old)) = directory.put(&remote("a/one@2", &[&lower])) else {
+    let ChangeResult::Put(Some(old)) = directory.put(&remote("a/one@2", &[&lower])) else {
         panic!("it replaces");
     };
 

@@ -23,12 +23,12 @@ const ANSWER_BYTES: usize = 128 * 1024;
 /// Bytes of a name in the short rest.
 const SHORT_NAME_BYTES: usize = 8;
 
-const NOT_TOLD: &str = "not told";
+const OMITTED: &str = "not told";
 
 /// Keeps the answer to a registration short.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    told: usize,
+    bytes: usize,
 }
 
 /// Checks what every hub would have to keep.
@@ -63,23 +63,23 @@ pub(super) fn weight(input: &RegisterInput) -> usize {
 // === impl Answer ===
 
 impl Answer {
-    /// As much of a result as may still be told.
-    pub(super) fn tell(&mut self, mut result: OperationResult) -> OperationResult {
+    /// As much of a result as still fits.
+    pub(super) fn fit(&mut self, mut result: OperationResult) -> OperationResult {
         // Control characters are written in six bytes each.
         let plain = |text: String| text.replace(char::is_control, " ");
         let (name, reason) = (plain(result.name), result.reason.map(plain));
-        let full = self.told > ANSWER_BYTES;
-        let not_told = || NOT_TOLD.to_owned();
+        let full = self.bytes > ANSWER_BYTES;
+        let omitted = || OMITTED.to_owned();
         (result.name, result.reason) = if full && reason.is_some() {
-            (cut(name, SHORT_NAME_BYTES), Some(not_told()))
+            (cut(name, SHORT_NAME_BYTES), Some(omitted()))
         } else {
             (name, reason.map(|reason| cut(reason, REASON_BYTES)))
         };
         if full && !result.warnings.is_empty() {
-            result.warnings = vec![not_told()];
+            result.warnings = vec![omitted()];
         }
-        let told = result.reason.iter().chain(&result.warnings);
-        self.told += result.name.len() + told.map(String::len).sum::<usize>();
+        let texts = result.reason.iter().chain(&result.warnings);
+        self.bytes += result.name.len() + texts.map(String::len).sum::<usize>();
         result
     }
 }
@@ -102,9 +102,9 @@ mod tests {
     fn an_answer_to_ten_thousand_wrong_entries_fits_a_message() {
         let mut answer = Answer::default();
 
-        let told: Vec<OperationResult> = (0..OPERATIONS_LIMIT)
+        let results: Vec<OperationResult> = (0..OPERATIONS_LIMIT)
             .map(|_| {
-                answer.tell(OperationResult {
+                answer.fit(OperationResult {
                     name: "\"\u{1}".repeat(128),
                     result: Registered::Rejected,
                     reason: Some("\"\u{1}".repeat(10_000)),
@@ -113,7 +113,7 @@ mod tests {
             })
             .collect();
 
-        let bytes = serde_json::to_vec(&told).expect("plain").len();
+        let bytes = serde_json::to_vec(&results).expect("plain").len();
         assert!(bytes < alkhub_protocol::PAYLOAD_LIMIT_BYTES, "{bytes}");
     }
 

@@ -49,11 +49,11 @@ impl Examiner {
                 new.then_some((operation, result))
                     .ok_or_else(|| "the registration names it twice".to_owned())
             });
-            let told = unique.and_then(|(operation, result)| {
+            let result = unique.and_then(|(operation, result)| {
                 let warnings = fields::look(raw, &operation.spec)?;
                 Ok((operation, result, warnings))
             });
-            offer.add(raw, told);
+            offer.add(raw, result);
         }
         offer
     }
@@ -125,7 +125,7 @@ impl Offer {
                 warnings: Vec::new(),
             },
         };
-        self.results.push(self.answer.tell(result));
+        self.results.push(self.answer.fit(result));
     }
 }
 

@@ -53,9 +53,9 @@ struct Parts<'a> {
     errors: Vec<Object<'a>>,
 }
 
-/// Looks at every field of a specification that has been read: what to tell of it, or why it is refused.
+/// Looks at every field of a specification that has been read: the warnings about it, or why it is refused.
 pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, String> {
-    // Both are objects, for the specification was read from them; else there is nothing to tell.
+    // Both are objects, for the specification was read from them; else there is nothing to warn of.
     let all: Object<'_> = strict::from_slice(raw.as_bytes()).unwrap_or_default();
     let parts = strict::from_slice::<Parts<'_>>(raw.as_bytes());
     let (access, errors) = parts.map_or_else(|_| (None, Vec::new()), |parts| (parts.access, parts.errors));
@@ -90,29 +90,29 @@ pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, S
         // No key can be made that holds it, so that nobody could call the operation.
         scope::check(scope).map_err(|error| format!("`accessControl.{field}`: {error}"))?;
     }
-    let mut told = Told::default();
-    told.errors(spec);
-    told.unknown("", &all, SPEC);
-    told.unknown("accessControl.", &access, &[ACCESS, REFUSED].concat());
+    let mut warnings = Warnings::default();
+    warnings.errors(spec);
+    warnings.unknown("", &all, SPEC);
+    warnings.unknown("accessControl.", &access, &[ACCESS, REFUSED].concat());
     for error in &errors {
-        told.unknown("errorSchemas.", error, ERROR);
+        warnings.unknown("errorSchemas.", error, ERROR);
     }
     if access.get("customAuth").is_some_and(|value| value.get() != "null") {
         let text = "`accessControl.customAuth` is kept and not enforced by the hub: the spoke has to check it";
-        told.warnings.insert(0, text.to_owned());
+        warnings.texts.insert(0, text.to_owned());
     }
-    Ok(told.finish())
+    Ok(warnings.finish())
 }
 
 #[derive(Default)]
-struct Told {
-    warnings: Vec<String>,
+struct Warnings {
+    texts: Vec<String>,
     more: usize,
 }
 
-// === impl Told ===
+// === impl Warnings ===
 
-impl Told {
+impl Warnings {
     /// The declared errors that no caller will get as they are declared.
     fn errors(&mut self, spec: &OperationSpec) {
         let declared = &spec.error_schemas;
@@ -120,20 +120,20 @@ impl Told {
         for error in declared {
             let code = shown(&error.code);
             if !codes.insert(error.code.as_str()) {
-                self.tell(format!(
+                self.add(format!(
                     "`errorSchemas.code`: `{code}` is declared twice, and the first one counts"
                 ));
                 continue;
             }
-            let said: Option<Code> = error.code.parse().ok();
-            if let Some(instead) = said.and_then(|said| spoken::replacement(&said, declared)) {
-                self.tell(format!(
+            let parsed: Option<Code> = error.code.parse().ok();
+            if let Some(instead) = parsed.and_then(|code| spoken::replacement(&code, declared)) {
+                self.add(format!(
                     "`errorSchemas.code`: `{code}` is no code that a spoke may answer: callers get `{instead}` in its \
                      place"
                 ));
             }
             if let Some(status) = error.http_status.filter(|status| !STATUSES.contains(status)) {
-                self.tell(format!(
+                self.add(format!(
                     "`errorSchemas.httpStatus`: {status} of `{code}` is no status of an error, {} to {}, and not used",
                     STATUSES.start(),
                     STATUSES.end()
@@ -145,16 +145,16 @@ impl Told {
     fn unknown(&mut self, place: &str, object: &Object<'_>, known: &[&str]) {
         for name in object.keys().filter(|name| !known.contains(&name.as_ref())) {
             let name = shown(name);
-            self.tell(format!("`{place}{name}` is not known to this hub and not kept"));
+            self.add(format!("`{place}{name}` is not known to this hub and not kept"));
         }
     }
 
-    fn tell(&mut self, text: String) {
-        if self.warnings.contains(&text) {
+    fn add(&mut self, text: String) {
+        if self.texts.contains(&text) {
             return;
         }
-        if self.warnings.len() < MOST {
-            self.warnings.push(text);
+        if self.texts.len() < MOST {
+            self.texts.push(text);
         } else {
             self.more += 1;
         }
@@ -162,16 +162,16 @@ impl Told {
 
     fn finish(mut self) -> Vec<String> {
         if self.more > 0 {
-            self.warnings.push(format!(
+            self.texts.push(format!(
                 "{} more fields are not known to this hub, or not used as they are declared",
                 self.more
             ));
         }
-        self.warnings
+        self.texts
     }
 }
 
-/// As much of a spoke's own text as is told.
+/// As much of a spoke's own text as is repeated.
 fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
@@ -191,7 +191,7 @@ mod tests {
         look(&raw, &raw.to().expect("a specification"))
     }
 
-    /// A field that is added to the type and not here would be told as unknown.
+    /// A field that is added to the type and not here would be reported as unknown.
     #[test]
     fn every_field_of_a_specification_is_known() {
         let all = json!({
@@ -228,11 +228,11 @@ mod tests {
             assert!(refused.contains(&format!("`accessControl.{field}`")), "{refused}");
             assert_eq!(looked(&json!({"accessControl": {*field: null}})), Ok(Vec::new()));
         }
-        let told = looked(&json!({"accessControl": {"customAuth": "ownsProject"}})).expect("accepted");
-        assert_eq!(told.len(), 1, "{told:?}");
+        let warnings = looked(&json!({"accessControl": {"customAuth": "ownsProject"}})).expect("accepted");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(
-            told[0].contains("`accessControl.customAuth`") && told[0].contains("not enforced"),
-            "{told:?}"
+            warnings[0].contains("`accessControl.customAuth`") && warnings[0].contains("not enforced"),
+            "{warnings:?}"
         );
         let long = "x".repeat(SCOPES_LIMIT_BYTES + 1);
         assert!(looked(&json!({"accessControl": {"requiredScopes": [long]}})).is_err());
@@ -279,9 +279,9 @@ mod tests {
                 "`A` is declared twice",
             ),
         ] {
-            let told = looked(&json!({"errorSchemas": errors})).expect("accepted");
-            assert_eq!(told.len(), 1, "{told:?}");
-            assert!(told[0].contains(wanted), "{told:?} for {wanted}");
+            let warnings = looked(&json!({"errorSchemas": errors})).expect("accepted");
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].contains(wanted), "{warnings:?} for {wanted}");
         }
         let right = json!([{"code": "SPOKE_LOST"}, {"code": "NOT_FOUND", "httpStatus": 404.0}, {"code": "a.b-c_1"}]);
         assert_eq!(looked(&json!({"errorSchemas": right})), Ok(Vec::new()));
@@ -289,18 +289,18 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_told_and_many_are_counted() {
-        let told = looked(&json!({
+        let warnings = looked(&json!({
             "rateLimit": 5, "accessControl": {"roles": []},
             "errorSchemas": [{"code": "A", "retry": 1}, {"code": "B", "retry": 1}],
         }));
         assert_eq!(
-            told.expect("accepted"),
+            warnings.expect("accepted"),
             ["rateLimit", "accessControl.roles", "errorSchemas.retry"]
                 .map(|field| format!("`{field}` is not known to this hub and not kept"))
         );
         let many: serde_json::Map<String, Value> = (0..1000).map(|i| (format!("f{i:04}"), json!(1))).collect();
-        let told = looked(&many.into()).expect("accepted");
-        assert_eq!(told.len(), MOST + 1);
-        assert!(told[MOST].starts_with("992 more fields"), "{told:?}");
+        let warnings = looked(&many.into()).expect("accepted");
+        assert_eq!(warnings.len(), MOST + 1);
+        assert!(warnings[MOST].starts_with("992 more fields"), "{warnings:?}");
     }
 }

@@ -24,7 +24,7 @@ const MESSAGE_LIMIT: usize = 8 * 1024;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Replaced<'a> {
-    /// What the spoke said, shortened.
+    /// The code that the spoke sent, shortened.
     spoke_code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<RawJson>,
@@ -39,8 +39,8 @@ pub(super) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
     let Some(code) = replacement(&error.code, declared) else {
         return;
     };
-    let said = std::mem::replace(&mut error.code, code);
-    let shown: String = said.as_str().chars().take(SHOWN).collect();
+    let sent = std::mem::replace(&mut error.code, code);
+    let shown: String = sent.as_str().chars().take(SHOWN).collect();
     let details = Replaced {
         spoke_code: &shown,
         details: error.details.take(),
@@ -48,7 +48,7 @@ pub(super) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
     error.details = Some(RawJson::from_value(&details).expect("a text and JSON are JSON"));
 }
 
-/// The code in place of one that a spoke may not say.
+/// The code in place of one that a spoke may not use.
 pub(crate) fn replacement(code: &Code, declared: &[ErrorSpec]) -> Option<Code> {
     match code {
         Code::Domain(text) if is_code(text) => None,

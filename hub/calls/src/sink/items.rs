@@ -10,7 +10,7 @@ use alkhub_protocol::{CallError, RawJson};
 use alkhub_queue::{Full, Limits, Queue, Weigh};
 use parking_lot::Mutex;
 
-use crate::outcome::{Bounds, End, Took, given_up};
+use crate::outcome::{Bounds, End, ItemPush, given_up};
 
 /// What an item costs beside its bytes, about.
 const ITEM_BYTES: usize = 128;
@@ -25,8 +25,8 @@ pub(crate) struct ItemQueue {
 /// An item, or why there is none, and what it costs the reader's key for as long as this is kept.
 #[derive(Debug)]
 pub(crate) struct Charged {
-    /// What the spoke said.
-    pub(crate) said: Result<RawJson, CallError>,
+    /// What the spoke sent.
+    pub(crate) item: Result<RawJson, CallError>,
     /// Its bytes.
     _charge: Held,
 }
@@ -42,7 +42,7 @@ impl ItemQueue {
         }
     }
 
-    pub(super) fn push(&self, item: RawJson, bounds: Bounds) -> Took {
+    pub(super) fn push(&self, item: RawJson, bounds: Bounds) -> ItemPush {
         let limits = Limits {
             items: bounds.items,
             bytes: bounds.bytes,
@@ -50,16 +50,16 @@ impl ItemQueue {
         let mut waiting = self.waiting.lock();
         match waiting.room(item.len(), limits) {
             Ok(()) => {}
-            Err(Full::Queue) => return Took::Overflow,
-            Err(Full::Ended) => return Took::Gone,
+            Err(Full::Queue) => return ItemPush::Overflow,
+            Err(Full::Ended) => return ItemPush::Gone,
         }
         let Ok(charge) = self.budget.take(Kept::Items, item.len() + ITEM_BYTES) else {
-            return Took::Overflow;
+            return ItemPush::Overflow;
         };
         let waiter = waiting.add(Charged::new(Ok(item), charge));
         drop(waiting);
         waiter.wake();
-        Took::Item
+        ItemPush::Item
     }
 
     pub(super) fn end(&self, end: End) {
@@ -105,14 +105,14 @@ impl ItemQueue {
 // === impl Charged ===
 
 impl Charged {
-    fn new(said: Result<RawJson, CallError>, charge: Held) -> Self {
-        Self { said, _charge: charge }
+    fn new(item: Result<RawJson, CallError>, charge: Held) -> Self {
+        Self { item, _charge: charge }
     }
 }
 
 impl Weigh for Charged {
     fn bytes(&self) -> usize {
-        self.said.as_ref().map_or(0, RawJson::len)
+        self.item.as_ref().map_or(0, RawJson::len)
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     fn an_item_is_charged_until_its_reader_lets_it_go() {
         let budget = budget();
         let queue = ItemQueue::new(&budget);
-        assert_eq!(queue.push(large(), BOUNDS), Took::Item);
+        assert_eq!(queue.push(large(), BOUNDS), ItemPush::Item);
 
         let charged = next(&queue).expect("an item");
 
@@ -167,10 +167,10 @@ mod tests {
 
         second.end(failure());
 
-        let told = next(&second).expect("the end").said.expect_err("it failed");
-        assert_eq!((told.message.as_str(), told.details), ("it broke", None));
-        let told = next(&first).expect("the end").said.expect_err("it failed");
-        assert!(told.details.is_some());
+        let error = next(&second).expect("the end").item.expect_err("it failed");
+        assert_eq!((error.message.as_str(), error.details), ("it broke", None));
+        let error = next(&first).expect("the end").item.expect_err("it failed");
+        assert!(error.details.is_some());
         assert!(next(&first).is_none());
     }
 }

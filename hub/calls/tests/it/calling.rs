@@ -1,6 +1,6 @@
 //! Calls of queries and mutations on one hub.
 
-use alkhub_calls::{Answer, Limits, ListQuery, OutgoingItem, Reply};
+use alkhub_calls::{CallAnswer, Limits, ListQuery, OutgoingItem, Reply};
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
 use alkhub_test_support::within;
@@ -27,7 +27,7 @@ async fn a_call_reaches_its_spoke_and_the_answer_its_caller() {
 
     let answer = within("the answer", answers.recv()).await;
     let output = RawJson::from(json!({"data": "HELLO", "meta": {"source": "local"}}));
-    assert_eq!(answer, Some(Answer::Item(output)));
+    assert_eq!(answer, Some(CallAnswer::Item(output)));
     assert!(answers.recv().await.is_none(), "nothing follows");
     assert!(ticket.is_done() && hub.calls.in_flight() == 0);
 }
@@ -120,7 +120,7 @@ async fn output_against_its_schema_is_output_invalid_and_delivered() {
         let call = spoke.next_call().await;
         spoke.respond(&call.request_id, output);
 
-        let Some(Answer::Failed(error)) = answers.recv().await else {
+        let Some(CallAnswer::Failed(error)) = answers.recv().await else {
             panic!("it must fail");
         };
         assert_eq!((error.code, error.delivered), (Code::OutputInvalid, Delivered::Yes));
@@ -146,7 +146,7 @@ async fn a_declared_error_has_its_status_and_others_have_none() {
             declared_status: status,
             ..failed
         };
-        assert_eq!(answers.recv().await, Some(Answer::Failed(wanted)));
+        assert_eq!(answers.recv().await, Some(CallAnswer::Failed(wanted)));
     }
 }
 
@@ -240,7 +240,7 @@ async fn only_the_spoke_that_got_the_call_can_answer_it() {
     spoke.respond(&call.request_id, json!("true"));
     spoke.respond(&call.request_id, json!("late"));
 
-    let Some(Answer::Item(output)) = answers.recv().await else {
+    let Some(CallAnswer::Item(output)) = answers.recv().await else {
         panic!("no answer");
     };
     assert_eq!(output.to::<Value>().expect("JSON")["data"], "true");
@@ -258,7 +258,7 @@ async fn a_lost_spoke_fails_its_calls_at_once() {
 
         drop(spoke.registration);
 
-        let Ok(Answer::Failed(error)) = answers.try_recv() else {
+        let Ok(CallAnswer::Failed(error)) = answers.try_recv() else {
             panic!("not failed at once");
         };
         assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
@@ -279,7 +279,7 @@ async fn a_call_that_never_left_the_queue_goes_to_another_instance() {
 
     let call = second.next_call().await;
     second.respond(&call.request_id, json!(2));
-    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
     assert!((hub.metric("alkhub_calls_resent_total") - 1.0).abs() < f64::EPSILON);
 }
 
@@ -292,7 +292,7 @@ async fn a_call_that_never_left_and_has_nowhere_to_go_was_not_delivered() {
 
     drop(spoke);
 
-    let Ok(Answer::Failed(error)) = answers.try_recv() else {
+    let Ok(CallAnswer::Failed(error)) = answers.try_recv() else {
         panic!("not failed at once");
     };
     assert_eq!(
@@ -330,7 +330,7 @@ async fn a_spoke_that_completes_without_output_has_failed() {
     let call = spoke.next_call().await;
     spoke.complete(&call.request_id);
 
-    let Some(Answer::Failed(error)) = answers.recv().await else {
+    let Some(CallAnswer::Failed(error)) = answers.recv().await else {
         panic!("it must fail");
     };
     assert_eq!((error.code, error.delivered), (Code::UnknownError, Delivered::Yes));

@@ -1,6 +1,6 @@
 //! Messages between two hubs cross, or a hub begins anew: one of the hubs is played by the test.
 
-use alkhub_calls::Answer;
+use alkhub_calls::CallAnswer;
 use alkhub_config::EventsConfig;
 use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
 use alkhub_protocol::{Code, Delivered, HubId, OperationSpec};
@@ -156,7 +156,7 @@ async fn played_holder() -> (Pair, Played, u64) {
 }
 
 /// A call of hub A at a hub that is played, with its key.
-async fn called(pair: &Pair, played: &mut Played) -> (u64, tokio::sync::mpsc::Receiver<Answer>) {
+async fn called(pair: &Pair, played: &mut Played) -> (u64, tokio::sync::mpsc::Receiver<CallAnswer>) {
     let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
     ticket.expect("routed");
     let call = played.hears().await;
@@ -184,7 +184,7 @@ async fn what_is_said_of_an_attempt_says_nothing_of_the_next() {
     let answer = played
         .reads_until(within("the item of the second attempt", answers.recv()))
         .await;
-    let Some(Answer::Item(item)) = answer else {
+    let Some(CallAnswer::Item(item)) = answer else {
         panic!("{answer:?}");
     };
     assert_eq!(item.to::<Value>().expect("JSON")["data"], 7);
@@ -200,7 +200,7 @@ async fn a_caller_waits_for_no_hub_that_began_anew() {
     played.begin_anew();
 
     let failure = played.reads_until(within("the failure", answers.recv())).await;
-    let Some(Answer::Failed(error)) = failure else {
+    let Some(CallAnswer::Failed(error)) = failure else {
         panic!("it must fail");
     };
     assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Maybe));
@@ -211,7 +211,7 @@ async fn a_caller_waits_for_no_hub_that_began_anew() {
     let (key, mut answers) = called(&pair, &mut played).await;
     played.item(key, 0, 7);
     let answer = played.reads_until(within("an item", answers.recv())).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     played.end().await;
     pair.end().await;
 }
@@ -246,7 +246,7 @@ async fn answers_that_nobody_waits_for_change_nothing() {
     played.item(key, 0, 1);
 
     let answer = played.reads_until(within("an item", answers.recv())).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     in_flight(&pair.a, 1).await;
     played.end().await;
     pair.end().await;

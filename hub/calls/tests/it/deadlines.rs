@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alkhub_calls::{Answer, Limits, OutgoingItem, Reply};
+use alkhub_calls::{CallAnswer, Limits, OutgoingItem, Reply};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{Code, Delivered, Dialect, Frame};
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn a_deadline_fails_the_call_and_stops_the_spoke() {
     let answer = answers.recv().await;
 
     assert!((Duration::from_secs(3)..Duration::from_secs(3) + LATE).contains(&start.elapsed()));
-    let Some(Answer::Failed(error)) = answer else {
+    let Some(CallAnswer::Failed(error)) = answer else {
         panic!("{answer:?}");
     };
     assert_eq!((error.code, error.delivered), (Code::Timeout, Delivered::Maybe));
@@ -53,7 +53,7 @@ async fn without_a_deadline_the_default_counts_and_none_is_over_the_longest() {
         ticket.expect("routed");
         assert_eq!(spoke.next_call().await.timeout_ms, Some(wanted_ms));
 
-        assert!(matches!(answers.recv().await, Some(Answer::Failed(error)) if error.code == Code::Timeout));
+        assert!(matches!(answers.recv().await, Some(CallAnswer::Failed(error)) if error.code == Code::Timeout));
 
         spoke.next_abort().await;
     }
@@ -167,7 +167,7 @@ async fn a_silent_subscription_ends_after_its_idle_timeout() {
         tokio::time::advance(Duration::from_secs(8)).await;
         spoke.respond(&call.request_id, json!(1));
         assert!(
-            matches!(answers.recv().await, Some(Answer::Item(_))),
+            matches!(answers.recv().await, Some(CallAnswer::Item(_))),
             "each item begins the silence anew"
         );
     }
@@ -175,6 +175,6 @@ async fn a_silent_subscription_ends_after_its_idle_timeout() {
     let answer = answers.recv().await;
 
     assert!((Duration::from_secs(10)..Duration::from_secs(10) + LATE).contains(&silent_since.elapsed()));
-    assert!(matches!(answer, Some(Answer::Failed(error)) if error.code == Code::Timeout));
+    assert!(matches!(answer, Some(CallAnswer::Failed(error)) if error.code == Code::Timeout));
     assert_eq!(spoke.next_abort().await, call.request_id);
 }

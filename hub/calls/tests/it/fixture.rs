@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alkhub_budget::{Budget, Budgets};
 use alkhub_calls::{
-    Answer, Caller, Calls, Items, Limits, Outbox, Outgoing, OutgoingItem, Parts, Registration, Reply, SpokePolicy,
+    CallAnswer, Caller, Calls, Items, Limits, Outbox, Outgoing, OutgoingItem, Parts, Registration, Reply, SpokePolicy,
     outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
@@ -160,7 +160,7 @@ impl Hub {
     pub(crate) fn dispatch(
         &self,
         request: CallRequest,
-    ) -> (Result<alkhub_calls::Ticket, CallError>, mpsc::Receiver<Answer>) {
+    ) -> (Result<alkhub_calls::Ticket, CallError>, mpsc::Receiver<CallAnswer>) {
         let (sender, answers) = mpsc::channel(8);
         (self.calls.dispatch(&admin(), request, Reply::Channel(sender)), answers)
     }

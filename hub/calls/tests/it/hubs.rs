@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_calls::{Answer, Caller, Reply, outbox};
+use alkhub_calls::{CallAnswer, Caller, Reply, outbox};
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
@@ -149,7 +149,7 @@ async fn a_deadline_and_an_abort_travel_to_the_spoke() {
     ticket.expect("routed");
     let late = spoke.next_call().await;
     let answer = within("the deadline", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Failed(error)) if error.code == Code::Timeout));
+    assert!(matches!(answer, Some(CallAnswer::Failed(error)) if error.code == Code::Timeout));
     assert_eq!(spoke.next_abort().await, late.request_id);
 
     let (ticket, _answers) = pair.a.dispatch(request("text.upper", json!(1)));
@@ -172,7 +172,7 @@ async fn a_spoke_lost_on_another_hub_fails_its_calls_at_once() {
 
     drop(spoke);
 
-    let Some(Answer::Failed(error)) = within("the failure", answers.recv()).await else {
+    let Some(CallAnswer::Failed(error)) = within("the failure", answers.recv()).await else {
         panic!("it must fail");
     };
     assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
@@ -324,7 +324,7 @@ async fn a_session_whose_second_registration_gives_way_keeps_its_first_and_may_a
     assert_eq!((code, retryable), (Code::Aborted, true));
     spoke.respond(&call, json!("A"));
     let answer = within("the answer", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     let (_, registration) = pair
         .b
         .calls
@@ -391,7 +391,7 @@ async fn a_call_for_a_connection_that_left_comes_back_and_goes_to_another_instan
     let call = staying.next_call().await;
     staying.respond(&call.request_id, json!(2));
     let answer = within("the answer", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     assert!((pair.a.metric("alkhub_calls_resent_total") - 1.0).abs() < f64::EPSILON);
     drop(staying);
     pair.end().await;
@@ -400,10 +400,10 @@ async fn a_call_for_a_connection_that_left_comes_back_and_goes_to_another_instan
 /// A call that runs at a spoke of hub B for hub A, and one that runs at a spoke of hub A for hub B; both have time.
 struct BothWays {
     at_a: Spoke,
-    of_a: mpsc::Receiver<Answer>,
+    of_a: mpsc::Receiver<CallAnswer>,
     asked_by_b: RequestId,
     /// Whoever drops one of these ends a call.
-    _held: (Spoke, mpsc::Receiver<Answer>),
+    _held: (Spoke, mpsc::Receiver<CallAnswer>),
 }
 
 impl BothWays {
@@ -431,7 +431,7 @@ impl BothWays {
 
     /// Hub A ends both when hub B is gone.
     async fn end_with_hub_b(&mut self) {
-        let Some(Answer::Failed(error)) = within("the failure", self.of_a.recv()).await else {
+        let Some(CallAnswer::Failed(error)) = within("the failure", self.of_a.recv()).await else {
             panic!("it must fail");
         };
         assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
@@ -583,7 +583,7 @@ async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
         (Code::SpokeLost, Delivered::No, true)
     );
 
-    let Some(Answer::Failed(error)) = within("the lease to end", answers.recv()).await else {
+    let Some(CallAnswer::Failed(error)) = within("the lease to end", answers.recv()).await else {
         panic!("it must fail");
     };
     assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
@@ -697,10 +697,10 @@ async fn an_answer_that_takes_long_to_check_holds_up_no_other() {
     spoke.respond(&calls[1].request_id, json!("small"));
 
     let small = within("the small answer", small_answer.recv()).await;
-    assert!(matches!(small, Some(Answer::Item(_))), "{small:?}");
+    assert!(matches!(small, Some(CallAnswer::Item(_))), "{small:?}");
     assert!(large_answer.try_recv().is_err(), "the large one is still checked");
     let large = within("the large answer", large_answer.recv()).await;
-    assert!(matches!(large, Some(Answer::Item(_))), "{large:?}");
+    assert!(matches!(large, Some(CallAnswer::Item(_))), "{large:?}");
     pair.end().await;
 }
 
@@ -728,7 +728,7 @@ async fn what_one_key_makes_another_hub_keep_is_charged_to_that_key_and_to_no_ot
     let _taken = call(&modest);
 
     let answer = within("the answer", refused.recv()).await.expect("an answer");
-    let Answer::Failed(error) = answer else {
+    let CallAnswer::Failed(error) = answer else {
         panic!("{answer:?}")
     };
     assert_eq!(error.code, Code::Overloaded);

@@ -1,6 +1,6 @@
 //! The link between two hubs breaks: no call hangs, nothing is lost, nothing comes twice.
 
-use alkhub_calls::{Answer, Items, OutgoingItem};
+use alkhub_calls::{CallAnswer, Items, OutgoingItem};
 use alkhub_hub_cluster::{Class, LinkState, NotSent};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId, RequestId};
 use alkhub_test_support::{comes_to, until_full, within};
@@ -38,7 +38,7 @@ impl Pair {
 }
 
 /// A spoke on hub B that has got a call of hub A's, where the answer comes, and the call's id at the spoke.
-async fn asked(pair: &Pair) -> (Spoke, mpsc::Receiver<Answer>, RequestId) {
+async fn asked(pair: &Pair) -> (Spoke, mpsc::Receiver<CallAnswer>, RequestId) {
     let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
     let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
     ticket.expect("routed");
@@ -71,7 +71,7 @@ async fn a_call_outlives_a_restart_of_redis() {
     spoke.respond(&call, json!("A"));
 
     let answer = within("the answer", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     drop(spoke);
     pair.end().await;
 }
@@ -112,7 +112,7 @@ async fn an_answer_given_while_the_link_is_down_arrives_when_it_is_back() {
     pair.find_redis().await;
 
     let answer = within("the answer", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     in_flight(&pair.b, 0).await;
     drop(spoke);
     pair.end().await;
@@ -227,12 +227,12 @@ async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
     drop(first);
     again.respond(&of_near.request_id, json!("A"));
     let near = within("the answer on the same hub", near.recv()).await;
-    assert!(matches!(near, Some(Answer::Item(_))), "{near:?}");
+    assert!(matches!(near, Some(CallAnswer::Item(_))), "{near:?}");
     pair.find_redis().await;
     again.respond(&of_far, json!("A"));
 
     let far = within("the answer on the other hub", far.recv()).await;
-    assert!(matches!(far, Some(Answer::Item(_))), "{far:?}");
+    assert!(matches!(far, Some(CallAnswer::Item(_))), "{far:?}");
     sees(&pair.a, "text.lower", again.output.generation).await;
     drop(again);
     pair.end().await;
@@ -287,7 +287,7 @@ async fn answers_given_while_the_link_breaks_arrive() {
 
         for (_, answers) in &mut waiting {
             let answer = within("the answer", answers.recv()).await;
-            assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+            assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
         }
         in_flight(&pair.a, 0).await;
         in_flight(&pair.b, 0).await;

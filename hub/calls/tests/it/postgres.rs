@@ -1,6 +1,6 @@
 //! What is written to Postgres.
 
-use alkhub_calls::Answer;
+use alkhub_calls::CallAnswer;
 use alkhub_devdb::Server;
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::{CallStatus, Code};
@@ -51,7 +51,7 @@ async fn every_call_leaves_one_record_and_no_payload() {
     let call = spoke.next_call().await;
     assert!(call.traceparent.expect("handed on").contains(trace));
     spoke.respond(&call.request_id, json!("SECRET"));
-    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
     let (ticket, _answers) = hub.dispatch(request("text.upper", json!("a")));
     ticket.expect("routed").caller_lost("for the test");
     hub.call("text.upper", json!(1)).await.expect_err("refused");
@@ -271,7 +271,7 @@ async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_
         ticket.expect("it is looked for").is_done(),
         "nothing runs that could be aborted"
     );
-    let Some(Answer::Failed(error)) = answers.recv().await else {
+    let Some(CallAnswer::Failed(error)) = answers.recv().await else {
         panic!("it is refused");
     };
     assert_eq!(error.code, Code::OperationNotFound);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alkhub_calls::{Answer, Caller};
+use alkhub_calls::{CallAnswer, Caller};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::register::{RegisterInput, Registered};
 use alkhub_protocol::{Code, Delivered, OperationKind, RawJson};
@@ -340,7 +340,7 @@ async fn a_newer_peer_of_the_instance_replaces_the_older_one() {
 
     assert!(new.output.generation > old.output.generation);
     assert_eq!(old.next_close().await, 4409);
-    let Some(Answer::Failed(error)) = answers.recv().await else {
+    let Some(CallAnswer::Failed(error)) = answers.recv().await else {
         panic!("the call must fail");
     };
     assert_eq!((error.code, error.delivered), (Code::SpokeLost, Delivered::Maybe));
@@ -386,7 +386,7 @@ async fn registering_again_on_a_connection_replaces_its_set() {
         request_id: call.request_id,
         output: json!(1).into(),
     });
-    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
     let error = hub
         .call("text.upper", json!(1))
         .await

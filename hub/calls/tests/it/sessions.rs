@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alkhub_calls::{Answer, OutgoingItem, Reply};
+use alkhub_calls::{CallAnswer, OutgoingItem, Reply};
 use alkhub_protocol::{CallRequest, Frame, OnDisconnect};
 use futures::StreamExt as _;
 use serde_json::json;
@@ -33,7 +33,7 @@ async fn another_connection_goes_on_with_a_spokes_session_where_the_first_one_st
         spoke.respond(&id, json!("done"));
     }
     for answers in [&mut first_answer, &mut second_answer, &mut third_answer] {
-        assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
+        assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
     }
     assert_eq!(hub.calls.instances().len(), 1, "it never left");
 }

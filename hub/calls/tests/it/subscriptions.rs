@@ -1,6 +1,6 @@
 //! Subscriptions on one hub.
 
-use alkhub_calls::{Answer, Limits, OutgoingItem, Reply};
+use alkhub_calls::{CallAnswer, Limits, OutgoingItem, Reply};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, Code, Delivered, Frame, RawJson};
 use alkhub_test_support::within;
@@ -145,9 +145,9 @@ async fn a_full_channel_still_gets_the_end() {
         spoke.respond(&call.request_id, json!(n));
     }
 
-    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
-    assert!(matches!(answers.recv().await, Some(Answer::Item(_))));
-    assert!(matches!(answers.recv().await, Some(Answer::Failed(error)) if error.code == Code::Overloaded));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Failed(error)) if error.code == Code::Overloaded));
     assert!(answers.recv().await.is_none());
 }
 
