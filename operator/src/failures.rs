@@ -15,7 +15,7 @@ pub(crate) struct Failures(Mutex<HashMap<String, Backoff>>);
 // === impl Failures ===
 
 impl Failures {
-    /// Counts a failure and tells how long to wait. An object that fails for long is not to be tried at once now and then,
+    /// Counts a failure and returns how long to wait. An object that fails for long is not to be tried at once now and then,
     /// as with full jitter.
     pub(crate) fn failed(&self, uid: &str) -> Duration {
         let mut objects = self.0.lock();

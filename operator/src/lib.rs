@@ -92,7 +92,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), StartError> 
     }
 }
 
-/// Stands by and leads in turn, until the process is asked to stop, or has lost a part of itself: then that is told.
+/// Stands by and leads in turn, until the process is asked to stop, or has lost a part of itself, which is an error.
 async fn lead(process: &Process, supervisor: &Supervisor) -> Option<Lost> {
     let gate = &process.gate;
     let mut candidate = Candidate::new(

@@ -29,7 +29,7 @@ use crate::hub::kept_by_other;
 use crate::kubernetes::Going as _;
 use crate::turn::Reconciled;
 
-/// What the cluster does not tell is looked at again after this long.
+/// What no watch shows is looked at again after this long.
 const RESYNC: Duration = Duration::from_secs(300);
 
 /// See the module.

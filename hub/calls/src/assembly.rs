@@ -47,7 +47,7 @@ use crate::table::CallTable;
 pub struct Parts {
     /// Limits and deadlines.
     pub config: CallsConfig,
-    /// How often spokes are pinged (`server.ping-interval`); told to them when they register.
+    /// How often spokes are pinged (`server.ping-interval`); sent to them when they register.
     pub heartbeat: Duration,
     /// How long a hub may be silent before it is gone (`events.lease-ttl`).
     pub lease_ttl: Duration,

@@ -10,7 +10,7 @@ const NONCE: usize = 32;
 
 /// Names a call, and its place in the tree of calls that one led to.
 ///
-/// How often it was sent again is told beside it, by its leg: the identity does not change.
+/// How often it was sent again is counted beside it, by its leg: the identity does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallId {
     /// A UUID version 7: it sorts by the time of the admission.

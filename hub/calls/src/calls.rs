@@ -95,8 +95,8 @@ impl Calls {
         Ok(Items { queue, ticket })
     }
 
-    /// Ends every running call with an error, which its caller is told; its spoke is told the reason. For a hub that goes
-    /// away: who is told later, by the end of a connection, may be told that the spoke is lost, or nothing.
+    /// Ends every running call with an error, which its caller gets; its spoke gets the reason. For a hub that goes
+    /// away: who learns it later, by the end of a connection, may learn that the spoke is lost, or nothing.
     pub fn end_all(&self, error: &CallError, reason: &str) {
         for call in self.table.select(|_| true) {
             self.table.end(call.key, End::Failed(error.clone()), Some(reason));
@@ -263,13 +263,13 @@ impl Ticket {
         self.table.caller_lost(self.key, reason)
     }
 
-    /// Ends the call for its caller, who is told with `call.aborted`, as the end of a stream where it had items; false when
+    /// Ends the call for its caller, who gets `call.aborted`, as the end of a stream where it had items; false when
     /// it had ended before, so that its end is on its way.
     pub fn cancel(&self, reason: &'static str) -> bool {
         self.table.end_once(self.key, End::Stopped(reason), Some(reason))
     }
 
-    /// Ends a subscription that its caller may not call any more; it is told with `ACCESS_DENIED`.
+    /// Ends a subscription that its caller may not call any more; it gets `ACCESS_DENIED`.
     pub fn recheck(&self, caller: &Caller) {
         let call = self.table.get(self.key);
         let Some(call) = call.filter(|call| call.operation.is_subscription()) else {

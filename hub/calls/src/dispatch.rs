@@ -85,7 +85,7 @@ impl Dispatch {
                 self.refused(caller, &call.request, &call.times, &error);
                 Err(error)
             }
-            // Where it was not sent, its deadline was faster and has told the caller.
+            // Where it was not sent, its deadline was faster and has ended it for the caller.
             Ok(()) | Err(_) => Ok(call.key),
         }
     }

@@ -1,4 +1,4 @@
-//! Tells an operation that was offered once from one that never was, where this hub does not remember.
+//! Distinguishes an operation that was offered once from one that never was, where this hub does not remember.
 //!
 //! A hub remembers the names that nobody offers now, up to a bound and since its start; the store knows those whose
 //! specifications it keeps. A call of a name that is not remembered waits for one look into the store before it is

@@ -3,7 +3,7 @@
 //! An [`Outbox`] is the session's stable handle: whoever has something to say pushes into it, and knows neither a socket
 //! nor when there is one. [`Outbox::push`] is synchronous and never waits. Its one reader, [`Outgoing`], belongs to the
 //! session too and is lent to the socket that serves it at the moment: a connection that takes it over begins at what its
-//! predecessor did not get rid of ([`Outgoing::attach`]). A full queue is told to the pusher, who decides: nothing is
+//! predecessor did not get rid of ([`Outgoing::attach`]). A full queue is reported to the pusher, who decides: nothing is
 //! dropped here without a sign.
 //!
 //! Invariants
@@ -57,7 +57,7 @@ impl Outbox {
         &self.0.session
     }
 
-    /// How the peer writes request ids: as it wrote the first that it said, or the default before.
+    /// How the peer writes request ids: as it wrote the first that it sent, or the default before.
     pub fn dialect(&self) -> Dialect {
         self.0.dialect.get().copied().unwrap_or_default()
     }
@@ -86,7 +86,7 @@ impl Outbox {
         self.add(message, |_| Owner::End).map(|_| ())
     }
 
-    /// Queues a call and tells its number, to compare with what [`Outbox::seal`] answers.
+    /// Queues a call and returns its number, to compare with what [`Outbox::seal`] answers.
     pub(crate) fn push_call(&self, message: Bytes, input: &Arc<Input>) -> Result<u64, Full> {
         self.add(message, |number| Owner::Call(number, Arc::clone(input)))
     }

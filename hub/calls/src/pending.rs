@@ -183,7 +183,7 @@ mod tests {
         Arc::new(Until(Mutex::new(after.map(|after| Instant::now() + after))))
     }
 
-    /// Runs the watch for `time` and tells when each expired.
+    /// Runs the watch for `time` and returns when each expired.
     async fn watch(pending: &Pending<Until>, time: Duration) -> Vec<Duration> {
         let (start, expired) = (Instant::now(), Mutex::new(Vec::new()));
         let watching = pending.watch(|_| expired.lock().push(start.elapsed()));

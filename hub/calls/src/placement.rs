@@ -244,7 +244,7 @@ impl Placement {
     }
 }
 
-/// Takes a call back from an instance; tells whether it was never sent again. `None` when it is not there.
+/// Takes a call back from an instance; true when it was never sent again. `None` when it is not there.
 fn take_back(call: &Call, from: &Arc<Instance>) -> Option<bool> {
     let mut leg = call.leg.lock();
     leg.to.instance().filter(|instance| Arc::ptr_eq(instance, from))?;

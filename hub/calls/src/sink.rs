@@ -44,7 +44,7 @@ pub(crate) enum Sink {
         /// Whether its caller wanted the first item only.
         wants_one: bool,
     },
-    /// The end has been told.
+    /// The end has been sent.
     Ended,
 }
 

@@ -100,7 +100,7 @@ impl CallTable {
         self.calls.insert(call.key, Arc::clone(call));
     }
 
-    /// Ends a call, unless it has ended; with `stop` its spoke is told.
+    /// Ends a call, unless it has ended; with `stop` its spoke gets an abort.
     pub(crate) fn end(&self, key: u64, end: End, stop: Option<&str>) {
         self.end_once(key, end, stop);
     }
@@ -134,7 +134,7 @@ impl CallTable {
         self.calls.watch(|call| self.expire(&call)).await;
     }
 
-    /// Takes back a call that could not be sent, unless it has ended; false then. Nobody is told.
+    /// Takes back a call that could not be sent, unless it has ended; false then. Nothing is sent to anybody.
     pub(crate) fn withdraw(&self, call: &Call) -> bool {
         if self.calls.remove(call.key).is_none() {
             return false;
@@ -192,7 +192,7 @@ impl CallTable {
         }
     }
 
-    /// Tells the other end of a leg to stop.
+    /// Asks the other end of a leg to stop.
     fn stop_leg(&self, to: &To, key: u64, reason: &str) {
         let Some(instance) = to.instance() else { return };
         let Some(session) = &instance.session else {

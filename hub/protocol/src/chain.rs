@@ -1,7 +1,7 @@
 //! An error and its causes in one line: for a log, for a terminal, for the message of a failed call.
 //!
 //! Invariants
-//! - A text that the line has already is not said again: many an error repeats its source.
+//! - A text that the line has already is not repeated: many an error repeats its source.
 
 use std::error::Error;
 use std::fmt;

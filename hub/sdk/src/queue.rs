@@ -1,7 +1,7 @@
 //! The queue of one stream: from the connection's reader, which must not wait, to the program.
 //!
 //! Invariants
-//! - `push` never waits: what does not fit is refused, or takes the place of the oldest, and then the reader is told.
+//! - `push` never waits: what does not fit is refused, or takes the place of the oldest, and then the reader learns it.
 //! - The sender's end is seen only after everything queued was read.
 
 use std::sync::Arc;

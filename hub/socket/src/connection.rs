@@ -243,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn received(&mut self, received: Received) {
         match received {
-            // What is queued for it is said first.
+            // What is queued for it is written first.
             Received::Close { .. } if self.phase == Phase::Open => {
                 self.peer_closed = true;
                 self.registered.socket.outbox.close(code::NORMAL, "");

@@ -1,4 +1,4 @@
-//! What is said on one WebSocket: routes each message, as a client's, a spoke's, or a subscriber's.
+//! The messages of one WebSocket: routes each, as a client's, a spoke's, or a subscriber's.
 //!
 //! One peer may be all three on one socket. Answers go into the connection's outbox; nothing here waits. What needs
 //! something remote (a subscription, a registration, a publication) is polled by the connection's own task, so that it
@@ -33,7 +33,7 @@ use crate::spoke::{SpokeMessage, SpokeRole};
 use crate::subscriptions::TopicSubscriptions;
 use crate::tickets::Tickets;
 
-/// As much of a topic that is refused is said, in characters: the longest that is not.
+/// As much of a topic that is refused is repeated, in characters: the longest that is not.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
 
 /// Close code of a peer that does not read its answers.
@@ -137,7 +137,7 @@ impl Conversation {
         self.refuse_of_call(&fault, id);
     }
 
-    /// `call.aborted`: the peer stops a call of its own, and is told when that is done, or gives up one that it was sent.
+    /// `call.aborted`: the peer stops a call of its own, and gets an answer when that is done, or gives up one that it was sent.
     fn abort(&mut self, id: RequestId, bytes: usize) {
         const REASON: &str = "aborted by the caller";
         if !self.tickets.cancel(&id, REASON) {

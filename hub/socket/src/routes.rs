@@ -7,7 +7,7 @@ use http::Method;
 use crate::sockets::Sockets;
 use crate::upgrade::upgrade;
 
-/// The routes of this surface. The key alone is enough; what is said on the socket needs scopes.
+/// The routes of this surface. The key alone is enough; what is sent on the socket needs scopes.
 pub fn routes() -> Vec<Endpoint<Sockets>> {
     vec![
         Endpoint::new(Method::GET, "/v1/ws", get(upgrade))

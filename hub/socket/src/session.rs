@@ -1,12 +1,12 @@
 //! What a peer has on this hub, whichever connection serves it.
 //!
-//! A session is not a socket: its calls, its spoke and its subscriptions, and what is to be said to it, belong to
+//! A session is not a socket: its calls, its spoke and its subscriptions, and what is to be written to it, belong to
 //! [`PeerSession`], which a connection serves and gives back when it is over. Who takes it next decides: another connection
 //! goes on where this one stopped ([`PeerSession::attach`]), or the session ends ([`PeerSession::end`]).
 //!
 //! Invariants
 //! - A session is served by one connection at a time, since it is moved from one to the next.
-//! - What was said to the peer and did not leave the hub is said again by the next connection, in its order.
+//! - What was queued for the peer and did not leave the hub is written again by the next connection, in its order.
 
 use alkhub_calls::Outgoing;
 
@@ -17,7 +17,7 @@ use crate::held::HeldBack;
 pub(crate) struct PeerSession {
     /// What the peer has under way.
     pub(crate) conversation: Conversation,
-    /// What is to be said to it.
+    /// What is to be written to it.
     pub(crate) outgoing: Outgoing,
     /// Ends of streams and aborts that the peer must not read together with what was sent before them.
     pub(crate) held: HeldBack,

@@ -1,7 +1,7 @@
 //! The topics that one connection is subscribed to, and the one queue of their events.
 //!
 //! Invariants
-//! - All subscriptions of a connection share one queue; what overflows is told by a `__gap` in its place.
+//! - All subscriptions of a connection share one queue; what overflows is replaced by a `__gap`.
 //! - A confirmation counts for the asking that it answers: one that was given up meanwhile is dropped.
 
 use std::collections::HashMap;

@@ -37,7 +37,7 @@ impl Tickets {
         self.calls.insert(id, ticket);
     }
 
-    /// Ends a call for its caller, who is told: whether one of that id was entered.
+    /// Ends a call for its caller, who gets an answer: whether one of that id was entered.
     pub(crate) fn cancel(&mut self, id: &RequestId, reason: &'static str) -> bool {
         // Of one that has ended before the end is on its way.
         self.calls.remove(id).is_some_and(|ticket| {

@@ -18,14 +18,14 @@ use crate::metrics::Metrics;
 #[derive(Clone)]
 struct Server {
     live: Option<Value>,
-    said: Arc<Mutex<Vec<(String, Value)>>>,
+    writes: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
 impl Server {
     fn new(live: Option<Value>) -> Self {
         Self {
             live,
-            said: Arc::default(),
+            writes: Arc::default(),
         }
     }
 
@@ -33,7 +33,7 @@ impl Server {
         let method = request.method().to_string();
         let body = request.into_body().collect_bytes().await.expect("a body");
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        self.said.lock().push((method.clone(), body.clone()));
+        self.writes.lock().push((method.clone(), body.clone()));
         let (status, answer) = match (method.as_str(), self.live) {
             ("GET", None) => (
                 404,
@@ -58,7 +58,7 @@ impl Server {
     }
 
     fn methods(&self) -> Vec<String> {
-        self.said.lock().iter().map(|(method, _)| method.clone()).collect()
+        self.writes.lock().iter().map(|(method, _)| method.clone()).collect()
     }
 }
 
@@ -113,7 +113,7 @@ async fn fewer_pods_are_asked_for_only_of_the_version_that_was_seen() {
     applied(&guarded, 2, true).await.expect("written");
     applied(&free, 6, false).await.expect("written");
 
-    let patch = |server: &Server| server.said.lock().last().expect("a write").clone();
+    let patch = |server: &Server| server.writes.lock().last().expect("a write").clone();
     let (method, body) = patch(&guarded);
     assert_eq!(
         (&*method, &body["metadata"]["resourceVersion"]),

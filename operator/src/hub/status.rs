@@ -125,7 +125,7 @@ fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
     let mut next = counted(hub, &sight.poll);
     if let Some(pods) = &sight.pods {
         pods.fill(&mut next);
-        // What the last pod said of its connections ended with it; `channelPrefix` may be changed now.
+        // What the last pod reported of its connections ended with it; `channelPrefix` may be changed now.
         if pods.is_empty() {
             next.connections = next.connections.map(|_| Connections::default());
             next.spokes = next.spokes.map(|_| 0);
@@ -175,13 +175,13 @@ async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdic
     if next == old || (without_counts(&next) == without_counts(&old) && !ctx.count_times.is_due(&uid)) {
         return Ok(());
     }
-    // Whose the Hub is, is not said again: somebody may be handing it over just now.
-    let said = HubStatus {
+    // Whose the Hub is, is not written again: somebody may be handing it over just now.
+    let status = HubStatus {
         operator: None,
         ..next.clone()
     };
     let patch = with_identity::<Hub>(
-        &json!({ "metadata": { "name": hub.name_any() }, "status": said }),
+        &json!({ "metadata": { "name": hub.name_any() }, "status": status }),
         Some(&uid),
     );
     ctx.kubernetes

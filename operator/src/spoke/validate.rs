@@ -147,7 +147,7 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
 fn is_held(info: &ReportedSpoke, put: &SpokePut, hint: Option<&str>) -> bool {
     match &info.declaration_digest {
         Some(declaration) => put.agrees_with(declaration) && hint.is_some() && info.key_hint.as_deref() == hint,
-        // A hub of before 0.2 tells neither.
+        // A hub of before 0.2 reports neither.
         None => true,
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct PoolMembers {
 #[derive(Debug, Default)]
 pub(crate) struct Group(IndexSet<Member>);
 
-/// A registration, told from others by its place in memory.
+/// A registration, identified by its place in memory.
 #[derive(Debug)]
 struct Member(Arc<Instance>);
 

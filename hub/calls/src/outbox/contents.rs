@@ -15,7 +15,7 @@ use crate::input::Input;
 /// What an entry costs beside its bytes, about.
 const ENTRY_BYTES: usize = 128;
 
-/// So much of what one session has waiting is not charged: a peer whose key has used up its budget can be told so.
+/// So much of what one session has waiting is not charged: a peer whose key has used up its budget can still get that answer.
 const FREE_BYTES: usize = 4 * 1024;
 
 /// A list that grew beyond this gives its memory back when it is empty.
@@ -33,7 +33,7 @@ pub(super) struct Contents {
     /// Bytes of ends of streams that the writer has taken and may not write yet.
     kept: usize,
     held: Held,
-    /// What is said last, until it is handed out.
+    /// What is sent last, until it is handed out.
     close: Option<(u16, String)>,
     /// Number of the last call pushed, and of the last one handed to the writer.
     calls_pushed: u64,
@@ -92,7 +92,7 @@ impl Contents {
     /// Queues a message, whose owner learns the number that a call gets.
     pub(super) fn push(&mut self, message: Bytes, owner: impl FnOnce(u64) -> Owner) -> Result<(u64, Waiter), Full> {
         let owner = owner(self.calls_pushed + 1);
-        // Of ends there are as many as calls run: they are taken as long as anything is said.
+        // Of ends there are as many as calls run: they are taken as long as anything is sent.
         let is_last_word = owner.is_end() && self.close.is_some();
         if !is_last_word {
             self.waiting.room(message.len(), self.limits)?;

@@ -3,7 +3,7 @@
 //! Invariants
 //! - What would leave an operation open to callers whom its author meant to keep out is refused by name.
 //! - What is kept but not enforced, what is not known and so not kept, and a declared error that can never come about as
-//!   it is declared, is told with the field's name. What is told is bounded, whatever was sent.
+//!   it is declared, is a warning with the field's name. The warnings are bounded, whatever was sent.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};

@@ -37,7 +37,7 @@ pub(crate) enum RelayMessage {
     },
     /// To the holder: the caller left, or the deadline passed.
     Abort { from: HubId, key: u64 },
-    /// Back: what the spoke said, or why the holder has no answer; to be read by [`answer`], for its size is the spoke's
+    /// Back: what the spoke answered, or why the holder has no answer; to be read by [`answer`], for its size is the spoke's
     /// choice.
     Answer { call: RemoteCall, frame: Bytes },
     /// Back: the registration is not here.

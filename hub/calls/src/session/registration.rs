@@ -121,13 +121,13 @@ impl Registration {
         self.session.hear();
     }
 
-    /// Ends the registration: running calls fail at once, then the directory is told. Dropping the future leaves the
+    /// Ends the registration: running calls fail at once, then the directory learns it. Dropping the future leaves the
     /// rest to a task.
     pub async fn close(self, reason: &str) {
         tracing::debug!(spoke.id = %self.session.spoke, instance.id = %self.session.instance, reason, "a spoke's session is closed");
-        let Some(told) = self.end() else { return };
+        let Some(unregistered) = self.end() else { return };
         // The task goes on when this is dropped.
-        if tokio::time::timeout(UNREGISTER_WAIT, told).await.is_err() {
+        if tokio::time::timeout(UNREGISTER_WAIT, unregistered).await.is_err() {
             tracing::warn!(spoke.id = %self.session.spoke, "the directory has not noted yet that a spoke left");
         }
     }
@@ -147,13 +147,13 @@ impl Registration {
         let generation = self.generation;
         // Fenced: a later registration of the instance stays. Not given up in time, however many wait before it: the
         // record would be asserted again and again, of a spoke that is not there. The directory bounds each of its waits.
-        let tell = async move {
-            let told = cluster.unregister(&session.spoke, &session.instance, generation).await;
-            if let Err(error) = told {
-                tracing::warn!(spoke.id = %session.spoke, %error, "the directory was not told that a spoke left");
+        let unregister = async move {
+            let unregistered = cluster.unregister(&session.spoke, &session.instance, generation).await;
+            if let Err(error) = unregistered {
+                tracing::warn!(spoke.id = %session.spoke, %error, "a spoke that left could not be taken out of the directory");
             }
         };
-        Some(self.context.tasks.spawn_on(tell, &self.context.runtime))
+        Some(self.context.tasks.spawn_on(unregister, &self.context.runtime))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a spoke may say of a failure: brought into bounds, so that nobody takes it for the hub's own word.
 //!
 //! Invariants
-//! - A code of the hub's that tells of the caller's key, of routing or of the hub comes from the hub alone. A spoke
+//! - A code of the hub's that is about the caller's key, of routing or of the hub comes from the hub alone. A spoke
 //!   that means its own uses another spelling, or declares this one in `errorSchemas`; `UNAUTHENTICATED` not even then.
 //! - A code is short and of letters, digits, `_`, `-` and `.`: it stands in URNs, tables and logs.
 //! - A spoke that answers has received the call: `delivered` is `yes`, whatever it says.
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    fn said(code: &str, declared: &Value) -> (String, Option<Value>) {
+    fn bounded(code: &str, declared: &Value) -> (String, Option<Value>) {
         let declared: Vec<ErrorSpec> = serde_json::from_value(declared.clone()).expect("specs");
         let mut error = CallError::new(code.parse().expect("any text"), "no").details(json!({"n": 1}).into());
         bound(&mut error, &declared);
@@ -124,7 +124,7 @@ mod tests {
             "UNAVAILABLE",
             "PAYLOAD_TOO_LARGE",
         ] {
-            assert_eq!(said(code, &json!([])), (code.to_owned(), Some(json!({"n": 1}))));
+            assert_eq!(bounded(code, &json!([])), (code.to_owned(), Some(json!({"n": 1}))));
         }
     }
 
@@ -132,17 +132,17 @@ mod tests {
     fn codes_of_the_hub_are_replaced_unless_they_are_declared() {
         for code in ["RATE_LIMITED", "METHOD_NOT_ALLOWED", "SPOKE_LOST", "INTERNAL"] {
             let details = json!({"spokeCode": code, "details": {"n": 1}});
-            assert_eq!(said(code, &json!([])), ("EXECUTION_ERROR".to_owned(), Some(details)));
-            assert_eq!(said(code, &json!([{"code": code}])).0, code);
+            assert_eq!(bounded(code, &json!([])), ("EXECUTION_ERROR".to_owned(), Some(details)));
+            assert_eq!(bounded(code, &json!([{"code": code}])).0, code);
         }
         let declared = json!([{"code": "UNAUTHENTICATED", "httpStatus": 401}]);
-        assert_eq!(said("UNAUTHENTICATED", &declared).0, "EXECUTION_ERROR");
+        assert_eq!(bounded("UNAUTHENTICATED", &declared).0, "EXECUTION_ERROR");
     }
 
     #[test]
     fn a_code_that_would_spoil_a_table_is_shown_in_the_details_only() {
         for code in ["a\nb", "a b", "é", "<b>", &"X".repeat(5_000), &"X".repeat(65)] {
-            let (code_now, details) = said(code, &json!([{"code": code}]));
+            let (code_now, details) = bounded(code, &json!([{"code": code}]));
             let shown: String = code.chars().take(200).collect();
             assert_eq!(code_now, "UNKNOWN_ERROR");
             assert_eq!(details.expect("details")["spokeCode"], json!(shown));

@@ -37,7 +37,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Queues what is to be said next: control frames, then calls, then events.
+    /// Queues what is to be written next: control frames, then calls, then events.
     fn fill(&mut self, cx: &mut Context<'_>) {
         if let Some(payload) = self.pong.take() {
             self.batch.pong(&payload);

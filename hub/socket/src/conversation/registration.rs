@@ -13,7 +13,7 @@ use crate::code;
 use crate::pending::Done;
 use crate::spoke::RegistrationEnd;
 
-/// As much of what is wrong with a registration is said, in characters: it repeats what the peer wrote.
+/// As much of what is wrong with a registration is sent, in characters: it repeats what the peer wrote.
 const SHOWN: usize = 500;
 
 impl Conversation {

@@ -109,13 +109,13 @@ mod tests {
         };
         let reason = |conditions: &[Condition]| conditions[0].reason.clone();
 
-        let untold = after(&[], Err("503".to_owned()));
-        let lost = after(&untold, Ok(Some(2)));
+        let unreported = after(&[], Err("503".to_owned()));
+        let lost = after(&unreported, Ok(Some(2)));
         let silent = after(&lost, Ok(None));
         let mended = after(&silent, Ok(Some(0)));
         let away = after(&mended, Err("503".to_owned()));
 
-        assert_eq!(reason(&untold), "NotTold");
+        assert_eq!(reason(&unreported), "NotTold");
         assert_eq!(
             (reason(&lost), lost[0].status.as_str()),
             ("HashKeyChanged".to_owned(), "False")

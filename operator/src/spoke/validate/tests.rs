@@ -216,7 +216,7 @@ async fn a_hub_that_has_another_declaration_or_key_is_told_again() {
     assert!(known(reported("uid-spoke", Some("2:of the next version"), hint)));
     assert!(
         known(reported("uid-spoke", None, None)),
-        "a hub of before tells neither"
+        "a hub of before reports neither"
     );
 }
 
