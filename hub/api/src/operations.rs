@@ -8,7 +8,7 @@ use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::{Code, OperationName, scope};
+use alkhub_protocol::{Code, OperationName};
 use axum::extract::State;
 
 use crate::api::Api;
@@ -19,7 +19,6 @@ pub(crate) async fn list(
     caller: Holder,
     query: Query,
 ) -> Result<Page<OperationInfo>, ApiError> {
-    caller.require(scope::OPERATIONS_READ)?;
     let limit = query.parse::<usize>("limit")?;
     if limit.is_some_and(|limit| !(1..=PAGE_LIMIT).contains(&limit)) {
         return Err(ApiError::bad_request(format!(
@@ -46,7 +45,6 @@ pub(crate) async fn get(
     caller: Holder,
     Path(name): Path<String>,
 ) -> Result<Data<OperationInfo>, ApiError> {
-    caller.require(scope::OPERATIONS_READ)?;
     let name: OperationName = name
         .parse()
         .map_err(|e: alkhub_protocol::id::InvalidId| ApiError::bad_request(e.to_string()))?;

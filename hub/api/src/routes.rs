@@ -1,5 +1,5 @@
-//! Every route of this surface with its scope, on one page. The router and the OpenAPI document are both made of this
-//! list.
+//! Every route of this surface with its scope, on one page. The router, which asks for the scopes, and the OpenAPI
+//! document are both made of this list.
 
 use alkhub_edge::Endpoint;
 use alkhub_edge::endpoint::schema_of;
@@ -27,7 +27,7 @@ fn calling() -> Vec<Endpoint<Api>> {
     vec![
         at(Method::POST, "/v1/call/{operation}", post(calls::call))
             .says("Calls an operation and waits for its output; a subscription answers as server-sent events.")
-            .needs("call:{operation}")
+            .asks("call:{operation}")
             .path("operation", schema_of::<OperationName>)
             .header(
                 "Alkhub-Timeout",
@@ -77,7 +77,7 @@ fn publishing() -> Vec<Endpoint<Api>> {
     vec![
         at(Method::GET, "/v1/events", get(events::stream))
             .says("Events of the named topics as server-sent events, from the moment of the answer.")
-            .needs("events:subscribe:{type}")
+            .asks("events:subscribe:{type}")
             .repeated(
                 "topic",
                 "`type:id`, or `type:*` for all ids of a type; may be repeated.",
@@ -91,7 +91,7 @@ fn publishing() -> Vec<Endpoint<Api>> {
             .streams(),
         at(Method::POST, "/v1/events", post(events::publish_to_topic))
             .says("Publishes an event to a topic that a path cannot name: `.` and `..` in a path mean another path.")
-            .needs("events:publish:{type}")
+            .asks("events:publish:{type}")
             .required(
                 "topic",
                 "`type:id`, or a type alone for an empty id.",
@@ -102,14 +102,14 @@ fn publishing() -> Vec<Endpoint<Api>> {
         at(Method::POST, "/v1/events/{type}", post(events::publish_without_id))
             .says("Publishes an event with an empty id.")
             .path("type", topic::type_schema)
-            .needs("events:publish:{type}")
+            .asks("events:publish:{type}")
             .reads_any("The payload; an empty body is an event without one.")
             .gives::<events::PublishedEvent>(202),
         at(Method::POST, "/v1/events/{type}/{id}", post(events::publish))
             .says("Publishes an event.")
             .path("type", topic::type_schema)
             .path("id", topic::id_schema)
-            .needs("events:publish:{type}")
+            .asks("events:publish:{type}")
             .reads_any("The payload; an empty body is an event without one.")
             .gives::<events::PublishedEvent>(202),
     ]

@@ -10,7 +10,7 @@ use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
 use alkhub_protocol::admin::{SpokeInfo, SpokePut, UID_LIMIT};
-use alkhub_protocol::{ApiKey, Code, SpokeName, scope};
+use alkhub_protocol::{ApiKey, Code, SpokeName};
 use alkhub_store::SpokeKey;
 use axum::extract::State;
 use http::StatusCode;
@@ -49,12 +49,7 @@ pub(crate) struct Declared {
 }
 
 /// `GET /v1/admin/spokes/{name}`.
-pub(crate) async fn get(
-    State(api): State<Api>,
-    caller: Holder,
-    Path(name): Path<String>,
-) -> Result<Data<Declared>, ApiError> {
-    caller.require(scope::ADMIN)?;
+pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Result<Data<Declared>, ApiError> {
     let name = spoke_name(&name)?;
     let record = api.store().spokes().get(&name).await.map_err(|e| ApiError::store(&e))?;
     let record = record.ok_or_else(|| unknown(&name, None))?;
@@ -71,7 +66,6 @@ pub(crate) async fn put(
     Path(name): Path<String>,
     JsonBody(spoke): JsonBody<SpokePut>,
 ) -> Result<Data<SpokeInfo>, ApiError> {
-    caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
     let checked = spoke.check().and_then(|()| spoke.check_key());
     checked.map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -118,7 +112,6 @@ pub(crate) async fn delete(
     Path(name): Path<String>,
     query: Query,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(scope::ADMIN)?;
     let name = spoke_name(&name)?;
     let uid = query.first("uid").map(str::to_owned);
     let work = remove(api.clone(), caller, name, uid);
@@ -142,7 +135,6 @@ pub(crate) async fn sweep(
     caller: Holder,
     JsonBody(sweep): JsonBody<Sweep>,
 ) -> Result<Data<Swept>, ApiError> {
-    caller.require(scope::ADMIN)?;
     let work = remove_all_but(api.clone(), caller, sweep.uids);
     api.edge().scope().finish(work).await
 }

@@ -60,9 +60,8 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let admitted = request.extensions().get::<Admitted>().cloned();
         let body = read(request).await?;
-        if let Some(Admitted(key)) = admitted {
-            // It may have ended meanwhile.
-            Edge::from_ref(state).keys().admit_again(&key).await?;
+        if let Some(admitted) = admitted {
+            admitted.again(&Edge::from_ref(state)).await?;
         }
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(None));

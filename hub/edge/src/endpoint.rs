@@ -20,12 +20,21 @@ pub struct Route {
     pub(crate) path: &'static str,
     pub(crate) summary: &'static str,
     /// The scope that it needs; `None` where the key alone is enough.
-    pub(crate) scope: Option<&'static str>,
+    pub(crate) scope: Option<RouteScope>,
     /// Whether a key is needed.
     pub(crate) keyed: bool,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) body: Option<RequestBody>,
     pub(crate) answers: Vec<(u16, Content)>,
+}
+
+/// The scope that a route needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RouteScope {
+    /// This one: [`router::mount`](crate::router::mount) asks for it before the handler runs.
+    Fixed(&'static str),
+    /// One that follows from the request, as the document writes it: the handler, or what it calls, asks for it.
+    OfRequest(&'static str),
 }
 
 /// A query parameter, a header, or a part of the path.
@@ -73,6 +82,17 @@ pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
+// === impl RouteScope ===
+
+impl RouteScope {
+    /// As the document names it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Fixed(scope) | Self::OfRequest(scope) => scope,
+        }
+    }
+}
+
 // === impl Endpoint ===
 
 impl<S> Endpoint<S> {
@@ -99,9 +119,15 @@ impl<S> Endpoint<S> {
         self
     }
 
-    /// The scope that its handler asks for, as the document names it.
+    /// Its handler runs only for a key with this scope, and nothing of the body is read for another.
     pub fn needs(mut self, scope: &'static str) -> Self {
-        self.route.scope = Some(scope);
+        self.route.scope = Some(RouteScope::Fixed(scope));
+        self
+    }
+
+    /// Its handler asks for a scope that follows from the request; the document names it as this pattern.
+    pub fn asks(mut self, pattern: &'static str) -> Self {
+        self.route.scope = Some(RouteScope::OfRequest(pattern));
         self
     }
 

@@ -1,14 +1,14 @@
 //! Authorization as a type: a handler that takes a [`Holder`] runs only for the holder of a good key.
 //!
 //! Invariants
-//! - A handler that takes a body runs only when the key is still good after the body was read: a body may take half a
+//! - A handler of a route that [needs](crate::Endpoint::needs) a scope runs only for a key that has it.
+//! - A handler that takes a body runs only when all of this still holds after the body was read: that may take half a
 //!   minute.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use alkhub_protocol::CallError;
-use axum::extract::{FromRef, FromRequestParts};
+use axum::extract::{FromRef, FromRequestParts, Request};
 use http::request::Parts;
 
 use crate::auth::credential;
@@ -26,9 +26,14 @@ pub struct Holder {
     pub key: Arc<Key>,
 }
 
-/// The key of a request whose body is still to come, in its extensions.
+/// Who a request was let in for, in its extensions: the key is looked at and its rate charged once, and again when the
+/// body was read.
 #[derive(Clone, Debug)]
-pub(crate) struct Admitted(pub(crate) Arc<Key>);
+pub(crate) struct Admitted {
+    holder: Holder,
+    /// The scope that the route needs.
+    scope: Option<&'static str>,
+}
 
 // === impl Holder ===
 
@@ -38,12 +43,25 @@ impl Holder {
         self.key.caller()
     }
 
-    /// Checks one of alkhub's own scopes.
+    /// Whether one of alkhub's own scopes is held.
+    pub fn has(&self, scope: &str) -> bool {
+        self.who().scopes.allows(scope)
+    }
+
+    /// The request, when its key has a scope.
     ///
     /// # Errors
-    /// 403 that names the scope.
-    pub fn require(&self, scope: &str) -> Result<(), CallError> {
-        self.who().scopes.require(scope).map_err(|scope| missing_scope(&scope))
+    /// As for a handler that takes a [`Holder`]; 403 that names the scope.
+    pub(crate) async fn with_scope(edge: &Edge, scope: &'static str, request: Request) -> Result<Request, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let holder = Self::from_request_parts(&mut parts, edge).await?;
+        let admitted = Admitted {
+            holder,
+            scope: Some(scope),
+        };
+        admitted.check_scope()?;
+        parts.extensions.insert(admitted);
+        Ok(Request::from_parts(parts, body))
     }
 }
 
@@ -54,6 +72,9 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if let Some(admitted) = parts.extensions.get::<Admitted>() {
+            return Ok(admitted.holder.clone());
+        }
         let edge = Edge::from_ref(state);
         let address = match parts.extensions.get::<Peer>() {
             Some(peer) => forwarded::client(&parts.headers, peer.address, edge.server()),
@@ -63,7 +84,31 @@ where
         let key = keys.authenticate(credential(parts).as_deref(), address).await?;
         keys.take_request(&key)?;
         Payer::set(&parts.extensions, edge.budgets().key(&key.id));
-        parts.extensions.insert(Admitted(key.clone()));
-        Ok(Self { key })
+        let holder = Self { key };
+        parts.extensions.insert(Admitted {
+            holder: holder.clone(),
+            scope: None,
+        });
+        Ok(holder)
+    }
+}
+
+// === impl Admitted ===
+
+impl Admitted {
+    /// Looks again at a key whose request took a while to be read.
+    ///
+    /// # Errors
+    /// It has ended meanwhile, or may do less.
+    pub(crate) async fn again(&self, edge: &Edge) -> Result<(), ApiError> {
+        edge.keys().admit_again(&self.holder.key).await?;
+        self.check_scope()
+    }
+
+    fn check_scope(&self) -> Result<(), ApiError> {
+        match self.scope {
+            Some(scope) if !self.holder.has(scope) => Err(missing_scope(scope).into()),
+            Some(_) | None => Ok(()),
+        }
     }
 }

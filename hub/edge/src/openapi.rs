@@ -62,7 +62,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         "responses": responses(route, generator),
     });
     if let Some(scope) = route.scope {
-        operation["description"] = format!("Needs scope `{scope}`.").into();
+        operation["description"] = format!("Needs scope `{}`.", scope.text()).into();
     }
     if !route.keyed {
         operation["security"] = json!([]);

@@ -4,14 +4,19 @@ use std::sync::Arc;
 
 use alkhub_config::Origin;
 use alkhub_protocol::Code;
+use axum::extract::{FromRef, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Router, middleware};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::endpoint::Endpoint;
+use crate::edge::Edge;
+use crate::endpoint::{Endpoint, RouteScope};
 use crate::error::ApiError;
+use crate::holder::Holder;
 use crate::metrics::EdgeMetrics;
 use crate::query::QueryParameters;
 use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT};
@@ -20,16 +25,32 @@ use crate::trace::TRACEPARENT;
 /// Characters of a path that are repeated, at most.
 const SHOWN: usize = 200;
 
-/// The routes of one surface with its state. A query parameter that a route does not declare is refused.
-pub fn mount<S: Clone + Send + Sync + 'static>(endpoints: Vec<Endpoint<S>>, state: S) -> Router {
+/// The routes of one surface with its state. A query parameter that a route does not declare is refused, and so is a key
+/// without the scope that a route [needs](Endpoint::needs), in this order.
+pub fn mount<S: Clone + Send + Sync + 'static>(endpoints: Vec<Endpoint<S>>, state: S) -> Router
+where
+    Edge: FromRef<S>,
+{
+    let edge = Edge::from_ref(&state);
     let routes = endpoints
         .into_iter()
-        .fold(Router::new(), |router, Endpoint { route, handler }| {
+        .fold(Router::new(), |router, Endpoint { route, mut handler }| {
+            if let Some(RouteScope::Fixed(scope)) = route.scope {
+                handler = handler.route_layer(middleware::from_fn_with_state((edge.clone(), scope), guard));
+            }
             let parameters = QueryParameters::of(&route.parameters);
             let check = middleware::from_fn(move |request, next| parameters.clone().pass(request, next));
             router.route(route.path, handler.route_layer(check))
         });
     routes.with_state(state)
+}
+
+/// Passes a request on whose key has the scope.
+async fn guard(State((edge, scope)): State<(Edge, &'static str)>, request: Request, next: Next) -> Response {
+    match Holder::with_scope(&edge, scope, request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// A listener's router: what answers where nothing is, and what every request passes through.

@@ -6,7 +6,7 @@
 //! | `/v1/ws`, `/ws` | `hub/socket/src/routes.rs` |
 //! | `/metrics`, `/livez`, `/readyz` | `management`, here |
 
-use alkhub_edge::{Endpoint, openapi, router};
+use alkhub_edge::{Edge, Endpoint, openapi, router};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::get;
@@ -39,7 +39,10 @@ pub(crate) fn management(app: &App) -> Router {
 }
 
 /// A surface's routes with what it needs of the hub.
-fn mounted<S: FromRef<App> + Clone + Send + Sync + 'static>(app: &App, routes: Vec<Endpoint<S>>) -> Router {
+fn mounted<S: FromRef<App> + Clone + Send + Sync + 'static>(app: &App, routes: Vec<Endpoint<S>>) -> Router
+where
+    Edge: FromRef<S>,
+{
     router::mount(routes, S::from_ref(app))
 }
 

@@ -86,27 +86,59 @@ async fn an_array_declares_nothing() {
     assert_eq!(hub.get("/v1/admin/spokes").await.body["data"], json!([]));
 }
 
+/// Scopes that a client's key can have, but `admin`, which has them all.
+const SCOPES: [&str; 6] = [
+    "call:*",
+    "events:publish:*",
+    "events:subscribe:*",
+    "operations:read",
+    "spokes:read",
+    "calls:read",
+];
+
+/// Methods and paths of the document that need a scope whatever is asked for, with that scope.
+async fn guarded(hub: &TestHub) -> Vec<(Method, String, String)> {
+    let document: Value = serde_json::from_str(&hub.get("/v1/openapi.json").await.text).expect("JSON");
+    let mut guarded = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let needs = operation["description"].as_str().unwrap_or_default();
+            let scope = needs
+                .strip_prefix("Needs scope `")
+                .and_then(|rest| rest.strip_suffix("`."));
+            assert!(
+                scope.is_some() || !path.starts_with("/v1/admin"),
+                "{method} {path} needs no scope"
+            );
+            if let Some(scope) = scope.filter(|scope| !scope.contains('{')) {
+                let method = method.to_uppercase().parse().expect("a method");
+                guarded.push((method, path.replace(['{', '}'], ""), scope.to_owned()));
+            }
+        }
+    }
+    guarded
+}
+
+/// A body that nothing reads: that it cannot be read is never found out.
 #[tokio::test]
-async fn only_admins_may_administer() {
+async fn every_route_asks_for_its_scope_before_it_reads_anything() {
     let hub = hub().await;
-    let (key, _) = hub
-        .key(&[
-            "call:*",
-            "operations:read",
-            "spokes:read",
-            "calls:read",
-            "events:publish:*",
-        ])
-        .await;
-    for (method, path) in [
-        (Method::GET, "/v1/admin/hub"),
-        (Method::GET, "/v1/admin/keys"),
-        (Method::DELETE, "/v1/admin/keys/x"),
-        (Method::GET, "/v1/admin/spokes/x"),
-        (Method::DELETE, "/v1/admin/spokes/x"),
-    ] {
-        let answer = Answer::of(hub.as_key(&key, method, path).send().await.expect("answered")).await;
-        answer.is_problem(403, "ACCESS_DENIED").names("admin");
+    let routes = guarded(&hub).await;
+    assert!(routes.len() >= 13, "{routes:?}");
+    for (method, path, scope) in routes {
+        let others: Vec<&str> = SCOPES.into_iter().filter(|held| *held != scope).collect();
+        let (key, _) = hub.key(&others).await;
+
+        let lacking = hub.as_key(&key, method.clone(), &path).body("no JSON");
+        let without = hub.client.request(method.clone(), format!("{}{path}", hub.hub.url()));
+        let unknown = hub.as_key(&key, method.clone(), &format!("{path}?unheard=of"));
+
+        let answer = Answer::of(lacking.send().await.expect("answered")).await;
+        answer.is_problem(403, "ACCESS_DENIED").names(&format!("`{scope}`"));
+        let answer = Answer::of(without.send().await.expect("answered")).await;
+        answer.is_problem(401, "UNAUTHENTICATED");
+        let answer = Answer::of(unknown.send().await.expect("answered")).await;
+        answer.is_problem(400, "BAD_REQUEST").names("unheard");
     }
 }
 
