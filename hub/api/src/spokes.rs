@@ -172,10 +172,7 @@ fn unknown(name: &SpokeName, uid: Option<&str>) -> ApiError {
 
 async fn hint(api: &Api, name: &SpokeName) -> Result<Option<String>, ApiError> {
     let hash_key = api.edge().keys().hasher().hash_key();
-    let hints = api
-        .store()
-        .spokes()
-        .key_hints(Some(std::slice::from_ref(name)), hash_key);
+    let hints = api.store().spokes().key_hints(std::slice::from_ref(name), hash_key);
     let mut hints = hints.await.map_err(|e| ApiError::store(&e))?;
     Ok(hints.remove(name))
 }

@@ -109,7 +109,7 @@ impl Roster {
         }
         if let Some(hash_key) = &self.hints_of {
             let names: Vec<SpokeName> = self.records.iter().map(|record| record.name.clone()).collect();
-            self.hints = store.key_hints(Some(&names), hash_key).await?;
+            self.hints = store.key_hints(&names, hash_key).await?;
         }
         Ok(())
     }

@@ -10,27 +10,22 @@ use crate::statement::run;
 use crate::{Error, HashKey};
 
 impl Spokes<'_> {
-    /// The hint of the key that was minted for each of these spokes and is in force, for all spokes when no names are
-    /// given. A key that was ended or superseded, has expired, was made for another uid or was hashed with another
-    /// secret is none.
+    /// The hint of the key that was minted for each of these spokes and is in force. A key that was ended or
+    /// superseded, has expired, was made for another uid or was hashed with another secret is none.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn key_hints(
-        self,
-        names: Option<&[SpokeName]>,
-        hash_key: &HashKey,
-    ) -> Result<HashMap<SpokeName, String>, Error> {
-        let names: Option<Vec<String>> = names.map(|names| names.iter().map(ToString::to_string).collect());
+    pub async fn key_hints(self, names: &[SpokeName], hash_key: &HashKey) -> Result<HashMap<SpokeName, String>, Error> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let rows = run!(self.0, Statement::SpokeKeys, |db| sqlx::query!(
             r#"SELECT DISTINCT ON (s.name) s.name, k.hint
                FROM spokes s JOIN keys k ON k.spoke = s.name AND k.spoke_uid = s.uid
                WHERE k.origin = 'spoke' AND k.superseded_at IS NULL AND k.revoked_at IS NULL
                  AND (k.expires_at IS NULL OR k.expires_at > now())
                  AND (k.hash_key_fingerprint IS NULL OR k.hash_key_fingerprint = $2)
-                 AND ($1::text[] IS NULL OR s.name = ANY($1))
+                 AND s.name = ANY($1)
                ORDER BY s.name, k.created_at DESC, k.id DESC"#,
-            names.as_deref() as _,
+            &names,
             hash_key.fingerprint
         )
         .fetch_all(db))?;

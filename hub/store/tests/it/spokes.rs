@@ -140,7 +140,11 @@ async fn the_hint_of_a_spokes_key_is_that_of_the_one_in_force() {
     let store = store().await;
     let (builder, mut put) = (name("builder"), spoke("a"));
     let hint = async |hasher: &KeyHasher| {
-        let hints = store.spokes().key_hints(None, hasher.hash_key()).await.expect("asked");
+        let hints = store
+            .spokes()
+            .key_hints(std::slice::from_ref(&builder), hasher.hash_key())
+            .await
+            .expect("asked");
         hints.get(&builder).cloned()
     };
     let (ours, of) = (hasher(), |number| Some(api_key(number).hint().to_owned()));
@@ -163,7 +167,7 @@ async fn the_hint_of_a_spokes_key_is_that_of_the_one_in_force() {
         .id;
     store.keys().revoke(id).await.expect("asked");
     assert_eq!(hint(&ours).await, None);
-    let named = store.spokes().key_hints(Some(&[name("other")]), ours.hash_key()).await;
+    let named = store.spokes().key_hints(&[name("other")], ours.hash_key()).await;
     assert_eq!(named.expect("asked").len(), 0);
 }
 
