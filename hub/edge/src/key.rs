@@ -152,6 +152,11 @@ impl Key {
         *self.last_used.lock() = Some(now);
     }
 
+    /// Takes back a use that could not be written, unless there was another meanwhile.
+    pub(crate) fn used_before(&self, then: Timestamp) {
+        self.last_used.lock().get_or_insert(then);
+    }
+
     /// When it was last used, once for each time it was.
     pub(crate) fn take_last_used(&self) -> Option<Timestamp> {
         self.last_used.lock().take()

@@ -22,7 +22,7 @@ const ENDS: Duration = Duration::from_secs(1);
 /// A check that found Postgres away is tried again after this long.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keys looked up in one statement.
+/// Keys looked up, or whose uses are written, in one statement.
 const BATCH: usize = 500;
 
 /// Until the hub ends: follows the changes of keys, looks at the keys of what is open once per `auth.cache-ttl`, and
@@ -68,10 +68,39 @@ async fn check(keys: &KeyRing, due: &Notify, scope: &Scope) {
 }
 
 async fn write_uses(keys: &KeyRing, scope: &Scope) {
-    while scope.pause(USES).await {
-        keys.write_uses().await;
+    let mut is_late = false;
+    loop {
+        let goes_on = scope.pause(USES).await;
+        let failed = keys.write_uses().await;
+        match (&failed, is_late) {
+            (Some(error), false) => {
+                tracing::warn!(error = %alkhub_protocol::Chain::of(error), "last uses of keys were not written");
+            }
+            (None, true) => tracing::info!("last uses of keys are written again"),
+            (Some(_), true) | (None, false) => {}
+        }
+        is_late = failed.is_some();
+        if !goes_on {
+            return;
+        }
     }
-    keys.write_uses().await;
+}
+
+/// Writes uses part by part, so that a statement stays within its time and one that fails takes no other with it; what it
+/// failed to write goes back to the keys. The last failure.
+async fn in_parts<E, W: Future<Output = Result<(), E>>>(
+    uses: &[(Arc<Key>, Timestamp)],
+    mut write: impl FnMut(Vec<(String, Timestamp)>) -> W,
+) -> Option<E> {
+    let mut failed = None;
+    for part in uses.chunks(BATCH) {
+        let named = part.iter().map(|(key, at)| (key.id.to_string(), *at));
+        if let Err(error) = write(named.collect()).await {
+            part.iter().for_each(|(key, at)| key.used_before(*at));
+            failed = Some(error);
+        }
+    }
+    failed
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {
@@ -148,17 +177,51 @@ impl KeyRing {
         }
     }
 
-    async fn write_uses(&self) {
-        let uses: Vec<(String, Timestamp)> = self
-            .all()
-            .iter()
-            .filter_map(|key| Some((key.id.to_string(), key.take_last_used()?)))
+    /// Why some of the last uses were not written, where that is so.
+    async fn write_uses(&self) -> Option<alkhub_store::Error> {
+        let uses = self.all().into_iter().filter_map(|key| {
+            let at = key.take_last_used()?;
+            Some((key, at))
+        });
+        let uses: Vec<_> = uses.collect();
+        let (keys, hash_key) = (self.store.keys(), self.hasher.hash_key());
+        in_parts(&uses, |part| async move { keys.touch(&part, hash_key).await }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_store::{KeyHash, KeyRecord};
+
+    use super::*;
+    use crate::key::record;
+
+    #[tokio::test]
+    async fn of_uses_that_are_written_only_a_part_that_failed_comes_back() {
+        let used = Timestamp::now();
+        let uses: Vec<_> = (0..2 * BATCH + 1)
+            .map(|number| {
+                let id = number.to_string();
+                let key = Key::new(KeyHash([0; 32]), &KeyRecord { id, ..record() });
+                (Arc::new(key), used)
+            })
             .collect();
-        if uses.is_empty() {
-            return;
-        }
-        if let Err(error) = self.store.keys().touch(&uses, self.hasher.hash_key()).await {
-            tracing::debug!(%error, "last uses of keys were not written");
-        }
+        let again = used + Duration::from_secs(1);
+        let mut sizes = Vec::new();
+
+        let failed = in_parts(&uses, |part| {
+            sizes.push(part.len());
+            uses[BATCH + 1].0.used(again);
+            let is_second = part.iter().any(|(id, _)| *id == BATCH.to_string());
+            std::future::ready(if is_second { Err("too slow") } else { Ok(()) })
+        })
+        .await;
+
+        assert_eq!(failed, Some("too slow"));
+        assert_eq!(sizes, [BATCH, BATCH, 1]);
+        let left: Vec<_> = uses.iter().map(|(key, _)| key.take_last_used()).collect();
+        assert!(left[..BATCH].iter().chain(&left[2 * BATCH..]).all(Option::is_none));
+        assert!(left[BATCH..2 * BATCH].iter().all(Option::is_some));
+        assert_eq!((left[BATCH], left[BATCH + 1]), (Some(used), Some(again)));
     }
 }
