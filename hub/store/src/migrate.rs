@@ -2,12 +2,21 @@
 //!
 //! Migrations expand first and contract later. Software that meets a newer schema goes on, unless the schema's
 //! `min_reader` says that what it reads is gone.
+//!
+//! Invariants
+//! - A migration may take as long as it likes, and nothing else here may: a lock is waited for as long as a connection is,
+//!   so that statements which queue behind the wait are not held up for longer.
+//! - A migration whose connection fell silent is given up, though no time limit shows it: another connection asks whether
+//!   Postgres still works on it.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use alkhub_config::SchemaName;
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use tokio::time::timeout;
 
 use crate::error::{is_link_failure, reason};
 use crate::{Error, connect};
@@ -39,13 +48,77 @@ pub(crate) async fn incarnation(connection: &mut PgConnection) -> sqlx::Result<i
         .await
 }
 
-/// Makes the schema and applies what it lacks. The lock ends with the connection, however that happens.
+/// Times in a row that Postgres does not answer until a migration is given up.
+const MISSES: u32 = 3;
+
+/// Makes the schema and applies what it lacks, on a connection of its own, which it hands out. `limit` is how long a
+/// connection, a lock and a sign of life may take. The lock ends with the connection, however that happens; so does the
+/// attempt when the future is dropped.
 ///
 /// # Errors
 /// [`Error::SchemaTooNew`], [`Error::Migration`], or [`Error::Unavailable`] for everything that may pass.
-pub(crate) async fn run(connection: &mut PgConnection, schema: &SchemaName) -> Result<(), Error> {
-    let transient = |error: sqlx::Error| Error::Unavailable { reason: reason(&error) };
-    enter(connection, schema).await.map_err(transient)?;
+pub(crate) async fn run(
+    options: &PgConnectOptions,
+    schema: &SchemaName,
+    limit: Duration,
+) -> Result<PgConnection, Error> {
+    let begun = async {
+        let mut connection = options.connect().await?;
+        let backend = sqlx::query_scalar("SELECT pg_backend_pid()");
+        let backend: i32 = backend.fetch_one(&mut connection).await?;
+        Ok((connection, backend))
+    };
+    let (mut connection, backend) = match timeout(limit, begun).await {
+        Ok(begun) => begun.map_err(transient)?,
+        Err(_) => {
+            return Err(Error::Unavailable {
+                reason: format!("no connection within {limit:?}"),
+            });
+        }
+    };
+    let lost = tokio::select! {
+        biased;
+        done = apply(&mut connection, schema, limit) => return done.map(|()| connection),
+        lost = lost(options, backend, limit) => lost,
+    };
+    Err(Error::Unavailable { reason: lost })
+}
+
+/// Resolves when Postgres has not said for a while that it serves the connection of this backend, with the reason.
+async fn lost(options: &PgConnectOptions, backend: i32, limit: Duration) -> String {
+    let mut misses = 0;
+    loop {
+        tokio::time::sleep(limit).await;
+        let answer = timeout(limit, is_served(options, backend)).await;
+        let reason = match answer {
+            // An error of the server's own, such as too many connections, is a sign of life too.
+            Ok(Ok(true) | Err(sqlx::Error::Database(_))) => {
+                misses = 0;
+                continue;
+            }
+            Ok(Ok(false)) => "Postgres has lost the connection that migrates".to_owned(),
+            Ok(Err(error)) => reason(&error),
+            Err(_) => format!("no answer within {limit:?} during a migration"),
+        };
+        misses += 1;
+        if misses == MISSES {
+            return reason;
+        }
+    }
+}
+
+async fn is_served(options: &PgConnectOptions, backend: i32) -> sqlx::Result<bool> {
+    let mut connection = options.connect().await?;
+    let served = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)")
+        .bind(backend)
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(served)
+}
+
+async fn apply(connection: &mut PgConnection, schema: &SchemaName, limit: Duration) -> Result<(), Error> {
+    enter(connection, schema, limit).await.map_err(transient)?;
     check(connection, schema).await?;
     MIGRATIONS
         .run_direct(None, connection, false)
@@ -54,9 +127,28 @@ pub(crate) async fn run(connection: &mut PgConnection, schema: &SchemaName) -> R
     leave(connection, schema).await.map_err(transient)
 }
 
-/// Takes the lock, makes the schema when it is missing, and enters it. Migrations have no time limit.
-async fn enter(connection: &mut PgConnection, schema: &SchemaName) -> sqlx::Result<()> {
-    connect::prepare(connection, schema, std::time::Duration::ZERO).await?;
+fn transient(error: sqlx::Error) -> Error {
+    let reason = if is_lock_timeout(&error) {
+        "the schema is locked: another hub migrates it, or a transaction was left open".to_owned()
+    } else {
+        reason(&error)
+    };
+    Error::Unavailable { reason }
+}
+
+/// lock_not_available
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("55P03")
+}
+
+/// Takes the lock, makes the schema when it is missing, and enters it. Migrations have no time limit but for their locks.
+async fn enter(connection: &mut PgConnection, schema: &SchemaName, limit: Duration) -> sqlx::Result<()> {
+    connect::prepare(connection, schema, Duration::ZERO).await?;
+    sqlx::query("SELECT set_config('lock_timeout', $1, false)")
+        .bind(limit.as_millis().max(1).to_string())
+        .execute(&mut *connection)
+        .await?;
     sqlx::query("SELECT pg_advisory_lock(hashtextextended('alkhub.migrate.' || $1, 0))")
         .bind(schema.as_str())
         .execute(&mut *connection)
@@ -75,7 +167,6 @@ async fn enter(connection: &mut PgConnection, schema: &SchemaName) -> sqlx::Resu
 }
 
 async fn check(connection: &mut PgConnection, schema: &SchemaName) -> Result<(), Error> {
-    let transient = |error: sqlx::Error| Error::Unavailable { reason: reason(&error) };
     let there: bool = sqlx::query_scalar("SELECT to_regclass('schema_info') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await
@@ -113,11 +204,13 @@ async fn leave(connection: &mut PgConnection, schema: &SchemaName) -> sqlx::Resu
 fn failed(schema: &SchemaName, source: sqlx::migrate::MigrateError) -> Error {
     use sqlx::migrate::MigrateError;
 
-    match &source {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if is_link_failure(error) => {
-            Error::Unavailable { reason: reason(error) }
+    match source {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
+            if is_link_failure(&error) || is_lock_timeout(&error) =>
+        {
+            transient(error)
         }
-        _ => Error::Migration {
+        source => Error::Migration {
             schema: schema.to_string(),
             source,
         },

@@ -6,7 +6,6 @@ use std::time::Duration;
 use alkhub_config::{SchemaName, StoreConfig};
 use alkhub_tasks::{Lost, Supervisor};
 use prometheus::Registry;
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,7 +13,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::actor::Actor;
 use crate::db::Db;
-use crate::error::reason;
 use crate::link::{Link, LinkState};
 use crate::metrics::Metrics;
 use crate::watch::{BACKOFF, Watch};
@@ -191,17 +189,9 @@ impl Store {
 impl Inner {
     /// One attempt, on a connection of its own.
     async fn migrate(&self) -> Result<(), Error> {
-        let unavailable = |error: &sqlx::Error| Error::Unavailable { reason: reason(error) };
-        let connecting = tokio::time::timeout(self.connect_timeout, self.options.connect()).await;
-        let mut connection = match connecting {
-            Ok(connected) => connected.map_err(|error| unavailable(&error))?,
-            Err(_) => {
-                return Err(Error::Unavailable {
-                    reason: format!("no connection within {:?}", self.connect_timeout),
-                });
-            }
-        };
-        migrate::run(&mut connection, &self.schema).await
+        migrate::run(&self.options, &self.schema, self.connect_timeout)
+            .await
+            .map(drop)
     }
 }
 

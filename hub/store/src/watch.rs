@@ -20,7 +20,7 @@ use crate::admin_key::AdminKey;
 use crate::error::reason;
 use crate::link::{Link, LinkState};
 use crate::metrics::Metrics;
-use crate::{connect, keys, migrate};
+use crate::{Error, connect, keys, migrate};
 
 /// Pauses between two looks while the link is down.
 pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -131,20 +131,13 @@ impl Watch {
     /// A database that was emptied, or put back without this schema, must not need a restart of every hub.
     async fn make_anew(&self) -> LinkState {
         tracing::warn!(schema = %self.schema, "the schema is gone and is made anew");
-        let made = match timeout(self.limit, self.options.connect()).await {
-            Ok(Ok(mut connection)) => match migrate::run(&mut connection, &self.schema).await {
-                Ok(()) => {
-                    // What fails of it is done by the next look.
-                    timeout(self.limit, self.ask(&mut connection)).await.ok();
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
-            Ok(Err(error)) => return LinkState::Down(reason(&error)),
-            Err(_) => return LinkState::Down(format!("no connection within {:?}", self.limit)),
-        };
-        match made {
-            Ok(()) => LinkState::Up,
+        match migrate::run(&self.options, &self.schema, self.limit).await {
+            Ok(mut connection) => {
+                // What fails of it is done by the next look.
+                timeout(self.limit, self.ask(&mut connection)).await.ok();
+                LinkState::Up
+            }
+            Err(Error::Unavailable { reason }) => LinkState::Down(reason),
             Err(error) => LinkState::Down(error.to_string()),
         }
     }

@@ -4,6 +4,7 @@ mod calls;
 mod fixture;
 mod keys;
 mod link;
+mod migration;
 mod operations;
 mod schema;
 mod spokes;
