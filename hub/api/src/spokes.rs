@@ -93,7 +93,7 @@ async fn declare(
     api.edge().keys().end(&outcome.revoked_keys).await;
     if outcome.changed && !outcome.created {
         // Its keys may do more or less than before, here and on the other hubs.
-        api.edge().keys().recheck_everywhere().await;
+        api.edge().keys().recheck_spoke(&name).await;
     }
     let status = if outcome.created {
         StatusCode::CREATED

@@ -1,5 +1,8 @@
 //! Changes of keys that wait, merged so that they are bounded.
 
+use std::collections::BTreeSet;
+
+use alkhub_protocol::SpokeName;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -7,6 +10,9 @@ use super::change::KeyChange;
 
 /// Revoked keys that wait for their reader; beyond it all keys are checked again.
 const BACKLOG_KEYS: usize = 10_000;
+
+/// Spokes whose keys are to be checked again; beyond it all keys are.
+const BACKLOG_SPOKES: usize = 10_000;
 
 /// What waits, and a bell for whoever takes it.
 #[derive(Debug, Default)]
@@ -18,6 +24,8 @@ pub(super) struct Backlog {
 #[derive(Debug, Default)]
 struct Merged {
     revoked: Vec<String>,
+    /// Empty where `recheck` includes them.
+    spokes: BTreeSet<SpokeName>,
     recheck: bool,
     /// Changes until now.
     count: u64,
@@ -46,9 +54,11 @@ impl Backlog {
     pub(super) fn take(&self) -> (Vec<KeyChange>, u64) {
         let mut news = self.news.lock();
         let revoked = std::mem::take(&mut news.revoked);
+        let spokes = std::mem::take(&mut news.spokes);
         let recheck = std::mem::take(&mut news.recheck).then_some(KeyChange::Recheck);
         let revoked = (!revoked.is_empty()).then_some(KeyChange::Revoked(revoked));
-        (revoked.into_iter().chain(recheck).collect(), news.count)
+        let spokes = (!spokes.is_empty()).then_some(KeyChange::RecheckSpokes(spokes));
+        (revoked.into_iter().chain(spokes).chain(recheck).collect(), news.count)
     }
 }
 
@@ -64,7 +74,50 @@ impl Merged {
                 self.revoked = Vec::new();
                 self.recheck = true;
             }
+            KeyChange::RecheckSpokes(mut spokes) => {
+                self.spokes.append(&mut spokes);
+                self.recheck |= self.spokes.len() > BACKLOG_SPOKES;
+            }
             KeyChange::Recheck => self.recheck = true,
         }
+        if self.recheck {
+            self.spokes.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spokes(numbers: std::ops::Range<usize>) -> KeyChange {
+        KeyChange::RecheckSpokes(
+            numbers
+                .map(|number| format!("s{number}").parse().expect("a name"))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn spokes_are_merged_until_they_are_too_many_or_everything_is_checked() {
+        let backlog = Backlog::default();
+        let merged = |changes: Vec<KeyChange>| {
+            for change in changes {
+                backlog.add(change);
+            }
+            backlog.take().0
+        };
+
+        assert_eq!(merged(vec![spokes(0..2), spokes(1..3)]), [spokes(0..3)]);
+        assert_eq!(
+            merged(vec![spokes(0..2), KeyChange::Recheck, spokes(2..3)]),
+            [KeyChange::Recheck]
+        );
+        assert_eq!(
+            merged(vec![spokes(0..1), spokes(0..BACKLOG_SPOKES + 1)]),
+            [KeyChange::Recheck]
+        );
+        let revoked = KeyChange::Revoked(vec!["k".to_owned()]);
+        assert_eq!(merged(vec![spokes(0..1), revoked.clone()]), [revoked, spokes(0..1)]);
     }
 }

@@ -1,5 +1,8 @@
 //! News about keys, and how it is encoded on its channel.
 
+use std::collections::BTreeSet;
+
+use alkhub_protocol::SpokeName;
 use serde::{Deserialize, Serialize};
 
 /// News about keys.
@@ -8,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub enum KeyChange {
     /// The keys with these ids are void.
     Revoked(Vec<String>),
+    /// The keys of these spokes may do more or less: they have to be looked up again. A hub that does not know this news
+    /// takes it for [`KeyChange::Recheck`], as it takes all that it cannot read.
+    RecheckSpokes(BTreeSet<SpokeName>),
     /// News may have been missed: every cached key has to be looked up again.
     Recheck,
 }

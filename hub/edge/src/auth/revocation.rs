@@ -1,11 +1,13 @@
 //! Keys that end or change while they are in use, and the record of their use.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_hub_cluster::KeyChange;
+use alkhub_protocol::{Chain, SpokeName};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
@@ -25,10 +27,26 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Keys looked up, or whose uses are written, in one statement.
 const BATCH: usize = 500;
 
+/// Keys that have to be looked up again.
+#[derive(Debug, Default)]
+enum Which {
+    #[default]
+    All,
+    /// Those of these spokes.
+    Of(BTreeSet<SpokeName>),
+}
+
+/// The keys that are due for a look-up, and a bell for whoever looks them up. What comes together is one look-up.
+#[derive(Debug, Default)]
+struct Due {
+    which: Mutex<Option<Which>>,
+    some: Notify,
+}
+
 /// Until the hub ends: follows the changes of keys, looks at the keys of what is open once per `auth.cache-ttl`, and
 /// writes last uses once a minute and at the end. A revocation never waits for any of the others.
 pub async fn watch(keys: Arc<KeyRing>, changes: mpsc::Receiver<KeyChange>, scope: Scope) {
-    let due = Notify::new();
+    let due = Due::default();
     tokio::join!(
         follow(&keys, changes, &due, &scope),
         check(&keys, &due, &scope),
@@ -37,14 +55,15 @@ pub async fn watch(keys: Arc<KeyRing>, changes: mpsc::Receiver<KeyChange>, scope
 }
 
 /// Acts on revocations at once and hands on what takes longer.
-async fn follow(keys: &KeyRing, mut changes: mpsc::Receiver<KeyChange>, due: &Notify, scope: &Scope) {
+async fn follow(keys: &KeyRing, mut changes: mpsc::Receiver<KeyChange>, due: &Due, scope: &Scope) {
     let mut ends = ticks(ENDS);
     loop {
         tokio::select! {
             () = scope.stop.cancelled() => return,
             Some(change) = changes.recv() => match change {
                 KeyChange::Revoked(ids) => keys.revoke(&ids),
-                KeyChange::Recheck => due.notify_one(),
+                KeyChange::RecheckSpokes(spokes) => due.add(Which::Of(spokes)),
+                KeyChange::Recheck => due.add(Which::All),
             },
             _ = ends.tick() => keys.open.review(),
         }
@@ -52,18 +71,19 @@ async fn follow(keys: &KeyRing, mut changes: mpsc::Receiver<KeyChange>, due: &No
 }
 
 /// Checks the keys in use: when it is `due`, for as long as it takes, and now and then.
-async fn check(keys: &KeyRing, due: &Notify, scope: &Scope) {
+async fn check(keys: &KeyRing, due: &Due, scope: &Scope) {
     let mut checks = ticks(keys.ttl);
     loop {
-        let patient = tokio::select! {
+        let which = tokio::select! {
             () = scope.stop.cancelled() => return,
-            () = due.notified() => true,
-            _ = checks.tick() => false,
+            which = due.take() => Some(which),
+            _ = checks.tick() => None,
         };
-        if patient {
-            keys.invalidate_all();
+        if let Some(which) = &which {
+            keys.invalidate(which);
         }
-        keys.recheck(patient.then_some(scope)).await;
+        let patient = which.is_some().then_some(scope);
+        keys.recheck(&which.unwrap_or_default(), patient).await;
     }
 }
 
@@ -74,7 +94,7 @@ async fn write_uses(keys: &KeyRing, scope: &Scope) {
         let failed = keys.write_uses().await;
         match (&failed, is_late) {
             (Some(error), false) => {
-                tracing::warn!(error = %alkhub_protocol::Chain::of(error), "last uses of keys were not written");
+                tracing::warn!(error = %Chain::of(error), "last uses of keys were not written");
             }
             (None, true) => tracing::info!("last uses of keys are written again"),
             (Some(_), true) | (None, false) => {}
@@ -110,6 +130,54 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
+// === impl Which ===
+
+impl Which {
+    fn has(&self, key: &Key) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(spokes) => {
+                let caller = key.caller();
+                caller.spoke.as_ref().is_some_and(|spoke| spokes.contains(&spoke.name))
+            }
+        }
+    }
+
+    fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::Of(mut spokes), Self::Of(more)) => {
+                spokes.extend(more);
+                Self::Of(spokes)
+            }
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
+    }
+}
+
+// === impl Due ===
+
+impl Due {
+    fn add(&self, more: Which) {
+        let mut which = self.which.lock();
+        *which = Some(match which.take() {
+            Some(before) => before.and(more),
+            None => more,
+        });
+        drop(which);
+        self.some.notify_one();
+    }
+
+    /// What is due; waits for it.
+    async fn take(&self) -> Which {
+        loop {
+            if let Some(which) = self.which.lock().take() {
+                return which;
+            }
+            self.some.notified().await;
+        }
+    }
+}
+
 // === impl KeyRing ===
 
 impl KeyRing {
@@ -123,11 +191,14 @@ impl KeyRing {
         self.cluster.announce_key_change(change).await;
     }
 
-    /// Has every hub look its keys up again: those of what is open now, the others when they are next used.
-    pub async fn recheck_everywhere(&self) {
-        self.invalidate_all();
-        self.recheck(None).await;
-        self.cluster.announce_key_change(KeyChange::Recheck).await;
+    /// Has every hub look the keys of a spoke up again: those of what is open now, the others when they are next used.
+    pub async fn recheck_spoke(&self, spoke: &SpokeName) {
+        let spokes = BTreeSet::from([spoke.clone()]);
+        let which = Which::Of(spokes.clone());
+        self.invalidate(&which);
+        self.recheck(&which, None).await;
+        let change = KeyChange::RecheckSpokes(spokes);
+        self.cluster.announce_key_change(change).await;
     }
 
     /// Closes what a key has open that is no longer good, with what has just been entered.
@@ -150,9 +221,11 @@ impl KeyRing {
         self.open.review();
     }
 
-    /// Looks the keys of what is open up; a `patient` check waits for Postgres where it is away.
-    async fn recheck(&self, patient: Option<&Scope>) {
-        for keys in self.open.keys().chunks(BATCH) {
+    /// Looks up those keys of what is open; a `patient` check waits for Postgres where it is away.
+    async fn recheck(&self, which: &Which, patient: Option<&Scope>) {
+        let mut keys = self.open.keys();
+        keys.retain(|key| which.has(key));
+        for keys in keys.chunks(BATCH) {
             while let Err(error) = self.refresh_all(keys).await {
                 tracing::debug!(%error, "keys in use cannot be checked now");
                 let Some(scope) = patient else { return };
@@ -170,9 +243,9 @@ impl KeyRing {
         }
     }
 
-    /// Every key has to be looked up before it is trusted again.
-    fn invalidate_all(&self) {
-        for key in self.all() {
+    /// Those keys have to be looked up before they are trusted again.
+    fn invalidate(&self, which: &Which) {
+        for key in self.all().into_iter().filter(|key| which.has(key)) {
             key.invalidate();
         }
     }
