@@ -125,7 +125,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Timeout(_) => 8,
         Error::Lost | Error::Lagged(_) => 9,
         Error::Call(_) | Error::Problem(_) => error.code().map_or(1, |code| of_code(code, error)),
-        Error::Rejected(_) | Error::Decode { .. } | Error::Closed => 1,
+        Error::Rejected(_) | Error::Decode { .. } | Error::Closed | Error::Panicked => 1,
     }
 }
 

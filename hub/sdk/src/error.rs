@@ -94,6 +94,10 @@ pub enum Error {
     /// The client or the spoke was closed.
     #[error("closed")]
     Closed,
+    /// A panic ended the task that keeps the connection: a fault of this crate, or of what the program has it call (a
+    /// subscriber of `tracing`).
+    #[error("the task that keeps the connection to the hub panicked")]
+    Panicked,
 }
 
 /// Why a hub cannot be trusted: one variant per cure.
@@ -187,6 +191,15 @@ impl Error {
             Self::Setting { .. } | Self::Rejected(_) | Self::Closed | Self::Name(_) => true,
             Self::Call(error) => !error.retryable,
             _ => false,
+        }
+    }
+
+    /// Why a task is dropped that did not end by itself: it panicked, or its runtime shuts down.
+    pub(crate) fn of_drop() -> Self {
+        if std::thread::panicking() {
+            Self::Panicked
+        } else {
+            Self::Closed
         }
     }
 

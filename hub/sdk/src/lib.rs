@@ -31,6 +31,8 @@ pub mod client;
 mod endpoint;
 mod error;
 mod last_cause;
+#[cfg(test)]
+mod panicking;
 mod queue;
 mod socket;
 pub mod spoke;

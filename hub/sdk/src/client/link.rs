@@ -72,6 +72,13 @@ pub(super) struct Seat {
     follower: u64,
 }
 
+/// Ends what waits for the connection however the task that keeps it open ends.
+struct EndOnDrop {
+    link: Arc<Link>,
+    /// Why it ended; `None`: the task was dropped before it knew.
+    why: Option<Error>,
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.link.state.lock().calls.remove(&self.request_id).is_some() {
@@ -235,11 +242,20 @@ impl Link {
 
     /// Connects, and again after each loss, until the program or the hub ends it for good.
     async fn keep_open(self: Arc<Self>) {
+        let mut end = EndOnDrop {
+            link: self.clone(),
+            why: None,
+        };
+        end.why = Some(self.connected().await);
+    }
+
+    /// Connects, and again after each loss. Why it ended.
+    async fn connected(self: &Arc<Self>) -> Error {
         let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
         let mut was_up = false;
-        let error = loop {
+        loop {
             let dialed = tokio::select! {
-                () = self.stop.cancelled() => break Error::Closed,
+                () = self.stop.cancelled() => return Error::Closed,
                 dialed = self.endpoint.dial() => dialed,
             };
             let error = match dialed {
@@ -252,19 +268,15 @@ impl Link {
                 Err(error) => error,
             };
             if !was_up || error.is_permanent() {
-                break error;
+                return error;
             }
             last_cause.log("the client", &error);
             self.phase.send_replace(Phase::Connecting(Some(error)));
             tokio::select! {
-                () = self.stop.cancelled() => break Error::Closed,
+                () = self.stop.cancelled() => return Error::Closed,
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
-        };
-        self.state.lock().followed.fail(&error);
-        let closed = matches!(error, Error::Closed);
-        self.phase
-            .send_replace(if closed { Phase::Closed } else { Phase::Failed(error) });
+        }
     }
 
     /// Runs one connection to its end and fails its calls.
@@ -351,5 +363,59 @@ impl Link {
             }
             Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
         }
+    }
+}
+
+// === impl EndOnDrop ===
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        let error = self.why.take().unwrap_or_else(Error::of_drop);
+        let unanswered = {
+            let mut state = self.link.state.lock();
+            state.followed.fail(&error);
+            state.disconnected()
+        };
+        for pending in unanswered {
+            pending.fail(Error::Lost);
+        }
+        let closed = matches!(error, Error::Closed);
+        let phase = if closed { Phase::Closed } else { Phase::Failed(error) };
+        self.link.phase.send_replace(phase);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{SinkExt as _, StreamExt as _};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::Message;
+
+    use super::*;
+    use crate::Client;
+    use crate::panicking::Subscriber;
+
+    #[tokio::test]
+    async fn calls_of_a_client_whose_task_panics_are_lost_at_once() {
+        let _subscriber = tracing::subscriber::set_default(Subscriber);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let hub = async {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a WebSocket");
+            socket.next().await.expect("a call").expect("whole");
+            // What cannot be read is written into the log.
+            socket.send(Message::text("{")).await.expect("sent");
+            while socket.next().await.is_some_and(|message| message.is_ok()) {}
+        };
+        let client = Client::builder(url).build().expect("valid settings");
+
+        let call = timeout(Duration::from_secs(20), client.call::<_, RawJson>("text.upper", "x"));
+        let (answer, ()) = tokio::join!(call, hub);
+
+        assert!(matches!(answer, Ok(Err(Error::Lost))), "{answer:?}");
+        let phase = client.0.link.phase.borrow().clone();
+        assert!(matches!(phase, Phase::Failed(Error::Panicked)), "{phase:?}");
     }
 }

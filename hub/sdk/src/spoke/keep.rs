@@ -30,18 +30,34 @@ struct Ended {
     registered: bool,
 }
 
-/// Connects and registers, again after each loss, until the program or the hub ends it for good.
+/// Shows the end of a spoke however the task that keeps it connected ends: who waits for it must not wait for ever.
+struct EndOnDrop {
+    shared: Arc<Shared>,
+    /// Why it ended; `None`: the task was dropped before it knew.
+    why: Option<Option<Error>>,
+}
+
+/// Keeps the spoke connected until the program or the hub ends it for good, and shows its end.
 pub(super) async fn keep_open(shared: Arc<Shared>) {
+    let mut end = EndOnDrop {
+        shared: shared.clone(),
+        why: None,
+    };
+    end.why = Some(connected(&shared).await);
+}
+
+/// Connects and registers, again after each loss. Why it ended, unless it was shut down.
+async fn connected(shared: &Arc<Shared>) -> Option<Error> {
     let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
     let mut ever_registered = false;
-    let end = loop {
+    loop {
         let dialed = tokio::select! {
-            () = shared.stop.cancelled() => break None,
+            () = shared.stop.cancelled() => return None,
             dialed = shared.endpoint.dial() => dialed,
         };
         let error = match dialed {
             Ok(socket) => {
-                let ended = serve(&shared, socket, ever_registered).await;
+                let ended = serve(shared, socket, ever_registered).await;
                 if ended.registered {
                     ever_registered = true;
                     backoff.reset();
@@ -52,22 +68,20 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
             Err(error) => error,
         };
         if shared.stop.is_cancelled() || shared.draining.load(Ordering::Acquire) {
-            break None;
+            return None;
         }
         // A certificate that was good before will be replaced by a good one: a fleet must see that day.
         let never_trusted = !ever_registered && matches!(error, Error::Untrusted { .. });
         if error.is_permanent() || never_trusted {
-            break Some(error);
+            return Some(error);
         }
         last_cause.log("the spoke", &error);
         shared.status.send_replace(Status::Connecting(Some(error)));
         tokio::select! {
-            () = shared.stop.cancelled() => break None,
+            () = shared.stop.cancelled() => return None,
             () = tokio::time::sleep(backoff.pause()) => {}
         }
-    };
-    shared.stop.cancel();
-    shared.status.send_replace(Status::Ended(end));
+    }
 }
 
 /// Runs one connection to its end.
@@ -151,6 +165,18 @@ fn cause(shared: &Shared, ending: Ending) -> Error {
     }
 }
 
+// === impl EndOnDrop ===
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        let why = self.why.take().unwrap_or_else(|| Some(Error::of_drop()));
+        self.shared.stop.cancel();
+        // Nobody answers a withdrawal any more.
+        drop(self.shared.withdrawal.lock().take());
+        self.shared.status.send_replace(Status::Ended(why));
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
@@ -216,5 +242,26 @@ impl Shared {
             *calls += usize::from(open);
             open
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Spoke;
+    use crate::panicking::Subscriber;
+
+    #[tokio::test]
+    async fn a_spoke_whose_task_panics_has_ended() {
+        let _subscriber = tracing::subscriber::set_default(Subscriber);
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", port.local_addr().expect("bound"));
+        drop(port);
+
+        // Nobody listens there, which the task writes into the log.
+        let spoke = Spoke::builder(url).name("builder").spawn().expect("valid settings");
+        let ended = timeout(Duration::from_secs(20), spoke.ended()).await;
+
+        assert!(matches!(ended, Ok(Err(Error::Panicked))), "{ended:?}");
     }
 }
