@@ -3,7 +3,8 @@
 //! Invariants
 //! - Messages leave in the order in which they were queued, many with one flush.
 //! - Whatever was queued before [`Outbox::close`] is sent before the close frame.
-//! - A socket on which nothing arrives for 25 s, though it was asked with a ping, is given up.
+//! - A socket on which nothing arrives for 25 s, though it was asked with a ping, is given up. So is one whose hub goes on
+//!   asking for what is refused and takes no refusal: they would grow without end.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,14 +22,18 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::Socket;
 
 /// What may wait to be sent; over it senders wait.
 const OUTBOX_LIMITS: Limits = Limits {
-    items: usize::MAX,
+    items: 65_536,
     bytes: 4 * 1024 * 1024,
 };
+
+/// Refusals that may wait to be sent.
+const REFUSALS: usize = 4_096;
 
 /// Silence after which the peer is asked.
 const PING_AFTER: Duration = Duration::from_secs(10);
@@ -63,12 +68,16 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// Room again.
     room: Notify,
+    /// More refusals wait than may.
+    is_stalled: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     /// Ended when the socket is to close.
     queue: Queue<Unsent>,
+    /// Of what is queued, refusals.
+    refusals: usize,
     /// The close frame is on its way, or the socket has ended.
     is_gone: bool,
 }
@@ -112,6 +121,22 @@ impl Outbox {
         self.add(Unsent::Message(message));
     }
 
+    /// Queues the refusal of something that the hub asked for. The hub asks as often as it likes: where too many wait, it
+    /// does not read, and the socket is given up.
+    pub(crate) fn refuse(&self, message: Bytes) {
+        {
+            let mut waiting = self.0.waiting.lock();
+            if waiting.refusals < REFUSALS {
+                waiting.refusals += 1;
+            } else {
+                drop(waiting);
+                self.0.is_stalled.cancel();
+                return;
+            }
+        }
+        self.push(message);
+    }
+
     /// Whether messages are taken.
     pub(crate) fn is_open(&self) -> bool {
         !self.0.waiting.lock().queue.has_ended()
@@ -148,6 +173,7 @@ impl Outbox {
         let batch = poll_fn(|context| {
             let mut waiting = self.0.waiting.lock();
             if !waiting.queue.is_empty() {
+                waiting.refusals = 0;
                 return Poll::Ready(Some(waiting.queue.take_all()));
             }
             if waiting.queue.has_ended() {
@@ -180,6 +206,9 @@ pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)
     tokio::pin!(reading);
     let written = tokio::select! {
         ending = &mut reading => return ending,
+        () = outbox.0.is_stalled.cancelled() => {
+            return Ending::Broken("the hub asks and does not read what is answered".to_owned());
+        }
         written = write(sink, outbox) => written,
     };
     let ending = timeout(CLOSE_TIMEOUT, reading).await;
@@ -247,5 +276,30 @@ struct EndOnDrop<'a>(&'a Outbox);
 impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queued(outbox: &Outbox) -> usize {
+        outbox.0.waiting.lock().queue.len()
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_reads_no_refusals_is_given_up_and_they_stay_bounded() {
+        let outbox = Outbox::default();
+        (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
+        assert!(outbox.batch().await.is_some_and(|sent| sent.len() == REFUSALS));
+
+        (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
+        assert!(!outbox.0.is_stalled.is_cancelled(), "those before were taken");
+        (0..3).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
+
+        assert!(outbox.0.is_stalled.is_cancelled());
+        assert_eq!(queued(&outbox), REFUSALS);
+        outbox.push(Bytes::from_static(b"the answer of a call that runs"));
+        assert_eq!(queued(&outbox), REFUSALS + 1, "these are as many as the calls");
     }
 }

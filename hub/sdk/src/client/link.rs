@@ -359,7 +359,7 @@ impl Link {
             }
             Frame::Requested(call) => {
                 let error = CallError::new(Code::OperationNotFound, "this connection offers no operations");
-                outbox.push(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));
+                outbox.refuse(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));
             }
             Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
         }

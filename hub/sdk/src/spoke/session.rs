@@ -95,7 +95,7 @@ impl Session {
                     // Nobody waits for a call that cannot be read.
                     let refusal = error.to_call_error();
                     self.outbox
-                        .push(encode::call_error(Dialect::Id, named.request_id.as_str(), &refusal));
+                        .refuse(encode::call_error(Dialect::Id, named.request_id.as_str(), &refusal));
                 }
             }
         }
@@ -129,7 +129,7 @@ impl Session {
             }
             Err(error) => self
                 .outbox
-                .push(encode::call_error(Dialect::Id, request.request_id.as_str(), &error)),
+                .refuse(encode::call_error(Dialect::Id, request.request_id.as_str(), &error)),
         }
     }
 
