@@ -5,6 +5,7 @@
 //! time is up: then they get the reason why there is no connection.
 
 mod admin;
+mod body;
 mod event;
 mod events;
 mod followed;

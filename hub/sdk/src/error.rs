@@ -210,6 +210,11 @@ impl Error {
         }
     }
 
+    /// An answer that cannot be read for another reason than its JSON.
+    pub(crate) fn unreadable(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Self::decode(what, serde::de::Error::custom(reason))
+    }
+
     pub(crate) fn encode(source: serde_json::Error) -> Self {
         Self::Encode(Arc::new(source))
     }

@@ -10,6 +10,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::body::{LIST_LIMIT, Unread, VALUE_LIMIT, body};
 use super::request::check_size;
 use super::{Client, payload};
 use crate::Error;
@@ -216,7 +217,10 @@ impl Client {
         what: &'static str,
     ) -> Result<Answer<T>, Error> {
         let response = self.exchange(request).await?;
-        let body = response.bytes().await.map_err(|e| self.0.endpoint.unreachable(e))?;
+        let body = body(response, LIST_LIMIT).await.map_err(|error| match error {
+            Unread::Broken(error) => self.0.endpoint.unreachable(error),
+            Unread::TooLong(_) => Error::unreadable(what, error),
+        })?;
         strict::from_slice(&body).map_err(|e| Error::decode(what, e))
     }
 
@@ -231,7 +235,7 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
-        let body = response.bytes().await.unwrap_or_default();
+        let body = body(response, VALUE_LIMIT).await.unwrap_or_default();
         Err(match strict::from_slice::<Problem>(&body) {
             Ok(problem) if problem.detail == SPEAKS_TLS => self.0.endpoint.refused(status.as_u16(), problem.detail),
             Ok(problem) => Error::Problem(Box::new(problem)),

@@ -15,6 +15,7 @@ use reqwest::{Method, Response};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
+use super::body::{Unread, VALUE_LIMIT, body};
 use super::request::check_size;
 use super::{CallOptions, Client, GRACE, items};
 use crate::Error;
@@ -96,9 +97,12 @@ impl Client {
                 let end = options.timeout.map(|limit| (end, limit));
                 return Ok(Outcome::Items(Box::new(Streamed::new(operation, response, end))));
             }
-            let body = response.bytes().await.map_err(|_| Error::Lost)?;
-            let body: RawJson =
-                strict::from_slice(&body).map_err(|e| Error::decode(format!("the answer to `{operation}`"), e))?;
+            let what = || format!("the answer to `{operation}`");
+            let body = body(response, VALUE_LIMIT).await.map_err(|error| match error {
+                Unread::Broken(_) => Error::Lost,
+                Unread::TooLong(_) => Error::unreadable(what(), error),
+            })?;
+            let body: RawJson = strict::from_slice(&body).map_err(|e| Error::decode(what(), e))?;
             items::data(&body, operation).map(Outcome::Value)
         };
         timeout_at(end, in_time)
