@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Dialect, Gap};
 use crate::call::{Identity, Metadata};
 use crate::envelope::{encode as envelope, push_string};
-use crate::{CallError, OperationName, RawJson, Topic, TopicFilter};
+use crate::{CallError, OperationName, RawJson, SpokeName, Topic, TopicFilter};
 
 /// What a `call.requested` carries besides its id, its operation and its input.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub struct RequestOptions<'a> {
     pub metadata: Option<&'a Metadata>,
     /// Who asks; only a hub sends it.
     pub identity: Option<&'a Identity>,
+    /// The spoke that shall answer; only a caller sends it.
+    pub target: Option<&'a SpokeName>,
     /// The operation as its spoke spells it, where that differs from its name.
     pub spelled: Option<&'a str>,
     /// Milliseconds since the epoch, for `deadline`.
@@ -66,6 +68,11 @@ pub fn call_requested(
     if let Some(identity) = options.identity {
         out.extend_from_slice(b",\"identity\":");
         serde_json::to_writer(&mut out, identity).expect("an identity is a plain struct");
+    }
+    if let Some(target) = options.target {
+        out.extend_from_slice(b",\"target\":{\"spokeId\":");
+        push_string(&mut out, target.as_str());
+        out.push(b'}');
     }
     end(out)
 }

@@ -74,6 +74,11 @@ fn frames_are_written_as_the_protocol_says() {
         now_ms: 500,
         ..RequestOptions::default()
     };
+    let target = "builder".parse().expect("valid");
+    let targeted = RequestOptions {
+        target: Some(&target),
+        ..RequestOptions::default()
+    };
     let error = CallError::new(Code::Domain("QUOTA".to_owned()), "too \"much\"").delivered(Delivered::Yes);
 
     for (frame, golden) in [
@@ -84,6 +89,10 @@ fn frames_are_written_as_the_protocol_says() {
         (
             encode::call_requested(Dialect::Payload, "r", &operation, None, &options),
             r#"{"type":"call.requested","id":"","payload":{"requestId":"r","operationId":"a.b","deadline":1500,"timeoutMs":1000}}"#,
+        ),
+        (
+            encode::call_requested(Dialect::Id, "r", &operation, None, &targeted),
+            r#"{"type":"call.requested","id":"r","payload":{"requestId":"r","operationId":"a.b","target":{"spokeId":"builder"}}}"#,
         ),
         (
             encode::call_completed(Dialect::Payload, "r"),

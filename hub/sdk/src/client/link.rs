@@ -240,7 +240,7 @@ impl Link {
         self.phase.send_replace(Phase::Closed);
     }
 
-    /// Connects, and again after each loss, until the program or the hub ends it for good.
+    /// Keeps the connection open until the program or the hub ends it for good, and ends what waits for it then.
     async fn keep_open(self: Arc<Self>) {
         let mut end = EndOnDrop {
             link: self.clone(),

@@ -3,7 +3,7 @@
 use alkhub_protocol::PAYLOAD_LIMIT_BYTES;
 use alkhub_protocol::call::{InvalidMetadata, METADATA_LIMIT_BYTES, Metadata};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
-use alkhub_protocol::{Dialect, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, SpokeName};
+use alkhub_protocol::{Dialect, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId};
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -54,14 +54,12 @@ pub(super) fn requested(
         parent: options.parent.as_ref().map(RequestId::as_str),
         traceparent: options.traceparent.as_deref(),
         metadata: metadata.as_ref(),
+        target: options.target.as_ref(),
         now_ms: now_ms(),
         ..RequestOptions::default()
     };
     let input = Some(input).filter(|_| !options.without_input);
-    let mut frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
-    if let Some(target) = &options.target {
-        frame = with_target(&frame, target);
-    }
+    let frame = encode::call_requested(Dialect::Id, id.as_str(), operation, input, &wire);
     check_size(frame.len(), FRAME_LIMIT_BYTES)?;
     Ok(frame)
 }
@@ -77,19 +75,6 @@ fn metadata(raw: RawJson) -> Result<Metadata, Error> {
             reason: error.to_string(),
         },
     })
-}
-
-/// Adds the payload's last field, `target`, before the two brackets that close payload and envelope.
-fn with_target(frame: &Bytes, target: &SpokeName) -> Bytes {
-    let open = &frame[..frame.len() - 2];
-    [
-        open,
-        b",\"target\":{\"spokeId\":\"",
-        target.as_str().as_bytes(),
-        b"\"}}}",
-    ]
-    .concat()
-    .into()
 }
 
 #[cfg(test)]

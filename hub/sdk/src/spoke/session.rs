@@ -50,15 +50,7 @@ impl Session {
         outbox: Outbox,
     ) -> (Self, oneshot::Receiver<Result<RegisterOutput, Error>>) {
         let register_id = crate::client::new_id();
-        let operation = "hub.register".parse().expect("a valid name");
-        let options = encode::RequestOptions::default();
-        outbox.push(encode::call_requested(
-            Dialect::Id,
-            register_id.as_str(),
-            &operation,
-            Some(&shared.register),
-            &options,
-        ));
+        outbox.push(register(&register_id, &shared.register));
         let (sender, receiver) = oneshot::channel();
         let registered = Mutex::new(Some(sender));
         (
