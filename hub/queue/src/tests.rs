@@ -127,7 +127,7 @@ fn a_reader_that_waits_is_woken_once() {
     let waker = Waker::from(Arc::clone(&count));
     let context = Context::from_waker(&waker);
     let woken = || count.0.load(Ordering::Relaxed);
-    let mut queue = queue(1..=0);
+    let mut queue = Queue::new();
     assert_eq!(queue.poll(&context), Poll::Pending);
 
     for name in 1..=3 {

@@ -127,6 +127,7 @@ async fn apply(connection: &mut PgConnection, schema: &SchemaName, limit: Durati
     leave(connection, schema).await.map_err(transient)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn transient(error: sqlx::Error) -> Error {
     let reason = if is_lock_timeout(&error) {
         "the schema is locked: another hub migrates it, or a transaction was left open".to_owned()
