@@ -29,7 +29,7 @@ impl Registrar {
         let (registrar, session) = (Arc::clone(self), Arc::clone(session));
         let gone = CancellationToken::new();
         let _waits = gone.clone().drop_guard();
-        let mut turn = self.sessions.turns.take(&session.id());
+        let mut turn = self.sessions.turns.take(session.id());
         self.tasks.spawn(async move {
             turn.comes().await;
             let narrowed = registrar.narrow_to(&session, policy, &gone).await;
