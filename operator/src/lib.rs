@@ -193,7 +193,7 @@ mod tests {
         let supervisor = Supervisor::new(TaskTracker::new(), CancellationToken::new());
         supervisor.keep("operator.management", async { panic!("no more") });
 
-        let lost = within("the end", lead(&process, &supervisor)).await;
+        let lost = within("the end", Box::pin(lead(&process, &supervisor))).await;
 
         assert_eq!(lost.map(|lost| lost.name), Some("operator.management"));
         assert!(process.health.has_lost());
@@ -205,7 +205,7 @@ mod tests {
         let supervisor = Supervisor::new(TaskTracker::new(), CancellationToken::new());
         supervisor.stop().cancel();
 
-        let lost = within("the end", lead(&process, &supervisor)).await;
+        let lost = within("the end", Box::pin(lead(&process, &supervisor))).await;
 
         assert!(lost.is_none() && !process.health.has_lost());
     }

@@ -174,14 +174,14 @@ fn main() -> Result<()> {
     let mut report = Report::new(&args)?;
     for case in CASES.into_iter().filter(|case| case.name().contains(&args.only)) {
         process::pin(case.pinned()).context("pinning to a CPU")?;
-        let [alkhub, nats] = rounds(&args, &case.name(), case.servers(), async |servers, length| {
+        let [alkhub, nats] = rounds(&args, &case.name(), case.servers(), &async |servers, length| {
             case.measure(servers, length).await
         })?;
         report.row(&case.name(), (case.unit(), case.aim()), &alkhub, &nats);
     }
     process::pin(false).context("using all CPUs")?;
     for case in TIMED.into_iter().filter(|case| case.name().contains(&args.only)) {
-        let [alkhub, nats] = rounds(&args, case.name(), case.servers(), async |servers, length| {
+        let [alkhub, nats] = rounds(&args, case.name(), case.servers(), &async |servers, length| {
             case.measure(servers, length).await
         })?;
         report.latencies(case.name(), &alkhub, &nats);
@@ -194,7 +194,7 @@ fn rounds<T: std::fmt::Debug>(
     args: &Args,
     case: &str,
     count: usize,
-    measure: impl AsyncFn(&Servers, Duration) -> Result<T>,
+    measure: &impl AsyncFn(&Servers, Duration) -> Result<T>,
 ) -> Result<[Vec<T>; 2]> {
     // A runtime of its own, so that its threads inherit the pinning.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -68,7 +68,7 @@ async fn with_stream(change: impl FnOnce(&mut HubConfig)) -> (TestHub, Wire) {
 }
 
 /// A call as a process of the origin makes it.
-fn call(request: &str, operation: &str, input: Value) -> Value {
+fn call(request: &str, operation: &str, input: &Value) -> Value {
     let payload = json!({ "requestId": request, "operationId": operation, "input": input });
     json!({ "type": "call.requested", "id": "", "payload": payload })
 }
@@ -81,7 +81,7 @@ fn abort(request: &str) -> Value {
 async fn origins_spoke(hub: &TestHub, name: &str, kind: &str) -> Bare {
     let mut origin = Bare::connect(hub, &hub.admin).await;
     let input = json!({ "name": "text", "operations": [operation("text", name, kind)] });
-    origin.message(&call("r", "hub.register", input)).await;
+    origin.message(&call("r", "hub.register", &input)).await;
     origin.until_said(b"call.responded").await;
     origin
 }
@@ -93,7 +93,7 @@ async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins
     let (hub, mut spoke) = with_stream(|_| {}).await;
     for end in ["call.completed", "call.error", "call.aborted"] {
         let mut origin = Bare::connect(&hub, &hub.admin).await;
-        origin.message(&call("s", "text.watch", json!("a"))).await;
+        origin.message(&call("s", "text.watch", &json!("a"))).await;
         let asked = spoke.expect("call.requested").await;
         for item in ["1", "2", "3"] {
             spoke.respond(&asked, json!(item)).await;
@@ -126,7 +126,7 @@ async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to
     let details = "x".repeat(600_000);
     for number in 0..5 {
         origin
-            .message(&call(&format!("s{number}"), "text.watch", json!("a")))
+            .message(&call(&format!("s{number}"), "text.watch", &json!("a")))
             .await;
         let asked = spoke.expect("call.requested").await;
         spoke.respond(&asked, json!("1")).await;
@@ -152,7 +152,7 @@ async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to
 async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
     let mut origin = Bare::connect(&hub, &hub.admin).await;
-    origin.message(&call("s", "text.watch", json!("a"))).await;
+    origin.message(&call("s", "text.watch", &json!("a"))).await;
     let asked = spoke.expect("call.requested").await;
     spoke.respond(&asked, json!("1")).await;
     origin.until_said(b"call.responded").await;

@@ -20,7 +20,7 @@ fn event(text: &str) -> Envelope {
 }
 
 fn next(joined: &mut Joined) -> Option<Result<Delivery, Error>> {
-    match joined.queue.poll_next(&mut Context::from_waker(Waker::noop())) {
+    match joined.queue.poll_next(&Context::from_waker(Waker::noop())) {
         Poll::Ready(Popped::Item(item)) => Some(item),
         Poll::Ready(other) => panic!("{other:?}"),
         Poll::Pending => None,
@@ -161,8 +161,8 @@ fn a_stream_that_nobody_reads_is_told_how_much_it_missed() {
         followed.deliver(event("a:1"));
     }
 
-    let mut context = Context::from_waker(Waker::noop());
-    let Poll::Ready(first) = stream.queue.poll_next(&mut context) else {
+    let context = Context::from_waker(Waker::noop());
+    let Poll::Ready(first) = stream.queue.poll_next(&context) else {
         panic!("nothing queued")
     };
 
