@@ -6,7 +6,7 @@ use alkhub_edge::VERSION;
 use alkhub_edge::envelope::Data;
 use alkhub_edge::error::ApiError;
 use alkhub_hub_cluster::LinkState;
-use alkhub_protocol::admin::HubReport;
+use alkhub_protocol::admin::{HubReport, PartState};
 use axum::extract::State;
 
 use crate::api::Api;
@@ -16,9 +16,9 @@ pub(crate) async fn report(State(api): State<Api>) -> Result<Data<HubReport>, Ap
     let connected = api.calls().connected();
     let spokes: BTreeSet<_> = connected.iter().map(alkhub_calls::Connected::spoke).collect();
     let redis = match &*api.cluster().link().borrow() {
-        LinkState::Local => "none",
-        LinkState::Up => "up",
-        LinkState::Down(_) => "down",
+        LinkState::Local => PartState::None,
+        LinkState::Up => PartState::Up,
+        LinkState::Down(_) => PartState::Down,
     };
     Ok(Data::ok(HubReport {
         hub_id: api.edge().hub_id().clone(),
@@ -26,13 +26,17 @@ pub(crate) async fn report(State(api): State<Api>) -> Result<Data<HubReport>, Ap
         channel_prefix: api.parts().channel_prefix.clone(),
         pods: api.cluster().pods().to_vec(),
         spokes_connected: u64::try_from(spokes.len()).unwrap_or(u64::MAX),
-        redis: redis.to_owned(),
+        redis,
         dead_keys: api
             .store()
             .keys()
             .count_dead(api.edge().keys().hasher().hash_key())
             .await
             .ok(),
-        postgres: if api.store().ready() { "up" } else { "down" }.to_owned(),
+        postgres: if api.store().ready() {
+            PartState::Up
+        } else {
+            PartState::Down
+        },
     }))
 }

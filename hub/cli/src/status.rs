@@ -18,8 +18,8 @@ pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     let facts = [
         ("hub", access.url),
         ("version", report.version),
-        ("postgres", report.postgres),
-        ("redis", report.redis),
+        ("postgres", report.postgres.to_string()),
+        ("redis", report.redis.to_string()),
         ("prefix", report.channel_prefix),
         ("spokes", format!("{} connected", report.spokes_connected)),
     ];

@@ -9,6 +9,7 @@
 mod declaration;
 
 mod check;
+mod readyz;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use crate::register::SpokeType;
 use crate::{HubId, InstanceId, RawJson, Scopes, SpokeName};
 
 pub use check::InvalidField;
+pub use readyz::{PartState, ReadyCheck, ReadyStatus, Readyz};
 
 /// Longest time that a request may name, in seconds: a hundred years.
 pub const SECONDS_LIMIT: u64 = 3_155_760_000;
@@ -279,10 +281,12 @@ pub struct HubReport {
     pub spokes_connected: u64,
     /// State of the link to Redis: `up`, `down` or `none` (events in process).
     #[serde(default)]
-    pub redis: String,
+    #[schemars(with = "String")]
+    pub redis: PartState,
     /// State of the link to Postgres: `up` or `down`.
     #[serde(default)]
-    pub postgres: String,
+    #[schemars(with = "String")]
+    pub postgres: PartState,
     /// Keys that were neither ended nor have expired and that nobody can use, since another secret than the hub's of
     /// now hashed them. Absent while Postgres does not answer, and from a hub that does not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 
 use alkhub_hub_cluster::LinkState as RedisLink;
+use alkhub_protocol::admin::{PartState, ReadyCheck, ReadyStatus, Readyz};
 use alkhub_store::LinkState as PostgresLink;
 use prometheus::IntGauge;
-use serde::Serialize;
 use tokio::sync::watch;
 
 /// The state of one hub.
@@ -46,39 +46,6 @@ pub(crate) enum Prefix {
     Ours,
     /// Another Hub's, by its uid.
     Taken(String),
-}
-
-/// The state of a hub in one word, as `/readyz` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum ReadyStatus {
-    /// Everything is there.
-    Ok,
-    /// It was ready, and something is away now.
-    Degraded,
-    /// It has not been ready yet.
-    Starting,
-    /// It will not be ready again: a person must act, or the process must start again.
-    Failed,
-    /// It goes away.
-    Draining,
-}
-
-/// The body of `/readyz`.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
-    pub(crate) status: ReadyStatus,
-    postgres: Check,
-    redis: Check,
-    prefix: Check,
-    loops: Check,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Check {
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
 }
 
 // === impl Readiness ===
@@ -182,37 +149,39 @@ impl Readiness {
     }
 
     /// The answer of `/readyz`.
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Readyz {
         let state = self.state.borrow().clone();
         let postgres = match &*self.postgres.borrow() {
-            PostgresLink::Up => Check::good("up"),
-            PostgresLink::Down(reason) => Check::bad("down", reason.clone()),
+            PostgresLink::Up => ReadyCheck::good(PartState::Up),
+            PostgresLink::Down(reason) => ReadyCheck::bad(PartState::Down, reason.clone()),
         };
         let redis = match &*self.redis.borrow() {
-            RedisLink::Local => Check::good("none"),
-            RedisLink::Up => Check::good("up"),
-            RedisLink::Down(reason) => Check::bad("down", reason.clone()),
+            RedisLink::Local => ReadyCheck::good(PartState::None),
+            RedisLink::Up => ReadyCheck::good(PartState::Up),
+            RedisLink::Down(reason) => ReadyCheck::bad(PartState::Down, reason.clone()),
         };
         let prefix = match &state.prefix {
-            Prefix::Ours => Check::good("ours"),
-            Prefix::Unclaimed => Check::bad("unclaimed", "the claim has not been answered yet".to_owned()),
-            Prefix::Taken(uid) => Check::bad(
-                "taken",
+            Prefix::Ours => ReadyCheck::good(PartState::Ours),
+            Prefix::Unclaimed => {
+                ReadyCheck::bad(PartState::Unclaimed, "the claim has not been answered yet".to_owned())
+            }
+            Prefix::Taken(uid) => ReadyCheck::bad(
+                PartState::Taken,
                 format!("Hub {uid} has this channel prefix in this Redis: set another `events.prefix`"),
             ),
         };
         let away = postgres.reason.is_some() || redis.reason.is_some();
-        Report {
+        Readyz {
             status: state.status(away),
             postgres: match state.fatal {
-                Some(reason) => Check::bad("failed", reason),
+                Some(reason) => ReadyCheck::bad(PartState::Failed, reason),
                 None => postgres,
             },
             redis,
             prefix,
             loops: match state.lost {
-                Some(reason) => Check::bad("lost", reason),
-                None => Check::good("running"),
+                Some(reason) => ReadyCheck::bad(PartState::Lost, reason),
+                None => ReadyCheck::good(PartState::Running),
             },
         }
     }
@@ -249,30 +218,6 @@ impl State {
             ReadyStatus::Degraded
         } else {
             ReadyStatus::Ok
-        }
-    }
-}
-
-// === impl Status ===
-
-impl ReadyStatus {
-    /// Whether clients should come.
-    pub(crate) fn is_ready(self) -> bool {
-        matches!(self, Self::Ok | Self::Degraded)
-    }
-}
-
-// === impl Check ===
-
-impl Check {
-    fn good(state: &'static str) -> Self {
-        Self { state, reason: None }
-    }
-
-    fn bad(state: &'static str, reason: String) -> Self {
-        Self {
-            state,
-            reason: Some(reason),
         }
     }
 }

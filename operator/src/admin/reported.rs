@@ -7,6 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use alkhub_protocol::admin::PartState;
 use alkhub_protocol::{HubId, SpokeName};
 use jiff::Timestamp;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
@@ -27,10 +28,10 @@ pub(crate) struct ReportedHub {
     pub(crate) spokes_connected: u64,
     /// State of the link to Redis.
     #[serde(default)]
-    pub(crate) redis: String,
+    pub(crate) redis: PartState,
     /// State of the link to Postgres.
     #[serde(default)]
-    pub(crate) postgres: String,
+    pub(crate) postgres: PartState,
     /// Keys that nobody can use; `None`: not known.
     #[serde(default)]
     pub(crate) dead_keys: Option<u64>,
@@ -105,8 +106,8 @@ impl ReportedHub {
             version: "1".to_owned(),
             pods: Vec::new(),
             spokes_connected: 0,
-            redis: "up".to_owned(),
-            postgres: "up".to_owned(),
+            redis: PartState::Up,
+            postgres: PartState::Up,
             dead_keys: None,
         }
     }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use alkhub_config::MANAGEMENT_PORT;
 use alkhub_crds::Hub;
+use alkhub_protocol::admin::{PartState, ReadyCheck, Readyz};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use serde_json::Value;
 
 use crate::admin;
 use crate::context::Context;
@@ -135,7 +135,7 @@ fn waiting(pod: &Pod, now: Timestamp) -> Option<IpAddr> {
         .flatten()
 }
 
-async fn ask(ctx: &Context, address: IpAddr) -> Option<Value> {
+async fn ask(ctx: &Context, address: IpAddr) -> Option<Readyz> {
     let place = std::net::SocketAddr::new(address, MANAGEMENT_PORT);
     let request = ctx.admin.http().get(format!("http://{place}/readyz")).timeout(LIMIT);
     let answer = request.send().await.ok()?;
@@ -144,14 +144,14 @@ async fn ask(ctx: &Context, address: IpAddr) -> Option<Value> {
 }
 
 /// What `/readyz` reports as missing.
-fn from_readiness(pod: &str, answer: &Value) -> Option<PodProblem> {
-    let reason = |part: &str| answer[part]["reason"].as_str().filter(|reason| !reason.is_empty());
+fn from_readiness(pod: &str, answer: &Readyz) -> Option<PodProblem> {
+    let reason = |check: &ReadyCheck| check.reason.clone().filter(|reason| !reason.is_empty());
     let mut words = Vec::new();
-    for (part, name) in [("postgres", "Postgres"), ("redis", "Redis")] {
-        words.extend(reason(part).map(|reason| format!("{name}: {reason}")));
+    for (check, name) in [(&answer.postgres, "Postgres"), (&answer.redis, "Redis")] {
+        words.extend(reason(check).map(|reason| format!("{name}: {reason}")));
     }
-    let taken = answer["prefix"]["state"] == "taken";
-    let prefix = reason("prefix").filter(|_| taken).map(shortened);
+    let taken = answer.prefix.state == PartState::Taken;
+    let prefix = reason(&answer.prefix).filter(|_| taken).map(|why| shortened(&why));
     words.extend(prefix.iter().map(|why| format!("channel prefix: {why}")));
     (!words.is_empty()).then(|| PodProblem {
         message: format!("pod {pod} is not ready: {}", shortened(&words.join("; "))),
@@ -165,9 +165,14 @@ fn shortened(words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde::Deserialize as _;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    fn problem(answer: &Value) -> Option<PodProblem> {
+        from_readiness("demo-1", &Readyz::deserialize(answer).expect("a body"))
+    }
 
     fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({ "metadata": { "name": "demo-1" }, "status": status })).expect("a Pod")
@@ -212,15 +217,15 @@ mod tests {
             "prefix": { "state": "taken", "reason": "Hub u-1 has it" },
         });
 
-        let denied = from_readiness("demo-1", &denied).expect("a problem");
-        let taken = from_readiness("demo-1", &taken).expect("a problem");
+        let denied = problem(&denied).expect("a problem");
+        let taken = problem(&taken).expect("a problem");
 
         assert_eq!(
             denied.message,
             "pod demo-1 is not ready: Postgres: permission denied for database shop"
         );
         assert_eq!((denied.prefix, taken.prefix.as_deref()), (None, Some("Hub u-1 has it")));
-        assert_eq!(from_readiness("demo-1", &json!({ "status": "ok" })), None);
+        assert_eq!(problem(&json!({ "status": "ok" })), None);
     }
 
     #[test]
@@ -229,12 +234,7 @@ mod tests {
             json!({ "postgres": { "state": "down", "reason": "password authentication failed for user \"alkhub\"" } });
         let hub = |spec: Value| crate::hub::testing::hub(spec);
         let managed = hub(json!({ "redis": { "managed": true }, "postgres": { "managed": true } }));
-        let message = |hub: &Hub| {
-            from_readiness("demo-1", &refused)
-                .expect("a problem")
-                .with_remedy(hub)
-                .message
-        };
+        let message = |hub: &Hub| problem(&refused).expect("a problem").with_remedy(hub).message;
 
         assert!(
             message(&managed).contains("kubectl -n team exec demo-postgres-0 -- psql"),

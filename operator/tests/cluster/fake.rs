@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use alkhub_protocol::ApiKey;
-use alkhub_protocol::admin::{HubReport, InstanceInfo, PodReport, SpokeInfo, SpokePut, SpokeStatus};
+use alkhub_protocol::admin::{HubReport, InstanceInfo, PartState, PodReport, SpokeInfo, SpokePut, SpokeStatus};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, put};
@@ -126,8 +126,8 @@ async fn report(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
             draining: false,
         }],
         spokes_connected: connected as u64,
-        redis: "up".to_owned(),
-        postgres: "up".to_owned(),
+        redis: PartState::Up,
+        postgres: PartState::Up,
         dead_keys: Some(0),
     };
     Ok(data(&report))

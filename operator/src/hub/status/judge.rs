@@ -7,6 +7,7 @@
 use alkhub_crds::condition::{
     ACCEPTED, ConditionStatus, DEGRADED, PAUSED, PREFIX_CONFLICT, PROGRESSING, READY, Verdict,
 };
+use alkhub_protocol::admin::PartState;
 
 use super::Sight;
 use super::pods::Pods;
@@ -155,8 +156,8 @@ fn degraded(pods: &Pods, sight: &Sight) -> Verdict {
 }
 
 fn links(seen: &Seen) -> Verdict {
-    let down = |link: &str| link == "down";
-    match (down(&seen.report.redis), down(&seen.report.postgres)) {
+    let down = |link: PartState| link == PartState::Down;
+    match (down(seen.report.redis), down(seen.report.postgres)) {
         (false, false) => Verdict::new(DEGRADED, false, "Healthy", "Redis and Postgres are connected"),
         (true, false) => Verdict::new(DEGRADED, true, "RedisDown", "a hub pod has lost Redis"),
         (false, true) => Verdict::new(DEGRADED, true, "PostgresDown", "a hub pod has lost Postgres"),

@@ -38,10 +38,10 @@ fn of<'a>(verdicts: &'a [Verdict], kind: &str) -> &'a Verdict {
     verdicts.iter().find(|verdict| verdict.kind == kind).expect("there")
 }
 
-fn seen(redis: &str, postgres: &str) -> Result<Seen, String> {
+fn seen(redis: PartState, postgres: PartState) -> Result<Seen, String> {
     let report = ReportedHub {
-        redis: redis.to_owned(),
-        postgres: postgres.to_owned(),
+        redis,
+        postgres,
         ..ReportedHub::healthy()
     };
     Ok(Seen {
@@ -85,7 +85,7 @@ fn each_state_of_the_pods_has_its_conditions() {
             "Progressing=False/Stable Ready=False/Stopped",
         ),
     ] {
-        let verdicts = applied(&pods, &sight(None, seen("up", "up")));
+        let verdicts = applied(&pods, &sight(None, seen(PartState::Up, PartState::Up)));
         assert_eq!(
             all(&verdicts),
             format!("{accepted} Degraded={degraded} {rest} {others}")
@@ -113,7 +113,7 @@ fn a_stuck_roll_out_is_not_ready_though_older_pods_serve() {
         ..pods(2, 1, 2, 3)
     };
 
-    let verdicts = applied(&stuck, &sight(None, seen("up", "up")));
+    let verdicts = applied(&stuck, &sight(None, seen(PartState::Up, PartState::Up)));
 
     let ready = of(&verdicts, READY);
     assert_eq!((ready.status, ready.reason), (ConditionStatus::False, "Stuck"));
@@ -127,7 +127,7 @@ fn a_change_of_the_spec_leaves_a_hub_ready_and_counts_no_old_pod_as_new() {
         ..pods(2, 2, 2, 2)
     };
 
-    let verdicts = applied(&written, &sight(None, seen("up", "up")));
+    let verdicts = applied(&written, &sight(None, seen(PartState::Up, PartState::Up)));
 
     let ready = of(&verdicts, READY);
     assert_eq!((ready.status, ready.reason), (ConditionStatus::True, "Serving"));
@@ -147,8 +147,15 @@ fn a_refused_or_failing_hub_shows_what_its_pods_do() {
     };
     let running = pods(2, 2, 2, 2);
 
-    let refused = all(&refused(&error, &sight(Some(&running), seen("up", "up"))));
-    let failed = all(&failed("why", true, &sight(Some(&running), seen("up", "up"))));
+    let refused = all(&refused(
+        &error,
+        &sight(Some(&running), seen(PartState::Up, PartState::Up)),
+    ));
+    let failed = all(&failed(
+        "why",
+        true,
+        &sight(Some(&running), seen(PartState::Up, PartState::Up)),
+    ));
 
     assert!(
         refused.contains("Degraded=False/Healthy") && refused.contains("Ready=True/Serving"),
@@ -167,7 +174,7 @@ fn a_spec_that_was_not_judged_is_neither_accepted_nor_refused() {
         false,
         &sight(None, Err("not asked".to_owned())),
     );
-    let paused = paused(&pods(2, 2, 2, 2), &sight(None, seen("up", "up")));
+    let paused = paused(&pods(2, 2, 2, 2), &sight(None, seen(PartState::Up, PartState::Up)));
 
     for verdicts in [failed, paused] {
         for kind in [ACCEPTED, PREFIX_CONFLICT] {
@@ -217,7 +224,10 @@ fn a_hub_that_does_not_answer_is_neither_well_nor_degraded() {
         (verdict.status, verdict.reason),
         (ConditionStatus::Unknown, "HubUnreachable")
     );
-    assert_eq!(degraded(&running, &sight(None, seen("down", "up"))).reason, "RedisDown");
+    assert_eq!(
+        degraded(&running, &sight(None, seen(PartState::Down, PartState::Up))).reason,
+        "RedisDown"
+    );
 }
 
 #[test]
