@@ -282,9 +282,7 @@ mod tests {
         let early = heard("2026-01-01T00:00:00Z");
 
         assert_eq!(early, heard("2026-01-01T00:01:00Z"));
-        let gone = early
-            .disconnected_at
-            .or_else(|| "2026-01-01T00:01:00Z".parse().ok());
+        let gone = early.disconnected_at.or_else(|| "2026-01-01T00:01:00Z".parse().ok());
         assert_ne!(
             early,
             ReportedSpoke {
