@@ -124,7 +124,7 @@ impl CallRows<'_> {
     /// # Errors
     /// [`Error::Unavailable`] and the like.
     pub async fn follow(self, after: &Mark, filter: &CallFilter) -> Result<(Vec<CallRecord>, Option<Mark>), Error> {
-        let written_to = run!(self.0, Statement::CallList, |db| list::written_to(db))?;
+        let written_to = run!(self.0, Statement::CallMark, |db| list::written_to(db))?;
         let place = (after, written_to);
         let rows = run!(self.0, Statement::CallList, |db| list::as_written(db, place, filter))?;
         let next = rows.last().map(|last| last.mark(after));

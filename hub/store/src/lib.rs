@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - Tables are never qualified: a connection sees the schema of its Hub and nothing else.
-//! - Every statement is checked at build time against the committed `.sqlx` (`prepare.sh` writes it).
+//! - Every statement on a table of ours is checked at build time against the committed `.sqlx` (`prepare.sh` writes it);
+//!   those that make, enter and look at the schema are not (`migrate`, `connect`).
 //! - Every remote wait has a deadline, but for a migration's work, which is watched from another connection (`migrate`);
 //!   while the link is down a statement fails at once.
 //! - A key of a spoke works only as long as the spoke of that name has the uid that the key was made for.

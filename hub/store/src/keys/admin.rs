@@ -33,9 +33,9 @@ impl Keys<'_> {
     /// [`Error::Unavailable`] and the like; it is entered as soon as the link is up again all the same.
     pub async fn keep_admin(self, admin: &AdminKey) -> Result<AdminEntered, Error> {
         self.0.admin.send_replace(Some(admin.clone()));
-        let mut entered = run!(self.0, Statement::KeyCreate, |db| enter(db, admin))?;
+        let mut entered = run!(self.0, Statement::KeyEnter, |db| enter(db, admin))?;
         if !entered.created {
-            entered.revoked_keys = run!(self.0, Statement::KeyCreate, |db| end_others(db, admin))?;
+            entered.revoked_keys = run!(self.0, Statement::KeyEndOthers, |db| end_others(db, admin))?;
         }
         Ok(entered)
     }
@@ -46,7 +46,7 @@ impl Keys<'_> {
     /// # Errors
     /// [`Error::Unavailable`] and the like.
     pub async fn first_keys_beside(self, admin: &AdminKey) -> Result<Vec<String>, Error> {
-        let ids = run!(self.0, Statement::KeyList, |db| sqlx::query_scalar!(
+        let ids = run!(self.0, Statement::KeyFirst, |db| sqlx::query_scalar!(
             "SELECT id FROM keys
              WHERE origin = 'admin' AND hash <> $1 AND hash_key_fingerprint = $2 AND revoked_at IS NULL
                AND (expires_at IS NULL OR expires_at > now())

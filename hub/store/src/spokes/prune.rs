@@ -18,7 +18,7 @@ impl Spokes<'_> {
     /// [`Error::Unavailable`] and the like.
     pub async fn prune_undeclared(self, retention: Duration) -> Result<u64, Error> {
         let before = Timestamp::now().checked_sub(retention).unwrap_or(Timestamp::MIN);
-        let done = run!(self.0, Statement::SpokeSweep, |db| sqlx::query!(
+        let done = run!(self.0, Statement::SpokePrune, |db| sqlx::query!(
             "DELETE FROM spokes WHERE name IN (
                  SELECT name FROM spokes s
                  WHERE uid = '' AND NOT suspended
