@@ -6,10 +6,11 @@
 //! and encodes.
 //!
 //! Promises
-//! - Every JSON answer under `/v1`, the admin API included, is an envelope `{"data": …, "meta": {"source": "local",
-//!   "timestamp": ms}}` (the origin's ResponseEnvelope); `/v1/openapi.json` is the plain document. A delete answers 204.
+//! - Every JSON answer of success under `/v1`, the admin API included, is an envelope `{"data": …, "meta": {"source":
+//!   "local", "timestamp": ms}}` (the origin's ResponseEnvelope); `/v1/openapi.json` is the plain document. The delete of a
+//!   spoke answers 204. A failure is a problem document (RFC 9457).
 //! - What is changed is announced to the other hubs, whether the client still waits for the answer or not.
-//! - A list costs the hub a small part of itself at a time.
+//! - A list of spokes, operations or calls costs the hub a small part of itself at a time; that of keys is held whole.
 //!
 //! Never
 //! - It knows no other surface, and nothing of the process around it but [`ApiParts`].

@@ -1,4 +1,4 @@
-//! Schemas of what stands in headers and queries, with the bounds that the handlers enforce.
+//! Schemas of what stands in headers and queries, with the bounds within which a request is taken.
 
 use alkhub_protocol::admin::UID_LIMIT;
 use schemars::{Schema, SchemaGenerator, json_schema};
@@ -6,7 +6,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 /// Records on a page at most.
 pub(crate) const PAGE_LIMIT: u32 = 1_000;
 
-/// Longest metadata that a header holds beside the others; a WebSocket carries more.
+/// Longest metadata that surely has room beside the other headers, which share 16 KiB with it; more is taken where it fits.
 const METADATA_HEADER_BYTES: usize = 8 * 1024;
 
 /// Any text.
