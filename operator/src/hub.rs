@@ -4,7 +4,7 @@
 //! 1. `observe` reads: caches, and the Secrets that the Hub names.
 //! 2. `validate` decides, purely: a plan, or what the user must mend.
 //! 3. `generated` makes the Secrets that are made once.
-//! 4. `build` turns the plan into objects, purely; it cannot fail.
+//! 4. `build` turns the plan into objects, purely; a value that no object can hold is an error.
 //! 5. `apply` writes what differs and prunes what is no longer wanted.
 //! 6. `poll` asks the hub's admin API, at most once per interval.
 //! 7. `status` says what came of it, when it changed.

@@ -1,6 +1,6 @@
 //! Calls over HTTP, and the list of ended ones.
 
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::body::RawBody;
 use alkhub_edge::envelope::{self, Page};
 use alkhub_edge::error::{ApiError, unanswered};
@@ -34,7 +34,7 @@ struct HubCall {
 /// A client that goes away before the answer aborts the call.
 pub(crate) async fn call(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path(operation): Path<String>,
     Id(request_id): Id,
     headers: HeaderMap,

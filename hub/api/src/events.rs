@@ -1,7 +1,7 @@
 //! Events over HTTP: publishing, and topics as a stream.
 
 use alkhub_budget::Kept;
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::body::RawBody;
 use alkhub_edge::envelope::Data;
 use alkhub_edge::error::{ApiError, missing_scope};
@@ -38,7 +38,7 @@ pub(crate) struct PublishedEvent {
 /// `POST /v1/events/{type}`: an event with an empty id.
 pub(crate) async fn publish_without_id(
     state: State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path(event_type): Path<String>,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -48,7 +48,7 @@ pub(crate) async fn publish_without_id(
 /// `POST /v1/events?topic=type:id`: for a topic that a path cannot name.
 pub(crate) async fn publish_to_topic(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     query: Query,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -62,7 +62,7 @@ pub(crate) async fn publish_to_topic(
 /// `POST /v1/events/{type}/{id}`: the body is the payload; an empty body is an event without one.
 pub(crate) async fn publish(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path((event_type, id)): Path<(String, String)>,
     body: RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -72,7 +72,7 @@ pub(crate) async fn publish(
 
 async fn publish_event(
     api: &Api,
-    caller: &Holder,
+    caller: &KeyHolder,
     topic: &Topic,
     RawBody(payload): RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
@@ -94,7 +94,7 @@ async fn publish_event(
 /// `GET /v1/events?topic=type:id&topic=…`: answered when every subscription is confirmed.
 pub(crate) async fn stream(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -122,7 +122,7 @@ pub(crate) async fn stream(
     Ok(sse::topics(&api, &caller, held, topics))
 }
 
-fn filters(caller: &Holder, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {
+fn filters(caller: &KeyHolder, query: &Query) -> Result<Vec<TopicFilter>, ApiError> {
     let mut filters = Vec::new();
     for text in query.all("topic") {
         let filter: TopicFilter = text

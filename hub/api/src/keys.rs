@@ -1,6 +1,6 @@
 //! Keys: made, listed, ended. A key in the clear is in one answer and nowhere else.
 
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::body::JsonBody;
 use alkhub_edge::envelope::Data;
 use alkhub_edge::error::ApiError;
@@ -24,7 +24,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Result<Data<Vec<KeyInfo>>, A
 /// `POST /v1/admin/keys`.
 pub(crate) async fn create(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     JsonBody(create): JsonBody<KeyCreate>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     create.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -35,7 +35,7 @@ pub(crate) async fn create(
 
 async fn make(
     api: Api,
-    caller: Holder,
+    caller: KeyHolder,
     create: KeyCreate,
     expires_at: Option<Timestamp>,
 ) -> Result<Data<KeyCreated>, ApiError> {
@@ -65,14 +65,14 @@ async fn make(
 /// `DELETE /v1/admin/keys/{id}`: ends a key and its connections, on every hub.
 pub(crate) async fn revoke(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path(id): Path<String>,
 ) -> Result<Data<KeyInfo>, ApiError> {
     let work = end(api.clone(), caller, id);
     api.edge().scope().finish(work).await
 }
 
-async fn end(api: Api, caller: Holder, id: String) -> Result<Data<KeyInfo>, ApiError> {
+async fn end(api: Api, caller: KeyHolder, id: String) -> Result<Data<KeyInfo>, ApiError> {
     let revoked = api.store().keys().by(&caller.key.id).revoke(&id).await;
     let revoked = revoked.map_err(|e| ApiError::store(&e))?;
     let info = revoked.ok_or_else(|| ApiError::new(Code::NotFound, "there is no key with that id"))?;

@@ -2,7 +2,7 @@
 
 use alkhub_calls::ListQuery;
 use alkhub_calls::list::PAGE_LIMIT;
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::envelope::{Data, Page};
 use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
@@ -16,7 +16,7 @@ use crate::api::Api;
 /// `GET /v1/operations`: what the key may call, page by page.
 pub(crate) async fn list(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     query: Query,
 ) -> Result<Page<OperationInfo>, ApiError> {
     let limit = query.parse::<usize>("limit")?;
@@ -42,7 +42,7 @@ pub(crate) async fn list(
 /// `GET /v1/operations/{name}`.
 pub(crate) async fn get(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path(name): Path<String>,
 ) -> Result<Data<OperationInfo>, ApiError> {
     let name: OperationName = name

@@ -3,7 +3,7 @@
 mod list;
 
 use alkhub_calls::roster;
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::body::JsonBody;
 use alkhub_edge::envelope::Data;
 use alkhub_edge::error::ApiError;
@@ -62,7 +62,7 @@ pub(crate) async fn get(State(api): State<Api>, Path(name): Path<String>) -> Res
 /// `PUT /v1/admin/spokes/{name}`: declares a spoke; the same again changes nothing.
 pub(crate) async fn put(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path(name): Path<String>,
     JsonBody(spoke): JsonBody<SpokePut>,
 ) -> Result<Data<SpokeInfo>, ApiError> {
@@ -76,7 +76,7 @@ pub(crate) async fn put(
 
 async fn declare(
     api: Api,
-    caller: Holder,
+    caller: KeyHolder,
     name: SpokeName,
     spoke: SpokePut,
     key: Option<SpokeKey>,
@@ -108,7 +108,7 @@ async fn declare(
 /// `DELETE /v1/admin/spokes/{name}?uid=`: ends the spoke's keys and its connections.
 pub(crate) async fn delete(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     Path(name): Path<String>,
     query: Query,
 ) -> Result<StatusCode, ApiError> {
@@ -118,7 +118,7 @@ pub(crate) async fn delete(
     api.edge().scope().finish(work).await
 }
 
-async fn remove(api: Api, caller: Holder, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
+async fn remove(api: Api, caller: KeyHolder, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
     let spokes = api.store().spokes().by(&caller.key.id);
     let deleted = spokes.delete(&name, uid.as_deref()).await;
     let deleted = deleted
@@ -132,14 +132,14 @@ async fn remove(api: Api, caller: Holder, name: SpokeName, uid: Option<String>) 
 /// `POST /v1/admin/spokes/sweep`: removes the spokes of resources that are gone.
 pub(crate) async fn sweep(
     State(api): State<Api>,
-    caller: Holder,
+    caller: KeyHolder,
     JsonBody(sweep): JsonBody<Sweep>,
 ) -> Result<Data<Swept>, ApiError> {
     let work = remove_all_but(api.clone(), caller, sweep.uids);
     api.edge().scope().finish(work).await
 }
 
-async fn remove_all_but(api: Api, caller: Holder, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
+async fn remove_all_but(api: Api, caller: KeyHolder, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
     let revoked_keys = api.store().spokes().by(&caller.key.id).sweep_except(&uids).await;
     let revoked_keys = revoked_keys.map_err(|e| ApiError::store(&e))?;
     tracing::info!(admin.key = %caller.key.id, keys = revoked_keys.len(), "spokes of resources that are gone were removed");

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use alkhub_budget::Budget;
 use alkhub_calls::Items;
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::error::{missing_scope, unanswered};
 use alkhub_edge::open::DRAINING;
 use alkhub_edge::payer::charged;
@@ -61,7 +61,7 @@ pub(crate) struct Topics {
 }
 
 /// The events of topics until the client leaves, its key ends or the hub drains.
-pub(crate) fn topics(api: &Api, caller: &Holder, mut held: OpenStream, topics: Topics) -> Response {
+pub(crate) fn topics(api: &Api, caller: &KeyHolder, mut held: OpenStream, topics: Topics) -> Response {
     let mut beat = api.beat();
     let stream_id = api.edge().connection_id();
     let Topics {
@@ -110,7 +110,7 @@ pub(crate) fn topics(api: &Api, caller: &Holder, mut held: OpenStream, topics: T
 }
 
 /// The items of a subscription until it ends, the client leaves, its key ends or the hub ends.
-pub(crate) fn items(api: &Api, caller: &Holder, mut held: OpenStream, mut items: Items) -> Response {
+pub(crate) fn items(api: &Api, caller: &KeyHolder, mut held: OpenStream, mut items: Items) -> Response {
     let mut beat = api.beat();
     let ticket = items.ticket();
     held.watch(move |caller| {

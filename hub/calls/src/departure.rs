@@ -120,11 +120,11 @@ impl Departures {
     /// What was under way between this hub and another one may be lost: nobody waits for it.
     pub(crate) fn conduit_broke(&self, hub: &HubId) {
         // A call may have been sent since, and the other hub takes that for a good one.
-        let stop = Some("the link between the hubs broke");
-        let lost = self.end_all_with(hub, "the link to the caller's hub broke", stop, |call, _| {
+        let stop = Some("the conduit between the hubs broke");
+        let lost = self.end_all_with(hub, "the conduit to the caller's hub broke", stop, |call, _| {
             link_lost(call)
         });
-        tracing::warn!(hub.id = %hub, calls = lost, "the link to another hub broke");
+        tracing::warn!(hub.id = %hub, calls = lost, "the conduit to another hub broke");
     }
 
     /// Ends every call that another hub has to do with: those sent there with an error, those that came from there have lost
@@ -200,6 +200,6 @@ impl Departures {
 
 /// The error of a call of which something was lost between two hubs.
 fn link_lost(call: &Call) -> CallError {
-    let message = "the link between the hubs broke, and an answer may be lost";
+    let message = "the conduit between the hubs broke, and an answer may be lost";
     table::undecided(call, Code::Unavailable, message.to_owned())
 }

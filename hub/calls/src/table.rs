@@ -1,6 +1,6 @@
 //! The calls that run here: entered once, ended once, whoever ends them.
 //!
-//! Whatever ends a call takes its entry out, and only one can: the answer, the deadline, the caller's break, or the loss of
+//! Whatever ends a call takes its entry out, and only one can: the answer, the deadline, the loss of its caller, or the loss of
 //! the spoke or of its hub. The other side gets `call.aborted`.
 //!
 //! Invariants

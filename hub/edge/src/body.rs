@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::conformance;
 use crate::edge::Edge;
 use crate::error::ApiError;
-use crate::holder::Admitted;
+use crate::key_holder::Admitted;
 use crate::payer::Payer;
 
 /// A body that has not arrived whole in this time has failed.

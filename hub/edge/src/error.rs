@@ -150,7 +150,7 @@ pub fn status(error: &CallError) -> StatusCode {
 
 /// The key lacks a scope, which is named.
 pub fn missing_scope(scope: &str) -> CallError {
-    CallError::new(Code::AccessDenied, format!("the key lacks scope `{scope}`"))
+    CallError::new(Code::AccessDenied, format!("the key lacks the scope `{scope}`"))
 }
 
 /// The error of a call that still ran when its caller's connection had to end, and not by its key's fault.

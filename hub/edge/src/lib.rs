@@ -1,7 +1,7 @@
 //! What every surface of a hub stands on: sockets, requests, answers, keys and limits.
 //!
 //! A surface (`hub/api`, `hub/socket`) is a crate of its own. It gives its routes as [`Endpoint`]s on one page, and its
-//! handlers take what they need by extractors: [`Holder`] is who asks, [`RawBody`] and [`JsonBody`] what they send.
+//! handlers take what they need by extractors: [`KeyHolder`] is who asks, [`RawBody`] and [`JsonBody`] what they send.
 //! [`Edge`] is what all surfaces of one hub share; a surface's state holds it, and no surface knows another.
 //!
 //! | a request passes | file |
@@ -34,8 +34,8 @@ pub mod endpoint;
 pub mod envelope;
 pub mod error;
 mod forwarded;
-mod holder;
 mod key;
+mod key_holder;
 pub mod limits;
 pub mod listener;
 pub mod metrics;
@@ -53,8 +53,8 @@ pub use body::{JsonBody, RawBody};
 pub use edge::{Edge, EdgeParts};
 pub use endpoint::Endpoint;
 pub use error::ApiError;
-pub use holder::Holder;
 pub use key::{Key, KeyFault};
+pub use key_holder::KeyHolder;
 pub use open::Open;
 pub use scope::Scope;
 

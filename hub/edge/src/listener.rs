@@ -17,6 +17,7 @@ mod peer;
 mod proxy;
 mod raw;
 mod refusal;
+mod serving;
 mod stream;
 pub mod tls;
 
@@ -34,6 +35,7 @@ use addresses::Addresses;
 use connection::Connection;
 use raw::Raw;
 use refusal::{Refusal, refuse};
+use serving::Serving;
 
 pub use peer::{Peer, Permit};
 pub use stream::Stream;
@@ -107,12 +109,13 @@ impl Listener {
         let permits = Arc::new(Semaphore::new(self.limits.connections.min(Semaphore::MAX_PERMITS)));
         let refusals = Arc::new(Semaphore::new(REFUSALS));
         let addresses = self.limits.per_address.map(Addresses::new);
-        let Scope { drain, stop, .. } = &self.scope;
+        let (socket, serving) = self.part();
+        let Scope { drain, stop, .. } = &serving.scope;
         loop {
             let accepted = tokio::select! {
                 () = drain.cancelled() => return,
                 () = stop.cancelled() => return,
-                accepted = self.socket.accept() => accepted,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
                 Err(error) => {
@@ -120,25 +123,43 @@ impl Listener {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
                 Ok((stream, peer)) => match permits.clone().try_acquire_owned() {
-                    Ok(permit) => self.spawn(stream, peer.ip(), permit, addresses.clone()),
-                    Err(_) => self.refuse(stream, &refusals),
+                    Ok(permit) => serving.spawn(stream, peer.ip(), permit, addresses.clone()),
+                    Err(_) => serving.refuse(stream, &refusals),
                 },
             }
         }
     }
 
+    /// The socket, and what its connections share.
+    fn part(self) -> (TcpListener, Arc<Serving>) {
+        let serving = Serving {
+            router: self.router,
+            tls: self.tls,
+            server: self.limits.server,
+            metrics: self.metrics,
+            scope: self.scope,
+        };
+        (self.socket, Arc::new(serving))
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
     /// Serves one connection as a task of its own.
-    fn spawn(&self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit, addresses: Option<Addresses>) {
+    fn spawn(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: IpAddr,
+        permit: OwnedSemaphorePermit,
+        addresses: Option<Addresses>,
+    ) {
         let connection = Connection {
-            router: self.router.clone(),
-            tls: self.tls.clone(),
-            server: self.limits.server.clone(),
+            serving: Arc::clone(self),
             addresses,
-            metrics: self.metrics.clone(),
             address: address.to_canonical(),
             permit,
             place: None,
-            scope: self.scope.clone(),
         };
         let open = self.metrics.as_ref().map(|metrics| metrics.open(ConnectionKind::Http));
         self.scope.tasks.spawn(async move {

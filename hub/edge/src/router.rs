@@ -16,7 +16,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::edge::Edge;
 use crate::endpoint::{Endpoint, RouteScope};
 use crate::error::ApiError;
-use crate::holder::Holder;
+use crate::key_holder::KeyHolder;
 use crate::metrics::EdgeMetrics;
 use crate::query::QueryParameters;
 use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT};
@@ -47,7 +47,7 @@ where
 
 /// Passes a request on whose key has the scope.
 async fn guard(State((edge, scope)): State<(Edge, &'static str)>, request: Request, next: Next) -> Response {
-    match Holder::with_scope(&edge, scope, request).await {
+    match KeyHolder::with_scope(&edge, scope, request).await {
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }

@@ -2,7 +2,7 @@
 
 use alkhub_calls::Limits;
 use alkhub_config::Origin;
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::auth::PROTOCOL_PREFIX;
 use alkhub_edge::error::ApiError;
 use alkhub_edge::limits::Slot;
@@ -33,7 +33,7 @@ const JSON: &str = "alk.v1.json";
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
     State(sockets): State<Sockets>,
-    caller: Holder,
+    caller: KeyHolder,
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let accept = match accept(&request, &sockets.edge().server().cors_origins) {
@@ -150,7 +150,7 @@ fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Waits for the upgrade; the places that the connection takes are its own from then on.
-async fn run(sockets: Sockets, caller: Holder, upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
+async fn run(sockets: Sockets, caller: KeyHolder, upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
     let scope = sockets.edge().scope();
     let stop = scope.stop.clone();
     let upgraded = tokio::select! {
@@ -186,7 +186,7 @@ async fn serve(connection: Box<Connection<Stream>>) {
 
 fn open_connection(
     sockets: &Sockets,
-    caller: Holder,
+    caller: KeyHolder,
     slot: Slot,
     (stream, rest): (Stream, Bytes),
 ) -> Box<Connection<Stream>> {

@@ -2,22 +2,10 @@
 //!
 //! What a file uses is read from its text: its `use`s, and paths that begin with `crate` or `super`. A name that a file
 //! only hands on (`pub use`) counts for the file that it comes from. Tests are left out.
-//!
-//! `circles.txt` has the circles that stand today; it can only shrink. `ALKHUB_TEST_BLESS=1` writes it anew after a
-//! circle was cut or its files were moved, and refuses where there are more than before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs;
 
 use super::{EDGES, Source, none, root, sources};
-
-const LIST: &str = "tests/it/tidy/circles.txt";
-
-const HEAD: &str = "\
-# Files of one crate that use each other in a circle: each with those of its circle that it uses, seen from `src`.
-# The list can only shrink. After a circle was cut, or its files were moved:
-# ALKHUB_TEST_BLESS=1 cargo test -p alkhub-tests --test it -- tidy::circles
-";
 
 /// A module by its path from the root of its crate; `lib.rs` has the empty one.
 type Module = Vec<String>;
@@ -315,37 +303,6 @@ fn shown(folder: &str, graph: &Graph, file: &str, used: &str) -> String {
     text + &format!("{folder}/src/{at}.rs")
 }
 
-fn listed() -> BTreeSet<(String, String, String)> {
-    let text = fs::read_to_string(root().join(LIST)).unwrap_or_default();
-    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let entries = lines.flat_map(|line| {
-        let (file, used) = line.split_once(": ").unwrap_or((line, ""));
-        let (folder, file) = file.split_once(' ').unwrap_or((file, ""));
-        used.split(' ')
-            .map(|used| (folder.to_owned(), file.to_owned(), used.to_owned()))
-            .collect::<Vec<_>>()
-    });
-    entries.collect()
-}
-
-/// Writes the list; refuses to let it grow.
-fn bless(found: &BTreeSet<(String, String, String)>) {
-    let before = listed().len();
-    assert!(
-        before == 0 || found.len() <= before,
-        "the list can only shrink: {} uses are in circles, {before} were",
-        found.len()
-    );
-    let mut lines: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for (folder, file, used) in found {
-        lines.entry((folder, file)).or_default().push(used);
-    }
-    let lines = lines
-        .iter()
-        .map(|((folder, file), used)| format!("{folder} {file}: {}\n", used.join(" ")));
-    fs::write(root().join(LIST), HEAD.to_owned() + "\n" + &lines.collect::<String>()).expect("the list can be written");
-}
-
 #[test]
 fn no_files_of_a_crate_use_each_other_in_a_circle() {
     let sources = sources();
@@ -361,21 +318,12 @@ fn no_files_of_a_crate_use_each_other_in_a_circle() {
         .iter()
         .flat_map(|(folder, graph)| in_circles(folder, graph))
         .collect();
-    if std::env::var_os("ALKHUB_TEST_BLESS").is_some() {
-        bless(&found);
-        return;
-    }
-    let listed = listed();
     let mut faults: Vec<String> = Vec::new();
     for (folder, graph) in &graphs {
-        let new = found.difference(&listed).filter(|(of, _, _)| of == folder);
+        let new = found.iter().filter(|(of, _, _)| of == folder);
         let circle = new.map(|(_, file, used)| shown(folder, graph, file, used));
         faults.extend(circle.min_by_key(String::len));
     }
-    let gone = listed.difference(&found);
-    faults.extend(gone.map(|(folder, file, used)| {
-        format!("{folder}: {file} and {used} are in no circle any more; let ALKHUB_TEST_BLESS=1 take it off {LIST}")
-    }));
 
     none(&faults, "files of a crate do not use each other in a circle");
 }

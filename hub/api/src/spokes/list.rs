@@ -10,7 +10,7 @@ use std::io;
 
 use alkhub_budget::{Held, Kept};
 use alkhub_calls::roster::Roster;
-use alkhub_edge::Holder;
+use alkhub_edge::KeyHolder;
 use alkhub_edge::envelope;
 use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
@@ -45,7 +45,7 @@ struct Wanted {
 }
 
 /// `GET /v1/spokes`: every spoke, declared or not.
-pub(crate) async fn list(State(api): State<Api>, caller: Holder, query: Query) -> Result<Response, ApiError> {
+pub(crate) async fn list(State(api): State<Api>, caller: KeyHolder, query: Query) -> Result<Response, ApiError> {
     let wanted = Wanted::of(&query)?;
     let charge = api.edge().budgets().key(&caller.key.id).take(Kept::Answers, CHARGE);
     let charge = charge.map_err(CallError::from)?;

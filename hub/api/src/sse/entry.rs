@@ -12,7 +12,7 @@ use alkhub_calls::Caller;
 use alkhub_edge::error::ApiError;
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_edge::open::{Closeable, Closing, Entered};
-use alkhub_edge::{Edge, Holder, Key};
+use alkhub_edge::{Edge, Key, KeyHolder};
 use alkhub_protocol::CallError;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -62,7 +62,7 @@ type Look = dyn Fn(&Caller) -> Option<CallError> + Send;
 ///
 /// # Errors
 /// The key has as many connections as it may, or has just ended.
-pub(crate) fn open(edge: &Edge, caller: &Holder, on_drain: OnDrain) -> Result<OpenStream, ApiError> {
+pub(crate) fn open(edge: &Edge, caller: &KeyHolder, on_drain: OnDrain) -> Result<OpenStream, ApiError> {
     let (keys, key) = (edge.keys(), &caller.key);
     let counted = (keys.take_connection(key)?, edge.metrics().open(ConnectionKind::Sse));
     let (end, ended) = oneshot::channel();

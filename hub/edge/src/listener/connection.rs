@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use alkhub_config::{ClientAddress, ServerConfig};
+use alkhub_config::ClientAddress;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
@@ -28,11 +28,11 @@ use super::peer::{Peer, SocketPermit};
 use super::proxy::{self, Header};
 use super::raw::Raw;
 use super::refusal::{HEADER_LIMIT, Refusal, refuse};
+use super::serving::Serving;
 use super::stream::Stream;
 use super::tls;
 use crate::forwarded::is_trusted;
-use crate::metrics::{EdgeMetrics, Limit};
-use crate::scope::Scope;
+use crate::metrics::Limit;
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 64;
@@ -53,24 +53,17 @@ const CONNECTION_WINDOW: u32 = 4 * BODY_WINDOW;
 
 /// A connection that was accepted.
 pub(super) struct Connection {
-    pub(super) router: Router,
-    pub(super) tls: Option<tls::Acceptor>,
-    pub(super) server: Arc<ServerConfig>,
+    pub(super) serving: Arc<Serving>,
     pub(super) addresses: Option<Addresses>,
-    pub(super) metrics: Option<Arc<EdgeMetrics>>,
     pub(super) address: IpAddr,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) place: Option<Place>,
-    pub(super) scope: Scope,
 }
 
 /// A connection of which it is known who speaks what on it.
 struct Opened {
-    router: Router,
-    header_timeout: Duration,
-    write_timeout: Duration,
+    serving: Arc<Serving>,
     peer: Peer,
-    scope: Scope,
 }
 
 /// What a connection has come to by itself.
@@ -85,10 +78,11 @@ enum End {
 
 impl Connection {
     pub(super) async fn run(mut self, stream: TcpStream) {
-        let scope = self.scope.clone();
+        let serving = Arc::clone(&self.serving);
+        let scope = &serving.scope;
         let opened = tokio::select! {
             biased;
-            opened = timeout(self.server.header_timeout, self.open(stream)) => opened,
+            opened = timeout(serving.server.header_timeout, self.open(stream)) => opened,
             // It has asked for nothing yet.
             () = scope.drain.cancelled() => return,
             () = scope.stop.cancelled() => return,
@@ -105,14 +99,11 @@ impl Connection {
 
     fn opened(self) -> Opened {
         Opened {
-            router: self.router,
-            header_timeout: self.server.header_timeout,
-            write_timeout: self.server.write_timeout,
+            serving: self.serving,
             peer: Peer {
                 address: self.address,
                 permit: Arc::new(SocketPermit::new(self.permit, self.place)),
             },
-            scope: self.scope,
         }
     }
 
@@ -123,13 +114,13 @@ impl Connection {
         self.find_client(&mut raw).await?;
         if !self.take_place() {
             // A plain answer would tell a TLS client that there is no TLS here: it is closed without an answer.
-            if self.tls.is_none() {
+            if self.serving.tls.is_none() {
                 refuse(raw, Refusal::Address).await;
             }
             return Ok(None);
         }
-        let write_timeout = self.server.write_timeout;
-        let Some(tls) = &self.tls else {
+        let write_timeout = self.serving.server.write_timeout;
+        let Some(tls) = &self.serving.tls else {
             let http2 = begins_http2(&mut raw).await?;
             return Ok(Some((Stream::plain(raw, write_timeout), http2)));
         };
@@ -142,7 +133,7 @@ impl Connection {
 
     /// Reads the header of the PROXY protocol that a trusted proxy must send where it is set.
     async fn find_client(&mut self, raw: &mut Raw) -> std::io::Result<()> {
-        let server = &self.server;
+        let server = &self.serving.server;
         let is_proxied = server.client_address == ClientAddress::ProxyProtocol;
         if !is_proxied || self.addresses.is_none() || !is_trusted(&server.trusted_proxies, self.address) {
             return Ok(());
@@ -163,12 +154,12 @@ impl Connection {
     /// Takes one of the address's places; a trusted proxy needs none.
     fn take_place(&mut self) -> bool {
         let Some(addresses) = &self.addresses else { return true };
-        if is_trusted(&self.server.trusted_proxies, self.address) {
+        if is_trusted(&self.serving.server.trusted_proxies, self.address) {
             return true;
         }
         self.place = addresses.take(self.address);
         if self.place.is_none()
-            && let Some(metrics) = &self.metrics
+            && let Some(metrics) = &self.serving.metrics
         {
             metrics.limited(Limit::Connections);
         }
@@ -180,11 +171,11 @@ impl Connection {
 
 impl Opened {
     async fn http1(self, stream: Stream) {
-        let (peer, router) = (self.peer.clone(), self.router.clone());
+        let (peer, router) = (self.peer.clone(), self.serving.router.clone());
         let service = service_fn(move |request| answer(router.clone(), peer.clone(), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
+            .header_read_timeout(self.serving.server.header_timeout)
             .max_buf_size(HEADER_LIMIT)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -198,7 +189,7 @@ impl Opened {
     }
 
     async fn http2(self, stream: Stream) {
-        let (peer, router) = (self.peer.clone(), self.router.clone());
+        let (peer, router) = (self.peer.clone(), self.serving.router.clone());
         let begun = Arc::new(AtomicU64::new(0));
         let counted = begun.clone();
         let service = service_fn(move |request| {
@@ -206,7 +197,7 @@ impl Opened {
             let answered = answer(router.clone(), peer.clone(), request);
             async move { answered.await.map(|response| response.map(Paced::new)) }
         });
-        let requests = Requests::new(self.scope.tasks.clone(), self.write_timeout);
+        let requests = Requests::new(self.serving.scope.tasks.clone(), self.serving.server.write_timeout);
         let connection = http2::Builder::new(requests.clone())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
@@ -238,7 +229,7 @@ impl Opened {
     ) where
         C: Future<Output = hyper::Result<()>>,
     {
-        let (scope, address) = (&self.scope, self.peer.address);
+        let (scope, address) = (&self.serving.scope, self.peer.address);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => Some(result),

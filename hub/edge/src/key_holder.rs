@@ -1,4 +1,4 @@
-//! Authorization as a type: a handler that takes a [`Holder`] runs only for the holder of a good key.
+//! Authorization as a type: a handler that takes a [`KeyHolder`] runs only for the holder of a good key.
 //!
 //! Invariants
 //! - A handler of a route that [needs](crate::Endpoint::needs) a scope runs only for a key that has it.
@@ -21,7 +21,7 @@ use crate::payer::Payer;
 
 /// The holder of the request's key, within its rate.
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct KeyHolder {
     /// The key.
     pub key: Arc<Key>,
 }
@@ -30,14 +30,14 @@ pub struct Holder {
 /// body was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
-    holder: Holder,
+    holder: KeyHolder,
     /// The scope that the route needs.
     scope: Option<&'static str>,
 }
 
-// === impl Holder ===
+// === impl KeyHolder ===
 
-impl Holder {
+impl KeyHolder {
     /// Who it is for the domain crates, by what the key allows now.
     pub fn who(&self) -> Arc<alkhub_calls::Caller> {
         self.key.caller()
@@ -51,7 +51,7 @@ impl Holder {
     /// The request, when its key has a scope.
     ///
     /// # Errors
-    /// As for a handler that takes a [`Holder`]; 403 that names the scope.
+    /// As for a handler that takes a [`KeyHolder`]; 403 that names the scope.
     pub(crate) async fn with_scope(edge: &Edge, scope: &'static str, request: Request) -> Result<Request, ApiError> {
         let (mut parts, body) = request.into_parts();
         let holder = Self::from_request_parts(&mut parts, edge).await?;
@@ -65,7 +65,7 @@ impl Holder {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Holder
+impl<S: Send + Sync> FromRequestParts<S> for KeyHolder
 where
     Edge: FromRef<S>,
 {
