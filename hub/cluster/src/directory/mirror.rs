@@ -185,13 +185,32 @@ impl Mirror {
     fn put(&mut self, entry: DirectoryEntry) {
         let key = InstanceKey::of(&entry);
         self.seen(entry.generation);
-        // Its own reached the reader when they were made; an older one of another hub came before one of its own.
-        if entry.hub == self.hub || self.own.get(&key).is_some_and(|own| own.fence() > entry.fence()) {
+        if entry.hub == self.hub {
+            return self.echoed(&key, &entry);
+        }
+        // An older one of another hub came before one of its own.
+        if self.own.get(&key).is_some_and(|own| own.fence() > entry.fence()) {
             return;
         }
         self.own.remove(&key);
         self.others.insert(key, entry.clone());
         self.emit(DirectoryChange::Put(entry));
+    }
+
+    /// One of its own came back, which reached the reader when it was made. It may have ended since, before this hub heard of
+    /// the one that it had replaced: that one goes now, for the feed says no more of it.
+    fn echoed(&mut self, key: &InstanceKey, own: &DirectoryEntry) {
+        let replaced = |other: &DirectoryEntry| other.fence() < own.fence();
+        if self.others.get(key).is_some_and(replaced)
+            && let Some(other) = self.others.remove(key)
+        {
+            self.emit(DirectoryChange::Remove {
+                spoke: other.spoke,
+                instance: other.instance,
+                generation: other.generation,
+                hub: other.hub,
+            });
+        }
     }
 
     fn emit(&mut self, change: DirectoryChange) {

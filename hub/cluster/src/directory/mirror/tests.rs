@@ -87,6 +87,29 @@ fn an_entry_of_this_hub_gives_way_to_a_higher_fence_only() {
     assert_eq!(held(&mut mirror, &mut reader), expected);
 }
 
+/// The feed is behind: this hub has registered the instance and ended that before it heard of the other hub's.
+#[test]
+fn an_entry_that_one_of_this_hub_has_replaced_does_not_outlive_it() {
+    let (mut mirror, mut reader, leases) = mirror(8);
+    mirror.load(directory(&[]));
+    assert_eq!(held(&mut mirror, &mut reader), []);
+    let (before, own) = (entry("i", 6, "a"), entry("i", 7, "m"));
+    mirror.register(own.clone());
+    mirror.unregister(&InstanceKey::of(&own), 7);
+
+    for (number, of_then) in [(2, &before), (3, &own)] {
+        assert_eq!(mirror.follow(put(number, of_then).as_bytes(), &leases), Ok(()));
+    }
+
+    let mut changes: Vec<_> = std::iter::from_fn(|| reader.try_recv().ok()).collect();
+    let last = changes.pop().expect("a change");
+    let DirectoryChange::Remove { generation: 6, hub, .. } = &last else {
+        panic!("{last:?} after {changes:?}")
+    };
+    assert_eq!(hub.as_str(), "a");
+    assert_eq!(held(&mut mirror, &mut reader), []);
+}
+
 #[test]
 fn what_redis_has_of_this_hub_and_this_hub_does_not_hold_is_to_be_unregistered() {
     let (mut mirror, mut reader, _leases) = mirror(8);
