@@ -50,21 +50,22 @@ impl Raced {
         }
     }
 
-    /// A connection to a hub, and its request to be an instance of the spoke; the hub has read it.
-    async fn asks(&self, hub: usize, instance: &str) -> Wire {
+    /// A connection to a hub, and its request to be an instance of the spoke.
+    async fn registers(&self, hub: usize, instance: &str) -> Wire {
         let mut spoke = Wire::connect(&self.hubs[hub], &self.key).await;
-        self.registers(&mut spoke, instance).await;
+        let input = json!({ "instanceId": instance, "operations": [operation("text", "upper", "query")] });
+        spoke.call(Dialect::Origin, "register", "hub.register", input).await;
         spoke
     }
 
-    async fn registers(&self, spoke: &mut Wire, instance: &str) {
-        let input = json!({ "instanceId": instance, "operations": [operation("text", "upper", "query")] });
-        spoke.call(Dialect::Origin, "register", "hub.register", input).await;
+    /// The same; the hub has read the request, and Redis, which is held back, lets it not answer.
+    async fn asks(&self, hub: usize, instance: &str) -> Wire {
+        let mut spoke = self.registers(hub, instance).await;
         // Messages are read in their order, and a ping is answered when it is read.
         spoke.0.send(Message::Ping("read".into())).await.expect("sent");
         loop {
             match within("the pong", spoke.0.next()).await.expect("open").expect("read") {
-                Message::Pong(_) => return,
+                Message::Pong(_) => return spoke,
                 Message::Ping(_) => {}
                 other => panic!("{other:?} before the pong"),
             }
@@ -136,7 +137,7 @@ async fn a_connection_that_ends_while_its_registration_waits_for_redis_leaves_no
     .await;
     raced.know(&[]).await;
     // The instance may come again, to either hub.
-    let mut again = raced.asks(1, "one").await;
+    let mut again = raced.registers(1, "one").await;
     generation(&mut again).await;
     raced.know(&["one"]).await;
     for hub in &raced.hubs {
