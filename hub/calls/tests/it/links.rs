@@ -201,6 +201,38 @@ async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room
     pair.end().await;
 }
 
+/// What waits for a hub has a bound, and Redis may be away for longer than that lasts: then what was under way is lost.
+#[tokio::test]
+async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_told_when_the_link_is_back() {
+    let mut pair = Pair::start().await;
+    let (mut spoke, mut answers, call) = asked(&pair).await;
+    pair.lose_redis().await;
+
+    let hub_b = "pod-b-b1".parse().expect("a hub's id");
+    let send = |_: &u32| pair.a.cluster.conduits().send(&hub_b, Class::Control, &[b"abort 0\n"]);
+    let refused = (0..1_000_000).find(|number| send(number).is_err());
+
+    assert!(refused.is_some(), "what waits for a hub has no bound");
+    let Some(Answer::Failed(error)) = within("the failure, with Redis away", answers.recv()).await else {
+        panic!("it must fail");
+    };
+    assert_eq!((&error.code, error.delivered), (&Code::Unavailable, Delivered::Maybe));
+    assert!(error.message.contains("the link between the hubs broke"), "{error}");
+    in_flight(&pair.a, 0).await;
+
+    pair.find_redis().await;
+    assert_eq!(spoke.next_abort().await, call);
+    in_flight(&pair.b, 0).await;
+    // What comes later is of a new beginning.
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+    spoke.respond(&call, json!("A"));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    pair.end().await;
+}
+
 #[tokio::test]
 async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
     let mut pair = Pair::start().await;
