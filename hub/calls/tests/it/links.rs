@@ -213,11 +213,11 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     let refused = (0..1_000_000).find(|number| send(number).is_err());
 
     assert!(refused.is_some(), "what waits for a hub has no bound");
-    let Some(Answer::Failed(error)) = within("the failure, with Redis away", answers.recv()).await else {
+    let Some(CallAnswer::Failed(error)) = within("the failure, with Redis away", answers.recv()).await else {
         panic!("it must fail");
     };
     assert_eq!((&error.code, error.delivered), (&Code::Unavailable, Delivered::Maybe));
-    assert!(error.message.contains("the link between the hubs broke"), "{error}");
+    assert!(error.message.contains("the conduit between the hubs broke"), "{error}");
     in_flight(&pair.a, 0).await;
 
     pair.find_redis().await;
@@ -229,7 +229,7 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     let call = spoke.next_call().await.request_id;
     spoke.respond(&call, json!("A"));
     let answer = within("the answer", answers.recv()).await;
-    assert!(matches!(answer, Some(Answer::Item(_))), "{answer:?}");
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     pair.end().await;
 }
 

@@ -53,23 +53,15 @@ impl Raced {
     /// A connection to a hub, and its request to be an instance of the spoke.
     async fn registers(&self, hub: usize, instance: &str) -> Wire {
         let mut spoke = Wire::connect(&self.hubs[hub], &self.key).await;
-        let input = json!({ "instanceId": instance, "operations": [operation("text", "upper", "query")] });
-        spoke.call(Dialect::Origin, "register", "hub.register", input).await;
+        request(&mut spoke, instance).await;
         spoke
     }
 
-    /// The same; the hub has read the request, and Redis, which is held back, lets it not answer.
+    /// The same; the hub has read the request, and Redis, which is held back, does not answer.
     async fn asks(&self, hub: usize, instance: &str) -> Wire {
         let mut spoke = self.registers(hub, instance).await;
-        // Messages are read in their order, and a ping is answered when it is read.
-        spoke.0.send(Message::Ping("read".into())).await.expect("sent");
-        loop {
-            match within("the pong", spoke.0.next()).await.expect("open").expect("read") {
-                Message::Pong(_) => return spoke,
-                Message::Ping(_) => {}
-                other => panic!("{other:?} before the pong"),
-            }
-        }
+        is_read(&mut spoke).await;
+        spoke
     }
 
     /// Waits until each hub knows these instances of the spoke and no others.
@@ -87,11 +79,45 @@ impl Raced {
     }
 }
 
+/// A request to be an instance of the spoke.
+async fn request(spoke: &mut Wire, instance: &str) {
+    let input = json!({ "instanceId": instance, "operations": [operation("text", "upper", "query")] });
+    spoke.call(Dialect::Origin, "register", "hub.register", input).await;
+}
+
+/// Waits until the hub has read what was sent: messages are read in their order, and a ping is answered when it is read.
+async fn is_read(spoke: &mut Wire) {
+    spoke.0.send(Message::Ping("read".into())).await.expect("sent");
+    loop {
+        match within("the pong", spoke.0.next()).await.expect("open").expect("read") {
+            Message::Pong(_) => return,
+            Message::Ping(_) => {}
+            other => panic!("{other:?} before the pong"),
+        }
+    }
+}
+
 /// The generation that a registration was given.
 async fn generation(spoke: &mut Wire) -> u64 {
     let answer = spoke.expect("call.responded").await;
     let generation = &answer["payload"]["output"]["data"]["generation"];
     generation.as_u64().unwrap_or_else(|| panic!("{answer}"))
+}
+
+/// A newer connection of the instance has come: this one is told that it may try again, or, where it was registered for a
+/// moment, is closed.
+async fn gives_way(spoke: &mut Wire) {
+    let answer = spoke.recv().await;
+    if answer["type"] == "call.responded" {
+        assert_eq!(spoke.closed().await.0, 4409);
+    } else {
+        let refused = &answer["payload"];
+        assert_eq!(
+            (&refused["requestId"], &refused["code"], &refused["retryable"]),
+            (&json!("register"), &json!("ABORTED"), &json!(true)),
+            "{answer}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -114,6 +140,38 @@ async fn of_two_hubs_that_register_an_instance_at_once_the_one_that_comes_to_red
             answers(hub, &mut later).await;
         }
         drop(later);
+        raced.know(&[]).await;
+    }
+}
+
+/// Both wait for Redis, in the order in which they asked and in the one in which they were opened.
+#[tokio::test]
+async fn of_two_connections_to_one_hub_that_register_an_instance_at_once_the_one_that_asked_last_has_it() {
+    let raced = Raced::start().await;
+    for (instance, opens_last) in [("one", 1), ("two", 0)] {
+        let mut both = [
+            Wire::connect(&raced.hubs[0], &raced.key).await,
+            Wire::connect(&raced.hubs[0], &raced.key).await,
+        ];
+        if opens_last == 0 {
+            both.reverse();
+        }
+        let [mut earlier, mut later] = both;
+        raced.proxies[0].hold();
+        for spoke in [&mut earlier, &mut later] {
+            request(spoke, instance).await;
+            is_read(spoke).await;
+        }
+
+        raced.proxies[0].heal();
+
+        generation(&mut later).await;
+        gives_way(&mut earlier).await;
+        raced.know(&[instance]).await;
+        for hub in &raced.hubs {
+            answers(hub, &mut later).await;
+        }
+        drop((earlier, later));
         raced.know(&[]).await;
     }
 }

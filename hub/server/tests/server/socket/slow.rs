@@ -245,6 +245,64 @@ async fn answers_during_a_registration_keep_their_order_however_many_come() {
     }
 }
 
+/// Answers that a caller does not take are nobody else's loss.
+#[tokio::test]
+async fn a_caller_that_reads_no_answers_is_closed_by_name_and_every_other_is_answered() {
+    // The calls of each burst fit the spoke's queue, with an abort of each; the answers to both do not fit the caller's.
+    const FIRST: usize = 30;
+    const SECOND: usize = 15;
+    let hub = hub_with(|config| {
+        config.server.dead_after = 10 * LIMIT;
+        config.server.outbox_messages = 40;
+    })
+    .await;
+    let mut spoke = Wire::spoke(&hub, &[operation("text", "upper", "query")]).await;
+    let mut other = Wire::connect(&hub, &hub.admin).await;
+    let (key, _) = hub.key(&["call:text.upper", "events:subscribe:fill"]).await;
+    let mut slow = Bare::narrow(&hub, &key).await;
+    block(&hub, &mut slow).await;
+    let burst = |name: &str, calls: usize| {
+        let calls = (0..calls).map(|number| {
+            let payload = json!({ "operationId": "text.upper", "input": "x" });
+            let call = json!({ "type": "call.requested", "id": format!("{name}-{number}"), "payload": payload });
+            text(&call.to_string())
+        });
+        calls.collect::<Vec<_>>().concat()
+    };
+    slow.send(&burst("first", FIRST)).await;
+    for _ in 0..FIRST {
+        let call = spoke.expect("call.requested").await;
+        spoke.respond(&call, json!("X")).await;
+    }
+
+    let serving = async {
+        loop {
+            let message = spoke.recv().await;
+            if message["type"] == "call.requested" {
+                spoke.respond(&message, json!("X")).await;
+            }
+        }
+    };
+    let calling = async {
+        slow.send(&burst("second", SECOND)).await;
+        for number in 0..SECOND {
+            let id = format!("other-{number}");
+            other.call(Dialect::Origin, &id, "text.upper", json!("x")).await;
+            let answer = other.expect("call.responded").await;
+            assert_eq!(answer["payload"]["requestId"], id, "{answer}");
+        }
+        slow.closed().await
+    };
+    let closed = tokio::select! {
+        closed = calling => closed,
+        () = serving => unreachable!("it serves for ever"),
+    };
+
+    assert_eq!(closed, (4429, "answers are not read as fast as they come".to_owned()));
+    left(&hub, 2).await;
+    in_flight(&hub, 0).await;
+}
+
 /// A peer that asks for what the hub itself answers, and reads none of it.
 #[tokio::test]
 async fn a_peer_that_reads_no_confirmations_is_closed_by_name() {
