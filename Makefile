@@ -92,6 +92,7 @@ $(PACKAGES): deploy/packages.sh $(wildcard deploy/packages/*)
 generate: ## writes the generated files: CRDs, OpenAPI, references
 	cargo run -q --locked -p alkhub-crds --bin crdgen
 	ALKHUB_TEST_BLESS=1 cargo test -p alkhub-tests --test it --locked -- generated
+	ALKHUB_TEST_BLESS=1 cargo test -p alkhub-balance --test simulation --locked -- picture
 	deploy/charts.sh sync
 
 changelog: ## joins the fragments of changelog.d; `make changelog VERSION=0.2.0`

@@ -15,6 +15,10 @@ pub const ACCEPTED: &str = "Accepted";
 pub const READY: &str = "Ready";
 /// A roll-out or a scaling is under way.
 pub const PROGRESSING: &str = "Progressing";
+/// The connections are spread evenly over the pods that stay.
+pub const BALANCED: &str = "Balanced";
+/// Another autoscaler acts on the Hub that the operator scales itself.
+pub const AUTOSCALING_CONFLICT: &str = "AutoscalingConflict";
 /// Something is not as it should be while the Hub may still serve: a link is down, an object could not be applied.
 pub const DEGRADED: &str = "Degraded";
 /// `spec.paused` is set: nothing is changed.
@@ -25,6 +29,10 @@ pub const PREFIX_CONFLICT: &str = "PrefixConflict";
 pub const CREDENTIALS_ISSUED: &str = "CredentialsIssued";
 /// Every key in the Hub's schema was hashed with the hash key that the Hub has now.
 pub const KEYS_VALID: &str = "KeysValid";
+/// The template of the Hub's pods is what the operator would make of the spec now.
+pub const TEMPLATE_CURRENT: &str = "TemplateCurrent";
+/// No pod of the Hub was made for another content of a Secret than it has now.
+pub const SECRETS_CURRENT: &str = "SecretsCurrent";
 /// At least one instance of the Spoke is connected.
 pub const CONNECTED: &str = "Connected";
 

@@ -5,6 +5,9 @@
     reason = "the derive KubeSchema repeats each struct inside a function"
 )]
 
+mod scaling;
+mod status;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
@@ -14,7 +17,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Condition;
+pub use self::scaling::{AutoscalingSpec, AutoscalingStatus, ScalingBehaviour, ScalingRules, ScalingWindow};
+pub use self::status::{HubBalance, HubPod, HubStatus, PausedRollout, RolloutStatus};
 
 /// How many hub pods there are, what they run, and what they share.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,10 +40,12 @@ use crate::Condition;
     ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether as many pods serve as were asked for."),
     printcolumn(name = "Pods", type_ = "string", json_path = ".status.pods", description = "Ready pods of those wanted."),
-    printcolumn(name = "Connections", type_ = "integer", json_path = ".status.connections.total", description = "Open WebSockets."),
+    printcolumn(name = "Connections", type_ = "integer", json_path = ".status.balance.total", description = "Open WebSockets; empty while that is not known."),
+    printcolumn(name = "Imbalance", type_ = "number", json_path = ".status.balance.ratio", description = "Connections of the fullest pod by the mean: 1 is even."),
     printcolumn(name = "Spokes", type_ = "integer", json_path = ".status.spokes", description = "Spokes with a connected instance."),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "What the hub pods run."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was made."),
+    printcolumn(name = "Balanced", type_ = "string", json_path = ".status.conditions[?(@.type==\"Balanced\")].status", priority = 1, description = "Whether the connections are spread evenly."),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1, description = "Why it is ready or not."),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')")
         .message("a Hub's name is 1 to 40 lower-case letters, digits and `-`, begins with a letter and does not end with `-`")
@@ -91,6 +97,13 @@ pub struct HubSpec {
     /// What the hub's pods get beside what the operator sets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<PodTemplate>,
+    /// Lets the operator set `replicas` by connections and calls in flight. Leave `replicas` out then, and let no other
+    /// autoscaler act on the Hub (`AutoscalingConflict`). 0 replicas stop the Hub all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
+    /// How pods of another revision take the place of those that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutSpec>,
     /// The Secret `{hub}-auth`, with the key that hashes all others and the first admin key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
@@ -101,6 +114,18 @@ pub struct HubSpec {
     /// works.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// How a roll-out goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// Halts a roll-out when the hubs of new pods make calls fail (more than 1 % of at least 100 in the last minute), or when
+    /// peers whose connection to a new pod broke are not back within 5 s (more than 1 % of at least 100).
+    /// `Progressing=False/RolloutPaused` says why and how to go on. Going back to the revision that all pods last had is never
+    /// halted.
+    #[serde(default = "yes")]
+    pub pause_on_failure: bool,
 }
 
 /// The Secret with a Hub's own keys.
@@ -228,6 +253,11 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Seconds after which Kubernetes kills a pod that was told to end; default: as long as its drain may take
+    /// (`server.drain-delay`, `server.drain-timeout`, and 25 s to close what is open). A shorter one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub termination_grace_period_seconds: Option<i64>,
     /// Priority of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -259,77 +289,6 @@ pub enum ServiceType {
     LoadBalancer,
 }
 
-/// What is known of the Hub.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HubStatus {
-    /// The generation of the spec that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// The operator that keeps this Hub, as `namespace/lease` of its install. Others leave the Hub and its Spokes alone.
-    /// Write another here to hand the Hub over; empty it and the next that looks takes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operator: Option<String>,
-    /// Pods of the current revision; the scale subresource reads it.
-    #[serde(default)]
-    pub replicas: i32,
-    /// Pods that are ready.
-    #[serde(default)]
-    pub ready_replicas: i32,
-    /// Selects the pods; the scale subresource reads it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<String>,
-    /// `ready/wanted`, for the printer column.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pods: Option<String>,
-    /// Image that hub pods last became ready with: what a Hub that names neither `image` nor `version` keeps. A new one
-    /// is written here when the first of its pods is ready, so that one that never works is not kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Image that the managed Redis became ready with, kept until this field is emptied: its data are of that version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redis_image: Option<String>,
-    /// Image that the managed Postgres became ready with, kept until this field is emptied: its data are of that
-    /// version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub postgres_image: Option<String>,
-    /// Version that the hub reports, or the image's tag until one does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// The channel prefix in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub channel_prefix: Option<String>,
-    /// `host:port` of the Redis in which the prefix is this Hub's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redis_address: Option<String>,
-    /// The schema in Postgres.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schema: Option<String>,
-    /// Where clients and spokes connect inside the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Open WebSockets; brought up to date every 15 s at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connections: Option<Connections>,
-    /// Spokes with a connected instance; brought up to date every 15 s at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spokes: Option<i64>,
-    /// Accepted, Degraded, KeysValid, Paused, PrefixConflict, Progressing, Ready.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
-    pub conditions: Vec<Condition>,
-}
-
-/// Open WebSockets of a Hub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Connections {
-    /// Of all pods.
-    pub total: i64,
-    /// Of the pod that has most.
-    pub max: i64,
-}
-
 // === impl Backend ===
 
 impl Backend {
@@ -337,6 +296,16 @@ impl Backend {
     pub fn is_managed(&self) -> bool {
         self.managed == Some(true)
     }
+}
+
+impl Default for RolloutSpec {
+    fn default() -> Self {
+        Self { pause_on_failure: true }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn two() -> i32 {

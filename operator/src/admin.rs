@@ -11,8 +11,8 @@ mod reported;
 use std::time::Duration;
 
 use alkhub_config::PORT;
-use alkhub_protocol::Answer;
-use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::admin::{DrainPut, SpokePut};
+use alkhub_protocol::{Answer, HubId};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 #[cfg(test)]
 pub(crate) use self::reported::Instances;
-pub(crate) use self::reported::{ReportedHub, ReportedSpoke};
+pub(crate) use self::reported::{ReportedHub, ReportedPod, ReportedSpoke};
 use crate::names::ObjectNames;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -187,6 +187,32 @@ impl Door {
             .http
             .delete(self.url(&format!("/v1/admin/spokes/{name}")))
             .query(&[("uid", uid)]);
+        self.done(request).await
+    }
+
+    /// Tells a pod's hub to give its connections away, and for how long. One that is not there has nothing to give.
+    pub(crate) async fn drain(&self, hub_id: &HubId, drain: &DrainPut) -> Result<(), Error> {
+        let request = self.admin.http.put(self.drain_url(hub_id)).json(drain);
+        self.done(request).await
+    }
+
+    /// Tells a pod's hub to keep its connections again.
+    pub(crate) async fn undrain(&self, hub_id: &HubId) -> Result<(), Error> {
+        self.done(self.admin.http.delete(self.drain_url(hub_id))).await
+    }
+
+    /// Orders all hubs to even out their connections.
+    pub(crate) async fn rebalance(&self) -> Result<(), Error> {
+        let request = self.admin.http.post(self.url("/v1/admin/rebalance"));
+        self.send(request).await.map(drop)
+    }
+
+    fn drain_url(&self, hub_id: &HubId) -> String {
+        self.url(&format!("/v1/admin/hubs/{hub_id}/drain"))
+    }
+
+    /// Asks for something whose end is the same when there is nothing to do it to.
+    async fn done(&self, request: RequestBuilder) -> Result<(), Error> {
         match self.send(request).await {
             Ok(_) | Err(Error::Refused { status: 404, .. }) => Ok(()),
             Err(error) => Err(error),

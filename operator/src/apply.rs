@@ -59,15 +59,16 @@ impl Applier<'_> {
         Box::pin(self.make(store, wanted, false)).await
     }
 
-    /// The same, of exactly the version that was seen: a conflict when it has changed since.
-    pub(crate) async fn apply_to_seen<K>(&self, store: &Store<K>, wanted: K) -> Result<Arc<K>, Error>
+    /// The same of what is scaled: it is made asking for no pods, and how many it asks for is not changed here
+    /// ([`Kubernetes::scale`]).
+    pub(crate) async fn apply_unscaled<K>(&self, store: &Store<K>, wanted: K) -> Result<Arc<K>, Error>
     where
         K: Object + Lookup<DynamicType = ()>,
     {
         Box::pin(self.make(store, wanted, true)).await
     }
 
-    async fn make<K>(&self, store: &Store<K>, mut wanted: K, seen_only: bool) -> Result<Arc<K>, Error>
+    async fn make<K>(&self, store: &Store<K>, mut wanted: K, is_scaled: bool) -> Result<Arc<K>, Error>
     where
         K: Object + Lookup<DynamicType = ()>,
     {
@@ -82,13 +83,14 @@ impl Applier<'_> {
         };
         let made = match &live {
             // Applying would take over what somebody else made since the look.
+            None if is_scaled => self.kubernetes.create(&namespace, &asking_for_none(&shape)?).await?,
             None => self.kubernetes.create(&namespace, &wanted).await?,
             Some(live) => {
                 self.claim::<K>(live.meta(), &name)?;
                 if !self.differs(live.as_ref(), &shape) {
                     return Ok(Arc::clone(live));
                 }
-                self.change(live.as_ref(), &shape, seen_only).await?
+                self.change(live.as_ref(), &shape, is_scaled).await?
             }
         };
         let made = self.own(&namespace, made).await?;
@@ -100,20 +102,22 @@ impl Applier<'_> {
         Ok(Arc::new(made))
     }
 
-    async fn change<K: Object>(&self, live: &K, shape: &Value, seen_only: bool) -> Result<K, Error> {
+    async fn change<K: Object>(&self, live: &K, shape: &Value, is_scaled: bool) -> Result<K, Error> {
         let meta = live.meta();
         let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), live.name_any());
         let mut version = meta.resource_version.clone();
         if !self.applied.has(meta.uid.as_deref().unwrap_or_default()) {
             // Made by another process, which may have ended before it owned what it created.
             let now = self.kubernetes.get::<K>(&namespace, &name).await?.ok_or(Error::Stale)?;
-            if now.meta().uid != meta.uid || (seen_only && now.meta().resource_version != version) {
+            if now.meta().uid != meta.uid || (is_scaled && now.meta().resource_version != version) {
                 return Err(Error::Stale);
             }
             version = self.own(&namespace, now).await?.meta().resource_version.clone();
         }
         let mut patch = with_identity::<K>(shape, meta.uid.as_deref());
-        if seen_only {
+        if is_scaled {
+            // Left out it would become the server's default, 1.
+            patch["spec"]["replicas"] = plain(live)["spec"]["replicas"].clone();
             patch["metadata"]["resourceVersion"] = version.into();
         }
         self.kubernetes.apply(&namespace, &name, &patch).await
@@ -198,6 +202,28 @@ pub(crate) fn with_identity<K: Object>(object: &Value, uid: Option<&str>) -> Val
         patch["metadata"]["uid"] = uid.into();
     }
     patch
+}
+
+/// The object as it is made first.
+fn asking_for_none<K: Object>(shape: &Value) -> Result<K, Error> {
+    let mut first = shape.clone();
+    first["spec"]["replicas"] = 0.into();
+    serde_json::from_value(first).map_err(|source| Error::Unmade {
+        kind: "ReplicaSet",
+        source,
+    })
+}
+
+/// The owner as the API server has it now is the one that was seen.
+///
+/// # Errors
+/// [`Error::Stale`]: it is another, or was changed.
+pub(crate) async fn confirm<K: Object>(kubernetes: &Kubernetes, seen: &K) -> Result<(), Error> {
+    let meta = seen.meta();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let now = kubernetes.get::<K>(namespace, &seen.name_any()).await?;
+    let is_same = now.is_some_and(|now| now.meta().uid == meta.uid && now.meta().generation == meta.generation);
+    if is_same { Ok(()) } else { Err(Error::Stale) }
 }
 
 fn plain<K: Object>(object: &K) -> Value {

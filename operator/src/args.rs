@@ -14,13 +14,16 @@
 //! | alkhub.dev | hubs, spokes | get, list, watch | what it reconciles |
 //! | alkhub.dev | spokes | patch | the finalizer that ends a spoke's key before the resource goes |
 //! | alkhub.dev | hubs/status, spokes/status | patch | conditions |
+//! | alkhub.dev | hubs/scale | patch | the number of pods of a Hub with `spec.autoscaling` |
 //! | alkhub.dev | hubs/finalizers, spokes/finalizers | update | owner references with `blockOwnerDeletion`, where the admission plugin asks for it |
-//! | apps | deployments | get, list, watch, create, patch | hub pods; they go with their Hub |
+//! | apps | replicasets, controllerrevisions | get, list, watch, create, patch, delete | hub pods and what they are made of, by revision; old revisions go |
+//! | apps | replicasets/scale | patch | how many pods of a revision there are |
 //! | apps | statefulsets | get, list, watch, create, patch, delete | managed Redis and Postgres |
 //! | "" | serviceaccounts | get, list, watch, create, patch | the account of hub pods, without rights |
 //! | "" | services, configmaps | get, list, watch, create, patch, delete | what a hub pod needs beside it |
 //! | "" | secrets | get, list, watch, create, patch, delete | generated keys and passwords; URLs that a Hub names (list and watch ask for metadata only) |
-//! | "" | pods | list | why pods do not become ready: the last words of those that ended, and where to ask the others |
+//! | "" | pods | list, watch, patch | how hub pods are, and why they do not become ready; the mark of one that is to go |
+//! | autoscaling | horizontalpodautoscalers | list | whether another autoscaler acts on such a Hub |
 //! | policy | poddisruptionbudgets | get, list, watch, create, patch, delete | a drain of nodes leaves a Hub serving |
 //! | events.k8s.io | events | create, patch | one Event per transition |
 //!

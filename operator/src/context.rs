@@ -16,7 +16,7 @@ use crate::apply::Applied;
 use crate::args::Args;
 use crate::events::EventRecorder;
 use crate::failures::Failures;
-use crate::hub::{Auths, Others};
+use crate::hub::{Auths, Foreigners, Others, Steps};
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
@@ -43,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) declaration_times: DeclarationTimes,
     pub(crate) others: Others,
     pub(crate) auths: Auths,
+    pub(crate) steps: Steps,
+    pub(crate) foreigners: Foreigners,
     pub(crate) wake: Wake,
 }
 

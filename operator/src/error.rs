@@ -62,6 +62,12 @@ pub(crate) enum Error {
         /// What is wrong.
         why: &'static str,
     },
+    /// An object that keeps a revision cannot be read.
+    #[error("ControllerRevision `{name}` does not hold what this operator keeps there: delete it, and it is made anew")]
+    Unkept {
+        /// Its name.
+        name: String,
+    },
     /// A managed Postgres has data, and the password that they know is nowhere.
     #[error(
         "Secret `{name}` is gone, and the data of the managed Postgres still know the password that was in it: put the Secret back. Or give the server another password (`kubectl -n {namespace} exec {name}-0 -- psql -U {user} -c \"ALTER USER {user} PASSWORD 'NEW'\"`) and make the Secret `{name}` with `password: NEW` and `url: postgres://{user}:NEW@{name}.{namespace}.svc:5432/{user}`: it is adopted"
@@ -154,6 +160,7 @@ impl Error {
             | Self::Kept { .. }
             | Self::Stranger { .. }
             | Self::Broken { .. }
+            | Self::Unkept { .. }
             | Self::Lost { .. }
             | Self::Fixed { .. }
             | Self::Unmade { .. }

@@ -4,10 +4,12 @@
 //! 1. `observe` reads: caches, and the Secrets that the Hub names.
 //! 2. `validate` decides, purely: a plan, or what the user must mend.
 //! 3. `generated` makes the Secrets that are made once.
-//! 4. `build` turns the plan into objects, purely; a value that no object can hold is an error.
-//! 5. `apply` writes what differs and prunes what is no longer wanted.
-//! 6. `poll` asks the hub's admin API, at most once per interval.
-//! 7. `status` says what came of it, when it changed.
+//! 4. `history` finds the revision that the plan asks for, or makes it.
+//! 5. `build` turns the plan and its revisions into objects, purely; a value that no object can hold is an error.
+//! 6. `apply` writes what differs, `roll_out` takes one step of the pods, and what is no longer wanted is pruned.
+//! 7. `poll` asks the hub's admin API, at most once per interval.
+//! 8. `autoscaler` asks for another number of pods, where the Hub leaves that to it and its load asks for one.
+//! 9. `status` says what came of it, when it changed.
 //!
 //! Invariants
 //! - Pods are rolled only by a spec and Secrets that the hub itself would accept, and once for all Secrets that change
@@ -17,16 +19,27 @@
 
 mod apply;
 mod auths;
+mod autoscaler;
 mod build;
 mod claim;
+mod door;
+mod figures;
 mod files;
+mod fleet;
 mod generated;
+mod grace;
+mod history;
 mod observe;
+mod orders;
 mod others;
+mod pause;
 mod pod_problem;
 mod poll;
+mod revision;
+mod roll_out;
 mod spec_error;
 mod status;
+mod steps;
 mod validate;
 
 use std::sync::Arc;
@@ -36,10 +49,12 @@ use alkhub_crds::Hub;
 use kube::ResourceExt as _;
 
 pub(crate) use self::auths::Auths;
+pub(crate) use self::autoscaler::Foreigners;
 pub(crate) use self::claim::{is_other as is_claimed_by_other, other as kept_by_other};
+pub(crate) use self::door::door;
 pub(crate) use self::generated::admin_key;
 pub(crate) use self::others::Others;
-pub(crate) use self::poll::door;
+pub(crate) use self::steps::Steps;
 use crate::context::Context;
 use crate::error::Error;
 use crate::gate::Shut;
@@ -84,6 +99,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
     if !claim::take(&ctx, &hub).await? {
         return Ok(Reconciled::Valid(FOREIGN));
     }
+    orders::pass_on(&ctx, &hub).await;
     if hub.spec.paused {
         let sight = see(&ctx, &hub, status::running(&ctx, &hub)).await;
         status::paused(&ctx, &hub, &sight).await?;
@@ -94,20 +110,25 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
         Progress::Failed {
             error: Error::Shut(_), ..
         } => return Err(Error::Shut(Shut)),
-        Progress::Applied(_, live) => Some(status::Pods::of(&hub, &live.deployment)),
+        Progress::Applied(_, live) => Some(live.pods.clone()),
         Progress::Refused(_) | Progress::Changing | Progress::Failed { .. } => status::running(&ctx, &hub),
     };
     let sight = see(&ctx, &hub, pods).await;
     match ended {
         Progress::Changing => Ok(Reconciled::Valid(SETTLED)),
         Progress::Applied(plan, live) => {
-            status::applied(&ctx, &hub, &plan, &live, &sight).await?;
+            let mut scaling = autoscaler::look(&ctx, &hub, &sight.figures).await;
+            // Before the status: that makes another version of the Hub.
+            let scaled = autoscaler::apply(&ctx, &hub, &mut scaling).await;
+            status::applied(&ctx, &hub, &plan, &live, &scaling, &sight).await?;
+            scaled?;
             let well = sight.poll.seen.is_ok();
-            Ok(Reconciled::Valid(if well {
+            let look = if well && !live.pods.is_draining {
                 ctx.options.poll_interval
             } else {
                 poll::AGAIN
-            }))
+            };
+            Ok(Reconciled::Valid(live.again.map_or(look, |again| look.min(again))))
         }
         Progress::Refused(spec_error) => {
             status::refused(&ctx, &hub, &spec_error, &sight).await?;
@@ -132,6 +153,7 @@ pub(crate) async fn panicked(hub: Arc<Hub>, ctx: Arc<Context>, error: Error) -> 
     let sight = status::Sight {
         pods: status::running(&ctx, &hub),
         poll: poll.unwrap_or_else(poll::none),
+        figures: status::figures(&ctx, &hub),
         problem: None,
     };
     status::failed(&ctx, &hub, &error, false, &sight).await
@@ -140,7 +162,12 @@ pub(crate) async fn panicked(hub: Arc<Hub>, ctx: Arc<Context>, error: Error) -> 
 async fn see(ctx: &Context, hub: &Hub, pods: Option<status::Pods>) -> status::Sight {
     let poll = poll::at(hub, ctx, pods.as_ref()).await;
     let problem = pod_problem::find(ctx, hub, pods.as_ref()).await;
-    status::Sight { pods, poll, problem }
+    status::Sight {
+        pods,
+        poll,
+        figures: status::figures(ctx, hub),
+        problem,
+    }
 }
 
 async fn carry_out(ctx: &Context, hub: &Hub) -> Progress {
@@ -158,8 +185,10 @@ async fn carry_out(ctx: &Context, hub: &Hub) -> Progress {
     };
     let applied = async {
         let generated = generated::ensure(ctx, hub, &plan).await?;
-        let wanted = build::build(&plan, &generated)?;
-        Box::pin(apply::apply(ctx, hub, &plan, wanted)).await
+        let history = history::ensure(ctx, &plan, &generated).await?;
+        let history = apply::kept(ctx, &plan, history);
+        let wanted = build::build(&plan, &generated, history.revisions())?;
+        Box::pin(apply::apply(ctx, hub, &plan, history, wanted)).await
     };
     match applied.await {
         Ok(live) => Progress::Applied(Box::new(plan), Box::new(live)),

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event as Published;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -190,6 +191,18 @@ impl Kubernetes {
             ..PatchParams::default()
         };
         self.write::<K, _>("patch", name, api.patch(name, &params, &Patch::Merge(fields)))
+            .await
+    }
+
+    /// Changes how many pods an object asks for; a `uid` and a `resourceVersion` among the fields must still be the
+    /// object's.
+    pub(crate) async fn scale<K: Object>(&self, namespace: &str, name: &str, fields: &Value) -> Result<Scale, Error> {
+        let api = self.api::<K>(namespace);
+        let params = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        self.write::<K, _>("scale", name, api.patch_scale(name, &params, &Patch::Merge(fields)))
             .await
     }
 

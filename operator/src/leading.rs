@@ -16,8 +16,8 @@ use std::time::Duration;
 use alkhub_crds::{Hub, Spoke};
 use alkhub_tasks::{Lost, Supervisor};
 use futures::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::Controller;
@@ -74,7 +74,9 @@ pub(crate) struct Term {
 struct Triggers {
     hubs: Watched<Hub>,
     spokes: Watched<Spoke>,
-    deployments: Watched<Deployment>,
+    revisions: Watched<ControllerRevision>,
+    replica_sets: Watched<ReplicaSet>,
+    pods: Watched<Pod>,
     sets: Watched<StatefulSet>,
     services: Watched<Service>,
     configs: Watched<ConfigMap>,
@@ -119,6 +121,8 @@ pub(crate) fn start(process: &Process) -> Term {
         declaration_times: DeclarationTimes::default(),
         others: hub::Others::default(),
         auths: hub::Auths::default(),
+        steps: hub::Steps::default(),
+        foreigners: hub::Foreigners::default(),
         wake: Wake::new(sender),
     });
     health.observe(Some(Arc::clone(&context.stores)));
@@ -160,7 +164,9 @@ impl Term {
         let Triggers {
             hubs,
             spokes,
-            deployments,
+            revisions,
+            replica_sets,
+            pods,
             sets,
             services,
             configs,
@@ -172,7 +178,9 @@ impl Term {
         let secret_touched = wake::of_secrets(secrets.touched, context);
         let hubs = Controller::for_stream(hub_touched, hubs.store)
             .with_config(config.clone())
-            .owns_stream(deployments.touched)
+            .owns_stream(revisions.touched)
+            .owns_stream(replica_sets.touched)
+            .watches_stream(pods.touched, |pod| wake::hub_of_pod(&pod))
             .owns_stream(sets.touched)
             .owns_stream(services.touched)
             .owns_stream(configs.touched)
@@ -212,7 +220,9 @@ impl Triggers {
         Self {
             hubs: watches.resources(),
             spokes: watches.resources(),
-            deployments: watches.children(),
+            revisions: watches.children(),
+            replica_sets: watches.children(),
+            pods: watches.children(),
             sets: watches.children(),
             services: watches.children(),
             configs: watches.children(),
@@ -226,7 +236,9 @@ impl Triggers {
         Stores {
             hubs: self.hubs.store.clone(),
             spokes: self.spokes.store.clone(),
-            deployments: self.deployments.store.clone(),
+            revisions: self.revisions.store.clone(),
+            replica_sets: self.replica_sets.store.clone(),
+            pods: self.pods.store.clone(),
             sets: self.sets.store.clone(),
             services: self.services.store.clone(),
             configs: self.configs.store.clone(),
@@ -236,7 +248,9 @@ impl Triggers {
             filled: vec![
                 self.hubs.filled.clone(),
                 self.spokes.filled.clone(),
-                self.deployments.filled.clone(),
+                self.revisions.filled.clone(),
+                self.replica_sets.filled.clone(),
+                self.pods.filled.clone(),
                 self.sets.filled.clone(),
                 self.services.filled.clone(),
                 self.configs.filled.clone(),

@@ -28,6 +28,7 @@ mod lease;
 mod management;
 pub mod metrics;
 mod names;
+mod reason;
 mod secrets;
 mod spoke;
 mod start;

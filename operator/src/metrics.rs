@@ -98,7 +98,7 @@ impl Metrics {
                 &["ready"],
             )?,
             spokes: gauges("spokes", "Spokes by phase.", &["phase"])?,
-            each: EachHub::new(gauges)?,
+            each: EachHub::new(registry, gauges)?,
             stores_filled: gauge(
                 "stores_filled",
                 "1 while this process leads and knows what there is of every kind; without that it reconciles nothing.",

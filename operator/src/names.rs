@@ -3,21 +3,27 @@
 use std::collections::BTreeMap;
 
 use alkhub_crds::Hub;
+use alkhub_protocol::kubernetes::{COMPONENT, DRAIN_REQUESTED, HUB};
+pub(crate) use alkhub_protocol::kubernetes::{DRAIN_SINCE, INSTANCE, MANAGED_BY};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::Resource;
+use kube::{Resource, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
-
-/// On every object that this operator makes; watches select by it.
-pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "alkhub-operator");
-
-/// On every object of a Hub and its Spokes: the Hub's name.
-pub(crate) const INSTANCE: &str = "app.kubernetes.io/instance";
 
 /// Digest of an object as it was applied.
 pub(crate) const APPLIED: &str = "alkhub.dev/applied";
 
-/// Digest of a pod's template; the newest revision's pods carry the newest.
+/// On the objects of a revision and on its pods: the revision's name.
 pub(crate) const REVISION: &str = "alkhub.dev/revision";
+
+/// On pods that an autoscaler counts: all of the Hub's but those that are to go.
+pub(crate) const SERVING: (&str, &str) = ("alkhub.dev/serving", "true");
+
+/// On a pod: for how many seconds it is waited for when it is to go.
+pub(crate) const DRAIN_SECONDS: &str = "alkhub.dev/drain-seconds";
+
+/// On a pod that is to go: that its ReplicaSet's controller takes it before the others. Kubernetes' own name.
+pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// On a Secret that outlives its Hub: the uid of the Hub that uses it.
 pub(crate) const KEPT_FOR: &str = "alkhub.dev/hub-uid";
@@ -46,10 +52,15 @@ pub(crate) struct ObjectNames {
 impl Part {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Hub => "hub",
+            Self::Hub => HUB,
             Self::Redis => "redis",
             Self::Postgres => "postgres",
         }
+    }
+
+    /// Whether these are labels of this part of a Hub.
+    pub(crate) fn is_of(self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(COMPONENT).is_some_and(|part| part == self.as_str())
     }
 }
 
@@ -67,7 +78,7 @@ impl ObjectNames {
         }
     }
 
-    /// Deployment, Service, ServiceAccount and PodDisruptionBudget.
+    /// Service, ServiceAccount and PodDisruptionBudget.
     pub(crate) fn main(&self) -> String {
         self.hub.clone()
     }
@@ -77,10 +88,14 @@ impl ObjectNames {
         format!("{}-pods", self.hub)
     }
 
-    /// The ConfigMap of one text of settings: each text has its own, so that a pod of an older revision that starts
-    /// again reads what it read before.
-    pub(crate) fn config(&self, text: &str) -> String {
-        format!("{}-config-{}", self.hub, &digest(&[text.as_bytes()])[..10])
+    /// The ControllerRevision and the ReplicaSet of a revision.
+    pub(crate) fn revision(&self, revision: &str) -> String {
+        format!("{}-{revision}", self.hub)
+    }
+
+    /// The ConfigMap of a revision.
+    pub(crate) fn config(&self, revision: &str) -> String {
+        format!("{}-config-{revision}", self.hub)
     }
 
     /// The Secret with the hash's key and the first admin key.
@@ -110,6 +125,20 @@ impl ObjectNames {
         format!("{readable}_{}", &digest[..12])
     }
 
+    /// Whether an object with these labels is of a part of this Hub, or of one of its name.
+    pub(crate) fn has(&self, labels: &BTreeMap<String, String>, part: Part) -> bool {
+        labels.get(INSTANCE) == Some(&self.hub) && part.is_of(labels)
+    }
+
+    /// Metadata of an object of a revision.
+    pub(crate) fn revision_meta(&self, name: String, revision: &str) -> ObjectMeta {
+        let mut meta = self.meta(name, Part::Hub);
+        meta.labels
+            .get_or_insert_default()
+            .insert(REVISION.to_owned(), revision.to_owned());
+        meta
+    }
+
     /// What selects the pods of a part; never changes.
     pub(crate) fn selector(&self, part: Part) -> BTreeMap<String, String> {
         selector(&self.hub, part.as_str())
@@ -132,6 +161,13 @@ impl ObjectNames {
     }
 }
 
+/// Whether somebody wants a pod to be empty, and to stay.
+pub(crate) fn is_drain_requested(pod: &Pod) -> bool {
+    pod.annotations()
+        .get(DRAIN_REQUESTED)
+        .is_some_and(|value| value != "false")
+}
+
 /// The labels of an object that is `component` of a Hub, or of one of its Spokes.
 pub(crate) fn labels(hub: &str, component: &str) -> BTreeMap<String, String> {
     let mut labels = selector(hub, component);
@@ -143,7 +179,7 @@ fn selector(hub: &str, component: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "alkhub"),
         (INSTANCE, hub),
-        ("app.kubernetes.io/component", component),
+        (COMPONENT, component),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -191,13 +227,7 @@ pub(crate) fn digest(parts: &[&[u8]]) -> String {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize()
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            use std::fmt::Write as _;
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex::encode(hash.finalize())
 }
 
 #[cfg(test)]

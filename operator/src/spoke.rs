@@ -27,6 +27,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::hub::kept_by_other;
 use crate::kubernetes::Going as _;
+use crate::reason::INVALID_SPEC;
 use crate::turn::Reconciled;
 
 /// What no watch shows is looked at again after this long.
@@ -93,7 +94,7 @@ async fn keep(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, Error> {
             ctx,
             spoke,
             &observed,
-            "InvalidSpec",
+            INVALID_SPEC,
             &format!("spec.{}: {}", error.field, error.rule),
         )
         .await?;

@@ -6,6 +6,7 @@
 //! Figures are compared only within one run. Latencies are measured apart, at half of the load that the peer carries.
 
 mod calls;
+mod compare;
 mod fanout;
 mod idle;
 mod nats;
@@ -15,11 +16,11 @@ mod process;
 mod report;
 mod ws;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::pace::Latency;
 use crate::peer::{Kind, Servers};
@@ -28,7 +29,7 @@ use crate::report::Report;
 /// Measures alkhub beside nats-server and prints a table.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  bench --alkhub target/release/alkhub --nats target/tools/nats/nats-server\n  bench --rounds 1 --only calls …   one round of the cases whose name has `calls`"
+    after_help = "Examples:\n  bench --alkhub target/release/alkhub --nats target/tools/nats/nats-server\n  bench --rounds 1 --only calls …   one round of the cases whose name has `calls`\n  bench --before /tmp/alkhub --rounds 20 …  what a change costs, in pairs with an earlier build\n  bench --alkhub X --before X …               what the link from pod to pod saves"
 )]
 pub(crate) struct Args {
     /// The binary `alkhub`, built with --release.
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// The binary `nats-server`.
     #[arg(long)]
     nats: PathBuf,
+    /// The binary `alkhub` of an earlier build: it is measured too, next to this one in every round.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Rounds of each case and peer.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -46,9 +50,21 @@ pub(crate) struct Args {
     /// Only cases whose name has this text.
     #[arg(long, default_value = "")]
     only: String,
+    /// Which of the two builds, now and before, have a link from pod to pod where there are two hubs. A build that does not
+    /// know the setting does not start with it.
+    #[arg(long, value_enum, default_value = "now")]
+    peer_link: Linked,
     /// Writes the table to this file too.
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+/// Which builds have a link from pod to pod; the others speak through Redis alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Linked {
+    None,
+    Now,
+    Both,
 }
 
 /// One thing that is measured.
@@ -174,44 +190,63 @@ fn main() -> Result<()> {
     let mut report = Report::new(&args)?;
     for case in CASES.into_iter().filter(|case| case.name().contains(&args.only)) {
         process::pin(case.pinned()).context("pinning to a CPU")?;
-        let [alkhub, nats] = rounds(&args, &case.name(), case.servers(), &async |servers, length| {
+        let figures = rounds(&args, &case.name(), case.servers(), &async |servers, length| {
             case.measure(servers, length).await
         })?;
-        report.row(&case.name(), (case.unit(), case.aim()), &alkhub, &nats);
+        report.row(&case.name(), (case.unit(), case.aim()), &figures);
     }
     process::pin(false).context("using all CPUs")?;
     for case in TIMED.into_iter().filter(|case| case.name().contains(&args.only)) {
-        let [alkhub, nats] = rounds(&args, case.name(), case.servers(), &async |servers, length| {
+        let figures = rounds(&args, case.name(), case.servers(), &async |servers, length| {
             case.measure(servers, length).await
         })?;
-        report.latencies(case.name(), &alkhub, &nats);
+        report.latencies(case.name(), &figures);
     }
     report.finish(args.out.as_deref())
 }
 
-/// What each peer's rounds measured, alkhub's first.
+/// What the rounds of one case measured, each peer's in order.
+#[derive(Debug)]
+pub(crate) struct Figures<T> {
+    pub(crate) alkhub: Vec<T>,
+    pub(crate) nats: Vec<T>,
+    /// Of the earlier build; empty when none is named.
+    pub(crate) before: Vec<T>,
+}
+
 fn rounds<T: std::fmt::Debug>(
     args: &Args,
     case: &str,
     count: usize,
     measure: &impl AsyncFn(&Servers, Duration) -> Result<T>,
-) -> Result<[Vec<T>; 2]> {
+) -> Result<Figures<T>> {
     // A runtime of its own, so that its threads inherit the pinning.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let mut figures = [Vec::new(), Vec::new()];
+    let once = |kind: Kind, (program, is_linked): (&Path, bool), round: usize| {
+        let figure = runtime.block_on(async {
+            let servers = Servers::start(kind, (program, is_linked), count).await?;
+            measure(&servers, Duration::from_secs(args.seconds)).await
+        });
+        let figure = figure.with_context(|| format!("{case}, {}, round {round}", program.display()))?;
+        eprintln!("{case}: {} round {round}: {figure:.2?}", program.display());
+        anyhow::Ok(figure)
+    };
+    let (mut alkhub, mut nats, mut before) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=args.rounds {
-        for (kind, figures) in [Kind::Alkhub, Kind::Nats].into_iter().zip(&mut figures) {
-            let figure = runtime.block_on(async {
-                let servers = Servers::start(kind, count, args).await?;
-                measure(&servers, Duration::from_secs(args.seconds)).await
-            });
-            let figure = figure.with_context(|| format!("{case}, {kind:?}, round {round}"))?;
-            eprintln!("{case}: {kind:?} round {round}: {figure:.2?}");
-            figures.push(figure);
+        let (now, earlier) = (args.peer_link != Linked::None, args.peer_link == Linked::Both);
+        let mut builds = vec![(&args.alkhub, now, &mut alkhub)];
+        builds.extend(args.before.as_ref().map(|program| (program, earlier, &mut before)));
+        // Who comes first takes turns: what a round leaves behind falls on both.
+        if round % 2 == 0 {
+            builds.reverse();
         }
+        for (program, is_linked, figures) in builds {
+            figures.push(once(Kind::Alkhub, (program, is_linked), round)?);
+        }
+        nats.push(once(Kind::Nats, (&args.nats, false), round)?);
     }
-    Ok(figures)
+    Ok(Figures { alkhub, nats, before })
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use alkhub_test_support::{Port, RedisServer, try_until_within, until};
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use crate::Args;
 use crate::nats;
 use crate::process::Server;
 use crate::ws::{self, Reader, Writer};
@@ -39,16 +38,17 @@ pub(crate) struct Servers {
 // === impl Servers ===
 
 impl Servers {
-    /// Starts them and waits until they serve.
-    pub(crate) async fn start(kind: Kind, count: usize, args: &Args) -> Result<Self> {
+    /// Starts them and waits until they serve; two hubs have a link from pod to pod where they are to be linked.
+    pub(crate) async fn start(kind: Kind, (program, is_linked): (&Path, bool), count: usize) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         match kind {
-            Kind::Alkhub => Self::alkhub(&args.alkhub, count, folder).await,
-            Kind::Nats => Self::nats(&args.nats, count, folder).await,
+            Kind::Alkhub => Self::alkhub((program, is_linked), count, folder).await,
+            Kind::Nats => Self::nats(program, count, folder).await,
         }
     }
 
-    async fn alkhub(program: &Path, count: usize, folder: tempfile::TempDir) -> Result<Self> {
+    async fn alkhub((program, is_linked): (&Path, bool), count: usize, folder: tempfile::TempDir) -> Result<Self> {
+        let is_linked = is_linked && count > 1;
         let postgres = alkhub_devdb::Server::temporary().await?;
         let database = postgres.create_database("bench").await?;
         let redis = if count > 1 {
@@ -61,7 +61,9 @@ impl Servers {
         std::fs::write(file("hash.key"), "a5".repeat(32))?;
         std::fs::write(file("admin.key"), key.expose())?;
         let (mut nodes, mut addresses, mut managements) = (Vec::new(), Vec::new(), Vec::new());
-        for node in 0..count {
+        // Held until the servers have them.
+        let peer_ports: Vec<Port> = (0..count).map(|_| Port::free()).collect();
+        for (node, peer_port) in peer_ports.iter().enumerate() {
             let (port, management) = (Port::free(), Port::free());
             let mut environment = vec![
                 ("ALKHUB_SERVER__LISTEN", format!("127.0.0.1:{port}")),
@@ -75,9 +77,14 @@ impl Servers {
                 ("ALKHUB_CALLS__RECORD_QUEUE", "2000000".to_owned()),
                 // One key asks for everything here: what it costs is measured, not how it is slowed.
                 ("ALKHUB_SERVER__MESSAGES_PER_SECOND_PER_KEY", "1000000".to_owned()),
+                // What is measured stays on its hub.
+                ("ALKHUB_SERVER__REBALANCE", "false".to_owned()),
             ];
             if let Some(redis) = &redis {
                 environment.push(("ALKHUB_EVENTS__REDIS_URL", redis.url()));
+            }
+            if is_linked {
+                environment.push(("ALKHUB_SERVER__PEER_LISTEN", format!("127.0.0.1:{peer_port}")));
             }
             let log = folder.path().join(format!("alkhub-{node}.log"));
             let mut server = Server::start(program, &["serve"], &environment, &log)?;
@@ -86,6 +93,11 @@ impl Servers {
             managements.push(management);
             nodes.push(server);
             addresses.push(format!("127.0.0.1:{port}"));
+        }
+        if is_linked {
+            for management in &managements {
+                linked(&format!("{management}/metrics")).await;
+            }
         }
         let token = key.expose().to_owned();
         Ok(Self {
@@ -274,6 +286,22 @@ async fn serves(server: &mut Server, url: &str, log: &Path) {
                 Ok(())
             } else {
                 Err(format!("{status}: {}", said()))
+            }
+        }
+    })
+    .await;
+}
+
+/// Waits until a hub has its link to the other pod.
+async fn linked(url: &str) {
+    let client = reqwest::Client::new();
+    until("a link from pod to pod", || {
+        let request = client.get(url);
+        async move {
+            let text = request.send().await.map_err(|e| e.to_string())?.text().await;
+            match sample(&text.map_err(|e| e.to_string())?, "alkhub_peer_links") {
+                Ok(1) => Ok(()),
+                other => Err(format!("{other:?}")),
             }
         }
     })

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::Args;
+use crate::compare::Comparison;
 use crate::pace::Latency;
+use crate::{Args, Figures};
 
 /// What stands under the table.
 const MEANING: &str = include_str!("meaning.md");
@@ -28,6 +29,7 @@ Latency at half load, in microseconds: each peer is offered half of what it carr
 pub(crate) struct Report {
     text: String,
     latencies: String,
+    comparison: Comparison,
 }
 
 // === impl Report ===
@@ -64,11 +66,13 @@ impl Report {
         Ok(Self {
             text,
             latencies: String::new(),
+            comparison: Comparison::default(),
         })
     }
 
     /// One case.
-    pub(crate) fn row(&mut self, case: &str, (unit, aim): (&str, f64), alkhub: &[f64], nats: &[f64]) {
+    pub(crate) fn row(&mut self, case: &str, (unit, aim): (&str, f64), figures: &Figures<f64>) {
+        let Figures { alkhub, nats, before } = figures;
         let met = if median(alkhub) <= aim { "yes" } else { "no" };
         let ratio = median(alkhub) / median(nats);
         let row = writeln!(
@@ -78,22 +82,29 @@ impl Report {
             spread(nats)
         );
         row.expect("writing to a string cannot fail");
+        if !before.is_empty() {
+            self.comparison.row(case, unit, before, alkhub);
+        }
     }
 
     /// The latencies of one case.
-    pub(crate) fn latencies(&mut self, case: &str, alkhub: &[Latency], nats: &[Latency]) {
+    pub(crate) fn latencies(&mut self, case: &str, figures: &Figures<Latency>) {
+        let Figures { alkhub, nats, before } = figures;
         let load = |rounds: &[Latency]| median(&rounds.iter().map(|round| round.per_second).collect::<Vec<_>>());
-        let case = format!("{case}, {:.0} and {:.0} a second", load(alkhub), load(nats));
+        let loaded = format!("{case}, {:.0} and {:.0} a second", load(alkhub), load(nats));
         for name in ["p50", "p99"] {
             let latency = |round: &Latency| if name == "p50" { round.p50 } else { round.p99 };
             let micros = |rounds: &[Latency]| -> Vec<f64> {
                 let each = rounds.iter().map(|round| latency(round).as_secs_f64() * 1e6);
                 each.collect()
             };
-            let (alkhub, nats) = (micros(alkhub), micros(nats));
+            let (alkhub, nats, before) = (micros(alkhub), micros(nats), micros(before));
+            if !before.is_empty() {
+                self.comparison.row(&format!("{case}, {name}"), "us", &before, &alkhub);
+            }
             let ratio = median(&alkhub) / median(&nats);
             let (alkhub, nats) = (spread(&alkhub), spread(&nats));
-            let row = writeln!(self.latencies, "| {case} | {name} | {alkhub} | {nats} | {ratio:.2} |");
+            let row = writeln!(self.latencies, "| {loaded} | {name} | {alkhub} | {nats} | {ratio:.2} |");
             row.expect("writing to a string cannot fail");
         }
     }
@@ -105,6 +116,7 @@ impl Report {
             self.text.push_str(LATENCIES);
             self.text.push_str(&self.latencies);
         }
+        self.text.push_str(&self.comparison.table());
         self.text.push_str(MEANING);
         self.text.push_str(PROFILE);
         std::io::stdout().write_all(self.text.as_bytes())?;
@@ -115,7 +127,8 @@ impl Report {
     }
 }
 
-fn spread(figures: &[f64]) -> String {
+/// Least, median and most.
+pub(crate) fn spread(figures: &[f64]) -> String {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let most = figures.iter().copied().fold(0.0, f64::max);
     format!("{least:.2} / {:.2} / {most:.2}", median(figures))

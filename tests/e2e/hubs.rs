@@ -114,12 +114,20 @@ pub(crate) async fn an_event_crosses_pods(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// The scale subresource, up and down.
+/// The scale subresource, up and down, as a person writes it and as the operator does.
 pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
-    for wanted in [4_usize, 2] {
-        kube.kubectl(&["scale", "-n", DEMO, "hub/demo", &format!("--replicas={wanted}")])
-            .await?;
+    let bounds = json!({ "spec": { "autoscaling": { "min": 1, "max": 3, "connectionsPerPod": 1_000 } } });
+    let none = json!({ "spec": { "autoscaling": null } });
+    for wanted in [4_usize, 3, 2] {
+        if wanted == 3 {
+            // Bounds hold whatever the load is.
+            autoscale(&kube, &bounds).await?;
+        } else {
+            autoscale(&kube, &none).await?;
+            kube.kubectl(&["scale", "-n", DEMO, "hub/demo", &format!("--replicas={wanted}")])
+                .await?;
+        }
         let pods = until_within(
             &format!("{wanted} pods are ready"),
             Duration::from_secs(120),
@@ -163,6 +171,20 @@ pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World)
     Ok(())
 }
 
+async fn autoscale(kube: &Kube, fields: &Value) -> Result<()> {
+    kube.kubectl(&[
+        "patch",
+        "-n",
+        DEMO,
+        "hub/demo",
+        "--type=merge",
+        "-p",
+        &fields.to_string(),
+    ])
+    .await?;
+    Ok(())
+}
+
 /// Waits until pods that were told to end are gone, for until then they keep their sockets.
 async fn none_is_leaving(kube: &Kube) {
     let selector = "app.kubernetes.io/component=hub,app.kubernetes.io/instance=demo";
@@ -193,8 +215,17 @@ pub(crate) async fn kubectl_get_shows_what_is_there(world: &mut World) -> Result
     let tables: [(&str, &[&str], &[&str]); 2] = [
         (
             "ahub",
-            &["NAME", "READY", "PODS", "CONNECTIONS", "SPOKES", "VERSION", "AGE"],
-            &["demo", "True", "2/2", "1", "1", version],
+            &[
+                "NAME",
+                "READY",
+                "PODS",
+                "CONNECTIONS",
+                "IMBALANCE",
+                "SPOKES",
+                "VERSION",
+                "AGE",
+            ],
+            &["demo", "True", "2/2", "1", "2", "1", version],
         ),
         (
             "spk",

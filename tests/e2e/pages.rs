@@ -36,6 +36,7 @@ const WALK: &[(&str, &str)] = &[
     ("docs/operations/sizing.md", ""),
     ("docs/operations/network.md", ""),
     ("docs/operations/autoscaling.md", ""),
+    ("docs/operations/kubectl.md", ""),
     ("docs/operations/high-availability.md", ""),
     ("docs/operations/recovery.md", ""),
     ("docs/OPERATIONS.md", "monitoring"),
@@ -43,6 +44,8 @@ const WALK: &[(&str, &str)] = &[
     ("docs/runbook/README.md", ""),
     ("docs/runbook/AlkhubHubDown.md", ""),
     ("docs/runbook/AlkhubHubNotReady.md", ""),
+    ("docs/runbook/AlkhubHubUnbalanced.md", ""),
+    ("docs/runbook/AlkhubRolloutPaused.md", ""),
     ("docs/runbook/AlkhubRedisLinkLost.md", ""),
     ("docs/runbook/AlkhubPostgresLost.md", ""),
     ("docs/runbook/AlkhubCallsFailing.md", ""),
@@ -120,7 +123,7 @@ pub(crate) async fn an_uninstallation_as_the_page_says_leaves_nothing(world: &mu
     let kube = &world.kube;
     let crds = kube.kubectl(&["get", "crds", "-o", "name"]).await?;
     ensure!(!crds.contains("alkhub.dev"), "a CRD is left: {crds}");
-    let kinds = "deployments,statefulsets,services,configmaps,serviceaccounts,poddisruptionbudgets,pods";
+    let kinds = "deployments,replicasets,controllerrevisions,statefulsets,services,configmaps,serviceaccounts,poddisruptionbudgets,pods";
     until_within("nothing of alkhub is left", Duration::from_secs(120), || async {
         let left = kube
             .kubectl(&[
@@ -207,6 +210,7 @@ async fn run(world: &World, blocks: &[Text]) -> Result<()> {
     let own = root().join("target/debug");
     bash.current_dir(&folder)
         .env("PATH", format!("{}:{}", own.display(), path.display()))
+        .env("HOME", &folder)
         .env("DATABASE_URL", POSTGRES)
         .env("ALKHUB_URL", "http://demo.team-a.svc:7420");
     pages::run(&blocks, &mut bash).await.map(drop)

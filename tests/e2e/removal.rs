@@ -13,7 +13,7 @@ pub(crate) async fn a_deleted_hub_leaves_nothing_behind(world: &mut World) -> Re
     kube.kubectl(&["delete", "-n", DEMO, "hub", "demo", "--timeout=60s"])
         .await?;
     until_within("nothing of the Hub is left", Duration::from_secs(120), || async {
-        let kinds = "deployments,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets,pods";
+        let kinds = "replicasets,controllerrevisions,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets,pods";
         let args = ["-l", "app.kubernetes.io/instance=demo", kinds];
         let left = kube.get(DEMO, &args).await.map_err(|error| format!("{error:#}"))?;
         let names: Vec<String> = left["items"]

@@ -61,7 +61,7 @@ async fn watch_quietly(kube: &Kube, seconds: u32) -> Result<()> {
 }
 
 async fn versions(kube: &Kube) -> Result<Vec<(String, String)>> {
-    let kinds = "hubs,spokes,deployments,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
+    let kinds = "hubs,spokes,replicasets,controllerrevisions,statefulsets,services,configmaps,secrets,serviceaccounts,poddisruptionbudgets";
     let all = kube.get(DEMO, &[kinds, "--show-managed-fields"]).await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let items = all["items"].as_array().context("a list")?;
@@ -71,7 +71,7 @@ async fn versions(kube: &Kube) -> Result<Vec<(String, String)>> {
             let (kind, meta) = (text(&o["kind"]), &o["metadata"]);
             let version = match kind.as_str() {
                 // Kubernetes writes their status whenever a pod's readiness changes, which a busy machine brings about.
-                "Deployment" | "StatefulSet" => written_by_us(meta),
+                "ReplicaSet" | "StatefulSet" => written_by_us(meta),
                 _ => text(&meta["resourceVersion"]),
             };
             (format!("{kind}/{}", text(&meta["name"])), version)

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use alkhub_config::HubConfig;
+use alkhub_test_support::RedisServer;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
 use anyhow::Result;
@@ -68,7 +70,10 @@ fn families(exposition: &str) -> String {
 /// The reference is what a hub and an operator expose, not what somebody remembers.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_of_metrics_is_fresh() -> Result<()> {
-    let cluster = Cluster::start(1).await?;
+    let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
+    // With every part that has metrics.
+    let port = |config: &mut HubConfig| config.server.peer_listen = Some(([127, 0, 0, 1], 0).into());
+    cluster.add(port).await?;
     Http::new(cluster.url(0), cluster.admin())
         .call("hub.list", &json!({}))
         .await?;
@@ -99,6 +104,13 @@ fn a_hub() -> Result<alkhub_crds::Hub> {
     Ok(serde_json::from_value(json!({
         "apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "metadata": { "namespace": "n", "name": "demo" },
         "spec": { "redis": managed, "postgres": managed },
+        "status": {
+            "balance": { "total": 4, "mean": 2.0, "max": 2, "ratio": 1.0 },
+            "conditions": [{
+                "type": "Balanced", "status": "True", "reason": "Even", "message": "",
+                "lastTransitionTime": "2026-11-01T00:00:00Z",
+            }],
+        },
     }))?)
 }
 

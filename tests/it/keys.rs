@@ -7,23 +7,13 @@ use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-async fn key(http: &Http, body: Value) -> Result<(String, String)> {
-    let answer = http.send("POST", "/v1/admin/keys", Some(&body)).await?;
-    anyhow::ensure!(answer.status < 300, "{answer:?}");
-    let text = |field: &str| {
-        answer.body["data"][field]
-            .as_str()
-            .map(str::to_owned)
-            .context("a field")
-    };
-    Ok((text("id")?, text("key")?))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_revoked_on_one_hub_ends_its_connection_on_another() -> Result<()> {
     let cluster = Cluster::start(2).await?;
     let admin = Http::new(cluster.url(0), cluster.admin());
-    let (id, key) = key(&admin, json!({"name": "k", "scopes": ["operations:read"]})).await?;
+    let (id, key) = admin
+        .new_key(&json!({"name": "k", "scopes": ["operations:read"]}))
+        .await?;
     let mut peer = Peer::connect(&cluster.url(1), &key).await?;
 
     admin.send("DELETE", &format!("/v1/admin/keys/{id}"), None).await?;
@@ -50,7 +40,7 @@ async fn a_key_revoked_on_one_hub_ends_its_streams_on_another() -> Result<()> {
     let cluster = Cluster::start(2).await?;
     let admin = Http::new(cluster.url(0), cluster.admin());
     let scopes = json!({"name": "k", "scopes": ["events:subscribe:a", "call:t.watch"]});
-    let (id, key) = key(&admin, scopes).await?;
+    let (id, key) = admin.new_key(&scopes).await?;
     let mut spoke = Peer::connect(&cluster.url(1), cluster.admin()).await?;
     spoke
         .register("t", json!([operation("t", "watch", "subscription")]))
@@ -80,7 +70,9 @@ async fn a_key_revoked_on_one_hub_ends_its_streams_on_another() -> Result<()> {
 async fn a_missing_scope_is_named() -> Result<()> {
     let cluster = Cluster::single().await?;
     let admin = Http::new(cluster.url(0), cluster.admin());
-    let (_, key) = key(&admin, json!({"name": "k", "scopes": ["call:other.op"]})).await?;
+    let (_, key) = admin
+        .new_key(&json!({"name": "k", "scopes": ["call:other.op"]}))
+        .await?;
     let mut spoke = Peer::connect(&cluster.url(0), cluster.admin()).await?;
     spoke.register("t", json!([operation("t", "echo", "query")])).await?;
     let client = Http::new(cluster.url(0), key);

@@ -6,6 +6,7 @@ mod generated;
 mod keys;
 mod make;
 mod metrics;
+mod moves;
 mod origin;
 mod outages;
 mod pages;

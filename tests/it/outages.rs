@@ -100,6 +100,53 @@ async fn calls_on_the_same_hub_go_on_while_redis_is_away_and_readyz_tells() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_link_from_pod_to_pod_calls_between_hubs_go_on_while_redis_is_away() -> Result<()> {
+    let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
+    for _ in 0..2 {
+        let port = |config: &mut HubConfig| config.server.peer_listen = Some(([127, 0, 0, 1], 0).into());
+        cluster.add(port).await?;
+    }
+    for hub in &cluster.hubs {
+        let metrics = format!("{}/metrics", hub.management_url());
+        until("the link is up", || async {
+            let answer = reqwest::get(&metrics).await.map_err(|e| e.to_string())?;
+            let text = answer.text().await.map_err(|e| e.to_string())?;
+            if text.contains("\nalkhub_peer_links 1\n") {
+                Ok(())
+            } else {
+                Err("there is none".to_owned())
+            }
+        })
+        .await;
+    }
+    let mut spoke = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    spoke.register("t", json!([operation("t", "echo", "mutation")])).await?;
+    let other = Http::new(cluster.url(1), cluster.admin());
+    until("the other hub knows the operation", || async {
+        let known = other.send("GET", "/v1/operations/t.echo", None).await;
+        match known.map_err(|e| e.to_string())?.status {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+
+    cluster.redis.as_mut().context("a cluster has Redis")?.kill().await;
+    for hub in [0, 1] {
+        redis_is(&cluster, hub, "down").await;
+        assert_eq!(answered(&mut spoke, &other, "t.echo").await?, 200);
+    }
+    cluster.redis.as_mut().context("a cluster has Redis")?.launch().await;
+    for hub in [0, 1] {
+        redis_is(&cluster, hub, "up").await;
+        assert_eq!(answered(&mut spoke, &other, "t.echo").await?, 200);
+    }
+
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_and_registrations_go_on_while_postgres_is_away_and_readyz_tells() -> Result<()> {
     let postgres = Server::temporary().await?;
     let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
@@ -128,8 +175,8 @@ async fn calls_and_registrations_go_on_while_postgres_is_away_and_readyz_tells()
     })
     .await;
     let new = json!({"name": "new", "scopes": ["operations:read"]});
-    let new = near.send("POST", "/v1/admin/keys", Some(&new)).await?.body["data"]["key"].clone();
-    let new = Http::new(cluster.url(1), new.as_str().context("a key")?);
+    let (_, new) = near.new_key(&new).await?;
+    let new = Http::new(cluster.url(1), new);
 
     postgres.stop().await?;
     let degraded = link_is(&cluster, 0, "postgres", "down").await;

@@ -103,8 +103,8 @@ async fn no_valid_request_is_refused_and_no_answer_is_undocumented() -> Result<(
         json!([]),
     ] {
         let create = json!({ "name": "tester", "scopes": scopes });
-        let made = admin.send("POST", "/v1/admin/keys", Some(&create)).await?;
-        keys.push(made.body["data"]["key"].as_str().context("a key")?.to_owned());
+        let (_, key) = admin.new_key(&create).await?;
+        keys.push(key);
     }
 
     for key in &keys {

@@ -23,12 +23,14 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/retry", &[]),
     ("hub/wire", &[]),
     ("hub/queue", &[]),
+    ("hub/balance", &[]),
     ("hub/schema", &["protocol"]),
     ("hub/store", &["protocol", "config", "tasks", "retry"]),
     ("hub/redis", &["protocol", "config", "tasks", "retry"]),
+    ("hub/peer", &["protocol", "tasks", "retry", "queue", "wire"]),
     ("hub/budget", &["protocol", "config"]),
     ("hub/events", &["protocol", "config", "queue", "redis"]),
-    ("hub/cluster", &["protocol", "config", "tasks", "redis"]),
+    ("hub/cluster", &["protocol", "config", "tasks", "redis", "peer"]),
     (
         "hub/calls",
         &[
@@ -63,7 +65,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "hub/socket",
-        &["protocol", "config", "wire", "events", "budget", "calls", "edge"],
+        &[
+            "protocol", "config", "wire", "queue", "balance", "events", "budget", "calls", "edge",
+        ],
     ),
     (
         "hub/server",
@@ -73,6 +77,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "tasks",
             "store",
             "redis",
+            "balance",
             "events",
             "hub-cluster",
             "budget",

@@ -51,7 +51,7 @@ enum State {
 impl World {
     pub(crate) async fn start() -> Result<Self> {
         let redis = RedisServer::start().await;
-        let address = redis.url().trim_start_matches("redis://").to_owned();
+        let address = redis.address();
         let mut world = Self {
             cluster: Cluster::empty(Some(redis)).await?,
             clients: Vec::new(),

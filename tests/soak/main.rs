@@ -14,6 +14,7 @@ mod faults;
 mod hubs;
 mod ledger;
 mod load;
+mod visible;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -55,6 +56,12 @@ pub(crate) struct Args {
     /// Topics, each with a publisher and a subscriber.
     #[arg(long, default_value_t = 4)]
     topics: u64,
+    /// In place of all that: so many registrations, each called through the other hubs at once.
+    #[arg(long)]
+    visible: Option<usize>,
+    /// With `--visible`: a hub and Redis are killed meanwhile.
+    #[arg(long, requires = "visible")]
+    faults: bool,
 }
 
 /// What the tasks of a run share.
@@ -79,6 +86,10 @@ async fn main() -> Result<ExitCode> {
         ledger: Arc::new(Ledger::default()),
         stop: CancellationToken::new(),
     };
+    if let Some(registrations) = args.visible {
+        visible::visible(&run, registrations, args.faults).await?;
+        return Ok(verdict(&run, seed));
+    }
     let tasks = TaskTracker::new();
     for number in 0..args.spokes {
         tasks.spawn(load::spoke(run.clone(), seed + number));
@@ -95,8 +106,13 @@ async fn main() -> Result<ExitCode> {
     run.stop.cancel();
     tasks.close();
     tasks.wait().await;
+    Ok(verdict(&run, seed))
+}
+
+/// Prints what was seen, and whether all is well.
+fn verdict(run: &Run, seed: u64) -> ExitCode {
     let broken = run.ledger.report(seed, &run.hubs.resident());
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// One line for the person who watches.

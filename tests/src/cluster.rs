@@ -7,7 +7,7 @@ use alkhub_config::HubConfig;
 use alkhub_devdb::testing;
 use alkhub_protocol::ApiKey;
 use alkhub_server::Hub;
-use alkhub_test_support::RedisServer;
+use alkhub_test_support::{Proxy, RedisServer, until};
 use anyhow::{Context as _, Result};
 
 /// Hubs that share a Redis and a database.
@@ -36,6 +36,40 @@ impl Cluster {
             cluster.add(|_| {}).await?;
         }
         Ok(cluster)
+    }
+
+    /// `count` hubs that know each other, with links from pod to pod or without.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn joined(count: usize, linked: bool) -> Result<Self> {
+        let mut cluster = Self::empty(Some(RedisServer::start().await)).await?;
+        for _ in 0..count {
+            cluster.add(|config| listens(config, linked)).await?;
+        }
+        cluster.know_each_other(linked).await;
+        Ok(cluster)
+    }
+
+    /// The same with links, where one of the hubs reaches Redis through a proxy.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn joined_behind_a_proxy(count: usize, of: usize) -> Result<(Self, Proxy)> {
+        let redis = RedisServer::start().await;
+        let (proxy, through) = redis.proxied().await?;
+        let mut cluster = Self::empty(Some(redis)).await?;
+        for hub in 0..count {
+            let change = |config: &mut HubConfig| {
+                listens(config, true);
+                if hub == of {
+                    config.events.redis_url = Some(through.as_str().into());
+                }
+            };
+            cluster.add(change).await?;
+        }
+        cluster.know_each_other(true).await;
+        Ok((cluster, proxy))
     }
 
     /// One hub with events in process, as `alkhub dev` runs it.
@@ -96,12 +130,41 @@ impl Cluster {
         Ok(hub)
     }
 
+    /// Waits until each hub knows of all others, and has a link with each where there are links.
+    async fn know_each_other(&self, linked: bool) {
+        let count = self.hubs.len();
+        for hub in 0..count {
+            self.shows(hub, &format!("\nalkhub_events_hubs {count}\n")).await;
+            if linked {
+                self.shows(hub, &format!("\nalkhub_peer_links {}\n", count - 1)).await;
+            }
+        }
+    }
+
+    /// Waits until the metrics of a hub have this text, which begins with the end of a line.
+    pub async fn shows(&self, hub: usize, line: &str) {
+        let url = format!("{}/metrics", self.hubs[hub].management_url());
+        until("the metrics show it", || async {
+            let answer = reqwest::get(&url).await.map_err(|e| e.to_string())?;
+            let text = answer.text().await.map_err(|e| e.to_string())?;
+            if text.contains(line) {
+                return Ok(());
+            }
+            let name = line.trim().split([' ', '{']).next().unwrap_or_default();
+            let of_name = text.lines().filter(|line| line.starts_with(name));
+            Err(of_name.collect::<Vec<_>>().join("\n"))
+        })
+        .await;
+    }
+
     /// The settings that every hub of this cluster starts from.
     pub fn config(&self) -> HubConfig {
         let mut config = HubConfig::default();
         config.pod.name = format!("hub-{}", self.hubs.len());
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.server.management_listen = ([127, 0, 0, 1], 0).into();
+        // A test says on which hub a peer is.
+        config.server.rebalance = false;
         config.auth.hash_key_file = Some(self.path("hash.key"));
         config.auth.admin_key_file = Some(self.path("admin.key"));
         config.events.redis_url = self.redis.as_ref().map(|redis| redis.url().into());
@@ -130,6 +193,11 @@ impl Cluster {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// Where a hub takes links of others, if it does.
+fn listens(config: &mut HubConfig, linked: bool) {
+    config.server.peer_listen = linked.then(|| ([127, 0, 0, 1], 0).into());
 }
 
 fn entropy() -> [u8; 32] {

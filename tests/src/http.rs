@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use serde_json::Value;
 
@@ -58,6 +58,22 @@ impl Http {
             url: url.into(),
             token: token.into(),
         }
+    }
+
+    /// A new key: its id and itself.
+    ///
+    /// # Errors
+    /// It was not made.
+    pub async fn new_key(&self, body: &Value) -> Result<(String, String)> {
+        let answer = self.send("POST", "/v1/admin/keys", Some(body)).await?;
+        ensure!(answer.status < 300, "{answer:?}");
+        let text = |field: &str| {
+            answer.body["data"][field]
+                .as_str()
+                .map(str::to_owned)
+                .context("a field")
+        };
+        Ok((text("id")?, text("key")?))
     }
 
     /// Sends a request with a JSON body.

@@ -1,5 +1,6 @@
 //! A peer that speaks the origin's frames over a bare WebSocket, without our SDK.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,6 +24,8 @@ pub type Closing<T> = Result<T, (u16, String)>;
 #[derive(Debug)]
 pub struct Peer {
     socket: Socket,
+    /// What came before the answer to a registration: calls may.
+    early: VecDeque<Value>,
 }
 
 /// The half of a [`Peer`] that sends.
@@ -51,7 +54,10 @@ impl Peer {
             .headers_mut()
             .insert("authorization", format!("Bearer {token}").parse()?);
         let (socket, _) = connect_async(request).await?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            early: VecDeque::new(),
+        })
     }
 
     /// Takes it apart, for one task that reads and another one that sends. With both halves dropped the connection is cut.
@@ -82,6 +88,13 @@ impl Peer {
     /// # Errors
     /// Nothing came within 10 s, or the connection ended: the message tells how.
     pub async fn next(&mut self) -> Result<Value> {
+        if let Some(early) = self.early.pop_front() {
+            return Ok(early);
+        }
+        self.next_frame().await
+    }
+
+    async fn next_frame(&mut self) -> Result<Value> {
         let frame = tokio::time::timeout(PATIENCE, self.frame())
             .await
             .context("no frame within 10 s")??;
@@ -106,6 +119,9 @@ impl Peer {
     /// # Errors
     /// The connection broke, or the hub sent no JSON.
     pub async fn next_or_closed(&mut self) -> Result<Closing<Value>> {
+        if let Some(early) = self.early.pop_front() {
+            return Ok(Ok(early));
+        }
         next_or_closed(&mut self.socket).await
     }
 
@@ -130,7 +146,7 @@ impl Peer {
             .context("no close within 10 s")?
     }
 
-    /// Registers operations as the origin's spokes do; the hub's answer.
+    /// Registers operations as the origin's spokes do; the hub's answer. Calls that come before it are kept for later.
     ///
     /// # Errors
     /// The hub refused, or did not answer.
@@ -138,10 +154,14 @@ impl Peer {
         let input = json!({ "name": name, "operations": operations, "spokeType": "dev-env" });
         let payload = json!({ "requestId": "register", "operationId": "hub.register", "input": input });
         self.send("call.requested", "", payload).await?;
-        let answer = self.next().await?;
-        if answer["type"] != "call.responded" {
-            bail!("not registered: {answer}");
-        }
+        let answer = loop {
+            let frame = self.next_frame().await?;
+            match frame["type"].as_str() {
+                Some("call.responded") => break frame,
+                Some("call.requested") => self.early.push_back(frame),
+                _ => bail!("not registered: {frame}"),
+            }
+        };
         Ok(answer["payload"]["output"]["data"].clone())
     }
 

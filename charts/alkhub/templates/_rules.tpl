@@ -15,14 +15,25 @@ wildcard.
 - apiGroups: [alkhub.dev]
   resources: [hubs/status, spokes/status]
   verbs: [patch]
+# How many pods a Hub with `spec.autoscaling` has, and whether another autoscaler acts on it.
+- apiGroups: [alkhub.dev]
+  resources: [hubs/scale]
+  verbs: [patch]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
 # Owner references that block deletion, where the cluster enforces permission for them.
 - apiGroups: [alkhub.dev]
   resources: [hubs/finalizers, spokes/finalizers]
   verbs: [update]
-# Hub pods. They go with their Hub, by its owner reference: the operator deletes none.
+# Hub pods and what they are made of, by revision. Old revisions go.
 - apiGroups: [apps]
-  resources: [deployments]
-  verbs: [get, list, watch, create, patch]
+  resources: [replicasets, controllerrevisions]
+  verbs: [get, list, watch, create, patch, delete]
+# How many pods of a revision there are.
+- apiGroups: [apps]
+  resources: [replicasets/scale]
+  verbs: [patch]
 # The Redis and Postgres of a Hub with `managed: true`.
 - apiGroups: [apps]
   resources: [statefulsets]
@@ -40,10 +51,10 @@ wildcard.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]
-# Why hub pods do not become ready: their last words, and where to ask them.
+# How hub pods are, and why they do not become ready. One that is to go is marked first.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list]
+  verbs: [list, watch, patch]
 # At least one hub pod stays while nodes are drained.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

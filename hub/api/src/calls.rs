@@ -9,25 +9,17 @@ use alkhub_edge::query::Query;
 use alkhub_edge::request::{self, Id, Path};
 use alkhub_edge::trace;
 use alkhub_protocol::call::{CallRecord, Metadata};
-use alkhub_protocol::{CallRequest, CallStatus, Code, OnDisconnect, OperationKind, OperationName};
+use alkhub_protocol::{CallRequest, OperationKind, OperationName};
 use alkhub_store::{CallFilter, Cursor};
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
 
 use crate::api::Api;
-use crate::shapes::PAGE_LIMIT;
 use crate::sse::{self, OnDrain};
 
 /// Records in an answer by default.
 const PAGE: u32 = 100;
-
-/// What matters here of the input of `hub.call`.
-#[derive(Deserialize)]
-struct HubCall {
-    operation: OperationName,
-}
 
 /// `POST /v1/call/{operation}`: the body is the input, the answer is the output; a subscription answers as SSE.
 ///
@@ -46,28 +38,29 @@ pub(crate) async fn call(
     let metadata = request::metadata(&headers)?;
     let traced = metadata.as_ref().and_then(Metadata::traceparent).map(str::to_owned);
     let request = CallRequest {
-        request_id,
-        input,
         timeout: request::timeout(&headers)?,
-        idle_timeout: None,
         parent: request::parent(&headers)?,
-        target: None,
         traceparent: traced.or_else(|| trace::traceparent(&headers)),
         metadata,
-        operation,
-        on_disconnect: OnDisconnect::Abort,
+        ..CallRequest::new(request_id, operation, input)
     };
-    if kind(&api, &request) == Some(OperationKind::Subscription) {
+    let who = caller.who();
+    let (calls, closes) = (api.calls(), &api.edge().scope().close);
+    let prepared = tokio::select! {
+        biased;
+        prepared = calls.prepare(&who, request) => prepared?,
+        () = closes.cancelled() => return Err(unanswered(DRAINING).into()),
+    };
+    if prepared.kind() == Some(OperationKind::Subscription) {
         let held = sse::open(api.edge(), &caller, OnDrain::Finish)?;
-        let items = api.calls().subscribe(&caller.who(), request).await?;
+        let items = calls.subscribe_prepared(prepared)?;
         return Ok(sse::items(&api, &caller, held, items));
     }
-    let who = caller.who();
     tokio::select! {
         // An answer that came before the end is given, however late this looks.
         biased;
-        output = api.calls().call(&who, request) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
-        () = api.edge().scope().close.cancelled() => Err(unanswered(DRAINING).into()),
+        output = calls.call_prepared(prepared) => Ok(envelope::json(StatusCode::OK, output?.bytes())),
+        () = closes.cancelled() => Err(unanswered(DRAINING).into()),
     }
 }
 
@@ -87,49 +80,21 @@ pub(crate) async fn list(State(api): State<Api>, query: Query) -> Result<Page<Ca
         .await
         .map_err(|e| ApiError::store(&e))?;
     let full = u32::try_from(records.len()).is_ok_and(|count| count == filter.limit);
-    let next = records.last().filter(|_| full).and_then(|last| Cursor::of(last).ok());
+    let next = records.last().filter(|_| full).map(Cursor::of_call).transpose();
+    let next = next.map_err(|e| ApiError::internal(&e))?;
     Ok(Page {
         items: records,
         next: next.map(|cursor| cursor.to_string()),
     })
 }
 
-/// Whether what is called is a query, a mutation or a subscription: of `hub.call`, the operation that it calls. `None` when
-/// no spoke has offered it.
-fn kind(api: &Api, request: &CallRequest) -> Option<OperationKind> {
-    if request.operation.as_str() != "hub.call" {
-        return api.calls().kind(&request.operation);
-    }
-    // An input that is none is refused where it is called.
-    let inner: HubCall = request.input.as_ref()?.to().ok()?;
-    api.calls().kind(&inner.operation)
-}
-
 fn filter(query: &Query) -> Result<CallFilter, ApiError> {
-    let limit = query.parse::<u32>("limit")?.unwrap_or(PAGE);
-    if !(1..=PAGE_LIMIT).contains(&limit) {
-        return Err(ApiError::bad_request(format!(
-            "query parameter `limit` must be 1 to {PAGE_LIMIT}"
-        )));
-    }
     Ok(CallFilter {
         operation: query.parse("operation")?,
-        status: query.first("status").map(status).transpose()?,
+        status: query.parse("status")?,
         caller: query.first("caller").map(str::to_owned),
         before: query.parse("before")?,
         after: query.parse("after")?,
-        limit,
+        limit: query.limit()?.unwrap_or(PAGE),
     })
-}
-
-fn status(text: &str) -> Result<CallStatus, ApiError> {
-    match text {
-        "completed" => Ok(CallStatus::Completed),
-        "failed" => Ok(CallStatus::Failed),
-        "aborted" => Ok(CallStatus::Aborted),
-        _ => Err(ApiError::new(
-            Code::BadRequest,
-            "query parameter `status` must be `completed`, `failed` or `aborted`",
-        )),
-    }
 }

@@ -46,7 +46,7 @@ impl Made {
     fn of(document: &Value) -> Self {
         let text = document.to_string();
         let hash = Sha1::digest(text.as_bytes());
-        let tag: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let tag = hex::encode(&hash[..8]);
         Self {
             tag: HeaderValue::from_str(&format!("\"{tag}\"")).expect("hexadecimal digits"),
             text: text.into(),

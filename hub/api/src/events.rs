@@ -4,7 +4,8 @@ use alkhub_budget::Kept;
 use alkhub_edge::KeyHolder;
 use alkhub_edge::body::RawBody;
 use alkhub_edge::envelope::Data;
-use alkhub_edge::error::{ApiError, missing_scope};
+use alkhub_edge::error::ApiError;
+use alkhub_edge::header::LAST_EVENT_ID;
 use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
 use alkhub_edge::topics::{cost, not_published, not_subscribed};
@@ -13,7 +14,7 @@ use alkhub_protocol::{CallError, Chain, Topic, TopicFilter};
 use axum::extract::State;
 use axum::response::Response;
 use futures::future::try_join_all;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -22,8 +23,6 @@ use crate::sse::{self, OnDrain};
 
 /// Topics in one stream.
 const TOPICS: usize = 1_000;
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// What became of a published event.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -77,7 +76,7 @@ async fn publish_event(
     RawBody(payload): RawBody,
 ) -> Result<Data<PublishedEvent>, ApiError> {
     let allowed = caller.who().scopes.require_publish(topic);
-    allowed.map_err(|scope| missing_scope(&scope))?;
+    allowed.map_err(|scope| CallError::missing_scope(&scope))?;
     let published = api.bus().publish(topic, payload).await.map_err(|failed| {
         tracing::debug!(error = %Chain::of(&failed), "an event was not published everywhere");
         not_published(&failed)
@@ -129,7 +128,7 @@ fn filters(caller: &KeyHolder, query: &Query) -> Result<Vec<TopicFilter>, ApiErr
             .parse()
             .map_err(|e: InvalidTopic| ApiError::bad_request(format!("topic `{text}`: {e}")))?;
         let allowed = caller.who().scopes.require_subscribe(&filter);
-        allowed.map_err(|scope| missing_scope(&scope))?;
+        allowed.map_err(|scope| CallError::missing_scope(&scope))?;
         if !filters.contains(&filter) {
             filters.push(filter);
         }

@@ -1,24 +1,51 @@
-//! Keys: made, listed, ended. A key in the clear is in one answer and nowhere else.
+//! Keys: made, listed page by page, ended. A key in the clear is in one answer and nowhere else.
+
+use std::time::Duration;
 
 use alkhub_edge::KeyHolder;
 use alkhub_edge::body::JsonBody;
-use alkhub_edge::envelope::Data;
+use alkhub_edge::envelope::{Data, Page};
 use alkhub_edge::error::ApiError;
+use alkhub_edge::query::Query;
 use alkhub_edge::request::Path;
 use alkhub_protocol::admin::{KeyCreate, KeyCreated, KeyInfo};
-use alkhub_protocol::{ApiKey, Code};
-use alkhub_store::NewKey;
+use alkhub_protocol::{ApiKey, Code, PAGE_BYTES, PAGE_LIMIT};
+use alkhub_store::{Cursor, NewKey};
 use axum::extract::State;
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::api::Api;
 
-/// `GET /v1/admin/keys`.
-pub(crate) async fn list(State(api): State<Api>) -> Result<Data<Vec<KeyInfo>>, ApiError> {
-    let keys = api.store().keys().list(api.edge().keys().hasher().hash_key()).await;
-    let keys = keys.map_err(|e| ApiError::store(&e))?;
-    Ok(Data::ok(keys))
+/// Keys that are asked of Postgres at a time, at most: a key may have many scopes.
+const BATCH: u32 = 100;
+
+/// `GET /v1/admin/keys`: the newest first, page by page.
+pub(crate) async fn list(State(api): State<Api>, query: Query) -> Result<Page<KeyInfo>, ApiError> {
+    let mut room = query.limit()?.unwrap_or(PAGE_LIMIT);
+    let mut last: Option<Cursor> = query.parse("cursor")?;
+    let hash_key = api.edge().keys().hasher().hash_key();
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    loop {
+        // One more than there is room for shows whether another page follows.
+        let most = BATCH.min(room + 1);
+        let keys = api.store().keys().list(hash_key, last, most).await;
+        let keys = keys.map_err(|e| ApiError::store(&e))?;
+        let is_end = u32::try_from(keys.len()).is_ok_and(|count| count < most);
+        for key in keys {
+            bytes += size(&key);
+            if room == 0 || (bytes > PAGE_BYTES && !items.is_empty()) {
+                let next = last.map(|cursor| cursor.to_string());
+                return Ok(Page { items, next });
+            }
+            last = Some(Cursor::of_key(&key).map_err(|e| ApiError::internal(&e))?);
+            items.push(key);
+            room -= 1;
+        }
+        if is_end {
+            return Ok(Page { items, next: None });
+        }
+    }
 }
 
 /// `POST /v1/admin/keys`.
@@ -28,7 +55,7 @@ pub(crate) async fn create(
     JsonBody(create): JsonBody<KeyCreate>,
 ) -> Result<Data<KeyCreated>, ApiError> {
     create.check().map_err(|e| ApiError::bad_request(e.to_string()))?;
-    let expires_at = create.expires_in_seconds.map(expiry).transpose()?;
+    let expires_at = create.expires_in_seconds.map(expiry);
     let work = make(api.clone(), caller, create, expires_at);
     api.edge().scope().finish(work).await
 }
@@ -81,13 +108,25 @@ async fn end(api: Api, caller: KeyHolder, id: String) -> Result<Data<KeyInfo>, A
     Ok(Data::ok(info))
 }
 
-fn expiry(seconds: u64) -> Result<Timestamp, ApiError> {
-    let bad = || ApiError::bad_request("`expiresInSeconds` must be at least 1 and end within this calendar");
-    let seconds = i64::try_from(seconds)
-        .ok()
-        .filter(|&seconds| seconds > 0)
-        .ok_or_else(bad)?;
-    Timestamp::now()
-        .checked_add(SignedDuration::from_secs(seconds))
-        .map_err(|_| bad())
+/// When a key ends that lasts so long; [`KeyCreate::check`] has bounded it.
+fn expiry(seconds: u64) -> Timestamp {
+    let end = Timestamp::now().checked_add(Duration::from_secs(seconds));
+    end.expect("the calendar goes on for more than `SECONDS_LIMIT`")
+}
+
+/// Bytes of a key in a list.
+fn size(key: &KeyInfo) -> usize {
+    serde_json::to_vec(key).map_or(0, |text| text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::admin::SECONDS_LIMIT;
+
+    use super::*;
+
+    #[test]
+    fn a_key_may_last_as_long_as_its_check_allows() {
+        assert!(expiry(SECONDS_LIMIT) > expiry(1));
+    }
 }

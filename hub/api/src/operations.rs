@@ -1,7 +1,6 @@
 //! Operations: the list, and one with its schemas.
 
 use alkhub_calls::ListQuery;
-use alkhub_calls::list::PAGE_LIMIT;
 use alkhub_edge::KeyHolder;
 use alkhub_edge::envelope::{Data, Page};
 use alkhub_edge::error::ApiError;
@@ -19,18 +18,12 @@ pub(crate) async fn list(
     caller: KeyHolder,
     query: Query,
 ) -> Result<Page<OperationInfo>, ApiError> {
-    let limit = query.parse::<usize>("limit")?;
-    if limit.is_some_and(|limit| !(1..=PAGE_LIMIT).contains(&limit)) {
-        return Err(ApiError::bad_request(format!(
-            "query parameter `limit` must be 1 to {PAGE_LIMIT}"
-        )));
-    }
     let wanted = ListQuery {
         search: query.first("search").unwrap_or_default().to_owned(),
         namespace: query.first("namespace").map(str::to_owned),
         all: query.parse("all")?.unwrap_or_default(),
         cursor: query.parse("cursor")?,
-        limit,
+        limit: query.limit()?,
     };
     let page = api.calls().operation_page(&caller.who(), &wanted)?;
     Ok(Page {

@@ -3,10 +3,10 @@
 
 use alkhub_edge::Endpoint;
 use alkhub_edge::endpoint::schema_of;
-use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, KeyInfo, SpokeInfo, SpokePut};
+use alkhub_protocol::admin::{DrainPut, HubReport, KeyCreate, KeyCreated, KeyInfo, PodReport, SpokeInfo, SpokePut};
 use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::{OperationName, RequestId, SpokeName, scope, topic};
+use alkhub_protocol::{HubId, OperationName, RequestId, SpokeName, header, scope, topic};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
 
@@ -19,6 +19,7 @@ pub fn routes() -> Vec<Endpoint<Api>> {
     all.extend(publishing());
     all.extend(lists());
     all.extend(administration());
+    all.extend(orders());
     all
 }
 
@@ -30,17 +31,17 @@ fn calling() -> Vec<Endpoint<Api>> {
             .asks("call:{operation}")
             .path("operation", schema_of::<OperationName>)
             .header(
-                "Alkhub-Timeout",
+                header::TIMEOUT.title,
                 "How long to wait: `500ms`, `5s`, `2m`; seconds without a unit.",
                 shapes::timeout,
             )
             .header(
-                "Alkhub-Metadata",
+                header::METADATA.title,
                 "A JSON object that reaches the handler as it is; all headers together have 16 KiB at most.",
                 shapes::metadata,
             )
             .header(
-                "Alkhub-Parent-Request-Id",
+                header::PARENT.title,
                 "The call in whose course this one is made.",
                 schema_of::<RequestId>,
             )
@@ -136,12 +137,33 @@ fn lists() -> Vec<Endpoint<Api>> {
                 "Only calls that ended after this cursor, in the order in which they were recorded; `before` as well: the newest first.",
                 shapes::cursor,
             )
-            .query("limit", "How many, 1 to 1000; 100 when absent.", shapes::limit)
+            .query("limit", "How many; 100 when absent.", shapes::limit)
             .gives::<Vec<CallRecord>>(200),
         at(Method::GET, "/v1/openapi.json", get(document::openapi))
             .says("This document.")
             .open()
             .plain(),
+    ]
+}
+
+/// Orders to the pods.
+fn orders() -> Vec<Endpoint<Api>> {
+    vec![
+        at(Method::PUT, "/v1/admin/hubs/{hub}/drain", put(hub::drain))
+            .says("Tells a pod to give its connections away, for as long as this is repeated.")
+            .path("hub", schema_of::<HubId>)
+            .needs(scope::ADMIN)
+            .reads::<DrainPut>()
+            .gives::<PodReport>(200),
+        at(Method::DELETE, "/v1/admin/hubs/{hub}/drain", delete(hub::undrain))
+            .says("Tells a pod to keep its connections again.")
+            .path("hub", schema_of::<HubId>)
+            .needs(scope::ADMIN)
+            .gives_nothing(),
+        at(Method::POST, "/v1/admin/rebalance", post(hub::rebalance))
+            .says("Tells the pods to even their connections out as far as they can, for ten minutes.")
+            .needs(scope::ADMIN)
+            .gives_nothing(),
     ]
 }
 
@@ -152,8 +174,14 @@ fn administration() -> Vec<Endpoint<Api>> {
             .needs(scope::ADMIN)
             .gives::<HubReport>(200),
         at(Method::GET, "/v1/admin/keys", get(keys::list))
-            .says("Lists keys, without their secrets.")
+            .says("Lists keys, without their secrets, the newest first.")
             .needs(scope::ADMIN)
+            .query(
+                "limit",
+                "Keys in a page; a page may end sooner, by its size.",
+                shapes::limit,
+            )
+            .query("cursor", "`meta.next` of the page before.", shapes::cursor)
             .gives::<Vec<KeyInfo>>(200),
         at(Method::POST, "/v1/admin/keys", post(keys::create))
             .says("Makes a key; the answer is the only one that shows it.")

@@ -1,10 +1,8 @@
 //! Schemas of what stands in headers and queries, with the bounds within which a request is taken.
 
 use alkhub_protocol::admin::UID_LIMIT;
+use alkhub_protocol::{CallStatus, PAGE_LIMIT};
 use schemars::{Schema, SchemaGenerator, json_schema};
-
-/// Records on a page at most.
-pub(crate) const PAGE_LIMIT: u32 = 1_000;
 
 /// Longest metadata that surely has room beside the other headers, which share 16 KiB with it; more is taken where it fits.
 const METADATA_HEADER_BYTES: usize = 8 * 1024;
@@ -46,7 +44,7 @@ pub(crate) fn cursor(_: &mut SchemaGenerator) -> Schema {
 
 /// How a call ended.
 pub(crate) fn ended(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "enum": ["completed", "failed", "aborted"] })
+    json_schema!({ "enum": CallStatus::ALL })
 }
 
 /// Records on a page.

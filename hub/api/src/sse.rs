@@ -15,7 +15,7 @@ use std::sync::Arc;
 use alkhub_budget::Budget;
 use alkhub_calls::Items;
 use alkhub_edge::KeyHolder;
-use alkhub_edge::error::{missing_scope, unanswered};
+use alkhub_edge::error::unanswered;
 use alkhub_edge::open::DRAINING;
 use alkhub_edge::payer::charged;
 use alkhub_events::{Deliveries, Item, Publication, Subscription};
@@ -75,7 +75,7 @@ pub(crate) fn topics(api: &Api, caller: &KeyHolder, mut held: OpenStream, topics
         let missing = filters
             .iter()
             .find_map(|filter| caller.scopes.require_subscribe(filter).err());
-        missing.map(|scope| missing_scope(&scope))
+        missing.map(|scope| CallError::missing_scope(&scope))
     });
     answer(
         api.edge().budgets().key(&caller.key.id),

@@ -9,12 +9,11 @@ use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
 use dashmap::DashMap;
 
-use crate::call::CallTimes;
 use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::input::bare_bytes;
 use crate::operation::Operation;
-use crate::router::{self, Wanted};
+use crate::router;
 use crate::table::CallTable;
 
 /// Keys remembered without running calls.
@@ -82,16 +81,31 @@ impl Admission {
         }
     }
 
-    /// Everything that can refuse a call before it is sent.
-    pub(crate) fn admit(&self, caller: &Caller, request: &CallRequest) -> Result<AdmittedCall, CallError> {
+    /// Calls that one key may run at once.
+    pub(crate) fn in_flight_per_key(&self) -> usize {
+        self.limits.in_flight_per_key
+    }
+
+    /// What a caller calls, where it may: who may not call a name learns nothing of it.
+    pub(crate) fn find(
+        &self,
+        caller: &Caller,
+        request: &CallRequest,
+    ) -> Result<(Arc<Pool>, Arc<Operation>), CallError> {
         router::allow_call(&caller.scopes, &request.operation)?;
         let pool = self.directory.pool(&request.operation);
         let pool = pool.ok_or_else(|| router::not_found(&request.operation))?;
-        // Without a specification nobody can be chosen: the router says why.
+        // Without a specification nobody is in the pool.
         let Some(operation) = pool.operation.clone() else {
-            return Err(router::refusal(&pool, Wanted::default()));
+            return Err(router::nobody(&pool, request.target.as_ref()));
         };
         router::allow_operation(&caller.scopes, &operation)?;
+        Ok((pool, operation))
+    }
+
+    /// Everything that can refuse a call before it is sent.
+    pub(crate) fn admit(&self, caller: &Caller, request: &CallRequest) -> Result<AdmittedCall, CallError> {
+        let (pool, operation) = self.find(caller, request)?;
         let input = request.input_or_null();
         if input.len() > PAYLOAD_LIMIT_BYTES {
             let message = format!("the input is larger than {PAYLOAD_LIMIT_BYTES} bytes");
@@ -119,13 +133,14 @@ impl Admission {
         Ok(CallPlace { held, running })
     }
 
-    /// A call has a deadline always, a subscription only where its caller sets one.
-    pub(crate) fn limited(&self, times: CallTimes, request: &CallRequest, is_subscription: bool) -> CallTimes {
-        if is_subscription {
-            return times.until(request.timeout, request.idle_timeout);
+    /// The longest time that a call may take, and the longest silence. A call has a deadline always, an endless subscription
+    /// only where its caller sets one.
+    pub(crate) fn limits(&self, request: &CallRequest, is_endless: bool) -> (Option<Duration>, Option<Duration>) {
+        if is_endless {
+            return (request.timeout, request.idle_timeout);
         }
         let timeout = request.timeout.unwrap_or(self.limits.default_timeout);
-        times.until(Some(timeout.min(self.limits.max_timeout)), None)
+        (Some(timeout.min(self.limits.max_timeout)), None)
     }
 }
 

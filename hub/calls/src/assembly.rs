@@ -27,8 +27,10 @@ use crate::dispatch::Dispatch;
 use crate::feed::DirectoryFollower;
 use crate::housekeeping::Housekeeping;
 use crate::journal::Journal;
+use crate::late::LateAnswers;
 use crate::metrics::Metrics;
-use crate::names::UnknownNames;
+use crate::moves::Moves;
+use crate::names::NameLooks;
 use crate::outcome::Bounds;
 use crate::peers::Peers;
 use crate::placement::Placement;
@@ -41,6 +43,7 @@ use crate::session::RegistrationContext;
 use crate::sessions::Sessions;
 use crate::specs::SpecKeeper;
 use crate::table::CallTable;
+use crate::visibility::Visibility;
 
 /// What [`Calls::start`] needs.
 #[derive(Debug)]
@@ -71,12 +74,15 @@ struct Ground {
     specs: Arc<Specs>,
     directory: Arc<Directory>,
     relay: Arc<Relay>,
+    moves: Moves,
+    visibility: Arc<Visibility>,
     records: Arc<Records>,
     journal: Journal,
     legs: LegIds,
     table: Arc<CallTable>,
     placement: Arc<Placement>,
     answers: Arc<Answers>,
+    late: LateAnswers,
 }
 
 /// What keeps it in step with the other hubs and with the store.
@@ -85,7 +91,7 @@ struct Upkeep {
     presence: Arc<Presence>,
     departures: Arc<Departures>,
     spec_keeper: Arc<SpecKeeper>,
-    names: Arc<UnknownNames>,
+    names: Arc<NameLooks>,
     admission: Arc<Admission>,
 }
 
@@ -110,13 +116,14 @@ impl Calls {
             table: Arc::clone(&ground.table),
             legs: ground.legs,
             journal: ground.journal,
+            tasks: parts.supervisor.tasks().clone(),
         });
         Ok(Self::new(
             ground.directory,
             dispatch,
             registrar,
             ground.table,
-            parts.budgets,
+            (parts.budgets, ground.moves),
         ))
     }
 }
@@ -135,6 +142,13 @@ impl Ground {
         let directory = Arc::new(Directory::new(Arc::clone(&specs)));
         let conduits = parts.cluster.conduits().clone();
         let relay = Arc::new(Relay::new(conduits, Arc::clone(&metrics)));
+        let visibility = Visibility::new(
+            parts.cluster.clone(),
+            parts.hub.clone(),
+            (Arc::clone(&directory), Arc::clone(&relay)),
+            parts.supervisor.tasks().clone(),
+            parts.supervisor.stop().clone(),
+        );
         let records = Arc::new(Records::new(config.record_queue, Arc::clone(&metrics)));
         let journal = Journal::new(parts.hub.clone(), Arc::clone(&metrics), Arc::clone(&records));
         let legs = LegIds::new(&parts.hub);
@@ -157,15 +171,28 @@ impl Ground {
             items: config.subscription_items,
             bytes: config.subscription_bytes,
         };
+        let answers = Arc::new(Answers {
+            table: Arc::clone(&table),
+            bounds,
+        });
+        let tasks = parts.supervisor.tasks().clone();
+        let late = LateAnswers {
+            hub: parts.hub.clone(),
+            cluster: parts.cluster.clone(),
+            legs: legs.clone(),
+            table: Arc::clone(&table),
+            arrivals: Arc::new(Arrivals::new(Arc::clone(&answers), Arc::clone(&table), tasks)),
+            relay: Arc::clone(&relay),
+        };
         Ok(Self {
-            answers: Arc::new(Answers {
-                table: Arc::clone(&table),
-                bounds,
-            }),
+            answers,
+            late,
             metrics,
             specs,
             directory,
+            moves: Moves::new(parts.hub.clone(), parts.cluster.clone(), Arc::clone(&relay)),
             relay,
+            visibility: Arc::new(visibility),
             records,
             journal,
             legs,
@@ -190,6 +217,8 @@ impl Upkeep {
             table: Arc::clone(&ground.table),
             placement: Arc::clone(&ground.placement),
             relay: Arc::clone(&ground.relay),
+            moves: ground.moves.clone(),
+            visibility: Arc::clone(&ground.visibility),
             presence: Arc::clone(&presence),
             cluster: parts.cluster.clone(),
             metrics: Arc::clone(&ground.metrics),
@@ -206,7 +235,13 @@ impl Upkeep {
             Arc::clone(&ground.metrics),
             stop.clone(),
         ));
-        let names = UnknownNames::new(directory(), store.clone(), ground.journal.clone(), stop.clone());
+        let names = NameLooks::new(
+            directory(),
+            parts.cluster.clone(),
+            store.clone(),
+            parts.supervisor.tasks().clone(),
+            stop.clone(),
+        );
         let table = Arc::clone(&ground.table);
         let admission = Admission::new(directory(), table, parts.budgets.clone(), &parts.config);
         Self {
@@ -259,11 +294,6 @@ fn keep(parts: &Parts, ground: &Ground, upkeep: &Upkeep) {
 }
 
 fn peers(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Peers {
-    let arrivals = Arrivals::new(
-        Arc::clone(&ground.answers),
-        Arc::clone(&ground.table),
-        parts.supervisor.tasks().clone(),
-    );
     Peers {
         cluster: parts.cluster.clone(),
         directory: Arc::clone(&ground.directory),
@@ -271,9 +301,12 @@ fn peers(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Peers {
         admission: Arc::clone(&upkeep.admission),
         placement: Arc::clone(&ground.placement),
         table: Arc::clone(&ground.table),
-        arrivals: Arc::new(arrivals),
+        arrivals: Arc::clone(&ground.late.arrivals),
+        late: ground.late.clone(),
         departures: Arc::clone(&upkeep.departures),
         relay: Arc::clone(&ground.relay),
+        moves: ground.moves.clone(),
+        visibility: Arc::clone(&ground.visibility),
         metrics: Arc::clone(&ground.metrics),
         limit: parts.config.relay_queue,
         stop: parts.supervisor.stop().clone(),
@@ -284,6 +317,7 @@ fn registrar(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Arc<Registrar> 
     let tasks = || parts.supervisor.tasks().clone();
     let context = RegistrationContext {
         answers: Arc::clone(&ground.answers),
+        late: ground.late.clone(),
         table: Arc::clone(&ground.table),
         legs: ground.legs.clone(),
         departures: Arc::clone(&upkeep.departures),
@@ -299,6 +333,7 @@ fn registrar(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Arc<Registrar> 
         departures: Arc::clone(&upkeep.departures),
         table: Arc::clone(&ground.table),
         presence: Arc::clone(&upkeep.presence),
+        visibility: Arc::clone(&ground.visibility),
         examiner: Examiner {
             specs: Arc::clone(&ground.specs),
             directory: Arc::clone(&ground.directory),

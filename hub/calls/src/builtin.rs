@@ -7,10 +7,12 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use alkhub_protocol::frame::kind;
 use alkhub_protocol::json::whole;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::{
-    CallError, CallRequest, Code, OperationName, OperationSpec, PAYLOAD_LIMIT_BYTES, RawJson, SpokeName, scope,
+    CallError, CallRequest, Code, OperationKind, OperationName, OperationSpec, PAGE_LIMIT, PAYLOAD_LIMIT_BYTES,
+    RawJson, SpokeName, scope,
 };
 use alkhub_schema::Check;
 use serde::{Deserialize, Deserializer};
@@ -47,7 +49,7 @@ struct ListInput {
     all: bool,
     cursor: Option<OperationName>,
     #[serde(deserialize_with = "whole::optional_small")]
-    limit: Option<usize>,
+    limit: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +77,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RawJson>
 static BUILTINS: LazyLock<Vec<Builtin>> = LazyLock::new(|| {
     let name = json!({ "type": "string", "minLength": 1, "maxLength": 128 });
     let all = json!({ "type": "boolean", "description": "Also those that the caller may not call." });
-    let limit = json!({ "type": "integer", "minimum": 1, "maximum": list::PAGE_LIMIT });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": PAGE_LIMIT });
     vec![
         Builtin::new(
             Kind::List,
@@ -145,6 +147,13 @@ impl Builtins {
         Self { directory }
     }
 
+    /// The call that one of `hub.call` stands for; `None` of any other.
+    pub(crate) fn inner(&self, request: &CallRequest) -> Option<Result<CallRequest, CallError>> {
+        let is_it = |builtin: &&Builtin| builtin.kind == Kind::Call && builtin.name == request.operation;
+        let builtin = BUILTINS.iter().find(is_it)?;
+        Some(target(builtin, request))
+    }
+
     /// Answers a call, or says which call it stands for.
     pub(crate) fn call(&self, caller: &Caller, request: &CallRequest) -> Result<BuiltinReply, CallError> {
         let found = BUILTINS.iter().find(|builtin| builtin.name == request.operation);
@@ -174,7 +183,7 @@ pub(crate) fn info(directory: &Directory, name: &OperationName) -> Option<Operat
 
 /// The answer to a name of the hub's namespace that is none of these operations.
 fn not_called(name: &OperationName) -> CallError {
-    if name.as_str() == "hub.register" {
+    if name.as_str() == kind::REGISTER {
         let message = "`hub.register` is for WebSocket connections: the calls come back over them";
         return CallError::new(Code::Unsupported, message);
     }
@@ -217,8 +226,12 @@ impl ListInput {
 
 impl Builtin {
     fn new(kind: Kind, name: &str, description: &str, input_schema: &serde_json::Value) -> Self {
+        let has = match kind {
+            Kind::Call => OperationKind::Mutation,
+            Kind::List | Kind::Search | Kind::Schema => OperationKind::Query,
+        };
         let spec = json!({
-            "namespace": "hub", "name": name, "type": if kind == Kind::Call { "mutation" } else { "query" },
+            "namespace": "hub", "name": name, "type": has,
             "description": description, "inputSchema": input_schema, "outputSchema": true,
         });
         let spec: OperationSpec = serde_json::from_value(spec).expect("the hub's own specification is valid");
@@ -234,7 +247,7 @@ impl Builtin {
         caller
             .scopes
             .require(scope::OPERATIONS_READ)
-            .map_err(|scope| router::denied(&scope))?;
+            .map_err(|scope| CallError::missing_scope(&scope))?;
         let answer = match self.kind {
             Kind::List | Kind::Search => {
                 let query = self.read::<Option<ListInput>>(input)?.unwrap_or_default().into_query();

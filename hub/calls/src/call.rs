@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::call_id::CallId;
+use crate::call_id::{CallId, LegIds};
 use crate::caller::Caller;
 use crate::directory::Instance;
 use crate::input::Input;
@@ -127,6 +127,15 @@ impl Call {
         }
     }
 
+    /// By which a spoke of this hub knows it.
+    pub(crate) fn leg_id(&self, legs: &LegIds) -> String {
+        let origin = match &self.source {
+            CallSource::Hub { call, .. } => Some((&call.hub, call.key)),
+            CallSource::Caller(_) => None,
+        };
+        legs.id(self.key, origin)
+    }
+
     /// Who asks, as the spoke sees it; by the hub that holds the caller's key.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match &self.source {
@@ -178,6 +187,17 @@ impl CallTimes {
         }
     }
 
+    /// The same start, without an end.
+    pub(crate) fn anew(&self) -> Self {
+        Self {
+            started: self.started,
+            started_at: self.started_at,
+            deadline: None,
+            idle: None,
+            heard_ms: AtomicU64::new(0),
+        }
+    }
+
     /// Sets the ends.
     pub(crate) fn until(mut self, timeout: Option<Duration>, idle: Option<Duration>) -> Self {
         self.deadline = timeout.and_then(|timeout| self.started.checked_add(timeout));
@@ -219,6 +239,14 @@ impl CallTimes {
 // === impl To ===
 
 impl To {
+    /// At an instance, which has the call by this number in its outbox where its session is here.
+    pub(crate) fn at(instance: Arc<Instance>, number: Option<u64>) -> Self {
+        match number {
+            Some(number) => Self::Spoke { instance, number },
+            None => Self::Hub { instance },
+        }
+    }
+
     pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
         match self {
             Self::Spoke { instance, .. } | Self::Hub { instance } => Some(instance),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use alkhub_budget::Budgets;
-use alkhub_protocol::admin::InstanceInfo;
+use alkhub_protocol::admin::{InstanceInfo, InstanceState};
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
 use alkhub_protocol::{
-    CallError, CallRequest, Code, Delivered, OperationKind, OperationName, RawJson, SpokeName, scope,
+    CallError, CallRequest, Code, Delivered, HubId, OperationKind, OperationName, RawJson, SpokeName, scope,
 };
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -19,9 +19,12 @@ use crate::caller::Caller;
 use crate::directory::{Directory, Instance};
 use crate::dispatch::Dispatch;
 use crate::list::{self, ListQuery, OperationPage};
+use crate::moves::Moves;
 use crate::outbox::Outbox;
 use crate::outcome::End;
+use crate::prepared::PreparedCall;
 use crate::register::Registrar;
+use crate::register::takeover::HeldInstance;
 use crate::reply::Reply;
 use crate::router;
 use crate::session::Registration;
@@ -36,6 +39,7 @@ pub struct Calls {
     registrar: Arc<Registrar>,
     table: Arc<CallTable>,
     budgets: Budgets,
+    moves: Moves,
 }
 
 /// A running call as its caller holds it. Dropping it does nothing: the call runs on.
@@ -76,12 +80,33 @@ impl Calls {
     /// # Errors
     /// Why there is no output.
     pub async fn call(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<RawJson, CallError> {
-        let (sender, answer) = oneshot::channel();
-        let ticket = self.send(caller, request, Sink::Once(sender))?;
-        let waiting = WaitingCaller(ticket);
-        let result = answer.await;
+        self.wait(|sink| self.dispatch.call(caller, request, sink)).await
+    }
+
+    /// [`Calls::call`] of a call that was prepared.
+    ///
+    /// # Errors
+    /// Why there is no output.
+    pub async fn call_prepared(&self, prepared: PreparedCall) -> Result<RawJson, CallError> {
+        self.wait(|sink| self.dispatch.make(prepared, sink)).await
+    }
+
+    /// Finds out what a call is of, for a surface that answers each kind of operation in its own way: where that is not known,
+    /// the call waits for the look for which it would wait when it is made, and does not wait again. Its deadline counts from
+    /// here. Dropping the future ends the call.
+    ///
+    /// # Errors
+    /// The call was refused: its caller may not make it, nobody is found, or its deadline has passed.
+    pub async fn prepare(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<PreparedCall, CallError> {
+        let (prepared, look) = self.dispatch.prepare(caller, request)?;
+        let Some((key, looked)) = look else {
+            return Ok(prepared);
+        };
+        let waiting = WaitingCaller(self.ticket(key));
+        let looked = looked.await;
         drop(waiting);
-        result.unwrap_or_else(|_| Err(CallError::new(Code::Aborted, "the call was aborted")))
+        looked.unwrap_or_else(|_| Err(aborted()))?;
+        self.dispatch.looked(prepared)
     }
 
     /// Starts a subscription; a query or a mutation is a subscription of one item. Dropping the items aborts it at
@@ -90,21 +115,37 @@ impl Calls {
     /// # Errors
     /// It was refused.
     pub async fn subscribe(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<Items, CallError> {
-        let queue = Arc::new(ItemQueue::new(&self.budgets.key(&caller.key_id)));
-        let ticket = self.send(caller, request, Sink::Queue(Arc::clone(&queue)))?;
-        Ok(Items { queue, ticket })
+        self.open(caller, |sink| self.dispatch.call(caller, request, sink))
+    }
+
+    /// [`Calls::subscribe`] of a call that was prepared.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn subscribe_prepared(&self, prepared: PreparedCall) -> Result<Items, CallError> {
+        let caller = Arc::clone(&prepared.caller);
+        self.open(&caller, |sink| self.dispatch.make(prepared, sink))
+    }
+
+    /// Calls that one key may run on this hub at once.
+    pub fn max_in_flight_per_key(&self) -> usize {
+        self.dispatch.admission.in_flight_per_key()
     }
 
     /// Ends every running call with an error, which its caller gets; its spoke gets the reason. For a hub that goes
     /// away: who learns it later, by the end of a connection, may learn that the spoke is lost, or nothing.
     pub fn end_all(&self, error: &CallError, reason: &str) {
-        for call in self.table.select(|_| true) {
-            self.table.end(call.key, End::Failed(error.clone()), Some(reason));
+        // These first: one that is sent meanwhile is among the others then.
+        let waiting = self.table.missed().keys();
+        let running = self.table.select(|_| true).into_iter().map(|call| call.key);
+        for key in waiting.into_iter().chain(running) {
+            self.table.end(key, End::Failed(error.clone()), Some(reason));
         }
     }
 
     /// Makes the session of an outbox an instance of a spoke. A partly refused registration is an answer, no error. On a
-    /// session that has registered before, the new set replaces the old one and the old registration does nothing more.
+    /// session that has registered before, the new set replaces the old one and the old registration does nothing more. Other
+    /// hubs learn of it a little later: [`Calls::visible`].
     /// Dropping the future undoes what was done.
     ///
     /// # Errors
@@ -116,6 +157,15 @@ impl Calls {
         outbox: Outbox,
     ) -> Result<(RegisterOutput, Registration), CallError> {
         self.registrar.register(caller, input, outbox).await
+    }
+
+    /// Waits until what was registered can be called through every live hub, or for a second; the hubs through which it cannot
+    /// then, in order. The peer is answered when this has ended; its registration stands before. Dropping the future ends the
+    /// waiting and nothing else.
+    pub fn visible(&self, registration: &Registration) -> impl Future<Output = Vec<HubId>> + Send + 'static + use<> {
+        let (registrar, session) = (Arc::clone(&self.registrar), Arc::clone(registration.session()));
+        let generation = registration.generation();
+        async move { registrar.visible(&session, generation).await }
     }
 
     /// Brings a registration within what the caller's spoke may do now: operations that it may not offer any more are
@@ -138,6 +188,39 @@ impl Calls {
         }
     }
 
+    /// Goes on with an instance that another hub held, over the session of an outbox which has moved here from there. Its
+    /// record changes hands in one step, from that hub's generation to a higher one. Dropping the future undoes that.
+    ///
+    /// # Errors
+    /// The instance has registered over another connection since, or the hub has no room for it.
+    pub async fn take_over(
+        &self,
+        caller: &Arc<Caller>,
+        instance: HeldInstance,
+        outbox: Outbox,
+    ) -> Result<Registration, CallError> {
+        self.registrar.take_over(caller, instance, outbox).await
+    }
+
+    /// The hub that has the other session of a program ([`alkhub_protocol::InstanceId::twin`]), of which this hub knows one by
+    /// this id.
+    pub fn beside(&self, session: &str) -> Option<HubId> {
+        let session = self.registrar.sessions.get(session)?;
+        let twin = session.instance.twin()?;
+        let other = self.directory.instance(&session.spoke, &twin)?;
+        Some(other.entry.hub.clone())
+    }
+
+    /// What hubs say to each other of sessions that move.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
+    /// Waits until this hub can call what the other hubs hold, or cannot for now: for a hub that begins.
+    pub async fn caught_up(&self) {
+        self.registrar.caught_up().await;
+    }
+
     /// A page of the operations that spokes offer now: of those that the caller may call, unless the query asks for all.
     ///
     /// # Errors
@@ -150,7 +233,7 @@ impl Calls {
         caller
             .scopes
             .require(scope::OPERATIONS_READ)
-            .map_err(|scope| router::denied(&scope))?;
+            .map_err(|scope| CallError::missing_scope(&scope))?;
         Ok(list::page(
             &list::listed(&self.directory, caller, query),
             query,
@@ -193,9 +276,16 @@ impl Calls {
         self.directory.instances().into_iter().map(Connected).collect()
     }
 
-    /// Calls that run now on this hub, those of other hubs' callers included.
+    /// Calls that run now on this hub or wait to be sent, those of other hubs' callers included.
     pub fn in_flight(&self) -> usize {
-        self.table.len()
+        // These first: one that is sent meanwhile is among the others then.
+        let waiting = self.table.missed().len();
+        waiting + self.table.len()
+    }
+
+    /// Calls of this hub's callers that have ended since it began, and of these, those that failed by the hubs.
+    pub fn totals(&self) -> (u64, u64) {
+        self.table.totals()
     }
 
     pub(crate) fn new(
@@ -203,7 +293,7 @@ impl Calls {
         dispatch: Arc<Dispatch>,
         registrar: Arc<Registrar>,
         table: Arc<CallTable>,
-        budgets: Budgets,
+        (budgets, moves): (Budgets, Moves),
     ) -> Self {
         Self {
             directory,
@@ -211,13 +301,34 @@ impl Calls {
             registrar,
             table,
             budgets,
+            moves,
         }
     }
 
     fn send(&self, caller: &Arc<Caller>, request: CallRequest, sink: Sink) -> Result<Ticket, CallError> {
         let key = self.dispatch.call(caller, request, sink)?;
+        Ok(self.ticket(key))
+    }
+
+    /// Makes a call, and waits for its output or its first item.
+    async fn wait(&self, make: impl FnOnce(Sink) -> Result<u64, CallError>) -> Result<RawJson, CallError> {
+        let (sender, answer) = oneshot::channel();
+        let waiting = WaitingCaller(self.ticket(make(Sink::Once(sender))?));
+        let result = answer.await;
+        drop(waiting);
+        result.unwrap_or_else(|_| Err(aborted()))
+    }
+
+    /// Makes a call, and hands out what it answers item by item.
+    fn open(&self, caller: &Caller, make: impl FnOnce(Sink) -> Result<u64, CallError>) -> Result<Items, CallError> {
+        let queue = Arc::new(ItemQueue::new(&self.budgets.key(&caller.key_id)));
+        let ticket = self.ticket(make(Sink::Queue(Arc::clone(&queue)))?);
+        Ok(Items { queue, ticket })
+    }
+
+    fn ticket(&self, key: u64) -> Ticket {
         let table = Arc::clone(&self.table);
-        Ok(Ticket { table, key })
+        Ticket { table, key }
     }
 }
 
@@ -234,12 +345,21 @@ impl Connected {
         self.0.entry.connected_at
     }
 
+    /// Whether it can be spoken to.
+    pub fn state(&self) -> InstanceState {
+        match self.0.is_reconnecting() {
+            true => InstanceState::Reconnecting,
+            false => InstanceState::Connected,
+        }
+    }
+
     /// What is shown of it.
     pub fn info(&self) -> InstanceInfo {
         let entry = &self.0.entry;
         InstanceInfo {
             instance_id: entry.instance.clone(),
             hub_id: entry.hub.clone(),
+            state: self.state(),
             generation: entry.generation,
             connected_at: entry.connected_at,
             labels: entry.labels.clone(),
@@ -271,6 +391,14 @@ impl Ticket {
 
     /// Ends a subscription that its caller may not call any more; it gets `ACCESS_DENIED`.
     pub fn recheck(&self, caller: &Caller) {
+        let waits = self.table.missed().on(self.key, |missed| {
+            if let Some(missed) = missed {
+                missed.caller = Arc::new(caller.clone());
+            }
+        });
+        if waits.is_some() {
+            return;
+        }
         let call = self.table.get(self.key);
         let Some(call) = call.filter(|call| call.operation.is_subscription()) else {
             return;
@@ -284,7 +412,7 @@ impl Ticket {
 
     /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.
     pub fn is_done(&self) -> bool {
-        !self.table.contains(self.key)
+        !self.table.is_open(self.key)
     }
 }
 
@@ -316,4 +444,9 @@ impl Drop for Items {
     fn drop(&mut self) {
         self.ticket.caller_lost("the reader left");
     }
+}
+
+/// What a waiting caller gets whose call was ended without a word.
+fn aborted() -> CallError {
+    CallError::new(Code::Aborted, "the call was aborted")
 }

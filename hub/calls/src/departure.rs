@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_hub_cluster::{Cluster, Fence};
-use alkhub_protocol::{CallError, Code, HubId};
+use alkhub_protocol::{CallError, CloseCode, Code, HubId};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,16 +13,19 @@ use tokio_util::task::TaskTracker;
 use crate::call::{Call, CallSource, To};
 use crate::directory::{Directory, Instance};
 use crate::metrics::Metrics;
+use crate::moves::Moves;
 use crate::outcome::End;
 use crate::placement::Placement;
+use crate::placement::relief::Look;
 use crate::presence::Presence;
 use crate::relay::Relay;
 use crate::session::Session;
 use crate::sessions::Sessions;
 use crate::table::{self, CallTable};
+use crate::visibility::Visibility;
 
-/// Close code for a connection whose instance has registered over another one.
-pub(crate) const CLOSE_REPLACED: u16 = 4409;
+/// What a connection is told whose instance has registered over another one.
+pub(crate) const REPLACED: &str = "a newer connection of this instance has registered";
 
 /// Ends what had to do with a spoke's connection, or with another hub, that is gone.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Departures {
     pub(crate) table: Arc<CallTable>,
     pub(crate) placement: Arc<Placement>,
     pub(crate) relay: Arc<Relay>,
+    pub(crate) moves: Moves,
+    pub(crate) visibility: Arc<Visibility>,
     pub(crate) presence: Arc<Presence>,
     pub(crate) cluster: Cluster,
     pub(crate) metrics: Arc<Metrics>,
@@ -52,6 +57,9 @@ impl Departures {
     pub(crate) fn end(&self, session: &Arc<Session>) -> bool {
         let Some(calls) = session.end() else { return false };
         self.sessions.remove(session);
+        if session.was_reconnecting() {
+            self.reconnecting(session, false);
+        }
         self.forget(session);
         let last_sent = session.outbox.seal();
         for key in calls {
@@ -71,6 +79,46 @@ impl Departures {
             }
         }
         true
+    }
+
+    /// The connection of a spoke is lost: what waits for it goes to others where it can. Or it is awaited no more, and where
+    /// it is back it gets what waits for others.
+    pub(crate) fn reconnecting(&self, session: &Arc<Session>, is_reconnecting: bool) {
+        let mut all = self.sessions.set_reconnecting(session, is_reconnecting);
+        if is_reconnecting && !session.is_registered() {
+            // It has ended meanwhile, and that did not find it here.
+            all = self.sessions.set_reconnecting(session, false);
+        }
+        self.metrics
+            .spokes_reconnecting
+            .set(i64::try_from(all).unwrap_or(i64::MAX));
+        if is_reconnecting {
+            self.relieve(session, None, &mut Look::default());
+        } else if session.is_open() && !session.outbox.is_away() {
+            let instance = self.directory.instance(&session.spoke, &session.instance);
+            if let Some(instance) = instance.filter(|instance| instance.is_of(session)) {
+                self.came(Some(&instance));
+            }
+        }
+    }
+
+    /// An instance has come, or back: it gets calls that wait for others whose connections are lost. Without one, anybody may
+    /// have come.
+    pub(crate) fn came(&self, instance: Option<&Instance>) {
+        let mut look = Look::default();
+        for session in self.sessions.reconnecting_with_calls() {
+            self.relieve(&session, instance, &mut look);
+        }
+    }
+
+    fn relieve(&self, session: &Arc<Session>, by: Option<&Instance>, look: &mut Look) {
+        for key in session.running() {
+            let call = self.table.on(session, key);
+            let could = |call: &Arc<Call>| by.is_none_or(|by| by.offers.contains_key(&call.operation.name));
+            if let Some(call) = call.filter(could) {
+                self.placement.relieve(&call, session, look);
+            }
+        }
     }
 
     /// Takes the registration of a session that has ended out of this hub's directory.
@@ -98,11 +146,10 @@ impl Departures {
 
     /// Closes a connection whose instance has registered with a higher generation, here or elsewhere.
     fn fence(&self, session: &Arc<Session>) {
-        if self.end(session) {
+        // Where it has moved to it is the newer one, or is fenced there.
+        if !session.outbox.is_away() && self.end(session) {
             tracing::info!(spoke.id = %session.spoke, instance.id = %session.instance, "a newer connection of the instance has taken its place");
-            session
-                .outbox
-                .close(CLOSE_REPLACED, "a newer connection of this instance has registered");
+            session.outbox.close(CloseCode::Replaced, REPLACED);
         }
     }
 
@@ -110,6 +157,8 @@ impl Departures {
     pub(crate) fn hub_gone(&self, hub: &HubId) {
         let removed = self.directory.remove_hub(hub);
         self.relay.forget(hub);
+        self.moves.lost(hub.clone());
+        self.visibility.hub_gone(hub);
         self.count_instances();
         let gone = |call: &Call, instance: &Instance| table::spoke_lost(call, &instance.entry.spoke);
         // That hub aborts what it was sent, should it live: it sees the conduit break.
@@ -119,11 +168,13 @@ impl Departures {
 
     /// What was under way between this hub and another one may be lost: nobody waits for it.
     pub(crate) fn conduit_broke(&self, hub: &HubId) {
+        self.moves.lost(hub.clone());
         // A call may have been sent since, and the other hub takes that for a good one.
         let stop = Some("the conduit between the hubs broke");
         let lost = self.end_all_with(hub, "the conduit to the caller's hub broke", stop, |call, _| {
             link_lost(call)
         });
+        self.visibility.conduit_broke(hub);
         tracing::warn!(hub.id = %hub, calls = lost, "the conduit to another hub broke");
     }
 

@@ -8,6 +8,7 @@
 //! - Of records of two hubs the one with the higher fence counts; of one other hub the one that came last.
 //! - The instances of a pool offer one specification, the one of its oldest instance; the same on every hub.
 
+mod expected;
 mod idle;
 mod instance;
 mod pool;
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 
 use crate::compiled::Specs;
 use crate::operation::Operation;
+use expected::Expected;
 use idle::Idle;
 use instance::ByAge;
 pub(crate) use instance::Instance;
@@ -51,6 +53,8 @@ struct Changes {
     missing: HashMap<OperationName, (SpecHash, SpokeName)>,
     /// Names that nobody offers.
     idle: Idle,
+    /// Who waits for a change.
+    expected: Expected,
     /// Instances that were put into or taken out of a pool: the work of changes, which tests compare.
     moves: usize,
 }
@@ -60,7 +64,9 @@ struct Changes {
 pub(crate) enum ChangeResult {
     /// It was put; here the registration that it replaced.
     Put(Option<Arc<Instance>>),
-    /// A newer registration is there.
+    /// It is there, and its connection is back.
+    Back,
+    /// It is there, or a newer one.
     Stale,
 }
 
@@ -108,13 +114,64 @@ impl Directory {
         self.changes.lock().spokes.contains_key(spoke)
     }
 
+    /// Whether a call of a name can be sent to somebody.
+    pub(crate) fn is_offered(&self, name: &OperationName) -> bool {
+        self.pool(name).is_some_and(|pool| !pool.is_empty())
+    }
+
+    /// Waits while the specification of a name is being loaded; with `comes` also until somebody offers it. The caller sets a
+    /// bound.
+    pub(crate) async fn settled(&self, name: &OperationName, comes: bool) {
+        loop {
+            let changed = {
+                let mut changes = self.changes.lock();
+                let is_loading = changes.missing.contains_key(name);
+                if !is_loading && (!comes || self.is_offered(name)) {
+                    return;
+                }
+                changes.expected.names.wait(name)
+            };
+            if changed.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until an instance can be called by each operation that it offers, by the registration of a fence or one that has
+    /// taken its place; false where it never can. The caller sets a bound.
+    pub(crate) async fn callable(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) -> bool {
+        let names = loop {
+            let came = {
+                let mut changes = self.changes.lock();
+                match self.instance(&key.0, &key.1) {
+                    Some(instance) if instance.entry.fence() >= fence => break instance,
+                    _ => changes.expected.instances.wait(key),
+                }
+            };
+            if came.await.is_err() {
+                return false;
+            }
+        };
+        for name in names.offers.keys() {
+            self.settled(name, false).await;
+        }
+        // One that was given up waits for ever.
+        let mut pools = names.offers.keys().filter_map(|name| self.pool(name));
+        pools.all(|pool| !pool.waits_for_spec)
+    }
+
     /// Puts a registration unless a newer one is there.
     pub(crate) fn put(&self, instance: &Arc<Instance>) -> ChangeResult {
         let mut changes = self.changes.lock();
         let key = instance.key();
         let old = self.instances.get(&key).map(|old| Arc::clone(&old));
-        if old.as_ref().is_some_and(|old| !instance.replaces(old)) {
-            return ChangeResult::Stale;
+        if let Some(old) = old.as_ref().filter(|old| !instance.replaces(old)) {
+            let is_back = instance.is_same_registration(old) && old.follow(instance);
+            return if is_back {
+                ChangeResult::Back
+            } else {
+                ChangeResult::Stale
+            };
         }
         self.instances.insert(key, Arc::clone(instance));
         if old.is_none() {
@@ -129,6 +186,7 @@ impl Directory {
                 self.change(&mut changes, name, Some(old), None);
             }
         }
+        changes.expected.instances.changed(&instance.key());
         ChangeResult::Put(old)
     }
 
@@ -162,11 +220,17 @@ impl Directory {
         changes.missing.values().cloned().collect()
     }
 
+    /// The names whose specifications this hub does not have.
+    pub(crate) fn loading(&self) -> Vec<OperationName> {
+        self.changes.lock().missing.keys().cloned().collect()
+    }
+
     /// Notes that a specification is there now: its instances join their pool.
     pub(crate) fn resolved(&self, name: &OperationName, hash: &SpecHash) {
         let mut changes = self.changes.lock();
         changes.found(hash);
         self.rebuild(&mut changes, name);
+        changes.expected.names.changed(name);
     }
 
     /// Notes that a specification cannot be used: it is not asked for again until a registration names it.
@@ -219,7 +283,8 @@ impl Directory {
         let hash = offers.first().and_then(|oldest| oldest.0.offers.get(name)).copied();
         let pool = self.pool(name).filter(|pool| hash.is_none_or(|hash| pool.is_of(&hash)));
         let Some(pool) = pool else {
-            return self.rebuild(changes, name);
+            self.rebuild(changes, name);
+            return changes.expected.names.changed(name);
         };
         if let Some(old) = old {
             changes.moved(1);
@@ -233,6 +298,7 @@ impl Directory {
             Some(_) => changes.idle.remove(name),
             None => self.rest(changes, name, pool.operation.as_ref()),
         }
+        changes.expected.names.changed(name);
     }
 
     /// The last instance has left a name.
@@ -297,7 +363,14 @@ impl Changes {
 
     /// A specification is not to be loaded any more.
     fn found(&mut self, hash: &SpecHash) {
-        self.missing.retain(|_, (missing, _)| missing != hash);
+        let expected = &mut self.expected;
+        self.missing.retain(|name, (missing, _)| {
+            let is_found = missing == hash;
+            if is_found {
+                expected.names.changed(name);
+            }
+            !is_found
+        });
     }
 
     /// Counts the work of changes.

@@ -1,8 +1,15 @@
 //! The way of a call out: admitted, entered, sent.
+//!
+//! Invariants
+//! - A call that finds nobody waits for one look at its name at most, and is then sent, or refused by what the hub knows.
+//! - Its time counts from its admission on, whatever it waits for; and it waits for nothing that its caller may not call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_protocol::{CallError, CallRequest, Code};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, AdmittedCall};
 use crate::builtin::{BuiltinReply, Builtins};
@@ -12,9 +19,12 @@ use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::input::Input;
 use crate::journal::Journal;
-use crate::names::{Missed, UnknownNames};
+use crate::missed::Missed;
+use crate::names::{self, NameLooks};
 use crate::outcome::End;
 use crate::placement::Placement;
+use crate::prepared::PreparedCall;
+use crate::router::Excluded;
 use crate::sink::Sink;
 use crate::table::CallTable;
 
@@ -24,70 +34,245 @@ pub(crate) struct Dispatch {
     pub(crate) admission: Arc<Admission>,
     pub(crate) builtins: Builtins,
     pub(crate) directory: Arc<Directory>,
-    pub(crate) names: Arc<UnknownNames>,
+    pub(crate) names: Arc<NameLooks>,
     pub(crate) placement: Arc<Placement>,
     pub(crate) table: Arc<CallTable>,
     pub(crate) legs: LegIds,
     pub(crate) journal: Journal,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The look that a call waits for before it is made: the key of the waiting call, and the end of the look.
+type PendingLook = (u64, oneshot::Receiver<Result<(), CallError>>);
+
+/// A call that was not sent, and why.
+struct Refused {
+    error: CallError,
+    call: Box<Missed>,
 }
 
 // === impl Dispatch ===
 
 impl Dispatch {
     /// Routes one call; the key of its entry, or one that no call has where there is nothing to end.
-    pub(crate) fn call(&self, caller: &Arc<Caller>, request: CallRequest, sink: Sink) -> Result<u64, CallError> {
-        if !request.operation.is_reserved() {
-            return self.route(caller, request, sink);
-        }
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        request: CallRequest,
+        sink: Sink,
+    ) -> Result<u64, CallError> {
         let times = CallTimes::start();
+        let route = |request, times, sink| {
+            let caller = Arc::clone(caller);
+            let call = Missed {
+                caller,
+                request,
+                times,
+                sink,
+            };
+            self.route(Box::new(call), true)
+        };
+        if !request.operation.is_reserved() {
+            return route(request, times, sink);
+        }
         let outcome = self.builtins.call(caller, &request);
-        match outcome.inspect_err(|error| self.refused(caller, &request, &times, error))? {
+        match outcome.inspect_err(|error| self.note_refused(caller, &request, &times, error))? {
             BuiltinReply::Output(output) => {
                 self.journal.answered_here(caller, &request, &times, output.len());
                 let mut sink = sink;
                 sink.end(&request.request_id, End::Output(output));
                 Ok(self.table.key())
             }
-            BuiltinReply::Call(inner) => self.route(caller, *inner, sink),
+            BuiltinReply::Call(inner) => route(*inner, times, sink),
         }
     }
 
-    fn route(&self, caller: &Arc<Caller>, request: CallRequest, sink: Sink) -> Result<u64, CallError> {
+    /// Finds out what a call is of. Where that takes a look, with the key under which it waits, and its end.
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        request: CallRequest,
+    ) -> Result<(PreparedCall, Option<PendingLook>), CallError> {
         let times = CallTimes::start();
-        let admitted = self.admission.admit(caller, &request);
-        let is_unknown = matches!(&admitted, Err(error) if error.code == Code::OperationNotFound);
-        if is_unknown && self.names.may_have_forgotten(&request.operation) {
-            self.names.refuse_after_look(Missed {
-                caller: Arc::clone(caller),
-                request,
-                times,
-                sink,
-            });
-            return Ok(self.table.key());
+        let inner = self.builtins.inner(&request).transpose();
+        let inner = inner.inspect_err(|error| self.note_refused(caller, &request, &times, error))?;
+        let mut prepared = PreparedCall {
+            caller: Arc::clone(caller),
+            request: inner.unwrap_or(request),
+            times,
+            kind: None,
+            was_looked_for: false,
+        };
+        let request = &prepared.request;
+        if request.operation.is_reserved() {
+            return Ok((prepared, None));
         }
-        let AdmittedCall { pool, operation, place } =
-            admitted.inspect_err(|error| self.refused(caller, &request, &times, error))?;
-        let has_no_deadline = operation.is_subscription() && !sink.wants_one();
-        let times = self.admission.limited(times, &request, has_no_deadline);
+        let error = match self.admission.find(caller, request) {
+            Ok((_, operation)) => {
+                prepared.kind = Some(operation.spec.kind);
+                return Ok((prepared, None));
+            }
+            Err(error) => error,
+        };
+        let (key, (sender, looked)) = (self.table.key(), oneshot::channel());
+        let waiting = Box::new(Missed {
+            caller: Arc::clone(caller),
+            request: request.clone(),
+            times: prepared.times.anew(),
+            sink: Sink::Look(sender),
+        });
+        match self.wait_for_look(key, waiting, &error) {
+            Ok(()) => {
+                prepared.was_looked_for = true;
+                Ok((prepared, Some((key, looked))))
+            }
+            Err(call) => {
+                self.refused(&call, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a call is of that has waited for its look.
+    pub(crate) fn looked(&self, mut prepared: PreparedCall) -> Result<PreparedCall, CallError> {
+        let PreparedCall {
+            caller, request, times, ..
+        } = &prepared;
+        let found = self.admission.find(caller, request);
+        let (_, operation) = found.inspect_err(|error| self.note_refused(caller, request, times, error))?;
+        prepared.kind = Some(operation.spec.kind);
+        Ok(prepared)
+    }
+
+    /// Makes a call that was prepared.
+    pub(crate) fn make(self: &Arc<Self>, prepared: PreparedCall, sink: Sink) -> Result<u64, CallError> {
+        let PreparedCall {
+            caller,
+            request,
+            times,
+            was_looked_for,
+            ..
+        } = prepared;
+        if request.operation.is_reserved() {
+            return self.call(&caller, request, sink);
+        }
+        let call = Missed {
+            caller,
+            request,
+            times,
+            sink,
+        };
+        self.route(Box::new(call), !was_looked_for)
+    }
+
+    fn route(self: &Arc<Self>, call: Box<Missed>, may_wait: bool) -> Result<u64, CallError> {
+        let key = self.table.key();
+        let Err(refused) = self.send(key, call) else {
+            return Ok(key);
+        };
+        let Refused { error, mut call } = refused;
+        if may_wait {
+            call = match self.wait_for_look(key, call, &error) {
+                Ok(()) => return Ok(key),
+                Err(call) => call,
+            };
+        }
+        self.refused(&call, &error);
+        Err(error)
+    }
+
+    /// Sends a call, or gives it back with the reason why it is refused.
+    fn send(&self, key: u64, call: Box<Missed>) -> Result<(), Refused> {
+        let AdmittedCall { pool, operation, place } = match self.admission.admit(&call.caller, &call.request) {
+            Ok(admitted) => admitted,
+            Err(error) => return Err(Refused { error, call }),
+        };
+        let (timeout, idle) = self.admission.limits(&call.request, call.is_endless(&operation));
+        if call.is_late(timeout) {
+            let error = late();
+            return Err(Refused { error, call });
+        }
+        let Missed {
+            caller,
+            request,
+            times,
+            sink,
+        } = *call;
+        let times = times.until(timeout, idle);
         let (request, input) = Input::of(request, place.held);
         let id = CallId::mint(times.started_at, self.parent(&request).as_ref());
         let call = Arc::new(Call::new(
-            (self.table.key(), id),
-            CallSource::Caller(Arc::clone(caller)),
+            (key, id),
+            CallSource::Caller(Arc::clone(&caller)),
             operation,
             (request, input),
             (times, place.running),
             sink,
         ));
         self.table.begin(&call);
-        match self.placement.send(&call, &pool, None) {
+        match self.placement.send(&call, &pool, Excluded::Nobody) {
             Err(error) if self.table.withdraw(&call) => {
-                self.refused(caller, &call.request, &call.times, &error);
-                Err(error)
+                let call = Box::new(Missed::of(&call, caller));
+                Err(Refused { error, call })
             }
             // Where it was not sent, its deadline was faster and has ended it for the caller.
-            Ok(()) | Err(_) => Ok(call.key),
+            Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Lets a call wait for a look at its name, where it is refused for want of somebody who offers it; gives it back where
+    /// there is nothing to wait for.
+    fn wait_for_look(self: &Arc<Self>, key: u64, call: Box<Missed>, error: &CallError) -> Result<(), Box<Missed>> {
+        if !self.is_miss(&call, error) {
+            return Err(call);
+        }
+        let pool = self.directory.pool(&call.request.operation);
+        let operation = pool.and_then(|pool| pool.operation.clone());
+        let is_endless = operation.is_some_and(|operation| call.is_endless(&operation));
+        let (timeout, _) = self.admission.limits(&call.request, is_endless);
+        let longest = timeout.map_or(names::LONGEST, |timeout| timeout.min(names::LONGEST));
+        // One without any time is told what is known.
+        let looked_for = (!longest.is_zero()).then(|| self.names.begin(&call.request.operation));
+        let Some(ended) = looked_for.flatten() else {
+            return Err(call);
+        };
+        let until = call.times.started + longest;
+        self.table.missed().add(key, call)?;
+        let dispatch = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _ = tokio::time::timeout_at(until, ended.cancelled()).await;
+            dispatch.send_missed(key, timeout);
+        });
+        Ok(())
+    }
+
+    /// Whether a call is refused because nobody was found, whom a look may find.
+    fn is_miss(&self, call: &Missed, error: &CallError) -> bool {
+        let is_loading = || {
+            let pool = self.directory.pool(&call.request.operation);
+            pool.is_some_and(|pool| pool.waits_for_spec)
+        };
+        matches!(error.code, Code::OperationNotFound | Code::NoProvider)
+            || error.code == Code::Unavailable && is_loading()
+    }
+
+    /// Sends a call that has waited, which may take so long in all, or refuses it by what the hub knows now.
+    fn send_missed(&self, key: u64, timeout: Option<Duration>) {
+        self.table.missed().on(key, |waiting| {
+            let Some(mut call) = waiting.take() else { return };
+            let refused = if call.is_late(timeout) {
+                let error = late();
+                Err(Refused { error, call })
+            } else if call.sink.looked() {
+                Ok(())
+            } else {
+                self.send(key, call)
+            };
+            if let Err(Refused { error, mut call }) = refused {
+                self.refused(&call, &error);
+                call.sink.end(&call.request.request_id, End::Failed(error));
+            }
+        });
     }
 
     /// The running call of a spoke of this hub in whose course this one is made, as its caller says.
@@ -96,9 +281,19 @@ impl Dispatch {
         self.table.get(key).map(|call| call.id)
     }
 
-    fn refused(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, error: &CallError) {
+    fn refused(&self, call: &Missed, error: &CallError) {
+        self.note_refused(&call.caller, &call.request, &call.times, error);
+    }
+
+    fn note_refused(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, error: &CallError) {
         let pool = self.directory.pool(&request.operation);
         let series = pool.as_deref().and_then(Pool::series);
         self.journal.refused(caller, request, times, &error.code, series);
     }
+}
+
+/// The error of a call whose time was over before anybody had it.
+fn late() -> CallError {
+    let message = "the deadline has passed while the hub looked for somebody who offers the operation";
+    CallError::new(Code::Timeout, message)
 }

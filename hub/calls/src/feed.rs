@@ -44,7 +44,11 @@ impl DirectoryFollower {
     fn changed(&self, change: DirectoryChange) {
         match change {
             DirectoryChange::Snapshot(entries) => self.reset(entries),
-            DirectoryChange::Put(entry) => self.put(entry),
+            DirectoryChange::Put(entry) => {
+                if let Some(came) = self.put(entry) {
+                    self.departures.came(Some(&came));
+                }
+            }
             DirectoryChange::Remove {
                 spoke,
                 instance,
@@ -53,19 +57,30 @@ impl DirectoryFollower {
             } => self.removed(&(spoke, instance), Fence { generation, hub: &hub }),
             DirectoryChange::HubGone(hub) if hub != self.hub => self.departures.hub_gone(&hub),
             DirectoryChange::HubGone(_) => {}
+            DirectoryChange::Mark(mark) => return mark.pass(),
         }
         self.departures.count_instances();
         self.specs.look();
     }
 
-    fn put(&self, entry: DirectoryEntry) {
+    /// Puts what another hub holds; the instance, where it has come, or has come back, and can be spoken to.
+    fn put(&self, entry: DirectoryEntry) -> Option<Arc<Instance>> {
         // What this hub holds it put itself, when the connection was there; an echo of it may be late.
         if entry.hub == self.hub {
-            return;
+            return None;
         }
-        if let ChangeResult::Put(Some(old)) = self.directory.put(&Arc::new(Instance::new(entry, None))) {
-            self.departures.replaced(&old);
-        }
+        let instance = Arc::new(Instance::new(entry, None));
+        let came = match self.directory.put(&instance) {
+            ChangeResult::Put(old) => {
+                if let Some(old) = old {
+                    self.departures.replaced(&old);
+                }
+                true
+            }
+            ChangeResult::Back => true,
+            ChangeResult::Stale => false,
+        };
+        Some(instance).filter(|instance| came && !instance.is_reconnecting())
     }
 
     fn removed(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) {
@@ -81,7 +96,11 @@ impl DirectoryFollower {
                 self.directory.remove(&instance.key(), instance.entry.fence());
             }
         }
-        entries.into_iter().for_each(|entry| self.put(entry));
+        let came = entries.into_iter().filter_map(|entry| self.put(entry)).count();
+        // Once for all: what waits is looked at call by call.
+        if came > 0 {
+            self.departures.came(None);
+        }
         self.departures.look_for_gone();
     }
 }

@@ -78,6 +78,7 @@ pub(crate) fn entry(text: &str, hub: &str, operations: &[&Arc<Operation>]) -> Di
         hub: hub.parse().expect("valid"),
         connection: format!("{hub}-c"),
         generation: generation.parse().expect("a number"),
+        state: alkhub_protocol::admin::InstanceState::Connected,
         spoke_type: alkhub_protocol::register::SpokeType::default(),
         labels: std::collections::BTreeMap::new(),
         concurrency: None,

@@ -9,18 +9,12 @@ use std::io;
 use std::sync::Arc;
 
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::{OperationKind, OperationName, OperationSpec};
+use alkhub_protocol::{OperationKind, OperationName, OperationSpec, PAGE_BYTES, PAGE_LIMIT};
 use serde::Serialize;
 
 use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::router;
-
-/// Operations in one page, at most.
-pub const PAGE_LIMIT: usize = 1_000;
-
-/// Bytes of a page about: an operation that is larger makes a page of its own.
-const PAGE_BYTES: usize = 512 * 1024;
 
 /// Which operations are wanted.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +28,7 @@ pub struct ListQuery {
     /// Those after this one: the last page's [`OperationPage::next`].
     pub cursor: Option<OperationName>,
     /// So many at most; [`PAGE_LIMIT`] when absent or larger.
-    pub limit: Option<usize>,
+    pub limit: Option<u32>,
 }
 
 /// A page of operations, by name.
@@ -89,16 +83,17 @@ pub(crate) fn page<'a, T: Serialize>(
         .cursor
         .as_ref()
         .map_or(0, |cursor| pools.partition_point(|pool| pool.name <= *cursor));
-    let limit = query.limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
+    let mut room = query.limit.unwrap_or(PAGE_LIMIT).clamp(1, PAGE_LIMIT);
     let (mut operations, mut bytes, mut last, mut more) = (Vec::new(), 0, None, false);
     for pool in &pools[first..] {
         let Some(one) = shown(pool) else { continue };
         bytes += size(&one);
-        more = operations.len() >= limit || (bytes > PAGE_BYTES && !operations.is_empty());
+        more = room == 0 || (bytes > PAGE_BYTES && !operations.is_empty());
         if more {
             break;
         }
         operations.push(one);
+        room -= 1;
         last = Some(&pool.name);
     }
     OperationPage {

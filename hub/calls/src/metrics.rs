@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use alkhub_protocol::{Code, OperationName};
 use parking_lot::Mutex;
@@ -35,11 +36,15 @@ pub(crate) struct Metrics {
     pub(crate) records_dropped: IntCounter,
     pub(crate) records_waiting: IntGauge,
     pub(crate) spokes_connected: IntGauge,
+    pub(crate) spokes_reconnecting: IntGauge,
     pub(crate) instances_known: IntGauge,
     pub(crate) specs: SpecMetrics,
     registrations: [IntCounter; 2],
+    pub(crate) registrations_lagging: IntCounter,
     series: Mutex<HashMap<OperationName, Arc<Series>>>,
     other: Arc<Series>,
+    ended: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// The specifications in memory.
@@ -115,16 +120,8 @@ impl Metrics {
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(relayed.clone()))?;
         registry.register(Box::new(registrations.clone()))?;
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, Error> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let counter = |name: &str, help: &str| -> Result<IntCounter, Error> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
+        let gauge = |name, help| gauge(registry, name, help);
+        let counter = |name, help| counter(registry, name, help);
         Ok(Self {
             in_flight: gauge(
                 "alkhub_calls_in_flight",
@@ -134,6 +131,10 @@ impl Metrics {
                 "alkhub_calls_resent_total",
                 "Calls sent to another instance because the first one surely did not get them.",
             )?,
+            registrations_lagging: counter(
+                "alkhub_registrations_lagging_total",
+                "Registrations that were answered before every hub could call what they offer.",
+            )?,
             records_written: counter("alkhub_call_records_written_total", "Call records written to Postgres.")?,
             records_dropped: counter(
                 "alkhub_call_records_dropped_total",
@@ -142,7 +143,11 @@ impl Metrics {
             records_waiting: gauge("alkhub_call_records_waiting", "Call records waiting to be written.")?,
             spokes_connected: gauge(
                 "alkhub_spokes_connected",
-                "Instances of spokes registered over a connection to this hub.",
+                "Instances of spokes whose sessions this hub holds: connected, or reconnecting.",
+            )?,
+            spokes_reconnecting: gauge(
+                "alkhub_spokes_reconnecting",
+                "Of these, those whose connection is lost, and that may come back.",
             )?,
             instances_known: gauge(
                 "alkhub_spoke_instances_known",
@@ -153,6 +158,8 @@ impl Metrics {
             registrations: ["accepted", "rejected"].map(|result| registrations.with_label_values(&[result])),
             series: Mutex::new(HashMap::new()),
             other: Arc::new(Series::new(&calls, &seconds, OTHER)),
+            ended: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             calls,
             seconds,
         })
@@ -179,6 +186,10 @@ impl Metrics {
 
     /// Counts an ended call.
     pub(crate) fn ended(&self, series: &Series, code: Option<&Code>, seconds: f64) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if code.is_some_and(is_by_hub) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
         match code {
             None => series.ok.inc(),
             Some(code) => self
@@ -187,6 +198,12 @@ impl Metrics {
                 .inc(),
         }
         series.seconds.observe(seconds);
+    }
+
+    /// Calls that have ended, and those of them that failed by the hubs.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (of(&self.ended), of(&self.failed))
     }
 
     pub(crate) fn relayed(&self, direction: Direction) {
@@ -215,6 +232,27 @@ impl Series {
     }
 }
 
+/// Whether a call that ended so failed by what hubs do or lack. The others are the caller's, the handler's, or nobody can
+/// tell: a deadline passes with a slow handler too.
+fn is_by_hub(code: &Code) -> bool {
+    matches!(
+        code,
+        Code::Internal | Code::NoProvider | Code::Overloaded | Code::SpokeLost | Code::Unavailable
+    )
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, Error> {
+    let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +267,23 @@ mod tests {
         assert_eq!(labels[0], "n.op0");
         assert!(labels[OPERATION_LABELS..].iter().all(|label| label == OTHER));
         assert_eq!(series(0).label, "n.op0");
+    }
+
+    #[test]
+    fn what_the_hubs_make_fail_is_counted_beside_all_that_ended() {
+        let metrics = Metrics::register(&Registry::new()).expect("fresh");
+
+        for code in [
+            None,
+            Some(Code::SpokeLost),
+            Some(Code::Timeout),
+            Some(Code::ExecutionError),
+            Some(Code::Unavailable),
+        ] {
+            metrics.ended(metrics.other(), code.as_ref(), 0.1);
+        }
+
+        assert_eq!(metrics.totals(), (5, 2));
     }
 
     #[test]

@@ -10,13 +10,17 @@
 //! - What waits, and what the writer has taken and not written, is charged to the budget of the session's key: the
 //!   end of a stream too, for as long as it waits for its pong.
 //! - Messages leave in the order in which they came; what [`Outbox::close`] says comes after those queued before it.
-//! - A message stays here until it is acknowledged: by having been written, as far as any peer of today acknowledges.
+//! - A message stays here until it is acknowledged: by the peer, where it counts what it receives, and else by having been
+//!   written.
 //! - The reader is woken once per batch: only a push into an empty queue wakes it.
 //! - After [`Outbox::seal`], at the session's end, no call leaves that had not left before; that is what "not delivered"
 //!   rests on.
+//! - When another hub goes on with the session ([`Outgoing::leave`]), what waits here and what is pushed later goes there, in
+//!   the same order. A call counts as sent then.
 
 mod backlog;
 mod contents;
+mod elsewhere;
 mod item;
 mod outgoing;
 mod shared;
@@ -25,19 +29,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use alkhub_budget::Budget;
-use alkhub_protocol::Dialect;
-use alkhub_queue::{Full, Limits};
+use alkhub_protocol::{CloseCode, Dialect};
+use alkhub_queue::{Full, Limits, WrongCount};
 use bytes::Bytes;
 
 use crate::input::Input;
 pub(crate) use backlog::Backlog;
 use contents::Owner;
+pub(crate) use elsewhere::Elsewhere;
+pub use elsewhere::{LeftOver, Said, SaidKind};
 pub use item::OutgoingItem;
 pub use outgoing::Outgoing;
 use shared::Shared;
-
-/// Close code for a peer that does not read as fast as it is written to.
-pub(crate) const CLOSE_SLOW: u16 = 4429;
 
 /// The writing end: cheap to clone, used from any thread.
 #[derive(Clone, Debug)]
@@ -62,6 +65,11 @@ impl Outbox {
         self.0.dialect.get().copied().unwrap_or_default()
     }
 
+    /// How it wrote them, if it has.
+    pub fn spoken(&self) -> Option<Dialect> {
+        self.0.dialect.get().copied()
+    }
+
     /// Notes how the peer writes request ids. The first counts for the whole session.
     pub fn speaks(&self, dialect: Dialect) {
         self.0.dialect.get_or_init(|| dialect);
@@ -72,30 +80,75 @@ impl Outbox {
     /// # Errors
     /// [`Full`]: the message was not taken.
     pub fn push(&self, message: Bytes) -> Result<(), Full> {
-        self.add(message, |_| Owner::None).map(|_| ())
+        self.add(message, Owner::None, None).map(|_| ())
     }
 
-    /// Queues the end of a stream, or the abort of a call, for a peer that must not read it together with the items, or the
-    /// call, before it.
+    /// Queues the abort of a call, for a peer that must not read it together with the call before it.
     pub(crate) fn push_last(&self, message: Bytes) -> Result<(), Full> {
-        self.add(message, |_| Owner::Last).map(|_| ())
+        self.add(message, Owner::Last { is_end: false }, None).map(|_| ())
     }
 
-    /// Queues the end of a call. It is taken while the session is closing too: its caller is told as long as anything is.
-    pub(crate) fn push_end(&self, message: Bytes) -> Result<(), Full> {
-        self.add(message, |_| Owner::End).map(|_| ())
+    /// Queues the end of a call that the peer names so; with `after_items` for a peer that must not read it together with
+    /// those. It is taken while the session is closing too: its caller is told as long as anything is.
+    pub(crate) fn push_end(&self, message: Bytes, id: &str, after_items: bool) -> Result<(), Full> {
+        let owner = if after_items {
+            Owner::Last { is_end: true }
+        } else {
+            Owner::End
+        };
+        self.add(message, owner, Some(id)).map(|_| ())
     }
 
-    /// Queues a call and returns its number, to compare with what [`Outbox::seal`] answers.
-    pub(crate) fn push_call(&self, message: Bytes, input: &Arc<Input>) -> Result<u64, Full> {
-        self.add(message, |number| Owner::Call(number, Arc::clone(input)))
+    /// Queues a call that the spoke knows by this id, and returns its number, to compare with what [`Outbox::seal`] answers.
+    pub(crate) fn push_call(&self, message: Bytes, id: &str, input: &Arc<Input>) -> Result<u64, Full> {
+        self.add(message, Owner::Call(Arc::clone(input)), Some(id))
+    }
+
+    /// The same of a call that was taken out to go elsewhere, and had its room here: it is taken as long as the session lives.
+    pub(crate) fn push_call_back(&self, message: Bytes, id: &str, input: &Arc<Input>) -> Result<u64, Full> {
+        let mut contents = self.0.contents.lock();
+        let (number, waiter) = contents.push_back(message, Owner::Call(Arc::clone(input)), id)?;
+        drop(contents);
+        waiter.wake();
+        Ok(number)
+    }
+
+    /// Queues what the hub that the session has left still has to say.
+    ///
+    /// # Errors
+    /// [`Full`]: the message was not taken.
+    pub fn pass(&self, said: Said) -> Result<(), Full> {
+        let Said { kind, id, message } = said;
+        let owner = match kind {
+            // That hub has sent the call, and has bounded the items.
+            SaidKind::Message | SaidKind::Item => Owner::None,
+            SaidKind::Call => Owner::PassedCall,
+            SaidKind::Last => Owner::Last { is_end: false },
+            SaidKind::End => Owner::End,
+            SaidKind::LastEnd => Owner::Last { is_end: true },
+        };
+        self.add(message, owner, id.as_deref()).map(|_| ())
+    }
+
+    /// Whether another hub goes on with the session.
+    pub fn is_away(&self) -> bool {
+        self.0.away.load(Ordering::Acquire)
+    }
+
+    /// A call that the spoke knows by this id is over on this hub, where that matters to the hub that the session has moved
+    /// to.
+    pub fn leg_ended(&self, leg: &str) {
+        let elsewhere = self.0.contents.lock().elsewhere().cloned();
+        if let Some(elsewhere) = elsewhere {
+            elsewhere.done(leg);
+        }
     }
 
     /// Queues an item of a subscription; it counts in `backlog` until the writer takes it.
     pub(crate) fn push_item(&self, message: Bytes, backlog: &Arc<Backlog>) -> Result<(), Full> {
         backlog.add(message.len());
         let size = message.len();
-        let pushed = self.add(message, |_| Owner::Subscription(Arc::clone(backlog)));
+        let pushed = self.add(message, Owner::Subscription(Arc::clone(backlog)), None);
         if pushed.is_err() {
             backlog.remove(size);
         }
@@ -103,7 +156,7 @@ impl Outbox {
     }
 
     /// Ends the session once the messages queued so far are written. The first close counts.
-    pub fn close(&self, code: u16, reason: &str) {
+    pub fn close(&self, code: CloseCode, reason: &str) {
         let mut contents = self.0.contents.lock();
         if let Some(waiter) = contents.close(code, reason) {
             self.0.closed.store(true, Ordering::Release);
@@ -125,13 +178,76 @@ impl Outbox {
         self.0.contents.lock().closing().map(str::to_owned)
     }
 
+    /// The peer acknowledges that it has received so many messages of the session.
+    ///
+    /// # Errors
+    /// It cannot have; nothing changes.
+    pub fn acknowledge(&self, count: u64) -> Result<(), WrongCount> {
+        self.0.contents.lock().acknowledge(count)
+    }
+
+    /// Whether a peer that has received so many messages of the session can come back to it now.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn can_resume(&self, received: u64) -> Result<(), WrongCount> {
+        self.0.contents.lock().check(received)
+    }
+
+    /// Whether no connection serves the session at the moment, and its peer may come back.
+    pub fn is_detached(&self) -> bool {
+        self.0.detached.load(Ordering::Acquire)
+    }
+
+    /// Whether the peer is to go to another hub when nothing is under way: meanwhile others get the calls that they can take.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.0.leaving.store(leaving, Ordering::Release);
+    }
+
+    /// Whether it is.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Acquire)
+    }
+
+    /// A call runs on the peer.
+    pub(crate) fn call_runs(&self) {
+        self.0.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// So many of them run no more.
+    pub(crate) fn calls_done(&self, calls: usize) {
+        let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+        self.0.running.fetch_sub(calls, Ordering::AcqRel);
+    }
+
+    /// Calls that run on the peer, and those of its own whose end is still to come.
+    pub fn in_flight(&self) -> u32 {
+        let awaited = u32::try_from(self.0.awaited.load(Ordering::Acquire)).unwrap_or(u32::MAX);
+        awaited.saturating_add(self.0.running.load(Ordering::Acquire))
+    }
+
+    /// [`Outbox::close`], unless something waits for the writer, or a call is under way in one direction or the other: whether
+    /// the end is decided. A call that somebody is about to send to the peer is under way, or finds that it is gone.
+    pub fn close_if_idle(&self, code: CloseCode, reason: &str) -> bool {
+        let mut contents = self.0.contents.lock();
+        if contents.len() > 0 || self.in_flight() > 0 {
+            return false;
+        }
+        if let Some(waiter) = contents.close(code, reason) {
+            self.0.closed.store(true, Ordering::Release);
+            drop(contents);
+            waiter.wake();
+        }
+        true
+    }
+
     /// A call of the peer's has begun: its end will be pushed.
-    pub(crate) fn awaits_end(&self) {
+    pub(crate) fn call_begins(&self) {
         self.0.awaited.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The end of such a call has been pushed, or never will be.
-    pub(crate) fn has_end(&self) {
+    pub(crate) fn call_ended(&self) {
         self.0.awaited.fetch_sub(1, Ordering::Release);
     }
 
@@ -146,15 +262,20 @@ impl Outbox {
         self.0.contents.lock().len()
     }
 
+    /// Takes the call of this number out of the queue: whether it waited there, so that nobody has it.
+    pub(crate) fn withdraw(&self, number: u64) -> bool {
+        self.0.contents.lock().withdraw(number)
+    }
+
     /// Takes every call that waits out of the queue and lets no more in; answers the number of the last call that
     /// left.
     pub(crate) fn seal(&self) -> u64 {
         self.0.contents.lock().seal()
     }
 
-    fn add(&self, message: Bytes, owner: impl FnOnce(u64) -> Owner) -> Result<u64, Full> {
+    fn add(&self, message: Bytes, owner: Owner, id: Option<&str>) -> Result<u64, Full> {
         let mut contents = self.0.contents.lock();
-        let (number, waiter) = contents.push(message, owner)?;
+        let (number, waiter) = contents.push(message, owner, id)?;
         drop(contents);
         waiter.wake();
         Ok(number)

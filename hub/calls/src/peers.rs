@@ -1,4 +1,4 @@
-//! What other hubs say: calls for spokes of this hub, answers to calls of its callers.
+//! What other hubs say: calls for spokes of this hub, answers to calls of its callers, and who can call which registration.
 
 use std::sync::Arc;
 
@@ -16,13 +16,18 @@ use crate::compiled::Specs;
 use crate::departure::Departures;
 use crate::directory::{Directory, Instance};
 use crate::input::{Input, bare_bytes};
+use crate::late::LateAnswers;
 use crate::metrics::{Direction, Metrics};
+use crate::moves::Moves;
 use crate::operation::Operation;
 use crate::outcome::End;
 use crate::placement::{NotPlaced, Placement};
 use crate::relay::{Destination, Relay, RelayMessage, RemoteCall, Return};
+use crate::session::Session;
+use crate::session_message::SessionMessage;
 use crate::sink::Sink;
 use crate::table::CallTable;
+use crate::visibility::Visibility;
 
 /// Takes what other hubs say.
 #[derive(Debug)]
@@ -34,8 +39,11 @@ pub(crate) struct Peers {
     pub(crate) placement: Arc<Placement>,
     pub(crate) table: Arc<CallTable>,
     pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) late: LateAnswers,
     pub(crate) departures: Arc<Departures>,
     pub(crate) relay: Arc<Relay>,
+    pub(crate) moves: Moves,
+    pub(crate) visibility: Arc<Visibility>,
     pub(crate) metrics: Arc<Metrics>,
     /// Calls of other hubs that run here at most.
     pub(crate) limit: usize,
@@ -89,21 +97,38 @@ impl Peers {
                     self.arrivals.arrived(call, remote.attempt, frame);
                 }
             }
-            Ok(RelayMessage::Moved { call: remote }) => {
+            Ok(RelayMessage::Moved { call: remote, is_here }) => {
                 if let Some((call, instance)) = self.call_at(&remote) {
-                    self.placement.moved(&call, &instance);
+                    self.placement.moved(&call, &instance, is_here);
                 }
             }
+            Ok(RelayMessage::Late {
+                key,
+                spoke,
+                instance,
+                frame,
+            }) => self.late.arrived(key, (&spoke, &instance), frame),
+            Ok(RelayMessage::Session { from, message }) => self.moves.heard(from, message),
+            Ok(RelayMessage::Ask { from, key, about }) => self.visibility.asked(from, key, about),
+            Ok(RelayMessage::Callable { from, key, can }) => self.visibility.answered(&from, key, can),
             Err(error) => tracing::warn!(%error, "a message of another hub was not understood"),
         }
     }
 
-    /// A call that nobody received.
+    /// A call, or a claim, that nobody received.
     fn came_back(&self, hub: HubId, message: &Bytes) {
-        if let Ok(RelayMessage::Call { call: remote, .. }) = RelayMessage::decode(hub, message)
-            && let Some((call, instance)) = self.call_at(&remote)
-        {
-            self.placement.reroute(&call, &instance);
+        match RelayMessage::decode(hub, message) {
+            Ok(RelayMessage::Call { call: remote, .. }) => {
+                if let Some((call, instance)) = self.call_at(&remote) {
+                    self.placement.came_back(&call, &instance);
+                }
+            }
+            Ok(RelayMessage::Session { from, message }) => {
+                if let SessionMessage::Claim { claim, .. } = message {
+                    self.moves.heard(from, SessionMessage::Unknown { claim });
+                }
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 
@@ -134,6 +159,11 @@ impl Peers {
         let Some((instance, operation)) = self.offered(to, &requested) else {
             return self.relay.moved(remote);
         };
+        let target = requested.target.as_ref();
+        if remote.attempt == 0 && self.gives_way(&instance) && self.placement.has_another(&operation, target, &instance)
+        {
+            return self.relay.give_way(remote);
+        }
         let call = match self.enter((remote, id), (requested, on_disconnect), operation, &instance) {
             Ok(call) => call,
             Err(refused) => return back.end(&End::Failed(refused)),
@@ -160,6 +190,14 @@ impl Peers {
         }
         let operation = self.specs.get(held.offers.get(&requested.operation)?)?;
         Some((held, operation))
+    }
+
+    /// Whether a call is for somebody else, if anybody can take it: its hub, which may not know yet, is told so once.
+    fn gives_way(&self, instance: &Instance) -> bool {
+        let is_leaving = |session: &Arc<Session>| session.outbox.is_leaving();
+        instance.is_reconnecting()
+            || instance.session.as_ref().is_some_and(is_leaving)
+            || self.cluster.draining().contains(&instance.entry.hub)
     }
 
     /// Enters a call with a slot of its instance, charged to the caller's key as if it had called here: no key takes what

@@ -99,11 +99,13 @@ impl<T: Timed> Pending<T> {
         Some(entry)
     }
 
-    /// The calls that fulfil a condition; for rare events only, it looks at all.
+    /// The calls that fulfil a condition; for rare events only, it looks at all. The condition is asked without a lock of
+    /// this table: it may take the call's own, under which others look a call up here.
     pub(crate) fn select(&self, wanted: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
         let mut selected = Vec::new();
         for shard in &self.shards {
-            selected.extend(shard.lock().entries.values().filter(|entry| wanted(entry)).cloned());
+            let entries: Vec<Arc<T>> = shard.lock().entries.values().cloned().collect();
+            selected.extend(entries.into_iter().filter(|entry| wanted(entry)));
         }
         selected
     }
@@ -190,6 +192,15 @@ mod tests {
         let ended = tokio::time::timeout(time, watching).await;
         assert!(ended.is_err(), "the watch never ends");
         expired.into_inner()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_condition_may_look_calls_up() {
+        let pending = Pending::new();
+        pending.insert(7, until(None));
+
+        assert_eq!(pending.select(|_| pending.contains(7)).len(), 1);
+        assert_eq!(pending.select(|_| pending.contains(8)).len(), 0);
     }
 
     #[tokio::test(start_paused = true)]

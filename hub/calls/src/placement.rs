@@ -5,25 +5,30 @@
 //! - Only what never left a queue, what a hub answered with `moved`, or what no hub received is sent again.
 //! - Where a call is changes under the lock of its leg only.
 
+pub(crate) mod relief;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_hub_cluster::{Cluster, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{CallError, Code, Dialect};
+use alkhub_queue::Full;
+use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
 use crate::call::{Call, CallSource, To};
 use crate::call_id::LegIds;
 use crate::directory::{Directory, Instance, Pool};
+use crate::input::Input;
 use crate::metrics::Metrics;
 use crate::operation::Operation;
+use crate::outbox::Outbox;
 use crate::outcome::End;
 use crate::relay::{Destination, Relay, RemoteCall};
-use crate::router::{self, Wanted};
+use crate::router::{self, Excluded, Wanted};
 use crate::session::Session;
 use crate::table::CallTable;
-use alkhub_queue::Full;
 
 /// Instances that are tried for one call whose queues are full or closed.
 const PLACES: usize = 4;
@@ -33,6 +38,9 @@ const LOOKS: u32 = 25;
 
 /// ... in this distance.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How a call is queued: [`Outbox::push_call`], or [`Outbox::push_call_back`].
+type PushCall = fn(&Outbox, Bytes, &str, &Arc<Input>) -> Result<u64, Full>;
 
 /// Sends calls to instances.
 #[derive(Debug)]
@@ -81,28 +89,32 @@ impl From<Full> for NotPlaced {
 
 impl Placement {
     /// Chooses an instance and sends the call to it.
-    pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Option<&Instance>) -> Result<(), CallError> {
+    pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Excluded<'_>) -> Result<(), CallError> {
         let draining = self.cluster.draining();
         let mut wanted = Wanted {
             target: call.request.target.as_ref(),
             not,
             only_here: false,
             draining: Some(&**draining).filter(|hubs| !hubs.is_empty()),
+            connected: true,
         };
         let mut fresh = None;
+        let mut last = NotPlaced::Full;
         for _ in 0..PLACES {
             let instance = router::choose(fresh.as_deref().unwrap_or(pool), wanted)?;
-            match self.place(call, instance) {
-                Ok(()) => return Ok(()),
+            let Err(reason) = self.place(call, instance) else {
+                return Ok(());
+            };
+            last = reason;
+            match reason {
                 // By chance another one.
-                Err(NotPlaced::Full) => {}
+                NotPlaced::Full => {}
                 // It left after the look into the directory.
-                Err(NotPlaced::Gone) => fresh = Some(self.same_pool(call)?),
-                Err(NotPlaced::Unreachable) => wanted.only_here = true,
+                NotPlaced::Gone => fresh = Some(self.pool_of(&call.operation)?),
+                NotPlaced::Unreachable => wanted.only_here = true,
             }
         }
-        let message = format!("no instance that offers `{}` takes calls now", pool.name);
-        Err(CallError::new(Code::Overloaded, message).retryable())
+        Err(nowhere(pool, last))
     }
 
     /// Sends the call to an instance whose slot was taken for it.
@@ -113,8 +125,7 @@ impl Placement {
             return Ok(());
         }
         match self.hand_over(call, leg.resent, &instance) {
-            Ok(Some(number)) => leg.to = To::Spoke { instance, number },
-            Ok(None) => leg.to = To::Hub { instance },
+            Ok(number) => leg.to = To::at(instance, number),
             Err(error) => {
                 instance.load.release();
                 return Err(error);
@@ -123,7 +134,7 @@ impl Placement {
         Ok(())
     }
 
-    /// An instance does not get the call any more: another one does, or it fails at once.
+    /// An instance has left and does not get the call any more: another one does, or it fails at once.
     pub(crate) fn reroute(&self, call: &Arc<Call>, from: &Arc<Instance>) {
         let Some(first_time) = take_back(call, from) else {
             return;
@@ -132,43 +143,61 @@ impl Placement {
             // The caller's hub sends it again, this one never does.
             self.table.end(call.key, End::Silent, None);
             self.relay.moved(remote);
-        } else if !first_time || self.send_again(call, from).is_err() {
-            self.not_delivered(call, from);
+        } else if let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) {
+            self.not_delivered(call, refusal, left(from));
         }
     }
 
-    /// The holder says that the registration is not there any more: the call follows the spoke, or fails soon.
-    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>) {
+    /// The hub of an instance did not receive the call: an instance on another hub gets it, or it fails at once. Whether the
+    /// spoke has left nobody knows.
+    pub(crate) fn came_back(&self, call: &Arc<Call>, from: &Arc<Instance>) {
         let Some(first_time) = take_back(call, from) else {
             return;
         };
-        if !first_time {
-            return self.not_delivered(call, from);
+        // What else is there is as far away.
+        if let Err(refusal) = self.send_elsewhere(call, Excluded::Hub(&from.entry.hub), first_time) {
+            self.not_delivered(call, refusal, cut_off(from));
         }
-        if self.send_again(call, from).is_ok() {
+    }
+
+    /// The holder gives the call back: the registration is not there any more, or somebody else is to take the call, `is_here`.
+    /// It follows the spoke, goes back where it was, or fails soon.
+    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, is_here: bool) {
+        let Some(first_time) = take_back(call, from) else {
+            return;
+        };
+        let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) else {
+            return;
+        };
+        if !first_time {
+            return self.not_delivered(call, refusal, left(from));
+        }
+        if is_here && self.send_back(call, from) {
             return;
         }
         let (placement, call, from) = (Arc::clone(self), Arc::clone(call), Arc::clone(from));
         self.tasks.spawn(async move {
+            let mut refusal = refusal;
             for _ in 0..LOOKS {
                 tokio::time::sleep(LOOK_INTERVAL).await;
-                if !placement.table.contains(call.key) || placement.send_again(&call, &from).is_ok() {
+                if !placement.table.contains(call.key) {
                     return;
                 }
+                match placement.send_again(&call, Excluded::Registration(&from)) {
+                    Ok(()) => return,
+                    Err(error) => refusal = error,
+                }
             }
-            placement.not_delivered(&call, &from);
+            placement.not_delivered(&call, refusal, left(&from));
         });
     }
 
-    /// The instances that offer the operation now, by the specification that the input was checked against.
-    fn same_pool(&self, call: &Call) -> Result<Arc<Pool>, CallError> {
-        let same = |operation: &Arc<Operation>| operation.hash == call.operation.hash;
-        let pool = self.directory.pool(&call.operation.name);
+    /// The instances that offer an operation now, by the specification that a call's input was checked against.
+    fn pool_of(&self, operation: &Operation) -> Result<Arc<Pool>, CallError> {
+        let same = |offered: &Arc<Operation>| offered.hash == operation.hash;
+        let pool = self.directory.pool(&operation.name);
         let pool = pool.filter(|pool| pool.operation.as_ref().is_some_and(same));
-        pool.ok_or_else(|| {
-            let message = format!("no instance offers the same `{}` now", call.operation.name);
-            CallError::new(Code::NoProvider, message).retryable()
-        })
+        pool.ok_or_else(|| nobody_offers_the_same(operation))
     }
 
     /// Queues the call, sent again `attempt` times before; answers its number in the outbox of the spoke's connection, if
@@ -194,7 +223,11 @@ impl Placement {
             generation: entry.generation,
         };
         let identity = call.identity();
-        let options = call.options(identity.as_ref());
+        let options = RequestOptions {
+            // Should the holder look for another instance.
+            target: call.request.target.as_ref(),
+            ..call.options(identity.as_ref())
+        };
         let input = call.input.is_given.then_some(&input);
         let sent = self.relay.call(
             (&remote, call.id),
@@ -207,6 +240,11 @@ impl Placement {
     }
 
     fn hand_to_spoke(&self, call: &Call, session: &Session) -> Result<u64, NotPlaced> {
+        self.queue(call, session, Outbox::push_call)
+    }
+
+    /// Queues a call for a spoke, in one of the ways of its outbox.
+    fn queue(&self, call: &Call, session: &Session, push: PushCall) -> Result<u64, NotPlaced> {
         // It is sent again only while nobody surely has it.
         let input = call.input.json().ok_or(NotPlaced::Gone)?;
         if !session.add(call.key) {
@@ -221,27 +259,75 @@ impl Placement {
         let is_origins = outbox.dialect() == Dialect::Payload;
         let left_out = is_origins && call.operation.nothing.leaves_out(&input, call.input.is_given);
         let input = Some(&input).filter(|_| !left_out);
-        let id = self.legs.id(call.key);
+        let id = call.leg_id(&self.legs);
         let message = encode::call_requested(outbox.dialect(), &id, &call.operation.name, input, &options);
-        let pushed = outbox.push_call(message, &call.input);
+        let pushed = push(outbox, message, &id, &call.input);
         pushed.map_err(|full| {
             session.remove(call.key);
             full.into()
         })
     }
 
-    fn send_again(&self, call: &Arc<Call>, from: &Instance) -> Result<(), CallError> {
-        let pool = self.same_pool(call)?;
-        self.send(call, &pool, Some(from))?;
+    fn send_again(&self, call: &Arc<Call>, not: Excluded<'_>) -> Result<(), CallError> {
+        let pool = self.pool_of(&call.operation)?;
+        self.send(call, &pool, not)?;
         self.metrics.resent.inc();
         Ok(())
     }
 
-    fn not_delivered(&self, call: &Call, from: &Instance) {
-        let message = format!("spoke `{}` left before it got the call", from.entry.spoke);
-        let error = CallError::new(Code::SpokeLost, message).retryable();
+    /// Sends a call that came back, unless it was sent again before.
+    fn send_elsewhere(&self, call: &Arc<Call>, not: Excluded<'_>, first_time: bool) -> Result<(), CallError> {
+        if first_time {
+            self.send_again(call, not)
+        } else {
+            Err(nobody_offers_the_same(&call.operation))
+        }
+    }
+
+    /// A call that reached nobody fails by what stands in its way: the refusal of those who offer the operation besides, or,
+    /// where nobody does, what became of the one that it was sent to.
+    fn not_delivered(&self, call: &Call, refusal: CallError, lost: CallError) {
+        let error = if refusal.code == Code::NoProvider {
+            lost
+        } else {
+            refusal
+        };
         self.table.end(call.key, End::Failed(error), None);
     }
+}
+
+/// Why the instances that were tried did not take a call, by the last of them.
+fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
+    let name = &pool.name;
+    let (code, message) = match last {
+        NotPlaced::Full => (
+            Code::Overloaded,
+            format!("too much waits for each instance that offers `{name}`"),
+        ),
+        NotPlaced::Gone => (
+            Code::NoProvider,
+            format!("each instance that offered `{name}` left as it was chosen"),
+        ),
+        NotPlaced::Unreachable => return router::unreachable(pool),
+    };
+    CallError::new(code, message).retryable()
+}
+
+fn nobody_offers_the_same(operation: &Operation) -> CallError {
+    let message = format!("no instance offers the same `{}` now", operation.name);
+    CallError::new(Code::NoProvider, message).retryable()
+}
+
+/// The error of a call that its spoke did not get before it left.
+fn left(from: &Instance) -> CallError {
+    let message = format!("spoke `{}` left before it got the call", from.entry.spoke);
+    CallError::new(Code::SpokeLost, message).retryable()
+}
+
+/// The error of a call that did not reach the hub of its spoke.
+fn cut_off(from: &Instance) -> CallError {
+    let message = format!("the hub of spoke `{}` did not receive the call", from.entry.spoke);
+    CallError::new(Code::Unavailable, message).retryable()
 }
 
 /// Takes a call back from an instance; true when it was never sent again. `None` when it is not there.

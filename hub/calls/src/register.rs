@@ -10,25 +10,30 @@ use std::time::Duration;
 
 use alkhub_budget::{Budgets, Held, Kept};
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, OfferedOperation};
+use alkhub_protocol::admin::InstanceState;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, Code, HubId};
+use alkhub_protocol::{CallError, CloseCode, Code, HubId};
+use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
-use crate::departure::{CLOSE_REPLACED, Departures};
+use crate::departure::{Departures, REPLACED};
 use crate::directory::{ChangeResult, Directory, Instance};
 use crate::metrics::Metrics;
 use crate::operation::Operation;
 use crate::outbox::Outbox;
 use crate::presence::Presence;
+use crate::relay::Destination;
 use crate::session::{Registration, RegistrationContext, Session};
 use crate::sessions::Sessions;
 use crate::specs::SpecKeeper;
 use crate::table::CallTable;
+use crate::visibility::Visibility;
 
 mod door;
 pub(crate) mod examine;
@@ -36,6 +41,7 @@ mod fields;
 mod narrow;
 pub(crate) mod newest;
 mod registrant;
+pub(crate) mod takeover;
 pub(crate) mod turns;
 
 use examine::{Examiner, Offer};
@@ -45,6 +51,9 @@ use registrant::Registrant;
 /// A record of the instance counts as newer than a registration that waits when its connection came so much later: the
 /// clocks of two hubs may differ.
 const CLOCKS: Duration = Duration::from_secs(2);
+
+/// A hub that begins waits so long for what the other hubs hold.
+const BEGINNING: Duration = Duration::from_secs(3);
 
 /// Registers connections.
 #[derive(Debug)]
@@ -56,6 +65,7 @@ pub(crate) struct Registrar {
     pub(crate) departures: Arc<Departures>,
     pub(crate) table: Arc<CallTable>,
     pub(crate) presence: Arc<Presence>,
+    pub(crate) visibility: Arc<Visibility>,
     pub(crate) examiner: Examiner,
     pub(crate) spec_keeper: Arc<SpecKeeper>,
     pub(crate) legs: LegIds,
@@ -135,6 +145,7 @@ impl Registrar {
             self.not_entered(&session);
             return Err(connection_ended());
         }
+        let concurrency = entry.concurrency;
         let registration = self.enter(registrant.policy.as_deref(), &session, entry, gone).await?;
         let generation = registration.generation();
         session.hold(request.held);
@@ -150,9 +161,43 @@ impl Registrar {
             generation,
             hub_id: self.hub.clone(),
             heartbeat_ms: u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
+            concurrency,
+            lagging_hubs: Vec::new(),
             operations: offer.results,
         };
         Ok((output, registration))
+    }
+
+    /// Waits until a registration can be called through every live hub, or for a second; the hubs through which it cannot then.
+    pub(crate) async fn visible(&self, session: &Session, generation: u64) -> Vec<HubId> {
+        let about = Destination {
+            spoke: session.spoke.clone(),
+            instance: session.instance.clone(),
+            generation,
+        };
+        let lagging = self.visibility.wait(&about).await;
+        if !lagging.is_empty() {
+            self.metrics.registrations_lagging.inc();
+            tracing::info!(
+                spoke.id = %session.spoke, instance.id = %session.instance, generation, hubs = ?lagging,
+                "some hubs cannot call a spoke yet that has registered"
+            );
+        }
+        lagging
+    }
+
+    /// Waits until the directory is loaded, and each specification of what it names; for a time.
+    pub(crate) async fn caught_up(&self) {
+        let all = async {
+            if let Err(error) = self.cluster.catch_up().await {
+                return tracing::warn!(%error, "the hub begins without the directory");
+            }
+            let names = self.directory.loading();
+            join_all(names.iter().map(|name| self.directory.settled(name, false))).await;
+        };
+        if timeout(BEGINNING, all).await.is_err() {
+            tracing::warn!("the hub begins without each specification of the other hubs' operations");
+        }
     }
 
     /// Enters a registration into the directory of all hubs and into this one's.
@@ -178,24 +223,31 @@ impl Registrar {
             let message = format!("the directory did not take the registration: {error}");
             CallError::new(Code::Unavailable, message).retryable()
         })?;
-        session.set_generation(generation);
-        let registration = Registration::new(&self.context, session, generation);
-        let entry = DirectoryEntry { generation, ..entry };
-        match self
-            .directory
-            .put(&Arc::new(Instance::new(entry, Some(Arc::clone(session)))))
-        {
+        self.entered(policy, session, DirectoryEntry { generation, ..entry })
+    }
+
+    /// Enters what the directory of all hubs has by now into this hub's.
+    fn entered(
+        self: &Arc<Self>,
+        policy: Option<&SpokePolicy>,
+        session: &Arc<Session>,
+        entry: DirectoryEntry,
+    ) -> Result<Registration, CallError> {
+        session.set_generation(entry.generation);
+        let registration = Registration::new(&self.context, session, entry.generation);
+        let instance = Arc::new(Instance::new(entry, Some(Arc::clone(session))));
+        match self.directory.put(&instance) {
             ChangeResult::Put(Some(old)) if !old.is_of(session) => self.departures.replaced(&old),
-            ChangeResult::Put(_) => {}
+            ChangeResult::Put(_) | ChangeResult::Back => {}
             ChangeResult::Stale => {
-                let reason = "a newer connection of this instance has registered";
-                session.outbox.close(CLOSE_REPLACED, reason);
-                return Err(CallError::new(Code::Conflict, reason));
+                session.outbox.close(CloseCode::Replaced, REPLACED);
+                return Err(CallError::new(Code::Conflict, REPLACED));
             }
         }
         let undeclared = policy.is_none_or(|policy| policy.uid.is_empty());
         self.presence.came(&session.spoke, undeclared);
         self.departures.count_instances();
+        self.departures.came(Some(&instance));
         // After the record is there: a connection that ends later finds it, one that ended before is found here.
         if session.is_registered() {
             Ok(registration)
@@ -258,6 +310,7 @@ impl Registrar {
             hub: self.hub.clone(),
             connection: session.id().to_string(),
             generation: 0,
+            state: InstanceState::Connected,
             spoke_type: input.spoke_type,
             labels: input.labels.clone(),
             concurrency: [allowed, input.concurrency].into_iter().flatten().min(),

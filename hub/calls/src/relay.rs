@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use alkhub_hub_cluster::{Class, Conduits, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, OperationName, RawJson};
+use alkhub_protocol::{
+    CallError, Code, Delivered, Dialect, HubId, InstanceId, OnDisconnect, OperationName, RawJson, SpokeName,
+};
 
 use crate::call_id::CallId;
 use crate::metrics::{Direction, Metrics};
@@ -67,19 +69,53 @@ impl Relay {
 
     /// Asks the holder to end a call.
     pub(crate) fn abort(&self, to: &HubId, key: u64) {
-        self.state(to, &Header::Abort { key });
+        self.state(to, &Header::Abort { key }, &[]);
     }
 
     /// Answers the caller's hub that the registration is not here.
     pub(crate) fn moved(&self, call: &RemoteCall) {
+        self.give_up(call, &[]);
+    }
+
+    /// Answers the caller's hub that the registration is here, and somebody else is to take the call if anybody does.
+    pub(crate) fn give_way(&self, call: &RemoteCall) {
+        self.give_up(call, message::HERE);
+    }
+
+    fn give_up(&self, call: &RemoteCall, where_it_is: &[u8]) {
         let RemoteCall { hub, key, attempt } = call;
-        self.state(
-            hub,
-            &Header::Moved {
-                key: *key,
-                attempt: *attempt,
-            },
-        );
+        let header = Header::Moved {
+            key: *key,
+            attempt: *attempt,
+        };
+        self.state(hub, &header, where_it_is);
+    }
+
+    /// Hands on what an instance of this hub answers to a call of another one, which it got from a hub that is gone.
+    pub(crate) fn late(&self, hub: &HubId, key: u64, (spoke, instance): (&SpokeName, &InstanceId), frame: &[u8]) {
+        let (spoke, instance) = (spoke.clone(), instance.clone());
+        let header = Header::Late { key, spoke, instance };
+        // The spoke says as much as it likes: the answers of calls that run here come first.
+        if self.send(hub, Class::Item, &header, frame).is_err() {
+            tracing::warn!(hub.id = %hub, "a late answer was lost: too much waits for the hub of its caller");
+        }
+    }
+
+    /// Sends a message that concerns no call by itself: its line, and what comes after it.
+    pub(crate) fn say(&self, to: &HubId, class: Class, line: &[u8], rest: &[u8]) -> Result<(), NotSent> {
+        self.metrics.relayed(Direction::Sent);
+        self.conduits.send(to, class, &[line, rest])
+    }
+
+    /// Asks a hub to say when it can call a registration of this one.
+    pub(crate) fn ask(&self, hub: &HubId, key: u64, about: &Destination) {
+        let about = about.clone();
+        self.state(hub, &Header::Ask { key, about }, &[]);
+    }
+
+    /// Answers a hub whether this one can call its registration.
+    pub(crate) fn answer_callable(&self, hub: &HubId, key: u64, can: bool) {
+        self.state(hub, &Header::Callable { key, can }, &[]);
     }
 
     /// A hub is gone: nothing that it still says is heard.
@@ -87,8 +123,8 @@ impl Relay {
         self.conduits.forget(hub);
     }
 
-    fn state(&self, to: &HubId, header: &Header) {
-        if self.send(to, Class::Control, header, &[]).is_err() {
+    fn state(&self, to: &HubId, header: &Header, rest: &[u8]) {
+        if self.send(to, Class::Control, header, rest).is_err() {
             // Its conduit breaks for that, and with it the call ends.
             tracing::warn!(hub.id = %to, "too much waits for another hub");
         }

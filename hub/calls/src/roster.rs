@@ -10,7 +10,7 @@ use std::iter::Peekable;
 use std::vec::IntoIter;
 
 use alkhub_protocol::SpokeName;
-use alkhub_protocol::admin::{SpokeInfo, SpokeStatus};
+use alkhub_protocol::admin::{InstanceState, SpokeInfo, SpokeStatus};
 use alkhub_protocol::register::SpokeType;
 use alkhub_store::{Error, HashKey, SpokeRecord, Store};
 use jiff::Timestamp;
@@ -37,6 +37,8 @@ pub struct Roster {
 struct Presence {
     /// When its first instance of now connected; `None` when there is none.
     since: Option<Timestamp>,
+    /// Whether one is connected now, and not only awaited.
+    is_there: bool,
     operations: Vec<String>,
 }
 
@@ -122,19 +124,27 @@ impl Presence {
         let operations: BTreeSet<_> = instances.iter().flat_map(Connected::operations).collect();
         Self {
             since: instances.iter().map(Connected::since).min(),
+            is_there: instances
+                .iter()
+                .any(|instance| instance.state() == InstanceState::Connected),
             operations: operations.into_iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn status(&self) -> SpokeStatus {
+        match (self.since, self.is_there) {
+            (None, _) => SpokeStatus::Disconnected,
+            (Some(_), false) => SpokeStatus::Reconnecting,
+            (Some(_), true) => SpokeStatus::Connected,
         }
     }
 }
 
 /// A spoke of which there is a record, without its instances.
 fn recorded(record: SpokeRecord, presence: Presence, key_hint: Option<String>) -> SpokeInfo {
-    let status = if record.suspended {
-        SpokeStatus::Suspended
-    } else if presence.since.is_none() {
-        SpokeStatus::Disconnected
-    } else {
-        SpokeStatus::Connected
+    let status = match record.suspended {
+        true => SpokeStatus::Suspended,
+        false => presence.status(),
     };
     SpokeInfo {
         // A spoke that no resource declares has no declaration that could be lost.
@@ -159,7 +169,7 @@ fn undeclared(name: SpokeName, presence: Presence) -> SpokeInfo {
         name,
         uid: String::new(),
         spoke_type: SpokeType::default(),
-        status: SpokeStatus::Connected,
+        status: presence.status(),
         connected_at: presence.since,
         instances: Vec::new(),
         operations: presence.operations,

@@ -16,12 +16,27 @@ const PICKS: usize = 8;
 pub(crate) struct Wanted<'a> {
     /// Only instances of this spoke.
     pub(crate) target: Option<&'a SpokeName>,
-    /// Not this registration: the call came back from it.
-    pub(crate) not: Option<&'a Instance>,
+    /// Who does not get it: the call came back from there.
+    pub(crate) not: Excluded<'a>,
     /// Only instances that are connected to this hub: the others cannot be reached now.
     pub(crate) only_here: bool,
     /// Instances on these hubs only when nobody else can take the call: the hubs go away.
     pub(crate) draining: Option<&'a HashSet<HubId>>,
+    /// Instances that are away and may come back, and those of this hub that are about to go, only when nobody else can take
+    /// the call.
+    pub(crate) connected: bool,
+}
+
+/// Who does not get a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Excluded<'a> {
+    /// Anybody may.
+    #[default]
+    Nobody,
+    /// A registration that is not there any more.
+    Registration(&'a Instance),
+    /// All that is on a hub which did not receive the call.
+    Hub(&'a HubId),
 }
 
 /// Checks the key's own scopes.
@@ -29,20 +44,22 @@ pub(crate) fn allow_call(scopes: &Scopes, operation: &OperationName) -> Result<(
     if scopes.allows("call:*") {
         return Ok(());
     }
-    scopes.require_call(operation).map_err(|scope| denied(&scope))
+    scopes
+        .require_call(operation)
+        .map_err(|scope| CallError::missing_scope(&scope))
 }
 
 /// Checks what the operation demands besides, literally.
 pub(crate) fn allow_operation(scopes: &Scopes, operation: &Operation) -> Result<(), CallError> {
     let access = &operation.spec.access_control;
     if let Some(missing) = access.required_scopes.iter().find(|scope| !scopes.allows(scope)) {
-        return Err(denied(missing));
+        return Err(CallError::missing_scope(missing));
     }
     let any = &access.required_scopes_any;
     if any.is_empty() || any.iter().any(|scope| scopes.allows(scope)) {
         return Ok(());
     }
-    Err(denied(&any.join("` or `")))
+    Err(CallError::missing_scope(&any.join("` or `")))
 }
 
 /// Whether the caller may call an operation.
@@ -51,26 +68,45 @@ pub(crate) fn allow(scopes: &Scopes, operation: &Operation) -> Result<(), CallEr
     allow_operation(scopes, operation)
 }
 
-/// The answer to a missing scope.
-pub(crate) fn denied(scope: &str) -> CallError {
-    CallError::new(Code::AccessDenied, format!("the key lacks the scope `{scope}`"))
-}
-
 /// Chooses an instance and takes one of its slots.
 ///
 /// Of two that are picked by chance the less busy one; one on this hub unless it is twice as busy. One on a hub that goes
-/// away only where nobody else has a slot.
+/// away, whose connection is lost, or that is about to go, only where nobody else has a slot.
 pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, CallError> {
-    // Between the look and the reservation another call may take the slot.
     for _ in 0..4 {
+        // What is refused is refused for what was seen: none comes or goes meanwhile.
         let members = pool.members();
-        let picked = pick(&members, wanted).or_else(|| wanted.draining.and_then(|_| pick(&members, wanted.anywhere())));
-        let Some(instance) = picked else { break };
-        if instance.load.reserve(instance.slots()) {
-            return Ok(Arc::clone(instance));
+        let second_choice = || wanted.is_choosy().then(|| pick(&members, wanted.anywhere())).flatten();
+        let picked = pick(&members, wanted).or_else(second_choice);
+        match picked {
+            // Between the look and the reservation another call may take the slot ...
+            Some(instance) if !instance.load.reserve(instance.slots()) => {}
+            Some(instance) => return Ok(Arc::clone(instance)),
+            // ... and between two looks one may come free.
+            None => {
+                if let Some(refusal) = why_nobody(pool, &members, wanted) {
+                    return Err(refusal);
+                }
+            }
         }
     }
-    Err(refusal(pool, wanted))
+    Err(busy(pool))
+}
+
+/// Whether an instance of the first choice has a slot now.
+pub(crate) fn has_one(pool: &Pool, wanted: Wanted<'_>) -> bool {
+    pick(&pool.members(), wanted).is_some()
+}
+
+/// Takes a slot of an instance of the first choice, where one is free.
+pub(crate) fn reserve(pool: &Pool, wanted: Wanted<'_>) -> Option<Arc<Instance>> {
+    loop {
+        let picked = pick(&pool.members(), wanted).map(Arc::clone)?;
+        // Else another call was faster: the slot is not free any more.
+        if picked.load.reserve(picked.slots()) {
+            return Some(picked);
+        }
+    }
 }
 
 fn pick<'a>(members: &'a PoolMembers, wanted: Wanted<'_>) -> Option<&'a Arc<Instance>> {
@@ -130,27 +166,47 @@ fn lighter<'a>(one: &'a Arc<Instance>, other: &'a Arc<Instance>) -> &'a Arc<Inst
     }
 }
 
-/// Why nobody can be chosen.
-pub(crate) fn refusal(pool: &Pool, wanted: Wanted<'_>) -> CallError {
-    let (name, wanted) = (&pool.name, wanted.anywhere());
-    let members = pool.members();
-    if members.all().any(|instance| wanted.allows(instance)) {
-        let message = format!("every instance that offers `{name}` runs as many calls as it takes at once");
-        return CallError::new(Code::Overloaded, message).retryable();
+/// Why nobody can be chosen; `None` when somebody can.
+fn why_nobody(pool: &Pool, members: &PoolMembers, wanted: Wanted<'_>) -> Option<CallError> {
+    let wanted = wanted.anywhere();
+    let mut allowed = members.all().filter(|instance| wanted.allows(instance)).peekable();
+    if allowed.peek().is_some() {
+        return (!allowed.any(|instance| instance.has_slot())).then(|| busy(pool));
     }
-    if wanted.only_here && !members.elsewhere.is_empty() {
-        let message = format!("`{name}` is offered on other hubs, and the link to them is down");
-        return CallError::new(Code::Unavailable, message).retryable();
+    let anywhere = Wanted {
+        only_here: false,
+        ..wanted
+    };
+    if wanted.only_here && members.elsewhere.iter().any(|instance| anywhere.allows(instance)) {
+        return Some(unreachable(pool));
     }
+    Some(nobody(pool, wanted.target))
+}
+
+/// The answer where nobody offers a name, or nobody by a specification that is there.
+pub(crate) fn nobody(pool: &Pool, target: Option<&SpokeName>) -> CallError {
+    let name = &pool.name;
     if pool.waits_for_spec {
         let message = format!("the specification of `{name}` is not loaded yet");
         return CallError::new(Code::Unavailable, message).retryable();
     }
-    let message = match wanted.target {
+    let message = match target {
         Some(target) => format!("spoke `{target}` does not offer `{name}` now"),
         None => format!("no spoke offers `{name}` now"),
     };
     CallError::new(Code::NoProvider, message).retryable()
+}
+
+fn busy(pool: &Pool) -> CallError {
+    let name = &pool.name;
+    let message = format!("every instance that offers `{name}` runs as many calls as it takes at once");
+    CallError::new(Code::Overloaded, message).retryable()
+}
+
+/// The answer where instances are on other hubs and none of those can be reached.
+pub(crate) fn unreachable(pool: &Pool) -> CallError {
+    let message = format!("`{}` is offered on other hubs, and the link to them is down", pool.name);
+    CallError::new(Code::Unavailable, message).retryable()
 }
 
 /// The answer to a name that nobody has offered.
@@ -159,22 +215,42 @@ pub(crate) fn not_found(operation: &OperationName) -> CallError {
     CallError::new(Code::OperationNotFound, message)
 }
 
+// === impl Excluded ===
+
+impl Excluded<'_> {
+    fn has(self, instance: &Instance) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Registration(registration) => instance.is_same_registration(registration),
+            Self::Hub(hub) => instance.entry.hub == *hub,
+        }
+    }
+}
+
 // === impl Wanted ===
 
 impl Wanted<'_> {
-    /// The same, from hubs that go away too.
+    /// The same, from hubs that go away and of instances that may come back too.
     fn anywhere(self) -> Self {
-        Self { draining: None, ..self }
+        Self {
+            draining: None,
+            connected: false,
+            ..self
+        }
+    }
+
+    fn is_choosy(&self) -> bool {
+        self.connected || self.draining.is_some()
     }
 
     fn allows(&self, instance: &Instance) -> bool {
         self.target.is_none_or(|target| instance.entry.spoke == *target)
             && self.draining.is_none_or(|hubs| !hubs.contains(&instance.entry.hub))
-            && self.not.is_none_or(|not| !instance.is_same_registration(not))
-            && instance
-                .session
-                .as_ref()
-                .map_or(!self.only_here, |session| session.is_open())
+            && !self.not.has(instance)
+            && !(self.connected && instance.is_reconnecting())
+            && instance.session.as_ref().map_or(!self.only_here, |session| {
+                session.is_open() && !(self.connected && session.outbox.is_leaving())
+            })
     }
 }
 

@@ -17,12 +17,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alkhub_budget::Held;
 use alkhub_protocol::{InstanceId, SpokeName};
+use alkhub_queue::Limits;
 use parking_lot::Mutex;
 
 use crate::outbox::Outbox;
 pub(crate) use load::Load;
+pub use load::OccupiedSlots;
 pub use registration::Registration;
 pub(crate) use registration::RegistrationContext;
+
+/// Answers to calls that other hubs had sent which one session may bring, about what the SDK keeps of one that is
+/// lost.
+const BROUGHT: Limits = Limits {
+    items: 4_096,
+    bytes: 8 * 1024 * 1024,
+};
 
 /// An instance that has registered, or is about to.
 #[derive(Debug)]
@@ -40,6 +49,12 @@ pub(crate) struct Session {
     ended: AtomicBool,
     /// Keys of its running calls; `None` once it has ended.
     calls: Mutex<Option<HashSet<u64>>>,
+    /// Whether its connection is lost, as the other hubs are told.
+    is_reconnecting: Arc<AtomicBool>,
+    /// The generation of the record of which they were told so last: each record begins as a connected one.
+    told: AtomicU64,
+    /// Answers that it has brought of calls which another hub had sent, and their bytes.
+    brought: Mutex<(usize, usize)>,
     /// What its last registration makes this hub keep.
     held: Mutex<Option<Held>>,
 }
@@ -57,6 +72,9 @@ impl Session {
             heard: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             calls: Mutex::new(Some(HashSet::new())),
+            is_reconnecting: Arc::default(),
+            told: AtomicU64::new(0),
+            brought: Mutex::default(),
             held: Mutex::new(None),
         }
     }
@@ -88,20 +106,51 @@ impl Session {
     /// Notes a call; false when the session has ended.
     pub(crate) fn add(&self, key: u64) -> bool {
         self.calls.lock().as_mut().is_some_and(|calls| {
-            calls.insert(key);
+            if calls.insert(key) {
+                self.outbox.call_runs();
+            }
             true
         })
     }
 
     pub(crate) fn remove(&self, key: u64) {
-        if let Some(calls) = self.calls.lock().as_mut() {
-            calls.remove(&key);
+        if let Some(calls) = self.calls.lock().as_mut()
+            && calls.remove(&key)
+        {
+            self.outbox.calls_done(1);
         }
     }
 
     /// The keys of its running calls.
     pub(crate) fn running(&self) -> Vec<u64> {
         self.calls.lock().iter().flatten().copied().collect()
+    }
+
+    /// Notes whether its connection is lost, unless it has ended; what the other hubs are to be told of its record of this
+    /// generation when that is news.
+    pub(crate) fn set_reconnecting(&self, is_reconnecting: bool, generation: u64) -> Option<Arc<AtomicBool>> {
+        let calls = self.calls.lock();
+        calls.as_ref()?;
+        let was_reconnecting = self.is_reconnecting.swap(is_reconnecting, Ordering::AcqRel);
+        let is_other_record = self.told.swap(generation, Ordering::AcqRel) != generation;
+        let is_news = was_reconnecting != is_reconnecting || is_reconnecting && is_other_record;
+        is_news.then(|| Arc::clone(&self.is_reconnecting))
+    }
+
+    /// Whether its connection was lost when it ended.
+    pub(crate) fn was_reconnecting(&self) -> bool {
+        self.is_reconnecting.load(Ordering::Acquire)
+    }
+
+    /// Counts an answer to a call that another hub has sent; false when it has brought as many as may be.
+    pub(crate) fn hands_on(&self, bytes: usize) -> bool {
+        let mut brought = self.brought.lock();
+        let (items, total) = (brought.0 + 1, brought.1 + bytes);
+        let has_room = items <= BROUGHT.items && total <= BROUGHT.bytes;
+        if has_room {
+            *brought = (items, total);
+        }
+        has_room
     }
 
     /// Whether it has not ended.
@@ -113,7 +162,9 @@ impl Session {
     pub(crate) fn end(&self) -> Option<HashSet<u64>> {
         self.ended.store(true, Ordering::Release);
         drop(self.held.lock().take());
-        self.calls.lock().take()
+        let calls = self.calls.lock().take();
+        self.outbox.calls_done(calls.as_ref().map_or(0, HashSet::len));
+        calls
     }
 
     pub(crate) fn hear(&self) {
@@ -123,5 +174,23 @@ impl Session {
     /// Whether the spoke was heard since this was last asked.
     pub(crate) fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::local;
+
+    #[test]
+    fn what_a_session_brings_of_calls_of_other_hubs_is_bounded_in_number_and_bytes() {
+        let session = |name: &str| local(name, &[]).0.session.clone().expect("it is here");
+        let (many, large) = (session("a/many@1"), session("a/large@2"));
+
+        assert!((0..BROUGHT.items).all(|_| many.hands_on(1)));
+        assert!(large.hands_on(BROUGHT.bytes - 1));
+
+        assert!(!many.hands_on(1));
+        assert!(!large.hands_on(2) && large.hands_on(1));
     }
 }

@@ -1,9 +1,11 @@
 //! The sessions of spokes on this hub, and the registrations under way.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use alkhub_protocol::{InstanceId, SpokeName};
 use dashmap::DashMap;
+use parking_lot::Mutex;
 
 use crate::outbox::Outbox;
 use crate::register::newest::Newest;
@@ -14,6 +16,8 @@ use crate::session::Session;
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     all: DashMap<Arc<str>, Arc<Session>>,
+    /// Those whose connections are lost, and that wait for their peers.
+    reconnecting: Mutex<HashMap<Arc<str>, Arc<Session>>>,
     pub(crate) turns: Arc<Turns>,
     pub(crate) newest: Arc<Newest>,
 }
@@ -32,10 +36,32 @@ impl Sessions {
         Arc::clone(&self.all.entry(id).or_insert_with(new))
     }
 
+    /// The registered session of an id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Session>> {
+        self.all.get(id).map(|session| Arc::clone(&session))
+    }
+
     /// Forgets a session that has ended.
     pub(crate) fn remove(&self, session: &Arc<Session>) {
         let is_same = |_: &Arc<str>, registered: &Arc<Session>| Arc::ptr_eq(registered, session);
         self.all.remove_if(session.id(), is_same);
+    }
+
+    /// Notes whether the connection of a session is lost; how many are.
+    pub(crate) fn set_reconnecting(&self, session: &Arc<Session>, is_reconnecting: bool) -> usize {
+        let mut reconnecting = self.reconnecting.lock();
+        match is_reconnecting {
+            true => reconnecting.insert(Arc::clone(session.id()), Arc::clone(session)),
+            false => reconnecting.remove(session.id()),
+        };
+        reconnecting.len()
+    }
+
+    /// Those whose connections are lost and that have calls.
+    pub(crate) fn reconnecting_with_calls(&self) -> Vec<Arc<Session>> {
+        let reconnecting = self.reconnecting.lock();
+        let busy = reconnecting.values().filter(|session| session.outbox.in_flight() > 0);
+        busy.cloned().collect()
     }
 
     /// The spokes that were heard since this was last asked, with repetitions.

@@ -6,12 +6,12 @@ mod items;
 use std::sync::Arc;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, Code, Dialect, RawJson, RequestId};
+use alkhub_protocol::{CallError, CloseCode, Code, Dialect, RawJson, RequestId};
 use alkhub_queue::Full;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::outbox::Backlog;
 use crate::outbox::Outbox;
-use crate::outbox::{Backlog, CLOSE_SLOW};
 use crate::outcome::{Bounds, End, ItemPush, given_up, no_output};
 use crate::relay::Return;
 use crate::reply::{CallAnswer, Reply};
@@ -37,6 +37,8 @@ pub(crate) enum Sink {
     Once(oneshot::Sender<Result<RawJson, CallError>>),
     /// To a [`crate::Items`].
     Queue(Arc<ItemQueue>),
+    /// To who waits for the look at a call's name, and makes the call then.
+    Look(oneshot::Sender<Result<(), CallError>>),
     /// To the hub that sent the call.
     Hub(Return),
     /// To nobody: the caller is lost, and the call goes on without it.
@@ -89,7 +91,7 @@ impl Sink {
             Self::Hub(back) => back.item(&item),
             Self::Detached { .. } => ItemPush::Item,
             // `end` takes the first item of a call that waits for one.
-            Self::Once(_) | Self::Ended => ItemPush::Gone,
+            Self::Once(_) | Self::Look(_) | Self::Ended => ItemPush::Gone,
         }
     }
 
@@ -113,10 +115,27 @@ impl Sink {
                 // The receiver may have left; then nobody wants the answer.
                 drop(sender.send(result));
             }
+            Self::Look(sender) => {
+                if let End::Failed(error) = end {
+                    drop(sender.send(Err(error)));
+                }
+            }
             Self::Queue(queue) => queue.end(end),
             Self::Hub(back) => back.end(&end),
             Self::Detached { .. } | Self::Ended => {}
         }
+    }
+
+    /// Tells who waits for the look alone that it is over; false where the call is to be sent now.
+    pub(crate) fn looked(&mut self) -> bool {
+        if !matches!(self, Self::Look(_)) {
+            return false;
+        }
+        if let Self::Look(sender) = std::mem::replace(self, Self::Ended) {
+            // It may have left.
+            drop(sender.send(Ok(())));
+        }
+        true
     }
 
     /// Lets the call go on without its caller; answers where its answers went before. A call whose end has been sent is
@@ -159,12 +178,8 @@ fn end_on(outbox: &Outbox, id: &RequestId, end: &End, after_items: bool) {
         End::Silent => return,
     };
     // The origin's processes take items and ends by different ways, and an end that one read brings with items is faster.
-    let pushed = if after_items && dialect == Dialect::Payload {
-        outbox.push_last(message)
-    } else {
-        outbox.push_end(message)
-    };
+    let pushed = outbox.push_end(message, id, after_items && dialect == Dialect::Payload);
     if pushed == Err(Full::Queue) {
-        outbox.close(CLOSE_SLOW, "answers are not read as fast as they come");
+        outbox.close(CloseCode::Slow, "answers are not read as fast as they come");
     }
 }

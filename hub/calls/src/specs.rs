@@ -88,6 +88,22 @@ impl Queue {
         any
     }
 
+    /// Waits until none of these is to be saved any more.
+    async fn saved(&self, operations: &[Arc<Operation>]) {
+        loop {
+            // What is woken now may have been queued too late for what has just been saved.
+            let saved_all = self.saved_all.notified();
+            let waits = {
+                let unsaved = self.unsaved.lock();
+                operations.iter().any(|operation| unsaved.contains_key(&operation.hash))
+            };
+            if !waits {
+                return;
+            }
+            saved_all.await;
+        }
+    }
+
     /// A batch has been written, or refused for good.
     fn settle(&self, batch: &[(SpecHash, OperationSpec)], written: bool) {
         let mut unsaved = self.unsaved.lock();
@@ -148,12 +164,14 @@ impl SpecKeeper {
         if !self.queue.add(operations) {
             return;
         }
-        let saved = self.queue.saved_all.notified();
         self.queue.save.notify_one();
         if !self.store.ready() {
             return;
         }
-        if tokio::time::timeout(SAVE_WAIT, saved).await.is_err() {
+        if tokio::time::timeout(SAVE_WAIT, self.queue.saved(operations))
+            .await
+            .is_err()
+        {
             tracing::warn!("specifications could not be saved yet: other hubs cannot call the operations until then");
         }
     }

@@ -12,19 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, OnDisconnect, SpokeName};
+use alkhub_protocol::{CallError, CloseCode, Code, Delivered, Dialect, HubId, OnDisconnect, SpokeName};
 use alkhub_queue::Full;
 use dashmap::DashMap;
 
 use crate::call::{Call, CallSource, To};
 use crate::call_id::LegIds;
+use crate::directory::Instance;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
-use crate::outbox::CLOSE_SLOW;
+use crate::missed::{Missed, MissedCalls};
 use crate::outcome::End;
 use crate::pending::Pending;
 use crate::relay::{Relay, RemoteCall};
 use crate::session::Session;
+use crate::sink::Sink;
 
 /// The calls that run on this hub.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct CallTable {
     calls: Pending<Call>,
     /// Those of other hubs' callers, by hub and its key.
     inbound: DashMap<(HubId, u64), u64>,
+    /// Those that may be entered later, under keys of this table.
+    missed: MissedCalls,
     relay: Arc<Relay>,
     legs: LegIds,
     journal: Journal,
@@ -45,6 +49,7 @@ impl CallTable {
         Self {
             calls: Pending::new(),
             inbound: DashMap::new(),
+            missed: MissedCalls::default(),
             relay,
             legs,
             journal,
@@ -72,6 +77,22 @@ impl CallTable {
 
     pub(crate) fn contains(&self, key: u64) -> bool {
         self.calls.contains(key)
+    }
+
+    /// Calls that have ended on the hub of their caller, which is this one, and those of them that failed by the hubs.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        self.metrics.totals()
+    }
+
+    /// The calls that wait to be entered.
+    pub(crate) fn missed(&self) -> &MissedCalls {
+        &self.missed
+    }
+
+    /// Whether a call waits or runs.
+    pub(crate) fn is_open(&self, key: u64) -> bool {
+        // In this order: from there it comes here.
+        self.missed.contains(key) || self.contains(key)
     }
 
     /// The calls that fulfil a condition; for rare events only, it looks at all.
@@ -107,6 +128,10 @@ impl CallTable {
 
     /// The same; false when it had ended before.
     pub(crate) fn end_once(&self, key: u64, end: End, stop: Option<&str>) -> bool {
+        if let Some(missed) = self.missed.take(key) {
+            self.end_missed(*missed, end);
+            return true;
+        }
         let Some(call) = self.calls.remove(key) else {
             return false;
         };
@@ -117,6 +142,13 @@ impl CallTable {
     /// The caller of a call, or its hub, is lost: the call is aborted, or goes on without it where it asked for that.
     /// Whether this aborted it.
     pub(crate) fn caller_lost(&self, key: u64, reason: &str) -> bool {
+        if let Some((missed, before)) = self.missed.on(key, lose_caller) {
+            drop(before);
+            return missed.is_some_and(|missed| {
+                self.end_missed(*missed, End::Silent);
+                true
+            });
+        }
         let Some(call) = self.calls.get(key) else { return false };
         match call.request.on_disconnect {
             OnDisconnect::Abort => self.end_once(key, End::Silent, Some(reason)),
@@ -169,9 +201,12 @@ impl CallTable {
     fn finish(&self, call: &Arc<Call>, end: End, stop: Option<&str>) {
         let to = std::mem::replace(&mut call.leg.lock().to, To::Ended);
         if let Some(reason) = stop {
-            self.stop_leg(&to, call.key, reason);
+            self.stop_leg(&to, call, reason);
         }
         Self::release(&to, call.key);
+        if let To::Spoke { instance, .. } = &to {
+            self.tell_of_end(instance, call);
+        }
         self.metrics.in_flight.dec();
         call.running.fetch_sub(1, Ordering::AcqRel);
         self.forget(&call.source);
@@ -180,6 +215,27 @@ impl CallTable {
             self.journal.ended(call, caller, spoke, &end);
         }
         call.sink.lock().end(&call.request.request_id, end);
+    }
+
+    /// Ends a call that waited.
+    fn end_missed(&self, mut missed: Missed, end: End) {
+        let code = match &end {
+            End::Failed(error) => &error.code,
+            End::Output(_) | End::Completed | End::Aborted | End::Stopped(_) | End::Silent => &Code::Aborted,
+        };
+        let Missed {
+            caller, request, times, ..
+        } = &missed;
+        self.journal.refused(caller, request, times, code, None);
+        missed.sink.end(&missed.request.request_id, end);
+    }
+
+    /// A hub that goes on with the session of a spoke learns which calls of it are over here.
+    fn tell_of_end(&self, instance: &Instance, call: &Call) {
+        let session = instance.session.as_ref().filter(|session| session.outbox.is_away());
+        if let Some(session) = session {
+            session.outbox.leg_ended(&call.leg_id(&self.legs));
+        }
     }
 
     fn forget(&self, source: &CallSource) {
@@ -193,13 +249,13 @@ impl CallTable {
     }
 
     /// Asks the other end of a leg to stop.
-    fn stop_leg(&self, to: &To, key: u64, reason: &str) {
+    fn stop_leg(&self, to: &To, call: &Call, reason: &str) {
         let Some(instance) = to.instance() else { return };
         let Some(session) = &instance.session else {
-            return self.relay.abort(&instance.entry.hub, key);
+            return self.relay.abort(&instance.entry.hub, call.key);
         };
         let outbox = &session.outbox;
-        let message = encode::call_aborted(outbox.dialect(), &self.legs.id(key), Some(reason));
+        let message = encode::call_aborted(outbox.dialect(), &call.leg_id(&self.legs), Some(reason));
         // The origin's processes take calls and aborts by different ways, and forget an abort that comes before its call.
         let pushed = match outbox.dialect() {
             Dialect::Payload => outbox.push_last(message),
@@ -207,8 +263,16 @@ impl CallTable {
         };
         if pushed == Err(Full::Queue) {
             let reason = "calls are not read as fast as they come";
-            outbox.close(CLOSE_SLOW, reason);
+            outbox.close(CloseCode::Slow, reason);
         }
+    }
+}
+
+/// Takes a call that waits and whose caller is lost, unless it goes on without it; then where its answers went before.
+fn lose_caller(missed: &mut Option<Box<Missed>>) -> (Option<Box<Missed>>, Option<Sink>) {
+    match missed {
+        Some(call) if call.request.on_disconnect == OnDisconnect::Detach => (None, call.sink.detach()),
+        _ => (missed.take(), None),
     }
 }
 

@@ -9,7 +9,10 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use alkhub_protocol::{OperationKind, PAGE_LIMIT};
 use clap::{Args, Parser, Subcommand};
+
+use crate::kubectl::KubectlCommand;
 
 pub(crate) use hub::{ClientArgs, Folders, HubArgs};
 pub(crate) use keys::{KeyCreateArgs, KeysCommand};
@@ -72,6 +75,9 @@ pub(crate) enum Command {
     Selftest(SelftestArgs),
     /// Says how the hub is: its pods, its links, its spokes
     Status(StatusArgs),
+    /// Shows and steers the Hubs of a cluster; `kubectl alkhub`, where this program is linked as `kubectl-alkhub`
+    #[command(subcommand)]
+    Kubectl(KubectlCommand),
     /// Prints the version
     Version,
     /// Prints a script that completes commands and options in a shell
@@ -158,7 +164,7 @@ pub(crate) struct OfferArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) spoke: Option<String>,
     /// Whether it reads, changes or streams
-    #[arg(long, value_enum, default_value_t = Kind::Mutation, conflicts_with = "file")]
+    #[arg(long, value_enum, default_value_t = Kind(OperationKind::Mutation), conflicts_with = "file")]
     pub(crate) kind: Kind,
     /// What it does, in a sentence
     #[arg(long, default_value = "", hide_default_value = true, conflicts_with = "file")]
@@ -172,6 +178,9 @@ pub(crate) struct OfferArgs {
     /// Commands running at once, at most [default: 16, or what the file says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: Option<u32>,
+    /// Sessions, each on another hub where there are several: 1 or 2
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) sessions: u8,
     /// Gives the command ALKHUB_URL and ALKHUB_TOKEN; without it no key is in its environment
     #[arg(long, conflicts_with = "file")]
     pub(crate) pass_key: bool,
@@ -234,7 +243,7 @@ pub(crate) struct CallsArgs {
     #[arg(long, value_enum)]
     pub(crate) status: Option<StatusFilter>,
     /// How many at most
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_LIMIT)))]
     pub(crate) limit: u32,
     /// Goes on: prints each call when it has ended
     #[arg(long, short)]

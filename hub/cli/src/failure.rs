@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use alkhub_protocol::Chain;
+use alkhub_protocol::{Chain, CloseCode};
 use alkhub_sdk::{Code, Delivered, Distrust, Error};
 
 /// Ctrl-C.
@@ -32,6 +32,14 @@ impl Failure {
     pub(crate) fn usage(line: impl Into<String>) -> Self {
         Self {
             code: 2,
+            line: line.into(),
+        }
+    }
+
+    /// It was not done in time.
+    pub(crate) fn late(line: impl Into<String>) -> Self {
+        Self {
+            code: 8,
             line: line.into(),
         }
     }
@@ -113,10 +121,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Unreachable { .. } | Error::Untrusted { .. } => 3,
-        Error::Refused {
-            status: 401 | 403 | 4401 | 4403,
-            ..
-        } => 4,
+        Error::Refused { status, .. } if is_of_key(*status) => 4,
         // What answers there is no hub, or none that speaks so.
         Error::Refused { status: 400..500, .. } if !error.retryable() => 3,
         Error::Refused { .. } => 10,
@@ -127,6 +132,12 @@ fn exit_code(error: &Error) -> u8 {
         Error::Call(_) | Error::Problem(_) => error.code().map_or(1, |code| of_code(code, error)),
         Error::Rejected(_) | Error::Decode { .. } | Error::Closed | Error::Panicked => 1,
     }
+}
+
+/// Whether an HTTP status or a close code is about the key: not valid any more, or not allowed in.
+fn is_of_key(status: u16) -> bool {
+    let closed = CloseCode::of(status);
+    matches!(status, 401 | 403) || matches!(closed, Some(CloseCode::Revoked | CloseCode::Suspended))
 }
 
 fn of_code(code: &Code, error: &Error) -> u8 {
@@ -180,6 +191,7 @@ mod tests {
             url: String::new(),
             status,
             reason: String::new(),
+            retry_after: None,
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use alkhub_protocol::CallStatus;
+use alkhub_protocol::PAGE_LIMIT;
 use alkhub_protocol::call::CallRecord;
 use alkhub_sdk::{CallFilter, CallPage, Client};
 use jiff::Timestamp;
@@ -28,25 +28,19 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How much later than others a record may come and still be shown.
 const LATE: Duration = Duration::from_secs(3);
 
-/// Calls of the first page of a look, and of the further ones: the hub's limit.
+/// Calls of the first page of a look; the further ones have as many as a page may have.
 const FIRST: u32 = 100;
-const FURTHER: u32 = 1_000;
 
 /// The columns of a list of calls.
 pub(crate) const COLUMNS: [&str; 6] = ["STARTED", "OPERATION", "STATUS", "CODE", "SPOKE", "MS"];
 
 /// The cells of one call.
 pub(crate) fn row(call: &CallRecord) -> Vec<String> {
-    let status = match call.status {
-        CallStatus::Completed => "completed",
-        CallStatus::Failed => "failed",
-        CallStatus::Aborted => "aborted",
-    };
     let (whole, tenth) = (call.duration_us / 1_000, call.duration_us % 1_000 / 100);
     vec![
         format!("{:.3}", call.started_at),
         call.operation.clone(),
-        status.to_owned(),
+        call.status.to_string(),
         call.code.clone().unwrap_or_default(),
         call.spoke.clone().unwrap_or_default(),
         format!("{whole}.{tenth}"),
@@ -158,7 +152,7 @@ impl Follow {
             look.calls.extend(page.calls);
             let Some(next) = page.next else { return Ok(look) };
             look.places.push((look.calls.len(), next.clone()));
-            (place, limit) = (next, FURTHER);
+            (place, limit) = (next, PAGE_LIMIT);
         }
     }
 
@@ -170,7 +164,7 @@ impl Follow {
             calls.extend(page.calls);
             let Some(next) = page.next else { break };
             places.push((calls.len(), next.clone()));
-            (before, limit) = (Some(next), FURTHER);
+            (before, limit) = (Some(next), PAGE_LIMIT);
         }
         calls.reverse();
         let places = places.into_iter().rev();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use alkhub_sdk::{Client, Error};
+use alkhub_sdk::{Client, Error, Spoke, spoke};
 
 use crate::args::HubArgs;
 use crate::dev::state::{self, Found};
@@ -126,9 +126,21 @@ impl Found {
     }
 }
 
-// === impl Target ===
+// === impl HubAccess ===
 
 impl HubAccess {
+    /// A spoke of this hub, still to be described.
+    pub(crate) fn spoke(&self) -> spoke::Builder {
+        let mut builder = Spoke::builder(&self.url);
+        if let Some(token) = &self.token {
+            builder = builder.token(token);
+        }
+        if let Some(path) = &self.ca_file {
+            builder = builder.ca_file(path);
+        }
+        builder
+    }
+
     /// A client; nothing is connected yet.
     pub(crate) fn client(&self) -> Result<Client, Error> {
         let mut builder = Client::builder(&self.url);

@@ -4,8 +4,8 @@ mod describe;
 
 use std::process::ExitCode;
 
+use alkhub_protocol::OperationName;
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::{OperationKind, OperationName};
 use alkhub_sdk::CallFilter;
 
 use crate::args::{CallsArgs, OperationsArgs, OperationsCommand};
@@ -28,20 +28,12 @@ pub(crate) async fn operations(args: OperationsArgs) -> Result<ExitCode, Failure
         |o: &OperationInfo| {
             vec![
                 o.operation.to_string(),
-                kind(o.spec.kind).to_owned(),
+                o.spec.kind.to_string(),
                 o.spokes.join(","),
                 o.spec.description.clone(),
             ]
         },
     )
-}
-
-fn kind(kind: OperationKind) -> &'static str {
-    match kind {
-        OperationKind::Query => "query",
-        OperationKind::Mutation => "mutation",
-        OperationKind::Subscription => "subscription",
-    }
 }
 
 /// Lists ended calls; with `--follow` goes on until a signal or a reader that leaves.
@@ -52,7 +44,7 @@ pub(crate) async fn calls(args: CallsArgs) -> Result<ExitCode, Failure> {
     let client = args.client.hub.client()?;
     let filter = CallFilter {
         operation: operation.map(|name| name.to_string()),
-        status: args.status.map(Into::into),
+        status: args.status.map(|status| status.0),
         limit: Some(args.limit),
         ..CallFilter::default()
     };

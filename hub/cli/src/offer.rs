@@ -8,13 +8,11 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use alkhub_protocol::SpokeName;
 use alkhub_protocol::operation::{AccessControl, OperationSpec};
 use alkhub_protocol::register::RegisterOutput;
 use alkhub_sdk::{Code, Error, OperationKind, OperationName, RawJson, Spoke, Status};
-use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::process::Command;
@@ -36,17 +34,20 @@ struct Offer {
     operations: Vec<(OperationSpec, Command)>,
     /// Whether calls are not shown.
     quiet: bool,
+    /// How many sessions the spoke holds where there are several hubs.
+    sessions: u8,
 }
 
 /// Offers until a signal; then running commands finish, unless a second signal comes.
 pub(crate) async fn offer(mut args: OfferArgs) -> Result<ExitCode, Failure> {
     let access = args.hub.access();
     let quiet = std::mem::take(&mut args.quiet);
+    let sessions = args.sessions;
     let mut offer = match &args.file {
         Some(path) => file::read(path, &args)?,
         None => Offer::of_one(args)?,
     };
-    offer.quiet = quiet;
+    (offer.quiet, offer.sessions) = (quiet, sessions);
     let tasks = TaskTracker::new();
     let mut signals = Signals::listen()?;
     // After the offer's own mistakes.
@@ -79,11 +80,11 @@ async fn follow(
     access: &HubAccess,
     tasks: &TaskTracker,
 ) -> Result<ExitCode, Failure> {
-    let result = show(spoke.status(), &offer.names()).await;
+    let result = show(spoke, &offer.names()).await;
     match (result, offer.namespace()) {
         (Err(Error::Call(error)), Some(namespace)) if error.code == Code::BadRequest && offer.spoke.is_none() => {
             *spoke = offer.spawn(access, Some(namespace), tasks)?;
-            Ok(show(spoke.status(), &offer.names()).await?)
+            Ok(show(spoke, &offer.names()).await?)
         }
         (Err(Error::Call(error)), None)
             if error.code == Code::BadRequest && offer.spoke.is_none() && error.message.contains("`name`") =>
@@ -97,12 +98,13 @@ async fn follow(
     }
 }
 
-async fn show(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCode, Error> {
+async fn show(spoke: &Spoke, names: &str) -> Result<ExitCode, Error> {
+    let mut status = spoke.status();
     let mut shown = String::new();
     loop {
         let now = status.borrow_and_update().clone();
         let line = match now {
-            Status::Registered(output) => registered(&output, names),
+            Status::Registered(output) => registered(&output, &spoke.hubs(), names),
             Status::Connecting(None) => String::new(),
             Status::Connecting(Some(error)) => format!("{}; trying again", chain(&error)),
             Status::Ended(Some(error)) => return Err(error),
@@ -118,7 +120,7 @@ async fn show(mut status: watch::Receiver<Status>, names: &str) -> Result<ExitCo
     }
 }
 
-fn registered(output: &Arc<RegisterOutput>, names: &str) -> String {
+fn registered(output: &RegisterOutput, hubs: &[String], names: &str) -> String {
     use alkhub_protocol::register::Registered;
     let refused = output.operations.iter().filter(|o| o.result == Registered::Rejected);
     let refused: Vec<_> = refused
@@ -130,7 +132,16 @@ fn registered(output: &Arc<RegisterOutput>, names: &str) -> String {
             )
         })
         .collect();
-    format!("offering {names} as spoke `{}`{}", output.spoke_id, refused.concat())
+    let over = if hubs.len() > 1 {
+        format!(" over two sessions, on {}", hubs.join(" and "))
+    } else {
+        String::new()
+    };
+    format!(
+        "offering {names} as spoke `{}`{over}{}",
+        output.spoke_id,
+        refused.concat()
+    )
 }
 
 // === impl Offer ===
@@ -153,7 +164,7 @@ impl Offer {
         let name: OperationName = name.unwrap_or_default().parse().map_err(alkhub_sdk::Error::from)?;
         let input = input_schema.as_deref().map(schema_file).transpose()?;
         let output = output_schema.as_deref().map(schema_file).transpose()?;
-        let mut spec = spec(&name, kind.into(), input, output);
+        let mut spec = spec(&name, kind.0, input, output);
         spec.description = if description.is_empty() {
             format!("`{}`", command.join(" "))
         } else {
@@ -169,6 +180,7 @@ impl Offer {
             concurrency: concurrency.unwrap_or(CONCURRENCY),
             operations: vec![(spec, command)],
             quiet: false,
+            sessions: 2,
         };
         offer.check(path.as_deref()).map_err(Failure::usage)?;
         Ok(offer)
@@ -196,14 +208,9 @@ impl Offer {
             concurrency,
             operations,
             quiet,
+            sessions,
         } = self;
-        let mut builder = Spoke::builder(&access.url).concurrency(*concurrency);
-        if let Some(token) = &access.token {
-            builder = builder.token(token);
-        }
-        if let Some(path) = &access.ca_file {
-            builder = builder.ca_file(path);
-        }
+        let mut builder = access.spoke().concurrency(*concurrency).sessions(*sessions);
         if let Some(name) = spoke.clone().or(name) {
             builder = builder.name(name);
         }

@@ -55,14 +55,7 @@ pub(crate) async fn selftest(args: SelftestArgs) -> Result<ExitCode, Failure> {
 async fn spoke(access: &HubAccess, end: Instant) -> Result<Spoke, Error> {
     let echo =
         Operation::query(OPERATION, async |input: Value| Ok::<_, Refusal>(input)).description("answers its input");
-    let mut builder = Spoke::builder(&access.url).name(NAME).operation(echo);
-    if let Some(token) = &access.token {
-        builder = builder.token(token);
-    }
-    if let Some(path) = &access.ca_file {
-        builder = builder.ca_file(path);
-    }
-    let spoke = builder.spawn()?;
+    let spoke = access.spoke().name(NAME).sessions(1).operation(echo).spawn()?;
     let mut status = spoke.status();
     let settled = status.wait_for(|status| !matches!(status, Status::Connecting(_)));
     // Once it is late, the cause that was there last counts.

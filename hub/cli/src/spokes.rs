@@ -41,6 +41,7 @@ async fn show(args: &SpokesArgs) -> Result<ExitCode, Failure> {
         |s: &SpokeInfo| {
             let (status, since) = match s.status {
                 SpokeStatus::Connected => ("connected", s.connected_at),
+                SpokeStatus::Reconnecting => ("reconnecting", s.connected_at),
                 SpokeStatus::Disconnected => ("disconnected", s.disconnected_at),
                 SpokeStatus::Suspended => ("suspended", s.disconnected_at),
                 SpokeStatus::Other => ("unknown", s.disconnected_at),

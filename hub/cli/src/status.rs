@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use alkhub_protocol::admin::HubReport;
 use clap::CommandFactory as _;
 
 use crate::args::{Cli, CompletionsArgs, Output, StatusArgs};
@@ -15,13 +16,14 @@ pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     if args.client.output == Output::Json {
         return output::json(&report);
     }
+    let spokes = spokes(&report);
     let facts = [
         ("hub", access.url),
         ("version", report.version),
         ("postgres", report.postgres.to_string()),
         ("redis", report.redis.to_string()),
         ("prefix", report.channel_prefix),
-        ("spokes", format!("{} connected", report.spokes_connected)),
+        ("spokes", spokes),
     ];
     let facts = facts.map(|(fact, value)| format!("{fact:<10}{}", output::visible(&value)));
     let pods = report.pods.iter().map(|pod| {
@@ -33,11 +35,21 @@ pub(crate) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
             state.to_owned(),
             pod.version.clone(),
             pod.connections.to_string(),
+            pod.in_flight.map_or_else(String::new, |calls| calls.to_string()),
             here.to_owned(),
         ]
     });
-    let pods = output::table(&["HUB", "POD", "STATE", "VERSION", "CONNECTIONS", ""], pods);
+    let pods = output::table(&["HUB", "POD", "STATE", "VERSION", "CONNECTIONS", "CALLS", ""], pods);
     output::text(&format!("{}\n\n{pods}", facts.join("\n")))
+}
+
+/// How many there are, by their states; those that are nowhere the hub does not count.
+fn spokes(report: &HubReport) -> String {
+    let connected = format!("{} connected", report.spokes_connected);
+    match report.spokes_reconnecting {
+        0 => connected,
+        reconnecting => format!("{connected}, {reconnecting} reconnecting"),
+    }
 }
 
 /// Prints the version of this program.

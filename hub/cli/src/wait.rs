@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
+use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
 use percent_encoding::percent_decode_str;
 use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
@@ -14,9 +15,6 @@ use crate::output;
 
 /// What is slower than this is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-const POSTGRES_PORT: u16 = 5432;
-const REDIS_PORT: u16 = 6379;
 
 /// Where the servers are, and what to do when one is away.
 #[derive(Debug)]

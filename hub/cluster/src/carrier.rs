@@ -1,16 +1,25 @@
-//! What brings messages to other hubs.
+//! What brings messages to other hubs: the link from pod to pod where there is one, and Redis.
+//!
+//! Invariants
+//! - A message goes by the link as long as that is up, however much waits there: a slow hub is not reached sooner by a
+//!   detour.
+//! - Each carrier loses what was on its way when it breaks, and messages of two carriers overtake each other. Whoever
+//!   sends repeats what was not acknowledged, and whoever receives goes by the numbers.
 
+use alkhub_peer::{NotCarried, PeerLinks};
 use alkhub_protocol::HubId;
 use alkhub_redis::{Error, Redis};
 use bytes::Bytes;
 
-/// Hands messages on in order, and loses some when it breaks: a closed set, which a link between pods joins later.
+use crate::metrics::Metrics;
+
+/// The ways to other hubs; without any there is no other hub.
 #[derive(Clone, Debug)]
-pub(crate) enum Carrier {
-    /// There is no other hub.
-    Alone,
-    /// Through the inboxes on Redis.
-    Redis(Redis),
+pub(crate) struct Carriers {
+    pub(crate) links: Option<PeerLinks>,
+    /// Through the inboxes there.
+    pub(crate) redis: Option<Redis>,
+    pub(crate) metrics: Metrics,
 }
 
 /// Why a message was not taken.
@@ -24,23 +33,35 @@ pub enum NotSent {
     Unreachable,
 }
 
-// === impl Carrier ===
+// === impl Carriers ===
 
-impl Carrier {
+impl Carriers {
     /// Hands on a message for a hub. Never waits.
     pub(crate) fn send(&self, to: &HubId, message: Bytes) -> Result<(), NotSent> {
-        match self {
-            Self::Redis(redis) => Ok(redis.relay(to, message)?),
-            Self::Alone => Err(NotSent::Unreachable),
+        if let Some(links) = &self.links {
+            match links.send(to, message.clone()) {
+                Ok(()) => {
+                    self.metrics.by_link.inc();
+                    return Ok(());
+                }
+                Err(NotCarried::Full) => return Err(NotSent::Full),
+                Err(NotCarried::NoLink) => {}
+            }
         }
+        let redis = self.redis.as_ref().ok_or(NotSent::Unreachable)?;
+        redis.relay(to, message)?;
+        self.metrics.by_redis.inc();
+        Ok(())
     }
 
-    /// Whether nothing can be sent now.
-    pub(crate) fn is_down(&self) -> bool {
-        match self {
-            Self::Redis(redis) => redis.incarnation().is_err(),
-            Self::Alone => true,
-        }
+    /// Whether nothing can be sent to a hub now.
+    pub(crate) fn is_down(&self, to: &HubId) -> bool {
+        !self.is_linked(to) && self.redis.as_ref().is_none_or(|redis| redis.incarnation().is_err())
+    }
+
+    /// Whether there is a link to a hub.
+    pub(crate) fn is_linked(&self, to: &HubId) -> bool {
+        self.links.as_ref().is_some_and(|links| links.is_up(to))
     }
 }
 

@@ -3,28 +3,35 @@
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use alkhub_config::EventsConfig;
+use alkhub_peer::{PeerConnector, PeerReceiver, PeerSetup};
 use alkhub_protocol::admin::PodReport;
 use alkhub_protocol::{HubId, InstanceId, SpokeName};
-use alkhub_redis::{Connector, LinkState, Redis};
+use alkhub_redis::{Connector, DirectoryPlace, LinkState, Redis};
 use alkhub_tasks::Supervisor;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::carrier::Carrier;
+use crate::carrier::Carriers;
 use crate::conduit::{self, Conduits, Incoming};
-use crate::directory::{self, DirectoryHandle};
+use crate::directory::{self, DirectoryHandle, Position};
 use crate::entry::{DirectoryChange, DirectoryEntry};
 use crate::error::Error;
 use crate::inbox;
 use crate::keys::{self, KeyChange, KeyNews};
-use crate::lease::{self, Claim, Lease, Leases};
+use crate::lease::Lease;
+use crate::leases::{Claim, Leases};
+use crate::linked::LinkReceiver;
+use crate::members::{self, DrainMark, LastMembers, MemberRecord, MemberRecords};
 use crate::metrics::Metrics;
 use crate::once::Once;
 use crate::receiver::ClusterReceiver;
+use crate::renewal;
 
 /// Relayed messages that came back and wait for their reader.
 const UNDELIVERABLE: usize = 4_096;
@@ -41,10 +48,11 @@ struct Shared {
     directory: DirectoryHandle,
     conduits: Conduits,
     leases: Arc<Leases>,
+    members: LastMembers,
     keys: KeyNews,
     changes: Once<DirectoryChange>,
     incoming: Mutex<Option<Incoming>>,
-    link: watch::Receiver<LinkState>,
+    link: Option<watch::Receiver<LinkState>>,
     key_changes: Once<KeyChange>,
 }
 
@@ -52,7 +60,8 @@ struct Shared {
 
 impl Cluster {
     /// Starts the part of a hub in its cluster, on its link to Redis; other hubs are reached once that is started. The
-    /// supervisor watches over its loops; when they are asked to stop, the lease is given back.
+    /// supervisor watches over its loops; when they are asked to stop, the lease is given back. With `peers` there are links
+    /// from pod to pod beside Redis, from which the hubs learn of each other: without Redis there are none.
     ///
     /// # Errors
     /// A metric is registered already.
@@ -61,16 +70,20 @@ impl Cluster {
         link: &mut Connector,
         supervisor: &Supervisor,
         registry: &Registry,
+        peers: Option<PeerSetup>,
     ) -> Result<Self, prometheus::Error> {
         let (hub, redis) = (link.hub().clone(), link.redis());
         let metrics = Metrics::register(registry)?;
-        let leases = Arc::new(Leases::new(config, &hub, metrics.clone()));
+        let peers = peers.filter(|_| redis.is_some());
+        let peers = peers.map(|setup| PeerConnector::new(&hub, setup, supervisor, registry));
+        let peers = peers.transpose()?;
+        let leases = Arc::new(Leases::new(config, &hub, peers.as_ref(), metrics.clone()));
         let (inbox_sender, inbox) = inbox::channel();
         let (returned, undeliverable) = mpsc::channel(UNDELIVERABLE);
         let (keys, key_loops, key_changes) = keys::new(&hub, redis.clone());
         let directory = directory::new(&hub, redis.clone(), leases.clone());
         link.set_hub_receiver(Arc::new(ClusterReceiver {
-            inbox: inbox_sender,
+            inbox: inbox_sender.clone(),
             feed: directory.feed,
             keys: keys.clone(),
             undeliverable: returned,
@@ -80,22 +93,36 @@ impl Cluster {
         supervisor.keep("cluster.directory", directory.actor.run(stop()));
         key_loops.start(supervisor);
         if let Some(redis) = &redis {
-            let lease = lease::keep(leases.clone(), redis.clone(), stop(), redis.hold());
+            let lease = renewal::keep(leases.clone(), redis.clone(), stop(), redis.hold());
             supervisor.keep("cluster.lease", lease);
         }
-        let carrier = redis.clone().map_or(Carrier::Alone, Carrier::Redis);
+        let carriers = Carriers {
+            links: peers.as_ref().map(PeerConnector::links),
+            redis: redis.clone(),
+            metrics: metrics.clone(),
+        };
         let sources = conduit::Sources {
             inbox,
             returned: undeliverable,
             link: link.state(),
         };
-        let (conduits, incoming) = conduit::new(&hub, carrier, leases.clone(), metrics, sources);
+        let (conduits, incoming) = conduit::new(&hub, carriers, leases.clone(), metrics.clone(), sources);
+        if let Some(peers) = peers {
+            let receiver: Arc<dyn PeerReceiver> = Arc::new(LinkReceiver {
+                inbox: inbox_sender,
+                conduits: conduits.clone(),
+                leases: leases.clone(),
+                metrics,
+            });
+            peers.start(&receiver);
+        }
         Ok(Self {
             shared: Arc::new(Shared {
                 directory: directory.directory,
                 conduits,
                 redis,
                 leases,
+                members: LastMembers::default(),
                 keys,
                 changes: Once::new(directory.changes),
                 incoming: Mutex::new(Some(incoming)),
@@ -109,7 +136,9 @@ impl Cluster {
     /// given in the directory, and at least the clock in milliseconds, so that no restart of Redis runs it backwards.
     ///
     /// Nothing is recorded when the token is cancelled before its turn among the changes of this hub comes: an instance
-    /// that has come back on this hub has the higher generation, however long its first registration waited.
+    /// that has come back on this hub has the higher generation, however long its first registration waited. When it is
+    /// cancelled while Redis is asked, what was recorded is taken back, and what this hub held of the instance before stands;
+    /// another hub that held it may have learned of the record meanwhile.
     ///
     /// While Redis is away, refuses, or does not answer in `events.timeout`, the generation is this hub's own, beyond
     /// every one that it has seen, and the entry is asserted when Redis is back.
@@ -118,7 +147,40 @@ impl Cluster {
     /// # Errors
     /// [`Error::GivenUp`]: it was cancelled in time. [`Error::Ending`].
     pub async fn register_unless(&self, gone: &CancellationToken, entry: DirectoryEntry) -> Result<u64, Error> {
-        self.shared.directory.register(entry, gone).await
+        self.shared.directory.register(entry, None, gone).await
+    }
+
+    /// [`Cluster::register_unless`] of an instance that another hub has given up, which was of this generation there: one
+    /// compare-and-set. Its record there need not be any more.
+    ///
+    /// # Errors
+    /// The same; [`Error::Taken`]: the instance has registered anew since.
+    pub async fn take_over_unless(
+        &self,
+        gone: &CancellationToken,
+        entry: DirectoryEntry,
+        (from, generation): (HubId, u64),
+    ) -> Result<u64, Error> {
+        let directory = &self.shared.directory;
+        directory.register(entry, Some((from, generation)), gone).await
+    }
+
+    /// Tells all hubs whether the connection of an instance that this hub holds is away, as `is_reconnecting` says when its turn
+    /// among the changes of this hub comes. Nothing happens once a later generation is there, or none. Returns when that is
+    /// queued; dropping the future may leave it undone.
+    ///
+    /// # Errors
+    /// [`Error::Ending`] alone. While Redis is away the others hear of it when it is back.
+    pub async fn state_changed(
+        &self,
+        instance: (SpokeName, InstanceId),
+        generation: u64,
+        is_reconnecting: Arc<AtomicBool>,
+    ) -> Result<(), Error> {
+        self.shared
+            .directory
+            .state_changed(instance, generation, is_reconnecting)
+            .await
     }
 
     /// Takes the record of an instance away, unless a later generation has taken its place.
@@ -135,6 +197,23 @@ impl Cluster {
         self.shared.changes.take()
     }
 
+    /// Waits until the reader of [`Cluster::directory`] has applied what Redis had when this was called, at the cost of one
+    /// small read; whether that is all that the other hubs hold: for a moment after Redis was away they may not have written
+    /// it again. Whoever waits sets a bound.
+    ///
+    /// # Errors
+    /// Redis is away, refuses, or does not answer in `events.timeout`; or this hub is ending.
+    pub async fn catch_up(&self) -> Result<bool, Error> {
+        let Some(redis) = &self.shared.redis else {
+            return Ok(true);
+        };
+        let place = redis.incarnation()?.directory_place().await?;
+        if let Some(DirectoryPlace { epoch, number }) = place {
+            self.shared.directory.catch_up(Position { epoch, number }).await?;
+        }
+        Ok(!self.shared.leases.is_in_doubt())
+    }
+
     /// Sends to other hubs.
     pub fn conduits(&self) -> &Conduits {
         &self.shared.conduits
@@ -147,14 +226,17 @@ impl Cluster {
         Some(incoming)
     }
 
-    /// How the link to the other hubs is, now and later.
-    pub fn link(&self) -> watch::Receiver<LinkState> {
+    /// How the link to the other hubs is, now and later; `None` where there is no Redis, and so no other hub.
+    pub fn link(&self) -> Option<watch::Receiver<LinkState>> {
         self.shared.link.clone()
     }
 
     /// Sets what this hub's lease holds from now on. The lease itself is kept from the start and given back at the
     /// end, whether or not this was called.
-    pub fn announce(&self, lease: Lease) {
+    ///
+    /// `lease` is asked while nobody else announces anything, so that what is older does not take the place of what is newer.
+    /// It must not wait, nor announce anything itself.
+    pub fn announce(&self, lease: impl FnOnce() -> Lease) {
         self.shared.leases.announce(lease);
     }
 
@@ -163,8 +245,9 @@ impl Cluster {
     ///
     /// # Errors
     /// Redis is away, refuses, or does not answer in `events.timeout`.
-    pub async fn announce_now(&self, lease: Lease) -> Result<(), Error> {
-        Ok(lease::announce_now(&self.shared.leases, self.shared.redis.as_ref(), lease).await?)
+    pub async fn announce_now(&self, lease: impl FnOnce() -> Lease) -> Result<(), Error> {
+        self.announce(lease);
+        Ok(renewal::renew_now(&self.shared.leases, self.shared.redis.as_ref()).await?)
     }
 
     /// The hubs that go away, this one included: calls go elsewhere as long as there is anybody else. Cheap enough to be
@@ -176,6 +259,47 @@ impl Cluster {
     /// Every hub with a live lease, this one included; of the last renewal, while Redis is away.
     pub fn pods(&self) -> Arc<Vec<PodReport>> {
         self.shared.leases.pods()
+    }
+
+    /// What [`Cluster::pods`] has, with the figures that the pods have published of late ([`Cluster::exchange`]).
+    pub fn report(&self) -> Vec<PodReport> {
+        self.shared.members.add_to(&self.pods())
+    }
+
+    /// Publishes what this hub says of itself, if it says anything, and reads what all hubs say: for once a second.
+    /// Dropping the future may leave it published.
+    ///
+    /// # Errors
+    /// Redis is away, refuses, or does not answer in `events.timeout`. [`Error::Alone`]: there is none.
+    pub async fn exchange(&self, own: Option<&MemberRecord>) -> Result<MemberRecords, Error> {
+        let Shared {
+            redis, leases, members, ..
+        } = &*self.shared;
+        members.exchange(redis.as_ref(), leases, own).await
+    }
+
+    /// Marks a hub as one that is to give its connections away, for so long: it learns that within a second or two.
+    ///
+    /// # Errors
+    /// As [`Cluster::exchange`].
+    pub async fn mark_draining(&self, hub: &HubId, mark: &DrainMark, time: Duration) -> Result<(), Error> {
+        members::mark_draining(self.shared.redis.as_ref(), hub, mark, time).await
+    }
+
+    /// Takes that mark away.
+    ///
+    /// # Errors
+    /// As [`Cluster::exchange`].
+    pub async fn unmark_draining(&self, hub: &HubId) -> Result<(), Error> {
+        members::unmark_draining(self.shared.redis.as_ref(), hub).await
+    }
+
+    /// Orders all hubs to rebalance, for so long.
+    ///
+    /// # Errors
+    /// As [`Cluster::exchange`].
+    pub async fn order_rebalance(&self, time: Duration) -> Result<(), Error> {
+        members::order_rebalance(self.shared.redis.as_ref(), time).await
     }
 
     /// Announces to every hub that keys changed, this one included. Returns when Redis has it, or cannot get it now: then

@@ -1,4 +1,4 @@
-//! One reliable, ordered link between each two hubs, over a carrier that is neither when it breaks.
+//! One reliable, ordered link between each two hubs, over carriers that are neither when they break.
 //!
 //! What is sent arrives once and in order, however often the carrier breaks meanwhile; where that cannot be, both sides see
 //! a break ([`Incoming::next`] gives [`PeerEvent::Broken`]): whatever was under way between the two hubs is lost then, and they
@@ -27,9 +27,9 @@ use alkhub_protocol::HubId;
 use alkhub_redis::{LinkState, Undelivered};
 use tokio::sync::{mpsc, watch};
 
-use crate::carrier::Carrier;
+use crate::carrier::Carriers;
 use crate::inbox::Inbox;
-use crate::lease::Leases;
+use crate::leases::Leases;
 use crate::metrics::Metrics;
 pub use incoming::{Incoming, PeerEvent};
 pub use sending::Conduits;
@@ -42,19 +42,20 @@ pub(crate) struct Sources {
     pub(crate) inbox: Inbox,
     /// What the carrier gives back.
     pub(crate) returned: mpsc::Receiver<Undelivered>,
-    pub(crate) link: watch::Receiver<LinkState>,
+    /// None where there is no other hub.
+    pub(crate) link: Option<watch::Receiver<LinkState>>,
 }
 
 /// The conduits of a hub: where it sends, and what comes.
 pub(crate) fn new(
     hub: &HubId,
-    carrier: Carrier,
+    carriers: Carriers,
     leases: Arc<Leases>,
     metrics: Metrics,
     sources: Sources,
 ) -> (Conduits, Incoming) {
     let Sources { inbox, returned, link } = sources;
-    let sides = Arc::new(Sides::new(hub, carrier, metrics));
+    let sides = Arc::new(Sides::new(hub, carriers, metrics));
     let incoming = Incoming::new(Arc::clone(&sides), leases, inbox, returned, link);
     (Conduits::new(sides), incoming)
 }

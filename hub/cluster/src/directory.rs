@@ -4,23 +4,25 @@
 //! change feed ([`feed`]) keeps the mirror true, and a gap in its numbers, or another epoch, loads it anew.
 
 mod actor;
+mod command;
 mod feed;
 mod mirror;
 mod record;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use alkhub_protocol::{HubId, InstanceId, SpokeName};
 use alkhub_redis::Redis;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::entry::{DirectoryChange, DirectoryEntry};
+use crate::entry::{DirectoryChange, DirectoryEntry, FeedMark};
 use crate::error::Error;
-use crate::lease::Leases;
-use actor::Command;
+use crate::leases::Leases;
 pub(crate) use actor::DirectoryActor;
-pub(crate) use feed::Feed;
+use command::{Command, Refused, StateChange};
+pub(crate) use feed::{Feed, Position};
 use mirror::Mirror;
 use record::InstanceKey;
 
@@ -34,6 +36,7 @@ const CHANGES: usize = 4_096;
 #[derive(Clone, Debug)]
 pub(crate) struct DirectoryHandle {
     commands: mpsc::Sender<Command>,
+    states: mpsc::Sender<StateChange>,
 }
 
 /// What makes up the directory of one hub.
@@ -48,12 +51,22 @@ pub(crate) struct DirectoryParts {
 
 pub(crate) fn new(hub: &HubId, redis: Option<Redis>, leases: Arc<Leases>) -> DirectoryParts {
     let (sender, commands) = mpsc::channel(COMMANDS);
+    let (changer, states) = mpsc::channel(COMMANDS);
     let (feed, messages) = feed::channel();
     let (queue, changes) = mpsc::channel(CHANGES);
     DirectoryParts {
-        directory: DirectoryHandle { commands: sender },
+        directory: DirectoryHandle {
+            commands: sender,
+            states: changer,
+        },
         feed,
-        actor: DirectoryActor::new(redis, leases, commands, messages, Mirror::new(hub.clone(), queue)),
+        actor: DirectoryActor::new(
+            redis,
+            leases,
+            (commands, states),
+            messages,
+            Mirror::new(hub.clone(), queue),
+        ),
         changes,
     }
 }
@@ -61,18 +74,25 @@ pub(crate) fn new(hub: &HubId, redis: Option<Redis>, leases: Arc<Leases>) -> Dir
 // === impl DirectoryHandle ===
 
 impl DirectoryHandle {
-    pub(crate) async fn register(&self, entry: DirectoryEntry, gone: &CancellationToken) -> Result<u64, Error> {
+    pub(crate) async fn register(
+        &self,
+        entry: DirectoryEntry,
+        from: Option<(HubId, u64)>,
+        gone: &CancellationToken,
+    ) -> Result<u64, Error> {
         let (done, registered) = oneshot::channel();
         let command = Command::Register {
             entry,
+            from,
             gone: gone.clone(),
             done,
         };
         self.ask(command).await?;
-        registered.await.map_err(|_| match gone.is_cancelled() {
-            true => Error::GivenUp,
-            false => Error::Ending,
-        })
+        match registered.await {
+            Ok(registered) => registered.map_err(|Refused| Error::Taken),
+            Err(_) if gone.is_cancelled() => Err(Error::GivenUp),
+            Err(_) => Err(Error::Ending),
+        }
     }
 
     pub(crate) async fn unregister(
@@ -88,6 +108,29 @@ impl DirectoryHandle {
         };
         self.ask(Command::Unregister { key, generation, done }).await?;
         unregistered.await.map_err(|_| Error::Ending)
+    }
+
+    /// Waits until the reader has applied everything up to a place in the feed, or what was loaded after this was called.
+    pub(crate) async fn catch_up(&self, to: Position) -> Result<(), Error> {
+        let (mark, passed) = FeedMark::new();
+        self.ask(Command::CatchUp { to, mark }).await?;
+        passed.await;
+        Ok(())
+    }
+
+    pub(crate) async fn state_changed(
+        &self,
+        (spoke, instance): (SpokeName, InstanceId),
+        generation: u64,
+        is_reconnecting: Arc<AtomicBool>,
+    ) -> Result<(), Error> {
+        let key = InstanceKey { spoke, instance };
+        let change = StateChange {
+            key,
+            generation,
+            is_reconnecting,
+        };
+        self.states.send(change).await.map_err(|_| Error::Ending)
     }
 
     async fn ask(&self, command: Command) -> Result<(), Error> {

@@ -1,11 +1,14 @@
 //! The records of the directory, as readers get them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use alkhub_protocol::admin::InstanceState;
 use alkhub_protocol::register::SpokeType;
 use alkhub_protocol::{HubId, InstanceId, OperationName, RawJson, SpokeName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 /// One connected instance of a spoke: the record that is fenced by its generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct DirectoryEntry {
     /// cut off from Redis may give the same, so records are compared by their [`Fence`].
     #[serde(default)]
     pub generation: u64,
+    /// Whether its connection is there; [`Cluster::state_changed`](crate::Cluster::state_changed) changes it.
+    #[serde(default)]
+    pub state: InstanceState,
     /// Kind of spoke.
     #[serde(default)]
     pub spoke_type: SpokeType,
@@ -80,6 +86,34 @@ pub enum DirectoryChange {
     },
     /// A hub is gone, and with it every entry that it held.
     HubGone(HubId),
+    /// Nothing has changed: somebody waits for the reader to come here.
+    Mark(FeedMark),
+}
+
+/// A place among the changes that somebody waits for.
+#[derive(Clone, Debug)]
+pub struct FeedMark(Arc<Notify>);
+
+// === impl FeedMark ===
+
+impl FeedMark {
+    /// The mark, and what ends when its reader has passed it. Whoever waits sets a bound: a reader that ends passes nothing.
+    pub(crate) fn new() -> (Self, impl Future<Output = ()>) {
+        let passed = Arc::new(Notify::new());
+        let mark = Self(Arc::clone(&passed));
+        (mark, async move { passed.notified().await })
+    }
+
+    /// The reader has applied everything before it.
+    pub fn pass(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl PartialEq for FeedMark {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 // === impl DirectoryEntry ===

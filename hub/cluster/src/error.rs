@@ -15,6 +15,9 @@ pub enum Error {
     /// A registration was given up before its turn came.
     #[error("the registration was given up")]
     GivenUp,
+    /// The instance has registered anew since its record was given up: that one stands.
+    #[error("the instance has registered over another connection")]
+    Taken,
     /// This hub is ending.
     #[error("this hub is ending")]
     Ending,

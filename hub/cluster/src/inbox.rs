@@ -3,6 +3,7 @@
 //! Invariants
 //! - What waits for the reader is bounded in messages and bytes. What does not fit is dropped, counted, and told to the
 //!   reader as [`Inbound::Missed`]: nobody waits for a slow reader, the link to Redis least of all.
+//!   Links from pod to pod, each of which has a socket of its own to hold things back, are not read from the half on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -79,6 +80,11 @@ impl Inbox {
 // === impl InboxSender ===
 
 impl InboxSender {
+    /// Whether half of what may wait waits: who can hold back what comes does so from here on.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.messages.capacity() < MESSAGES / 2 || self.held.load(Ordering::Relaxed) > BYTES / 2
+    }
+
     /// Queues a message, or notes that it is missing. Never waits.
     pub(crate) fn push(&self, message: Bytes) -> bool {
         let size = message.len();

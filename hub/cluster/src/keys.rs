@@ -130,7 +130,7 @@ async fn came_up(state: Option<&mut watch::Receiver<LinkState>>) {
         return std::future::pending().await;
     };
     while state.changed().await.is_ok() {
-        if *state.borrow_and_update() == LinkState::Up {
+        if state.borrow_and_update().is_up() {
             return;
         }
     }

@@ -1,7 +1,7 @@
 //! The metrics of this crate.
 
 use alkhub_redis::dropped;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Every family, registered once per hub.
 #[derive(Clone, Debug)]
@@ -9,6 +9,9 @@ pub(crate) struct Metrics {
     pub(crate) relayed: IntCounter,
     pub(crate) undeliverable: IntCounter,
     pub(crate) hubs: IntGauge,
+    /// Messages of conduits that went over a link from pod to pod, and those that went through Redis.
+    pub(crate) by_link: IntCounter,
+    pub(crate) by_redis: IntCounter,
     pub(crate) conduit_resent: IntCounter,
     pub(crate) conduit_breaks: IntCounter,
     pub(crate) conduit_bytes: IntGauge,
@@ -30,7 +33,17 @@ impl Metrics {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone())).map(|()| gauge)
         };
+        let carried = IntCounterVec::new(
+            Opts::new(
+                "alkhub_conduit_messages_total",
+                "Messages to other hubs by what carried them: `link` from pod to pod, or `redis`.",
+            ),
+            &["carrier"],
+        )?;
+        registry.register(Box::new(carried.clone()))?;
         Ok(Self {
+            by_link: carried.with_label_values(&["link"]),
+            by_redis: carried.with_label_values(&["redis"]),
             relayed: counter(
                 "alkhub_events_relayed_total",
                 "Messages to other hubs that were handed to Redis.",

@@ -21,10 +21,14 @@ pub struct HubSection {
 pub struct PodSection {
     /// The pod's name, the first part of the hub's id; the host's name when empty.
     pub name: String,
-    /// The pod's address; only shown.
+    /// The pod's address: shown, and where other hubs dial it (`server.peer-listen`); where it is empty, `server.peer-listen`
+    /// must name an address.
     pub ip: String,
     /// The pod's uid; only shown.
     pub uid: String,
+    /// The revision of the Hub that the pod is of, for the other hubs: connections get to pods of the newest one. Of two the
+    /// one that begins with the higher number is newer; empty where nobody counts them.
+    pub revision: String,
 }
 
 impl Default for HubSection {

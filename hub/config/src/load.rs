@@ -1,6 +1,7 @@
 //! Reads the settings: defaults < file < environment.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -84,6 +85,11 @@ impl HubConfig {
                  the PROXY protocol is read and every connection with one gets 400: name the proxies",
             ),
             (
+                self.server.peer_listen.is_none() || self.peer_address().is_some(),
+                "`server.peer-listen` listens on every address and `pod.ip` does not say which of them other hubs can dial: \
+                 set `pod.ip` to the pod's address, or `server.peer-listen` to one",
+            ),
+            (
                 self.events.lease_ttl >= self.events.lease_interval * 2,
                 "`events.lease-ttl` must be at least twice `events.lease-interval`",
             ),
@@ -99,6 +105,18 @@ impl HubConfig {
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(Error::Contradiction(rule)),
             None => Ok(()),
+        }
+    }
+}
+
+impl HubConfig {
+    /// The address at which other hubs dial this one: the pod's, or the one that `server.peer-listen` names.
+    pub fn peer_address(&self) -> Option<IpAddr> {
+        let listen = self.server.peer_listen?.ip();
+        match self.pod.ip.parse() {
+            Ok(address) => Some(address),
+            Err(_) if self.pod.ip.is_empty() && !listen.is_unspecified() => Some(listen),
+            Err(_) => None,
         }
     }
 }
@@ -209,6 +227,26 @@ mod tests {
         assert_eq!(config.calls.default_timeout, Duration::from_secs(2));
         assert_eq!(config.events.prefix.as_str(), "x:");
         assert_eq!(config.store, crate::StoreConfig::default());
+    }
+
+    #[test]
+    fn other_hubs_dial_the_pod_or_the_address_that_is_listened_on() {
+        let address = |listen: &str, ip: &str| {
+            let mut config = HubConfig::default();
+            config.server.peer_listen = Some(listen.parse().expect("an address"));
+            config.pod.ip = ip.to_owned();
+            config
+                .check()
+                .map(|()| config.peer_address().expect("checked").to_string())
+        };
+
+        assert_eq!(address("0.0.0.0:7422", "10.0.0.7").expect("both"), "10.0.0.7");
+        assert_eq!(address("127.0.0.1:7422", "").expect("one of them"), "127.0.0.1");
+        for (listen, ip) in [("0.0.0.0:7422", ""), ("[::]:7422", ""), ("127.0.0.1:7422", "pod-1")] {
+            let error = address(listen, ip).expect_err(listen).to_string();
+            assert!(error.contains("`pod.ip`"), "{error}");
+        }
+        assert_eq!(HubConfig::default().peer_address(), None);
     }
 
     #[test]

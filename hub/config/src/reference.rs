@@ -18,12 +18,36 @@ const SOURCES: [(&str, &str, &str); 9] = [
     ("telemetry", "TelemetryConfig", include_str!("telemetry.rs")),
 ];
 
+/// What stands above the tables. Both examples say the same, which a test reads.
+const HEAD: &str = r#"# Settings
+
+Generated from `hub/config` by `make generate`; do not edit.
+
+A setting comes from the file given with `--config` (TOML), or from the
+environment as `ALKHUB_<SECTION>__<KEY>` (in capitals, with `_` for `-`), which wins.
+
+```toml
+[server]
+listen = "0.0.0.0:7420"
+trusted-proxies = ["10.0.0.0/8", "fd00::/8"]
+tls = { cert-file = "/tls/tls.crt", key-file = "/tls/tls.key" }
+```
+
+In a variable a text has no quotes, a list has commas between its items (and
+is empty when the variable is), and a setting within a setting takes one more `__`:
+
+```env
+ALKHUB_SERVER__LISTEN=0.0.0.0:7420
+ALKHUB_SERVER__TRUSTED_PROXIES=10.0.0.0/8,fd00::/8
+ALKHUB_SERVER__TLS__CERT_FILE=/tls/tls.crt
+ALKHUB_SERVER__TLS__KEY_FILE=/tls/tls.key
+```
+"#;
+
 /// Every setting with its default, its variable and its meaning, as Markdown (`docs/generated/config.md`).
 pub fn reference() -> String {
     let defaults = Table::try_from(HubConfig::default()).expect("the defaults have a TOML form");
-    let mut out = String::from(
-        "# Settings\n\nGenerated from `hub/config` by `make generate`; do not edit.\n\nA setting comes from the file given with `--config` (TOML), or from the\nenvironment as `ALKHUB_<SECTION>__<KEY>`, which wins.\n",
-    );
+    let mut out = HEAD.to_owned();
     for (section, name, source) in SOURCES {
         out.push_str(&format!(
             "\n## `[{section}]`\n\n| setting | default | range | what it does |\n|---|---|---|---|\n"
@@ -78,7 +102,34 @@ fn fields(name: &str, source: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
+
+    /// The lines of the reference's block in a language.
+    fn example(language: &str) -> String {
+        let reference = reference();
+        let block = reference.split(&format!("```{language}\n")).nth(1).expect("a block");
+        block.split("```").next().expect("its lines").to_owned()
+    }
+
+    #[test]
+    fn the_examples_of_the_reference_are_read_and_say_the_same() {
+        let variables: Vec<(OsString, OsString)> = example("env")
+            .lines()
+            .map(|line| line.split_once('=').expect("NAME=value"))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+
+        let from_file = HubConfig::from_toml(&example("toml")).expect("it is read");
+        let from_variables = HubConfig::load_from(None, variables).expect("they are read");
+
+        assert_eq!(from_file.server.trusted_proxies.len(), 2);
+        assert_eq!(from_variables, from_file);
+        let empty = [("ALKHUB_SERVER__TRUSTED_PROXIES".into(), OsString::new())];
+        let empty = HubConfig::load_from(None, empty).expect("it is read");
+        assert!(empty.server.trusted_proxies.is_empty());
+    }
 
     #[test]
     fn every_setting_with_a_default_is_in_the_reference_and_explained() {

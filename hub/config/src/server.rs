@@ -17,6 +17,12 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Where `/metrics`, `/livez` and `/readyz` are served; keep it off the Internet.
     pub management_listen: SocketAddr,
+    /// Where other hubs dial this one for messages from pod to pod, beside Redis; none by default, and then they all go
+    /// through Redis. Keep it off the Service and off the Internet, and let the hubs' pods reach it on each other's
+    /// addresses (`pod.ip`). Hubs prove by `auth.hash-key-file` that they are of one Hub; the port speaks TLS where `tls` is
+    /// set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<SocketAddr>,
     /// Serves TLS on `listen` with this certificate; without it put a proxy in front.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -70,10 +76,19 @@ pub struct ServerConfig {
     /// A WebSocket silent for longer is dead; at least twice `ping-interval`.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
+    /// A peer that asked for it may come back to its session for so long after its connection broke: its calls go on, and
+    /// its spoke stays registered. Too short ends them at each loss of a network that takes longer; too long lets calls wait
+    /// for a spoke that does not come back, and keeps what is to be said to it. 0 ends each session with its connection.
+    #[serde(with = "humantime_serde")]
+    pub resume: Duration,
     /// A WebSocket message must arrive whole in this time, or its connection is closed (1008). Too short cuts large
     /// messages over slow links; too long lets messages that never end keep memory.
     #[serde(with = "humantime_serde")]
     pub message_timeout: Duration,
+    /// Whether connections that are unequally spread over the pods of a Hub get to other pods: peers are let go when nothing
+    /// of theirs is under way, and a pod with more than its part refuses new ones (503 with `Retry-After`). Without it only a
+    /// pod that drains does either. For all pods of a Hub the same.
+    pub rebalance: bool,
     /// At the end: time between not ready and no longer accepting, so that load balancers notice.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
@@ -116,6 +131,7 @@ impl Default for ServerConfig {
         Self {
             listen: ([127, 0, 0, 1], PORT).into(),
             management_listen: ([127, 0, 0, 1], MANAGEMENT_PORT).into(),
+            peer_listen: None,
             tls: None,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
@@ -132,7 +148,9 @@ impl Default for ServerConfig {
             write_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             dead_after: Duration::from_secs(25),
+            resume: Duration::from_secs(30),
             message_timeout: Duration::from_secs(30),
+            rebalance: true,
             drain_delay: Duration::from_secs(0),
             drain_timeout: Duration::from_secs(30),
         }

@@ -1,6 +1,5 @@
 //! Where everything of a private server is, and how it is made the first time.
 
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -163,11 +162,7 @@ fn socket_folder(folder: &Path) -> PathBuf {
         return inside;
     }
     let hash = Sha256::digest(folder.as_os_str().as_bytes());
-    let mut name = "alkhub-pg-".to_owned();
-    for byte in &hash[..8] {
-        write!(name, "{byte:02x}").expect("a String takes everything");
-    }
-    Path::new("/tmp").join(name)
+    Path::new("/tmp").join(format!("alkhub-pg-{}", hex::encode(&hash[..8])))
 }
 
 #[cfg(test)]

@@ -187,6 +187,18 @@ impl KeyRing {
         })
     }
 
+    /// Takes a place among the key's sessions that wait for their peers: as many may wait as connections may be open.
+    pub fn take_waiting(&self, key: &Key) -> Option<Slot> {
+        key.waiting.take(self.connections)
+    }
+
+    /// Takes a place for what is left of a session that another hub goes on with: one that has left cannot be refused, and
+    /// takes no place of one that waits.
+    pub fn take_left(&self, key: &Key) -> Slot {
+        let slot = key.left.take(usize::MAX);
+        slot.expect("memory has no room for so many")
+    }
+
     /// Why a key is no longer good that has just come where revocations find it, be it into memory or among those of what
     /// is open: one that came before may have passed it by.
     pub fn look_again(&self, key: &Key) -> Option<KeyFault> {

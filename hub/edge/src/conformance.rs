@@ -4,22 +4,25 @@ use alkhub_protocol::Code;
 use axum::extract::Request;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderMap, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
 use crate::error::ApiError;
+use crate::header;
 
 /// Checks a request's frame.
 ///
 /// # Errors
-/// 400 without one right `Host`, 417 for an expectation that is not known, 415 for a body that is encoded.
+/// 400 without one right `Host`, or with two of a header that holds one value; 417 for an expectation that is not known,
+/// 415 for a body that is encoded.
 pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
     check_host(request)?;
     let headers = request.headers();
+    header::check(headers)?;
     if expectations(headers).any(|expected| !expected.eq_ignore_ascii_case("100-continue")) {
         return Err(ApiError::bad_request("`Expect` may be `100-continue` and nothing else")
             .with_status(StatusCode::EXPECTATION_FAILED));
     }
-    let encoded = |value: &http::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    let encoded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(CONTENT_ENCODING).iter().any(encoded) {
         let message = "the body must not be encoded: leave `Content-Encoding` out";
         return Err(ApiError::new(Code::BadRequest, message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));

@@ -1,5 +1,6 @@
 //! What all surfaces of one hub share.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,6 +41,7 @@ pub struct EdgeParts {
 struct Shared {
     parts: EdgeParts,
     connections: AtomicU64,
+    sources: RandomState,
 }
 
 // === impl Edge ===
@@ -50,6 +52,7 @@ impl Edge {
         Self(Arc::new(Shared {
             parts,
             connections: AtomicU64::new(0),
+            sources: RandomState::new(),
         }))
     }
 
@@ -86,6 +89,11 @@ impl Edge {
     /// The hub's tasks, and how far its end has come.
     pub fn scope(&self) -> &Scope {
         &self.0.parts.scope
+    }
+
+    /// What peers are told apart by before anything is known of them; nobody outside can compute it.
+    pub(crate) fn sources(&self) -> &RandomState {
+        &self.0.sources
     }
 
     /// A name for something open, unique on this hub.

@@ -148,11 +148,6 @@ pub fn status(error: &CallError) -> StatusCode {
         .unwrap_or(by_code)
 }
 
-/// The key lacks a scope, which is named.
-pub fn missing_scope(scope: &str) -> CallError {
-    CallError::new(Code::AccessDenied, format!("the key lacks the scope `{scope}`"))
-}
-
 /// The error of a call that still ran when its caller's connection had to end, and not by its key's fault.
 pub fn unanswered(reason: &str) -> CallError {
     left_running(Code::Unavailable, reason)

@@ -24,6 +24,10 @@ pub struct Key {
     pub(crate) messages: Bucket,
     /// Its open connections: WebSockets, and streams of server-sent events.
     pub(crate) connections: Slots,
+    /// Its sessions that wait for their peers.
+    pub(crate) waiting: Slots,
+    /// What is left of sessions that have gone to other hubs.
+    pub(crate) left: Slots,
     state: ArcSwap<State>,
     looked_up: Mutex<Option<Instant>>,
     refreshing: AtomicBool,
@@ -73,6 +77,8 @@ impl Key {
             bucket: Bucket::default(),
             messages: Bucket::default(),
             connections: Slots::default(),
+            waiting: Slots::default(),
+            left: Slots::default(),
             state: ArcSwap::from_pointee(State::of(record)),
             looked_up: Mutex::new(Some(Instant::now())),
             refreshing: AtomicBool::new(false),
@@ -168,12 +174,20 @@ impl Key {
 impl KeyFault {
     /// The error of whoever asks with the key.
     pub fn error(self) -> CallError {
-        let (code, message) = match self {
-            Self::Revoked => (Code::Unauthenticated, "the key was revoked"),
-            Self::Expired => (Code::Unauthenticated, "the key has expired"),
-            Self::Suspended => (Code::AccessDenied, "the key's spoke is suspended"),
+        let code = match self {
+            Self::Revoked | Self::Expired => Code::Unauthenticated,
+            Self::Suspended => Code::AccessDenied,
         };
-        CallError::new(code, message)
+        CallError::new(code, self.reason())
+    }
+
+    /// In a sentence.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Revoked => "the key was revoked",
+            Self::Expired => "the key has expired",
+            Self::Suspended => "the key's spoke is suspended",
+        }
     }
 }
 

@@ -5,15 +5,17 @@
 //! - A handler that takes a body runs only when all of this still holds after the body was read: that may take half a
 //!   minute.
 
+use std::hash::BuildHasher as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use alkhub_protocol::CallError;
 use axum::extract::{FromRef, FromRequestParts, Request};
 use http::request::Parts;
 
 use crate::auth::credential;
 use crate::edge::Edge;
-use crate::error::{ApiError, missing_scope};
+use crate::error::ApiError;
 use crate::forwarded;
 use crate::key::Key;
 use crate::listener::Peer;
@@ -48,6 +50,12 @@ impl KeyHolder {
         self.who().scopes.allows(scope)
     }
 
+    /// A number that tells who asks from others before anything is known of them: by the address, and by what is shown as
+    /// a key, which is not looked at.
+    pub fn source(parts: &Parts, edge: &Edge) -> u64 {
+        edge.sources().hash_one((address(parts, edge), credential(parts)))
+    }
+
     /// The request, when its key has a scope.
     ///
     /// # Errors
@@ -76,10 +84,7 @@ where
             return Ok(admitted.holder.clone());
         }
         let edge = Edge::from_ref(state);
-        let address = match parts.extensions.get::<Peer>() {
-            Some(peer) => forwarded::client(&parts.headers, peer.address, edge.server()),
-            None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        };
+        let address = address(parts, &edge);
         let keys = edge.keys();
         let key = keys.authenticate(credential(parts).as_deref(), address).await?;
         keys.take_request(&key)?;
@@ -90,6 +95,14 @@ where
             scope: None,
         });
         Ok(holder)
+    }
+}
+
+/// The address of the client.
+fn address(parts: &Parts, edge: &Edge) -> IpAddr {
+    match parts.extensions.get::<Peer>() {
+        Some(peer) => forwarded::client(&parts.headers, peer.address, edge.server()),
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     }
 }
 
@@ -107,7 +120,7 @@ impl Admitted {
 
     fn check_scope(&self) -> Result<(), ApiError> {
         match self.scope {
-            Some(scope) if !self.holder.has(scope) => Err(missing_scope(scope).into()),
+            Some(scope) if !self.holder.has(scope) => Err(CallError::missing_scope(scope).into()),
             Some(_) | None => Ok(()),
         }
     }

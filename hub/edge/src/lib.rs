@@ -7,7 +7,7 @@
 //! | a request passes | file |
 //! |---|---|
 //! | accepting, TLS, PROXY protocol, HTTP/1.1 and HTTP/2 | `listener` |
-//! | its id, its span, its frame, its metrics | `request`, `trace`, `conformance` |
+//! | its id, its span, its frame, its metrics | `request`, `trace`, `conformance`, `header` |
 //! | its query against what the route declares | `router`, `query`, `endpoint` |
 //! | its key, the client's address, the key's rate | `holder`, `auth`, `forwarded`, `limits` |
 //! | its body, within size, time and the key's budget | `body`, `payer` |
@@ -34,6 +34,7 @@ pub mod endpoint;
 pub mod envelope;
 pub mod error;
 mod forwarded;
+pub mod header;
 mod key;
 mod key_holder;
 pub mod limits;

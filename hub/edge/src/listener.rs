@@ -40,7 +40,8 @@ use serving::Serving;
 pub use peer::{Peer, Permit};
 pub use stream::Stream;
 
-use crate::metrics::{ConnectionKind, EdgeMetrics, Limit};
+use crate::edge::Edge;
+use crate::metrics::Limit;
 use crate::scope::Scope;
 
 /// How long a failing `accept` waits before the next try.
@@ -63,7 +64,7 @@ pub struct Listener {
     /// Bounds.
     pub limits: ListenerLimits,
     /// Counts connections and refusals; `None` for a listener that is not counted.
-    pub metrics: Option<Arc<EdgeMetrics>>,
+    pub edge: Option<Edge>,
     /// Counts and ends the connections' tasks.
     pub scope: Scope,
 }
@@ -136,7 +137,7 @@ impl Listener {
             router: self.router,
             tls: self.tls,
             server: self.limits.server,
-            metrics: self.metrics,
+            edge: self.edge,
             scope: self.scope,
         };
         (self.socket, Arc::new(serving))
@@ -161,7 +162,7 @@ impl Serving {
             permit,
             place: None,
         };
-        let open = self.metrics.as_ref().map(|metrics| metrics.open(ConnectionKind::Http));
+        let open = self.edge.as_ref().map(|edge| edge.open().connect(edge.metrics()));
         self.scope.tasks.spawn(async move {
             Box::pin(connection.run(stream)).await;
             drop(open);
@@ -170,8 +171,8 @@ impl Serving {
 
     /// Answers a connection over the limit.
     fn refuse(&self, stream: TcpStream, refusals: &Arc<Semaphore>) {
-        if let Some(metrics) = &self.metrics {
-            metrics.limited(Limit::Connections);
+        if let Some(edge) = &self.edge {
+            edge.metrics().limited(Limit::Connections);
         }
         // A plain answer would tell a TLS client that there is no TLS here: it is closed without an answer.
         if let (None, Ok(permit)) = (&self.tls, refusals.clone().try_acquire_owned()) {

@@ -25,7 +25,7 @@ const REQUEST_DURATION: Family = Family {
 const CONNECTIONS: Family = Family {
     name: "alkhub_connections",
     labels: &["kind"],
-    help: "Open connections: `http` (not upgraded), `websocket`, and `sse` streams on top of HTTP.",
+    help: "Open connections: `http` (not upgraded), `websocket`, and `sse` streams on top of HTTP; `reconnecting`: sessions whose connection is lost and that wait for their peers; `left`: sessions that other hubs go on with, while calls of theirs run here.",
 };
 const AUTH_FAILURES: Family = Family {
     name: "alkhub_auth_failures_total",
@@ -47,6 +47,10 @@ pub enum ConnectionKind {
     Websocket,
     /// A stream of server-sent events, on top of HTTP.
     Sse,
+    /// None: a session whose connection is lost, and that waits for its peer.
+    Reconnecting,
+    /// None: a session that another hub goes on with, while calls of it run here.
+    Left,
 }
 
 /// Why a key was refused.
@@ -91,6 +95,8 @@ pub struct EdgeMetrics {
     http: IntGauge,
     websocket: IntGauge,
     sse: IntGauge,
+    reconnecting: IntGauge,
+    left: IntGauge,
     auth_failures: IntCounterVec,
     rate_limited: IntCounterVec,
 }
@@ -126,6 +132,8 @@ impl EdgeMetrics {
             http: connections.with_label_values(&[ConnectionKind::Http.label()]),
             websocket: connections.with_label_values(&[ConnectionKind::Websocket.label()]),
             sse: connections.with_label_values(&[ConnectionKind::Sse.label()]),
+            reconnecting: connections.with_label_values(&[ConnectionKind::Reconnecting.label()]),
+            left: connections.with_label_values(&[ConnectionKind::Left.label()]),
             auth_failures: counters(registry, AUTH_FAILURES)?,
             rate_limited: counters(registry, RATE_LIMITED)?,
         };
@@ -162,17 +170,14 @@ impl EdgeMetrics {
             ConnectionKind::Http => &self.http,
             ConnectionKind::Websocket => &self.websocket,
             ConnectionKind::Sse => &self.sse,
+            ConnectionKind::Reconnecting => &self.reconnecting,
+            ConnectionKind::Left => &self.left,
         };
         gauge.inc();
         Counted {
             kind,
             gauge: gauge.clone(),
         }
-    }
-
-    /// Open connections that are not upgraded.
-    pub fn http(&self) -> i64 {
-        self.http.get()
     }
 
     /// Counts a refused key.
@@ -209,6 +214,8 @@ impl ConnectionKind {
             Self::Http => "http",
             Self::Websocket => "websocket",
             Self::Sse => "sse",
+            Self::Reconnecting => "reconnecting",
+            Self::Left => "left",
         }
     }
 }

@@ -1,26 +1,35 @@
 //! Everything that is open for longer than one answer, whatever surface it is of: the one place that revocation,
-//! narrowing and drain ask.
+//! narrowing, balance and drain ask.
 //!
 //! An entry knows the key that opened it and has a handle by which it is looked at again, drained and ended
-//! ([`Closeable`]). What that means to its peer is the surface's.
+//! ([`Closeable`]). What that means to its peer is the surface's. Connections that are not upgraded have no key and end by
+//! themselves when the hub drains: they are only counted ([`Open::connect`]).
 //!
 //! Invariants
 //! - What is open is entered before its key is looked at for the last time: a key that ends in between ends it.
 //! - An entry leaves with its [`Entered`], and with it what it counts against.
+//! - How much is open is counted here, and metrics follow: nobody decides by a gauge.
 //! - For its key an entry is closed once. What enters while the hub drains or ends is drained or closed at once.
-//! - No handle is called while the list is locked, but for [`Closeable::tick`].
+//! - No handle is called while the list is locked, but for [`Closeable::tick`], [`Closeable::is_moving`] and
+//!   [`Closeable::is_midway`].
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_calls::Caller;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::key::{Key, KeyFault, Review};
 use crate::limits::Slot;
-use crate::metrics::{ConnectionKind, Counted};
+use crate::metrics::{ConnectionKind, Counted, EdgeMetrics};
+
+/// How long a peer that is asked to move ([`Closeable::ask_to_move`]) has for it, before a hub that drains closes it; less where
+/// the hub has less time itself.
+pub const MOVING: Duration = Duration::from_secs(10);
 
 /// Why a hub that drains closes what is open.
 pub const DRAINING: &str = "the hub is going away: connect again";
@@ -44,11 +53,65 @@ pub trait Closeable: fmt::Debug + Send + Sync {
     /// End without another word.
     fn kill(&self);
 
+    /// Asks the peer to go on with its session over a connection to another hub, to the one that it reaches under the URL
+    /// `target` where that is given; false when it is of a kind that cannot ([`Closeable::drain`] or [`Closeable::close`] is
+    /// what is left then).
+    ///
+    /// True promises that the peer is told, soon and once however often it is asked, and nothing more: until it has moved,
+    /// everything goes on where it is, and a peer that does not move, or comes back here, is left as it was. What it has under
+    /// way moves with it. Nothing ends by this, so it may be asked of a peer that is busy.
+    fn ask_to_move(&self, target: Option<&str>) -> bool {
+        let _ = target;
+        false
+    }
+
+    /// Whether its peer could be asked to move, and never was.
+    fn is_unasked(&self) -> bool {
+        false
+    }
+
+    /// What is known of it as something that could go to another hub; `None` when it cannot, or is about to end.
+    fn leaver(&self) -> Option<Leaver> {
+        None
+    }
+
+    /// Another hub should have it, and it does not migrate: end as soon as nothing is under way that a peer waits for, and
+    /// begin nothing that others can do. It may stay if that does not come about soon.
+    fn let_go(&self) {}
+
+    /// Whether its peer was asked to move and has not yet.
+    fn is_moving(&self) -> bool {
+        false
+    }
+
+    /// Whether a message of its peer has begun and not ended, or something waits to be written to it: that would be lost with it.
+    fn is_midway(&self) -> bool {
+        false
+    }
+
+    /// The number of hubs that take connections has changed: tell the peer, if it wants to know.
+    fn hubs_changed(&self) {}
+
     /// The beat of its kind ([`Open::tick`]); `place` spreads over many beats what need not be done at each. The list is
     /// locked: nothing may enter or leave here.
     fn tick(&self, place: usize) {
         let _ = place;
     }
+}
+
+/// Something open that could go to another hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaver {
+    /// Whether its peer can move what it has ([`Closeable::ask_to_move`]); one that cannot is let go.
+    pub migrates: bool,
+    /// Calls that it runs or waits for.
+    pub in_flight: u32,
+    /// When it was opened, since a moment that is the same for all of its kind.
+    pub since: Duration,
+    /// When its peer came with what it has from another hub, which had asked it to.
+    pub moved: Option<Instant>,
+    /// The session that it serves, as the hub knows it.
+    pub session: Arc<str>,
 }
 
 /// Why something open ends.
@@ -68,10 +131,28 @@ pub struct Entered {
     _counted: (Slot, Counted),
 }
 
+/// A connection that is not upgraded, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection {
+    open: Open,
+    counted: Counted,
+}
+
 #[derive(Debug, Default)]
 struct List {
     entries: Slab<Entry>,
+    counts: Counts,
     stage: Stage,
+}
+
+/// How many are open of each kind.
+#[derive(Debug, Default)]
+struct Counts {
+    http: usize,
+    websocket: usize,
+    sse: usize,
+    reconnecting: usize,
+    left: usize,
 }
 
 #[derive(Debug)]
@@ -111,6 +192,7 @@ impl Open {
         };
         let (place, stage) = {
             let mut list = self.0.lock();
+            *list.counts.of(entry.kind) += 1;
             (list.entries.insert(entry), list.stage)
         };
         if stage >= Stage::Draining {
@@ -129,10 +211,19 @@ impl Open {
         }
     }
 
+    /// Counts a connection that is not upgraded.
+    pub(crate) fn connect(&self, metrics: &EdgeMetrics) -> OpenConnection {
+        let counted = metrics.open(ConnectionKind::Http);
+        *self.0.lock().counts.of(counted.kind()) += 1;
+        OpenConnection {
+            open: self.clone(),
+            counted,
+        }
+    }
+
     /// How many of a kind are open.
     pub fn count(&self, kind: ConnectionKind) -> usize {
-        let list = self.0.lock();
-        list.entries.iter().filter(|(_, entry)| entry.kind == kind).count()
+        *self.0.lock().counts.of(kind)
     }
 
     /// The keys of what is open, each once.
@@ -173,7 +264,23 @@ impl Open {
         }
     }
 
-    /// Drains what is open, and what is entered from now on.
+    /// How many were asked to move and have not yet.
+    pub fn moving(&self) -> usize {
+        self.count_that(|handle| handle.is_moving())
+    }
+
+    /// How many have a message that has begun and not ended, in one direction or the other.
+    pub fn midway(&self) -> usize {
+        self.count_that(|handle| handle.is_midway())
+    }
+
+    fn count_that(&self, holds: impl Fn(&dyn Closeable) -> bool) -> usize {
+        let list = self.0.lock();
+        let handles = list.entries.iter().map(|(_, entry)| &*entry.handle);
+        handles.filter(|handle| holds(*handle)).count()
+    }
+
+    /// Drains what is open, and what is entered from now on. Said again it has all of them look at themselves again.
     pub fn drain(&self) {
         for handle in self.reach(Stage::Draining) {
             handle.drain();
@@ -194,6 +301,13 @@ impl Open {
         }
     }
 
+    /// What is open of a kind.
+    pub fn of(&self, kind: ConnectionKind) -> Vec<Arc<dyn Closeable>> {
+        let list = self.0.lock();
+        let of_kind = list.entries.iter().filter(|(_, entry)| entry.kind == kind);
+        of_kind.map(|(_, entry)| entry.handle.clone()).collect()
+    }
+
     /// One beat for all of a kind.
     pub fn tick(&self, kind: ConnectionKind) {
         for (place, entry) in &self.0.lock().entries {
@@ -210,117 +324,40 @@ impl Open {
     }
 }
 
+// === impl Counts ===
+
+impl Counts {
+    fn of(&mut self, kind: ConnectionKind) -> &mut usize {
+        match kind {
+            ConnectionKind::Http => &mut self.http,
+            ConnectionKind::Websocket => &mut self.websocket,
+            ConnectionKind::Sse => &mut self.sse,
+            ConnectionKind::Reconnecting => &mut self.reconnecting,
+            ConnectionKind::Left => &mut self.left,
+        }
+    }
+}
+
+// === impl OpenConnection, Entered ===
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        *self.open.0.lock().counts.of(self.counted.kind()) -= 1;
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
-        let entry = self.open.0.lock().entries.try_remove(self.place);
+        let entry = {
+            let mut list = self.open.0.lock();
+            let entry = list.entries.remove(self.place);
+            *list.counts.of(entry.kind) -= 1;
+            entry
+        };
         // What hangs on the handle goes without the lock.
         drop(entry);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use alkhub_store::KeyHash;
-    use prometheus::Registry;
-
-    use super::*;
-    use crate::key::record;
-    use crate::metrics::EdgeMetrics;
-
-    /// Notes what it is asked for.
-    #[derive(Debug, Default)]
-    struct Asked(Mutex<Vec<String>>);
-
-    impl Asked {
-        fn note(&self, what: &str) {
-            self.0.lock().push(what.to_owned());
-        }
-
-        fn taken(&self) -> Vec<String> {
-            std::mem::take(&mut self.0.lock())
-        }
-    }
-
-    impl Closeable for Asked {
-        fn recheck(&self, _: &Arc<Caller>) {
-            self.note("recheck");
-        }
-
-        fn drain(&self) {
-            self.note("drain");
-        }
-
-        fn close(&self, why: Closing) {
-            self.note(&format!("close {why:?}"));
-        }
-
-        fn kill(&self) {
-            self.note("kill");
-        }
-    }
-
-    fn key() -> Arc<Key> {
-        Arc::new(Key::new(KeyHash([0; 32]), &record()))
-    }
-
-    fn enter(open: &Open, key: &Arc<Key>) -> (Arc<Asked>, Entered) {
-        let metrics = EdgeMetrics::new(&Registry::new()).expect("new names");
-        let slot = key.connections.take(10).expect("free");
-        let asked = Arc::new(Asked::default());
-        let counted = (slot, metrics.open(ConnectionKind::Sse));
-        let entered = open.enter(key.clone(), asked.clone(), counted);
-        (asked, entered)
-    }
-
-    #[test]
-    fn what_a_key_has_open_is_closed_once_when_the_key_ends() {
-        let (open, key, other) = (Open::default(), key(), key());
-        let (asked, entered) = enter(&open, &key);
-        let (bystander, _stays) = enter(&open, &other);
-        open.review();
-
-        key.revoke();
-        open.review();
-        open.review();
-
-        assert_eq!(asked.taken(), ["close Key(Revoked)"]);
-        assert!(bystander.taken().is_empty());
-        drop(entered);
-        assert_eq!(open.count(ConnectionKind::Sse), 1);
-        assert_eq!(open.keys().len(), 1);
-        assert!(key.connections.take(1).is_some());
-    }
-
-    #[test]
-    fn what_a_key_has_open_is_looked_at_once_for_each_change_of_what_the_key_allows() {
-        let (open, key) = (Open::default(), key());
-        let (asked, _entered) = enter(&open, &key);
-        let mut wider = record();
-        wider.scopes = alkhub_protocol::Scopes::new(["events:subscribe:a"]);
-
-        key.update(&record(), || false);
-        open.review();
-        assert!(asked.taken().is_empty(), "nothing has changed");
-        key.update(&wider, || false);
-        open.review();
-        open.review();
-
-        assert_eq!(asked.taken(), ["recheck"]);
-    }
-
-    #[test]
-    fn what_enters_while_the_hub_ends_is_told_how_far_the_end_has_come() {
-        let (open, key) = (Open::default(), key());
-        let (early, _early) = enter(&open, &key);
-        open.drain();
-        let (draining, _draining) = enter(&open, &key);
-        open.close();
-        open.kill();
-        let (late, _late) = enter(&open, &key);
-
-        let all = ["drain", "close Drain", "kill"];
-        assert_eq!(early.taken(), all);
-        assert_eq!(draining.taken(), all);
-        assert_eq!(late.taken(), all);
-    }
-}
+mod tests;

@@ -2,11 +2,13 @@
 //!
 //! Invariants
 //! - A parameter that a route does not declare is refused, by its name: who writes `uuid` for `uid` learns it before
-//!   anything is done. So is one that stands there twice where it counts once, and text that is no UTF-8.
+//!   anything is done. So is one that stands there twice where it counts once, and text that is no UTF-8
+//!   or has U+0000 in it.
 //! - What a route declares is what the OpenAPI document has: both are the surface's page of routes.
 
 use std::sync::Arc;
 
+use alkhub_protocol::PAGE_LIMIT;
 use axum::extract::{FromRequestParts, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -74,6 +76,10 @@ impl QueryParameters {
             if !repeated && seen.contains(&name) {
                 return wrong("is there twice: give it once");
             }
+            // No name or id has it, and Postgres takes no text with it.
+            if value.contains('\0') {
+                return wrong("contains the character U+0000");
+            }
             seen.push(name);
         }
         Ok(())
@@ -121,6 +127,19 @@ impl Query {
             .transpose()
     }
 
+    /// The parameter `limit` of a list: how many entries a page may have.
+    ///
+    /// # Errors
+    /// It is there and is not 1 to [`PAGE_LIMIT`].
+    pub fn limit(&self) -> Result<Option<u32>, ApiError> {
+        let limit = self.parse("limit")?;
+        if limit.is_some_and(|limit| !(1..=PAGE_LIMIT).contains(&limit)) {
+            let rule = format!("query parameter `limit` must be 1 to {PAGE_LIMIT}");
+            return Err(ApiError::bad_request(rule));
+        }
+        Ok(limit)
+    }
+
     /// Reads a query string.
     pub(crate) fn read(query: Option<&str>) -> Self {
         let query = query.unwrap_or_default();
@@ -159,5 +178,13 @@ mod tests {
         assert!(refusal("access_token=%C3%28").contains("`access_token` is not UTF-8"));
         assert!(refusal("%FF=1&access_token=a").contains("` is not UTF-8"));
         assert!(refusal("uid=%41").contains("`uid` is not known here"));
+    }
+
+    #[test]
+    fn what_postgres_does_not_take_is_refused_by_the_name_of_its_parameter() {
+        let declared = QueryParameters::of(&[]);
+        let refusal = declared.check(Some("access_token=a%00b")).expect_err("refused");
+
+        assert!(format!("{refusal:?}").contains("`access_token` contains the character U+0000"));
     }
 }

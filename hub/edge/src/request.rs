@@ -4,34 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::call::Metadata;
-use alkhub_protocol::{Code, RawJson, RequestId, time};
+use alkhub_protocol::{CallError, Code, Delivered, RawJson, RequestId, time};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::conformance;
 use crate::error::{ApiError, ProblemBody};
+use crate::header::{METADATA, PARENT, REQUEST_ID, TIMEOUT, only};
 use crate::metrics::EdgeMetrics;
 use crate::payer::Payer;
 use crate::trace::continue_trace;
-
-/// The request's id, in both directions.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// How long the caller waits.
-pub const TIMEOUT: HeaderName = HeaderName::from_static("alkhub-timeout");
-
-/// What travels with a call beside its input.
-pub const METADATA: HeaderName = HeaderName::from_static("alkhub-metadata");
-/// The call in whose course this one is made.
-pub const PARENT: HeaderName = HeaderName::from_static("alkhub-parent-request-id");
 
 /// The variable parts of a path, percent-decoded.
 #[derive(Debug)]
@@ -41,10 +31,22 @@ pub struct Path<T>(pub T);
 #[derive(Clone, Debug)]
 pub struct Id(pub RequestId);
 
+/// Gives a request its id before anything can answer it, and the id to an answer that has none: a preflight goes no
+/// further than its layer.
+pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let value = header_of(&id);
+    request.extensions_mut().insert(Id(id));
+    let mut response = next.run(request).await;
+    response.headers_mut().entry(REQUEST_ID).or_insert(value);
+    response
+}
+
 /// Gives a request its id and its span, counts it, and puts the id into the answer, into a problem document too.
 pub(crate) async fn observe(State(metrics): State<Arc<EdgeMetrics>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = request_id(request.headers());
+    let known = request.extensions().get::<Id>();
+    let id = known.map_or_else(|| request_id(request.headers()), |known| known.0.clone());
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -75,9 +77,8 @@ pub(crate) async fn observe(State(metrics): State<Arc<EdgeMetrics>>, mut request
             "answered"
         );
     });
-    let value = HeaderValue::from_str(id.as_str()).expect("visible ASCII is a header's value");
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, value);
+    headers.insert(REQUEST_ID, header_of(&id));
     // What one key sees is for nobody else.
     headers
         .entry(CACHE_CONTROL)
@@ -102,17 +103,19 @@ fn named(mut response: Response, id: &RequestId) -> Response {
 /// The answer to a panic of ours.
 pub(crate) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
     tracing::error!("a request panicked; the panic's own message stands above");
-    ApiError::new(
-        Code::Internal,
-        "the hub failed; its log has the reason under this request's id",
-    )
-    .into_response()
+    let message = "the hub failed; its log has the reason under this request's id";
+    // It may have been a call that was under way.
+    let error = CallError::new(Code::Internal, message).delivered(Delivered::Maybe);
+    ApiError::from(error).into_response()
+}
+
+fn header_of(id: &RequestId) -> HeaderValue {
+    HeaderValue::from_str(id.as_str()).expect("visible ASCII is a header's value")
 }
 
 /// The client's id where it is one, else a new one that sorts by time.
 fn request_id(headers: &HeaderMap) -> RequestId {
-    headers
-        .get(REQUEST_ID)
+    only(headers, &REQUEST_ID)
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .unwrap_or_else(|| {
             let id = uuid::Uuid::now_v7().to_string();
@@ -206,6 +209,10 @@ mod tests {
 
         headers.insert(REQUEST_ID, HeaderValue::from_static("with space"));
         assert_eq!(request_id(&headers).as_str().len(), 36);
+
+        headers.insert(REQUEST_ID, HeaderValue::from_static("abc-1"));
+        headers.append(REQUEST_ID, HeaderValue::from_static("abc-2"));
+        assert_eq!(request_id(&headers).as_str().len(), 36, "two are none");
     }
 
     #[tokio::test]
@@ -223,7 +230,7 @@ mod tests {
         assert_eq!(response.status(), 500);
         let body = response.into_body().collect().await.expect("read").to_bytes();
         let problem: alkhub_protocol::Problem = serde_json::from_slice(&body).expect("a problem document");
-        assert_eq!(problem.code, Code::Internal);
+        assert_eq!((problem.code, problem.delivered), (Code::Internal, Delivered::Maybe));
         assert!(!problem.detail.contains("secret"));
     }
 }

@@ -9,17 +9,18 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Router, middleware};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderValue, Method, Uri};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::edge::Edge;
 use crate::endpoint::{Endpoint, RouteScope};
 use crate::error::ApiError;
+use crate::header::{LAST_EVENT_ID, METADATA, PARENT, REQUEST_ID, TIMEOUT};
 use crate::key_holder::KeyHolder;
 use crate::metrics::EdgeMetrics;
 use crate::query::QueryParameters;
-use crate::request::{self, METADATA, PARENT, REQUEST_ID, TIMEOUT};
+use crate::request;
 use crate::trace::TRACEPARENT;
 
 /// Characters of a path that are repeated, at most.
@@ -62,10 +63,11 @@ pub fn around(routes: Router, metrics: &Arc<EdgeMetrics>) -> Router {
         .layer(middleware::from_fn_with_state(metrics.clone(), request::observe))
 }
 
-/// Lets the pages of these origins use the router; no page where there are none.
+/// Lets the pages of these origins use the router; no page where there are none. What is answered on the way to it, as
+/// preflights are, has a request id too.
 pub fn with_cors(router: Router, origins: &[Origin]) -> Router {
     match cors(origins) {
-        Some(cors) => router.layer(cors),
+        Some(cors) => router.layer(cors).layer(middleware::from_fn(request::identify)),
         None => router,
     }
 }
@@ -95,7 +97,7 @@ fn cors(origins: &[Origin]) -> Option<CorsLayer> {
                 TIMEOUT,
                 METADATA,
                 PARENT,
-                HeaderName::from_static("last-event-id"),
+                LAST_EVENT_ID,
             ])
             .expose_headers([REQUEST_ID, RETRY_AFTER]),
     )

@@ -7,14 +7,16 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use crate::header::only;
+
 /// W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 struct Headers<'a>(&'a HeaderMap);
 
-/// Makes a request's span a child of its caller's.
+/// Makes a request's span a child of its caller's. Two `traceparent` are none: the trace begins anew.
 pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
-    if headers.contains_key(TRACEPARENT) {
+    if only(headers, &TRACEPARENT).is_some() {
         let parent = TraceContextPropagator::new().extract(&Headers(headers));
         // Refused only by a span that is disabled, and then there is nothing to join.
         span.set_parent(parent).ok();
@@ -30,7 +32,7 @@ pub fn traceparent(headers: &HeaderMap) -> Option<String> {
         let flags = span.trace_flags().to_u8();
         return Some(format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id()));
     }
-    let came = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let came = only(headers, &TRACEPARENT)?.to_str().ok()?;
     is_traceparent(came).then(|| came.to_owned())
 }
 
@@ -58,6 +60,8 @@ impl Extractor for Headers<'_> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -67,5 +71,17 @@ mod tests {
         for bad in ["", "00-x", &good[1..], &format!("{good}-00"), &good.to_uppercase()] {
             assert!(!is_traceparent(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn of_two_trace_contexts_none_goes_on() {
+        let mut headers = HeaderMap::new();
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        headers.insert(TRACEPARENT, HeaderValue::from_static(good));
+        assert_eq!(traceparent(&headers).as_deref(), Some(good));
+
+        headers.append(TRACEPARENT, HeaderValue::from_static(good));
+
+        assert_eq!(traceparent(&headers), None);
     }
 }

@@ -48,8 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some(url) = std::env::args().nth(1) {
         let ((a, mut link_a), (b, mut link_b)) = (start("a", Some(&url))?, start("b", Some(&url))?);
-        for link in [&mut link_a, &mut link_b] {
-            link.wait_for(|state| *state == LinkState::Up).await?;
+        for link in [&mut link_a, &mut link_b].into_iter().flatten() {
+            link.wait_for(LinkState::is_up).await?;
         }
         for in_flight in [1, 64] {
             across(&a, &b, in_flight).await?;

@@ -6,9 +6,10 @@
 //! - A field that is new has a default for a writer that does not have it yet. No field goes, or changes its type.
 //! - `tests/versions.rs` reads what each released version wrote, and compares what is written now with it.
 
-mod declaration;
-
+mod balance;
 mod check;
+mod declaration;
+mod last_minute;
 mod readyz;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,11 @@ use serde::{Deserialize, Serialize};
 use crate::register::SpokeType;
 use crate::{HubId, InstanceId, RawJson, Scopes, SpokeName};
 
+pub use balance::{
+    BALANCE_FACTOR, BALANCE_SLACK, BalanceReport, DRAIN_SECONDS_LIMIT, DrainPut, REBALANCE_SECONDS, balance_goal,
+};
 pub use check::InvalidField;
+pub use last_minute::{LastMinute, RETURN_LIMIT};
 pub use readyz::{PartState, ReadyCheck, ReadyStatus, Readyz};
 
 /// Longest time that a request may name, in seconds: a hundred years.
@@ -160,11 +165,28 @@ pub const BY_HAND: &str = "cli-";
 pub enum SpokeStatus {
     /// At least one instance is connected.
     Connected,
-    /// None is.
+    /// None is, and one at least is awaited: its connection is lost, and it may come back.
+    Reconnecting,
+    /// There is no instance.
     #[default]
     Disconnected,
     /// Its resource asks for it.
     Suspended,
+    /// Something that a newer hub knows.
+    #[serde(other)]
+    #[schemars(skip)]
+    Other,
+}
+
+/// Whether an instance can be spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// It can.
+    #[default]
+    Connected,
+    /// Its connection is lost, and it may come back: what is to be said to it waits.
+    Reconnecting,
     /// Something that a newer hub knows.
     #[serde(other)]
     #[schemars(skip)]
@@ -177,8 +199,11 @@ pub enum SpokeStatus {
 pub struct InstanceInfo {
     /// Chosen by the program, or by the hub for it.
     pub instance_id: InstanceId,
-    /// The hub that holds its connection.
+    /// The hub that holds its session.
     pub hub_id: HubId,
+    /// Whether it can be spoken to.
+    #[serde(default)]
+    pub state: InstanceState,
     /// Fencing number.
     pub generation: u64,
     /// When it connected.
@@ -276,9 +301,15 @@ pub struct HubReport {
     /// Every live pod that shares the prefix, this one included.
     #[serde(default)]
     pub pods: Vec<PodReport>,
+    /// How the connections are spread over the pods that stay; absent where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<BalanceReport>,
     /// Spokes with at least one connected instance.
     #[serde(default)]
     pub spokes_connected: u64,
+    /// Spokes of which no instance is connected, and one at least is awaited.
+    #[serde(default)]
+    pub spokes_reconnecting: u64,
     /// State of the link to Redis: `up`, `down` or `none` (events in process).
     #[serde(default)]
     #[schemars(with = "String")]
@@ -293,7 +324,7 @@ pub struct HubReport {
     pub dead_keys: Option<u64>,
 }
 
-/// One hub process, from its lease.
+/// One hub process, from its lease and from what it publishes of itself each second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodReport {
@@ -305,10 +336,22 @@ pub struct PodReport {
     /// Its software's version.
     #[serde(default)]
     pub version: String,
+    /// The revision of the Hub that it is of; empty where nobody counts them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub revision: String,
     /// Open WebSockets.
     #[serde(default)]
     pub connections: u64,
-    /// Whether it is going away.
+    /// Calls that run on it, those of other pods' callers included; absent while it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
+    /// Sessions on it whose connection is lost and whose peer may come back; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnecting: Option<u64>,
+    /// How it went there in the last minute; absent while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_minute: Option<LastMinute>,
+    /// Whether it gives its connections away: it ends, or was told to.
     #[serde(default)]
     pub draining: bool,
 }

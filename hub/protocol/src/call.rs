@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::text::texts;
 use crate::{OperationName, RawJson, RequestId};
 
 /// Whether the spoke received a call that failed.
@@ -101,6 +102,12 @@ pub enum CallStatus {
     Aborted,
 }
 
+texts!(CallStatus {
+    Completed = "completed",
+    Failed = "failed",
+    Aborted = "aborted",
+});
+
 /// One ended call, as `GET /v1/calls` lists it. Inputs and outputs are not kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -144,6 +151,22 @@ pub struct CallRecord {
 // === impl CallRequest ===
 
 impl CallRequest {
+    /// A call with nothing beside its input: for any spoke that offers the operation, within the hub's own deadline.
+    pub fn new(request_id: RequestId, operation: OperationName, input: Option<RawJson>) -> Self {
+        Self {
+            request_id,
+            operation,
+            input,
+            timeout: None,
+            idle_timeout: None,
+            parent: None,
+            target: None,
+            traceparent: None,
+            metadata: None,
+            on_disconnect: OnDisconnect::default(),
+        }
+    }
+
     /// The input as it is checked and counted: `null` stands for none.
     pub fn input_or_null(&self) -> RawJson {
         self.input.clone().unwrap_or_else(RawJson::null)

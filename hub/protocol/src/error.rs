@@ -117,7 +117,8 @@ pub struct Problem {
     pub details: Option<RawJson>,
 }
 
-/// Every code that is not a domain's, with its spelling and its words.
+/// Every code that is not a domain's, with its spelling and its words, which are true wherever the code is used: a hub is
+/// overloaded by calls, by connections and by bytes.
 const CODES: &[(Code, &str, &str)] = &[
     (Code::OperationNotFound, "OPERATION_NOT_FOUND", "Operation not found"),
     (Code::AccessDenied, "ACCESS_DENIED", "Access denied"),
@@ -126,26 +127,22 @@ const CODES: &[(Code, &str, &str)] = &[
         "VALIDATION_ERROR",
         "Input does not match its schema",
     ),
-    (Code::Timeout, "TIMEOUT", "Deadline exceeded"),
+    (Code::Timeout, "TIMEOUT", "Time limit exceeded"),
     (Code::Aborted, "ABORTED", "Call aborted"),
     (Code::ExecutionError, "EXECUTION_ERROR", "Operation failed"),
     (Code::UnknownError, "UNKNOWN_ERROR", "Operation failed without a reason"),
     (Code::NoProvider, "NO_PROVIDER", "No spoke offers the operation now"),
     (Code::SpokeLost, "SPOKE_LOST", "Spoke left before it answered"),
-    (Code::Overloaded, "OVERLOADED", "Too many calls"),
-    (Code::Unavailable, "UNAVAILABLE", "Dependency unavailable"),
-    (
-        Code::OutputInvalid,
-        "OUTPUT_INVALID",
-        "Output does not match its schema",
-    ),
+    (Code::Overloaded, "OVERLOADED", "Overloaded"),
+    (Code::Unavailable, "UNAVAILABLE", "Temporarily unavailable"),
+    (Code::OutputInvalid, "OUTPUT_INVALID", "Output not valid"),
     (Code::BadRequest, "BAD_REQUEST", "Bad request"),
     (Code::Unauthenticated, "UNAUTHENTICATED", "Key missing or not valid"),
     (Code::NotFound, "NOT_FOUND", "Not found"),
     (Code::MethodNotAllowed, "METHOD_NOT_ALLOWED", "Method not allowed"),
     (Code::Conflict, "CONFLICT", "Conflict"),
     (Code::PayloadTooLarge, "PAYLOAD_TOO_LARGE", "Payload too large"),
-    (Code::RateLimited, "RATE_LIMITED", "Too many requests"),
+    (Code::RateLimited, "RATE_LIMITED", "Client limit exceeded"),
     (Code::Unsupported, "UNSUPPORTED", "Not supported"),
     (Code::Internal, "INTERNAL", "Internal error"),
 ];
@@ -244,6 +241,11 @@ impl CallError {
             retry_after_ms: None,
             declared_status: None,
         }
+    }
+
+    /// The key lacks a scope, which is named.
+    pub fn missing_scope(scope: &str) -> Self {
+        Self::new(Code::AccessDenied, format!("the key lacks the scope `{scope}`"))
     }
 
     /// Marks that the same call may be sent again.

@@ -14,6 +14,8 @@
 mod decode;
 pub mod encode;
 mod glance;
+pub mod kind;
+pub mod session;
 
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ use crate::topic::{InvalidTopic, TopicFilter};
 use crate::{
     CallError, Code, DEPTH_LIMIT, FRAME_DEPTH_LIMIT, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, json,
 };
+use session::{Hello, Migrate, Welcome};
 
 /// Longest reason for a broken message, in characters.
 const MESSAGE_LIMIT: usize = 500;
@@ -82,6 +85,22 @@ pub enum Frame {
     Gap(Gap),
     /// `__error`: a frame was refused; only a hub sends it.
     Refused(CallError),
+    /// `__hello`: a peer asks for more than a plain one gets.
+    Hello(Box<Hello>),
+    /// `__welcome`: what it is granted; only a hub sends it.
+    Welcome(Box<Welcome>),
+    /// `__resume`: a session goes on, of which the hub has received so many messages; only a hub sends it.
+    Resumed(u64),
+    /// `__ack`: so many messages of the session were received.
+    Acknowledged(u64),
+    /// `__hubs`: so many hubs take connections; only a hub sends it.
+    Hubs(u32),
+    /// `__ping`: a question for a sign of life, with what the answer repeats.
+    Ping(Option<RawJson>),
+    /// `__pong`: the sign of life.
+    Pong(Option<RawJson>),
+    /// `hub.migrate`: the peer is to go on with its session on another hub; only a hub sends it.
+    Migrate(Box<Migrate>),
     /// An event.
     Event(Envelope),
 }
@@ -134,6 +153,8 @@ pub struct Error {
     pub call: Option<Named>,
     /// The topic that it is about: what it subscribes to, or where it would have been published. It may break the rules.
     pub topic: Option<String>,
+    /// Whether it counts among the messages of a session ([`session::counts`]).
+    pub counts: bool,
     /// What is wrong.
     pub kind: ErrorKind,
 }
@@ -208,8 +229,8 @@ impl Frame {
         let (mut frame, dialect) = Self::decode_within(message, |kind| {
             let around = match kind {
                 // Envelope, payload, and `{data, meta}` in it.
-                "call.responded" => 3,
-                kind if kind.starts_with("call.") => 2,
+                kind::RESPONDED => 3,
+                kind if kind.starts_with(kind::OF_CALLS) => 2,
                 _ => 1,
             };
             DEPTH_LIMIT + around
@@ -218,6 +239,32 @@ impl Frame {
             requested.identity = None;
         }
         Ok((frame, dialect))
+    }
+
+    /// Whether it counts among the messages of a session.
+    pub fn counts(&self) -> bool {
+        match self {
+            Self::Hello(_)
+            | Self::Welcome(_)
+            | Self::Resumed(_)
+            | Self::Acknowledged(_)
+            | Self::Hubs(_)
+            | Self::Ping(_)
+            | Self::Pong(_)
+            | Self::Migrate(_) => false,
+            Self::Requested(_)
+            | Self::Responded { .. }
+            | Self::Completed { .. }
+            | Self::Aborted { .. }
+            | Self::Failed { .. }
+            | Self::Subscribe(_)
+            | Self::Unsubscribe(_)
+            | Self::Subscribed(_)
+            | Self::Unsubscribed(_)
+            | Self::Gap(_)
+            | Self::Refused(_)
+            | Self::Event(_) => true,
+        }
     }
 
     fn decode_within(message: &Bytes, depth: fn(&str) -> usize) -> Result<(Self, Option<Dialect>), Error> {
@@ -231,11 +278,12 @@ impl Frame {
         }
         let dialect = Dialect::of(&envelope.kind, &envelope.id);
         let frame = match &*envelope.kind {
-            "call.requested" | "call.responded" | "call.completed" | "call.aborted" | "call.error" => {
+            kind::REQUESTED | kind::RESPONDED | kind::COMPLETED | kind::ABORTED | kind::FAILED => {
                 decode::call(&envelope)?
             }
-            "hub.register" => decode::register(&envelope)?,
-            kind if kind.starts_with("__") => decode::control(&envelope)?,
+            kind::REGISTER => decode::register(&envelope)?,
+            kind::MIGRATE => decode::control(&envelope)?,
+            kind if kind.starts_with(kind::OF_CONTROL) => decode::control(&envelope)?,
             _ => {
                 envelope::limit(envelope.payload.as_ref())?;
                 Self::Event(envelope.into_owned())
@@ -251,7 +299,7 @@ impl Dialect {
     /// The dialect of a peer that writes this into the `id` of such a message; only those of the call protocol show it.
     fn of(kind: &str, id: &str) -> Option<Self> {
         let dialect = if id.is_empty() { Self::Payload } else { Self::Id };
-        kind.starts_with("call.").then_some(dialect)
+        kind.starts_with(kind::OF_CALLS).then_some(dialect)
     }
 }
 
@@ -283,8 +331,13 @@ impl Requested {
 impl Error {
     /// A refusal that names what the message was about, as far as that can be read.
     fn about(message: &[u8], kind: ErrorKind) -> Self {
-        let glance::About { call, topic } = glance::about(message);
-        Self { call, topic, kind }
+        let glance::About { call, topic, counts } = glance::about(message);
+        Self {
+            call,
+            topic,
+            counts,
+            kind,
+        }
     }
 
     /// The refusal of a message of `size` bytes, over [`FRAME_LIMIT_BYTES`], that begins so.

@@ -187,6 +187,20 @@ name_type!(InstanceId, "instance id", "^[!-~]{1,128}$", visible);
 name_type!(HubId, "hub id", "^[!-~]{1,128}$", visible);
 name_type!(RequestId, "request id", "^[!-~]{1,128}$", visible);
 
+/// What the id of an instance ends with for its second session.
+const SECOND: &str = "#2";
+
+impl InstanceId {
+    /// The id by which the other session of the same program is known: `a#2` beside `a`, and `a` beside `a#2`. `None` where
+    /// it would be too long.
+    pub fn twin(&self) -> Option<Self> {
+        match self.0.strip_suffix(SECOND) {
+            Some(first) => first.parse().ok(),
+            None => format!("{}{SECOND}", self.0).parse().ok(),
+        }
+    }
+}
+
 impl OperationName {
     /// The part before the dot.
     pub fn namespace(&self) -> &str {
@@ -279,6 +293,16 @@ fn visible(text: &str) -> Result<Arc<str>, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_sessions_of_a_program_know_each_other_by_their_ids() {
+        let twin = |id: &str| id.parse::<InstanceId>().expect("valid").twin();
+        let is = |id: &str| Some(id.parse().expect("valid"));
+
+        assert_eq!(twin("a"), is("a#2"));
+        assert_eq!(twin("a#2"), is("a"));
+        assert_eq!(twin(&"a".repeat(127)), None);
+    }
 
     #[test]
     fn slash_form_means_the_dotted_name() {

@@ -11,21 +11,26 @@ pub mod admin;
 pub mod answer;
 pub mod call;
 pub mod chain;
+pub mod close;
 pub mod envelope;
 pub mod error;
 pub mod frame;
+pub mod header;
 pub mod id;
 pub mod json;
 pub mod key;
+pub mod kubernetes;
 pub mod operation;
 pub mod register;
 pub mod scope;
+pub mod text;
 pub mod time;
 pub mod topic;
 
 pub use answer::Answer;
 pub use call::{CallRequest, CallStatus, Delivered, OnDisconnect};
 pub use chain::Chain;
+pub use close::CloseCode;
 pub use envelope::Envelope;
 pub use error::{CallError, Code, Problem};
 pub use frame::{Dialect, Frame};
@@ -41,6 +46,12 @@ pub const PAYLOAD_LIMIT_BYTES: usize = 1024 * 1024;
 
 /// Largest frame or message, in bytes: a full payload and the envelope around it.
 pub const FRAME_LIMIT_BYTES: usize = PAYLOAD_LIMIT_BYTES + 64 * 1024;
+
+/// Entries of a list in one page, at most.
+pub const PAGE_LIMIT: u32 = 1_000;
+
+/// Bytes of a page, about: an entry that is larger makes a page of its own.
+pub const PAGE_BYTES: usize = 512 * 1024;
 
 /// Deepest nesting of arrays and objects in a value that a peer gives.
 pub const DEPTH_LIMIT: usize = 64;

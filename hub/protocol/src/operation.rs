@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{InvalidId, is_segment};
+use crate::text::texts;
 use crate::{OperationName, RawJson};
 
 /// Whether an operation reads, changes or streams.
@@ -17,6 +18,12 @@ pub enum OperationKind {
     /// Answers with any number of items over time.
     Subscription,
 }
+
+texts!(OperationKind {
+    Query = "query",
+    Mutation = "mutation",
+    Subscription = "subscription",
+});
 
 /// An operation as its spoke describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

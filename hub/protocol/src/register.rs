@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::text::texts;
 use crate::{HubId, InstanceId, RawJson, SpokeName};
 
 /// The kinds of spoke, the origin's.
@@ -21,6 +22,12 @@ pub enum SpokeType {
     /// A runner.
     Compute,
 }
+
+texts!(SpokeType {
+    DevEnv = "dev-env",
+    Client = "client",
+    Compute = "compute",
+});
 
 /// How a spoke describes itself. The origin's `identity` is ignored: identity comes from the key.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -95,6 +102,13 @@ pub struct RegisterOutput {
     pub hub_id: HubId,
     /// How often the hub pings, in milliseconds.
     pub heartbeat_ms: u64,
+    /// Calls that this record takes at once: the least of what it asked for and what its spoke's declaration allows each
+    /// instance. Absent when neither limits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Hubs through which it cannot be called yet: they were not heard of within a second. Absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lagging_hubs: Vec<HubId>,
     /// One entry for each operation, in the order given.
     pub operations: Vec<OperationResult>,
 }

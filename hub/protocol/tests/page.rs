@@ -1,5 +1,6 @@
 //! The frames that docs/PROTOCOL.md shows are frames: each one is read, and names itself as the page says.
 
+use alkhub_protocol::CloseCode;
 use alkhub_protocol::error::Code;
 use alkhub_protocol::frame::Frame;
 use bytes::Bytes;
@@ -40,4 +41,22 @@ fn every_code_on_the_page_is_a_code() {
             "{code} is no code of the hub's"
         );
     }
+}
+
+#[test]
+fn the_table_of_close_codes_has_each_code_that_a_hub_sends_and_no_other() {
+    let section = PAGE.split("\n## Close codes\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().expect("its text");
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let mut listed: Vec<u16> = cells
+        .flat_map(|cell| cell.split(", "))
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    listed.sort_unstable();
+    listed.dedup();
+
+    let sent: Vec<u16> = CloseCode::ALL.iter().map(|code| code.number()).collect();
+    assert_eq!(listed, sent);
 }

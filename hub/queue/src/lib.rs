@@ -5,6 +5,9 @@
 //! that they have in common, and no more: items in order, what they weigh, the end, and the waker of the reader. Whoever
 //! owns it has it under the lock under which the rest of its state is, and there is no second one.
 //!
+//! Behind a queue comes the same question at both ends of a connection: what left and may have to leave again. That is
+//! [`Unacknowledged`].
+//!
 //! What it promises
 //! - Items leave in the order in which they came. Nothing leaves but by `pop`, `poll`, `displace`, `retain` and
 //!   `take_all`, all of which its owner calls: nothing is lost here without a sign.
@@ -20,11 +23,17 @@
 //!
 //! What it may use: the standard library. No crate of alkhub, no runtime, no I/O.
 
+mod unacknowledged;
+
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::task::{Context, Poll, Waker};
 
-/// A queue that grew beyond so many places gives its memory back when it is empty.
-const KEPT_PLACES: usize = 128;
+pub use unacknowledged::{Unacknowledged, WrongCount};
+
+/// Places for which an empty queue keeps its memory. Fewer are made room for again in no time, and a hub has tens of
+/// thousands of queues that are mostly empty; more are of a crowd that is over.
+const KEPT_PLACES: RangeInclusive<usize> = 9..=128;
 
 /// What an item of a queue weighs. It must not change while the item waits, but by [`Queue::change`].
 pub trait Weigh {
@@ -73,6 +82,13 @@ pub struct Queue<T> {
 #[derive(Debug, Default)]
 #[must_use = "a reader that nobody wakes waits for ever"]
 pub struct Waiter(Option<Waker>);
+
+/// Gives the memory of an empty queue back, unless it is worth to be kept.
+fn ease<T>(items: &mut VecDeque<T>) {
+    if items.is_empty() && !KEPT_PLACES.contains(&items.capacity()) {
+        *items = VecDeque::new();
+    }
+}
 
 // === impl Queue ===
 
@@ -133,9 +149,7 @@ impl<T: Weigh> Queue<T> {
         let item = self.items.pop_front()?;
         self.counted -= usize::from(item.counts());
         self.bytes -= item.bytes();
-        if self.items.is_empty() && self.items.capacity() > KEPT_PLACES {
-            self.items = VecDeque::new();
-        }
+        ease(&mut self.items);
         Some(item)
     }
 

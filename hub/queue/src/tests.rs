@@ -165,6 +165,21 @@ fn a_queue_that_grew_far_gives_its_memory_back() {
     assert_eq!(queue.items.capacity(), 0);
 }
 
+#[test]
+fn an_empty_queue_of_few_places_keeps_none() {
+    let mut few = queue(1..=3);
+    let mut some = queue(1..=30);
+
+    while few.pop().is_some() {}
+    while some.pop().is_some() {}
+
+    assert_eq!(few.items.capacity(), 0);
+    assert!(
+        some.items.capacity() >= 30,
+        "a queue that is in use is not made anew all the time"
+    );
+}
+
 // === the model ===
 
 #[derive(Clone, Copy, Debug)]

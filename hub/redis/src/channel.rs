@@ -133,6 +133,21 @@ impl Names {
         format!("{}instances:", self.prefix)
     }
 
+    /// Key: what a hub publishes of itself each second.
+    pub(crate) fn member(&self, hub: &HubId) -> String {
+        format!("{}member:{hub}", self.prefix)
+    }
+
+    /// Key: the mark of a hub that is to give its connections away.
+    pub(crate) fn drain(&self, hub: &HubId) -> String {
+        format!("{}drain:{hub}", self.prefix)
+    }
+
+    /// Key: the order to rebalance.
+    pub(crate) fn rebalance(&self) -> String {
+        format!("{}rebalance", self.prefix)
+    }
+
     /// The channels that every hub listens to as long as it runs.
     pub(crate) fn own(&self) -> [&str; 4] {
         [

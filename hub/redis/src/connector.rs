@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use alkhub_config::EventsConfig;
 use alkhub_protocol::HubId;
+use alkhub_retry::LinkState;
 use alkhub_tasks::Supervisor;
 use prometheus::Registry;
 use secrecy::SecretString;
@@ -14,7 +15,7 @@ use crate::channel::Names;
 use crate::error::SetupError;
 use crate::handle::Redis;
 use crate::keeper::{Keeper, LinkSettings};
-use crate::link::{Link, LinkState};
+use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::probe::Probe;
 use crate::publisher::{self, Publishing};
@@ -72,12 +73,9 @@ impl Connector {
         self.remote.as_ref().map(|remote| remote.redis.clone())
     }
 
-    /// How the link is, now and later; [`LinkState::Local`] for good without a URL.
-    pub fn state(&self) -> watch::Receiver<LinkState> {
-        match &self.remote {
-            Some(remote) => remote.redis.state(),
-            None => watch::channel(LinkState::Local).1,
-        }
+    /// How the link is, now and later; `None` without a URL, for then there is no link.
+    pub fn state(&self) -> Option<watch::Receiver<LinkState>> {
+        self.remote.as_ref().map(|remote| remote.redis.state())
     }
 
     /// Who wants topics and gets their events.

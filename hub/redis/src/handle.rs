@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::{HubId, Topic, TopicFilter};
+use alkhub_retry::LinkState;
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::channel::Names;
 use crate::error::{Error, Unconfirmed};
 use crate::incarnation::Incarnation;
-use crate::link::{Link, LinkHold, LinkState};
+use crate::link::{Link, LinkHold};
 use crate::publisher::Publisher;
 use crate::receive::Idle;
 use crate::subscriber::SubscribeHandle;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use alkhub_retry::LinkState;
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -9,17 +10,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::error::Error;
 use crate::incarnation::Incarnation;
-
-/// How the link to Redis is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// There is no Redis: events stay in this process.
-    Local,
-    /// It works: everything is subscribed, and a message to oneself came back.
-    Up,
-    /// It does not; the text is the reason.
-    Down(String),
-}
 
 /// Keeps the link open at the end of the hub, for what has to be sent before; `events.timeout` at most.
 #[must_use = "the link may close when it is dropped"]
@@ -61,7 +51,7 @@ impl Link {
         self.inner.incarnation.load_full().ok_or_else(|| self.why_down())
     }
 
-    /// How the link is, now and later.
+    /// How the link is, now and later: up when everything is subscribed, and a message to oneself came back.
     pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
         self.inner.state.subscribe()
     }
@@ -69,7 +59,7 @@ impl Link {
     pub(crate) fn why_down(&self) -> Error {
         match &*self.inner.state.borrow() {
             LinkState::Down(reason) => Error::Unavailable(reason.clone()),
-            LinkState::Up | LinkState::Local => Error::Unavailable("it was just lost".to_owned()),
+            LinkState::Up => Error::Unavailable("it was just lost".to_owned()),
         }
     }
 

@@ -175,7 +175,7 @@ impl Publishing {
         };
         // Stable: each hub's messages stay in their order.
         batch.sort_by(|one, other| one.hub().cmp(&other.hub()));
-        let mut pipeline = redis::Pipeline::new();
+        let (mut pipeline, mut sizes) = (redis::Pipeline::new(), Vec::new());
         for commands in batch.chunk_by(PublishCommand::goes_with) {
             match &commands[0].to {
                 Recipient::Channel(channel, _) => pipeline.cmd("PUBLISH").arg(channel).arg(&commands[0].message[..]),
@@ -184,8 +184,8 @@ impl Publishing {
                     pipeline.cmd("PUBLISH").arg(self.names.inbox(hub)).arg(bundle)
                 }
             };
+            sizes.push(commands.len());
         }
-        let sizes: Vec<usize> = batch.chunk_by(PublishCommand::goes_with).map(<[_]>::len).collect();
         match incarnation.query_all(&pipeline).await {
             Ok(answers) => {
                 let mut commands = batch.drain(..);

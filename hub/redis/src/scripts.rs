@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use alkhub_protocol::HubId;
 use redis::{Cmd, Pipeline, Value, cmd};
 
 use crate::channel::Names;
@@ -36,6 +37,15 @@ pub struct DirectoryRecord {
 pub enum DirectoryWrite {
     /// A new entry. It gets the generation given, or one more than the highest that was ever given.
     Register(DirectoryRecord),
+    /// A new entry in place of one that another hub has given up; any other one stands.
+    TakeOver {
+        /// The entry. It gets the generation given, or one more than the highest that was ever given.
+        record: DirectoryRecord,
+        /// The hub that has given it up.
+        from: HubId,
+        /// Its generation there.
+        generation: u64,
+    },
     /// An entry of this hub that Redis may have lost; one of another hub with a higher fence stands.
     Assert(DirectoryRecord),
     /// An entry of this hub that is no more; one of another hub or of a later generation stands.
@@ -70,6 +80,15 @@ pub struct StoredDirectory {
     pub number: u64,
     /// Fields and values.
     pub entries: Vec<(String, String)>,
+}
+
+/// A place in the changes of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryPlace {
+    /// The life of the directory.
+    pub epoch: String,
+    /// The number of the last change.
+    pub number: u64,
 }
 
 /// What a hub renews.
@@ -120,6 +139,20 @@ impl Incarnation {
         load.arg(epoch());
         let (epoch, number, entries) = self.query(&load).await?;
         Ok(StoredDirectory { epoch, number, entries })
+    }
+
+    /// The place of the last change of the directory; `None` where nothing has been written yet.
+    ///
+    /// # Errors
+    /// Redis is away, refuses or did not answer in time.
+    pub async fn directory_place(&self) -> Result<Option<DirectoryPlace>, Error> {
+        let mut get = cmd("HMGET");
+        get.arg(self.names.directory_version()).arg("epoch").arg("change");
+        let (epoch, number): (Option<String>, Option<u64>) = self.query(&get).await?;
+        Ok(epoch.map(|epoch| DirectoryPlace {
+            epoch,
+            number: number.unwrap_or_default(),
+        }))
     }
 
     /// Renews the lease of this hub.
@@ -189,6 +222,15 @@ fn command(names: &Names, write: &DirectoryWrite) -> Cmd {
     match write {
         DirectoryWrite::Register(record) => put(names, record, "new"),
         DirectoryWrite::Assert(record) => put(names, record, "assert"),
+        DirectoryWrite::TakeOver {
+            record,
+            from,
+            generation,
+        } => {
+            let mut command = put(names, record, "take");
+            command.arg(from.as_str()).arg(*generation);
+            command
+        }
         DirectoryWrite::Unregister { field, generation } => {
             let mut command = eval(UNREGISTER, &[names.directory(), names.directory_version()]);
             change(&mut command, names);
@@ -229,6 +271,7 @@ fn epoch() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
-fn millis(duration: Duration) -> u64 {
+/// A time as Redis takes it: one millisecond at least.
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }

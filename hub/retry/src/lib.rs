@@ -1,4 +1,4 @@
-//! How long to wait before the next try.
+//! What comes and goes: how a link is, and how long to wait before the next try.
 //!
 //! Promises
 //! - Who failed together does not come back together: the pauses of a [`Backoff`] have full jitter.
@@ -11,12 +11,30 @@
 
 use std::time::Duration;
 
+/// How the link to a server is that is tried again whenever it breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// It works.
+    Up,
+    /// It does not; the reason is for people.
+    Down(String),
+}
+
 /// Counts failures in a row and gives the pause after each: any time up to a bound that doubles.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
     most: Duration,
     failures: u32,
+}
+
+// === impl LinkState ===
+
+impl LinkState {
+    /// Whether it is [`LinkState::Up`].
+    pub fn is_up(&self) -> bool {
+        *self == Self::Up
+    }
 }
 
 // === impl Backoff ===

@@ -9,7 +9,7 @@ use alkhub_protocol::Problem;
 use alkhub_protocol::json::strict;
 use alkhub_retry::Backoff;
 use http::HeaderValue;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, RETRY_AFTER};
 use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -30,8 +30,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between tries to connect, and to be given a topic.
 pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
+/// The longest wait before another try to connect that whoever refuses one is given.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// The read buffer of a socket; tungstenite would take 128 KiB.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Tries at an address with a hub to be avoided, before any hub will do.
+pub(crate) const TRIES: u32 = 4;
 
 /// A hub's address, a key and the authorities to trust.
 #[derive(Clone)]
@@ -39,7 +45,11 @@ pub(crate) struct HubEndpoint {
     base: Url,
     token: Option<HeaderValue>,
     tls: Arc<rustls::ClientConfig>,
+    avoid: Option<Avoid>,
 }
+
+/// Says, when a connection is opened, which hub is not to have it.
+type Avoid = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 // === impl HubEndpoint ===
 
@@ -49,7 +59,28 @@ impl HubEndpoint {
         let base = base(url)?;
         let token = token.map(bearer).transpose()?;
         let tls = Arc::new(tls(base.scheme() == "https", ca_file)?);
-        Ok(Self { base, token, tls })
+        Ok(Self {
+            base,
+            token,
+            tls,
+            avoid: None,
+        })
+    }
+
+    /// The same, but no WebSocket is opened to the hub that `avoid` names at that time by its `hubId`: that hub refuses it.
+    pub(crate) fn avoiding(&self, avoid: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        Self {
+            avoid: Some(Arc::new(avoid)),
+            ..self.clone()
+        }
+    }
+
+    /// Where to dial after so many tries: at [`TRIES`] any hub will do.
+    pub(crate) fn after(&self, tries: u32) -> Self {
+        Self {
+            avoid: self.avoid.clone().filter(|_| tries < TRIES),
+            ..self.clone()
+        }
     }
 
     /// The address as it was given, without a slash at the end.
@@ -98,6 +129,21 @@ impl HubEndpoint {
             })
     }
 
+    /// The same hubs under another address, which one of them has named.
+    ///
+    /// # Errors
+    /// It is no address of a hub, or would send the key unencrypted where it was not before.
+    pub(crate) fn at(&self, url: &str) -> Result<Self, Error> {
+        let base = base(url)?;
+        if base.scheme() != self.base.scheme() {
+            return Err(Error::Setting {
+                setting: "the hub's target",
+                reason: format!("`{url}` does not begin with {}://", self.base.scheme()),
+            });
+        }
+        Ok(Self { base, ..self.clone() })
+    }
+
     /// Opens a WebSocket; dropping the future gives the attempt up.
     pub(crate) async fn dial(&self) -> Result<Socket, Error> {
         let attempt = tokio::time::timeout(CONNECT_TIMEOUT, self.attempt());
@@ -111,6 +157,9 @@ impl HubEndpoint {
         let scheme = if url.scheme() == "https" { "wss" } else { "ws" };
         url.set_scheme(scheme)
             .expect("between http and ws any change is allowed");
+        if let Some(hub) = self.avoid.as_ref().and_then(|avoid| avoid()) {
+            url.query_pairs_mut().append_pair("avoid", &hub);
+        }
         let mut request = url.as_str().into_client_request().map_err(|e| self.unreachable(e))?;
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
@@ -136,12 +185,18 @@ impl HubEndpoint {
             url: self.url().to_owned(),
             status,
             reason,
+            retry_after: None,
         }
     }
 
     fn handshake(&self, error: tungstenite::Error) -> Error {
         match error {
-            tungstenite::Error::Http(response) => self.refused(response.status().as_u16(), reason(&response)),
+            tungstenite::Error::Http(response) => Error::Refused {
+                url: self.url().to_owned(),
+                status: response.status().as_u16(),
+                reason: reason(&response),
+                retry_after: retry_after(&response),
+            },
             other => self.unreachable(other),
         }
     }
@@ -154,6 +209,14 @@ impl fmt::Debug for HubEndpoint {
             .field("url", &self.url())
             .finish_non_exhaustive()
     }
+}
+
+/// How long to wait before another try to connect: as long as was asked for, else as often as it has failed.
+pub(crate) fn pause(error: &Error, backoff: &mut Backoff) -> Duration {
+    let asked = error.retry_after().filter(|wait| !wait.is_zero());
+    let asked = asked.map(|wait| wait.min(LONGEST_WAIT));
+    // Not sooner; and who was refused together does not come back together.
+    asked.map_or_else(|| backoff.pause(), |wait| wait.max(alkhub_retry::jittered(wait)))
 }
 
 /// Whether a name means another path where it is a part of one.
@@ -172,6 +235,12 @@ fn reason(response: &ws_http::Response<Option<Vec<u8>>>) -> String {
             .unwrap_or("no reason given")
             .to_owned()
     })
+}
+
+/// The seconds of a `Retry-After`; a date is taken for none.
+fn retry_after(response: &ws_http::Response<Option<Vec<u8>>>) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse();
+    seconds.ok().map(Duration::from_secs)
 }
 
 fn base(url: &str) -> Result<Url, Error> {
@@ -303,6 +372,27 @@ mod tests {
         for name in [".", ".."] {
             let error = endpoint.route(&["v1", "admin", "keys", name]).expect_err(name);
             assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn who_refuses_says_how_long_to_wait_within_bounds_and_else_the_back_off_does() {
+        let endpoint = HubEndpoint::new("http://h", None, None).expect("valid");
+        let refused = |value: &str| {
+            let response = ws_http::Response::builder().status(503).header("retry-after", value);
+            let response = response.body(None).expect("a response");
+            endpoint.handshake(tungstenite::Error::Http(response.into()))
+        };
+        let seconds = Duration::from_secs;
+
+        for _ in 0..100 {
+            let mut backoff = BACKOFF;
+            let wait = pause(&refused("2"), &mut backoff);
+            assert!((seconds(2)..=seconds(2) * 6 / 5).contains(&wait), "{wait:?}");
+            assert!(pause(&refused("86400"), &mut backoff) <= LONGEST_WAIT * 6 / 5);
+            assert_eq!(backoff.failures(), 0, "it is no failure");
+            assert!(pause(&refused("Wed, 21 Oct 2015 07:28:00 GMT"), &mut backoff) <= Duration::from_millis(250));
+            assert_eq!(backoff.failures(), 1);
         }
     }
 

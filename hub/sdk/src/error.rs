@@ -6,7 +6,7 @@ use std::time::Duration;
 use alkhub_protocol::id::InvalidId;
 use alkhub_protocol::register::OperationResult;
 use alkhub_protocol::topic::InvalidTopic;
-use alkhub_protocol::{CallError, Code, Delivered, Problem};
+use alkhub_protocol::{CallError, CloseCode, Code, Delivered, Problem};
 
 /// One variant per thing that a program can do about it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -53,6 +53,8 @@ pub enum Error {
         status: u16,
         /// The reason that it gave.
         reason: String,
+        /// How long it asks to wait before another try, if it does.
+        retry_after: Option<Duration>,
     },
     /// The call failed; code, retryable and delivered are inside.
     #[error(transparent)]
@@ -150,10 +152,11 @@ impl Error {
         }
     }
 
-    /// How long to wait before another try, where the hub names a time.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    /// How long to wait before another try, where the hub, or something before it, names a time.
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call(error) => error.retry_after_ms.map(Duration::from_millis),
+            Self::Refused { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -190,6 +193,15 @@ impl Error {
             Self::Refused { status, .. } => permanent(*status),
             Self::Setting { .. } | Self::Rejected(_) | Self::Closed | Self::Name(_) => true,
             Self::Call(error) => !error.retryable,
+            _ => false,
+        }
+    }
+
+    /// Whether another connection of the same instance has taken the place of this one.
+    pub(crate) fn is_replaced(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => CloseCode::of(*status) == Some(CloseCode::Replaced),
+            Self::Call(error) => error.code == Code::Conflict,
             _ => false,
         }
     }
@@ -267,10 +279,24 @@ impl From<CallError> for Error {
     }
 }
 
-/// Whether coming again as before cannot help: a key that is not valid or was revoked (401, 4401), an instance whose
-/// place another took (4409), no hub at the address. A suspended spoke (403, 4403) may be resumed and comes again.
+/// Whether coming again as before cannot help: a key that is not valid (401) or was revoked, an instance whose place
+/// another took, no hub at the address. A suspended spoke (403, and its close code) may be resumed and comes again.
 fn permanent(status: u16) -> bool {
-    matches!(status, 400..=402 | 404..=407 | 409..=428 | 430..=499 | 4401 | 4409)
+    match CloseCode::of(status) {
+        Some(CloseCode::Revoked | CloseCode::Replaced) => true,
+        Some(
+            CloseCode::Normal
+            | CloseCode::GoingAway
+            | CloseCode::Protocol
+            | CloseCode::NotUtf8
+            | CloseCode::Policy
+            | CloseCode::TooLarge
+            | CloseCode::Moved
+            | CloseCode::Suspended
+            | CloseCode::Slow,
+        ) => false,
+        None => matches!(status, 400..=402 | 404..=407 | 409..=428 | 430..=499),
+    }
 }
 
 /// Codes of WebSockets begin at 1000, where those of HTTP are over.

@@ -25,15 +25,19 @@
 //! Promises
 //! - A call that is dropped, or whose deadline passes, is aborted at the spoke.
 //! - Nothing is lost in silence: an event stream that may have missed something yields a [`Gap`].
-//! - A mutation is never sent twice: a call whose connection broke fails with [`Error::Lost`].
+//! - A session outlives its connection where the hub keeps it (30 s unless set otherwise): calls, handlers and streams go
+//!   on over the next one, and nothing of them is lost or done twice.
+//! - A mutation is never sent twice: a call whose session is lost fails with [`Error::Lost`].
 
 pub mod client;
 mod endpoint;
 mod error;
+mod kept;
 mod last_cause;
 #[cfg(test)]
 mod panicking;
 mod queue;
+mod session;
 mod socket;
 pub mod spoke;
 

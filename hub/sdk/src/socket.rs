@@ -1,30 +1,35 @@
 //! One open WebSocket: a reader that hands messages on and a writer that sends what is queued, in batches.
 //!
+//! The queue may outlive the socket: where the hub keeps the session, another socket goes on with it
+//! ([`crate::session`]).
+//!
 //! Invariants
 //! - Messages leave in the order in which they were queued, many with one flush.
 //! - Whatever was queued before [`Outbox::close`] is sent before the close frame.
 //! - A socket on which nothing arrives for 25 s, though it was asked with a ping, is given up. So is one whose hub goes on
 //!   asking for what is refused and takes no refusal: they would grow without end.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use alkhub_protocol::frame::session::Migrate;
 use alkhub_queue::{Full, Limits, Queue, Weigh};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
+use crate::Error;
 use crate::endpoint::Socket;
+use crate::kept::{HubMessage, KeptSession};
 
 /// What may wait to be sent; over it senders wait.
 const OUTBOX_LIMITS: Limits = Limits {
@@ -40,6 +45,9 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 
 /// Silence after the question until the peer is taken for dead.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
+
+/// How the answers to calls begin, as they are encoded here.
+const ANSWERS: [&[u8]; 2] = [b"{\"type\":\"call.responded\"", b"{\"type\":\"call.error\""];
 
 /// Time for the peer to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,6 +65,8 @@ pub(crate) enum Ending {
     ByHub(u16, String),
     /// It broke or fell silent.
     Broken(String),
+    /// Another socket, for the same session, was refused for good.
+    Failed(Error),
 }
 
 /// The socket is no more; the message was not sent.
@@ -68,8 +78,12 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// Room again.
     room: Notify,
+    /// The hub asks to go on with the session on another one.
+    moves: Notify,
     /// More refusals wait than may.
     is_stalled: CancellationToken,
+    /// How many hubs take connections; 0 while none has said so.
+    hubs: watch::Sender<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -78,14 +92,20 @@ struct Waiting {
     queue: Queue<Unsent>,
     /// Of what is queued, refusals.
     refusals: usize,
-    /// The close frame is on its way, or the socket has ended.
+    /// The close frame is on its way, or the session has ended.
     is_gone: bool,
+    /// Of a session that has ended, the answers that its hub may lack.
+    left: Vec<Bytes>,
+    /// What is known of the session at the hub.
+    kept: KeptSession,
 }
 
 #[derive(Debug)]
 enum Unsent {
     Message(Bytes),
     Ping,
+    /// What was received so far.
+    Ack,
 }
 
 // === impl Outbox ===
@@ -158,23 +178,135 @@ impl Outbox {
         }
     }
 
-    fn end(&self) {
+    /// Ends it: nothing is taken any more, and what waits is dropped; but the answers to calls stay, for [`Outbox::take_left`].
+    pub(crate) fn end(&self) {
         let mut waiting = self.0.waiting.lock();
         waiting.is_gone = true;
         let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
+        let unreceived = waiting.kept.take_unreceived().into_iter();
+        let unsent = unsent.into_iter().filter_map(|unsent| match unsent {
+            Unsent::Message(message) => Some(message),
+            Unsent::Ping | Unsent::Ack => None,
+        });
+        let answers = unreceived.chain(unsent).filter(is_answer);
+        waiting.left.extend(answers);
         drop(waiting);
         waiter.wake();
-        drop(unsent);
         self.0.room.notify_waiters();
     }
 
-    /// Everything queued; `None` when closing and nothing is left.
-    async fn batch(&self) -> Option<VecDeque<Unsent>> {
+    /// The answers to calls that the hub of a session which has ended may lack, in order.
+    pub(crate) fn take_left(&self) -> Vec<Bytes> {
+        std::mem::take(&mut self.0.waiting.lock().left)
+    }
+
+    /// Resolves when it is to close.
+    pub(crate) async fn closed(&self) {
+        loop {
+            let changed = self.0.room.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.is_open() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until the hub asks to go on with the session elsewhere. Dropping the future loses nothing.
+    pub(crate) async fn migrate(&self) -> Migrate {
+        loop {
+            if let Some(migrate) = self.kept(KeptSession::take_migrate) {
+                return migrate;
+            }
+            self.0.moves.notified().await;
+        }
+    }
+
+    /// Has the session go on on another hub, as when its hub asks for that; where the hub keeps it.
+    pub(crate) fn move_on(&self, time: Duration) {
+        self.kept(|kept| kept.move_on(time));
+        self.0.moves.notify_one();
+    }
+
+    /// How many hubs take connections, and each change of it; 0 while none has said so.
+    pub(crate) fn hubs(&self) -> watch::Receiver<u32> {
+        self.0.hubs.subscribe()
+    }
+
+    /// Notes what a hub says of that.
+    pub(crate) fn hubs_are(&self, hubs: u32) {
+        self.0
+            .hubs
+            .send_if_modified(|known| std::mem::replace(known, hubs) != hubs);
+    }
+
+    /// Looks at, or changes, what is known of the session at the hub.
+    pub(crate) fn kept<T>(&self, look: impl FnOnce(&mut KeptSession) -> T) -> T {
+        look(&mut self.0.waiting.lock().kept)
+    }
+
+    /// Has what the hub did not receive sent again, before what waits.
+    ///
+    /// # Errors
+    /// Something that it did not receive is not kept any more.
+    pub(crate) fn rewind(&self, received: u64) -> Result<(), String> {
+        let mut waiting = self.0.waiting.lock();
+        let again = waiting.kept.rewind(received)?;
+        let rest = waiting.queue.take_all();
+        let again = again.into_iter().map(Unsent::Message);
+        for unsent in again.chain(rest) {
+            // Nobody waits for it yet: the writer comes after this.
+            drop(waiting.queue.add(unsent));
+        }
+        Ok(())
+    }
+
+    /// Notes a message of the hub; gives back what is for the reader.
+    fn heard(&self, message: Bytes) -> Option<Bytes> {
+        let mut waiting = self.0.waiting.lock();
+        match waiting.kept.heard(&message) {
+            HubMessage::Message { ack } => {
+                let waiter = ack.then(|| waiting.queue.add(Unsent::Ack));
+                drop(waiting);
+                if let Some(waiter) = waiter {
+                    waiter.wake();
+                }
+                Some(message)
+            }
+            HubMessage::Control => None,
+            HubMessage::Migrate => {
+                drop(waiting);
+                self.0.moves.notify_one();
+                None
+            }
+            HubMessage::Hubs(hubs) => {
+                drop(waiting);
+                self.hubs_are(hubs);
+                None
+            }
+        }
+    }
+
+    /// The hub asked for a sign of life: it is told what was received, if that is news.
+    fn beat(&self) {
+        let mut waiting = self.0.waiting.lock();
+        if waiting.kept.has_news() && !waiting.is_gone {
+            let waiter = waiting.queue.add(Unsent::Ack);
+            drop(waiting);
+            waiter.wake();
+        }
+    }
+
+    /// Everything queued, to be sent now; `None` when closing and nothing is left.
+    async fn batch(&self) -> Option<Vec<Message>> {
         let batch = poll_fn(|context| {
             let mut waiting = self.0.waiting.lock();
             if !waiting.queue.is_empty() {
                 waiting.refusals = 0;
-                return Poll::Ready(Some(waiting.queue.take_all()));
+                let unsent = waiting.queue.take_all();
+                let kept = &mut waiting.kept;
+                return Poll::Ready(Some(unsent.into_iter().map(|unsent| unsent.leaves(kept)).collect()));
             }
             if waiting.queue.has_ended() {
                 waiting.is_gone = true;
@@ -189,24 +321,52 @@ impl Outbox {
     }
 }
 
+// === impl Unsent ===
+
+impl Unsent {
+    /// It leaves: what it is on the wire.
+    fn leaves(self, kept: &mut KeptSession) -> Message {
+        let message = match self {
+            Self::Ping => return Message::Ping(Bytes::new()),
+            Self::Ack => kept.ack(),
+            Self::Message(message) => {
+                kept.sent(&message);
+                message
+            }
+        };
+        text(message)
+    }
+}
+
 impl Weigh for Unsent {
     fn bytes(&self) -> usize {
         match self {
             Self::Message(message) => message.len(),
-            Self::Ping => 0,
+            Self::Ping | Self::Ack => 0,
         }
     }
 }
 
-/// Runs one socket to its end. `read` gets each message and must not wait. Dropping the future cuts the connection.
+/// Whether a message of ours answers a call.
+fn is_answer(message: &Bytes) -> bool {
+    ANSWERS.iter().any(|begins| message.starts_with(begins))
+}
+
+/// A message of ours on the wire.
+pub(crate) fn text(message: Bytes) -> Message {
+    Message::Text(Utf8Bytes::try_from(message).expect("what is encoded here is UTF-8"))
+}
+
+/// Runs one socket to its end. `read` gets each message and must not wait. The queue stays as it is; dropping the future
+/// cuts the connection.
 pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)) -> Ending {
-    let _end = EndOnDrop(outbox);
     let (sink, stream) = socket.split();
     let reading = receive(stream, outbox, read);
     tokio::pin!(reading);
     let written = tokio::select! {
         ending = &mut reading => return ending,
         () = outbox.0.is_stalled.cancelled() => {
+            outbox.kept(KeptSession::lose);
             return Ending::Broken("the hub asks and does not read what is answered".to_owned());
         }
         written = write(sink, outbox) => written,
@@ -221,13 +381,7 @@ pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)
 
 async fn write(mut sink: SplitSink<Socket, Message>, outbox: &Outbox) -> Result<(), tungstenite::Error> {
     while let Some(batch) = outbox.batch().await {
-        for unsent in batch {
-            let message = match unsent {
-                Unsent::Message(message) => {
-                    Message::Text(Utf8Bytes::try_from(message).map_err(|e| tungstenite::Error::Utf8(e.to_string()))?)
-                }
-                Unsent::Ping => Message::Ping(Bytes::new()),
-            };
+        for message in batch {
             sink.feed(message).await?;
         }
         sink.flush().await?;
@@ -253,9 +407,10 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
         };
         asked = false;
         match message {
-            Some(Ok(Message::Text(text))) => read(text.into()),
-            Some(Ok(Message::Binary(bytes))) => read(bytes),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+            Some(Ok(Message::Text(text))) => outbox.heard(text.into()).into_iter().for_each(&mut read),
+            Some(Ok(Message::Binary(bytes))) => outbox.heard(bytes).into_iter().for_each(&mut read),
+            Some(Ok(Message::Ping(_))) => outbox.beat(),
+            Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(frame))) => return closed(stream, frame).await,
             Some(Err(error)) => return Ending::Broken(error.to_string()),
             None => return Ending::Broken("the connection ended".to_owned()),
@@ -266,25 +421,40 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
 /// Lets the answer to a close frame leave.
 async fn closed(mut stream: SplitStream<Socket>, frame: Option<CloseFrame>) -> Ending {
     let _answered = timeout(CLOSE_TIMEOUT, stream.next()).await;
-    let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.as_str().to_owned()));
-    Ending::ByHub(code, reason)
-}
-
-/// Senders learn of the end however the socket's future ends.
-struct EndOnDrop<'a>(&'a Outbox);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.end();
-    }
+    let (code, reason) = frame.map_or((CloseCode::Status, String::new()), |f| {
+        (f.code, f.reason.as_str().to_owned())
+    });
+    Ending::ByHub(code.into(), reason)
 }
 
 #[cfg(test)]
 mod tests {
+    use alkhub_protocol::frame::encode;
+    use alkhub_protocol::{CallError, Code, Dialect};
+
     use super::*;
 
     fn queued(outbox: &Outbox) -> usize {
         outbox.0.waiting.lock().queue.len()
+    }
+
+    #[tokio::test]
+    async fn the_answers_of_a_session_that_has_ended_are_left_whether_or_not_they_were_sent() {
+        let outbox = Outbox::default();
+        let ask = "text.upper".parse().expect("valid");
+        let asked = encode::call_requested(Dialect::Id, "r", &ask, None, &encode::RequestOptions::default());
+        let output = |n: u64| encode::call_responded(Dialect::Id, "n1-7", &serde_json::json!(n).into());
+        let failed = encode::call_error(Dialect::Id, "n1-8", &CallError::new(Code::NotFound, "no"));
+        [asked, output(1)].into_iter().for_each(|sent| outbox.push(sent));
+        outbox.batch().await.expect("both leave");
+        [failed.clone(), encode::call_completed(Dialect::Id, "n1-9"), output(2)]
+            .into_iter()
+            .for_each(|waits| outbox.push(waits));
+
+        outbox.end();
+
+        assert_eq!(outbox.take_left(), [output(1), failed, output(2)]);
+        assert!(outbox.take_left().is_empty());
     }
 
     #[tokio::test]

@@ -1,15 +1,20 @@
-//! The spoke: operations offered over one WebSocket that reconnects and registers again by itself.
+//! The spoke: operations offered over WebSockets that reconnect and register again by themselves: two, to different hubs,
+//! where there are more than one.
 //!
 //! [`Builder::start`] resolves with the first registration; [`Spoke::status`] shows what happens later. A call that is
 //! aborted, or whose deadline passes, ends its handler: the future is dropped, and [`Context::aborted`] is cancelled
 //! for what the handler spawned. [`Spoke::shutdown`] lets running calls finish, those that come meanwhile too.
 
+mod attachment;
+mod beside;
 mod context;
+mod drain;
 mod failure;
 mod handler;
 mod keep;
 mod operation;
 mod session;
+mod share;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -18,12 +23,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
-use alkhub_protocol::{InstanceId, OperationName, RawJson, RequestId, SpokeName};
+use alkhub_protocol::{InstanceId, OperationName, RawJson, SpokeName};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::attachment::Attachment;
 pub use self::context::Context;
 pub use self::failure::Failure;
 pub use self::handler::{Handler, StreamHandler};
@@ -31,7 +38,10 @@ use self::operation::Run;
 pub use self::operation::{Answer, Operation};
 use crate::Error;
 use crate::endpoint::HubEndpoint;
-use crate::socket::Outbox;
+
+/// The two sessions that a spoke may hold.
+const FIRST: usize = 0;
+const SECOND: usize = 1;
 
 /// Time for running calls to finish at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,6 +64,7 @@ pub struct Builder {
     spoke_type: SpokeType,
     labels: BTreeMap<String, String>,
     concurrency: Option<u32>,
+    sessions: u8,
     drain_timeout: Duration,
     operations: Vec<Operation>,
 }
@@ -69,17 +80,32 @@ pub enum Status {
     Ended(Option<Error>),
 }
 
-/// What the spoke, its connection and its calls share.
+/// Why a call does not begin.
+enum NoRoom {
+    /// As many run as the spoke takes at once, over all its sessions.
+    Full,
+    /// It takes no more calls.
+    Closed,
+}
+
+/// What the spoke, its sessions and its calls share.
 #[derive(Debug)]
 struct Shared {
-    endpoint: HubEndpoint,
-    register: RawJson,
-    /// The registration without operations, which ends new calls and leaves the running ones.
-    withdraw: RawJson,
-    /// The connection that is registered.
-    outbox: Mutex<Option<Outbox>>,
+    /// How each session registers, but for its instance and its part of the concurrency.
+    register: RegisterInput,
+    /// One, or two that should not meet on a hub.
+    sessions: Vec<Arc<Attachment>>,
+    /// Where each of them dials.
+    endpoints: Vec<HubEndpoint>,
     operations: HashMap<OperationName, Run>,
-    concurrency: Option<usize>,
+    /// The calls that the program takes at once ...
+    concurrency: Option<u32>,
+    /// ... and those that the hubs allow it to, as far as they said so.
+    most: Mutex<Option<u32>>,
+    /// Locked while a session is registered with its part of them.
+    dividing: tokio::sync::Mutex<()>,
+    /// The answers to calls of sessions that are over, whose hubs may be dead.
+    left: Mutex<Vec<Bytes>>,
     drain_timeout: Duration,
     status: watch::Sender<Status>,
     /// Calls that run, for the drain.
@@ -88,8 +114,6 @@ struct Shared {
     draining: AtomicBool,
     /// It takes no more calls; changes while `running` is locked.
     closed: AtomicBool,
-    /// The withdrawal that waits for the hub's answer.
-    withdrawal: Mutex<Option<(RequestId, oneshot::Sender<()>)>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -108,6 +132,7 @@ impl Spoke {
             spoke_type: SpokeType::default(),
             labels: BTreeMap::new(),
             concurrency: None,
+            sessions: 2,
             drain_timeout: DRAIN_TIMEOUT,
             operations: Vec::new(),
         }
@@ -116,6 +141,13 @@ impl Spoke {
     /// Where the spoke is, and each change of it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.status.subscribe()
+    }
+
+    /// The hubs that it is connected to now, each by its `hubId`: one for each session, of which there are two where there
+    /// is more than one hub. Each change of it is a change of [`Spoke::status`].
+    pub fn hubs(&self) -> Vec<String> {
+        let sessions = self.shared.sessions.iter();
+        sessions.filter_map(|session| session.hub()).collect()
     }
 
     /// Calls that run now.
@@ -198,6 +230,15 @@ impl Builder {
         self
     }
 
+    /// How many sessions the spoke holds where there is more than one hub, 1 or 2; 2 unless set. Each is on another hub, so
+    /// that the end of one hub takes no operation away. The second registers as `{instance id}#2`, and the concurrency is
+    /// divided between the two, or what the spoke's declaration allows an instance, if that is less: a spoke that takes one
+    /// call at once has one session.
+    pub fn sessions(mut self, sessions: u8) -> Self {
+        self.sessions = sessions;
+        self
+    }
+
     /// Time for running calls to finish at [`Spoke::shutdown`].
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -243,9 +284,16 @@ impl Builder {
             spoke_type,
             labels,
             concurrency,
+            sessions,
             drain_timeout,
             operations,
         } = self;
+        if !(1..=2).contains(&sessions) {
+            return Err(Error::Setting {
+                setting: "the number of sessions",
+                reason: format!("it is {sessions}: give 1 or 2"),
+            });
+        }
         let endpoint = HubEndpoint::new(&url, token.as_deref(), ca_file.as_deref())?;
         let instance_id: InstanceId = match instance_id {
             Some(id) => id.parse()?,
@@ -259,35 +307,59 @@ impl Builder {
             runs.insert(name, run);
         }
         let host = serde_json::json!({ "os": std::env::consts::OS, "arch": std::env::consts::ARCH });
+        let second = second(&instance_id, concurrency).filter(|_| sessions > 1);
+        let sessions = [Some(instance_id), second].into_iter().flatten();
+        let sessions: Vec<_> = sessions.map(|id| Arc::new(Attachment::new(id))).collect();
+        let endpoints = endpoints(&endpoint, &sessions);
         let register = RegisterInput {
             name: name.map(|name| name.parse::<SpokeName>()).transpose()?,
-            instance_id: Some(instance_id),
+            instance_id: Some(sessions[FIRST].instance.clone()),
             spoke_type,
             labels,
             host_info: Some(host.into()),
             concurrency,
             operations: specs,
         };
+        crate::client::payload(&register)?;
         let shared = Arc::new(Shared {
-            endpoint,
-            register: crate::client::payload(&register)?,
-            withdraw: crate::client::payload(&RegisterInput {
-                operations: Vec::new(),
-                ..register
-            })?,
-            outbox: Mutex::default(),
+            register,
+            sessions,
+            endpoints,
             operations: runs,
-            concurrency: concurrency.map(|calls| usize::try_from(calls).unwrap_or(usize::MAX)),
+            concurrency,
+            most: Mutex::new(concurrency),
+            dividing: tokio::sync::Mutex::default(),
+            left: Mutex::default(),
             drain_timeout,
             status: watch::Sender::new(Status::Connecting(None)),
             running: watch::Sender::new(0),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            withdrawal: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         shared.tasks.spawn(keep::keep_open(shared.clone()));
         Ok(Spoke { shared })
     }
+}
+
+/// Where each session is to dial: where there are two, away from the hub of the other one.
+fn endpoints(endpoint: &HubEndpoint, sessions: &[Arc<Attachment>]) -> Vec<HubEndpoint> {
+    let [first, second] = sessions else {
+        return vec![endpoint.clone()];
+    };
+    let avoiding = |other: &Arc<Attachment>| {
+        let other = Arc::clone(other);
+        endpoint.avoiding(move || other.last_hub())
+    };
+    vec![avoiding(second), avoiding(first)]
+}
+
+/// As what the second session of an instance registers; `None` where there can be none: its id is too long, or taken for
+/// that of a second one, or it takes one call at once, which cannot be divided.
+fn second(instance: &InstanceId, concurrency: Option<u32>) -> Option<InstanceId> {
+    let second = instance
+        .twin()
+        .filter(|twin| twin.as_str().len() > instance.as_str().len());
+    second.filter(|_| concurrency.is_none_or(|calls| calls > 1))
 }

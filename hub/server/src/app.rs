@@ -14,6 +14,7 @@ use alkhub_store::Store;
 use axum::extract::FromRef;
 use prometheus::Registry;
 
+use crate::marked::Marked;
 use crate::readiness::Readiness;
 
 /// A handle to one hub's parts; cheap to clone.
@@ -32,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) readiness: Readiness,
     pub(crate) api: Api,
     pub(crate) sockets: Sockets,
+    /// Whether it was told to drain.
+    pub(crate) marked: Marked,
 }
 
 // === impl App ===
@@ -47,9 +50,18 @@ impl App {
             pod: self.config.pod.name.clone(),
             version: VERSION.to_owned(),
             connections: u64::try_from(self.edge.open().count(ConnectionKind::Websocket)).unwrap_or(u64::MAX),
-            draining: self.readiness.is_draining(),
+            draining: self.is_draining(),
             weight: 1,
+            revision: self.config.pod.revision.clone(),
+            // The cluster fills them in.
+            turn: 0,
+            peer: None,
         }
+    }
+
+    /// Whether the hub gives its connections away: it ends, or was told to.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.readiness.is_draining() || self.marked.is_draining()
     }
 }
 

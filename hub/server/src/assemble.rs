@@ -11,7 +11,7 @@ use alkhub_edge::metrics::EdgeMetrics;
 use alkhub_edge::topics::queue_limits;
 use alkhub_edge::{Edge, EdgeParts, Open, Scope};
 use alkhub_events::Bus;
-use alkhub_hub_cluster::Cluster;
+use alkhub_hub_cluster::{Cluster, PeerSetup};
 use alkhub_protocol::HubId;
 use alkhub_redis::Connector;
 use alkhub_socket::{Sockets, SocketsParts};
@@ -19,6 +19,7 @@ use alkhub_store::{KeyHasher, Store};
 use prometheus::Registry;
 
 use crate::app::{App, Inner};
+use crate::marked::Marked;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::router;
@@ -33,7 +34,11 @@ struct Domain {
 }
 
 /// Makes the parts and what joins them.
-pub(crate) fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> Result<App, StartError> {
+pub(crate) fn assemble(
+    config: HubConfig,
+    (hasher, peers): (KeyHasher, Option<PeerSetup>),
+    scope: &Scope,
+) -> Result<App, StartError> {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry)?;
     let hub_id = hub_id(&config.pod.name);
@@ -41,7 +46,7 @@ pub(crate) fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> R
     scope.supervisor.register(&registry)?;
     let mut link = Connector::new(&config.events, &hub_id, &registry)?;
     let bus = Bus::new(&config.events, &mut link, &registry)?;
-    let cluster = Cluster::start(&config.events, &mut link, &scope.supervisor, &registry)?;
+    let cluster = Cluster::start(&config.events, &mut link, &scope.supervisor, &registry, peers)?;
     link.start(&scope.supervisor);
     let budgets = Budgets::new(&config.budget, &registry)?;
     let calls = Calls::start(alkhub_calls::Parts {
@@ -91,6 +96,7 @@ pub(crate) fn assemble(config: HubConfig, hasher: KeyHasher, scope: &Scope) -> R
         calls: domain.calls,
         registry,
         config,
+        marked: Marked::default(),
     }))
 }
 

@@ -1,4 +1,4 @@
-//! What runs beside the requests: reaching for Postgres and Redis, the lease, keys, beats.
+//! What runs beside the requests: reaching for Postgres and Redis, the lease, the membership, keys, beats.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use alkhub_protocol::{ApiKey, Chain};
 use alkhub_store::PRUNED;
 
 use crate::app::App;
+use crate::membership;
 use crate::readiness::Prefix;
 
 /// A step that failed because something is away is tried again after this long.
@@ -27,6 +28,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     supervisor.run("server.claim", claim(app.clone()));
     supervisor.run("server.loops", watch_loops(app.clone()));
     supervisor.keep("server.announce", announce(app.clone()));
+    supervisor.keep("server.membership", membership::watch(app.clone()));
     let changes = app.cluster.key_changes();
     supervisor.keep(
         "server.keys",
@@ -35,6 +37,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     supervisor.keep("server.suspect-keys", suspect_keys(app.clone()));
     supervisor.keep("server.prune-keys", prune_keys(app.clone()));
     supervisor.keep("server.sockets", app.sockets.clone().beat());
+    supervisor.keep("server.sessions", alkhub_socket::attend(app.sockets.clone()));
     supervisor.keep("server.streams", app.api.clone().keep_alive());
 }
 
@@ -85,12 +88,14 @@ async fn claim(app: App) {
     let mut link = app.cluster.link();
     let uid = app.config.hub.uid.as_str();
     loop {
-        let up = tokio::select! {
-            () = app.edge.scope().stop.cancelled() => return,
-            state = link.wait_for(|state| !matches!(state, LinkState::Down(_))) => state.is_ok(),
-        };
-        if !up {
-            return;
+        if let Some(link) = &mut link {
+            let up = tokio::select! {
+                () = app.edge.scope().stop.cancelled() => return,
+                state = link.wait_for(LinkState::is_up) => state.is_ok(),
+            };
+            if !up {
+                return;
+            }
         }
         app.readiness.redis_seen();
         if uid.is_empty() {
@@ -113,7 +118,7 @@ async fn claim(app: App) {
 /// Keeps the lease's numbers true.
 async fn announce(app: App) {
     loop {
-        app.cluster.announce(app.lease());
+        app.cluster.announce(|| app.lease());
         if !app.edge.scope().pause(app.config.events.lease_interval).await {
             return;
         }

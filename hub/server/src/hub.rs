@@ -45,7 +45,7 @@ impl Hub {
         let prepared = Preparation::new(&config)?;
         let (listen, management) = prepared.addresses(&config.server)?;
         let scope = Scope::default();
-        let app = assemble(config, prepared.hasher, &scope)?;
+        let app = assemble(config, (prepared.hasher, prepared.peers), &scope)?;
         background::start(&app, prepared.admin);
         listeners::start(&app, prepared.main, prepared.management, prepared.tls);
         tracing::info!(hub.id = %app.edge.hub_id(), %listen, %management, "the hub starts");

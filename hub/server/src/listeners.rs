@@ -27,7 +27,7 @@ pub(crate) fn start(app: &App, main: TcpSocket, management: TcpListener, tls: Op
             per_address: None,
             server: server.clone(),
         },
-        metrics: None,
+        edge: None,
         // Probes and scrapes are answered to the very end, so that "draining" can be seen.
         scope: Scope {
             drain: CancellationToken::new(),
@@ -49,10 +49,15 @@ pub(crate) fn start(app: &App, main: TcpSocket, management: TcpListener, tls: Op
 /// Serves clients as soon as the hub can answer them.
 async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits: ListenerLimits) {
     let scope = app.edge.scope();
+    let answerable = async {
+        app.readiness.answerable().await;
+        // Who comes here finds whom the other hubs hold.
+        app.calls.caught_up().await;
+    };
     tokio::select! {
         () = scope.drain.cancelled() => return,
         () = scope.stop.cancelled() => return,
-        () = app.readiness.answerable() => {}
+        () = answerable => {}
     }
     let socket = match listener::listen(main) {
         Ok(socket) => socket,
@@ -69,7 +74,7 @@ async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits
         router: router::main(&app),
         tls,
         limits,
-        metrics: Some(app.edge.metrics().clone()),
+        edge: Some(app.edge.clone()),
         scope: scope.clone(),
     };
     listener.serve().await;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use alkhub_config::{AuthConfig, HubConfig, ServerConfig, secret};
 use alkhub_edge::auth::FirstKey;
 use alkhub_edge::listener::{self, tls};
+use alkhub_hub_cluster::{PeerAddress, PeerSecret, PeerSetup};
 use alkhub_protocol::ApiKey;
 use alkhub_store::KeyHasher;
 use tokio::net::{TcpListener, TcpSocket};
@@ -16,6 +17,7 @@ pub(crate) struct Preparation {
     pub(crate) main: TcpSocket,
     pub(crate) management: TcpListener,
     pub(crate) tls: Option<tls::Acceptor>,
+    pub(crate) peers: Option<PeerSetup>,
     pub(crate) hasher: KeyHasher,
     pub(crate) admin: Option<ApiKey>,
 }
@@ -43,20 +45,46 @@ impl Preparation {
     /// # Errors
     /// [`StartError`] names the setting.
     pub(crate) fn new(config: &HubConfig) -> Result<Self, StartError> {
-        let unusable = |source| StartError::Bind {
-            setting: "server.management-listen",
-            address: config.server.management_listen,
-            source,
-        };
-        let management = bind("server.management-listen", config.server.management_listen)?;
+        let hasher = hasher(&config.auth)?;
+        let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         Ok(Self {
-            hasher: hasher(&config.auth)?,
             admin: FirstKey::read(&config.auth)?,
-            tls: config.server.tls.as_ref().map(tls::acceptor).transpose()?,
             main: bind("server.listen", config.server.listen)?,
-            management: listener::listen(management).map_err(unusable)?,
+            management: listen("server.management-listen", config.server.management_listen)?,
+            peers: peers(config, &hasher, tls.clone())?,
+            hasher,
+            tls,
         })
     }
+}
+
+/// What links from pod to pod need, where they are wanted.
+fn peers(config: &HubConfig, hasher: &KeyHasher, tls: Option<tls::Acceptor>) -> Result<Option<PeerSetup>, StartError> {
+    let (Some(address), Some(ip)) = (config.server.peer_listen, config.peer_address()) else {
+        return Ok(None);
+    };
+    let setting = "server.peer-listen";
+    let listener = listen(setting, address)?;
+    let port = local_address(listener.local_addr(), setting, address)?.port();
+    Ok(Some(PeerSetup {
+        listener,
+        address: PeerAddress {
+            address: (ip, port).into(),
+            tls: tls.is_some(),
+        },
+        secret: PeerSecret::new(hasher.derive(&format!("links between the hubs of {}", config.events.prefix))),
+        tls,
+        ping_interval: PeerSetup::PING_INTERVAL,
+    }))
+}
+
+fn listen(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let unusable = |source| StartError::Bind {
+        setting,
+        address,
+        source,
+    };
+    listener::listen(bind(setting, address)?).map_err(unusable)
 }
 
 fn hasher(auth: &AuthConfig) -> Result<KeyHasher, StartError> {

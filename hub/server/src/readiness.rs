@@ -2,16 +2,15 @@
 //!
 //! Invariants
 //! - A hub becomes ready once: when Postgres is prepared, the link to Redis has been up, the prefix is its own, and the
-//!   main port listens, which it does as soon as the rest holds.
+//!   main port listens, which it does as soon as the rest holds and what the other hubs hold is loaded (for some seconds at most).
 //! - After that a dependency that is away makes it degraded, not unready: calls on this hub go on, and taking every
 //!   pod out of service at once would help nobody.
 //! - A hub that drains is never ready again, nor is one that has lost a loop.
 
 use std::sync::Arc;
 
-use alkhub_hub_cluster::LinkState as RedisLink;
 use alkhub_protocol::admin::{PartState, ReadyCheck, ReadyStatus, Readyz};
-use alkhub_store::LinkState as PostgresLink;
+use alkhub_store::LinkState;
 use prometheus::IntGauge;
 use tokio::sync::watch;
 
@@ -19,8 +18,9 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub(crate) struct Readiness {
     state: Arc<watch::Sender<State>>,
-    postgres: watch::Receiver<PostgresLink>,
-    redis: watch::Receiver<RedisLink>,
+    postgres: watch::Receiver<LinkState>,
+    /// `None`: there is no Redis.
+    redis: Option<watch::Receiver<LinkState>>,
     gauge: IntGauge,
 }
 
@@ -53,8 +53,8 @@ pub(crate) enum Prefix {
 impl Readiness {
     /// A hub that has just begun; `gauge` is 1 while it is ready.
     pub(crate) fn new(
-        postgres: watch::Receiver<PostgresLink>,
-        redis: watch::Receiver<RedisLink>,
+        postgres: watch::Receiver<LinkState>,
+        redis: Option<watch::Receiver<LinkState>>,
         gauge: IntGauge,
     ) -> Self {
         Self {
@@ -93,6 +93,11 @@ impl Readiness {
     /// Whether the hub goes away.
     pub(crate) fn is_draining(&self) -> bool {
         self.state.borrow().draining
+    }
+
+    /// Whether the hub has become ready, and has not failed since: whoever is connected is served, also while it drains.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.state.borrow().is_serving()
     }
 
     /// The hub cannot go on until a person acts.
@@ -151,14 +156,10 @@ impl Readiness {
     /// The answer of `/readyz`.
     pub(crate) fn report(&self) -> Readyz {
         let state = self.state.borrow().clone();
-        let postgres = match &*self.postgres.borrow() {
-            PostgresLink::Up => ReadyCheck::good(PartState::Up),
-            PostgresLink::Down(reason) => ReadyCheck::bad(PartState::Down, reason.clone()),
-        };
-        let redis = match &*self.redis.borrow() {
-            RedisLink::Local => ReadyCheck::good(PartState::None),
-            RedisLink::Up => ReadyCheck::good(PartState::Up),
-            RedisLink::Down(reason) => ReadyCheck::bad(PartState::Down, reason.clone()),
+        let postgres = link(&self.postgres.borrow());
+        let redis = match &self.redis {
+            Some(redis) => link(&redis.borrow()),
+            None => ReadyCheck::good(PartState::None),
         };
         let prefix = match &state.prefix {
             Prefix::Ours => ReadyCheck::good(PartState::Ours),
@@ -199,8 +200,12 @@ impl State {
         self.prepared && self.redis_seen && self.prefix == Prefix::Ours && self.fatal.is_none()
     }
 
+    fn is_serving(&self) -> bool {
+        self.is_answerable() && self.listening && self.cannot_go_on().is_none()
+    }
+
     fn is_ready(&self) -> bool {
-        self.is_answerable() && self.listening && !self.draining && self.cannot_go_on().is_none()
+        self.is_serving() && !self.draining
     }
 
     fn cannot_go_on(&self) -> Option<&String> {
@@ -222,21 +227,28 @@ impl State {
     }
 }
 
+fn link(state: &LinkState) -> ReadyCheck {
+    match state {
+        LinkState::Up => ReadyCheck::good(PartState::Up),
+        LinkState::Down(reason) => ReadyCheck::bad(PartState::Down, reason.clone()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_hub_is_ready_once_and_then_degraded_rather_than_unready() {
-        let postgres = watch::Sender::new(PostgresLink::Down("refused".to_owned()));
-        let redis = watch::Sender::new(RedisLink::Down("refused".to_owned()));
+        let postgres = watch::Sender::new(LinkState::Down("refused".to_owned()));
+        let redis = watch::Sender::new(LinkState::Down("refused".to_owned()));
         let gauge = IntGauge::new("ready", "help").expect("a name");
-        let readiness = Readiness::new(postgres.subscribe(), redis.subscribe(), gauge.clone());
+        let readiness = Readiness::new(postgres.subscribe(), Some(redis.subscribe()), gauge.clone());
         let status = || readiness.report().status;
         assert_eq!(status(), ReadyStatus::Starting);
 
-        postgres.send_replace(PostgresLink::Up);
-        redis.send_replace(RedisLink::Up);
+        postgres.send_replace(LinkState::Up);
+        redis.send_replace(LinkState::Up);
         readiness.prepared();
         readiness.redis_seen();
         assert_eq!(status(), ReadyStatus::Starting);
@@ -245,7 +257,7 @@ mod tests {
         readiness.listening();
         assert_eq!((status(), gauge.get()), (ReadyStatus::Ok, 1));
 
-        redis.send_replace(RedisLink::Down("reset".to_owned()));
+        redis.send_replace(LinkState::Down("reset".to_owned()));
         assert_eq!(status(), ReadyStatus::Degraded);
         assert_eq!(readiness.report().redis.reason.as_deref(), Some("reset"));
 

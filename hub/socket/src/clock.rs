@@ -10,14 +10,21 @@ use std::time::Duration;
 use alkhub_config::ServerConfig;
 use alkhub_edge::Open;
 use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::open::MOVING;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// Ticks in a ping interval.
 const TICKS: u32 = 10;
 
+/// Time for a peer to say its first word, before it may be let go as one that has nothing.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+
 /// Time for a peer to answer a close.
 const CLOSING: Duration = Duration::from_secs(5);
+
+/// So long a peer that is to go to another hub may take to end what is under way; then it stays, and may be chosen again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The tick that it is now, and the times of sockets in ticks.
 #[derive(Debug)]
@@ -26,12 +33,18 @@ pub(crate) struct Clock {
     tick: Duration,
     /// Without a sign of the peer (`server.dead-after`).
     pub(crate) dead_after: u32,
+    /// From the opening of a connection to the moment at which its peer may be let go though it has said nothing.
+    pub(crate) first_word: u32,
     /// From the decision to end to the end.
     pub(crate) closing: u32,
     /// Without a byte that the peer takes of what is written (`server.write-timeout`).
     pub(crate) write: u32,
     /// From the first byte of a message to its last (`server.message-timeout`).
     pub(crate) message: u32,
+    /// From the word that the peer is to go to another hub, to the moment at which it stays after all.
+    pub(crate) patience: u32,
+    /// From the word that a peer is to go on on another hub, to the moment at which it may be asked again, or be closed.
+    pub(crate) moving: u32,
 }
 
 // === impl Clock ===
@@ -45,9 +58,12 @@ impl Clock {
             now: AtomicU32::new(0),
             tick,
             dead_after: ticks(server.dead_after),
+            first_word: ticks(FIRST_WORD),
             closing: ticks(CLOSING),
             write: ticks(server.write_timeout),
             message: ticks(server.message_timeout),
+            patience: ticks(PATIENCE),
+            moving: ticks(MOVING.min(server.drain_timeout)),
         }
     }
 
@@ -68,6 +84,22 @@ impl Clock {
     /// The number of the last tick.
     pub(crate) fn now(&self) -> u32 {
         self.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether more than so many ticks have passed since one.
+    pub(crate) fn is_past(&self, since: u32, limit: u32) -> bool {
+        self.now().wrapping_sub(since) > limit
+    }
+
+    /// Ticks pass that no socket looks at.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, ticks: u32) {
+        self.now.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    /// The time of a tick, from the start of the clock.
+    pub(crate) fn time_of(&self, tick: u32) -> Duration {
+        self.tick * tick
     }
 
     /// Whether it is the turn of the socket at this place to be pinged.

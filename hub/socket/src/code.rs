@@ -1,9 +1,29 @@
-//! Close codes that the hub sends: those of RFC 6455, and its own.
+//! The close code for a peer that broke the WebSocket protocol.
 
-pub(crate) use alkhub_wire::code::{GOING_AWAY, NORMAL, POLICY};
+use alkhub_protocol::CloseCode;
+use alkhub_wire::Error;
 
-/// The key was revoked or has expired.
-pub(crate) const REVOKED: u16 = 4401;
+/// What the codec names by its number in RFC 6455.
+pub(crate) fn of(violation: &Error) -> CloseCode {
+    CloseCode::of(violation.code).unwrap_or(CloseCode::Protocol)
+}
 
-/// The spoke is suspended.
-pub(crate) const SUSPENDED: u16 = 4403;
+#[cfg(test)]
+mod tests {
+    use alkhub_wire::code::{NORMAL, NOT_UTF8, PROTOCOL, TOO_LARGE};
+
+    use super::*;
+
+    #[test]
+    fn the_codec_and_the_hub_number_alike() {
+        for (number, code) in [
+            (NORMAL, CloseCode::Normal),
+            (PROTOCOL, CloseCode::Protocol),
+            (NOT_UTF8, CloseCode::NotUtf8),
+            (TOO_LARGE, CloseCode::TooLarge),
+        ] {
+            let reason = "";
+            assert_eq!(of(&Error { code: number, reason }), code);
+        }
+    }
+}

@@ -13,7 +13,12 @@
 //!   protocol), nothing more is read or acted on: calls are aborted, the spoke is gone. Only the peer's own close is
 //!   still looked for, once ours is on its way.
 //! - Once a close frame is queued nothing else is written.
+//! - A peer that goes away because the hub wants that is let go between two messages: what it has begun to say is read, and what
+//!   waits for it, calls and events, is written before.
+//! - When another connection asks for the session, this one reads nothing more and gives it away at once.
 
+mod greeting;
+mod uncounted;
 mod write;
 
 use std::future::Future as _;
@@ -21,10 +26,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use alkhub_budget::Kept;
-use alkhub_edge::open::DRAINING;
-use alkhub_protocol::FRAME_LIMIT_BYTES;
+use alkhub_calls::Outbox;
+use alkhub_edge::open::{Closeable as _, DRAINING};
+use alkhub_protocol::{CloseCode, FRAME_LIMIT_BYTES};
 use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -32,13 +39,24 @@ use tokio::time::{Sleep, sleep};
 
 use crate::code;
 use crate::entry::SocketGuard;
+use crate::resumable::Taker;
 use crate::session::PeerSession;
+use uncounted::{Greeting, Uncounted};
+
+/// The subprotocol of JSON envelopes.
+pub(crate) const JSON: &str = "alk.v1.json";
 
 /// Bytes read at once.
 const SCRATCH: usize = 16 * 1024;
 
 /// Bytes queued for one write, about.
 const BATCH: usize = 64 * 1024;
+
+/// What a peer is told that is let go.
+const LET_GO: &str = "other hubs have fewer connections: connect again";
+
+/// Time for a peer to take the close of a connection that it has left.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// One connection.
 pub(crate) struct Connection<S> {
@@ -49,10 +67,16 @@ pub(crate) struct Connection<S> {
     batch: Batch,
     registered: SocketGuard,
     session: Box<PeerSession>,
+    /// The session's.
+    outbox: Outbox,
+    greeting: Greeting,
+    uncounted: Uncounted,
+    /// Another connection, which serves the session from now on.
+    taker: Option<Taker>,
     kind: Option<MessageKind>,
     pong: Option<Bytes>,
     /// The close that comes when the ends that are held back have gone.
-    ending: Option<(u16, String)>,
+    ending: Option<(CloseCode, String)>,
     peer_closed: bool,
     phase: Phase,
     /// What has been read and not ended, or waits for a registration.
@@ -61,6 +85,22 @@ pub(crate) struct Connection<S> {
     taken: bool,
     /// The socket is not read before it ends: the key asks for too much.
     pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is left of a connection when it has ended.
+pub(crate) struct EndedConnection<S> {
+    /// What it served.
+    pub(crate) session: Box<PeerSession>,
+    /// Its place among what is open: a hub that drains waits until that is dropped.
+    pub(crate) registered: SocketGuard,
+    /// Where the session goes, when another connection has asked for it, and what may say so to the peer.
+    pub(crate) taken: Option<(Taker, Farewell<S>)>,
+}
+
+/// The socket of a connection whose session was taken over.
+pub(crate) struct Farewell<S> {
+    io: S,
+    batch: Batch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) fn new(io: S, rest: Bytes, registered: SocketGuard, mut session: Box<PeerSession>) -> Self {
         session.attach();
         let charge = session.conversation.budget.nothing(Kept::Messages);
+        let outbox = session.conversation.outbox().clone();
         Self {
             io,
             rest,
@@ -93,6 +134,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             batch: Batch::new(Role::Server),
             registered,
             session,
+            outbox,
+            greeting: Greeting::Awaited(0),
+            uncounted: Uncounted::default(),
+            taker: None,
             kind: None,
             pong: None,
             ending: None,
@@ -104,17 +149,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Serves the session until the connection ends, and gives it back with the connection's place among what is open: a
-    /// hub that drains waits until that is dropped. Dropping the future ends the session.
-    pub(crate) async fn run(mut self: Box<Self>) -> (Box<PeerSession>, SocketGuard) {
-        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
-        if let Err(error) = end {
+    /// Serves the session until the connection is over.
+    pub(crate) async fn serve(&mut self) {
+        let over = std::future::poll_fn(|cx| self.poll(cx)).await;
+        if let Err(error) = over {
             tracing::debug!(%error, "a WebSocket ended without a close");
         }
+    }
+
+    /// Gives the session of a connection back that is over.
+    pub(crate) fn into_ended(self) -> EndedConnection<S> {
         let Self {
-            session, registered, ..
-        } = *self;
-        (session, registered)
+            session,
+            registered,
+            taker,
+            io,
+            batch,
+            ..
+        } = self;
+        EndedConnection {
+            session,
+            registered,
+            taken: taker.map(|taker| (taker, Farewell { io, batch })),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -125,12 +182,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.registered.socket.take_look() {
             self.session.conversation.look_again();
         }
-        self.decode_rest();
+        if self.registered.socket.take_hubs() {
+            self.tell_hubs();
+        }
         loop {
+            self.poll_claim(cx);
+            self.registered.socket.stands(self.footing());
+            self.ask_to_move();
+            self.decode_rest();
+            if self.phase == Phase::Open && !self.is_ending() {
+                self.taker = self.session.asked(cx);
+                if self.taker.is_some() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
             self.session.conversation.poll_pending(cx);
             self.end_work();
             let written = self.poll_write(cx)?;
-            self.leave_when_quiet(cx);
             if self.phase == Phase::Closed && written.is_ready() {
                 return Pin::new(&mut self.io).poll_shutdown(cx);
             }
@@ -139,25 +207,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.phase = Phase::Deaf;
             }
             if self.phase == Phase::Open
-                && (self.session.conversation.is_busy() || self.is_ending() || self.is_paused(cx))
+                && (self.session.conversation.is_busy() || self.is_ending() || self.is_claiming() || self.is_paused(cx))
             {
                 // Woken when something remote is done, the socket takes more, or the pause is over.
                 return Poll::Pending;
             }
-            if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(Ok(()));
+            match self.poll_read(cx)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(())),
+                Poll::Ready(_) => {}
+                // Nothing more can be read or written now.
+                Poll::Pending if written.is_ready() && self.leaves() => {}
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    /// While the hub drains, a client with no call under way is sent elsewhere.
-    fn leave_when_quiet(&mut self, cx: &Context<'_>) {
-        let socket = &self.registered.socket;
-        let quiet = self.session.held.is_empty() && self.session.conversation.is_quiet();
-        if self.phase == Phase::Open && socket.draining() && !socket.outbox.is_closed() && quiet {
-            socket.outbox.close(code::GOING_AWAY, DRAINING);
-            cx.waker().wake_by_ref();
+    /// Between two messages, when all is written: while the hub drains, a client with no call under way is sent elsewhere, or asked
+    /// to move there; and a peer that is better off there is let go, once nothing is under way. Whether there is something to
+    /// say of that.
+    fn leaves(&self) -> bool {
+        let (socket, conversation) = (&self.registered.socket, &self.session.conversation);
+        let is_midway = self.decoder.is_within_message() || !self.session.held.is_empty();
+        if self.phase != Phase::Open || self.outbox.is_closed() || is_midway {
+            return false;
         }
+        if !socket.draining() || socket.is_moving() {
+            return socket.is_leaving() && conversation.let_go(LET_GO);
+        }
+        if self.asks_itself() {
+            return true;
+        }
+        let is_quiet = conversation.is_quiet();
+        if is_quiet {
+            self.outbox.close(CloseCode::GoingAway, DRAINING);
+        }
+        is_quiet
+    }
+
+    /// Asks the peer to move that has come, or come back, while the hub drains; false where it cannot, or nobody would have it.
+    fn asks_itself(&self) -> bool {
+        let socket = &self.registered.socket;
+        let moves = self.session.conversation.sockets().calls().moves();
+        socket.draining() && socket.is_unasked() && moves.has_refuge() && socket.ask_to_move(None)
     }
 
     /// Whether the socket must not be read for a while.
@@ -174,13 +265,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether the end is decided.
     fn is_ending(&self) -> bool {
-        self.registered.socket.outbox.is_closed()
+        self.outbox.is_closed()
     }
 
     /// Ends what the peer has under way once the end is decided, however long its socket takes no close frame; what it
     /// still sends is not kept.
     fn end_work(&mut self) {
-        if let Some(reason) = self.registered.socket.outbox.closing() {
+        if let Some(reason) = self.outbox.closing() {
             self.session.conversation.end_work(&reason);
             self.decoder.ignore_content();
         }
@@ -206,8 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             .charge
             .follow(self.decoder.kept() + self.session.conversation.waiting_bytes())
         {
-            let outbox = &self.registered.socket.outbox;
-            outbox.close(code::POLICY, &exhausted.to_string());
+            self.outbox.close(CloseCode::Policy, &exhausted.to_string());
         }
         let wait = self.session.conversation.settle_asked();
         if !wait.is_zero() {
@@ -216,7 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn decode_rest(&mut self) {
-        if !self.rest.is_empty() {
+        if !self.rest.is_empty() && !self.is_claiming() {
             let rest = std::mem::take(&mut self.rest);
             self.decode(&rest);
             self.account();
@@ -225,15 +315,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn decode(&mut self, mut input: &[u8]) {
         while matches!(self.phase, Phase::Open | Phase::Closing) {
+            if self.is_claiming() {
+                // It is for the session that is on its way.
+                self.rest = Bytes::copy_from_slice(input);
+                return;
+            }
             match self.decoder.feed(&mut input) {
                 Ok(Some(received)) => self.received(received),
                 Ok(None) => return,
                 Err(violation) => {
                     tracing::debug!(reason = violation.reason, "a WebSocket peer broke the protocol");
                     if self.phase == Phase::Open {
-                        self.registered.socket.outbox.close(violation.code, violation.reason);
+                        let code = code::of(&violation);
+                        self.outbox.close(code, violation.reason);
                         self.end_work();
-                        self.close(violation.code, violation.reason);
+                        self.close(code, violation.reason);
                     }
                     self.phase = Phase::Refused;
                 }
@@ -246,18 +342,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // What is queued for it is written first.
             Received::Close { .. } if self.phase == Phase::Open => {
                 self.peer_closed = true;
-                self.registered.socket.outbox.close(code::NORMAL, "");
+                self.outbox.close(CloseCode::Normal, "");
             }
             Received::Close { .. } => self.phase = Phase::Closed,
             _ if self.phase != Phase::Open || self.is_ending() => {}
             Received::Message { kind, data } => {
                 self.registered.reading(false);
                 self.kind.get_or_insert(kind);
-                self.session.conversation.message(&data);
+                let heard = self.session.conversation.message(&data);
+                self.heard(heard, data.len());
             }
             Received::TooLarge { kind, head, size } => {
                 self.kind.get_or_insert(kind);
-                self.session.conversation.too_large(&head, size);
+                let heard = self.session.conversation.too_large(&head, size);
+                self.heard(heard, size);
             }
             Received::Ping(payload) => self.pong = Some(payload),
             Received::Pong(payload) => {
@@ -265,5 +363,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.session.held.answered(&payload);
             }
         }
+    }
+}
+
+// === impl Farewell ===
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Farewell<S> {
+    /// Tells the peer that its session goes on over another connection, if it takes that now.
+    pub(crate) async fn say(mut self) {
+        self.batch
+            .close(CloseCode::Moved.number(), "the session goes on over a newer connection");
+        let said = std::future::poll_fn(|cx| {
+            ready!(self.batch.poll_write(cx, &mut self.io))?;
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        });
+        // A peer that came back has left this socket: mostly nobody reads it.
+        drop(tokio::time::timeout(FAREWELL, said).await);
     }
 }

@@ -10,34 +10,34 @@
 //!   itself has running.
 //! - Identity comes from the key of the upgrade; what a payload says of it is not read.
 
+mod broken;
+mod calls;
+mod moving;
 mod registration;
 mod topics;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use alkhub_budget::Budget;
-use alkhub_calls::{Caller, Outbox, Reply};
+use alkhub_calls::{Caller, Outbox};
 use alkhub_edge::Key;
-use alkhub_edge::error::{left_running, unanswered};
 use alkhub_events::Item;
-use alkhub_protocol::frame::{self, Gap, Requested, encode};
-use alkhub_protocol::{CallError, Code, Dialect, Frame, RequestId, topic};
+use alkhub_protocol::frame::session::Hello;
+use alkhub_protocol::frame::{Gap, encode, kind};
+use alkhub_protocol::{CallError, CloseCode, Code, Dialect, Frame, RawJson, RequestId, topic};
 use bytes::Bytes;
 
-use crate::code;
 use crate::pending::{Done, PendingFutures};
 use crate::sockets::Sockets;
 use crate::spoke::{SpokeMessage, SpokeRole};
 use crate::subscriptions::TopicSubscriptions;
 use crate::tickets::Tickets;
+use crate::tunnel::TunnelGuard;
 
 /// As much of a topic that is refused is repeated, in characters: the longest that is not.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
-
-/// Close code of a peer that does not read its answers.
-const TOO_SLOW: u16 = 1008;
 
 /// What a peer has under way on this hub, whichever connection it speaks over.
 pub(crate) struct Conversation {
@@ -50,12 +50,30 @@ pub(crate) struct Conversation {
     subscriptions: TopicSubscriptions,
     pending: PendingFutures,
     tickets: Tickets,
+    /// To the hubs that the session has left, while calls of it run there.
+    tunnels: Vec<TunnelGuard>,
+    /// Whether what it is as a spoke is still on its way from another hub, or the other hubs are asked about it.
+    arriving: bool,
     /// What the key allowed when it was last looked at.
     allowed: Arc<Caller>,
     /// Calls that ran when the end was decided.
     unanswered: Vec<RequestId>,
     /// Messages since the last settling that asked for something.
     asked: u32,
+}
+
+/// What of a message is the connection's to act on, or to count.
+pub(crate) enum Heard {
+    /// Nothing; it counts in the peer's session.
+    Counted,
+    /// Nothing, and it does not.
+    Uncounted,
+    /// `__hello`.
+    Hello(Box<Hello>),
+    /// `__ping`.
+    Ping(Option<RawJson>),
+    /// `__ack`.
+    Acknowledged(u64),
 }
 
 // === impl Conversation ===
@@ -73,77 +91,59 @@ impl Conversation {
             subscriptions: TopicSubscriptions::default(),
             pending: PendingFutures::default(),
             tickets: Tickets::default(),
+            tunnels: Vec::new(),
+            arriving: false,
             unanswered: Vec::new(),
             asked: 0,
         }
     }
 
     /// Acts on one message.
-    pub(crate) fn message(&mut self, data: &Bytes) {
+    pub(crate) fn message(&mut self, data: &Bytes) -> Heard {
         self.sockets.messages().received.inc();
         let (frame, dialect) = match Frame::decode_of_peer(data) {
             Ok(decoded) => decoded,
-            Err(error) => return self.broken(&error, data.len()),
+            Err(error) => return self.unreadable(&error, data),
         };
-        self.asked += u32::from(!self.spoke.is_answer(&frame));
         if let (Frame::Requested(_), Some(dialect)) = (&frame, dialect) {
             self.outbox.speaks(dialect);
         }
+        let asks = !matches!(frame, Frame::Acknowledged(_) | Frame::Pong(_)) && !self.spoke.is_answer(&frame);
+        self.asked += u32::from(asks);
+        let counted = if frame.counts() {
+            Heard::Counted
+        } else {
+            Heard::Uncounted
+        };
         match frame {
-            Frame::Requested(requested) if requested.operation.as_str() == "hub.register" => self.register(requested),
+            Frame::Acknowledged(count) => return Heard::Acknowledged(count),
+            Frame::Hello(hello) => return Heard::Hello(hello),
+            Frame::Ping(payload) => return Heard::Ping(payload),
+            Frame::Pong(_) => self.heartbeat(),
+            Frame::Requested(requested) if requested.operation.as_str() == kind::REGISTER => self.register(requested),
             Frame::Requested(requested) => self.call(requested, data.len()),
-            Frame::Aborted { request_id } => self.abort(request_id, data.len()),
-            answer @ (Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. }) => {
-                self.spoke
-                    .received(SpokeMessage::Frame(slim(answer, data.len())), data.len());
+            Frame::Aborted { request_id } => self.abort(request_id, data),
+            Frame::Responded { ref request_id, .. }
+            | Frame::Completed { ref request_id }
+            | Frame::Failed { ref request_id, .. }
+                if self.answer_elsewhere(request_id, data) => {}
+            Frame::Responded { .. } | Frame::Completed { .. } | Frame::Failed { .. } => {
+                let answer = SpokeMessage::Frame(calls::slim(frame, data.len()));
+                self.spoke.received(answer, data.len());
             }
             Frame::Subscribe(filter) => self.subscribe(filter),
             Frame::Unsubscribe(filter) => self.unsubscribe(&filter),
             Frame::Event(event) => self.publish(event, data.len()),
             Frame::Subscribed(topic) | Frame::Unsubscribed(topic) | Frame::Gap(Gap { topic, .. }) => {
-                let error = CallError::new(Code::BadRequest, "only a hub sends this message");
-                self.refuse(&error, Some(&topic));
+                self.refuse(&of_a_hub(), Some(&topic));
+            }
+            Frame::Welcome(_) | Frame::Resumed(_) | Frame::Hubs(_) | Frame::Migrate(_) => {
+                self.refuse(&of_a_hub(), None)
             }
             // Answering a refusal could go on for ever.
             Frame::Refused(_) => {}
         }
-    }
-
-    /// Answers a message over the limit, of which the beginning is left.
-    pub(crate) fn too_large(&mut self, head: &[u8], size: usize) {
-        self.sockets.messages().received.inc();
-        self.broken(&frame::Error::too_large(head, size), head.len());
-    }
-
-    /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
-    /// own ends with `call.error`, and one that it should have answered ends at the caller's.
-    fn broken(&mut self, error: &frame::Error, bytes: usize) {
-        self.asked += 1;
-        let fault = error.to_call_error();
-        let Some(named) = &error.call else {
-            return self.refuse(&fault, error.topic.as_deref());
-        };
-        let id = &named.request_id;
-        if let (true, Some(dialect)) = (named.asks, named.dialect) {
-            self.outbox.speaks(dialect);
-        }
-        if named.asks && !self.tickets.is_running(id) {
-            return self.fail(id, &fault);
-        }
-        if !named.asks && !self.tickets.is_running(id) {
-            self.spoke
-                .received(SpokeMessage::Broken(id.clone(), fault.clone()), bytes);
-        }
-        self.refuse_of_call(&fault, id);
-    }
-
-    /// `call.aborted`: the peer stops a call of its own, and gets an answer when that is done, or gives up one that it was sent.
-    fn abort(&mut self, id: RequestId, bytes: usize) {
-        const REASON: &str = "aborted by the caller";
-        if !self.tickets.cancel(&id, REASON) {
-            self.spoke
-                .received(SpokeMessage::Frame(Frame::Aborted { request_id: id }), bytes);
-        }
+        counted
     }
 
     /// Ends what the key does not allow any more: subscriptions, and operations of the spoke.
@@ -156,6 +156,32 @@ impl Conversation {
         self.tickets.recheck(&caller);
         self.end_forbidden(&caller);
         self.narrow(&caller);
+    }
+
+    /// The connection that serves the session now was opened by this key, which has the id of the one before.
+    pub(crate) fn opened_by(&mut self, key: Arc<Key>) {
+        self.key = key;
+        self.look_again();
+    }
+
+    /// Of the connection that serves it.
+    pub(crate) fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    /// Where its answers go.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// What the sockets of the hub share.
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// Notes whether the connection that served it is lost and another one awaited.
+    pub(crate) fn set_reconnecting(&self, is_reconnecting: bool) {
+        self.spoke.set_reconnecting(is_reconnecting);
     }
 
     /// Notes a pong.
@@ -183,7 +209,14 @@ impl Conversation {
 
     /// Whether neither a call of the peer's is under way nor a spoke registered.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.spoke.is_absent() && self.pending.is_empty() && self.outbox.is_quiet()
+        let has_calls = self.has_calls_elsewhere();
+        self.spoke.is_absent() && self.pending.is_empty() && !has_calls && self.outbox.is_quiet()
+    }
+
+    /// Ends the session, unless something is under way for the peer, or with it as a spoke: whether the end is decided.
+    pub(crate) fn let_go(&self, reason: &str) -> bool {
+        let is_idle = self.pending.is_empty() && !self.spoke.is_registering();
+        is_idle && self.outbox.close_if_idle(CloseCode::GoingAway, reason)
     }
 
     /// The next event, gap or overflow for the peer.
@@ -202,23 +235,10 @@ impl Conversation {
     /// has left, what it asked for and did not get yet is given up. The second time there is nothing to end.
     pub(crate) fn end_work(&mut self, reason: &str) {
         self.unanswered.extend(self.tickets.take_running(reason));
+        let elsewhere = self.take_calls_elsewhere();
+        self.unanswered.extend(elsewhere);
         self.pending = PendingFutures::default();
         self.spoke.leave(reason);
-    }
-
-    /// The last words to a peer whose calls still ran, by the code of the close.
-    pub(crate) fn last_errors(&mut self, code: u16, reason: &str) -> Vec<Bytes> {
-        let error = match code {
-            code::REVOKED => left_running(Code::Unauthenticated, reason),
-            code::SUSPENDED => left_running(Code::AccessDenied, reason),
-            _ => unanswered(reason),
-        };
-        let dialect = self.dialect();
-        let running = std::mem::take(&mut self.unanswered);
-        running
-            .iter()
-            .map(|id| encode::call_error(dialect, id.as_str(), &error))
-            .collect()
     }
 
     /// Finishes what has come back from elsewhere.
@@ -234,7 +254,10 @@ impl Conversation {
             Done::Published(Err(refusal)) => self.refuse(&refusal.error, Some(&refusal.topic)),
             Done::Subscribed(subscribed) => self.subscribed(subscribed),
             Done::Registered(registered) => self.registered(*registered),
+            Done::Visible(answer) => self.answer_registration(&answer.0, &answer.1),
             Done::Narrowed(narrowed) => self.narrowed(*narrowed),
+            Done::TakenOver(taken) => self.taken_over(*taken),
+            Done::Settled => self.arriving = false,
         }
     }
 
@@ -245,34 +268,11 @@ impl Conversation {
             spoke,
             subscriptions,
             pending,
+            tunnels,
             ..
         } = self;
-        drop((tickets, subscriptions, pending));
+        drop((tickets, subscriptions, pending, tunnels));
         spoke.end("the connection is closed").await;
-    }
-
-    fn call(&mut self, mut requested: Requested, bytes: usize) {
-        requested.input = requested.input.map(|input| input.out_of(bytes));
-        let metadata = requested.metadata.take();
-        // It may stay for longer than the input, which is what the frame is large for.
-        requested.metadata = metadata.map(|metadata| Box::new(metadata.out_of(bytes)));
-        let id = requested.request_id.clone();
-        if self.tickets.is_running(&id) {
-            let error = CallError::new(
-                Code::BadRequest,
-                format!("request id `{id}` belongs to a call that still runs"),
-            );
-            return self.refuse_of_call(&error, &id);
-        }
-        let reply = Reply::Outbox(self.outbox.clone());
-        match self
-            .sockets
-            .calls()
-            .dispatch(&self.key.caller(), requested.into_request(now_ms()), reply)
-        {
-            Ok(ticket) => self.tickets.insert(id, ticket),
-            Err(error) => self.fail(&id, &error),
-        }
     }
 
     fn dialect(&self) -> Dialect {
@@ -285,7 +285,7 @@ impl Conversation {
     }
 
     /// Refuses a message that belongs to no call; `topic`, which may be as long as the message, is what it was about.
-    fn refuse(&self, error: &CallError, topic: Option<&str>) {
+    pub(crate) fn refuse(&self, error: &CallError, topic: Option<&str>) {
         let topic: Option<String> = topic.map(|topic| topic.chars().take(SHOWN).collect());
         self.say(encode::refused(error, topic.as_deref()));
     }
@@ -298,23 +298,12 @@ impl Conversation {
     /// Queues an answer; a peer that does not read its answers is let go.
     fn say(&self, message: Bytes) {
         if self.outbox.push(message) == Err(alkhub_calls::Full::Queue) {
-            self.outbox.close(TOO_SLOW, "answers are not read fast enough");
+            self.outbox.close(CloseCode::Policy, "answers are not read fast enough");
         }
     }
 }
 
-/// An answer that does not keep the whole of a message for a small part of it.
-fn slim(answer: Frame, bytes: usize) -> Frame {
-    match answer {
-        Frame::Responded { request_id, output } => Frame::Responded {
-            request_id,
-            output: output.out_of(bytes),
-        },
-        other => other,
-    }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// The answer to a message of a kind that hubs alone send.
+fn of_a_hub() -> CallError {
+    CallError::new(Code::BadRequest, "only a hub sends this message")
 }

@@ -1,42 +1,42 @@
-//! A WebSocket among what is open: what others ask of it, and the times that its peer has.
+//! A WebSocket among what is open: what others ask of it.
 //!
 //! Invariants
-//! - The time to finish closing begins when the end is decided, whoever decides it and whether or not a close frame
-//!   can be written.
-//! - A socket's entry leaves with its [`SocketGuard`] guard.
+//! - A socket's entry leaves with its [`SocketGuard`] guard, and so it does from those whose peers were told to go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use alkhub_calls::{Caller, Outbox};
 use alkhub_edge::limits::Slot;
 use alkhub_edge::metrics::Counted;
-use alkhub_edge::open::{Closeable, Closing, DRAINING, Entered};
+use alkhub_edge::open::{Closeable, Closing, DRAINING, Entered, Leaver};
 use alkhub_edge::{Key, KeyFault, Open};
-use futures::task::AtomicWaker;
+use alkhub_protocol::CloseCode;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::code;
+use crate::footing::{Departure, Footing};
+use crate::signs::Signs;
+use crate::times::SocketTimes;
 
 const PING: u8 = 1;
 const KILL: u8 = 2;
 const DRAIN: u8 = 4;
 const LOOK: u8 = 8;
+const LEAVE: u8 = 16;
+const MOVE: u8 = 32;
+const HUBS: u8 = 64;
 
 /// One open WebSocket, as others see it.
 #[derive(Debug)]
 pub(crate) struct SocketEntry {
     clock: Arc<Clock>,
-    pub(crate) outbox: Outbox,
-    heard: AtomicU32,
-    /// The tick at which closing began; 0 while open.
-    closing: AtomicU32,
-    /// The tick since which the peer takes nothing of what is written; 0 while it does.
-    stalled: AtomicU32,
-    /// The tick at which the message that is being read began; 0 between two.
-    message: AtomicU32,
-    flags: AtomicU8,
-    waker: AtomicWaker,
+    /// Of the session that it serves.
+    outbox: Mutex<Outbox>,
+    signs: Signs,
+    times: SocketTimes,
+    departure: Departure,
 }
 
 /// A socket's place among what is open.
@@ -49,110 +49,199 @@ pub(crate) struct SocketGuard {
 // === impl SocketEntry ===
 
 impl SocketEntry {
-    fn new(clock: Arc<Clock>, outbox: Outbox) -> Self {
+    /// A socket that serves the session of this outbox; `leaving` counts those of the hub whose peers are to go.
+    pub(crate) fn new(clock: &Arc<Clock>, outbox: Outbox, leaving: &Arc<AtomicUsize>) -> Self {
         Self {
-            outbox,
-            heard: AtomicU32::new(clock.now()),
-            closing: AtomicU32::new(0),
-            stalled: AtomicU32::new(0),
-            message: AtomicU32::new(0),
-            flags: AtomicU8::new(0),
-            waker: AtomicWaker::new(),
-            clock,
+            outbox: Mutex::new(outbox),
+            signs: Signs::default(),
+            times: SocketTimes::new(clock),
+            departure: Departure::new(clock, leaving),
+            clock: clock.clone(),
         }
     }
 
     /// Registers the connection's task to be woken for a ping or an end.
     pub(crate) fn wake_by(&self, waker: &std::task::Waker) {
-        self.waker.register(waker);
+        self.signs.wake_by(waker);
+    }
+
+    /// The socket serves the session of this outbox from now on; false when its end is decided, which would be lost.
+    pub(crate) fn serves(&self, outbox: Outbox) -> bool {
+        let mut serves = self.outbox.lock();
+        if serves.is_closed() {
+            return false;
+        }
+        let before = std::mem::replace(&mut *serves, outbox);
+        drop(serves);
+        drop(before);
+        true
     }
 
     /// Whether a ping is due; asking answers it.
     pub(crate) fn take_ping(&self) -> bool {
-        self.take(PING)
+        self.signs.take(PING)
     }
 
     /// Whether the key may have changed; asking answers it.
     pub(crate) fn take_look(&self) -> bool {
-        self.take(LOOK)
+        self.signs.take(LOOK)
+    }
+
+    /// Whether the peer is to be asked now to move, and where to; asking answers it.
+    pub(crate) fn take_move(&self) -> Option<Option<String>> {
+        self.signs.take(MOVE).then(|| self.departure.take_target())
+    }
+
+    /// Whether the number of hubs has changed; asking answers it.
+    pub(crate) fn take_hubs(&self) -> bool {
+        self.signs.take(HUBS)
+    }
+
+    /// Whether a session may wait for its peer when this connection is lost: on a hub that drains for one that is on its way
+    /// to another hub.
+    pub(crate) fn may_wait(&self) -> bool {
+        !self.draining() || self.is_moving()
+    }
+
+    /// Whether the peer was asked to move, and still has time for it.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.departure.is_moving()
+    }
+
+    /// Notes when the session that it serves came from another hub, if that had asked for it.
+    pub(crate) fn has_moved(&self, at: Option<Instant>) {
+        self.departure.has_moved(at);
     }
 
     /// Whether the connection must end without another word.
     pub(crate) fn killed(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & KILL != 0
+        self.signs.has(KILL)
     }
 
     /// Whether the hub drains.
     pub(crate) fn draining(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & DRAIN != 0
+        self.signs.has(DRAIN)
     }
 
-    fn take(&self, flag: u8) -> bool {
-        self.flags.load(Ordering::Relaxed) & flag != 0 && self.flags.fetch_and(!flag, Ordering::AcqRel) & flag != 0
+    /// Notes how its peer could get to another hub. One that is to go stays when it turns out to have a session.
+    pub(crate) fn stands(&self, footing: Footing) {
+        self.departure.stands(footing);
+        if self.is_leaving() && !self.departure.is_free() {
+            self.keep();
+        }
     }
 
-    fn flag(&self, flag: u8) {
-        self.flags.fetch_or(flag, Ordering::AcqRel);
-        self.waker.wake();
+    /// Whether its peer is to go to another hub.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.signs.has(LEAVE)
     }
 
-    /// Lets the time to finish closing begin; false when it has.
-    fn begin_closing(&self) -> bool {
-        let now = self.clock.now().max(1);
-        let begun = self
-            .closing
-            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        begun.is_ok()
-    }
-
-    /// Whether something has gone on for longer than its time.
-    fn is_past(&self, since: &AtomicU32, limit: u32) -> bool {
-        let since = since.load(Ordering::Relaxed);
-        since != 0 && self.clock.now().wrapping_sub(since) > limit
+    /// Its peer stays after all.
+    fn keep(&self) {
+        if self.departure.keep() {
+            self.signs.lower(LEAVE);
+            self.outbox.lock().set_leaving(false);
+        }
     }
 }
 
 impl Closeable for SocketEntry {
     fn recheck(&self, _: &Arc<Caller>) {
-        self.flag(LOOK);
+        self.signs.raise(LOOK);
     }
 
     fn drain(&self) {
-        self.flag(DRAIN);
+        self.signs.raise(DRAIN);
     }
 
     fn close(&self, why: Closing) {
         let (code, reason) = match why {
-            Closing::Key(KeyFault::Revoked) => (code::REVOKED, "the key was revoked"),
-            Closing::Key(KeyFault::Expired) => (code::REVOKED, "the key has expired"),
-            Closing::Key(KeyFault::Suspended) => (code::SUSPENDED, "the spoke is suspended"),
-            Closing::Drain => (code::GOING_AWAY, DRAINING),
+            Closing::Key(fault @ (KeyFault::Revoked | KeyFault::Expired)) => (CloseCode::Revoked, fault.reason()),
+            Closing::Key(fault @ KeyFault::Suspended) => (CloseCode::Suspended, fault.reason()),
+            Closing::Drain => (CloseCode::GoingAway, DRAINING),
         };
-        self.outbox.close(code, reason);
+        self.outbox.lock().close(code, reason);
         // A task that waits for its socket to take more would not hear of it.
-        self.waker.wake();
+        self.signs.wake();
     }
 
     fn kill(&self) {
-        self.flag(KILL);
+        self.signs.raise(KILL);
+    }
+
+    fn leaver(&self) -> Option<Leaver> {
+        let migrates = self.departure.is(Footing::Moves);
+        // Who has just come has a first word on its way, and may have a session.
+        let is_free =
+            self.departure.is(Footing::Plain) || self.departure.is(Footing::Silent) && self.times.is_settled();
+        let goes = self.is_leaving() || self.is_moving();
+        let outbox = self.outbox.lock();
+        let may_go = (is_free || migrates) && !goes && !outbox.is_closed();
+        may_go.then(|| Leaver {
+            migrates,
+            in_flight: outbox.in_flight(),
+            since: self.times.opened_at(),
+            moved: self.departure.moved(),
+            session: outbox.session().clone(),
+        })
+    }
+
+    fn let_go(&self) {
+        if self.departure.let_go() {
+            self.outbox.lock().set_leaving(true);
+            self.signs.raise(LEAVE);
+        }
+    }
+
+    fn ask_to_move(&self, target: Option<&str>) -> bool {
+        if !self.departure.is(Footing::Moves) {
+            return false;
+        }
+        let asked = self.departure.ask(target);
+        if asked == Some(true) {
+            self.signs.raise(MOVE);
+        }
+        asked.is_some()
+    }
+
+    fn is_unasked(&self) -> bool {
+        self.departure.is(Footing::Moves) && !self.departure.was_asked()
+    }
+
+    fn is_moving(&self) -> bool {
+        Self::is_moving(self)
+    }
+
+    fn is_midway(&self) -> bool {
+        self.times.is_midway()
+    }
+
+    fn hubs_changed(&self) {
+        self.signs.raise(HUBS);
     }
 
     fn tick(&self, place: usize) {
-        let clock = &self.clock;
-        let silent = clock.now().wrapping_sub(self.heard.load(Ordering::Relaxed));
-        let stuck = self.is_past(&self.closing, clock.closing) || self.is_past(&self.stalled, clock.write);
-        if silent > clock.dead_after || stuck {
-            return self.flag(KILL);
+        if self.departure.is_overdue() {
+            self.keep();
         }
-        if self.is_past(&self.message, clock.message) {
-            self.outbox
-                .close(code::POLICY, "a message took longer than `server.message-timeout`");
+        if self.is_leaving() {
+            // Its last call may have ended without a word to it.
+            self.signs.wake();
         }
-        if self.outbox.is_closed() && self.begin_closing() {
-            self.waker.wake();
+        if self.times.is_over() {
+            return self.signs.raise(KILL);
         }
-        if clock.is_turn_of(place) {
-            self.flag(PING);
+        let outbox = self.outbox.lock();
+        if self.times.is_message_late() {
+            outbox.close(CloseCode::Policy, "a message took longer than `server.message-timeout`");
+        }
+        let is_closed = outbox.is_closed();
+        drop(outbox);
+        if is_closed && self.times.begin_closing() {
+            self.signs.wake();
+        }
+        if self.clock.is_turn_of(place) {
+            self.signs.raise(PING);
         }
     }
 }
@@ -161,14 +250,8 @@ impl Closeable for SocketEntry {
 
 impl SocketGuard {
     /// Enters a socket that `key` has opened.
-    pub(crate) fn new(
-        open: &Open,
-        clock: &Arc<Clock>,
-        key: Arc<Key>,
-        outbox: Outbox,
-        counted: (Slot, Counted),
-    ) -> Self {
-        let socket = Arc::new(SocketEntry::new(clock.clone(), outbox));
+    pub(crate) fn new(open: &Open, key: Arc<Key>, socket: SocketEntry, counted: (Slot, Counted)) -> Self {
+        let socket = Arc::new(socket);
         Self {
             _entered: open.enter(key, socket.clone(), counted),
             socket,
@@ -177,31 +260,95 @@ impl SocketGuard {
 
     /// Notes that the peer was heard.
     pub(crate) fn heard(&self) {
-        self.socket.heard.store(self.socket.clock.now(), Ordering::Relaxed);
+        self.socket.times.hear();
     }
 
     /// Notes that a close frame is on its way: from now on the end is near.
     pub(crate) fn closing(&self) {
-        self.socket.begin_closing();
+        self.socket.times.begin_closing();
     }
 
     /// Notes whether a message has begun and not ended.
     pub(crate) fn reading(&self, within: bool) {
-        self.note(&self.socket.message, within, false);
+        self.socket.times.reading(within);
     }
 
     /// Notes whether the peer takes no more now, and whether it took something.
     pub(crate) fn writing(&self, waits: bool, progressed: bool) {
-        self.note(&self.socket.stalled, waits, progressed || !waits);
+        self.socket.times.writing(waits, progressed);
+    }
+}
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        self.socket.departure.over();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use alkhub_budget::Budgets;
+    use alkhub_calls::{Limits, Outgoing};
+    use alkhub_config::{BudgetConfig, ServerConfig};
+    use prometheus::Registry;
+
+    use super::*;
+
+    /// A socket whose peer moves when it is asked to, how many of its hub's are to go, and the end of its queue.
+    fn socket() -> (Arc<Clock>, SocketEntry, Arc<AtomicUsize>, Outgoing) {
+        let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+        let limits = Limits { items: 8, bytes: 1_024 };
+        let (outbox, outgoing) = alkhub_calls::outbox("s", limits, &budgets.key(&"k".into()));
+        let (clock, leaving) = (Arc::new(Clock::new(&ServerConfig::default())), Arc::default());
+        let socket = SocketEntry::new(&clock, outbox, &leaving);
+        socket.stands(Footing::Moves);
+        (clock, socket, leaving, outgoing)
     }
 
-    /// Sets since when something goes on, `anew` when it began again.
-    fn note(&self, since: &AtomicU32, goes_on: bool, anew: bool) {
-        let known = since.load(Ordering::Relaxed);
-        if goes_on && (known == 0 || anew) {
-            since.store(self.socket.clock.now().max(1), Ordering::Relaxed);
-        } else if !goes_on && known != 0 {
-            since.store(0, Ordering::Relaxed);
-        }
+    #[test]
+    fn who_is_asked_to_move_is_to_go_until_its_time_is_over() {
+        let (clock, socket, leaving, _outgoing) = socket();
+        let to_go = || leaving.load(Ordering::Acquire);
+
+        assert!(socket.ask_to_move(None) && socket.ask_to_move(None));
+        assert_eq!((to_go(), socket.leaver()), (1, None));
+        clock.pass(clock.moving);
+        socket.tick(0);
+        assert_eq!((to_go(), socket.is_moving()), (1, true));
+        clock.pass(1);
+        socket.tick(0);
+
+        assert_eq!((to_go(), socket.is_moving()), (0, false));
+        assert!(socket.leaver().is_some_and(|leaver| leaver.migrates));
+    }
+
+    #[test]
+    fn who_has_moved_or_ended_is_not_to_go_any_more() {
+        let (_, socket, leaving, _outgoing) = socket();
+        assert!(socket.ask_to_move(None));
+
+        socket.departure.over();
+
+        assert_eq!(leaving.load(Ordering::Acquire), 0);
+        assert!(!socket.ask_to_move(None));
+        assert_eq!(leaving.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn who_has_said_nothing_may_be_let_go_after_a_while_and_stays_when_it_has_a_session_after_all() {
+        let (clock, socket, leaving, _outgoing) = socket();
+        let to_go = || leaving.load(Ordering::Acquire);
+        socket.stands(Footing::Silent);
+        assert_eq!(socket.leaver(), None, "its first word is on its way");
+        clock.pass(clock.first_word + 1);
+        assert!(socket.leaver().is_some_and(|leaver| !leaver.migrates));
+
+        socket.let_go();
+        assert!(socket.is_leaving() && to_go() == 1);
+        socket.stands(Footing::Session);
+
+        assert!(!socket.is_leaving() && to_go() == 0);
     }
 }

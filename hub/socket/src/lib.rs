@@ -8,7 +8,10 @@
 //! | `conversation`, `conversation/*` | what each message means: a call, a registration, a topic |
 //! | `spoke`, `subscriptions`, `tickets`, `pending` | what one peer has under way |
 //! | `held` | what waits until its peer has read what came before |
-//! | `entry`, `clock` | the socket among what is open, and the one beat of them all |
+//! | `session`, `resumable`, `waiting` | what outlives a connection, and how its peer comes back to it |
+//! | `moves`, `claims`, `arrivals`, `departures`, `handover`, `tunnel`, `left` | the same from one hub to another |
+//! | `entry`, `times`, `footing`, `clock` | the socket among what is open, its times, whether it is to go, and the one beat of all |
+//! | `door`, `balancer` | which peers this hub takes, and which it lets go for other hubs |
 //!
 //! Promises
 //! - The hub never speaks first, and answers in the kind of message in which it was spoken to.
@@ -19,23 +22,38 @@
 //! - It knows no other surface, and nothing of the process around it but [`SocketsParts`].
 //! - What a payload says of its sender is not read: identity is the key's.
 //!
-//! It uses `edge`, `wire` (frames), and of the domain `calls`, `events` and `budget`.
+//! It uses `edge`, `wire` (frames), `queue`, `balance` (the rule), and of the domain `calls`, `events` and `budget`.
 
+mod arrivals;
+mod balancer;
+mod claims;
 mod clock;
 mod code;
 mod connection;
 mod conversation;
+mod departures;
+mod door;
 mod entry;
+mod footing;
+mod handover;
 mod held;
+mod left;
 mod metrics;
+mod moves;
 mod pending;
+mod resumable;
 mod routes;
 mod session;
+mod signs;
 mod sockets;
 mod spoke;
 mod subscriptions;
 mod tickets;
+mod times;
+mod tunnel;
 mod upgrade;
+mod waiting;
 
+pub use moves::attend;
 pub use routes::routes;
-pub use sockets::{Sockets, SocketsParts};
+pub use sockets::{Passing, Sockets, SocketsParts};

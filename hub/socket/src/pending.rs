@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use alkhub_calls::Registration;
-use alkhub_protocol::CallError;
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_protocol::{CallError, RequestId};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
@@ -23,8 +24,14 @@ pub(crate) enum Done {
     Subscribed(Confirmation),
     /// A registration, done or refused.
     Registered(Box<RegistrationEnd>),
+    /// A registration that other hubs were asked about: its answer.
+    Visible(Box<(RequestId, RegisterOutput)>),
     /// A registration that had to be narrowed, or why it could not be.
     Narrowed(Box<Result<Option<Registration>, CallError>>),
+    /// A registration that has come from another hub, or why it could not.
+    TakenOver(Box<Result<Registration, CallError>>),
+    /// Other hubs were asked about such a one: what they could call before, they can call here.
+    Settled,
 }
 
 /// Why an event was not published.

@@ -2,16 +2,32 @@
 //!
 //! A session is not a socket: its calls, its spoke and its subscriptions, and what is to be written to it, belong to
 //! [`PeerSession`], which a connection serves and gives back when it is over. Who takes it next decides: another connection
-//! goes on where this one stopped ([`PeerSession::attach`]), or the session ends ([`PeerSession::end`]).
+//! goes on where this one stopped ([`PeerSession::attach`], [`PeerSession::resume`]), it waits for its peer
+//! ([`crate::waiting`]), or it ends ([`PeerSession::end`]).
 //!
 //! Invariants
 //! - A session is served by one connection at a time, since it is moved from one to the next.
-//! - What was queued for the peer and did not leave the hub is written again by the next connection, in its order.
+//! - What was queued for the peer and did not leave the hub is written again by the next connection, in its order. Of a
+//!   peer that counts that is all which it has not received, and nothing that it has.
 
-use alkhub_calls::Outgoing;
+use std::task::Context;
+use std::time::Duration;
 
+use alkhub_calls::{Outgoing, WrongCount};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::claims::ComingGuard;
 use crate::conversation::Conversation;
+use crate::handover::MetClaims;
 use crate::held::HeldBack;
+use crate::resumable::{Handed, SessionPlace, Taker};
+
+/// Messages of a peer after which it is told that they were received ...
+const ACK_MESSAGES: u64 = 64;
+
+/// ... and their bytes.
+const ACK_BYTES: usize = 64 * 1024;
 
 /// A peer's session.
 pub(crate) struct PeerSession {
@@ -21,6 +37,36 @@ pub(crate) struct PeerSession {
     pub(crate) outgoing: Outgoing,
     /// Ends of streams and aborts that the peer must not read together with what was sent before them.
     pub(crate) held: HeldBack,
+    /// Of a peer that may come back.
+    counted: Option<Counted>,
+    /// When it came from another hub, which had asked for that.
+    pub(crate) moved: Option<Instant>,
+    /// Whether this hub has asked its peer to move, and it has not come back here since.
+    pub(crate) is_asked: bool,
+    /// It has come from another hub, and nothing else counts it yet.
+    coming: Option<ComingGuard>,
+}
+
+/// What is left of a session that is given away, beside its conversation and its queue.
+pub(crate) struct Rest {
+    /// What was kept to be said later.
+    pub(crate) kept: Vec<Bytes>,
+    /// Messages of the peer that were received.
+    pub(crate) received: u64,
+    /// Claims that it has met.
+    pub(crate) met: MetClaims,
+}
+
+/// What both sides count.
+struct Counted {
+    place: SessionPlace,
+    /// Messages of the peer.
+    received: u64,
+    /// Of these, those of which it was told, and the bytes of the others.
+    acknowledged: u64,
+    bytes: usize,
+    /// Claims of hubs by which it came to them.
+    met: MetClaims,
 }
 
 // === impl PeerSession ===
@@ -32,7 +78,25 @@ impl PeerSession {
             conversation,
             outgoing,
             held: HeldBack::default(),
+            counted: None,
+            moved: None,
+            is_asked: false,
+            coming: None,
         })
+    }
+
+    /// The session that was handed over.
+    pub(crate) fn handed(session: Handed) -> Box<Self> {
+        session.downcast().expect("nothing but sessions is handed over")
+    }
+
+    /// Gives it away.
+    ///
+    /// # Errors
+    /// Nobody waits for it any more.
+    pub(crate) fn hand_to(self: Box<Self>, taker: Taker) -> Result<(), Box<Self>> {
+        let returned = taker.send(Ok(self));
+        returned.map_err(|returned| Self::handed(returned.expect("it was handed over")))
     }
 
     /// Begins for the connection that serves it from now on.
@@ -41,10 +105,138 @@ impl PeerSession {
         self.held.attach();
     }
 
+    /// Begins for another connection of a peer that has received so many messages; how many were received of the peer.
+    ///
+    /// # Errors
+    /// The count cannot be; nothing changes.
+    pub(crate) fn resume(&mut self, received: u64) -> Result<u64, WrongCount> {
+        self.outgoing.resume(received)?;
+        self.held.attach();
+        Ok(self.counted.as_mut().map_or(0, |counted| {
+            // The `__resume` says it.
+            counted.told();
+            counted.received
+        }))
+    }
+
+    /// The peer counts from now on, and can come back by the place's id.
+    pub(crate) fn count(&mut self, place: SessionPlace) {
+        self.outgoing.count();
+        self.counted = Some(Counted {
+            place,
+            received: 0,
+            acknowledged: 0,
+            bytes: 0,
+            met: MetClaims::default(),
+        });
+    }
+
+    /// By which its peer comes back; `None` when it cannot.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.counted.as_ref().map(|counted| counted.place.id())
+    }
+
+    /// Whether its peer may come back to it.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.counted.is_some() && !self.conversation.outbox().is_closed()
+    }
+
+    /// Counts a message of the peer.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        if let Some(counted) = &mut self.counted {
+            counted.received += 1;
+            counted.bytes += bytes;
+        }
+    }
+
+    /// What the peer is to be told now that it was received: of a few messages at a beat only.
+    pub(crate) fn take_ack(&mut self, beat: bool) -> Option<u64> {
+        let counted = self.counted.as_mut()?;
+        let untold = counted.received - counted.acknowledged;
+        let is_due = untold >= ACK_MESSAGES || counted.bytes >= ACK_BYTES || beat;
+        (untold > 0 && is_due).then(|| {
+            counted.told();
+            counted.received
+        })
+    }
+
+    /// Who asks for the session, to serve it over another connection; the task is woken when somebody will.
+    pub(crate) fn asked(&self, cx: &Context<'_>) -> Option<Taker> {
+        self.counted.as_ref()?.place.asked(cx.waker())
+    }
+
+    /// A session that comes from another hub, where so many messages of the peer were received, for the last of these claims. Its
+    /// peer comes back to it by the place's id.
+    pub(crate) fn arrived(
+        conversation: Conversation,
+        outgoing: Outgoing,
+        (place, received): (SessionPlace, u64),
+        met: MetClaims,
+    ) -> Box<Self> {
+        let mut session = Self::new(conversation, outgoing);
+        session.counted = Some(Counted {
+            place,
+            received,
+            acknowledged: received,
+            bytes: 0,
+            met,
+        });
+        session
+    }
+
+    /// So long ago it was last moved because a hub asked for that, when it moves now.
+    pub(crate) fn moved_ago(&self) -> Option<Duration> {
+        match self.is_asked {
+            true => Some(Duration::ZERO),
+            false => self.moved.map(|at| at.elapsed()),
+        }
+    }
+
+    /// It has come whole, and can be claimed; it is counted by the guard until it is served, or waits ([`Self::is_here`]).
+    pub(crate) fn came(&mut self, coming: ComingGuard) {
+        self.coming = Some(coming);
+        if let Some(counted) = &self.counted {
+            counted.place.came();
+        }
+    }
+
+    /// Something else counts it now.
+    pub(crate) fn is_here(&mut self) {
+        self.coming = None;
+    }
+
+    /// Takes it apart, for another hub to go on with it. Nobody comes back to it here.
+    pub(crate) fn into_parts(self) -> (Conversation, Outgoing, Rest) {
+        let Self {
+            conversation,
+            outgoing,
+            mut held,
+            counted,
+            ..
+        } = self;
+        held.release_all();
+        let kept = std::iter::from_fn(|| held.take()).collect();
+        let (received, met) = counted.map_or_else(Default::default, |counted| {
+            counted.place.goes();
+            (counted.received, counted.met)
+        });
+        (conversation, outgoing, Rest { kept, received, met })
+    }
+
     /// Ends it: the peer's calls are aborted, unless they go on without it, and its spoke is gone. Dropping the session,
     /// or the future, does the same without waiting until the directory knows.
     pub(crate) async fn end(self) {
+        drop(self.counted);
         drop(self.outgoing);
         self.conversation.end().await;
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn told(&mut self) {
+        self.acknowledged = self.received;
+        self.bytes = 0;
     }
 }

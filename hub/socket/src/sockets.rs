@@ -1,19 +1,39 @@
 //! What the sockets of one hub have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use alkhub_calls::Calls;
-use alkhub_edge::Edge;
+use alkhub_balance::Membership;
+use alkhub_calls::{Calls, SessionMessage};
+use alkhub_edge::{Edge, Key};
 use alkhub_events::{Bus, Limits};
+use alkhub_protocol::frame::session::ResumeRequest;
+use alkhub_protocol::{CallError, HubId};
 use axum::extract::FromRef;
 use prometheus::Registry;
+use tokio::sync::oneshot;
 
+use crate::balancer::Balancer;
+use crate::claims::Claims;
 use crate::clock::Clock;
-use crate::metrics::Messages;
+use crate::left::LeftSessions;
+use crate::metrics::{Messages, SessionCounters};
+use crate::resumable::{self, Claimed, ResumableSessions};
+use crate::tunnel::Tunnels;
 
 /// The state of this surface. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sockets(Arc<Shared>);
+
+/// What a hub that ends waits for beside the calls of its own table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passing {
+    /// Sessions that come from other hubs, or may, and what is left of those that went there. Calls of a session that has moved on
+    /// from here may run on a third hub, which is reached through this one.
+    pub sessions: usize,
+    /// Calls of other hubs that run on peers of this one, or were made by them there.
+    pub calls: usize,
+}
 
 /// What [`Sockets::new`] needs.
 #[derive(Debug)]
@@ -34,7 +54,13 @@ pub struct SocketsParts {
 struct Shared {
     parts: SocketsParts,
     messages: Messages,
+    sessions: SessionCounters,
+    resumable: ResumableSessions,
+    claims: Claims,
+    tunnels: Tunnels,
+    left: LeftSessions,
     clock: Arc<Clock>,
+    balancer: Balancer,
 }
 
 // === impl Sockets ===
@@ -47,6 +73,12 @@ impl Sockets {
     pub fn new(parts: SocketsParts) -> Result<Self, prometheus::Error> {
         Ok(Self(Arc::new(Shared {
             messages: Messages::new(&parts.registry)?,
+            sessions: SessionCounters::new(&parts.registry)?,
+            resumable: ResumableSessions::default(),
+            balancer: Balancer::new(&parts.registry)?,
+            claims: Claims::default(),
+            tunnels: Tunnels::default(),
+            left: LeftSessions::default(),
             clock: Arc::new(Clock::new(parts.edge.server())),
             parts,
         })))
@@ -78,8 +110,98 @@ impl Sockets {
         &self.0.messages
     }
 
+    pub(crate) fn sessions(&self) -> &SessionCounters {
+        &self.0.sessions
+    }
+
+    /// Sessions that had lost their connection and have another one or have ended, since the hub began; and of these, those
+    /// whose peer was not back within 5 s.
+    pub fn returns(&self) -> (u64, u64) {
+        self.0.sessions.returns()
+    }
+
+    /// The sessions that peers can come back to.
+    pub(crate) fn resumable(&self) -> &ResumableSessions {
+        &self.0.resumable
+    }
+
+    /// Asks for a session, here and on the other hubs: it comes soon, or the sender is dropped when it has ended.
+    ///
+    /// # Errors
+    /// No hub can have it, or the peer cannot go on with it.
+    pub(crate) fn claim(
+        &self,
+        request: &ResumeRequest,
+        key: &Arc<Key>,
+    ) -> Result<oneshot::Receiver<Claimed>, CallError> {
+        let digest = resumable::digest(&request.session_id);
+        let here = self.resumable().claim(&digest, request.received, &key.id)?;
+        let elsewhere = || self.claims().ask(self.calls().moves(), request, key);
+        here.or_else(elsewhere).ok_or_else(resumable::ended)
+    }
+
+    /// What other hubs are asked for.
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.0.claims
+    }
+
+    /// The ways to the hubs that sessions of this one have left.
+    pub(crate) fn tunnels(&self) -> &Tunnels {
+        &self.0.tunnels
+    }
+
+    /// What is left here of sessions that other hubs go on with.
+    pub(crate) fn left(&self) -> &LeftSessions {
+        &self.0.left
+    }
+
+    /// What goes on here of other hubs, or with them.
+    pub fn passing(&self) -> Passing {
+        // In this order: what comes is counted until its calls are.
+        let sessions = self.claims().coming() + self.left().len();
+        Passing {
+            sessions,
+            calls: self.tunnels().running(),
+        }
+    }
+
+    /// Says something to another hub; it is lost with the conduit when too much waits for that one.
+    pub(crate) fn say(&self, to: &HubId, message: SessionMessage) {
+        if self.calls().moves().say(to, message).is_err() {
+            tracing::warn!(hub.id = %to, "too much waits for another hub");
+        }
+    }
+
     pub(crate) fn clock(&self) -> &Arc<Clock> {
         &self.0.clock
+    }
+
+    /// The time on the clock of [`Membership::read_at`] and [`Membership::rebalance`].
+    pub fn balance_time(&self) -> Duration {
+        self.0.balancer.now()
+    }
+
+    /// Looks at what all hubs hold, once a second, and lets peers go that are better off elsewhere; all of them while the hub
+    /// drains. Without `server.rebalance` none goes for balance, and nobody is refused for it.
+    pub fn rebalance(&self, membership: &Membership, draining: bool) {
+        let (edge, balancer) = (self.edge(), &self.0.balancer);
+        let beside = |session: &str| self.calls().beside(session);
+        balancer.look(edge.open(), membership, (edge.server().rebalance, draining), beside);
+    }
+
+    /// Decides which peers this hub keeps.
+    pub(crate) fn balancer(&self) -> &Balancer {
+        &self.0.balancer
+    }
+}
+
+// === impl Passing ===
+
+impl Passing {
+    /// Whether there is nothing of it.
+    pub fn is_none(self) -> bool {
+        let Self { sessions, calls } = self;
+        sessions == 0 && calls == 0
     }
 }
 

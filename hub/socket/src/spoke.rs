@@ -56,6 +56,11 @@ impl SpokeRole {
         self.registration.is_none() && self.registering == 0
     }
 
+    /// Whether a registration is under way.
+    pub(crate) fn is_registering(&self) -> bool {
+        self.registering > 0
+    }
+
     /// Takes what the peer says, in so many bytes, of a call that was sent to it. Without a registration it is late and
     /// means nothing; one that registers again has the registration of before until it has the new one.
     pub(crate) fn received(&mut self, answer: SpokeMessage, bytes: usize) {
@@ -113,6 +118,13 @@ impl SpokeRole {
     pub(crate) fn heartbeat(&self) {
         if let Some(registration) = &self.registration {
             registration.heartbeat();
+        }
+    }
+
+    /// Notes whether the connection is lost and another one awaited.
+    pub(crate) fn set_reconnecting(&self, is_reconnecting: bool) {
+        if let Some(registration) = &self.registration {
+            registration.set_reconnecting(is_reconnecting);
         }
     }
 

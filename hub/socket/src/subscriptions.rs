@@ -42,6 +42,15 @@ pub(crate) struct Confirmation {
     pub(crate) result: Result<Subscription, SubscribeError>,
 }
 
+/// How a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// Its peer has asked for it.
+    Anew,
+    /// It has come from another hub: events may be missing.
+    Again,
+}
+
 struct Wanted {
     state: State,
     _held: Held,
@@ -49,7 +58,7 @@ struct Wanted {
 
 enum State {
     /// Asked for, with the number of the asking.
-    Asked(u64),
+    Asked(u64, Begun),
     Confirmed {
         _subscription: Subscription,
     },
@@ -62,8 +71,9 @@ impl TopicSubscriptions {
     pub(crate) fn standing(&self, filter: &TopicFilter) -> Standing {
         match self.topics.get(filter).map(|wanted| &wanted.state) {
             None => Standing::Absent,
-            Some(State::Asked(_)) => Standing::Asked,
-            Some(State::Confirmed { .. }) => Standing::Confirmed,
+            Some(State::Asked(_, Begun::Anew)) => Standing::Asked,
+            // Its peer was told so on the hub from which it has come.
+            Some(State::Asked(_, Begun::Again) | State::Confirmed { .. }) => Standing::Confirmed,
         }
     }
 
@@ -78,12 +88,10 @@ impl TopicSubscriptions {
     }
 
     /// Notes that a topic is asked for: the number of the asking, and where its events go.
-    pub(crate) fn ask(&mut self, filter: TopicFilter, held: Held, limits: Limits) -> (u64, Mailbox) {
+    pub(crate) fn ask(&mut self, filter: TopicFilter, begun: Begun, held: Held, limits: Limits) -> (u64, Mailbox) {
         self.last += 1;
-        let wanted = Wanted {
-            state: State::Asked(self.last),
-            _held: held,
-        };
+        let state = State::Asked(self.last, begun);
+        let wanted = Wanted { state, _held: held };
         self.topics.insert(filter, wanted);
         let queue = || alkhub_events::mailbox(limits);
         let (mailbox, _) = self.queue.get_or_insert_with(queue);
@@ -91,18 +99,22 @@ impl TopicSubscriptions {
     }
 
     /// Takes over how an asking came out; `None` for one that was given up meanwhile.
-    pub(crate) fn settle(&mut self, confirmation: Confirmation) -> Option<(TopicFilter, Result<(), SubscribeError>)> {
+    pub(crate) fn settle(
+        &mut self,
+        confirmation: Confirmation,
+    ) -> Option<(TopicFilter, Result<Begun, SubscribeError>)> {
         let Confirmation { filter, number, result } = confirmation;
         let wanted = self.topics.get_mut(&filter)?;
-        if !matches!(wanted.state, State::Asked(asked) if asked == number) {
-            return None;
-        }
+        let begun = match wanted.state {
+            State::Asked(asked, begun) if asked == number => begun,
+            State::Asked(..) | State::Confirmed { .. } => return None,
+        };
         let result = match result {
             Ok(subscription) => {
                 wanted.state = State::Confirmed {
                     _subscription: subscription,
                 };
-                Ok(())
+                Ok(begun)
             }
             Err(error) => {
                 self.topics.remove(&filter);
@@ -110,6 +122,11 @@ impl TopicSubscriptions {
             }
         };
         Some((filter, result))
+    }
+
+    /// The topics that are subscribed to, or asked for; their subscriptions end.
+    pub(crate) fn into_topics(self) -> Vec<String> {
+        self.topics.into_keys().map(|filter| filter.to_string()).collect()
     }
 
     /// Ends a subscription, if there is one.

@@ -26,6 +26,12 @@ impl Tickets {
         self.calls.get(id).is_some_and(|ticket| !ticket.is_done())
     }
 
+    /// The calls that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = &RequestId> {
+        let running = self.calls.iter().filter(|(_, ticket)| !ticket.is_done());
+        running.map(|(id, _)| id)
+    }
+
     /// Enters a call.
     pub(crate) fn insert(&mut self, id: RequestId, ticket: Ticket) {
         if ticket.is_done() {

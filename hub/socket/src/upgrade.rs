@@ -5,6 +5,7 @@ use alkhub_config::Origin;
 use alkhub_edge::KeyHolder;
 use alkhub_edge::auth::PROTOCOL_PREFIX;
 use alkhub_edge::error::ApiError;
+use alkhub_edge::header::only;
 use alkhub_edge::limits::Slot;
 use alkhub_edge::listener::{Peer, Permit, Stream};
 use alkhub_edge::metrics::ConnectionKind;
@@ -21,18 +22,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, EndedConnection, JSON};
 use crate::conversation::Conversation;
-use crate::entry::SocketGuard;
+use crate::door::Doorway;
+use crate::entry::{SocketEntry, SocketGuard};
 use crate::session::PeerSession;
 use crate::sockets::Sockets;
-
-/// The subprotocol of JSON envelopes.
-const JSON: &str = "alk.v1.json";
+use crate::waiting;
 
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
     State(sockets): State<Sockets>,
+    _: Doorway,
     caller: KeyHolder,
     mut request: Request,
 ) -> Result<Response, ApiError> {
@@ -117,12 +118,6 @@ fn refused(refusal: ApiError) -> Response {
     response
 }
 
-/// The value of a header that stands there once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
@@ -168,20 +163,56 @@ async fn run(sockets: Sockets, caller: KeyHolder, upgrade: OnUpgrade, (slot, per
     // A task of its own, in place of this one, which is as large as an upgrade needs.
     scope.tasks.spawn(async move {
         tokio::select! {
-            () = serve(connection) => {}
+            () = serve(connection, permit) => {}
             () = stop.cancelled() => {}
         }
-        drop(permit);
     });
 }
 
-/// Serves a connection; its session ends with it, since no peer can come back to one.
-async fn serve(connection: Box<Connection<Stream>>) {
-    let (session, registered) = connection.run().await;
-    // Boxed: the end is made room for when it comes.
-    Box::pin(session.end()).await;
-    // Last: a hub that drains waits for it.
-    drop(registered);
+/// Serves a connection and what comes after it. Each part is boxed: room for it is made when it comes, and not for as long
+/// as the connection is open.
+async fn serve(mut connection: Box<Connection<Stream>>, permit: Option<Permit>) {
+    connection.serve().await;
+    let left = Box::pin(settle(connection, permit)).await;
+    let Some((left, place)) = left else {
+        return;
+    };
+    let sockets = left.conversation.sockets().clone();
+    let moves = place.0.socket.is_moving();
+    if let Some(over) = Box::pin(waiting::wait(&sockets, left, moves, place)).await {
+        Box::pin(over.end()).await;
+    }
+}
+
+/// Decides what becomes of the session of a connection that is over: another connection has asked for it, it ends, or it is
+/// given back to wait for its peer; with it the place of the connection.
+async fn settle(
+    connection: Box<Connection<Stream>>,
+    permit: Option<Permit>,
+) -> Option<(Box<PeerSession>, (SocketGuard, Option<Permit>))> {
+    let EndedConnection {
+        session,
+        registered,
+        taken,
+    } = connection.into_ended();
+    let mut session = Some(session);
+    if let Some(session) = &mut session {
+        session.is_asked = registered.socket.is_moving();
+    }
+    if let Some((taker, farewell)) = taken {
+        session = session.and_then(|session| session.hand_to(taker).err());
+        if session.is_none() {
+            farewell.say().await;
+        }
+    }
+    let left = session.take_if(|session| session.may_wait() && registered.socket.may_wait());
+    if let Some(session) = session {
+        session.end().await;
+    }
+    // Last: a hub that drains waits for it. Of a session that waits the place is for the connection with which its peer comes
+    // back.
+    let place = (registered, permit);
+    left.map(|left| (left, place))
 }
 
 fn open_connection(
@@ -199,7 +230,8 @@ fn open_connection(
     let budget = edge.budgets().key(&key.id);
     let (outbox, outgoing) = alkhub_calls::outbox(edge.connection_id(), limits, &budget);
     let counted = (slot, edge.metrics().open(ConnectionKind::Websocket));
-    let registered = SocketGuard::new(edge.open(), sockets.clock(), key.clone(), outbox.clone(), counted);
+    let socket = SocketEntry::new(sockets.clock(), outbox.clone(), &sockets.balancer().leaving);
+    let registered = SocketGuard::new(edge.open(), key.clone(), socket, counted);
     // The key may have ended since the handshake was checked.
     edge.keys().close_if_faulty(&key);
     tracing::debug!(session.id = %outbox.session(), "a WebSocket is open");

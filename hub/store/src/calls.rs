@@ -20,12 +20,12 @@ use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::Error;
 use crate::db::Db;
 use crate::metrics::Statement;
 use crate::row::{microseconds, signed};
 use crate::statement::run;
-pub use place::{Cursor, InvalidCursor, Mark};
+use crate::{Cursor, Error};
+pub use place::Mark;
 
 /// Partitions dropped by one [`CallRows::prune`], at most; the rest is for the next one.
 const PRUNE_LIMIT: u64 = 48;
@@ -225,7 +225,7 @@ impl<'a> Columns<'a> {
             columns.input_bytes.push(signed(row.input_bytes));
             columns.output_bytes.push(signed(row.output_bytes));
             columns.operation.push(row.operation.as_str());
-            columns.status.push(list::status_text(row.status));
+            columns.status.push(row.status.as_str());
             columns.code.push(row.code.as_deref().map(storable));
             columns.caller.push(&row.caller);
             columns.spoke.push(row.spoke.as_ref().map(SpokeName::as_str));

@@ -39,11 +39,8 @@ impl KeyHasher {
     /// A hasher with the secret's bytes and the name that is stored beside each hash.
     pub fn new(id: impl Into<String>, secret: &[u8; SECRET_BYTES]) -> Self {
         let keyed = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
-        // No key has this text, so that no key's hash begins with the fingerprint.
-        let mut label = keyed.clone();
-        label.update(b"alkhub hash key fingerprint");
-        let bytes = label.finalize().into_bytes();
-        let fingerprint = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let bytes = labelled(&keyed, "alkhub hash key fingerprint");
+        let fingerprint = hex::encode(&bytes[..8]);
         Self {
             hash_key: HashKey {
                 id: id.into(),
@@ -58,19 +55,8 @@ impl KeyHasher {
     /// # Errors
     /// [`InvalidHashKey`]; nothing of the text is in it.
     pub fn from_hex(id: impl Into<String>, text: &SecretString) -> Result<Self, InvalidHashKey> {
-        let text = text.expose_secret().trim();
-        if text.len() != 2 * SECRET_BYTES || !text.is_ascii() {
-            return Err(InvalidHashKey);
-        }
         let mut secret = [0; SECRET_BYTES];
-        for (byte, digits) in secret.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| InvalidHashKey)?;
-            // `from_str_radix` would take a sign.
-            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-                return Err(InvalidHashKey);
-            }
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidHashKey)?;
-        }
+        hex::decode_to_slice(text.expose_secret().trim(), &mut secret).map_err(|_| InvalidHashKey)?;
         Ok(Self::new(id, &secret))
     }
 
@@ -79,12 +65,25 @@ impl KeyHasher {
         &self.hash_key
     }
 
+    /// A secret for something else, which whoever has this one can compute and nobody else. Neither can be computed from the
+    /// other's uses.
+    pub fn derive(&self, purpose: &str) -> [u8; SECRET_BYTES] {
+        labelled(&self.keyed, &format!("alkhub secret for {purpose}"))
+    }
+
     /// The hash of a key.
     pub fn hash(&self, key: &ApiKey) -> KeyHash {
         let mut keyed = self.keyed.clone();
         keyed.update(key.expose().as_bytes());
         KeyHash(keyed.finalize().into_bytes().into())
     }
+}
+
+/// What the secret makes of a label. No key has the text of one: they begin with `alk_`.
+fn labelled(keyed: &Hmac<Sha256>, label: &str) -> [u8; SECRET_BYTES] {
+    let mut keyed = keyed.clone();
+    keyed.update(label.as_bytes());
+    keyed.finalize().into_bytes().into()
 }
 
 impl std::fmt::Debug for KeyHasher {
@@ -133,6 +132,15 @@ mod tests {
         assert_eq!(print(1), print(1));
         assert_ne!(print(1), print(2));
         assert_eq!(print(1).len(), 16);
+    }
+
+    #[test]
+    fn a_derived_secret_depends_on_the_secret_and_on_its_purpose() {
+        let derive = |secret: u8, purpose: &str| KeyHasher::new("1", &[secret; 32]).derive(purpose);
+
+        assert_eq!(derive(1, "a"), derive(1, "a"));
+        assert_ne!(derive(1, "a"), derive(1, "b"));
+        assert_ne!(derive(1, "a"), derive(2, "a"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::metrics::Statement;
 use crate::row::time;
 use crate::spokes::{self, SpokeRecord};
 use crate::statement::run;
-use crate::{Error, HashKey, KeyHash};
+use crate::{Cursor, Error, HashKey, KeyHash};
 
 pub use admin::AdminEntered;
 pub(crate) use admin::enter as enter_admin;
@@ -141,11 +141,12 @@ impl Keys<'_> {
             .collect()
     }
 
-    /// All keys, the newest first; dead are those that another secret than `hash_key` hashed.
+    /// The keys after a place, the newest first, so many at most; dead are those that another secret than `hash_key` hashed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn list(self, hash_key: &HashKey) -> Result<Vec<KeyInfo>, Error> {
+    pub async fn list(self, hash_key: &HashKey, after: Option<Cursor>, most: u32) -> Result<Vec<KeyInfo>, Error> {
+        let (after, after_id) = Cursor::columns(after);
         let rows = run!(self.0, Statement::KeyList, |db| sqlx::query_as!(
             InfoRow,
             r#"SELECT k.id, k.name, k.hint,
@@ -155,8 +156,13 @@ impl Keys<'_> {
                       k.last_used_at AS "last_used_at: _", k.revoked_at AS "revoked_at: _",
                       COALESCE(k.hash_key_fingerprint <> $1, false) AS "dead!"
                FROM keys k LEFT JOIN spokes s ON s.name = k.spoke AND s.uid = k.spoke_uid
-               ORDER BY k.created_at DESC, k.id DESC"#,
-            hash_key.fingerprint
+               WHERE $2::timestamptz IS NULL OR (k.created_at, k.id) < ($2, $3::uuid)
+               ORDER BY k.created_at DESC, k.id DESC
+               LIMIT $4"#,
+            hash_key.fingerprint,
+            after as _,
+            after_id,
+            i64::from(most)
         )
         .fetch_all(db))?;
         rows.into_iter().map(InfoRow::info).collect()

@@ -1,34 +1,17 @@
 //! The state of the link to Postgres, which every statement reads, and the bell that makes the task of `watch` look.
 
+use alkhub_retry::LinkState;
 use tokio::sync::{Notify, watch};
 
 use crate::metrics::Metrics;
 
-/// Whether statements can be expected to succeed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkState {
-    /// They cannot; the reason is for people.
-    Down(String),
-    /// They can.
-    Up,
-}
-
-/// The state that everybody reads, and the bell that makes the task look.
+/// Whether statements can be expected to succeed, as everybody reads it, and the bell that makes the task look.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: watch::Sender<LinkState>,
     suspect: Notify,
     /// What Postgres calls a table of the schema since it was made; 0 before the first look.
     incarnation: watch::Sender<i64>,
-}
-
-// === impl LinkState ===
-
-impl LinkState {
-    /// Whether it is [`LinkState::Up`].
-    pub fn is_up(&self) -> bool {
-        *self == Self::Up
-    }
 }
 
 // === impl Link ===

@@ -178,7 +178,7 @@ impl SpecHash {
 
 impl fmt::Display for SpecHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -192,14 +192,8 @@ impl FromStr for SpecHash {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let invalid = Error::Corrupt("operation's hash");
-        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(invalid);
-        }
         let mut hash = [0; 32];
-        for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).expect("two hexadecimal digits");
-        }
+        hex::decode_to_slice(text, &mut hash).map_err(|_| Error::Corrupt("operation's hash"))?;
         Ok(Self(hash))
     }
 }

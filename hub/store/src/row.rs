@@ -13,21 +13,9 @@ pub(crate) fn microseconds(at: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
 
-pub(crate) fn spoke_type_text(spoke_type: SpokeType) -> &'static str {
-    match spoke_type {
-        SpokeType::DevEnv => "dev-env",
-        SpokeType::Client => "client",
-        SpokeType::Compute => "compute",
-    }
-}
-
 /// A kind that newer software stored is read as the default one.
 pub(crate) fn spoke_type(text: &str) -> SpokeType {
-    match text {
-        "client" => SpokeType::Client,
-        "compute" => SpokeType::Compute,
-        _ => SpokeType::DevEnv,
-    }
+    text.parse().unwrap_or_default()
 }
 
 /// A count that fits; Postgres has no unsigned numbers.

@@ -318,8 +318,9 @@ pub(crate) async fn select_many(db: &mut PgConnection, names: &[String]) -> sqlx
 pub(crate) async fn ensure(db: &mut PgConnection, name: &SpokeName) -> sqlx::Result<SpokeRow> {
     sqlx::query!(
         "INSERT INTO spokes (name, uid, spoke_type, operations, scopes, labels, suspended)
-         VALUES ($1, '', 'dev-env', '{}', '{}', '{}', false) ON CONFLICT (name) DO NOTHING",
-        name.as_str()
+         VALUES ($1, '', $2, '{}', '{}', '{}', false) ON CONFLICT (name) DO NOTHING",
+        name.as_str(),
+        SpokeType::default().as_str()
     )
     .execute(&mut *db)
     .await?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alkhub_retry::LinkState;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 use tokio::time::Instant;
@@ -10,7 +11,6 @@ use tokio::time::error::Elapsed;
 use crate::Error;
 use crate::db::Db;
 use crate::error::{is_link_failure, reason};
-use crate::link::LinkState;
 use crate::metrics::Statement;
 
 /// A connection taken for one statement; [`run`] uses it.

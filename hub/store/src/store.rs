@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::{SchemaName, StoreConfig};
+use alkhub_retry::LinkState;
 use alkhub_tasks::{Lost, Supervisor};
 use prometheus::Registry;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -13,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::actor::Actor;
 use crate::db::Db;
-use crate::link::{Link, LinkState};
+use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::watch::{BACKOFF, Watch};
 use crate::{CallRows, Error, Keys, Operations, Spokes, connect, migrate};

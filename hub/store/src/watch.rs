@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use alkhub_config::SchemaName;
-use alkhub_retry::Backoff;
+use alkhub_retry::{Backoff, LinkState};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin_key::AdminKey;
 use crate::error::reason;
-use crate::link::{Link, LinkState};
+use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::{Error, connect, keys, migrate};
 

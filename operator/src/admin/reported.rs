@@ -7,7 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use alkhub_protocol::admin::PartState;
+use alkhub_protocol::admin::{LastMinute, PartState};
 use alkhub_protocol::{HubId, SpokeName};
 use jiff::Timestamp;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
@@ -48,6 +48,18 @@ pub(crate) struct ReportedPod {
     /// Open WebSockets.
     #[serde(default)]
     pub(crate) connections: u64,
+    /// Calls that run on it; `None`: not known.
+    #[serde(default)]
+    pub(crate) in_flight: Option<u64>,
+    /// Sessions whose connection is lost and whose peer may come back; `None`: not known.
+    #[serde(default)]
+    pub(crate) reconnecting: Option<u64>,
+    /// How it went there in the last minute; `None`: not known.
+    #[serde(default)]
+    pub(crate) last_minute: Option<LastMinute>,
+    /// Whether it gives its connections away.
+    #[serde(default)]
+    pub(crate) draining: bool,
 }
 
 /// What a hub reports of a spoke (`SpokeInfo` on the wire). Two that are equal show the same in a status.

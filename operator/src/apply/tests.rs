@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http::{Request, Response};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
@@ -62,9 +62,9 @@ impl Server {
     }
 }
 
-fn deployment(replicas: i32) -> Value {
+fn set(replicas: Option<i32>) -> Value {
     json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
+        "apiVersion": "apps/v1", "kind": "ReplicaSet",
         "metadata": {"name": "demo", "namespace": "team", "ownerReferences": [
             {"apiVersion": "alkhub.dev/v1alpha1", "kind": "Hub", "name": "demo", "uid": "u-hub", "controller": true}
         ]},
@@ -72,10 +72,11 @@ fn deployment(replicas: i32) -> Value {
     })
 }
 
-async fn applied(server: &Server, wanted: i32, seen_only: bool) -> Result<Arc<Deployment>, Error> {
+/// Applies a ReplicaSet; without a number of pods, as one that is scaled.
+async fn applied(server: &Server, wanted: Option<i32>) -> Result<Arc<ReplicaSet>, Error> {
     let (store, mut writer) = kube::runtime::reflector::store();
     if let Some(live) = &server.live {
-        let live: Deployment = serde_json::from_value(live.clone()).expect("a Deployment");
+        let live: ReplicaSet = serde_json::from_value(live.clone()).expect("a ReplicaSet");
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitApply(live));
         writer.apply_watcher_event(&Event::InitDone);
@@ -86,11 +87,10 @@ async fn applied(server: &Server, wanted: i32, seen_only: bool) -> Result<Arc<De
         applied: &memory,
         owner: "u-hub",
     };
-    let wanted: Deployment = serde_json::from_value(deployment(wanted)).expect("a Deployment");
-    if seen_only {
-        applier.apply_to_seen(&store, wanted).await
-    } else {
-        applier.apply(&store, wanted).await
+    let object: ReplicaSet = serde_json::from_value(set(wanted)).expect("a ReplicaSet");
+    match wanted {
+        None => applier.apply_unscaled(&store, object).await,
+        Some(_) => applier.apply(&store, object).await,
     }
 }
 
@@ -98,27 +98,34 @@ async fn applied(server: &Server, wanted: i32, seen_only: bool) -> Result<Arc<De
 async fn what_is_not_there_is_created_so_that_what_came_in_between_is_not_taken_over() {
     let server = Server::new(None);
 
-    applied(&server, 2, false).await.expect("made");
+    applied(&server, Some(2)).await.expect("made");
 
     assert_eq!(server.methods(), ["GET", "POST"]);
 }
 
 #[tokio::test]
-async fn fewer_pods_are_asked_for_only_of_the_version_that_was_seen() {
-    let mut live = deployment(5);
+async fn what_is_scaled_begins_without_pods_and_keeps_those_that_it_asks_for() {
+    let mut live = set(Some(5));
     live["metadata"]["uid"] = "u-1".into();
     live["metadata"]["resourceVersion"] = "41".into();
-    let (guarded, free) = (Server::new(Some(live.clone())), Server::new(Some(live)));
+    let (missing, there, free) = (
+        Server::new(None),
+        Server::new(Some(live.clone())),
+        Server::new(Some(live)),
+    );
 
-    applied(&guarded, 2, true).await.expect("written");
-    applied(&free, 6, false).await.expect("written");
+    applied(&missing, None).await.expect("made");
+    applied(&there, None).await.expect("written");
+    applied(&free, Some(6)).await.expect("written");
 
-    let patch = |server: &Server| server.writes.lock().last().expect("a write").clone();
-    let (method, body) = patch(&guarded);
+    let last = |server: &Server| server.writes.lock().last().expect("a write").clone();
+    assert_eq!(last(&missing).1["spec"]["replicas"], 0);
+    let (method, body) = last(&there);
+    assert_eq!((&*method, &body["spec"]["replicas"]), ("PATCH", &5.into()));
     assert_eq!(
-        (&*method, &body["metadata"]["resourceVersion"]),
-        ("PATCH", &"41".into())
+        body["metadata"]["resourceVersion"], "41",
+        "only of the version that asks for so many"
     );
     assert_eq!(body["metadata"]["uid"], "u-1");
-    assert_eq!(patch(&free).1["metadata"]["resourceVersion"], Value::Null);
+    assert_eq!(last(&free).1["metadata"]["resourceVersion"], Value::Null);
 }

@@ -1,22 +1,30 @@
 //! Writes a Hub's objects: what pods need first, the pods last, then what is no longer wanted goes.
 //!
 //! Invariants
-//! - What a pod of an older revision may need (its settings, a managed server) goes only after every pod is of the newest
-//!   revision and ready: until then the change can be taken back.
+//! - What a pod of an older revision may need (a managed server) goes only after every pod is of the newest revision and
+//!   ready: until then the change can be taken back. A revision goes with its settings when others were wanted since, and
+//!   never while it has pods.
 //! - A volume goes with its Hub and with nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_crds::Hub;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use alkhub_crds::hub::PausedRollout;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt as _;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, confirm};
 use crate::context::Context;
 use crate::error::Error;
 use crate::hub::build::DesiredObjects;
+use crate::hub::fleet::{Fleet, Goal};
+use crate::hub::history::KeptRevisions;
+use crate::hub::pause;
+use crate::hub::roll_out::{self, RollOut};
 use crate::hub::status::Pods;
 use crate::hub::validate::Plan;
 use crate::names::is_owned_by;
@@ -24,9 +32,16 @@ use crate::names::is_owned_by;
 /// What is there after everything was applied; a status can be made of nothing else.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveObjects {
-    pub(crate) deployment: Arc<Deployment>,
+    pub(crate) pods: Pods,
     /// The managed servers.
     pub(crate) sets: Vec<Arc<StatefulSet>>,
+    pub(crate) history: KeptRevisions,
+    /// Secrets that pods of older revisions were made for with another content.
+    pub(crate) changed_secrets: Vec<String>,
+    /// Why the roll-out is halted.
+    pub(crate) paused: Option<PausedRollout>,
+    /// Time alone may bring the next step after this long.
+    pub(crate) again: Option<Duration>,
 }
 
 /// A volume that a StatefulSet asks for: size and class; `None`: none, its data are in the pod.
@@ -34,22 +49,66 @@ type Volume = Option<(String, Option<String>)>;
 
 /// Names of what is wanted, by kind.
 struct Kept {
-    configs: Vec<String>,
     services: Vec<String>,
     sets: Vec<String>,
     disruptions: Vec<String>,
+    revisions: Revisions,
 }
 
-pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: DesiredObjects) -> Result<LiveObjects, Error> {
-    let kept = Kept::of(&wanted);
+/// Names of what is kept of revisions, by kind.
+struct Revisions {
+    configs: Vec<String>,
+    /// ControllerRevisions and ReplicaSets.
+    sets: Vec<String>,
+}
+
+/// Revisions that are kept: the newest, the last before it, and every one with pods.
+pub(crate) fn kept(ctx: &Context, plan: &Plan, mut history: KeptRevisions) -> KeptRevisions {
+    let fleet = roll_out::fleet(ctx, &plan.names).fleet;
+    history.forget(|revision| has_pods(&fleet, &revision.name));
+    history
+}
+
+/// What the pods shall become, and why they stay as they are for now.
+fn goal(ctx: &Context, hub: &Hub, plan: &Plan, history: &KeptRevisions) -> (Goal, Option<PausedRollout>) {
+    let revision = &history.newest().name;
+    let fleet = roll_out::fleet(ctx, &plan.names).fleet;
+    let of_it = |pod: &str| {
+        fleet
+            .set(revision)
+            .is_some_and(|set| set.pods.iter().any(|own| own.name == pod))
+    };
+    let minute = roll_out::last_minute(ctx, &plan.names, of_it);
+    let paused = pause::judge(hub, &fleet, revision, minute, Timestamp::now());
+    let goal = Goal {
+        revision: revision.clone(),
+        replicas: plan.replicas,
+        is_halted: paused.is_some(),
+    };
+    (goal, paused)
+}
+
+pub(crate) async fn apply(
+    ctx: &Context,
+    hub: &Hub,
+    plan: &Plan,
+    history: KeptRevisions,
+    wanted: DesiredObjects,
+) -> Result<LiveObjects, Error> {
     let DesiredObjects {
         account,
-        config,
+        configs,
         services,
         sets,
         disruption,
-        deployment,
+        replica_sets,
     } = wanted;
+    let mut kept = Kept {
+        services: services.iter().map(ResourceExt::name_any).collect(),
+        sets: sets.iter().map(ResourceExt::name_any).collect(),
+        disruptions: disruption.iter().map(ResourceExt::name_any).collect(),
+        revisions: Revisions::of(plan, &history),
+    };
     let applier = Applier {
         kubernetes: &ctx.kubernetes,
         applied: &ctx.applied,
@@ -57,7 +116,9 @@ pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: Desired
     };
     let stores = &ctx.stores;
     applier.apply(&stores.accounts, account).await?;
-    applier.apply(&stores.configs, config).await?;
+    for config in configs {
+        applier.apply(&stores.configs, config).await?;
+    }
     for service in services {
         applier.apply(&stores.services, service).await?;
     }
@@ -76,10 +137,33 @@ pub(crate) async fn apply(ctx: &Context, hub: &Hub, plan: &Plan, wanted: Desired
     if let Some(disruption) = disruption {
         applier.apply(&stores.disruptions, disruption).await?;
     }
-    let deployment = pods(ctx, hub, &applier, deployment).await?;
-    let settled = Pods::of(hub, &deployment).is_settled();
-    prune(ctx, hub, &applier, &kept, settled).await?;
-    Ok(LiveObjects { deployment, sets: made })
+    for (index, set) in replica_sets.into_iter().enumerate() {
+        let place = ObjectRef::new(&set.name_any()).within(&plan.names.namespace);
+        // Of an older revision that has none, none is wanted.
+        if index == 0 || stores.replica_sets.get(&place).is_some() {
+            applier.apply_unscaled(&stores.replica_sets, set).await?;
+        }
+    }
+    let (goal, paused) = goal(ctx, hub, plan, &history);
+    let roll_out = roll_out::advance(ctx, hub, &goal, history.newest().made.count).await?;
+    let pods = Pods::of(hub, &roll_out.fleet, Some(&goal.revision)).after(roll_out.is_written);
+    kept.revisions.and_those_with_pods(plan, &roll_out.fleet);
+    prune(ctx, hub, &applier, &kept, pods.is_settled()).await?;
+    let RollOut { fleet, again, .. } = roll_out;
+    Ok(LiveObjects {
+        changed_secrets: history.changed_secrets(&plan.names.auth(), |revision| has_pods(&fleet, &revision.name)),
+        pods,
+        sets: made,
+        history,
+        paused,
+        again,
+    })
+}
+
+fn has_pods(fleet: &Fleet, revision: &str) -> bool {
+    fleet
+        .set(revision)
+        .is_some_and(|set| set.replicas > 0 || !set.pods.is_empty())
 }
 
 /// The API server refuses another volume for a StatefulSet that is there, and says only that it does: a Hub whose server
@@ -144,41 +228,34 @@ fn volume(set: &StatefulSet) -> Volume {
     ))
 }
 
-/// Fewer pods are asked for only of the Deployment that was seen, for a Hub that still asks for them.
-async fn pods(ctx: &Context, hub: &Hub, applier: &Applier<'_>, wanted: Deployment) -> Result<Arc<Deployment>, Error> {
-    let place = ObjectRef::new(&wanted.name_any()).within(&hub.namespace().unwrap_or_default());
-    let replicas = |deployment: &Deployment| deployment.spec.as_ref().and_then(|spec| spec.replicas);
-    let seen = ctx.stores.deployments.get(&place);
-    if seen.is_some_and(|seen| replicas(&seen) > replicas(&wanted)) {
-        confirm(ctx, hub).await?;
-        return applier.apply_to_seen(&ctx.stores.deployments, wanted).await;
-    }
-    applier.apply(&ctx.stores.deployments, wanted).await
-}
-
-/// What pods of an older revision may still read or talk to stays until there are none.
+/// What pods of an older revision may still talk to stays until there are none.
 async fn prune(ctx: &Context, hub: &Hub, applier: &Applier<'_>, kept: &Kept, settled: bool) -> Result<(), Error> {
     let stores = &ctx.stores;
     let disruptions = applier.unwanted(&stores.disruptions, &kept.disruptions);
+    let replica_sets = applier.unwanted(&stores.replica_sets, &kept.revisions.sets);
+    let revisions = applier.unwanted(&stores.revisions, &kept.revisions.sets);
+    let configs = applier.unwanted(&stores.configs, &kept.revisions.configs);
     // With no pod at all nothing has shown yet that the replacement works.
-    let (configs, services, sets) = if settled && hub.spec.replicas > 0 {
+    let (services, sets) = if settled && hub.spec.replicas > 0 {
         (
-            applier.unwanted(&stores.configs, &kept.configs),
             applier.unwanted(&stores.services, &kept.services),
             applier.unwanted(&stores.sets, &kept.sets),
         )
     } else {
-        (Vec::new(), Vec::new(), Vec::new())
+        (Vec::new(), Vec::new())
     };
-    if configs.len() + services.len() + sets.len() + disruptions.len() == 0 {
+    let of_revisions = replica_sets.len() + revisions.len() + configs.len();
+    if of_revisions + services.len() + sets.len() + disruptions.len() == 0 {
         return Ok(());
     }
-    confirm(ctx, hub).await?;
+    confirm(&ctx.kubernetes, hub).await?;
     let passwords = passwords(ctx, applier.owner, &sets);
     applier.remove(&sets).await?;
     applier.remove(&passwords).await?;
     applier.remove(&services).await?;
+    applier.remove(&replica_sets).await?;
     applier.remove(&configs).await?;
+    applier.remove(&revisions).await?;
     applier.remove(&disruptions).await
 }
 
@@ -203,25 +280,24 @@ fn passwords(ctx: &Context, owner: &str, sets: &[Arc<StatefulSet>]) -> Vec<Arc<S
     secrets.collect()
 }
 
-// === impl Kept ===
+// === impl Revisions ===
 
-impl Kept {
-    fn of(wanted: &DesiredObjects) -> Self {
+impl Revisions {
+    fn of(plan: &Plan, history: &KeptRevisions) -> Self {
+        let all = || history.revisions().iter().map(|revision| revision.name.as_str());
         Self {
-            configs: vec![wanted.config.name_any()],
-            services: wanted.services.iter().map(|object| object.name_any()).collect(),
-            sets: wanted.sets.iter().map(|object| object.name_any()).collect(),
-            disruptions: wanted.disruption.iter().map(|object| object.name_any()).collect(),
+            configs: all().map(|revision| plan.names.config(revision)).collect(),
+            sets: all().map(|revision| plan.names.revision(revision)).collect(),
         }
     }
-}
 
-/// The Hub as the API server has it now is the one that the plan was made of.
-async fn confirm(ctx: &Context, hub: &Hub) -> Result<(), Error> {
-    let namespace = hub.namespace().unwrap_or_default();
-    let now = ctx.kubernetes.get::<Hub>(&namespace, &hub.name_any()).await?;
-    let same = now.is_some_and(|now| now.uid() == hub.uid() && now.metadata.generation == hub.metadata.generation);
-    if same { Ok(()) } else { Err(Error::Stale) }
+    /// Pods whose revision is not known any more read its settings all the same.
+    fn and_those_with_pods(&mut self, plan: &Plan, fleet: &Fleet) {
+        for set in fleet.sets.iter().filter(|set| has_pods(fleet, &set.revision)) {
+            self.configs.push(plan.names.config(&set.revision));
+            self.sets.push(set.name.clone());
+        }
+    }
 }
 
 #[cfg(test)]

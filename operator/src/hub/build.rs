@@ -2,21 +2,23 @@
 
 mod account;
 mod config;
-pub(crate) mod deployment;
 mod disruption;
 mod managed;
+mod replica_set;
 mod service;
+mod template;
 mod volume;
 
 use alkhub_config::address::{POSTGRES_PORT, REDIS_PORT};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::hub::generated::Generated;
+use crate::hub::revision::{Inputs, Made, Revision};
 use crate::hub::validate::{Plan, Wiring};
 use crate::names::Part;
 
@@ -24,14 +26,27 @@ use crate::names::Part;
 #[derive(Clone, Debug)]
 pub(crate) struct DesiredObjects {
     pub(crate) account: ServiceAccount,
-    pub(crate) config: ConfigMap,
+    /// One for each revision that is kept.
+    pub(crate) configs: Vec<ConfigMap>,
     pub(crate) services: Vec<Service>,
     pub(crate) sets: Vec<StatefulSet>,
     pub(crate) disruption: Option<PodDisruptionBudget>,
-    pub(crate) deployment: Deployment,
+    /// One for each revision that is kept, the newest first.
+    pub(crate) replica_sets: Vec<ReplicaSet>,
 }
 
-pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<DesiredObjects, Error> {
+/// What a plan makes of a revision with these inputs. `count`: what its pods tell the other hubs as their revision.
+pub(crate) fn made(plan: &Plan, inputs: &Inputs, count: i64) -> Result<Made, Error> {
+    Ok(Made {
+        count,
+        template: template::build(plan, &inputs.name, count)?,
+        settings: config::text(plan),
+        secrets: inputs.secrets.clone(),
+    })
+}
+
+/// The objects of a plan; those of its revisions as the revisions keep them.
+pub(crate) fn build(plan: &Plan, generated: &Generated, revisions: &[Revision]) -> Result<DesiredObjects, Error> {
     let mut services = service::of_hub(plan)?;
     let mut sets = Vec::new();
     if let (Wiring::Managed(storage), Some(password)) = (&plan.redis, &generated.redis) {
@@ -44,11 +59,28 @@ pub(crate) fn build(plan: &Plan, generated: &Generated) -> Result<DesiredObjects
     }
     Ok(DesiredObjects {
         account: account::build(&plan.names),
-        config: config::build(plan),
+        configs: revisions
+            .iter()
+            .map(|revision| config::build(&plan.names, revision))
+            .collect(),
         services,
         sets,
         disruption: disruption::build(plan)?,
-        deployment: deployment::build(plan, generated)?,
+        replica_sets: revisions
+            .iter()
+            .map(|revision| replica_set::build(&plan.names, revision))
+            .collect(),
+    })
+}
+
+/// The security context of a pod whose processes run as this user and group.
+fn unprivileged(user: i64) -> Value {
+    json!({
+        "runAsNonRoot": true,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "seccompProfile": { "type": "RuntimeDefault" },
     })
 }
 

@@ -31,6 +31,8 @@ pub(crate) const ADMIN_KEY: &str = "admin-key";
 pub(crate) struct Generated {
     /// Digest of both keys.
     pub(crate) auth: String,
+    /// What digests of passwords that people chose are salted with.
+    pub(crate) salt: String,
     /// Digests of the Secrets of managed servers: of another one, and of another password in it.
     pub(crate) redis: Option<String>,
     pub(crate) postgres: Option<String>,
@@ -43,6 +45,7 @@ pub(crate) async fn ensure(ctx: &Context, hub: &Hub, plan: &Plan) -> Result<Gene
         redis: servers::ensure(ctx, hub, (Part::Redis, &plan.redis), &auth).await?,
         postgres: servers::ensure(ctx, hub, (Part::Postgres, &plan.postgres), &auth).await?,
         auth: auth.digest,
+        salt: auth.salt,
     })
 }
 

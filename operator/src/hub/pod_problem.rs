@@ -66,17 +66,7 @@ pub(crate) async fn find(ctx: &Context, hub: &Hub, pods: Option<&Pods>) -> Optio
         return None;
     }
     let names = ObjectNames::of(hub);
-    let mut there = match ctx
-        .kubernetes
-        .list_labelled::<Pod>(&names.namespace, &names.selector(Part::Hub))
-        .await
-    {
-        Ok(there) => there,
-        Err(error) => {
-            tracing::debug!(error = error.chain(), "cannot see why pods are not ready");
-            return None;
-        }
-    };
+    let mut there = ctx.stores.pods_of(&names, Part::Hub);
     there.retain(|pod| pod.metadata.deletion_timestamp.is_none() && !is_ready(pod));
     there.sort_by_key(|pod| std::cmp::Reverse(pod.creation_timestamp().map(|time| time.0)));
     for pod in there.iter().take(ASKED) {

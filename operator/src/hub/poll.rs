@@ -12,15 +12,16 @@ use alkhub_protocol::admin::BY_HAND;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
-use crate::admin::{self, Door, ReportedSpoke};
+use crate::admin::{self, ReportedSpoke};
 use crate::context::{AdminKey, Context, Poll, Seen};
 use crate::error::{Error, chain};
+use crate::hub::door::door;
 use crate::hub::generated;
 use crate::hub::status::Pods;
-use crate::names::{ObjectNames, is_kept_for, is_owned_by};
+use crate::names::{ObjectNames, is_kept_for};
 
 /// A hub that did not answer is asked again after this long.
 pub(crate) const AGAIN: Duration = Duration::from_secs(2);
@@ -28,13 +29,18 @@ pub(crate) const AGAIN: Duration = Duration::from_secs(2);
 /// Spokes that are swept with one poll.
 const SWEEP: usize = 50;
 
-/// The last poll of a Hub, repeated when it is old, and at once when the first pod has become ready.
+/// The last poll of a Hub, repeated when it is old (sooner while a pod is to be emptied), and at once when the first pod has
+/// become ready.
 pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Poll> {
     let names = ObjectNames::of(hub);
     let ready = pods.is_some_and(|pods| pods.ready > 0);
     let before = ctx.polls.of(&names.uid);
+    let interval = match pods {
+        Some(pods) if pods.is_draining => ctx.options.poll_interval.min(AGAIN),
+        Some(_) | None => ctx.options.poll_interval,
+    };
     if let Some(before) = &before
-        && is_fresh(before, ready, ctx.options.poll_interval)
+        && is_fresh(before, ready, interval)
     {
         return Arc::clone(before);
     }
@@ -135,20 +141,6 @@ async fn ask(ctx: &Context, names: &ObjectNames, key: &AdminKey) -> Result<Resul
         report,
         spokes: spokes.map(by_name).map_err(|error| chain(&error)),
     }))
-}
-
-/// The Hub's admin API. Who asks for it shows the admin key there, so the name must be the Hub's own.
-///
-/// # Errors
-/// [`Error::Stranger`]: the Service of that name is not the Hub's.
-pub(crate) fn door(ctx: &Context, names: &ObjectNames, key: &SecretString) -> Result<Door, Error> {
-    let service = ObjectRef::new(&names.main()).within(&names.namespace);
-    let service = ctx.stores.services.get(&service);
-    if service.is_some_and(|service| is_owned_by(&service.metadata, &names.uid)) {
-        Ok(ctx.admin.door(names, key.clone()))
-    } else {
-        Err(Error::Stranger { name: names.main() })
-    }
 }
 
 /// The admin key; read again only when the Secret is another or was changed.

@@ -4,19 +4,20 @@
 //! - A status that says the same is not written; counts alone are written every 15 s at most.
 //! - A hub that does not answer makes `Degraded` unknown, never false.
 
+mod balance;
 mod judge;
 mod keys;
 mod pods;
+mod revisions;
 
 use std::sync::Arc;
 
 use alkhub_crds::condition::{self, Verdict};
-use alkhub_crds::hub::Connections;
+use alkhub_crds::hub::{AutoscalingStatus, HubPod, RolloutStatus};
 use alkhub_crds::{Hub, HubStatus};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
 
 pub(crate) use self::pods::Pods;
@@ -24,11 +25,14 @@ use crate::apply::with_identity;
 use crate::context::{Context, Poll};
 use crate::error::Error;
 use crate::hub::apply::LiveObjects;
-use crate::hub::build::deployment::revision;
+use crate::hub::autoscaler::Scaling;
+use crate::hub::figures::{Figures, Sum};
+use crate::hub::history;
 use crate::hub::pod_problem::PodProblem;
+use crate::hub::roll_out;
 use crate::hub::spec_error::SpecError;
 use crate::hub::validate::{Plan, tag};
-use crate::names::{ObjectNames, Part, REVISION, is_owned_by};
+use crate::names::{ObjectNames, Part, SERVING};
 
 /// What can be seen of a Hub, whatever became of its spec.
 #[derive(Clone, Debug)]
@@ -36,6 +40,7 @@ pub(crate) struct Sight {
     /// None before its first pod was wanted.
     pub(crate) pods: Option<Pods>,
     pub(crate) poll: Arc<Poll>,
+    pub(crate) figures: Figures,
     pub(crate) problem: Option<PodProblem>,
 }
 
@@ -45,25 +50,41 @@ pub(crate) async fn applied(
     hub: &Hub,
     plan: &Plan,
     live: &LiveObjects,
+    scaling: &Scaling,
     sight: &Sight,
 ) -> Result<(), Error> {
-    let pods = Pods::of(hub, &live.deployment);
+    let pods = &live.pods;
     let mut next = seen(hub, sight);
-    next.selector = Some(selector(&plan.names, revision(&live.deployment)));
+    next.selector = Some(selector(&plan.names));
+    next.revision = Some(live.history.newest().name.clone());
     next.channel_prefix = Some(plan.prefix.to_string());
     next.redis_address.clone_from(&plan.redis_address);
     next.schema = Some(plan.names.schema());
     next.url = Some(plan.names.url());
-    pin(&mut next, plan, live, &pods);
+    pin(&mut next, plan, live);
     let reported = sight.poll.seen.as_ref().ok().map(|seen| seen.report.version.clone());
     next.version = reported.or_else(|| tag(&plan.image).map(str::to_owned));
-    let verdicts = judge::applied(&pods, sight);
-    write(ctx, hub, next, &verdicts).await
+    next.rollout = Some(rolled_out(next.rollout.take(), live));
+    let mut verdicts = judge::applied(pods, live.paused.as_ref(), sight);
+    verdicts.extend(revisions::found(live));
+    verdicts.push(scaling.conflict.clone());
+    next.autoscaling.clone_from(&scaling.status);
+    write(ctx, hub, sight, next, verdicts).await
+}
+
+/// How far a roll-out is.
+fn rolled_out(before: Option<RolloutStatus>, live: &LiveObjects) -> RolloutStatus {
+    let settled = live.pods.is_settled() && live.pods.wanted > 0;
+    let newest = settled.then(|| live.history.newest().name.clone());
+    RolloutStatus {
+        settled_revision: newest.or_else(|| before.and_then(|before| before.settled_revision)),
+        paused: live.paused.clone(),
+    }
 }
 
 /// Images that have worked are kept from here on; what never became ready is not.
-fn pin(next: &mut HubStatus, plan: &Plan, live: &LiveObjects, pods: &Pods) {
-    if pods.is_proven() {
+fn pin(next: &mut HubStatus, plan: &Plan, live: &LiveObjects) {
+    if live.pods.proven {
         next.image = Some(plan.image.clone());
     }
     for (part, image, kept) in [
@@ -87,10 +108,9 @@ fn is_serving(set: &StatefulSet) -> bool {
 
 /// The pods that a Hub has, as the cache knows them; none before its first was wanted.
 pub(crate) fn running(ctx: &Context, hub: &Hub) -> Option<Pods> {
-    let names = ObjectNames::of(hub);
-    let deployment = ObjectRef::new(&names.main()).within(&names.namespace);
-    let deployment = ctx.stores.deployments.get(&deployment)?;
-    is_owned_by(&deployment.metadata, &names.uid).then(|| Pods::of(hub, &deployment))
+    let fleet = roll_out::fleet(ctx, &ObjectNames::of(hub)).fleet;
+    let newest = history::newest(ctx, hub);
+    (!fleet.sets.is_empty()).then(|| Pods::of(hub, &fleet, newest.as_deref()))
 }
 
 /// Nothing is changed while the Hub is paused; what can be seen is shown.
@@ -99,12 +119,12 @@ pub(crate) async fn paused(ctx: &Context, hub: &Hub, sight: &Sight) -> Result<()
     let pods = sight.pods.as_ref().unwrap_or(&none);
     let mut next = seen(hub, sight);
     pods.fill(&mut next);
-    write(ctx, hub, next, &judge::paused(pods, sight)).await
+    write(ctx, hub, sight, next, judge::paused(pods, sight)).await
 }
 
 /// Only the user can go on; what runs is shown.
 pub(crate) async fn refused(ctx: &Context, hub: &Hub, error: &SpecError, sight: &Sight) -> Result<(), Error> {
-    write(ctx, hub, seen(hub, sight), &judge::refused(error, sight)).await
+    write(ctx, hub, sight, seen(hub, sight), judge::refused(error, sight)).await
 }
 
 /// The API server refused something that a person must mend, or fails on and on; what runs is shown. `is_accepted`:
@@ -117,47 +137,36 @@ pub(crate) async fn failed(
     sight: &Sight,
 ) -> Result<(), Error> {
     let verdicts = judge::failed(&error.chain(), is_accepted, sight);
-    write(ctx, hub, seen(hub, sight), &verdicts).await
+    write(ctx, hub, sight, seen(hub, sight), verdicts).await
 }
 
 /// The old status with the counts of a poll, and with the pods where they are known.
 fn seen(hub: &Hub, sight: &Sight) -> HubStatus {
-    let mut next = counted(hub, &sight.poll);
+    let mut next = hub.status.clone().unwrap_or_default();
+    next.balance = sight.figures.sum.as_ref().ok().map(Sum::shown);
+    next.hub_pods.clone_from(&sight.figures.pods);
+    if let Ok(seen) = &sight.poll.seen {
+        next.spokes = Some(i64::try_from(seen.report.spokes_connected).unwrap_or(i64::MAX));
+    }
     if let Some(pods) = &sight.pods {
         pods.fill(&mut next);
-        // What the last pod reported of its connections ended with it; `channelPrefix` may be changed now.
+        // What the last pod reported of its spokes ended with it; `channelPrefix` may be changed now.
         if pods.is_empty() {
-            next.connections = next.connections.map(|_| Connections::default());
             next.spokes = next.spokes.map(|_| 0);
         }
     }
     next
 }
 
-/// The old status with the counts of a poll.
-fn counted(hub: &Hub, poll: &Poll) -> HubStatus {
-    let mut next = hub.status.clone().unwrap_or_default();
-    if let Ok(seen) = &poll.seen {
-        let of_pods = || {
-            seen.report
-                .pods
-                .iter()
-                .map(|pod| i64::try_from(pod.connections).unwrap_or(i64::MAX))
-        };
-        next.connections = Some(Connections {
-            // What a tenant's program reports may be any number.
-            total: of_pods().fold(0, i64::saturating_add),
-            max: of_pods().max().unwrap_or_default(),
-        });
-        next.spokes = Some(i64::try_from(seen.report.spokes_connected).unwrap_or(i64::MAX));
-    }
-    next
+/// What the pods of a Hub have, as the caches and the last poll know it.
+pub(crate) fn figures(ctx: &Context, hub: &Hub) -> Figures {
+    Figures::of(&roll_out::fleet(ctx, &ObjectNames::of(hub)).fleet)
 }
 
-/// Pods of the current revision: an autoscaler must not count those that are leaving.
-fn selector(names: &ObjectNames, revision: Option<&String>) -> String {
+/// Pods of every revision that are there to stay: an autoscaler must not count those that are to go.
+fn selector(names: &ObjectNames) -> String {
     let mut labels = names.selector(Part::Hub);
-    labels.extend(revision.map(|revision| (REVISION.to_owned(), revision.clone())));
+    labels.insert(SERVING.0.to_owned(), SERVING.1.to_owned());
     labels
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -165,12 +174,25 @@ fn selector(names: &ObjectNames, revision: Option<&String>) -> String {
         .join(",")
 }
 
-async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdict]) -> Result<(), Error> {
+async fn write(
+    ctx: &Context,
+    hub: &Hub,
+    sight: &Sight,
+    mut next: HubStatus,
+    mut verdicts: Vec<Verdict>,
+) -> Result<(), Error> {
     let old = hub.status.clone().unwrap_or_default();
     next.observed_generation = hub.metadata.generation;
     let uid = hub.uid().unwrap_or_default();
     let poll = ctx.polls.of(&uid);
-    let verdicts = keys::judged(verdicts, &old.conditions, poll.as_deref(), &ObjectNames::of(hub).auth());
+    verdicts.push(balance::judged(sight));
+    let verdicts = revisions::judged(verdicts, &old.conditions);
+    let verdicts = keys::judged(
+        &verdicts,
+        &old.conditions,
+        poll.as_deref(),
+        &ObjectNames::of(hub).auth(),
+    );
     next.conditions = condition::set(&old.conditions, &verdicts, hub.metadata.generation, Timestamp::now());
     if next == old || (without_counts(&next) == without_counts(&old) && !ctx.count_times.is_due(&uid)) {
         return Ok(());
@@ -193,8 +215,19 @@ async fn write(ctx: &Context, hub: &Hub, mut next: HubStatus, verdicts: &[Verdic
 }
 
 fn without_counts(status: &HubStatus) -> HubStatus {
-    HubStatus {
+    let without = |pod: &HubPod| HubPod {
         connections: None,
+        in_flight: None,
+        reconnecting: None,
+        ..pod.clone()
+    };
+    HubStatus {
+        autoscaling: status.autoscaling.clone().map(|autoscaling| AutoscalingStatus {
+            looked_at: None,
+            ..autoscaling
+        }),
+        balance: None,
+        hub_pods: status.hub_pods.iter().map(without).collect(),
         spokes: None,
         ..status.clone()
     }
@@ -202,17 +235,19 @@ fn without_counts(status: &HubStatus) -> HubStatus {
 
 #[cfg(test)]
 mod tests {
+    use alkhub_crds::hub::HubBalance;
     use tokio::time::Instant;
 
     use super::*;
+    use crate::hub::fleet::Fleet;
     use crate::hub::testing::{given, hub};
 
     #[test]
-    fn a_hub_without_a_pod_has_no_connections_and_no_spokes() {
+    fn a_hub_without_a_pod_has_no_spokes_and_what_no_pod_reports_is_not_known() {
         let mut hub = hub(given());
         hub.status = Some(HubStatus {
             spokes: Some(3),
-            connections: Some(Connections { total: 4, max: 4 }),
+            balance: Some(HubBalance::default()),
             ..HubStatus::default()
         });
         let with = |all: i32| {
@@ -231,17 +266,18 @@ mod tests {
             let sight = Sight {
                 pods: Some(pods),
                 poll: Arc::new(poll),
+                figures: Figures::of(&Fleet::default()),
                 problem: None,
             };
             let next = seen(&hub, &sight);
-            (next.spokes, next.connections.map(|connections| connections.total))
+            (next.spokes, next.balance)
         };
 
         assert_eq!(
             with(1),
-            (Some(3), Some(4)),
+            (Some(3), None),
             "a pod that does not answer may hold them still"
         );
-        assert_eq!(with(0), (Some(0), Some(0)));
+        assert_eq!(with(0), (Some(0), None));
     }
 }

@@ -2,14 +2,19 @@
 
 mod settings;
 
+use std::collections::BTreeMap;
+
 use alkhub_config::{ChannelPrefix, HubConfig};
 use alkhub_crds::hub::{Backend, PodTemplate, ServiceSpec, Storage};
 use alkhub_crds::{Hub, HubStatus, condition};
+use serde_json::Value as Json;
 
-pub(crate) use self::settings::Mounted;
+pub(crate) use self::settings::{Mounted, PEER_PORT};
+use crate::hub::grace;
 use crate::hub::observe::{Observed, Rank, Values};
 use crate::hub::spec_error::{SpecError, prefix_of};
 use crate::names::ObjectNames;
+use crate::reason::{INVALID_SPEC, PREFIX_IN_USE};
 use crate::secrets::Location;
 
 /// What a Hub shall be.
@@ -23,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) prefix: ChannelPrefix,
     /// `host:port` of Redis.
     pub(crate) redis_address: Option<String>,
+    /// The settings that the user names.
+    pub(crate) given: BTreeMap<String, Json>,
     /// The settings as the hub will read them.
     pub(crate) config: HubConfig,
     /// The same as text: what differs from the defaults, and what the user named.
@@ -58,14 +65,17 @@ pub(crate) fn validate(hub: &Hub, observed: &Observed) -> Result<Plan, SpecError
         postgres_ca: postgres.has_ca(),
     };
     let (config, toml) = settings::render(&hub.spec.config, &names, &prefix, mounted)?;
+    let template = hub.spec.template.clone().unwrap_or_default();
+    grace::check(template.termination_grace_period_seconds, &config.server)?;
     Ok(Plan {
         image: image(hub, observed),
         redis_image: pinned(hub, |status| &status.redis_image, &observed.images.redis),
         postgres_image: pinned(hub, |status| &status.postgres_image, &observed.images.postgres),
         replicas: hub.spec.replicas,
-        template: hub.spec.template.clone().unwrap_or_default(),
+        template,
         service: hub.spec.service.clone().unwrap_or_default(),
         redis_address: observed.redis_server.as_ref().map(|server| server.address.clone()),
+        given: hub.spec.config.clone(),
         names,
         prefix,
         config,
@@ -89,7 +99,7 @@ fn wiring(names: &ObjectNames, backend: &Backend, values: &Values, field: &str) 
     }
     let Some(reference) = &backend.secret_ref else {
         return Err(SpecError::invalid(
-            "InvalidSpec",
+            INVALID_SPEC,
             format!("{field}: give secretRef, or managed: true"),
         ));
     };
@@ -147,7 +157,7 @@ fn conflict(hub: &Hub, prefix: &ChannelPrefix, observed: &Observed) -> Result<()
         None => Ok(()),
         Some(rival) => Err(SpecError {
             kind: condition::PREFIX_CONFLICT,
-            reason: "PrefixInUse",
+            reason: PREFIX_IN_USE,
             message: format!(
                 "prefix `{prefix}` overlaps with `{}`, which Hub {} has in the same Redis: set another spec.channelPrefix",
                 rival.prefix, rival.name

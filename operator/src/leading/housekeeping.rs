@@ -24,6 +24,8 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
         context.declaration_times.retain(|uid| spokes.contains(uid));
         context.polls.retain(|uid| hubs.contains(uid));
         context.auths.retain(|uid| hubs.contains(uid));
+        context.steps.retain(|uid| hubs.contains(uid));
+        context.foreigners.retain(|uid| hubs.contains(uid));
         context.count_times.retain(|uid| hubs.contains(uid));
         context
             .failures
@@ -35,7 +37,7 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
 
 fn children(stores: &Stores) -> HashSet<String> {
     let mut uids = HashSet::new();
-    uids.extend(stores.deployments.state().iter().filter_map(|object| object.uid()));
+    uids.extend(stores.replica_sets.state().iter().filter_map(|object| object.uid()));
     uids.extend(stores.sets.state().iter().filter_map(|object| object.uid()));
     uids.extend(stores.services.state().iter().filter_map(|object| object.uid()));
     uids.extend(stores.configs.state().iter().filter_map(|object| object.uid()));

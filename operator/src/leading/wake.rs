@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use alkhub_crds::Hub;
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::context::Context;
 use crate::kubernetes::Going as _;
-use crate::names::{INSTANCE, KEPT_FOR};
+use crate::names::{INSTANCE, KEPT_FOR, Part};
 use crate::watch::Touched;
 
 /// Wakes the Spokes of a Hub that came, went, or was paused.
@@ -79,6 +79,14 @@ pub(super) fn hub_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<Hub
     Some(ObjectRef::new(hub).within(&secret.namespace().unwrap_or_default()))
 }
 
+/// The Hub that a pod belongs to: its owner is a ReplicaSet.
+pub(super) fn hub_of_pod(pod: &Pod) -> Option<ObjectRef<Hub>> {
+    let labels = pod.labels();
+    let is_hub = Part::Hub.is_of(labels);
+    let hub = labels.get(INSTANCE).filter(|_| is_hub)?;
+    Some(ObjectRef::new(hub).within(&pod.namespace().unwrap_or_default()))
+}
+
 /// The requests to wake a Spoke, as a stream.
 pub(super) fn queue<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
     futures::stream::unfold(receiver, |mut receiver| async move {
@@ -110,5 +118,18 @@ mod tests {
         assert_eq!(owned.as_deref(), Some("n/demo"));
         assert_eq!(kept.as_deref(), Some("n/demo"));
         assert_eq!(spokes, None);
+    }
+
+    #[test]
+    fn a_pod_of_a_hub_wakes_it_and_one_of_its_servers_does_not() {
+        let woken = |part: &str| {
+            let labels = json!({INSTANCE: "demo", "app.kubernetes.io/component": part});
+            let pod = json!({"metadata": {"namespace": "n", "name": "p", "labels": labels}});
+            let hub = hub_of_pod(&serde_json::from_value(pod).expect("a Pod"));
+            hub.map(|hub| format!("{}/{}", hub.namespace.unwrap_or_default(), hub.name))
+        };
+
+        assert_eq!(woken("hub").as_deref(), Some("n/demo"));
+        assert_eq!(woken("redis"), None);
     }
 }

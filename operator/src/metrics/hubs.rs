@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alkhub_crds::{Hub, HubStatus, condition};
 use kube::ResourceExt as _;
 use parking_lot::Mutex;
-use prometheus::IntGaugeVec;
+use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
 /// One series for each Hub: what alerts compare with what is scraped, for pods that are gone say nothing themselves.
 #[derive(Debug)]
@@ -14,6 +14,9 @@ pub(super) struct EachHub {
     ready: IntGaugeVec,
     replicas: IntGaugeVec,
     ready_replicas: IntGaugeVec,
+    balanced: IntGaugeVec,
+    rollout_paused: IntGaugeVec,
+    balance_ratio: GaugeVec,
     /// Namespace and name of the Hubs that have series.
     shown: Mutex<HashSet<(String, String)>>,
 }
@@ -29,9 +32,18 @@ pub(super) enum HubState {
 // === impl EachHub ===
 
 impl EachHub {
-    /// Makes the families with `gauges(name, help, labels)`.
-    pub(super) fn new<E>(gauges: impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, E>) -> Result<Self, E> {
+    /// Makes the families, those of whole numbers with `gauges(name, help, labels)`, and registers them.
+    pub(super) fn new(
+        registry: &Registry,
+        gauges: impl Fn(&str, &str, &[&str]) -> Result<IntGaugeVec, prometheus::Error>,
+    ) -> Result<Self, prometheus::Error> {
         let labels = &["namespace", "hub"];
+        let ratio = Opts::new(
+            "alkhub_operator_hub_balance_ratio",
+            "Connections of a Hub's fullest pod by the mean of those that stay: 1 is even; absent while that is not known.",
+        );
+        let balance_ratio = GaugeVec::new(ratio, labels)?;
+        registry.register(Box::new(balance_ratio.clone()))?;
         Ok(Self {
             ready: gauges(
                 "hub_ready",
@@ -44,6 +56,17 @@ impl EachHub {
                 labels,
             )?,
             ready_replicas: gauges("hub_ready_replicas", "Pods of a Hub that are ready.", labels)?,
+            balanced: gauges(
+                "hub_balanced",
+                "1 when a Hub's condition Balanced is true, 0 when it is false; absent while that is not known.",
+                labels,
+            )?,
+            rollout_paused: gauges(
+                "hub_rollout_paused",
+                "1 while a Hub's roll-out is halted for what it did to calls or peers, else 0.",
+                labels,
+            )?,
+            balance_ratio,
             shown: Mutex::default(),
         })
     }
@@ -61,10 +84,17 @@ impl EachHub {
         }
         for (namespace, name) in gone {
             let labels = &[namespace.as_str(), name.as_str()];
-            for family in [&self.ready, &self.replicas, &self.ready_replicas] {
-                // It is not there when the Hub was scaled to 0.
+            // One that is not known is not there.
+            for family in [
+                &self.ready,
+                &self.replicas,
+                &self.ready_replicas,
+                &self.balanced,
+                &self.rollout_paused,
+            ] {
                 drop(family.remove_label_values(labels));
             }
+            drop(self.balance_ratio.remove_label_values(labels));
         }
     }
 
@@ -76,6 +106,19 @@ impl EachHub {
         self.replicas.with_label_values(labels).set(replicas.into());
         let ready = status.map(|status| status.ready_replicas).unwrap_or_default();
         self.ready_replicas.with_label_values(labels).set(ready.into());
+        let rollout = status.and_then(|status| status.rollout.as_ref());
+        let is_paused = rollout.is_some_and(|rollout| rollout.paused.is_some());
+        self.rollout_paused.with_label_values(labels).set(is_paused.into());
+        let condition = status.and_then(|status| condition::find(&status.conditions, condition::BALANCED));
+        match condition.map(|condition| condition.status.as_str()) {
+            Some("True") => self.balanced.with_label_values(labels).set(1),
+            Some("False") => self.balanced.with_label_values(labels).set(0),
+            Some(_) | None => drop(self.balanced.remove_label_values(labels)),
+        }
+        match status.and_then(|status| status.balance) {
+            Some(balance) => self.balance_ratio.with_label_values(labels).set(balance.ratio),
+            None => drop(self.balance_ratio.remove_label_values(labels)),
+        }
         match HubState::of(hub) {
             HubState::Stopped => drop(self.ready.remove_label_values(labels)),
             state => self

@@ -21,10 +21,14 @@ fn ready(status: &str) -> serde_json::Value {
     serde_json::json!({ "schema": "alk_n_h", "readyReplicas": 1, "conditions": [condition] })
 }
 
-fn series(registry: &Registry) -> Vec<String> {
-    let text = prometheus::TextEncoder::new()
+fn text(registry: &Registry) -> String {
+    prometheus::TextEncoder::new()
         .encode_to_string(&registry.gather())
-        .expect("text");
+        .expect("text")
+}
+
+fn series(registry: &Registry) -> Vec<String> {
+    let text = text(registry);
     let of_each = |line: &&str| line.starts_with("alkhub_operator_hub_re");
     text.lines().filter(of_each).map(str::to_owned).collect()
 }
@@ -65,6 +69,43 @@ fn each_hub_says_what_it_should_have_and_a_stopped_or_refused_one_wants_no_pods(
             r#"alkhub_operator_hub_replicas{hub="up",namespace="n"} 1"#,
         ]
     );
+}
+
+#[test]
+fn how_the_connections_are_spread_is_there_only_while_it_is_known() {
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry).expect("registered");
+    let known = |status: &str, ratio: f64| {
+        let condition = serde_json::json!({
+            "type": "Balanced", "status": status, "reason": "Any", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        let balance = serde_json::json!({ "total": 30, "mean": 10.0, "max": 15, "ratio": ratio });
+        hub(
+            "a",
+            3,
+            &serde_json::json!({ "balance": balance, "conditions": [condition] }),
+        )
+    };
+    let shown = |hub: Arc<Hub>| {
+        metrics.show_hubs(&[hub]);
+        let all = text(&registry);
+        let of_balance = |line: &&str| line.starts_with("alkhub_operator_hub_balance");
+        all.lines().filter(of_balance).map(str::to_owned).collect::<Vec<_>>()
+    };
+
+    let uneven = shown(known("False", 1.5));
+
+    assert_eq!(
+        uneven,
+        [
+            r#"alkhub_operator_hub_balance_ratio{hub="a",namespace="n"} 1.5"#,
+            r#"alkhub_operator_hub_balanced{hub="a",namespace="n"} 0"#,
+        ]
+    );
+    assert!(shown(known("True", 1.0)).contains(&r#"alkhub_operator_hub_balanced{hub="a",namespace="n"} 1"#.to_owned()));
+    assert_eq!(shown(hub("a", 3, &serde_json::json!({}))), Vec::<String>::new());
+    assert_eq!(shown(known("False", 1.5)), uneven);
+    assert_eq!(shown(hub("b", 3, &serde_json::json!({}))), Vec::<String>::new());
 }
 
 #[test]

@@ -160,11 +160,7 @@ pub(crate) fn key() -> ApiKey {
 
 /// 256 random bits in hexadecimal: a key for hashing, a password.
 pub(crate) fn hexadecimal() -> String {
-    entropy().iter().fold(String::with_capacity(64), |mut text, byte| {
-        use std::fmt::Write as _;
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(entropy())
 }
 
 fn entropy() -> [u8; 32] {

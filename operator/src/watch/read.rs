@@ -126,10 +126,12 @@ impl<K: Resource> Resource for Read<K> {
 
 /// The kinds as constants, for labels of metrics.
 pub(super) fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 9] = [
+    const KINDS: [&str; 11] = [
         "Hub",
         "Spoke",
-        "Deployment",
+        "ControllerRevision",
+        "ReplicaSet",
+        "Pod",
         "StatefulSet",
         "Service",
         "ConfigMap",

@@ -3,18 +3,23 @@
 use std::sync::Arc;
 
 use alkhub_crds::{Hub, Spoke};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt as _;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::watch;
+
+use crate::names::{ObjectNames, Part};
 
 /// What is known of the cluster.
 pub(crate) struct Stores {
     pub(crate) hubs: Store<Hub>,
     pub(crate) spokes: Store<Spoke>,
-    pub(crate) deployments: Store<Deployment>,
+    pub(crate) revisions: Store<ControllerRevision>,
+    pub(crate) replica_sets: Store<ReplicaSet>,
+    pub(crate) pods: Store<Pod>,
     pub(crate) sets: Store<StatefulSet>,
     pub(crate) services: Store<Service>,
     pub(crate) configs: Store<ConfigMap>,
@@ -28,6 +33,13 @@ pub(crate) struct Stores {
 // === impl Stores ===
 
 impl Stores {
+    /// The pods of a part of a Hub.
+    pub(crate) fn pods_of(&self, names: &ObjectNames, part: Part) -> Vec<Arc<Pod>> {
+        let namespace = Some(&names.namespace);
+        self.pods
+            .state_filter(|pod| pod.metadata.namespace.as_ref() == namespace && names.has(pod.labels(), part))
+    }
+
     /// Waits until every store was filled once; `false` when a watch was dropped before.
     pub(crate) async fn ready(&self) -> bool {
         for filled in &self.filled {

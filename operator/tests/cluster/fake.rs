@@ -1,19 +1,25 @@
 //! A hub's admin API that remembers what it was told, and the image whose pods answer the probes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use alkhub_protocol::ApiKey;
-use alkhub_protocol::admin::{HubReport, InstanceInfo, PartState, PodReport, SpokeInfo, SpokePut, SpokeStatus};
+use alkhub_protocol::admin::{
+    DrainPut, HubReport, InstanceInfo, InstanceState, LastMinute, PartState, PodReport, SpokeInfo, SpokePut,
+    SpokeStatus,
+};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::harness::IMAGE;
+use crate::harness::{self, IMAGE, is_ready};
 
 /// Admin APIs of any number of Hubs, by `namespace/name`.
 #[derive(Clone, Default)]
@@ -29,6 +35,17 @@ struct Inner {
     puts: Vec<SpokePut>,
     deletes: Vec<(String, String)>,
     keys: Vec<String>,
+    /// Open WebSockets by pod; those of others: none.
+    pods: HashMap<String, u64>,
+    /// How it went in the last minute, on all pods together.
+    minute: LastMinute,
+    /// Pods that are left out of the report.
+    hidden: HashSet<String>,
+    /// What tells which pods there are.
+    client: Option<Client>,
+    drains: Vec<(String, DrainPut)>,
+    undrains: Vec<String>,
+    rebalances: usize,
 }
 
 // === impl Fake ===
@@ -38,10 +55,17 @@ impl Fake {
     pub(crate) async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
+        let (client, _) = harness::client().await;
+        self.0.lock().client = Some(client);
         let router = Router::new()
             .route("/{namespace}/{hub}/v1/admin/hub", get(report))
             .route("/{namespace}/{hub}/v1/admin/spokes", get(list))
             .route("/{namespace}/{hub}/v1/admin/spokes/{name}", put(declare).delete(delete))
+            .route(
+                "/{namespace}/{hub}/v1/admin/hubs/{hub_id}/drain",
+                put(drain).delete(undrain),
+            )
+            .route("/{namespace}/{hub}/v1/admin/rebalance", post(rebalance))
             .with_state(self.clone());
         #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -78,6 +102,65 @@ impl Fake {
         self.0.lock().spokes.clear();
     }
 
+    /// A pod has so many WebSockets; its hub is `{pod}-0001`.
+    pub(crate) fn pod(&self, pod: &str, connections: u64) {
+        self.0.lock().pods.insert(pod.to_owned(), connections);
+    }
+
+    /// A pod is left out of the report from now on.
+    pub(crate) fn hide(&self, pod: &str) {
+        self.0.lock().hidden.insert(pod.to_owned());
+    }
+
+    /// A pod is in the report again.
+    pub(crate) fn show(&self, pod: &str) {
+        self.0.lock().hidden.remove(pod);
+    }
+
+    /// So many calls of each minute end from now on, and so many of these fail.
+    pub(crate) fn calls(&self, calls: u64, calls_failed: u64) {
+        self.0.lock().minute = LastMinute {
+            calls,
+            calls_failed,
+            ..LastMinute::default()
+        };
+    }
+
+    /// The ready pods of a Hub, as its hubs would report them.
+    async fn reports(&self, namespace: &str, hub: &str) -> Vec<PodReport> {
+        let client = self.0.lock().client.clone().expect("it serves");
+        let ours = format!("app.kubernetes.io/instance={hub},app.kubernetes.io/component=hub");
+        let pods = Api::<Pod>::namespaced(client, namespace);
+        let pods = pods.list(&ListParams::default().labels(&ours)).await.expect("pods");
+        let inner = self.0.lock();
+        let is_shown = |pod: &&Pod| is_ready(pod) && !inner.hidden.contains(&pod.name_any());
+        let report = |pod: &Pod| {
+            let name = pod.name_any();
+            PodReport {
+                connections: inner.pods.get(&name).copied().unwrap_or_default(),
+                in_flight: Some(0),
+                last_minute: Some(inner.minute),
+                ..unknown(&name)
+            }
+        };
+        pods.iter().filter(is_shown).map(report).collect()
+    }
+
+    /// Which hubs were told to give their connections away, and how.
+    pub(crate) fn drains(&self) -> Vec<(String, DrainPut)> {
+        self.0.lock().drains.clone()
+    }
+
+    /// Which hubs were told to keep their connections.
+    pub(crate) fn undrains(&self) -> Vec<String> {
+        self.0.lock().undrains.clone()
+    }
+
+    /// How often the hubs were told to even out their connections.
+    pub(crate) fn rebalances(&self) -> usize {
+        self.0.lock().rebalances
+    }
+
     pub(crate) fn puts(&self) -> Vec<SpokePut> {
         self.0.lock().puts.clone()
     }
@@ -111,26 +194,65 @@ impl Fake {
 
 type Answer<T> = Result<Json<T>, (StatusCode, Json<Value>)>;
 
-async fn report(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
+/// A pod of which nothing is known.
+fn unknown(pod: &str) -> PodReport {
+    let report = json!({ "hubId": format!("{pod}-0001"), "pod": pod, "version": "9.9.9" });
+    serde_json::from_value(report).expect("a pod")
+}
+
+async fn report(
+    State(fake): State<Fake>,
+    Path((namespace, hub)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer<Value> {
     fake.admit(&headers)?;
+    let mut pods = fake.reports(&namespace, &hub).await;
     let connected = fake.0.lock().connected.values().sum::<usize>();
+    // The one whose hub the spokes are connected to.
+    pods.push(PodReport {
+        connections: connected as u64,
+        ..unknown("pod-a")
+    });
     let report = HubReport {
         hub_id: "pod-a-0001".parse().expect("valid"),
         version: "9.9.9".to_owned(),
         channel_prefix: "alk:".to_owned(),
-        pods: vec![PodReport {
-            hub_id: "pod-a-0001".parse().expect("valid"),
-            pod: "pod-a".to_owned(),
-            version: "9.9.9".to_owned(),
-            connections: connected as u64,
-            draining: false,
-        }],
+        pods,
+        balance: None,
         spokes_connected: connected as u64,
+        spokes_reconnecting: 0,
         redis: PartState::Up,
         postgres: PartState::Up,
         dead_keys: Some(0),
     };
     Ok(data(&report))
+}
+
+async fn drain(
+    State(fake): State<Fake>,
+    Path((_, _, hub_id)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    Json(drain): Json<DrainPut>,
+) -> Result<StatusCode, (StatusCode, Json<Value>)> {
+    fake.admit(&headers)?;
+    fake.0.lock().drains.push((hub_id, drain));
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn undrain(
+    State(fake): State<Fake>,
+    Path((_, _, hub_id)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode, (StatusCode, Json<Value>)> {
+    fake.admit(&headers)?;
+    fake.0.lock().undrains.push(hub_id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn rebalance(State(fake): State<Fake>, headers: HeaderMap) -> Result<StatusCode, (StatusCode, Json<Value>)> {
+    fake.admit(&headers)?;
+    fake.0.lock().rebalances += 1;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn list(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
@@ -185,6 +307,7 @@ fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
     let instances = (0..count).map(|index| InstanceInfo {
         instance_id: format!("i{index}").parse().expect("valid"),
         hub_id: "pod-a-0001".parse().expect("valid"),
+        state: InstanceState::Connected,
         generation: 1,
         connected_at: at,
         labels: Default::default(),

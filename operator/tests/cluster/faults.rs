@@ -1,7 +1,7 @@
 //! What goes wrong around Hubs and Spokes: a refused spec, a foreign finalizer, an API server that fails.
 
 use alkhub_crds::{Hub, Spoke, SpokePhase, condition};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::api::PostParams;
@@ -25,6 +25,24 @@ fn message(hub: &Hub, kind: &str) -> String {
     condition::find(conditions.unwrap_or_default(), kind)
         .map(|condition| condition.message.clone())
         .unwrap_or_default()
+}
+
+/// A webhook that nobody serves stands before all ReplicaSets of the namespace that are made; answers its name.
+async fn refusing(world: &World) -> String {
+    let name = format!("{}.example.org", world.namespace);
+    let webhook: ValidatingWebhookConfiguration = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "webhooks": [{
+            "name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail",
+            "timeoutSeconds": 1, "clientConfig": {"url": "https://127.0.0.1:9/"},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}},
+            "rules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["replicasets"]}],
+        }],
+    }))
+    .expect("a webhook");
+    let all = kube::Api::<ValidatingWebhookConfiguration>::all(world.client.clone());
+    all.create(&PostParams::default(), &webhook).await.expect("a webhook");
+    name
 }
 
 async fn suspended(world: &World, fake: &Fake, name: &str) {
@@ -90,20 +108,25 @@ async fn spokes_of_a_hub_that_cannot_be_applied_are_looked_at_and_the_api_server
     fake.connect("one", 1);
     phase(&world, "one", SpokePhase::Connected).await;
 
-    // 500: two of one name in a list of names. It fails for ever, and says so.
-    let twice = json!([{"name": "registry"}, {"name": "registry"}]);
+    // 500: a webhook of somebody's that does not answer. It fails for ever, and says so.
+    let webhook = refusing(&world).await;
     world
         .patch::<Hub>(
             "demo",
-            json!({"spec": {"template": {"labels": null, "imagePullSecrets": twice}}}),
+            json!({"spec": {"template": {"labels": null, "annotations": {"a": "b"}}}}),
         )
         .await;
     let says = |hub: &Hub| {
-        message(hub, condition::DEGRADED).contains("registry")
+        message(hub, condition::DEGRADED).contains("failed calling webhook")
             && hub.status.as_ref().and_then(|status| status.observed_generation) == hub.metadata.generation
     };
     world.until::<Hub>("demo", "it says what cannot be applied", says).await;
     suspended(&world, &fake, "one").await;
+    let all = kube::Api::<ValidatingWebhookConfiguration>::all(world.client.clone());
+    all.delete(&webhook, &kube::api::DeleteParams::default())
+        .await
+        .expect("deleted");
+    world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
     drop(operator);
     world.end().await;
 }
@@ -232,12 +255,7 @@ async fn a_spoke_deleted_while_its_hub_is_at_0_says_what_it_waits_for_and_goes_w
 async fn keys_of_a_hub_that_were_edited_roll_its_pods_and_broken_ones_are_told_and_roll_nothing() {
     let (world, _fake, operator) = running("edited").await;
     world.hub_says("demo", condition::READY, "True", "Serving").await;
-    let revision = |d: &Deployment| {
-        let meta = d.spec.as_ref()?.template.metadata.as_ref()?;
-        meta.labels.as_ref()?.get("alkhub.dev/revision").cloned()
-    };
-    let before = revision(&world.api::<Deployment>().get("demo").await.expect("a Deployment"));
-
+    let before = world.another_revision(None).await;
     world
         .patch::<Secret>("demo-auth", json!({"stringData": {"hash-key": "short"}}))
         .await;
@@ -247,16 +265,13 @@ async fn keys_of_a_hub_that_were_edited_roll_its_pods_and_broken_ones_are_told_a
         said.contains("demo-auth") && said.contains("64 hexadecimal digits"),
         "{said}"
     );
-    let now = world.api::<Deployment>().get("demo").await.expect("a Deployment");
-    assert_eq!(revision(&now), before);
+    assert_eq!(world.another_revision(None).await, before);
 
     let other = "0123456789abcdef".repeat(4);
     world
         .patch::<Secret>("demo-auth", json!({"stringData": {"hash-key": other}}))
         .await;
-    world
-        .until::<Deployment>("demo", "a new revision", |d| revision(d) != before)
-        .await;
+    world.another_revision(Some(&before)).await;
     world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
     drop(operator);
     world.end().await;
@@ -289,8 +304,8 @@ async fn a_hub_is_stopped_when_its_pods_are_gone_and_then_nobody_is_connected() 
     let empty = |hub: &Hub| {
         let status = hub.status.clone().unwrap_or_default();
         let reason = condition::find(&status.conditions, condition::READY).map(|c| c.reason.clone());
-        let total = status.connections.map(|connections| connections.total);
-        (reason.as_deref(), status.spokes, total) == (Some("Stopped"), Some(0), Some(0))
+        let is_empty = status.balance.is_none() && status.hub_pods.is_empty();
+        is_empty && (reason.as_deref(), status.spokes) == (Some("Stopped"), Some(0))
     };
     world.until::<Hub>("demo", "it is stopped and empty", empty).await;
     let moved: Hub = world.patch("demo", json!({"spec": {"channelPrefix": "moved:"}})).await;

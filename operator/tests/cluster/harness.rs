@@ -11,7 +11,8 @@ use alkhub_crds::condition;
 use alkhub_crds::{Hub, Spoke, SpokePhase};
 use alkhub_test_support::{Port, until_within};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -43,8 +44,8 @@ pub(crate) struct Operator {
     pub(crate) management: String,
 }
 
-/// A world for one test.
-pub(crate) async fn world(test: &str) -> World {
+/// A client of the cluster, and the file that names it.
+pub(crate) async fn client() -> (Client, PathBuf) {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| drop(rustls::crypto::aws_lc_rs::default_provider().install_default()));
     let kubeconfig = std::env::var_os("ALKHUB_TEST_KUBECONFIG").map(PathBuf::from);
@@ -52,6 +53,21 @@ pub(crate) async fn world(test: &str) -> World {
     let file = kube::config::Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
     let config = Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await;
     let client = Client::try_from(config.expect("a usable kubeconfig")).expect("a client");
+    (client, kubeconfig)
+}
+
+/// Whether a pod is ready.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// A world for one test.
+pub(crate) async fn world(test: &str) -> World {
+    let (client, kubeconfig) = client().await;
     install_crds(&client).await;
     let namespace = format!("{test}-{:04x}", fastrand::u16(..));
     let object = Namespace {
@@ -254,6 +270,49 @@ impl World {
         .await
     }
 
+    /// The ReplicaSets of the Hub `demo`.
+    pub(crate) async fn sets(&self) -> Result<Vec<ReplicaSet>, String> {
+        self.of_demo().await
+    }
+
+    /// Its pods that are not being deleted.
+    pub(crate) async fn pods(&self) -> Result<Vec<Pod>, String> {
+        let mut pods = self.of_demo::<Pod>().await?;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(pods)
+    }
+
+    /// What the Hub `demo` has of a kind, by its labels.
+    pub(crate) async fn of_demo<K>(&self) -> Result<Vec<K>, String>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let ours = ListParams::default().labels("app.kubernetes.io/instance=demo,app.kubernetes.io/component=hub");
+        let list = self.api::<K>().list(&ours).await;
+        Ok(list.map_err(|error| error.to_string())?.items)
+    }
+
+    /// Waits until a ReplicaSet of the Hub `demo` that asks for pods is as `check` wants.
+    pub(crate) async fn until_set(&self, what: &str, check: impl Fn(&ReplicaSet) -> bool) -> ReplicaSet {
+        let asks = |set: &ReplicaSet| set.spec.as_ref().and_then(|spec| spec.replicas) > Some(0);
+        eventually(what, || async {
+            let sets = self.sets().await?;
+            let found = sets.iter().find(|set| asks(set) && check(set));
+            found
+                .cloned()
+                .ok_or_else(|| sets.iter().map(shown).collect::<Vec<_>>().join("\n"))
+        })
+        .await
+    }
+
+    /// Waits until the Hub `demo` has another revision than `before`; answers it.
+    pub(crate) async fn another_revision(&self, before: Option<&str>) -> String {
+        let other = |hub: &Hub| revision(hub).is_some_and(|now| Some(now) != before);
+        let hub = self.until::<Hub>("demo", "another revision", other).await;
+        revision(&hub).unwrap_or_default().to_owned()
+    }
+
     /// Waits until an object is gone.
     pub(crate) async fn gone<K>(&self, name: &str)
     where
@@ -416,6 +475,11 @@ impl Drop for Operator {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The revision that a Hub's pods shall run.
+pub(crate) fn revision(hub: &Hub) -> Option<&str> {
+    hub.status.as_ref()?.revision.as_deref()
 }
 
 /// Flags with their values, without those that `more` has.

@@ -1,7 +1,7 @@
 //! Hubs: their objects, changes, drift, refusals, and their end.
 
 use alkhub_crds::{Hub, condition};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
@@ -17,8 +17,8 @@ fn given(replicas: i32) -> Value {
     json!({"replicas": replicas, "redis": {"secretRef": {"name": "redis"}}, "postgres": {"secretRef": {"name": "postgres"}}})
 }
 
-fn replicas(deployment: &Deployment) -> Option<i32> {
-    deployment.spec.as_ref()?.replicas
+fn replicas(set: &ReplicaSet) -> Option<i32> {
+    set.spec.as_ref()?.replicas
 }
 
 #[tokio::test]
@@ -57,7 +57,13 @@ async fn a_hub_gets_its_objects_follows_its_spec_and_is_then_left_alone() {
     world
         .until::<ServiceAccount>("demo", "no token", |a| a.automount_service_account_token == Some(false))
         .await;
-    world.until::<PodDisruptionBudget>("demo", "a budget", |_| true).await;
+    let counts = |budget: &PodDisruptionBudget| {
+        let status = budget.status.as_ref();
+        status.is_some_and(|status| (status.expected_pods, status.disruptions_allowed) == (2, 1))
+    };
+    world
+        .until::<PodDisruptionBudget>("demo", "a budget that counts both pods", counts)
+        .await;
     let auth = world
         .api::<Secret>()
         .get("demo-auth")
@@ -83,7 +89,11 @@ async fn a_hub_gets_its_objects_follows_its_spec_and_is_then_left_alone() {
     );
 
     world.delete::<Hub>("demo").await;
-    world.gone::<Deployment>("demo").await;
+    eventually("no ReplicaSet is left", || async {
+        let left = world.sets().await?;
+        left.is_empty().then_some(()).ok_or_else(|| format!("{left:?}"))
+    })
+    .await;
     world.gone::<Service>("demo-pods").await;
     world
         .until::<Secret>("demo-auth", "its keys outlive it", |_| true)
@@ -92,7 +102,7 @@ async fn a_hub_gets_its_objects_follows_its_spec_and_is_then_left_alone() {
 }
 
 async fn scaled_and_changed(world: &World) {
-    // Scaling goes through the scale subresource, and the selector finds the pods of the newest revision.
+    // Scaling goes through the scale subresource, and the selector finds the pods that are to stay.
     let scale = world
         .api::<Hub>()
         .patch_scale(
@@ -103,55 +113,34 @@ async fn scaled_and_changed(world: &World) {
         .await;
     let scale: Scale = scale.expect("scaled");
     let selector = scale.status.expect("a status").selector.expect("a selector");
-    assert!(selector.contains("alkhub.dev/revision="), "{selector}");
+    assert!(selector.contains("alkhub.dev/serving=true"), "{selector}");
     let pods = world
         .api::<k8s_openapi::api::core::v1::Pod>()
         .list(&ListParams::default().labels(&selector))
         .await;
     assert!(!pods.expect("pods").items.is_empty());
-    world
-        .until::<Deployment>("demo", "one replica", |d| replicas(d) == Some(1))
-        .await;
+    world.until_set("one replica", |set| replicas(set) == Some(1)).await;
     world.gone::<PodDisruptionBudget>("demo").await;
 
     // A change of the settings changes the file and rolls the pods.
-    let revision = |d: &Deployment| {
-        d.spec
-            .as_ref()
-            .and_then(|s| s.template.metadata.as_ref()?.labels.clone())
-            .and_then(|l| l.get("alkhub.dev/revision").cloned())
-    };
-    let before = revision(&world.api::<Deployment>().get("demo").await.expect("a Deployment"));
+    let before = world.another_revision(None).await;
     world
         .patch::<Hub>(
             "demo",
             json!({"spec": {"config": {"calls": {"default-timeout": "7s"}}}}),
         )
         .await;
-    world
-        .until::<Deployment>("demo", "a new revision", |d| revision(d) != before)
-        .await;
+    let now = world.another_revision(Some(&before)).await;
     world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
-    let config = config(world).await;
+    let config = config(world, &now).await;
     assert!(config.data.expect("settings")["hub.toml"].contains("7s"));
 }
 
-/// The one ConfigMap of a Hub that has settled.
-async fn config(world: &World) -> ConfigMap {
-    let ours = ListParams::default().labels("app.kubernetes.io/instance=demo");
-    eventually("one ConfigMap", || async {
-        let mut all = world
-            .api::<ConfigMap>()
-            .list(&ours)
-            .await
-            .map_err(|e| e.to_string())?
-            .items;
-        match (all.pop(), all.len()) {
-            (Some(one), 0) => Ok(one),
-            (last, more) => Err(format!("{last:?} and {more} more")),
-        }
-    })
-    .await
+/// The settings of a revision.
+async fn config(world: &World, revision: &str) -> ConfigMap {
+    world
+        .until::<ConfigMap>(&format!("demo-config-{revision}"), "its settings", |_| true)
+        .await
 }
 
 async fn left_alone(world: &World, operator: &Operator) {
@@ -168,17 +157,18 @@ async fn left_alone(world: &World, operator: &Operator) {
     );
 
     // What somebody else changed is put right, field by field; what they added of their own stays.
+    let set = world.until_set("the one that runs", |_| true).await.name_any();
     world
-        .patch::<Deployment>(
-            "demo",
-            json!({"metadata": {"labels": {"theirs": "yes"}}, "spec": {"replicas": 5}}),
+        .patch::<ReplicaSet>(
+            &set,
+            json!({"metadata": {"labels": {"theirs": "yes"}}, "spec": {"replicas": 3}}),
         )
         .await;
     let mended = world
-        .until::<Deployment>("demo", "one replica again", |d| replicas(d) == Some(1))
+        .until::<ReplicaSet>(&set, "one replica again", |set| replicas(set) == Some(1))
         .await;
     assert_eq!(mended.labels()["theirs"], "yes");
-    let name = config(world).await.name_any();
+    let name = config(world, &world.another_revision(None).await).await.name_any();
     world.delete::<ConfigMap>(&name).await;
     world
         .until::<ConfigMap>(&name, "it is there again", |c| c.metadata.deletion_timestamp.is_none())
@@ -202,14 +192,7 @@ async fn an_unknown_setting_becomes_a_condition_and_a_correction_mends_it() {
     let conditions = hub.status.expect("a status").conditions;
     let accepted = condition::find(&conditions, condition::ACCEPTED).expect("there");
     assert!(accepted.message.contains("no-such-setting"), "{}", accepted.message);
-    assert!(
-        world
-            .api::<Deployment>()
-            .get_opt("demo")
-            .await
-            .expect("an answer")
-            .is_none()
-    );
+    assert!(world.sets().await.expect("an answer").is_empty());
     world.patch::<Hub>("demo", json!({"spec": {"config": null}})).await;
     world.hub_says("demo", condition::ACCEPTED, "True", "Valid").await;
     drop(operator);
@@ -254,14 +237,12 @@ async fn the_younger_of_two_hubs_with_one_redis_and_prefix_is_refused() {
 
     let conditions = refused.status.expect("a status").conditions;
     assert!(condition::find(&conditions, condition::PREFIX_CONFLICT).is_some_and(|c| c.message.contains("zeta")));
-    assert!(
-        world
-            .api::<Deployment>()
-            .get_opt("alpha")
-            .await
-            .expect("an answer")
-            .is_none()
-    );
+    let sets = world
+        .api::<ReplicaSet>()
+        .list(&ListParams::default())
+        .await
+        .expect("an answer");
+    assert!(sets.iter().all(|set| !set.name_any().starts_with("alpha")), "{sets:?}");
     world
         .hub_says("zeta", condition::PREFIX_CONFLICT, "False", "Unique")
         .await;

@@ -1,7 +1,7 @@
 //! Two installs of the operator that watch one namespace.
 
 use alkhub_crds::{Hub, condition};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::json;
 
 use crate::fake::Fake;
@@ -44,8 +44,8 @@ async fn of_two_installs_one_keeps_a_hub_until_it_is_handed_over_or_ends() {
     world.hub_says("demo", condition::DEGRADED, "False", "Healthy").await;
     let second = install("second").await;
     world.patch::<Hub>("demo", json!({"spec": {"replicas": 2}})).await;
-    let two = |d: &Deployment| d.status.as_ref().and_then(|status| status.ready_replicas) == Some(2);
-    world.until::<Deployment>("demo", "two pods", two).await;
+    let two = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.ready_replicas) == Some(2);
+    world.until_set("two pods", two).await;
     second.reconciles(2.0).await;
     assert!(
         second.metric(writes).await < 1.0,
@@ -59,8 +59,8 @@ async fn of_two_installs_one_keeps_a_hub_until_it_is_handed_over_or_ends() {
         .await
         .expect("handed over");
     world.patch::<Hub>("demo", json!({"spec": {"replicas": 1}})).await;
-    let one = |d: &Deployment| d.status.as_ref().and_then(|status| status.replicas) == Some(1);
-    world.until::<Deployment>("demo", "one pod", one).await;
+    let one = |set: &ReplicaSet| set.status.as_ref().map(|status| status.replicas) == Some(1);
+    world.until_set("one pod", one).await;
     assert!(second.metric(writes).await > 0.0);
 
     drop(second);

@@ -7,6 +7,7 @@
 
 mod fake;
 mod faults;
+mod fleet;
 mod harness;
 mod hubs;
 mod installs;
@@ -16,4 +17,5 @@ mod managed;
 mod real;
 mod revisions;
 mod rules;
+mod scaling;
 mod spokes;

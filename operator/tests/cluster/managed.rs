@@ -1,7 +1,7 @@
 //! Managed servers: they come up, keep their image, and go without taking data along.
 
 use alkhub_crds::{Hub, condition};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
 use kube::ResourceExt as _;
 use serde_json::json;
@@ -86,10 +86,11 @@ async fn a_managed_server_goes_when_pods_are_ready_without_it_and_its_volume_wit
             json!({"spec": {"image": "alkhub/nowhere:bad", "redis": given("redis"), "postgres": given("postgres")}}),
         )
         .await;
-    let asked = |d: &Deployment| d.status.as_ref().and_then(|s| s.unavailable_replicas) == Some(1);
-    world
-        .until::<Deployment>("demo", "a pod that does not come up", asked)
-        .await;
+    let asked = |set: &ReplicaSet| {
+        let status = set.status.as_ref();
+        status.is_some_and(|status| status.replicas == 1 && status.ready_replicas.unwrap_or_default() == 0)
+    };
+    world.until_set("a pod that does not come up", asked).await;
     operator.reconciles(3.0).await;
     for name in ["demo-redis", "demo-postgres"] {
         world

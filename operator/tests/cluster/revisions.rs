@@ -1,14 +1,14 @@
 //! What a Hub's pods run: images that worked and images that did not, settings of each revision, and why pods are missing.
 
 use alkhub_crds::{Hub, condition};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{ControllerRevision, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::ResourceExt as _;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, ending_image, image, waiting_image};
-use crate::harness::{IMAGE, Operator, World, eventually, given, world};
+use crate::harness::{IMAGE, Operator, World, eventually, given, revision, world};
 
 /// An image that no node finds.
 const NOWHERE: &str = "alkhub/nowhere:bad";
@@ -22,25 +22,30 @@ async fn ready(namespace: &str) -> (World, Fake, Operator) {
     (world, fake, operator)
 }
 
-fn runs(deployment: &Deployment) -> Option<&str> {
-    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+fn runs(set: &ReplicaSet) -> Option<&str> {
+    let pod = set.spec.as_ref()?.template.as_ref()?.spec.as_ref()?;
     pod.containers.first()?.image.as_deref()
 }
 
-fn mounts(deployment: &Deployment) -> Option<String> {
-    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
-    let volumes = pod.volumes.iter().flatten();
-    let mut sources = volumes.filter_map(|volume| volume.projected.as_ref()?.sources.as_ref());
-    sources
-        .next()?
-        .iter()
-        .find_map(|source| Some(source.config_map.as_ref()?.name.clone()))
+/// Names of what the Hub `demo` has of a kind.
+async fn names<K>(world: &World) -> Result<Vec<String>, String>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+        + serde::de::DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let all = world.of_demo::<K>().await?;
+    let mut names: Vec<_> = all.iter().map(kube::ResourceExt::name_any).collect();
+    names.sort();
+    Ok(names)
 }
 
 async fn settles_on(world: &World, image: &str) {
     let there =
-        |d: &Deployment| runs(d) == Some(image) && d.status.as_ref().is_some_and(|s| s.ready_replicas == Some(1));
-    world.until::<Deployment>("demo", "the image that works", there).await;
+        |set: &ReplicaSet| runs(set) == Some(image) && set.status.as_ref().is_some_and(|s| s.ready_replicas == Some(1));
+    world.until_set("the image that works", there).await;
     world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
     let kept = |hub: &Hub| hub.status.as_ref().and_then(|status| status.image.as_deref()) == Some(image);
     world.until::<Hub>("demo", "the status has it", kept).await;
@@ -48,27 +53,29 @@ async fn settles_on(world: &World, image: &str) {
 
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
-async fn neither_a_hand_at_the_deployment_nor_an_image_that_was_taken_back_stays() {
+async fn neither_a_hand_at_the_replica_set_nor_an_image_that_was_taken_back_stays() {
     let (world, _fake, operator) = ready("image").await;
     settles_on(&world, IMAGE).await;
 
     // As `kubectl set image` does.
-    let api = world.api::<Deployment>();
-    let mut theirs = api.get("demo").await.expect("a Deployment");
-    let pod = theirs.spec.as_mut().and_then(|spec| spec.template.spec.as_mut());
+    let api = world.api::<ReplicaSet>();
+    let mut theirs = world.until_set("the one that runs", |_| true).await;
+    let name = theirs.name_any();
+    let template = theirs.spec.as_mut().and_then(|spec| spec.template.as_mut());
+    let pod = template.and_then(|template| template.spec.as_mut());
     pod.expect("a template").containers[0].image = Some(NOWHERE.to_owned());
     theirs.metadata.managed_fields = None;
     let by = kube::api::PostParams {
         field_manager: Some("kubectl-set".to_owned()),
         ..Default::default()
     };
-    api.replace("demo", &by, &theirs).await.expect("replaced");
+    api.replace(&name, &by, &theirs).await.expect("replaced");
     settles_on(&world, IMAGE).await;
 
     for spec in [json!({"image": NOWHERE}), json!({"version": "no-such"})] {
         world.patch::<Hub>("demo", json!({"spec": spec})).await;
         world
-            .until::<Deployment>("demo", "the image that was asked for", |d| runs(d) != Some(IMAGE))
+            .until_set("the image that was asked for", |set| runs(set) != Some(IMAGE))
             .await;
         world
             .patch::<Hub>("demo", json!({"spec": {"image": null, "version": null}}))
@@ -81,7 +88,7 @@ async fn neither_a_hand_at_the_deployment_nor_an_image_that_was_taken_back_stays
 
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
-async fn a_default_that_never_worked_is_left_and_one_that_did_outlives_the_deployment_and_an_upgrade() {
+async fn a_default_that_never_worked_is_left_and_one_that_did_outlives_its_replica_set_and_an_upgrade() {
     let world = world("default").await;
     image();
     let address = Fake::default().serve().await;
@@ -91,7 +98,7 @@ async fn a_default_that_never_worked_is_left_and_one_that_did_outlives_the_deplo
     world.servers().await;
     world.hub("demo", given()).await;
     world
-        .until::<Deployment>("demo", "the bad default", |d| runs(d) == Some(NOWHERE))
+        .until_set("the bad default", |set| runs(set) == Some(NOWHERE))
         .await;
 
     drop(bad);
@@ -99,8 +106,16 @@ async fn a_default_that_never_worked_is_left_and_one_that_did_outlives_the_deplo
     settles_on(&world, IMAGE).await;
 
     drop(good);
-    world.delete::<Deployment>("demo").await;
-    world.gone::<Deployment>("demo").await;
+    let all = ListParams::default();
+    let sets = world.api::<ReplicaSet>();
+    sets.delete_collection(&DeleteParams::background(), &all)
+        .await
+        .expect("deleted");
+    eventually("they are gone", || async {
+        let left = world.sets().await?;
+        left.is_empty().then_some(()).ok_or_else(|| format!("{left:?}"))
+    })
+    .await;
     let upgraded = world
         .operator(&address, &["--hub-image", NOWHERE, "--lease-duration", "10s"])
         .await;
@@ -111,48 +126,50 @@ async fn a_default_that_never_worked_is_left_and_one_that_did_outlives_the_deplo
 
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
-async fn pods_of_an_older_revision_keep_their_settings_until_the_newest_is_ready() {
+async fn a_change_that_is_taken_back_goes_back_to_the_pods_that_worked_and_two_old_revisions_are_kept() {
     let (world, _fake, operator) = ready("settings").await;
-    let configs = || async {
-        let all = world.api::<ConfigMap>().list(&ListParams::default()).await;
-        let all = all.map_err(|error| error.to_string())?.items;
-        let ours = all
-            .into_iter()
-            .filter(|config| config.name_any().starts_with("demo-config-"));
-        Ok::<_, String>(ours.collect::<Vec<_>>())
-    };
-    let first = mounts(&world.api::<Deployment>().get("demo").await.expect("a Deployment")).expect("settings");
-    let before = configs().await.expect("ConfigMaps");
+    world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+    let first = world.another_revision(None).await;
+    let settings = world.of_demo::<ConfigMap>().await.expect("ConfigMaps");
     assert!(
-        before.len() == 1 && before[0].name_any() == first && before[0].immutable == Some(true),
-        "{before:?}"
+        settings.len() == 1 && settings[0].immutable == Some(true),
+        "{settings:?}"
     );
+    let pod = world.pods().await.expect("pods").remove(0);
 
+    let bad = json!({"spec": {"image": NOWHERE, "config": {"calls": {"default-timeout": "7s"}}}});
+    world.patch::<Hub>("demo", bad).await;
     world
-        .patch::<Hub>(
-            "demo",
-            json!({"spec": {"image": NOWHERE, "config": {"calls": {"default-timeout": "7s"}}}}),
-        )
+        .until_set("a pod that never works", |set| runs(set) == Some(NOWHERE))
         .await;
-    let other = |d: &Deployment| mounts(d).is_some_and(|name| name != first);
-    world.until::<Deployment>("demo", "other settings", other).await;
     operator.reconciles(3.0).await;
-    let both = configs().await.expect("ConfigMaps");
-    assert!(
-        both.len() == 2 && both.iter().any(|config| *config == before[0]),
-        "{both:?}"
-    );
-
+    let both = world.of_demo::<ConfigMap>().await.expect("ConfigMaps");
+    assert!(both.len() == 2 && both.contains(&settings[0]), "{both:?}");
     world
         .patch::<Hub>("demo", json!({"spec": {"image": null, "config": null}}))
         .await;
-    let back = |d: &Deployment| mounts(d).as_deref() == Some(&*first);
-    world.until::<Deployment>("demo", "the first settings", back).await;
-    eventually("the settings that never worked go", || async {
-        match configs().await?.as_slice() {
-            [one] if one.name_any() == first => Ok(()),
-            more => Err(format!("{more:?}")),
-        }
+    let is_first = |hub: &Hub| revision(hub) == Some(&*first);
+    world.until::<Hub>("demo", "the first revision", is_first).await;
+    world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+    let pods = world.pods().await.expect("pods");
+    assert!(pods.len() == 1 && pods[0].uid() == pod.uid(), "{pods:?}");
+    world.was_ready_all_the_time().await;
+
+    for timeout in ["8s", "9s", "10s"] {
+        let before = world.until::<Hub>("demo", "it is there", |_| true).await;
+        let config = json!({"calls": {"default-timeout": timeout}});
+        world.patch::<Hub>("demo", json!({"spec": {"config": config}})).await;
+        world.another_revision(revision(&before)).await;
+        world.hub_says("demo", condition::PROGRESSING, "False", "Stable").await;
+    }
+    eventually("the newest and two old revisions", || async {
+        let sets = names::<ReplicaSet>(&world).await?;
+        let revisions = names::<ControllerRevision>(&world).await?;
+        let settings = names::<ConfigMap>(&world).await?;
+        let is_kept = sets.len() == 3 && sets == revisions && settings.len() == 3;
+        is_kept
+            .then_some(())
+            .ok_or_else(|| format!("{sets:?} {revisions:?} {settings:?}"))
     })
     .await;
     drop(operator);
@@ -191,16 +208,18 @@ async fn what_a_spec_no_longer_has_goes_from_what_was_created_with_it() {
     let without =
         |service: &Service| !service.annotations().contains_key("first") && service.annotations()["second"] == "2";
     world.until::<Service>("demo", "one annotation", without).await;
-    let plain = |d: &Deployment| {
-        let template = &d.spec.as_ref().expect("a spec").template;
+    let plain = |set: &ReplicaSet| {
+        let template = set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.template.as_ref())
+            .expect("a template");
         let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
         let nodes = template.spec.as_ref().and_then(|pod| pod.node_selector.as_ref());
         labels.is_some_and(|labels| !labels.contains_key("colour"))
             && nodes.is_none_or(std::collections::BTreeMap::is_empty)
     };
-    world
-        .until::<Deployment>("demo", "no label and no node selector", plain)
-        .await;
+    world.until_set("no label and no node selector", plain).await;
     drop(operator);
     world.end().await;
 }

@@ -118,6 +118,57 @@ async fn a_hub_that_breaks_a_rule_is_refused_with_the_field_and_the_reason() {
 
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
+async fn an_autoscaler_without_a_target_or_with_crossed_bounds_is_refused() {
+    let world = world("rules").await;
+    let check = async |spec: Value, words: &[&str]| refused(&world, "Hub", "demo", spec, words).await;
+
+    for (autoscaling, words) in [
+        (
+            json!({"min": 3, "max": 2, "connectionsPerPod": 9}),
+            ["spec.autoscaling.min", "not be more than max"],
+        ),
+        (
+            json!({"min": 1, "max": 2}),
+            ["spec.autoscaling.connectionsPerPod", "or both"],
+        ),
+        (
+            json!({"min": 0, "max": 2, "inFlightPerPod": 9}),
+            ["spec.autoscaling.min", "greater than or equal to 1"],
+        ),
+        (
+            json!({"max": 2, "inFlightPerPod": 9}),
+            ["spec.autoscaling.min", "Required"],
+        ),
+        (
+            json!({"min": 1, "max": 2, "inFlightPerPod": 0}),
+            ["spec.autoscaling.inFlightPerPod", "1"],
+        ),
+    ] {
+        check(hub(&json!({"autoscaling": autoscaling})), &words).await;
+    }
+    let window = json!({"scaleDown": {"stabilizationWindowSeconds": 3601}});
+    check(
+        hub(&json!({"autoscaling": {"min": 1, "max": 2, "inFlightPerPod": 9, "behaviour": window}})),
+        &[
+            "spec.autoscaling.behaviour.scaleDown.stabilizationWindowSeconds",
+            "3600",
+        ],
+    )
+    .await;
+    let grace = json!({"terminationGracePeriodSeconds": 0});
+    check(
+        hub(&json!({"template": grace})),
+        &[
+            "spec.template.terminationGracePeriodSeconds",
+            "greater than or equal to 1",
+        ],
+    )
+    .await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
 async fn a_spoke_that_breaks_a_rule_is_refused_with_the_field_and_the_reason() {
     let world = world("rules").await;
     let check = async |spec: Value, words: &[&str]| refused(&world, "Spoke", "builder", spec, words).await;

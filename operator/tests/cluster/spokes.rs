@@ -69,10 +69,7 @@ async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
         (Some("pod-a"), 2, 1)
     );
     // The Hub shows them too, and its counts are written a while later.
-    let counted = |hub: &Hub| {
-        let counts = hub.status.as_ref().and_then(|status| status.connections.as_ref());
-        counts.is_some_and(|counts| counts.total == 2)
-    };
+    let counted = |hub: &Hub| hub.status.as_ref().is_some_and(|status| status.spokes == Some(2));
     world.until::<Hub>("demo", "the Hub counts them", counted).await;
     operator.reconciles(3.0).await;
     let writes = operator.metric("alkhub_operator_api_writes_total").await;

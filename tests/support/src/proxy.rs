@@ -2,6 +2,7 @@
 //!
 //! Whoever dials it believes to speak with the server behind it. Nothing is changed in what passes.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    server: String,
+    /// In the order in which they get the next connections.
+    servers: Mutex<VecDeque<String>>,
     is_held: watch::Sender<bool>,
     /// Cancelled with the connections of now; `None` while connections are refused.
     connections: Mutex<Option<CancellationToken>>,
@@ -45,7 +47,7 @@ impl Proxy {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
-            server: server.into(),
+            servers: Mutex::new(VecDeque::from([server.into()])),
             is_held: watch::Sender::new(false),
             connections: Mutex::new(Some(stop.child_token())),
             tasks: TaskTracker::new(),
@@ -59,9 +61,29 @@ impl Proxy {
         })
     }
 
+    /// A listener on a free port, for a server of the caller's own, and a proxy in front of it.
+    ///
+    /// # Errors
+    /// No port can be bound.
+    pub async fn with_listener() -> io::Result<(TcpListener, Self)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let proxy = Self::start(listener.local_addr()?.to_string()).await?;
+        Ok((listener, proxy))
+    }
+
     /// Where it listens: dial this in place of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Puts it in front of another server. Connections stay where they are, and new ones go there.
+    pub fn lead_to(&self, server: impl Into<String>) {
+        self.spread_over([server]);
+    }
+
+    /// Puts it in front of several servers, as a load balancer: new connections go to one after the other.
+    pub fn spread_over(&self, servers: impl IntoIterator<Item = impl Into<String>>) {
+        *self.shared.servers.lock() = servers.into_iter().map(Into::into).collect();
     }
 
     /// Holds back what arrives from now on, in both directions. Connections stay, and new ones are made.
@@ -83,6 +105,18 @@ impl Proxy {
     }
 }
 
+// === impl Shared ===
+
+impl Shared {
+    /// The server of the next connection.
+    fn next(&self) -> Option<String> {
+        let mut servers = self.servers.lock();
+        let server = servers.pop_front()?;
+        servers.push_back(server.clone());
+        Some(server)
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.cut();
@@ -97,7 +131,9 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         let Some(connections) = shared.connections.lock().clone() else {
             continue;
         };
-        let server = shared.server.clone();
+        let Some(server) = shared.next() else {
+            continue;
+        };
         let is_held = shared.is_held.subscribe();
         let passing = async move { pass(client, &server, is_held).await };
         shared.tasks.spawn(connections.run_until_cancelled_owned(passing));
@@ -144,9 +180,7 @@ mod tests {
 
     /// A proxy, a client of it, and the server's end of the client's connection.
     async fn connected() -> (Proxy, TcpListener, TcpStream, TcpStream) {
-        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let address = server.local_addr().expect("bound");
-        let proxy = Proxy::start(address.to_string()).await.expect("a port");
+        let (server, proxy) = Proxy::with_listener().await.expect("two ports");
         let client = TcpStream::connect(proxy.address()).await.expect("it listens");
         let (end, _) = within("the server is dialled", server.accept())
             .await
@@ -170,6 +204,22 @@ mod tests {
         proxy.heal();
 
         assert_eq!(byte(&mut end).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn what_is_dialled_later_gets_to_where_it_leads_then() {
+        let (proxy, _server, mut client, mut end) = connected().await;
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+
+        proxy.lead_to(other.local_addr().expect("bound").to_string());
+        let mut later = TcpStream::connect(proxy.address()).await.expect("it listens");
+        let (mut other_end, _) = within("the other server is dialled", other.accept())
+            .await
+            .expect("accepted");
+
+        client.write_u8(7).await.expect("written");
+        later.write_u8(8).await.expect("written");
+        assert_eq!((byte(&mut end).await, byte(&mut other_end).await), (Some(7), Some(8)));
     }
 
     #[tokio::test]

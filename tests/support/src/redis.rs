@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::future::ready;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{PATIENCE, Port, process, until};
+use crate::{PATIENCE, Port, Proxy, process, until};
 
 /// How often another port is tried when somebody takes the chosen one first.
 const ATTEMPTS: usize = 5;
@@ -133,7 +134,22 @@ impl RedisServer {
 
     /// `redis://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A proxy in front of it, and the URL that leads through the proxy.
+    ///
+    /// # Errors
+    /// No port can be bound.
+    pub async fn proxied(&self) -> io::Result<(Proxy, String)> {
+        let proxy = Proxy::start(self.address()).await?;
+        let url = format!("redis://{}", proxy.address());
+        Ok((proxy, url))
     }
 
     /// Its folder, which goes with it.

@@ -15,7 +15,7 @@ use alkhub_edge::envelope;
 use alkhub_edge::error::ApiError;
 use alkhub_edge::query::Query;
 use alkhub_protocol::admin::SpokeInfo;
-use alkhub_protocol::{CallError, Chain, SpokeName, scope};
+use alkhub_protocol::{CallError, Chain, PAGE_BYTES, PAGE_LIMIT, SpokeName, scope};
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -23,12 +23,6 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::api::Api;
-
-/// Spokes in one page, at most.
-const PAGE_LIMIT: usize = 1_000;
-
-/// Bytes of a page about: a spoke that is larger makes a page of its own.
-const PAGE_BYTES: usize = 512 * 1024;
 
 /// Bytes of one part, about.
 const PART: usize = 32 * 1024;
@@ -41,7 +35,7 @@ struct Wanted {
     /// Those after this name.
     after: String,
     /// So many at most, and about [`PAGE_BYTES`]; without it, all.
-    limit: Option<usize>,
+    limit: Option<u32>,
 }
 
 /// `GET /v1/spokes`: every spoke, declared or not.
@@ -62,7 +56,7 @@ pub(crate) async fn list(State(api): State<Api>, caller: KeyHolder, query: Query
 /// The list as JSON, in parts.
 fn written(
     mut spokes: Roster,
-    limit: Option<usize>,
+    limit: Option<u32>,
     charge: Held,
 ) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
@@ -125,12 +119,7 @@ fn around_instances(spoke: &SpokeInfo) -> (Vec<u8>, Vec<u8>) {
 
 impl Wanted {
     fn of(query: &Query) -> Result<Self, ApiError> {
-        let limit = query.parse::<usize>("limit")?;
-        if limit.is_some_and(|limit| !(1..=PAGE_LIMIT).contains(&limit)) {
-            return Err(ApiError::bad_request(format!(
-                "query parameter `limit` must be 1 to {PAGE_LIMIT}"
-            )));
-        }
+        let limit = query.limit()?;
         let cursor = query.parse::<SpokeName>("cursor")?;
         let paged = cursor.as_ref().map(|_| PAGE_LIMIT);
         Ok(Self {

@@ -3,8 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering as Memory};
 
 use alkhub_hub_cluster::DirectoryEntry;
+use alkhub_protocol::admin::InstanceState;
 use alkhub_protocol::{InstanceId, OperationName, SpokeName};
 use alkhub_store::SpecHash;
 
@@ -19,6 +21,8 @@ pub(crate) struct Instance {
     /// Its session, when this hub holds it.
     pub(crate) session: Option<Arc<Session>>,
     pub(crate) load: Arc<Load>,
+    /// Of one that another hub holds: its connection is lost, and it may come back.
+    is_reconnecting: AtomicBool,
 }
 
 /// Orders registrations by their age, in the same way on every hub.
@@ -36,9 +40,24 @@ impl Instance {
             load: session
                 .as_ref()
                 .map_or_else(Arc::default, |session| Arc::clone(&session.load)),
+            is_reconnecting: AtomicBool::new(entry.state == InstanceState::Reconnecting),
             entry,
             session,
         }
+    }
+
+    /// Whether its connection is lost, and it may come back.
+    pub(crate) fn is_reconnecting(&self) -> bool {
+        match &self.session {
+            Some(session) => session.outbox.is_detached(),
+            None => self.is_reconnecting.load(Memory::Acquire),
+        }
+    }
+
+    /// Takes what a later record of the same registration says of its connection; whether that is back.
+    pub(super) fn follow(&self, later: &Self) -> bool {
+        let is_reconnecting = later.entry.state == InstanceState::Reconnecting;
+        self.is_reconnecting.swap(is_reconnecting, Memory::AcqRel) && !is_reconnecting
     }
 
     pub(crate) fn key(&self) -> (SpokeName, InstanceId) {

@@ -1,5 +1,7 @@
 //! The directory puts, removes and pools what hubs offer.
 
+use alkhub_protocol::admin::InstanceState;
+
 use super::*;
 use crate::fixture::{compiled, entry, local, operation, remote, specs};
 
@@ -95,6 +97,22 @@ fn what_another_hub_says_last_of_its_own_instance_counts() {
     ));
 
     assert_eq!(providers(&directory, "text.upper"), ["one@4"]);
+}
+
+#[test]
+fn a_record_that_says_the_same_is_no_news_and_one_whose_connection_is_back_is() {
+    let directory = directory();
+    let with = |state| {
+        let mut entry = entry("a/one@5", "hub-b", &[]);
+        entry.state = state;
+        directory.put(&Arc::new(Instance::new(entry, None)))
+    };
+    with(InstanceState::Connected);
+
+    assert!(matches!(with(InstanceState::Connected), ChangeResult::Stale));
+    assert!(matches!(with(InstanceState::Reconnecting), ChangeResult::Stale));
+    assert!(matches!(with(InstanceState::Connected), ChangeResult::Back));
+    assert!(matches!(with(InstanceState::Connected), ChangeResult::Stale));
 }
 
 #[test]
@@ -283,4 +301,62 @@ fn a_hub_that_is_gone_takes_its_instances_with_it() {
 
     assert_eq!(providers(&directory, "text.upper"), ["two@2"]);
     assert!(directory.has_instances_of(&"a".parse().expect("valid")));
+}
+
+#[tokio::test]
+async fn an_instance_is_callable_when_it_is_there_and_each_of_its_specifications() {
+    let (directory, elsewhere) = (directory(), specs());
+    let known = operation(&directory.specs, "text.upper", "true");
+    let missing = operation(&elsewhere, "text.lower", "true");
+    let key = key("a", "one");
+    let mut callable = Box::pin(directory.callable(&key, fence(3)));
+
+    assert!(futures::poll!(&mut callable).is_pending());
+    directory.put(&remote("a/one@2", &[&known]));
+    assert!(futures::poll!(&mut callable).is_pending(), "an earlier one");
+    directory.put(&remote("a/one@4", &[&known, &missing]));
+    assert!(
+        futures::poll!(&mut callable).is_pending(),
+        "its specification is not there"
+    );
+    compiled(&directory.specs, missing.spec.clone());
+    directory.resolved(&missing.name, &missing.hash);
+
+    assert!(callable.await);
+}
+
+#[tokio::test]
+async fn an_instance_whose_specification_is_given_up_is_not_callable() {
+    let (directory, elsewhere) = (directory(), specs());
+    let missing = operation(&elsewhere, "text.lower", "true");
+    let (key, hub) = (key("a", "one"), "hub-b".parse().expect("valid"));
+    directory.put(&remote("a/one@4", &[&missing]));
+    let mut callable = Box::pin(directory.callable(
+        &key,
+        Fence {
+            generation: 4,
+            hub: &hub,
+        },
+    ));
+
+    assert!(futures::poll!(&mut callable).is_pending());
+    directory.give_up(&missing.hash);
+
+    assert!(!callable.await);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_name_is_woken_by_who_offers_it() {
+    let directory = directory();
+    let upper = operation(&directory.specs, "text.upper", "true");
+    let name = name("text.upper");
+
+    directory.settled(&name, false).await;
+    let mut comes = Box::pin(directory.settled(&name, true));
+    assert!(futures::poll!(&mut comes).is_pending());
+    directory.put(&remote("a/one@1", &[&upper]));
+
+    comes.await;
+    directory.remove(&key("a", "one"), fence(1));
+    assert!(futures::poll!(Box::pin(directory.settled(&name, true))).is_pending());
 }

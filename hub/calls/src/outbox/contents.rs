@@ -5,12 +5,20 @@ use std::sync::Arc;
 use std::task::Context;
 
 use alkhub_budget::{Budget, Held, Kept};
-use alkhub_queue::{Full, Limits, Queue, Waiter, Weigh};
+use alkhub_protocol::CloseCode;
+use alkhub_queue::{Full, Limits, Queue, Unacknowledged, Waiter, Weigh, WrongCount};
 use bytes::Bytes;
 
 use super::backlog::Backlog;
+use super::elsewhere::{Elsewhere, LeftOver, Said, SaidKind};
 use super::item::OutgoingItem;
 use crate::input::Input;
+
+/// What is kept for a peer that counts what it receives.
+const COUNTED: Limits = Limits {
+    items: 256,
+    bytes: 1024 * 1024,
+};
 
 /// What an entry costs beside its bytes, about.
 const ENTRY_BYTES: usize = 128;
@@ -18,32 +26,32 @@ const ENTRY_BYTES: usize = 128;
 /// So much of what one session has waiting is not charged: a peer whose key has used up its budget can still get that answer.
 const FREE_BYTES: usize = 4 * 1024;
 
-/// A list that grew beyond this gives its memory back when it is empty.
-const KEPT_ENTRIES: usize = 128;
-
 pub(super) struct Contents {
     limits: Limits,
     waiting: Queue<Entry>,
     /// What the writer has taken and the peer has not acknowledged.
-    taken: VecDeque<Bytes>,
+    taken: Unacknowledged<Bytes>,
     /// What an earlier connection has taken and not got rid of: it comes before what waits.
     again: VecDeque<Bytes>,
-    /// Bytes of both.
-    unacknowledged: usize,
+    again_bytes: usize,
     /// Bytes of ends of streams that the writer has taken and may not write yet.
     kept: usize,
     held: Held,
     /// What is sent last, until it is handed out.
-    close: Option<(u16, String)>,
+    close: Option<(CloseCode, String)>,
     /// Number of the last call pushed, and of the last one handed to the writer.
     calls_pushed: u64,
     calls_taken: u64,
     sealed: bool,
+    /// Where everything goes once another hub goes on with the session.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 pub(super) struct Entry {
     message: Bytes,
     owner: Owner,
+    /// Of a call, its own; else that of the last call before it.
+    number: u64,
 }
 
 /// What happens when the writer takes a message.
@@ -52,9 +60,13 @@ pub(super) enum Owner {
     /// The end of a call.
     End,
     /// The end of a stream, or the abort of a call: the writer keeps it for a while.
-    Last,
+    Last {
+        is_end: bool,
+    },
     /// Once it is on its way to the spoke its input is not needed any more.
-    Call(u64, Arc<Input>),
+    Call(Arc<Input>),
+    /// A call of the hub that the session has left, which has sent it.
+    PassedCall,
     Subscription(Arc<Backlog>),
 }
 
@@ -72,15 +84,16 @@ impl Contents {
         Self {
             limits,
             waiting: Queue::new(),
-            taken: VecDeque::new(),
+            taken: Unacknowledged::default(),
             again: VecDeque::new(),
-            unacknowledged: 0,
+            again_bytes: 0,
             kept: 0,
             held: budget.nothing(Kept::Queues),
             close: None,
             calls_pushed: 0,
             calls_taken: 0,
             sealed: false,
+            elsewhere: None,
         }
     }
 
@@ -89,51 +102,105 @@ impl Contents {
         self.waiting.len() + self.again.len()
     }
 
-    /// Queues a message, whose owner learns the number that a call gets.
-    pub(super) fn push(&mut self, message: Bytes, owner: impl FnOnce(u64) -> Owner) -> Result<(u64, Waiter), Full> {
-        let owner = owner(self.calls_pushed + 1);
+    /// Queues a message, about the call that the peer names so; with it the number of the last call that was queued.
+    pub(super) fn push(&mut self, message: Bytes, owner: Owner, id: Option<&str>) -> Result<(u64, Waiter), Full> {
+        if self.elsewhere.is_some() {
+            return self.push_elsewhere(message, &owner, id);
+        }
         // Of ends there are as many as calls run: they are taken as long as anything is sent.
         let is_last_word = owner.is_end() && self.close.is_some();
         if !is_last_word {
             self.waiting.room(message.len(), self.limits)?;
         }
-        let number = match &owner {
-            Owner::Call(..) if self.sealed => return Err(Full::Ended),
-            Owner::Call(number, _) => *number,
-            Owner::None | Owner::End | Owner::Last | Owner::Subscription(_) => self.calls_pushed,
-        };
-        let cost = self.cost() + message.len() + ENTRY_BYTES;
-        self.held
-            .follow(cost.saturating_sub(FREE_BYTES))
-            .map_err(|_| Full::Queue)?;
-        self.calls_pushed = number;
-        Ok((number, self.waiting.add(Entry { message, owner })))
+        let is_call = matches!(owner, Owner::Call(_));
+        if is_call && self.sealed {
+            return Err(Full::Ended);
+        }
+        self.charge(message.len() + ENTRY_BYTES)?;
+        Ok(self.add(message, owner))
+    }
+
+    /// Queues a call that was taken out before, whether or not its room was filled meanwhile.
+    pub(super) fn push_back(&mut self, message: Bytes, owner: Owner, id: &str) -> Result<(u64, Waiter), Full> {
+        if self.elsewhere.is_some() {
+            return self.push_elsewhere(message, &owner, Some(id));
+        }
+        if self.sealed || self.waiting.has_ended() {
+            return Err(Full::Ended);
+        }
+        // Where the budget was used up meanwhile, the next message finds it so.
+        let _ = self.charge(message.len() + ENTRY_BYTES);
+        Ok(self.add(message, owner))
+    }
+
+    fn add(&mut self, message: Bytes, owner: Owner) -> (u64, Waiter) {
+        self.calls_pushed += u64::from(matches!(owner, Owner::Call(_)));
+        let number = self.calls_pushed;
+        (number, self.waiting.add(Entry { message, owner, number }))
+    }
+
+    /// Hands a message to the hub that goes on with the session.
+    fn push_elsewhere(&mut self, message: Bytes, owner: &Owner, id: Option<&str>) -> Result<(u64, Waiter), Full> {
+        let is_call = matches!(owner, Owner::Call(_));
+        if self.waiting.has_ended() || is_call && self.sealed {
+            return Err(Full::Ended);
+        }
+        let elsewhere = self.elsewhere.as_ref().ok_or(Full::Ended)?;
+        let bytes = message.len();
+        elsewhere.say(Said {
+            kind: owner.kind(),
+            id: id.map(str::to_owned),
+            message,
+        })?;
+        self.calls_pushed += u64::from(is_call);
+        self.calls_taken = self.calls_pushed;
+        owner.left(bytes);
+        Ok((self.calls_pushed, Waiter::default()))
     }
 
     /// Hands the next message to the writer; a copy of it stays until it is acknowledged.
     pub(super) fn take(&mut self) -> Taken {
         if let Some(message) = self.again.pop_front() {
-            self.taken.push_back(message.clone());
-            return Taken::Item(OutgoingItem::Message(message));
+            self.again_bytes -= message.len();
+            return self.hand_out(message);
         }
-        let Some(Entry { message, owner }) = self.waiting.pop() else {
+        let Some(Entry { message, owner, number }) = self.waiting.pop() else {
             return self.take_end();
         };
-        match owner {
-            Owner::None | Owner::End => {}
-            Owner::Call(number, input) => {
-                self.calls_taken = number;
-                input.delivered();
-            }
-            Owner::Subscription(backlog) => backlog.remove(message.len()),
-            Owner::Last => {
-                self.kept += message.len();
-                return Taken::Item(OutgoingItem::Last(message));
-            }
+        if let Owner::Call(_) = owner {
+            // They leave in the order in which they were numbered.
+            self.calls_taken = number;
         }
-        self.unacknowledged += message.len();
-        self.taken.push_back(message.clone());
+        owner.left(message.len());
+        if let Owner::Last { .. } = owner {
+            self.kept += message.len();
+            return Taken::Item(OutgoingItem::Last(message));
+        }
+        self.hand_out(message)
+    }
+
+    fn hand_out(&mut self, message: Bytes) -> Taken {
+        self.taken.push(message.clone());
         Taken::Item(OutgoingItem::Message(message))
+    }
+
+    /// Charges what is kept, and so many bytes more. What is kept to be said again makes room for what was never said.
+    fn charge(&mut self, more: usize) -> Result<(), Full> {
+        let cost = |contents: &Self| (contents.cost() + more).saturating_sub(FREE_BYTES);
+        let (whole, is_ring) = (cost(self), self.taken.counts() && !self.taken.is_empty());
+        if self.held.follow(whole).is_ok() {
+            return Ok(());
+        }
+        if is_ring {
+            self.taken.clear();
+            let rest = cost(self);
+            return self.held.follow(rest).map_err(|_| Full::Queue);
+        }
+        Err(Full::Queue)
+    }
+
+    fn ease(&mut self) {
+        self.held.ease(self.cost().saturating_sub(FREE_BYTES));
     }
 
     fn take_end(&mut self) -> Taken {
@@ -144,6 +211,11 @@ impl Contents {
         }
     }
 
+    /// Whether the end is decided.
+    pub(super) fn has_ended(&self) -> bool {
+        self.waiting.has_ended()
+    }
+
     /// Leaves the waker of a writer that found nothing.
     pub(super) fn wait(&mut self, cx: &Context<'_>) {
         self.waiting.wait(cx);
@@ -152,29 +224,99 @@ impl Contents {
     /// The end of a stream that the writer kept goes out now.
     pub(super) fn send_last(&mut self, message: Bytes) {
         self.kept = self.kept.saturating_sub(message.len());
-        self.unacknowledged += message.len();
-        self.taken.push_back(message);
+        self.taken.push(message);
     }
 
-    /// Everything that was taken has arrived, as far as the peer can say.
-    pub(super) fn acknowledge(&mut self) {
-        let arrived: usize = self.taken.iter().map(Bytes::len).sum();
-        self.unacknowledged -= arrived;
-        self.taken.clear();
-        if self.taken.capacity() > KEPT_ENTRIES {
-            self.taken = VecDeque::new();
+    /// A message that did not wait here leaves between those that did; it is kept for a peer that counts.
+    pub(super) fn passes(&mut self, message: Bytes) {
+        if self.taken.counts() {
+            self.taken.push(message);
+            if self.charge(0).is_err() {
+                self.taken.clear();
+            }
         }
-        self.held.ease(self.cost().saturating_sub(FREE_BYTES));
+    }
+
+    /// Everything that was taken is written.
+    pub(super) fn written(&mut self) {
+        self.taken.written();
+        self.ease();
+    }
+
+    /// The peer counts from now on what it receives.
+    pub(super) fn count(&mut self) {
+        self.taken.count(COUNTED);
+    }
+
+    /// The peer has received so many messages.
+    pub(super) fn acknowledge(&mut self, count: u64) -> Result<(), WrongCount> {
+        self.taken.acknowledge(count)?;
+        self.ease();
+        Ok(())
+    }
+
+    /// Whether a peer that has received so many messages can come back.
+    pub(super) fn check(&self, received: u64) -> Result<(), WrongCount> {
+        // What waits to be said again was not received either: none of it is forgotten.
+        self.taken.check(received)
     }
 
     /// Everything that was taken and not acknowledged waits again.
     pub(super) fn rewind(&mut self) {
-        self.taken.append(&mut self.again);
-        self.again = std::mem::take(&mut self.taken);
+        let (mut taken, bytes) = self.taken.rewind();
+        taken.append(&mut self.again);
+        self.again = taken;
+        self.again_bytes += bytes;
+    }
+
+    /// Where everything goes, when another hub goes on with the session.
+    pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.elsewhere.as_ref()
+    }
+
+    /// Gives everything to another hub, which goes on with the session from here on: first what the peer lacks by `begin`,
+    /// then those that the writer kept, then what waits.
+    pub(super) fn leave(
+        &mut self,
+        elsewhere: Arc<dyn Elsewhere>,
+        kept: Vec<Bytes>,
+        begin: impl FnOnce(LeftOver) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.rewind();
+        self.again_bytes = 0;
+        begin(LeftOver {
+            received: self.taken.sent(),
+            again: std::mem::take(&mut self.again).into(),
+        })?;
+        self.kept = 0;
+        for message in kept {
+            let (kind, id) = (SaidKind::Last, None);
+            elsewhere.say(Said { kind, id, message })?;
+        }
+        for Entry { message, owner, number } in self.waiting.take_all() {
+            let (kind, id) = (owner.kind(), None);
+            if let Owner::Call(_) = owner {
+                self.calls_taken = number;
+            }
+            owner.left(message.len());
+            elsewhere.say(Said { kind, id, message })?;
+        }
+        self.elsewhere = Some(elsewhere);
+        self.ease();
+        Ok(())
+    }
+
+    /// Begins with what another hub has left.
+    pub(super) fn restore(&mut self, left: LeftOver) -> Result<(), Full> {
+        let LeftOver { received, again } = left;
+        self.taken = Unacknowledged::counting_from(COUNTED, received);
+        self.again_bytes = again.iter().map(Bytes::len).sum();
+        self.again = again.into();
+        self.charge(0)
     }
 
     /// Ends it once what waits has left; `None` when that was decided before.
-    pub(super) fn close(&mut self, code: u16, reason: &str) -> Option<Waiter> {
+    pub(super) fn close(&mut self, code: CloseCode, reason: &str) -> Option<Waiter> {
         if self.waiting.has_ended() {
             return None;
         }
@@ -185,6 +327,18 @@ impl Contents {
     /// Why it ends, until that is handed out.
     pub(super) fn closing(&self) -> Option<&str> {
         self.close.as_ref().map(|(_, reason)| reason.as_str())
+    }
+
+    /// Takes a call out that waits; false when it does not wait any more.
+    pub(super) fn withdraw(&mut self, number: u64) -> bool {
+        let waiting = self.waiting.len();
+        self.waiting
+            .retain(|entry| entry.number != number || !matches!(entry.owner, Owner::Call(..)));
+        let withdrawn = self.waiting.len() < waiting;
+        if withdrawn {
+            self.ease();
+        }
+        withdrawn
     }
 
     /// Takes out every call that waits and lets no more in; the number of the last call that left.
@@ -198,9 +352,9 @@ impl Contents {
     pub(super) fn end(&mut self) -> VecDeque<Entry> {
         // The reader is who ends it: there is nobody to wake.
         drop(self.waiting.end());
-        self.close = None;
-        (self.unacknowledged, self.kept) = (0, 0);
-        (self.taken, self.again) = (VecDeque::new(), VecDeque::new());
+        (self.close, self.elsewhere) = (None, None);
+        (self.again_bytes, self.kept) = (0, 0);
+        (self.taken, self.again) = (Unacknowledged::default(), VecDeque::new());
         self.held.shrink(0);
         self.waiting.take_all()
     }
@@ -208,13 +362,34 @@ impl Contents {
     /// What it costs its key.
     fn cost(&self) -> usize {
         let entries = self.len() + self.taken.len();
-        self.waiting.bytes() + self.unacknowledged + self.kept + entries * ENTRY_BYTES
+        self.waiting.bytes() + self.taken.bytes() + self.again_bytes + self.kept + entries * ENTRY_BYTES
     }
 }
 
 impl Owner {
     fn is_end(&self) -> bool {
-        matches!(self, Self::End | Self::Last)
+        matches!(self, Self::End | Self::Last { .. })
+    }
+
+    /// What the message is to another hub.
+    fn kind(&self) -> SaidKind {
+        match self {
+            Self::None => SaidKind::Message,
+            Self::End => SaidKind::End,
+            Self::Last { is_end: true } => SaidKind::LastEnd,
+            Self::Last { is_end: false } => SaidKind::Last,
+            Self::Call(_) | Self::PassedCall => SaidKind::Call,
+            Self::Subscription(_) => SaidKind::Item,
+        }
+    }
+
+    /// Its message, of so many bytes, has left the queue.
+    fn left(&self, bytes: usize) {
+        match self {
+            Self::Call(input) => input.delivered(),
+            Self::Subscription(backlog) => backlog.remove(bytes),
+            Self::None | Self::End | Self::Last { .. } | Self::PassedCall => {}
+        }
     }
 }
 

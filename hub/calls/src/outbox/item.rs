@@ -1,5 +1,6 @@
 //! What an outbox hands to its reader.
 
+use alkhub_protocol::CloseCode;
 use bytes::Bytes;
 
 /// What the writer does next.
@@ -12,8 +13,8 @@ pub enum OutgoingItem {
     Last(Bytes),
     /// Send a close frame and end the connection; nothing follows.
     Close {
-        /// The WebSocket's close code.
-        code: u16,
+        /// Why, as the close frame says it.
+        code: CloseCode,
         /// One sentence, at most 123 bytes.
         reason: String,
     },

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use alkhub_queue::{Full, WrongCount};
 use bytes::Bytes;
 
 use super::contents::Taken;
+use super::elsewhere::{Elsewhere, LeftOver};
 use super::item::OutgoingItem;
 use super::shared::Shared;
 
@@ -28,6 +30,73 @@ impl Outgoing {
     /// may have read some of it has to say how much, before anything is attached to its session a second time.
     pub fn attach(&mut self) {
         self.0.contents.lock().rewind();
+        self.0.detached.store(false, Ordering::Release);
+    }
+
+    /// [`Outgoing::attach`] for a peer that counts, and has received so many messages: the others come again.
+    ///
+    /// # Errors
+    /// It cannot have received so many, or lacks what is not kept any more; nothing changes.
+    pub fn resume(&mut self, received: u64) -> Result<(), WrongCount> {
+        let mut contents = self.0.contents.lock();
+        contents.check(received)?;
+        contents.acknowledge(received)?;
+        contents.rewind();
+        drop(contents);
+        self.0.detached.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives everything that the session has to say to another hub, which goes on with it: what the peer lacks to `begin`,
+    /// which is called with the queue locked; then what the writer has `kept` to say later, and what waits; and from now on
+    /// whatever is pushed. The peer was resumed before ([`Outgoing::resume`]).
+    ///
+    /// # Errors
+    /// Something was not taken: the session cannot go on anywhere.
+    pub(crate) fn leave(
+        &mut self,
+        elsewhere: Arc<dyn Elsewhere>,
+        kept: Vec<Bytes>,
+        begin: impl FnOnce(LeftOver) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        let mut contents = self.0.contents.lock();
+        contents.leave(elsewhere, kept, begin)?;
+        self.0.away.store(true, Ordering::Release);
+        self.0.detached.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Begins with what another hub has left: what the peer lacks comes before everything else.
+    ///
+    /// # Errors
+    /// The budget of the key has no room for it: the session cannot go on here.
+    pub fn restore(&mut self, left: LeftOver) -> Result<(), Full> {
+        self.0.contents.lock().restore(left)
+    }
+
+    /// No connection serves the session from now on, and its peer may come back.
+    pub fn detach(&mut self) {
+        self.0.detached.store(true, Ordering::Release);
+    }
+
+    /// From now on the peer counts what it receives, beginning with the next message that is taken here.
+    pub fn count(&mut self) {
+        self.0.contents.lock().count();
+    }
+
+    /// Notes a message that leaves now and did not wait here: where the peer counts, it is one of those that it counts.
+    pub fn passes(&mut self, message: Bytes) {
+        self.0.contents.lock().passes(message);
+    }
+
+    /// Waits, for as long as no connection serves the session, until its end is decided.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut contents = self.0.contents.lock();
+        if contents.has_ended() {
+            return Poll::Ready(());
+        }
+        contents.wait(cx);
+        Poll::Pending
     }
 
     /// The next item, or `Pending` with the task registered to be woken. `None` once the close was handed out.
@@ -49,9 +118,9 @@ impl Outgoing {
     }
 
     /// Notes that everything that was taken so far is written, but for the ends of streams that still wait. That is all
-    /// that can be known of a peer that acknowledges nothing.
+    /// that can be known of a peer that acknowledges nothing; of one that counts it says nothing.
     pub fn written(&mut self) {
-        self.0.contents.lock().acknowledge();
+        self.0.contents.lock().written();
     }
 
     /// The next item when there is one.

@@ -1,7 +1,7 @@
 //! What both ends of an outbox share.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use alkhub_budget::Budget;
@@ -17,8 +17,16 @@ pub(super) struct Shared {
     pub(super) dialect: OnceLock<Dialect>,
     /// Set with the lock held; read without it as a hint.
     pub(super) closed: AtomicBool,
+    /// No connection serves the session, and its peer may come back.
+    pub(super) detached: AtomicBool,
+    /// The peer is to go to another hub when nothing is under way.
+    pub(super) leaving: AtomicBool,
+    /// Another hub goes on with the session; set with the lock held.
+    pub(super) away: AtomicBool,
     /// Calls of the peer whose end is still to come.
     pub(super) awaited: AtomicUsize,
+    /// Calls that run on the peer, as a spoke.
+    pub(super) running: AtomicU32,
     pub(super) contents: Mutex<Contents>,
 }
 
@@ -30,7 +38,11 @@ impl Shared {
             session,
             dialect: OnceLock::new(),
             closed: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            away: AtomicBool::new(false),
             awaited: AtomicUsize::new(0),
+            running: AtomicU32::new(0),
             contents: Mutex::new(Contents::new(limits, budget)),
         }
     }

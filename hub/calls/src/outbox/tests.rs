@@ -23,14 +23,15 @@ fn messages_leave_in_order_and_the_close_comes_last() {
 
     outbox.push(text("a")).expect("room");
     outbox.push(text("b")).expect("room");
-    outbox.close(4409, "replaced");
-    outbox.close(1001, "too late to count");
+    outbox.close(CloseCode::Replaced, "replaced");
+    outbox.close(CloseCode::GoingAway, "too late to count");
 
     assert_eq!(outbox.push(text("c")), Err(Full::Ended));
     assert_eq!(outgoing.try_next(), message("a"));
     assert_eq!(outgoing.try_next(), message("b"));
     let reason = "replaced".to_owned();
-    assert_eq!(outgoing.try_next(), Some(OutgoingItem::Close { code: 4409, reason }));
+    let code = CloseCode::Replaced;
+    assert_eq!(outgoing.try_next(), Some(OutgoingItem::Close { code, reason }));
     assert_eq!(outgoing.try_next(), None);
 }
 
@@ -63,15 +64,15 @@ fn bytes_are_bounded_and_an_empty_queue_takes_any_message() {
 #[test]
 fn sealing_tells_which_calls_left_and_keeps_the_others_in() {
     let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
-    let first = outbox.push_call(text("1"), &input()).expect("room");
-    let second = outbox.push_call(text("2"), &input()).expect("room");
+    let first = outbox.push_call(text("1"), "1", &input()).expect("room");
+    let second = outbox.push_call(text("2"), "2", &input()).expect("room");
     outbox.push(text("answer")).expect("room");
     outgoing.try_next();
 
     let taken = outbox.seal();
 
     assert!(first <= taken && second > taken);
-    assert_eq!(outbox.push_call(text("3"), &input()), Err(Full::Ended));
+    assert_eq!(outbox.push_call(text("3"), "3", &input()), Err(Full::Ended));
     assert_eq!(outgoing.try_next(), message("answer"));
     assert_eq!(outgoing.try_next(), None);
 }
@@ -169,7 +170,7 @@ fn a_key_without_budget_is_told_like_a_full_queue() {
 fn the_input_of_a_call_is_kept_until_the_writer_has_it() {
     let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
     let input = input();
-    outbox.push_call(text("1"), &input).expect("room");
+    outbox.push_call(text("1"), "1", &input).expect("room");
     assert!(input.json().is_some(), "it may have to be sent to another spoke");
 
     outgoing.try_next();
@@ -209,7 +210,7 @@ fn a_connection_that_takes_over_gets_what_was_not_written_first() {
     outgoing.try_next();
     outgoing.written();
     outbox.push(text("a")).expect("room");
-    let call = outbox.push_call(text("b"), &input()).expect("room");
+    let call = outbox.push_call(text("b"), "b", &input()).expect("room");
     assert_eq!(drain(&mut outgoing).len(), 2);
 
     outgoing.attach();
@@ -226,9 +227,9 @@ fn a_connection_that_takes_over_gets_what_was_not_written_first() {
 #[test]
 fn a_call_that_was_never_taken_has_not_left_whatever_the_connection_that_takes_over_does() {
     let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
-    let first = outbox.push_call(text("1"), &input()).expect("room");
+    let first = outbox.push_call(text("1"), "1", &input()).expect("room");
     outgoing.try_next();
-    let second = outbox.push_call(text("2"), &input()).expect("room");
+    let second = outbox.push_call(text("2"), "2", &input()).expect("room");
 
     outgoing.attach();
 
@@ -266,4 +267,117 @@ fn the_first_dialect_counts_for_the_session() {
     outbox.speaks(Dialect::Id);
 
     assert_eq!(outbox.dialect(), Dialect::Payload);
+}
+
+/// Where a session's words go once another hub has it.
+#[derive(Debug, Default)]
+struct Heard {
+    said: parking_lot::Mutex<Vec<(SaidKind, Option<String>, Bytes)>>,
+    is_full: std::sync::atomic::AtomicBool,
+}
+
+impl Elsewhere for Heard {
+    fn say(&self, said: Said) -> Result<(), Full> {
+        if self.is_full.load(Ordering::SeqCst) {
+            return Err(Full::Queue);
+        }
+        let Said { kind, id, message } = said;
+        self.said.lock().push((kind, id, message));
+        Ok(())
+    }
+
+    fn done(&self, leg: &str) {
+        let said = (SaidKind::Message, Some(leg.to_owned()), text("done"));
+        self.said.lock().push(said);
+    }
+}
+
+#[test]
+fn what_a_session_that_has_left_says_goes_where_it_went_in_its_order() {
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
+    outgoing.count();
+    outbox.push(text("read")).expect("room");
+    outbox.push(text("lost")).expect("room");
+    assert!(outgoing.try_next().is_some() && outgoing.try_next().is_some());
+    outgoing.resume(1).expect("the peer has one");
+    let waiting = outbox.push_call(text("call"), "x-1", &input()).expect("room");
+    let heard = Arc::new(Heard::default());
+
+    let mut left_over = None;
+    let kept = vec![text("end of a stream")];
+    let left = outgoing.leave(heard.clone(), kept, |left| {
+        left_over = Some(left);
+        Ok(())
+    });
+    left.expect("taken");
+    let later = outbox.push_call(text("later"), "x-2", &input()).expect("taken");
+    outbox.push_end(text("answer"), "r-1", false).expect("taken");
+    outbox.leg_ended("x-1");
+
+    let left_over = left_over.expect("it begins");
+    assert_eq!((left_over.received, left_over.again), (1, vec![text("lost")]));
+    let id = |id: &str| Some(id.to_owned());
+    assert_eq!(
+        *heard.said.lock(),
+        [
+            (SaidKind::Last, None, text("end of a stream")),
+            (SaidKind::Call, None, text("call")),
+            (SaidKind::Call, id("x-2"), text("later")),
+            (SaidKind::End, id("r-1"), text("answer")),
+            (SaidKind::Message, id("x-1"), text("done")),
+        ]
+    );
+    assert!(outbox.is_away() && outgoing.try_next().is_none());
+    assert!(waiting < later && outbox.seal() == later, "both may have arrived");
+}
+
+#[test]
+fn what_the_hub_that_goes_on_does_not_take_is_refused_here() {
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
+    let heard = Arc::new(Heard::default());
+    outgoing
+        .leave(heard.clone(), Vec::new(), |_| Ok(()))
+        .expect("nothing waits");
+
+    heard.is_full.store(true, Ordering::SeqCst);
+
+    assert_eq!(outbox.push(text("a")), Err(Full::Queue));
+    assert_eq!(outbox.push_call(text("b"), "x-1", &input()), Err(Full::Queue));
+    assert_eq!(outbox.seal(), 0, "it surely did not leave");
+}
+
+#[test]
+fn a_session_that_has_come_says_first_what_its_peer_lacks() {
+    let (outbox, mut outgoing) = outbox("s1", LIMITS, &budget());
+    outbox.push(text("waits")).expect("room");
+
+    let left = LeftOver {
+        received: 7,
+        again: vec![text("lost")],
+    };
+    outgoing.restore(left).expect("there is room");
+
+    assert!(outbox.can_resume(7).is_ok() && outbox.can_resume(8).is_err());
+    outgoing.resume(7).expect("that is what it has");
+    assert_eq!(outgoing.try_next(), message("lost"));
+    assert_eq!(outgoing.try_next(), message("waits"));
+    assert!(outbox.acknowledge(9).is_ok() && outbox.acknowledge(10).is_err());
+}
+
+#[test]
+fn a_call_that_was_taken_out_goes_back_whatever_has_taken_its_room() {
+    let one = Limits { items: 1, ..LIMITS };
+    let (outbox, mut outgoing) = outbox("s1", one, &budget());
+    let call = input();
+    let number = outbox.push_call(text("call"), "r", &call).expect("room");
+    assert!(outbox.withdraw(number));
+    outbox.push(text("other")).expect("its room is free");
+    assert_eq!(outbox.push_call(text("call"), "r", &call), Err(Full::Queue));
+
+    let number = outbox.push_call_back(text("call"), "r", &call).expect("it had room");
+
+    assert_eq!(outgoing.try_next(), message("other"));
+    assert!(outbox.withdraw(number), "it waits as before");
+    outbox.seal();
+    assert_eq!(outbox.push_call_back(text("call"), "r", &call), Err(Full::Ended));
 }

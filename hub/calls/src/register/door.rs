@@ -1,5 +1,6 @@
 //! What a registration may weigh: looked at before anything else of it is.
 
+use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::register::{OperationResult, RegisterInput};
 use alkhub_protocol::{CallError, Code};
 
@@ -58,6 +59,14 @@ pub(super) fn weight(input: &RegisterInput) -> usize {
     let labels: usize = input.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     let operations: usize = input.operations.iter().map(|raw| raw.len() + OPERATION_BYTES).sum();
     BASE_BYTES + labels + input.host_info.as_ref().map_or(0, alkhub_protocol::RawJson::len) + operations
+}
+
+/// The same of a registration that another hub has taken.
+pub(super) fn weight_of(entry: &DirectoryEntry) -> usize {
+    let labels: usize = entry.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let operations = entry.operations.iter().map(|offered| offered.name.as_str().len());
+    let operations: usize = operations.map(|bytes| bytes + OPERATION_BYTES).sum();
+    BASE_BYTES + labels + entry.host_info.as_ref().map_or(0, alkhub_protocol::RawJson::len) + operations
 }
 
 // === impl Answer ===

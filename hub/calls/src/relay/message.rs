@@ -4,8 +4,19 @@
 //! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance} {detach?}\n{call.requested}
 //! answer {key} {attempt}\n{call.responded, call.completed, call.error or call.aborted}
 //! abort {key}\n
-//! moved {key} {attempt}\n
+//! moved {key} {attempt}\n{here?}
+//! late {key} {spoke} {instance}\n{call.responded or call.error}
+//! ask {key} {generation} {spoke} {instance}\n
+//! callable {key} {yes or no}\n
 //! ```
+//!
+//! `here` stands where the registration is there, and somebody else is to take the call first.
+//!
+//! `late` is said by the hub that an instance has come to, of a call that it got from a hub which is gone.
+//!
+//! The last two are about a registration: can it be called through the other hub? The key is the asker's.
+//!
+//! A line that begins with `session` is of [`SessionMessage`].
 //!
 //! `detach` stands where the call goes on without its caller ([`OnDisconnect`]). The key is the one by which the caller's hub knows the call, whichever of the two sends the message.
 
@@ -14,12 +25,20 @@ use alkhub_protocol::{Frame, HubId, InstanceId, OnDisconnect, SpokeName};
 use bytes::Bytes;
 
 use crate::call_id::CallId;
+use crate::session_message::{self, SessionMessage};
 
 /// Longest line: two names of 128 bytes at most, three ids of 36, three numbers, two words.
 const LINE_LIMIT: usize = 512;
 
 /// In place of a parent's id.
 const NO_PARENT: &str = "-";
+
+/// Whether a registration can be called.
+const YES: &str = "yes";
+const NO: &str = "no";
+
+/// After the line of a call that is given back, where it can come again. A hub that does not know it reads the line alone.
+pub(super) const HERE: &[u8] = b"here";
 
 /// The last word of a call that goes on without its caller.
 const DETACH: &str = "detach";
@@ -40,8 +59,21 @@ pub(crate) enum RelayMessage {
     /// Back: what the spoke answered, or why the holder has no answer; to be read by [`answer`], for its size is the spoke's
     /// choice.
     Answer { call: RemoteCall, frame: Bytes },
-    /// Back: the registration is not here.
-    Moved { call: RemoteCall },
+    /// Back: the registration is not there, or it is and somebody else is to take the call if anybody does.
+    Moved { call: RemoteCall, is_here: bool },
+    /// To the caller's hub: what an instance answered that has come to another hub than the one from which it got the call.
+    Late {
+        key: u64,
+        spoke: SpokeName,
+        instance: InstanceId,
+        frame: Bytes,
+    },
+    /// Of a session that moves.
+    Session { from: HubId, message: SessionMessage },
+    /// A hub asks to be told when a registration of its can be called here.
+    Ask { from: HubId, key: u64, about: Destination },
+    /// Back: it can, or it cannot and will not.
+    Callable { from: HubId, key: u64, can: bool },
 }
 
 /// A call between this hub and another one.
@@ -83,6 +115,19 @@ pub(super) enum Header {
     Moved {
         key: u64,
         attempt: u8,
+    },
+    Late {
+        key: u64,
+        spoke: SpokeName,
+        instance: InstanceId,
+    },
+    Ask {
+        key: u64,
+        about: Destination,
+    },
+    Callable {
+        key: u64,
+        can: bool,
     },
 }
 
@@ -131,6 +176,16 @@ impl Header {
             Self::Abort { key } => writeln!(line, "abort {key}"),
             Self::Answer { key, attempt } => writeln!(line, "answer {key} {attempt}"),
             Self::Moved { key, attempt } => writeln!(line, "moved {key} {attempt}"),
+            Self::Late { key, spoke, instance } => writeln!(line, "late {key} {spoke} {instance}"),
+            Self::Ask { key, about } => {
+                let Destination {
+                    spoke,
+                    instance,
+                    generation,
+                } = about;
+                writeln!(line, "ask {key} {generation} {spoke} {instance}")
+            }
+            Self::Callable { key, can } => writeln!(line, "callable {key} {}", if *can { YES } else { NO }),
         };
         written.expect("writing to memory cannot fail");
         line.into_bytes()
@@ -151,11 +206,7 @@ impl Header {
                         parent => Some(parent.parse().ok()?),
                     },
                 },
-                to: Destination {
-                    generation: field()?.parse().ok()?,
-                    spoke: field()?.parse().ok()?,
-                    instance: field()?.parse().ok()?,
-                },
+                to: Destination::read(&mut field)?,
                 on_disconnect: match field() {
                     None => OnDisconnect::Abort,
                     Some(DETACH) => OnDisconnect::Detach,
@@ -173,9 +224,38 @@ impl Header {
                 key: field()?.parse().ok()?,
                 attempt: field()?.parse().ok()?,
             },
+            "late" => Self::Late {
+                key: field()?.parse().ok()?,
+                spoke: field()?.parse().ok()?,
+                instance: field()?.parse().ok()?,
+            },
+            "ask" => Self::Ask {
+                key: field()?.parse().ok()?,
+                about: Destination::read(&mut field)?,
+            },
+            "callable" => Self::Callable {
+                key: field()?.parse().ok()?,
+                can: match field()? {
+                    YES => true,
+                    NO => false,
+                    _ => return None,
+                },
+            },
             _ => return None,
         };
         field().is_none().then_some(header)
+    }
+}
+
+// === impl Destination ===
+
+impl Destination {
+    fn read<'a>(field: &mut impl FnMut() -> Option<&'a str>) -> Option<Self> {
+        Some(Self {
+            generation: field()?.parse().ok()?,
+            spoke: field()?.parse().ok()?,
+            instance: field()?.parse().ok()?,
+        })
     }
 }
 
@@ -188,6 +268,10 @@ impl RelayMessage {
         let end = start.iter().position(|&byte| byte == b'\n').ok_or(Error::Header)?;
         let line = std::str::from_utf8(&start[..end]).map_err(|_| Error::Header)?;
         let frame = message.slice(end + 1..);
+        if let Some(line) = line.strip_prefix(session_message::WORD) {
+            let message = SessionMessage::decode(line, frame).ok_or(Error::Header)?;
+            return Ok(Self::Session { from, message });
+        }
         let remote = |key, attempt| RemoteCall {
             hub: from.clone(),
             key,
@@ -217,7 +301,16 @@ impl RelayMessage {
             },
             Header::Moved { key, attempt } => Self::Moved {
                 call: remote(key, attempt),
+                is_here: *frame == *HERE,
             },
+            Header::Late { key, spoke, instance } => Self::Late {
+                key,
+                spoke,
+                instance,
+                frame,
+            },
+            Header::Ask { key, about } => Self::Ask { from, key, about },
+            Header::Callable { key, can } => Self::Callable { from, key, can },
         })
     }
 }
@@ -312,8 +405,18 @@ mod tests {
         let frame = encode::call_aborted(Dialect::Payload, "7", None);
 
         let back = read(&Header::Answer { key: 7, attempt: 1 }, &frame).expect("valid");
-        let moved = read(&Header::Moved { key: 7, attempt: 0 }, b"").expect("needs no frame");
+        let moved = |rest| read(&Header::Moved { key: 7, attempt: 0 }, rest).expect("needs no frame");
         let abort = read(&Header::Abort { key: 7 }, b"").expect("needs no frame");
+        let Destination { spoke, instance, .. } = to();
+        let late = read(
+            &Header::Late {
+                key: 7,
+                spoke,
+                instance,
+            },
+            &frame,
+        )
+        .expect("valid");
 
         let RelayMessage::Answer { call, frame } = back else {
             panic!("{back:?}");
@@ -321,8 +424,40 @@ mod tests {
         assert_eq!(call, remote(1));
         assert!(matches!(answer(&frame), Ok(Frame::Aborted { .. })));
         assert!(answer(&Bytes::from_static(b"{}")).is_err());
-        assert!(matches!(moved, RelayMessage::Moved { call } if call == remote(0)));
+        for (rest, here) in [(&b""[..], false), (HERE, true)] {
+            let moved = moved(rest);
+            assert!(matches!(moved, RelayMessage::Moved { call, is_here } if call == remote(0) && is_here == here));
+        }
         assert!(matches!(abort, RelayMessage::Abort { from, key: 7 } if from == remote(0).hub));
+        let RelayMessage::Late {
+            key: 7,
+            spoke,
+            instance,
+            frame,
+        } = late
+        else {
+            panic!("{late:?}");
+        };
+        assert_eq!((spoke, instance), (to().spoke, to().instance));
+        assert!(matches!(answer(&frame), Ok(Frame::Aborted { .. })));
+    }
+
+    #[test]
+    fn a_question_about_a_registration_and_its_answer_name_the_hub_that_says_them() {
+        let asked = read(&Header::Ask { key: 7, about: to() }, b"").expect("needs no frame");
+        let answers = [true, false].map(|can| read(&Header::Callable { key: 7, can }, b"").expect("needs no frame"));
+
+        let hub = remote(0).hub;
+        let RelayMessage::Ask { from, key: 7, about } = asked else {
+            panic!("{asked:?}");
+        };
+        assert_eq!((&from, about), (&hub, to()));
+        for (answer, wanted) in answers.into_iter().zip([true, false]) {
+            let RelayMessage::Callable { from, key: 7, can } = answer else {
+                panic!("{answer:?}");
+            };
+            assert_eq!((&from, can), (&hub, wanted));
+        }
     }
 
     #[test]
@@ -347,6 +482,11 @@ mod tests {
             "abort -1\n",
             "abort 7 8\n",
             "moved 7\n",
+            "late 7 builder\n",
+            "ask 7 9 builder\n",
+            "ask 7 builder 9 i\n",
+            "callable 7\n",
+            "callable 7 perhaps\n",
         ] {
             let message = RelayMessage::decode(remote(0).hub, &Bytes::copy_from_slice(line.as_bytes()));
             assert!(matches!(message, Err(Error::Header)), "{line:?}: {message:?}");

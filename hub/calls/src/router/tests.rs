@@ -144,7 +144,7 @@ fn a_target_is_the_only_one_that_may_answer() {
 fn a_registration_that_gave_the_call_back_is_not_asked_again() {
     let instance = remote("s/one@1", &[]);
     let wanted = Wanted {
-        not: Some(&instance),
+        not: Excluded::Registration(&instance),
         ..Wanted::default()
     };
 
@@ -153,6 +153,24 @@ fn a_registration_that_gave_the_call_back_is_not_asked_again() {
 
     assert_eq!(moved.expect_err("nobody else").code, Code::NoProvider);
     assert!(newer.is_ok());
+}
+
+#[test]
+fn what_a_hub_did_not_receive_goes_to_no_other_instance_there() {
+    let instances = ["s/one@1", "s/two@2"].map(|id| remote(id, &[]));
+    let hub = instances[0].entry.hub.clone();
+    let wanted = Wanted {
+        not: Excluded::Hub(&hub),
+        ..Wanted::default()
+    };
+    assert!(instances.iter().all(|instance| instance.entry.hub == hub));
+    let (here, _outgoing) = local("s/here@3", &[]);
+
+    let nobody = choose(&pool(vec![], instances.to_vec()), wanted);
+    let chosen = choose(&pool(vec![Arc::clone(&here)], instances.to_vec()), wanted);
+
+    assert_eq!(nobody.expect_err("all are there").code, Code::NoProvider);
+    assert_eq!(chosen.expect("one is elsewhere").entry.instance, here.entry.instance);
 }
 
 #[test]
@@ -175,6 +193,13 @@ fn without_a_link_to_other_hubs_only_instances_here_are_chosen() {
     assert_eq!(chosen.entry.instance, instance.entry.instance);
     assert_eq!((&error.code, error.retryable), (&Code::Unavailable, true));
     assert!(error.message.contains("the link to them is down"), "{error}");
+    let target = "other".parse().expect("valid");
+    let wanted = Wanted {
+        target: Some(&target),
+        ..wanted
+    };
+    let error = choose(&elsewhere, wanted).expect_err("it is on no hub");
+    assert_eq!(error.code, Code::NoProvider, "{error}");
 }
 
 #[test]

@@ -1,10 +1,18 @@
 //! How many calls run on an instance, as far as this hub knows.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Calls that run on an instance.
 #[derive(Debug, Default)]
 pub(crate) struct Load(AtomicU32);
+
+/// Slots of an instance that calls of another hub have; given back when this is dropped.
+#[derive(Debug)]
+pub struct OccupiedSlots {
+    load: Arc<Load>,
+    occupied: u32,
+}
 
 // === impl Load ===
 
@@ -25,5 +33,30 @@ impl Load {
 
     pub(crate) fn release(&self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+// === impl OccupiedSlots ===
+
+impl OccupiedSlots {
+    pub(crate) fn new(load: &Arc<Load>) -> Self {
+        let load = Arc::clone(load);
+        Self { load, occupied: 0 }
+    }
+
+    /// Takes slots or gives them back, so that it has so many. Calls that run have them whether or not they are free.
+    pub fn occupy(&mut self, calls: u32) {
+        if calls > self.occupied {
+            self.load.0.fetch_add(calls - self.occupied, Ordering::AcqRel);
+        } else {
+            self.load.0.fetch_sub(self.occupied - calls, Ordering::AcqRel);
+        }
+        self.occupied = calls;
+    }
+}
+
+impl Drop for OccupiedSlots {
+    fn drop(&mut self) {
+        self.occupy(0);
     }
 }

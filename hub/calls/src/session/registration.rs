@@ -4,22 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use alkhub_hub_cluster::Cluster;
+use alkhub_hub_cluster::{Cluster, DirectoryEntry};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, RequestId};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::{Session, spoken};
+use super::{OccupiedSlots, Session, spoken};
 use crate::answer::Answers;
 use crate::call::Call;
 use crate::call_id::LegIds;
 use crate::departure::Departures;
+use crate::late::LateAnswers;
 use crate::operation::BAD_GATEWAY;
 use crate::outcome::End;
 use crate::table::CallTable;
 
 /// How long a closed registration waits until the directory has noted that its spoke has left.
 const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
+
+/// Who is back so soon has not been away: with a network, many connections are lost and come back together.
+const BLIP: Duration = Duration::from_millis(200);
 
 /// What makes a session an instance of a spoke: dropping it, or closing it, ends the session and fails the calls that run
 /// on it with `SPOKE_LOST`.
@@ -38,6 +42,7 @@ pub struct Registration {
 #[derive(Debug)]
 pub(crate) struct RegistrationContext {
     pub(crate) answers: Arc<Answers>,
+    pub(crate) late: LateAnswers,
     pub(crate) table: Arc<CallTable>,
     pub(crate) legs: LegIds,
     pub(crate) departures: Arc<Departures>,
@@ -64,8 +69,9 @@ impl Registration {
         self.generation
     }
 
-    /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was
-    /// sent to this very connection is ignored: the answer may be late.
+    /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was sent to this
+    /// very session is ignored, since the answer may be late; but that of a call which the spoke got from a hub that is
+    /// gone now goes to the hub of its caller.
     pub fn received(&self, mut frame: Frame) {
         let id = match &frame {
             Frame::Responded { request_id, .. }
@@ -80,6 +86,8 @@ impl Registration {
                 spoken::bound(error, &call.operation.spec.error_schemas);
             }
             self.context.answers.take(&call, frame);
+        } else {
+            self.context.late.heard(&self.session, frame);
         }
     }
 
@@ -106,6 +114,32 @@ impl Registration {
         self.context.table.on(&self.session, key)
     }
 
+    /// Its record, while that is the one of the instance.
+    pub(crate) fn entry(&self) -> Option<DirectoryEntry> {
+        let (spoke, instance) = (&self.session.spoke, &self.session.instance);
+        let held = self.context.departures.directory.instance(spoke, instance)?;
+        held.is_of(&self.session).then(|| held.entry.clone())
+    }
+
+    /// The calls that run on it, as the spoke knows them.
+    pub fn running(&self) -> Vec<String> {
+        let RegistrationContext { table, legs, .. } = &*self.context;
+        let running = self.session.running().into_iter();
+        let running = running.filter_map(|key| table.get(key));
+        running.map(|call| call.leg_id(legs)).collect()
+    }
+
+    /// Whether nothing runs on it and nobody on this hub is sent to it any more: another registration of the instance has
+    /// taken its place.
+    pub fn is_over(&self) -> bool {
+        self.entry().is_none() && self.session.running().is_empty()
+    }
+
+    /// The slots of its instance, for calls that the hub which it came from has running on it.
+    pub fn slots(&self) -> OccupiedSlots {
+        OccupiedSlots::new(&self.session.load)
+    }
+
     /// The session that it is of.
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
@@ -119,6 +153,25 @@ impl Registration {
     /// Notes that the spoke was heard; written to the store once a minute at most.
     pub fn heartbeat(&self) {
         self.session.hear();
+    }
+
+    /// Notes whether the connection of the spoke is lost, and whoever serves the session waits for another one: all hubs learn
+    /// it, and prefer other instances. The last word counts.
+    pub fn set_reconnecting(&self, is_reconnecting: bool) {
+        let Some(told) = self.session.set_reconnecting(is_reconnecting, self.generation) else {
+            return;
+        };
+        self.context.departures.reconnecting(&self.session, is_reconnecting);
+        let (cluster, session, generation) = (self.context.cluster.clone(), Arc::clone(&self.session), self.generation);
+        let tell = async move {
+            if is_reconnecting {
+                tokio::time::sleep(BLIP).await;
+            }
+            let instance = (session.spoke.clone(), session.instance.clone());
+            // It fails only while the hub ends.
+            drop(cluster.state_changed(instance, generation, told).await);
+        };
+        self.context.tasks.spawn_on(tell, &self.context.runtime);
     }
 
     /// Ends the registration: running calls fail at once, then the directory learns it. Dropping the future leaves the

@@ -31,7 +31,7 @@ struct Replaced<'a> {
 }
 
 /// Brings the error of a spoke into the form in which its caller gets it.
-pub(super) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
+pub(crate) fn bound(error: &mut CallError, declared: &[ErrorSpec]) {
     error.delivered = Delivered::Yes;
     let end = error.message.floor_char_boundary(MESSAGE_LIMIT);
     error.message.truncate(end);

@@ -10,7 +10,7 @@ pub(crate) struct AwaitedEnd(Outbox);
 
 impl AwaitedEnd {
     pub(super) fn new(outbox: Outbox) -> Self {
-        outbox.awaits_end();
+        outbox.call_begins();
         Self(outbox)
     }
 
@@ -21,6 +21,6 @@ impl AwaitedEnd {
 
 impl Drop for AwaitedEnd {
     fn drop(&mut self) {
-        self.0.has_end();
+        self.0.call_ended();
     }
 }

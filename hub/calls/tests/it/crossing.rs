@@ -1,16 +1,18 @@
 //! Messages between two hubs cross, or a hub begins anew: one of the hubs is played by the test.
 
-use alkhub_calls::CallAnswer;
+use alkhub_calls::{CallAnswer, Outbox, Registration};
 use alkhub_config::EventsConfig;
 use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
-use alkhub_protocol::{Code, Delivered, HubId, OperationSpec};
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_protocol::{CallRequest, Code, Delivered, HubId, OperationSpec};
 use alkhub_store::SpecHash;
-use alkhub_test_support::{Host, comes_to, within};
+use alkhub_test_support::{Host, comes_to, until, within};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Spoke, cluster, record, request, subscription};
+use crate::fixture::{Spoke, admin, cluster, peer, record, registration, request, subscription};
 use crate::pair::{Pair, in_flight, sees};
+use crate::sessions::cut;
 
 /// The hub that the test plays.
 const PLAYED: &str = "pod-c-c1";
@@ -34,6 +36,8 @@ struct Heard {
     attempt: Option<u8>,
     /// The type of the frame.
     frame: String,
+    /// The spoke that shall answer.
+    target: Option<String>,
 }
 
 // === impl Played ===
@@ -46,8 +50,13 @@ impl Played {
             ..EventsConfig::default()
         };
         let hub = PLAYED.parse().expect("a hub's id");
-        let (_, cluster) = cluster(&config, &hub, &host);
-        comes_to("the link is up", &cluster.link(), |state| *state == LinkState::Up).await;
+        let (_, cluster) = cluster(&config, &hub, &host, None);
+        comes_to(
+            "the link is up",
+            &cluster.link().expect("there is Redis"),
+            LinkState::is_up,
+        )
+        .await;
         Self {
             incoming: cluster.incoming().expect("asked for once"),
             cluster,
@@ -58,19 +67,30 @@ impl Played {
 
     /// Says something: a line, and a frame where one belongs to it.
     fn say(&self, line: &str, frame: Option<&Value>) {
-        let frame = frame.map_or_else(String::new, Value::to_string);
-        let payload: [&[u8]; 3] = [line.as_bytes(), b"\n", frame.as_bytes()];
+        self.say_of(line, &frame.map_or_else(String::new, Value::to_string));
+    }
+
+    /// Says a line, and what comes after it.
+    fn say_of(&self, line: &str, rest: &str) {
+        let payload: [&[u8]; 3] = [line.as_bytes(), b"\n", rest.as_bytes()];
         let sent = self.cluster.conduits().send(&self.to, Class::Control, &payload);
         sent.expect("nothing of this class is refused");
     }
 
     /// Sends a call to a registration.
     fn call(&self, key: u64, spoke: &Spoke) {
+        self.call_as((key, 0), spoke, &json!({}));
+    }
+
+    /// Sends an attempt of a call, with more members in its frame.
+    fn call_as(&self, (key, attempt): (u64, u8), spoke: &Spoke, more: &Value) {
         let (instance, generation) = (&spoke.output.instance_id, spoke.output.generation);
-        let payload = json!({"requestId": key.to_string(), "operationId": "text.upper", "input": 1});
+        let mut payload = json!({"requestId": key.to_string(), "operationId": "text.upper", "input": 1});
+        let members = payload.as_object_mut().expect("an object");
+        members.extend(more.as_object().expect("an object").clone());
         let id = "0199c2a0-0000-7000-8000-000000000001";
         self.say(
-            &format!("call {key} 0 {id} {id} - {generation} text {instance}"),
+            &format!("call {key} {attempt} {id} {id} - {generation} text {instance}"),
             Some(&json!({"type": "call.requested", "id": "", "payload": payload})),
         );
     }
@@ -121,8 +141,19 @@ impl Played {
         Heard {
             word: word().expect("a word"),
             key: word().expect("a key").parse().expect("a number"),
-            attempt: word().map(|attempt| attempt.parse().expect("a number")),
+            attempt: word().and_then(|attempt| attempt.parse().ok()),
             frame: frame["type"].as_str().unwrap_or_default().to_owned(),
+            target: frame["payload"]["target"]["spokeId"].as_str().map(str::to_owned),
+        }
+    }
+
+    /// The next message about a call: other hubs ask for registrations meanwhile.
+    async fn hears_of_a_call(&mut self) -> Heard {
+        loop {
+            let heard = self.hears().await;
+            if heard.word != "ask" {
+                return heard;
+            }
         }
     }
 
@@ -248,6 +279,199 @@ async fn answers_that_nobody_waits_for_change_nothing() {
     let answer = played.reads_until(within("an item", answers.recv())).await;
     assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     in_flight(&pair.a, 1).await;
+    played.end().await;
+    pair.end().await;
+}
+
+/// A played hub that hub A knows beside hub B.
+async fn third(pair: &Pair) -> Played {
+    let played = Played::beside(pair, "pod-a-a1").await;
+    until("hub A knows the other two", async || {
+        match pair.a.cluster.pods().len() {
+            3 => Ok(()),
+            n => Err(format!("{n} hubs")),
+        }
+    })
+    .await;
+    played
+}
+
+/// What hub A answers to a registration of `text.upper`, and the registration.
+async fn registered(pair: &Pair, outbox: Outbox) -> (RegisterOutput, Registration) {
+    let input = serde_json::from_value(registration("text", &[subscription("text.upper")])).expect("valid");
+    let registered = pair.a.calls.register(&admin(), input, outbox).await;
+    registered.expect("registers")
+}
+
+/// Hubs ask each other who can call a registration; what was asked over a conduit that broke is asked again.
+#[tokio::test]
+async fn a_hub_that_began_anew_is_asked_again_whether_it_can_call_a_registration() {
+    let pair = Pair::start().await;
+    let mut played = third(&pair).await;
+    let (outbox, _outgoing) = peer();
+    let (output, registration) = registered(&pair, outbox).await;
+    let asking = pair.a.calls.visible(&registration);
+
+    let answering = async {
+        let asked = played.hears().await;
+        played.begin_anew();
+        let again = played.hears().await;
+        played.say(&format!("callable {} yes", again.key), None);
+        played.reads_until(std::future::pending::<()>()).await;
+        (asked, again)
+    };
+    let lagging = tokio::select! {
+        lagging = asking => lagging,
+        seen = answering => unreachable!("it reads for ever after {seen:?}"),
+    };
+
+    assert_eq!((lagging, output.lagging_hubs), (Vec::new(), Vec::new()));
+    played.end().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_hub_that_says_that_it_cannot_call_a_registration_is_named_at_once_and_one_that_says_nothing_later() {
+    let pair = Pair::start().await;
+    let mut played = third(&pair).await;
+    let (outbox, _outgoing) = peer();
+    let (_, registration) = registered(&pair, outbox).await;
+
+    for says_so in [true, false] {
+        let began = tokio::time::Instant::now();
+        let asking = pair.a.calls.visible(&registration);
+        let answering = async {
+            let asked = played.hears().await;
+            if says_so {
+                played.say(&format!("callable {} no", asked.key), None);
+            }
+            played.reads_until(std::future::pending::<()>()).await;
+        };
+        let lagging = tokio::select! {
+            lagging = asking => lagging,
+            () = answering => unreachable!("it reads for ever"),
+        };
+        let named: Vec<_> = lagging.iter().map(ToString::to_string).collect();
+        assert_eq!(named, [PLAYED]);
+        assert_eq!(began.elapsed() < std::time::Duration::from_secs(1), says_so);
+    }
+    played.end().await;
+    pair.end().await;
+}
+
+/// A spoke of hub B, and a hub that is played and calls it.
+async fn played_caller() -> (Pair, Played, Spoke) {
+    let pair = Pair::start().await;
+    let spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
+    let played = Played::beside(&pair, "pod-b-b1").await;
+    (pair, played, spoke)
+}
+
+#[tokio::test]
+async fn a_call_that_was_sent_again_or_is_for_one_spoke_stays_where_it_waits() {
+    let (pair, mut played, mut away) = played_caller().await;
+    cut(&mut away);
+    played.call_as((7, 1), &away, &json!({}));
+    played.call_as((8, 0), &away, &json!({"target": {"spokeId": "text"}}));
+    played.reads_until(in_flight(&pair.b, 2)).await;
+
+    let other = Spoke::connect(&pair.b, "other", &[subscription("text.upper")]).await;
+
+    assert_eq!((away.outbox.in_flight(), away.outbox.queued()), (2, 2));
+    assert_eq!(other.outbox.in_flight(), 0);
+    // Another one goes: its hub may send it again.
+    played.call(9, &away);
+    let heard = played.hears_of_a_call().await;
+    assert_eq!((heard.word.as_str(), heard.key, heard.attempt), ("moved", 9, Some(0)));
+    played.end().await;
+    drop((away, other));
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn as_many_calls_are_given_back_as_another_instance_has_slots() {
+    let (pair, mut played, mut away) = played_caller().await;
+    cut(&mut away);
+    for key in 7..10 {
+        played.call(key, &away);
+    }
+    played.reads_until(in_flight(&pair.b, 3)).await;
+    let mut offer = registration("other", &[subscription("text.upper")]);
+    offer["concurrency"] = json!(1);
+
+    let caller = admin();
+    let registering = Spoke::register(&pair.b, &caller, offer, peer());
+    let other = played.reads_until(registering).await.expect("registers");
+
+    assert_eq!((away.outbox.in_flight(), other.outbox.in_flight()), (2, 0));
+    played.end().await;
+    drop((away, other));
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_spoke_that_is_to_go_gets_from_other_hubs_what_nobody_else_can_take() {
+    let (pair, mut played, mut leaving) = played_caller().await;
+    leaving.outbox.set_leaving(true);
+    played.call(7, &leaving);
+    leaving.next_call().await;
+    let mut other = Spoke::connect(&pair.b, "other", &[subscription("text.upper")]).await;
+
+    played.call(8, &leaving);
+    let heard = played.hears_of_a_call().await;
+    assert_eq!((heard.word.as_str(), heard.key, heard.attempt), ("moved", 8, Some(0)));
+    played.call_as((8, 1), &leaving, &json!({}));
+    leaving.next_call().await;
+    played.call_as((9, 0), &leaving, &json!({"target": {"spokeId": "text"}}));
+    leaving.next_call().await;
+
+    assert_eq!((leaving.outbox.in_flight(), other.outbox.in_flight()), (3, 0));
+    assert!(other.has_nothing());
+    played.end().await;
+    drop((leaving, other));
+    pair.end().await;
+}
+
+/// The other one has no slot, so that the call waits on where it was: there it may be taken yet.
+#[tokio::test]
+async fn a_call_that_nobody_else_can_take_goes_back_to_the_instance_that_gave_it_away() {
+    let (pair, mut played, _) = played_holder().await;
+    let (key, _answers) = called(&pair, &mut played).await;
+    let mut offer = registration("busy", &[subscription("text.upper")]);
+    offer["concurrency"] = json!(1);
+    let caller = admin();
+    let registering = Spoke::register(&pair.a, &caller, offer, peer());
+    let mut busy = played.reads_until(registering).await.expect("registers");
+    let (routed, _running) = pair.a.dispatch(request("text.upper", json!(2)));
+    routed.expect("routed");
+    busy.next_call().await;
+
+    played.say_of(&format!("moved {key} 0"), "here");
+
+    let again = played.hears_of_a_call().await;
+    assert_eq!(
+        (again.word.as_str(), again.key, again.attempt),
+        ("call", key, Some(1)),
+        "{again:?}"
+    );
+    assert!(busy.has_nothing());
+    played.end().await;
+    drop(busy);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_holder_learns_which_spoke_is_to_answer() {
+    let (pair, mut played, _) = played_holder().await;
+    let wanted = CallRequest {
+        target: Some("text".parse().expect("valid")),
+        ..request("text.upper", json!(1))
+    };
+
+    let (ticket, _answers) = pair.a.dispatch(wanted);
+
+    ticket.expect("routed");
+    assert_eq!(played.hears_of_a_call().await.target.as_deref(), Some("text"));
     played.end().await;
     pair.end().await;
 }

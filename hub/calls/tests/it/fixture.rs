@@ -11,10 +11,10 @@ use alkhub_calls::{
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
 use alkhub_devdb::Server;
-use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, OfferedOperation};
+use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, OfferedOperation, PeerSetup};
 use alkhub_protocol::frame::Requested;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
-use alkhub_protocol::{CallError, CallRequest, Frame, HubId, OnDisconnect, RawJson, RequestId, Scopes};
+use alkhub_protocol::{CallError, CallRequest, CloseCode, Frame, HubId, RawJson, RequestId, Scopes};
 use alkhub_redis::Connector;
 use alkhub_store::Store;
 use alkhub_tasks::Supervisor;
@@ -23,7 +23,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// The default budget of a key.
 pub(crate) fn budget() -> Budget {
@@ -32,10 +32,15 @@ pub(crate) fn budget() -> Budget {
 }
 
 /// A hub's part in the cluster, on a link of its own.
-pub(crate) fn cluster(events: &EventsConfig, hub: &HubId, host: &Host) -> (Supervisor, Cluster) {
+pub(crate) fn cluster(
+    events: &EventsConfig,
+    hub: &HubId,
+    host: &Host,
+    peers: Option<PeerSetup>,
+) -> (Supervisor, Cluster) {
     let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
     let mut connector = Connector::new(events, hub, &host.registry).expect("settings");
-    let cluster = Cluster::start(events, &mut connector, &supervisor, &host.registry).expect("fresh metrics");
+    let cluster = Cluster::start(events, &mut connector, &supervisor, &host.registry, peers).expect("fresh metrics");
     connector.start(&supervisor);
     (supervisor, cluster)
 }
@@ -56,6 +61,8 @@ pub(crate) struct HubOptions {
     /// How long Redis may be silent.
     pub(crate) redis_timeout: Duration,
     pub(crate) postgres: Option<String>,
+    /// Where other hubs can dial it; without this all goes through Redis.
+    pub(crate) peers: Option<PeerSetup>,
 }
 
 impl Default for HubOptions {
@@ -67,6 +74,7 @@ impl Default for HubOptions {
             redis: None,
             redis_timeout: EventsConfig::default().timeout,
             postgres: None,
+            peers: None,
         }
     }
 }
@@ -106,7 +114,7 @@ impl Hub {
             lease_interval: Duration::from_millis(500),
             ..EventsConfig::default()
         };
-        let (supervisor, cluster) = cluster(&events, &hub, &host);
+        let (supervisor, cluster) = cluster(&events, &hub, &host, options.peers);
         let url = options.postgres.clone();
         let store = StoreConfig {
             database_url: Some(
@@ -141,7 +149,12 @@ impl Hub {
 
     /// Waits until its link to Redis is up.
     pub(crate) async fn is_up(&self) {
-        comes_to("the link is up", &self.cluster.link(), |state| *state == LinkState::Up).await;
+        comes_to("the link is up", &self.link(), LinkState::is_up).await;
+    }
+
+    /// How its link to Redis is.
+    pub(crate) fn link(&self) -> watch::Receiver<LinkState> {
+        self.cluster.link().expect("there is Redis")
     }
 
     /// Calls and waits, as an administrator.
@@ -209,7 +222,8 @@ impl Spoke {
         input: RegisterInput,
         (outbox, outgoing): (Outbox, Outgoing),
     ) -> Result<Self, CallError> {
-        let (output, registration) = hub.calls.register(caller, input, outbox.clone()).await?;
+        let (mut output, registration) = hub.calls.register(caller, input, outbox.clone()).await?;
+        output.lagging_hubs = hub.calls.visible(&registration).await;
         Ok(Self {
             output,
             registration,
@@ -228,7 +242,7 @@ impl Spoke {
     pub(crate) async fn next_frame(&mut self) -> Frame {
         match self.next().await {
             OutgoingItem::Message(message) | OutgoingItem::Last(message) => decode(&message),
-            OutgoingItem::Close { code, reason } => panic!("closed with {code}: {reason}"),
+            OutgoingItem::Close { code, reason } => panic!("closed with {code:?}: {reason}"),
         }
     }
 
@@ -249,7 +263,7 @@ impl Spoke {
     }
 
     /// The close code that the connection ends with.
-    pub(crate) async fn next_close(&mut self) -> u16 {
+    pub(crate) async fn next_close(&mut self) -> CloseCode {
         match self.next().await {
             OutgoingItem::Close { code, .. } => code,
             OutgoingItem::Message(message) | OutgoingItem::Last(message) => panic!("not a close: {message:?}"),
@@ -313,6 +327,7 @@ pub(crate) fn record(hub: &str, instance: &str, operations: Vec<OfferedOperation
         hub: hub.parse().expect("valid"),
         connection: "c1".to_owned(),
         generation: 0,
+        state: alkhub_protocol::admin::InstanceState::Connected,
         spoke_type: SpokeType::default(),
         labels: BTreeMap::new(),
         concurrency: None,
@@ -349,18 +364,11 @@ pub(crate) fn subscription(name: &str) -> Value {
 pub(crate) fn request(operation: &str, input: Value) -> CallRequest {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    CallRequest {
-        request_id: format!("r{number}").parse().expect("valid"),
-        operation: operation.parse().expect("valid"),
-        input: Some(RawJson::from(input)),
-        timeout: None,
-        idle_timeout: None,
-        parent: None,
-        target: None,
-        traceparent: None,
-        metadata: None,
-        on_disconnect: OnDisconnect::Abort,
-    }
+    CallRequest::new(
+        format!("r{number}").parse().expect("valid"),
+        operation.parse().expect("valid"),
+        Some(RawJson::from(input)),
+    )
 }
 
 pub(crate) fn admin() -> Arc<Caller> {

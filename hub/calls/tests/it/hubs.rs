@@ -9,7 +9,7 @@ use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
 use alkhub_protocol::call::Metadata;
 use alkhub_protocol::register::RegisterInput;
-use alkhub_protocol::{CallRequest, Code, Delivered, RawJson, RequestId};
+use alkhub_protocol::{CallRequest, CloseCode, Code, Delivered, RawJson, RequestId};
 use alkhub_test_support::{RedisServer, until, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -194,7 +194,7 @@ async fn an_instance_that_registers_on_another_hub_is_fenced_on_the_first() {
         .expect("registers");
 
     assert!(new.output.generation > old.output.generation);
-    assert_eq!(old.next_close().await, 4409);
+    assert_eq!(old.next_close().await, CloseCode::Replaced);
     old.registration.close("replaced").await;
     sees(&pair.b, "text.upper", new.output.generation).await;
     let answering = async {
@@ -217,7 +217,7 @@ async fn calls_avoid_a_hub_that_drains_as_long_as_there_is_another() {
         draining: true,
         ..Lease::default()
     };
-    pair.b.cluster.announce_now(lease).await.expect("Redis is up");
+    pair.b.cluster.announce_now(|| lease).await.expect("Redis is up");
     until("hub A hears of it", async || match pair.a.cluster.draining().len() {
         1 => Ok(()),
         n => Err(format!("{n} hubs drain")),
@@ -282,16 +282,18 @@ async fn a_connection_that_ends_while_the_directory_waits_for_its_second_registr
     pair.end().await;
 }
 
+/// The registration of an instance that says which one it is.
+fn input() -> RegisterInput {
+    let mut input = registration("text", &[query("text.upper")]);
+    input["instanceId"] = json!("i1");
+    serde_json::from_value(input).expect("valid")
+}
+
 /// The newer connection that it gives way to goes too, before it has registered.
 #[tokio::test]
 async fn a_session_whose_second_registration_gives_way_keeps_its_first_and_may_ask_again() {
     let pair = Pair::start().await;
     let caller = admin();
-    let input = || -> RegisterInput {
-        let mut input = registration("text", &[query("text.upper")]);
-        input["instanceId"] = json!("i1");
-        serde_json::from_value(input).expect("valid")
-    };
     let mut spoke = Spoke::register_as(&pair.b, &caller, input(), peer())
         .await
         .expect("registers");
@@ -337,6 +339,44 @@ async fn a_session_whose_second_registration_gives_way_keeps_its_first_and_may_a
     spoke.next_call().await;
     within("the other one registers", busy).await.expect("registered");
     drop(spoke);
+    pair.end().await;
+}
+
+/// The record is on its way to Redis when its peer leaves.
+#[tokio::test]
+async fn a_registration_whose_peer_leaves_while_the_directory_is_asked_takes_nobodys_place() {
+    let pair = Pair::start().await;
+    let caller = admin();
+    let mut standing = Spoke::register_as(&pair.b, &caller, input(), peer())
+        .await
+        .expect("registers");
+    sees(&pair.a, "text.upper", standing.output.generation).await;
+    pair.redis.freeze();
+    let (outbox, _outgoing) = peer();
+    let mut leaving = Box::pin(pair.b.calls.register(&caller, input(), outbox));
+    assert!(futures::poll!(&mut leaving).is_pending());
+    // Far enough for its task to wait for Redis, and Redis lets it no further.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+
+    drop(leaving);
+    pair.redis.thaw();
+
+    // Its turn among the changes of the directory comes after the one that was given up.
+    let later = Spoke::connect(&pair.b, "later", &[query("later.op")]).await;
+    sees(&pair.a, "later.op", later.output.generation).await;
+    assert!(standing.has_nothing(), "it must not be closed");
+    for hub in [&pair.a, &pair.b] {
+        sees(hub, "text.upper", standing.output.generation).await;
+        let answering = async {
+            let call = standing.next_call().await;
+            standing.respond(&call.request_id, json!("A"));
+        };
+        let (answer, ()) = tokio::join!(hub.call("text.upper", json!(1)), answering);
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    drop((standing, later));
     pair.end().await;
 }
 
@@ -578,9 +618,10 @@ async fn a_hub_that_crashed_is_noticed_by_the_next_call() {
     let error = within("the next call", a.call("text.upper", json!("sent after")))
         .await
         .expect_err("nobody there");
+    // Whether the spoke is lost nobody knows before the lease ends.
     assert_eq!(
         (error.code, error.delivered, error.retryable),
-        (Code::SpokeLost, Delivered::No, true)
+        (Code::Unavailable, Delivered::No, true)
     );
 
     let Some(CallAnswer::Failed(error)) = within("the lease to end", answers.recv()).await else {

@@ -3,7 +3,7 @@
 use alkhub_calls::{CallAnswer, Items, OutgoingItem};
 use alkhub_hub_cluster::{Class, LinkState, NotSent};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId, RequestId};
-use alkhub_test_support::{comes_to, until_full, within};
+use alkhub_test_support::{comes_to, until, until_full, within};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ impl Pair {
     /// Cuts every connection of one kind, as Redis calls it; both hubs have their link again then.
     async fn cut(&self, kind: &str) {
         let links = [&self.a, &self.b].map(|hub| {
-            let mut link = hub.cluster.link();
+            let mut link = hub.link();
             link.mark_unchanged();
             link
         });
@@ -32,7 +32,7 @@ impl Pair {
             .await;
         for mut link in links {
             within("the link breaks", link.changed()).await.expect("the hub lives");
-            comes_to("the link is back", &link, |state| *state == LinkState::Up).await;
+            comes_to("the link is back", &link, LinkState::is_up).await;
         }
     }
 }
@@ -99,6 +99,44 @@ async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_
         waiting.push(answers);
     }
     drop((here, there));
+    pair.end().await;
+}
+
+/// Hub B has lost its link and hub A has not: nobody receives the call, and the spoke is there all the while.
+#[tokio::test]
+async fn a_call_that_the_hub_of_its_spoke_does_not_receive_is_unavailable_and_its_spoke_is_not_lost() {
+    let (pair, proxy) = Pair::with_b_behind_a_proxy().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    proxy.cut();
+    until("Redis knows that nobody listens", || async {
+        let channels: Vec<String> = pair.redis.query(&["PUBSUB", "CHANNELS", "*pod-b-b1*"]).await;
+        if channels.is_empty() {
+            Ok(())
+        } else {
+            Err(channels.join(" "))
+        }
+    })
+    .await;
+
+    let error = within("the refusal", pair.a.call("text.upper", json!(1)))
+        .await
+        .expect_err("nobody receives it");
+
+    assert_eq!(
+        (&error.code, error.delivered, error.retryable),
+        (&Code::Unavailable, Delivered::No, true),
+        "{error}"
+    );
+    proxy.heal();
+    pair.b.is_up().await;
+    sees(&pair.a, "text.upper", spoke.output.generation).await;
+    let answering = async {
+        let call = spoke.next_call().await;
+        spoke.respond(&call.request_id, json!("A"));
+    };
+    let (answer, ()) = tokio::join!(pair.a.call("text.upper", json!(1)), answering);
+    assert!(answer.is_ok(), "{answer:?}");
+    drop(spoke);
     pair.end().await;
 }
 
@@ -223,9 +261,12 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     pair.find_redis().await;
     assert_eq!(spoke.next_abort().await, call);
     in_flight(&pair.b, 0).await;
-    // What comes later is of a new beginning.
-    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
-    ticket.expect("routed");
+    // What comes later is of a new beginning. Redis came back empty: hub A routes again when hub B has said what it holds.
+    let mut answers = until("hub A to route to the spoke", async || {
+        let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
+        ticket.map(|_| answers).map_err(|error| error.to_string())
+    })
+    .await;
     let call = spoke.next_call().await.request_id;
     spoke.respond(&call, json!("A"));
     let answer = within("the answer", answers.recv()).await;

@@ -2,8 +2,8 @@
 
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
-use alkhub_hub_cluster::LinkState;
-use alkhub_test_support::{RedisServer, comes_to, until};
+use alkhub_hub_cluster::{LinkState, PeerAddress, PeerSecret, PeerSetup};
+use alkhub_test_support::{Proxy, RedisServer, comes_to, until};
 use serde_json::Value;
 
 use crate::fixture::{Hub, HubOptions, Spoke, admin};
@@ -27,21 +27,65 @@ impl Pair {
 
     /// A pair whose hub B keeps no more than this for its peers.
     pub(crate) async fn with_budget_on_b(calls: CallsConfig, budget: BudgetConfig) -> Self {
-        let (redis, postgres) = tokio::join!(RedisServer::start(), Server::temporary());
-        let postgres = postgres.expect("Postgres is installed");
-        let start = |name, budget| {
+        let redis = RedisServer::start().await;
+        let url = redis.url();
+        Self::of((redis, url), calls, budget, [None, None]).await
+    }
+
+    /// A pair whose hub B reaches Redis through a proxy.
+    pub(crate) async fn with_b_behind_a_proxy() -> (Self, Proxy) {
+        let redis = RedisServer::start().await;
+        let (proxy, url) = redis.proxied().await.expect("a port");
+        let pair = Self::of(
+            (redis, url),
+            CallsConfig::default(),
+            BudgetConfig::default(),
+            [None, None],
+        );
+        (pair.await, proxy)
+    }
+
+    /// A pair with a link from pod to pod that is up, and the proxy through which hub A dials hub B.
+    pub(crate) async fn linked() -> (Self, Proxy) {
+        let ((setup_a, _), (setup_b, link)) = (peers().await, peers().await);
+        let peers = [Some(setup_a), Some(setup_b)];
+        let redis = RedisServer::start().await;
+        let url = redis.url();
+        let pair = Self::of((redis, url), CallsConfig::default(), BudgetConfig::default(), peers).await;
+        for hub in [&pair.a, &pair.b] {
+            until("the link from pod to pod is up", || async {
+                match hub.metric("alkhub_peer_links") {
+                    1.0 => Ok(()),
+                    links => Err(links),
+                }
+            })
+            .await;
+        }
+        (pair, link)
+    }
+
+    /// On one Redis, which hub B reaches at an address of its own.
+    async fn of(
+        (redis, redis_of_b): (RedisServer, String),
+        calls: CallsConfig,
+        budget: BudgetConfig,
+        [peers_a, peers_b]: [Option<PeerSetup>; 2],
+    ) -> Self {
+        let postgres = Server::temporary().await.expect("Postgres is installed");
+        let start = |name, redis, budget, peers| {
             Hub::start(HubOptions {
                 name,
                 budget,
-                redis: Some(redis.url()),
+                redis: Some(redis),
                 postgres: Some(postgres.url()),
                 calls: calls.clone(),
+                peers,
                 ..HubOptions::default()
             })
         };
         let (a, b) = (
-            start("pod-a-a1", BudgetConfig::default()).await,
-            start("pod-b-b1", budget).await,
+            start("pod-a-a1", redis.url(), BudgetConfig::default(), peers_a).await,
+            start("pod-b-b1", redis_of_b, budget, peers_b).await,
         );
         Self { a, b, postgres, redis }
     }
@@ -58,7 +102,7 @@ impl Pair {
         self.redis.kill().await;
         for hub in [&self.a, &self.b] {
             let is_down = |state: &LinkState| matches!(state, LinkState::Down(_));
-            comes_to("the link is down", &hub.cluster.link(), is_down).await;
+            comes_to("the link is down", &hub.link(), is_down).await;
         }
     }
 
@@ -67,6 +111,22 @@ impl Pair {
         self.b.stop().await;
         self.postgres.stop().await.expect("stops");
     }
+}
+
+/// What a hub needs to take links of others, who dial it through this proxy.
+async fn peers() -> (PeerSetup, Proxy) {
+    let (listener, proxy) = Proxy::with_listener().await.expect("two ports");
+    let setup = PeerSetup {
+        listener,
+        address: PeerAddress {
+            address: proxy.address(),
+            tls: false,
+        },
+        secret: PeerSecret::new([1; 32]),
+        tls: None,
+        ping_interval: PeerSetup::PING_INTERVAL,
+    };
+    (setup, proxy)
 }
 
 /// Waits until a hub routes an operation to a registration.

@@ -1,14 +1,18 @@
 //! What is written to Postgres.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use alkhub_calls::CallAnswer;
 use alkhub_devdb::Server;
 use alkhub_protocol::call::CallRecord;
-use alkhub_protocol::{CallStatus, Code};
+use alkhub_protocol::{CallError, CallStatus, Code};
 use alkhub_store::{CallFilter, SpecHash, Store};
-use alkhub_test_support::until;
+use alkhub_test_support::{until, within};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::fixture::{Hub, HubOptions, Spoke, admin, operation, query, registration, request, spoke_key};
 
@@ -266,15 +270,101 @@ async fn an_operation_that_was_offered_before_the_hub_began_has_no_provider_and_
         let unknown = hub.call("text.lower", json!(1)).await.expect_err("nobody ever was");
         assert_eq!((known.code, unknown.code), (Code::NoProvider, Code::OperationNotFound));
     }
-    let (ticket, mut answers) = hub.dispatch(request("text.trim", json!(1)));
-    assert!(
-        ticket.expect("it is looked for").is_done(),
-        "nothing runs that could be aborted"
-    );
-    let Some(CallAnswer::Failed(error)) = answers.recv().await else {
-        panic!("it is refused");
+    hub.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+/// A transaction that lets nobody read or write specifications.
+pub(crate) struct LockedOperations(tokio::process::Child);
+
+impl LockedOperations {
+    pub(crate) async fn lock(postgres: &Server) -> Self {
+        let mut psql = tokio::process::Command::new("psql");
+        psql.arg(postgres.url()).args(["-q", "-A", "-t"]).kill_on_drop(true);
+        let psql = psql.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut psql = psql.spawn().expect("psql is installed");
+        let sql = b"BEGIN; LOCK TABLE alkhub.operations IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n";
+        let stdin = psql.stdin.as_mut().expect("piped");
+        stdin.write_all(sql).await.expect("psql reads");
+        let mut lines = BufReader::new(psql.stdout.as_mut().expect("piped")).lines();
+        let line = within("the lock", lines.next_line()).await.expect("psql writes");
+        assert_eq!(line.as_deref(), Some("locked"));
+        Self(psql)
+    }
+
+    pub(crate) async fn unlock(mut self) {
+        self.0.kill().await.expect("psql runs");
+    }
+}
+
+/// The look has its answer, or gives up, when somebody has come.
+#[tokio::test]
+async fn a_call_of_an_unknown_name_goes_to_a_spoke_that_comes_while_the_hub_looks() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let hub = Hub::on(&postgres, "pod-a1").await;
+    let locked = LockedOperations::lock(&postgres).await;
+    // It waits for a second to be saved, and is entered then.
+    let offered = [query("text.upper")];
+    let registering = Spoke::connect(&hub, "text", &offered);
+    let calling = async {
+        // When it has waited for most of that: the call waits on when the registration does not.
+        until("the registration waits", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'INSERT INTO operations%' \
+                           AND now() - query_start > interval '0.7 s'";
+            match alkhub_devdb::testing::number(&postgres.url(), waiting).await {
+                1 => Ok(()),
+                n => Err(format!("{n} statements")),
+            }
+        })
+        .await;
+        hub.dispatch(request("text.upper", json!(1)))
     };
-    assert_eq!(error.code, Code::OperationNotFound);
+
+    let (mut spoke, (ticket, mut answers)) = tokio::join!(registering, calling);
+
+    let ticket = ticket.expect("it is looked for");
+    locked.unlock().await;
+    let call = spoke.next_call().await;
+    assert!(!ticket.is_done());
+    spoke.respond(&call.request_id, json!("A"));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+    assert!(ticket.is_done());
+    hub.stop().await;
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_look_is_ended_like_one_that_runs() {
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let hub = Hub::on(&postgres, "pod-a1").await;
+    let locked = LockedOperations::lock(&postgres).await;
+    let wait = |name: &str, timeout: Option<Duration>| {
+        let (ticket, answers) = hub.dispatch(alkhub_protocol::CallRequest {
+            timeout,
+            ..request(name, json!(1))
+        });
+        let ticket = ticket.expect("it is looked for");
+        assert!(!ticket.is_done());
+        (ticket, answers)
+    };
+
+    let (cancelled, mut nothing) = wait("text.a", None);
+    assert!(cancelled.cancel("for the test") && cancelled.is_done() && !cancelled.cancel("again"));
+    assert!(within("no answer", nothing.recv()).await.is_none());
+    let (lost, mut nothing) = wait("text.b", None);
+    assert!(lost.caller_lost("for the test") && lost.is_done());
+    assert!(within("no answer", nothing.recv()).await.is_none());
+    let (_late, mut late) = wait("text.c", Some(Duration::from_millis(50)));
+    let late = within("the deadline", late.recv()).await;
+    let (_ended, mut ended) = wait("text.d", None);
+    let away = CallError::new(Code::Unavailable, "the hub goes away");
+    hub.calls.end_all(&away, "for the test");
+    let ended = within("the end", ended.recv()).await;
+
+    assert!(matches!(late, Some(CallAnswer::Failed(error)) if error.code == Code::Timeout));
+    assert!(matches!(ended, Some(CallAnswer::Failed(error)) if error == away));
+    locked.unlock().await;
     hub.stop().await;
     postgres.stop().await.expect("stops");
 }

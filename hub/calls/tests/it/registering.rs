@@ -5,7 +5,7 @@ use std::sync::Arc;
 use alkhub_calls::{CallAnswer, Caller};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::register::{RegisterInput, Registered};
-use alkhub_protocol::{Code, Delivered, OperationKind, RawJson};
+use alkhub_protocol::{CloseCode, Code, Delivered, OperationKind, RawJson};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
@@ -339,7 +339,7 @@ async fn a_newer_peer_of_the_instance_replaces_the_older_one() {
     let mut new = register(&hub, &admin(), input).await.expect("registers");
 
     assert!(new.output.generation > old.output.generation);
-    assert_eq!(old.next_close().await, 4409);
+    assert_eq!(old.next_close().await, CloseCode::Replaced);
     let Some(CallAnswer::Failed(error)) = answers.recv().await else {
         panic!("the call must fail");
     };

@@ -2,13 +2,30 @@
 
 use std::time::Duration;
 
-use alkhub_calls::{CallAnswer, OutgoingItem, Reply};
-use alkhub_protocol::{CallRequest, Frame, OnDisconnect};
+use alkhub_calls::{CallAnswer, Limits, Outbox, Outgoing, OutgoingItem, Reply};
+use alkhub_protocol::admin::InstanceState;
+use alkhub_protocol::{CallRequest, CloseCode, Frame, OnDisconnect, RequestId};
+use alkhub_test_support::until;
 use futures::StreamExt as _;
 use serde_json::json;
 
-use crate::fixture::{Hub, Spoke, admin, decode, peer, query, request, subscription};
+use crate::fixture::{
+    Hub, LIMITS, Spoke, admin, decode, peer, peer_of, query, registration, request, spoke_key, subscription,
+};
 use crate::pair::{Pair, in_flight};
+
+/// A peer whose call runs on a spoke: the hub, the spoke, both ends of the peer's outbox, and the call as the spoke knows it.
+async fn calling() -> (Hub, Spoke, (Outbox, Outgoing), RequestId) {
+    let hub = Hub::local().await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let (outbox, outgoing) = peer();
+    let reply = Reply::Outbox(outbox.clone());
+    hub.calls
+        .dispatch(&admin(), request("text.upper", json!(1)), reply)
+        .expect("routed");
+    let call = spoke.next_call().await.request_id;
+    (hub, spoke, (outbox, outgoing), call)
+}
 
 #[tokio::test(start_paused = true)]
 async fn another_connection_goes_on_with_a_spokes_session_where_the_first_one_stopped() {
@@ -71,14 +88,7 @@ async fn another_connection_goes_on_with_a_callers_session_where_the_first_one_s
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_is_not_quiet_until_it_has_the_end_of_its_call() {
-    let hub = Hub::local().await;
-    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
-    let (outbox, mut outgoing) = peer();
-    let reply = Reply::Outbox(outbox.clone());
-    hub.calls
-        .dispatch(&admin(), request("text.upper", json!(1)), reply)
-        .expect("routed");
-    let call = spoke.next_call().await.request_id;
+    let (_hub, spoke, (outbox, mut outgoing), call) = calling().await;
     assert!(!outbox.is_quiet(), "the call runs");
 
     spoke.respond(&call, json!("A"));
@@ -103,7 +113,7 @@ async fn a_call_that_ends_while_its_callers_session_closes_is_answered() {
     call(2);
     let (first, second) = (spoke.next_call().await.request_id, spoke.next_call().await.request_id);
 
-    outbox.close(1001, "the hub is going away");
+    outbox.close(CloseCode::GoingAway, "the hub is going away");
     spoke.respond(&first, json!("A"));
 
     assert!(
@@ -210,4 +220,225 @@ async fn a_detachable_call_goes_on_when_its_callers_hub_is_gone() {
     drop(spoke);
     pair.b.stop().await;
     pair.postgres.stop().await.expect("stops");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spoke_that_is_to_go_gets_what_nobody_else_can_take_and_ends_when_it_runs_nothing() {
+    let hub = Hub::local().await;
+    let mut leaving = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    leaving.outbox.set_leaving(true);
+    let (alone, _answer) = hub.dispatch(request("text.upper", json!(0)));
+    alone.expect("routed");
+    let call = leaving.next_call().await.request_id;
+    let mut other = Spoke::connect(&hub, "other", &[query("text.upper")]).await;
+
+    for n in 1..9 {
+        let (routed, _answer) = hub.dispatch(request("text.upper", json!(n)));
+        routed.expect("routed");
+        other.next_call().await;
+    }
+
+    assert_eq!((leaving.outbox.in_flight(), other.outbox.in_flight()), (1, 8));
+    let let_go = || leaving.outbox.close_if_idle(CloseCode::GoingAway, "others have fewer");
+    assert!(!let_go(), "it runs a call");
+    leaving.respond(&call, json!("A"));
+    assert_eq!(leaving.outbox.in_flight(), 0);
+    assert!(let_go());
+    assert!(matches!(
+        leaving.outgoing.next().await,
+        Some(OutgoingItem::Close { .. })
+    ));
+    let_go();
+    assert_eq!(leaving.outgoing.next().await, None, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_let_go_before_it_has_the_end_of_its_call() {
+    let (_hub, spoke, (outbox, mut outgoing), call) = calling().await;
+    let let_go = || outbox.close_if_idle(CloseCode::GoingAway, "others have fewer");
+
+    assert!(!let_go(), "the call runs");
+    spoke.respond(&call, json!("A"));
+    assert!(!let_go(), "its end waits");
+    outgoing.try_next().expect("the end");
+
+    assert!(let_go());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_has_ended_counts_no_calls() {
+    let hub = Hub::local().await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let (routed, _answer) = hub.dispatch(request("text.upper", json!(0)));
+    routed.expect("routed");
+    spoke.next_call().await;
+    let outbox = spoke.outbox.clone();
+    assert_eq!(outbox.in_flight(), 1);
+
+    spoke.registration.close("the connection is closed").await;
+
+    assert_eq!(outbox.in_flight(), 0);
+}
+
+/// Cuts a spoke's connection; its session waits.
+pub(crate) fn cut(spoke: &mut Spoke) {
+    spoke.outgoing.detach();
+    spoke.registration.set_reconnecting(true);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_a_spoke_that_is_away_go_to_who_comes_and_what_has_left_stays() {
+    let hub = Hub::local().await;
+    let mut away = Spoke::connect(&hub, "text", &[query("text.upper"), query("text.lower")]).await;
+    let dispatch = |operation: &str, n: u32| {
+        let (routed, answer) = hub.dispatch(request(operation, json!(n)));
+        routed.expect("routed");
+        answer
+    };
+    let _left = dispatch("text.upper", 0);
+    away.next_call().await;
+    cut(&mut away);
+    let mut waits = dispatch("text.upper", 1);
+    let _waits_on = dispatch("text.lower", 2);
+
+    let mut comes = Spoke::connect(&hub, "other", &[query("text.upper")]).await;
+
+    let call = comes.next_call().await;
+    assert_eq!(call.input, Some(alkhub_protocol::RawJson::from(json!(1))));
+    comes.respond(&call.request_id, json!("B"));
+    assert!(matches!(waits.recv().await, Some(CallAnswer::Item(_))));
+    away.outgoing.attach();
+    away.registration.set_reconnecting(false);
+    for n in [0, 2] {
+        let again = away.next_call().await;
+        assert_eq!(again.input, Some(alkhub_protocol::RawJson::from(json!(n))));
+    }
+    assert_eq!((away.outbox.in_flight(), comes.outbox.in_flight()), (2, 0));
+}
+
+/// Its next connection serves the session.
+fn comes_back(spoke: &mut Spoke) {
+    spoke.outgoing.attach();
+    spoke.registration.set_reconnecting(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_a_spoke_that_is_away_go_to_one_that_comes_back() {
+    let hub = Hub::local().await;
+    let mut one = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let mut other = Spoke::connect(&hub, "other", &[query("text.upper")]).await;
+    cut(&mut one);
+    cut(&mut other);
+    let (routed, mut answer) = hub.dispatch(request("text.upper", json!(1)));
+    routed.expect("routed");
+    let (waited_for, mut first) = if one.outbox.queued() == 1 {
+        (one, other)
+    } else {
+        (other, one)
+    };
+
+    comes_back(&mut first);
+
+    let call = first.next_call().await;
+    first.respond(&call.request_id, json!("A"));
+    assert!(matches!(answer.recv().await, Some(CallAnswer::Item(_))));
+    assert_eq!((waited_for.outbox.in_flight(), waited_for.outbox.queued()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_spoke_is_lost_stays_where_it_waits_when_the_other_one_does_not_take_it() {
+    let hub = Hub::local().await;
+    let one_message = Limits { items: 1, ..LIMITS };
+    let offered = |name| registration(name, &[query("text.upper")]);
+    let reads_nothing = Spoke::register(&hub, &admin(), offered("busy"), peer_of(one_message)).await;
+    let mut reads_nothing = reads_nothing.expect("registers");
+    let (routed, _fills_its_queue) = hub.dispatch(request("text.upper", json!(0)));
+    routed.expect("routed");
+    let mut lost = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let (routed, mut answer) = hub.dispatch(request("text.upper", json!(1)));
+    routed.expect("routed");
+    assert_eq!(lost.outbox.queued(), 1, "it is the less busy one");
+
+    cut(&mut lost);
+
+    assert_eq!((lost.outbox.in_flight(), lost.outbox.queued()), (1, 1));
+    reads_nothing.next_call().await;
+    assert!(reads_nothing.has_nothing());
+    comes_back(&mut lost);
+    let call = lost.next_call().await;
+    lost.respond(&call.request_id, json!("A"));
+    assert!(matches!(answer.recv().await, Some(CallAnswer::Item(_))));
+    assert_eq!((reads_nothing.outbox.in_flight(), lost.outbox.in_flight()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_not_left_when_its_spoke_is_lost_goes_elsewhere_at_once() {
+    let hub = Hub::local().await;
+    let mut lost = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let (routed, _answer) = hub.dispatch(request("text.upper", json!(1)));
+    routed.expect("routed");
+    let mut other = Spoke::connect(&hub, "other", &[query("text.upper")]).await;
+
+    cut(&mut lost);
+
+    other.next_call().await;
+    assert_eq!((lost.outbox.in_flight(), lost.outbox.queued()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_call_from_another_hub_that_waits_for_a_spoke_that_is_away_goes_to_who_comes_there() {
+    let pair = Pair::start().await;
+    let mut away = pair.spoke_on_b(&[query("text.upper")]).await;
+    cut(&mut away);
+    let (routed, mut answer) = pair.a.dispatch(request("text.upper", json!(1)));
+    routed.expect("routed");
+    in_flight(&pair.b, 1).await;
+
+    let mut comes = Spoke::connect(&pair.a, "other", &[query("text.upper")]).await;
+
+    let call = comes.next_call().await;
+    comes.respond(&call.request_id, json!("A"));
+    assert!(matches!(answer.recv().await, Some(CallAnswer::Item(_))));
+    in_flight(&pair.b, 0).await;
+}
+
+/// Each registration has a record of its own, which says nothing of the connection.
+#[tokio::test]
+async fn a_registration_that_is_narrowed_while_its_spoke_is_away_is_reconnecting_to_all_hubs() {
+    let pair = Pair::start().await;
+    let key = |operations: &[&str]| spoke_key("text", operations, None, false);
+    let offered = registration("text", &[query("text.upper"), query("text.lower")]);
+    let all = key(&["text.upper", "text.lower"]);
+    let mut spoke = Spoke::register(&pair.b, &all, offered, peer())
+        .await
+        .expect("registers");
+    cut(&mut spoke);
+    is_reconnecting(&pair).await;
+
+    let narrowed = pair.b.calls.narrow(&spoke.registration, &key(&["text.upper"])).await;
+    let narrowed = narrowed.expect("the directory takes it").expect("it allows less");
+    narrowed.set_reconnecting(true);
+
+    is_reconnecting(&pair).await;
+    drop((spoke, narrowed));
+    pair.end().await;
+}
+
+/// Waits until hub A knows of the one instance of hub B what that one does: its record of now, and that it is away.
+async fn is_reconnecting(pair: &Pair) {
+    until("hub A knows", async || {
+        let states = [&pair.a, &pair.b].map(|hub| {
+            let known = hub.calls.instances();
+            let shown = known.iter().map(|(_, known, _)| (known.generation, known.state));
+            shown.collect::<Vec<_>>()
+        });
+        let [at_a, at_b] = &states;
+        let is_away = matches!(at_b[..], [(_, InstanceState::Reconnecting)]);
+        if is_away && at_a == at_b {
+            Ok(())
+        } else {
+            Err(format!("{states:?}"))
+        }
+    })
+    .await;
 }

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use alkhub_protocol::time;
-use alkhub_sdk::OperationKind;
+use alkhub_protocol::{CallStatus, OperationKind, time};
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
 /// The form of results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -18,45 +18,49 @@ pub(crate) enum Output {
     Json,
 }
 
-/// The three kinds of operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// Reads only
-    Query,
-    /// Has effects
-    Mutation,
-    /// Answers with items over time
-    Subscription,
-}
+/// One of the three kinds of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind(pub(crate) OperationKind);
 
-impl From<Kind> for OperationKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Query => Self::Query,
-            Kind::Mutation => Self::Mutation,
-            Kind::Subscription => Self::Subscription,
-        }
+impl ValueEnum for Kind {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(OperationKind::Query),
+            Self(OperationKind::Mutation),
+            Self(OperationKind::Subscription),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            OperationKind::Query => "Reads only",
+            OperationKind::Mutation => "Has effects",
+            OperationKind::Subscription => "Answers with items over time",
+        };
+        Some(PossibleValue::new(self.0.as_str()).help(help))
     }
 }
 
-/// Ends of a call to list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StatusFilter {
-    /// With an answer
-    Completed,
-    /// With an error
-    Failed,
-    /// By its caller
-    Aborted,
-}
+/// How the calls ended that are to be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StatusFilter(pub(crate) CallStatus);
 
-impl From<StatusFilter> for alkhub_protocol::CallStatus {
-    fn from(status: StatusFilter) -> Self {
-        match status {
-            StatusFilter::Completed => Self::Completed,
-            StatusFilter::Failed => Self::Failed,
-            StatusFilter::Aborted => Self::Aborted,
-        }
+impl ValueEnum for StatusFilter {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self(CallStatus::Completed),
+            Self(CallStatus::Failed),
+            Self(CallStatus::Aborted),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            CallStatus::Completed => "With an answer",
+            CallStatus::Failed => "With an error",
+            CallStatus::Aborted => "By its caller",
+        };
+        Some(PossibleValue::new(self.0.as_str()).help(help))
     }
 }
 

@@ -11,9 +11,8 @@ use crate::failure::Failure;
 /// Makes the keys of a new folder; those that are there stay.
 pub(super) fn make(data: &Path) -> Result<(), Failure> {
     let secret: [u8; 32] = rand::random();
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     for (name, text) in [
-        (HASH_KEY, secret),
+        (HASH_KEY, hex::encode(secret)),
         (ADMIN_KEY, ApiKey::from_entropy(rand::random()).expose().to_owned()),
     ] {
         let path = data.join(name);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_sdk::{CallError, Code, OperationName, RawJson};
 
-use super::{kind, one_line};
+use super::one_line;
 use crate::args::{DescribeArgs, Output};
 use crate::failure::Failure;
 use crate::json;
@@ -33,7 +33,7 @@ fn page(operation: &OperationInfo) -> String {
     let scopes = &spec.access_control;
     let facts = [
         ("operation", name.to_string()),
-        ("kind", kind(spec.kind).to_owned()),
+        ("kind", spec.kind.to_string()),
         ("version", spec.version.clone()),
         ("title", spec.title.clone().unwrap_or_default()),
         ("description", spec.description.clone()),

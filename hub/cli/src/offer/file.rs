@@ -107,6 +107,7 @@ fn parse(text: &str, base: &Path) -> Result<Offer, String> {
         concurrency: concurrency.map_or(CONCURRENCY, NonZeroU32::get),
         operations,
         quiet: false,
+        sessions: 2,
     })
 }
 

@@ -7,6 +7,7 @@ mod dev;
 mod examples;
 mod first;
 mod fixture;
+mod kubectl;
 mod missing;
 mod mistakes;
 mod offer;

@@ -56,6 +56,8 @@ still_well() {
   local one pid output
   for one in "${running[@]}"; do
     read -r pid output here <<<"$one"
+    # One that has said why it fails is about to end.
+    ! grep -q '^alkhub: ' "$output" || wait "$pid" || failed "it ended with $?" "$output"
     kill -0 "$pid" 2>/dev/null || wait "$pid" || failed "it ended with $?" "$output"
   done
 }

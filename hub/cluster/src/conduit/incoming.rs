@@ -16,7 +16,7 @@ use super::message::{Header, InvalidMessage, Kind};
 use super::peer::Peer;
 use super::sides::{Side, Sides};
 use crate::inbox::{Inbound, Inbox};
-use crate::lease::Leases;
+use crate::leases::Leases;
 
 /// How exact the times of acknowledgements and repetitions are.
 const TICK: Duration = Duration::from_millis(50);
@@ -34,7 +34,7 @@ pub struct Incoming {
     leases: Arc<Leases>,
     inbox: Inbox,
     returned: mpsc::Receiver<Undelivered>,
-    link: watch::Receiver<LinkState>,
+    link: Option<watch::Receiver<LinkState>>,
     /// What was read and not looked at, the last one first.
     unread: Vec<Bytes>,
     ready: VecDeque<PeerEvent>,
@@ -75,7 +75,7 @@ impl Incoming {
         leases: Arc<Leases>,
         inbox: Inbox,
         returned: mpsc::Receiver<Undelivered>,
-        link: watch::Receiver<LinkState>,
+        link: Option<watch::Receiver<LinkState>>,
     ) -> Self {
         let every = |period| {
             let mut interval = interval(period);
@@ -97,7 +97,9 @@ impl Incoming {
 
     /// Whoever reads begins now: that the link came up before concerns nothing that is under way.
     pub(crate) fn begin(&mut self) {
-        self.link.borrow_and_update();
+        if let Some(link) = &mut self.link {
+            link.mark_unchanged();
+        }
     }
 
     /// The next event. Dropping the future loses nothing.
@@ -110,18 +112,20 @@ impl Incoming {
             tokio::select! {
                 Some(inbound) = self.inbox.recv(&mut self.unread) => match inbound {
                     Inbound::Some => self.unread.reverse(),
-                    Inbound::Missed => self.send_control_to_all(Peer::missed),
+                    Inbound::Missed => self.send_control_to(|_| true, Peer::missed),
                 },
                 Some(undelivered) = self.returned.recv() => self.take_back(undelivered),
-                Ok(()) = self.link.changed() => {
-                    if *self.link.borrow_and_update() == LinkState::Up {
+                state = changed(&mut self.link) => {
+                    if state.is_up() {
                         let now = Instant::now();
-                        self.send_control_to_all(|peer| peer.resume(now));
+                        // What goes over a link from pod to pod is not concerned.
+                        self.send_control_to(|hub| !self.sides.carriers.is_linked(hub), |peer| peer.resume(now));
                     }
                 }
                 _ = self.tick.tick(), if is_active => self.tick(),
                 _ = self.look.tick() => self.look(&self.leases.pods()),
                 () = self.sides.woken() => {
+                    self.resume_switched();
                     let broken = self.sides.take_broken();
                     self.ready.extend(broken.into_iter().map(|hub| PeerEvent::Broken { hub }));
                 }
@@ -199,24 +203,39 @@ impl Incoming {
             .extend(payload.map(|payload| PeerEvent::Returned { to: hub, payload }));
     }
 
-    /// The carrier works again, or something that it brought was dropped.
-    fn send_control_to_all(&self, header: impl Fn(&mut Peer) -> Header) {
-        for side in self.sides.all() {
+    /// A carrier works again, or something that it brought was dropped.
+    fn send_control_to(&self, concerned: impl Fn(&HubId) -> bool, header: impl Fn(&mut Peer) -> Header) {
+        for side in self.sides.all().into_iter().filter(|side| concerned(&side.hub)) {
             let header = header(&mut side.known.lock().peer);
             self.sides.send_control(&side.hub, &header);
         }
         self.sides.activate();
     }
 
+    /// Another carrier leads to some hubs: what the one before had is sent again, and what came by it is asked for.
+    fn resume_switched(&self) {
+        for hub in self.sides.take_switched() {
+            let Some(side) = self.sides.known(hub.as_str()) else {
+                continue;
+            };
+            let (mut known, now) = (side.known.lock(), Instant::now());
+            let header = known.peer.resume(now);
+            self.sides.send_control(&hub, &header);
+            self.sides.send_again(&hub, &mut known.peer, now);
+            drop(known);
+            self.sides.activate();
+        }
+    }
+
     /// Does what is due.
     fn tick(&mut self) {
         // Whatever begins from here on makes it active again.
         self.sides.rest();
-        let is_down = self.sides.carrier.is_down();
         let (mut is_active, mut bytes) = (false, 0);
         for side in self.sides.all() {
             let mut known = side.known.lock();
             let (peer, now) = (&mut known.peer, Instant::now());
+            let is_down = self.sides.carriers.is_down(&side.hub);
             if is_down {
                 peer.window().excuse(now);
             } else if peer.window().is_ignored(now) {
@@ -255,4 +274,14 @@ impl Incoming {
         self.sides
             .forget_those(|known| known.peer.is_idle() && now.saturating_duration_since(known.seen_at) > REMEMBERED);
     }
+}
+
+/// Waits until the link is in another state; for ever where there is none.
+async fn changed(link: &mut Option<watch::Receiver<LinkState>>) -> LinkState {
+    if let Some(link) = link
+        && link.changed().await.is_ok()
+    {
+        return link.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }

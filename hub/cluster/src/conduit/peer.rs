@@ -17,6 +17,7 @@ use tokio::time::{Duration, Instant};
 
 use super::message::{Header, Kind, PeerEpoch};
 use super::window::{Class, NoRoom, Window};
+use crate::carrier::NotSent;
 
 /// An acknowledgement waits so long for a message to ride on ...
 const ACK_PAUSE: Duration = Duration::from_millis(100);
@@ -197,8 +198,8 @@ impl Peer {
     }
 
     /// The carrier has not taken the message at a place: it gets it again, and the acknowledgement with it.
-    pub(super) fn not_taken(&mut self, place: u64, now: Instant) {
-        self.window.not_taken(place, now);
+    pub(super) fn not_taken(&mut self, place: u64, reason: NotSent, now: Instant) {
+        self.window.not_taken(place, reason, now);
         self.acks.at = Some(now);
     }
 

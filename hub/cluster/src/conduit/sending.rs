@@ -3,6 +3,7 @@
 //! Invariants
 //! - Nothing waits: what has no room is refused, and what the carrier does not take now is sent again in its time.
 //! - What waits to be sent again goes first.
+//! - A call that is refused is told why: too much waits, or the carrier is away, or was until just now.
 
 use std::sync::Arc;
 
@@ -34,6 +35,9 @@ impl Conduits {
         let (peer, now) = (&mut known.peer, Instant::now());
         if peer.window().is_behind() {
             // At once, where it can.
+            if !sides.carriers.is_down(to) {
+                peer.window().carrier_is_back(now);
+            }
             sides.send_again(to, peer, now);
         }
         let bytes = payload.iter().map(|part| part.len()).sum();
@@ -48,14 +52,14 @@ impl Conduits {
         };
         let (message, kept) = header.encode(&sides.hub, payload);
         let taken = if peer.pushed(class, kept, now) {
-            sides.carrier.send(to, message)
+            sides.carriers.send(to, message)
         } else if class != Class::Call {
             // Behind others that wait for the carrier.
             Ok(())
-        } else if sides.carrier.is_down() {
+        } else if sides.carriers.is_down(to) {
             Err(NotSent::Unreachable)
         } else {
-            Err(NotSent::Full)
+            Err(peer.window().refusal())
         };
         match taken {
             Ok(()) => {}
@@ -64,11 +68,16 @@ impl Conduits {
                 peer.retract(now);
                 return Err(reason);
             }
-            Err(_) => peer.not_taken(header.sequence, now),
+            Err(reason) => peer.not_taken(header.sequence, reason, now),
         }
         drop(known);
         sides.activate();
         Ok(())
+    }
+
+    /// Another carrier leads to a hub than before.
+    pub(crate) fn carrier_changed(&self, hub: &HubId) {
+        self.0.switched(hub);
     }
 
     /// Ends the conduit to a hub that is gone. Should it live after all, it will see a break.

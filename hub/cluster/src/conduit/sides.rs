@@ -4,7 +4,7 @@
 //! - Messages are handed to the carrier in their order, under the lock of their side.
 //! - Time counts only while something is under way ([`Sides::is_active`]): an idle conduit costs nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::message::Header;
 use super::peer::{Epochs, Peer};
-use crate::carrier::Carrier;
+use crate::carrier::Carriers;
 use crate::metrics::Metrics;
 
 /// Bytes that are sent again in one turn; the rest follows in the next.
@@ -26,12 +26,14 @@ const TURN_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Sides {
     pub(super) hub: HubId,
-    pub(super) carrier: Carrier,
+    pub(super) carriers: Carriers,
     pub(super) metrics: Metrics,
     epochs: Epochs,
     sides: RwLock<HashMap<HubId, Arc<Side>>>,
     /// Conduits that broke where nobody could be told at once.
     broken: Mutex<Vec<HubId>>,
+    /// Hubs to which another carrier leads than before: what the one before had may be lost.
+    switched: Mutex<BTreeSet<HubId>>,
     is_active: AtomicBool,
     wake: Notify,
 }
@@ -54,14 +56,15 @@ pub(super) struct Known {
 // === impl Sides ===
 
 impl Sides {
-    pub(super) fn new(hub: &HubId, carrier: Carrier, metrics: Metrics) -> Self {
+    pub(super) fn new(hub: &HubId, carriers: Carriers, metrics: Metrics) -> Self {
         Self {
             hub: hub.clone(),
-            carrier,
+            carriers,
             metrics,
             epochs: Epochs::new(start()),
             sides: RwLock::default(),
             broken: Mutex::default(),
+            switched: Mutex::default(),
             is_active: AtomicBool::new(false),
             wake: Notify::new(),
         }
@@ -117,7 +120,7 @@ impl Sides {
         self.is_active.store(false, Ordering::Release);
     }
 
-    /// Waits until time begins to count, or a conduit broke where nobody could be told. Dropping the future loses nothing.
+    /// Waits until time begins to count, another carrier leads to a hub, or a conduit broke where nobody could be told. Dropping the future loses nothing.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -125,6 +128,17 @@ impl Sides {
     /// The conduits that broke where nobody could be told.
     pub(super) fn take_broken(&self) -> Vec<HubId> {
         std::mem::take(&mut *self.broken.lock())
+    }
+
+    /// Another carrier leads to a hub; whoever reads repeats what may be lost.
+    pub(super) fn switched(&self, hub: &HubId) {
+        self.switched.lock().insert(hub.clone());
+        self.wake.notify_one();
+    }
+
+    /// The hubs to which another carrier leads.
+    pub(super) fn take_switched(&self) -> BTreeSet<HubId> {
+        std::mem::take(&mut *self.switched.lock())
     }
 
     /// The conduit broke; whoever reads is told.
@@ -144,7 +158,7 @@ impl Sides {
     /// Sends a control message, which has no place in the order; when it is lost it is sent again in its time.
     pub(super) fn send_control(&self, to: &HubId, header: &Header) {
         let (message, _) = header.encode(&self.hub, &[]);
-        if let Err(error) = self.carrier.send(to, message) {
+        if let Err(error) = self.carriers.send(to, message) {
             tracing::debug!(hub.id = %to, %error, "an acknowledgement was not sent to another hub");
         }
     }
@@ -158,8 +172,8 @@ impl Sides {
             };
             bytes += payload.len();
             let (message, _) = peer.header(kind, place).encode(&self.hub, &[&payload]);
-            if self.carrier.send(hub, message).is_err() {
-                return peer.not_taken(place, now);
+            if let Err(reason) = self.carriers.send(hub, message) {
+                return peer.not_taken(place, reason, now);
             }
             self.metrics.conduit_resent.inc();
         }

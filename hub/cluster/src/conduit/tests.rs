@@ -1,5 +1,5 @@
-//! Two sides and a carrier between them that loses, reports and breaks: whatever happens, what is delivered is in order, once,
-//! and a hole is reported.
+//! Two sides and two carriers between them that lose, report and break, and take over from each other: whatever happens, what
+//! is delivered is in order, once, and a hole is reported.
 
 use std::collections::VecDeque;
 
@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant};
 use super::message::{Header, Kind};
 use super::peer::{Epochs, Peer};
 use super::window::Class;
+use crate::carrier::NotSent;
 
 /// What one side has seen.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +29,9 @@ struct Side {
     returned: Vec<u64>,
     inbox: VecDeque<Bytes>,
     listens: bool,
+    /// The link from pod to pod that this side sends over; it may have ended.
+    link: Option<u32>,
+    from_link: VecDeque<Bytes>,
 }
 
 /// Both, with a carrier.
@@ -37,6 +41,9 @@ struct Pair {
     random: fastrand::Rng,
     next: u64,
     carries: bool,
+    /// The link that is up.
+    link: Option<u32>,
+    links: u32,
 }
 
 impl Side {
@@ -49,6 +56,8 @@ impl Side {
             returned: Vec::new(),
             inbox: VecDeque::new(),
             listens: true,
+            link: None,
+            from_link: VecDeque::new(),
         }
     }
 
@@ -67,15 +76,24 @@ impl Pair {
             random: fastrand::Rng::with_seed(seed),
             next: 0,
             carries: true,
+            link: None,
+            links: 0,
         }
     }
 
     /// Hands a message to the carrier; false when that does not take it.
     fn carry(&mut self, from: usize, message: &Bytes) -> bool {
+        let to = 1 - from;
+        if let Some(link) = self.sides[from].link {
+            // What goes over a link that has ended is lost.
+            if self.link == Some(link) {
+                self.sides[to].from_link.push_back(message.clone());
+            }
+            return true;
+        }
         if !self.carries {
             return false;
         }
-        let to = 1 - from;
         if self.sides[to].listens {
             self.sides[to].inbox.push_back(message.clone());
             return true;
@@ -99,7 +117,8 @@ impl Pair {
         let (message, payload) = header.encode(&side.name, &[&number.to_be_bytes()]);
         side.sent.push(number);
         if side.peer.pushed(class, payload, now) && !self.carry(from, &message) {
-            self.sides[from].peer.not_taken(header.sequence, now);
+            let peer = &mut self.sides[from].peer;
+            peer.not_taken(header.sequence, NotSent::Unreachable, now);
         }
     }
 
@@ -111,7 +130,15 @@ impl Pair {
     fn read(&mut self, at: usize) {
         let now = self.now;
         let side = &mut self.sides[at];
-        let Some(message) = side.inbox.pop_front() else { return };
+        let comes_by_link = side.inbox.is_empty() || self.random.bool();
+        let by_link = if comes_by_link {
+            side.from_link.pop_front()
+        } else {
+            None
+        };
+        let Some(message) = by_link.or_else(|| side.inbox.pop_front()) else {
+            return;
+        };
         let (_, header, payload) = Header::decode(&message).expect("a message of this test");
         let received = side.peer.receive(&header, payload, now);
         if received.broke {
@@ -126,7 +153,8 @@ impl Pair {
 
     fn tick(&mut self, at: usize) {
         let now = self.now;
-        if self.carries && self.sides[at].peer.window().is_ignored(now) {
+        let is_reached = self.carries || self.sides[at].link.is_some();
+        if is_reached && self.sides[at].peer.window().is_ignored(now) {
             self.sides[at].peer.give_up(now);
             self.sides[at].broke();
         }
@@ -137,7 +165,7 @@ impl Pair {
             let header = self.sides[at].peer.header(kind, place);
             let (message, _) = header.encode(&self.sides[at].name, &[&payload]);
             if !self.carry(at, &message) {
-                self.sides[at].peer.not_taken(place, now);
+                self.sides[at].peer.not_taken(place, NotSent::Unreachable, now);
                 break;
             }
         }
@@ -146,14 +174,44 @@ impl Pair {
     fn resume(&mut self) {
         self.carries = true;
         for at in [0, 1] {
-            let header = self.sides[at].peer.resume(self.now);
-            self.send_control(at, header);
+            if self.sides[at].link.is_none() {
+                self.resume_at(at);
+            }
+        }
+    }
+
+    fn resume_at(&mut self, at: usize) {
+        let header = self.sides[at].peer.resume(self.now);
+        self.send_control(at, header);
+    }
+
+    /// Makes a new link, in place of one that is up.
+    fn make_link(&mut self) {
+        self.break_link();
+        self.links += 1;
+        self.link = Some(self.links);
+    }
+
+    /// Ends the link; of what is on its way some arrives.
+    fn break_link(&mut self) {
+        self.link = None;
+        for at in [0, 1] {
+            let kept = self.random.usize(..=self.sides[at].from_link.len());
+            self.sides[at].from_link.truncate(kept);
+        }
+    }
+
+    /// One side sees which link there is.
+    fn notice_link(&mut self, at: usize) {
+        if self.sides[at].link != self.link {
+            self.sides[at].link = self.link;
+            self.resume_at(at);
         }
     }
 
     fn step(&mut self) {
         let at = self.random.usize(..2);
-        match self.random.u32(..100) {
+        match self.random.u32(..108) {
             0..35 => {
                 let class = [Class::Call, Class::Item, Class::End, Class::Control][self.random.usize(..4)];
                 self.send(at, class);
@@ -176,6 +234,9 @@ impl Pair {
             }
             95..96 => self.carries = false,
             96..99 => self.resume(),
+            99..101 => self.make_link(),
+            101..102 => self.break_link(),
+            102..107 => self.notice_link(at),
             _ => {
                 self.sides[at].peer.forget(self.now);
                 self.sides[at].broke();
@@ -188,15 +249,16 @@ impl Pair {
         for side in &mut self.sides {
             side.listens = true;
         }
+        [0, 1].into_iter().for_each(|at| self.notice_link(at));
         self.resume();
         for _ in 0..10_000 {
             for at in [0, 1] {
-                while !self.sides[at].inbox.is_empty() {
+                while !(self.sides[at].inbox.is_empty() && self.sides[at].from_link.is_empty()) {
                     self.read(at);
                 }
                 self.tick(at);
             }
-            let is_settled = |side: &Side| side.inbox.is_empty() && side.peer.is_idle();
+            let is_settled = |side: &Side| side.inbox.is_empty() && side.from_link.is_empty() && side.peer.is_idle();
             if self.sides.iter().all(is_settled) {
                 return;
             }
@@ -240,7 +302,7 @@ fn check(pair: &Pair, seed: u64) {
 }
 
 #[test]
-fn whatever_the_carrier_does_each_message_arrives_once_in_order_or_its_sender_sees_a_break() {
+fn whatever_the_carriers_do_each_message_arrives_once_in_order_or_its_sender_sees_a_break() {
     for seed in 0..2_000 {
         let mut pair = Pair::new(seed);
         for _ in 0..400 {
@@ -276,6 +338,34 @@ fn a_side_that_forgot_the_other_is_seen_to_have_broken_by_it() {
         let breaks = |side: &Side| side.seen.iter().filter(|seen| **seen == Seen::Broke).count();
         assert_eq!([breaks(&pair.sides[0]), breaks(&pair.sides[1])], [1, 1]);
     }
+}
+
+#[test]
+fn what_a_link_loses_is_sent_again_by_redis_and_what_redis_loses_by_the_next_link() {
+    let mut pair = Pair::new(1);
+    pair.make_link();
+    [0, 1].into_iter().for_each(|at| pair.notice_link(at));
+    pair.send(0, Class::Call);
+    pair.sides[1].from_link.clear();
+    pair.break_link();
+    [0, 1].into_iter().for_each(|at| pair.notice_link(at));
+    pair.tick(0);
+    assert_eq!(
+        pair.sides[1].inbox.len(),
+        2,
+        "the call, and what asks for what came by the link"
+    );
+    pair.sides[1].inbox.clear();
+    pair.carries = false;
+
+    pair.make_link();
+    [0, 1].into_iter().for_each(|at| pair.notice_link(at));
+    pair.tick(0);
+    pair.read(1);
+    pair.read(1);
+
+    assert_eq!(pair.sides[1].seen, [Seen::Payload(0)]);
+    check(&pair, 1);
 }
 
 #[test]

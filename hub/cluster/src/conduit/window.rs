@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
 use super::message::Kind;
+use crate::carrier::NotSent;
 
 /// What a message is, when the window is nearly full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(super) struct Window {
     bytes: usize,
     /// The next place to be handed to the carrier, where that is not the one after the last.
     resume: Option<u64>,
+    /// Why the carrier did not take that one, where it was asked.
+    refused: Option<NotSent>,
     /// Whether the first entry was sent again and the rest follows once that one is acknowledged.
     probes: bool,
     /// When something is sent again; counts while there are entries.
@@ -99,6 +102,7 @@ impl Window {
             first: 1,
             bytes: 0,
             resume: None,
+            refused: None,
             probes: false,
             resend_at: now,
             resent_at: None,
@@ -127,6 +131,18 @@ impl Window {
     /// Whether something is to be handed to the carrier before the next message.
     pub(super) fn is_behind(&self) -> bool {
         self.resume.is_some()
+    }
+
+    /// Why nothing goes before what waits: the carrier was away when it was last asked, or too much waits.
+    pub(super) fn refusal(&self) -> NotSent {
+        self.refused.unwrap_or(NotSent::Full)
+    }
+
+    /// The carrier is there: what it did not take for being away can go at once.
+    pub(super) fn carrier_is_back(&mut self, now: Instant) {
+        if self.refused == Some(NotSent::Unreachable) {
+            self.resend_at = now;
+        }
     }
 
     /// The place of the next message.
@@ -159,10 +175,10 @@ impl Window {
     }
 
     /// The carrier has not taken the message at a place: it gets it again soon, and those after it then.
-    pub(super) fn not_taken(&mut self, place: u64, now: Instant) {
+    pub(super) fn not_taken(&mut self, place: u64, reason: NotSent, now: Instant) {
         if let Some(entry) = self.entry(place) {
             entry.sent = entry.sent.saturating_sub(1);
-            self.resume = Some(place);
+            (self.resume, self.refused) = (Some(place), Some(reason));
             self.resend_at = now + CARRIER_PAUSE;
         }
     }
@@ -212,7 +228,7 @@ impl Window {
     /// What is not acknowledged is sent again from now on.
     pub(super) fn resend(&mut self, now: Instant) {
         if !self.entries.is_empty() {
-            self.resume = Some(self.first);
+            (self.resume, self.refused) = (Some(self.first), None);
             (self.resend_at, self.resent_at) = (now, Some(now));
         }
     }
@@ -245,6 +261,7 @@ impl Window {
         if self.entries.is_empty() || now < self.resend_at {
             return None;
         }
+        self.refused = None;
         let place = self.resume.unwrap_or(self.first);
         let is_probe = self.resume.is_none();
         let last = self.next() - 1;
@@ -303,12 +320,27 @@ mod tests {
         let start = Instant::now();
         let mut window = Window::new(start);
         assert!(window.push(Class::Item, payload(), start));
-        window.not_taken(1, start);
+        window.not_taken(1, NotSent::Full, start);
 
         assert!(!window.push(Class::Item, payload(), start));
 
         assert_eq!(due(&mut window, start + CARRIER_PAUSE), [1, 2]);
         assert!(window.push(Class::Item, payload(), start));
+    }
+
+    #[test]
+    fn what_waits_for_a_carrier_that_was_away_goes_when_it_is_back_and_what_was_too_much_waits_on() {
+        for (reason, at_once) in [(NotSent::Unreachable, vec![1]), (NotSent::Full, vec![])] {
+            let start = Instant::now();
+            let mut window = Window::new(start);
+            window.push(Class::Item, payload(), start);
+            window.not_taken(1, reason, start);
+            assert_eq!(window.refusal(), reason);
+
+            window.carrier_is_back(start);
+
+            assert_eq!(due(&mut window, start), at_once);
+        }
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub(super) struct Messages {
 
 /// A place in the feed. Another epoch is another life of the directory: its numbers mean nothing to this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) epoch: String,
-    pub(super) number: u64,
+pub(crate) struct Position {
+    pub(crate) epoch: String,
+    pub(crate) number: u64,
 }
 
 /// What a message says.

@@ -7,9 +7,10 @@
 //!   and between two hubs the higher id counts ([`Fence`](crate::Fence)).
 //! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use alkhub_protocol::HubId;
+use alkhub_protocol::admin::InstanceState;
 use alkhub_redis::{DirectoryWrite, StoredDirectory};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -17,8 +18,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::feed::{self, FeedChange, Position};
 use super::record::{self, InstanceKey};
-use crate::entry::{DirectoryChange, DirectoryEntry};
-use crate::lease::Leases;
+use crate::entry::{DirectoryChange, DirectoryEntry, FeedMark, Fence};
+use crate::leases::Leases;
 
 /// Every entry that is known.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub(super) struct Mirror {
     changes: mpsc::Sender<DirectoryChange>,
     /// The reader has to get a snapshot before anything else.
     snapshot_due: bool,
+    /// Marks for the reader, by the place that the mirror has to come to first; those without one wait for the next load.
+    marks: Vec<(Option<Position>, FeedMark)>,
+    /// Marks whose place has come.
+    due: VecDeque<FeedMark>,
 }
 
 /// The feed is no longer followed: the mirror has to be loaded.
@@ -54,6 +59,8 @@ impl Mirror {
             position: None,
             changes,
             snapshot_due: true,
+            marks: Vec::new(),
+            due: VecDeque::new(),
         }
     }
 
@@ -98,6 +105,35 @@ impl Mirror {
         }
     }
 
+    /// The entry of an instance that this hub holds.
+    pub(super) fn held(&self, key: &InstanceKey) -> Option<&DirectoryEntry> {
+        self.own.get(key)
+    }
+
+    /// Whether a record of an instance is known that counts for more than this.
+    pub(super) fn is_beyond(&self, key: &InstanceKey, fence: Fence<'_>) -> bool {
+        let known = [self.own.get(key), self.others.get(key)];
+        known.into_iter().flatten().any(|entry| entry.fence() > fence)
+    }
+
+    /// Notes whether the connection of an entry of this generation is away; the entry, if that is news of one that this hub
+    /// holds.
+    pub(super) fn set_state(
+        &mut self,
+        key: &InstanceKey,
+        generation: u64,
+        is_reconnecting: bool,
+    ) -> Option<&DirectoryEntry> {
+        let state = match is_reconnecting {
+            true => InstanceState::Reconnecting,
+            false => InstanceState::Connected,
+        };
+        let entry = self.own.get_mut(key);
+        let entry = entry.filter(|entry| entry.generation == generation && entry.state != state)?;
+        entry.state = state;
+        Some(entry)
+    }
+
     /// What this hub holds.
     pub(super) fn own(&self) -> impl Iterator<Item = (&InstanceKey, &DirectoryEntry)> {
         self.own.iter()
@@ -113,11 +149,25 @@ impl Mirror {
         self.position = None;
     }
 
-    /// Takes the whole directory. What Redis has of this hub and this hub does not hold is to be unregistered.
-    pub(super) fn load(&mut self, stored: StoredDirectory) -> Vec<DirectoryWrite> {
+    /// Puts a mark among the changes for the reader, behind the one at a place of the feed. A place in another life of the
+    /// directory cannot be waited for: then the mark comes with what is loaded next.
+    pub(super) fn mark(&mut self, to: &Position, mark: &FeedMark) -> Result<(), OutOfStep> {
+        let at = self.position.as_ref();
+        let is_of_another_life = at.is_some_and(|at| at.epoch != to.epoch);
+        let to = at.filter(|_| !is_of_another_life).map(|_| to.clone());
+        self.marks.push((to, mark.clone()));
+        self.pass_marks();
+        if is_of_another_life { Err(OutOfStep) } else { Ok(()) }
+    }
+
+    /// Takes the whole directory. What Redis has of this hub and this hub does not hold is to be unregistered. Entries of the
+    /// hubs that are `lapsed` stay, for Redis has lost them and the hubs hold them still.
+    pub(super) fn load(&mut self, stored: StoredDirectory, lapsed: &BTreeSet<HubId>) -> Vec<DirectoryWrite> {
         let StoredDirectory { epoch, number, entries } = stored;
         self.position = Some(Position { epoch, number });
-        self.others.clear();
+        // Whoever waits asked before this was read.
+        self.marks.iter_mut().for_each(|(to, _)| *to = self.position.clone());
+        self.others.retain(|_, entry| lapsed.contains(&entry.hub));
         let mut stale = Vec::new();
         for (field, value) in entries {
             let Some(entry) = record::read(&field, &value) else {
@@ -149,6 +199,7 @@ impl Mirror {
         if position.number > at.number {
             *at = position;
             self.apply(change, leases)?;
+            self.pass_marks();
         }
         Ok(())
     }
@@ -172,14 +223,20 @@ impl Mirror {
             // This hub was taken for dead: everything it holds has to be asserted again.
             FeedChange::Gone(hub) if hub == self.hub => return Err(OutOfStep),
             FeedChange::Gone(hub) => {
-                self.others.retain(|_, entry| entry.hub != hub);
-                leases.forget(&hub);
-                self.emit(DirectoryChange::HubGone(hub));
+                if leases.lapse(&hub) {
+                    self.hub_gone(hub);
+                }
             }
             FeedChange::Lease(hub, lease) => leases.observe(&hub, &lease),
             FeedChange::Unknown => {}
         }
         Ok(())
+    }
+
+    /// Another hub is gone, and all that it held.
+    pub(super) fn hub_gone(&mut self, hub: HubId) {
+        self.others.retain(|_, entry| entry.hub != hub);
+        self.emit(DirectoryChange::HubGone(hub));
     }
 
     fn put(&mut self, entry: DirectoryEntry) {
@@ -219,15 +276,38 @@ impl Mirror {
         }
     }
 
-    /// Waits until a snapshot is due and the reader has room for it.
+    /// Looks which marks have come to their place, and gives them to the reader as far as it has room: later is as true.
+    fn pass_marks(&mut self) {
+        if let Some(at) = self.position.as_ref().filter(|_| !self.marks.is_empty()) {
+            let has_come = |to: &Position| to.epoch != at.epoch || to.number <= at.number;
+            let due = self.marks.extract_if(.., |(to, _)| to.as_ref().is_some_and(has_come));
+            self.due.extend(due.map(|(_, mark)| mark));
+        }
+        while !self.snapshot_due
+            && let Some(mark) = self.due.front()
+            && self.changes.try_send(DirectoryChange::Mark(mark.clone())).is_ok()
+        {
+            self.due.pop_front();
+        }
+    }
+
+    /// Waits until a snapshot or a mark is due and the reader has room for it.
     pub(super) async fn room(&self) {
-        if !self.snapshot_due || self.changes.reserve().await.is_err() {
+        if !self.snapshot_due && self.due.is_empty() || self.changes.reserve().await.is_err() {
             std::future::pending().await
         }
     }
 
+    /// Gives the reader what is due.
+    pub(super) fn refill(&mut self) {
+        if self.snapshot_due {
+            self.snapshot();
+        }
+        self.pass_marks();
+    }
+
     /// Gives the reader everything.
-    pub(super) fn snapshot(&mut self) {
+    fn snapshot(&mut self) {
         let entries = self.own.values().chain(self.others.values()).cloned().collect();
         let sent = self.changes.try_send(DirectoryChange::Snapshot(entries));
         self.snapshot_due = matches!(sent, Err(TrySendError::Full(_)));

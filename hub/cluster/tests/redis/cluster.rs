@@ -39,6 +39,7 @@ fn lease(pod: &str, connections: u64, draining: bool) -> Lease {
         connections,
         draining,
         weight: 1,
+        ..Lease::default()
     }
 }
 
@@ -211,12 +212,32 @@ async fn while_the_link_is_down_a_call_is_refused_at_once_and_an_end_is_kept_unt
     .await;
 }
 
+/// What waited is asked for again after a pause, and a link may be back before that is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_while_the_link_comes_back_goes_or_finds_it_away_and_never_finds_too_much_waiting() {
+    let mut server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    server.kill().await;
+    a.is_down().await;
+    let send = |class| a.cluster.conduits().send(&b.hub, class, &[b"x"]);
+    assert_eq!(send(Class::End), Ok(()), "it is kept");
+
+    let calling = async {
+        while let Err(reason) = send(Class::Call) {
+            assert_eq!(reason, NotSent::Unreachable);
+            tokio::task::yield_now().await;
+        }
+    };
+
+    within("a call goes", async { tokio::join!(server.launch(), calling) }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_hub_knows_what_the_others_announce() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
-    a.cluster.announce(lease("pod-a", 3, false));
-    b.cluster.announce(lease("pod-b", 5, true));
+    a.cluster.announce(|| lease("pod-a", 3, false));
+    b.cluster.announce(|| lease("pod-b", 5, true));
 
     for pod in [&a, &b] {
         until("both leases are known", || async {
@@ -248,7 +269,7 @@ async fn that_a_hub_drains_is_known_everywhere_before_any_lease_is_renewed() {
     a.is_up().await;
     b.is_up().await;
 
-    let told = b.cluster.announce_now(lease("pod-b", 5, true)).await;
+    let told = b.cluster.announce_now(|| lease("pod-b", 5, true)).await;
 
     told.expect("Redis is up");
     for pod in [&a, &b] {

@@ -1,10 +1,13 @@
 //! The directory between hubs: fencing, leases, the change feed.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
 use alkhub_hub_cluster::{DirectoryChange, DirectoryEntry, OfferedOperation};
-use alkhub_test_support::{PATIENCE, RedisServer, until, within};
+use alkhub_protocol::admin::InstanceState;
+use alkhub_test_support::{PATIENCE, Proxy, RedisServer, until, within};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -17,6 +20,7 @@ fn entry(pod: &Pod, instance: &str) -> DirectoryEntry {
         hub: pod.hub.clone(),
         connection: "c-1".to_owned(),
         generation: 0,
+        state: InstanceState::Connected,
         spoke_type: alkhub_protocol::register::SpokeType::Compute,
         labels: [("zone".to_owned(), "a b".to_owned())].into(),
         concurrency: Some(4),
@@ -81,6 +85,7 @@ impl View {
                 self.entries.retain(|known| known.hub != hub);
                 self.gone.push(hub.to_string());
             }
+            DirectoryChange::Mark(mark) => mark.pass(),
         }
     }
 
@@ -100,6 +105,11 @@ impl View {
     fn holder(&self, instance: &str) -> Option<(&str, u64)> {
         let entry = self.entries.iter().find(|entry| entry.instance.as_str() == instance)?;
         Some((entry.hub.as_str(), entry.generation))
+    }
+
+    fn state(&self, instance: &str) -> Option<InstanceState> {
+        let entry = self.entries.iter().find(|entry| entry.instance.as_str() == instance)?;
+        Some(entry.state)
     }
 }
 
@@ -143,6 +153,46 @@ async fn an_instance_belongs_to_the_hub_that_registered_it_last() {
         view.comes_to("the end of the entry", |view| view.holder("i/1").is_none())
             .await;
     }
+}
+
+/// Tells whether the connection of an instance is away.
+async fn tell(pod: &Pod, instance: &str, generation: u64, is_reconnecting: bool) {
+    let named = ("builder".parse().expect("valid"), instance.parse().expect("valid"));
+    let is_reconnecting = Arc::new(AtomicBool::new(is_reconnecting));
+    let told = pod.cluster.state_changed(named, generation, is_reconnecting).await;
+    told.expect("the hub runs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_connection_is_lost_reaches_every_hub_and_brings_no_registration_back() {
+    let server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let mut seen = View::of(&b).await;
+    let first = a.register(entry(&a, "i/1")).await;
+
+    for (is_reconnecting, state) in [(true, InstanceState::Reconnecting), (false, InstanceState::Connected)] {
+        tell(&a, "i/1", first, is_reconnecting).await;
+        seen.comes_to("the state of the entry", |view| {
+            view.state("i/1") == Some(state) && view.holder("i/1") == Some(("a", first))
+        })
+        .await;
+    }
+    let second = b.register(entry(&b, "i/1")).await;
+    let gone = a.register(entry(&a, "i/2")).await;
+    let (spoke, instance) = ("builder".parse().expect("valid"), "i/2".parse().expect("valid"));
+    a.cluster.unregister(&spoke, &instance, gone).await.expect("runs");
+    tell(&a, "i/1", first, true).await;
+    tell(&a, "i/2", gone, true).await;
+    let last = a.register(entry(&a, "i/3")).await;
+    tell(&a, "i/3", last, true).await;
+
+    seen.comes_to("the last word", |view| {
+        view.state("i/3") == Some(InstanceState::Reconnecting)
+    })
+    .await;
+    assert_eq!(seen.holder("i/1"), Some(("b", second)));
+    assert_eq!(seen.state("i/1"), Some(InstanceState::Connected));
+    assert_eq!(seen.holder("i/2"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -361,6 +411,42 @@ async fn a_registration_that_was_given_up_before_its_turn_is_not_made() {
     pod.host.end().await;
 }
 
+/// On one thread, so that the test decides how far the directory gets.
+#[tokio::test]
+async fn a_registration_that_is_given_up_while_redis_is_asked_leaves_the_one_before_it() {
+    let server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
+    let (mut seen_a, mut seen_b) = (View::of(&a).await, View::of(&b).await);
+    let standing = a.register(entry(&a, "i/1")).await;
+    server.freeze();
+    let gone = tokio_util::sync::CancellationToken::new();
+    let mut taking = Box::pin(a.cluster.register_unless(&gone, entry(&a, "i/1")));
+    let mut new = Box::pin(a.cluster.register_unless(&gone, entry(&a, "i/2")));
+    for registering in [&mut taking, &mut new] {
+        assert!(futures::poll!(registering).is_pending());
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+
+    gone.cancel();
+    server.thaw();
+
+    for registering in [taking, new] {
+        within("the end of it", registering).await.expect_err("it is given up");
+    }
+    let later = a.register(entry(&a, "i/3")).await;
+    for view in [&mut seen_a, &mut seen_b] {
+        view.comes_to("the one after it", |view| view.holder("i/3") == Some(("a", later)))
+            .await;
+        assert_eq!(view.holder("i/1"), Some(("a", standing)));
+        assert_eq!(view.holder("i/2"), None);
+    }
+    let stored: String = server.query(&["HGET", "alk:directory", "builder/i/1"]).await;
+    assert!(stored.starts_with(&format!("{standing} a ")), "{stored}");
+    assert_eq!(server.query::<i64>(&["HLEN", "alk:directory"]).await, 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_generation_is_given_twice_and_each_is_higher_than_the_one_before() {
     let server = RedisServer::start().await;
@@ -414,4 +500,138 @@ async fn of_equal_generations_the_hub_with_the_higher_id_counts_for_everybody() 
         })
         .await;
     }
+}
+
+/// Two hubs with a link, the second of which holds an instance and reaches Redis through a proxy: the hubs, what the first
+/// knows, the proxy of the link and that of Redis.
+async fn linked(server: &RedisServer) -> (Pod, Pod, View, [Proxy; 2]) {
+    let (redis, through) = server.proxied().await.expect("a port");
+    let behind = EventsConfig {
+        redis_url: Some(through.into()),
+        ..config(server)
+    };
+    let (a, _) = Pod::linked(&config(server), "a").await;
+    let (b, link) = Pod::linked(&behind, "b").await;
+    let mut view = View::of(&a).await;
+    b.register(entry(&b, "i/1")).await;
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+    a.has_links(1.0).await;
+    (a, b, view, [link, redis])
+}
+
+/// Waits until nothing of the second hub is in Redis.
+async fn lapses(server: &RedisServer) {
+    until("the lease lapses, and the entries with it", || async {
+        let lease: Option<String> = server.query(&["GET", "alk:hub:b"]).await;
+        let entries: i64 = server.query(&["HLEN", "alk:directory"]).await;
+        if lease.is_none() && entries == 0 {
+            Ok(())
+        } else {
+            Err(format!("{lease:?}, {entries} entries"))
+        }
+    })
+    .await;
+}
+
+fn knows(pod: &Pod, hub: &str) -> bool {
+    pod.cluster.pods().iter().any(|pod| pod.hub_id.as_str() == hub)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_without_a_lease_is_gone_when_the_link_to_it_is() {
+    let server = RedisServer::start().await;
+    let (a, _b, mut view, [link, redis]) = linked(&server).await;
+    let c = Pod::up(&server, "c").await;
+    let mut view_of_c = View::of(&c).await;
+    redis.cut();
+    lapses(&server).await;
+    // It has no link to that hub.
+    view_of_c
+        .comes_to("the end of the hub", |view| view.gone == ["b"])
+        .await;
+    c.register(entry(&c, "i/2")).await;
+    view.comes_to("a later change", |view| view.holder("i/2").is_some())
+        .await;
+    assert!(knows(&a, "b") && view.gone.is_empty() && view.holder("i/1").is_some());
+
+    link.cut();
+
+    view.comes_to("the end of the hub", |view| view.gone == ["b"]).await;
+    assert!(!knows(&a, "b") && view.holder("i/1").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_whose_lease_comes_back_was_never_gone() {
+    let server = RedisServer::start().await;
+    let (a, b, mut view, [_link, redis]) = linked(&server).await;
+    let held = view.holder("i/1").expect("registered").1;
+    redis.cut();
+    b.is_down().await;
+    lapses(&server).await;
+    // While nobody hears of it.
+    let (spoke, instance) = ("builder".parse().expect("valid"), "i/1".parse().expect("valid"));
+    b.register(entry(&b, "i/3")).await;
+    b.cluster.unregister(&spoke, &instance, held).await.expect("runs");
+    assert!(knows(&a, "b"));
+
+    redis.heal();
+
+    view.comes_to("what it holds now", |view| {
+        view.holder("i/3").is_some() && view.holder("i/1").is_none()
+    })
+    .await;
+    assert_eq!(view.gone, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_back_empty_takes_no_entry_of_a_hub_that_answers() {
+    let mut server = RedisServer::start().await;
+    let (a, b) = (
+        Pod::linked(&config(&server), "a").await,
+        Pod::linked(&config(&server), "b").await,
+    );
+    let mut view = View::of(&a.0).await;
+    b.0.register(entry(&b.0, "i/1")).await;
+    view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
+    a.0.has_links(1.0).await;
+    let snapshots = view.snapshots;
+
+    server.kill().await;
+    a.0.is_down().await;
+    server.launch().await;
+
+    while view.snapshots < snapshots + 2 {
+        let change = within("a change", view.changes.recv()).await.expect("open");
+        view.apply(change);
+        assert!(view.holder("i/1").is_some(), "{:?}", view.entries);
+    }
+}
+
+#[tokio::test]
+async fn who_catches_up_has_what_redis_had_before() {
+    let server = RedisServer::start().await;
+    let (one, other) = (Pod::up(&server, "one").await, Pod::up(&server, "other").await);
+    let mut view = View::of(&one).await;
+    for number in 0..20 {
+        let instance = format!("i{number}");
+        other.register(entry(&other, &instance)).await;
+
+        let reading = async {
+            loop {
+                let change = view.changes.recv().await.expect("the hub lives");
+                view.apply(change);
+            }
+        };
+        let caught = within("the reader to catch up", async {
+            tokio::select! {
+                caught = one.cluster.catch_up() => caught,
+                () = reading => unreachable!("it reads for ever"),
+            }
+        });
+
+        assert!(caught.await.expect("Redis is there"), "nothing was lost before");
+        assert!(view.entries.iter().any(|entry| entry.instance.as_str() == instance));
+    }
+    one.host.end().await;
+    other.host.end().await;
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use alkhub_config::EventsConfig;
 use alkhub_events::{Bus, Deliveries, Item, Limits, Mailbox, mailbox};
-use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState};
+use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, PeerAddress, PeerSecret, PeerSetup};
 use alkhub_protocol::{Envelope, HubId, RawJson, TopicFilter};
 use alkhub_redis::Connector;
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::{Host, RedisServer, comes_to, within};
+use alkhub_test_support::{Host, Proxy, RedisServer, comes_to, until, within};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -42,13 +42,36 @@ impl Pod {
         pod
     }
 
+    /// A hub that takes links of others, and the proxy through which they dial it.
+    pub(crate) async fn linked(config: &EventsConfig, name: &str) -> (Self, Proxy) {
+        let (listener, proxy) = Proxy::with_listener().await.expect("two ports");
+        let setup = PeerSetup {
+            listener,
+            address: PeerAddress {
+                address: proxy.address(),
+                tls: false,
+            },
+            secret: PeerSecret::new([1; 32]),
+            tls: None,
+            ping_interval: Duration::from_millis(200),
+        };
+        let pod = Self::start_with(config, name, Some(setup));
+        pod.is_up().await;
+        (pod, proxy)
+    }
+
     pub(crate) fn start(config: &EventsConfig, name: &str) -> Self {
+        Self::start_with(config, name, None)
+    }
+
+    fn start_with(config: &EventsConfig, name: &str, peers: Option<PeerSetup>) -> Self {
         let host = Host::default();
         let hub: HubId = name.parse().expect("a hub id");
         let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
         let mut connector = Connector::new(config, &hub, &host.registry).expect("settings");
         let bus = Bus::new(config, &mut connector, &host.registry).expect("fresh metrics");
-        let cluster = Cluster::start(config, &mut connector, &supervisor, &host.registry).expect("fresh metrics");
+        let cluster = Cluster::start(config, &mut connector, &supervisor, &host.registry, peers);
+        let cluster = cluster.expect("fresh metrics");
         connector.start(&supervisor);
         Self {
             cluster,
@@ -60,16 +83,27 @@ impl Pod {
 
     /// How its link is.
     pub(crate) fn link(&self) -> watch::Receiver<LinkState> {
-        self.cluster.link()
+        self.cluster.link().expect("there is Redis")
     }
 
     pub(crate) async fn is_up(&self) {
-        comes_to("the link is up", &self.link(), |state| *state == LinkState::Up).await;
+        comes_to("the link is up", &self.link(), LinkState::is_up).await;
     }
 
     pub(crate) async fn is_down(&self) {
         comes_to("the link is down", &self.link(), |state| {
             matches!(state, LinkState::Down(_))
+        })
+        .await;
+    }
+
+    /// Waits until so many links from pod to pod are up.
+    pub(crate) async fn has_links(&self, links: f64) {
+        until("the links are as they shall be", || async {
+            match self.host.metric("alkhub_peer_links") {
+                up if up == links => Ok(()),
+                up => Err(up),
+            }
         })
         .await;
     }

@@ -1,6 +1,7 @@
 //! Look-ups for addresses that had too many bad keys: all that wait in one statement, one statement after the other.
 //!
-//! Who guesses and who has a good key may share such an address, and only the look-up tells them apart. So none is left out, and what they all cost Postgres is bounded by the statements, not by the keys.
+//! Who guesses and who has a good key may share such an address, and only the look-up tells them apart. So none is left
+//! out, and what they all cost Postgres is bounded by the statements, not by the keys.
 //!
 //! Invariants
 //! - At most one statement at a time, and [`STATEMENTS`] in a second.

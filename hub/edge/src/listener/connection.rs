@@ -159,9 +159,9 @@ impl Connection {
         }
         self.place = addresses.take(self.address);
         if self.place.is_none()
-            && let Some(metrics) = &self.serving.metrics
+            && let Some(edge) = &self.serving.edge
         {
-            metrics.limited(Limit::Connections);
+            edge.metrics().limited(Limit::Connections);
         }
         self.place.is_some()
     }

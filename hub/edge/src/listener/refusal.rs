@@ -56,9 +56,11 @@ impl Refusal {
             Self::Plain => (StatusCode::BAD_REQUEST, Code::BadRequest, SPEAKS_TLS),
         };
         let again = if self == Self::Plain { "" } else { "retry-after: 5\r\n" };
-        let body = problem(status, code, detail, self != Self::Plain, None);
+        let id = uuid::Uuid::now_v7().to_string();
+        let body = problem(status, code, detail, self != Self::Plain, &id);
         format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\n{again}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\nx-request-id: {id}\r\n{again}connection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
             body.len()
         )
     }
@@ -130,7 +132,7 @@ pub(super) fn document(head: &[u8], one_line: bool) -> Vec<u8> {
         _ => (StatusCode::BAD_REQUEST, "the request is not HTTP/1.1 that can be read"),
     };
     let id = uuid::Uuid::now_v7().to_string();
-    let body = problem(status, Code::BadRequest, detail, false, Some(id.clone()));
+    let body = problem(status, Code::BadRequest, detail, false, &id);
     let date = head.lines().find(|line| line.starts_with("date:")).unwrap_or("");
     let date = if date.is_empty() {
         String::new()
@@ -145,13 +147,13 @@ pub(super) fn document(head: &[u8], one_line: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-fn problem(status: StatusCode, code: Code, detail: &str, retryable: bool, instance: Option<String>) -> String {
+fn problem(status: StatusCode, code: Code, detail: &str, retryable: bool, id: &str) -> String {
     let problem = Problem {
         kind: format!("{PROBLEM_PREFIX}{code}"),
         title: code.title().to_owned(),
         status: status.as_u16(),
         detail: detail.to_owned(),
-        instance,
+        instance: Some(id.to_owned()),
         code,
         retryable,
         delivered: Delivered::No,
@@ -171,7 +173,13 @@ mod tests {
             let (head, body) = text.split_once("\r\n\r\n").expect("a blank line");
 
             assert!(head.ends_with(&format!("content-length: {}", body.len())), "{head}");
-            serde_json::from_str::<Problem>(body).expect("a problem document");
+            let problem = serde_json::from_str::<Problem>(body).expect("a problem document");
+            let id = problem.instance.as_deref().expect("the request's id");
+            assert!(head.contains(&format!("\r\nx-request-id: {id}\r\n")), "{head}");
+            assert!(
+                !problem.title.contains("calls"),
+                "it is about a connection: {problem:?}"
+            );
         }
     }
 

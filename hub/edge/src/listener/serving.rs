@@ -6,7 +6,7 @@ use alkhub_config::ServerConfig;
 use axum::Router;
 
 use super::tls;
-use crate::metrics::EdgeMetrics;
+use crate::edge::Edge;
 use crate::scope::Scope;
 
 /// What the connections of one listener share.
@@ -14,6 +14,6 @@ pub(super) struct Serving {
     pub(super) router: Router,
     pub(super) tls: Option<tls::Acceptor>,
     pub(super) server: Arc<ServerConfig>,
-    pub(super) metrics: Option<Arc<EdgeMetrics>>,
+    pub(super) edge: Option<Edge>,
     pub(super) scope: Scope,
 }

@@ -24,7 +24,7 @@ fn bus(server: &RedisServer) -> (Bus, watch::Receiver<LinkState>) {
     let (hub, registry) = ("a".parse().expect("a hub id"), Registry::new());
     let mut connector = Connector::new(&config, &hub, &registry).expect("settings");
     let bus = Bus::new(&config, &mut connector, &registry).expect("fresh metrics");
-    let link = connector.state();
+    let link = connector.state().expect("there is Redis");
     connector.start(&Supervisor::new(TaskTracker::new(), CancellationToken::new()));
     (bus, link)
 }

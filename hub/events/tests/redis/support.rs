@@ -14,7 +14,7 @@ use tokio::sync::watch;
 pub(crate) struct Pod {
     pub(crate) bus: Bus,
     pub(crate) host: Host,
-    link: watch::Receiver<LinkState>,
+    link: Option<watch::Receiver<LinkState>>,
 }
 
 /// Settings with times that suit a test.
@@ -49,11 +49,15 @@ impl Pod {
     }
 
     pub(crate) async fn is_up(&self) {
-        comes_to("the link is up", &self.link, |state| *state == LinkState::Up).await;
+        comes_to("the link is up", self.link(), LinkState::is_up).await;
+    }
+
+    fn link(&self) -> &watch::Receiver<LinkState> {
+        self.link.as_ref().expect("there is Redis")
     }
 
     pub(crate) async fn is_down(&self) {
-        comes_to("the link is down", &self.link, |state| {
+        comes_to("the link is down", self.link(), |state| {
             matches!(state, LinkState::Down(_))
         })
         .await;

@@ -6,12 +6,9 @@
 //! - Its version is in front. Who does not know the version compares nothing: a hub of another minor version does not
 //!   get the same declaration again and again.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest as _, Sha256};
 
 use super::SpokePut;
-use crate::register::SpokeType;
 
 /// What [`SpokePut::digest`] begins with.
 const VERSION: &str = "1:";
@@ -28,11 +25,7 @@ impl SpokePut {
         };
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).to_be_bytes();
         part(self.uid.as_bytes());
-        part(match self.spoke_type {
-            SpokeType::DevEnv => b"dev-env",
-            SpokeType::Client => b"client",
-            SpokeType::Compute => b"compute",
-        });
+        part(self.spoke_type.as_str().as_bytes());
         part(&count(self.operations.len()));
         self.operations.iter().for_each(|operation| part(operation.as_bytes()));
         part(&count(self.scopes.iter().count()));
@@ -48,11 +41,7 @@ impl SpokePut {
                 .as_bytes(),
         );
         part(&[u8::from(self.suspended)]);
-        let digest = hash.finalize();
-        digest.iter().take(16).fold(VERSION.to_owned(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        format!("{VERSION}{}", hex::encode(&hash.finalize()[..16]))
     }
 
     /// Whether a hub that reports this digest has this declaration; one of a version that is not known here is taken

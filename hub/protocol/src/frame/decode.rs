@@ -8,15 +8,13 @@ use serde::de::{self, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{ErrorKind, Frame, Requested};
+use super::session::{Ack, Hubs, Resume};
+use super::{ErrorKind, Frame, Requested, kind};
 use crate::call::{Delivered, Metadata};
 use crate::envelope::{self, Borrowed, present};
 use crate::json::strict;
 use crate::topic::TopicRequest;
 use crate::{CallError, Code, RawJson, RequestId};
-
-/// The message that registers a spoke; also the request id of one that names none.
-pub(super) const REGISTER: &str = "hub.register";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
@@ -162,17 +160,17 @@ pub(super) fn call(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     let input = raw(body.input);
     envelope::limit(input.as_ref())?;
     Ok(match &*envelope.kind {
-        "call.requested" => {
+        kind::REQUESTED => {
             let metadata = raw(body.metadata).map(Metadata::new).transpose()?;
             Frame::Requested(requested(request_id, &body, input, metadata)?)
         }
-        "call.responded" => Frame::Responded {
+        kind::RESPONDED => Frame::Responded {
             request_id,
             // Its limit is the hub's to check: what the hub wraps around an output comes on top.
             output: raw(body.output).unwrap_or_else(RawJson::null),
         },
-        "call.completed" => Frame::Completed { request_id },
-        "call.aborted" => Frame::Aborted { request_id },
+        kind::COMPLETED => Frame::Completed { request_id },
+        kind::ABORTED => Frame::Aborted { request_id },
         _ => Frame::Failed {
             request_id,
             error: failure(&body, raw(body.details)),
@@ -265,8 +263,9 @@ pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     })?;
     let id = inner.request_id.as_deref().filter(|id| !id.is_empty());
     let id = id.unwrap_or(&envelope.id);
-    let request_id = if id.is_empty() { REGISTER } else { id }.parse()?;
-    let operation = REGISTER.parse().expect("a valid name");
+    // One that names none has this for its request id.
+    let request_id = if id.is_empty() { kind::REGISTER } else { id }.parse()?;
+    let operation = kind::REGISTER.parse().expect("a valid name");
     Ok(Frame::Requested(Requested {
         request_id,
         operation,
@@ -296,12 +295,35 @@ pub(super) fn control(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     }
     let topic = || read::<TopicRequest>(envelope);
     Ok(match &*envelope.kind {
-        "__subscribe" => Frame::Subscribe(topic()?.filter()?),
-        "__unsubscribe" => Frame::Unsubscribe(topic()?.filter()?),
-        "__subscribed" => Frame::Subscribed(topic()?.filter()?.to_string()),
-        "__unsubscribed" => Frame::Unsubscribed(topic()?.filter()?.to_string()),
-        "__gap" => Frame::Gap(read(envelope)?),
-        "__error" => Frame::Refused(read(envelope)?),
+        kind::SUBSCRIBE => Frame::Subscribe(topic()?.filter()?),
+        kind::UNSUBSCRIBE => Frame::Unsubscribe(topic()?.filter()?),
+        kind::SUBSCRIBED => Frame::Subscribed(topic()?.filter()?.to_string()),
+        kind::UNSUBSCRIBED => Frame::Unsubscribed(topic()?.filter()?.to_string()),
+        kind::GAP => Frame::Gap(read(envelope)?),
+        kind::REFUSED => Frame::Refused(read(envelope)?),
+        kind::HELLO => Frame::Hello(Box::new(read(envelope)?)),
+        kind::WELCOME => Frame::Welcome(Box::new(read(envelope)?)),
+        kind::RESUME => Frame::Resumed(read::<Resume>(envelope)?.received),
+        kind::ACK => Frame::Acknowledged(read::<Ack>(envelope)?.count),
+        kind::HUBS => Frame::Hubs(read::<Hubs>(envelope)?.count),
+        kind::PING => Frame::Ping(sign_of_life(envelope)?),
+        kind::PONG => Frame::Pong(sign_of_life(envelope)?),
+        kind::MIGRATE => Frame::Migrate(Box::new(read(envelope)?)),
         _ => return Err(ErrorKind::Unsupported(message())),
     })
+}
+
+/// Most bytes that an answer to a `__ping` repeats: as many as a WebSocket's ping may have.
+const ECHO_LIMIT: usize = 125;
+
+fn sign_of_life(envelope: &Borrowed<'_>) -> Result<Option<RawJson>, ErrorKind> {
+    let payload = envelope.payload.clone();
+    match payload.as_ref().map_or(0, RawJson::len) {
+        ..=ECHO_LIMIT => Ok(payload),
+        size => Err(envelope::Error::TooLarge {
+            size,
+            limit: ECHO_LIMIT,
+        }
+        .into()),
+    }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Dialect, Gap};
+use super::session::{Ack, Hello, Hubs, Migrate, Resume, Welcome};
+use super::{Dialect, Gap, kind};
 use crate::call::{Identity, Metadata};
 use crate::envelope::{encode as envelope, push_string};
 use crate::{CallError, OperationName, RawJson, SpokeName, Topic, TopicFilter};
@@ -45,7 +46,7 @@ pub fn call_requested(
 ) -> Bytes {
     let operation = options.spelled.unwrap_or(operation.as_str());
     let more = operation.len() + input.map_or(0, RawJson::len) + 160;
-    let mut out = start("call.requested", dialect, request_id, more);
+    let mut out = start(kind::REQUESTED, dialect, request_id, more);
     out.extend_from_slice(b",\"operationId\":");
     push_string(&mut out, operation);
     if let Some(input) = input {
@@ -103,7 +104,7 @@ fn push_metadata(out: &mut Vec<u8>, options: &RequestOptions<'_>) {
 
 /// `call.responded`: the output, or one item of a subscription.
 pub fn call_responded(dialect: Dialect, request_id: &str, output: &RawJson) -> Bytes {
-    let mut out = start("call.responded", dialect, request_id, output.len() + 16);
+    let mut out = start(kind::RESPONDED, dialect, request_id, output.len() + 16);
     out.extend_from_slice(b",\"output\":");
     out.extend_from_slice(output.as_bytes());
     end(out)
@@ -111,12 +112,12 @@ pub fn call_responded(dialect: Dialect, request_id: &str, output: &RawJson) -> B
 
 /// `call.completed`: no more items follow.
 pub fn call_completed(dialect: Dialect, request_id: &str) -> Bytes {
-    end(start("call.completed", dialect, request_id, 0))
+    end(start(kind::COMPLETED, dialect, request_id, 0))
 }
 
 /// `call.aborted`: to a spoke, stop; to a caller, it was stopped. `reason` is one sentence.
 pub fn call_aborted(dialect: Dialect, request_id: &str, reason: Option<&str>) -> Bytes {
-    let mut out = start("call.aborted", dialect, request_id, 0);
+    let mut out = start(kind::ABORTED, dialect, request_id, 0);
     if let Some(reason) = reason {
         out.extend_from_slice(b",\"reason\":");
         push_string(&mut out, reason);
@@ -126,7 +127,7 @@ pub fn call_aborted(dialect: Dialect, request_id: &str, reason: Option<&str>) ->
 
 /// `call.error`.
 pub fn call_error(dialect: Dialect, request_id: &str, error: &CallError) -> Bytes {
-    let mut out = start("call.error", dialect, request_id, 128);
+    let mut out = start(kind::FAILED, dialect, request_id, 128);
     let body = serde_json::to_vec(error).expect("an error is a plain struct");
     out.push(b',');
     out.extend_from_slice(&body[1..body.len() - 1]);
@@ -147,7 +148,7 @@ pub fn topic_control(kind: &str, filter: &TopicFilter) -> Bytes {
 /// `__gap`.
 pub fn gap(gap: &Gap) -> Bytes {
     let payload = RawJson::from_value(gap).expect("a gap is a plain struct");
-    envelope("__gap", "", Some(&payload), None)
+    envelope(kind::GAP, "", Some(&payload), None)
 }
 
 /// `__error`: a frame that belongs to no call was refused; `topic` names the subscription, where it was one.
@@ -158,6 +159,51 @@ pub fn refused(error: &CallError, topic: Option<&str>) -> Bytes {
 /// `__error` about a message that named a call which it does not end: `requestId` says which.
 pub fn refused_of_call(error: &CallError, request_id: &str) -> Bytes {
     refusal(error, Some(("requestId", request_id)))
+}
+
+/// `__hello`.
+pub fn hello(hello: &Hello) -> Bytes {
+    control(kind::HELLO, hello)
+}
+
+/// `__welcome`.
+pub fn welcome(welcome: &Welcome) -> Bytes {
+    control(kind::WELCOME, welcome)
+}
+
+/// `__resume`: a session goes on, of which so many messages were received.
+pub fn resumed(received: u64) -> Bytes {
+    control(kind::RESUME, &Resume { received })
+}
+
+/// `hub.migrate`.
+pub fn migrate(migrate: &Migrate) -> Bytes {
+    control(kind::MIGRATE, migrate)
+}
+
+/// `__ack`: so many messages of the session were received.
+pub fn ack(count: u64) -> Bytes {
+    control(kind::ACK, &Ack { count })
+}
+
+/// `__hubs`: so many hubs take connections.
+pub fn hubs(count: u32) -> Bytes {
+    control(kind::HUBS, &Hubs { count })
+}
+
+/// `__ping`.
+pub fn ping() -> Bytes {
+    envelope(kind::PING, "", None, None)
+}
+
+/// `__pong`, with what the `__ping` had.
+pub fn pong(payload: Option<&RawJson>) -> Bytes {
+    envelope(kind::PONG, "", payload, None)
+}
+
+fn control(kind: &str, payload: &impl serde::Serialize) -> Bytes {
+    let payload = RawJson::from_value(payload).expect("a plain struct is JSON");
+    envelope(kind, "", Some(&payload), None)
 }
 
 fn refusal(error: &CallError, about: Option<(&str, &str)>) -> Bytes {
@@ -171,7 +217,7 @@ fn refusal(error: &CallError, about: Option<(&str, &str)>) -> Bytes {
     }
     let about = about.map(|about| std::collections::BTreeMap::from([about]));
     let payload = RawJson::from_value(&Refusal { error, about }).expect("an error is a plain struct");
-    envelope("__error", "", Some(&payload), None)
+    envelope(kind::REFUSED, "", Some(&payload), None)
 }
 
 fn start(kind: &str, dialect: Dialect, request_id: &str, more: usize) -> Vec<u8> {

@@ -8,8 +8,7 @@
 //! - One pass, nothing recursive, nothing kept but these strings.
 //! - A field that is there twice with two values counts as absent: a guess could end another call.
 
-use super::decode::REGISTER;
-use super::{Dialect, Named};
+use super::{Dialect, Named, kind, session};
 use crate::RequestId;
 
 /// What is known of one field.
@@ -35,27 +34,30 @@ struct Glance {
 }
 
 /// What a message is about.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct About {
     /// The call, when the message is one of the call protocol's and its id can be read.
     pub(super) call: Option<Named>,
     /// The topic of any other.
     pub(super) topic: Option<String>,
+    /// Whether it counts among the messages of a session: what cannot be told does.
+    pub(super) counts: bool,
 }
 
 /// What the message is about.
 pub(super) fn about(message: &[u8]) -> About {
     let glance = glance(message);
     match glance.kind.text() {
-        Some(kind @ ("call.requested" | REGISTER)) => About::of_call(glance.call(kind, true)),
-        Some(kind @ ("call.responded" | "call.completed" | "call.aborted" | "call.error")) => {
+        Some(kind @ (kind::REQUESTED | kind::REGISTER)) => About::of_call(glance.call(kind, true)),
+        Some(kind @ (kind::RESPONDED | kind::COMPLETED | kind::ABORTED | kind::FAILED)) => {
             About::of_call(glance.call(kind, false))
         }
         Some(kind) => About {
             call: None,
             topic: glance.topic(kind),
+            counts: session::counts(kind),
         },
-        None => About::default(),
+        None => About::of_call(None),
     }
 }
 
@@ -63,7 +65,11 @@ pub(super) fn about(message: &[u8]) -> About {
 
 impl About {
     fn of_call(call: Option<Named>) -> Self {
-        Self { call, topic: None }
+        Self {
+            call,
+            topic: None,
+            counts: true,
+        }
     }
 }
 
@@ -74,7 +80,7 @@ impl Glance {
         let envelope_id = self.id.text().unwrap_or_default();
         let named = self.request_id.text().filter(|id| !id.is_empty());
         let named = match named.unwrap_or(envelope_id) {
-            "" if kind == REGISTER => REGISTER,
+            "" if kind == kind::REGISTER => kind::REGISTER,
             named => named,
         };
         Some(Named {
@@ -86,7 +92,7 @@ impl Glance {
 
     /// What a control message names in one of its three ways, or where an event would have gone.
     fn topic(&self, kind: &str) -> Option<String> {
-        if !kind.starts_with("__") {
+        if !kind.starts_with(kind::OF_CONTROL) {
             return Some(format!("{kind}:{}", self.id.text().unwrap_or_default()));
         }
         let whole = self.topic.text().or_else(|| self.payload.text()).map(str::to_owned);

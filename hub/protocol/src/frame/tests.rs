@@ -234,7 +234,7 @@ fn a_wrong_call_is_answered_under_its_id() {
 
 #[test]
 fn a_control_message_of_the_future_is_named_unsupported() {
-    let error = decode(r#"{"type":"__resume","id":"","payload":{}}"#).expect_err("unknown");
+    let error = decode(r#"{"type":"__later","id":"","payload":{}}"#).expect_err("unknown");
 
     assert_eq!(error.to_call_error().code, Code::Unsupported);
 }
@@ -515,4 +515,119 @@ fn a_refusal_carries_its_details_as_they_came() {
         let text = std::str::from_utf8(&frame).expect("UTF-8");
         assert!(text.contains(details) && text.contains(r#""topic":"a:1""#), "{text}");
     }
+}
+
+#[test]
+fn a_session_is_spoken_of_as_the_protocol_says() {
+    use super::session::{Hello, Migrate, ResumeRequest, Welcome};
+    let hello = Hello {
+        protocols: vec!["alk.v1.json".to_owned()],
+        features: vec!["resume".to_owned()],
+        resume: Some(ResumeRequest {
+            session_id: "5f".to_owned(),
+            received: 7,
+        }),
+    };
+    let welcome = Welcome {
+        session_id: "5f".to_owned(),
+        hub_id: "hub-0-x".to_owned(),
+        heartbeat_ms: 10_000,
+        resume_ms: 30_000,
+        max_inflight: 100,
+        features: vec!["resume".to_owned()],
+    };
+
+    assert_eq!(
+        text(encode::hello(&hello)),
+        r#"{"type":"__hello","id":"","payload":{"protocols":["alk.v1.json"],"features":["resume"],"resume":{"sessionId":"5f","received":7}}}"#
+    );
+    assert_eq!(
+        text(encode::welcome(&welcome)),
+        r#"{"type":"__welcome","id":"","payload":{"sessionId":"5f","hubId":"hub-0-x","heartbeatMs":10000,"resumeMs":30000,"maxInflight":100,"features":["resume"]}}"#
+    );
+    assert_eq!(
+        text(encode::resumed(3)),
+        r#"{"type":"__resume","id":"","payload":{"received":3}}"#
+    );
+    assert_eq!(
+        text(encode::ack(3)),
+        r#"{"type":"__ack","id":"","payload":{"count":3}}"#
+    );
+    assert_eq!(text(encode::ping()), r#"{"type":"__ping","id":""}"#);
+    let read = |frame: Bytes| Frame::decode(&frame).expect("valid").0;
+    let migrate = Migrate {
+        deadline_ms: 30_000,
+        resume: true,
+        target: None,
+    };
+    assert_eq!(
+        text(encode::migrate(&migrate)),
+        r#"{"type":"hub.migrate","id":"","payload":{"deadlineMs":30000,"resume":true}}"#
+    );
+    assert!(matches!(read(encode::migrate(&migrate)), Frame::Migrate(read) if *read == migrate));
+    assert!(matches!(read(encode::hello(&hello)), Frame::Hello(read) if *read == hello));
+    assert!(matches!(read(encode::welcome(&welcome)), Frame::Welcome(read) if *read == welcome));
+    assert!(matches!(read(encode::resumed(3)), Frame::Resumed(3)));
+    assert!(matches!(read(encode::ack(3)), Frame::Acknowledged(3)));
+    assert!(matches!(read(encode::ping()), Frame::Ping(None)));
+    assert_eq!(
+        text(encode::hubs(2)),
+        r#"{"type":"__hubs","id":"","payload":{"count":2}}"#
+    );
+    assert!(matches!(read(encode::hubs(2)), Frame::Hubs(2)));
+}
+
+#[test]
+fn what_counts_in_a_session_is_decided_by_the_type_alone() {
+    let of = |text: &str| match decode(text) {
+        Ok((frame, _)) => frame.counts(),
+        Err(error) => error.counts,
+    };
+
+    for kind in [
+        "__hello",
+        "__welcome",
+        "__resume",
+        "__ack",
+        "__hubs",
+        "__ping",
+        "__pong",
+        "hub.migrate",
+    ] {
+        assert!(!of(&format!(r#"{{"type":"{kind}","payload":{{}}}}"#)), "{kind}");
+        assert!(!of(&format!(r#"{{"type":"{kind}","payload":[1"#)), "{kind}, broken");
+    }
+    for text in [
+        r#"{"type":"call.aborted","id":"r"}"#,
+        r#"{"type":"__subscribe","payload":"a:1"}"#,
+        r#"{"type":"__gap","payload":{"topic":"a:1","reason":"overflow"}}"#,
+        r#"{"type":"__new"}"#,
+        r#"{"type":"a","id":"1"}"#,
+        "{",
+        "",
+    ] {
+        assert!(of(text), "{text}");
+    }
+}
+
+#[test]
+fn a_hello_of_a_wrong_shape_is_refused_by_name() {
+    for payload in [
+        "null",
+        "[]",
+        r#"{"features":"resume"}"#,
+        r#"{"features":[1]}"#,
+        r#"{"resume":{"sessionId":"x"}}"#,
+        r#"{"resume":{"sessionId":"x","received":-1}}"#,
+        r#"{"resume":{"sessionId":"x","received":"1"}}"#,
+    ] {
+        let error = decode(&format!(r#"{{"type":"__hello","payload":{payload}}}"#)).expect_err(payload);
+        assert!(error.to_string().contains("`__hello`"), "{error}");
+        assert_eq!(error.to_call_error().code, Code::BadRequest);
+    }
+    let long = format!(r#"{{"type":"__ping","payload":"{}"}}"#, "x".repeat(124));
+    assert_eq!(
+        decode(&long).expect_err("126 bytes").to_call_error().code,
+        Code::PayloadTooLarge
+    );
 }

@@ -1,11 +1,13 @@
 -- Writes one entry of the directory, fenced by its generation, and publishes the change.
 -- KEYS: directory, directory:version, hubs. ARGV: changes channel, stem of instances' names, epoch to begin with,
--- field, hub, generation, entry, `new` or `assert`.
+-- field, hub, generation, entry, `new`, `assert` or `take`; with `take`, the hub and the generation of the entry that it takes
+-- the place of.
 -- A new entry gets the generation given, or one more than the highest that was ever given here. An assertion keeps its
--- generation and loses against an entry of another hub with a higher one, or with the same one and a higher id.
+-- generation and loses against an entry of another hub with a higher one, or with the same one and a higher id. One that
+-- takes over is a new entry, unless there is another one than that which it takes over.
 -- Answer: the generation that is stored, and 1 when it is the caller's.
 local channel, instances, epoch, field, hub, json = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
-local generation, assert_only = tonumber(ARGV[6]), ARGV[8] == 'assert'
+local generation, assert_only, takes = tonumber(ARGV[6]), ARGV[8] == 'assert', ARGV[8] == 'take'
 
 -- Byte by byte, as the hubs compare: Lua's own comparison goes by the server's locale.
 local function is_higher(one, other)
@@ -22,6 +24,7 @@ if stored then
   local number, holder = string.match(stored, '^(%d+) (%S+) ')
   number = tonumber(number)
   highest = math.max(highest, number)
+  if takes and (holder ~= ARGV[9] or number ~= tonumber(ARGV[10])) then return {number, 0} end
   if assert_only then
     if holder ~= hub and (number > generation or number == generation and is_higher(holder, hub)) then
       return {number, 0}

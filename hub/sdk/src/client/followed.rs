@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use alkhub_protocol::frame::Gap;
 use alkhub_protocol::frame::encode::topic_control;
+use alkhub_protocol::frame::kind;
 use alkhub_protocol::{Envelope, RawJson, Topic, TopicFilter};
 use alkhub_queue::Limits;
 use alkhub_retry::Backoff;
@@ -105,7 +106,7 @@ impl Followed {
         };
         let was_there = followers.streams.remove(&id).is_some();
         if let Some(outbox) = outbox.filter(|_| was_there && followers.streams.is_empty()) {
-            outbox.push(topic_control("__unsubscribe", filter));
+            outbox.push(topic_control(kind::UNSUBSCRIBE, filter));
             followers.left.push_back(followers.asked);
         }
         self.forget(filter);
@@ -126,7 +127,7 @@ impl Followed {
             (followers.asked, followers.answered) = (1, 0);
             followers.left.clear();
             followers.refused = false;
-            outbox.push(topic_control("__subscribe", filter));
+            outbox.push(topic_control(kind::SUBSCRIBE, filter));
             for follower in followers.streams.values_mut() {
                 match &mut follower.waits {
                     Some((number, _)) => *number = 1,
@@ -273,7 +274,7 @@ impl Followers {
         self.asked += 1;
         self.refused = false;
         if let Some(outbox) = outbox {
-            outbox.push(topic_control("__subscribe", filter));
+            outbox.push(topic_control(kind::SUBSCRIBE, filter));
         }
     }
 

@@ -5,7 +5,7 @@ use alkhub_protocol::call::CallRecord;
 use alkhub_protocol::error::SPEAKS_TLS;
 use alkhub_protocol::json::strict;
 use alkhub_protocol::operation::{OperationInfo, OperationSpec};
-use alkhub_protocol::{Answer, CallStatus, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
+use alkhub_protocol::{Answer, CallStatus, OperationName, PAGE_LIMIT, PAYLOAD_LIMIT_BYTES, Problem, RawJson, Topic};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -123,7 +123,8 @@ impl Client {
     /// [`Error::Problem`], for example without the scope `spokes:read`.
     pub async fn spokes(&self) -> Result<Vec<SpokeInfo>, Error> {
         // Only who gives a limit gets pages; a hub of the version before passes it over and gives all.
-        self.pages(&["v1", "spokes"], &[("limit", "1000")], "the list of spokes")
+        let limit = PAGE_LIMIT.to_string();
+        self.pages(&["v1", "spokes"], &[("limit", &limit)], "the list of spokes")
             .await
     }
 
@@ -148,12 +149,12 @@ impl Client {
         })
     }
 
-    /// All keys, without their secrets.
+    /// All keys, without their secrets, the newest first, from all pages.
     ///
     /// # Errors
     /// [`Error::Problem`], for example without the scope `admin`.
     pub async fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
-        self.send(self.request(Method::GET, &KEYS)?, "the list of keys").await
+        self.pages(&KEYS, &[], "the list of keys").await
     }
 
     /// Makes a key; the answer is the only time that it is shown.

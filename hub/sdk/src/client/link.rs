@@ -20,10 +20,11 @@ use super::event::Delivery;
 use super::followed::Joined;
 use super::state::{Pending, State};
 use crate::Error;
-use crate::endpoint::{BACKOFF, HubEndpoint};
+use crate::endpoint::{self, BACKOFF, HubEndpoint};
 use crate::last_cause::LastCause;
 use crate::queue::{Receiver, queue};
-use crate::socket::{self, Ending, Outbox};
+use crate::session;
+use crate::socket::{Ending, Outbox};
 
 /// What a subscription's reader may leave unread.
 const ITEM_LIMITS: Limits = Limits {
@@ -267,26 +268,35 @@ impl Link {
                 }
                 Err(error) => error,
             };
-            if !was_up || error.is_permanent() {
+            // Who is asked to come again later was not let down.
+            let is_first = !was_up && error.retry_after().is_none();
+            if is_first || error.is_permanent() {
                 return error;
             }
             last_cause.log("the client", &error);
+            let pause = endpoint::pause(&error, &mut backoff);
             self.phase.send_replace(Phase::Connecting(Some(error)));
             tokio::select! {
                 () = self.stop.cancelled() => return Error::Closed,
-                () = tokio::time::sleep(backoff.pause()) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Runs one connection to its end and fails its calls.
+    /// Runs one session to its end and fails its calls.
     async fn serve(self: &Arc<Self>, socket: crate::endpoint::Socket) -> Error {
         let outbox = Outbox::default();
         self.state.lock().connected(&outbox);
         self.phase.send_replace(Phase::Up(outbox.clone()));
         let ending = {
-            let running = socket::run(socket, &outbox, |message| self.received(&message, &outbox));
-            tokio::pin!(running);
+            let seen = |link| {
+                self.phase.send_replace(match link {
+                    session::LinkNews::Lost(error) => Phase::Connecting(Some(error)),
+                    session::LinkNews::Back(_) => Phase::Up(outbox.clone()),
+                });
+            };
+            let read = |message: Bytes| self.received(&message, &outbox);
+            let mut running = Box::pin(session::run(&self.endpoint, socket, &outbox, read, seen));
             tokio::select! {
                 ending = &mut running => ending,
                 () = self.stop.cancelled() => {
@@ -302,6 +312,7 @@ impl Link {
             Ending::Closed => (Error::Closed, Error::Closed),
             Ending::ByHub(code, reason) => (self.endpoint.refused(code, reason), Error::Lost),
             Ending::Broken(reason) => (self.endpoint.unreachable(std::io::Error::other(reason)), Error::Lost),
+            Ending::Failed(error) => (error, Error::Lost),
         };
         for pending in self.state.lock().disconnected() {
             pending.fail(cause.clone());
@@ -361,7 +372,16 @@ impl Link {
                 let error = CallError::new(Code::OperationNotFound, "this connection offers no operations");
                 outbox.refuse(encode::call_error(Dialect::Id, call.request_id.as_str(), &error));
             }
-            Frame::Subscribe(_) | Frame::Unsubscribe(_) => {}
+            Frame::Subscribe(_)
+            | Frame::Unsubscribe(_)
+            | Frame::Hello(_)
+            | Frame::Welcome(_)
+            | Frame::Resumed(_)
+            | Frame::Acknowledged(_)
+            | Frame::Hubs(_)
+            | Frame::Ping(_)
+            | Frame::Pong(_)
+            | Frame::Migrate(_) => {}
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use alkhub_protocol::json::strict;
-use alkhub_protocol::{FRAME_LIMIT_BYTES, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson};
+use alkhub_protocol::{FRAME_LIMIT_BYTES, OperationName, PAYLOAD_LIMIT_BYTES, Problem, RawJson, header};
 use http::header::{CONTENT_TYPE, HeaderName};
 use reqwest::{Method, Response};
 use serde::Serialize;
@@ -23,7 +23,7 @@ use crate::Error;
 /// How long a stream may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
-const TIMEOUT: HeaderName = HeaderName::from_static("alkhub-timeout");
+const TIMEOUT: HeaderName = HeaderName::from_static(header::TIMEOUT.name);
 
 /// What an operation answered.
 #[derive(Debug)]

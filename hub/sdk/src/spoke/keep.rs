@@ -1,30 +1,35 @@
-//! Keeps a spoke connected and registered, and drains it at the end.
+//! Keeps a spoke connected and registered.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use alkhub_protocol::RequestId;
-use alkhub_protocol::register::{RegisterOutput, Registered};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput, Registered};
+use alkhub_protocol::{Chain, RawJson};
+use alkhub_retry::Backoff;
+use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::session::{Session, register};
-use super::{Shared, Status};
+use super::attachment::{Attachment, input};
+use super::session::Session;
+use super::{FIRST, SECOND, Shared, Status, beside, share};
 use crate::Error;
-use crate::endpoint::{BACKOFF, Socket};
+use crate::endpoint::{self, BACKOFF, Socket};
+use crate::kept::KeptSession;
 use crate::last_cause::LastCause;
-use crate::socket::{self, Ending, Outbox};
+use crate::session::{self, LinkNews};
+use crate::socket::{Ending, Outbox};
 
 /// Time for the hub to answer a registration. It may have many schemas to compile, and others wait for the same; a hub that
 /// is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time for the hub to confirm that no more calls come.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses between one second session and the next.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
-/// How a connection ended: why, and whether the spoke was registered on it.
+/// How a session ended: why, and whether it was registered.
 struct Ended {
     error: Error,
     registered: bool,
@@ -43,7 +48,25 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
         shared: shared.clone(),
         why: None,
     };
-    end.why = Some(connected(&shared).await);
+    let first = async {
+        let why = Box::pin(connected(&shared)).await;
+        shared.stop.cancel();
+        why
+    };
+    if shared.sessions.len() < 2 {
+        end.why = Some(first.await);
+        return;
+    }
+    let second = async {
+        let why = Box::pin(keep_second(&shared)).await;
+        if why.is_some() {
+            shared.stop.cancel();
+        }
+        why
+    };
+    let divide = shared.stop.run_until_cancelled(share::divide(&shared));
+    let (first, second, _) = tokio::join!(first, second, divide);
+    end.why = Some(first.or(second));
 }
 
 /// Connects and registers, again after each loss. Why it ended, unless it was shut down.
@@ -51,13 +74,14 @@ async fn connected(shared: &Arc<Shared>) -> Option<Error> {
     let (mut backoff, mut last_cause) = (BACKOFF, LastCause::default());
     let mut ever_registered = false;
     loop {
-        let dialed = tokio::select! {
-            () = shared.stop.cancelled() => return None,
-            dialed = shared.endpoint.dial() => dialed,
-        };
+        let dialed = shared
+            .stop
+            .run_until_cancelled(Box::pin(dial(shared, backoff.failures())))
+            .await?;
         let error = match dialed {
+            _ if shared.is_ending() => Error::Closed,
             Ok(socket) => {
-                let ended = serve(shared, socket, ever_registered).await;
+                let ended = serve(shared, FIRST, socket, ever_registered).await;
                 if ended.registered {
                     ever_registered = true;
                     backoff.reset();
@@ -67,7 +91,9 @@ async fn connected(shared: &Arc<Shared>) -> Option<Error> {
             }
             Err(error) => error,
         };
-        if shared.stop.is_cancelled() || shared.draining.load(Ordering::Acquire) {
+        if shared.is_ending() {
+            shared.show(Some(error));
+            shared.other_has_ended().await;
             return None;
         }
         // A certificate that was good before will be replaced by a good one: a fleet must see that day.
@@ -76,20 +102,92 @@ async fn connected(shared: &Arc<Shared>) -> Option<Error> {
             return Some(error);
         }
         last_cause.log("the spoke", &error);
-        shared.status.send_replace(Status::Connecting(Some(error)));
-        tokio::select! {
-            () = shared.stop.cancelled() => return None,
-            () = tokio::time::sleep(backoff.pause()) => {}
+        let pause = endpoint::pause(&error, &mut backoff);
+        shared.show(Some(error));
+        shared.stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
+    }
+}
+
+/// Keeps the second session, for as long as the spoke goes on. Its failures end nothing; but when another program has taken
+/// its place, that is why the spoke ends: the two would take it from each other for ever.
+async fn keep_second(shared: &Arc<Shared>) -> Option<Error> {
+    let mut pause = AGAIN;
+    loop {
+        let socket = shared.stop.run_until_cancelled(Box::pin(dial_second(shared))).await?;
+        if shared.is_ending() {
+            return None;
+        }
+        let ended = tokio::select! {
+            ended = serve(shared, SECOND, socket, true) => ended,
+            never = beside::part(shared) => match never {},
+        };
+        tracing::info!(error = %Chain::of(&ended.error), "the second session of the spoke has ended");
+        if ended.registered {
+            pause.reset();
+        }
+        let is_replaced = ended.error.is_replaced();
+        shared.show(Some(ended.error.clone()));
+        if shared.is_ending() {
+            return None;
+        }
+        if is_replaced {
+            return Some(ended.error);
+        }
+        shared
+            .stop
+            .run_until_cancelled(tokio::time::sleep(pause.pause()))
+            .await?;
+    }
+}
+
+/// A connection for the first session, after so many failures: to any hub, unless the second one is there.
+async fn dial(shared: &Shared, failures: u32) -> Result<Socket, Error> {
+    if shared.other(FIRST).is_some()
+        && let Some(socket) = beside::dial(shared, FIRST).await
+    {
+        return Ok(socket);
+    }
+    shared.endpoints[FIRST].after(failures).dial().await
+}
+
+/// A connection for the second session, once there is a first one.
+async fn dial_second(shared: &Shared) -> Socket {
+    loop {
+        let first = &shared.sessions[FIRST];
+        shared
+            .wait_for(|| first.output().is_some() && shared.is_divisible())
+            .await;
+        if let Some(socket) = beside::dial(shared, SECOND).await {
+            return socket;
         }
     }
 }
 
-/// Runs one connection to its end.
-async fn serve(shared: &Arc<Shared>, socket: Socket, again: bool) -> Ended {
-    let outbox = Outbox::default();
-    let (session, answer) = Session::begin(shared.clone(), outbox.clone());
-    let running = socket::run(socket, &outbox, |message| session.received(&message));
-    tokio::pin!(running);
+/// Runs one session to its end, over the connection first; `which` of the two it is. It leaves the answers that its hub, which
+/// may be dead, has not taken to the session that is there, or comes next.
+async fn serve(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) -> Ended {
+    let ended = run(shared, which, socket, again).await;
+    shared.sessions[which].ends();
+    ended
+}
+
+async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) -> Ended {
+    let (outbox, attachment) = (Outbox::default(), &shared.sessions[which]);
+    if shared.sessions.len() > 1 {
+        outbox.kept(KeptSession::ask_for_hubs);
+    }
+    let room = shared.stop.run_until_cancelled(shared.make_room(which)).await;
+    let Some(concurrency) = room.filter(|_| !shared.is_ending()) else {
+        return Ended {
+            error: Error::Closed,
+            registered: false,
+        };
+    };
+    let input = shared.registration(attachment, concurrency);
+    let (session, answer) = Session::begin(shared.clone(), attachment.clone(), (outbox.clone(), &input));
+    let read = |message: Bytes| session.received(&message);
+    let seen = |link| shared.seen(attachment, link);
+    let mut running = Box::pin(session::run(&shared.endpoints[which], socket, &outbox, read, seen));
     let answered = registration(answer, again);
     tokio::pin!(answered);
     let verdict = tokio::select! {
@@ -112,17 +210,25 @@ async fn serve(shared: &Arc<Shared>, socket: Socket, again: bool) -> Ended {
             };
         }
     };
-    *shared.outbox.lock() = Some(outbox.clone());
-    shared.status.send_replace(Status::Registered(Arc::new(registered)));
+    shared.learn(concurrency, &registered);
+    attachment.begins(outbox.clone(), registered, concurrency);
+    shared.show(None);
+    let withdrawing = async {
+        // The drain did not find it.
+        if shared.is_ending() {
+            shared.withdraw_from(attachment).await;
+        }
+        std::future::pending().await
+    };
     let ending = tokio::select! {
         ending = &mut running => ending,
+        ending = withdrawing => ending,
         () = shared.stop.cancelled() => {
             outbox.close();
             running.await
         }
     };
-    // Nobody answers a withdrawal any more.
-    drop(shared.withdrawal.lock().take());
+    shared.left.lock().extend(outbox.take_left());
     Ended {
         error: cause(shared, ending),
         registered: true,
@@ -160,8 +266,9 @@ async fn registration(
 fn cause(shared: &Shared, ending: Ending) -> Error {
     match ending {
         Ending::Closed => Error::Closed,
-        Ending::ByHub(code, reason) => shared.endpoint.refused(code, reason),
-        Ending::Broken(reason) => shared.endpoint.unreachable(std::io::Error::other(reason)),
+        Ending::ByHub(code, reason) => shared.endpoints[FIRST].refused(code, reason),
+        Ending::Broken(reason) => shared.endpoints[FIRST].unreachable(std::io::Error::other(reason)),
+        Ending::Failed(error) => error,
     }
 }
 
@@ -171,8 +278,8 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         let why = self.why.take().unwrap_or_else(|| Some(Error::of_drop()));
         self.shared.stop.cancel();
-        // Nobody answers a withdrawal any more.
-        drop(self.shared.withdrawal.lock().take());
+        // Nobody answers what was asked of the hubs any more.
+        self.shared.sessions.iter().for_each(|session| session.ends());
         self.shared.status.send_replace(Status::Ended(why));
     }
 }
@@ -180,67 +287,76 @@ impl Drop for EndOnDrop {
 // === impl Shared ===
 
 impl Shared {
-    /// Withdraws the operations, waits for the running calls and closes.
-    pub(super) async fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-        let drained = async {
-            self.withdraw().await;
-            self.quiet().await;
-        };
-        // What has not finished by then is aborted with the connection.
-        let _ = timeout(self.drain_timeout, drained).await;
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    /// Asks the hub to send no more calls and waits for its answer: what it sent before comes before that.
-    async fn withdraw(&self) {
-        let outbox = self.outbox.lock().clone();
-        let Some(outbox) = outbox.filter(Outbox::is_open) else {
+    /// Shows where the spoke is: registered while one of its sessions is there; else why none is. Answers that were left go
+    /// over one that is there.
+    pub(super) fn show(&self, error: Option<Error>) {
+        if let Some(there) = self.sessions.iter().find(|session| session.output().is_some()) {
+            there.send(self.left.lock().drain(..));
+        }
+        if self.stop.is_cancelled() {
             return;
-        };
-        let (sender, answer) = oneshot::channel();
-        let id = crate::client::new_id();
-        *self.withdrawal.lock() = Some((id.clone(), sender));
-        outbox.push(register(&id, &self.withdraw));
-        // A hub that refuses, or is silent, cannot be waited for.
-        let _ = timeout(WITHDRAW_TIMEOUT, answer).await;
-    }
-
-    /// The hub has answered a request: perhaps the withdrawal.
-    pub(super) fn withdrawn(&self, request_id: &RequestId) {
-        let answered = self.withdrawal.lock().take_if(|(id, _)| id == request_id);
-        if let Some((_, waiting)) = answered {
-            // Who waits may have run out of time.
-            let _ = waiting.send(());
         }
+        // Looked up while the status is locked: what is looked up later is not overwritten.
+        self.status.send_modify(|status| {
+            let there = self.sessions.iter().find_map(|session| session.output());
+            *status = match there {
+                Some(output) => Status::Registered(output),
+                None => Status::Connecting(error),
+            };
+        });
     }
 
-    /// Waits until no call runs, and takes none from then on.
-    async fn quiet(&self) {
-        let mut running = self.running.subscribe();
-        loop {
-            // The sender is our own.
-            let _ = running.wait_for(|calls| *calls == 0).await;
-            let mut closed = false;
-            self.running.send_if_modified(|calls| {
-                closed = *calls == 0;
-                self.closed.store(closed, Ordering::Release);
-                false
-            });
-            if closed {
-                return;
+    /// Shows what becomes of the connection while a session goes on.
+    fn seen(&self, session: &Attachment, link: LinkNews) {
+        let (is_there, error) = match link {
+            LinkNews::Lost(error) => (false, Some(error)),
+            LinkNews::Back(hub) => {
+                session.is_at(&hub);
+                (true, None)
             }
+        };
+        // Before the session is registered nothing changes.
+        if session.set_there(is_there) {
+            self.show(error);
         }
     }
 
-    /// Counts a call that begins; false when none may.
-    pub(super) fn begin(&self) -> bool {
-        self.running.send_if_modified(|calls| {
-            let open = !self.closed.load(Ordering::Acquire);
-            *calls += usize::from(open);
-            open
+    /// Waits until something holds of the sessions: what changes there is shown.
+    pub(super) async fn wait_for(&self, holds: impl Fn() -> bool) {
+        // The sender is our own.
+        let _ = self.status.subscribe().wait_for(|_| holds()).await;
+    }
+
+    /// The other session beside one, where there may be two.
+    pub(super) fn other(&self, session: usize) -> Option<&Attachment> {
+        let other = self.sessions.get(1 - session);
+        other.map(Arc::as_ref)
+    }
+
+    /// Waits, once the first session is over, until the second one is too, or the spoke has nothing more to do.
+    async fn other_has_ended(&self) {
+        if let Some(other) = self.other(FIRST) {
+            let ended = self.wait_for(|| !other.has_room());
+            self.stop.run_until_cancelled(ended).await;
+        }
+    }
+
+    /// Whether it comes back no more.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stop.is_cancelled() || self.draining.load(Ordering::Acquire)
+    }
+
+    /// How a session registers that takes so many calls at once: with nothing, once the spoke ends.
+    pub(super) fn registration(&self, session: &Attachment, concurrency: Option<u32>) -> RawJson {
+        input(&RegisterInput {
+            instance_id: Some(session.instance.clone()),
+            concurrency,
+            operations: if self.is_ending() {
+                Vec::new()
+            } else {
+                self.register.operations.clone()
+            },
+            ..self.register.clone()
         })
     }
 }

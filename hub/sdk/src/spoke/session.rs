@@ -1,8 +1,8 @@
-//! One connection of a spoke: its registration and the calls that run on it.
+//! One session of a spoke: its registration and the calls that run on it.
 //!
 //! Invariants
 //! - Each call gets exactly one end: a value, a failure, or nothing once it was aborted.
-//! - No handler outlives its connection: its answer could reach nobody.
+//! - No handler outlives its session: its answer could reach nobody. It outlives a connection of it.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -20,14 +20,17 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::attachment::{Attachment, register};
 use super::operation::{Outcome, Run};
-use super::{Context, Failure, Shared};
+use super::{Context, Failure, NoRoom, Shared};
 use crate::Error;
 use crate::socket::{Gone, Outbox};
 
-/// One connection.
+/// One session.
 pub(super) struct Session {
     shared: Arc<Shared>,
+    /// Which of the spoke's.
+    attachment: Arc<Attachment>,
     outbox: Outbox,
     register_id: RequestId,
     registered: Mutex<Option<oneshot::Sender<Result<RegisterOutput, Error>>>>,
@@ -47,15 +50,17 @@ impl Session {
     /// Begins with the registration; its result comes through the channel.
     pub(super) fn begin(
         shared: Arc<Shared>,
-        outbox: Outbox,
+        attachment: Arc<Attachment>,
+        (outbox, input): (Outbox, &RawJson),
     ) -> (Self, oneshot::Receiver<Result<RegisterOutput, Error>>) {
         let register_id = crate::client::new_id();
-        outbox.push(register(&register_id, &shared.register));
+        outbox.push(register(&register_id, input));
         let (sender, receiver) = oneshot::channel();
         let registered = Mutex::new(Some(sender));
         (
             Self {
                 shared,
+                attachment,
                 outbox,
                 register_id,
                 registered,
@@ -76,9 +81,10 @@ impl Session {
             Ok((Frame::Failed { request_id, error }, _)) if request_id == self.register_id => {
                 self.settle(Err(error.into()));
             }
-            Ok((Frame::Responded { request_id, .. } | Frame::Failed { request_id, .. }, _)) => {
-                self.shared.withdrawn(&request_id);
+            Ok((Frame::Responded { request_id, output }, _)) => {
+                self.attachment.answered(&request_id, registration(&output).ok());
             }
+            Ok((Frame::Failed { request_id, .. }, _)) => self.attachment.answered(&request_id, None),
             Ok((Frame::Refused(error), _)) => tracing::warn!(%error, "the hub refused a message"),
             Ok(_) => {}
             Err(error) => {
@@ -135,12 +141,10 @@ impl Session {
             ));
         };
         let mut running = self.running.lock();
-        if self.shared.concurrency.is_some_and(|most| running.len() >= most) {
-            return Err(refuse(Code::Overloaded, "the spoke runs as many calls as it takes at once").retryable());
-        }
-        if !self.shared.begin() {
-            return Err(refuse(Code::Unavailable, "the spoke is shutting down").retryable());
-        }
+        self.shared.begin().map_err(|no_room| match no_room {
+            NoRoom::Full => refuse(Code::Overloaded, "the spoke runs as many calls as it takes at once").retryable(),
+            NoRoom::Closed => refuse(Code::Unavailable, "the spoke is shutting down").retryable(),
+        })?;
         let aborted = self.shared.stop.child_token();
         running.insert(request.request_id.clone(), aborted.clone());
         let seat = Seat {
@@ -251,18 +255,6 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// `hub.register`.
-pub(super) fn register(id: &RequestId, input: &RawJson) -> Bytes {
-    let operation = "hub.register".parse().expect("a valid name");
-    encode::call_requested(
-        Dialect::Id,
-        id.as_str(),
-        &operation,
-        Some(input),
-        &encode::RequestOptions::default(),
-    )
 }
 
 fn registration(output: &RawJson) -> Result<RegisterOutput, Error> {

@@ -90,8 +90,8 @@ async fn where_the_link_stalls_a_deadline_ends_the_call_on_both_sides() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_whose_link_is_cut_are_lost_and_not_sent_again() -> Result<()> {
-    let stage = Stage::start().await?;
+async fn calls_whose_session_is_lost_are_lost_and_not_sent_again() -> Result<()> {
+    let stage = Stage::forgetful().await?;
     let mut peer = stage.peer().await?;
     let client = stage.client();
     let calls = async {
@@ -139,8 +139,13 @@ async fn a_call_that_comes_while_the_link_is_cut_is_sent_when_it_is_back() -> Re
     stage.link.heal();
 
     let played = async {
-        let call = asked(&mut peer).await?;
-        answer(&mut peer, &call, "HELLO").await
+        loop {
+            let call = asked(&mut peer).await?;
+            // What was asked before the cut was noticed waited in the session, and comes first.
+            if call["input"] == "hello" {
+                return answer(&mut peer, &call, "HELLO").await;
+            }
+        }
     };
     let (answered, played) = soon("the link is back", async { tokio::join!(call, played) }).await;
     played?;

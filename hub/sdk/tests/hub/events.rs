@@ -37,8 +37,8 @@ async fn gap(events: &mut Events) -> Result<Gap> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_followed_again_after_a_cut_and_a_gap_says_so() -> Result<()> {
-    let stage = Stage::start().await?;
+async fn topics_are_followed_again_in_a_new_session_and_a_gap_says_so() -> Result<()> {
+    let stage = Stage::forgetful().await?;
     let http = stage.http();
     let client = stage.client();
     let mut events = client.events("job:1").await?;
@@ -64,8 +64,8 @@ async fn topics_are_followed_again_after_a_cut_and_a_gap_says_so() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_goes_on_when_its_topic_is_refused_after_a_cut_while_redis_is_away() -> Result<()> {
-    let mut stage = Stage::start().await?;
+async fn a_stream_goes_on_when_its_topic_is_refused_in_a_new_session_while_redis_is_away() -> Result<()> {
+    let mut stage = Stage::forgetful().await?;
     let client = stage.client();
     let mut events = client.events("job:1").await?;
     stage.cluster.redis.as_mut().context("it has one")?.kill().await;

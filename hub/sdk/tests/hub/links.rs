@@ -62,7 +62,7 @@ async fn who_waited_in_vain_for_a_hub_that_left_is_told_that_it_cannot_be_reache
 /// It takes the 25 s after which a silent peer is dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_on_which_nothing_passes_is_given_up_by_client_and_spoke() -> Result<()> {
-    let stage = Stage::start().await?;
+    let stage = Stage::forgetful().await?;
     let spoke = stage.spoke().operation(Operation::query("text.upper", upper));
     let spoke = spoke.start().await?;
     let client = stage.client();

@@ -1,12 +1,18 @@
 //! The SDK against a real hub on a real Postgres and a real Redis, through a proxy that fails when it is told to.
 //!
 //! The other end of each call is a bare WebSocket or plain HTTP, straight to the hub: the SDK is tested here, and not
-//! with itself. What only a hub that breaks the protocol would do is in `tests/broken.rs`.
+//! with itself. What only a hub that breaks the protocol would do is in `tests/broken`.
 
 mod calls;
+mod dead;
 mod events;
 mod links;
+mod lists;
+mod load;
+mod moves;
+mod sessions;
 mod shutdown;
 mod spoke;
 mod stage;
 mod subscriptions;
+mod two;

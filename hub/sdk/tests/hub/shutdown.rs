@@ -1,12 +1,14 @@
 //! The graceful end of a spoke.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alkhub_sdk::{Failure, Operation};
 use alkhub_test_support::until;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::stage::{Stage, soon};
@@ -94,5 +96,23 @@ async fn a_shutdown_ends_though_the_link_is_cut_before_the_withdrawal_is_confirm
     stage.link.cut();
 
     soon("nobody waits for an answer that cannot come", shutdown).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_does_not_wait_for_a_call_whose_hub_does_not_come_back() -> Result<()> {
+    let stage = Stage::start().await?;
+    let (began, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let spoke = stage.spoke().operation(held(&began, &release)).start().await?;
+    let calls = TaskTracker::new();
+    let http = stage.http();
+    calls.spawn(async move { http.call("text.wait", &Value::Null).await });
+    soon("the call", began.notified()).await;
+
+    stage.link.cut();
+
+    // Half of the time that the session, and a shutdown with a hub, would wait.
+    let ended = timeout(Duration::from_secs(15), spoke.shutdown()).await;
+    assert!(ended.is_ok(), "nobody can be answered");
     Ok(())
 }

@@ -93,8 +93,8 @@ async fn a_refused_operation_fails_the_start_and_is_named() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spoke_comes_back_after_a_cut_and_registers_again_as_the_same_instance() -> Result<()> {
-    let stage = Stage::start().await?;
+async fn a_spoke_whose_session_is_lost_registers_again_as_the_same_instance() -> Result<()> {
+    let stage = Stage::forgetful().await?;
     let spoke = stage.spoke().operation(Operation::query("text.upper", upper));
     let spoke = spoke.start().await?;
     let first = registered(&spoke, 0).await?;
@@ -158,8 +158,8 @@ async fn a_spoke_whose_instance_is_taken_over_ends_and_says_so() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_abort_and_a_cut_link_end_the_handler() -> Result<()> {
-    let stage = Stage::start().await?;
+async fn an_abort_and_the_loss_of_the_session_end_the_handler() -> Result<()> {
+    let stage = Stage::forgetful().await?;
     let watched = Arc::new(Watched::default());
     let spoke = stage.spoke().operation(watched.endless()).start().await?;
     let (client, http) = (stage.client(), stage.http());

@@ -10,7 +10,7 @@ use alkhub_test_support::{Proxy, RedisServer, until};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
 use alkhub_tests::wire::{Peer, operation};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -39,6 +39,11 @@ struct OnDrop(Arc<Watched>);
 impl Stage {
     pub(crate) async fn start() -> Result<Self> {
         Self::with(|_| {}).await
+    }
+
+    /// A hub that keeps no session whose connection is lost.
+    pub(crate) async fn forgetful() -> Result<Self> {
+        Self::with(|config| config.server.resume = Duration::ZERO).await
     }
 
     /// A hub with settings of the test's own.
@@ -86,15 +91,7 @@ impl Stage {
 
     /// A new key: its id and itself.
     pub(crate) async fn key(&self, body: Value) -> Result<(String, String)> {
-        let answer = self.http().send("POST", "/v1/admin/keys", Some(&body)).await?;
-        ensure!(answer.status < 300, "{answer:?}");
-        let text = |field: &str| {
-            answer.body["data"][field]
-                .as_str()
-                .map(str::to_owned)
-                .context("a field")
-        };
-        Ok((text("id")?, text("key")?))
+        self.http().new_key(&body).await
     }
 
     /// Cuts every connection over the link; new ones may come at once.

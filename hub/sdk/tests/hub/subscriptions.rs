@@ -60,8 +60,8 @@ async fn the_end_of_a_subscription_and_its_error_come_after_its_items() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_whose_link_is_cut_ends_as_lost_after_its_items() -> Result<()> {
-    let stage = Stage::start().await?;
+async fn a_subscription_whose_session_is_lost_ends_as_lost_after_its_items() -> Result<()> {
+    let stage = Stage::forgetful().await?;
     let mut peer = stage.peer().await?;
     let client = stage.client();
     let (mut items, call) = begun(&client, &mut peer).await?;

@@ -522,3 +522,60 @@ async fn the_list_of_spokes_comes_whole_or_in_pages_for_who_asks_for_them() {
         refused.is_problem(400, "BAD_REQUEST");
     }
 }
+
+/// The names on each page of the list of keys.
+async fn key_pages(hub: &TestHub, query: &str) -> Vec<Vec<String>> {
+    let (mut pages, mut next) = (Vec::new(), None::<String>);
+    loop {
+        let cursor = next.map(|next| format!("&cursor={next}")).unwrap_or_default();
+        let page = hub.get(&format!("/v1/admin/keys?{query}{cursor}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let keys = page.body["data"].as_array().expect("a list").iter();
+        let name = |key: &Value| key["name"].as_str().expect("a name").to_owned();
+        pages.push(keys.map(name).collect());
+        next = page.body["meta"]["next"].as_str().map(str::to_owned);
+        if next.is_none() {
+            return pages;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_list_of_keys_comes_in_pages_the_newest_first() {
+    let hub = hub().await;
+    for name in ["alpha", "middle", "omega"] {
+        let key = json!({ "name": name, "scopes": ["call:*"] });
+        assert_eq!(hub.post("/v1/admin/keys", &key).await.status, 201);
+    }
+
+    let (odd, even) = (key_pages(&hub, "limit=3").await, key_pages(&hub, "limit=2").await);
+    let whole = hub.get("/v1/admin/keys").await;
+
+    assert_eq!(odd, [vec!["omega", "middle", "alpha"], vec!["admin"]]);
+    assert_eq!(even, [["omega", "middle"], ["alpha", "admin"]], "no page is empty");
+    assert_eq!(whole.body["data"].as_array().expect("a list").len(), 4);
+    assert_eq!(whole.body["meta"]["next"], json!(null));
+    for wrong in ["limit=0", "limit=1001", "cursor=nodot"] {
+        let refused = hub.get(&format!("/v1/admin/keys?{wrong}")).await;
+        refused.is_problem(400, "BAD_REQUEST");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_keys_with_many_scopes_ends_by_its_size() {
+    let hub = hub().await;
+    let scopes: Vec<String> = (0..256).map(|n| format!("own{n:03}{}", "x".repeat(250))).collect();
+    for number in 0..10 {
+        let key = json!({ "name": format!("key {number}"), "scopes": scopes });
+        assert_eq!(hub.post("/v1/admin/keys", &key).await.status, 201);
+    }
+
+    let pages = key_pages(&hub, "limit=1000").await;
+
+    let newest_first = (0..10).rev().map(|number| format!("key {number}"));
+    assert_eq!(pages.len(), 2, "{pages:?}");
+    assert_eq!(
+        pages.concat(),
+        newest_first.chain(["admin".to_owned()]).collect::<Vec<_>>()
+    );
+}

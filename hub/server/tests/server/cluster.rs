@@ -181,11 +181,11 @@ async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
         Registry::new(),
     );
     let mut link = Connector::new(&events, &"other".parse().expect("a hub's id"), &registry).expect("settings");
-    let other = Cluster::start(&events, &mut link, &supervisor, &registry).expect("fresh metrics");
+    let other = Cluster::start(&events, &mut link, &supervisor, &registry, None).expect("fresh metrics");
     link.start(&supervisor);
     within(
         "the other hub reaches Redis",
-        other.link().wait_for(|state| *state == LinkState::Up),
+        other.link().expect("there is Redis").wait_for(LinkState::is_up),
     )
     .await
     .expect("the hub lives");

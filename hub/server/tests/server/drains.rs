@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::bare::{Bare, frame};
 use crate::harness::{Answer, LIMIT, TestHub, hub, hub_with};
 use crate::wire::{Dialect, Wire, operation};
 
@@ -226,4 +227,65 @@ async fn until_closed(client: &mut Wire) -> (Vec<Value>, u16) {
             }
         }
     }
+}
+
+/// Bytes of one event, of which the hub keeps more for a reader than the kernel does.
+const EVENT_BYTES: usize = 100_000;
+
+/// Events of that size: within what may wait for one reader.
+const EVENTS: usize = 60;
+
+#[tokio::test]
+async fn a_message_that_has_begun_is_read_and_answered_before_a_hub_that_drains_lets_its_sender_go() {
+    let hub = hub().await;
+    let mut idle = Wire::connect(&hub, &hub.admin).await;
+    let mut client = Bare::connect(&hub, &hub.admin).await;
+    let payload = json!({ "operationId": "text.none", "input": 1 });
+    let call = json!({ "type": "call.requested", "id": "asked", "payload": payload }).to_string();
+    let (begun, rest) = call.as_bytes().split_at(call.len() / 2);
+    client.send(&frame(0x01, begun)).await;
+    // What came before a ping has been read when that is answered.
+    client.send(&frame(0x89, b"read")).await;
+    client.until_said(b"read").await;
+
+    let (ended, said) = tokio::join!(timeout(LIMIT, hub.hub.shutdown()), async {
+        assert_eq!(idle.closed().await.0, 1001);
+        client.send(&frame(0x80, rest)).await;
+        client.rest().await
+    });
+
+    ended.expect("ends in time");
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        said.contains("\"asked\"") && said.contains("the hub is going away"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_hub_that_drains_writes_the_events_that_wait_before_it_closes() {
+    let hub = hub().await;
+    let mut reader = Bare::narrow(&hub, &hub.admin).await;
+    reader
+        .message(&json!({ "type": "__subscribe", "id": "", "payload": { "topic": "fill:1" } }))
+        .await;
+    reader.until_said(b"__subscribed").await;
+    let mut idle = Wire::connect(&hub, &hub.admin).await;
+    for number in 0..EVENTS {
+        let event = json!(format!("{number:04}{}", "x".repeat(EVENT_BYTES)));
+        let told = hub.post("/v1/events/fill/1", &event).await;
+        assert_eq!(told.body["data"]["local"], 1, "{told:?}");
+    }
+
+    let (ended, said) = tokio::join!(timeout(LIMIT, hub.hub.shutdown()), async {
+        assert_eq!(idle.closed().await.0, 1001);
+        reader.rest().await
+    });
+
+    ended.expect("ends in time");
+    let said = String::from_utf8_lossy(&said);
+    let missing: Vec<usize> = (0..EVENTS).filter(|n| !said.contains(&format!("{n:04}x"))).collect();
+    // What does not fit waits as a gap, which tells of it.
+    assert!(missing.is_empty() || said.contains("__gap"), "{missing:?}");
+    assert!(said.contains("the hub is going away"));
 }

@@ -115,7 +115,7 @@ async fn a_call_over_a_socket_whose_key_ends_ends_with_the_reason() {
 
     let ends = [
         ("UNAUTHENTICATED", "the key was revoked"),
-        ("ACCESS_DENIED", "the spoke is suspended"),
+        ("ACCESS_DENIED", "the key's spoke is suspended"),
     ];
     for (caller, (code, reason)) in callers.iter_mut().zip(ends) {
         let error = caller.expect("call.error").await["payload"].clone();

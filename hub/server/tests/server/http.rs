@@ -431,20 +431,28 @@ async fn browsers_may_call_only_when_configured() {
     let closed = hub().await;
     let open =
         hub_with(|config| config.server.cors_origins = vec!["https://app.example".parse().expect("an origin")]).await;
-    let preflight = |hub: &TestHub| {
-        hub.client
+    let preflight = async |hub: &TestHub, id: &str| {
+        let request = hub
+            .client
             .request(Method::OPTIONS, format!("{}/v1/operations", hub.hub.url()))
             .header("origin", "https://app.example")
             .header("access-control-request-method", "GET")
             .header("access-control-request-headers", "authorization")
-            .send()
+            .header("x-request-id", id);
+        Answer::of(request.send().await.expect("answered")).await
     };
 
-    let refused = Answer::of(preflight(&closed).await.expect("answered")).await;
+    // An empty id is none.
+    let refused = preflight(&closed, "").await;
     assert_eq!(refused.header("access-control-allow-origin"), "");
-    let allowed = Answer::of(preflight(&open).await.expect("answered")).await;
+    let allowed = preflight(&open, "").await;
     assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example");
     assert!(allowed.header("access-control-allow-headers").contains("authorization"));
+    for answer in [&refused, &allowed] {
+        assert_eq!(answer.header("x-request-id").len(), 36, "{answer:?}");
+    }
+    let named = preflight(&open, "page-1").await;
+    assert_eq!(named.header("x-request-id"), "page-1");
     let simple = open
         .request(Method::GET, "/v1/operations")
         .header("origin", "https://app.example");

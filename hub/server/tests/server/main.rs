@@ -1,6 +1,7 @@
 //! The server as its clients see it: real sockets, a real Postgres, raw frames, no SDK.
 
 mod admin;
+mod balance;
 mod bare;
 mod cluster;
 mod conformance;

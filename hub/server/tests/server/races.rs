@@ -27,7 +27,7 @@ struct Raced {
 impl Raced {
     async fn start() -> Self {
         let redis = RedisServer::start().await;
-        let server = redis.url().replace("redis://", "");
+        let server = redis.address();
         let server = server.trim_end_matches('/').to_owned();
         let proxy = async || Proxy::start(server.clone()).await.expect("a port");
         let proxies = [proxy().await, proxy().await];

@@ -3,6 +3,7 @@
 mod broken;
 mod greedy;
 mod origin;
+mod sessions;
 mod slow;
 
 use alkhub_test_support::until;
@@ -162,7 +163,12 @@ async fn a_wrong_message_is_answered_and_ends_nothing() {
         ("[]", "BAD_REQUEST", "envelope"),
         (r#"{"id":"1"}"#, "BAD_REQUEST", "type"),
         (deep.as_str(), "BAD_REQUEST", "64 levels"),
-        (r#"{"type":"__hello","id":"","payload":{}}"#, "UNSUPPORTED", "__hello"),
+        (r#"{"type":"__new","id":"","payload":{}}"#, "UNSUPPORTED", "__new"),
+        (
+            r#"{"type":"__hello","id":"","payload":{}}"#,
+            "BAD_REQUEST",
+            "must be the first message",
+        ),
         (
             r#"{"type":"__subscribe","id":"","payload":{"topic":"call.requested:1"}}"#,
             "BAD_REQUEST",

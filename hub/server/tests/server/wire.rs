@@ -111,6 +111,16 @@ impl Wire {
         }
     }
 
+    /// Reads on, for as long as it takes, until the hub closes; its code.
+    pub(crate) async fn let_go(&mut self) -> u16 {
+        loop {
+            let message = self.0.next().await.expect("the connection is open").expect("a message");
+            if let Message::Close(frame) = message {
+                return frame.expect("a close with a code").code.into();
+            }
+        }
+    }
+
     /// Calls in a dialect, without waiting.
     pub(crate) async fn call(&mut self, dialect: Dialect, id: &str, operation: &str, input: Value) {
         let mut payload = json!({ "requestId": id, "operationId": operation, "input": input });

@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 
 use alkhub_calls::OutgoingItem;
 use alkhub_events::Item;
+use alkhub_protocol::CloseCode;
 use alkhub_protocol::frame::encode;
 use alkhub_wire::{MessageKind, framed_text};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{BATCH, Connection, Phase};
-use crate::code;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.
@@ -44,10 +44,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         // Before the peer's first message nothing but a close can be queued.
         let kind = self.kind.unwrap_or(MessageKind::Text);
-        if self.registered.socket.take_ping() {
+        let beat = self.registered.socket.take_ping();
+        if beat {
             self.batch.ping(&[]);
             self.session.held.beat();
         }
+        self.say_uncounted(kind, beat);
         if self.say(cx, kind) {
             return;
         }
@@ -87,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.ending = Some((code, reason));
                 }
                 Poll::Ready(None) => {
-                    self.close(code::GOING_AWAY, "");
+                    self.close(CloseCode::GoingAway, "");
                     return true;
                 }
                 Poll::Pending => break,
@@ -99,16 +101,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Queues events.
     fn tell(&mut self, cx: &mut Context<'_>, kind: MessageKind) {
         let mut messages = 0;
+        let counts = self.session.id().is_some();
         while self.batch.len() < BATCH {
             match self.session.conversation.poll_event(cx) {
                 Poll::Ready(Item::Event(event)) => {
                     messages += 1;
                     let framed = event.framed(|text| framed_text(text));
                     self.batch.framed(kind, framed.clone());
+                    if counts {
+                        self.session.outgoing.passes(event.text().clone());
+                    }
                 }
                 Poll::Ready(Item::Gap(gap)) => {
                     messages += 1;
-                    self.batch.message(kind, encode::gap(&gap));
+                    let gap = encode::gap(&gap);
+                    self.batch.message(kind, gap.clone());
+                    if counts {
+                        self.session.outgoing.passes(gap);
+                    }
                 }
                 Poll::Pending => break,
             }
@@ -117,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Says the last words; everything that was queued before has gone.
-    fn end(&mut self, code: u16, reason: &str) {
+    fn end(&mut self, code: CloseCode, reason: &str) {
         if !self.peer_closed {
             let kind = self.kind.unwrap_or(MessageKind::Text);
             for message in self.session.conversation.last_errors(code, reason) {
@@ -127,8 +137,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.close(code, reason);
     }
 
-    pub(super) fn close(&mut self, code: u16, reason: &str) {
-        self.batch.close(code, reason);
+    pub(super) fn close(&mut self, code: CloseCode, reason: &str) {
+        self.batch.close(code.number(), reason);
         self.registered.closing();
         self.phase = if self.peer_closed {
             Phase::Closed

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use alkhub_calls::{Caller, Registration};
 use alkhub_edge::envelope;
-use alkhub_protocol::frame::{Requested, encode};
-use alkhub_protocol::register::RegisterInput;
-use alkhub_protocol::{CallError, Code, RawJson};
+use alkhub_protocol::frame::{Requested, encode, kind};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::{CallError, CloseCode, Code, RawJson, RequestId};
 
 use super::Conversation;
-use crate::code;
 use crate::pending::Done;
 use crate::spoke::RegistrationEnd;
 
@@ -53,17 +52,27 @@ impl Conversation {
     /// Takes a narrowed registration over; a spoke whose registration was lost with it has to come again.
     pub(super) fn narrowed(&mut self, narrowed: Result<Option<Registration>, CallError>) {
         match narrowed {
-            Ok(Some(registration)) if registration.is_current() => self.spoke.replace(registration),
+            Ok(Some(registration)) if registration.is_current() => {
+                self.spoke.replace(registration);
+                self.tell_if_reconnecting();
+            }
             Ok(_) => {}
             Err(error) => {
                 tracing::warn!(%error, "a spoke could not be held to its declaration and has to register again");
                 let reason = "the spoke's declaration has changed: connect and register again";
-                self.outbox.close(code::GOING_AWAY, reason);
+                self.outbox.close(CloseCode::GoingAway, reason);
             }
         }
     }
 
-    /// Answers a registration.
+    /// The connection may have been lost meanwhile.
+    pub(super) fn tell_if_reconnecting(&self) {
+        if self.outbox.is_detached() {
+            self.set_reconnecting(true);
+        }
+    }
+
+    /// Takes a registration over, and answers it when it can be called through the other hubs.
     pub(super) fn registered(&mut self, end: RegistrationEnd) {
         let RegistrationEnd {
             request_id,
@@ -72,11 +81,14 @@ impl Conversation {
         } = end;
         match result {
             Ok((output, registration)) => {
-                let data = serde_json::to_vec(&output).expect("the answer is a plain struct");
-                let output = RawJson::parse(envelope::local(&data, Some("hub.register")));
-                let output = output.expect("an answer of ours is JSON and shallow");
-                self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
+                let visible = self.sockets.calls().visible(&registration);
                 self.spoke.settle(Some(registration));
+                self.tell_if_reconnecting();
+                self.pending.add(async move {
+                    let lagging_hubs = visible.await;
+                    let output = RegisterOutput { lagging_hubs, ..output };
+                    Done::Visible(Box::new((request_id, output)))
+                });
                 let now = self.key.caller();
                 if !Arc::ptr_eq(&caller, &now) {
                     // The declaration changed while it was examined.
@@ -88,5 +100,12 @@ impl Conversation {
                 self.fail(&request_id, &error);
             }
         }
+    }
+
+    pub(super) fn answer_registration(&mut self, request_id: &RequestId, output: &RegisterOutput) {
+        let data = serde_json::to_vec(output).expect("the answer is a plain struct");
+        let output = RawJson::parse(envelope::local(&data, Some(kind::REGISTER)));
+        let output = output.expect("an answer of ours is JSON and shallow");
+        self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
     }
 }

@@ -9,15 +9,17 @@ use std::task::{Context, Poll, Waker};
 
 use alkhub_budget::Kept;
 use alkhub_calls::Caller;
-use alkhub_edge::error::missing_scope;
 use alkhub_edge::topics::{cost, not_published, not_subscribed};
 use alkhub_events::Bus;
-use alkhub_protocol::frame::encode;
+use alkhub_protocol::frame::{Gap, encode, kind};
 use alkhub_protocol::{CallError, Code, Envelope, Topic, TopicFilter};
 
 use super::Conversation;
 use crate::pending::{Done, Refusal};
-use crate::subscriptions::{Confirmation, Standing, TopicSubscriptions};
+use crate::subscriptions::{Begun, Confirmation, Standing, TopicSubscriptions};
+
+/// The reason of the gap in a subscription that has come from another hub.
+const MOVED: &str = "reconnected";
 
 impl Conversation {
     /// `__subscribe`; a second one for the same topic is confirmed and changes nothing.
@@ -26,16 +28,20 @@ impl Conversation {
             return self.refuse(&refusal, Some(&filter.to_string()));
         }
         match self.subscriptions.standing(&filter) {
-            Standing::Confirmed => return self.say(encode::topic_control("__subscribed", &filter)),
-            Standing::Asked => return,
-            Standing::Absent => {}
+            Standing::Confirmed => self.say(encode::topic_control(kind::SUBSCRIBED, &filter)),
+            Standing::Asked => {}
+            Standing::Absent => self.ask_for(filter, Begun::Anew),
         }
+    }
+
+    /// Asks for a topic. Of one that begins again the peer was told on another hub; it is told that events may be missing.
+    pub(super) fn ask_for(&mut self, filter: TopicFilter, begun: Begun) {
         let held = match self.budget.take(Kept::Subscriptions, cost(&filter)) {
             Ok(held) => held,
             Err(exhausted) => return self.refuse(&exhausted.into(), Some(&filter.to_string())),
         };
         let limits = self.sockets.event_limits();
-        let (number, mailbox) = self.subscriptions.ask(filter.clone(), held, limits);
+        let (number, mailbox) = self.subscriptions.ask(filter.clone(), begun, held, limits);
         let bus = self.sockets.bus().clone();
         self.pending.add(async move {
             let result = bus.subscribe(filter.clone(), &mailbox).await;
@@ -48,7 +54,7 @@ impl Conversation {
             .caller()
             .scopes
             .require_subscribe(filter)
-            .map_err(|scope| missing_scope(&scope))?;
+            .map_err(|scope| CallError::missing_scope(&scope))?;
         if !self.subscriptions.has_room_for(filter) {
             let most = TopicSubscriptions::most();
             let message = format!("a connection can subscribe to {most} topics at most");
@@ -60,7 +66,12 @@ impl Conversation {
     /// A subscription came back.
     pub(super) fn subscribed(&mut self, confirmation: Confirmation) {
         match self.subscriptions.settle(confirmation) {
-            Some((filter, Ok(()))) => self.say(encode::topic_control("__subscribed", &filter)),
+            Some((filter, Ok(Begun::Anew))) => self.say(encode::topic_control(kind::SUBSCRIBED, &filter)),
+            Some((filter, Ok(Begun::Again))) => self.say(encode::gap(&Gap {
+                topic: filter.to_string(),
+                reason: MOVED.to_owned(),
+                missed: None,
+            })),
             Some((filter, Err(error))) => {
                 tracing::debug!(%error, "a subscription was not confirmed");
                 self.refuse(&not_subscribed(&error), Some(&filter.to_string()));
@@ -72,14 +83,14 @@ impl Conversation {
     /// Ends the subscriptions that the key does not allow any more, and says so of each.
     pub(super) fn end_forbidden(&mut self, caller: &Caller) {
         for (filter, scope) in self.subscriptions.remove_forbidden(caller) {
-            self.refuse(&missing_scope(&scope), Some(&filter.to_string()));
+            self.refuse(&CallError::missing_scope(&scope), Some(&filter.to_string()));
         }
     }
 
     /// `__unsubscribe`; confirmed whether or not there was a subscription.
     pub(super) fn unsubscribe(&mut self, filter: &TopicFilter) {
         self.subscriptions.remove(filter);
-        self.say(encode::topic_control("__unsubscribed", filter));
+        self.say(encode::topic_control(kind::UNSUBSCRIBED, filter));
     }
 
     /// An event from the peer. It is on its way before the next message is read, so that a connection's events keep
@@ -119,7 +130,7 @@ impl Conversation {
             .caller()
             .scopes
             .require_publish(&topic)
-            .map_err(|scope| missing_scope(&scope))?;
+            .map_err(|scope| CallError::missing_scope(&scope))?;
         Ok(topic)
     }
 }

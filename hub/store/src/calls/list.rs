@@ -1,16 +1,14 @@
 //! Reads call records.
 
+use alkhub_protocol::PAGE_LIMIT;
 use alkhub_protocol::call::{CallRecord, CallStatus};
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{CallFilter, Cursor, Mark};
-use crate::Error;
+use super::{CallFilter, Mark};
 use crate::row::unsigned;
-
-/// Most records in one answer.
-const LIMIT: u32 = 1_000;
+use crate::{Cursor, Error};
 
 /// The columns of a record.
 #[derive(Debug)]
@@ -38,8 +36,8 @@ impl Row {
     /// The place behind it of a reader who stood at `before`.
     pub(super) fn mark(&self, before: &Mark) -> Mark {
         let own = Cursor {
-            ended_at: self.ended_at.to_jiff(),
-            call_id: self.call_id,
+            at: self.ended_at.to_jiff(),
+            id: self.call_id,
         };
         Mark {
             last: Some((self.written, own)),
@@ -55,7 +53,7 @@ impl Row {
             request_id: self.request_id,
             parent_request_id: self.parent_request_id,
             operation: self.operation,
-            status: status(&self.status)?,
+            status: self.status.parse().map_err(|_| Error::Corrupt("status of a call"))?,
             code: self.code,
             caller: self.caller,
             spoke: self.spoke,
@@ -69,40 +67,16 @@ impl Row {
     }
 }
 
-pub(super) fn status_text(status: CallStatus) -> &'static str {
-    match status {
-        CallStatus::Completed => "completed",
-        CallStatus::Failed => "failed",
-        CallStatus::Aborted => "aborted",
-    }
-}
-
-fn status(text: &str) -> Result<CallStatus, Error> {
-    match text {
-        "completed" => Ok(CallStatus::Completed),
-        "failed" => Ok(CallStatus::Failed),
-        "aborted" => Ok(CallStatus::Aborted),
-        _ => Err(Error::Corrupt("status of a call")),
-    }
-}
-
 fn limit(filter: &CallFilter) -> i64 {
-    i64::from(filter.limit.clamp(1, LIMIT))
-}
-
-fn split(cursor: Option<Cursor>) -> (Option<jiff_sqlx::Timestamp>, Option<Uuid>) {
-    (
-        cursor.map(|cursor| cursor.ended_at.to_sqlx()),
-        cursor.map(|cursor| cursor.call_id),
-    )
+    i64::from(filter.limit.clamp(1, PAGE_LIMIT))
 }
 
 /// The comparison of pairs finds the place; the one of times beside it lets Postgres leave partitions out.
 pub(super) async fn newest_first(db: &mut PgConnection, filter: &CallFilter) -> sqlx::Result<Vec<Row>> {
-    let (before, before_id) = split(filter.before);
-    let (after, after_id) = split(filter.after.map(|after| after.since));
+    let (before, before_id) = Cursor::columns(filter.before);
+    let (after, after_id) = Cursor::columns(filter.after.map(|after| after.since));
     let last = filter.after.map(|after| after.last());
-    let (last_end, last_id) = split(last.map(|(_, cursor)| cursor));
+    let (last_end, last_id) = Cursor::columns(last.map(|(_, cursor)| cursor));
     sqlx::query_as!(
         Row,
         r#"SELECT ended_at AS "ended_at: _", call_id, duration_us, input_bytes, output_bytes, operation, status, code,
@@ -117,7 +91,7 @@ pub(super) async fn newest_first(db: &mut PgConnection, filter: &CallFilter) -> 
            ORDER BY ended_at DESC, call_id DESC
            LIMIT $11"#,
         filter.operation.as_ref().map(|operation| operation.as_str()),
-        filter.status.map(status_text),
+        filter.status.map(CallStatus::as_str),
         filter.caller.as_deref(),
         before as _,
         before_id,
@@ -159,13 +133,13 @@ pub(super) async fn as_written(
            ORDER BY written, ended_at, call_id
            LIMIT $10"#,
         filter.operation.as_ref().map(|operation| operation.as_str()),
-        filter.status.map(status_text),
+        filter.status.map(CallStatus::as_str),
         filter.caller.as_deref(),
-        since.ended_at.to_sqlx() as _,
-        since.call_id,
+        since.at.to_sqlx() as _,
+        since.id,
         written,
-        last.ended_at.to_sqlx() as _,
-        last.call_id,
+        last.at.to_sqlx() as _,
+        last.id,
         written_to,
         limit(filter)
     )

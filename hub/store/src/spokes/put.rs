@@ -2,6 +2,7 @@
 
 use alkhub_protocol::SpokeName;
 use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::register::SpokeType;
 use jiff_sqlx::ToSqlx as _;
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -9,7 +10,7 @@ use uuid::Uuid;
 
 use super::{SpokeKey, SpokeRow};
 use crate::actor::Actor;
-use crate::row::{signed, spoke_type_text};
+use crate::row::signed;
 
 /// What a put did, in columns.
 #[derive(Debug)]
@@ -77,9 +78,10 @@ pub(crate) async fn put(
 async fn insert(db: &mut PgConnection, name: &SpokeName, spoke: &SpokePut) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         "INSERT INTO spokes (name, uid, spoke_type, operations, scopes, labels, suspended)
-         VALUES ($1, $2, 'dev-env', '{}', '{}', '{}', false) ON CONFLICT (name) DO NOTHING",
+         VALUES ($1, $2, $3, '{}', '{}', '{}', false) ON CONFLICT (name) DO NOTHING",
         name.as_str(),
-        spoke.uid
+        spoke.uid,
+        SpokeType::default().as_str()
     )
     .execute(db)
     .await?;
@@ -111,7 +113,7 @@ async fn update(db: &mut PgConnection, name: &SpokeName, spoke: &SpokePut) -> sq
                IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8)",
         name.as_str(),
         spoke.uid,
-        spoke_type_text(spoke.spoke_type),
+        spoke.spoke_type.as_str(),
         &spoke.operations,
         &scopes,
         Json(&spoke.labels) as _,

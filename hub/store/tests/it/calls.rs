@@ -177,10 +177,10 @@ async fn pages_meet_without_a_gap_or_an_overlap() {
         };
         let page = store.calls().list(&filter).await.expect("asked");
         let Some(last) = page.last() else { break };
-        before = Some(through_text(&Cursor::of(last).expect("a cursor")));
+        before = Some(through_text(&Cursor::of_call(last).expect("a cursor")));
         down.extend(page);
     }
-    let up = followed(&store, &mut Cursor::of(&all[49]).expect("a cursor").into()).await;
+    let up = followed(&store, &mut Cursor::of_call(&all[49]).expect("a cursor").into()).await;
 
     assert_eq!(all.len(), 50);
     assert_eq!(ids(&down), ids(&all));
@@ -193,8 +193,8 @@ async fn pages_meet_without_a_gap_or_an_overlap() {
         "everything that ended after the oldest, as it was written"
     );
     let between = CallFilter {
-        before: Cursor::of(&all[10]).ok(),
-        after: Cursor::of(&all[20]).ok().map(Mark::from),
+        before: Cursor::of_call(&all[10]).ok(),
+        after: Cursor::of_call(&all[20]).ok().map(Mark::from),
         ..CallFilter::default()
     };
     assert_eq!(
@@ -227,7 +227,7 @@ async fn begin(store: &Store) -> Mark {
     let first = row("text.first", now() - Duration::from_secs(3600));
     store.calls().insert(&[first]).await.expect("written");
     let newest = store.calls().list(&CallFilter::default()).await.expect("asked");
-    Cursor::of(&newest[0]).expect("a cursor").into()
+    Cursor::of_call(&newest[0]).expect("a cursor").into()
 }
 
 /// Each hub writes late, and later when Postgres was away.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_protocol::Scopes;
-use alkhub_store::{Error, KeyHasher, NewKey};
+use alkhub_store::{Cursor, Error, KeyHasher, NewKey};
 use jiff::Timestamp;
 
 use crate::fixture::{
@@ -39,7 +39,7 @@ async fn a_key_is_found_by_its_hash_and_listed_without_it() {
     let found = store.keys().find(&hash(1)).await.expect("asked").expect("known");
     let listed = store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("asked");
 
@@ -81,6 +81,36 @@ async fn many_keys_are_found_as_each_of_them_is() {
     assert_eq!(store.keys().find_many(&[]).await.expect("asked"), []);
 }
 
+/// Keys of one moment are told apart by their ids, and a key may be gone when its place is asked for.
+#[tokio::test]
+async fn keys_are_listed_page_by_page_the_newest_first() {
+    let url = database().await;
+    let store = ready(&config(&url)).await;
+    let hasher = hasher();
+    for number in 1..=7 {
+        store.keys().create(&new_key(number)).await.expect("made");
+    }
+    let old = "UPDATE alkhub.keys SET created_at = 'epoch' WHERE name IN ('key 2', 'key 4', 'key 6')";
+    execute(&url, old).await;
+    let whole = store.keys().list(hasher.hash_key(), None, 100).await.expect("asked");
+
+    let (mut paged, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.keys().list(hasher.hash_key(), after, 2).await.expect("asked");
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 2, "{page:?}");
+        let place = Cursor::of_key(last).expect("a place").to_string();
+        after = Some(place.parse().expect("a cursor is read"));
+        execute(&url, format!("DELETE FROM alkhub.keys WHERE id = '{}'", last.id)).await;
+        paged.extend(page);
+    }
+
+    assert_eq!(paged, whole);
+    let names: Vec<&str> = whole[..4].iter().map(|key| key.name.as_str()).collect();
+    assert_eq!(names, ["key 7", "key 5", "key 3", "key 1"]);
+    assert_eq!(whole.len(), 7);
+}
+
 #[tokio::test]
 async fn the_same_key_is_not_made_twice() {
     let store = store().await;
@@ -117,7 +147,7 @@ async fn the_admin_key_is_entered_once_and_stays_revoked() {
     ensure().await;
     let listed = store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("asked");
     assert_eq!(listed.len(), 1);
@@ -186,7 +216,7 @@ async fn a_key_of_another_hash_key_is_listed_as_dead_and_one_that_is_used_is_not
     let store = ready(&config(&url)).await;
     let other = KeyHasher::new("1", &[8; 32]);
     let id = store.keys().create(&new_key(1)).await.expect("made").id;
-    let dead = async |hasher: &KeyHasher| store.keys().list(hasher.hash_key()).await.expect("asked")[0].dead;
+    let dead = async |hasher: &KeyHasher| store.keys().list(hasher.hash_key(), None, 100).await.expect("asked")[0].dead;
 
     assert!(!dead(&hasher()).await && dead(&other).await);
 
@@ -248,7 +278,7 @@ async fn last_use_only_moves_forward() {
     let last_use = async || {
         store
             .keys()
-            .list(crate::fixture::hasher().hash_key())
+            .list(crate::fixture::hasher().hash_key(), None, 100)
             .await
             .expect("asked")[0]
             .last_used_at
@@ -310,7 +340,7 @@ async fn a_spokes_own_key_may_do_what_the_spoke_may_now() {
     assert_eq!(
         store
             .keys()
-            .list(crate::fixture::hasher().hash_key())
+            .list(crate::fixture::hasher().hash_key(), None, 100)
             .await
             .expect("asked")[0]
             .scopes,
@@ -363,7 +393,7 @@ async fn keys_that_ended_longer_ago_than_their_retention_are_deleted_unless_they
     let pruned = store.keys().prune(day).await.expect("pruned");
 
     assert_eq!(pruned, 3, "one revoked, one expired, one of a spoke that is gone");
-    let left = store.keys().list(hasher().hash_key()).await.expect("asked");
+    let left = store.keys().list(hasher().hash_key(), None, 100).await.expect("asked");
     let mut left: Vec<String> = left.into_iter().map(|key| key.hint).collect();
     left.sort_unstable();
     let mut wanted = [admin.hint, api_key(2).hint().to_owned(), api_key(5).hint().to_owned()];

@@ -139,7 +139,7 @@ async fn a_failed_statement_brings_the_link_down_before_the_next_ping() {
     server.stop().await.expect("stops");
     let failed = within(
         "it fails in time",
-        store.keys().list(crate::fixture::hasher().hash_key()),
+        store.keys().list(crate::fixture::hasher().hash_key(), None, 100),
     )
     .await;
 
@@ -211,7 +211,7 @@ async fn a_busy_pool_is_an_error_in_time_and_no_lost_link() {
     let tasks = TaskTracker::new();
     let stuck = tasks.spawn({
         let store = store.clone();
-        async move { store.keys().list(crate::fixture::hasher().hash_key()).await }
+        async move { store.keys().list(crate::fixture::hasher().hash_key(), None, 100).await }
     });
 
     until("the one connection is in use", async || {
@@ -252,7 +252,11 @@ async fn a_statement_ends_at_its_limit() {
     .await;
     let mut other = locked_keys(&url).await;
 
-    let ended = within("it ends", store.keys().list(crate::fixture::hasher().hash_key())).await;
+    let ended = within(
+        "it ends",
+        store.keys().list(crate::fixture::hasher().hash_key(), None, 100),
+    )
+    .await;
 
     assert!(
         matches!(
@@ -267,7 +271,7 @@ async fn a_statement_ends_at_its_limit() {
     sqlx::raw_sql("COMMIT").execute(&mut other).await.expect("lets go");
     store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("the connection is as good as before");
 }
@@ -278,14 +282,14 @@ async fn a_closed_store_refuses_and_a_dropped_one_leaves_no_connection() {
     let store = ready(&config(&url)).await;
     store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("listed");
 
     within("it closes", store.close()).await;
 
     assert!(matches!(
-        store.keys().list(crate::fixture::hasher().hash_key()).await,
+        store.keys().list(crate::fixture::hasher().hash_key(), None, 100).await,
         Err(Error::Unavailable { .. })
     ));
     drop(ready(&config(&url)).await);
@@ -313,7 +317,11 @@ async fn everything_that_is_counted_has_a_value() {
     };
     assert!(scrape().contains("alkhub_postgres_up 0"), "{}", scrape());
     assert!(
-        store.keys().list(crate::fixture::hasher().hash_key()).await.is_err(),
+        store
+            .keys()
+            .list(crate::fixture::hasher().hash_key(), None, 100)
+            .await
+            .is_err(),
         "the link is not up yet"
     );
 
@@ -322,7 +330,7 @@ async fn everything_that_is_counted_has_a_value() {
         .expect("prepared");
     store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("listed");
 

@@ -128,7 +128,7 @@ async fn two_schemas_in_one_database_do_not_see_each_other() {
     assert_eq!(two.keys().find(&hash(1)).await.expect("asked"), None);
     assert_eq!(
         two.keys()
-            .list(crate::fixture::hasher().hash_key())
+            .list(crate::fixture::hasher().hash_key(), None, 100)
             .await
             .expect("asked"),
         []

@@ -50,7 +50,7 @@ async fn the_same_put_again_changes_nothing() {
     assert_eq!(
         store
             .keys()
-            .list(crate::fixture::hasher().hash_key())
+            .list(crate::fixture::hasher().hash_key(), None, 100)
             .await
             .expect("asked")
             .len(),
@@ -159,7 +159,7 @@ async fn the_hint_of_a_spokes_key_is_that_of_the_one_in_force() {
     assert_eq!(hint(&ours).await, of(2), "a superseded key is not brought back");
     assert_eq!(hint(&KeyHasher::new("1", &[8; 32])).await, None, "of another secret");
 
-    let keys = store.keys().list(ours.hash_key()).await.expect("asked");
+    let keys = store.keys().list(ours.hash_key(), None, 100).await.expect("asked");
     let id = &keys
         .iter()
         .find(|key| Some(&key.hint) == of(2).as_ref())
@@ -246,7 +246,7 @@ async fn a_key_revoked_by_hand_stays_revoked_whoever_puts_it() {
     declare(&store, &builder, &spoke("a"), 1).await;
     let id = store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("asked")[0]
         .id
@@ -287,7 +287,7 @@ async fn a_delete_that_names_another_uid_does_nothing() {
 
     let id = store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("asked")[0]
         .id
@@ -419,7 +419,7 @@ async fn puts_at_the_same_time_end_as_one() {
     assert_eq!(
         store
             .keys()
-            .list(crate::fixture::hasher().hash_key())
+            .list(crate::fixture::hasher().hash_key(), None, 100)
             .await
             .expect("asked")
             .len(),

@@ -83,7 +83,7 @@ async fn the_servers_certificate_and_name_are_checked_against_the_file() {
     let store = ready(&with_ca(&url("localhost", "?sslmode=verify-full"))).await;
     store
         .keys()
-        .list(crate::fixture::hasher().hash_key())
+        .list(crate::fixture::hasher().hash_key(), None, 100)
         .await
         .expect("works");
     let unnamed = why_down(&with_ca(&url("127.0.0.1", "?sslmode=verify-full"))).await;

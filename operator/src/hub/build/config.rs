@@ -1,27 +1,29 @@
-//! The ConfigMap with the hub's settings, which hold no secrets: immutable, one for each text of settings.
+//! The ConfigMap with the settings of a revision, which hold no secrets: immutable, so that a pod of an older revision that
+//! starts again reads what it read before.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use crate::hub::files;
+use crate::hub::revision::Revision;
 use crate::hub::validate::Plan;
-use crate::names::Part;
+use crate::names::ObjectNames;
 
-pub(super) fn build(plan: &Plan) -> ConfigMap {
-    let text = format!(
-        "# Written by the operator from Hub {}/{}.\n{}",
-        plan.names.namespace, plan.names.hub, plan.toml
-    );
+pub(super) fn build(names: &ObjectNames, revision: &Revision) -> ConfigMap {
+    let settings = revision.made.settings.clone();
     ConfigMap {
-        metadata: plan.names.meta(name(plan), Part::Hub),
-        data: Some(BTreeMap::from([(files::SETTINGS.to_owned(), text)])),
+        metadata: names.revision_meta(names.config(&revision.name), &revision.name),
+        data: Some(BTreeMap::from([(files::SETTINGS.to_owned(), settings)])),
         immutable: Some(true),
         ..ConfigMap::default()
     }
 }
 
-/// The name of the plan's ConfigMap.
-pub(super) fn name(plan: &Plan) -> String {
-    plan.names.config(&plan.toml)
+/// The settings of a plan, as a revision keeps them.
+pub(super) fn text(plan: &Plan) -> String {
+    format!(
+        "# Written by the operator from Hub {}/{}.\n{}",
+        plan.names.namespace, plan.names.hub, plan.toml
+    )
 }

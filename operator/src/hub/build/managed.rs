@@ -127,13 +127,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> Result<StatefulSet
                 "spec": {
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
-                    "securityContext": {
-                        "runAsNonRoot": true,
-                        "runAsUser": USER,
-                        "runAsGroup": USER,
-                        "fsGroup": USER,
-                        "seccompProfile": { "type": "RuntimeDefault" },
-                    },
+                    "securityContext": super::unprivileged(USER),
                     "imagePullSecrets": plan.template.image_pull_secrets,
                     "containers": [container],
                     "volumes": volumes,

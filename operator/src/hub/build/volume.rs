@@ -11,10 +11,10 @@ use crate::names::Part;
 const MODE: i32 = 0o440;
 
 /// A projected volume: a folder inside a mounted ConfigMap could not be another mount.
-pub(super) fn settings(plan: &Plan) -> Value {
+pub(super) fn settings(plan: &Plan, config: &str) -> Value {
     let names = &plan.names;
     let mut sources = vec![
-        json!({ "configMap": { "name": super::config::name(plan), "items": [item(files::SETTINGS, files::SETTINGS)] } }),
+        json!({ "configMap": { "name": config, "items": [item(files::SETTINGS, files::SETTINGS)] } }),
         json!({ "secret": {
             "name": names.auth(),
             "items": [item(HASH_KEY, files::HASH_KEY), item(ADMIN_KEY, files::ADMIN_KEY)],

@@ -7,21 +7,24 @@
 use alkhub_crds::condition::{
     ACCEPTED, ConditionStatus, DEGRADED, PAUSED, PREFIX_CONFLICT, PROGRESSING, READY, Verdict,
 };
+use alkhub_crds::hub::PausedRollout;
 use alkhub_protocol::admin::PartState;
 
 use super::Sight;
 use super::pods::Pods;
 use crate::context::Seen;
+use crate::hub::pause::RESUME;
 use crate::hub::pod_problem::PodProblem;
 use crate::hub::spec_error::SpecError;
+use crate::reason::{APPLY_FAILED, HUB_UNREACHABLE, PREFIX_IN_USE};
 
 /// Conditions of a Hub whose objects were applied.
-pub(super) fn applied(pods: &Pods, sight: &Sight) -> Vec<Verdict> {
+pub(super) fn applied(pods: &Pods, paused: Option<&PausedRollout>, sight: &Sight) -> Vec<Verdict> {
     vec![
         accepted(),
         prefix(sight.problem.as_ref()),
         active(),
-        progressing(pods),
+        paused.map_or_else(|| progressing(pods), halted),
         degraded(pods, sight),
         ready(pods),
     ]
@@ -82,11 +85,11 @@ pub(super) fn failed(message: &str, is_accepted: bool, sight: &Sight) -> Vec<Ver
         accepted,
         prefix,
         active(),
-        Verdict::new(PROGRESSING, false, "ApplyFailed", message),
-        Verdict::new(DEGRADED, true, "ApplyFailed", message),
+        Verdict::new(PROGRESSING, false, APPLY_FAILED, message),
+        Verdict::new(DEGRADED, true, APPLY_FAILED, message),
         match &sight.pods {
             Some(pods) => ready(pods),
-            None => Verdict::new(READY, false, "ApplyFailed", message),
+            None => Verdict::new(READY, false, APPLY_FAILED, message),
         },
     ]
 }
@@ -102,7 +105,7 @@ fn active() -> Verdict {
 /// The names of one Redis may differ; the hubs themselves see who has the prefix there.
 fn prefix(problem: Option<&PodProblem>) -> Verdict {
     match problem.and_then(|problem| problem.prefix.as_ref()) {
-        Some(why) => Verdict::new(PREFIX_CONFLICT, true, "PrefixInUse", why),
+        Some(why) => Verdict::new(PREFIX_CONFLICT, true, PREFIX_IN_USE, why),
         None => Verdict::new(
             PREFIX_CONFLICT,
             false,
@@ -135,6 +138,20 @@ fn progressing(pods: &Pods) -> Verdict {
     }
 }
 
+fn halted(paused: &PausedRollout) -> Verdict {
+    let PausedRollout {
+        revision,
+        message,
+        since,
+    } = paused;
+    let message = format!(
+        "the roll-out of revision {revision} is halted since {}: {message}. No older pod goes. Take the change back, or go on \
+         with the annotation {RESUME}={revision}",
+        since.0
+    );
+    Verdict::new(PROGRESSING, false, "RolloutPaused", &message)
+}
+
 fn degraded(pods: &Pods, sight: &Sight) -> Verdict {
     if let Some(problem) = &sight.problem {
         return Verdict::new(DEGRADED, true, "PodsFailing", &problem.message);
@@ -150,7 +167,7 @@ fn degraded(pods: &Pods, sight: &Sight) -> Verdict {
         return Verdict::new(DEGRADED, ConditionStatus::Unknown, "NoPodReady", message);
     }
     match &sight.poll.seen {
-        Err(why) => Verdict::new(DEGRADED, ConditionStatus::Unknown, "HubUnreachable", why),
+        Err(why) => Verdict::new(DEGRADED, ConditionStatus::Unknown, HUB_UNREACHABLE, why),
         Ok(seen) => links(seen),
     }
 }

@@ -4,6 +4,7 @@ use alkhub_crds::Condition;
 use alkhub_crds::condition::{self, ConditionStatus, DEGRADED, KEYS_VALID, Verdict};
 
 use crate::context::Poll;
+use crate::reason::HUB_UNREACHABLE;
 
 /// The verdicts with what the last poll says of keys.
 pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], poll: Option<&Poll>, secret: &str) -> Vec<Verdict> {
@@ -11,7 +12,7 @@ pub(super) fn judged(verdicts: &[Verdict], old: &[Condition], poll: Option<&Poll
     let mut verdicts: Vec<_> = verdicts
         .iter()
         .map(|verdict| match verdict.reason {
-            "HubUnreachable" if denied && verdict.kind == DEGRADED => refused(secret),
+            HUB_UNREACHABLE if denied && verdict.kind == DEGRADED => refused(secret),
             _ => verdict.clone(),
         })
         .collect();

@@ -1,22 +1,29 @@
-//! What a Hub's Deployment says of its pods; pure.
+//! What a Hub's fleet shows of its pods; pure.
 
 use alkhub_crds::condition::{self, READY};
 use alkhub_crds::{Hub, HubStatus};
-use k8s_openapi::api::apps::v1::Deployment;
 
-/// What the Deployment says of its pods.
+use crate::hub::fleet::{Fleet, Pod, PodPresence, PodStanding, Set};
+
+/// What the fleet shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pods {
-    /// As the Hub asks; as its Deployment does where the Hub asks for none and that was not carried out.
+    /// As the Hub asks; as its ReplicaSets do where the Hub asks for none and that was not carried out.
     pub(crate) wanted: i32,
-    /// Of the current revision.
+    /// Of the newest revision.
     pub(crate) current: i32,
     pub(crate) ready: i32,
-    /// Of every revision.
+    /// Of every revision, those that are leaving among them.
     pub(crate) all: i32,
-    /// The Deployment's controller has seen the newest template.
+    /// What an autoscaler counts: of every revision, and none that is to go.
+    pub(crate) serving: i32,
+    /// Every write is seen, by the caches and by the controllers of ReplicaSets.
     pub(crate) observed: bool,
-    /// The Deployment gave up waiting.
+    /// A pod of the newest revision is ready.
+    pub(crate) proven: bool,
+    /// A pod gives its connections away, and is told so again and again.
+    pub(crate) is_draining: bool,
+    /// A pod has not become ready for long, or cannot be made.
     pub(crate) stuck: Option<String>,
     /// Pods that were ready when the Hub was last shown as ready; `None`: it was not.
     pub(crate) held: Option<i32>,
@@ -25,28 +32,30 @@ pub(crate) struct Pods {
 // === impl Pods ===
 
 impl Pods {
-    pub(crate) fn of(hub: &Hub, deployment: &Deployment) -> Self {
-        let status = deployment.status.clone().unwrap_or_default();
-        let conditions = status.conditions.unwrap_or_default();
-        let stuck = conditions.into_iter().find(|c| {
-            (c.type_ == "Progressing" && c.status == "False") || (c.type_ == "ReplicaFailure" && c.status == "True")
-        });
-        let deployed = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    /// `newest`: the revision that is wanted.
+    pub(crate) fn of(hub: &Hub, fleet: &Fleet, newest: Option<&str>) -> Self {
+        let newest = newest.and_then(|revision| fleet.set(revision));
+        let asked = fleet.sets.iter().map(|set| set.replicas).sum();
+        let is_ready = |pod: &&Pod| pod.standing >= PodStanding::Fresh;
+        let failure = || newest.and_then(|set| set.failure.clone());
         Self {
             wanted: match hub.spec.replicas {
-                0 => deployed.unwrap_or_default(),
+                0 => asked,
                 wanted => wanted,
             },
-            current: status.updated_replicas.unwrap_or_default(),
-            ready: status.ready_replicas.unwrap_or_default(),
-            all: status.replicas.unwrap_or_default(),
-            observed: status.observed_generation >= deployment.metadata.generation,
-            stuck: stuck.map(|c| c.message.or(c.reason).unwrap_or_default()),
+            current: newest.map(Set::count).unwrap_or_default(),
+            ready: count(fleet.here().filter(is_ready)),
+            all: count(fleet.pods().filter(|pod| pod.presence != PodPresence::Lost)),
+            serving: count(fleet.here().filter(|pod| pod.is_serving)),
+            observed: newest.is_some() && fleet.sets.iter().all(|set| set.is_observed),
+            proven: newest.is_some_and(|set| set.here().any(|pod| is_ready(&pod))),
+            is_draining: fleet.here().any(Pod::gives_away),
+            stuck: fleet.here().find_map(|pod| pod.stuck.clone()).or_else(failure),
             ..Self::none(hub)
         }
     }
 
-    /// There is no Deployment.
+    /// There is no pod, and none was wanted yet.
     pub(super) fn none(hub: &Hub) -> Self {
         let ready = |status: &&HubStatus| condition::is_true(&status.conditions, READY);
         Self {
@@ -56,8 +65,16 @@ impl Pods {
         }
     }
 
+    /// The same after a step; what was written is not seen yet.
+    pub(crate) fn after(self, is_written: bool) -> Self {
+        Self {
+            observed: self.observed && !is_written,
+            ..self
+        }
+    }
+
     pub(super) fn fill(&self, status: &mut HubStatus) {
-        status.replicas = self.current;
+        status.replicas = self.serving;
         status.ready_replicas = self.ready;
         status.pods = Some(format!("{}/{}", self.ready, self.wanted));
     }
@@ -72,65 +89,102 @@ impl Pods {
         self.observed && self.all == 0
     }
 
-    /// A pod of the newest revision is surely ready: more are ready than there are of older revisions.
-    pub(crate) fn is_proven(&self) -> bool {
-        self.observed && self.current > 0 && self.ready > self.all - self.current
-    }
-
     /// As many are ready as were asked for; or the Hub was ready, none of its pods was lost, and more are on the way.
     pub(crate) fn is_enough(&self) -> bool {
         self.ready >= self.wanted || self.held.is_some_and(|held| held > 0 && self.ready >= held)
     }
 }
 
+fn count<'a>(pods: impl Iterator<Item = &'a Pod>) -> i32 {
+    i32::try_from(pods.count()).unwrap_or(i32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::hub::fleet::testing::{self, set};
     use crate::hub::testing::{given, hub};
 
+    fn pod(standing: PodStanding, presence: PodPresence) -> Pod {
+        Pod {
+            presence,
+            standing,
+            is_serving: presence == PodPresence::Here,
+            ..testing::pod("p")
+        }
+    }
+
+    fn ready() -> Pod {
+        pod(PodStanding::Ready, PodPresence::Here)
+    }
+
     #[test]
-    fn a_hub_is_stopped_only_when_its_deployment_wants_no_pods() {
+    fn a_hub_is_stopped_only_when_no_pods_are_asked_for() {
         let mut hub = hub(given());
-        let wanted = |hub: &Hub, replicas: i32| {
-            let deployment = json!({"metadata": {"generation": 1}, "spec": {
-                "replicas": replicas, "selector": {}, "template": {},
-            }, "status": {"observedGeneration": 1, "replicas": replicas, "readyReplicas": replicas}});
-            Pods::of(hub, &serde_json::from_value(deployment).expect("a Deployment"))
+        let wanted = |hub: &Hub, pods: Vec<Pod>| {
+            let replicas = i32::try_from(pods.len()).expect("few");
+            let sets = vec![set("a", replicas, pods)];
+            Pods::of(hub, &Fleet { sets }, Some("a"))
         };
 
-        assert_eq!(wanted(&hub, 1).wanted, 2, "what the Hub asks for");
+        assert_eq!(wanted(&hub, vec![ready()]).wanted, 2, "what the Hub asks for");
         hub.spec.replicas = 0;
-        let (refused, stopped) = (wanted(&hub, 2), wanted(&hub, 0));
+        let (refused, stopped) = (wanted(&hub, vec![ready(), ready()]), wanted(&hub, Vec::new()));
 
         assert_eq!((refused.wanted, refused.is_empty()), (2, false));
         assert_eq!((stopped.wanted, stopped.is_empty()), (0, true));
     }
 
-    fn pods(wanted: i32, current: i32, ready: i32, all: i32) -> Pods {
-        Pods {
-            wanted,
-            current,
-            ready,
-            all,
-            observed: true,
-            ..Pods::default()
-        }
+    #[test]
+    fn a_roll_out_is_over_when_the_last_pod_of_an_older_revision_is_gone() {
+        let hub = hub(given());
+        let pods = |old: Vec<Pod>| {
+            let sets = vec![set("a", 0, old), set("b", 2, vec![ready(), ready()])];
+            Pods::of(&hub, &Fleet { sets }, Some("b"))
+        };
+
+        let leaving = pods(vec![pod(PodStanding::Ready, PodPresence::Leaving)]);
+        assert_eq!((leaving.all, leaving.ready, leaving.serving), (3, 2, 2));
+        assert!(!leaving.is_settled() && leaving.is_enough());
+        let lost = pods(vec![pod(PodStanding::Unready, PodPresence::Lost)]);
+        assert!(lost.is_settled() && !lost.clone().after(true).is_settled());
     }
 
     #[test]
-    fn a_revision_is_proven_by_the_first_of_its_pods_that_is_surely_ready() {
-        assert!(!pods(2, 1, 2, 3).is_proven(), "the two may be the old ones");
-        assert!(pods(2, 1, 3, 3).is_proven() && pods(2, 2, 1, 2).is_proven());
-        assert!(!pods(2, 0, 2, 2).is_proven() && !pods(0, 0, 0, 0).is_proven());
-        let unseen = Pods {
-            observed: false,
-            ..pods(2, 2, 2, 2)
+    fn a_revision_is_proven_by_the_first_of_its_pods_that_is_ready() {
+        let hub = hub(given());
+        let with = |standing| {
+            let new = pod(standing, PodPresence::Here);
+            let sets = vec![set("a", 2, vec![ready(), ready()]), set("b", 1, vec![new])];
+            Pods::of(&hub, &Fleet { sets }, Some("b"))
         };
-        assert!(
-            !unseen.is_proven() && !unseen.is_settled(),
-            "it speaks of the revision before"
+
+        assert!(!with(PodStanding::Unready).proven && with(PodStanding::Fresh).proven);
+        let unmade = Pods::of(
+            &hub,
+            &Fleet {
+                sets: vec![set("a", 2, vec![ready()])],
+            },
+            Some("b"),
         );
+        assert!(!unmade.proven && !unmade.observed && unmade.current == 0);
+    }
+
+    #[test]
+    fn what_keeps_pods_from_being_made_or_ready_is_told() {
+        let hub = hub(given());
+        let stuck = Pod {
+            stuck: Some("pod p".to_owned()),
+            ..ready()
+        };
+        let refused = Set {
+            failure: Some("exceeded quota".to_owned()),
+            ..set("b", 1, Vec::new())
+        };
+        let told = |sets: Vec<Set>| Pods::of(&hub, &Fleet { sets }, Some("b")).stuck;
+
+        assert_eq!(told(vec![set("b", 1, vec![stuck])]).as_deref(), Some("pod p"));
+        assert_eq!(told(vec![refused]).as_deref(), Some("exceeded quota"));
+        assert_eq!(told(vec![set("b", 1, vec![ready()])]), None);
     }
 }

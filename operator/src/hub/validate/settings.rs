@@ -16,15 +16,17 @@ use crate::hub::spec_error::SpecError;
 use crate::names::ObjectNames;
 
 /// Settings that are the operator's: another value would cut the hub off from what was made for it.
-const OWN: [&str; 20] = [
+const OWN: [&str; 22] = [
     "hub.namespace",
     "hub.name",
     "hub.uid",
     "pod.name",
     "pod.ip",
     "pod.uid",
+    "pod.revision",
     "server.listen",
     "server.management-listen",
+    "server.peer-listen",
     "server.tls",
     "auth.hash-key-file",
     "auth.hash-key-id",
@@ -38,6 +40,9 @@ const OWN: [&str; 20] = [
     "store.ca-file",
     "store.schema",
 ];
+
+/// Where the hubs of one Hub dial each other.
+pub(crate) const PEER_PORT: u16 = 7422;
 
 /// Time for endpoints to notice that a pod is going; unless the user sets another.
 const DRAIN_DELAY: Duration = Duration::from_secs(5);
@@ -78,6 +83,7 @@ pub(super) fn render(
     config.hub.uid.clone_from(&names.uid);
     config.server.listen = everywhere(PORT);
     config.server.management_listen = everywhere(MANAGEMENT_PORT);
+    config.server.peer_listen = Some(everywhere(PEER_PORT));
     config.auth.hash_key_file = file(files::HASH_KEY);
     config.auth.admin_key_file = file(files::ADMIN_KEY);
     config.events.prefix = prefix.clone();
@@ -90,7 +96,10 @@ pub(super) fn render(
         None
     };
     config.store.schema = names.schema().parse().map_err(|error| unknown(&error))?;
+    // A pod brings its own address with it; for the check any stands for it.
+    config.pod.ip = Ipv4Addr::LOCALHOST.to_string();
     config.check().map_err(|error| unknown(&error))?;
+    config.pod.ip.clear();
     let toml = text(&config, &given).map_err(|error| unknown(&error))?;
     Ok((config, toml))
 }

@@ -82,7 +82,14 @@ fn an_unknown_setting_is_named_with_those_that_exist() {
 
 #[test]
 fn a_setting_of_the_operators_own_is_refused_by_name() {
-    for (section, key) in [("events", "prefix"), ("store", "schema"), ("server", "listen")] {
+    let own = [
+        ("events", "prefix"),
+        ("store", "schema"),
+        ("server", "listen"),
+        ("server", "peer-listen"),
+        ("pod", "revision"),
+    ];
+    for (section, key) in own {
         let refused = spec_error(&with("config", json!({section: {key: "x"}})), &observed());
 
         assert_eq!(refused.reason, "ReservedSetting");
@@ -112,11 +119,15 @@ fn the_hub_reads_what_the_operator_wrote() {
     )
     .expect("valid");
 
-    let read = HubConfig::from_toml(&plan.toml).expect("the hub reads it");
+    // As a pod does, which has its address from the environment.
+    let text = format!("{}\n[pod]\nip = \"10.0.0.7\"\n", plan.toml);
+    let mut read = HubConfig::from_toml(&text).expect("the hub reads it");
+    read.pod.ip.clear();
 
     assert_eq!(read.server.max_connections, 5);
     assert_eq!(read.store.schema.as_str(), "alk_team_demo");
     assert_eq!(read.events.prefix.as_str(), "alk:team:demo:");
+    assert_eq!(read.server.peer_listen, "0.0.0.0:7422".parse().ok());
     let text = |config: &HubConfig| toml::to_string(config).expect("every field has a TOML form");
     assert_eq!(text(&read), text(&plan.config));
     // Named by the user, though it is the default; and no setting that nobody named.

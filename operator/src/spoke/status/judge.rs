@@ -4,6 +4,7 @@ use alkhub_crds::condition::{self, ACCEPTED, CONNECTED, CREDENTIALS_ISSUED, Cond
 use alkhub_crds::{Condition, Spoke, SpokePhase};
 
 use crate::admin::ReportedSpoke;
+use crate::reason::{APPLY_FAILED, HUB_UNREACHABLE};
 use crate::spoke::register::Registered;
 use crate::spoke::validate::Waiting;
 
@@ -93,9 +94,9 @@ pub(super) fn conditions(
         ],
         Finding::Failed { message } => {
             let issued = condition::is_true(old, CREDENTIALS_ISSUED);
-            let reason = if issued { "Issued" } else { "ApplyFailed" };
+            let reason = if issued { "Issued" } else { APPLY_FAILED };
             vec![
-                Verdict::new(ACCEPTED, false, "ApplyFailed", message),
+                Verdict::new(ACCEPTED, false, APPLY_FAILED, message),
                 Verdict::new(CREDENTIALS_ISSUED, issued, reason, message),
                 connected(suspended, info),
             ]
@@ -172,12 +173,12 @@ fn wait(old: &[Condition], spoke: &Spoke, waiting: Waiting, why: &str) -> Vec<Ve
             let accepted = if is_declared(old, spoke) {
                 Verdict::new(ACCEPTED, true, "Valid", "the hub accepted the spoke")
             } else {
-                unknown(ACCEPTED, "HubUnreachable", message)
+                unknown(ACCEPTED, HUB_UNREACHABLE, message)
             };
             vec![
                 accepted,
-                keep("HubUnreachable", message),
-                unknown(CONNECTED, "HubUnreachable", message),
+                keep(HUB_UNREACHABLE, message),
+                unknown(CONNECTED, HUB_UNREACHABLE, message),
             ]
         }
     }

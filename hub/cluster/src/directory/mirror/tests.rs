@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 fn mirror(room: usize) -> (Mirror, mpsc::Receiver<DirectoryChange>, Leases) {
     let hub: HubId = "m".parse().expect("a hub id");
     let metrics = Metrics::register(&Registry::new()).expect("fresh metrics");
-    let leases = Leases::new(&EventsConfig::default(), &hub, metrics);
+    let leases = Leases::new(&EventsConfig::default(), &hub, None, metrics);
     let (changes, reader) = mpsc::channel(room);
     (Mirror::new(hub, changes), reader, leases)
 }
@@ -60,7 +60,7 @@ fn held(mirror: &mut Mirror, reader: &mut mpsc::Receiver<DirectoryChange>) -> Ve
 #[test]
 fn a_change_that_is_missing_shows_in_the_numbers() {
     let (mut mirror, _reader, leases) = mirror(8);
-    mirror.load(directory(&[]));
+    mirror.load(directory(&[]), &BTreeSet::new());
 
     let next = mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases);
     let again = mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases);
@@ -76,7 +76,7 @@ fn an_entry_of_this_hub_gives_way_to_a_higher_fence_only() {
     let (mut mirror, mut reader, leases) = mirror(8);
     mirror.register(entry("kept", 5, "m"));
     mirror.register(entry("lost", 5, "m"));
-    mirror.load(directory(&[]));
+    mirror.load(directory(&[]), &BTreeSet::new());
 
     for (number, of_another) in [(2, entry("kept", 5, "a")), (3, entry("lost", 5, "z"))] {
         let followed = mirror.follow(put(number, &of_another).as_bytes(), &leases);
@@ -91,7 +91,7 @@ fn an_entry_of_this_hub_gives_way_to_a_higher_fence_only() {
 #[test]
 fn an_entry_that_one_of_this_hub_has_replaced_does_not_outlive_it() {
     let (mut mirror, mut reader, leases) = mirror(8);
-    mirror.load(directory(&[]));
+    mirror.load(directory(&[]), &BTreeSet::new());
     assert_eq!(held(&mut mirror, &mut reader), []);
     let (before, own) = (entry("i", 6, "a"), entry("i", 7, "m"));
     mirror.register(own.clone());
@@ -114,7 +114,7 @@ fn an_entry_that_one_of_this_hub_has_replaced_does_not_outlive_it() {
 fn what_redis_has_of_this_hub_and_this_hub_does_not_hold_is_to_be_unregistered() {
     let (mut mirror, mut reader, _leases) = mirror(8);
 
-    let stale = mirror.load(directory(&[entry("old", 3, "m"), entry("i", 4, "a")]));
+    let stale = mirror.load(directory(&[entry("old", 3, "m"), entry("i", 4, "a")]), &BTreeSet::new());
 
     let [DirectoryWrite::Unregister { field, generation: 3 }] = &stale[..] else {
         panic!("{stale:?}")
@@ -136,4 +136,92 @@ async fn a_reader_without_room_gets_a_snapshot_once_there_is_some() {
     mirror.room().await;
 
     assert_eq!(held(&mut mirror, &mut reader).len(), 2);
+}
+
+#[test]
+fn what_redis_has_lost_of_a_hub_that_answers_stays_until_that_hub_has_a_lease() {
+    let (mut mirror, mut reader, _) = mirror(8);
+    let all = [entry("i", 1, "linked"), entry("j", 2, "other"), entry("k", 3, "linked")];
+    mirror.load(directory(&all), &BTreeSet::new());
+    let lapsed = BTreeSet::from(["linked".parse().expect("a hub id")]);
+    let held = |mirror: &mut Mirror, reader: &mut _| {
+        held(mirror, reader)
+            .into_iter()
+            .map(|(instance, _)| instance)
+            .collect::<Vec<_>>()
+    };
+
+    // The instance `k` has moved meanwhile.
+    mirror.load(directory(&[entry("k", 4, "other")]), &lapsed);
+    assert_eq!(held(&mut mirror, &mut reader), ["i", "k"]);
+
+    mirror.load(directory(&[]), &BTreeSet::new());
+    assert_eq!(held(&mut mirror, &mut reader), Vec::<String>::new());
+}
+
+/// What the reader has got: which instance came, or that a mark did.
+fn read(reader: &mut mpsc::Receiver<DirectoryChange>) -> Vec<String> {
+    let shown = |change| match change {
+        DirectoryChange::Put(entry) => entry.instance.to_string(),
+        DirectoryChange::Mark(_) => "mark".to_owned(),
+        DirectoryChange::Snapshot(_) => "snapshot".to_owned(),
+        other => format!("{other:?}"),
+    };
+    std::iter::from_fn(|| reader.try_recv().ok()).map(shown).collect()
+}
+
+fn place(epoch: &str, number: u64) -> Position {
+    Position {
+        epoch: epoch.to_owned(),
+        number,
+    }
+}
+
+#[test]
+fn a_mark_comes_right_behind_the_change_that_it_waits_for() {
+    let (mut mirror, mut reader, leases) = mirror(8);
+    mirror.load(directory(&[]), &BTreeSet::new());
+    mirror.snapshot();
+
+    assert_eq!(mirror.mark(&place("e", 3), &FeedMark::new().0), Ok(()));
+    for number in 2..=4 {
+        let change = put(number, &entry(&format!("i{number}"), number, "a"));
+        assert_eq!(mirror.follow(change.as_bytes(), &leases), Ok(()));
+    }
+    assert_eq!(mirror.mark(&place("e", 3), &FeedMark::new().0), Ok(()));
+
+    assert_eq!(read(&mut reader), ["snapshot", "i2", "i3", "mark", "i4", "mark"]);
+}
+
+#[test]
+fn a_mark_of_another_life_of_the_directory_comes_with_the_next_load() {
+    let (mut mirror, mut reader, leases) = mirror(8);
+    mirror.load(directory(&[]), &BTreeSet::new());
+    mirror.snapshot();
+
+    assert_eq!(mirror.mark(&place("f", 1), &FeedMark::new().0), Err(OutOfStep));
+    assert_eq!(mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases), Ok(()));
+    assert_eq!(read(&mut reader), ["snapshot", "i"]);
+    mirror.leave_feed();
+    assert_eq!(mirror.mark(&place("f", 9), &FeedMark::new().0), Ok(()), "a load is due");
+    mirror.load(directory(&[]), &BTreeSet::new());
+    mirror.refill();
+
+    assert_eq!(read(&mut reader), ["snapshot", "mark", "mark"]);
+}
+
+#[test]
+fn a_mark_waits_for_a_reader_that_has_no_room() {
+    let (mut mirror, mut reader, leases) = mirror(1);
+    mirror.load(directory(&[]), &BTreeSet::new());
+    mirror.snapshot();
+
+    assert_eq!(mirror.mark(&place("e", 1), &FeedMark::new().0), Ok(()));
+    assert_eq!(mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases), Ok(()));
+
+    // What did not fit is in the snapshot, and the mark behind that.
+    for expected in [&["snapshot"][..], &["snapshot"], &["mark"], &[]] {
+        assert_eq!(read(&mut reader), expected);
+        mirror.refill();
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use alkhub_test_support::{RedisServer, until};
+use alkhub_test_support::{RedisServer, until, within};
 use futures::SinkExt as _;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::bare::{Bare, text};
@@ -116,6 +117,12 @@ async fn a_peer_that_is_let_go_as_too_slow_acts_no_more_and_is_cut() {
 
     left(&hub, 1).await;
     nothing_was_told(&hub, &mut watcher).await;
+    // It reads too late: the close frame was to come behind what it had not read. Its end is an end, or a reset.
+    let mut late = Vec::new();
+    drop(within("the socket ends", peer.socket.read_to_end(&mut late)).await);
+    assert!(!late.is_empty());
+    let reason = b"answers are not read fast enough";
+    assert!(!late.windows(reason.len()).any(|part| part == reason));
 }
 
 #[tokio::test]
@@ -147,10 +154,10 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
     peer.send(&told()).await;
     assert_eq!(watcher.expect("told").await["payload"], "after the end");
 
-    let mut witness = Wire::connect(&hub, &hub.admin).await;
+    let mut witness = Wire::spoke(&hub, &[operation("text", "upper", "query")]).await;
 
     let ((), ()) = tokio::join!(hub.hub.shutdown(), async {
-        // From the moment in which the sockets are told to close.
+        // From the moment in which the sockets are told to close: a spoke is not let go before.
         assert_eq!(witness.closed().await.0, 1001);
         peer.send(&told()).await;
     });

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::*;
 use crate::admin::ReportedHub;
 use crate::context::Poll;
+use crate::hub::figures::Figures;
+use crate::hub::fleet::Fleet;
 
 fn pods(wanted: i32, current: i32, ready: i32, all: i32) -> Pods {
     Pods {
@@ -30,6 +34,7 @@ fn sight(pods: Option<&Pods>, seen: Result<Seen, String>) -> Sight {
     Sight {
         pods: pods.cloned(),
         poll: Arc::new(poll),
+        figures: Figures::of(&Fleet::default()),
         problem: None,
     }
 }
@@ -85,7 +90,7 @@ fn each_state_of_the_pods_has_its_conditions() {
             "Progressing=False/Stable Ready=False/Stopped",
         ),
     ] {
-        let verdicts = applied(&pods, &sight(None, seen(PartState::Up, PartState::Up)));
+        let verdicts = applied(&pods, None, &sight(None, seen(PartState::Up, PartState::Up)));
         assert_eq!(
             all(&verdicts),
             format!("{accepted} Degraded={degraded} {rest} {others}")
@@ -113,7 +118,7 @@ fn a_stuck_roll_out_is_not_ready_though_older_pods_serve() {
         ..pods(2, 1, 2, 3)
     };
 
-    let verdicts = applied(&stuck, &sight(None, seen(PartState::Up, PartState::Up)));
+    let verdicts = applied(&stuck, None, &sight(None, seen(PartState::Up, PartState::Up)));
 
     let ready = of(&verdicts, READY);
     assert_eq!((ready.status, ready.reason), (ConditionStatus::False, "Stuck"));
@@ -127,7 +132,7 @@ fn a_change_of_the_spec_leaves_a_hub_ready_and_counts_no_old_pod_as_new() {
         ..pods(2, 2, 2, 2)
     };
 
-    let verdicts = applied(&written, &sight(None, seen(PartState::Up, PartState::Up)));
+    let verdicts = applied(&written, None, &sight(None, seen(PartState::Up, PartState::Up)));
 
     let ready = of(&verdicts, READY);
     assert_eq!((ready.status, ready.reason), (ConditionStatus::True, "Serving"));
@@ -198,8 +203,8 @@ fn what_the_pods_say_is_repeated_and_a_prefix_that_redis_knows_as_taken_is_a_con
         ..sight(None, Err("no pod is ready".to_owned()))
     };
 
-    let denied = applied(&pods(1, 1, 0, 1), &problem(None));
-    let taken = applied(&pods(1, 1, 0, 1), &problem(Some("Hub u has it")));
+    let denied = applied(&pods(1, 1, 0, 1), None, &problem(None));
+    let taken = applied(&pods(1, 1, 0, 1), None, &problem(Some("Hub u has it")));
     let unapplied = failed("why", true, &problem(Some("Hub u has it")));
 
     assert_eq!(of(&denied, DEGRADED).reason, "PodsFailing");
@@ -243,4 +248,31 @@ fn a_refusal_names_itself_in_the_conditions_that_people_look_at() {
     assert_eq!(of(&verdicts, PREFIX_CONFLICT).status, ConditionStatus::True);
     let ready = of(&verdicts, READY);
     assert_eq!((ready.status, &*ready.message), (ConditionStatus::False, "why"));
+}
+
+#[test]
+fn a_halted_roll_out_says_why_and_how_to_go_on() {
+    let paused = PausedRollout {
+        revision: "0b".to_owned(),
+        message: "20 of 200 calls failed".to_owned(),
+        since: Time(Timestamp::UNIX_EPOCH),
+    };
+    let pods = pods(2, 1, 3, 3);
+    let sight = sight(Some(&pods), seen(PartState::Up, PartState::Up));
+
+    let verdicts = applied(&pods, Some(&paused), &sight);
+
+    let progressing = of(&verdicts, PROGRESSING);
+    assert_eq!(
+        (progressing.status, progressing.reason),
+        (ConditionStatus::False, "RolloutPaused")
+    );
+    for words in ["20 of 200 calls failed", "alkhub.dev/resume-rollout=0b"] {
+        assert!(progressing.message.contains(words), "{}", progressing.message);
+    }
+    assert_eq!(
+        of(&verdicts, READY).status,
+        ConditionStatus::True,
+        "the older pods serve"
+    );
 }

@@ -1,0 +1,79 @@
+//! How much each pod should hold at most, and how far each is from that.
+
+use std::time::Duration;
+
+use crate::membership::{Member, Membership, Own};
+use crate::rule::Rule;
+
+/// Of the pods that a load balancer may choose, one in so many must take a connection before another pod refuses it.
+const ONE_IN: usize = 8;
+
+/// What a mean gives each pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Levels {
+    /// Connections by weight.
+    pub(crate) mean: f64,
+    factor: f64,
+    slack: u32,
+}
+
+// === impl Levels ===
+
+impl Levels {
+    /// Those of a mean. An order to rebalance leaves no slack for a while.
+    pub(crate) fn new(rule: &Rule, mean: f64, now: Duration, rebalance: Option<Duration>) -> Self {
+        let ordered = rebalance.is_some_and(|at| at <= now && now < at + rule.rebalance);
+        Self {
+            mean,
+            factor: rule.factor,
+            slack: if ordered { 0 } else { rule.slack },
+        }
+    }
+
+    /// A pod of this weight that holds more gives some away.
+    pub(crate) fn goal(&self, weight: u32) -> f64 {
+        (self.mean * f64::from(weight) * self.factor).ceil() + f64::from(self.slack)
+    }
+
+    /// A pod of this weight that holds as much refuses new connections: a little before it would have to give some
+    /// away.
+    pub(crate) fn door(&self, weight: u32) -> f64 {
+        self.goal(weight) - f64::from(self.slack / 2)
+    }
+
+    /// How far a pod is below its part of the mean; 0 when it is not.
+    pub(crate) fn deficit(&self, member: &Member) -> f64 {
+        (self.mean * f64::from(member.weight) - f64::from(member.connections)).max(0.0)
+    }
+
+    /// How far a pod is below its goal; 0 when it is not.
+    pub(crate) fn room(&self, member: &Member) -> f64 {
+        (self.goal(member.weight) - f64::from(member.connections)).max(0.0)
+    }
+
+    /// Whether a pod takes one connection more, above its own level by so much.
+    pub(crate) fn takes(&self, member: &Member, raise: f64) -> bool {
+        f64::from(member.connections) + 1.0 <= self.door(member.weight) + raise
+    }
+
+    /// By how much all levels are raised for connections that a load balancer places, so that one in eight of the pods
+    /// takes them. `None` when there is no other pod.
+    pub(crate) fn raise(&self, membership: &Membership, own: Own) -> Option<f64> {
+        let mut over: Vec<f64> = membership
+            .serving(own)
+            .filter(|member| member.pod != membership.own)
+            .map(|member| f64::from(member.connections) + 1.0 - self.door(member.weight))
+            .collect();
+        if over.is_empty() {
+            return None;
+        }
+        let enough = enough(over.len() + 1) - 1;
+        let (_, raise, _) = over.select_nth_unstable_by(enough, f64::total_cmp);
+        Some(raise.max(0.0))
+    }
+}
+
+/// How many of so many pods must take a connection before another one refuses it.
+pub(crate) fn enough(pods: usize) -> usize {
+    pods.div_ceil(ONE_IN)
+}

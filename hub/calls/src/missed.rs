@@ -1,0 +1,200 @@
+//! Calls for which nobody was found, and which wait for a look at who offers what before they are refused.
+//!
+//! Invariants
+//! - A call that waits can be ended like one that runs: by its caller, by the loss of its caller, by the end of the hub.
+//! - It is routed or ended, once, by whoever takes it. While it is being routed nobody can end it: who tries waits until it
+//!   is among the running calls, or refused.
+//! - What waits is bounded in number and bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alkhub_protocol::CallRequest;
+use parking_lot::Mutex;
+
+use crate::call::{Call, CallTimes};
+use crate::caller::Caller;
+use crate::operation::Operation;
+use crate::sink::Sink;
+
+/// Calls that wait at most.
+const WAITING: usize = 1_024;
+
+/// Bytes of their inputs at most.
+const BYTES: usize = 8 * 1024 * 1024;
+
+/// Calls that wait, by the key that they will have.
+#[derive(Debug, Default)]
+pub(crate) struct MissedCalls {
+    waiting: Mutex<HashMap<u64, Arc<Slot>>>,
+    /// How many wait: nobody locks anything for a call that does not.
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A call as its caller makes it.
+#[derive(Debug)]
+pub(crate) struct Missed {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) request: CallRequest,
+    pub(crate) times: CallTimes,
+    pub(crate) sink: Sink,
+}
+
+#[derive(Debug)]
+struct Slot {
+    bytes: usize,
+    call: Mutex<Option<Box<Missed>>>,
+}
+
+// === impl Missed ===
+
+impl Missed {
+    /// A call that was taken back before it was sent to anybody.
+    pub(crate) fn of(call: &Call, caller: Arc<Caller>) -> Self {
+        let input = call.input.json().filter(|_| call.input.is_given);
+        Self {
+            caller,
+            request: CallRequest {
+                input,
+                ..call.request.clone()
+            },
+            times: call.times.anew(),
+            sink: std::mem::replace(&mut *call.sink.lock(), Sink::Ended),
+        }
+    }
+
+    /// Whether a call of this operation goes on until somebody ends it.
+    pub(crate) fn is_endless(&self, operation: &Operation) -> bool {
+        operation.is_subscription() && !self.sink.wants_one()
+    }
+
+    /// Whether its time is over, of a call that may take so long.
+    pub(crate) fn is_late(&self, timeout: Option<Duration>) -> bool {
+        timeout.is_some_and(|timeout| self.times.started.elapsed() >= timeout)
+    }
+}
+
+// === impl MissedCalls ===
+
+impl MissedCalls {
+    /// Calls that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Lets a call wait; gives it back when there is no room.
+    pub(crate) fn add(&self, key: u64, missed: Box<Missed>) -> Result<(), Box<Missed>> {
+        let bytes = missed.request.input_or_null().len();
+        let mut waiting = self.waiting.lock();
+        if waiting.len() >= WAITING || self.bytes.load(Ordering::Relaxed) + bytes > BYTES {
+            return Err(missed);
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let call = Mutex::new(Some(missed));
+        waiting.insert(key, Arc::new(Slot { bytes, call }));
+        self.count.store(waiting.len(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a call waits, or is being routed.
+    pub(crate) fn contains(&self, key: u64) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.waiting.lock().contains_key(&key)
+    }
+
+    /// Acts on a call that waits; one that was taken waits no more when this returns. `None` where it does not wait: then it
+    /// runs, or has ended.
+    pub(crate) fn on<R>(&self, key: u64, act: impl FnOnce(&mut Option<Box<Missed>>) -> R) -> Option<R> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let slot = Arc::clone(self.waiting.lock().get(&key)?);
+        let mut call = slot.call.lock();
+        let acted = call.is_some().then(|| act(&mut call))?;
+        if call.is_none() {
+            let mut waiting = self.waiting.lock();
+            waiting.remove(&key);
+            self.bytes.fetch_sub(slot.bytes, Ordering::Relaxed);
+            self.count.store(waiting.len(), Ordering::Release);
+        }
+        Some(acted)
+    }
+
+    /// Takes a call that waits, to end it.
+    pub(crate) fn take(&self, key: u64) -> Option<Box<Missed>> {
+        self.on(key, Option::take).flatten()
+    }
+
+    /// The keys of the calls that wait.
+    pub(crate) fn keys(&self) -> Vec<u64> {
+        self.waiting.lock().keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::RawJson;
+
+    use super::*;
+
+    fn missed(input: usize) -> Box<Missed> {
+        let (answers, _) = tokio::sync::oneshot::channel();
+        Box::new(Missed {
+            caller: Arc::new(Caller {
+                key_id: "key".into(),
+                scopes: Arc::default(),
+                spoke: None,
+            }),
+            request: CallRequest::new(
+                "r".parse().expect("valid"),
+                "text.upper".parse().expect("valid"),
+                Some(RawJson::parse(format!("\"{}\"", "x".repeat(input))).expect("JSON")),
+            ),
+            times: CallTimes::start(),
+            sink: Sink::Once(answers),
+        })
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_bytes_and_gives_its_place_back() {
+        let calls = MissedCalls::default();
+        for key in 0..WAITING as u64 {
+            calls.add(key, missed(1)).expect("room");
+        }
+        calls.add(7_000, missed(1)).expect_err("as many wait as may");
+        assert!(calls.take(0).is_some() && calls.take(0).is_none(), "once");
+        calls.add(7_000, missed(BYTES)).expect_err("too large for what is left");
+        calls.add(7_000, missed(1)).expect("one has gone");
+
+        for key in calls.keys() {
+            assert!(calls.take(key).is_some());
+        }
+
+        calls.add(1, missed(BYTES - 2)).expect("nothing else waits");
+    }
+
+    /// The other thread finds it in neither place before, and the end of a call that was being routed would be lost.
+    #[test]
+    fn who_ends_a_call_that_is_being_routed_waits_for_that() {
+        let calls = Arc::new(MissedCalls::default());
+        calls.add(1, missed(1)).expect("room");
+        let (routed, ends) = (AtomicUsize::new(0), std::sync::Barrier::new(2));
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                calls.on(1, |call| {
+                    drop(call.take());
+                    ends.wait();
+                    routed.store(1, Ordering::Release);
+                });
+            });
+            ends.wait();
+
+            assert!(calls.take(1).is_none());
+            assert_eq!(routed.load(Ordering::Acquire), 1);
+        });
+        assert!(!calls.contains(1));
+    }
+}

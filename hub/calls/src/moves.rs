@@ -1,0 +1,222 @@
+//! Sessions that move from one hub to another: what the hubs say to each other, and the tunnel that stays between them.
+//!
+//! Which session is meant and what it is made of is the surface's; here is how its words pass. Whoever asks for a session
+//! asks every hub, since none has to remember where a session is. The hub that has it gives it up, and from then on its
+//! outbox there leads into the tunnel: calls that ran when the session moved end where they were entered, in the order in
+//! which they would have.
+//!
+//! Invariants
+//! - Messages of one session pass in their order: the conduit between two hubs keeps it.
+//! - When the conduit breaks, or a hub is gone, both ends of each tunnel between the two learn it, and a tunnel whose messages
+//!   were not taken is as good as broken.
+//! - What comes waits in a bounded queue for the surface's task, and never holds up the calls of other hubs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alkhub_hub_cluster::{Class, Cluster, NotSent};
+use alkhub_protocol::HubId;
+use alkhub_queue::{Full, Limits, Queue, Weigh};
+use parking_lot::Mutex;
+
+use crate::outbox::{Elsewhere, LeftOver, Outgoing, Said, SaidKind};
+use crate::relay::Relay;
+use crate::session_message::SessionMessage;
+
+/// What waits for the surface at most; a session comes as fast as its ring and its queue are large.
+const WAITING: Limits = Limits {
+    items: 65_536,
+    bytes: 64 * 1024 * 1024,
+};
+
+/// What a message costs beside its bytes, about.
+const MESSAGE_BYTES: usize = 128;
+
+/// What other hubs say of sessions, and how to answer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Moves(Arc<Shared>);
+
+/// What comes from other hubs.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// A hub says something.
+    Message {
+        /// Which hub.
+        from: HubId,
+        /// What.
+        message: SessionMessage,
+    },
+    /// Nothing that was under way between this hub and that one goes on.
+    Lost {
+        /// Which hub.
+        hub: HubId,
+    },
+}
+
+#[derive(Debug)]
+struct Shared {
+    hub: HubId,
+    cluster: Cluster,
+    relay: Arc<Relay>,
+    waiting: Mutex<Queue<SessionEvent>>,
+    tunnels: AtomicU64,
+}
+
+/// The way of a session's words to the hub that goes on with it.
+#[derive(Debug)]
+struct Tunnel {
+    moves: Moves,
+    to: HubId,
+    number: u64,
+}
+
+// === impl Moves ===
+
+impl Moves {
+    pub(crate) fn new(hub: HubId, cluster: Cluster, relay: Arc<Relay>) -> Self {
+        Self(Arc::new(Shared {
+            hub,
+            cluster,
+            relay,
+            waiting: Mutex::default(),
+            tunnels: AtomicU64::new(1),
+        }))
+    }
+
+    /// The other hubs that live.
+    pub fn others(&self) -> Vec<HubId> {
+        let pods = self.0.cluster.pods();
+        let others = pods.iter().map(|pod| &pod.hub_id);
+        others.filter(|hub| **hub != self.0.hub).cloned().collect()
+    }
+
+    /// Whether another hub lives that does not drain: sessions of this one can go on there.
+    pub fn has_refuge(&self) -> bool {
+        let pods = self.0.cluster.pods();
+        pods.iter().any(|pod| pod.hub_id != self.0.hub && !pod.draining)
+    }
+
+    /// A number for a tunnel from this hub, given once.
+    pub fn new_tunnel(&self) -> u64 {
+        self.0.tunnels.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Says something to another hub; never waits.
+    ///
+    /// # Errors
+    /// [`Full`]: it was not taken. What is small always is.
+    pub fn say(&self, to: &HubId, message: SessionMessage) -> Result<(), Full> {
+        let class = class(&message);
+        let (line, rest) = message.encode();
+        let sent = self.0.relay.say(to, class, line.as_bytes(), &rest);
+        sent.map_err(|(NotSent::Full | NotSent::Unreachable)| Full::Queue)
+    }
+
+    /// Gives a session's words to another hub, by a tunnel of this number: what its peer lacks by `begin`, then what the writer
+    /// has `kept`, then what waits, and whatever is said from now on.
+    ///
+    /// # Errors
+    /// [`Full`]: something was not taken, and the session cannot go on anywhere.
+    pub fn leave(
+        &self,
+        outgoing: &mut Outgoing,
+        (to, tunnel): (&HubId, u64),
+        kept: Vec<bytes::Bytes>,
+        begin: impl FnOnce(LeftOver) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        let elsewhere = Arc::new(Tunnel {
+            moves: self.clone(),
+            to: to.clone(),
+            number: tunnel,
+        });
+        outgoing.leave(elsewhere, kept, begin)
+    }
+
+    /// The next thing that another hub says. One task asks. Dropping the future loses nothing.
+    pub async fn next(&self) -> SessionEvent {
+        let next = std::future::poll_fn(|cx| self.0.waiting.lock().poll(cx)).await;
+        next.expect("the queue never ends")
+    }
+
+    /// A hub has said something; never waits.
+    pub(crate) fn heard(&self, from: HubId, message: SessionMessage) {
+        let mut waiting = self.0.waiting.lock();
+        let event = SessionEvent::Message { from, message };
+        if waiting.room(event.bytes(), WAITING).is_ok() {
+            let waiter = waiting.add(event);
+            drop(waiting);
+            return waiter.wake();
+        }
+        drop(waiting);
+        if let SessionEvent::Message { from, .. } = event {
+            tracing::warn!(hub.id = %from, "sessions come from another hub faster than they are taken");
+            self.lost(from);
+        }
+    }
+
+    /// Nothing that was under way between this hub and another one goes on.
+    pub(crate) fn lost(&self, hub: HubId) {
+        let waiter = self.0.waiting.lock().add(SessionEvent::Lost { hub });
+        waiter.wake();
+    }
+}
+
+// === impl Tunnel ===
+
+impl Elsewhere for Tunnel {
+    fn say(&self, said: Said) -> Result<(), Full> {
+        let tunnel = self.number;
+        self.moves.say(&self.to, SessionMessage::Said { tunnel, said })
+    }
+
+    fn done(&self, leg: &str) {
+        let (tunnel, leg) = (self.number, leg.to_owned());
+        if self.moves.say(&self.to, SessionMessage::Done { tunnel, leg }).is_err() {
+            tracing::warn!(hub.id = %self.to, "too much waits for another hub");
+        }
+    }
+}
+
+impl Weigh for SessionEvent {
+    fn bytes(&self) -> usize {
+        let rest = match self {
+            Self::Message { message, .. } => match message {
+                SessionMessage::Handed { state, .. } => state.len(),
+                SessionMessage::Again { message, .. } | SessionMessage::Heard { message, .. } => message.len(),
+                SessionMessage::Said { said, .. } => said.message.len(),
+                SessionMessage::Claim { .. }
+                | SessionMessage::Unknown { .. }
+                | SessionMessage::Refused { .. }
+                | SessionMessage::Whole { .. }
+                | SessionMessage::Done { .. }
+                | SessionMessage::Closed { .. }
+                | SessionMessage::Left { .. } => 0,
+            },
+            Self::Lost { .. } => 0,
+        };
+        MESSAGE_BYTES + rest
+    }
+
+    fn counts(&self) -> bool {
+        matches!(self, Self::Message { .. })
+    }
+}
+
+/// How a message is taken when much waits for the other hub.
+fn class(message: &SessionMessage) -> Class {
+    match message {
+        // It comes back at once when no hub takes it.
+        SessionMessage::Claim { .. } => Class::Call,
+        SessionMessage::Said { said, .. } => match said.kind {
+            SaidKind::Call | SaidKind::Item => Class::Item,
+            SaidKind::Message | SaidKind::Last | SaidKind::End | SaidKind::LastEnd => Class::End,
+        },
+        SessionMessage::Handed { .. } | SessionMessage::Again { .. } | SessionMessage::Heard { .. } => Class::End,
+        SessionMessage::Unknown { .. }
+        | SessionMessage::Refused { .. }
+        | SessionMessage::Whole { .. }
+        | SessionMessage::Done { .. }
+        | SessionMessage::Closed { .. }
+        | SessionMessage::Left { .. } => Class::Control,
+    }
+}

@@ -1,0 +1,114 @@
+//! An instance that another hub held, and that has come here with its session.
+//!
+//! Invariants
+//! - Its record changes hands by one compare-and-set: a registration that the instance has made elsewhere meanwhile stands.
+//! - It offers what it offered there. What its declaration does not allow any more is for [`Registrar::narrow`].
+
+use std::sync::Arc;
+
+use alkhub_budget::Kept;
+use alkhub_hub_cluster::{DirectoryEntry, Error};
+use alkhub_protocol::admin::InstanceState;
+use alkhub_protocol::{CallError, Code, HubId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{Registrar, connection_ended, door};
+use crate::caller::Caller;
+use crate::departure::REPLACED;
+use crate::outbox::Outbox;
+use crate::session::{Registration, Session};
+
+/// A registration as the hub that holds it gives it to another one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HeldInstance(DirectoryEntry);
+
+// === impl HeldInstance ===
+
+impl HeldInstance {
+    /// What a registration is now; `None` when another one has taken its place.
+    pub fn of(registration: &Registration) -> Option<Self> {
+        registration.entry().map(Self)
+    }
+}
+
+// === impl Registrar ===
+
+impl Registrar {
+    /// Makes the session of an outbox the instance that another hub held. Dropping the future undoes what was done.
+    pub(crate) async fn take_over(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        held: HeldInstance,
+        outbox: Outbox,
+    ) -> Result<Registration, CallError> {
+        let (done, result) = oneshot::channel();
+        let gone = CancellationToken::new();
+        let _waits = gone.clone().drop_guard();
+        let mut turn = self.sessions.turns.take(outbox.session());
+        let (registrar, caller) = (Arc::clone(self), Arc::clone(caller));
+        self.tasks.spawn(async move {
+            turn.comes().await;
+            let taken = registrar.take_over_as(&caller, held.0, outbox, &gone).await;
+            drop(done.send(taken));
+            drop(turn);
+        });
+        result
+            .await
+            .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+    }
+
+    async fn take_over_as(
+        self: &Arc<Self>,
+        caller: &Caller,
+        held: DirectoryEntry,
+        outbox: Outbox,
+        gone: &CancellationToken,
+    ) -> Result<Registration, CallError> {
+        let weight = door::weight_of(&held);
+        let charge = self.budgets.key(&caller.key_id).take(Kept::Registrations, weight)?;
+        let session = self.sessions.session(&held.spoke, &held.instance, outbox);
+        let from = (held.hub.clone(), held.generation);
+        let entry = DirectoryEntry {
+            hub: self.hub.clone(),
+            connection: session.id().to_string(),
+            generation: 0,
+            // Where it was it may have been awaited.
+            state: InstanceState::Connected,
+            ..held
+        };
+        let taken = self.take_record(&session, entry.clone(), from, gone).await;
+        let generation = taken.inspect_err(|_| self.not_entered(&session))?;
+        let entry = DirectoryEntry { generation, ..entry };
+        let registration = self.entered(caller.spoke.as_deref(), &session, entry)?;
+        session.hold(charge);
+        tracing::info!(
+            spoke.id = %session.spoke, instance.id = %session.instance, generation,
+            "a spoke has come from another hub with its session"
+        );
+        Ok(registration)
+    }
+
+    async fn take_record(
+        &self,
+        session: &Session,
+        entry: DirectoryEntry,
+        from: (HubId, u64),
+        gone: &CancellationToken,
+    ) -> Result<u64, CallError> {
+        if !session.is_registered() {
+            return Err(connection_ended());
+        }
+        let taken = self.cluster.take_over_unless(gone, entry, from).await;
+        taken.map_err(|error| match error {
+            Error::Taken => CallError::new(Code::Conflict, REPLACED),
+            Error::GivenUp => connection_ended(),
+            error => {
+                let message = format!("the directory did not take the registration: {error}");
+                CallError::new(Code::Unavailable, message).retryable()
+            }
+        })
+    }
+}

@@ -1,0 +1,274 @@
+//! What hubs say to each other of sessions that move: one line, then a message of the session where there is one.
+//!
+//! ```text
+//! session claim {claim} {digest} {received} {key}\n             to every hub: who has this session?
+//! session unknown {claim}\n                                      back: not this one
+//! session refused {claim}\n{error}                               back: this one, and its peer cannot have it
+//! session handed {claim} {tunnel}\n{state}                       back: this one; what follows is of the session
+//! session again {tunnel}\n{message}                              what its peer lacks, in order
+//! session said {tunnel} {kind} {request id or -}\n{message}      what is to be said to the peer
+//! session whole {tunnel}\n                                       that was everything that was there
+//! session done {tunnel} {request id}\n                           a call that ran on the spoke is over
+//! session closed {tunnel}\n                                      nothing of it runs any more on the hub that it left
+//! session heard {tunnel}\n{message}                              to the hub that it left: what the peer says of calls there
+//! session left {tunnel}\n                                        to that hub: the session has ended
+//! ```
+//!
+//! A claim is numbered by the hub that claims, a tunnel by the hub that the session leaves.
+
+use alkhub_protocol::CallError;
+use alkhub_protocol::json::strict;
+use bytes::Bytes;
+
+use crate::outbox::{Said, SaidKind};
+
+/// The first word of the line.
+pub(crate) const WORD: &str = "session ";
+
+/// In place of a request id, which has a character at least.
+const NO_ID: &str = "";
+
+/// What a hub says to another one of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SessionMessage {
+    /// Who has the session? Its peer has come here.
+    Claim {
+        /// By which the answers name the claim.
+        claim: u64,
+        /// Of the id by which the peer knows the session.
+        digest: String,
+        /// Messages of the session that the peer has received.
+        received: u64,
+        /// The id of the key that the peer has come with.
+        key: String,
+    },
+    /// Not this hub.
+    Unknown {
+        /// Which claim.
+        claim: u64,
+    },
+    /// This hub, and the peer cannot have it.
+    Refused {
+        /// Which claim.
+        claim: u64,
+        /// Why, as the peer is told.
+        error: CallError,
+    },
+    /// This hub has given the session up; it follows.
+    Handed {
+        /// Which claim.
+        claim: u64,
+        /// By which both hubs name what goes on between them.
+        tunnel: u64,
+        /// What the session is made of, as JSON.
+        state: Bytes,
+    },
+    /// A message that the peer lacks.
+    Again {
+        /// Of which session.
+        tunnel: u64,
+        /// The message.
+        message: Bytes,
+    },
+    /// A message for the peer.
+    Said {
+        /// Of which session.
+        tunnel: u64,
+        /// The message.
+        said: Said,
+    },
+    /// Everything has come.
+    Whole {
+        /// Of which session.
+        tunnel: u64,
+    },
+    /// A call that the hub which the session left has on the spoke is over.
+    Done {
+        /// Of which session.
+        tunnel: u64,
+        /// The call, as the spoke knows it.
+        leg: String,
+    },
+    /// Nothing of the session runs any more on the hub that it left.
+    Closed {
+        /// Of which session.
+        tunnel: u64,
+    },
+    /// The peer says something of a call of the hub that the session left.
+    Heard {
+        /// Of which session.
+        tunnel: u64,
+        /// As the peer has sent it.
+        message: Bytes,
+    },
+    /// The session has ended where it went.
+    Left {
+        /// Of which session.
+        tunnel: u64,
+    },
+}
+
+// === impl SessionMessage ===
+
+impl SessionMessage {
+    /// The line, its end included, and what comes after it.
+    pub(crate) fn encode(self) -> (String, Bytes) {
+        let none = Bytes::new;
+        match self {
+            Self::Claim {
+                claim,
+                digest,
+                received,
+                key,
+            } => (format!("session claim {claim} {digest} {received} {key}\n"), none()),
+            Self::Unknown { claim } => (format!("session unknown {claim}\n"), none()),
+            Self::Refused { claim, error } => {
+                let error = serde_json::to_vec(&error).expect("an error has a JSON form");
+                (format!("session refused {claim}\n"), error.into())
+            }
+            Self::Handed { claim, tunnel, state } => (format!("session handed {claim} {tunnel}\n"), state),
+            Self::Again { tunnel, message } => (format!("session again {tunnel}\n"), message),
+            Self::Said { tunnel, said } => {
+                let Said { kind, id, message } = said;
+                let id = id.as_deref().unwrap_or(NO_ID);
+                (format!("session said {tunnel} {kind} {id}\n"), message)
+            }
+            Self::Whole { tunnel } => (format!("session whole {tunnel}\n"), none()),
+            Self::Done { tunnel, leg } => (format!("session done {tunnel} {leg}\n"), none()),
+            Self::Closed { tunnel } => (format!("session closed {tunnel}\n"), none()),
+            Self::Heard { tunnel, message } => (format!("session heard {tunnel}\n"), message),
+            Self::Left { tunnel } => (format!("session left {tunnel}\n"), none()),
+        }
+    }
+
+    /// Reads the line, less its first word and its end, and what comes after it; `None` for what no hub says.
+    pub(crate) fn decode(line: &str, rest: Bytes) -> Option<Self> {
+        // A key's id is the last field: it may be any text without a line's end.
+        let mut fields = line.splitn(5, ' ');
+        let mut field = || fields.next();
+        let message = match field()? {
+            "claim" => Self::Claim {
+                claim: field()?.parse().ok()?,
+                digest: field()?.to_owned(),
+                received: field()?.parse().ok()?,
+                key: field()?.to_owned(),
+            },
+            "unknown" => Self::Unknown {
+                claim: field()?.parse().ok()?,
+            },
+            "refused" => Self::Refused {
+                claim: field()?.parse().ok()?,
+                error: strict::from_slice(&rest).ok()?,
+            },
+            "handed" => Self::Handed {
+                claim: field()?.parse().ok()?,
+                tunnel: field()?.parse().ok()?,
+                state: rest,
+            },
+            "again" => Self::Again {
+                tunnel: field()?.parse().ok()?,
+                message: rest,
+            },
+            "said" => Self::Said {
+                tunnel: field()?.parse().ok()?,
+                said: Said {
+                    kind: field()?.parse::<SaidKind>().ok()?,
+                    id: Some(field()?).filter(|id| *id != NO_ID).map(str::to_owned),
+                    message: rest,
+                },
+            },
+            "whole" => Self::Whole {
+                tunnel: field()?.parse().ok()?,
+            },
+            "done" => Self::Done {
+                tunnel: field()?.parse().ok()?,
+                leg: field()?.to_owned(),
+            },
+            "closed" => Self::Closed {
+                tunnel: field()?.parse().ok()?,
+            },
+            "heard" => Self::Heard {
+                tunnel: field()?.parse().ok()?,
+                message: rest,
+            },
+            "left" => Self::Left {
+                tunnel: field()?.parse().ok()?,
+            },
+            _ => return None,
+        };
+        field().is_none().then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_protocol::Code;
+
+    use super::*;
+
+    fn passed(message: SessionMessage) -> Option<SessionMessage> {
+        let (line, rest) = message.encode();
+        let line = line.strip_prefix(WORD).expect("its first word");
+        SessionMessage::decode(line.strip_suffix('\n').expect("its end"), rest)
+    }
+
+    #[test]
+    fn every_message_arrives_as_it_was_sent() {
+        let text = || Bytes::from_static(b"{\"type\":\"job\"}\n");
+        let said = |kind, id: Option<&str>| SessionMessage::Said {
+            tunnel: 7,
+            said: Said {
+                kind,
+                id: id.map(str::to_owned),
+                message: text(),
+            },
+        };
+        let messages = [
+            SessionMessage::Claim {
+                claim: 1,
+                digest: "ab12".to_owned(),
+                received: 17,
+                key: "a key".to_owned(),
+            },
+            SessionMessage::Unknown { claim: 1 },
+            SessionMessage::Refused {
+                claim: 1,
+                error: CallError::new(Code::Conflict, "it lacks \"one\""),
+            },
+            SessionMessage::Handed {
+                claim: 1,
+                tunnel: 7,
+                state: text(),
+            },
+            SessionMessage::Again {
+                tunnel: 7,
+                message: text(),
+            },
+            said(SaidKind::Message, None),
+            said(SaidKind::LastEnd, Some("r-1/{}")),
+            said(SaidKind::LastEnd, Some("-")),
+            SessionMessage::Whole { tunnel: 7 },
+            SessionMessage::Done {
+                tunnel: 7,
+                leg: "n1-9".to_owned(),
+            },
+            SessionMessage::Closed { tunnel: 7 },
+            SessionMessage::Heard {
+                tunnel: 7,
+                message: text(),
+            },
+            SessionMessage::Left { tunnel: 7 },
+        ];
+
+        for message in messages {
+            assert_eq!(passed(message.clone()), Some(message));
+        }
+    }
+
+    #[test]
+    fn what_no_hub_says_is_not_read() {
+        for line in ["", "claim", "claim x d 1 k", "said 1 shout -", "whole 1 2", "handed 1"] {
+            assert_eq!(SessionMessage::decode(line, Bytes::new()), None, "{line}");
+        }
+    }
+}

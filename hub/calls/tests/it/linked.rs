@@ -1,0 +1,101 @@
+//! Two hubs with a link from pod to pod beside Redis: calls go on when one of the two is away.
+
+use alkhub_calls::CallAnswer;
+use alkhub_hub_cluster::LinkState;
+use alkhub_protocol::Code;
+use alkhub_test_support::{comes_to, until, within};
+use serde_json::json;
+
+use crate::fixture::{Hub, Spoke, mutation, query, request};
+use crate::pair::{Pair, in_flight};
+
+/// Calls a spoke of the other hub, which answers.
+async fn is_answered(hub: &Hub, spoke: &mut Spoke) {
+    let (ticket, mut answers) = hub.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+    spoke.respond(&call, json!("A"));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn while_redis_is_stopped_calls_between_hubs_go_on() {
+    let (mut pair, _link) = Pair::linked().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+
+    pair.lose_redis().await;
+
+    for _ in 0..100 {
+        is_answered(&pair.a, &mut spoke).await;
+    }
+    in_flight(&pair.a, 0).await;
+    in_flight(&pair.b, 0).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn while_redis_stands_still_and_when_it_goes_on_calls_between_hubs_are_answered() {
+    let (pair, _link) = Pair::linked().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+
+    pair.redis.freeze();
+    for hub in [&pair.a, &pair.b] {
+        is_answered(&pair.a, &mut spoke).await;
+        let is_down = |state: &LinkState| matches!(state, LinkState::Down(_));
+        comes_to("the link is down", &hub.link(), is_down).await;
+        is_answered(&pair.a, &mut spoke).await;
+    }
+    pair.redis.thaw();
+    for hub in [&pair.a, &pair.b] {
+        is_answered(&pair.a, &mut spoke).await;
+        hub.is_up().await;
+        is_answered(&pair.a, &mut spoke).await;
+    }
+    spoke.respond(&call, json!("A"));
+
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_call_outlives_the_link_that_it_went_over() {
+    let (pair, link) = Pair::linked().await;
+    let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
+    let (ticket, mut answers) = pair.a.dispatch(request("text.upper", json!(1)));
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+
+    link.cut();
+    spoke.respond(&call, json!("A"));
+
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+    is_answered(&pair.a, &mut spoke).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn without_redis_and_without_the_link_a_spoke_of_another_hub_is_unavailable() {
+    let (mut pair, link) = Pair::linked().await;
+    let spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    pair.lose_redis().await;
+    link.cut();
+    until("the link is gone", || async {
+        match pair.a.metric("alkhub_peer_links") {
+            0.0 => Ok(()),
+            links => Err(links),
+        }
+    })
+    .await;
+
+    let error = pair.a.call("text.upper", json!(1)).await.expect_err("no way to it");
+
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    drop(spoke);
+    pair.end().await;
+}

@@ -1,0 +1,57 @@
+//! What the directory's actor is asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use alkhub_protocol::HubId;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::feed::Position;
+use super::record::InstanceKey;
+use crate::entry::{DirectoryEntry, FeedMark};
+
+/// What the actor is asked for.
+#[derive(Debug)]
+pub(super) enum Command {
+    Register {
+        entry: DirectoryEntry,
+        /// The hub that has given the instance up, and its generation there: the entry takes the place of that one alone.
+        from: Option<(HubId, u64)>,
+        /// Nobody wants it any more.
+        gone: CancellationToken,
+        done: oneshot::Sender<Result<u64, Refused>>,
+    },
+    Unregister {
+        key: InstanceKey,
+        generation: u64,
+        done: oneshot::Sender<()>,
+    },
+    /// Somebody waits until the reader has come to a place in the feed.
+    CatchUp { to: Position, mark: FeedMark },
+}
+
+/// Another registration than the one that was given up stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused;
+
+/// Whether the connection of an instance is away, to be told.
+#[derive(Debug)]
+pub(super) struct StateChange {
+    pub(super) key: InstanceKey,
+    pub(super) generation: u64,
+    /// As it is when its turn comes.
+    pub(super) is_reconnecting: Arc<AtomicBool>,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// Whether it must not be executed any more: its connection has ended, and another one may have come since.
+    pub(super) fn is_void(&self) -> bool {
+        match self {
+            Self::Register { gone, .. } => gone.is_cancelled(),
+            Self::Unregister { .. } | Self::CatchUp { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The headers that a hub reads by names of its own, and how often each may stand in a request.
+//!
+//! Invariants
+//! - A header that holds one value and is there twice is refused by its name: a proxy and the hub might each read another
+//!   one. Left to their own rules are lists, and headers of which two are as good as none ([`only`]): `traceparent`, as
+//!   W3C's trace context has it, and `X-Request-Id`.
+
+use alkhub_protocol::header as own;
+use http::header::{AUTHORIZATION, ORIGIN};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::error::ApiError;
+
+/// The request's id, in both directions.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long the caller waits.
+pub const TIMEOUT: HeaderName = HeaderName::from_static(own::TIMEOUT.name);
+
+/// What travels with a call beside its input.
+pub const METADATA: HeaderName = HeaderName::from_static(own::METADATA.name);
+
+/// The call in whose course this one is made.
+pub const PARENT: HeaderName = HeaderName::from_static(own::PARENT.name);
+
+/// Where a reader of events stopped.
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Headers that hold one value, with their names as people write them.
+static SINGLE: [(HeaderName, &str); 6] = [
+    (AUTHORIZATION, "Authorization"),
+    (ORIGIN, "Origin"),
+    (TIMEOUT, own::TIMEOUT.title),
+    (METADATA, own::METADATA.title),
+    (PARENT, own::PARENT.title),
+    (LAST_EVENT_ID, "Last-Event-ID"),
+];
+
+/// The value of a header that is there once.
+pub fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Checks that each header which holds one value is there once at most.
+///
+/// # Errors
+/// 400 that names the header which holds one value and is there more than once.
+pub(crate) fn check(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_repeated = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_some();
+    match SINGLE.iter().find(|(name, _)| is_repeated(name)) {
+        Some((_, name)) => {
+            let message = format!("header `{name}` is there more than once: send it once");
+            Err(ApiError::bad_request(message))
+        }
+        None => Ok(()),
+    }
+}

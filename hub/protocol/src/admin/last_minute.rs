@@ -1,0 +1,55 @@
+//! How it went on the hubs in the last minute: what a roll-out is judged by.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A peer whose connection is lost is late when it is not back after this long.
+pub const RETURN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What has come to its end on one hub, or on several together, in the last minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LastMinute {
+    /// Calls of its callers that ended.
+    pub calls: u64,
+    /// Of these, those that failed by the hubs: INTERNAL, NO_PROVIDER, OVERLOADED, SPOKE_LOST, UNAVAILABLE.
+    pub calls_failed: u64,
+    /// Sessions that had lost their connection and have got another one, or ended without.
+    pub returns: u64,
+    /// Of these, those whose peer was not back within 5 s.
+    pub returns_late: u64,
+}
+
+// === impl LastMinute ===
+
+impl Add for LastMinute {
+    type Output = Self;
+
+    /// Both together.
+    fn add(self, other: Self) -> Self {
+        self.each(other, u64::saturating_add)
+    }
+}
+
+impl Sub for LastMinute {
+    type Output = Self;
+
+    /// What has come since, where both are totals.
+    fn sub(self, before: Self) -> Self {
+        self.each(before, u64::saturating_sub)
+    }
+}
+
+impl LastMinute {
+    fn each(self, other: Self, with: fn(u64, u64) -> u64) -> Self {
+        Self {
+            calls: with(self.calls, other.calls),
+            calls_failed: with(self.calls_failed, other.calls_failed),
+            returns: with(self.returns, other.returns),
+            returns_late: with(self.returns_late, other.returns_late),
+        }
+    }
+}

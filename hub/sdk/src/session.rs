@@ -1,0 +1,236 @@
+//! One session at the hub, over one connection after the other.
+//!
+//! Invariants
+//! - A session whose hub keeps it is gone on with for as long as the hub keeps it: what was sent and did not arrive is
+//!   sent again, and nothing twice.
+//! - Of one that is lost the queue ends, and nothing of it is sent to the next one but answers to calls: the next hub may
+//!   find their callers.
+//! - When the hub asks to go on on another one, the next connection is open before the last one is left.
+//! - Who closes the session says so to the hub that has it, whichever connection leads there then: else it would wait for
+//!   somebody who does not come.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use alkhub_protocol::Chain;
+use alkhub_protocol::frame::Frame;
+use alkhub_protocol::frame::session::Migrate;
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::Error;
+use crate::endpoint::{BACKOFF, HubEndpoint, Socket, pause};
+use crate::socket::{self, Ending, Outbox};
+
+/// Time for the hub to answer who comes back.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for another connection, which is open, to take the session's end: it is told there, since the session is.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What becomes of the connection while the session goes on.
+#[derive(Debug)]
+pub(crate) enum LinkNews {
+    /// It is lost, for this reason.
+    Lost(Error),
+    /// There is another one, to this hub; empty where that did not say.
+    Back(String),
+}
+
+/// Runs a session to its end, over `socket` first. `read` gets each message and must not wait; `seen` what becomes of the
+/// connection. Dropping the future cuts the connection and ends the session's queue.
+pub(crate) async fn run(
+    endpoint: &HubEndpoint,
+    mut socket: Socket,
+    outbox: &Outbox,
+    mut read: impl FnMut(Bytes),
+    mut seen: impl FnMut(LinkNews),
+) -> Ending {
+    let _end = EndOnDrop(outbox);
+    let hello = outbox.kept(|kept| kept.hello());
+    if let Err(error) = socket.send(socket::text(hello)).await {
+        return Ending::Broken(error.to_string());
+    }
+    loop {
+        let ending = match serve(endpoint, socket, outbox, &mut read).await {
+            Served::Moved(next) => {
+                socket = next.socket;
+                seen(LinkNews::Back(next.hub));
+                continue;
+            }
+            Served::Ended(ending) => ending,
+        };
+        let Ending::Broken(reason) = ending else {
+            return ending;
+        };
+        let Some(time) = outbox.kept(|kept| kept.time()).filter(|_| outbox.is_open()) else {
+            return Ending::Broken(reason);
+        };
+        tracing::info!(reason, "the connection to the hub is lost: coming back to the session");
+        seen(LinkNews::Lost(
+            endpoint.unreachable(std::io::Error::other(reason.clone())),
+        ));
+        let back = match timeout(time, come_back(endpoint, outbox)).await {
+            Ok(Ok(back)) => back,
+            Ok(Err(ending)) => return ending,
+            Err(_) => return Ending::Broken(reason),
+        };
+        tracing::info!("the session with the hub goes on");
+        socket = back.socket;
+        seen(LinkNews::Back(back.hub));
+    }
+}
+
+/// How the service of one connection ended.
+enum Served {
+    /// The session goes on over this one.
+    Moved(Box<Resumed>),
+    Ended(Ending),
+}
+
+/// A connection over which the session goes on.
+struct Resumed {
+    socket: Socket,
+    /// The hub at its other end.
+    hub: String,
+}
+
+/// Runs one connection until it ends, or until the session goes on over another one, because its hub asks for that. Until
+/// the other connection is open this one is served; from then on nothing more of it is read, and what came meanwhile is said
+/// again.
+async fn serve(endpoint: &HubEndpoint, socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)) -> Served {
+    let mut running = pin!(socket::run(socket, outbox, read));
+    let (next, told) = loop {
+        let asked = async {
+            let migrate = outbox.migrate().await;
+            tracing::info!(
+                deadline_ms = migrate.deadline_ms,
+                "the hub asks to go on on another one: connecting there"
+            );
+            elsewhere(endpoint, &migrate).await
+        };
+        tokio::select! {
+            ending = &mut running => return Served::Ended(ending),
+            moved = asked => if let Some(next) = moved { break next },
+        }
+    };
+    // The old connection stays open meanwhile: its hub keeps the session for who comes.
+    match unless_closed(outbox, resume(next, outbox)).await {
+        Some(Ok(Ok(next))) => {
+            tracing::info!(hub = told, "the session goes on over a new connection");
+            Served::Moved(Box::new(next))
+        }
+        // It has not gone there, as far as anybody knows.
+        None | Some(_) if !outbox.is_open() => Served::Ended(running.await),
+        None => Served::Ended(Ending::Closed),
+        Some(Ok(Err(lost)) | Err(lost)) => Served::Ended(Ending::Broken(lost)),
+    }
+}
+
+/// Waits for what a connection that is open brings, and not for long when the session is to end meanwhile; `None` then.
+async fn unless_closed<T>(outbox: &Outbox, resuming: impl Future<Output = T>) -> Option<T> {
+    let mut resuming = pin!(resuming);
+    tokio::select! {
+        resumed = &mut resuming => Some(resumed),
+        () = outbox.closed() => timeout(FAREWELL, resuming).await.ok(),
+    }
+}
+
+/// Connects to another hub, until the one that has the session gives up waiting; with where that is.
+async fn elsewhere(endpoint: &HubEndpoint, migrate: &Migrate) -> Option<(Socket, String)> {
+    let until = Instant::now() + Duration::from_millis(migrate.deadline_ms);
+    let target = migrate.target.as_deref().map(|url| endpoint.at(url));
+    let mut target = target.and_then(|target| {
+        let unusable = |error: &Error| tracing::warn!(%error, "the hub names a place that cannot be dialled");
+        target.inspect_err(unusable).ok()
+    });
+    let mut backoff = BACKOFF;
+    while Instant::now() < until {
+        // Where it cannot be reached the usual address is as good.
+        let at = target.take();
+        let at = at.unwrap_or_else(|| endpoint.after(backoff.failures()));
+        match at.dial().await {
+            Ok(socket) => return Some((socket, at.url().to_owned())),
+            Err(error) => tracing::info!(error = %Chain::of(&error), "another hub cannot be reached yet"),
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+    None
+}
+
+/// Dials after so many failures.
+async fn dial(endpoint: &HubEndpoint, failures: u32) -> Result<Socket, Error> {
+    endpoint.after(failures).dial().await
+}
+
+/// Connects until the hub goes on with the session, or refuses to, or the session is to end and no connection is open.
+async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox) -> Result<Resumed, Ending> {
+    let mut backoff = BACKOFF;
+    loop {
+        let dialed = tokio::select! {
+            () = outbox.closed() => return Err(Ending::Closed),
+            dialed = dial(endpoint, backoff.failures()) => dialed,
+        };
+        let (error, pause) = match dialed {
+            Ok(socket) => match unless_closed(outbox, resume(socket, outbox)).await {
+                Some(Ok(resumed)) => return resumed.map_err(Ending::Broken),
+                Some(Err(error)) => (error, backoff.pause()),
+                None => return Err(Ending::Closed),
+            },
+            Err(error) if error.is_permanent() => return Err(Ending::Failed(error)),
+            Err(error) => (error.to_string(), pause(&error, &mut backoff)),
+        };
+        tracing::debug!(error, "the hub cannot be reached");
+        tokio::select! {
+            () = outbox.closed() => return Err(Ending::Closed),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Asks for the session over a new connection: the connection that goes on with it, or why the hub does not.
+///
+/// # Errors
+/// The connection broke before the hub had answered.
+async fn resume(mut socket: Socket, outbox: &Outbox) -> Result<Result<Resumed, String>, String> {
+    let mut hub = String::new();
+    let hello = outbox.kept(|kept| kept.hello());
+    socket.send(socket::text(hello)).await.map_err(|e| e.to_string())?;
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        let message = timeout_at(until, socket.next()).await;
+        let message = match message.map_err(|_| "the hub does not answer".to_owned())? {
+            Some(Ok(Message::Text(text))) => Bytes::from(text),
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Close(_))) | None => return Err("the hub closed the connection".to_owned()),
+            Some(Err(error)) => return Err(error.to_string()),
+        };
+        match Frame::decode(&message) {
+            Ok((Frame::Resumed(received), _)) => {
+                let rewound = outbox.rewind(received);
+                return Ok(rewound.map(|()| Resumed { socket, hub }));
+            }
+            Ok((Frame::Welcome(welcome), _)) => {
+                outbox.kept(|kept| kept.reached(&welcome));
+                hub = welcome.hub_id;
+            }
+            Ok((Frame::Refused(error), _)) if error.retryable => return Err(error.to_string()),
+            Ok((Frame::Refused(error), _)) => return Ok(Err(format!("the session is lost: {error}"))),
+            Ok((Frame::Hubs(hubs), _)) => outbox.hubs_are(hubs),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// Senders learn of the end however the session's future ends.
+struct EndOnDrop<'a>(&'a Outbox);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

@@ -1,0 +1,222 @@
+//! One of the sessions that a spoke holds, as the others of its parts see it.
+//!
+//! Invariants
+//! - What is shown of it is of the session that is registered; between two it shows nothing.
+//! - One request waits for its hub's answer at a time, and who waits for it learns when the session ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::frame::{encode, kind};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::{Dialect, InstanceId, RawJson, RequestId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::socket::Outbox;
+
+/// Time for the hub to answer a registration that takes the place of another one.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for a session to reach another hub, when nobody else wants that.
+const MOVING: Duration = Duration::from_secs(10);
+
+/// A session of a spoke.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    /// As what it registers.
+    pub(super) instance: InstanceId,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// A part of the spoke's concurrency is its own: it registers, is registered, or comes back.
+    has_room: bool,
+    registered: Option<RegisteredSession>,
+    /// The request that waits for the hub's answer.
+    asked: Option<(RequestId, oneshot::Sender<Option<RegisterOutput>>)>,
+}
+
+#[derive(Debug)]
+struct RegisteredSession {
+    outbox: Outbox,
+    output: Arc<RegisterOutput>,
+    /// The calls at once that it is registered with.
+    concurrency: Option<u32>,
+    /// Whether it has a connection.
+    is_there: bool,
+}
+
+// === impl Attachment ===
+
+impl Attachment {
+    pub(super) fn new(instance: InstanceId) -> Self {
+        Self {
+            instance,
+            state: Mutex::default(),
+        }
+    }
+
+    /// A session is about to register.
+    pub(super) fn takes_room(&self) {
+        self.state.lock().has_room = true;
+    }
+
+    /// Whether a part of the spoke's concurrency is the session's, whose connection may be lost.
+    pub(super) fn has_room(&self) -> bool {
+        self.state.lock().has_room
+    }
+
+    /// A session is registered, with so many calls at once.
+    pub(super) fn begins(&self, outbox: Outbox, output: RegisterOutput, concurrency: Option<u32>) {
+        self.state.lock().registered = Some(RegisteredSession {
+            outbox,
+            output: Arc::new(output),
+            concurrency,
+            is_there: true,
+        });
+    }
+
+    /// Its connection is lost, or there is another one; whether that is of a session that is registered.
+    pub(super) fn set_there(&self, is_there: bool) -> bool {
+        let mut state = self.state.lock();
+        if !is_there {
+            // The answer may take as long as the session lasts: nobody waits for that.
+            state.asked = None;
+        }
+        state
+            .registered
+            .as_mut()
+            .map(|session| session.is_there = is_there)
+            .is_some()
+    }
+
+    /// The session goes on at this hub.
+    pub(super) fn is_at(&self, hub: &str) {
+        if let (Some(session), Ok(hub_id)) = (&mut self.state.lock().registered, hub.parse()) {
+            session.output = Arc::new(RegisterOutput {
+                hub_id,
+                ..(*session.output).clone()
+            });
+        }
+    }
+
+    /// The session is over.
+    pub(super) fn ends(&self) {
+        *self.state.lock() = State::default();
+    }
+
+    /// What it is registered as, while it has a connection.
+    pub(super) fn output(&self) -> Option<Arc<RegisterOutput>> {
+        let state = self.state.lock();
+        let there = state.registered.as_ref().filter(|session| session.is_there);
+        there.map(|session| session.output.clone())
+    }
+
+    /// The hub that has it, by its `hubId`, while it has a connection.
+    pub(super) fn hub(&self) -> Option<String> {
+        let state = self.state.lock();
+        let there = state.registered.as_ref().filter(|session| session.is_there);
+        there.map(RegisteredSession::hub)
+    }
+
+    /// The hub that has it, or had it when its connection was lost: there it may come back to.
+    pub(super) fn last_hub(&self) -> Option<String> {
+        self.state.lock().registered.as_ref().map(RegisteredSession::hub)
+    }
+
+    /// The calls at once that it is registered with, while it has a connection.
+    pub(super) fn concurrency(&self) -> Option<Option<u32>> {
+        let state = self.state.lock();
+        let there = state.registered.as_ref().filter(|session| session.is_there);
+        there.map(|session| session.concurrency)
+    }
+
+    /// How many hubs there are, as its hub says, while it has a connection.
+    pub(super) fn hubs(&self) -> Option<watch::Receiver<u32>> {
+        let state = self.state.lock();
+        let there = state.registered.as_ref().filter(|session| session.is_there);
+        there.map(|session| session.outbox.hubs())
+    }
+
+    /// Says so many messages over the session, where there is one.
+    pub(super) fn send(&self, messages: impl Iterator<Item = Bytes>) {
+        let outbox = self
+            .state
+            .lock()
+            .registered
+            .as_ref()
+            .map(|session| session.outbox.clone());
+        if let Some(outbox) = outbox {
+            messages.for_each(|message| outbox.push(message));
+        }
+    }
+
+    /// Has the session go on over another connection, as when its hub asks for that.
+    pub(super) fn move_on(&self) {
+        let state = self.state.lock();
+        if let Some(session) = state.registered.as_ref().filter(|session| session.is_there) {
+            session.outbox.move_on(MOVING);
+        }
+    }
+
+    /// Registers the session anew, and waits for the hub's answer, for a time: what it sent before comes before that. `None`
+    /// when there is no session, or its hub refuses or is silent. What `input` makes is sent before what a later call makes.
+    pub(super) async fn register_as(&self, input: impl FnOnce() -> RawJson) -> Option<RegisterOutput> {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut state = self.state.lock();
+            let session = state.registered.as_ref().filter(|session| session.outbox.is_open())?;
+            let (id, outbox) = (crate::client::new_id(), session.outbox.clone());
+            state.asked = Some((id.clone(), sender));
+            outbox.push(register(&id, &input()));
+        }
+        timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?
+    }
+
+    /// What the session is registered as from now on, with so many calls at once.
+    pub(super) fn set_output(&self, output: RegisterOutput, concurrency: Option<u32>) {
+        if let Some(session) = &mut self.state.lock().registered {
+            session.output = Arc::new(output);
+            session.concurrency = concurrency;
+        }
+    }
+
+    /// The hub has answered a request, perhaps that registration; with nothing when it refused.
+    pub(super) fn answered(&self, request_id: &RequestId, output: Option<RegisterOutput>) {
+        let asked = self.state.lock().asked.take_if(|(id, _)| id == request_id);
+        if let Some((_, waiting)) = asked {
+            // Who waits may have run out of time.
+            let _ = waiting.send(output);
+        }
+    }
+}
+
+// === impl RegisteredSession ===
+
+impl RegisteredSession {
+    fn hub(&self) -> String {
+        let named = self.outbox.kept(|kept| kept.hub().map(str::to_owned));
+        named.unwrap_or_else(|| self.output.hub_id.to_string())
+    }
+}
+
+/// `hub.register`.
+pub(super) fn register(id: &RequestId, input: &RawJson) -> Bytes {
+    let operation = kind::REGISTER.parse().expect("a valid name");
+    encode::call_requested(
+        Dialect::Id,
+        id.as_str(),
+        &operation,
+        Some(input),
+        &encode::RequestOptions::default(),
+    )
+}
+
+/// A registration as its message has it.
+pub(super) fn input(input: &RegisterInput) -> RawJson {
+    crate::client::payload(input).expect("it was encoded when the spoke was made")
+}

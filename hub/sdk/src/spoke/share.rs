@@ -1,0 +1,103 @@
+//! The calls that a spoke takes at once, divided between its sessions.
+//!
+//! Invariants
+//! - What is divided is the least of what the program wants and what the hubs allow an instance: they know of two instances,
+//!   and would allow each of them all of it.
+//! - A session has its part from before it registers until it is over, while its connection is lost too: what it is registered
+//!   with stands meanwhile.
+//! - What a session is registered with is compared with its part at each change, and sent again where its hub refuses.
+//! - Nothing is registered anew once the spoke ends: that would bring its operations back.
+
+use std::time::Duration;
+
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_retry::Backoff;
+use tokio::time::sleep;
+
+use super::{FIRST, SECOND, Shared};
+
+/// Pauses before a registration that a hub refused is sent again.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
+
+/// Keeps each session registered with its part, for as long as the future is polled.
+pub(super) async fn divide(shared: &Shared) {
+    let mut status = shared.status.subscribe();
+    let mut pause = AGAIN;
+    loop {
+        status.borrow_and_update();
+        let mut is_divided = true;
+        for session in [FIRST, SECOND] {
+            is_divided &= shared.register_share(session).await;
+        }
+        if is_divided {
+            pause = AGAIN;
+        }
+        tokio::select! {
+            // The sender is our own.
+            _ = status.changed() => {}
+            () = sleep(pause.pause()), if !is_divided => {}
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Makes room for a session that is about to register, beside the other one if there is one: the calls that it may take at
+    /// once.
+    pub(super) async fn make_room(&self, session: usize) -> Option<u32> {
+        self.sessions[session].takes_room();
+        if self.other(session).is_some() {
+            // Where its hub does not answer it stays as it was, and is told later; meanwhile the spoke refuses.
+            self.register_share(1 - session).await;
+        }
+        self.share(session)
+    }
+
+    /// The part of a session.
+    fn share(&self, session: usize) -> Option<u32> {
+        if !self.other(session).is_some_and(|other| other.has_room()) {
+            return self.concurrency;
+        }
+        let all = self.most()?;
+        let second = all / 2;
+        Some(if session == SECOND { second } else { all - second }.max(1))
+    }
+
+    /// The calls that it takes at once, over all sessions.
+    pub(super) fn most(&self) -> Option<u32> {
+        *self.most.lock()
+    }
+
+    /// Whether its calls can be divided: one cannot.
+    pub(super) fn is_divisible(&self) -> bool {
+        self.most().is_none_or(|calls| calls > 1)
+    }
+
+    /// A hub has registered a session that asked for so many calls at once: what that says of all.
+    pub(super) fn learn(&self, asked: Option<u32>, output: &RegisterOutput) {
+        let limit = output
+            .concurrency
+            .filter(|most| asked.is_none_or(|asked| *most < asked));
+        if limit.is_some() {
+            *self.most.lock() = limit;
+        } else if asked == self.concurrency {
+            *self.most.lock() = self.concurrency;
+        }
+    }
+
+    /// Registers a session with its part, unless it is; `false` where its hub refuses, or is silent.
+    async fn register_share(&self, session: usize) -> bool {
+        let _one_at_a_time = self.dividing.lock().await;
+        let (attachment, share) = (&self.sessions[session], self.share(session));
+        if self.is_ending() || attachment.concurrency().is_none_or(|now| now == share) {
+            return true;
+        }
+        let answer = attachment.register_as(|| self.registration(attachment, share)).await;
+        let Some(output) = answer else { return false };
+        self.learn(share, &output);
+        attachment.set_output(output, share);
+        self.show(None);
+        true
+    }
+}

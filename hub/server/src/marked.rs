@@ -1,0 +1,50 @@
+//! Whether an operator has told this hub to give its connections away.
+
+use alkhub_hub_cluster::DrainMark;
+use parking_lot::Mutex;
+
+/// The mark by which this hub drains, as the last look has found it.
+#[derive(Debug, Default)]
+pub(crate) struct Marked(Mutex<Option<DrainMark>>);
+
+// === impl Marked ===
+
+impl Marked {
+    /// Whether it is to give its connections away.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// Notes what a look has found; true when the hub begins to drain with it, or stops.
+    pub(crate) fn set(&self, mark: Option<DrainMark>) -> bool {
+        let mut known = self.0.lock();
+        let before = std::mem::replace(&mut *known, mark);
+        before.is_some() != known.is_some()
+    }
+
+    /// The revision to which connections should get.
+    pub(crate) fn wanted(&self) -> Option<String> {
+        self.0.lock().as_ref()?.revision.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_begins_to_drain_once_however_often_it_is_told() {
+        let marked = Marked::default();
+        let mark = |revision: Option<&str>| {
+            Some(DrainMark {
+                revision: revision.map(str::to_owned),
+            })
+        };
+
+        assert!(marked.set(mark(None)));
+        assert!(!marked.set(mark(Some("2"))));
+        assert_eq!((marked.is_draining(), marked.wanted().as_deref()), (true, Some("2")));
+        assert!(marked.set(None));
+        assert!(!marked.set(None));
+    }
+}

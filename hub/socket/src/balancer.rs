@@ -1,0 +1,212 @@
+//! Which WebSockets this hub keeps: asked before each upgrade, and looked at once a second (`hub/balance`).
+//!
+//! Invariants
+//! - A peer that is let go gets no new call that anybody else can take, and is closed (1001) when none of its calls, and
+//!   none that it runs, is under way. One that does not come to that within a minute stays, and may be chosen again.
+//! - A peer with a session that outlives its connection is not let go: the close would end the session.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alkhub_balance::{Balance, Decision, Membership, Movable, Move, Order, Own, Rule, Upgrade};
+use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::open::Leaver;
+use alkhub_edge::{ApiError, Open};
+use alkhub_protocol::{CallError, Code, HubId};
+use parking_lot::Mutex;
+use prometheus::Registry;
+use tokio::time::Instant;
+
+use crate::metrics::BalanceMetrics;
+
+/// What the sockets of one hub are balanced by.
+#[derive(Debug)]
+pub(crate) struct Balancer {
+    began: Instant,
+    balance: Mutex<Balance>,
+    /// Sockets whose peers were told to go.
+    pub(crate) leaving: Arc<AtomicUsize>,
+    /// Hubs that take connections, by the last look that knew.
+    hubs: AtomicU32,
+    metrics: BalanceMetrics,
+}
+
+// === impl Balancer ===
+
+impl Balancer {
+    /// That of a hub which has seen nothing.
+    ///
+    /// # Errors
+    /// The registry has the metrics already.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            began: Instant::now(),
+            balance: Mutex::new(Balance::new(Rule::default(), rand::random())),
+            leaving: Arc::default(),
+            hubs: AtomicU32::new(1),
+            metrics: BalanceMetrics::new(registry)?,
+        })
+    }
+
+    /// The time on the clock of [`Membership::read_at`].
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// How many hubs take connections; one where there is no other, or none is known.
+    pub(crate) fn hubs(&self) -> u32 {
+        self.hubs.load(Ordering::Acquire)
+    }
+
+    /// Counts the hubs that take connections, and tells what is `open` when there are more or fewer.
+    fn count_hubs(&self, open: &Open, membership: &Membership) {
+        let serving = membership.members.iter().filter(|member| !member.draining);
+        let hubs = u32::try_from(serving.count()).unwrap_or(u32::MAX).max(1);
+        if self.is_fresh(membership) && self.hubs.swap(hubs, Ordering::AcqRel) != hubs {
+            let sockets = open.of(ConnectionKind::Websocket);
+            sockets.iter().for_each(|socket| socket.hubs_changed());
+        }
+    }
+
+    fn is_fresh(&self, membership: &Membership) -> bool {
+        self.now() <= membership.read_at + Rule::default().fresh
+    }
+
+    /// Looks at what all hubs hold, and lets peers of what is `open` go that are better off elsewhere; without an order to
+    /// balance only while the hub drains.
+    /// `beside` knows of a session where the other one of its program is.
+    pub(crate) fn look(
+        &self,
+        open: &Open,
+        membership: &Membership,
+        (balances, draining): (bool, bool),
+        beside: impl Fn(&str) -> Option<HubId>,
+    ) {
+        self.count_hubs(open, membership);
+        if !balances && !draining {
+            self.balance.lock().pause(self.now());
+            return self.show(membership, None);
+        }
+        let sockets = open.count(ConnectionKind::Websocket);
+        let staying = sockets.saturating_sub(self.leaving.load(Ordering::Acquire));
+        let own = Own {
+            staying: u32::try_from(staying).unwrap_or(u32::MAX),
+            draining,
+        };
+        let (decision, goal) = {
+            let mut balance = self.balance.lock();
+            (balance.decide(self.now(), membership, own), balance.goal())
+        };
+        self.show(membership, goal);
+        if let Decision::Move(order) = decision {
+            self.carry_out(open, &order, beside);
+        }
+    }
+
+    fn carry_out(&self, open: &Open, order: &Order, beside: impl Fn(&str) -> Option<HubId>) {
+        let sockets = open.of(ConnectionKind::Websocket);
+        let leavers = sockets.iter().enumerate();
+        let leavers = leavers.filter_map(|(place, socket)| {
+            let leaver = socket.leaver()?;
+            let beside = beside(&leaver.session).filter(|_| leaver.migrates);
+            Some((place, leaver, beside))
+        });
+        let leavers: Vec<_> = leavers.collect();
+        let movables = leavers.iter().map(|(place, leaver, beside)| {
+            let beside = beside.as_ref().map(HubId::as_str);
+            self.movable(*place, leaver, beside)
+        });
+        let moves = self.balance.lock().choose(self.now(), order, movables);
+        let counter = self.metrics.moves(order.is_drain());
+        for chosen in moves {
+            match chosen {
+                Move::LetGo { connection } => sockets[connection].let_go(),
+                // A load balancer stands before the pods: the peer finds one by itself, and full ones refuse it.
+                Move::To { connection, .. } if sockets[connection].ask_to_move(None) => {}
+                Move::To { .. } => continue,
+            }
+            counter.inc();
+        }
+    }
+
+    /// What the rule chooses among.
+    fn movable<'a>(&self, place: usize, leaver: &Leaver, beside: Option<&'a str>) -> Movable<'a, usize> {
+        Movable {
+            connection: place,
+            migrates: leaver.migrates,
+            in_flight: leaver.in_flight,
+            since: leaver.since,
+            moved_at: leaver.moved.map(|at| at.saturating_duration_since(self.began)),
+            beside,
+        }
+    }
+
+    /// Shows in metrics what a look was about.
+    fn show(&self, membership: &Membership, goal: Option<u32>) {
+        let members = if self.is_fresh(membership) {
+            membership.members.len()
+        } else {
+            0
+        };
+        self.metrics.members.set(i64::try_from(members).unwrap_or(i64::MAX));
+        self.metrics.goal.set(goal.map_or(0, i64::from));
+    }
+
+    /// Whether a peer is welcome, which is known by `source` alone.
+    ///
+    /// # Errors
+    /// Another hub should have it.
+    pub(crate) fn admit(&self, source: u64) -> Result<(), ApiError> {
+        let Upgrade::Refuse { retry_after } = self.balance.lock().admit(self.now(), source) else {
+            return Ok(());
+        };
+        self.metrics.refused.inc();
+        let message = "this hub has its part of the connections: connect again, to another one";
+        let wait_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+        let error = CallError::new(Code::Unavailable, message);
+        Err(error.retryable().retry_after_ms(wait_ms).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_balance::Member;
+    use alkhub_protocol::admin::{BALANCE_FACTOR, BALANCE_SLACK, REBALANCE_SECONDS};
+
+    use super::*;
+
+    #[test]
+    fn others_know_what_a_pod_may_hold() {
+        let rule = Rule::default();
+        assert!((rule.factor - BALANCE_FACTOR).abs() < f64::EPSILON);
+        assert_eq!(rule.slack, BALANCE_SLACK);
+        assert_eq!(rule.rebalance.as_secs(), REBALANCE_SECONDS);
+    }
+
+    #[test]
+    fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
+        let balancer = Balancer::new(&Registry::new()).expect("a fresh registry");
+        let member = |pod: &str| Member {
+            pod: pod.into(),
+            revision: 0,
+            draining: false,
+            connections: 1,
+            weight: 1,
+        };
+        let membership = Membership {
+            own: "a".into(),
+            members: vec![member("a"), member("b")],
+            read_at: balancer.now(),
+            wanted: None,
+            rebalance: None,
+        };
+        let looks = |draining| balancer.look(&Open::default(), &membership, (false, draining), |_| None);
+
+        looks(true);
+        assert!(balancer.admit(1).is_err());
+        looks(false);
+
+        assert!(balancer.admit(1).is_ok());
+    }
+}

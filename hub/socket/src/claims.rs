@@ -1,0 +1,245 @@
+//! The sessions that this hub has asked the others for, because their peers have come here.
+//!
+//! Nobody remembers where a session is: whoever is asked for one asks every hub that lives. It costs a few bytes for each hub,
+//! of a peer that comes back elsewhere, in place of a record in Redis of each session that is open.
+//!
+//! Invariants
+//! - A claim ends once: with the session, with a refusal, or when every hub has said that it does not have it, or is gone, or has
+//!   not answered in [`PATIENCE`].
+//! - A hub that asks for a session for which this hub is asking itself is answered when that has ended: the later claim gets it.
+//! - A claim is counted from when it is made until the session that it has brought has its place ([`ComingGuard`]).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alkhub_calls::{Moves, SessionMessage};
+use alkhub_edge::Key;
+use alkhub_protocol::frame::session::ResumeRequest;
+use alkhub_protocol::{CallError, HubId};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::resumable::{Claimed, Taker, digest};
+
+/// Time for the other hubs to answer. The peer begins anew after it, so that a hub that hangs keeps nobody waiting.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whoever is asked gives up this much sooner: it hears of the claim later than the other one counts from, and what it gives
+/// must arrive.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// The claims of one hub.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    list: Mutex<List>,
+    /// There is another claim, which may be the first to run out of time.
+    pub(crate) changed: Notify,
+    /// Claims, and sessions that they bring.
+    coming: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    last: u64,
+    claims: HashMap<u64, SessionClaim>,
+}
+
+/// One claim.
+#[derive(Debug)]
+pub(crate) struct SessionClaim {
+    /// By which the other hubs name it.
+    pub(crate) number: u64,
+    /// The session's id, as its peer knows it.
+    pub(crate) id: String,
+    /// The key with which the peer has come.
+    pub(crate) key: Arc<Key>,
+    /// Where the session goes.
+    taker: Taker,
+    /// Other hubs that ask for the same session.
+    pub(crate) others: Vec<Asked>,
+    digest: Arc<str>,
+    waits_for: HashSet<HubId>,
+    until: Instant,
+    coming: ComingGuard,
+}
+
+/// A session that comes to this hub, or may, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct ComingGuard(Arc<AtomicUsize>);
+
+/// What another hub asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) from: HubId,
+    pub(crate) claim: u64,
+    pub(crate) digest: String,
+    pub(crate) received: u64,
+    pub(crate) key: String,
+    /// When it was heard.
+    pub(crate) at: Instant,
+}
+
+// === impl Claims ===
+
+impl Claims {
+    /// Asks every other hub for a session; `None` where there is no other hub. The sender is dropped when none has it.
+    pub(crate) fn ask(
+        &self,
+        moves: &Moves,
+        request: &ResumeRequest,
+        key: &Arc<Key>,
+    ) -> Option<oneshot::Receiver<Claimed>> {
+        let hubs = moves.others();
+        if hubs.is_empty() {
+            return None;
+        }
+        let digest = digest(&request.session_id);
+        let (taker, session) = oneshot::channel();
+        let mut claim = SessionClaim {
+            number: 0,
+            id: request.session_id.clone(),
+            key: key.clone(),
+            taker,
+            others: Vec::new(),
+            digest: digest.clone(),
+            waits_for: hubs.iter().cloned().collect(),
+            until: Instant::now() + PATIENCE,
+            coming: ComingGuard::new(&self.coming),
+        };
+        let number = {
+            let mut list = self.list.lock();
+            list.last += 1;
+            let number = list.last;
+            claim.number = number;
+            list.claims.insert(number, claim);
+            number
+        };
+        for hub in hubs {
+            let message = SessionMessage::Claim {
+                claim: number,
+                digest: digest.to_string(),
+                received: request.received,
+                key: key.id.to_string(),
+            };
+            if moves.say(&hub, message).is_err() {
+                // The last one ends the claim; its sender is dropped with it.
+                drop(self.unknown(number, &hub));
+            }
+        }
+        self.changed.notify_one();
+        Some(session)
+    }
+
+    /// Claims that wait for an answer, and sessions on their way here.
+    pub(crate) fn coming(&self) -> usize {
+        self.coming.load(Ordering::Acquire)
+    }
+
+    /// A hub does not have the session; the claim, if that was the last one.
+    pub(crate) fn unknown(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
+        let mut list = self.list.lock();
+        let claim = list.claims.get_mut(&number)?;
+        claim.waits_for.remove(hub);
+        if claim.waits_for.is_empty() {
+            list.claims.remove(&number)
+        } else {
+            None
+        }
+    }
+
+    /// A hub has the session: the claim, if it waits for that hub.
+    pub(crate) fn answered(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
+        let mut list = self.list.lock();
+        let waits = list.claims.get(&number)?.waits_for.contains(hub);
+        if waits { list.claims.remove(&number) } else { None }
+    }
+
+    /// A hub is gone: the claims that waited for that one alone.
+    pub(crate) fn lost(&self, hub: &HubId) -> Vec<SessionClaim> {
+        let numbers: Vec<u64> = self.list.lock().claims.keys().copied().collect();
+        numbers
+            .into_iter()
+            .filter_map(|number| self.unknown(number, hub))
+            .collect()
+    }
+
+    /// The claims whose time is over.
+    pub(crate) fn take_expired(&self) -> Vec<SessionClaim> {
+        let now = Instant::now();
+        let mut list = self.list.lock();
+        let is_over = |(number, claim): (&u64, &SessionClaim)| (claim.until <= now).then_some(*number);
+        let over: Vec<u64> = list.claims.iter().filter_map(is_over).collect();
+        over.into_iter()
+            .filter_map(|number| list.claims.remove(&number))
+            .collect()
+    }
+
+    /// Waits until the time of a claim is over. Dropping the future loses nothing.
+    pub(crate) async fn expiry(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let next = self.list.lock().claims.values().map(|claim| claim.until).min();
+            match next {
+                Some(next) => tokio::select! {
+                    () = tokio::time::sleep_until(next) => return,
+                    () = changed => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Puts aside what another hub asks for, where this hub asks for the same; gives it back where it does not.
+    pub(crate) fn put_aside(&self, asked: Asked) -> Option<Asked> {
+        let mut list = self.list.lock();
+        let own = list.claims.values_mut().find(|claim| *claim.digest == *asked.digest);
+        match own {
+            Some(own) => {
+                own.others.push(asked);
+                None
+            }
+            None => Some(asked),
+        }
+    }
+}
+
+// === impl SessionClaim, Asked ===
+
+impl SessionClaim {
+    /// Ends it with an error, which the peer gets unless it has gone; what other hubs have asked meanwhile.
+    pub(crate) fn refuse(self, error: CallError) -> Vec<Asked> {
+        drop(self.taker.send(Err(error)));
+        self.others
+    }
+
+    /// Ends it with the session, which has come: where that goes, what other hubs have asked meanwhile, and by what it is
+    /// counted until it is there.
+    pub(crate) fn met(self) -> (Taker, Vec<Asked>, ComingGuard) {
+        (self.taker, self.others, self.coming)
+    }
+}
+
+impl Asked {
+    /// Whether the hub that asked does not wait for an answer any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.at.elapsed() >= PATIENCE - MARGIN
+    }
+}
+
+// === impl ComingGuard ===
+
+impl ComingGuard {
+    fn new(coming: &Arc<AtomicUsize>) -> Self {
+        coming.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(coming))
+    }
+}
+
+impl Drop for ComingGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

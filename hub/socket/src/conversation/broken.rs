@@ -1,0 +1,54 @@
+//! Messages that cannot be read: each is answered, and ends no call but the one that it names.
+
+use alkhub_protocol::frame;
+use bytes::Bytes;
+
+use super::{Conversation, Heard};
+use crate::spoke::SpokeMessage;
+
+impl Conversation {
+    /// Answers a message over the limit, of which the beginning is left.
+    pub(crate) fn too_large(&mut self, head: &[u8], size: usize) -> Heard {
+        self.sockets.messages().received.inc();
+        self.broken(&frame::Error::too_large(head, size), head.len())
+    }
+
+    /// Answers a message that cannot be read, or leaves that to the hub where the call runs that it names.
+    pub(super) fn unreadable(&mut self, error: &frame::Error, data: &Bytes) -> Heard {
+        let elsewhere = error.call.as_ref().is_some_and(|named| {
+            let id = &named.request_id;
+            !named.asks && (self.answer_elsewhere(id, data) || self.abort_elsewhere(id, data))
+        });
+        if elsewhere {
+            return Heard::Counted;
+        }
+        self.broken(error, data.len())
+    }
+
+    /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
+    /// own ends with `call.error`, and one that it should have answered ends at the caller's.
+    fn broken(&mut self, error: &frame::Error, bytes: usize) -> Heard {
+        self.asked += 1;
+        self.answer_broken(error, bytes);
+        if error.counts { Heard::Counted } else { Heard::Uncounted }
+    }
+
+    fn answer_broken(&mut self, error: &frame::Error, bytes: usize) {
+        let fault = error.to_call_error();
+        let Some(named) = &error.call else {
+            return self.refuse(&fault, error.topic.as_deref());
+        };
+        let id = &named.request_id;
+        if let (true, Some(dialect)) = (named.asks, named.dialect) {
+            self.outbox.speaks(dialect);
+        }
+        if named.asks && !self.is_running(id) {
+            return self.fail(id, &fault);
+        }
+        if !named.asks && !self.is_running(id) {
+            self.spoke
+                .received(SpokeMessage::Broken(id.clone(), fault.clone()), bytes);
+        }
+        self.refuse_of_call(&fault, id);
+    }
+}

@@ -1,0 +1,169 @@
+//! A conversation that moves from one hub to another, and what goes on through the tunnel between the two.
+
+use std::task::{Context, Poll, Waker};
+
+use alkhub_calls::{HeldInstance, Registration};
+use alkhub_events::Item;
+use alkhub_protocol::frame::encode;
+use alkhub_protocol::{CallError, CloseCode, Code, RequestId};
+use bytes::Bytes;
+
+use super::Conversation;
+use crate::handover::Handover;
+use crate::pending::Done;
+use crate::subscriptions::Begun;
+use crate::tunnel::TunnelGuard;
+
+impl Conversation {
+    // --- the hub that it leaves ---
+
+    /// Resolves when nothing is under way any more that the peer would be told of by this hub alone: registrations,
+    /// subscriptions that wait for their confirmation, publications.
+    pub(crate) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_pending(cx);
+        if self.pending.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Ends the subscriptions here: the events that wait for the peer, and the topics.
+    pub(crate) fn take_subscriptions(&mut self) -> (Vec<Bytes>, Vec<String>) {
+        let mut events = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(item) = self.poll_event(&mut cx) {
+            events.push(match item {
+                Item::Event(event) => event.text().clone(),
+                Item::Gap(gap) => encode::gap(&gap),
+            });
+        }
+        let subscriptions = std::mem::take(&mut self.subscriptions);
+        (events, subscriptions.into_topics())
+    }
+
+    /// Tells another hub what runs here.
+    pub(crate) fn describe(&self, handover: &mut Handover) {
+        let registration = self.spoke.registration();
+        handover.instance = registration.and_then(HeldInstance::of);
+        handover.legs = self.legs();
+        handover.calls = self.tickets.running().map(RequestId::to_string).collect();
+        for tunnel in &self.tunnels {
+            handover.calls.extend(tunnel.running().1);
+        }
+    }
+
+    /// The calls that run on the spoke for this hub, and for hubs that the session has left before; as the spoke knows them.
+    pub(crate) fn legs(&self) -> Vec<String> {
+        let own = self.spoke.registration().map(Registration::running);
+        let tunnelled = self.tunnels.iter().flat_map(|tunnel| tunnel.running().0);
+        own.into_iter().flatten().chain(tunnelled).collect()
+    }
+
+    /// Whether nothing runs here any more of a session that another hub goes on with, and nobody is sent here for it.
+    pub(crate) fn is_left(&mut self) -> bool {
+        self.tunnels.retain(|tunnel| !tunnel.is_closed());
+        let is_over = |registration: &Registration| registration.is_over();
+        self.spoke.registration().is_none_or(is_over)
+            && self.tickets.running().next().is_none()
+            && self.tunnels.is_empty()
+            && self.pending.is_empty()
+    }
+
+    // --- the hub that goes on with it ---
+
+    /// Goes on with what another hub has told; what runs there goes on through the tunnel.
+    pub(crate) fn go_on(&mut self, handover: &mut Handover, tunnel: TunnelGuard) {
+        self.tunnels.push(tunnel);
+        if let Some(instance) = handover.instance.take() {
+            let (calls, caller) = (self.sockets.calls().clone(), self.key.caller());
+            let outbox = self.outbox.clone();
+            self.spoke.begin();
+            self.arriving = true;
+            self.pending.add(async move {
+                let taken = calls.take_over(&caller, instance, outbox).await;
+                Done::TakenOver(Box::new(taken))
+            });
+        }
+        for topic in std::mem::take(&mut handover.topics) {
+            match topic.parse() {
+                Ok(filter) => self.ask_for(filter, Begun::Again),
+                Err(error) => tracing::warn!(%error, "another hub has named a topic that is none"),
+            }
+        }
+    }
+
+    /// Resolves when the spoke of the session can be called here through every hub, or that has taken too long.
+    pub(crate) fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_pending(cx);
+        if self.arriving { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// The registration has come here too, or cannot.
+    pub(super) fn taken_over(&mut self, taken: Result<Registration, CallError>) {
+        match taken {
+            Ok(registration) => {
+                for tunnel in &self.tunnels {
+                    tunnel.settle(registration.slots());
+                }
+                let visible = self.sockets.calls().visible(&registration);
+                self.pending.add(async move {
+                    // Hubs that lag are in the log, and find the spoke by a look.
+                    drop(visible.await);
+                    Done::Settled
+                });
+                self.spoke.settle(Some(registration));
+                self.tell_if_reconnecting();
+                let caller = self.key.caller();
+                self.narrow(&caller);
+            }
+            Err(error) => {
+                self.arriving = false;
+                self.spoke.settle(None);
+                tracing::info!(%error, "a spoke that has come from another hub cannot go on here");
+                match error.code {
+                    Code::Conflict => self.outbox.close(CloseCode::Replaced, &error.message),
+                    _ => self.outbox.close(CloseCode::GoingAway, &error.message),
+                }
+            }
+        }
+    }
+
+    // --- through the tunnel ---
+
+    /// Hands a message of the peer on, if it is about a call that the spoke runs for a hub which the session has left.
+    pub(super) fn answer_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
+        self.hand_on(data, |tunnel| tunnel.has_leg(id))
+    }
+
+    /// The same of a call that the peer has made there.
+    pub(super) fn abort_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
+        self.hand_on(data, |tunnel| tunnel.has_call(id))
+    }
+
+    /// Whether the peer has made a call of this id that runs, here or on a hub that the session has left.
+    pub(super) fn is_running(&self, id: &RequestId) -> bool {
+        self.tickets.is_running(id) || self.tunnels.iter().any(|tunnel| tunnel.has_call(id))
+    }
+
+    fn hand_on(&self, data: &Bytes, concerns: impl Fn(&TunnelGuard) -> bool) -> bool {
+        let tunnel = self.tunnels.iter().find(|tunnel| concerns(tunnel));
+        if let Some(tunnel) = tunnel {
+            tunnel.heard(data);
+        }
+        tunnel.is_some()
+    }
+
+    /// Whether calls of the peer run on a hub that the session has left.
+    pub(super) fn has_calls_elsewhere(&self) -> bool {
+        self.tunnels.iter().any(|tunnel| !tunnel.running().1.is_empty())
+    }
+
+    /// The calls of the peer that run there, which end with the session.
+    pub(super) fn take_calls_elsewhere(&mut self) -> Vec<RequestId> {
+        let calls = self.tunnels.iter().flat_map(TunnelGuard::take_calls);
+        let calls = calls.filter_map(|id| id.parse().ok()).collect();
+        self.tunnels.clear();
+        calls
+    }
+}

@@ -1,0 +1,196 @@
+//! Sessions that leave for another hub: who gives them up, and what stays here of them.
+//!
+//! Invariants
+//! - From the moment at which a hub asks for a session to the moment at which nothing of it runs here any more, or it waits here
+//!   again, it stands among what is left ([`crate::left`]).
+//! - A session is handed over whole, or is as it was. It is handed to nobody who has given up, or is gone.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use alkhub_calls::{Outgoing, SessionMessage};
+use alkhub_edge::metrics::ConnectionKind;
+use alkhub_protocol::{CallError, Code};
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::claims::Asked;
+use crate::conversation::Conversation;
+use crate::handover::Handover;
+use crate::left::{LeftGuard, LeftSession};
+use crate::resumable::{self, Claimed};
+use crate::session::PeerSession;
+use crate::sockets::Sockets;
+use crate::waiting;
+
+/// Time for what a peer has asked for to be answered, before its session can go.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// How often what is left of a session looks whether anything is.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Another hub asks for a session.
+pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
+    // The peer went from one hub to the next before the first one had its session.
+    let Some(asked) = sockets.claims().put_aside(asked) else {
+        return;
+    };
+    if asked.is_given_up() {
+        return;
+    }
+    let (hub, claim) = (asked.from.clone(), asked.claim);
+    match sockets.resumable().claim(&asked.digest, asked.received, &asked.key) {
+        Ok(Some(session)) => {
+            let left = sockets.left().enter(hub, sockets.calls().moves().new_tunnel());
+            let (leaves, scope) = (sockets.clone(), sockets.edge().scope());
+            let stop = scope.stop.clone();
+            scope.tasks.spawn(async move {
+                let leaving = hand_over(&leaves, asked, session, left);
+                stop.run_until_cancelled(leaving).await;
+            });
+        }
+        Ok(None) => sockets.say(&hub, SessionMessage::Unknown { claim }),
+        Err(error) => sockets.say(&hub, SessionMessage::Refused { claim, error }),
+    }
+}
+
+/// Hands a session over when the task that has it gives it up, and stays for what is left of it.
+async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<Claimed>, left: LeftGuard) {
+    let claim = asked.claim;
+    let mut session = match session.await {
+        Ok(Ok(session)) => PeerSession::handed(session),
+        Ok(Err(error)) => return sockets.say(&asked.from, SessionMessage::Refused { claim, error }),
+        Err(_) => return sockets.say(&asked.from, SessionMessage::Unknown { claim }),
+    };
+    if let Err(error) = ready(&mut session, &asked, &left).await {
+        sockets.say(&asked.from, SessionMessage::Refused { claim, error });
+        // Its peer is on its way elsewhere, and asks there again.
+        return Box::pin(waiting::wait_or_end(sockets, session, true, left)).await;
+    }
+    Box::pin(leave(sockets, claim, session, left)).await;
+}
+
+/// Makes a session ready to go to who has asked for it.
+///
+/// # Errors
+/// It cannot go now.
+async fn ready(session: &mut PeerSession, asked: &Asked, left: &LeftSession) -> Result<(), CallError> {
+    let settled = timeout(SETTLING, poll_fn(|cx| session.conversation.poll_settled(cx))).await;
+    if settled.is_err() {
+        let message = "the session cannot move while what its peer has asked for is under way: try again";
+        return Err(CallError::new(Code::Unavailable, message).retryable());
+    }
+    if asked.is_given_up() || left.is_ended() {
+        return Err(resumable::on_its_way());
+    }
+    let resumed = session.resume(asked.received);
+    resumed.map_err(|wrong| resumable::refused(session.conversation.outbox(), wrong))?;
+    Ok(())
+}
+
+/// Gives everything of a session to another hub, and serves what is left of it.
+async fn leave(sockets: &Sockets, claim: u64, session: Box<PeerSession>, left: LeftGuard) {
+    let (hub, tunnel) = (&left.to, left.tunnel);
+    let key = session.conversation.key().clone();
+    let (mut conversation, mut outgoing) = match hand(sockets, (claim, &left), session) {
+        Ok(parts) => parts,
+        Err(conversation) => {
+            tracing::warn!(hub.id = %hub, "a session is lost: the hub that it was to go to does not take it");
+            sockets.say(hub, SessionMessage::Closed { tunnel });
+            return conversation.end().await;
+        }
+    };
+    sockets.sessions().left.inc();
+    tracing::info!(session.id = %conversation.outbox().session(), hub.id = %hub, "a session has moved to another hub");
+    // One more than may wait is not refused: what is left of a session ends with its key all the same.
+    let counted = (
+        sockets.edge().keys().take_left(&key),
+        sockets.edge().metrics().open(ConnectionKind::Left),
+    );
+    let entered = sockets.edge().open().enter(key.clone(), left.session(), counted);
+    sockets.edge().keys().close_if_faulty(&key);
+    serve_rest(&mut conversation, &mut outgoing, &left).await;
+    drop(entered);
+    sockets.say(hub, SessionMessage::Closed { tunnel });
+    drop(outgoing);
+    conversation.end().await;
+}
+
+/// Hands everything over; what is left of the session.
+///
+/// # Errors
+/// The other hub does not take it: what is to be ended.
+fn hand(
+    sockets: &Sockets,
+    (claim, left): (u64, &LeftSession),
+    session: Box<PeerSession>,
+) -> Result<(Conversation, Outgoing), Box<Conversation>> {
+    let (hub, tunnel, moves) = (&left.to, left.tunnel, sockets.calls().moves());
+    let dialect = session.conversation.outbox().spoken();
+    let moved = session.moved_ago();
+    let (mut conversation, mut outgoing, mut rest) = session.into_parts();
+    let (events, topics) = conversation.take_subscriptions();
+    for event in events {
+        // What does not fit is in the gap with which each topic begins there.
+        let _ = conversation.outbox().push(event);
+    }
+    let mut legs = Vec::new();
+    let kept = std::mem::take(&mut rest.kept);
+    let handed = moves.leave(&mut outgoing, (hub, tunnel), kept, |left_over| {
+        let mut handover = Handover::new((rest.received, left_over.received), dialect);
+        conversation.describe(&mut handover);
+        handover.topics = topics;
+        handover.met = rest.met;
+        handover.moved(moved);
+        legs.clone_from(&handover.legs);
+        let state = handover.encode();
+        moves.say(hub, SessionMessage::Handed { claim, tunnel, state })?;
+        for message in left_over.again {
+            moves.say(hub, SessionMessage::Again { tunnel, message })?;
+        }
+        Ok(())
+    });
+    if handed.is_err() {
+        return Err(Box::new(conversation));
+    }
+    sockets.say(hub, SessionMessage::Whole { tunnel });
+    // It is awaited no more.
+    conversation.set_reconnecting(false);
+    // Those that ended while they were told.
+    let running = conversation.legs();
+    let ended = legs.iter().filter(|leg| !running.contains(leg));
+    ended.for_each(|leg| conversation.outbox().leg_ended(leg));
+    Ok((conversation, outgoing))
+}
+
+/// Takes what the peer says of calls here, until nothing is left of the session.
+async fn serve_rest(conversation: &mut Conversation, outgoing: &mut Outgoing, left: &LeftSession) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut poll = |cx: &mut Context<'_>| {
+        loop {
+            let signs = left.poll(cx);
+            if signs.end || outgoing.poll_ended(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if signs.look {
+                conversation.look_again();
+            }
+            if signs.over && conversation.poll_settled(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let Some(message) = signs.message else { break };
+            // It counts in the session where that is now.
+            conversation.message(&message);
+        }
+        conversation.poll_pending(cx);
+        while looks.poll_tick(cx).is_ready() {
+            if conversation.is_left() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    };
+    poll_fn(|cx| poll(cx)).await;
+}

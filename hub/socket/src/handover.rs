@@ -1,0 +1,128 @@
+//! What a session is made of, as one hub tells it to the one that goes on with it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use alkhub_calls::HeldInstance;
+use alkhub_protocol::json::strict;
+use alkhub_protocol::{Dialect, HubId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// A session, less its messages.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Handover {
+    /// Messages of the peer that were received.
+    pub(crate) received: u64,
+    /// Messages that the peer has received.
+    pub(crate) sent: u64,
+    /// Whether the peer writes request ids into the envelope; absent when it has written none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    envelope_ids: Option<bool>,
+    /// What the peer is as a spoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instance: Option<HeldInstance>,
+    /// Calls that run on it, as it knows them.
+    pub(crate) legs: Vec<String>,
+    /// Calls that it has made and that run, by its own ids.
+    pub(crate) calls: Vec<String>,
+    /// Topics that it is subscribed to.
+    pub(crate) topics: Vec<String>,
+    /// So long ago it was last moved because a hub asked for that; absent when it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved_ms: Option<u64>,
+    /// Claims that it has met.
+    #[serde(default)]
+    pub(crate) met: MetClaims,
+}
+
+/// The last claim of each hub by which a session has come to it: who has put aside one of those must not meet it again, since
+/// nobody waits for it any more.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct MetClaims(HashMap<HubId, u64>);
+
+// === impl Handover ===
+
+impl Handover {
+    /// Of a session with these counts.
+    pub(crate) fn new((received, sent): (u64, u64), dialect: Option<Dialect>) -> Self {
+        Self {
+            received,
+            sent,
+            envelope_ids: dialect.map(|dialect| dialect == Dialect::Id),
+            instance: None,
+            legs: Vec::new(),
+            calls: Vec::new(),
+            topics: Vec::new(),
+            moved_ms: None,
+            met: MetClaims::default(),
+        }
+    }
+
+    /// Notes how long ago it was last moved because a hub asked for that.
+    pub(crate) fn moved(&mut self, ago: Option<Duration>) {
+        self.moved_ms = ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// When that was; `None` also of what was before this machine began to count.
+    pub(crate) fn moved_at(&self) -> Option<Instant> {
+        Instant::now().checked_sub(Duration::from_millis(self.moved_ms?))
+    }
+
+    /// How the peer writes request ids, if it has.
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        let dialect = |in_envelope| if in_envelope { Dialect::Id } else { Dialect::Payload };
+        self.envelope_ids.map(dialect)
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).expect("it is plain data").into()
+    }
+
+    /// Reads what [`Handover::encode`] wrote; `None` of anything else.
+    pub(crate) fn decode(state: &Bytes) -> Option<Self> {
+        strict::from_slice(state).ok()
+    }
+}
+
+// === impl MetClaims ===
+
+impl MetClaims {
+    /// The session has come to this hub for a claim; of hubs that are none of the `others` any more nothing is kept.
+    pub(crate) fn add(&mut self, hub: &HubId, claim: u64, others: &[HubId]) {
+        self.0.retain(|met, _| others.contains(met));
+        self.0.insert(hub.clone(), claim);
+    }
+
+    /// Whether a claim of a hub was met, or is older than one that was.
+    pub(crate) fn has(&self, hub: &HubId, claim: u64) -> bool {
+        self.0.get(hub).is_some_and(|met| claim <= *met)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(name: &str) -> HubId {
+        name.parse().expect("an id")
+    }
+
+    #[test]
+    fn a_claim_that_a_session_has_met_is_known_wherever_it_goes_then() {
+        let (one, two, three) = (hub("one"), hub("two"), hub("three"));
+        let mut handover = Handover::new((1, 2), None);
+        handover.met.add(&one, 7, &[two.clone(), three.clone()]);
+
+        let mut met = Handover::decode(&handover.encode()).expect("plain data").met;
+        met.add(&two, 3, &[one.clone(), three.clone()]);
+
+        assert!(met.has(&one, 7) && met.has(&one, 6) && met.has(&two, 3));
+        assert!(!met.has(&one, 8) && !met.has(&three, 1), "those are wanted");
+        met.add(&two, 4, &[three]);
+        assert!(!met.has(&one, 7), "that hub is gone");
+    }
+}

@@ -1,0 +1,119 @@
+//! Sessions that move from one hub to another: what the hubs say to each other of them, and whose part it is.
+//!
+//! A peer that comes back on another hub asks there for its session. That hub asks all others ([`crate::claims`]); the one that
+//! has it takes it from the connection, or from the task where it waits, as for a claim of its own, and hands it over
+//! ([`crate::departures`]): its counts, what the peer lacks, what waits, what it offers and what runs. The other one goes on with
+//! it ([`crate::arrivals`]). What ran goes on through a tunnel ([`crate::tunnel`], [`crate::left`]).
+//!
+//! Invariants
+//! - A session is on one hub at a time: one gives it up before the other begins with it, and what is said to the peer
+//!   in between is said through the tunnel. So for callers there is a way to the spoke at each moment.
+//! - What the peer lacks is known by its count, and what the hub lacks by the hub's: nothing is said twice, and nothing lost.
+//! - A claim that cannot be met disturbs nobody, but that a peer which lacks what is not kept any more loses its session.
+//! - A session on its way is counted by both hubs ([`Sockets::passing`]): neither ends before it has arrived.
+
+use alkhub_calls::{SessionEvent, SessionMessage};
+use alkhub_protocol::HubId;
+use tokio::time::Instant;
+
+use crate::arrivals::ComingSessions;
+use crate::claims::Asked;
+use crate::departures;
+use crate::sockets::Sockets;
+
+/// Takes what other hubs say of sessions, until the hub stops. A hub without it gives no session away.
+pub async fn attend(sockets: Sockets) {
+    let stop = sockets.edge().scope().stop.clone();
+    stop.run_until_cancelled(attending(sockets)).await;
+}
+
+async fn attending(sockets: Sockets) {
+    let moves = sockets.calls().moves().clone();
+    let mut arrivals = ComingSessions::new(sockets.clone());
+    loop {
+        let overdue = arrivals.overdue();
+        tokio::select! {
+            event = moves.next() => match event {
+                SessionEvent::Message { from, message } => take(&sockets, &mut arrivals, from, message),
+                SessionEvent::Lost { hub } => lost(&sockets, &mut arrivals, &hub),
+            },
+            () = sockets.claims().expiry() => {
+                sockets.claims().take_expired().into_iter().for_each(|claim| arrivals.nobody_has(claim));
+            }
+            () = until(overdue) => arrivals.end_overdue(),
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: SessionMessage) {
+    match message {
+        SessionMessage::Claim {
+            claim,
+            digest,
+            received,
+            key,
+        } => departures::asked(
+            sockets,
+            Asked {
+                from,
+                claim,
+                digest,
+                received,
+                key,
+                at: Instant::now(),
+            },
+        ),
+        SessionMessage::Unknown { claim } => arrivals.unknown(claim, &from),
+        SessionMessage::Refused { claim, error } => arrivals.refused(claim, &from, error),
+        SessionMessage::Handed { claim, tunnel, state } => arrivals.begin((from, tunnel), claim, &state),
+        SessionMessage::Again { tunnel, message } => arrivals.again(&(from, tunnel), message),
+        SessionMessage::Whole { tunnel } => arrivals.whole(&(from, tunnel)),
+        SessionMessage::Said { tunnel, said } => match sockets.tunnels().get(&from, tunnel) {
+            Some(tunnel) => tunnel.said(said),
+            // That hub has not heard it, or its first word was lost here.
+            None => sockets.say(&from, SessionMessage::Left { tunnel }),
+        },
+        SessionMessage::Done { tunnel, leg } => {
+            if let Some(tunnel) = sockets.tunnels().get(&from, tunnel) {
+                tunnel.done(&leg);
+            }
+        }
+        SessionMessage::Closed { tunnel } => {
+            // It may have broken before it was whole.
+            arrivals.broken(&(from.clone(), tunnel));
+            if let Some(tunnel) = sockets.tunnels().get(&from, tunnel) {
+                tunnel.closed();
+            }
+        }
+        SessionMessage::Heard { tunnel, message } => {
+            if let Some(left) = sockets.left().get(&from, tunnel) {
+                left.heard(message);
+            }
+        }
+        SessionMessage::Left { tunnel } => {
+            if let Some(left) = sockets.left().get(&from, tunnel) {
+                left.over();
+            }
+        }
+    }
+}
+
+/// Nothing that was under way between this hub and that one goes on. That one may live, and not know: each end of each tunnel
+/// is told.
+fn lost(sockets: &Sockets, arrivals: &mut ComingSessions, hub: &HubId) {
+    for claim in sockets.claims().lost(hub) {
+        arrivals.nobody_has(claim);
+    }
+    arrivals.lost(hub);
+    for tunnel in sockets.tunnels().to(hub) {
+        tunnel.breaks();
+    }
+    sockets.left().lost(hub);
+}

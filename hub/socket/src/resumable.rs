@@ -1,0 +1,271 @@
+//! The sessions that their peers can come back to, by the ids that only these know.
+//!
+//! A session has a [`SessionPlace`] here for as long as it lives. Whoever claims it leaves a way back, and the task that has the
+//! session, be it that of a connection or one that waits for the peer, hands it over when it looks next.
+//!
+//! Invariants
+//! - A session is claimed with its id, which is 128 random bits, and with the key that opened it; of another key it is not
+//!   even known to exist.
+//! - What is claimed is checked before anybody gives anything up: a claim that cannot be met disturbs nobody.
+//! - Of two that claim a session at once the later one gets it. Who claims one that is on its way from hub to hub is told to claim
+//!   it again: it is somewhere then.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::task::Waker;
+
+use alkhub_calls::{Outbox, WrongCount};
+use alkhub_protocol::{CallError, CloseCode, Code};
+use futures::task::AtomicWaker;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+/// The sessions of one hub, by the digests of their ids. Clones are of one list.
+#[derive(Clone, Default)]
+pub(crate) struct ResumableSessions(Arc<Mutex<HashMap<Arc<str>, Arc<Door>>>>);
+
+/// A session's place among them.
+pub(crate) struct SessionPlace {
+    sessions: ResumableSessions,
+    door: Arc<Door>,
+}
+
+/// A session as it is handed over; what it is made of does not matter here.
+pub(crate) type Handed = Box<dyn Any + Send>;
+
+/// What comes of a claim: the session, or why its peer cannot have it.
+pub(crate) type Claimed = Result<Handed, CallError>;
+
+/// The way by which it comes.
+pub(crate) type Taker = oneshot::Sender<Claimed>;
+
+/// Where a session is asked for.
+struct Door {
+    id: Arc<str>,
+    digest: Arc<str>,
+    key: Arc<str>,
+    outbox: Outbox,
+    asking: Mutex<Asking>,
+    /// Of the task that has the session.
+    waker: AtomicWaker,
+}
+
+/// Whether a session can be had, and who asks for it.
+#[derive(Default)]
+enum Asking {
+    #[default]
+    Nobody,
+    /// The last one who did.
+    One(Taker),
+    /// It comes from another hub, or goes there.
+    OnItsWay,
+}
+
+// === impl ResumableSessions ===
+
+impl ResumableSessions {
+    /// Enters a session that the key of this id has opened.
+    pub(crate) fn enter(&self, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
+        let id = format!("{:032x}", rand::random::<u128>());
+        self.place(id, key, outbox, Asking::Nobody)
+    }
+
+    /// The same of one that comes from another hub, and has its id; until [`SessionPlace::came`] nobody can claim it.
+    pub(crate) fn enter_as(&self, id: String, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
+        self.place(id, key, outbox, Asking::OnItsWay)
+    }
+
+    fn place(&self, id: String, key: &Arc<str>, outbox: &Outbox, asking: Asking) -> SessionPlace {
+        let door = Arc::new(Door {
+            digest: digest(&id),
+            id: id.into(),
+            key: key.clone(),
+            outbox: outbox.clone(),
+            asking: Mutex::new(asking),
+            waker: AtomicWaker::new(),
+        });
+        self.0.lock().insert(door.digest.clone(), door.clone());
+        SessionPlace {
+            sessions: self.clone(),
+            door,
+        }
+    }
+
+    /// Asks for a session by the digest of its id, for the holder of the key, who has received so many messages of it: it
+    /// comes soon, or the sender is dropped when it has ended meanwhile. `None` when there is no such session for this key.
+    ///
+    /// # Errors
+    /// The peer cannot have received what it says, or lacks what is not kept any more: then the session ends, since nobody
+    /// can come back to it. Or the session is on its way between two hubs: it can be asked for again.
+    pub(crate) fn claim(
+        &self,
+        digest: &str,
+        received: u64,
+        key: &str,
+    ) -> Result<Option<oneshot::Receiver<Claimed>>, CallError> {
+        let door = self.0.lock().get(digest).cloned();
+        let door = door.filter(|door| *door.key == *key && !door.outbox.is_closed());
+        let Some(door) = door else { return Ok(None) };
+        let (taker, session) = oneshot::channel();
+        let mut asking = door.asking.lock();
+        if let Asking::OnItsWay = *asking {
+            // What it is made of is not here, or not any more.
+            return Err(on_its_way());
+        }
+        if let Err(wrong) = door.outbox.can_resume(received) {
+            return Err(refused(&door.outbox, wrong));
+        }
+        let other = std::mem::replace(&mut *asking, Asking::One(taker));
+        drop(asking);
+        drop(other);
+        door.waker.wake();
+        Ok(Some(session))
+    }
+}
+
+impl fmt::Debug for ResumableSessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The ids stay out of logs.
+        f.debug_tuple("ResumableSessions").field(&self.0.lock().len()).finish()
+    }
+}
+
+// === impl SessionPlace ===
+
+impl SessionPlace {
+    /// By which the peer comes back.
+    pub(crate) fn id(&self) -> &str {
+        &self.door.id
+    }
+
+    /// Who asks for the session, if anybody does; the task is woken when somebody will.
+    pub(crate) fn asked(&self, waker: &Waker) -> Option<Taker> {
+        self.door.waker.register(waker);
+        let mut asking = self.door.asking.lock();
+        match std::mem::take(&mut *asking) {
+            Asking::One(taker) => Some(taker),
+            Asking::Nobody => None,
+            Asking::OnItsWay => {
+                *asking = Asking::OnItsWay;
+                None
+            }
+        }
+    }
+
+    /// The session has come whole from another hub.
+    pub(crate) fn came(&self) {
+        *self.door.asking.lock() = Asking::Nobody;
+    }
+
+    /// The session goes to another hub: who asks for it here now asks again.
+    pub(crate) fn goes(&self) {
+        let before = std::mem::replace(&mut *self.door.asking.lock(), Asking::OnItsWay);
+        if let Asking::One(taker) = before {
+            // Whoever asked may be gone.
+            drop(taker.send(Err(on_its_way())));
+        }
+    }
+}
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        let mut sessions = self.sessions.0.lock();
+        // It may have come back from another hub meanwhile, and have a place anew.
+        let is_own = sessions
+            .get(&self.door.digest)
+            .is_some_and(|door| Arc::ptr_eq(door, &self.door));
+        let door = if is_own {
+            sessions.remove(&self.door.digest)
+        } else {
+            None
+        };
+        drop(sessions);
+        drop(door);
+        // Who asked for it hears of the end, without the lock.
+        drop(std::mem::take(&mut *self.door.asking.lock()));
+    }
+}
+
+/// By which hubs name a session to each other: the id is its peer's, and belongs nowhere else.
+pub(crate) fn digest(id: &str) -> Arc<str> {
+    Sha256::digest(id.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>()
+        .into()
+}
+
+/// The answer to who asks for a session that is not there, or another key's.
+pub(crate) fn ended() -> CallError {
+    let message = "no session with this `resume.sessionId` waits for this key: it has ended; begin a new one";
+    CallError::new(Code::NotFound, message)
+}
+
+/// The answer to who asks for a session that is on its way from one hub to another.
+pub(crate) fn on_its_way() -> CallError {
+    let message = "the session is on its way from one hub to another: try again";
+    CallError::new(Code::Unavailable, message).retryable()
+}
+
+/// The answer to a count that cannot be met. A session that lacks something for its peer ends.
+pub(crate) fn refused(outbox: &Outbox, wrong: WrongCount) -> CallError {
+    match wrong {
+        WrongCount::Future { .. } => {
+            let message = format!("`resume.received` is wrong: {wrong}");
+            CallError::new(Code::BadRequest, message)
+        }
+        WrongCount::Forgotten { .. } => {
+            let message = format!("the session cannot be resumed: {wrong}; begin a new one");
+            outbox.close(CloseCode::Policy, "its peer lacks messages that are not kept any more");
+            CallError::new(Code::Conflict, message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use alkhub_budget::Budgets;
+    use alkhub_calls::{Limits, Outgoing};
+    use alkhub_config::BudgetConfig;
+    use prometheus::Registry;
+
+    use super::*;
+
+    fn outbox(key: &Arc<str>) -> (Outbox, Outgoing) {
+        let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+        let limits = Limits {
+            items: 10,
+            bytes: 10_000,
+        };
+        alkhub_calls::outbox("s", limits, &budgets.key(key))
+    }
+
+    #[test]
+    fn who_claims_a_session_that_is_on_its_way_is_told_to_try_again_and_it_goes_on() {
+        let (sessions, key) = (ResumableSessions::default(), Arc::from("k"));
+        let (outbox, mut outgoing) = outbox(&key);
+        outgoing.count();
+        let place = sessions.enter_as("5f".to_owned(), &key, &outbox);
+        let claim = |received| sessions.claim(&digest("5f"), received, &key);
+
+        // It has received 40 messages where it comes from, of which nothing is known here.
+        let early = claim(40).expect_err("it has not come yet");
+        assert!(early.retryable && early.code == Code::Unavailable, "{early}");
+        assert!(place.asked(Waker::noop()).is_none() && claim(40).is_err());
+
+        place.came();
+        let mut asked = claim(0).expect("it is here").expect("it lives");
+        place.goes();
+        let late = asked.try_recv().expect("answered").expect_err("it goes elsewhere");
+        assert!(late.retryable, "{late}");
+        assert!(claim(0).expect_err("it goes").retryable);
+        assert!(!outbox.is_closed());
+        drop(place);
+        assert!(claim(0).expect("nothing is wrong").is_none(), "it is gone");
+    }
+}

@@ -1,0 +1,48 @@
+//! Signs that others leave for a task, one bit each, and the waking of it.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::Waker;
+
+use futures::task::AtomicWaker;
+
+/// The signs for one task.
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    raised: AtomicU8,
+    waker: AtomicWaker,
+}
+
+// === impl Signs ===
+
+impl Signs {
+    /// Registers the task that looks at them.
+    pub(crate) fn wake_by(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Wakes the task.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Leaves a sign, and wakes the task.
+    pub(crate) fn raise(&self, sign: u8) {
+        self.raised.fetch_or(sign, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Takes a sign back; nobody is woken.
+    pub(crate) fn lower(&self, sign: u8) {
+        self.raised.fetch_and(!sign, Ordering::AcqRel);
+    }
+
+    /// Whether a sign is there.
+    pub(crate) fn has(&self, sign: u8) -> bool {
+        self.raised.load(Ordering::Acquire) & sign != 0
+    }
+
+    /// Whether a sign is there; asking takes it. Cheap when it is not.
+    pub(crate) fn take(&self, sign: u8) -> bool {
+        self.raised.load(Ordering::Relaxed) & sign != 0 && self.raised.fetch_and(!sign, Ordering::AcqRel) & sign != 0
+    }
+}

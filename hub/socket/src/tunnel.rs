@@ -1,0 +1,472 @@
+//! The tunnel to the hub that a session has left: calls that ran there when it moved go on through it.
+//!
+//! Invariants
+//! - What the peer says of such a call goes to the hub that has it, as it came; what that hub says comes to the peer in its
+//!   order.
+//! - A call that the spoke runs for the other hub has a slot of its instance here, until that hub says that it is over.
+//! - When the tunnel breaks, every call of it ends: the spoke is told to stop, and the peer's own calls fail. The other hub is
+//!   told of every end but its own: it may live, and its callers wait.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use alkhub_calls::{Full, Moves, OccupiedSlots, Outbox, Said, SaidKind, SessionMessage};
+use alkhub_edge::error::unanswered;
+use alkhub_protocol::frame::encode;
+use alkhub_protocol::{CloseCode, Dialect, HubId, RequestId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+/// Why calls end with a tunnel.
+const BROKEN: &str = "the hub that the session has left is gone, and the call with it";
+
+/// The tunnels to other hubs, by the hub and its number. Clones are of one list.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tunnels(Arc<Mutex<ByHub>>);
+
+/// By the hub at the other end, and the number that this hub has given.
+type ByHub = HashMap<(HubId, u64), Arc<Tunnel>>;
+
+/// One of them, on the hub that has the session.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    hub: HubId,
+    number: u64,
+    back: Way,
+    /// Of the session here.
+    outbox: Outbox,
+    running: Mutex<Running>,
+}
+
+/// The way from a tunnel to the hub at its other end.
+pub(crate) struct Way(Box<dyn Fn(SessionMessage) -> Result<(), Full> + Send + Sync>);
+
+/// A tunnel as its session holds it: dropping it tells the other hub that the session has ended.
+#[derive(Debug)]
+pub(crate) struct TunnelGuard {
+    tunnels: Tunnels,
+    tunnel: Arc<Tunnel>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    /// Calls that the spoke runs for the other hub.
+    legs: HashSet<String>,
+    /// Calls that the peer has made there.
+    calls: HashSet<String>,
+    /// Those of `legs`, once the spoke is registered here.
+    slots: Option<OccupiedSlots>,
+    /// Nothing passes any more.
+    closed: bool,
+}
+
+// === impl Tunnels ===
+
+impl Tunnels {
+    /// Opens the end here of a tunnel to a hub, for a session of this hub with so much under way there.
+    pub(crate) fn open(
+        &self,
+        (hub, number): (HubId, u64),
+        (back, outbox): (Way, Outbox),
+        (legs, calls): (&[String], &[String]),
+    ) -> TunnelGuard {
+        let tunnel = Arc::new(Tunnel {
+            hub: hub.clone(),
+            number,
+            back,
+            outbox,
+            running: Mutex::new(Running {
+                legs: legs.iter().cloned().collect(),
+                calls: calls.iter().cloned().collect(),
+                slots: None,
+                closed: false,
+            }),
+        });
+        self.0.lock().insert((hub, number), tunnel.clone());
+        TunnelGuard {
+            tunnels: self.clone(),
+            tunnel,
+        }
+    }
+
+    /// The tunnel to a hub with this number.
+    pub(crate) fn get(&self, hub: &HubId, number: u64) -> Option<Arc<Tunnel>> {
+        self.0.lock().get(&(hub.clone(), number)).cloned()
+    }
+
+    /// All tunnels to a hub.
+    pub(crate) fn to(&self, hub: &HubId) -> Vec<Arc<Tunnel>> {
+        let tunnels = self.0.lock();
+        let to = tunnels.values().filter(|tunnel| tunnel.hub == *hub);
+        to.cloned().collect()
+    }
+
+    /// Calls that run through all of them.
+    pub(crate) fn running(&self) -> usize {
+        let tunnels = self.0.lock();
+        let running = tunnels.values().map(|tunnel| tunnel.running.lock().count_all());
+        running.sum()
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    /// To this hub.
+    pub(crate) fn new(moves: &Moves, hub: &HubId) -> Self {
+        let (moves, hub) = (moves.clone(), hub.clone());
+        Self(Box::new(move |message| moves.say(&hub, message)))
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Way")
+    }
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// The other hub says something to the peer.
+    pub(crate) fn said(&self, said: Said) {
+        let call = (said.kind == SaidKind::Call).then(|| said.id.clone()).flatten();
+        {
+            let mut running = self.running.lock();
+            if running.closed {
+                // It was on its way, and its end has been told.
+                return;
+            }
+            match (said.kind, &said.id) {
+                (SaidKind::Call, Some(leg)) => {
+                    running.legs.insert(leg.clone());
+                    running.count();
+                }
+                (SaidKind::End | SaidKind::LastEnd, Some(call)) => {
+                    running.calls.remove(call);
+                }
+                _ => {}
+            }
+        }
+        self.pass(said);
+        // What closed the tunnel meanwhile has ended the call before the spoke had it.
+        if let Some(leg) = call
+            && self.running.lock().closed
+        {
+            self.end_leg(&leg);
+        }
+    }
+
+    /// A call that the spoke has run is over there.
+    pub(crate) fn done(&self, leg: &str) {
+        let mut running = self.running.lock();
+        running.legs.remove(leg);
+        running.count();
+        drop(running);
+        self.outbox.leg_ended(leg);
+    }
+
+    /// The other hub has closed it: nothing runs there any more.
+    pub(crate) fn closed(&self) {
+        // Not in the condition: the lock would be held while the session's queue is locked, and a session that leaves locks them
+        // the other way round.
+        let ended = self.running.lock().close();
+        if let Some(ended) = ended {
+            self.end(ended);
+        }
+    }
+
+    /// Nothing passes any more, and the other hub may not know.
+    pub(crate) fn breaks(&self) {
+        let ended = self.running.lock().close();
+        if let Some(ended) = ended {
+            self.leave();
+            self.end(ended);
+        }
+    }
+
+    /// Tells the other hub that nothing comes from here any more.
+    fn leave(&self) {
+        let left = SessionMessage::Left { tunnel: self.number };
+        if (self.back.0)(left).is_err() {
+            tracing::warn!(hub.id = %self.hub, "too much waits for another hub");
+        }
+    }
+
+    /// Ends what is left: mostly nothing, when the other hub has closed the tunnel.
+    fn end(&self, ended: Running) {
+        ended.legs.iter().for_each(|leg| self.end_leg(leg));
+        let dialect = self.outbox.dialect();
+        for call in ended.calls {
+            let message = encode::call_error(dialect, &call, &unanswered(BROKEN));
+            self.pass(Said {
+                kind: SaidKind::End,
+                id: Some(call),
+                message,
+            });
+        }
+    }
+
+    /// Tells the spoke to stop a call that nobody waits for.
+    fn end_leg(&self, leg: &str) {
+        let dialect = self.outbox.dialect();
+        let kind = match dialect {
+            Dialect::Payload => SaidKind::Last,
+            Dialect::Id => SaidKind::Message,
+        };
+        let message = encode::call_aborted(dialect, leg, Some(BROKEN));
+        self.pass(Said {
+            kind,
+            id: None,
+            message,
+        });
+        self.outbox.leg_ended(leg);
+    }
+
+    fn pass(&self, said: Said) {
+        if self.outbox.pass(said) == Err(Full::Queue) {
+            self.outbox.close(
+                CloseCode::Slow,
+                "what the session has left behind comes faster than it is read",
+            );
+        }
+    }
+
+    fn say(&self, message: SessionMessage) {
+        if (self.back.0)(message).is_err() {
+            tracing::warn!(hub.id = %self.hub, "what a spoke answers does not get to the hub that it has left");
+            self.breaks();
+        }
+    }
+}
+
+// === impl TunnelGuard ===
+
+impl TunnelGuard {
+    /// Whether the spoke runs this call for the other hub.
+    pub(crate) fn has_leg(&self, id: &RequestId) -> bool {
+        self.tunnel.running.lock().legs.contains(id.as_str())
+    }
+
+    /// Whether the peer has made this call there, and it runs.
+    pub(crate) fn has_call(&self, id: &RequestId) -> bool {
+        self.tunnel.running.lock().calls.contains(id.as_str())
+    }
+
+    /// The calls that run through it: on the spoke, and those of the peer.
+    pub(crate) fn running(&self) -> (Vec<String>, Vec<String>) {
+        let running = self.tunnel.running.lock();
+        (
+            running.legs.iter().cloned().collect(),
+            running.calls.iter().cloned().collect(),
+        )
+    }
+
+    /// Whether nothing passes any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.tunnel.running.lock().closed
+    }
+
+    /// Hands on what the peer says of a call there.
+    pub(crate) fn heard(&self, message: &Bytes) {
+        self.tunnel.say(SessionMessage::Heard {
+            tunnel: self.tunnel.number,
+            message: message.clone(),
+        });
+    }
+
+    /// The spoke is registered here: its calls have slots of this instance.
+    pub(crate) fn settle(&self, slots: OccupiedSlots) {
+        let mut running = self.tunnel.running.lock();
+        if !running.closed {
+            running.slots = Some(slots);
+            running.count();
+        }
+    }
+
+    /// Ends every call of it, as far as this hub is concerned; those that the peer has made.
+    pub(crate) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.tunnel.running.lock().calls)
+            .into_iter()
+            .collect()
+    }
+}
+
+impl Drop for TunnelGuard {
+    fn drop(&mut self) {
+        let Tunnel { hub, number, .. } = &*self.tunnel;
+        self.tunnels.0.lock().remove(&(hub.clone(), *number));
+        let ended = self.tunnel.running.lock().close();
+        if ended.is_some() {
+            self.tunnel.leave();
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Nothing passes from now on; what ran, unless it was so before.
+    fn close(&mut self) -> Option<Self> {
+        let closed = Self {
+            closed: true,
+            ..Self::default()
+        };
+        let before = std::mem::replace(self, closed);
+        (!before.closed).then_some(before)
+    }
+
+    /// Calls in both directions.
+    fn count_all(&self) -> usize {
+        self.legs.len() + self.calls.len()
+    }
+
+    fn count(&mut self) {
+        let legs = u32::try_from(self.legs.len()).unwrap_or(u32::MAX);
+        if let Some(slots) = &mut self.slots {
+            slots.occupy(legs);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Wake, Waker};
+
+    use alkhub_budget::Budgets;
+    use alkhub_calls::{Limits, Outgoing, OutgoingItem};
+    use alkhub_config::BudgetConfig;
+    use prometheus::Registry;
+
+    use super::*;
+
+    /// What the other hub was told.
+    type Told = Arc<Mutex<Vec<SessionMessage>>>;
+
+    /// A tunnel with a call in each direction, whose way back is full or not.
+    fn tunnel(full: bool) -> (Tunnels, TunnelGuard, Told, Outgoing) {
+        let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+        let limits = Limits {
+            items: 100,
+            bytes: 100_000,
+        };
+        let (outbox, outgoing) = alkhub_calls::outbox("s", limits, &budgets.key(&Arc::from("k")));
+        let told = Told::default();
+        let hears = Arc::clone(&told);
+        let back = Way(Box::new(move |message| {
+            let small = matches!(message, SessionMessage::Left { .. });
+            if full && !small {
+                return Err(Full::Queue);
+            }
+            hears.lock().push(message);
+            Ok(())
+        }));
+        let tunnels = Tunnels::default();
+        let from = ("old".parse().expect("an id"), 7);
+        let (legs, calls) = (["leg".to_owned()], ["call".to_owned()]);
+        let guard = tunnels.open(from, (back, outbox), (&legs, &calls));
+        (tunnels, guard, told, outgoing)
+    }
+
+    fn left(told: &Told) -> usize {
+        let told = told.lock();
+        told.iter()
+            .filter(|message| matches!(message, SessionMessage::Left { tunnel: 7 }))
+            .count()
+    }
+
+    /// What the peer is told.
+    fn said(outgoing: &mut Outgoing) -> String {
+        let text = |item| match item {
+            OutgoingItem::Message(message) | OutgoingItem::Last(message) => String::from_utf8(message.into()),
+            OutgoingItem::Close { reason, .. } => Ok(reason),
+        };
+        std::iter::from_fn(|| outgoing.try_next())
+            .map(|item| text(item).expect("text"))
+            .collect()
+    }
+
+    #[test]
+    fn a_tunnel_that_breaks_here_ends_its_calls_on_both_hubs_and_tells_the_other_one_once() {
+        let (tunnels, guard, told, mut outgoing) = tunnel(true);
+        assert_eq!(tunnels.running(), 2);
+
+        guard.heard(&Bytes::from_static(b"an answer"));
+
+        assert_eq!(left(&told), 1, "{told:?}");
+        assert!(guard.is_closed());
+        assert_eq!(tunnels.running(), 0);
+        let said = said(&mut outgoing);
+        assert!(said.contains("\"leg\"") && said.contains("\"call\""), "{said}");
+        drop(guard);
+        assert_eq!(left(&told), 1, "it knows");
+    }
+
+    /// Looks, when the session has something to say, whether what runs through a tunnel can be asked for.
+    struct Looks {
+        tunnel: Arc<Tunnel>,
+        /// What was found.
+        free: Mutex<Vec<bool>>,
+    }
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            let is_free = self.tunnel.running.try_lock().is_some();
+            self.free.lock().push(is_free);
+        }
+    }
+
+    /// A session that leaves asks its tunnels while its queue is locked: who puts something into the queue must not hold a tunnel.
+    #[test]
+    fn a_tunnel_is_not_held_while_something_is_said_to_the_peer() {
+        for end in [Tunnel::closed, Tunnel::breaks] {
+            let (tunnels, _guard, _told, mut outgoing) = tunnel(false);
+            let tunnel = tunnels.get(&"old".parse().expect("an id"), 7).expect("open");
+            let looks = Arc::new(Looks {
+                tunnel: tunnel.clone(),
+                free: Mutex::default(),
+            });
+            let waker = Waker::from(looks.clone());
+            assert!(outgoing.poll_next(&mut Context::from_waker(&waker)).is_pending());
+
+            end(&tunnel);
+
+            assert_eq!(*looks.free.lock(), [true]);
+        }
+    }
+
+    #[test]
+    fn what_comes_through_a_closed_tunnel_is_dropped() {
+        let (tunnels, _guard, _told, mut outgoing) = tunnel(false);
+        let tunnel = tunnels.get(&"old".parse().expect("an id"), 7).expect("open");
+        tunnel.closed();
+        let before = said(&mut outgoing);
+
+        tunnel.said(Said {
+            kind: SaidKind::Call,
+            id: Some("late".to_owned()),
+            message: Bytes::from_static(b"a call"),
+        });
+
+        assert!(before.contains("\"leg\""), "{before}");
+        assert_eq!(said(&mut outgoing), "", "its end has been told");
+    }
+
+    #[test]
+    fn the_other_hub_is_told_of_every_end_but_its_own() {
+        let (tunnels, _guard, told, _outgoing) = tunnel(false);
+        tunnels.to(&"old".parse().expect("an id"))[0].breaks();
+        assert_eq!(left(&told), 1, "nothing passes between the two any more");
+
+        let (_, guard, told, _outgoing) = tunnel(false);
+        drop(guard);
+        assert_eq!(left(&told), 1, "the session has ended");
+
+        let (tunnels, guard, told, mut outgoing) = tunnel(false);
+        tunnels.get(&"old".parse().expect("an id"), 7).expect("open").closed();
+        drop(guard);
+        assert_eq!(left(&told), 0, "it has said so itself");
+        assert!(said(&mut outgoing).contains("\"leg\""));
+    }
+}

@@ -1,0 +1,148 @@
+//! A session whose connection is lost, while it waits for its peer.
+//!
+//! Invariants
+//! - What the session has asked for goes on meanwhile, and what it is not allowed any more ends; it is read by nobody.
+//! - It ends with its time (`server.resume`), with its key, when its instance registers over another connection, when more
+//!   waits for it than may, and when the hub drains, for nobody could come back to that; but where its peer was asked to move
+//!   to another hub it waits for that until the hub closes what is open.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use alkhub_calls::Caller;
+use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::open::{Closeable, Closing};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::resumable::Taker;
+use crate::session::PeerSession;
+use crate::signs::Signs;
+use crate::sockets::Sockets;
+
+const LOOK: u8 = 1;
+const END: u8 = 2;
+
+/// How the waiting ended.
+enum Ending {
+    /// The peer is back.
+    Claimed(Taker),
+    /// The peer cannot come back any more.
+    Over,
+}
+
+/// A session that waits, as others see it.
+#[derive(Debug, Default)]
+struct WaitingEntry {
+    signs: Signs,
+    /// Whether its peer was asked to move to another hub.
+    moves: bool,
+}
+
+/// Lets a session that no connection serves wait for its peer, on a hub that drains too when it `moves`, or ends it. Its `place`
+/// of before is given back when it has its own.
+pub(crate) async fn wait_or_end(sockets: &Sockets, session: Box<PeerSession>, moves: bool, place: impl Send) {
+    let over = if session.may_wait() {
+        wait(sockets, session, moves, place).await
+    } else {
+        Some(session)
+    };
+    if let Some(over) = over {
+        over.end().await;
+    }
+}
+
+/// Waits until the peer, which was asked to move if it `moves`, has come back, and hands the session over; `None` then. Else
+/// the session is over, and the caller ends it. Its `place` of before is given back when it has its own: at no moment it is
+/// counted by nobody. Dropping the future ends it too.
+pub(crate) async fn wait(
+    sockets: &Sockets,
+    mut session: Box<PeerSession>,
+    moves: bool,
+    place: impl Send,
+) -> Option<Box<PeerSession>> {
+    let edge = sockets.edge();
+    let key = session.conversation.key().clone();
+    let Some(slot) = edge.keys().take_waiting(&key) else {
+        return Some(session);
+    };
+    let entry = Arc::new(WaitingEntry {
+        moves,
+        ..WaitingEntry::default()
+    });
+    let counted = (slot, edge.metrics().open(ConnectionKind::Reconnecting));
+    let _entered = edge.open().enter(key.clone(), entry.clone(), counted);
+    session.is_here();
+    drop(place);
+    // It may have ended since the connection did.
+    edge.keys().close_if_faulty(&key);
+    session.outgoing.detach();
+    session.conversation.set_reconnecting(true);
+    sockets.sessions().detached.inc();
+    let begun = Instant::now();
+    let mut time = pin!(sleep(edge.server().resume));
+    loop {
+        match poll_fn(|cx| poll(&mut session, &entry, time.as_mut(), cx)).await {
+            Ending::Over => {
+                sockets.sessions().expired.inc();
+                sockets.sessions().returned(begun.elapsed());
+                return Some(session);
+            }
+            Ending::Claimed(taker) => match session.hand_to(taker) {
+                Ok(()) => {
+                    sockets.sessions().returned(begun.elapsed());
+                    return None;
+                }
+                // Whoever asked for it is gone again.
+                Err(returned) => session = returned,
+            },
+        }
+    }
+}
+
+fn poll(
+    session: &mut PeerSession,
+    entry: &WaitingEntry,
+    time: std::pin::Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+) -> Poll<Ending> {
+    entry.signs.wake_by(cx.waker());
+    if entry.signs.has(END) || session.outgoing.poll_ended(cx).is_ready() || time.poll(cx).is_ready() {
+        return Poll::Ready(Ending::Over);
+    }
+    if entry.signs.take(LOOK) {
+        session.conversation.look_again();
+    }
+    session.conversation.poll_pending(cx);
+    match session.asked(cx) {
+        Some(taker) => Poll::Ready(Ending::Claimed(taker)),
+        None => Poll::Pending,
+    }
+}
+
+// === impl WaitingEntry ===
+
+impl Closeable for WaitingEntry {
+    fn recheck(&self, _: &Arc<Caller>) {
+        self.signs.raise(LOOK);
+    }
+
+    fn drain(&self) {
+        if !self.moves {
+            self.signs.raise(END);
+        }
+    }
+
+    fn is_moving(&self) -> bool {
+        self.moves
+    }
+
+    fn close(&self, _: Closing) {
+        self.signs.raise(END);
+    }
+
+    fn kill(&self) {
+        self.signs.raise(END);
+    }
+}

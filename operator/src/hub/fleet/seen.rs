@@ -1,0 +1,257 @@
+//! A fleet as Kubernetes has it; pure.
+//!
+//! Invariants
+//! - What is decided elsewhere by a cache is given time to get there: neither a mark nor a pod's readiness counts before
+//!   [`SETTLED`].
+//! - A pod that is to go is waited for while it has something to give away, and no longer than it says itself. Only a report that
+//!   says so shows that it has nothing: a pod that is missing there, or whose figures are, may have much.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{self, PodCondition};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use super::{Drain, Fleet, Pod, PodLoad, PodPresence, PodStanding, Set};
+use crate::admin::ReportedPod;
+use crate::hub::grace::EMPTYING;
+use crate::names::{DRAIN_SECONDS, DRAIN_SINCE, REVISION, SERVING, is_drain_requested, is_owned_by};
+
+/// The caches of Kubernetes' controllers are no later than this.
+pub(crate) const SETTLED: Duration = Duration::from_secs(2);
+
+/// A pod that is not ready for so long is stuck.
+const STUCK: Duration = Duration::from_secs(300);
+
+/// A pod that is still there so long after its grace period is on a node that is lost.
+const LOST: Duration = Duration::from_secs(30);
+
+/// A fleet at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FleetSight {
+    pub(crate) fleet: Fleet,
+    /// Time alone changes it after this long; `None`: it does not.
+    pub(crate) changes_in: Option<Duration>,
+}
+
+/// What a hub said of its pods, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodLoads {
+    at: Timestamp,
+    /// By name; those alone of which all is known.
+    pods: HashMap<String, PodLoad>,
+}
+
+/// What is told by the clock.
+struct Look<'a> {
+    now: Timestamp,
+    loads: Option<&'a PodLoads>,
+    changes_in: Option<Duration>,
+}
+
+/// The fleet of these ReplicaSets, with those of `pods` that are theirs.
+pub(crate) fn of<S, P>(sets: &[S], pods: &[P], loads: Option<&PodLoads>, now: Timestamp) -> FleetSight
+where
+    S: AsRef<ReplicaSet>,
+    P: AsRef<v1::Pod>,
+{
+    let mut look = Look {
+        now,
+        loads,
+        changes_in: None,
+    };
+    let mut fleet = Fleet::default();
+    for set in sets.iter().map(AsRef::as_ref) {
+        let uid = set.uid().unwrap_or_default();
+        let theirs = pods.iter().map(AsRef::as_ref);
+        let theirs = theirs.filter(|pod| is_owned_by(&pod.metadata, &uid) && !has_ended(pod));
+        fleet.sets.push(look.set(set, theirs));
+    }
+    FleetSight {
+        fleet,
+        changes_in: look.changes_in,
+    }
+}
+
+/// One that has ended by itself is none: its ReplicaSet replaces it.
+fn has_ended(pod: &v1::Pod) -> bool {
+    matches!(phase(pod), Some("Succeeded" | "Failed"))
+}
+
+fn phase(pod: &v1::Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+/// A pod that is to go gives its connections away for so long; then it goes, and drains the rest on its own. One of an older
+/// operator does not say it.
+fn drain_time(pod: &v1::Pod) -> Duration {
+    let seconds = pod.annotations().get(DRAIN_SECONDS);
+    seconds
+        .and_then(|seconds| seconds.parse().ok())
+        .map_or(EMPTYING, Duration::from_secs)
+}
+
+fn condition<'a>(pod: &'a v1::Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+// === impl PodLoads ===
+
+impl PodLoads {
+    /// What a report of this time says. A pod whose container has started again may be there twice for a while: it has what
+    /// both have.
+    pub(crate) fn of(at: Timestamp, reported: &[ReportedPod]) -> Self {
+        let mut loads = HashMap::<String, Option<PodLoad>>::new();
+        for pod in reported {
+            let load = pod.in_flight.map(|in_flight| PodLoad {
+                in_flight,
+                connections: pod.connections,
+                reconnecting: pod.reconnecting.unwrap_or_default(),
+                is_draining: pod.draining,
+            });
+            let known = loads.entry(pod.pod.clone()).or_insert_with(|| Some(PodLoad::default()));
+            *known = known.zip(load).map(|(known, more)| known.and(more));
+        }
+        let known = loads.into_iter().filter_map(|(name, load)| Some((name, load?)));
+        Self {
+            at,
+            pods: known.collect(),
+        }
+    }
+}
+
+// === impl Look ===
+
+impl Look<'_> {
+    fn set<'a>(&mut self, set: &ReplicaSet, pods: impl Iterator<Item = &'a v1::Pod>) -> Set {
+        let status = set.status.as_ref();
+        let observed = status.and_then(|status| status.observed_generation);
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        let failure = conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True");
+        Set {
+            name: set.name_any(),
+            uid: set.uid().unwrap_or_default(),
+            resource_version: set.resource_version().unwrap_or_default(),
+            revision: set.labels().get(REVISION).cloned().unwrap_or_default(),
+            replicas: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default(),
+            is_observed: observed >= set.metadata.generation,
+            failure: failure.map(|c| c.message.clone().or_else(|| c.reason.clone()).unwrap_or_default()),
+            pods: pods.map(|pod| self.pod(pod)).collect(),
+        }
+    }
+
+    fn pod(&mut self, pod: &v1::Pod) -> Pod {
+        let marked = pod.annotations().get(DRAIN_SINCE);
+        let presence = self.presence(pod);
+        let standing = self.standing(pod);
+        let known = self.loads.and_then(|loads| loads.pods.get(&pod.name_any()));
+        Pod {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            resource_version: pod.resource_version().unwrap_or_default(),
+            presence,
+            standing,
+            is_serving: pod.labels().get(SERVING.0).is_some_and(|value| value == SERVING.1),
+            drain: marked.map(|since| Drain {
+                // A mark that cannot be read is somebody's own, and old enough.
+                is_over: since.parse().map_or(true, |since| self.is_over(pod, standing, since)),
+            }),
+            is_emptied: is_drain_requested(pod),
+            load: known.copied(),
+            stuck: self.stuck(pod, presence, standing),
+        }
+    }
+
+    /// Whether a pod that was marked may go.
+    fn is_over(&mut self, pod: &v1::Pod, standing: PodStanding, since: Timestamp) -> bool {
+        if !self.has_passed(since, SETTLED) {
+            return false;
+        }
+        // What was said before the mark was seen is no answer to it.
+        let answer = self.loads.filter(|loads| loads.at >= since + SETTLED);
+        let load = answer.and_then(|answer| answer.pods.get(&pod.name_any()));
+        let is_empty = load.is_some_and(|load| load.is_nothing());
+        standing < PodStanding::Fresh || is_empty || self.has_passed(since, drain_time(pod))
+    }
+
+    fn presence(&mut self, pod: &v1::Pod) -> PodPresence {
+        // The time by which it should be gone.
+        match &pod.metadata.deletion_timestamp {
+            None => PodPresence::Here,
+            Some(end) if self.has_passed(end.0, LOST) => PodPresence::Lost,
+            Some(_) => PodPresence::Leaving,
+        }
+    }
+
+    fn standing(&mut self, pod: &v1::Pod) -> PodStanding {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        if node.unwrap_or_default().is_empty() {
+            return PodStanding::Unassigned;
+        }
+        match phase(pod) {
+            Some("Running") => {}
+            Some("Unknown") => return PodStanding::Unknown,
+            Some(_) | None => return PodStanding::Pending,
+        }
+        match condition(pod, "Ready") {
+            Some(ready) if ready.status == "True" => {
+                let since = ready.last_transition_time.as_ref().map_or(self.now, |time| time.0);
+                // Times of Kubernetes have no fractions of seconds.
+                if self.has_passed(since, SETTLED + Duration::from_secs(1)) {
+                    PodStanding::Ready
+                } else {
+                    PodStanding::Fresh
+                }
+            }
+            Some(_) | None => PodStanding::Unready,
+        }
+    }
+
+    fn stuck(&self, pod: &v1::Pod, presence: PodPresence, standing: PodStanding) -> Option<String> {
+        let waits = presence == PodPresence::Here && standing < PodStanding::Fresh;
+        let made = pod.creation_timestamp().map(|time| time.0);
+        let unready = condition(pod, "Ready")
+            .and_then(|ready| ready.last_transition_time.as_ref())
+            .map(|time| time.0);
+        let since = made.max(unready).filter(|_| waits)?;
+        if elapsed(since, self.now) < STUCK {
+            return None;
+        }
+        let why = ["PodScheduled", "Ready"]
+            .into_iter()
+            .filter_map(|kind| condition(pod, kind))
+            .find(|condition| condition.status == "False");
+        let why = why.and_then(|why| why.message.clone()).unwrap_or_default();
+        let minutes = STUCK.as_secs() / 60;
+        let text = format!(
+            "pod {} has not become ready for {minutes} minutes: {why}",
+            pod.name_any()
+        );
+        Some(text.trim_end_matches(": ").to_owned())
+    }
+
+    /// Whether something began so long ago; if not, the fleet changes when it has.
+    fn has_passed(&mut self, since: Timestamp, limit: Duration) -> bool {
+        let elapsed = elapsed(since, self.now);
+        if elapsed >= limit {
+            return true;
+        }
+        let rest = limit - elapsed;
+        self.changes_in = Some(self.changes_in.map_or(rest, |known| known.min(rest)));
+        false
+    }
+}
+
+/// How long ago something was; what another machine's clock puts into the future has just been.
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! What hubs are told through the admin API: to give connections away, to keep them, and to even them out.
+//!
+//! Invariants
+//! - What somebody asks for by annotations is passed on whatever else becomes of the Hub: nothing of it is the spec's.
+//! - A drain is told again and again: when nobody says so any more, it ends. An order to rebalance is passed on once.
+
+use std::time::Duration;
+
+use alkhub_crds::Hub;
+use alkhub_protocol::HubId;
+use alkhub_protocol::admin::{DrainPut, REBALANCE_SECONDS};
+use alkhub_protocol::kubernetes::{DRAIN_LAPSE, REBALANCE};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use crate::admin::{self, Door};
+use crate::context::Context;
+use crate::error::chain;
+use crate::gate::Shut;
+use crate::hub::door::door;
+use crate::names::{DRAIN_SINCE, ObjectNames, Part, is_drain_requested};
+
+/// Tells the hubs what somebody asks for by annotations of pods and of the Hub.
+pub(crate) async fn pass_on(ctx: &Context, hub: &Hub) {
+    let names = ObjectNames::of(hub);
+    let pods = ctx.stores.pods_of(&names, Part::Hub);
+    // One that is to go is told by who takes it away.
+    let is_to_stay =
+        |pod: &Pod| !pod.annotations().contains_key(DRAIN_SINCE) && pod.metadata.deletion_timestamp.is_none();
+    let asked = pods.iter().filter(|pod| is_drain_requested(pod) && is_to_stay(pod));
+    let asked = asked.filter_map(|pod| pod.metadata.name.as_deref().zip(pod.metadata.uid.as_deref()));
+    drain(ctx, &names, asked, None).await;
+    rebalance(ctx, hub, &names).await;
+}
+
+/// Tells the hubs of pods, by name and uid, to give their connections away: to pods of the revision with this number, or of the
+/// newest. One that cannot be told drains when it ends.
+pub(crate) async fn drain<'a>(
+    ctx: &Context,
+    names: &ObjectNames,
+    pods: impl Iterator<Item = (&'a str, &'a str)>,
+    count: Option<i64>,
+) {
+    let order = DrainPut {
+        seconds: DRAIN_LAPSE.as_secs(),
+        revision: count.map(|count| count.to_string()),
+    };
+    for (pod, uid) in pods {
+        if let Some((door, hub_id)) = hub_of(ctx, names, pod)
+            && ctx.steps.is_to_tell(&names.uid, uid)
+        {
+            let Ok(_pass) = ctx.kubernetes.gate().pass() else {
+                return;
+            };
+            log(names, pod, door.drain(&hub_id, &order).await);
+        }
+    }
+}
+
+/// Tells the hub of a pod to keep its connections again.
+///
+/// # Errors
+/// The operator does not lead any more.
+pub(crate) async fn undrain(ctx: &Context, names: &ObjectNames, pod: &str) -> Result<(), Shut> {
+    if let Some((door, hub_id)) = hub_of(ctx, names, pod) {
+        let _pass = ctx.kubernetes.gate().pass()?;
+        log(names, pod, door.undrain(&hub_id).await);
+    }
+    Ok(())
+}
+
+/// Passes an order to rebalance on: hubs follow it for as long as they do.
+async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
+    let order = hub.annotations().get(REBALANCE);
+    let Some(order) = order.filter(|order| is_recent(order, Timestamp::now())) else {
+        return;
+    };
+    if ctx.steps.is_ordered(&names.uid, order) {
+        return;
+    }
+    let Some(door) = open(ctx, names) else {
+        return; // At the next look.
+    };
+    let Ok(_pass) = ctx.kubernetes.gate().pass() else {
+        return;
+    };
+    match door.rebalance().await {
+        Ok(()) => ctx.steps.keep_order(&names.uid, order),
+        Err(error) => tracing::warn!(
+            hub.namespace = names.namespace,
+            hub.name = names.hub,
+            error = chain(&error),
+            "the hubs could not be told to rebalance"
+        ),
+    }
+}
+
+/// Whether an order is of a time so near that it still counts; what is no time is none.
+fn is_recent(order: &str, now: Timestamp) -> bool {
+    let lasts = Duration::from_secs(REBALANCE_SECONDS);
+    order
+        .parse::<Timestamp>()
+        .is_ok_and(|at| now.duration_since(at).unsigned_abs() < lasts)
+}
+
+/// The way to the Hub's admin API, where the last poll found it.
+fn open(ctx: &Context, names: &ObjectNames) -> Option<Door> {
+    let poll = ctx.polls.of(&names.uid)?;
+    door(ctx, names, &poll.key.as_ref()?.key).ok()
+}
+
+/// The hub in a pod, as the last poll knows it, and the way to it; `None`: it cannot be told anything now.
+fn hub_of(ctx: &Context, names: &ObjectNames, pod: &str) -> Option<(Door, HubId)> {
+    let poll = ctx.polls.of(&names.uid)?;
+    let report = &poll.seen.as_ref().ok()?.report;
+    let hub_id = report.pods.iter().find(|known| known.pod == pod)?.hub_id.clone();
+    Some((open(ctx, names)?, hub_id))
+}
+
+fn log(names: &ObjectNames, pod: &str, told: Result<(), admin::Error>) {
+    if let Err(error) = told {
+        tracing::warn!(
+            hub.namespace = names.namespace,
+            hub.name = names.hub,
+            pod,
+            error = chain(&error),
+            "a hub could not be told whether to give its connections away"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_to_rebalance_counts_for_as_long_as_hubs_follow_it() {
+        let now: Timestamp = "2026-11-30T12:00:00Z".parse().expect("a time");
+        for (order, recent) in [
+            ("2026-11-30T11:59:59Z", true),
+            ("2026-11-30T11:50:01Z", true),
+            ("2026-11-30T11:50:00Z", false),
+            ("2026-11-30T12:00:30Z", true), // of a clock that is ahead
+            ("2027-11-30T12:00:00Z", false),
+            ("now", false),
+        ] {
+            assert_eq!(is_recent(order, now), recent, "{order}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Whether a roll-out halts by itself; pure.
+//!
+//! Invariants
+//! - Judged is only what can be halted: pods of the revision that is wanted serve beside older ones, and only they are judged.
+//!   What older ones do wrong may be what the roll-out mends.
+//! - A roll-out that goes back to the revision which all pods last had is never halted: it is the cure.
+//! - What is not known halts nothing, and nothing that is known later ends a halt: a person does.
+
+use alkhub_crds::Hub;
+use alkhub_crds::hub::PausedRollout;
+use alkhub_protocol::admin::LastMinute;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use crate::hub::fleet::{Fleet, PodStanding, Set};
+
+/// On a Hub: the revision whose roll-out goes on whatever it does.
+pub(crate) const RESUME: &str = "alkhub.dev/resume-rollout";
+
+/// Of fewer a share says nothing.
+const LEAST: u64 = 100;
+
+/// More than one of so many must not fail.
+const ONE_OF: u64 = 100;
+
+/// Why the roll-out of a revision is to be halted, now or still; `None`: it goes on. `minute`: of the pods of that revision.
+pub(crate) fn judge(
+    hub: &Hub,
+    fleet: &Fleet,
+    revision: &str,
+    minute: Option<LastMinute>,
+    now: Timestamp,
+) -> Option<PausedRollout> {
+    let is_on = hub.spec.rollout.as_ref().is_none_or(|rollout| rollout.pause_on_failure);
+    let is_resumed = hub.annotations().get(RESUME).is_some_and(|resumed| resumed == revision);
+    let status = hub.status.as_ref().and_then(|status| status.rollout.as_ref());
+    let settled = status.and_then(|status| status.settled_revision.as_deref());
+    let is_under_way = fleet.sets.iter().any(|set| set.revision != revision && set.count() > 0);
+    if !is_on || is_resumed || settled == Some(revision) || !is_under_way {
+        return None;
+    }
+    let before = status.and_then(|status| status.paused.clone());
+    before.filter(|before| before.revision == revision).or_else(|| {
+        let minute = minute.filter(|_| fleet.set(revision).is_some_and(serves))?;
+        Some(PausedRollout {
+            revision: revision.to_owned(),
+            message: breach(&minute)?,
+            since: Time(now),
+        })
+    })
+}
+
+fn serves(set: &Set) -> bool {
+    set.here().any(|pod| pod.standing >= PodStanding::Fresh)
+}
+
+/// What went wrong in a minute.
+fn breach(minute: &LastMinute) -> Option<String> {
+    let is_much = |bad: u64, all: u64| all >= LEAST && bad > all / ONE_OF;
+    if is_much(minute.calls_failed, minute.calls) {
+        let (bad, all) = (minute.calls_failed, minute.calls);
+        return Some(format!(
+            "{bad} of {all} calls of a minute on its pods failed by the hubs, more than 1 %"
+        ));
+    }
+    is_much(minute.returns_late, minute.returns).then(|| {
+        let (bad, all) = (minute.returns_late, minute.returns);
+        format!("of {all} peers that had lost their connection {bad} were not back within 5 s, more than 1 %")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_crds::HubStatus;
+    use alkhub_crds::hub::{RolloutSpec, RolloutStatus};
+
+    use super::*;
+    use crate::hub::fleet::testing::{pod, set};
+    use crate::hub::fleet::{Drain, Pod};
+    use crate::hub::testing::{given, hub};
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    /// Two pods of `a`, and one of `b` that has just become ready.
+    fn mixed() -> Fleet {
+        let new = Pod {
+            standing: PodStanding::Fresh,
+            ..pod("b0")
+        };
+        Fleet {
+            sets: vec![set("a", 2, vec![pod("a0"), pod("a1")]), set("b", 1, vec![new])],
+        }
+    }
+
+    fn calls(calls: u64, calls_failed: u64) -> Option<LastMinute> {
+        Some(LastMinute {
+            calls,
+            calls_failed,
+            ..LastMinute::default()
+        })
+    }
+
+    /// A Hub whose pods last had this revision, with what its status says of a halt.
+    fn settled(revision: &str, paused: Option<PausedRollout>) -> Hub {
+        let rollout = RolloutStatus {
+            settled_revision: Some(revision.to_owned()),
+            paused,
+        };
+        let status = HubStatus {
+            rollout: Some(rollout),
+            ..HubStatus::default()
+        };
+        Hub {
+            status: Some(status),
+            ..hub(given())
+        }
+    }
+
+    fn is_halted(hub: &Hub, fleet: &Fleet, minute: Option<LastMinute>) -> bool {
+        judge(hub, fleet, "b", minute, NOW).is_some()
+    }
+
+    #[test]
+    fn more_than_one_in_a_hundred_of_a_hundred_halts() {
+        let hub = settled("a", None);
+        let late = |returns, returns_late| {
+            let minute = LastMinute {
+                returns,
+                returns_late,
+                ..LastMinute::default()
+            };
+            is_halted(&hub, &mixed(), Some(minute))
+        };
+        let failed = |all, bad| is_halted(&hub, &mixed(), calls(all, bad));
+
+        assert!(!failed(99, 99), "too few to say");
+        assert!(!failed(100, 1) && failed(100, 2));
+        assert!(!failed(1_000, 10) && failed(1_000, 11) && failed(u64::MAX, u64::MAX));
+        assert!(!late(99, 99) && !late(200, 2) && late(200, 3));
+        assert!(!is_halted(&hub, &mixed(), None), "nothing is known");
+    }
+
+    #[test]
+    fn what_is_no_roll_out_or_the_way_back_is_not_halted() {
+        let bad = calls(1_000, 500);
+        let (mut alone, mut starting, mut over) = (mixed(), mixed(), mixed());
+        alone.sets.truncate(1);
+        starting.sets[1].pods[0].standing = PodStanding::Unready;
+        over.sets[0].pods.clear();
+
+        assert!(is_halted(&settled("a", None), &mixed(), bad) && is_halted(&hub(given()), &mixed(), bad));
+        assert!(
+            !is_halted(&settled("b", None), &mixed(), bad),
+            "back to what ran before"
+        );
+        for fleet in [&alone, &starting, &over, &Fleet::default()] {
+            assert!(!is_halted(&settled("a", None), fleet, bad), "{fleet:?}");
+        }
+    }
+
+    #[test]
+    fn a_halt_lasts_until_somebody_says_otherwise() {
+        let since = Timestamp::from_second(7).expect("in range");
+        let first = judge(&settled("a", None), &mixed(), "b", calls(200, 20), since).expect("halted");
+        let mut hub = settled("a", Some(first.clone()));
+        let mut marked = mixed();
+        marked.sets[0].pods[0].drain = Some(Drain { is_over: true });
+
+        assert!(first.message.contains("20 of 200 calls"), "{}", first.message);
+        for minute in [calls(1_000, 0), None, calls(200, 100)] {
+            assert_eq!(judge(&hub, &marked, "b", minute, NOW).as_ref(), Some(&first));
+        }
+        let mut away = mixed();
+        away.sets[1].pods[0].standing = PodStanding::Unready;
+        assert_eq!(
+            judge(&hub, &away, "b", None, NOW).as_ref(),
+            Some(&first),
+            "its pod is away"
+        );
+        assert_eq!(judge(&hub, &mixed(), "c", None, NOW), None, "another revision");
+        hub.metadata.annotations = Some([(RESUME.to_owned(), "b".to_owned())].into());
+        assert_eq!(judge(&hub, &mixed(), "b", calls(200, 20), NOW), None);
+        hub.metadata.annotations = Some([(RESUME.to_owned(), "x".to_owned())].into());
+        assert_eq!(judge(&hub, &mixed(), "b", None, NOW), Some(first));
+        hub.spec.rollout = Some(RolloutSpec {
+            pause_on_failure: false,
+        });
+        assert_eq!(judge(&hub, &mixed(), "b", calls(200, 20), NOW), None);
+    }
+}

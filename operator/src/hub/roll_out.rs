@@ -1,0 +1,215 @@
+//! Brings the pods of a Hub nearer to what is wanted: reads the fleet, takes one step of it, and writes that.
+//!
+//! Invariants
+//! - One write for each reconcile, of exactly the object that was seen; the next one is decided when the cache shows it.
+//! - A pod that is to go is told to give its connections away, again and again: if nobody says so any more, it keeps them.
+//! - What takes pods away is decided once more by what the API server itself has, and for a Hub that still asks for it.
+
+use std::ops::Add as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_crds::Hub;
+use alkhub_protocol::admin::{LastMinute, PartState};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::runtime::reflector::ObjectRef;
+use serde_json::{Value, json};
+
+use crate::admin::ReportedPod;
+use crate::apply::confirm;
+use crate::context::Context;
+use crate::error::Error;
+use crate::hub::fleet::seen::{self, FleetSight, PodLoads};
+use crate::hub::fleet::{self, Fleet, Goal, Scale, Step};
+use crate::hub::orders;
+use crate::hub::steps::WrittenKind;
+use crate::names::{DELETION_COST, DRAIN_SINCE, ObjectNames, Part, SERVING, is_owned_by};
+
+/// Lower than anything else: Kubernetes takes this pod first.
+const FIRST: i32 = i32::MIN;
+
+/// A report that is older than the time between two, and so much more, is none.
+const LATE: Duration = Duration::from_secs(20);
+
+/// How far a Hub's pods are.
+#[derive(Clone, Debug)]
+pub(crate) struct RollOut {
+    /// As it was before the step.
+    pub(crate) fleet: Fleet,
+    /// Something was written that the fleet does not show yet.
+    pub(crate) is_written: bool,
+    /// Time alone may bring the next step after this long.
+    pub(crate) again: Option<Duration>,
+}
+
+/// Takes the next step towards a goal. `count`: what pods of the revision that is wanted tell the other hubs.
+pub(crate) async fn advance(ctx: &Context, hub: &Hub, goal: &Goal, count: i64) -> Result<RollOut, Error> {
+    let names = ObjectNames::of(hub);
+    let FleetSight { fleet, changes_in } = fleet(ctx, &names);
+    let roll_out = |is_written| RollOut {
+        fleet: fleet.clone(),
+        is_written,
+        again: changes_in,
+    };
+    let leaving = fleet.here().filter(|pod| pod.drain.is_some());
+    let leaving = leaving.map(|pod| (pod.name.as_str(), pod.uid.as_str()));
+    orders::drain(ctx, &names, leaving, Some(count)).await;
+    if is_behind(ctx, &names) {
+        return Ok(roll_out(true));
+    }
+    let mut step = fleet::step(&fleet, goal);
+    if matches!(step, Step::Drain(_) | Step::Shrink(_)) {
+        confirm(&ctx.kubernetes, hub).await?;
+        step = step_now(ctx, &names, goal).await?;
+    }
+    if step == Step::Hold {
+        return Ok(roll_out(false));
+    }
+    match write(ctx, &names, &step).await {
+        Ok(()) => Ok(roll_out(true)),
+        // The pod, or its ReplicaSet, has gone by itself.
+        Err(error) if error.is_not_found() => Err(Error::Stale),
+        Err(error) => Err(error),
+    }
+}
+
+/// The fleet of a Hub, as the caches have it.
+pub(crate) fn fleet(ctx: &Context, names: &ObjectNames) -> FleetSight {
+    let sets = ctx
+        .stores
+        .replica_sets
+        .state_filter(|set| is_owned_by(&set.metadata, &names.uid));
+    let pods = ctx.stores.pods_of(names, Part::Hub);
+    seen::of(&sets, &pods, loads(ctx, names).as_ref(), Timestamp::now())
+}
+
+/// The step that what the API server has asks for.
+async fn step_now(ctx: &Context, names: &ObjectNames, goal: &Goal) -> Result<Step, Error> {
+    let labels = names.selector(Part::Hub);
+    let sets = ctx.kubernetes.list_labelled::<ReplicaSet>(&names.namespace, &labels);
+    let pods = ctx.kubernetes.list_labelled::<v1::Pod>(&names.namespace, &labels);
+    let (sets, pods) = tokio::try_join!(sets, pods)?;
+    let sets: Vec<_> = sets
+        .into_iter()
+        .filter(|set| is_owned_by(&set.metadata, &names.uid))
+        .map(Arc::new)
+        .collect();
+    let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
+    let seen = seen::of(&sets, &pods, loads(ctx, names).as_ref(), Timestamp::now());
+    Ok(fleet::step(&seen.fleet, goal))
+}
+
+/// What pods have, as the hubs last reported it. Without Redis a hub knows no others, and what is old is not known.
+fn loads(ctx: &Context, names: &ObjectNames) -> Option<PodLoads> {
+    reported(ctx, names, PodLoads::of)
+}
+
+/// How it went in the last minute, on these pods together, by their names.
+pub(crate) fn last_minute(ctx: &Context, names: &ObjectNames, is_meant: impl Fn(&str) -> bool) -> Option<LastMinute> {
+    let of_each = |pods: &[ReportedPod]| {
+        let meant = pods.iter().filter(|pod| is_meant(&pod.pod));
+        meant.filter_map(|pod| pod.last_minute).reduce(LastMinute::add)
+    };
+    reported(ctx, names, |_, pods| of_each(pods)).flatten()
+}
+
+/// A report that is older is none.
+pub(crate) fn stale_after(ctx: &Context) -> Duration {
+    ctx.options.poll_interval + LATE
+}
+
+/// What hubs have last reported of their pods, and when.
+fn reported<T>(ctx: &Context, names: &ObjectNames, read: impl FnOnce(Timestamp, &[ReportedPod]) -> T) -> Option<T> {
+    let poll = ctx.polls.of(&names.uid)?;
+    let report = &poll.seen.as_ref().ok()?.report;
+    let age = poll.at.elapsed();
+    let is_known = age <= stale_after(ctx) && report.redis == PartState::Up;
+    let age = SignedDuration::try_from(age).ok().filter(|_| is_known)?;
+    Some(read(Timestamp::now() - age, &report.pods))
+}
+
+async fn write(ctx: &Context, names: &ObjectNames, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::Hold => Ok(()),
+        Step::Surge(scale) | Step::Shrink(scale) => self::scale(ctx, names, scale).await,
+        Step::Drain(pod) => mark(ctx, names, pod, &marked(Timestamp::now())).await,
+        Step::Cancel(pod) => {
+            mark(ctx, names, pod, &unmarked()).await?;
+            if pod.drain.is_some() && !pod.is_emptied {
+                orders::undrain(ctx, names, &pod.name).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn scale(ctx: &Context, names: &ObjectNames, scale: &Scale) -> Result<(), Error> {
+    tracing::info!(
+        hub.namespace = names.namespace,
+        hub.name = names.hub,
+        replica_set = scale.set,
+        replicas = scale.to,
+        "asking for another number of pods"
+    );
+    let fields = json!({
+        "metadata": { "uid": scale.uid, "resourceVersion": scale.resource_version },
+        "spec": { "replicas": scale.to },
+    });
+    let scaled = ctx
+        .kubernetes
+        .scale::<ReplicaSet>(&names.namespace, &scale.set, &fields)
+        .await?;
+    ctx.steps.keep(&names.uid, WrittenKind::Set, &scaled.metadata);
+    Ok(())
+}
+
+async fn mark(ctx: &Context, names: &ObjectNames, pod: &fleet::Pod, fields: &Value) -> Result<(), Error> {
+    tracing::info!(
+        hub.namespace = names.namespace,
+        hub.name = names.hub,
+        pod = pod.name,
+        is_to_go = pod.drain.is_none() && pod.is_serving,
+        "marking a pod"
+    );
+    let mut fields = fields.clone();
+    fields["metadata"]["uid"] = pod.uid.clone().into();
+    fields["metadata"]["resourceVersion"] = pod.resource_version.clone().into();
+    let marked = ctx
+        .kubernetes
+        .merge::<v1::Pod>(&names.namespace, &pod.name, &fields)
+        .await?;
+    ctx.steps.keep(&names.uid, WrittenKind::Pod, &marked.metadata);
+    Ok(())
+}
+
+fn marked(now: Timestamp) -> Value {
+    json!({ "metadata": {
+        "annotations": { DRAIN_SINCE: now.to_string(), DELETION_COST: FIRST.to_string() },
+        "labels": { SERVING.0: null },
+    } })
+}
+
+fn unmarked() -> Value {
+    json!({ "metadata": {
+        "annotations": { DRAIN_SINCE: null, DELETION_COST: null },
+        "labels": { SERVING.0: SERVING.1 },
+    } })
+}
+
+/// Whether the cache still has the object of the last write as it was before.
+fn is_behind(ctx: &Context, names: &ObjectNames) -> bool {
+    ctx.steps.last(&names.uid).is_some_and(|written| match written.kind {
+        WrittenKind::Set => {
+            let place = ObjectRef::new(&written.name).within(&names.namespace);
+            let set = ctx.stores.replica_sets.get(&place);
+            written.is_unseen(set.as_ref().map(|set| &set.metadata))
+        }
+        WrittenKind::Pod => {
+            let place = ObjectRef::new(&written.name).within(&names.namespace);
+            let pod = ctx.stores.pods.get(&place);
+            written.is_unseen(pod.as_ref().map(|pod| &pod.metadata))
+        }
+    })
+}

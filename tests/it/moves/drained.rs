@@ -1,0 +1,134 @@
+//! What a hub that drains waits for beside its own calls: what of other hubs runs on its peers, and sessions on their way.
+
+use alkhub_test_support::within;
+use alkhub_tests::cluster::Cluster;
+use alkhub_tests::http::Http;
+use alkhub_tests::wire::Peer;
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::counting::{Carrier, Counting, Seen, hubs, is_known_at};
+
+/// Sends a registration that its hub cannot end: its session is not settled then.
+async fn register_in_vain(spoke: &mut Counting) -> Result<()> {
+    let operations = [
+        alkhub_tests::wire::operation("text", "upper", "mutation"),
+        alkhub_tests::wire::operation("text", "watch", "subscription"),
+    ];
+    let input = json!({ "name": "text", "instanceId": "one", "operations": operations });
+    spoke.ask("again", "hub.register", input).await?;
+    // What was sent before has been read when this is answered.
+    spoke.ask("read", "hub.nothing", json!(null)).await?;
+    let answer = spoke.expect("call.error").await?;
+    ensure!(answer["id"] == "read", "{answer}");
+    Ok(())
+}
+
+/// Asks for a session until it comes; a refusal that is to be tried again is, after `between`.
+async fn tries_again(seen: &Seen, cluster: &Cluster, hub: usize, between: impl Fn()) -> Result<Value> {
+    loop {
+        let mut peer = Peer::connect(&cluster.url(hub), &seen.key).await?;
+        peer.send("__hello", "", seen.hello()).await?;
+        let answer = peer.next().await?;
+        if answer["type"] == "__welcome" {
+            return Ok(answer);
+        }
+        ensure!(answer["payload"]["retryable"] == true, "{answer}");
+        between();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_drains_waits_for_the_calls_of_other_hubs_that_run_on_its_peers() -> Result<()> {
+    let cluster = hubs(2, Carrier::Link).await?;
+    let mut spoke = Counting::spoke(&cluster, 0).await?;
+    let mut bystander = Peer::connect(&cluster.url(1), cluster.admin()).await?;
+    let (http, input) = (Http::new(cluster.url(0), cluster.admin()), json!("a"));
+
+    let moving = async {
+        let call = spoke.expect("call.requested").await?;
+        let (mut spoke, _) = Box::pin(spoke.cut().resume(&cluster, 1)).await?;
+        is_known_at(&cluster, 0, "text", 1).await;
+        let draining = async {
+            ensure!(bystander.closed().await?.0 == 1001, "it drains");
+            spoke.respond(&call, json!("A")).await?;
+            ensure!(spoke.peer.closed().await?.0 == 1001, "it has ended");
+            Ok(())
+        };
+        tokio::join!(cluster.hubs[1].shutdown(), draining).1
+    };
+    let (answer, moved) = within(
+        "it is answered",
+        Box::pin(async { tokio::join!(http.call("text.upper", &input), moving) }),
+    )
+    .await;
+
+    let answer = answer?;
+    ensure!(answer.status == 200 && answer.body["data"] == "A", "{answer:?}");
+    moved?;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_drains_waits_for_a_session_that_is_on_its_way_to_another_hub() -> Result<()> {
+    let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, 0).await?;
+    let mut spoke = Counting::spoke(&cluster, 0).await?;
+    proxy.hold();
+    register_in_vain(&mut spoke).await?;
+    let seen = spoke.cut();
+    cluster
+        .shows(0, "\nalkhub_connections{kind=\"reconnecting\"} 1\n")
+        .await;
+
+    let (welcome, ()) = within(
+        "it comes, and the hub ends",
+        Box::pin(async {
+            // The first one is refused: the session cannot move while its registration is under way.
+            let comes = tries_again(&seen, &cluster, 1, || proxy.heal());
+            tokio::join!(comes, cluster.hubs[0].shutdown())
+        }),
+    )
+    .await;
+
+    let welcome = welcome?;
+    ensure!(welcome["payload"]["sessionId"] == seen.id.as_str(), "{welcome}");
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_comes_to_its_session_while_a_hub_drains_is_asked_to_move_on() -> Result<()> {
+    let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, 1).await?;
+    let mut bystander = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    let mut spoke = Counting::spoke_with(&cluster, 1, &["resume", "migrate"]).await?;
+    proxy.hold();
+    register_in_vain(&mut spoke).await?;
+    let seen = spoke.cut();
+    cluster
+        .shows(1, "\nalkhub_connections{kind=\"reconnecting\"} 1\n")
+        .await;
+    let mut late = Peer::connect(&cluster.url(0), &seen.key).await?;
+    let mut hello = seen.hello();
+    hello["features"] = json!(["resume", "migrate"]);
+
+    let coming = async {
+        late.send("__hello", "", hello).await?;
+        ensure!(bystander.closed().await?.0 == 1001, "it drains");
+        proxy.heal();
+        let came = late.next_of("__resume").await?;
+        let asked = late.next_of("hub.migrate").await?;
+        let (spoke, _) = seen.resume(&cluster, 1).await?;
+        ensure!(late.closed().await?.0 == 4001, "{came} {asked}");
+        anyhow::Ok(spoke)
+    };
+    let (spoke, ()) = within(
+        "it comes and goes, and the hub ends",
+        Box::pin(async { tokio::join!(coming, cluster.hubs[0].shutdown()) }),
+    )
+    .await;
+
+    drop(spoke?);
+    cluster.shutdown().await;
+    Ok(())
+}
