@@ -2,7 +2,8 @@
 
 use std::future::poll_fn;
 
-use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role, code};
+use alkhub_protocol::CloseCode;
+use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
@@ -43,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// Ends the connection with a reason.
     pub(crate) async fn refuse(&mut self, reason: &'static str) -> Result<(), Error> {
         let mut batch = Batch::new(self.role);
-        batch.close(code::POLICY, reason);
+        batch.close(CloseCode::Policy.number(), reason);
         self.write(batch).await
     }
 

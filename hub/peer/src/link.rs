@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use alkhub_protocol::FRAME_LIMIT_BYTES;
+use alkhub_protocol::{CloseCode, FRAME_LIMIT_BYTES};
 use alkhub_queue::{Full, Limits, Queue, Weigh};
-use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role, code};
+use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf, WriteHalf};
@@ -244,7 +244,7 @@ impl PeerLink {
                 }
             }
             if !goes_on {
-                batch.close(code::GOING_AWAY, "the hub ends");
+                batch.close(CloseCode::GoingAway.number(), "the hub ends");
             }
             let size = batch.len();
             pulse.writes.store(true, Ordering::Relaxed);

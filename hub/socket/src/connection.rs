@@ -323,13 +323,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match self.decoder.feed(&mut input) {
                 Ok(Some(received)) => self.received(received),
                 Ok(None) => return,
-                Err(violation) => {
-                    tracing::debug!(reason = violation.reason, "a WebSocket peer broke the protocol");
+                Err(error) => {
+                    tracing::debug!(reason = error.reason, "a WebSocket peer broke the protocol");
                     if self.phase == Phase::Open {
-                        let code = code::of(&violation);
-                        self.outbox.close(code, violation.reason);
+                        let code = code::of(error.violation);
+                        self.outbox.close(code, error.reason);
                         self.end_work();
-                        self.close(code, violation.reason);
+                        self.close(code, error.reason);
                     }
                     self.phase = Phase::Refused;
                 }

@@ -5,7 +5,7 @@
 //! by which the ends know each other. `examples/echo` puts them together, in either role.
 //!
 //! What it promises
-//! - What breaks the protocol is refused with the close code that the RFC names, as early as it can be seen: text that is
+//! - What breaks the protocol is refused with the rule that it broke, as early as it can be seen: text that is
 //!   not UTF-8 at its first wrong byte.
 //! - A connection between two messages costs the size of a [`Decoder`] and a [`Batch`], and no buffer.
 //! - A length is checked before memory is set aside for it, and memory grows with what arrived, not with what was
@@ -17,12 +17,11 @@
 //! - Read: whoever owns the socket reads, and decides how much at once.
 //! - Spawn, wait or log. [`Batch::poll_write`] is its only contact with a socket.
 //! - Negotiate extensions, or fragment what it sends.
-//! - Know what a message means, or a close code outside of the RFC.
+//! - Know what a message or a close code means: it says which rule a peer broke, its owner has the numbers.
 //!
 //! What it may use: no other crate of alkhub.
 
 mod batch;
-pub mod code;
 mod decode;
 mod encode;
 mod frame;
@@ -33,4 +32,4 @@ pub use batch::Batch;
 pub use decode::Decoder;
 pub use encode::framed_text;
 pub use frame::{MessageKind, Role};
-pub use received::{Error, Received};
+pub use received::{Error, Received, Violation};

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use crate::code;
 use crate::frame::MessageKind;
 
 /// What a peer sent.
@@ -30,8 +29,8 @@ pub enum Received {
     Pong(Bytes),
     /// The peer ends the connection; nothing is read after it.
     Close {
-        /// Its reason; 1005 when it gave none.
-        code: u16,
+        /// Its reason, a number of RFC 6455, section 7.4; `None` when it gave none.
+        code: Option<u16>,
     },
 }
 
@@ -39,10 +38,21 @@ pub enum Received {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Error {
-    /// Close code.
-    pub code: u16,
+    /// Which rule it broke.
+    pub violation: Violation,
     /// What the peer did, for the close frame.
     pub reason: &'static str,
+}
+
+/// What a peer can do wrong. RFC 6455, section 7.4.1, has a close code for each, which whoever owns the socket names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// Frames that the RFC forbids.
+    Protocol,
+    /// Text, or the reason of a close, that is not UTF-8.
+    NotUtf8,
+    /// A message far over the limit: what follows is not read.
+    TooLarge,
 }
 
 // === impl Received ===
@@ -52,7 +62,7 @@ impl Received {
     pub(crate) fn close(payload: &[u8]) -> Result<Self, Error> {
         let Some((code, reason)) = payload.split_first_chunk::<2>() else {
             return if payload.is_empty() {
-                Ok(Self::Close { code: code::NO_STATUS })
+                Ok(Self::Close { code: None })
             } else {
                 Err(Error::protocol("a close frame carries no or at least two bytes"))
             };
@@ -63,11 +73,11 @@ impl Received {
         }
         if std::str::from_utf8(reason).is_err() {
             return Err(Error {
-                code: code::NOT_UTF8,
+                violation: Violation::NotUtf8,
                 reason: "the reason for closing is not UTF-8",
             });
         }
-        Ok(Self::Close { code })
+        Ok(Self::Close { code: Some(code) })
     }
 }
 
@@ -76,13 +86,13 @@ impl Received {
 impl Error {
     /// A text message that is none.
     pub(crate) const NOT_UTF8: Self = Self {
-        code: code::NOT_UTF8,
+        violation: Violation::NotUtf8,
         reason: "text is not UTF-8",
     };
 
     pub(crate) fn protocol(reason: &'static str) -> Self {
         Self {
-            code: code::PROTOCOL,
+            violation: Violation::Protocol,
             reason,
         }
     }

@@ -177,7 +177,7 @@ proptest! {
         prop_assert!(matches!(polled, Poll::Ready(Ok(()))));
         prop_assert_eq!((io.taken.len(), batch.is_empty()), (len, true));
         let expected: Vec<Received> =
-            all.iter().map(Sent::received).chain([Received::Close { code: 1001 }]).collect();
+            all.iter().map(Sent::received).chain([Received::Close { code: Some(1001) }]).collect();
         prop_assert_eq!(read(other(role), &io.taken, &cuts), (expected, Ok(())));
     }
 

@@ -3,12 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role, code};
+use alkhub_wire::{Batch, Decoder, MessageKind, Received, Role, Violation};
 use anyhow::Result;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+/// The close code of an end without a reason, RFC 6455, section 7.4.1.
+const NORMAL: u16 = 1000;
 
 /// Longest message: as long as Autobahn sends.
 const LIMIT: usize = 16 * 1024 * 1024;
@@ -58,10 +61,11 @@ impl Socket {
                 Ok(Some(Received::Message { kind, data })) => return Ok(Some((kind, data))),
                 Ok(Some(Received::Ping(payload))) => self.batch.pong(&payload),
                 Ok(Some(Received::Pong(_))) => {}
-                Ok(Some(Received::TooLarge { .. })) => return self.close(code::TOO_LARGE, "over the limit").await,
-                Ok(Some(Received::Close { code: code::NO_STATUS })) => return self.close(code::NORMAL, "").await,
-                Ok(Some(Received::Close { code })) => return self.close(code, "").await,
-                Err(error) => return self.close(error.code, error.reason).await,
+                Ok(Some(Received::TooLarge { .. })) => {
+                    return self.close(number(Violation::TooLarge), "over the limit").await;
+                }
+                Ok(Some(Received::Close { code })) => return self.close(code.unwrap_or(NORMAL), "").await,
+                Err(error) => return self.close(number(error.violation), error.reason).await,
                 Ok(None) => {
                     self.flush().await?;
                     self.unread.reserve(READ);
@@ -91,5 +95,14 @@ impl Socket {
         };
         let _ended = timeout(CLOSE_TIMEOUT, end).await;
         Ok(None)
+    }
+}
+
+/// The close codes of RFC 6455, section 7.4.1.
+fn number(violation: Violation) -> u16 {
+    match violation {
+        Violation::Protocol => 1002,
+        Violation::NotUtf8 => 1007,
+        Violation::TooLarge => 1009,
     }
 }

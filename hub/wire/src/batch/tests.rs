@@ -112,7 +112,7 @@ fn a_client_masks_every_frame_and_leaves_shared_payloads_as_they_are() {
             message(MessageKind::Text, b"event"),
             message(MessageKind::Binary, &large),
             Received::Pong(Bytes::from_static(b"yes")),
-            Received::Close { code: 1000 },
+            Received::Close { code: Some(1000) },
         ]
     );
     assert!(large.iter().all(|byte| *byte == b'x'));
@@ -138,5 +138,8 @@ fn the_payload_of_a_control_frame_is_cut_to_what_fits() {
     let bytes = written(&mut batch, 1000);
 
     let ping = Received::Ping(Bytes::from(vec![b'x'; 125]));
-    assert_eq!(received(Role::Client, &bytes), [ping, Received::Close { code: 1001 }]);
+    assert_eq!(
+        received(Role::Client, &bytes),
+        [ping, Received::Close { code: Some(1001) }]
+    );
 }

@@ -55,9 +55,9 @@ fn text_message(text: &str) -> Received {
     }
 }
 
-fn refused(bytes: &[u8]) -> u16 {
-    let whole = read(bytes, usize::MAX).1.expect_err("refused").code;
-    assert_eq!(read(bytes, 1).1.expect_err("refused byte by byte").code, whole);
+fn refused(bytes: &[u8]) -> Violation {
+    let whole = read(bytes, usize::MAX).1.expect_err("refused").violation;
+    assert_eq!(read(bytes, 1).1.expect_err("refused byte by byte").violation, whole);
     whole
 }
 
@@ -89,7 +89,7 @@ fn a_client_reads_unmasked_frames_and_no_others() {
     let expected = [
         Received::Ping(Bytes::from_static(b"?")),
         text_message(&format!("hällo{}", "!".repeat(300))),
-        Received::Close { code: 1001 },
+        Received::Close { code: Some(1001) },
     ];
 
     for step in 1..=bytes.len() {
@@ -101,7 +101,7 @@ fn a_client_reads_unmasked_frames_and_no_others() {
         );
     }
     let masked = read_as(Role::Client, &client(0x81, b"x"), 1).1;
-    assert_eq!(masked.expect_err("refused").code, code::PROTOCOL);
+    assert_eq!(masked.expect_err("refused").violation, Violation::Protocol);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn utf8_may_be_cut_between_fragments_and_is_checked_over_the_whole() {
     let bad = [client(0x01, &snowman[..1]), client(0x80, b"x")].concat();
 
     assert_eq!(read(&good, 1).0, [text_message("☃")]);
-    assert_eq!(refused(&bad), code::NOT_UTF8);
+    assert_eq!(refused(&bad), Violation::NotUtf8);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn text_is_refused_at_the_first_byte_that_cannot_be_utf8() {
             .position(|byte| decoder.feed(&mut [*byte].as_slice()).is_err());
 
         assert_eq!(read, Some(header + 7 + wrong.len() - 1), "{case}");
-        assert_eq!(refused(&frame), code::NOT_UTF8, "{case}");
+        assert_eq!(refused(&frame), Violation::NotUtf8, "{case}");
     }
 }
 
@@ -201,28 +201,28 @@ fn what_breaks_the_protocol_is_closed_with_1002() {
         ("text within text", [client(0x01, b"a"), client(0x81, b"b")].concat()),
         ("close of one byte", client(0x88, b"\x03")),
     ] {
-        assert_eq!(refused(&bytes), code::PROTOCOL, "{case}");
+        assert_eq!(refused(&bytes), Violation::Protocol, "{case}");
     }
 }
 
 #[test]
 fn close_codes_that_no_peer_may_send_are_refused() {
     for bad in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
-        assert_eq!(refused(&client(0x88, &bad.to_be_bytes())), code::PROTOCOL, "{bad}");
+        assert_eq!(refused(&client(0x88, &bad.to_be_bytes())), Violation::Protocol, "{bad}");
     }
     for good in [1000_u16, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 4401, 4999] {
         let (received, end) = read(&client(0x88, &good.to_be_bytes()), 1);
-        assert_eq!((received, end), (vec![Received::Close { code: good }], Ok(())));
+        assert_eq!((received, end), (vec![Received::Close { code: Some(good) }], Ok(())));
     }
-    assert_eq!(read(&client(0x88, b""), 9).0, [Received::Close { code: 1005 }]);
-    assert_eq!(refused(&client(0x88, b"\x03\xE8\xFF")), code::NOT_UTF8);
+    assert_eq!(read(&client(0x88, b""), 9).0, [Received::Close { code: None }]);
+    assert_eq!(refused(&client(0x88, b"\x03\xE8\xFF")), Violation::NotUtf8);
 }
 
 #[test]
 fn nothing_is_read_after_a_close() {
     let bytes = [client(0x88, b""), client(0x81, b"late"), client(0xFF, b"rubbish")].concat();
 
-    assert_eq!(read(&bytes, 2), (vec![Received::Close { code: 1005 }], Ok(())));
+    assert_eq!(read(&bytes, 2), (vec![Received::Close { code: None }], Ok(())));
 }
 
 /// One message too many bytes long costs its sender that message.
@@ -286,9 +286,9 @@ fn a_message_many_times_over_the_limit_is_refused_by_its_header_alone() {
     huge.extend([0xFF; 8]);
     huge.extend(MASK);
 
-    assert_eq!(refused(&header), code::TOO_LARGE);
-    assert_eq!(refused(&fragments), code::TOO_LARGE);
-    assert_eq!(refused(&huge), code::TOO_LARGE);
+    assert_eq!(refused(&header), Violation::TooLarge);
+    assert_eq!(refused(&fragments), Violation::TooLarge);
+    assert_eq!(refused(&huge), Violation::TooLarge);
     assert_eq!(read(&client(0x81, &[b' '; 1024]), usize::MAX).1, Ok(()));
 }
 
