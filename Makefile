@@ -25,7 +25,7 @@ E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
 .PHONY: help dev test check fmt typos clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
         autobahn autobahn-fast changelog clones images servers charts alerts containers cluster cluster-binaries e2e \
-        harness bench model soak
+        harness bench chaos model soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -159,9 +159,14 @@ bench: deps-cluster $(NATS) ## figures side by side with nats-server, into docs/
 model: ## random sequences over three hubs against a model; `make model MODEL_SEQUENCES=1000 MODEL_FIRST=7`, `make model SEED=17`
 	MODEL_SEQUENCES=$(or $(MODEL_SEQUENCES),10000) cargo test --locked -p alkhub-tests --test model
 
-soak: ## a long run under faults, and 10,000 sequences of the model test; `make soak SOAK_SECONDS=3600 SEED=7`
+chaos: ## connections, hubs, spokes and callers fail by a schedule; `make chaos CHAOS_SEEDS=1000 CHAOS_FIRST=7`, `make chaos SEED=17`
+	CHAOS_SEEDS=$(or $(CHAOS_SEEDS),200) cargo test --locked -p alkhub-tests --test chaos
+
+soak: ## a long run under faults, 200 seeds of chaos, 10,000 sequences of the model test; `make soak SOAK_SECONDS=3600 SEED=7`
 	cargo build -q --locked -p alkhub-cli -p alkhub-tests --bin alkhub --bin alkhub-soak
 	$(BIN)/alkhub-soak --alkhub $(BIN)/alkhub --seconds $(or $(SOAK_SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	env -u SEED CHAOS_SEEDS=200 CHAOS_FIRST=$(or $(SEED),$$((RANDOM * 32768 + RANDOM))) \
+	  cargo test --locked -p alkhub-tests --test chaos
 	env -u SEED MODEL_SEQUENCES=10000 MODEL_FIRST=$(or $(SEED),$$((RANDOM * 32768 + RANDOM))) \
 	  cargo test --locked -p alkhub-tests --test model
 

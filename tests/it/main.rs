@@ -2,6 +2,7 @@
 
 mod calls;
 mod events;
+mod failures;
 mod generated;
 mod keys;
 mod make;

@@ -147,6 +147,46 @@ async fn with_a_link_from_pod_to_pod_calls_between_hubs_go_on_while_redis_is_awa
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_registers_while_redis_is_away_is_called_on_its_hub_at_once_and_elsewhere_later() -> Result<()> {
+    let mut cluster = Cluster::joined(2, true).await?;
+    cluster.redis.as_mut().context("a cluster has Redis")?.kill().await;
+    for hub in [0, 1] {
+        redis_is(&cluster, hub, "down").await;
+    }
+
+    let mut spoke = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    let registered = spoke
+        .register("late", json!([operation("late", "echo", "query")]))
+        .await?;
+    let near = Http::new(cluster.url(0), cluster.admin());
+    let here = answered(&mut spoke, &near, "late.echo").await?;
+    let far = Http::new(cluster.url(1), cluster.admin());
+    let there = far.call("late.echo", &json!(1)).await?;
+
+    cluster.redis.as_mut().context("a cluster has Redis")?.launch().await;
+    let later = async {
+        while answered(&mut spoke, &far, "late.echo").await? != 200 {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(30), later)
+        .await
+        .context("the other hub never learns of it")??;
+    assert_eq!(here, 200);
+    assert_eq!(
+        registered["laggingHubs"].as_array().map(Vec::len),
+        Some(1),
+        "{registered}"
+    );
+    assert_eq!(
+        (there.status, &there.body["delivered"]),
+        (503, &json!("no")),
+        "{there:?}"
+    );
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn calls_and_registrations_go_on_while_postgres_is_away_and_readyz_tells() -> Result<()> {
     let postgres = Server::temporary().await?;
     let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;

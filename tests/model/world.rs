@@ -28,7 +28,6 @@ pub(crate) const OPERATIONS: usize = 3;
 pub(crate) struct World {
     cluster: Cluster,
     clients: Vec<Http>,
-    management: reqwest::Client,
     links: Vec<Link>,
 }
 
@@ -55,7 +54,6 @@ impl World {
         let mut world = Self {
             cluster: Cluster::empty(Some(redis)).await?,
             clients: Vec::new(),
-            management: reqwest::Client::new(),
             links: Vec::new(),
         };
         for hub in 0..HUBS {
@@ -141,17 +139,7 @@ impl World {
 
     /// Waits until a hub says so of its link to Redis.
     pub(crate) async fn redis_is(&self, hub: usize, wanted: &str) -> Result<(), String> {
-        let what = format!("the link of hub {hub} is {wanted}");
-        try_until_within(&what, PATIENCE, || async {
-            let body = self.ask(hub, "/readyz").await?;
-            let body: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
-            if body["redis"]["state"] == wanted {
-                Ok(())
-            } else {
-                Err(body.to_string())
-            }
-        })
-        .await
+        self.cluster.redis_is(hub, wanted, PATIENCE).await
     }
 
     /// Waits until a hub lists these instances of a spoke and no other, and knows each of its operations if there are any.
@@ -201,37 +189,9 @@ impl World {
         Ok(operations.iter().filter(is_offered).count())
     }
 
-    /// Waits until nothing of the past is left on a hub: no call, no instance, not a byte kept for anybody.
+    /// Waits until nothing of the past is left on a hub.
     pub(crate) async fn is_idle(&self, hub: usize) -> Result<(), String> {
-        const GAUGES: [&str; 4] = [
-            "alkhub_calls_in_flight ",
-            "alkhub_spokes_connected ",
-            "alkhub_spoke_instances_known ",
-            "alkhub_budget_bytes{",
-        ];
-        try_until_within(&format!("hub {hub} is idle"), PATIENCE, || async {
-            let metrics = self.ask(hub, "/metrics").await?;
-            let is_gauge = |line: &&str| GAUGES.iter().any(|gauge| line.starts_with(gauge));
-            let gauges: Vec<&str> = metrics.lines().filter(is_gauge).collect();
-            let busy: Vec<&str> = gauges.iter().filter(|line| !line.ends_with(" 0")).copied().collect();
-            if gauges.len() >= GAUGES.len() && busy.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{busy:?} of {} gauges", gauges.len()))
-            }
-        })
-        .await
-    }
-
-    async fn ask(&self, hub: usize, path: &str) -> Result<String, String> {
-        let url = format!("{}{path}", self.cluster.hubs[hub].management_url());
-        let answer = self
-            .management
-            .get(url)
-            .send()
-            .await
-            .map_err(|error| error.to_string())?;
-        answer.text().await.map_err(|error| error.to_string())
+        self.cluster.is_idle(hub, PATIENCE).await
     }
 }
 

@@ -56,12 +56,18 @@ pub(crate) struct Args {
     /// Topics, each with a publisher and a subscriber.
     #[arg(long, default_value_t = 4)]
     topics: u64,
-    /// In place of all that: so many registrations, each called through the other hubs at once.
+    /// In place of all that: so many registrations, each called through other hubs at once.
     #[arg(long)]
     visible: Option<usize>,
-    /// With `--visible`: a hub and Redis are killed meanwhile.
+    /// With `--visible`: hubs are killed and drained and Redis is killed meanwhile, in turn.
     #[arg(long, requires = "visible")]
     faults: bool,
+    /// With `--visible`: calls right after each registration.
+    #[arg(long, default_value_t = 2)]
+    calls: usize,
+    /// With `--visible`: registrations side by side.
+    #[arg(long, default_value_t = 1)]
+    lanes: usize,
 }
 
 /// What the tasks of a run share.
@@ -87,7 +93,13 @@ async fn main() -> Result<ExitCode> {
         stop: CancellationToken::new(),
     };
     if let Some(registrations) = args.visible {
-        visible::visible(&run, registrations, args.faults).await?;
+        let plan = visible::Plan {
+            registrations,
+            calls: args.calls,
+            lanes: args.lanes,
+            faults: args.faults,
+        };
+        visible::visible(&run, plan, seed).await?;
         return Ok(verdict(&run, seed));
     }
     let tasks = TaskTracker::new();

@@ -1,18 +1,26 @@
 //! `--visible`: whether what is acknowledged as registered can be called through every other hub at once.
 //!
-//! One registration after the other: a spoke registers at one hub, and as soon as it is told so its operation is called
-//! through each of the others. A call that fails is counted by its code, and called again, so that it is seen how long it
-//! takes; it breaks a promise unless the answer to the registration named the hub.
+//! Some lanes work side by side: in each a spoke registers at one hub, and as soon as it is told so its operation is called
+//! some times, each time through another hub by chance. A call that fails is counted by its code, and called again, so that it
+//! is seen how long it takes; it breaks a promise unless the answer to the registration named the hub.
+//!
+//! With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn and again and again, while the lanes go on.
+//! What is called of a spoke whose own hub is in trouble is counted apart: the spoke is gone with it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_tests::http::Http;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, bail};
+use fastrand::Rng;
 use futures::future::try_join_all;
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::load::pause;
 use crate::{Run, say};
@@ -23,103 +31,259 @@ const AGAIN: Duration = Duration::from_millis(2);
 /// A call that has not succeeded by then never will.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long a hub that was killed, and Redis, are away.
+/// How long what was killed is away.
 const AWAY: Duration = Duration::from_millis(1_500);
+
+/// Between two faults.
+const REST: Duration = Duration::from_secs(3);
+
+/// Registrations between two lines about how far it is.
+const PROGRESS: usize = 1_000;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Spokes that register, in all.
+    pub(crate) registrations: usize,
+    /// Calls right after each registration.
+    pub(crate) calls: usize,
+    /// Registrations side by side.
+    pub(crate) lanes: usize,
+    /// Hubs and Redis fail meanwhile.
+    pub(crate) faults: bool,
+}
+
+/// What the lanes share.
+#[derive(Debug)]
+struct Work {
+    run: Run,
+    plan: Plan,
+    clients: Vec<Http>,
+    next: AtomicUsize,
+    /// Of each hub: odd while it is in trouble, and another number after it.
+    troubles: Vec<AtomicU64>,
+    times: Mutex<Times>,
+}
 
 /// How long it took.
 #[derive(Debug, Default)]
 struct Times {
     /// From the message `hub.register` to its answer.
     registered: Vec<Duration>,
-    /// From that answer to the first output through another hub.
-    callable: Vec<Duration>,
+    /// From that answer to the output of a call through another hub.
+    called: Vec<Duration>,
 }
 
-/// Registers so many times. With `faults` a hub is killed when a third is done, and Redis when two are; both come back.
-pub(crate) async fn visible(run: &Run, registrations: usize, faults: bool) -> Result<()> {
-    let mut times = Times::default();
-    let killed = run.hubs.count() - 1;
-    let (hub_dies, redis_dies) = (registrations / 3, 2 * registrations / 3);
-    let mut back = None;
-    let clients: Vec<Http> = (0..run.hubs.count()).map(|hub| run.hubs.http(hub)).collect();
-    for number in 0..registrations {
-        if faults && number == hub_dies {
-            run.hubs.end(killed, Signal::SIGKILL).await?;
-            back = Some(Instant::now() + AWAY);
-        }
-        if back.take_if(|back| *back <= Instant::now()).is_some() {
-            run.hubs.launch(killed).await?;
-            run.hubs.ready(killed).await;
-        }
-        if faults && number == redis_dies {
-            let mut redis = run.hubs.redis.lock().await;
-            redis.kill().await;
-            pause(run, AWAY).await;
-            redis.launch().await;
-        }
-        let here: Vec<usize> = (0..run.hubs.count())
-            .filter(|hub| back.is_none() || *hub != killed)
-            .collect();
-        register_and_call(run, &clients, (number, &here), &mut times).await?;
-    }
+/// A spoke that is registered.
+#[derive(Debug)]
+struct Registered {
+    home: usize,
+    /// The troubles of its hub when it came.
+    troubles: u64,
+    operation: String,
+    /// The hub's answer.
+    answer: Value,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Kill,
+    Drain,
+    Redis,
+}
+
+/// Registers and calls as the plan says; the seed decides which hubs are called and which fail.
+pub(crate) async fn visible(run: &Run, plan: Plan, seed: u64) -> Result<()> {
+    let count = run.hubs.count();
+    let work = Arc::new(Work {
+        run: run.clone(),
+        plan,
+        clients: (0..count).map(|hub| run.hubs.http(hub)).collect(),
+        next: AtomicUsize::new(0),
+        troubles: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        times: Mutex::default(),
+    });
+    let done = CancellationToken::new();
+    let lanes = try_join_all((0..plan.lanes).map(|lane| work.lane(seed.wrapping_add(lane as u64))));
+    let (lanes, faults) = tokio::join!(
+        async {
+            let lanes = lanes.await;
+            done.cancel();
+            lanes
+        },
+        work.fail(&done, Rng::with_seed(seed)),
+    );
+    lanes?;
+    faults?;
+    let times = std::mem::take(&mut *work.times.lock());
     say(&format!("register to answer: {}", shown(times.registered)));
-    say(&format!("answer to callable: {}", shown(times.callable)));
+    say(&format!("answer to output: {}", shown(times.called)));
     Ok(())
 }
 
-async fn register_and_call(
-    run: &Run,
-    clients: &[Http],
-    (number, hubs): (usize, &[usize]),
-    times: &mut Times,
-) -> Result<()> {
-    let (home, name) = (hubs[number % hubs.len()], format!("visible-{number}"));
-    let mut peer = Peer::connect(&run.hubs.url(home), run.hubs.key()).await?;
-    let began = Instant::now();
-    let answer = peer.register(&name, json!([operation(&name, "echo", "query")])).await?;
-    times.registered.push(began.elapsed());
-    run.ledger.count("registrations");
-    let operation = format!("{name}.echo");
-    let others = hubs.iter().filter(|hub| **hub != home);
-    let calling = others.map(|hub| call(run, (*hub, &clients[*hub]), &operation, is_lagging(&answer, *hub)));
-    tokio::select! {
-        called = try_join_all(calling) => times.callable.extend(called?),
-        ended = echo(&mut peer) => ended?,
+// === impl Work ===
+
+impl Work {
+    async fn lane(&self, seed: u64) -> Result<()> {
+        let mut chance = Rng::with_seed(seed);
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.plan.registrations {
+                return Ok(());
+            }
+            if number > 0 && number.is_multiple_of(PROGRESS) {
+                say(&format!("{number} of {} registrations begun", self.plan.registrations));
+            }
+            let Some(home) = self.pick(&mut chance, None) else {
+                bail!("no hub is there");
+            };
+            if let Err(error) = self.register_and_call(number, home, &mut chance).await {
+                self.run
+                    .ledger
+                    .count("registrations that were lost with their hub or with Redis");
+                if !self.plan.faults {
+                    return Err(error);
+                }
+                pause(&self.run, AGAIN).await;
+            }
+        }
     }
-    Ok(())
+
+    /// A hub that is not in trouble, and is another one.
+    fn pick(&self, chance: &mut Rng, not: Option<usize>) -> Option<usize> {
+        let is_there = |hub: &usize| Some(*hub) != not && self.troubles(*hub).is_multiple_of(2);
+        let there: Vec<usize> = (0..self.troubles.len()).filter(is_there).collect();
+        chance.choice(there)
+    }
+
+    fn troubles(&self, hub: usize) -> u64 {
+        self.troubles[hub].load(Ordering::SeqCst)
+    }
+
+    async fn register_and_call(&self, number: usize, home: usize, chance: &mut Rng) -> Result<()> {
+        let run = &self.run;
+        let (troubles, name) = (self.troubles(home), format!("visible-{number}"));
+        let mut peer = Peer::connect(&run.hubs.url(home), run.hubs.key()).await?;
+        let began = Instant::now();
+        let answer = peer.register(&name, json!([operation(&name, "echo", "query")])).await?;
+        self.times.lock().registered.push(began.elapsed());
+        run.ledger.count("registrations");
+        let registered = Registered {
+            home,
+            troubles,
+            operation: format!("{name}.echo"),
+            answer,
+        };
+        let hubs: Vec<usize> = (0..self.plan.calls)
+            .filter_map(|_| self.pick(chance, Some(home)))
+            .collect();
+        let calling = hubs.into_iter().map(|hub| self.call(&registered, hub));
+        tokio::select! {
+            called = try_join_all(calling) => drop(called?),
+            ended = echo(&mut peer) => if self.is_well(&registered) { ended? },
+        }
+        Ok(())
+    }
+
+    /// Whether the hub of a spoke is as it was when the spoke came.
+    fn is_well(&self, registered: &Registered) -> bool {
+        registered.troubles.is_multiple_of(2) && self.troubles(registered.home) == registered.troubles
+    }
+
+    /// Calls until it is answered, or the spoke may be gone.
+    async fn call(&self, registered: &Registered, hub: usize) -> Result<()> {
+        let (began, ledger) = (Instant::now(), &self.run.ledger);
+        let (operation, may_fail) = (&registered.operation, registered.is_lagging(hub));
+        let before = self.troubles(hub);
+        let mut is_first = true;
+        while began.elapsed() < LONGEST {
+            let answer = self.clients[hub].call(operation, &json!(operation)).await;
+            let is_well = self.is_well(registered);
+            let answer = match answer {
+                Ok(answer) => answer,
+                // The hub that was called is gone, not what it knew.
+                Err(error) if self.troubles(hub) == before && before.is_multiple_of(2) => return Err(error),
+                Err(_) => {
+                    ledger.count("calls without an answer, of a hub in trouble");
+                    return Ok(());
+                }
+            };
+            let code = answer.body["code"].as_str().unwrap_or("OK");
+            match (is_first, may_fail, is_well) {
+                (true, _, false) => ledger.count(format!("calls whose spoke's hub was in trouble: {code}")),
+                (true, false, true) => ledger.count(format!("calls: {code}")),
+                (true, true, true) => ledger.count(format!("calls through a hub that was named: {code}")),
+                (false, ..) => {}
+            }
+            if answer.status == 200 {
+                if is_well && !may_fail {
+                    self.times.lock().called.push(began.elapsed());
+                }
+                return Ok(());
+            }
+            if !is_well {
+                return Ok(());
+            }
+            if is_first && !may_fail {
+                ledger.broken(format!("{operation} through hub {hub}: {answer:?}"));
+            }
+            is_first = false;
+            pause(&self.run, AGAIN).await;
+        }
+        bail!("{operation} cannot be called through hub {hub}")
+    }
+
+    /// One fault after the other, until the lanes are done; the last one is healed.
+    async fn fail(&self, done: &CancellationToken, mut chance: Rng) -> Result<()> {
+        let resting = || done.run_until_cancelled(pause(&self.run, REST));
+        if !self.plan.faults {
+            return Ok(());
+        }
+        for fault in [Fault::Kill, Fault::Drain, Fault::Redis].into_iter().cycle() {
+            if resting().await.is_none() {
+                return Ok(());
+            }
+            let hub = chance.usize(..self.troubles.len());
+            self.run.ledger.count(format!("faults {fault:?}"));
+            self.fault(fault, hub)
+                .await
+                .with_context(|| format!("{fault:?} of hub {hub}"))?;
+        }
+        Ok(())
+    }
+
+    async fn fault(&self, fault: Fault, hub: usize) -> Result<()> {
+        let hubs = &self.run.hubs;
+        let signal = match fault {
+            Fault::Kill => Signal::SIGKILL,
+            Fault::Drain => Signal::SIGTERM,
+            Fault::Redis => {
+                let mut redis = hubs.redis.lock().await;
+                redis.kill().await;
+                pause(&self.run, AWAY).await;
+                redis.launch().await;
+                return Ok(());
+            }
+        };
+        self.troubles[hub].fetch_add(1, Ordering::SeqCst);
+        hubs.end(hub, signal).await?;
+        pause(&self.run, AWAY).await;
+        hubs.launch(hub).await?;
+        hubs.ready(hub).await;
+        self.troubles[hub].fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
-/// Whether the hub of a registration said that another one may not have it.
-fn is_lagging(answer: &Value, hub: usize) -> bool {
-    let pod = format!("soak-{hub}-");
-    let lagging = answer["laggingHubs"].as_array().into_iter().flatten();
-    lagging.filter_map(Value::as_str).any(|hub| hub.starts_with(&pod))
-}
+// === impl Registered ===
 
-/// Calls until it is answered; how long that took.
-async fn call(run: &Run, (hub, http): (usize, &Http), operation: &str, may_fail: bool) -> Result<Duration> {
-    let began = Instant::now();
-    let mut is_first = true;
-    while began.elapsed() < LONGEST {
-        let answer = http.call(operation, &json!(operation)).await?;
-        let code = answer.body["code"].as_str().unwrap_or("OK");
-        match (is_first, may_fail) {
-            (true, false) => run.ledger.count(format!("first call: {code}")),
-            (true, true) => run
-                .ledger
-                .count(format!("first call through a hub that was named: {code}")),
-            (false, _) => {}
-        }
-        if answer.status == 200 {
-            return Ok(began.elapsed());
-        }
-        if is_first && !may_fail {
-            run.ledger.broken(format!("{operation} through hub {hub}: {answer:?}"));
-        }
-        is_first = false;
-        pause(run, AGAIN).await;
+impl Registered {
+    /// Whether the hub of the registration said that another one may not have it.
+    fn is_lagging(&self, hub: usize) -> bool {
+        let pod = format!("soak-{hub}-");
+        let lagging = self.answer["laggingHubs"].as_array().into_iter().flatten();
+        lagging.filter_map(Value::as_str).any(|hub| hub.starts_with(&pod))
     }
-    bail!("{operation} cannot be called through hub {hub}")
 }
 
 /// Answers every call with its input, until the connection ends.

@@ -1,25 +1,43 @@
 //! Hubs in this process, as the pods of one Hub: each a whole hub with its own listeners, on shared servers.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
 use alkhub_devdb::testing;
 use alkhub_protocol::ApiKey;
 use alkhub_server::Hub;
-use alkhub_test_support::{Proxy, RedisServer, until};
+use alkhub_test_support::{Proxy, RedisServer, try_until_within, until};
 use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// Gauges of what is there for a peer, a call or a message, and goes with it.
+const LEFT: [&str; 11] = [
+    "alkhub_budget_bytes{",
+    "alkhub_calls_in_flight ",
+    "alkhub_conduit_unacknowledged_bytes ",
+    "alkhub_connections{kind=\"left\"}",
+    "alkhub_connections{kind=\"reconnecting\"}",
+    "alkhub_connections{kind=\"sse\"}",
+    "alkhub_connections{kind=\"websocket\"}",
+    "alkhub_events_subscriptions ",
+    "alkhub_spoke_instances_known ",
+    "alkhub_spokes_connected ",
+    "alkhub_spokes_reconnecting ",
+];
 
 /// Hubs that share a Redis and a database.
 #[derive(Debug)]
 pub struct Cluster {
     /// The hubs, in the order in which they were started.
-    pub hubs: Vec<Hub>,
+    pub hubs: Vec<Arc<Hub>>,
     /// Their Redis; `None` when events stay in process.
     pub redis: Option<RedisServer>,
     admin: ApiKey,
     folder: tempfile::TempDir,
     database_url: String,
+    management: reqwest::Client,
 }
 
 // === impl Cluster ===
@@ -98,6 +116,7 @@ impl Cluster {
             admin,
             folder,
             database_url,
+            management: reqwest::Client::new(),
         })
     }
 
@@ -107,7 +126,7 @@ impl Cluster {
     /// The hub did not start, or is not ready within 20 s.
     pub async fn add(&mut self, change: impl FnOnce(&mut HubConfig)) -> Result<usize> {
         let hub = self.ready(change).await?;
-        self.hubs.push(hub);
+        self.hubs.push(Arc::new(hub));
         Ok(self.hubs.len() - 1)
     }
 
@@ -116,7 +135,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::add`].
     pub async fn replace(&mut self, hub: usize, change: impl FnOnce(&mut HubConfig)) -> Result<()> {
-        self.hubs[hub] = self.ready(change).await?;
+        self.hubs[hub] = Arc::new(self.ready(change).await?);
         Ok(())
     }
 
@@ -131,7 +150,7 @@ impl Cluster {
     }
 
     /// Waits until each hub knows of all others, and has a link with each where there are links.
-    async fn know_each_other(&self, linked: bool) {
+    pub async fn know_each_other(&self, linked: bool) {
         let count = self.hubs.len();
         for hub in 0..count {
             self.shows(hub, &format!("\nalkhub_events_hubs {count}\n")).await;
@@ -143,10 +162,8 @@ impl Cluster {
 
     /// Waits until the metrics of a hub have this text, which begins with the end of a line.
     pub async fn shows(&self, hub: usize, line: &str) {
-        let url = format!("{}/metrics", self.hubs[hub].management_url());
         until("the metrics show it", || async {
-            let answer = reqwest::get(&url).await.map_err(|e| e.to_string())?;
-            let text = answer.text().await.map_err(|e| e.to_string())?;
+            let text = self.managed(hub, "/metrics").await?;
             if text.contains(line) {
                 return Ok(());
             }
@@ -155,6 +172,55 @@ impl Cluster {
             Err(of_name.collect::<Vec<_>>().join("\n"))
         })
         .await;
+    }
+
+    /// Waits until a hub says so of its link to Redis (`up`, `down`), no longer than `limit`.
+    ///
+    /// # Errors
+    /// It does not: what it said last.
+    pub async fn redis_is(&self, hub: usize, wanted: &str, limit: Duration) -> Result<(), String> {
+        let what = format!("the link of hub {hub} to Redis is {wanted}");
+        try_until_within(&what, limit, || async {
+            let body = self.managed(hub, "/readyz").await?;
+            let body: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            if body["redis"]["state"] == wanted {
+                Ok(())
+            } else {
+                Err(body.to_string())
+            }
+        })
+        .await
+    }
+
+    /// Waits until nothing of the past is left on a hub, no longer than `limit`: no call, no instance, no session, no
+    /// subscription, no socket, not a byte kept for anybody.
+    ///
+    /// # Errors
+    /// Something is left: its gauges.
+    pub async fn is_idle(&self, hub: usize, limit: Duration) -> Result<(), String> {
+        try_until_within(&format!("hub {hub} is idle"), limit, || async {
+            let metrics = self.managed(hub, "/metrics").await?;
+            let missing = LEFT.iter().find(|gauge| !metrics.contains(&format!("\n{gauge}")));
+            let is_left = |line: &&str| LEFT.iter().any(|gauge| line.starts_with(gauge)) && !line.ends_with(" 0");
+            let left: Vec<&str> = metrics.lines().filter(is_left).collect();
+            match missing {
+                Some(gauge) => Err(format!("there is no {gauge}")),
+                None if left.is_empty() => Ok(()),
+                None => Err(left.join(", ")),
+            }
+        })
+        .await
+    }
+
+    /// What the management listener of a hub answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn managed(&self, hub: usize, path: &str) -> Result<String, String> {
+        let url = format!("{}{path}", self.hubs[hub].management_url());
+        let answer = self.management.get(url).send().await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        answer.text().await.map_err(|error| error.to_string())
     }
 
     /// The settings that every hub of this cluster starts from.

@@ -15,7 +15,7 @@ mod wait;
 
 pub use self::host::Host;
 pub use self::port::Port;
-pub use self::proxy::Proxy;
+pub use self::proxy::{Direction, Proxy};
 pub use self::redis::RedisServer;
 pub use self::skip::skip;
-pub use self::wait::{PATIENCE, comes_to, try_until_within, until, until_full, until_within, within};
+pub use self::wait::{PATIENCE, comes_to, pause, try_until_within, until, until_full, until_within, within};

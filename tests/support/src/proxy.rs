@@ -1,4 +1,5 @@
-//! A TCP proxy that fails when it is told to: it holds bytes back, or cuts every connection and loses what it held.
+//! A TCP proxy that fails when it is told to: it holds bytes back, in one direction or both, delays them, cuts every
+//! connection and loses what it held, or lets one end go without the other one's knowing.
 //!
 //! Whoever dials it believes to speak with the server behind it. Nothing is changed in what passes.
 
@@ -6,15 +7,20 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// Bytes of one direction of a connection that are held at most; more waits in the sender's socket.
+use crate::wait::pause;
+
+/// Bytes that are read at once. Of each direction of a connection so many are held, and as many are on their way to where
+/// they are held; more waits in the sender's socket.
 const BUFFER: usize = 64 * 1024;
 
 /// A proxy on a free port of loopback, in front of one server. It ends with this value.
@@ -25,14 +31,49 @@ pub struct Proxy {
     _stop: DropGuard,
 }
 
+/// A direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// What clients send.
+    ToServer,
+    /// What the server sends.
+    ToClient,
+}
+
 #[derive(Debug)]
 struct Shared {
     /// In the order in which they get the next connections.
     servers: Mutex<VecDeque<String>>,
-    is_held: watch::Sender<bool>,
-    /// Cancelled with the connections of now; `None` while connections are refused.
-    connections: Mutex<Option<CancellationToken>>,
+    lines: Mutex<Lines>,
+    stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Lines {
+    /// The connections of now, and those to come; `None` while connections are refused.
+    now: Option<Line>,
+    /// Those whose clients are gone.
+    orphaned: Vec<Line>,
+}
+
+/// Connections that share a fate.
+#[derive(Clone, Debug)]
+struct Line {
+    held: watch::Sender<Held>,
+    /// Ends them.
+    cut: CancellationToken,
+    /// Ends their clients' halves.
+    orphan: CancellationToken,
+}
+
+/// What does not pass at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    to_server: bool,
+    to_client: bool,
+    /// The longest time that one piece takes.
+    delay: Duration,
 }
 
 // === impl Proxy ===
@@ -43,13 +84,25 @@ impl Proxy {
     /// # Errors
     /// No port can be bound.
     pub async fn start(server: impl Into<String>) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), server).await
+    }
+
+    /// The same at an address of the test's own.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub async fn at(address: SocketAddr, server: impl Into<String>) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
+        let lines = Lines {
+            now: Some(Line::new(&stop)),
+            orphaned: Vec::new(),
+        };
         let shared = Arc::new(Shared {
             servers: Mutex::new(VecDeque::from([server.into()])),
-            is_held: watch::Sender::new(false),
-            connections: Mutex::new(Some(stop.child_token())),
+            lines: Mutex::new(lines),
+            stop: stop.clone(),
             tasks: TaskTracker::new(),
         });
         let accepting = stop.clone().run_until_cancelled_owned(accept(shared.clone(), listener));
@@ -88,20 +141,40 @@ impl Proxy {
 
     /// Holds back what arrives from now on, in both directions. Connections stay, and new ones are made.
     pub fn hold(&self) {
-        self.shared.is_held.send_replace(true);
+        self.shared.lines.lock().hold(|held| {
+            (held.to_server, held.to_client) = (true, true);
+        });
+    }
+
+    /// Holds back what arrives from now on in one direction; what goes in the other one passes.
+    pub fn hold_one(&self, direction: Direction) {
+        self.shared.lines.lock().hold(|held| match direction {
+            Direction::ToServer => held.to_server = true,
+            Direction::ToClient => held.to_client = true,
+        });
+    }
+
+    /// Lets each piece that arrives from now on wait for a while, by chance and at most for so long. A connection's bytes keep
+    /// their order; those of one connection may pass those of another.
+    pub fn delay(&self, most: Duration) {
+        self.shared.lines.lock().hold(|held| held.delay = most);
     }
 
     /// Ends every connection at once, loses what was held, and refuses new ones.
     pub fn cut(&self) {
-        if let Some(connections) = self.shared.connections.lock().take() {
-            connections.cancel();
-        }
+        self.shared.lines.lock().cut();
+    }
+
+    /// Ends the clients' side of every connection and leaves the servers' side open, as when a client's machine is gone. What
+    /// clients had sent and was held stays held: it arrives when this is healed, whatever came over new connections, which
+    /// are made, and pass. The server's side stays until it closes it, or all is cut.
+    pub fn orphan(&self) {
+        self.shared.lines.lock().orphan(&self.shared.stop);
     }
 
     /// Lets everything pass again: what was held goes on, what was cut can be dialled anew.
     pub fn heal(&self) {
-        self.shared.connections.lock().get_or_insert_default();
-        self.shared.is_held.send_replace(false);
+        self.shared.lines.lock().heal(&self.shared.stop);
     }
 }
 
@@ -123,49 +196,138 @@ impl Drop for Proxy {
     }
 }
 
+// === impl Lines ===
+
+impl Lines {
+    fn hold(&self, change: impl FnOnce(&mut Held)) {
+        if let Some(line) = &self.now {
+            line.held.send_modify(change);
+        }
+    }
+
+    fn cut(&mut self) {
+        for line in self.now.take().into_iter().chain(self.orphaned.drain(..)) {
+            line.cut.cancel();
+        }
+    }
+
+    fn orphan(&mut self, stop: &CancellationToken) {
+        if let Some(line) = self.now.replace(Line::new(stop)) {
+            line.orphan.cancel();
+            self.orphaned.push(line);
+        }
+    }
+
+    fn heal(&mut self, stop: &CancellationToken) {
+        let now = self.now.get_or_insert_with(|| Line::new(stop));
+        for line in self.orphaned.iter().chain([&*now]) {
+            line.held.send_replace(Held::default());
+        }
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn new(stop: &CancellationToken) -> Self {
+        Self {
+            held: watch::Sender::default(),
+            cut: stop.child_token(),
+            orphan: CancellationToken::new(),
+        }
+    }
+
+    /// Waits until something may pass in a direction.
+    async fn passes(&self, direction: Direction) {
+        let passes = |held: &Held| match direction {
+            Direction::ToServer => !held.to_server,
+            Direction::ToClient => !held.to_client,
+        };
+        let mut held = self.held.subscribe();
+        // The line has the other end.
+        let most = held.wait_for(passes).await.map_or(Duration::ZERO, |held| held.delay);
+        if !most.is_zero() {
+            pause(most.mul_f64(fastrand::f64())).await;
+        }
+    }
+}
+
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };
-        let Some(connections) = shared.connections.lock().clone() else {
+        let Some(line) = shared.lines.lock().now.clone() else {
             continue;
         };
         let Some(server) = shared.next() else {
             continue;
         };
-        let is_held = shared.is_held.subscribe();
-        let passing = async move { pass(client, &server, is_held).await };
-        shared.tasks.spawn(connections.run_until_cancelled_owned(passing));
+        let cut = line.cut.clone();
+        let passing = async move { pass(client, &server, &line).await };
+        shared.tasks.spawn(cut.run_until_cancelled_owned(passing));
     }
 }
 
 /// Carries one connection until either side ends it.
-async fn pass(mut client: TcpStream, server: &str, is_held: watch::Receiver<bool>) -> io::Result<()> {
-    let mut server = TcpStream::connect(server).await?;
+async fn pass(client: TcpStream, server: &str, line: &Line) -> io::Result<()> {
+    let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (from_client, to_client) = client.split();
-    let (from_server, to_server) = server.split();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
     tokio::select! {
-        done = copy(from_client, to_server, is_held.clone()) => done,
-        done = copy(from_server, to_client, is_held) => done,
+        done = ask(from_client, to_server, line) => done,
+        done = answer(from_server, to_client, line) => done,
     }
 }
 
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    mut is_held: watch::Receiver<bool>,
-) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let count = from.read(&mut buffer).await?;
-        is_held.wait_for(|held| !held).await.map_err(io::Error::other)?;
-        if count == 0 {
-            return Ok(());
+/// Carries what the client sends. Without the client it writes what it has, and stays.
+async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line) -> io::Result<()> {
+    let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(1);
+    let reading = async {
+        let reading = async move {
+            loop {
+                let mut piece = Vec::with_capacity(BUFFER);
+                if from.read_buf(&mut piece).await? == 0 || sender.send(piece).await.is_err() {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        line.orphan.run_until_cancelled(reading).await.transpose()
+    };
+    let writing = async {
+        while let Some(piece) = pieces.recv().await {
+            line.passes(Direction::ToServer).await;
+            to.write_all(&piece).await?;
         }
-        to.write_all(&buffer[..count]).await?;
+        line.passes(Direction::ToServer).await;
+        Ok(())
+    };
+    let (read, ()) = tokio::try_join!(reading, writing)?;
+    match read {
+        Some(()) => Ok(()),
+        None => std::future::pending().await,
+    }
+}
+
+/// Carries what the server sends. Without the client nothing more of it is read.
+async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line) -> io::Result<()> {
+    let reading = &mut from;
+    let carrying = async move {
+        loop {
+            let mut piece = Vec::with_capacity(BUFFER);
+            let count = reading.read_buf(&mut piece).await?;
+            line.passes(Direction::ToClient).await;
+            if count == 0 {
+                return Ok(());
+            }
+            to.write_all(&piece).await?;
+        }
+    };
+    match line.orphan.run_until_cancelled(carrying).await {
+        Some(done) => done,
+        None => std::future::pending().await,
     }
 }
 
@@ -240,5 +402,58 @@ mod tests {
             .expect("accepted");
         again.write_u8(8).await.expect("written");
         assert_eq!(byte(&mut end).await, Some(8));
+    }
+
+    #[tokio::test]
+    async fn one_direction_is_held_and_the_other_one_passes() {
+        let (proxy, _server, mut client, mut end) = connected().await;
+        proxy.hold_one(Direction::ToClient);
+        client.write_u8(7).await.expect("written");
+        assert_eq!(byte(&mut end).await, Some(7));
+        end.write_u8(8).await.expect("written");
+        timeout(Duration::from_millis(50), client.read_u8())
+            .await
+            .expect_err("it is held");
+
+        proxy.heal();
+
+        assert_eq!(byte(&mut client).await, Some(8));
+    }
+
+    #[tokio::test]
+    async fn what_is_delayed_arrives_in_order() {
+        let (proxy, _server, mut client, mut end) = connected().await;
+        proxy.delay(Duration::from_millis(20));
+
+        for number in 0..10 {
+            client.write_u8(number).await.expect("written");
+            assert_eq!(byte(&mut end).await, Some(number));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_leaves_its_server_open_and_what_it_had_sent_arrives_later() {
+        let (proxy, server, mut client, mut end) = connected().await;
+        proxy.hold();
+        client.write_u8(7).await.expect("written");
+        let read = timeout(Duration::from_millis(50), end.read_u8());
+        read.await.expect_err("it is held");
+
+        proxy.orphan();
+
+        assert_eq!(byte(&mut client).await, None);
+        let mut again = TcpStream::connect(proxy.address()).await.expect("it listens");
+        let (mut new_end, _) = within("the server is dialled", server.accept())
+            .await
+            .expect("accepted");
+        again.write_u8(8).await.expect("written");
+        assert_eq!(byte(&mut new_end).await, Some(8));
+        proxy.heal();
+        assert_eq!(byte(&mut end).await, Some(7));
+        timeout(Duration::from_millis(50), end.read_u8())
+            .await
+            .expect_err("its side is open");
+        proxy.cut();
+        assert_eq!((byte(&mut end).await, byte(&mut new_end).await), (None, None));
     }
 }

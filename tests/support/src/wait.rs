@@ -71,6 +71,11 @@ where
     }
 }
 
+/// Does nothing for a while: what a link or a handler takes, never what a test waits for.
+pub async fn pause(time: Duration) {
+    sleep(time).await;
+}
+
 /// Waits for a future, no longer than [`PATIENCE`].
 ///
 /// # Panics

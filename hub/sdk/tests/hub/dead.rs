@@ -1,17 +1,26 @@
-//! A hub that dies without a word, with calls of another hub's callers on its spoke.
+//! A hub that dies without a word: with calls of another hub's callers on its spoke, and with a client that has calls,
+//! subscriptions and topics there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use alkhub_sdk::{Failure, Operation, Spoke, Status};
+use alkhub_sdk::{Client, Delivered, Delivery, Error, Failure, Operation, Spoke, Status};
 use alkhub_test_support::{Proxy, RedisServer};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
-use anyhow::{Result, ensure};
-use serde_json::json;
+use alkhub_tests::wire::{Peer, operation};
+use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::load::address;
-use crate::stage::soon;
+use crate::stage::{SOON, answer, asked, soon, upper};
+
+/// A client of a dead hub knows so much later what has become of what it asked for: the next hub looks for its session for
+/// 3 s at most.
+const KNOWN: Duration = Duration::from_secs(10);
 
 /// A call that runs until the test says so.
 #[derive(Default)]
@@ -20,9 +29,8 @@ struct Handler {
     ends: Notify,
 }
 
-/// The answer is ready while the spoke looks for its session, and arrives by the third hub.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub() -> Result<()> {
+/// Three hubs, and the link of the second one to Redis.
+async fn three() -> Result<(Cluster, Proxy)> {
     let redis = RedisServer::start().await;
     let (wire, through) = redis.proxied().await?;
     let mut cluster = Cluster::empty(Some(redis)).await?;
@@ -31,9 +39,14 @@ async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub(
         .add(|config| config.events.redis_url = Some(through.as_str().into()))
         .await?;
     cluster.add(|_| {}).await?;
-    for hub in 0..3 {
-        cluster.shows(hub, "\nalkhub_events_hubs 3\n").await;
-    }
+    cluster.know_each_other(false).await;
+    Ok((cluster, wire))
+}
+
+/// The answer is ready while the spoke looks for its session, and arrives by the third hub.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub() -> Result<()> {
+    let (cluster, wire) = three().await?;
     let link = Proxy::start(address(&cluster, 1)).await?;
     let handler = Arc::new(Handler::default());
     let runs = Arc::clone(&handler);
@@ -70,6 +83,71 @@ async fn the_answer_that_a_spoke_holds_when_its_hub_dies_arrives_by_another_hub(
 
     let answer = answer?;
     ensure!(answer.status == 200 && answer.body["data"] == "A", "{answer:?}");
+    spoke.shutdown().await;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+/// Its running calls end with the truth, and what it does next goes on through another hub by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_hub_dies_is_told_what_is_lost_and_follows_its_topics_on_another_hub() -> Result<()> {
+    let (cluster, wire) = three().await?;
+    let link = Proxy::start(address(&cluster, 1)).await?;
+    let mut peer = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    let operations = [("wait", "mutation"), ("ticks", "subscription")];
+    let operations = operations.map(|(name, kind)| operation("slow", name, kind));
+    peer.register("slow", json!(operations)).await?;
+    let spoke = Spoke::builder(cluster.url(2)).token(cluster.admin()).name("text");
+    let spoke = spoke.operation(Operation::query("text.upper", upper)).start().await?;
+    let client = Client::builder(format!("http://{}", link.address())).token(cluster.admin());
+    let client = client.timeout(SOON).build()?;
+    let mut events = client.events("job:1").await?;
+    let (items, ticks) = tokio::join!(client.subscribe::<_, u32>("slow.ticks", &()), asked(&mut peer));
+    let (mut items, ticks) = (items?, ticks?);
+    answer(&mut peer, &ticks, 1).await?;
+    let first = soon("an item", items.next()).await.context("open")??;
+    ensure!(first == 1, "{first}");
+    let running = client.call::<_, Value>("slow.wait", &1);
+
+    let dying = async {
+        let wait = asked(&mut peer).await?;
+        wire.cut();
+        link.lead_to(address(&cluster, 2));
+        cluster.hubs[1].kill().await;
+        anyhow::Ok((wait, Instant::now()))
+    };
+    let (ran, dying) = tokio::join!(running, dying);
+    let (wait, dead) = dying?;
+    let rest: Vec<_> = soon("the subscription ends", items.collect()).await;
+    let next = soon("a call is answered", client.call::<_, String>("text.upper", "a")).await;
+    let gap = soon("a gap", events.next()).await.context("open")??;
+    let took = dead.elapsed();
+
+    let lost = ran.expect_err("its hub is dead");
+    ensure!(
+        matches!(lost, Error::Lost) && lost.delivered() == Delivered::Maybe,
+        "{lost}"
+    );
+    ensure!(matches!(rest[..], [Err(Error::Lost)]), "{rest:?}");
+    assert_eq!(next?, "A");
+    ensure!(
+        matches!(&gap, Delivery::Gap(gap) if gap.reason == "reconnected"),
+        "{gap:?}"
+    );
+    ensure!(took < KNOWN, "{took:?}");
+    let http = Http::new(cluster.url(0), cluster.admin());
+    http.send("POST", "/v1/events/job/1", Some(&json!(7))).await?;
+    let event = soon("an event", events.next()).await.context("open")??;
+    ensure!(
+        matches!(&event, Delivery::Event(event) if event.payload::<u32>()? == 7),
+        "{event:?}"
+    );
+    // Nobody waits for them any more, as their hub knows when the lease of the dead one has ended.
+    let mut stopped = [peer.next_of("call.aborted").await?, peer.next_of("call.aborted").await?];
+    stopped.sort_by_key(|stopped| stopped["payload"]["requestId"] == wait["requestId"]);
+    let stopped = stopped.map(|stopped| stopped["payload"]["requestId"].clone());
+    assert_eq!(stopped, [ticks["requestId"].clone(), wait["requestId"].clone()]);
+    client.close().await;
     spoke.shutdown().await;
     cluster.shutdown().await;
     Ok(())

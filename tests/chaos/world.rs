@@ -1,0 +1,248 @@
+//! Three hubs that many runs share. Their links to Redis and to each other lead through proxies, as the connections of spokes
+//! and callers do: so each can be made to fail.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_config::HubConfig;
+use alkhub_test_support::{Port, Proxy, RedisServer};
+use alkhub_tests::cluster::Cluster;
+use alkhub_tests::http::Http;
+use anyhow::{Context as _, Result};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::schedule::{Fault, HUBS};
+
+/// Longest wait for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a hub keeps the session of a peer that is away.
+const RESUME: Duration = Duration::from_secs(2);
+/// Where hubs dial each other: an address of loopback on which none of them listens.
+const BETWEEN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// The hubs.
+#[derive(Debug)]
+pub(crate) struct World {
+    cluster: Cluster,
+    links: Vec<Links>,
+    /// The ends of hubs that are away.
+    ending: Vec<Option<JoinHandle<()>>>,
+    places: Arc<Places>,
+    tasks: TaskTracker,
+}
+
+/// How others reach a hub, and it them.
+#[derive(Debug)]
+struct Links {
+    redis: Proxy,
+    peer: Proxy,
+    port: Port,
+}
+
+/// Where the hubs are, for whoever calls them; `None` while one is away.
+#[derive(Debug)]
+pub(crate) struct Places(Mutex<[Option<String>; HUBS]>);
+
+// === impl World ===
+
+impl World {
+    pub(crate) async fn start() -> Result<Self> {
+        let redis = RedisServer::start().await;
+        let address = redis.address();
+        let mut world = Self {
+            cluster: Cluster::empty(Some(redis)).await?,
+            links: Vec::new(),
+            ending: (0..HUBS).map(|_| None).collect(),
+            places: Arc::new(Places(Mutex::default())),
+            tasks: TaskTracker::new(),
+        };
+        for hub in 0..HUBS {
+            let port = Port::free();
+            let links = Links {
+                redis: Proxy::start(address.as_str()).await?,
+                peer: Proxy::at((BETWEEN, port.number()).into(), format!("127.0.0.1:{port}")).await?,
+                port,
+            };
+            world.cluster.add(settings(hub, &links)).await?;
+            world.links.push(links);
+            world.places.set(hub, Some(world.cluster.url(hub)));
+        }
+        world.cluster.know_each_other(true).await;
+        Ok(world)
+    }
+
+    /// Ends the hubs.
+    pub(crate) async fn end(self) {
+        futures::future::join_all(self.cluster.hubs.iter().map(|hub| hub.kill())).await;
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        self.cluster.admin()
+    }
+
+    pub(crate) fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
+    }
+
+    /// The link of a hub to Redis.
+    pub(crate) fn redis(&self, hub: usize) -> &Proxy {
+        &self.links[hub].redis
+    }
+
+    /// The links that others have dialled to a hub.
+    pub(crate) fn peer(&self, hub: usize) -> &Proxy {
+        &self.links[hub].peer
+    }
+
+    pub(crate) fn is_away(&self, hub: usize) -> bool {
+        self.ending[hub].is_some()
+    }
+
+    /// Ends a hub: drained, or without a word to anybody. It goes on ending after this.
+    pub(crate) fn lose(&mut self, hub: usize, drains: bool) {
+        let ends = Arc::clone(&self.cluster.hubs[hub]);
+        self.places.set(hub, None);
+        if !drains {
+            self.links[hub].redis.cut();
+            self.links[hub].peer.cut();
+        }
+        let ending = async move {
+            if drains {
+                ends.shutdown().await;
+            } else {
+                ends.kill().await;
+            }
+        };
+        self.ending[hub] = Some(self.tasks.spawn(ending));
+    }
+
+    /// Starts a hub in the place of one that is away, when that has ended.
+    ///
+    /// # Errors
+    /// It does not end, or the other one does not start.
+    pub(crate) async fn replace(&mut self, hub: usize) -> Result<()> {
+        let Some(ending) = self.ending[hub].take() else {
+            return Ok(());
+        };
+        tokio::time::timeout(PATIENCE, ending).await.context("a hub ends")??;
+        let links = &self.links[hub];
+        links.redis.heal();
+        links.peer.heal();
+        self.cluster.replace(hub, settings(hub, links)).await?;
+        self.places.set(hub, Some(self.cluster.url(hub)));
+        Ok(())
+    }
+
+    /// Waits until every hub has its link to Redis.
+    ///
+    /// # Errors
+    /// One has not.
+    pub(crate) async fn is_whole(&self) -> Result<(), String> {
+        for hub in 0..HUBS {
+            self.cluster.redis_is(hub, "up", PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing of the past is left on any hub.
+    ///
+    /// # Errors
+    /// Something is.
+    pub(crate) async fn is_idle(&self) -> Result<(), String> {
+        for hub in 0..HUBS {
+            self.cluster.is_idle(hub, PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls an operation through a hub, once.
+    ///
+    /// # Errors
+    /// It is not answered as it should be.
+    pub(crate) async fn answers(&self, http: &Http, operation: &str, number: u64) -> Result<(), String> {
+        let answer = http.call(operation, &json!(number)).await;
+        let answer = answer.map_err(|error| format!("{error:#}"))?;
+        if answer.body["data"]["call"] == number {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    fn set(&self, hub: usize, url: Option<String>) {
+        self.0.lock()[hub] = url;
+    }
+
+    /// The URL of a hub that is there.
+    pub(crate) fn url(&self, hub: usize) -> Option<String> {
+        self.0.lock()[hub].clone()
+    }
+
+    /// `host:port` of each hub that is there, another one first for each `from`.
+    pub(crate) fn spread(&self, from: usize) -> Vec<String> {
+        let mut places: Vec<String> = self
+            .0
+            .lock()
+            .iter()
+            .flatten()
+            .map(|url| url.replacen("http://", "", 1))
+            .collect();
+        if !places.is_empty() {
+            let first = from % places.len();
+            places.rotate_left(first);
+        }
+        places
+    }
+}
+
+/// A fault begins on what passes a proxy.
+pub(crate) fn begin(proxy: &Proxy, fault: Fault) {
+    match fault {
+        Fault::Cut => proxy.cut(),
+        Fault::Blink => {
+            proxy.cut();
+            proxy.heal();
+        }
+        Fault::Stall => proxy.hold(),
+        Fault::Deaf(direction) => proxy.hold_one(direction),
+        Fault::HalfOpen => proxy.hold_one(alkhub_test_support::Direction::ToServer),
+        Fault::Reorder => proxy.delay(Duration::from_millis(60)),
+    }
+}
+
+/// It is half over.
+pub(crate) fn middle(proxy: &Proxy, fault: Fault) {
+    match fault {
+        Fault::HalfOpen => proxy.orphan(),
+        Fault::Cut | Fault::Blink | Fault::Stall | Fault::Deaf(_) | Fault::Reorder => {}
+    }
+}
+
+/// Settings of a hub that notices soon what is gone, and that no rate of its own disturbs.
+fn settings(hub: usize, links: &Links) -> impl FnOnce(&mut HubConfig) + use<> {
+    const MANY: u32 = 1_000_000;
+    let redis = format!("redis://{}", links.redis.address());
+    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, links.port.number()));
+    move |config| {
+        config.pod.name = format!("hub-{hub}");
+        config.pod.ip = BETWEEN.to_string();
+        config.server.peer_listen = Some(peer);
+        config.server.requests_per_second_per_key = MANY;
+        config.server.messages_per_second_per_key = MANY;
+        config.server.resume = RESUME;
+        config.server.ping_interval = Duration::from_millis(1_000);
+        config.server.dead_after = Duration::from_secs(3);
+        config.server.drain_timeout = Duration::from_secs(2);
+        config.events.redis_url = Some(redis.into());
+        config.events.lease_ttl = Duration::from_secs(4);
+        config.events.lease_interval = Duration::from_millis(500);
+    }
+}
