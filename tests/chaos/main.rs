@@ -70,7 +70,9 @@ async fn whatever_fails_meanwhile_users_get_what_they_are_promised() -> Result<(
         seen: Mutex::default(),
     });
     let tasks = TaskTracker::new();
-    let worlds: Vec<_> = (0..WORLDS).map(|_| tasks.spawn(Arc::clone(&plan).work())).collect();
+    let worlds: Vec<_> = (0..WORLDS.min(plan.seeds.len()))
+        .map(|_| tasks.spawn(Arc::clone(&plan).work()))
+        .collect();
     for world in worlds {
         world.await??;
     }

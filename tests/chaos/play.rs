@@ -7,6 +7,7 @@ use std::time::Duration;
 use alkhub_test_support::{Proxy, try_until_within};
 use alkhub_tests::http::Http;
 use anyhow::Result;
+use futures::future::try_join_all;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -19,9 +20,6 @@ use crate::schedule::{CALLERS, Fault, HUBS, Line, Planned, SPOKES, Trouble, sche
 use crate::spokes;
 use crate::world::{PATIENCE, World, begin, middle};
 
-/// When all is whole again every operation can be called through every hub after so long: a lease of a hub that died
-/// ends, a spoke finds that its session is lost, and tries again.
-const CALLABLE: Duration = Duration::from_secs(20);
 /// Work after the last trouble.
 const AFTER: Duration = Duration::from_millis(300);
 
@@ -219,25 +217,29 @@ impl Play<'_> {
 
     /// Waits until every operation of every spoke can be called through every hub.
     async fn can_be_called(&self) -> Result<(), String> {
-        let until = Instant::now() + CALLABLE;
+        let (mut clients, mut looks) = (Vec::new(), Vec::new());
         for hub in 0..HUBS {
             let url = self.run.places.url(hub).ok_or_else(|| format!("hub {hub} is away"))?;
-            let http = Http::new(url, &*self.run.key);
+            clients.push(Http::new(url, &*self.run.key));
+        }
+        for (hub, http) in clients.iter().enumerate() {
             for (name, kind) in NAMES
                 .into_iter()
                 .flat_map(|name| [(name, Kind::Query), (name, Kind::Mutation)])
             {
-                let operation = self.run.named(name, kind);
-                let what = format!("{operation} can be called through hub {hub}");
-                let left = until.saturating_duration_since(Instant::now());
-                try_until_within(&what, left, || async {
-                    let call = self.run.begins(&operation, kind);
-                    self.world.answers(&http, &operation, call.number).await
-                })
-                .await?;
+                looks.push(self.is_called(hub, http, (self.run.named(name, kind), kind)));
             }
         }
-        Ok(())
+        try_join_all(looks).await.map(drop)
+    }
+
+    async fn is_called(&self, hub: usize, http: &Http, (operation, kind): (String, Kind)) -> Result<(), String> {
+        let what = format!("{operation} can be called through hub {hub}");
+        try_until_within(&what, PATIENCE, || async {
+            let call = self.run.begins(&operation, kind);
+            self.world.answers(http, &operation, call.number).await
+        })
+        .await
     }
 
     /// Everything ends in good order, and leaves nothing.

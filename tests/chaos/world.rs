@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::schedule::{Fault, HUBS};
 
-/// Longest wait for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for what must come, on a machine that does much else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a hub keeps the session of a peer that is away.
 const RESUME: Duration = Duration::from_secs(2);
 /// Where hubs dial each other: an address of loopback on which none of them listens.

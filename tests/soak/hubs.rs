@@ -23,6 +23,8 @@ const RECOVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Hubs {
     program: PathBuf,
     ports: Vec<(Port, Port)>,
+    /// Where each takes links of the others, if it does.
+    peer_ports: Option<Vec<Port>>,
     processes: Vec<Mutex<Option<Child>>>,
     /// Their Redis; whoever holds it may end it.
     pub(crate) redis: Mutex<RedisServer>,
@@ -36,8 +38,8 @@ pub(crate) struct Hubs {
 // === impl Hubs ===
 
 impl Hubs {
-    /// Starts `count` hubs and waits until they are ready.
-    pub(crate) async fn start(program: &Path, count: usize) -> Result<Self> {
+    /// Starts `count` hubs, with links from pod to pod or without, and waits until they are ready.
+    pub(crate) async fn start(program: &Path, count: usize, linked: bool) -> Result<Self> {
         let postgres = alkhub_devdb::Server::temporary().await?;
         let database_url = postgres.create_database("soak").await?;
         let redis = RedisServer::start().await;
@@ -48,6 +50,7 @@ impl Hubs {
         let hubs = Self {
             program: std::path::absolute(program)?,
             ports: (0..count).map(|_| (Port::free(), Port::free())).collect(),
+            peer_ports: linked.then(|| (0..count).map(|_| Port::free()).collect()),
             processes: (0..count).map(|_| Mutex::new(None)).collect(),
             redis_url: redis.url(),
             redis: Mutex::new(redis),
@@ -93,7 +96,11 @@ impl Hubs {
             .append(true)
             .open(file(&format!("hub-{number}.log")))?;
         let (port, management) = &self.ports[number];
-        let process = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        if let Some(ports) = &self.peer_ports {
+            command.env("ALKHUB_SERVER__PEER_LISTEN", format!("127.0.0.1:{}", ports[number]));
+        }
+        let process = command
             .arg("serve")
             .env("ALKHUB_SERVER__LISTEN", format!("127.0.0.1:{port}"))
             .env("ALKHUB_SERVER__MANAGEMENT_LISTEN", format!("127.0.0.1:{management}"))

@@ -88,7 +88,7 @@ async fn main() -> Result<ExitCode> {
         args.seconds, args.hubs, args.spokes, args.callers, args.topics
     ));
     let run = Run {
-        hubs: Arc::new(Hubs::start(&args.alkhub, args.hubs).await?),
+        hubs: Arc::new(Hubs::start(&args.alkhub, args.hubs, args.visible.is_some()).await?),
         ledger: Arc::new(Ledger::default()),
         stop: CancellationToken::new(),
     };

@@ -4,7 +4,7 @@
 //! some times, each time through another hub by chance. A call that fails is counted by its code, and called again, so that it
 //! is seen how long it takes; it breaks a promise unless the answer to the registration named the hub.
 //!
-//! With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn and again and again, while the lanes go on.
+//! The hubs have links from pod to pod. With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn and again and again, while the lanes go on.
 //! What is called of a spoke whose own hub is in trouble is counted apart: the spoke is gone with it.
 
 use std::sync::Arc;
