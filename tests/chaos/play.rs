@@ -87,12 +87,15 @@ pub(crate) async fn play(world: &mut World, number: usize, seed: u64) -> Result<
     if let Err(what) = play.all().await {
         ledger.broken(what);
     }
+    let callable = play.callable;
+    // Calls that still run then are left.
+    drop(play);
     ledger.judge();
     Ok(Outcome {
         broken: ledger.all_broken(),
         history: ledger.history(),
         counts: ledger.counts(),
-        callable: play.callable,
+        callable,
     })
 }
 

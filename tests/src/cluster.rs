@@ -145,7 +145,7 @@ impl Cluster {
         let hub = Hub::start(config).context("a hub starts")?;
         tokio::time::timeout(Duration::from_secs(20), hub.ready())
             .await
-            .context("a hub is ready within 20 s")?;
+            .with_context(|| format!("a hub is ready within 20 s; it waits for {:?}", hub.away()))?;
         Ok(hub)
     }
 
