@@ -25,7 +25,7 @@ E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
 .PHONY: help dev test check fmt typos clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
         autobahn autobahn-fast changelog clones images servers charts alerts containers cluster cluster-binaries e2e \
-        harness bench chaos model soak
+        harness bench bench-rebalance chaos model soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -155,6 +155,11 @@ bench: deps-cluster $(NATS) ## figures side by side with nats-server, into docs/
 	deploy/images/cargo.sh -p alkhub-cli -p alkhub-operator
 	deploy/images/cargo.sh -p alkhub-tests --bin alkhub-bench
 	$(RELEASE)/alkhub-bench --alkhub $(RELEASE)/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
+
+bench-rebalance: deps-cluster cluster-binaries servers images ## thousands of spokes while a Hub is scaled, rolled out and killed, into target/rebalance.md
+	deploy/images/cargo.sh -p alkhub-tests --bin alkhub-rebalance
+	$(CLUSTER) up --nodes 3 $(addprefix --image ,$(IMAGES)) --dump target/cluster/dump -- \
+	  $(RELEASE)/alkhub-rebalance --out $(or $(OUT),target/rebalance.md) $(ARGS)
 
 model: ## random sequences over three hubs against a model; `make model MODEL_SEQUENCES=1000 MODEL_FIRST=7`, `make model SEED=17`
 	MODEL_SEQUENCES=$(or $(MODEL_SEQUENCES),10000) cargo test --locked -p alkhub-tests --test model

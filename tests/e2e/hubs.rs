@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use alkhub_test_support::{until, until_within};
 use alkhub_tests::http::Http;
+use alkhub_tests::kube::Kube;
+use alkhub_tests::reach::Reach;
 use alkhub_tests::wire::Peer;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::kube::Kube;
-use crate::reach::Reach;
 use crate::say;
 use crate::world::{DEMO, SYSTEM, World};
 

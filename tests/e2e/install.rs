@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use alkhub_test_support::until;
 use alkhub_tests::http::Http;
+use alkhub_tests::kube::condition;
+use alkhub_tests::reach::Reach;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::kube::condition;
-use crate::reach::Reach;
 use crate::say;
 use crate::world::{DEMO, SYSTEM, Spoke, World};
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use alkhub_test_support::until;
 use alkhub_tests::http::Http;
+use alkhub_tests::kube::{Kube, condition};
+use alkhub_tests::reach::Reach;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
@@ -14,8 +16,6 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::hubs::{PORT, admin_key, ready_pods};
-use crate::kube::{Kube, condition};
-use crate::reach::Reach;
 use crate::say;
 use crate::world::{Spoke, World};
 

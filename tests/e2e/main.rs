@@ -7,10 +7,8 @@
 mod hubs;
 mod install;
 mod isolation;
-mod kube;
 mod monitoring;
 mod pages;
-mod reach;
 mod refusals;
 mod removal;
 mod rights;

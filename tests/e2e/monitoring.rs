@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use alkhub_test_support::until_within;
 use alkhub_tests::http::Http;
+use alkhub_tests::kube::Kube;
+use alkhub_tests::reach::Reach;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 pub(crate) use self::stack::Stack;
 use crate::hubs::{MANAGEMENT_PORT, OPERATOR_PORT, PORT, admin_key, operator_pod, ready_pods};
-use crate::kube::Kube;
-use crate::reach::Reach;
 use crate::say;
 use crate::world::{DEMO, SYSTEM, World};
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use alkhub_test_support::pages::{self as read, Place};
 use alkhub_test_support::until_within;
+use alkhub_tests::kube::Kube;
 use alkhub_tests::pages;
 use anyhow::{Result, anyhow, ensure};
 
-use crate::kube::Kube;
 use crate::say;
 use crate::world::{DEMO, World, root};
 

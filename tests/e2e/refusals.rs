@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use alkhub_tests::kube::condition;
 use anyhow::{Result, ensure};
 
-use crate::kube::condition;
 use crate::world::{DEMO, World};
 
 fn hub(name: &str, spec: &str) -> String {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use alkhub_test_support::{until, until_within};
 use alkhub_tests::http::Http;
+use alkhub_tests::kube::Kube;
+use alkhub_tests::reach::Reach;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::hubs::{PORT, admin_key, ready_pods};
-use crate::kube::Kube;
-use crate::reach::Reach;
 use crate::world::{DEMO, Spoke, World};
 
 /// Connects the spoke `builder` again, as its own program would.

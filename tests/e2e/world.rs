@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use alkhub_tests::kube::Kube;
 use alkhub_tests::wire::Peer;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::kube::Kube;
 use crate::say;
 
 /// Namespace of the operator.

@@ -5,6 +5,7 @@ mod events;
 mod failures;
 mod generated;
 mod keys;
+mod load;
 mod make;
 mod metrics;
 mod moves;

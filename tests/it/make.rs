@@ -20,6 +20,7 @@ const WANTING: &[&str] = &[
     "charts",
     "alerts",
     "bench",
+    "bench-rebalance",
 ];
 
 fn root() -> &'static Path {

@@ -4,7 +4,10 @@
 
 pub mod cluster;
 pub mod http;
+pub mod kube;
+pub mod load;
 pub mod pages;
 pub mod promise;
 pub mod promtool;
+pub mod reach;
 pub mod wire;

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use alkhub_test_support::until_within;
+use alkhub_tests::kube::{Kube, condition};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Prometheus;
 use crate::hubs::ready_pods;
-use crate::kube::{Kube, condition};
 use crate::say;
 use crate::world::{SYSTEM, World};
 

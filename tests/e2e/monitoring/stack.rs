@@ -12,11 +12,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use alkhub_test_support::{Port, until_within};
+use alkhub_tests::kube::{Kube, condition};
 use anyhow::{Context as _, Result, ensure};
 use tokio::process::Child;
 
 use super::Prometheus;
-use crate::kube::{Kube, condition};
 use crate::world::{SYSTEM, World};
 
 /// Where the Prometheus resource is: neither the operator's namespace nor a Hub's.

@@ -71,7 +71,9 @@ fn code(folder: &str, sources: &[Source]) -> (String, String) {
             continue;
         }
         let place = &source.path[folder.len() + 1..];
-        let built = ["src/", "bench/", "soak/"].iter().any(|begin| place.starts_with(begin));
+        let built = ["src/", "bench/", "rebalance/", "soak/"]
+            .iter()
+            .any(|begin| place.starts_with(begin));
         if built && !place.ends_with("tests.rs") {
             production.extend(source.production().flat_map(|line| [line, "\n"]));
         }

@@ -12,19 +12,20 @@ use tokio::process::Command;
 
 /// The two tools on one cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct Kube {
+pub struct Kube {
     kubeconfig: PathBuf,
 }
 
 // === impl Kube ===
 
 impl Kube {
-    pub(crate) fn new(kubeconfig: PathBuf) -> Self {
+    /// The tools on the cluster of a kubeconfig.
+    pub fn new(kubeconfig: PathBuf) -> Self {
         Self { kubeconfig }
     }
 
     /// A command on this cluster, not started.
-    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
+    pub fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command
             .args(args)
@@ -34,36 +35,54 @@ impl Kube {
     }
 
     /// Runs `kubectl` and gives what it printed.
-    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
+    ///
+    /// # Errors
+    /// It failed: the message has what it printed.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.run("kubectl", args, None).await
     }
 
     /// Runs `helm` and gives what it printed.
-    pub(crate) async fn helm(&self, args: &[&str]) -> Result<String> {
+    ///
+    /// # Errors
+    /// It failed: the message has what it printed.
+    pub async fn helm(&self, args: &[&str]) -> Result<String> {
         self.run("helm", args, None).await
     }
 
     /// `kubectl apply -f -`.
-    pub(crate) async fn apply(&self, namespace: &str, manifest: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// It failed: the message has what it printed.
+    pub async fn apply(&self, namespace: &str, manifest: &str) -> Result<String> {
         self.run("kubectl", &["apply", "-n", namespace, "-f", "-"], Some(manifest))
             .await
     }
 
     /// `kubectl get … -o json`.
-    pub(crate) async fn get(&self, namespace: &str, what: &[&str]) -> Result<Value> {
+    ///
+    /// # Errors
+    /// As [`Kube::kubectl`], or it printed no JSON.
+    pub async fn get(&self, namespace: &str, what: &[&str]) -> Result<Value> {
         let args = [&["get", "-n", namespace, "-o", "json"], what].concat();
         Ok(serde_json::from_str(&self.kubectl(&args).await?)?)
     }
 
     /// One decoded field of a Secret.
-    pub(crate) async fn secret(&self, namespace: &str, name: &str, key: &str) -> Result<String> {
+    ///
+    /// # Errors
+    /// It failed: the message has what it printed.
+    pub async fn secret(&self, namespace: &str, name: &str, key: &str) -> Result<String> {
         let template = format!("go-template={{{{ index .data \"{key}\" | base64decode }}}}");
         self.kubectl(&["get", "-n", namespace, "secret", name, "-o", &template])
             .await
     }
 
     /// Waits until an object satisfies a condition; its last state is in the message when it never does.
-    pub(crate) async fn wait<T>(
+    ///
+    /// # Panics
+    /// When it never does.
+    pub async fn wait<T>(
         &self,
         what: &str,
         (namespace, object): (&str, &[&str]),
@@ -118,7 +137,7 @@ fn short(object: &Value) -> String {
 }
 
 /// The status of one condition of an object: `True`, `False` or `Unknown`, and its reason.
-pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<(&'a str, &'a str)> {
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<(&'a str, &'a str)> {
     let conditions = object["status"]["conditions"].as_array()?;
     let condition = conditions.iter().find(|condition| condition["type"] == kind)?;
     Some((condition["status"].as_str()?, condition["reason"].as_str()?))

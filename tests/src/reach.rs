@@ -14,9 +14,9 @@ use crate::kube::Kube;
 
 /// A URL of something in the cluster, valid while this value lives.
 #[derive(Debug)]
-pub(crate) struct Reach {
+pub struct Reach {
     /// `http://HOST:PORT`.
-    pub(crate) url: String,
+    pub url: String,
     _forward: Option<Child>,
 }
 
@@ -24,7 +24,10 @@ pub(crate) struct Reach {
 
 impl Reach {
     /// The main port of a Service (its first).
-    pub(crate) async fn service(kube: &Kube, namespace: &str, name: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// There is no such object, or `kubectl port-forward` does not reach it.
+    pub async fn service(kube: &Kube, namespace: &str, name: &str) -> Result<Self> {
         let service = kube.get(namespace, &["service", name]).await?;
         let address = service["spec"]["clusterIP"].as_str().context("a cluster IP")?;
         let port = service["spec"]["ports"][0]["port"].as_u64().context("a port")?;
@@ -32,7 +35,10 @@ impl Reach {
     }
 
     /// One port of a pod.
-    pub(crate) async fn pod(kube: &Kube, namespace: &str, name: &str, port: u64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// There is no such object, or `kubectl port-forward` does not reach it.
+    pub async fn pod(kube: &Kube, namespace: &str, name: &str, port: u64) -> Result<Self> {
         let pod = kube.get(namespace, &["pod", name]).await?;
         let address = pod["status"]["podIP"].as_str().context("a pod IP")?;
         Self::at(kube, namespace, &format!("pod/{name}"), address, port).await

@@ -1,0 +1,255 @@
+//! What happens to the Hub, one after the other; each begins when the one before has left no trace.
+
+use std::time::Duration;
+
+use alkhub_tests::kube::Kube;
+use alkhub_tests::load::pause;
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use crate::figures::{Figures, own_cpu};
+use crate::stage::Stage;
+use crate::{process, say, stage};
+
+/// A pod that holds no more than this share above the mean is balanced.
+pub(crate) const BALANCED: f64 = 1.15;
+/// Longest wait for the trace of an event to go.
+const LIMIT: Duration = Duration::from_secs(300);
+/// A roll-out of four pods may take so long here; the aim is less.
+const ROLL_OUT: Duration = Duration::from_secs(600);
+/// Nothing moves when nobody has moved for so long: a pod looks for 10 s before it moves anybody.
+const QUIET: Duration = Duration::from_secs(14);
+/// What the process in a hub pod is called.
+const HUB_PROCESS: &str = "alkhub";
+/// For how long a pod, Redis or the operator stands still.
+const POD_FROZEN: Duration = Duration::from_secs(40);
+const REDIS_FROZEN: Duration = Duration::from_secs(60);
+const OPERATOR_FROZEN: Duration = Duration::from_secs(40);
+/// The operator is disturbed so long after the beginning.
+const DISTURBED_AFTER: Duration = Duration::from_secs(3);
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    /// Its name on the command line and in the tables.
+    pub(crate) name: &'static str,
+    /// Pods before.
+    pub(crate) pods: usize,
+    /// What is done.
+    pub(crate) deed: Deed,
+    /// What is done to the operator meanwhile.
+    operator: Operator,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// The Hub is scaled to so many pods.
+    Scale(usize),
+    /// A setting is changed.
+    RollOut,
+    /// A node is drained of its hub pods, by eviction.
+    Drain,
+    /// The hub of the fullest pod is killed.
+    Kill,
+    /// The hub of the fullest pod stands still.
+    Freeze,
+    /// Redis stands still.
+    FreezeRedis,
+}
+
+/// What is done to the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    Left,
+    Killed,
+    Frozen,
+    /// As an upgrade of its chart does it.
+    Replaced,
+}
+
+/// When something was done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moments {
+    /// The event began.
+    pub(crate) began: Instant,
+    /// The pods were as wanted again.
+    pub(crate) there: Instant,
+    /// Nothing moved any more.
+    pub(crate) quiet: Instant,
+}
+
+const fn event(name: &'static str, pods: usize, deed: Deed, operator: Operator) -> Event {
+    Event {
+        name,
+        pods,
+        deed,
+        operator,
+    }
+}
+
+/// All of them, in their order.
+pub(crate) const EVENTS: [Event; 14] = [
+    event("grow", 2, Deed::Scale(4), Operator::Left),
+    event("shrink", 4, Deed::Scale(3), Operator::Left),
+    event("roll-out", 4, Deed::RollOut, Operator::Left),
+    event("drain", 4, Deed::Drain, Operator::Left),
+    event("kill", 4, Deed::Kill, Operator::Left),
+    event("freeze", 4, Deed::Freeze, Operator::Left),
+    event("redis", 4, Deed::FreezeRedis, Operator::Left),
+    event("shrink, operator killed", 4, Deed::Scale(3), Operator::Killed),
+    event("roll-out, operator killed", 4, Deed::RollOut, Operator::Killed),
+    event("drain, operator killed", 4, Deed::Drain, Operator::Killed),
+    event("roll-out, operator replaced", 4, Deed::RollOut, Operator::Replaced),
+    event("shrink, operator frozen", 4, Deed::Scale(3), Operator::Frozen),
+    event("roll-out, operator frozen", 4, Deed::RollOut, Operator::Frozen),
+    event("drain, operator frozen", 4, Deed::Drain, Operator::Frozen),
+];
+
+// === impl Event ===
+
+impl Event {
+    /// Pods after it.
+    pub(crate) fn pods_after(&self) -> usize {
+        match self.deed {
+            Deed::Scale(pods) => pods,
+            _ => self.pods,
+        }
+    }
+}
+
+/// Lets it happen, and gives what was seen.
+///
+/// # Errors
+/// The cluster did not do what it was told, in the time that it had.
+pub(crate) async fn run(stage: &Stage, event: &Event) -> Result<Figures> {
+    prepare(stage, event.pods).await?;
+    say(&format!("{} ...", event.name));
+    drop(stage.load.tally.take());
+    stage.pods.least_ready();
+    let before = stage.pods.last().context("the pods were looked at")?;
+    let (began, cpu) = (Instant::now(), own_cpu());
+
+    let (done, ()) = tokio::join!(happen(stage, event), disturb(&stage.kube, event.operator));
+    done?;
+
+    let pods = event.pods_after();
+    let limit = if event.deed == Deed::RollOut { ROLL_OUT } else { LIMIT };
+    stage
+        .until(&format!("{pods} pods"), limit, |stage| stage.pods.are(pods))
+        .await?;
+    let there = Instant::now();
+    quiet(stage).await;
+    let moments = Moments {
+        began,
+        there,
+        quiet: Instant::now(),
+    };
+    Ok(Figures::of(stage, event, (&before, cpu), moments))
+}
+
+/// As many pods as it begins with, all connected and even, and nothing on its way.
+async fn prepare(stage: &Stage, pods: usize) -> Result<()> {
+    stage.scale(pods).await?;
+    let within = Duration::from_secs(300);
+    stage
+        .until(&format!("{pods} pods"), within, |stage| stage.pods.are(pods))
+        .await?;
+    quiet(stage).await;
+    Ok(())
+}
+
+/// Waits until every spoke is connected, the pods that are there are even, and nobody has moved for a while; if that does not
+/// come, the figures show it.
+async fn quiet(stage: &Stage) {
+    let end = Instant::now() + LIMIT;
+    let pods: Vec<String> = stage.pods.ready().into_iter().map(|pod| pod.name).collect();
+    let mut still = (Instant::now(), 0);
+    while Instant::now() < end && still.0.elapsed() < QUIET {
+        pause(Duration::from_millis(500)).await;
+        let last = stage.pods.last();
+        let even = last
+            .and_then(|last| last.ratio(&pods))
+            .is_some_and(|ratio| ratio <= BALANCED);
+        let connected = stage.load.all_connected(Duration::ZERO).await.is_ok();
+        let moves = stage.load.tally.arrivals();
+        if !even || !connected || moves != still.1 {
+            still = (Instant::now(), moves);
+        }
+    }
+}
+
+async fn happen(stage: &Stage, event: &Event) -> Result<()> {
+    match event.deed {
+        Deed::Scale(pods) => stage.scale(pods).await,
+        Deed::RollOut => {
+            let before: Vec<String> = stage.pods.now().into_iter().map(|pod| pod.name).collect();
+            stage.change().await?;
+            stage
+                .until("the pods of before are gone", ROLL_OUT, |stage| {
+                    stage.pods.now().iter().all(|pod| !before.contains(&pod.name))
+                })
+                .await
+        }
+        Deed::Drain => drain(stage).await,
+        Deed::Kill => {
+            let fullest = stage.pods.fullest().context("a pod")?;
+            process::signal(&fullest.uid, HUB_PROCESS, Signal::SIGKILL)
+        }
+        Deed::Freeze => {
+            let fullest = stage.pods.fullest().context("a pod")?;
+            process::signal(&fullest.uid, HUB_PROCESS, Signal::SIGSTOP)?;
+            pause(POD_FROZEN).await;
+            // The kubelet may have ended it meanwhile.
+            drop(process::signal(&fullest.uid, HUB_PROCESS, Signal::SIGCONT));
+            Ok(())
+        }
+        Deed::FreezeRedis => {
+            stage.redis(Signal::SIGSTOP).await?;
+            pause(REDIS_FROZEN).await;
+            stage.redis(Signal::SIGCONT).await
+        }
+    }
+}
+
+/// `kubectl drain` of the node with most hub pods, as far as they go: what else is there stays, Redis and Postgres too.
+async fn drain(stage: &Stage) -> Result<()> {
+    let pods = stage.pods.ready();
+    let on = |node: &str| pods.iter().filter(|pod| pod.node == node).count();
+    let node = pods.iter().map(|pod| pod.node.clone()).max_by_key(|node| on(node));
+    let node = node.context("a node with a pod")?;
+    let hubs = "--pod-selector=app.kubernetes.io/component=hub";
+    let drain = [
+        "drain",
+        &node,
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        hubs,
+        "--timeout=240s",
+    ];
+    let drained = stage.kube.kubectl(&drain).await;
+    stage.kube.kubectl(&["uncordon", &node]).await?;
+    drained.map(drop)
+}
+
+/// Does to the operator what is to be done to it, some seconds after the beginning.
+async fn disturb(kube: &Kube, operator: Operator) {
+    if operator == Operator::Left {
+        return;
+    }
+    pause(DISTURBED_AFTER).await;
+    let done = match operator {
+        Operator::Left => Ok(()),
+        Operator::Killed => stage::operator(kube, Signal::SIGKILL).await,
+        Operator::Replaced => stage::replace_operator(kube).await,
+        Operator::Frozen => {
+            let frozen = stage::operator(kube, Signal::SIGSTOP).await;
+            pause(OPERATOR_FROZEN).await;
+            frozen.and(stage::operator(kube, Signal::SIGCONT).await)
+        }
+    };
+    if let Err(error) = done {
+        say(&format!("the operator was not disturbed: {error:#}"));
+    }
+}

@@ -1,0 +1,193 @@
+//! What the events happen to: the charts, one Hub, its pods, and the load.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use alkhub_tests::kube::{Kube, condition};
+use alkhub_tests::load::{Load, Scale, pause};
+use alkhub_tests::reach::Reach;
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::pods::Pods;
+use crate::{process, say};
+
+/// Namespace of the operator.
+const SYSTEM: &str = "alkhub-system";
+/// Namespace of the Hub.
+pub(crate) const NAMESPACE: &str = "load";
+/// Its name.
+pub(crate) const HUB: &str = "load";
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+const MANIFEST: &str = "
+apiVersion: alkhub.dev/v1alpha1
+kind: Hub
+metadata: {name: load}
+spec:
+  replicas: 2
+  redis: {managed: true, storage: {ephemeral: true}}
+  postgres: {managed: true, storage: {ephemeral: true}}
+";
+
+/// A Hub under load.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// The cluster.
+    pub(crate) kube: Kube,
+    /// The Hub's pods.
+    pub(crate) pods: Pods,
+    /// Spokes and callers.
+    pub(crate) load: Load,
+    changes: AtomicU32,
+    _end: DropGuard,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Installs the charts, makes the Hub, connects the spokes and begins to call.
+    pub(crate) async fn build(kubeconfig: PathBuf, scale: &Scale) -> Result<Self> {
+        let kube = Kube::new(kubeconfig);
+        install(&kube).await?;
+        let (pods, tasks, end) = (Pods::default(), TaskTracker::new(), CancellationToken::new());
+        let (watching, sampling) = (pods.clone().watch(kube.clone()), pods.clone().sample());
+        let (watched, sampled) = (end.clone(), end.clone());
+        tasks.spawn(async move { watched.run_until_cancelled(watching).await });
+        tasks.spawn(async move { sampled.run_until_cancelled(sampling).await });
+        let hub = Reach::service(&kube, NAMESPACE, HUB).await?;
+        let admin = kube.secret(NAMESPACE, &format!("{HUB}-auth"), "admin-key").await?;
+        let began = Instant::now();
+        let load = Load::connect(&hub.url, &admin, scale).await?;
+        say(&format!(
+            "{} spokes came in {:.0} s",
+            scale.spokes,
+            began.elapsed().as_secs_f64()
+        ));
+        let stage = Self {
+            kube,
+            pods,
+            load,
+            changes: AtomicU32::new(0),
+            _end: end.drop_guard(),
+        };
+        // Second sessions come after the first ones.
+        let all = scale.spokes / 2 * (1 + usize::from(scale.sessions));
+        let within = Duration::from_secs(60);
+        drop(
+            stage
+                .until("all sessions", within, |stage| stage.load.connections() >= all)
+                .await,
+        );
+        stage.load.call(&hub.url, &admin, scale)?;
+        let connections = stage.load.connections();
+        say(&format!(
+            "{connections} connections; calling {} times a second",
+            scale.rate
+        ));
+        Ok(stage)
+    }
+
+    /// Waits until something is as it should be.
+    ///
+    /// # Errors
+    /// It is not, after so long.
+    pub(crate) async fn until(&self, what: &str, within: Duration, mut is: impl FnMut(&Self) -> bool) -> Result<()> {
+        let end = Instant::now() + within;
+        while !is(self) {
+            if Instant::now() > end {
+                bail!("{what}: not within {within:?}; pods: {:?}", self.pods.now());
+            }
+            pause(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// `kubectl scale`.
+    pub(crate) async fn scale(&self, pods: usize) -> Result<()> {
+        let (hub, replicas) = (format!("hub/{HUB}"), format!("--replicas={pods}"));
+        self.kube.kubectl(&["scale", "-n", NAMESPACE, &hub, &replicas]).await?;
+        Ok(())
+    }
+
+    /// Changes a setting, which leads to pods of another revision.
+    pub(crate) async fn change(&self) -> Result<()> {
+        let timeout = format!("{}s", 40 + self.changes.fetch_add(1, Ordering::Relaxed));
+        let patch = serde_json::json!({ "spec": { "config": { "calls": { "default-timeout": timeout } } } });
+        let hub = format!("hub/{HUB}");
+        let patch = ["patch", "-n", NAMESPACE, &hub, "--type=merge", "-p", &patch.to_string()];
+        self.kube.kubectl(&patch).await?;
+        Ok(())
+    }
+
+    /// Signals the process of Redis.
+    pub(crate) async fn redis(&self, signal: Signal) -> Result<()> {
+        let selector = format!("app.kubernetes.io/component=redis,app.kubernetes.io/instance={HUB}");
+        signalled(&self.kube, (NAMESPACE, &selector), "redis-server", signal).await
+    }
+
+    /// Ends the load.
+    pub(crate) async fn end(self) {
+        self.load.end().await;
+    }
+}
+
+/// Signals the process of the operator.
+pub(crate) async fn operator(kube: &Kube, signal: Signal) -> Result<()> {
+    let selector = "app.kubernetes.io/name=alkhub-operator";
+    signalled(kube, (SYSTEM, selector), "alkhub-operator", signal).await
+}
+
+/// Another operator takes the place of the one that runs.
+pub(crate) async fn replace_operator(kube: &Kube) -> Result<()> {
+    let operator = chart("alkhub")?;
+    let upgrade = [
+        "upgrade",
+        "alkhub",
+        &operator,
+        "-n",
+        SYSTEM,
+        "--set",
+        "podAnnotations.replaced=yes",
+    ];
+    kube.helm(&upgrade).await?;
+    Ok(())
+}
+
+async fn signalled(kube: &Kube, (namespace, selector): (&str, &str), name: &str, signal: Signal) -> Result<()> {
+    let pods = kube.get(namespace, &["pods", "-l", selector]).await?;
+    let uid = pods["items"][0]["metadata"]["uid"].as_str().context("a pod")?;
+    process::signal(uid, name, signal)?;
+    Ok(())
+}
+
+/// The charts, as `make e2e` installs them, and the Hub.
+async fn install(kube: &Kube) -> Result<()> {
+    kube.helm(&["install", "alkhub-crds", &chart("alkhub-crds")?]).await?;
+    let operator = chart("alkhub")?;
+    kube.helm(&["install", "alkhub", &operator, "-n", SYSTEM, "--create-namespace"])
+        .await?;
+    kube.kubectl(&["create", "namespace", NAMESPACE]).await?;
+    kube.apply(NAMESPACE, MANIFEST).await?;
+    let ready = |hub: &serde_json::Value| {
+        condition(hub, "Ready")
+            .filter(|(status, _)| *status == "True")
+            .map(drop)
+    };
+    let hub = (NAMESPACE, &["hub", HUB][..]);
+    kube.wait("the Hub is ready", hub, Duration::from_secs(180), ready)
+        .await;
+    Ok(())
+}
+
+fn chart(name: &str) -> Result<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("in the workspace")?;
+    Ok(root.join("charts").join(name).to_string_lossy().into_owned())
+}

@@ -1,0 +1,216 @@
+//! Spokes of both kinds and callers in one process, for a Hub that is scaled, rolled out and killed meanwhile.
+//!
+//! - Half of the spokes use the SDK, half are plain (the origin's wire, no `__hello`); each has a key of its own.
+//! - Calls become due at a constant rate, whatever the hubs do, and take from 5 ms to 5 s at their spokes.
+//! - What a caller, or a spoke, sees is in the [`Tally`], and nothing is dropped from it.
+
+mod callers;
+mod plain;
+mod sdk;
+mod tally;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alkhub_protocol::admin::SpokePut;
+use alkhub_protocol::{ApiKey, SpokeName};
+use alkhub_sdk::{Client, Spoke};
+use anyhow::{Context as _, Result};
+use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::tally::{Aim, Arrival, Away, Ended, Failed, Kind, Tally, Window};
+
+/// What spokes of each kind offer.
+const SDK_OPERATION: &str = "load.sdk";
+const PLAIN_OPERATION: &str = "load.plain";
+
+/// Spokes that are declared, and then connected, at once.
+const AT_ONCE: usize = 32;
+
+/// How much of what.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    /// Spokes in all; every other one is plain.
+    pub spokes: usize,
+    /// Sessions of a spoke that uses the SDK, where there are hubs for them.
+    pub sessions: u8,
+    /// Calls a second.
+    pub rate: f64,
+    /// Clients that make them, each over a connection of its own.
+    pub callers: usize,
+}
+
+/// Spokes that are connected and called until it is dropped.
+#[derive(Debug)]
+pub struct Load {
+    /// What is seen.
+    pub tally: Arc<Tally>,
+    names: Vec<SpokeName>,
+    spokes: Vec<Arc<Spoke>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A spoke with its key.
+#[derive(Clone, Debug)]
+struct Member {
+    number: usize,
+    name: SpokeName,
+    key: String,
+}
+
+// === impl Load ===
+
+impl Load {
+    /// Declares the spokes, connects them through `url`, and waits until all are registered. Nothing is called yet.
+    ///
+    /// # Errors
+    /// The hub refused one, or did not answer in a minute.
+    pub async fn connect(url: &str, admin: &str, scale: &Scale) -> Result<Self> {
+        let client = Client::builder(url).token(admin).build()?;
+        let members: Vec<Member> = stream::iter(0..scale.spokes)
+            .map(|number| declared(client.clone(), number))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let (tally, stop, tasks) = (Arc::new(Tally::default()), CancellationToken::new(), TaskTracker::new());
+        for member in members.iter().filter(|member| kind(member.number) == Kind::Plain) {
+            let keeping = Box::pin(plain::keep(url.to_owned(), member.clone(), Arc::clone(&tally)));
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(keeping).await });
+        }
+        let with_sdk = members.iter().filter(|member| kind(member.number) == Kind::Sdk);
+        let with_sdk: Vec<Member> = with_sdk.cloned().collect();
+        let spokes: Vec<Arc<Spoke>> = stream::iter(with_sdk)
+            .map(|member| sdk::start(url.to_owned(), member, scale.sessions, Arc::clone(&tally)))
+            .buffered(AT_ONCE)
+            .map_ok(Arc::new)
+            .try_collect()
+            .await?;
+        for (spoke, member) in spokes.iter().zip(members.iter().step_by(2)) {
+            let watching = sdk::watch(Arc::clone(spoke), member.number, Arc::clone(&tally));
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(watching).await });
+        }
+        let load = Self {
+            tally,
+            names: members.into_iter().map(|member| member.name).collect(),
+            spokes,
+            stop,
+            tasks,
+        };
+        load.all_connected(Duration::from_secs(60)).await?;
+        Ok(load)
+    }
+
+    /// Begins to call, and goes on until the end.
+    ///
+    /// # Errors
+    /// A client cannot be built.
+    pub fn call(&self, url: &str, key: &str, scale: &Scale) -> Result<()> {
+        let clients = (0..scale.callers).map(|_| Client::builder(url).token(key).build());
+        let clients: Vec<Client> = clients.collect::<Result<_, _>>()?;
+        let calling = callers::call(
+            clients,
+            self.names.clone(),
+            scale.rate,
+            (Arc::clone(&self.tally), self.tasks.clone()),
+        );
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(calling).await });
+        Ok(())
+    }
+
+    /// Waits until every spoke has a connection.
+    ///
+    /// # Errors
+    /// One has none for so long; how many do not.
+    pub async fn all_connected(&self, within: Duration) -> Result<()> {
+        let end = Instant::now() + within;
+        while self.tally.connected() < self.names.len() {
+            let missing = self.names.len() - self.tally.connected();
+            anyhow::ensure!(
+                Instant::now() < end,
+                "{missing} spokes are not connected after {within:?}"
+            );
+            pause(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Plain spokes.
+    pub fn plain(&self) -> usize {
+        self.names.len() / 2
+    }
+
+    /// Connections that the spokes hold, or come back to.
+    pub fn connections(&self) -> usize {
+        self.plain() + self.spokes.iter().map(|spoke| spoke.hubs().len()).sum::<usize>()
+    }
+
+    /// Stops to call and to be called; running calls are lost.
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        join_all(self.spokes.iter().map(|spoke| spoke.shutdown())).await;
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The SDK's spokes have even numbers, the plain ones odd ones.
+fn kind(number: usize) -> Kind {
+    if number.is_multiple_of(2) {
+        Kind::Sdk
+    } else {
+        Kind::Plain
+    }
+}
+
+async fn declared(client: Client, number: usize) -> Result<Member> {
+    let name: SpokeName = match kind(number) {
+        Kind::Sdk => format!("load-sdk-{number}"),
+        Kind::Plain => format!("load-plain-{number}"),
+    }
+    .parse()?;
+    let mut entropy = [0; 32];
+    entropy[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    entropy[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    let key = ApiKey::from_entropy(entropy).expose().to_owned();
+    let declaration = SpokePut {
+        // As one that a person declared: the operator leaves those alone.
+        uid: format!("cli-{name}"),
+        key: Some(key.clone()),
+        operations: vec!["load.*".to_owned()],
+        ..SpokePut::default()
+    };
+    let declaring = client.declare_spoke(&name, &declaration);
+    declaring.await.with_context(|| format!("declaring {name}"))?;
+    Ok(Member { number, name, key })
+}
+
+/// Does the work of a call: so many milliseconds. The microseconds that it took are the output.
+async fn work(tally: &Tally, input: &Value) -> Value {
+    let began = Instant::now();
+    let number = input["n"].as_u64().unwrap_or(u64::MAX);
+    tally.ran(number);
+    pause(Duration::from_millis(input["ms"].as_u64().unwrap_or(0))).await;
+    let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    serde_json::json!({ "n": number, "us": took })
+}
+
+/// Lets time pass.
+pub async fn pause(time: Duration) {
+    // Nothing ends it but the time.
+    drop(timeout(time, pending::<()>()).await);
+}

@@ -1,0 +1,287 @@
+//! What callers and spokes see, from one moment to another.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alkhub_protocol::Delivered;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::promise;
+
+/// What a spoke is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// One that uses the SDK, with sessions.
+    Sdk,
+    /// One that speaks the origin's wire and knows of no sessions.
+    Plain,
+}
+
+/// Whom a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Aim {
+    /// One spoke that uses the SDK, and no other.
+    Sdk,
+    /// Any plain spoke: others offer the operation too.
+    AnyPlain,
+    /// One plain spoke, and no other.
+    OnePlain,
+}
+
+/// A call that is over.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its number.
+    pub number: u64,
+    /// Whom it was for.
+    pub aim: Aim,
+    /// When it was to be made.
+    pub due: Instant,
+    /// When it ended.
+    pub at: Instant,
+    /// What it took from when it was due, less what the spoke worked.
+    pub late: Duration,
+    /// How it failed, if it did.
+    pub failed: Option<Box<Failed>>,
+    /// How often it reached a spoke.
+    pub ran: u8,
+}
+
+/// What a caller was told of a call that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The code; of errors that have none, what happened.
+    pub code: String,
+    /// Whether a spoke got it.
+    pub delivered: Delivered,
+    /// The whole error, for whoever looks for the cause.
+    pub message: String,
+}
+
+/// A time in which a spoke had no connection on which it was registered.
+#[derive(Clone, Copy, Debug)]
+pub struct Away {
+    /// The spoke.
+    pub spoke: usize,
+    /// What it is.
+    pub kind: Kind,
+    /// When it began.
+    pub at: Instant,
+    /// How long it was.
+    pub lasted: Duration,
+}
+
+/// A connection of a spoke that came to a hub.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The spoke.
+    pub spoke: usize,
+    /// What it is.
+    pub kind: Kind,
+    /// When.
+    pub at: Instant,
+    /// The hub's id, which begins with its pod's name.
+    pub hub: String,
+}
+
+/// All that was seen between two moments.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Calls that ended.
+    pub ended: Vec<Ended>,
+    /// Times without a route that are over.
+    pub away: Vec<Away>,
+    /// Connections that came.
+    pub arrivals: Vec<Arrival>,
+}
+
+/// What is seen.
+#[derive(Debug, Default)]
+pub struct Tally {
+    next: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// How often each call reached a spoke, by its number.
+    runs: Vec<u8>,
+    /// Spokes that are registered; since when the others that once were are not.
+    here: HashMap<usize, Kind>,
+    gone: HashMap<usize, (Kind, Instant)>,
+    window: Window,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// The number of a call that is to be made.
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Call `number` reached a spoke.
+    pub(super) fn ran(&self, number: u64) {
+        let Ok(number) = usize::try_from(number) else { return };
+        let mut seen = self.seen.lock();
+        if number < seen.runs.len() {
+            seen.runs[number] = seen.runs[number].saturating_add(1);
+        }
+    }
+
+    /// Call `number` is about to be made.
+    pub(super) fn called(&self, number: u64) {
+        let Ok(number) = usize::try_from(number) else { return };
+        let mut seen = self.seen.lock();
+        if seen.runs.len() <= number {
+            seen.runs.resize(number + 1, 0);
+        }
+    }
+
+    /// A call is over.
+    pub(super) fn ended(&self, ended: Ended) {
+        self.seen.lock().window.ended.push(ended);
+    }
+
+    /// A spoke has a connection on which it is registered, where it may have had none.
+    pub(super) fn here(&self, spoke: usize, kind: Kind) {
+        let mut seen = self.seen.lock();
+        seen.here.insert(spoke, kind);
+        if let Some((kind, at)) = seen.gone.remove(&spoke) {
+            let lasted = at.elapsed();
+            seen.window.away.push(Away {
+                spoke,
+                kind,
+                at,
+                lasted,
+            });
+        }
+    }
+
+    /// A spoke has none any more.
+    pub(super) fn gone(&self, spoke: usize) {
+        let mut seen = self.seen.lock();
+        if let Some(kind) = seen.here.remove(&spoke) {
+            seen.gone.insert(spoke, (kind, Instant::now()));
+        }
+    }
+
+    /// A connection of a spoke came to a hub.
+    pub(super) fn arrived(&self, spoke: usize, kind: Kind, hub: &str) {
+        let (at, hub) = (Instant::now(), hub.to_owned());
+        self.seen.lock().window.arrivals.push(Arrival { spoke, kind, at, hub });
+    }
+
+    /// Spokes that are registered now.
+    pub fn connected(&self) -> usize {
+        self.seen.lock().here.len()
+    }
+
+    /// Connections that have come since the last look at what was seen.
+    pub fn arrivals(&self) -> usize {
+        self.seen.lock().window.arrivals.len()
+    }
+
+    /// Calls that have ended since then.
+    pub fn calls(&self) -> usize {
+        self.seen.lock().window.ended.len()
+    }
+
+    /// What was seen since the last time.
+    pub fn take(&self) -> Window {
+        let mut seen = self.seen.lock();
+        let mut window = std::mem::take(&mut seen.window);
+        for ended in &mut window.ended {
+            let number = usize::try_from(ended.number).unwrap_or(usize::MAX);
+            ended.ran = seen.runs.get(number).copied().unwrap_or(0);
+        }
+        window
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// Whether it ran more often than its caller was told that it may have.
+    pub fn breaks_a_promise(&self) -> bool {
+        let told = self.failed.as_ref().map_or(Delivered::Yes, |failed| failed.delivered);
+        !promise::holds(told, usize::from(self.ran))
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// The calls that were for these spokes and failed.
+    pub fn failed(&self, aim: Aim) -> impl Iterator<Item = (&Ended, &Failed)> {
+        let of = self.ended.iter().filter(move |ended| ended.aim == aim);
+        of.filter_map(|ended| Some((ended, &**ended.failed.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(number: u64, failed: Option<Delivered>) -> Ended {
+        let failed = failed.map(|delivered| {
+            let (code, message) = ("SPOKE_LOST".to_owned(), String::new());
+            Box::new(Failed {
+                code,
+                delivered,
+                message,
+            })
+        });
+        Ended {
+            number,
+            aim: Aim::Sdk,
+            due: Instant::now(),
+            at: Instant::now(),
+            late: Duration::ZERO,
+            failed,
+            ran: 0,
+        }
+    }
+
+    #[test]
+    fn a_call_that_ran_although_its_caller_was_told_no_breaks_a_promise() {
+        let tally = Tally::default();
+        for (told, runs) in [
+            (None, 1),
+            (None, 2),
+            (Some(Delivered::No), 0),
+            (Some(Delivered::No), 1),
+            (Some(Delivered::Maybe), 1),
+        ] {
+            let number = tally.number();
+            tally.called(number);
+            (0..runs).for_each(|_| tally.ran(number));
+            tally.ended(ended(number, told));
+        }
+
+        let window = tally.take();
+
+        let broken: Vec<bool> = window.ended.iter().map(Ended::breaks_a_promise).collect();
+        assert_eq!(broken, [false, true, false, true, false]);
+        assert!(tally.take().ended.is_empty());
+    }
+
+    #[test]
+    fn a_spoke_is_away_from_its_loss_until_it_is_registered_again() {
+        let tally = Tally::default();
+        tally.here(3, Kind::Plain);
+        tally.here(4, Kind::Sdk);
+        tally.gone(3);
+        tally.gone(3);
+
+        let before = (tally.connected(), tally.take().away.len());
+        tally.here(3, Kind::Plain);
+
+        assert_eq!(before, (1, 0));
+        let away = tally.take().away;
+        assert_eq!((tally.connected(), away.len()), (2, 1));
+        assert_eq!((away[0].spoke, away[0].kind), (3, Kind::Plain));
+    }
+}
