@@ -30,7 +30,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("hub/peer", &["protocol", "tasks", "retry", "queue", "wire"]),
     ("hub/budget", &["protocol", "config"]),
     ("hub/events", &["protocol", "config", "queue", "redis"]),
-    ("hub/cluster", &["protocol", "config", "tasks", "redis", "peer"]),
+    (
+        "hub/cluster",
+        &["protocol", "config", "tasks", "redis", "peer", "budget"],
+    ),
     (
         "hub/calls",
         &[

@@ -26,6 +26,10 @@ pub enum Kept {
     Bodies,
     /// Answers over HTTP, until they are written.
     Answers,
+    /// What was sent to other hubs and is not acknowledged.
+    Links,
+    /// What waits of sessions that move from hub to hub, until a task takes it.
+    Moves,
 }
 
 /// Whose budget is full.
@@ -42,7 +46,7 @@ pub enum Exhausted {
 // === impl Kept ===
 
 impl Kept {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Messages,
         Self::Calls,
         Self::Queues,
@@ -52,6 +56,8 @@ impl Kept {
         Self::Publications,
         Self::Bodies,
         Self::Answers,
+        Self::Links,
+        Self::Moves,
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -65,6 +71,8 @@ impl Kept {
             Self::Publications => "publications",
             Self::Bodies => "bodies",
             Self::Answers => "answers",
+            Self::Links => "links",
+            Self::Moves => "moves",
         }
     }
 }

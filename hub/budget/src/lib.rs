@@ -2,10 +2,12 @@
 //!
 //! Whatever is kept for longer than it takes to act on it (messages that have not ended, inputs of calls, what waits
 //! to be written, registrations, subscriptions) is charged to the key of the peer for which it is kept. The charge is
-//! a guard, [`Held`], that lies beside what is kept and gives back when it is dropped.
+//! a guard, [`Held`], that lies beside what is kept and gives back when it is dropped. What a hub keeps for no key of its
+//! own, such as what another hub has not acknowledged, has a budget of the hub's ([`Budgets::own`]).
 //!
 //! Invariants
-//! - A key holds at most `budget.key-bytes`, all keys together at most `budget.hub-bytes` and [`RESERVE`] for each key.
+//! - A key holds at most `budget.key-bytes`, all budgets together at most `budget.hub-bytes` and [`RESERVE`] for each. What
+//!   must be kept in any case ([`Held::insist`]) is counted beyond that, and bounded by who keeps it.
 //! - Nobody is refused because of others while it holds no more than [`RESERVE`].
 //! - What is refused is counted, by what it was and whose budget was full, and the error names both.
 
@@ -38,11 +40,11 @@ const SLACK: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Budgets(Arc<Hub>);
 
-/// The budget of one key on one hub. Cheap to clone.
+/// The budget of one key on one hub, or one of the hub's own. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<Key>);
+pub struct Budget(Arc<Part>);
 
-/// Bytes that are kept for a key, given back when dropped.
+/// Bytes that are kept, given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     budget: Budget,
@@ -54,15 +56,17 @@ pub struct Held {
 struct Hub {
     hub_bytes: usize,
     key_bytes: usize,
-    /// What the keys hold beyond [`RESERVE`].
+    /// What all budgets hold beyond [`RESERVE`].
     used: AtomicUsize,
     keys: DashMap<Arc<str>, Budget>,
     metrics: Metrics,
 }
 
+/// What one budget holds.
 #[derive(Debug)]
-struct Key {
+struct Part {
     hub: Arc<Hub>,
+    limit: usize,
     used: AtomicUsize,
 }
 
@@ -91,13 +95,21 @@ impl Budgets {
         if self.0.keys.len() >= IDLE_KEYS {
             self.0.keys.retain(|_, budget| Arc::strong_count(&budget.0) > 1);
         }
-        let new = || {
-            Budget(Arc::new(Key {
-                hub: Arc::clone(&self.0),
-                used: AtomicUsize::new(0),
-            }))
-        };
+        let new = || self.part(self.0.key_bytes);
         self.0.keys.entry(Arc::clone(id)).or_insert_with(new).clone()
+    }
+
+    /// A budget of the hub's own, a new one each time: only what all share bounds it.
+    pub fn own(&self) -> Budget {
+        self.part(usize::MAX)
+    }
+
+    fn part(&self, limit: usize) -> Budget {
+        Budget(Arc::new(Part {
+            hub: Arc::clone(&self.0),
+            limit,
+            used: AtomicUsize::new(0),
+        }))
     }
 }
 
@@ -123,36 +135,40 @@ impl Budget {
         }
     }
 
-    /// Bytes that the key holds now.
+    /// Bytes that it holds now.
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
 
     fn add(&self, bytes: usize) -> Result<(), Exhausted> {
-        let Key { hub, used } = &*self.0;
+        let added = self.count(bytes);
+        added.inspect_err(|_| self.give_back(bytes))
+    }
+
+    /// Counts more bytes, and says whether they may be kept.
+    fn count(&self, bytes: usize) -> Result<(), Exhausted> {
+        let Part { hub, limit, used } = &*self.0;
         let before = used.fetch_add(bytes, Ordering::Relaxed);
         let shared = beyond(before + bytes) - beyond(before);
         let shared_before = hub.used.fetch_add(shared, Ordering::Relaxed);
-        let exhausted = if before + bytes > hub.key_bytes {
-            Exhausted::Key
+        if before + bytes > *limit {
+            Err(Exhausted::Key)
         } else if shared > 0 && shared_before + shared > hub.hub_bytes {
-            Exhausted::Hub
+            Err(Exhausted::Hub)
         } else {
-            return Ok(());
-        };
-        self.give_back(bytes);
-        Err(exhausted)
+            Ok(())
+        }
     }
 
     fn give_back(&self, bytes: usize) {
-        let Key { hub, used } = &*self.0;
+        let Part { hub, used, .. } = &*self.0;
         let before = used.fetch_sub(bytes, Ordering::Relaxed);
         hub.used
             .fetch_sub(beyond(before) - beyond(before - bytes), Ordering::Relaxed);
     }
 }
 
-/// What of a key's bytes is taken from what all share.
+/// What of a budget's bytes is taken from what all share.
 fn beyond(bytes: usize) -> usize {
     bytes.saturating_sub(RESERVE)
 }
@@ -203,6 +219,20 @@ impl Held {
         }
         self.ease(bytes);
         Ok(())
+    }
+
+    /// [`Held::follow`] for what is kept whether or not it may be, since nobody could do anything about its loss. Who asks next
+    /// finds the budget so.
+    pub fn insist(&mut self, bytes: usize) {
+        if bytes <= self.bytes {
+            return self.ease(bytes);
+        }
+        let whole = bytes.next_multiple_of(STEP);
+        // It is not refused, whatever the answer.
+        let _ = self.budget.count(whole - self.bytes);
+        let metrics = &self.budget.0.hub.metrics;
+        metrics.kept(self.what).add(signed(whole - self.bytes));
+        self.bytes = whole;
     }
 
     /// [`Held::follow`] for what has become less.

@@ -103,3 +103,29 @@ fn what_changes_all_the_time_is_charged_in_steps() {
 
     assert_eq!(budget.used(), 0);
 }
+
+#[test]
+fn a_budget_of_the_hubs_own_is_bounded_by_what_all_share_and_has_its_reserve() {
+    let budgets = budgets(4 * MIB, 3 * MIB);
+    let (link, other) = (budgets.own(), budgets.own());
+
+    let _all = link.take(Kept::Links, RESERVE + 4 * MIB).expect("no key's limit");
+
+    assert_eq!(link.take(Kept::Links, 1).expect_err("full"), Exhausted::Hub);
+    other.take(Kept::Links, RESERVE).expect("its own");
+    assert_eq!(other.take(Kept::Links, RESERVE + 1).expect_err("full"), Exhausted::Hub);
+}
+
+#[test]
+fn what_is_kept_in_any_case_is_counted_and_given_back() {
+    let budgets = budgets(MIB, MIB);
+    let budget = budgets.own();
+    let mut held = budget.take(Kept::Links, RESERVE + MIB).expect("room");
+
+    held.insist(RESERVE + MIB + 1);
+
+    assert_eq!(budget.used(), RESERVE + MIB + STEP);
+    assert_eq!(held.follow(RESERVE + 2 * MIB), Err(Exhausted::Hub));
+    held.insist(0);
+    assert_eq!((budget.used(), budgets.0.used.load(Ordering::Relaxed)), (0, 0));
+}

@@ -190,7 +190,12 @@ impl Ground {
             metrics,
             specs,
             directory,
-            moves: Moves::new(parts.hub.clone(), parts.cluster.clone(), Arc::clone(&relay)),
+            moves: Moves::new(
+                parts.hub.clone(),
+                parts.cluster.clone(),
+                Arc::clone(&relay),
+                &parts.budgets,
+            ),
             relay,
             visibility: Arc::new(visibility),
             records,

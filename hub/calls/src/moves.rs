@@ -9,14 +9,16 @@
 //! - Messages of one session pass in their order: the conduit between two hubs keeps it.
 //! - When the conduit breaks, or a hub is gone, both ends of each tunnel between the two learn it, and a tunnel whose messages
 //!   were not taken is as good as broken.
-//! - What comes waits in a bounded queue for the surface's task, and never holds up the calls of other hubs.
+//! - What comes waits in a bounded queue for the surface's task, charged to the hub, and never holds up the calls of other hubs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
+use alkhub_budget::{Budgets, Exhausted, Held, Kept};
 use alkhub_hub_cluster::{Class, Cluster, NotSent};
 use alkhub_protocol::HubId;
-use alkhub_queue::{Full, Limits, Queue, Weigh};
+use alkhub_queue::{Full, Limits, Queue, Waiter, Weigh};
 use parking_lot::Mutex;
 
 use crate::outbox::{Elsewhere, LeftOver, Outgoing, Said, SaidKind};
@@ -58,8 +60,15 @@ struct Shared {
     hub: HubId,
     cluster: Cluster,
     relay: Arc<Relay>,
-    waiting: Mutex<Queue<SessionEvent>>,
+    waiting: Mutex<Waiting>,
     tunnels: AtomicU64,
+}
+
+/// What waits for the surface.
+#[derive(Debug)]
+struct Waiting {
+    queue: Queue<SessionEvent>,
+    held: Held,
 }
 
 /// The way of a session's words to the hub that goes on with it.
@@ -73,12 +82,12 @@ struct Tunnel {
 // === impl Moves ===
 
 impl Moves {
-    pub(crate) fn new(hub: HubId, cluster: Cluster, relay: Arc<Relay>) -> Self {
+    pub(crate) fn new(hub: HubId, cluster: Cluster, relay: Arc<Relay>, budgets: &Budgets) -> Self {
         Self(Arc::new(Shared {
             hub,
             cluster,
             relay,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting::new(budgets)),
             tunnels: AtomicU64::new(1),
         }))
     }
@@ -109,7 +118,7 @@ impl Moves {
         let class = class(&message);
         let (line, rest) = message.encode();
         let sent = self.0.relay.say(to, class, line.as_bytes(), &rest);
-        sent.map_err(|(NotSent::Full | NotSent::Unreachable)| Full::Queue)
+        sent.map_err(|(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable)| Full::Queue)
     }
 
     /// Gives a session's words to another hub, by a tunnel of this number: what its peer lacks by `begin`, then what the writer
@@ -140,24 +149,52 @@ impl Moves {
 
     /// A hub has said something; never waits.
     pub(crate) fn heard(&self, from: HubId, message: SessionMessage) {
-        let mut waiting = self.0.waiting.lock();
-        let event = SessionEvent::Message { from, message };
-        if waiting.room(event.bytes(), WAITING).is_ok() {
-            let waiter = waiting.add(event);
-            drop(waiting);
-            return waiter.wake();
-        }
-        drop(waiting);
-        if let SessionEvent::Message { from, .. } = event {
-            tracing::warn!(hub.id = %from, "sessions come from another hub faster than they are taken");
-            self.lost(from);
+        let event = SessionEvent::Message {
+            from: from.clone(),
+            message,
+        };
+        let added = self.0.waiting.lock().push(event);
+        match added {
+            Ok(waiter) => waiter.wake(),
+            Err(reason) => {
+                tracing::warn!(hub.id = %from, reason, "what another hub says of sessions has no room");
+                self.lost(from);
+            }
         }
     }
 
     /// Nothing that was under way between this hub and another one goes on.
     pub(crate) fn lost(&self, hub: HubId) {
-        let waiter = self.0.waiting.lock().add(SessionEvent::Lost { hub });
+        let waiter = self.0.waiting.lock().queue.add(SessionEvent::Lost { hub });
         waiter.wake();
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn new(budgets: &Budgets) -> Self {
+        Self {
+            queue: Queue::new(),
+            held: budgets.own().nothing(Kept::Moves),
+        }
+    }
+
+    /// Adds what a hub says; why it has no room.
+    fn push(&mut self, event: SessionEvent) -> Result<Waiter, String> {
+        let bytes = event.bytes();
+        self.queue
+            .room(bytes, WAITING)
+            .map_err(|_| "sessions come faster than they are taken".to_owned())?;
+        let charged = self.held.follow(self.queue.bytes() + bytes);
+        charged.map_err(|exhausted: Exhausted| exhausted.to_string())?;
+        Ok(self.queue.add(event))
+    }
+
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<SessionEvent>> {
+        let next = self.queue.poll(cx);
+        self.held.ease(self.queue.bytes());
+        next
     }
 }
 

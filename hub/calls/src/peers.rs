@@ -175,7 +175,7 @@ impl Peers {
                 self.table.end(call.key, End::Failed(error), None);
             }
             // Only an instance with a connection to this hub is placed here.
-            Err(NotPlaced::Gone | NotPlaced::Unreachable) => {
+            Err(NotPlaced::Gone | NotPlaced::Unreachable | NotPlaced::Exhausted) => {
                 self.table.end(call.key, End::Silent, None);
                 self.relay.moved(remote);
             }

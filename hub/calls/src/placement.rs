@@ -10,6 +10,7 @@ pub(crate) mod relief;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_budget::Exhausted;
 use alkhub_hub_cluster::{Cluster, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{CallError, Code, Dialect};
@@ -61,6 +62,8 @@ pub(crate) enum NotPlaced {
     Full,
     /// Its connection is gone.
     Gone,
+    /// It is on another hub, and this one keeps as many bytes as it may.
+    Exhausted,
     /// It is on another hub, and the link to the other hubs is down.
     Unreachable,
 }
@@ -71,6 +74,7 @@ impl From<NotSent> for NotPlaced {
     fn from(reason: NotSent) -> Self {
         match reason {
             NotSent::Full => Self::Full,
+            NotSent::Exhausted => Self::Exhausted,
             NotSent::Unreachable => Self::Unreachable,
         }
     }
@@ -108,7 +112,7 @@ impl Placement {
             last = reason;
             match reason {
                 // By chance another one.
-                NotPlaced::Full => {}
+                NotPlaced::Full | NotPlaced::Exhausted => {}
                 // It left after the look into the directory.
                 NotPlaced::Gone => fresh = Some(self.pool_of(&call.operation)?),
                 NotPlaced::Unreachable => wanted.only_here = true,
@@ -304,6 +308,7 @@ fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
             Code::Overloaded,
             format!("too much waits for each instance that offers `{name}`"),
         ),
+        NotPlaced::Exhausted => return Exhausted::Hub.into(),
         NotPlaced::Gone => (
             Code::NoProvider,
             format!("each instance that offered `{name}` left as it was chosen"),

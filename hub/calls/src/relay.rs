@@ -151,7 +151,7 @@ impl Return {
         let frame = encode::call_responded(Dialect::Payload, &self.call.key.to_string(), item);
         match self.send(Class::Item, &frame) {
             Ok(()) => ItemPush::Item,
-            Err(NotSent::Full | NotSent::Unreachable) => ItemPush::Overflow,
+            Err(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable) => ItemPush::Overflow,
         }
     }
 
@@ -165,8 +165,11 @@ impl Return {
             End::Aborted => encode::call_aborted(Dialect::Payload, &id, None),
             End::Stopped(_) | End::Silent => return,
         };
-        if self.send(Class::End, &frame).is_err() {
-            let message = "the answer is lost: too much waits for the hub of the caller";
+        if let Err(reason) = self.send(Class::End, &frame) {
+            let message = match reason {
+                NotSent::Full | NotSent::Unreachable => "the answer is lost: too much waits for the hub of the caller",
+                NotSent::Exhausted => "the answer is lost: the hub of its spoke keeps as many bytes as it may",
+            };
             let error = CallError::new(Code::Overloaded, message).delivered(Delivered::Yes);
             let frame = encode::call_error(Dialect::Payload, &id, &error);
             if self.send(Class::Control, &frame).is_err() {

@@ -220,7 +220,8 @@ impl Drop for Asked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use alkhub_config::EventsConfig;
+    use alkhub_budget::Budgets;
+    use alkhub_config::{BudgetConfig, EventsConfig};
     use alkhub_redis::Connector;
     use alkhub_tasks::Supervisor;
     use alkhub_test_support::Host;
@@ -233,8 +234,9 @@ mod tests {
         let (hub, events) = ("pod-a-a1".parse().expect("valid"), EventsConfig::default());
         let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
         let mut connector = Connector::new(&events, &hub, &host.registry).expect("settings");
-        let cluster =
-            Cluster::start(&events, &mut connector, &supervisor, &host.registry, None).expect("fresh metrics");
+        let budgets = Budgets::new(&BudgetConfig::default(), &host.registry).expect("fresh metrics");
+        let counts = (&host.registry, &budgets);
+        let cluster = Cluster::start(&events, &mut connector, &supervisor, counts, None).expect("fresh metrics");
         let relay = Relay::new(cluster.conduits().clone(), metrics());
         let parts = (Arc::new(Directory::new(specs())), Arc::new(relay));
         Visibility::new(cluster, hub, parts, host.tasks.clone(), host.stop.clone())

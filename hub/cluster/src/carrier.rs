@@ -6,6 +6,7 @@
 //! - Each carrier loses what was on its way when it breaks, and messages of two carriers overtake each other. Whoever
 //!   sends repeats what was not acknowledged, and whoever receives goes by the numbers.
 
+use alkhub_budget::Exhausted;
 use alkhub_peer::{NotCarried, PeerLinks};
 use alkhub_protocol::HubId;
 use alkhub_redis::{Error, Redis};
@@ -28,6 +29,9 @@ pub enum NotSent {
     /// More waits for the other hub, or for the carrier, than may.
     #[error("too much waits for the other hub")]
     Full,
+    /// This hub keeps as many bytes as it may.
+    #[error("{}", Exhausted::Hub)]
+    Exhausted,
     /// There is no way to the other hub now.
     #[error("the other hub cannot be reached")]
     Unreachable,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use alkhub_budget::Budgets;
 use alkhub_config::EventsConfig;
 use alkhub_peer::{PeerConnector, PeerReceiver, PeerSetup};
 use alkhub_protocol::admin::PodReport;
@@ -61,7 +62,8 @@ struct Shared {
 impl Cluster {
     /// Starts the part of a hub in its cluster, on its link to Redis; other hubs are reached once that is started. The
     /// supervisor watches over its loops; when they are asked to stop, the lease is given back. With `peers` there are links
-    /// from pod to pod beside Redis, from which the hubs learn of each other: without Redis there are none.
+    /// from pod to pod beside Redis, from which the hubs learn of each other: without Redis there are none. What other hubs have not
+    /// acknowledged is charged to the budgets.
     ///
     /// # Errors
     /// A metric is registered already.
@@ -69,7 +71,7 @@ impl Cluster {
         config: &EventsConfig,
         link: &mut Connector,
         supervisor: &Supervisor,
-        registry: &Registry,
+        (registry, budgets): (&Registry, &Budgets),
         peers: Option<PeerSetup>,
     ) -> Result<Self, prometheus::Error> {
         let (hub, redis) = (link.hub().clone(), link.redis());
@@ -106,7 +108,8 @@ impl Cluster {
             returned: undeliverable,
             link: link.state(),
         };
-        let (conduits, incoming) = conduit::new(&hub, carriers, leases.clone(), metrics.clone(), sources);
+        let counts = (metrics.clone(), budgets.clone());
+        let (conduits, incoming) = conduit::new(&hub, carriers, leases.clone(), counts, sources);
         if let Some(peers) = peers {
             let receiver: Arc<dyn PeerReceiver> = Arc::new(LinkReceiver {
                 inbox: inbox_sender,

@@ -8,7 +8,8 @@
 //! and what is not acknowledged is kept and sent again ([`window`], [`peer`]).
 //!
 //! Invariants
-//! - What is kept for a peer is bounded; when much waits calls and items are refused first, ends later, what is small never.
+//! - What is kept for a peer is bounded, and charged to the hub's budget; when much waits calls and items are refused first, ends
+//!   later, what is small never. What waits for a carrier is of the same bytes, or is sent again within that carrier's bound.
 //! - Messages are handed to the carrier in their order, under the lock of their side.
 //! - A conduit that is idle costs nothing.
 
@@ -23,6 +24,7 @@ mod window;
 
 use std::sync::Arc;
 
+use alkhub_budget::Budgets;
 use alkhub_protocol::HubId;
 use alkhub_redis::{LinkState, Undelivered};
 use tokio::sync::{mpsc, watch};
@@ -51,11 +53,11 @@ pub(crate) fn new(
     hub: &HubId,
     carriers: Carriers,
     leases: Arc<Leases>,
-    metrics: Metrics,
+    (metrics, budgets): (Metrics, Budgets),
     sources: Sources,
 ) -> (Conduits, Incoming) {
     let Sources { inbox, returned, link } = sources;
-    let sides = Arc::new(Sides::new(hub, carriers, metrics));
+    let sides = Arc::new(Sides::new(hub, carriers, metrics, budgets));
     let incoming = Incoming::new(Arc::clone(&sides), leases, inbox, returned, link);
     (Conduits::new(sides), incoming)
 }

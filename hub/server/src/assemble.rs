@@ -46,9 +46,10 @@ pub(crate) fn assemble(
     scope.supervisor.register(&registry)?;
     let mut link = Connector::new(&config.events, &hub_id, &registry)?;
     let bus = Bus::new(&config.events, &mut link, &registry)?;
-    let cluster = Cluster::start(&config.events, &mut link, &scope.supervisor, &registry, peers)?;
-    link.start(&scope.supervisor);
     let budgets = Budgets::new(&config.budget, &registry)?;
+    let counts = (&registry, &budgets);
+    let cluster = Cluster::start(&config.events, &mut link, &scope.supervisor, counts, peers)?;
+    link.start(&scope.supervisor);
     let calls = Calls::start(alkhub_calls::Parts {
         config: config.calls.clone(),
         heartbeat: config.server.ping_interval,

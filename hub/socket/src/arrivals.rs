@@ -4,6 +4,8 @@
 //! - A session begins here when its hub has given it up, and ends here or goes to whoever asked for it: a connection, or its
 //!   peer's next one.
 //! - Until it has come whole nobody can claim it: who does is told to ask again.
+//! - What comes of it is charged to its key from its first word on. Where that has no room the session is closed when it has come
+//!   whole, and the other hub is told as of any end.
 //! - Other hubs that asked for it meanwhile are asked about when it is here, but for those that had it in between, or have given
 //!   up: what is handed to a hub that does not wait for it is lost.
 
@@ -11,6 +13,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::time::Duration;
 
+use alkhub_budget::{Held, Kept};
 use alkhub_calls::{LeftOver, Limits, SessionMessage};
 use alkhub_protocol::{CallError, CloseCode, HubId};
 use bytes::Bytes;
@@ -43,6 +46,8 @@ struct Arriving {
     claim: SessionClaim,
     session: Box<PeerSession>,
     left: LeftOver,
+    /// For what is left; none where it did not fit.
+    held: Option<Held>,
     until: Instant,
 }
 
@@ -129,6 +134,7 @@ impl ComingSessions {
         let running = (handover.legs.as_slice(), handover.calls.as_slice());
         let tunnel = sockets.tunnels().open((hub, tunnel), (back, outbox.clone()), running);
         let place = sockets.resumable().enter_as(claim.id.clone(), &key.id, &outbox);
+        let held = Some(budget.nothing(Kept::Moves));
         let mut conversation = Conversation::new(sockets.clone(), key, outbox, budget);
         let (received, sent) = (handover.received, handover.sent);
         conversation.go_on(&mut handover, tunnel);
@@ -141,6 +147,7 @@ impl ComingSessions {
                 received: sent,
                 again: Vec::new(),
             },
+            held,
             until: Instant::now() + ARRIVING,
         })
     }
@@ -148,7 +155,7 @@ impl ComingSessions {
     /// A message that its peer lacks.
     pub(crate) fn again(&mut self, from: &(HubId, u64), message: Bytes) {
         if let Some(arriving) = self.arriving.get_mut(from) {
-            arriving.left.again.push(message);
+            arriving.lacks(message);
         }
     }
 
@@ -164,11 +171,15 @@ impl ComingSessions {
             claim,
             mut session,
             left,
+            held,
             ..
         } = arriving;
         let sockets = &self.sockets;
         sockets.sessions().arrived.inc();
-        if session.outgoing.restore(left).is_err() {
+        // From here on the session is charged for it itself.
+        let fits = held.is_some();
+        drop(held);
+        if !fits || session.outgoing.restore(left).is_err() {
             let reason = "the budget of the key has no room for what the session has to say";
             session.conversation.outbox().close(CloseCode::Policy, reason);
         }
@@ -202,6 +213,19 @@ impl ComingSessions {
             drop(session);
             self.nobody_has(claim);
         }
+    }
+}
+
+// === impl Arriving ===
+
+impl Arriving {
+    /// Takes a message that the peer lacks; what has no room ends the session when it is here.
+    fn lacks(&mut self, message: Bytes) {
+        let Some(held) = &mut self.held else { return };
+        if held.resize(held.bytes() + message.len()).is_ok() {
+            return self.left.again.push(message);
+        }
+        (self.held, self.left.again) = (None, Vec::new());
     }
 }
 

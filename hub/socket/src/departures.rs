@@ -6,6 +6,7 @@
 //! - A session is handed over whole, or is as it was. It is handed to nobody who has given up, or is gone.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
     let (hub, claim) = (asked.from.clone(), asked.claim);
     match sockets.resumable().claim(&asked.digest, asked.received, &asked.key) {
         Ok(Some(session)) => {
-            let left = sockets.left().enter(hub, sockets.calls().moves().new_tunnel());
+            let budget = sockets.edge().budgets().key(&Arc::from(asked.key.as_str()));
+            let left = sockets.left().enter(hub, sockets.calls().moves().new_tunnel(), &budget);
             let (leaves, scope) = (sockets.clone(), sockets.edge().scope());
             let stop = scope.stop.clone();
             scope.tasks.spawn(async move {

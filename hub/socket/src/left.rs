@@ -7,8 +7,8 @@
 //! nothing else knows of it.
 //!
 //! Invariants
-//! - What comes through the tunnel is taken in order, by one task, and what waits for it has a bound: over it the tunnel
-//!   breaks.
+//! - What comes through the tunnel is taken in order, by one task, and what waits for it has a bound and is charged to the
+//!   session's key: over either the tunnel breaks.
 //! - It ends when nothing of the session runs here and nobody is sent here any more; when the session has ended where it went,
 //!   after what the peer had said by then; with that hub; and with the session's key.
 
@@ -17,6 +17,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Context;
 
+use alkhub_budget::{Budget, Exhausted, Held, Kept};
 use alkhub_calls::Caller;
 use alkhub_edge::open::{Closeable, Closing};
 use alkhub_protocol::HubId;
@@ -54,8 +55,15 @@ pub(crate) struct LeftSession {
     pub(crate) to: HubId,
     /// The number of the tunnel.
     pub(crate) tunnel: u64,
-    waiting: Mutex<Queue<(Bytes, usize)>>,
+    waiting: Mutex<Waiting>,
     signs: Signs,
+}
+
+/// What its peer has said, and what that is charged to.
+#[derive(Debug)]
+struct Waiting {
+    queue: Queue<(Bytes, usize)>,
+    held: Held,
 }
 
 /// What a session that has left is asked for.
@@ -74,12 +82,15 @@ pub(crate) struct LeftSigns {
 // === impl LeftSessions ===
 
 impl LeftSessions {
-    /// Enters a session that is to go to another hub by a tunnel of this number.
-    pub(crate) fn enter(&self, to: HubId, tunnel: u64) -> LeftGuard {
+    /// Enters a session that is to go to another hub by a tunnel of this number, with the budget of its key.
+    pub(crate) fn enter(&self, to: HubId, tunnel: u64, budget: &Budget) -> LeftGuard {
         let session = Arc::new(LeftSession {
             to,
             tunnel,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                queue: Queue::new(),
+                held: budget.nothing(Kept::Moves),
+            }),
             signs: Signs::default(),
         });
         self.0.lock().insert(tunnel, session.clone());
@@ -135,16 +146,11 @@ impl Drop for LeftGuard {
 impl LeftSession {
     /// The peer has said something of a call here.
     pub(crate) fn heard(&self, message: Bytes) {
-        let bytes = message.len();
-        let mut waiting = self.waiting.lock();
-        if waiting.room(bytes, WAITING).is_err() {
-            drop(waiting);
-            tracing::warn!(hub.id = %self.to, "what a spoke answers on another hub comes faster than it is taken");
+        let added = self.waiting.lock().add(message);
+        if let Err(reason) = added {
+            tracing::warn!(hub.id = %self.to, reason, "what a spoke answers on another hub has no room");
             return self.end();
         }
-        // The task is woken below.
-        drop(waiting.add((message, bytes)));
-        drop(waiting);
         self.signs.wake();
     }
 
@@ -168,13 +174,35 @@ impl LeftSession {
         self.signs.wake_by(cx.waker());
         let (look, end, over) = (self.signs.take(LOOK), self.signs.has(END), self.signs.has(OVER));
         // After the sign: what was heard before it is there.
-        let message = self.waiting.lock().pop().map(|(message, _)| message);
+        let message = self.waiting.lock().pop();
         LeftSigns {
             look,
             end,
             over: over && message.is_none(),
             message,
         }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Adds what the peer says, whose task is woken by its caller; why it has no room.
+    fn add(&mut self, message: Bytes) -> Result<(), String> {
+        let bytes = message.len();
+        let room = self.queue.room(bytes, WAITING);
+        room.map_err(|_| "it comes faster than it is taken".to_owned())?;
+        let charged = self.held.follow(self.queue.bytes() + bytes);
+        charged.map_err(|exhausted: Exhausted| exhausted.to_string())?;
+        // The task looks by its signs.
+        drop(self.queue.add((message, bytes)));
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let (message, _) = self.queue.pop()?;
+        self.held.ease(self.queue.bytes());
+        Some(message)
     }
 }
 
@@ -192,5 +220,36 @@ impl Closeable for LeftSession {
 
     fn kill(&self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alkhub_budget::Budgets;
+    use alkhub_config::BudgetConfig;
+    use prometheus::Registry;
+
+    use super::*;
+
+    #[test]
+    fn what_the_key_may_not_keep_breaks_the_tunnel_and_all_of_it_is_given_back() {
+        let config = BudgetConfig {
+            key_bytes: 64 * 1024,
+            ..BudgetConfig::default()
+        };
+        let budgets = Budgets::new(&config, &Registry::new()).expect("a fresh registry");
+        let budget = budgets.key(&Arc::from("k"));
+        let sessions = LeftSessions::default();
+        let left = sessions.enter("b".parse().expect("an id"), 1, &budget);
+        let message = Bytes::from(vec![0; 30_000]);
+
+        left.heard(message.clone());
+        left.heard(message.clone());
+        assert!(budget.used() >= 60_000 && !left.is_ended());
+        left.heard(message);
+
+        assert!(left.is_ended());
+        drop(left);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Messages between two hubs cross, or a hub begins anew: one of the hubs is played by the test.
 
 use alkhub_calls::{CallAnswer, Outbox, Registration};
-use alkhub_config::EventsConfig;
+use alkhub_config::{BudgetConfig, EventsConfig};
 use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
 use alkhub_protocol::register::RegisterOutput;
 use alkhub_protocol::{CallRequest, Code, Delivered, HubId, OperationSpec};
@@ -50,7 +50,7 @@ impl Played {
             ..EventsConfig::default()
         };
         let hub = PLAYED.parse().expect("a hub's id");
-        let (_, cluster) = cluster(&config, &hub, &host, None);
+        let (_, _, cluster) = cluster(&config, &hub, &host, (&BudgetConfig::default(), None));
         comes_to(
             "the link is up",
             &cluster.link().expect("there is Redis"),

@@ -36,13 +36,15 @@ pub(crate) fn cluster(
     events: &EventsConfig,
     hub: &HubId,
     host: &Host,
-    peers: Option<PeerSetup>,
-) -> (Supervisor, Cluster) {
+    (budget, peers): (&BudgetConfig, Option<PeerSetup>),
+) -> (Supervisor, Budgets, Cluster) {
     let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
     let mut connector = Connector::new(events, hub, &host.registry).expect("settings");
-    let cluster = Cluster::start(events, &mut connector, &supervisor, &host.registry, peers).expect("fresh metrics");
+    let budgets = Budgets::new(budget, &host.registry).expect("a fresh registry");
+    let counts = (&host.registry, &budgets);
+    let cluster = Cluster::start(events, &mut connector, &supervisor, counts, peers).expect("fresh metrics");
     connector.start(&supervisor);
-    (supervisor, cluster)
+    (supervisor, budgets, cluster)
 }
 
 /// One hub.
@@ -114,7 +116,7 @@ impl Hub {
             lease_interval: Duration::from_millis(500),
             ..EventsConfig::default()
         };
-        let (supervisor, cluster) = cluster(&events, &hub, &host, options.peers);
+        let (supervisor, budgets, cluster) = cluster(&events, &hub, &host, (&options.budget, options.peers));
         let url = options.postgres.clone();
         let store = StoreConfig {
             database_url: Some(
@@ -136,7 +138,7 @@ impl Hub {
             cluster: cluster.clone(),
             store,
             supervisor,
-            budgets: Budgets::new(&options.budget, &host.registry).expect("a fresh registry"),
+            budgets,
             registry: host.registry.clone(),
         })
         .expect("fresh metrics");

@@ -1,6 +1,7 @@
 //! The link between two hubs breaks: no call hangs, nothing is lost, nothing comes twice.
 
 use alkhub_calls::{CallAnswer, Items, OutgoingItem};
+use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_hub_cluster::{Class, LinkState, NotSent};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId, RequestId};
 use alkhub_test_support::{comes_to, until, until_full, within};
@@ -54,6 +55,17 @@ async fn streaming(pair: &Pair) -> (Spoke, Items, RequestId) {
     spoke.respond(&call, json!(1));
     assert_eq!(next(&mut items).await, Some(Ok(json!(1))));
     (spoke, items, call)
+}
+
+/// Waits until nothing is kept on a hub any more, what other hubs have not acknowledged included.
+async fn keeps_nothing(hub: &Hub) {
+    until("nothing is kept", || async {
+        match hub.metric("alkhub_budget_bytes") {
+            0.0 => Ok(()),
+            bytes => Err(bytes),
+        }
+    })
+    .await;
 }
 
 async fn next(items: &mut Items) -> Option<Result<Value, CallError>> {
@@ -271,6 +283,53 @@ async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_t
     spoke.respond(&call, json!("A"));
     let answer = within("the answer", answers.recv()).await;
     assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+    drop(spoke);
+    for hub in [&pair.a, &pair.b] {
+        keeps_nothing(hub).await;
+    }
+    pair.end().await;
+}
+
+/// What another hub has not acknowledged counts like anything else that is kept: up to the reserve that each link has, where the
+/// hub is at its limit.
+#[tokio::test]
+async fn an_answer_that_the_hub_may_not_keep_for_another_one_is_an_error_by_name_and_all_is_given_back() {
+    let budget = BudgetConfig {
+        hub_bytes: 64 * 1024,
+        ..BudgetConfig::default()
+    };
+    let mut pair = Pair::with_budget_on_b(CallsConfig::default(), budget).await;
+    let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
+        ticket.expect("routed");
+        asked.push((spoke.next_call().await.request_id, answers));
+    }
+
+    pair.lose_redis().await;
+    for (call, _) in &asked {
+        spoke.respond(call, json!("a".repeat(500_000)));
+    }
+    pair.find_redis().await;
+
+    let mut errors = Vec::new();
+    for (_, answers) in &mut asked {
+        match within("the answer", answers.recv()).await {
+            Some(CallAnswer::Item(_)) => {}
+            Some(CallAnswer::Failed(error)) => errors.push(error),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(errors.len(), 2, "four have room: {errors:?}");
+    for error in errors {
+        assert_eq!((&error.code, error.delivered), (&Code::Overloaded, Delivered::Yes));
+        assert!(error.message.contains("keeps as many bytes as it may"), "{error}");
+    }
+    drop(spoke);
+    for hub in [&pair.a, &pair.b] {
+        keeps_nothing(hub).await;
+    }
     pair.end().await;
 }
 

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use alkhub_budget::Budget;
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ pub(super) struct Peer {
     epochs: Epochs,
     epoch: u64,
     inbound: Inbound,
+    budget: Budget,
     window: Window,
     acks: Acks,
 }
@@ -91,12 +93,13 @@ impl Epochs {
 // === impl Peer ===
 
 impl Peer {
-    pub(super) fn new(epochs: &Epochs, now: Instant) -> Self {
+    pub(super) fn new(epochs: &Epochs, budget: Budget, now: Instant) -> Self {
         Self {
             epochs: epochs.clone(),
             epoch: epochs.next(),
             inbound: Inbound::Fresh,
-            window: Window::new(now),
+            window: Window::new(&budget, now),
+            budget,
             acks: Acks::default(),
         }
     }
@@ -107,7 +110,7 @@ impl Peer {
 
     /// The header of the next message, which takes the acknowledgements along; [`Peer::pushed`] follows.
     pub(super) fn next(&mut self, class: Class, bytes: usize) -> Result<Header, NoRoom> {
-        self.window.room(class, bytes)?;
+        self.window.make_room(class, bytes)?;
         let place = self.window.next();
         Ok(self.header(Kind::Data, place))
     }
@@ -247,7 +250,7 @@ impl Peer {
     fn restart(&mut self, inbound: Inbound, now: Instant) {
         self.epoch = self.epochs.next();
         self.inbound = inbound;
-        self.window = Window::new(now);
+        self.window = Window::new(&self.budget, now);
         self.acks = Acks::default();
     }
 

@@ -3,7 +3,8 @@
 //! Invariants
 //! - Nothing waits: what has no room is refused, and what the carrier does not take now is sent again in its time.
 //! - What waits to be sent again goes first.
-//! - A call that is refused is told why: too much waits, or the carrier is away, or was until just now.
+//! - A call that is refused is told why: too much waits, the hub keeps all it may, or the carrier is away, or was until just
+//!   now.
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ impl Conduits {
         let header = match peer.next(class, bytes) {
             Ok(header) => header,
             Err(NoRoom::ForThis) => return Err(NotSent::Full),
+            Err(NoRoom::InBudget) => return Err(NotSent::Exhausted),
             Err(NoRoom::ForAnything) => {
                 sides.give_up(to, peer);
                 sides.broke(to);

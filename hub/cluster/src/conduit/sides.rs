@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use alkhub_budget::Budgets;
 use alkhub_protocol::HubId;
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -28,6 +29,7 @@ pub(super) struct Sides {
     pub(super) hub: HubId,
     pub(super) carriers: Carriers,
     pub(super) metrics: Metrics,
+    budgets: Budgets,
     epochs: Epochs,
     sides: RwLock<HashMap<HubId, Arc<Side>>>,
     /// Conduits that broke where nobody could be told at once.
@@ -56,11 +58,12 @@ pub(super) struct Known {
 // === impl Sides ===
 
 impl Sides {
-    pub(super) fn new(hub: &HubId, carriers: Carriers, metrics: Metrics) -> Self {
+    pub(super) fn new(hub: &HubId, carriers: Carriers, metrics: Metrics, budgets: Budgets) -> Self {
         Self {
             hub: hub.clone(),
             carriers,
             metrics,
+            budgets,
             epochs: Epochs::new(start()),
             sides: RwLock::default(),
             broken: Mutex::default(),
@@ -83,7 +86,7 @@ impl Sides {
         let now = Instant::now();
         let new = || {
             let known = Known {
-                peer: Peer::new(&self.epochs, now),
+                peer: Peer::new(&self.epochs, self.budgets.own(), now),
                 seen_at: now,
             };
             Arc::new(Side {

@@ -3,8 +3,11 @@
 
 use std::collections::VecDeque;
 
+use alkhub_budget::{Budget, Budgets};
+use alkhub_config::BudgetConfig;
 use alkhub_protocol::HubId;
 use bytes::Bytes;
+use prometheus::Registry;
 use tokio::time::{Duration, Instant};
 
 use super::message::{Header, Kind};
@@ -37,6 +40,8 @@ struct Side {
 /// Both, with a carrier.
 struct Pair {
     sides: [Side; 2],
+    /// That both are charged to.
+    budget: Budget,
     now: Instant,
     random: fastrand::Rng,
     next: u64,
@@ -47,10 +52,10 @@ struct Pair {
 }
 
 impl Side {
-    fn new(name: &str, now: Instant) -> Self {
+    fn new(name: &str, budget: &Budget, now: Instant) -> Self {
         Self {
             name: name.parse().expect("a hub's id"),
-            peer: Peer::new(&Epochs::new(0), now),
+            peer: Peer::new(&Epochs::new(0), budget.clone(), now),
             seen: Vec::new(),
             sent: Vec::new(),
             returned: Vec::new(),
@@ -70,8 +75,11 @@ impl Side {
 impl Pair {
     fn new(seed: u64) -> Self {
         let now = Instant::now();
+        let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+        let budget = budgets.own();
         Self {
-            sides: [Side::new("hub-a", now), Side::new("hub-b", now)],
+            sides: [Side::new("hub-a", &budget, now), Side::new("hub-b", &budget, now)],
+            budget,
             now,
             random: fastrand::Rng::with_seed(seed),
             next: 0,
@@ -310,6 +318,7 @@ fn whatever_the_carriers_do_each_message_arrives_once_in_order_or_its_sender_see
         }
         pair.settle();
         check(&pair, seed);
+        assert_eq!(pair.budget.used(), 0, "seed {seed}");
     }
 }
 

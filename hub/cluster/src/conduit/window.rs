@@ -4,9 +4,12 @@
 //! - Places are numbered from 1 on without a hole; what is withdrawn leaves its place behind.
 //! - What may have been received is never withdrawn: only what was handed to the carrier once, and came back.
 //! - Bounded: in messages and bytes for what can be refused, in messages for everything.
+//! - All of it is charged to the hub ([`Kept::Links`]), for as long as it is kept. What can be refused is, when the hub keeps as
+//!   much as it may; an empty window has the budget's reserve.
 
 use std::collections::VecDeque;
 
+use alkhub_budget::{Budget, Held, Kept};
 use bytes::Bytes;
 use tokio::time::{Duration, Instant};
 
@@ -38,6 +41,9 @@ const ALL_BYTES: usize = 64 * 1024 * 1024;
 /// Messages that a window takes: beyond it the conduit breaks.
 const ALL_MESSAGES: usize = 262_144;
 
+/// What a message costs beside its bytes, about.
+const ENTRY_BYTES: usize = 64;
+
 /// Without an acknowledgement for so long the first message is sent again; doubled each time ...
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -60,6 +66,7 @@ pub(super) struct Window {
     /// The place of the first entry.
     first: u64,
     bytes: usize,
+    held: Held,
     /// The next place to be handed to the carrier, where that is not the one after the last.
     resume: Option<u64>,
     /// Why the carrier did not take that one, where it was asked.
@@ -91,16 +98,19 @@ pub(super) enum NoRoom {
     ForThis,
     /// For anything.
     ForAnything,
+    /// In the hub's budget.
+    InBudget,
 }
 
 // === impl Window ===
 
 impl Window {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(budget: &Budget, now: Instant) -> Self {
         Self {
             entries: VecDeque::new(),
             first: 1,
             bytes: 0,
+            held: budget.nothing(Kept::Links),
             resume: None,
             refused: None,
             probes: false,
@@ -116,16 +126,29 @@ impl Window {
         self.bytes
     }
 
-    /// Whether there is room for a message. An empty window takes any.
-    pub(super) fn room(&self, class: Class, bytes: usize) -> Result<(), NoRoom> {
-        let (messages, bytes) = (self.entries.len(), self.bytes + bytes);
+    /// Makes room for a message, which is pushed next. An empty window takes any that the budget has room for.
+    pub(super) fn make_room(&mut self, class: Class, bytes: usize) -> Result<(), NoRoom> {
+        let (messages, cost) = (self.entries.len(), self.cost() + bytes + ENTRY_BYTES);
+        let bytes = self.bytes + bytes;
         match class {
-            _ if messages == 0 => Ok(()),
-            _ if messages >= ALL_MESSAGES => Err(NoRoom::ForAnything),
-            Class::Call | Class::Item if messages >= MESSAGES || bytes > BYTES => Err(NoRoom::ForThis),
-            Class::End if bytes > ALL_BYTES => Err(NoRoom::ForThis),
-            Class::Call | Class::Item | Class::End | Class::Control => Ok(()),
+            _ if messages == 0 => {}
+            _ if messages >= ALL_MESSAGES => return Err(NoRoom::ForAnything),
+            Class::Call | Class::Item if messages >= MESSAGES || bytes > BYTES => return Err(NoRoom::ForThis),
+            Class::End if bytes > ALL_BYTES => return Err(NoRoom::ForThis),
+            Class::Call | Class::Item | Class::End | Class::Control => {}
         }
+        match class {
+            Class::Call | Class::Item | Class::End => self.held.follow(cost).map_err(|_| NoRoom::InBudget),
+            Class::Control => {
+                self.held.insist(cost);
+                Ok(())
+            }
+        }
+    }
+
+    /// What it is charged for.
+    fn cost(&self) -> usize {
+        self.bytes + self.entries.len() * ENTRY_BYTES
     }
 
     /// Whether something is to be handed to the carrier before the next message.
@@ -150,7 +173,7 @@ impl Window {
         self.first + self.entries.len() as u64
     }
 
-    /// Adds a message at [`Window::next`]; whether it may be handed to the carrier now: not before what waits for it.
+    /// Adds a message at [`Window::next`], for which there is room; whether it may be handed to the carrier now: not before what waits for it.
     pub(super) fn push(&mut self, class: Class, payload: Bytes, now: Instant) -> bool {
         if self.entries.is_empty() {
             (self.pause, self.heard_at) = (PAUSE, now);
@@ -171,6 +194,7 @@ impl Window {
     pub(super) fn retract(&mut self) {
         if let Some(entry) = self.entries.pop_back() {
             self.bytes -= entry.payload.len();
+            self.held.ease(self.cost());
         }
     }
 
@@ -193,6 +217,7 @@ impl Window {
         entry.kind = Kind::Skip;
         let payload = std::mem::take(&mut entry.payload);
         self.bytes -= payload.len();
+        self.held.ease(self.cost());
         Some(payload)
     }
 
@@ -209,6 +234,7 @@ impl Window {
             self.bytes -= entry.payload.len();
             self.first += 1;
         }
+        self.held.ease(self.cost());
         if self.entries.is_empty() && self.entries.capacity() > 1_024 {
             self.entries = VecDeque::new();
         }
@@ -287,7 +313,23 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use alkhub_budget::{Budgets, RESERVE};
+    use alkhub_config::BudgetConfig;
+    use prometheus::Registry;
+
     use super::*;
+
+    fn window(now: Instant) -> Window {
+        Window::new(&budgets(BudgetConfig::default().hub_bytes).own(), now)
+    }
+
+    fn budgets(hub_bytes: usize) -> Budgets {
+        let config = BudgetConfig {
+            hub_bytes,
+            ..BudgetConfig::default()
+        };
+        Budgets::new(&config, &Registry::new()).expect("a fresh registry")
+    }
 
     fn payload() -> Bytes {
         Bytes::from_static(b"payload")
@@ -300,7 +342,7 @@ mod tests {
     #[test]
     fn what_is_not_acknowledged_is_probed_by_its_first_message_and_then_sent_again() {
         let start = Instant::now();
-        let mut window = Window::new(start);
+        let mut window = window(start);
         for _ in 0..3 {
             assert!(window.push(Class::Item, payload(), start));
         }
@@ -318,7 +360,7 @@ mod tests {
     #[test]
     fn nothing_overtakes_what_the_carrier_has_not_taken() {
         let start = Instant::now();
-        let mut window = Window::new(start);
+        let mut window = window(start);
         assert!(window.push(Class::Item, payload(), start));
         window.not_taken(1, NotSent::Full, start);
 
@@ -332,7 +374,7 @@ mod tests {
     fn what_waits_for_a_carrier_that_was_away_goes_when_it_is_back_and_what_was_too_much_waits_on() {
         for (reason, at_once) in [(NotSent::Unreachable, vec![1]), (NotSent::Full, vec![])] {
             let start = Instant::now();
-            let mut window = Window::new(start);
+            let mut window = window(start);
             window.push(Class::Item, payload(), start);
             window.not_taken(1, reason, start);
             assert_eq!(window.refusal(), reason);
@@ -346,7 +388,7 @@ mod tests {
     #[test]
     fn only_a_call_that_was_sent_once_is_withdrawn_and_it_leaves_its_place() {
         let start = Instant::now();
-        let mut window = Window::new(start);
+        let mut window = window(start);
         for class in [Class::Call, Class::End, Class::Call] {
             window.push(class, payload(), start);
         }
@@ -364,25 +406,25 @@ mod tests {
     #[test]
     fn what_can_be_refused_is_refused_first() {
         let start = Instant::now();
-        let mut window = Window::new(start);
+        let mut window = window(start);
         assert_eq!(
-            window.room(Class::Call, ALL_BYTES),
+            window.make_room(Class::Call, ALL_BYTES),
             Ok(()),
             "an empty window takes anything"
         );
         window.push(Class::End, Bytes::from(vec![0; BYTES]), start);
 
-        assert_eq!(window.room(Class::Call, 1), Err(NoRoom::ForThis));
-        assert_eq!(window.room(Class::Item, 1), Err(NoRoom::ForThis));
-        assert_eq!(window.room(Class::End, 1), Ok(()));
-        assert_eq!(window.room(Class::End, ALL_BYTES), Err(NoRoom::ForThis));
-        assert_eq!(window.room(Class::Control, ALL_BYTES), Ok(()));
+        assert_eq!(window.make_room(Class::Call, 1), Err(NoRoom::ForThis));
+        assert_eq!(window.make_room(Class::Item, 1), Err(NoRoom::ForThis));
+        assert_eq!(window.make_room(Class::End, 1), Ok(()));
+        assert_eq!(window.make_room(Class::End, ALL_BYTES), Err(NoRoom::ForThis));
+        assert_eq!(window.make_room(Class::Control, ALL_BYTES), Ok(()));
     }
 
     #[test]
     fn an_acknowledgement_of_what_was_never_sent_is_none() {
         let now = Instant::now();
-        let mut window = Window::new(now);
+        let mut window = window(now);
         window.push(Class::End, payload(), now);
 
         assert!(!window.acknowledge(2, now));
@@ -393,12 +435,64 @@ mod tests {
     #[test]
     fn a_peer_that_acknowledges_nothing_is_found_out_unless_it_could_not() {
         let start = Instant::now();
-        let mut window = Window::new(start);
+        let mut window = window(start);
         window.push(Class::End, payload(), start);
 
         assert!(!window.is_ignored(start + SILENCE - PAUSE));
         assert!(window.is_ignored(start + SILENCE));
         window.excuse(start + SILENCE);
         assert!(!window.is_ignored(start + SILENCE + PAUSE));
+    }
+
+    fn sent(window: &mut Window, class: Class, bytes: usize, now: Instant) -> Result<(), NoRoom> {
+        window.make_room(class, bytes)?;
+        window.push(class, Bytes::from(vec![0; bytes]), now);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_kept_is_charged_until_it_is_acknowledged_taken_back_or_given_up() {
+        let start = Instant::now();
+        let budget = budgets(BYTES).own();
+        let mut window = Window::new(&budget, start);
+        for class in [Class::Call, Class::Item, Class::End, Class::Control] {
+            assert_eq!(sent(&mut window, class, 100_000, start), Ok(()));
+        }
+        assert!(budget.used() >= 400_000);
+
+        window.retract();
+        assert_eq!(window.withdraw(1).map(|payload| payload.len()), Some(100_000));
+        assert!(budget.used() < 300_000, "{}", budget.used());
+        assert!(window.acknowledge(3, start));
+        assert_eq!(budget.used(), 0);
+
+        assert_eq!(sent(&mut window, Class::End, 100_000, start), Ok(()));
+        drop(window);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_hub_that_keeps_all_it_may_refuses_what_can_be_refused_and_what_is_small_is_counted() {
+        let start = Instant::now();
+        let budgets = budgets(1_000);
+        let budget = budgets.own();
+        let mut window = Window::new(&budget, start);
+        assert_eq!(sent(&mut window, Class::End, RESERVE - 8_192, start), Ok(()));
+
+        for class in [Class::Call, Class::Item, Class::End] {
+            assert_eq!(window.make_room(class, 10_000), Err(NoRoom::InBudget));
+        }
+        assert_eq!(sent(&mut window, Class::Control, 10_000, start), Ok(()));
+
+        assert!(budget.used() > RESERVE);
+        let mut other = Window::new(&budgets.own(), start);
+        assert_eq!(
+            sent(&mut other, Class::Call, RESERVE / 2, start),
+            Ok(()),
+            "its own reserve"
+        );
+        assert!(window.acknowledge(2, start));
+        assert_eq!(budget.used(), 0);
+        assert_eq!(sent(&mut window, Class::Call, 10_000, start), Ok(()));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use alkhub_config::EventsConfig;
+use alkhub_budget::Budgets;
+use alkhub_config::{BudgetConfig, EventsConfig};
 use alkhub_events::{Bus, Deliveries, Item, Limits, Mailbox, mailbox};
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, LinkState, PeerAddress, PeerSecret, PeerSetup};
 use alkhub_protocol::{Envelope, HubId, RawJson, TopicFilter};
@@ -70,7 +71,9 @@ impl Pod {
         let supervisor = Supervisor::new(host.tasks.clone(), host.stop.clone());
         let mut connector = Connector::new(config, &hub, &host.registry).expect("settings");
         let bus = Bus::new(config, &mut connector, &host.registry).expect("fresh metrics");
-        let cluster = Cluster::start(config, &mut connector, &supervisor, &host.registry, peers);
+        let budgets = Budgets::new(&BudgetConfig::default(), &host.registry).expect("fresh metrics");
+        let counts = (&host.registry, &budgets);
+        let cluster = Cluster::start(config, &mut connector, &supervisor, counts, peers);
         let cluster = cluster.expect("fresh metrics");
         connector.start(&supervisor);
         Self {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use alkhub_config::{EventsConfig, HubConfig};
+use alkhub_budget::Budgets;
+use alkhub_config::{BudgetConfig, EventsConfig, HubConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::{Cluster, KeyChange, LinkState};
 use alkhub_redis::Connector;
@@ -181,7 +182,8 @@ async fn a_revocation_acts_at_once_whatever_a_recheck_waits_for() {
         Registry::new(),
     );
     let mut link = Connector::new(&events, &"other".parse().expect("a hub's id"), &registry).expect("settings");
-    let other = Cluster::start(&events, &mut link, &supervisor, &registry, None).expect("fresh metrics");
+    let budgets = Budgets::new(&BudgetConfig::default(), &registry).expect("fresh metrics");
+    let other = Cluster::start(&events, &mut link, &supervisor, (&registry, &budgets), None).expect("fresh metrics");
     link.start(&supervisor);
     within(
         "the other hub reaches Redis",
