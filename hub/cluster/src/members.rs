@@ -45,6 +45,9 @@ pub struct MemberRecord {
     pub last_minute: Option<LastMinute>,
     /// Its share of connections beside the other hubs.
     pub weight: u32,
+    /// Where peers in its cluster reach it and no other hub, as a hub's URL; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The revision that connections should get to, where its mark says so ([`DrainMark::revision`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,

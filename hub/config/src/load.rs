@@ -1,7 +1,7 @@
 //! Reads the settings: defaults < file < environment.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -118,6 +118,16 @@ impl HubConfig {
             Err(_) if self.pod.ip.is_empty() && !listen.is_unspecified() => Some(listen),
             Err(_) => None,
         }
+    }
+
+    /// Where a peer in the same cluster reaches this pod and no other, as a hub's URL: the pod's address with the port of
+    /// `server.listen`; `None` where that is not known.
+    pub fn pod_url(&self) -> Option<String> {
+        let (listen, address) = (self.server.listen, self.pod.ip.parse::<IpAddr>().ok()?);
+        let takes_all = listen.ip().is_unspecified() && (listen.is_ipv6() || address.is_ipv4());
+        let is_reached = listen.port() != 0 && (takes_all || listen.ip() == address);
+        let scheme = if self.server.tls.is_some() { "https" } else { "http" };
+        is_reached.then(|| format!("{scheme}://{}", SocketAddr::new(address, listen.port())))
     }
 }
 

@@ -53,8 +53,8 @@ pub trait Closeable: fmt::Debug + Send + Sync {
     /// End without another word.
     fn kill(&self);
 
-    /// Asks the peer to go on with its session over a connection to another hub, to the one that it reaches under the URL
-    /// `target` where that is given; false when it is of a kind that cannot ([`Closeable::drain`] or [`Closeable::close`] is
+    /// Asks the peer to go on with its session over a connection to another hub, to the one at the URL `target` where that is given
+    /// and the peer is one that can dial it; false when it is of a kind that cannot ([`Closeable::drain`] or [`Closeable::close`] is
     /// what is left then).
     ///
     /// True promises that the peer is told, soon and once however often it is asked, and nothing more: until it has moved,

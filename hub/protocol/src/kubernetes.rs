@@ -1,4 +1,4 @@
-//! The names by which `kubectl alkhub` and the operator know the same objects of Kubernetes.
+//! The names by which several parts of alkhub know the same objects of Kubernetes.
 
 use std::time::Duration;
 
@@ -26,3 +26,38 @@ pub const REBALANCE: &str = "alkhub.dev/rebalance";
 
 /// A hub that the operator tells to drain does so for this long, unless it is told again.
 pub const DRAIN_LAPSE: Duration = Duration::from_secs(20);
+
+/// Whether a host is the name of a Service as a cluster spells it, `hub.team.svc` or `hub.team.svc.cluster.local`: whoever uses it
+/// is in a cluster, and reaches pods by their addresses. A short name, or one of another domain, may be anybody's.
+pub fn is_service_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let name = host.strip_suffix(".cluster.local").unwrap_or(&host);
+    let labels: Vec<&str> = name.split('.').collect();
+    matches!(&*labels, [service, namespace, "svc"] if !service.is_empty() && !namespace.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_known_by_its_whole_name_alone() {
+        for name in ["hub.team.svc", "Hub.Team.SVC.", "hub.team.svc.cluster.local"] {
+            assert!(is_service_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "hub",
+            "localhost",
+            "team.svc",
+            "hub..svc",
+            "hub.team",
+            "10.0.0.7",
+            "hub.team.svc.example.com",
+            "hub.example.com",
+            "a.hub.team.svc",
+        ] {
+            assert!(!is_service_name(name), "{name}");
+        }
+    }
+}

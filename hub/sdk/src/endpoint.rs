@@ -1,12 +1,14 @@
 //! Where a hub is and how to get in: its address, the key, whom to trust.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::Problem;
 use alkhub_protocol::json::strict;
+use alkhub_protocol::kubernetes::is_service_name;
 use alkhub_retry::Backoff;
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, RETRY_AFTER};
@@ -27,6 +29,9 @@ pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Time for a connection: name, TCP, TLS and upgrade together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time for one to an address that a hub has named: where it leads nowhere the usual one is still to be tried.
+const TARGET_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Pauses between tries to connect, and to be given a topic.
 pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(15));
 
@@ -45,6 +50,8 @@ pub(crate) struct HubEndpoint {
     base: Url,
     token: Option<HeaderValue>,
     tls: Arc<rustls::ClientConfig>,
+    /// Where to connect in place of the host of `base`.
+    address: Option<SocketAddr>,
     avoid: Option<Avoid>,
 }
 
@@ -63,6 +70,7 @@ impl HubEndpoint {
             base,
             token,
             tls,
+            address: None,
             avoid: None,
         })
     }
@@ -86,6 +94,12 @@ impl HubEndpoint {
     /// The address as it was given, without a slash at the end.
     pub(crate) fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Where it connects to, for the log.
+    pub(crate) fn place(&self) -> String {
+        let at = |address| format!("{} at {address}", self.url());
+        self.address.map_or_else(|| self.url().to_owned(), at)
     }
 
     /// The address of a route, `segments` escaped.
@@ -129,24 +143,40 @@ impl HubEndpoint {
             })
     }
 
-    /// The same hubs under another address, which one of them has named.
+    /// The same, but connections go to the address of one pod, which a hub has named. All else stays as it is set: the name that a
+    /// certificate must have above all, so that nobody gets the key who would not have got it at the usual address.
     ///
     /// # Errors
-    /// It is no address of a hub, or would send the key unencrypted where it was not before.
+    /// It is no address, or this is no place from which a pod's can be meant: the hub is not dialled by the name of a Service, or
+    /// behind a path; or it would be dialled by another scheme.
     pub(crate) fn at(&self, url: &str) -> Result<Self, Error> {
-        let base = base(url)?;
-        if base.scheme() != self.base.scheme() {
-            return Err(Error::Setting {
-                setting: "the hub's target",
-                reason: format!("`{url}` does not begin with {}://", self.base.scheme()),
-            });
+        let wrong = |reason: &str| Error::Setting {
+            setting: "the hub's target",
+            reason: format!("`{url}` {reason}"),
+        };
+        let target = base(url)?;
+        if target.scheme() != self.base.scheme() {
+            return Err(wrong(&format!("does not begin with {}://", self.base.scheme())));
         }
-        Ok(Self { base, ..self.clone() })
+        if [&target, &self.base].iter().any(|url| url.path() != "/") {
+            return Err(wrong("and the hub's URL must have no path"));
+        }
+        if !self.base.host_str().is_some_and(is_service_name) {
+            return Err(wrong("is for peers that dial the hub as NAME.NAMESPACE.svc"));
+        }
+        let host = target.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let host: IpAddr = host.parse().map_err(|_| wrong("names no IP address"))?;
+        let port = target.port_or_known_default().unwrap_or(80);
+        Ok(Self {
+            address: Some(SocketAddr::new(host, port)),
+            ..self.clone()
+        })
     }
 
     /// Opens a WebSocket; dropping the future gives the attempt up.
     pub(crate) async fn dial(&self) -> Result<Socket, Error> {
-        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, self.attempt());
+        let time = self.address.map_or(CONNECT_TIMEOUT, |_| TARGET_TIMEOUT);
+        let attempt = tokio::time::timeout(time, self.attempt());
         attempt
             .await
             .unwrap_or_else(|_| Err(self.unreachable(std::io::Error::from(std::io::ErrorKind::TimedOut))))
@@ -164,16 +194,21 @@ impl HubEndpoint {
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, token.clone());
         }
-        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let port = self.base.port_or_known_default().unwrap_or(80);
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(|e| self.unreachable(e))?;
+        let stream = self.connect().await.map_err(|e| self.unreachable(e))?;
         stream.set_nodelay(true).map_err(|e| self.unreachable(e))?;
         let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES);
         let connector = Connector::Rustls(self.tls.clone());
         let opened = client_async_tls_with_config(request, stream, Some(config), Some(connector)).await;
         opened.map(|(socket, _)| socket).map_err(|e| self.handshake(e))
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        if let Some(address) = self.address {
+            return TcpStream::connect(address).await;
+        }
+        let host = self.base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = self.base.port_or_known_default().unwrap_or(80);
+        TcpStream::connect((host, port)).await
     }
 
     pub(crate) fn unreachable(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -309,6 +344,9 @@ fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -394,6 +432,68 @@ mod tests {
             assert!(pause(&refused("Wed, 21 Oct 2015 07:28:00 GMT"), &mut backoff) <= Duration::from_millis(250));
             assert_eq!(backoff.failures(), 1);
         }
+    }
+
+    #[test]
+    fn an_address_that_a_hub_names_is_taken_only_where_a_pod_can_be_meant() {
+        let at = |base: &str, target: &str| {
+            let endpoint = HubEndpoint::new(base, Some("alk_secret"), None).expect("valid");
+            endpoint
+                .at(target)
+                .map(|endpoint| endpoint.address)
+                .map_err(|error| error.to_string())
+        };
+        let pod = Some("10.0.0.7:7420".parse().expect("an address"));
+
+        assert_eq!(at("http://hub.team.svc:7420", "http://10.0.0.7:7420"), Ok(pod));
+        assert_eq!(at("wss://hub.team.svc", "https://10.0.0.7:7420"), Ok(pod));
+        for (base, target, reason) in [
+            ("https://hub.team.svc", "http://10.0.0.7:7420", "https://"),
+            ("http://hub.team.svc", "https://10.0.0.7:7420", "http://"),
+            ("http://hub.example.com", "http://10.0.0.7:7420", "NAMESPACE"),
+            ("http://localhost:7420", "http://10.0.0.7:7420", "NAMESPACE"),
+            ("http://hub.team.svc/alk", "http://10.0.0.7:7420", "path"),
+            ("http://hub.team.svc", "http://10.0.0.7:7420/x", "path"),
+            ("http://hub.team.svc", "http://elsewhere:7420", "IP address"),
+        ] {
+            let error = at(base, target).expect_err(target);
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    /// What comes first over a connection to an address that a hub has named.
+    async fn first_bytes(base: &str, scheme: &str) -> Vec<u8> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let target = format!("{scheme}://{}", listener.local_addr().expect("bound"));
+        let endpoint = HubEndpoint::new(base, Some("alk_secret"), None).expect("valid");
+        let endpoint = endpoint.at(&target).expect("it can be dialled");
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut bytes = vec![0; 4_096];
+            let count = stream.read(&mut bytes).await.expect("the first bytes");
+            bytes.truncate(count);
+            bytes
+        };
+        let (bytes, dialled) = tokio::join!(answering, endpoint.dial());
+        assert!(dialled.is_err(), "nobody answers");
+        bytes
+    }
+
+    fn has(bytes: &[u8], text: &str) -> bool {
+        bytes.windows(text.len()).any(|part| part == text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn at_an_address_that_a_hub_names_all_else_is_as_it_is_set() {
+        let bytes = first_bytes("http://hub.team.svc:7420", "http").await;
+        assert!(
+            has(&bytes, "GET /v1/ws ") && has(&bytes, "hub.team.svc:7420"),
+            "{bytes:?}"
+        );
+
+        let bytes = first_bytes("https://hub.team.svc", "https").await;
+        assert!(has(&bytes, "hub.team.svc"), "the name that the certificate must have");
+        assert!(!has(&bytes, "alk_secret"), "no key before that");
     }
 
     #[test]

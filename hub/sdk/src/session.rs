@@ -143,7 +143,7 @@ async fn elsewhere(endpoint: &HubEndpoint, migrate: &Migrate) -> Option<(Socket,
     let until = Instant::now() + Duration::from_millis(migrate.deadline_ms);
     let target = migrate.target.as_deref().map(|url| endpoint.at(url));
     let mut target = target.and_then(|target| {
-        let unusable = |error: &Error| tracing::warn!(%error, "the hub names a place that cannot be dialled");
+        let unusable = |error: &Error| tracing::debug!(%error, "the hub names a place that is not for this peer");
         target.inspect_err(unusable).ok()
     });
     let mut backoff = BACKOFF;
@@ -152,7 +152,7 @@ async fn elsewhere(endpoint: &HubEndpoint, migrate: &Migrate) -> Option<(Socket,
         let at = target.take();
         let at = at.unwrap_or_else(|| endpoint.after(backoff.failures()));
         match at.dial().await {
-            Ok(socket) => return Some((socket, at.url().to_owned())),
+            Ok(socket) => return Some((socket, at.place())),
             Err(error) => tracing::info!(error = %Chain::of(&error), "another hub cannot be reached yet"),
         }
         tokio::time::sleep(backoff.pause()).await;

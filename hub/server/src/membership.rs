@@ -6,7 +6,7 @@
 //! - What could not be read is as it was: the rule knows from its age that nothing may move by it.
 //! - A hub that was told to drain does so until a look finds it told no more; one that ends drains to its end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ pub(crate) async fn watch(app: App) {
         match timeout(LOOK, app.cluster.exchange(own.as_ref())).await {
             Ok(Ok(members)) => {
                 read(&mut membership, &members, app.sockets.balance_time());
+                app.sockets.hubs_are_at(urls(&members));
                 mark(&app, members.drain);
             }
             Ok(Err(error)) => tracing::debug!(error = %Chain::of(&error), "the other hubs were not looked at"),
@@ -94,6 +95,7 @@ fn record(app: &App, last_minute: LastMinute) -> MemberRecord {
         reconnecting: Some(u64::try_from(reconnecting).unwrap_or(u64::MAX)),
         last_minute: Some(last_minute),
         weight: WEIGHT,
+        url: app.config.pod_url(),
         wanted: app.marked.wanted(),
     }
 }
@@ -125,6 +127,15 @@ fn read(membership: &mut Membership, members: &MemberRecords, now: Duration) {
     membership.read_at = now;
     let rebalance = Duration::from_secs(REBALANCE_SECONDS);
     membership.rebalance = members.rebalance.map(|left| (now + left).saturating_sub(rebalance));
+}
+
+/// Where peers in the cluster reach each hub, by its id.
+fn urls(members: &MemberRecords) -> HashMap<Arc<str>, String> {
+    let urls = members.hubs.iter().filter_map(|(hub, record)| {
+        let url = record.url.clone()?;
+        Some((Arc::from(hub.as_str()), url))
+    });
+    urls.collect()
 }
 
 /// A revision in its order: by the number that it begins with, then by its text.

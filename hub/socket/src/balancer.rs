@@ -5,6 +5,7 @@
 //!   none that it runs, is under way. One that does not come to that within a minute stays, and may be chosen again.
 //! - A peer with a session that outlives its connection is not let go: the close would end the session.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(crate) struct Balancer {
     balance: Mutex<Balance>,
     /// Sockets whose peers were told to go.
     pub(crate) leaving: Arc<AtomicUsize>,
+    /// Where peers in the cluster reach each hub.
+    urls: Mutex<HashMap<Arc<str>, String>>,
     /// Hubs that take connections, by the last look that knew.
     hubs: AtomicU32,
     metrics: BalanceMetrics,
@@ -44,6 +47,7 @@ impl Balancer {
             began: Instant::now(),
             balance: Mutex::new(Balance::new(Rule::default(), rand::random())),
             leaving: Arc::default(),
+            urls: Mutex::default(),
             hubs: AtomicU32::new(1),
             metrics: BalanceMetrics::new(registry)?,
         })
@@ -57,6 +61,11 @@ impl Balancer {
     /// How many hubs take connections; one where there is no other, or none is known.
     pub(crate) fn hubs(&self) -> u32 {
         self.hubs.load(Ordering::Acquire)
+    }
+
+    /// Notes where peers in the cluster reach each hub, by its id.
+    pub(crate) fn hubs_are_at(&self, urls: HashMap<Arc<str>, String>) {
+        *self.urls.lock() = urls;
     }
 
     /// Counts the hubs that take connections, and tells what is `open` when there are more or fewer.
@@ -122,9 +131,13 @@ impl Balancer {
         for chosen in moves {
             match chosen {
                 Move::LetGo { connection } => sockets[connection].let_go(),
-                // A load balancer stands before the pods: the peer finds one by itself, and full ones refuse it.
-                Move::To { connection, .. } if sockets[connection].ask_to_move(None) => {}
-                Move::To { .. } => continue,
+                // Who cannot dial a pod finds one through its load balancer, and full ones refuse it.
+                Move::To { connection, pod } => {
+                    let target = self.urls.lock().get(&pod).cloned();
+                    if !sockets[connection].ask_to_move(target.as_deref()) {
+                        continue;
+                    }
+                }
             }
             counter.inc();
         }

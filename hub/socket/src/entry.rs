@@ -37,6 +37,8 @@ pub(crate) struct SocketEntry {
     signs: Signs,
     times: SocketTimes,
     departure: Departure,
+    /// Whether its peer reaches pods by their addresses.
+    reaches_pods: bool,
 }
 
 /// A socket's place among what is open.
@@ -56,8 +58,14 @@ impl SocketEntry {
             signs: Signs::default(),
             times: SocketTimes::new(clock),
             departure: Departure::new(clock, leaving),
+            reaches_pods: false,
             clock: clock.clone(),
         }
+    }
+
+    /// The same of a peer that reaches pods by their addresses, if it does.
+    pub(crate) fn reaching_pods(self, reaches_pods: bool) -> Self {
+        Self { reaches_pods, ..self }
     }
 
     /// Registers the connection's task to be woken for a ping or an end.
@@ -197,7 +205,7 @@ impl Closeable for SocketEntry {
         if !self.departure.is(Footing::Moves) {
             return false;
         }
-        let asked = self.departure.ask(target);
+        let asked = self.departure.ask(target.filter(|_| self.reaches_pods));
         if asked == Some(true) {
             self.signs.raise(MOVE);
         }
@@ -322,6 +330,18 @@ mod tests {
 
         assert_eq!((to_go(), socket.is_moving()), (0, false));
         assert!(socket.leaver().is_some_and(|leaver| leaver.migrates));
+    }
+
+    #[test]
+    fn a_place_is_named_only_to_who_reaches_it() {
+        for (reaches_pods, named) in [(true, Some("http://10.0.0.7:7420".to_owned())), (false, None)] {
+            let (_, socket, _, _outgoing) = socket();
+            let socket = socket.reaching_pods(reaches_pods);
+
+            assert!(socket.ask_to_move(Some("http://10.0.0.7:7420")));
+
+            assert_eq!(socket.take_move(), Some(named));
+        }
     }
 
     #[test]

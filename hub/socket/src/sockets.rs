@@ -1,5 +1,6 @@
 //! What the sockets of one hub have.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,6 +180,11 @@ impl Sockets {
     /// The time on the clock of [`Membership::read_at`] and [`Membership::rebalance`].
     pub fn balance_time(&self) -> Duration {
         self.0.balancer.now()
+    }
+
+    /// Where peers in the cluster reach each hub, by its id, as it has published that.
+    pub fn hubs_are_at(&self, urls: HashMap<Arc<str>, String>) {
+        self.0.balancer.hubs_are_at(urls);
     }
 
     /// Looks at what all hubs hold, once a second, and lets peers go that are better off elsewhere; all of them while the hub

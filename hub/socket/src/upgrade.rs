@@ -10,6 +10,7 @@ use alkhub_edge::limits::Slot;
 use alkhub_edge::listener::{Peer, Permit, Stream};
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_protocol::Code;
+use alkhub_protocol::kubernetes::is_service_name;
 use alkhub_wire::handshake;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +19,7 @@ use http::header::{
     CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
     UPGRADE,
 };
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -43,10 +45,11 @@ pub(crate) async fn upgrade(
     };
     let protocol = protocol(request.headers());
     let slot = sockets.edge().keys().take_connection(&caller.key)?;
+    let reaches_pods = reaches_pods(request.headers());
     let permit = request.extensions().get::<Peer>().map(|peer| peer.permit.clone());
     let upgrade = hyper::upgrade::on(&mut request);
     let tasks = &sockets.edge().scope().tasks;
-    tasks.spawn(run(sockets.clone(), caller, upgrade, (slot, permit)));
+    tasks.spawn(run(sockets.clone(), (caller, reaches_pods), upgrade, (slot, permit)));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -106,6 +109,12 @@ fn check_origin(headers: &HeaderMap, origins: &[Origin]) -> Result<(), ApiError>
     ))
 }
 
+/// Whether the peer dials a Service by its name, and so is where pods are reached by their addresses.
+fn reaches_pods(headers: &HeaderMap) -> bool {
+    let host = only(headers, &HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    host.is_some_and(|host| is_service_name(host.host()))
+}
+
 /// A refusal with what a client of another version needs to try again.
 fn refused(refusal: ApiError) -> Response {
     let mut response = refusal.into_response();
@@ -145,7 +154,7 @@ fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Waits for the upgrade; the places that the connection takes are its own from then on.
-async fn run(sockets: Sockets, caller: KeyHolder, upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
+async fn run(sockets: Sockets, caller: (KeyHolder, bool), upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
     let scope = sockets.edge().scope();
     let stop = scope.stop.clone();
     let upgraded = tokio::select! {
@@ -217,7 +226,7 @@ async fn settle(
 
 fn open_connection(
     sockets: &Sockets,
-    caller: KeyHolder,
+    (caller, reaches_pods): (KeyHolder, bool),
     slot: Slot,
     (stream, rest): (Stream, Bytes),
 ) -> Box<Connection<Stream>> {
@@ -231,6 +240,7 @@ fn open_connection(
     let (outbox, outgoing) = alkhub_calls::outbox(edge.connection_id(), limits, &budget);
     let counted = (slot, edge.metrics().open(ConnectionKind::Websocket));
     let socket = SocketEntry::new(sockets.clock(), outbox.clone(), &sockets.balancer().leaving);
+    let socket = socket.reaching_pods(reaches_pods);
     let registered = SocketGuard::new(edge.open(), key.clone(), socket, counted);
     // The key may have ended since the handshake was checked.
     edge.keys().close_if_faulty(&key);
@@ -281,6 +291,20 @@ mod tests {
         ]);
 
         assert_eq!(accept(&request, &[]).expect("valid"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn who_dials_a_service_by_its_name_reaches_pods() {
+        for (host, reaches) in [
+            ("hub.team.svc:7420", true),
+            ("hub.team.svc", true),
+            ("hub.example.com:7420", false),
+            ("127.0.0.1:7420", false),
+            ("[::1]:7420", false),
+            ("", false),
+        ] {
+            assert_eq!(reaches_pods(&headers(&[("host", host)])), reaches, "{host}");
+        }
     }
 
     #[test]

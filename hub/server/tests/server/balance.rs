@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alkhub_test_support::{RedisServer, until, until_within};
+use alkhub_config::HubConfig;
+use alkhub_test_support::{Port, RedisServer, until, until_within};
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 use reqwest::Method;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use crate::cluster::{answers, knows_upper, pair, pair_with};
 use crate::harness::{Answer, TestHub, in_flight};
@@ -368,6 +370,11 @@ async fn connections_spread_over_a_hub_that_joins_and_none_moves_while_redis_is_
 /// A client whose session moves when it is asked to; with the id of the session.
 async fn mover(hub: &TestHub, resume: Option<&str>) -> (Wire, String) {
     let mut wire = Wire::connect(hub, &hub.admin).await;
+    let id = greet(&mut wire, resume).await;
+    (wire, id)
+}
+
+async fn greet(wire: &mut Wire, resume: Option<&str>) -> String {
     let mut hello = json!({ "features": ["resume", "migrate"] });
     if let Some(id) = resume {
         hello["resume"] = json!({ "sessionId": id, "received": 0 });
@@ -376,7 +383,37 @@ async fn mover(hub: &TestHub, resume: Option<&str>) -> (Wire, String) {
         .await;
     let welcome = wire.expect("__welcome").await;
     let id = welcome["payload"]["sessionId"].as_str().expect("an id");
-    (wire, id.to_owned())
+    id.to_owned()
+}
+
+/// Where it is to go: the hub that has room, by its address; and nowhere in particular for who may be anywhere.
+#[tokio::test]
+async fn who_dials_a_service_by_its_name_is_told_which_hub_should_have_it() {
+    let redis = RedisServer::start().await;
+    let ports = [Port::free(), Port::free()];
+    let settings = ports.each_ref().map(|port| {
+        let (url, port) = (redis.url(), port.number());
+        move |config: &mut HubConfig| {
+            config.events.redis_url = Some(url.into());
+            config.server.listen = ([127, 0, 0, 1], port).into();
+            config.pod.ip = "127.0.0.1".to_owned();
+        }
+    });
+    let (one, two) = pair_with(settings).await;
+    both_are_members(&one, &two).await;
+    let (mut outside, _) = mover(&one, None).await;
+    let mut service = request(&one, Some(&one.admin));
+    let host = HeaderValue::from_static("hub.team.svc:7420");
+    service.headers_mut().insert("host", host);
+    let mut inside = Wire::open(service).await.expect("connects");
+    greet(&mut inside, None).await;
+
+    drain(&two, &one, 60).await;
+
+    let told = inside.expect("hub.migrate").await;
+    assert_eq!(told["payload"]["target"], two.hub.url().as_str(), "{told}");
+    let told = outside.expect("hub.migrate").await;
+    assert_eq!(told["payload"]["target"], Value::Null, "{told}");
 }
 
 #[tokio::test]
