@@ -29,7 +29,7 @@ use crate::topic::{InvalidTopic, TopicFilter};
 use crate::{
     CallError, Code, DEPTH_LIMIT, FRAME_DEPTH_LIMIT, FRAME_LIMIT_BYTES, OperationName, RawJson, RequestId, json,
 };
-use session::{Hello, Migrate, Welcome};
+use session::{Hello, Migrate, Resume, Welcome};
 
 /// Longest reason for a broken message, in characters.
 const MESSAGE_LIMIT: usize = 500;
@@ -89,8 +89,8 @@ pub enum Frame {
     Hello(Box<Hello>),
     /// `__welcome`: what it is granted; only a hub sends it.
     Welcome(Box<Welcome>),
-    /// `__resume`: a session goes on, of which the hub has received so many messages; only a hub sends it.
-    Resumed(u64),
+    /// `__resume`: a session goes on; only a hub sends it.
+    Resumed(Resume),
     /// `__ack`: so many messages of the session were received.
     Acknowledged(u64),
     /// `__hubs`: so many hubs take connections; only a hub sends it.

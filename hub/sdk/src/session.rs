@@ -35,8 +35,17 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) enum LinkNews {
     /// It is lost, for this reason.
     Lost(Error),
-    /// There is another one, to this hub; empty where that did not say.
-    Back(String),
+    /// There is another one.
+    Back(Whereabouts),
+}
+
+/// Where a session goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Whereabouts {
+    /// The hub, by its `hubId`; empty where it did not say.
+    pub(crate) hub: String,
+    /// Of the session's registration there, where the hub says that.
+    pub(crate) generation: Option<u64>,
 }
 
 /// Runs a session to its end, over `socket` first. `read` gets each message and must not wait; `seen` what becomes of the
@@ -57,7 +66,7 @@ pub(crate) async fn run(
         let ending = match serve(endpoint, socket, outbox, &mut read).await {
             Served::Moved(next) => {
                 socket = next.socket;
-                seen(LinkNews::Back(next.hub));
+                seen(LinkNews::Back(next.at));
                 continue;
             }
             Served::Ended(ending) => ending,
@@ -79,7 +88,7 @@ pub(crate) async fn run(
         };
         tracing::info!("the session with the hub goes on");
         socket = back.socket;
-        seen(LinkNews::Back(back.hub));
+        seen(LinkNews::Back(back.at));
     }
 }
 
@@ -93,8 +102,8 @@ enum Served {
 /// A connection over which the session goes on.
 struct Resumed {
     socket: Socket,
-    /// The hub at its other end.
-    hub: String,
+    /// Where it leads to.
+    at: Whereabouts,
 }
 
 /// Runs one connection until it ends, or until the session goes on over another one, because its hub asks for that. Until
@@ -209,9 +218,11 @@ async fn resume(mut socket: Socket, outbox: &Outbox) -> Result<Result<Resumed, S
             Some(Err(error)) => return Err(error.to_string()),
         };
         match Frame::decode(&message) {
-            Ok((Frame::Resumed(received), _)) => {
-                let rewound = outbox.rewind(received);
-                return Ok(rewound.map(|()| Resumed { socket, hub }));
+            Ok((Frame::Resumed(resume), _)) => {
+                let rewound = outbox.rewind(resume.received);
+                let generation = resume.generation;
+                let at = Whereabouts { hub, generation };
+                return Ok(rewound.map(|()| Resumed { socket, at }));
             }
             Ok((Frame::Welcome(welcome), _)) => {
                 outbox.kept(|kept| kept.reached(&welcome));

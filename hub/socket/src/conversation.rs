@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use alkhub_budget::Budget;
-use alkhub_calls::{Caller, Outbox};
+use alkhub_calls::{Caller, Outbox, Registration};
 use alkhub_edge::Key;
 use alkhub_events::Item;
 use alkhub_protocol::frame::session::Hello;
@@ -211,6 +211,11 @@ impl Conversation {
     pub(crate) fn is_quiet(&self) -> bool {
         let has_calls = self.has_calls_elsewhere();
         self.spoke.is_absent() && self.pending.is_empty() && !has_calls && self.outbox.is_quiet()
+    }
+
+    /// That of its registration here, where it has one.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.spoke.registration().map(Registration::generation)
     }
 
     /// Ends the session, unless something is under way for the peer, or with it as a spoke: whether the end is decided.

@@ -65,7 +65,7 @@ impl Registration {
     }
 
     /// The fencing number of its record.
-    pub(crate) fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         self.generation
     }
 

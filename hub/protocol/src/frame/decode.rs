@@ -8,7 +8,7 @@ use serde::de::{self, IgnoredAny, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::session::{Ack, Hubs, Resume};
+use super::session::{Ack, Hubs};
 use super::{ErrorKind, Frame, Requested, kind};
 use crate::call::{Delivered, Metadata};
 use crate::envelope::{self, Borrowed, present};
@@ -303,7 +303,7 @@ pub(super) fn control(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
         kind::REFUSED => Frame::Refused(read(envelope)?),
         kind::HELLO => Frame::Hello(Box::new(read(envelope)?)),
         kind::WELCOME => Frame::Welcome(Box::new(read(envelope)?)),
-        kind::RESUME => Frame::Resumed(read::<Resume>(envelope)?.received),
+        kind::RESUME => Frame::Resumed(read(envelope)?),
         kind::ACK => Frame::Acknowledged(read::<Ack>(envelope)?.count),
         kind::HUBS => Frame::Hubs(read::<Hubs>(envelope)?.count),
         kind::PING => Frame::Ping(sign_of_life(envelope)?),

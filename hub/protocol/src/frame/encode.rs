@@ -171,9 +171,9 @@ pub fn welcome(welcome: &Welcome) -> Bytes {
     control(kind::WELCOME, welcome)
 }
 
-/// `__resume`: a session goes on, of which so many messages were received.
-pub fn resumed(received: u64) -> Bytes {
-    control(kind::RESUME, &Resume { received })
+/// `__resume`.
+pub fn resumed(resume: &Resume) -> Bytes {
+    control(kind::RESUME, resume)
 }
 
 /// `hub.migrate`.

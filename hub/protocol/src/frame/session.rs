@@ -91,7 +91,7 @@ pub(super) struct Hubs {
     pub(super) count: u32,
 }
 
-/// The payload of `__ack` ...
+/// The payload of `__ack`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(expecting = "a JSON object")]
 pub(super) struct Ack {
@@ -99,12 +99,15 @@ pub(super) struct Ack {
     pub(super) count: u64,
 }
 
-/// ... and of `__resume`.
+/// `__resume`: a session goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(expecting = "a JSON object")]
-pub(super) struct Resume {
-    /// Messages received since the session began.
-    pub(super) received: u64,
+pub struct Resume {
+    /// Messages of the peer that the hub has received since the session began.
+    pub received: u64,
+    /// Of the session's registration, on this hub; absent where it has none, and from hubs that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 // === impl Hello ===

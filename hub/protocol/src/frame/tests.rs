@@ -519,7 +519,11 @@ fn a_refusal_carries_its_details_as_they_came() {
 
 #[test]
 fn a_session_is_spoken_of_as_the_protocol_says() {
-    use super::session::{Hello, Migrate, ResumeRequest, Welcome};
+    use super::session::{Hello, Migrate, Resume, ResumeRequest, Welcome};
+    let resumed = |generation| Resume {
+        received: 3,
+        generation,
+    };
     let hello = Hello {
         protocols: vec!["alk.v1.json".to_owned()],
         features: vec!["resume".to_owned()],
@@ -546,8 +550,12 @@ fn a_session_is_spoken_of_as_the_protocol_says() {
         r#"{"type":"__welcome","id":"","payload":{"sessionId":"5f","hubId":"hub-0-x","heartbeatMs":10000,"resumeMs":30000,"maxInflight":100,"features":["resume"]}}"#
     );
     assert_eq!(
-        text(encode::resumed(3)),
+        text(encode::resumed(&resumed(None))),
         r#"{"type":"__resume","id":"","payload":{"received":3}}"#
+    );
+    assert_eq!(
+        text(encode::resumed(&resumed(Some(7)))),
+        r#"{"type":"__resume","id":"","payload":{"received":3,"generation":7}}"#
     );
     assert_eq!(
         text(encode::ack(3)),
@@ -567,7 +575,10 @@ fn a_session_is_spoken_of_as_the_protocol_says() {
     assert!(matches!(read(encode::migrate(&migrate)), Frame::Migrate(read) if *read == migrate));
     assert!(matches!(read(encode::hello(&hello)), Frame::Hello(read) if *read == hello));
     assert!(matches!(read(encode::welcome(&welcome)), Frame::Welcome(read) if *read == welcome));
-    assert!(matches!(read(encode::resumed(3)), Frame::Resumed(3)));
+    for generation in [None, Some(7)] {
+        let resume = resumed(generation);
+        assert!(matches!(read(encode::resumed(&resume)), Frame::Resumed(read) if read == resume));
+    }
     assert!(matches!(read(encode::ack(3)), Frame::Acknowledged(3)));
     assert!(matches!(read(encode::ping()), Frame::Ping(None)));
     assert_eq!(

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use crate::session::Whereabouts;
 use crate::socket::Outbox;
 
 /// Time for the hub to answer a registration that takes the place of another one.
@@ -94,12 +95,14 @@ impl Attachment {
             .is_some()
     }
 
-    /// The session goes on at this hub.
-    pub(super) fn is_at(&self, hub: &str) {
-        if let (Some(session), Ok(hub_id)) = (&mut self.state.lock().registered, hub.parse()) {
+    /// The session goes on here.
+    pub(super) fn is_at(&self, at: &Whereabouts) {
+        if let Some(session) = &mut self.state.lock().registered {
+            let before = &*session.output;
             session.output = Arc::new(RegisterOutput {
-                hub_id,
-                ..(*session.output).clone()
+                hub_id: at.hub.parse().unwrap_or_else(|_| before.hub_id.clone()),
+                generation: at.generation.unwrap_or(before.generation),
+                ..before.clone()
             });
         }
     }

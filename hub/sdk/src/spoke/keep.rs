@@ -310,8 +310,8 @@ impl Shared {
     fn seen(&self, session: &Attachment, link: LinkNews) {
         let (is_there, error) = match link {
             LinkNews::Lost(error) => (false, Some(error)),
-            LinkNews::Back(hub) => {
-                session.is_at(&hub);
+            LinkNews::Back(at) => {
+                session.is_at(&at);
                 (true, None)
             }
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_sdk::protocol::frame::encode;
-use alkhub_sdk::protocol::frame::session::{Hello, MIGRATE, Migrate, RESUME, Welcome};
+use alkhub_sdk::protocol::frame::session::{Hello, MIGRATE, Migrate, RESUME, Resume, Welcome};
 use alkhub_sdk::protocol::{CallError, Dialect, Frame, RawJson};
 use alkhub_sdk::{Client, Code, Delivered, Error, Failure, Operation, Spoke, spoke};
 use bytes::Bytes;
@@ -22,6 +22,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(20);
+
+/// What a hub answers that has received so much, and says no more.
+fn resumed(received: u64) -> Resume {
+    Resume {
+        received,
+        generation: None,
+    }
+}
 
 /// A hub that does nothing by itself.
 struct BrokenHub {
@@ -354,7 +362,7 @@ async fn a_client_that_is_closed_while_its_session_moves_ends_it_where_it_is_the
     let (goodbye, ()) = tokio::join!(
         async {
             next.welcome("s").await;
-            next.send(encode::resumed(1)).await;
+            next.send(encode::resumed(&resumed(1))).await;
             next.says_goodbye().await
         },
         client.close()
@@ -375,7 +383,7 @@ async fn a_client_that_is_closed_while_it_comes_back_ends_its_session() {
     let (goodbye, ()) = tokio::join!(
         async {
             next.welcome("s").await;
-            next.send(encode::resumed(1)).await;
+            next.send(encode::resumed(&resumed(1))).await;
             next.says_goodbye().await
         },
         client.close()

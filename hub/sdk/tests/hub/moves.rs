@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use alkhub_sdk::protocol::HubId;
 use alkhub_sdk::spoke::Status;
 use alkhub_sdk::{CallOptions, Client, Spoke};
 use alkhub_test_support::Proxy;
@@ -30,6 +31,25 @@ fn patient() -> CallOptions {
         timeout: Some(Duration::from_secs(20)),
         ..CallOptions::default()
     }
+}
+
+fn generation(status: &Status) -> u64 {
+    match status {
+        Status::Registered(registered) => registered.generation,
+        Status::Connecting(_) | Status::Ended(_) => 0,
+    }
+}
+
+/// Waits until each spoke shows the hub that it has moved to, with a registration that is newer than before.
+async fn show_the_move(spokes: &[Spoke], generations: &[u64], there: &HubId) -> Result<()> {
+    for (spoke, before) in spokes.iter().zip(generations) {
+        let mut status = spoke.status();
+        let moved = |status: &Status| matches!(status, Status::Registered(registered) if registered.hub_id == *there);
+        let shown = soon("the spoke shows where it is", status.wait_for(moved)).await?;
+        let now = generation(&shown);
+        ensure!(now > *before, "it moved, and its generation {before} is {now}");
+    }
+    Ok(())
 }
 
 async fn a_hub_is_drained_under_load(linked: bool) -> Result<()> {
@@ -79,16 +99,15 @@ async fn a_hub_is_drained_under_load(linked: bool) -> Result<()> {
     load.answered(CALLS).await;
 
     proxy.lead_to(address(&cluster, 1));
+    let generations: Vec<u64> = spokes
+        .iter()
+        .map(|spoke| generation(&spoke.status().borrow()))
+        .collect();
     let before = load.answered.load(Ordering::SeqCst);
     soon("the hub is drained", Box::pin(cluster.hubs[0].shutdown())).await;
 
     load.answered(before + CALLS).await;
-    let there = cluster.hubs[1].hub_id();
-    for spoke in &spokes {
-        let mut status = spoke.status();
-        let moved = |status: &Status| matches!(status, Status::Registered(registered) if registered.hub_id == *there);
-        soon("the spoke shows where it is", status.wait_for(moved)).await?;
-    }
+    show_the_move(&spokes, &generations, cluster.hubs[1].hub_id()).await?;
     load.stop.store(true, Ordering::SeqCst);
     soon("the callers end", async {
         while callers.join_next().await.is_some() {}

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use alkhub_edge::open::MOVING;
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::frame::session::{HUBS, Hello, MIGRATE, Migrate, PING, RESUME, Welcome};
+use alkhub_protocol::frame::session::{HUBS, Hello, MIGRATE, Migrate, PING, RESUME, Resume, Welcome};
 use alkhub_protocol::{CallError, Code};
 use alkhub_wire::MessageKind;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -188,7 +188,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 sessions.resumed.inc();
                 self.greeting = Greeting::Greeted;
                 self.welcome();
-                self.uncounted.messages.push(encode::resumed(received));
+                let generation = self.session.conversation.generation();
+                self.uncounted
+                    .messages
+                    .push(encode::resumed(&Resume { received, generation }));
             }
             Err(error) => {
                 sessions.refused.inc();
