@@ -11,15 +11,21 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_balance::{Balance, Decision, Membership, Movable, Move, Order, Own, Rule, Upgrade};
-use alkhub_edge::metrics::ConnectionKind;
-use alkhub_edge::open::Leaver;
-use alkhub_edge::{ApiError, Open};
+use alkhub_edge::ApiError;
+use alkhub_edge::open::{Closeable, Leaver};
 use alkhub_protocol::{CallError, Code, HubId};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::time::Instant;
 
 use crate::metrics::BalanceMetrics;
+
+/// The WebSockets of a hub, as they are balanced.
+pub(crate) struct OpenSockets<'a> {
+    pub(crate) count: usize,
+    /// All of them, one by one: asked for only when some are to be told something.
+    pub(crate) all: &'a dyn Fn() -> Vec<Arc<dyn Closeable>>,
+}
 
 /// What the sockets of one hub are balanced by.
 #[derive(Debug)]
@@ -68,13 +74,12 @@ impl Balancer {
         *self.urls.lock() = urls;
     }
 
-    /// Counts the hubs that take connections, and tells what is `open` when there are more or fewer.
-    fn count_hubs(&self, open: &Open, membership: &Membership) {
+    /// Counts the hubs that take connections, and tells all that are open when there are more or fewer.
+    fn count_hubs(&self, open: &OpenSockets<'_>, membership: &Membership) {
         let serving = membership.members.iter().filter(|member| !member.draining);
         let hubs = u32::try_from(serving.count()).unwrap_or(u32::MAX).max(1);
         if self.is_fresh(membership) && self.hubs.swap(hubs, Ordering::AcqRel) != hubs {
-            let sockets = open.of(ConnectionKind::Websocket);
-            sockets.iter().for_each(|socket| socket.hubs_changed());
+            (open.all)().iter().for_each(|socket| socket.hubs_changed());
         }
     }
 
@@ -87,7 +92,7 @@ impl Balancer {
     /// `beside` knows of a session where the other one of its program is.
     pub(crate) fn look(
         &self,
-        open: &Open,
+        open: &OpenSockets<'_>,
         membership: &Membership,
         (balances, draining): (bool, bool),
         beside: impl Fn(&str) -> Option<HubId>,
@@ -97,8 +102,7 @@ impl Balancer {
             self.balance.lock().pause(self.now());
             return self.show(membership, None);
         }
-        let sockets = open.count(ConnectionKind::Websocket);
-        let staying = sockets.saturating_sub(self.leaving.load(Ordering::Acquire));
+        let staying = open.count.saturating_sub(self.leaving.load(Ordering::Acquire));
         let own = Own {
             staying: u32::try_from(staying).unwrap_or(u32::MAX),
             draining,
@@ -113,8 +117,8 @@ impl Balancer {
         }
     }
 
-    fn carry_out(&self, open: &Open, order: &Order, beside: impl Fn(&str) -> Option<HubId>) {
-        let sockets = open.of(ConnectionKind::Websocket);
+    fn carry_out(&self, open: &OpenSockets<'_>, order: &Order, beside: impl Fn(&str) -> Option<HubId>) {
+        let sockets = (open.all)();
         let leavers = sockets.iter().enumerate();
         let leavers = leavers.filter_map(|(place, socket)| {
             let leaver = socket.leaver()?;
@@ -183,43 +187,4 @@ impl Balancer {
 }
 
 #[cfg(test)]
-mod tests {
-    use alkhub_balance::Member;
-    use alkhub_protocol::admin::{BALANCE_FACTOR, BALANCE_SLACK, REBALANCE_SECONDS};
-
-    use super::*;
-
-    #[test]
-    fn others_know_what_a_pod_may_hold() {
-        let rule = Rule::default();
-        assert!((rule.factor - BALANCE_FACTOR).abs() < f64::EPSILON);
-        assert_eq!(rule.slack, BALANCE_SLACK);
-        assert_eq!(rule.rebalance.as_secs(), REBALANCE_SECONDS);
-    }
-
-    #[test]
-    fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
-        let balancer = Balancer::new(&Registry::new()).expect("a fresh registry");
-        let member = |pod: &str| Member {
-            pod: pod.into(),
-            revision: 0,
-            draining: false,
-            connections: 1,
-            weight: 1,
-        };
-        let membership = Membership {
-            own: "a".into(),
-            members: vec![member("a"), member("b")],
-            read_at: balancer.now(),
-            wanted: None,
-            rebalance: None,
-        };
-        let looks = |draining| balancer.look(&Open::default(), &membership, (false, draining), |_| None);
-
-        looks(true);
-        assert!(balancer.admit(1).is_err());
-        looks(false);
-
-        assert!(balancer.admit(1).is_ok());
-    }
-}
+mod tests;

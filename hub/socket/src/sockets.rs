@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alkhub_balance::Membership;
 use alkhub_calls::{Calls, SessionMessage};
+use alkhub_edge::metrics::ConnectionKind;
 use alkhub_edge::{Edge, Key};
 use alkhub_events::{Bus, Limits};
 use alkhub_protocol::frame::session::ResumeRequest;
@@ -14,7 +15,7 @@ use axum::extract::FromRef;
 use prometheus::Registry;
 use tokio::sync::oneshot;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, OpenSockets};
 use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::left::LeftSessions;
@@ -192,7 +193,11 @@ impl Sockets {
     pub fn rebalance(&self, membership: &Membership, draining: bool) {
         let (edge, balancer) = (self.edge(), &self.0.balancer);
         let beside = |session: &str| self.calls().beside(session);
-        balancer.look(edge.open(), membership, (edge.server().rebalance, draining), beside);
+        let open = OpenSockets {
+            count: edge.open().count(ConnectionKind::Websocket),
+            all: &|| edge.open().of(ConnectionKind::Websocket),
+        };
+        balancer.look(&open, membership, (edge.server().rebalance, draining), beside);
     }
 
     /// Decides which peers this hub keeps.

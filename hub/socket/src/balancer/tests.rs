@@ -1,0 +1,223 @@
+//! Hubs that look at each other once a second, over a clock that stands still but when it is told to go on.
+
+use alkhub_balance::Member;
+use alkhub_calls::Caller;
+use alkhub_edge::open::Closing;
+use alkhub_protocol::admin::{BALANCE_FACTOR, BALANCE_SLACK, REBALANCE_SECONDS};
+use tokio::time::advance;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A WebSocket that notes what it is told.
+#[derive(Debug)]
+struct FakeSocket {
+    migrates: bool,
+    since: Duration,
+    told: Mutex<Vec<Told>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    ToGo,
+    ToMove(Option<String>),
+}
+
+/// One hub with its WebSockets.
+struct FakeHub {
+    balancer: Balancer,
+    sockets: Vec<Arc<FakeSocket>>,
+}
+
+/// Hubs that read once a second what all of them had the second before.
+struct FakeCluster {
+    hubs: Vec<FakeHub>,
+    published: Vec<u32>,
+}
+
+// === impl FakeSocket ===
+
+impl Closeable for FakeSocket {
+    fn recheck(&self, _: &Arc<Caller>) {}
+
+    fn drain(&self) {}
+
+    fn close(&self, _: Closing) {}
+
+    fn kill(&self) {}
+
+    fn ask_to_move(&self, target: Option<&str>) -> bool {
+        self.told.lock().push(Told::ToMove(target.map(str::to_owned)));
+        self.migrates
+    }
+
+    fn leaver(&self) -> Option<Leaver> {
+        self.told.lock().is_empty().then(|| Leaver {
+            migrates: self.migrates,
+            in_flight: 0,
+            since: self.since,
+            moved: None,
+            session: "s".into(),
+        })
+    }
+
+    fn let_go(&self) {
+        self.told.lock().push(Told::ToGo);
+    }
+}
+
+// === impl FakeHub ===
+
+impl FakeHub {
+    fn new() -> Self {
+        Self {
+            balancer: Balancer::new(&Registry::new()).expect("a fresh registry"),
+            sockets: Vec::new(),
+        }
+    }
+
+    fn connect(&mut self, migrates: bool) {
+        self.sockets.push(Arc::new(FakeSocket {
+            migrates,
+            since: self.balancer.now(),
+            told: Mutex::default(),
+        }));
+    }
+
+    fn look(&self, membership: &Membership, flags: (bool, bool)) {
+        let all = || {
+            self.sockets
+                .iter()
+                .map(|socket| socket.clone() as Arc<dyn Closeable>)
+                .collect()
+        };
+        let open = OpenSockets {
+            count: self.sockets.len(),
+            all: &all,
+        };
+        self.balancer.look(&open, membership, flags, |_| None);
+    }
+
+    /// What its sockets were told.
+    fn told(&self) -> Vec<Told> {
+        self.sockets
+            .iter()
+            .flat_map(|socket| socket.told.lock().clone())
+            .collect()
+    }
+}
+
+// === impl FakeCluster ===
+
+impl FakeCluster {
+    fn new(hubs: usize) -> Self {
+        Self {
+            hubs: (0..hubs).map(|_| FakeHub::new()).collect(),
+            published: vec![0; hubs],
+        }
+    }
+
+    /// A second passes, and every hub looks.
+    async fn look(&mut self) {
+        advance(SECOND).await;
+        let members: Vec<Member> = self.published.iter().enumerate().map(member).collect();
+        for (own, hub) in self.hubs.iter().enumerate() {
+            let membership = Membership {
+                own: id(own),
+                members: members.clone(),
+                read_at: hub.balancer.now(),
+                wanted: None,
+                rebalance: None,
+            };
+            hub.look(&membership, (true, false));
+        }
+        let counts = self.hubs.iter().map(|hub| hub.sockets.len());
+        self.published = counts.map(|count| u32::try_from(count).expect("few")).collect();
+    }
+
+    fn told(&self) -> Vec<Told> {
+        self.hubs.iter().flat_map(FakeHub::told).collect()
+    }
+}
+
+fn id(hub: usize) -> Arc<str> {
+    format!("hub-{hub}").into()
+}
+
+fn member((hub, connections): (usize, &u32)) -> Member {
+    Member {
+        pod: id(hub),
+        revision: 0,
+        draining: false,
+        connections: *connections,
+        weight: 1,
+    }
+}
+
+#[test]
+fn others_know_what_a_pod_may_hold() {
+    let rule = Rule::default();
+    assert!((rule.factor - BALANCE_FACTOR).abs() < f64::EPSILON);
+    assert_eq!(rule.slack, BALANCE_SLACK);
+    assert_eq!(rule.rebalance.as_secs(), REBALANCE_SECONDS);
+}
+
+#[test]
+fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
+    let hub = FakeHub::new();
+    let membership = Membership {
+        own: id(0),
+        members: [1, 1].iter().enumerate().map(member).collect(),
+        read_at: hub.balancer.now(),
+        wanted: None,
+        rebalance: None,
+    };
+
+    hub.look(&membership, (false, true));
+    assert!(hub.balancer.admit(1).is_err());
+    hub.look(&membership, (false, false));
+
+    assert!(hub.balancer.admit(1).is_ok());
+}
+
+/// In the worst place: all of them on one hub, or all coming back to it one after the other.
+#[tokio::test(start_paused = true)]
+async fn five_spokes_on_three_hubs_are_told_nothing_for_an_hour_and_refused_nowhere() {
+    let mut cluster = FakeCluster::new(3);
+    for spoke in 0..5 {
+        cluster.hubs[0].connect(spoke % 2 == 0);
+    }
+    for second in 0..3_600 {
+        cluster.look().await;
+        if second % 60 == 59 {
+            // One of them goes from hub to hub, and back.
+            let (from, to) = (second / 60 % 3, (second / 60 + 1) % 3);
+            assert!(cluster.hubs[to].balancer.admit(7).is_ok());
+            if let Some(socket) = cluster.hubs[from].sockets.pop() {
+                cluster.hubs[to].sockets.push(socket);
+            }
+        }
+    }
+
+    assert!(cluster.told().is_empty(), "{:?}", cluster.told());
+    let sockets = cluster.hubs.iter().map(|hub| hub.sockets.len());
+    assert_eq!(sockets.sum::<usize>(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_move_is_told_where_the_hub_is_that_should_have_it() {
+    let mut cluster = FakeCluster::new(2);
+    (0..100).for_each(|_| cluster.hubs[0].connect(true));
+    let urls = |hub: &str| HashMap::from([(Arc::from("hub-1"), format!("http://{hub}:7420"))]);
+    cluster.hubs[0].balancer.hubs_are_at(urls("10.0.0.7"));
+
+    for _ in 0..60 {
+        cluster.look().await;
+    }
+
+    let told = cluster.told();
+    assert!(!told.is_empty(), "50 too many on the first hub");
+    let there = Told::ToMove(Some("http://10.0.0.7:7420".to_owned()));
+    assert!(told.iter().all(|told| *told == there), "{told:?}");
+}
