@@ -120,10 +120,10 @@ pub struct HubSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSpec {
-    /// Halts a roll-out when the hubs of new pods make calls fail (more than 1 % of at least 100 in the last minute), or when
+    /// Pauses a roll-out when the hubs of new pods make calls fail (more than 1 % of at least 100 in the last minute), or when
     /// peers whose connection to a new pod broke are not back within 5 s (more than 1 % of at least 100).
     /// `Progressing=False/RolloutPaused` says why and how to go on. Going back to the revision that all pods last had is never
-    /// halted.
+    /// paused.
     #[serde(default = "yes")]
     pub pause_on_failure: bool,
 }

@@ -93,15 +93,15 @@ pub struct HubStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutStatus {
-    /// The revision that all pods last had: a roll-out that goes back to it is never halted.
+    /// The revision that all pods last had: a roll-out that goes back to it is never paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_revision: Option<String>,
-    /// Why it is halted; absent: it is not.
+    /// Why it is paused; absent: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<PausedRollout>,
 }
 
-/// A roll-out that is halted.
+/// A roll-out that is paused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PausedRollout {

@@ -38,7 +38,7 @@ pub(crate) struct LiveObjects {
     pub(crate) history: KeptRevisions,
     /// Secrets that pods of older revisions were made for with another content.
     pub(crate) changed_secrets: Vec<String>,
-    /// Why the roll-out is halted.
+    /// Why the roll-out is paused.
     pub(crate) paused: Option<PausedRollout>,
     /// Time alone may bring the next step after this long.
     pub(crate) again: Option<Duration>,
@@ -83,7 +83,7 @@ fn goal(ctx: &Context, hub: &Hub, plan: &Plan, history: &KeptRevisions) -> (Goal
     let goal = Goal {
         revision: revision.clone(),
         replicas: plan.replicas,
-        is_halted: paused.is_some(),
+        is_paused: paused.is_some(),
     };
     (goal, paused)
 }

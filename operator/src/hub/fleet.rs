@@ -14,7 +14,7 @@
 //! - A ReplicaSet is asked for fewer pods only when it is certain that the marked one goes, and then for one less. Its
 //!   controller takes pods that are not ready before it looks at the deletion cost: hence [`PodStanding`].
 //! - Ready pods go one after the other: none is marked while another one is marked or still leaving.
-//! - While the goal is halted nothing is marked and no ReplicaSet is asked for fewer pods, unless for none at all.
+//! - While the goal is paused nothing is marked and no ReplicaSet is asked for fewer pods, unless for none at all.
 
 pub(crate) mod seen;
 mod state;
@@ -29,7 +29,7 @@ pub(crate) struct Goal {
     pub(crate) revision: String,
     pub(crate) replicas: i32,
     /// No pod goes, and none comes that is not missing: what runs is not to be replaced for now.
-    pub(crate) is_halted: bool,
+    pub(crate) is_paused: bool,
 }
 
 /// The next write.
@@ -63,7 +63,7 @@ pub(crate) fn step(fleet: &Fleet, goal: &Goal) -> Step {
     let next = if goal.replicas == 0 {
         // All pods of all revisions go: it matters to nobody which is the first.
         view.stop()
-    } else if goal.is_halted {
+    } else if goal.is_paused {
         view.keep().or_else(|| view.fill())
     } else {
         view.cancel()

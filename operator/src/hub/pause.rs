@@ -1,10 +1,10 @@
-//! Whether a roll-out halts by itself; pure.
+//! Whether a roll-out pauses by itself; pure.
 //!
 //! Invariants
-//! - Judged is only what can be halted: pods of the revision that is wanted serve beside older ones, and only they are judged.
+//! - Judged is only what can be paused: pods of the revision that is wanted serve beside older ones, and only they are judged.
 //!   What older ones do wrong may be what the roll-out mends.
-//! - A roll-out that goes back to the revision which all pods last had is never halted: it is the cure.
-//! - What is not known halts nothing, and nothing that is known later ends a halt: a person does.
+//! - A roll-out that goes back to the revision which all pods last had is never paused: it is the cure.
+//! - What is not known pauses nothing, and nothing that is known later ends a pause: a person does.
 
 use alkhub_crds::Hub;
 use alkhub_crds::hub::PausedRollout;
@@ -24,7 +24,7 @@ const LEAST: u64 = 100;
 /// More than one of so many must not fail.
 const ONE_OF: u64 = 100;
 
-/// Why the roll-out of a revision is to be halted, now or still; `None`: it goes on. `minute`: of the pods of that revision.
+/// Why the roll-out of a revision is to be paused, now or still; `None`: it goes on. `minute`: of the pods of that revision.
 pub(crate) fn judge(
     hub: &Hub,
     fleet: &Fleet,
@@ -101,7 +101,7 @@ mod tests {
         })
     }
 
-    /// A Hub whose pods last had this revision, with what its status says of a halt.
+    /// A Hub whose pods last had this revision, with what its status says of a pause.
     fn settled(revision: &str, paused: Option<PausedRollout>) -> Hub {
         let rollout = RolloutStatus {
             settled_revision: Some(revision.to_owned()),
@@ -117,12 +117,12 @@ mod tests {
         }
     }
 
-    fn is_halted(hub: &Hub, fleet: &Fleet, minute: Option<LastMinute>) -> bool {
+    fn is_paused(hub: &Hub, fleet: &Fleet, minute: Option<LastMinute>) -> bool {
         judge(hub, fleet, "b", minute, NOW).is_some()
     }
 
     #[test]
-    fn more_than_one_in_a_hundred_of_a_hundred_halts() {
+    fn more_than_one_in_a_hundred_of_a_hundred_pauses() {
         let hub = settled("a", None);
         let late = |returns, returns_late| {
             let minute = LastMinute {
@@ -130,39 +130,39 @@ mod tests {
                 returns_late,
                 ..LastMinute::default()
             };
-            is_halted(&hub, &mixed(), Some(minute))
+            is_paused(&hub, &mixed(), Some(minute))
         };
-        let failed = |all, bad| is_halted(&hub, &mixed(), calls(all, bad));
+        let failed = |all, bad| is_paused(&hub, &mixed(), calls(all, bad));
 
         assert!(!failed(99, 99), "too few to say");
         assert!(!failed(100, 1) && failed(100, 2));
         assert!(!failed(1_000, 10) && failed(1_000, 11) && failed(u64::MAX, u64::MAX));
         assert!(!late(99, 99) && !late(200, 2) && late(200, 3));
-        assert!(!is_halted(&hub, &mixed(), None), "nothing is known");
+        assert!(!is_paused(&hub, &mixed(), None), "nothing is known");
     }
 
     #[test]
-    fn what_is_no_roll_out_or_the_way_back_is_not_halted() {
+    fn what_is_no_roll_out_or_the_way_back_is_not_paused() {
         let bad = calls(1_000, 500);
         let (mut alone, mut starting, mut over) = (mixed(), mixed(), mixed());
         alone.sets.truncate(1);
         starting.sets[1].pods[0].standing = PodStanding::Unready;
         over.sets[0].pods.clear();
 
-        assert!(is_halted(&settled("a", None), &mixed(), bad) && is_halted(&hub(given()), &mixed(), bad));
+        assert!(is_paused(&settled("a", None), &mixed(), bad) && is_paused(&hub(given()), &mixed(), bad));
         assert!(
-            !is_halted(&settled("b", None), &mixed(), bad),
+            !is_paused(&settled("b", None), &mixed(), bad),
             "back to what ran before"
         );
         for fleet in [&alone, &starting, &over, &Fleet::default()] {
-            assert!(!is_halted(&settled("a", None), fleet, bad), "{fleet:?}");
+            assert!(!is_paused(&settled("a", None), fleet, bad), "{fleet:?}");
         }
     }
 
     #[test]
-    fn a_halt_lasts_until_somebody_says_otherwise() {
+    fn a_pause_lasts_until_somebody_says_otherwise() {
         let since = Timestamp::from_second(7).expect("in range");
-        let first = judge(&settled("a", None), &mixed(), "b", calls(200, 20), since).expect("halted");
+        let first = judge(&settled("a", None), &mixed(), "b", calls(200, 20), since).expect("paused");
         let mut hub = settled("a", Some(first.clone()));
         let mut marked = mixed();
         marked.sets[0].pods[0].drain = Some(Drain { is_over: true });

@@ -63,7 +63,7 @@ impl EachHub {
             )?,
             rollout_paused: gauges(
                 "hub_rollout_paused",
-                "1 while a Hub's roll-out is halted for what it did to calls or peers, else 0.",
+                "1 while a Hub's roll-out is paused for what it did to calls or peers, else 0.",
                 labels,
             )?,
             balance_ratio,

@@ -280,7 +280,7 @@ async fn keys_of_a_hub_that_were_edited_roll_its_pods_and_broken_ones_are_told_a
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
 async fn a_hub_is_stopped_when_its_pods_are_gone_and_then_nobody_is_connected() {
-    let (world, fake, operator) = running("halted").await;
+    let (world, fake, operator) = running("paused").await;
     fake.connect("one", 1);
     let connected = |hub: &Hub| hub.status.as_ref().and_then(|status| status.spokes) == Some(1);
     world.until::<Hub>("demo", "a spoke is connected", connected).await;

@@ -243,8 +243,8 @@ async fn a_pod_that_the_report_does_not_have_is_not_taken_for_empty() {
 
 #[tokio::test]
 #[ignore = "needs a cluster: make harness"]
-async fn a_roll_out_that_makes_calls_fail_halts_until_it_is_taken_back_or_told_to_go_on() {
-    let (world, address, fake, operator) = told("halted", 2).await;
+async fn a_roll_out_that_makes_calls_fail_pauses_until_it_is_taken_back_or_told_to_go_on() {
+    let (world, address, fake, operator) = told("paused", 2).await;
     let before = uids(&world.pods().await.expect("pods"));
     let first = world.another_revision(None).await;
     let change = |value: Value| json!({"spec": {"template": {"annotations": {"again": value}}}});
@@ -258,7 +258,7 @@ async fn a_roll_out_that_makes_calls_fail_halts_until_it_is_taken_back_or_told_t
     fake.calls(1_000, 0);
     let operator = world.operator(&address, &["--lease-duration", "10s"]).await;
     operator.reconciles(5.0).await;
-    let halted = world
+    let paused = world
         .hub_says("demo", condition::PROGRESSING, "False", "RolloutPaused")
         .await;
     let pods = world.pods().await.expect("pods");
@@ -284,7 +284,7 @@ async fn a_roll_out_that_makes_calls_fail_halts_until_it_is_taken_back_or_told_t
         "it went back with the calls still failing"
     );
 
-    let second = revision(&halted).expect("a revision").to_owned();
+    let second = revision(&paused).expect("a revision").to_owned();
     world.patch::<Hub>("demo", change("1".into())).await;
     world
         .hub_says("demo", condition::PROGRESSING, "False", "RolloutPaused")

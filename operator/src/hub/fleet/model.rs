@@ -72,7 +72,7 @@ impl World {
             goal: Goal {
                 revision: REVISIONS[0].to_owned(),
                 replicas: 3,
-                is_halted: false,
+                is_paused: false,
             },
             is_rough,
             settle,
@@ -302,11 +302,11 @@ impl World {
                 self.goal.revision = REVISIONS[self.rng.usize(..REVISIONS.len())].to_owned();
             }
             if self.rng.u8(..20) == 0 {
-                self.goal.is_halted = self.rng.bool();
+                self.goal.is_paused = self.rng.bool();
             }
             self.tick();
         }
-        (self.is_rough, self.goal.is_halted) = (false, false);
+        (self.is_rough, self.goal.is_paused) = (false, false);
         if self.goal.revision == BAD {
             self.goal.revision = REVISIONS[0].to_owned();
         }

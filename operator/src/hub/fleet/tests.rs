@@ -50,7 +50,7 @@ fn goal(revision: &str, replicas: i32) -> Goal {
     Goal {
         revision: revision.to_owned(),
         replicas,
-        is_halted: false,
+        is_paused: false,
     }
 }
 
@@ -181,10 +181,10 @@ fn a_pod_that_somebody_hid_from_autoscalers_is_counted_again() {
 }
 
 #[test]
-fn a_halted_roll_out_keeps_the_pods_that_there_are_and_replaces_those_that_are_missing() {
+fn a_paused_roll_out_keeps_the_pods_that_there_are_and_replaces_those_that_are_missing() {
     let next = |sets: &[(&str, i32, &str)], replicas: i32| {
         let goal = Goal {
-            is_halted: true,
+            is_paused: true,
             ..goal("b", replicas)
         };
         said(step(&fleet(sets), &goal))
@@ -283,7 +283,7 @@ pub(super) fn check(fleet: &Fleet, goal: &Goal) {
     let told = || format!("{next:?} of {goal:?} {fleet:#?}");
     let counted = fleet.pods().filter(|pod| pod.is_counted_on()).count();
     let asked: i32 = fleet.sets.iter().map(|set| set.replicas).sum();
-    if goal.is_halted && goal.replicas > 0 {
+    if goal.is_paused && goal.replicas > 0 {
         let keeps = matches!(next, Step::Hold | Step::Cancel(_) | Step::Surge(_));
         assert!(
             keeps && (asked < goal.replicas || !matches!(next, Step::Surge(_))),
@@ -389,7 +389,7 @@ fn no_step_of_any_small_fleet_breaks_a_promise() {
                 check(
                     &fleet,
                     &Goal {
-                        is_halted: true,
+                        is_paused: true,
                         ..goal
                     },
                 );

@@ -24,7 +24,7 @@ pub(super) fn applied(pods: &Pods, paused: Option<&PausedRollout>, sight: &Sight
         accepted(),
         prefix(sight.problem.as_ref()),
         active(),
-        paused.map_or_else(|| progressing(pods), halted),
+        paused.map_or_else(|| progressing(pods), pausing),
         degraded(pods, sight),
         ready(pods),
     ]
@@ -138,14 +138,14 @@ fn progressing(pods: &Pods) -> Verdict {
     }
 }
 
-fn halted(paused: &PausedRollout) -> Verdict {
+fn pausing(paused: &PausedRollout) -> Verdict {
     let PausedRollout {
         revision,
         message,
         since,
     } = paused;
     let message = format!(
-        "the roll-out of revision {revision} is halted since {}: {message}. No older pod goes. Take the change back, or go on \
+        "the roll-out of revision {revision} is paused since {}: {message}. No older pod goes. Take the change back, or go on \
          with the annotation {RESUME}={revision}",
         since.0
     );

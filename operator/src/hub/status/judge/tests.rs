@@ -251,7 +251,7 @@ fn a_refusal_names_itself_in_the_conditions_that_people_look_at() {
 }
 
 #[test]
-fn a_halted_roll_out_says_why_and_how_to_go_on() {
+fn a_paused_roll_out_says_why_and_how_to_go_on() {
     let paused = PausedRollout {
         revision: "0b".to_owned(),
         message: "20 of 200 calls failed".to_owned(),
