@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::peer::Servers;
+use crate::peer::{Servers, contains};
+use crate::ws::{Reader, Writer};
 
 /// Many: an allocator takes memory from the kernel in pieces of megabytes.
 const CONNECTIONS: usize = 8_000;
@@ -13,6 +14,10 @@ const CONNECTIONS: usize = 8_000;
 const WARM_UP: usize = 800;
 /// Between two: below `server.requests-per-second-per-key`.
 const DISTANCE: Duration = Duration::from_millis(1);
+
+/// Spokes that are measured with one session and with two, and those before the first look. Few: nobody answers their pings.
+const SPOKES: usize = 1_000;
+const FIRST_SPOKES: usize = 200;
 
 /// Resident KiB of the server for each idle WebSocket with one subscription.
 pub(crate) async fn measure(servers: &Servers) -> Result<f64> {
@@ -33,4 +38,44 @@ pub(crate) async fn measure(servers: &Servers) -> Result<f64> {
     }
     let grown = servers.resident_bytes()?.saturating_sub(before);
     Ok(grown as f64 / 1024.0 / CONNECTIONS as f64)
+}
+
+/// Resident KiB of all hubs together for each idle spoke with so many sessions, each on a hub of its own, as the SDK holds them.
+pub(crate) async fn measure_spokes(servers: &Servers, sessions: usize) -> Result<f64> {
+    let mut open = Vec::new();
+    let mut before = 0;
+    for n in 0..FIRST_SPOKES + SPOKES {
+        if n == FIRST_SPOKES {
+            before = servers.all_resident_bytes()?;
+        }
+        for session in 0..sessions {
+            let (mut reader, mut writer) = servers.connect((n + session) % 2).await?;
+            let instance = if session == 0 {
+                format!("i-{n}")
+            } else {
+                format!("i-{n}#2")
+            };
+            register(&mut reader, &mut writer, &instance).await?;
+            open.push((reader, writer));
+        }
+    }
+    let grown = servers.all_resident_bytes()?.saturating_sub(before);
+    Ok(grown as f64 / 1024.0 / SPOKES as f64)
+}
+
+/// Begins a session that can be resumed, and registers an instance with one operation.
+async fn register(reader: &mut Reader, writer: &mut Writer, instance: &str) -> Result<()> {
+    let hello = br#"{"type":"__hello","id":"","payload":{"features":["resume","migrate","hubs"]}}"#;
+    writer.send(hello, false).await?;
+    let register = format!(
+        r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r","operationId":"hub.register","input":{{"name":"bench","instanceId":"{instance}","operations":[{{"namespace":"bench","name":"echo","version":"1.0.0","type":"query","description":"echo","inputSchema":{{"type":"object"}},"outputSchema":{{"type":"object"}},"accessControl":{{"requiredScopes":[]}}}}]}}}}}}"#
+    );
+    writer.send(register.as_bytes(), false).await?;
+    loop {
+        let message = reader.next().await?;
+        if contains(&message, b"\"requestId\":\"r\"") {
+            ensure!(contains(&message, b"\"registered\""), "not registered: {message:?}");
+            return Ok(());
+        }
+    }
 }

@@ -196,6 +196,15 @@ fn main() -> Result<()> {
         report.row(&case.name(), (case.unit(), case.aim()), &figures);
     }
     process::pin(false).context("using all CPUs")?;
+    for sessions in [1, 2] {
+        let case = format!("memory of an idle spoke, {sessions} of two sessions");
+        if case.contains(&args.only) {
+            let figures = alone(&args, &case, &async |servers| {
+                idle::measure_spokes(servers, sessions).await
+            })?;
+            report.spokes(sessions, &figures);
+        }
+    }
     for case in TIMED.into_iter().filter(|case| case.name().contains(&args.only)) {
         let figures = rounds(&args, case.name(), case.servers(), &async |servers, length| {
             case.measure(servers, length).await
@@ -212,6 +221,25 @@ pub(crate) struct Figures<T> {
     pub(crate) nats: Vec<T>,
     /// Of the earlier build; empty when none is named.
     pub(crate) before: Vec<T>,
+}
+
+/// What the rounds of a case measured that only two hubs have.
+fn alone(args: &Args, case: &str, measure: &impl AsyncFn(&Servers) -> Result<f64>) -> Result<Vec<f64>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let once = |round: usize| {
+        let figure = runtime.block_on(async {
+            let is_linked = args.peer_link != Linked::None;
+            let servers = Servers::start(Kind::Alkhub, (&args.alkhub, is_linked), 2).await?;
+            measure(&servers).await
+        });
+        let figure = figure.with_context(|| format!("{case}, round {round}"))?;
+        eprintln!("{case}: round {round}: {figure:.2}");
+        anyhow::Ok(figure)
+    };
+    (1..=args.rounds).map(once).collect()
 }
 
 fn rounds<T: std::fmt::Debug>(

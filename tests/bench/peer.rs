@@ -200,6 +200,11 @@ impl Servers {
         self.nodes[0].resident_bytes()
     }
 
+    /// Resident memory of all of them in bytes.
+    pub(crate) fn all_resident_bytes(&self) -> Result<u64> {
+        self.nodes.iter().map(Server::resident_bytes).sum()
+    }
+
     /// Which peer this is.
     pub(crate) fn kind(&self) -> Kind {
         self.kind

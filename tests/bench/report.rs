@@ -24,11 +24,20 @@ Latency at half load, in microseconds: each peer is offered half of what it carr
 |---|---|---|---|---|
 ";
 
+/// The head of the third.
+const SPOKES: &str = "
+Memory of two hubs together for an idle spoke, in KiB:
+
+| sessions | least / median / most |
+|---|---|
+";
+
 /// Rows gathered so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     text: String,
     latencies: String,
+    spokes: String,
     comparison: Comparison,
 }
 
@@ -66,6 +75,7 @@ impl Report {
         Ok(Self {
             text,
             latencies: String::new(),
+            spokes: String::new(),
             comparison: Comparison::default(),
         })
     }
@@ -109,12 +119,22 @@ impl Report {
         }
     }
 
+    /// The memory of an idle spoke with so many sessions.
+    pub(crate) fn spokes(&mut self, sessions: usize, figures: &[f64]) {
+        let row = writeln!(self.spokes, "| {sessions} | {} |", spread(figures));
+        row.expect("writing to a string cannot fail");
+    }
+
     /// Prints the tables and writes them to a file where one is named, with what the figures mean.
     pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
         if !self.latencies.is_empty() {
             self.text.push_str(LATENCIES);
             self.text.push_str(&self.latencies);
+        }
+        if !self.spokes.is_empty() {
+            self.text.push_str(SPOKES);
+            self.text.push_str(&self.spokes);
         }
         self.text.push_str(&self.comparison.table());
         self.text.push_str(MEANING);
