@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A narrowed registration is a registration: with a generation of its own, in the turn of its connection, known to all
-//!   hubs. Calls that run go on, but for subscriptions to operations that may not be offered any more.
+//!   hubs. It takes the place of the one that is narrowed and of nothing newer: who has come, or moved, meanwhile stays. Calls that run go on, but for subscriptions to operations that may not be offered any more.
 //! - Nothing grows here: what a declaration allows anew is offered when the spoke registers again.
 
 use std::sync::Arc;
@@ -48,7 +48,9 @@ impl Registrar {
         gone: &CancellationToken,
     ) -> Result<Option<Registration>, CallError> {
         let current = self.directory.instance(&session.spoke, &session.instance);
-        let Some(current) = current.filter(|instance| instance.is_of(session)) else {
+        // One that has moved is narrowed where it is.
+        let current = current.filter(|instance| instance.is_of(session) && !session.outbox.is_away());
+        let Some(current) = current else {
             return Ok(None);
         };
         let entry = &current.entry;
@@ -64,7 +66,15 @@ impl Registrar {
             concurrency,
             ..entry.clone()
         };
-        let registration = self.enter(Some(&policy), session, narrowed, gone).await?;
+        let from = (self.hub.clone(), entry.generation);
+        let generation = match self.take_record(session, narrowed.clone(), from, gone).await {
+            Ok(generation) => generation,
+            // It was registered anew while this was decided, maybe at another hub, which looks for itself.
+            Err(error) if error.code == Code::Conflict => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let narrowed = DirectoryEntry { generation, ..narrowed };
+        let registration = self.entered(Some(&policy), session, narrowed)?;
         tracing::info!(
             spoke.id = %session.spoke, instance.id = %session.instance, generation = registration.generation(), withdrawn,
             concurrency, "a spoke's declaration allows less than it had registered"

@@ -91,7 +91,11 @@ impl Registrar {
         Ok(registration)
     }
 
-    async fn take_record(
+    /// One compare-and-set of the record that was given up.
+    ///
+    /// # Errors
+    /// `CONFLICT`: the instance has registered anew since.
+    pub(super) async fn take_record(
         &self,
         session: &Session,
         entry: DirectoryEntry,

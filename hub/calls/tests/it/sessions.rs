@@ -424,6 +424,36 @@ async fn a_registration_that_is_narrowed_while_its_spoke_is_away_is_reconnecting
     pair.end().await;
 }
 
+/// Its hub has not heard yet that the instance has come elsewhere.
+#[tokio::test]
+async fn a_registration_that_is_narrowed_takes_no_place_of_a_newer_one() {
+    let pair = Pair::start().await;
+    let key = |operations: &[&str]| spoke_key("text", operations, None, false);
+    let offered = registration("text", &[query("text.upper"), query("text.lower")]);
+    let all = key(&["text.upper", "text.lower"]);
+    let spoke = Spoke::register(&pair.b, &all, offered, peer()).await;
+    let spoke = spoke.expect("registers");
+    let (_, known, _) = pair.b.calls.instances().into_iter().next().expect("registered");
+    let field = format!("text/{}", known.instance_id);
+    let stored: String = pair.redis.query(&["HGET", "alk:directory", &field]).await;
+    let rest = stored.splitn(3, ' ').nth(2).expect("generation, hub, entry");
+    let newer = format!("{} elsewhere {rest}", known.generation + 1_000_000);
+    pair.redis
+        .query::<i64>(&["HSET", "alk:directory", &field, &newer])
+        .await;
+
+    let narrowed = pair.b.calls.narrow(&spoke.registration, &key(&["text.upper"])).await;
+
+    assert!(
+        narrowed.expect("nothing failed").is_none(),
+        "it is not this hub's any more"
+    );
+    let standing: String = pair.redis.query(&["HGET", "alk:directory", &field]).await;
+    assert_eq!(standing, newer);
+    drop(spoke);
+    pair.end().await;
+}
+
 /// Waits until hub A knows of the one instance of hub B what that one does: its record of now, and that it is away.
 async fn is_reconnecting(pair: &Pair) {
     until("hub A knows", async || {

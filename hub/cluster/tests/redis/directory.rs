@@ -10,6 +10,7 @@ use alkhub_protocol::admin::InstanceState;
 use alkhub_test_support::{PATIENCE, Proxy, RedisServer, until, within};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Pod, config, receive};
 
@@ -634,4 +635,30 @@ async fn who_catches_up_has_what_redis_had_before() {
     }
     one.host.end().await;
     other.host.end().await;
+}
+
+/// A hub gives up a record that it could not write: what Redis has is older, and no reason to refuse who takes over.
+#[tokio::test]
+async fn a_take_over_passes_what_is_older_than_what_was_given_up_and_nothing_else() {
+    let server = RedisServer::start().await;
+    let (a, b) = (Pod::up(&server, "hub-a").await, Pod::up(&server, "hub-b").await);
+    let stored = a.register(entry(&a, "1")).await;
+    let gone = CancellationToken::new();
+    let take = async |hub: &str, generation: u64| {
+        let from = (hub.parse().expect("a hub"), generation);
+        b.cluster.take_over_unless(&gone, entry(&b, "1"), from).await
+    };
+
+    let before = take("hub-a", stored - 1).await;
+    let rival = take("hub-0", stored).await;
+    let taken = take("hub-a", stored + 1_000_000).await.expect("what is there is older");
+    let again = take("hub-c", taken + 5_000_000)
+        .await
+        .expect("another hub's was older too");
+
+    for refused in [before, rival] {
+        assert!(matches!(refused, Err(alkhub_hub_cluster::Error::Taken)), "{refused:?}");
+    }
+    assert!(taken > stored + 1_000_000, "{taken}: nothing given before is above it");
+    assert!(again > taken + 5_000_000, "{again}");
 }

@@ -4,7 +4,8 @@
 -- the place of.
 -- A new entry gets the generation given, or one more than the highest that was ever given here. An assertion keeps its
 -- generation and loses against an entry of another hub with a higher one, or with the same one and a higher id. One that
--- takes over is a new entry, unless there is another one than that which it takes over.
+-- takes over is a new entry, and loses against what came after the entry which it takes the place of: what is older may
+-- be here where that one was never written.
 -- Answer: the generation that is stored, and 1 when it is the caller's.
 local channel, instances, epoch, field, hub, json = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 local generation, assert_only, takes = tonumber(ARGV[6]), ARGV[8] == 'assert', ARGV[8] == 'take'
@@ -19,12 +20,14 @@ local function is_higher(one, other)
 end
 
 local highest = tonumber(redis.call('HGET', KEYS[2], 'generation') or '0')
+local given_up = takes and tonumber(ARGV[10])
+if takes then highest = math.max(highest, given_up) end
 local stored = redis.call('HGET', KEYS[1], field)
 if stored then
   local number, holder = string.match(stored, '^(%d+) (%S+) ')
   number = tonumber(number)
   highest = math.max(highest, number)
-  if takes and (holder ~= ARGV[9] or number ~= tonumber(ARGV[10])) then return {number, 0} end
+  if takes and (number > given_up or number == given_up and is_higher(holder, ARGV[9])) then return {number, 0} end
   if assert_only then
     if holder ~= hub and (number > generation or number == generation and is_higher(holder, hub)) then
       return {number, 0}

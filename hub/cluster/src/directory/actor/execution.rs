@@ -99,6 +99,10 @@ impl DirectoryActor {
     fn prepare(&mut self, command: &mut Command) -> DirectoryWrite {
         match command {
             Command::Register { entry, from, .. } => {
+                if let Some((_, given_up)) = from {
+                    // Redis may not know it, and the clock that it was taken from may be ahead of this one.
+                    self.mirror.seen(*given_up);
+                }
                 self.mirror.adopt(entry);
                 let record = record::write(entry);
                 match from.clone() {
