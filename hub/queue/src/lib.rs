@@ -173,6 +173,11 @@ impl<T: Weigh> Queue<T> {
         }
     }
 
+    /// What wakes the reader that waits, to look again for another reason than an item.
+    pub fn reader(&mut self) -> Waiter {
+        Waiter(self.reader.take())
+    }
+
     /// Takes everything out.
     pub fn take_all(&mut self) -> VecDeque<T> {
         (self.counted, self.bytes) = (0, 0);

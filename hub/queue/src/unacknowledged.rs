@@ -89,6 +89,13 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         self.sent
     }
 
+    /// Whether the next message might make it forget one: so many are kept, or half of the bytes. Who sends no more until then
+    /// can always go on elsewhere.
+    pub fn is_full(&self) -> bool {
+        let limits = self.limits;
+        limits.is_some_and(|limits| self.kept.len() >= limits.items || self.bytes >= limits.bytes / 2)
+    }
+
     /// A message leaves.
     pub fn push(&mut self, message: T) {
         self.bytes += message.as_ref().len();

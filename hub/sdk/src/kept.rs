@@ -110,6 +110,11 @@ impl KeptSession {
         });
     }
 
+    /// Whether nothing may leave until the hub has acknowledged something: else it could not go on with the session.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.standing, Standing::Granted { .. }) && self.unacknowledged.is_full()
+    }
+
     /// Hubs are to tell how many there are.
     pub(crate) fn ask_for_hubs(&mut self) {
         self.asks_for_hubs = true;

@@ -37,14 +37,20 @@ const OUTBOX_LIMITS: Limits = Limits {
     bytes: 4 * 1024 * 1024,
 };
 
+/// What leaves at once: a part of what is kept of messages that are not acknowledged.
+const BATCH: Limits = Limits {
+    items: 256,
+    bytes: 64 * 1024,
+};
+
 /// Refusals that may wait to be sent.
 const REFUSALS: usize = 4_096;
 
 /// Silence after which the peer is asked.
-const PING_AFTER: Duration = Duration::from_secs(10);
+const PING_AFTER: Duration = Duration::from_secs(3);
 
 /// Silence after the question until the peer is taken for dead.
-const DEAD_AFTER: Duration = Duration::from_secs(15);
+const DEAD_AFTER: Duration = Duration::from_secs(5);
 
 /// How the answers to calls begin, as they are encoded here.
 const ANSWERS: [&[u8]; 2] = [b"{\"type\":\"call.responded\"", b"{\"type\":\"call.error\""];
@@ -265,7 +271,12 @@ impl Outbox {
     /// Notes a message of the hub; gives back what is for the reader.
     fn heard(&self, message: Bytes) -> Option<Bytes> {
         let mut waiting = self.0.waiting.lock();
-        match waiting.kept.heard(&message) {
+        let was_full = waiting.kept.is_full();
+        let heard = waiting.kept.heard(&message);
+        if was_full && !waiting.kept.is_full() {
+            waiting.queue.reader().wake();
+        }
+        match heard {
             HubMessage::Message { ack } => {
                 let waiter = ack.then(|| waiting.queue.add(Unsent::Ack));
                 drop(waiting);
@@ -298,17 +309,29 @@ impl Outbox {
         }
     }
 
-    /// Everything queued, to be sent now; `None` when closing and nothing is left.
+    /// What is queued, to be sent now, up to [`BATCH`]: what counts as sent is what is on its way. While as much is not
+    /// acknowledged as is kept, nothing leaves. `None` when closing and nothing is left.
     async fn batch(&self) -> Option<Vec<Message>> {
         let batch = poll_fn(|context| {
             let mut waiting = self.0.waiting.lock();
-            if !waiting.queue.is_empty() {
-                waiting.refusals = 0;
-                let unsent = waiting.queue.take_all();
-                let kept = &mut waiting.kept;
-                return Poll::Ready(Some(unsent.into_iter().map(|unsent| unsent.leaves(kept)).collect()));
+            let may_leave = !waiting.kept.is_full() || waiting.queue.has_ended();
+            if !waiting.queue.is_empty() && may_leave {
+                let waiting = &mut *waiting;
+                let mut batch = Vec::new();
+                let begin = waiting.queue.bytes();
+                while batch.len() < BATCH.items
+                    && begin - waiting.queue.bytes() < BATCH.bytes
+                    && (batch.is_empty() || !waiting.kept.is_full())
+                    && let Some(unsent) = waiting.queue.pop()
+                {
+                    batch.push(unsent.leaves(&mut waiting.kept));
+                }
+                if waiting.queue.is_empty() {
+                    waiting.refusals = 0;
+                }
+                return Poll::Ready(Some(batch));
             }
-            if waiting.queue.has_ended() {
+            if waiting.queue.has_ended() && waiting.queue.is_empty() {
                 waiting.is_gone = true;
                 return Poll::Ready(None);
             }
@@ -430,7 +453,9 @@ async fn closed(mut stream: SplitStream<Socket>, frame: Option<CloseFrame>) -> E
 #[cfg(test)]
 mod tests {
     use alkhub_protocol::frame::encode;
+    use alkhub_protocol::frame::session::{RESUME, Welcome};
     use alkhub_protocol::{CallError, Code, Dialect};
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -461,7 +486,11 @@ mod tests {
     async fn a_hub_that_reads_no_refusals_is_given_up_and_they_stay_bounded() {
         let outbox = Outbox::default();
         (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-        assert!(outbox.batch().await.is_some_and(|sent| sent.len() == REFUSALS));
+        let mut left = 0;
+        while queued(&outbox) > 0 {
+            left += outbox.batch().await.expect("it is open").len();
+        }
+        assert_eq!(left, REFUSALS);
 
         (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
         assert!(!outbox.0.is_stalled.is_cancelled(), "those before were taken");
@@ -471,5 +500,48 @@ mod tests {
         assert_eq!(queued(&outbox), REFUSALS);
         outbox.push(Bytes::from_static(b"the answer of a call that runs"));
         assert_eq!(queued(&outbox), REFUSALS + 1, "these are as many as the calls");
+    }
+
+    /// A queue whose hub keeps the session.
+    fn granted() -> Outbox {
+        let outbox = Outbox::default();
+        outbox.kept(|kept| kept.hello());
+        let welcome = encode::welcome(&Welcome {
+            session_id: "s".to_owned(),
+            hub_id: "hub".to_owned(),
+            heartbeat_ms: 10_000,
+            resume_ms: 30_000,
+            max_inflight: 0,
+            features: vec![RESUME.to_owned()],
+        });
+        assert_eq!(outbox.heard(welcome), None, "the session's own");
+        outbox
+    }
+
+    #[tokio::test]
+    async fn what_counts_as_sent_can_be_sent_again_however_much_waits() {
+        let outbox = granted();
+        (0..3 * 4_096).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
+        assert!(outbox.batch().await.is_some_and(|sent| sent.len() == BATCH.items));
+        while let Some(Some(_)) = outbox.batch().now_or_never() {}
+
+        outbox.rewind(0).expect("everything that left is kept");
+
+        assert_eq!(queued(&outbox), 3 * 4_096);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_an_acknowledgement_leaves_with_it() {
+        let outbox = granted();
+        (0..4_097).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
+        while let Some(Some(_)) = outbox.batch().now_or_never() {}
+        assert_eq!(queued(&outbox), 1);
+        let rest = outbox.batch();
+        tokio::pin!(rest);
+        assert!(futures::poll!(&mut rest).is_pending());
+
+        assert_eq!(outbox.heard(encode::ack(64)), None);
+
+        assert!(rest.await.is_some_and(|sent| sent.len() == 1));
     }
 }

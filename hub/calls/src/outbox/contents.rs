@@ -237,6 +237,11 @@ impl Contents {
         }
     }
 
+    /// Whether the next message might make it forget one that is not acknowledged.
+    pub(super) fn is_full(&self) -> bool {
+        self.taken.is_full()
+    }
+
     /// Everything that was taken is written.
     pub(super) fn written(&mut self) {
         self.taken.written();

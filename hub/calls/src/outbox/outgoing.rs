@@ -117,6 +117,11 @@ impl Outgoing {
         self.0.contents.lock().send_last(last);
     }
 
+    /// Whether the next message might make the session forget one that its peer, which counts, has not acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.0.contents.lock().is_full()
+    }
+
     /// Notes that everything that was taken so far is written, but for the ends of streams that still wait. That is all
     /// that can be known of a peer that acknowledges nothing; of one that counts it says nothing.
     pub fn written(&mut self) {

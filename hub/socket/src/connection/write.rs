@@ -72,6 +72,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.end(code, &reason);
                 return true;
             }
+            if self.is_moving_and_full() {
+                break;
+            }
             match self.session.outgoing.poll_next(cx) {
                 Poll::Ready(Some(OutgoingItem::Message(message))) => {
                     self.session.conversation.wrote(1);
@@ -98,11 +101,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         false
     }
 
+    /// Whether the peer goes on elsewhere, and would lack what is written now: it may read nothing here any more. What it
+    /// acknowledges makes room.
+    fn is_moving_and_full(&self) -> bool {
+        self.registered.socket.is_moving() && self.session.outgoing.is_full()
+    }
+
     /// Queues events.
     fn tell(&mut self, cx: &mut Context<'_>, kind: MessageKind) {
         let mut messages = 0;
         let counts = self.session.id().is_some();
-        while self.batch.len() < BATCH {
+        while self.batch.len() < BATCH && !self.is_moving_and_full() {
             match self.session.conversation.poll_event(cx) {
                 Poll::Ready(Item::Event(event)) => {
                     messages += 1;
