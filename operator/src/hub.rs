@@ -101,6 +101,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
     }
     orders::pass_on(&ctx, &hub).await;
     if hub.spec.paused {
+        orders::stand_in(&ctx, &hub).await;
         let sight = see(&ctx, &hub, status::running(&ctx, &hub)).await;
         status::paused(&ctx, &hub, &sight).await?;
         return Ok(Reconciled::Valid(ctx.options.poll_interval));
@@ -113,6 +114,9 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
         Progress::Applied(_, live) => Some(live.pods.clone()),
         Progress::Refused(_) | Progress::Changing | Progress::Failed { .. } => status::running(&ctx, &hub),
     };
+    if matches!(ended, Progress::Refused(_) | Progress::Failed { .. }) {
+        orders::stand_in(&ctx, &hub).await;
+    }
     let sight = see(&ctx, &hub, pods).await;
     match ended {
         Progress::Changing => Ok(Reconciled::Valid(SETTLED)),

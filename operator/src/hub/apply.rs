@@ -79,7 +79,9 @@ fn goal(ctx: &Context, hub: &Hub, plan: &Plan, history: &KeptRevisions) -> (Goal
             .is_some_and(|set| set.pods.iter().any(|own| own.name == pod))
     };
     let minute = roll_out::last_minute(ctx, &plan.names, of_it);
-    let paused = pause::judge(hub, &fleet, revision, minute, Timestamp::now());
+    let known = ctx.steps.pause(&plan.names.uid);
+    let paused = pause::judge(hub, &fleet, revision, known, minute, Timestamp::now());
+    ctx.steps.keep_pause(&plan.names.uid, paused.clone());
     let goal = Goal {
         revision: revision.clone(),
         replicas: plan.replicas,

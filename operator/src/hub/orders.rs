@@ -4,6 +4,7 @@
 //! - What somebody asks for by annotations is passed on whatever else becomes of the Hub: nothing of it is the spec's.
 //! - A drain is told again and again: when nobody says so any more, it ends. An order to rebalance is passed on once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_crds::Hub;
@@ -26,12 +27,26 @@ pub(crate) async fn pass_on(ctx: &Context, hub: &Hub) {
     let names = ObjectNames::of(hub);
     let pods = ctx.stores.pods_of(&names, Part::Hub);
     // One that is to go is told by who takes it away.
-    let is_to_stay =
-        |pod: &Pod| !pod.annotations().contains_key(DRAIN_SINCE) && pod.metadata.deletion_timestamp.is_none();
-    let asked = pods.iter().filter(|pod| is_drain_requested(pod) && is_to_stay(pod));
-    let asked = asked.filter_map(|pod| pod.metadata.name.as_deref().zip(pod.metadata.uid.as_deref()));
-    drain(ctx, &names, asked, None).await;
+    drain(ctx, &names, asked(&pods, false), None).await;
     rebalance(ctx, hub, &names).await;
+}
+
+/// Passes on what somebody asks for of pods that are to go, where nobody takes them away now: the Hub is paused, or could not
+/// be carried out.
+pub(crate) async fn stand_in(ctx: &Context, hub: &Hub) {
+    let names = ObjectNames::of(hub);
+    let pods = ctx.stores.pods_of(&names, Part::Hub);
+    drain(ctx, &names, asked(&pods, true), None).await;
+}
+
+/// Pods that somebody wants drained, by name and uid: those that the operator takes away itself, or the others.
+fn asked(pods: &[Arc<Pod>], is_going: bool) -> impl Iterator<Item = (&str, &str)> {
+    let asked = pods.iter().filter(move |pod| {
+        is_drain_requested(pod)
+            && pod.annotations().contains_key(DRAIN_SINCE) == is_going
+            && pod.metadata.deletion_timestamp.is_none()
+    });
+    asked.filter_map(|pod| pod.metadata.name.as_deref().zip(pod.metadata.uid.as_deref()))
 }
 
 /// Tells the hubs of pods, by name and uid, to give their connections away: to pods of the revision with this number, or of the

@@ -24,11 +24,13 @@ const LEAST: u64 = 100;
 /// More than one of so many must not fail.
 const ONE_OF: u64 = 100;
 
-/// Why the roll-out of a revision is to be paused, now or still; `None`: it goes on. `minute`: of the pods of that revision.
+/// Why the roll-out of a revision is to be paused, now or still; `None`: it goes on. `paused`: what was said last, which the
+/// cached status may lack. `minute`: of the pods of that revision.
 pub(crate) fn judge(
     hub: &Hub,
     fleet: &Fleet,
     revision: &str,
+    paused: Option<PausedRollout>,
     minute: Option<LastMinute>,
     now: Timestamp,
 ) -> Option<PausedRollout> {
@@ -40,8 +42,9 @@ pub(crate) fn judge(
     if !is_on || is_resumed || settled == Some(revision) || !is_under_way {
         return None;
     }
-    let before = status.and_then(|status| status.paused.clone());
-    before.filter(|before| before.revision == revision).or_else(|| {
+    let known = [status.and_then(|status| status.paused.clone()), paused];
+    let mut known = known.into_iter().flatten();
+    known.find(|known| known.revision == revision).or_else(|| {
         let minute = minute.filter(|_| fleet.set(revision).is_some_and(serves))?;
         Some(PausedRollout {
             revision: revision.to_owned(),
@@ -118,7 +121,7 @@ mod tests {
     }
 
     fn is_paused(hub: &Hub, fleet: &Fleet, minute: Option<LastMinute>) -> bool {
-        judge(hub, fleet, "b", minute, NOW).is_some()
+        judge(hub, fleet, "b", None, minute, NOW).is_some()
     }
 
     #[test]
@@ -162,30 +165,33 @@ mod tests {
     #[test]
     fn a_pause_lasts_until_somebody_says_otherwise() {
         let since = Timestamp::from_second(7).expect("in range");
-        let first = judge(&settled("a", None), &mixed(), "b", calls(200, 20), since).expect("paused");
+        let first = judge(&settled("a", None), &mixed(), "b", None, calls(200, 20), since).expect("paused");
         let mut hub = settled("a", Some(first.clone()));
         let mut marked = mixed();
         marked.sets[0].pods[0].drain = Some(Drain { is_over: true });
 
         assert!(first.message.contains("20 of 200 calls"), "{}", first.message);
         for minute in [calls(1_000, 0), None, calls(200, 100)] {
-            assert_eq!(judge(&hub, &marked, "b", minute, NOW).as_ref(), Some(&first));
+            assert_eq!(judge(&hub, &marked, "b", None, minute, NOW).as_ref(), Some(&first));
         }
+        // Its status is written later than the next look is taken.
+        let late = judge(&settled("a", None), &marked, "b", Some(first.clone()), None, NOW);
+        assert_eq!(late.as_ref(), Some(&first));
         let mut away = mixed();
         away.sets[1].pods[0].standing = PodStanding::Unready;
         assert_eq!(
-            judge(&hub, &away, "b", None, NOW).as_ref(),
+            judge(&hub, &away, "b", None, None, NOW).as_ref(),
             Some(&first),
             "its pod is away"
         );
-        assert_eq!(judge(&hub, &mixed(), "c", None, NOW), None, "another revision");
+        assert_eq!(judge(&hub, &mixed(), "c", None, None, NOW), None, "another revision");
         hub.metadata.annotations = Some([(RESUME.to_owned(), "b".to_owned())].into());
-        assert_eq!(judge(&hub, &mixed(), "b", calls(200, 20), NOW), None);
+        assert_eq!(judge(&hub, &mixed(), "b", None, calls(200, 20), NOW), None);
         hub.metadata.annotations = Some([(RESUME.to_owned(), "x".to_owned())].into());
-        assert_eq!(judge(&hub, &mixed(), "b", None, NOW), Some(first));
+        assert_eq!(judge(&hub, &mixed(), "b", None, None, NOW), Some(first));
         hub.spec.rollout = Some(RolloutSpec {
             pause_on_failure: false,
         });
-        assert_eq!(judge(&hub, &mixed(), "b", calls(200, 20), NOW), None);
+        assert_eq!(judge(&hub, &mixed(), "b", None, calls(200, 20), NOW), None);
     }
 }

@@ -1,8 +1,10 @@
-//! What was last written to the pods of each Hub, until the cache shows it, and what its hubs were told of late.
+//! What was last written to the pods of each Hub, until the cache shows it, what its hubs were told of late, and whether
+//! its roll-out is paused.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use alkhub_crds::hub::PausedRollout;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -18,6 +20,8 @@ pub(crate) struct Steps {
     told: Mutex<HashMap<String, HashMap<String, Instant>>>,
     /// By the Hub's uid: the order to rebalance that was passed on last.
     ordered: Mutex<HashMap<String, String>>,
+    /// By the Hub's uid: the roll-out that is paused, until its status says so.
+    paused: Mutex<HashMap<String, PausedRollout>>,
 }
 
 /// An object that was written, with its version since.
@@ -74,11 +78,26 @@ impl Steps {
         self.ordered.lock().insert(hub_uid.to_owned(), order.to_owned());
     }
 
+    /// The pause of a Hub's roll-out, as it was judged last.
+    pub(super) fn pause(&self, hub_uid: &str) -> Option<PausedRollout> {
+        self.paused.lock().get(hub_uid).cloned()
+    }
+
+    /// The roll-out of a Hub is paused, or it goes on.
+    pub(super) fn keep_pause(&self, hub_uid: &str, pause: Option<PausedRollout>) {
+        let mut paused = self.paused.lock();
+        match pause {
+            Some(pause) => drop(paused.insert(hub_uid.to_owned(), pause)),
+            None => drop(paused.remove(hub_uid)),
+        }
+    }
+
     /// Forgets Hubs that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.written.lock().retain(|uid, _| exists(uid));
         self.told.lock().retain(|uid, _| exists(uid));
         self.ordered.lock().retain(|uid, _| exists(uid));
+        self.paused.lock().retain(|uid, _| exists(uid));
     }
 }
 
