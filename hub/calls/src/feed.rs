@@ -69,7 +69,8 @@ impl DirectoryFollower {
         if entry.hub == self.hub {
             return None;
         }
-        let instance = Arc::new(Instance::new(entry, None));
+        let before = self.directory.instance(&entry.spoke, &entry.instance);
+        let instance = Arc::new(Instance::elsewhere(entry, before.as_deref()));
         let came = match self.directory.put(&instance) {
             ChangeResult::Put(old) => {
                 if let Some(old) = old {

@@ -66,6 +66,7 @@ mod table;
 mod visibility;
 mod wheel;
 
+pub use alkhub_hub_cluster::NotSent;
 pub use alkhub_queue::{Full, Limits, WrongCount};
 pub use assembly::Parts;
 pub use caller::{Caller, SpokePolicy};

@@ -11,6 +11,7 @@
 //!   were not taken is as good as broken.
 //! - What comes waits in a bounded queue for the surface's task, charged to the hub, and never holds up the calls of other hubs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -64,11 +65,13 @@ struct Shared {
     tunnels: AtomicU64,
 }
 
-/// What waits for the surface.
+/// What other hubs have said and the surface's task has not taken.
 #[derive(Debug)]
 struct Waiting {
     queue: Queue<SessionEvent>,
     held: Held,
+    /// Hubs of which something found no room: what they say is dropped until the task knows.
+    overflowed: HashSet<HubId>,
 }
 
 /// The way of a session's words to the hub that goes on with it.
@@ -115,10 +118,18 @@ impl Moves {
     /// # Errors
     /// [`Full`]: it was not taken. What is small always is.
     pub fn say(&self, to: &HubId, message: SessionMessage) -> Result<(), Full> {
+        let sent = self.ask(to, message);
+        sent.map_err(|(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable)| Full::Queue)
+    }
+
+    /// [`Moves::say`] to whoever must know why it was not taken.
+    ///
+    /// # Errors
+    /// [`NotSent`].
+    pub fn ask(&self, to: &HubId, message: SessionMessage) -> Result<(), NotSent> {
         let class = class(&message);
         let (line, rest) = message.encode();
-        let sent = self.0.relay.say(to, class, line.as_bytes(), &rest);
-        sent.map_err(|(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable)| Full::Queue)
+        self.0.relay.say(to, class, line.as_bytes(), &rest)
     }
 
     /// Gives a session's words to another hub, by a tunnel of this number: what its peer lacks by `begin`, then what the writer
@@ -143,24 +154,34 @@ impl Moves {
 
     /// The next thing that another hub says. One task asks. Dropping the future loses nothing.
     pub async fn next(&self) -> SessionEvent {
-        let next = std::future::poll_fn(|cx| self.0.waiting.lock().poll(cx)).await;
-        next.expect("the queue never ends")
+        std::future::poll_fn(|cx| {
+            let mut waiting = self.0.waiting.lock();
+            let next = std::task::ready!(waiting.poll(cx)).expect("the queue never ends");
+            if let SessionEvent::Lost { hub } = &next {
+                waiting.overflowed.remove(hub);
+            }
+            Poll::Ready(next)
+        })
+        .await
     }
 
     /// A hub has said something; never waits.
     pub(crate) fn heard(&self, from: HubId, message: SessionMessage) {
+        let mut waiting = self.0.waiting.lock();
+        if waiting.overflowed.contains(&from) {
+            return;
+        }
         let event = SessionEvent::Message {
             from: from.clone(),
             message,
         };
-        let added = self.0.waiting.lock().push(event);
-        match added {
-            Ok(waiter) => waiter.wake(),
-            Err(reason) => {
-                tracing::warn!(hub.id = %from, reason, "what another hub says of sessions has no room");
-                self.lost(from);
-            }
-        }
+        let waiter = waiting.push(event).unwrap_or_else(|reason| {
+            tracing::warn!(hub.id = %from, reason, "what another hub says of sessions has no room");
+            waiting.overflowed.insert(from.clone());
+            waiting.queue.add(SessionEvent::Lost { hub: from })
+        });
+        drop(waiting);
+        waiter.wake();
     }
 
     /// Nothing that was under way between this hub and another one goes on.
@@ -177,6 +198,7 @@ impl Waiting {
         Self {
             queue: Queue::new(),
             held: budgets.own().nothing(Kept::Moves),
+            overflowed: HashSet::new(),
         }
     }
 

@@ -192,10 +192,12 @@ impl Peers {
         Some((held, operation))
     }
 
-    /// Whether a call is for somebody else, if anybody can take it: its hub, which may not know yet, is told so once.
+    /// Whether a call is for somebody else, if anybody can take it: its hub, which may not know yet, is told so once. Of the
+    /// slots it knows those of its own calls.
     fn gives_way(&self, instance: &Instance) -> bool {
         let is_leaving = |session: &Arc<Session>| session.outbox.is_leaving();
         instance.is_reconnecting()
+            || !instance.has_slot()
             || instance.session.as_ref().is_some_and(is_leaving)
             || self.cluster.draining().contains(&instance.entry.hub)
     }

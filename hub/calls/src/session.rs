@@ -14,11 +14,13 @@ pub(crate) mod spoken;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use alkhub_budget::Held;
 use alkhub_protocol::{InstanceId, SpokeName};
 use alkhub_queue::Limits;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::outbox::Outbox;
 pub(crate) use load::Load;
@@ -32,6 +34,19 @@ const BROUGHT: Limits = Limits {
     items: 4_096,
     bytes: 8 * 1024 * 1024,
 };
+
+/// Time after which it may bring as many again.
+const BROUGHT_WINDOW: Duration = Duration::from_secs(60);
+
+/// What it has brought in one window.
+#[derive(Debug, Default)]
+struct Brought {
+    since: Option<Instant>,
+    items: usize,
+    bytes: usize,
+    /// Whether the log has it that it was too much.
+    is_told: bool,
+}
 
 /// An instance that has registered, or is about to.
 #[derive(Debug)]
@@ -53,8 +68,8 @@ pub(crate) struct Session {
     is_reconnecting: Arc<AtomicBool>,
     /// The generation of the record of which they were told so last: each record begins as a connected one.
     told: AtomicU64,
-    /// Answers that it has brought of calls which another hub had sent, and their bytes.
-    brought: Mutex<(usize, usize)>,
+    /// Answers that it has brought of calls which another hub had sent.
+    brought: Mutex<Brought>,
     /// What its last registration makes this hub keep.
     held: Mutex<Option<Held>>,
 }
@@ -142,13 +157,25 @@ impl Session {
         self.is_reconnecting.load(Ordering::Acquire)
     }
 
-    /// Counts an answer to a call that another hub has sent; false when it has brought as many as may be.
+    /// Counts an answer to a call that another hub has sent; false when it has brought as many as may be in one
+    /// [`BROUGHT_WINDOW`].
     pub(crate) fn hands_on(&self, bytes: usize) -> bool {
         let mut brought = self.brought.lock();
-        let (items, total) = (brought.0 + 1, brought.1 + bytes);
+        if brought.since.is_none_or(|since| since.elapsed() >= BROUGHT_WINDOW) {
+            *brought = Brought {
+                since: Some(Instant::now()),
+                ..Brought::default()
+            };
+        }
+        let (items, total) = (brought.items + 1, brought.bytes + bytes);
         let has_room = items <= BROUGHT.items && total <= BROUGHT.bytes;
         if has_room {
-            *brought = (items, total);
+            (brought.items, brought.bytes) = (items, total);
+        } else if !std::mem::replace(&mut brought.is_told, true) {
+            tracing::warn!(
+                spoke.id = %self.spoke, instance.id = %self.instance,
+                "a spoke brings too many answers to calls of other hubs: those over the limit are dropped"
+            );
         }
         has_room
     }
@@ -182,8 +209,8 @@ mod tests {
     use super::*;
     use crate::fixture::local;
 
-    #[test]
-    fn what_a_session_brings_of_calls_of_other_hubs_is_bounded_in_number_and_bytes() {
+    #[tokio::test(start_paused = true)]
+    async fn what_a_session_brings_of_calls_of_other_hubs_is_bounded_in_number_and_bytes_for_a_while() {
         let session = |name: &str| local(name, &[]).0.session.clone().expect("it is here");
         let (many, large) = (session("a/many@1"), session("a/large@2"));
 
@@ -192,5 +219,9 @@ mod tests {
 
         assert!(!many.hands_on(1));
         assert!(!large.hands_on(2) && large.hands_on(1));
+        tokio::time::advance(BROUGHT_WINDOW - Duration::from_millis(1)).await;
+        assert!(!many.hands_on(1), "not yet");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(many.hands_on(1) && large.hands_on(BROUGHT.bytes));
     }
 }

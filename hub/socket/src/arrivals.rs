@@ -86,9 +86,17 @@ impl ComingSessions {
         }
     }
 
-    /// No hub has the session that was asked for.
+    /// No hub has the session that was asked for. Another connection of its peer may have brought it here meanwhile, or be about
+    /// to.
     pub(crate) fn nobody_has(&self, claim: SessionClaim) {
-        self.refuse(claim, resumable::ended());
+        let (digest, key) = (claim.digest(), &claim.key.id);
+        let comes = self.sockets.claims().has(digest) || self.sockets.resumable().has(digest, key);
+        let error = if comes {
+            resumable::on_its_way()
+        } else {
+            claim.fruitless()
+        };
+        self.refuse(claim, error);
     }
 
     fn refuse(&self, claim: SessionClaim, error: CallError) {

@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //! - A claim ends once: with the session, with a refusal, or when every hub has said that it does not have it, or is gone, or has
-//!   not answered in [`PATIENCE`].
+//!   not answered in [`PATIENCE`]. Where one that lives could not be asked the peer is told to try again.
 //! - A hub that asks for a session for which this hub is asking itself is answered when that has ended: the later claim gets it.
 //! - A claim is counted from when it is made until the session that it has brought has its place ([`ComingGuard`]).
 
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alkhub_calls::{Moves, SessionMessage};
+use alkhub_calls::{Moves, NotSent, SessionMessage};
 use alkhub_edge::Key;
 use alkhub_protocol::frame::session::ResumeRequest;
 use alkhub_protocol::{CallError, HubId};
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::resumable::{Claimed, Taker, digest};
+use crate::resumable::{self, Claimed, Taker, digest};
 
 /// Time for the other hubs to answer. The peer begins anew after it, so that a hub that hangs keeps nobody waiting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -61,7 +61,12 @@ pub(crate) struct SessionClaim {
     /// Other hubs that ask for the same session.
     pub(crate) others: Vec<Asked>,
     digest: Arc<str>,
+    received: u64,
     waits_for: HashSet<HubId>,
+    /// Too much waits for a hub that may have the session.
+    is_unsure: bool,
+    /// What was under way to a hub was lost, and it was asked again.
+    was_repeated: bool,
     until: Instant,
     coming: ComingGuard,
 }
@@ -85,7 +90,7 @@ pub(crate) struct Asked {
 // === impl Claims ===
 
 impl Claims {
-    /// Asks every other hub for a session; `None` where there is no other hub. The sender is dropped when none has it.
+    /// Asks every other hub for a session; `None` where there is no other hub.
     pub(crate) fn ask(
         &self,
         moves: &Moves,
@@ -104,30 +109,25 @@ impl Claims {
             key: key.clone(),
             taker,
             others: Vec::new(),
-            digest: digest.clone(),
+            digest,
+            received: request.received,
             waits_for: hubs.iter().cloned().collect(),
+            is_unsure: false,
+            was_repeated: false,
             until: Instant::now() + PATIENCE,
             coming: ComingGuard::new(&self.coming),
         };
-        let number = {
+        {
             let mut list = self.list.lock();
             list.last += 1;
-            let number = list.last;
-            claim.number = number;
-            list.claims.insert(number, claim);
-            number
-        };
-        for hub in hubs {
-            let message = SessionMessage::Claim {
-                claim: number,
-                digest: digest.to_string(),
-                received: request.received,
-                key: key.id.to_string(),
-            };
-            if moves.say(&hub, message).is_err() {
-                // The last one ends the claim; its sender is dropped with it.
-                drop(self.unknown(number, &hub));
+            claim.number = list.last;
+            for hub in &hubs {
+                claim.ask(moves, hub);
             }
+            if claim.waits_for.is_empty() {
+                claim.until = Instant::now();
+            }
+            list.claims.insert(claim.number, claim);
         }
         self.changed.notify_one();
         Some(session)
@@ -157,12 +157,22 @@ impl Claims {
         if waits { list.claims.remove(&number) } else { None }
     }
 
-    /// A hub is gone: the claims that waited for that one alone.
-    pub(crate) fn lost(&self, hub: &HubId) -> Vec<SessionClaim> {
-        let numbers: Vec<u64> = self.list.lock().claims.keys().copied().collect();
-        numbers
-            .into_iter()
-            .filter_map(|number| self.unknown(number, hub))
+    /// What was under way between this hub and that one is lost: the claims that waited for that one alone. One that lives may
+    /// not have heard of a claim, and is asked once more.
+    pub(crate) fn lost(&self, moves: &Moves, hub: &HubId) -> Vec<SessionClaim> {
+        let lives = moves.others().contains(hub);
+        let mut list = self.list.lock();
+        for claim in list.claims.values_mut().filter(|claim| claim.waits_for.contains(hub)) {
+            if lives && !std::mem::replace(&mut claim.was_repeated, true) {
+                claim.ask(moves, hub);
+            } else {
+                claim.waits_for.remove(hub);
+            }
+        }
+        let over = list.claims.iter().filter(|(_, claim)| claim.waits_for.is_empty());
+        let over: Vec<u64> = over.map(|(number, _)| *number).collect();
+        over.into_iter()
+            .filter_map(|number| list.claims.remove(&number))
             .collect()
     }
 
@@ -192,6 +202,11 @@ impl Claims {
         }
     }
 
+    /// Whether this hub asks for a session of this digest.
+    pub(crate) fn has(&self, digest: &str) -> bool {
+        self.list.lock().claims.values().any(|claim| *claim.digest == *digest)
+    }
+
     /// Puts aside what another hub asks for, where this hub asks for the same; gives it back where it does not.
     pub(crate) fn put_aside(&self, asked: Asked) -> Option<Asked> {
         let mut list = self.list.lock();
@@ -209,6 +224,34 @@ impl Claims {
 // === impl SessionClaim, Asked ===
 
 impl SessionClaim {
+    /// By which the session is asked for.
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Asks a hub for the session. One that cannot be asked is not waited for.
+    fn ask(&mut self, moves: &Moves, hub: &HubId) {
+        let message = SessionMessage::Claim {
+            claim: self.number,
+            digest: self.digest.to_string(),
+            received: self.received,
+            key: self.key.id.to_string(),
+        };
+        if let Err(not_asked) = moves.ask(hub, message) {
+            self.is_unsure |= not_asked != NotSent::Unreachable;
+            self.waits_for.remove(hub);
+        }
+    }
+
+    /// What the peer is told where no hub has given the session.
+    pub(crate) fn fruitless(&self) -> CallError {
+        if self.is_unsure {
+            resumable::unsure()
+        } else {
+            resumable::ended()
+        }
+    }
+
     /// Ends it with an error, which the peer gets unless it has gone; what other hubs have asked meanwhile.
     pub(crate) fn refuse(self, error: CallError) -> Vec<Asked> {
         drop(self.taker.send(Err(error)));

@@ -108,7 +108,7 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
 /// Nothing that was under way between this hub and that one goes on. That one may live, and not know: each end of each tunnel
 /// is told.
 fn lost(sockets: &Sockets, arrivals: &mut ComingSessions, hub: &HubId) {
-    for claim in sockets.claims().lost(hub) {
+    for claim in sockets.claims().lost(sockets.calls().moves(), hub) {
         arrivals.nobody_has(claim);
     }
     arrivals.lost(hub);

@@ -94,6 +94,12 @@ impl ResumableSessions {
         }
     }
 
+    /// Whether a session of this digest is here, or on its way, for the holder of the key.
+    pub(crate) fn has(&self, digest: &str, key: &str) -> bool {
+        let door = self.0.lock().get(digest).cloned();
+        door.is_some_and(|door| *door.key == *key && !door.outbox.is_closed())
+    }
+
     /// Asks for a session by the digest of its id, for the holder of the key, who has received so many messages of it: it
     /// comes soon, or the sender is dropped when it has ended meanwhile. `None` when there is no such session for this key.
     ///
@@ -207,6 +213,12 @@ pub(crate) fn ended() -> CallError {
 /// The answer to who asks for a session that is on its way from one hub to another.
 pub(crate) fn on_its_way() -> CallError {
     let message = "the session is on its way from one hub to another: try again";
+    CallError::new(Code::Unavailable, message).retryable()
+}
+
+/// The answer to who asks for a session of which a hub that lives could not be asked.
+pub(crate) fn unsure() -> CallError {
+    let message = "too much waits for a hub that may have the session: try again";
     CallError::new(Code::Unavailable, message).retryable()
 }
 

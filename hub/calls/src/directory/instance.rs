@@ -46,6 +46,15 @@ impl Instance {
         }
     }
 
+    /// One that another hub holds, in the place of an earlier registration: calls of this hub that run there count on.
+    pub(crate) fn elsewhere(entry: DirectoryEntry, before: Option<&Self>) -> Self {
+        let mut instance = Self::new(entry, None);
+        if let Some(before) = before.filter(|before| before.session.is_none()) {
+            instance.load = Arc::clone(&before.load);
+        }
+        instance
+    }
+
     /// Whether its connection is lost, and it may come back.
     pub(crate) fn is_reconnecting(&self) -> bool {
         match &self.session {

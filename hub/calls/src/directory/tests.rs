@@ -116,6 +116,27 @@ fn a_record_that_says_the_same_is_no_news_and_one_whose_connection_is_back_is() 
 }
 
 #[test]
+fn calls_that_run_on_an_instance_elsewhere_count_on_when_it_registers_anew() {
+    let first = Instance::new(entry("a/one@5", "hub-b", &[]), None);
+    assert!(first.load.reserve(None));
+    let (near, _outgoing) = local("a/one@7", &[]);
+    assert!(near.load.reserve(None));
+
+    let later = Instance::elsewhere(entry("a/one@6", "hub-c", &[]), Some(&first));
+
+    assert_eq!(later.load.get(), 1);
+    first.load.release();
+    assert_eq!(later.load.get(), 0);
+    assert_eq!(
+        Instance::elsewhere(entry("a/one@8", "hub-b", &[]), Some(&near))
+            .load
+            .get(),
+        0,
+        "its hub tells"
+    );
+}
+
+#[test]
 fn a_higher_generation_takes_the_place_and_tells_whose_it_was() {
     let directory = directory();
     let upper = operation(&directory.specs, "text.upper", "true");

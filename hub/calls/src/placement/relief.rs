@@ -109,6 +109,11 @@ impl Placement {
             // The first one may be on a hub that cannot be reached.
             .chain(std::iter::once_with(|| self.reserve_another(&pool, call, &from, true)).flatten());
         for place in places {
+            // Back by now, under a newer registration.
+            if place.is_of(session) {
+                place.load.release();
+                continue;
+            }
             match self.hand_over(call, leg.resent + 1, &place) {
                 Ok(number) => {
                     leg.resent += 1;

@@ -760,3 +760,33 @@ async fn a_spoke_that_is_narrowed_while_its_connection_is_lost_is_reconnecting_s
     let (_spoke, _) = lost.resume(&one).await;
     states_are(&two, "connected", &["connected"]).await;
 }
+
+/// It asks the other hub, which has just given the session away.
+#[tokio::test]
+async fn who_asks_for_what_another_connection_brings_here_is_not_told_that_it_has_ended() {
+    let redis = RedisServer::start().await;
+    let (one, two) = pair(&redis).await;
+    let lost = Counting::spoke(&one).await.cut(&one).await;
+    let mut wires = Vec::new();
+    for _ in 0..3 {
+        wires.push(Wire::connect(&two, &lost.key).await);
+    }
+
+    let message = json!({ "type": "__hello", "id": "", "payload": lost.hello() });
+    for wire in &mut wires {
+        wire.send(&message).await;
+    }
+
+    let mut welcomed = 0;
+    for wire in &mut wires {
+        let Message::Text(answer) = wire.next().await else {
+            continue; // A later one took the session over.
+        };
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        match answer["type"].as_str() {
+            Some("__welcome") => welcomed += 1,
+            _ => assert_eq!(answer["payload"]["code"], "UNAVAILABLE", "{answer}"),
+        }
+    }
+    assert!(welcomed > 0);
+}
