@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_protocol::{Chain, HubId};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,9 @@ pub(crate) const GREETING: Duration = Duration::from_secs(5);
 /// How long a failing `accept` waits before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Refusals in this time are one warning.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
 /// Takes links until the end.
 #[derive(Debug)]
 pub(crate) struct LinkAcceptor {
@@ -38,6 +42,8 @@ pub(crate) struct LinkAcceptor {
     pub(crate) receiver: Arc<dyn PeerReceiver>,
     pub(crate) tasks: TaskTracker,
     pub(crate) tls: Option<Tls>,
+    /// When a refusal was last written into the log.
+    pub(crate) logged: Mutex<Option<Instant>>,
 }
 
 /// TLS for those who dial.
@@ -65,9 +71,22 @@ impl LinkAcceptor {
                 let drop_permit = move || drop(permit);
                 if let Err(error) = Box::pin(taking.take(stream, drop_permit)).await {
                     taking.shared.metrics.refused.with_label_values(&[error.label()]).inc();
-                    tracing::warn!(error = %Chain::of(&error), "a connection to the port for hubs was refused");
+                    taking.log(&error);
                 }
             });
+        }
+    }
+
+    /// Who has no proof writes no more than this into the log; all are counted.
+    fn log(&self, error: &Error) {
+        let error = Chain::of(error);
+        let now = Instant::now();
+        let mut logged = self.logged.lock();
+        if logged.is_some_and(|at| now.duration_since(at) < LOG_EVERY) {
+            tracing::debug!(%error, "a connection to the port for hubs was refused");
+        } else {
+            *logged = Some(now);
+            tracing::warn!(%error, "a connection to the port for hubs was refused");
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alkhub_protocol::HubId;
 use alkhub_tasks::Supervisor;
+use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -109,6 +110,7 @@ impl PeerConnector {
             receiver: Arc::clone(receiver),
             tasks: supervisor.tasks().clone(),
             tls: self.setup.tls.map(Tls),
+            logged: Mutex::default(),
         };
         supervisor.keep("peer.accept", acceptor.run(self.setup.listener));
         let dialer = Dialer {
