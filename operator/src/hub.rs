@@ -23,6 +23,7 @@ mod autoscaler;
 mod build;
 mod claim;
 mod door;
+mod elapsed;
 mod figures;
 mod files;
 mod fleet;

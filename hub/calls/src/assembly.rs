@@ -314,6 +314,7 @@ fn peers(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Peers {
         visibility: Arc::clone(&ground.visibility),
         metrics: Arc::clone(&ground.metrics),
         limit: parts.config.relay_queue,
+        tasks: parts.supervisor.tasks().clone(),
         stop: parts.supervisor.stop().clone(),
     }
 }

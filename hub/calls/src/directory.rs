@@ -8,6 +8,7 @@
 //! - Of records of two hubs the one with the higher fence counts; of one other hub the one that came last.
 //! - The instances of a pool offer one specification, the one of its oldest instance; the same on every hub.
 
+mod entering;
 mod expected;
 mod idle;
 mod instance;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::compiled::Specs;
 use crate::operation::Operation;
+use entering::Entering;
 use expected::Expected;
 use idle::Idle;
 use instance::ByAge;
@@ -40,6 +42,7 @@ pub(crate) struct Directory {
     pools: DashMap<OperationName, Arc<Pool>>,
     instances: DashMap<(SpokeName, InstanceId), Arc<Instance>>,
     changes: Mutex<Changes>,
+    pub(crate) entering: Arc<Entering>,
 }
 
 /// What only changes need.
@@ -79,6 +82,7 @@ impl Directory {
             pools: DashMap::new(),
             instances: DashMap::new(),
             changes: Mutex::new(Changes::default()),
+            entering: Arc::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use alkhub_protocol::frame::Requested;
 use alkhub_protocol::{CallError, CallRequest, Code, HubId, OnDisconnect};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::arrivals::Arrivals;
@@ -22,7 +23,7 @@ use crate::moves::Moves;
 use crate::operation::Operation;
 use crate::outcome::End;
 use crate::placement::{NotPlaced, Placement};
-use crate::relay::{Destination, Relay, RelayMessage, RemoteCall, Return};
+use crate::relay::{Destination, Relay, RelayMessage, RemoteCall, Return, Standing};
 use crate::session::Session;
 use crate::session_message::SessionMessage;
 use crate::sink::Sink;
@@ -47,6 +48,7 @@ pub(crate) struct Peers {
     pub(crate) metrics: Arc<Metrics>,
     /// Calls of other hubs that run here at most.
     pub(crate) limit: usize,
+    pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
 
@@ -97,9 +99,9 @@ impl Peers {
                     self.arrivals.arrived(call, remote.attempt, frame);
                 }
             }
-            Ok(RelayMessage::Moved { call: remote, is_here }) => {
+            Ok(RelayMessage::Moved { call: remote, standing }) => {
                 if let Some((call, instance)) = self.call_at(&remote) {
-                    self.placement.moved(&call, &instance, is_here);
+                    self.placement.moved(&call, &instance, standing);
                 }
             }
             Ok(RelayMessage::Late {
@@ -157,12 +159,17 @@ impl Peers {
     ) {
         let back = Return::new(&self.relay, remote);
         let Some((instance, operation)) = self.offered(to, &requested) else {
-            return self.relay.moved(remote);
+            return self.not_here(remote, to, &requested);
         };
         let target = requested.target.as_ref();
         if remote.attempt == 0 && self.gives_way(&instance) && self.placement.has_another(&operation, target, &instance)
         {
-            return self.relay.give_way(remote);
+            let standing = if instance.is_reconnecting() {
+                Standing::Reconnecting
+            } else {
+                Standing::Ready
+            };
+            return self.relay.give_back(remote, standing);
         }
         let call = match self.enter((remote, id), (requested, on_disconnect), operation, &instance) {
             Ok(call) => call,
@@ -177,9 +184,25 @@ impl Peers {
             // Only an instance with a connection to this hub is placed here.
             Err(NotPlaced::Gone | NotPlaced::Unreachable | NotPlaced::Exhausted) => {
                 self.table.end(call.key, End::Silent, None);
-                self.relay.moved(remote);
+                self.relay.give_back(remote, Standing::Gone);
             }
         }
+    }
+
+    /// A call is for a registration that is not here, or not yet: then it comes back once that is.
+    fn not_here(&self, remote: &RemoteCall, to: &Destination, requested: &Requested) {
+        let over = self.directory.entering.over(&to.spoke, &to.instance);
+        let Some(over) = over else {
+            // It may have been entered between the two looks.
+            let is_here = self.offered(to, requested).is_some();
+            let standing = if is_here { Standing::Ready } else { Standing::Gone };
+            return self.relay.give_back(remote, standing);
+        };
+        let (relay, remote) = (Arc::clone(&self.relay), remote.clone());
+        self.tasks.spawn(async move {
+            over.cancelled().await;
+            relay.give_back(&remote, Standing::Ready);
+        });
     }
 
     /// The registration that a call is for, when it is here, and the operation that it offers.

@@ -1,7 +1,8 @@
 //! Sends a call to an instance, and to another one when it surely reached nobody.
 //!
 //! Invariants
-//! - A call is sent again once, and only by the hub of its caller.
+//! - A call is sent to another place once, and only by the hub of its caller. To a registration that gave it back it may go once
+//!   more than that.
 //! - Only what never left a queue, what a hub answered with `moved`, or what no hub received is sent again.
 //! - Where a call is changes under the lock of its leg only.
 
@@ -26,7 +27,8 @@ use crate::metrics::Metrics;
 use crate::operation::Operation;
 use crate::outbox::Outbox;
 use crate::outcome::End;
-use crate::relay::{Destination, Relay, RemoteCall};
+use crate::placement::relief::Look;
+use crate::relay::{Destination, Relay, RemoteCall, Standing};
 use crate::router::{self, Excluded, Wanted};
 use crate::session::Session;
 use crate::table::CallTable;
@@ -39,6 +41,9 @@ const LOOKS: u32 = 25;
 
 /// ... in this distance.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A call that has come back more often does not go back where it was.
+const BACK: u8 = 2;
 
 /// How a call is queued: [`Outbox::push_call`], or [`Outbox::push_call_back`].
 type PushCall = fn(&Outbox, Bytes, &str, &Arc<Input>) -> Result<u64, Full>;
@@ -128,25 +133,28 @@ impl Placement {
             instance.load.release();
             return Ok(());
         }
-        match self.hand_over(call, leg.resent, &instance) {
-            Ok(number) => leg.to = To::at(instance, number),
-            Err(error) => {
-                instance.load.release();
-                return Err(error);
-            }
+        let number = self
+            .hand_over(call, leg.resent, &instance)
+            .inspect_err(|_| instance.load.release())?;
+        leg.to = To::at(Arc::clone(&instance), number);
+        drop(leg);
+        // Its connection may have been lost, or another one may have come, since it was chosen: who looked then at what waits
+        // did not find this call.
+        if let Some(session) = instance.session.as_ref().filter(|session| session.outbox.is_detached()) {
+            self.relieve(call, session, &mut Look::default());
         }
         Ok(())
     }
 
     /// An instance has left and does not get the call any more: another one does, or it fails at once.
     pub(crate) fn reroute(&self, call: &Arc<Call>, from: &Arc<Instance>) {
-        let Some(first_time) = take_back(call, from) else {
+        let Some(first_time) = take_back(call, from).map(is_first) else {
             return;
         };
         if let CallSource::Hub { call: remote, .. } = &call.source {
             // The caller's hub sends it again, this one never does.
             self.table.end(call.key, End::Silent, None);
-            self.relay.moved(remote);
+            self.relay.give_back(remote, Standing::Gone);
         } else if let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) {
             self.not_delivered(call, refusal, left(from));
         }
@@ -155,7 +163,7 @@ impl Placement {
     /// The hub of an instance did not receive the call: an instance on another hub gets it, or it fails at once. Whether the
     /// spoke has left nobody knows.
     pub(crate) fn came_back(&self, call: &Arc<Call>, from: &Arc<Instance>) {
-        let Some(first_time) = take_back(call, from) else {
+        let Some(first_time) = take_back(call, from).map(is_first) else {
             return;
         };
         // What else is there is as far away.
@@ -164,20 +172,21 @@ impl Placement {
         }
     }
 
-    /// The holder gives the call back: the registration is not there any more, or somebody else is to take the call, `is_here`.
-    /// It follows the spoke, goes back where it was, or fails soon.
-    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, is_here: bool) {
-        let Some(first_time) = take_back(call, from) else {
+    /// The holder gives the call back: the registration is not there any more, or somebody else is to take the call. It follows
+    /// the spoke, goes back where it was, or fails soon.
+    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, standing: Standing) {
+        let Some(resent) = take_back(call, from) else {
             return;
         };
-        let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) else {
+        let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), is_first(resent)) else {
             return;
         };
-        if !first_time {
-            return self.not_delivered(call, refusal, left(from));
+        // While its connection is lost the call would only wait there; who has come the holder may know first.
+        if standing == Standing::Ready && resent <= BACK && self.send_back(call, from) {
+            return;
         }
-        if is_here && self.send_back(call, from) {
-            return;
+        if !is_first(resent) {
+            return self.not_delivered(call, refusal, left(from));
         }
         let (placement, call, from) = (Arc::clone(self), Arc::clone(call), Arc::clone(from));
         self.tasks.spawn(async move {
@@ -192,7 +201,9 @@ impl Placement {
                     Err(error) => refusal = error,
                 }
             }
-            placement.not_delivered(&call, refusal, left(&from));
+            if standing == Standing::Gone || !placement.send_back(&call, &from) {
+                placement.not_delivered(&call, refusal, left(&from));
+            }
         });
     }
 
@@ -335,12 +346,17 @@ fn cut_off(from: &Instance) -> CallError {
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// Takes a call back from an instance; true when it was never sent again. `None` when it is not there.
-fn take_back(call: &Call, from: &Arc<Instance>) -> Option<bool> {
+/// Takes a call back from an instance; how often it has come back by now. `None` when it is not there.
+fn take_back(call: &Call, from: &Arc<Instance>) -> Option<u8> {
     let mut leg = call.leg.lock();
     leg.to.instance().filter(|instance| Arc::ptr_eq(instance, from))?;
     let to = std::mem::take(&mut leg.to);
     CallTable::release(&to, call.key);
     leg.resent += 1;
-    Some(leg.resent == 1)
+    Some(leg.resent)
+}
+
+/// Whether a call that has come back was never sent again.
+fn is_first(resent: u8) -> bool {
+    resent == 1
 }

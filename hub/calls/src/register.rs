@@ -214,6 +214,7 @@ impl Registrar {
         if !session.is_registered() {
             return Err(connection_ended());
         }
+        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
         let registered = self.cluster.register_unless(gone, entry.clone()).await;
         let generation = registered.map_err(|error| {
             self.not_entered(session);

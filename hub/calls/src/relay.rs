@@ -22,7 +22,7 @@ use crate::call_id::CallId;
 use crate::metrics::{Direction, Metrics};
 use crate::outcome::{End, ItemPush};
 use message::Header;
-pub(crate) use message::{Destination, RelayMessage, RemoteCall, answer};
+pub(crate) use message::{Destination, RelayMessage, RemoteCall, Standing, answer};
 
 /// Sends to other hubs.
 #[derive(Debug)]
@@ -72,23 +72,15 @@ impl Relay {
         self.state(to, &Header::Abort { key }, &[]);
     }
 
-    /// Answers the caller's hub that the registration is not here.
-    pub(crate) fn moved(&self, call: &RemoteCall) {
-        self.give_up(call, &[]);
-    }
-
-    /// Answers the caller's hub that the registration is here, and somebody else is to take the call if anybody does.
-    pub(crate) fn give_way(&self, call: &RemoteCall) {
-        self.give_up(call, message::HERE);
-    }
-
-    fn give_up(&self, call: &RemoteCall, where_it_is: &[u8]) {
+    /// Gives a call back to its caller's hub: the registration is not here, or somebody else is to take the call if anybody
+    /// does.
+    pub(crate) fn give_back(&self, call: &RemoteCall, standing: Standing) {
         let RemoteCall { hub, key, attempt } = call;
         let header = Header::Moved {
             key: *key,
             attempt: *attempt,
         };
-        self.state(hub, &header, where_it_is);
+        self.state(hub, &header, standing.written());
     }
 
     /// Hands on what an instance of this hub answers to a call of another one, which it got from a hub that is gone.

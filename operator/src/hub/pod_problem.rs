@@ -15,6 +15,7 @@ use kube::ResourceExt as _;
 
 use crate::admin;
 use crate::context::Context;
+use crate::hub::elapsed::elapsed;
 use crate::hub::generated::DATABASE;
 use crate::hub::status::Pods;
 use crate::names::{ObjectNames, Part};
@@ -119,8 +120,7 @@ fn waiting(pod: &Pod, now: Timestamp) -> Option<IpAddr> {
     let containers = status.container_statuses.as_ref()?;
     let hub = containers.iter().find(|container| container.name == "hub")?;
     let since = hub.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0;
-    let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-    (waited >= STARTING)
+    (elapsed(since, now) >= STARTING)
         .then(|| status.pod_ip.as_ref()?.parse().ok())
         .flatten()
 }

@@ -14,7 +14,7 @@ use crate::directory::{Instance, Pool};
 use crate::operation::Operation;
 use crate::outbox::Outbox;
 use crate::outcome::End;
-use crate::relay::RemoteCall;
+use crate::relay::{RemoteCall, Standing};
 use crate::router::{self, Excluded, Wanted};
 use crate::session::Session;
 use crate::table::CallTable;
@@ -87,7 +87,7 @@ impl Placement {
         look.0.push(place);
         if session.outbox.withdraw(number) {
             self.table.end(call.key, End::Silent, None);
-            self.relay.give_way(remote);
+            self.relay.give_back(remote, Standing::Reconnecting);
         }
     }
 

@@ -67,6 +67,7 @@ impl Registrar {
             ..entry.clone()
         };
         let from = (self.hub.clone(), entry.generation);
+        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
         let generation = match self.take_record(session, narrowed.clone(), from, gone).await {
             Ok(generation) => generation,
             // It was registered anew while this was decided, maybe at another hub, which looks for itself.

@@ -79,6 +79,7 @@ impl Registrar {
             state: InstanceState::Connected,
             ..held
         };
+        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
         let taken = self.take_record(&session, entry.clone(), from, gone).await;
         let generation = taken.inspect_err(|_| self.not_entered(&session))?;
         let entry = DirectoryEntry { generation, ..entry };

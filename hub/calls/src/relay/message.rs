@@ -37,11 +37,23 @@ const NO_PARENT: &str = "-";
 const YES: &str = "yes";
 const NO: &str = "no";
 
-/// After the line of a call that is given back, where it can come again. A hub that does not know it reads the line alone.
-pub(super) const HERE: &[u8] = b"here";
+/// After the line of a call that is given back, where it can come again. A hub that does not know these reads the line alone.
+const READY: &[u8] = b"ready";
+const RECONNECTING: &[u8] = b"reconnecting";
 
 /// The last word of a call that goes on without its caller.
 const DETACH: &str = "detach";
+
+/// What its hub says of a registration whose call it gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is not there.
+    Gone,
+    /// It takes the call again, where nobody else does.
+    Ready,
+    /// The same, but its connection is lost.
+    Reconnecting,
+}
 
 /// What a message says.
 #[derive(Debug)]
@@ -60,7 +72,7 @@ pub(crate) enum RelayMessage {
     /// choice.
     Answer { call: RemoteCall, frame: Bytes },
     /// Back: the registration is not there, or it is and somebody else is to take the call if anybody does.
-    Moved { call: RemoteCall, is_here: bool },
+    Moved { call: RemoteCall, standing: Standing },
     /// To the caller's hub: what an instance answered that has come to another hub than the one from which it got the call.
     Late {
         key: u64,
@@ -140,6 +152,27 @@ pub(crate) enum Error {
     Frame(#[from] frame::Error),
     #[error("the frame does not belong into a relayed message")]
     Unexpected,
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// After the line.
+    pub(super) fn written(self) -> &'static [u8] {
+        match self {
+            Self::Gone => &[],
+            Self::Ready => READY,
+            Self::Reconnecting => RECONNECTING,
+        }
+    }
+
+    fn read(rest: &[u8]) -> Self {
+        match rest {
+            READY => Self::Ready,
+            RECONNECTING => Self::Reconnecting,
+            _ => Self::Gone,
+        }
+    }
 }
 
 // === impl Header ===
@@ -301,7 +334,7 @@ impl RelayMessage {
             },
             Header::Moved { key, attempt } => Self::Moved {
                 call: remote(key, attempt),
-                is_here: *frame == *HERE,
+                standing: Standing::read(&frame),
             },
             Header::Late { key, spoke, instance } => Self::Late {
                 key,
@@ -424,9 +457,9 @@ mod tests {
         assert_eq!(call, remote(1));
         assert!(matches!(answer(&frame), Ok(Frame::Aborted { .. })));
         assert!(answer(&Bytes::from_static(b"{}")).is_err());
-        for (rest, here) in [(&b""[..], false), (HERE, true)] {
-            let moved = moved(rest);
-            assert!(matches!(moved, RelayMessage::Moved { call, is_here } if call == remote(0) && is_here == here));
+        for said in [Standing::Gone, Standing::Ready, Standing::Reconnecting] {
+            let moved = moved(said.written());
+            assert!(matches!(moved, RelayMessage::Moved { call, standing } if call == remote(0) && standing == said));
         }
         assert!(matches!(abort, RelayMessage::Abort { from, key: 7 } if from == remote(0).hub));
         let RelayMessage::Late {

@@ -433,8 +433,7 @@ async fn a_spoke_that_is_to_go_gets_from_other_hubs_what_nobody_else_can_take() 
 }
 
 /// The other one has no slot, so that the call waits on where it was: there it may be taken yet.
-#[tokio::test]
-async fn a_call_that_nobody_else_can_take_goes_back_to_the_instance_that_gave_it_away() {
+async fn goes_back_where_it_was(standing: &str) {
     let (pair, mut played, _) = played_holder().await;
     let (key, _answers) = called(&pair, &mut played).await;
     let mut offer = registration("busy", &[subscription("text.upper")]);
@@ -446,7 +445,7 @@ async fn a_call_that_nobody_else_can_take_goes_back_to_the_instance_that_gave_it
     routed.expect("routed");
     busy.next_call().await;
 
-    played.say_of(&format!("moved {key} 0"), "here");
+    played.say_of(&format!("moved {key} 0"), standing);
 
     let again = played.hears_of_a_call().await;
     assert_eq!(
@@ -458,6 +457,16 @@ async fn a_call_that_nobody_else_can_take_goes_back_to_the_instance_that_gave_it
     played.end().await;
     drop(busy);
     pair.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_else_can_take_goes_back_to_the_instance_that_gave_it_away() {
+    goes_back_where_it_was("ready").await;
+}
+
+#[tokio::test]
+async fn it_goes_back_too_where_the_connection_of_that_instance_is_lost() {
+    goes_back_where_it_was("reconnecting").await;
 }
 
 #[tokio::test]

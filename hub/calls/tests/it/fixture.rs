@@ -25,6 +25,9 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+/// How long a hub that ends without a word is awaited.
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
+
 /// The default budget of a key.
 pub(crate) fn budget() -> Budget {
     let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
@@ -62,6 +65,7 @@ pub(crate) struct HubOptions {
     pub(crate) redis: Option<String>,
     /// How long Redis may be silent.
     pub(crate) redis_timeout: Duration,
+    pub(crate) lease_ttl: Duration,
     pub(crate) postgres: Option<String>,
     /// Where other hubs can dial it; without this all goes through Redis.
     pub(crate) peers: Option<PeerSetup>,
@@ -75,6 +79,7 @@ impl Default for HubOptions {
             budget: BudgetConfig::default(),
             redis: None,
             redis_timeout: EventsConfig::default().timeout,
+            lease_ttl: LEASE_TTL,
             postgres: None,
             peers: None,
         }
@@ -112,7 +117,7 @@ impl Hub {
             redis_url: options.redis.clone().map(Into::into),
             timeout: options.redis_timeout,
             probe_interval: options.redis_timeout,
-            lease_ttl: Duration::from_secs(2),
+            lease_ttl: options.lease_ttl,
             lease_interval: Duration::from_millis(500),
             ..EventsConfig::default()
         };

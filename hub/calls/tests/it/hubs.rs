@@ -751,7 +751,7 @@ async fn what_one_key_makes_another_hub_keep_is_charged_to_that_key_and_to_no_ot
         key_bytes: 1_000_000,
         ..BudgetConfig::default()
     };
-    let pair = Pair::with_budget_on_b(CallsConfig::default(), budget).await;
+    let pair = Pair::with_budget_on_b(budget).await;
     // It reads nothing: the inputs wait at hub B.
     let _spoke = pair.spoke_on_b(&[query("text.upper")]).await;
     let call = |caller: &Arc<Caller>| {

@@ -3,10 +3,10 @@
 use alkhub_calls::CallAnswer;
 use alkhub_hub_cluster::LinkState;
 use alkhub_protocol::Code;
-use alkhub_test_support::{comes_to, until, within};
+use alkhub_test_support::{Direction, comes_to, until, within};
 use serde_json::json;
 
-use crate::fixture::{Hub, Spoke, mutation, query, request};
+use crate::fixture::{Hub, Spoke, admin, mutation, query, request};
 use crate::pair::{Pair, in_flight};
 
 /// Calls a spoke of the other hub, which answers.
@@ -97,5 +97,41 @@ async fn without_redis_and_without_the_link_a_spoke_of_another_hub_is_unavailabl
 
     assert_eq!(error.code, Code::Unavailable, "{error}");
     drop(spoke);
+    pair.end().await;
+}
+
+/// The other hubs hear of a registration before its own hub is told that it is entered.
+#[tokio::test]
+async fn a_call_that_comes_before_its_spoke_is_entered_reaches_it() {
+    let (pair, [_link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;
+    let (operations, name) = ([mutation("text.upper")], "text.upper".parse().expect("valid"));
+    redis_of_b.hold_one(Direction::ToClient);
+    let calling = async {
+        until("hub A knows the spoke", || async {
+            let offered = pair.a.calls.operation(&admin(), &name);
+            offered
+                .filter(|info| !info.spokes.is_empty())
+                .map(drop)
+                .ok_or("unknown")
+        })
+        .await;
+        let before = pair.b.metric("alkhub_relay_messages_total");
+        let called = pair.a.dispatch(request("text.upper", json!(1)));
+        until("hub B has the call", || async {
+            let passed = pair.b.metric("alkhub_relay_messages_total");
+            if passed > before { Ok(()) } else { Err(passed) }
+        })
+        .await;
+        redis_of_b.heal();
+        called
+    };
+
+    let (mut spoke, (ticket, mut answers)) = tokio::join!(Spoke::connect(&pair.b, "text", &operations), calling);
+
+    ticket.expect("routed");
+    let call = spoke.next_call().await.request_id;
+    spoke.respond(&call, json!("A"));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
     pair.end().await;
 }

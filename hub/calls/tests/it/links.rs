@@ -1,7 +1,7 @@
 //! The link between two hubs breaks: no call hangs, nothing is lost, nothing comes twice.
 
 use alkhub_calls::{CallAnswer, Items, OutgoingItem};
-use alkhub_config::{BudgetConfig, CallsConfig};
+use alkhub_config::BudgetConfig;
 use alkhub_hub_cluster::{Class, LinkState, NotSent};
 use alkhub_protocol::{CallError, Code, Delivered, Frame, HubId, RequestId};
 use alkhub_test_support::{comes_to, until, until_full, within};
@@ -75,7 +75,7 @@ async fn next(items: &mut Items) -> Option<Result<Value, CallError>> {
 
 #[tokio::test]
 async fn a_call_outlives_a_restart_of_redis() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let (spoke, mut answers, call) = asked(&pair).await;
 
     pair.lose_redis().await;
@@ -90,7 +90,7 @@ async fn a_call_outlives_a_restart_of_redis() {
 
 #[tokio::test]
 async fn while_redis_is_away_a_spoke_of_another_hub_is_unavailable_and_one_here_answers() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let there = pair.spoke_on_b(&[query("text.upper")]).await;
     pair.lose_redis().await;
 
@@ -154,7 +154,7 @@ async fn a_call_that_the_hub_of_its_spoke_does_not_receive_is_unavailable_and_it
 
 #[tokio::test]
 async fn an_answer_given_while_the_link_is_down_arrives_when_it_is_back() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let (spoke, mut answers, call) = asked(&pair).await;
 
     pair.lose_redis().await;
@@ -170,7 +170,7 @@ async fn an_answer_given_while_the_link_is_down_arrives_when_it_is_back() {
 
 #[tokio::test]
 async fn items_given_while_the_link_is_down_arrive_when_it_is_back() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let (spoke, mut items, call) = streaming(&pair).await;
 
     pair.lose_redis().await;
@@ -191,7 +191,7 @@ async fn items_given_while_the_link_is_down_arrive_when_it_is_back() {
 
 #[tokio::test]
 async fn a_subscription_that_was_silent_while_the_link_was_down_goes_on() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let (spoke, mut items, call) = streaming(&pair).await;
 
     pair.lose_redis().await;
@@ -207,7 +207,7 @@ async fn a_subscription_that_was_silent_while_the_link_was_down_goes_on() {
 
 #[tokio::test]
 async fn an_abort_while_the_link_is_down_reaches_the_spoke_when_it_is_back() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
     let items = pair.a.subscribe("text.upper").await;
     let call = spoke.next_call().await;
@@ -235,7 +235,7 @@ async fn fill_the_queue(hub: &Hub) {
 /// Too much waits for Redis, and the link stays up.
 #[tokio::test]
 async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room() {
-    let pair = Pair::start().await;
+    let pair = Pair::with_long_leases().await;
     let (mut spoke, items, call) = streaming(&pair).await;
     pair.redis.freeze();
     fill_the_queue(&pair.a).await;
@@ -254,7 +254,7 @@ async fn an_abort_that_found_the_queue_full_reaches_the_spoke_when_there_is_room
 /// What waits for a hub has a bound, and Redis may be away for longer than that lasts: then what was under way is lost.
 #[tokio::test]
 async fn a_call_fails_by_name_once_too_much_waits_for_its_hub_and_its_spoke_is_told_when_the_link_is_back() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let (mut spoke, mut answers, call) = asked(&pair).await;
     pair.lose_redis().await;
 
@@ -298,7 +298,7 @@ async fn an_answer_that_the_hub_may_not_keep_for_another_one_is_an_error_by_name
         hub_bytes: 64 * 1024,
         ..BudgetConfig::default()
     };
-    let mut pair = Pair::with_budget_on_b(CallsConfig::default(), budget).await;
+    let mut pair = Pair::with_budget_on_b(budget).await;
     let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
     let mut asked = Vec::new();
     for _ in 0..6 {
@@ -335,7 +335,7 @@ async fn an_answer_that_the_hub_may_not_keep_for_another_one_is_an_error_by_name
 
 #[tokio::test]
 async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::with_long_leases().await;
     let (spoke, mut far, of_far) = asked(&pair).await;
     let (ticket, mut near) = pair.b.dispatch(request("text.upper", json!(1)));
     ticket.expect("routed");
@@ -373,7 +373,7 @@ async fn a_spoke_that_registers_again_while_redis_is_away_keeps_its_calls() {
 /// The connections break while items and answers are on their way.
 #[tokio::test]
 async fn items_under_a_breaking_link_come_whole_and_in_order() {
-    let pair = Pair::start().await;
+    let pair = Pair::with_long_leases().await;
     let mut spoke = pair.spoke_on_b(&[subscription("text.upper")]).await;
     for kind in ["pubsub", "normal", "pubsub", "normal", "pubsub", "normal"] {
         let mut items = pair.a.subscribe("text.upper").await;
@@ -400,7 +400,7 @@ async fn items_under_a_breaking_link_come_whole_and_in_order() {
 
 #[tokio::test]
 async fn answers_given_while_the_link_breaks_arrive() {
-    let pair = Pair::start().await;
+    let pair = Pair::with_long_leases().await;
     let mut spoke = pair.spoke_on_b(&[mutation("text.upper")]).await;
     for kind in ["pubsub", "normal", "pubsub", "normal"] {
         let mut waiting = Vec::new();

@@ -1,12 +1,14 @@
 //! Two hubs of one Hub over a real Redis, with a real Postgres for the specifications.
 
+use std::time::Duration;
+
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::{LinkState, PeerAddress, PeerSecret, PeerSetup};
-use alkhub_test_support::{Proxy, RedisServer, comes_to, until};
+use alkhub_test_support::{PATIENCE, Proxy, RedisServer, comes_to, until};
 use serde_json::Value;
 
-use crate::fixture::{Hub, HubOptions, Spoke, admin};
+use crate::fixture::{Hub, HubOptions, LEASE_TTL, Spoke, admin};
 
 /// Two hubs that share what hubs share.
 pub(crate) struct Pair {
@@ -16,42 +18,92 @@ pub(crate) struct Pair {
     pub(crate) redis: RedisServer,
 }
 
+/// How a pair differs from the usual one.
+struct PairOptions {
+    redis: RedisServer,
+    /// Where hub B reaches Redis, if not there.
+    redis_of_b: Option<String>,
+    calls: CallsConfig,
+    /// What hub B keeps for its peers.
+    budget_of_b: BudgetConfig,
+    peers: [Option<PeerSetup>; 2],
+    lease_ttl: Duration,
+}
+
+// === impl PairOptions ===
+
+impl PairOptions {
+    async fn new() -> Self {
+        Self {
+            redis: RedisServer::start().await,
+            redis_of_b: None,
+            calls: CallsConfig::default(),
+            budget_of_b: BudgetConfig::default(),
+            peers: [None, None],
+            lease_ttl: LEASE_TTL,
+        }
+    }
+
+    /// The same, but hub B reaches Redis through a proxy.
+    async fn with_a_proxy() -> (Self, Proxy) {
+        let options = Self::new().await;
+        let (proxy, url) = options.redis.proxied().await.expect("a port");
+        let redis_of_b = Some(url);
+        (Self { redis_of_b, ..options }, proxy)
+    }
+}
+
+// === impl Pair ===
+
 impl Pair {
     pub(crate) async fn start() -> Self {
-        Self::with(CallsConfig::default()).await
+        Self::of(PairOptions::new().await).await
     }
 
     pub(crate) async fn with(calls: CallsConfig) -> Self {
-        Self::with_budget_on_b(calls, BudgetConfig::default()).await
+        let options = PairOptions::new().await;
+        Self::of(PairOptions { calls, ..options }).await
     }
 
-    /// A pair whose hub B keeps no more than this for its peers.
-    pub(crate) async fn with_budget_on_b(calls: CallsConfig, budget: BudgetConfig) -> Self {
-        let redis = RedisServer::start().await;
-        let url = redis.url();
-        Self::of((redis, url), calls, budget, [None, None]).await
+    /// A pair whose hubs can do without Redis for longer than any test takes it away.
+    pub(crate) async fn with_long_leases() -> Self {
+        let (lease_ttl, options) = (PATIENCE, PairOptions::new().await);
+        Self::of(PairOptions { lease_ttl, ..options }).await
+    }
+
+    /// The same, and hub B keeps no more than this for its peers.
+    pub(crate) async fn with_budget_on_b(budget_of_b: BudgetConfig) -> Self {
+        let (lease_ttl, options) = (PATIENCE, PairOptions::new().await);
+        Self::of(PairOptions {
+            budget_of_b,
+            lease_ttl,
+            ..options
+        })
+        .await
     }
 
     /// A pair whose hub B reaches Redis through a proxy.
     pub(crate) async fn with_b_behind_a_proxy() -> (Self, Proxy) {
-        let redis = RedisServer::start().await;
-        let (proxy, url) = redis.proxied().await.expect("a port");
-        let pair = Self::of(
-            (redis, url),
-            CallsConfig::default(),
-            BudgetConfig::default(),
-            [None, None],
-        );
-        (pair.await, proxy)
+        let (options, proxy) = PairOptions::with_a_proxy().await;
+        (Self::of(options).await, proxy)
     }
 
     /// A pair with a link from pod to pod that is up, and the proxy through which hub A dials hub B.
     pub(crate) async fn linked() -> (Self, Proxy) {
+        Self::linked_of(PairOptions::new().await).await
+    }
+
+    /// The same, and the proxy through which hub B reaches Redis.
+    pub(crate) async fn linked_with_b_behind_a_proxy() -> (Self, [Proxy; 2]) {
+        let (options, proxy) = PairOptions::with_a_proxy().await;
+        let (pair, link) = Self::linked_of(options).await;
+        (pair, [link, proxy])
+    }
+
+    async fn linked_of(options: PairOptions) -> (Self, Proxy) {
         let ((setup_a, _), (setup_b, link)) = (peers().await, peers().await);
         let peers = [Some(setup_a), Some(setup_b)];
-        let redis = RedisServer::start().await;
-        let url = redis.url();
-        let pair = Self::of((redis, url), CallsConfig::default(), BudgetConfig::default(), peers).await;
+        let pair = Self::of(PairOptions { peers, ..options }).await;
         for hub in [&pair.a, &pair.b] {
             until("the link from pod to pod is up", || async {
                 match hub.metric("alkhub_peer_links") {
@@ -64,13 +116,16 @@ impl Pair {
         (pair, link)
     }
 
-    /// On one Redis, which hub B reaches at an address of its own.
-    async fn of(
-        (redis, redis_of_b): (RedisServer, String),
-        calls: CallsConfig,
-        budget: BudgetConfig,
-        [peers_a, peers_b]: [Option<PeerSetup>; 2],
-    ) -> Self {
+    async fn of(options: PairOptions) -> Self {
+        let PairOptions {
+            redis,
+            redis_of_b,
+            calls,
+            budget_of_b,
+            peers: [peers_a, peers_b],
+            lease_ttl,
+        } = options;
+        let redis_of_b = redis_of_b.unwrap_or_else(|| redis.url());
         let postgres = Server::temporary().await.expect("Postgres is installed");
         let start = |name, redis, budget, peers| {
             Hub::start(HubOptions {
@@ -80,12 +135,13 @@ impl Pair {
                 postgres: Some(postgres.url()),
                 calls: calls.clone(),
                 peers,
+                lease_ttl,
                 ..HubOptions::default()
             })
         };
         let (a, b) = (
             start("pod-a-a1", redis.url(), BudgetConfig::default(), peers_a).await,
-            start("pod-b-b1", redis_of_b, budget, peers_b).await,
+            start("pod-b-b1", redis_of_b, budget_of_b, peers_b).await,
         );
         Self { a, b, postgres, redis }
     }

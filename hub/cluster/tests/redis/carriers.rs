@@ -76,6 +76,19 @@ async fn linked(server: &RedisServer) -> (Pod, Pod, Proxy) {
     (a, b, link)
 }
 
+/// A hub, what comes to it, and what it sends.
+type End<'a> = (&'a Pod, &'a mut Incoming, &'a Direction);
+
+/// Both hubs send and read, until they are told to stop.
+async fn both((a, to_a, there): End<'_>, (b, to_b, back): End<'_>, stop: &AtomicBool) {
+    tokio::join!(
+        there.send(a, b, stop),
+        back.send(b, a, stop),
+        there.read(to_b),
+        back.read(to_a)
+    );
+}
+
 /// What happens to the link while both hubs send.
 async fn trouble((a, b): (&Pod, &Pod), link: &Proxy, [there, back]: [&Direction; 2]) {
     for round in 0..12 {
@@ -110,13 +123,7 @@ async fn whatever_happens_to_the_link_everything_arrives_once_and_in_order_both_
         trouble((&a, &b), &link, [&there, &back]).await;
         stop.store(true, Ordering::Relaxed);
     };
-    tokio::join!(
-        there.send(&a, &b, &stop),
-        back.send(&b, &a, &stop),
-        there.read(&mut to_b),
-        back.read(&mut to_a),
-        trouble
-    );
+    tokio::join!(both((&a, &mut to_a, &there), (&b, &mut to_b, &back), &stop), trouble);
 
     for direction in [&there, &back] {
         assert_eq!(direction.sent.load(Ordering::Relaxed), direction.received());
@@ -162,13 +169,7 @@ async fn while_redis_stands_still_messages_go_on_over_the_link() {
         .await;
         stop.store(true, Ordering::Relaxed);
     };
-    tokio::join!(
-        there.send(&a, &b, &stop),
-        back.send(&b, &a, &stop),
-        there.read(&mut to_b),
-        back.read(&mut to_a),
-        enough
-    );
+    tokio::join!(both((&a, &mut to_a, &there), (&b, &mut to_b, &back), &stop), enough);
 
     server.thaw();
     a.is_up().await;

@@ -331,15 +331,13 @@ async fn sessions_that_are_both_away_avoid_the_hub_to_which_the_other_comes_back
 
     drop((first, second));
     is_on(&spoke, &[]).await;
-    // What was dialled before it knew of both.
+    // Each twice: one may have been dialled before that session knew that the other is away too.
     let mut asked = Vec::new();
-    while asked.len() < 4 {
+    let often = |asked: &[String], avoided: &str| asked.iter().filter(|query| *query == avoided).count() >= 2;
+    while !(often(&asked, "avoid=h1") && often(&asked, "avoid=h2")) {
+        assert!(asked.len() < 8, "{asked:?}");
         let (script, query) = accept(&hub).await;
         drop(script);
         asked.push(query);
-    }
-
-    for avoided in ["avoid=h1", "avoid=h2"] {
-        assert!(asked[2..].iter().any(|query| query == avoided), "{avoided}: {asked:?}");
     }
 }

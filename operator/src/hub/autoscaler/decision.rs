@@ -13,6 +13,7 @@ use alkhub_crds::hub::{AutoscalingSpec, AutoscalingStatus, ScalingWindow};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use crate::hub::elapsed::elapsed;
 use crate::hub::figures::Sum;
 
 /// Pods are taken away when fewer have been enough for so long, unless the Hub says otherwise. As for a
@@ -120,11 +121,6 @@ fn length(spec: &AutoscalingSpec, is_up: bool) -> Duration {
     let seconds = rules.and_then(|rules| rules.stabilization_window_seconds);
     let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
     seconds.map_or(default, Duration::from_secs)
-}
-
-/// How long ago something was; what another machine's clock puts into the future has just been.
-fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 // === impl Situation ===

@@ -16,6 +16,7 @@ use kube::ResourceExt as _;
 
 use super::{Drain, Fleet, Pod, PodLoad, PodPresence, PodStanding, Set};
 use crate::admin::ReportedPod;
+use crate::hub::elapsed::elapsed;
 use crate::hub::grace::EMPTYING;
 use crate::names::{DRAIN_SECONDS, DRAIN_SINCE, REVISION, SERVING, is_drain_requested, is_owned_by};
 
@@ -246,11 +247,6 @@ impl Look<'_> {
         self.changes_in = Some(self.changes_in.map_or(rest, |known| known.min(rest)));
         false
     }
-}
-
-/// How long ago something was; what another machine's clock puts into the future has just been.
-fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 #[cfg(test)]
