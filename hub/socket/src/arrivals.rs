@@ -27,7 +27,6 @@ use crate::resumable::{self, Taker};
 use crate::session::PeerSession;
 use crate::sockets::Sockets;
 use crate::tunnel::Way;
-use crate::waiting;
 
 /// Time for a session to come, from its first word to its last.
 const ARRIVING: Duration = Duration::from_secs(10);
@@ -194,10 +193,10 @@ impl ComingSessions {
         tracing::info!(session.id = %session.conversation.outbox().session(), "a session has come from another hub");
         let (taker, others, coming) = claim.met();
         session.came(coming);
-        let (waits, scope) = (sockets.clone(), sockets.edge().scope());
+        let scope = sockets.edge().scope();
         let stop = scope.stop.clone();
         scope.tasks.spawn(async move {
-            stop.run_until_cancelled(settle(&waits, session, taker)).await;
+            stop.run_until_cancelled(settle(session, taker)).await;
         });
         others.into_iter().for_each(|other| departures::asked(sockets, other));
     }
@@ -239,11 +238,10 @@ impl Arriving {
 
 /// Hands a session that has come to the connection which has asked for it: when its spoke can be called here, so that the hub
 /// which it has left is needed no more, or after [`SETTLING`].
-async fn settle(sockets: &Sockets, mut session: Box<PeerSession>, taker: Taker) {
+async fn settle(mut session: Box<PeerSession>, taker: Taker) {
     // What is under way goes on with the session.
     let _ = timeout(SETTLING, poll_fn(|cx| session.conversation.poll_arrived(cx))).await;
     if let Err(session) = session.hand_to(taker) {
-        // Its peer is on its way: to this hub, or to another one.
-        waiting::wait_or_end(sockets, session, true, ()).await;
+        session.let_wait();
     }
 }

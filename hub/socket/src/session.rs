@@ -22,6 +22,7 @@ use crate::conversation::Conversation;
 use crate::handover::MetClaims;
 use crate::held::HeldBack;
 use crate::resumable::{Handed, SessionPlace, Taker};
+use crate::waiting;
 
 /// Messages of a peer after which it is told that they were received ...
 const ACK_MESSAGES: u64 = 64;
@@ -46,6 +47,9 @@ pub(crate) struct PeerSession {
     /// It has come from another hub, and nothing else counts it yet.
     coming: Option<ComingGuard>,
 }
+
+/// A session in the hands of who has asked for it. Where that is gone before it takes the session, this waits for its peer.
+struct InHand(Option<Box<PeerSession>>);
 
 /// What is left of a session that is given away, beside its conversation and its queue.
 pub(crate) struct Rest {
@@ -87,7 +91,8 @@ impl PeerSession {
 
     /// The session that was handed over.
     pub(crate) fn handed(session: Handed) -> Box<Self> {
-        session.downcast().expect("nothing but sessions is handed over")
+        let mut session: Box<InHand> = session.downcast().expect("nothing but sessions is handed over");
+        session.0.take().expect("it is handed over once")
     }
 
     /// Gives it away.
@@ -95,8 +100,13 @@ impl PeerSession {
     /// # Errors
     /// Nobody waits for it any more.
     pub(crate) fn hand_to(self: Box<Self>, taker: Taker) -> Result<(), Box<Self>> {
-        let returned = taker.send(Ok(self));
+        let returned = taker.send(Ok(Box::new(InHand(Some(self)))));
         returned.map_err(|returned| Self::handed(returned.expect("it was handed over")))
+    }
+
+    /// Lets it wait for its peer: who was to serve it cannot.
+    pub(crate) fn let_wait(self: Box<Self>) {
+        drop(InHand(Some(self)));
     }
 
     /// Begins for the connection that serves it from now on.
@@ -229,6 +239,22 @@ impl PeerSession {
         drop(self.counted);
         drop(self.outgoing);
         self.conversation.end().await;
+    }
+}
+
+// === impl InHand ===
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let Some(session) = self.0.take() else { return };
+        let sockets = session.conversation.sockets().clone();
+        let scope = sockets.edge().scope();
+        let (tasks, stop) = (scope.tasks.clone(), scope.stop.clone());
+        tasks.spawn(async move {
+            // Its peer is on its way: to this hub, or to another one.
+            let waiting = Box::pin(waiting::wait_or_end(&sockets, session, true, ()));
+            stop.run_until_cancelled(waiting).await;
+        });
     }
 }
 

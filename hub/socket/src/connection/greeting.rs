@@ -203,13 +203,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Serves this session from now on; how many messages of the peer it has received.
     fn take_over(&mut self, mut session: Box<PeerSession>, received: u64) -> Result<u64, CallError> {
         let outbox = session.conversation.outbox().clone();
-        let received = session
-            .resume(received)
-            .map_err(|wrong| resumable::refused(&outbox, wrong))?;
-        if !self.registered.socket.serves(outbox.clone()) {
-            // This connection is at its end, and with it the session.
-            return Err(resumable::ended());
-        }
+        let resumed = session.resume(received);
+        let resumed = resumed.map_err(|wrong| resumable::refused(&outbox, wrong));
+        let received = match resumed {
+            Ok(received) if self.registered.socket.serves(outbox.clone()) => received,
+            // This connection is at its end.
+            Ok(_) => {
+                session.let_wait();
+                return Err(resumable::on_its_way());
+            }
+            Err(error) => {
+                session.let_wait();
+                return Err(error);
+            }
+        };
         let key = self.session.conversation.key().clone();
         session.is_asked = false;
         self.registered.socket.has_moved(session.moved);

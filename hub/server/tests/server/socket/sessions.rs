@@ -194,6 +194,29 @@ async fn a_peer_that_says_hello_is_told_what_it_is_granted() {
     assert_eq!(pings["features"], json!(["ping"]));
 }
 
+/// The session may be in the hands of the connection that is cut.
+#[tokio::test]
+async fn a_session_outlives_connections_that_ask_for_it_and_are_cut_at_once() {
+    let hub = hub().await;
+    let lost = Counting::spoke(&hub).await.cut(&hub).await;
+    for turn in 0..40 {
+        let mut wire = Wire::connect(&hub, &lost.key).await;
+        let hello = json!({ "type": "__hello", "id": "", "payload": lost.hello() });
+        wire.send(&hello).await;
+        // At another moment each time.
+        for _ in 0..turn % 20 {
+            tokio::task::yield_now().await;
+        }
+        drop(wire);
+    }
+
+    let (mut spoke, _) = lost.resume(&hub).await;
+
+    let mut client = client(&hub).await;
+    client.call(Dialect::Successor, "c", "text.upper", json!("a")).await;
+    assert_eq!(spoke.expect("call.requested").await["payload"]["input"], "a");
+}
+
 #[tokio::test]
 async fn a_peer_that_asks_for_pings_sees_them_and_is_answered() {
     let hub = hub_with(|config| {
