@@ -23,7 +23,7 @@ use crate::moves::Moves;
 use crate::operation::Operation;
 use crate::outcome::End;
 use crate::placement::{NotPlaced, Placement};
-use crate::relay::{Destination, Relay, RelayMessage, RemoteCall, Return, Standing};
+use crate::relay::{Destination, RegistrationStanding, Relay, RelayMessage, RemoteCall, Return};
 use crate::session::Session;
 use crate::session_message::SessionMessage;
 use crate::sink::Sink;
@@ -165,9 +165,9 @@ impl Peers {
         if remote.attempt == 0 && self.gives_way(&instance) && self.placement.has_another(&operation, target, &instance)
         {
             let standing = if instance.is_reconnecting() {
-                Standing::Reconnecting
+                RegistrationStanding::Reconnecting
             } else {
-                Standing::Ready
+                RegistrationStanding::Ready
             };
             return self.relay.give_back(remote, standing);
         }
@@ -184,7 +184,7 @@ impl Peers {
             // Only an instance with a connection to this hub is placed here.
             Err(NotPlaced::Gone | NotPlaced::Unreachable | NotPlaced::Exhausted) => {
                 self.table.end(call.key, End::Silent, None);
-                self.relay.give_back(remote, Standing::Gone);
+                self.relay.give_back(remote, RegistrationStanding::Gone);
             }
         }
     }
@@ -195,13 +195,17 @@ impl Peers {
         let Some(over) = over else {
             // It may have been entered between the two looks.
             let is_here = self.offered(to, requested).is_some();
-            let standing = if is_here { Standing::Ready } else { Standing::Gone };
+            let standing = if is_here {
+                RegistrationStanding::Ready
+            } else {
+                RegistrationStanding::Gone
+            };
             return self.relay.give_back(remote, standing);
         };
         let (relay, remote) = (Arc::clone(&self.relay), remote.clone());
         self.tasks.spawn(async move {
             over.cancelled().await;
-            relay.give_back(&remote, Standing::Ready);
+            relay.give_back(&remote, RegistrationStanding::Ready);
         });
     }
 

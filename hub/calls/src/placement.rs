@@ -27,8 +27,7 @@ use crate::metrics::Metrics;
 use crate::operation::Operation;
 use crate::outbox::Outbox;
 use crate::outcome::End;
-use crate::placement::relief::Look;
-use crate::relay::{Destination, Relay, RemoteCall, Standing};
+use crate::relay::{Destination, RegistrationStanding, Relay, RemoteCall};
 use crate::router::{self, Excluded, Wanted};
 use crate::session::Session;
 use crate::table::CallTable;
@@ -141,7 +140,7 @@ impl Placement {
         // Its connection may have been lost, or another one may have come, since it was chosen: who looked then at what waits
         // did not find this call.
         if let Some(session) = instance.session.as_ref().filter(|session| session.outbox.is_detached()) {
-            self.relieve(call, session, &mut Look::default());
+            self.relieve_one(call, session);
         }
         Ok(())
     }
@@ -154,7 +153,7 @@ impl Placement {
         if let CallSource::Hub { call: remote, .. } = &call.source {
             // The caller's hub sends it again, this one never does.
             self.table.end(call.key, End::Silent, None);
-            self.relay.give_back(remote, Standing::Gone);
+            self.relay.give_back(remote, RegistrationStanding::Gone);
         } else if let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) {
             self.not_delivered(call, refusal, left(from));
         }
@@ -174,7 +173,7 @@ impl Placement {
 
     /// The holder gives the call back: the registration is not there any more, or somebody else is to take the call. It follows
     /// the spoke, goes back where it was, or fails soon.
-    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, standing: Standing) {
+    pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, standing: RegistrationStanding) {
         let Some(resent) = take_back(call, from) else {
             return;
         };
@@ -182,7 +181,7 @@ impl Placement {
             return;
         };
         // While its connection is lost the call would only wait there; who has come the holder may know first.
-        if standing == Standing::Ready && resent <= BACK && self.send_back(call, from) {
+        if standing == RegistrationStanding::Ready && resent <= BACK && self.send_back(call, from) {
             return;
         }
         if !is_first(resent) {
@@ -201,7 +200,7 @@ impl Placement {
                     Err(error) => refusal = error,
                 }
             }
-            if standing == Standing::Gone || !placement.send_back(&call, &from) {
+            if standing == RegistrationStanding::Gone || !placement.send_back(&call, &from) {
                 placement.not_delivered(&call, refusal, left(&from));
             }
         });
@@ -279,6 +278,7 @@ impl Placement {
         let pushed = push(outbox, message, &id, &call.input);
         pushed.map_err(|full| {
             session.remove(call.key);
+            self.is_not_there(call, session);
             full.into()
         })
     }

@@ -22,7 +22,7 @@ use crate::call_id::CallId;
 use crate::metrics::{Direction, Metrics};
 use crate::outcome::{End, ItemPush};
 use message::Header;
-pub(crate) use message::{Destination, RelayMessage, RemoteCall, Standing, answer};
+pub(crate) use message::{Destination, RegistrationStanding, RelayMessage, RemoteCall, answer};
 
 /// Sends to other hubs.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Relay {
 
     /// Gives a call back to its caller's hub: the registration is not here, or somebody else is to take the call if anybody
     /// does.
-    pub(crate) fn give_back(&self, call: &RemoteCall, standing: Standing) {
+    pub(crate) fn give_back(&self, call: &RemoteCall, standing: RegistrationStanding) {
         let RemoteCall { hub, key, attempt } = call;
         let header = Header::Moved {
             key: *key,

@@ -27,6 +27,7 @@ use crate::resumable::{self, Taker};
 use crate::session::PeerSession;
 use crate::sockets::Sockets;
 use crate::tunnel::Way;
+use crate::waiting;
 
 /// Time for a session to come, from its first word to its last.
 const ARRIVING: Duration = Duration::from_secs(10);
@@ -241,7 +242,7 @@ impl Arriving {
 async fn settle(mut session: Box<PeerSession>, taker: Taker) {
     // What is under way goes on with the session.
     let _ = timeout(SETTLING, poll_fn(|cx| session.conversation.poll_arrived(cx))).await;
-    if let Err(session) = session.hand_to(taker) {
-        session.let_wait();
+    if let Err(session) = session.hand_to(taker, waiting::let_wait) {
+        waiting::let_wait(session);
     }
 }

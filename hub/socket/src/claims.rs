@@ -65,8 +65,8 @@ pub(crate) struct SessionClaim {
     waits_for: HashSet<HubId>,
     /// Too much waits for a hub that may have the session.
     is_unsure: bool,
-    /// What was under way to a hub was lost, and it was asked again.
-    was_repeated: bool,
+    /// Hubs that were asked again, since what was under way to them was lost.
+    repeated: HashSet<HubId>,
     until: Instant,
     coming: ComingGuard,
 }
@@ -113,7 +113,7 @@ impl Claims {
             received: request.received,
             waits_for: hubs.iter().cloned().collect(),
             is_unsure: false,
-            was_repeated: false,
+            repeated: HashSet::new(),
             until: Instant::now() + PATIENCE,
             coming: ComingGuard::new(&self.coming),
         };
@@ -158,14 +158,15 @@ impl Claims {
     }
 
     /// What was under way between this hub and that one is lost: the claims that waited for that one alone. One that lives may
-    /// not have heard of a claim, and is asked once more.
+    /// not have heard of a claim, and is asked once more; after that nobody knows whether it has the session.
     pub(crate) fn lost(&self, moves: &Moves, hub: &HubId) -> Vec<SessionClaim> {
         let lives = moves.others().contains(hub);
         let mut list = self.list.lock();
         for claim in list.claims.values_mut().filter(|claim| claim.waits_for.contains(hub)) {
-            if lives && !std::mem::replace(&mut claim.was_repeated, true) {
+            if lives && claim.repeated.insert(hub.clone()) {
                 claim.ask(moves, hub);
             } else {
+                claim.is_unsure |= lives;
                 claim.waits_for.remove(hub);
             }
         }

@@ -41,10 +41,15 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
         return;
     }
     let (hub, claim) = (asked.from.clone(), asked.claim);
+    if sockets.left().meets(&hub, claim) {
+        return;
+    }
     match sockets.resumable().claim(&asked.digest, asked.received, &asked.key) {
         Ok(Some(session)) => {
             let budget = sockets.edge().budgets().key(&Arc::from(asked.key.as_str()));
-            let left = sockets.left().enter(hub, sockets.calls().moves().new_tunnel(), &budget);
+            let left = sockets
+                .left()
+                .enter((hub, claim), sockets.calls().moves().new_tunnel(), &budget);
             let (leaves, scope) = (sockets.clone(), sockets.edge().scope());
             let stop = scope.stop.clone();
             scope.tasks.spawn(async move {
@@ -60,13 +65,19 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
 /// Hands a session over when the task that has it gives it up, and stays for what is left of it.
 async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<Claimed>, left: LeftGuard) {
     let claim = asked.claim;
+    let say = |message| {
+        // Else what was under way is lost, and the claim may have been made anew.
+        if !left.is_ended() {
+            sockets.say(&asked.from, message);
+        }
+    };
     let mut session = match session.await {
         Ok(Ok(session)) => PeerSession::handed(session),
-        Ok(Err(error)) => return sockets.say(&asked.from, SessionMessage::Refused { claim, error }),
-        Err(_) => return sockets.say(&asked.from, SessionMessage::Unknown { claim }),
+        Ok(Err(error)) => return say(SessionMessage::Refused { claim, error }),
+        Err(_) => return say(SessionMessage::Unknown { claim }),
     };
     if let Err(error) = ready(&mut session, &asked, &left).await {
-        sockets.say(&asked.from, SessionMessage::Refused { claim, error });
+        say(SessionMessage::Refused { claim, error });
         // Its peer is on its way elsewhere, and asks there again.
         return Box::pin(waiting::wait_or_end(sockets, session, true, left)).await;
     }

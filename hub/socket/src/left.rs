@@ -37,9 +37,17 @@ const LOOK: u8 = 1;
 const END: u8 = 2;
 const OVER: u8 = 4;
 
-/// What is left of sessions here, by the numbers of their tunnels. Clones are of one list.
+/// What is left of sessions here. Clones are of one list.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LeftSessions(Arc<Mutex<HashMap<u64, Arc<LeftSession>>>>);
+pub(crate) struct LeftSessions(Arc<Mutex<List>>);
+
+#[derive(Debug, Default)]
+struct List {
+    /// By the numbers of their tunnels.
+    tunnels: HashMap<u64, Arc<LeftSession>>,
+    /// By the claims that they were given up for.
+    claims: HashMap<(HubId, u64), Arc<LeftSession>>,
+}
 
 /// A session's place among them.
 #[derive(Debug)]
@@ -53,6 +61,8 @@ pub(crate) struct LeftGuard {
 pub(crate) struct LeftSession {
     /// The hub that goes on with it.
     pub(crate) to: HubId,
+    /// The number of that hub's claim.
+    claim: u64,
     /// The number of the tunnel.
     pub(crate) tunnel: u64,
     waiting: Mutex<Waiting>,
@@ -82,10 +92,12 @@ pub(crate) struct LeftSigns {
 // === impl LeftSessions ===
 
 impl LeftSessions {
-    /// Enters a session that is to go to another hub by a tunnel of this number, with the budget of its key.
-    pub(crate) fn enter(&self, to: HubId, tunnel: u64, budget: &Budget) -> LeftGuard {
+    /// Enters a session that is to go to another hub, for its claim of this number, by a tunnel of that one, with the budget of
+    /// its key.
+    pub(crate) fn enter(&self, (to, claim): (HubId, u64), tunnel: u64, budget: &Budget) -> LeftGuard {
         let session = Arc::new(LeftSession {
             to,
+            claim,
             tunnel,
             waiting: Mutex::new(Waiting {
                 queue: Queue::new(),
@@ -93,7 +105,10 @@ impl LeftSessions {
             }),
             signs: Signs::default(),
         });
-        self.0.lock().insert(tunnel, session.clone());
+        let mut list = self.0.lock();
+        list.tunnels.insert(tunnel, session.clone());
+        list.claims.insert(session.for_claim(), session.clone());
+        drop(list);
         LeftGuard {
             sessions: self.clone(),
             session,
@@ -102,18 +117,25 @@ impl LeftSessions {
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().tunnels.len()
+    }
+
+    /// Whether a claim of a hub is being met, or was: who asks the same again must not be given the session twice.
+    pub(crate) fn meets(&self, hub: &HubId, claim: u64) -> bool {
+        let list = self.0.lock();
+        let met = list.claims.get(&(hub.clone(), claim));
+        met.is_some_and(|left| !left.is_ended())
     }
 
     /// The session that went to this hub by this tunnel.
     pub(crate) fn get(&self, to: &HubId, tunnel: u64) -> Option<Arc<LeftSession>> {
-        let left = self.0.lock().get(&tunnel).cloned();
+        let left = self.0.lock().tunnels.get(&tunnel).cloned();
         left.filter(|left| left.to == *to)
     }
 
     /// Ends those that went to a hub.
     pub(crate) fn lost(&self, to: &HubId) {
-        let all: Vec<_> = self.0.lock().values().cloned().collect();
+        let all: Vec<_> = self.0.lock().tunnels.values().cloned().collect();
         all.iter().filter(|left| left.to == *to).for_each(|left| left.end());
     }
 }
@@ -137,7 +159,16 @@ impl Deref for LeftGuard {
 
 impl Drop for LeftGuard {
     fn drop(&mut self) {
-        self.sessions.0.lock().remove(&self.session.tunnel);
+        let mut list = self.sessions.0.lock();
+        list.tunnels.remove(&self.session.tunnel);
+        let claim = self.session.for_claim();
+        if list
+            .claims
+            .get(&claim)
+            .is_some_and(|left| Arc::ptr_eq(left, &self.session))
+        {
+            list.claims.remove(&claim);
+        }
     }
 }
 
@@ -162,6 +193,11 @@ impl LeftSession {
     /// It is to end when what was heard before has been taken.
     pub(crate) fn over(&self) {
         self.signs.raise(OVER);
+    }
+
+    /// The claim that it was given up for.
+    fn for_claim(&self) -> (HubId, u64) {
+        (self.to.clone(), self.claim)
     }
 
     /// Whether it is to end.
@@ -240,7 +276,7 @@ mod tests {
         let budgets = Budgets::new(&config, &Registry::new()).expect("a fresh registry");
         let budget = budgets.key(&Arc::from("k"));
         let sessions = LeftSessions::default();
-        let left = sessions.enter("b".parse().expect("an id"), 1, &budget);
+        let left = sessions.enter(("b".parse().expect("an id"), 7), 1, &budget);
         let message = Bytes::from(vec![0; 30_000]);
 
         left.heard(message.clone());
@@ -251,5 +287,22 @@ mod tests {
         assert!(left.is_ended());
         drop(left);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_claim_is_met_once_until_what_met_it_has_ended() {
+        let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
+        let (sessions, budget) = (LeftSessions::default(), budgets.key(&Arc::from("key")));
+        let hub: HubId = "b".parse().expect("an id");
+        let first = sessions.enter((hub.clone(), 7), 1, &budget);
+
+        assert!(sessions.meets(&hub, 7) && !sessions.meets(&hub, 8));
+        sessions.lost(&hub);
+        assert!(!sessions.meets(&hub, 7), "nobody hears of what it says");
+        let second = sessions.enter((hub.clone(), 7), 2, &budget);
+        drop(first);
+        assert!(sessions.meets(&hub, 7));
+        drop(second);
+        assert!(!sessions.meets(&hub, 7) && sessions.len() == 0);
     }
 }

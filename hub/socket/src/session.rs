@@ -22,7 +22,6 @@ use crate::conversation::Conversation;
 use crate::handover::MetClaims;
 use crate::held::HeldBack;
 use crate::resumable::{Handed, SessionPlace, Taker};
-use crate::waiting;
 
 /// Messages of a peer after which it is told that they were received ...
 const ACK_MESSAGES: u64 = 64;
@@ -48,8 +47,14 @@ pub(crate) struct PeerSession {
     coming: Option<ComingGuard>,
 }
 
-/// A session in the hands of who has asked for it. Where that is gone before it takes the session, this waits for its peer.
-struct InHand(Option<Box<PeerSession>>);
+/// A session in the hands of who has asked for it.
+struct InHand {
+    session: Option<Box<PeerSession>>,
+    not_taken: NotTaken,
+}
+
+/// What becomes of a session where who has asked for it is gone before it takes it.
+pub(crate) type NotTaken = fn(Box<PeerSession>);
 
 /// What is left of a session that is given away, beside its conversation and its queue.
 pub(crate) struct Rest {
@@ -92,21 +97,17 @@ impl PeerSession {
     /// The session that was handed over.
     pub(crate) fn handed(session: Handed) -> Box<Self> {
         let mut session: Box<InHand> = session.downcast().expect("nothing but sessions is handed over");
-        session.0.take().expect("it is handed over once")
+        session.session.take().expect("it is handed over once")
     }
 
-    /// Gives it away.
+    /// Gives it away, or to `not_taken` where it does not get there.
     ///
     /// # Errors
     /// Nobody waits for it any more.
-    pub(crate) fn hand_to(self: Box<Self>, taker: Taker) -> Result<(), Box<Self>> {
-        let returned = taker.send(Ok(Box::new(InHand(Some(self)))));
+    pub(crate) fn hand_to(self: Box<Self>, taker: Taker, not_taken: NotTaken) -> Result<(), Box<Self>> {
+        let session = Some(self);
+        let returned = taker.send(Ok(Box::new(InHand { session, not_taken })));
         returned.map_err(|returned| Self::handed(returned.expect("it was handed over")))
-    }
-
-    /// Lets it wait for its peer: who was to serve it cannot.
-    pub(crate) fn let_wait(self: Box<Self>) {
-        drop(InHand(Some(self)));
     }
 
     /// Begins for the connection that serves it from now on.
@@ -246,15 +247,9 @@ impl PeerSession {
 
 impl Drop for InHand {
     fn drop(&mut self) {
-        let Some(session) = self.0.take() else { return };
-        let sockets = session.conversation.sockets().clone();
-        let scope = sockets.edge().scope();
-        let (tasks, stop) = (scope.tasks.clone(), scope.stop.clone());
-        tasks.spawn(async move {
-            // Its peer is on its way: to this hub, or to another one.
-            let waiting = Box::pin(waiting::wait_or_end(&sockets, session, true, ()));
-            stop.run_until_cancelled(waiting).await;
-        });
+        if let Some(session) = self.session.take() {
+            (self.not_taken)(session);
+        }
     }
 }
 

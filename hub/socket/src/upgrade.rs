@@ -209,7 +209,7 @@ async fn settle(
         session.is_asked = registered.socket.is_moving();
     }
     if let Some((taker, farewell)) = taken {
-        session = session.and_then(|session| session.hand_to(taker).err());
+        session = session.and_then(|session| session.hand_to(taker, waiting::let_wait).err());
         if session.is_none() {
             farewell.say().await;
         }

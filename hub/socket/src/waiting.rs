@@ -53,6 +53,17 @@ pub(crate) async fn wait_or_end(sockets: &Sockets, session: Box<PeerSession>, mo
     }
 }
 
+/// Lets a session wait whose peer is on its way, to this hub or to another one; or ends it.
+pub(crate) fn let_wait(session: Box<PeerSession>) {
+    let sockets = session.conversation.sockets().clone();
+    let scope = sockets.edge().scope();
+    let (tasks, stop) = (scope.tasks.clone(), scope.stop.clone());
+    tasks.spawn(async move {
+        let waiting = Box::pin(wait_or_end(&sockets, session, true, ()));
+        stop.run_until_cancelled(waiting).await;
+    });
+}
+
 /// Waits until the peer, which was asked to move if it `moves`, has come back, and hands the session over; `None` then. Else
 /// the session is over, and the caller ends it. Its `place` of before is given back when it has its own: at no moment it is
 /// counted by nobody. Dropping the future ends it too.
@@ -89,7 +100,7 @@ pub(crate) async fn wait(
                 sockets.sessions().returned(begun.elapsed());
                 return Some(session);
             }
-            Ending::Claimed(taker) => match session.hand_to(taker) {
+            Ending::Claimed(taker) => match session.hand_to(taker, let_wait) {
                 Ok(()) => {
                     sockets.sessions().returned(begun.elapsed());
                     return None;

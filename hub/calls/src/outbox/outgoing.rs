@@ -44,6 +44,8 @@ impl Outgoing {
         contents.rewind();
         drop(contents);
         self.0.detached.store(false, Ordering::Release);
+        // That was said of the connection before.
+        self.0.leaving.store(false, Ordering::Release);
         Ok(())
     }
 

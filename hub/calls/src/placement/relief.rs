@@ -14,7 +14,7 @@ use crate::directory::{Instance, Pool};
 use crate::operation::Operation;
 use crate::outbox::Outbox;
 use crate::outcome::End;
-use crate::relay::{RemoteCall, Standing};
+use crate::relay::{RegistrationStanding, RemoteCall};
 use crate::router::{self, Excluded, Wanted};
 use crate::session::Session;
 use crate::table::CallTable;
@@ -41,6 +41,11 @@ impl Placement {
             CallSource::Caller(_) => self.pass_on(call, session),
             CallSource::Hub { call: remote, .. } => self.give_back(call, remote, session, look),
         }
+    }
+
+    /// [`Self::relieve`] of one call.
+    pub(super) fn relieve_one(&self, call: &Arc<Call>, session: &Arc<Session>) {
+        self.relieve(call, session, &mut Look::default());
     }
 
     /// Whether an instance other than this one can take a call now, of those that nothing speaks against.
@@ -87,7 +92,7 @@ impl Placement {
         look.0.push(place);
         if session.outbox.withdraw(number) {
             self.table.end(call.key, End::Silent, None);
-            self.relay.give_back(remote, Standing::Reconnecting);
+            self.relay.give_back(remote, RegistrationStanding::Reconnecting);
         }
     }
 
@@ -119,6 +124,7 @@ impl Placement {
                     leg.resent += 1;
                     let left = std::mem::replace(&mut leg.to, To::at(place, number));
                     CallTable::release(&left, call.key);
+                    self.is_not_there(call, session);
                     return self.metrics.resent.inc();
                 }
                 Err(_) => place.load.release(),
@@ -131,6 +137,13 @@ impl Placement {
                 drop(leg);
                 self.reroute(call, &from);
             }
+        }
+    }
+
+    /// Tells the hub to which a session has gone meanwhile that a call, which it may have been told of, is not there.
+    pub(super) fn is_not_there(&self, call: &Call, session: &Session) {
+        if session.outbox.is_away() {
+            session.outbox.leg_ended(&call.leg_id(&self.legs));
         }
     }
 

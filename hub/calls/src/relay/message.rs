@@ -46,7 +46,7 @@ const DETACH: &str = "detach";
 
 /// What its hub says of a registration whose call it gives back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum RegistrationStanding {
     /// It is not there.
     Gone,
     /// It takes the call again, where nobody else does.
@@ -72,7 +72,10 @@ pub(crate) enum RelayMessage {
     /// choice.
     Answer { call: RemoteCall, frame: Bytes },
     /// Back: the registration is not there, or it is and somebody else is to take the call if anybody does.
-    Moved { call: RemoteCall, standing: Standing },
+    Moved {
+        call: RemoteCall,
+        standing: RegistrationStanding,
+    },
     /// To the caller's hub: what an instance answered that has come to another hub than the one from which it got the call.
     Late {
         key: u64,
@@ -154,9 +157,9 @@ pub(crate) enum Error {
     Unexpected,
 }
 
-// === impl Standing ===
+// === impl RegistrationStanding ===
 
-impl Standing {
+impl RegistrationStanding {
     /// After the line.
     pub(super) fn written(self) -> &'static [u8] {
         match self {
@@ -334,7 +337,7 @@ impl RelayMessage {
             },
             Header::Moved { key, attempt } => Self::Moved {
                 call: remote(key, attempt),
-                standing: Standing::read(&frame),
+                standing: RegistrationStanding::read(&frame),
             },
             Header::Late { key, spoke, instance } => Self::Late {
                 key,
@@ -457,7 +460,11 @@ mod tests {
         assert_eq!(call, remote(1));
         assert!(matches!(answer(&frame), Ok(Frame::Aborted { .. })));
         assert!(answer(&Bytes::from_static(b"{}")).is_err());
-        for said in [Standing::Gone, Standing::Ready, Standing::Reconnecting] {
+        for said in [
+            RegistrationStanding::Gone,
+            RegistrationStanding::Ready,
+            RegistrationStanding::Reconnecting,
+        ] {
             let moved = moved(said.written());
             assert!(matches!(moved, RelayMessage::Moved { call, standing } if call == remote(0) && standing == said));
         }

@@ -153,6 +153,10 @@ impl Incoming {
         let (sides, from, now) = (&self.sides, &side.hub, Instant::now());
         let mut known = side.known.lock();
         known.seen_at = now;
+        if sides.take_broken_of(from) {
+            // Before what follows, which is of a new beginning.
+            self.ready.push_back(PeerEvent::Broken { hub: from.clone() });
+        }
         let received = known.peer.receive(&header, payload, now);
         if let Some(answer) = received.answer.or_else(|| known.peer.due(now)) {
             sides.send_control(from, &answer);

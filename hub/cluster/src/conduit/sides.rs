@@ -133,6 +133,14 @@ impl Sides {
         std::mem::take(&mut *self.broken.lock())
     }
 
+    /// Whether the conduit to a hub broke where nobody could be told: whoever asks is told.
+    pub(super) fn take_broken_of(&self, hub: &HubId) -> bool {
+        let mut broken = self.broken.lock();
+        let before = broken.len();
+        broken.retain(|other| other != hub);
+        broken.len() < before
+    }
+
     /// Another carrier leads to a hub; whoever reads repeats what may be lost.
     pub(super) fn switched(&self, hub: &HubId) {
         self.switched.lock().insert(hub.clone());

@@ -21,6 +21,7 @@ use crate::conversation::Heard;
 use crate::footing::Footing;
 use crate::resumable;
 use crate::session::PeerSession;
+use crate::waiting;
 
 /// A peer whose `__hello` was refused may try another one; after so many it is served as a plain one.
 const MOST_REFUSED: u8 = 4;
@@ -209,11 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(received) if self.registered.socket.serves(outbox.clone()) => received,
             // This connection is at its end.
             Ok(_) => {
-                session.let_wait();
+                waiting::let_wait(session);
                 return Err(resumable::on_its_way());
             }
             Err(error) => {
-                session.let_wait();
+                waiting::let_wait(session);
                 return Err(error);
             }
         };
