@@ -38,6 +38,7 @@ use crate::presence::Presence;
 use crate::records::Records;
 use crate::register::Registrar;
 use crate::register::examine::Examiner;
+use crate::register::recall::Recall;
 use crate::relay::Relay;
 use crate::session::RegistrationContext;
 use crate::sessions::Sessions;
@@ -343,6 +344,7 @@ fn registrar(parts: &Parts, ground: &Ground, upkeep: &Upkeep) -> Arc<Registrar> 
         examiner: Examiner {
             specs: Arc::clone(&ground.specs),
             directory: Arc::clone(&ground.directory),
+            recall: Recall::new(Arc::clone(&ground.specs), parts.store.clone(), parts.budgets.clone()),
             max_operations: parts.config.max_operations,
         },
         spec_keeper: Arc::clone(&upkeep.spec_keeper),

@@ -187,6 +187,10 @@ fn not_called(name: &OperationName) -> CallError {
         let message = "`hub.register` is for WebSocket connections: the calls come back over them";
         return CallError::new(Code::Unsupported, message);
     }
+    if name.as_str() == kind::REGISTER_UPDATE_NAME {
+        let message = "`hub.register.update` is for the WebSocket connection that has registered";
+        return CallError::new(Code::Unsupported, message);
+    }
     router::not_found(name)
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use alkhub_budget::Budgets;
 use alkhub_protocol::admin::{InstanceInfo, InstanceState};
 use alkhub_protocol::operation::OperationInfo;
-use alkhub_protocol::register::{RegisterInput, RegisterOutput};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput, UpdateInput};
 use alkhub_protocol::{
     CallError, CallRequest, Code, Delivered, HubId, OperationKind, OperationName, RawJson, SpokeName, scope,
 };
@@ -157,6 +157,22 @@ impl Calls {
         outbox: Outbox,
     ) -> Result<(RegisterOutput, Registration), CallError> {
         self.registrar.register(caller, input, outbox).await
+    }
+
+    /// Changes what the session of an outbox has registered: all of it takes effect, or nothing. Calls that run go on. The
+    /// registration that the session had does nothing more then. Other hubs learn of it a little later: [`Calls::visible`].
+    /// Dropping the future undoes what was done.
+    ///
+    /// # Errors
+    /// Nothing is registered over the session, an operation is rejected or not known by its hash (the details have which), or
+    /// the instance has registered over another connection since.
+    pub async fn update(
+        &self,
+        caller: &Arc<Caller>,
+        input: UpdateInput,
+        outbox: Outbox,
+    ) -> Result<(RegisterOutput, Registration), CallError> {
+        self.registrar.update(caller, input, outbox).await
     }
 
     /// Waits until what was registered can be called through every live hub, or for a second; the hubs through which it cannot

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use alkhub_protocol::{OperationSpec, SpokeName};
+use alkhub_protocol::{OperationSpec, SpecHash, SpokeName};
 use alkhub_schema::cache::{self, Built, Cache, Capacity, Unbuilt};
-use alkhub_store::SpecHash;
 use prometheus::Registry;
 
 use crate::metrics::Metrics;

@@ -18,8 +18,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alkhub_hub_cluster::{DirectoryEntry, Fence};
-use alkhub_protocol::{HubId, InstanceId, OperationName, SpokeName};
-use alkhub_store::SpecHash;
+use alkhub_protocol::{HubId, InstanceId, OperationName, SpecHash, SpokeName};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
@@ -242,16 +241,25 @@ impl Directory {
         self.changes.lock().found(hash);
     }
 
-    /// What instances other than the given one offer under a name, by the oldest of them.
+    /// What instances other than the given one offer under the name of this operation, by the oldest of them. The other session
+    /// of the same program counts when it offers the same: the program changes both, one after the other.
     pub(crate) fn offered_by_others(
         &self,
-        name: &OperationName,
+        operation: &Operation,
         own: &(SpokeName, InstanceId),
     ) -> Option<Arc<Instance>> {
         let changes = self.changes.lock();
-        let is_own = |entry: &DirectoryEntry| (&entry.spoke, &entry.instance) == (&own.0, &own.1);
-        let mut by_age = changes.offers.get(name)?.iter();
-        by_age.find(|i| !is_own(&i.0.entry)).map(|i| Arc::clone(&i.0))
+        let twin = own.1.twin();
+        let is_other = |instance: &Instance| {
+            let DirectoryEntry {
+                spoke, instance: id, ..
+            } = &instance.entry;
+            let is_twin = *spoke == own.0 && Some(id) == twin.as_ref();
+            let is_own = *spoke == own.0 && *id == own.1;
+            !is_own && (!is_twin || instance.offers.get(&operation.name) == Some(&operation.hash))
+        };
+        let mut by_age = changes.offers.get(&operation.name)?.iter();
+        by_age.find(|instance| is_other(&instance.0)).map(|i| Arc::clone(&i.0))
     }
 
     /// Notes that a name was offered before this hub remembers.

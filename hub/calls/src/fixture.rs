@@ -56,7 +56,7 @@ pub(crate) fn operation(specs: &Specs, name: &str, input_schema: &str) -> Arc<Op
 }
 
 pub(crate) fn compiled(specs: &Specs, spec: OperationSpec) -> Arc<Operation> {
-    let hash = alkhub_store::SpecHash::of(&spec);
+    let hash = alkhub_protocol::SpecHash::of(&spec);
     if let Some(known) = specs.get(&hash) {
         return known;
     }

@@ -3,9 +3,8 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSpec, RawJson};
+use alkhub_protocol::{CallError, Code, OperationKind, OperationName, OperationSpec, RawJson, SpecHash};
 use alkhub_schema::{Check, Nothing, Prepared, Side};
-use alkhub_store::SpecHash;
 
 use crate::metrics::Series;
 
@@ -133,7 +132,7 @@ fn prepare(side: Side, schema: &RawJson, (taken, limit): (usize, usize)) -> Resu
 }
 
 /// The texts of a specification, in bytes.
-fn text_bytes(spec: &OperationSpec) -> usize {
+pub(crate) fn text_bytes(spec: &OperationSpec) -> usize {
     let errors = spec.error_schemas.iter();
     let errors = errors.map(|error| error.code.len() + error.description.len() + error.schema.len());
     let scopes = spec.access_control.required_scopes.iter();

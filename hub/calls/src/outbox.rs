@@ -75,6 +75,16 @@ impl Outbox {
         self.0.dialect.get_or_init(|| dialect);
     }
 
+    /// Notes whether the peer names specifications by their hash where it can, as it said over its last connection.
+    pub fn names_by_hash(&self, does: bool) {
+        self.0.by_hash.store(does, Ordering::Release);
+    }
+
+    /// Whether the peer names specifications by their hash.
+    pub(crate) fn is_by_hash(&self) -> bool {
+        self.0.by_hash.load(Ordering::Acquire)
+    }
+
     /// Queues a message.
     ///
     /// # Errors

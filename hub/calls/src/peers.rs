@@ -212,7 +212,8 @@ impl Peers {
     /// The registration that a call is for, when it is here, and the operation that it offers.
     fn offered(&self, to: &Destination, requested: &Requested) -> Option<(Arc<Instance>, Arc<Operation>)> {
         let held = self.directory.instance(&to.spoke, &to.instance)?;
-        if held.session.is_none() || held.entry.generation != to.generation {
+        // Its hub may not know yet that the instance has registered anew, or has changed what it offers.
+        if held.session.is_none() || !held.has_offered(&requested.operation, to.generation) {
             return None;
         }
         let operation = self.specs.get(held.offers.get(&requested.operation)?)?;

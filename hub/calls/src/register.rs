@@ -11,8 +11,8 @@ use std::time::Duration;
 use alkhub_budget::{Budgets, Held, Kept};
 use alkhub_hub_cluster::{Cluster, DirectoryEntry, OfferedOperation};
 use alkhub_protocol::admin::InstanceState;
-use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, CloseCode, Code, HubId};
+use alkhub_protocol::register::{OperationResult, RegisterInput, RegisterOutput};
+use alkhub_protocol::{CallError, CloseCode, Code, HubId, RawJson};
 use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -40,9 +40,11 @@ pub(crate) mod examine;
 mod fields;
 mod narrow;
 pub(crate) mod newest;
+pub(crate) mod recall;
 mod registrant;
 pub(crate) mod takeover;
 pub(crate) mod turns;
+mod update;
 
 use examine::{Examiner, Offer};
 use newest::Asking;
@@ -137,8 +139,10 @@ impl Registrar {
         request: Request,
     ) -> Result<(RegisterOutput, Registration), CallError> {
         let (input, gone) = (&request.input, request.asking.gone());
-        let offered = gone.run_until_cancelled(self.offer(&registrant, input)).await;
-        let offer = offered.ok_or_else(connection_ended)?;
+        let offered = gone
+            .run_until_cancelled(self.offer(&registrant, &input.operations))
+            .await;
+        let offer = offered.ok_or_else(connection_ended)??;
         let session = self.session(&registrant, request.outbox)?;
         let entry = self.entry(&registrant, input, &session, &offer);
         if self.has_come_back(&session, request.asked_at) {
@@ -155,17 +159,27 @@ impl Registrar {
             spoke.id = %registrant.spoke, instance.id = %registrant.instance, generation,
             operations = offer.accepted.len(), rejected, "a spoke has registered"
         );
-        let output = RegisterOutput {
-            spoke_id: registrant.spoke,
-            instance_id: registrant.instance,
+        let output = self.output(&session, (generation, concurrency), offer.results);
+        Ok((output, registration))
+    }
+
+    /// The answer to the registration of a session, by its generation and what it takes at once.
+    fn output(
+        &self,
+        session: &Session,
+        (generation, concurrency): (u64, Option<u32>),
+        operations: Vec<OperationResult>,
+    ) -> RegisterOutput {
+        RegisterOutput {
+            spoke_id: session.spoke.clone(),
+            instance_id: session.instance.clone(),
             generation,
             hub_id: self.hub.clone(),
             heartbeat_ms: u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
             concurrency,
             lagging_hubs: Vec::new(),
-            operations: offer.results,
-        };
-        Ok((output, registration))
+            operations,
+        }
     }
 
     /// Waits until a registration can be called through every live hub, or for a second; the hubs through which it cannot then.
@@ -236,7 +250,10 @@ impl Registrar {
     ) -> Result<Registration, CallError> {
         session.set_generation(entry.generation);
         let registration = Registration::new(&self.context, session, entry.generation);
-        let instance = Arc::new(Instance::new(entry, Some(Arc::clone(session))));
+        let before = self.directory.instance(&session.spoke, &session.instance);
+        let before = before.filter(|before| before.is_of(session));
+        let instance = Instance::new(entry, Some(Arc::clone(session))).after(before.as_deref());
+        let instance = Arc::new(instance);
         match self.directory.put(&instance) {
             ChangeResult::Put(Some(old)) if !old.is_of(session) => self.departures.replaced(&old),
             ChangeResult::Put(_) | ChangeResult::Back => {}
@@ -265,10 +282,10 @@ impl Registrar {
     }
 
     /// Looks at what is offered and has it saved.
-    async fn offer(&self, registrant: &Registrant, input: &RegisterInput) -> Offer {
-        let offer = self.examiner.examine(registrant, &input.operations).await;
+    async fn offer(&self, registrant: &Registrant, operations: &[RawJson]) -> Result<Offer, CallError> {
+        let offer = self.examiner.examine(registrant, operations).await?;
         self.spec_keeper.save(&offer.accepted).await;
-        offer
+        Ok(offer)
     }
 
     /// Whether the instance has registered over another connection since this one asked, which is the older one then:
@@ -300,10 +317,6 @@ impl Registrar {
         session: &Session,
         offer: &Offer,
     ) -> DirectoryEntry {
-        let offered = |operation: &Arc<Operation>| OfferedOperation {
-            name: operation.name.clone(),
-            hash: operation.hash.to_string(),
-        };
         let allowed = registrant.policy.as_ref().and_then(|policy| policy.concurrency);
         DirectoryEntry {
             spoke: registrant.spoke.clone(),
@@ -319,6 +332,14 @@ impl Registrar {
             host_info: input.host_info.clone(),
             operations: offer.accepted.iter().map(offered).collect(),
         }
+    }
+}
+
+/// An operation as the directory has it.
+fn offered(operation: &Arc<Operation>) -> OfferedOperation {
+    OfferedOperation {
+        name: operation.name.clone(),
+        hash: operation.hash.to_string(),
     }
 }
 

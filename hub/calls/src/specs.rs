@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::CallsConfig;
-use alkhub_protocol::{OperationSpec, SpokeName};
+use alkhub_protocol::{OperationSpec, SpecHash, SpokeName};
 use alkhub_retry::Backoff;
-use alkhub_store::{SpecHash, Store};
+use alkhub_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;

@@ -47,7 +47,7 @@ pub enum Dialect {
 /// What one message asks or reports.
 #[derive(Clone, Debug)]
 pub enum Frame {
-    /// `call.requested`, or `hub.register` as a message of its own.
+    /// `call.requested`, or `hub.register` or `hub.register.update` as a message of its own.
     Requested(Requested),
     /// `call.responded`: the output, or one item of a subscription.
     Responded {
@@ -281,7 +281,7 @@ impl Frame {
             kind::REQUESTED | kind::RESPONDED | kind::COMPLETED | kind::ABORTED | kind::FAILED => {
                 decode::call(&envelope)?
             }
-            kind::REGISTER => decode::register(&envelope)?,
+            kind::REGISTER | kind::REGISTER_UPDATE => decode::register(&envelope)?,
             kind::MIGRATE => decode::control(&envelope)?,
             kind if kind.starts_with(kind::OF_CONTROL) => decode::control(&envelope)?,
             _ => {

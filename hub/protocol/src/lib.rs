@@ -23,6 +23,7 @@ pub mod kubernetes;
 pub mod operation;
 pub mod register;
 pub mod scope;
+pub mod spec_hash;
 pub mod text;
 pub mod time;
 pub mod topic;
@@ -39,6 +40,7 @@ pub use json::RawJson;
 pub use key::ApiKey;
 pub use operation::{OperationKind, OperationSpec};
 pub use scope::Scopes;
+pub use spec_hash::SpecHash;
 pub use topic::{Topic, TopicFilter};
 
 /// Largest payload of a call or an event, in bytes.

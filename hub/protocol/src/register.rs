@@ -1,14 +1,15 @@
-//! `hub.register`: how a connection becomes an instance of a spoke.
+//! `hub.register`: how a connection becomes an instance of a spoke; and `hub.register.update`: how it changes what it offers.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use schemars::JsonSchema;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::text::texts;
-use crate::{HubId, InstanceId, RawJson, SpokeName};
+use crate::{HubId, InstanceId, OperationName, RawJson, SpokeName};
 
 /// The kinds of spoke, the origin's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -55,29 +56,55 @@ pub struct RegisterInput {
         skip_serializing_if = "Option::is_none"
     )]
     pub concurrency: Option<u32>,
-    /// What it offers: OperationSpecs, each accepted or refused on its own.
-    #[serde(default, deserialize_with = "operations")]
+    /// What it offers: OperationSpecs, each accepted or refused on its own. In place of one that the hub may know stands its
+    /// hash ([`crate::SpecHash`]), where the hub has granted the feature
+    /// [`HASHES`](crate::frame::session::HASHES).
+    #[serde(default, deserialize_with = "limited")]
     pub operations: Vec<RawJson>,
+}
+
+/// `hub.register.update`: a registered instance offers something more, or no more. All of it takes effect at once, or nothing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateInput {
+    /// What it offers from now on, as in a registration. One of a name that it offers takes that one's place.
+    #[serde(default, deserialize_with = "limited", skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<RawJson>,
+    /// What it offers no more; a name that it does not offer is passed over.
+    #[serde(default, deserialize_with = "limited", skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<OperationName>,
+}
+
+/// What a refused registration, or update, has in the `details` of its error.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
+pub struct RefusedDetails {
+    /// Hashes that the hub does not know, or may not use for this spoke: what they stand for has to be sent whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+    /// Of an update, the entries of `add` that are rejected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<OperationResult>,
 }
 
 /// Entries that a registration may have; how many of them an instance may offer is a setting of the hub.
 pub const OPERATIONS_LIMIT: usize = 10_000;
 
 /// Reads entries up to the limit: what is over it is refused before it takes memory.
-fn operations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawJson>, D::Error> {
-    struct Entries;
-    impl<'de> Visitor<'de> for Entries {
-        type Value = Vec<RawJson>;
+fn limited<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Entries<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of OperationSpecs")
+            f.write_str("a list")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
             let mut read = Vec::new();
             while let Some(entry) = entries.next_element()? {
                 if read.len() == OPERATIONS_LIMIT {
-                    let message = format!("`operations` has more than {OPERATIONS_LIMIT} entries");
+                    let message = format!("a list of operations has more than {OPERATIONS_LIMIT} entries");
                     return Err(A::Error::custom(message));
                 }
                 read.push(entry);
@@ -85,7 +112,7 @@ fn operations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawJson>
             Ok(read)
         }
     }
-    deserializer.deserialize_seq(Entries)
+    deserializer.deserialize_seq(Entries(PhantomData))
 }
 
 /// The hub's answer, the `data` of the response.
@@ -109,7 +136,7 @@ pub struct RegisterOutput {
     /// Hubs through which it cannot be called yet: they were not heard of within a second. Absent when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lagging_hubs: Vec<HubId>,
-    /// One entry for each operation, in the order given.
+    /// One entry for each operation, in the order given; after an update, for each that was to be added.
     pub operations: Vec<OperationResult>,
 }
 
@@ -124,6 +151,10 @@ pub struct OperationResult {
     /// Why it was rejected, and the cure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// By this the same specification can be named in place of sending it again. Absent where it was named so; where the hub
+    /// does not keep all that was sent; where the answer is long already; and for a peer that has not asked for hashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
     /// What the hub accepted but does not do as specified: a keyword that is not checked, a field that
     /// it does not know. Each is a sentence that names the field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

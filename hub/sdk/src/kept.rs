@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use alkhub_protocol::Frame;
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::frame::session::{HUBS, Hello, MIGRATE, Migrate, RESUME, ResumeRequest, Welcome};
+use alkhub_protocol::frame::session::{HASHES, HUBS, Hello, MIGRATE, Migrate, RESUME, ResumeRequest, Welcome};
 use alkhub_queue::{Limits, Unacknowledged};
 use bytes::Bytes;
 
@@ -52,6 +52,10 @@ pub(crate) struct KeptSession {
     asks_for_hubs: bool,
     /// What one has just told.
     hubs: Option<u32>,
+    /// Whether specifications are to be named by their hash.
+    asks_for_hashes: bool,
+    /// Whether the hub that serves it takes that; `None` before it has said so.
+    hashes: Option<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +99,7 @@ impl KeptSession {
             features: [RESUME, MIGRATE]
                 .into_iter()
                 .chain(self.asks_for_hubs.then_some(HUBS))
+                .chain(self.asks_for_hashes.then_some(HASHES))
                 .map(str::to_owned)
                 .collect(),
             resume,
@@ -120,6 +125,16 @@ impl KeptSession {
         self.asks_for_hubs = true;
     }
 
+    /// Specifications are to be named by their hash, where the hub takes that.
+    pub(crate) fn ask_for_hashes(&mut self) {
+        self.asks_for_hashes = true;
+    }
+
+    /// Whether the hub that serves the session takes hashes; `None` before it has said so.
+    pub(crate) fn hashes(&self) -> Option<bool> {
+        self.hashes
+    }
+
     /// The hub that serves the session, by its `hubId`; `None` before it has said so.
     pub(crate) fn hub(&self) -> Option<&str> {
         self.hub.as_deref()
@@ -128,6 +143,7 @@ impl KeptSession {
     /// This hub serves the session from now on.
     pub(crate) fn reached(&mut self, welcome: &Welcome) {
         self.hub = Some(welcome.hub_id.clone());
+        self.hashes = Some(welcome.grants(HASHES));
     }
 
     /// How long the hub keeps the session without a connection; `None`: it does not.
@@ -141,6 +157,7 @@ impl KeptSession {
     /// Nobody comes back to the session.
     pub(crate) fn lose(&mut self) {
         self.standing = Standing::Plain;
+        self.hashes.get_or_insert(false);
         self.unacknowledged = Unacknowledged::counting(MOST);
     }
 
@@ -273,6 +290,8 @@ impl Default for KeptSession {
             hub: None,
             asks_for_hubs: false,
             hubs: None,
+            asks_for_hashes: false,
+            hashes: None,
         }
     }
 }

@@ -90,6 +90,8 @@ struct Shared {
     is_stalled: CancellationToken,
     /// How many hubs take connections; 0 while none has said so.
     hubs: watch::Sender<u32>,
+    /// Whether the hub takes hashes of specifications; nothing while it has not said so.
+    hashes: watch::Sender<Option<bool>>,
 }
 
 #[derive(Debug, Default)]
@@ -247,6 +249,19 @@ impl Outbox {
             .send_if_modified(|known| std::mem::replace(known, hubs) != hubs);
     }
 
+    /// Whether the hub takes hashes of specifications, where it has said so.
+    pub(crate) fn is_by_hash(&self) -> Option<bool> {
+        self.kept(|kept| kept.hashes())
+    }
+
+    /// The same, once the hub has said so.
+    pub(crate) async fn says_by_hash(&self) -> bool {
+        let mut said = self.0.hashes.subscribe();
+        // The sender is our own.
+        let said = said.wait_for(Option::is_some).await;
+        said.is_ok_and(|said| *said == Some(true))
+    }
+
     /// Looks at, or changes, what is known of the session at the hub.
     pub(crate) fn kept<T>(&self, look: impl FnOnce(&mut KeptSession) -> T) -> T {
         look(&mut self.0.waiting.lock().kept)
@@ -271,10 +286,13 @@ impl Outbox {
     /// Notes a message of the hub; gives back what is for the reader.
     fn heard(&self, message: Bytes) -> Option<Bytes> {
         let mut waiting = self.0.waiting.lock();
-        let was_full = waiting.kept.is_full();
+        let (was_full, before) = (waiting.kept.is_full(), waiting.kept.hashes());
         let heard = waiting.kept.heard(&message);
         if was_full && !waiting.kept.is_full() {
             waiting.queue.reader().wake();
+        }
+        if waiting.kept.hashes() != before {
+            self.0.hashes.send_replace(waiting.kept.hashes());
         }
         match heard {
             HubMessage::Message { ack } => {

@@ -12,18 +12,20 @@ mod drain;
 mod failure;
 mod handler;
 mod keep;
+mod offers;
 mod operation;
+mod registering;
 mod session;
 mod share;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, SpokeType};
-use alkhub_protocol::{InstanceId, OperationName, RawJson, SpokeName};
+use alkhub_protocol::{InstanceId, OperationName, SpokeName};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -34,7 +36,7 @@ use self::attachment::Attachment;
 pub use self::context::Context;
 pub use self::failure::Failure;
 pub use self::handler::{Handler, StreamHandler};
-use self::operation::Run;
+use self::offers::Offers;
 pub use self::operation::{Answer, Operation};
 use crate::Error;
 use crate::endpoint::HubEndpoint;
@@ -91,18 +93,18 @@ enum NoRoom {
 /// What the spoke, its sessions and its calls share.
 #[derive(Debug)]
 struct Shared {
-    /// How each session registers, but for its instance and its part of the concurrency.
+    /// How each session registers, but for its instance, its part of the concurrency, and what is offered.
     register: RegisterInput,
+    offers: Offers,
     /// One, or two that should not meet on a hub.
     sessions: Vec<Arc<Attachment>>,
     /// Where each of them dials.
     endpoints: Vec<HubEndpoint>,
-    operations: HashMap<OperationName, Run>,
     /// The calls that the program takes at once ...
     concurrency: Option<u32>,
     /// ... and those that the hubs allow it to, as far as they said so.
     most: Mutex<Option<u32>>,
-    /// Locked while a session is registered with its part of them.
+    /// Locked while a session is registered with its part of them, or with something else to offer.
     dividing: tokio::sync::Mutex<()>,
     /// The answers to calls of sessions that are over, whose hubs may be dead.
     left: Mutex<Vec<Bytes>>,
@@ -153,6 +155,35 @@ impl Spoke {
     /// Calls that run now.
     pub fn running(&self) -> usize {
         *self.shared.running.borrow()
+    }
+
+    /// Offers one more operation. See [`Spoke::update`].
+    ///
+    /// # Errors
+    /// Those of [`Spoke::update`].
+    pub async fn add(&self, operation: Operation) -> Result<(), Error> {
+        self.update(vec![operation], Vec::new()).await
+    }
+
+    /// Offers an operation no more. See [`Spoke::update`].
+    ///
+    /// # Errors
+    /// The name is not valid, and those of [`Spoke::update`].
+    pub async fn remove(&self, name: &str) -> Result<(), Error> {
+        self.update(Vec::new(), vec![name.parse()?]).await
+    }
+
+    /// Changes what the spoke offers while it runs; all of it at once, or nothing. An operation of a name that is offered takes
+    /// that one's place; a name to be removed that is not offered is passed over. Calls that run go on.
+    ///
+    /// Resolves when every hub that the spoke is connected to can route by it. A session whose connection is lost, or whose hub
+    /// is silent, is brought in step later. Dropping the future changes nothing about that: the spoke goes on to tell its hubs.
+    ///
+    /// # Errors
+    /// An operation is not valid, all together are larger than one message may be, a hub rejects one ([`Error::Rejected`]),
+    /// or the spoke ends. Then it offers what it offered before.
+    pub async fn update(&self, add: Vec<Operation>, remove: Vec<OperationName>) -> Result<(), Error> {
+        self.shared.update(add, remove).await
     }
 
     /// Resolves when the spoke has ended.
@@ -299,13 +330,7 @@ impl Builder {
             Some(id) => id.parse()?,
             None => uuid::Uuid::new_v4().to_string().parse()?,
         };
-        let mut specs = Vec::with_capacity(operations.len());
-        let mut runs = HashMap::with_capacity(operations.len());
-        for operation in operations {
-            let (name, spec, run) = operation.finish()?;
-            specs.push(RawJson::from_value(&spec).map_err(Error::encode)?);
-            runs.insert(name, run);
-        }
+        let offers: Vec<_> = operations.into_iter().map(Operation::offer).collect::<Result<_, _>>()?;
         let host = serde_json::json!({ "os": std::env::consts::OS, "arch": std::env::consts::ARCH });
         let second = second(&instance_id, concurrency).filter(|_| sessions > 1);
         let sessions = [Some(instance_id), second].into_iter().flatten();
@@ -318,14 +343,17 @@ impl Builder {
             labels,
             host_info: Some(host.into()),
             concurrency,
-            operations: specs,
+            operations: offers.iter().map(|(_, spec, _)| spec.clone()).collect(),
         };
         crate::client::payload(&register)?;
         let shared = Arc::new(Shared {
-            register,
+            register: RegisterInput {
+                operations: Vec::new(),
+                ..register
+            },
+            offers: Offers::new(offers),
             sessions,
             endpoints,
-            operations: runs,
             concurrency,
             most: Mutex::new(concurrency),
             dividing: tokio::sync::Mutex::default(),

@@ -121,6 +121,9 @@ impl Conversation {
             Frame::Ping(payload) => return Heard::Ping(payload),
             Frame::Pong(_) => self.heartbeat(),
             Frame::Requested(requested) if requested.operation.as_str() == kind::REGISTER => self.register(requested),
+            Frame::Requested(requested) if requested.operation.as_str() == kind::REGISTER_UPDATE_NAME => {
+                self.update_registration(requested);
+            }
             Frame::Requested(requested) => self.call(requested, data.len()),
             Frame::Aborted { request_id } => self.abort(request_id, data),
             Frame::Responded { ref request_id, .. }
@@ -259,7 +262,7 @@ impl Conversation {
             Done::Published(Err(refusal)) => self.refuse(&refusal.error, Some(&refusal.topic)),
             Done::Subscribed(subscribed) => self.subscribed(subscribed),
             Done::Registered(registered) => self.registered(*registered),
-            Done::Visible(answer) => self.answer_registration(&answer.0, &answer.1),
+            Done::Visible(answer) => self.answer_registration(&answer),
             Done::Narrowed(narrowed) => self.narrowed(*narrowed),
             Done::TakenOver(taken) => self.taken_over(*taken),
             Done::Settled => self.arriving = false,

@@ -25,13 +25,21 @@ pub(crate) enum Done {
     /// A registration, done or refused.
     Registered(Box<RegistrationEnd>),
     /// A registration that other hubs were asked about: its answer.
-    Visible(Box<(RequestId, RegisterOutput)>),
+    Visible(Box<VisibleRegistration>),
     /// A registration that had to be narrowed, or why it could not be.
     Narrowed(Box<Result<Option<Registration>, CallError>>),
     /// A registration that has come from another hub, or why it could not.
     TakenOver(Box<Result<Registration, CallError>>),
     /// Other hubs were asked about such a one: what they could call before, they can call here.
     Settled,
+}
+
+/// A registration that is to be answered.
+pub(crate) struct VisibleRegistration {
+    pub(crate) request_id: RequestId,
+    /// The operation that was asked for.
+    pub(crate) of: &'static str,
+    pub(crate) output: RegisterOutput,
 }
 
 /// Why an event was not published.

@@ -43,6 +43,8 @@ pub(crate) enum SpokeMessage {
 /// How a registration ended.
 pub(crate) struct RegistrationEnd {
     pub(crate) request_id: RequestId,
+    /// The operation that was asked for.
+    pub(crate) of: &'static str,
     /// Who it was examined for.
     pub(crate) caller: Arc<Caller>,
     pub(crate) result: Result<(RegisterOutput, Registration), CallError>,

@@ -37,7 +37,7 @@ pub use cursor::{Cursor, InvalidCursor};
 pub use error::Error;
 pub use hasher::{HashKey, InvalidHashKey, KeyHash, KeyHasher};
 pub use keys::{AdminEntered, KeyRecord, Keys, NewKey};
-pub use operations::{Operations, SpecHash};
+pub use operations::Operations;
 pub use spokes::{Deleted, PutOutcome, SpokeKey, SpokeRecord, Spokes};
 pub use store::Store;
 

@@ -3,14 +3,10 @@
 
 mod owned;
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use alkhub_protocol::json::strict;
-use alkhub_protocol::json::tree::Tree;
-use alkhub_protocol::{OperationName, OperationSpec};
-use sha2::{Digest as _, Sha256};
+use alkhub_protocol::{OperationName, OperationSpec, SpecHash};
 
 use crate::db::Db;
 use crate::metrics::{Pruned, Statement};
@@ -27,10 +23,6 @@ const TOUCHED: usize = 1_000;
 #[derive(Clone, Copy, Debug)]
 pub struct Operations<'a>(pub(crate) &'a Db);
 
-/// SHA-256 of a specification's canonical JSON: keys sorted, no white space. Shown and read as hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpecHash(pub [u8; 32]);
-
 // === impl Operations ===
 
 impl Operations<'_> {
@@ -45,7 +37,7 @@ impl Operations<'_> {
                 .iter()
                 .map(|(_, spec)| format!("{}.{}", spec.namespace, spec.name))
                 .collect();
-            let texts: Vec<String> = chunk.iter().map(|(_, spec)| canonical(spec)).collect();
+            let texts: Vec<String> = chunk.iter().map(|(_, spec)| spec.canonical()).collect();
             run!(self.0, Statement::OperationPut, |db| sqlx::query!(
                 "INSERT INTO operations (hash, name, spec)
                  SELECT * FROM UNNEST($1::bytea[], $2::text[], $3::text[]) AS o(hash, name, spec) ORDER BY hash
@@ -164,111 +156,5 @@ impl Operations<'_> {
         known
             .collect::<Result<_, _>>()
             .map_err(|_| Error::Corrupt("operation's name"))
-    }
-}
-
-// === impl SpecHash ===
-
-impl SpecHash {
-    /// The hash of a specification.
-    pub fn of(spec: &OperationSpec) -> Self {
-        Self(Sha256::digest(canonical(spec)).into())
-    }
-}
-
-impl fmt::Display for SpecHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for SpecHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for SpecHash {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let mut hash = [0; 32];
-        hex::decode_to_slice(text, &mut hash).map_err(|_| Error::Corrupt("operation's hash"))?;
-        Ok(Self(hash))
-    }
-}
-
-/// The JSON with the members of every object sorted and no white space; numbers as they came, since a specification may
-/// have some that no type of ours holds.
-fn canonical(spec: &OperationSpec) -> String {
-    let text = serde_json::to_string(spec).expect("a specification is JSON that was read");
-    match Tree::parse(text.as_bytes()) {
-        Ok(tree) => {
-            let mut sorted = String::with_capacity(text.len());
-            tree.write_canonical(&mut sorted);
-            sorted
-        }
-        // Two members of one name, or half of a surrogate pair: there is one way only to keep them.
-        Err(_) => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use alkhub_protocol::RawJson;
-
-    use super::*;
-
-    fn spec(input_schema: &str) -> OperationSpec {
-        let text = format!(
-            r#"{{"namespace":"text","name":"upper","type":"query","inputSchema":{input_schema},"outputSchema":true}}"#
-        );
-        serde_json::from_str(&text).expect("a specification")
-    }
-
-    #[test]
-    fn the_hash_knows_neither_order_nor_white_space() {
-        let one = spec(r#"{"type":"object","required":["b","a"],"properties":{"b":{},"a":{"x":1,"w":2}}}"#);
-        let two = spec(r#"{ "properties": {"a":{"w":2,"x":1}, "b":{}}, "required":["b","a"], "type":"object"}"#);
-
-        assert_eq!(SpecHash::of(&one), SpecHash::of(&two));
-        assert_ne!(SpecHash::of(&one), SpecHash::of(&spec("true")));
-        assert_ne!(SpecHash::of(&spec(r#"["a","b"]"#)), SpecHash::of(&spec(r#"["b","a"]"#)));
-    }
-
-    #[test]
-    fn what_is_read_back_has_the_same_hash() {
-        let spec = spec(r#"{"enum":[1.50, "a\u0000b", null]}"#);
-        let again: OperationSpec = serde_json::from_str(&canonical(&spec)).expect("reads");
-
-        assert_eq!(SpecHash::of(&again), SpecHash::of(&spec));
-    }
-
-    #[test]
-    fn what_no_number_or_text_of_ours_can_hold_has_a_hash_and_is_kept_as_it_came() {
-        for odd in [
-            "1e400",
-            "123456789012345678901234567890",
-            r#""cut \ud83d""#,
-            r#"{"a":1,"a":2}"#,
-        ] {
-            let mut spec = spec("true");
-            spec.meta = Some(RawJson::parse(odd.to_owned()).expect("JSON"));
-
-            let again: OperationSpec = serde_json::from_str(&canonical(&spec)).expect("reads");
-
-            assert_eq!(again.meta, spec.meta, "{odd}");
-            assert_eq!(SpecHash::of(&again), SpecHash::of(&spec), "{odd}");
-        }
-    }
-
-    #[test]
-    fn a_hash_is_read_as_it_is_shown() {
-        let hash = SpecHash::of(&spec("true"));
-
-        assert_eq!(hash.to_string().parse::<SpecHash>().ok(), Some(hash));
-        for text in ["", "ab", &"g".repeat(64), &"é".repeat(32)] {
-            assert!(text.parse::<SpecHash>().is_err(), "{text}");
-        }
     }
 }

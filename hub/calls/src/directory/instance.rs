@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering as Memory};
 
 use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::admin::InstanceState;
-use alkhub_protocol::{InstanceId, OperationName, SpokeName};
-use alkhub_store::SpecHash;
+use alkhub_protocol::{InstanceId, OperationName, SpecHash, SpokeName};
 
 use crate::session::{Load, Session};
 
@@ -21,6 +20,9 @@ pub(crate) struct Instance {
     /// Its session, when this hub holds it.
     pub(crate) session: Option<Arc<Session>>,
     pub(crate) load: Arc<Load>,
+    /// Of one that this hub holds: the generation since which the session offers an operation by its specification, where that
+    /// is not the one of the record.
+    since: HashMap<OperationName, u64>,
     /// Of one that another hub holds: its connection is lost, and it may come back.
     is_reconnecting: AtomicBool,
 }
@@ -41,6 +43,7 @@ impl Instance {
                 .as_ref()
                 .map_or_else(Arc::default, |session| Arc::clone(&session.load)),
             is_reconnecting: AtomicBool::new(entry.state == InstanceState::Reconnecting),
+            since: HashMap::new(),
             entry,
             session,
         }
@@ -53,6 +56,26 @@ impl Instance {
             instance.load = Arc::clone(&before.load);
         }
         instance
+    }
+
+    /// The same after another record of its session.
+    pub(crate) fn after(mut self, before: Option<&Self>) -> Self {
+        if let Some(before) = before {
+            let same = self.offers.iter();
+            let same = same.filter(|(name, hash)| before.offers.get(*name) == Some(*hash));
+            let since = same.map(|(name, _)| (name.clone(), before.since(name)));
+            self.since = since.collect();
+        }
+        self
+    }
+
+    fn since(&self, name: &OperationName) -> u64 {
+        self.since.get(name).copied().unwrap_or(self.entry.generation)
+    }
+
+    /// Whether it offers an operation, and did so by the same specification when its session had this generation.
+    pub(crate) fn has_offered(&self, name: &OperationName, generation: u64) -> bool {
+        self.offers.contains_key(name) && (self.since(name)..=self.entry.generation).contains(&generation)
     }
 
     /// Whether its connection is lost, and it may come back.

@@ -8,8 +8,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use alkhub_protocol::OperationName;
-use alkhub_store::SpecHash;
+use alkhub_protocol::{OperationName, SpecHash};
 use indexmap::IndexSet;
 use parking_lot::{RwLock, RwLockReadGuard};
 

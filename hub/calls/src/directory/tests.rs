@@ -263,7 +263,7 @@ fn the_oldest_instance_decides_the_specification() {
     directory.put(&remote("a/old@1", &[&old]));
     assert_eq!(providers(&directory, "text.upper"), ["old@1"]);
     let standing = directory
-        .offered_by_others(&name("text.upper"), &key("a", "third"))
+        .offered_by_others(&upper, &key("a", "third"))
         .expect("offered");
     assert_eq!(standing.entry.generation, 1);
 

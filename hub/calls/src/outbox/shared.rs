@@ -15,6 +15,8 @@ use super::contents::Contents;
 pub(super) struct Shared {
     pub(super) session: Arc<str>,
     pub(super) dialect: OnceLock<Dialect>,
+    /// The peer names specifications by their hash.
+    pub(super) by_hash: AtomicBool,
     /// Set with the lock held; read without it as a hint.
     pub(super) closed: AtomicBool,
     /// No connection serves the session, and its peer may come back.
@@ -37,6 +39,7 @@ impl Shared {
         Self {
             session,
             dialect: OnceLock::new(),
+            by_hash: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             detached: AtomicBool::new(false),
             leaving: AtomicBool::new(false),

@@ -1,8 +1,8 @@
 //! What a registration may weigh: looked at before anything else of it is.
 
 use alkhub_hub_cluster::DirectoryEntry;
-use alkhub_protocol::register::{OperationResult, RegisterInput};
-use alkhub_protocol::{CallError, Code};
+use alkhub_protocol::register::{OperationResult, RegisterInput, UpdateInput};
+use alkhub_protocol::{CallError, Code, RawJson};
 
 /// Labels of one instance, and their bytes: every hub and Redis keep them.
 const LABELS: usize = 64;
@@ -21,6 +21,12 @@ const REASON_BYTES: usize = 500;
 /// After so many bytes of names and reasons the rest of the answer is short: it must fit a message.
 const ANSWER_BYTES: usize = 128 * 1024;
 
+/// After so many bytes of names those of the others are short ...
+const NAMES_BYTES: usize = 160 * 1024;
+
+/// ... and after so many of hashes the others are not told: what has none is sent whole again.
+const HASHES_BYTES: usize = 64 * 1024;
+
 /// Bytes of a name in the short rest.
 const SHORT_NAME_BYTES: usize = 8;
 
@@ -30,6 +36,7 @@ const OMITTED: &str = "not told";
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     bytes: usize,
+    hashes: usize,
 }
 
 /// Checks what every hub would have to keep.
@@ -57,8 +64,17 @@ pub(super) fn check(input: &RegisterInput) -> Result<(), CallError> {
 /// Bytes that the registration makes this hub keep, about.
 pub(super) fn weight(input: &RegisterInput) -> usize {
     let labels: usize = input.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let operations: usize = input.operations.iter().map(|raw| raw.len() + OPERATION_BYTES).sum();
-    BASE_BYTES + labels + input.host_info.as_ref().map_or(0, alkhub_protocol::RawJson::len) + operations
+    BASE_BYTES + labels + input.host_info.as_ref().map_or(0, RawJson::len) + weight_of_specs(&input.operations)
+}
+
+/// The same of an update, while it is looked at.
+pub(super) fn weight_of_update(input: &UpdateInput) -> usize {
+    let removed: usize = input.remove.iter().map(|name| name.as_str().len()).sum();
+    BASE_BYTES + removed + weight_of_specs(&input.add)
+}
+
+fn weight_of_specs(operations: &[RawJson]) -> usize {
+    operations.iter().map(|raw| raw.len() + OPERATION_BYTES).sum()
 }
 
 /// The same of a registration that another hub has taken.
@@ -66,7 +82,7 @@ pub(super) fn weight_of(entry: &DirectoryEntry) -> usize {
     let labels: usize = entry.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
     let operations = entry.operations.iter().map(|offered| offered.name.as_str().len());
     let operations: usize = operations.map(|bytes| bytes + OPERATION_BYTES).sum();
-    BASE_BYTES + labels + entry.host_info.as_ref().map_or(0, alkhub_protocol::RawJson::len) + operations
+    BASE_BYTES + labels + entry.host_info.as_ref().map_or(0, RawJson::len) + operations
 }
 
 // === impl Answer ===
@@ -79,7 +95,9 @@ impl Answer {
         let (name, reason) = (plain(result.name), result.reason.map(plain));
         let full = self.bytes > ANSWER_BYTES;
         let omitted = || OMITTED.to_owned();
-        (result.name, result.reason) = if full && reason.is_some() {
+        (result.name, result.reason) = if self.bytes > NAMES_BYTES && reason.is_none() {
+            (cut(name, SHORT_NAME_BYTES), None)
+        } else if full && reason.is_some() {
             (cut(name, SHORT_NAME_BYTES), Some(omitted()))
         } else {
             (name, reason.map(|reason| cut(reason, REASON_BYTES)))
@@ -89,6 +107,13 @@ impl Answer {
         }
         let texts = result.reason.iter().chain(&result.warnings);
         self.bytes += result.name.len() + texts.map(String::len).sum::<usize>();
+        self.hashes += result
+            .hash
+            .as_ref()
+            .map_or(0, |hash| hash.len() + r#","hash":"""#.len());
+        if self.hashes > HASHES_BYTES {
+            result.hash = None;
+        }
         result
     }
 }
@@ -109,21 +134,31 @@ mod tests {
 
     #[test]
     fn an_answer_to_ten_thousand_wrong_entries_fits_a_message() {
-        let mut answer = Answer::default();
+        for result in [
+            OperationResult {
+                name: "\"\u{1}".repeat(128),
+                result: Registered::Rejected,
+                reason: Some("\"\u{1}".repeat(10_000)),
+                hash: None,
+                warnings: Vec::new(),
+            },
+            // Named by hash, so that names may be long.
+            OperationResult {
+                name: "n".repeat(128),
+                result: Registered::Registered,
+                reason: None,
+                hash: Some("h".repeat(43)),
+                warnings: vec!["w".repeat(1_000)],
+            },
+        ] {
+            let mut answer = Answer::default();
 
-        let results: Vec<OperationResult> = (0..OPERATIONS_LIMIT)
-            .map(|_| {
-                answer.fit(OperationResult {
-                    name: "\"\u{1}".repeat(128),
-                    result: Registered::Rejected,
-                    reason: Some("\"\u{1}".repeat(10_000)),
-                    warnings: Vec::new(),
-                })
-            })
-            .collect();
+            let results = (0..OPERATIONS_LIMIT).map(|_| answer.fit(result.clone()));
 
-        let bytes = serde_json::to_vec(&results).expect("plain").len();
-        assert!(bytes < alkhub_protocol::PAYLOAD_LIMIT_BYTES, "{bytes}");
+            let results: Vec<OperationResult> = results.collect();
+            let bytes = serde_json::to_vec(&results).expect("plain").len();
+            assert!(bytes < alkhub_protocol::PAYLOAD_LIMIT_BYTES, "{bytes}");
+        }
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! What a registration offers, looked at one operation after the other.
+//!
+//! Invariants
+//! - An operation that is named by the hash of its specification is looked at like one that was sent.
+//! - A peer that has not asked for hashes sees none, and its texts are none.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use alkhub_protocol::json::tree::Tree;
-use alkhub_protocol::register::{OperationResult, Registered};
-use alkhub_protocol::{OperationSpec, RawJson};
+use alkhub_protocol::register::{OperationResult, RefusedDetails, Registered};
+use alkhub_protocol::{CallError, Code, OperationName, OperationSpec, RawJson, SpecHash};
 use serde::Deserialize;
 
+use super::recall::Recall;
 use super::registrant::Registrant;
 use super::{door, fields};
 use crate::compiled::Specs;
@@ -27,67 +32,120 @@ pub(super) struct Offer {
 pub(crate) struct Examiner {
     pub(crate) specs: Arc<Specs>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) recall: Recall,
     /// Operations of one instance at most.
     pub(crate) max_operations: usize,
+}
+
+/// An operation that may be offered.
+struct Examined {
+    operation: Arc<Operation>,
+    result: Registered,
+    warnings: Vec<String>,
+    /// By what the peer can name it the next time.
+    hash: Option<SpecHash>,
 }
 
 // === impl Examiner ===
 
 impl Examiner {
     /// Looks at each operation for itself.
-    pub(super) async fn examine(&self, registrant: &Registrant, operations: &[RawJson]) -> Offer {
+    ///
+    /// # Errors
+    /// Some are named by hashes that are not known: they are in the details.
+    pub(super) async fn examine(&self, registrant: &Registrant, operations: &[RawJson]) -> Result<Offer, CallError> {
+        let looked_at = &operations[..operations.len().min(self.max_operations)];
+        let hashes: Vec<Option<SpecHash>> = match registrant.is_by_hash {
+            true => looked_at.iter().map(hash_in).collect(),
+            false => vec![None; looked_at.len()],
+        };
+        let known = self.known(registrant, &hashes).await?;
         let mut offer = Offer::default();
         let mut names = HashSet::new();
-        for (i, raw) in operations.iter().enumerate() {
-            let examined = if i < self.max_operations {
-                self.examine_one(registrant, raw).await
-            } else {
-                Err(format!("one instance may offer {} operations", self.max_operations))
+        for (raw, hash) in looked_at.iter().zip(hashes) {
+            let known = hash.and_then(|hash| known.get(&hash));
+            let examined = match known {
+                Some(operation) => self.examine_known(registrant, operation),
+                None => self.examine_sent(registrant, raw).await,
             };
-            let unique = examined.and_then(|(operation, result)| {
-                let new = names.insert(operation.name.clone());
-                new.then_some((operation, result))
+            let unique = examined.and_then(|examined| {
+                let new = names.insert(examined.operation.name.clone());
+                new.then_some(examined)
                     .ok_or_else(|| "the registration names it twice".to_owned())
             });
-            let result = unique.and_then(|(operation, result)| {
-                let warnings = fields::look(raw, &operation.spec)?;
-                Ok((operation, result, warnings))
-            });
-            offer.add(raw, result);
+            match unique {
+                Ok(examined) => offer.accept(examined),
+                Err(reason) => offer.reject(
+                    known.map_or_else(|| name_in(raw), |known| known.name.to_string()),
+                    reason,
+                ),
+            }
         }
-        offer
+        for raw in &operations[looked_at.len()..] {
+            let reason = format!("one instance may offer {} operations", self.max_operations);
+            offer.reject(name_in(raw), reason);
+        }
+        Ok(offer)
     }
 
-    async fn examine_one(
+    /// The operations of the hashes that are named.
+    async fn known(
         &self,
         registrant: &Registrant,
-        raw: &RawJson,
-    ) -> Result<(Arc<Operation>, Registered), String> {
+        hashes: &[Option<SpecHash>],
+    ) -> Result<HashMap<SpecHash, Arc<Operation>>, CallError> {
+        let named: HashSet<SpecHash> = hashes.iter().flatten().copied().collect();
+        if named.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let known = self.recall.recall(registrant, &named).await;
+        let mut unknown: Vec<SpecHash> = named.into_iter().filter(|hash| !known.contains_key(hash)).collect();
+        if unknown.is_empty() {
+            return Ok(known);
+        }
+        unknown.sort_unstable();
+        Err(not_known(&unknown))
+    }
+
+    async fn examine_sent(&self, registrant: &Registrant, raw: &RawJson) -> Result<Examined, String> {
         let spec: OperationSpec = raw
             .to()
             .map_err(|error| format!("it is not an OperationSpec: {error}"))?;
         let name = spec.operation().map_err(|error| error.to_string())?;
-        if name.is_reserved() {
-            return Err("the namespace `hub` is the hub's own: choose another one".to_owned());
-        }
-        if let Some(policy) = registrant.policy.as_ref().filter(|policy| !policy.allows(&name)) {
-            let allowed = if policy.operations.is_empty() {
-                format!("{}.*", policy.name)
-            } else {
-                policy.operations.join("`, `")
-            };
-            return Err(format!("spoke `{}` may offer `{allowed}` only", policy.name));
-        }
+        check_name(registrant, &name)?;
         let operation = self
             .specs
             .compile(&registrant.spoke, &registrant.key, spec)
             .await
             .map_err(|error| error.to_string())?;
+        let result = self.check_others(registrant, &operation)?;
+        let looked = fields::look(raw, &operation.spec)?;
+        let hash = (registrant.is_by_hash && looked.is_whole).then_some(operation.hash);
+        Ok(Examined {
+            operation,
+            result,
+            warnings: looked.warnings,
+            hash,
+        })
+    }
+
+    fn examine_known(&self, registrant: &Registrant, operation: &Arc<Operation>) -> Result<Examined, String> {
+        check_name(registrant, &operation.name)?;
+        Ok(Examined {
+            operation: Arc::clone(operation),
+            result: self.check_others(registrant, operation)?,
+            warnings: fields::look_at_known(&operation.spec)?,
+            hash: None,
+        })
+    }
+
+    /// Whether nobody else offers another operation of the name.
+    fn check_others(&self, registrant: &Registrant, operation: &Operation) -> Result<Registered, String> {
         let own = (registrant.spoke.clone(), registrant.instance.clone());
-        let Some(other) = self.directory.offered_by_others(&name, &own) else {
-            return Ok((operation, Registered::Registered));
+        let Some(other) = self.directory.offered_by_others(operation, &own) else {
+            return Ok(Registered::Registered);
         };
-        match other.offers.get(&name) {
+        match other.offers.get(&operation.name) {
             Some(hash) if *hash != operation.hash => {
                 let standing = self.specs.get(hash);
                 let difference =
@@ -97,7 +155,7 @@ impl Examiner {
                     other.entry.spoke
                 ))
             }
-            _ => Ok((operation, Registered::Pooled)),
+            _ => Ok(Registered::Pooled),
         }
     }
 }
@@ -105,28 +163,79 @@ impl Examiner {
 // === impl Offer ===
 
 impl Offer {
-    fn add(&mut self, raw: &RawJson, examined: Result<(Arc<Operation>, Registered, Vec<String>), String>) {
-        let result = match examined {
-            Ok((operation, result, mut warnings)) => {
-                warnings.extend(operation.warnings.iter().cloned());
-                let name = operation.name.to_string();
-                self.accepted.push(operation);
-                OperationResult {
-                    name,
-                    result,
-                    reason: None,
-                    warnings,
-                }
-            }
-            Err(reason) => OperationResult {
-                name: name_in(raw),
-                result: Registered::Rejected,
-                reason: Some(reason),
-                warnings: Vec::new(),
-            },
-        };
-        self.results.push(self.answer.fit(result));
+    fn accept(&mut self, examined: Examined) {
+        let Examined {
+            operation,
+            result,
+            mut warnings,
+            hash,
+        } = examined;
+        warnings.extend(operation.warnings.iter().cloned());
+        let name = operation.name.to_string();
+        self.accepted.push(operation);
+        self.add(OperationResult {
+            name,
+            result,
+            reason: None,
+            hash: hash.map(SpecHash::to_wire),
+            warnings,
+        });
     }
+
+    fn reject(&mut self, name: String, reason: String) {
+        self.add(OperationResult {
+            name,
+            result: Registered::Rejected,
+            reason: Some(reason),
+            hash: None,
+            warnings: Vec::new(),
+        });
+    }
+
+    fn add(&mut self, result: OperationResult) {
+        let result = self.answer.fit(result);
+        self.results.push(result);
+    }
+}
+
+/// Whether a spoke may offer an operation of this name at all.
+fn check_name(registrant: &Registrant, name: &OperationName) -> Result<(), String> {
+    if name.is_reserved() {
+        return Err("the namespace `hub` is the hub's own: choose another one".to_owned());
+    }
+    match &registrant.policy {
+        Some(policy) if !policy.allows(name) => {
+            let allowed = if policy.operations.is_empty() {
+                format!("{}.*", policy.name)
+            } else {
+                policy.operations.join("`, `")
+            };
+            Err(format!("spoke `{}` may offer `{allowed}` only", policy.name))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The hash that stands in place of a specification.
+fn hash_in(raw: &RawJson) -> Option<SpecHash> {
+    let text = raw.as_bytes().first() == Some(&b'"');
+    let text: Option<String> = text.then(|| raw.to().ok()).flatten();
+    SpecHash::from_wire(&text?)
+}
+
+/// The answer to a registration that names what is not known.
+fn not_known(hashes: &[SpecHash]) -> CallError {
+    let details = RefusedDetails {
+        unknown: hashes.iter().map(|hash| hash.to_wire()).collect(),
+        ..RefusedDetails::default()
+    };
+    let message = format!(
+        "nothing is registered, for {} specifications are not known by their hash: send those in `details.unknown` whole",
+        hashes.len()
+    );
+    let mut error = CallError::new(Code::NotFound, message);
+    error.details = RawJson::from_value(&details).ok();
+    error
 }
 
 /// The name of an operation that was refused, as far as it can be read.

@@ -53,11 +53,21 @@ struct Parts<'a> {
     errors: Vec<Object<'a>>,
 }
 
+/// What is to be told of a specification.
+#[derive(Debug, PartialEq)]
+pub(super) struct Looked {
+    pub(super) warnings: Vec<String>,
+    /// Whether all that was sent is kept.
+    pub(super) is_whole: bool,
+}
+
 /// Looks at every field of a specification that has been read: the warnings about it, or why it is refused.
-pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, String> {
+pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Looked, String> {
     // Both are objects, for the specification was read from them; else there is nothing to warn of.
-    let all: Object<'_> = strict::from_slice(raw.as_bytes()).unwrap_or_default();
+    let all = strict::from_slice::<Object<'_>>(raw.as_bytes());
     let parts = strict::from_slice::<Parts<'_>>(raw.as_bytes());
+    let is_read = all.is_ok() && parts.is_ok();
+    let all = all.unwrap_or_default();
     let (access, errors) = parts.map_or_else(|_| (None, Vec::new()), |parts| (parts.access, parts.errors));
     let access = access.unwrap_or_default();
     let refused = REFUSED
@@ -69,50 +79,67 @@ pub(super) fn look(raw: &RawJson, spec: &OperationSpec) -> Result<Vec<String>, S
              should refuse: use `requiredScopes`, or leave it out and check in the handler"
         ));
     }
+    let mut warnings = Warnings::of(spec)?;
+    warnings.unknown("", &all, SPEC);
+    warnings.unknown("accessControl.", &access, &[ACCESS, REFUSED].concat());
+    for error in &errors {
+        warnings.unknown("errorSchemas.", error, ERROR);
+    }
+    Ok(Looked {
+        is_whole: is_read && !warnings.has_unknown,
+        warnings: warnings.finish(),
+    })
+}
+
+/// The same of one that is known: nothing of it is left out.
+pub(super) fn look_at_known(spec: &OperationSpec) -> Result<Vec<String>, String> {
+    Warnings::of(spec).map(Warnings::finish)
+}
+
+/// Whether somebody may hold the scopes that a specification asks for.
+fn check_scopes(spec: &OperationSpec) -> Result<(), String> {
     let scopes = &spec.access_control;
     let all_of = scopes.required_scopes.iter().map(|scope| ("requiredScopes", scope));
     let one_of = scopes
         .required_scopes_any
         .iter()
         .map(|scope| ("requiredScopesAny", scope));
-    if all_of
-        .clone()
-        .chain(one_of.clone())
-        .map(|(_, scope)| scope.len())
-        .sum::<usize>()
-        > SCOPES_LIMIT_BYTES
-    {
+    let named = all_of.chain(one_of);
+    if named.clone().map(|(_, scope)| scope.len()).sum::<usize>() > SCOPES_LIMIT_BYTES {
         return Err(format!(
             "the scopes in `accessControl` have more than {SCOPES_LIMIT_BYTES} bytes together"
         ));
     }
-    for (field, scope) in all_of.chain(one_of) {
+    for (field, scope) in named {
         // No key can be made that holds it, so that nobody could call the operation.
         scope::check(scope).map_err(|error| format!("`accessControl.{field}`: {error}"))?;
     }
-    let mut warnings = Warnings::default();
-    warnings.errors(spec);
-    warnings.unknown("", &all, SPEC);
-    warnings.unknown("accessControl.", &access, &[ACCESS, REFUSED].concat());
-    for error in &errors {
-        warnings.unknown("errorSchemas.", error, ERROR);
-    }
-    if access.get("customAuth").is_some_and(|value| value.get() != "null") {
-        let text = "`accessControl.customAuth` is kept and not enforced by the hub: the spoke has to check it";
-        warnings.texts.insert(0, text.to_owned());
-    }
-    Ok(warnings.finish())
+    Ok(())
 }
 
 #[derive(Default)]
 struct Warnings {
     texts: Vec<String>,
     more: usize,
+    /// Whether there is a field that is not kept.
+    has_unknown: bool,
 }
 
 // === impl Warnings ===
 
 impl Warnings {
+    /// What a specification says and the hub does not do.
+    fn of(spec: &OperationSpec) -> Result<Self, String> {
+        check_scopes(spec)?;
+        let mut warnings = Self::default();
+        if spec.access_control.custom_auth.is_some() {
+            let text = "`accessControl.customAuth` is kept and not enforced by the hub: the spoke has to check it";
+            warnings.add(text.to_owned());
+        }
+        warnings.errors(spec);
+        Ok(warnings)
+    }
+
     /// The declared errors that no caller will get as they are declared.
     fn errors(&mut self, spec: &OperationSpec) {
         let declared = &spec.error_schemas;
@@ -144,6 +171,7 @@ impl Warnings {
 
     fn unknown(&mut self, place: &str, object: &Object<'_>, known: &[&str]) {
         for name in object.keys().filter(|name| !known.contains(&name.as_ref())) {
+            self.has_unknown = true;
             let name = shown(name);
             self.add(format!("`{place}{name}` is not known to this hub and not kept"));
         }
@@ -188,7 +216,10 @@ mod tests {
         let fields = spec.as_object_mut().expect("an object");
         fields.extend(more.as_object().expect("an object").clone());
         let raw = RawJson::from(spec);
-        look(&raw, &raw.to().expect("a specification"))
+        let looked = look(&raw, &raw.to().expect("a specification"))?;
+        let has_unknown = looked.warnings.iter().any(|warning| warning.contains("not kept"));
+        assert_eq!(looked.is_whole, !has_unknown, "{looked:?}");
+        Ok(looked.warnings)
     }
 
     /// A field that is added to the type and not here would be reported as unknown.

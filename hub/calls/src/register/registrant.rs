@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use alkhub_protocol::register::RegisterInput;
-use alkhub_protocol::{CallError, Code, InstanceId, SpokeName, scope};
+use alkhub_protocol::{CallError, Code, InstanceId, OperationName, SpokeName, scope};
 
 use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
 use crate::outbox::Outbox;
+use crate::session::Session;
 
 /// Who registers, once that is settled.
 pub(super) struct Registrant {
@@ -16,6 +17,8 @@ pub(super) struct Registrant {
     pub(super) spoke: SpokeName,
     pub(super) instance: InstanceId,
     pub(super) policy: Option<Arc<SpokePolicy>>,
+    /// Whether its peer names specifications by their hash.
+    pub(super) is_by_hash: bool,
 }
 
 // === impl Registrant ===
@@ -28,7 +31,7 @@ impl Registrant {
         outbox: &Outbox,
         legs: &LegIds,
     ) -> Result<Self, CallError> {
-        let spoke = spoke_of(caller, input)?;
+        let spoke = spoke_of(caller, input.name.as_ref())?;
         if input.concurrency == Some(0) {
             let message =
                 "`concurrency` is 0, so the instance would take no call: give at least 1, or none for no limit";
@@ -46,14 +49,31 @@ impl Registrant {
             spoke,
             instance,
             policy: caller.spoke.clone(),
+            is_by_hash: outbox.is_by_hash(),
         })
+    }
+
+    /// Who has registered over a session.
+    pub(super) fn again(caller: &Caller, session: &Session) -> Result<Self, CallError> {
+        Ok(Self {
+            key: Arc::clone(&caller.key_id),
+            spoke: spoke_of(caller, Some(&session.spoke))?,
+            instance: session.instance.clone(),
+            policy: caller.spoke.clone(),
+            is_by_hash: session.outbox.is_by_hash(),
+        })
+    }
+
+    /// Whether it may offer an operation of this name.
+    pub(super) fn may_offer(&self, name: &OperationName) -> bool {
+        !name.is_reserved() && self.policy.as_ref().is_none_or(|policy| policy.allows(name))
     }
 }
 
 /// The spoke that registers: the key says which.
-fn spoke_of(caller: &Caller, input: &RegisterInput) -> Result<SpokeName, CallError> {
+fn spoke_of(caller: &Caller, name: Option<&SpokeName>) -> Result<SpokeName, CallError> {
     let denied = |message: String| Err(CallError::new(Code::AccessDenied, message));
-    match (&caller.spoke, &input.name) {
+    match (&caller.spoke, name) {
         (Some(policy), Some(name)) if policy.name != *name => {
             denied(format!("the key is of spoke `{}`, not of `{name}`", policy.name))
         }

@@ -92,7 +92,7 @@ impl Registrar {
         Ok(registration)
     }
 
-    /// One compare-and-set of the record that was given up.
+    /// Makes a record the next one of its instance, in place of the one of a hub and a generation: one compare-and-set.
     ///
     /// # Errors
     /// `CONFLICT`: the instance has registered anew since.

@@ -4,13 +4,12 @@ use alkhub_calls::{CallAnswer, Outbox, Registration};
 use alkhub_config::{BudgetConfig, EventsConfig};
 use alkhub_hub_cluster::{Class, Cluster, Incoming, LinkState, OfferedOperation, PeerEvent};
 use alkhub_protocol::register::RegisterOutput;
-use alkhub_protocol::{CallRequest, Code, Delivered, HubId, OperationSpec};
-use alkhub_store::SpecHash;
+use alkhub_protocol::{CallRequest, Code, Delivered, HubId, OperationSpec, SpecHash};
 use alkhub_test_support::{Host, comes_to, until, within};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Spoke, admin, cluster, peer, record, registration, request, subscription};
+use crate::fixture::{Spoke, admin, cluster, peer, query, record, registration, request, subscription};
 use crate::pair::{Pair, in_flight, sees};
 use crate::sessions::cut;
 
@@ -481,6 +480,42 @@ async fn a_holder_learns_which_spoke_is_to_answer() {
 
     ticket.expect("routed");
     assert_eq!(played.hears_of_a_call().await.target.as_deref(), Some("text"));
+    played.end().await;
+    pair.end().await;
+}
+
+/// Its hub knows nothing of the change yet, and sends it to the registration of before.
+#[tokio::test]
+async fn a_call_that_crosses_a_change_reaches_what_is_offered_still_and_nothing_else() {
+    let pair = Pair::start().await;
+    let mut spoke = pair.spoke_on_b(&[query("text.upper"), query("text.lower")]).await;
+    let mut played = Played::beside(&pair, "pod-b-b1").await;
+    let outbox = spoke.outbox.clone();
+    let change = async |input: Value| {
+        let input = serde_json::from_value(input).expect("an update");
+        let updated = pair.b.calls.update(&admin(), input, outbox.clone()).await;
+        updated.expect("changed").1
+    };
+
+    let first = change(json!({ "add": [query("text.new")], "remove": ["text.lower"] })).await;
+    let second = change(json!({ "remove": ["text.new"] })).await;
+    played.call(7, &spoke);
+    let call = played.reads_until(spoke.next_call()).await;
+    let third = change(json!({ "remove": ["text.upper"] })).await;
+    played.call(8, &spoke);
+    let moved = played.hears_of_a_call().await;
+    let fourth = change(json!({ "add": [query("text.upper")] })).await;
+    played.call(9, &spoke);
+    let of_before = played.hears_of_a_call().await;
+
+    assert_eq!(call.operation.as_str(), "text.upper");
+    assert_eq!((moved.word.as_str(), moved.key), ("moved", 8), "{moved:?}");
+    assert_eq!(
+        (of_before.word.as_str(), of_before.key),
+        ("moved", 9),
+        "it is offered anew since"
+    );
+    drop((first, second, third, fourth));
     played.end().await;
     pair.end().await;
 }

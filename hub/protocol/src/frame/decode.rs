@@ -247,7 +247,8 @@ fn failure(body: &CallPayload<'_>, details: Option<RawJson>) -> CallError {
     }
 }
 
-/// `hub.register` as a message: the same as a call of the operation `hub.register` with the payload as its input.
+/// `hub.register`, or `hub.register.update`, as a message: the same as a call of the operation of that name with the payload as
+/// its input.
 pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -264,8 +265,8 @@ pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     let id = inner.request_id.as_deref().filter(|id| !id.is_empty());
     let id = id.unwrap_or(&envelope.id);
     // One that names none has this for its request id.
-    let request_id = if id.is_empty() { kind::REGISTER } else { id }.parse()?;
-    let operation = kind::REGISTER.parse().expect("a valid name");
+    let request_id = if id.is_empty() { &*envelope.kind } else { id }.parse()?;
+    let operation = envelope.kind.parse().expect("a valid name");
     Ok(Frame::Requested(Requested {
         request_id,
         operation,

@@ -48,7 +48,9 @@ pub(super) struct About {
 pub(super) fn about(message: &[u8]) -> About {
     let glance = glance(message);
     match glance.kind.text() {
-        Some(kind @ (kind::REQUESTED | kind::REGISTER)) => About::of_call(glance.call(kind, true)),
+        Some(kind @ (kind::REQUESTED | kind::REGISTER | kind::REGISTER_UPDATE)) => {
+            About::of_call(glance.call(kind, true))
+        }
         Some(kind @ (kind::RESPONDED | kind::COMPLETED | kind::ABORTED | kind::FAILED)) => {
             About::of_call(glance.call(kind, false))
         }
@@ -80,7 +82,7 @@ impl Glance {
         let envelope_id = self.id.text().unwrap_or_default();
         let named = self.request_id.text().filter(|id| !id.is_empty());
         let named = match named.unwrap_or(envelope_id) {
-            "" if kind == kind::REGISTER => kind::REGISTER,
+            "" if matches!(kind, kind::REGISTER | kind::REGISTER_UPDATE) => kind,
             named => named,
         };
         Some(Named {
@@ -252,6 +254,10 @@ mod tests {
             (
                 r#"{"type":"hub.register","id":"x","payload":[]}"#,
                 Some(("x".to_owned(), None, true)),
+            ),
+            (
+                r#"{"type":"hub.register.update","id":"","payload":[]}"#,
+                Some(("hub.register.update".to_owned(), None, true)),
             ),
         ] {
             assert_eq!(named(text), wanted, "{text}");

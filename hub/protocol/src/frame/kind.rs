@@ -18,6 +18,12 @@ pub const FAILED: &str = "call.error";
 /// A spoke registers; also the operation by which it does, where it calls.
 pub const REGISTER: &str = "hub.register";
 
+/// A spoke offers something more, or no more; also the operation by which it says so, where it calls.
+pub const REGISTER_UPDATE: &str = "hub.register.update";
+
+/// The same as the name of an operation, which has one dot.
+pub const REGISTER_UPDATE_NAME: &str = "hub.register__2Eupdate";
+
 /// A peer is asked to go on with its session on another hub.
 pub const MIGRATE: &str = "hub.migrate";
 

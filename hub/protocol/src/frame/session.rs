@@ -22,6 +22,10 @@ pub const MIGRATE: &str = "migrate";
 /// again whenever the number has changed.
 pub const HUBS: &str = "hubs";
 
+/// The feature of a peer that names specifications by their hash ([`crate::SpecHash`]) where the hub may know them: the answers
+/// to its registrations say which those are. A hub that grants it knows `hub.register.update` too.
+pub const HASHES: &str = "hashes";
+
 /// `__hello`: who asks for more than a plain peer gets begins with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "a JSON object")]
@@ -29,7 +33,7 @@ pub struct Hello {
     /// Subprotocols that the peer speaks; none named means `alk.v1.json`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<String>,
-    /// What the peer can do ([`RESUME`], [`PING`], [`MIGRATE`], [`HUBS`]); what the hub does not know is passed over.
+    /// What the peer can do ([`RESUME`], [`PING`], [`MIGRATE`], [`HUBS`], [`HASHES`]); what the hub does not know is passed over.
     #[serde(default)]
     pub features: Vec<String>,
     /// The session that the peer comes back to.

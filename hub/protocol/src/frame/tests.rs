@@ -642,3 +642,103 @@ fn a_hello_of_a_wrong_shape_is_refused_by_name() {
         Code::PayloadTooLarge
     );
 }
+
+#[test]
+fn an_update_of_a_registration_is_a_message_or_a_call() {
+    for (text, id, dialect) in [
+        (
+            r#"{"type":"hub.register.update","id":"u","payload":{"add":["4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc"],"remove":["text.lower"]}}"#,
+            "u",
+            None,
+        ),
+        (
+            r#"{"type":"hub.register.update","id":"","payload":{"add":["4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc"],"remove":["text.lower"]}}"#,
+            "hub.register.update",
+            None,
+        ),
+        (
+            r#"{"type":"call.requested","id":"u","payload":{"operationId":"hub.register.update","input":{"add":["4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc"],"remove":["text.lower"]}}}"#,
+            "u",
+            Some(Dialect::Id),
+        ),
+    ] {
+        let (frame, seen) = decode(text).expect(text);
+
+        let Frame::Requested(requested) = frame else {
+            panic!("{text}")
+        };
+        assert_eq!((requested.request_id.as_str(), seen), (id, dialect), "{text}");
+        assert_eq!(requested.operation.as_str(), kind::REGISTER_UPDATE_NAME, "{text}");
+        let input: crate::register::UpdateInput = requested.input.expect("it has one").to().expect("an update");
+        assert_eq!(input.add.len(), 1);
+        assert_eq!(input.remove, ["text.lower".parse().expect("valid")]);
+    }
+    assert_eq!(
+        kind::REGISTER_UPDATE
+            .parse::<crate::OperationName>()
+            .expect("valid")
+            .as_str(),
+        kind::REGISTER_UPDATE_NAME
+    );
+}
+
+#[test]
+fn what_a_registration_may_name_is_bounded() {
+    use crate::register::{OPERATIONS_LIMIT, RegisterInput, UpdateInput};
+    let list = |entry: &str, count: usize| vec![entry; count].join(",");
+    for (entry, member) in [("\"h\"", "operations"), ("\"h\"", "add"), ("\"a.b\"", "remove")] {
+        let text = |count: usize| format!("{{\"{member}\":[{}]}}", list(entry, count));
+        let read = |count: usize| {
+            let raw = RawJson::parse(text(count)).expect("JSON");
+            match member {
+                "operations" => raw.to::<RegisterInput>().map(drop),
+                _ => raw.to::<UpdateInput>().map(drop),
+            }
+        };
+
+        read(OPERATIONS_LIMIT).expect(member);
+        let refused = read(OPERATIONS_LIMIT + 1).expect_err(member).to_string();
+        assert!(refused.contains("more than 10000 entries"), "{refused}");
+    }
+}
+
+#[test]
+fn what_a_hub_says_of_hashes_is_pinned() {
+    use crate::register::{OperationResult, RefusedDetails, Registered};
+    let told = OperationResult {
+        name: "text.upper".to_owned(),
+        result: Registered::Registered,
+        reason: None,
+        hash: Some("4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc".to_owned()),
+        warnings: Vec::new(),
+    };
+    let rejected = OperationResult {
+        name: "text.lower".to_owned(),
+        result: Registered::Rejected,
+        reason: Some("why".to_owned()),
+        hash: None,
+        warnings: Vec::new(),
+    };
+    let unknown = RefusedDetails {
+        unknown: vec!["4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc".to_owned()],
+        ..RefusedDetails::default()
+    };
+    let refused = RefusedDetails {
+        rejected: vec![rejected],
+        ..RefusedDetails::default()
+    };
+
+    let json = |value: serde_json::Result<String>| value.expect("plain");
+    assert_eq!(
+        json(serde_json::to_string(&told)),
+        r#"{"name":"text.upper","result":"registered","hash":"4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc"}"#
+    );
+    assert_eq!(
+        json(serde_json::to_string(&unknown)),
+        r#"{"unknown":["4SMtD0vVLfq53SPKe0NEobgBSw3lZPmO58I16A7ljWc"]}"#
+    );
+    assert_eq!(
+        json(serde_json::to_string(&refused)),
+        r#"{"rejected":[{"name":"text.lower","result":"rejected","reason":"why"}]}"#
+    );
+}

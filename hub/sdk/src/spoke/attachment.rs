@@ -4,17 +4,19 @@
 //! - What is shown of it is of the session that is registered; between two it shows nothing.
 //! - One request waits for its hub's answer at a time, and who waits for it learns when the session ends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::frame::{encode, kind};
-use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{Dialect, InstanceId, RawJson, RequestId};
+use alkhub_protocol::register::RegisterOutput;
+use alkhub_protocol::{InstanceId, RequestId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use super::offers::Answered;
+use crate::Error;
 use crate::session::Whereabouts;
 use crate::socket::Outbox;
 
@@ -38,7 +40,7 @@ struct State {
     has_room: bool,
     registered: Option<RegisteredSession>,
     /// The request that waits for the hub's answer.
-    asked: Option<(RequestId, oneshot::Sender<Option<RegisterOutput>>)>,
+    asked: Option<(RequestId, oneshot::Sender<Result<RegisterOutput, Error>>)>,
 }
 
 #[derive(Debug)]
@@ -47,6 +49,8 @@ struct RegisteredSession {
     output: Arc<RegisterOutput>,
     /// The calls at once that it is registered with.
     concurrency: Option<u32>,
+    /// The change of the spoke's offers that it is registered with.
+    number: u64,
     /// Whether it has a connection.
     is_there: bool,
 }
@@ -72,11 +76,12 @@ impl Attachment {
     }
 
     /// A session is registered, with so many calls at once.
-    pub(super) fn begins(&self, outbox: Outbox, output: RegisterOutput, concurrency: Option<u32>) {
+    pub(super) fn begins(&self, outbox: Outbox, answered: Answered, concurrency: Option<u32>) {
         self.state.lock().registered = Some(RegisteredSession {
             outbox,
-            output: Arc::new(output),
+            output: Arc::new(answered.output),
             concurrency,
+            number: answered.number,
             is_there: true,
         });
     }
@@ -138,6 +143,18 @@ impl Attachment {
         there.map(|session| session.concurrency)
     }
 
+    /// Whether it is registered with this change of the spoke's offers, or there is no session.
+    pub(super) fn offers(&self, number: u64) -> bool {
+        let state = self.state.lock();
+        state.registered.as_ref().is_none_or(|session| session.number == number)
+    }
+
+    /// What is said over the session, where there is one.
+    pub(super) fn outbox(&self) -> Option<Outbox> {
+        let state = self.state.lock();
+        state.registered.as_ref().map(|session| session.outbox.clone())
+    }
+
     /// How many hubs there are, as its hub says, while it has a connection.
     pub(super) fn hubs(&self) -> Option<watch::Receiver<u32>> {
         let state = self.state.lock();
@@ -147,13 +164,7 @@ impl Attachment {
 
     /// Says so many messages over the session, where there is one.
     pub(super) fn send(&self, messages: impl Iterator<Item = Bytes>) {
-        let outbox = self
-            .state
-            .lock()
-            .registered
-            .as_ref()
-            .map(|session| session.outbox.clone());
-        if let Some(outbox) = outbox {
+        if let Some(outbox) = self.outbox() {
             messages.for_each(|message| outbox.push(message));
         }
     }
@@ -166,30 +177,52 @@ impl Attachment {
         }
     }
 
-    /// Registers the session anew, and waits for the hub's answer, for a time: what it sent before comes before that. `None`
-    /// when there is no session, or its hub refuses or is silent. What `input` makes is sent before what a later call makes.
-    pub(super) async fn register_as(&self, input: impl FnOnce() -> RawJson) -> Option<RegisterOutput> {
+    /// Asks the session's hub for something about its registration, and waits for the answer, for a time: what it sent before
+    /// comes before that. What `message` makes is sent before what a later call makes.
+    ///
+    /// # Errors
+    /// There is no session, or its hub refuses, or is silent.
+    pub(super) async fn ask(&self, message: impl FnOnce(&RequestId) -> Bytes) -> Result<RegisterOutput, Error> {
         let (sender, answer) = oneshot::channel();
         {
             let mut state = self.state.lock();
-            let session = state.registered.as_ref().filter(|session| session.outbox.is_open())?;
-            let (id, outbox) = (crate::client::new_id(), session.outbox.clone());
+            let session = state.registered.as_ref().filter(|session| session.outbox.is_open());
+            let (id, outbox) = (crate::client::new_id(), session.ok_or(Error::Closed)?.outbox.clone());
             state.asked = Some((id.clone(), sender));
-            outbox.push(register(&id, &input()));
+            outbox.push(message(&id));
         }
-        timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Error::Lost),
+            Err(_) => Err(Error::Timeout(ANSWER_TIMEOUT)),
+        }
     }
 
     /// What the session is registered as from now on, with so many calls at once.
-    pub(super) fn set_output(&self, output: RegisterOutput, concurrency: Option<u32>) {
+    pub(super) fn set_registered(&self, answered: Answered, concurrency: Option<u32>) {
         if let Some(session) = &mut self.state.lock().registered {
-            session.output = Arc::new(output);
+            session.output = Arc::new(answered.output);
             session.concurrency = concurrency;
+            session.number = answered.number;
         }
     }
 
-    /// The hub has answered a request, perhaps that registration; with nothing when it refused.
-    pub(super) fn answered(&self, request_id: &RequestId, output: Option<RegisterOutput>) {
+    /// What the session is registered as after a change of this number: what the answer to it says of the operations that were
+    /// added, and of the others what was said before, but for those that were removed.
+    pub(super) fn updated(&self, mut output: RegisterOutput, removed: HashSet<String>, number: u64) {
+        if let Some(session) = &mut self.state.lock().registered {
+            let mut out = removed;
+            out.extend(output.operations.iter().map(|added| added.name.clone()));
+            let mut operations = session.output.operations.clone();
+            operations.retain(|operation| !out.contains(&operation.name));
+            operations.append(&mut output.operations);
+            session.output = Arc::new(RegisterOutput { operations, ..output });
+            session.number = number;
+        }
+    }
+
+    /// The hub has answered a request, perhaps that one.
+    pub(super) fn answered(&self, request_id: &RequestId, output: Result<RegisterOutput, Error>) {
         let asked = self.state.lock().asked.take_if(|(id, _)| id == request_id);
         if let Some((_, waiting)) = asked {
             // Who waits may have run out of time.
@@ -205,21 +238,4 @@ impl RegisteredSession {
         let named = self.outbox.kept(|kept| kept.hub().map(str::to_owned));
         named.unwrap_or_else(|| self.output.hub_id.to_string())
     }
-}
-
-/// `hub.register`.
-pub(super) fn register(id: &RequestId, input: &RawJson) -> Bytes {
-    let operation = kind::REGISTER.parse().expect("a valid name");
-    encode::call_requested(
-        Dialect::Id,
-        id.as_str(),
-        &operation,
-        Some(input),
-        &encode::RequestOptions::default(),
-    )
-}
-
-/// A registration as its message has it.
-pub(super) fn input(input: &RegisterInput) -> RawJson {
-    crate::client::payload(input).expect("it was encoded when the spoke was made")
 }

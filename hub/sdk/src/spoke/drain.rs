@@ -53,9 +53,7 @@ impl Shared {
     /// Withdraws the operations of one session, where there is one.
     pub(super) async fn withdraw_from(&self, session: &Attachment) {
         // A hub that refuses, or is silent, cannot be waited for.
-        session
-            .register_as(|| self.registration(session, self.concurrency))
-            .await;
+        drop(self.register_again(session, self.concurrency).await);
     }
 
     /// Waits until no call runs, and takes none from then on.

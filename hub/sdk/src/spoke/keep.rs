@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use alkhub_protocol::register::{RegisterInput, RegisterOutput, Registered};
-use alkhub_protocol::{Chain, RawJson};
+use alkhub_protocol::Chain;
+use alkhub_protocol::register::Registered;
 use alkhub_retry::Backoff;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 
-use super::attachment::{Attachment, input};
+use super::attachment::Attachment;
+use super::offers::Answered;
+use super::registering::Way;
 use super::session::Session;
 use super::{FIRST, SECOND, Shared, Status, beside, share};
 use crate::Error;
@@ -21,10 +21,6 @@ use crate::kept::KeptSession;
 use crate::last_cause::LastCause;
 use crate::session::{self, LinkNews};
 use crate::socket::{Ending, Outbox};
-
-/// Time for the hub to answer a registration. It may have many schemas to compile, and others wait for the same; a hub that
-/// is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Pauses between one second session and the next.
 const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
@@ -53,11 +49,10 @@ pub(super) async fn keep_open(shared: Arc<Shared>) {
         shared.stop.cancel();
         why
     };
-    if shared.sessions.len() < 2 {
-        end.why = Some(first.await);
-        return;
-    }
     let second = async {
+        if shared.sessions.len() < 2 {
+            return None;
+        }
         let why = Box::pin(keep_second(&shared)).await;
         if why.is_some() {
             shared.stop.cancel();
@@ -183,12 +178,12 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
             registered: false,
         };
     };
-    let input = shared.registration(attachment, concurrency);
-    let (session, answer) = Session::begin(shared.clone(), attachment.clone(), (outbox.clone(), &input));
+    outbox.kept(KeptSession::ask_for_hashes);
+    let session = Session::new(shared.clone(), attachment.clone(), outbox.clone());
     let read = |message: Bytes| session.received(&message);
     let seen = |link| shared.seen(attachment, link);
     let mut running = Box::pin(session::run(&shared.endpoints[which], socket, &outbox, read, seen));
-    let answered = registration(answer, again);
+    let answered = registration(shared, (&session, attachment, &outbox), concurrency, again);
     tokio::pin!(answered);
     let verdict = tokio::select! {
         verdict = &mut answered => verdict,
@@ -200,7 +195,7 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
         () = shared.stop.cancelled() => Err(Error::Closed),
     };
     let registered = match verdict {
-        Ok(output) => output,
+        Ok(answered) => answered,
         Err(error) => {
             outbox.close();
             running.await;
@@ -210,7 +205,7 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
             };
         }
     };
-    shared.learn(concurrency, &registered);
+    shared.learn(concurrency, &registered.output);
     attachment.begins(outbox.clone(), registered, concurrency);
     shared.show(None);
     let withdrawing = async {
@@ -235,30 +230,28 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
     }
 }
 
-/// The hub's answer. A first registration must be whole; a later one is kept as it is, so that a spoke does not take
-/// all its operations away because one of them is refused now.
+/// Registers. A first registration must be whole; a later one is kept as it is, so that a spoke does not take all its
+/// operations away because one of them is refused now.
 async fn registration(
-    answer: oneshot::Receiver<Result<RegisterOutput, Error>>,
+    shared: &Shared,
+    (session, attachment, outbox): (&Session, &Attachment, &Outbox),
+    concurrency: Option<u32>,
     again: bool,
-) -> Result<RegisterOutput, Error> {
-    let output = match timeout(REGISTER_TIMEOUT, answer).await {
-        Ok(Ok(result)) => result?,
-        Ok(Err(_)) => return Err(Error::Lost),
-        Err(_) => return Err(Error::Timeout(REGISTER_TIMEOUT)),
-    };
-    let rejected: Vec<_> = output
-        .operations
-        .iter()
+) -> Result<Answered, Error> {
+    let way = Way::First(session);
+    let answered = shared.register(way, (attachment, outbox), concurrency).await?;
+    let operations = answered.output.operations.iter();
+    let rejected: Vec<_> = operations
         .filter(|o| o.result == Registered::Rejected)
         .cloned()
         .collect();
     if rejected.is_empty() {
-        return Ok(output);
+        return Ok(answered);
     }
     let error = Error::Rejected(rejected);
     if again {
         tracing::warn!(%error, "registered again without some operations");
-        return Ok(output);
+        return Ok(answered);
     }
     Err(error)
 }
@@ -345,24 +338,12 @@ impl Shared {
     pub(super) fn is_ending(&self) -> bool {
         self.stop.is_cancelled() || self.draining.load(Ordering::Acquire)
     }
-
-    /// How a session registers that takes so many calls at once: with nothing, once the spoke ends.
-    pub(super) fn registration(&self, session: &Attachment, concurrency: Option<u32>) -> RawJson {
-        input(&RegisterInput {
-            instance_id: Some(session.instance.clone()),
-            concurrency,
-            operations: if self.is_ending() {
-                Vec::new()
-            } else {
-                self.register.operations.clone()
-            },
-            ..self.register.clone()
-        })
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
     use crate::Spoke;
     use crate::panicking::Subscriber;

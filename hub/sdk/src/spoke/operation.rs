@@ -40,6 +40,9 @@ pub(super) struct Run(Arc<RunFn>);
 
 type RunFn = dyn Fn(RawJson, Context) -> BoxFuture<'static, Result<Outcome, Failure>> + Send + Sync;
 
+/// An operation with its specification as it travels.
+pub(super) type NewOffer = (OperationName, RawJson, Run);
+
 /// [`Answer`] with its values wrapped.
 pub(super) enum Outcome {
     One(RawJson),
@@ -180,8 +183,10 @@ impl Operation {
         self
     }
 
-    pub(super) fn finish(self) -> Result<(OperationName, OperationSpec, Run), Error> {
-        Ok((self.name?, self.spec, self.run))
+    /// As it is offered.
+    pub(super) fn offer(self) -> Result<NewOffer, Error> {
+        let spec = RawJson::from_value(&self.spec).map_err(Error::encode)?;
+        Ok((self.name?, spec, self.run))
     }
 }
 

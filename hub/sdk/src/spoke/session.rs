@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::attachment::{Attachment, register};
+use super::attachment::Attachment;
 use super::operation::{Outcome, Run};
 use super::{Context, Failure, NoRoom, Shared};
 use crate::Error;
@@ -32,8 +32,8 @@ pub(super) struct Session {
     /// Which of the spoke's.
     attachment: Arc<Attachment>,
     outbox: Outbox,
-    register_id: RequestId,
-    registered: Mutex<Option<oneshot::Sender<Result<RegisterOutput, Error>>>>,
+    /// The request that waits for the hub's answer, before the session is registered.
+    asked: Mutex<Option<(RequestId, oneshot::Sender<Result<RegisterOutput, Error>>)>>,
     running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
 }
 
@@ -47,27 +47,28 @@ struct Seat {
 // === impl Session ===
 
 impl Session {
-    /// Begins with the registration; its result comes through the channel.
-    pub(super) fn begin(
-        shared: Arc<Shared>,
-        attachment: Arc<Attachment>,
-        (outbox, input): (Outbox, &RawJson),
-    ) -> (Self, oneshot::Receiver<Result<RegisterOutput, Error>>) {
-        let register_id = crate::client::new_id();
-        outbox.push(register(&register_id, input));
-        let (sender, receiver) = oneshot::channel();
-        let registered = Mutex::new(Some(sender));
-        (
-            Self {
-                shared,
-                attachment,
-                outbox,
-                register_id,
-                registered,
-                running: Arc::default(),
-            },
-            receiver,
-        )
+    pub(super) fn new(shared: Arc<Shared>, attachment: Arc<Attachment>, outbox: Outbox) -> Self {
+        Self {
+            shared,
+            attachment,
+            outbox,
+            asked: Mutex::default(),
+            running: Arc::default(),
+        }
+    }
+
+    /// Asks the hub to register the session; its answer comes through the channel.
+    pub(super) fn ask(
+        &self,
+        message: impl FnOnce(&RequestId) -> Bytes,
+    ) -> oneshot::Receiver<Result<RegisterOutput, Error>> {
+        let (sender, answer) = oneshot::channel();
+        let id = crate::client::new_id();
+        let message = message(&id);
+        // Before the hub can answer.
+        *self.asked.lock() = Some((id, sender));
+        self.outbox.push(message);
+        answer
     }
 
     /// Takes one message; waits for nothing.
@@ -75,16 +76,8 @@ impl Session {
         match Frame::decode(message) {
             Ok((Frame::Requested(call), _)) => self.requested(call),
             Ok((Frame::Aborted { request_id }, _)) => self.aborted(&request_id),
-            Ok((Frame::Responded { request_id, output }, _)) if request_id == self.register_id => {
-                self.settle(registration(&output));
-            }
-            Ok((Frame::Failed { request_id, error }, _)) if request_id == self.register_id => {
-                self.settle(Err(error.into()));
-            }
-            Ok((Frame::Responded { request_id, output }, _)) => {
-                self.attachment.answered(&request_id, registration(&output).ok());
-            }
-            Ok((Frame::Failed { request_id, .. }, _)) => self.attachment.answered(&request_id, None),
+            Ok((Frame::Responded { request_id, output }, _)) => self.answered(&request_id, registration(&output)),
+            Ok((Frame::Failed { request_id, error }, _)) => self.answered(&request_id, Err(error.into())),
             Ok((Frame::Refused(error), _)) => tracing::warn!(%error, "the hub refused a message"),
             Ok(_) => {}
             Err(error) => {
@@ -99,10 +92,13 @@ impl Session {
         }
     }
 
-    fn settle(&self, result: Result<RegisterOutput, Error>) {
-        if let Some(registered) = self.registered.lock().take() {
+    /// The hub has answered a request about the registration.
+    fn answered(&self, request_id: &RequestId, result: Result<RegisterOutput, Error>) {
+        let asked = self.asked.lock().take_if(|(id, _)| id == request_id);
+        match asked {
             // Nobody waits when the connection is ending.
-            let _ = registered.send(result);
+            Some((_, waiting)) => drop(waiting.send(result)),
+            None => self.attachment.answered(request_id, result),
         }
     }
 
@@ -134,7 +130,7 @@ impl Session {
     /// Takes a call in, or gives the reason why not: it was not delivered to a handler then.
     fn admit(&self, request: &CallRequest) -> Result<(Run, Seat, CancellationToken), CallError> {
         let refuse = |code: Code, message: &str| CallError::new(code, message).delivered(Delivered::No);
-        let Some(run) = self.shared.operations.get(&request.operation) else {
+        let Some(run) = self.shared.offers.run(&request.operation) else {
             return Err(refuse(
                 Code::OperationNotFound,
                 "this spoke does not offer the operation",
@@ -152,7 +148,7 @@ impl Session {
             running: self.running.clone(),
             request_id: request.request_id.clone(),
         };
-        Ok((run.clone(), seat, aborted))
+        Ok((run, seat, aborted))
     }
 }
 

@@ -1,11 +1,13 @@
-//! The calls that a spoke takes at once, divided between its sessions.
+//! What the sessions of a spoke are registered with, kept in step: what it offers, and the calls that it takes at once, which
+//! are divided between them.
 //!
 //! Invariants
 //! - What is divided is the least of what the program wants and what the hubs allow an instance: they know of two instances,
 //!   and would allow each of them all of it.
 //! - A session has its part from before it registers until it is over, while its connection is lost too: what it is registered
 //!   with stands meanwhile.
-//! - What a session is registered with is compared with its part at each change, and sent again where its hub refuses.
+//! - What a session is registered with is compared with its part, and with what is offered, at each change, and sent again where
+//!   its hub refuses.
 //! - Nothing is registered anew once the spoke ends: that would bring its operations back.
 
 use std::time::Duration;
@@ -14,21 +16,22 @@ use alkhub_protocol::register::RegisterOutput;
 use alkhub_retry::Backoff;
 use tokio::time::sleep;
 
-use super::{FIRST, SECOND, Shared};
+use super::{SECOND, Shared};
 
 /// Pauses before a registration that a hub refused is sent again.
 const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
 
-/// Keeps each session registered with its part, for as long as the future is polled.
+/// Keeps each session registered with its part and with what is offered, for as long as the future is polled.
 pub(super) async fn divide(shared: &Shared) {
     let mut status = shared.status.subscribe();
     let mut pause = AGAIN;
     loop {
         status.borrow_and_update();
         let mut is_divided = true;
-        for session in [FIRST, SECOND] {
+        for session in 0..shared.sessions.len() {
             is_divided &= shared.register_share(session).await;
         }
+        shared.forget_handlers();
         if is_divided {
             pause = AGAIN;
         }
@@ -86,17 +89,20 @@ impl Shared {
         }
     }
 
-    /// Registers a session with its part, unless it is; `false` where its hub refuses, or is silent.
+    /// Registers a session with its part and with what is offered, unless it is; `false` where its hub refuses, or is silent.
     async fn register_share(&self, session: usize) -> bool {
         let _one_at_a_time = self.dividing.lock().await;
         let (attachment, share) = (&self.sessions[session], self.share(session));
-        if self.is_ending() || attachment.concurrency().is_none_or(|now| now == share) {
+        let offers_all = attachment.offers(self.offers.number());
+        let is_registered_so = |now| now == share && offers_all;
+        if self.is_ending() || attachment.concurrency().is_none_or(is_registered_so) {
             return true;
         }
-        let answer = attachment.register_as(|| self.registration(attachment, share)).await;
-        let Some(output) = answer else { return false };
-        self.learn(share, &output);
-        attachment.set_output(output, share);
+        let Ok(answered) = self.register_again(attachment, share).await else {
+            return false;
+        };
+        self.learn(share, &answered.output);
+        attachment.set_registered(answered, share);
         self.show(None);
         true
     }

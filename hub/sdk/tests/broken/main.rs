@@ -2,6 +2,7 @@
 //!
 //! How the SDK works with a real hub, over links that fail, is in `tests/hub`.
 
+mod hashes;
 mod pair;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod links;
 mod lists;
 mod load;
 mod moves;
+mod offers;
 mod sessions;
 mod shutdown;
 mod spoke;

@@ -27,7 +27,7 @@ const CALLERS: usize = 6;
 const CALLS: usize = 150;
 
 /// A load balancer before these hubs.
-async fn balancer(cluster: &Cluster, hubs: &[usize]) -> Result<(Proxy, String)> {
+pub(crate) async fn balancer(cluster: &Cluster, hubs: &[usize]) -> Result<(Proxy, String)> {
     let proxy = Proxy::start(address(cluster, hubs[0])).await?;
     proxy.spread_over(hubs.iter().map(|hub| address(cluster, *hub)));
     let url = format!("http://{}", proxy.address());
@@ -35,7 +35,7 @@ async fn balancer(cluster: &Cluster, hubs: &[usize]) -> Result<(Proxy, String)> 
 }
 
 /// Waits until a spoke has sessions on so many hubs, all of them different.
-async fn is_on(spoke: &Spoke, count: usize) -> Vec<String> {
+pub(crate) async fn is_on(spoke: &Spoke, count: usize) -> Vec<String> {
     until_within("the spoke is on so many hubs", SOON, || async {
         let mut hubs = spoke.hubs();
         hubs.sort();

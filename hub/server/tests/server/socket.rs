@@ -3,6 +3,7 @@
 mod broken;
 mod greedy;
 mod origin;
+mod registrations;
 mod sessions;
 mod slow;
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use alkhub_edge::open::MOVING;
 use alkhub_protocol::frame::encode;
-use alkhub_protocol::frame::session::{HUBS, Hello, MIGRATE, Migrate, PING, RESUME, Resume, Welcome};
+use alkhub_protocol::frame::session::{HASHES, HUBS, Hello, MIGRATE, Migrate, PING, RESUME, Resume, Welcome};
 use alkhub_protocol::{CallError, Code};
 use alkhub_wire::MessageKind;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -74,7 +74,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.uncounted.pings = hello.has(PING);
                 self.uncounted.migrates = hello.has(MIGRATE);
                 self.uncounted.hubs = hello.has(HUBS);
+                self.uncounted.hashes = hello.has(HASHES);
                 if let Greeting::Greeted = greeting {
+                    self.outbox.names_by_hash(self.uncounted.hashes);
                     self.welcome();
                 }
                 self.greeting = greeting;
@@ -128,6 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             (PING, self.uncounted.pings),
             (MIGRATE, migrates),
             (HUBS, self.uncounted.hubs),
+            (HASHES, self.uncounted.hashes),
         ];
         let features = features.into_iter().filter(|(_, granted)| *granted);
         let welcome = Welcome {
@@ -221,6 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let key = self.session.conversation.key().clone();
         session.is_asked = false;
         self.registered.socket.has_moved(session.moved);
+        outbox.names_by_hash(self.uncounted.hashes);
         self.outbox = outbox;
         self.session = session;
         self.session.conversation.set_reconnecting(false);

@@ -39,4 +39,6 @@ pub(super) struct Uncounted {
     pub(super) migrates: bool,
     /// Whether it wants to know how many hubs there are.
     pub(super) hubs: bool,
+    /// Whether it names specifications by their hash.
+    pub(super) hashes: bool,
 }

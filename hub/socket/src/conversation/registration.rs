@@ -1,15 +1,16 @@
-//! `hub.register` on a socket, and a registration that must be narrowed.
+//! `hub.register` and `hub.register.update` on a socket, and a registration that must be narrowed.
 
 use std::sync::Arc;
 
 use alkhub_calls::{Caller, Registration};
 use alkhub_edge::envelope;
 use alkhub_protocol::frame::{Requested, encode, kind};
-use alkhub_protocol::register::{RegisterInput, RegisterOutput};
-use alkhub_protocol::{CallError, CloseCode, Code, RawJson, RequestId};
+use alkhub_protocol::register::{RegisterInput, RegisterOutput, UpdateInput};
+use alkhub_protocol::{CallError, CloseCode, Code, RawJson};
+use serde::de::DeserializeOwned;
 
 use super::Conversation;
-use crate::pending::Done;
+use crate::pending::{Done, VisibleRegistration};
 use crate::spoke::RegistrationEnd;
 
 /// As much of what is wrong with a registration is sent, in characters: it repeats what the peer wrote.
@@ -18,22 +19,48 @@ const SHOWN: usize = 500;
 impl Conversation {
     /// `hub.register`.
     pub(super) fn register(&mut self, requested: Requested) {
+        let (calls, caller, outbox) = (self.sockets.calls().clone(), self.key.caller(), self.outbox.clone());
+        self.begin_registration(requested, kind::REGISTER, |input: RegisterInput| async move {
+            let result = calls.register(&caller, input, outbox).await;
+            (caller, result)
+        });
+    }
+
+    /// `hub.register.update`.
+    pub(super) fn update_registration(&mut self, requested: Requested) {
+        let (calls, caller, outbox) = (self.sockets.calls().clone(), self.key.caller(), self.outbox.clone());
+        self.begin_registration(requested, kind::REGISTER_UPDATE, |input: UpdateInput| async move {
+            let result = calls.update(&caller, input, outbox).await;
+            (caller, result)
+        });
+    }
+
+    /// Begins what makes the session an instance, or changes what it is; `of` is the operation that is asked for.
+    fn begin_registration<I: DeserializeOwned, F>(
+        &mut self,
+        requested: Requested,
+        of: &'static str,
+        register: impl FnOnce(I) -> F,
+    ) where
+        F: Future<Output = (Arc<Caller>, Result<(RegisterOutput, Registration), CallError>)> + Send + 'static,
+    {
         let request_id = requested.request_id;
         let input = requested.input.unwrap_or_else(RawJson::null);
-        let input = match input.to::<RegisterInput>() {
+        let input = match input.to::<I>() {
             Ok(input) => input,
             Err(error) => {
                 let fault: String = error.to_string().chars().take(SHOWN).collect();
-                let message = format!("input of `hub.register` is not valid: {fault}");
+                let message = format!("input of `{of}` is not valid: {fault}");
                 return self.fail(&request_id, &CallError::new(Code::BadRequest, message));
             }
         };
-        let (calls, caller, outbox) = (self.sockets.calls().clone(), self.key.caller(), self.outbox.clone());
+        let registering = register(input);
         self.spoke.begin();
         self.pending.add(async move {
-            let result = calls.register(&caller, input, outbox).await;
+            let (caller, result) = registering.await;
             Done::Registered(Box::new(RegistrationEnd {
                 request_id,
+                of,
                 caller,
                 result,
             }))
@@ -76,6 +103,7 @@ impl Conversation {
     pub(super) fn registered(&mut self, end: RegistrationEnd) {
         let RegistrationEnd {
             request_id,
+            of,
             caller,
             result,
         } = end;
@@ -87,7 +115,7 @@ impl Conversation {
                 self.pending.add(async move {
                     let lagging_hubs = visible.await;
                     let output = RegisterOutput { lagging_hubs, ..output };
-                    Done::Visible(Box::new((request_id, output)))
+                    Done::Visible(Box::new(VisibleRegistration { request_id, of, output }))
                 });
                 let now = self.key.caller();
                 if !Arc::ptr_eq(&caller, &now) {
@@ -102,10 +130,11 @@ impl Conversation {
         }
     }
 
-    pub(super) fn answer_registration(&mut self, request_id: &RequestId, output: &RegisterOutput) {
-        let data = serde_json::to_vec(output).expect("the answer is a plain struct");
-        let output = RawJson::parse(envelope::local(&data, Some(kind::REGISTER)));
+    pub(super) fn answer_registration(&mut self, answer: &VisibleRegistration) {
+        let data = serde_json::to_vec(&answer.output).expect("the answer is a plain struct");
+        let output = RawJson::parse(envelope::local(&data, Some(answer.of)));
         let output = output.expect("an answer of ours is JSON and shallow");
-        self.say(encode::call_responded(self.dialect(), request_id.as_str(), &output));
+        let request_id = answer.request_id.as_str();
+        self.say(encode::call_responded(self.dialect(), request_id, &output));
     }
 }

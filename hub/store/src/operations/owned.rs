@@ -1,8 +1,8 @@
 //! Whose specifications are kept, and how much of one spoke's.
 
-use alkhub_protocol::SpokeName;
+use alkhub_protocol::{SpecHash, SpokeName};
 
-use super::{Operations, SpecHash};
+use super::Operations;
 use crate::Error;
 use crate::metrics::{Pruned, Statement};
 use crate::statement::run;

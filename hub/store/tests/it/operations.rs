@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use alkhub_protocol::{OperationName, OperationSpec, SpokeName};
-use alkhub_store::SpecHash;
+use alkhub_protocol::{OperationName, OperationSpec, SpecHash, SpokeName};
 
 use crate::fixture::{config, database, execute, ready, store};
 

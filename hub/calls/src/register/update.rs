@@ -1,0 +1,169 @@
+//! `hub.register.update`: a registered instance offers something more, or no more.
+//!
+//! Invariants
+//! - All of it takes effect, by one record with a generation of its own, or nothing.
+//! - It changes the registration that stands, in the turn of its session and by one compare-and-set of the record: one that the
+//!   instance has made over another connection, or on another hub, is left as it is.
+//! - Calls that run go on, those of operations that are not offered any more too.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use alkhub_budget::{Held, Kept};
+use alkhub_hub_cluster::{DirectoryEntry, OfferedOperation};
+use alkhub_protocol::register::{OperationResult, RefusedDetails, RegisterOutput, Registered, UpdateInput};
+use alkhub_protocol::{CallError, Code, OperationName, RawJson};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::examine::Offer;
+use super::registrant::Registrant;
+use super::{Registrar, connection_ended, door, offered};
+use crate::caller::Caller;
+use crate::directory::Instance;
+use crate::outbox::Outbox;
+use crate::session::{Registration, Session};
+
+/// Bytes of the rejected operations that the refusal of an update names.
+const REJECTED_BYTES: usize = 128 * 1024;
+
+/// What is asked for.
+struct Change {
+    input: UpdateInput,
+    outbox: Outbox,
+    /// For as long as it is looked at.
+    _held: Held,
+}
+
+// === impl Registrar ===
+
+impl Registrar {
+    /// Changes what the session of an outbox offers. Dropping the future undoes what was done, as with a registration; what
+    /// was asked of one connection takes effect in the order in which the futures are first polled.
+    pub(crate) async fn update(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        input: UpdateInput,
+        outbox: Outbox,
+    ) -> Result<(RegisterOutput, Registration), CallError> {
+        let budget = self.budgets.key(&caller.key_id);
+        let held = budget.take(Kept::Registrations, door::weight_of_update(&input))?;
+        let (done, result) = oneshot::channel();
+        let gone = CancellationToken::new();
+        let _waits = gone.clone().drop_guard();
+        let mut turn = self.sessions.turns.take(outbox.session());
+        let change = Change {
+            input,
+            outbox,
+            _held: held,
+        };
+        let (registrar, caller) = (Arc::clone(self), Arc::clone(caller));
+        self.tasks.spawn(async move {
+            turn.comes().await;
+            let updated = registrar.update_as(&caller, change, &gone).await;
+            drop(done.send(updated));
+            drop(turn);
+        });
+        result
+            .await
+            .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+    }
+
+    async fn update_as(
+        self: Arc<Self>,
+        caller: &Caller,
+        change: Change,
+        gone: &CancellationToken,
+    ) -> Result<(RegisterOutput, Registration), CallError> {
+        let (session, standing) = self.standing(&change.outbox)?;
+        let registrant = Registrant::again(caller, &session)?;
+        let examined = self.examiner.examine(&registrant, &change.input.add);
+        let examined = gone.run_until_cancelled(examined).await;
+        let offer = examined.ok_or_else(connection_ended)??;
+        let rejected = offer.results.len() - offer.accepted.len();
+        if rejected > 0 {
+            self.metrics.registered(0, rejected);
+            return Err(refused(&offer.results));
+        }
+        let entry = self.changed(&standing, &offer, &change.input.remove)?;
+        self.spec_keeper.save(&offer.accepted).await;
+        let budget = self.budgets.key(&caller.key_id);
+        let charge = budget.take(Kept::Registrations, door::weight_of(&entry))?;
+        let operations = entry.operations.len();
+        let (policy, concurrency) = (registrant.policy.as_deref(), entry.concurrency);
+        let from = (standing.entry.hub.clone(), standing.entry.generation);
+        let generation = self.take_record(&session, entry.clone(), from, gone).await?;
+        let registration = self.entered(policy, &session, DirectoryEntry { generation, ..entry })?;
+        session.hold(charge);
+        self.metrics.registered(offer.accepted.len(), 0);
+        tracing::info!(
+            spoke.id = %session.spoke, instance.id = %session.instance, generation, operations,
+            added = offer.accepted.len(), "a spoke has changed what it offers"
+        );
+        let output = self.output(&session, (generation, concurrency), offer.results);
+        Ok((output, registration))
+    }
+
+    /// The session of an outbox and what it is registered as.
+    fn standing(&self, outbox: &Outbox) -> Result<(Arc<Session>, Arc<Instance>), CallError> {
+        let session = self.sessions.get(outbox.session());
+        let standing = session.and_then(|session| {
+            let instance = self.directory.instance(&session.spoke, &session.instance)?;
+            instance.is_of(&session).then_some((session, instance))
+        });
+        let message = "nothing is registered over this connection: begin with `hub.register`";
+        standing.ok_or_else(|| CallError::new(Code::Conflict, message))
+    }
+
+    /// What a registration is with what is added, and without what is removed.
+    fn changed(
+        &self,
+        standing: &Instance,
+        offer: &Offer,
+        removed: &[OperationName],
+    ) -> Result<DirectoryEntry, CallError> {
+        let added = offer.accepted.iter().map(|operation| &operation.name);
+        let out: HashSet<&OperationName> = removed.iter().chain(added).collect();
+        let kept = standing.entry.operations.iter();
+        let kept = kept.filter(|offered| !out.contains(&offered.name)).cloned();
+        let operations: Vec<OfferedOperation> = kept.chain(offer.accepted.iter().map(offered)).collect();
+        let most = self.examiner.max_operations;
+        if operations.len() > most {
+            let message = format!(
+                "one instance may offer {most} operations, and would offer {}",
+                operations.len()
+            );
+            return Err(CallError::new(Code::BadRequest, message));
+        }
+        Ok(DirectoryEntry {
+            operations,
+            ..standing.entry.clone()
+        })
+    }
+}
+
+/// The answer to an update of which some operations are rejected.
+fn refused(results: &[OperationResult]) -> CallError {
+    let rejected = results.iter().filter(|result| result.result == Registered::Rejected);
+    let mut bytes = 0;
+    let named = rejected.clone().take_while(|result| {
+        bytes += result.name.len() + result.reason.as_ref().map_or(0, String::len);
+        bytes <= REJECTED_BYTES
+    });
+    let details = RefusedDetails {
+        rejected: named.cloned().collect(),
+        ..RefusedDetails::default()
+    };
+    let first = rejected.clone().next();
+    let first = first.map_or_else(String::new, |first| {
+        let reason = first.reason.as_deref().unwrap_or_default();
+        format!("; the first: `{}`: {reason}", first.name)
+    });
+    let message = format!(
+        "nothing is changed, for {} operations are rejected{first}",
+        rejected.count()
+    );
+    let mut error = CallError::new(Code::BadRequest, message);
+    error.details = RawJson::from_value(&details).ok();
+    error
+}

@@ -1,0 +1,265 @@
+//! How a session registers: by hashes where its hub may know the specifications, and whole where it does not; and how it
+//! changes what it has registered.
+//!
+//! Invariants
+//! - A hub that has not said that it takes hashes is sent none.
+//! - What a hub does not know is sent to it whole, at the latest with the third message.
+//! - A change that a hub rejects is taken back: it holds for all sessions, or for none once they are registered anew.
+
+use std::time::Duration;
+
+use alkhub_protocol::frame::{encode, kind};
+use alkhub_protocol::register::{RefusedDetails, RegisterInput, RegisterOutput, Registered, UpdateInput};
+use alkhub_protocol::{Dialect, OperationName, RawJson, RequestId};
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::time::timeout;
+
+use super::attachment::Attachment;
+use super::offers::{Answered, Change, Sent};
+use super::operation::NewOffer;
+use super::session::Session;
+use super::{Operation, Shared};
+use crate::Error;
+use crate::socket::Outbox;
+
+/// Time for the hub to answer a first registration. It may have many schemas to compile, and others wait for the same; a hub
+/// that is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Time for a hub to say whether it takes hashes, which it does at once.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages by hash, after which everything is sent whole.
+const TRIES: u8 = 2;
+
+/// Over what a session is registered.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// It is not registered yet.
+    First(&'a Session),
+    /// It is.
+    Again(&'a Attachment),
+}
+
+// === impl Way ===
+
+impl Way<'_> {
+    async fn ask(self, message: impl FnOnce(&RequestId) -> Bytes) -> Result<RegisterOutput, Error> {
+        match self {
+            Self::First(session) => {
+                let answer = timeout(FIRST_TIMEOUT, session.ask(message)).await;
+                match answer {
+                    Ok(answer) => answer.map_err(|_| Error::Lost)?,
+                    Err(_) => Err(Error::Timeout(FIRST_TIMEOUT)),
+                }
+            }
+            Self::Again(attachment) => attachment.ask(message).await,
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Registers a session that takes so many calls at once: with nothing, once the spoke ends.
+    ///
+    /// # Errors
+    /// The hub refuses, or is silent, or there is no session.
+    pub(super) async fn register(
+        &self,
+        way: Way<'_>,
+        (attachment, outbox): (&Attachment, &Outbox),
+        concurrency: Option<u32>,
+    ) -> Result<Answered, Error> {
+        let mut tries = if self.offers.has_hashes() && takes_hashes(outbox).await {
+            TRIES
+        } else {
+            0
+        };
+        loop {
+            let mut sent = None;
+            let answer = way.ask(|id| {
+                let (input, offers) = self.registration(attachment, concurrency, tries > 0);
+                sent = Some(offers);
+                request(id, kind::REGISTER, &input)
+            });
+            let (error, unknown) = match (answer.await, sent) {
+                (Ok(output), Some(sent)) => {
+                    sent.learn(&output);
+                    let number = sent.number;
+                    return Ok(Answered { output, number });
+                }
+                (Ok(_), None) => return Err(Error::Closed),
+                (Err(error), _) => {
+                    let unknown = refused(&error).unknown;
+                    (error, unknown)
+                }
+            };
+            if tries == 0 || unknown.is_empty() {
+                return Err(error);
+            }
+            tracing::debug!(
+                specifications = unknown.len(),
+                "the hub does not know all specifications of the spoke: they are sent"
+            );
+            self.offers.forget(&unknown);
+            tries -= 1;
+        }
+    }
+
+    /// [`Shared::register`] of a session that is registered.
+    pub(super) async fn register_again(
+        &self,
+        attachment: &Attachment,
+        concurrency: Option<u32>,
+    ) -> Result<Answered, Error> {
+        let outbox = attachment.outbox().ok_or(Error::Closed)?;
+        self.register(Way::Again(attachment), (attachment, &outbox), concurrency)
+            .await
+    }
+
+    /// How a session registers, and with which operations.
+    fn registration(&self, session: &Attachment, concurrency: Option<u32>, by_hash: bool) -> (RawJson, Sent) {
+        let mut offers = self.offers.all();
+        if self.is_ending() {
+            offers.offers.clear();
+        }
+        let input = RegisterInput {
+            instance_id: Some(session.instance.clone()),
+            concurrency,
+            operations: offers.entries(by_hash),
+            ..self.register.clone()
+        };
+        (payload(&input), offers)
+    }
+
+    /// Changes what the spoke offers, over each of its sessions. Dropping the future leaves it to who keeps the sessions in step
+    /// to tell the hubs.
+    ///
+    /// # Errors
+    /// An operation is not valid, all together are too large, a hub rejects one, or the spoke ends: then nothing is changed.
+    pub(super) async fn update(&self, add: Vec<Operation>, remove: Vec<OperationName>) -> Result<(), Error> {
+        let add = add.into_iter().map(Operation::offer).collect::<Result<Vec<_>, _>>()?;
+        let _one_at_a_time = self.dividing.lock().await;
+        if self.is_ending() {
+            return Err(Error::Closed);
+        }
+        self.check_size(&add, &remove)?;
+        let Some(change) = self.offers.change(add, remove) else {
+            return Ok(());
+        };
+        let told = join_all(self.sessions.iter().map(|session| self.tell(session, &change))).await;
+        let rejected = told.into_iter().find_map(Result::err);
+        if rejected.is_some() {
+            self.offers.undo(change);
+        }
+        self.forget_handlers();
+        // Who keeps the sessions in step looks at them.
+        self.status.send_modify(|_| {});
+        rejected.map_or(Ok(()), Err)
+    }
+
+    /// Whether a hub that knows nothing could be told of everything in one message.
+    fn check_size(&self, add: &[NewOffer], remove: &[OperationName]) -> Result<(), Error> {
+        crate::client::payload(&RegisterInput {
+            operations: self.offers.with(add, remove),
+            ..self.register.clone()
+        })
+        .map(drop)
+    }
+
+    /// Tells the hub of one session of a change. One that is not there, and one whose hub is silent, is told later.
+    ///
+    /// # Errors
+    /// The hub rejects an operation.
+    async fn tell(&self, attachment: &Attachment, change: &Change) -> Result<(), Error> {
+        let (Some(outbox), Some(concurrency)) = (attachment.outbox(), attachment.concurrency()) else {
+            return Ok(());
+        };
+        if outbox.is_by_hash() != Some(true) {
+            return self.register_with(attachment, concurrency, change).await;
+        }
+        let input = payload(&UpdateInput {
+            add: change.added.entries(false),
+            remove: change.removed.clone(),
+        });
+        let answer = attachment.ask(|id| request(id, kind::REGISTER_UPDATE, &input)).await;
+        match answer {
+            Ok(output) => {
+                change.added.learn(&output);
+                let gone = change.removed.iter().map(ToString::to_string).collect();
+                attachment.updated(output, gone, change.added.number);
+                Ok(())
+            }
+            Err(error) => {
+                let rejected = refused(&error).rejected;
+                if !rejected.is_empty() {
+                    return Err(Error::Rejected(rejected));
+                }
+                // It may have moved to a hub that does not know this, or be full.
+                tracing::debug!(%error, "the hub did not take a change: the session registers anew");
+                self.register_with(attachment, concurrency, change).await
+            }
+        }
+    }
+
+    /// Registers a session anew, of which a change is a part.
+    async fn register_with(
+        &self,
+        attachment: &Attachment,
+        concurrency: Option<u32>,
+        change: &Change,
+    ) -> Result<(), Error> {
+        let Ok(answered) = self.register_again(attachment, concurrency).await else {
+            return Ok(());
+        };
+        let is_added = |name: &str| change.added.offers.iter().any(|offer| offer.is(name));
+        let rejected = answered.output.operations.iter();
+        let rejected = rejected.filter(|o| o.result == Registered::Rejected && is_added(&o.name));
+        let rejected: Vec<_> = rejected.cloned().collect();
+        attachment.set_registered(answered, concurrency);
+        if rejected.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Rejected(rejected))
+        }
+    }
+
+    /// Forgets the handlers of what no session offers any more.
+    pub(super) fn forget_handlers(&self) {
+        let number = self.offers.number();
+        if self.sessions.iter().all(|session| session.offers(number)) {
+            self.offers.settled(number);
+        }
+    }
+}
+
+/// Whether the hub takes hashes, once it has said so.
+async fn takes_hashes(outbox: &Outbox) -> bool {
+    timeout(WELCOME_TIMEOUT, outbox.says_by_hash()).await.unwrap_or(false)
+}
+
+/// What a refusal says of operations.
+fn refused(error: &Error) -> RefusedDetails {
+    let details = match error {
+        Error::Call(error) => error.details.as_ref().and_then(|details| details.to().ok()),
+        _ => None,
+    };
+    details.unwrap_or_default()
+}
+
+/// `hub.register`, or `hub.register.update`.
+fn request(id: &RequestId, operation: &str, input: &RawJson) -> Bytes {
+    let name = operation.parse().expect("a valid name");
+    let options = encode::RequestOptions {
+        spelled: Some(operation),
+        ..encode::RequestOptions::default()
+    };
+    encode::call_requested(Dialect::Id, id.as_str(), &name, Some(input), &options)
+}
+
+/// What a message has, whose size was checked before.
+fn payload(input: &impl serde::Serialize) -> RawJson {
+    RawJson::from_value(input).expect("its parts were encoded before")
+}
