@@ -262,13 +262,25 @@ fn the_oldest_instance_decides_the_specification() {
     directory.put(&remote("a/new@2", &[&new]));
     directory.put(&remote("a/old@1", &[&old]));
     assert_eq!(providers(&directory, "text.upper"), ["old@1"]);
-    let standing = directory
-        .offered_by_others(&upper, &key("a", "third"))
-        .expect("offered");
+    let standing = directory.offered_by_others(&new, &key("a", "third")).expect("offered");
     assert_eq!(standing.entry.generation, 1);
 
     directory.remove(&key("a", "old"), fence(1));
     assert_eq!(providers(&directory, "text.upper"), ["new@2"]);
+}
+
+#[test]
+fn the_other_session_of_a_program_is_in_nobodys_way_and_that_of_another_spoke_is() {
+    let directory = directory();
+    let old = operation(&directory.specs, "text.upper", "true");
+    let new = operation(&directory.specs, "text.upper", r#"{"type":"string"}"#);
+    directory.put(&remote("a/i@1", &[&old]));
+
+    let twin = key("a", "i#2");
+    assert!(directory.offered_by_others(&new, &twin).is_none());
+    assert!(directory.offered_by_others(&old, &twin).is_some());
+    assert!(directory.offered_by_others(&new, &key("b", "i#2")).is_some());
+    assert!(directory.offered_by_others(&old, &key("a", "i")).is_none());
 }
 
 #[test]

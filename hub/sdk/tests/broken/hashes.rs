@@ -222,3 +222,32 @@ async fn a_change_is_told_alone_to_a_hub_that_knows_updates_and_else_with_all_th
         assert!(matches!(script.frame().await, Frame::Responded { .. }));
     }
 }
+
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_is_told_all_the_same() {
+    let hub = BrokenHub::start().await;
+    let spoke = Spoke::builder(&hub.url).token("alk_test").name("text").sessions(1);
+    let spoke = spoke
+        .operation(Operation::query("text.op0", upper))
+        .spawn()
+        .expect("valid settings");
+    let mut script = hub.accept().await;
+    script.greets(true).await;
+    let (id, offered) = script.offered().await;
+    script.accepts(&id, &offered).await;
+    let mut status = spoke.status();
+    let there = |status: &alkhub_sdk::Status| matches!(status, alkhub_sdk::Status::Registered(_));
+    timeout(SOON, status.wait_for(there))
+        .await
+        .expect("in time")
+        .expect("it lives");
+
+    // It is given up before the hub has answered, which it does not then.
+    tokio::select! {
+        told = spoke.add(Operation::query("text.op1", upper)) => panic!("nobody has answered: {told:?}"),
+        asked = script.asks() => assert_eq!(asked.0, "hub.register__2Eupdate"),
+    }
+
+    let (_, named) = script.offered().await;
+    assert_eq!((&named[0], &named[1]["name"]), (&json!(hash(0)), &json!("op1")));
+}
