@@ -42,6 +42,9 @@ pub(super) enum Way<'a> {
     Again(&'a Attachment),
 }
 
+/// Has who keeps the sessions in step look at them, once it is dropped.
+struct LookAgain<'a>(&'a Shared);
+
 // === impl Way ===
 
 impl Way<'_> {
@@ -149,14 +152,14 @@ impl Shared {
         let Some(change) = self.offers.change(add, remove) else {
             return Ok(());
         };
+        // Also where nobody waits any more.
+        let _then = LookAgain(self);
         let told = join_all(self.sessions.iter().map(|session| self.tell(session, &change))).await;
         let rejected = told.into_iter().find_map(Result::err);
         if rejected.is_some() {
             self.offers.undo(change);
         }
         self.forget_handlers();
-        // Who keeps the sessions in step looks at them.
-        self.status.send_modify(|_| {});
         rejected.map_or(Ok(()), Err)
     }
 
@@ -232,6 +235,14 @@ impl Shared {
         if self.sessions.iter().all(|session| session.offers(number)) {
             self.offers.settled(number);
         }
+    }
+}
+
+// === impl LookAgain ===
+
+impl Drop for LookAgain<'_> {
+    fn drop(&mut self) {
+        self.0.status.send_modify(|_| {});
     }
 }
 
