@@ -74,6 +74,38 @@ impl Operations<'_> {
             })
             .collect()
     }
+
+    /// The same, of as many as have so many bytes of text together, and one more; `None` stands for a specification that is
+    /// known and was not read.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] and the like.
+    pub async fn get_within(
+        self,
+        hashes: &[SpecHash],
+        bytes: usize,
+    ) -> Result<Vec<(SpecHash, Option<OperationSpec>)>, Error> {
+        if hashes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let rows = run!(self.0, Statement::OperationGetWithin, |db| sqlx::query!(
+            r#"SELECT hash AS "hash!", CASE WHEN upto - octet_length(spec) < $2 THEN spec END AS spec
+             FROM (SELECT hash, spec, sum(octet_length(spec)) OVER (ORDER BY hash) AS upto
+                   FROM operations WHERE hash = ANY($1)) AS o"#,
+            &hashes,
+            bytes
+        )
+        .fetch_all(db))?;
+        rows.into_iter()
+            .map(|row| {
+                let hash = row.hash.try_into().map_err(|_| Error::Corrupt("operation's hash"))?;
+                let spec = row.spec.as_deref().map(strict::from_str).transpose();
+                Ok((SpecHash(hash), spec.map_err(|_| Error::Corrupt("operation"))?))
+            })
+            .collect()
+    }
 }
 
 // === impl Operations, what is kept and for how long ===

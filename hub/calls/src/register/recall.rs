@@ -3,8 +3,8 @@
 //! Invariants
 //! - A spoke gets what it may offer, and nothing else: a hash of another namespace's specification is as unknown as one that
 //!   nobody has made, and takes the same way.
-//! - Few registrations read at once, and none waits for the store for longer than [`WAIT`]; what was read is charged to the key
-//!   until it is compiled. What cannot be had is unknown, and its spoke sends it.
+//! - Few registrations read at once, [`READ_BYTES`] each, and none waits for the store for longer than [`WAIT`]; what was read is
+//!   charged to the key until it is compiled. What cannot be had is unknown, and its spoke sends it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,8 +26,11 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Registrations that read at once: after a restart many name the same, and the first of them reads for all.
 const READS: usize = 4;
 
-/// Specifications read at once.
+/// Specifications read at once ...
 const BATCH: usize = 64;
+
+/// ... and the bytes of their texts, but for the last one.
+const READ_BYTES: usize = 1024 * 1024;
 
 /// Knows specifications by their hash.
 #[derive(Debug)]
@@ -40,6 +43,14 @@ pub(crate) struct Recall {
 
 /// What a registration names and this hub knows.
 type Known = HashMap<SpecHash, Arc<Operation>>;
+
+/// What was read from the store.
+struct Read {
+    specs: Vec<(SpecHash, OperationSpec)>,
+    /// Those that are known there, and are to be read after these.
+    left: Vec<SpecHash>,
+    _held: Held,
+}
 
 // === impl Recall ===
 
@@ -60,7 +71,10 @@ impl Recall {
         let missing = self.remember(registrant, missing, &mut known);
         let until = Instant::now() + WAIT;
         for batch in missing.chunks(BATCH) {
-            self.load(registrant, (batch.to_vec(), until), &mut known).await;
+            let mut left = batch.to_vec();
+            while !left.is_empty() {
+                left = self.load(registrant, (left, until), &mut known).await;
+            }
         }
         known
     }
@@ -74,10 +88,18 @@ impl Recall {
         hashes
     }
 
-    async fn load(&self, registrant: &Registrant, (batch, until): (Vec<SpecHash>, Instant), known: &mut Known) {
-        let read = timeout_at(until, self.read(registrant, batch, known)).await;
-        let Ok(Some((read, _held))) = read else { return };
-        for (hash, spec) in read {
+    /// Loads as many as may be read at once; those that are left.
+    async fn load(
+        &self,
+        registrant: &Registrant,
+        (hashes, until): (Vec<SpecHash>, Instant),
+        known: &mut Known,
+    ) -> Vec<SpecHash> {
+        let read = timeout_at(until, self.read(registrant, hashes, known)).await;
+        let Ok(Some(read)) = read else {
+            return Vec::new();
+        };
+        for (hash, spec) in read.specs {
             // One that a hub of another version has written may have another hash here.
             let may_offer = spec.operation().is_ok_and(|name| registrant.may_offer(&name));
             if !may_offer || SpecHash::of(&spec) != hash {
@@ -88,26 +110,33 @@ impl Recall {
                 known.insert(hash, operation);
             }
         }
+        read.left
     }
 
     /// Reads what is not in memory by now.
-    async fn read(
-        &self,
-        registrant: &Registrant,
-        batch: Vec<SpecHash>,
-        known: &mut Known,
-    ) -> Option<(Vec<(SpecHash, OperationSpec)>, Held)> {
+    async fn read(&self, registrant: &Registrant, hashes: Vec<SpecHash>, known: &mut Known) -> Option<Read> {
         if !self.store.ready() {
             return None;
         }
         let _place = self.reads.acquire().await.ok()?;
-        let missing = self.remember(registrant, batch, known);
-        let read = self.store.operations().get(&missing).await;
+        let missing = self.remember(registrant, hashes, known);
+        let read = self.store.operations().get_within(&missing, READ_BYTES).await;
         let read = read
             .inspect_err(|error| tracing::debug!(%error, "specifications that a spoke names could not be read"))
             .ok()?;
-        let bytes = read.iter().map(|(_, spec)| operation::text_bytes(spec)).sum();
+        let (mut specs, mut left) = (Vec::new(), Vec::new());
+        for (hash, spec) in read {
+            match spec {
+                Some(spec) => specs.push((hash, spec)),
+                None => left.push(hash),
+            }
+        }
+        let bytes = specs.iter().map(|(_, spec)| operation::text_bytes(spec)).sum();
         let held = self.budgets.key(&registrant.key).take(Kept::Registrations, bytes);
-        Some((read, held.ok()?))
+        Some(Read {
+            specs,
+            left,
+            _held: held.ok()?,
+        })
     }
 }

@@ -39,6 +39,39 @@ async fn what_was_put_is_got_by_its_hash() {
 }
 
 #[tokio::test]
+async fn no_more_is_read_at_once_than_asked_for_and_the_rest_is_named() {
+    let store = store().await;
+    let all: Vec<_> = (0..10)
+        .map(|number| spec(&format!("op{number}")))
+        .map(|spec| (SpecHash::of(&spec), spec))
+        .collect();
+    store.operations().put(&all).await.expect("put");
+    let one = all[0].1.canonical().len();
+    let unknown = SpecHash([9; 32]);
+    let mut left: Vec<_> = all.iter().map(|(hash, _)| *hash).chain([unknown]).collect();
+
+    let mut read = Vec::new();
+    for _ in 0..4 {
+        let got = store.operations().get_within(&left, 2 * one + 1).await.expect("asked");
+        left = got
+            .iter()
+            .filter(|(_, spec)| spec.is_none())
+            .map(|(hash, _)| *hash)
+            .collect();
+        let got: Vec<_> = got.into_iter().filter_map(|(hash, spec)| Some((hash, spec?))).collect();
+        assert!(got.len() <= 3, "{got:?}");
+        read.extend(got);
+    }
+
+    assert_eq!(left, []);
+    assert_eq!(read.len(), 10);
+    assert!(read.iter().all(|(hash, spec)| SpecHash::of(spec) == *hash));
+    let first = store.operations().get_within(&[all[0].0], 1).await.expect("asked");
+    assert!(first[0].1.is_some(), "one at least");
+    assert_eq!(store.operations().get_within(&[], 1).await.expect("asked"), []);
+}
+
+#[tokio::test]
 async fn nothing_is_asked_for_nothing() {
     let store = store().await;
 
