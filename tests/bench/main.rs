@@ -14,6 +14,7 @@ mod pace;
 mod peer;
 mod process;
 mod report;
+mod storm;
 mod ws;
 
 use std::path::{Path, PathBuf};
@@ -205,6 +206,14 @@ fn main() -> Result<()> {
             report.spokes(sessions, &figures);
         }
     }
+    for by_hash in [false, true] {
+        let form = if by_hash { "by hash" } else { "whole" };
+        let case = format!("5,000 spokes that register anew, {form}");
+        if case.contains(&args.only) {
+            let figures = alone(&args, &case, &async |servers| storm::measure(servers, by_hash).await)?;
+            report.storms(form, &figures);
+        }
+    }
     for case in TIMED.into_iter().filter(|case| case.name().contains(&args.only)) {
         let figures = rounds(&args, case.name(), case.servers(), &async |servers, length| {
             case.measure(servers, length).await
@@ -224,7 +233,7 @@ pub(crate) struct Figures<T> {
 }
 
 /// What the rounds of a case measured that only two hubs have.
-fn alone(args: &Args, case: &str, measure: &impl AsyncFn(&Servers) -> Result<f64>) -> Result<Vec<f64>> {
+fn alone<T: std::fmt::Debug>(args: &Args, case: &str, measure: &impl AsyncFn(&Servers) -> Result<T>) -> Result<Vec<T>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -236,7 +245,7 @@ fn alone(args: &Args, case: &str, measure: &impl AsyncFn(&Servers) -> Result<f64
             measure(&servers).await
         });
         let figure = figure.with_context(|| format!("{case}, round {round}"))?;
-        eprintln!("{case}: round {round}: {figure:.2}");
+        eprintln!("{case}: round {round}: {figure:.2?}");
         anyhow::Ok(figure)
     };
     (1..=args.rounds).map(once).collect()

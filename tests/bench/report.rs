@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::compare::Comparison;
 use crate::pace::Latency;
+use crate::storm::Storm;
 use crate::{Args, Figures};
 
 /// What stands under the table.
@@ -32,12 +33,21 @@ Memory of two hubs together for an idle spoke, in KiB:
 |---|---|
 ";
 
+/// The head of the fourth.
+const STORMS: &str = "
+5,000 spokes with ten operations each that register anew at one of two hubs, 100 at once:
+
+| registered | bytes each | us CPU each | seconds for all |
+|---|---|---|---|
+";
+
 /// Rows gathered so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     text: String,
     latencies: String,
     spokes: String,
+    storms: String,
     comparison: Comparison,
 }
 
@@ -76,6 +86,7 @@ impl Report {
             text,
             latencies: String::new(),
             spokes: String::new(),
+            storms: String::new(),
             comparison: Comparison::default(),
         })
     }
@@ -125,6 +136,15 @@ impl Report {
         row.expect("writing to a string cannot fail");
     }
 
+    /// What it takes that many spokes register anew, in this form.
+    pub(crate) fn storms(&mut self, form: &str, figures: &[Storm]) {
+        let of = |part: fn(&Storm) -> f64| spread(&figures.iter().map(part).collect::<Vec<_>>());
+        let (micros, seconds) = (of(|storm| storm.micros), of(|storm| storm.seconds));
+        let bytes = figures.first().map_or(0.0, |storm| storm.bytes);
+        let row = writeln!(self.storms, "| {form} | {bytes} | {micros} | {seconds} |");
+        row.expect("writing to a string cannot fail");
+    }
+
     /// Prints the tables and writes them to a file where one is named, with what the figures mean.
     pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
@@ -135,6 +155,10 @@ impl Report {
         if !self.spokes.is_empty() {
             self.text.push_str(SPOKES);
             self.text.push_str(&self.spokes);
+        }
+        if !self.storms.is_empty() {
+            self.text.push_str(STORMS);
+            self.text.push_str(&self.storms);
         }
         self.text.push_str(&self.comparison.table());
         self.text.push_str(MEANING);

@@ -230,7 +230,7 @@ fn not_known(hashes: &[SpecHash]) -> CallError {
         ..RefusedDetails::default()
     };
     let message = format!(
-        "nothing is registered, for {} specifications are not known by their hash: send those in `details.unknown` whole",
+        "nothing is changed, for {} specifications are not known by their hash: send those in `details.unknown` whole",
         hashes.len()
     );
     let mut error = CallError::new(Code::NotFound, message);

@@ -265,7 +265,7 @@ pub(super) fn register(envelope: &Borrowed<'_>) -> Result<Frame, ErrorKind> {
     let id = inner.request_id.as_deref().filter(|id| !id.is_empty());
     let id = id.unwrap_or(&envelope.id);
     // One that names none has this for its request id.
-    let request_id = if id.is_empty() { &*envelope.kind } else { id }.parse()?;
+    let request_id = if id.is_empty() { &envelope.kind } else { id }.parse()?;
     let operation = envelope.kind.parse().expect("a valid name");
     Ok(Frame::Requested(Requested {
         request_id,

@@ -40,8 +40,11 @@ struct State {
     has_room: bool,
     registered: Option<RegisteredSession>,
     /// The request that waits for the hub's answer.
-    asked: Option<(RequestId, oneshot::Sender<Result<RegisterOutput, Error>>)>,
+    asked: Option<Asked>,
 }
+
+/// A request about a registration, and who waits for its answer.
+pub(super) type Asked = (RequestId, oneshot::Sender<Result<RegisterOutput, Error>>);
 
 #[derive(Debug)]
 struct RegisteredSession {

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::attachment::Attachment;
+use super::attachment::{Asked, Attachment};
 use super::operation::{Outcome, Run};
 use super::{Context, Failure, NoRoom, Shared};
 use crate::Error;
@@ -33,7 +33,7 @@ pub(super) struct Session {
     attachment: Arc<Attachment>,
     outbox: Outbox,
     /// The request that waits for the hub's answer, before the session is registered.
-    asked: Mutex<Option<(RequestId, oneshot::Sender<Result<RegisterOutput, Error>>)>>,
+    asked: Mutex<Option<Asked>>,
     running: Arc<Mutex<HashMap<RequestId, CancellationToken>>>,
 }
 

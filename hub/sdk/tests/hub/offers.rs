@@ -9,6 +9,7 @@ use alkhub_tests::http::Http;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::stage::{SOON, Stage, soon, upper};
 use crate::two::{balancer, is_on};
@@ -55,7 +56,8 @@ async fn operations_come_and_go_while_the_spoke_runs() -> Result<()> {
         .operation(Operation::query("text.upper", upper));
     let spoke = spoke.start().await?;
     let http = stage.http();
-    let running = tokio::spawn({
+    let mut running = JoinSet::new();
+    running.spawn({
         let http = http.clone();
         async move { http.call("text.wait", &json!(7)).await }
     });
@@ -70,7 +72,8 @@ async fn operations_come_and_go_while_the_spoke_runs() -> Result<()> {
     assert_eq!(answer(&http, "text.upper").await?, ok("AB"));
     assert_eq!(answer(&http, "text.wait").await?, nobody());
     go_on.add_permits(1);
-    assert_eq!(soon("the call ends", running).await??.body["data"], 7, "it was running");
+    let answered = soon("the call ends", running.join_next()).await.expect("it runs")??;
+    assert_eq!(answered.body["data"], 7, "it was running");
     // Another specification, in place of the one that is offered.
     spoke
         .add(Operation::query("text.upper", lower).version("2.0.0"))
@@ -184,14 +187,15 @@ async fn what_changes_changes_through_both_sessions_and_outlives_either() -> Res
     }
     // One that is offered changes, over one session after the other: somebody offers it at each moment.
     let stop = Arc::new(Semaphore::new(0));
-    let calling = tokio::spawn({
+    let mut calling = JoinSet::new();
+    calling.spawn({
         let (http, stop) = (https[0].clone(), Arc::clone(&stop));
         async move {
             while stop.try_acquire().is_err() {
                 let (status, told) = answer(&http, "text.upper").await?;
                 ensure!(status == 200, "{status} {told}");
             }
-            Ok(())
+            anyhow::Ok(())
         }
     });
     for version in 2..6 {
@@ -199,7 +203,7 @@ async fn what_changes_changes_through_both_sessions_and_outlives_either() -> Res
         spoke.add(changed).await?;
     }
     stop.add_permits(1);
-    calling.await??;
+    calling.join_next().await.expect("it runs")??;
     cluster.hubs[0].kill().await;
     is_on(&spoke, 1).await;
     assert_eq!(answer(&https[1], "text.new4").await?, ok("ab"));

@@ -1,0 +1,109 @@
+//! Spokes that all register anew at once, at a hub that knows what they offer.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::future::try_join_all;
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::peer::Servers;
+use crate::ws::{Reader, Writer};
+
+const SPOKES: usize = 5_000;
+
+/// Operations of each. Few: one key makes the hub keep all of it (`budget.key-bytes`).
+const OPERATIONS: usize = 10;
+
+/// Registrations under way at once.
+const AT_ONCE: usize = 100;
+
+/// Between two connections: below `server.requests-per-second-per-key`.
+const DISTANCE: Duration = Duration::from_millis(1);
+
+/// What one storm took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Storm {
+    /// CPU of both hubs and Redis for each registration, in microseconds.
+    pub(crate) micros: f64,
+    /// Until all were registered.
+    pub(crate) seconds: f64,
+    /// Of each registration's message.
+    pub(crate) bytes: f64,
+}
+
+/// Registers all spokes at one of two hubs, whole or by the hashes that the other one has told.
+pub(crate) async fn measure(servers: &Servers, by_hash: bool) -> Result<Storm> {
+    let whole: Vec<Value> = (0..OPERATIONS).map(operation).collect();
+    let mut first = greeted(servers, 0).await?;
+    let told = register(&mut first, &registration("first", &whole)).await?;
+    let hashes: Vec<Value> = told.iter().map(|told| told["hash"].clone()).collect();
+    ensure!(hashes.iter().all(Value::is_string), "no hashes: {told:?}");
+    let offered = if by_hash { hashes } else { whole };
+    let mut spokes = Vec::new();
+    let mut turns = interval(DISTANCE);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for number in 0..SPOKES {
+        turns.tick().await;
+        let message = registration(&format!("i-{number}"), &offered);
+        spokes.push((greeted(servers, 1).await?, message));
+    }
+    let bytes = spokes[0].1.len() as f64;
+
+    let (cpu, began) = (servers.cpu()?, Instant::now());
+    let each = spokes.chunks_mut(SPOKES / AT_ONCE).map(async |spokes| {
+        for (connection, message) in spokes {
+            register(connection, message).await?;
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(each).await?;
+    let (seconds, cpu) = (began.elapsed().as_secs_f64(), servers.cpu()?.saturating_sub(cpu));
+
+    Ok(Storm {
+        micros: cpu.as_secs_f64() * 1e6 / SPOKES as f64,
+        seconds,
+        bytes,
+    })
+}
+
+/// One of the usual size.
+fn operation(number: usize) -> Value {
+    let text = json!({ "type": "string", "description": "A text of any language, in Unicode" });
+    json!({
+        "namespace": "bench", "name": format!("op{number}"), "type": "query", "version": "1.0.0",
+        "description": "An operation of about the usual size, which a person can read",
+        "inputSchema": { "type": "object", "properties": { "text": text, "times": { "type": "integer" } }, "required": ["text"] },
+        "outputSchema": { "type": "object", "properties": { "text": text } },
+        "accessControl": { "requiredScopes": [] },
+    })
+}
+
+fn registration(instance: &str, offered: &[Value]) -> String {
+    let input = json!({ "name": "bench", "instanceId": instance, "operations": offered });
+    json!({ "type": "hub.register", "id": "r", "payload": input }).to_string()
+}
+
+/// A connection that takes hashes.
+async fn greeted(servers: &Servers, node: usize) -> Result<(Reader, Writer)> {
+    let (mut reader, mut writer) = servers.connect(node).await?;
+    let hello = br#"{"type":"__hello","id":"","payload":{"features":["hashes"]}}"#;
+    writer.send(hello, false).await?;
+    let welcome = reader.next().await?;
+    ensure!(welcome.starts_with(br#"{"type":"__welcome""#), "{welcome:?}");
+    Ok((reader, writer))
+}
+
+/// Registers; what the hub says of each operation.
+async fn register((reader, writer): &mut (Reader, Writer), message: &str) -> Result<Vec<Value>> {
+    writer.send(message.as_bytes(), false).await?;
+    let answer: Value = serde_json::from_slice(&reader.next().await?)?;
+    let results = &answer["payload"]["output"]["data"]["operations"];
+    let results = results.as_array().cloned().unwrap_or_default();
+    let is_there = |result: &Value| result["result"] == "registered" || result["result"] == "pooled";
+    ensure!(
+        results.len() == OPERATIONS && results.iter().all(is_there),
+        "not registered: {answer}"
+    );
+    Ok(results)
+}
