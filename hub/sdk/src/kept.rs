@@ -120,6 +120,14 @@ impl KeptSession {
         matches!(self.standing, Standing::Granted { .. }) && self.unacknowledged.is_full()
     }
 
+    /// Whether more bytes than these may be on their way: they are not acknowledged, or nobody counts them.
+    pub(crate) fn owes(&self, bytes: usize) -> bool {
+        match self.standing {
+            Standing::Granted { .. } => self.unacknowledged.bytes() > bytes || self.unacknowledged.is_full(),
+            Standing::Asked | Standing::Plain => true,
+        }
+    }
+
     /// Hubs are to tell how many there are.
     pub(crate) fn ask_for_hubs(&mut self) {
         self.asks_for_hubs = true;

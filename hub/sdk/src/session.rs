@@ -12,9 +12,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use alkhub_protocol::Chain;
 use alkhub_protocol::frame::Frame;
 use alkhub_protocol::frame::session::Migrate;
+use alkhub_protocol::{Chain, CloseCode};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -71,8 +71,11 @@ pub(crate) async fn run(
             }
             Served::Ended(ending) => ending,
         };
-        let Ending::Broken(reason) = ending else {
-            return ending;
+        let reason = match ending {
+            Ending::Broken(reason) => reason,
+            // By an earlier connection of ours, of which the hub has heard late: the session waits for who comes.
+            Ending::ByHub(code, reason) if CloseCode::of(code) == Some(CloseCode::Moved) => reason,
+            ending => return ending,
         };
         let Some(time) = outbox.kept(|kept| kept.time()).filter(|_| outbox.is_open()) else {
             return Ending::Broken(reason);

@@ -6,8 +6,9 @@
 //! Invariants
 //! - Messages leave in the order in which they were queued, many with one flush.
 //! - Whatever was queued before [`Outbox::close`] is sent before the close frame.
-//! - A socket on which nothing arrives for 25 s, though it was asked with a ping, is given up. So is one whose hub goes on
-//!   asking for what is refused and takes no refusal: they would grow without end.
+//! - A socket on which nothing arrives for 8 s, though it was asked with a ping, is given up; after 25 s where the question may
+//!   stand behind much that is on its way. So is one whose hub goes on asking for what is refused and takes no refusal: they
+//!   would grow without end.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -51,6 +52,12 @@ const PING_AFTER: Duration = Duration::from_secs(3);
 
 /// Silence after the question until the peer is taken for dead.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
+
+/// The same where more than [`MUCH_BYTES`] are on their way, or nobody counts what is: a slow link may need long for that.
+const DEAD_AFTER_MUCH: Duration = Duration::from_secs(22);
+
+/// What any link takes in little time.
+const MUCH_BYTES: usize = 64 * 1024;
 
 /// How the answers to calls begin, as they are encoded here.
 const ANSWERS: [&[u8]; 2] = [b"{\"type\":\"call.responded\"", b"{\"type\":\"call.error\""];
@@ -111,6 +118,8 @@ struct Waiting {
 #[derive(Debug)]
 enum Unsent {
     Message(Bytes),
+    /// A message that says no, of which there may be [`REFUSALS`].
+    Refusal(Bytes),
     Ping,
     /// What was received so far.
     Ack,
@@ -162,7 +171,7 @@ impl Outbox {
                 return;
             }
         }
-        self.push(message);
+        self.add(Unsent::Refusal(message));
     }
 
     /// Whether messages are taken.
@@ -193,7 +202,7 @@ impl Outbox {
         let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
         let unreceived = waiting.kept.take_unreceived().into_iter();
         let unsent = unsent.into_iter().filter_map(|unsent| match unsent {
-            Unsent::Message(message) => Some(message),
+            Unsent::Message(message) | Unsent::Refusal(message) => Some(message),
             Unsent::Ping | Unsent::Ack => None,
         });
         let answers = unreceived.chain(unsent).filter(is_answer);
@@ -342,10 +351,8 @@ impl Outbox {
                     && (batch.is_empty() || !waiting.kept.is_full())
                     && let Some(unsent) = waiting.queue.pop()
                 {
+                    waiting.refusals -= usize::from(matches!(unsent, Unsent::Refusal(_)));
                     batch.push(unsent.leaves(&mut waiting.kept));
-                }
-                if waiting.queue.is_empty() {
-                    waiting.refusals = 0;
                 }
                 return Poll::Ready(Some(batch));
             }
@@ -370,7 +377,7 @@ impl Unsent {
         let message = match self {
             Self::Ping => return Message::Ping(Bytes::new()),
             Self::Ack => kept.ack(),
-            Self::Message(message) => {
+            Self::Message(message) | Self::Refusal(message) => {
                 kept.sent(&message);
                 message
             }
@@ -382,7 +389,7 @@ impl Unsent {
 impl Weigh for Unsent {
     fn bytes(&self) -> usize {
         match self {
-            Self::Message(message) => message.len(),
+            Self::Message(message) | Self::Refusal(message) => message.len(),
             Self::Ping | Self::Ack => 0,
         }
     }
@@ -437,7 +444,11 @@ async fn write(mut sink: SplitSink<Socket, Message>, outbox: &Outbox) -> Result<
 async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: impl FnMut(Bytes)) -> Ending {
     let mut asked = false;
     loop {
-        let wait = if asked { DEAD_AFTER } else { PING_AFTER };
+        let wait = match asked {
+            false => PING_AFTER,
+            true if outbox.kept(|kept| kept.owes(MUCH_BYTES)) => DEAD_AFTER_MUCH,
+            true => DEAD_AFTER,
+        };
         let Ok(message) = timeout(wait, stream.next()).await else {
             if asked {
                 return Ending::Broken("the hub fell silent".to_owned());
@@ -504,8 +515,9 @@ mod tests {
     async fn a_hub_that_reads_no_refusals_is_given_up_and_they_stay_bounded() {
         let outbox = Outbox::default();
         (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
+        (0..BATCH.items).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
         let mut left = 0;
-        while queued(&outbox) > 0 {
+        while queued(&outbox) > BATCH.items {
             left += outbox.batch().await.expect("it is open").len();
         }
         assert_eq!(left, REFUSALS);
@@ -515,9 +527,10 @@ mod tests {
         (0..3).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
 
         assert!(outbox.0.is_stalled.is_cancelled());
-        assert_eq!(queued(&outbox), REFUSALS);
+        let waits = BATCH.items + REFUSALS;
+        assert_eq!(queued(&outbox), waits);
         outbox.push(Bytes::from_static(b"the answer of a call that runs"));
-        assert_eq!(queued(&outbox), REFUSALS + 1, "these are as many as the calls");
+        assert_eq!(queued(&outbox), waits + 1, "these are as many as the calls");
     }
 
     /// A queue whose hub keeps the session.

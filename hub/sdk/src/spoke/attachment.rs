@@ -38,6 +38,10 @@ pub(super) struct Attachment {
 struct State {
     /// A part of the spoke's concurrency is its own: it registers, is registered, or comes back.
     has_room: bool,
+    /// Whether it has a connection.
+    is_there: bool,
+    /// Where it has gone on, as long as that is not known of the registration.
+    at: Option<Whereabouts>,
     registered: Option<RegisteredSession>,
     /// The request that waits for the hub's answer.
     asked: Option<Asked>,
@@ -54,8 +58,6 @@ struct RegisteredSession {
     concurrency: Option<u32>,
     /// The change of the spoke's offers that it is registered with.
     number: u64,
-    /// Whether it has a connection.
-    is_there: bool,
 }
 
 // === impl Attachment ===
@@ -70,7 +72,8 @@ impl Attachment {
 
     /// A session is about to register.
     pub(super) fn takes_room(&self) {
-        self.state.lock().has_room = true;
+        let mut state = self.state.lock();
+        (state.has_room, state.is_there) = (true, true);
     }
 
     /// Whether a part of the spoke's concurrency is the session's, whose connection may be lost.
@@ -80,13 +83,18 @@ impl Attachment {
 
     /// A session is registered, with so many calls at once.
     pub(super) fn begins(&self, outbox: Outbox, answered: Answered, concurrency: Option<u32>) {
-        self.state.lock().registered = Some(RegisteredSession {
+        let mut state = self.state.lock();
+        let mut session = RegisteredSession {
             outbox,
             output: Arc::new(answered.output),
             concurrency,
             number: answered.number,
-            is_there: true,
-        });
+        };
+        // The answer may have been read before the connection was lost, and be looked at after that.
+        if let Some(at) = state.at.take() {
+            session.is_at(&at);
+        }
+        state.registered = Some(session);
     }
 
     /// Its connection is lost, or there is another one; whether that is of a session that is registered.
@@ -96,22 +104,16 @@ impl Attachment {
             // The answer may take as long as the session lasts: nobody waits for that.
             state.asked = None;
         }
-        state
-            .registered
-            .as_mut()
-            .map(|session| session.is_there = is_there)
-            .is_some()
+        state.is_there = is_there;
+        state.registered.is_some()
     }
 
     /// The session goes on here.
     pub(super) fn is_at(&self, at: &Whereabouts) {
-        if let Some(session) = &mut self.state.lock().registered {
-            let before = &*session.output;
-            session.output = Arc::new(RegisterOutput {
-                hub_id: at.hub.parse().unwrap_or_else(|_| before.hub_id.clone()),
-                generation: at.generation.unwrap_or(before.generation),
-                ..before.clone()
-            });
+        let mut state = self.state.lock();
+        match &mut state.registered {
+            Some(session) => session.is_at(at),
+            None => state.at = Some(at.clone()),
         }
     }
 
@@ -123,15 +125,13 @@ impl Attachment {
     /// What it is registered as, while it has a connection.
     pub(super) fn output(&self) -> Option<Arc<RegisterOutput>> {
         let state = self.state.lock();
-        let there = state.registered.as_ref().filter(|session| session.is_there);
-        there.map(|session| session.output.clone())
+        state.there().map(|session| session.output.clone())
     }
 
     /// The hub that has it, by its `hubId`, while it has a connection.
     pub(super) fn hub(&self) -> Option<String> {
         let state = self.state.lock();
-        let there = state.registered.as_ref().filter(|session| session.is_there);
-        there.map(RegisteredSession::hub)
+        state.there().map(RegisteredSession::hub)
     }
 
     /// The hub that has it, or had it when its connection was lost: there it may come back to.
@@ -142,8 +142,7 @@ impl Attachment {
     /// The calls at once that it is registered with, while it has a connection.
     pub(super) fn concurrency(&self) -> Option<Option<u32>> {
         let state = self.state.lock();
-        let there = state.registered.as_ref().filter(|session| session.is_there);
-        there.map(|session| session.concurrency)
+        state.there().map(|session| session.concurrency)
     }
 
     /// Whether it is registered with this change of the spoke's offers, or there is no session.
@@ -161,8 +160,7 @@ impl Attachment {
     /// How many hubs there are, as its hub says, while it has a connection.
     pub(super) fn hubs(&self) -> Option<watch::Receiver<u32>> {
         let state = self.state.lock();
-        let there = state.registered.as_ref().filter(|session| session.is_there);
-        there.map(|session| session.outbox.hubs())
+        state.there().map(|session| session.outbox.hubs())
     }
 
     /// Says so many messages over the session, where there is one.
@@ -175,7 +173,7 @@ impl Attachment {
     /// Has the session go on over another connection, as when its hub asks for that.
     pub(super) fn move_on(&self) {
         let state = self.state.lock();
-        if let Some(session) = state.registered.as_ref().filter(|session| session.is_there) {
+        if let Some(session) = state.there() {
             session.outbox.move_on(MOVING);
         }
     }
@@ -234,11 +232,57 @@ impl Attachment {
     }
 }
 
-// === impl RegisteredSession ===
+// === impl State, RegisteredSession ===
+
+impl State {
+    /// The session that is registered, while it has a connection.
+    fn there(&self) -> Option<&RegisteredSession> {
+        self.registered.as_ref().filter(|_| self.is_there)
+    }
+}
 
 impl RegisteredSession {
+    fn is_at(&mut self, at: &Whereabouts) {
+        let before = &*self.output;
+        self.output = Arc::new(RegisterOutput {
+            hub_id: at.hub.parse().unwrap_or_else(|_| before.hub_id.clone()),
+            generation: at.generation.unwrap_or(before.generation),
+            ..before.clone()
+        });
+    }
+
     fn hub(&self) -> String {
         let named = self.outbox.kept(|kept| kept.hub().map(str::to_owned));
         named.unwrap_or_else(|| self.output.hub_id.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The hub's answer was read, then the end of the connection, and then the answer is looked at.
+    #[test]
+    fn a_session_that_is_registered_after_its_connection_was_lost_is_not_there() {
+        let attachment = Attachment::new("one".parse().expect("valid"));
+        let output = json!({
+            "spokeId": "text", "instanceId": "one", "generation": 1, "hubId": "h1", "heartbeatMs": 10_000, "operations": [],
+        });
+        let output = serde_json::from_value(output).expect("an answer");
+        attachment.takes_room();
+
+        assert!(!attachment.set_there(false));
+        attachment.begins(Outbox::default(), Answered { output, number: 0 }, None);
+
+        assert!(attachment.output().is_none() && attachment.hubs().is_none());
+        attachment.is_at(&Whereabouts {
+            hub: "h2".to_owned(),
+            generation: Some(2),
+        });
+        assert!(attachment.set_there(true));
+        let there = attachment.output().expect("it is back");
+        assert_eq!((there.hub_id.as_str(), there.generation), ("h2", 2));
     }
 }

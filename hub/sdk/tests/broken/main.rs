@@ -373,6 +373,27 @@ async fn a_client_that_is_closed_while_its_session_moves_ends_it_where_it_is_the
     assert!(goodbye, "nobody comes back to the session");
 }
 
+/// The hub has heard late of an earlier connection of the client's, and given it the session: that is nobody's now.
+#[tokio::test]
+async fn a_client_whose_connection_is_closed_as_the_session_moves_comes_back_to_it() {
+    let hub = BrokenHub::start().await;
+    let (client, mut old) = kept(&hub).await;
+
+    old.closes(4001).await;
+    let mut next = hub.accept().await;
+    let hello = next.hello().await;
+    next.welcome("s").await;
+    next.send(encode::resumed(&resumed(1))).await;
+    let asks = client.call::<_, String>("text.upper", "b");
+    let (answer, ()) = tokio::join!(asks, async {
+        let (id, _) = next.asked().await;
+        next.respond(&id, "\"B\"").await;
+    });
+
+    assert!(hello.resume.is_some_and(|resume| resume.session_id == "s"));
+    assert_eq!(answer.expect("answered"), "B");
+}
+
 #[tokio::test]
 async fn a_client_that_is_closed_while_it_comes_back_ends_its_session() {
     let hub = BrokenHub::start().await;

@@ -112,7 +112,7 @@ impl Script {
         self.confirms(&id, hub, None).await;
     }
 
-    async fn closes(&mut self, code: u16) {
+    pub(crate) async fn closes(&mut self, code: u16) {
         let frame = CloseFrame {
             code: code.into(),
             reason: "so".into(),
