@@ -77,6 +77,8 @@ impl Servers {
                 ("ALKHUB_CALLS__RECORD_QUEUE", "2000000".to_owned()),
                 // One key asks for everything here: what it costs is measured, not how it is slowed.
                 ("ALKHUB_SERVER__MESSAGES_PER_SECOND_PER_KEY", "1000000".to_owned()),
+                // Nobody answers pings here.
+                ("ALKHUB_SERVER__PING_INTERVAL", "60s".to_owned()),
                 // What is measured stays on its hub.
                 ("ALKHUB_SERVER__REBALANCE", "false".to_owned()),
             ];

@@ -92,8 +92,10 @@ impl Registrar {
         let operations = entry.operations.len();
         let (policy, concurrency) = (registrant.policy.as_deref(), entry.concurrency);
         let from = (standing.entry.hub.clone(), standing.entry.generation);
-        let generation = self.take_record(&session, entry.clone(), from, gone).await?;
-        let registration = self.entered(policy, &session, DirectoryEntry { generation, ..entry })?;
+        let taken = self.take_record(&session, entry.clone(), from, gone).await;
+        let generation = taken.map_err(|error| ended(error, gone))?;
+        let entered = self.entered(policy, &session, DirectoryEntry { generation, ..entry });
+        let registration = entered.map_err(|error| ended(error, gone))?;
         session.hold(charge);
         self.metrics.registered(offer.accepted.len(), 0);
         tracing::info!(
@@ -140,6 +142,16 @@ impl Registrar {
             ..standing.entry.clone()
         })
     }
+}
+
+/// The answer to an update whose session has ended while its peer waits for it: what it would change is not there any more,
+/// whether this hub or the directory was the first to know.
+fn ended(mut error: CallError, gone: &CancellationToken) -> CallError {
+    if error.code == Code::Aborted && !gone.is_cancelled() {
+        error.code = Code::Conflict;
+        error.retryable = false;
+    }
+    error
 }
 
 /// The answer to an update of which some operations are rejected.
