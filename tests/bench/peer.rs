@@ -79,6 +79,7 @@ impl Servers {
                 ("ALKHUB_SERVER__MESSAGES_PER_SECOND_PER_KEY", "1000000".to_owned()),
                 // Nobody answers pings here.
                 ("ALKHUB_SERVER__PING_INTERVAL", "60s".to_owned()),
+                ("ALKHUB_SERVER__DEAD_AFTER", "120s".to_owned()),
                 // What is measured stays on its hub.
                 ("ALKHUB_SERVER__REBALANCE", "false".to_owned()),
             ];

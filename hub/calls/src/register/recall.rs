@@ -1,10 +1,11 @@
-//! Specifications that a registration names by their hash: of those that this hub has compiled, else of those in the store.
+//! Specifications that a registration names by their hash: of those that this hub has compiled, else of those in the
+//! store.
 //!
 //! Invariants
-//! - A spoke gets what it may offer, and nothing else: a hash of another namespace's specification is as unknown as one that
-//!   nobody has made, and takes the same way.
-//! - Few registrations read at once, [`READ_BYTES`] each, and none waits for the store for longer than [`WAIT`]; what was read is
-//!   charged to the key until it is compiled. What cannot be had is unknown, and its spoke sends it.
+//! - A spoke gets what it may offer, and nothing else: a hash of another namespace's specification is as unknown as one
+//!   that nobody has made, and takes the same way.
+//! - Few registrations read at once, [`READ_BYTES`] each, and none waits for the store for longer than [`WAIT`]; what was
+//!   read is charged to the key until it is compiled. What cannot be had is unknown, and its spoke sends it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
