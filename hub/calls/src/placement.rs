@@ -1,8 +1,8 @@
 //! Sends a call to an instance, and to another one when it surely reached nobody.
 //!
 //! Invariants
-//! - A call is sent to another place once, and only by the hub of its caller. To a registration that gave it back it may go once
-//!   more than that.
+//! - A call is sent again by the hub of its caller alone: once when its instance leaves this hub, or another hub did not receive
+//!   it, and up to [`MOST`] times when other hubs give it back.
 //! - Only what never left a queue, what a hub answered with `moved`, or what no hub received is sent again.
 //! - Where a call is changes under the lock of its leg only.
 
@@ -41,8 +41,8 @@ const LOOKS: u32 = 25;
 /// ... in this distance.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A call that has come back more often does not go back where it was.
-const BACK: u8 = 2;
+/// A call that other hubs have given back more often fails: its spoke may move twice in a row, and seldom more.
+const MOST: u8 = 3;
 
 /// How a call is queued: [`Outbox::push_call`], or [`Outbox::push_call_back`].
 type PushCall = fn(&Outbox, Bytes, &str, &Arc<Input>) -> Result<u64, Full>;
@@ -177,15 +177,15 @@ impl Placement {
         let Some(resent) = take_back(call, from) else {
             return;
         };
-        let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), is_first(resent)) else {
+        let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), resent <= MOST) else {
             return;
         };
-        // While its connection is lost the call would only wait there; who has come the holder may know first.
-        if standing == RegistrationStanding::Ready && resent <= BACK && self.send_back(call, from) {
-            return;
-        }
-        if !is_first(resent) {
+        if resent > MOST {
             return self.not_delivered(call, refusal, left(from));
+        }
+        // While its connection is lost the call would only wait there; who has come the holder may know first.
+        if standing == RegistrationStanding::Ready && self.send_back(call, from) {
+            return;
         }
         let (placement, call, from) = (Arc::clone(self), Arc::clone(call), Arc::clone(from));
         self.tasks.spawn(async move {
@@ -290,9 +290,9 @@ impl Placement {
         Ok(())
     }
 
-    /// Sends a call that came back, unless it was sent again before.
-    fn send_elsewhere(&self, call: &Arc<Call>, not: Excluded<'_>, first_time: bool) -> Result<(), CallError> {
-        if first_time {
+    /// Sends a call that came back, if it may be sent again.
+    fn send_elsewhere(&self, call: &Arc<Call>, not: Excluded<'_>, may_go: bool) -> Result<(), CallError> {
+        if may_go {
             self.send_again(call, not)
         } else {
             Err(nobody_offers_the_same(&call.operation))

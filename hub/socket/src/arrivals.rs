@@ -79,9 +79,13 @@ impl ComingSessions {
         }
     }
 
-    /// A hub has it, and its peer cannot.
+    /// A hub has it, and its peer cannot; or it is on its way from there, and where it goes it may be had.
     pub(crate) fn refused(&self, claim: u64, hub: &HubId, error: CallError) {
-        if let Some(claim) = self.sockets.claims().answered(claim, hub) {
+        if error.retryable {
+            if let Some(claim) = self.sockets.claims().deferred(claim, hub, error) {
+                self.nobody_has(claim);
+            }
+        } else if let Some(claim) = self.sockets.claims().answered(claim, hub) {
             self.refuse(claim, error);
         }
     }

@@ -4,8 +4,10 @@
 //! of a peer that comes back elsewhere, in place of a record in Redis of each session that is open.
 //!
 //! Invariants
-//! - A claim ends once: with the session, with a refusal, or when every hub has said that it does not have it, or is gone, or has
-//!   not answered in [`PATIENCE`]. Where one that lives could not be asked the peer is told to try again.
+//! - A claim ends once: with the session, with a refusal that stands, or when every hub has said that it does not have it, or is
+//!   gone, or has not answered in [`PATIENCE`]. Where one that lives could not be asked, or has not answered, the peer is told to
+//!   try again.
+//! - A hub that says that the session is on its way from there ends no claim: where it goes another hub has put the claim aside.
 //! - A hub that asks for a session for which this hub is asking itself is answered when that has ended: the later claim gets it.
 //! - A claim is counted from when it is made until the session that it has brought has its place ([`ComingGuard`]).
 
@@ -63,8 +65,8 @@ pub(crate) struct SessionClaim {
     digest: Arc<str>,
     received: u64,
     waits_for: HashSet<HubId>,
-    /// Too much waits for a hub that may have the session.
-    is_unsure: bool,
+    /// What the peer is told where no hub gives the session and one may have it.
+    unsure: Option<CallError>,
     /// Hubs that were asked again, since what was under way to them was lost.
     repeated: HashSet<HubId>,
     until: Instant,
@@ -112,7 +114,7 @@ impl Claims {
             digest,
             received: request.received,
             waits_for: hubs.iter().cloned().collect(),
-            is_unsure: false,
+            unsure: None,
             repeated: HashSet::new(),
             until: Instant::now() + PATIENCE,
             coming: ComingGuard::new(&self.coming),
@@ -150,6 +152,18 @@ impl Claims {
         }
     }
 
+    /// A hub had the session, which may be had where it goes: the claim, if no other hub is waited for.
+    pub(crate) fn deferred(&self, number: u64, hub: &HubId, error: CallError) -> Option<SessionClaim> {
+        {
+            let mut list = self.list.lock();
+            let claim = list.claims.get_mut(&number)?;
+            if claim.waits_for.contains(hub) {
+                claim.unsure = Some(error);
+            }
+        }
+        self.unknown(number, hub)
+    }
+
     /// A hub has the session: the claim, if it waits for that hub.
     pub(crate) fn answered(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
@@ -166,7 +180,9 @@ impl Claims {
             if lives && claim.repeated.insert(hub.clone()) {
                 claim.ask(moves, hub);
             } else {
-                claim.is_unsure |= lives;
+                if lives {
+                    claim.unsure = Some(resumable::unsure());
+                }
                 claim.waits_for.remove(hub);
             }
         }
@@ -183,9 +199,14 @@ impl Claims {
         let mut list = self.list.lock();
         let is_over = |(number, claim): (&u64, &SessionClaim)| (claim.until <= now).then_some(*number);
         let over: Vec<u64> = list.claims.iter().filter_map(is_over).collect();
-        over.into_iter()
-            .filter_map(|number| list.claims.remove(&number))
-            .collect()
+        let over = over.into_iter().filter_map(|number| list.claims.remove(&number));
+        over.map(|mut claim| {
+            if !claim.waits_for.is_empty() {
+                claim.unsure.get_or_insert_with(resumable::unsure);
+            }
+            claim
+        })
+        .collect()
     }
 
     /// Waits until the time of a claim is over. Dropping the future loses nothing.
@@ -239,18 +260,16 @@ impl SessionClaim {
             key: self.key.id.to_string(),
         };
         if let Err(not_asked) = moves.ask(hub, message) {
-            self.is_unsure |= not_asked != NotSent::Unreachable;
+            if not_asked != NotSent::Unreachable {
+                self.unsure = Some(resumable::unsure());
+            }
             self.waits_for.remove(hub);
         }
     }
 
     /// What the peer is told where no hub has given the session.
     pub(crate) fn fruitless(&self) -> CallError {
-        if self.is_unsure {
-            resumable::unsure()
-        } else {
-            resumable::ended()
-        }
+        self.unsure.clone().unwrap_or_else(resumable::ended)
     }
 
     /// Ends it with an error, which the peer gets unless it has gone; what other hubs have asked meanwhile.

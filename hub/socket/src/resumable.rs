@@ -216,9 +216,9 @@ pub(crate) fn on_its_way() -> CallError {
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// The answer to who asks for a session of which a hub that lives could not be asked.
+/// The answer to who asks for a session of which a hub that lives could not be asked, or has not answered in time.
 pub(crate) fn unsure() -> CallError {
-    let message = "too much waits for a hub that may have the session: try again";
+    let message = "a hub that may have the session does not answer: try again";
     CallError::new(Code::Unavailable, message).retryable()
 }
 

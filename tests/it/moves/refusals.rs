@@ -1,10 +1,10 @@
 //! Claims that cannot be met are answered by name, and harm nobody else; nor does a hub that dies.
 
-use alkhub_test_support::{RedisServer, within};
+use alkhub_test_support::{RedisServer, until, within};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
-use alkhub_tests::wire::{Closing, Peer};
-use anyhow::{Context as _, Result, ensure};
+use alkhub_tests::wire::{Closing, Peer, operation};
+use anyhow::{Context as _, Error, Result, ensure};
 use serde_json::{Value, json};
 
 use super::counting::{Carrier, Counting, Seen, hubs, is_known_at};
@@ -133,7 +133,7 @@ async fn of_two_hubs_that_ask_at_once_one_gets_the_session_and_calls_go_on() -> 
                 peer.next_of("__resume").await?;
                 holders.push((hub, peer));
             }
-            Ok(refused) => ensure!(refused["payload"]["code"] == "NOT_FOUND", "{refused}"),
+            Ok(refused) => ensure!(refused["payload"]["code"] == "UNAVAILABLE", "{refused}"),
             // The later claim came while the session was on its way to this one.
             Err((code, _)) => ensure!(code == 4001, "{code}"),
         }
@@ -163,6 +163,47 @@ async fn of_two_hubs_that_ask_at_once_one_gets_the_session_and_calls_go_on() -> 
     asked?;
     let answer = answer?;
     ensure!(answer.status == 200 && answer.body["data"] == "A", "{answer:?}");
+    cluster.shutdown().await;
+    Ok(())
+}
+
+/// Messages of other hubs that a hub has taken.
+async fn taken(cluster: &Cluster, hub: usize) -> Result<f64, String> {
+    let metrics = cluster.managed(hub, "/metrics").await?;
+    let begin = "alkhub_relay_messages_total{direction=\"received\"} ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(begin));
+    line.ok_or("no such metric")?
+        .parse()
+        .map_err(|_| "no number".to_owned())
+}
+
+/// What the peer has asked for is under way, so that its first claim waits, and the second one behind that.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_claims_that_wait_the_later_one_gets_the_session() -> Result<()> {
+    let (cluster, redis) = Cluster::joined_behind_a_proxy(3, 0).await?;
+    let mut spoke = Counting::spoke(&cluster, 0).await?;
+    let mut first = Peer::connect(&cluster.url(1), cluster.admin()).await?;
+    let mut second = Peer::connect(&cluster.url(2), cluster.admin()).await?;
+    redis.hold();
+    let input = json!({ "name": "text", "instanceId": "one", "operations": [operation("text", "upper", "mutation")] });
+    spoke.ask("again", "hub.register", input).await?;
+    let seen = spoke.cut();
+
+    for peer in [&mut first, &mut second] {
+        let before = taken(&cluster, 0).await.map_err(Error::msg)?;
+        peer.send("__hello", "", seen.hello()).await?;
+        until("hub 0 is asked for the session", || async {
+            let more = taken(&cluster, 0).await? > before;
+            more.then_some(()).ok_or_else(|| "not yet".to_owned())
+        })
+        .await;
+    }
+    redis.heal();
+
+    let welcome = second.next_of("__welcome").await?;
+    ensure!(welcome["payload"]["sessionId"] == seen.id.as_str(), "{welcome}");
+    second.next_of("__resume").await?;
+    is_known_at(&cluster, 1, "text", 2).await;
     cluster.shutdown().await;
     Ok(())
 }
