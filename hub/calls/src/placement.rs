@@ -135,12 +135,13 @@ impl Placement {
         let number = self
             .hand_over(call, leg.resent, &instance)
             .inspect_err(|_| instance.load.release())?;
-        leg.to = To::at(Arc::clone(&instance), number);
+        let session = instance.session.clone();
+        leg.to = To::at(instance, number);
         drop(leg);
         // Its connection may have been lost, or another one may have come, since it was chosen: who looked then at what waits
         // did not find this call.
-        if let Some(session) = instance.session.as_ref().filter(|session| session.outbox.is_detached()) {
-            self.relieve_one(call, session);
+        if let Some(session) = session.filter(|session| session.outbox.is_detached()) {
+            self.relieve_one(call, &session);
         }
         Ok(())
     }

@@ -255,7 +255,15 @@ async fn a_hub_that_dies_while_it_is_asked_leaves_its_peer_to_begin_anew() -> Re
         // What it is asked does not reach it any more.
         proxy.hold();
         let seen = spoke.cut();
-        let asked = seen.refused(&cluster, 1);
+        let asked = async {
+            // Until it is known to be dead.
+            loop {
+                let refused = seen.refused(&cluster, 1).await?;
+                if refused.0 != "UNAVAILABLE" {
+                    return anyhow::Ok(refused);
+                }
+            }
+        };
         let killed = cluster.hubs[0].kill();
         tokio::join!(asked, killed).0
     };
