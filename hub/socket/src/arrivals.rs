@@ -145,7 +145,9 @@ impl ComingSessions {
         let back = Way::new(sockets.calls().moves(), &hub);
         let running = (handover.legs.as_slice(), handover.calls.as_slice());
         let tunnel = sockets.tunnels().open((hub, tunnel), (back, outbox.clone()), running);
-        let place = sockets.resumable().enter_as(claim.id.clone(), &key.id, &outbox);
+        let place = sockets
+            .resumable()
+            .enter_as((claim.id.clone(), met.clone()), &key.id, &outbox);
         let held = Some(budget.nothing(Kept::Moves));
         let mut conversation = Conversation::new(sockets.clone(), key, outbox, budget);
         let (received, sent) = (handover.received, handover.sent);

@@ -44,7 +44,10 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
     if sockets.left().meets(&hub, claim) {
         return;
     }
-    match sockets.resumable().claim(&asked.digest, asked.received, &asked.key) {
+    match sockets
+        .resumable()
+        .claim(&asked.digest, asked.received, &asked.key, Some((&hub, claim)))
+    {
         Ok(Some(session)) => {
             let budget = sockets.edge().budgets().key(&Arc::from(asked.key.as_str()));
             let left = sockets

@@ -7,8 +7,9 @@
 //! - A session is claimed with its id, which is 128 random bits, and with the key that opened it; of another key it is not
 //!   even known to exist.
 //! - What is claimed is checked before anybody gives anything up: a claim that cannot be met disturbs nobody.
-//! - Of two that claim a session at once the later one gets it. Who claims one that is on its way from hub to hub is told to claim
-//!   it again: it is somewhere then.
+//! - Of two that claim a session at once the later one gets it, and the other one is told to claim it again, as is who claims one
+//!   that is on its way from hub to hub: it is somewhere then. Nobody may take a session for ended that is not.
+//! - A claim by which the session has come to a hub takes it nowhere again, however late a hub hears of it: nobody waits there.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use alkhub_calls::{Outbox, WrongCount};
-use alkhub_protocol::{CallError, CloseCode, Code};
+use alkhub_protocol::{CallError, CloseCode, Code, HubId};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+
+use crate::handover::MetClaims;
 
 /// The sessions of one hub, by the digests of their ids. Clones are of one list.
 #[derive(Clone, Default)]
@@ -48,6 +51,8 @@ struct Door {
     digest: Arc<str>,
     key: Arc<str>,
     outbox: Outbox,
+    /// Claims by which it has come to hubs.
+    met: MetClaims,
     asking: Mutex<Asking>,
     /// Of the task that has the session.
     waker: AtomicWaker,
@@ -64,26 +69,28 @@ enum Asking {
     OnItsWay,
 }
 
-// === impl ResumableSessions ===
+// === impl ResumableSessions, Asking ===
 
 impl ResumableSessions {
     /// Enters a session that the key of this id has opened.
     pub(crate) fn enter(&self, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
         let id = format!("{:032x}", rand::random::<u128>());
-        self.place(id, key, outbox, Asking::Nobody)
+        self.place((id, MetClaims::default()), key, outbox, Asking::Nobody)
     }
 
-    /// The same of one that comes from another hub, and has its id; until [`SessionPlace::came`] nobody can claim it.
-    pub(crate) fn enter_as(&self, id: String, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
-        self.place(id, key, outbox, Asking::OnItsWay)
+    /// The same of one that comes from another hub, and has its id and the claims that it has met; until [`SessionPlace::came`]
+    /// nobody can claim it.
+    pub(crate) fn enter_as(&self, session: (String, MetClaims), key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
+        self.place(session, key, outbox, Asking::OnItsWay)
     }
 
-    fn place(&self, id: String, key: &Arc<str>, outbox: &Outbox, asking: Asking) -> SessionPlace {
+    fn place(&self, (id, met): (String, MetClaims), key: &Arc<str>, outbox: &Outbox, asking: Asking) -> SessionPlace {
         let door = Arc::new(Door {
             digest: digest(&id),
             id: id.into(),
             key: key.clone(),
             outbox: outbox.clone(),
+            met,
             asking: Mutex::new(asking),
             waker: AtomicWaker::new(),
         });
@@ -100,8 +107,9 @@ impl ResumableSessions {
         door.is_some_and(|door| *door.key == *key && !door.outbox.is_closed())
     }
 
-    /// Asks for a session by the digest of its id, for the holder of the key, who has received so many messages of it: it
-    /// comes soon, or the sender is dropped when it has ended meanwhile. `None` when there is no such session for this key.
+    /// Asks for a session by the digest of its id, for the holder of the key, who has received so many messages of it, and for a
+    /// claim of another hub, if it is that: it comes soon, or the sender is dropped when it has ended meanwhile. `None` when
+    /// there is no such session for this key, or it has met the claim.
     ///
     /// # Errors
     /// The peer cannot have received what it says, or lacks what is not kept any more: then the session ends, since nobody
@@ -111,9 +119,11 @@ impl ResumableSessions {
         digest: &str,
         received: u64,
         key: &str,
+        by: Option<(&HubId, u64)>,
     ) -> Result<Option<oneshot::Receiver<Claimed>>, CallError> {
         let door = self.0.lock().get(digest).cloned();
         let door = door.filter(|door| *door.key == *key && !door.outbox.is_closed());
+        let door = door.filter(|door| by.is_none_or(|(hub, claim)| !door.met.has(hub, claim)));
         let Some(door) = door else { return Ok(None) };
         let (taker, session) = oneshot::channel();
         let mut asking = door.asking.lock();
@@ -126,9 +136,19 @@ impl ResumableSessions {
         }
         let other = std::mem::replace(&mut *asking, Asking::One(taker));
         drop(asking);
-        drop(other);
+        other.is_told(on_its_way);
         door.waker.wake();
         Ok(Some(session))
+    }
+}
+
+impl Asking {
+    /// Who asked, if anybody did, does not get the session.
+    fn is_told(self, error: fn() -> CallError) {
+        if let Self::One(taker) = self {
+            // Whoever asked may be gone.
+            drop(taker.send(Err(error())));
+        }
     }
 }
 
@@ -169,10 +189,7 @@ impl SessionPlace {
     /// The session goes to another hub: who asks for it here now asks again.
     pub(crate) fn goes(&self) {
         let before = std::mem::replace(&mut *self.door.asking.lock(), Asking::OnItsWay);
-        if let Asking::One(taker) = before {
-            // Whoever asked may be gone.
-            drop(taker.send(Err(on_its_way())));
-        }
+        before.is_told(on_its_way);
     }
 }
 
@@ -262,8 +279,11 @@ mod tests {
         let (sessions, key) = (ResumableSessions::default(), Arc::from("k"));
         let (outbox, mut outgoing) = outbox(&key);
         outgoing.count();
-        let place = sessions.enter_as("5f".to_owned(), &key, &outbox);
-        let claim = |received| sessions.claim(&digest("5f"), received, &key);
+        let hub: HubId = "hub-a".parse().expect("an id");
+        let mut met = MetClaims::default();
+        met.add(&hub, 7, &[]);
+        let place = sessions.enter_as(("5f".to_owned(), met), &key, &outbox);
+        let claim = |received| sessions.claim(&digest("5f"), received, &key, None);
 
         // It has received 40 messages where it comes from, of which nothing is known here.
         let early = claim(40).expect_err("it has not come yet");
@@ -271,7 +291,12 @@ mod tests {
         assert!(place.asked(Waker::noop()).is_none() && claim(40).is_err());
 
         place.came();
+        let again = sessions.claim(&digest("5f"), 0, &key, Some((&hub, 7)));
+        assert!(again.expect("nothing is wrong").is_none(), "nobody waits there");
+        let mut earlier = claim(0).expect("it is here").expect("it lives");
         let mut asked = claim(0).expect("it is here").expect("it lives");
+        let earlier = earlier.try_recv().expect("answered").expect_err("a later one gets it");
+        assert!(earlier.retryable, "{earlier}");
         place.goes();
         let late = asked.try_recv().expect("answered").expect_err("it goes elsewhere");
         assert!(late.retryable, "{late}");

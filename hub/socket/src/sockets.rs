@@ -137,7 +137,7 @@ impl Sockets {
         key: &Arc<Key>,
     ) -> Result<oneshot::Receiver<Claimed>, CallError> {
         let digest = resumable::digest(&request.session_id);
-        let here = self.resumable().claim(&digest, request.received, &key.id)?;
+        let here = self.resumable().claim(&digest, request.received, &key.id, None)?;
         let elsewhere = || self.claims().ask(self.calls().moves(), request, key);
         here.or_else(elsewhere).ok_or_else(resumable::ended)
     }
