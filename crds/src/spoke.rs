@@ -148,7 +148,7 @@ pub struct SpokeStatus {
     /// The hub pod that holds its newest connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// Instances that are connected now.
+    /// Instances that are connected or reconnecting now; a program with two sessions counts as two.
     #[serde(default)]
     pub instances: i32,
     /// Operations that it offers now.

@@ -143,7 +143,7 @@ impl Metrics {
             records_waiting: gauge("alkhub_call_records_waiting", "Call records waiting to be written.")?,
             spokes_connected: gauge(
                 "alkhub_spokes_connected",
-                "Instances of spokes whose sessions this hub holds: connected, or reconnecting.",
+                "Instances of spokes whose sessions this hub holds, those that are reconnecting included.",
             )?,
             spokes_reconnecting: gauge(
                 "alkhub_spokes_reconnecting",

@@ -267,8 +267,9 @@ impl Outbox {
     pub(crate) async fn says_by_hash(&self) -> bool {
         let mut said = self.0.hashes.subscribe();
         // The sender is our own.
-        let said = said.wait_for(Option::is_some).await;
-        said.is_ok_and(|said| *said == Some(true))
+        drop(said.wait_for(Option::is_some).await);
+        // The session may have gone to another one since.
+        self.is_by_hash() == Some(true)
     }
 
     /// Looks at, or changes, what is known of the session at the hub.

@@ -136,7 +136,7 @@ impl ResumableSessions {
         }
         let other = std::mem::replace(&mut *asking, Asking::One(taker));
         drop(asking);
-        other.is_told(on_its_way);
+        other.refuse(on_its_way);
         door.waker.wake();
         Ok(Some(session))
     }
@@ -144,7 +144,7 @@ impl ResumableSessions {
 
 impl Asking {
     /// Who asked, if anybody did, does not get the session.
-    fn is_told(self, error: fn() -> CallError) {
+    fn refuse(self, error: fn() -> CallError) {
         if let Self::One(taker) = self {
             // Whoever asked may be gone.
             drop(taker.send(Err(error())));
@@ -189,7 +189,7 @@ impl SessionPlace {
     /// The session goes to another hub: who asks for it here now asks again.
     pub(crate) fn goes(&self) {
         let before = std::mem::replace(&mut *self.door.asking.lock(), Asking::OnItsWay);
-        before.is_told(on_its_way);
+        before.refuse(on_its_way);
     }
 }
 

@@ -156,6 +156,8 @@ impl SpokeRole {
     /// A registration has ended, with what it made of the session where it was taken.
     pub(crate) fn settle(&mut self, registration: Option<Registration>) {
         self.registering -= 1;
+        // Two that are done at once may come in either order: one that another has followed takes nobody's place.
+        let registration = registration.filter(|new| self.registration.is_none() || new.is_current());
         if registration.is_some() {
             self.registration = registration;
         }

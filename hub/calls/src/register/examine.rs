@@ -70,8 +70,7 @@ impl Examiner {
             };
             let unique = examined.and_then(|examined| {
                 let new = names.insert(examined.operation.name.clone());
-                new.then_some(examined)
-                    .ok_or_else(|| "the registration names it twice".to_owned())
+                new.then_some(examined).ok_or_else(|| "it is named twice".to_owned())
             });
             match unique {
                 Ok(examined) => offer.accept(examined),
@@ -108,6 +107,9 @@ impl Examiner {
     }
 
     async fn examine_sent(&self, registrant: &Registrant, raw: &RawJson) -> Result<Examined, String> {
+        if raw.as_bytes().first() == Some(&b'"') {
+            return Err(not_by_hash(registrant.is_by_hash).to_owned());
+        }
         let spec: OperationSpec = raw
             .to()
             .map_err(|error| format!("it is not an OperationSpec: {error}"))?;
@@ -251,6 +253,15 @@ fn name_in(raw: &RawJson) -> String {
         text.as_deref().unwrap_or("?").chars().take(128).collect::<String>()
     };
     format!("{}.{}", part(named.namespace), part(named.name))
+}
+
+/// Why a text does not stand for an operation, told to a peer that may name operations by hash, or may not.
+fn not_by_hash(is_by_hash: bool) -> &'static str {
+    if is_by_hash {
+        "it is not an OperationSpec, and no hash of 43 characters as the answer to a registration tells it: send it whole"
+    } else {
+        "it is not an OperationSpec: a hash may stand here only with `hashes` among the `features` of the `__hello`"
+    }
 }
 
 /// ` (different in `inputSchema`, `version`)`: the fields in which two specifications differ.

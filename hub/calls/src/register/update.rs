@@ -92,6 +92,7 @@ impl Registrar {
         let operations = entry.operations.len();
         let (policy, concurrency) = (registrant.policy.as_deref(), entry.concurrency);
         let from = (standing.entry.hub.clone(), standing.entry.generation);
+        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
         let taken = self.take_record(&session, entry.clone(), from, gone).await;
         let generation = taken.map_err(|error| ended(error, gone))?;
         let entered = self.entered(policy, &session, DirectoryEntry { generation, ..entry });
@@ -132,7 +133,8 @@ impl Registrar {
         let most = self.examiner.max_operations;
         if operations.len() > most {
             let message = format!(
-                "one instance may offer {most} operations, and would offer {}",
+                "one instance may offer {most} operations, and would offer {}: name some in `remove`, or raise \
+                 `calls.max-operations`",
                 operations.len()
             );
             return Err(CallError::new(Code::BadRequest, message));

@@ -6,7 +6,7 @@ use alkhub_calls::{CallAnswer, Caller};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::register::{RefusedDetails, RegisterOutput, Registered};
 use alkhub_protocol::{CallError, CloseCode, Code, Delivered};
-use alkhub_test_support::{until, within};
+use alkhub_test_support::{Direction, until, within};
 use serde_json::{Value, json};
 
 use crate::fixture::{Hub, Spoke, admin, operation, peer, query, registration, request, spoke_key, subscription};
@@ -71,6 +71,45 @@ async fn what_is_added_can_be_called_and_what_is_removed_has_no_provider() {
     assert_eq!(output.operations[0].name, "text.lower");
     assert!(output.operations.iter().all(|o| o.result == Registered::Registered));
     answers(&hub, &mut spoke, "text.lower").await;
+}
+
+/// The other hubs hear of an update before its own hub is told that it is entered.
+#[tokio::test]
+async fn a_call_that_comes_before_its_spokes_update_is_entered_reaches_it() {
+    let (pair, [_link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;
+    let (caller, name) = (admin(), "text.new".parse().expect("valid"));
+    let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
+    redis_of_b.hold_one(Direction::ToClient);
+    let calling = async {
+        until("hub A knows the update", || async {
+            let offered = pair.a.calls.operation(&caller, &name);
+            offered
+                .filter(|info| !info.spokes.is_empty())
+                .map(drop)
+                .ok_or("unknown")
+        })
+        .await;
+        let before = pair.b.metric("alkhub_relay_messages_total");
+        let called = pair.a.dispatch(request("text.upper", json!(1)));
+        until("hub B has the call", || async {
+            let passed = pair.b.metric("alkhub_relay_messages_total");
+            if passed > before { Ok(()) } else { Err(passed) }
+        })
+        .await;
+        redis_of_b.heal();
+        called
+    };
+    let change = json!({ "add": [query("text.new")] });
+
+    let (updated, (ticket, mut answers)) = tokio::join!(update(&pair.b, &caller, &mut spoke, change), calling);
+
+    updated.expect("changed");
+    ticket.expect("routed");
+    let call = spoke.next_call().await;
+    spoke.respond(&call.request_id, json!("A"));
+    let answer = within("the answer", answers.recv()).await;
+    assert!(matches!(answer, Some(CallAnswer::Item(_))), "{answer:?}");
+    pair.end().await;
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ Examples:
   kubectl alkhub top --all-namespaces
   kubectl alkhub status demo --output json | jq .status.balance
 
-What pods hold is as the operator last saw it, half a minute ago at most.")]
+What pods hold is as the operator last saw it: as a rule less than half a minute ago, and older when it does not run.")]
 pub(crate) struct ShowArgs {
     /// The Hub; all of the namespace when absent
     pub(crate) hub: Option<String>,

@@ -145,10 +145,13 @@ impl Attachment {
         state.there().map(|session| session.concurrency)
     }
 
-    /// Whether it is registered with this change of the spoke's offers, or there is no session.
+    /// Whether it is registered with this change of the spoke's offers, or there is no session, nor one about to register.
     pub(super) fn offers(&self, number: u64) -> bool {
         let state = self.state.lock();
-        state.registered.as_ref().is_none_or(|session| session.number == number)
+        match &state.registered {
+            Some(session) => session.number == number,
+            None => !state.has_room,
+        }
     }
 
     /// What is said over the session, where there is one.
@@ -211,7 +214,9 @@ impl Attachment {
     /// What the session is registered as after a change of this number: what the answer to it says of the operations that were
     /// added, and of the others what was said before, but for those that were removed.
     pub(super) fn updated(&self, mut output: RegisterOutput, removed: HashSet<String>, number: u64) {
-        if let Some(session) = &mut self.state.lock().registered {
+        let mut state = self.state.lock();
+        let before = state.registered.as_mut().filter(|session| session.number + 1 == number);
+        if let Some(session) = before {
             let mut out = removed;
             out.extend(output.operations.iter().map(|added| added.name.clone()));
             let mut operations = session.output.operations.clone();

@@ -135,13 +135,17 @@ impl Offers {
         })
     }
 
-    /// Takes a change back, which was the last one.
+    /// Takes a change back, which was the last one. Its handlers stay until no hub has it: some may have taken it.
     pub(super) fn undo(&self, change: Change) {
         let mut offered = self.0.write();
-        let number = offered.number + 1;
+        let Offered { offers, mut runs, .. } = change.before;
+        for (name, run) in std::mem::take(&mut offered.runs) {
+            runs.entry(name).or_insert(run);
+        }
         *offered = Offered {
-            number,
-            ..change.before
+            number: offered.number + 1,
+            offers,
+            runs,
         };
     }
 

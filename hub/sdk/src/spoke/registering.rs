@@ -3,7 +3,9 @@
 //!
 //! Invariants
 //! - A hub that has not said that it takes hashes is sent none.
-//! - What a hub does not know is sent to it whole, at the latest with the third message.
+//! - What a hub does not know is sent to it whole, at the latest with the third message; so is everything where the session has
+//!   gone, meanwhile, to one that takes no hashes.
+//! - A change is sent alone only to a session that is registered with the one before.
 //! - A change that a hub rejects is taken back: it holds for all sessions, or for none once they are registered anew.
 
 use std::time::Duration;
@@ -88,6 +90,11 @@ impl Shared {
                 request(id, kind::REGISTER, &input)
             });
             let (error, unknown) = match (answer.await, sent) {
+                // It has gone meanwhile to a hub that takes hashes for operations, and none of them for one.
+                (Ok(_), Some(_)) if tries > 0 && outbox.is_by_hash() != Some(true) => {
+                    tries = 0;
+                    continue;
+                }
                 (Ok(output), Some(sent)) => {
                     sent.learn(&output);
                     let number = sent.number;
@@ -160,7 +167,11 @@ impl Shared {
             self.offers.undo(change);
         }
         self.forget_handlers();
-        rejected.map_or(Ok(()), Err)
+        match rejected {
+            Some(error) => Err(error),
+            None if self.is_ending() => Err(Error::Closed),
+            None => Ok(()),
+        }
     }
 
     /// Whether a hub that knows nothing could be told of everything in one message.
@@ -180,14 +191,23 @@ impl Shared {
         let (Some(outbox), Some(concurrency)) = (attachment.outbox(), attachment.concurrency()) else {
             return Ok(());
         };
-        if outbox.is_by_hash() != Some(true) {
+        // Alone it says nothing of an earlier one that was not told, or was taken back.
+        if outbox.is_by_hash() != Some(true) || !attachment.offers(change.added.number - 1) {
             return self.register_with(attachment, concurrency, change).await;
         }
-        let input = payload(&UpdateInput {
-            add: change.added.entries(false),
-            remove: change.removed.clone(),
-        });
-        let answer = attachment.ask(|id| request(id, kind::REGISTER_UPDATE, &input)).await;
+        let update = |id: &RequestId| {
+            let is_ending = self.is_ending();
+            let input = payload(&UpdateInput {
+                add: if is_ending {
+                    Vec::new()
+                } else {
+                    change.added.entries(false)
+                },
+                remove: change.removed.clone(),
+            });
+            request(id, kind::REGISTER_UPDATE, &input)
+        };
+        let answer = attachment.ask(update).await;
         match answer {
             Ok(output) => {
                 change.added.learn(&output);
@@ -195,6 +215,8 @@ impl Shared {
                 attachment.updated(output, gone, change.added.number);
                 Ok(())
             }
+            // The spoke's withdrawal came after it, or the connection is lost: who keeps the sessions in step tells the next one.
+            Err(Error::Lost | Error::Closed) => Ok(()),
             Err(error) => {
                 let rejected = refused(&error).rejected;
                 if !rejected.is_empty() {
