@@ -69,24 +69,24 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The same with links, where one of the hubs reaches Redis through a proxy.
+    /// The same, where one of the hubs reaches Redis through a proxy.
     ///
     /// # Errors
     /// As [`Cluster::start`].
-    pub async fn joined_behind_a_proxy(count: usize, of: usize) -> Result<(Self, Proxy)> {
+    pub async fn joined_behind_a_proxy(count: usize, linked: bool, of: usize) -> Result<(Self, Proxy)> {
         let redis = RedisServer::start().await;
         let (proxy, through) = redis.proxied().await?;
         let mut cluster = Self::empty(Some(redis)).await?;
         for hub in 0..count {
             let change = |config: &mut HubConfig| {
-                listens(config, true);
+                listens(config, linked);
                 if hub == of {
                     config.events.redis_url = Some(through.as_str().into());
                 }
             };
             cluster.add(change).await?;
         }
-        cluster.know_each_other(true).await;
+        cluster.know_each_other(linked).await;
         Ok((cluster, proxy))
     }
 

@@ -72,7 +72,7 @@ async fn a_hub_that_drains_waits_for_the_calls_of_other_hubs_that_run_on_its_pee
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_drains_waits_for_a_session_that_is_on_its_way_to_another_hub() -> Result<()> {
-    let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, 0).await?;
+    let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, true, 0).await?;
     let mut spoke = Counting::spoke(&cluster, 0).await?;
     proxy.hold();
     register_in_vain(&mut spoke).await?;
@@ -99,7 +99,7 @@ async fn a_hub_that_drains_waits_for_a_session_that_is_on_its_way_to_another_hub
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_comes_to_its_session_while_a_hub_drains_is_asked_to_move_on() -> Result<()> {
-    let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, 1).await?;
+    let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, true, 1).await?;
     let mut bystander = Peer::connect(&cluster.url(0), cluster.admin()).await?;
     let mut spoke = Counting::spoke_with(&cluster, 1, &["resume", "migrate"]).await?;
     proxy.hold();

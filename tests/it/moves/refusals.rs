@@ -180,7 +180,7 @@ async fn taken(cluster: &Cluster, hub: usize) -> Result<f64, String> {
 /// What the peer has asked for is under way, so that its first claim waits, and the second one behind that.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_claims_that_wait_the_later_one_gets_the_session() -> Result<()> {
-    let (cluster, redis) = Cluster::joined_behind_a_proxy(3, 0).await?;
+    let (cluster, redis) = Cluster::joined_behind_a_proxy(3, true, 0).await?;
     let mut spoke = Counting::spoke(&cluster, 0).await?;
     let mut first = Peer::connect(&cluster.url(1), cluster.admin()).await?;
     let mut second = Peer::connect(&cluster.url(2), cluster.admin()).await?;

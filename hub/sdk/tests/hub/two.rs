@@ -160,7 +160,7 @@ async fn what_a_declaration_allows_an_instance_is_not_doubled_by_its_second_sess
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_calls_that_a_spoke_takes_at_once_are_divided_between_its_sessions() -> Result<()> {
-    let (cluster, link) = Cluster::joined_behind_a_proxy(2, 0).await?;
+    let (cluster, link) = Cluster::joined_behind_a_proxy(2, true, 0).await?;
     let (_proxy, url) = balancer(&cluster, &[0, 1]).await?;
     let (began, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let wait = waits(&began, &go_on);
@@ -222,10 +222,11 @@ async fn a_session_that_had_to_go_where_the_other_is_leaves_when_there_is_anothe
     Ok(())
 }
 
-/// Eight calls of a third hub's caller: some of them run through the hub that is killed.
+/// Eight calls of a third hub's caller: some of them run through the hub that is killed. The parts of a hub in this process die
+/// one by one: it is cut off from the others first, so that it says nothing any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_are_ready_when_a_hub_dies_arrive_over_the_other_session() -> Result<()> {
-    let (cluster, link) = Cluster::joined_behind_a_proxy(3, 0).await?;
+    let (cluster, link) = Cluster::joined_behind_a_proxy(3, false, 0).await?;
     let (proxy, url) = balancer(&cluster, &[0, 1]).await?;
     let (began, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let spoke = Spoke::builder(&url).token(cluster.admin()).name("text");
@@ -241,6 +242,8 @@ async fn answers_that_are_ready_when_a_hub_dies_arrive_over_the_other_session() 
 
     proxy.lead_to(address(&cluster, 1));
     link.cut();
+    let cut_off = cluster.redis_is(0, "down", SOON).await;
+    cut_off.map_err(anyhow::Error::msg)?;
     cluster.hubs[0].kill().await;
     is_on(&spoke, 1).await;
     go_on.add_permits(8);
@@ -298,7 +301,7 @@ async fn spokes_on_two(cluster: &Cluster, url: &str, load: &Arc<Load>) -> Result
 
 /// A hub ends without a word while calls are made through another one: those that begin once that has noticed must not fail.
 async fn a_hub_is_killed_under_load(count: usize) -> Result<()> {
-    let (cluster, link) = Cluster::joined_behind_a_proxy(count, 0).await?;
+    let (cluster, link) = Cluster::joined_behind_a_proxy(count, true, 0).await?;
     let (proxy, url) = balancer(&cluster, &[0, 1]).await?;
     let calls = Arc::new(Calls::default());
     let load = &calls.load;
