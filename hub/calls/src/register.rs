@@ -106,14 +106,11 @@ impl Registrar {
             .budgets
             .key(&caller.key_id)
             .take(Kept::Registrations, door::weight(&input))?;
-        let (done, result) = oneshot::channel();
         let asking = self
             .sessions
             .newest
             .ask(&registrant.spoke, &registrant.instance, outbox.session());
-        // The connection drops this future with its end.
-        let _waits = asking.gone().clone().drop_guard();
-        let mut turn = self.sessions.turns.take(outbox.session());
+        let (connection, gone) = (Arc::clone(outbox.session()), asking.gone().clone());
         let request = Request {
             input,
             outbox,
@@ -122,10 +119,24 @@ impl Registrar {
             asking,
         };
         let registrar = Arc::clone(self);
+        let register = move || registrar.register_as(registrant, request);
+        self.in_turn(&connection, gone, register).await
+    }
+
+    /// Does something about a connection in its turn, in a task of its own. The connection drops this future with its end, and
+    /// the work learns it by `gone`.
+    async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, CallError>> + Send>(
+        &self,
+        connection: &str,
+        gone: CancellationToken,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<T, CallError> {
+        let (done, result) = oneshot::channel();
+        let _waits = gone.drop_guard();
+        let mut turn = self.sessions.turns.take(connection);
         self.tasks.spawn(async move {
             turn.comes().await;
-            let registered = registrar.register_as(registrant, request).await;
-            drop(done.send(registered));
+            drop(done.send(work().await));
             drop(turn);
         });
         result

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::{CallError, Code, Delivered};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::Registrar;
@@ -25,20 +24,10 @@ impl Registrar {
         session: &Arc<Session>,
         policy: Arc<SpokePolicy>,
     ) -> Result<Option<Registration>, CallError> {
-        let (done, result) = oneshot::channel();
-        let (registrar, session) = (Arc::clone(self), Arc::clone(session));
         let gone = CancellationToken::new();
-        let _waits = gone.clone().drop_guard();
-        let mut turn = self.sessions.turns.take(session.id());
-        self.tasks.spawn(async move {
-            turn.comes().await;
-            let narrowed = registrar.narrow_to(&session, policy, &gone).await;
-            drop(done.send(narrowed));
-            drop(turn);
-        });
-        result
-            .await
-            .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+        let (registrar, narrowed, is_gone) = (Arc::clone(self), Arc::clone(session), gone.clone());
+        let narrow = move || async move { registrar.narrow_to(&narrowed, policy, &is_gone).await };
+        self.in_turn(session.id(), gone, narrow).await
     }
 
     async fn narrow_to(

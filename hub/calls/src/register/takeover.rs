@@ -11,7 +11,6 @@ use alkhub_hub_cluster::{DirectoryEntry, Error};
 use alkhub_protocol::admin::InstanceState;
 use alkhub_protocol::{CallError, Code, HubId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Registrar, connection_ended, door};
@@ -44,20 +43,10 @@ impl Registrar {
         held: HeldInstance,
         outbox: Outbox,
     ) -> Result<Registration, CallError> {
-        let (done, result) = oneshot::channel();
-        let gone = CancellationToken::new();
-        let _waits = gone.clone().drop_guard();
-        let mut turn = self.sessions.turns.take(outbox.session());
-        let (registrar, caller) = (Arc::clone(self), Arc::clone(caller));
-        self.tasks.spawn(async move {
-            turn.comes().await;
-            let taken = registrar.take_over_as(&caller, held.0, outbox, &gone).await;
-            drop(done.send(taken));
-            drop(turn);
-        });
-        result
-            .await
-            .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+        let (connection, gone) = (Arc::clone(outbox.session()), CancellationToken::new());
+        let (registrar, caller, is_gone) = (Arc::clone(self), Arc::clone(caller), gone.clone());
+        let take = move || async move { registrar.take_over_as(&caller, held.0, outbox, &is_gone).await };
+        self.in_turn(&connection, gone, take).await
     }
 
     async fn take_over_as(

@@ -13,7 +13,6 @@ use alkhub_budget::{Held, Kept};
 use alkhub_hub_cluster::{DirectoryEntry, OfferedOperation};
 use alkhub_protocol::register::{OperationResult, RefusedDetails, RegisterOutput, Registered, UpdateInput};
 use alkhub_protocol::{CallError, Code, OperationName, RawJson};
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::examine::Offer;
@@ -48,25 +47,15 @@ impl Registrar {
     ) -> Result<(RegisterOutput, Registration), CallError> {
         let budget = self.budgets.key(&caller.key_id);
         let held = budget.take(Kept::Registrations, door::weight_of_update(&input))?;
-        let (done, result) = oneshot::channel();
-        let gone = CancellationToken::new();
-        let _waits = gone.clone().drop_guard();
-        let mut turn = self.sessions.turns.take(outbox.session());
+        let (connection, gone) = (Arc::clone(outbox.session()), CancellationToken::new());
         let change = Change {
             input,
             outbox,
             _held: held,
         };
-        let (registrar, caller) = (Arc::clone(self), Arc::clone(caller));
-        self.tasks.spawn(async move {
-            turn.comes().await;
-            let updated = registrar.update_as(&caller, change, &gone).await;
-            drop(done.send(updated));
-            drop(turn);
-        });
-        result
-            .await
-            .map_err(|_| CallError::new(Code::Unavailable, "the hub is going away").retryable())?
+        let (registrar, caller, is_gone) = (Arc::clone(self), Arc::clone(caller), gone.clone());
+        let update = move || async move { registrar.update_as(&caller, change, &is_gone).await };
+        self.in_turn(&connection, gone, update).await
     }
 
     async fn update_as(

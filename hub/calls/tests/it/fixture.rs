@@ -7,7 +7,7 @@ use std::time::Duration;
 use alkhub_budget::{Budget, Budgets};
 use alkhub_calls::{
     CallAnswer, Caller, Calls, Items, Limits, Outbox, Outgoing, OutgoingItem, Parts, Registration, Reply, SpokePolicy,
-    outbox,
+    Ticket, outbox,
 };
 use alkhub_config::{BudgetConfig, CallsConfig, EventsConfig, StoreConfig};
 use alkhub_devdb::Server;
@@ -24,6 +24,9 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+
+/// A call that was started, or was not, and its answers.
+pub(crate) type Dispatched = (Result<Ticket, CallError>, mpsc::Receiver<CallAnswer>);
 
 /// How long a hub that ends without a word is awaited.
 pub(crate) const LEASE_TTL: Duration = Duration::from_secs(2);
@@ -177,10 +180,7 @@ impl Hub {
     }
 
     /// Starts a call whose answers come by a channel.
-    pub(crate) fn dispatch(
-        &self,
-        request: CallRequest,
-    ) -> (Result<alkhub_calls::Ticket, CallError>, mpsc::Receiver<CallAnswer>) {
+    pub(crate) fn dispatch(&self, request: CallRequest) -> Dispatched {
         let (sender, answers) = mpsc::channel(8);
         (self.calls.dispatch(&admin(), request, Reply::Channel(sender)), answers)
     }

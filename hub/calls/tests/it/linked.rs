@@ -6,7 +6,7 @@ use alkhub_protocol::Code;
 use alkhub_test_support::{Direction, comes_to, until, within};
 use serde_json::json;
 
-use crate::fixture::{Hub, Spoke, admin, mutation, query, request};
+use crate::fixture::{Hub, Spoke, mutation, query, request};
 use crate::pair::{Pair, in_flight};
 
 /// Calls a spoke of the other hub, which answers.
@@ -104,27 +104,9 @@ async fn without_redis_and_without_the_link_a_spoke_of_another_hub_is_unavailabl
 #[tokio::test]
 async fn a_call_that_comes_before_its_spoke_is_entered_reaches_it() {
     let (pair, [_link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;
-    let (operations, name) = ([mutation("text.upper")], "text.upper".parse().expect("valid"));
+    let operations = [mutation("text.upper")];
     redis_of_b.hold_one(Direction::ToClient);
-    let calling = async {
-        until("hub A knows the spoke", || async {
-            let offered = pair.a.calls.operation(&admin(), &name);
-            offered
-                .filter(|info| !info.spokes.is_empty())
-                .map(drop)
-                .ok_or("unknown")
-        })
-        .await;
-        let before = pair.b.metric("alkhub_relay_messages_total");
-        let called = pair.a.dispatch(request("text.upper", json!(1)));
-        until("hub B has the call", || async {
-            let passed = pair.b.metric("alkhub_relay_messages_total");
-            if passed > before { Ok(()) } else { Err(passed) }
-        })
-        .await;
-        redis_of_b.heal();
-        called
-    };
+    let calling = pair.call_early(&redis_of_b, "text.upper", "text.upper");
 
     let (mut spoke, (ticket, mut answers)) = tokio::join!(Spoke::connect(&pair.b, "text", &operations), calling);
 

@@ -6,9 +6,9 @@ use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::{LinkState, PeerAddress, PeerSecret, PeerSetup};
 use alkhub_test_support::{PATIENCE, Proxy, RedisServer, comes_to, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::fixture::{Hub, HubOptions, LEASE_TTL, Spoke, admin};
+use crate::fixture::{Dispatched, Hub, HubOptions, LEASE_TTL, Spoke, admin, request};
 
 /// Two hubs that share what hubs share.
 pub(crate) struct Pair {
@@ -151,6 +151,27 @@ impl Pair {
         let spoke = Spoke::connect(&self.b, "text", operations).await;
         sees(&self.a, "text.upper", spoke.output.generation).await;
         spoke
+    }
+
+    /// Calls an operation at hub A, where it offers `known` already, before hub B has heard from Redis that it is entered there;
+    /// and lets hub B hear it once it has the call.
+    pub(crate) async fn call_early(&self, redis_of_b: &Proxy, known: &str, called: &str) -> Dispatched {
+        let known = known.parse().expect("valid");
+        until("hub A knows what is offered", || async {
+            let offered = self.a.calls.operation(&admin(), &known);
+            let offered = offered.filter(|info| !info.spokes.is_empty());
+            offered.map(drop).ok_or("unknown")
+        })
+        .await;
+        let before = self.b.metric("alkhub_relay_messages_total");
+        let dispatched = self.a.dispatch(request(called, json!(1)));
+        until("hub B has the call", || async {
+            let passed = self.b.metric("alkhub_relay_messages_total");
+            if passed > before { Ok(()) } else { Err(passed) }
+        })
+        .await;
+        redis_of_b.heal();
+        dispatched
     }
 
     /// Ends Redis with everything that it knew; both hubs know it then.

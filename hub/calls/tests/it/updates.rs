@@ -77,28 +77,10 @@ async fn what_is_added_can_be_called_and_what_is_removed_has_no_provider() {
 #[tokio::test]
 async fn a_call_that_comes_before_its_spokes_update_is_entered_reaches_it() {
     let (pair, [_link, redis_of_b]) = Pair::linked_with_b_behind_a_proxy().await;
-    let (caller, name) = (admin(), "text.new".parse().expect("valid"));
+    let caller = admin();
     let mut spoke = pair.spoke_on_b(&[query("text.upper")]).await;
     redis_of_b.hold_one(Direction::ToClient);
-    let calling = async {
-        until("hub A knows the update", || async {
-            let offered = pair.a.calls.operation(&caller, &name);
-            offered
-                .filter(|info| !info.spokes.is_empty())
-                .map(drop)
-                .ok_or("unknown")
-        })
-        .await;
-        let before = pair.b.metric("alkhub_relay_messages_total");
-        let called = pair.a.dispatch(request("text.upper", json!(1)));
-        until("hub B has the call", || async {
-            let passed = pair.b.metric("alkhub_relay_messages_total");
-            if passed > before { Ok(()) } else { Err(passed) }
-        })
-        .await;
-        redis_of_b.heal();
-        called
-    };
+    let calling = pair.call_early(&redis_of_b, "text.new", "text.upper");
     let change = json!({ "add": [query("text.new")] });
 
     let (updated, (ticket, mut answers)) = tokio::join!(update(&pair.b, &caller, &mut spoke, change), calling);

@@ -107,6 +107,26 @@ async fn told(hub: &BrokenHub, operations: usize) -> (Spoke, usize) {
     (spoke.expect("registered"), bytes)
 }
 
+/// A spoke with `text.op0` and its hub, which takes hashes and updates or does not.
+async fn registered(hub: &BrokenHub, takes: bool) -> (Spoke, Script) {
+    let spoke = Spoke::builder(&hub.url).token("alk_test").name("text").sessions(1);
+    let spoke = spoke
+        .operation(Operation::query("text.op0", upper))
+        .spawn()
+        .expect("valid settings");
+    let mut script = hub.accept().await;
+    script.greets(takes).await;
+    let (id, offered) = script.offered().await;
+    script.accepts(&id, &offered).await;
+    let mut status = spoke.status();
+    let there = |status: &alkhub_sdk::Status| matches!(status, alkhub_sdk::Status::Registered(_));
+    timeout(SOON, status.wait_for(there))
+        .await
+        .expect("in time")
+        .expect("it lives");
+    (spoke, script)
+}
+
 #[tokio::test]
 async fn what_a_hub_has_told_the_hash_of_is_named_by_it_from_then_on() {
     let hub = BrokenHub::start().await;
@@ -177,21 +197,7 @@ async fn a_hub_that_takes_no_hashes_is_sent_none() {
 async fn a_change_is_told_alone_to_a_hub_that_knows_updates_and_else_with_all_the_rest() {
     let hub = BrokenHub::start().await;
     for takes in [true, false] {
-        let spoke = Spoke::builder(&hub.url).token("alk_test").name("text").sessions(1);
-        let spoke = spoke
-            .operation(Operation::query("text.op0", upper))
-            .spawn()
-            .expect("valid settings");
-        let mut script = hub.accept().await;
-        script.greets(takes).await;
-        let (id, offered) = script.offered().await;
-        script.accepts(&id, &offered).await;
-        let mut status = spoke.status();
-        let there = |status: &alkhub_sdk::Status| matches!(status, alkhub_sdk::Status::Registered(_));
-        timeout(SOON, status.wait_for(there))
-            .await
-            .expect("in time")
-            .expect("it lives");
+        let (spoke, mut script) = registered(&hub, takes).await;
 
         let remove = vec!["text.op0".parse().expect("valid")];
         let (changed, ()) = tokio::join!(spoke.update(vec![Operation::query("text.op1", upper)], remove), async {
@@ -226,21 +232,7 @@ async fn a_change_is_told_alone_to_a_hub_that_knows_updates_and_else_with_all_th
 #[tokio::test]
 async fn a_change_that_nobody_waits_for_is_told_all_the_same() {
     let hub = BrokenHub::start().await;
-    let spoke = Spoke::builder(&hub.url).token("alk_test").name("text").sessions(1);
-    let spoke = spoke
-        .operation(Operation::query("text.op0", upper))
-        .spawn()
-        .expect("valid settings");
-    let mut script = hub.accept().await;
-    script.greets(true).await;
-    let (id, offered) = script.offered().await;
-    script.accepts(&id, &offered).await;
-    let mut status = spoke.status();
-    let there = |status: &alkhub_sdk::Status| matches!(status, alkhub_sdk::Status::Registered(_));
-    timeout(SOON, status.wait_for(there))
-        .await
-        .expect("in time")
-        .expect("it lives");
+    let (spoke, mut script) = registered(&hub, true).await;
 
     // It is given up before the hub has answered, which it does not then.
     tokio::select! {
