@@ -161,14 +161,7 @@ pub(crate) async fn kubectl_scale_gives_as_many_pods_as_asked(world: &mut World)
         }
     }
     none_is_leaving(&kube).await;
-    // The spoke's pod may have been one of those that went: the kubelet's SIGTERM closed it with a reason.
-    if !world.spoke.as_ref().is_some_and(crate::world::Spoke::connected) {
-        let spoke = world.spoke.take().context("the first step left a spoke")?;
-        let (code, reason) = spoke.closed().await?;
-        ensure!(code == 1001 || code == 1012, "closed with {code} {reason}");
-        crate::spokes::reconnect(world).await?;
-    }
-    Ok(())
+    crate::spokes::back_when_let_go(world).await
 }
 
 async fn autoscale(kube: &Kube, fields: &Value) -> Result<()> {
@@ -186,7 +179,7 @@ async fn autoscale(kube: &Kube, fields: &Value) -> Result<()> {
 }
 
 /// Waits until pods that were told to end are gone, for until then they keep their sockets.
-async fn none_is_leaving(kube: &Kube) {
+pub(crate) async fn none_is_leaving(kube: &Kube) {
     let selector = "app.kubernetes.io/component=hub,app.kubernetes.io/instance=demo";
     until_within("no pod is leaving", Duration::from_secs(120), || async {
         let pods = kube.get(DEMO, &["pods", "-l", selector]).await;

@@ -8,6 +8,7 @@ mod hubs;
 mod install;
 mod isolation;
 mod monitoring;
+mod moves;
 mod pages;
 mod refusals;
 mod removal;
@@ -39,7 +40,10 @@ const STEPS: &[(&str, Step)] = &steps![
     install::the_charts_own_test_passes,
     hubs::a_call_sent_to_any_pod_reaches_a_spoke_on_any_other,
     hubs::an_event_crosses_pods,
+    moves::spokes_of_both_kinds_are_called_from_here_on,
     hubs::kubectl_scale_gives_as_many_pods_as_asked,
+    moves::a_changed_setting_replaces_every_pod,
+    moves::no_caller_noticed_that_connections_moved,
     hubs::kubectl_get_shows_what_is_there,
     hubs::an_idle_hub_and_an_idle_operator_are_small,
     refusals::the_api_server_refuses_a_hub_out_of_range,

@@ -13,6 +13,17 @@ use serde_json::{Value, json};
 use crate::hubs::{PORT, admin_key, ready_pods};
 use crate::world::{DEMO, Spoke, World};
 
+/// Connects the spoke `builder` again if its pod was one of those that went, and closed it with a reason.
+pub(crate) async fn back_when_let_go(world: &mut World) -> Result<()> {
+    if world.spoke.as_ref().is_some_and(Spoke::connected) {
+        return Ok(());
+    }
+    let spoke = world.spoke.take().context("the first step left a spoke")?;
+    let (code, reason) = spoke.closed().await?;
+    ensure!(code == 1001 || code == 1012, "closed with {code} {reason}");
+    reconnect(world).await
+}
+
 /// Connects the spoke `builder` again, as its own program would.
 pub(crate) async fn reconnect(world: &mut World) -> Result<()> {
     let hub = Reach::service(&world.kube, DEMO, "demo").await?;

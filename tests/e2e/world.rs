@@ -23,6 +23,8 @@ pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
     /// The spoke that stays connected from the first step on.
     pub(crate) spoke: Option<Spoke>,
+    /// Other spokes and their callers, while connections move.
+    pub(crate) load: Option<alkhub_tests::load::Load>,
     /// The Prometheus that scrapes the cluster, from one step to the next.
     pub(crate) monitoring: Option<crate::monitoring::Stack>,
 }
@@ -42,6 +44,7 @@ impl World {
             kube: Kube::new(kubeconfig),
             folder,
             spoke: None,
+            load: None,
             monitoring: None,
         }
     }

@@ -5,3 +5,4 @@ mod drained;
 mod migrated;
 mod refusals;
 mod resumed;
+mod subscribed;

@@ -54,6 +54,8 @@ pub struct Load {
     names: Vec<SpokeName>,
     spokes: Vec<Arc<Spoke>>,
     stop: CancellationToken,
+    /// Ends with `stop`, or before it.
+    stop_calling: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -102,6 +104,7 @@ impl Load {
             tally,
             names: members.into_iter().map(|member| member.name).collect(),
             spokes,
+            stop_calling: stop.child_token(),
             stop,
             tasks,
         };
@@ -122,8 +125,22 @@ impl Load {
             scale.rate,
             (Arc::clone(&self.tally), self.tasks.clone()),
         );
-        let stop = self.stop.clone();
+        let stop = self.stop_calling.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(calling).await });
+        Ok(())
+    }
+
+    /// Calls no more, and waits until every call is over.
+    ///
+    /// # Errors
+    /// Some are not, though their time is up; how many.
+    pub async fn calls_end(&self) -> Result<()> {
+        self.stop_calling.cancel();
+        let end = Instant::now() + callers::TIMEOUT + Duration::from_secs(5);
+        while self.tally.running() > 0 {
+            anyhow::ensure!(Instant::now() < end, "{} calls do not end", self.tally.running());
+            pause(Duration::from_millis(50)).await;
+        }
         Ok(())
     }
 
@@ -160,6 +177,19 @@ impl Load {
         self.tasks.close();
         join_all(self.spokes.iter().map(|spoke| spoke.shutdown())).await;
     }
+
+    /// The same, and the hubs forget the spokes and their keys.
+    ///
+    /// # Errors
+    /// A hub does not delete one.
+    pub async fn end_and_forget(self, url: &str, admin: &str) -> Result<()> {
+        let (client, names) = (Client::builder(url).token(admin).build()?, self.names.clone());
+        self.end().await;
+        for name in names {
+            client.delete_spoke(&name, &uid(&name)).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Load {
@@ -177,6 +207,11 @@ fn kind(number: usize) -> Kind {
     }
 }
 
+/// As of one that a person declared: the operator leaves those alone.
+fn uid(name: &SpokeName) -> String {
+    format!("cli-{name}")
+}
+
 async fn declared(client: Client, number: usize) -> Result<Member> {
     let name: SpokeName = match kind(number) {
         Kind::Sdk => format!("load-sdk-{number}"),
@@ -188,8 +223,7 @@ async fn declared(client: Client, number: usize) -> Result<Member> {
     entropy[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     let key = ApiKey::from_entropy(entropy).expose().to_owned();
     let declaration = SpokePut {
-        // As one that a person declared: the operator leaves those alone.
-        uid: format!("cli-{name}"),
+        uid: uid(&name),
         key: Some(key.clone()),
         operations: vec!["load.*".to_owned()],
         ..SpokePut::default()

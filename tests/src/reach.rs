@@ -17,7 +17,7 @@ use crate::kube::Kube;
 pub struct Reach {
     /// `http://HOST:PORT`.
     pub url: String,
-    _forward: Option<Child>,
+    forward: Option<Child>,
 }
 
 // === impl Reach ===
@@ -44,12 +44,17 @@ impl Reach {
         Self::at(kube, namespace, &format!("pod/{name}"), address, port).await
     }
 
+    /// Whether nothing stands between: a forwarded port leads to one pod, and ends with it.
+    pub fn is_direct(&self) -> bool {
+        self.forward.is_none()
+    }
+
     async fn at(kube: &Kube, namespace: &str, object: &str, address: &str, port: u64) -> Result<Self> {
         let direct = timeout(Duration::from_secs(2), TcpStream::connect(format!("{address}:{port}"))).await;
         if matches!(direct, Ok(Ok(_))) {
             return Ok(Self {
                 url: format!("http://{address}:{port}"),
-                _forward: None,
+                forward: None,
             });
         }
         let mut forward = kube
@@ -72,7 +77,7 @@ impl Reach {
             .context("a local port")?;
         Ok(Self {
             url: format!("http://127.0.0.1:{local}"),
-            _forward: Some(forward),
+            forward: Some(forward),
         })
     }
 }

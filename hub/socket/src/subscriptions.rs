@@ -3,8 +3,9 @@
 //! Invariants
 //! - All subscriptions of a connection share one queue; what overflows is replaced by a `__gap`.
 //! - A confirmation counts for the asking that it answers: one that was given up meanwhile is dropped.
+//! - No event is told before the gap of a subscription that begins again, which may be the gap before that very event.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::task::{Context, Poll};
 
 use alkhub_budget::Held;
@@ -20,6 +21,8 @@ const MOST: usize = 10_000;
 pub(crate) struct TopicSubscriptions {
     queue: Option<(Mailbox, Deliveries)>,
     topics: HashMap<TopicFilter, Wanted>,
+    /// The askings for what begins again that are not settled.
+    again: HashSet<u64>,
     last: u64,
 }
 
@@ -90,6 +93,9 @@ impl TopicSubscriptions {
     /// Notes that a topic is asked for: the number of the asking, and where its events go.
     pub(crate) fn ask(&mut self, filter: TopicFilter, begun: Begun, held: Held, limits: Limits) -> (u64, Mailbox) {
         self.last += 1;
+        if begun == Begun::Again {
+            self.again.insert(self.last);
+        }
         let state = State::Asked(self.last, begun);
         let wanted = Wanted { state, _held: held };
         self.topics.insert(filter, wanted);
@@ -104,6 +110,7 @@ impl TopicSubscriptions {
         confirmation: Confirmation,
     ) -> Option<(TopicFilter, Result<Begun, SubscribeError>)> {
         let Confirmation { filter, number, result } = confirmation;
+        self.again.remove(&number);
         let wanted = self.topics.get_mut(&filter)?;
         let begun = match wanted.state {
             State::Asked(asked, begun) if asked == number => begun,
@@ -146,8 +153,11 @@ impl TopicSubscriptions {
         forbidden
     }
 
-    /// The next event, gap or overflow; `Pending` also when there is no subscription.
+    /// The next event, gap or overflow; `Pending` also when there is no subscription, and until what begins again is settled.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+        if !self.again.is_empty() {
+            return Poll::Pending;
+        }
         match &mut self.queue {
             Some((_, deliveries)) => match deliveries.poll_next(cx) {
                 Poll::Ready(Some(item)) => Poll::Ready(item),

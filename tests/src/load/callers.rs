@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::{Aim, Ended, Failed, PLAIN_OPERATION, SDK_OPERATION, Tally};
 
 /// What a call may take; the longest works for 5 s.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is looked which calls are due.
 const LOOK: Duration = Duration::from_millis(5);
 /// What a spoke works, at least and at most.

@@ -101,6 +101,7 @@ pub struct Window {
 #[derive(Debug, Default)]
 pub struct Tally {
     next: AtomicU64,
+    over: AtomicU64,
     seen: Mutex<Seen>,
 }
 
@@ -143,6 +144,12 @@ impl Tally {
     /// A call is over.
     pub(super) fn ended(&self, ended: Ended) {
         self.seen.lock().window.ended.push(ended);
+        self.over.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Calls that are not over.
+    pub(super) fn running(&self) -> u64 {
+        self.next.load(Ordering::Relaxed) - self.over.load(Ordering::Relaxed)
     }
 
     /// A spoke has a connection on which it is registered, where it may have had none.
