@@ -246,6 +246,8 @@ impl Call {
         let told = match self.end.as_ref() {
             None => return Some(format!("call {number} of {} has no end", self.operation)),
             Some(End::Output(_) | End::Completed(_)) => Delivered::Yes,
+            // The spoke got it and refused it, or began it.
+            Some(End::Failed(code, Delivered::Yes)) if code == ENDING => Delivered::Maybe,
             Some(End::Failed(_, delivered)) => *delivered,
             Some(End::Left) => Delivered::Maybe,
         };
@@ -261,6 +263,9 @@ impl Call {
     }
 }
 
+/// The code with which a spoke that ends refuses a call that it has received: `delivered` is `yes` (docs/PROTOCOL.md, what a spoke
+/// may say), and no handler ran.
+const ENDING: &str = "UNAVAILABLE";
 /// The code of a call that ended with its session.
 pub(crate) const LOST: &str = "LOST";
 /// The code of a call for which no hub could be reached.
@@ -301,6 +306,7 @@ mod tests {
             (Kind::Query, 1, End::Output(json!({ "call": 0 }))),
             (Kind::Subscription, 1, End::Completed(1)),
             (Kind::Mutation, 0, End::Failed("UNAVAILABLE".to_owned(), Delivered::No)),
+            (Kind::Mutation, 0, End::Failed(ENDING.to_owned(), Delivered::Yes)),
             (Kind::Mutation, 1, End::Failed(LOST.to_owned(), Delivered::Maybe)),
             (Kind::Mutation, 0, End::Left),
         ] {
@@ -315,6 +321,8 @@ mod tests {
             (Kind::Query, 1, End::Output(json!({ "call": 1 }))),
             (Kind::Subscription, 1, End::Completed(0)),
             (Kind::Mutation, 1, End::Failed("UNAVAILABLE".to_owned(), Delivered::No)),
+            (Kind::Mutation, 2, End::Failed(ENDING.to_owned(), Delivered::Yes)),
+            (Kind::Mutation, 0, End::Failed("TIMEOUT".to_owned(), Delivered::Yes)),
             (Kind::Mutation, 2, End::Failed(LOST.to_owned(), Delivered::Maybe)),
             (Kind::Mutation, 0, End::Failed("INTERNAL".to_owned(), Delivered::Maybe)),
             (Kind::Mutation, 2, End::Left),

@@ -8,7 +8,8 @@
 //!
 //! Invariants
 //! - Nothing that somebody waits for is cut off before its time is over, whichever hub it was entered on: calls of this hub, calls
-//!   of others that run on its peers, sessions on their way, messages that have begun.
+//!   of others that run on its peers, sessions on their way, sessions whose peers may come back to another hub, messages that
+//!   have begun.
 //! - Nobody holds up the end who cannot leave: peers that do not move have [`STALLED`], messages that do not end [`FINISHING`].
 
 use std::time::Duration;
@@ -83,8 +84,8 @@ impl Hub {
             let own = app.calls.in_flight();
             tracing::warn!(
                 calls = own + calls,
-                sessions,
-                "calls still run at the end of `server.drain-timeout`"
+                sessions = sessions + open.count(ConnectionKind::Reconnecting),
+                "calls still run, or sessions wait for their peers, at the end of `server.drain-timeout`"
             );
         }
         // While every caller can still be reached.
@@ -116,7 +117,8 @@ impl Hub {
             // A session goes from one of them to the next, and back when it is not taken: it is in the next one first.
             let passes = !app.sockets.passing().is_none() || moving.goes_on(open.moving(), now);
             let finishes = open.midway() > 0 && now < begun + FINISHING;
-            if app.calls.in_flight() == 0 && !moves && !passes && !finishes {
+            let waits = open.count(ConnectionKind::Reconnecting) > 0 && app.calls.moves().has_refuge();
+            if app.calls.in_flight() == 0 && !moves && !passes && !waits && !finishes {
                 return true;
             }
             if now >= begun + time {

@@ -2,9 +2,9 @@
 //!
 //! Invariants
 //! - What the session has asked for goes on meanwhile, and what it is not allowed any more ends; it is read by nobody.
-//! - It ends with its time (`server.resume`), with its key, when its instance registers over another connection, when more
-//!   waits for it than may, and when the hub drains, for nobody could come back to that; but where its peer was asked to move
-//!   to another hub it waits for that until the hub closes what is open.
+//! - It ends with its time (`server.resume`), with its key, when its instance registers over another connection, and when more
+//!   waits for it than may. While the hub drains its peer may come back to another hub, and it waits for that until the hub closes
+//!   what is open; where no other hub would have it, it ends then, unless its peer was asked to move.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -23,6 +23,7 @@ use crate::sockets::Sockets;
 
 const LOOK: u8 = 1;
 const END: u8 = 2;
+const DRAIN: u8 = 4;
 
 /// How the waiting ended.
 enum Ending {
@@ -125,6 +126,9 @@ fn poll(
     if entry.signs.take(LOOK) {
         session.conversation.look_again();
     }
+    if entry.signs.take(DRAIN) && !session.conversation.sockets().calls().moves().has_refuge() {
+        return Poll::Ready(Ending::Over);
+    }
     session.conversation.poll_pending(cx);
     match session.asked(cx) {
         Some(taker) => Poll::Ready(Ending::Claimed(taker)),
@@ -141,7 +145,7 @@ impl Closeable for WaitingEntry {
 
     fn drain(&self) {
         if !self.moves {
-            self.signs.raise(END);
+            self.signs.raise(DRAIN);
         }
     }
 

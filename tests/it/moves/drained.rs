@@ -71,6 +71,32 @@ async fn a_hub_that_drains_waits_for_the_calls_of_other_hubs_that_run_on_its_pee
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_when_its_hub_drains_goes_on_on_another_hub() -> Result<()> {
+    let cluster = hubs(2, Carrier::Link).await?;
+    let spoke = Counting::spoke(&cluster, 0).await?;
+    let mut bystander = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    let seen = spoke.cut();
+    cluster
+        .shows(0, "\nalkhub_connections{kind=\"reconnecting\"} 1\n")
+        .await;
+
+    let coming = async {
+        ensure!(bystander.closed().await?.0 == 1001, "it drains");
+        let (mut spoke, _) = seen.resume(&cluster, 1).await?;
+        spoke.answers_at(&cluster, 1, "A").await
+    };
+    let (came, ()) = within(
+        "it comes, and the hub ends",
+        Box::pin(async { tokio::join!(coming, cluster.hubs[0].shutdown()) }),
+    )
+    .await;
+
+    came?;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_drains_waits_for_a_session_that_is_on_its_way_to_another_hub() -> Result<()> {
     let (cluster, proxy) = Cluster::joined_behind_a_proxy(2, true, 0).await?;
     let mut spoke = Counting::spoke(&cluster, 0).await?;
