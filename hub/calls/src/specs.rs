@@ -45,6 +45,9 @@ const STORED_FOR_COMPILED: u64 = 2;
 /// Specifications loaded or saved by one statement.
 const BATCH: usize = 500;
 
+/// As many bytes of their texts are loaded at once.
+const LOADED_BYTES: usize = 4 * 1024 * 1024;
+
 /// Whose turn it is to compile when specifications are loaded: no key has this id.
 const LOADER: &str = "";
 
@@ -328,26 +331,36 @@ impl SpecKeeper {
 
     async fn load_batch(&self, missing: &[(SpecHash, SpokeName)]) {
         let owners: HashMap<SpecHash, &SpokeName> = missing.iter().map(|(hash, spoke)| (*hash, spoke)).collect();
-        let hashes: Vec<SpecHash> = owners.keys().copied().collect();
-        let loaded = match self.store.operations().get(&hashes).await {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                tracing::debug!(%error, "specifications of other hubs' operations could not be loaded");
-                return;
-            }
-        };
+        let mut hashes: Vec<SpecHash> = owners.keys().copied().collect();
         let loader: Arc<str> = LOADER.into();
-        for (hash, spec) in loaded {
-            let Some(spoke) = owners.get(&hash) else { continue };
-            match self.specs.compile(spoke, &loader, spec).await {
-                Ok(operation) => self.directory.resolved(&operation.name, &hash),
+        while !hashes.is_empty() {
+            let loaded = match self.store.operations().get(&hashes, LOADED_BYTES).await {
+                Ok(loaded) => loaded,
                 Err(error) => {
-                    tracing::warn!(
-                        spoke.name = %spoke, %error,
-                        "the specification of another hub's operation cannot be used here"
-                    );
-                    self.directory.give_up(&hash);
+                    tracing::debug!(%error, "specifications of other hubs' operations could not be loaded");
+                    return;
                 }
+            };
+            hashes.clear();
+            for (hash, spec) in loaded {
+                match (owners.get(&hash), spec) {
+                    (Some(spoke), Some(spec)) => self.load(spoke, &loader, hash, spec).await,
+                    (Some(_), None) => hashes.push(hash),
+                    (None, _) => {}
+                }
+            }
+        }
+    }
+
+    async fn load(&self, spoke: &SpokeName, loader: &Arc<str>, hash: SpecHash, spec: OperationSpec) {
+        match self.specs.compile(spoke, loader, spec).await {
+            Ok(operation) => self.directory.resolved(&operation.name, &hash),
+            Err(error) => {
+                tracing::warn!(
+                    spoke.name = %spoke, %error,
+                    "the specification of another hub's operation cannot be used here"
+                );
+                self.directory.give_up(&hash);
             }
         }
     }

@@ -24,7 +24,7 @@ pub struct AuthConfig {
     pub cache_ttl: Duration,
     /// A key that was revoked, or has expired, is listed for this long and then deleted. Too short and it cannot be seen
     /// afterwards that there was such a key; too long keeps rows that nobody needs.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "crate::days")]
     pub key_retention: Duration,
 }
 

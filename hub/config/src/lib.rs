@@ -14,6 +14,7 @@ pub mod address;
 mod auth;
 mod budget;
 mod calls;
+mod days;
 pub mod drain;
 mod error;
 mod events;

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use humantime_serde::re::humantime::{format_duration, parse_duration};
+use humantime_serde::re::humantime::parse_duration;
 use toml::{Table, Value};
 use url::Url;
 
+use crate::days::shown;
 use crate::{Error, HubConfig};
 
 /// What a setting may be.
@@ -184,17 +185,10 @@ fn is_http(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
 }
 
-/// A time in words that a setting takes: whole days as days, and not as months.
-fn shown(time: Duration) -> String {
-    let days = time.as_secs() / DAY.as_secs();
-    if days > 0 && time == DAY * u32::try_from(days).unwrap_or(u32::MAX) {
-        return format!("{days}days");
-    }
-    format_duration(time).to_string()
-}
-
 #[cfg(test)]
 mod tests {
+    use humantime_serde::re::humantime::format_duration;
+
     use super::*;
 
     fn refusal(text: &str) -> String {

@@ -43,7 +43,6 @@ statements! {
     KeyRevoke = "key_revoke",
     KeyTouch = "key_touch",
     OperationGet = "operation_get",
-    OperationGetWithin = "operation_get_within",
     OperationKnown = "operation_known",
     OperationCharge = "operation_charge",
     OperationLacks = "operation_lacks",

@@ -52,45 +52,18 @@ impl Operations<'_> {
         Ok(())
     }
 
-    /// The specifications of these hashes, as far as they are known, in no order.
+    /// The specifications of these hashes, as far as they are known, in no order: of as many as have so many bytes of text
+    /// together, and one more; `None` stands for one that is known and was not read.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
-    pub async fn get(self, hashes: &[SpecHash]) -> Result<Vec<(SpecHash, OperationSpec)>, Error> {
-        if hashes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
-        let rows = run!(self.0, Statement::OperationGet, |db| sqlx::query!(
-            "SELECT hash, spec FROM operations WHERE hash = ANY($1)",
-            &hashes
-        )
-        .fetch_all(db))?;
-        rows.into_iter()
-            .map(|row| {
-                let hash = row.hash.try_into().map_err(|_| Error::Corrupt("operation's hash"))?;
-                let spec = strict::from_str(&row.spec).map_err(|_| Error::Corrupt("operation"))?;
-                Ok((SpecHash(hash), spec))
-            })
-            .collect()
-    }
-
-    /// The same, of as many as have so many bytes of text together, and one more; `None` stands for a specification that is
-    /// known and was not read.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] and the like.
-    pub async fn get_within(
-        self,
-        hashes: &[SpecHash],
-        bytes: usize,
-    ) -> Result<Vec<(SpecHash, Option<OperationSpec>)>, Error> {
+    pub async fn get(self, hashes: &[SpecHash], bytes: usize) -> Result<Vec<(SpecHash, Option<OperationSpec>)>, Error> {
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
         let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let rows = run!(self.0, Statement::OperationGetWithin, |db| sqlx::query!(
+        let rows = run!(self.0, Statement::OperationGet, |db| sqlx::query!(
             r#"SELECT hash AS "hash!", CASE WHEN upto - octet_length(spec) < $2 THEN spec END AS spec
              FROM (SELECT hash, spec, sum(octet_length(spec)) OVER (ORDER BY hash) AS upto
                    FROM operations WHERE hash = ANY($1)) AS o"#,

@@ -121,7 +121,7 @@ impl Recall {
         }
         let _place = self.reads.acquire().await.ok()?;
         let missing = self.remember(registrant, hashes, known);
-        let read = self.store.operations().get_within(&missing, READ_BYTES).await;
+        let read = self.store.operations().get(&missing, READ_BYTES).await;
         let read = read
             .inspect_err(|error| tracing::debug!(%error, "specifications that a spoke names could not be read"))
             .ok()?;
