@@ -50,7 +50,14 @@ pub(crate) struct Context {
 
 /// The last poll of each Hub's admin API, by the Hub's uid.
 #[derive(Debug, Default)]
-pub(crate) struct Polls(Mutex<HashMap<String, Arc<Poll>>>);
+pub(crate) struct Polls(Mutex<HashMap<String, KeptPoll>>);
+
+#[derive(Debug)]
+struct KeptPoll {
+    last: Arc<Poll>,
+    /// The last that was answered.
+    good: Option<Arc<Poll>>,
+}
 
 /// When the counts in a Hub's status were last brought up to date, by the Hub's uid.
 #[derive(Debug, Default)]
@@ -90,7 +97,9 @@ pub(crate) struct AdminKey {
 pub(crate) struct Seen {
     pub(crate) report: ReportedHub,
     /// By name, or why they are not known: without Postgres a hub reports how it is and not which spokes it has.
-    pub(crate) spokes: Result<HashMap<String, ReportedSpoke>, String>,
+    pub(crate) spokes: Result<Arc<HashMap<String, ReportedSpoke>>, String>,
+    /// When they were asked for: with this poll, or with one before it.
+    pub(crate) listed_at: Instant,
 }
 
 // === impl Seen ===
@@ -112,14 +121,32 @@ pub(crate) struct Wake(mpsc::Sender<ObjectRef<Spoke>>);
 impl Polls {
     /// The last poll of a Hub.
     pub(crate) fn of(&self, hub_uid: &str) -> Option<Arc<Poll>> {
-        self.0.lock().get(hub_uid).cloned()
+        self.0.lock().get(hub_uid).map(|kept| Arc::clone(&kept.last))
+    }
+
+    /// The last poll of a Hub that was answered, however old it is.
+    pub(crate) fn good(&self, hub_uid: &str) -> Option<Arc<Poll>> {
+        self.0.lock().get(hub_uid)?.good.clone()
     }
 
     /// Keeps a poll.
     pub(crate) fn keep(&self, hub_uid: &str, poll: Poll) -> Arc<Poll> {
-        let poll = Arc::new(poll);
-        self.0.lock().insert(hub_uid.to_owned(), Arc::clone(&poll));
-        poll
+        let last = Arc::new(poll);
+        let mut polls = self.0.lock();
+        let before = polls.remove(hub_uid).and_then(|kept| kept.good);
+        let good = if last.seen.is_ok() {
+            Some(Arc::clone(&last))
+        } else {
+            before
+        };
+        polls.insert(
+            hub_uid.to_owned(),
+            KeptPoll {
+                last: Arc::clone(&last),
+                good,
+            },
+        );
+        last
     }
 
     /// Forgets Hubs that are gone.
@@ -176,5 +203,36 @@ impl Wake {
     /// Whether there was room.
     pub(crate) fn spoke(&self, spoke: &Spoke) -> bool {
         self.0.try_send(ObjectRef::from_obj(spoke)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::ReportedHub;
+
+    #[test]
+    fn a_poll_that_fails_takes_back_nothing_of_what_was_known() {
+        let polls = Polls::default();
+        let poll = |seen| Poll {
+            at: Instant::now(),
+            asked: true,
+            key: None,
+            denied: false,
+            seen,
+        };
+        let seen = Seen {
+            report: ReportedHub::healthy(),
+            spokes: Ok(Arc::default()),
+            listed_at: Instant::now(),
+        };
+
+        polls.keep("hub", poll(Err("refused".to_owned())));
+        let never = polls.good("hub").is_none();
+        let good = polls.keep("hub", poll(Ok(seen)));
+        polls.keep("hub", poll(Err("refused".to_owned())));
+
+        assert!(never && polls.of("hub").is_some_and(|last| last.seen.is_err()));
+        assert!(polls.good("hub").is_some_and(|kept| Arc::ptr_eq(&kept, &good)));
     }
 }

@@ -86,6 +86,7 @@ fn goal(ctx: &Context, hub: &Hub, plan: &Plan, history: &KeptRevisions) -> (Goal
         revision: revision.clone(),
         replicas: plan.replicas,
         is_paused: paused.is_some(),
+        held: roll_out::held(ctx, &plan.names),
     };
     (goal, paused)
 }

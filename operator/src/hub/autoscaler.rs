@@ -110,7 +110,7 @@ fn decide(ctx: &Context, hub: &Hub, spec: &AutoscalingSpec, figures: &Figures) -
     decision::decide(&Situation {
         spec,
         replicas: hub.spec.replicas,
-        load: figures.sum.as_ref().ok(),
+        load: figures.sum.as_ref().ok().filter(|sum| !sum.is_doubtful),
         before: status.and_then(|status| status.autoscaling.as_ref()),
         now: Timestamp::now(),
         patience: roll_out::stale_after(ctx) + SEEN,

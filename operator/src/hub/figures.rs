@@ -26,6 +26,9 @@ pub(crate) struct Sum {
     pub(crate) balance: BalanceReport,
     /// Pods that are to stay.
     pub(crate) staying: u32,
+    /// A pod may be counted with what others have by now: it is reported twice, or it has stopped being ready of late and its
+    /// peers may be elsewhere.
+    pub(crate) is_doubtful: bool,
 }
 
 /// Why it is not known what the pods have.
@@ -89,7 +92,14 @@ fn sum(fleet: &Fleet) -> Result<Sum, Unknown> {
         in_flight: known().fold(0, |sum: u64, (_, load)| sum.saturating_add(load.in_flight)),
         balance: BalanceReport::of_counts(counts.into_iter()).ok_or(Unknown::NoPod)?,
         staying: u32::try_from(staying).unwrap_or(u32::MAX),
+        is_doubtful: known().any(|(pod, load)| is_doubtful(pod, load)),
     })
+}
+
+/// Whether a pod may have less by now. One that is not ready for long has what it has.
+fn is_doubtful(pod: &Pod, load: PodLoad) -> bool {
+    let is_here = pod.presence == PodPresence::Here && pod.stuck.is_none();
+    load.is_twofold || (is_here && pod.standing < PodStanding::Fresh && !load.is_nothing())
 }
 
 fn is_draining(pod: &Pod, load: PodLoad) -> bool {
@@ -145,7 +155,10 @@ mod tests {
     #[test]
     fn pods_that_are_to_go_count_in_what_there_is_and_not_in_how_it_is_spread() {
         let marked = Pod {
-            drain: Some(Drain { is_over: false }),
+            drain: Some(Drain {
+                is_over: false,
+                is_lapsed: false,
+            }),
             ..with("c", 90, 3)
         };
         let mut told = with("d", 70, 1);
@@ -195,6 +208,26 @@ mod tests {
         );
         assert_eq!(of(vec![starting]).sum, Err(Unknown::NoPod));
         assert_eq!(of(Vec::new()).sum, Err(Unknown::NoPod));
+    }
+
+    #[test]
+    fn a_pod_that_is_reported_twice_or_is_not_ready_of_late_makes_the_sum_doubtful() {
+        let is_doubtful = |pod: Pod| of(vec![with("a", 1, 1), pod]).sum.map(|sum| sum.is_doubtful);
+        let mut twice = with("b", 0, 0);
+        twice.load.as_mut().expect("a load").is_twofold = true;
+        let unready = |connections| Pod {
+            standing: PodStanding::Unready,
+            ..with("b", connections, 0)
+        };
+        let stuck = Pod {
+            stuck: Some("why".to_owned()),
+            ..unready(5)
+        };
+
+        assert_eq!((is_doubtful(twice), is_doubtful(unready(5))), (Ok(true), Ok(true)));
+        assert_eq!(is_doubtful(with("b", 5, 5)), Ok(false));
+        assert_eq!(is_doubtful(unready(0)), Ok(false), "it starts");
+        assert_eq!(is_doubtful(stuck), Ok(false), "nobody would scale a Hub with it");
     }
 
     #[test]

@@ -14,10 +14,12 @@
 //! - A ReplicaSet is asked for fewer pods only when it is certain that the marked one goes, and then for one less. Its
 //!   controller takes pods that are not ready before it looks at the deletion cost: hence [`PodStanding`].
 //! - Ready pods go one after the other: none is marked while another one is marked or still leaving.
+//! - Ready pods that are held are not chosen, and go only when all go.
 //! - While the goal is paused nothing is marked and no ReplicaSet is asked for fewer pods, unless for none at all.
 
 pub(crate) mod seen;
 mod state;
+pub(crate) mod watched;
 
 use std::cmp::Reverse;
 
@@ -30,6 +32,17 @@ pub(crate) struct Goal {
     pub(crate) replicas: i32,
     /// No pod goes, and none comes that is not missing: what runs is not to be replaced for now.
     pub(crate) is_paused: bool,
+    /// Ready pods that stay for now, unless all go.
+    pub(crate) held: Option<HeldPods>,
+}
+
+/// Which ready pods stay for now, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeldPods {
+    /// None is marked: what they have is not known yet.
+    Unasked,
+    /// None of the newest revision is marked or goes: without Redis its peers find no other one.
+    NoRedis,
 }
 
 /// The next write.
@@ -41,6 +54,8 @@ pub(crate) enum Step {
     Surge(Scale),
     /// A pod is marked.
     Drain(Pod),
+    /// The mark of a pod is one of now.
+    Renew(Pod),
     /// The mark of a pod is taken away.
     Cancel(Pod),
     /// A ReplicaSet asks for fewer pods.
@@ -69,10 +84,27 @@ pub(crate) fn step(fleet: &Fleet, goal: &Goal) -> Step {
         view.cancel()
             .or_else(|| view.surge())
             .or_else(|| view.give_up_missing())
+            .or_else(|| view.renew())
             .or_else(|| view.shrink())
             .or_else(|| view.drain())
     };
     next.unwrap_or(Step::Hold)
+}
+
+// === impl Goal ===
+
+impl Goal {
+    /// Whether a pod is not marked for now.
+    fn is_held(&self, set: &Set, pod: &Pod) -> bool {
+        let is_unasked = self.held == Some(HeldPods::Unasked) && pod.standing == PodStanding::Ready;
+        is_unasked || self.keeps(set, pod)
+    }
+
+    /// Whether a pod that may be marked already stays for now.
+    pub(crate) fn keeps(&self, set: &Set, pod: &Pod) -> bool {
+        let is_newest = set.revision == self.revision && pod.standing == PodStanding::Ready;
+        self.held == Some(HeldPods::NoRedis) && is_newest
+    }
 }
 
 // === impl View ===
@@ -181,9 +213,18 @@ impl View<'_> {
         })
     }
 
+    /// Marks a pod anew whose hub has its connections again: whoever leads next shall not take the old mark for its time.
+    fn renew(&self) -> Option<Step> {
+        let sets = self.fleet.sets.iter().filter(|set| !set.is_deleting());
+        let mut marked = sets.flat_map(Set::marked);
+        let pod = marked.find(|pod| pod.drain.is_some_and(|drain| drain.is_lapsed))?;
+        Some(Step::Renew(pod.clone()))
+    }
+
     /// Lets a marked pod go whose drain is over.
     fn shrink(&self) -> Option<Step> {
-        let is_settled = |set: &&Set| set.is_observed && set.count() == set.replicas;
+        let stays = |set: &Set| set.marked().any(|pod| self.goal.keeps(set, pod));
+        let is_settled = |set: &&Set| set.is_observed && set.count() == set.replicas && !stays(set);
         // Of two that are marked the controller may take either.
         let ends = |set: &Set| {
             let mut drains = set.marked().filter_map(|pod| pod.drain).peekable();
@@ -204,7 +245,7 @@ impl View<'_> {
             .iter()
             .flat_map(|set| set.here().map(move |pod| (set, pod)));
         let (_, victim) = pods
-            .filter(|(set, pod)| self.may_go(set, pod))
+            .filter(|(set, pod)| self.may_go(set, pod) && !self.goal.is_held(set, pod))
             .min_by_key(|(set, pod)| self.rank(set, pod))?;
         let is_alone = || self.fleet.pods().all(|pod| pod.presence != PodPresence::Leaving);
         (victim.standing != PodStanding::Ready || is_alone()).then(|| Step::Drain(victim.clone()))

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - What somebody asks for by annotations is passed on whatever else becomes of the Hub: nothing of it is the spec's.
-//! - A drain is told again and again: when nobody says so any more, it ends. An order to rebalance is passed on once.
+//! - A drain is told again and again: when nobody says so any more, it ends. An order to rebalance is passed on once. One that
+//!   was there before this term counts by the time that it gives; one that comes later counts whatever the clock of who gave it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::context::Context;
 use crate::error::chain;
 use crate::gate::Shut;
 use crate::hub::door::door;
+use crate::hub::steps::Order;
 use crate::names::{DRAIN_SINCE, ObjectNames, Part, is_drain_requested};
 
 /// Tells the hubs what somebody asks for by annotations of pods and of the Hub.
@@ -87,12 +89,22 @@ pub(crate) async fn undrain(ctx: &Context, names: &ObjectNames, pod: &str) -> Re
 
 /// Passes an order to rebalance on: hubs follow it for as long as they do.
 async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
-    let order = hub.annotations().get(REBALANCE);
-    let Some(order) = order.filter(|order| is_recent(order, Timestamp::now())) else {
-        return;
-    };
-    if ctx.steps.is_ordered(&names.uid, order) {
-        return;
+    let order = hub.annotations().get(REBALANCE).map(String::as_str);
+    let is_recent = order.is_some_and(|order| is_recent(order, Timestamp::now()));
+    match ctx.steps.order(&names.uid, order, is_recent) {
+        Order::New => {}
+        Order::Old => {
+            tracing::info!(
+                hub.namespace = names.namespace,
+                hub.name = names.hub,
+                order,
+                "an order to rebalance from before this operator led is not passed on: its time is not of the last ten minutes"
+            );
+            return ctx.steps.keep_order(&names.uid, order);
+        }
+        // That there was none is known once; what was passed on stays known when its annotation is taken away.
+        Order::Done if order.is_none() => return ctx.steps.keep_no_order(&names.uid),
+        Order::Done => return,
     }
     let Some(door) = open(ctx, names) else {
         return; // At the next look.
@@ -125,9 +137,9 @@ fn open(ctx: &Context, names: &ObjectNames) -> Option<Door> {
     door(ctx, names, &poll.key.as_ref()?.key).ok()
 }
 
-/// The hub in a pod, as the last poll knows it, and the way to it; `None`: it cannot be told anything now.
+/// The hub in a pod, as the last poll that was answered knows it, and the way to it; `None`: it cannot be told anything now.
 fn hub_of(ctx: &Context, names: &ObjectNames, pod: &str) -> Option<(Door, HubId)> {
-    let poll = ctx.polls.of(&names.uid)?;
+    let poll = ctx.polls.good(&names.uid)?;
     let report = &poll.seen.as_ref().ok()?.report;
     let hub_id = report.pods.iter().find(|known| known.pod == pod)?.hub_id.clone();
     Some((open(ctx, names)?, hub_id))

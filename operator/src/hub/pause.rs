@@ -168,7 +168,10 @@ mod tests {
         let first = judge(&settled("a", None), &mixed(), "b", None, calls(200, 20), since).expect("paused");
         let mut hub = settled("a", Some(first.clone()));
         let mut marked = mixed();
-        marked.sets[0].pods[0].drain = Some(Drain { is_over: true });
+        marked.sets[0].pods[0].drain = Some(Drain {
+            is_over: true,
+            is_lapsed: false,
+        });
 
         assert!(first.message.contains("20 of 200 calls"), "{}", first.message);
         for minute in [calls(1_000, 0), None, calls(200, 100)] {

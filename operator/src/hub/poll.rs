@@ -1,4 +1,5 @@
-//! Asks a Hub's admin API how it is: one request for the hub and one for all its spokes, at most once per interval.
+//! Asks a Hub's admin API how it is: one request for the hub and one for all its spokes, at most once per interval. While a pod
+//! is to be emptied the hub is asked more often, and its spokes are not.
 //!
 //! What is new for a Spoke wakes it. A spoke at the hub whose resource no longer exists is ended there, by its uid, and
 //! only after the API server itself has confirmed that the resource is gone.
@@ -49,6 +50,7 @@ pub(crate) async fn at(hub: &Hub, ctx: &Context, pods: Option<&Pods>) -> Arc<Pol
     wake(ctx, &names, before.as_deref(), &poll);
     if let (Ok(seen), Some(key)) = (&poll.seen, &poll.key)
         && let Ok(spokes) = &seen.spokes
+        && seen.listed_at == poll.at
         && let Err(error) = sweep(ctx, &names, key, spokes).await
     {
         tracing::warn!(
@@ -76,12 +78,12 @@ pub(crate) fn none() -> Arc<Poll> {
 /// judged by the pods of now and a poll of before would contradict each other.
 fn is_fresh(poll: &Poll, ready: bool, interval: Duration) -> bool {
     // A hub that refuses the key counts who comes with it again and again.
-    let trusted = if poll.seen.is_ok() || poll.denied {
-        interval.mul_f64(0.7)
+    let holds = if poll.seen.is_ok() || poll.denied {
+        trusted(interval)
     } else {
         AGAIN
     };
-    poll.at.elapsed() < trusted && (poll.asked || !ready)
+    poll.at.elapsed() < holds && (poll.asked || !ready)
 }
 
 async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: bool) -> Poll {
@@ -104,7 +106,10 @@ async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: 
     if !ready {
         return unasked(Some(key), "no pod is ready".to_owned());
     }
-    let (mut key, mut seen) = match ask(ctx, names, &key).await {
+    let listed = before.filter(|before| has_spokes(before, ctx.options.poll_interval));
+    let listed = listed.and_then(|before| before.seen.as_ref().ok());
+    let ask = async |key: &AdminKey| ask(ctx, names, key, at, listed).await;
+    let (mut key, mut seen) = match ask(&key).await {
         Ok(seen) => (key, seen),
         Err(error) => return unasked(Some(key), chain(&error)),
     };
@@ -112,7 +117,7 @@ async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: 
     if seen.as_ref().is_err_and(admin::Error::is_denied)
         && let Some(old) = before.and_then(|poll| poll.key.as_ref())
         && old.key.expose_secret() != key.key.expose_secret()
-        && let Ok(Ok(again)) = ask(ctx, names, old).await
+        && let Ok(Ok(again)) = ask(old).await
     {
         (key, seen) = (old.clone(), Ok(again));
     }
@@ -127,20 +132,46 @@ async fn poll(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, ready: 
     }
 }
 
-/// Asks the hub how it is and which spokes it has. One answer does not wait for the other, nor fall with it: a hub that
-/// has lost Postgres says so, and cannot list spokes.
-async fn ask(ctx: &Context, names: &ObjectNames, key: &AdminKey) -> Result<Result<Seen, admin::Error>, Error> {
+/// Asks the hub how it is and which spokes it has, unless these were listed of late. One answer does not wait for the other, nor
+/// fall with it: a hub that has lost Postgres says so, and cannot list spokes.
+async fn ask(
+    ctx: &Context,
+    names: &ObjectNames,
+    key: &AdminKey,
+    at: Instant,
+    listed: Option<&Seen>,
+) -> Result<Result<Seen, admin::Error>, Error> {
     let door = door(ctx, names, &key.key)?;
+    if let Some(listed) = listed {
+        let (spokes, listed_at) = (listed.spokes.clone(), listed.listed_at);
+        return Ok(door.report().await.map(|report| Seen {
+            report,
+            spokes,
+            listed_at,
+        }));
+    }
     let declared = ctx.stores.spokes_of(&names.namespace, &names.hub).len();
     let (report, spokes) = tokio::join!(door.report(), door.spokes(declared));
     let by_name = |spokes: Vec<ReportedSpoke>| {
         let named = spokes.into_iter().map(|spoke| (spoke.name.as_str().to_owned(), spoke));
-        named.collect::<HashMap<_, _>>()
+        Arc::new(named.collect::<HashMap<_, _>>())
     };
     Ok(report.map(|report| Seen {
         report,
         spokes: spokes.map(by_name).map_err(|error| chain(&error)),
+        listed_at: at,
     }))
+}
+
+/// Whether the spokes that a poll has listed, itself or one before it, still hold.
+fn has_spokes(poll: &Poll, interval: Duration) -> bool {
+    let listed = poll.seen.as_ref().ok().filter(|seen| seen.spokes.is_ok());
+    listed.is_some_and(|seen| seen.listed_at.elapsed() < trusted(interval))
+}
+
+/// The next poll is made a little early rather than a whole look too late.
+fn trusted(interval: Duration) -> Duration {
+    interval.mul_f64(0.7)
 }
 
 /// The admin key; read again only when the Secret is another or was changed.
@@ -169,13 +200,14 @@ async fn admin_key(ctx: &Context, names: &ObjectNames, before: Option<&Poll>) ->
 /// Wakes the Spokes for which the poll has news.
 fn wake(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, now: &Poll) {
     let (old, new) = (before.and_then(spokes), spokes(now));
+    let listed_at = now.seen.as_ref().map_or(now.at, |seen| seen.listed_at);
     let turned = old.is_some() != new.is_some() || before.is_none();
     for spoke in ctx.stores.spokes_of(&names.namespace, &names.hub) {
         let name = spoke.name_any();
         let (old, new) = [old, new].map(|spokes| spokes?.get(&name)).into();
         // One that was lost before any poll has seen it is the same to this poll and to the one before.
         let declared_at = || spoke.uid().and_then(|uid| ctx.declaration_times.at(&uid));
-        let is_lost = new.is_none() && declared_at().is_some_and(|at| at < now.at);
+        let is_lost = new.is_none() && declared_at().is_some_and(|at| at < listed_at);
         if (turned || is_lost || old != new) && !ctx.wake.spoke(&spoke) {
             // The queue is full: the rest is reached by its own resync.
             return;
@@ -185,7 +217,7 @@ fn wake(ctx: &Context, names: &ObjectNames, before: Option<&Poll>, now: &Poll) {
 
 /// The spokes that a poll has seen; `None`: it could not see them.
 fn spokes(poll: &Poll) -> Option<&HashMap<String, ReportedSpoke>> {
-    poll.seen.as_ref().ok()?.spokes.as_ref().ok()
+    poll.seen.as_ref().ok()?.spokes.as_deref().ok()
 }
 
 /// Ends spokes at the hub whose resources are gone: their deletion was missed.
@@ -248,6 +280,29 @@ mod tests {
         assert!(!is_fresh(&unasked, true, interval));
         tokio::time::advance(AGAIN).await;
         assert!(!is_fresh(&unasked, false, interval) && !is_fresh(&asked, true, interval));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spokes_are_listed_once_per_interval_however_often_the_hub_is_asked() {
+        let interval = Duration::from_secs(10);
+        let poll = |spokes| Poll {
+            at: Instant::now(),
+            asked: true,
+            key: None,
+            denied: false,
+            seen: Ok(Seen {
+                report: admin::ReportedHub::healthy(),
+                spokes,
+                listed_at: Instant::now(),
+            }),
+        };
+        let (listed, failed) = (poll(Ok(Arc::default())), poll(Err("no Postgres".to_owned())));
+
+        tokio::time::advance(AGAIN).await;
+        assert!(!is_fresh(&listed, true, AGAIN), "the hub is asked again");
+        assert!(has_spokes(&listed, interval) && !has_spokes(&failed, interval));
+        tokio::time::advance(AGAIN * 3).await;
+        assert!(!has_spokes(&listed, interval));
     }
 
     #[test]

@@ -21,10 +21,10 @@ use crate::admin::ReportedPod;
 use crate::apply::confirm;
 use crate::context::Context;
 use crate::error::Error;
-use crate::hub::fleet::seen::{self, FleetSight, PodLoads};
-use crate::hub::fleet::{self, Fleet, Goal, Scale, Step};
-use crate::hub::orders;
-use crate::hub::steps::WrittenKind;
+use crate::hub::fleet::seen::{self, FleetSight, Known, PodLoads};
+use crate::hub::fleet::{self, Fleet, Goal, HeldPods, Scale, Step};
+use crate::hub::steps::{Written, WrittenKind};
+use crate::hub::{orders, poll};
 use crate::names::{DELETION_COST, DRAIN_SINCE, ObjectNames, Part, SERVING, is_owned_by};
 
 /// Lower than anything else: Kubernetes takes this pod first.
@@ -32,6 +32,9 @@ const FIRST: i32 = i32::MIN;
 
 /// A report that is older than the time between two, and so much more, is none.
 const LATE: Duration = Duration::from_secs(20);
+
+/// A term that has no report of a Hub waits so long for one before it chooses among ready pods.
+const UNASKED: Duration = Duration::from_secs(30);
 
 /// How far a Hub's pods are.
 #[derive(Clone, Debug)]
@@ -48,15 +51,23 @@ pub(crate) struct RollOut {
 pub(crate) async fn advance(ctx: &Context, hub: &Hub, goal: &Goal, count: i64) -> Result<RollOut, Error> {
     let names = ObjectNames::of(hub);
     let FleetSight { fleet, changes_in } = fleet(ctx, &names);
+    // The first report is there at the next look.
+    let unasked = (goal.held == Some(HeldPods::Unasked)).then_some(poll::AGAIN);
     let roll_out = |is_written| RollOut {
         fleet: fleet.clone(),
         is_written,
-        again: changes_in,
+        again: changes_in.into_iter().chain(unasked).min(),
     };
-    let leaving = fleet.here().filter(|pod| pod.drain.is_some());
-    let leaving = leaving.map(|pod| (pod.name.as_str(), pod.uid.as_str()));
-    orders::drain(ctx, &names, leaving, Some(count)).await;
-    if is_behind(ctx, &names) {
+    let unseen = unseen(ctx, &names);
+    let leaving = leaving(&fleet, goal, unseen.as_ref());
+    let looked_after = leaving.iter();
+    ctx.steps.look_after(
+        &names.uid,
+        looked_after.map(|pod| (pod.uid.clone(), pod.load.map(|load| load.is_draining))),
+    );
+    let told = leaving.iter().map(|pod| (pod.name.as_str(), pod.uid.as_str()));
+    orders::drain(ctx, &names, told, Some(count)).await;
+    if unseen.is_some() {
         return Ok(roll_out(true));
     }
     let mut step = fleet::step(&fleet, goal);
@@ -82,7 +93,31 @@ pub(crate) fn fleet(ctx: &Context, names: &ObjectNames) -> FleetSight {
         .replica_sets
         .state_filter(|set| is_owned_by(&set.metadata, &names.uid));
     let pods = ctx.stores.pods_of(names, Part::Hub);
-    seen::of(&sets, &pods, loads(ctx, names).as_ref(), Timestamp::now())
+    seen::of(&sets, &pods, &known(ctx, names), Timestamp::now())
+}
+
+/// The ready pods that stay for now.
+pub(crate) fn held(ctx: &Context, names: &ObjectNames) -> Option<HeldPods> {
+    let report = ctx
+        .polls
+        .good(&names.uid)
+        .filter(|poll| poll.at.elapsed() <= stale_after(ctx));
+    match report.as_ref().and_then(|poll| poll.seen.as_ref().ok()) {
+        Some(seen) => (seen.report.redis == PartState::Down).then_some(HeldPods::NoRedis),
+        None => {
+            (ctx.polls.good(&names.uid).is_none() && ctx.steps.age(&names.uid) < UNASKED).then_some(HeldPods::Unasked)
+        }
+    }
+}
+
+/// Pods that are to go and whose hubs are to be told so; not the one of which the cache does not have the last write: its mark
+/// may have been taken back.
+fn leaving<'a>(fleet: &'a Fleet, goal: &Goal, unseen: Option<&Written>) -> Vec<&'a fleet::Pod> {
+    let is_unseen =
+        |pod: &fleet::Pod| unseen.is_some_and(|last| last.kind == WrittenKind::Pod && last.name == pod.name);
+    let marked = fleet.sets.iter().flat_map(|set| set.here().map(move |pod| (set, pod)));
+    let marked = marked.filter(|(set, pod)| pod.drain.is_some() && !goal.keeps(set, pod) && !is_unseen(pod));
+    marked.map(|(_, pod)| pod).collect()
 }
 
 /// The step that what the API server has asks for.
@@ -97,13 +132,17 @@ async fn step_now(ctx: &Context, names: &ObjectNames, goal: &Goal) -> Result<Ste
         .map(Arc::new)
         .collect();
     let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
-    let seen = seen::of(&sets, &pods, loads(ctx, names).as_ref(), Timestamp::now());
+    let seen = seen::of(&sets, &pods, &known(ctx, names), Timestamp::now());
     Ok(fleet::step(&seen.fleet, goal))
 }
 
-/// What pods have, as the hubs last reported it. Without Redis a hub knows no others, and what is old is not known.
-fn loads(ctx: &Context, names: &ObjectNames) -> Option<PodLoads> {
-    reported(ctx, names, PodLoads::of)
+/// What pods have, as the hubs last reported it, and how long those that are to go are looked after. Without Redis a hub knows
+/// no others, and what is old is not known.
+fn known(ctx: &Context, names: &ObjectNames) -> Known {
+    Known {
+        loads: reported(ctx, names, PodLoads::of),
+        drains: ctx.steps.drains(&names.uid),
+    }
 }
 
 /// How it went in the last minute, on these pods together, by their names.
@@ -120,9 +159,9 @@ pub(crate) fn stale_after(ctx: &Context) -> Duration {
     ctx.options.poll_interval + LATE
 }
 
-/// What hubs have last reported of their pods, and when.
+/// What hubs have last reported of their pods, and when; a poll that fails takes nothing of it back.
 fn reported<T>(ctx: &Context, names: &ObjectNames, read: impl FnOnce(Timestamp, &[ReportedPod]) -> T) -> Option<T> {
-    let poll = ctx.polls.of(&names.uid)?;
+    let poll = ctx.polls.good(&names.uid)?;
     let report = &poll.seen.as_ref().ok()?.report;
     let age = poll.at.elapsed();
     let is_known = age <= stale_after(ctx) && report.redis == PartState::Up;
@@ -134,7 +173,7 @@ async fn write(ctx: &Context, names: &ObjectNames, step: &Step) -> Result<(), Er
     match step {
         Step::Hold => Ok(()),
         Step::Surge(scale) | Step::Shrink(scale) => self::scale(ctx, names, scale).await,
-        Step::Drain(pod) => mark(ctx, names, pod, &marked(Timestamp::now())).await,
+        Step::Drain(pod) | Step::Renew(pod) => mark(ctx, names, pod, &marked(Timestamp::now())).await,
         Step::Cancel(pod) => {
             mark(ctx, names, pod, &unmarked()).await?;
             if pod.drain.is_some() && !pod.is_emptied {
@@ -198,9 +237,10 @@ fn unmarked() -> Value {
     } })
 }
 
-/// Whether the cache still has the object of the last write as it was before.
-fn is_behind(ctx: &Context, names: &ObjectNames) -> bool {
-    ctx.steps.last(&names.uid).is_some_and(|written| match written.kind {
+/// The last write, where the cache still has its object as it was before.
+fn unseen(ctx: &Context, names: &ObjectNames) -> Option<Written> {
+    let written = ctx.steps.last(&names.uid)?;
+    let is_unseen = match written.kind {
         WrittenKind::Set => {
             let place = ObjectRef::new(&written.name).within(&names.namespace);
             let set = ctx.stores.replica_sets.get(&place);
@@ -211,5 +251,52 @@ fn is_behind(ctx: &Context, names: &ObjectNames) -> bool {
             let pod = ctx.stores.pods.get(&place);
             written.is_unseen(pod.as_ref().map(|pod| &pod.metadata))
         }
-    })
+    };
+    is_unseen.then_some(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+    use crate::hub::fleet::testing::{pod, set};
+    use crate::hub::fleet::{Drain, Pod};
+    use crate::hub::steps::Steps;
+
+    #[test]
+    fn a_pod_whose_mark_may_be_taken_back_or_that_is_held_is_not_told_to_go() {
+        let marked = |name: &str| Pod {
+            drain: Some(Drain {
+                is_over: false,
+                is_lapsed: false,
+            }),
+            ..pod(name)
+        };
+        let sets = vec![
+            set("a", 2, vec![pod("a0"), marked("a1")]),
+            set("b", 1, vec![marked("b0")]),
+        ];
+        let goal = |held| Goal {
+            revision: "b".to_owned(),
+            replicas: 1,
+            is_paused: false,
+            held,
+        };
+        let steps = Steps::default();
+        let meta = ObjectMeta {
+            name: Some("a1".to_owned()),
+            ..ObjectMeta::default()
+        };
+        steps.keep("hub", WrittenKind::Pod, &meta);
+        let fleet = Fleet { sets };
+        let told = |held, unseen: Option<&Written>| -> Vec<_> {
+            let leaving = leaving(&fleet, &goal(held), unseen);
+            leaving.into_iter().map(|pod| pod.name.clone()).collect()
+        };
+
+        assert_eq!(told(None, None), ["a1", "b0"]);
+        assert_eq!(told(None, steps.last("hub").as_ref()), ["b0"]);
+        assert_eq!(told(Some(HeldPods::NoRedis), None), ["a1"]);
+    }
 }

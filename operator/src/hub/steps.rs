@@ -9,8 +9,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::hub::fleet::watched::{WatchedDrain, WatchedDrains};
+
 /// A hub is told again after this long.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// A cache that does not show a write for so long never will: another etcd may count from anew.
+const LOST: Duration = Duration::from_secs(30);
 
 /// The last step of each Hub's pods, by the Hub's uid.
 #[derive(Debug, Default)]
@@ -18,8 +23,10 @@ pub(crate) struct Steps {
     written: Mutex<HashMap<String, Written>>,
     /// By the Hub's uid: its pods that were told of late, each with the time.
     told: Mutex<HashMap<String, HashMap<String, Instant>>>,
-    /// By the Hub's uid: the order to rebalance that was passed on last.
-    ordered: Mutex<HashMap<String, String>>,
+    /// By the Hub's uid: when its pods were first looked at, and those of them that are to go.
+    looked: Mutex<HashMap<String, (Instant, WatchedDrains)>>,
+    /// By the Hub's uid: the order to rebalance that is dealt with.
+    ordered: Mutex<HashMap<String, Option<String>>>,
     /// By the Hub's uid: the roll-out that is paused, until its status says so.
     paused: Mutex<HashMap<String, PausedRollout>>,
 }
@@ -30,6 +37,18 @@ pub(super) struct Written {
     pub(super) kind: WrittenKind,
     pub(super) name: String,
     version: Option<u64>,
+    at: Instant,
+}
+
+/// What an order to rebalance is that a Hub carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// It is to be passed on: it came in this term, or its time says that it still counts.
+    New,
+    /// It was there before this term, and its time is not near: whoever led then has passed it on.
+    Old,
+    /// It is dealt with, or there is none.
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +66,36 @@ impl Steps {
             kind,
             name: meta.name.clone().unwrap_or_default(),
             version: version(meta),
+            at: Instant::now(),
         };
         self.written.lock().insert(hub_uid.to_owned(), written);
     }
 
-    /// The last write to a Hub's pods.
+    /// The last write to a Hub's pods; one that is long ago is none.
     pub(super) fn last(&self, hub_uid: &str) -> Option<Written> {
-        self.written.lock().get(hub_uid).cloned()
+        let last = self.written.lock().get(hub_uid).cloned();
+        last.filter(|written| written.at.elapsed() < LOST)
+    }
+
+    /// The pods of a Hub that are to go are looked after now: each by its uid, with whether its hub is known to drain.
+    pub(super) fn look_after(&self, hub_uid: &str, pods: impl Iterator<Item = (String, Option<bool>)>) {
+        let mut looked = self.looked.lock();
+        let (_, drains) = looked
+            .entry(hub_uid.to_owned())
+            .or_insert_with(|| (Instant::now(), WatchedDrains::default()));
+        drains.look_after(pods);
+    }
+
+    /// The pods of a Hub that are looked after, by uid.
+    pub(super) fn drains(&self, hub_uid: &str) -> HashMap<String, WatchedDrain> {
+        let looked = self.looked.lock();
+        looked.get(hub_uid).map(|(_, drains)| drains.now()).unwrap_or_default()
+    }
+
+    /// For how long a Hub's pods are looked at.
+    pub(super) fn age(&self, hub_uid: &str) -> Duration {
+        let looked = self.looked.lock();
+        looked.get(hub_uid).map(|(at, _)| at.elapsed()).unwrap_or_default()
     }
 
     /// Whether the hub of a pod is to be told now, for the first time or again. Asking counts as telling.
@@ -68,14 +110,25 @@ impl Steps {
         true
     }
 
-    /// Whether an order to rebalance was passed on to a Hub, and is the last one that was.
-    pub(super) fn is_ordered(&self, hub_uid: &str, order: &str) -> bool {
-        self.ordered.lock().get(hub_uid).is_some_and(|last| last == order)
+    /// What an order to rebalance is, or that there is none.
+    pub(super) fn order(&self, hub_uid: &str, order: Option<&str>, is_recent: bool) -> Order {
+        match (self.ordered.lock().get(hub_uid), order) {
+            (_, None) => Order::Done,
+            (Some(known), Some(order)) if known.as_deref() == Some(order) => Order::Done,
+            (Some(_), Some(_)) => Order::New,
+            (None, Some(_)) if is_recent => Order::New,
+            (None, Some(_)) => Order::Old,
+        }
     }
 
-    /// An order to rebalance was passed on.
-    pub(super) fn keep_order(&self, hub_uid: &str, order: &str) {
-        self.ordered.lock().insert(hub_uid.to_owned(), order.to_owned());
+    /// An order to rebalance is dealt with.
+    pub(super) fn keep_order(&self, hub_uid: &str, order: Option<&str>) {
+        self.ordered.lock().insert(hub_uid.to_owned(), order.map(str::to_owned));
+    }
+
+    /// A Hub has no order: what it had before stays known.
+    pub(super) fn keep_no_order(&self, hub_uid: &str) {
+        self.ordered.lock().entry(hub_uid.to_owned()).or_insert(None);
     }
 
     /// The pause of a Hub's roll-out, as it was judged last.
@@ -96,6 +149,7 @@ impl Steps {
     pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.written.lock().retain(|uid, _| exists(uid));
         self.told.lock().retain(|uid, _| exists(uid));
+        self.looked.lock().retain(|uid, _| exists(uid));
         self.ordered.lock().retain(|uid, _| exists(uid));
         self.paused.lock().retain(|uid, _| exists(uid));
     }
@@ -126,6 +180,38 @@ mod tests {
             resource_version: Some(version.to_owned()),
             ..ObjectMeta::default()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_no_cache_shows_for_long_is_forgotten() {
+        let steps = Steps::default();
+        steps.keep("hub", WrittenKind::Set, &meta("100"));
+
+        tokio::time::advance(LOST - Duration::from_millis(1)).await;
+        let is_waited_for = steps.last("hub").is_some();
+        tokio::time::advance(Duration::from_millis(1)).await;
+
+        assert!(is_waited_for);
+        assert_eq!(steps.last("hub"), None, "an etcd that was restored counts from before");
+    }
+
+    #[test]
+    fn an_order_that_came_in_this_term_counts_whatever_time_it_gives() {
+        let steps = Steps::default();
+        let order = |order, is_recent| steps.order("hub", order, is_recent);
+
+        assert_eq!(order(Some("a"), false), Order::Old, "it was there before");
+        assert_eq!(order(Some("a"), true), Order::New);
+        steps.keep_no_order("hub");
+        assert_eq!(order(None, false), Order::Done);
+        assert_eq!(
+            order(Some("a"), false),
+            Order::New,
+            "of a clock that is ahead or behind"
+        );
+        steps.keep_order("hub", Some("a"));
+        assert_eq!(order(Some("a"), true), Order::Done);
+        assert_eq!(order(Some("b"), false), Order::New);
     }
 
     #[test]

@@ -136,7 +136,9 @@ fn declaration(spoke: &Spoke, hub: &Hub, observed: &Observed) -> Option<Declarat
         hub: ObjectNames::of(hub),
         key: poll.key.clone()?,
         // A poll from before the last declaration cannot know of it.
-        known: observed.declared_at.is_some_and(|declared_at| poll.at <= declared_at)
+        known: observed
+            .declared_at
+            .is_some_and(|declared_at| seen.listed_at <= declared_at)
             || reported.is_some_and(|info| is_held(info, &put, hint)),
         put,
     })

@@ -73,6 +73,7 @@ impl World {
                 revision: REVISIONS[0].to_owned(),
                 replicas: 3,
                 is_paused: false,
+                held: None,
             },
             is_rough,
             settle,
@@ -97,6 +98,7 @@ impl World {
             is_serving: pod.marked.is_none(),
             drain: pod.marked.map(|at| Drain {
                 is_over: self.now >= at + self.settle,
+                is_lapsed: false,
             }),
             is_emptied: pod.id.is_multiple_of(4),
             load: (!pod.id.is_multiple_of(7)).then(|| PodLoad {
@@ -136,7 +138,7 @@ impl World {
             Step::Hold => {}
             Step::Surge(scale) => self.scale(&scale, &goal),
             Step::Shrink(scale) => self.scale(&scale, &goal),
-            Step::Drain(pod) => self.mark(&pod, Some(self.now)),
+            Step::Drain(pod) | Step::Renew(pod) => self.mark(&pod, Some(self.now)),
             Step::Cancel(pod) => self.mark(&pod, None),
         }
     }
@@ -304,9 +306,13 @@ impl World {
             if self.rng.u8(..20) == 0 {
                 self.goal.is_paused = self.rng.bool();
             }
+            if self.rng.u8(..20) == 0 {
+                let held = [None, Some(HeldPods::Unasked), Some(HeldPods::NoRedis)];
+                self.goal.held = held[self.rng.usize(..held.len())];
+            }
             self.tick();
         }
-        (self.is_rough, self.goal.is_paused) = (false, false);
+        (self.is_rough, self.goal.is_paused, self.goal.held) = (false, false, None);
         if self.goal.revision == BAD {
             self.goal.revision = REVISIONS[0].to_owned();
         }

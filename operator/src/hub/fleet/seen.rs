@@ -2,18 +2,22 @@
 //!
 //! Invariants
 //! - What is decided elsewhere by a cache is given time to get there: neither a mark nor a pod's readiness counts before
-//!   [`SETTLED`].
+//!   [`SETTLED`], and a mark not before this term of leadership itself has known it for as long: the clock that dated it may be
+//!   another machine's.
+//! - The time of a mark counts only while the pod's hub is told to give its connections away ([`watched`](super::watched)).
 //! - A pod that is to go is waited for while it has something to give away, and no longer than it says itself. Only a report that
 //!   says so shows that it has nothing: a pod that is missing there, or whose figures are, may have much.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use alkhub_protocol::kubernetes::DRAIN_LAPSE;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{self, PodCondition};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
+use super::watched::WatchedDrain;
 use super::{Drain, Fleet, Pod, PodLoad, PodPresence, PodStanding, Set};
 use crate::admin::ReportedPod;
 use crate::hub::elapsed::elapsed;
@@ -45,22 +49,30 @@ pub(crate) struct PodLoads {
     pods: HashMap<String, PodLoad>,
 }
 
+/// What is known of pods beside what Kubernetes has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) loads: Option<PodLoads>,
+    /// Those that are to go and that this term looks after, by uid.
+    pub(crate) drains: HashMap<String, WatchedDrain>,
+}
+
 /// What is told by the clock.
 struct Look<'a> {
     now: Timestamp,
-    loads: Option<&'a PodLoads>,
+    known: &'a Known,
     changes_in: Option<Duration>,
 }
 
 /// The fleet of these ReplicaSets, with those of `pods` that are theirs.
-pub(crate) fn of<S, P>(sets: &[S], pods: &[P], loads: Option<&PodLoads>, now: Timestamp) -> FleetSight
+pub(crate) fn of<S, P>(sets: &[S], pods: &[P], known: &Known, now: Timestamp) -> FleetSight
 where
     S: AsRef<ReplicaSet>,
     P: AsRef<v1::Pod>,
 {
     let mut look = Look {
         now,
-        loads,
+        known,
         changes_in: None,
     };
     let mut fleet = Fleet::default();
@@ -112,9 +124,12 @@ impl PodLoads {
                 connections: pod.connections,
                 reconnecting: pod.reconnecting.unwrap_or_default(),
                 is_draining: pod.draining,
+                is_twofold: false,
             });
-            let known = loads.entry(pod.pod.clone()).or_insert_with(|| Some(PodLoad::default()));
-            *known = known.zip(load).map(|(known, more)| known.and(more));
+            let known = loads.entry(pod.pod.clone());
+            known
+                .and_modify(|known| *known = known.zip(load).map(|(known, more)| known.and(more)))
+                .or_insert(load);
         }
         let known = loads.into_iter().filter_map(|(name, load)| Some((name, load?)));
         Self {
@@ -151,7 +166,6 @@ impl Look<'_> {
         let marked = pod.annotations().get(DRAIN_SINCE);
         let presence = self.presence(pod);
         let standing = self.standing(pod);
-        let known = self.loads.and_then(|loads| loads.pods.get(&pod.name_any()));
         Pod {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -159,26 +173,48 @@ impl Look<'_> {
             presence,
             standing,
             is_serving: pod.labels().get(SERVING.0).is_some_and(|value| value == SERVING.1),
-            drain: marked.map(|since| Drain {
-                // A mark that cannot be read is somebody's own, and old enough.
-                is_over: since.parse().map_or(true, |since| self.is_over(pod, standing, since)),
+            drain: marked.map(|since| match since.parse() {
+                Ok(since) if presence == PodPresence::Here => self.drain(pod, standing, since),
+                // It has gone already; or its mark cannot be read, is somebody's own, and old enough.
+                Ok(_) | Err(_) => Drain {
+                    is_over: true,
+                    is_lapsed: false,
+                },
             }),
             is_emptied: is_drain_requested(pod),
-            load: known.copied(),
+            load: self.load(pod),
             stuck: self.stuck(pod, presence, standing),
         }
     }
 
-    /// Whether a pod that was marked may go.
-    fn is_over(&mut self, pod: &v1::Pod, standing: PodStanding, since: Timestamp) -> bool {
-        if !self.has_passed(since, SETTLED) {
-            return false;
+    /// What a pod has, as it was last reported.
+    fn load(&self, pod: &v1::Pod) -> Option<PodLoad> {
+        self.known.loads.as_ref()?.pods.get(&pod.name_any()).copied()
+    }
+
+    /// How far a pod is that was marked then.
+    fn drain(&mut self, pod: &v1::Pod, standing: PodStanding, since: Timestamp) -> Drain {
+        let watched = self.known.drains.get(&pod.uid().unwrap_or_default());
+        let watched = watched.copied().unwrap_or_default();
+        let age = elapsed(since, self.now);
+        let counted = watched.counts_for.map_or(age, |counts| counts.min(age));
+        let is_settled = self.has_passed(since, SETTLED) && self.has_lasted(watched.known_for, SETTLED);
+        Drain {
+            is_over: is_settled
+                && (self.has_nothing(pod, standing, since) || self.has_lasted(counted, drain_time(pod))),
+            is_lapsed: watched.is_anew && age >= counted.saturating_add(DRAIN_LAPSE),
         }
+    }
+
+    /// Whether nothing is lost with a pod that was marked then.
+    fn has_nothing(&self, pod: &v1::Pod, standing: PodStanding, since: Timestamp) -> bool {
         // What was said before the mark was seen is no answer to it.
-        let answer = self.loads.filter(|loads| loads.at >= since + SETTLED);
+        let answer = self.known.loads.as_ref().filter(|loads| loads.at >= since + SETTLED);
         let load = answer.and_then(|answer| answer.pods.get(&pod.name_any()));
         let is_empty = load.is_some_and(|load| load.is_nothing());
-        standing < PodStanding::Fresh || is_empty || self.has_passed(since, drain_time(pod))
+        // One that serves nobody new may still have those that have come before.
+        let has_none = || self.load(pod).is_none_or(PodLoad::is_nothing);
+        is_empty || standing < PodStanding::Unready || (standing == PodStanding::Unready && has_none())
     }
 
     fn presence(&mut self, pod: &v1::Pod) -> PodPresence {
@@ -239,7 +275,11 @@ impl Look<'_> {
 
     /// Whether something began so long ago; if not, the fleet changes when it has.
     fn has_passed(&mut self, since: Timestamp, limit: Duration) -> bool {
-        let elapsed = elapsed(since, self.now);
+        self.has_lasted(elapsed(since, self.now), limit)
+    }
+
+    /// The same of what has lasted for so long.
+    fn has_lasted(&mut self, elapsed: Duration, limit: Duration) -> bool {
         if elapsed >= limit {
             return true;
         }

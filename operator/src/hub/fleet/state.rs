@@ -54,6 +54,8 @@ pub(crate) struct PodLoad {
     pub(crate) reconnecting: u64,
     /// Its hub says that it gives its connections away.
     pub(crate) is_draining: bool,
+    /// Two processes are reported in it: the older one may be gone, with what it had.
+    pub(crate) is_twofold: bool,
 }
 
 /// Whether a pod is there.
@@ -87,6 +89,8 @@ pub(crate) enum PodStanding {
 pub(crate) struct Drain {
     /// The pod may go now: it is empty, or has had its time.
     pub(crate) is_over: bool,
+    /// Nobody told its hub for so long that it has its connections again: the mark is to be of now.
+    pub(crate) is_lapsed: bool,
 }
 
 /// How many pods a ReplicaSet is to ask for, if it is still as it was seen.
@@ -163,9 +167,9 @@ impl Set {
 // === impl PodLoad ===
 
 impl PodLoad {
-    /// Whether nothing is lost with the pod. Who may come back does so on another one.
-    pub(super) fn is_nothing(self) -> bool {
-        (self.in_flight, self.connections) == (0, 0)
+    /// Whether nothing is lost with the pod. A session whose peer may come back ends with it.
+    pub(crate) fn is_nothing(self) -> bool {
+        (self.in_flight, self.connections, self.reconnecting) == (0, 0, 0)
     }
 
     /// What both have.
@@ -175,6 +179,7 @@ impl PodLoad {
             connections: self.connections.saturating_add(other.connections),
             reconnecting: self.reconnecting.saturating_add(other.reconnecting),
             is_draining: self.is_draining || other.is_draining,
+            is_twofold: true,
         }
     }
 }

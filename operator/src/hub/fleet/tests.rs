@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// `r` ready, `f` ready since a moment ago, `u` not ready, `p` pending; `R`, `U`: marked, and its drain is over; `M`: ready, marked, and still draining;
-/// `l`: leaving.
+/// `r` ready, `f` ready since a moment ago, `u` not ready, `p` pending; `R`, `U`: marked, and its drain is over; `M`: ready, marked, and still
+/// draining; `L`: the same, and its hub was told nothing for long; `l`: leaving.
 fn set(revision: &str, replicas: i32, pods: &str) -> Set {
     let pods = pods
         .chars()
@@ -14,8 +14,14 @@ fn set(revision: &str, replicas: i32, pods: &str) -> Set {
 
 fn pod(name: &str, kind: char) -> Pod {
     let drain = match kind {
-        'R' | 'U' => Some(Drain { is_over: true }),
-        'M' => Some(Drain { is_over: false }),
+        'R' | 'U' => Some(Drain {
+            is_over: true,
+            is_lapsed: false,
+        }),
+        'M' | 'L' => Some(Drain {
+            is_over: false,
+            is_lapsed: kind == 'L',
+        }),
         _ => None,
     };
     Pod {
@@ -51,6 +57,7 @@ fn goal(revision: &str, replicas: i32) -> Goal {
         revision: revision.to_owned(),
         replicas,
         is_paused: false,
+        held: None,
     }
 }
 
@@ -60,6 +67,7 @@ fn said(step: Step) -> String {
         Step::Hold => "hold".to_owned(),
         Step::Surge(scale) => format!("surge {} to {}", scale.set, scale.to),
         Step::Drain(pod) => format!("drain {}", pod.name),
+        Step::Renew(pod) => format!("renew {}", pod.name),
         Step::Cancel(pod) => format!("cancel {}", pod.name),
         Step::Shrink(scale) => format!("shrink {} to {}", scale.set, scale.to),
     }
@@ -263,6 +271,67 @@ fn a_pod_that_has_just_become_ready_is_neither_counted_on_nor_taken() {
 }
 
 #[test]
+fn a_mark_whose_hub_was_told_nothing_for_long_is_made_anew() {
+    assert_eq!(next(&[("a", 5, "rrrrL")], ("a", 4)), "renew a4");
+    assert_eq!(
+        next(&[("a", 5, "rrrrL")], ("a", 5)),
+        "cancel a4",
+        "it is not to go any more"
+    );
+    assert_eq!(next(&[("a", 4, "rrrrL")], ("a", 4)), "hold", "it is being deleted");
+}
+
+#[test]
+fn before_the_first_report_no_ready_pod_is_chosen() {
+    let next = |sets: &[(&str, i32, &str)], to: (&str, i32)| {
+        let held = Some(HeldPods::Unasked);
+        said(step(
+            &fleet(sets),
+            &Goal {
+                held,
+                ..goal(to.0, to.1)
+            },
+        ))
+    };
+
+    assert_eq!(next(&[("a", 3, "rrr")], ("a", 2)), "hold");
+    assert_eq!(next(&[("a", 2, "rr"), ("b", 1, "r")], ("b", 2)), "hold");
+    assert_eq!(
+        next(&[("a", 4, "rrru")], ("a", 2)),
+        "drain a3",
+        "who has nothing is known"
+    );
+    assert_eq!(
+        next(&[("a", 3, "rrR")], ("a", 2)),
+        "shrink demo-a to 2",
+        "it was chosen before"
+    );
+    assert_eq!(next(&[("a", 3, "rrr")], ("a", 0)), "shrink demo-a to 0");
+}
+
+#[test]
+fn without_redis_pods_of_the_newest_revision_stay_and_older_ones_go() {
+    let next = |sets: &[(&str, i32, &str)], to: (&str, i32)| {
+        let held = Some(HeldPods::NoRedis);
+        said(step(
+            &fleet(sets),
+            &Goal {
+                held,
+                ..goal(to.0, to.1)
+            },
+        ))
+    };
+
+    assert_eq!(next(&[("a", 3, "rrr")], ("a", 2)), "hold");
+    assert_eq!(next(&[("a", 3, "rrR")], ("a", 2)), "hold", "it has had its time");
+    assert_eq!(next(&[("a", 3, "rrR")], ("a", 3)), "cancel a2");
+    assert_eq!(next(&[("a", 2, "rr"), ("b", 1, "r")], ("b", 2)), "drain a1");
+    assert_eq!(next(&[("a", 2, "rR"), ("b", 1, "r")], ("b", 2)), "shrink demo-a to 1");
+    assert_eq!(next(&[("a", 4, "rrru")], ("a", 3)), "drain a3");
+    assert_eq!(next(&[("a", 3, "rrr")], ("a", 0)), "shrink demo-a to 0");
+}
+
+#[test]
 fn a_stopped_hub_loses_all_its_pods_together() {
     assert_eq!(next(&[("a", 3, "rrr"), ("b", 1, "u")], ("a", 0)), "shrink demo-a to 0");
     assert_eq!(next(&[("a", 0, "rrr"), ("b", 1, "u")], ("a", 0)), "shrink demo-b to 0");
@@ -313,6 +382,7 @@ pub(super) fn check(fleet: &Fleet, goal: &Goal) {
                 told()
             );
             if pod.standing == PodStanding::Ready {
+                assert_ne!(goal.held, Some(HeldPods::Unasked), "{}", told());
                 assert!(i32::try_from(counted - 1).expect("few") >= goal.replicas, "{}", told());
                 assert!(
                     fleet.pods().all(|pod| pod.presence != PodPresence::Leaving),
@@ -322,6 +392,7 @@ pub(super) fn check(fleet: &Fleet, goal: &Goal) {
                 assert!(fleet.sets.iter().all(|set| set.count() <= set.replicas), "{}", told());
             }
         }
+        Step::Renew(pod) => assert!(pod.drain.is_some_and(|drain| drain.is_lapsed), "{}", told()),
         Step::Cancel(pod) => assert!(pod.drain.is_some() && pod.presence == PodPresence::Here, "{}", told()),
         Step::Shrink(scale) => {
             let set = fleet
@@ -341,6 +412,7 @@ pub(super) fn check(fleet: &Fleet, goal: &Goal) {
             };
             assert!(scale.to >= least, "{}", told());
             let taken = taken(set, scale.to);
+            assert!(taken.iter().all(|pod| !goal.keeps(set, pod)), "{}", told());
             assert!(
                 taken.len() <= 1 && taken.iter().all(|pod| pod.drain.is_some_and(|d| d.is_over)),
                 "{}",
@@ -375,7 +447,7 @@ fn selections(kinds: &str, most: usize) -> Vec<String> {
 #[test]
 fn no_step_of_any_small_fleet_breaks_a_promise() {
     let mut sets = Vec::new();
-    for pods in selections("pufrUMRl", 3) {
+    for pods in selections("pufrUMLRl", 3) {
         let here = i32::try_from(pods.chars().filter(|kind| *kind != 'l').count()).expect("few");
         sets.extend((0.max(here - 1)..=here + 1).map(|replicas| (replicas, pods.clone())));
     }
@@ -386,6 +458,10 @@ fn no_step_of_any_small_fleet_breaks_a_promise() {
             for replicas in 0..=3 {
                 let goal = goal("b", replicas);
                 check(&fleet, &goal);
+                for held in [HeldPods::Unasked, HeldPods::NoRedis] {
+                    let held = Some(held);
+                    check(&fleet, &Goal { held, ..goal.clone() });
+                }
                 check(
                     &fleet,
                     &Goal {

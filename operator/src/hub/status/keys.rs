@@ -73,7 +73,8 @@ mod tests {
             denied,
             seen: seen.map(|dead| Seen {
                 report: report(dead),
-                spokes: Ok(std::collections::HashMap::new()),
+                spokes: Ok(std::sync::Arc::default()),
+                listed_at: Instant::now(),
             }),
         }
     }

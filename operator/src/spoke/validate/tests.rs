@@ -41,7 +41,11 @@ fn poll(seen: Result<Result<Vec<ReportedSpoke>, String>, String>) -> Arc<Poll> {
     let report = crate::admin::ReportedHub::healthy();
     let seen = seen.map(|spokes| Seen {
         report,
-        spokes: spokes.map(|spokes| spokes.into_iter().map(|info| (info.name.to_string(), info)).collect()),
+        spokes: spokes.map(|spokes| {
+            let named = spokes.into_iter().map(|info| (info.name.to_string(), info));
+            Arc::new(named.collect())
+        }),
+        listed_at: Instant::now(),
     });
     Arc::new(Poll {
         asked: true,

@@ -28,6 +28,7 @@ fn spec(min: i32, max: i32, windows: (i32, i32)) -> AutoscalingSpec {
 fn load(connections: u64, in_flight: u64) -> Sum {
     Sum {
         staying: 1,
+        is_doubtful: false,
         in_flight,
         balance: BalanceReport {
             total: connections,

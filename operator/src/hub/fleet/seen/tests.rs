@@ -34,11 +34,31 @@ fn seen(pod: Box<v1::Pod>, now: &str) -> (Option<Pod>, Option<Duration>) {
 }
 
 fn seen_with(pod: Box<v1::Pod>, loads: Option<&PodLoads>, now: &str) -> (Option<Pod>, Option<Duration>) {
+    seen_by(pod, loads, LONG, now)
+}
+
+/// Of a mark that this term knows for long, and whose hub it has told since.
+const LONG: WatchedDrain = WatchedDrain {
+    known_for: Duration::from_secs(3600),
+    counts_for: None,
+    is_anew: false,
+};
+
+fn seen_by(
+    pod: Box<v1::Pod>,
+    loads: Option<&PodLoads>,
+    watched: WatchedDrain,
+    now: &str,
+) -> (Option<Pod>, Option<Duration>) {
+    let known = Known {
+        loads: loads.cloned(),
+        drains: HashMap::from([("pod".to_owned(), watched)]),
+    };
     let set = set(
         &json!({"replicas": 1, "selector": {}}),
         &json!({"replicas": 1, "observedGeneration": 2}),
     );
-    let mut seen = of(&[set], &[pod], loads, at(now));
+    let mut seen = of(&[set], &[pod], &known, at(now));
     (seen.fleet.sets[0].pods.pop(), seen.changes_in)
 }
 
@@ -57,7 +77,7 @@ fn a_set_is_what_it_asks_for_and_what_its_controller_says() {
     );
     let theirs: [Box<v1::Pod>; 0] = [];
 
-    let fleet = of(&[late], &theirs, None, at("2026-01-01T00:00:00Z")).fleet;
+    let fleet = of(&[late], &theirs, &Known::default(), at("2026-01-01T00:00:00Z")).fleet;
 
     let set = &fleet.sets[0];
     assert_eq!((set.revision.as_str(), set.replicas, set.is_observed), ("a", 3, false));
@@ -162,10 +182,66 @@ fn a_pod_that_is_to_go_is_waited_for_while_it_has_something_to_give_and_not_for_
         !with(&[nothing.clone(), reported(0, None)]),
         "its container has started again"
     );
+    let returning = ReportedPod {
+        reconnecting: Some(3),
+        ..nothing.clone()
+    };
+    assert!(!with(&[returning]), "their peers may come back");
     assert!(with(std::slice::from_ref(&nothing)) && with(&[nothing.clone(), nothing]));
     assert!(marked("False", None, at_ten).0, "it serves nobody");
     assert_eq!(marked("True", None, at_ten).1, Some(Duration::from_secs(20)));
     assert!(marked("True", None, "2026-01-01T00:01:30Z").0, "its time is over");
+}
+
+#[test]
+fn a_pod_that_is_not_ready_and_has_something_is_waited_for() {
+    let unready = |pods: &[ReportedPod], now| marked("False", Some(("2026-01-01T00:01:09Z", pods)), now).0;
+    let at_ten = "2026-01-01T00:01:10Z";
+
+    assert!(!unready(&[reported(5, Some(0))], at_ten) && !unready(&[reported(0, Some(1))], at_ten));
+    assert!(unready(&[reported(0, Some(0))], at_ten) && unready(&[], at_ten));
+    assert!(
+        unready(&[reported(5, Some(0))], "2026-01-01T00:01:30Z"),
+        "its time is over"
+    );
+}
+
+/// How far a ready pod is that was marked at 00:01:00 and has 500 connections at 00:11:00.
+fn watched(known_for: u64, counts_for: Option<u64>, is_anew: bool) -> Drain {
+    let meta = json!({"annotations": {DRAIN_SINCE: "2026-01-01T00:01:00Z"}, "labels": {}});
+    let spec = json!({"nodeName": PLACED, "containers": []});
+    let full = PodLoads::of(at("2026-01-01T00:10:59Z"), &[reported(500, Some(0))]);
+    let watched = WatchedDrain {
+        known_for: Duration::from_secs(known_for),
+        counts_for: counts_for.map(Duration::from_secs),
+        is_anew,
+    };
+    let pod = pod(&meta, &spec, &ready("True", "2026-01-01T00:00:00Z"));
+    let (pod, _) = seen_by(pod, Some(&full), watched, "2026-01-01T00:11:00Z");
+    pod.and_then(|pod| pod.drain).expect("a mark")
+}
+
+#[test]
+fn the_time_of_a_mark_counts_only_while_the_hub_is_told() {
+    let lapsed = watched(5, Some(5), true);
+    assert!(!lapsed.is_over && lapsed.is_lapsed, "nobody told it for ten minutes");
+
+    let unknown = watched(5, Some(5), false);
+    assert!(
+        !unknown.is_over && !unknown.is_lapsed,
+        "no report says yet whether it drains"
+    );
+    assert!(watched(30, Some(30), true).is_over, "it is told for long enough by now");
+    assert!(watched(5, None, false).is_over, "the term before has told it");
+}
+
+#[test]
+fn a_mark_settles_by_the_clock_of_who_leads_too() {
+    assert!(
+        !watched(1, None, false).is_over,
+        "whoever dated it may be ten minutes behind"
+    );
+    assert!(watched(2, None, false).is_over);
 }
 
 #[test]
@@ -190,16 +266,17 @@ fn a_pod_has_what_was_last_said_of_it() {
         let (pod, _) = seen_with(pod.clone(), Some(&loads), "2026-01-01T00:01:00Z");
         pod.expect("a pod").load
     };
-    let sum = |in_flight, connections| {
+    let sum = |in_flight, connections, is_twofold| {
         Some(PodLoad {
             in_flight,
             connections,
+            is_twofold,
             ..PodLoad::default()
         })
     };
 
-    assert_eq!(load(&[reported(5, Some(1))]), sum(1, 5));
-    assert_eq!(load(&[reported(5, Some(1)), reported(2, Some(3))]), sum(4, 7));
+    assert_eq!(load(&[reported(5, Some(1))]), sum(1, 5, false));
+    assert_eq!(load(&[reported(5, Some(1)), reported(2, Some(3))]), sum(4, 7, true));
     assert_eq!(load(&[reported(5, None)]), None);
     assert_eq!(load(&[]), None);
 }

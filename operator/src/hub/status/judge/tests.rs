@@ -51,7 +51,8 @@ fn seen(redis: PartState, postgres: PartState) -> Result<Seen, String> {
     };
     Ok(Seen {
         report,
-        spokes: Ok(std::collections::HashMap::new()),
+        spokes: Ok(std::sync::Arc::default()),
+        listed_at: tokio::time::Instant::now(),
     })
 }
 
