@@ -1,7 +1,7 @@
 //! The admin API across a minor version, either way: what a released version wrote is read, and what is written now can
 //! be read by it. `versions/0.1` is what 0.1 wrote, every field set; a file of a released version is never changed.
 
-use alkhub_protocol::admin::{HubReport, KeyCreate, KeyCreated, SpokeInfo, SpokePut};
+use alkhub_protocol::admin::{DrainPut, HubReport, KeyCreate, KeyCreated, SpokeInfo, SpokePut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -97,6 +97,7 @@ fn fields_of_the_next_version_are_passed_over() {
     written_again::<SpokePut>(&put);
     written_again::<SpokeInfo>(&info);
     written_again::<HubReport>(&report);
+    written_again::<DrainPut>(&extended(&json!({"seconds": 20, "revision": "4"})));
 }
 
 #[test]

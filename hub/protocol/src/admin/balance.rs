@@ -35,7 +35,7 @@ pub struct BalanceReport {
 
 /// `PUT /v1/admin/hubs/{hubId}/drain`: that hub gives its connections away, for as long as this is repeated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct DrainPut {
     /// For how long, in seconds: whoever asks for it repeats the request before that, and a drain that nobody asks for any
     /// more ends.
