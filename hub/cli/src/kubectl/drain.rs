@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::args::{DrainArgs, PodArgs};
 use super::objects::{HubObject, PodObject, PodStatus};
 use super::process::Kubectl;
-use super::progress::WaitProgress;
+use super::progress::{Late, WaitProgress};
 use crate::failure::Failure;
 use crate::output;
 
@@ -22,6 +22,9 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
     let (pod, hub) = pod_of_hub(&kubectl, &args.pod.pod).await?;
     let pod = pod.metadata.name;
     let (this, others): (Vec<_>, Vec<_>) = hub.status.hub_pods.iter().partition(|other| other.name == pod);
+    if this.is_empty() {
+        return Err(unseen(&pod, &hub.metadata.name));
+    }
     // What the status says of a drain before this one is no answer.
     let drained_before = this.iter().any(|pod| pod.draining).then(Instant::now);
     if !others.into_iter().any(|other| other.ready && !other.draining) {
@@ -40,16 +43,34 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {
         let hub = HubObject::read(&kubectl, &hub.metadata.name).await?;
         let now = hub.status.hub_pods.into_iter().find(|other| other.name == pod);
         match now {
+            // It was there when this began.
             None => return output::text(&format!("pod {pod} is gone")),
             Some(now) if is_news && now.draining && now.is_empty() => {
                 return output::text(&format!("pod {pod} is empty"));
             }
-            Some(now) => progress.show(line(&pod, &now)),
+            Some(now) => {
+                progress.show(line(&pod, &now));
+                let late = |late: Late| late.into_failure(&what_goes_on(&pod, is_news && now.draining));
+                progress.next().await.map_err(late)?;
+            }
         }
-        progress
-            .next()
-            .await
-            .map_err(|last| last.into_failure(&format!("the drain goes on; `kubectl alkhub undrain {pod}` ends it")))?;
+    }
+}
+
+/// A pod that is in no status of its Hub: nobody would empty it, or say when it is empty.
+fn unseen(pod: &str, hub: &str) -> Failure {
+    Failure::other(format!(
+        "the operator has not seen pod {pod} yet: it is not in the status of Hub {hub}. Try again in half a minute; if that \
+         does not help, see whether the operator runs (`kubectl get pods --all-namespaces | grep alkhub-operator`)"
+    ))
+}
+
+/// What becomes of a drain that nobody waits for any more.
+fn what_goes_on(pod: &str, is_told: bool) -> String {
+    let end = format!("`kubectl alkhub undrain {pod}` ends it");
+    match is_told {
+        true => format!("the drain goes on for as long as the operator runs; {end}"),
+        false => format!("the operator has not told the pod yet, and does when it runs and reaches the Hub; {end}"),
     }
 }
 
@@ -88,5 +109,28 @@ fn line(pod: &str, now: &PodStatus) -> String {
     match now.draining {
         true => format!("{pod} drains: {now}"),
         false => format!("{pod} is not told yet: {now}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_does_is_not_promised() {
+        let unseen = format!("{:?}", unseen("demo-a-1", "demo"));
+        assert!(
+            unseen.contains("has not seen pod demo-a-1") && unseen.contains("whether the operator runs"),
+            "{unseen}"
+        );
+        let (told, untold) = (what_goes_on("demo-a-1", true), what_goes_on("demo-a-1", false));
+        assert!(
+            told.starts_with("the drain goes on for as long as the operator runs"),
+            "{told}"
+        );
+        assert!(
+            !untold.contains("goes on") && untold.contains("undrain demo-a-1"),
+            "{untold}"
+        );
     }
 }
