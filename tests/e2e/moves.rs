@@ -38,11 +38,13 @@ pub(crate) async fn spokes_of_both_kinds_are_called_from_here_on(world: &mut Wor
     Ok(())
 }
 
-/// A setting is changed: every pod gives its connections to one of the new revision, and goes.
+/// A setting is changed: every pod gives its connections to one of the new revision, and goes. With so few calls those to plain
+/// spokes that are away for a second are more than the 1 % at which a roll-out pauses by itself.
 pub(crate) async fn a_changed_setting_replaces_every_pod(world: &mut World) -> Result<()> {
     let kube = world.kube.clone();
     let before: HashSet<String> = ready_pods(&kube, DEMO, "demo").await?.into_iter().collect();
-    let patch = json!({ "spec": { "config": { "calls": { "default-timeout": "40s" } } } }).to_string();
+    let changed = json!({ "calls": { "default-timeout": "40s" } });
+    let patch = json!({ "spec": { "config": changed, "rollout": { "pauseOnFailure": false } } }).to_string();
     kube.kubectl(&["patch", "-n", DEMO, "hub/demo", "--type=merge", "-p", &patch])
         .await?;
     until_within("every pod is another one", Duration::from_secs(300), || async {
