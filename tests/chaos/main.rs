@@ -91,7 +91,8 @@ fn seeds() -> Result<Vec<u64>> {
 }
 
 fn number(name: &str) -> Result<Option<u64>> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty());
+    let text = std::env::var_os(name).and_then(|text| text.into_string().ok());
+    let text = text.filter(|text| !text.is_empty());
     text.map(|text| text.parse().with_context(|| format!("{name} is a number")))
         .transpose()
 }
@@ -134,7 +135,7 @@ impl Plan {
         let at = |part: usize| {
             seen.callable
                 .get(seen.callable.len() * part / 100)
-                .or(seen.callable.last())
+                .or_else(|| seen.callable.last())
         };
         say(&format!(
             "every operation through every hub after the last trouble: p50 {:.1?}, p90 {:.1?}, max {:.1?}",

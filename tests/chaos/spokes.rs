@@ -60,7 +60,7 @@ impl Program {
             tasks.spawn(plain(run.clone(), url, self.instance()));
             None
         } else {
-            let spoke = sdk(run, &url, self.number, self.instance());
+            let spoke = sdk(run, &url, self.number, &self.instance());
             tasks.spawn(watched(run.clone(), spoke.status()));
             Some(spoke)
         };
@@ -90,15 +90,15 @@ impl Program {
 }
 
 /// Two programs of the first name and one of the second; the first has two sessions.
-fn sdk(run: &Run, url: &str, number: usize, instance: String) -> Spoke {
+fn sdk(run: &Run, url: &str, number: usize, instance: &str) -> Spoke {
     let name = format!("{}{}", run.prefix, NAMES[number / 2]);
     let mut builder = Spoke::builder(url)
         .token(&*run.key)
         .name(&name)
-        .instance_id(&instance)
+        .instance_id(instance)
         .sessions(if number == 0 { 2 } else { 1 })
         .drain_timeout(Duration::from_secs(5));
-    for offered in operations(run, &name, &instance) {
+    for offered in operations(run, &name, instance) {
         builder = builder.operation(offered);
     }
     builder.spawn().expect("valid settings")
