@@ -249,7 +249,7 @@ pub(crate) async fn an_idle_hub_and_an_idle_operator_are_small(world: &mut World
     let hub = ready_pods(&world.kube, DEMO, "demo").await?.remove(0);
     let operator = operator_pod(&world.kube).await?;
     for (namespace, pod, port, limit) in [
-        (DEMO, hub, MANAGEMENT_PORT, 40.0),
+        (DEMO, hub, MANAGEMENT_PORT, 48.0),
         (SYSTEM, operator, OPERATOR_PORT, 30.0),
     ] {
         let reach = Reach::pod(&world.kube, namespace, &pod, port).await?;
