@@ -107,6 +107,11 @@ impl Fake {
         self.0.lock().pods.insert(pod.to_owned(), connections);
     }
 
+    /// How many WebSockets a pod has.
+    pub(crate) fn connections(&self, pod: &str) -> u64 {
+        self.0.lock().pods.get(pod).copied().unwrap_or_default()
+    }
+
     /// A pod is left out of the report from now on.
     pub(crate) fn hide(&self, pod: &str) {
         self.0.lock().hidden.insert(pod.to_owned());

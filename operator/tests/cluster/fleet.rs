@@ -46,7 +46,7 @@ async fn busy(namespace: &str, pods: i32) -> (World, Fake, Operator) {
 }
 
 /// Waits until a Hub has as many pods as it asks for, and nothing else.
-async fn settled(world: &World, pods: i32) {
+pub(crate) async fn settled(world: &World, pods: i32) {
     let shown = format!("{pods}/{pods}");
     let has = |hub: &Hub| {
         let status = hub.status.clone().unwrap_or_default();
@@ -65,7 +65,7 @@ fn uids(pods: &[Pod]) -> Vec<String> {
 }
 
 /// Waits until a pod is marked.
-async fn marked(world: &World) -> Pod {
+pub(crate) async fn marked(world: &World) -> Pod {
     eventually("a pod is marked", || async {
         let pods = world.pods().await?;
         let found = pods.iter().find(|pod| pod.annotations().contains_key(DRAIN));

@@ -77,6 +77,8 @@ pub(crate) fn controllers(work: &Work) -> Vec<String> {
         ("node-monitor-period", "1s"),
         ("node-monitor-grace-period", "8s"),
         ("pvclaimbinder-sync-period", "1s"),
+        // How often a HorizontalPodAutoscaler looks at its metrics, and how long an API of metrics may stay unknown.
+        ("horizontal-pod-autoscaler-sync-period", "1s"),
     ])
 }
 
