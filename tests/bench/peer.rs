@@ -80,14 +80,14 @@ impl Servers {
                 // Nobody answers pings here.
                 ("ALKHUB_SERVER__PING_INTERVAL", "60s".to_owned()),
                 ("ALKHUB_SERVER__DEAD_AFTER", "120s".to_owned()),
-                // What is measured stays on its hub.
-                ("ALKHUB_SERVER__REBALANCE", "false".to_owned()),
             ];
             if let Some(redis) = &redis {
                 environment.push(("ALKHUB_EVENTS__REDIS_URL", redis.url()));
             }
             if is_linked {
                 environment.push(("ALKHUB_SERVER__PEER_LISTEN", format!("127.0.0.1:{peer_port}")));
+                // What is measured stays on its hub. A build that knows no links knows no such setting.
+                environment.push(("ALKHUB_SERVER__REBALANCE", "false".to_owned()));
             }
             let log = folder.path().join(format!("alkhub-{node}.log"));
             let mut server = Server::start(program, &["serve"], &environment, &log)?;
