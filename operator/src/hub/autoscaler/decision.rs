@@ -1,8 +1,8 @@
 //! How many pods a Hub should have, by its connections and its calls in flight; pure.
 //!
 //! Invariants
-//! - Nothing is decided while it is not known what every ready pod has, or while one may be counted twice, and then nothing that was seen before counts: a window
-//!   begins anew. Bounds hold without figures.
+//! - Nothing is decided while it is not known what every ready pod has, or while one may be counted twice, and then nothing that
+//!   was seen before counts: a window begins anew. Bounds hold without figures.
 //! - Pods are added or taken away only after all of a window has asked for it, and then as many as all of it asked for.
 //! - All state is in the status: whoever leads next goes on with the window that it finds there, unless nobody has looked for
 //!   too long.
