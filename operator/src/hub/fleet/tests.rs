@@ -74,7 +74,16 @@ fn said(step: Step) -> String {
 }
 
 fn next(sets: &[(&str, i32, &str)], to: (&str, i32)) -> String {
-    said(step(&fleet(sets), &goal(to.0, to.1)))
+    next_held(sets, to, None)
+}
+
+/// The next step while some pods are held.
+fn next_held(sets: &[(&str, i32, &str)], to: (&str, i32), held: Option<HeldPods>) -> String {
+    let goal = Goal {
+        held,
+        ..goal(to.0, to.1)
+    };
+    said(step(&fleet(sets), &goal))
 }
 
 #[test]
@@ -283,16 +292,7 @@ fn a_mark_whose_hub_was_told_nothing_for_long_is_made_anew() {
 
 #[test]
 fn before_the_first_report_no_ready_pod_is_chosen() {
-    let next = |sets: &[(&str, i32, &str)], to: (&str, i32)| {
-        let held = Some(HeldPods::Unasked);
-        said(step(
-            &fleet(sets),
-            &Goal {
-                held,
-                ..goal(to.0, to.1)
-            },
-        ))
-    };
+    let next = |sets: &[(&str, i32, &str)], to| next_held(sets, to, Some(HeldPods::Unasked));
 
     assert_eq!(next(&[("a", 3, "rrr")], ("a", 2)), "hold");
     assert_eq!(next(&[("a", 2, "rr"), ("b", 1, "r")], ("b", 2)), "hold");
@@ -311,16 +311,7 @@ fn before_the_first_report_no_ready_pod_is_chosen() {
 
 #[test]
 fn without_redis_pods_of_the_newest_revision_stay_and_older_ones_go() {
-    let next = |sets: &[(&str, i32, &str)], to: (&str, i32)| {
-        let held = Some(HeldPods::NoRedis);
-        said(step(
-            &fleet(sets),
-            &Goal {
-                held,
-                ..goal(to.0, to.1)
-            },
-        ))
-    };
+    let next = |sets: &[(&str, i32, &str)], to| next_held(sets, to, Some(HeldPods::NoRedis));
 
     assert_eq!(next(&[("a", 3, "rrr")], ("a", 2)), "hold");
     assert_eq!(next(&[("a", 3, "rrR")], ("a", 2)), "hold", "it has had its time");
