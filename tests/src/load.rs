@@ -136,12 +136,8 @@ impl Load {
     /// Some are not, though their time is up; how many.
     pub async fn calls_end(&self) -> Result<()> {
         self.stop_calling.cancel();
-        let end = Instant::now() + callers::TIMEOUT + Duration::from_secs(5);
-        while self.tally.running() > 0 {
-            anyhow::ensure!(Instant::now() < end, "{} calls do not end", self.tally.running());
-            pause(Duration::from_millis(50)).await;
-        }
-        Ok(())
+        let within = callers::TIMEOUT + Duration::from_secs(5);
+        none_left(within, "calls do not end", || self.tally.running()).await
     }
 
     /// Waits until every spoke has a connection.
@@ -149,16 +145,8 @@ impl Load {
     /// # Errors
     /// One has none for so long; how many do not.
     pub async fn all_connected(&self, within: Duration) -> Result<()> {
-        let end = Instant::now() + within;
-        while self.tally.connected() < self.names.len() {
-            let missing = self.names.len() - self.tally.connected();
-            anyhow::ensure!(
-                Instant::now() < end,
-                "{missing} spokes are not connected after {within:?}"
-            );
-            pause(Duration::from_millis(50)).await;
-        }
-        Ok(())
+        let missing = || self.names.len() - self.tally.connected();
+        none_left(within, "spokes are not connected", missing).await
     }
 
     /// Plain spokes.
@@ -241,6 +229,19 @@ async fn work(tally: &Tally, input: &Value) -> Value {
     pause(Duration::from_millis(input["ms"].as_u64().unwrap_or(0))).await;
     let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     serde_json::json!({ "n": number, "us": took })
+}
+
+/// Waits until nothing is left of what is counted, for so long at most.
+async fn none_left(within: Duration, what: &str, left: impl Fn() -> usize) -> Result<()> {
+    let end = Instant::now() + within;
+    loop {
+        let left = left();
+        if left == 0 {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < end, "{left} {what} after {within:?}");
+        pause(Duration::from_millis(50)).await;
+    }
 }
 
 /// Lets time pass.

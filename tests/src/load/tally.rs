@@ -144,12 +144,15 @@ impl Tally {
     /// A call is over.
     pub(super) fn ended(&self, ended: Ended) {
         self.seen.lock().window.ended.push(ended);
-        self.over.fetch_add(1, Ordering::Relaxed);
+        self.over.fetch_add(1, Ordering::Release);
     }
 
     /// Calls that are not over.
-    pub(super) fn running(&self) -> u64 {
-        self.next.load(Ordering::Relaxed) - self.over.load(Ordering::Relaxed)
+    pub(super) fn running(&self) -> usize {
+        // In this order: a call that begins and ends in between is none that is over before it began.
+        let over = self.over.load(Ordering::Acquire);
+        let running = self.next.load(Ordering::Acquire) - over;
+        usize::try_from(running).unwrap_or(usize::MAX)
     }
 
     /// A spoke has a connection on which it is registered, where it may have had none.
