@@ -215,16 +215,24 @@ impl Balance {
         let (Some(me), Some(raise)) = (me, levels.raise(membership, own)) else {
             return Sign::Open;
         };
-        let newest = membership.newest(own);
-        if rolling && Some(me.revision) != newest {
-            let new = membership.serving(own).filter(|m| Some(m.revision) == newest);
-            let taking = new.filter(|member| levels.takes(member, 0.0)).count();
+        let is_newest = Some(me.revision) == membership.newest(own);
+        if rolling && !is_newest {
+            let new = membership
+                .serving(own)
+                .filter(|m| Some(m.revision) == membership.newest(own));
+            let taking = new.filter(|member| levels.crowded_room(member) >= 1.0).count();
             if taking >= enough(membership.serving(own).count()) {
                 return Sign::Shut;
             }
         }
         let held = self.history.least_held(self.rule.lag);
-        let over = f64::from(held) + 1.0 > levels.door(me.weight) + raise;
+        let door = levels.door(me.weight) + raise;
+        let most = if rolling && is_newest {
+            door.max(levels.crowded(me.weight))
+        } else {
+            door
+        };
+        let over = f64::from(held) + 1.0 > most;
         if over && self.history.covers(self.rule.lag) {
             Sign::Shut
         } else {
@@ -360,17 +368,19 @@ impl Look<'_> {
         Targets::new(takers.iter().map(|member| (&member.pod, self.current.deficit(member))))
     }
 
-    /// Pods of the newest revision as far as they have room: first those below the mean, then those below their goal.
-    /// Where they have none, all that serve.
+    /// Pods of the newest revision as far as they have room: first those below the mean, then those below their goal,
+    /// then those that may be crowded for a while. Where they have none, all that serve, in the same order.
     fn targets_of_drain(&self) -> Targets {
         let newest = self.membership.newest(self.own);
         let (new, all) = (self.takers(|revision| Some(revision) == newest), self.takers(|_| true));
-        for takers in [new, all.clone()] {
-            for part in [Levels::deficit as fn(&Levels, &Member) -> f64, Levels::room] {
-                let targets = Targets::new(takers.iter().map(|member| (&member.pod, part(&self.current, member))));
-                if !targets.is_empty() {
-                    return targets;
-                }
+        let parts = [Levels::deficit, Levels::room, Levels::crowded_room];
+        for (takers, part) in [&new, &all]
+            .into_iter()
+            .flat_map(|takers| parts.map(|part| (takers, part)))
+        {
+            let targets = Targets::new(takers.iter().map(|member| (&member.pod, part(&self.current, member))));
+            if !targets.is_empty() {
+                return targets;
             }
         }
         Targets::new(all.iter().map(|member| (&member.pod, f64::from(member.weight))))

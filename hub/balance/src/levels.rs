@@ -14,6 +14,7 @@ pub(crate) struct Levels {
     /// Connections by weight.
     pub(crate) mean: f64,
     factor: f64,
+    crowded: f64,
     slack: u32,
 }
 
@@ -26,6 +27,7 @@ impl Levels {
         Self {
             mean,
             factor: rule.factor,
+            crowded: rule.crowded,
             slack: if ordered { 0 } else { rule.slack },
         }
     }
@@ -41,6 +43,12 @@ impl Levels {
         self.goal(weight) - f64::from(self.slack / 2)
     }
 
+    /// What a pod of the newest revision may hold while older ones give theirs away: none is to go to an old one, only
+    /// because the new ones are as unequal as the old ones were.
+    pub(crate) fn crowded(&self, weight: u32) -> f64 {
+        (self.mean * f64::from(weight) * self.crowded).ceil() + f64::from(self.slack)
+    }
+
     /// How far a pod is below its part of the mean; 0 when it is not.
     pub(crate) fn deficit(&self, member: &Member) -> f64 {
         (self.mean * f64::from(member.weight) - f64::from(member.connections)).max(0.0)
@@ -51,9 +59,9 @@ impl Levels {
         (self.goal(member.weight) - f64::from(member.connections)).max(0.0)
     }
 
-    /// Whether a pod takes one connection more, above its own level by so much.
-    pub(crate) fn takes(&self, member: &Member, raise: f64) -> bool {
-        f64::from(member.connections) + 1.0 <= self.door(member.weight) + raise
+    /// How far a pod is below what it may hold in a roll-out; 0 when it is not.
+    pub(crate) fn crowded_room(&self, member: &Member) -> f64 {
+        (self.crowded(member.weight) - f64::from(member.connections)).max(0.0)
     }
 
     /// By how much all levels are raised for connections that a load balancer places, so that one in eight of the pods

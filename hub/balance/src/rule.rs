@@ -8,6 +8,9 @@ pub struct Rule {
     /// What a pod may hold of the mean, as a factor. Lower: more moves for a balance that nobody notices. Higher: the
     /// fullest pod is further above the mean than the aim of 1.15.
     pub factor: f64,
+    /// The same for pods of the newest revision while older ones go. Lower: in a roll-out connections go to old pods and
+    /// move again. Higher: one new pod takes more than it was made for where many old ones go at once.
+    pub crowded: f64,
     /// Connections above that which are no reason to move any. Lower: small Hubs move connections for nothing. Higher:
     /// they stay unequal.
     pub slack: u32,
@@ -49,6 +52,7 @@ impl Default for Rule {
     fn default() -> Self {
         Self {
             factor: 1.10,
+            crowded: 1.30,
             slack: 8,
             settle: Duration::from_secs(10),
             spread: Duration::from_secs(20),

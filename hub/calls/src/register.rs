@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_budget::{Budgets, Held, Kept};
-use alkhub_hub_cluster::{Cluster, DirectoryEntry, OfferedOperation};
+use alkhub_hub_cluster::{Cluster, DirectoryEntry, Error, OfferedOperation};
 use alkhub_protocol::admin::InstanceState;
 use alkhub_protocol::register::{OperationResult, RegisterInput, RegisterOutput};
 use alkhub_protocol::{CallError, CloseCode, Code, HubId, RawJson};
@@ -246,8 +246,7 @@ impl Registrar {
             if gone.is_cancelled() {
                 return connection_ended();
             }
-            let message = format!("the directory did not take the registration: {error}");
-            CallError::new(Code::Unavailable, message).retryable()
+            not_taken(&error)
         })?;
         self.entered(policy, session, DirectoryEntry { generation, ..entry })
     }
@@ -352,6 +351,12 @@ fn offered(operation: &Arc<Operation>) -> OfferedOperation {
         name: operation.name.clone(),
         hash: operation.hash.to_string(),
     }
+}
+
+/// The answer to a registration that the directory of all hubs refused, or may not have.
+fn not_taken(error: &Error) -> CallError {
+    let message = format!("the directory did not take the registration: {error}");
+    CallError::new(Code::Unavailable, message).retryable()
 }
 
 /// The answer to a registration whose connection ended, or was replaced, before the directory had it.

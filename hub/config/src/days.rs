@@ -7,7 +7,7 @@ use serde::Serializer;
 
 pub(crate) use humantime_serde::deserialize;
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// In days where it is a whole number of them.
 pub(crate) fn shown(time: Duration) -> String {

@@ -10,7 +10,7 @@ use humantime_serde::re::humantime::parse_duration;
 use toml::{Table, Value};
 use url::Url;
 
-use crate::days::shown;
+use crate::days::{DAY, shown};
 use crate::{Error, HubConfig};
 
 /// What a setting may be.
@@ -28,7 +28,6 @@ pub(crate) enum Range {
 
 const MS: Duration = Duration::from_millis(1);
 const LEAST: Duration = Duration::from_millis(100);
-const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The longest wait; clocks and timers can add it to any time.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The longest time that something is kept.

@@ -34,6 +34,7 @@ mod endpoint;
 mod error;
 mod kept;
 mod last_cause;
+mod outbox;
 #[cfg(test)]
 mod panicking;
 mod queue;

@@ -22,7 +22,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::Error;
 use crate::endpoint::{BACKOFF, HubEndpoint, Socket, pause};
-use crate::socket::{self, Ending, Outbox};
+use crate::outbox::{self, Outbox};
+use crate::socket::{self, Ending};
 
 /// Time for the hub to answer who comes back.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +60,7 @@ pub(crate) async fn run(
 ) -> Ending {
     let _end = EndOnDrop(outbox);
     let hello = outbox.kept(|kept| kept.hello());
-    if let Err(error) = socket.send(socket::text(hello)).await {
+    if let Err(error) = socket.send(outbox::text(hello)).await {
         return Ending::Broken(error.to_string());
     }
     loop {
@@ -209,7 +210,7 @@ async fn come_back(endpoint: &HubEndpoint, outbox: &Outbox) -> Result<Resumed, E
 async fn resume(mut socket: Socket, outbox: &Outbox) -> Result<Result<Resumed, String>, String> {
     let mut hub = String::new();
     let hello = outbox.kept(|kept| kept.hello());
-    socket.send(socket::text(hello)).await.map_err(|e| e.to_string())?;
+    socket.send(outbox::text(hello)).await.map_err(|e| e.to_string())?;
     let until = Instant::now() + ANSWER_TIMEOUT;
     loop {
         let message = timeout_at(until, socket.next()).await;

@@ -1,51 +1,25 @@
 //! One open WebSocket: a reader that hands messages on and a writer that sends what is queued, in batches.
 //!
-//! The queue may outlive the socket: where the hub keeps the session, another socket goes on with it
-//! ([`crate::session`]).
-//!
 //! Invariants
-//! - Messages leave in the order in which they were queued, many with one flush.
-//! - Whatever was queued before [`Outbox::close`] is sent before the close frame.
+//! - Messages leave in the order in which they were queued, many with one flush, and before the close frame.
 //! - A socket on which nothing arrives for 8 s, though it was asked with a ping, is given up; after 25 s where the question may
 //!   stand behind much that is on its way. So is one whose hub goes on asking for what is refused and takes no refusal: they
 //!   would grow without end.
 
-use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use alkhub_protocol::frame::session::Migrate;
-use alkhub_queue::{Full, Limits, Queue, Weigh};
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
-use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::endpoint::Socket;
-use crate::kept::{HubMessage, KeptSession};
-
-/// What may wait to be sent; over it senders wait.
-const OUTBOX_LIMITS: Limits = Limits {
-    items: 65_536,
-    bytes: 4 * 1024 * 1024,
-};
-
-/// What leaves at once: a part of what is kept of messages that are not acknowledged.
-const BATCH: Limits = Limits {
-    items: 256,
-    bytes: 64 * 1024,
-};
-
-/// Refusals that may wait to be sent.
-const REFUSALS: usize = 4_096;
+use crate::kept::KeptSession;
+use crate::outbox::Outbox;
 
 /// Silence after which the peer is asked.
 const PING_AFTER: Duration = Duration::from_secs(3);
@@ -59,15 +33,8 @@ const DEAD_AFTER_MUCH: Duration = Duration::from_secs(22);
 /// What any link takes in little time.
 const MUCH_BYTES: usize = 64 * 1024;
 
-/// How the answers to calls begin, as they are encoded here.
-const ANSWERS: [&[u8]; 2] = [b"{\"type\":\"call.responded\"", b"{\"type\":\"call.error\""];
-
 /// Time for the peer to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The queue of one socket; its clones share it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outbox(Arc<Shared>);
 
 /// How a socket ended.
 #[derive(Debug)]
@@ -82,330 +49,6 @@ pub(crate) enum Ending {
     Failed(Error),
 }
 
-/// The socket is no more; the message was not sent.
-#[derive(Debug)]
-pub(crate) struct Gone;
-
-#[derive(Debug, Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    /// Room again.
-    room: Notify,
-    /// The hub asks to go on with the session on another one.
-    moves: Notify,
-    /// More refusals wait than may.
-    is_stalled: CancellationToken,
-    /// How many hubs take connections; 0 while none has said so.
-    hubs: watch::Sender<u32>,
-    /// Whether the hub takes hashes of specifications; nothing while it has not said so.
-    hashes: watch::Sender<Option<bool>>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Ended when the socket is to close.
-    queue: Queue<Unsent>,
-    /// Of what is queued, refusals.
-    refusals: usize,
-    /// The close frame is on its way, or the session has ended.
-    is_gone: bool,
-    /// Of a session that has ended, the answers that its hub may lack.
-    left: Vec<Bytes>,
-    /// What is known of the session at the hub.
-    kept: KeptSession,
-}
-
-#[derive(Debug)]
-enum Unsent {
-    Message(Bytes),
-    /// A message that says no, of which there may be [`REFUSALS`].
-    Refusal(Bytes),
-    Ping,
-    /// What was received so far.
-    Ack,
-}
-
-// === impl Outbox ===
-
-impl Outbox {
-    /// Queues a message, waiting for room. A dropped future has queued nothing.
-    pub(crate) async fn send(&self, message: Bytes) -> Result<(), Gone> {
-        loop {
-            let room = self.0.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            {
-                let mut waiting = self.0.waiting.lock();
-                // The last one may be over the limit by its own bytes: else a large one would wait while small ones overtake it.
-                match waiting.queue.room(0, OUTBOX_LIMITS) {
-                    Ok(()) => {
-                        let waiter = waiting.queue.add(Unsent::Message(message));
-                        drop(waiting);
-                        waiter.wake();
-                        return Ok(());
-                    }
-                    Err(Full::Ended) => return Err(Gone),
-                    Err(Full::Queue) => {}
-                }
-            }
-            room.await;
-        }
-    }
-
-    /// Queues a short message of which there is at most one for each running call or topic, room or not; while the
-    /// socket is closing too, as long as the close frame has not left.
-    pub(crate) fn push(&self, message: Bytes) {
-        self.add(Unsent::Message(message));
-    }
-
-    /// Queues the refusal of something that the hub asked for. The hub asks as often as it likes: where too many wait, it
-    /// does not read, and the socket is given up.
-    pub(crate) fn refuse(&self, message: Bytes) {
-        {
-            let mut waiting = self.0.waiting.lock();
-            if waiting.refusals < REFUSALS {
-                waiting.refusals += 1;
-            } else {
-                drop(waiting);
-                self.0.is_stalled.cancel();
-                return;
-            }
-        }
-        self.add(Unsent::Refusal(message));
-    }
-
-    /// Whether messages are taken.
-    pub(crate) fn is_open(&self) -> bool {
-        !self.0.waiting.lock().queue.has_ended()
-    }
-
-    /// Lets the socket close once everything queued is sent.
-    pub(crate) fn close(&self) {
-        let waiter = self.0.waiting.lock().queue.end();
-        waiter.wake();
-        self.0.room.notify_waiters();
-    }
-
-    fn add(&self, unsent: Unsent) {
-        let mut waiting = self.0.waiting.lock();
-        if !waiting.is_gone {
-            let waiter = waiting.queue.add(unsent);
-            drop(waiting);
-            waiter.wake();
-        }
-    }
-
-    /// Ends it: nothing is taken any more, and what waits is dropped; but the answers to calls stay, for [`Outbox::take_left`].
-    pub(crate) fn end(&self) {
-        let mut waiting = self.0.waiting.lock();
-        waiting.is_gone = true;
-        let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
-        let unreceived = waiting.kept.take_unreceived().into_iter();
-        let unsent = unsent.into_iter().filter_map(|unsent| match unsent {
-            Unsent::Message(message) | Unsent::Refusal(message) => Some(message),
-            Unsent::Ping | Unsent::Ack => None,
-        });
-        let answers = unreceived.chain(unsent).filter(is_answer);
-        waiting.left.extend(answers);
-        drop(waiting);
-        waiter.wake();
-        self.0.room.notify_waiters();
-    }
-
-    /// The answers to calls that the hub of a session which has ended may lack, in order.
-    pub(crate) fn take_left(&self) -> Vec<Bytes> {
-        std::mem::take(&mut self.0.waiting.lock().left)
-    }
-
-    /// Resolves when it is to close.
-    pub(crate) async fn closed(&self) {
-        loop {
-            let changed = self.0.room.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if !self.is_open() {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    /// Waits until the hub asks to go on with the session elsewhere. Dropping the future loses nothing.
-    pub(crate) async fn migrate(&self) -> Migrate {
-        loop {
-            if let Some(migrate) = self.kept(KeptSession::take_migrate) {
-                return migrate;
-            }
-            self.0.moves.notified().await;
-        }
-    }
-
-    /// Has the session go on on another hub, as when its hub asks for that; where the hub keeps it.
-    pub(crate) fn move_on(&self, time: Duration) {
-        self.kept(|kept| kept.move_on(time));
-        self.0.moves.notify_one();
-    }
-
-    /// How many hubs take connections, and each change of it; 0 while none has said so.
-    pub(crate) fn hubs(&self) -> watch::Receiver<u32> {
-        self.0.hubs.subscribe()
-    }
-
-    /// Notes what a hub says of that.
-    pub(crate) fn hubs_are(&self, hubs: u32) {
-        self.0
-            .hubs
-            .send_if_modified(|known| std::mem::replace(known, hubs) != hubs);
-    }
-
-    /// Whether the hub takes hashes of specifications, where it has said so.
-    pub(crate) fn is_by_hash(&self) -> Option<bool> {
-        self.kept(|kept| kept.hashes())
-    }
-
-    /// The same, once the hub has said so.
-    pub(crate) async fn says_by_hash(&self) -> bool {
-        let mut said = self.0.hashes.subscribe();
-        // The sender is our own.
-        drop(said.wait_for(Option::is_some).await);
-        // The session may have gone to another one since.
-        self.is_by_hash() == Some(true)
-    }
-
-    /// Looks at, or changes, what is known of the session at the hub.
-    pub(crate) fn kept<T>(&self, look: impl FnOnce(&mut KeptSession) -> T) -> T {
-        look(&mut self.0.waiting.lock().kept)
-    }
-
-    /// Has what the hub did not receive sent again, before what waits.
-    ///
-    /// # Errors
-    /// Something that it did not receive is not kept any more.
-    pub(crate) fn rewind(&self, received: u64) -> Result<(), String> {
-        let mut waiting = self.0.waiting.lock();
-        let again = waiting.kept.rewind(received)?;
-        let rest = waiting.queue.take_all();
-        let again = again.into_iter().map(Unsent::Message);
-        for unsent in again.chain(rest) {
-            // Nobody waits for it yet: the writer comes after this.
-            drop(waiting.queue.add(unsent));
-        }
-        Ok(())
-    }
-
-    /// Notes a message of the hub; gives back what is for the reader.
-    fn heard(&self, message: Bytes) -> Option<Bytes> {
-        let mut waiting = self.0.waiting.lock();
-        let (was_full, before) = (waiting.kept.is_full(), waiting.kept.hashes());
-        let heard = waiting.kept.heard(&message);
-        if was_full && !waiting.kept.is_full() {
-            waiting.queue.reader().wake();
-        }
-        if waiting.kept.hashes() != before {
-            self.0.hashes.send_replace(waiting.kept.hashes());
-        }
-        match heard {
-            HubMessage::Message { ack } => {
-                let waiter = ack.then(|| waiting.queue.add(Unsent::Ack));
-                drop(waiting);
-                if let Some(waiter) = waiter {
-                    waiter.wake();
-                }
-                Some(message)
-            }
-            HubMessage::Control => None,
-            HubMessage::Migrate => {
-                drop(waiting);
-                self.0.moves.notify_one();
-                None
-            }
-            HubMessage::Hubs(hubs) => {
-                drop(waiting);
-                self.hubs_are(hubs);
-                None
-            }
-        }
-    }
-
-    /// The hub asked for a sign of life: it is told what was received, if that is news.
-    fn beat(&self) {
-        let mut waiting = self.0.waiting.lock();
-        if waiting.kept.has_news() && !waiting.is_gone {
-            let waiter = waiting.queue.add(Unsent::Ack);
-            drop(waiting);
-            waiter.wake();
-        }
-    }
-
-    /// What is queued, to be sent now, up to [`BATCH`]: what counts as sent is what is on its way. While as much is not
-    /// acknowledged as is kept, nothing leaves. `None` when closing and nothing is left.
-    async fn batch(&self) -> Option<Vec<Message>> {
-        let batch = poll_fn(|context| {
-            let mut waiting = self.0.waiting.lock();
-            let may_leave = !waiting.kept.is_full() || waiting.queue.has_ended();
-            if !waiting.queue.is_empty() && may_leave {
-                let waiting = &mut *waiting;
-                let mut batch = Vec::new();
-                let begin = waiting.queue.bytes();
-                while batch.len() < BATCH.items
-                    && begin - waiting.queue.bytes() < BATCH.bytes
-                    && (batch.is_empty() || !waiting.kept.is_full())
-                    && let Some(unsent) = waiting.queue.pop()
-                {
-                    waiting.refusals -= usize::from(matches!(unsent, Unsent::Refusal(_)));
-                    batch.push(unsent.leaves(&mut waiting.kept));
-                }
-                return Poll::Ready(Some(batch));
-            }
-            if waiting.queue.has_ended() && waiting.queue.is_empty() {
-                waiting.is_gone = true;
-                return Poll::Ready(None);
-            }
-            waiting.queue.wait(context);
-            Poll::Pending
-        })
-        .await;
-        self.0.room.notify_waiters();
-        batch
-    }
-}
-
-// === impl Unsent ===
-
-impl Unsent {
-    /// It leaves: what it is on the wire.
-    fn leaves(self, kept: &mut KeptSession) -> Message {
-        let message = match self {
-            Self::Ping => return Message::Ping(Bytes::new()),
-            Self::Ack => kept.ack(),
-            Self::Message(message) | Self::Refusal(message) => {
-                kept.sent(&message);
-                message
-            }
-        };
-        text(message)
-    }
-}
-
-impl Weigh for Unsent {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Message(message) | Self::Refusal(message) => message.len(),
-            Self::Ping | Self::Ack => 0,
-        }
-    }
-}
-
-/// Whether a message of ours answers a call.
-fn is_answer(message: &Bytes) -> bool {
-    ANSWERS.iter().any(|begins| message.starts_with(begins))
-}
-
-/// A message of ours on the wire.
-pub(crate) fn text(message: Bytes) -> Message {
-    Message::Text(Utf8Bytes::try_from(message).expect("what is encoded here is UTF-8"))
-}
-
 /// Runs one socket to its end. `read` gets each message and must not wait. The queue stays as it is; dropping the future
 /// cuts the connection.
 pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)) -> Ending {
@@ -414,7 +57,7 @@ pub(crate) async fn run(socket: Socket, outbox: &Outbox, read: impl FnMut(Bytes)
     tokio::pin!(reading);
     let written = tokio::select! {
         ending = &mut reading => return ending,
-        () = outbox.0.is_stalled.cancelled() => {
+        () = outbox.stalled() => {
             outbox.kept(KeptSession::lose);
             return Ending::Broken("the hub asks and does not read what is answered".to_owned());
         }
@@ -455,7 +98,7 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
                 return Ending::Broken("the hub fell silent".to_owned());
             }
             asked = true;
-            outbox.add(Unsent::Ping);
+            outbox.ping();
             continue;
         };
         asked = false;
@@ -478,102 +121,4 @@ async fn closed(mut stream: SplitStream<Socket>, frame: Option<CloseFrame>) -> E
         (f.code, f.reason.as_str().to_owned())
     });
     Ending::ByHub(code.into(), reason)
-}
-
-#[cfg(test)]
-mod tests {
-    use alkhub_protocol::frame::encode;
-    use alkhub_protocol::frame::session::{RESUME, Welcome};
-    use alkhub_protocol::{CallError, Code, Dialect};
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    fn queued(outbox: &Outbox) -> usize {
-        outbox.0.waiting.lock().queue.len()
-    }
-
-    #[tokio::test]
-    async fn the_answers_of_a_session_that_has_ended_are_left_whether_or_not_they_were_sent() {
-        let outbox = Outbox::default();
-        let ask = "text.upper".parse().expect("valid");
-        let asked = encode::call_requested(Dialect::Id, "r", &ask, None, &encode::RequestOptions::default());
-        let output = |n: u64| encode::call_responded(Dialect::Id, "n1-7", &serde_json::json!(n).into());
-        let failed = encode::call_error(Dialect::Id, "n1-8", &CallError::new(Code::NotFound, "no"));
-        [asked, output(1)].into_iter().for_each(|sent| outbox.push(sent));
-        outbox.batch().await.expect("both leave");
-        [failed.clone(), encode::call_completed(Dialect::Id, "n1-9"), output(2)]
-            .into_iter()
-            .for_each(|waits| outbox.push(waits));
-
-        outbox.end();
-
-        assert_eq!(outbox.take_left(), [output(1), failed, output(2)]);
-        assert!(outbox.take_left().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_hub_that_reads_no_refusals_is_given_up_and_they_stay_bounded() {
-        let outbox = Outbox::default();
-        (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-        (0..BATCH.items).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
-        let mut left = 0;
-        while queued(&outbox) > BATCH.items {
-            left += outbox.batch().await.expect("it is open").len();
-        }
-        assert_eq!(left, REFUSALS);
-
-        (0..REFUSALS).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-        assert!(!outbox.0.is_stalled.is_cancelled(), "those before were taken");
-        (0..3).for_each(|_| outbox.refuse(Bytes::from_static(b"no")));
-
-        assert!(outbox.0.is_stalled.is_cancelled());
-        let waits = BATCH.items + REFUSALS;
-        assert_eq!(queued(&outbox), waits);
-        outbox.push(Bytes::from_static(b"the answer of a call that runs"));
-        assert_eq!(queued(&outbox), waits + 1, "these are as many as the calls");
-    }
-
-    /// A queue whose hub keeps the session.
-    fn granted() -> Outbox {
-        let outbox = Outbox::default();
-        outbox.kept(|kept| kept.hello());
-        let welcome = encode::welcome(&Welcome {
-            session_id: "s".to_owned(),
-            hub_id: "hub".to_owned(),
-            heartbeat_ms: 10_000,
-            resume_ms: 30_000,
-            max_inflight: 0,
-            features: vec![RESUME.to_owned()],
-        });
-        assert_eq!(outbox.heard(welcome), None, "the session's own");
-        outbox
-    }
-
-    #[tokio::test]
-    async fn what_counts_as_sent_can_be_sent_again_however_much_waits() {
-        let outbox = granted();
-        (0..3 * 4_096).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
-        assert!(outbox.batch().await.is_some_and(|sent| sent.len() == BATCH.items));
-        while let Some(Some(_)) = outbox.batch().now_or_never() {}
-
-        outbox.rewind(0).expect("everything that left is kept");
-
-        assert_eq!(queued(&outbox), 3 * 4_096);
-    }
-
-    #[tokio::test]
-    async fn what_waits_for_an_acknowledgement_leaves_with_it() {
-        let outbox = granted();
-        (0..4_097).for_each(|_| outbox.push(Bytes::from_static(b"an item")));
-        while let Some(Some(_)) = outbox.batch().now_or_never() {}
-        assert_eq!(queued(&outbox), 1);
-        let rest = outbox.batch();
-        tokio::pin!(rest);
-        assert!(futures::poll!(&mut rest).is_pending());
-
-        assert_eq!(outbox.heard(encode::ack(64)), None);
-
-        assert!(rest.await.is_some_and(|sent| sent.len() == 1));
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - A narrowed registration is a registration: with a generation of its own, in the turn of its connection, known to all
-//!   hubs. It takes the place of the one that is narrowed and of nothing newer: who has come, or moved, meanwhile stays. Calls that run go on, but for subscriptions to operations that may not be offered any more.
+//!   hubs. It takes the place of the one that is narrowed and of nothing newer: who has come, or moved, meanwhile stays.
+//!   Calls that run go on, but for subscriptions to operations that may not be offered any more.
 //! - Nothing grows here: what a declaration allows anew is offered when the spoke registers again.
 
 use std::sync::Arc;
@@ -56,15 +57,13 @@ impl Registrar {
             ..entry.clone()
         };
         let from = (self.hub.clone(), entry.generation);
-        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
-        let generation = match self.take_record(session, narrowed.clone(), from, gone).await {
-            Ok(generation) => generation,
+        let entered = self.succeed((Some(&policy), session), narrowed, from, gone).await;
+        let registration = match entered {
+            Ok(registration) => registration,
             // It was registered anew while this was decided, maybe at another hub, which looks for itself.
             Err(error) if error.code == Code::Conflict => return Ok(None),
             Err(error) => return Err(error),
         };
-        let narrowed = DirectoryEntry { generation, ..narrowed };
-        let registration = self.entered(Some(&policy), session, narrowed)?;
         tracing::info!(
             spoke.id = %session.spoke, instance.id = %session.instance, generation = registration.generation(), withdrawn,
             concurrency, "a spoke's declaration allows less than it had registered"

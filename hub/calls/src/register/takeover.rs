@@ -13,8 +13,8 @@ use alkhub_protocol::{CallError, Code, HubId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Registrar, connection_ended, door};
-use crate::caller::Caller;
+use super::{Registrar, connection_ended, door, not_taken};
+use crate::caller::{Caller, SpokePolicy};
 use crate::departure::REPLACED;
 use crate::outbox::Outbox;
 use crate::session::{Registration, Session};
@@ -68,41 +68,40 @@ impl Registrar {
             state: InstanceState::Connected,
             ..held
         };
-        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
-        let taken = self.take_record(&session, entry.clone(), from, gone).await;
-        let generation = taken.inspect_err(|_| self.not_entered(&session))?;
-        let entry = DirectoryEntry { generation, ..entry };
-        let registration = self.entered(caller.spoke.as_deref(), &session, entry)?;
+        let entered = self
+            .succeed((caller.spoke.as_deref(), &session), entry, from, gone)
+            .await;
+        let registration = entered.inspect_err(|_| self.not_entered(&session))?;
         session.hold(charge);
         tracing::info!(
-            spoke.id = %session.spoke, instance.id = %session.instance, generation,
+            spoke.id = %session.spoke, instance.id = %session.instance, generation = registration.generation(),
             "a spoke has come from another hub with its session"
         );
         Ok(registration)
     }
 
-    /// Makes a record the next one of its instance, in place of the one of a hub and a generation: one compare-and-set.
+    /// Makes a record the next one of its instance, in place of the one of a hub and a generation: one compare-and-set; and
+    /// enters it into this hub's directory.
     ///
     /// # Errors
     /// `CONFLICT`: the instance has registered anew since.
-    pub(super) async fn take_record(
-        &self,
-        session: &Session,
+    pub(super) async fn succeed(
+        self: &Arc<Self>,
+        (policy, session): (Option<&SpokePolicy>, &Arc<Session>),
         entry: DirectoryEntry,
         from: (HubId, u64),
         gone: &CancellationToken,
-    ) -> Result<u64, CallError> {
+    ) -> Result<Registration, CallError> {
         if !session.is_registered() {
             return Err(connection_ended());
         }
-        let taken = self.cluster.take_over_unless(gone, entry, from).await;
-        taken.map_err(|error| match error {
+        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
+        let taken = self.cluster.take_over_unless(gone, entry.clone(), from).await;
+        let generation = taken.map_err(|error| match error {
             Error::Taken => CallError::new(Code::Conflict, REPLACED),
             Error::GivenUp => connection_ended(),
-            error => {
-                let message = format!("the directory did not take the registration: {error}");
-                CallError::new(Code::Unavailable, message).retryable()
-            }
-        })
+            error => not_taken(&error),
+        })?;
+        self.entered(policy, session, DirectoryEntry { generation, ..entry })
     }
 }

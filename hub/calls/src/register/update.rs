@@ -81,18 +81,15 @@ impl Registrar {
         let operations = entry.operations.len();
         let (policy, concurrency) = (registrant.policy.as_deref(), entry.concurrency);
         let from = (standing.entry.hub.clone(), standing.entry.generation);
-        let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
-        let taken = self.take_record(&session, entry.clone(), from, gone).await;
-        let generation = taken.map_err(|error| ended(error, gone))?;
-        let entered = self.entered(policy, &session, DirectoryEntry { generation, ..entry });
+        let entered = self.succeed((policy, &session), entry, from, gone).await;
         let registration = entered.map_err(|error| ended(error, gone))?;
         session.hold(charge);
         self.metrics.registered(offer.accepted.len(), 0);
         tracing::info!(
-            spoke.id = %session.spoke, instance.id = %session.instance, generation, operations,
+            spoke.id = %session.spoke, instance.id = %session.instance, generation = registration.generation(), operations,
             added = offer.accepted.len(), "a spoke has changed what it offers"
         );
-        let output = self.output(&session, (generation, concurrency), offer.results);
+        let output = self.output(&session, (registration.generation(), concurrency), offer.results);
         Ok((output, registration))
     }
 

@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 use super::event::{Delivery, Event, gap};
 use crate::Error;
 use crate::endpoint::BACKOFF;
+use crate::outbox::Outbox;
 use crate::queue::{Receiver, Sender, queue};
-use crate::socket::Outbox;
 
 /// What one stream may leave unread; over it the oldest make room, and a gap takes their place.
 const LIMITS: Limits = Limits {

@@ -22,9 +22,10 @@ use super::state::{Pending, State};
 use crate::Error;
 use crate::endpoint::{self, BACKOFF, HubEndpoint};
 use crate::last_cause::LastCause;
+use crate::outbox::Outbox;
 use crate::queue::{Receiver, queue};
 use crate::session;
-use crate::socket::{Ending, Outbox};
+use crate::socket::Ending;
 
 /// What a subscription's reader may leave unread.
 const ITEM_LIMITS: Limits = Limits {

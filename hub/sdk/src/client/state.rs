@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 
 use super::followed::Followed;
 use crate::Error;
+use crate::outbox::Outbox;
 use crate::queue::Sender;
-use crate::socket::Outbox;
 
 /// Everything that waits.
 #[derive(Debug, Default)]

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use super::offers::Answered;
 use crate::Error;
+use crate::outbox::Outbox;
 use crate::session::Whereabouts;
-use crate::socket::Outbox;
 
 /// Time for the hub to answer a registration that takes the place of another one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

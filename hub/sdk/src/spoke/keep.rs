@@ -19,8 +19,9 @@ use crate::Error;
 use crate::endpoint::{self, BACKOFF, Socket};
 use crate::kept::KeptSession;
 use crate::last_cause::LastCause;
+use crate::outbox::Outbox;
 use crate::session::{self, LinkNews};
-use crate::socket::{Ending, Outbox};
+use crate::socket::Ending;
 
 /// Pauses between one second session and the next.
 const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));

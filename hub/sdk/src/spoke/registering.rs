@@ -23,7 +23,7 @@ use super::operation::NewOffer;
 use super::session::Session;
 use super::{Operation, Shared};
 use crate::Error;
-use crate::socket::Outbox;
+use crate::outbox::Outbox;
 
 /// Time for the hub to answer a first registration. It may have many schemas to compile, and others wait for the same; a hub
 /// that is gone is noticed by the silence of its socket, long before. Who gives up early makes the hub begin again.

@@ -24,7 +24,7 @@ use super::attachment::{Asked, Attachment};
 use super::operation::{Outcome, Run};
 use super::{Context, Failure, NoRoom, Shared};
 use crate::Error;
-use crate::socket::{Gone, Outbox};
+use crate::outbox::{Gone, Outbox};
 
 /// One session.
 pub(super) struct Session {
