@@ -18,8 +18,9 @@ pub(crate) const BALANCED: f64 = 1.15;
 const LIMIT: Duration = Duration::from_secs(300);
 /// A roll-out of four pods may take so long here; the aim is less.
 const ROLL_OUT: Duration = Duration::from_secs(600);
-/// Nothing moves when nobody has moved for so long: a pod looks for 10 s before it moves anybody.
-const QUIET: Duration = Duration::from_secs(14);
+/// Nothing moves when nobody has moved for so long: a pod that has moved some rests for 20 s, and looks for 10 s before it
+/// moves anybody.
+const QUIET: Duration = Duration::from_secs(32);
 /// What the process in a hub pod is called.
 const HUB_PROCESS: &str = "alkhub";
 /// For how long a pod, Redis or the operator stands still.

@@ -31,7 +31,7 @@ use crate::stage::Stage;
 /// Moves thousands of connections, and counts what their callers notice.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples, each after `alkhub-cluster up --nodes 3 --image … --image … --`:\n  alkhub-rebalance                               everything, 40 minutes\n  alkhub-rebalance --only grow --only roll-out   the events whose names have one of these texts\n  alkhub-rebalance --sessions 1 --only kill      spokes of the SDK with one session"
+    after_help = "Examples, each after `alkhub-cluster up --nodes 3 --image … --image … --`:\n  alkhub-rebalance                               everything, 40 minutes\n  alkhub-rebalance --only grow --only operator   the event of this name, or those whose names have this text\n  alkhub-rebalance --sessions 1 --only kill      spokes of the SDK with one session"
 )]
 pub(crate) struct Args {
     /// Spokes; half of them use the SDK, half are plain. Each takes up to two connections.
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Calls a second, all the time.
     #[arg(long, default_value_t = 300.0)]
     rate: f64,
-    /// Only the events whose names have one of these texts.
+    /// Only the event of this name; where none has it, those whose names have this text.
     #[arg(long)]
     only: Vec<String>,
     /// Writes the page to this file, and the picture beside it, with `.svg` in place of `.md`.
@@ -81,7 +81,11 @@ async fn run(args: &Args, kubeconfig: PathBuf) -> Result<()> {
     };
     let stage = Box::pin(Stage::build(kubeconfig, &scale)).await?;
     let mut report = Report::new(args, stage.load.connections())?;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()));
+    let names = |part: &str, name: &str| match EVENTS.iter().any(|event| event.name == part) {
+        true => name == part,
+        false => name.contains(part),
+    };
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| names(part, name));
     for event in EVENTS.iter().filter(|event| wanted(event.name)) {
         let began = Instant::now();
         match Box::pin(events::run(&stage, event)).await {
