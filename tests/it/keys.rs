@@ -1,6 +1,8 @@
 //! Keys and scopes over several hubs.
 
-use alkhub_test_support::until;
+use std::time::Duration;
+
+use alkhub_test_support::{until, until_within};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
 use alkhub_tests::wire::{Peer, operation};
@@ -62,6 +64,50 @@ async fn a_key_revoked_on_one_hub_ends_its_streams_on_another() -> Result<()> {
         assert_eq!(stream.next().await?, None, "the stream has ended");
     }
     spoke.next_of("call.aborted").await?;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_comes_back_with_its_spoke_is_taken_by_every_hub_at_once() -> Result<()> {
+    const SOON: Duration = Duration::from_secs(10);
+    let cluster = Cluster::start(2).await?;
+    let admin = Http::new(cluster.url(0), cluster.admin());
+    let key = alkhub_protocol::ApiKey::from_entropy([11; 32]);
+    let path = "/v1/admin/spokes/builder";
+    let put = json!({"uid": "u1", "key": key.expose(), "scopes": ["operations:read"]});
+    let answers = async |hub: usize, status: u16| {
+        let holder = Http::new(cluster.url(hub), key.expose());
+        until_within(&format!("hub {hub} answers {status}"), SOON, || async {
+            let answer = holder.send("GET", "/v1/operations", None).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            if answer.status == status {
+                Ok(())
+            } else {
+                Err(format!("{answer:?}"))
+            }
+        })
+        .await;
+    };
+    assert_eq!(admin.send("PUT", path, Some(&put)).await?.status, 201);
+
+    // Once hub 1 is asked between the two, and once it is not.
+    for is_asked in [true, false] {
+        let mut peer = Peer::connect(&cluster.url(1), key.expose()).await?;
+        answers(0, 200).await;
+        answers(1, 200).await;
+        assert_eq!(admin.send("DELETE", path, None).await?.status, 204);
+        assert_eq!(peer.closed().await?.0, 4401);
+        answers(0, 401).await;
+        if is_asked {
+            answers(1, 401).await;
+        }
+
+        assert_eq!(admin.send("PUT", path, Some(&put)).await?.status, 201);
+
+        answers(0, 200).await;
+        answers(1, 200).await;
+    }
     cluster.shutdown().await;
     Ok(())
 }

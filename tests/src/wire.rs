@@ -83,6 +83,17 @@ impl Peer {
         self.send_text(envelope(kind, id, &payload)).await
     }
 
+    /// Sends an envelope so many times in one write.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn send_at_once(&mut self, times: usize, kind: &str, payload: &Value) -> Result<()> {
+        for _ in 0..times {
+            self.socket.feed(Message::text(envelope(kind, "", payload))).await?;
+        }
+        Ok(self.socket.flush().await?)
+    }
+
     /// The next envelope; pings are answered on the way.
     ///
     /// # Errors

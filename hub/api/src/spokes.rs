@@ -83,7 +83,7 @@ async fn declare(
 ) -> Result<Data<SpokeInfo>, ApiError> {
     let spokes = api.store().spokes().by(&caller.key.id);
     let outcome = spokes.put(&name, &spoke, key.as_ref()).await;
-    let outcome = outcome.map_err(|e| ApiError::store(&e))?;
+    let outcome = written(&api, Some(&name), outcome).await?;
     if let Some(key) = &key {
         api.edge().keys().made(&key.hash).await;
     }
@@ -91,8 +91,8 @@ async fn declare(
         tracing::info!(admin.key = %caller.key.id, spoke.name = %name, spoke.uid = %spoke.uid, "a spoke was declared");
     }
     api.edge().keys().end(&outcome.revoked_keys).await;
-    if outcome.changed && !outcome.created {
-        // Its keys may do more or less than before, here and on the other hubs.
+    if outcome.key_restored || outcome.changed && !outcome.created {
+        // Its keys may do more or less than before, here and on the other hubs; one that came back is refused there.
         api.edge().keys().recheck_spoke(&name).await;
     }
     let status = if outcome.created {
@@ -121,9 +121,11 @@ pub(crate) async fn delete(
 async fn remove(api: Api, caller: KeyHolder, name: SpokeName, uid: Option<String>) -> Result<StatusCode, ApiError> {
     let spokes = api.store().spokes().by(&caller.key.id);
     let deleted = spokes.delete(&name, uid.as_deref()).await;
-    let deleted = deleted
-        .map_err(|e| ApiError::store(&e))?
-        .ok_or_else(|| unknown(&name, uid.as_deref()))?;
+    let Some(deleted) = written(&api, Some(&name), deleted).await? else {
+        // It may be the second try after an answer that was lost: nobody was told then which keys ended.
+        api.edge().keys().recheck_spoke(&name).await;
+        return Err(unknown(&name, uid.as_deref()));
+    };
     tracing::info!(admin.key = %caller.key.id, spoke.name = %name, "a spoke was removed");
     api.edge().keys().end(&deleted.revoked_keys).await;
     Ok(StatusCode::NO_CONTENT)
@@ -141,10 +143,23 @@ pub(crate) async fn sweep(
 
 async fn remove_all_but(api: Api, caller: KeyHolder, uids: Vec<String>) -> Result<Data<Swept>, ApiError> {
     let revoked_keys = api.store().spokes().by(&caller.key.id).sweep_except(&uids).await;
-    let revoked_keys = revoked_keys.map_err(|e| ApiError::store(&e))?;
+    let revoked_keys = written(&api, None, revoked_keys).await?;
     tracing::info!(admin.key = %caller.key.id, keys = revoked_keys.len(), "spokes of resources that are gone were removed");
     api.edge().keys().end(&revoked_keys).await;
     Ok(Data::ok(Swept { revoked_keys }))
+}
+
+/// What a write to this spoke, or to many, has done. One whose answer was lost may have ended keys, and a second try
+/// finds nothing to do any more: every hub looks them up again.
+async fn written<T>(api: &Api, of: Option<&SpokeName>, done: Result<T, alkhub_store::Error>) -> Result<T, ApiError> {
+    if done.as_ref().is_err_and(alkhub_store::Error::may_be_written) {
+        let keys = api.edge().keys();
+        match of {
+            Some(name) => keys.recheck_spoke(name).await,
+            None => keys.recheck_all().await,
+        }
+    }
+    done.map_err(|e| ApiError::store(&e))
 }
 
 fn key(api: &Api, text: Option<&str>) -> Result<Option<SpokeKey>, ApiError> {

@@ -215,24 +215,16 @@ impl Balance {
         let (Some(me), Some(raise)) = (me, levels.raise(membership, own)) else {
             return Sign::Open;
         };
-        let is_newest = Some(me.revision) == membership.newest(own);
-        if rolling && !is_newest {
-            let new = membership
-                .serving(own)
-                .filter(|m| Some(m.revision) == membership.newest(own));
-            let taking = new.filter(|member| levels.crowded_room(member) >= 1.0).count();
+        let newest = membership.newest(own);
+        if rolling && Some(me.revision) != newest {
+            let new = membership.serving(own).filter(|m| Some(m.revision) == newest);
+            let taking = new.filter(|member| levels.takes(member, 0.0)).count();
             if taking >= enough(membership.serving(own).count()) {
                 return Sign::Shut;
             }
         }
         let held = self.history.least_held(self.rule.lag);
-        let door = levels.door(me.weight) + raise;
-        let most = if rolling && is_newest {
-            door.max(levels.crowded(me.weight))
-        } else {
-            door
-        };
-        let over = f64::from(held) + 1.0 > most;
+        let over = f64::from(held) + 1.0 > levels.door(me.weight) + raise;
         if over && self.history.covers(self.rule.lag) {
             Sign::Shut
         } else {
@@ -373,14 +365,12 @@ impl Look<'_> {
     fn targets_of_drain(&self) -> Targets {
         let newest = self.membership.newest(self.own);
         let (new, all) = (self.takers(|revision| Some(revision) == newest), self.takers(|_| true));
-        let parts = [Levels::deficit, Levels::room, Levels::crowded_room];
-        for (takers, part) in [&new, &all]
-            .into_iter()
-            .flat_map(|takers| parts.map(|part| (takers, part)))
-        {
-            let targets = Targets::new(takers.iter().map(|member| (&member.pod, part(&self.current, member))));
-            if !targets.is_empty() {
-                return targets;
+        for takers in [&new, &all] {
+            for part in [Levels::deficit, Levels::room, Levels::crowded_room] {
+                let targets = Targets::new(takers.iter().map(|member| (&member.pod, part(&self.current, member))));
+                if !targets.is_empty() {
+                    return targets;
+                }
             }
         }
         Targets::new(all.iter().map(|member| (&member.pod, f64::from(member.weight))))

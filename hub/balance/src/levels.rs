@@ -45,7 +45,7 @@ impl Levels {
 
     /// What a pod of the newest revision may hold while older ones give theirs away: none is to go to an old one, only
     /// because the new ones are as unequal as the old ones were.
-    pub(crate) fn crowded(&self, weight: u32) -> f64 {
+    fn crowded(&self, weight: u32) -> f64 {
         (self.mean * f64::from(weight) * self.crowded).ceil() + f64::from(self.slack)
     }
 
@@ -57,6 +57,11 @@ impl Levels {
     /// How far a pod is below its goal; 0 when it is not.
     pub(crate) fn room(&self, member: &Member) -> f64 {
         (self.goal(member.weight) - f64::from(member.connections)).max(0.0)
+    }
+
+    /// Whether a pod takes one connection more, above its own level by so much.
+    pub(crate) fn takes(&self, member: &Member, raise: f64) -> bool {
+        f64::from(member.connections) + 1.0 <= self.door(member.weight) + raise
     }
 
     /// How far a pod is below what it may hold in a roll-out; 0 when it is not.

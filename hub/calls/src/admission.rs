@@ -1,23 +1,19 @@
 //! Whether a call may be made: rights, input, limits. The stage before a call is sent anywhere.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_budget::{Budgets, Held, Kept};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
-use dashmap::DashMap;
 
 use crate::caller::Caller;
 use crate::directory::{Directory, Pool};
 use crate::input::bare_bytes;
 use crate::operation::Operation;
+use crate::quota::{KeyPlace, Quota};
 use crate::router;
 use crate::table::CallTable;
-
-/// Keys remembered without running calls.
-const IDLE_KEYS: usize = 4_096;
 
 /// Admits calls.
 #[derive(Debug)]
@@ -37,13 +33,13 @@ pub(crate) struct AdmittedCall {
     pub(crate) place: CallPlace,
 }
 
-/// What a running call takes of its key.
+/// What a running call takes of its key, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct CallPlace {
     /// The bytes that it makes the hub keep.
     pub(crate) held: Held,
-    /// The number of running calls, this one included.
-    pub(crate) running: Arc<AtomicUsize>,
+    /// Its place among the running calls.
+    pub(crate) running: KeyPlace,
 }
 
 #[derive(Debug)]
@@ -53,10 +49,6 @@ struct Limits {
     default_timeout: Duration,
     max_timeout: Duration,
 }
-
-/// Running calls of each key.
-#[derive(Debug, Default)]
-struct Quota(DashMap<Arc<str>, Arc<AtomicUsize>>);
 
 // === impl Admission ===
 
@@ -119,7 +111,7 @@ impl Admission {
             return Err(CallError::new(Code::Timeout, message));
         }
         if self.table.len() >= self.limits.in_flight {
-            let message = "the hub runs as many calls as it may";
+            let message = "the hub runs as many calls as it may (`calls.max-in-flight`)";
             return Err(CallError::new(Code::Overloaded, message).retryable());
         }
         let place = self.charge(&caller.key_id, input.len() + bare_bytes(request))?;
@@ -141,30 +133,5 @@ impl Admission {
         }
         let timeout = request.timeout.unwrap_or(self.limits.default_timeout);
         (Some(timeout.min(self.limits.max_timeout)), None)
-    }
-}
-
-// === impl Quota ===
-
-impl Quota {
-    /// Counts one more call of a key, unless it runs `limit`.
-    fn take(&self, key: &Arc<str>, limit: usize) -> Result<Arc<AtomicUsize>, CallError> {
-        let running = self.running(key);
-        if running.fetch_add(1, Ordering::AcqRel) < limit {
-            return Ok(running);
-        }
-        running.fetch_sub(1, Ordering::AcqRel);
-        let message = format!("the key runs {limit} calls on this hub, as many as it may");
-        Err(CallError::new(Code::Overloaded, message).retryable())
-    }
-
-    fn running(&self, key: &Arc<str>) -> Arc<AtomicUsize> {
-        if let Some(running) = self.0.get(key) {
-            return Arc::clone(&running);
-        }
-        if self.0.len() >= IDLE_KEYS {
-            self.0.retain(|_, running| Arc::strong_count(running) > 1);
-        }
-        Arc::clone(&self.0.entry(Arc::clone(key)).or_default())
     }
 }

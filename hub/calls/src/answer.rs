@@ -85,12 +85,12 @@ impl Answers {
         };
         match pushed {
             ItemPush::Item => {}
-            ItemPush::Overflow => {
-                let reason = "items are not read as fast as they come";
-                let error = CallError::new(Code::Overloaded, reason)
+            ItemPush::Overflow(overflow) => {
+                let reason = overflow.reason();
+                let error = CallError::new(Code::Overloaded, reason.clone())
                     .delivered(Delivered::Yes)
                     .retryable();
-                self.table.end(call.key, End::Failed(error), Some(reason));
+                self.table.end(call.key, End::Failed(error), Some(&reason));
             }
             ItemPush::Gone => {
                 self.table.caller_lost(call.key, "the reader left");

@@ -1,6 +1,6 @@
 //! Puts the parts of this crate together and starts their tasks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alkhub_budget::Budgets;
@@ -119,6 +119,7 @@ impl Calls {
             journal: ground.journal,
             tasks: parts.supervisor.tasks().clone(),
         });
+        dispatch.readmits();
         Ok(Self::new(
             ground.directory,
             dispatch,
@@ -167,6 +168,7 @@ impl Ground {
             legs: legs.clone(),
             metrics: Arc::clone(&metrics),
             tasks: parts.supervisor.tasks().clone(),
+            readmission: OnceLock::new(),
         });
         let bounds = Bounds {
             items: config.subscription_items,

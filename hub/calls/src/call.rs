@@ -1,7 +1,7 @@
 //! One running call: who asked, where it was sent, where its answers go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alkhub_protocol::call::Identity;
@@ -18,6 +18,7 @@ use crate::input::Input;
 use crate::lane::Lane;
 use crate::operation::Operation;
 use crate::pending::Timed;
+use crate::quota::KeyPlace;
 use crate::relay::RemoteCall;
 use crate::sink::Sink;
 
@@ -32,8 +33,8 @@ pub(crate) struct Call {
     /// Without its input.
     pub(crate) request: CallRequest,
     pub(crate) input: Arc<Input>,
-    /// How many calls of the caller's key run here.
-    pub(crate) running: Arc<AtomicUsize>,
+    /// Its place among the running calls of the caller's key.
+    pub(crate) running: KeyPlace,
     pub(crate) times: CallTimes,
     pub(crate) leg: Mutex<Leg>,
     pub(crate) sink: Mutex<Sink>,
@@ -97,7 +98,7 @@ impl Call {
         source: CallSource,
         operation: Arc<Operation>,
         (request, input): (CallRequest, Input),
-        (times, running): (CallTimes, Arc<AtomicUsize>),
+        (times, running): (CallTimes, KeyPlace),
         sink: Sink,
     ) -> Self {
         Self {

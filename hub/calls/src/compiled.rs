@@ -74,9 +74,9 @@ impl Specs {
         spec: OperationSpec,
     ) -> Result<Arc<Operation>, Error> {
         let (hash, name) = (SpecHash::of(&spec), spec.operation()?);
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, owner) = (Arc::clone(&self.metrics), spoke.clone());
         let build = move |limit: usize| {
-            let series = metrics.series(&name);
+            let series = metrics.series(&name, Some(&owner));
             let operation = Operation::compile(name.clone(), spec.clone(), hash, series, limit)?;
             Ok(built(operation))
         };

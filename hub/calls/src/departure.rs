@@ -224,10 +224,11 @@ impl Departures {
         });
     }
 
-    /// Hubs that calls go to or come from, and that have neither a lease nor an instance.
+    /// Hubs that calls or sessions go to or come from, and that have neither a lease nor an instance.
     fn away(&self) -> HashSet<HubId> {
         let concerned = self.table.select(|call| call.other_hub().is_some());
-        let mut away: HashSet<HubId> = concerned.iter().filter_map(|call| call.other_hub()).collect();
+        let mut away = self.moves.partners();
+        away.extend(concerned.iter().filter_map(|call| call.other_hub()));
         for pod in self.cluster.pods().iter() {
             away.remove(&pod.hub_id);
         }

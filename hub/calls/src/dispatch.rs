@@ -1,10 +1,11 @@
 //! The way of a call out: admitted, entered, sent.
 //!
 //! Invariants
+//! - A call that nobody got, and whose operation is offered with another specification by now, is admitted anew.
 //! - A call that finds nobody waits for one look at its name at most, and is then sent, or refused by what the hub knows.
 //! - Its time counts from its admission on, whatever it waits for; and it waits for nothing that its caller may not call.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use alkhub_protocol::{CallError, CallRequest, Code};
@@ -22,7 +23,7 @@ use crate::journal::Journal;
 use crate::missed::Missed;
 use crate::names::{self, NameLooks};
 use crate::outcome::End;
-use crate::placement::Placement;
+use crate::placement::{Placement, Readmission};
 use crate::prepared::PreparedCall;
 use crate::router::Excluded;
 use crate::sink::Sink;
@@ -275,6 +276,13 @@ impl Dispatch {
         });
     }
 
+    /// Has the calls that come back because their operation has changed admitted anew here.
+    pub(crate) fn readmits(self: &Arc<Self>) {
+        let dispatch: Weak<dyn Readmission> = Arc::downgrade(&(Arc::clone(self) as Arc<dyn Readmission>));
+        // Nobody else sets it.
+        drop(self.placement.readmission.set(dispatch));
+    }
+
     /// The running call of a spoke of this hub in whose course this one is made, as its caller says.
     fn parent(&self, request: &CallRequest) -> Option<CallId> {
         let key = self.legs.key(request.parent.as_ref()?)?;
@@ -289,6 +297,30 @@ impl Dispatch {
         let pool = self.directory.pool(&request.operation);
         let series = pool.as_deref().and_then(Pool::series);
         self.journal.refused(caller, request, times, &error.code, series);
+    }
+}
+
+// === impl Readmission ===
+
+impl Readmission for Dispatch {
+    fn readmit(self: Arc<Self>, call: Arc<Call>) {
+        let CallSource::Caller(caller) = &call.source else {
+            return;
+        };
+        let caller = Arc::clone(caller);
+        // Who asks may be about to route this very call.
+        let dispatch = Arc::clone(&self);
+        self.tasks.spawn(async move {
+            let is_endless = call.operation.is_subscription() && !call.sink.lock().wants_one();
+            let (timeout, _) = dispatch.admission.limits(&call.request, is_endless);
+            let take_back = || {
+                let is_back = dispatch.table.withdraw(&call);
+                is_back.then(|| Box::new(Missed::of(&call, caller)))
+            };
+            if dispatch.table.missed().add_again(call.key, take_back) {
+                dispatch.send_missed(call.key, timeout);
+            }
+        });
     }
 }
 

@@ -61,11 +61,10 @@ pub(crate) fn compiled(specs: &Specs, spec: OperationSpec) -> Arc<Operation> {
         return known;
     }
     let name = spec.operation().expect("valid");
-    let series = metrics().series(&name);
+    let spoke = "builder".parse().expect("valid");
+    let series = metrics().series(&name, Some(&spoke));
     let operation = Operation::compile(name, spec, hash, series, usize::MAX);
-    specs
-        .keep(&"builder".parse().expect("valid"), operation.expect("compiles"))
-        .expect("fits")
+    specs.keep(&spoke, operation.expect("compiles")).expect("fits")
 }
 
 /// A registration `spoke/instance@generation` on a hub that offers operations.

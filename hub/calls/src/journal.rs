@@ -82,7 +82,7 @@ impl Journal {
     /// The hub itself has answered a call.
     pub(crate) fn answered_here(&self, caller: &Caller, request: &CallRequest, times: &CallTimes, output_bytes: usize) {
         let duration = times.started.elapsed();
-        let series = self.metrics.series(&request.operation);
+        let series = self.metrics.series(&request.operation, None);
         self.metrics.ended(&series, None, duration.as_secs_f64());
         self.records.add(Ended {
             output_bytes: output_bytes as u64,

@@ -51,6 +51,7 @@ mod pending;
 mod placement;
 mod prepared;
 mod presence;
+mod quota;
 mod records;
 mod register;
 mod relay;

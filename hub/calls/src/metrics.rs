@@ -1,17 +1,22 @@
 //! Every metric of this crate.
 //!
-//! The label `operation` has the names that were registered, up to [`OPERATION_LABELS`]; all others are `other`.
+//! Invariants
+//! - The label `operation` has the names that were registered, up to [`OPERATION_LABELS`]; all others are `other`. Once
+//!   half of them are taken no spoke gets more than [`LABELS_PER_SPOKE`]: one alone cannot use them up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use alkhub_protocol::{Code, OperationName};
+use alkhub_protocol::{Code, OperationName, SpokeName};
 use parking_lot::Mutex;
 use prometheus::{Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Operations with a label value of their own.
 const OPERATION_LABELS: usize = 500;
+
+/// Those of one spoke, once half of all are taken.
+const LABELS_PER_SPOKE: usize = 50;
 
 /// The label value of the rest.
 const OTHER: &str = "other";
@@ -41,10 +46,18 @@ pub(crate) struct Metrics {
     pub(crate) specs: SpecMetrics,
     registrations: [IntCounter; 2],
     pub(crate) registrations_lagging: IntCounter,
-    series: Mutex<HashMap<OperationName, Arc<Series>>>,
+    labels: Mutex<Labels>,
     other: Arc<Series>,
     ended: AtomicU64,
     failed: AtomicU64,
+}
+
+/// The operations with a label value of their own.
+#[derive(Debug, Default)]
+struct Labels {
+    series: HashMap<OperationName, Arc<Series>>,
+    /// How many of them each spoke has brought.
+    by_spoke: HashMap<SpokeName, usize>,
 }
 
 /// The specifications in memory.
@@ -156,7 +169,7 @@ impl Metrics {
             specs: SpecMetrics::register(registry)?,
             relayed: ["sent", "received"].map(|direction| relayed.with_label_values(&[direction])),
             registrations: ["accepted", "rejected"].map(|result| registrations.with_label_values(&[result])),
-            series: Mutex::new(HashMap::new()),
+            labels: Mutex::default(),
             other: Arc::new(Series::new(&calls, &seconds, OTHER)),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -165,17 +178,17 @@ impl Metrics {
         })
     }
 
-    /// The series of a registered operation.
-    pub(crate) fn series(&self, name: &OperationName) -> Arc<Series> {
-        let mut series = self.series.lock();
-        if let Some(known) = series.get(name) {
+    /// The series of an operation, by the spoke that brings it; `None` for one of the hub itself.
+    pub(crate) fn series(&self, name: &OperationName, spoke: Option<&SpokeName>) -> Arc<Series> {
+        let mut labels = self.labels.lock();
+        if let Some(known) = labels.series.get(name) {
             return Arc::clone(known);
         }
-        if series.len() >= OPERATION_LABELS {
+        if !labels.take(spoke) {
             return Arc::clone(&self.other);
         }
         let new = Arc::new(Series::new(&self.calls, &self.seconds, name.as_str()));
-        series.insert(name.clone(), Arc::clone(&new));
+        labels.series.insert(name.clone(), Arc::clone(&new));
         new
     }
 
@@ -220,6 +233,24 @@ impl Metrics {
     }
 }
 
+// === impl Labels ===
+
+impl Labels {
+    /// Takes a place for an operation of a spoke; false where there is none for it.
+    fn take(&mut self, spoke: Option<&SpokeName>) -> bool {
+        let taken = self.series.len();
+        let Some(spoke) = spoke else {
+            return taken < OPERATION_LABELS;
+        };
+        let of_spoke = self.by_spoke.get(spoke).copied().unwrap_or(0);
+        let has_place = taken < OPERATION_LABELS / 2 || taken < OPERATION_LABELS && of_spoke < LABELS_PER_SPOKE;
+        if has_place {
+            self.by_spoke.insert(spoke.clone(), of_spoke + 1);
+        }
+        has_place
+    }
+}
+
 // === impl Series ===
 
 impl Series {
@@ -257,16 +288,43 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, Er
 mod tests {
     use super::*;
 
+    /// The label of the operation of this number of a spoke.
+    fn label(metrics: &Metrics, spoke: usize, operation: usize) -> String {
+        let name = format!("n{spoke}.op{operation}").parse().expect("valid");
+        let spoke = format!("spoke-{spoke}").parse().expect("valid");
+        metrics.series(&name, Some(&spoke)).label.clone()
+    }
+
     #[test]
     fn names_over_the_bound_share_one_label() {
         let metrics = Metrics::register(&Registry::new()).expect("fresh");
-        let series = |i: usize| metrics.series(&format!("n.op{i}").parse().expect("valid"));
+        let spokes = OPERATION_LABELS / LABELS_PER_SPOKE;
 
-        let labels: Vec<String> = (0..OPERATION_LABELS + 5).map(|i| series(i).label.clone()).collect();
+        for spoke in 0..spokes {
+            let labels = (0..LABELS_PER_SPOKE).map(|operation| label(&metrics, spoke, operation));
+            assert!(labels.into_iter().all(|label| label != OTHER), "{spoke}");
+        }
 
-        assert_eq!(labels[0], "n.op0");
-        assert!(labels[OPERATION_LABELS..].iter().all(|label| label == OTHER));
-        assert_eq!(series(0).label, "n.op0");
+        assert_eq!(label(&metrics, spokes, 0), OTHER);
+        assert_eq!(metrics.series(&"hub.health".parse().expect("valid"), None).label, OTHER);
+        assert_eq!(label(&metrics, 0, 0), "n0.op0");
+    }
+
+    #[test]
+    fn a_spoke_that_offers_much_leaves_labels_to_the_others() {
+        let metrics = Metrics::register(&Registry::new()).expect("fresh");
+
+        let of_one = (0..OPERATION_LABELS).map(|operation| label(&metrics, 0, operation));
+        let own = of_one.filter(|label| label != OTHER).count();
+
+        assert_eq!(own, OPERATION_LABELS / 2, "nobody else had any by then");
+        assert_eq!(label(&metrics, 0, 0), "n0.op0", "what it has stays");
+        let of_another: Vec<_> = (0..=LABELS_PER_SPOKE)
+            .map(|operation| label(&metrics, 1, operation))
+            .collect();
+        assert!(of_another[..LABELS_PER_SPOKE].iter().all(|label| label != OTHER));
+        assert_eq!(of_another[LABELS_PER_SPOKE], OTHER);
+        assert_eq!(label(&metrics, 2, 0), "n2.op0");
     }
 
     #[test]

@@ -99,6 +99,27 @@ impl MissedCalls {
         Ok(())
     }
 
+    /// Lets a call wait that runs until `call` takes it back: at no moment is it neither here nor there. False where that finds
+    /// nothing to take.
+    pub(crate) fn add_again(&self, key: u64, call: impl FnOnce() -> Option<Box<Missed>>) -> bool {
+        let slot = Arc::new(Slot {
+            bytes: 0, // It has been charged to its key since it was admitted.
+            call: Mutex::new(None),
+        });
+        let mut waits = slot.call.lock();
+        {
+            let mut waiting = self.waiting.lock();
+            waiting.insert(key, Arc::clone(&slot));
+            self.count.store(waiting.len(), Ordering::Release);
+        }
+        *waits = call();
+        let added = waits.is_some();
+        if !added {
+            self.remove(key, &slot);
+        }
+        added
+    }
+
     /// Whether a call waits, or is being routed.
     pub(crate) fn contains(&self, key: u64) -> bool {
         self.count.load(Ordering::Acquire) > 0 && self.waiting.lock().contains_key(&key)
@@ -114,12 +135,16 @@ impl MissedCalls {
         let mut call = slot.call.lock();
         let acted = call.is_some().then(|| act(&mut call))?;
         if call.is_none() {
-            let mut waiting = self.waiting.lock();
-            waiting.remove(&key);
-            self.bytes.fetch_sub(slot.bytes, Ordering::Relaxed);
-            self.count.store(waiting.len(), Ordering::Release);
+            self.remove(key, &slot);
         }
         Some(acted)
+    }
+
+    fn remove(&self, key: u64, slot: &Slot) {
+        let mut waiting = self.waiting.lock();
+        waiting.remove(&key);
+        self.bytes.fetch_sub(slot.bytes, Ordering::Relaxed);
+        self.count.store(waiting.len(), Ordering::Release);
     }
 
     /// Takes a call that waits, to end it.

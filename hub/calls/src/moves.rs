@@ -63,6 +63,8 @@ struct Shared {
     relay: Arc<Relay>,
     waiting: Mutex<Waiting>,
     tunnels: AtomicU64,
+    /// Hubs that a session has gone to, or come from, since they were last lost.
+    partners: Mutex<HashSet<HubId>>,
 }
 
 /// What other hubs have said and the surface's task has not taken.
@@ -92,6 +94,7 @@ impl Moves {
             relay,
             waiting: Mutex::new(Waiting::new(budgets)),
             tunnels: AtomicU64::new(1),
+            partners: Mutex::default(),
         }))
     }
 
@@ -144,6 +147,7 @@ impl Moves {
         kept: Vec<bytes::Bytes>,
         begin: impl FnOnce(LeftOver) -> Result<(), Full>,
     ) -> Result<(), Full> {
+        self.0.partners.lock().insert(to.clone());
         let elsewhere = Arc::new(Tunnel {
             moves: self.clone(),
             to: to.clone(),
@@ -167,6 +171,9 @@ impl Moves {
 
     /// A hub has said something; never waits.
     pub(crate) fn heard(&self, from: HubId, message: SessionMessage) {
+        if matches!(message, SessionMessage::Handed { .. }) {
+            self.0.partners.lock().insert(from.clone());
+        }
         let mut waiting = self.0.waiting.lock();
         if waiting.overflowed.contains(&from) {
             return;
@@ -184,8 +191,14 @@ impl Moves {
         waiter.wake();
     }
 
+    /// The hubs with which tunnels may be open: if one of them goes without a word, nothing else may show it.
+    pub(crate) fn partners(&self) -> HashSet<HubId> {
+        self.0.partners.lock().clone()
+    }
+
     /// Nothing that was under way between this hub and another one goes on.
     pub(crate) fn lost(&self, hub: HubId) {
+        self.0.partners.lock().remove(&hub);
         let waiter = self.0.waiting.lock().queue.add(SessionEvent::Lost { hub });
         waiter.wake();
     }
@@ -240,7 +253,7 @@ impl Weigh for SessionEvent {
     fn bytes(&self) -> usize {
         let rest = match self {
             Self::Message { message, .. } => match message {
-                SessionMessage::Handed { state, .. } => state.len(),
+                SessionMessage::Part { state, .. } | SessionMessage::Handed { state, .. } => state.len(),
                 SessionMessage::Again { message, .. } | SessionMessage::Heard { message, .. } => message.len(),
                 SessionMessage::Said { said, .. } => said.message.len(),
                 SessionMessage::Claim { .. }
@@ -270,7 +283,10 @@ fn class(message: &SessionMessage) -> Class {
             SaidKind::Call | SaidKind::Item => Class::Item,
             SaidKind::Message | SaidKind::Last | SaidKind::End | SaidKind::LastEnd => Class::End,
         },
-        SessionMessage::Handed { .. } | SessionMessage::Again { .. } | SessionMessage::Heard { .. } => Class::End,
+        SessionMessage::Part { .. }
+        | SessionMessage::Handed { .. }
+        | SessionMessage::Again { .. }
+        | SessionMessage::Heard { .. } => Class::End,
         SessionMessage::Unknown { .. }
         | SessionMessage::Refused { .. }
         | SessionMessage::Whole { .. }

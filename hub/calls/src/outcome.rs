@@ -1,5 +1,6 @@
 //! What becomes of a call, and of one item, as its caller sees it.
 
+use alkhub_budget::Exhausted;
 use alkhub_protocol::{CallError, Code, Delivered, RawJson};
 
 use crate::CallAnswer;
@@ -32,9 +33,22 @@ pub(crate) enum End {
 pub(crate) enum ItemPush {
     Item,
     /// The reader is too slow.
-    Overflow,
+    Overflow(Overflow),
     /// The reader has left.
     Gone,
+}
+
+/// Where there was no room for an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    /// Among what waits of its subscription.
+    Subscription,
+    /// Among what waits for the reader's connection.
+    Connection,
+    /// In what may be kept.
+    Budget(Exhausted),
+    /// On the way to the reader's hub.
+    Hub,
 }
 
 /// A query or a mutation whose spoke sent `call.completed` without an output.
@@ -58,5 +72,20 @@ impl End {
             Self::Aborted => Some(CallAnswer::Failed(given_up())),
             Self::Stopped(_) | Self::Silent => None,
         }
+    }
+}
+
+// === impl Overflow ===
+
+impl Overflow {
+    /// Why the subscription ends, for its reader and for the spoke; names the settings of the bound.
+    pub(crate) fn reason(self) -> String {
+        let bound = match self {
+            Self::Subscription => "`calls.subscription-items`, `calls.subscription-bytes`".to_owned(),
+            Self::Connection => "`server.outbox-messages`, `server.outbox-bytes`, `budget.key-bytes`".to_owned(),
+            Self::Budget(exhausted) => exhausted.to_string(),
+            Self::Hub => "too much waits for the hub of the reader".to_owned(),
+        };
+        format!("items are not read as fast as they come: {bound}")
     }
 }

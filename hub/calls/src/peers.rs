@@ -30,6 +30,10 @@ use crate::sink::Sink;
 use crate::table::CallTable;
 use crate::visibility::Visibility;
 
+/// Why a spoke gets no call for which as much waits as may.
+const UNREAD: &str = "the spoke does not read as fast as it is called (`server.outbox-messages`, \
+                      `server.outbox-bytes`, `budget.key-bytes`)";
+
 /// Takes what other hubs say.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -178,7 +182,7 @@ impl Peers {
         match self.placement.place(&call, instance) {
             Ok(()) => {}
             Err(NotPlaced::Full) => {
-                let error = overloaded("the spoke does not read as fast as it is called");
+                let error = overloaded(UNREAD);
                 self.table.end(call.key, End::Failed(error), None);
             }
             // Only an instance with a connection to this hub is placed here.
@@ -240,7 +244,9 @@ impl Peers {
         instance: &Instance,
     ) -> Result<Arc<Call>, CallError> {
         if self.table.inbound() >= self.limit {
-            return Err(overloaded("the hub of the spoke runs as many calls as it may"));
+            return Err(overloaded(
+                "the hub of the spoke runs as many calls of other hubs as it may (`calls.relay-queue`)",
+            ));
         }
         if !instance.load.reserve(instance.slots()) {
             return Err(overloaded("the spoke runs as many calls as it takes at once"));

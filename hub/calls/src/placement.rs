@@ -8,7 +8,8 @@
 
 pub(crate) mod relief;
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use alkhub_budget::Exhausted;
@@ -47,6 +48,12 @@ const MOST: u8 = 3;
 /// How a call is queued: [`Outbox::push_call`], or [`Outbox::push_call_back`].
 type PushCall = fn(&Outbox, Bytes, &str, &Arc<Input>) -> Result<u64, Full>;
 
+/// Admits calls ([`crate::dispatch`]).
+pub(crate) trait Readmission: fmt::Debug + Send + Sync {
+    /// Admits a call of this hub's caller anew, which nobody got, unless it has ended; returns at once.
+    fn readmit(self: Arc<Self>, call: Arc<Call>);
+}
+
 /// Sends calls to instances.
 #[derive(Debug)]
 pub(crate) struct Placement {
@@ -57,6 +64,8 @@ pub(crate) struct Placement {
     pub(crate) legs: LegIds,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskTracker,
+    /// Who admits calls again; set once, when there is one.
+    pub(crate) readmission: OnceLock<Weak<dyn Readmission>>,
 }
 
 /// An instance did not take a call.
@@ -153,7 +162,7 @@ impl Placement {
         };
         if let CallSource::Hub { call: remote, .. } = &call.source {
             // The caller's hub sends it again, this one never does.
-            self.table.end(call.key, End::Silent, None);
+            self.table.end_running(call, End::Silent);
             self.relay.give_back(remote, RegistrationStanding::Gone);
         } else if let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) {
             self.not_delivered(call, refusal, left(from));
@@ -213,6 +222,13 @@ impl Placement {
         let pool = self.directory.pool(&operation.name);
         let pool = pool.filter(|pool| pool.operation.as_ref().is_some_and(same));
         pool.ok_or_else(|| nobody_offers_the_same(operation))
+    }
+
+    /// Whether an operation is offered with another specification than a call's input was checked against.
+    fn is_another_now(&self, operation: &Operation) -> bool {
+        let another = |offered: &Arc<Operation>| offered.hash != operation.hash;
+        let pool = self.directory.pool(&operation.name);
+        pool.is_some_and(|pool| pool.operation.as_ref().is_some_and(another))
     }
 
     /// Queues the call, sent again `attempt` times before; answers its number in the outbox of the spoke's connection, if
@@ -300,15 +316,22 @@ impl Placement {
         }
     }
 
-    /// A call that reached nobody fails by what stands in its way: the refusal of those who offer the operation besides, or,
-    /// where nobody does, what became of the one that it was sent to.
-    fn not_delivered(&self, call: &Call, refusal: CallError, lost: CallError) {
+    /// A call that reached nobody is admitted anew where its operation is another one by now; else it fails by what stands in its
+    /// way: the refusal of those who offer the operation besides, or, where nobody does, what became of the one that it was sent
+    /// to.
+    fn not_delivered(&self, call: &Arc<Call>, refusal: CallError, lost: CallError) {
+        if refusal.code == Code::NoProvider && self.is_another_now(&call.operation) {
+            let readmission = self.readmission.get().and_then(Weak::upgrade);
+            if let Some(readmission) = readmission {
+                return readmission.readmit(Arc::clone(call));
+            }
+        }
         let error = if refusal.code == Code::NoProvider {
             lost
         } else {
             refusal
         };
-        self.table.end(call.key, End::Failed(error), None);
+        self.table.end_running(call, End::Failed(error));
     }
 }
 
@@ -318,7 +341,10 @@ fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
     let (code, message) = match last {
         NotPlaced::Full => (
             Code::Overloaded,
-            format!("too much waits for each instance that offers `{name}`"),
+            format!(
+                "too much waits for each instance that offers `{name}` (`server.outbox-messages`, `server.outbox-bytes`, \
+                 `budget.key-bytes`)"
+            ),
         ),
         NotPlaced::Exhausted => return Exhausted::Hub.into(),
         NotPlaced::Gone => (

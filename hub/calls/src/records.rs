@@ -3,6 +3,8 @@
 //! Invariants
 //! - Adding a record never waits, and wakes the writer twice a batch at most.
 //! - The queue is bounded: with Postgres away it fills, then records are dropped and counted.
+//! - At the end all that is queued is written, as far as Postgres takes it in time; what is left is counted and logged.
+//!   Nothing that can wait, old records least of all, delays that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,8 +114,9 @@ impl Records {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(prune_at) => {
                     prune_at = Instant::now() + PRUNE;
-                    if let Err(error) = store.calls().prune(retention).await {
-                        tracing::debug!(%error, "old call records were not dropped");
+                    // What is left of it is for another hub, or the next time.
+                    if stop.run_until_cancelled(prune(store, retention)).await.is_none() {
+                        break;
                     }
                 }
                 () = self.first.notified() => {
@@ -123,38 +126,44 @@ impl Records {
                 }
             }
         }
-        let written = tokio::time::timeout(LAST_WRITE, self.write_last(store)).await.is_ok();
-        let left = {
-            let mut waiting = self.waiting.lock();
-            waiting.closed = true;
-            std::mem::take(&mut waiting.rows).len()
-        };
-        self.metrics.records_dropped.inc_by(left as u64);
-        if !written {
+        // What is left when the time is over is dropped.
+        let _ = tokio::time::timeout(LAST_WRITE, self.write_all(store)).await;
+        let left = self.close();
+        if left > 0 {
+            self.metrics.records_dropped.inc_by(left as u64);
             tracing::warn!(records = left, "call records were not written before the end");
         }
     }
 
-    /// Collects a batch and writes until the queue is empty. Dropping it loses nothing: what is being written stays
-    /// queued, and writing it again changes nothing.
+    /// Collects a batch and writes until less than one waits, which collects again. Dropping it loses nothing: what is
+    /// being written stays queued, and writing it again changes nothing.
     async fn write_waiting(&self, store: &Store) {
         // Whichever comes first: the batch is full, or its first record has waited long enough.
         drop(tokio::time::timeout(COLLECT, self.full.notified()).await);
-        self.write_last(store).await;
+        let mut left = self.write_batch(store).await;
+        while left >= BATCH {
+            left = self.write_batch(store).await;
+        }
+        if left > 0 {
+            self.first.notify_one();
+        }
     }
 
-    async fn write_last(&self, store: &Store) {
+    /// Writes until nothing waits.
+    async fn write_all(&self, store: &Store) {
+        while self.write_batch(store).await > 0 {}
+    }
+
+    /// Writes a batch, trying until Postgres takes it; how many records wait then.
+    async fn write_batch(&self, store: &Store) -> usize {
         let mut backoff = BACKOFF;
         loop {
             let batch: Vec<CallRow> = self.waiting.lock().rows.iter().take(BATCH).cloned().collect();
             if batch.is_empty() {
-                return;
+                return 0;
             }
             match store.calls().insert(&batch).await {
-                Ok(()) => {
-                    self.metrics.records_written.inc_by(batch.len() as u64);
-                    backoff.reset();
-                }
+                Ok(()) => self.metrics.records_written.inc_by(batch.len() as u64),
                 Err(error) if error.is_transient() => {
                     tracing::debug!(%error, "call records wait for Postgres");
                     tokio::time::sleep(backoff.pause()).await;
@@ -165,24 +174,37 @@ impl Records {
                     tracing::error!(%error, records = batch.len(), "call records cannot be written and are dropped");
                 }
             }
-            let mut waiting = self.waiting.lock();
-            waiting.rows.drain(..batch.len());
-            self.metrics
-                .records_waiting
-                .sub(i64::try_from(batch.len()).unwrap_or(i64::MAX));
-            let left = waiting.rows.len();
-            if left == 0 {
-                waiting.rows.shrink_to(BATCH);
-            }
-            drop(waiting);
-            if left < BATCH {
-                // The rest collects again.
-                if left > 0 {
-                    self.first.notify_one();
-                }
-                return;
-            }
+            return self.remove(batch.len());
         }
+    }
+
+    /// Takes the first records out; how many wait then.
+    fn remove(&self, count: usize) -> usize {
+        let mut waiting = self.waiting.lock();
+        waiting.rows.drain(..count);
+        let left = waiting.rows.len();
+        if left == 0 {
+            waiting.rows.shrink_to(BATCH);
+        }
+        drop(waiting);
+        self.waits_no_more(count);
+        left
+    }
+
+    /// Takes nothing any more; how many records were left.
+    fn close(&self) -> usize {
+        let left = {
+            let mut waiting = self.waiting.lock();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.rows).len()
+        };
+        self.waits_no_more(left);
+        left
+    }
+
+    fn waits_no_more(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.records_waiting.sub(count);
     }
 }
 
@@ -209,6 +231,13 @@ impl Ended<'_> {
             output_bytes: self.output_bytes,
             trace_id: request.traceparent.as_deref().and_then(trace_id),
         }
+    }
+}
+
+/// Drops old records. Dropping the future leaves some of them to the next time.
+async fn prune(store: &Store, retention: Duration) {
+    if let Err(error) = store.calls().prune(retention).await {
+        tracing::debug!(%error, "old call records were not dropped");
     }
 }
 

@@ -12,6 +12,7 @@ mod message;
 
 use std::sync::Arc;
 
+use alkhub_budget::Exhausted;
 use alkhub_hub_cluster::{Class, Conduits, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
 use alkhub_protocol::{
@@ -20,7 +21,7 @@ use alkhub_protocol::{
 
 use crate::call_id::CallId;
 use crate::metrics::{Direction, Metrics};
-use crate::outcome::{End, ItemPush};
+use crate::outcome::{End, ItemPush, Overflow};
 use message::Header;
 pub(crate) use message::{Destination, RegistrationStanding, RelayMessage, RemoteCall, answer};
 
@@ -143,7 +144,8 @@ impl Return {
         let frame = encode::call_responded(Dialect::Payload, &self.call.key.to_string(), item);
         match self.send(Class::Item, &frame) {
             Ok(()) => ItemPush::Item,
-            Err(NotSent::Full | NotSent::Exhausted | NotSent::Unreachable) => ItemPush::Overflow,
+            Err(NotSent::Full | NotSent::Unreachable) => ItemPush::Overflow(Overflow::Hub),
+            Err(NotSent::Exhausted) => ItemPush::Overflow(Overflow::Budget(Exhausted::Hub)),
         }
     }
 
@@ -160,7 +162,9 @@ impl Return {
         if let Err(reason) = self.send(Class::End, &frame) {
             let message = match reason {
                 NotSent::Full | NotSent::Unreachable => "the answer is lost: too much waits for the hub of the caller",
-                NotSent::Exhausted => "the answer is lost: the hub of its spoke keeps as many bytes as it may",
+                NotSent::Exhausted => {
+                    "the answer is lost: the hub of its spoke keeps as many bytes as it may (`budget.hub-bytes`)"
+                }
             };
             let error = CallError::new(Code::Overloaded, message).delivered(Delivered::Yes);
             let frame = encode::call_error(Dialect::Payload, &id, &error);

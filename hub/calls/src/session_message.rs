@@ -4,13 +4,15 @@
 //! session claim {claim} {digest} {received} {key}\n             to every hub: who has this session?
 //! session unknown {claim}\n                                      back: not this one
 //! session refused {claim}\n{error}                               back: this one, and its peer cannot have it
+//! session part {tunnel}\n{state}                                back, before `handed`: what of the state is too much for one
 //! session handed {claim} {tunnel}\n{state}                       back: this one; what follows is of the session
 //! session again {tunnel}\n{message}                              what its peer lacks, in order
 //! session said {tunnel} {kind} {request id or -}\n{message}      what is to be said to the peer
 //! session whole {tunnel}\n                                       that was everything that was there
 //! session done {tunnel} {request id}\n                           a call that ran on the spoke is over
 //! session closed {tunnel}\n                                      nothing of it runs any more on the hub that it left
-//! session heard {tunnel}\n{message}                              to the hub that it left: what the peer says of calls there
+//! session heard {tunnel} {bytes}\n{message}                      to the hub that it left: what the peer says of calls
+//!                                                                there; where so many bytes are too many, its beginning
 //! session left {tunnel}\n                                        to that hub: the session has ended
 //! ```
 //!
@@ -53,6 +55,13 @@ pub enum SessionMessage {
         claim: u64,
         /// Why, as the peer is told.
         error: CallError,
+    },
+    /// A part of what the session is made of, where that is too much for one message; [`SessionMessage::Handed`] is the last.
+    Part {
+        /// Of which session.
+        tunnel: u64,
+        /// The part, as JSON.
+        state: Bytes,
     },
     /// This hub has given the session up; it follows.
     Handed {
@@ -98,7 +107,9 @@ pub enum SessionMessage {
     Heard {
         /// Of which session.
         tunnel: u64,
-        /// As the peer has sent it.
+        /// How many bytes the peer has sent.
+        size: usize,
+        /// As the peer has sent it; of a message over the limit the beginning.
         message: Bytes,
     },
     /// The session has ended where it went.
@@ -126,6 +137,7 @@ impl SessionMessage {
                 let error = serde_json::to_vec(&error).expect("an error has a JSON form");
                 (format!("session refused {claim}\n"), error.into())
             }
+            Self::Part { tunnel, state } => (format!("session part {tunnel}\n"), state),
             Self::Handed { claim, tunnel, state } => (format!("session handed {claim} {tunnel}\n"), state),
             Self::Again { tunnel, message } => (format!("session again {tunnel}\n"), message),
             Self::Said { tunnel, said } => {
@@ -136,7 +148,7 @@ impl SessionMessage {
             Self::Whole { tunnel } => (format!("session whole {tunnel}\n"), none()),
             Self::Done { tunnel, leg } => (format!("session done {tunnel} {leg}\n"), none()),
             Self::Closed { tunnel } => (format!("session closed {tunnel}\n"), none()),
-            Self::Heard { tunnel, message } => (format!("session heard {tunnel}\n"), message),
+            Self::Heard { tunnel, size, message } => (format!("session heard {tunnel} {size}\n"), message),
             Self::Left { tunnel } => (format!("session left {tunnel}\n"), none()),
         }
     }
@@ -159,6 +171,10 @@ impl SessionMessage {
             "refused" => Self::Refused {
                 claim: field()?.parse().ok()?,
                 error: strict::from_slice(&rest).ok()?,
+            },
+            "part" => Self::Part {
+                tunnel: field()?.parse().ok()?,
+                state: rest,
             },
             "handed" => Self::Handed {
                 claim: field()?.parse().ok()?,
@@ -189,6 +205,7 @@ impl SessionMessage {
             },
             "heard" => Self::Heard {
                 tunnel: field()?.parse().ok()?,
+                size: field()?.parse().ok()?,
                 message: rest,
             },
             "left" => Self::Left {
@@ -235,6 +252,10 @@ mod tests {
                 claim: 1,
                 error: CallError::new(Code::Conflict, "it lacks \"one\""),
             },
+            SessionMessage::Part {
+                tunnel: 7,
+                state: text(),
+            },
             SessionMessage::Handed {
                 claim: 1,
                 tunnel: 7,
@@ -255,6 +276,7 @@ mod tests {
             SessionMessage::Closed { tunnel: 7 },
             SessionMessage::Heard {
                 tunnel: 7,
+                size: 1_300_000,
                 message: text(),
             },
             SessionMessage::Left { tunnel: 7 },

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::outbox::Backlog;
 use crate::outbox::Outbox;
-use crate::outcome::{Bounds, End, ItemPush, given_up, no_output};
+use crate::outcome::{Bounds, End, ItemPush, Overflow, given_up, no_output};
 use crate::relay::Return;
 use crate::reply::{CallAnswer, Reply};
 
@@ -75,7 +75,7 @@ impl Sink {
         match self {
             Self::Channel { sender, .. } => match sender.try_send(CallAnswer::Item(item)) {
                 Ok(()) => ItemPush::Item,
-                Err(mpsc::error::TrySendError::Full(_)) => ItemPush::Overflow,
+                Err(mpsc::error::TrySendError::Full(_)) => ItemPush::Overflow(Overflow::Subscription),
                 Err(mpsc::error::TrySendError::Closed(_)) => ItemPush::Gone,
             },
             Self::Outbox { awaited, backlog } => {
@@ -83,7 +83,7 @@ impl Sink {
                 let message = encode::call_responded(outbox.dialect(), id.as_str(), &item);
                 let backlog = &*backlog.get_or_insert_default();
                 if !backlog.has_room(message.len(), bounds.items, bounds.bytes) {
-                    return ItemPush::Overflow;
+                    return ItemPush::Overflow(Overflow::Subscription);
                 }
                 pushed(outbox.push_item(message, backlog))
             }
@@ -161,7 +161,7 @@ impl Sink {
 fn pushed(result: Result<(), Full>) -> ItemPush {
     match result {
         Ok(()) => ItemPush::Item,
-        Err(Full::Queue) => ItemPush::Overflow,
+        Err(Full::Queue) => ItemPush::Overflow(Overflow::Connection),
         Err(Full::Ended) => ItemPush::Gone,
     }
 }

@@ -9,7 +9,6 @@
 //! - A caller that calls again as soon as it is answered finds its place, and its instance's slot, free.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CallError, CloseCode, Code, Delivered, Dialect, HubId, OnDisconnect, SpokeName};
@@ -139,6 +138,14 @@ impl CallTable {
         true
     }
 
+    /// The same of a call that is known to run, or to have run: whoever routes one that waited may ask this too, and never waits
+    /// for itself.
+    pub(crate) fn end_running(&self, call: &Arc<Call>, end: End) {
+        if self.calls.remove(call.key).is_some() {
+            self.finish(call, end, None);
+        }
+    }
+
     /// The caller of a call, or its hub, is lost: the call is aborted, or goes on without it where it asked for that.
     /// Whether this aborted it.
     pub(crate) fn caller_lost(&self, key: u64, reason: &str) -> bool {
@@ -173,7 +180,7 @@ impl CallTable {
         }
         call.leg.lock().to = To::Ended;
         self.metrics.in_flight.dec();
-        call.running.fetch_sub(1, Ordering::AcqRel);
+        call.running.free();
         self.forget(&call.source);
         true
     }
@@ -208,7 +215,7 @@ impl CallTable {
             self.tell_of_end(instance, call);
         }
         self.metrics.in_flight.dec();
-        call.running.fetch_sub(1, Ordering::AcqRel);
+        call.running.free();
         self.forget(&call.source);
         if let CallSource::Caller(caller) = &call.source {
             let spoke = to.instance().map(|instance| &instance.entry.spoke);

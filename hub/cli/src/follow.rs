@@ -14,16 +14,19 @@ use std::time::Duration;
 
 use alkhub_protocol::PAGE_LIMIT;
 use alkhub_protocol::call::CallRecord;
-use alkhub_sdk::{CallFilter, CallPage, Client};
+use alkhub_sdk::{CallFilter, CallPage, Client, Error};
 use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::args::Output;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::output::{self, OutputKind, Reader};
 
 /// How often the list is asked.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// The longest pause before another look while the hub does not answer.
+const SELDOM: Duration = Duration::from_secs(5);
 
 /// How much later than others a record may come and still be shown.
 const LATE: Duration = Duration::from_secs(3);
@@ -96,8 +99,24 @@ impl Follow {
                     return Ok(ExitCode::SUCCESS);
                 }
             }
-            sleep(LOOK).await;
-            calls = self.next().await?;
+            calls = self.later().await?;
+        }
+    }
+
+    /// The calls of the next look. One that fails is told once and made again, more and more seldom.
+    async fn later(&mut self) -> Result<Vec<CallRecord>, Failure> {
+        let mut pause = LOOK;
+        loop {
+            sleep(pause).await;
+            let error = match self.next().await {
+                Ok(calls) => return Ok(calls),
+                Err(error) if passes(&error) => error,
+                Err(error) => return Err(error.into()),
+            };
+            if pause == LOOK {
+                output::note(&format!("{}; it is asked again", chain(&error)));
+            }
+            pause = (pause * 2).min(SELDOM);
         }
     }
 
@@ -115,7 +134,7 @@ impl Follow {
     }
 
     /// The last calls, the oldest first: a page of them, or as many as are asked for.
-    async fn begin(&mut self) -> Result<Vec<CallRecord>, Failure> {
+    async fn begin(&mut self) -> Result<Vec<CallRecord>, Error> {
         let CallPage { mut calls, next, .. } = self.page(self.filter.limit.unwrap_or(0).max(FIRST), None, None).await?;
         self.place = next;
         self.seen = ids(&calls);
@@ -124,7 +143,7 @@ impl Follow {
     }
 
     /// The calls that are new since the last look, the oldest first.
-    async fn next(&mut self) -> Result<Vec<CallRecord>, Failure> {
+    async fn next(&mut self) -> Result<Vec<CallRecord>, Error> {
         let Look { calls, places } = match self.place.clone() {
             Some(place) => self.after(place).await?,
             None => self.all().await?,
@@ -145,7 +164,7 @@ impl Follow {
     }
 
     /// Everything after a place.
-    async fn after(&self, mut place: String) -> Result<Look, Failure> {
+    async fn after(&self, mut place: String) -> Result<Look, Error> {
         let (mut look, mut limit) = (Look::default(), FIRST);
         loop {
             let page = self.page(limit, None, Some(place)).await?;
@@ -157,7 +176,7 @@ impl Follow {
     }
 
     /// Everything that there is. It had been less than a page, so what is more is new.
-    async fn all(&self) -> Result<Look, Failure> {
+    async fn all(&self) -> Result<Look, Error> {
         let (mut calls, mut places, mut before, mut limit) = (Vec::new(), Vec::new(), None, FIRST);
         loop {
             let page = self.page(limit, before, None).await?;
@@ -173,14 +192,35 @@ impl Follow {
         Ok(Look { calls, places })
     }
 
-    async fn page(&self, limit: u32, before: Option<String>, after: Option<String>) -> Result<CallPage, Failure> {
+    async fn page(&self, limit: u32, before: Option<String>, after: Option<String>) -> Result<CallPage, Error> {
         let filter = CallFilter {
             limit: Some(limit),
             before,
             after,
             ..self.filter.clone()
         };
-        Ok(self.client.calls_page(&filter).await?)
+        self.client.calls_page(&filter).await
+    }
+}
+
+/// Whether another look may be answered: the hub is away, or has no answer now, and nothing is wrong with the key.
+fn passes(error: &Error) -> bool {
+    match error {
+        Error::Unreachable { .. } | Error::Untrusted { .. } | Error::Lost | Error::Timeout(_) => true,
+        // 404: what stands before a hub may say so while it has none.
+        Error::Refused { status, .. } => *status == 404 || *status != 403 && error.retryable(),
+        Error::Problem(problem) => problem.retryable || problem.status >= 500,
+        Error::Call(_)
+        | Error::Setting { .. }
+        | Error::Name(_)
+        | Error::Topic(_)
+        | Error::Rejected(_)
+        | Error::Lagged(_)
+        | Error::Encode(_)
+        | Error::Decode { .. }
+        | Error::TooLarge { .. }
+        | Error::Closed
+        | Error::Panicked => false,
     }
 }
 

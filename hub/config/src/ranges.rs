@@ -1,7 +1,7 @@
 //! What each setting may be, in one table: a setting that is not in it is a failing test.
 //!
 //! Bounds are where something breaks, not where it becomes unwise: a limit of none that refuses everybody, a time that
-//! overflows a clock or that a server does not take.
+//! overflows a clock or that a server does not take, a number beyond which another bound counts in any case.
 
 use std::fmt;
 use std::time::Duration;
@@ -39,6 +39,8 @@ const KIB: i64 = 1024;
 const TIB: i64 = 1024 * 1024 * 1024 * 1024;
 /// How many of anything.
 const MANY: i64 = 1_000_000_000;
+/// As many as one registration can have (`OPERATIONS_LIMIT` of the protocol).
+const OPERATIONS: i64 = 10_000;
 
 /// Every setting with what it may be.
 const TABLE: &[(&str, Range)] = &[
@@ -107,7 +109,7 @@ const TABLE: &[(&str, Range)] = &[
     ("calls.max-in-flight-per-key", Range::Number(1, MANY)),
     ("calls.subscription-items", Range::Number(1, MANY)),
     ("calls.subscription-bytes", Range::Number(KIB, TIB)),
-    ("calls.max-operations", Range::Number(1, MANY)),
+    ("calls.max-operations", Range::Number(1, OPERATIONS)),
     ("calls.spec-bytes-per-spoke", Range::Number(KIB, TIB)),
     ("calls.spec-bytes", Range::Number(KIB, TIB)),
     ("calls.relay-queue", Range::Number(1, MANY)),

@@ -8,6 +8,7 @@
 //! - Postgres away is never "your key is wrong": a known key goes on, an unknown one gets 503.
 //! - A revocation that arrives while the key is being looked up counts; so does one that arrives while a request's body
 //!   does.
+//! - A look-up that begins after a revocation arrived is believed: a key that came back with its spoke works at once.
 //! - Neither the key nor its hash is logged.
 
 mod credential;
@@ -18,6 +19,7 @@ mod suspect;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use alkhub_config::{AuthConfig, ServerConfig};
@@ -48,7 +50,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 const UNKNOWN: u64 = 10_000;
 const UNKNOWN_TTL: Duration = Duration::from_secs(3);
 
-/// Revocations are remembered so long, for look-ups that were under way.
+/// Revocations are remembered so long, for look-ups that were under way. One that begins later is believed.
 const REVOKED_TTL: Duration = Duration::from_secs(60);
 
 /// Looks keys up and remembers them, and ends what a key has open when the key ends.
@@ -61,7 +63,10 @@ pub struct KeyRing {
     ttl: Duration,
     known: moka::future::Cache<KeyHash, Arc<Key>>,
     unknown: moka::sync::Cache<KeyHash, ()>,
-    revoked: moka::sync::Cache<Arc<str>, ()>,
+    /// The news of their revocation, by id.
+    revoked: moka::sync::Cache<Arc<str>, u64>,
+    /// How much was heard of keys that end or change.
+    news: AtomicU64,
     bad: BadKeys,
     suspect: SuspectLookups,
     rate: Rate,
@@ -113,6 +118,7 @@ impl KeyRing {
                 .max_capacity(KEYS)
                 .time_to_live(REVOKED_TTL)
                 .build(),
+            news: AtomicU64::new(0),
             bad: BadKeys::new(server.bad_keys_per_minute),
             suspect: SuspectLookups::new(),
             rate: Rate::per_second(server.requests_per_second_per_key),
@@ -160,7 +166,10 @@ impl KeyRing {
     pub(crate) fn take_request(&self, key: &Key) -> Result<(), ApiError> {
         self.rate.take(&key.bucket).map_err(|wait| {
             self.metrics.limited(Limit::KeyRequests);
-            ApiError::rate_limited("the key has sent too many requests", wait)
+            ApiError::rate_limited(
+                "the key has sent too many requests (`server.requests-per-second-per-key`)",
+                wait,
+            )
         })
     }
 
@@ -202,8 +211,8 @@ impl KeyRing {
     /// Why a key is no longer good that has just come where revocations find it, be it into memory or among those of what
     /// is open: one that came before may have passed it by.
     pub fn look_again(&self, key: &Key) -> Option<KeyFault> {
-        if self.revoked.contains_key(&key.id) {
-            key.revoke();
+        if let Some(news) = self.revoked.get(&key.id) {
+            key.revoke_by(news);
         }
         key.fault(Timestamp::now())
     }
@@ -241,7 +250,10 @@ impl KeyRing {
 
     fn too_many(&self, wait: Duration) -> ApiError {
         self.metrics.limited(Limit::BadKeys);
-        ApiError::rate_limited("too many bad keys came from this address", wait)
+        ApiError::rate_limited(
+            "too many bad keys came from this address (`server.bad-keys-per-minute`)",
+            wait,
+        )
     }
 
     fn unknown_key(&self, peer: IpAddr) -> ApiError {
@@ -266,13 +278,24 @@ impl KeyRing {
     pub async fn made(&self, hash: &KeyHash) {
         self.unknown.invalidate(hash);
         if let Some(key) = self.known.get(hash).await {
-            key.invalidate();
+            key.invalidate(self.next_news());
         }
     }
 
     /// Looks keys up for addresses that had too many bad ones, for as long as it is polled.
     pub async fn look_up_suspect(&self) {
         self.suspect.answer_all(&self.store).await;
+    }
+
+    /// The last news of keys. A look-up asks for it before it begins: whoever ends or changes a key writes first and tells
+    /// it then, so that the look-up knows all that was told by now.
+    fn heard(&self) -> u64 {
+        self.news.load(Ordering::SeqCst)
+    }
+
+    /// The number of what was heard just now.
+    fn next_news(&self) -> u64 {
+        self.news.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// Every key in memory.

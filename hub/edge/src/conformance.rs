@@ -12,12 +12,17 @@ use crate::header;
 /// Checks a request's frame.
 ///
 /// # Errors
-/// 400 without one right `Host`, or with two of a header that holds one value; 417 for an expectation that is not known,
-/// 415 for a body that is encoded.
+/// 400 without one right `Host`, with two of a header that holds one value, or with a transfer coding that is not
+/// known; 417 for an expectation that is not known, 415 for a body that is encoded.
 pub(crate) fn check(request: &Request) -> Result<(), ApiError> {
     check_host(request)?;
     let headers = request.headers();
     header::check(headers)?;
+    if has_unknown_coding(headers) {
+        return Err(ApiError::bad_request(
+            "`Transfer-Encoding` may be `chunked`, once, and nothing else",
+        ));
+    }
     if expectations(headers).any(|expected| !expected.eq_ignore_ascii_case("100-continue")) {
         return Err(ApiError::bad_request("`Expect` may be `100-continue` and nothing else")
             .with_status(StatusCode::EXPECTATION_FAILED));
@@ -35,10 +40,20 @@ pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
     headers.contains_key(EXPECT)
 }
 
-/// Whether the request gives its length twice, in two ways: RFC 9112 lets it be read by `Transfer-Encoding` and asks
-/// that the connection ends with it.
-pub(crate) fn has_two_lengths(request: &Request) -> bool {
-    request.headers().contains_key(CONTENT_LENGTH) && request.headers().contains_key(TRANSFER_ENCODING)
+/// Whether the connection ends with the request. It does with one that gives its length twice, in two ways, which RFC
+/// 9112 lets be read by `Transfer-Encoding`; and with one whose body has a coding that is not known.
+pub(crate) fn ends_connection(request: &Request) -> bool {
+    let headers = request.headers();
+    let has_two_lengths = headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING);
+    has_two_lengths || has_unknown_coding(headers)
+}
+
+/// Whether the body has a transfer coding beside `chunked`: hyper takes what ends with that, and removes that alone.
+fn has_unknown_coding(headers: &HeaderMap) -> bool {
+    let is_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next();
+    first.is_some_and(|first| !is_chunked(first)) || codings.next().is_some()
 }
 
 fn check_host(request: &Request) -> Result<(), ApiError> {

@@ -29,7 +29,7 @@ pub struct Key {
     /// What is left of sessions that have gone to other hubs.
     pub(crate) left: Slots,
     state: ArcSwap<State>,
-    looked_up: Mutex<Option<Instant>>,
+    looked_up: Mutex<LookedUp>,
     refreshing: AtomicBool,
     last_used: Mutex<Option<Timestamp>>,
 }
@@ -39,6 +39,18 @@ struct State {
     caller: Arc<Caller>,
     expires_at: Option<Timestamp>,
     revoked: bool,
+}
+
+/// When it was last looked up. News of keys have numbers, which the ring gives; a look-up knows all that had come when
+/// it began.
+#[derive(Debug)]
+struct LookedUp {
+    /// `None`: it has to be looked up again.
+    at: Option<Instant>,
+    /// The last news when that look-up began.
+    heard: u64,
+    /// The news that asked for a look-up: one that began before it leaves the key due.
+    due: u64,
 }
 
 /// Why a key is no longer good.
@@ -70,7 +82,13 @@ pub(crate) struct RefreshGuard<'a>(&'a AtomicBool);
 // === impl Key ===
 
 impl Key {
-    pub(crate) fn new(hash: KeyHash, record: &KeyRecord) -> Self {
+    /// A key that was looked up when `heard` was the last news.
+    pub(crate) fn new(hash: KeyHash, record: &KeyRecord, heard: u64) -> Self {
+        let looked_up = LookedUp {
+            at: Some(Instant::now()),
+            heard,
+            due: 0,
+        };
         Self {
             id: record.id.as_str().into(),
             hash,
@@ -80,7 +98,7 @@ impl Key {
             waiting: Slots::default(),
             left: Slots::default(),
             state: ArcSwap::from_pointee(State::of(record)),
-            looked_up: Mutex::new(Some(Instant::now())),
+            looked_up: Mutex::new(looked_up),
             refreshing: AtomicBool::new(false),
             last_used: Mutex::new(None),
         }
@@ -106,9 +124,13 @@ impl Key {
         }
     }
 
-    /// Takes over what was looked up, unless `revoked` knows better: a revocation that comes meanwhile is not undone.
-    pub(crate) fn update(&self, record: &KeyRecord, revoked: impl FnOnce() -> bool) {
+    /// Takes over what a look-up found that began when `heard` was the last news, unless `revoked` knows better: a
+    /// revocation that comes meanwhile is not undone. A look-up that is older than the last one changes nothing.
+    pub(crate) fn update(&self, record: &KeyRecord, heard: u64, revoked: impl FnOnce() -> bool) {
         let mut looked_up = self.looked_up.lock();
+        if heard < looked_up.heard {
+            return;
+        }
         let mut state = State::of(record);
         state.revoked |= revoked();
         let old = self.state.load();
@@ -117,36 +139,58 @@ impl Key {
             state.caller = old.caller.clone();
         }
         self.state.store(Arc::new(state));
-        *looked_up = Some(Instant::now());
+        looked_up.heard = heard;
+        looked_up.at = (heard >= looked_up.due).then(Instant::now);
     }
 
-    /// Ends it here, whatever is looked up at this time.
-    pub(crate) fn revoke(&self) {
+    /// Ends it here: a look-up that began when `heard` was the last news did not find it. `false`: a later one did.
+    pub(crate) fn lost(&self, heard: u64) -> bool {
         let mut looked_up = self.looked_up.lock();
+        let is_last = heard >= looked_up.heard;
+        if is_last {
+            self.end();
+            looked_up.heard = heard;
+            looked_up.at = Some(Instant::now());
+        }
+        is_last
+    }
+
+    /// Ends it here by the `news` of a revocation, whatever is looked up at this time; a look-up that began later knows
+    /// of it. The next use looks it up: it may have come back with its spoke by then.
+    pub(crate) fn revoke_by(&self, news: u64) {
+        let mut looked_up = self.looked_up.lock();
+        if looked_up.heard < news && !self.state.load().revoked {
+            self.end();
+            looked_up.at = None;
+        }
+    }
+
+    fn end(&self) {
         let old = self.state.load();
         self.state.store(Arc::new(State {
             caller: old.caller.clone(),
             expires_at: old.expires_at,
             revoked: true,
         }));
-        *looked_up = Some(Instant::now());
     }
 
     /// Time since it was looked up; without end when it has to be looked up again.
     pub(crate) fn age(&self) -> Duration {
-        self.looked_up
-            .lock()
-            .map_or(Duration::MAX, |then| Instant::now().saturating_duration_since(then))
+        let looked_up = self.looked_up.lock().at;
+        looked_up.map_or(Duration::MAX, |then| Instant::now().saturating_duration_since(then))
     }
 
-    /// Makes it due for a look-up when it is next used.
-    pub(crate) fn invalidate(&self) {
-        *self.looked_up.lock() = None;
+    /// Makes it due for a look-up when it is next used, by the `news` that it may be worth something else. A look-up that
+    /// is under way began too early.
+    pub(crate) fn invalidate(&self, news: u64) {
+        let mut looked_up = self.looked_up.lock();
+        looked_up.at = None;
+        looked_up.due = looked_up.due.max(news);
     }
 
     /// Makes it due for a look-up after `pause`, where `ttl` makes it due.
     pub(crate) fn refresh_in(&self, ttl: Duration, pause: Duration) {
-        *self.looked_up.lock() = Instant::now().checked_sub(ttl.saturating_sub(pause));
+        self.looked_up.lock().at = Instant::now().checked_sub(ttl.saturating_sub(pause));
     }
 
     pub(crate) fn begin_refresh(&self) -> Option<RefreshGuard<'_>> {
@@ -266,14 +310,45 @@ mod tests {
 
     #[test]
     fn a_revocation_is_not_undone_by_a_look_up_that_began_before_it() {
-        let key = Key::new(KeyHash([0; 32]), &record());
+        let key = Key::new(KeyHash([0; 32]), &record(), 0);
         let found = record();
-        key.revoke();
+        key.revoke_by(1);
 
-        key.update(&found, || true);
+        key.update(&found, 0, || true);
         assert_eq!(key.fault(Timestamp::now()), Some(KeyFault::Revoked));
 
-        key.update(&found, || false);
+        key.update(&found, 1, || false);
         assert_eq!(key.fault(Timestamp::now()), None);
+    }
+
+    #[test]
+    fn a_look_up_that_began_after_a_revocation_knows_whether_the_key_came_back() {
+        let key = Key::new(KeyHash([0; 32]), &record(), 0);
+        key.revoke_by(1);
+        assert_eq!(key.age(), Duration::MAX, "the next use looks it up");
+        key.update(&record(), 1, || false);
+
+        key.revoke_by(1);
+
+        assert_eq!(key.fault(Timestamp::now()), None);
+        assert!(key.age() < Duration::MAX);
+    }
+
+    #[test]
+    fn a_look_up_that_began_before_a_key_changed_leaves_it_due_and_undoes_no_later_one() {
+        let key = Key::new(KeyHash([0; 32]), &record(), 0);
+        let gone = KeyRecord {
+            revoked_at: Some(Timestamp::now()),
+            ..record()
+        };
+        key.invalidate(1);
+
+        key.update(&gone, 0, || false);
+        assert_eq!(key.age(), Duration::MAX);
+        key.update(&record(), 1, || false);
+        key.update(&gone, 0, || false);
+
+        assert_eq!(key.fault(Timestamp::now()), None);
+        assert!(key.age() < Duration::MAX);
     }
 }

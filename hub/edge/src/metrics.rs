@@ -77,6 +77,8 @@ pub(crate) enum AuthFailure {
 pub(crate) enum Limit {
     /// `max-connections`.
     Connections,
+    /// `max-connections-per-address`.
+    AddressConnections,
     /// `max-connections-per-key`.
     KeyConnections,
     /// `requests-per-second-per-key`.
@@ -246,8 +248,9 @@ impl AuthFailure {
 }
 
 impl Limit {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Connections,
+        Self::AddressConnections,
         Self::KeyConnections,
         Self::KeyRequests,
         Self::KeyMessages,
@@ -257,6 +260,7 @@ impl Limit {
     fn label(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::AddressConnections => "connections_per_address",
             Self::KeyConnections => "connections_per_key",
             Self::KeyRequests => "requests_per_key",
             Self::KeyMessages => "messages_per_key",

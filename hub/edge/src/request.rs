@@ -56,7 +56,7 @@ pub(crate) async fn observe(State(metrics): State<Arc<EdgeMetrics>>, mut request
     continue_trace(&span, request.headers());
     request.extensions_mut().insert(Id(id.clone()));
     let payer = Payer::of(&mut request);
-    let last = conformance::has_two_lengths(&request);
+    let last = conformance::ends_connection(&request);
 
     let response = match conformance::check(&request) {
         Ok(()) => next.run(request).instrument(span.clone()).await,

@@ -184,6 +184,11 @@ impl<T: Weigh> Queue<T> {
         std::mem::take(&mut self.items)
     }
 
+    /// What waits, the oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.items.iter()
+    }
+
     /// Drops the items for which `keep` is false.
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let (counted, bytes) = (&mut self.counted, &mut self.bytes);

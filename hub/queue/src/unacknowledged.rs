@@ -69,6 +69,11 @@ impl<T: AsRef<[u8]>> Unacknowledged<T> {
         self.limits.is_some()
     }
 
+    /// What is kept, in the order in which it left.
+    pub fn kept(&self) -> impl Iterator<Item = &T> {
+        self.kept.iter()
+    }
+
     /// Messages that are kept.
     pub fn len(&self) -> usize {
         self.kept.len()

@@ -260,7 +260,12 @@ impl KeptSession {
         self.unacknowledged.acknowledge(count).expect("so many were sent");
     }
 
-    /// What left and was not acknowledged, of a session that nobody comes back to.
+    /// What left and was not acknowledged.
+    pub(crate) fn unreceived(&self) -> impl Iterator<Item = &Bytes> {
+        self.unacknowledged.kept()
+    }
+
+    /// The same, taken from a session that nobody comes back to.
     pub(crate) fn take_unreceived(&mut self) -> VecDeque<Bytes> {
         let (unreceived, _) = self.unacknowledged.rewind();
         unreceived

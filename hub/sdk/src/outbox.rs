@@ -174,10 +174,7 @@ impl Outbox {
         waiting.is_gone = true;
         let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
         let unreceived = waiting.kept.take_unreceived().into_iter();
-        let unsent = unsent.into_iter().filter_map(|unsent| match unsent {
-            Unsent::Message(message) | Unsent::Refusal(message) => Some(message),
-            Unsent::Ping | Unsent::Ack => None,
-        });
+        let unsent = unsent.iter().filter_map(|unsent| unsent.message().cloned());
         let answers = unreceived.chain(unsent).filter(is_answer);
         waiting.left.extend(answers);
         drop(waiting);
@@ -185,7 +182,15 @@ impl Outbox {
         self.0.room.notify_waiters();
     }
 
-    /// The answers to calls that the hub of a session which has ended may lack, in order.
+    /// The answers to calls that the hub may lack, in order; while the session has no connection none of them goes.
+    pub(crate) fn answers(&self) -> Vec<Bytes> {
+        let waiting = self.0.waiting.lock();
+        let unsent = waiting.queue.waiting().filter_map(Unsent::message);
+        let answers = waiting.kept.unreceived().chain(unsent);
+        answers.filter(|message| is_answer(message)).cloned().collect()
+    }
+
+    /// The same of a session that has ended.
     pub(crate) fn take_left(&self) -> Vec<Bytes> {
         std::mem::take(&mut self.0.waiting.lock().left)
     }
@@ -346,6 +351,14 @@ impl Outbox {
 // === impl Unsent ===
 
 impl Unsent {
+    /// What counts for the hub, and may have to be said again.
+    fn message(&self) -> Option<&Bytes> {
+        match self {
+            Self::Message(message) | Self::Refusal(message) => Some(message),
+            Self::Ping | Self::Ack => None,
+        }
+    }
+
     /// It leaves: what it is on the wire.
     fn leaves(self, kept: &mut KeptSession) -> Message {
         let message = match self {

@@ -12,6 +12,7 @@ mod drain;
 mod failure;
 mod handler;
 mod keep;
+mod lent;
 mod offers;
 mod operation;
 mod registering;

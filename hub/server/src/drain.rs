@@ -2,8 +2,8 @@
 //!
 //! Not ready, which is announced to the other hubs: their calls go elsewhere wherever there is anybody else →
 //! `drain-delay`, so that load balancers notice → no new connections, peers that know how are asked to move to another hub, a
-//! few at a time, and the other clients without a call under way are let go → peers move and running calls finish, up to
-//! `drain-timeout` → those that still run end with UNAVAILABLE, while every caller can be
+//! few at a time, and the other clients without a call under way are let go → plain spokes are let go, a few at a time, each
+//! when none of its calls is under way → peers move and running calls finish, up to `drain-timeout` → those that still run end with UNAVAILABLE, while every caller can be
 //! reached → sockets close with 1001 and a reason → everything ends.
 //!
 //! Invariants
@@ -12,12 +12,13 @@
 //!   have begun.
 //! - Nobody holds up the end who cannot leave: peers that do not move have [`STALLED`], messages that do not end [`FINISHING`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::drain::{CLOSING, ENDING, KILLING, STORING};
 use alkhub_edge::error::unanswered;
 use alkhub_edge::metrics::ConnectionKind;
-use alkhub_edge::open::DRAINING;
+use alkhub_edge::open::{Closeable, DRAINING};
 use alkhub_socket::Passing;
 use tokio::time::{Instant, timeout};
 
@@ -26,7 +27,7 @@ use crate::hub::Hub;
 /// Time to announce it to the other hubs, while `drain-delay` runs.
 const ANNOUNCING: Duration = Duration::from_secs(1);
 
-/// Peers that are asked to move in each [`LOOK`], unless there are too many for the time: 200 a second.
+/// Peers that are asked to move, or let go, in each [`LOOK`], unless there are too many for the time: 200 a second.
 const MOVES: usize = 4;
 
 /// In this part of the time all are asked.
@@ -44,6 +45,13 @@ const STALLED: Duration = Duration::from_secs(5);
 
 /// Time for messages that have begun to end, and for what waits to be written, once no call runs.
 const FINISHING: Duration = Duration::from_secs(5);
+
+/// Plain peers, who come back wherever their load balancer sends them.
+struct Plain {
+    left: Vec<Arc<dyn Closeable>>,
+    /// Let go in each [`LOOK`].
+    at_once: usize,
+}
 
 /// How peers move that were asked to.
 struct Moving {
@@ -107,7 +115,9 @@ impl Hub {
         let (app, begun) = (&self.app, Instant::now());
         let open = app.edge.open();
         let (mut moving, mut asking) = (Moving::none(begun), begun);
+        let mut plain = self.plain(time);
         loop {
+            plain.let_some_go();
             let now = Instant::now();
             if now >= asking {
                 self.ask_the_others();
@@ -118,7 +128,8 @@ impl Hub {
             let passes = !app.sockets.passing().is_none() || moving.goes_on(open.moving(), now);
             let finishes = open.midway() > 0 && now < begun + FINISHING;
             let waits = open.count(ConnectionKind::Reconnecting) > 0 && app.calls.moves().has_refuge();
-            if app.calls.in_flight() == 0 && !moves && !passes && !waits && !finishes {
+            let is_quiet = app.calls.in_flight() == 0 && plain.left.is_empty();
+            if is_quiet && !moves && !passes && !waits && !finishes {
                 return true;
             }
             if now >= begun + time {
@@ -136,9 +147,7 @@ impl Hub {
             return;
         }
         let sockets = app.edge.open().of(ConnectionKind::Websocket);
-        let rounds = (time / MOVING_PART).as_millis() / LOOK.as_millis();
-        let rounds = usize::try_from(rounds).unwrap_or(usize::MAX).max(1);
-        let at_once = sockets.len().div_ceil(rounds).max(MOVES);
+        let at_once = at_once(sockets.len(), time);
         let mut asked = 0_usize;
         for sockets in sockets.chunks(at_once) {
             asked += sockets.iter().filter(|socket| socket.ask_to_move(None)).count();
@@ -147,6 +156,19 @@ impl Hub {
             }
         }
         tracing::info!(peers = asked, "peers are asked to move to other hubs");
+    }
+
+    /// The plain peers, to be let go where they can go elsewhere. A spoke that stays would be called until the end, and each of its
+    /// calls that runs then would end as one whose fate is unknown.
+    fn plain(&self, time: Duration) -> Plain {
+        let sockets = match self.app.calls.moves().has_refuge() {
+            true => self.app.edge.open().of(ConnectionKind::Websocket),
+            false => Vec::new(),
+        };
+        let is_plain = |socket: &Arc<dyn Closeable>| socket.leaver().is_some_and(|leaver| !leaver.migrates);
+        let left: Vec<_> = sockets.into_iter().filter(is_plain).collect();
+        let at_once = at_once(left.len(), time);
+        Plain { left, at_once }
     }
 
     /// Asks those that were never asked: they have come since, or there was nowhere to go.
@@ -187,6 +209,15 @@ impl Hub {
     }
 }
 
+// === impl Plain ===
+
+impl Plain {
+    fn let_some_go(&mut self) {
+        let stay = self.left.len().saturating_sub(self.at_once);
+        self.left.drain(stay..).for_each(|peer| peer.let_go());
+    }
+}
+
 // === impl Moving ===
 
 impl Moving {
@@ -201,6 +232,13 @@ impl Moving {
         }
         left > 0 && now < self.since + STALLED
     }
+}
+
+/// How many of so many peers go in each [`LOOK`], so that all have gone in a part of the time.
+fn at_once(peers: usize, time: Duration) -> usize {
+    let rounds = (time / MOVING_PART).as_millis() / LOOK.as_millis();
+    let rounds = usize::try_from(rounds).unwrap_or(usize::MAX).max(1);
+    peers.div_ceil(rounds).max(MOVES)
 }
 
 /// Waits until something holds; false when it does not in time.

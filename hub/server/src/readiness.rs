@@ -5,6 +5,7 @@
 //!   main port listens, which it does as soon as the rest holds and what the other hubs hold is loaded (for some seconds at most).
 //! - After that a dependency that is away makes it degraded, not unready: calls on this hub go on, and taking every
 //!   pod out of service at once would help nobody.
+//! - A hub whose prefix another Hub has is `failed`, and the process goes on: it is ready when the prefix is its own.
 //! - A hub that drains is never ready again, nor is one that has lost a loop.
 
 use std::sync::Arc;
@@ -215,7 +216,7 @@ impl State {
     fn status(&self, away: bool) -> ReadyStatus {
         if self.draining {
             ReadyStatus::Draining
-        } else if self.cannot_go_on().is_some() {
+        } else if self.cannot_go_on().is_some() || matches!(self.prefix, Prefix::Taken(_)) {
             ReadyStatus::Failed
         } else if !self.is_ready() {
             ReadyStatus::Starting
@@ -236,7 +237,31 @@ fn link(state: &LinkState) -> ReadyCheck {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_hub_whose_prefix_is_taken_has_failed_until_it_is_its_own_again() {
+        let postgres = watch::Sender::new(LinkState::Up);
+        let gauge = IntGauge::new("ready", "help").expect("a name");
+        let readiness = Readiness::new(postgres.subscribe(), None, gauge.clone());
+        let seen = || (readiness.report().status, readiness.report().prefix.state, gauge.get());
+        readiness.prepared();
+        readiness.redis_seen();
+
+        readiness.prefix(Prefix::Taken("uid-2".to_owned()));
+        assert_eq!(seen(), (ReadyStatus::Failed, PartState::Taken, 0));
+        readiness.prefix(Prefix::Ours);
+        assert_eq!(seen(), (ReadyStatus::Starting, PartState::Ours, 0));
+        readiness.listening();
+        assert_eq!(seen(), (ReadyStatus::Ok, PartState::Ours, 1));
+        readiness.prefix(Prefix::Taken("uid-2".to_owned()));
+        assert_eq!(seen(), (ReadyStatus::Failed, PartState::Taken, 0));
+        assert!(readiness.fatal().now_or_never().is_none(), "the process goes on");
+        readiness.prefix(Prefix::Ours);
+        assert_eq!(seen(), (ReadyStatus::Ok, PartState::Ours, 1));
+    }
 
     #[test]
     fn a_hub_is_ready_once_and_then_degraded_rather_than_unready() {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::claims::SessionClaim;
 use crate::conversation::Conversation;
 use crate::departures;
-use crate::handover::Handover;
+use crate::handover::{Handover, HandoverPart};
 use crate::resumable::{self, Taker};
 use crate::session::PeerSession;
 use crate::sockets::Sockets;
@@ -32,13 +32,26 @@ use crate::waiting;
 /// Time for a session to come, from its first word to its last.
 const ARRIVING: Duration = Duration::from_secs(10);
 
+/// What may come before a session: what its peer may have subscribed to and called fits in.
+const ANNOUNCED_BYTES: usize = 32 * 1024 * 1024;
+
 /// Time for the spoke of a session to be known here, before its peer is told that it has come.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// The sessions on their way to one hub, by the hub that they leave and the tunnel.
 pub(crate) struct ComingSessions {
     sockets: Sockets,
+    /// Those of which the first words have come, which are parts of what they are made of.
+    announced: HashMap<(HubId, u64), Announced>,
     arriving: HashMap<(HubId, u64), Arriving>,
+}
+
+/// What has come before a session.
+struct Announced {
+    /// `None` of what could not be read, or was too much.
+    part: Option<HandoverPart>,
+    bytes: usize,
+    until: Instant,
 }
 
 /// A session on its way here.
@@ -57,18 +70,22 @@ impl ComingSessions {
     pub(crate) fn new(sockets: Sockets) -> Self {
         Self {
             sockets,
+            announced: HashMap::new(),
             arriving: HashMap::new(),
         }
     }
 
     /// When the next of them has had its time.
     pub(crate) fn overdue(&self) -> Option<Instant> {
-        self.arriving.values().map(|arriving| arriving.until).min()
+        let announced = self.announced.values().map(|announced| announced.until);
+        let arriving = self.arriving.values().map(|arriving| arriving.until);
+        announced.chain(arriving).min()
     }
 
     /// Gives up those that have had their time.
     pub(crate) fn end_overdue(&mut self) {
         let now = Instant::now();
+        self.announced.retain(|_, announced| announced.until > now);
         self.give_up(|_, arriving| arriving.until <= now);
     }
 
@@ -93,12 +110,13 @@ impl ComingSessions {
     /// No hub has the session that was asked for. Another connection of its peer may have brought it here meanwhile, or be about
     /// to.
     pub(crate) fn nobody_has(&self, claim: SessionClaim) {
-        let (digest, key) = (claim.digest(), &claim.key.id);
-        let comes = self.sockets.claims().has(digest) || self.sockets.resumable().has(digest, key);
-        let error = if comes {
-            resumable::on_its_way()
-        } else {
-            claim.fruitless()
+        let (sockets, digest) = (&self.sockets, claim.digest());
+        let asks = || sockets.claims().has(sockets.calls().moves(), digest);
+        let comes = || asks() || sockets.resumable().has(digest, &claim.key.id);
+        let error = match claim.unsure() {
+            Some(unsure) => unsure,
+            None if comes() => resumable::on_its_way(),
+            None => resumable::ended(),
         };
         self.refuse(claim, error);
     }
@@ -110,10 +128,39 @@ impl ComingSessions {
             .for_each(|other| departures::asked(&self.sockets, other));
     }
 
-    /// A session comes, for a claim of this number. Where nobody waits for it, or it cannot be read, its hub is told so.
+    /// A part comes of what a session is made of, which will be handed over.
+    pub(crate) fn part(&mut self, from: (HubId, u64), state: &Bytes) {
+        let announced = self.announced.entry(from).or_insert_with(|| Announced {
+            part: Some(HandoverPart::default()),
+            bytes: 0,
+            until: Instant::now() + ARRIVING,
+        });
+        announced.bytes += state.len();
+        let fits = announced.bytes <= ANNOUNCED_BYTES;
+        let added = announced
+            .part
+            .as_mut()
+            .filter(|_| fits)
+            .and_then(|part| part.add(state));
+        if added.is_none() {
+            announced.part = None;
+        }
+    }
+
+    /// What a session is made of; `None` of what cannot be read.
+    fn handed(&mut self, from: &(HubId, u64), state: &Bytes) -> Option<Handover> {
+        let mut handover = Handover::decode(state)?;
+        if let Some(announced) = self.announced.remove(from) {
+            handover.add(announced.part?);
+        }
+        Some(handover)
+    }
+
+    /// A session comes, for a claim of this number. Where there is no such claim, or it cannot be read, its hub is told so.
     pub(crate) fn begin(&mut self, from: (HubId, u64), claim: u64, state: &Bytes) {
-        let claim = self.sockets.claims().answered(claim, &from.0);
-        let begun = claim.and_then(|claim| self.begun(from.clone(), claim, state));
+        let claim = self.sockets.claims().given(claim, &from.0);
+        let handover = self.handed(&from, state);
+        let begun = claim.and_then(|claim| self.begun(from.clone(), claim, handover));
         match begun {
             Some(arriving) => drop(self.arriving.insert(from, arriving)),
             None => {
@@ -123,9 +170,14 @@ impl ComingSessions {
         }
     }
 
-    fn begun(&self, (hub, tunnel): (HubId, u64), mut claim: SessionClaim, state: &Bytes) -> Option<Arriving> {
+    fn begun(
+        &self,
+        (hub, tunnel): (HubId, u64),
+        mut claim: SessionClaim,
+        handover: Option<Handover>,
+    ) -> Option<Arriving> {
         let (sockets, edge) = (&self.sockets, self.sockets.edge());
-        let Some(mut handover) = Handover::decode(state) else {
+        let Some(mut handover) = handover else {
             self.nobody_has(claim);
             return None;
         };
@@ -144,11 +196,14 @@ impl ComingSessions {
         }
         let back = Way::new(sockets.calls().moves(), &hub);
         let running = (handover.legs.as_slice(), handover.calls.as_slice());
-        let tunnel = sockets.tunnels().open((hub, tunnel), (back, outbox.clone()), running);
+        let ways = (back, outbox.clone());
+        let mut tunnel = sockets.tunnels().open((hub, tunnel), ways, running, handover.hubs + 1);
+        let charged = tunnel.charge(&budget);
         let place = sockets
             .resumable()
             .enter_as((claim.id.clone(), met.clone()), &key.id, &outbox);
-        let held = Some(budget.nothing(Kept::Moves));
+        place.heard(handover.sent);
+        let held = charged.is_ok().then(|| budget.nothing(Kept::Moves));
         let mut conversation = Conversation::new(sockets.clone(), key, outbox, budget);
         let (received, sent) = (handover.received, handover.sent);
         conversation.go_on(&mut handover, tunnel);
@@ -217,6 +272,7 @@ impl ComingSessions {
 
     /// Nothing comes from a hub any more.
     pub(crate) fn lost(&mut self, hub: &HubId) {
+        self.announced.retain(|(from, _), _| from != hub);
         self.give_up(|from, _| from == hub);
     }
 

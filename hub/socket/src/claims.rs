@@ -9,11 +9,12 @@
 //!   try again.
 //! - A hub that says that the session is on its way from there ends no claim: where it goes another hub has put the claim aside.
 //! - A hub that asks for a session for which this hub is asking itself is answered when that has ended: the later claim gets it.
+//! - A session that a hub gives late, for a claim whose time is over, is taken all the same ([`Claims::given`]). Until that
+//!   hub has answered nobody is told by this one that there is no such session.
 //! - A claim is counted from when it is made until the session that it has brought has its place ([`ComingGuard`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_calls::{Moves, NotSent, SessionMessage};
@@ -24,13 +25,15 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::coming::{Coming, ComingGuard};
 use crate::resumable::{self, Claimed, Taker, digest};
+use crate::unanswered::UnansweredClaims;
 
 /// Time for the other hubs to answer. The peer begins anew after it, so that a hub that hangs keeps nobody waiting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whoever is asked gives up this much sooner: it hears of the claim later than the other one counts from, and what it gives
-/// must arrive.
+/// must arrive. How much later it cannot know: what it gives in vain waits where it comes.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// The claims of one hub.
@@ -40,13 +43,15 @@ pub(crate) struct Claims {
     /// There is another claim, which may be the first to run out of time.
     pub(crate) changed: Notify,
     /// Claims, and sessions that they bring.
-    coming: Arc<AtomicUsize>,
+    coming: Coming,
 }
 
 #[derive(Debug, Default)]
 struct List {
     last: u64,
     claims: HashMap<u64, SessionClaim>,
+    /// Those whose time is over: each with the session's id, and the key with which the peer had come.
+    unanswered: UnansweredClaims<(String, Arc<Key>)>,
 }
 
 /// One claim.
@@ -72,10 +77,6 @@ pub(crate) struct SessionClaim {
     until: Instant,
     coming: ComingGuard,
 }
-
-/// A session that comes to this hub, or may, for as long as this lives.
-#[derive(Debug)]
-pub(crate) struct ComingGuard(Arc<AtomicUsize>);
 
 /// What another hub asks for.
 #[derive(Clone, Debug)]
@@ -105,19 +106,12 @@ impl Claims {
         }
         let digest = digest(&request.session_id);
         let (taker, session) = oneshot::channel();
+        let of = (request.session_id.clone(), key.clone());
         let mut claim = SessionClaim {
-            number: 0,
-            id: request.session_id.clone(),
-            key: key.clone(),
-            taker,
-            others: Vec::new(),
-            digest,
             received: request.received,
             waits_for: hubs.iter().cloned().collect(),
-            unsure: None,
-            repeated: HashSet::new(),
             until: Instant::now() + PATIENCE,
-            coming: ComingGuard::new(&self.coming),
+            ..SessionClaim::new(of, digest, taker, self.coming.enter())
         };
         {
             let mut list = self.list.lock();
@@ -137,12 +131,13 @@ impl Claims {
 
     /// Claims that wait for an answer, and sessions on their way here.
     pub(crate) fn coming(&self) -> usize {
-        self.coming.load(Ordering::Acquire)
+        self.coming.len()
     }
 
     /// A hub does not have the session; the claim, if that was the last one.
     pub(crate) fn unknown(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
+        list.unanswered.answered(number, hub);
         let claim = list.claims.get_mut(&number)?;
         claim.waits_for.remove(hub);
         if claim.waits_for.is_empty() {
@@ -154,21 +149,33 @@ impl Claims {
 
     /// A hub had the session, which may be had where it goes: the claim, if no other hub is waited for.
     pub(crate) fn deferred(&self, number: u64, hub: &HubId, error: CallError) -> Option<SessionClaim> {
+        if let Some(claim) = self.list.lock().claims.get_mut(&number)
+            && claim.waits_for.contains(hub)
         {
-            let mut list = self.list.lock();
-            let claim = list.claims.get_mut(&number)?;
-            if claim.waits_for.contains(hub) {
-                claim.unsure = Some(error);
-            }
+            claim.unsure = Some(error);
         }
         self.unknown(number, hub)
     }
 
-    /// A hub has the session: the claim, if it waits for that hub.
+    /// A hub has the session, and refuses it: the claim, if it waits for that hub.
     pub(crate) fn answered(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
-        let waits = list.claims.get(&number)?.waits_for.contains(hub);
-        if waits { list.claims.remove(&number) } else { None }
+        list.unanswered.answered(number, hub);
+        list.take(number, hub)
+    }
+
+    /// A hub gives the session: the claim that it is for, if that waits for the hub, or did when its time was over. Then
+    /// the session waits for its peer to ask again.
+    pub(crate) fn given(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
+        let mut list = self.list.lock();
+        let Some((digest, of)) = list.unanswered.take(number, hub) else {
+            return list.take(number, hub);
+        };
+        let (nobody, _) = oneshot::channel();
+        Some(SessionClaim {
+            number,
+            ..SessionClaim::new(of, digest, nobody, self.coming.enter())
+        })
     }
 
     /// What was under way between this hub and that one is lost: the claims that waited for that one alone. One that lives may
@@ -176,6 +183,7 @@ impl Claims {
     pub(crate) fn lost(&self, moves: &Moves, hub: &HubId) -> Vec<SessionClaim> {
         let lives = moves.others().contains(hub);
         let mut list = self.list.lock();
+        list.unanswered.lost(hub);
         for claim in list.claims.values_mut().filter(|claim| claim.waits_for.contains(hub)) {
             if lives && claim.repeated.insert(hub.clone()) {
                 claim.ask(moves, hub);
@@ -193,27 +201,32 @@ impl Claims {
             .collect()
     }
 
-    /// The claims whose time is over.
+    /// The claims whose time is over. Those that a hub has not answered are kept for it.
     pub(crate) fn take_expired(&self) -> Vec<SessionClaim> {
         let now = Instant::now();
         let mut list = self.list.lock();
-        let is_over = |(number, claim): (&u64, &SessionClaim)| (claim.until <= now).then_some(*number);
-        let over: Vec<u64> = list.claims.iter().filter_map(is_over).collect();
-        let over = over.into_iter().filter_map(|number| list.claims.remove(&number));
-        over.map(|mut claim| {
+        let List { claims, unanswered, .. } = &mut *list;
+        unanswered.expire();
+        let over = claims.extract_if(|_, claim| claim.until <= now);
+        over.map(|(number, mut claim)| {
             if !claim.waits_for.is_empty() {
                 claim.unsure.get_or_insert_with(resumable::unsure);
+                let (waits_for, of) = (
+                    std::mem::take(&mut claim.waits_for),
+                    (claim.id.clone(), claim.key.clone()),
+                );
+                unanswered.add(number, &claim.digest, waits_for, of);
             }
             claim
         })
         .collect()
     }
 
-    /// Waits until the time of a claim is over. Dropping the future loses nothing.
+    /// Waits until the time of a claim is over, or it was kept for long enough. Dropping the future loses nothing.
     pub(crate) async fn expiry(&self) {
         loop {
             let changed = self.changed.notified();
-            let next = self.list.lock().claims.values().map(|claim| claim.until).min();
+            let next = self.list.lock().next_expiry();
             match next {
                 Some(next) => tokio::select! {
                     () = tokio::time::sleep_until(next) => return,
@@ -224,9 +237,12 @@ impl Claims {
         }
     }
 
-    /// Whether this hub asks for a session of this digest.
-    pub(crate) fn has(&self, digest: &str) -> bool {
-        self.list.lock().claims.values().any(|claim| *claim.digest == *digest)
+    /// Whether this hub asks for a session of this digest, or a hub that it has asked may give it yet.
+    pub(crate) fn has(&self, moves: &Moves, digest: &str) -> bool {
+        let others = moves.others();
+        let list = self.list.lock();
+        let asks = list.claims.values().any(|claim| *claim.digest == *digest);
+        asks || list.unanswered.has(digest, |hub| others.contains(hub))
     }
 
     /// Puts aside what another hub asks for, where this hub asks for the same; gives it back where it does not.
@@ -243,9 +259,42 @@ impl Claims {
     }
 }
 
+// === impl List ===
+
+impl List {
+    /// The claim, if it waits for the hub.
+    fn take(&mut self, number: u64, hub: &HubId) -> Option<SessionClaim> {
+        let waits = self.claims.get(&number)?.waits_for.contains(hub);
+        if waits { self.claims.remove(&number) } else { None }
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        let ends = self.claims.values().map(|claim| claim.until);
+        ends.chain(self.unanswered.next_expiry()).min()
+    }
+}
+
 // === impl SessionClaim, Asked ===
 
 impl SessionClaim {
+    /// A claim for the session of this id, with this key, that asks nobody yet.
+    fn new((id, key): (String, Arc<Key>), digest: Arc<str>, taker: Taker, coming: ComingGuard) -> Self {
+        Self {
+            number: 0,
+            id,
+            key,
+            taker,
+            others: Vec::new(),
+            digest,
+            received: 0,
+            waits_for: HashSet::new(),
+            unsure: None,
+            repeated: HashSet::new(),
+            until: Instant::now(),
+            coming,
+        }
+    }
+
     /// By which the session is asked for.
     pub(crate) fn digest(&self) -> &str {
         &self.digest
@@ -267,9 +316,9 @@ impl SessionClaim {
         }
     }
 
-    /// What the peer is told where no hub has given the session.
-    pub(crate) fn fruitless(&self) -> CallError {
-        self.unsure.clone().unwrap_or_else(resumable::ended)
+    /// What the peer is told where a hub that has not given the session may have it.
+    pub(crate) fn unsure(&self) -> Option<CallError> {
+        self.unsure.clone()
     }
 
     /// Ends it with an error, which the peer gets unless it has gone; what other hubs have asked meanwhile.
@@ -289,20 +338,5 @@ impl Asked {
     /// Whether the hub that asked does not wait for an answer any more.
     pub(crate) fn is_given_up(&self) -> bool {
         self.at.elapsed() >= PATIENCE - MARGIN
-    }
-}
-
-// === impl ComingGuard ===
-
-impl ComingGuard {
-    fn new(coming: &Arc<AtomicUsize>) -> Self {
-        coming.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(coming))
-    }
-}
-
-impl Drop for ComingGuard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -189,7 +189,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.poll_claim(cx);
             self.registered.socket.stands(self.footing());
             self.ask_to_move();
-            self.decode_rest();
+            if self.decode_rest() {
+                // It may have asked for another session, and what comes of that wakes whoever has looked for it.
+                continue;
+            }
             if self.phase == Phase::Open && !self.is_ending() {
                 self.taker = self.session.asked(cx);
                 if self.taker.is_some() {
@@ -231,8 +234,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.phase != Phase::Open || self.outbox.is_closed() || is_midway {
             return false;
         }
+        if socket.is_leaving() && conversation.let_go(LET_GO) {
+            return true;
+        }
         if !socket.draining() || socket.is_moving() {
-            return socket.is_leaving() && conversation.let_go(LET_GO);
+            return false;
         }
         if self.asks_itself() {
             return true;
@@ -305,12 +311,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn decode_rest(&mut self) {
-        if !self.rest.is_empty() && !self.is_claiming() {
-            let rest = std::mem::take(&mut self.rest);
-            self.decode(&rest);
-            self.account();
+    /// Acts on what was read before; false where there is nothing, or it is for a session that is on its way.
+    fn decode_rest(&mut self) -> bool {
+        if self.rest.is_empty() || self.is_claiming() {
+            return false;
         }
+        let rest = std::mem::take(&mut self.rest);
+        self.decode(&rest);
+        self.account();
+        true
     }
 
     fn decode(&mut self, mut input: &[u8]) {

@@ -3,15 +3,22 @@
 //! Invariants
 //! - From the moment at which a hub asks for a session to the moment at which nothing of it runs here any more, or it waits here
 //!   again, it stands among what is left ([`crate::left`]).
-//! - A session is handed over whole, or is as it was. It is handed to nobody who has given up, or is gone.
+//! - A session is handed over whole, or is as it was. It is handed to nobody who is known to have given up, or to be gone;
+//!   a hub that gave up before this one heard of its claim keeps the session for its peer ([`crate::unanswered`]).
+//! - Whoever asks is answered, at once or when the session is given up, unless what was under way to that hub is lost.
+//! - While nobody has the session its key is among those of what is open, and what it does not allow any more is looked
+//!   for when the session has changed hands.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use alkhub_calls::{Outgoing, SessionMessage};
+use alkhub_calls::{Caller, Outgoing, SessionMessage};
+use alkhub_edge::Key;
 use alkhub_edge::metrics::ConnectionKind;
+use alkhub_edge::open::{Closeable, Closing, Entered};
 use alkhub_protocol::{CallError, Code};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -31,16 +38,34 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// How often what is left of a session looks whether anything is.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// A session between who had it and who gets it: its key is looked up with those of what is open, and whoever gets it
+/// looks at what has come of that.
+#[derive(Debug)]
+struct BetweenHands;
+
+// === impl BetweenHands ===
+
+impl Closeable for BetweenHands {
+    fn recheck(&self, _: &Arc<Caller>) {}
+
+    fn drain(&self) {}
+
+    fn close(&self, _: Closing) {}
+
+    fn kill(&self) {}
+}
+
 /// Another hub asks for a session.
 pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
     // The peer went from one hub to the next before the first one had its session.
     let Some(asked) = sockets.claims().put_aside(asked) else {
         return;
     };
-    if asked.is_given_up() {
-        return;
-    }
     let (hub, claim) = (asked.from.clone(), asked.claim);
+    let refuse = |error| sockets.say(&hub, SessionMessage::Refused { claim, error });
+    if asked.is_given_up() {
+        return refuse(resumable::unsure());
+    }
     if sockets.left().meets(&hub, claim) {
         return;
     }
@@ -60,8 +85,10 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
                 stop.run_until_cancelled(leaving).await;
             });
         }
+        // It may come here yet, and where it comes from it is not then.
+        Ok(None) if sockets.claims().has(sockets.calls().moves(), &asked.digest) => refuse(resumable::unsure()),
         Ok(None) => sockets.say(&hub, SessionMessage::Unknown { claim }),
-        Err(error) => sockets.say(&hub, SessionMessage::Refused { claim, error }),
+        Err(error) => refuse(error),
     }
 }
 
@@ -79,12 +106,23 @@ async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<C
         Ok(Err(error)) => return say(SessionMessage::Refused { claim, error }),
         Err(_) => return say(SessionMessage::Unknown { claim }),
     };
+    let between = enter(sockets, session.conversation.key(), Arc::new(BetweenHands));
+    // Who had it may not have looked.
+    session.conversation.look_again();
     if let Err(error) = ready(&mut session, &asked, &left).await {
         say(SessionMessage::Refused { claim, error });
         // Its peer is on its way elsewhere, and asks there again.
-        return Box::pin(waiting::wait_or_end(sockets, session, true, left)).await;
+        return Box::pin(waiting::wait_or_end(sockets, session, true, (left, between))).await;
     }
-    Box::pin(leave(sockets, claim, session, left)).await;
+    Box::pin(leave(sockets, claim, session, (left, between))).await;
+}
+
+/// Enters what is left of a session, or will be, among what is open. One more than may wait is not refused: what is left
+/// of a session ends with its key all the same.
+fn enter(sockets: &Sockets, key: &Arc<Key>, handle: Arc<dyn Closeable>) -> Entered {
+    let edge = sockets.edge();
+    let counted = (edge.keys().take_left(key), edge.metrics().open(ConnectionKind::Left));
+    edge.open().enter(key.clone(), handle, counted)
 }
 
 /// Makes a session ready to go to who has asked for it.
@@ -100,32 +138,34 @@ async fn ready(session: &mut PeerSession, asked: &Asked, left: &LeftSession) -> 
     if asked.is_given_up() || left.is_ended() {
         return Err(resumable::on_its_way());
     }
+    if session.is_ahead_of(asked.received) {
+        return Err(resumable::overtaken());
+    }
     let resumed = session.resume(asked.received);
     resumed.map_err(|wrong| resumable::refused(session.conversation.outbox(), wrong))?;
     Ok(())
 }
 
 /// Gives everything of a session to another hub, and serves what is left of it.
-async fn leave(sockets: &Sockets, claim: u64, session: Box<PeerSession>, left: LeftGuard) {
+async fn leave(sockets: &Sockets, claim: u64, session: Box<PeerSession>, (left, between): (LeftGuard, Entered)) {
     let (hub, tunnel) = (&left.to, left.tunnel);
     let key = session.conversation.key().clone();
     let (mut conversation, mut outgoing) = match hand(sockets, (claim, &left), session) {
         Ok(parts) => parts,
         Err(conversation) => {
             tracing::warn!(hub.id = %hub, "a session is lost: the hub that it was to go to does not take it");
+            sockets.say(hub, SessionMessage::Unknown { claim });
             sockets.say(hub, SessionMessage::Closed { tunnel });
             return conversation.end().await;
         }
     };
     sockets.sessions().left.inc();
     tracing::info!(session.id = %conversation.outbox().session(), hub.id = %hub, "a session has moved to another hub");
-    // One more than may wait is not refused: what is left of a session ends with its key all the same.
-    let counted = (
-        sockets.edge().keys().take_left(&key),
-        sockets.edge().metrics().open(ConnectionKind::Left),
-    );
-    let entered = sockets.edge().open().enter(key.clone(), left.session(), counted);
+    let entered = enter(sockets, &key, left.session());
+    drop(between);
     sockets.edge().keys().close_if_faulty(&key);
+    // What has changed while it was between hands was told to nobody.
+    conversation.look_again();
     serve_rest(&mut conversation, &mut outgoing, &left).await;
     drop(entered);
     sockets.say(hub, SessionMessage::Closed { tunnel });
@@ -146,6 +186,7 @@ fn hand(
     let dialect = session.conversation.outbox().spoken();
     let moved = session.moved_ago();
     let (mut conversation, mut outgoing, mut rest) = session.into_parts();
+    conversation.end_far_calls();
     let (events, topics) = conversation.take_subscriptions();
     for event in events {
         // What does not fit is in the gap with which each topic begins there.
@@ -160,6 +201,9 @@ fn hand(
         handover.met = rest.met;
         handover.moved(moved);
         legs.clone_from(&handover.legs);
+        for state in handover.take_parts() {
+            moves.say(hub, SessionMessage::Part { tunnel, state })?;
+        }
         let state = handover.encode();
         moves.say(hub, SessionMessage::Handed { claim, tunnel, state })?;
         for message in left_over.again {
@@ -174,8 +218,8 @@ fn hand(
     // It is awaited no more.
     conversation.set_reconnecting(false);
     // Those that ended while they were told.
-    let running = conversation.legs();
-    let ended = legs.iter().filter(|leg| !running.contains(leg));
+    let running: HashSet<String> = conversation.legs().into_iter().collect();
+    let ended = legs.iter().filter(|leg| !running.contains(leg.as_str()));
     ended.for_each(|leg| conversation.outbox().leg_ended(leg));
     Ok((conversation, outgoing))
 }
@@ -196,9 +240,9 @@ async fn serve_rest(conversation: &mut Conversation, outgoing: &mut Outgoing, le
             if signs.over && conversation.poll_settled(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let Some(message) = signs.message else { break };
+            let Some(said) = signs.said else { break };
             // It counts in the session where that is now.
-            conversation.message(&message);
+            conversation.said_elsewhere(&said);
         }
         conversation.poll_pending(cx);
         while looks.poll_tick(cx).is_ready() {

@@ -10,6 +10,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+/// Bytes of the lists of a session, above which they go in parts: what hubs say to each other has a limit of about two
+/// frames of a peer, and a message holds up those behind it.
+const PART_BYTES: usize = 256 * 1024;
+
 /// A session, less its messages.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,12 +34,27 @@ pub(crate) struct Handover {
     pub(crate) calls: Vec<String>,
     /// Topics that it is subscribed to.
     pub(crate) topics: Vec<String>,
+    /// Hubs that are between the one that it leaves and the calls that are furthest away.
+    #[serde(default)]
+    pub(crate) hubs: u32,
     /// So long ago it was last moved because a hub asked for that; absent when it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     moved_ms: Option<u64>,
     /// Claims that it has met.
     #[serde(default)]
     pub(crate) met: MetClaims,
+}
+
+/// Some of the lists of a session that are too long for one message.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HandoverPart {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    legs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    calls: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    topics: Vec<String>,
 }
 
 /// The last claim of each hub by which a session has come to it: who has put aside one of those must not meet it again, since
@@ -57,6 +76,7 @@ impl Handover {
             legs: Vec::new(),
             calls: Vec::new(),
             topics: Vec::new(),
+            hubs: 0,
             moved_ms: None,
             met: MetClaims::default(),
         }
@@ -78,14 +98,62 @@ impl Handover {
         self.envelope_ids.map(dialect)
     }
 
+    /// Takes the lists out where they are too long for one message: the messages that go before it.
+    pub(crate) fn take_parts(&mut self) -> Vec<Bytes> {
+        let lists = [&self.legs, &self.calls, &self.topics];
+        let bytes: usize = lists.into_iter().flatten().map(String::len).sum();
+        if bytes <= PART_BYTES {
+            return Vec::new();
+        }
+        let (mut parts, mut part, mut bytes) = (Vec::new(), HandoverPart::default(), 0);
+        let lists = [&mut self.legs, &mut self.calls, &mut self.topics].map(std::mem::take);
+        for (place, list) in lists.into_iter().enumerate() {
+            for item in list {
+                bytes += item.len();
+                [&mut part.legs, &mut part.calls, &mut part.topics][place].push(item);
+                if bytes >= PART_BYTES {
+                    parts.push(encode(&std::mem::take(&mut part)));
+                    bytes = 0;
+                }
+            }
+        }
+        parts.push(encode(&part));
+        parts
+    }
+
+    /// Adds what came before it.
+    pub(crate) fn add(&mut self, part: HandoverPart) {
+        self.legs.extend(part.legs);
+        self.calls.extend(part.calls);
+        self.topics.extend(part.topics);
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
-        serde_json::to_vec(self).expect("it is plain data").into()
+        encode(self)
     }
 
     /// Reads what [`Handover::encode`] wrote; `None` of anything else.
     pub(crate) fn decode(state: &Bytes) -> Option<Self> {
         strict::from_slice(state).ok()
     }
+}
+
+// === impl HandoverPart ===
+
+impl HandoverPart {
+    /// Reads what [`Handover::take_parts`] wrote and adds it; `None` of anything else.
+    pub(crate) fn add(&mut self, state: &Bytes) -> Option<()> {
+        let part: Self = strict::from_slice(state).ok()?;
+        self.legs.extend(part.legs);
+        self.calls.extend(part.calls);
+        self.topics.extend(part.topics);
+        Some(())
+    }
+}
+
+/// Of a session, or of a part of one.
+fn encode(of: &impl Serialize) -> Bytes {
+    serde_json::to_vec(of).expect("it is plain data").into()
 }
 
 // === impl MetClaims ===
@@ -109,6 +177,28 @@ mod tests {
 
     fn hub(name: &str) -> HubId {
         name.parse().expect("an id")
+    }
+
+    #[test]
+    fn lists_that_are_too_long_for_one_message_go_in_parts_and_come_whole() {
+        let list = |of: &str, items: usize| (0..items).map(|n| format!("{of}-{n:0500}")).collect::<Vec<_>>();
+        let mut handover = Handover::new((1, 2), None);
+        (handover.legs, handover.calls, handover.topics) = (list("leg", 700), list("call", 1), list("topic", 900));
+        let wanted = (handover.legs.clone(), handover.calls.clone(), handover.topics.clone());
+
+        let parts = handover.take_parts();
+        let mut came = HandoverPart::default();
+        for part in &parts {
+            assert!(part.len() < 2 * PART_BYTES, "{}", part.len());
+            came.add(part).expect("plain data");
+        }
+        let mut handover = Handover::decode(&handover.encode()).expect("plain data");
+        assert!(handover.legs.is_empty() && handover.topics.is_empty());
+        handover.add(came);
+
+        assert_eq!(parts.len(), 4);
+        assert!(wanted == (handover.legs, handover.calls, handover.topics));
+        assert!(Handover::new((1, 2), None).take_parts().is_empty());
     }
 
     #[test]

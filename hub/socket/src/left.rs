@@ -69,10 +69,19 @@ pub(crate) struct LeftSession {
     signs: Signs,
 }
 
+/// What a peer has said of a call here.
+#[derive(Clone, Debug)]
+pub(crate) struct SaidOfCall {
+    /// The message; the beginning of one that is over the limit.
+    pub(crate) message: Bytes,
+    /// Its bytes, as the peer has sent it.
+    pub(crate) size: usize,
+}
+
 /// What its peer has said, and what that is charged to.
 #[derive(Debug)]
 struct Waiting {
-    queue: Queue<(Bytes, usize)>,
+    queue: Queue<(SaidOfCall, usize)>,
     held: Held,
 }
 
@@ -86,7 +95,7 @@ pub(crate) struct LeftSigns {
     /// Its peer says no more: it is to end when what was said has been answered.
     pub(crate) over: bool,
     /// The next thing that its peer says.
-    pub(crate) message: Option<Bytes>,
+    pub(crate) said: Option<SaidOfCall>,
 }
 
 // === impl LeftSessions ===
@@ -176,8 +185,8 @@ impl Drop for LeftGuard {
 
 impl LeftSession {
     /// The peer has said something of a call here.
-    pub(crate) fn heard(&self, message: Bytes) {
-        let added = self.waiting.lock().add(message);
+    pub(crate) fn heard(&self, said: SaidOfCall) {
+        let added = self.waiting.lock().add(said);
         if let Err(reason) = added {
             tracing::warn!(hub.id = %self.to, reason, "what a spoke answers on another hub has no room");
             return self.end();
@@ -210,12 +219,12 @@ impl LeftSession {
         self.signs.wake_by(cx.waker());
         let (look, end, over) = (self.signs.take(LOOK), self.signs.has(END), self.signs.has(OVER));
         // After the sign: what was heard before it is there.
-        let message = self.waiting.lock().pop();
+        let said = self.waiting.lock().pop();
         LeftSigns {
             look,
             end,
-            over: over && message.is_none(),
-            message,
+            over: over && said.is_none(),
+            said,
         }
     }
 }
@@ -224,21 +233,21 @@ impl LeftSession {
 
 impl Waiting {
     /// Adds what the peer says, whose task is woken by its caller; why it has no room.
-    fn add(&mut self, message: Bytes) -> Result<(), String> {
-        let bytes = message.len();
+    fn add(&mut self, said: SaidOfCall) -> Result<(), String> {
+        let bytes = said.message.len();
         let room = self.queue.room(bytes, WAITING);
         room.map_err(|_| "it comes faster than it is taken".to_owned())?;
         let charged = self.held.follow(self.queue.bytes() + bytes);
         charged.map_err(|exhausted: Exhausted| exhausted.to_string())?;
         // The task looks by its signs.
-        drop(self.queue.add((message, bytes)));
+        drop(self.queue.add((said, bytes)));
         Ok(())
     }
 
-    fn pop(&mut self) -> Option<Bytes> {
-        let (message, _) = self.queue.pop()?;
+    fn pop(&mut self) -> Option<SaidOfCall> {
+        let (said, _) = self.queue.pop()?;
         self.held.ease(self.queue.bytes());
-        Some(message)
+        Some(said)
     }
 }
 
@@ -277,12 +286,15 @@ mod tests {
         let budget = budgets.key(&Arc::from("k"));
         let sessions = LeftSessions::default();
         let left = sessions.enter(("b".parse().expect("an id"), 7), 1, &budget);
-        let message = Bytes::from(vec![0; 30_000]);
+        let said = SaidOfCall {
+            message: Bytes::from(vec![0; 30_000]),
+            size: 30_000,
+        };
 
-        left.heard(message.clone());
-        left.heard(message.clone());
+        left.heard(said.clone());
+        left.heard(said.clone());
         assert!(budget.used() >= 60_000 && !left.is_ended());
-        left.heard(message);
+        left.heard(said);
 
         assert!(left.is_ended());
         drop(left);

@@ -9,7 +9,7 @@
 //! | `spoke`, `subscriptions`, `tickets`, `pending` | what one peer has under way |
 //! | `held` | what waits until its peer has read what came before |
 //! | `session`, `resumable`, `waiting` | what outlives a connection, and how its peer comes back to it |
-//! | `moves`, `claims`, `arrivals`, `departures`, `handover`, `tunnel`, `left` | the same from one hub to another |
+//! | `moves`, `claims`, `coming`, `unanswered`, `arrivals`, `departures`, `handover`, `tunnel`, `left` | the same from one hub to another |
 //! | `entry`, `times`, `footing`, `clock` | the socket among what is open, its times, whether it is to go, and the one beat of all |
 //! | `door`, `balancer` | which peers this hub takes, and which it lets go for other hubs |
 //!
@@ -29,6 +29,7 @@ mod balancer;
 mod claims;
 mod clock;
 mod code;
+mod coming;
 mod connection;
 mod conversation;
 mod departures;
@@ -51,6 +52,7 @@ mod subscriptions;
 mod tickets;
 mod times;
 mod tunnel;
+mod unanswered;
 mod upgrade;
 mod waiting;
 

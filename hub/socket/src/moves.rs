@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::arrivals::ComingSessions;
 use crate::claims::Asked;
 use crate::departures;
+use crate::left::SaidOfCall;
 use crate::sockets::Sockets;
 
 /// Takes what other hubs say of sessions, until the hub stops. A hub without it gives no session away.
@@ -72,6 +73,7 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
         ),
         SessionMessage::Unknown { claim } => arrivals.unknown(claim, &from),
         SessionMessage::Refused { claim, error } => arrivals.refused(claim, &from, error),
+        SessionMessage::Part { tunnel, state } => arrivals.part((from, tunnel), &state),
         SessionMessage::Handed { claim, tunnel, state } => arrivals.begin((from, tunnel), claim, &state),
         SessionMessage::Again { tunnel, message } => arrivals.again(&(from, tunnel), message),
         SessionMessage::Whole { tunnel } => arrivals.whole(&(from, tunnel)),
@@ -92,9 +94,9 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
                 tunnel.closed();
             }
         }
-        SessionMessage::Heard { tunnel, message } => {
+        SessionMessage::Heard { tunnel, size, message } => {
             if let Some(left) = sockets.left().get(&from, tunnel) {
-                left.heard(message);
+                left.heard(SaidOfCall { message, size });
             }
         }
         SessionMessage::Left { tunnel } => {

@@ -10,11 +10,13 @@
 //! - Of two that claim a session at once the later one gets it, and the other one is told to claim it again, as is who claims one
 //!   that is on its way from hub to hub: it is somewhere then. Nobody may take a session for ended that is not.
 //! - A claim by which the session has come to a hub takes it nowhere again, however late a hub hears of it: nobody waits there.
+//! - Nor does one that says less than its peer has said since: it was long on its way, and the session goes on as it is.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use alkhub_calls::{Outbox, WrongCount};
@@ -53,6 +55,8 @@ struct Door {
     outbox: Outbox,
     /// Claims by which it has come to hubs.
     met: MetClaims,
+    /// So many messages its peer has said that it has received.
+    heard: AtomicU64,
     asking: Mutex<Asking>,
     /// Of the task that has the session.
     waker: AtomicWaker,
@@ -91,6 +95,7 @@ impl ResumableSessions {
             key: key.clone(),
             outbox: outbox.clone(),
             met,
+            heard: AtomicU64::new(0),
             asking: Mutex::new(asking),
             waker: AtomicWaker::new(),
         });
@@ -113,7 +118,8 @@ impl ResumableSessions {
     ///
     /// # Errors
     /// The peer cannot have received what it says, or lacks what is not kept any more: then the session ends, since nobody
-    /// can come back to it. Or the session is on its way between two hubs: it can be asked for again.
+    /// can come back to it. Or the session is on its way between two hubs, or its peer has said more than another hub's
+    /// claim: it can be asked for again.
     pub(crate) fn claim(
         &self,
         digest: &str,
@@ -130,6 +136,9 @@ impl ResumableSessions {
         if let Asking::OnItsWay = *asking {
             // What it is made of is not here, or not any more.
             return Err(on_its_way());
+        }
+        if by.is_some() && door.is_ahead_of(received) {
+            return Err(overtaken());
         }
         if let Err(wrong) = door.outbox.can_resume(received) {
             return Err(refused(&door.outbox, wrong));
@@ -159,6 +168,15 @@ impl fmt::Debug for ResumableSessions {
     }
 }
 
+// === impl Door ===
+
+impl Door {
+    /// Whether the peer has said that it has received more than so many messages.
+    fn is_ahead_of(&self, received: u64) -> bool {
+        self.heard.load(Ordering::Acquire) > received
+    }
+}
+
 // === impl SessionPlace ===
 
 impl SessionPlace {
@@ -179,6 +197,16 @@ impl SessionPlace {
                 None
             }
         }
+    }
+
+    /// The peer has said that it has received so many messages.
+    pub(crate) fn heard(&self, count: u64) {
+        self.door.heard.fetch_max(count, Ordering::AcqRel);
+    }
+
+    /// Whether it has said that of more than so many.
+    pub(crate) fn is_ahead_of(&self, received: u64) -> bool {
+        self.door.is_ahead_of(received)
     }
 
     /// The session has come whole from another hub.
@@ -236,6 +264,12 @@ pub(crate) fn on_its_way() -> CallError {
 /// The answer to who asks for a session of which a hub that lives could not be asked, or has not answered in time.
 pub(crate) fn unsure() -> CallError {
     let message = "a hub that may have the session does not answer: try again";
+    CallError::new(Code::Unavailable, message).retryable()
+}
+
+/// The answer to another hub whose claim says less than the peer has said since.
+pub(crate) fn overtaken() -> CallError {
+    let message = "the peer has said since that it has received more: try again";
     CallError::new(Code::Unavailable, message).retryable()
 }
 
@@ -297,6 +331,10 @@ mod tests {
         let mut asked = claim(0).expect("it is here").expect("it lives");
         let earlier = earlier.try_recv().expect("answered").expect_err("a later one gets it");
         assert!(earlier.retryable, "{earlier}");
+        place.heard(3);
+        let by_hub = |received| sessions.claim(&digest("5f"), received, &key, Some((&hub, 8)));
+        let overtaken = by_hub(2).expect_err("its peer has said more since");
+        assert!(overtaken.retryable && !outbox.is_closed(), "{overtaken}");
         place.goes();
         let late = asked.try_recv().expect("answered").expect_err("it goes elsewhere");
         assert!(late.retryable, "{late}");

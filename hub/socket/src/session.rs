@@ -17,7 +17,7 @@ use alkhub_calls::{Outgoing, WrongCount};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::claims::ComingGuard;
+use crate::coming::ComingGuard;
 use crate::conversation::Conversation;
 use crate::handover::MetClaims;
 use crate::held::HeldBack;
@@ -64,6 +64,8 @@ pub(crate) struct Rest {
     pub(crate) received: u64,
     /// Claims that it has met.
     pub(crate) met: MetClaims,
+    /// Until the session is given up whoever asks is told that it is on its way: it may not be taken for ended.
+    _place: Option<SessionPlace>,
 }
 
 /// What both sides count.
@@ -123,6 +125,7 @@ impl PeerSession {
     pub(crate) fn resume(&mut self, received: u64) -> Result<u64, WrongCount> {
         self.outgoing.resume(received)?;
         self.held.attach();
+        self.acknowledged(received);
         Ok(self.counted.as_mut().map_or(0, |counted| {
             // The `__resume` says it.
             counted.told();
@@ -150,6 +153,20 @@ impl PeerSession {
     /// Whether its peer may come back to it.
     pub(crate) fn may_wait(&self) -> bool {
         self.counted.is_some() && !self.conversation.outbox().is_closed()
+    }
+
+    /// The peer has said that it has received so many messages.
+    pub(crate) fn acknowledged(&self, count: u64) {
+        if let Some(counted) = &self.counted {
+            counted.place.heard(count);
+        }
+    }
+
+    /// Whether the peer has said since that it has received more than so many.
+    pub(crate) fn is_ahead_of(&self, received: u64) -> bool {
+        self.counted
+            .as_ref()
+            .is_some_and(|counted| counted.place.is_ahead_of(received))
     }
 
     /// Counts a message of the peer.
@@ -227,11 +244,17 @@ impl PeerSession {
         } = self;
         held.release_all();
         let kept = std::iter::from_fn(|| held.take()).collect();
-        let (received, met) = counted.map_or_else(Default::default, |counted| {
+        let (received, met, place) = counted.map_or_else(Default::default, |counted| {
             counted.place.goes();
-            (counted.received, counted.met)
+            (counted.received, counted.met, Some(counted.place))
         });
-        (conversation, outgoing, Rest { kept, received, met })
+        let rest = Rest {
+            kept,
+            received,
+            met,
+            _place: place,
+        };
+        (conversation, outgoing, rest)
     }
 
     /// Ends it: the peer's calls are aborted, unless they go on without it, and its spoke is gone. Dropping the session,

@@ -4,6 +4,8 @@
 //! - What the peer says of such a call goes to the hub that has it, as it came; what that hub says comes to the peer in its
 //!   order.
 //! - A call that the spoke runs for the other hub has a slot of its instance here, until that hub says that it is over.
+//! - A call is no more than some hubs away from its session, so that one which goes round and round costs no more than one that
+//!   has moved a few times. What a tunnel knows of calls is charged to the session's key.
 //! - When the tunnel breaks, every call of it ends: the spoke is told to stop, and the peer's own calls fail. The other hub is
 //!   told of every end but its own: it may live, and its callers wait.
 
@@ -11,12 +13,23 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use alkhub_budget::{Budget, Exhausted, Held, Kept};
 use alkhub_calls::{Full, Moves, OccupiedSlots, Outbox, Said, SaidKind, SessionMessage};
 use alkhub_edge::error::unanswered;
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CloseCode, Dialect, HubId, RequestId};
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+/// So many hubs may be between a session and a call that runs for it: each of them keeps what it must know of the call, and
+/// hands on every message.
+const MOST_HUBS: u32 = 8;
+
+/// Why calls end that would be further away.
+const FAR: &str = "the session has gone on from one hub to the next too often since the call began";
+
+/// What a hub keeps of a call beside its id, about.
+const CALL_BYTES: usize = 64;
 
 /// Why calls end with a tunnel.
 const BROKEN: &str = "the hub that the session has left is gone, and the call with it";
@@ -34,6 +47,8 @@ pub(crate) struct Tunnel {
     hub: HubId,
     number: u64,
     back: Way,
+    /// Hubs that are between this one and the calls of it that are furthest away.
+    hubs: u32,
     /// Of the session here.
     outbox: Outbox,
     running: Mutex<Running>,
@@ -47,6 +62,8 @@ pub(crate) struct Way(Box<dyn Fn(SessionMessage) -> Result<(), Full> + Send + Sy
 pub(crate) struct TunnelGuard {
     tunnels: Tunnels,
     tunnel: Arc<Tunnel>,
+    /// For the ids of what runs through it when the session comes.
+    held: Option<Held>,
 }
 
 #[derive(Debug, Default)]
@@ -70,11 +87,13 @@ impl Tunnels {
         (hub, number): (HubId, u64),
         (back, outbox): (Way, Outbox),
         (legs, calls): (&[String], &[String]),
+        hubs: u32,
     ) -> TunnelGuard {
         let tunnel = Arc::new(Tunnel {
             hub: hub.clone(),
             number,
             back,
+            hubs,
             outbox,
             running: Mutex::new(Running {
                 legs: legs.iter().cloned().collect(),
@@ -87,6 +106,7 @@ impl Tunnels {
         TunnelGuard {
             tunnels: self.clone(),
             tunnel,
+            held: None,
         }
     }
 
@@ -154,7 +174,7 @@ impl Tunnel {
         if let Some(leg) = call
             && self.running.lock().closed
         {
-            self.end_leg(&leg);
+            self.end_leg(&leg, BROKEN);
         }
     }
 
@@ -173,16 +193,20 @@ impl Tunnel {
         // the other way round.
         let ended = self.running.lock().close();
         if let Some(ended) = ended {
-            self.end(ended);
+            self.end(ended, BROKEN);
         }
     }
 
     /// Nothing passes any more, and the other hub may not know.
     pub(crate) fn breaks(&self) {
+        self.breaks_for(BROKEN);
+    }
+
+    fn breaks_for(&self, reason: &str) {
         let ended = self.running.lock().close();
         if let Some(ended) = ended {
             self.leave();
-            self.end(ended);
+            self.end(ended, reason);
         }
     }
 
@@ -195,11 +219,11 @@ impl Tunnel {
     }
 
     /// Ends what is left: mostly nothing, when the other hub has closed the tunnel.
-    fn end(&self, ended: Running) {
-        ended.legs.iter().for_each(|leg| self.end_leg(leg));
+    fn end(&self, ended: Running, reason: &str) {
+        ended.legs.iter().for_each(|leg| self.end_leg(leg, reason));
         let dialect = self.outbox.dialect();
         for call in ended.calls {
-            let message = encode::call_error(dialect, &call, &unanswered(BROKEN));
+            let message = encode::call_error(dialect, &call, &unanswered(reason));
             self.pass(Said {
                 kind: SaidKind::End,
                 id: Some(call),
@@ -209,13 +233,13 @@ impl Tunnel {
     }
 
     /// Tells the spoke to stop a call that nobody waits for.
-    fn end_leg(&self, leg: &str) {
+    fn end_leg(&self, leg: &str, reason: &str) {
         let dialect = self.outbox.dialect();
         let kind = match dialect {
             Dialect::Payload => SaidKind::Last,
             Dialect::Id => SaidKind::Message,
         };
-        let message = encode::call_aborted(dialect, leg, Some(BROKEN));
+        let message = encode::call_aborted(dialect, leg, Some(reason));
         self.pass(Said {
             kind,
             id: None,
@@ -244,6 +268,32 @@ impl Tunnel {
 // === impl TunnelGuard ===
 
 impl TunnelGuard {
+    /// Charges the ids of what runs through it to the budget of the session's key.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(crate) fn charge(&mut self, budget: &Budget) -> Result<(), Exhausted> {
+        let bytes = {
+            let running = self.tunnel.running.lock();
+            let ids = running.legs.iter().chain(&running.calls);
+            ids.map(|id| id.len() + CALL_BYTES).sum()
+        };
+        self.held = Some(budget.take(Kept::Moves, bytes)?);
+        Ok(())
+    }
+
+    /// Hubs that are between this one and the calls of it that are furthest away.
+    pub(crate) fn hubs(&self) -> u32 {
+        self.tunnel.hubs
+    }
+
+    /// Ends what runs through it, where it would be too far away if the session went on on one hub more.
+    pub(crate) fn end_far(&self) {
+        if self.tunnel.hubs >= MOST_HUBS {
+            self.tunnel.breaks_for(FAR);
+        }
+    }
+
     /// Whether the spoke runs this call for the other hub.
     pub(crate) fn has_leg(&self, id: &RequestId) -> bool {
         self.tunnel.running.lock().legs.contains(id.as_str())
@@ -268,10 +318,11 @@ impl TunnelGuard {
         self.tunnel.running.lock().closed
     }
 
-    /// Hands on what the peer says of a call there.
-    pub(crate) fn heard(&self, message: &Bytes) {
+    /// Hands on what the peer says of a call there, in so many bytes, of which the beginning may be left.
+    pub(crate) fn heard(&self, message: &Bytes, size: usize) {
         self.tunnel.say(SessionMessage::Heard {
             tunnel: self.tunnel.number,
+            size,
             message: message.clone(),
         });
     }
@@ -365,7 +416,7 @@ mod tests {
         let tunnels = Tunnels::default();
         let from = ("old".parse().expect("an id"), 7);
         let (legs, calls) = (["leg".to_owned()], ["call".to_owned()]);
-        let guard = tunnels.open(from, (back, outbox), (&legs, &calls));
+        let guard = tunnels.open(from, (back, outbox), (&legs, &calls), 1);
         (tunnels, guard, told, outgoing)
     }
 
@@ -392,7 +443,7 @@ mod tests {
         let (tunnels, guard, told, mut outgoing) = tunnel(true);
         assert_eq!(tunnels.running(), 2);
 
-        guard.heard(&Bytes::from_static(b"an answer"));
+        guard.heard(&Bytes::from_static(b"an answer"), 9);
 
         assert_eq!(left(&told), 1, "{told:?}");
         assert!(guard.is_closed());

@@ -89,6 +89,8 @@ pub(crate) async fn wait(
     drop(place);
     // It may have ended since the connection did.
     edge.keys().close_if_faulty(&key);
+    // What was told to who had it before may not have been looked at.
+    session.conversation.look_again();
     session.outgoing.detach();
     session.conversation.set_reconnecting(true);
     sockets.sessions().detached.inc();

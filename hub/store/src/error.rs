@@ -108,6 +108,11 @@ impl Error {
         }
     }
 
+    /// Whether what was to be written may be there all the same: the link broke when Postgres may have had all of it.
+    pub fn may_be_written(&self) -> bool {
+        matches!(self, Self::Query { source, .. } if is_link_failure(source))
+    }
+
     /// The error of a statement, sorted by what its caller can do.
     pub(crate) fn of_statement(statement: &'static str, source: sqlx::Error) -> Self {
         if let sqlx::Error::AnyDriverError(cause) = &source

@@ -84,6 +84,8 @@ pub struct PutOutcome {
     pub created: bool,
     /// Whether anything is other than before: callers that hold a copy must read it again.
     pub changed: bool,
+    /// Whether the key is one that had ended with the spoke and is in force again: hubs may still refuse it.
+    pub key_restored: bool,
     /// Keys that ended at once, by id. One that goes on for `overlap_seconds` is not among them.
     pub revoked_keys: Vec<String>,
 }
@@ -137,12 +139,14 @@ impl Spokes<'_> {
             row,
             created,
             changed,
+            key_restored,
             revoked,
         } = outcome.ok_or(Error::KeyInUse)?;
         Ok(PutOutcome {
             record: row.record()?,
             created,
             changed,
+            key_restored,
             revoked_keys: texts(revoked),
         })
     }

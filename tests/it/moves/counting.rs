@@ -163,8 +163,7 @@ impl Seen {
 
     /// Comes back on a hub: with the messages that the hub has received.
     pub(super) async fn resume(self, cluster: &Cluster, hub: usize) -> Result<(Counting, u64)> {
-        let mut peer = Peer::connect(&cluster.url(hub), &self.key).await?;
-        peer.send("__hello", "", self.hello()).await?;
+        let mut peer = self.ask(cluster, hub).await?;
         let welcome = peer.next().await?;
         ensure!(welcome["type"] == "__welcome", "{welcome}");
         ensure!(welcome["payload"]["sessionId"] == self.id.as_str(), "{welcome}");
@@ -178,10 +177,31 @@ impl Seen {
         Ok((Counting { peer, seen: self }, received))
     }
 
-    /// Comes back on a hub and is refused: with what code and why, and the connection.
-    pub(super) async fn refused(&self, cluster: &Cluster, hub: usize) -> Result<(String, String, Peer)> {
+    /// Comes back on a hub, which may say for a while that it is to try again.
+    pub(super) async fn comes_back(self, cluster: &Cluster, hub: usize) -> Result<Counting> {
+        let came = until("the hub has the session", || async {
+            let mut peer = self.ask(cluster, hub).await.map_err(|error| error.to_string())?;
+            let answer = peer.next().await.map_err(|error| error.to_string())?;
+            if answer["payload"]["retryable"] == true {
+                return Err(answer.to_string());
+            }
+            Ok((peer, answer))
+        });
+        let (mut peer, welcome) = came.await;
+        ensure!(welcome["type"] == "__welcome", "{welcome}");
+        peer.next_of("__resume").await?;
+        Ok(Counting { peer, seen: self })
+    }
+
+    async fn ask(&self, cluster: &Cluster, hub: usize) -> Result<Peer> {
         let mut peer = Peer::connect(&cluster.url(hub), &self.key).await?;
         peer.send("__hello", "", self.hello()).await?;
+        Ok(peer)
+    }
+
+    /// Comes back on a hub and is refused: with what code and why, and the connection.
+    pub(super) async fn refused(&self, cluster: &Cluster, hub: usize) -> Result<(String, String, Peer)> {
+        let mut peer = self.ask(cluster, hub).await?;
         let error = peer.next().await?;
         ensure!(error["type"] == "__error", "{error}");
         let text = |field: &str| error["payload"][field].as_str().map(str::to_owned).context("a text");

@@ -70,6 +70,44 @@ async fn a_hub_that_drains_waits_for_the_calls_of_other_hubs_that_run_on_its_pee
     Ok(())
 }
 
+/// Each of them alone offers what it offers, so that its hub would be asked for it until the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_drains_lets_plain_spokes_go_each_after_its_calls() -> Result<()> {
+    let cluster = hubs(2, Carrier::Link).await?;
+    let (http, input) = (Http::new(cluster.url(1), cluster.admin()), json!("a"));
+    let mut spokes = Vec::new();
+    for name in ["busy", "idle"] {
+        let mut spoke = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+        let offers = json!([alkhub_tests::wire::operation(name, "work", "mutation")]);
+        spoke.register(name, offers).await?;
+        is_known_at(&cluster, 1, name, 0).await;
+        spokes.push(spoke);
+    }
+    let [busy, idle] = &mut spokes[..] else {
+        unreachable!("two")
+    };
+
+    let draining = async {
+        let call = busy.next_of("call.requested").await?;
+        let closing = async {
+            ensure!(idle.closed().await?.0 == 1001, "it can go");
+            let answer = json!({ "requestId": call["payload"]["requestId"], "output": "A" });
+            busy.send("call.responded", "", answer).await?;
+            ensure!(busy.closed().await?.0 == 1001, "it can go now");
+            Ok(())
+        };
+        tokio::join!(cluster.hubs[0].shutdown(), closing).1
+    };
+    let both = Box::pin(async { tokio::join!(http.call("busy.work", &input), draining) });
+    let (answer, closed) = within("both are over", both).await;
+
+    closed?;
+    let answer = answer?;
+    ensure!(answer.status == 200 && answer.body["data"] == "A", "{answer:?}");
+    cluster.shutdown().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_waits_when_its_hub_drains_goes_on_on_another_hub() -> Result<()> {
     let cluster = hubs(2, Carrier::Link).await?;

@@ -1,5 +1,8 @@
 //! Claims that cannot be met are answered by name, and harm nobody else; nor does a hub that dies.
 
+use std::time::Duration;
+
+use alkhub_config::HubConfig;
 use alkhub_test_support::{RedisServer, until, within};
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
@@ -40,6 +43,33 @@ async fn a_claim_that_cannot_be_met_is_answered_by_name_and_disturbs_nobody() ->
         spoke.answers_at(&cluster, hub, "A").await?;
     }
     cluster.shows(0, "\nalkhub_sessions_total{event=\"left\"} 0\n").await;
+    cluster.shutdown().await;
+    Ok(())
+}
+
+/// A heartbeat would wake the connection too: none comes while the test waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_come_in_one_write_are_refused_one_after_the_other_at_once() -> Result<()> {
+    let mut cluster = Cluster::empty(Some(RedisServer::start().await)).await?;
+    for _ in 0..2 {
+        let change = |config: &mut HubConfig| {
+            config.server.ping_interval = Duration::from_secs(600);
+            config.server.dead_after = 2 * config.server.ping_interval;
+        };
+        cluster.add(change).await?;
+    }
+    cluster.know_each_other(false).await;
+    let mut peer = Peer::connect(&cluster.url(0), cluster.admin()).await?;
+    let hello = json!({ "features": ["resume"], "resume": { "sessionId": "5f", "received": 0 } });
+
+    peer.send_at_once(4, "__hello", &hello).await?;
+
+    for refused in 1..=4 {
+        let answer = peer.next().await.with_context(|| format!("answer {refused}"))?;
+        ensure!(answer["payload"]["code"] == "NOT_FOUND", "{refused}: {answer}");
+    }
+    // The hub's clock beats too slowly for it to be cut off.
+    drop(peer);
     cluster.shutdown().await;
     Ok(())
 }

@@ -91,7 +91,7 @@ impl Placement {
         let Some(place) = place else { return };
         look.0.push(place);
         if session.outbox.withdraw(number) {
-            self.table.end(call.key, End::Silent, None);
+            self.table.end_running(call, End::Silent);
             self.relay.give_back(remote, RegistrationStanding::Reconnecting);
         }
     }

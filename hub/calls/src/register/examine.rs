@@ -81,7 +81,10 @@ impl Examiner {
             }
         }
         for raw in &operations[looked_at.len()..] {
-            let reason = format!("one instance may offer {} operations", self.max_operations);
+            let reason = format!(
+                "one instance may offer {} operations (`calls.max-operations`)",
+                self.max_operations
+            );
             offer.reject(name_in(raw), reason);
         }
         Ok(offer)

@@ -3,7 +3,8 @@
 //! Invariants
 //! - A narrowed registration is a registration: with a generation of its own, in the turn of its connection, known to all
 //!   hubs. It takes the place of the one that is narrowed and of nothing newer: who has come, or moved, meanwhile stays.
-//!   Calls that run go on, but for subscriptions to operations that may not be offered any more.
+//!   Calls that run go on, but for subscriptions to operations that may not be offered any more: each ends on the hub
+//!   where it was entered, though the session has moved to another one.
 //! - Nothing grows here: what a declaration allows anew is offered when the spoke registers again.
 
 use std::sync::Arc;
@@ -37,10 +38,13 @@ impl Registrar {
         policy: Arc<SpokePolicy>,
         gone: &CancellationToken,
     ) -> Result<Option<Registration>, CallError> {
+        if session.outbox.is_away() {
+            // It is narrowed where it is, and that hub has none of the calls that were entered here.
+            self.end_withdrawn(session, &policy);
+            return Ok(None);
+        }
         let current = self.directory.instance(&session.spoke, &session.instance);
-        // One that has moved is narrowed where it is.
-        let current = current.filter(|instance| instance.is_of(session) && !session.outbox.is_away());
-        let Some(current) = current else {
+        let Some(current) = current.filter(|instance| instance.is_of(session)) else {
             return Ok(None);
         };
         let entry = &current.entry;

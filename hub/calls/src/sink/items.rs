@@ -10,7 +10,7 @@ use alkhub_protocol::{CallError, RawJson};
 use alkhub_queue::{Full, Limits, Queue, Weigh};
 use parking_lot::Mutex;
 
-use crate::outcome::{Bounds, End, ItemPush, given_up};
+use crate::outcome::{Bounds, End, ItemPush, Overflow, given_up};
 
 /// What an item costs beside its bytes, about.
 const ITEM_BYTES: usize = 128;
@@ -50,11 +50,12 @@ impl ItemQueue {
         let mut waiting = self.waiting.lock();
         match waiting.room(item.len(), limits) {
             Ok(()) => {}
-            Err(Full::Queue) => return ItemPush::Overflow,
+            Err(Full::Queue) => return ItemPush::Overflow(Overflow::Subscription),
             Err(Full::Ended) => return ItemPush::Gone,
         }
-        let Ok(charge) = self.budget.take(Kept::Items, item.len() + ITEM_BYTES) else {
-            return ItemPush::Overflow;
+        let charge = match self.budget.take(Kept::Items, item.len() + ITEM_BYTES) {
+            Ok(charge) => charge,
+            Err(exhausted) => return ItemPush::Overflow(Overflow::Budget(exhausted)),
         };
         let waiter = waiting.add(Charged::new(Ok(item), charge));
         drop(waiting);

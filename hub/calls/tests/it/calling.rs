@@ -1,8 +1,10 @@
 //! Calls of queries and mutations on one hub.
 
+use std::time::Duration;
+
 use alkhub_calls::{CallAnswer, Limits, ListQuery, OutgoingItem, Reply};
 use alkhub_config::{BudgetConfig, CallsConfig};
-use alkhub_protocol::{CallError, Code, Delivered, Dialect, Frame, RawJson};
+use alkhub_protocol::{CallError, CallRequest, Code, Delivered, Dialect, Frame, RawJson};
 use alkhub_test_support::within;
 use serde_json::{Value, json};
 
@@ -213,17 +215,56 @@ async fn calls_of_a_key_and_of_the_hub_are_bounded() {
         let ticket = hub
             .calls
             .dispatch(caller, request("text.upper", json!(1)), Reply::Channel(sender));
-        ticket.map(|ticket| (ticket, answers)).map_err(|error| error.code)
+        ticket.map(|ticket| (ticket, answers))
+    };
+    let refused = |caller, setting: &str| {
+        let error = dispatch(caller).expect_err(setting);
+        assert_eq!((&error.code, error.retryable), (&Code::Overloaded, true));
+        assert!(error.message.contains(&format!("(`{setting}`)")), "{error}");
     };
 
     let first = dispatch(&one).expect("room");
     let _second = dispatch(&one).expect("room");
-    assert_eq!(dispatch(&one).expect_err("the key's bound"), Code::Overloaded);
+    refused(&one, "calls.max-in-flight-per-key");
     let _third = dispatch(&other).expect("room");
-    assert_eq!(dispatch(&other).expect_err("the hub's bound"), Code::Overloaded);
+    refused(&other, "calls.max-in-flight");
 
     first.0.caller_lost("for the test");
     assert!(dispatch(&one).is_ok());
+}
+
+/// Its deadline counts from its preparation on.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_late_when_it_is_made_takes_no_place_of_its_key() {
+    let hub = Hub::with(CallsConfig {
+        max_in_flight_per_key: 2,
+        ..CallsConfig::default()
+    })
+    .await;
+    let mut spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    for _ in 0..3 {
+        let short = CallRequest {
+            timeout: Some(Duration::from_millis(50)),
+            ..request("text.upper", json!(1))
+        };
+        let prepared = hub.calls.prepare(&admin(), short).await.expect("it may be called");
+        tokio::time::advance(Duration::from_millis(60)).await;
+
+        let error = hub.calls.call_prepared(prepared).await.expect_err("it is late");
+
+        assert_eq!(
+            (error.code, error.delivered),
+            (Code::Timeout, Delivered::No),
+            "{}",
+            error.message
+        );
+    }
+    assert!(spoke.has_nothing() && hub.calls.in_flight() == 0);
+    let (ticket, mut answers) = hub.dispatch(request("text.upper", json!(2)));
+    ticket.expect("the key runs no call");
+    let call = spoke.next_call().await;
+    spoke.respond(&call.request_id, json!(2));
+    assert!(matches!(answers.recv().await, Some(CallAnswer::Item(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -708,9 +708,10 @@ async fn calls_that_other_hubs_ask_for_are_bounded() {
 
     let error = pair.a.call("text.upper", json!(1)).await.expect_err("one too many");
     assert_eq!(
-        (error.code, error.retryable, error.delivered),
-        (Code::Overloaded, true, Delivered::No)
+        (&error.code, error.retryable, error.delivered),
+        (&Code::Overloaded, true, Delivered::No)
     );
+    assert!(error.message.contains("(`calls.relay-queue`)"), "{error}");
 
     spoke.respond(&first.request_id, json!(1));
     in_flight(&pair.a, 1).await;

@@ -324,7 +324,12 @@ async fn an_answer_that_the_hub_may_not_keep_for_another_one_is_an_error_by_name
     assert_eq!(errors.len(), 2, "four have room: {errors:?}");
     for error in errors {
         assert_eq!((&error.code, error.delivered), (&Code::Overloaded, Delivered::Yes));
-        assert!(error.message.contains("keeps as many bytes as it may"), "{error}");
+        assert!(
+            error
+                .message
+                .contains("keeps as many bytes as it may (`budget.hub-bytes`)"),
+            "{error}"
+        );
     }
     drop(spoke);
     for hub in [&pair.a, &pair.b] {

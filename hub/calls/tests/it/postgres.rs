@@ -132,6 +132,37 @@ async fn records_wait_while_postgres_is_away_and_are_dropped_over_the_bound() {
     postgres.stop().await.expect("stops");
 }
 
+/// More than one statement writes.
+#[tokio::test]
+async fn records_that_are_queued_when_a_hub_ends_are_all_written() {
+    const CALLS: usize = 1_500;
+    let postgres = Server::temporary().await.expect("Postgres is installed");
+    let hub = Hub::on(&postgres, "hub-a1").await;
+    let schema = json!({"inputSchema": {"type": "string"}});
+    let spoke = Spoke::connect(&hub, "text", &[operation("text.upper", "query", &schema)]).await;
+    let host = hub.host.clone();
+    // A refusal waits for nothing: the writer, a task of this same thread, does not run before the end.
+    for _ in 0..CALLS {
+        hub.call("text.upper", json!(1)).await.expect_err("no string");
+    }
+    let waiting = host.metric("alkhub_call_records_waiting");
+    assert!((waiting - 1_500.0).abs() < f64::EPSILON, "{waiting}");
+
+    drop(spoke);
+    hub.stop().await;
+
+    let counted = [
+        "alkhub_call_records_written_total",
+        "alkhub_call_records_dropped_total",
+        "alkhub_call_records_waiting",
+    ]
+    .map(|name| host.metric(name).to_string());
+    assert_eq!(counted, ["1500", "0", "0"]);
+    let written = alkhub_devdb::testing::number(&postgres.url(), "SELECT count(*) FROM alkhub.calls").await;
+    assert_eq!(usize::try_from(written), Ok(CALLS));
+    postgres.stop().await.expect("stops");
+}
+
 #[tokio::test]
 async fn a_spokes_coming_and_going_is_written() {
     let postgres = Server::temporary().await.expect("Postgres is installed");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use alkhub_calls::{CallAnswer, Caller};
-use alkhub_config::CallsConfig;
-use alkhub_protocol::register::{RegisterInput, Registered};
+use alkhub_config::{CallsConfig, HubConfig};
+use alkhub_protocol::register::{OPERATIONS_LIMIT, RegisterInput, Registered};
 use alkhub_protocol::{CloseCode, Code, Delivered, OperationKind, RawJson};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
@@ -275,11 +275,22 @@ async fn an_instance_offers_a_bounded_number_of_operations() {
         .expect("an answer");
 
     assert!(
-        results(&spoke)[2].contains("one instance may offer 2 operations"),
+        results(&spoke)[2].contains("one instance may offer 2 operations (`calls.max-operations`)"),
         "{:?}",
         results(&spoke)
     );
     assert_eq!(hub.calls.operations(&admin(), None).len(), 2);
+}
+
+#[test]
+fn a_hub_may_be_set_to_as_many_operations_as_a_registration_can_have() {
+    let set = |most: usize| HubConfig::from_toml(&format!("[calls]\nmax-operations = {most}"));
+
+    let most = set(OPERATIONS_LIMIT).expect("as many as an instance can name");
+    let over = set(OPERATIONS_LIMIT + 1).expect_err("no registration has more");
+
+    assert_eq!(most.calls.max_operations, OPERATIONS_LIMIT);
+    assert!(over.to_string().contains("calls.max-operations"), "{over}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,7 +74,8 @@ async fn a_slow_reader_ends_its_own_subscription_only() {
         assert_eq!(data(slow.next().await), json!(n), "what was queued is read");
     }
     let error = slow.next().await.expect("the end").expect_err("overflow");
-    assert_eq!((error.code, error.delivered), (Code::Overloaded, Delivered::Yes));
+    assert_eq!((&error.code, error.delivered), (&Code::Overloaded, Delivered::Yes));
+    assert!(error.message.contains("`calls.subscription-items`"), "{error}");
     assert!(slow.next().await.is_none());
     spoke.respond(&other_call.request_id, json!("still here"));
     assert_eq!(data(other.next().await), json!("still here"));
@@ -92,7 +93,8 @@ async fn bytes_of_a_subscription_are_bounded_too() {
 
     assert_eq!(spoke.next_abort().await, call.request_id);
     assert!(items.next().await.expect("the first").is_ok());
-    assert!(items.next().await.expect("the end").is_err());
+    let error = items.next().await.expect("the end").expect_err("overflow");
+    assert!(error.message.contains("`calls.subscription-bytes`"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

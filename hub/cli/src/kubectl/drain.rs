@@ -1,7 +1,6 @@
 //! `kubectl alkhub drain` and `undrain`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use alkhub_protocol::kubernetes::{DRAIN_LAPSE, DRAIN_REQUESTED, DRAIN_SINCE};
 use tokio::time::Instant;
@@ -9,12 +8,9 @@ use tokio::time::Instant;
 use super::args::{DrainArgs, PodArgs};
 use super::objects::{HubObject, PodObject, PodStatus};
 use super::process::Kubectl;
-use super::progress::{Late, WaitProgress};
+use super::progress::{Late, OLD, WaitProgress};
 use crate::failure::Failure;
 use crate::output;
-
-/// The status of a Hub is no older than this.
-const OLD: Duration = Duration::from_secs(30);
 
 /// Empties a pod, and waits until it is.
 pub(crate) async fn drain(args: DrainArgs) -> Result<ExitCode, Failure> {

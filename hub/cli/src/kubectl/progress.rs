@@ -10,6 +10,9 @@ use crate::output;
 /// How often the Hub is read. What its pods hold is brought up to date more seldom than that.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// The status of a Hub is no older than this.
+pub(crate) const OLD: Duration = Duration::from_secs(30);
+
 /// Looks until a time is over.
 #[derive(Debug)]
 pub(crate) struct WaitProgress {

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use alkhub_test_support::Port;
 use tokio::time::Instant;
 
 use crate::fixture::{Dev, World, wait};
@@ -109,4 +110,51 @@ fn who_follows_calls_is_told_of_each_new_one_once_and_of_no_old_one() {
     assert_eq!(failed.says("fails.run").lines().count(), 1);
     assert_eq!(follow.interrupt().code(), Some(130));
     assert_eq!(failed.interrupt().code(), Some(130));
+}
+
+#[test]
+fn who_follows_calls_is_told_of_new_ones_after_the_hub_was_away() {
+    let port = Port::free();
+    let listen = format!("127.0.0.1:{port}");
+    let dev = Dev::start_at(World::new(), &listen, &[]);
+    made(&dev.world, 3);
+    let mut follow = dev
+        .world
+        .start(&["calls", "--follow", "--limit", "5", "--output", "json"]);
+    follow.says(ECHO);
+
+    let world = dev.stop();
+    follow.notes("it is asked again");
+    let dev = Dev::start_at(world, &listen, &[]);
+    let _fails = dev.offer(&["fails.run", "--", "false"]);
+    dev.world.fails(7, &["call", "fails.run"]);
+
+    let said = follow.says("fails.run");
+    assert_eq!(said.matches("fails.run").count(), 1, "{said}");
+    assert_eq!(said.matches(ECHO).count(), 3, "none of before is shown again: {said}");
+    assert_eq!(follow.err().lines().count(), 1, "{}", follow.err());
+    assert_eq!(follow.interrupt().code(), Some(130));
+}
+
+#[test]
+fn who_follows_calls_ends_with_the_key() {
+    let dev = Dev::start();
+    made(&dev.world, 3);
+    let created = ["keys", "create", "reader", "--scope", "calls:read"];
+    let created = dev.world.json(&created);
+    let text = |field: &str| {
+        created[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("{created}"))
+            .to_owned()
+    };
+    let (key, id) = (text("key"), text("id"));
+    let mut follow = dev
+        .world
+        .start(&["calls", "--follow", "--token", &key, "--url", &dev.url]);
+    follow.says(ECHO);
+
+    dev.world.ok(&["keys", "revoke", &id]);
+
+    assert_eq!(follow.ended().code(), Some(4), "{}", follow.err());
 }

@@ -77,13 +77,14 @@ impl KeyRing {
     }
 
     async fn look_up(&self, hash: KeyHash, suspect: bool) -> Result<Arc<Key>, NotFound> {
+        let heard = self.heard();
         let record = if suspect {
             self.suspect.find(hash).await?
         } else {
             self.store.keys().find(&hash).await.map_err(NotFound::Store)?
         };
         let record = record.ok_or(NotFound::Unknown)?;
-        Ok(Arc::new(Key::new(hash, &record)))
+        Ok(Arc::new(Key::new(hash, &record, heard)))
     }
 
     /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
@@ -102,8 +103,9 @@ impl KeyRing {
     /// # Errors
     /// Postgres did not answer.
     async fn refresh(&self, key: &Key) -> Result<(), alkhub_store::Error> {
+        let heard = self.heard();
         let found = self.store.keys().find(&key.hash).await?;
-        self.refreshed(key, found.as_ref()).await;
+        self.refreshed(key, found.as_ref(), heard).await;
         Ok(())
     }
 
@@ -113,22 +115,22 @@ impl KeyRing {
     /// Postgres did not answer; they are as they were.
     pub(super) async fn refresh_all(&self, keys: &[Arc<Key>]) -> Result<(), alkhub_store::Error> {
         let hashes: Vec<KeyHash> = keys.iter().map(|key| key.hash).collect();
+        let heard = self.heard();
         let found: HashMap<KeyHash, KeyRecord> = self.store.keys().find_many(&hashes).await?.into_iter().collect();
         for key in keys {
-            self.refreshed(key, found.get(&key.hash)).await;
+            self.refreshed(key, found.get(&key.hash), heard).await;
         }
         Ok(())
     }
 
     /// A key that is not there any more, or that was made anew under another id, ends here. It is looked up when it is
     /// next used, so that one that comes back (a database that was put back) works at once.
-    async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>) {
-        match found.filter(|record| *record.id == *key.id) {
-            Some(record) => key.update(record, || self.revoked.contains_key(&key.id)),
-            None => {
-                key.revoke();
-                self.known.invalidate(&key.hash).await;
-            }
+    async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>, heard: u64) {
+        if let Some(record) = found.filter(|record| *record.id == *key.id) {
+            let revoked = || self.revoked.get(&key.id).is_some_and(|news| news > heard);
+            key.update(record, heard, revoked);
+        } else if key.lost(heard) {
+            self.known.invalidate(&key.hash).await;
         }
     }
 }

@@ -194,10 +194,18 @@ impl KeyRing {
     /// Has every hub look the keys of a spoke up again: those of what is open now, the others when they are next used.
     pub async fn recheck_spoke(&self, spoke: &SpokeName) {
         let spokes = BTreeSet::from([spoke.clone()]);
-        let which = Which::Of(spokes.clone());
+        self.recheck_everywhere(Which::Of(spokes.clone()), KeyChange::RecheckSpokes(spokes))
+            .await;
+    }
+
+    /// The same for every key.
+    pub async fn recheck_all(&self) {
+        self.recheck_everywhere(Which::All, KeyChange::Recheck).await;
+    }
+
+    async fn recheck_everywhere(&self, which: Which, change: KeyChange) {
         self.invalidate(&which);
         self.recheck(&which, None).await;
-        let change = KeyChange::RecheckSpokes(spokes);
         self.cluster.announce_key_change(change).await;
     }
 
@@ -212,10 +220,10 @@ impl KeyRing {
     fn revoke(&self, ids: &[String]) {
         let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
         // Known first, then looked for: what comes up meanwhile is looked at again by the one who brings it.
-        self.note_revoked(&ids);
+        let news = self.note_revoked(&ids);
         for key in self.all().iter().chain(&self.open.keys()) {
             if ids.contains(&*key.id) {
-                key.revoke();
+                key.revoke_by(news);
             }
         }
         self.open.review();
@@ -237,16 +245,22 @@ impl KeyRing {
         }
     }
 
-    fn note_revoked(&self, ids: &HashSet<&str>) {
+    /// Remembers the end of keys: the number of this news.
+    fn note_revoked(&self, ids: &HashSet<&str>) -> u64 {
+        let news = self.next_news();
         for &id in ids {
-            self.revoked.insert(id.into(), ());
+            let entry = self.revoked.entry(id.into());
+            entry.and_upsert_with(|noted| noted.map_or(news, |noted| noted.into_value().max(news)));
         }
+        news
     }
 
-    /// Those keys have to be looked up before they are trusted again.
+    /// Those keys have to be looked up before they are trusted again. One that was not found may be there by now.
     fn invalidate(&self, which: &Which) {
+        let news = self.next_news();
+        self.unknown.invalidate_all();
         for key in self.all().into_iter().filter(|key| which.has(key)) {
-            key.invalidate();
+            key.invalidate(news);
         }
     }
 
@@ -275,7 +289,7 @@ mod tests {
         let uses: Vec<_> = (0..2 * BATCH + 1)
             .map(|number| {
                 let id = number.to_string();
-                let key = Key::new(KeyHash([0; 32]), &KeyRecord { id, ..record() });
+                let key = Key::new(KeyHash([0; 32]), &KeyRecord { id, ..record() }, 0);
                 (Arc::new(key), used)
             })
             .collect();

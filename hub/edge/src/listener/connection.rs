@@ -161,7 +161,7 @@ impl Connection {
         if self.place.is_none()
             && let Some(edge) = &self.serving.edge
         {
-            edge.metrics().limited(Limit::Connections);
+            edge.metrics().limited(Limit::AddressConnections);
         }
         self.place.is_some()
     }

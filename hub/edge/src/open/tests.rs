@@ -39,7 +39,7 @@ impl Closeable for Asked {
 }
 
 fn key() -> Arc<Key> {
-    Arc::new(Key::new(KeyHash([0; 32]), &record()))
+    Arc::new(Key::new(KeyHash([0; 32]), &record(), 0))
 }
 
 fn enter(open: &Open, key: &Arc<Key>) -> (Arc<Asked>, Entered) {
@@ -58,7 +58,7 @@ fn what_a_key_has_open_is_closed_once_when_the_key_ends() {
     let (bystander, _stays) = enter(&open, &other);
     open.review();
 
-    key.revoke();
+    key.revoke_by(1);
     open.review();
     open.review();
 
@@ -93,10 +93,10 @@ fn what_a_key_has_open_is_looked_at_once_for_each_change_of_what_the_key_allows(
     let mut wider = record();
     wider.scopes = alkhub_protocol::Scopes::new(["events:subscribe:a"]);
 
-    key.update(&record(), || false);
+    key.update(&record(), 0, || false);
     open.review();
     assert!(asked.taken().is_empty(), "nothing has changed");
-    key.update(&wider, || false);
+    key.update(&wider, 0, || false);
     open.review();
     open.review();
 

@@ -30,7 +30,8 @@ pub enum ReadyStatus {
     Degraded,
     /// It has not been ready yet.
     Starting,
-    /// It will not be ready again: a person must act, or the process must start again.
+    /// It will not be ready until a person acts or the process starts again; or another Hub has its channel prefix, and
+    /// it is ready when that is free.
     Failed,
     /// It goes away.
     Draining,

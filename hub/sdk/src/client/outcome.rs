@@ -69,7 +69,8 @@ struct TooLong;
 #[derive(Serialize)]
 struct Targeted<'a> {
     operation: &'a str,
-    input: &'a RawJson,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<&'a RawJson>,
     target: &'a str,
 }
 
@@ -77,8 +78,9 @@ struct Targeted<'a> {
 
 impl Client {
     /// Calls an operation of whatever kind, and answers with its `data` as it is, or with its items. Needs no right but that
-    /// to call it. Of the options `timeout` and `target` count; without a `timeout` a value is waited for as long as the
-    /// client's own is, and items come until the subscription ends. Dropping the future aborts the call at the spoke.
+    /// to call it. Of the options `timeout`, `target` and `without_input` count; without a `timeout` a value is waited for
+    /// as long as the client's own is, and items come until the subscription ends. Dropping the future aborts the call at
+    /// the spoke.
     ///
     /// # Errors
     /// [`Error::Problem`] when the hub or the spoke gave a reason; else as [`Client::call`].
@@ -116,21 +118,26 @@ impl Client {
         input: &RawJson,
         options: &CallOptions,
     ) -> Result<Response, Error> {
+        let input = Some(input).filter(|_| !options.without_input);
         let targeted = options.target.as_ref().map(|target| Targeted {
             operation: operation.as_str(),
             input,
             target: target.as_str(),
         });
         let (called, body) = match targeted {
-            Some(targeted) => ("hub.call", RawJson::from_value(&targeted).map_err(Error::encode)?),
-            None => (operation.as_str(), input.clone()),
+            Some(targeted) => {
+                let body = RawJson::from_value(&targeted).map_err(Error::encode)?;
+                ("hub.call", body.bytes())
+            }
+            // An empty body is no input.
+            None => (operation.as_str(), input.map(RawJson::bytes).unwrap_or_default()),
         };
         let url = self.0.endpoint.route(&["v1", "call", called])?;
         let mut request = self.0.http.request(Method::POST, url);
         if let Some(timeout) = options.timeout {
             request = request.header(TIMEOUT, format!("{}ms", timeout.as_millis()));
         }
-        let request = request.header(CONTENT_TYPE, "application/json").body(body.bytes());
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
         let sent = request.send().await.map_err(|error| {
             let connected = !error.is_connect();
             match self.0.endpoint.unreachable(error) {

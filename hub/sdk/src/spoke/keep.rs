@@ -14,7 +14,7 @@ use super::attachment::Attachment;
 use super::offers::Answered;
 use super::registering::Way;
 use super::session::Session;
-use super::{FIRST, SECOND, Shared, Status, beside, share};
+use super::{FIRST, SECOND, Shared, Status, beside, lent, share};
 use crate::Error;
 use crate::endpoint::{self, BACKOFF, Socket};
 use crate::kept::KeptSession;
@@ -219,6 +219,7 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
     let ending = tokio::select! {
         ending = &mut running => ending,
         ending = withdrawing => ending,
+        never = lent::lend(shared, which, &outbox) => match never {},
         () = shared.stop.cancelled() => {
             outbox.close();
             running.await

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use alkhub_sdk::{Code, Delivered, Error};
+use alkhub_sdk::{CallOptions, Code, Delivered, Error, Outcome, RawJson};
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::{Stage, answer, asked, noticed, soon, within};
 
@@ -28,6 +28,34 @@ async fn a_call_is_answered_and_takes_its_deadline_along() -> Result<()> {
         (&json!("text.upper"), &json!("hello"))
     );
     assert!(call["timeoutMs"].as_u64().is_some_and(|left| left > 0), "{call}");
+    Ok(())
+}
+
+/// A spoke of the origin tells the two apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_an_input_is_null_or_is_not_sent() -> Result<()> {
+    let stage = Stage::start().await?;
+    let mut peer = stage.peer().await?;
+    let (client, upper, null) = (stage.client(), "text.upper".parse()?, RawJson::null());
+    for target in [None, Some("text".parse()?)] {
+        for (without_input, sent) in [(false, Some(&Value::Null)), (true, None)] {
+            let options = CallOptions {
+                target: target.clone(),
+                without_input,
+                ..CallOptions::default()
+            };
+            let played = async {
+                let call = asked(&mut peer).await?;
+                answer(&mut peer, &call, "").await?;
+                anyhow::Ok(call)
+            };
+
+            let (answered, call) = tokio::join!(client.outcome(&upper, &null, &options), played);
+
+            assert_eq!(call?.get("input"), sent, "{options:?}");
+            assert!(matches!(answered?, Outcome::Value(_)));
+        }
+    }
     Ok(())
 }
 

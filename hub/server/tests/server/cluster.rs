@@ -240,7 +240,11 @@ async fn a_second_hub_with_the_same_prefix_stays_unready_and_names_the_first() {
     })
     .await;
 
-    assert_eq!(report.status, 503);
+    assert_eq!(
+        (report.status, &report.body["status"]),
+        (503, &json!("failed")),
+        "{report:?}"
+    );
     assert!(report.text.contains("uid-1"), "{report:?}");
     assert_eq!(one.management("/readyz").await.status, 200);
 }

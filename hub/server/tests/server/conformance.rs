@@ -190,6 +190,21 @@ async fn lengths_that_contradict_each_other_are_refused_or_end_the_connection() 
     ] {
         said(&hub, post(wrong, "1")).await.is_problem(400);
     }
+    // The parser takes what ends with `chunked`.
+    for wrong in [
+        "gzip, chunked",
+        "chunked, chunked",
+        "gzip\r\ntransfer-encoding: chunked",
+    ] {
+        let coded = post(&format!("transfer-encoding: {wrong}\r\n"), "1\r\n1\r\n0\r\n\r\n");
+        let refused = said(&hub, coded).await;
+        refused.is_problem(400);
+        assert_eq!(refused.header("connection"), Some("close"), "{refused:?}");
+        assert!(
+            String::from_utf8_lossy(&refused.body).contains("`Transfer-Encoding`"),
+            "{refused:?}"
+        );
+    }
     let both = said(
         &hub,
         post(
@@ -200,12 +215,15 @@ async fn lengths_that_contradict_each_other_are_refused_or_end_the_connection() 
     .await;
     assert_eq!(both.status, 202, "{both:?}");
     assert_eq!(both.header("connection"), Some("close"), "{both:?}");
-    let chunked = said(&hub, post("transfer-encoding: chunked\r\n", "1\r\n1\r\n0\r\n\r\n")).await;
-    assert_eq!(
-        (chunked.status, chunked.header("connection")),
-        (202, None),
-        "{chunked:?}"
-    );
+    for coding in ["chunked", "Chunked", " chunked "] {
+        let coded = post(&format!("transfer-encoding: {coding}\r\n"), "1\r\n1\r\n0\r\n\r\n");
+        let chunked = said(&hub, coded).await;
+        assert_eq!(
+            (chunked.status, chunked.header("connection")),
+            (202, None),
+            "{chunked:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -483,9 +501,15 @@ async fn an_address_has_only_so_many_connections_and_a_trusted_proxy_more() {
     third.is_problem(429);
     assert!(third.head.contains("retry-after"), "{third:?}");
     assert!(
-        String::from_utf8_lossy(&third.body).contains("max-connections-per-address"),
+        String::from_utf8_lossy(&third.body).contains("`server.max-connections-per-address`"),
         "{third:?}"
     );
+    let refused = async |limit: &str| {
+        let series = format!(r#"alkhub_rate_limited_total{{limit="{limit}"}}"#);
+        hub.metric(&series).await
+    };
+    assert_eq!(refused("connections_per_address").await, Some(1.0));
+    assert_eq!(refused("connections").await, Some(0.0));
     let proxied = hub_with(|config| {
         few(config);
         config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];

@@ -30,7 +30,9 @@ async fn an_address_with_too_many_bad_keys_gets_429_and_good_keys_go_on() {
     try_key(&new_key()).await.is_problem(401, "UNAUTHENTICATED");
     for key in ["alk_nonsense".to_owned(), new_key()] {
         let limited = try_key(&key).await;
-        limited.is_problem(429, "RATE_LIMITED");
+        limited
+            .is_problem(429, "RATE_LIMITED")
+            .names("`server.bad-keys-per-minute`");
         assert!(limited.header("retry-after").parse::<u32>().expect("seconds") <= 60);
     }
 
@@ -147,7 +149,9 @@ async fn a_key_over_its_rate_gets_429_and_others_do_not() {
 
     let limited: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 429).collect();
     assert!(limited.len() >= 4, "{} of {REQUESTS}", limited.len());
-    limited[0].is_problem(429, "RATE_LIMITED");
+    limited[0]
+        .is_problem(429, "RATE_LIMITED")
+        .names("`server.requests-per-second-per-key`");
     assert_eq!(limited[0].header("retry-after"), "1");
     assert_eq!(hub.get("/v1/operations").await.status, 200);
 }
@@ -188,6 +192,11 @@ async fn a_hub_has_only_so_many_connections_upgraded_ones_too() {
     third.read_to_string(&mut answer).await.expect("read");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("urn:alkhub:problem:OVERLOADED"), "{answer}");
+    assert!(answer.contains("`server.max-connections`"), "{answer}");
+    assert_eq!(
+        hub.metric(r#"alkhub_rate_limited_total{limit="connections"}"#).await,
+        Some(1.0)
+    );
 
     drop(second);
     until("a connection is free", || async {

@@ -20,4 +20,5 @@ mod races;
 mod raw;
 mod socket;
 mod tls;
+mod unsure;
 mod wire;

@@ -41,13 +41,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Heard::Ping(_) => {
                 self.unsupported("`__ping` is answered to a peer whose `__hello` names the feature `ping`")
             }
-            Heard::Acknowledged(count) if self.session.id().is_some() => {
-                if let Err(wrong) = self.outbox.acknowledge(count) {
+            Heard::Acknowledged(count) if self.session.id().is_some() => match self.outbox.acknowledge(count) {
+                Ok(()) => self.session.acknowledged(count),
+                Err(wrong) => {
                     let message = format!("`count` of an `__ack` is wrong: {wrong}");
                     let error = CallError::new(Code::BadRequest, message);
                     self.session.conversation.refuse(&error, None);
                 }
-            }
+            },
             Heard::Acknowledged(_) => {
                 self.unsupported("`__ack` is for a session that its `__welcome` granted the feature `resume`");
             }

@@ -7,10 +7,19 @@ use super::{Conversation, Heard};
 use crate::spoke::SpokeMessage;
 
 impl Conversation {
-    /// Answers a message over the limit, of which the beginning is left.
-    pub(crate) fn too_large(&mut self, head: &[u8], size: usize) -> Heard {
+    /// Answers a message over the limit, of which the beginning is left, or leaves that to the hub where the call runs
+    /// that it names.
+    pub(crate) fn too_large(&mut self, head: &Bytes, size: usize) -> Heard {
         self.sockets.messages().received.inc();
-        self.broken(&frame::Error::too_large(head, size), head.len())
+        let error = frame::Error::too_large(head, size);
+        let elsewhere = error
+            .call
+            .as_ref()
+            .is_some_and(|named| !named.asks && self.too_large_elsewhere(&named.request_id, head, size));
+        if elsewhere {
+            return Heard::Counted;
+        }
+        self.broken(&error, head.len())
     }
 
     /// Answers a message that cannot be read, or leaves that to the hub where the call runs that it names.

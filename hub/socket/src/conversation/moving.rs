@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::Conversation;
 use crate::handover::Handover;
+use crate::left::SaidOfCall;
 use crate::pending::Done;
-use crate::subscriptions::Begun;
 use crate::tunnel::TunnelGuard;
 
 impl Conversation {
@@ -42,8 +42,15 @@ impl Conversation {
         (events, subscriptions.into_topics())
     }
 
+    /// Ends the calls that would be too many hubs away if the session went on elsewhere.
+    pub(crate) fn end_far_calls(&self) {
+        self.tunnels.iter().for_each(TunnelGuard::end_far);
+    }
+
     /// Tells another hub what runs here.
     pub(crate) fn describe(&self, handover: &mut Handover) {
+        let open = self.tunnels.iter().filter(|tunnel| !tunnel.is_closed());
+        handover.hubs = open.map(TunnelGuard::hubs).max().unwrap_or(0);
         let registration = self.spoke.registration();
         handover.instance = registration.and_then(HeldInstance::of);
         handover.legs = self.legs();
@@ -60,6 +67,16 @@ impl Conversation {
         own.into_iter().flatten().chain(tunnelled).collect()
     }
 
+    /// Acts on what the peer has said where the session is now, of a call that runs here or on a hub left before.
+    pub(crate) fn said_elsewhere(&mut self, said: &SaidOfCall) {
+        let SaidOfCall { message, size } = said;
+        if *size > message.len() {
+            self.too_large(message, *size);
+        } else {
+            self.message(message);
+        }
+    }
+
     /// Whether nothing runs here any more of a session that another hub goes on with, and nobody is sent here for it.
     pub(crate) fn is_left(&mut self) -> bool {
         self.tunnels.retain(|tunnel| !tunnel.is_closed());
@@ -68,6 +85,8 @@ impl Conversation {
             && self.tickets.running().next().is_none()
             && self.tunnels.is_empty()
             && self.pending.is_empty()
+            // The end of a call that runs no more may still be on its way to be said.
+            && self.outbox.is_quiet()
     }
 
     // --- the hub that goes on with it ---
@@ -87,7 +106,7 @@ impl Conversation {
         }
         for topic in std::mem::take(&mut handover.topics) {
             match topic.parse() {
-                Ok(filter) => self.ask_for(filter, Begun::Again),
+                Ok(filter) => self.subscribe_again(filter),
                 Err(error) => tracing::warn!(%error, "another hub has named a topic that is none"),
             }
         }
@@ -133,12 +152,17 @@ impl Conversation {
 
     /// Hands a message of the peer on, if it is about a call that the spoke runs for a hub which the session has left.
     pub(super) fn answer_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
-        self.hand_on(data, |tunnel| tunnel.has_leg(id))
+        self.hand_on((data, data.len()), |tunnel| tunnel.has_leg(id))
+    }
+
+    /// The same of a message of so many bytes, over the limit, of which the beginning is left.
+    pub(super) fn too_large_elsewhere(&self, id: &RequestId, head: &Bytes, size: usize) -> bool {
+        self.hand_on((head, size), |tunnel| tunnel.has_leg(id))
     }
 
     /// The same of a call that the peer has made there.
     pub(super) fn abort_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
-        self.hand_on(data, |tunnel| tunnel.has_call(id))
+        self.hand_on((data, data.len()), |tunnel| tunnel.has_call(id))
     }
 
     /// Whether the peer has made a call of this id that runs, here or on a hub that the session has left.
@@ -146,10 +170,10 @@ impl Conversation {
         self.tickets.is_running(id) || self.tunnels.iter().any(|tunnel| tunnel.has_call(id))
     }
 
-    fn hand_on(&self, data: &Bytes, concerns: impl Fn(&TunnelGuard) -> bool) -> bool {
+    fn hand_on(&self, (data, size): (&Bytes, usize), concerns: impl Fn(&TunnelGuard) -> bool) -> bool {
         let tunnel = self.tunnels.iter().find(|tunnel| concerns(tunnel));
         if let Some(tunnel) = tunnel {
-            tunnel.heard(data);
+            tunnel.heard(data, size);
         }
         tunnel.is_some()
     }

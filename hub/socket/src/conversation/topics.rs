@@ -35,7 +35,7 @@ impl Conversation {
     }
 
     /// Asks for a topic. Of one that begins again the peer was told on another hub; it is told that events may be missing.
-    pub(super) fn ask_for(&mut self, filter: TopicFilter, begun: Begun) {
+    fn ask_for(&mut self, filter: TopicFilter, begun: Begun) {
         let held = match self.budget.take(Kept::Subscriptions, cost(&filter)) {
             Ok(held) => held,
             Err(exhausted) => return self.refuse(&exhausted.into(), Some(&filter.to_string())),
@@ -49,12 +49,16 @@ impl Conversation {
         });
     }
 
+    /// Begins with a topic again that has come from another hub; here the key may not allow it.
+    pub(super) fn subscribe_again(&mut self, filter: TopicFilter) {
+        match may_read(&self.allowed, &filter) {
+            Ok(()) => self.ask_for(filter, Begun::Again),
+            Err(refusal) => self.refuse(&refusal, Some(&filter.to_string())),
+        }
+    }
+
     fn may_subscribe(&self, filter: &TopicFilter) -> Result<(), CallError> {
-        self.key
-            .caller()
-            .scopes
-            .require_subscribe(filter)
-            .map_err(|scope| CallError::missing_scope(&scope))?;
+        may_read(&self.key.caller(), filter)?;
         if !self.subscriptions.has_room_for(filter) {
             let most = TopicSubscriptions::most();
             let message = format!("a connection can subscribe to {most} topics at most");
@@ -133,4 +137,10 @@ impl Conversation {
             .map_err(|scope| CallError::missing_scope(&scope))?;
         Ok(topic)
     }
+}
+
+/// Whether a caller may read events of a topic.
+fn may_read(caller: &Caller, filter: &TopicFilter) -> Result<(), CallError> {
+    let allowed = caller.scopes.require_subscribe(filter);
+    allowed.map_err(|scope| CallError::missing_scope(&scope))
 }

@@ -18,6 +18,7 @@ pub(crate) struct PutResult {
     pub(crate) row: SpokeRow,
     pub(crate) created: bool,
     pub(crate) changed: bool,
+    pub(crate) key_restored: bool,
     pub(crate) revoked: Vec<Uuid>,
 }
 
@@ -26,9 +27,9 @@ pub(crate) struct PutResult {
 enum KeyOutcome {
     /// It is another spoke's or a client's.
     Foreign,
-    /// The spoke has it already, in force, superseded or revoked by hand.
+    /// The spoke has it already, in force, superseded or revoked by hand; or it had, and the key came back with it.
     Known { changed: bool },
-    /// It is new to the spoke, or came back with it; these ended at once.
+    /// It is new to the spoke; these ended at once.
     New { revoked: Vec<Uuid> },
 }
 
@@ -52,11 +53,17 @@ pub(crate) async fn put(
         revoked = super::remove::revoke(&mut tx, &[name.to_string()]).await?;
         forget(&mut tx, name).await?;
     }
-    let mut changed = inserted | replaced | update(&mut tx, name, spoke).await?;
+    let created = inserted || replaced;
+    let mut changed = created | update(&mut tx, name, spoke).await?;
+    let mut key_restored = false;
     if let Some(key) = key {
         match put_key(&mut tx, name, spoke, key).await? {
             KeyOutcome::Foreign => return Ok(None),
-            KeyOutcome::Known { changed: key_changed } => changed |= key_changed,
+            KeyOutcome::Known { changed: key_changed } => {
+                changed |= key_changed;
+                // Every key of a spoke that was not there had ended.
+                key_restored = created && key_changed;
+            }
             KeyOutcome::New { revoked: ended } => {
                 changed = true;
                 revoked.extend(ended);
@@ -69,8 +76,9 @@ pub(crate) async fn put(
     tx.commit().await?;
     Ok(Some(PutResult {
         row,
-        created: inserted || replaced,
+        created,
         changed,
+        key_restored,
         revoked,
     }))
 }

@@ -6,6 +6,7 @@ mod keys;
 mod link;
 mod migration;
 mod operations;
+mod plans;
 mod schema;
 mod spokes;
 mod tls;

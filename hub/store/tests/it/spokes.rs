@@ -302,7 +302,7 @@ async fn a_delete_that_names_another_uid_does_nothing() {
 async fn a_spoke_that_is_put_again_after_a_delete_gets_its_key_back() {
     let store = store().await;
     let builder = name("builder");
-    declare(&store, &builder, &spoke("a"), 1).await;
+    let first = declare(&store, &builder, &spoke("a"), 1).await;
     store
         .spokes()
         .delete(&builder, None)
@@ -310,9 +310,10 @@ async fn a_spoke_that_is_put_again_after_a_delete_gets_its_key_back() {
         .expect("asked")
         .expect("was there");
 
-    declare(&store, &builder, &spoke("a"), 1).await;
+    let again = declare(&store, &builder, &spoke("a"), 1).await;
 
     assert!(works(&store, 1).await);
+    assert_eq!((first.key_restored, again.key_restored), (false, true));
 }
 
 #[tokio::test]
