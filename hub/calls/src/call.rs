@@ -1,7 +1,7 @@
 //! One running call: who asked, where it was sent, where its answers go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use alkhub_protocol::call::Identity;
@@ -42,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) lane: Lane,
     /// Bytes of output so far.
     pub(crate) output_bytes: AtomicU64,
+    /// Whether its caller may do other things by now than when it was admitted.
+    has_other_rights: AtomicBool,
 }
 
 /// Who sent the call here.
@@ -114,7 +116,18 @@ impl Call {
             sink: Mutex::new(sink),
             lane: Lane::default(),
             output_bytes: AtomicU64::new(0),
+            has_other_rights: AtomicBool::new(false),
         }
+    }
+
+    /// Its caller may do other things now.
+    pub(crate) fn rights_changed(&self) {
+        self.has_other_rights.store(true, Ordering::Release);
+    }
+
+    /// Whether that was so since it was admitted.
+    pub(crate) fn has_other_rights(&self) -> bool {
+        self.has_other_rights.load(Ordering::Acquire)
     }
 
     /// The hub that it goes to or comes from: never both, a call crosses once.

@@ -19,6 +19,7 @@ use crate::caller::Caller;
 use crate::directory::{Directory, Instance};
 use crate::dispatch::Dispatch;
 use crate::list::{self, ListQuery, OperationPage};
+use crate::missed::Missed;
 use crate::moves::Moves;
 use crate::outbox::Outbox;
 use crate::outcome::End;
@@ -135,10 +136,7 @@ impl Calls {
     /// Ends every running call with an error, which its caller gets; its spoke gets the reason. For a hub that goes
     /// away: who learns it later, by the end of a connection, may learn that the spoke is lost, or nothing.
     pub fn end_all(&self, error: &CallError, reason: &str) {
-        // These first: one that is sent meanwhile is among the others then.
-        let waiting = self.table.missed().keys();
-        let running = self.table.select(|_| true).into_iter().map(|call| call.key);
-        for key in waiting.into_iter().chain(running) {
+        for key in self.table.keys() {
             self.table.end(key, End::Failed(error.clone()), Some(reason));
         }
     }
@@ -294,9 +292,7 @@ impl Calls {
 
     /// Calls that run now on this hub or wait to be sent, those of other hubs' callers included.
     pub fn in_flight(&self) -> usize {
-        // These first: one that is sent meanwhile is among the others then.
-        let waiting = self.table.missed().len();
-        waiting + self.table.len()
+        self.table.count()
     }
 
     /// Calls of this hub's callers that have ended since it began, and of these, those that failed by the hubs.
@@ -407,18 +403,21 @@ impl Ticket {
 
     /// Ends a subscription that its caller may not call any more; it gets `ACCESS_DENIED`.
     pub fn recheck(&self, caller: &Caller) {
-        let waits = self.table.missed().on(self.key, |missed| {
+        let waits = |missed: &mut Option<Box<Missed>>| {
             if let Some(missed) = missed {
                 missed.caller = Arc::new(caller.clone());
             }
+        };
+        // `None` in it: it waits, and is admitted by what the caller may do now.
+        let found = self.table.look(|| match self.table.missed().on(self.key, waits) {
+            Some(()) => Some(None),
+            None => self.table.get(self.key).map(Some),
         });
-        if waits.is_some() {
+        let Some(call) = found.flatten() else { return };
+        call.rights_changed();
+        if !call.operation.is_subscription() {
             return;
         }
-        let call = self.table.get(self.key);
-        let Some(call) = call.filter(|call| call.operation.is_subscription()) else {
-            return;
-        };
         if let Err(denied) = router::allow(&caller.scopes, &call.operation) {
             let denied = denied.delivered(Delivered::Yes);
             let reason = "the caller may not call the operation any more";

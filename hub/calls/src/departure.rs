@@ -224,11 +224,12 @@ impl Departures {
         });
     }
 
-    /// Hubs that calls or sessions go to or come from, and that have neither a lease nor an instance.
+    /// Hubs that calls or sessions go to or come from, or that something is said to, and that have neither a lease nor an instance.
     fn away(&self) -> HashSet<HubId> {
         let concerned = self.table.select(|call| call.other_hub().is_some());
         let mut away = self.moves.partners();
         away.extend(concerned.iter().filter_map(|call| call.other_hub()));
+        away.extend(self.relay.busy());
         for pod in self.cluster.pods().iter() {
             away.remove(&pod.hub_id);
         }

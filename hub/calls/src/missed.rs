@@ -4,7 +4,7 @@
 //! - A call that waits can be ended like one that runs: by its caller, by the loss of its caller, by the end of the hub.
 //! - It is routed or ended, once, by whoever takes it. While it is being routed nobody can end it: who tries waits until it
 //!   is among the running calls, or refused.
-//! - What waits is bounded in number and bytes.
+//! - What waits is bounded in number and bytes; what comes back from the running calls is bounded as those are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub(crate) struct MissedCalls {
     /// How many wait: nobody locks anything for a call that does not.
     count: AtomicUsize,
     bytes: AtomicUsize,
+    /// How many have come back from the running ones.
+    back: AtomicUsize,
 }
 
 /// A call as its caller makes it.
@@ -99,11 +101,16 @@ impl MissedCalls {
         Ok(())
     }
 
-    /// Lets a call wait that runs until `call` takes it back: at no moment is it neither here nor there. False where that finds
-    /// nothing to take.
+    /// Lets a call wait that ran until `call` takes it back: at no moment is it neither here nor there, and
+    /// [`MissedCalls::came_back`] counts it before it is not there any more. Waits until it is routed, should it be about to be.
+    /// False where `call` finds nothing to take.
     pub(crate) fn add_again(&self, key: u64, call: impl FnOnce() -> Option<Box<Missed>>) -> bool {
+        let routed = self.waiting.lock().get(&key).cloned();
+        if let Some(routed) = routed {
+            drop(routed.call.lock());
+        }
         let slot = Arc::new(Slot {
-            bytes: 0, // It has been charged to its key since it was admitted.
+            bytes: 0, // One that was admitted is no more to keep than it was.
             call: Mutex::new(None),
         });
         let mut waits = slot.call.lock();
@@ -112,12 +119,19 @@ impl MissedCalls {
             waiting.insert(key, Arc::clone(&slot));
             self.count.store(waiting.len(), Ordering::Release);
         }
+        self.back.fetch_add(1, Ordering::AcqRel);
         *waits = call();
         let added = waits.is_some();
         if !added {
             self.remove(key, &slot);
         }
         added
+    }
+
+    /// How many calls have come back from the running ones: who has found a call in neither place looks again when that has
+    /// changed meanwhile.
+    pub(crate) fn came_back(&self) -> usize {
+        self.back.load(Ordering::Acquire)
     }
 
     /// Whether a call waits, or is being routed.
@@ -140,9 +154,11 @@ impl MissedCalls {
         Some(acted)
     }
 
-    fn remove(&self, key: u64, slot: &Slot) {
+    fn remove(&self, key: u64, slot: &Arc<Slot>) {
         let mut waiting = self.waiting.lock();
-        waiting.remove(&key);
+        if waiting.get(&key).is_some_and(|waits| Arc::ptr_eq(waits, slot)) {
+            waiting.remove(&key);
+        }
         self.bytes.fetch_sub(slot.bytes, Ordering::Relaxed);
         self.count.store(waiting.len(), Ordering::Release);
     }
@@ -201,6 +217,30 @@ mod tests {
     }
 
     /// The other thread finds it in neither place before, and the end of a call that was being routed would be lost.
+    /// The thread that routes a call holds its place, and gives the place up when it has: a call that came back meanwhile has
+    /// another one.
+    #[test]
+    fn a_call_that_comes_back_while_it_is_routed_waits_after_that() {
+        let calls = Arc::new(MissedCalls::default());
+        calls.add(1, missed(1)).expect("room");
+        let routes = std::sync::Barrier::new(2);
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                calls.on(1, |call| {
+                    drop(call.take());
+                    routes.wait();
+                });
+            });
+            routes.wait();
+            assert!(calls.add_again(1, || Some(missed(1))));
+        });
+
+        assert!(calls.contains(1) && calls.take(1).is_some());
+        assert_eq!((calls.len(), calls.came_back()), (0, 1));
+        assert!(!calls.add_again(2, || None) && !calls.contains(2), "it has ended");
+    }
+
     #[test]
     fn who_ends_a_call_that_is_being_routed_waits_for_that() {
         let calls = Arc::new(MissedCalls::default());

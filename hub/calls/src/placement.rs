@@ -316,11 +316,13 @@ impl Placement {
         }
     }
 
-    /// A call that reached nobody is admitted anew where its operation is another one by now; else it fails by what stands in its
+    /// A call that reached nobody is admitted anew where its operation is another one by now, and its caller may do what it might;
+    /// else it fails by what stands in its
     /// way: the refusal of those who offer the operation besides, or, where nobody does, what became of the one that it was sent
     /// to.
     fn not_delivered(&self, call: &Arc<Call>, refusal: CallError, lost: CallError) {
-        if refusal.code == Code::NoProvider && self.is_another_now(&call.operation) {
+        let is_another = refusal.code == Code::NoProvider && self.is_another_now(&call.operation);
+        if is_another && !call.has_other_rights() {
             let readmission = self.readmission.get().and_then(Weak::upgrade);
             if let Some(readmission) = readmission {
                 return readmission.readmit(Arc::clone(call));

@@ -116,6 +116,11 @@ impl Relay {
         self.conduits.forget(hub);
     }
 
+    /// The hubs that have not taken everything that was said to them.
+    pub(crate) fn busy(&self) -> Vec<HubId> {
+        self.conduits.busy()
+    }
+
     fn state(&self, to: &HubId, header: &Header, rest: &[u8]) {
         if self.send(to, Class::Control, header, rest).is_err() {
             // Its conduit breaks for that, and with it the call ends.

@@ -11,7 +11,7 @@
 //! session whole {tunnel}\n                                       that was everything that was there
 //! session done {tunnel} {request id}\n                           a call that ran on the spoke is over
 //! session closed {tunnel}\n                                      nothing of it runs any more on the hub that it left
-//! session heard {tunnel} {bytes}\n{message}                      to the hub that it left: what the peer says of calls
+//! session heard {tunnel} [{bytes}]\n{message}                    to the hub that it left: what the peer says of calls
 //!                                                                there; where so many bytes are too many, its beginning
 //! session left {tunnel}\n                                        to that hub: the session has ended
 //! ```
@@ -148,6 +148,9 @@ impl SessionMessage {
             Self::Whole { tunnel } => (format!("session whole {tunnel}\n"), none()),
             Self::Done { tunnel, leg } => (format!("session done {tunnel} {leg}\n"), none()),
             Self::Closed { tunnel } => (format!("session closed {tunnel}\n"), none()),
+            Self::Heard { tunnel, size, message } if size == message.len() => {
+                (format!("session heard {tunnel}\n"), message)
+            }
             Self::Heard { tunnel, size, message } => (format!("session heard {tunnel} {size}\n"), message),
             Self::Left { tunnel } => (format!("session left {tunnel}\n"), none()),
         }
@@ -205,7 +208,10 @@ impl SessionMessage {
             },
             "heard" => Self::Heard {
                 tunnel: field()?.parse().ok()?,
-                size: field()?.parse().ok()?,
+                size: match field() {
+                    Some(size) => size.parse().ok()?,
+                    None => rest.len(),
+                },
                 message: rest,
             },
             "left" => Self::Left {
@@ -274,6 +280,11 @@ mod tests {
                 leg: "n1-9".to_owned(),
             },
             SessionMessage::Closed { tunnel: 7 },
+            SessionMessage::Heard {
+                tunnel: 7,
+                size: text().len(),
+                message: text(),
+            },
             SessionMessage::Heard {
                 tunnel: 7,
                 size: 1_300_000,

@@ -4,8 +4,8 @@
 //! the spoke or of its hub. The other side gets `call.aborted`.
 //!
 //! Invariants
-//! - An entry leaves by [`CallTable::end`] or by its deadline, and by nothing else but [`CallTable::withdraw`] of a call that was
-//!   never sent.
+//! - An entry leaves by [`CallTable::end`] or by its deadline, and by nothing else but [`CallTable::withdraw`] of a call that
+//!   nobody got: it is refused, or waits again.
 //! - A caller that calls again as soon as it is answered finds its place, and its instance's slot, free.
 
 use std::sync::Arc;
@@ -39,6 +39,12 @@ pub(crate) struct CallTable {
     legs: LegIds,
     journal: Journal,
     metrics: Arc<Metrics>,
+}
+
+/// A call that was taken out to be ended.
+enum Found {
+    Waits(Box<Missed>),
+    Runs(Arc<Call>),
 }
 
 // === impl CallTable ===
@@ -90,8 +96,41 @@ impl CallTable {
 
     /// Whether a call waits or runs.
     pub(crate) fn is_open(&self, key: u64) -> bool {
-        // In this order: from there it comes here.
-        self.missed.contains(key) || self.contains(key)
+        let found = || (self.missed.contains(key) || self.contains(key)).then_some(());
+        self.look(found).is_some()
+    }
+
+    /// Calls that wait or run; never fewer than there are.
+    pub(crate) fn count(&self) -> usize {
+        let mut most = 0;
+        self.look(|| {
+            most = most.max(self.missed.len() + self.len());
+            None::<()>
+        });
+        most
+    }
+
+    /// The keys of the calls that wait or run.
+    pub(crate) fn keys(&self) -> Vec<u64> {
+        let mut keys = Vec::new();
+        self.look(|| {
+            keys.extend(self.missed.keys());
+            keys.extend(self.select(|_| true).iter().map(|call| call.key));
+            None::<()>
+        });
+        keys
+    }
+
+    /// Looks for a call where it may be: first among those that wait, for from there it comes to the running ones; and once more
+    /// when one has gone the other way meanwhile.
+    pub(crate) fn look<R>(&self, mut look: impl FnMut() -> Option<R>) -> Option<R> {
+        loop {
+            let back = self.missed.came_back();
+            let found = look();
+            if found.is_some() || self.missed.came_back() == back {
+                return found;
+            }
+        }
     }
 
     /// The calls that fulfil a condition; for rare events only, it looks at all.
@@ -127,14 +166,15 @@ impl CallTable {
 
     /// The same; false when it had ended before.
     pub(crate) fn end_once(&self, key: u64, end: End, stop: Option<&str>) -> bool {
-        if let Some(missed) = self.missed.take(key) {
-            self.end_missed(*missed, end);
-            return true;
+        let found = self.look(|| match self.missed.take(key) {
+            Some(missed) => Some(Found::Waits(missed)),
+            None => self.calls.remove(key).map(Found::Runs),
+        });
+        match found {
+            Some(Found::Waits(missed)) => self.end_missed(*missed, end),
+            Some(Found::Runs(call)) => self.finish(&call, end, stop),
+            None => return false,
         }
-        let Some(call) = self.calls.remove(key) else {
-            return false;
-        };
-        self.finish(&call, end, stop);
         true
     }
 
@@ -149,14 +189,21 @@ impl CallTable {
     /// The caller of a call, or its hub, is lost: the call is aborted, or goes on without it where it asked for that.
     /// Whether this aborted it.
     pub(crate) fn caller_lost(&self, key: u64, reason: &str) -> bool {
-        if let Some((missed, before)) = self.missed.on(key, lose_caller) {
-            drop(before);
-            return missed.is_some_and(|missed| {
-                self.end_missed(*missed, End::Silent);
-                true
-            });
-        }
-        let Some(call) = self.calls.get(key) else { return false };
+        let found = self.look(|| match self.missed.on(key, lose_caller) {
+            Some(lost) => Some(Err(lost)),
+            None => self.calls.get(key).map(Ok),
+        });
+        let call = match found {
+            Some(Ok(call)) => call,
+            Some(Err((missed, before))) => {
+                drop(before);
+                return missed.is_some_and(|missed| {
+                    self.end_missed(*missed, End::Silent);
+                    true
+                });
+            }
+            None => return false,
+        };
         match call.request.on_disconnect {
             OnDisconnect::Abort => self.end_once(key, End::Silent, Some(reason)),
             // What waits for the caller is let go outside the lock.

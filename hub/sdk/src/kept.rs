@@ -265,10 +265,9 @@ impl KeptSession {
         self.unacknowledged.kept()
     }
 
-    /// The same, taken from a session that nobody comes back to.
-    pub(crate) fn take_unreceived(&mut self) -> VecDeque<Bytes> {
-        let (unreceived, _) = self.unacknowledged.rewind();
-        unreceived
+    /// Keeps none of that any more: nobody comes back to the session.
+    pub(crate) fn forget_sent(&mut self) {
+        self.unacknowledged.clear();
     }
 
     /// What the hub, which has received so many messages, did not receive: it leaves again, with the numbers that it had.

@@ -172,11 +172,11 @@ impl Outbox {
     pub(crate) fn end(&self) {
         let mut waiting = self.0.waiting.lock();
         waiting.is_gone = true;
-        let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
-        let unreceived = waiting.kept.take_unreceived().into_iter();
-        let unsent = unsent.iter().filter_map(|unsent| unsent.message().cloned());
-        let answers = unreceived.chain(unsent).filter(is_answer);
+        let answers = waiting.answers();
         waiting.left.extend(answers);
+        let (waiter, unsent) = (waiting.queue.end(), waiting.queue.take_all());
+        drop(unsent);
+        waiting.kept.forget_sent();
         drop(waiting);
         waiter.wake();
         self.0.room.notify_waiters();
@@ -184,10 +184,7 @@ impl Outbox {
 
     /// The answers to calls that the hub may lack, in order; while the session has no connection none of them goes.
     pub(crate) fn answers(&self) -> Vec<Bytes> {
-        let waiting = self.0.waiting.lock();
-        let unsent = waiting.queue.waiting().filter_map(Unsent::message);
-        let answers = waiting.kept.unreceived().chain(unsent);
-        answers.filter(|message| is_answer(message)).cloned().collect()
+        self.0.waiting.lock().answers()
     }
 
     /// The same of a session that has ended.
@@ -345,6 +342,17 @@ impl Outbox {
         .await;
         self.0.room.notify_waiters();
         batch
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// The answers to calls that the hub may lack, in order.
+    fn answers(&self) -> Vec<Bytes> {
+        let unsent = self.queue.waiting().filter_map(Unsent::message);
+        let answers = self.kept.unreceived().chain(unsent);
+        answers.filter(|message| is_answer(message)).cloned().collect()
     }
 }
 

@@ -47,7 +47,7 @@ const STALLED: Duration = Duration::from_secs(5);
 const FINISHING: Duration = Duration::from_secs(5);
 
 /// Plain peers, who come back wherever their load balancer sends them.
-struct Plain {
+struct PlainPeers {
     left: Vec<Arc<dyn Closeable>>,
     /// Let go in each [`LOOK`].
     at_once: usize,
@@ -115,7 +115,7 @@ impl Hub {
         let (app, begun) = (&self.app, Instant::now());
         let open = app.edge.open();
         let (mut moving, mut asking) = (Moving::none(begun), begun);
-        let mut plain = self.plain(time);
+        let mut plain = self.plain_peers(time);
         loop {
             plain.let_some_go();
             let now = Instant::now();
@@ -147,7 +147,7 @@ impl Hub {
             return;
         }
         let sockets = app.edge.open().of(ConnectionKind::Websocket);
-        let at_once = at_once(sockets.len(), time);
+        let at_once = in_each_look(sockets.len(), time);
         let mut asked = 0_usize;
         for sockets in sockets.chunks(at_once) {
             asked += sockets.iter().filter(|socket| socket.ask_to_move(None)).count();
@@ -160,15 +160,15 @@ impl Hub {
 
     /// The plain peers, to be let go where they can go elsewhere. A spoke that stays would be called until the end, and each of its
     /// calls that runs then would end as one whose fate is unknown.
-    fn plain(&self, time: Duration) -> Plain {
+    fn plain_peers(&self, time: Duration) -> PlainPeers {
         let sockets = match self.app.calls.moves().has_refuge() {
             true => self.app.edge.open().of(ConnectionKind::Websocket),
             false => Vec::new(),
         };
         let is_plain = |socket: &Arc<dyn Closeable>| socket.leaver().is_some_and(|leaver| !leaver.migrates);
         let left: Vec<_> = sockets.into_iter().filter(is_plain).collect();
-        let at_once = at_once(left.len(), time);
-        Plain { left, at_once }
+        let at_once = in_each_look(left.len(), time);
+        PlainPeers { left, at_once }
     }
 
     /// Asks those that were never asked: they have come since, or there was nowhere to go.
@@ -209,9 +209,9 @@ impl Hub {
     }
 }
 
-// === impl Plain ===
+// === impl PlainPeers ===
 
-impl Plain {
+impl PlainPeers {
     fn let_some_go(&mut self) {
         let stay = self.left.len().saturating_sub(self.at_once);
         self.left.drain(stay..).for_each(|peer| peer.let_go());
@@ -235,7 +235,7 @@ impl Moving {
 }
 
 /// How many of so many peers go in each [`LOOK`], so that all have gone in a part of the time.
-fn at_once(peers: usize, time: Duration) -> usize {
+fn in_each_look(peers: usize, time: Duration) -> usize {
     let rounds = (time / MOVING_PART).as_millis() / LOOK.as_millis();
     let rounds = usize::try_from(rounds).unwrap_or(usize::MAX).max(1);
     peers.div_ceil(rounds).max(MOVES)

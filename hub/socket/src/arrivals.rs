@@ -149,8 +149,9 @@ impl ComingSessions {
 
     /// What a session is made of; `None` of what cannot be read.
     fn handed(&mut self, from: &(HubId, u64), state: &Bytes) -> Option<Handover> {
+        let announced = self.announced.remove(from);
         let mut handover = Handover::decode(state)?;
-        if let Some(announced) = self.announced.remove(from) {
+        if let Some(announced) = announced {
             handover.add(announced.part?);
         }
         Some(handover)

@@ -5,7 +5,7 @@
 //!   order.
 //! - A call that the spoke runs for the other hub has a slot of its instance here, until that hub says that it is over.
 //! - A call is no more than some hubs away from its session, so that one which goes round and round costs no more than one that
-//!   has moved a few times. What a tunnel knows of calls is charged to the session's key.
+//!   has moved a few times. Which calls of a tunnel are furthest it does not know: all of them end. What a tunnel knows of calls is charged to the session's key.
 //! - When the tunnel breaks, every call of it ends: the spoke is told to stop, and the peer's own calls fail. The other hub is
 //!   told of every end but its own: it may live, and its callers wait.
 
@@ -25,8 +25,8 @@ use parking_lot::Mutex;
 /// hands on every message.
 const MOST_HUBS: u32 = 8;
 
-/// Why calls end that would be further away.
-const FAR: &str = "the session has gone on from one hub to the next too often since the call began";
+/// Why all calls of a tunnel end when the first of them would be further away.
+const FAR: &str = "the session has gone on from one hub to the next too often while calls of it ran";
 
 /// What a hub keeps of a call beside its id, about.
 const CALL_BYTES: usize = 64;
@@ -287,7 +287,7 @@ impl TunnelGuard {
         self.tunnel.hubs
     }
 
-    /// Ends what runs through it, where it would be too far away if the session went on on one hub more.
+    /// Ends what runs through it, where some of it would be too far away if the session went on on one hub more.
     pub(crate) fn end_far(&self) {
         if self.tunnel.hubs >= MOST_HUBS {
             self.tunnel.breaks_for(FAR);

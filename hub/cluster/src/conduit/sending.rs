@@ -77,6 +77,13 @@ impl Conduits {
         Ok(())
     }
 
+    /// The hubs that have not acknowledged everything, or to which something is still to be said.
+    pub fn busy(&self) -> Vec<HubId> {
+        let sides = self.0.all().into_iter();
+        let busy = sides.filter(|side| !side.known.lock().peer.is_idle());
+        busy.map(|side| side.hub.clone()).collect()
+    }
+
     /// Another carrier leads to a hub than before.
     pub(crate) fn carrier_changed(&self, hub: &HubId) {
         self.0.switched(hub);

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use crate::harness::{Answer, TestHub, hub_with, new_key};
 use crate::wire::Wire;
 
-/// A hub with a proxy between it and a Postgres of its own, where the commit that ends a key takes two seconds.
+/// A hub with a proxy between it and a Postgres of its own, where the commit that ends a key waits while `public.held` has a
+/// row.
 struct Unsure {
     hub: TestHub,
     proxy: Proxy,
@@ -46,9 +47,10 @@ impl Unsure {
         })
         .await;
         let slow = format!(
-            "SET search_path = {};
+            "CREATE TABLE public.held (n int);
+             SET search_path = {};
              CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep(2); RETURN NULL; END $$;
+             $$ BEGIN WHILE EXISTS (SELECT FROM public.held) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NULL; END $$;
              CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON keys DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
              WHEN (OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL) EXECUTE FUNCTION slow()",
             hub.schema()
@@ -81,9 +83,15 @@ impl Unsure {
 
     /// Sends a request that ends the key of a spoke, and loses what Postgres answers to its commit.
     async fn loses(&self, spoke: &str, request: RequestBuilder) -> Answer {
+        psql(&self.postgres, "INSERT INTO public.held VALUES (1)").await;
         let losing = async {
-            self.counts(1, "pg_stat_activity WHERE wait_event = 'PgSleep'").await;
+            self.counts(
+                1,
+                "pg_locks WHERE relation = 'public.held'::regclass AND pid <> pg_backend_pid()",
+            )
+            .await;
             self.proxy.hold_one(Direction::ToClient);
+            psql(&self.postgres, "DELETE FROM public.held").await;
             let in_force = format!(
                 "{}.keys WHERE spoke = '{spoke}' AND spoke_uid = 'u-1' AND revoked_at IS NULL",
                 self.hub.schema()
