@@ -6,6 +6,7 @@
 //! - At the end all that is queued is written, as far as Postgres takes it in time; what is left is counted and logged.
 //!   Nothing that can wait, old records least of all, delays that.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ pub(crate) struct Records {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    rows: Vec<CallRow>,
+    /// Taken from the front, a batch at a time, however long it is.
+    rows: VecDeque<CallRow>,
     /// The writer has ended: nothing is taken any more.
     closed: bool,
 }
@@ -94,7 +96,7 @@ impl Records {
             self.metrics.records_dropped.inc();
             return;
         }
-        waiting.rows.push(row);
+        waiting.rows.push_back(row);
         let len = waiting.rows.len();
         drop(waiting);
         self.metrics.records_waiting.inc();
