@@ -48,8 +48,8 @@ pub(crate) struct ComingSessions {
 
 /// What has come before a session.
 struct Announced {
-    /// `None` of what could not be read, or was too much.
-    part: Option<HandoverPart>,
+    /// In their order; `None` once one could not be read, or it was too much.
+    parts: Option<Vec<HandoverPart>>,
     bytes: usize,
     until: Instant,
 }
@@ -131,19 +131,16 @@ impl ComingSessions {
     /// A part comes of what a session is made of, which will be handed over.
     pub(crate) fn part(&mut self, from: (HubId, u64), state: &Bytes) {
         let announced = self.announced.entry(from).or_insert_with(|| Announced {
-            part: Some(HandoverPart::default()),
+            parts: Some(Vec::new()),
             bytes: 0,
             until: Instant::now() + ARRIVING,
         });
         announced.bytes += state.len();
         let fits = announced.bytes <= ANNOUNCED_BYTES;
-        let added = announced
-            .part
-            .as_mut()
-            .filter(|_| fits)
-            .and_then(|part| part.add(state));
-        if added.is_none() {
-            announced.part = None;
+        let part = HandoverPart::decode(state).filter(|_| fits);
+        match (&mut announced.parts, part) {
+            (Some(parts), Some(part)) => parts.push(part),
+            (parts, _) => *parts = None,
         }
     }
 
@@ -152,7 +149,7 @@ impl ComingSessions {
         let announced = self.announced.remove(from);
         let mut handover = Handover::decode(state)?;
         if let Some(announced) = announced {
-            handover.add(announced.part?);
+            announced.parts?.into_iter().for_each(|part| handover.add(part));
         }
         Some(handover)
     }

@@ -18,10 +18,7 @@ const MOST_HUBS: usize = 8;
 async fn a_call_ends_when_its_session_goes_on_and_on() -> Result<()> {
     let cluster = hubs(2, Carrier::Link).await?;
     let mut spoke = Counting::spoke(&cluster, 0).await?;
-    let mut reader = Peer::connect(&cluster.url(0), cluster.admin()).await?;
-    let ask = json!({ "operationId": "text.watch", "input": "a" });
-    reader.send("call.requested", "w", ask).await?;
-    let watch = spoke.expect("call.requested").await?;
+    let (mut reader, watch) = spoke.followed_at(&cluster, 0).await?;
 
     for hop in 1..=MOST_HUBS {
         (spoke, _) = Box::pin(spoke.cut().resume(&cluster, hop % 2)).await?;

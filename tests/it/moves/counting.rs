@@ -109,6 +109,15 @@ impl Counting {
         self.send("call.requested", id, payload).await
     }
 
+    /// Has its `text.watch` followed at a hub, by the call `w` of a caller: the caller, and the call as the spoke gets it.
+    pub(super) async fn followed_at(&mut self, cluster: &Cluster, hub: usize) -> Result<(Peer, Value)> {
+        let mut reader = Peer::connect(&cluster.url(hub), cluster.admin()).await?;
+        let ask = json!({ "operationId": "text.watch", "input": "a" });
+        reader.send("call.requested", "w", ask).await?;
+        let watch = self.expect("call.requested").await?;
+        Ok((reader, watch))
+    }
+
     /// Answers a call.
     pub(super) async fn respond(&mut self, call: &Value, output: Value) -> Result<()> {
         let id = call["id"].as_str().context("an id")?;

@@ -2,7 +2,6 @@
 
 use alkhub_test_support::within;
 use alkhub_tests::http::Http;
-use alkhub_tests::wire::Peer;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -56,10 +55,7 @@ async fn an_answer_that_is_too_large_fails_its_call_at_once_though_the_session_h
 async fn an_item_that_is_too_large_ends_its_stream_on_both_sides_two_hubs_away() -> Result<()> {
     let cluster = hubs(3, Carrier::Link).await?;
     let mut spoke = Counting::spoke(&cluster, 0).await?;
-    let mut reader = Peer::connect(&cluster.url(0), cluster.admin()).await?;
-    let payload = json!({ "operationId": "text.watch", "input": "a" });
-    reader.send("call.requested", "w", payload).await?;
-    let watch = spoke.expect("call.requested").await?;
+    let (mut reader, watch) = spoke.followed_at(&cluster, 0).await?;
     for hub in [1, 2] {
         (spoke, _) = Box::pin(spoke.cut().resume(&cluster, hub)).await?;
     }
