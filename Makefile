@@ -26,7 +26,7 @@ E2E_NEEDS := cluster-binaries $(if $(ALKHUB_TEST_KUBECONFIG),,servers images)
 
 .PHONY: help dev test check fmt typos clippy unit unit-fast tidy deny deps deps-cluster packages generate sqlx sqlx-check \
         autobahn autobahn-fast changelog clones images servers charts alerts containers cluster cluster-binaries e2e \
-        harness bench bench-rebalance chaos model soak
+        harness bench bench-rebalance chaos model simulation soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -157,6 +157,7 @@ bench: deps-cluster $(NATS) ## figures side by side with nats-server, into docs/
 	deploy/images/cargo.sh -p alkhub-tests --bin alkhub-bench
 	$(RELEASE)/alkhub-bench --alkhub $(RELEASE)/alkhub --nats $(NATS) --out docs/BENCHMARKS.md $(ARGS)
 
+# Into the docs: `OUT=docs/rebalancing.md`; its picture is docs/rebalancing-measured.svg then.
 bench-rebalance: deps-cluster cluster-binaries servers images ## thousands of spokes while a Hub is scaled, rolled out and killed, into target/rebalance.md
 	deploy/images/cargo.sh -p alkhub-tests --bin alkhub-rebalance
 	$(CLUSTER) up --nodes 3 $(addprefix --image ,$(IMAGES)) --dump target/cluster/dump -- \
@@ -168,9 +169,16 @@ model: ## random sequences over three hubs against a model; `make model MODEL_SE
 chaos: ## connections, hubs, spokes and callers fail by a schedule; `make chaos CHAOS_SEEDS=1000 CHAOS_FIRST=7`, `make chaos SEED=17`
 	CHAOS_SEEDS=$(or $(CHAOS_SEEDS),200) cargo test --locked -p alkhub-tests --test chaos
 
-soak: ## a long run under faults, 200 seeds of chaos, 10,000 sequences of the model test; `make soak SOAK_SECONDS=3600 SEED=7`
+# The crate and its one dependency are compiled for release in seconds; with the profile of tests the largest cluster takes
+# many times as long. What it saw is printed.
+simulation: ## the rule of balancing in 500 clusters of up to 100 pods, and with a million spokes
+	cargo test --locked --release -p alkhub-balance --test simulation -- --ignored --nocapture
+
+soak: ## a long run under faults, registrations that are called at once, large clusters, chaos and model; `make soak SOAK_SECONDS=3600 SEED=7`
 	cargo build -q --locked -p alkhub-cli -p alkhub-tests --bin alkhub --bin alkhub-soak
 	$(BIN)/alkhub-soak --alkhub $(BIN)/alkhub --seconds $(or $(SOAK_SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/alkhub-soak --alkhub $(BIN)/alkhub --visible $(or $(VISIBLE),500) --faults $(if $(SEED),--seed $(SEED))
+	$(MAKE) simulation
 	env -u SEED CHAOS_SEEDS=200 CHAOS_FIRST=$(or $(SEED),$$((RANDOM * 32768 + RANDOM))) \
 	  cargo test --locked -p alkhub-tests --test chaos
 	env -u SEED MODEL_SEQUENCES=10000 MODEL_FIRST=$(or $(SEED),$$((RANDOM * 32768 + RANDOM))) \

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use alkhub_protocol::scope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -49,11 +50,9 @@ pub struct SpokeSpec {
     /// `compute` (a runner).
     #[serde(default)]
     pub spoke_type: SpokeType,
-    /// What the spoke's key may do besides offering operations: `call:ns.op`, `call:ns.*`, `call:*`,
-    /// `events:publish:TYPE`, `events:subscribe:TYPE`, `operations:read`, `spokes:read`, `calls:read`, or a scope of
-    /// your own that an operation requires. `admin` is refused: a spoke's key is handed out.
+    /// What the spoke's key may do besides offering operations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    #[schemars(description = scopes(), length(max = 64), inner(length(min = 1, max = 256)))]
     #[x_kube(
         validation = Rule::new("self.all(scope, scope != 'admin')")
             .message("a Spoke's key cannot hold the scope `admin`")
@@ -185,6 +184,8 @@ pub enum SpokePhase {
     Ready,
     /// At least one instance is connected.
     Connected,
+    /// None is connected, and one at least has lost its connection and may come back.
+    Reconnecting,
     /// It was connected and is not now.
     Disconnected,
     /// `spec.suspended` is set.
@@ -209,10 +210,11 @@ impl Spoke {
 
 impl SpokePhase {
     /// All of them, for metrics.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Pending,
         Self::Ready,
         Self::Connected,
+        Self::Reconnecting,
         Self::Disconnected,
         Self::Suspended,
     ];
@@ -223,10 +225,20 @@ impl SpokePhase {
             Self::Pending => "Pending",
             Self::Ready => "Ready",
             Self::Connected => "Connected",
+            Self::Reconnecting => "Reconnecting",
             Self::Disconnected => "Disconnected",
             Self::Suspended => "Suspended",
         }
     }
+}
+
+/// What users read of `scopes`.
+fn scopes() -> String {
+    format!(
+        "What the spoke's key may do besides offering operations: {}, or a scope of your own that an operation requires. \
+         `admin` is refused: a spoke's key is handed out.",
+        scope::of_a_spokes_key()
+    )
 }
 
 fn labels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

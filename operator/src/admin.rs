@@ -1,8 +1,10 @@
 //! The admin API of a Hub, as the operator uses it: any ready pod answers for all.
 //!
-//! Every request is given up after 10 s. Nothing here is retried: the reconcile loop does that.
+//! Every request is given up after 10 s, and one that changes something when its pass is over. Nothing here is retried: the reconcile loop does that.
 //!
 //! Invariants
+//! - What changes something at a hub passes the gate, and is not waited for beyond the deadline of its pass: by then another
+//!   operator may lead.
 //! - What answers is a tenant's program (`spec.image`): it leads this process nowhere else, and of no answer more is kept
 //!   than a hub could have to say, in bytes and in what these become in memory.
 
@@ -22,6 +24,7 @@ use serde_json::value::RawValue;
 #[cfg(test)]
 pub(crate) use self::reported::Instances;
 pub(crate) use self::reported::{ReportedHub, ReportedPod, ReportedSpoke};
+use crate::gate::Pass;
 use crate::names::ObjectNames;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -69,6 +72,9 @@ pub(crate) enum Error {
         /// Why.
         source: Option<reqwest::Error>,
     },
+    /// The pass of a write was over before it was answered.
+    #[error("given up: another operator may lead by now")]
+    Late,
     /// What answers is no hub.
     #[error("what answers at {url} is no hub: {why}")]
     NoHub {
@@ -171,40 +177,57 @@ impl Door {
     }
 
     /// Declares a spoke, and answers what the hub has then; doing it again changes nothing.
-    pub(crate) async fn put(&self, name: &str, spoke: &SpokePut) -> Result<ReportedSpoke, Error> {
+    pub(crate) async fn put(&self, pass: Pass, name: &str, spoke: &SpokePut) -> Result<ReportedSpoke, Error> {
         let request = self
             .admin
             .http
             .put(self.url(&format!("/v1/admin/spokes/{name}")))
             .json(spoke);
-        self.data(request, SHORT).await
+        self.within(pass, self.data(request, SHORT)).await
     }
 
     /// Ends a spoke and its keys, when it is still the one with this uid. One that is not there is ended already.
-    pub(crate) async fn delete(&self, name: &str, uid: &str) -> Result<(), Error> {
+    pub(crate) async fn delete(&self, pass: Pass, name: &str, uid: &str) -> Result<(), Error> {
         let request = self
             .admin
             .http
             .delete(self.url(&format!("/v1/admin/spokes/{name}")))
             .query(&[("uid", uid)]);
-        self.done(request).await
+        self.within(pass, self.done(request)).await
     }
 
     /// Tells a pod's hub to give its connections away, and for how long. One that is not there has nothing to give.
-    pub(crate) async fn drain(&self, hub_id: &HubId, drain: &DrainPut) -> Result<(), Error> {
+    pub(crate) async fn drain(&self, pass: Pass, hub_id: &HubId, drain: &DrainPut) -> Result<(), Error> {
         let request = self.admin.http.put(self.drain_url(hub_id)).json(drain);
-        self.done(request).await
+        self.within(pass, self.done(request)).await
     }
 
     /// Tells a pod's hub to keep its connections again.
-    pub(crate) async fn undrain(&self, hub_id: &HubId) -> Result<(), Error> {
-        self.done(self.admin.http.delete(self.drain_url(hub_id))).await
+    pub(crate) async fn undrain(&self, pass: Pass, hub_id: &HubId) -> Result<(), Error> {
+        let request = self.admin.http.delete(self.drain_url(hub_id));
+        self.within(pass, self.done(request)).await
     }
 
     /// Orders all hubs to even out their connections.
-    pub(crate) async fn rebalance(&self) -> Result<(), Error> {
+    pub(crate) async fn rebalance(&self, pass: Pass) -> Result<(), Error> {
         let request = self.admin.http.post(self.url("/v1/admin/rebalance"));
-        self.send(request).await.map(drop)
+        self.within(pass, self.send(request)).await.map(drop)
+    }
+
+    /// Waits for a write for as long as its pass lets it, and keeps the pass until then.
+    ///
+    /// The hub compares no fence (the transitions of the Lease) beside that: what an operator that led before has sent in time,
+    /// and a hub reads late, names a uid and is compared with what is wanted at each poll, ends what is gone for good, or lapses
+    /// by itself.
+    async fn within<T>(&self, pass: Pass, write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let written = tokio::select! {
+            // A process that was stopped meanwhile finds the time over first.
+            biased;
+            () = tokio::time::sleep_until(pass.deadline) => Err(Error::Late),
+            written = write => written,
+        };
+        drop(pass);
+        written
     }
 
     fn drain_url(&self, hub_id: &HubId) -> String {

@@ -86,7 +86,7 @@ impl Applier<'_> {
             None if is_scaled => self.kubernetes.create(&namespace, &asking_for_none(&shape)?).await?,
             None => self.kubernetes.create(&namespace, &wanted).await?,
             Some(live) => {
-                self.claim::<K>(live.meta(), &name)?;
+                self.check_owner::<K>(live.meta(), &name)?;
                 if !self.differs(live.as_ref(), &shape) {
                     return Ok(Arc::clone(live));
                 }
@@ -158,7 +158,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn claim<K: Object>(&self, meta: &ObjectMeta, name: &str) -> Result<(), Error> {
+    fn check_owner<K: Object>(&self, meta: &ObjectMeta, name: &str) -> Result<(), Error> {
         let kind = || <K as Resource>::kind(&()).into_owned();
         if meta.deletion_timestamp.is_some() {
             return Err(Error::Going {

@@ -17,6 +17,7 @@ use crate::args::Args;
 use crate::events::EventRecorder;
 use crate::failures::Failures;
 use crate::hub::{Auths, Foreigners, Others, Steps};
+use crate::in_flight::InFlight;
 use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
@@ -45,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) auths: Auths,
     pub(crate) steps: Steps,
     pub(crate) foreigners: Foreigners,
+    pub(crate) in_flight: InFlight,
     pub(crate) wake: Wake,
 }
 

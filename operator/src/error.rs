@@ -9,6 +9,7 @@ use kube::core::Status;
 
 use crate::admin;
 use crate::gate::Shut;
+use crate::in_flight::Busy;
 
 /// One variant per thing that the reconcile loop can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +126,15 @@ pub(crate) enum Error {
     /// The cache was behind the API server.
     #[error("the cache is behind the API server")]
     Stale,
+    /// The last poll could not ask the hub, or had no answer, and the hub was not asked again.
+    #[error("the hub was not asked again: {why}")]
+    Silent {
+        /// What the last poll says.
+        why: String,
+    },
+    /// The hub is slow, and enough wait for it.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The hub's admin API.
     #[error("the hub's admin API failed")]
     Hub(#[from] admin::Error),
@@ -155,7 +165,12 @@ impl Error {
                 Some(400 | 403 | 404 | 413 | 422) => Cure::Person,
                 Some(_) | None => Cure::Time,
             },
-            Self::Timeout { .. } | Self::Going { .. } | Self::Stale | Self::Hub(_) => Cure::Time,
+            Self::Timeout { .. }
+            | Self::Going { .. }
+            | Self::Stale
+            | Self::Silent { .. }
+            | Self::Busy(_)
+            | Self::Hub(_) => Cure::Time,
             Self::Taken { .. }
             | Self::Kept { .. }
             | Self::Stranger { .. }

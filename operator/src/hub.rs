@@ -1,6 +1,6 @@
 //! Makes the cluster match one Hub; running it twice changes nothing.
 //!
-//! 0. `claim` makes sure that no other install of the operator keeps the Hub.
+//! 0. `install` makes sure that no other install of the operator keeps the Hub.
 //! 1. `observe` reads: caches, and the Secrets that the Hub names.
 //! 2. `validate` decides, purely: a plan, or what the user must mend.
 //! 3. `generated` makes the Secrets that are made once.
@@ -21,7 +21,6 @@ mod apply;
 mod auths;
 mod autoscaler;
 mod build;
-mod claim;
 mod door;
 mod elapsed;
 mod figures;
@@ -30,6 +29,7 @@ mod fleet;
 mod generated;
 mod grace;
 mod history;
+mod install;
 mod observe;
 mod orders;
 mod others;
@@ -51,9 +51,9 @@ use kube::ResourceExt as _;
 
 pub(crate) use self::auths::Auths;
 pub(crate) use self::autoscaler::Foreigners;
-pub(crate) use self::claim::{is_other as is_claimed_by_other, other as kept_by_other};
 pub(crate) use self::door::door;
 pub(crate) use self::generated::admin_key;
+pub(crate) use self::install::{is_other as is_other_install, other as kept_by_other};
 pub(crate) use self::others::Others;
 pub(crate) use self::steps::Steps;
 use crate::context::Context;
@@ -97,7 +97,7 @@ pub(crate) async fn reconcile(hub: Arc<Hub>, ctx: Arc<Context>) -> Result<Reconc
         }
         return Ok(Reconciled::Invalid(ctx.options.poll_interval));
     }
-    if !claim::take(&ctx, &hub).await? {
+    if !install::take(&ctx, &hub).await? {
         return Ok(Reconciled::Valid(FOREIGN));
     }
     orders::pass_on(&ctx, &hub).await;

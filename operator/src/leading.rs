@@ -35,6 +35,7 @@ use crate::events::EventRecorder;
 use crate::failures::Failures;
 use crate::gate::Gate;
 use crate::health::Health;
+use crate::in_flight::InFlight;
 use crate::kubernetes::{Clients, Kubernetes};
 use crate::metrics::Metrics;
 use crate::secrets::Facts;
@@ -123,6 +124,7 @@ pub(crate) fn start(process: &Process) -> Term {
         auths: hub::Auths::default(),
         steps: hub::Steps::default(),
         foreigners: hub::Foreigners::default(),
+        in_flight: InFlight::new(usize::from(options.concurrency)),
         wake: Wake::new(sender),
     });
     health.observe(Some(Arc::clone(&context.stores)));

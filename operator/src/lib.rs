@@ -5,12 +5,17 @@
 //! The walk of a Spoke: watch → [`spoke`] `reconcile` → key minted into a Secret → `PUT` at the hub → status from what
 //! the hub reports.
 //!
-//! Invariants
+//! Promises
 //! - Every write passes the [`gate`], which is open only while this process holds the [`lease`].
 //! - A reconcile takes no hint of what changed, and running it twice changes nothing.
 //! - A controller that ends before its term ends the process, unready and with an error, and so does the end of the
 //!   management port: half an operator is none, and one that nobody can look at is restarted.
+//!
+//! Never
 //! - Nothing is deleted on ignorance: a hub that does not answer keeps its spokes, a cache that may be old is checked.
+//! - It speaks to no Redis and no Postgres, and knows of a hub what its admin API says.
+//!
+//! Uses `config`, `crds`, `protocol`, `retry` and `tasks`.
 
 mod admin;
 mod apply;
@@ -22,6 +27,7 @@ mod failures;
 mod gate;
 mod health;
 mod hub;
+mod in_flight;
 mod kubernetes;
 mod leading;
 mod lease;

@@ -55,6 +55,10 @@ pub(crate) async fn reconcile(spoke: Arc<Spoke>, ctx: Arc<Context>) -> Result<Re
     } else {
         keep(&ctx, &spoke).await
     };
+    if let Err(Error::Busy(_)) = &ended {
+        // What the others of its Hub wait for is not this one's failure.
+        return Ok(Reconciled::Valid(ctx.options.poll_interval));
+    }
     if let Err(error) = &ended
         && !is_shown_already(error)
         && error.is_shown(ctx.failures.of(&spoke.uid().unwrap_or_default()))

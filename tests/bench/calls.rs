@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::nats;
 use crate::pace::{Latency, Schedule};
-use crate::peer::{Kind, PAYLOAD, Servers, contains, limited};
+use crate::system::{Kind, PAYLOAD, Servers, contains, limited};
 use crate::ws::{Reader, Writer, push_frame};
 
 /// Calls before the clock starts.
@@ -20,7 +20,7 @@ const FULL_LOAD: usize = 128;
 
 /// What calls cost, each sent as soon as another one was answered.
 struct Closed {
-    /// CPU microseconds of all servers for each call, checked and recorded where the peer does that.
+    /// CPU microseconds of all servers for each call, checked and recorded where the system does that.
     cpu: f64,
     /// Calls answered in a second.
     per_second: f64,

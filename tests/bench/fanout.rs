@@ -1,6 +1,6 @@
-//! One publisher and a thousand subscribers.
+//! One publisher, and subscribers: a thousand of one topic, or one for each of many topics on another server.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,21 +13,46 @@ use tokio_util::task::TaskTracker;
 
 use crate::nats;
 use crate::pace::{Latency, Schedule};
-use crate::peer::{Kind, PAYLOAD, Servers, contains, limited};
+use crate::system::{Kind, PAYLOAD, Servers, contains, limited};
 use crate::ws::{Reader, Writer, push_frame};
 
-const SUBSCRIBERS: usize = 1_000;
-const TOPIC: &str = "bench.fanout:1";
+/// Many subscribers of one topic, on the server of the publisher.
+pub(crate) const ONE_TOPIC: Audience = Audience {
+    subscribers: 1_000,
+    topics: 1,
+    node: 0,
+};
+
+/// Many topics with one subscriber each, on the other server.
+pub(crate) const MANY_TOPICS: Audience = Audience {
+    subscribers: 200,
+    topics: 200,
+    node: 1,
+};
 
 /// Events that wait for their delivery while throughput is measured.
-const FULL_LOAD: usize = 64;
+pub(crate) const FULL_LOAD: usize = 64;
+
+/// What is published until everybody is known to receive: across two servers the news of who subscribes takes a moment.
+const EARLY: &[u8] = &[b'e'; 128];
+
+/// Who subscribes, and where. The subscribers are divided equally among the topics, and the events too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Audience {
+    subscribers: usize,
+    topics: usize,
+    node: usize,
+}
 
 /// What the subscribers have received together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Received {
+    audience: Audience,
     count: AtomicUsize,
     /// Of each one.
     each: Vec<AtomicUsize>,
+    /// Whether each one has received anything.
+    ready: Vec<AtomicBool>,
     some: Notify,
     /// Why one of them ended early.
     fault: OnceLock<anyhow::Error>,
@@ -46,9 +71,47 @@ struct Closed {
     sent: usize,
 }
 
+// === impl Audience ===
+
+impl Audience {
+    /// Deliveries of each event.
+    fn copies(self) -> usize {
+        self.subscribers / self.topics
+    }
+
+    fn topic(number: usize) -> String {
+        format!("bench.fanout:{number}")
+    }
+
+    /// One event for each topic.
+    fn publications(self, servers: &Servers, payload: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let payload = std::str::from_utf8(payload)?;
+        let each = (0..self.topics).map(|topic| servers.publication(&Self::topic(topic), payload));
+        Ok(each.collect())
+    }
+
+    /// Of so many events, those of a subscriber's topic.
+    fn of(self, subscriber: usize, sent: usize) -> usize {
+        sent.saturating_sub(subscriber % self.topics).div_ceil(self.topics)
+    }
+}
+
 // === impl Received ===
 
 impl Received {
+    fn new(audience: Audience) -> Self {
+        Self {
+            audience,
+            count: AtomicUsize::new(0),
+            each: (0..audience.subscribers).map(|_| AtomicUsize::new(0)).collect(),
+            ready: (0..audience.subscribers).map(|_| AtomicBool::new(false)).collect(),
+            some: Notify::new(),
+            fault: OnceLock::new(),
+            timed: OnceLock::new(),
+            latencies: Mutex::default(),
+        }
+    }
+
     /// Notes what a subscriber has read.
     fn add(&self, subscriber: usize, events: usize) {
         let now = Instant::now();
@@ -72,20 +135,20 @@ impl Received {
     /// Fails unless each subscriber has received each event.
     fn check(&self, sent: usize) -> Result<()> {
         for (subscriber, events) in self.each.iter().enumerate() {
-            let events = events.load(Ordering::Relaxed);
+            let (events, sent) = (events.load(Ordering::Relaxed), self.audience.of(subscriber, sent));
             ensure!(events == sent, "subscriber {subscriber} received {events} of {sent}");
         }
         Ok(())
     }
 }
 
-/// CPU microseconds of the server for each delivery.
-pub(crate) async fn measure(servers: &Servers, in_flight: usize, length: Duration) -> Result<f64> {
+/// CPU microseconds of all servers for each delivery.
+pub(crate) async fn measure(servers: &Servers, audience: Audience, in_flight: usize, length: Duration) -> Result<f64> {
     let publish = async |received: &Received| {
         let (_reader, mut writer) = servers.connect(0).await?;
         Ok(publish(servers, &mut writer, in_flight, length, received).await?.cpu)
     };
-    subscribed(servers, publish).await
+    subscribed(servers, audience, publish).await
 }
 
 /// Latencies of deliveries at half of the throughput, which is measured first.
@@ -99,20 +162,22 @@ pub(crate) async fn latency(servers: &Servers, length: Duration) -> Result<Laten
         received.check(full.sent + schedule.len())?;
         Latency::of(std::mem::take(&mut received.latencies.lock()), length, schedule.len())
     };
-    subscribed(servers, publish).await
+    subscribed(servers, ONE_TOPIC, publish).await
 }
 
 /// Does `publish` while there are subscribers who count what they receive.
-async fn subscribed<T>(servers: &Servers, publish: impl AsyncFnOnce(&Received) -> Result<T>) -> Result<T> {
-    let received = Arc::new(Received {
-        each: (0..SUBSCRIBERS).map(|_| AtomicUsize::new(0)).collect(),
-        ..Received::default()
-    });
+async fn subscribed<T>(
+    servers: &Servers,
+    audience: Audience,
+    publish: impl AsyncFnOnce(&Received) -> Result<T>,
+) -> Result<T> {
+    let received = Arc::new(Received::new(audience));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let mut writers = Vec::new();
-    for subscriber in 0..SUBSCRIBERS {
-        let (mut reader, mut writer) = servers.connect(0).await?;
-        servers.subscribe(&mut reader, &mut writer, TOPIC).await?;
+    for subscriber in 0..audience.subscribers {
+        let (mut reader, mut writer) = servers.connect(audience.node).await?;
+        let topic = Audience::topic(subscriber % audience.topics);
+        servers.subscribe(&mut reader, &mut writer, &topic).await?;
         writers.push(writer);
         let (kind, received) = (servers.kind(), Arc::clone(&received));
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
@@ -122,11 +187,39 @@ async fn subscribed<T>(servers: &Servers, publish: impl AsyncFnOnce(&Received) -
             }
         }));
     }
-    let result = limited("fan-out", publish(&received)).await;
+    let result = limited("events", async {
+        if audience.node > 0 {
+            ready(servers, &received).await?;
+        }
+        publish(&received).await
+    })
+    .await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
     result
+}
+
+/// Publishes until each subscriber has received something.
+async fn ready(servers: &Servers, received: &Received) -> Result<()> {
+    let (_reader, mut writer) = servers.connect(0).await?;
+    let publications = received.audience.publications(servers, EARLY)?;
+    let is_deaf = |topic: &usize| !received.ready[*topic].load(Ordering::Acquire);
+    loop {
+        let deaf: Vec<usize> = (0..received.audience.subscribers).filter(is_deaf).collect();
+        if deaf.is_empty() {
+            return Ok(());
+        }
+        received.deliveries()?;
+        let mut frames = Vec::new();
+        for subscriber in deaf {
+            let publication = &publications[subscriber % received.audience.topics];
+            push_frame(&mut frames, publication, servers.kind() == Kind::Nats);
+        }
+        writer.send_raw(&frames).await?;
+        // Whether anything comes or not, it is looked again who lacks something.
+        drop(tokio::time::timeout(Duration::from_millis(100), received.some.notified()).await);
+    }
 }
 
 /// Counts what one subscriber receives, until a fault.
@@ -136,25 +229,28 @@ async fn count(kind: Kind, mut reader: Reader, subscriber: usize, received: &Rec
         while let Some(message) = reader.arrived()? {
             events += self::events(kind, &message)?;
         }
+        received.ready[subscriber].store(true, Ordering::Release);
         received.add(subscriber, events);
     }
 }
 
-/// How many whole events a message carries.
+/// How many whole events a message carries; those that came early are none.
 fn events(kind: Kind, message: &[u8]) -> Result<usize> {
     let mut count = 0;
     match kind {
         Kind::Alkhub => {
+            let is_event = contains(message, PAYLOAD);
             ensure!(
-                contains(message, PAYLOAD),
+                is_event || contains(message, EARLY),
                 "no event: {}",
                 String::from_utf8_lossy(message)
             );
-            count += 1;
+            count += usize::from(is_event);
         }
         Kind::Nats => nats::deliveries(message, |delivery| {
-            ensure!(delivery.payload == PAYLOAD, "another payload");
-            count += 1;
+            let is_event = delivery.payload == PAYLOAD;
+            ensure!(is_event || delivery.payload == EARLY, "another payload");
+            count += usize::from(is_event);
             Ok(())
         })?,
     }
@@ -168,21 +264,21 @@ async fn publish(
     length: Duration,
     received: &Received,
 ) -> Result<Closed> {
-    let publication = servers.publication(TOPIC, std::str::from_utf8(PAYLOAD)?);
-    let binary = servers.kind() == Kind::Nats;
+    let publications = received.audience.publications(servers, PAYLOAD)?;
+    let (copies, binary) = (received.audience.copies(), servers.kind() == Kind::Nats);
     let warm_up = 200.max(in_flight);
     let (mut sent, mut start) = (0_usize, None);
     loop {
         let delivered = received.deliveries()?;
-        ensure!(delivered <= sent * SUBSCRIBERS, "more deliveries than there can be");
-        if sent == warm_up && delivered == sent * SUBSCRIBERS && start.is_none() {
+        ensure!(delivered <= sent * copies, "more deliveries than there can be");
+        if sent == warm_up && delivered == sent * copies && start.is_none() {
             start = Some((Instant::now(), servers.cpu()?));
         }
         let over = start.is_some_and(|(at, _)| at.elapsed() >= length);
-        if over && delivered == sent * SUBSCRIBERS {
+        if over && delivered == sent * copies {
             break;
         }
-        let window = in_flight.saturating_sub(sent - delivered / SUBSCRIBERS);
+        let window = in_flight.saturating_sub(sent - delivered / copies);
         let window = if start.is_none() {
             window.min(warm_up - sent)
         } else {
@@ -192,9 +288,9 @@ async fn publish(
             received.some.notified().await;
             continue;
         }
-        let mut frames = Vec::with_capacity(window * (publication.len() + 14));
-        for _ in 0..window {
-            push_frame(&mut frames, &publication, binary);
+        let mut frames = Vec::new();
+        for number in sent..sent + window {
+            push_frame(&mut frames, &publications[number % publications.len()], binary);
         }
         writer.send_raw(&frames).await?;
         sent += window;
@@ -204,7 +300,7 @@ async fn publish(
     received.check(sent)?;
     let events = (sent - warm_up) as f64;
     Ok(Closed {
-        cpu: cpu.as_secs_f64() * 1e6 / (events * SUBSCRIBERS as f64),
+        cpu: cpu.as_secs_f64() * 1e6 / (events * copies as f64),
         per_second: events / elapsed.as_secs_f64(),
         sent,
     })
@@ -212,13 +308,15 @@ async fn publish(
 
 /// Publishes when each event is due, whatever has been delivered, and waits until all are.
 async fn publish_openly(servers: &Servers, writer: Writer, schedule: &Schedule, received: &Received) -> Result<()> {
-    let publication = servers.publication(TOPIC, std::str::from_utf8(PAYLOAD)?);
+    let publications = received.audience.publications(servers, PAYLOAD)?;
     let binary = servers.kind() == Kind::Nats;
     let before = received.deliveries()?;
     let _writer = schedule
-        .send(writer, move |frames, _| push_frame(frames, &publication, binary))
+        .send(writer, move |frames, number| {
+            push_frame(frames, &publications[number % publications.len()], binary);
+        })
         .await?;
-    while received.deliveries()? < before + schedule.len() * SUBSCRIBERS {
+    while received.deliveries()? < before + schedule.len() * received.audience.copies() {
         received.some.notified().await;
     }
     Ok(())

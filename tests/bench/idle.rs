@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::peer::{Servers, contains};
+use crate::system::{Servers, contains};
 use crate::ws::{Reader, Writer};
 
 /// Many: an allocator takes memory from the kernel in pieces of megabytes.

@@ -1,31 +1,33 @@
-//! `make bench`: what alkhub costs, side by side with a peer in one run.
+//! `make bench`: what alkhub costs, side by side with another system in one run.
 //!
 //! Every figure is CPU time of the servers' own accounting (`/proc/PID/stat`), divided by what they delivered; the
-//! load runs in this process. Rounds of the peers are interleaved. A run that lost a delivery fails. Where a lone
+//! load runs in this process. Rounds of the systems are interleaved. A run that lost a delivery fails. Where a lone
 //! message is measured, servers and load sit on one CPU: wake-ups across virtual CPUs would hide everything else.
-//! Figures are compared only within one run. Latencies are measured apart, at half of the load that the peer carries.
+//! Figures are compared only within one run. Latencies are measured apart, at half of the load that the system carries.
 
 mod calls;
 mod compare;
 mod fanout;
 mod idle;
+mod killed;
 mod nats;
 mod pace;
-mod peer;
 mod process;
 mod report;
 mod storm;
+mod system;
 mod ws;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 
 use crate::pace::Latency;
-use crate::peer::{Kind, Servers};
 use crate::report::Report;
+use crate::system::{Kind, Servers};
 
 /// Measures alkhub beside nats-server and prints a table.
 #[derive(Debug, Parser)]
@@ -42,7 +44,7 @@ pub(crate) struct Args {
     /// The binary `alkhub` of an earlier build: it is measured too, next to this one in every round.
     #[arg(long)]
     before: Option<PathBuf>,
-    /// Rounds of each case and peer.
+    /// Rounds of each case and system.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds that each round measures.
@@ -75,11 +77,24 @@ enum Case {
     FanOut(usize),
     /// A request and its answer, this many in flight, on one server or across two.
     Calls { in_flight: usize, servers: usize },
+    /// The same across two hubs that have only Redis between them.
+    CallsOverRedis(usize),
+    /// One publisher on one server, and one subscriber for each of 200 topics on the other.
+    Topics,
     /// Resident memory of an idle WebSocket with one subscription.
     Idle,
 }
 
-const CASES: [Case; 6] = [
+/// What is wanted of alkhub's median.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Aim {
+    /// At most so much.
+    AtMost(f64),
+    /// At most what the other system takes in the same run.
+    Other,
+}
+
+const CASES: [Case; 10] = [
     Case::FanOut(1),
     Case::FanOut(64),
     Case::Calls {
@@ -91,9 +106,19 @@ const CASES: [Case; 6] = [
         servers: 1,
     },
     Case::Calls {
+        in_flight: 1,
+        servers: 2,
+    },
+    Case::Calls {
+        in_flight: 16,
+        servers: 2,
+    },
+    Case::Calls {
         in_flight: 128,
         servers: 2,
     },
+    Case::CallsOverRedis(128),
+    Case::Topics,
     Case::Idle,
 ];
 
@@ -102,30 +127,37 @@ impl Case {
         match self {
             Self::FanOut(1) => "fan-out 1 -> 1,000, one at a time (one CPU)".to_owned(),
             Self::FanOut(n) => format!("fan-out 1 -> 1,000, {n} in flight"),
-            Self::Calls { in_flight: 1, .. } => "calls, one at a time (one CPU)".to_owned(),
-            Self::Calls { in_flight, servers: 1 } => format!("calls, {in_flight} in flight"),
-            Self::Calls { in_flight, .. } => format!("calls across two servers, {in_flight} in flight"),
+            Self::Calls { in_flight, servers } => {
+                let across = if servers > 1 { " across two servers" } else { "" };
+                match in_flight {
+                    1 => format!("calls{across}, one at a time (one CPU)"),
+                    _ => format!("calls{across}, {in_flight} in flight"),
+                }
+            }
+            Self::CallsOverRedis(n) => format!("calls across two servers, the hubs over Redis alone, {n} in flight"),
+            Self::Topics => "200 topics x 1 subscriber, across two servers".to_owned(),
             Self::Idle => "memory of an idle connection".to_owned(),
         }
     }
 
     fn unit(self) -> &'static str {
         match self {
-            Self::FanOut(_) => "us CPU/delivery",
-            Self::Calls { .. } => "us CPU/call",
+            Self::FanOut(_) | Self::Topics => "us CPU/delivery",
+            Self::Calls { .. } | Self::CallsOverRedis(_) => "us CPU/call",
             Self::Idle => "KiB/connection",
         }
     }
 
-    /// What the design wants of alkhub at most, in the same unit (`design/events.md`, `design/calls.md`).
-    fn aim(self) -> f64 {
+    /// What is wanted of alkhub, in the same unit.
+    fn aim(self) -> Aim {
         match self {
-            Self::FanOut(1) => 8.0,
-            Self::FanOut(_) => 0.35,
-            Self::Calls { in_flight: 1, .. } => 60.0,
-            Self::Calls { servers: 1, .. } => 20.0,
-            Self::Calls { .. } => 90.0,
-            Self::Idle => 4.0,
+            Self::FanOut(1) => Aim::AtMost(8.0),
+            Self::FanOut(_) => Aim::AtMost(0.35),
+            Self::Calls { servers: 2.., .. } => Aim::Other,
+            Self::Calls { in_flight: 1, .. } => Aim::AtMost(60.0),
+            Self::Calls { .. } => Aim::AtMost(7.0),
+            Self::CallsOverRedis(_) | Self::Topics => Aim::AtMost(18.0),
+            Self::Idle => Aim::AtMost(4.0),
         }
     }
 
@@ -137,20 +169,29 @@ impl Case {
     fn servers(self) -> usize {
         match self {
             Self::Calls { servers, .. } => servers,
+            Self::CallsOverRedis(_) | Self::Topics => 2,
             Self::FanOut(_) | Self::Idle => 1,
         }
     }
 
+    /// Whether hubs may have a link from pod to pod.
+    fn may_link(self) -> bool {
+        !matches!(self, Self::CallsOverRedis(_))
+    }
+
     async fn measure(self, servers: &Servers, length: Duration) -> Result<f64> {
         match self {
-            Self::FanOut(in_flight) => fanout::measure(servers, in_flight, length).await,
-            Self::Calls { in_flight, .. } => calls::measure(servers, in_flight, length).await,
+            Self::FanOut(in_flight) => fanout::measure(servers, fanout::ONE_TOPIC, in_flight, length).await,
+            Self::Topics => fanout::measure(servers, fanout::MANY_TOPICS, fanout::FULL_LOAD, length).await,
+            Self::Calls { in_flight, .. } | Self::CallsOverRedis(in_flight) => {
+                calls::measure(servers, in_flight, length).await
+            }
             Self::Idle => idle::measure(servers).await,
         }
     }
 }
 
-/// What is timed at half of the load that the peer carries.
+/// What is timed at half of the load that the system carries.
 #[derive(Clone, Copy, Debug)]
 enum Timed {
     /// From the moment a request was due to its answer, on one server or across two.
@@ -191,7 +232,8 @@ fn main() -> Result<()> {
     let mut report = Report::new(&args)?;
     for case in CASES.into_iter().filter(|case| case.name().contains(&args.only)) {
         process::pin(case.pinned()).context("pinning to a CPU")?;
-        let figures = rounds(&args, &case.name(), case.servers(), &async |servers, length| {
+        let setting = (case.servers(), case.may_link());
+        let figures = rounds(&args, &case.name(), setting, &async |servers, length| {
             case.measure(servers, length).await
         })?;
         report.row(&case.name(), (case.unit(), case.aim()), &figures);
@@ -214,8 +256,13 @@ fn main() -> Result<()> {
             report.storms(form, &figures);
         }
     }
+    let case = "5,000 spokes of a hub that is killed";
+    if case.contains(&args.only) {
+        let figures = alone(&args, case, &async |servers| killed::measure(servers).await)?;
+        report.killed(&figures);
+    }
     for case in TIMED.into_iter().filter(|case| case.name().contains(&args.only)) {
-        let figures = rounds(&args, case.name(), case.servers(), &async |servers, length| {
+        let figures = rounds(&args, case.name(), (case.servers(), true), &async |servers, length| {
             case.measure(servers, length).await
         })?;
         report.latencies(case.name(), &figures);
@@ -223,7 +270,7 @@ fn main() -> Result<()> {
     report.finish(args.out.as_deref())
 }
 
-/// What the rounds of one case measured, each peer's in order.
+/// What the rounds of one case measured, each system's in order.
 #[derive(Debug)]
 pub(crate) struct Figures<T> {
     pub(crate) alkhub: Vec<T>,
@@ -233,7 +280,11 @@ pub(crate) struct Figures<T> {
 }
 
 /// What the rounds of a case measured that only two hubs have.
-fn alone<T: std::fmt::Debug>(args: &Args, case: &str, measure: &impl AsyncFn(&Servers) -> Result<T>) -> Result<Vec<T>> {
+fn alone<T: std::fmt::Debug>(
+    args: &Args,
+    case: &str,
+    measure: &impl AsyncFn(&Arc<Servers>) -> Result<T>,
+) -> Result<Vec<T>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -242,7 +293,7 @@ fn alone<T: std::fmt::Debug>(args: &Args, case: &str, measure: &impl AsyncFn(&Se
         let figure = runtime.block_on(async {
             let is_linked = args.peer_link != Linked::None;
             let servers = Servers::start(Kind::Alkhub, (&args.alkhub, is_linked), 2).await?;
-            measure(&servers).await
+            measure(&Arc::new(servers)).await
         });
         let figure = figure.with_context(|| format!("{case}, round {round}"))?;
         eprintln!("{case}: round {round}: {figure:.2?}");
@@ -254,7 +305,7 @@ fn alone<T: std::fmt::Debug>(args: &Args, case: &str, measure: &impl AsyncFn(&Se
 fn rounds<T: std::fmt::Debug>(
     args: &Args,
     case: &str,
-    count: usize,
+    (count, may_link): (usize, bool),
     measure: &impl AsyncFn(&Servers, Duration) -> Result<T>,
 ) -> Result<Figures<T>> {
     // A runtime of its own, so that its threads inherit the pinning.
@@ -273,7 +324,8 @@ fn rounds<T: std::fmt::Debug>(
     };
     let (mut alkhub, mut nats, mut before) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=args.rounds {
-        let (now, earlier) = (args.peer_link != Linked::None, args.peer_link == Linked::Both);
+        let now = may_link && args.peer_link != Linked::None;
+        let earlier = may_link && args.peer_link == Linked::Both;
         let mut builds = vec![(&args.alkhub, now, &mut alkhub)];
         builds.extend(args.before.as_ref().map(|program| (program, earlier, &mut before)));
         // Who comes first takes turns: what a round leaves behind falls on both.

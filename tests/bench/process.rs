@@ -7,6 +7,7 @@ use std::time::Duration;
 use alkhub_test_support::process;
 use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
@@ -44,6 +45,11 @@ impl Server {
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         process::resident_bytes(self.pid)
+    }
+
+    /// Ends it without a word.
+    pub(crate) fn kill(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.pid.try_into()?), Signal::SIGKILL)?)
     }
 
     /// Whether it has ended.

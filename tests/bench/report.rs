@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::compare::Comparison;
+use crate::killed::{self, Killed};
 use crate::pace::Latency;
 use crate::storm::Storm;
-use crate::{Args, Figures};
+use crate::{Aim, Args, Figures};
 
 /// What stands under the table.
 const MEANING: &str = include_str!("meaning.md");
@@ -19,7 +20,7 @@ const PROFILE: &str = include_str!("profile.md");
 
 /// The head of the second table.
 const LATENCIES: &str = "
-Latency at half load, in microseconds: each peer is offered half of what it carries.
+Latency at half load, in microseconds: each system is offered half of what it carries.
 
 | case | percentile | alkhub | nats | ratio of medians |
 |---|---|---|---|---|
@@ -41,6 +42,15 @@ const STORMS: &str = "
 |---|---|---|---|
 ";
 
+/// The head of the fifth.
+const KILLED: &str = "
+One of two hubs is killed with 5,000 spokes on it, each with a session, a key and ten operations of its own; all come to the
+other one, by hash and with the pauses of the SDK. Limits are the default ones:
+
+| | least / median / most | aim | met |
+|---|---|---|---|
+";
+
 /// Rows gathered so far.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -48,6 +58,7 @@ pub(crate) struct Report {
     latencies: String,
     spokes: String,
     storms: String,
+    killed: String,
     comparison: Comparison,
 }
 
@@ -70,7 +81,7 @@ impl Report {
             .collect();
         let text = format!(
             "# Benchmarks\n\nWritten by `make bench` on {}; compare figures only within one run.\n\n\
-             - {}\n- {}\n- {}\n- {} x {}, Linux {}; {} rounds of {} s, peers interleaved; least / median / most\n\n\
+             - {}\n- {}\n- {}\n- {} x {}, Linux {}; {} rounds of {} s, systems interleaved; least / median / most\n\n\
              | case | unit | alkhub | nats | ratio of medians | aim | met |\n|---|---|---|---|---|---|---|\n",
             jiff::Zoned::now().date(),
             version(&args.alkhub)?,
@@ -87,18 +98,23 @@ impl Report {
             latencies: String::new(),
             spokes: String::new(),
             storms: String::new(),
+            killed: String::new(),
             comparison: Comparison::default(),
         })
     }
 
     /// One case.
-    pub(crate) fn row(&mut self, case: &str, (unit, aim): (&str, f64), figures: &Figures<f64>) {
+    pub(crate) fn row(&mut self, case: &str, (unit, aim): (&str, Aim), figures: &Figures<f64>) {
         let Figures { alkhub, nats, before } = figures;
-        let met = if median(alkhub) <= aim { "yes" } else { "no" };
+        let (most, aim) = match aim {
+            Aim::AtMost(most) => (most, format!("<= {most}")),
+            Aim::Other => (median(nats), "ratio <= 1".to_owned()),
+        };
+        let met = met(median(alkhub) <= most);
         let ratio = median(alkhub) / median(nats);
         let row = writeln!(
             self.text,
-            "| {case} | {unit} | {} | {} | {ratio:.2} | <= {aim} | {met} |",
+            "| {case} | {unit} | {} | {} | {ratio:.2} | {aim} | {met} |",
             spread(alkhub),
             spread(nats)
         );
@@ -145,6 +161,53 @@ impl Report {
         row.expect("writing to a string cannot fail");
     }
 
+    /// How the spokes of a killed hub came back, and what a hub keeps of them.
+    pub(crate) fn killed(&mut self, figures: &[Killed]) {
+        const MIB: f64 = 1024.0 * 1024.0;
+        let of = |part: &dyn Fn(&Killed) -> f64| figures.iter().map(part).collect::<Vec<_>>();
+        let mut row = |what: &str, figures: &[f64], aim: Option<(f64, &str)>| {
+            let (aim, met) = aim.map_or(("", ""), |(most, aim)| (aim, met(median(figures) <= most)));
+            let row = writeln!(self.killed, "| {what} | {} | {aim} | {met} |", spread(figures));
+            row.expect("writing to a string cannot fail");
+        };
+        row(
+            "seconds until half are registered again",
+            &of(&|killed| killed.back[0]),
+            None,
+        );
+        row("seconds until 99 of 100 are", &of(&|killed| killed.back[1]), None);
+        let all = format!("<= {}", killed::AIM);
+        row(
+            "seconds until all are",
+            &of(&|killed| killed.back[2]),
+            Some((killed::AIM, &all)),
+        );
+        for is_after in [false, true] {
+            let hub = if is_after {
+                "the other hub, after"
+            } else {
+                "the hub that is killed, before"
+            };
+            let kept = |killed: &Killed| if is_after { killed.after } else { killed.before };
+            let limit = figures.iter().map(|killed| kept(killed).limit).min().unwrap_or(0) as f64 / MIB;
+            let aim = format!("<= {limit} (`budget.hub-bytes`)");
+            let resident = of(&|killed| kept(killed).resident as f64 / MIB);
+            let budget = of(&|killed| kept(killed).budget as f64 / MIB);
+            let refused = of(&|killed| kept(killed).refused as f64);
+            row(&format!("resident MiB: {hub}"), &resident, None);
+            row(
+                &format!("`alkhub_budget_bytes` in MiB: {hub}"),
+                &budget,
+                Some((limit, &aim)),
+            );
+            row(
+                &format!("`alkhub_budget_refused_total`: {hub}"),
+                &refused,
+                Some((0.0, "0")),
+            );
+        }
+    }
+
     /// Prints the tables and writes them to a file where one is named, with what the figures mean.
     pub(crate) fn finish(mut self, out: Option<&Path>) -> Result<()> {
         use std::io::Write as _;
@@ -159,6 +222,10 @@ impl Report {
         if !self.storms.is_empty() {
             self.text.push_str(STORMS);
             self.text.push_str(&self.storms);
+        }
+        if !self.killed.is_empty() {
+            self.text.push_str(KILLED);
+            self.text.push_str(&self.killed);
         }
         self.text.push_str(&self.comparison.table());
         self.text.push_str(MEANING);
@@ -176,6 +243,10 @@ pub(crate) fn spread(figures: &[f64]) -> String {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let most = figures.iter().copied().fold(0.0, f64::max);
     format!("{least:.2} / {:.2} / {most:.2}", median(figures))
+}
+
+fn met(is_met: bool) -> &'static str {
+    if is_met { "yes" } else { "no" }
 }
 
 fn median(figures: &[f64]) -> f64 {

@@ -7,13 +7,13 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::peer::Servers;
+use crate::system::Servers;
 use crate::ws::{Reader, Writer};
 
 const SPOKES: usize = 5_000;
 
 /// Operations of each. Few: one key makes the hub keep all of it (`budget.key-bytes`).
-const OPERATIONS: usize = 10;
+pub(crate) const OPERATIONS: usize = 10;
 
 /// Registrations under way at once.
 const AT_ONCE: usize = 100;
@@ -68,7 +68,7 @@ pub(crate) async fn measure(servers: &Servers, by_hash: bool) -> Result<Storm> {
 }
 
 /// One of the usual size.
-fn operation(number: usize) -> Value {
+pub(crate) fn operation(number: usize) -> Value {
     let text = json!({ "type": "string", "description": "A text of any language, in Unicode" });
     json!({
         "namespace": "bench", "name": format!("op{number}"), "type": "query", "version": "1.0.0",
@@ -97,7 +97,11 @@ async fn greeted(servers: &Servers, node: usize) -> Result<(Reader, Writer)> {
 /// Registers; what the hub says of each operation.
 async fn register((reader, writer): &mut (Reader, Writer), message: &str) -> Result<Vec<Value>> {
     writer.send(message.as_bytes(), false).await?;
-    let answer: Value = serde_json::from_slice(&reader.next().await?)?;
+    results(&serde_json::from_slice(&reader.next().await?)?)
+}
+
+/// What an answer to a registration says of each operation; all are to be there.
+pub(crate) fn results(answer: &Value) -> Result<Vec<Value>> {
     let results = &answer["payload"]["output"]["data"]["operations"];
     let results = results.as_array().cloned().unwrap_or_default();
     let is_there = |result: &Value| result["result"] == "registered" || result["result"] == "pooled";

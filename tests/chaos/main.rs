@@ -20,11 +20,11 @@ mod spokes;
 mod world;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use alkhub_tests::console::{number, say};
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -88,13 +88,6 @@ fn seeds() -> Result<Vec<u64>> {
             (first..first + number("CHAOS_SEEDS")?.unwrap_or(COUNT).max(1)).collect()
         }
     })
-}
-
-fn number(name: &str) -> Result<Option<u64>> {
-    let text = std::env::var_os(name).and_then(|text| text.into_string().ok());
-    let text = text.filter(|text| !text.is_empty());
-    text.map(|text| text.parse().with_context(|| format!("{name} is a number")))
-        .transpose()
 }
 
 // === impl Plan ===
@@ -170,12 +163,4 @@ fn told(seed: u64, outcome: &Outcome) -> Result<()> {
         outcome.broken.join("\n  "),
         schedule.join("\n"),
     )
-}
-
-/// One line for the person who watches; the test harness would keep what is printed to itself.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .expect("standard output is open");
 }

@@ -1,14 +1,14 @@
 //! Three hubs that many runs share. Their links to Redis and to each other lead through proxies, as the connections of spokes
 //! and callers do: so each can be made to fail.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
-use alkhub_test_support::{Port, Proxy, RedisServer};
+use alkhub_test_support::Proxy;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
+use alkhub_tests::links::Links;
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -21,8 +21,6 @@ use crate::schedule::{Fault, HUBS};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a hub keeps the session of a peer that is away.
 const RESUME: Duration = Duration::from_secs(2);
-/// Where hubs dial each other: an address of loopback on which none of them listens.
-const BETWEEN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// The hubs.
 #[derive(Debug)]
@@ -35,14 +33,6 @@ pub(crate) struct World {
     tasks: TaskTracker,
 }
 
-/// How others reach a hub, and it them.
-#[derive(Debug)]
-struct Links {
-    redis: Proxy,
-    peer: Proxy,
-    port: Port,
-}
-
 /// Where the hubs are, for whoever calls them; `None` while one is away.
 #[derive(Debug)]
 pub(crate) struct Places(Mutex<[Option<String>; HUBS]>);
@@ -51,28 +41,16 @@ pub(crate) struct Places(Mutex<[Option<String>; HUBS]>);
 
 impl World {
     pub(crate) async fn start() -> Result<Self> {
-        let redis = RedisServer::start().await;
-        let address = redis.address();
-        let mut world = Self {
-            cluster: Cluster::empty(Some(redis)).await?,
-            links: Vec::new(),
+        let (cluster, links) = Cluster::behind_links(HUBS, true, settings).await?;
+        let places = Places(Mutex::default());
+        (0..HUBS).for_each(|hub| places.set(hub, Some(cluster.url(hub))));
+        Ok(Self {
+            cluster,
+            links,
             ending: (0..HUBS).map(|_| None).collect(),
-            places: Arc::new(Places(Mutex::default())),
+            places: Arc::new(places),
             tasks: TaskTracker::new(),
-        };
-        for hub in 0..HUBS {
-            let port = Port::free();
-            let links = Links {
-                redis: Proxy::start(address.as_str()).await?,
-                peer: Proxy::at((BETWEEN, port.number()).into(), format!("127.0.0.1:{port}")).await?,
-                port,
-            };
-            world.cluster.add(settings(hub, &links)).await?;
-            world.links.push(links);
-            world.places.set(hub, Some(world.cluster.url(hub)));
-        }
-        world.cluster.know_each_other(true).await;
-        Ok(world)
+        })
     }
 
     /// Ends the hubs.
@@ -95,7 +73,7 @@ impl World {
 
     /// The links that others have dialled to a hub.
     pub(crate) fn peer(&self, hub: usize) -> &Proxy {
-        &self.links[hub].peer
+        self.links[hub].peer.as_ref().expect("these hubs have links")
     }
 
     pub(crate) fn is_away(&self, hub: usize) -> bool {
@@ -107,8 +85,7 @@ impl World {
         let ends = Arc::clone(&self.cluster.hubs[hub]);
         self.places.set(hub, None);
         if !drains {
-            self.links[hub].redis.cut();
-            self.links[hub].peer.cut();
+            self.links[hub].cut();
         }
         let ending = async move {
             if drains {
@@ -130,9 +107,12 @@ impl World {
         };
         tokio::time::timeout(PATIENCE, ending).await.context("a hub ends")??;
         let links = &self.links[hub];
-        links.redis.heal();
-        links.peer.heal();
-        self.cluster.replace(hub, settings(hub, links)).await?;
+        links.heal();
+        let lead = |config: &mut HubConfig| {
+            links.lead(config);
+            settings(config);
+        };
+        self.cluster.replace(hub, lead).await?;
         self.places.set(hub, Some(self.cluster.url(hub)));
         Ok(())
     }
@@ -227,22 +207,14 @@ pub(crate) fn middle(proxy: &Proxy, fault: Fault) {
 }
 
 /// Settings of a hub that notices soon what is gone, and that no rate of its own disturbs.
-fn settings(hub: usize, links: &Links) -> impl FnOnce(&mut HubConfig) + use<> {
+fn settings(config: &mut HubConfig) {
     const MANY: u32 = 1_000_000;
-    let redis = format!("redis://{}", links.redis.address());
-    let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, links.port.number()));
-    move |config| {
-        config.pod.name = format!("hub-{hub}");
-        config.pod.ip = BETWEEN.to_string();
-        config.server.peer_listen = Some(peer);
-        config.server.requests_per_second_per_key = MANY;
-        config.server.messages_per_second_per_key = MANY;
-        config.server.resume = RESUME;
-        config.server.ping_interval = Duration::from_millis(1_000);
-        config.server.dead_after = Duration::from_secs(3);
-        config.server.drain_timeout = Duration::from_secs(2);
-        config.events.redis_url = Some(redis.into());
-        config.events.lease_ttl = Duration::from_secs(4);
-        config.events.lease_interval = Duration::from_millis(500);
-    }
+    config.server.requests_per_second_per_key = MANY;
+    config.server.messages_per_second_per_key = MANY;
+    config.server.resume = RESUME;
+    config.server.ping_interval = Duration::from_millis(1_000);
+    config.server.dead_after = Duration::from_secs(3);
+    config.server.drain_timeout = Duration::from_secs(2);
+    config.events.lease_ttl = Duration::from_secs(4);
+    config.events.lease_interval = Duration::from_millis(500);
 }

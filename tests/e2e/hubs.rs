@@ -227,7 +227,9 @@ pub(crate) async fn kubectl_get_shows_what_is_there(world: &mut World) -> Result
         ),
     ];
     for (kind, header, row) in tables {
-        until(&format!("kubectl get {kind} shows what is there"), || async {
+        // Counts are written every 15 s, at a look, of which there is one every 10 s or so.
+        let shows = format!("kubectl get {kind} shows what is there");
+        until_within(&shows, Duration::from_secs(90), || async {
             let table = world.kube.kubectl(&["get", kind, "-n", DEMO]).await;
             let table = table.map_err(|error| format!("{error:#}"))?;
             let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());

@@ -42,7 +42,7 @@ async fn ready(world: &World, namespace: &str, name: &str) {
         .wait(
             &format!("{namespace}/{name} is ready"),
             (namespace, &["hub", name]),
-            Duration::from_secs(120),
+            Duration::from_secs(300),
             |hub| {
                 condition(hub, "Ready")
                     .filter(|(status, _)| *status == "True")
@@ -66,10 +66,19 @@ impl Team {
     async fn new(kube: &Kube, namespace: &'static str) -> Result<Self> {
         let key = admin_key(kube, namespace, "main").await?;
         let mut pods = Vec::new();
-        for pod in ready_pods(kube, namespace, "main").await? {
+        let names = until(&format!("{namespace} has two ready pods"), || async {
+            let ready = ready_pods(kube, namespace, "main").await;
+            let ready = ready.map_err(|error| format!("{error:#}"))?;
+            if ready.len() == 2 {
+                Ok(ready)
+            } else {
+                Err(ready.join(", "))
+            }
+        })
+        .await;
+        for pod in names {
             pods.push(Reach::pod(kube, namespace, &pod, PORT).await?);
         }
-        ensure!(pods.len() == 2, "{namespace} has {} ready pods", pods.len());
         let mut reader = Peer::connect(&pods[0].url, &key).await?;
         reader.send("__subscribe", "", json!({ "topic": "job:1" })).await?;
         reader.next_of("__subscribed").await?;

@@ -16,9 +16,9 @@ mod rights;
 mod spokes;
 mod world;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
+pub(crate) use alkhub_tests::console::say;
 use anyhow::Result;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -43,6 +43,8 @@ const STEPS: &[(&str, Step)] = &steps![
     hubs::an_idle_hub_and_an_idle_operator_are_small,
     moves::spokes_of_both_kinds_are_called_from_here_on,
     hubs::kubectl_scale_gives_as_many_pods_as_asked,
+    moves::an_evicted_pod_goes_unnoticed_and_no_other_one_before_it_is_replaced,
+    moves::a_killed_hub_costs_spokes_with_two_sessions_no_new_call,
     moves::a_changed_setting_replaces_every_pod,
     moves::no_caller_noticed_that_connections_moved,
     hubs::kubectl_get_shows_what_is_there,
@@ -94,11 +96,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(world: &mut World, only: &[String]) -> ExitCode {
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let (mut passed, mut skipped) = (0, 0);
+    let mut failures: Vec<String> = Vec::new();
     for (name, step) in STEPS {
         // The first step makes what the others need.
         let wanted = only.is_empty() || passed == 0 || only.iter().any(|part| name.contains(part));
-        let founded = passed > 0 || failed == 0;
+        let founded = passed > 0 || failures.is_empty();
         if !wanted || !founded {
             say(&format!(
                 "{name} ... skipped ({})",
@@ -112,42 +115,43 @@ async fn run(world: &mut World, only: &[String]) -> ExitCode {
             continue;
         }
         let start = Instant::now();
-        match std::panic::AssertUnwindSafe(step(world)).catch_unwind().await {
+        let outcome = std::panic::AssertUnwindSafe(step(world)).catch_unwind().await;
+        let seconds = start.elapsed().as_secs_f64();
+        let why = match outcome {
             Ok(Ok(())) => {
                 passed += 1;
-                say(&format!("{name} ... ok ({:.1} s)", start.elapsed().as_secs_f64()));
+                say(&format!("{name} ... ok ({seconds:.1} s)"));
+                continue;
             }
-            Ok(Err(error)) => {
-                failed += 1;
-                say(&format!(
-                    "{name} ... FAILED after {:.1} s: {error:#}",
-                    start.elapsed().as_secs_f64()
-                ));
-            }
-            Err(_) => {
-                failed += 1;
-                say(&format!(
-                    "{name} ... FAILED after {:.1} s: panicked, see above",
-                    start.elapsed().as_secs_f64()
-                ));
-            }
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(panic) => panicked(panic.as_ref()),
+        };
+        let failure = format!("{name} ... FAILED after {seconds:.1} s: {why}");
+        say(&failure);
+        if failures.is_empty() {
+            // Now, for later steps take away what would be seen.
+            world.dump().await;
         }
+        failures.push(failure);
     }
-    if failed > 0 {
-        world.dump().await;
+    if !failures.is_empty() {
+        // Once more: of a long log, the end is what is read.
+        say(&format!("--- what failed\n{}", failures.join("\n")));
     }
-    say(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
-    if failed == 0 {
+    say(&format!(
+        "{passed} passed, {} failed, {skipped} skipped",
+        failures.len()
+    ));
+    if failures.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-/// One line for the person who watches.
-pub(crate) fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .expect("standard output is open");
+/// What a step that panicked said.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked: {}", said.unwrap_or("see above"))
 }

@@ -1,7 +1,6 @@
 //! What the operator may do beside what it did: the chart's rules, and the API server's own log of the whole run.
 
 use std::collections::BTreeSet;
-use std::io::BufRead as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -90,10 +89,12 @@ fn texts(list: &Value) -> impl Iterator<Item = &str> {
 
 /// What the operators of this run asked for: what they were given, and what they were refused.
 fn asked(log: &Path) -> Result<(BTreeSet<Right>, BTreeSet<Right>)> {
-    let file = std::fs::File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
+    let text = std::fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+    // The last line may be half written.
+    let (whole, _) = text.rsplit_once('\n').context("a line")?;
     let (mut used, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    for line in std::io::BufReader::new(file).lines() {
-        let event: Value = serde_json::from_str(&line?)?;
+    for line in whole.lines() {
+        let event: Value = serde_json::from_str(line)?;
         let user = event["user"]["username"].as_str().unwrap_or_default();
         let object = &event["objectRef"];
         let Some(resource) = object["resource"].as_str().filter(|_| user.ends_with(ACCOUNT)) else {

@@ -29,6 +29,15 @@ pub(crate) struct World {
     pub(crate) monitoring: Option<crate::monitoring::Stack>,
 }
 
+/// A pod of a Hub, for its logs.
+#[derive(Debug)]
+struct HubPod {
+    namespace: String,
+    name: String,
+    /// Its container is not the first one.
+    restarted: bool,
+}
+
 /// A spoke of the test's: a raw WebSocket that answers every call with its input.
 #[derive(Debug)]
 pub(crate) struct Spoke {
@@ -56,34 +65,47 @@ impl World {
 
     /// Prints what the cluster looks like, for whoever reads a failed run.
     pub(crate) async fn dump(&self) {
-        for args in [
-            &["get", "pods,hubs,spokes,svc,pvc", "-A", "-o", "wide"][..],
-            &["get", "events", "-A", "--sort-by=.lastTimestamp"],
-            &["describe", "hubs,spokes", "-A"],
-            &[
-                "logs",
-                "-n",
-                SYSTEM,
-                "-l",
-                "app.kubernetes.io/part-of=alkhub",
-                "--tail=60",
-                "--prefix",
-            ],
-            &[
-                "logs",
-                "-n",
-                DEMO,
-                "-l",
-                "app.kubernetes.io/name=alkhub",
-                "--tail=40",
-                "--prefix",
-            ],
+        for what in [
+            "get nodes -o wide",
+            "get pods,hubs,spokes,svc,pvc -A -o wide",
+            "get events -A --sort-by=.lastTimestamp",
+            "describe hubs,spokes -A",
+            &format!("logs -n {SYSTEM} -l app.kubernetes.io/part-of=alkhub --tail=60 --prefix"),
         ] {
-            match self.kube.kubectl(args).await {
-                Ok(text) => say(&format!("--- kubectl {}\n{text}", args.join(" "))),
-                Err(error) => say(&format!("--- {error:#}")),
-            }
+            self.show(what).await;
         }
+        for pod in self.pods_of_hubs().await.unwrap_or_default() {
+            let name = format!("-n {} {} --tail=40 --prefix", pod.namespace, pod.name);
+            if pod.restarted {
+                self.show(&format!("logs {name} --previous")).await;
+            }
+            self.show(&format!("logs {name}")).await;
+        }
+    }
+
+    /// What `kubectl` prints; no argument has a space.
+    async fn show(&self, what: &str) {
+        let args: Vec<&str> = what.split(' ').collect();
+        match self.kube.kubectl(&args).await {
+            Ok(text) => say(&format!("--- kubectl {what}\n{text}")),
+            Err(error) => say(&format!("--- {error:#}")),
+        }
+    }
+
+    /// The pods of all Hubs, in all namespaces: `kubectl logs` takes only one at a time.
+    async fn pods_of_hubs(&self) -> Result<Vec<HubPod>> {
+        let selector = "app.kubernetes.io/component=hub";
+        let args = ["get", "pods", "-A", "-l", selector, "-o", "json"];
+        let pods: Value = serde_json::from_str(&self.kube.kubectl(&args).await?)?;
+        let pods = pods["items"].as_array().into_iter().flatten();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(pods
+            .map(|pod| HubPod {
+                namespace: text(&pod["metadata"]["namespace"]),
+                name: text(&pod["metadata"]["name"]),
+                restarted: pod["status"]["containerStatuses"][0]["restartCount"].as_u64() > Some(0),
+            })
+            .collect())
     }
 }
 

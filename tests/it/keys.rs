@@ -144,7 +144,7 @@ async fn a_declared_spoke_offers_what_its_resource_allows_and_dies_with_it() -> 
     let admin = Http::new(cluster.url(0), cluster.admin());
     let key = alkhub_protocol::ApiKey::from_entropy([9; 32]);
     let put = json!({"uid": "u1", "key": key.expose(), "operations": ["text.*"]});
-    assert!(admin.send("PUT", "/v1/admin/spokes/builder", Some(&put)).await?.status < 300);
+    admin.declare("builder", &put).await?;
     let mut spoke = Peer::connect(&cluster.url(1), key.expose()).await?;
 
     let answer = spoke

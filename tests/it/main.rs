@@ -5,6 +5,7 @@ mod events;
 mod failures;
 mod generated;
 mod keys;
+mod large;
 mod load;
 mod make;
 mod metrics;

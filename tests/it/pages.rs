@@ -1,7 +1,8 @@
-//! Commands of pages that need a cluster are known to the end-to-end run.
+//! Pages: their commands that need a cluster are known to the end-to-end run, and the table of scopes has all of them.
 
 use std::path::Path;
 
+use alkhub_protocol::scope;
 use alkhub_test_support::pages::{self, Place};
 
 /// A page that the run does not know has blocks that nobody runs.
@@ -27,4 +28,17 @@ fn every_block_for_a_cluster_is_walked_by_the_end_to_end_run() {
         }
     }
     assert!(count > 40, "only {count} blocks were found");
+}
+
+/// The one text on scopes that is not made of their list.
+#[test]
+fn the_page_on_security_has_every_scope() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("below the workspace");
+    let page = std::fs::read_to_string(root.join("docs/SECURITY.md")).expect("the page");
+
+    for form in scope::OWN.iter().flat_map(|own| own.forms) {
+        assert!(page.contains(&format!("`{form}`")), "docs/SECURITY.md has no `{form}`");
+    }
 }

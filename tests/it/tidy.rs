@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 mod changelog;
 mod circles;
 mod dependencies;
+mod headers;
 mod pages;
 mod words;
 
@@ -18,7 +19,7 @@ const FUNCTION_LIMIT: usize = 80;
 const EDGES: &[(&str, &[&str])] = &[
     ("hub/protocol", &[]),
     ("hub/config", &[]),
-    ("crds", &[]),
+    ("crds", &["protocol"]),
     ("hub/tasks", &[]),
     ("hub/retry", &[]),
     ("hub/wire", &[]),

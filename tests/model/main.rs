@@ -20,10 +20,10 @@ mod steps;
 mod world;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use alkhub_tests::console::{number, say, setting};
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::play::{Outcome, play};
-use crate::steps::{Step, sequence};
+use crate::steps::{Step, is_linked, sequence};
 use crate::world::World;
 
 /// Worlds that play at the same time: sequences wait more than they work.
@@ -52,11 +52,21 @@ struct Plan {
     keep: Option<Vec<usize>>,
 }
 
+/// The seeds that are played in worlds of one kind.
+#[derive(Debug)]
+struct Queue {
+    is_linked: bool,
+    seeds: Vec<u64>,
+    next: AtomicUsize,
+}
+
 /// What the worlds share.
 #[derive(Debug)]
 struct Run {
     plan: Plan,
-    next: AtomicUsize,
+    /// The seeds of the plan: of hubs without links from pod to pod, and with them.
+    queues: [Queue; 2],
+    begun: AtomicUsize,
     stop: CancellationToken,
     tally: Mutex<BTreeMap<String, u64>>,
 }
@@ -64,14 +74,18 @@ struct Run {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_sequences_keep_what_users_are_promised() -> Result<()> {
     let begun = Instant::now();
+    let plan = Plan::from_environment()?;
     let run = Arc::new(Run {
-        plan: Plan::from_environment()?,
-        next: AtomicUsize::new(0),
+        queues: [false, true].map(|linked| plan.queue(linked)),
+        plan,
+        begun: AtomicUsize::new(0),
         stop: CancellationToken::new(),
         tally: Mutex::default(),
     });
     let tasks = TaskTracker::new();
-    let worlds: Vec<_> = (0..WORLDS).map(|_| tasks.spawn(Arc::clone(&run).work())).collect();
+    let worlds: Vec<_> = (0..WORLDS)
+        .map(|place| tasks.spawn(Arc::clone(&run).work(place)))
+        .collect();
     for world in worlds {
         world.await??;
     }
@@ -107,6 +121,15 @@ impl Plan {
         })
     }
 
+    fn queue(&self, linked: bool) -> Queue {
+        let seeds = self.seeds.iter().copied();
+        Queue {
+            is_linked: linked,
+            seeds: seeds.filter(|seed| is_linked(*seed) == linked).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
     /// The steps of a sequence, and the places of those that are played.
     fn steps(&self, seed: u64) -> (Vec<Step>, Vec<usize>) {
         let steps = sequence(seed);
@@ -119,27 +142,29 @@ impl Plan {
     }
 }
 
-fn setting(name: &str) -> Option<String> {
-    let text = std::env::var_os(name)?.into_string().ok()?;
-    Some(text).filter(|text| !text.is_empty())
-}
+// === impl Queue ===
 
-fn number(name: &str) -> Result<Option<u64>> {
-    setting(name)
-        .map(|number| number.parse().with_context(|| format!("{name} is a number")))
-        .transpose()
+impl Queue {
+    fn take(&self) -> Option<u64> {
+        let place = self.next.fetch_add(1, Ordering::Relaxed);
+        self.seeds.get(place).copied()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.seeds.len()
+    }
 }
 
 // === impl Run ===
 
 impl Run {
     /// Plays sequences until there is none left, or one of them broke a promise.
-    async fn work(self: Arc<Self>) -> Result<()> {
-        while self.has_more() {
-            let mut world = World::start().await.context("a world starts")?;
+    async fn work(self: Arc<Self>, place: usize) -> Result<()> {
+        while let Some(queue) = self.queue(place) {
+            let mut world = World::start(queue.is_linked).await.context("a world starts")?;
             for number in 0..SEQUENCES_OF_A_WORLD {
-                let place = self.next.fetch_add(1, Ordering::Relaxed);
-                let Some(&seed) = self.plan.seeds.get(place) else { break };
+                let Some(seed) = queue.take() else { break };
+                let place = self.begun.fetch_add(1, Ordering::Relaxed);
                 if place > 0 && place.is_multiple_of(PROGRESS) {
                     say(&format!("{place} of {} sequences begun", self.plan.seeds.len()));
                 }
@@ -164,8 +189,13 @@ impl Run {
         Ok(())
     }
 
-    fn has_more(&self) -> bool {
-        !self.stop.is_cancelled() && self.next.load(Ordering::Relaxed) < self.plan.seeds.len()
+    /// What the next world of a place is to play: the first place has the sequences with links as long as there are any, the
+    /// others the rest, and each then what is left.
+    fn queue(&self, place: usize) -> Option<&Queue> {
+        let [without, with] = &self.queues;
+        let order = if place == 0 { [with, without] } else { [without, with] };
+        let mut left = order.into_iter().filter(|queue| !queue.is_empty());
+        left.next().filter(|_| !self.stop.is_cancelled())
     }
 }
 
@@ -178,7 +208,7 @@ async fn report(seed: u64, sequence: &[Step], kept: Vec<usize>, outcome: Outcome
     say("what happened:");
     outcome.history.iter().for_each(|line| say(line));
     say("fewer steps are tried ...");
-    let shrunk = shrink::shrink(sequence, kept, outcome).await?;
+    let shrunk = shrink::shrink((sequence, is_linked(seed)), kept, outcome).await?;
     say("what happened with the fewest steps that still broke a promise:");
     shrunk.outcome.history.iter().for_each(|line| say(line));
     let steps = shrunk
@@ -193,12 +223,4 @@ async fn report(seed: u64, sequence: &[Step], kept: Vec<usize>, outcome: Outcome
         steps.collect::<Vec<_>>().join("\n"),
         places.join(",")
     )
-}
-
-/// One line for the person who watches; the test harness would keep what is printed to itself.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .expect("standard output is open");
 }

@@ -34,14 +34,14 @@ pub(crate) const FAULT: &str = "MODEL_FAULT";
 /// What counts of two registrations: the higher generation, then the higher hub id.
 pub(crate) type Fence = (u64, String);
 
-/// How a hub and its link to the others are.
+/// How a hub and its links are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
     /// Whole, and all hubs have agreed since it was not.
     Fair,
     /// Whole again.
     Mending,
-    /// It runs, and its link is cut or held.
+    /// It runs, and its links are cut or held.
     Apart,
     /// It does not run.
     Ended,

@@ -27,11 +27,15 @@ pub(crate) struct Shrunk {
     pub(crate) outcome: Outcome,
 }
 
-/// Shrinks the steps `kept` of a sequence, which broke a promise with this outcome.
+/// Shrinks the steps `kept` of a sequence, which broke a promise with this outcome, in worlds of its kind.
 ///
 /// # Errors
 /// No world starts.
-pub(crate) async fn shrink(sequence: &[Step], kept: Vec<usize>, outcome: Outcome) -> Result<Shrunk> {
+pub(crate) async fn shrink(
+    (sequence, is_linked): (&[Step], bool),
+    kept: Vec<usize>,
+    outcome: Outcome,
+) -> Result<Shrunk> {
     let end = Instant::now() + LIMIT;
     let mut found = Shrunk { kept, outcome };
     let mut size = found.kept.len().div_ceil(2);
@@ -40,7 +44,7 @@ pub(crate) async fn shrink(sequence: &[Step], kept: Vec<usize>, outcome: Outcome
         while at < found.kept.len() && Instant::now() < end {
             let mut fewer = found.kept.clone();
             fewer.drain(at..(at + size).min(fewer.len()));
-            match breaks(sequence, &fewer).await? {
+            match breaks(sequence, is_linked, &fewer).await? {
                 Some(outcome) => found = Shrunk { kept: fewer, outcome },
                 None => at += size,
             }
@@ -50,9 +54,9 @@ pub(crate) async fn shrink(sequence: &[Step], kept: Vec<usize>, outcome: Outcome
     Ok(found)
 }
 
-async fn breaks(sequence: &[Step], kept: &[usize]) -> Result<Option<Outcome>> {
+async fn breaks(sequence: &[Step], is_linked: bool, kept: &[usize]) -> Result<Option<Outcome>> {
     let steps: Vec<Step> = kept.iter().map(|&at| sequence[at]).collect();
-    let mut world = World::start().await?;
+    let mut world = World::start(is_linked).await?;
     for number in 0..PLAYS {
         let outcome = play(&mut world, number, &steps).await;
         if !outcome.broken.is_empty() {

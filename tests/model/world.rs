@@ -1,14 +1,18 @@
-//! Three hubs that many sequences share, each with a link to Redis that can be cut, and what they say of themselves.
+//! Three hubs that many sequences share, each with a link to Redis that can be cut, and with links from pod to pod or without;
+//! and what they say of themselves.
 //!
-//! Everything is asked over HTTP: the API at the main port, metrics and readiness at the management port.
+//! - Where there are links, what happens to a hub's link to Redis happens to those that others have dialled to it, too. The first
+//!   hub dials all others and the last one none: so each hub keeps other links than the one before, from all of them to none.
+//! - Everything is asked over HTTP: the API at the main port, metrics and readiness at the management port.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
-use alkhub_test_support::{Proxy, RedisServer, try_until_within};
+use alkhub_test_support::try_until_within;
 use alkhub_tests::cluster::Cluster;
 use alkhub_tests::http::Http;
+use alkhub_tests::links::Links;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -28,16 +32,12 @@ pub(crate) const OPERATIONS: usize = 3;
 pub(crate) struct World {
     cluster: Cluster,
     clients: Vec<Http>,
-    links: Vec<Link>,
+    links: Vec<Links>,
+    states: [State; HUBS],
+    is_linked: bool,
 }
 
-/// The link of a hub to Redis.
-#[derive(Debug)]
-struct Link {
-    proxy: Proxy,
-    state: State,
-}
-
+/// How the links of a hub are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Whole,
@@ -48,25 +48,18 @@ enum State {
 // === impl World ===
 
 impl World {
-    pub(crate) async fn start() -> Result<Self> {
-        let redis = RedisServer::start().await;
-        let address = redis.address();
-        let mut world = Self {
-            cluster: Cluster::empty(Some(redis)).await?,
-            clients: Vec::new(),
-            links: Vec::new(),
-        };
-        for hub in 0..HUBS {
-            let proxy = Proxy::start(address.as_str()).await?;
-            let change = settings(hub, &proxy);
-            world.links.push(Link {
-                proxy,
-                state: State::Whole,
-            });
-            world.cluster.add(change).await?;
-            world.clients.push(Http::new(world.url(hub), world.key()));
-        }
-        Ok(world)
+    /// Three hubs, with links from pod to pod or without.
+    pub(crate) async fn start(is_linked: bool) -> Result<Self> {
+        let (cluster, links) = Cluster::behind_links(HUBS, is_linked, settings).await?;
+        let client = |hub| Http::new(cluster.url(hub), cluster.admin());
+        let clients = (0..HUBS).map(client).collect();
+        Ok(Self {
+            cluster,
+            clients,
+            links,
+            states: [State::Whole; HUBS],
+            is_linked,
+        })
     }
 
     /// Ends the hubs, which may have ended before.
@@ -87,32 +80,31 @@ impl World {
     }
 
     pub(crate) fn cut(&mut self, hub: usize) {
-        let link = &mut self.links[hub];
-        link.proxy.cut();
-        link.state = State::Cut;
+        self.links[hub].cut();
+        self.states[hub] = State::Cut;
     }
 
-    /// Nothing passes the link until it is healed or cut.
+    /// Nothing passes its links until they are healed or cut.
     pub(crate) fn hold(&mut self, hub: usize) {
-        let link = &mut self.links[hub];
-        if link.state == State::Whole {
-            link.proxy.hold();
-            link.state = State::Held(Instant::now());
+        if self.states[hub] == State::Whole {
+            self.links[hub].hold();
+            self.states[hub] = State::Held(Instant::now());
         }
     }
 
-    /// Makes a link whole. One that its hub may have given up is cut first, and one that was cut is seen to be down: so
-    /// that no break is noticed after it.
+    /// Makes the links of a hub whole. Those that it may have given up are cut first, and those that were cut are seen to be
+    /// down: so that no break is noticed after it.
     pub(crate) async fn heal(&mut self, hub: usize) -> Result<(), String> {
-        match self.links[hub].state {
+        match self.states[hub] {
             State::Held(since) if since.elapsed() >= SHORT => self.cut(hub),
             State::Whole | State::Held(_) | State::Cut => {}
         }
-        if self.links[hub].state == State::Cut {
+        if self.states[hub] == State::Cut {
             self.redis_is(hub, "down").await?;
+            self.links_are(hub, "down", |up| up <= HUBS - 1 - hub).await?;
         }
-        self.links[hub].proxy.heal();
-        self.links[hub].state = State::Whole;
+        self.links[hub].heal();
+        self.states[hub] = State::Whole;
         Ok(())
     }
 
@@ -128,18 +120,46 @@ impl World {
 
     /// Starts a hub in the place of one that was killed.
     pub(crate) async fn restart(&mut self, hub: usize) -> Result<()> {
-        let link = &mut self.links[hub];
-        link.proxy.heal();
-        link.state = State::Whole;
-        let change = settings(hub, &link.proxy);
-        self.cluster.replace(hub, change).await?;
+        let links = &self.links[hub];
+        links.heal();
+        self.states[hub] = State::Whole;
+        let lead = |config: &mut HubConfig| {
+            links.lead(config);
+            settings(config);
+        };
+        self.cluster.replace(hub, lead).await?;
         self.clients[hub] = Http::new(self.url(hub), self.key());
         Ok(())
     }
 
-    /// Waits until a hub says so of its link to Redis.
-    pub(crate) async fn redis_is(&self, hub: usize, wanted: &str) -> Result<(), String> {
+    /// Waits until a hub has its link to Redis, and one with each other hub where there are such.
+    pub(crate) async fn is_up(&self, hub: usize) -> Result<(), String> {
+        self.redis_is(hub, "up").await?;
+        self.links_are(hub, "up", |up| up == HUBS - 1).await
+    }
+
+    async fn redis_is(&self, hub: usize, wanted: &str) -> Result<(), String> {
         self.cluster.redis_is(hub, wanted, PATIENCE).await
+    }
+
+    /// Waits until so many of the links from pod to pod of a hub are up.
+    async fn links_are(&self, hub: usize, wanted: &str, is_so: impl Fn(usize) -> bool) -> Result<(), String> {
+        if !self.is_linked {
+            return Ok(());
+        }
+        try_until_within(
+            &format!("the links of hub {hub} to others are {wanted}"),
+            PATIENCE,
+            || async {
+                let metrics = self.cluster.managed(hub, "/metrics").await?;
+                let up = metrics.lines().find_map(|line| line.strip_prefix("alkhub_peer_links "));
+                match up.and_then(|up| up.parse().ok()) {
+                    Some(up) if is_so(up) => Ok(()),
+                    other => Err(format!("{other:?} are up")),
+                }
+            },
+        )
+        .await
     }
 
     /// Waits until a hub lists these instances of a spoke and no other, and knows each of its operations if there are any.
@@ -196,19 +216,14 @@ impl World {
 }
 
 /// Settings of a hub whose end is noticed soon, and that no rate or deadline of its own disturbs.
-fn settings(hub: usize, link: &Proxy) -> impl FnOnce(&mut HubConfig) + use<> {
+fn settings(config: &mut HubConfig) {
     const MANY: u32 = 1_000_000;
-    let redis = format!("redis://{}", link.address());
-    move |config| {
-        config.pod.name = format!("hub-{hub}");
-        config.server.requests_per_second_per_key = MANY;
-        config.server.messages_per_second_per_key = MANY;
-        config.server.drain_timeout = Duration::from_millis(300);
-        config.events.redis_url = Some(redis.into());
-        // Sequences wait for the lease of a hub that was killed; a busy machine must not lose one that lives.
-        config.events.lease_ttl = Duration::from_secs(4);
-        config.events.lease_interval = Duration::from_millis(500);
-        // A call that hangs is one that PATIENCE finds.
-        config.calls.default_timeout = PATIENCE * 3;
-    }
+    config.server.requests_per_second_per_key = MANY;
+    config.server.messages_per_second_per_key = MANY;
+    config.server.drain_timeout = Duration::from_millis(300);
+    // Sequences wait for the lease of a hub that was killed; a busy machine must not lose one that lives.
+    config.events.lease_ttl = Duration::from_secs(4);
+    config.events.lease_interval = Duration::from_millis(500);
+    // A call that hangs is one that PATIENCE finds.
+    config.calls.default_timeout = PATIENCE * 3;
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use alkhub_balance::Rule;
+
 use crate::events::{Deed, Event};
 use crate::figures::{Calls, Figures};
+use crate::leaders::Terms;
 
 /// A promise and what became of it.
 #[derive(Clone, Debug)]
@@ -35,12 +38,29 @@ pub(crate) fn of(event: &Event, figures: &Figures, sessions: u8) -> Vec<Aim> {
         Deed::Freeze => freezes(figures),
         Deed::FreezeRedis => without_redis(figures),
     };
+    if event.disturbs_operator() {
+        aims.push(one_leader(figures));
+    }
     aims.push(aim(
         "no call runs otherwise than its caller is told",
         figures.broken.to_string(),
         figures.broken == 0,
     ));
     aims
+}
+
+/// Nothing is written by an operator that does not hold the Lease.
+fn one_leader(figures: &Figures) -> Aim {
+    let Terms {
+        leaders,
+        writes,
+        foreign,
+    } = figures.operators;
+    aim(
+        "no second operator writes",
+        format!("{foreign} of {writes} writes without the Lease, which {leaders} held in turn"),
+        foreign == 0 && leaders > 0,
+    )
 }
 
 /// What holds wherever pods come and go by order.
@@ -101,7 +121,7 @@ fn grows(figures: &Figures) -> Vec<Aim> {
 /// Where a pod goes; of those that are left at least so many have to be ready all the time.
 fn shrinks(figures: &Figures, least_ready: usize) -> Vec<Aim> {
     let mut aims = vec![aim(
-        "a pod that goes is empty within 60 s",
+        "a pod that goes is empty within 60 s of the order",
         format!("{:.0} s", figures.emptied.as_secs_f64()),
         figures.emptied <= Duration::from_secs(60),
     )];
@@ -171,7 +191,7 @@ fn kills(figures: &Figures, sessions: u8) -> Vec<Aim> {
         ));
     } else {
         aims.push(back("SDK, one session", away.count, away.lasted[1]));
-        aims.push(typed("SDK, one session", sdk));
+        aims.extend(typed("SDK, one session", sdk, figures));
     }
     aims.push(back("plain", plain_away.count, plain_away.lasted[1]));
     aims.push(aim(
@@ -179,8 +199,20 @@ fn kills(figures: &Figures, sessions: u8) -> Vec<Aim> {
         new(any),
         any.new_failed == 0,
     ));
-    aims.push(typed("plain", one));
+    aims.extend(typed("plain", one, figures));
+    aims.push(accepted(figures));
     aims
+}
+
+/// Nothing limits what one hub accepts. What it has to keep up with when all is well is what all hubs together move in a second,
+/// which may all come to one: twice that is the aim.
+fn accepted(figures: &Figures) -> Aim {
+    let most = 2.0 * Rule::default().budget;
+    aim(
+        format!("a hub accepts at most {most} in a second, twice what all move in one"),
+        figures.accepted.to_string(),
+        figures.accepted as f64 <= most,
+    )
 }
 
 fn back(who: &str, count: usize, p99: Duration) -> Aim {
@@ -199,13 +231,34 @@ fn new(calls: &Calls) -> String {
     )
 }
 
-fn typed(who: &str, calls: &Calls) -> Aim {
+/// A second counts from when the hubs knew of the loss, as their logs tell; that they know it takes as long as a lease of a
+/// hub lasts (`events.lease-ttl`, 10 s), for the end of a link alone is no end of a hub. Calls whose spoke registers anew
+/// sooner end sooner.
+fn typed(who: &str, calls: &Calls, figures: &Figures) -> [Aim; 2] {
     let (told, last) = (calls.failures() - calls.lost, calls.last_failure.as_secs_f64());
-    aim(
-        format!("{who}: its calls fail within 10 s"),
-        format!("{told} failed, the last of all after {last:.1} s"),
-        calls.last_failure <= Duration::from_secs(10),
-    )
+    let known = figures
+        .moments
+        .known
+        .map(|known| known.duration_since(figures.moments.began));
+    [
+        aim(
+            format!("{who}: its calls fail within 1 s of when the hubs knew, or of when they were made"),
+            match known {
+                Some(known) => format!(
+                    "{told} failed, {:.2} s after at most; known after {:.1} s",
+                    calls.told_late.as_secs_f64(),
+                    known.as_secs_f64()
+                ),
+                None => "no hub said that it knew".to_owned(),
+            },
+            known.is_some() && calls.told_late <= Duration::from_secs(1),
+        ),
+        aim(
+            format!("{who}: its calls fail within 10 s"),
+            format!("{told} failed, the last of all after {last:.1} s"),
+            calls.last_failure <= Duration::from_secs(10),
+        ),
+    ]
 }
 
 fn freezes(figures: &Figures) -> Vec<Aim> {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use alkhub_tests::kube::Kube;
 use alkhub_tests::load::pause;
+use alkhub_tests::process;
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::figures::{Figures, own_cpu};
+use crate::say;
 use crate::stage::Stage;
-use crate::{process, say, stage};
 
 /// A pod that holds no more than this share above the mean is balanced.
 pub(crate) const BALANCED: f64 = 1.15;
@@ -21,8 +21,6 @@ const ROLL_OUT: Duration = Duration::from_secs(600);
 /// Nothing moves when nobody has moved for so long: a pod that has moved some rests for 20 s, and looks for 10 s before it
 /// moves anybody.
 const QUIET: Duration = Duration::from_secs(32);
-/// What the process in a hub pod is called.
-const HUB_PROCESS: &str = "alkhub";
 /// For how long a pod, Redis or the operator stands still.
 const POD_FROZEN: Duration = Duration::from_secs(40);
 const REDIS_FROZEN: Duration = Duration::from_secs(60);
@@ -41,6 +39,8 @@ pub(crate) struct Event {
     pub(crate) deed: Deed,
     /// What is done to the operator meanwhile.
     operator: Operator,
+    /// Whether it happens only when it is asked for by name.
+    asked: bool,
 }
 
 /// What is done.
@@ -79,6 +79,8 @@ pub(crate) struct Moments {
     pub(crate) there: Instant,
     /// Nothing moved any more.
     pub(crate) quiet: Instant,
+    /// The last of the other hubs said that the killed one is gone; none said so, or none was killed.
+    pub(crate) known: Option<Instant>,
 }
 
 const fn event(name: &'static str, pods: usize, deed: Deed, operator: Operator) -> Event {
@@ -87,11 +89,19 @@ const fn event(name: &'static str, pods: usize, deed: Deed, operator: Operator) 
         pods,
         deed,
         operator,
+        asked: false,
     }
 }
 
-/// All of them, in their order.
-pub(crate) const EVENTS: [Event; 14] = [
+const fn asked(name: &'static str, pods: usize, deed: Deed, operator: Operator) -> Event {
+    Event {
+        asked: true,
+        ..event(name, pods, deed, operator)
+    }
+}
+
+/// All of them, in their order. They would take an hour and a half; without those that have to be asked for it is half of that.
+pub(crate) const EVENTS: [Event; 28] = [
     event("grow", 2, Deed::Scale(4), Operator::Left),
     event("shrink", 4, Deed::Scale(3), Operator::Left),
     event("roll-out", 4, Deed::RollOut, Operator::Left),
@@ -106,11 +116,39 @@ pub(crate) const EVENTS: [Event; 14] = [
     event("shrink, operator frozen", 4, Deed::Scale(3), Operator::Frozen),
     event("roll-out, operator frozen", 4, Deed::RollOut, Operator::Frozen),
     event("drain, operator frozen", 4, Deed::Drain, Operator::Frozen),
+    asked("grow, operator killed", 2, Deed::Scale(4), Operator::Killed),
+    asked("grow, operator frozen", 2, Deed::Scale(4), Operator::Frozen),
+    asked("grow, operator replaced", 2, Deed::Scale(4), Operator::Replaced),
+    asked("shrink, operator replaced", 4, Deed::Scale(3), Operator::Replaced),
+    asked("drain, operator replaced", 4, Deed::Drain, Operator::Replaced),
+    asked("kill, operator killed", 4, Deed::Kill, Operator::Killed),
+    asked("kill, operator frozen", 4, Deed::Kill, Operator::Frozen),
+    asked("kill, operator replaced", 4, Deed::Kill, Operator::Replaced),
+    asked("freeze, operator killed", 4, Deed::Freeze, Operator::Killed),
+    asked("freeze, operator frozen", 4, Deed::Freeze, Operator::Frozen),
+    asked("freeze, operator replaced", 4, Deed::Freeze, Operator::Replaced),
+    asked("redis, operator killed", 4, Deed::FreezeRedis, Operator::Killed),
+    asked("redis, operator frozen", 4, Deed::FreezeRedis, Operator::Frozen),
+    asked("redis, operator replaced", 4, Deed::FreezeRedis, Operator::Replaced),
 ];
 
 // === impl Event ===
 
 impl Event {
+    /// Whether it happens when these parts of names are asked for: all events of a name that is one, else all that have the text.
+    pub(crate) fn is_wanted(&self, parts: &[String]) -> bool {
+        let named = |part: &String| match EVENTS.iter().any(|event| event.name == part) {
+            true => self.name == part,
+            false => self.name.contains(part.as_str()),
+        };
+        parts.iter().any(named) || parts.is_empty() && !self.asked
+    }
+
+    /// Whether something is done to the operator.
+    pub(crate) fn disturbs_operator(&self) -> bool {
+        self.operator != Operator::Left
+    }
+
     /// Pods after it.
     pub(crate) fn pods_after(&self) -> usize {
         match self.deed {
@@ -132,8 +170,8 @@ pub(crate) async fn run(stage: &Stage, event: &Event) -> Result<Figures> {
     let before = stage.pods.last().context("the pods were looked at")?;
     let (began, cpu) = (Instant::now(), own_cpu());
 
-    let (done, ()) = tokio::join!(happen(stage, event), disturb(&stage.kube, event.operator));
-    done?;
+    let (done, ()) = tokio::join!(happen(stage, event), disturb(stage, event.operator));
+    let killed = done?;
 
     let pods = event.pods_after();
     let limit = if event.deed == Deed::RollOut { ROLL_OUT } else { LIMIT };
@@ -142,10 +180,16 @@ pub(crate) async fn run(stage: &Stage, event: &Event) -> Result<Figures> {
         .await?;
     let there = Instant::now();
     quiet(stage).await;
+    let quiet = Instant::now();
+    let known = match killed {
+        Some(pod) => stage.known_gone(&pod, began).await,
+        None => None,
+    };
     let moments = Moments {
         began,
         there,
-        quiet: Instant::now(),
+        quiet,
+        known,
     };
     Ok(Figures::of(stage, event, (&before, cpu), moments))
 }
@@ -181,9 +225,10 @@ async fn quiet(stage: &Stage) {
     }
 }
 
-async fn happen(stage: &Stage, event: &Event) -> Result<()> {
+/// Lets it happen; the pod that was killed.
+async fn happen(stage: &Stage, event: &Event) -> Result<Option<String>> {
     match event.deed {
-        Deed::Scale(pods) => stage.scale(pods).await,
+        Deed::Scale(pods) => stage.scale(pods).await?,
         Deed::RollOut => {
             let before: Vec<String> = stage.pods.now().into_iter().map(|pod| pod.name).collect();
             stage.change().await?;
@@ -191,27 +236,28 @@ async fn happen(stage: &Stage, event: &Event) -> Result<()> {
                 .until("the pods of before are gone", ROLL_OUT, |stage| {
                     stage.pods.now().iter().all(|pod| !before.contains(&pod.name))
                 })
-                .await
+                .await?;
         }
-        Deed::Drain => drain(stage).await,
+        Deed::Drain => drain(stage).await?,
         Deed::Kill => {
             let fullest = stage.pods.fullest().context("a pod")?;
-            process::signal(&fullest.uid, HUB_PROCESS, Signal::SIGKILL)
+            process::signal(&fullest.uid, process::HUB, Signal::SIGKILL)?;
+            return Ok(Some(fullest.name));
         }
         Deed::Freeze => {
             let fullest = stage.pods.fullest().context("a pod")?;
-            process::signal(&fullest.uid, HUB_PROCESS, Signal::SIGSTOP)?;
+            process::signal(&fullest.uid, process::HUB, Signal::SIGSTOP)?;
             pause(POD_FROZEN).await;
             // The kubelet may have ended it meanwhile.
-            drop(process::signal(&fullest.uid, HUB_PROCESS, Signal::SIGCONT));
-            Ok(())
+            drop(process::signal(&fullest.uid, process::HUB, Signal::SIGCONT));
         }
         Deed::FreezeRedis => {
             stage.redis(Signal::SIGSTOP).await?;
             pause(REDIS_FROZEN).await;
-            stage.redis(Signal::SIGCONT).await
+            stage.redis(Signal::SIGCONT).await?;
         }
     }
+    Ok(None)
 }
 
 /// `kubectl drain` of the node with most hub pods, as far as they go: what else is there stays, Redis and Postgres too.
@@ -234,23 +280,28 @@ async fn drain(stage: &Stage) -> Result<()> {
     drained.map(drop)
 }
 
-/// Does to the operator what is to be done to it, some seconds after the beginning.
-async fn disturb(kube: &Kube, operator: Operator) {
+/// Does to the operator that leads what is to be done to it, some seconds after the beginning.
+async fn disturb(stage: &Stage, operator: Operator) {
     if operator == Operator::Left {
         return;
     }
     pause(DISTURBED_AFTER).await;
     let done = match operator {
         Operator::Left => Ok(()),
-        Operator::Killed => stage::operator(kube, Signal::SIGKILL).await,
-        Operator::Replaced => stage::replace_operator(kube).await,
-        Operator::Frozen => {
-            let frozen = stage::operator(kube, Signal::SIGSTOP).await;
-            pause(OPERATOR_FROZEN).await;
-            frozen.and(stage::operator(kube, Signal::SIGCONT).await)
-        }
+        Operator::Killed => stage.leader().and_then(|leader| leader.signal(Signal::SIGKILL)),
+        Operator::Replaced => stage.replace_operator().await,
+        Operator::Frozen => freeze_leader(stage).await,
     };
     if let Err(error) = done {
         say(&format!("the operator was not disturbed: {error:#}"));
     }
+}
+
+async fn freeze_leader(stage: &Stage) -> Result<()> {
+    let leader = stage.leader()?;
+    // What it writes from here on is a second leader's, once another one leads.
+    stage.leaders.look().await;
+    leader.signal(Signal::SIGSTOP)?;
+    pause(OPERATOR_FROZEN).await;
+    leader.signal(Signal::SIGCONT)
 }

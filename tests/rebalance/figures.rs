@@ -9,11 +9,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 use tokio::time::Instant;
 
 use crate::events::{BALANCED, Deed, Event, Moments};
+use crate::leaders::Terms;
 use crate::pods::Sample;
 use crate::stage::Stage;
 
-/// A pod has begun to give its connections away when it has less than this share of them.
-const BEGUN: f64 = 0.98;
 /// What hangs is to be noticed within this time.
 const NOTICED: Duration = Duration::from_secs(10);
 
@@ -34,6 +33,8 @@ pub(crate) struct Calls {
     pub(crate) late_failed: usize,
     /// The last failure, from the beginning.
     pub(crate) last_failure: Duration,
+    /// The longest that a call failed after the hubs had said that its hub is gone, or after it was made where that was later.
+    pub(crate) told_late: Duration,
     /// Some of the failures, in full.
     pub(crate) examples: Vec<String>,
 }
@@ -92,8 +93,10 @@ pub(crate) struct Figures {
     pub(crate) even_after: Option<Duration>,
     /// See above.
     pub(crate) ratio: f64,
-    /// The longest time that a pod that went took to be empty.
+    /// The longest time from the order to go until a pod was empty.
     pub(crate) emptied: Duration,
+    /// Of the operators, while one of them was disturbed.
+    pub(crate) operators: Terms,
     /// Ready pods, at least.
     pub(crate) least_ready: usize,
     /// Connections that one hub took in a second, at most.
@@ -125,9 +128,15 @@ impl Figures {
         plain.of = stage.load.plain();
         sdk.of = stage.load.connections() - plain.of;
         let length = moments.quiet.duration_since(moments.began);
+        let scales = matches!(event.deed, Deed::Scale(_));
+        // What nodes are drained of, or a roll-out replaces, goes pod by pod.
+        let ordered = |pod: &str| match scales {
+            true => moments.began,
+            false => stage.pods.told_to_go(pod).unwrap_or(moments.began).max(moments.began),
+        };
         Self {
             moments,
-            calls: [Aim::Sdk, Aim::AnyPlain, Aim::OnePlain].map(|aim| calls(&window, aim, moments.began)),
+            calls: [Aim::Sdk, Aim::AnyPlain, Aim::OnePlain].map(|aim| calls(&window, aim, moments)),
             broken: window.ended.iter().filter(|ended| ended.breaks_a_promise()).count(),
             away: [Kind::Sdk, Kind::Plain].map(|kind| absences(&window.away, kind)),
             moves: [sdk, plain],
@@ -135,7 +144,8 @@ impl Figures {
             balanced: grown(&samples, |held| held.balanced as f64) as u64,
             even_after: even_after(&samples, &stay, moments.began),
             ratio: samples.last().and_then(|last| last.ratio(&stay)).unwrap_or(f64::NAN),
-            emptied: emptied(&samples, before, &stay),
+            emptied: emptied(&samples, before, &stay, ordered),
+            operators: stage.leaders.since(moments.began),
             least_ready: stage.pods.least_ready(),
             accepted: accepted(&window.arrivals, moments.began),
             cpus: [grown(&samples, |held| held.cpu), own_cpu() - cpu].map(|used| used / length.as_secs_f64()),
@@ -176,7 +186,8 @@ fn at(sorted: &[Duration], share: f64) -> Duration {
         .unwrap_or_default()
 }
 
-fn calls(window: &Window, aim: Aim, began: Instant) -> Calls {
+fn calls(window: &Window, aim: Aim, moments: Moments) -> Calls {
+    let (began, known) = (moments.began, moments.known.unwrap_or(moments.began));
     let of: Vec<&Ended> = window.ended.iter().filter(|ended| ended.aim == aim).collect();
     let mut late: Vec<Duration> = of
         .iter()
@@ -196,12 +207,16 @@ fn calls(window: &Window, aim: Aim, began: Instant) -> Calls {
             Delivered::No => "no",
         };
         *calls.failed.entry((failed.code.clone(), delivered)).or_default() += 1;
-        let told = !failed.code.starts_with('(');
+        let told = failed.is_told();
         calls.lost += usize::from(!told);
         calls.new_failed += usize::from(told && ended.due >= began);
         calls.late_failed += usize::from(ended.due >= began + NOTICED);
         let after = ended.at.saturating_duration_since(began);
         calls.last_failure = calls.last_failure.max(after);
+        if told {
+            let late = ended.at.saturating_duration_since(ended.due.max(known));
+            calls.told_late = calls.told_late.max(late);
+        }
         if calls.examples.len() < 5 {
             let due = ended.due.saturating_duration_since(began).as_secs_f64();
             calls.examples.push(format!(
@@ -268,19 +283,14 @@ fn even_after(samples: &[Sample], stay: &[String], began: Instant) -> Option<Dur
     Some(first.at.saturating_duration_since(began))
 }
 
-/// The longest that a pod that went took from the first connection that it gave away to the last.
-fn emptied(samples: &[Sample], before: &Sample, stay: &[String]) -> Duration {
-    let went = before.held.iter().filter(|(pod, _)| !stay.contains(pod));
-    let took = went.map(|(pod, full)| {
-        let held = |sample: &Sample| sample.held.get(pod).map(|held| held.websockets);
-        let is_full = |sample: &&Sample| held(sample).is_some_and(|held| held as f64 >= BEGUN * full.websockets as f64);
-        let full = samples.iter().rev().find(is_full).map_or(before.at, |sample| sample.at);
-        let last = samples
-            .iter()
-            .rev()
-            .find(|sample| held(sample).is_some_and(|held| held > 0));
+/// The longest that a pod that went took from the order to its last connection.
+fn emptied(samples: &[Sample], before: &Sample, stay: &[String], ordered: impl Fn(&str) -> Instant) -> Duration {
+    let went = before.held.keys().filter(|pod| !stay.contains(pod));
+    let took = went.map(|pod| {
+        let holds_some = |sample: &&Sample| sample.held.get(pod).is_some_and(|held| held.websockets > 0);
+        let last = samples.iter().rev().find(holds_some);
         last.map_or(Duration::ZERO, |last| {
-            last.at.saturating_duration_since(full) + Duration::from_secs(1)
+            last.at.saturating_duration_since(ordered(pod)) + Duration::from_secs(1)
         })
     });
     took.max().unwrap_or_default()
@@ -362,16 +372,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_emptied_from_its_first_connection_that_goes_to_its_last() {
+    fn a_pod_is_emptied_from_the_order_to_its_last_connection() {
         let began = Instant::now();
         let looks = [100, 100, 99, 60, 10, 0, 0];
         let looks = looks.iter().zip(0..);
         let samples: Vec<Sample> = looks.map(|(a, n)| sample(began, n, &[("a", *a), ("b", 100)])).collect();
+        let took = |second| {
+            emptied(&samples, &samples[0], &names(&["b"]), |_| {
+                began + Duration::from_secs(second)
+            })
+        };
 
-        let took = emptied(&samples, &samples[0], &names(&["b"]));
-
-        // Full at second 2, and empty at second 5.
-        assert_eq!(took, Duration::from_secs(3));
+        // Empty at second 5.
+        assert_eq!(took(0), Duration::from_secs(5));
+        assert_eq!(took(2), Duration::from_secs(3));
     }
 
     #[test]

@@ -9,15 +9,16 @@
 mod aims;
 mod events;
 mod figures;
+mod leaders;
 mod plot;
 mod pods;
-mod process;
 mod report;
 mod stage;
+mod watch;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
+pub(crate) use alkhub_tests::console::say;
 use alkhub_tests::load::Scale;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -31,7 +32,7 @@ use crate::stage::Stage;
 /// Moves thousands of connections, and counts what their callers notice.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples, each after `alkhub-cluster up --nodes 3 --image … --image … --`:\n  alkhub-rebalance                               everything, 40 minutes\n  alkhub-rebalance --only grow --only operator   the event of this name, or those whose names have this text\n  alkhub-rebalance --sessions 1 --only kill      spokes of the SDK with one session"
+    after_help = "Examples, each after `alkhub-cluster up --nodes 3 --image … --image … --`:\n  alkhub-rebalance                               everything but the rarest, 45 minutes\n  alkhub-rebalance --only grow --only operator   the event of this name, or those whose names have this text: all that disturb the operator take an hour\n  alkhub-rebalance --sessions 1 --only kill      spokes of the SDK with one session"
 )]
 pub(crate) struct Args {
     /// Spokes; half of them use the SDK, half are plain. Each takes up to two connections.
@@ -81,12 +82,7 @@ async fn run(args: &Args, kubeconfig: PathBuf) -> Result<()> {
     };
     let stage = Box::pin(Stage::build(kubeconfig, &scale)).await?;
     let mut report = Report::new(args, stage.load.connections())?;
-    let names = |part: &str, name: &str| match EVENTS.iter().any(|event| event.name == part) {
-        true => name == part,
-        false => name.contains(part),
-    };
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| names(part, name));
-    for event in EVENTS.iter().filter(|event| wanted(event.name)) {
+    for event in EVENTS.iter().filter(|event| event.is_wanted(&args.only)) {
         let began = Instant::now();
         match Box::pin(events::run(&stage, event)).await {
             Ok(figures) => report.event(event, &figures, args.sessions),
@@ -105,12 +101,4 @@ async fn run(args: &Args, kubeconfig: PathBuf) -> Result<()> {
     stage.end().await;
     ensure!(broken == 0, "{broken} calls ran otherwise than their callers were told");
     Ok(())
-}
-
-/// One line for the person who watches.
-pub(crate) fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .expect("standard output is open");
 }

@@ -1,27 +1,26 @@
 //! The Hub's pods: which there are, as `kubectl` tells, and what each holds, from its metrics once a second.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use alkhub_tests::kube::Kube;
 use alkhub_tests::load::pause;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::stage::{HUB, NAMESPACE};
+use crate::watch::watch;
 
 /// Port of metrics in a hub pod.
 const MANAGEMENT_PORT: u16 = 7421;
 /// A pod that does not answer for so long is not asked again in that second.
 const PATIENCE: Duration = Duration::from_millis(900);
 
-/// One line for each change of a pod. kubectl pads what stands between tabs, so that it is no tab that sets fields apart.
-const LINE: &str = r#"jsonpath={.type}{"|"}{.object.metadata.name}{"|"}{.object.metadata.uid}{"|"}{.object.status.podIP}{"|"}{.object.metadata.deletionTimestamp}{"|"}{.object.status.conditions[?(@.type=="Ready")].status}{"|"}{.object.metadata.labels.alkhub\.dev/revision}{"|"}{.object.spec.nodeName}{"\n"}"#;
+/// One line for each change of a pod.
+const LINE: &str = r#"jsonpath={.type}{"|"}{.object.metadata.name}{"|"}{.object.metadata.uid}{"|"}{.object.status.podIP}{"|"}{.object.metadata.deletionTimestamp}{"|"}{.object.status.conditions[?(@.type=="Ready")].status}{"|"}{.object.metadata.labels.alkhub\.dev/revision}{"|"}{.object.spec.nodeName}{"|"}{.object.metadata.annotations.alkhub\.dev/drain-since}{"\n"}"#;
 
 /// A pod as Kubernetes has it.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +66,8 @@ struct Seen {
     pods: BTreeMap<String, Pod>,
     /// Of every pod that ever was.
     revisions: BTreeMap<String, String>,
+    /// When each pod was first seen to have been told to go: by the operator's mark, or by its deletion.
+    told: BTreeMap<String, Instant>,
     /// The fewest ready pods since somebody asked.
     least_ready: usize,
     samples: Vec<Sample>,
@@ -86,35 +87,14 @@ impl Pods {
 
     async fn follow(&self, kube: &Kube) -> Result<()> {
         let selector = format!("app.kubernetes.io/component=hub,app.kubernetes.io/instance={HUB}");
-        let args = [
-            "get",
-            "pods",
-            "-n",
-            NAMESPACE,
-            "-l",
-            &selector,
-            "--watch",
-            "--output-watch-events",
-            "-o",
-            LINE,
-        ];
-        let mut kubectl = kube
-            .command("kubectl", &args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut lines = BufReader::new(kubectl.stdout.take().context("piped")?).lines();
-        // Those that are there come first.
-        self.0.lock().pods.clear();
-        while let Some(line) = lines.next_line().await? {
-            self.changed(&line);
-        }
-        Ok(())
+        let what = ["pods", "-n", NAMESPACE, "-l", &selector];
+        let (begin, each) = (|| self.0.lock().pods.clear(), |line: &str| self.changed(line));
+        watch(kube, &what, LINE, begin, each).await
     }
 
     fn changed(&self, line: &str) {
         let fields: Vec<&str> = line.split('|').collect();
-        let [change, name, uid, address, deleted, ready, revision, node] = fields[..] else {
+        let [change, name, uid, address, deleted, ready, revision, node, marked] = fields[..] else {
             return;
         };
         let text = str::to_owned;
@@ -131,6 +111,12 @@ impl Pods {
                 revision: text(revision),
             };
             seen.revisions.insert(text(name), text(revision));
+            if deleted.is_empty() && marked.is_empty() {
+                // A drain that was called off.
+                seen.told.remove(name);
+            } else {
+                seen.told.entry(text(name)).or_insert_with(Instant::now);
+            }
             seen.pods.insert(text(name), pod);
         }
         let ready = seen.pods.values().filter(|pod| pod.ready).count();
@@ -190,6 +176,11 @@ impl Pods {
         let last = self.last()?;
         let held = |pod: &Pod| last.held.get(&pod.name).map_or(0, |held| held.websockets);
         self.ready().into_iter().max_by_key(held)
+    }
+
+    /// When a pod was told to go, if it was.
+    pub(crate) fn told_to_go(&self, pod: &str) -> Option<Instant> {
+        self.0.lock().told.get(pod).copied()
     }
 
     /// The fewest pods that were ready since the last time that this was asked.

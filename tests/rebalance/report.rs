@@ -1,7 +1,7 @@
 //! The page: what was promised and what was seen, a table of the calls, and a picture over time.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -105,7 +105,7 @@ impl Report {
 
     /// Writes the page, and the picture beside it.
     pub(crate) fn write(&self, out: &Path, pods: &Pods) -> Result<()> {
-        let picture = out.with_extension("svg");
+        let picture = picture(out);
         let picture_name = picture.file_name().and_then(|name| name.to_str()).context("a name")?;
         if let Some(first) = self.spans.first() {
             std::fs::write(&picture, plot::draw(&self.spans, &pods.since(first.moments.began)))?;
@@ -133,6 +133,16 @@ impl Report {
             self.missed, self.broken
         ));
         self.broken
+    }
+}
+
+/// Where the picture goes: beside the page, under its name. Among the docs it has a name of its own, for `rebalancing.svg` is the
+/// simulation's.
+fn picture(out: &Path) -> PathBuf {
+    let folder = out.parent().and_then(Path::file_name);
+    match folder.is_some_and(|folder| folder == "docs") {
+        true => out.with_file_name("rebalancing-measured.svg"),
+        false => out.with_extension("svg"),
     }
 }
 
@@ -175,4 +185,20 @@ fn went(figures: &Figures) -> String {
         figures.cpus[0],
         figures.cpus[1],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_picture_lies_beside_the_page_and_never_over_that_of_the_simulation() {
+        for (out, expected) in [
+            ("target/rebalance.md", "target/rebalance.svg"),
+            ("docs/rebalancing.md", "docs/rebalancing-measured.svg"),
+            ("docs/BENCHMARKS-REBALANCING.md", "docs/rebalancing-measured.svg"),
+        ] {
+            assert_eq!(picture(Path::new(out)), Path::new(expected));
+        }
+    }
 }

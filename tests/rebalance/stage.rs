@@ -6,18 +6,27 @@ use std::time::Duration;
 
 use alkhub_tests::kube::{Kube, condition};
 use alkhub_tests::load::{Load, Scale, pause};
+use alkhub_tests::process;
 use alkhub_tests::reach::Reach;
 use anyhow::{Context as _, Result, bail};
+use futures::future::BoxFuture;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::leaders::Leaders;
 use crate::pods::Pods;
-use crate::{process, say};
+use crate::say;
 
 /// Namespace of the operator.
-const SYSTEM: &str = "alkhub-system";
+pub(crate) const SYSTEM: &str = "alkhub-system";
+/// What selects its pods.
+pub(crate) const OPERATOR: &str = "app.kubernetes.io/name=alkhub-operator";
+/// How many there are: one leads, and another one takes over when that one stands still.
+const OPERATORS: &str = "replicas=2";
+/// What a hub says of another one that is gone (`hub/calls/src/leg/departure.rs`).
+const GONE: &str = "another hub is gone";
 /// Namespace of the Hub.
 pub(crate) const NAMESPACE: &str = "load";
 /// Its name.
@@ -42,10 +51,27 @@ pub(crate) struct Stage {
     pub(crate) kube: Kube,
     /// The Hub's pods.
     pub(crate) pods: Pods,
+    /// The operators.
+    pub(crate) leaders: Leaders,
     /// Spokes and callers.
     pub(crate) load: Load,
     changes: AtomicU32,
     _end: DropGuard,
+}
+
+/// The process of the operator that leads.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pod: String,
+}
+
+// === impl Leader ===
+
+impl Leader {
+    /// Signals it.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        process::signal(&self.pod, "alkhub-operator", signal)
+    }
 }
 
 // === impl Stage ===
@@ -55,11 +81,19 @@ impl Stage {
     pub(crate) async fn build(kubeconfig: PathBuf, scale: &Scale) -> Result<Self> {
         let kube = Kube::new(kubeconfig);
         install(&kube).await?;
-        let (pods, tasks, end) = (Pods::default(), TaskTracker::new(), CancellationToken::new());
-        let (watching, sampling) = (pods.clone().watch(kube.clone()), pods.clone().sample());
-        let (watched, sampled) = (end.clone(), end.clone());
-        tasks.spawn(async move { watched.run_until_cancelled(watching).await });
-        tasks.spawn(async move { sampled.run_until_cancelled(sampling).await });
+        let (pods, leaders) = (Pods::default(), Leaders::default());
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
+        let looking: [BoxFuture<'static, ()>; 5] = [
+            Box::pin(pods.clone().watch(kube.clone())),
+            Box::pin(pods.clone().sample()),
+            Box::pin(leaders.clone().watch_pods(kube.clone())),
+            Box::pin(leaders.clone().watch_lease(kube.clone())),
+            Box::pin(leaders.clone().sample()),
+        ];
+        for looking in looking {
+            let end = end.clone();
+            tasks.spawn(async move { end.run_until_cancelled(looking).await });
+        }
         let hub = Reach::service(&kube, NAMESPACE, HUB).await?;
         let admin = kube.secret(NAMESPACE, &format!("{HUB}-auth"), "admin-key").await?;
         let began = Instant::now();
@@ -72,6 +106,7 @@ impl Stage {
         let stage = Self {
             kube,
             pods,
+            leaders,
             load,
             changes: AtomicU32::new(0),
             _end: end.drop_guard(),
@@ -131,32 +166,49 @@ impl Stage {
         signalled(&self.kube, (NAMESPACE, &selector), "redis-server", signal).await
     }
 
+    /// The operator that leads now.
+    pub(crate) fn leader(&self) -> Result<Leader> {
+        let pod = self.leaders.leader()?;
+        Ok(Leader { pod })
+    }
+
+    /// Other operators take the place of those that run.
+    pub(crate) async fn replace_operator(&self) -> Result<()> {
+        let operator = chart("alkhub")?;
+        // Another value each time.
+        let value = format!("podAnnotations.replaced=at-{}", jiff::Timestamp::now().as_second());
+        let upgrade = ["upgrade", "alkhub", &operator, "-n", SYSTEM];
+        let set = ["--set", OPERATORS, "--set", &value];
+        self.kube.helm(&[&upgrade[..], &set].concat()).await?;
+        Ok(())
+    }
+
+    /// When the last hub said in its log, after `began`, that the hub of this pod is gone.
+    pub(crate) async fn known_gone(&self, pod: &str, began: Instant) -> Option<Instant> {
+        let selector = format!("app.kubernetes.io/component=hub,app.kubernetes.io/instance={HUB}");
+        let since = format!("--since={}s", began.elapsed().as_secs() + 1);
+        let logs = ["logs", "-n", NAMESPACE, "-l", &selector, "--timestamps", "--tail=-1"];
+        let logs = [&logs[..], &[&since, "--max-log-requests=20"]].concat();
+        let logs = self.kube.kubectl(&logs).await;
+        let logs = logs
+            .inspect_err(|error| say(&format!("the hubs' logs: {error:#}")))
+            .ok()?;
+        // Their clock is this machine's.
+        let (now, wall) = (Instant::now(), jiff::Timestamp::now());
+        let said = logs
+            .lines()
+            .filter(|line| line.contains(GONE) && line.contains(pod))
+            .filter_map(|line| {
+                let at: jiff::Timestamp = line.split(' ').next()?.parse().ok()?;
+                now.checked_sub(wall.duration_since(at).try_into().ok()?)
+            });
+        said.filter(|at| *at >= began).max()
+    }
+
     /// Ends the load.
     pub(crate) async fn end(self) {
         self.load.end().await;
     }
-}
-
-/// Signals the process of the operator.
-pub(crate) async fn operator(kube: &Kube, signal: Signal) -> Result<()> {
-    let selector = "app.kubernetes.io/name=alkhub-operator";
-    signalled(kube, (SYSTEM, selector), "alkhub-operator", signal).await
-}
-
-/// Another operator takes the place of the one that runs.
-pub(crate) async fn replace_operator(kube: &Kube) -> Result<()> {
-    let operator = chart("alkhub")?;
-    let upgrade = [
-        "upgrade",
-        "alkhub",
-        &operator,
-        "-n",
-        SYSTEM,
-        "--set",
-        "podAnnotations.replaced=yes",
-    ];
-    kube.helm(&upgrade).await?;
-    Ok(())
 }
 
 async fn signalled(kube: &Kube, (namespace, selector): (&str, &str), name: &str, signal: Signal) -> Result<()> {
@@ -170,8 +222,8 @@ async fn signalled(kube: &Kube, (namespace, selector): (&str, &str), name: &str,
 async fn install(kube: &Kube) -> Result<()> {
     kube.helm(&["install", "alkhub-crds", &chart("alkhub-crds")?]).await?;
     let operator = chart("alkhub")?;
-    kube.helm(&["install", "alkhub", &operator, "-n", SYSTEM, "--create-namespace"])
-        .await?;
+    let install = ["install", "alkhub", &operator, "-n", SYSTEM, "--create-namespace"];
+    kube.helm(&[&install[..], &["--set", OPERATORS]].concat()).await?;
     kube.kubectl(&["create", "namespace", NAMESPACE]).await?;
     kube.apply(NAMESPACE, MANIFEST).await?;
     let ready = |hub: &serde_json::Value| {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use alkhub_test_support::until_within;
+use alkhub_tests::hubs::RECOVERY;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::Result;
 use fastrand::Rng;
@@ -40,6 +42,23 @@ const FAULTS: [Fault; 6] = [
 /// Spokes of a storm.
 const STORM: usize = 20;
 
+/// Waits until every hub answers a call to a spoke.
+pub(crate) async fn all_answer(run: &Run) {
+    for number in 0..run.hubs.count() {
+        let http = run.hubs.http(number);
+        until_within(&format!("hub {number} answers calls"), RECOVERY, || async {
+            let answer = http.call("soak.echo", &json!("well?")).await;
+            let answer = answer.map_err(|error| format!("{error:#}"))?;
+            if answer.body["data"] == "well?" {
+                Ok(())
+            } else {
+                Err(format!("{answer:?}"))
+            }
+        })
+        .await;
+    }
+}
+
 /// Injects faults until the time is up; the last one is healed.
 pub(crate) async fn inject(run: &Run, chance: &mut Rng, end: Instant) {
     let begun = Instant::now();
@@ -56,7 +75,7 @@ pub(crate) async fn inject(run: &Run, chance: &mut Rng, end: Instant) {
             run.ledger.broken(format!("{fault:?}: {error:#}"));
         }
         run.hubs.ready(hub).await;
-        run.hubs.answer().await;
+        all_answer(run).await;
     }
 }
 

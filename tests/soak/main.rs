@@ -11,24 +11,23 @@
 //! that saw anything else fails.
 
 mod faults;
-mod hubs;
 mod ledger;
 mod load;
 mod visible;
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use alkhub_tests::console::say;
+use alkhub_tests::hubs::{Hubs, Plan};
 use anyhow::Result;
 use clap::Parser;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::hubs::Hubs;
 use crate::ledger::Ledger;
 
 /// Puts hubs under load and faults, and says what broke a promise.
@@ -87,8 +86,15 @@ async fn main() -> Result<ExitCode> {
         "seed {seed}, {} s, {} hubs, {} spokes, {} callers, {} topics",
         args.seconds, args.hubs, args.spokes, args.callers, args.topics
     ));
+    let plan = Plan {
+        program: &args.alkhub,
+        count: args.hubs,
+        linked: args.visible.is_some(),
+        own_postgres: true,
+        settings: &[],
+    };
     let run = Run {
-        hubs: Arc::new(Hubs::start(&args.alkhub, args.hubs, args.visible.is_some()).await?),
+        hubs: Arc::new(Hubs::start(plan).await?),
         ledger: Arc::new(Ledger::default()),
         stop: CancellationToken::new(),
     };
@@ -106,7 +112,7 @@ async fn main() -> Result<ExitCode> {
     for number in 0..args.spokes {
         tasks.spawn(load::spoke(run.clone(), seed + number));
     }
-    run.hubs.answer().await;
+    faults::all_answer(&run).await;
     for number in 0..args.callers {
         tasks.spawn(load::caller(run.clone(), seed + 1_000 + number));
     }
@@ -125,12 +131,4 @@ async fn main() -> Result<ExitCode> {
 fn verdict(run: &Run, seed: u64) -> ExitCode {
     let broken = run.ledger.report(seed, &run.hubs.resident());
     if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-/// One line for the person who watches.
-pub(crate) fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .expect("standard output is open");
 }

@@ -4,14 +4,19 @@
 //! some times, each time through another hub by chance. A call that fails is counted by its code, and called again, so that it
 //! is seen how long it takes; it breaks a promise unless the answer to the registration named the hub.
 //!
-//! The hubs have links from pod to pod. With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn and again and again, while the lanes go on.
-//! What is called of a spoke whose own hub is in trouble is counted apart: the spoke is gone with it.
+//! The hubs have links from pod to pod. With `--faults` a hub is killed, a hub is drained and Redis is killed, in turn and again
+//! and again, while the lanes go on. What is called of a spoke whose own hub is in trouble is counted apart: the spoke is gone
+//! with it.
+//!
+//! From the acknowledgement to the output 99 of a hundred calls take 100 ms at most: those that no fault meets from their
+//! beginning to their end. How long the others take is printed, and how many calls are in neither figure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use alkhub_tests::http::Http;
+use alkhub_tests::hubs::Hubs;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
@@ -30,6 +35,9 @@ const AGAIN: Duration = Duration::from_millis(2);
 
 /// A call that has not succeeded by then never will.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// What 99 of a hundred calls take at most while nothing fails.
+const P99: Duration = Duration::from_millis(100);
 
 /// How long what was killed is away.
 const AWAY: Duration = Duration::from_millis(1_500);
@@ -62,16 +70,28 @@ struct Work {
     next: AtomicUsize,
     /// Of each hub: odd while it is in trouble, and another number after it.
     troubles: Vec<AtomicU64>,
+    /// Odd while anything is in trouble, and another number after it.
+    faults: AtomicU64,
     times: Mutex<Times>,
 }
 
-/// How long it took.
+/// How long it took, and how often that does not count.
 #[derive(Debug, Default)]
 struct Times {
     /// From the message `hub.register` to its answer.
     registered: Vec<Duration>,
-    /// From that answer to the output of a call through another hub.
-    called: Vec<Duration>,
+    /// From that answer to the output of a call through another hub, while nothing failed ...
+    calm: Vec<Duration>,
+    /// ... and where a fault was under way.
+    disturbed: Vec<Duration>,
+    /// Calls that were made.
+    made: usize,
+    /// Calls through hubs that the answer to the registration named.
+    named: usize,
+    /// Calls of spokes whose own hub was in trouble.
+    homeless: usize,
+    /// Calls without an answer: the hub that was called was in trouble.
+    unanswered: usize,
 }
 
 /// A spoke that is registered.
@@ -101,6 +121,7 @@ pub(crate) async fn visible(run: &Run, plan: Plan, seed: u64) -> Result<()> {
         clients: (0..count).map(|hub| run.hubs.http(hub)).collect(),
         next: AtomicUsize::new(0),
         troubles: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        faults: AtomicU64::new(0),
         times: Mutex::default(),
     });
     let done = CancellationToken::new();
@@ -116,9 +137,43 @@ pub(crate) async fn visible(run: &Run, plan: Plan, seed: u64) -> Result<()> {
     lanes?;
     faults?;
     let times = std::mem::take(&mut *work.times.lock());
-    say(&format!("register to answer: {}", shown(times.registered)));
-    say(&format!("answer to output: {}", shown(times.called)));
+    if let Some(broken) = times.report() {
+        run.ledger.broken(broken);
+    }
     Ok(())
+}
+
+// === impl Times ===
+
+impl Times {
+    /// Prints everything; what is not as it should be.
+    fn report(mut self) -> Option<String> {
+        for times in [&mut self.registered, &mut self.calm, &mut self.disturbed] {
+            times.sort_unstable();
+        }
+        say(&format!("register to answer: {}", shown(&self.registered)));
+        say(&format!("answer to output, nothing failing: {}", shown(&self.calm)));
+        say(&format!("answer to output, during a fault: {}", shown(&self.disturbed)));
+        let left_out = self.made.saturating_sub(self.calm.len() + self.disturbed.len());
+        say(&format!(
+            "{left_out} of {} calls are left out ({:.2} %): {} through a hub that was named, {} of a spoke whose hub was in \
+             trouble, {} without an answer of a hub in trouble, the others given up with their spokes",
+            self.made,
+            100.0 * left_out as f64 / self.made.max(1) as f64,
+            self.named,
+            self.homeless,
+            self.unanswered,
+        ));
+        if self.calm.len() < self.made / 10 {
+            return Some(format!(
+                "no more than {} of {} calls were made while nothing failed",
+                self.calm.len(),
+                self.made
+            ));
+        }
+        let p99 = part(&self.calm, 99);
+        (p99 > P99).then(|| format!("99 of 100 calls took {p99:.1?} while nothing failed, not {P99:?}"))
+    }
 }
 
 // === impl Work ===
@@ -194,8 +249,9 @@ impl Work {
     async fn call(&self, registered: &Registered, hub: usize) -> Result<()> {
         let (began, ledger) = (Instant::now(), &self.run.ledger);
         let (operation, may_fail) = (&registered.operation, registered.is_lagging(hub));
-        let before = self.troubles(hub);
+        let (before, faults) = (self.troubles(hub), self.faults.load(Ordering::SeqCst));
         let mut is_first = true;
+        self.times.lock().made += 1;
         while began.elapsed() < LONGEST {
             let answer = self.clients[hub].call(operation, &json!(operation)).await;
             let is_well = self.is_well(registered);
@@ -205,6 +261,7 @@ impl Work {
                 Err(error) if self.troubles(hub) == before && before.is_multiple_of(2) => return Err(error),
                 Err(_) => {
                     ledger.count("calls without an answer, of a hub in trouble");
+                    self.times.lock().unanswered += 1;
                     return Ok(());
                 }
             };
@@ -215,13 +272,15 @@ impl Work {
                 (true, true, true) => ledger.count(format!("calls through a hub that was named: {code}")),
                 (false, ..) => {}
             }
-            if answer.status == 200 {
-                if is_well && !may_fail {
-                    self.times.lock().called.push(began.elapsed());
+            if answer.status == 200 || !is_well {
+                let is_calm = faults.is_multiple_of(2) && self.faults.load(Ordering::SeqCst) == faults;
+                let mut times = self.times.lock();
+                match (is_well, may_fail, is_calm) {
+                    (false, ..) => times.homeless += 1,
+                    (true, true, _) => times.named += 1,
+                    (true, false, true) => times.calm.push(began.elapsed()),
+                    (true, false, false) => times.disturbed.push(began.elapsed()),
                 }
-                return Ok(());
-            }
-            if !is_well {
                 return Ok(());
             }
             if is_first && !may_fail {
@@ -245,9 +304,11 @@ impl Work {
             }
             let hub = chance.usize(..self.troubles.len());
             self.run.ledger.count(format!("faults {fault:?}"));
+            self.faults.fetch_add(1, Ordering::SeqCst);
             self.fault(fault, hub)
                 .await
                 .with_context(|| format!("{fault:?} of hub {hub}"))?;
+            self.faults.fetch_add(1, Ordering::SeqCst);
         }
         Ok(())
     }
@@ -262,6 +323,9 @@ impl Work {
                 redis.kill().await;
                 pause(&self.run, AWAY).await;
                 redis.launch().await;
+                for hub in 0..hubs.count() {
+                    hubs.ready(hub).await;
+                }
                 return Ok(());
             }
         };
@@ -280,7 +344,7 @@ impl Work {
 impl Registered {
     /// Whether the hub of the registration said that another one may not have it.
     fn is_lagging(&self, hub: usize) -> bool {
-        let pod = format!("soak-{hub}-");
+        let pod = format!("{}-", Hubs::pod(hub));
         let lagging = self.answer["laggingHubs"].as_array().into_iter().flatten();
         lagging.filter_map(Value::as_str).any(|hub| hub.starts_with(&pod))
     }
@@ -299,9 +363,37 @@ async fn echo(peer: &mut Peer) -> Result<()> {
     }
 }
 
-fn shown(mut times: Vec<Duration>) -> String {
-    times.sort_unstable();
-    let at = |part: usize| times.get((times.len() * part).div_ceil(100).saturating_sub(1));
-    let [p50, p99, max] = [at(50), at(99), times.last()].map(|time| time.copied().unwrap_or_default());
+/// The time of so many of a hundred, of sorted ones.
+fn part(times: &[Duration], part: usize) -> Duration {
+    let at = (times.len() * part).div_ceil(100).saturating_sub(1);
+    times.get(at).copied().unwrap_or_default()
+}
+
+fn shown(times: &[Duration]) -> String {
+    let [p50, p99, max] = [50, 99, 100].map(|share| part(times, share));
     format!("p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?} of {}", times.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(calm_ms: &[u64], disturbed_ms: &[u64]) -> Times {
+        let of = |times: &[u64]| times.iter().map(|ms| Duration::from_millis(*ms)).collect();
+        Times {
+            calm: of(calm_ms),
+            disturbed: of(disturbed_ms),
+            ..Times::default()
+        }
+    }
+
+    #[test]
+    fn only_slow_calls_that_no_fault_met_break_the_promise() {
+        let mut slow = vec![5; 98];
+        slow.extend([400, 400]);
+
+        assert_eq!(times(&[], &[400]).report(), None);
+        assert_eq!(times(&[5, 80, 100], &[400]).report(), None);
+        assert!(times(&slow, &[]).report().is_some());
+    }
 }

@@ -76,6 +76,17 @@ impl Http {
         Ok((text("id")?, text("key")?))
     }
 
+    /// Declares a spoke: its uid, its key, and what it may.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn declare(&self, spoke: &str, declaration: &Value) -> Result<()> {
+        let path = format!("/v1/admin/spokes/{spoke}");
+        let answer = self.send("PUT", &path, Some(declaration)).await?;
+        ensure!(answer.status < 300, "{answer:?}");
+        Ok(())
+    }
+
     /// Sends a request with a JSON body.
     ///
     /// # Errors

@@ -59,6 +59,19 @@ impl Kube {
             .await
     }
 
+    /// Evicts a pod, as `kubectl drain` does it with each of a node: through the API that heeds PodDisruptionBudgets.
+    ///
+    /// # Errors
+    /// It was refused: the message has what the API server said.
+    pub async fn evict(&self, namespace: &str, pod: &str) -> Result<String> {
+        let eviction = serde_json::json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "namespace": namespace, "name": pod },
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+        let args = ["create", "--raw", &path, "-f", "-"];
+        self.run("kubectl", &args, Some(&eviction.to_string())).await
+    }
+
     /// `kubectl get … -o json`.
     ///
     /// # Errors

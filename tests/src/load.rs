@@ -140,6 +140,29 @@ impl Load {
         none_left(within, "calls do not end", || self.tally.running()).await
     }
 
+    /// Waits until every call that was made before is over; others are made meanwhile.
+    ///
+    /// # Errors
+    /// Some are not, though their time is up; how many.
+    pub async fn calls_until_now_end(&self) -> Result<()> {
+        let made = self.tally.made();
+        let within = callers::TIMEOUT + Duration::from_secs(5);
+        none_left(within, "calls do not end", || self.tally.running_of(made)).await
+    }
+
+    /// Waits until every spoke with the SDK is on two hubs.
+    ///
+    /// # Errors
+    /// Some are not, after so long; how many.
+    pub async fn all_on_two_hubs(&self, within: Duration) -> Result<()> {
+        let is_on_two = |spoke: &Arc<Spoke>| {
+            let hubs = spoke.hubs();
+            hubs.len() == 2 && hubs[0] != hubs[1]
+        };
+        let missing = || self.spokes.iter().filter(|spoke| !is_on_two(spoke)).count();
+        none_left(within, "spokes are not on two hubs", missing).await
+    }
+
     /// Waits until every spoke has a connection.
     ///
     /// # Errors

@@ -9,8 +9,9 @@ use futures::{SinkExt as _, Stream, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 /// Longest wait for a frame that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,16 +49,25 @@ impl Peer {
     /// # Errors
     /// The hub refused the upgrade.
     pub async fn connect(url: &str, token: &str) -> Result<Self> {
-        let url = format!("{}/v1/ws", url.replacen("http", "ws", 1));
-        let mut request = url.into_client_request()?;
-        request
-            .headers_mut()
-            .insert("authorization", format!("Bearer {token}").parse()?);
-        let (socket, _) = connect_async(request).await?;
-        Ok(Self {
+        let (socket, _) = connect_async(upgrade(url, token)?).await?;
+        Ok(Self::of(socket))
+    }
+
+    /// The same at `address`, as one that knows the hub by the name in `url`.
+    ///
+    /// # Errors
+    /// As [`Peer::connect`].
+    pub async fn connect_by_name(address: &str, url: &str, token: &str) -> Result<Self> {
+        let stream = MaybeTlsStream::Plain(TcpStream::connect(address).await?);
+        let (socket, _) = client_async(upgrade(url, token)?, stream).await?;
+        Ok(Self::of(socket))
+    }
+
+    fn of(socket: Socket) -> Self {
+        Self {
             socket,
             early: VecDeque::new(),
-        })
+        }
     }
 
     /// Takes it apart, for one task that reads and another one that sends. With both halves dropped the connection is cut.
@@ -123,6 +133,18 @@ impl Peer {
                 return Ok(envelope);
             }
         }
+    }
+
+    /// Answers the next call with its own input: the call.
+    ///
+    /// # Errors
+    /// As [`Peer::next`].
+    pub async fn echo(&mut self) -> Result<Value> {
+        let asked = self.next_of("call.requested").await?;
+        let call = &asked["payload"];
+        let answer = json!({ "requestId": call["requestId"], "output": call["input"] });
+        self.send("call.responded", "", answer).await?;
+        Ok(asked)
     }
 
     /// The next envelope, however long it takes, or the code and reason with which the hub closes.
@@ -220,6 +242,14 @@ impl Receiver {
     pub async fn next_or_closed(&mut self) -> Result<Closing<Value>> {
         next_or_closed(&mut self.socket).await
     }
+}
+
+fn upgrade(url: &str, token: &str) -> Result<Request> {
+    let url = format!("{}/v1/ws", url.replacen("http", "ws", 1));
+    let mut request = url.into_client_request()?;
+    let key = format!("Bearer {token}").parse()?;
+    request.headers_mut().insert("authorization", key);
+    Ok(request)
 }
 
 fn envelope(kind: &str, id: &str, payload: &Value) -> String {

@@ -16,7 +16,7 @@
 //! - It knows no other surface, and nothing of the process around it but [`ApiParts`].
 //! - A key in the clear is in the one answer that makes it, and nowhere else.
 //!
-//! It uses `edge`, and of the domain `calls`, `events`, `cluster`, `store` and `budget`.
+//! Uses `edge`, `protocol`, and of the domain `budget`, `calls`, `cluster`, `events` and `store`.
 
 mod api;
 mod calls;

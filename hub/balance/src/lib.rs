@@ -7,7 +7,7 @@
 //! of each upgrade: is this connection welcome here, or better off elsewhere? Why the rule is as it is:
 //! docs/decisions/0068-each-hub-balances-alone.md; what it does over time: docs/operations/rebalancing.md.
 //!
-//! What it promises, as long as each hub sees the others no older than [`Rule::fresh`]
+//! Promises, as long as each hub sees the others no older than [`Rule::fresh`]
 //! - For balance, nothing moves but from a pod above its goal to one below the mean.
 //! - Doubt speaks against moving: a pod is above its goal when the least that it had in the last [`Rule::settle`] is
 //!   more than the goal that the most crowded moment of that time gives.
@@ -16,15 +16,14 @@
 //! - No pod that stays refuses a connection unless one in eight of the pods would take it; so nobody is refused
 //!   everywhere, and a peer that is let go finds a place after eight tries on average, or fewer.
 //!
-//! What it never does
-//! - Move anything while the membership is stale (Redis is away), or while the hub is alone.
-//! - Move a connection to a pod that drains; or, for balance, to a revision other than its own and the wanted one.
-//! - Read a clock, wait, lock, log, or know what a socket is. `now` is the time since any moment that stays the same.
+//! Never
+//! - It moves nothing while the membership is stale (Redis is away), or while the hub is alone.
+//! - It moves no connection to a pod that drains; nor, for balance, to a revision other than its own and the wanted one.
+//! - It does not read a clock, wait, lock or log, or know what a socket is. `now` is the time since any moment that stays the
+//!   same.
 //!
-//! The surface of WebSockets (`hub/socket`) asks it, before each upgrade and at each look; the hub's process
-//! (`hub/server`) reads the membership for that.
-//!
-//! What it may use: `fastrand`. No crate of alkhub.
+//! Uses no other crate of alkhub. The surface of WebSockets (`hub/socket`) asks it, before each upgrade and at each look; the
+//! hub's process (`hub/server`) reads the membership for that.
 
 mod balance;
 mod choice;

@@ -5,11 +5,17 @@
 //! a guard, [`Held`], that lies beside what is kept and gives back when it is dropped. What a hub keeps for no key of its
 //! own, such as what another hub has not acknowledged, has a budget of the hub's ([`Budgets::own`]).
 //!
-//! Invariants
+//! Promises
 //! - A key holds at most `budget.key-bytes`, all budgets together at most `budget.hub-bytes` and [`RESERVE`] for each. What
 //!   must be kept in any case ([`Held::insist`]) is counted beyond that, and bounded by who keeps it.
 //! - Nobody is refused because of others while it holds no more than [`RESERVE`].
 //! - What is refused is counted, by what it was and whose budget was full, and the error names both.
+//!
+//! Never
+//! - It waits for no room, and ends nothing to make some: what is refused is for its caller to end.
+//! - It sees nothing of what is kept but its kind and its bytes.
+//!
+//! Uses `config` and `protocol`.
 
 mod kept;
 mod metrics;

@@ -1,5 +1,8 @@
 //! Whether a call may be made: rights, input, limits. The stage before a call is sent anywhere.
 
+pub(crate) mod prepared;
+pub(crate) mod quota;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +10,14 @@ use alkhub_budget::{Budgets, Held, Kept};
 use alkhub_config::CallsConfig;
 use alkhub_protocol::{CallError, CallRequest, Code, PAYLOAD_LIMIT_BYTES};
 
+use crate::admission::quota::{KeyPlace, Quota};
 use crate::caller::Caller;
+use crate::directory::operation::Operation;
+use crate::directory::router;
 use crate::directory::{Directory, Pool};
-use crate::input::bare_bytes;
-use crate::operation::Operation;
-use crate::quota::{KeyPlace, Quota};
-use crate::router;
-use crate::table::CallTable;
+use crate::leg::call::TimeLimits;
+use crate::leg::input::bare_bytes;
+use crate::leg::table::CallTable;
 
 /// Admits calls.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub(crate) struct AdmittedCall {
     pub(crate) place: CallPlace,
 }
 
-/// What a running call takes of its key, until it is dropped.
+/// The place and the bytes that a running call takes of its key, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct CallPlace {
     /// The bytes that it makes the hub keep.
@@ -78,7 +82,7 @@ impl Admission {
         self.limits.in_flight_per_key
     }
 
-    /// What a caller calls, where it may: who may not call a name learns nothing of it.
+    /// The operation that a caller calls, where it may: one that may not call a name learns nothing of it.
     pub(crate) fn find(
         &self,
         caller: &Caller,
@@ -125,13 +129,18 @@ impl Admission {
         Ok(CallPlace { held, running })
     }
 
-    /// The longest time that a call may take, and the longest silence. A call has a deadline always, an endless subscription
-    /// only where its caller sets one.
-    pub(crate) fn limits(&self, request: &CallRequest, is_endless: bool) -> (Option<Duration>, Option<Duration>) {
+    /// How long a call may take. It has a deadline always, an endless subscription only where its caller sets one.
+    pub(crate) fn limits(&self, request: &CallRequest, is_endless: bool) -> TimeLimits {
         if is_endless {
-            return (request.timeout, request.idle_timeout);
+            return TimeLimits {
+                timeout: request.timeout,
+                idle: request.idle_timeout,
+            };
         }
         let timeout = request.timeout.unwrap_or(self.limits.default_timeout);
-        (Some(timeout.min(self.limits.max_timeout)), None)
+        TimeLimits {
+            timeout: Some(timeout.min(self.limits.max_timeout)),
+            idle: None,
+        }
     }
 }

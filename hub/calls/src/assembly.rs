@@ -15,38 +15,38 @@ use prometheus::Registry;
 use tokio::runtime::Handle;
 
 use crate::admission::Admission;
-use crate::answer::Answers;
-use crate::arrivals::Arrivals;
 use crate::builtin::Builtins;
-use crate::call_id::LegIds;
 use crate::calls::Calls;
-use crate::compiled::Specs;
-use crate::departure::Departures;
 use crate::directory::Directory;
-use crate::dispatch::Dispatch;
-use crate::feed::DirectoryFollower;
-use crate::housekeeping::Housekeeping;
-use crate::journal::Journal;
-use crate::late::LateAnswers;
+use crate::directory::compiled::Specs;
+use crate::directory::feed::DirectoryFollower;
+use crate::directory::housekeeping::Housekeeping;
+use crate::directory::names::NameLooks;
+use crate::directory::specs::SpecKeeper;
+use crate::leg::answer::Answers;
+use crate::leg::call_id::LegIds;
+use crate::leg::departure::Departures;
+use crate::leg::dispatch::Dispatch;
+use crate::leg::outcome::Bounds;
+use crate::leg::placement::Placement;
+use crate::leg::table::CallTable;
 use crate::metrics::Metrics;
-use crate::moves::Moves;
-use crate::names::NameLooks;
-use crate::outcome::Bounds;
-use crate::peers::Peers;
-use crate::placement::Placement;
-use crate::presence::Presence;
 use crate::records::Records;
+use crate::records::journal::Journal;
 use crate::register::Registrar;
 use crate::register::examine::Examiner;
 use crate::register::recall::Recall;
 use crate::relay::Relay;
+use crate::relay::arrivals::Arrivals;
+use crate::relay::late::LateAnswers;
+use crate::relay::peers::Peers;
+use crate::relay::visibility::Visibility;
 use crate::session::RegistrationContext;
-use crate::sessions::Sessions;
-use crate::specs::SpecKeeper;
-use crate::table::CallTable;
-use crate::visibility::Visibility;
+use crate::session::moves::Moves;
+use crate::session::presence::Presence;
+use crate::session::sessions::Sessions;
 
-/// What [`Calls::start`] needs.
+/// The arguments of [`Calls::start`].
 #[derive(Debug)]
 pub struct Parts {
     /// Limits and deadlines.
@@ -65,11 +65,11 @@ pub struct Parts {
     pub supervisor: Supervisor,
     /// Takes the metrics.
     pub registry: Registry,
-    /// What callers and spokes may make this hub keep.
+    /// Bounds on what callers and spokes may make this hub keep.
     pub budgets: Budgets,
 }
 
-/// What calls run in, before anybody registers or calls.
+/// The parts that calls need before anybody registers or calls.
 struct Ground {
     metrics: Arc<Metrics>,
     specs: Arc<Specs>,
@@ -86,7 +86,7 @@ struct Ground {
     late: LateAnswers,
 }
 
-/// What keeps it in step with the other hubs and with the store.
+/// The parts that keep it in step with the other hubs and with the store.
 struct Upkeep {
     sessions: Arc<Sessions>,
     presence: Arc<Presence>,

@@ -1,6 +1,6 @@
 //! The hub's own operations: `hub.list`, `hub.search`, `hub.schema` and `hub.call`.
 //!
-//! They are answered where every call passes, so that each surface has them. What tells of operations needs
+//! They are answered where every call passes, so that each surface has them. Those that describe operations need
 //! `operations:read`, as over HTTP. `hub.call` is the call of another operation under the same request id; it needs the
 //! scopes of that one and no other.
 
@@ -20,9 +20,9 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::directory::Directory;
-use crate::envelope;
-use crate::list::{self, ListQuery};
-use crate::router;
+use crate::directory::list::{self, ListQuery};
+use crate::directory::router;
+use crate::leg::envelope;
 
 /// One of the hub's own operations.
 struct Builtin {

@@ -11,7 +11,7 @@ use alkhub_protocol::{OperationName, Scopes, SpokeName};
 pub struct Caller {
     /// The key's id; it stands in call records.
     pub key_id: Arc<str>,
-    /// What the key may do.
+    /// The rights of the key.
     pub scopes: Arc<Scopes>,
     /// The spoke that the key identifies; absent for a client's key.
     pub spoke: Option<Arc<SpokePolicy>>,
@@ -33,7 +33,7 @@ impl Caller {
     }
 }
 
-/// What a declared spoke may do.
+/// The rights of a declared spoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpokePolicy {
     /// Its name.

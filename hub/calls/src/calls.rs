@@ -1,36 +1,32 @@
 //! The one handle of this crate.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use alkhub_budget::Budgets;
-use alkhub_protocol::admin::{InstanceInfo, InstanceState};
+use alkhub_protocol::admin::InstanceInfo;
 use alkhub_protocol::operation::OperationInfo;
 use alkhub_protocol::register::{RegisterInput, RegisterOutput, UpdateInput};
-use alkhub_protocol::{
-    CallError, CallRequest, Code, Delivered, HubId, OperationKind, OperationName, RawJson, SpokeName, scope,
-};
-use jiff::Timestamp;
+use alkhub_protocol::{CallError, CallRequest, Code, HubId, OperationKind, OperationName, RawJson, SpokeName, scope};
 use tokio::sync::oneshot;
 
+use crate::admission::prepared::PreparedCall;
 use crate::builtin;
 use crate::caller::Caller;
-use crate::directory::{Directory, Instance};
-use crate::dispatch::Dispatch;
-use crate::list::{self, ListQuery, OperationPage};
-use crate::missed::Missed;
-use crate::moves::Moves;
-use crate::outbox::Outbox;
-use crate::outcome::End;
-use crate::prepared::PreparedCall;
+use crate::directory::Directory;
+use crate::directory::connected::Connected;
+use crate::directory::list::{self, ListQuery, OperationPage};
+use crate::leg::dispatch::Dispatch;
+use crate::leg::outcome::End;
+use crate::leg::reply::Reply;
+use crate::leg::sink::{ItemQueue, Sink};
+use crate::leg::table::CallTable;
+use crate::leg::ticket::{Items, Ticket, WaitingCaller};
+use crate::metrics::CallTotals;
 use crate::register::Registrar;
 use crate::register::takeover::HeldInstance;
-use crate::reply::Reply;
-use crate::router;
 use crate::session::Registration;
-use crate::sink::{ItemQueue, Sink};
-use crate::table::CallTable;
+use crate::session::moves::Moves;
+use crate::session::outbox::Outbox;
 
 /// Routes calls. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,27 +38,6 @@ pub struct Calls {
     budgets: Budgets,
     moves: Moves,
 }
-
-/// A running call as its caller holds it. Dropping it does nothing: the call runs on.
-#[derive(Clone, Debug)]
-pub struct Ticket {
-    table: Arc<CallTable>,
-    key: u64,
-}
-
-/// The items of a subscription. Dropping it ends the subscription at the spoke.
-#[derive(Debug)]
-pub struct Items {
-    queue: Arc<ItemQueue>,
-    ticket: Ticket,
-}
-
-/// A connected instance.
-#[derive(Clone, Debug)]
-pub struct Connected(Arc<Instance>);
-
-/// Who waits for a call: dropped, it is lost to the call.
-struct WaitingCaller(Ticket);
 
 // === impl Calls ===
 
@@ -225,7 +200,7 @@ impl Calls {
         Some(other.entry.hub.clone())
     }
 
-    /// What hubs say to each other of sessions that move.
+    /// The messages between hubs about sessions that move.
     pub fn moves(&self) -> &Moves {
         &self.moves
     }
@@ -295,8 +270,8 @@ impl Calls {
         self.table.count()
     }
 
-    /// Calls of this hub's callers that have ended since it began, and of these, those that failed by the hubs.
-    pub fn totals(&self) -> (u64, u64) {
+    /// The outcomes of the calls of this hub's callers, in total.
+    pub fn totals(&self) -> CallTotals {
         self.table.totals()
     }
 
@@ -344,124 +319,7 @@ impl Calls {
     }
 }
 
-// === impl Connected ===
-
-impl Connected {
-    /// Its spoke.
-    pub fn spoke(&self) -> &SpokeName {
-        &self.0.entry.spoke
-    }
-
-    /// When it connected.
-    pub fn since(&self) -> Timestamp {
-        self.0.entry.connected_at
-    }
-
-    /// Whether it can be spoken to.
-    pub fn state(&self) -> InstanceState {
-        match self.0.is_reconnecting() {
-            true => InstanceState::Reconnecting,
-            false => InstanceState::Connected,
-        }
-    }
-
-    /// What is shown of it.
-    pub fn info(&self) -> InstanceInfo {
-        let entry = &self.0.entry;
-        InstanceInfo {
-            instance_id: entry.instance.clone(),
-            hub_id: entry.hub.clone(),
-            state: self.state(),
-            generation: entry.generation,
-            connected_at: entry.connected_at,
-            labels: entry.labels.clone(),
-            host_info: entry.host_info.clone(),
-        }
-    }
-
-    /// What it offers.
-    pub fn operations(&self) -> impl Iterator<Item = &OperationName> {
-        self.0.entry.operations.iter().map(|offer| &offer.name)
-    }
-}
-
-// === impl Ticket ===
-
-impl Ticket {
-    /// The caller is lost, and gets no further answer: the call is aborted at the spoke, or goes on without its caller where
-    /// that was asked for ([`CallRequest::on_disconnect`]). Whether this aborted it: one that had ended before has its end
-    /// on its way.
-    pub fn caller_lost(&self, reason: &str) -> bool {
-        self.table.caller_lost(self.key, reason)
-    }
-
-    /// Ends the call for its caller, who gets `call.aborted`, as the end of a stream where it had items; false when
-    /// it had ended before, so that its end is on its way.
-    pub fn cancel(&self, reason: &'static str) -> bool {
-        self.table.end_once(self.key, End::Stopped(reason), Some(reason))
-    }
-
-    /// Ends a subscription that its caller may not call any more; it gets `ACCESS_DENIED`.
-    pub fn recheck(&self, caller: &Caller) {
-        let waits = |missed: &mut Option<Box<Missed>>| {
-            if let Some(missed) = missed {
-                missed.caller = Arc::new(caller.clone());
-            }
-        };
-        // `None` in it: it waits, and is admitted by what the caller may do now.
-        let found = self.table.look(|| match self.table.missed().on(self.key, waits) {
-            Some(()) => Some(None),
-            None => self.table.get(self.key).map(Some),
-        });
-        let Some(call) = found.flatten() else { return };
-        call.rights_changed();
-        if !call.operation.is_subscription() {
-            return;
-        }
-        if let Err(denied) = router::allow(&caller.scopes, &call.operation) {
-            let denied = denied.delivered(Delivered::Yes);
-            let reason = "the caller may not call the operation any more";
-            self.table.end(self.key, End::Failed(denied), Some(reason));
-        }
-    }
-
-    /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.
-    pub fn is_done(&self) -> bool {
-        !self.table.is_open(self.key)
-    }
-}
-
-impl Drop for WaitingCaller {
-    fn drop(&mut self) {
-        // Nothing happens when the call has ended.
-        self.0.caller_lost("the caller does not wait any more");
-    }
-}
-
-// === impl Items ===
-
-impl Items {
-    /// The subscription, for who has to end it.
-    pub fn ticket(&self) -> Ticket {
-        self.ticket.clone()
-    }
-}
-
-impl futures::Stream for Items {
-    type Item = Result<RawJson, CallError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.queue.poll_next(cx).map(|next| next.map(|charged| charged.item))
-    }
-}
-
-impl Drop for Items {
-    fn drop(&mut self) {
-        self.ticket.caller_lost("the reader left");
-    }
-}
-
-/// What a waiting caller gets whose call was ended without a word.
+/// The error for a waiting caller whose call ended without an answer.
 fn aborted() -> CallError {
     CallError::new(Code::Aborted, "the call was aborted")
 }

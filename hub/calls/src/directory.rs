@@ -1,18 +1,29 @@
 //! Who offers what, of all hubs, in memory.
 //!
-//! Fed by the change feed ([`crate::feed`]) and by registrations on this hub; read by every call.
+//! Fed by the change feed ([`crate::directory::feed`]) and by registrations on this hub; read by every call.
 //!
 //! Invariants
 //! - Reading takes no lock that a change holds for longer than one instance takes to come or go.
 //! - A change costs what changed, not the pool; only another specification makes a pool anew.
-//! - Of records of two hubs the one with the higher fence counts; of one other hub the one that came last.
+//! - Of the records of two hubs the one with the higher fence counts; of those of one other hub, the one that came
+//!   last.
 //! - The instances of a pool offer one specification, the one of its oldest instance; the same on every hub.
 
+pub(crate) mod compiled;
+pub(crate) mod connected;
 mod entering;
 mod expected;
+pub(crate) mod feed;
+pub(crate) mod housekeeping;
 mod idle;
 mod instance;
+mod let_go;
+pub(crate) mod list;
+pub(crate) mod names;
+pub(crate) mod operation;
 mod pool;
+pub(crate) mod router;
+pub(crate) mod specs;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,13 +33,14 @@ use alkhub_protocol::{HubId, InstanceId, OperationName, SpecHash, SpokeName};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
-use crate::compiled::Specs;
-use crate::operation::Operation;
+use crate::directory::compiled::Specs;
+use crate::directory::operation::Operation;
 use entering::Entering;
 use expected::Expected;
 use idle::Idle;
 use instance::ByAge;
 pub(crate) use instance::Instance;
+use let_go::LetGo;
 pub(crate) use pool::{Group, Pool, PoolMembers};
 
 /// Names kept that nobody offers now, to tell `NO_PROVIDER` from `OPERATION_NOT_FOUND`.
@@ -55,6 +67,8 @@ struct Changes {
     missing: HashMap<OperationName, (SpecHash, SpokeName)>,
     /// Names that nobody offers.
     idle: Idle,
+    /// Spokes that are away because hubs let them go.
+    let_go: LetGo,
     /// Who waits for a change.
     expected: Expected,
     /// Instances that were put into or taken out of a pool: the work of changes, which tests compare.
@@ -179,6 +193,7 @@ impl Directory {
         self.instances.insert(key, Arc::clone(instance));
         if old.is_none() {
             *changes.spokes.entry(instance.entry.spoke.clone()).or_default() += 1;
+            changes.let_go.remove(&instance.entry.spoke);
         }
         for name in instance.offers.keys() {
             let before = old.as_ref().filter(|old| old.offers.contains_key(name));
@@ -239,6 +254,27 @@ impl Directory {
     /// Notes that a specification cannot be used: it is not asked for again until a registration names it.
     pub(crate) fn give_up(&self, hash: &SpecHash) {
         self.changes.lock().found(hash);
+    }
+
+    /// Notes of an instance which has just left that a hub let it go.
+    pub(crate) fn note_let_go(&self, gone: &Instance) {
+        let mut changes = self.changes.lock();
+        for pool in gone.offers.keys().filter_map(|name| self.pool(name)) {
+            pool.note_let_go();
+        }
+        let spoke = &gone.entry.spoke;
+        if !changes.spokes.contains_key(spoke) {
+            changes.let_go.add(spoke);
+        }
+    }
+
+    /// Whether a call finds nobody only because hubs let go, a moment ago, the spoke that it is for, or the last one that offered
+    /// its operation. Who is back was not let go, whatever becomes of it then.
+    pub(crate) fn was_let_go(&self, name: &OperationName, target: Option<&SpokeName>) -> bool {
+        match target {
+            Some(spoke) => self.changes.lock().let_go.has(spoke),
+            None => self.pool(name).is_some_and(|pool| pool.was_let_go()),
+        }
     }
 
     /// What instances other than the given one offer under the name of this operation, by the oldest of them. The other session

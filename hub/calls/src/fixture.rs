@@ -10,11 +10,11 @@ use alkhub_schema::cache::Capacity;
 use jiff::Timestamp;
 use prometheus::Registry;
 
-use crate::compiled::Specs;
 use crate::directory::Instance;
-use crate::input::{CALL_BYTES, Input};
+use crate::directory::compiled::Specs;
+use crate::directory::operation::Operation;
+use crate::leg::input::{CALL_BYTES, Input};
 use crate::metrics::Metrics;
-use crate::operation::Operation;
 use crate::session::Session;
 use crate::{Limits, Outgoing, outbox};
 

@@ -13,70 +13,49 @@
 //! Never
 //! - It names no status code, header, socket or custom resource, and does no I/O but through `store` and `cluster`.
 //!
-//! Uses the crates of layers 0 to 2. The parts, in the order in which they use each other: `call`, `sink`, `table`,
-//! `placement`, `answer`, `departure`, then `dispatch`, `peers` and `register`; `assembly` puts them together (docs/decisions/0058).
+//! Uses `budget`, `cluster`, `config`, `protocol`, `queue`, `retry`, `schema`, `store` and `tasks`.
+//!
+//! | module | what |
+//! |---|---|
+//! | `admission` | whether a call may be made: rights, input, limits |
+//! | `directory` | who offers what, in memory: pools, the choice of an instance, specifications, lists |
+//! | `leg` | the running calls: placement, answers, departures, dispatch |
+//! | `session` | the instances on this hub, their outboxes, and sessions that move |
+//! | `register` | how a connection becomes an instance |
+//! | `relay` | calls and answers between hubs |
+//! | `records` | what is written of ended calls |
+//!
+//! `assembly` puts the parts together (docs/decisions/0058); [`Calls`] is their handle.
 
 mod admission;
-mod answer;
-mod arrivals;
 mod assembly;
 mod builtin;
-mod call;
-mod call_id;
 mod caller;
 mod calls;
-mod compiled;
-mod departure;
 mod directory;
-mod dispatch;
-mod envelope;
-mod feed;
 #[cfg(test)]
 mod fixture;
-mod housekeeping;
-mod input;
-mod journal;
-mod lane;
-mod late;
-pub mod list;
+mod leg;
 mod metrics;
-mod missed;
-mod moves;
-mod names;
-mod operation;
-pub mod outbox;
-mod outcome;
-mod peers;
-mod pending;
-mod placement;
-mod prepared;
-mod presence;
-mod quota;
 mod records;
 mod register;
 mod relay;
-mod reply;
 pub mod roster;
-mod router;
 mod session;
-mod session_message;
-mod sessions;
-mod sink;
-mod specs;
-mod table;
-mod visibility;
-mod wheel;
 
+pub use admission::prepared::PreparedCall;
 pub use alkhub_hub_cluster::NotSent;
 pub use alkhub_queue::{Full, Limits, WrongCount};
 pub use assembly::Parts;
 pub use caller::{Caller, SpokePolicy};
-pub use calls::{Calls, Connected, Items, Ticket};
-pub use list::{ListQuery, OperationPage};
-pub use moves::{Moves, SessionEvent};
-pub use outbox::{LeftOver, Outbox, Outgoing, OutgoingItem, Said, SaidKind, outbox};
-pub use prepared::PreparedCall;
+pub use calls::Calls;
+pub use directory::connected::Connected;
+pub use directory::list::{ListQuery, OperationPage};
+pub use leg::reply::{CallAnswer, Reply};
+pub use leg::ticket::{Items, Ticket};
+pub use metrics::CallTotals;
 pub use register::takeover::HeldInstance;
-pub use reply::{CallAnswer, Reply};
+pub use session::message::SessionMessage;
+pub use session::moves::{Moves, SessionEvent, TunnelId};
+pub use session::outbox::{DeliveryState, Outbox, Outgoing, OutgoingItem, PassedKind, PassedMessage, outbox};
 pub use session::{OccupiedSlots, Registration};
-pub use session_message::SessionMessage;

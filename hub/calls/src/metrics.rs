@@ -52,6 +52,15 @@ pub(crate) struct Metrics {
     failed: AtomicU64,
 }
 
+/// Calls of this hub's callers, since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallTotals {
+    /// Those that have ended.
+    pub ended: u64,
+    /// Of these, those that failed by the hubs.
+    pub failed: u64,
+}
+
 /// The operations with a label value of their own.
 #[derive(Debug, Default)]
 struct Labels {
@@ -156,11 +165,11 @@ impl Metrics {
             records_waiting: gauge("alkhub_call_records_waiting", "Call records waiting to be written.")?,
             spokes_connected: gauge(
                 "alkhub_spokes_connected",
-                "Instances of spokes whose sessions this hub holds, those that are reconnecting included.",
+                "Instances of spokes that are connected to this hub; those that are reconnecting are not.",
             )?,
             spokes_reconnecting: gauge(
                 "alkhub_spokes_reconnecting",
-                "Of these, those whose connection is lost, and that may come back.",
+                "Instances of spokes that were connected to this hub, have lost their connection and may come back.",
             )?,
             instances_known: gauge(
                 "alkhub_spoke_instances_known",
@@ -197,10 +206,10 @@ impl Metrics {
         &self.other
     }
 
-    /// Counts an ended call.
-    pub(crate) fn ended(&self, series: &Series, code: Option<&Code>, seconds: f64) {
+    /// Counts an ended call; `is_by_hub`: it failed by what hubs do or lack.
+    pub(crate) fn ended(&self, series: &Series, code: Option<&Code>, seconds: f64, is_by_hub: bool) {
         self.ended.fetch_add(1, Ordering::Relaxed);
-        if code.is_some_and(is_by_hub) {
+        if is_by_hub {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
         match code {
@@ -213,10 +222,11 @@ impl Metrics {
         series.seconds.observe(seconds);
     }
 
-    /// Calls that have ended, and those of them that failed by the hubs.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (of(&self.ended), of(&self.failed))
+    pub(crate) fn totals(&self) -> CallTotals {
+        CallTotals {
+            ended: self.ended.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn relayed(&self, direction: Direction) {
@@ -265,7 +275,7 @@ impl Series {
 
 /// Whether a call that ended so failed by what hubs do or lack. The others are the caller's, the handler's, or nobody can
 /// tell: a deadline passes with a slow handler too.
-fn is_by_hub(code: &Code) -> bool {
+pub(crate) fn is_by_hub(code: &Code) -> bool {
     matches!(
         code,
         Code::Internal | Code::NoProvider | Code::Overloaded | Code::SpokeLost | Code::Unavailable
@@ -338,10 +348,11 @@ mod tests {
             Some(Code::ExecutionError),
             Some(Code::Unavailable),
         ] {
-            metrics.ended(metrics.other(), code.as_ref(), 0.1);
+            let is_by_hub = code.as_ref().is_some_and(is_by_hub);
+            metrics.ended(metrics.other(), code.as_ref(), 0.1, is_by_hub);
         }
 
-        assert_eq!(metrics.totals(), (5, 2));
+        assert_eq!(metrics.totals(), CallTotals { ended: 5, failed: 2 });
     }
 
     #[test]
@@ -349,7 +360,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).expect("fresh");
 
-        metrics.ended(metrics.other(), Some(&Code::Domain("MINE".to_owned())), 0.1);
+        metrics.ended(metrics.other(), Some(&Code::Domain("MINE".to_owned())), 0.1, false);
 
         let families = registry.gather();
         let calls = families

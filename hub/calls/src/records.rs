@@ -2,14 +2,18 @@
 //!
 //! Invariants
 //! - Adding a record never waits, and wakes the writer twice a batch at most.
-//! - The queue is bounded: with Postgres away it fills, then records are dropped and counted.
+//! - The queue is bounded in records, none of which has more than 2 KiB ([`RECORD_BYTES`]): with Postgres away it fills, then
+//!   records are dropped and counted.
 //! - At the end all that is queued is written, as far as Postgres takes it in time; what is left is counted and logged.
 //!   Nothing that can wait, old records least of all, delays that.
+
+pub(crate) mod journal;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alkhub_protocol::id::ID_LIMIT_BYTES;
 use alkhub_protocol::{CallRequest, CallStatus, Code, HubId, SpokeName};
 use alkhub_retry::Backoff;
 use alkhub_store::{CallRow, Store};
@@ -19,12 +23,24 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::call_id::CallId;
 use crate::caller::Caller;
+use crate::leg::call_id::CallId;
 use crate::metrics::Metrics;
 
 /// Records written by one statement.
 const BATCH: usize = 1_000;
+
+/// Characters of a code at most; the rest is cut off.
+const CODE_CHARS: usize = 128;
+
+/// Bytes of a record at most, and about a quarter of that as a rule: its names and ids are bounded where they enter, and its
+/// code is cut. So `calls.record-queue` bounds bytes too, and the largest that it may be is 2 GB.
+const RECORD_BYTES: usize = 2 * 1024;
+const _: () = {
+    // The operation, the spoke, the hub, the key, the call's id and its parent's, each with its counts; the trace.
+    let names = 6 * (ID_LIMIT_BYTES + 16) + 32;
+    assert!(size_of::<CallRow>() + names + 4 * CODE_CHARS <= RECORD_BYTES);
+};
 
 /// How long the first record of a batch waits for others.
 const COLLECT: Duration = Duration::from_millis(200);
@@ -223,7 +239,7 @@ impl Ended<'_> {
             parent_request_id: request.parent.clone(),
             operation: request.operation.clone(),
             status: self.status,
-            code: self.code.map(|code| code.as_str().chars().take(128).collect()),
+            code: self.code.map(|code| code.as_str().chars().take(CODE_CHARS).collect()),
             caller: Arc::clone(&self.caller.key_id),
             spoke: self.spoke.cloned(),
             hub_id: self.hub.clone(),

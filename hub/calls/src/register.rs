@@ -20,20 +20,20 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
-use crate::departure::{Departures, REPLACED};
+use crate::directory::operation::Operation;
+use crate::directory::specs::SpecKeeper;
 use crate::directory::{ChangeResult, Directory, Instance};
+use crate::leg::call_id::LegIds;
+use crate::leg::departure::{Departures, REPLACED};
+use crate::leg::table::CallTable;
 use crate::metrics::Metrics;
-use crate::operation::Operation;
-use crate::outbox::Outbox;
-use crate::presence::Presence;
 use crate::relay::Destination;
+use crate::relay::visibility::Visibility;
+use crate::session::outbox::Outbox;
+use crate::session::presence::Presence;
+use crate::session::sessions::Sessions;
 use crate::session::{Registration, RegistrationContext, Session};
-use crate::sessions::Sessions;
-use crate::specs::SpecKeeper;
-use crate::table::CallTable;
-use crate::visibility::Visibility;
 
 mod door;
 pub(crate) mod examine;
@@ -170,7 +170,7 @@ impl Registrar {
             spoke.id = %registrant.spoke, instance.id = %registrant.instance, generation,
             operations = offer.accepted.len(), rejected, "a spoke has registered"
         );
-        let output = self.output(&session, (generation, concurrency), offer.results);
+        let output = self.output(&session, generation, concurrency, offer.results);
         Ok((output, registration))
     }
 
@@ -178,7 +178,8 @@ impl Registrar {
     fn output(
         &self,
         session: &Session,
-        (generation, concurrency): (u64, Option<u32>),
+        generation: u64,
+        concurrency: Option<u32>,
         operations: Vec<OperationResult>,
     ) -> RegisterOutput {
         RegisterOutput {

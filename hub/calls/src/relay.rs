@@ -8,22 +8,24 @@
 //! - A call is forwarded once: a holder without the instance, or with another generation of it, answers `moved`.
 //! - The frame of a call says who asks, as the caller's hub knows it from the key.
 
+pub(crate) mod arrival_queue;
+pub(crate) mod arrivals;
+pub(crate) mod late;
 mod message;
+pub(crate) mod peers;
+pub(crate) mod visibility;
 
 use std::sync::Arc;
 
 use alkhub_budget::Exhausted;
 use alkhub_hub_cluster::{Class, Conduits, NotSent};
 use alkhub_protocol::frame::encode::{self, RequestOptions};
-use alkhub_protocol::{
-    CallError, Code, Delivered, Dialect, HubId, InstanceId, OnDisconnect, OperationName, RawJson, SpokeName,
-};
+use alkhub_protocol::{CallError, Code, Delivered, Dialect, HubId, InstanceId, OperationName, RawJson, SpokeName};
 
-use crate::call_id::CallId;
+use crate::leg::outcome::{End, ItemPush, Overflow};
 use crate::metrics::{Direction, Metrics};
-use crate::outcome::{End, ItemPush, Overflow};
 use message::Header;
-pub(crate) use message::{Destination, RegistrationStanding, RelayMessage, RemoteCall, answer};
+pub(crate) use message::{Destination, RegistrationStanding, RelayMessage, RelayedCall, RemoteCall, answer};
 
 /// Sends to other hubs.
 #[derive(Debug)]
@@ -50,22 +52,21 @@ impl Relay {
     /// is for that hub to say.
     pub(crate) fn call(
         &self,
-        (call, id): (&RemoteCall, CallId),
-        (to, on_disconnect): (Destination, OnDisconnect),
+        call: RelayedCall,
         operation: &OperationName,
         input: Option<&RawJson>,
         options: &RequestOptions<'_>,
     ) -> Result<(), NotSent> {
-        let RemoteCall { hub, key, attempt } = call;
+        let RemoteCall { hub, key, attempt } = call.remote;
         let frame = encode::call_requested(Dialect::Payload, &key.to_string(), operation, input, options);
         let header = Header::Call {
-            key: *key,
-            attempt: *attempt,
-            id,
-            to,
-            on_disconnect,
+            key,
+            attempt,
+            id: call.id,
+            to: call.to,
+            on_disconnect: call.on_disconnect,
         };
-        self.send(hub, Class::Call, &header, &frame)
+        self.send(&hub, Class::Call, &header, &frame)
     }
 
     /// Asks the holder to end a call.
@@ -111,12 +112,12 @@ impl Relay {
         self.state(hub, &Header::Callable { key, can }, &[]);
     }
 
-    /// A hub is gone: nothing that it still says is heard.
+    /// A hub is gone: nothing that it still sends is taken.
     pub(crate) fn forget(&self, hub: &HubId) {
         self.conduits.forget(hub);
     }
 
-    /// The hubs that have not taken everything that was said to them.
+    /// The hubs that have not taken everything that was sent to them.
     pub(crate) fn busy(&self) -> Vec<HubId> {
         self.conduits.busy()
     }

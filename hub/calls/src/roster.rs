@@ -1,8 +1,8 @@
 //! Spokes as people see them: what Postgres keeps of each, with what of it is connected now.
 //!
 //! Invariants
-//! - However many spokes there are, a small part of them is kept at a time: records come from Postgres in batches, and
-//!   instances are the directory's own.
+//! - However many spokes there are, only a small part of them is in memory at a time: records come from Postgres in
+//!   batches, and instances are the directory's own.
 //! - A spoke is there once, whether it is declared, connected, or both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -33,7 +33,7 @@ pub struct Roster {
     after: Option<String>,
 }
 
-/// What is connected of one spoke, in short.
+/// The connected instances of one spoke, in short.
 struct Presence {
     /// When its first instance of now connected; `None` when there is none.
     since: Option<Timestamp>,

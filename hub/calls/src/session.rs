@@ -1,14 +1,19 @@
-//! An instance's presence on this hub: who it is, what runs on it, and how it is spoken to.
+//! An instance's presence on this hub: who it is, what runs on it, and how messages get to it.
 //!
-//! A session is not a socket. It has an [`Outbox`], which whoever has something to say to the peer pushes into, and a socket
-//! serves it: the surface lends the outbox's reading end to one connection at a time.
+//! A session is not a socket. It has an [`Outbox`], into which whoever has a message for the peer pushes it, and a
+//! socket serves it: the surface lends the outbox's reading end to one connection at a time.
 //!
 //! Invariants
 //! - A session is one instance of one spoke for as long as it lives.
 //! - Only its end seals its outbox, and nothing that a connection does.
 
 mod load;
+pub(crate) mod message;
+pub(crate) mod moves;
+pub(crate) mod outbox;
+pub(crate) mod presence;
 mod registration;
+pub(crate) mod sessions;
 pub(crate) mod spoken;
 
 use std::collections::HashSet;
@@ -22,7 +27,7 @@ use alkhub_queue::Limits;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::outbox::Outbox;
+use crate::session::outbox::Outbox;
 pub(crate) use load::Load;
 pub use load::OccupiedSlots;
 pub use registration::Registration;
@@ -58,15 +63,15 @@ pub(crate) struct Session {
     pub(crate) load: Arc<Load>,
     /// The generation of its last registration; earlier ones do nothing.
     generation: AtomicU64,
-    /// Whether the spoke was heard since the last batch of heartbeats.
+    /// Whether the spoke has sent something since the last batch of heartbeats.
     heard: AtomicBool,
     /// Set before the directory forgets it, which takes a moment: nobody chooses it from then on.
     ended: AtomicBool,
     /// Keys of its running calls; `None` once it has ended.
     calls: Mutex<Option<HashSet<u64>>>,
-    /// Whether its connection is lost, as the other hubs are told.
+    /// Whether its connection is lost, as it was reported to the other hubs.
     is_reconnecting: Arc<AtomicBool>,
-    /// The generation of the record of which they were told so last: each record begins as a connected one.
+    /// The generation of the record of which that was reported last: each record begins as a connected one.
     told: AtomicU64,
     /// Answers that it has brought of calls which another hub had sent.
     brought: Mutex<Brought>,
@@ -198,7 +203,7 @@ impl Session {
         self.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the spoke was heard since this was last asked.
+    /// Whether the spoke has sent something since this was last asked.
     pub(crate) fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
     }

@@ -60,7 +60,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<ExitCode, Failure> {
     check_free(config.server.management_listen, "--management-listen").await?;
     let mut start = Start {
         folder: DataFolder::make(args.data.as_deref(), &args.folders)?,
-        is_private: !database::is_given(&config),
+        is_private: !database::is_external(&config),
         is_for_nothing: true,
     };
     let result = Box::pin(in_folder(&args, config, &mut start, &mut signals)).await;

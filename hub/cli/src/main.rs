@@ -3,6 +3,14 @@
 //! Promises
 //! - Results go to standard output, everything else to standard error; a reader that leaves (`| head`) is no error.
 //! - A failure is one line that says what went wrong and what to do, and an exit code that scripts can tell apart.
+//! - A secret on the command line is out of the sight of `ps` at once.
+//!
+//! Never
+//! - It does nothing of a hub's work: `serve` and `dev` start a hub, and what talks to one knows it by its API alone.
+//! - It prints no key but in the answer that makes one.
+//!
+//! Uses `config`, `devdb` (for `dev`), `protocol`, `schema` (for `offer`), `sdk`, `server` and `store` (for `migrate` and
+//! `recover`).
 
 mod args;
 mod call;

@@ -1,10 +1,10 @@
-//! What brings messages to other hubs: the link from pod to pod where there is one, and Redis.
+//! The carriers of messages to other hubs: the link from pod to pod where there is one, and Redis.
 //!
 //! Invariants
-//! - A message goes by the link as long as that is up, however much waits there: a slow hub is not reached sooner by a
-//!   detour.
-//! - Each carrier loses what was on its way when it breaks, and messages of two carriers overtake each other. Whoever
-//!   sends repeats what was not acknowledged, and whoever receives goes by the numbers.
+//! - A message goes over the link for as long as that is up, however much waits there: a detour does not reach a slow
+//!   hub any sooner.
+//! - A carrier that breaks loses the messages on their way, and messages of two carriers may overtake each other. The
+//!   sender repeats those that were not acknowledged, and the receiver goes by their numbers.
 
 use alkhub_budget::Exhausted;
 use alkhub_peer::{NotCarried, PeerLinks};

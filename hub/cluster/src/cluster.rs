@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::carrier::Carriers;
 use crate::conduit::{self, Conduits, Incoming};
-use crate::directory::{self, DirectoryHandle, Position};
-use crate::entry::{DirectoryChange, DirectoryEntry};
+use crate::directory::{self, DirectoryChanges, DirectoryHandle, Position, Weighed};
+use crate::entry::{DirectoryEntry, Fence};
 use crate::error::Error;
 use crate::inbox;
 use crate::keys::{self, KeyChange, KeyNews};
 use crate::lease::Lease;
-use crate::leases::{Claim, Leases};
+use crate::leases::{Leases, PrefixReservation};
 use crate::linked::LinkReceiver;
 use crate::members::{self, DrainMark, LastMembers, MemberRecord, MemberRecords};
 use crate::metrics::Metrics;
@@ -51,7 +51,7 @@ struct Shared {
     leases: Arc<Leases>,
     members: LastMembers,
     keys: KeyNews,
-    changes: Once<DirectoryChange>,
+    changes: Once<Weighed>,
     incoming: Mutex<Option<Incoming>>,
     link: Option<watch::Receiver<LinkState>>,
     key_changes: Once<KeyChange>,
@@ -153,8 +153,8 @@ impl Cluster {
         self.shared.directory.register(entry, None, gone).await
     }
 
-    /// [`Cluster::register_unless`] of an instance that another hub has given up, which was of this generation there: one
-    /// compare-and-set. Its record there need not be any more.
+    /// [`Cluster::register_unless`] of an instance that another hub has given up, of which it had this record: one
+    /// compare-and-set. That need not be there any more.
     ///
     /// # Errors
     /// The same; [`Error::Taken`]: the instance has registered anew since.
@@ -162,10 +162,12 @@ impl Cluster {
         &self,
         gone: &CancellationToken,
         entry: DirectoryEntry,
-        (from, generation): (HubId, u64),
+        of: Fence<'_>,
     ) -> Result<u64, Error> {
         let directory = &self.shared.directory;
-        directory.register(entry, Some((from, generation)), gone).await
+        directory
+            .register(entry, Some((of.hub.clone(), of.generation)), gone)
+            .await
     }
 
     /// Tells all hubs whether the connection of an instance that this hub holds is away, as `is_reconnecting` says when its turn
@@ -196,8 +198,8 @@ impl Cluster {
 
     /// The directory of all hubs, from now on. The first item is a snapshot; a reader that falls behind, and every
     /// one when changes may have been missed, gets a snapshot instead of changes. Given once.
-    pub fn directory(&self) -> mpsc::Receiver<DirectoryChange> {
-        self.shared.changes.take()
+    pub fn directory(&self) -> DirectoryChanges {
+        DirectoryChanges::new(self.shared.changes.take())
     }
 
     /// Waits until the reader of [`Cluster::directory`] has applied what Redis had when this was called, at the cost of one
@@ -214,7 +216,7 @@ impl Cluster {
         if let Some(DirectoryPlace { epoch, number }) = place {
             self.shared.directory.catch_up(Position { epoch, number }).await?;
         }
-        Ok(!self.shared.leases.is_in_doubt())
+        Ok(!self.shared.leases.is_suspect())
     }
 
     /// Sends to other hubs.
@@ -222,14 +224,14 @@ impl Cluster {
         &self.shared.conduits
     }
 
-    /// What comes from other hubs. `None` when it was asked for before.
+    /// The messages of other hubs. `None` when it was asked for before.
     pub fn incoming(&self) -> Option<Incoming> {
         let mut incoming = self.shared.incoming.lock().take()?;
         incoming.begin();
         Some(incoming)
     }
 
-    /// How the link to the other hubs is, now and later; `None` where there is no Redis, and so no other hub.
+    /// How the link to Redis is, now and later; `None` where there is none, and so no other hub.
     pub fn link(&self) -> Option<watch::Receiver<LinkState>> {
         self.shared.link.clone()
     }
@@ -311,17 +313,21 @@ impl Cluster {
         self.shared.keys.announce(change).await;
     }
 
-    /// News about keys. Given once. [`KeyChange::Recheck`] comes whenever the link has come up.
+    /// News about keys. Given once. [`KeyChange::Recheck`] comes whenever the link to Redis has come up.
     pub fn key_changes(&self) -> mpsc::Receiver<KeyChange> {
         self.shared.key_changes.take()
     }
 
-    /// Claims the prefix for the Hub with this uid. The claim lasts as long as a hub of that Hub renews its lease,
+    /// Reserves the prefix for the Hub with this uid. The reservation lasts as long as a hub of that Hub renews its lease,
     /// and ends with the last one, so that a Hub made anew under the same name gets the prefix.
     ///
     /// # Errors
     /// Redis is away or refuses.
-    pub async fn claim_prefix(&self, hub_uid: &str) -> Result<Claim, Error> {
-        Ok(self.shared.leases.claim(self.shared.redis.as_ref(), hub_uid).await?)
+    pub async fn reserve_prefix(&self, hub_uid: &str) -> Result<PrefixReservation, Error> {
+        Ok(self
+            .shared
+            .leases
+            .reserve_prefix(self.shared.redis.as_ref(), hub_uid)
+            .await?)
     }
 }

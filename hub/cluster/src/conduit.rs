@@ -1,15 +1,16 @@
-//! One reliable, ordered link between each two hubs, over carriers that are neither when they break.
+//! Reliable, ordered messages between every two hubs, over carriers that are neither when they break.
 //!
 //! What is sent arrives once and in order, however often the carrier breaks meanwhile; where that cannot be, both sides see
 //! a break ([`Incoming::next`] gives [`PeerEvent::Broken`]): whatever was under way between the two hubs is lost then, and they
 //! begin anew. So nobody above needs to ask whether a message arrived.
 //!
-//! It is done by numbers: each message has its place in the sender's order, each message takes an acknowledgement along,
-//! and what is not acknowledged is kept and sent again ([`window`], [`peer`]).
+//! Sequence numbers make it so: each message has its place in the sender's order and carries an acknowledgement, and a
+//! message that is not acknowledged is kept and sent again ([`window`], [`peer`]).
 //!
 //! Invariants
-//! - What is kept for a peer is bounded, and charged to the hub's budget; when much waits calls and items are refused first, ends
-//!   later, what is small never. What waits for a carrier is of the same bytes, or is sent again within that carrier's bound.
+//! - Messages kept for another hub are bounded, and charged to the hub's budget. As the room runs out, calls and items
+//!   are refused first and ends later; small messages never are. The bytes that wait for a carrier are the same ones,
+//!   or are sent again within that carrier's bound.
 //! - Messages are handed to the carrier in their order, under the lock of their side.
 //! - A conduit that is idle costs nothing.
 

@@ -4,6 +4,7 @@
 //! change feed ([`feed`]) keeps the mirror true, and a gap in its numbers, or another epoch, loads it anew.
 
 mod actor;
+mod changes;
 mod command;
 mod feed;
 mod mirror;
@@ -17,20 +18,21 @@ use alkhub_redis::Redis;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::entry::{DirectoryChange, DirectoryEntry, FeedMark};
+use crate::entry::{DirectoryEntry, FeedMark};
 use crate::error::Error;
 use crate::leases::Leases;
 pub(crate) use actor::DirectoryActor;
+pub use changes::DirectoryChanges;
+pub(crate) use changes::Weighed;
 use command::{Command, Refused, StateChange};
 pub(crate) use feed::{Feed, Position};
 use mirror::Mirror;
 use record::InstanceKey;
 
-/// Registrations that wait for the actor; beyond it their callers wait to be queued.
+/// Commands that wait for the actor; beyond it their callers wait to be queued. Their bytes are bounded by who sends them: a
+/// registration, the one command that is large, is charged to its key's budget (`Kept::Registrations`) before it is sent and
+/// until it is answered, whether or not its peer waits that long (`calls/src/register.rs`).
 const COMMANDS: usize = 1_024;
-
-/// Changes that wait for their reader; beyond it the reader gets a snapshot.
-const CHANGES: usize = 4_096;
 
 /// The handle. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -39,21 +41,21 @@ pub(crate) struct DirectoryHandle {
     states: mpsc::Sender<StateChange>,
 }
 
-/// What makes up the directory of one hub.
+/// The parts of one hub's directory.
 pub(crate) struct DirectoryParts {
     pub(crate) directory: DirectoryHandle,
-    /// Where the link puts changes.
+    /// Where the link to Redis puts changes.
     pub(crate) feed: Feed,
     pub(crate) actor: DirectoryActor,
     /// Where they come out for the reader.
-    pub(crate) changes: mpsc::Receiver<DirectoryChange>,
+    pub(crate) changes: mpsc::Receiver<Weighed>,
 }
 
 pub(crate) fn new(hub: &HubId, redis: Option<Redis>, leases: Arc<Leases>) -> DirectoryParts {
     let (sender, commands) = mpsc::channel(COMMANDS);
     let (changer, states) = mpsc::channel(COMMANDS);
     let (feed, messages) = feed::channel();
-    let (queue, changes) = mpsc::channel(CHANGES);
+    let (queue, changes) = changes::channel(changes::CHANGES);
     DirectoryParts {
         directory: DirectoryHandle {
             commands: sender,

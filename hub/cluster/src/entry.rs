@@ -43,7 +43,7 @@ pub struct DirectoryEntry {
     /// The host that it reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_info: Option<RawJson>,
-    /// What it offers.
+    /// The operations that it offers.
     #[serde(default)]
     pub operations: Vec<OfferedOperation>,
 }
@@ -94,6 +94,24 @@ pub enum DirectoryChange {
 #[derive(Clone, Debug)]
 pub struct FeedMark(Arc<Notify>);
 
+// === impl DirectoryChange ===
+
+impl DirectoryChange {
+    /// Bytes that it takes while it waits, about.
+    pub(crate) fn weight(&self) -> usize {
+        let named = match self {
+            Self::Snapshot(entries) => entries.iter().map(DirectoryEntry::weight).sum(),
+            Self::Put(entry) => entry.weight(),
+            Self::Remove {
+                spoke, instance, hub, ..
+            } => spoke.as_str().len() + instance.as_str().len() + hub.as_str().len(),
+            Self::HubGone(hub) => hub.as_str().len(),
+            Self::Mark(_) => 0,
+        };
+        size_of::<Self>() + named
+    }
+}
+
 // === impl FeedMark ===
 
 impl FeedMark {
@@ -119,11 +137,21 @@ impl PartialEq for FeedMark {
 // === impl DirectoryEntry ===
 
 impl DirectoryEntry {
-    /// What decides between this record of the instance and another.
+    /// The fence, which decides between this record of the instance and another.
     pub fn fence(&self) -> Fence<'_> {
         Fence {
             generation: self.generation,
             hub: &self.hub,
         }
+    }
+
+    /// Bytes that it takes, about.
+    fn weight(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let offered = |operation: &OfferedOperation| {
+            size_of::<OfferedOperation>() + operation.name.as_str().len() + operation.hash.len()
+        };
+        let operations: usize = self.operations.iter().map(offered).sum();
+        size_of::<Self>() + labels + self.host_info.as_ref().map_or(0, RawJson::len) + operations
     }
 }

@@ -1,9 +1,9 @@
-//! Holds what came for this hub from others until it is read.
+//! Holds the messages of other hubs to this one until they are read.
 //!
 //! Invariants
 //! - What waits for the reader is bounded in messages and bytes. What does not fit is dropped, counted, and told to the
-//!   reader as [`Inbound::Missed`]: nobody waits for a slow reader, the link to Redis least of all.
-//!   Links from pod to pod, each of which has a socket of its own to hold things back, are not read from the half on.
+//!   reader as [`Inbound::Missed`]: nobody waits for a slow reader, the link to Redis least of all. Links from pod to
+//!   pod are not read while it is half full or fuller: each has a socket of its own that holds messages back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ const BYTES: usize = 64 * 1024 * 1024;
 /// Messages that are read at once at most.
 const BATCH: usize = 256;
 
-/// What comes from other hubs.
+/// What the inbox has for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inbound {
     /// Messages.
@@ -29,7 +29,7 @@ pub(crate) enum Inbound {
     Missed,
 }
 
-/// Reads what other hubs relay to this one.
+/// Reads the messages that other hubs relay to this one.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     messages: mpsc::Receiver<Bytes>,

@@ -1,9 +1,9 @@
 //! News about keys: what is revoked on one hub is refused on all.
 //!
 //! Invariants
-//! - No revocation is lost between the link and the reader: what does not fit is merged, and beyond a bound it
+//! - No revocation is lost between the link to Redis and the reader: what does not fit is merged, and beyond a bound it
 //!   becomes [`KeyChange::Recheck`].
-//! - What was missed while the link was down is covered by the `Recheck` that follows when it is up.
+//! - What was missed while that link was down is covered by the `Recheck` that follows when it is up.
 //! - What the other hubs did not get is kept, merged in the same way, and sent again until Redis has it.
 
 mod backlog;
@@ -33,7 +33,7 @@ pub(crate) struct KeyNews {
     broadcast: Option<Broadcast>,
 }
 
-/// What runs behind [`KeyNews`].
+/// The tasks behind [`KeyNews`].
 pub(crate) struct Loops {
     notifier: Notifier,
     broadcaster: Option<Broadcaster>,
@@ -124,7 +124,7 @@ impl Notifier {
     }
 }
 
-/// Waits for the link to come up the next time.
+/// Waits for the link to Redis to come up the next time.
 async fn came_up(state: Option<&mut watch::Receiver<LinkState>>) {
     let Some(state) = state else {
         return std::future::pending().await;

@@ -1,4 +1,4 @@
-//! A lease: what a hub says of itself to all others.
+//! A lease: what a hub announces of itself to all others.
 //!
 //! Invariants
 //! - Whether a hub drains follows from the lease of the highest turn, in whatever order the leases come: it counts its turns
@@ -10,7 +10,7 @@ use alkhub_protocol::admin::PodReport;
 use alkhub_protocol::json::strict;
 use serde::{Deserialize, Serialize};
 
-/// What a hub announces of itself in its lease.
+/// The content of a hub's lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Lease {
@@ -41,7 +41,7 @@ impl Lease {
         Some((id.parse().ok()?, strict::from_str(lease).ok()?))
     }
 
-    /// What a hub says by it.
+    /// Its report of the hub.
     pub(crate) fn report(&self, hub_id: HubId) -> PodReport {
         let Self {
             pod,

@@ -4,10 +4,10 @@
 //! - A hub's lease is in Redis before its entries are; one that has expired is taken out with its entries by whoever
 //!   renews next ([`crate::renewal`]).
 //! - A change of a lease reaches every hub with the directory's changes, at once, and again with each renewal.
-//! - What a hub announces is read while nothing else can be announced: of two announcements the later has what is later.
-//! - A hub whose lease is gone stays as long as there is a link to it ([`Leases::lapse`]): whoever answers lives. It is
-//!   gone when the link ends too, unless its lease is back by then.
-//! - After the link comes up no lease expires for one interval: after a restart of Redis the others need time to
+//! - While an announcement is being read no other can be made: the later of two announcements has the later state.
+//! - A hub whose lease is gone stays as long as there is a link to it ([`Leases::lapse`]): a hub that answers is alive.
+//!   It is gone when the link ends too, unless its lease is back by then.
+//! - After the link to Redis comes up no lease expires for one interval: after a restart of Redis the others need time to
 //!   come back too.
 
 use std::collections::{BTreeSet, HashSet};
@@ -28,16 +28,16 @@ use crate::lease::Lease;
 use crate::metrics::Metrics;
 use crate::others::OtherHubs;
 
-/// Who holds the prefix.
+/// The holder of the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum PrefixReservation {
     /// The Hub that asked.
     Mine,
     /// The Hub with this uid.
     Taken(String),
 }
 
-/// What this hub announces and what it knows of the others.
+/// The announcement of this hub, and its knowledge of the others.
 #[derive(Debug)]
 pub(crate) struct Leases {
     hub: HubId,
@@ -46,15 +46,15 @@ pub(crate) struct Leases {
     lease: watch::Sender<Lease>,
     /// The links from pod to pod, and where this hub takes them.
     links: Option<(PeerLinks, PeerAddress)>,
-    /// What the other hubs announced last.
+    /// The last announcements of the other hubs.
     others: Mutex<OtherHubs>,
     pods: ArcSwap<Vec<PodReport>>,
     draining: ArcSwap<HashSet<HubId>>,
     owner: Mutex<Option<String>>,
     /// Whether the lease was given back; one renewal at a time, and none after that.
     left: tokio::sync::Mutex<bool>,
-    /// Until when other hubs may still have to write what Redis has lost.
-    doubted_until: Mutex<Option<Instant>>,
+    /// Until then Redis is suspect: it may have lost entries that the other hubs have not written again.
+    suspect_until: Mutex<Option<Instant>>,
     /// The lease of this hub had expired: the directory has lost its entries.
     pub(crate) expired: Notify,
     /// Whether a hub without a lease lost its link, or got its lease back: [`Leases::take_returns`] tells which.
@@ -82,7 +82,7 @@ impl Leases {
             draining: ArcSwap::default(),
             owner: Mutex::default(),
             left: tokio::sync::Mutex::default(),
-            doubted_until: Mutex::default(),
+            suspect_until: Mutex::default(),
             expired: Notify::new(),
             returned: Notify::new(),
             metrics,
@@ -160,21 +160,22 @@ impl Leases {
         self.interval
     }
 
-    /// The link to Redis came or went: Redis may have lost what the other hubs wrote, and they need time to write it again.
-    pub(crate) fn doubt(&self) {
-        *self.doubted_until.lock() = Some(Instant::now() + self.interval);
+    /// The link to Redis came or went. Redis is suspect from now on: it may have lost entries of the other hubs, which
+    /// need time to write them again.
+    pub(crate) fn suspect_loss(&self) {
+        *self.suspect_until.lock() = Some(Instant::now() + self.interval);
     }
 
-    /// Whether Redis may lack what other hubs hold.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.doubted_until.lock().is_some_and(|until| Instant::now() < until)
+    /// Whether Redis may lack entries that other hubs hold.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
     fn is_linked(&self, hub: &HubId) -> bool {
         self.links.as_ref().is_some_and(|(links, _)| links.is_up(hub))
     }
 
-    /// What this hub's lease holds, and each change of it.
+    /// The content of this hub's lease, and each change of it.
     pub(crate) fn changes(&self) -> watch::Receiver<Lease> {
         self.lease.subscribe()
     }
@@ -215,14 +216,16 @@ impl Leases {
         incarnation.give_lease_back().await
     }
 
-    pub(crate) async fn claim(&self, redis: Option<&Redis>, uid: &str) -> Result<Claim, Error> {
-        let Some(redis) = redis else { return Ok(Claim::Mine) };
-        let holder = redis.incarnation()?.claim_prefix(uid, self.ttl).await?;
+    pub(crate) async fn reserve_prefix(&self, redis: Option<&Redis>, uid: &str) -> Result<PrefixReservation, Error> {
+        let Some(redis) = redis else {
+            return Ok(PrefixReservation::Mine);
+        };
+        let holder = redis.incarnation()?.reserve_prefix(uid, self.ttl).await?;
         if holder != uid {
-            return Ok(Claim::Taken(holder));
+            return Ok(PrefixReservation::Taken(holder));
         }
         *self.owner.lock() = Some(uid.to_owned());
-        Ok(Claim::Mine)
+        Ok(PrefixReservation::Mine)
     }
 
     /// Changes what is known of the others.

@@ -9,12 +9,12 @@
 //! - What one hub sends to another arrives once and in order, or both see a break ([`PeerEvent::Broken`]).
 //! - A hub is gone when its lease and the link to it are.
 //! - No revocation of a key is lost: it is sent until Redis has it, or every hub checks all keys again.
-//! - A reader never holds up the link. What a receiver is asked for twice is given once, and closed the second time.
+//! - A reader never holds up the link to Redis. What a receiver is asked for twice is given once, and closed the second time.
 //!
 //! Never
 //! - It reads no relayed message, and decides on no call.
 //!
-//! Uses `config`, `protocol`, `tasks`, `redis` and `peer`. The only ways to other hubs are in `carrier.rs`.
+//! Uses `budget`, `config`, `peer`, `protocol`, `redis` and `tasks`. The only ways to other hubs are in `carrier.rs`.
 
 mod carrier;
 mod cluster;
@@ -39,9 +39,10 @@ pub use alkhub_redis::LinkState;
 pub use carrier::NotSent;
 pub use cluster::Cluster;
 pub use conduit::{Class, Conduits, Incoming, PeerEvent};
+pub use directory::DirectoryChanges;
 pub use entry::{DirectoryChange, DirectoryEntry, FeedMark, Fence, OfferedOperation};
 pub use error::Error;
 pub use keys::KeyChange;
 pub use lease::Lease;
-pub use leases::Claim;
+pub use leases::PrefixReservation;
 pub use members::{DrainMark, MemberRecord, MemberRecords};

@@ -1,4 +1,4 @@
-//! Hands what the links from pod to pod bring to the part that it is for.
+//! Hands each message of the links from pod to pod to the part that it is for.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What the hubs publish of themselves each second, and what an operator has ordered of them.
+//! The figures that hubs publish of themselves each second, and the drain marks that an operator has set for them.
 //!
 //! Invariants
-//! - No record decides that a hub is dead, nor that it lives: hubs are those that the leases name, and here is only what
-//!   those say of themselves.
+//! - No record decides that a hub is dead, nor that it lives: hubs are those that the leases name, and these records
+//!   are only what those report of themselves.
 //! - A look reads one key for each hub and two more, whatever else is under the prefix.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::leases::Leases;
 /// A record that was not renewed for so long is none any more; nor are figures that were read so long ago.
 const TTL: Duration = Duration::from_secs(5);
 
-/// What a ready hub publishes of itself.
+/// The record that a ready hub publishes of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct MemberRecord {
@@ -53,7 +53,7 @@ pub struct MemberRecord {
     pub wanted: Option<String>,
 }
 
-/// The word of an operator that a hub is to give its connections away, for as long as it is repeated.
+/// The order of an operator that a hub give its connections away, for as long as it is repeated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DrainMark {
@@ -109,7 +109,7 @@ impl LastMembers {
         })
     }
 
-    /// What is known of each pod: its lease, and the figures that it has published since.
+    /// The reports of all pods: each lease, with the figures that the pod has published since.
     pub(crate) fn add_to(&self, pods: &[PodReport]) -> Vec<PodReport> {
         let last = self.0.load();
         let fresh = last.as_ref().filter(|last| last.0.elapsed() < TTL);

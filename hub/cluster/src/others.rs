@@ -1,8 +1,8 @@
-//! What is known of the other hubs, by what they announced last and by what Redis lists.
+//! The state of the other hubs, from their last announcements and from the list that Redis has.
 //!
 //! Invariants
 //! - Of the leases of one hub the last one counts, but whether it drains follows from its turns, in whatever order they come.
-//! - What a hub announced after a list was asked for is not undone by that list.
+//! - An announcement that came after a list was asked for is not undone by that list.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use alkhub_protocol::HubId;
 
 use crate::lease::Lease;
 
-/// What is known of the other hubs.
+/// The state of the other hubs.
 #[derive(Debug, Default)]
 pub(crate) struct OtherHubs {
     leases: BTreeMap<HubId, Lease>,

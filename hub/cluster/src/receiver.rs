@@ -1,4 +1,4 @@
-//! Hands what the link brings from other hubs to the part that it is for.
+//! Hands each message that the link to Redis brings from other hubs to the part that it is for.
 
 use alkhub_redis::{HubReceiver, Undelivered};
 use bytes::Bytes;

@@ -12,7 +12,7 @@ use crate::leases::Leases;
 /// Announcements closer together than this make one renewal.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Renews the lease as long as the hub runs, and gives it back. `hold` keeps the link until then.
+/// Renews the lease as long as the hub runs, and gives it back. `hold` keeps the link to Redis until then.
 pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationToken, hold: LinkHold) {
     let mut state = redis.state();
     let mut lease = leases.changes();

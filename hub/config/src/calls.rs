@@ -34,7 +34,8 @@ pub struct CallsConfig {
     pub spec_bytes: usize,
     /// Calls of other hubs' callers running at once on this hub; over it `OVERLOADED`.
     pub relay_queue: usize,
-    /// Call records waiting to be written; over it they are dropped and counted.
+    /// Call records waiting to be written, of about 500 bytes and 2 KiB at most each; over it they are dropped and counted.
+    /// Too low loses records while Postgres is away for a moment; too high runs out of memory while it stays away.
     pub record_queue: usize,
     /// Call records are kept for this long.
     #[serde(with = "humantime_serde")]

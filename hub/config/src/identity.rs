@@ -10,8 +10,8 @@ pub struct HubSection {
     pub namespace: String,
     /// The Hub's name; only shown.
     pub name: String,
-    /// The Hub resource's uid. With one, the hub claims its channel prefix in Redis and stays unready while another
-    /// Hub holds it; empty claims nothing.
+    /// The Hub resource's uid. With one, the hub reserves its channel prefix in Redis and stays unready while another
+    /// Hub holds it; empty reserves nothing.
     pub uid: String,
 }
 

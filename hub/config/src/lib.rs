@@ -4,11 +4,16 @@
 //! setting is a compile error and not an outage. This crate is the only place that reads alkhub's settings from the
 //! environment: `ALKHUB_<SECTION>__<KEY>`, for example `ALKHUB_SERVER__LISTEN` for `listen` in `[server]`.
 //!
-//! Invariants
+//! Promises
 //! - An unknown key is refused, in the file and in the environment.
 //! - A setting outside of its range (`ranges`) is refused, by its name, its value and the range.
 //! - The defaults run on a laptop.
-//! - A secret is never printed: serialized, a [`HubConfig`] leaves secrets out.
+//!
+//! Never
+//! - It prints no secret: serialized, a [`HubConfig`] leaves secrets out.
+//! - It opens no connection, and reads no file but its own and those that have a secret.
+//!
+//! Uses no other crate of alkhub.
 
 pub mod address;
 mod auth;

@@ -39,6 +39,8 @@ const KIB: i64 = 1024;
 const TIB: i64 = 1024 * 1024 * 1024 * 1024;
 /// How many of anything.
 const MANY: i64 = 1_000_000_000;
+/// Records that wait, of 2 KiB at most (`RECORD_BYTES` in `calls/src/records.rs`): nobody has more memory to spare for them.
+const RECORDS: i64 = 1_000_000;
 /// As many as one registration can have (`OPERATIONS_LIMIT` of the protocol).
 const OPERATIONS: i64 = 10_000;
 
@@ -113,7 +115,7 @@ const TABLE: &[(&str, Range)] = &[
     ("calls.spec-bytes-per-spoke", Range::Number(KIB, TIB)),
     ("calls.spec-bytes", Range::Number(KIB, TIB)),
     ("calls.relay-queue", Range::Number(1, MANY)),
-    ("calls.record-queue", Range::Number(1, MANY)),
+    ("calls.record-queue", Range::Number(1, RECORDS)),
     ("calls.record-retention", Range::Time(Duration::ZERO, CENTURY)),
     ("calls.undeclared-retention", Range::Time(Duration::ZERO, CENTURY)),
     ("calls.operation-retention", Range::Time(DAY, CENTURY)),

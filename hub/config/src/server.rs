@@ -82,7 +82,7 @@ pub struct ServerConfig {
     #[serde(with = "humantime_serde")]
     pub resume: Duration,
     /// A WebSocket message must arrive whole in this time, or its connection is closed (1008). Too short cuts large
-    /// messages over slow links; too long lets messages that never end keep memory.
+    /// messages over slow networks; too long lets messages that never end keep memory.
     #[serde(with = "humantime_serde")]
     pub message_timeout: Duration,
     /// Whether connections that are unequally spread over the pods of a Hub get to other pods: peers are let go when nothing

@@ -3,7 +3,7 @@
 //! [`Server::start`] runs a durable server in a folder of the caller's, [`Server::temporary`] one that leaves nothing
 //! behind; [`testing`] is one such server for all tests of a program, with a database for each.
 //!
-//! It promises
+//! Promises
 //! - One process at a time uses a folder: [`FolderLock`] is held for as long as the [`Server`] lives.
 //! - A server that a killed process left behind is ended before the next one starts; one that is not ours is left alone
 //!   and named.
@@ -12,12 +12,11 @@
 //!   runs as `postgres`, else as `nobody`, since Postgres refuses root. It has a process group of its own, so that Ctrl-C
 //!   reaches the hub first.
 //!
-//! It never
-//! - installs anything, or uses what is in the environment;
-//! - knows what alkhub keeps in the database: `hub/store` does.
+//! Never
+//! - It installs nothing, and uses nothing that is in the environment.
+//! - It does not know what alkhub keeps in the database: `hub/store` does.
 //!
-//! It may use no other crate of alkhub, and no crate that runs in production may use it: `hub/cli` alone does, for
-//! `alkhub dev`.
+//! Uses no other crate of alkhub. No crate that runs in production may use it: `hub/cli` alone does, for `alkhub dev`.
 
 mod account;
 mod binaries;

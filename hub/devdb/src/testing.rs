@@ -1,8 +1,13 @@
-//! One temporary server for all tests of a program, with a database for each. What fails here panics.
+//! One temporary server for all tests of a program, with a database for each; and servers of a test's own. What fails here
+//! panics.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 
+use crate::options::Options;
 use crate::server::Server;
 
 /// Ends with the process.
@@ -16,6 +21,24 @@ pub async fn server() -> &'static Server {
     SERVER
         .get_or_init(|| async { Server::temporary().await.expect("a private Postgres starts") })
         .await
+}
+
+/// A server in `pg` below a folder, which anybody may enter from now on. It listens on a port of 127.0.0.1 too, where
+/// `alkhub` has the password `secret`.
+///
+/// # Panics
+/// It does not start.
+pub async fn server_in(folder: &Path, port: u16) -> Server {
+    let open = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(folder, open).expect("the folder is the test's");
+    let options = Options {
+        durable: false,
+        tcp_port: Some(port),
+        ..Options::new(folder.join("pg"))
+    };
+    let server = Server::start(options).await.expect("a private Postgres starts");
+    execute(&server.url(), "ALTER ROLE alkhub PASSWORD 'secret'").await;
+    server
 }
 
 /// The URL of a new database.

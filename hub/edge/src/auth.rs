@@ -65,7 +65,7 @@ pub struct KeyRing {
     unknown: moka::sync::Cache<KeyHash, ()>,
     /// The news of their revocation, by id.
     revoked: moka::sync::Cache<Arc<str>, u64>,
-    /// How much was heard of keys that end or change.
+    /// How much news there was of keys that end or change.
     news: AtomicU64,
     bad: BadKeys,
     suspect: SuspectLookups,
@@ -289,11 +289,11 @@ impl KeyRing {
 
     /// The last news of keys. A look-up asks for it before it begins: whoever ends or changes a key writes first and tells
     /// it then, so that the look-up knows all that was told by now.
-    fn heard(&self) -> u64 {
+    fn last_news(&self) -> u64 {
         self.news.load(Ordering::SeqCst)
     }
 
-    /// The number of what was heard just now.
+    /// The number of what has just come.
     fn next_news(&self) -> u64 {
         self.news.fetch_add(1, Ordering::SeqCst) + 1
     }

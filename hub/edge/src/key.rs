@@ -48,7 +48,7 @@ struct LookedUp {
     /// `None`: it has to be looked up again.
     at: Option<Instant>,
     /// The last news when that look-up began.
-    heard: u64,
+    as_of: u64,
     /// The news that asked for a look-up: one that began before it leaves the key due.
     due: u64,
 }
@@ -82,11 +82,11 @@ pub(crate) struct RefreshGuard<'a>(&'a AtomicBool);
 // === impl Key ===
 
 impl Key {
-    /// A key that was looked up when `heard` was the last news.
-    pub(crate) fn new(hash: KeyHash, record: &KeyRecord, heard: u64) -> Self {
+    /// A key that was looked up when `as_of` was the last news.
+    pub(crate) fn new(hash: KeyHash, record: &KeyRecord, as_of: u64) -> Self {
         let looked_up = LookedUp {
             at: Some(Instant::now()),
-            heard,
+            as_of,
             due: 0,
         };
         Self {
@@ -124,11 +124,11 @@ impl Key {
         }
     }
 
-    /// Takes over what a look-up found that began when `heard` was the last news, unless `revoked` knows better: a
+    /// Takes over what a look-up found that began when `as_of` was the last news, unless `revoked` knows better: a
     /// revocation that comes meanwhile is not undone. A look-up that is older than the last one changes nothing.
-    pub(crate) fn update(&self, record: &KeyRecord, heard: u64, revoked: impl FnOnce() -> bool) {
+    pub(crate) fn update(&self, record: &KeyRecord, as_of: u64, revoked: impl FnOnce() -> bool) {
         let mut looked_up = self.looked_up.lock();
-        if heard < looked_up.heard {
+        if as_of < looked_up.as_of {
             return;
         }
         let mut state = State::of(record);
@@ -139,17 +139,17 @@ impl Key {
             state.caller = old.caller.clone();
         }
         self.state.store(Arc::new(state));
-        looked_up.heard = heard;
-        looked_up.at = (heard >= looked_up.due).then(Instant::now);
+        looked_up.as_of = as_of;
+        looked_up.at = (as_of >= looked_up.due).then(Instant::now);
     }
 
-    /// Ends it here: a look-up that began when `heard` was the last news did not find it. `false`: a later one did.
-    pub(crate) fn lost(&self, heard: u64) -> bool {
+    /// Ends it here: a look-up that began when `as_of` was the last news did not find it. `false`: a later one did.
+    pub(crate) fn lost(&self, as_of: u64) -> bool {
         let mut looked_up = self.looked_up.lock();
-        let is_last = heard >= looked_up.heard;
+        let is_last = as_of >= looked_up.as_of;
         if is_last {
             self.end();
-            looked_up.heard = heard;
+            looked_up.as_of = as_of;
             looked_up.at = Some(Instant::now());
         }
         is_last
@@ -159,7 +159,7 @@ impl Key {
     /// of it. The next use looks it up: it may have come back with its spoke by then.
     pub(crate) fn revoke_by(&self, news: u64) {
         let mut looked_up = self.looked_up.lock();
-        if looked_up.heard < news && !self.state.load().revoked {
+        if looked_up.as_of < news && !self.state.load().revoked {
             self.end();
             looked_up.at = None;
         }

@@ -9,7 +9,7 @@
 //! | accepting, TLS, PROXY protocol, HTTP/1.1 and HTTP/2 | `listener` |
 //! | its id, its span, its frame, its metrics | `request`, `trace`, `conformance`, `header` |
 //! | its query against what the route declares | `router`, `query`, `endpoint` |
-//! | its key, the client's address, the key's rate | `holder`, `auth`, `forwarded`, `limits` |
+//! | its key, the client's address, the key's rate | `key_holder`, `auth`, `forwarded`, `limits` |
 //! | its body, within size, time and the key's budget | `body`, `payer` |
 //! | its answer: an envelope, or a problem document | `envelope`, `error` |
 //!
@@ -23,8 +23,8 @@
 //! - No key, token, query string or payload is logged.
 //! - Nothing is global: any number of hubs run in one process.
 //!
-//! It uses `protocol`, `config`, `tasks`, `budget`, `store` (keys), `cluster` (changes of keys), `events` and `redis` (how
-//! they fail), and `calls` (who a caller is).
+//! Uses `budget`, `calls` (who a caller is), `cluster` (changes of keys), `config`, `events` and `redis` (how they fail),
+//! `protocol`, `store` (keys) and `tasks`.
 
 pub mod auth;
 pub mod body;

@@ -68,7 +68,7 @@ mod tests {
     use crate::error::status;
 
     #[test]
-    fn an_event_that_was_not_published_names_the_cause_and_claims_what_is_known() {
+    fn an_event_that_was_not_published_names_the_cause_and_says_what_is_known() {
         let (no, maybe) = (Delivered::No, Delivered::Maybe);
         let lost = || Error::Unavailable("connection refused by 10.0.0.7".to_owned());
         for (source, delivered, code, message) in [

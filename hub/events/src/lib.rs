@@ -12,7 +12,7 @@
 //! Never
 //! - It keeps no event that nobody waits for, and knows nothing of calls, keys or spokes.
 //!
-//! Uses `config`, `protocol` and `redis`.
+//! Uses `config`, `protocol`, `queue` and `redis`.
 
 mod bus;
 mod error;

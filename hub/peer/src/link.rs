@@ -37,7 +37,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Longest message: a frame of a peer, and what hubs put before it.
+/// Longest message: a frame of a spoke or client, and what hubs put before it.
 const MESSAGE_LIMIT: usize = 2 * FRAME_LIMIT_BYTES;
 
 /// Pings without a sign of life after which a link is given up.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use alkhub_peer::{NotCarried, PeerAddress, PeerConnector, PeerLinks, PeerReceiver, PeerSecret, PeerSetup};
 use alkhub_protocol::HubId;
 use alkhub_tasks::Supervisor;
-use alkhub_test_support::{Host, Proxy, until, until_full, within};
+use alkhub_test_support::{Direction, Host, Proxy, until, until_full, within};
 use bytes::Bytes;
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -323,6 +323,35 @@ async fn a_hub_that_takes_nothing_is_refused_more_and_holds_up_nobody_else() {
 
     a.send(&c, "meanwhile").expect("there is room");
     c.receives("meanwhile").await;
+}
+
+/// A large message that is stuck halfway stops nothing that goes the other way.
+#[tokio::test]
+async fn what_is_on_its_way_in_one_direction_stops_nothing_in_the_other_one() {
+    let patient = || Options {
+        ping: Some(Duration::from_secs(60)),
+        ..Options::default()
+    };
+    let (mut a, mut b) = (Hub::with("a", patient()).await, Hub::with("b", patient()).await);
+    let proxy = Proxy::start(b.address.address.to_string()).await.expect("a port");
+    let at = PeerAddress {
+        address: proxy.address(),
+        tls: false,
+    };
+    a.knows(&b, at);
+    linked(&[&a, &b], 1.0).await;
+    proxy.hold_one(Direction::ToServer);
+    let large = "x".repeat(1_000_000);
+    a.send(&b, &large).expect("there is room");
+
+    for number in 0..1_000 {
+        b.send(&a, &number.to_string()).expect("there is room");
+        a.receives(&number.to_string()).await;
+    }
+
+    assert!(b.received.try_recv().is_err(), "the large message is still on its way");
+    proxy.heal();
+    b.receives(&large).await;
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ pub enum InvalidMetadata {
     TooLarge(usize),
 }
 
-/// Who asks for a call, as its spoke sees it. The hub makes it from the caller's key; what a caller claims to be is
+/// Who asks for a call, as its spoke sees it. The hub makes it from the caller's key; what a caller says of itself is
 /// not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identity {

@@ -1,11 +1,17 @@
 //! The wire of alkhub: what spokes, clients, hubs and the operator send each other.
 //!
-//! Only types and their JSON form live here: no tokio, no axum, no I/O. The origin's frames are read and written
-//! unchanged ([`frame`]); what alkhub adds is optional and ignored by the origin's processes.
+//! Types and their JSON form. The origin's frames are read and written unchanged ([`frame`]); what alkhub adds is optional
+//! and ignored by the origin's processes.
 //!
-//! Invariants
+//! Promises
 //! - A payload is carried as the bytes that arrived ([`RawJson`]) and never written again on the way.
 //! - Every name, scope and key is checked where it enters; a value of these types is well formed.
+//!
+//! Never
+//! - It does no I/O, and knows no runtime and no server.
+//! - It acts on no message: what one leads to is for its reader.
+//!
+//! Uses no other crate of alkhub.
 
 pub mod admin;
 pub mod answer;

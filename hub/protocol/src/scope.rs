@@ -1,16 +1,6 @@
 //! Scopes: what a key may do.
 //!
-//! | scope | allows |
-//! |---|---|
-//! | `call:ns.op`, `call:ns.*`, `call:*` | calling |
-//! | `events:publish:TYPE`, `events:publish:*` | publishing |
-//! | `events:publish:TYPE:ID` | publishing to one id |
-//! | `events:subscribe:TYPE` | subscribing to named ids of the type |
-//! | `events:subscribe:TYPE:ID` | subscribing to one id |
-//! | `events:subscribe:TYPE:*`, `events:subscribe:*` | also to all ids of the type, or of every type |
-//! | `operations:read`, `spokes:read`, `calls:read` | listing |
-//! | `spoke` | registering as a spoke |
-//! | `admin` | everything above, and the admin API |
+//! alkhub's own are in one list, [`OWN`], of which every text that names them is made.
 //!
 //! Any other text is a scope of the user's own: an operation's `requiredScopes` match it literally, `admin` or not. A
 //! text that is meant as one of alkhub's and can never match is refused where a key is made ([`check`]).
@@ -40,6 +30,62 @@ pub const CALLS_READ: &str = "calls:read";
 pub const SPOKE: &str = "spoke";
 /// Manages keys and spokes; includes every scope of alkhub's own.
 pub const ADMIN: &str = "admin";
+
+const CALL: &str = "call:";
+const PUBLISH: &str = "events:publish:";
+const SUBSCRIBE: &str = "events:subscribe:";
+
+/// What the scopes begin with that name something of the user's; every other scope is one word.
+const FAMILIES: [&str; 3] = [CALL, PUBLISH, SUBSCRIBE];
+
+/// Every scope of alkhub's own, as people are told of it. A new one stands here, and where it is asked for.
+pub const OWN: &[OwnScope] = &[
+    OwnScope {
+        forms: &["call:ns.op", "call:ns.*", "call:*"],
+        allows: "calling",
+    },
+    OwnScope {
+        forms: &["events:publish:TYPE", "events:publish:*"],
+        allows: "publishing",
+    },
+    OwnScope {
+        forms: &["events:publish:TYPE:ID"],
+        allows: "publishing to one id",
+    },
+    OwnScope {
+        forms: &["events:subscribe:TYPE"],
+        allows: "subscribing to named ids of the type",
+    },
+    OwnScope {
+        forms: &["events:subscribe:TYPE:ID"],
+        allows: "subscribing to one id",
+    },
+    OwnScope {
+        forms: &["events:subscribe:TYPE:*", "events:subscribe:*"],
+        allows: "also to all ids of the type, or of every type",
+    },
+    OwnScope {
+        forms: &[OPERATIONS_READ, SPOKES_READ, CALLS_READ],
+        allows: "listing",
+    },
+    OwnScope {
+        forms: &[SPOKE],
+        allows: "offering operations",
+    },
+    OwnScope {
+        forms: &[ADMIN],
+        allows: "everything above, and the admin API",
+    },
+];
+
+/// Scopes that allow one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnScope {
+    /// How they are written; `ns`, `op`, `TYPE` and `ID` stand for what is the user's.
+    pub forms: &'static [&'static str],
+    /// What they allow, in a few words.
+    pub allows: &'static str,
+}
 
 /// The scopes of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -129,11 +175,22 @@ impl Scopes {
     }
 }
 
+/// The scopes of a spoke's key as a sentence has them, each in backticks: all of alkhub's own but `admin`, and `spoke`, which
+/// such a key has in any case.
+pub fn of_a_spokes_key() -> String {
+    let forms = OWN.iter().flat_map(|own| own.forms).copied();
+    let forms = forms.filter(|form| ![SPOKE, ADMIN].contains(form));
+    forms.map(|form| format!("`{form}`")).collect::<Vec<_>>().join(", ")
+}
+
 fn is_own(scope: &str) -> bool {
-    [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN].contains(&scope)
-        || ["call:", "events:publish:", "events:subscribe:"]
-            .iter()
-            .any(|own| scope.starts_with(own))
+    words().any(|word| word == scope) || FAMILIES.iter().any(|family| scope.starts_with(family))
+}
+
+/// The scopes that are one word.
+fn words() -> impl Iterator<Item = &'static str> {
+    let forms = OWN.iter().flat_map(|own| own.forms).copied();
+    forms.filter(|form| !FAMILIES.iter().any(|family| form.starts_with(family)))
 }
 
 #[cfg(test)]
@@ -184,6 +241,19 @@ mod tests {
         let no_id = Scopes::new(["events:publish:job:"]);
         assert!(no_id.require_publish(&topic("job")).is_ok());
         assert!(no_id.require_publish(&topic("job:42")).is_err());
+    }
+
+    #[test]
+    fn every_word_of_the_list_is_alkhubs_own_and_every_form_of_a_family_can_match() {
+        assert_eq!(
+            words().collect::<Vec<_>>(),
+            [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN]
+        );
+        for form in OWN.iter().flat_map(|own| own.forms) {
+            assert_eq!(check(form), Ok(()), "{form}");
+            assert!(Scopes::new([ADMIN]).allows(form), "{form}");
+        }
+        assert!(of_a_spokes_key().ends_with("`operations:read`, `spokes:read`, `calls:read`"));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Behind a queue comes the same question at both ends of a connection: what left and may have to leave again. That is
 //! [`Unacknowledged`].
 //!
-//! What it promises
+//! Promises
 //! - Items leave in the order in which they came. Nothing leaves but by `pop`, `poll`, `displace`, `retain` and
 //!   `take_all`, all of which its owner calls: nothing is lost here without a sign.
 //! - What waits stays within the [`Limits`] that each push names, but that an empty queue takes any item: a limit below
@@ -17,11 +17,12 @@
 //! - The end is read after everything that waited before it.
 //! - A queue that grew far and is empty again gives its memory back.
 //!
-//! What it never does
-//! - Wait, lock, or allocate but for the places of its items.
-//! - Wake anybody under the owner's lock: it hands out the [`Waiter`], which its owner wakes afterwards.
+//! Never
+//! - It does not wait or lock, and allocates nothing but the places of its items.
+//! - It wakes nobody under the owner's lock: it hands out the [`Waiter`], which its owner wakes afterwards.
+//! - It does no I/O and knows no runtime.
 //!
-//! What it may use: the standard library. No crate of alkhub, no runtime, no I/O.
+//! Uses no other crate of alkhub.
 
 mod unacknowledged;
 

@@ -19,7 +19,7 @@ const REGISTER: &str = include_str!("scripts/register.lua");
 const UNREGISTER: &str = include_str!("scripts/unregister.lua");
 const LOAD: &str = include_str!("scripts/load.lua");
 const LEASE: &str = include_str!("scripts/lease.lua");
-const CLAIM: &str = include_str!("scripts/claim.lua");
+const RESERVE: &str = include_str!("scripts/reserve.lua");
 
 /// One entry of the directory as Redis keeps it.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ pub struct LeaseRenewal<'a> {
     pub lease: &'a str,
     /// How long it lives.
     pub ttl: Duration,
-    /// Uid of the Hub that claims the prefix, or empty.
+    /// Uid of the Hub that reserves the prefix, or empty.
     pub owner: &'a str,
     /// Whether hubs without a lease are taken out, with all their entries.
     pub expire_others: bool,
@@ -179,14 +179,14 @@ impl Incarnation {
         self.query::<Value>(&self.lease("", 0, "", true)).await.map(drop)
     }
 
-    /// Claims the prefix for the Hub with a uid; the uid that holds it.
+    /// Reserves the prefix for the Hub with a uid; the uid that holds it.
     ///
     /// # Errors
     /// Redis is away, refuses or did not answer in time.
-    pub async fn claim_prefix(&self, uid: &str, ttl: Duration) -> Result<String, Error> {
-        let mut claim = eval(CLAIM, &[self.names.owner()]);
-        claim.arg(uid).arg(millis(ttl));
-        self.query(&claim).await
+    pub async fn reserve_prefix(&self, uid: &str, ttl: Duration) -> Result<String, Error> {
+        let mut reserve = eval(RESERVE, &[self.names.owner()]);
+        reserve.arg(uid).arg(millis(ttl));
+        self.query(&reserve).await
     }
 
     fn written(&self, answer: Value) -> Result<Written, Error> {

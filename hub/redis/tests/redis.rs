@@ -113,8 +113,8 @@ async fn the_link_stays_at_the_end_until_nobody_holds_it() {
 
     hub.host.stop.cancel();
     let incarnation = redis.incarnation().expect("still up");
-    let claim = incarnation.claim_prefix("uid", Duration::from_secs(1)).await;
-    assert_eq!(claim.expect("still up"), "uid");
+    let holder = incarnation.reserve_prefix("uid", Duration::from_secs(1)).await;
+    assert_eq!(holder.expect("still up"), "uid");
     drop(hold);
 
     hub.host.end().await;

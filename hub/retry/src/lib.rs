@@ -7,11 +7,11 @@
 //! Never
 //! - It waits for nothing and knows no clock: each loop has its own ends to look out for, and sleeps itself.
 //!
-//! Uses no other crate of the house.
+//! Uses no other crate of alkhub.
 
 use std::time::Duration;
 
-/// How the link to a server is that is tried again whenever it breaks.
+/// How a link is: it is made anew whenever it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {
     /// It works.

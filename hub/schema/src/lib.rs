@@ -5,7 +5,7 @@
 //! (`dialect`, `undefined`), refuses what no check could bound (`shape`) and counts what it takes. [`Check::check`]
 //! checks a value as it was written. [`cache::Cache`] keeps what was built by its hash.
 //!
-//! It promises
+//! Promises
 //! - A check costs no more than the size of the value allows, whatever the schema: steps, stack and the time of patterns
 //!   are metered (`meter`), and `shape` refuses at registration what the meter could not see.
 //! - A schema takes no more memory than was counted, and compiling it no more than about a second of CPU.
@@ -14,12 +14,12 @@
 //! - Numbers are never rounded in silence: their equality is exact, and a limit is not compared with a number that 64
 //!   bits would round.
 //!
-//! It never
-//! - does I/O: a reference that leaves the schema is refused, not fetched;
-//! - repeats anything of a payload but the path to its fault;
-//! - knows what an operation, a call or a setting is.
+//! Never
+//! - It does no I/O: a reference that leaves the schema is refused, not fetched.
+//! - It repeats nothing of a payload but the path to its fault.
+//! - It does not know what an operation, a call or a setting is.
 //!
-//! It may use `hub/protocol`, and no other crate of the hub.
+//! Uses `protocol`.
 
 pub mod cache;
 mod check;

@@ -44,6 +44,24 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The hub's own answer to a deadline is better than ours (it knows whether the spoke had the call): it gets so long.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// The settings of each builder about the way into a hub.
+macro_rules! access_settings {
+    () => {
+        /// The key.
+        pub fn token(mut self, token: impl Into<String>) -> Self {
+            self.token = Some(token.into());
+            self
+        }
+
+        /// PEM file with authorities to trust besides the system's.
+        pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+            self.ca_file = Some(path.into());
+            self
+        }
+    };
+}
+pub(crate) use access_settings;
+
 /// A connection to a hub; clones share it. It closes when the last clone and the last stream are gone.
 #[derive(Clone, Debug)]
 pub struct Client(Arc<Inner>);
@@ -222,17 +240,7 @@ impl Drop for Inner {
 // === impl Builder ===
 
 impl Builder {
-    /// The key.
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
-        self
-    }
-
-    /// PEM file with authorities to trust besides the system's.
-    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.ca_file = Some(path.into());
-        self
-    }
+    access_settings!();
 
     /// The timeout of a call that sets none; 30 s by default.
     pub fn timeout(mut self, timeout: Duration) -> Self {

@@ -198,7 +198,7 @@ impl KeptSession {
     }
 
     /// Takes a message of the hub.
-    pub(crate) fn heard(&mut self, message: &Bytes) -> HubMessage {
+    pub(crate) fn received(&mut self, message: &Bytes) -> HubMessage {
         let is_control = message.starts_with(CONTROL) || message.starts_with(MOVING);
         if is_control && self.is_own(message) {
             return match self.hubs.take() {
@@ -323,7 +323,7 @@ mod tests {
             features: vec![RESUME.to_owned()],
         });
         kept.sent(&Bytes::from_static(b"1"));
-        assert_eq!(kept.heard(&welcome), HubMessage::Control);
+        assert_eq!(kept.received(&welcome), HubMessage::Control);
         kept
     }
 
@@ -333,7 +333,7 @@ mod tests {
         kept.sent(&Bytes::from_static(b"2"));
         kept.sent(&Bytes::from_static(b"3"));
 
-        assert_eq!(kept.heard(&encode::ack(1)), HubMessage::Control);
+        assert_eq!(kept.received(&encode::ack(1)), HubMessage::Control);
         let again = kept.rewind(1).expect("kept");
 
         assert_eq!(again, ["2", "3"]);
@@ -346,18 +346,18 @@ mod tests {
         let mut kept = granted();
         let message = Bytes::from_static(b"{\"type\":\"job\"}");
         for _ in 1..ACK_MESSAGES {
-            assert_eq!(kept.heard(&message), HubMessage::Message { ack: false });
+            assert_eq!(kept.received(&message), HubMessage::Message { ack: false });
         }
 
-        assert_eq!(kept.heard(&message), HubMessage::Message { ack: true });
+        assert_eq!(kept.received(&message), HubMessage::Message { ack: true });
         assert_eq!(
-            kept.heard(&message),
+            kept.received(&message),
             HubMessage::Message { ack: false },
             "it is about to be"
         );
         assert_eq!(kept.ack(), encode::ack(ACK_MESSAGES + 1));
         assert!(!kept.has_news());
-        kept.heard(&message);
+        kept.received(&message);
         assert!(kept.has_news());
     }
 
@@ -370,7 +370,7 @@ mod tests {
         for answer in [refusal, Bytes::from_static(b"{\"type\":\"call.responded\"}")] {
             let mut kept = KeptSession::default();
             kept.sent(&answer);
-            kept.heard(&answer);
+            kept.received(&answer);
             kept.sent(&answer);
 
             assert_eq!(kept.time(), None);

@@ -28,6 +28,12 @@
 //! - A session outlives its connection where the hub keeps it (30 s unless set otherwise): calls, handlers and streams go
 //!   on over the next one, and nothing of them is lost or done twice.
 //! - A mutation is never sent twice: a call whose session is lost fails with [`Error::Lost`].
+//!
+//! Never
+//! - It knows nothing of a hub but the wire and the HTTP API, as any other program does.
+//! - It sets nothing for the whole process: no log, no handler of signals, no runtime.
+//!
+//! Uses `protocol`, `queue` and `retry`.
 
 pub mod client;
 mod endpoint;

@@ -269,17 +269,17 @@ impl Outbox {
     }
 
     /// Notes a message of the hub; gives back what is for the reader.
-    pub(crate) fn heard(&self, message: Bytes) -> Option<Bytes> {
+    pub(crate) fn received(&self, message: Bytes) -> Option<Bytes> {
         let mut waiting = self.0.waiting.lock();
         let (was_full, before) = (waiting.kept.is_full(), waiting.kept.hashes());
-        let heard = waiting.kept.heard(&message);
+        let received = waiting.kept.received(&message);
         if was_full && !waiting.kept.is_full() {
             waiting.queue.reader().wake();
         }
         if waiting.kept.hashes() != before {
             self.0.hashes.send_replace(waiting.kept.hashes());
         }
-        match heard {
+        match received {
             HubMessage::Message { ack } => {
                 let waiter = ack.then(|| waiting.queue.add(Unsent::Ack));
                 drop(waiting);
@@ -466,7 +466,7 @@ mod tests {
             max_inflight: 0,
             features: vec![RESUME.to_owned()],
         });
-        assert_eq!(outbox.heard(welcome), None, "the session's own");
+        assert_eq!(outbox.received(welcome), None, "the session's own");
         outbox
     }
 
@@ -492,7 +492,7 @@ mod tests {
         tokio::pin!(rest);
         assert!(futures::poll!(&mut rest).is_pending());
 
-        assert_eq!(outbox.heard(encode::ack(64)), None);
+        assert_eq!(outbox.received(encode::ack(64)), None);
 
         assert!(rest.await.is_some_and(|sent| sent.len() == 1));
     }

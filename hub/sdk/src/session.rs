@@ -31,10 +31,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for another connection, which is open, to take the session's end: it is told there, since the session is.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What becomes of the connection while the session goes on.
+/// What becomes of the link while the session goes on.
 #[derive(Debug)]
 pub(crate) enum LinkNews {
-    /// It is lost, for this reason.
+    /// Its connection is lost, for this reason.
     Lost(Error),
     /// There is another one.
     Back(Whereabouts),

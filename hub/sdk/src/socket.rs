@@ -27,10 +27,10 @@ const PING_AFTER: Duration = Duration::from_secs(3);
 /// Silence after the question until the peer is taken for dead.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
-/// The same where more than [`MUCH_BYTES`] are on their way, or nobody counts what is: a slow link may need long for that.
+/// The same where more than [`MUCH_BYTES`] are on their way, or nobody counts what is: a slow network may need long for that.
 const DEAD_AFTER_MUCH: Duration = Duration::from_secs(22);
 
-/// What any link takes in little time.
+/// What any network takes in little time.
 const MUCH_BYTES: usize = 64 * 1024;
 
 /// Time for the peer to answer a close frame.
@@ -103,8 +103,8 @@ async fn receive(mut stream: SplitStream<Socket>, outbox: &Outbox, mut read: imp
         };
         asked = false;
         match message {
-            Some(Ok(Message::Text(text))) => outbox.heard(text.into()).into_iter().for_each(&mut read),
-            Some(Ok(Message::Binary(bytes))) => outbox.heard(bytes).into_iter().for_each(&mut read),
+            Some(Ok(Message::Text(text))) => outbox.received(text.into()).into_iter().for_each(&mut read),
+            Some(Ok(Message::Binary(bytes))) => outbox.received(bytes).into_iter().for_each(&mut read),
             Some(Ok(Message::Ping(_))) => outbox.beat(),
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
             Some(Ok(Message::Close(frame))) => return closed(stream, frame).await,

@@ -40,6 +40,7 @@ pub use self::handler::{Handler, StreamHandler};
 use self::offers::Offers;
 pub use self::operation::{Answer, Operation};
 use crate::Error;
+use crate::client::access_settings;
 use crate::endpoint::HubEndpoint;
 
 /// The two sessions that a spoke may hold.
@@ -219,17 +220,7 @@ impl Drop for Spoke {
 // === impl Builder ===
 
 impl Builder {
-    /// The key.
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
-        self
-    }
-
-    /// PEM file with authorities to trust besides the system's.
-    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.ca_file = Some(path.into());
-        self
-    }
+    access_settings!();
 
     /// The spoke's name; a spoke's own key implies it.
     pub fn name(mut self, name: impl Into<String>) -> Self {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_edge::auth::{self, FirstKey};
-use alkhub_hub_cluster::{Claim, LinkState};
+use alkhub_hub_cluster::{LinkState, PrefixReservation};
 use alkhub_protocol::{ApiKey, Chain};
 use alkhub_store::PRUNED;
 
@@ -17,15 +17,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked for keys that ended long ago.
 const PRUNE: Duration = Duration::from_secs(3600);
 
-/// A prefix is claimed again this often: Redis may have lost the claim, or its holder may be gone.
-const CLAIM: Duration = Duration::from_secs(10);
+/// The prefix is reserved again this often: Redis may have lost the reservation, or its holder may be gone.
+const RESERVE: Duration = Duration::from_secs(10);
 
 /// Spawns them all under the hub's supervisor.
 pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     let scope = app.edge.scope();
     let supervisor = &scope.supervisor;
     supervisor.run("server.prepare", prepare(app.clone(), admin));
-    supervisor.run("server.claim", claim(app.clone()));
+    supervisor.run("server.prefix", reserve_prefix(app.clone()));
     supervisor.run("server.loops", watch_loops(app.clone()));
     supervisor.keep("server.announce", announce(app.clone()));
     supervisor.keep("server.membership", membership::watch(app.clone()));
@@ -83,8 +83,8 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
     first.follow(scope).await;
 }
 
-/// Waits for Redis and claims the prefix for this Hub, again and again.
-async fn claim(app: App) {
+/// Waits for Redis and reserves the prefix for this Hub, again and again.
+async fn reserve_prefix(app: App) {
     let mut link = app.cluster.link();
     let uid = app.config.hub.uid.as_str();
     loop {
@@ -101,15 +101,15 @@ async fn claim(app: App) {
         if uid.is_empty() {
             return app.readiness.prefix(Prefix::Ours);
         }
-        match app.cluster.claim_prefix(uid).await {
-            Ok(Claim::Mine) => app.readiness.prefix(Prefix::Ours),
-            Ok(Claim::Taken(other)) => {
+        match app.cluster.reserve_prefix(uid).await {
+            Ok(PrefixReservation::Mine) => app.readiness.prefix(Prefix::Ours),
+            Ok(PrefixReservation::Taken(other)) => {
                 tracing::error!(hub.uid = %other, "another Hub has this channel prefix in this Redis");
                 app.readiness.prefix(Prefix::Taken(other));
             }
-            Err(error) => tracing::debug!(error = %Chain::of(&error), "the prefix is not claimed yet"),
+            Err(error) => tracing::debug!(error = %Chain::of(&error), "the prefix is not reserved yet"),
         }
-        if !app.edge.scope().pause(CLAIM).await {
+        if !app.edge.scope().pause(RESERVE).await {
             return;
         }
     }

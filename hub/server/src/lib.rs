@@ -2,10 +2,16 @@
 //!
 //! [`Hub::start`] is the whole of a hub process; `alkhub serve`, `alkhub dev` and the tests call it.
 //!
-//! Invariants
-//! - No globals: any number of hubs run in one process, each with its own metrics registry.
+//! Promises
+//! - Nothing is global: any number of hubs run in one process, each with its own metrics registry.
 //! - Every task is spawned on the hub's tracker, which [`Hub::shutdown`] waits for.
+//!
+//! Never
+//! - It routes no call and no event, and knows no route of a surface: it hands the parts what they need.
 //! - Keys, tokens, query strings and payloads are never logged.
+//!
+//! Uses `api`, `balance`, `budget`, `calls`, `cluster`, `config`, `edge`, `events`, `protocol`, `redis`, `socket`, `store` and
+//! `tasks`.
 
 mod app;
 mod assemble;

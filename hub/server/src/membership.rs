@@ -74,12 +74,12 @@ fn mark(app: &App, found: Option<DrainMark>) {
 
 /// What has come to its end on this hub.
 fn totals(app: &App) -> LastMinute {
-    let ((calls, calls_failed), (returns, returns_late)) = (app.calls.totals(), app.sockets.returns());
+    let (calls, returns) = (app.calls.totals(), app.sockets.returns());
     LastMinute {
-        calls,
-        calls_failed,
-        returns,
-        returns_late,
+        calls: calls.ended,
+        calls_failed: calls.failed,
+        returns: returns.all,
+        returns_late: returns.late,
     }
 }
 

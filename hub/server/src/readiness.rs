@@ -42,7 +42,7 @@ struct State {
 pub(crate) enum Prefix {
     /// Not known yet.
     #[default]
-    Unclaimed,
+    Unknown,
     /// This Hub's, or nobody asked.
     Ours,
     /// Another Hub's, by its uid.
@@ -140,7 +140,7 @@ impl Readiness {
         }
     }
 
-    /// What is not good now, by name, and why. The prefix is claimed in Redis: it is unknown while that is away.
+    /// What is not good now, by name, and why. The prefix is reserved in Redis: it is unknown while that is away.
     pub(crate) fn away(&self) -> Vec<(&'static str, String)> {
         let report = self.report();
         let prefix = report.prefix.reason.filter(|_| report.redis.reason.is_none());
@@ -164,9 +164,10 @@ impl Readiness {
         };
         let prefix = match &state.prefix {
             Prefix::Ours => ReadyCheck::good(PartState::Ours),
-            Prefix::Unclaimed => {
-                ReadyCheck::bad(PartState::Unclaimed, "the claim has not been answered yet".to_owned())
-            }
+            Prefix::Unknown => ReadyCheck::bad(
+                PartState::Unclaimed,
+                "the reservation has not been answered yet".to_owned(),
+            ),
             Prefix::Taken(uid) => ReadyCheck::bad(
                 PartState::Taken,
                 format!("Hub {uid} has this channel prefix in this Redis: set another `events.prefix`"),

@@ -1,11 +1,11 @@
-//! Sessions that come from other hubs, from their first word to their last.
+//! Sessions that come from other hubs, from the first message about them to the last.
 //!
 //! Invariants
 //! - A session begins here when its hub has given it up, and ends here or goes to whoever asked for it: a connection, or its
 //!   peer's next one.
-//! - Until it has come whole nobody can claim it: who does is told to ask again.
-//! - What comes of it is charged to its key from its first word on. Where that has no room the session is closed when it has come
-//!   whole, and the other hub is told as of any end.
+//! - Until it has come whole nobody can claim it: whoever tries is told to ask again.
+//! - Everything that comes of it is charged to its key, from the first message on. Where the key has no room the
+//!   session is closed once it has come whole, and the other hub is told as of any end.
 //! - Other hubs that asked for it meanwhile are asked about when it is here, but for those that had it in between, or have given
 //!   up: what is handed to a hub that does not wait for it is lost.
 
@@ -13,40 +13,40 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use alkhub_budget::{Held, Kept};
-use alkhub_calls::{LeftOver, Limits, SessionMessage};
-use alkhub_protocol::{CallError, CloseCode, HubId};
+use alkhub_budget::{Budget, Held, Kept};
+use alkhub_calls::{DeliveryState, Limits, Outbox, Outgoing, SessionMessage, TunnelId};
+use alkhub_protocol::{CallError, CloseCode, Dialect, HubId};
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
-use crate::claims::SessionClaim;
+use crate::claims::{MetClaim, SessionClaim, WantedSession};
 use crate::conversation::Conversation;
 use crate::departures;
-use crate::handover::{Handover, HandoverPart};
-use crate::resumable::{self, Taker};
+use crate::handover::{ClaimId, Handover, HandoverPart, MetClaims};
+use crate::resumable::{self, SessionPlace, Taker};
 use crate::session::PeerSession;
 use crate::sockets::Sockets;
-use crate::tunnel::Way;
+use crate::tunnel::{TunnelGuard, TunnelParts, Way};
 use crate::waiting;
 
-/// Time for a session to come, from its first word to its last.
+/// Time for a session to come, from the first message about it to the last.
 const ARRIVING: Duration = Duration::from_secs(10);
 
-/// What may come before a session: what its peer may have subscribed to and called fits in.
+/// The limit on what may come before a session: all that its peer may have subscribed to and called fits in.
 const ANNOUNCED_BYTES: usize = 32 * 1024 * 1024;
 
 /// Time for the spoke of a session to be known here, before its peer is told that it has come.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// The sessions on their way to one hub, by the hub that they leave and the tunnel.
+/// The sessions on their way to one hub, by the tunnels to the hubs that they leave.
 pub(crate) struct ComingSessions {
     sockets: Sockets,
-    /// Those of which the first words have come, which are parts of what they are made of.
-    announced: HashMap<(HubId, u64), Announced>,
-    arriving: HashMap<(HubId, u64), Arriving>,
+    /// Those of which the first messages have come, with parts of their state.
+    announced: HashMap<TunnelId, Announced>,
+    arriving: HashMap<TunnelId, Arriving>,
 }
 
-/// What has come before a session.
+/// The parts that have come before a session.
 struct Announced {
     /// In their order; `None` once one could not be read, or it was too much.
     parts: Option<Vec<HandoverPart>>,
@@ -58,7 +58,7 @@ struct Announced {
 struct Arriving {
     claim: SessionClaim,
     session: Box<PeerSession>,
-    left: LeftOver,
+    left: DeliveryState,
     /// For what is left; none where it did not fit.
     held: Option<Held>,
     until: Instant,
@@ -112,7 +112,7 @@ impl ComingSessions {
     pub(crate) fn nobody_has(&self, claim: SessionClaim) {
         let (sockets, digest) = (&self.sockets, claim.digest());
         let asks = || sockets.claims().has(sockets.calls().moves(), digest);
-        let comes = || asks() || sockets.resumable().has(digest, &claim.key.id);
+        let comes = || asks() || sockets.resumable().has(digest, &claim.wanted.key.id);
         let error = match claim.unsure() {
             Some(unsure) => unsure,
             None if comes() => resumable::on_its_way(),
@@ -129,7 +129,7 @@ impl ComingSessions {
     }
 
     /// A part comes of what a session is made of, which will be handed over.
-    pub(crate) fn part(&mut self, from: (HubId, u64), state: &Bytes) {
+    pub(crate) fn part(&mut self, from: TunnelId, state: &Bytes) {
         let announced = self.announced.entry(from).or_insert_with(|| Announced {
             parts: Some(Vec::new()),
             bytes: 0,
@@ -144,8 +144,8 @@ impl ComingSessions {
         }
     }
 
-    /// What a session is made of; `None` of what cannot be read.
-    fn handed(&mut self, from: &(HubId, u64), state: &Bytes) -> Option<Handover> {
+    /// The state of a session; `None` if it cannot be read.
+    fn handed(&mut self, from: &TunnelId, state: &Bytes) -> Option<Handover> {
         let announced = self.announced.remove(from);
         let mut handover = Handover::decode(state)?;
         if let Some(announced) = announced {
@@ -155,72 +155,101 @@ impl ComingSessions {
     }
 
     /// A session comes, for a claim of this number. Where there is no such claim, or it cannot be read, its hub is told so.
-    pub(crate) fn begin(&mut self, from: (HubId, u64), claim: u64, state: &Bytes) {
-        let claim = self.sockets.claims().given(claim, &from.0);
+    pub(crate) fn begin(&mut self, from: TunnelId, claim: u64, state: &Bytes) {
+        let claim = self.sockets.claims().given(claim, &from.hub);
         let handover = self.handed(&from, state);
-        let begun = claim.and_then(|claim| self.begun(from.clone(), claim, handover));
-        match begun {
-            Some(arriving) => drop(self.arriving.insert(from, arriving)),
-            None => {
-                let (hub, tunnel) = from;
-                self.sockets.say(&hub, SessionMessage::Left { tunnel });
+        match (claim, handover) {
+            (Some(claim), Some(handover)) => {
+                let arriving = self.begun(&from, claim, handover);
+                self.arriving.insert(from, arriving);
+            }
+            (claim, _) => {
+                claim.into_iter().for_each(|claim| self.nobody_has(claim));
+                self.leave(from);
             }
         }
     }
 
-    fn begun(
-        &self,
-        (hub, tunnel): (HubId, u64),
-        mut claim: SessionClaim,
-        handover: Option<Handover>,
-    ) -> Option<Arriving> {
-        let (sockets, edge) = (&self.sockets, self.sockets.edge());
-        let Some(mut handover) = handover else {
-            self.nobody_has(claim);
-            return None;
-        };
-        let mut met = std::mem::take(&mut handover.met);
-        met.add(edge.hub_id(), claim.number, &sockets.calls().moves().others());
-        claim.others.retain(|other| !met.has(&other.from, other.claim));
-        let limits = Limits {
-            items: edge.server().outbox_messages,
-            bytes: edge.server().outbox_bytes,
-        };
-        let key = claim.key.clone();
-        let budget = edge.budgets().key(&key.id);
-        let (outbox, outgoing) = alkhub_calls::outbox(edge.connection_id(), limits, &budget);
-        if let Some(dialect) = handover.dialect() {
-            outbox.speaks(dialect);
-        }
-        let back = Way::new(sockets.calls().moves(), &hub);
-        let running = (handover.legs.as_slice(), handover.calls.as_slice());
-        let ways = (back, outbox.clone());
-        let mut tunnel = sockets.tunnels().open((hub, tunnel), ways, running, handover.hubs + 1);
-        let charged = tunnel.charge(&budget);
-        let place = sockets
-            .resumable()
-            .enter_as((claim.id.clone(), met.clone()), &key.id, &outbox);
-        place.heard(handover.sent);
-        let held = charged.is_ok().then(|| budget.nothing(Kept::Moves));
-        let mut conversation = Conversation::new(sockets.clone(), key, outbox, budget);
-        let (received, sent) = (handover.received, handover.sent);
+    /// Tells a hub that nothing comes from here through the tunnel.
+    fn leave(&self, from: TunnelId) {
+        let TunnelId { hub, number: tunnel } = from;
+        self.sockets.say(&hub, SessionMessage::Left { tunnel });
+    }
+
+    /// A session as it is when its hub has given it up; its messages follow.
+    fn begun(&self, from: &TunnelId, mut claim: SessionClaim, mut handover: Handover) -> Arriving {
+        let met = self.meet(&mut claim, &mut handover);
+        let key = claim.wanted.key.clone();
+        let budget = self.sockets.edge().budgets().key(&key.id);
+        let (outbox, outgoing) = self.queue(&budget, handover.dialect());
+        let mut tunnel = self.open_tunnel(from, &handover, &outbox);
+        let held = tunnel.charge(&budget).is_ok().then(|| budget.nothing(Kept::Moves));
+        let place = self.place(&claim.wanted, &met, &outbox);
+        let counts = handover.counts();
+        place.acknowledged(counts.by_peer);
+        let mut conversation = Conversation::new(self.sockets.clone(), key, outbox, budget);
         conversation.go_on(&mut handover, tunnel);
-        let mut session = PeerSession::arrived(conversation, outgoing, (place, received), met);
+        let mut session = PeerSession::arrived(conversation, outgoing, place, counts.by_hub, met);
         session.moved = handover.moved_at();
-        Some(Arriving {
+        Arriving {
             claim,
             session,
-            left: LeftOver {
-                received: sent,
+            left: DeliveryState {
+                received: counts.by_peer,
                 again: Vec::new(),
             },
             held,
             until: Instant::now() + ARRIVING,
+        }
+    }
+
+    /// The claims that the session has met, with this one. Of the other hubs that ask for it those are forgotten whose claims
+    /// are among them.
+    fn meet(&self, claim: &mut SessionClaim, handover: &mut Handover) -> MetClaims {
+        let own = ClaimId {
+            hub: self.sockets.edge().hub_id().clone(),
+            number: claim.number,
+        };
+        let mut met = std::mem::take(&mut handover.met);
+        met.add(own, &self.sockets.calls().moves().others());
+        claim.others.retain(|other| !met.has(&other.claim));
+        met
+    }
+
+    /// A new queue for the session's messages.
+    fn queue(&self, budget: &Budget, dialect: Option<Dialect>) -> (Outbox, Outgoing) {
+        let edge = self.sockets.edge();
+        let limits = Limits {
+            items: edge.server().outbox_messages,
+            bytes: edge.server().outbox_bytes,
+        };
+        let (outbox, outgoing) = alkhub_calls::outbox(edge.connection_id(), limits, budget);
+        if let Some(dialect) = dialect {
+            outbox.speaks(dialect);
+        }
+        (outbox, outgoing)
+    }
+
+    /// Opens the way to what runs on the hub that the session leaves.
+    fn open_tunnel(&self, from: &TunnelId, handover: &Handover, outbox: &Outbox) -> TunnelGuard {
+        self.sockets.tunnels().open(TunnelParts {
+            id: from.clone(),
+            back: Way::new(self.sockets.calls().moves(), &from.hub),
+            outbox: outbox.clone(),
+            legs: &handover.legs,
+            calls: &handover.calls,
+            hubs: handover.hubs + 1,
         })
     }
 
+    /// The place among the sessions here that nobody can claim before the session has come whole.
+    fn place(&self, wanted: &WantedSession, met: &MetClaims, outbox: &Outbox) -> SessionPlace {
+        let resumable = self.sockets.resumable();
+        resumable.enter_as(wanted.id.clone(), met.clone(), &wanted.key.id, outbox)
+    }
+
     /// A message that its peer lacks.
-    pub(crate) fn again(&mut self, from: &(HubId, u64), message: Bytes) {
+    pub(crate) fn again(&mut self, from: &TunnelId, message: Bytes) {
         if let Some(arriving) = self.arriving.get_mut(from) {
             arriving.lacks(message);
         }
@@ -228,11 +257,10 @@ impl ComingSessions {
 
     /// Everything of a session has come: it goes to the connection that has asked for it as soon as its spoke can be called here
     /// through every hub, or waits for another connection.
-    pub(crate) fn whole(&mut self, from: &(HubId, u64)) {
+    pub(crate) fn whole(&mut self, from: &TunnelId) {
         let Some(arriving) = self.arriving.remove(from) else {
             // What came before did not: that hub may take it for gone.
-            let (hub, tunnel) = from.clone();
-            return self.sockets.say(&hub, SessionMessage::Left { tunnel });
+            return self.leave(from.clone());
         };
         let Arriving {
             claim,
@@ -251,7 +279,7 @@ impl ComingSessions {
             session.conversation.outbox().close(CloseCode::Policy, reason);
         }
         tracing::info!(session.id = %session.conversation.outbox().session(), "a session has come from another hub");
-        let (taker, others, coming) = claim.met();
+        let MetClaim { taker, others, coming } = claim.met();
         session.came(coming);
         let scope = sockets.edge().scope();
         let stop = scope.stop.clone();
@@ -262,7 +290,7 @@ impl ComingSessions {
     }
 
     /// The hub that one comes from has broken off.
-    pub(crate) fn broken(&mut self, from: &(HubId, u64)) {
+    pub(crate) fn broken(&mut self, from: &TunnelId) {
         if let Some(arriving) = self.arriving.remove(from) {
             self.nobody_has(arriving.claim);
         }
@@ -270,12 +298,12 @@ impl ComingSessions {
 
     /// Nothing comes from a hub any more.
     pub(crate) fn lost(&mut self, hub: &HubId) {
-        self.announced.retain(|(from, _), _| from != hub);
+        self.announced.retain(|from, _| from.hub != *hub);
         self.give_up(|from, _| from == hub);
     }
 
     fn give_up(&mut self, ends: impl Fn(&HubId, &Arriving) -> bool) {
-        let gone = self.arriving.extract_if(|(from, _), arriving| ends(from, arriving));
+        let gone = self.arriving.extract_if(|from, arriving| ends(&from.hub, arriving));
         let gone: Vec<Arriving> = gone.map(|(_, arriving)| arriving).collect();
         for Arriving { claim, session, .. } in gone {
             drop(session);

@@ -23,11 +23,20 @@ use crate::metrics::BalanceMetrics;
 /// The WebSockets of a hub, as they are balanced.
 pub(crate) struct OpenSockets<'a> {
     pub(crate) count: usize,
-    /// All of them, one by one: asked for only when some are to be told something.
+    /// All of them, one by one: asked for only when some are to be asked to go.
     pub(crate) all: &'a dyn Fn() -> Vec<Arc<dyn Closeable>>,
 }
 
-/// What the sockets of one hub are balanced by.
+/// Why a hub lets peers go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stance {
+    /// For those that are better off elsewhere.
+    pub(crate) balances: bool,
+    /// For all of them.
+    pub(crate) draining: bool,
+}
+
+/// The state by which the sockets of one hub are balanced.
 #[derive(Debug)]
 pub(crate) struct Balancer {
     began: Instant,
@@ -74,7 +83,7 @@ impl Balancer {
         *self.urls.lock() = urls;
     }
 
-    /// Counts the hubs that take connections, and tells all that are open when there are more or fewer.
+    /// Counts the hubs that take connections, and notifies all sockets when there are more or fewer.
     fn count_hubs(&self, open: &OpenSockets<'_>, membership: &Membership) {
         let serving = membership.members.iter().filter(|member| !member.draining);
         let hubs = u32::try_from(serving.count()).unwrap_or(u32::MAX).max(1);
@@ -87,25 +96,24 @@ impl Balancer {
         self.now() <= membership.read_at + Rule::default().fresh
     }
 
-    /// Looks at what all hubs hold, and lets peers of what is `open` go that are better off elsewhere; without an order to
-    /// balance only while the hub drains.
+    /// Looks at what all hubs hold, and lets peers of what is `open` go, as far as its stance has a reason for it.
     /// `beside` knows of a session where the other one of its program is.
     pub(crate) fn look(
         &self,
         open: &OpenSockets<'_>,
         membership: &Membership,
-        (balances, draining): (bool, bool),
+        stance: Stance,
         beside: impl Fn(&str) -> Option<HubId>,
     ) {
         self.count_hubs(open, membership);
-        if !balances && !draining {
+        if !stance.balances && !stance.draining {
             self.balance.lock().pause(self.now());
             return self.show(membership, None);
         }
         let staying = open.count.saturating_sub(self.leaving.load(Ordering::Acquire));
         let own = Own {
             staying: u32::try_from(staying).unwrap_or(u32::MAX),
-            draining,
+            draining: stance.draining,
         };
         let (decision, goal) = {
             let mut balance = self.balance.lock();
@@ -147,7 +155,7 @@ impl Balancer {
         }
     }
 
-    /// What the rule chooses among.
+    /// A candidate for the rule.
     fn movable<'a>(&self, place: usize, leaver: &Leaver, beside: Option<&'a str>) -> Movable<'a, usize> {
         Movable {
             connection: place,

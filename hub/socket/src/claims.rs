@@ -26,6 +26,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::coming::{Coming, ComingGuard};
+use crate::handover::ClaimId;
 use crate::resumable::{self, Claimed, Taker, digest};
 use crate::unanswered::UnansweredClaims;
 
@@ -50,8 +51,17 @@ pub(crate) struct Claims {
 struct List {
     last: u64,
     claims: HashMap<u64, SessionClaim>,
-    /// Those whose time is over: each with the session's id, and the key with which the peer had come.
-    unanswered: UnansweredClaims<(String, Arc<Key>)>,
+    /// Those whose time is over.
+    unanswered: UnansweredClaims<WantedSession>,
+}
+
+/// The session that a claim is for.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedSession {
+    /// As its peer knows it.
+    pub(crate) id: String,
+    /// The key with which the peer has come.
+    pub(crate) key: Arc<Key>,
 }
 
 /// One claim.
@@ -59,10 +69,7 @@ struct List {
 pub(crate) struct SessionClaim {
     /// By which the other hubs name it.
     pub(crate) number: u64,
-    /// The session's id, as its peer knows it.
-    pub(crate) id: String,
-    /// The key with which the peer has come.
-    pub(crate) key: Arc<Key>,
+    pub(crate) wanted: WantedSession,
     /// Where the session goes.
     taker: Taker,
     /// Other hubs that ask for the same session.
@@ -70,7 +77,7 @@ pub(crate) struct SessionClaim {
     digest: Arc<str>,
     received: u64,
     waits_for: HashSet<HubId>,
-    /// What the peer is told where no hub gives the session and one may have it.
+    /// The error for the peer where no hub gives the session and one may have it.
     unsure: Option<CallError>,
     /// Hubs that were asked again, since what was under way to them was lost.
     repeated: HashSet<HubId>,
@@ -78,15 +85,24 @@ pub(crate) struct SessionClaim {
     coming: ComingGuard,
 }
 
-/// What another hub asks for.
+/// The rest of a claim whose session has come.
+pub(crate) struct MetClaim {
+    /// Where the session goes.
+    pub(crate) taker: Taker,
+    /// The claims of other hubs that came meanwhile.
+    pub(crate) others: Vec<Asked>,
+    /// By which the session is counted until it is there.
+    pub(crate) coming: ComingGuard,
+}
+
+/// The claim of another hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    pub(crate) from: HubId,
-    pub(crate) claim: u64,
+    pub(crate) claim: ClaimId,
     pub(crate) digest: String,
     pub(crate) received: u64,
     pub(crate) key: String,
-    /// When it was heard.
+    /// When this hub was asked.
     pub(crate) at: Instant,
 }
 
@@ -106,12 +122,15 @@ impl Claims {
         }
         let digest = digest(&request.session_id);
         let (taker, session) = oneshot::channel();
-        let of = (request.session_id.clone(), key.clone());
+        let wanted = WantedSession {
+            id: request.session_id.clone(),
+            key: key.clone(),
+        };
         let mut claim = SessionClaim {
             received: request.received,
             waits_for: hubs.iter().cloned().collect(),
             until: Instant::now() + PATIENCE,
-            ..SessionClaim::new(of, digest, taker, self.coming.enter())
+            ..SessionClaim::new(wanted, digest, taker, self.coming.enter())
         };
         {
             let mut list = self.list.lock();
@@ -168,13 +187,13 @@ impl Claims {
     /// the session waits for its peer to ask again.
     pub(crate) fn given(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
-        let Some((digest, of)) = list.unanswered.take(number, hub) else {
+        let Some((digest, wanted)) = list.unanswered.take(number, hub) else {
             return list.take(number, hub);
         };
         let (nobody, _) = oneshot::channel();
         Some(SessionClaim {
             number,
-            ..SessionClaim::new(of, digest, nobody, self.coming.enter())
+            ..SessionClaim::new(wanted, digest, nobody, self.coming.enter())
         })
     }
 
@@ -211,11 +230,8 @@ impl Claims {
         over.map(|(number, mut claim)| {
             if !claim.waits_for.is_empty() {
                 claim.unsure.get_or_insert_with(resumable::unsure);
-                let (waits_for, of) = (
-                    std::mem::take(&mut claim.waits_for),
-                    (claim.id.clone(), claim.key.clone()),
-                );
-                unanswered.add(number, &claim.digest, waits_for, of);
+                let waits_for = std::mem::take(&mut claim.waits_for);
+                unanswered.add(number, &claim.digest, waits_for, claim.wanted.clone());
             }
             claim
         })
@@ -277,12 +293,11 @@ impl List {
 // === impl SessionClaim, Asked ===
 
 impl SessionClaim {
-    /// A claim for the session of this id, with this key, that asks nobody yet.
-    fn new((id, key): (String, Arc<Key>), digest: Arc<str>, taker: Taker, coming: ComingGuard) -> Self {
+    /// A claim that asks nobody yet.
+    fn new(wanted: WantedSession, digest: Arc<str>, taker: Taker, coming: ComingGuard) -> Self {
         Self {
             number: 0,
-            id,
-            key,
+            wanted,
             taker,
             others: Vec::new(),
             digest,
@@ -306,7 +321,7 @@ impl SessionClaim {
             claim: self.number,
             digest: self.digest.to_string(),
             received: self.received,
-            key: self.key.id.to_string(),
+            key: self.wanted.key.id.to_string(),
         };
         if let Err(not_asked) = moves.ask(hub, message) {
             if not_asked != NotSent::Unreachable {
@@ -316,7 +331,7 @@ impl SessionClaim {
         }
     }
 
-    /// What the peer is told where a hub that has not given the session may have it.
+    /// The error for the peer where a hub that has not given the session may have it.
     pub(crate) fn unsure(&self) -> Option<CallError> {
         self.unsure.clone()
     }
@@ -327,10 +342,13 @@ impl SessionClaim {
         self.others
     }
 
-    /// Ends it with the session, which has come: where that goes, what other hubs have asked meanwhile, and by what it is
-    /// counted until it is there.
-    pub(crate) fn met(self) -> (Taker, Vec<Asked>, ComingGuard) {
-        (self.taker, self.others, self.coming)
+    /// Ends it with the session, which has come.
+    pub(crate) fn met(self) -> MetClaim {
+        MetClaim {
+            taker: self.taker,
+            others: self.others,
+            coming: self.coming,
+        }
     }
 }
 

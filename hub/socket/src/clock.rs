@@ -1,8 +1,8 @@
-//! The one beat of all WebSockets: time in ticks, and how many of them what may take.
+//! The one clock of all WebSockets: time in ticks, and the number of ticks that each thing may take.
 //!
 //! Invariants
-//! - There is one timer for all connections. A tick pings the tenth of the sockets whose turn it is, and ends those that
-//!   have used up a time of theirs.
+//! - There is one timer for all connections. A tick pings the tenth of the sockets whose turn it is, and ends those
+//!   that have used up one of their times.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 /// Ticks in a ping interval.
 const TICKS: u32 = 10;
 
-/// Time for a peer to say its first word, before it may be let go as one that has nothing.
+/// Time for a peer to send its first message, before it may be let go as one that has nothing.
 const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// Time for a peer to answer a close.
@@ -33,7 +33,7 @@ pub(crate) struct Clock {
     tick: Duration,
     /// Without a sign of the peer (`server.dead-after`).
     pub(crate) dead_after: u32,
-    /// From the opening of a connection to the moment at which its peer may be let go though it has said nothing.
+    /// From the opening of a connection to the moment at which its peer may be let go though it has sent nothing.
     pub(crate) first_word: u32,
     /// From the decision to end to the end.
     pub(crate) closing: u32,
@@ -41,9 +41,9 @@ pub(crate) struct Clock {
     pub(crate) write: u32,
     /// From the first byte of a message to its last (`server.message-timeout`).
     pub(crate) message: u32,
-    /// From the word that the peer is to go to another hub, to the moment at which it stays after all.
+    /// From the decision that the peer is to go to another hub, to the moment at which it stays after all.
     pub(crate) patience: u32,
-    /// From the word that a peer is to go on on another hub, to the moment at which it may be asked again, or be closed.
+    /// From the request to a peer to move, to the moment at which it may be asked again, or be closed.
     pub(crate) moving: u32,
 }
 

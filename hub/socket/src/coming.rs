@@ -1,4 +1,4 @@
-//! Sessions that come to this hub, or may: a hub that ends waits for them.
+//! Sessions that are coming to this hub, or may be: a hub that ends waits for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

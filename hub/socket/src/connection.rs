@@ -13,8 +13,8 @@
 //!   protocol), nothing more is read or acted on: calls are aborted, the spoke is gone. Only the peer's own close is
 //!   still looked for, once ours is on its way.
 //! - Once a close frame is queued nothing else is written.
-//! - A peer that goes away because the hub wants that is let go between two messages: what it has begun to say is read, and what
-//!   waits for it, calls and events, is written before.
+//! - A peer that the hub wants to go is let go between two messages: the message that it has begun is read, and the
+//!   calls and events that wait for it are written before.
 //! - When another connection asks for the session, this one reads nothing more and gives it away at once.
 
 mod greeting;
@@ -52,7 +52,7 @@ const SCRATCH: usize = 16 * 1024;
 /// Bytes queued for one write, about.
 const BATCH: usize = 64 * 1024;
 
-/// What a peer is told that is let go.
+/// The reason that is given to a peer that is let go.
 const LET_GO: &str = "other hubs have fewer connections: connect again";
 
 /// Time for a peer to take the close of a connection that it has left.
@@ -61,7 +61,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// One connection.
 pub(crate) struct Connection<S> {
     io: S,
-    /// What came with the upgrade and is not yet decoded.
+    /// The bytes that came with the upgrade and are not yet decoded.
     rest: Bytes,
     decoder: Decoder,
     batch: Batch,
@@ -79,7 +79,7 @@ pub(crate) struct Connection<S> {
     ending: Option<(CloseCode, String)>,
     peer_closed: bool,
     phase: Phase,
-    /// What has been read and not ended, or waits for a registration.
+    /// The charge for what has been read and not ended, or waits for a registration.
     charge: alkhub_budget::Held,
     /// Whether the writer has taken something from the outbox since it last wrote everything.
     taken: bool,
@@ -87,9 +87,9 @@ pub(crate) struct Connection<S> {
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is left of a connection when it has ended.
+/// A connection that has ended.
 pub(crate) struct EndedConnection<S> {
-    /// What it served.
+    /// The session that it served.
     pub(crate) session: Box<PeerSession>,
     /// Its place among what is open: a hub that drains waits until that is dropped.
     pub(crate) registered: SocketGuard,
@@ -187,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         loop {
             self.poll_claim(cx);
-            self.registered.socket.stands(self.footing());
+            self.registered.socket.set_mobility(self.mobility());
             self.ask_to_move();
             if self.decode_rest() {
                 // It may have asked for another session, and what comes of that wakes whoever has looked for it.
@@ -358,13 +358,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Received::Message { kind, data } => {
                 self.registered.reading(false);
                 self.kind.get_or_insert(kind);
-                let heard = self.session.conversation.message(&data);
-                self.heard(heard, data.len());
+                let left = self.session.conversation.message(&data);
+                self.act_on(left, data.len());
             }
             Received::TooLarge { kind, head, size } => {
                 self.kind.get_or_insert(kind);
-                let heard = self.session.conversation.too_large(&head, size);
-                self.heard(heard, size);
+                let left = self.session.conversation.too_large(&head, size);
+                self.act_on(left, size);
             }
             Received::Ping(payload) => self.pong = Some(payload),
             Received::Pong(payload) => {

@@ -39,7 +39,7 @@ use crate::tunnel::TunnelGuard;
 /// As much of a topic that is refused is repeated, in characters: the longest that is not.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
 
-/// What a peer has under way on this hub, whichever connection it speaks over.
+/// Everything that a peer has under way on this hub, whichever connection it speaks over.
 pub(crate) struct Conversation {
     sockets: Sockets,
     key: Arc<Key>,
@@ -54,7 +54,7 @@ pub(crate) struct Conversation {
     tunnels: Vec<TunnelGuard>,
     /// Whether what it is as a spoke is still on its way from another hub, or the other hubs are asked about it.
     arriving: bool,
-    /// What the key allowed when it was last looked at.
+    /// The rights of the key when it was last looked at.
     allowed: Arc<Caller>,
     /// Calls that ran when the end was decided.
     unanswered: Vec<RequestId>,
@@ -62,8 +62,8 @@ pub(crate) struct Conversation {
     asked: u32,
 }
 
-/// What of a message is the connection's to act on, or to count.
-pub(crate) enum Heard {
+/// The part of a message that is left to the connection: to act on, or to count.
+pub(crate) enum ForConnection {
     /// Nothing; it counts in the peer's session.
     Counted,
     /// Nothing, and it does not.
@@ -99,7 +99,7 @@ impl Conversation {
     }
 
     /// Acts on one message.
-    pub(crate) fn message(&mut self, data: &Bytes) -> Heard {
+    pub(crate) fn message(&mut self, data: &Bytes) -> ForConnection {
         self.sockets.messages().received.inc();
         let (frame, dialect) = match Frame::decode_of_peer(data) {
             Ok(decoded) => decoded,
@@ -111,14 +111,14 @@ impl Conversation {
         let asks = !matches!(frame, Frame::Acknowledged(_) | Frame::Pong(_)) && !self.spoke.is_answer(&frame);
         self.asked += u32::from(asks);
         let counted = if frame.counts() {
-            Heard::Counted
+            ForConnection::Counted
         } else {
-            Heard::Uncounted
+            ForConnection::Uncounted
         };
         match frame {
-            Frame::Acknowledged(count) => return Heard::Acknowledged(count),
-            Frame::Hello(hello) => return Heard::Hello(hello),
-            Frame::Ping(payload) => return Heard::Ping(payload),
+            Frame::Acknowledged(count) => return ForConnection::Acknowledged(count),
+            Frame::Hello(hello) => return ForConnection::Hello(hello),
+            Frame::Ping(payload) => return ForConnection::Ping(payload),
             Frame::Pong(_) => self.heartbeat(),
             Frame::Requested(requested) if requested.operation.as_str() == kind::REGISTER => self.register(requested),
             Frame::Requested(requested) if requested.operation.as_str() == kind::REGISTER_UPDATE_NAME => {
@@ -177,7 +177,7 @@ impl Conversation {
         &self.outbox
     }
 
-    /// What the sockets of the hub share.
+    /// The state that the sockets of the hub share.
     pub(crate) fn sockets(&self) -> &Sockets {
         &self.sockets
     }

@@ -1,13 +1,13 @@
 //! Sessions that leave for another hub: who gives them up, and what stays here of them.
 //!
 //! Invariants
-//! - From the moment at which a hub asks for a session to the moment at which nothing of it runs here any more, or it waits here
-//!   again, it stands among what is left ([`crate::left`]).
+//! - From the moment at which a hub asks for a session to the moment at which nothing of it runs here any more, or it
+//!   waits here again, it is listed among the sessions that have left ([`crate::left`]).
 //! - A session is handed over whole, or is as it was. It is handed to nobody who is known to have given up, or to be gone;
 //!   a hub that gave up before this one heard of its claim keeps the session for its peer ([`crate::unanswered`]).
 //! - Whoever asks is answered, at once or when the session is given up, unless what was under way to that hub is lost.
 //! - While nobody has the session its key is among those of what is open, and what it does not allow any more is looked
-//!   for when the session has changed hands.
+//!   for when the session has been handed over.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use alkhub_calls::{Caller, Outgoing, SessionMessage};
+use alkhub_calls::{Caller, Outgoing, SessionMessage, TunnelId};
 use alkhub_edge::Key;
 use alkhub_edge::metrics::ConnectionKind;
 use alkhub_edge::open::{Closeable, Closing, Entered};
@@ -25,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::claims::Asked;
 use crate::conversation::Conversation;
-use crate::handover::Handover;
+use crate::handover::{ClaimId, Handover, ReceivedCounts};
 use crate::left::{LeftGuard, LeftSession};
 use crate::resumable::{self, Claimed};
 use crate::session::PeerSession;
@@ -41,11 +41,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A session between who had it and who gets it: its key is looked up with those of what is open, and whoever gets it
 /// looks at what has come of that.
 #[derive(Debug)]
-struct BetweenHands;
+struct InHandover;
 
-// === impl BetweenHands ===
+// === impl InHandover ===
 
-impl Closeable for BetweenHands {
+impl Closeable for InHandover {
     fn recheck(&self, _: &Arc<Caller>) {}
 
     fn drain(&self) {}
@@ -61,23 +61,22 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
     let Some(asked) = sockets.claims().put_aside(asked) else {
         return;
     };
-    let (hub, claim) = (asked.from.clone(), asked.claim);
+    let ClaimId { hub, number: claim } = asked.claim.clone();
     let refuse = |error| sockets.say(&hub, SessionMessage::Refused { claim, error });
     if asked.is_given_up() {
         return refuse(resumable::unsure());
     }
-    if sockets.left().meets(&hub, claim) {
+    if sockets.left().meets(&asked.claim) {
         return;
     }
     match sockets
         .resumable()
-        .claim(&asked.digest, asked.received, &asked.key, Some((&hub, claim)))
+        .claim(&asked.digest, asked.received, &asked.key, Some(&asked.claim))
     {
         Ok(Some(session)) => {
             let budget = sockets.edge().budgets().key(&Arc::from(asked.key.as_str()));
-            let left = sockets
-                .left()
-                .enter((hub, claim), sockets.calls().moves().new_tunnel(), &budget);
+            let tunnel = sockets.calls().moves().new_tunnel();
+            let left = sockets.left().enter(asked.claim.clone(), tunnel, &budget);
             let (leaves, scope) = (sockets.clone(), sockets.edge().scope());
             let stop = scope.stop.clone();
             scope.tasks.spawn(async move {
@@ -94,11 +93,11 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
 
 /// Hands a session over when the task that has it gives it up, and stays for what is left of it.
 async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<Claimed>, left: LeftGuard) {
-    let claim = asked.claim;
+    let claim = asked.claim.number;
     let say = |message| {
         // Else what was under way is lost, and the claim may have been made anew.
         if !left.is_ended() {
-            sockets.say(&asked.from, message);
+            sockets.say(&asked.claim.hub, message);
         }
     };
     let mut session = match session.await {
@@ -106,7 +105,7 @@ async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<C
         Ok(Err(error)) => return say(SessionMessage::Refused { claim, error }),
         Err(_) => return say(SessionMessage::Unknown { claim }),
     };
-    let between = enter(sockets, session.conversation.key(), Arc::new(BetweenHands));
+    let between = enter(sockets, session.conversation.key(), Arc::new(InHandover));
     // Who had it may not have looked.
     session.conversation.look_again();
     if let Err(error) = ready(&mut session, &asked, &left).await {
@@ -114,7 +113,7 @@ async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<C
         // Its peer is on its way elsewhere, and asks there again.
         return Box::pin(waiting::wait_or_end(sockets, session, true, (left, between))).await;
     }
-    Box::pin(leave(sockets, claim, session, (left, between))).await;
+    Box::pin(leave(sockets, session, left, between)).await;
 }
 
 /// Enters what is left of a session, or will be, among what is open. One more than may wait is not refused: what is left
@@ -147,10 +146,10 @@ async fn ready(session: &mut PeerSession, asked: &Asked, left: &LeftSession) -> 
 }
 
 /// Gives everything of a session to another hub, and serves what is left of it.
-async fn leave(sockets: &Sockets, claim: u64, session: Box<PeerSession>, (left, between): (LeftGuard, Entered)) {
-    let (hub, tunnel) = (&left.to, left.tunnel);
+async fn leave(sockets: &Sockets, session: Box<PeerSession>, left: LeftGuard, between: Entered) {
+    let (hub, claim, tunnel) = (left.to(), left.claim.number, left.tunnel);
     let key = session.conversation.key().clone();
-    let (mut conversation, mut outgoing) = match hand(sockets, (claim, &left), session) {
+    let (mut conversation, mut outgoing) = match hand(sockets, &left, session) {
         Ok(parts) => parts,
         Err(conversation) => {
             tracing::warn!(hub.id = %hub, "a session is lost: the hub that it was to go to does not take it");
@@ -179,25 +178,34 @@ async fn leave(sockets: &Sockets, claim: u64, session: Box<PeerSession>, (left, 
 /// The other hub does not take it: what is to be ended.
 fn hand(
     sockets: &Sockets,
-    (claim, left): (u64, &LeftSession),
+    left: &LeftSession,
     session: Box<PeerSession>,
 ) -> Result<(Conversation, Outgoing), Box<Conversation>> {
-    let (hub, tunnel, moves) = (&left.to, left.tunnel, sockets.calls().moves());
+    let (hub, claim, tunnel) = (left.to(), left.claim.number, left.tunnel);
+    let moves = sockets.calls().moves();
     let dialect = session.conversation.outbox().spoken();
     let moved = session.moved_ago();
     let (mut conversation, mut outgoing, mut rest) = session.into_parts();
     conversation.end_far_calls();
-    let (events, topics) = conversation.take_subscriptions();
-    for event in events {
+    let subscriptions = conversation.take_subscriptions();
+    for event in subscriptions.events {
         // What does not fit is in the gap with which each topic begins there.
         let _ = conversation.outbox().push(event);
     }
     let mut legs = Vec::new();
     let kept = std::mem::take(&mut rest.kept);
-    let handed = moves.leave(&mut outgoing, (hub, tunnel), kept, |left_over| {
-        let mut handover = Handover::new((rest.received, left_over.received), dialect);
+    let id = TunnelId {
+        hub: hub.clone(),
+        number: tunnel,
+    };
+    let handed = moves.leave(&mut outgoing, id, kept, |delivery| {
+        let counts = ReceivedCounts {
+            by_hub: rest.received,
+            by_peer: delivery.received,
+        };
+        let mut handover = Handover::new(counts, dialect);
         conversation.describe(&mut handover);
-        handover.topics = topics;
+        handover.topics = subscriptions.topics;
         handover.met = rest.met;
         handover.moved(moved);
         legs.clone_from(&handover.legs);
@@ -206,7 +214,7 @@ fn hand(
         }
         let state = handover.encode();
         moves.say(hub, SessionMessage::Handed { claim, tunnel, state })?;
-        for message in left_over.again {
+        for message in delivery.again {
             moves.say(hub, SessionMessage::Again { tunnel, message })?;
         }
         Ok(())
@@ -224,7 +232,7 @@ fn hand(
     Ok((conversation, outgoing))
 }
 
-/// Takes what the peer says of calls here, until nothing is left of the session.
+/// Takes the peer's messages about calls here, until nothing is left of the session.
 async fn serve_rest(conversation: &mut Conversation, outgoing: &mut Outgoing, left: &LeftSession) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -240,9 +248,9 @@ async fn serve_rest(conversation: &mut Conversation, outgoing: &mut Outgoing, le
             if signs.over && conversation.poll_settled(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let Some(said) = signs.said else { break };
+            let Some(message) = signs.message else { break };
             // It counts in the session where that is now.
-            conversation.said_elsewhere(&said);
+            conversation.received_elsewhere(&message);
         }
         conversation.poll_pending(cx);
         while looks.poll_tick(cx).is_ready() {

@@ -1,7 +1,8 @@
 //! A WebSocket among what is open: what others ask of it.
 //!
 //! Invariants
-//! - A socket's entry leaves with its [`SocketGuard`] guard, and so it does from those whose peers were told to go.
+//! - The entry of a socket goes when its [`SocketGuard`] is dropped, and so does its place among those whose peers were
+//!   told to go.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::footing::{Departure, Footing};
+use crate::mobility::{Departure, Mobility};
 use crate::signs::Signs;
 use crate::times::SocketTimes;
 
@@ -121,7 +122,7 @@ impl SocketEntry {
         self.departure.has_moved(at);
     }
 
-    /// Whether the connection must end without another word.
+    /// Whether the connection must end without another message.
     pub(crate) fn killed(&self) -> bool {
         self.signs.has(KILL)
     }
@@ -132,8 +133,8 @@ impl SocketEntry {
     }
 
     /// Notes how its peer could get to another hub. One that is to go stays when it turns out to have a session.
-    pub(crate) fn stands(&self, footing: Footing) {
-        self.departure.stands(footing);
+    pub(crate) fn set_mobility(&self, mobility: Mobility) {
+        self.departure.set_mobility(mobility);
         if self.is_leaving() && !self.departure.is_free() {
             self.keep();
         }
@@ -178,10 +179,10 @@ impl Closeable for SocketEntry {
     }
 
     fn leaver(&self) -> Option<Leaver> {
-        let migrates = self.departure.is(Footing::Moves);
+        let migrates = self.departure.is(Mobility::Moves);
         // Who has just come has a first word on its way, and may have a session.
         let is_free =
-            self.departure.is(Footing::Plain) || self.departure.is(Footing::Silent) && self.times.is_settled();
+            self.departure.is(Mobility::Plain) || self.departure.is(Mobility::Silent) && self.times.is_settled();
         let goes = self.is_leaving() || self.is_moving();
         let outbox = self.outbox.lock();
         let may_go = (is_free || migrates) && !goes && !outbox.is_closed();
@@ -202,7 +203,7 @@ impl Closeable for SocketEntry {
     }
 
     fn ask_to_move(&self, target: Option<&str>) -> bool {
-        if !self.departure.is(Footing::Moves) {
+        if !self.departure.is(Mobility::Moves) {
             return false;
         }
         let asked = self.departure.ask(target.filter(|_| self.reaches_pods));
@@ -213,7 +214,7 @@ impl Closeable for SocketEntry {
     }
 
     fn is_unasked(&self) -> bool {
-        self.departure.is(Footing::Moves) && !self.departure.was_asked()
+        self.departure.is(Mobility::Moves) && !self.departure.was_asked()
     }
 
     fn is_moving(&self) -> bool {
@@ -266,7 +267,7 @@ impl SocketGuard {
         }
     }
 
-    /// Notes that the peer was heard.
+    /// Notes that the peer has sent something.
     pub(crate) fn heard(&self) {
         self.socket.times.hear();
     }
@@ -311,7 +312,7 @@ mod tests {
         let (outbox, outgoing) = alkhub_calls::outbox("s", limits, &budgets.key(&"k".into()));
         let (clock, leaving) = (Arc::new(Clock::new(&ServerConfig::default())), Arc::default());
         let socket = SocketEntry::new(&clock, outbox, &leaving);
-        socket.stands(Footing::Moves);
+        socket.set_mobility(Mobility::Moves);
         (clock, socket, leaving, outgoing)
     }
 
@@ -360,14 +361,14 @@ mod tests {
     fn who_has_said_nothing_may_be_let_go_after_a_while_and_stays_when_it_has_a_session_after_all() {
         let (clock, socket, leaving, _outgoing) = socket();
         let to_go = || leaving.load(Ordering::Acquire);
-        socket.stands(Footing::Silent);
+        socket.set_mobility(Mobility::Silent);
         assert_eq!(socket.leaver(), None, "its first word is on its way");
         clock.pass(clock.first_word + 1);
         assert!(socket.leaver().is_some_and(|leaver| !leaver.migrates));
 
         socket.let_go();
         assert!(socket.is_leaving() && to_go() == 1);
-        socket.stands(Footing::Session);
+        socket.set_mobility(Mobility::Session);
 
         assert!(!socket.is_leaving() && to_go() == 0);
     }

@@ -1,4 +1,4 @@
-//! What a session is made of, as one hub tells it to the one that goes on with it.
+//! The state of a session, as one hub sends it to the hub that goes on with it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,13 +19,13 @@ const PART_BYTES: usize = 256 * 1024;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Handover {
     /// Messages of the peer that were received.
-    pub(crate) received: u64,
+    received: u64,
     /// Messages that the peer has received.
-    pub(crate) sent: u64,
+    sent: u64,
     /// Whether the peer writes request ids into the envelope; absent when it has written none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     envelope_ids: Option<bool>,
-    /// What the peer is as a spoke.
+    /// The peer's instance, if it is a spoke.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) instance: Option<HeldInstance>,
     /// Calls that run on it, as it knows them.
@@ -57,6 +57,24 @@ pub(crate) struct HandoverPart {
     topics: Vec<String>,
 }
 
+/// Messages of a session that were received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReceivedCounts {
+    /// Of the peer, by its hubs.
+    pub(crate) by_hub: u64,
+    /// Messages of the hubs that the peer has received, as far as it has acknowledged them.
+    pub(crate) by_peer: u64,
+}
+
+/// Names a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ClaimId {
+    /// The hub that claims.
+    pub(crate) hub: HubId,
+    /// Given by that hub.
+    pub(crate) number: u64,
+}
+
 /// The last claim of each hub by which a session has come to it: who has put aside one of those must not meet it again, since
 /// nobody waits for it any more.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -67,10 +85,10 @@ pub(crate) struct MetClaims(HashMap<HubId, u64>);
 
 impl Handover {
     /// Of a session with these counts.
-    pub(crate) fn new((received, sent): (u64, u64), dialect: Option<Dialect>) -> Self {
+    pub(crate) fn new(counts: ReceivedCounts, dialect: Option<Dialect>) -> Self {
         Self {
-            received,
-            sent,
+            received: counts.by_hub,
+            sent: counts.by_peer,
             envelope_ids: dialect.map(|dialect| dialect == Dialect::Id),
             instance: None,
             legs: Vec::new(),
@@ -79,6 +97,13 @@ impl Handover {
             hubs: 0,
             moved_ms: None,
             met: MetClaims::default(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> ReceivedCounts {
+        ReceivedCounts {
+            by_hub: self.received,
+            by_peer: self.sent,
         }
     }
 
@@ -155,15 +180,15 @@ fn encode(of: &impl Serialize) -> Bytes {
 // === impl MetClaims ===
 
 impl MetClaims {
-    /// The session has come to this hub for a claim; of hubs that are none of the `others` any more nothing is kept.
-    pub(crate) fn add(&mut self, hub: &HubId, claim: u64, others: &[HubId]) {
+    /// The session has come to a hub for its claim; of hubs that are none of the `others` of that one any more nothing is kept.
+    pub(crate) fn add(&mut self, claim: ClaimId, others: &[HubId]) {
         self.0.retain(|met, _| others.contains(met));
-        self.0.insert(hub.clone(), claim);
+        self.0.insert(claim.hub, claim.number);
     }
 
-    /// Whether a claim of a hub was met, or is older than one that was.
-    pub(crate) fn has(&self, hub: &HubId, claim: u64) -> bool {
-        self.0.get(hub).is_some_and(|met| claim <= *met)
+    /// Whether a claim was met, or is older than one of its hub that was.
+    pub(crate) fn has(&self, claim: &ClaimId) -> bool {
+        self.0.get(&claim.hub).is_some_and(|met| claim.number <= *met)
     }
 }
 
@@ -175,10 +200,22 @@ mod tests {
         name.parse().expect("an id")
     }
 
+    fn claim(hub: &HubId, number: u64) -> ClaimId {
+        ClaimId {
+            hub: hub.clone(),
+            number,
+        }
+    }
+
+    fn fresh() -> Handover {
+        let counts = ReceivedCounts { by_hub: 1, by_peer: 2 };
+        Handover::new(counts, None)
+    }
+
     #[test]
     fn lists_that_are_too_long_for_one_message_go_in_parts_and_come_whole() {
         let list = |of: &str, items: usize| (0..items).map(|n| format!("{of}-{n:0500}")).collect::<Vec<_>>();
-        let mut handover = Handover::new((1, 2), None);
+        let mut handover = fresh();
         (handover.legs, handover.calls, handover.topics) = (list("leg", 700), list("call", 1), list("topic", 900));
         let wanted = (handover.legs.clone(), handover.calls.clone(), handover.topics.clone());
 
@@ -192,21 +229,24 @@ mod tests {
 
         assert_eq!(parts.len(), 4);
         assert!(wanted == (handover.legs, handover.calls, handover.topics));
-        assert!(Handover::new((1, 2), None).take_parts().is_empty());
+        assert!(fresh().take_parts().is_empty());
     }
 
     #[test]
     fn a_claim_that_a_session_has_met_is_known_wherever_it_goes_then() {
         let (one, two, three) = (hub("one"), hub("two"), hub("three"));
-        let mut handover = Handover::new((1, 2), None);
-        handover.met.add(&one, 7, &[two.clone(), three.clone()]);
+        let mut handover = fresh();
+        handover.met.add(claim(&one, 7), &[two.clone(), three.clone()]);
 
         let mut met = Handover::decode(&handover.encode()).expect("plain data").met;
-        met.add(&two, 3, &[one.clone(), three.clone()]);
+        met.add(claim(&two, 3), &[one.clone(), three.clone()]);
 
-        assert!(met.has(&one, 7) && met.has(&one, 6) && met.has(&two, 3));
-        assert!(!met.has(&one, 8) && !met.has(&three, 1), "those are wanted");
-        met.add(&two, 4, &[three]);
-        assert!(!met.has(&one, 7), "that hub is gone");
+        assert!(met.has(&claim(&one, 7)) && met.has(&claim(&one, 6)) && met.has(&claim(&two, 3)));
+        assert!(
+            !met.has(&claim(&one, 8)) && !met.has(&claim(&three, 1)),
+            "those are wanted"
+        );
+        met.add(claim(&two, 4), &[three]);
+        assert!(!met.has(&claim(&one, 7)), "that hub is gone");
     }
 }

@@ -22,7 +22,7 @@ const MOST: usize = 1_024;
 /// Their bytes, at most.
 const MOST_BYTES: usize = 1024 * 1024;
 
-/// What waits for pongs.
+/// The messages that wait for pongs.
 #[derive(Debug, Default)]
 pub(crate) struct HeldBack {
     /// In order, each with the number of its ping.

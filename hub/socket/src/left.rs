@@ -1,16 +1,16 @@
-//! What is left here of a session that another hub goes on with: the calls that ran when it moved.
+//! The rest of a session that another hub goes on with: the calls that ran here when it moved.
 //!
-//! They end where they were entered: their deadlines, their records and whoever waits for their answers are here. What the
-//! peer says of them comes through the tunnel, and goes the way that it would have gone.
+//! They end where they were entered: their deadlines, their records and whoever waits for their answers are here. The
+//! peer's messages about them come through the tunnel, and are taken as they would have been.
 //!
-//! A session stands here from the moment at which another hub asks for it: between the connection that gave it up and its tunnel
-//! nothing else knows of it.
+//! A session is listed here from the moment at which another hub asks for it: between the connection that gave it up
+//! and its tunnel nothing else knows of it.
 //!
 //! Invariants
-//! - What comes through the tunnel is taken in order, by one task, and what waits for it has a bound and is charged to the
-//!   session's key: over either the tunnel breaks.
-//! - It ends when nothing of the session runs here and nobody is sent here any more; when the session has ended where it went,
-//!   after what the peer had said by then; with that hub; and with the session's key.
+//! - Messages from the tunnel are taken in order, by one task. Those that wait for it are bounded, and charged to the
+//!   session's key: over either limit the tunnel breaks.
+//! - It ends when nothing of the session runs here and nobody is sent here any more; when the session has ended where
+//!   it went, after the messages that the peer had sent by then; with that hub; and with the session's key.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -25,9 +25,10 @@ use alkhub_queue::{Limits, Queue};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::handover::ClaimId;
 use crate::signs::Signs;
 
-/// What of one session waits for its task at most, one message aside.
+/// The most that waits of one session for its task, one message aside.
 const WAITING: Limits = Limits {
     items: 8_192,
     bytes: 8 * 1024 * 1024,
@@ -37,7 +38,7 @@ const LOOK: u8 = 1;
 const END: u8 = 2;
 const OVER: u8 = 4;
 
-/// What is left of sessions here. Clones are of one list.
+/// The sessions that have left this hub. Clones are of one list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeftSessions(Arc<Mutex<List>>);
 
@@ -46,7 +47,7 @@ struct List {
     /// By the numbers of their tunnels.
     tunnels: HashMap<u64, Arc<LeftSession>>,
     /// By the claims that they were given up for.
-    claims: HashMap<(HubId, u64), Arc<LeftSession>>,
+    claims: HashMap<ClaimId, Arc<LeftSession>>,
 }
 
 /// A session's place among them.
@@ -56,56 +57,52 @@ pub(crate) struct LeftGuard {
     session: Arc<LeftSession>,
 }
 
-/// What is left of one, as others see it.
+/// One of them, as others see it.
 #[derive(Debug)]
 pub(crate) struct LeftSession {
-    /// The hub that goes on with it.
-    pub(crate) to: HubId,
-    /// The number of that hub's claim.
-    claim: u64,
+    /// Of the hub that goes on with it.
+    pub(crate) claim: ClaimId,
     /// The number of the tunnel.
     pub(crate) tunnel: u64,
     waiting: Mutex<Waiting>,
     signs: Signs,
 }
 
-/// What a peer has said of a call here.
+/// A message of the peer about a call that runs here, which it has sent on the hub where its session is now.
 #[derive(Clone, Debug)]
-pub(crate) struct SaidOfCall {
+pub(crate) struct PeerMessage {
     /// The message; the beginning of one that is over the limit.
     pub(crate) message: Bytes,
     /// Its bytes, as the peer has sent it.
     pub(crate) size: usize,
 }
 
-/// What its peer has said, and what that is charged to.
+/// The messages of the peer that were not taken yet, and what they are charged to.
 #[derive(Debug)]
 struct Waiting {
-    queue: Queue<(SaidOfCall, usize)>,
+    queue: Queue<(PeerMessage, usize)>,
     held: Held,
 }
 
-/// What a session that has left is asked for.
+/// The requests to a session that has left.
 #[derive(Debug, Default)]
 pub(crate) struct LeftSigns {
     /// Its key may allow something else.
     pub(crate) look: bool,
     /// It is to end.
     pub(crate) end: bool,
-    /// Its peer says no more: it is to end when what was said has been answered.
+    /// Its peer sends nothing more: it is to end once everything that came before has been answered.
     pub(crate) over: bool,
-    /// The next thing that its peer says.
-    pub(crate) said: Option<SaidOfCall>,
+    /// The next message of its peer.
+    pub(crate) message: Option<PeerMessage>,
 }
 
 // === impl LeftSessions ===
 
 impl LeftSessions {
-    /// Enters a session that is to go to another hub, for its claim of this number, by a tunnel of that one, with the budget of
-    /// its key.
-    pub(crate) fn enter(&self, (to, claim): (HubId, u64), tunnel: u64, budget: &Budget) -> LeftGuard {
+    /// Enters a session that is to go to another hub, for its claim, through a tunnel of this number, with the budget of its key.
+    pub(crate) fn enter(&self, claim: ClaimId, tunnel: u64, budget: &Budget) -> LeftGuard {
         let session = Arc::new(LeftSession {
-            to,
             claim,
             tunnel,
             waiting: Mutex::new(Waiting {
@@ -116,7 +113,7 @@ impl LeftSessions {
         });
         let mut list = self.0.lock();
         list.tunnels.insert(tunnel, session.clone());
-        list.claims.insert(session.for_claim(), session.clone());
+        list.claims.insert(session.claim.clone(), session.clone());
         drop(list);
         LeftGuard {
             sessions: self.clone(),
@@ -130,22 +127,22 @@ impl LeftSessions {
     }
 
     /// Whether a claim of a hub is being met, or was: who asks the same again must not be given the session twice.
-    pub(crate) fn meets(&self, hub: &HubId, claim: u64) -> bool {
+    pub(crate) fn meets(&self, claim: &ClaimId) -> bool {
         let list = self.0.lock();
-        let met = list.claims.get(&(hub.clone(), claim));
+        let met = list.claims.get(claim);
         met.is_some_and(|left| !left.is_ended())
     }
 
     /// The session that went to this hub by this tunnel.
     pub(crate) fn get(&self, to: &HubId, tunnel: u64) -> Option<Arc<LeftSession>> {
         let left = self.0.lock().tunnels.get(&tunnel).cloned();
-        left.filter(|left| left.to == *to)
+        left.filter(|left| *left.to() == *to)
     }
 
     /// Ends those that went to a hub.
     pub(crate) fn lost(&self, to: &HubId) {
         let all: Vec<_> = self.0.lock().tunnels.values().cloned().collect();
-        all.iter().filter(|left| left.to == *to).for_each(|left| left.end());
+        all.iter().filter(|left| *left.to() == *to).for_each(|left| left.end());
     }
 }
 
@@ -170,13 +167,13 @@ impl Drop for LeftGuard {
     fn drop(&mut self) {
         let mut list = self.sessions.0.lock();
         list.tunnels.remove(&self.session.tunnel);
-        let claim = self.session.for_claim();
+        let claim = &self.session.claim;
         if list
             .claims
-            .get(&claim)
+            .get(claim)
             .is_some_and(|left| Arc::ptr_eq(left, &self.session))
         {
-            list.claims.remove(&claim);
+            list.claims.remove(claim);
         }
     }
 }
@@ -184,11 +181,16 @@ impl Drop for LeftGuard {
 // === impl LeftSession ===
 
 impl LeftSession {
-    /// The peer has said something of a call here.
-    pub(crate) fn heard(&self, said: SaidOfCall) {
-        let added = self.waiting.lock().add(said);
+    /// The hub that goes on with it.
+    pub(crate) fn to(&self) -> &HubId {
+        &self.claim.hub
+    }
+
+    /// The peer has sent a message about a call that runs here.
+    pub(crate) fn received(&self, message: PeerMessage) {
+        let added = self.waiting.lock().add(message);
         if let Err(reason) = added {
-            tracing::warn!(hub.id = %self.to, reason, "what a spoke answers on another hub has no room");
+            tracing::warn!(hub.id = %self.to(), reason, "what a spoke answers on another hub has no room");
             return self.end();
         }
         self.signs.wake();
@@ -199,14 +201,9 @@ impl LeftSession {
         self.signs.raise(END);
     }
 
-    /// It is to end when what was heard before has been taken.
+    /// It is to end when what was received before has been taken.
     pub(crate) fn over(&self) {
         self.signs.raise(OVER);
-    }
-
-    /// The claim that it was given up for.
-    fn for_claim(&self) -> (HubId, u64) {
-        (self.to.clone(), self.claim)
     }
 
     /// Whether it is to end.
@@ -214,17 +211,17 @@ impl LeftSession {
         self.signs.has(END | OVER)
     }
 
-    /// What it is asked for now; the task is woken when it is asked for more.
+    /// The requests that there are now; the task is woken when there are more.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> LeftSigns {
         self.signs.wake_by(cx.waker());
         let (look, end, over) = (self.signs.take(LOOK), self.signs.has(END), self.signs.has(OVER));
-        // After the sign: what was heard before it is there.
-        let said = self.waiting.lock().pop();
+        // After the sign: what was received before it is there.
+        let message = self.waiting.lock().pop();
         LeftSigns {
             look,
             end,
-            over: over && said.is_none(),
-            said,
+            over: over && message.is_none(),
+            message,
         }
     }
 }
@@ -232,22 +229,22 @@ impl LeftSession {
 // === impl Waiting ===
 
 impl Waiting {
-    /// Adds what the peer says, whose task is woken by its caller; why it has no room.
-    fn add(&mut self, said: SaidOfCall) -> Result<(), String> {
-        let bytes = said.message.len();
+    /// Adds a message of the peer, whose task is woken by the caller of this; else why it has no room.
+    fn add(&mut self, message: PeerMessage) -> Result<(), String> {
+        let bytes = message.message.len();
         let room = self.queue.room(bytes, WAITING);
         room.map_err(|_| "it comes faster than it is taken".to_owned())?;
         let charged = self.held.follow(self.queue.bytes() + bytes);
         charged.map_err(|exhausted: Exhausted| exhausted.to_string())?;
         // The task looks by its signs.
-        drop(self.queue.add((said, bytes)));
+        drop(self.queue.add((message, bytes)));
         Ok(())
     }
 
-    fn pop(&mut self) -> Option<SaidOfCall> {
-        let (said, _) = self.queue.pop()?;
+    fn pop(&mut self) -> Option<PeerMessage> {
+        let (message, _) = self.queue.pop()?;
         self.held.ease(self.queue.bytes());
-        Some(said)
+        Some(message)
     }
 }
 
@@ -276,6 +273,13 @@ mod tests {
 
     use super::*;
 
+    fn claim(number: u64) -> ClaimId {
+        ClaimId {
+            hub: "b".parse().expect("an id"),
+            number,
+        }
+    }
+
     #[test]
     fn what_the_key_may_not_keep_breaks_the_tunnel_and_all_of_it_is_given_back() {
         let config = BudgetConfig {
@@ -285,16 +289,16 @@ mod tests {
         let budgets = Budgets::new(&config, &Registry::new()).expect("a fresh registry");
         let budget = budgets.key(&Arc::from("k"));
         let sessions = LeftSessions::default();
-        let left = sessions.enter(("b".parse().expect("an id"), 7), 1, &budget);
-        let said = SaidOfCall {
+        let left = sessions.enter(claim(7), 1, &budget);
+        let message = PeerMessage {
             message: Bytes::from(vec![0; 30_000]),
             size: 30_000,
         };
 
-        left.heard(said.clone());
-        left.heard(said.clone());
+        left.received(message.clone());
+        left.received(message.clone());
         assert!(budget.used() >= 60_000 && !left.is_ended());
-        left.heard(said);
+        left.received(message);
 
         assert!(left.is_ended());
         drop(left);
@@ -305,16 +309,15 @@ mod tests {
     fn a_claim_is_met_once_until_what_met_it_has_ended() {
         let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
         let (sessions, budget) = (LeftSessions::default(), budgets.key(&Arc::from("key")));
-        let hub: HubId = "b".parse().expect("an id");
-        let first = sessions.enter((hub.clone(), 7), 1, &budget);
+        let first = sessions.enter(claim(7), 1, &budget);
 
-        assert!(sessions.meets(&hub, 7) && !sessions.meets(&hub, 8));
-        sessions.lost(&hub);
-        assert!(!sessions.meets(&hub, 7), "nobody hears of what it says");
-        let second = sessions.enter((hub.clone(), 7), 2, &budget);
+        assert!(sessions.meets(&claim(7)) && !sessions.meets(&claim(8)));
+        sessions.lost(&claim(7).hub);
+        assert!(!sessions.meets(&claim(7)), "nobody hears of what it says");
+        let second = sessions.enter(claim(7), 2, &budget);
         drop(first);
-        assert!(sessions.meets(&hub, 7));
+        assert!(sessions.meets(&claim(7)));
         drop(second);
-        assert!(!sessions.meets(&hub, 7) && sessions.len() == 0);
+        assert!(!sessions.meets(&claim(7)) && sessions.len() == 0);
     }
 }

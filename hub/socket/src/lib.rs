@@ -10,7 +10,7 @@
 //! | `held` | what waits until its peer has read what came before |
 //! | `session`, `resumable`, `waiting` | what outlives a connection, and how its peer comes back to it |
 //! | `moves`, `claims`, `coming`, `unanswered`, `arrivals`, `departures`, `handover`, `tunnel`, `left` | the same from one hub to another |
-//! | `entry`, `times`, `footing`, `clock` | the socket among what is open, its times, whether it is to go, and the one beat of all |
+//! | `entry`, `times`, `mobility`, `clock` | the socket among what is open, its times, whether it is to go, and the one beat of all |
 //! | `door`, `balancer` | which peers this hub takes, and which it lets go for other hubs |
 //!
 //! Promises
@@ -22,7 +22,8 @@
 //! - It knows no other surface, and nothing of the process around it but [`SocketsParts`].
 //! - What a payload says of its sender is not read: identity is the key's.
 //!
-//! It uses `edge`, `wire` (frames), `queue`, `balance` (the rule), and of the domain `calls`, `events` and `budget`.
+//! Uses `edge`, `balance` (the rule), `config`, `protocol`, `queue`, `wire` (frames), and of the domain `budget`, `calls` and
+//! `events`.
 
 mod arrivals;
 mod balancer;
@@ -35,11 +36,11 @@ mod conversation;
 mod departures;
 mod door;
 mod entry;
-mod footing;
 mod handover;
 mod held;
 mod left;
 mod metrics;
+mod mobility;
 mod moves;
 mod pending;
 mod resumable;
@@ -56,6 +57,7 @@ mod unanswered;
 mod upgrade;
 mod waiting;
 
+pub use metrics::ReturnTotals;
 pub use moves::attend;
 pub use routes::routes;
 pub use sockets::{Passing, Sockets, SocketsParts};

@@ -95,10 +95,21 @@ impl SessionCounters {
         }
     }
 
-    /// Sessions that had lost their connection and have another one or have ended, and those of them that were late.
-    pub(crate) fn returns(&self) -> (u64, u64) {
-        (self.returned.load(Ordering::Relaxed), self.late.get())
+    pub(crate) fn returns(&self) -> ReturnTotals {
+        ReturnTotals {
+            all: self.returned.load(Ordering::Relaxed),
+            late: self.late.get(),
+        }
     }
+}
+
+/// Sessions that had lost their connection and have another one or have ended, since the hub began.
+#[derive(Clone, Copy, Debug)]
+pub struct ReturnTotals {
+    /// How many there were.
+    pub all: u64,
+    /// Of these, those whose peer was not back within 5 s.
+    pub late: u64,
 }
 
 /// Handles to the metrics of how connections are spread over the hubs.

@@ -1,4 +1,4 @@
-//! Sessions that move from one hub to another: what the hubs say to each other of them, and whose part it is.
+//! Sessions that move from one hub to another: takes the messages of other hubs about them, and hands each to its part.
 //!
 //! A peer that comes back on another hub asks there for its session. That hub asks all others ([`crate::claims`]); the one that
 //! has it takes it from the connection, or from the task where it waits, as for a claim of its own, and hands it over
@@ -6,23 +6,26 @@
 //! it ([`crate::arrivals`]). What ran goes on through a tunnel ([`crate::tunnel`], [`crate::left`]).
 //!
 //! Invariants
-//! - A session is on one hub at a time: one gives it up before the other begins with it, and what is said to the peer
-//!   in between is said through the tunnel. So for callers there is a way to the spoke at each moment.
-//! - What the peer lacks is known by its count, and what the hub lacks by the hub's: nothing is said twice, and nothing lost.
-//! - A claim that cannot be met disturbs nobody, but that a peer which lacks what is not kept any more loses its session.
+//! - A session is on one hub at a time: one gives it up before the other begins with it, and messages for the peer in
+//!   between go through the tunnel. So callers have a way to the spoke at every moment.
+//! - What the peer lacks is known by its count, and what the hub lacks by the hub's: nothing is sent twice, and nothing
+//!   lost.
+//! - A claim that cannot be met disturbs nobody, except that a peer which lacks messages that are no longer kept loses
+//!   its session.
 //! - A session on its way is counted by both hubs ([`Sockets::passing`]): neither ends before it has arrived.
 
-use alkhub_calls::{SessionEvent, SessionMessage};
+use alkhub_calls::{SessionEvent, SessionMessage, TunnelId};
 use alkhub_protocol::HubId;
 use tokio::time::Instant;
 
 use crate::arrivals::ComingSessions;
 use crate::claims::Asked;
 use crate::departures;
-use crate::left::SaidOfCall;
+use crate::handover::ClaimId;
+use crate::left::PeerMessage;
 use crate::sockets::Sockets;
 
-/// Takes what other hubs say of sessions, until the hub stops. A hub without it gives no session away.
+/// Takes the messages of other hubs about sessions, until the hub stops. A hub without it gives no session away.
 pub async fn attend(sockets: Sockets) {
     let stop = sockets.edge().scope().stop.clone();
     stop.run_until_cancelled(attending(sockets)).await;
@@ -63,8 +66,10 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
         } => departures::asked(
             sockets,
             Asked {
-                from,
-                claim,
+                claim: ClaimId {
+                    hub: from,
+                    number: claim,
+                },
                 digest,
                 received,
                 key,
@@ -73,13 +78,13 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
         ),
         SessionMessage::Unknown { claim } => arrivals.unknown(claim, &from),
         SessionMessage::Refused { claim, error } => arrivals.refused(claim, &from, error),
-        SessionMessage::Part { tunnel, state } => arrivals.part((from, tunnel), &state),
-        SessionMessage::Handed { claim, tunnel, state } => arrivals.begin((from, tunnel), claim, &state),
-        SessionMessage::Again { tunnel, message } => arrivals.again(&(from, tunnel), message),
-        SessionMessage::Whole { tunnel } => arrivals.whole(&(from, tunnel)),
-        SessionMessage::Said { tunnel, said } => match sockets.tunnels().get(&from, tunnel) {
-            Some(tunnel) => tunnel.said(said),
-            // That hub has not heard it, or its first word was lost here.
+        SessionMessage::Part { tunnel, state } => arrivals.part(through(from, tunnel), &state),
+        SessionMessage::Handed { claim, tunnel, state } => arrivals.begin(through(from, tunnel), claim, &state),
+        SessionMessage::Again { tunnel, message } => arrivals.again(&through(from, tunnel), message),
+        SessionMessage::Whole { tunnel } => arrivals.whole(&through(from, tunnel)),
+        SessionMessage::ToPeer { tunnel, passed } => match sockets.tunnels().get(&from, tunnel) {
+            Some(tunnel) => tunnel.deliver(passed),
+            // That hub does not know yet, or its first word was lost here.
             None => sockets.say(&from, SessionMessage::Left { tunnel }),
         },
         SessionMessage::Done { tunnel, leg } => {
@@ -89,14 +94,14 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
         }
         SessionMessage::Closed { tunnel } => {
             // It may have broken before it was whole.
-            arrivals.broken(&(from.clone(), tunnel));
+            arrivals.broken(&through(from.clone(), tunnel));
             if let Some(tunnel) = sockets.tunnels().get(&from, tunnel) {
                 tunnel.closed();
             }
         }
-        SessionMessage::Heard { tunnel, size, message } => {
+        SessionMessage::FromPeer { tunnel, size, message } => {
             if let Some(left) = sockets.left().get(&from, tunnel) {
-                left.heard(SaidOfCall { message, size });
+                left.received(PeerMessage { message, size });
             }
         }
         SessionMessage::Left { tunnel } => {
@@ -105,6 +110,10 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
             }
         }
     }
+}
+
+fn through(hub: HubId, number: u64) -> TunnelId {
+    TunnelId { hub, number }
 }
 
 /// Nothing that was under way between this hub and that one goes on. That one may live, and not know: each end of each tunnel

@@ -1,4 +1,4 @@
-//! What a connection waits for from elsewhere, polled by its own task.
+//! The remote work that a connection waits for, polled by its own task.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -7,10 +7,12 @@
 //! - A session is claimed with its id, which is 128 random bits, and with the key that opened it; of another key it is not
 //!   even known to exist.
 //! - What is claimed is checked before anybody gives anything up: a claim that cannot be met disturbs nobody.
-//! - Of two that claim a session at once the later one gets it, and the other one is told to claim it again, as is who claims one
-//!   that is on its way from hub to hub: it is somewhere then. Nobody may take a session for ended that is not.
+//! - Of two that claim a session at once the later one gets it, and the other one is told to claim it again, as is who
+//!   claims one that is on its way from hub to hub: it is somewhere then. Nobody may take a session that goes on for
+//!   one that has ended.
 //! - A claim by which the session has come to a hub takes it nowhere again, however late a hub hears of it: nobody waits there.
-//! - Nor does one that says less than its peer has said since: it was long on its way, and the session goes on as it is.
+//! - Nor does one with a lower count than its peer has acknowledged since: it was long on its way, and the session goes
+//!   on as it is.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -20,13 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use alkhub_calls::{Outbox, WrongCount};
-use alkhub_protocol::{CallError, CloseCode, Code, HubId};
+use alkhub_protocol::{CallError, CloseCode, Code};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use crate::handover::MetClaims;
+use crate::handover::{ClaimId, MetClaims};
 
 /// The sessions of one hub, by the digests of their ids. Clones are of one list.
 #[derive(Clone, Default)]
@@ -41,7 +43,7 @@ pub(crate) struct SessionPlace {
 /// A session as it is handed over; what it is made of does not matter here.
 pub(crate) type Handed = Box<dyn Any + Send>;
 
-/// What comes of a claim: the session, or why its peer cannot have it.
+/// The result of a claim: the session, or why its peer cannot have it.
 pub(crate) type Claimed = Result<Handed, CallError>;
 
 /// The way by which it comes.
@@ -55,8 +57,8 @@ struct Door {
     outbox: Outbox,
     /// Claims by which it has come to hubs.
     met: MetClaims,
-    /// So many messages its peer has said that it has received.
-    heard: AtomicU64,
+    /// The messages that its peer has acknowledged.
+    acknowledged: AtomicU64,
     asking: Mutex<Asking>,
     /// Of the task that has the session.
     waker: AtomicWaker,
@@ -79,26 +81,21 @@ impl ResumableSessions {
     /// Enters a session that the key of this id has opened.
     pub(crate) fn enter(&self, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
         let id = format!("{:032x}", rand::random::<u128>());
-        self.place((id, MetClaims::default()), key, outbox, Asking::Nobody)
+        let door = Door::new(id, MetClaims::default(), key, outbox);
+        self.place(door)
     }
 
     /// The same of one that comes from another hub, and has its id and the claims that it has met; until [`SessionPlace::came`]
     /// nobody can claim it.
-    pub(crate) fn enter_as(&self, session: (String, MetClaims), key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
-        self.place(session, key, outbox, Asking::OnItsWay)
+    pub(crate) fn enter_as(&self, id: String, met: MetClaims, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
+        self.place(Door {
+            asking: Mutex::new(Asking::OnItsWay),
+            ..Door::new(id, met, key, outbox)
+        })
     }
 
-    fn place(&self, (id, met): (String, MetClaims), key: &Arc<str>, outbox: &Outbox, asking: Asking) -> SessionPlace {
-        let door = Arc::new(Door {
-            digest: digest(&id),
-            id: id.into(),
-            key: key.clone(),
-            outbox: outbox.clone(),
-            met,
-            heard: AtomicU64::new(0),
-            asking: Mutex::new(asking),
-            waker: AtomicWaker::new(),
-        });
+    fn place(&self, door: Door) -> SessionPlace {
+        let door = Arc::new(door);
         self.0.lock().insert(door.digest.clone(), door.clone());
         SessionPlace {
             sessions: self.clone(),
@@ -125,11 +122,11 @@ impl ResumableSessions {
         digest: &str,
         received: u64,
         key: &str,
-        by: Option<(&HubId, u64)>,
+        by: Option<&ClaimId>,
     ) -> Result<Option<oneshot::Receiver<Claimed>>, CallError> {
         let door = self.0.lock().get(digest).cloned();
         let door = door.filter(|door| *door.key == *key && !door.outbox.is_closed());
-        let door = door.filter(|door| by.is_none_or(|(hub, claim)| !door.met.has(hub, claim)));
+        let door = door.filter(|door| by.is_none_or(|claim| !door.met.has(claim)));
         let Some(door) = door else { return Ok(None) };
         let (taker, session) = oneshot::channel();
         let mut asking = door.asking.lock();
@@ -171,9 +168,22 @@ impl fmt::Debug for ResumableSessions {
 // === impl Door ===
 
 impl Door {
-    /// Whether the peer has said that it has received more than so many messages.
+    fn new(id: String, met: MetClaims, key: &Arc<str>, outbox: &Outbox) -> Self {
+        Self {
+            digest: digest(&id),
+            id: id.into(),
+            key: key.clone(),
+            outbox: outbox.clone(),
+            met,
+            acknowledged: AtomicU64::new(0),
+            asking: Mutex::default(),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// Whether the peer has acknowledged more than so many messages.
     fn is_ahead_of(&self, received: u64) -> bool {
-        self.heard.load(Ordering::Acquire) > received
+        self.acknowledged.load(Ordering::Acquire) > received
     }
 }
 
@@ -199,12 +209,12 @@ impl SessionPlace {
         }
     }
 
-    /// The peer has said that it has received so many messages.
-    pub(crate) fn heard(&self, count: u64) {
-        self.door.heard.fetch_max(count, Ordering::AcqRel);
+    /// The peer acknowledges so many messages.
+    pub(crate) fn acknowledged(&self, count: u64) {
+        self.door.acknowledged.fetch_max(count, Ordering::AcqRel);
     }
 
-    /// Whether it has said that of more than so many.
+    /// Whether it has acknowledged more than so many.
     pub(crate) fn is_ahead_of(&self, received: u64) -> bool {
         self.door.is_ahead_of(received)
     }
@@ -267,7 +277,7 @@ pub(crate) fn unsure() -> CallError {
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// The answer to another hub whose claim says less than the peer has said since.
+/// The answer to another hub whose claim counts fewer messages than the peer has acknowledged since.
 pub(crate) fn overtaken() -> CallError {
     let message = "the peer has said since that it has received more: try again";
     CallError::new(Code::Unavailable, message).retryable()
@@ -313,10 +323,13 @@ mod tests {
         let (sessions, key) = (ResumableSessions::default(), Arc::from("k"));
         let (outbox, mut outgoing) = outbox(&key);
         outgoing.count();
-        let hub: HubId = "hub-a".parse().expect("an id");
+        let of_hub = |number| ClaimId {
+            hub: "hub-a".parse().expect("an id"),
+            number,
+        };
         let mut met = MetClaims::default();
-        met.add(&hub, 7, &[]);
-        let place = sessions.enter_as(("5f".to_owned(), met), &key, &outbox);
+        met.add(of_hub(7), &[]);
+        let place = sessions.enter_as("5f".to_owned(), met, &key, &outbox);
         let claim = |received| sessions.claim(&digest("5f"), received, &key, None);
 
         // It has received 40 messages where it comes from, of which nothing is known here.
@@ -325,14 +338,14 @@ mod tests {
         assert!(place.asked(Waker::noop()).is_none() && claim(40).is_err());
 
         place.came();
-        let again = sessions.claim(&digest("5f"), 0, &key, Some((&hub, 7)));
+        let again = sessions.claim(&digest("5f"), 0, &key, Some(&of_hub(7)));
         assert!(again.expect("nothing is wrong").is_none(), "nobody waits there");
         let mut earlier = claim(0).expect("it is here").expect("it lives");
         let mut asked = claim(0).expect("it is here").expect("it lives");
         let earlier = earlier.try_recv().expect("answered").expect_err("a later one gets it");
         assert!(earlier.retryable, "{earlier}");
-        place.heard(3);
-        let by_hub = |received| sessions.claim(&digest("5f"), received, &key, Some((&hub, 8)));
+        place.acknowledged(3);
+        let by_hub = |received| sessions.claim(&digest("5f"), received, &key, Some(&of_hub(8)));
         let overtaken = by_hub(2).expect_err("its peer has said more since");
         assert!(overtaken.retryable && !outbox.is_closed(), "{overtaken}");
         place.goes();

@@ -1,14 +1,14 @@
-//! What a peer has on this hub, whichever connection serves it.
+//! The session of a peer on this hub, whichever connection serves it.
 //!
 //! A session is not a socket: its calls, its spoke and its subscriptions, and what is to be written to it, belong to
-//! [`PeerSession`], which a connection serves and gives back when it is over. Who takes it next decides: another connection
-//! goes on where this one stopped ([`PeerSession::attach`], [`PeerSession::resume`]), it waits for its peer
+//! [`PeerSession`], which a connection serves and gives back when it is over. Whoever takes it next decides: another
+//! connection goes on where this one stopped ([`PeerSession::attach`], [`PeerSession::resume`]), it waits for its peer
 //! ([`crate::waiting`]), or it ends ([`PeerSession::end`]).
 //!
 //! Invariants
 //! - A session is served by one connection at a time, since it is moved from one to the next.
-//! - What was queued for the peer and did not leave the hub is written again by the next connection, in its order. Of a
-//!   peer that counts that is all which it has not received, and nothing that it has.
+//! - What was queued for the peer and did not leave the hub is written again by the next connection, in its order. For
+//!   a peer that counts, that is everything that it has not received, and nothing that it has.
 
 use std::task::Context;
 use std::time::Duration;
@@ -23,17 +23,17 @@ use crate::handover::MetClaims;
 use crate::held::HeldBack;
 use crate::resumable::{Handed, SessionPlace, Taker};
 
-/// Messages of a peer after which it is told that they were received ...
+/// After so many messages of a peer they are acknowledged,
 const ACK_MESSAGES: u64 = 64;
 
-/// ... and their bytes.
+/// or after so many bytes.
 const ACK_BYTES: usize = 64 * 1024;
 
 /// A peer's session.
 pub(crate) struct PeerSession {
-    /// What the peer has under way.
+    /// Everything that the peer has under way.
     pub(crate) conversation: Conversation,
-    /// What is to be written to it.
+    /// The messages to be written to it.
     pub(crate) outgoing: Outgoing,
     /// Ends of streams and aborts that the peer must not read together with what was sent before them.
     pub(crate) held: HeldBack,
@@ -53,12 +53,12 @@ struct InHand {
     not_taken: NotTaken,
 }
 
-/// What becomes of a session where who has asked for it is gone before it takes it.
+/// What to do with a session when whoever asked for it is gone before taking it.
 pub(crate) type NotTaken = fn(Box<PeerSession>);
 
-/// What is left of a session that is given away, beside its conversation and its queue.
+/// The rest of a session that is given away, beside its conversation and its queue.
 pub(crate) struct Rest {
-    /// What was kept to be said later.
+    /// The messages that were kept to be sent later.
     pub(crate) kept: Vec<Bytes>,
     /// Messages of the peer that were received.
     pub(crate) received: u64,
@@ -68,7 +68,7 @@ pub(crate) struct Rest {
     _place: Option<SessionPlace>,
 }
 
-/// What both sides count.
+/// The counts of both sides.
 struct Counted {
     place: SessionPlace,
     /// Messages of the peer.
@@ -155,14 +155,14 @@ impl PeerSession {
         self.counted.is_some() && !self.conversation.outbox().is_closed()
     }
 
-    /// The peer has said that it has received so many messages.
+    /// The peer acknowledges so many messages.
     pub(crate) fn acknowledged(&self, count: u64) {
         if let Some(counted) = &self.counted {
-            counted.place.heard(count);
+            counted.place.acknowledged(count);
         }
     }
 
-    /// Whether the peer has said since that it has received more than so many.
+    /// Whether the peer has acknowledged more than so many since.
     pub(crate) fn is_ahead_of(&self, received: u64) -> bool {
         self.counted
             .as_ref()
@@ -177,7 +177,7 @@ impl PeerSession {
         }
     }
 
-    /// What the peer is to be told now that it was received: of a few messages at a beat only.
+    /// The count to acknowledge to the peer now: for a few messages, only at a beat.
     pub(crate) fn take_ack(&mut self, beat: bool) -> Option<u64> {
         let counted = self.counted.as_mut()?;
         let untold = counted.received - counted.acknowledged;
@@ -193,12 +193,13 @@ impl PeerSession {
         self.counted.as_ref()?.place.asked(cx.waker())
     }
 
-    /// A session that comes from another hub, where so many messages of the peer were received, for the last of these claims. Its
-    /// peer comes back to it by the place's id.
+    /// A session that comes from another hub, where so many messages of the peer were `received`, for the last of these claims.
+    /// Its peer comes back to it by the place's id.
     pub(crate) fn arrived(
         conversation: Conversation,
         outgoing: Outgoing,
-        (place, received): (SessionPlace, u64),
+        place: SessionPlace,
+        received: u64,
         met: MetClaims,
     ) -> Box<Self> {
         let mut session = Self::new(conversation, outgoing);

@@ -1,4 +1,4 @@
-//! Signs that others leave for a task, one bit each, and the waking of it.
+//! Signs that others raise for a task, one bit each, and the waker of that task.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Waker;

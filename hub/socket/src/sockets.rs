@@ -1,4 +1,4 @@
-//! What the sockets of one hub have.
+//! The state that the sockets of one hub share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use axum::extract::FromRef;
 use prometheus::Registry;
 use tokio::sync::oneshot;
 
-use crate::balancer::{Balancer, OpenSockets};
+use crate::balancer::{Balancer, OpenSockets, Stance};
 use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::left::LeftSessions;
-use crate::metrics::{Messages, SessionCounters};
+use crate::metrics::{Messages, ReturnTotals, SessionCounters};
 use crate::resumable::{self, Claimed, ResumableSessions};
 use crate::tunnel::Tunnels;
 
@@ -27,7 +27,7 @@ use crate::tunnel::Tunnels;
 #[derive(Clone, Debug)]
 pub struct Sockets(Arc<Shared>);
 
-/// What a hub that ends waits for beside the calls of its own table.
+/// The work that a hub which ends waits for, beside the calls of its own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passing {
     /// Sessions that come from other hubs, or may, and what is left of those that went there. Calls of a session that has moved on
@@ -37,16 +37,16 @@ pub struct Passing {
     pub calls: usize,
 }
 
-/// What [`Sockets::new`] needs.
+/// The arguments of [`Sockets::new`].
 #[derive(Debug)]
 pub struct SocketsParts {
-    /// What all surfaces of the hub share.
+    /// The state that all surfaces of the hub share.
     pub edge: Edge,
     /// Where calls go, and spokes register.
     pub calls: Calls,
     /// Events.
     pub bus: Bus,
-    /// What may wait for one socket's topics.
+    /// Bounds on what may wait for one socket's topics.
     pub event_limits: Limits,
     /// Takes the metrics.
     pub registry: Registry,
@@ -116,9 +116,8 @@ impl Sockets {
         &self.0.sessions
     }
 
-    /// Sessions that had lost their connection and have another one or have ended, since the hub began; and of these, those
-    /// whose peer was not back within 5 s.
-    pub fn returns(&self) -> (u64, u64) {
+    /// The outcomes of the sessions that had lost their connection.
+    pub fn returns(&self) -> ReturnTotals {
         self.0.sessions.returns()
     }
 
@@ -142,7 +141,7 @@ impl Sockets {
         here.or_else(elsewhere).ok_or_else(resumable::ended)
     }
 
-    /// What other hubs are asked for.
+    /// The claims to the other hubs.
     pub(crate) fn claims(&self) -> &Claims {
         &self.0.claims
     }
@@ -152,12 +151,12 @@ impl Sockets {
         &self.0.tunnels
     }
 
-    /// What is left here of sessions that other hubs go on with.
+    /// The sessions that have left this hub, and still run calls here.
     pub(crate) fn left(&self) -> &LeftSessions {
         &self.0.left
     }
 
-    /// What goes on here of other hubs, or with them.
+    /// The work that goes on here for other hubs, or with them.
     pub fn passing(&self) -> Passing {
         // In this order: what comes is counted until its calls are.
         let sessions = self.claims().coming() + self.left().len();
@@ -197,7 +196,11 @@ impl Sockets {
             count: edge.open().count(ConnectionKind::Websocket),
             all: &|| edge.open().of(ConnectionKind::Websocket),
         };
-        balancer.look(&open, membership, (edge.server().rebalance, draining), beside);
+        let stance = Stance {
+            balances: edge.server().rebalance,
+            draining,
+        };
+        balancer.look(&open, membership, stance, beside);
     }
 
     /// Decides which peers this hub keeps.

@@ -1,8 +1,8 @@
 //! The spoke's side of a connection: registration, answers, heartbeat.
 //!
 //! Invariants
-//! - What a spoke says of its calls is taken in the order in which it says it, while it registers too.
-//! - What waits for a first registration has a bound in items and in bytes; over it the socket is not read.
+//! - A spoke's messages about its calls are taken in their order, while it registers too.
+//! - Messages that wait for a first registration have a bound in items and in bytes; over it the socket is not read.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ const EARLY: usize = 1024;
 /// Their bytes, as they were read.
 const EARLY_BYTES: usize = 1024 * 1024;
 
-/// What a connection is as a spoke.
+/// The spoke's side of a connection.
 #[derive(Default)]
 pub(crate) struct SpokeRole {
     registration: Option<Registration>,
@@ -32,7 +32,7 @@ pub(crate) struct SpokeRole {
     leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// What a peer says of a call that was sent to it.
+/// A peer's message about a call that was sent to it.
 pub(crate) enum SpokeMessage {
     /// Responded, completed, failed or aborted.
     Frame(Frame),
@@ -63,8 +63,8 @@ impl SpokeRole {
         self.registering > 0
     }
 
-    /// Takes what the peer says, in so many bytes, of a call that was sent to it. Without a registration it is late and
-    /// means nothing; one that registers again has the registration of before until it has the new one.
+    /// Takes a message of the peer, of so many bytes, about a call that was sent to it. Without a registration it is
+    /// late and means nothing; one that registers again has the registration of before until it has the new one.
     pub(crate) fn received(&mut self, answer: SpokeMessage, bytes: usize) {
         match (&self.registration, answer) {
             (Some(registration), SpokeMessage::Frame(frame)) => registration.received(frame),
@@ -77,7 +77,7 @@ impl SpokeRole {
         }
     }
 
-    /// Whether the message is what a spoke says of the calls that it gets: those it is sent at whatever rate.
+    /// Whether the message is a spoke's about a call that it got: calls come to it at whatever rate.
     pub(crate) fn is_answer(&self, frame: &Frame) -> bool {
         let answers = matches!(
             frame,

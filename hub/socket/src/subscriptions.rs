@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //! - All subscriptions of a connection share one queue; what overflows is replaced by a `__gap`.
-//! - A confirmation counts for the asking that it answers: one that was given up meanwhile is dropped.
-//! - No event is told before the gap of a subscription that begins again, which may be the gap before that very event.
+//! - A confirmation counts for the request that it answers: that of a request given up meanwhile is dropped.
+//! - No event is sent before the gap of a subscription that begins again, which may be the gap before that very event.
 
 use std::collections::{HashMap, HashSet};
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ use alkhub_protocol::TopicFilter;
 /// Topics that one connection may subscribe to.
 const MOST: usize = 10_000;
 
-/// What a connection is subscribed to.
+/// The subscriptions of a connection.
 #[derive(Default)]
 pub(crate) struct TopicSubscriptions {
     queue: Option<(Mailbox, Deliveries)>,

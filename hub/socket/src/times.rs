@@ -44,12 +44,12 @@ impl SocketTimes {
         self.clock.time_of(self.opened)
     }
 
-    /// Whether its peer has had the time to say its first word.
+    /// Whether its peer has had the time to send its first message.
     pub(crate) fn is_settled(&self) -> bool {
         self.clock.is_past(self.opened, self.clock.first_word)
     }
 
-    /// Notes that the peer was heard.
+    /// Notes that the peer has sent something.
     pub(crate) fn hear(&self) {
         self.heard.store(self.clock.now(), Ordering::Relaxed);
     }

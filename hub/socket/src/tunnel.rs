@@ -1,11 +1,12 @@
 //! The tunnel to the hub that a session has left: calls that ran there when it moved go on through it.
 //!
 //! Invariants
-//! - What the peer says of such a call goes to the hub that has it, as it came; what that hub says comes to the peer in its
-//!   order.
+//! - The peer's messages about such a call go to the hub that has it, as they came; that hub's messages reach the peer
+//!   in their order.
 //! - A call that the spoke runs for the other hub has a slot of its instance here, until that hub says that it is over.
-//! - A call is no more than some hubs away from its session, so that one which goes round and round costs no more than one that
-//!   has moved a few times. Which calls of a tunnel are furthest it does not know: all of them end. What a tunnel knows of calls is charged to the session's key.
+//! - A call is no more than some hubs away from its session, so that one which moves round and round costs no more than
+//!   one that has moved a few times. Which calls of a tunnel are furthest it does not know: all of them end. What a
+//!   tunnel knows of calls is charged to the session's key.
 //! - When the tunnel breaks, every call of it ends: the spoke is told to stop, and the peer's own calls fail. The other hub is
 //!   told of every end but its own: it may live, and its callers wait.
 
@@ -14,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use alkhub_budget::{Budget, Exhausted, Held, Kept};
-use alkhub_calls::{Full, Moves, OccupiedSlots, Outbox, Said, SaidKind, SessionMessage};
+use alkhub_calls::{Full, Moves, OccupiedSlots, Outbox, PassedKind, PassedMessage, SessionMessage, TunnelId};
 use alkhub_edge::error::unanswered;
 use alkhub_protocol::frame::encode;
 use alkhub_protocol::{CloseCode, Dialect, HubId, RequestId};
@@ -34,18 +35,29 @@ const CALL_BYTES: usize = 64;
 /// Why calls end with a tunnel.
 const BROKEN: &str = "the hub that the session has left is gone, and the call with it";
 
-/// The tunnels to other hubs, by the hub and its number. Clones are of one list.
+/// The tunnels to other hubs. Clones are of one list.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tunnels(Arc<Mutex<ByHub>>);
+pub(crate) struct Tunnels(Arc<Mutex<HashMap<TunnelId, Arc<Tunnel>>>>);
 
-/// By the hub at the other end, and the number that this hub has given.
-type ByHub = HashMap<(HubId, u64), Arc<Tunnel>>;
+/// The arguments with which a tunnel is opened.
+pub(crate) struct TunnelParts<'a> {
+    pub(crate) id: TunnelId,
+    /// To the hub that the session has left.
+    pub(crate) back: Way,
+    /// Of the session here.
+    pub(crate) outbox: Outbox,
+    /// Calls that the spoke runs for the other hub.
+    pub(crate) legs: &'a [String],
+    /// Calls that the peer has made there.
+    pub(crate) calls: &'a [String],
+    /// Hubs between this one and the calls that are furthest away.
+    pub(crate) hubs: u32,
+}
 
 /// One of them, on the hub that has the session.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    hub: HubId,
-    number: u64,
+    id: TunnelId,
     back: Way,
     /// Hubs that are between this one and the calls of it that are furthest away.
     hubs: u32,
@@ -81,28 +93,21 @@ struct Running {
 // === impl Tunnels ===
 
 impl Tunnels {
-    /// Opens the end here of a tunnel to a hub, for a session of this hub with so much under way there.
-    pub(crate) fn open(
-        &self,
-        (hub, number): (HubId, u64),
-        (back, outbox): (Way, Outbox),
-        (legs, calls): (&[String], &[String]),
-        hubs: u32,
-    ) -> TunnelGuard {
+    /// Opens the end here of a tunnel, for a session of this hub.
+    pub(crate) fn open(&self, parts: TunnelParts<'_>) -> TunnelGuard {
         let tunnel = Arc::new(Tunnel {
-            hub: hub.clone(),
-            number,
-            back,
-            hubs,
-            outbox,
+            id: parts.id.clone(),
+            back: parts.back,
+            hubs: parts.hubs,
+            outbox: parts.outbox,
             running: Mutex::new(Running {
-                legs: legs.iter().cloned().collect(),
-                calls: calls.iter().cloned().collect(),
+                legs: parts.legs.iter().cloned().collect(),
+                calls: parts.calls.iter().cloned().collect(),
                 slots: None,
                 closed: false,
             }),
         });
-        self.0.lock().insert((hub, number), tunnel.clone());
+        self.0.lock().insert(parts.id, tunnel.clone());
         TunnelGuard {
             tunnels: self.clone(),
             tunnel,
@@ -112,13 +117,17 @@ impl Tunnels {
 
     /// The tunnel to a hub with this number.
     pub(crate) fn get(&self, hub: &HubId, number: u64) -> Option<Arc<Tunnel>> {
-        self.0.lock().get(&(hub.clone(), number)).cloned()
+        let id = TunnelId {
+            hub: hub.clone(),
+            number,
+        };
+        self.0.lock().get(&id).cloned()
     }
 
     /// All tunnels to a hub.
     pub(crate) fn to(&self, hub: &HubId) -> Vec<Arc<Tunnel>> {
         let tunnels = self.0.lock();
-        let to = tunnels.values().filter(|tunnel| tunnel.hub == *hub);
+        let to = tunnels.values().filter(|tunnel| tunnel.id.hub == *hub);
         to.cloned().collect()
     }
 
@@ -149,27 +158,27 @@ impl fmt::Debug for Way {
 // === impl Tunnel ===
 
 impl Tunnel {
-    /// The other hub says something to the peer.
-    pub(crate) fn said(&self, said: Said) {
-        let call = (said.kind == SaidKind::Call).then(|| said.id.clone()).flatten();
+    /// Takes a message of the other hub for the peer.
+    pub(crate) fn deliver(&self, passed: PassedMessage) {
+        let call = (passed.kind == PassedKind::Call).then(|| passed.id.clone()).flatten();
         {
             let mut running = self.running.lock();
             if running.closed {
                 // It was on its way, and its end has been told.
                 return;
             }
-            match (said.kind, &said.id) {
-                (SaidKind::Call, Some(leg)) => {
+            match (passed.kind, &passed.id) {
+                (PassedKind::Call, Some(leg)) => {
                     running.legs.insert(leg.clone());
                     running.count();
                 }
-                (SaidKind::End | SaidKind::LastEnd, Some(call)) => {
+                (PassedKind::End | PassedKind::LastEnd, Some(call)) => {
                     running.calls.remove(call);
                 }
                 _ => {}
             }
         }
-        self.pass(said);
+        self.pass(passed);
         // What closed the tunnel meanwhile has ended the call before the spoke had it.
         if let Some(leg) = call
             && self.running.lock().closed
@@ -212,9 +221,9 @@ impl Tunnel {
 
     /// Tells the other hub that nothing comes from here any more.
     fn leave(&self) {
-        let left = SessionMessage::Left { tunnel: self.number };
+        let left = SessionMessage::Left { tunnel: self.id.number };
         if (self.back.0)(left).is_err() {
-            tracing::warn!(hub.id = %self.hub, "too much waits for another hub");
+            tracing::warn!(hub.id = %self.id.hub, "too much waits for another hub");
         }
     }
 
@@ -224,8 +233,8 @@ impl Tunnel {
         let dialect = self.outbox.dialect();
         for call in ended.calls {
             let message = encode::call_error(dialect, &call, &unanswered(reason));
-            self.pass(Said {
-                kind: SaidKind::End,
+            self.pass(PassedMessage {
+                kind: PassedKind::End,
                 id: Some(call),
                 message,
             });
@@ -236,11 +245,11 @@ impl Tunnel {
     fn end_leg(&self, leg: &str, reason: &str) {
         let dialect = self.outbox.dialect();
         let kind = match dialect {
-            Dialect::Payload => SaidKind::Last,
-            Dialect::Id => SaidKind::Message,
+            Dialect::Payload => PassedKind::Last,
+            Dialect::Id => PassedKind::Message,
         };
         let message = encode::call_aborted(dialect, leg, Some(reason));
-        self.pass(Said {
+        self.pass(PassedMessage {
             kind,
             id: None,
             message,
@@ -248,8 +257,8 @@ impl Tunnel {
         self.outbox.leg_ended(leg);
     }
 
-    fn pass(&self, said: Said) {
-        if self.outbox.pass(said) == Err(Full::Queue) {
+    fn pass(&self, passed: PassedMessage) {
+        if self.outbox.pass(passed) == Err(Full::Queue) {
             self.outbox.close(
                 CloseCode::Slow,
                 "what the session has left behind comes faster than it is read",
@@ -259,7 +268,7 @@ impl Tunnel {
 
     fn say(&self, message: SessionMessage) {
         if (self.back.0)(message).is_err() {
-            tracing::warn!(hub.id = %self.hub, "what a spoke answers does not get to the hub that it has left");
+            tracing::warn!(hub.id = %self.id.hub, "what a spoke answers does not get to the hub that it has left");
             self.breaks();
         }
     }
@@ -304,13 +313,19 @@ impl TunnelGuard {
         self.tunnel.running.lock().calls.contains(id.as_str())
     }
 
-    /// The calls that run through it: on the spoke, and those of the peer.
-    pub(crate) fn running(&self) -> (Vec<String>, Vec<String>) {
-        let running = self.tunnel.running.lock();
-        (
-            running.legs.iter().cloned().collect(),
-            running.calls.iter().cloned().collect(),
-        )
+    /// The calls that the spoke runs for the other hub.
+    pub(crate) fn legs(&self) -> Vec<String> {
+        self.tunnel.running.lock().legs.iter().cloned().collect()
+    }
+
+    /// The calls that the peer has made there and that run.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.tunnel.running.lock().calls.iter().cloned().collect()
+    }
+
+    /// Whether the peer has made calls there that run.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.tunnel.running.lock().calls.is_empty()
     }
 
     /// Whether nothing passes any more.
@@ -318,10 +333,10 @@ impl TunnelGuard {
         self.tunnel.running.lock().closed
     }
 
-    /// Hands on what the peer says of a call there, in so many bytes, of which the beginning may be left.
-    pub(crate) fn heard(&self, message: &Bytes, size: usize) {
-        self.tunnel.say(SessionMessage::Heard {
-            tunnel: self.tunnel.number,
+    /// Hands on a message of the peer about a call there, of so many bytes, of which only the beginning may be left.
+    pub(crate) fn hand_on(&self, message: &Bytes, size: usize) {
+        self.tunnel.say(SessionMessage::FromPeer {
+            tunnel: self.tunnel.id.number,
             size,
             message: message.clone(),
         });
@@ -346,8 +361,7 @@ impl TunnelGuard {
 
 impl Drop for TunnelGuard {
     fn drop(&mut self) {
-        let Tunnel { hub, number, .. } = &*self.tunnel;
-        self.tunnels.0.lock().remove(&(hub.clone(), *number));
+        self.tunnels.0.lock().remove(&self.tunnel.id);
         let ended = self.tunnel.running.lock().close();
         if ended.is_some() {
             self.tunnel.leave();
@@ -392,37 +406,45 @@ mod tests {
 
     use super::*;
 
-    /// What the other hub was told.
-    type Told = Arc<Mutex<Vec<SessionMessage>>>;
+    /// The messages to the other hub.
+    type Sent = Arc<Mutex<Vec<SessionMessage>>>;
 
     /// A tunnel with a call in each direction, whose way back is full or not.
-    fn tunnel(full: bool) -> (Tunnels, TunnelGuard, Told, Outgoing) {
+    fn tunnel(full: bool) -> (Tunnels, TunnelGuard, Sent, Outgoing) {
         let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
         let limits = Limits {
             items: 100,
             bytes: 100_000,
         };
         let (outbox, outgoing) = alkhub_calls::outbox("s", limits, &budgets.key(&Arc::from("k")));
-        let told = Told::default();
-        let hears = Arc::clone(&told);
+        let sent = Sent::default();
+        let way = Arc::clone(&sent);
         let back = Way(Box::new(move |message| {
             let small = matches!(message, SessionMessage::Left { .. });
             if full && !small {
                 return Err(Full::Queue);
             }
-            hears.lock().push(message);
+            way.lock().push(message);
             Ok(())
         }));
         let tunnels = Tunnels::default();
-        let from = ("old".parse().expect("an id"), 7);
-        let (legs, calls) = (["leg".to_owned()], ["call".to_owned()]);
-        let guard = tunnels.open(from, (back, outbox), (&legs, &calls), 1);
-        (tunnels, guard, told, outgoing)
+        let guard = tunnels.open(TunnelParts {
+            id: TunnelId {
+                hub: "old".parse().expect("an id"),
+                number: 7,
+            },
+            back,
+            outbox,
+            legs: &["leg".to_owned()],
+            calls: &["call".to_owned()],
+            hubs: 1,
+        });
+        (tunnels, guard, sent, outgoing)
     }
 
-    fn left(told: &Told) -> usize {
-        let told = told.lock();
-        told.iter()
+    fn left(sent: &Sent) -> usize {
+        let sent = sent.lock();
+        sent.iter()
             .filter(|message| matches!(message, SessionMessage::Left { tunnel: 7 }))
             .count()
     }
@@ -440,21 +462,21 @@ mod tests {
 
     #[test]
     fn a_tunnel_that_breaks_here_ends_its_calls_on_both_hubs_and_tells_the_other_one_once() {
-        let (tunnels, guard, told, mut outgoing) = tunnel(true);
+        let (tunnels, guard, sent, mut outgoing) = tunnel(true);
         assert_eq!(tunnels.running(), 2);
 
-        guard.heard(&Bytes::from_static(b"an answer"), 9);
+        guard.hand_on(&Bytes::from_static(b"an answer"), 9);
 
-        assert_eq!(left(&told), 1, "{told:?}");
+        assert_eq!(left(&sent), 1, "{sent:?}");
         assert!(guard.is_closed());
         assert_eq!(tunnels.running(), 0);
         let said = said(&mut outgoing);
         assert!(said.contains("\"leg\"") && said.contains("\"call\""), "{said}");
         drop(guard);
-        assert_eq!(left(&told), 1, "it knows");
+        assert_eq!(left(&sent), 1, "it knows");
     }
 
-    /// Looks, when the session has something to say, whether what runs through a tunnel can be asked for.
+    /// Looks, when the session has a message, whether a tunnel's lock is free.
     struct Looks {
         tunnel: Arc<Tunnel>,
         /// What was found.
@@ -472,7 +494,7 @@ mod tests {
     #[test]
     fn a_tunnel_is_not_held_while_something_is_said_to_the_peer() {
         for end in [Tunnel::closed, Tunnel::breaks] {
-            let (tunnels, _guard, _told, mut outgoing) = tunnel(false);
+            let (tunnels, _guard, _sent, mut outgoing) = tunnel(false);
             let tunnel = tunnels.get(&"old".parse().expect("an id"), 7).expect("open");
             let looks = Arc::new(Looks {
                 tunnel: tunnel.clone(),
@@ -489,13 +511,13 @@ mod tests {
 
     #[test]
     fn what_comes_through_a_closed_tunnel_is_dropped() {
-        let (tunnels, _guard, _told, mut outgoing) = tunnel(false);
+        let (tunnels, _guard, _sent, mut outgoing) = tunnel(false);
         let tunnel = tunnels.get(&"old".parse().expect("an id"), 7).expect("open");
         tunnel.closed();
         let before = said(&mut outgoing);
 
-        tunnel.said(Said {
-            kind: SaidKind::Call,
+        tunnel.deliver(PassedMessage {
+            kind: PassedKind::Call,
             id: Some("late".to_owned()),
             message: Bytes::from_static(b"a call"),
         });
@@ -506,18 +528,18 @@ mod tests {
 
     #[test]
     fn the_other_hub_is_told_of_every_end_but_its_own() {
-        let (tunnels, _guard, told, _outgoing) = tunnel(false);
+        let (tunnels, _guard, sent, _outgoing) = tunnel(false);
         tunnels.to(&"old".parse().expect("an id"))[0].breaks();
-        assert_eq!(left(&told), 1, "nothing passes between the two any more");
+        assert_eq!(left(&sent), 1, "nothing passes between the two any more");
 
-        let (_, guard, told, _outgoing) = tunnel(false);
+        let (_, guard, sent, _outgoing) = tunnel(false);
         drop(guard);
-        assert_eq!(left(&told), 1, "the session has ended");
+        assert_eq!(left(&sent), 1, "the session has ended");
 
-        let (tunnels, guard, told, mut outgoing) = tunnel(false);
+        let (tunnels, guard, sent, mut outgoing) = tunnel(false);
         tunnels.get(&"old".parse().expect("an id"), 7).expect("open").closed();
         drop(guard);
-        assert_eq!(left(&told), 0, "it has said so itself");
+        assert_eq!(left(&sent), 0, "it has said so itself");
         assert!(said(&mut outgoing).contains("\"leg\""));
     }
 }

@@ -82,7 +82,7 @@ impl<T> UnansweredClaims<T> {
         }
     }
 
-    /// What was said to a hub and not heard is heard no more.
+    /// A hub is lost to this one: what it has not answered it answers no more.
     pub(crate) fn lost(&mut self, hub: &HubId) {
         let waits = self.claims.iter().filter(|(_, claim)| claim.waits_for.contains(hub));
         let waits: Vec<u64> = waits.map(|(number, _)| *number).collect();

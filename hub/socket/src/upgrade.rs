@@ -32,6 +32,23 @@ use crate::session::PeerSession;
 use crate::sockets::Sockets;
 use crate::waiting;
 
+/// The peer that asks for an upgrade, and the places that its connection takes.
+struct Newcomer {
+    caller: KeyHolder,
+    /// Whether its peer reaches pods by their addresses.
+    reaches_pods: bool,
+    /// Among the connections of its key.
+    slot: Slot,
+    /// Among the connections of the listener.
+    permit: Option<Permit>,
+}
+
+/// The places of a connection that is over, for as long as its session has none of its own.
+struct ConnectionPlace {
+    registered: SocketGuard,
+    _permit: Option<Permit>,
+}
+
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
     State(sockets): State<Sockets>,
@@ -49,7 +66,13 @@ pub(crate) async fn upgrade(
     let permit = request.extensions().get::<Peer>().map(|peer| peer.permit.clone());
     let upgrade = hyper::upgrade::on(&mut request);
     let tasks = &sockets.edge().scope().tasks;
-    tasks.spawn(run(sockets.clone(), (caller, reaches_pods), upgrade, (slot, permit)));
+    let newcomer = Newcomer {
+        caller,
+        reaches_pods,
+        slot,
+        permit,
+    };
+    tasks.spawn(run(sockets.clone(), newcomer, upgrade));
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -154,7 +177,7 @@ fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Waits for the upgrade; the places that the connection takes are its own from then on.
-async fn run(sockets: Sockets, caller: (KeyHolder, bool), upgrade: OnUpgrade, (slot, permit): (Slot, Option<Permit>)) {
+async fn run(sockets: Sockets, newcomer: Newcomer, upgrade: OnUpgrade) {
     let scope = sockets.edge().scope();
     let stop = scope.stop.clone();
     let upgraded = tokio::select! {
@@ -168,7 +191,7 @@ async fn run(sockets: Sockets, caller: (KeyHolder, bool), upgrade: OnUpgrade, (s
     let Some((stream, rest)) = socket(upgraded) else {
         return;
     };
-    let connection = open_connection(&sockets, caller, slot, (stream, rest));
+    let (connection, permit) = open_connection(&sockets, newcomer, stream, rest);
     // A task of its own, in place of this one, which is as large as an upgrade needs.
     scope.tasks.spawn(async move {
         tokio::select! {
@@ -187,7 +210,7 @@ async fn serve(mut connection: Box<Connection<Stream>>, permit: Option<Permit>) 
         return;
     };
     let sockets = left.conversation.sockets().clone();
-    let moves = place.0.socket.is_moving();
+    let moves = place.registered.socket.is_moving();
     if let Some(over) = Box::pin(waiting::wait(&sockets, left, moves, place)).await {
         Box::pin(over.end()).await;
     }
@@ -198,7 +221,7 @@ async fn serve(mut connection: Box<Connection<Stream>>, permit: Option<Permit>) 
 async fn settle(
     connection: Box<Connection<Stream>>,
     permit: Option<Permit>,
-) -> Option<(Box<PeerSession>, (SocketGuard, Option<Permit>))> {
+) -> Option<(Box<PeerSession>, ConnectionPlace)> {
     let EndedConnection {
         session,
         registered,
@@ -220,16 +243,25 @@ async fn settle(
     }
     // Last: a hub that drains waits for it. Of a session that waits the place is for the connection with which its peer comes
     // back.
-    let place = (registered, permit);
+    let place = ConnectionPlace {
+        registered,
+        _permit: permit,
+    };
     left.map(|left| (left, place))
 }
 
 fn open_connection(
     sockets: &Sockets,
-    (caller, reaches_pods): (KeyHolder, bool),
-    slot: Slot,
-    (stream, rest): (Stream, Bytes),
-) -> Box<Connection<Stream>> {
+    newcomer: Newcomer,
+    stream: Stream,
+    rest: Bytes,
+) -> (Box<Connection<Stream>>, Option<Permit>) {
+    let Newcomer {
+        caller,
+        reaches_pods,
+        slot,
+        permit,
+    } = newcomer;
     let edge = sockets.edge();
     let limits = Limits {
         items: edge.server().outbox_messages,
@@ -246,7 +278,7 @@ fn open_connection(
     edge.keys().close_if_faulty(&key);
     tracing::debug!(session.id = %outbox.session(), "a WebSocket is open");
     let session = PeerSession::new(Conversation::new(sockets.clone(), key, outbox, budget), outgoing);
-    Box::new(Connection::new(stream, rest, registered, session))
+    (Box::new(Connection::new(stream, rest, registered, session)), permit)
 }
 
 /// The socket itself: what hyper kept around it is freed.

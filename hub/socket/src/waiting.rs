@@ -1,10 +1,12 @@
 //! A session whose connection is lost, while it waits for its peer.
 //!
 //! Invariants
-//! - What the session has asked for goes on meanwhile, and what it is not allowed any more ends; it is read by nobody.
-//! - It ends with its time (`server.resume`), with its key, when its instance registers over another connection, and when more
-//!   waits for it than may. While the hub drains its peer may come back to another hub, and it waits for that until the hub closes
-//!   what is open; where no other hub would have it, it ends then, unless its peer was asked to move.
+//! - Requests of the session go on meanwhile, and those that are no longer allowed end; nobody reads what it has to
+//!   say.
+//! - It ends with its time (`server.resume`), with its key, when its instance registers over another connection, and
+//!   when more waits for it than is allowed. While the hub drains its peer may come back to another hub, and it waits
+//!   for that until the hub closes what is open; where no other hub would have it, it ends then, unless its peer was
+//!   asked to move.
 
 use std::future::poll_fn;
 use std::pin::pin;

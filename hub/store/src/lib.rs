@@ -3,13 +3,19 @@
 //! [`Store::open`] returns at once; [`Store::prepare`] connects, migrates and keeps watch over the link. Each aggregate
 //! is a view of the store ([`Store::keys`], [`Store::spokes`], [`Store::operations`], [`Store::calls`]).
 //!
-//! Invariants
+//! Promises
 //! - Tables are never qualified: a connection sees the schema of its Hub and nothing else.
 //! - Every statement on a table of ours is checked at build time against the committed `.sqlx` (`prepare.sh` writes it);
 //!   those that make, enter and look at the schema are not (`migrate`, `connect`).
 //! - Every remote wait has a deadline, but for a migration's work, which is watched from another connection (`migrate`);
 //!   while the link is down a statement fails at once.
 //! - A key of a spoke works only as long as the spoke of that name has the uid that the key was made for.
+//!
+//! Never
+//! - It keeps no key in the clear, and no input or output of a call.
+//! - It decides on nothing that is asked of a hub, and knows nothing of Redis.
+//!
+//! Uses `config`, `protocol`, `retry` and `tasks`.
 
 mod actor;
 mod admin_key;

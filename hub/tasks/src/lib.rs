@@ -4,10 +4,16 @@
 //! deadlines, one holds the link to Redis. When one of them is gone the rest looks healthy and does half of its work. So
 //! each is handed to a [`Supervisor`], and the process ends when one is lost.
 //!
-//! Invariants
+//! Promises
 //! - A loop that panics, or that returns before its end was asked for, is logged as an error with its name, counted, and
 //!   reported to whoever waits for [`Supervisor::lost`], whether they waited by then or not.
 //! - Loops that end because they should are not reported.
+//!
+//! Never
+//! - It starts no loop again, and ends no process: that is for whoever waits for [`Supervisor::lost`].
+//! - It knows nothing of what a loop does.
+//!
+//! Uses no other crate of alkhub.
 
 use std::any::Any;
 use std::fmt;

@@ -4,7 +4,7 @@
 //! [`Decoder`] turns bytes into messages, [`Batch`] messages into one write, [`handshake`] makes and checks the two values
 //! by which the ends know each other. `examples/echo` puts them together, in either role.
 //!
-//! What it promises
+//! Promises
 //! - What breaks the protocol is refused with the rule that it broke, as early as it can be seen: text that is
 //!   not UTF-8 at its first wrong byte.
 //! - A connection between two messages costs the size of a [`Decoder`] and a [`Batch`], and no buffer.
@@ -13,13 +13,13 @@
 //! - A message is framed once for all sockets of a server, and whatever waits for one socket leaves in one vectored write.
 //! - It passes Autobahn's test suite in both roles (`make autobahn`).
 //!
-//! What it never does
-//! - Read: whoever owns the socket reads, and decides how much at once.
-//! - Spawn, wait or log. [`Batch::poll_write`] is its only contact with a socket.
-//! - Negotiate extensions, or fragment what it sends.
-//! - Know what a message or a close code means: it says which rule a peer broke, its owner has the numbers.
+//! Never
+//! - It does not read: whoever owns the socket reads, and decides how much at once.
+//! - It does not spawn, wait or log. [`Batch::poll_write`] is its only contact with a socket.
+//! - It negotiates no extensions, and does not fragment what it sends.
+//! - It does not know what a message or a close code means: it says which rule a peer broke, its owner has the numbers.
 //!
-//! What it may use: no other crate of alkhub.
+//! Uses no other crate of alkhub.
 
 mod batch;
 mod decode;

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use alkhub_protocol::admin::{LastMinute, PartState};
+use alkhub_protocol::admin::{InstanceState, LastMinute, PartState};
 use alkhub_protocol::{HubId, SpokeName};
 use jiff::Timestamp;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
@@ -90,6 +90,8 @@ pub(crate) struct ReportedSpoke {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Instances {
     pub(crate) count: usize,
+    /// Whether there are some, and all have lost their connections and may come back. How many have is no news.
+    pub(crate) are_reconnecting: bool,
     /// The hub that holds the connection of the newest.
     pub(crate) newest_at: Option<HubId>,
 }
@@ -98,6 +100,8 @@ pub(crate) struct Instances {
 #[serde(rename_all = "camelCase")]
 struct Instance {
     hub_id: HubId,
+    #[serde(default)]
+    state: InstanceState,
     generation: u64,
 }
 
@@ -171,6 +175,8 @@ fn pods<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<ReportedPod>, D::Error
 fn instances<'de, D: Deserializer<'de>>(list: D) -> Result<Instances, D::Error> {
     let none = (Instances::default(), 0);
     let (instances, _) = fold(list, none, |(instances, newest), instance: Instance| {
+        let is_reconnecting = instance.state == InstanceState::Reconnecting;
+        instances.are_reconnecting = is_reconnecting && (instances.count == 0 || instances.are_reconnecting);
         instances.count += 1;
         if instance.generation >= *newest {
             *newest = instance.generation;
@@ -219,5 +225,24 @@ mod tests {
 
         assert_eq!((spoke.operations, spoke.instances.count), (2, 3));
         assert_eq!(spoke.instances.newest_at, "h-2".parse().ok());
+    }
+
+    #[test]
+    fn a_spoke_is_reconnecting_when_all_its_instances_are_and_a_hub_that_does_not_say_has_none() {
+        let are_reconnecting = |states: &[Option<&str>]| {
+            let instance = |state: &Option<&str>| match state {
+                Some(state) => json!({ "hubId": "h-1", "generation": 1, "state": state }),
+                None => json!({ "hubId": "h-1", "generation": 1 }),
+            };
+            let instances: Vec<_> = states.iter().map(instance).collect();
+            let spoke = json!({ "name": "builder", "uid": "u", "instances": instances });
+            let spoke: ReportedSpoke = serde_json::from_value(spoke).expect("a spoke");
+            spoke.instances.are_reconnecting
+        };
+        let (there, away) = (Some("connected"), Some("reconnecting"));
+
+        assert!(are_reconnecting(&[away]) && are_reconnecting(&[away, away]));
+        assert!(!are_reconnecting(&[away, there]) && !are_reconnecting(&[there, away]));
+        assert!(!are_reconnecting(&[]) && !are_reconnecting(&[None]) && !are_reconnecting(&[Some("of a newer hub")]));
     }
 }

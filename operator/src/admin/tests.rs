@@ -10,8 +10,10 @@ use axum::http::header::LOCATION;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use futures::StreamExt as _;
+use tokio::time::Instant;
 
 use super::*;
+use crate::gate::Gate;
 
 const BLANKS: usize = 256 << 10;
 
@@ -131,4 +133,36 @@ async fn a_report_of_more_pods_than_a_hub_could_have_is_given_up() {
         .expect_err("no hub");
 
     assert!(matches!(&error, Error::NoHub { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_changes_a_hub_is_given_up_when_another_operator_may_lead() {
+    let door = serve(Router::new().fallback(std::future::pending::<StatusCode>)).await;
+    let spoke: SpokePut = serde_json::from_value(serde_json::json!({ "uid": "u" })).expect("a declaration");
+    let hub_id: HubId = "h-1".parse().expect("valid");
+    let order = DrainPut {
+        seconds: 20,
+        revision: None,
+    };
+    let gate = Gate::default();
+    let pass = || {
+        gate.open_until(Instant::now() + Duration::from_millis(100));
+        gate.pass().expect("it is open")
+    };
+    let begun = Instant::now();
+
+    let ends = [
+        door.put(pass(), "builder", &spoke).await.map(drop),
+        door.delete(pass(), "builder", "u").await,
+        door.drain(pass(), &hub_id, &order).await,
+        door.undrain(pass(), &hub_id).await,
+        door.rebalance(pass()).await,
+    ];
+
+    for end in ends {
+        assert!(matches!(end, Err(Error::Late)), "{end:?}");
+    }
+    assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+    let idle = tokio::time::timeout(Duration::from_secs(1), gate.idle());
+    assert!(idle.await.is_ok(), "no write is under way");
 }

@@ -67,10 +67,10 @@ pub(crate) async fn drain<'a>(
         if let Some((door, hub_id)) = hub_of(ctx, names, pod)
             && ctx.steps.is_to_tell(&names.uid, uid)
         {
-            let Ok(_pass) = ctx.kubernetes.gate().pass() else {
+            let Ok(pass) = ctx.kubernetes.gate().pass() else {
                 return;
             };
-            log(names, pod, door.drain(&hub_id, &order).await);
+            log(names, pod, door.drain(pass, &hub_id, &order).await);
         }
     }
 }
@@ -81,8 +81,8 @@ pub(crate) async fn drain<'a>(
 /// The operator does not lead any more.
 pub(crate) async fn undrain(ctx: &Context, names: &ObjectNames, pod: &str) -> Result<(), Shut> {
     if let Some((door, hub_id)) = hub_of(ctx, names, pod) {
-        let _pass = ctx.kubernetes.gate().pass()?;
-        log(names, pod, door.undrain(&hub_id).await);
+        let pass = ctx.kubernetes.gate().pass()?;
+        log(names, pod, door.undrain(pass, &hub_id).await);
     }
     Ok(())
 }
@@ -109,10 +109,10 @@ async fn rebalance(ctx: &Context, hub: &Hub, names: &ObjectNames) {
     let Some(door) = open(ctx, names) else {
         return; // At the next look.
     };
-    let Ok(_pass) = ctx.kubernetes.gate().pass() else {
+    let Ok(pass) = ctx.kubernetes.gate().pass() else {
         return;
     };
-    match door.rebalance().await {
+    match door.rebalance(pass).await {
         Ok(()) => ctx.steps.keep_order(&names.uid, order),
         Err(error) => tracing::warn!(
             hub.namespace = names.namespace,

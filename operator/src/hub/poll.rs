@@ -244,9 +244,9 @@ async fn sweep(
         .filter(|orphan| !there.contains(&orphan.uid))
         .take(SWEEP)
     {
-        let _pass = ctx.kubernetes.gate().pass()?;
+        let pass = ctx.kubernetes.gate().pass()?;
         tracing::info!(hub.namespace = names.namespace, hub.name = names.hub, spoke.name = %orphan.name, "ending a spoke whose resource is gone");
-        door.delete(orphan.name.as_str(), &orphan.uid).await?;
+        door.delete(pass, orphan.name.as_str(), &orphan.uid).await?;
     }
     Ok(())
 }

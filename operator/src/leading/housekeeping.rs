@@ -26,6 +26,7 @@ pub(super) async fn housekeeping(context: Arc<Context>) {
         context.auths.retain(|uid| hubs.contains(uid));
         context.steps.retain(|uid| hubs.contains(uid));
         context.foreigners.retain(|uid| hubs.contains(uid));
+        context.in_flight.retain(|uid| hubs.contains(uid));
         context.count_times.retain(|uid| hubs.contains(uid));
         context
             .failures

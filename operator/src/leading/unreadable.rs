@@ -41,7 +41,7 @@ pub(super) async fn report(ctx: Arc<Context>) {
 }
 
 async fn write(ctx: &Context, kind: &str, what: &Unreadable) -> Result<(), Error> {
-    if hub::is_claimed_by_other(&ctx.options, what.operator.as_deref()) {
+    if hub::is_other_install(&ctx.options, what.operator.as_deref()) {
         return Ok(());
     }
     let conditions = conditions(what, Timestamp::now());

@@ -85,9 +85,9 @@ async fn declare(
         ..declaration.put.clone()
     };
     let door = hub::door(ctx, &declaration.hub, &declaration.key.key)?;
+    let place = ctx.in_flight.place(&declaration.hub.uid).await?;
     let pass = ctx.kubernetes.gate().pass()?;
-    let info = door.put(&spoke.name_any(), &put).await?;
-    drop(pass);
+    let info = place.ended(door.put(pass, &spoke.name_any(), &put).await)?;
     ctx.declaration_times.now(&put.uid);
     Ok(info)
 }

@@ -1,7 +1,8 @@
 //! Ends a Spoke at its hub and lets it go.
 //!
 //! Invariants
-//! - A Hub that lives and does not answer keeps the Spoke: its key might still open doors.
+//! - A Hub that lives and does not answer keeps the Spoke: its key might still open doors. It is asked again by the poll, once for
+//!   all its Spokes, which then wakes them.
 //! - A Hub that is gone, by the API server's own word, or going, keeps nobody.
 //! - The finalizer goes whoever wrote it (a restored Spoke has it from a file), and those of others stay.
 
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use super::{RESYNC, observe, status};
 use crate::admin;
-use crate::context::Context;
+use crate::context::{Context, Poll};
 use crate::error::Error;
 use crate::hub;
 use crate::kubernetes::Going as _;
@@ -29,6 +30,9 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, E
     if let Some(hub) = hub.filter(|hub| !hub.meta_is_going())
         && let Err(error) = end(ctx, spoke, &ObjectNames::of(&hub)).await
     {
+        if let Error::Busy(_) = error {
+            return Err(error);
+        }
         let observed = observe::observe(ctx, spoke);
         let is_stopped = is_stopped(&hub, &error);
         let why = if is_stopped {
@@ -38,11 +42,11 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, E
             format!("deleted, but its key cannot be ended: {}", error.chain())
         };
         status::unanswered(ctx, spoke, &observed, &why).await?;
-        // Nothing fails while nobody is meant to answer; the first poll that finds a pod wakes its Spokes.
-        return if is_stopped {
-            Ok(Reconciled::Invalid(RESYNC))
-        } else {
-            Err(error)
+        // Nothing fails while nobody is meant to answer, or is asked; the first poll that finds a pod wakes its Spokes.
+        return match error {
+            _ if is_stopped => Ok(Reconciled::Invalid(RESYNC)),
+            Error::Silent { .. } => Ok(Reconciled::Valid(RESYNC)),
+            error => Err(error),
         };
     }
     release(ctx, spoke, &namespace).await?;
@@ -53,7 +57,7 @@ pub(super) async fn retire(ctx: &Context, spoke: &Spoke) -> Result<Reconciled, E
 fn is_stopped(hub: &Hub, error: &Error) -> bool {
     let no_answer = matches!(
         error,
-        Error::Hub(admin::Error::Unreachable { .. }) | Error::Stranger { .. }
+        Error::Hub(admin::Error::Unreachable { .. }) | Error::Stranger { .. } | Error::Silent { .. }
     );
     hub.spec.replicas == 0 && no_answer
 }
@@ -92,15 +96,26 @@ async fn end(ctx: &Context, spoke: &Spoke, names: &ObjectNames) -> Result<(), Er
         return Ok(());
     };
     let door = hub::door(ctx, names, &key)?;
+    asked_in_vain(ctx.polls.of(&names.uid).as_deref())?;
+    let place = ctx.in_flight.place(&names.uid).await?;
     let pass = ctx.kubernetes.gate().pass()?;
-    let ended = door.delete(&spoke.name_any(), &spoke.uid().unwrap_or_default()).await;
-    drop(pass);
-    ended.map_err(|error: admin::Error| error.into())
+    let (name, uid) = (spoke.name_any(), spoke.uid().unwrap_or_default());
+    Ok(place.ended(door.delete(pass, &name, &uid).await)?)
+}
+
+/// Whether the last poll asked the hub in vain, or could not ask it: each of its Spokes would find the same. One that refused the
+/// key may take another by now.
+fn asked_in_vain(poll: Option<&Poll>) -> Result<(), Error> {
+    match poll.map(|poll| (&poll.seen, poll.denied)) {
+        Some((Err(why), false)) => Err(Error::Silent { why: why.clone() }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Seen;
     use crate::hub::testing::{given, hub};
 
     #[test]
@@ -119,9 +134,35 @@ mod tests {
             })
         };
 
-        assert!(!is_stopped(&hub, &silent()));
+        let unasked = || Error::Silent {
+            why: "no pod is ready".to_owned(),
+        };
+
+        assert!(!is_stopped(&hub, &silent()) && !is_stopped(&hub, &unasked()));
         hub.spec.replicas = 0;
-        assert!(is_stopped(&hub, &silent()));
+        assert!(is_stopped(&hub, &silent()) && is_stopped(&hub, &unasked()));
         assert!(!is_stopped(&hub, &refused()) && !is_stopped(&hub, &Error::Stale));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hub_that_did_not_answer_the_last_poll_is_not_asked_again_for_each_spoke() {
+        let poll = |seen, denied| Poll {
+            at: tokio::time::Instant::now(),
+            asked: true,
+            key: None,
+            denied,
+            seen,
+        };
+        let seen = Seen {
+            report: admin::ReportedHub::healthy(),
+            spokes: Ok(std::sync::Arc::default()),
+            listed_at: tokio::time::Instant::now(),
+        };
+        let silent = asked_in_vain(Some(&poll(Err("no answer".to_owned()), false)));
+        let denied = asked_in_vain(Some(&poll(Err("refused".to_owned()), true)));
+
+        assert!(matches!(silent, Err(Error::Silent { why }) if why == "no answer"));
+        assert!(denied.is_ok() && asked_in_vain(Some(&poll(Ok(seen), false))).is_ok());
+        assert!(asked_in_vain(None).is_ok(), "nobody has asked yet");
     }
 }

@@ -31,9 +31,17 @@ struct Inner {
     refuse: Option<String>,
     spokes: HashMap<String, SpokePut>,
     connected: HashMap<String, usize>,
+    /// Spokes whose instances have all lost their connections.
+    lost: HashSet<String>,
     left: HashMap<String, bool>,
     puts: Vec<SpokePut>,
     deletes: Vec<(String, String)>,
+    /// Requests to end a spoke, those that got no answer included.
+    delete_requests: usize,
+    /// The Hub that takes changes of its spokes and never answers; how many wait now, and how many at most did.
+    hanging: Option<String>,
+    hang: usize,
+    hung: usize,
     keys: Vec<String>,
     /// Open WebSockets by pod; those of others: none.
     pods: HashMap<String, u64>,
@@ -89,6 +97,26 @@ impl Fake {
         if instances == 0 {
             inner.left.insert(spoke.to_owned(), true);
         }
+    }
+
+    /// Every instance of a spoke has lost its connection, or has it again.
+    pub(crate) fn lose(&self, spoke: &str, lost: bool) {
+        let mut inner = self.0.lock();
+        if lost {
+            inner.lost.insert(spoke.to_owned());
+        } else {
+            inner.lost.remove(spoke);
+        }
+    }
+
+    /// A Hub answers no change of its spokes from now on.
+    pub(crate) fn hang(&self, hub: &str) {
+        self.0.lock().hanging = Some(hub.to_owned());
+    }
+
+    /// How many changes of the Hub that hangs were under way at once, at most.
+    pub(crate) fn hung(&self) -> usize {
+        self.0.lock().hung
     }
 
     /// Puts a spoke in that the operator never declared.
@@ -174,6 +202,11 @@ impl Fake {
         self.0.lock().deletes.clone()
     }
 
+    /// How often somebody asked to end a spoke, with or without an answer.
+    pub(crate) fn delete_requests(&self) -> usize {
+        self.0.lock().delete_requests
+    }
+
     /// The bearer keys that were shown, each once.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.0.lock().keys.clone()
@@ -194,6 +227,34 @@ impl Fake {
             inner.keys.push(key.to_owned());
         }
         Ok(())
+    }
+}
+
+/// A request that gets no answer; dropped when whoever sent it gives it up.
+struct Hanging(Fake);
+
+// === impl Hanging ===
+
+impl Hanging {
+    /// Never ends where the Hub hangs.
+    async fn of(fake: &Fake, hub: &str) {
+        let hanging = {
+            let mut inner = fake.0.lock();
+            if inner.hanging.as_deref() != Some(hub) {
+                return;
+            }
+            inner.hang += 1;
+            inner.hung = inner.hung.max(inner.hang);
+            Self(fake.clone())
+        };
+        std::future::pending::<()>().await;
+        drop(hanging);
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.0.lock().hang -= 1;
     }
 }
 
@@ -269,11 +330,12 @@ async fn list(State(fake): State<Fake>, headers: HeaderMap) -> Answer<Value> {
 
 async fn declare(
     State(fake): State<Fake>,
-    Path((_, _, name)): Path<(String, String, String)>,
+    Path((_, hub, name)): Path<(String, String, String)>,
     headers: HeaderMap,
     Json(put): Json<SpokePut>,
 ) -> Answer<Value> {
     fake.admit(&headers)?;
+    Hanging::of(&fake, &hub).await;
     let mut inner = fake.0.lock();
     if let Some(reason) = &inner.refuse {
         return Err(problem(StatusCode::BAD_REQUEST, reason));
@@ -285,11 +347,13 @@ async fn declare(
 
 async fn delete(
     State(fake): State<Fake>,
-    Path((_, _, name)): Path<(String, String, String)>,
+    Path((_, hub, name)): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<StatusCode, (StatusCode, Json<Value>)> {
+    fake.0.lock().delete_requests += 1;
     fake.admit(&headers)?;
+    Hanging::of(&fake, &hub).await;
     let mut inner = fake.0.lock();
     let uid = query
         .as_deref()
@@ -309,10 +373,15 @@ async fn delete(
 fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
     let at: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
     let count = inner.connected.get(name).copied().unwrap_or_default();
+    let (state, present) = if inner.lost.contains(name) {
+        (InstanceState::Reconnecting, SpokeStatus::Reconnecting)
+    } else {
+        (InstanceState::Connected, SpokeStatus::Connected)
+    };
     let instances = (0..count).map(|index| InstanceInfo {
         instance_id: format!("i{index}").parse().expect("valid"),
         hub_id: "pod-a-0001".parse().expect("valid"),
-        state: InstanceState::Connected,
+        state,
         generation: 1,
         connected_at: at,
         labels: Default::default(),
@@ -322,11 +391,7 @@ fn info(inner: &Inner, name: &str, put: &SpokePut) -> SpokeInfo {
         name: name.parse().expect("valid"),
         uid: put.uid.clone(),
         spoke_type: put.spoke_type,
-        status: if count > 0 {
-            SpokeStatus::Connected
-        } else {
-            SpokeStatus::Disconnected
-        },
+        status: if count > 0 { present } else { SpokeStatus::Disconnected },
         instances: instances.collect(),
         operations: if count > 0 {
             vec!["text.upper".to_owned()]

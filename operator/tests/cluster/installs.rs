@@ -29,8 +29,8 @@ async fn of_two_installs_one_keeps_a_hub_until_it_is_handed_over_or_ends() {
         operator
     };
     let kept_by = |lease: &str| {
-        let claim = format!("{}/{lease}", world.namespace);
-        move |hub: &Hub| hub.status.as_ref().and_then(|status| status.operator.as_ref()) == Some(&claim)
+        let install = format!("{}/{lease}", world.namespace);
+        move |hub: &Hub| hub.status.as_ref().and_then(|status| status.operator.as_ref()) == Some(&install)
     };
     let writes = "alkhub_operator_api_writes_total";
 

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use serde_json::json;
 
 use crate::fake::Fake;
-use crate::harness::{World, eventually, world};
+use crate::harness::{World, eventually, given, world};
 
 async fn token(world: &World, secret: &str) -> String {
     let data = world
@@ -79,6 +79,14 @@ async fn a_spoke_gets_one_key_is_declared_once_and_shows_its_connection() {
         writes,
         "heartbeats write nothing"
     );
+    fake.lose("builder", true);
+    let away = phase(&world, "builder", SpokePhase::Reconnecting).await;
+    assert_eq!(away.status.map(|status| status.instances), Some(2));
+    world
+        .spoke_says("builder", condition::CONNECTED, "False", "Reconnecting")
+        .await;
+    fake.lose("builder", false);
+    phase(&world, "builder", SpokePhase::Connected).await;
     fake.connect("builder", 0);
     phase(&world, "builder", SpokePhase::Disconnected).await;
 
@@ -188,6 +196,7 @@ async fn a_hub_that_does_not_answer_keeps_its_spokes_and_one_that_is_gone_does_n
     };
     world.until::<Spoke>("one", "it says why it stays", says).await;
     assert!(fake.deletes().is_empty());
+    assert_eq!(fake.delete_requests(), 0, "the poll asks for all");
 
     fake.away(false);
     world.gone::<Spoke>("one").await;
@@ -200,6 +209,39 @@ async fn a_hub_that_does_not_answer_keeps_its_spokes_and_one_that_is_gone_does_n
     world.delete::<Spoke>("two").await;
     world.gone::<Spoke>("two").await;
     assert_eq!(fake.deletes().len(), 1);
+    drop(operator);
+    world.end().await;
+}
+
+/// Its polls are answered, so that each of its Spokes is tried.
+#[tokio::test]
+#[ignore = "needs a cluster: make harness"]
+async fn a_hub_that_hangs_holds_up_no_spoke_of_another_hub() {
+    const SPOKES: usize = 12;
+    let world = world("hanging").await;
+    let fake = Fake::default();
+    fake.hang("hangs");
+    let operator = world.operator(&fake.serve().await, &["--concurrency", "8"]).await;
+    world.demo().await;
+    let mut hangs = given();
+    hangs["channelPrefix"] = json!("hangs:");
+    world.hub("hangs", hangs).await;
+    for number in 0..SPOKES {
+        let spec = json!({"hubRef": {"name": "hangs"}});
+        world.spoke(&format!("stuck-{number}"), spec).await;
+    }
+    eventually("it hangs", || async {
+        (fake.hung() > 0).then_some(()).ok_or_else(String::new)
+    })
+    .await;
+
+    for name in ["one", "two", "three"] {
+        world.spoke(name, json!({"hubRef": {"name": "demo"}})).await;
+        phase(&world, name, SpokePhase::Ready).await;
+    }
+
+    // A quarter of the workers; and as many again that were given up may not be gone yet.
+    assert!(fake.hung() <= 4, "{} of 8 workers", fake.hung());
     drop(operator);
     world.end().await;
 }

@@ -1,4 +1,4 @@
-//! Builds Kubernetes, etcd, helm and CoreDNS from their Go modules: one binary, a link for each name.
+//! Builds Kubernetes, etcd, helm and CoreDNS from their Go modules: one binary, a symbolic link for each name.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_module_is_of_the_version_that_the_binary_claims() {
+    fn the_module_is_of_the_version_that_the_binary_says() {
         let module = fs::read_to_string(Path::new(MODULE).join("go.mod")).expect("go.mod");
 
         assert!(module.contains(&format!("k8s.io/kubernetes v{VERSION}")));

@@ -216,7 +216,7 @@ pub(crate) enum Deed {
     Kill,
     /// Take its network link down.
     Cut,
-    /// Take the link up again, or start the node again.
+    /// Take the network link up again, or start the node again.
     Heal,
 }
 

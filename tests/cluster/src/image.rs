@@ -56,7 +56,7 @@ struct Entry {
 #[derive(Debug)]
 enum Content {
     Folder,
-    Link(String),
+    Symlink(String),
     Copy(PathBuf),
     Bytes(Vec<u8>),
 }
@@ -118,8 +118,8 @@ impl Files {
     }
 
     /// A symbolic link.
-    pub(crate) fn link(&mut self, path: &str, target: &str) {
-        self.put(path, 0o777, Content::Link(target.to_owned()));
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) {
+        self.put(path, 0o777, Content::Symlink(target.to_owned()));
     }
 
     /// A file with this content.
@@ -127,7 +127,7 @@ impl Files {
         self.put(path, mode, Content::Bytes(content.into()));
     }
 
-    /// A copy of a file of this machine; what a link points to is copied under the link's name.
+    /// A copy of a file of this machine; what a symbolic link points to is copied under the name of that link.
     pub(crate) fn copy(&mut self, path: &str, mode: u32, source: &Path) {
         self.put(path, mode, Content::Copy(source.to_owned()));
     }
@@ -143,7 +143,7 @@ impl Files {
         for (path, entry) in &self.entries {
             match &entry.content {
                 Content::Folder => special(&mut layer, path, entry.mode, EntryType::Directory, "")?,
-                Content::Link(target) => special(&mut layer, path, entry.mode, EntryType::Symlink, target)?,
+                Content::Symlink(target) => special(&mut layer, path, entry.mode, EntryType::Symlink, target)?,
                 Content::Bytes(content) => append(&mut layer, path, entry.mode, content)?,
                 Content::Copy(source) => {
                     let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;

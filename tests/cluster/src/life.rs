@@ -36,7 +36,7 @@ pub(crate) static COMMAND: AtomicI32 = AtomicI32::new(0);
 
 /// Runs this program with `arguments` in new namespaces; the value is the exit code.
 ///
-/// The caller must have prepared the work folder with [`claim`] and hands over its lock.
+/// The caller must have prepared the work folder with [`prepare`] and hands over its lock.
 pub(crate) fn live(work: &Work, lock: fs::File, arguments: Vec<OsString>) -> Result<i32> {
     let lock = Arc::new(lock);
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
@@ -64,7 +64,7 @@ pub(crate) fn live(work: &Work, lock: fs::File, arguments: Vec<OsString>) -> Res
 }
 
 /// Takes the work folder and removes what a killed cluster may have left in it.
-pub(crate) fn claim(work: &Work) -> Result<fs::File> {
+pub(crate) fn prepare(work: &Work) -> Result<fs::File> {
     let lock = work.lock()?;
     cgroup::remove(&work.cgroup())?;
     work.clear(false)?;

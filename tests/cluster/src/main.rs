@@ -3,6 +3,15 @@
 //! `up` boots a control plane and worker nodes, runs one command among them and ends everything with it; the README
 //! says how tests use it. Each cluster is one tree of processes in namespaces of its own: [`life`] ties it to the
 //! process that started it, [`control`] boots it, [`node`] is a worker, [`plan`] its addresses.
+//!
+//! Promises
+//! - A cluster ends with the command that it was made for, and with the process that started it, however that ends.
+//! - Two of them in folders of their own share nothing.
+//!
+//! Never
+//! - It pulls no image and knows nothing of alkhub: images are given to it.
+//!
+//! Uses no other crate of alkhub.
 
 mod api;
 mod binaries;

@@ -1,4 +1,4 @@
-//! Links, addresses and mounts of the namespaces that a cluster runs in.
+//! Network links, addresses and mounts of the namespaces that a cluster runs in.
 //!
 //! No route leads out of them: the ranges of [`plan`] exist only inside, so any number of clusters may use them.
 
@@ -32,7 +32,7 @@ route add default dev br0
     forward()
 }
 
-/// Makes a node of the namespaces that this process is the first in; its link is `eth0`.
+/// Makes a node of the namespaces that this process is the first in; its network link is `eth0`.
 pub(crate) fn node(work: &Work, node: Node, nodes: u8) -> Result<()> {
     run("mount", ["--make-rprivate", "/"])?;
     run("mount", ["--make-rshared", "/"])?;
@@ -70,12 +70,12 @@ route replace {} via {}
     ))
 }
 
-/// Removes the link of a node, if it is there.
+/// Removes the network link of a node, if it is there.
 pub(crate) fn disconnect(node: Node) {
     let _ = run("ip", ["link", "del", &node.link()]);
 }
 
-/// Takes a node's link down, or up again.
+/// Takes a node's network link down, or up again.
 pub(crate) fn set_link(node: Node, up: bool) -> Result<()> {
     ip(&format!(
         "link set {} {}\n",

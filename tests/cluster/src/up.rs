@@ -29,7 +29,7 @@ pub(crate) fn cluster(arguments: Up) -> Result<i32> {
     let bin = binaries::ensure(&binaries.bin)?;
     let mut archives = images(&folder.images)?;
     archives.extend(existing(&image)?);
-    let lock = life::claim(&work)?;
+    let lock = life::prepare(&work)?;
     let spec = Spec {
         work: work.root().to_owned(),
         bin,
@@ -49,7 +49,7 @@ pub(crate) fn docker(work: &Path, images: &[PathBuf], command: Vec<String>) -> R
     deps::require(deps::DOCKER)?;
     let images = existing(images)?;
     let work = Work::at(work)?;
-    let lock = life::claim(&work)?;
+    let lock = life::prepare(&work)?;
     life::live(&work, lock, inside("inside-docker", &work, &images, or_shell(command)))
 }
 

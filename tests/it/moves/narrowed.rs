@@ -3,7 +3,7 @@
 use alkhub_protocol::ApiKey;
 use alkhub_test_support::{until, within};
 use alkhub_tests::cluster::Cluster;
-use alkhub_tests::http::{Answer, Http};
+use alkhub_tests::http::Http;
 use alkhub_tests::wire::{Peer, operation};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -30,12 +30,9 @@ impl Declaration {
     }
 
     /// Declares what the spoke may offer, and what its key may do besides.
-    async fn put(&self, operations: &[&str], scopes: &[&str]) -> Result<Answer> {
+    async fn put(&self, operations: &[&str], scopes: &[&str]) -> Result<()> {
         let spoke = json!({ "uid": "u", "key": self.key, "operations": operations, "scopes": scopes });
-        let path = "/v1/admin/spokes/builder";
-        let answer = self.http.send("PUT", path, Some(&spoke)).await?;
-        ensure!(answer.status < 300, "{answer:?}");
-        Ok(answer)
+        self.http.declare("builder", &spoke).await
     }
 
     /// It on the first hub, with `text.upper` and `text.watch`.

@@ -1,4 +1,4 @@
-//! Pages: every link leads somewhere, and every page is found from the index.
+//! Pages: every hyperlink leads somewhere, and every page is found from the index.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,7 +34,7 @@ fn docs() -> Vec<PathBuf> {
     found
 }
 
-/// The text without its code blocks and code spans: what looks like a link there is none.
+/// The text without its code blocks and code spans: what looks like a hyperlink there is none.
 fn prose(text: &str) -> String {
     let mut prose = String::new();
     let mut code = false;
@@ -64,7 +64,7 @@ fn anchors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with a link's target on a page, if anything.
+/// What is wrong with a hyperlink's target on a page, if anything.
 fn fault(page: &Path, text: &str, target: &str) -> Option<String> {
     let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
     let path = match file {
@@ -82,25 +82,25 @@ fn fault(page: &Path, text: &str, target: &str) -> Option<String> {
     (!found).then(|| format!("{target}: no such heading"))
 }
 
-/// The targets of the links of a page that lead into the repository, each with its line.
-fn links(text: &str) -> Vec<(usize, String)> {
-    let mut links = Vec::new();
+/// The targets of the hyperlinks of a page that lead into the repository, each with its line.
+fn hyperlinks(text: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
     for (number, line) in prose(text).lines().enumerate() {
         let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")) {
-            links.push((number + 1, target.to_owned()));
+            found.push((number + 1, target.to_owned()));
         }
     }
-    links
+    found
 }
 
 #[test]
-fn every_link_in_the_docs_leads_somewhere() {
+fn every_hyperlink_in_the_docs_leads_somewhere() {
     let mut faults = Vec::new();
     let mut count = 0;
     for page in docs().into_iter().chain(OTHERS.iter().map(|page| root().join(page))) {
         let text = fs::read_to_string(&page).expect("a page is UTF-8");
-        for (line, target) in links(&text) {
+        for (line, target) in hyperlinks(&text) {
             count += 1;
             if let Some(fault) = fault(&page, &text, &target) {
                 faults.push(format!("{}:{line}: {fault}", page.display()));
@@ -108,8 +108,8 @@ fn every_link_in_the_docs_leads_somewhere() {
         }
     }
 
-    assert!(count > 20, "only {count} links found: is the search right?");
-    none(&faults, "a relative link leads to a file, and to a heading in it");
+    assert!(count > 20, "only {count} hyperlinks found: is the search right?");
+    none(&faults, "a relative hyperlink leads to a file, and to a heading in it");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn every_page_of_the_docs_is_found_from_their_index() {
     let mut next = vec![index];
     while let Some(page) = next.pop() {
         let text = fs::read_to_string(&page).expect("a page is UTF-8");
-        for (_, target) in links(&text) {
+        for (_, target) in hyperlinks(&text) {
             let file = target.split('#').next().unwrap_or_default();
             let Ok(path) = page
                 .parent()
@@ -127,7 +127,7 @@ fn every_page_of_the_docs_is_found_from_their_index() {
                 .join(file)
                 .canonicalize()
             else {
-                continue; // The test of links names it.
+                continue; // The test of hyperlinks names it.
             };
             let is_page = path.extension().is_some_and(|extension| extension == "md");
             if is_page && reached.insert(path.clone()) {
@@ -143,6 +143,6 @@ fn every_page_of_the_docs_is_found_from_their_index() {
 
     none(
         &faults,
-        "no links lead from docs/README.md to a page: add it there, or a decision to docs/decisions/README.md",
+        "no hyperlinks lead from docs/README.md to a page: add it there, or a decision to docs/decisions/README.md",
     );
 }

@@ -38,7 +38,7 @@ impl Play<'_> {
     /// Waits until all that was begun has settled. All hubs are whole.
     pub(super) async fn settle(&mut self) -> Result<(), String> {
         for hub in 0..HUBS {
-            self.world.redis_is(hub, "up").await?;
+            self.world.is_up(hub).await?;
         }
         self.scene.sees(Model::registrations_settled).await?;
         for hub in 0..HUBS {

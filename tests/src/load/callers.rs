@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
+use super::tally::{LOST, UNCONNECTED};
 use super::{Aim, Ended, Failed, PLAIN_OPERATION, SDK_OPERATION, Tally};
 
 /// What a call may take; the longest works for 5 s.
@@ -148,9 +149,9 @@ fn judge(call: &Call, answer: Result<Value, Error>) -> Ended {
 fn code(error: &Error) -> String {
     match (error.code(), error) {
         (Some(code), _) => code.as_str().to_owned(),
-        (None, Error::Lost) => String::from("(session lost)"),
+        (None, Error::Lost) => LOST.to_owned(),
         (None, Error::Timeout(_)) => String::from("(no answer)"),
-        (None, Error::Unreachable { .. } | Error::Refused { .. }) => String::from("(no connection)"),
+        (None, Error::Unreachable { .. } | Error::Refused { .. }) => UNCONNECTED.to_owned(),
         (None, Error::Closed) => String::from("(too many run)"),
         (None, _) => String::from("(other)"),
     }

@@ -1,6 +1,6 @@
 //! What callers and spokes see, from one moment to another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -60,6 +60,10 @@ pub struct Failed {
     pub message: String,
 }
 
+/// What a caller saw that lost its own connection: no hub told it of the call, or of another hub.
+pub(super) const LOST: &str = "(session lost)";
+pub(super) const UNCONNECTED: &str = "(no connection)";
+
 /// A time in which a spoke had no connection on which it was registered.
 #[derive(Clone, Copy, Debug)]
 pub struct Away {
@@ -109,6 +113,8 @@ pub struct Tally {
 struct Seen {
     /// How often each call reached a spoke, by its number.
     runs: Vec<u8>,
+    /// Calls that are not over.
+    running: BTreeSet<u64>,
     /// Spokes that are registered; since when the others that once were are not.
     here: HashMap<usize, Kind>,
     gone: HashMap<usize, (Kind, Instant)>,
@@ -134,8 +140,9 @@ impl Tally {
 
     /// Call `number` is about to be made.
     pub(super) fn called(&self, number: u64) {
-        let Ok(number) = usize::try_from(number) else { return };
         let mut seen = self.seen.lock();
+        seen.running.insert(number);
+        let Ok(number) = usize::try_from(number) else { return };
         if seen.runs.len() <= number {
             seen.runs.resize(number + 1, 0);
         }
@@ -143,7 +150,9 @@ impl Tally {
 
     /// A call is over.
     pub(super) fn ended(&self, ended: Ended) {
-        self.seen.lock().window.ended.push(ended);
+        let mut seen = self.seen.lock();
+        seen.running.remove(&ended.number);
+        seen.window.ended.push(ended);
         self.over.fetch_add(1, Ordering::Release);
     }
 
@@ -153,6 +162,16 @@ impl Tally {
         let over = self.over.load(Ordering::Acquire);
         let running = self.next.load(Ordering::Acquire) - over;
         usize::try_from(running).unwrap_or(usize::MAX)
+    }
+
+    /// How many calls were made until now.
+    pub(super) fn made(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// Those of the first so many that are not over.
+    pub(super) fn running_of(&self, made: u64) -> usize {
+        self.seen.lock().running.range(..made).count()
     }
 
     /// A spoke has a connection on which it is registered, where it may have had none.
@@ -218,6 +237,20 @@ impl Ended {
     pub fn breaks_a_promise(&self) -> bool {
         let told = self.failed.as_ref().map_or(Delivered::Yes, |failed| failed.delivered);
         !promise::holds(told, usize::from(self.ran))
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// Whether a hub, or a spoke, gave the reason; else the caller says what it saw.
+    pub fn is_told(&self) -> bool {
+        !self.code.starts_with('(')
+    }
+
+    /// Whether trouble explains it: a code that says so, or the loss of the caller's own connection.
+    pub fn is_trouble(&self) -> bool {
+        promise::TROUBLE.contains(&&*self.code) || [LOST, UNCONNECTED].contains(&&*self.code)
     }
 }
 

@@ -8,7 +8,7 @@
 //!   use". Seen on Linux 6.18 after 4489 attempts in 0.14 s, on port 40000. There, `bind` takes odd ports first and
 //!   `connect` even ones, so that an odd port waits until the even ones are used up; no rule promises that.
 //!
-//! So a [`Port`] lies below that range, where the kernel gives nothing away on its own, and it is claimed: tests that run
+//! So a [`Port`] lies below that range, where the kernel gives nothing away on its own, and it is locked: tests that run
 //! side by side, in this process or in others, never have the same one.
 
 use std::fmt;
@@ -36,9 +36,9 @@ const ATTEMPTS: usize = 1_000;
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    /// The claim is a name of the kernel's (an abstract socket), seen by the same processes that share the ports; it goes
+    /// The lock is a name of the kernel's (an abstract socket), seen by the same processes that share the ports; it goes
     /// with its process and leaves no file.
-    _claim: UnixListener,
+    _lock: UnixListener,
 }
 
 // === impl Port ===
@@ -52,7 +52,7 @@ impl Port {
         let kernel = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         let range = beside(&kernel);
         (0..ATTEMPTS)
-            .find_map(|_| Self::claim(fastrand::u16(range.clone())))
+            .find_map(|_| Self::lock(fastrand::u16(range.clone())))
             .unwrap_or_else(|| panic!("no port of {range:?} is free"))
     }
 
@@ -61,16 +61,16 @@ impl Port {
         self.number
     }
 
-    /// This port, unless somebody claims it or listens on it.
-    fn claim(number: u16) -> Option<Self> {
+    /// This port, unless somebody has locked it or listens on it.
+    fn lock(number: u16) -> Option<Self> {
         let name = SocketAddr::from_abstract_name(format!("alkhub-test-port-{number}")).ok()?;
-        let claim = UnixListener::bind_addr(&name).ok()?;
+        let lock = UnixListener::bind_addr(&name).ok()?;
         // Without listening: a process that is just being started has a copy of every socket until it runs its program,
         // and a copy of a listening one would be in the server's way.
         let probe = TcpSocket::new_v4().ok()?;
         probe.set_reuseaddr(true).ok()?;
         probe.bind((Ipv4Addr::LOCALHOST, number).into()).ok()?;
-        Some(Self { number, _claim: claim })
+        Some(Self { number, _lock: lock })
     }
 }
 
@@ -111,12 +111,12 @@ mod tests {
     async fn a_port_belongs_to_one_until_it_is_dropped() {
         let port = Port::free();
         let number = port.number();
-        assert!(Port::claim(number).is_none());
+        assert!(Port::lock(number).is_none());
 
         drop(port);
 
-        // Not at once: a process that another test starts may have a copy of the claim for a moment.
-        until("the port is free again", || ready(Port::claim(number).ok_or("claimed"))).await;
+        // Not at once: a process that another test starts may have a copy of the lock for a moment.
+        until("the port is free again", || ready(Port::lock(number).ok_or("locked"))).await;
     }
 
     #[test]
@@ -124,6 +124,6 @@ mod tests {
         let server = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("free");
         let number = server.local_addr().expect("bound").port();
 
-        assert!(Port::claim(number).is_none());
+        assert!(Port::lock(number).is_none());
     }
 }

@@ -1,7 +1,8 @@
 //! A TCP proxy that fails when it is told to: it holds bytes back, in one direction or both, delays them, cuts every
 //! connection and loses what it held, or lets one end go without the other one's knowing.
 //!
-//! Whoever dials it believes to speak with the server behind it. Nothing is changed in what passes.
+//! Whoever dials it believes to speak with the server behind it. Nothing is changed in what passes. It can be asked to write
+//! down what both ends say.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,10 +41,29 @@ pub enum Direction {
     ToClient,
 }
 
+/// What was said over the connections of a proxy that were made since it was asked for, whether or not it has passed.
+/// Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Recording(Arc<Mutex<Vec<Said>>>);
+
+/// What was said over one connection.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// By the client.
+    pub to_server: Vec<u8>,
+    /// By the server.
+    pub to_client: Vec<u8>,
+}
+
+/// Where what is said over one connection is written down, if it is.
+#[derive(Clone, Debug)]
+struct Minutes(Option<(Recording, usize)>);
+
 #[derive(Debug)]
 struct Shared {
     /// In the order in which they get the next connections.
     servers: Mutex<VecDeque<String>>,
+    recording: Mutex<Option<Recording>>,
     lines: Mutex<Lines>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -101,6 +121,7 @@ impl Proxy {
         };
         let shared = Arc::new(Shared {
             servers: Mutex::new(VecDeque::from([server.into()])),
+            recording: Mutex::new(None),
             lines: Mutex::new(lines),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
@@ -137,6 +158,13 @@ impl Proxy {
     /// Puts it in front of several servers, as a load balancer: new connections go to one after the other.
     pub fn spread_over(&self, servers: impl IntoIterator<Item = impl Into<String>>) {
         *self.shared.servers.lock() = servers.into_iter().map(Into::into).collect();
+    }
+
+    /// Writes down what is said over the connections that are made from now on, as it arrives here: what is held back too.
+    pub fn record(&self) -> Recording {
+        let recording = Recording::default();
+        *self.shared.recording.lock() = Some(recording.clone());
+        recording
     }
 
     /// Holds back what arrives from now on, in both directions. Connections stay, and new ones are made.
@@ -178,9 +206,45 @@ impl Proxy {
     }
 }
 
+// === impl Recording ===
+
+impl Recording {
+    /// What was said until now, over one connection after the other in the order in which they were made.
+    pub fn said(&self) -> Vec<Said> {
+        self.0.lock().clone()
+    }
+}
+
+// === impl Minutes ===
+
+impl Minutes {
+    fn take(&self, direction: Direction, piece: &[u8]) {
+        let Some((recording, connection)) = &self.0 else {
+            return;
+        };
+        let said = &mut recording.0.lock()[*connection];
+        match direction {
+            Direction::ToServer => said.to_server.extend_from_slice(piece),
+            Direction::ToClient => said.to_client.extend_from_slice(piece),
+        }
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
+    /// Where what is said over the next connection is written down.
+    fn minutes(&self) -> Minutes {
+        let recording = self.recording.lock().clone();
+        Minutes(recording.map(|recording| {
+            let mut said = recording.0.lock();
+            said.push(Said::default());
+            let connection = said.len() - 1;
+            drop(said);
+            (recording, connection)
+        }))
+    }
+
     /// The server of the next connection.
     fn next(&self) -> Option<String> {
         let mut servers = self.servers.lock();
@@ -263,33 +327,35 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         let Some(server) = shared.next() else {
             continue;
         };
-        let cut = line.cut.clone();
-        let passing = async move { pass(client, &server, &line).await };
+        let (cut, minutes) = (line.cut.clone(), shared.minutes());
+        let passing = async move { pass(client, &server, &line, &minutes).await };
         shared.tasks.spawn(cut.run_until_cancelled_owned(passing));
     }
 }
 
 /// Carries one connection until either side ends it.
-async fn pass(client: TcpStream, server: &str, line: &Line) -> io::Result<()> {
+async fn pass(client: TcpStream, server: &str, line: &Line, minutes: &Minutes) -> io::Result<()> {
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        done = ask(from_client, to_server, line) => done,
-        done = answer(from_server, to_client, line) => done,
+        done = ask(from_client, to_server, line, minutes) => done,
+        done = answer(from_server, to_client, line, minutes) => done,
     }
 }
 
 /// Carries what the client sends. Without the client it writes what it has, and stays.
-async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line) -> io::Result<()> {
+async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line, minutes: &Minutes) -> io::Result<()> {
     let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(1);
     let reading = async {
         let reading = async move {
             loop {
                 let mut piece = Vec::with_capacity(BUFFER);
-                if from.read_buf(&mut piece).await? == 0 || sender.send(piece).await.is_err() {
+                let count = from.read_buf(&mut piece).await?;
+                minutes.take(Direction::ToServer, &piece);
+                if count == 0 || sender.send(piece).await.is_err() {
                     return io::Result::Ok(());
                 }
             }
@@ -312,12 +378,13 @@ async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line) -> io
 }
 
 /// Carries what the server sends. Without the client nothing more of it is read.
-async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line) -> io::Result<()> {
+async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line, minutes: &Minutes) -> io::Result<()> {
     let reading = &mut from;
     let carrying = async move {
         loop {
             let mut piece = Vec::with_capacity(BUFFER);
             let count = reading.read_buf(&mut piece).await?;
+            minutes.take(Direction::ToClient, &piece);
             line.passes(Direction::ToClient).await;
             if count == 0 {
                 return Ok(());
@@ -333,12 +400,13 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line) ->
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
     use std::time::Duration;
 
     use tokio::time::timeout;
 
     use super::*;
-    use crate::within;
+    use crate::{until, within};
 
     /// A proxy, a client of it, and the server's end of the client's connection.
     async fn connected() -> (Proxy, TcpListener, TcpStream, TcpStream) {
@@ -418,6 +486,33 @@ mod tests {
         proxy.heal();
 
         assert_eq!(byte(&mut client).await, Some(8));
+    }
+
+    #[tokio::test]
+    async fn what_is_said_is_written_down_before_it_passes_and_by_connection() {
+        let (proxy, server, mut before, _end) = connected().await;
+        let recording = proxy.record();
+        proxy.hold_one(Direction::ToServer);
+        let mut client = TcpStream::connect(proxy.address()).await.expect("it listens");
+        let (mut end, _) = within("the server is dialled", server.accept())
+            .await
+            .expect("accepted");
+
+        before.write_u8(6).await.expect("written");
+        client.write_u8(7).await.expect("written");
+        end.write_u8(8).await.expect("written");
+
+        assert_eq!(byte(&mut client).await, Some(8));
+        until("both have said something", || {
+            let said = recording.said();
+            let bytes: Vec<_> = said
+                .iter()
+                .map(|one| (&one.to_server[..], &one.to_client[..]))
+                .collect();
+            let done = bytes == [(&[7][..], &[8][..])];
+            ready(if done { Ok(()) } else { Err(format!("{said:?}")) })
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -71,7 +71,7 @@ where
     }
 }
 
-/// Does nothing for a while: what a link or a handler takes, never what a test waits for.
+/// Does nothing for a while: what a network or a handler takes, never what a test waits for.
 pub async fn pause(time: Duration) {
     sleep(time).await;
 }

@@ -1,7 +1,7 @@
-//! Who waits for a change of an instance or of a name.
+//! Waiters for a change of an instance or of a name.
 //!
 //! Invariants
-//! - Who waits is woken by any change and looks again; who has left is forgotten when the bound is reached.
+//! - A waiter is woken by any change and looks again; those that have left are forgotten when the bound is reached.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,17 +9,17 @@ use std::hash::Hash;
 use alkhub_protocol::{InstanceId, OperationName, SpokeName};
 use tokio::sync::oneshot;
 
-/// Who waits, at most, for one kind of change.
+/// The most waiters for one kind of change.
 const WAITING: usize = 20_000;
 
-/// Who waits for what.
+/// All waiters.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     pub(super) instances: Waiters<(SpokeName, InstanceId)>,
     pub(super) names: Waiters<OperationName>,
 }
 
-/// Who waits for a change, by what changes.
+/// The waiters for a change, by what changes.
 #[derive(Debug)]
 pub(super) struct Waiters<K> {
     waiting: HashMap<K, Vec<oneshot::Sender<()>>>,

@@ -86,7 +86,7 @@ impl Instance {
         }
     }
 
-    /// Takes what a later record of the same registration says of its connection; whether that is back.
+    /// Takes the state of its connection from a later record of the same registration; whether that is back.
     pub(super) fn follow(&self, later: &Self) -> bool {
         let is_reconnecting = later.entry.state == InstanceState::Reconnecting;
         self.is_reconnecting.swap(is_reconnecting, Memory::AcqRel) && !is_reconnecting

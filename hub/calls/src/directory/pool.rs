@@ -6,17 +6,18 @@
 //! - A change costs what changed: an instance comes and goes in a time that does not depend on the others.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use alkhub_protocol::{OperationName, SpecHash};
 use indexmap::IndexSet;
 use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::time::Instant;
 
-use super::Instance;
+use super::{Instance, let_go};
+use crate::directory::operation::Operation;
 use crate::metrics::Series;
-use crate::operation::Operation;
 
-/// What is known of a name.
+/// The state of a name.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) name: OperationName,
@@ -26,6 +27,8 @@ pub(crate) struct Pool {
     pub(crate) waits_for_spec: bool,
     /// Whether nobody offers the name: its specification is only shown, and has no checks.
     rests: bool,
+    /// When a hub let the last one go that offered the name.
+    let_go: OnceLock<Instant>,
     members: RwLock<PoolMembers>,
 }
 
@@ -55,6 +58,7 @@ impl Pool {
             operation,
             waits_for_spec,
             rests: false,
+            let_go: OnceLock::new(),
             members: RwLock::default(),
         }
     }
@@ -71,6 +75,18 @@ impl Pool {
     /// Whether instances that offer this specification belong here.
     pub(super) fn is_of(&self, hash: &SpecHash) -> bool {
         !self.waits_for_spec && !self.rests && self.operation.as_ref().is_some_and(|own| own.hash == *hash)
+    }
+
+    /// Notes that a hub let the last one go that offered the name, if nobody does.
+    pub(super) fn note_let_go(&self) {
+        if self.rests {
+            let _ = self.let_go.set(Instant::now());
+        }
+    }
+
+    /// Whether nobody offers the name because a hub let the last one go a moment ago.
+    pub(super) fn was_let_go(&self) -> bool {
+        self.let_go.get().is_some_and(|at| let_go::is_recent(*at))
     }
 
     /// The series of its operation, where that is known.

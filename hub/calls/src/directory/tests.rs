@@ -253,6 +253,33 @@ fn a_name_that_the_store_knows_has_no_provider_until_somebody_comes() {
     assert_eq!(providers(&directory, "text.upper"), ["one@1"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_spoke_that_was_let_go_is_expected_back_for_a_while_and_until_it_is_back() {
+    let directory = directory();
+    let [upper, lower] = ["text.upper", "text.lower"].map(|name| operation(&directory.specs, name, "true"));
+    let spoke = |text: &str| text.parse::<SpokeName>().expect("valid");
+    let (a, b) = (spoke("a"), spoke("b"));
+    directory.put(&remote("a/one@1", &[&upper, &lower]));
+    directory.put(&remote("b/one@2", &[&lower]));
+
+    let gone = directory.remove(&key("a", "one"), fence(1)).expect("there");
+    directory.note_let_go(&gone);
+    assert!(directory.was_let_go(&upper.name, None) && directory.was_let_go(&lower.name, Some(&a)));
+    assert!(!directory.was_let_go(&lower.name, None) && !directory.was_let_go(&lower.name, Some(&b)));
+
+    tokio::time::advance(std::time::Duration::from_secs(30)).await;
+    assert!(!directory.was_let_go(&upper.name, None) && !directory.was_let_go(&lower.name, Some(&a)));
+
+    directory.put(&remote("a/one@3", &[&upper]));
+    directory.note_let_go(&directory.remove(&key("a", "one"), fence(3)).expect("there"));
+    directory.put(&remote("a/one@4", &[&upper]));
+    assert!(
+        directory.remove(&key("a", "one"), fence(4)).is_some(),
+        "it leaves by itself"
+    );
+    assert!(!directory.was_let_go(&upper.name, None) && !directory.was_let_go(&upper.name, Some(&a)));
+}
+
 #[test]
 fn the_oldest_instance_decides_the_specification() {
     let directory = directory();

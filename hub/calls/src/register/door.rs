@@ -1,4 +1,4 @@
-//! What a registration may weigh: looked at before anything else of it is.
+//! The limits on the size of a registration, checked before anything else of it.
 
 use alkhub_hub_cluster::DirectoryEntry;
 use alkhub_protocol::register::{OperationResult, RegisterInput, UpdateInput};
@@ -11,7 +11,7 @@ const LABELS_BYTES: usize = 16 * 1024;
 /// Bytes of `hostInfo`, which every hub and Redis keep too.
 const HOST_INFO_BYTES: usize = 16 * 1024;
 
-/// What a registration costs beside its bytes, and each operation, about.
+/// The approximate cost of a registration beside its bytes, and of each operation.
 const BASE_BYTES: usize = 2 * 1024;
 const OPERATION_BYTES: usize = 256;
 

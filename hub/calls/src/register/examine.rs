@@ -1,8 +1,8 @@
-//! What a registration offers, looked at one operation after the other.
+//! Examines what a registration offers, one operation after the other.
 //!
 //! Invariants
 //! - An operation that is named by the hash of its specification is looked at like one that was sent.
-//! - A peer that has not asked for hashes sees none, and its texts are none.
+//! - A peer that has not asked for hashes sees none, and none of its texts is taken for one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use serde::Deserialize;
 use super::recall::Recall;
 use super::registrant::Registrant;
 use super::{door, fields};
-use crate::compiled::Specs;
 use crate::directory::Directory;
-use crate::operation::Operation;
+use crate::directory::compiled::Specs;
+use crate::directory::operation::Operation;
 
-/// What a registration leads to, operation by operation.
+/// The result of a registration, operation by operation.
 #[derive(Default)]
 pub(super) struct Offer {
     pub(super) accepted: Vec<Arc<Operation>>,

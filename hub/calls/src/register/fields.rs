@@ -1,9 +1,9 @@
-//! What a specification says and the hub does not do: nothing of it is dropped in silence.
+//! The fields of a specification that the hub does not act on: none of them is dropped silently.
 //!
 //! Invariants
-//! - What would leave an operation open to callers whom its author meant to keep out is refused by name.
-//! - What is kept but not enforced, what is not known and so not kept, and a declared error that can never come about as
-//!   it is declared, is a warning with the field's name. The warnings are bounded, whatever was sent.
+//! - A field that would leave an operation open to callers whom its author meant to keep out is refused by name.
+//! - A field that is kept but not enforced, one that is unknown and so not kept, and a declared error that can never
+//!   occur as declared: each gives a warning with the field's name. The warnings are bounded, whatever was sent.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -14,7 +14,7 @@ use alkhub_protocol::{Code, OperationSpec, RawJson, scope};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::operation::STATUSES;
+use crate::directory::operation::STATUSES;
 use crate::session::spoken;
 
 /// The fields of an OperationSpec, of its `accessControl` and of an entry of its `errorSchemas`.
@@ -53,7 +53,7 @@ struct Parts<'a> {
     errors: Vec<Object<'a>>,
 }
 
-/// What is to be told of a specification.
+/// The findings about a specification.
 #[derive(Debug, PartialEq)]
 pub(super) struct Looked {
     pub(super) warnings: Vec<String>,
@@ -128,7 +128,7 @@ struct Warnings {
 // === impl Warnings ===
 
 impl Warnings {
-    /// What a specification says and the hub does not do.
+    /// Examines a specification for fields that the hub does not act on.
     fn of(spec: &OperationSpec) -> Result<Self, String> {
         check_scopes(spec)?;
         let mut warnings = Self::default();

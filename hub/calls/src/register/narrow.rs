@@ -1,21 +1,22 @@
-//! What a declaration no longer allows ends on the instances that are connected, and nothing else of them does.
+//! Ends on connected instances what a declaration no longer allows, and nothing else of them.
 //!
 //! Invariants
-//! - A narrowed registration is a registration: with a generation of its own, in the turn of its connection, known to all
-//!   hubs. It takes the place of the one that is narrowed and of nothing newer: who has come, or moved, meanwhile stays.
-//!   Calls that run go on, but for subscriptions to operations that may not be offered any more: each ends on the hub
-//!   where it was entered, though the session has moved to another one.
+//! - A narrowed registration is a registration: with a generation of its own, in the turn of its connection, known to
+//!   all hubs. It takes the place of the one that is narrowed and of nothing newer: an instance that has come, or
+//!   moved, meanwhile stays. Calls that run go on, but for subscriptions to operations that may not be offered any
+//!   more: each ends on the hub where it was entered, though the session has moved to another one.
 //! - Nothing grows here: what a declaration allows anew is offered when the spoke registers again.
 
 use std::sync::Arc;
 
-use alkhub_hub_cluster::DirectoryEntry;
+use alkhub_hub_cluster::{DirectoryEntry, Fence};
 use alkhub_protocol::{CallError, Code, Delivered};
 use tokio_util::sync::CancellationToken;
 
 use super::Registrar;
+use super::takeover::Successor;
 use crate::caller::SpokePolicy;
-use crate::outcome::End;
+use crate::leg::outcome::End;
 use crate::session::{Registration, Session};
 
 impl Registrar {
@@ -60,8 +61,14 @@ impl Registrar {
             concurrency,
             ..entry.clone()
         };
-        let from = (self.hub.clone(), entry.generation);
-        let entered = self.succeed((Some(&policy), session), narrowed, from, gone).await;
+        let successor = Successor {
+            entry: narrowed,
+            of: Fence {
+                generation: entry.generation,
+                hub: &self.hub,
+            },
+        };
+        let entered = self.succeed(session, Some(&policy), successor, gone).await;
         let registration = match entered {
             Ok(registration) => registration,
             // It was registered anew while this was decided, maybe at another hub, which looks for itself.

@@ -1,4 +1,4 @@
-//! Which connection of an instance is its newest: while the registration of an older one is still under way, it gives way.
+//! The newest connection of each instance: an older one whose registration is still under way yields to it.
 //!
 //! Invariants
 //! - Of two connections that ask for one instance, the one that asked later is registered, however long each waits.

@@ -3,9 +3,10 @@
 //!
 //! Invariants
 //! - A spoke gets what it may offer, and nothing else: a hash of another namespace's specification is as unknown as one
-//!   that nobody has made, and takes the same way.
-//! - Few registrations read at once, [`READ_BYTES`] each, and none waits for the store for longer than [`WAIT`]; what was
-//!   read is charged to the key until it is compiled. What cannot be had is unknown, and its spoke sends it.
+//!   that nobody has made, and takes the same path.
+//! - Few registrations read at once, [`READ_BYTES`] each, and none waits for the store for longer than [`WAIT`]; what
+//!   was read is charged to the key until it is compiled. A specification that cannot be had counts as unknown, and its
+//!   spoke sends it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::registrant::Registrant;
-use crate::compiled::Specs;
-use crate::operation::{self, Operation};
+use crate::directory::compiled::Specs;
+use crate::directory::operation::{self, Operation};
 
 /// How long a registration waits for the store, over all batches.
 const WAIT: Duration = Duration::from_secs(5);
@@ -42,10 +43,10 @@ pub(crate) struct Recall {
     reads: Semaphore,
 }
 
-/// What a registration names and this hub knows.
+/// The operations that a registration names and this hub knows.
 type Known = HashMap<SpecHash, Arc<Operation>>;
 
-/// What was read from the store.
+/// The result of a read from the store.
 struct Read {
     specs: Vec<(SpecHash, OperationSpec)>,
     /// Those that are known there, and are to be read after these.
@@ -74,7 +75,7 @@ impl Recall {
         for batch in missing.chunks(BATCH) {
             let mut left = batch.to_vec();
             while !left.is_empty() {
-                left = self.load(registrant, (left, until), &mut known).await;
+                left = self.load(registrant, left, until, &mut known).await;
             }
         }
         known
@@ -89,11 +90,12 @@ impl Recall {
         hashes
     }
 
-    /// Loads as many as may be read at once; those that are left.
+    /// Loads as many as may be read at once, for as long as there is time; those that are left.
     async fn load(
         &self,
         registrant: &Registrant,
-        (hashes, until): (Vec<SpecHash>, Instant),
+        hashes: Vec<SpecHash>,
+        until: Instant,
         known: &mut Known,
     ) -> Vec<SpecHash> {
         let read = timeout_at(until, self.read(registrant, hashes, known)).await;

@@ -1,16 +1,16 @@
-//! Who registers: which instance of which spoke a connection becomes, and what it may offer.
+//! The registrant: which instance of which spoke a connection becomes, and what it may offer.
 
 use std::sync::Arc;
 
 use alkhub_protocol::register::RegisterInput;
 use alkhub_protocol::{CallError, Code, InstanceId, OperationName, SpokeName, scope};
 
-use crate::call_id::LegIds;
 use crate::caller::{Caller, SpokePolicy};
-use crate::outbox::Outbox;
+use crate::leg::call_id::LegIds;
 use crate::session::Session;
+use crate::session::outbox::Outbox;
 
-/// Who registers, once that is settled.
+/// A registrant, once it is settled who that is.
 pub(super) struct Registrant {
     /// The key that asks.
     pub(super) key: Arc<str>,

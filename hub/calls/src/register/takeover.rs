@@ -7,17 +7,24 @@
 use std::sync::Arc;
 
 use alkhub_budget::Kept;
-use alkhub_hub_cluster::{DirectoryEntry, Error};
+use alkhub_hub_cluster::{DirectoryEntry, Error, Fence};
 use alkhub_protocol::admin::InstanceState;
-use alkhub_protocol::{CallError, Code, HubId};
+use alkhub_protocol::{CallError, Code};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Registrar, connection_ended, door, not_taken};
 use crate::caller::{Caller, SpokePolicy};
-use crate::departure::REPLACED;
-use crate::outbox::Outbox;
+use crate::leg::departure::REPLACED;
+use crate::session::outbox::Outbox;
 use crate::session::{Registration, Session};
+
+/// A record that takes the place of another one of its instance.
+pub(super) struct Successor<'a> {
+    pub(super) entry: DirectoryEntry,
+    /// The record that it follows.
+    pub(super) of: Fence<'a>,
+}
 
 /// A registration as the hub that holds it gives it to another one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +66,10 @@ impl Registrar {
         let weight = door::weight_of(&held);
         let charge = self.budgets.key(&caller.key_id).take(Kept::Registrations, weight)?;
         let session = self.sessions.session(&held.spoke, &held.instance, outbox);
-        let from = (held.hub.clone(), held.generation);
+        let of = Fence {
+            generation: held.generation,
+            hub: &held.hub,
+        };
         let entry = DirectoryEntry {
             hub: self.hub.clone(),
             connection: session.id().to_string(),
@@ -68,9 +78,8 @@ impl Registrar {
             state: InstanceState::Connected,
             ..held
         };
-        let entered = self
-            .succeed((caller.spoke.as_deref(), &session), entry, from, gone)
-            .await;
+        let successor = Successor { entry, of };
+        let entered = self.succeed(&session, caller.spoke.as_deref(), successor, gone).await;
         let registration = entered.inspect_err(|_| self.not_entered(&session))?;
         session.hold(charge);
         tracing::info!(
@@ -80,23 +89,23 @@ impl Registrar {
         Ok(registration)
     }
 
-    /// Makes a record the next one of its instance, in place of the one of a hub and a generation: one compare-and-set; and
-    /// enters it into this hub's directory.
+    /// Makes a record of a session the next one of its instance: one compare-and-set; and enters it into this hub's directory.
     ///
     /// # Errors
     /// `CONFLICT`: the instance has registered anew since.
     pub(super) async fn succeed(
         self: &Arc<Self>,
-        (policy, session): (Option<&SpokePolicy>, &Arc<Session>),
-        entry: DirectoryEntry,
-        from: (HubId, u64),
+        session: &Arc<Session>,
+        policy: Option<&SpokePolicy>,
+        successor: Successor<'_>,
         gone: &CancellationToken,
     ) -> Result<Registration, CallError> {
         if !session.is_registered() {
             return Err(connection_ended());
         }
+        let Successor { entry, of } = successor;
         let _enters = self.directory.entering.begin(&entry.spoke, &entry.instance);
-        let taken = self.cluster.take_over_unless(gone, entry.clone(), from).await;
+        let taken = self.cluster.take_over_unless(gone, entry.clone(), of).await;
         let generation = taken.map_err(|error| match error {
             Error::Taken => CallError::new(Code::Conflict, REPLACED),
             Error::GivenUp => connection_ended(),

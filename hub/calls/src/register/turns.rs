@@ -1,7 +1,7 @@
-//! Whose turn it is: the registrations of one connection take effect one after the other, in the order they came in.
+//! Turns: the registrations of one connection take effect one after the other, in the order they came in.
 //!
 //! Invariants
-//! - A turn that is dropped, by whatever end of its registration, lets the next one begin.
+//! - A turn that is dropped, however its registration ends, lets the next one begin.
 //! - Nothing is kept for a connection on which no registration is under way.
 
 use std::sync::Arc;

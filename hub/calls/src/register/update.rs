@@ -17,16 +17,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::examine::Offer;
 use super::registrant::Registrant;
+use super::takeover::Successor;
 use super::{Registrar, connection_ended, door, offered};
 use crate::caller::Caller;
 use crate::directory::Instance;
-use crate::outbox::Outbox;
+use crate::session::outbox::Outbox;
 use crate::session::{Registration, Session};
 
 /// Bytes of the rejected operations that the refusal of an update names.
 const REJECTED_BYTES: usize = 128 * 1024;
 
-/// What is asked for.
+/// The change that is asked for.
 struct Change {
     input: UpdateInput,
     outbox: Outbox,
@@ -80,8 +81,11 @@ impl Registrar {
         let charge = budget.take(Kept::Registrations, door::weight_of(&entry))?;
         let operations = entry.operations.len();
         let (policy, concurrency) = (registrant.policy.as_deref(), entry.concurrency);
-        let from = (standing.entry.hub.clone(), standing.entry.generation);
-        let entered = self.succeed((policy, &session), entry, from, gone).await;
+        let successor = Successor {
+            entry,
+            of: standing.entry.fence(),
+        };
+        let entered = self.succeed(&session, policy, successor, gone).await;
         let registration = entered.map_err(|error| ended(error, gone))?;
         session.hold(charge);
         self.metrics.registered(offer.accepted.len(), 0);
@@ -89,7 +93,7 @@ impl Registrar {
             spoke.id = %session.spoke, instance.id = %session.instance, generation = registration.generation(), operations,
             added = offer.accepted.len(), "a spoke has changed what it offers"
         );
-        let output = self.output(&session, (registration.generation(), concurrency), offer.results);
+        let output = self.output(&session, registration.generation(), concurrency, offer.results);
         Ok((output, registration))
     }
 

@@ -1,4 +1,4 @@
-//! What hubs say to each other of calls: one line, then a frame where there is one.
+//! The messages about calls between hubs: one line, then a frame where there is one.
 //!
 //! ```text
 //! call {key} {attempt} {id} {root} {parent or -} {generation} {spoke} {instance} {detach?}\n{call.requested}
@@ -10,22 +10,23 @@
 //! callable {key} {yes or no}\n
 //! ```
 //!
-//! `here` stands where the registration is there, and somebody else is to take the call first.
+//! `here` is there when the registration is there too, and somebody else is to take the call first.
 //!
-//! `late` is said by the hub that an instance has come to, of a call that it got from a hub which is gone.
+//! `late` is sent by the hub that an instance has come to, about a call that it got from a hub which is gone.
 //!
 //! The last two are about a registration: can it be called through the other hub? The key is the asker's.
 //!
 //! A line that begins with `session` is of [`SessionMessage`].
 //!
-//! `detach` stands where the call goes on without its caller ([`OnDisconnect`]). The key is the one by which the caller's hub knows the call, whichever of the two sends the message.
+//! `detach` is there when the call goes on without its caller ([`OnDisconnect`]). The key is the one by which the
+//! caller's hub knows the call, whichever of the two sends the message.
 
 use alkhub_protocol::frame::{self, Requested};
 use alkhub_protocol::{Frame, HubId, InstanceId, OnDisconnect, SpokeName};
 use bytes::Bytes;
 
-use crate::call_id::CallId;
-use crate::session_message::{self, SessionMessage};
+use crate::leg::call_id::CallId;
+use crate::session::message::{self as session_message, SessionMessage};
 
 /// Longest line: two names of 128 bytes at most, three ids of 36, three numbers, two words.
 const LINE_LIMIT: usize = 512;
@@ -44,7 +45,7 @@ const RECONNECTING: &[u8] = b"reconnecting";
 /// The last word of a call that goes on without its caller.
 const DETACH: &str = "detach";
 
-/// What its hub says of a registration whose call it gives back.
+/// The state of a registration on the hub that gives its call back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegistrationStanding {
     /// It is not there.
@@ -55,15 +56,12 @@ pub(crate) enum RegistrationStanding {
     Reconnecting,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug)]
 pub(crate) enum RelayMessage {
     /// To the holder: a call for one registration.
     Call {
-        call: RemoteCall,
-        id: CallId,
-        to: Destination,
-        on_disconnect: OnDisconnect,
+        call: RelayedCall,
         requested: Box<Requested>,
     },
     /// To the holder: the caller left, or the deadline passed.
@@ -100,6 +98,15 @@ pub(crate) struct RemoteCall {
     pub(crate) key: u64,
     /// How often the call had been sent again before.
     pub(crate) attempt: u8,
+}
+
+/// A call on its way to the holder, less what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RelayedCall {
+    pub(crate) remote: RemoteCall,
+    pub(crate) id: CallId,
+    pub(crate) to: Destination,
+    pub(crate) on_disconnect: OnDisconnect,
 }
 
 /// The registration that a call is for.
@@ -321,10 +328,12 @@ impl RelayMessage {
                 to,
                 on_disconnect,
             } => Self::Call {
-                call: remote(key, attempt),
-                id,
-                to,
-                on_disconnect,
+                call: RelayedCall {
+                    remote: remote(key, attempt),
+                    id,
+                    to,
+                    on_disconnect,
+                },
                 requested: match Frame::decode(&frame)?.0 {
                     Frame::Requested(requested) => Box::new(requested),
                     _ => return Err(Error::Unexpected),
@@ -419,18 +428,16 @@ mod tests {
 
         let message = read(&header, &frame).expect("valid");
 
-        let RelayMessage::Call {
-            call,
-            id: read_id,
-            to: read_to,
-            on_disconnect,
-            requested,
-        } = message
-        else {
+        let RelayMessage::Call { call, requested } = message else {
             panic!("not a call: {message:?}");
         };
-        assert_eq!((call, read_id, read_to), (remote(1), id(), to()));
-        assert_eq!(on_disconnect, OnDisconnect::Detach);
+        let sent = RelayedCall {
+            remote: remote(1),
+            id: id(),
+            to: to(),
+            on_disconnect: OnDisconnect::Detach,
+        };
+        assert_eq!(call, sent);
         assert_eq!(requested.input, Some(input));
         assert_eq!(requested.timeout_ms, Some(3000));
         assert_eq!(requested.traceparent.as_deref(), Some("00-a-b-01"));

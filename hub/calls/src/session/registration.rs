@@ -10,14 +10,14 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use super::{OccupiedSlots, Session, spoken};
-use crate::answer::Answers;
-use crate::call::Call;
-use crate::call_id::LegIds;
-use crate::departure::Departures;
-use crate::late::LateAnswers;
-use crate::operation::BAD_GATEWAY;
-use crate::outcome::End;
-use crate::table::CallTable;
+use crate::directory::operation::BAD_GATEWAY;
+use crate::leg::answer::Answers;
+use crate::leg::call::Call;
+use crate::leg::call_id::LegIds;
+use crate::leg::departure::Departures;
+use crate::leg::outcome::End;
+use crate::leg::table::CallTable;
+use crate::relay::late::LateAnswers;
 
 /// How long a closed registration waits until the directory has noted that its spoke has left.
 const UNREGISTER_WAIT: Duration = Duration::from_secs(5);
@@ -69,9 +69,9 @@ impl Registration {
         self.generation
     }
 
-    /// Takes what the spoke says of a call: responded, completed, failed, aborted. What concerns no call that was sent to this
-    /// very session is ignored, since the answer may be late; but that of a call which the spoke got from a hub that is
-    /// gone now goes to the hub of its caller.
+    /// Takes a message of the spoke about a call: responded, completed, failed, aborted. One that concerns no call that
+    /// was sent to this very session is ignored, since the answer may be late; but that of a call which the spoke got
+    /// from a hub that is gone now goes to the hub of its caller.
     pub fn received(&self, mut frame: Frame) {
         let id = match &frame {
             Frame::Responded { request_id, .. }
@@ -87,7 +87,7 @@ impl Registration {
             }
             self.context.answers.take(&call, frame);
         } else {
-            self.context.late.heard(&self.session, frame);
+            self.context.late.received(&self.session, frame);
         }
     }
 
@@ -150,7 +150,7 @@ impl Registration {
         self.session.generation() == self.generation
     }
 
-    /// Notes that the spoke was heard; written to the store once a minute at most.
+    /// Notes that the spoke has sent something; written to the store once a minute at most.
     pub fn heartbeat(&self) {
         self.session.hear();
     }

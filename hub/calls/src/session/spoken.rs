@@ -1,8 +1,9 @@
-//! What a spoke may say of a failure: brought into bounds, so that nobody takes it for the hub's own word.
+//! The errors that spokes answer, kept within bounds so that nobody takes them for the hub's own.
 //!
 //! Invariants
-//! - A code of the hub's that is about the caller's key, of routing or of the hub comes from the hub alone. A spoke
-//!   that means its own uses another spelling, or declares this one in `errorSchemas`; `UNAUTHENTICATED` not even then.
+//! - A code of the hub's about the caller's key, about routing or about the hub itself comes from the hub alone. A
+//!   spoke that means its own uses another spelling, or declares this one in `errorSchemas`; `UNAUTHENTICATED` not even
+//!   then.
 //! - A code is short and of letters, digits, `_`, `-` and `.`: it stands in URNs, tables and logs.
 //! - A spoke that answers has received the call: `delivered` is `yes`, whatever it says.
 //! - The error fits into one message, whatever the spoke's own message took.

@@ -25,9 +25,9 @@ struct Played {
     host: Host,
 }
 
-/// What the real hub says of a call.
+/// A message of the real hub about a call.
 #[derive(Debug, PartialEq, Eq)]
-struct Heard {
+struct HubMessage {
     /// The first word of the line.
     word: String,
     key: u64,
@@ -123,7 +123,7 @@ impl Played {
     }
 
     /// The next message, whatever breaks before it.
-    async fn hears(&mut self) -> Heard {
+    async fn receive(&mut self) -> HubMessage {
         let message = async {
             loop {
                 if let PeerEvent::Message { payload, .. } = self.incoming.next().await {
@@ -137,7 +137,7 @@ impl Played {
         let mut words = line.split(' ');
         let mut word = || words.next().map(str::to_owned);
         let frame = serde_json::from_str::<Value>(frame).unwrap_or_default();
-        Heard {
+        HubMessage {
             word: word().expect("a word"),
             key: word().expect("a key").parse().expect("a number"),
             attempt: word().and_then(|attempt| attempt.parse().ok()),
@@ -147,11 +147,11 @@ impl Played {
     }
 
     /// The next message about a call: other hubs ask for registrations meanwhile.
-    async fn hears_of_a_call(&mut self) -> Heard {
+    async fn receive_about_a_call(&mut self) -> HubMessage {
         loop {
-            let heard = self.hears().await;
-            if heard.word != "ask" {
-                return heard;
+            let received = self.receive().await;
+            if received.word != "ask" {
+                return received;
             }
         }
     }
@@ -189,7 +189,7 @@ async fn played_holder() -> (Pair, Played, u64) {
 async fn called(pair: &Pair, played: &mut Played) -> (u64, tokio::sync::mpsc::Receiver<CallAnswer>) {
     let (ticket, answers) = pair.a.dispatch(request("text.upper", json!(1)));
     ticket.expect("routed");
-    let call = played.hears().await;
+    let call = played.receive().await;
     assert_eq!((call.word.as_str(), call.attempt), ("call", Some(0)), "{call:?}");
     (call.key, answers)
 }
@@ -202,7 +202,7 @@ async fn what_is_said_of_an_attempt_says_nothing_of_the_next() {
     sees(&pair.a, "text.upper", generation).await;
 
     played.say(&format!("moved {key} 0"), None);
-    let second = played.hears().await;
+    let second = played.receive().await;
     assert_eq!(
         (second.word.as_str(), second.key, second.attempt),
         ("call", key, Some(1))
@@ -235,7 +235,7 @@ async fn a_caller_waits_for_no_hub_that_began_anew() {
     };
     assert_eq!((error.code, error.delivered), (Code::Unavailable, Delivered::Maybe));
     // It may have been sent after the break, and the holder may run it.
-    let aborted = played.hears().await;
+    let aborted = played.receive().await;
     assert_eq!((aborted.word.as_str(), aborted.key), ("abort", ended), "{aborted:?}");
     // What comes later is of a new beginning.
     let (key, mut answers) = called(&pair, &mut played).await;
@@ -312,9 +312,9 @@ async fn a_hub_that_began_anew_is_asked_again_whether_it_can_call_a_registration
     let asking = pair.a.calls.visible(&registration);
 
     let answering = async {
-        let asked = played.hears().await;
+        let asked = played.receive().await;
         played.begin_anew();
-        let again = played.hears().await;
+        let again = played.receive().await;
         played.say(&format!("callable {} yes", again.key), None);
         played.reads_until(std::future::pending::<()>()).await;
         (asked, again)
@@ -340,7 +340,7 @@ async fn a_hub_that_says_that_it_cannot_call_a_registration_is_named_at_once_and
         let began = tokio::time::Instant::now();
         let asking = pair.a.calls.visible(&registration);
         let answering = async {
-            let asked = played.hears().await;
+            let asked = played.receive().await;
             if says_so {
                 played.say(&format!("callable {} no", asked.key), None);
             }
@@ -380,8 +380,11 @@ async fn a_call_that_was_sent_again_or_is_for_one_spoke_stays_where_it_waits() {
     assert_eq!(other.outbox.in_flight(), 0);
     // Another one goes: its hub may send it again.
     played.call(9, &away);
-    let heard = played.hears_of_a_call().await;
-    assert_eq!((heard.word.as_str(), heard.key, heard.attempt), ("moved", 9, Some(0)));
+    let received = played.receive_about_a_call().await;
+    assert_eq!(
+        (received.word.as_str(), received.key, received.attempt),
+        ("moved", 9, Some(0))
+    );
     played.end().await;
     drop((away, other));
     pair.end().await;
@@ -417,8 +420,11 @@ async fn a_spoke_that_is_to_go_gets_from_other_hubs_what_nobody_else_can_take() 
     let mut other = Spoke::connect(&pair.b, "other", &[subscription("text.upper")]).await;
 
     played.call(8, &leaving);
-    let heard = played.hears_of_a_call().await;
-    assert_eq!((heard.word.as_str(), heard.key, heard.attempt), ("moved", 8, Some(0)));
+    let received = played.receive_about_a_call().await;
+    assert_eq!(
+        (received.word.as_str(), received.key, received.attempt),
+        ("moved", 8, Some(0))
+    );
     played.call_as((8, 1), &leaving, &json!({}));
     leaving.next_call().await;
     played.call_as((9, 0), &leaving, &json!({"target": {"spokeId": "text"}}));
@@ -446,7 +452,7 @@ async fn goes_back_where_it_was(standing: &str) {
 
     played.say_of(&format!("moved {key} 0"), standing);
 
-    let again = played.hears_of_a_call().await;
+    let again = played.receive_about_a_call().await;
     assert_eq!(
         (again.word.as_str(), again.key, again.attempt),
         ("call", key, Some(1)),
@@ -479,7 +485,7 @@ async fn a_holder_learns_which_spoke_is_to_answer() {
     let (ticket, _answers) = pair.a.dispatch(wanted);
 
     ticket.expect("routed");
-    assert_eq!(played.hears_of_a_call().await.target.as_deref(), Some("text"));
+    assert_eq!(played.receive_about_a_call().await.target.as_deref(), Some("text"));
     played.end().await;
     pair.end().await;
 }
@@ -503,10 +509,10 @@ async fn a_call_that_crosses_a_change_reaches_what_is_offered_still_and_nothing_
     let call = played.reads_until(spoke.next_call()).await;
     let third = change(json!({ "remove": ["text.upper"] })).await;
     played.call(8, &spoke);
-    let moved = played.hears_of_a_call().await;
+    let moved = played.receive_about_a_call().await;
     let fourth = change(json!({ "add": [query("text.upper")] })).await;
     played.call(9, &spoke);
-    let of_before = played.hears_of_a_call().await;
+    let of_before = played.receive_about_a_call().await;
 
     assert_eq!(call.operation.as_str(), "text.upper");
     assert_eq!((moved.word.as_str(), moved.key), ("moved", 8), "{moved:?}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_calls::{CallAnswer, Caller, Reply, outbox};
+use alkhub_calls::{CallAnswer, CallTotals, Caller, Reply, outbox};
 use alkhub_config::{BudgetConfig, CallsConfig};
 use alkhub_devdb::Server;
 use alkhub_hub_cluster::Lease;
@@ -246,6 +246,42 @@ async fn calls_avoid_a_hub_that_drains_as_long_as_there_is_another() {
     .await;
     assert!(pair.a.dispatch(request("text.upper", json!(1))).0.is_ok(), "to the end");
     leaving.next_call().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn that_a_spoke_is_away_which_another_hub_let_go_is_no_failure_of_the_hubs() {
+    let pair = Pair::start().await;
+    let own = pair.spoke_on_b(&[query("text.upper")]).await;
+    own.registration.close("it leaves by itself").await;
+    let known = async |wanted: usize| {
+        until("hub A knows", async || match pair.a.calls.instances().len() {
+            known if known == wanted => Ok(()),
+            known => Err(format!("{known} instances")),
+        })
+        .await;
+    };
+    known(0).await;
+    pair.a.call("text.upper", json!(1)).await.expect_err("nobody is there");
+    assert_eq!(pair.a.calls.totals().failed, 1);
+    let let_go = pair.spoke_on_b(&[query("text.upper")]).await;
+    let lease = Lease {
+        draining: true,
+        ..Lease::default()
+    };
+    pair.b.cluster.announce_now(|| lease).await.expect("Redis is up");
+    until("hub A hears of it", async || match pair.a.cluster.draining().len() {
+        1 => Ok(()),
+        n => Err(format!("{n} hubs drain")),
+    })
+    .await;
+
+    let_go.registration.close("it was let go").await;
+    known(0).await;
+    let error = pair.a.call("text.upper", json!(1)).await.expect_err("it is away");
+
+    assert_eq!(error.code, Code::NoProvider);
+    assert_eq!(pair.a.calls.totals(), CallTotals { ended: 2, failed: 1 });
     pair.end().await;
 }
 

@@ -1,4 +1,4 @@
-//! The link between two hubs breaks: no call hangs, nothing is lost, nothing comes twice.
+//! The links of two hubs to Redis break: no call hangs, nothing is lost, nothing comes twice.
 
 use alkhub_calls::{CallAnswer, Items, OutgoingItem};
 use alkhub_config::BudgetConfig;

@@ -1,16 +1,18 @@
 //! What a registration may say, and what becomes of the one before it.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use alkhub_calls::{CallAnswer, Caller};
-use alkhub_config::{CallsConfig, HubConfig};
+use alkhub_config::{BudgetConfig, CallsConfig, HubConfig};
 use alkhub_protocol::register::{OPERATIONS_LIMIT, RegisterInput, Registered};
-use alkhub_protocol::{CloseCode, Code, Delivered, OperationKind, RawJson};
-use futures::StreamExt as _;
+use alkhub_protocol::{CallError, CloseCode, Code, Delivered, OperationKind, RawJson};
+use alkhub_test_support::until;
+use futures::{StreamExt as _, poll};
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, Spoke, admin, client, operation, peer, query, registration, request, spoke_key, subscription,
+    Hub, HubOptions, Spoke, admin, client, operation, peer, query, registration, request, spoke_key, subscription,
 };
 
 async fn register(hub: &Hub, caller: &Arc<Caller>, input: Value) -> Result<Spoke, alkhub_protocol::CallError> {
@@ -48,6 +50,47 @@ async fn what_of_a_specification_is_not_checked_is_told() {
         .map(|operation| operation.warnings.as_slice());
     let told = "`inputSchema`: `Date` is no type of JSON: what is at `/properties/at` is not checked".to_owned();
     assert_eq!(warnings.collect::<Vec<_>>(), [&[][..], &[told]]);
+}
+
+/// However many wait for their turn or for the directory, what they have is bounded.
+#[tokio::test(start_paused = true)]
+async fn registrations_that_wait_are_charged_to_their_key_whether_or_not_their_peers_wait() {
+    let hub = Hub::start(HubOptions {
+        budget: BudgetConfig {
+            key_bytes: 64 * 1024,
+            ..BudgetConfig::default()
+        },
+        ..HubOptions::default()
+    })
+    .await;
+    let caller = admin();
+    let large = |name: &str| json!({ "name": name, "operations": [], "hostInfo": "x".repeat(15 * 1024) });
+    let ask = |name| Box::pin(register(&hub, &caller, large(name)));
+    let is_overloaded = |polled| {
+        matches!(
+            polled,
+            Poll::Ready(Err(CallError {
+                code: Code::Overloaded,
+                ..
+            }))
+        )
+    };
+
+    // Nothing of it runs between these lines.
+    let mut waiting = ["a", "b", "c"].map(ask);
+    for registration in &mut waiting {
+        assert!(poll!(registration).is_pending());
+    }
+    assert!(is_overloaded(poll!(ask("d"))));
+    drop(waiting);
+    assert!(is_overloaded(poll!(ask("d"))));
+
+    until("they are given up", async || match hub.metric("alkhub_budget_bytes") {
+        0.0 => Ok(()),
+        bytes => Err(bytes),
+    })
+    .await;
+    ask("d").await.expect("registers");
 }
 
 /// A spoke whose registration broke the hub's task was told to try again, for ever.

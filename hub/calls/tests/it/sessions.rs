@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alkhub_calls::{CallAnswer, Limits, Outbox, Outgoing, OutgoingItem, Reply};
 use alkhub_protocol::admin::InstanceState;
-use alkhub_protocol::{CallRequest, CloseCode, Frame, OnDisconnect, RequestId};
+use alkhub_protocol::{CallRequest, CloseCode, Code, Frame, OnDisconnect, RequestId};
 use alkhub_test_support::until;
 use futures::StreamExt as _;
 use serde_json::json;
@@ -220,6 +220,53 @@ async fn a_detachable_call_goes_on_when_its_callers_hub_is_gone() {
     drop(spoke);
     pair.b.stop().await;
     pair.postgres.stop().await.expect("stops");
+}
+
+/// It is what pauses a roll-out: each pod that goes lets its spokes go, and one without a session is away for a moment.
+#[tokio::test(start_paused = true)]
+async fn that_a_spoke_is_away_which_was_let_go_is_for_a_while_no_failure_of_the_hubs() {
+    let hub = Hub::local().await;
+    let away = async |times: u64| {
+        for _ in 0..times {
+            let error = hub.call("text.upper", json!(1)).await.expect_err("nobody is there");
+            assert_eq!(error.code, Code::NoProvider);
+            let one = CallRequest {
+                target: Some("text".parse().expect("valid")),
+                ..request("text.upper", json!(1))
+            };
+            let error = hub.calls.call(&admin(), one).await.expect_err("it is not there");
+            assert_eq!(error.code, Code::NoProvider);
+        }
+        let totals = hub.calls.totals();
+        (totals.ended, totals.failed)
+    };
+    let spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    spoke.outbox.set_leaving(true);
+    spoke.registration.close("it was let go").await;
+
+    assert_eq!(away(2).await, (4, 0));
+
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert_eq!(away(1).await, (6, 2), "it should be back by now");
+    let spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    spoke.registration.close("it left by itself").await;
+    assert_eq!(away(1).await, (8, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spoke_counts_as_connected_or_as_reconnecting_and_never_as_both() {
+    let hub = Hub::local().await;
+    let spoke = Spoke::connect(&hub, "text", &[query("text.upper")]).await;
+    let counts = || ["alkhub_spokes_connected", "alkhub_spokes_reconnecting"].map(|name| hub.metric(name) as u64);
+
+    assert_eq!(counts(), [1, 0]);
+    spoke.registration.set_reconnecting(true);
+    assert_eq!(counts(), [0, 1]);
+    spoke.registration.set_reconnecting(false);
+    assert_eq!(counts(), [1, 0]);
+    spoke.registration.set_reconnecting(true);
+    spoke.registration.close("it does not come back").await;
+    assert_eq!(counts(), [0, 0]);
 }
 
 #[tokio::test(start_paused = true)]

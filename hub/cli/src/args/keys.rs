@@ -1,5 +1,6 @@
 //! `alkhub keys`.
 
+use alkhub_protocol::scope;
 use clap::{Args, Subcommand};
 
 use super::{ClientArgs, Time};
@@ -40,19 +41,7 @@ pub(crate) struct KeyRevokeArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Scopes:
-  call:ns.op  call:ns.*  call:*                     calling
-  events:publish:TYPE  events:publish:*             publishing
-  events:subscribe:TYPE  events:subscribe:TYPE:*    subscribing to named ids, to all ids
-  events:publish:TYPE:ID  events:subscribe:TYPE:ID  the same for one id
-  operations:read  spokes:read  calls:read          listing
-  spoke (by --spoke NAME)                           offering operations
-  admin                                             everything
-
-Examples:
-  alkhub keys create dashboard --scope operations:read --scope spokes:read --expires-in 30d
-  alkhub keys create builder --spoke builder --scope events:publish:build.done")]
+#[command(after_help = create_help())]
 pub(crate) struct KeyCreateArgs {
     /// What it is for
     pub(crate) name: String,
@@ -67,4 +56,30 @@ pub(crate) struct KeyCreateArgs {
     pub(crate) expires_in: Option<Time>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// The scopes, in two columns, and examples.
+fn create_help() -> String {
+    let all = || scope::OWN.iter();
+    let width = all().flat_map(|own| own.forms).map(|form| form.len()).max();
+    let width = width.unwrap_or_default();
+    let rows = all().flat_map(|own| {
+        let by = if own.forms.contains(&scope::SPOKE) {
+            " (by --spoke NAME)"
+        } else {
+            ""
+        };
+        own.forms
+            .iter()
+            .map(move |form| format!("  {form:width$}  {}{by}\n", own.allows))
+    });
+    format!(
+        "\
+Scopes:
+{}
+Examples:
+  alkhub keys create dashboard --scope operations:read --scope spokes:read --expires-in 30d
+  alkhub keys create builder --spoke builder --scope events:publish:build.done",
+        rows.collect::<String>()
+    )
 }

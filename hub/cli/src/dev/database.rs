@@ -27,7 +27,7 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// What keeps the data: both hold the folder's lock.
 pub(super) enum Database {
     Private(Box<Server>),
-    Given(#[expect(dead_code, reason = "held, not read")] FolderLock),
+    External(#[expect(dead_code, reason = "held, not read")] FolderLock),
 }
 
 // === impl Database ===
@@ -42,9 +42,9 @@ impl Database {
         );
         let lock = lock.await.map_err(|e| Failure::chain(&e))?;
         let missing = folder.missing();
-        let database = if is_given(config) {
+        let database = if is_external(config) {
             folder.fills(missing);
-            Self::Given(lock)
+            Self::External(lock)
         } else {
             // The server takes it again, for itself.
             drop(lock);
@@ -91,13 +91,13 @@ impl Database {
     pub(super) async fn stop(self) -> Result<(), Failure> {
         match self {
             Self::Private(server) => server.stop().await.map_err(|e| Failure::chain(&e)),
-            Self::Given(_) => Ok(()),
+            Self::External(_) => Ok(()),
         }
     }
 }
 
 /// Whether a database is named.
-pub(super) fn is_given(config: &HubConfig) -> bool {
+pub(super) fn is_external(config: &HubConfig) -> bool {
     config.store.database_url.is_some() || config.store.database_url_file.is_some()
 }
 

@@ -17,9 +17,9 @@ pub(super) fn is_of(pid: u32, address: SocketAddr) -> bool {
 /// What the process has open. Of a process of another user nothing is seen.
 fn sockets_of(pid: u32) -> Vec<String> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
-    let links = files.into_iter().flatten().flatten();
-    let links = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links.filter_map(|link| Some(link.to_str()?.to_owned())).collect()
+    let files = files.into_iter().flatten().flatten();
+    let targets = files.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.filter_map(|target| Some(target.to_str()?.to_owned())).collect()
 }
 
 /// The inode of the socket of a line, when it listens where a connection to `address` would come.

@@ -39,7 +39,7 @@ pub(super) fn read(args: &DevArgs) -> Result<HubConfig, Failure> {
 /// them once they are out of the sight of `ps`.
 fn check(config: &HubConfig) -> Result<(), Failure> {
     let secret = |error: &alkhub_config::secret::Error| Failure::usage(chain(error));
-    if database::is_given(config) {
+    if database::is_external(config) {
         let url = config.store.database().map_err(|e| secret(&e))?;
         let wrong = |error| {
             format!(

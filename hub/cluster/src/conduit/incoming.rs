@@ -1,6 +1,6 @@
 //! What comes from other hubs.
 //!
-//! Whoever reads it drives the conduits: acknowledgements and repetitions are sent by it.
+//! The task that reads them drives the conduits: it sends the acknowledgements and the repetitions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A peer without a lease is remembered for so long: longer than anything that it sent can be on its way.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// What comes from other hubs, for one reader.
+/// The messages of other hubs, for one reader.
 #[derive(Debug)]
 pub struct Incoming {
     sides: Arc<Sides>,
@@ -35,21 +35,21 @@ pub struct Incoming {
     inbox: Inbox,
     returned: mpsc::Receiver<Undelivered>,
     link: Option<watch::Receiver<LinkState>>,
-    /// What was read and not looked at, the last one first.
+    /// Messages that were read and not looked at, the last one first.
     unread: Vec<Bytes>,
     ready: VecDeque<PeerEvent>,
     tick: Interval,
     look: Interval,
 }
 
-/// What comes from other hubs.
+/// An event of the conduit between this hub and another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerEvent {
     /// A message, in the order in which its hub sent it.
     Message {
         /// The hub that sent it.
         from: HubId,
-        /// What it sent.
+        /// Its payload.
         payload: Bytes,
     },
     /// A [`Class::Call`](super::Class::Call) that nobody received, and nobody will.
@@ -95,7 +95,7 @@ impl Incoming {
         }
     }
 
-    /// Whoever reads begins now: that the link came up before concerns nothing that is under way.
+    /// Whoever reads begins now: that the link to Redis came up before concerns nothing that is under way.
     pub(crate) fn begin(&mut self) {
         if let Some(link) = &mut self.link {
             link.mark_unchanged();
@@ -280,7 +280,7 @@ impl Incoming {
     }
 }
 
-/// Waits until the link is in another state; for ever where there is none.
+/// Waits until the link to Redis is in another state; for ever where there is none.
 async fn changed(link: &mut Option<watch::Receiver<LinkState>>) -> LinkState {
     if let Some(link) = link
         && link.changed().await.is_ok()

@@ -13,7 +13,7 @@ use bytes::Bytes;
 /// Longest header line, newline included: a hub's name, four numbers, a letter, spaces.
 const HEADER_LIMIT: usize = 256;
 
-/// What a message is for.
+/// The purpose of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A payload in its place of the order.
@@ -26,18 +26,18 @@ pub(super) enum Kind {
     Nack,
 }
 
-/// What a side knows of the other's epoch.
+/// The other side's epoch, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerEpoch {
     /// None.
     Unknown,
-    /// What is sent in it is taken.
+    /// Messages sent in it are taken.
     Open(u64),
-    /// What is sent in it, or in one before, is refused.
+    /// Messages sent in it, or in an earlier one, are refused.
     Closed(u64),
 }
 
-/// What stands before the payload.
+/// The line before the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: Kind,

@@ -7,7 +7,7 @@
 //! Invariants
 //! - Within an epoch of its sender a message is delivered once, in order, or not at all, and then nothing after it is.
 //! - Nothing of an ended epoch is delivered any more: neither late nor again.
-//! - The state of a peer that is gone stays small, and refuses what that peer still says of its past.
+//! - The state of a peer that is gone stays small, and refuses messages that the peer still sends from its past.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,18 +45,18 @@ pub(super) struct Peer {
     acks: Acks,
 }
 
-/// What comes from the peer.
+/// The state of what the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inbound {
     /// Nothing has come.
     Fresh,
     /// Of this epoch of the peer everything up to a place has arrived.
     Open { epoch: u64, received: u64 },
-    /// What the peer sends in this epoch, or in one before, is refused.
+    /// Messages that the peer sends in this epoch, or in an earlier one, are refused.
     Closed { epoch: u64 },
 }
 
-/// What came from the peer and is to be acknowledged.
+/// Messages of the peer that are to be acknowledged.
 #[derive(Debug, Default)]
 struct Acks {
     messages: u64,
@@ -67,7 +67,7 @@ struct Acks {
     gap: Option<Instant>,
 }
 
-/// What a message brings.
+/// The result of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
     /// The conduit broke before it: what was under way, both ways, is lost.

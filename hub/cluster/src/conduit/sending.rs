@@ -1,10 +1,11 @@
 //! Sends to other hubs.
 //!
 //! Invariants
-//! - Nothing waits: what has no room is refused, and what the carrier does not take now is sent again in its time.
-//! - What waits to be sent again goes first.
-//! - A call that is refused is told why: too much waits, the hub keeps all it may, or the carrier is away, or was until just
-//!   now.
+//! - Nothing here waits: a message without room is refused, and one that the carrier does not take now is sent again
+//!   later.
+//! - Messages that wait to be sent again go first.
+//! - The refusal of a call says why: too much waits, the hub's budget is used up, or the carrier is down or was until
+//!   just now.
 
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ impl Conduits {
         Ok(())
     }
 
-    /// The hubs that have not acknowledged everything, or to which something is still to be said.
+    /// The hubs that have not acknowledged everything, or to which something is still to be sent.
     pub fn busy(&self) -> Vec<HubId> {
         let sides = self.0.all().into_iter();
         let busy = sides.filter(|side| !side.known.lock().peer.is_idle());

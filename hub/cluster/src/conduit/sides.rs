@@ -47,7 +47,7 @@ pub(super) struct Side {
     pub(super) known: Mutex<Known>,
 }
 
-/// What a side holds.
+/// The state of a side.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) peer: Peer,
@@ -123,7 +123,8 @@ impl Sides {
         self.is_active.store(false, Ordering::Release);
     }
 
-    /// Waits until time begins to count, another carrier leads to a hub, or a conduit broke where nobody could be told. Dropping the future loses nothing.
+    /// Waits until time begins to count, another carrier leads to a hub, or a conduit broke where nobody could be told
+    /// at once. Dropping the future loses nothing.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
     }

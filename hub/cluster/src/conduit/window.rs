@@ -1,11 +1,12 @@
-//! What was sent to a peer and is not acknowledged, in order, to be sent again.
+//! The messages that were sent to a peer and are not acknowledged, in order, kept to be sent again.
 //!
 //! Invariants
-//! - Places are numbered from 1 on without a hole; what is withdrawn leaves its place behind.
-//! - What may have been received is never withdrawn: only what was handed to the carrier once, and came back.
-//! - Bounded: in messages and bytes for what can be refused, in messages for everything.
-//! - All of it is charged to the hub ([`Kept::Links`]), for as long as it is kept. What can be refused is, when the hub keeps as
-//!   much as it may; an empty window has the budget's reserve.
+//! - Places are numbered from 1 on without a hole; a message that is withdrawn leaves its place behind.
+//! - A message that may have been received is never withdrawn: only one that was handed to the carrier once, and came
+//!   back.
+//! - It is bounded: in messages and bytes for those that can be refused, in messages for all.
+//! - All of it is charged to the hub ([`Kept::Links`]), for as long as it is kept. Messages that can be refused are,
+//!   once the hub's budget is used up; an empty window may draw on the budget's reserve.
 
 use std::collections::VecDeque;
 
@@ -16,14 +17,14 @@ use tokio::time::{Duration, Instant};
 use super::message::Kind;
 use crate::carrier::NotSent;
 
-/// What a message is, when the window is nearly full.
+/// The class of a message: whether a window that is nearly full still takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// A call: refused first, since it can go elsewhere; taken back when nobody received it.
     Call,
     /// One item of many: refused like a call.
     Item,
-    /// The last word on a call: refused only when its size does not fit at all.
+    /// The end of a call: refused only when its size does not fit at all.
     End,
     /// Small, and nobody could do anything about its loss: never refused.
     Control,
@@ -41,7 +42,7 @@ const ALL_BYTES: usize = 64 * 1024 * 1024;
 /// Messages that a window takes: beyond it the conduit breaks.
 const ALL_MESSAGES: usize = 262_144;
 
-/// What a message costs beside its bytes, about.
+/// The approximate cost of a message beside its bytes.
 const ENTRY_BYTES: usize = 64;
 
 /// Without an acknowledgement for so long the first message is sent again; doubled each time ...
@@ -59,7 +60,7 @@ const CARRIER_PAUSE: Duration = Duration::from_millis(20);
 /// A peer that acknowledges nothing for so long, while the carrier works, does not read.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What waits for its acknowledgement.
+/// The messages that wait for their acknowledgement.
 #[derive(Debug)]
 pub(super) struct Window {
     entries: VecDeque<Entry>,
@@ -121,7 +122,7 @@ impl Window {
         }
     }
 
-    /// What waits for its acknowledgement, in bytes.
+    /// The bytes that wait for their acknowledgement.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -146,7 +147,7 @@ impl Window {
         }
     }
 
-    /// What it is charged for.
+    /// The bytes that it is charged for.
     fn cost(&self) -> usize {
         self.bytes + self.entries.len() * ENTRY_BYTES
     }
@@ -251,7 +252,7 @@ impl Window {
         true
     }
 
-    /// What is not acknowledged is sent again from now on.
+    /// Messages that are not acknowledged are sent again from now on.
     pub(super) fn resend(&mut self, now: Instant) {
         if !self.entries.is_empty() {
             (self.resume, self.refused) = (Some(self.first), None);

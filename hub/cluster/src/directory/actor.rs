@@ -1,7 +1,7 @@
 //! Keeps the directory in Redis and the mirror in step.
 //!
 //! Invariants
-//! - After every return of the link, every gap in the feed and every expiry of this hub's lease, its entries
+//! - After every return of the link to Redis, every gap in the feed and every expiry of this hub's lease, its entries
 //!   are asserted and the mirror is loaded ([`loading`]).
 //! - Redis gets what came together in one write, in its order ([`execution`]).
 
@@ -27,7 +27,7 @@ use crate::leases::Leases;
 /// Commands, or assertions, in one write at most.
 const BATCH: usize = 64;
 
-/// A load that failed while the link is up is tried again after this.
+/// A load that failed while the link to Redis is up is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The task behind the directory.
@@ -38,10 +38,10 @@ pub(crate) struct DirectoryActor {
     states: mpsc::Receiver<StateChange>,
     messages: Messages,
     mirror: Mirror,
-    /// When the directory has to be loaded, as soon as the link is up.
+    /// When the directory has to be loaded, as soon as the link to Redis is up.
     load_at: Option<Instant>,
-    /// Hubs that answer, whose entries Redis may have lost and not been told again.
-    doubted: BTreeSet<HubId>,
+    /// Suspects: hubs that are alive and whose entries Redis may have lost, until they are written again.
+    suspects: BTreeSet<HubId>,
     /// Whether it was loaded before: what a hub finds at its start is all there is.
     has_loaded: bool,
 }
@@ -79,7 +79,7 @@ impl DirectoryActor {
             messages,
             mirror,
             load_at: None,
-            doubted: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             has_loaded: false,
         }
     }
@@ -108,9 +108,9 @@ impl DirectoryActor {
                     }
                 }
                 Wake::Link => {
-                    self.doubted = self.leases.linked();
+                    self.suspects = self.leases.linked();
                     if self.has_loaded {
-                        self.leases.doubt();
+                        self.leases.suspect_loss();
                     }
                     self.fall_out_of_step();
                 }
@@ -170,7 +170,7 @@ async fn changed(link: &mut Option<watch::Receiver<LinkState>>) {
     }
 }
 
-/// What waits in a queue, up to a batch; for ever when nobody sends any more.
+/// Takes what waits in a queue, up to a batch; waits for ever when nobody sends any more.
 async fn received<T>(queue: &mut mpsc::Receiver<T>) -> Vec<T> {
     let mut batch = Vec::new();
     if queue.recv_many(&mut batch, BATCH).await == 0 {

@@ -1,4 +1,4 @@
-//! What the directory's actor is asked for.
+//! The commands of the directory's actor.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use super::feed::Position;
 use super::record::InstanceKey;
 use crate::entry::{DirectoryEntry, FeedMark};
 
-/// What the actor is asked for.
+/// A command to the actor.
 #[derive(Debug)]
 pub(super) enum Command {
     Register {

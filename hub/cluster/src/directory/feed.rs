@@ -1,32 +1,37 @@
 //! The change feed: `{epoch} {number} {change}` on one channel, numbered without a hole.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alkhub_protocol::HubId;
 use alkhub_protocol::json::strict;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::record::{self, InstanceKey};
 use crate::entry::DirectoryEntry;
 use crate::lease::Lease;
 
-/// Changes between the link and the actor; beyond it the directory is loaded anew.
-const QUEUE: usize = 8_192;
+/// Changes between the link to Redis and the actor; beyond it the directory is loaded anew.
+const MESSAGES: usize = 8_192;
 
-/// Where the link puts what it receives. Cheap to clone.
+/// Their bytes at most, the first change aside: 4 KiB for each, which is an instance of about fifty operations.
+const BYTES: usize = 32 * 1024 * 1024;
+
+/// Where the link to Redis puts what it receives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Feed {
     messages: mpsc::Sender<Bytes>,
-    overflowed: Arc<AtomicBool>,
+    held: Arc<AtomicUsize>,
+    overflowed: Arc<Notify>,
 }
 
 /// Where the actor takes it.
 #[derive(Debug)]
 pub(super) struct Messages {
     messages: mpsc::Receiver<Bytes>,
-    overflowed: Arc<AtomicBool>,
+    held: Arc<AtomicUsize>,
+    overflowed: Arc<Notify>,
 }
 
 /// A place in the feed. Another epoch is another life of the directory: its numbers mean nothing to this one.
@@ -36,7 +41,7 @@ pub(crate) struct Position {
     pub(crate) number: u64,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum FeedChange {
     Put(DirectoryEntry),
@@ -46,31 +51,39 @@ pub(super) enum FeedChange {
         hub: HubId,
     },
     Gone(HubId),
-    /// A hub says something new of itself.
+    /// A hub has a new lease.
     Lease(HubId, Lease),
     /// From a hub of a later version; nothing that this one can use.
     Unknown,
 }
 
 pub(super) fn channel() -> (Feed, Messages) {
-    let (sender, messages) = mpsc::channel(QUEUE);
-    let overflowed = Arc::new(AtomicBool::new(false));
-    (
-        Feed {
-            messages: sender,
-            overflowed: overflowed.clone(),
-        },
-        Messages { messages, overflowed },
-    )
+    let (sender, messages) = mpsc::channel(MESSAGES);
+    let (held, overflowed) = (Arc::<AtomicUsize>::default(), Arc::<Notify>::default());
+    let feed = Feed {
+        messages: sender,
+        held: held.clone(),
+        overflowed: overflowed.clone(),
+    };
+    let messages = Messages {
+        messages,
+        held,
+        overflowed,
+    };
+    (feed, messages)
 }
 
 // === impl Feed ===
 
 impl Feed {
-    /// Never waits: the actor sees by the numbers, and by the mark, that it missed something.
+    /// Never waits: the actor learns that it missed something.
     pub(crate) fn push(&self, message: Bytes) {
-        if self.messages.try_send(message).is_err() {
-            self.overflowed.store(true, Ordering::Release);
+        let size = message.len();
+        let held = self.held.fetch_add(size, Ordering::AcqRel);
+        let fits = held == 0 || held + size <= BYTES;
+        if !fits || self.messages.try_send(message).is_err() {
+            self.held.fetch_sub(size, Ordering::AcqRel);
+            self.overflowed.notify_one();
         }
     }
 }
@@ -78,13 +91,30 @@ impl Feed {
 // === impl Messages ===
 
 impl Messages {
-    /// The next message; `None` when some were lost.
+    /// The next message; `None` when some were lost. Then the directory is loaded, with all that waits here, which goes too.
+    /// Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
-        match self.messages.recv().await {
-            Some(message) if !self.overflowed.swap(false, Ordering::AcqRel) => Some(message),
-            Some(_) => None,
+        let message = tokio::select! {
+            biased;
+            () = self.overflowed.notified() => {
+                while let Ok(message) = self.messages.try_recv() {
+                    self.taken(&message);
+                }
+                return None;
+            }
+            message = self.messages.recv() => message,
+        };
+        match message {
+            Some(message) => {
+                self.taken(&message);
+                Some(message)
+            }
             None => std::future::pending().await,
         }
+    }
+
+    fn taken(&self, message: &Bytes) {
+        self.held.fetch_sub(message.len(), Ordering::AcqRel);
     }
 }
 
@@ -161,6 +191,36 @@ mod tests {
 
         assert_eq!((position.number, change), (8, FeedChange::Unknown));
         assert_eq!(read(b"garbage"), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_in_messages_or_in_bytes_is_loaded_anew_with_all_that_waits() {
+        let (feed, mut messages) = channel();
+        let (small, large) = (Bytes::from_static(b"e 1 gone a"), Bytes::from(vec![b'x'; BYTES / 4]));
+
+        for (message, most) in [(&small, MESSAGES), (&large, 4)] {
+            for _ in 0..most {
+                feed.push(message.clone());
+            }
+            assert_eq!(messages.next().await.as_ref(), Some(message), "as many as may wait");
+            feed.push(message.clone());
+            feed.push(message.clone());
+
+            assert_eq!(messages.next().await, None);
+            assert_eq!(feed.held.load(Ordering::Acquire), 0);
+            feed.push(message.clone());
+            assert_eq!(messages.next().await.as_ref(), Some(message));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_larger_than_all_that_may_wait_passes_alone() {
+        let (feed, mut messages) = channel();
+        let huge = Bytes::from(vec![b'x'; BYTES + 1]);
+
+        feed.push(huge.clone());
+
+        assert_eq!(messages.next().await, Some(huge));
     }
 
     #[test]

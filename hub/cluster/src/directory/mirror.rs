@@ -13,9 +13,8 @@ use alkhub_protocol::HubId;
 use alkhub_protocol::admin::InstanceState;
 use alkhub_redis::{DirectoryWrite, StoredDirectory};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
+use super::changes::ChangeSender;
 use super::feed::{self, FeedChange, Position};
 use super::record::{self, InstanceKey};
 use crate::entry::{DirectoryChange, DirectoryEntry, FeedMark, Fence};
@@ -25,16 +24,16 @@ use crate::leases::Leases;
 #[derive(Debug)]
 pub(super) struct Mirror {
     hub: HubId,
-    /// What this hub holds: the truth about it, wherever Redis stands.
+    /// The entries of this hub: the truth about it, whatever Redis has.
     own: HashMap<InstanceKey, DirectoryEntry>,
-    /// What the other hubs hold, as Redis says.
+    /// The entries of the other hubs, as Redis has them.
     others: HashMap<InstanceKey, DirectoryEntry>,
     /// The highest generation that this hub has given or seen: its next one is beyond it.
     highest: u64,
     /// Where the mirror stands in the feed; `None`: nowhere, it has to be loaded.
     position: Option<Position>,
     /// To the reader.
-    changes: mpsc::Sender<DirectoryChange>,
+    changes: ChangeSender,
     /// The reader has to get a snapshot before anything else.
     snapshot_due: bool,
     /// Marks for the reader, by the place that the mirror has to come to first; those without one wait for the next load.
@@ -50,7 +49,7 @@ pub(super) struct OutOfStep;
 // === impl Mirror ===
 
 impl Mirror {
-    pub(super) fn new(hub: HubId, changes: mpsc::Sender<DirectoryChange>) -> Self {
+    pub(super) fn new(hub: HubId, changes: ChangeSender) -> Self {
         Self {
             hub,
             own: HashMap::new(),
@@ -134,7 +133,7 @@ impl Mirror {
         Some(entry)
     }
 
-    /// What this hub holds.
+    /// The entries of this hub.
     pub(super) fn own(&self) -> impl Iterator<Item = (&InstanceKey, &DirectoryEntry)> {
         self.own.iter()
     }
@@ -272,7 +271,7 @@ impl Mirror {
 
     fn emit(&mut self, change: DirectoryChange) {
         if !self.snapshot_due {
-            self.snapshot_due = matches!(self.changes.try_send(change), Err(TrySendError::Full(_)));
+            self.snapshot_due = self.changes.try_send(change).is_err();
         }
     }
 
@@ -293,7 +292,9 @@ impl Mirror {
 
     /// Waits until a snapshot or a mark is due and the reader has room for it.
     pub(super) async fn room(&self) {
-        if !self.snapshot_due && self.due.is_empty() || self.changes.reserve().await.is_err() {
+        if self.snapshot_due || !self.due.is_empty() {
+            self.changes.room().await;
+        } else {
             std::future::pending().await
         }
     }
@@ -309,8 +310,7 @@ impl Mirror {
     /// Gives the reader everything.
     fn snapshot(&mut self) {
         let entries = self.own.values().chain(self.others.values()).cloned().collect();
-        let sent = self.changes.try_send(DirectoryChange::Snapshot(entries));
-        self.snapshot_due = matches!(sent, Err(TrySendError::Full(_)));
+        self.snapshot_due = self.changes.try_send(DirectoryChange::Snapshot(entries)).is_err();
     }
 }
 

@@ -6,7 +6,7 @@ use alkhub_redis::DirectoryRecord;
 
 use crate::entry::DirectoryEntry;
 
-/// What identifies a record: one program of one spoke.
+/// The key of a record: one program of one spoke.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct InstanceKey {
     pub(super) spoke: SpokeName,

@@ -14,7 +14,7 @@ const BACKLOG_KEYS: usize = 10_000;
 /// Spokes whose keys are to be checked again; beyond it all keys are.
 const BACKLOG_SPOKES: usize = 10_000;
 
-/// What waits, and a bell for whoever takes it.
+/// The changes that wait, and a bell for whoever takes them.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     news: Mutex<Merged>,
@@ -50,7 +50,7 @@ impl Backlog {
         self.news.lock().merge(change);
     }
 
-    /// What waits, and the number of the last change in it.
+    /// The changes that wait, and the number of the last one.
     pub(super) fn take(&self) -> (Vec<KeyChange>, u64) {
         let mut news = self.news.lock();
         let revoked = std::mem::take(&mut news.revoked);

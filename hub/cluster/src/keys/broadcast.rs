@@ -3,7 +3,7 @@
 //! Invariants
 //! - Everything goes through one backlog, which is bounded: many changes become one message, too many a
 //!   [`KeyChange::Recheck`].
-//! - Who waits, waits for one attempt, not for the success. Who stops waiting takes nothing back.
+//! - Whoever waits, waits for one attempt and not for its success; to stop waiting takes nothing back.
 
 use std::sync::Arc;
 use std::time::Duration;

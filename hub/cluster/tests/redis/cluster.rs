@@ -1,9 +1,9 @@
-//! Relay, leases, revoked keys and the claim on the prefix.
+//! Relay, leases, revoked keys and the reservation of the prefix.
 
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_hub_cluster::{Claim, Class, Incoming, KeyChange, Lease, LinkState, NotSent, PeerEvent};
+use alkhub_hub_cluster::{Class, Incoming, KeyChange, Lease, LinkState, NotSent, PeerEvent, PrefixReservation};
 use alkhub_protocol::HubId;
 use alkhub_test_support::{Port, RedisServer, comes_to, until, until_full, within};
 use bytes::Bytes;
@@ -364,14 +364,14 @@ async fn a_key_revoked_while_too_much_waits_for_redis_is_told_when_there_is_room
 async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
-    let claim = async |pod: &Pod, uid: &str| pod.cluster.claim_prefix(uid).await.expect("up");
+    let reserve = async |pod: &Pod, uid: &str| pod.cluster.reserve_prefix(uid).await.expect("up");
 
-    assert_eq!(claim(&a, "uid-1").await, Claim::Mine);
-    assert_eq!(claim(&a, "uid-1").await, Claim::Mine);
-    assert_eq!(claim(&b, "uid-2").await, Claim::Taken("uid-1".to_owned()));
-    // The claim outlives its own time: the lease renews it.
+    assert_eq!(reserve(&a, "uid-1").await, PrefixReservation::Mine);
+    assert_eq!(reserve(&a, "uid-1").await, PrefixReservation::Mine);
+    assert_eq!(reserve(&b, "uid-2").await, PrefixReservation::Taken("uid-1".to_owned()));
+    // The reservation outlives its own time: the lease renews it.
     let server = &server;
-    until("the claim was renewed", || async move {
+    until("the reservation was renewed", || async move {
         let renewed: i64 = server.query(&["PTTL", "alk:owner"]).await;
         let left = i64::try_from(config(server).lease_ttl.as_millis()).expect("small");
         if renewed > 0 && renewed < left - 200 {
@@ -381,7 +381,7 @@ async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
         }
     })
     .await;
-    until("the claim is young again", || async move {
+    until("the reservation is young again", || async move {
         let renewed: i64 = server.query(&["PTTL", "alk:owner"]).await;
         if renewed > 1_300 {
             Ok(())
@@ -392,9 +392,9 @@ async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
     .await;
 
     a.host.end().await;
-    until("the claim ends", || async {
-        match b.cluster.claim_prefix("uid-2").await {
-            Ok(Claim::Mine) => Ok(()),
+    until("the reservation ends", || async {
+        match b.cluster.reserve_prefix("uid-2").await {
+            Ok(PrefixReservation::Mine) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })

@@ -5,14 +5,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use alkhub_config::EventsConfig;
-use alkhub_hub_cluster::{DirectoryChange, DirectoryEntry, OfferedOperation};
+use alkhub_hub_cluster::{DirectoryChange, DirectoryChanges, DirectoryEntry, Fence, OfferedOperation};
 use alkhub_protocol::admin::InstanceState;
 use alkhub_test_support::{PATIENCE, Proxy, RedisServer, until, within};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Pod, config, receive};
+use crate::support::{Pod, config};
 
 fn entry(pod: &Pod, instance: &str) -> DirectoryEntry {
     DirectoryEntry {
@@ -40,7 +39,7 @@ fn jiff_now() -> jiff::Timestamp {
 
 /// A reader's view of the directory, and what it has heard.
 struct View {
-    changes: mpsc::Receiver<DirectoryChange>,
+    changes: DirectoryChanges,
     entries: Vec<DirectoryEntry>,
     snapshots: usize,
     gone: Vec<String>,
@@ -51,8 +50,8 @@ struct View {
 impl View {
     async fn of(pod: &Pod) -> Self {
         let mut changes = pod.cluster.directory();
-        let first = receive("the first snapshot", &mut changes).await;
-        let DirectoryChange::Snapshot(entries) = first else {
+        let first = timeout(PATIENCE, changes.recv()).await;
+        let Ok(Some(DirectoryChange::Snapshot(entries))) = first else {
             panic!("a snapshot comes first: {first:?}")
         };
         Self {
@@ -645,8 +644,9 @@ async fn a_take_over_passes_what_is_older_than_what_was_given_up_and_nothing_els
     let stored = a.register(entry(&a, "1")).await;
     let gone = CancellationToken::new();
     let take = async |hub: &str, generation: u64| {
-        let from = (hub.parse().expect("a hub"), generation);
-        b.cluster.take_over_unless(&gone, entry(&b, "1"), from).await
+        let hub = hub.parse().expect("a hub");
+        let of = Fence { generation, hub: &hub };
+        b.cluster.take_over_unless(&gone, entry(&b, "1"), of).await
     };
 
     let before = take("hub-a", stored - 1).await;

@@ -77,14 +77,14 @@ impl KeyRing {
     }
 
     async fn look_up(&self, hash: KeyHash, suspect: bool) -> Result<Arc<Key>, NotFound> {
-        let heard = self.heard();
+        let as_of = self.last_news();
         let record = if suspect {
             self.suspect.find(hash).await?
         } else {
             self.store.keys().find(&hash).await.map_err(NotFound::Store)?
         };
         let record = record.ok_or(NotFound::Unknown)?;
-        Ok(Arc::new(Key::new(hash, &record, heard)))
+        Ok(Arc::new(Key::new(hash, &record, as_of)))
     }
 
     /// Looks a known key up again, unless that is being done; a failure leaves it as it is.
@@ -103,9 +103,9 @@ impl KeyRing {
     /// # Errors
     /// Postgres did not answer.
     async fn refresh(&self, key: &Key) -> Result<(), alkhub_store::Error> {
-        let heard = self.heard();
+        let as_of = self.last_news();
         let found = self.store.keys().find(&key.hash).await?;
-        self.refreshed(key, found.as_ref(), heard).await;
+        self.refreshed(key, found.as_ref(), as_of).await;
         Ok(())
     }
 
@@ -115,21 +115,21 @@ impl KeyRing {
     /// Postgres did not answer; they are as they were.
     pub(super) async fn refresh_all(&self, keys: &[Arc<Key>]) -> Result<(), alkhub_store::Error> {
         let hashes: Vec<KeyHash> = keys.iter().map(|key| key.hash).collect();
-        let heard = self.heard();
+        let as_of = self.last_news();
         let found: HashMap<KeyHash, KeyRecord> = self.store.keys().find_many(&hashes).await?.into_iter().collect();
         for key in keys {
-            self.refreshed(key, found.get(&key.hash), heard).await;
+            self.refreshed(key, found.get(&key.hash), as_of).await;
         }
         Ok(())
     }
 
     /// A key that is not there any more, or that was made anew under another id, ends here. It is looked up when it is
     /// next used, so that one that comes back (a database that was put back) works at once.
-    async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>, heard: u64) {
+    async fn refreshed(&self, key: &Key, found: Option<&KeyRecord>, as_of: u64) {
         if let Some(record) = found.filter(|record| *record.id == *key.id) {
-            let revoked = || self.revoked.get(&key.id).is_some_and(|news| news > heard);
-            key.update(record, heard, revoked);
-        } else if key.lost(heard) {
+            let revoked = || self.revoked.get(&key.id).is_some_and(|news| news > as_of);
+            key.update(record, as_of, revoked);
+        } else if key.lost(as_of) {
             self.known.invalidate(&key.hash).await;
         }
     }

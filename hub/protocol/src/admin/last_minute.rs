@@ -15,7 +15,8 @@ pub const RETURN_LIMIT: Duration = Duration::from_secs(5);
 pub struct LastMinute {
     /// Calls of its callers that ended.
     pub calls: u64,
-    /// Of these, those that failed by the hubs: INTERNAL, NO_PROVIDER, OVERLOADED, SPOKE_LOST, UNAVAILABLE.
+    /// Of these, those that failed by the hubs: INTERNAL, NO_PROVIDER, OVERLOADED, SPOKE_LOST, UNAVAILABLE; without NO_PROVIDER
+    /// of who was let go by a hub less than 30 s before.
     pub calls_failed: u64,
     /// Sessions that had lost their connection and have got another one, or ended without.
     pub returns: u64,

@@ -14,7 +14,7 @@ pub struct Readyz {
     pub postgres: ReadyCheck,
     /// The link to Redis.
     pub redis: ReadyCheck,
-    /// The claim of the channel prefix.
+    /// The reservation of the channel prefix.
     pub prefix: ReadyCheck,
     /// The loops that the process lives by.
     pub loops: ReadyCheck,

@@ -6,13 +6,11 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use super::{ADMIN, CALLS_READ, OPERATIONS_READ, SCOPE_LIMIT_BYTES, SPOKE, SPOKES_READ};
+use super::{
+    ADMIN, CALL, CALLS_READ, FAMILIES, OPERATIONS_READ, PUBLISH, SCOPE_LIMIT_BYTES, SPOKE, SPOKES_READ, SUBSCRIBE,
+};
 use crate::OperationName;
 use crate::topic::{ANY_ID, TopicFilter};
-
-const CALL: &str = "call:";
-const PUBLISH: &str = "events:publish:";
-const SUBSCRIBE: &str = "events:subscribe:";
 
 const CALL_FORMS: &str = "calling needs `call:NAMESPACE.OPERATION`, `call:NAMESPACE.*` or `call:*`";
 const PUBLISH_FORMS: &str =
@@ -20,8 +18,12 @@ const PUBLISH_FORMS: &str =
 const SUBSCRIBE_FORMS: &str = "subscribing needs `events:subscribe:TYPE` (ids that are named), \
      `events:subscribe:TYPE:ID` (one id), `events:subscribe:TYPE:*` (all ids) or `events:subscribe:*`";
 const EVENT_FORMS: &str = "events need `events:publish:TYPE` or `events:subscribe:TYPE`";
-const EVERYTHING: &str = "`admin` stands for everything; `call:*`, `events:publish:*`, `events:subscribe:*`, \
-     `operations:read`, `spokes:read` and `calls:read` for parts of it";
+
+/// What the scopes of alkhub's own that are words end with, but for two of them.
+const READ: &str = "s:read";
+
+/// From this length on a word is recognized with two strokes too many.
+const LONG: usize = 12;
 
 /// A text that no check of a scope can ever meet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +56,7 @@ pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
         "minLength": 1,
         "maxLength": SCOPE_LIMIT_BYTES,
         "anyOf": [
-            { "enum": [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN] },
+            { "enum": super::words().collect::<Vec<_>>() },
             { "pattern": format!(r"^call:(\*|(?!hub\.){NAME}\.(\*|{NAME}))$"), "maxLength": 100 },
             { "pattern": format!(r"^events:publish:(\*|{EVENT}(:[!-)+-~]{{0,64}})?)$") },
             { "pattern": format!(r"^events:subscribe:(\*|{EVENT}(:(\*|[!-)+-~]{{0,64}}))?)$") },
@@ -161,15 +163,14 @@ fn event(family: &str, topic: &str, forms: &str) -> Result<(), String> {
 
 /// The right form where a text comes near to a scope of alkhub's. Any other text is a scope of the user's own.
 fn near(scope: &str) -> Option<String> {
-    const OWN: [&str; 5] = [OPERATIONS_READ, SPOKES_READ, CALLS_READ, SPOKE, ADMIN];
-    if OWN.contains(&scope) {
+    if super::words().any(|word| word == scope) {
         return None;
     }
     let lower = scope.to_ascii_lowercase();
-    if OWN.contains(&lower.as_str()) {
+    if super::words().any(|word| word == lower) {
         return Some(write(lower));
     }
-    if let Some(family) = [CALL, PUBLISH, SUBSCRIBE].iter().find(|own| lower.starts_with(**own)) {
+    if let Some(family) = FAMILIES.iter().find(|own| lower.starts_with(**own)) {
         return Some(write(format!("{family}{}", &scope[family.len()..])));
     }
     if let Some(operation) = lower
@@ -179,31 +180,47 @@ fn near(scope: &str) -> Option<String> {
         return Some(write(format!("{CALL}{}", &scope[scope.len() - operation.len()..])));
     }
     let cure = match lower.trim_end_matches([':', '*', '.', '/']) {
-        "" => EVERYTHING.to_owned(),
-        "admin" => write(ADMIN),
+        "" => everything(),
         "call" => CALL_FORMS.to_owned(),
         "calls" => format!("{}; {CALL_FORMS}", write(CALLS_READ)),
-        "operation" | "operations" | "operation:read" | "operations:list" => write(OPERATIONS_READ),
         "spokes" | "spoke:read" | "spokes:list" => {
             format!("{}; offering operations needs `{SPOKE}`", write(SPOKES_READ))
         }
-        "spoke" => write(SPOKE),
-        "calls:list" => write(CALLS_READ),
         "events:publish" => PUBLISH_FORMS.to_owned(),
         "events:subscribe" => SUBSCRIBE_FORMS.to_owned(),
         other if other == "events" || other == "event" => EVENT_FORMS.to_owned(),
         _ if lower.starts_with("events:") || lower.starts_with("event:") => EVENT_FORMS.to_owned(),
-        _ => return misspelt(&lower),
+        other if super::words().any(|word| word == other) => write(other),
+        other => match super::words().find(|word| is_meant(other, word)) {
+            Some(word) => write(word),
+            None => return misspelt(&lower),
+        },
     };
     Some(cure)
+}
+
+/// Whether a text says what a word does: `thing`, `things`, `thing:read` or `things:list` where that is `things:read`.
+fn is_meant(text: &str, word: &str) -> bool {
+    let rest = word.strip_suffix(READ).and_then(|thing| text.strip_prefix(thing));
+    rest.is_some_and(|rest| ["", "s", ":read", "s:list"].contains(&rest))
+}
+
+/// What stands for everything, and for the largest parts of it.
+fn everything() -> String {
+    let families = FAMILIES.map(|family| format!("`{family}*`"));
+    let words = super::words().filter(|word| word.ends_with(READ));
+    let parts: Vec<String> = families
+        .into_iter()
+        .chain(words.map(|word| format!("`{word}`")))
+        .collect();
+    format!("`{ADMIN}` stands for everything; for parts of it {}", parts.join(", "))
 }
 
 /// The word that was meant where a text is one or two strokes from it. Short words are left out that other words are near
 /// to: `spoke` (`smoke`), `call` (`cell`).
 fn misspelt(scope: &str) -> Option<String> {
-    const WORDS: [(&str, usize); 4] = [(ADMIN, 1), (SPOKES_READ, 1), (CALLS_READ, 1), (OPERATIONS_READ, 2)];
-    let meant = WORDS.iter().find(|(word, strokes)| is_near(scope, word, *strokes));
-    if let Some((word, _)) = meant {
+    let mut words = super::words().filter(|word| *word != SPOKE);
+    if let Some(word) = words.find(|word| is_near(scope, word, if word.len() < LONG { 1 } else { 2 })) {
         return Some(write(word));
     }
     let family = scope.match_indices(':').nth(1).map(|(end, _)| &scope[..=end])?;

@@ -1,4 +1,4 @@
--- Renews a hub's lease and the prefix that its Hub claims; takes out hubs whose lease has expired, with all their entries.
+-- Renews a hub's lease and its Hub's prefix reservation; takes out hubs whose lease has expired, with all their entries.
 -- A lease that says something new is published with the directory's changes.
 -- KEYS: directory, directory:version, hubs, owner. ARGV: changes channel, stem of instances' names, epoch to begin with,
 -- hub, lease, time to live in ms (0: the hub leaves), uid of the Hub or empty, 1 to take out hubs without a lease,

@@ -87,11 +87,11 @@ fn a_fault_of_the_value_itself_names_no_empty_path() {
 }
 
 /// `a0` … `an`, each made from the reference to the next, and the last one.
-fn chain(length: usize, link: impl Fn(Value) -> Value, last: Value) -> Value {
+fn chain(length: usize, wrap: impl Fn(Value) -> Value, last: Value) -> Value {
     let mut definitions = serde_json::Map::new();
     for i in 0..length {
         let next = serde_json::json!({ "$ref": format!("#/$defs/a{}", i + 1) });
-        definitions.insert(format!("a{i}"), link(next));
+        definitions.insert(format!("a{i}"), wrap(next));
     }
     definitions.insert(format!("a{length}"), last);
     serde_json::json!({ "$ref": "#/$defs/a0", "$defs": definitions })

@@ -1,4 +1,4 @@
-//! The client's one connection, and the task that keeps it open.
+//! The client's link to its hub: one connection at a time, and the task that makes the next.
 //!
 //! Invariants
 //! - A call that was not handed to the socket is sent again on the next one; a call that was, never.
@@ -33,7 +33,7 @@ const ITEM_LIMITS: Limits = Limits {
     bytes: 4 * 1024 * 1024,
 };
 
-/// Where the connection is.
+/// How the link is.
 #[derive(Clone, Debug)]
 enum Phase {
     /// Nobody asked for it yet, or it failed and nobody asked again.
@@ -48,7 +48,7 @@ enum Phase {
     Closed,
 }
 
-/// The connection, its calls and its subscriptions.
+/// The link, its calls and its subscriptions.
 #[derive(Debug)]
 pub(super) struct Link {
     endpoint: HubEndpoint,

@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 
 use super::attachment::Attachment;
 use super::offers::Answered;
-use super::registering::Way;
+use super::registering::{Registering, Way};
 use super::session::Session;
 use super::{FIRST, SECOND, Shared, Status, beside, lent, share};
 use crate::Error;
@@ -184,7 +184,12 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
     let read = |message: Bytes| session.received(&message);
     let seen = |link| shared.seen(attachment, link);
     let mut running = Box::pin(session::run(&shared.endpoints[which], socket, &outbox, read, seen));
-    let answered = registration(shared, (&session, attachment, &outbox), concurrency, again);
+    let registering = Registering {
+        way: Way::First(&session),
+        attachment,
+        outbox: &outbox,
+    };
+    let answered = registration(shared, registering, concurrency, again);
     tokio::pin!(answered);
     let verdict = tokio::select! {
         verdict = &mut answered => verdict,
@@ -236,12 +241,11 @@ async fn run(shared: &Arc<Shared>, which: usize, socket: Socket, again: bool) ->
 /// operations away because one of them is refused now.
 async fn registration(
     shared: &Shared,
-    (session, attachment, outbox): (&Session, &Attachment, &Outbox),
+    session: Registering<'_>,
     concurrency: Option<u32>,
     again: bool,
 ) -> Result<Answered, Error> {
-    let way = Way::First(session);
-    let answered = shared.register(way, (attachment, outbox), concurrency).await?;
+    let answered = shared.register(session, concurrency).await?;
     let operations = answered.output.operations.iter();
     let rejected: Vec<_> = operations
         .filter(|o| o.result == Registered::Rejected)

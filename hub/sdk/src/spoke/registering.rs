@@ -44,6 +44,14 @@ pub(super) enum Way<'a> {
     Again(&'a Attachment),
 }
 
+/// A session that registers.
+#[derive(Clone, Copy)]
+pub(super) struct Registering<'a> {
+    pub(super) way: Way<'a>,
+    pub(super) attachment: &'a Attachment,
+    pub(super) outbox: &'a Outbox,
+}
+
 /// Has who keeps the sessions in step look at them, once it is dropped.
 struct LookAgain<'a>(&'a Shared);
 
@@ -71,12 +79,12 @@ impl Shared {
     ///
     /// # Errors
     /// The hub refuses, or is silent, or there is no session.
-    pub(super) async fn register(
-        &self,
-        way: Way<'_>,
-        (attachment, outbox): (&Attachment, &Outbox),
-        concurrency: Option<u32>,
-    ) -> Result<Answered, Error> {
+    pub(super) async fn register(&self, session: Registering<'_>, concurrency: Option<u32>) -> Result<Answered, Error> {
+        let Registering {
+            way,
+            attachment,
+            outbox,
+        } = session;
         let mut tries = if self.offers.has_hashes() && takes_hashes(outbox).await {
             TRIES
         } else {
@@ -125,8 +133,12 @@ impl Shared {
         concurrency: Option<u32>,
     ) -> Result<Answered, Error> {
         let outbox = attachment.outbox().ok_or(Error::Closed)?;
-        self.register(Way::Again(attachment), (attachment, &outbox), concurrency)
-            .await
+        let session = Registering {
+            way: Way::Again(attachment),
+            attachment,
+            outbox: &outbox,
+        };
+        self.register(session, concurrency).await
     }
 
     /// How a session registers, and with which operations.

@@ -116,7 +116,7 @@ impl Session {
                 let (outbox, request_id) = (self.outbox.clone(), request.request_id.clone());
                 self.shared.tasks.spawn(async move {
                     // A connection that is gone has no use for the answer.
-                    let _ = answer(run, (request, identity), aborted, &outbox).await;
+                    let _ = answer(run, request, identity, aborted, &outbox).await;
                     drop(seat);
                     tracing::trace!(call.id = %request_id, "call ended");
                 });
@@ -170,7 +170,8 @@ impl Drop for Seat {
 /// Runs the handler until it ends, is aborted or runs out of time.
 async fn answer(
     run: Run,
-    (request, identity): (CallRequest, Option<Identity>),
+    request: CallRequest,
+    identity: Option<Identity>,
     aborted: CancellationToken,
     outbox: &Outbox,
 ) -> Result<(), Gone> {

@@ -1,6 +1,7 @@
-//! The SDK against a hub that breaks the protocol, played by hand: no real one does what happens here.
+//! The SDK against a hub that is played by hand, for what none of this version does, or does at a moment that nothing before it
+//! could choose: it breaks the protocol, is older than this version, forgets, or crosses what the SDK says with just one message.
 //!
-//! How the SDK works with a real hub, over links that fail, is in `tests/hub`.
+//! How the SDK works with a real hub, over links that fail, is in `tests/hub`: what can be shown there is not here.
 
 mod hashes;
 mod pair;

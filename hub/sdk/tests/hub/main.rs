@@ -1,16 +1,19 @@
 //! The SDK against a real hub on a real Postgres and a real Redis, through a proxy that fails when it is told to.
 //!
 //! The other end of each call is a bare WebSocket or plain HTTP, straight to the hub: the SDK is tested here, and not
-//! with itself. What only a hub that breaks the protocol would do is in `tests/broken`.
+//! with itself. What no hub of this version does, or at no moment that a test can choose, is in `tests/broken`.
 
 mod calls;
 mod dead;
 mod events;
+mod frames;
+mod hashes;
 mod links;
 mod lists;
 mod load;
 mod moves;
 mod offers;
+mod pair;
 mod sessions;
 mod shutdown;
 mod spoke;

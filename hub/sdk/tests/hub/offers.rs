@@ -19,7 +19,7 @@ async fn lower(text: String) -> Result<String, Failure> {
 }
 
 /// What a hub answers to a call.
-async fn answer(http: &Http, name: &str) -> Result<(u16, String)> {
+pub(crate) async fn answer(http: &Http, name: &str) -> Result<(u16, String)> {
     let answer = http.call(name, &json!("Ab")).await?;
     let told = if answer.status == 200 {
         &answer.body["data"]
@@ -29,11 +29,11 @@ async fn answer(http: &Http, name: &str) -> Result<(u16, String)> {
     Ok((answer.status, told.as_str().unwrap_or_default().to_owned()))
 }
 
-fn ok(text: &str) -> (u16, String) {
+pub(crate) fn ok(text: &str) -> (u16, String) {
     (200, text.to_owned())
 }
 
-fn nobody() -> (u16, String) {
+pub(crate) fn nobody() -> (u16, String) {
     (503, "NO_PROVIDER".to_owned())
 }
 

@@ -98,7 +98,7 @@ async fn a_spoke_holds_one_session_with_one_hub_and_a_second_one_once_there_is_a
 }
 
 /// `text.wait`, which says that it began, and ends when it may.
-fn waits(began: &Arc<Semaphore>, go_on: &Arc<Semaphore>) -> Operation {
+pub(crate) fn waits(began: &Arc<Semaphore>, go_on: &Arc<Semaphore>) -> Operation {
     let (began, go_on) = (Arc::clone(began), Arc::clone(go_on));
     Operation::mutation("text.wait", move |n: u64| {
         let (began, go_on) = (Arc::clone(&began), Arc::clone(&go_on));
@@ -141,8 +141,7 @@ async fn what_a_declaration_allows_an_instance_is_not_doubled_by_its_second_sess
     let key = ApiKey::from_entropy([8; 32]);
     let declaration = json!({ "uid": "u-1", "key": key.expose(), "operations": ["text.*"], "concurrency": 2 });
     let admin = Http::new(cluster.url(0), cluster.admin());
-    let declared = admin.send("PUT", "/v1/admin/spokes/text", Some(&declaration)).await?;
-    ensure!(declared.status < 300, "{declared:?}");
+    admin.declare("text", &declaration).await?;
     let (began, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let spoke = Spoke::builder(&url)
         .token(key.expose())

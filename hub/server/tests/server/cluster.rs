@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::harness::{Answer, TestHub, starting_hub};
+use crate::harness::{TestHub, starting_hub};
 use crate::wire::{Dialect, Wire, operation};
 
 /// Two ready hubs of one Hub resource.
@@ -294,9 +294,7 @@ async fn a_declaration_that_is_narrowed_ends_what_it_no_longer_allows_on_every_h
         let body = json!({
             "uid": "u-1", "key": key, "operations": operations, "concurrency": concurrency, "scopes": scopes,
         });
-        let request = one.request(Method::PUT, "/v1/admin/spokes/text").body(body.to_string());
-        let answer = Answer::of(request.send().await.expect("answered")).await;
-        assert!(answer.status < 300, "{answer:?}");
+        one.declare("text", &body).await;
     };
     declare(&["text.*"], 5, &["events:subscribe:*", "call:*"]).await;
     let mut spoke = Wire::connect(&two, &key).await;

@@ -97,9 +97,7 @@ async fn a_call_over_a_socket_whose_key_ends_ends_with_the_reason() {
     let suspended = new_key();
     let put = async |suspend: bool| {
         let policy = json!({ "uid": "u-1", "key": suspended, "scopes": ["call:text.wait"], "suspended": suspend });
-        let request = hub.request(Method::PUT, "/v1/admin/spokes/caller");
-        let answer = request.body(policy.to_string()).send().await.expect("answered");
-        assert!(answer.status().is_success(), "{answer:?}");
+        hub.declare("caller", &policy).await;
     };
     put(false).await;
     let mut callers = Vec::new();
@@ -177,9 +175,7 @@ async fn a_suspended_spoke_loses_its_streams() {
     let key = new_key();
     let put = async |suspended: bool| {
         let spoke = json!({ "uid": "u-1", "key": key, "scopes": ["events:subscribe:a"], "suspended": suspended });
-        let request = hub.request(Method::PUT, "/v1/admin/spokes/builder");
-        let answer = request.body(spoke.to_string()).send().await.expect("answered");
-        assert!(answer.status().is_success(), "{answer:?}");
+        hub.declare("builder", &spoke).await;
     };
     put(false).await;
     let stream = topics(&hub, &key).await;

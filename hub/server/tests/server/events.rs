@@ -302,10 +302,8 @@ async fn streams_end_by_name_when_their_spoke_may_no_longer_have_them() {
     let hub = hub().await;
     let key = new_key();
     let declare = async |scopes: &[&str]| {
-        let body = json!({ "uid": "u-1", "key": key, "scopes": scopes });
-        let request = hub.request(Method::PUT, "/v1/admin/spokes/text").body(body.to_string());
-        let status = request.send().await.expect("answered").status();
-        assert!(status.is_success(), "{status}");
+        let declaration = json!({ "uid": "u-1", "key": key, "scopes": scopes });
+        hub.declare("text", &declaration).await;
     };
     let open = async |method: Method, path: &str| {
         let request = hub.as_key(&key, method, path).body("\"a\"");

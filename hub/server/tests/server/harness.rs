@@ -184,6 +184,14 @@ impl TestHub {
         (text("key"), text("id"))
     }
 
+    /// Declares a spoke: its uid, its key, and what it may.
+    pub(crate) async fn declare(&self, spoke: &str, declaration: &Value) {
+        let request = self.request(Method::PUT, &format!("/v1/admin/spokes/{spoke}"));
+        let request = request.body(declaration.to_string());
+        let answer = Answer::of(request.send().await.expect("answered")).await;
+        assert!(answer.status < 300, "{answer:?}");
+    }
+
     /// The value of a metric's series, by the text before its value.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.management("/metrics").await.text;

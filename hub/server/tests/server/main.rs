@@ -19,6 +19,7 @@ mod queries;
 mod races;
 mod raw;
 mod socket;
+mod streams;
 mod tls;
 mod unsure;
 mod wire;

@@ -1,10 +1,10 @@
 //! Writes of the admin API whose answer is lost between Postgres and the hub: they may be done, and the hub says 503.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use alkhub_config::HubConfig;
-use alkhub_devdb::{Options, Server};
+use alkhub_devdb::Server;
+use alkhub_devdb::testing::server_in;
 use alkhub_test_support::{Direction, Port, Proxy, until};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
@@ -27,15 +27,7 @@ struct Unsure {
 impl Unsure {
     async fn start() -> Self {
         let (folder, port) = (tempfile::tempdir().expect("a folder"), Port::free());
-        let open = std::fs::Permissions::from_mode(0o711);
-        std::fs::set_permissions(folder.path(), open).expect("open to its user");
-        let options = Options {
-            durable: false,
-            tcp_port: Some(port.number()),
-            ..Options::new(folder.path().join("pg"))
-        };
-        let postgres = Server::start(options).await.expect("Debian's PostgreSQL is installed");
-        psql(&postgres, "ALTER ROLE alkhub PASSWORD 'secret'").await;
+        let postgres = server_in(folder.path(), port.number()).await;
         let server = format!("127.0.0.1:{}", port.number());
         let proxy = Proxy::start(server).await.expect("a port");
         let url = format!("postgres://alkhub:secret@{}/postgres", proxy.address());

@@ -10,18 +10,28 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+const AT_REST: Stance = Stance {
+    balances: false,
+    draining: false,
+};
+
+const BALANCING: Stance = Stance {
+    balances: true,
+    ..AT_REST
+};
+
 /// A WebSocket that notes what it is told.
 #[derive(Debug)]
 struct FakeSocket {
     migrates: bool,
     since: Duration,
-    told: Mutex<Vec<Told>>,
+    requests: Mutex<Vec<Request>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
-    ToGo,
-    ToMove(Option<String>),
+enum Request {
+    Leave,
+    Move(Option<String>),
 }
 
 /// One hub with its WebSockets.
@@ -48,12 +58,12 @@ impl Closeable for FakeSocket {
     fn kill(&self) {}
 
     fn ask_to_move(&self, target: Option<&str>) -> bool {
-        self.told.lock().push(Told::ToMove(target.map(str::to_owned)));
+        self.requests.lock().push(Request::Move(target.map(str::to_owned)));
         self.migrates
     }
 
     fn leaver(&self) -> Option<Leaver> {
-        self.told.lock().is_empty().then(|| Leaver {
+        self.requests.lock().is_empty().then(|| Leaver {
             migrates: self.migrates,
             in_flight: 0,
             since: self.since,
@@ -63,7 +73,7 @@ impl Closeable for FakeSocket {
     }
 
     fn let_go(&self) {
-        self.told.lock().push(Told::ToGo);
+        self.requests.lock().push(Request::Leave);
     }
 }
 
@@ -81,11 +91,11 @@ impl FakeHub {
         self.sockets.push(Arc::new(FakeSocket {
             migrates,
             since: self.balancer.now(),
-            told: Mutex::default(),
+            requests: Mutex::default(),
         }));
     }
 
-    fn look(&self, membership: &Membership, flags: (bool, bool)) {
+    fn look(&self, membership: &Membership, stance: Stance) {
         let all = || {
             self.sockets
                 .iter()
@@ -96,14 +106,14 @@ impl FakeHub {
             count: self.sockets.len(),
             all: &all,
         };
-        self.balancer.look(&open, membership, flags, |_| None);
+        self.balancer.look(&open, membership, stance, |_| None);
     }
 
     /// What its sockets were told.
-    fn told(&self) -> Vec<Told> {
+    fn requests(&self) -> Vec<Request> {
         self.sockets
             .iter()
-            .flat_map(|socket| socket.told.lock().clone())
+            .flat_map(|socket| socket.requests.lock().clone())
             .collect()
     }
 }
@@ -130,14 +140,14 @@ impl FakeCluster {
                 wanted: None,
                 rebalance: None,
             };
-            hub.look(&membership, (true, false));
+            hub.look(&membership, BALANCING);
         }
         let counts = self.hubs.iter().map(|hub| hub.sockets.len());
         self.published = counts.map(|count| u32::try_from(count).expect("few")).collect();
     }
 
-    fn told(&self) -> Vec<Told> {
-        self.hubs.iter().flat_map(FakeHub::told).collect()
+    fn requests(&self) -> Vec<Request> {
+        self.hubs.iter().flat_map(FakeHub::requests).collect()
     }
 }
 
@@ -174,9 +184,15 @@ fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
         rebalance: None,
     };
 
-    hub.look(&membership, (false, true));
+    hub.look(
+        &membership,
+        Stance {
+            draining: true,
+            ..AT_REST
+        },
+    );
     assert!(hub.balancer.admit(1).is_err());
-    hub.look(&membership, (false, false));
+    hub.look(&membership, AT_REST);
 
     assert!(hub.balancer.admit(1).is_ok());
 }
@@ -200,7 +216,7 @@ async fn five_spokes_on_three_hubs_are_told_nothing_for_an_hour_and_refused_nowh
         }
     }
 
-    assert!(cluster.told().is_empty(), "{:?}", cluster.told());
+    assert!(cluster.requests().is_empty(), "{:?}", cluster.requests());
     let sockets = cluster.hubs.iter().map(|hub| hub.sockets.len());
     assert_eq!(sockets.sum::<usize>(), 5);
 }
@@ -216,8 +232,8 @@ async fn who_is_to_move_is_told_where_the_hub_is_that_should_have_it() {
         cluster.look().await;
     }
 
-    let told = cluster.told();
-    assert!(!told.is_empty(), "50 too many on the first hub");
-    let there = Told::ToMove(Some("http://10.0.0.7:7420".to_owned()));
-    assert!(told.iter().all(|told| *told == there), "{told:?}");
+    let requests = cluster.requests();
+    assert!(!requests.is_empty(), "50 too many on the first hub");
+    let there = Request::Move(Some("http://10.0.0.7:7420".to_owned()));
+    assert!(requests.iter().all(|request| *request == there), "{requests:?}");
 }

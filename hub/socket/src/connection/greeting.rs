@@ -1,9 +1,9 @@
-//! `__hello` and what follows from it: what the peer is granted, and the session that it comes back to.
+//! `__hello` and its consequences: the features that the peer is granted, and the session that it comes back to.
 //!
 //! Invariants
 //! - A peer that says no `__hello` is served as if there were none.
-//! - What is written here counts in no session. It is bounded: a connection has [`MOST_REFUSED`] refusals of a `__hello`,
-//!   and one pong that waits.
+//! - Messages written here count in no session. They are bounded: a connection has [`MOST_REFUSED`] refusals of a
+//!   `__hello`, and one pong that waits.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::uncounted::{Claiming, Greeting, Uncounted};
 use super::{Connection, JSON, Phase};
-use crate::conversation::Heard;
-use crate::footing::Footing;
+use crate::conversation::ForConnection;
+use crate::mobility::Mobility;
 use crate::resumable;
 use crate::session::PeerSession;
 use crate::waiting;
@@ -30,18 +30,18 @@ const MOST_REFUSED: u8 = 4;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Acts on what the conversation leaves to the connection, of a message of so many bytes.
-    pub(super) fn heard(&mut self, heard: Heard, bytes: usize) {
-        match heard {
-            Heard::Counted => self.session.received(bytes),
-            Heard::Uncounted => {}
-            Heard::Hello(hello) => return self.greet(&hello),
-            Heard::Ping(payload) if self.uncounted.pings => {
+    pub(super) fn act_on(&mut self, left: ForConnection, bytes: usize) {
+        match left {
+            ForConnection::Counted => self.session.received(bytes),
+            ForConnection::Uncounted => {}
+            ForConnection::Hello(hello) => return self.greet(&hello),
+            ForConnection::Ping(payload) if self.uncounted.pings => {
                 self.uncounted.pong = Some(encode::pong(payload.as_ref()));
             }
-            Heard::Ping(_) => {
+            ForConnection::Ping(_) => {
                 self.unsupported("`__ping` is answered to a peer whose `__hello` names the feature `ping`")
             }
-            Heard::Acknowledged(count) if self.session.id().is_some() => match self.outbox.acknowledge(count) {
+            ForConnection::Acknowledged(count) if self.session.id().is_some() => match self.outbox.acknowledge(count) {
                 Ok(()) => self.session.acknowledged(count),
                 Err(wrong) => {
                     let message = format!("`count` of an `__ack` is wrong: {wrong}");
@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.session.conversation.refuse(&error, None);
                 }
             },
-            Heard::Acknowledged(_) => {
+            ForConnection::Acknowledged(_) => {
                 self.unsupported("`__ack` is for a session that its `__welcome` granted the feature `resume`");
             }
         }
@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
     }
 
-    /// What comes of a `__hello`, after so many that were refused.
+    /// The result of a `__hello`, after so many that were refused.
     fn granted(&mut self, hello: &Hello, refused: u8) -> Result<Greeting, CallError> {
         if !hello.protocols.is_empty() && hello.protocols.iter().all(|protocol| protocol != JSON) {
             let message = format!("the hub speaks `{JSON}`, which `protocols` does not name");
@@ -157,13 +157,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// How the peer could get to another hub.
-    pub(super) fn footing(&self) -> Footing {
+    pub(super) fn mobility(&self) -> Mobility {
         match self.greeting {
-            _ if self.session.id().is_some() && self.uncounted.migrates => Footing::Moves,
-            _ if self.session.id().is_some() => Footing::Session,
-            Greeting::Awaited(_) => Footing::Silent,
-            Greeting::Claiming(_) => Footing::Coming,
-            Greeting::Greeted | Greeting::Plain => Footing::Plain,
+            _ if self.session.id().is_some() && self.uncounted.migrates => Mobility::Moves,
+            _ if self.session.id().is_some() => Mobility::Session,
+            Greeting::Awaited(_) => Mobility::Silent,
+            Greeting::Claiming(_) => Mobility::Coming,
+            Greeting::Greeted | Greeting::Plain => Mobility::Plain,
         }
     }
 
@@ -231,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.conversation.set_reconnecting(false);
         self.session.conversation.opened_by(key);
         // A hub that drains waits for it at each moment: it is asked to move before it counts no more as one that comes.
-        self.registered.socket.stands(self.footing());
+        self.registered.socket.set_mobility(self.mobility());
         self.asks_itself();
         self.session.is_here();
         tracing::debug!(session.id = %self.outbox.session(), "a peer has come back to its session");

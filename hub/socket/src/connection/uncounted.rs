@@ -1,4 +1,4 @@
-//! How far a connection has come with its greeting, and what is to be written that counts in no session.
+//! The state of a connection's greeting, and the messages to be written that count in no session.
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -20,13 +20,13 @@ pub(super) enum Greeting {
 /// A session that is on its way.
 pub(super) struct Claiming {
     pub(super) session: oneshot::Receiver<Claimed>,
-    /// What the peer has received of it.
+    /// The messages of it that the peer has received.
     pub(super) received: u64,
     /// Other `__hello`s of the connection that were refused.
     pub(super) refused: u8,
 }
 
-/// What is to be written and counts in no session.
+/// Messages to be written that count in no session.
 #[derive(Default)]
 pub(super) struct Uncounted {
     /// In order.

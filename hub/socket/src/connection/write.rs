@@ -1,4 +1,4 @@
-//! What a connection writes: control frames, then calls, then events.
+//! The writes of a connection: control frames, then calls, then events.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.conversation.wrote(messages);
     }
 
-    /// Says the last words; everything that was queued before has gone.
+    /// Writes the last messages; everything that was queued before has gone.
     fn end(&mut self, code: CloseCode, reason: &str) {
         if !self.peer_closed {
             let kind = self.kind.unwrap_or(MessageKind::Text);

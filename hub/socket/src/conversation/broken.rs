@@ -3,13 +3,13 @@
 use alkhub_protocol::frame;
 use bytes::Bytes;
 
-use super::{Conversation, Heard};
+use super::{Conversation, ForConnection};
 use crate::spoke::SpokeMessage;
 
 impl Conversation {
     /// Answers a message over the limit, of which the beginning is left, or leaves that to the hub where the call runs
     /// that it names.
-    pub(crate) fn too_large(&mut self, head: &Bytes, size: usize) -> Heard {
+    pub(crate) fn too_large(&mut self, head: &Bytes, size: usize) -> ForConnection {
         self.sockets.messages().received.inc();
         let error = frame::Error::too_large(head, size);
         let elsewhere = error
@@ -17,29 +17,33 @@ impl Conversation {
             .as_ref()
             .is_some_and(|named| !named.asks && self.too_large_elsewhere(&named.request_id, head, size));
         if elsewhere {
-            return Heard::Counted;
+            return ForConnection::Counted;
         }
         self.broken(&error, head.len())
     }
 
     /// Answers a message that cannot be read, or leaves that to the hub where the call runs that it names.
-    pub(super) fn unreadable(&mut self, error: &frame::Error, data: &Bytes) -> Heard {
+    pub(super) fn unreadable(&mut self, error: &frame::Error, data: &Bytes) -> ForConnection {
         let elsewhere = error.call.as_ref().is_some_and(|named| {
             let id = &named.request_id;
             !named.asks && (self.answer_elsewhere(id, data) || self.abort_elsewhere(id, data))
         });
         if elsewhere {
-            return Heard::Counted;
+            return ForConnection::Counted;
         }
         self.broken(error, data.len())
     }
 
     /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
     /// own ends with `call.error`, and one that it should have answered ends at the caller's.
-    fn broken(&mut self, error: &frame::Error, bytes: usize) -> Heard {
+    fn broken(&mut self, error: &frame::Error, bytes: usize) -> ForConnection {
         self.asked += 1;
         self.answer_broken(error, bytes);
-        if error.counts { Heard::Counted } else { Heard::Uncounted }
+        if error.counts {
+            ForConnection::Counted
+        } else {
+            ForConnection::Uncounted
+        }
     }
 
     fn answer_broken(&mut self, error: &frame::Error, bytes: usize) {

@@ -10,9 +10,18 @@ use bytes::Bytes;
 
 use super::Conversation;
 use crate::handover::Handover;
-use crate::left::SaidOfCall;
+use crate::left::PeerMessage;
 use crate::pending::Done;
 use crate::tunnel::TunnelGuard;
+
+/// The subscriptions of a session that moves.
+pub(crate) struct TakenSubscriptions {
+    /// Those that wait for the peer, as it is to read them.
+    pub(crate) events: Vec<Bytes>,
+    pub(crate) topics: Vec<String>,
+}
+
+// === impl Conversation ===
 
 impl Conversation {
     // --- the hub that it leaves ---
@@ -28,8 +37,8 @@ impl Conversation {
         }
     }
 
-    /// Ends the subscriptions here: the events that wait for the peer, and the topics.
-    pub(crate) fn take_subscriptions(&mut self) -> (Vec<Bytes>, Vec<String>) {
+    /// Ends the subscriptions here.
+    pub(crate) fn take_subscriptions(&mut self) -> TakenSubscriptions {
         let mut events = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(item) = self.poll_event(&mut cx) {
@@ -39,7 +48,10 @@ impl Conversation {
             });
         }
         let subscriptions = std::mem::take(&mut self.subscriptions);
-        (events, subscriptions.into_topics())
+        TakenSubscriptions {
+            events,
+            topics: subscriptions.into_topics(),
+        }
     }
 
     /// Ends the calls that would be too many hubs away if the session went on elsewhere.
@@ -56,20 +68,21 @@ impl Conversation {
         handover.legs = self.legs();
         handover.calls = self.tickets.running().map(RequestId::to_string).collect();
         for tunnel in &self.tunnels {
-            handover.calls.extend(tunnel.running().1);
+            handover.calls.extend(tunnel.calls());
         }
     }
 
     /// The calls that run on the spoke for this hub, and for hubs that the session has left before; as the spoke knows them.
     pub(crate) fn legs(&self) -> Vec<String> {
         let own = self.spoke.registration().map(Registration::running);
-        let tunnelled = self.tunnels.iter().flat_map(|tunnel| tunnel.running().0);
+        let tunnelled = self.tunnels.iter().flat_map(TunnelGuard::legs);
         own.into_iter().flatten().chain(tunnelled).collect()
     }
 
-    /// Acts on what the peer has said where the session is now, of a call that runs here or on a hub left before.
-    pub(crate) fn said_elsewhere(&mut self, said: &SaidOfCall) {
-        let SaidOfCall { message, size } = said;
+    /// Acts on a message that the peer has sent where the session is now, about a call that runs here or on a hub left
+    /// before.
+    pub(crate) fn received_elsewhere(&mut self, received: &PeerMessage) {
+        let PeerMessage { message, size } = received;
         if *size > message.len() {
             self.too_large(message, *size);
         } else {
@@ -91,7 +104,7 @@ impl Conversation {
 
     // --- the hub that goes on with it ---
 
-    /// Goes on with what another hub has told; what runs there goes on through the tunnel.
+    /// Goes on with the state that another hub has sent; its running calls go on through the tunnel.
     pub(crate) fn go_on(&mut self, handover: &mut Handover, tunnel: TunnelGuard) {
         self.tunnels.push(tunnel);
         if let Some(instance) = handover.instance.take() {
@@ -152,17 +165,17 @@ impl Conversation {
 
     /// Hands a message of the peer on, if it is about a call that the spoke runs for a hub which the session has left.
     pub(super) fn answer_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
-        self.hand_on((data, data.len()), |tunnel| tunnel.has_leg(id))
+        self.hand_on(data, data.len(), |tunnel| tunnel.has_leg(id))
     }
 
     /// The same of a message of so many bytes, over the limit, of which the beginning is left.
     pub(super) fn too_large_elsewhere(&self, id: &RequestId, head: &Bytes, size: usize) -> bool {
-        self.hand_on((head, size), |tunnel| tunnel.has_leg(id))
+        self.hand_on(head, size, |tunnel| tunnel.has_leg(id))
     }
 
     /// The same of a call that the peer has made there.
     pub(super) fn abort_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
-        self.hand_on((data, data.len()), |tunnel| tunnel.has_call(id))
+        self.hand_on(data, data.len(), |tunnel| tunnel.has_call(id))
     }
 
     /// Whether the peer has made a call of this id that runs, here or on a hub that the session has left.
@@ -170,17 +183,17 @@ impl Conversation {
         self.tickets.is_running(id) || self.tunnels.iter().any(|tunnel| tunnel.has_call(id))
     }
 
-    fn hand_on(&self, (data, size): (&Bytes, usize), concerns: impl Fn(&TunnelGuard) -> bool) -> bool {
+    fn hand_on(&self, data: &Bytes, size: usize, concerns: impl Fn(&TunnelGuard) -> bool) -> bool {
         let tunnel = self.tunnels.iter().find(|tunnel| concerns(tunnel));
         if let Some(tunnel) = tunnel {
-            tunnel.heard(data, size);
+            tunnel.hand_on(data, size);
         }
         tunnel.is_some()
     }
 
     /// Whether calls of the peer run on a hub that the session has left.
     pub(super) fn has_calls_elsewhere(&self) -> bool {
-        self.tunnels.iter().any(|tunnel| !tunnel.running().1.is_empty())
+        self.tunnels.iter().any(TunnelGuard::has_calls)
     }
 
     /// The calls of the peer that run there, which end with the session.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alkhub_config::StoreConfig;
-use alkhub_devdb::{Options, Server};
+use alkhub_devdb::testing::server_in;
 use alkhub_store::{LinkState, Store};
 use alkhub_test_support::{Port, Proxy, until, within};
 use prometheus::Registry;
@@ -76,17 +76,10 @@ async fn a_migration_that_waits_for_a_table_is_begun_again() {
 #[tokio::test]
 async fn a_migration_whose_connection_fell_silent_is_given_up_and_one_that_is_slow_is_not() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), Port::free());
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-    std::fs::set_permissions(folder.path(), open).expect("open to its user");
-    let options = Options {
-        durable: false,
-        tcp_port: Some(port.number()),
-        ..Options::new(folder.path().join("pg"))
-    };
-    let server = Server::start(options).await.expect("starts");
+    let server = server_in(folder.path(), port.number()).await;
     let url = server.create_database("hub").await.expect("a database");
-    let slow = "ALTER ROLE alkhub PASSWORD 'secret';
-                CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); END $$;
+    let slow =
+        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); END $$;
                 CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION slow()";
     execute(&url, slow).await;
     let proxy = Proxy::start(format!("127.0.0.1:{}", port.number()))

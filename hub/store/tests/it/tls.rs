@@ -4,7 +4,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown};
 use std::path::Path;
 
 use alkhub_config::StoreConfig;
-use alkhub_devdb::{Options, Server};
+use alkhub_devdb::Server;
+use alkhub_devdb::testing::server_in;
 use alkhub_store::{LinkState, Store};
 use alkhub_test_support::{Port, within};
 use prometheus::Registry;
@@ -16,14 +17,8 @@ use crate::fixture::{config, execute, ready};
 
 /// A server with a certificate for `localhost`, and the authority's file.
 async fn tls_server(folder: &Path) -> (Server, Port) {
-    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o711)).expect("open to its user");
     let port = Port::free();
-    let options = Options {
-        durable: false,
-        tcp_port: Some(port.number()),
-        ..Options::new(folder.join("pg"))
-    };
-    let server = Server::start(options).await.expect("starts");
+    let server = server_in(folder, port.number()).await;
 
     let mut params = CertificateParams::new(Vec::new()).expect("params");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,7 +36,6 @@ async fn tls_server(folder: &Path) -> (Server, Port) {
     }
     std::fs::write(folder.join("ca.pem"), authority.pem()).expect("written");
     let url = server.url();
-    execute(&url, "ALTER ROLE alkhub PASSWORD 'secret'").await;
     execute(&url, "ALTER SYSTEM SET ssl = on").await;
     execute(&url, "SELECT pg_reload_conf()").await;
     (server, port)

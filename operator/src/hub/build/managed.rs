@@ -111,7 +111,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> Result<StatefulSet
     let claims = if ephemeral {
         Value::Null
     } else {
-        json!([claim(plan, storage)])
+        json!([volume_claim(plan, storage)])
     };
     let set = json!({
         "metadata": names.meta(names.server(part), part),
@@ -139,7 +139,7 @@ fn set(plan: &Plan, storage: &Storage, server: Server<'_>) -> Result<StatefulSet
 }
 
 /// Owned by the Hub, though not as its controller: unsetting `managed` keeps the volume, deleting the Hub does not.
-fn claim(plan: &Plan, storage: &Storage) -> Value {
+fn volume_claim(plan: &Plan, storage: &Storage) -> Value {
     let owner = OwnerReference {
         controller: None,
         block_owner_deletion: None,

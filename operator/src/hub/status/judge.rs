@@ -1,7 +1,7 @@
 //! The conditions of a Hub; pure.
 //!
 //! Invariants
-//! - No condition claims what was not looked at: a spec that was not judged is neither accepted nor refused.
+//! - No condition asserts what was not looked at: a spec that was not judged is neither accepted nor refused.
 //! - `Ready` speaks of pods alone. What is wrong with the spec is in `Accepted` and `PrefixConflict`.
 
 use alkhub_crds::condition::{

@@ -62,6 +62,7 @@ pub(super) fn phase(spoke: &Spoke, finding: &Finding, info: Option<&ReportedSpok
         None => before
             .filter(|phase| *phase != SpokePhase::Pending && *phase != SpokePhase::Suspended)
             .unwrap_or(SpokePhase::Ready),
+        Some(info) if info.instances.are_reconnecting => SpokePhase::Reconnecting,
         Some(info) if info.instances.count > 0 => SpokePhase::Connected,
         Some(info) if info.disconnected_at.is_some() || info.connected_at.is_some() => SpokePhase::Disconnected,
         Some(_) => SpokePhase::Ready,
@@ -108,6 +109,10 @@ pub(super) fn conditions(
 fn connected(suspended: bool, info: Option<&ReportedSpoke>) -> Verdict {
     match info {
         _ if suspended => Verdict::new(CONNECTED, false, "Suspended", "spec.suspended is set"),
+        Some(info) if info.instances.are_reconnecting => {
+            let message = "no instance is connected, and one that has lost its connection may come back";
+            Verdict::new(CONNECTED, false, "Reconnecting", message)
+        }
         Some(info) if info.instances.count > 0 => {
             Verdict::new(CONNECTED, true, "Connected", "an instance is connected")
         }
@@ -200,6 +205,7 @@ mod tests {
             uid: "uid-spoke".to_owned(),
             instances: Instances {
                 count: instances,
+                are_reconnecting: false,
                 newest_at: (instances > 0).then(|| "demo-1-abc".parse().expect("valid")),
             },
             operations: 0,
@@ -243,6 +249,27 @@ mod tests {
         assert_eq!(
             phase(&suspended, &registered(), Some(&info(1, true))),
             SpokePhase::Suspended
+        );
+    }
+
+    #[test]
+    fn a_spoke_whose_instances_are_all_reconnecting_is_so_and_is_not_connected() {
+        let mut away = info(2, true);
+        away.instances.are_reconnecting = true;
+        let mut suspended = spoke();
+        suspended.spec.suspended = true;
+
+        let verdicts = conditions(&[], &spoke(), &registered(), Some(&away));
+
+        assert_eq!(phase(&spoke(), &registered(), Some(&away)), SpokePhase::Reconnecting);
+        assert_eq!(phase(&suspended, &registered(), Some(&away)), SpokePhase::Suspended);
+        let connected = verdicts
+            .iter()
+            .find(|verdict| verdict.kind == CONNECTED)
+            .expect("there");
+        assert_eq!(
+            (connected.status, connected.reason),
+            (ConditionStatus::False, "Reconnecting")
         );
     }
 

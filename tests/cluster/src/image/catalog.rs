@@ -185,13 +185,13 @@ fn system() -> Result<Files> {
     let mut files = Files::default();
     for folder in ["bin", "sbin", "lib", "lib64"] {
         files.folder(&format!("/usr/{folder}"), 0o755);
-        files.link(&format!("/{folder}"), &format!("usr/{folder}"));
+        files.symlink(&format!("/{folder}"), &format!("usr/{folder}"));
     }
     for folder in ["dev", "proc", "sys", "root"] {
         files.folder(&format!("/{folder}"), 0o755);
     }
     files.folder("/run", 0o755);
-    files.link("/var/run", "/run");
+    files.symlink("/var/run", "/run");
     files.folder("/tmp", 0o1777);
     files.bytes("/etc/passwd", 0o644, passwd());
     files.bytes(
@@ -208,7 +208,7 @@ fn system() -> Result<Files> {
     for applet in run("/bin/busybox", ["--list"])?.lines() {
         let path = format!("/usr/bin/{applet}");
         if !files.has(&path) {
-            files.link(&path, "busybox");
+            files.symlink(&path, "busybox");
         }
     }
     closure::add(&mut files, &["/usr/lib/locale/C.utf8"], &[])?;

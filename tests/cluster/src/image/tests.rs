@@ -8,7 +8,7 @@ fn image() -> Image {
     let mut files = Files::default();
     files.bytes("/alkhub", 0o755, "program");
     files.bytes("/etc/ssl/certs/ca-certificates.crt", 0o644, "authorities");
-    files.link("/usr/bin/sh", "busybox");
+    files.symlink("/usr/bin/sh", "busybox");
     files.folder("/tmp", 0o1777);
     Image {
         name: "alkhub/hub:test".to_owned(),

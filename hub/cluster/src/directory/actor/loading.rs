@@ -1,9 +1,9 @@
 //! When the mirror is loaded anew, and how.
 //!
 //! Invariants
-//! - Of a load this hub's entries are asserted first, then what Redis has is loaded, then what this hub no longer holds is
-//!   removed.
-//! - What a hub holds to which there is a link stays while Redis has lost it, until that hub has written it again.
+//! - A load asserts this hub's entries first, then loads those in Redis, then removes those that this hub no longer
+//!   holds.
+//! - Entries of a hub to which there is a link stay while Redis has lost them, until that hub has written them again.
 
 use alkhub_redis::{DirectoryWrite, Error, Incarnation, Written};
 use tokio::time::Instant;
@@ -56,10 +56,10 @@ impl DirectoryActor {
         // What leases held up to here is skipped with the rest; the renewal before may not have seen it.
         self.leases.renew(incarnation, false).await?;
         let mut kept = self.leases.lapsed();
-        kept.extend(self.doubted.iter().cloned());
+        kept.extend(self.suspects.iter().cloned());
         let stale = self.mirror.load(stored, &kept);
         self.has_loaded = true;
-        if !std::mem::take(&mut self.doubted).is_empty() {
+        if !std::mem::take(&mut self.suspects).is_empty() {
             self.load_later();
         }
         if !stale.is_empty() {

@@ -1,18 +1,20 @@
 //! Tests of the mirror: what a change does to it, and what its reader gets.
 
 use alkhub_config::EventsConfig;
+use futures::FutureExt as _;
 use prometheus::Registry;
 
 use super::*;
+use crate::directory::changes::{self, DirectoryChanges};
 use crate::metrics::Metrics;
 
 /// The mirror of hub `m`, the end of its reader, and leases to go with it.
-fn mirror(room: usize) -> (Mirror, mpsc::Receiver<DirectoryChange>, Leases) {
+fn mirror(room: usize) -> (Mirror, DirectoryChanges, Leases) {
     let hub: HubId = "m".parse().expect("a hub id");
     let metrics = Metrics::register(&Registry::new()).expect("fresh metrics");
     let leases = Leases::new(&EventsConfig::default(), &hub, None, metrics);
-    let (changes, reader) = mpsc::channel(room);
-    (Mirror::new(hub, changes), reader, leases)
+    let (changes, reader) = changes::channel(room);
+    (Mirror::new(hub, changes), DirectoryChanges::new(reader), leases)
 }
 
 fn entry(instance: &str, generation: u64, hub: &str) -> DirectoryEntry {
@@ -44,9 +46,9 @@ fn put(number: u64, entry: &DirectoryEntry) -> String {
     format!("e {number} put {field} {value}")
 }
 
-fn held(mirror: &mut Mirror, reader: &mut mpsc::Receiver<DirectoryChange>) -> Vec<(String, String)> {
+fn held(mirror: &mut Mirror, reader: &mut DirectoryChanges) -> Vec<(String, String)> {
     mirror.snapshot();
-    let Ok(DirectoryChange::Snapshot(entries)) = reader.try_recv() else {
+    let Some(DirectoryChange::Snapshot(entries)) = reader.try_recv() else {
         panic!("there is room for a snapshot")
     };
     let mut held: Vec<_> = entries
@@ -101,7 +103,7 @@ fn an_entry_that_one_of_this_hub_has_replaced_does_not_outlive_it() {
         assert_eq!(mirror.follow(put(number, of_then).as_bytes(), &leases), Ok(()));
     }
 
-    let mut changes: Vec<_> = std::iter::from_fn(|| reader.try_recv().ok()).collect();
+    let mut changes: Vec<_> = std::iter::from_fn(|| reader.try_recv()).collect();
     let last = changes.pop().expect("a change");
     let DirectoryChange::Remove { generation: 6, hub, .. } = &last else {
         panic!("{last:?} after {changes:?}")
@@ -138,6 +140,36 @@ async fn a_reader_without_room_gets_a_snapshot_once_there_is_some() {
     assert_eq!(held(&mut mirror, &mut reader).len(), 2);
 }
 
+/// Far fewer changes than may wait.
+#[tokio::test]
+async fn a_reader_that_would_keep_too_many_bytes_gets_a_snapshot_once_it_has_read_half_of_them() {
+    let (mut mirror, mut reader, _leases) = mirror(1_000);
+    mirror.snapshot();
+    assert!(matches!(reader.recv().await, Some(DirectoryChange::Snapshot(none)) if none.is_empty()));
+
+    for number in 1..=50 {
+        let megabyte = serde_json::json!("x".repeat(1024 * 1024));
+        mirror.register(DirectoryEntry {
+            host_info: Some(megabyte.into()),
+            ..entry(&format!("i{number}"), number, "m")
+        });
+    }
+
+    assert!(mirror.room().now_or_never().is_none(), "nothing is read yet");
+    let mut waiting = 0;
+    while mirror.room().now_or_never().is_none() {
+        assert!(matches!(reader.try_recv(), Some(DirectoryChange::Put(_))));
+        waiting += 1;
+    }
+    assert_eq!(waiting, 16, "a megabyte and a little each, of 32");
+    mirror.refill();
+    let rest = std::iter::from_fn(|| reader.try_recv());
+    let Some(DirectoryChange::Snapshot(entries)) = rest.last() else {
+        panic!("a snapshot takes the place of what did not fit")
+    };
+    assert_eq!(entries.len(), 50);
+}
+
 #[test]
 fn what_redis_has_lost_of_a_hub_that_answers_stays_until_that_hub_has_a_lease() {
     let (mut mirror, mut reader, _) = mirror(8);
@@ -160,14 +192,14 @@ fn what_redis_has_lost_of_a_hub_that_answers_stays_until_that_hub_has_a_lease() 
 }
 
 /// What the reader has got: which instance came, or that a mark did.
-fn read(reader: &mut mpsc::Receiver<DirectoryChange>) -> Vec<String> {
+fn read(reader: &mut DirectoryChanges) -> Vec<String> {
     let shown = |change| match change {
         DirectoryChange::Put(entry) => entry.instance.to_string(),
         DirectoryChange::Mark(_) => "mark".to_owned(),
         DirectoryChange::Snapshot(_) => "snapshot".to_owned(),
         other => format!("{other:?}"),
     };
-    std::iter::from_fn(|| reader.try_recv().ok()).map(shown).collect()
+    std::iter::from_fn(|| reader.try_recv()).map(shown).collect()
 }
 
 fn place(epoch: &str, number: u64) -> Position {

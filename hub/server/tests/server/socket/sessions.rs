@@ -755,10 +755,8 @@ async fn a_spoke_that_is_narrowed_while_its_connection_is_lost_is_reconnecting_s
     let (one, two) = pair(&redis).await;
     let key = crate::harness::new_key();
     let declare = async |operations: &[&str]| {
-        let body = json!({ "uid": "u-1", "key": key, "operations": operations });
-        let request = one.request(Method::PUT, "/v1/admin/spokes/text").body(body.to_string());
-        let answer = request.send().await.expect("answered");
-        assert!(answer.status().is_success(), "{answer:?}");
+        let declaration = json!({ "uid": "u-1", "key": key, "operations": operations });
+        one.declare("text", &declaration).await;
     };
     declare(&["text.*"]).await;
     let mut spoke = Counting::begin(&one, &key).await;

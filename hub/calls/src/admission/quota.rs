@@ -1,0 +1,114 @@
+//! The number of calls of each key that run here.
+//!
+//! Invariants
+//! - A place is given back once, whatever becomes of its call: when the call ends, or when the place is dropped with one
+//!   that was never made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use alkhub_protocol::{CallError, Code};
+use dashmap::DashMap;
+
+/// Keys remembered without running calls.
+const IDLE_KEYS: usize = 4_096;
+
+/// Running calls of each key.
+#[derive(Debug, Default)]
+pub(crate) struct Quota(DashMap<Arc<str>, Arc<AtomicUsize>>);
+
+/// One place among the running calls of a key, free again when dropped.
+#[derive(Debug)]
+pub(crate) struct KeyPlace {
+    taken: Arc<AtomicUsize>,
+    is_free: AtomicBool,
+}
+
+// === impl Quota ===
+
+impl Quota {
+    /// Takes a place for one more call of a key, unless it runs `limit`.
+    pub(crate) fn take(&self, key: &Arc<str>, limit: usize) -> Result<KeyPlace, CallError> {
+        let taken = self.taken(key);
+        let may_more = taken.fetch_add(1, Ordering::AcqRel) < limit;
+        let place = KeyPlace {
+            taken,
+            is_free: AtomicBool::new(false),
+        };
+        // Dropped, it takes the one back again.
+        may_more.then_some(place).ok_or_else(|| {
+            let message =
+                format!("the key runs {limit} calls on this hub, as many as it may (`calls.max-in-flight-per-key`)");
+            CallError::new(Code::Overloaded, message).retryable()
+        })
+    }
+
+    fn taken(&self, key: &Arc<str>) -> Arc<AtomicUsize> {
+        if let Some(taken) = self.0.get(key) {
+            return Arc::clone(&taken);
+        }
+        if self.0.len() >= IDLE_KEYS {
+            self.0.retain(|_, taken| Arc::strong_count(taken) > 1);
+        }
+        Arc::clone(&self.0.entry(Arc::clone(key)).or_default())
+    }
+}
+
+// === impl KeyPlace ===
+
+impl KeyPlace {
+    /// Gives it back before it is dropped: whoever is answered may call again, though somebody still holds the call that
+    /// has ended.
+    pub(crate) fn free(&self) {
+        if !self.is_free.swap(true, Ordering::AcqRel) {
+            self.taken.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for KeyPlace {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back_once_when_its_call_ends_or_when_it_is_dropped() {
+        let (quota, key) = (Quota::default(), Arc::from("key"));
+        let take = || quota.take(&key, 2);
+        let (first, second) = (take().expect("room"), take().expect("room"));
+        let error = take().expect_err("as many run as may");
+        assert_eq!((&error.code, error.retryable), (&Code::Overloaded, true));
+        assert!(error.message.contains("`calls.max-in-flight-per-key`"), "{error}");
+
+        first.free();
+        first.free();
+        drop(first);
+
+        let third = take().expect("its call has ended");
+        take().expect_err("it was given back once");
+        drop((second, third));
+        let _room = (take().expect("dropped"), take().expect("dropped"));
+        take().expect_err("neither left anything behind");
+    }
+
+    #[test]
+    fn keys_without_running_calls_are_forgotten_and_others_are_not() {
+        let quota = Quota::default();
+        let place = |key: usize| quota.take(&Arc::from(key.to_string()), 1);
+        let runs = place(0).expect("room");
+
+        for key in 1..=2 * IDLE_KEYS {
+            place(key).expect("room");
+        }
+
+        assert!(quota.0.len() <= IDLE_KEYS + 1, "{}", quota.0.len());
+        place(0).expect_err("it runs");
+        drop(runs);
+        place(0).expect("it has ended");
+    }
+}

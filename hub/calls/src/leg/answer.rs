@@ -1,0 +1,116 @@
+//! The way back of a call: its spoke's answer, checked and handed to its caller.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use alkhub_protocol::{CallError, Code, Delivered, Frame, PAYLOAD_LIMIT_BYTES, RawJson};
+
+use crate::leg::call::Call;
+use crate::leg::envelope;
+use crate::leg::outcome::{self, Bounds, End, ItemPush};
+use crate::leg::table::CallTable;
+
+/// Takes answers.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) table: Arc<CallTable>,
+    /// What a subscription may have waiting.
+    pub(crate) bounds: Bounds,
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// Takes an answer from whoever the call was sent to.
+    pub(crate) fn take(&self, call: &Arc<Call>, frame: Frame) {
+        match frame {
+            Frame::Responded { output, .. } => self.responded(call, output),
+            Frame::Completed { .. } => {
+                let regular = call.operation.is_subscription() || call.is_relayed();
+                let end = if regular {
+                    End::Completed
+                } else {
+                    End::Failed(outcome::no_output())
+                };
+                self.table.end(call.key, end, None);
+            }
+            Frame::Failed { error, .. } => {
+                let error = call.operation.declare(error);
+                self.table.end(call.key, End::Failed(error), None);
+            }
+            Frame::Aborted { .. } => self.table.end(call.key, End::Aborted, None),
+            _ => {}
+        }
+    }
+
+    fn responded(&self, call: &Arc<Call>, output: RawJson) {
+        call.output_bytes.fetch_add(output.len() as u64, Ordering::Relaxed);
+        if output.len() > PAYLOAD_LIMIT_BYTES {
+            let message = format!("the output is larger than {PAYLOAD_LIMIT_BYTES} bytes");
+            // The fault is the spoke's: the caller's own payload was taken.
+            return self.invalid(
+                call,
+                CallError::new(Code::OutputInvalid, message),
+                "an item is too large",
+            );
+        }
+        let output = match checked(call, output) {
+            Ok(output) => output,
+            Err(error) => return self.invalid(call, error, "an item breaks its schema"),
+        };
+        if call.operation.is_subscription() {
+            self.item(call, output);
+        } else {
+            self.table.end(call.key, End::Output(output), None);
+        }
+    }
+
+    /// Ends a call for what its spoke answered; the spoke of a subscription, which runs on, gets the reason.
+    fn invalid(&self, call: &Call, error: CallError, reason: &str) {
+        let running = call.operation.is_subscription().then_some(reason);
+        let end = End::Failed(error.delivered(Delivered::Yes));
+        self.table.end(call.key, end, running);
+    }
+
+    fn item(&self, call: &Arc<Call>, item: RawJson) {
+        call.times.hear();
+        let pushed = {
+            let mut sink = call.sink.lock();
+            if sink.wants_one() {
+                drop(sink);
+                let reason = Some("the caller wanted one item");
+                return self.table.end(call.key, End::Output(item), reason);
+            }
+            sink.item(&call.request.request_id, item, self.bounds)
+        };
+        match pushed {
+            ItemPush::Item => {}
+            ItemPush::Overflow(overflow) => {
+                let reason = overflow.reason();
+                let error = CallError::new(Code::Overloaded, reason.clone())
+                    .delivered(Delivered::Yes)
+                    .retryable();
+                self.table.end(call.key, End::Failed(error), Some(&reason));
+            }
+            ItemPush::Gone => {
+                self.table.caller_lost(call.key, "the reader left");
+            }
+        }
+    }
+}
+
+/// The output as the caller gets it; of another hub's caller that hub checks it.
+fn checked(call: &Call, output: RawJson) -> Result<RawJson, CallError> {
+    if call.is_relayed() {
+        return Ok(output);
+    }
+    let operation = &call.operation;
+    match envelope::checked(&operation.name, &operation.output, output) {
+        Ok(checked) if call.sink.lock().reads_void() => Ok(checked.into_sent()),
+        Ok(checked) => Ok(checked.into_whole()),
+        Err(violation) => {
+            let message = format!("output of `{}` {violation}", operation.name);
+            Err(CallError::new(Code::OutputInvalid, message).details(violation.details()))
+        }
+    }
+}

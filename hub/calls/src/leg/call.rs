@@ -1,0 +1,286 @@
+//! One running call: who asked, where it was sent, where its answers go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use alkhub_protocol::call::Identity;
+use alkhub_protocol::frame::encode::RequestOptions;
+use alkhub_protocol::{CallRequest, HubId, RequestId};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::admission::quota::KeyPlace;
+use crate::caller::Caller;
+use crate::directory::Instance;
+use crate::directory::operation::Operation;
+use crate::leg::call_id::{CallId, LegIds};
+use crate::leg::input::Input;
+use crate::leg::pending::Timed;
+use crate::leg::sink::Sink;
+use crate::relay::RemoteCall;
+use crate::relay::arrival_queue::ArrivalQueue;
+
+/// An entry of the pending table.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Its place in the table of this hub.
+    pub(crate) key: u64,
+    pub(crate) id: CallId,
+    pub(crate) source: CallSource,
+    pub(crate) operation: Arc<Operation>,
+    /// Without its input.
+    pub(crate) request: CallRequest,
+    pub(crate) input: Arc<Input>,
+    /// Its place among the running calls of the caller's key.
+    pub(crate) running: KeyPlace,
+    pub(crate) times: CallTimes,
+    pub(crate) leg: Mutex<Leg>,
+    pub(crate) sink: Mutex<Sink>,
+    /// What came back from another hub and is not checked yet.
+    pub(crate) arrivals: ArrivalQueue,
+    /// Bytes of output so far.
+    pub(crate) output_bytes: AtomicU64,
+    /// Whether its caller may do other things by now than when it was admitted.
+    has_other_rights: AtomicBool,
+}
+
+/// What a call begins with.
+pub(crate) struct CallParts {
+    pub(crate) key: u64,
+    pub(crate) id: CallId,
+    pub(crate) source: CallSource,
+    pub(crate) operation: Arc<Operation>,
+    /// Without its input.
+    pub(crate) request: CallRequest,
+    pub(crate) input: Input,
+    pub(crate) running: KeyPlace,
+    pub(crate) times: CallTimes,
+    pub(crate) sink: Sink,
+}
+
+/// How long a call may take; without end where there is no time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimeLimits {
+    /// In all.
+    pub(crate) timeout: Option<Duration>,
+    /// From one item to the next.
+    pub(crate) idle: Option<Duration>,
+}
+
+/// Who sent the call here.
+#[derive(Debug)]
+pub(crate) enum CallSource {
+    /// A caller of this hub.
+    Caller(Arc<Caller>),
+    /// Another hub, which checks and records the call; with its statement of who the caller is.
+    Hub {
+        call: RemoteCall,
+        identity: Option<Box<Identity>>,
+    },
+}
+
+/// When the call began and when it ends by itself.
+#[derive(Debug)]
+pub(crate) struct CallTimes {
+    pub(crate) started: Instant,
+    pub(crate) started_at: Timestamp,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) idle: Option<Duration>,
+    /// The last item, in milliseconds after `started`.
+    heard_ms: AtomicU64,
+}
+
+/// Where the call is.
+#[derive(Debug, Default)]
+pub(crate) struct Leg {
+    pub(crate) to: To,
+    /// Times that it was sent again.
+    pub(crate) resent: u8,
+}
+
+/// The other end of a leg.
+#[derive(Debug, Default)]
+pub(crate) enum To {
+    /// Not sent yet.
+    #[default]
+    Nobody,
+    /// To a connection of this hub, as the given number of its outbox.
+    Spoke { instance: Arc<Instance>, number: u64 },
+    /// To the hub that holds the instance.
+    Hub { instance: Arc<Instance> },
+    /// The call has ended.
+    Ended,
+}
+
+// === impl Call ===
+
+impl Call {
+    /// A call that nobody has yet.
+    pub(crate) fn new(parts: CallParts) -> Self {
+        Self {
+            key: parts.key,
+            id: parts.id,
+            source: parts.source,
+            operation: parts.operation,
+            request: parts.request,
+            input: Arc::new(parts.input),
+            running: parts.running,
+            times: parts.times,
+            leg: Mutex::default(),
+            sink: Mutex::new(parts.sink),
+            arrivals: ArrivalQueue::default(),
+            output_bytes: AtomicU64::new(0),
+            has_other_rights: AtomicBool::new(false),
+        }
+    }
+
+    /// Its caller may do other things now.
+    pub(crate) fn rights_changed(&self) {
+        self.has_other_rights.store(true, Ordering::Release);
+    }
+
+    /// Whether that was so since it was admitted.
+    pub(crate) fn has_other_rights(&self) -> bool {
+        self.has_other_rights.load(Ordering::Acquire)
+    }
+
+    /// The hub that it goes to or comes from: never both, a call crosses once.
+    pub(crate) fn other_hub(&self) -> Option<HubId> {
+        if let CallSource::Hub { call, .. } = &self.source {
+            return Some(call.hub.clone());
+        }
+        match &self.leg.lock().to {
+            To::Hub { instance } => Some(instance.entry.hub.clone()),
+            To::Nobody | To::Spoke { .. } | To::Ended => None,
+        }
+    }
+
+    /// By which a spoke of this hub knows it.
+    pub(crate) fn leg_id(&self, legs: &LegIds) -> String {
+        let origin = match &self.source {
+            CallSource::Hub { call, .. } => Some((&call.hub, call.key)),
+            CallSource::Caller(_) => None,
+        };
+        legs.id(self.key, origin)
+    }
+
+    /// Who asks, as the spoke sees it; by the hub that holds the caller's key.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        match &self.source {
+            CallSource::Caller(caller) => Some(caller.identity(&self.operation.spec.access_control)),
+            CallSource::Hub { identity, .. } => identity.as_deref().cloned(),
+        }
+    }
+
+    /// What a `call.requested` of it carries now besides its input.
+    pub(crate) fn options<'a>(&'a self, identity: Option<&'a Identity>) -> RequestOptions<'a> {
+        RequestOptions {
+            parent: self.request.parent.as_ref().map(RequestId::as_str),
+            traceparent: self.request.traceparent.as_deref(),
+            metadata: self.request.metadata.as_ref(),
+            identity,
+            ..self.times.options()
+        }
+    }
+
+    /// Whether the spoke has answered anything yet.
+    pub(crate) fn has_output(&self) -> bool {
+        self.output_bytes.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a caller of another hub asked for it.
+    pub(crate) fn is_relayed(&self) -> bool {
+        matches!(self.source, CallSource::Hub { .. })
+    }
+}
+
+impl Timed for Call {
+    fn due(&self) -> Option<Instant> {
+        let silent = self.times.idle.map(|idle| self.times.heard() + idle);
+        [self.times.deadline, silent].into_iter().flatten().min()
+    }
+}
+
+// === impl CallTimes ===
+
+impl CallTimes {
+    /// Starts without an end.
+    pub(crate) fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+            deadline: None,
+            idle: None,
+            heard_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The same start, without an end.
+    pub(crate) fn anew(&self) -> Self {
+        Self {
+            started: self.started,
+            started_at: self.started_at,
+            deadline: None,
+            idle: None,
+            heard_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets the ends.
+    pub(crate) fn until(mut self, limits: TimeLimits) -> Self {
+        self.deadline = limits.timeout.and_then(|timeout| self.started.checked_add(timeout));
+        self.idle = limits.idle;
+        self
+    }
+
+    /// Notes an item: the silence begins anew.
+    pub(crate) fn hear(&self) {
+        if self.idle.is_some() {
+            let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.heard_ms.store(ms, Ordering::Release);
+        }
+    }
+
+    /// The times that a `call.requested` carries now.
+    fn options(&self) -> RequestOptions<'static> {
+        let now = Instant::now();
+        let started_ms = u64::try_from(self.started_at.as_millisecond()).unwrap_or_default();
+        let passed_ms = u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or_default();
+        RequestOptions {
+            timeout: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            idle_timeout: self.idle,
+            now_ms: started_ms.saturating_add(passed_ms),
+            ..RequestOptions::default()
+        }
+    }
+
+    /// Whether the deadline, and not a silence, has ended the call.
+    pub(crate) fn is_past_deadline(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    fn heard(&self) -> Instant {
+        self.started + Duration::from_millis(self.heard_ms.load(Ordering::Acquire))
+    }
+}
+
+// === impl To ===
+
+impl To {
+    /// At an instance, which has the call by this number in its outbox where its session is here.
+    pub(crate) fn at(instance: Arc<Instance>, number: Option<u64>) -> Self {
+        match number {
+            Some(number) => Self::Spoke { instance, number },
+            None => Self::Hub { instance },
+        }
+    }
+
+    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
+        match self {
+            Self::Spoke { instance, .. } | Self::Hub { instance } => Some(instance),
+            Self::Nobody | Self::Ended => None,
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! The contents of an outbox, as plain data behind its lock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Context;
+
+use alkhub_budget::{Budget, Held, Kept};
+use alkhub_protocol::CloseCode;
+use alkhub_queue::{Full, Limits, Queue, Unacknowledged, Waiter, Weigh, WrongCount};
+use bytes::Bytes;
+
+use super::backlog::Backlog;
+use super::elsewhere::{DeliveryState, Elsewhere, PassedKind, PassedMessage};
+use super::item::OutgoingItem;
+use crate::leg::input::Input;
+
+/// The limits on what is kept for a peer that counts what it receives.
+const COUNTED: Limits = Limits {
+    items: 256,
+    bytes: 1024 * 1024,
+};
+
+/// The approximate cost of an entry beside its bytes.
+const ENTRY_BYTES: usize = 128;
+
+/// So much of what one session has waiting is not charged: a peer whose key has used up its budget can still get that answer.
+const FREE_BYTES: usize = 4 * 1024;
+
+pub(super) struct Contents {
+    limits: Limits,
+    waiting: Queue<Entry>,
+    /// The messages that the writer has taken and the peer has not acknowledged.
+    taken: Unacknowledged<Bytes>,
+    /// The messages that an earlier connection has taken and not got rid of: they come before those that wait.
+    again: VecDeque<Bytes>,
+    again_bytes: usize,
+    /// Bytes of ends of streams that the writer has taken and may not write yet.
+    kept: usize,
+    held: Held,
+    /// The close, which is sent last, until it is handed out.
+    close: Option<(CloseCode, String)>,
+    /// Number of the last call pushed, and of the last one handed to the writer.
+    calls_pushed: u64,
+    calls_taken: u64,
+    sealed: bool,
+    /// The destination of everything once another hub goes on with the session.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
+}
+
+pub(super) struct Entry {
+    message: Bytes,
+    owner: Owner,
+    /// Of a call, its own; else that of the last call before it.
+    number: u64,
+}
+
+/// The owner of a message: it decides what happens when the writer takes it.
+pub(super) enum Owner {
+    None,
+    /// The end of a call.
+    End,
+    /// The end of a stream, or the abort of a call: the writer keeps it for a while.
+    Last {
+        is_end: bool,
+    },
+    /// Once it is on its way to the spoke its input is not needed any more.
+    Call(Arc<Input>),
+    /// A call of the hub that the session has left, which has sent it.
+    PassedCall,
+    Subscription(Arc<Backlog>),
+}
+
+/// The result of a take.
+pub(super) enum Taken {
+    Item(OutgoingItem),
+    Nothing,
+    End,
+}
+
+// === impl Contents ===
+
+impl Contents {
+    pub(super) fn new(limits: Limits, budget: &Budget) -> Self {
+        Self {
+            limits,
+            waiting: Queue::new(),
+            taken: Unacknowledged::default(),
+            again: VecDeque::new(),
+            again_bytes: 0,
+            kept: 0,
+            held: budget.nothing(Kept::Queues),
+            close: None,
+            calls_pushed: 0,
+            calls_taken: 0,
+            sealed: false,
+            elsewhere: None,
+        }
+    }
+
+    /// Messages that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.again.len()
+    }
+
+    /// Queues a message, about the call that the peer names so; with it the number of the last call that was queued.
+    pub(super) fn push(&mut self, message: Bytes, owner: Owner, id: Option<&str>) -> Result<(u64, Waiter), Full> {
+        if self.elsewhere.is_some() {
+            return self.push_elsewhere(message, &owner, id);
+        }
+        // Of ends there are as many as calls run: they are taken as long as anything is sent.
+        let is_last_word = owner.is_end() && self.close.is_some();
+        if !is_last_word {
+            self.waiting.room(message.len(), self.limits)?;
+        }
+        let is_call = matches!(owner, Owner::Call(_));
+        if is_call && self.sealed {
+            return Err(Full::Ended);
+        }
+        self.charge(message.len() + ENTRY_BYTES)?;
+        Ok(self.add(message, owner))
+    }
+
+    /// Queues a call that was taken out before, whether or not its room was filled meanwhile.
+    pub(super) fn push_back(&mut self, message: Bytes, owner: Owner, id: &str) -> Result<(u64, Waiter), Full> {
+        if self.elsewhere.is_some() {
+            return self.push_elsewhere(message, &owner, Some(id));
+        }
+        if self.sealed || self.waiting.has_ended() {
+            return Err(Full::Ended);
+        }
+        // Where the budget was used up meanwhile, the next message finds it so.
+        let _ = self.charge(message.len() + ENTRY_BYTES);
+        Ok(self.add(message, owner))
+    }
+
+    fn add(&mut self, message: Bytes, owner: Owner) -> (u64, Waiter) {
+        self.calls_pushed += u64::from(matches!(owner, Owner::Call(_)));
+        let number = self.calls_pushed;
+        (number, self.waiting.add(Entry { message, owner, number }))
+    }
+
+    /// Hands a message to the hub that goes on with the session.
+    fn push_elsewhere(&mut self, message: Bytes, owner: &Owner, id: Option<&str>) -> Result<(u64, Waiter), Full> {
+        let is_call = matches!(owner, Owner::Call(_));
+        if self.waiting.has_ended() || is_call && self.sealed {
+            return Err(Full::Ended);
+        }
+        let elsewhere = self.elsewhere.as_ref().ok_or(Full::Ended)?;
+        let bytes = message.len();
+        elsewhere.pass(PassedMessage {
+            kind: owner.kind(),
+            id: id.map(str::to_owned),
+            message,
+        })?;
+        self.calls_pushed += u64::from(is_call);
+        self.calls_taken = self.calls_pushed;
+        owner.left(bytes);
+        Ok((self.calls_pushed, Waiter::default()))
+    }
+
+    /// Hands the next message to the writer; a copy of it stays until it is acknowledged.
+    pub(super) fn take(&mut self) -> Taken {
+        if let Some(message) = self.again.pop_front() {
+            self.again_bytes -= message.len();
+            return self.hand_out(message);
+        }
+        let Some(Entry { message, owner, number }) = self.waiting.pop() else {
+            return self.take_end();
+        };
+        if let Owner::Call(_) = owner {
+            // They leave in the order in which they were numbered.
+            self.calls_taken = number;
+        }
+        owner.left(message.len());
+        if let Owner::Last { .. } = owner {
+            self.kept += message.len();
+            return Taken::Item(OutgoingItem::Last(message));
+        }
+        self.hand_out(message)
+    }
+
+    fn hand_out(&mut self, message: Bytes) -> Taken {
+        self.taken.push(message.clone());
+        Taken::Item(OutgoingItem::Message(message))
+    }
+
+    /// Charges what is kept, and so many bytes more. Messages kept to be sent again make room for those that were never
+    /// sent.
+    fn charge(&mut self, more: usize) -> Result<(), Full> {
+        let cost = |contents: &Self| (contents.cost() + more).saturating_sub(FREE_BYTES);
+        let (whole, is_ring) = (cost(self), self.taken.counts() && !self.taken.is_empty());
+        if self.held.follow(whole).is_ok() {
+            return Ok(());
+        }
+        if is_ring {
+            self.taken.clear();
+            let rest = cost(self);
+            return self.held.follow(rest).map_err(|_| Full::Queue);
+        }
+        Err(Full::Queue)
+    }
+
+    fn ease(&mut self) {
+        self.held.ease(self.cost().saturating_sub(FREE_BYTES));
+    }
+
+    fn take_end(&mut self) -> Taken {
+        match self.close.take() {
+            Some((code, reason)) => Taken::Item(OutgoingItem::Close { code, reason }),
+            None if self.waiting.has_ended() => Taken::End,
+            None => Taken::Nothing,
+        }
+    }
+
+    /// Whether the end is decided.
+    pub(super) fn has_ended(&self) -> bool {
+        self.waiting.has_ended()
+    }
+
+    /// Leaves the waker of a writer that found nothing.
+    pub(super) fn wait(&mut self, cx: &Context<'_>) {
+        self.waiting.wait(cx);
+    }
+
+    /// The end of a stream that the writer kept goes out now.
+    pub(super) fn send_last(&mut self, message: Bytes) {
+        self.kept = self.kept.saturating_sub(message.len());
+        self.taken.push(message);
+    }
+
+    /// A message that did not wait here leaves between those that did; it is kept for a peer that counts.
+    pub(super) fn passes(&mut self, message: Bytes) {
+        if self.taken.counts() {
+            self.taken.push(message);
+            if self.charge(0).is_err() {
+                self.taken.clear();
+            }
+        }
+    }
+
+    /// Whether the next message might make it forget one that is not acknowledged.
+    pub(super) fn is_full(&self) -> bool {
+        self.taken.is_full()
+    }
+
+    /// Everything that was taken is written.
+    pub(super) fn written(&mut self) {
+        self.taken.written();
+        self.ease();
+    }
+
+    /// The peer counts from now on what it receives.
+    pub(super) fn count(&mut self) {
+        self.taken.count(COUNTED);
+    }
+
+    /// The peer has received so many messages.
+    pub(super) fn acknowledge(&mut self, count: u64) -> Result<(), WrongCount> {
+        self.taken.acknowledge(count)?;
+        self.ease();
+        Ok(())
+    }
+
+    /// Whether a peer that has received so many messages can come back.
+    pub(super) fn check(&self, received: u64) -> Result<(), WrongCount> {
+        // What waits to be said again was not received either: none of it is forgotten.
+        self.taken.check(received)
+    }
+
+    /// Everything that was taken and not acknowledged waits again.
+    pub(super) fn rewind(&mut self) {
+        let (mut taken, bytes) = self.taken.rewind();
+        taken.append(&mut self.again);
+        self.again = taken;
+        self.again_bytes += bytes;
+    }
+
+    /// Where everything goes, when another hub goes on with the session.
+    pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.elsewhere.as_ref()
+    }
+
+    /// Gives everything to another hub, which goes on with the session from here on: first what the peer lacks by `begin`,
+    /// then those that the writer kept, then what waits.
+    pub(super) fn leave(
+        &mut self,
+        elsewhere: Arc<dyn Elsewhere>,
+        kept: Vec<Bytes>,
+        begin: impl FnOnce(DeliveryState) -> Result<(), Full>,
+    ) -> Result<(), Full> {
+        self.rewind();
+        self.again_bytes = 0;
+        begin(DeliveryState {
+            received: self.taken.sent(),
+            again: std::mem::take(&mut self.again).into(),
+        })?;
+        self.kept = 0;
+        for message in kept {
+            let (kind, id) = (PassedKind::Last, None);
+            elsewhere.pass(PassedMessage { kind, id, message })?;
+        }
+        for Entry { message, owner, number } in self.waiting.take_all() {
+            let (kind, id) = (owner.kind(), None);
+            if let Owner::Call(_) = owner {
+                self.calls_taken = number;
+            }
+            owner.left(message.len());
+            elsewhere.pass(PassedMessage { kind, id, message })?;
+        }
+        self.elsewhere = Some(elsewhere);
+        self.ease();
+        Ok(())
+    }
+
+    /// Begins with what another hub has left.
+    pub(super) fn restore(&mut self, delivery: DeliveryState) -> Result<(), Full> {
+        let DeliveryState { received, again } = delivery;
+        self.taken = Unacknowledged::counting_from(COUNTED, received);
+        self.again_bytes = again.iter().map(Bytes::len).sum();
+        self.again = again.into();
+        self.charge(0)
+    }
+
+    /// Ends it once what waits has left; `None` when that was decided before.
+    pub(super) fn close(&mut self, code: CloseCode, reason: &str) -> Option<Waiter> {
+        if self.waiting.has_ended() {
+            return None;
+        }
+        self.close = Some((code, reason.to_owned()));
+        Some(self.waiting.end())
+    }
+
+    /// Why it ends, until that is handed out.
+    pub(super) fn closing(&self) -> Option<&str> {
+        self.close.as_ref().map(|(_, reason)| reason.as_str())
+    }
+
+    /// Takes a call out that waits; false when it does not wait any more.
+    pub(super) fn withdraw(&mut self, number: u64) -> bool {
+        let waiting = self.waiting.len();
+        self.waiting
+            .retain(|entry| entry.number != number || !matches!(entry.owner, Owner::Call(..)));
+        let withdrawn = self.waiting.len() < waiting;
+        if withdrawn {
+            self.ease();
+        }
+        withdrawn
+    }
+
+    /// Takes out every call that waits and lets no more in; the number of the last call that left.
+    pub(super) fn seal(&mut self) -> u64 {
+        self.sealed = true;
+        self.waiting.retain(|entry| !matches!(entry.owner, Owner::Call(..)));
+        self.calls_taken
+    }
+
+    /// Whether [`Self::seal`] has taken this call out, so that nobody gets it.
+    pub(super) fn was_taken_out(&self, number: u64) -> bool {
+        self.sealed && number > self.calls_taken
+    }
+
+    /// Ends it at once; what waited is the caller's to drop, without the lock.
+    pub(super) fn end(&mut self) -> VecDeque<Entry> {
+        // The reader is who ends it: there is nobody to wake.
+        drop(self.waiting.end());
+        (self.close, self.elsewhere) = (None, None);
+        (self.again_bytes, self.kept) = (0, 0);
+        (self.taken, self.again) = (Unacknowledged::default(), VecDeque::new());
+        self.held.shrink(0);
+        self.waiting.take_all()
+    }
+
+    /// The bytes that it costs its key.
+    fn cost(&self) -> usize {
+        let entries = self.len() + self.taken.len();
+        self.waiting.bytes() + self.taken.bytes() + self.again_bytes + self.kept + entries * ENTRY_BYTES
+    }
+}
+
+impl Owner {
+    fn is_end(&self) -> bool {
+        matches!(self, Self::End | Self::Last { .. })
+    }
+
+    /// The kind of the message for another hub.
+    fn kind(&self) -> PassedKind {
+        match self {
+            Self::None => PassedKind::Message,
+            Self::End => PassedKind::End,
+            Self::Last { is_end: true } => PassedKind::LastEnd,
+            Self::Last { is_end: false } => PassedKind::Last,
+            Self::Call(_) | Self::PassedCall => PassedKind::Call,
+            Self::Subscription(_) => PassedKind::Item,
+        }
+    }
+
+    /// Its message, of so many bytes, has left the queue.
+    fn left(&self, bytes: usize) {
+        match self {
+            Self::Call(input) => input.delivered(),
+            Self::Subscription(backlog) => backlog.remove(bytes),
+            Self::None | Self::End | Self::Last { .. } | Self::PassedCall => {}
+        }
+    }
+}
+
+impl Weigh for Entry {
+    fn bytes(&self) -> usize {
+        self.message.len()
+    }
+}

@@ -1,0 +1,83 @@
+//! The sessions of spokes on this hub, and the registrations under way.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use alkhub_protocol::{InstanceId, SpokeName};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use crate::register::newest::Newest;
+use crate::register::turns::Turns;
+use crate::session::Session;
+use crate::session::outbox::Outbox;
+
+/// Registered sessions by their id.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    all: DashMap<Arc<str>, Arc<Session>>,
+    /// Those whose connections are lost, and that wait for their peers.
+    reconnecting: Mutex<HashMap<Arc<str>, Arc<Session>>>,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) newest: Arc<Newest>,
+}
+
+/// How many registered sessions there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionCounts {
+    pub(crate) connected: usize,
+    pub(crate) reconnecting: usize,
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    /// How many are connected, and how many are reconnecting.
+    pub(crate) fn count(&self) -> SessionCounts {
+        let reconnecting = self.reconnecting.lock().len();
+        SessionCounts {
+            connected: self.all.len().saturating_sub(reconnecting),
+            reconnecting,
+        }
+    }
+
+    /// The session of an outbox: the one by which it has registered before, or a new one.
+    pub(crate) fn session(&self, spoke: &SpokeName, instance: &InstanceId, outbox: Outbox) -> Arc<Session> {
+        let id = Arc::clone(outbox.session());
+        let new = || Arc::new(Session::new(spoke.clone(), instance.clone(), outbox));
+        Arc::clone(&self.all.entry(id).or_insert_with(new))
+    }
+
+    /// The registered session of an id.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Session>> {
+        self.all.get(id).map(|session| Arc::clone(&session))
+    }
+
+    /// Forgets a session that has ended.
+    pub(crate) fn remove(&self, session: &Arc<Session>) {
+        let is_same = |_: &Arc<str>, registered: &Arc<Session>| Arc::ptr_eq(registered, session);
+        self.all.remove_if(session.id(), is_same);
+    }
+
+    /// Notes whether the connection of a session is lost.
+    pub(crate) fn set_reconnecting(&self, session: &Arc<Session>, is_reconnecting: bool) {
+        let mut reconnecting = self.reconnecting.lock();
+        match is_reconnecting {
+            true => reconnecting.insert(Arc::clone(session.id()), Arc::clone(session)),
+            false => reconnecting.remove(session.id()),
+        };
+    }
+
+    /// Those whose connections are lost and that have calls.
+    pub(crate) fn reconnecting_with_calls(&self) -> Vec<Arc<Session>> {
+        let reconnecting = self.reconnecting.lock();
+        let busy = reconnecting.values().filter(|session| session.outbox.in_flight() > 0);
+        busy.cloned().collect()
+    }
+
+    /// The spokes that have sent something since this was last asked, with repetitions.
+    pub(crate) fn take_heard(&self) -> Vec<SpokeName> {
+        let heard = self.all.iter().filter(|session| session.take_heard());
+        heard.map(|session| session.spoke.clone()).collect()
+    }
+}
