@@ -100,6 +100,20 @@ impl Mover {
     }
 }
 
+/// Waits for something while a peer's connection is read, which answers its hub's pings: one that is silent is given up.
+async fn while_read<T>(peer: &mut Peer, something: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut something = std::pin::pin!(something);
+    loop {
+        tokio::select! {
+            done = &mut something => return done,
+            message = peer.next() => {
+                let message = message?;
+                ensure!(message["type"] != "call.requested", "nobody calls: {message}");
+            }
+        }
+    }
+}
+
 /// Tells the hub to give its connections away, as the operator does before it ends one; where it asks the peer to move to.
 async fn asked_to_move(stage: &Stage, mover: &mut Mover) -> Result<usize> {
     let drain = format!("/v1/admin/hubs/{}/drain", mover.hub);
@@ -145,14 +159,15 @@ async fn a_peer_whose_target_dies_before_it_is_there_goes_on_elsewhere_and_loses
     }
 
     for (hub, call) in [0, 2].into_iter().zip(calls) {
-        let told = stage.told(call, began, LEASE + AT_ONCE).await?;
+        let told = while_read(&mut mover.peer, stage.told(call, began, LEASE + AT_ONCE)).await?;
         if hub == lives {
             told.is_answered()?;
         } else {
             ensure!(told.answer.is_none(), "a dead hub answers: {told:?}");
         }
     }
-    within("the hub that the peer left ends", stage.hubs.end(1, Signal::SIGTERM)).await?;
+    let ends = within("the hub that the peer left ends", stage.hubs.end(1, Signal::SIGTERM));
+    while_read(&mut mover.peer, ends).await?;
     let (call, asked) = (
         stage.call(lives, "m.set", "next"),
         mover.peer.next_of("call.requested").await?,
@@ -190,14 +205,15 @@ async fn a_peer_whose_target_dies_once_it_is_there_begins_anew_and_its_callers_a
     }
 
     for (hub, call) in [0, 2].into_iter().zip(calls) {
-        let told = stage.told(call, began, LEASE + HUNG).await?;
+        let told = while_read(&mut anew, stage.told(call, began, LEASE + HUNG)).await?;
         if hub != lives {
             ensure!(told.answer.is_none(), "a dead hub answers: {told:?}");
         } else if told.is_answered().is_err() {
             told.is(502, "SPOKE_LOST", "maybe")?;
         }
     }
-    within("the hub that the peer left ends", stage.hubs.end(1, Signal::SIGTERM)).await?;
+    let ends = within("the hub that the peer left ends", stage.hubs.end(1, Signal::SIGTERM));
+    while_read(&mut anew, ends).await?;
     let call = stage.call(lives, "m.set", "next");
     let asked = anew.next_of("call.requested").await?;
     Mover::answer(&mut anew, &asked["payload"]).await?;

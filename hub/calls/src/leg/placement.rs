@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //! - A call is sent again by the hub of its caller alone: once when its instance leaves this hub, or another hub did not receive
-//!   it, and up to [`MOST`] times when other hubs give it back or it waits for a connection that is lost.
+//!   it, or it waits for a connection that is lost, and up to [`MOST`] times when other hubs give it back.
 //! - Only what never left a queue, what a hub answered with `moved`, or what no hub received is sent again.
 //! - The place of a call changes only under the lock of its leg.
 
@@ -187,6 +187,12 @@ impl Placement {
         let Some(resent) = take_back(call, from) else {
             return;
         };
+        // It may have been faster than the registration. Else it would wait at an instance whose connection is lost, and stay there.
+        let is_ready = standing == RegistrationStanding::Ready && resent <= MOST;
+        let has_another = || self.has_another(&call.operation, call.request.target.as_ref(), from);
+        if is_ready && !has_another() && self.send_back(call, from) {
+            return;
+        }
         let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), resent <= MOST) else {
             return;
         };

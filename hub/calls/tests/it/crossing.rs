@@ -474,6 +474,31 @@ async fn it_goes_back_too_where_the_connection_of_that_instance_is_lost() {
     goes_back_where_it_was("reconnecting").await;
 }
 
+/// The call was faster than the registration there. From an instance whose connection is lost nothing would fetch it again.
+#[tokio::test]
+async fn a_call_goes_back_to_a_holder_that_is_ready_rather_than_to_an_instance_whose_connection_is_lost() {
+    let (pair, mut played, _) = played_holder().await;
+    let (key, _answers) = called(&pair, &mut played).await;
+    let caller = admin();
+    let offer = registration("away", &[subscription("text.upper")]);
+    let registering = Spoke::register(&pair.a, &caller, offer, peer());
+    let mut away = played.reads_until(registering).await.expect("registers");
+    cut(&mut away);
+
+    played.say_of(&format!("moved {key} 0"), "ready");
+
+    let again = played.receive_about_a_call().await;
+    assert_eq!(
+        (again.word.as_str(), again.key, again.attempt),
+        ("call", key, Some(1)),
+        "{again:?}"
+    );
+    assert_eq!(away.outbox.in_flight(), 0);
+    played.end().await;
+    drop(away);
+    pair.end().await;
+}
+
 #[tokio::test]
 async fn a_holder_learns_which_spoke_is_to_answer() {
     let (pair, mut played, _) = played_holder().await;

@@ -2,13 +2,13 @@
 //!
 //! Invariants
 //! - A call leaves its place for one that has taken it; until then it can go back, and does where nobody takes it.
-//! - One that was sent again [`RELIEFS`] times, by this hub or by that of its caller, stays.
+//! - One that was sent again before, by this hub or by that of its caller, stays: it is not sent a third time.
 
 use std::sync::Arc;
 
 use alkhub_protocol::SpokeName;
 
-use super::{MOST, Placement};
+use super::Placement;
 use crate::directory::operation::Operation;
 use crate::directory::router::{self, Excluded, Wanted};
 use crate::directory::{Instance, Pool};
@@ -18,9 +18,6 @@ use crate::leg::table::CallTable;
 use crate::relay::{RegistrationStanding, RemoteCall};
 use crate::session::Session;
 use crate::session::outbox::Outbox;
-
-/// After this many a call that waits can still follow its spoke to another hub.
-const RELIEFS: u8 = MOST - 1;
 
 /// One look at calls that wait. Until it is over it keeps the slots that calls were given back for: their hubs will take them.
 #[derive(Debug, Default)]
@@ -38,7 +35,7 @@ impl Drop for Look {
 
 impl Placement {
     /// A call that waits for an instance whose connection is lost goes to another one that can take it now. It stays where
-    /// there is none, and where it has left the queue, or was sent again too often.
+    /// there is none, and where it has left the queue, or was sent again before.
     pub(crate) fn relieve(&self, call: &Arc<Call>, session: &Arc<Session>, look: &mut Look) {
         match &call.source {
             CallSource::Caller(_) => self.pass_on(call, session),
@@ -79,7 +76,7 @@ impl Placement {
     /// Gives a call that waits back to its caller's hub, which finds another instance for it, or sends it here again. In one look
     /// no more than the others have slots for, as far as this hub knows: it is done once with each call.
     fn give_back(&self, call: &Arc<Call>, remote: &RemoteCall, session: &Arc<Session>, look: &mut Look) {
-        if remote.attempt >= RELIEFS {
+        if remote.attempt > 0 {
             return;
         }
         let waiting = {
@@ -102,7 +99,7 @@ impl Placement {
     /// Sends a call of this hub's that waits to another instance, where one takes it.
     fn pass_on(&self, call: &Arc<Call>, session: &Arc<Session>) {
         let mut leg = call.leg.lock();
-        let waiting = waiting_at(&leg.to, session).filter(|_| leg.resent < RELIEFS);
+        let waiting = waiting_at(&leg.to, session).filter(|_| leg.resent == 0);
         let Some((from, number)) = waiting else { return };
         let Ok(pool) = self.pool_of(&call.operation) else {
             return;
