@@ -220,14 +220,12 @@ impl Door {
     /// and a hub reads late, names a uid and is compared with what is wanted at each poll, ends what is gone for good, or lapses
     /// by itself.
     async fn within<T>(&self, pass: Pass, write: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let written = tokio::select! {
+        tokio::select! {
             // A process that was stopped meanwhile finds the time over first.
             biased;
             () = tokio::time::sleep_until(pass.deadline) => Err(Error::Late),
             written = write => written,
-        };
-        drop(pass);
-        written
+        }
     }
 
     fn drain_url(&self, hub_id: &HubId) -> String {

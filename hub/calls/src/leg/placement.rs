@@ -188,9 +188,9 @@ impl Placement {
             return;
         };
         // It may have been faster than the registration. Else it would wait at an instance whose connection is lost, and stay there.
-        let is_ready = standing == RegistrationStanding::Ready && resent <= MOST;
-        let has_another = || self.has_another(&call.operation, call.request.target.as_ref(), from);
-        if is_ready && !has_another() && self.send_back(call, from) {
+        let target = call.request.target.as_ref();
+        let goes_back = || standing == RegistrationStanding::Ready && self.send_back(call, from);
+        if resent <= MOST && !self.has_another(&call.operation, target, from) && goes_back() {
             return;
         }
         let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), resent <= MOST) else {
@@ -200,7 +200,7 @@ impl Placement {
             return self.not_delivered(call, refusal, left(from));
         }
         // While its connection is lost the call would only wait there; who has come the holder may know first.
-        if standing == RegistrationStanding::Ready && self.send_back(call, from) {
+        if goes_back() {
             return;
         }
         let (placement, call, from) = (Arc::clone(self), Arc::clone(call), Arc::clone(from));
