@@ -1,30 +1,30 @@
-//! Whose key an administrator's write is made with.
+//! The key with which an administrator's write is made.
 //!
 //! Invariants
-//! - A write with a key that has ended by then is not made. The key's row is locked with the write, so that a revocation
-//!   comes before it, and it is refused, or after it.
+//! - A write with a key that has ended is not made. The key's row is locked together with the write, so that a
+//!   revocation comes either before it, and the write is refused, or after it.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// A write is refused: the key that it was to be made with has ended.
+/// The write is refused: the key that it was to be made with has ended.
 #[derive(Debug, thiserror::Error)]
 #[error("the key of this write has ended")]
 pub(crate) struct ActorEnded;
 
-/// The key of a write; `None` for what the hub does by itself.
+/// The key of a write; `None` for what the hub does on its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Actor(Option<Uuid>);
 
 // === impl Actor ===
 
 impl Actor {
-    /// The key with this id. One that is not stored under it cannot have been revoked.
+    /// The key with this id. A key that is not stored under the id cannot have been revoked.
     pub(crate) fn key(id: &str) -> Self {
         Self(id.parse().ok())
     }
 
-    /// Fails when the key has ended; else it does not end before the transaction.
+    /// Fails if the key has ended; otherwise the key does not end before the transaction does.
     pub(crate) async fn check(self, tx: &mut PgConnection) -> sqlx::Result<()> {
         let Some(id) = self.0 else { return Ok(()) };
         let ended = sqlx::query_scalar!(
@@ -34,7 +34,7 @@ impl Actor {
         .fetch_optional(tx)
         .await?;
         match ended {
-            // A database that was put back may not know it; whoever looks it up next finds out.
+            // A restored database may not know the key; whoever looks it up next finds out.
             None | Some(false) => Ok(()),
             Some(true) => Err(sqlx::Error::AnyDriverError(Box::new(ActorEnded))),
         }

@@ -1,4 +1,4 @@
-//! The first key as it comes from its file.
+//! The first key, as read from its file.
 
 use crate::hasher::{HashKey, KeyHash};
 
@@ -11,6 +11,6 @@ pub struct AdminKey {
     pub hash_key: HashKey,
     /// Its first characters.
     pub hint: String,
-    /// Whether every hub of this schema reads the same file: a key that is new then ends those that were in it before.
+    /// Whether every hub of this schema reads the same file: then a new key ends those that were in the file before.
     pub alone: bool,
 }

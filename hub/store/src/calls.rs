@@ -1,10 +1,12 @@
-//! Records of ended calls: written in batches, listed by time, followed as they are written, dropped by the hour.
+//! Records of ended calls: written in batches, listed by time, followed as they are written, and dropped by the hour.
 //!
 //! Invariants
-//! - Who follows the records gets each one that ended after his place, however late it was written, and once.
+//! - A reader that follows the records gets each one that ended after the reader's place exactly once, however late it
+//!   was written.
 //!
-//! The table is partitioned by the hour in which a call ended. Partitions are made ahead, or else by the first insert
-//! that needs one; what is older than the retention goes by dropping whole hours, so a record lives up to an hour longer.
+//! The table is partitioned by the hour in which a call ended. Partitions are made ahead of time, or else by the first
+//! insert that needs one. Whatever is older than the retention is removed by dropping whole hours, so a record may live
+//! up to an hour longer.
 
 mod list;
 mod place;
@@ -17,7 +19,7 @@ use alkhub_protocol::call::{CallRecord, CallStatus};
 use alkhub_protocol::{HubId, OperationName, RequestId, SpokeName};
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx as _;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use crate::db::Db;
@@ -27,7 +29,7 @@ use crate::statement::run;
 use crate::{Cursor, Error};
 pub use place::Mark;
 
-/// Partitions dropped by one [`CallRows::prune`], at most; the rest is for the next one.
+/// How many partitions one [`CallRows::prune`] drops at most; the rest is left to the next one.
 const PRUNE_LIMIT: u64 = 48;
 
 /// The call records of a store.
@@ -39,19 +41,19 @@ pub struct CallRows<'a>(pub(crate) &'a Db);
 pub struct CallRow {
     /// The hub's own id, a UUID version 7.
     pub call_id: Uuid,
-    /// Of the first call of the tree that it stands in; its own where it is that.
+    /// The id of the first call of its tree; its own if it is that call.
     pub root_call_id: Uuid,
-    /// Of the call in whose course it was made, where the hub knew that one.
+    /// The id of the call during which it was made, if the hub knew that one.
     pub parent_call_id: Option<Uuid>,
     /// The caller's id.
     pub request_id: RequestId,
-    /// The parent's id as the caller gave it.
+    /// The parent's request id, as the caller gave it.
     pub parent_request_id: Option<RequestId>,
     /// What was called.
     pub operation: OperationName,
     /// How it ended.
     pub status: CallStatus,
-    /// The error's code, when it failed.
+    /// The error's code, if it failed.
     pub code: Option<String>,
     /// The caller's key, by its id.
     pub caller: Arc<str>,
@@ -67,7 +69,7 @@ pub struct CallRow {
     pub input_bytes: u64,
     /// Size of the output, or of all items together, in bytes.
     pub output_bytes: u64,
-    /// W3C trace id, when the caller gave one.
+    /// W3C trace id, if the caller gave one.
     pub trace_id: Option<String>,
 }
 
@@ -76,26 +78,26 @@ pub struct CallRow {
 pub struct CallFilter {
     /// Only of this operation.
     pub operation: Option<OperationName>,
-    /// Only those that ended so.
+    /// Only those that ended with this status.
     pub status: Option<CallStatus>,
     /// Only those of this key, by its id.
     pub caller: Option<String>,
-    /// Only those that ended before this place; the newest of them first.
+    /// Only those that ended before this place, newest first.
     pub before: Option<Cursor>,
     /// Only those after this place.
     pub after: Option<Mark>,
-    /// How many, 1 to 1,000.
+    /// How many, from 1 to 1,000.
     pub limit: u32,
 }
 
 // === impl CallRows ===
 
 impl CallRows<'_> {
-    /// Writes a batch in one statement. The same rows again change nothing, so a batch whose outcome is unknown may be
-    /// sent twice.
+    /// Writes a batch in one statement. Writing the same rows again changes nothing, so a batch whose outcome is
+    /// unknown may be sent twice.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and the like: nothing was written, or all was.
+    /// [`Error::Unavailable`] and the like: either nothing was written, or everything was.
     pub async fn insert(self, rows: &[CallRow]) -> Result<(), Error> {
         if rows.is_empty() {
             return Ok(());
@@ -108,7 +110,7 @@ impl CallRows<'_> {
         run!(self.0, Statement::CallInsert, |db| columns.insert_with_partitions(db))
     }
 
-    /// The records that a filter names, the newest first.
+    /// The records that match a filter, newest first.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -117,9 +119,9 @@ impl CallRows<'_> {
         rows.into_iter().map(list::Row::record).collect()
     }
 
-    /// The records after a place in the order in which they were written, and the place behind them; `None` where there
-    /// are none yet. Page after page a reader gets each record that ended after the place at which he began once, whichever
-    /// hub wrote it, and whenever; `before` of the filter is not looked at.
+    /// The records after a place, in the order in which they were written, and the place behind them; `None` if there
+    /// are none yet. Page by page, a reader gets each record that ended after its first place exactly once, whichever
+    /// hub wrote it, and whenever; `before` in the filter is ignored.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -132,11 +134,11 @@ impl CallRows<'_> {
         Ok((records?, next))
     }
 
-    /// Drops the hours that ended longer ago than `retention`, one short transaction each and a bounded number of
-    /// them, and makes the partition of the coming hour. Answers how many hours went.
+    /// Drops the hours that ended longer ago than `retention`, in one short transaction each and up to a bound, and
+    /// makes the partition of the coming hour. Returns how many hours were dropped.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and the like. Where a long reader is in the way the hour is left for the next time.
+    /// [`Error::Unavailable`] and the like. If a long-running reader is in the way, the hour is left for the next time.
     pub async fn prune(self, retention: Duration) -> Result<u64, Error> {
         let before = Timestamp::now().checked_sub(retention).unwrap_or(Timestamp::MIN);
         self.begin_hours().await?;
@@ -152,7 +154,7 @@ impl CallRows<'_> {
         Ok(dropped)
     }
 
-    /// Makes the partitions of this hour and the coming one: an insert without one is an error in Postgres' log.
+    /// Makes the partitions of this hour and the coming one: an insert without one would be an error in Postgres' log.
     pub(crate) async fn begin_hours(self) -> Result<(), Error> {
         let now = Timestamp::now();
         let coming = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
@@ -190,7 +192,7 @@ impl Default for CallFilter {
     }
 }
 
-/// A batch, a column at a time.
+/// A batch, column by column.
 #[derive(Debug, Default)]
 struct Columns<'a> {
     ended_at: Vec<jiff_sqlx::Timestamp>,
@@ -270,15 +272,16 @@ impl<'a> Columns<'a> {
         Ok(())
     }
 
-    /// The first batch of an hour.
+    /// For the first batch of an hour.
     async fn insert_with_partitions(&self, db: &mut PgConnection) -> sqlx::Result<()> {
         let ended: Vec<Timestamp> = self.ended_at.iter().map(|at| at.to_jiff()).collect();
         ensure(db, &ended).await?;
+        wait_for_makers(db).await?;
         self.insert(db).await
     }
 }
 
-/// What a peer wrote may have a character in it that Postgres refuses, and with it the whole batch.
+/// A peer's text may contain a character that Postgres refuses, which would make it refuse the whole batch.
 fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{FFFD}"))
@@ -287,7 +290,7 @@ fn storable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Makes the partitions of these times.
+/// Makes the partitions for these times.
 async fn ensure(db: &mut PgConnection, times: &[Timestamp]) -> sqlx::Result<()> {
     let mut hours: Vec<i64> = times.iter().map(|at| at.as_second().div_euclid(3600)).collect();
     hours.sort_unstable();
@@ -300,6 +303,17 @@ async fn ensure(db: &mut PgConnection, times: &[Timestamp]) -> sqlx::Result<()> 
     Ok(())
 }
 
+/// Waits until whoever is making a partition has finished. Its row in the catalogue becomes visible a moment before
+/// other sessions are told to reload the table's partitions, and an insert in between would not find it; they are told
+/// before the maker's lock is released.
+async fn wait_for_makers(db: &mut PgConnection) -> sqlx::Result<()> {
+    let mut transaction = db.begin().await?;
+    sqlx::query("LOCK TABLE calls IN SHARE UPDATE EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
+}
+
 async fn drop_oldest(db: &mut PgConnection, before: Timestamp) -> sqlx::Result<bool> {
     let dropped = sqlx::query_scalar!("SELECT calls_drop_oldest($1::timestamptz)", before.to_sqlx() as _)
         .fetch_one(db)
@@ -307,7 +321,7 @@ async fn drop_oldest(db: &mut PgConnection, before: Timestamp) -> sqlx::Result<b
     Ok(dropped.unwrap_or(false))
 }
 
-/// check_violation, which an insert gets that fits no partition; the table has no checks of its own.
+/// check_violation, which an insert gets if no partition fits; the table has no checks of its own.
 fn lacks_partition(error: &sqlx::Error) -> bool {
     has_code(error, "23514")
 }

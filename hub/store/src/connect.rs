@@ -1,4 +1,4 @@
-//! How to reach Postgres: the URL, the authorities to trust, and what a new connection is bound to.
+//! How to reach Postgres: the URL, the certificate authorities to trust, and the settings of a new connection.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::Error;
 
-/// What every connection is made with.
+/// The options of every connection.
 ///
-/// The schema and the statement's time limit are set by [`prepare`] after connecting and not in the
-/// startup message, which connection poolers refuse.
+/// The schema and the statement's time limit are set by [`prepare`] after connecting and not in the startup message,
+/// since connection poolers refuse that.
 pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
     let url = config.database()?;
     address::postgres(url.expose_secret())?;
@@ -27,7 +27,7 @@ pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
     if let Some(path) = &config.ca_file {
         let mode = match options.get_ssl_mode() {
             PgSslMode::VerifyCa => PgSslMode::VerifyCa,
-            // Somebody who names an authority wants it checked, and libpq's default would not.
+            // Whoever names an authority wants it checked, which libpq's default would not do.
             _ => PgSslMode::VerifyFull,
         };
         options = options.ssl_mode(mode).ssl_root_cert_from_pem(authorities(Some(path))?);
@@ -37,13 +37,13 @@ pub(crate) fn options(config: &StoreConfig) -> Result<PgConnectOptions, Error> {
     Ok(options)
 }
 
-/// Binds a new connection to the Hub's schema and limits its statements.
+/// Selects the Hub's schema on a new connection and limits its statements.
 pub(crate) async fn prepare(
     connection: &mut PgConnection,
     schema: &SchemaName,
     statement_timeout: Duration,
 ) -> sqlx::Result<()> {
-    // Notices ("relation already exists, skipping") would be logged at each start.
+    // Notices ("relation already exists, skipping") would otherwise be logged at each start.
     let settings = "SELECT set_config('search_path', $1, false), set_config('statement_timeout', $2, false),
                            set_config('client_min_messages', 'warning', false)";
     sqlx::query(settings)
@@ -58,8 +58,8 @@ fn verifies(mode: PgSslMode) -> bool {
     matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull)
 }
 
-/// The system's authorities and those of the file, as PEM. One that rustls cannot use is left out, except where the
-/// file has no other.
+/// The system's certificate authorities and those of the file, as PEM. A certificate that rustls cannot use is left
+/// out, unless the file has no other.
 fn authorities(path: Option<&Path>) -> Result<Vec<u8>, Error> {
     let mut pem = String::new();
     for certificate in rustls_native_certs::load_native_certs().certs {

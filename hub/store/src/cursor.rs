@@ -1,4 +1,4 @@
-//! Places in lists that are sorted by a time, and by an id where times are the same.
+//! Places in lists that are sorted by a time, and by an id if times are equal.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::row::microseconds;
 
-/// A place in a list: of call records, by their end, or of keys, by when they were made; then by id. Its text is opaque
-/// to callers.
+/// A place in a list: of call records, by their end, or of keys, by their creation; then by id. Its text is opaque to
+/// callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     pub(crate) at: Timestamp,
@@ -31,7 +31,7 @@ impl Cursor {
     /// The place of a record among the calls.
     ///
     /// # Errors
-    /// [`InvalidCursor`] when the record's id is not one of ours.
+    /// [`InvalidCursor`] if the record's id is not one of ours.
     pub fn of_call(record: &CallRecord) -> Result<Self, InvalidCursor> {
         let started = microseconds(record.started_at);
         let ended_at = started.checked_add(Duration::from_micros(record.duration_us));
@@ -44,7 +44,7 @@ impl Cursor {
     /// The place of a key among the keys.
     ///
     /// # Errors
-    /// [`InvalidCursor`] when the key's id is not one of ours.
+    /// [`InvalidCursor`] if the key's id is not one of ours.
     pub fn of_key(key: &KeyInfo) -> Result<Self, InvalidCursor> {
         Ok(Self {
             at: microseconds(key.created_at),
@@ -52,7 +52,7 @@ impl Cursor {
         })
     }
 
-    /// What a statement compares columns with.
+    /// The values with which a statement compares columns.
     pub(crate) fn columns(cursor: Option<Self>) -> (Option<jiff_sqlx::Timestamp>, Option<Uuid>) {
         (cursor.map(|cursor| cursor.at.to_sqlx()), cursor.map(|cursor| cursor.id))
     }

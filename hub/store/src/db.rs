@@ -17,6 +17,6 @@ pub(crate) struct Db {
     pub(crate) link: Arc<Link>,
     pub(crate) metrics: Metrics,
     pub(crate) statement_timeout: Duration,
-    /// The first key, once it is known: the link's task enters it where it is missing.
+    /// The first key, once it is known: the link's task enters it if it is missing.
     pub(crate) admin: watch::Sender<Option<AdminKey>>,
 }

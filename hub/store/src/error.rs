@@ -1,4 +1,4 @@
-//! Why something could not be read or written: one variant per thing the caller can do about it.
+//! Why something could not be read or written: one variant for each thing that the caller can do about it.
 
 use std::path::PathBuf;
 
@@ -6,28 +6,28 @@ use alkhub_config::secret;
 
 use crate::actor::ActorEnded;
 
-/// Why the store failed. The database's URL is never in the text.
+/// Why the store failed. The text never contains the database's URL.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The URL's setting is missing, twice there, or its file cannot be read.
+    /// The URL's setting is missing, given twice, or its file cannot be read.
     #[error(transparent)]
     Setting(#[from] secret::Error),
     /// The URL cannot be read.
     #[error("`store.database-url` is not a Postgres URL")]
     Url(#[from] alkhub_config::InvalidUrl),
-    /// The file of authorities cannot be read or has no certificate in it.
+    /// The file of certificate authorities cannot be read or contains no certificate.
     #[error("`store.ca-file` {path} has no certificate that can be read")]
     CaFile {
         /// The file.
         path: PathBuf,
-        /// Why, when it could not be read at all.
+        /// Why, if it could not be read at all.
         source: Option<std::io::Error>,
     },
     /// The registry has metrics of another store already.
     #[error("the metrics of the store cannot be registered")]
     Metrics(#[from] prometheus::Error),
-    /// Postgres is away, or no connection was free in time. Try again later.
+    /// Postgres is away, or no connection became free in time. Try again later.
     #[error("Postgres is not available: {reason}")]
     Unavailable {
         /// What is known, for the log.
@@ -36,7 +36,7 @@ pub enum Error {
     /// The wait for Postgres was ended from outside.
     #[error("stopped while waiting for Postgres")]
     Stopped,
-    /// Newer software changed the schema so that this software must not use it.
+    /// Newer software changed the schema in such a way that this software must not use it.
     #[error(
         "schema `{schema}` needs alkhub with schema version {min_reader} or newer, and this one has {ours} (the schema is at {version}): use a newer alkhub"
     )]
@@ -50,7 +50,7 @@ pub enum Error {
         /// The newest migration that this software knows.
         ours: i64,
     },
-    /// A migration was applied in another form than this software has it, or failed.
+    /// A migration was applied in a form other than this software's, or it failed.
     #[error("schema `{schema}` cannot be migrated")]
     Migration {
         /// The schema.
@@ -61,15 +61,15 @@ pub enum Error {
     /// The key belongs to another spoke or to a client.
     #[error("the key is in use for something else: make a new one")]
     KeyInUse,
-    /// No other admin key that is good lasts as long as this one.
+    /// No other valid admin key lasts as long as this one.
     #[error(
         "no other admin key lasts as long as this one: make another first (`alkhub keys create NAME --scope admin`), then revoke this one"
     )]
     LastAdmin,
-    /// The key that the write was to be made with has ended; nothing was written.
+    /// The key with which the write was to be made has ended; nothing was written.
     #[error("the key was revoked or has expired")]
     ActorEnded,
-    /// A text has a character that Postgres does not keep (U+0000).
+    /// A text contains a character that Postgres cannot store (U+0000).
     #[error("a text contains the character U+0000, which cannot be stored")]
     Text,
     /// A stored row does not have the form that this software gives it.
@@ -108,12 +108,13 @@ impl Error {
         }
     }
 
-    /// Whether what was to be written may be there all the same: the link broke when Postgres may have had all of it.
+    /// Whether the data may have been written all the same: the link broke at a point when Postgres may have had all of
+    /// it.
     pub fn may_be_written(&self) -> bool {
         matches!(self, Self::Query { source, .. } if is_link_failure(source))
     }
 
-    /// The error of a statement, sorted by what its caller can do.
+    /// The error of a statement, classified by what its caller can do.
     pub(crate) fn of_statement(statement: &'static str, source: sqlx::Error) -> Self {
         if let sqlx::Error::AnyDriverError(cause) = &source
             && cause.is::<ActorEnded>()
@@ -129,7 +130,7 @@ impl Error {
     }
 }
 
-/// Whether an error is of the link rather than of the statement.
+/// Whether an error concerns the link rather than the statement.
 pub(crate) fn is_link_failure(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -138,7 +139,7 @@ pub(crate) fn is_link_failure(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        // 08: connection exception; 57P: the server goes down or comes up; 53: out of connections or memory.
+        // 08: connection exception; 57P: the server is shutting down or starting up; 53: out of connections or memory.
         sqlx::Error::Database(error) => error
             .code()
             .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code.starts_with("53")),
@@ -146,7 +147,7 @@ pub(crate) fn is_link_failure(error: &sqlx::Error) -> bool {
     }
 }
 
-/// serialization_failure, deadlock_detected: nothing was done, and the next attempt will not meet the same other.
+/// serialization_failure, deadlock_detected: nothing was done, and the next attempt will not meet the same conflict.
 fn is_conflict(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("40001" | "40P01"))

@@ -1,4 +1,4 @@
-//! Keys are kept as a keyed hash: whoever reads the database can neither use them nor try guesses on them.
+//! Keys are stored as a keyed hash: whoever reads the database can neither use them nor test guesses against them.
 
 use alkhub_protocol::ApiKey;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -17,7 +17,8 @@ pub struct KeyHash(pub [u8; 32]);
 pub struct HashKey {
     /// Its name in the settings, `auth.hash-key-id`.
     pub id: String,
-    /// Made from the secret: two secrets of one name differ in it. Nothing of the secret can be read from it.
+    /// Derived from the secret, so that two secrets of one name differ in it. Nothing of the secret can be read from
+    /// it.
     pub fingerprint: String,
 }
 
@@ -36,7 +37,7 @@ pub struct InvalidHashKey;
 // === impl KeyHasher ===
 
 impl KeyHasher {
-    /// A hasher with the secret's bytes and the name that is stored beside each hash.
+    /// A hasher with the secret's bytes and the name that is stored with each hash.
     pub fn new(id: impl Into<String>, secret: &[u8; SECRET_BYTES]) -> Self {
         let keyed = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
         let bytes = labelled(&keyed, "alkhub hash key fingerprint");
@@ -50,23 +51,23 @@ impl KeyHasher {
         }
     }
 
-    /// A hasher from the secret's text, as `auth.hash-key-file` holds it.
+    /// A hasher from the secret's text, as in `auth.hash-key-file`.
     ///
     /// # Errors
-    /// [`InvalidHashKey`]; nothing of the text is in it.
+    /// [`InvalidHashKey`], which contains nothing of the text.
     pub fn from_hex(id: impl Into<String>, text: &SecretString) -> Result<Self, InvalidHashKey> {
         let mut secret = [0; SECRET_BYTES];
         hex::decode_to_slice(text.expose_secret().trim(), &mut secret).map_err(|_| InvalidHashKey)?;
         Ok(Self::new(id, &secret))
     }
 
-    /// Which secret it is: stored beside each hash, so that the secret can be changed.
+    /// Which secret it is: stored with each hash, so that the secret can be changed.
     pub fn hash_key(&self) -> &HashKey {
         &self.hash_key
     }
 
-    /// A secret for something else, which whoever has this one can compute and nobody else. Neither can be computed from the
-    /// other's uses.
+    /// A secret for another purpose, which only somebody who has this one can compute. Neither can be computed from the
+    /// uses of the other.
     pub fn derive(&self, purpose: &str) -> [u8; SECRET_BYTES] {
         labelled(&self.keyed, &format!("alkhub secret for {purpose}"))
     }
@@ -79,7 +80,7 @@ impl KeyHasher {
     }
 }
 
-/// What the secret makes of a label. No key has the text of one: they begin with `alk_`.
+/// What the secret makes of a label. No key equals a label, since keys begin with `alk_`.
 fn labelled(keyed: &Hmac<Sha256>, label: &str) -> [u8; SECRET_BYTES] {
     let mut keyed = keyed.clone();
     keyed.update(label.as_bytes());

@@ -1,10 +1,10 @@
-//! Keys: what a caller shows to be let in, kept as a keyed hash.
+//! Keys: what a caller presents to be let in, stored as a keyed hash.
 //!
 //! Invariants
-//! - A key in the clear never comes here.
+//! - A key in the clear never gets here.
 //! - A key of a spoke is found only while the spoke of that name has the uid that the key was made for.
 //! - A key that was revoked by hand stays revoked, whoever puts it again.
-//! - One admin key that lasts always stays: the last one is not revoked.
+//! - One lasting admin key always remains: the last one cannot be revoked.
 
 mod admin;
 mod create;
@@ -39,10 +39,10 @@ pub(crate) use admin::enter as enter_admin;
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a>(pub(crate) &'a Db, pub(crate) Actor);
 
-/// A key to be kept.
+/// A key to be stored.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// What it is for.
+    /// Its purpose.
     pub name: String,
     /// Its hash.
     pub hash: KeyHash,
@@ -52,22 +52,22 @@ pub struct NewKey {
     pub hint: String,
     /// What it may do.
     pub scopes: Scopes,
-    /// The spoke that it identifies; made when no resource declares it. Adds scope `spoke`.
+    /// The spoke that it identifies; created if no resource declares it. Adds scope `spoke`.
     pub spoke: Option<SpokeName>,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Option<Timestamp>,
 }
 
-/// A key as its holder is judged by it.
+/// A key with everything by which its holder is judged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyRecord {
     /// Its id, in logs and call records.
     pub id: String,
-    /// What it is for.
+    /// Its purpose.
     pub name: String,
     /// Its first characters.
     pub hint: String,
-    /// What it may do. A key that was minted for a spoke may do what the spoke may, as of now.
+    /// What it may do. A key that was minted for a spoke may do what the spoke may do now.
     pub scopes: Scopes,
     /// The spoke that it identifies.
     pub spoke: Option<SpokeRecord>,
@@ -98,16 +98,17 @@ struct KeyRow {
 // === impl Keys ===
 
 impl Keys<'_> {
-    /// The same, with the key of this id: what it writes is not written when it has ended by then ([`Error::ActorEnded`]).
+    /// The same, on behalf of the key with this id: if that key has ended by then, its writes are refused
+    /// ([`Error::ActorEnded`]).
     #[must_use]
     pub fn by(self, key_id: &str) -> Self {
         Self(self.0, Actor::key(key_id))
     }
 
-    /// Keeps a new key. With a spoke that no resource declares, that spoke is made too.
+    /// Stores a new key. If it names a spoke that no resource declares, that spoke is created too.
     ///
     /// # Errors
-    /// [`Error::KeyInUse`] when the hash is known.
+    /// [`Error::KeyInUse`] if the hash is known.
     pub async fn create(self, key: &NewKey) -> Result<KeyInfo, Error> {
         let created = run!(self.0, Statement::KeyCreate, |db| create::create(db, self.1, key))?;
         let Some(row) = created else {
@@ -116,16 +117,16 @@ impl Keys<'_> {
         row.info()
     }
 
-    /// The key with this hash, revoked and expired ones too; not one whose spoke is gone or is another one now.
+    /// The key with this hash, even if it is revoked or expired; but not one whose spoke is gone or has been replaced.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and the like: nothing is known of the key then.
+    /// [`Error::Unavailable`] and the like: then nothing is known about the key.
     pub async fn find(self, hash: &KeyHash) -> Result<Option<KeyRecord>, Error> {
         let found = run!(self.0, Statement::KeyFind, |db| find(db, hash))?;
         found.map(|(key, spoke)| key.record(spoke)).transpose()
     }
 
-    /// [`Keys::find`] for many at once: those that were found, in no order.
+    /// [`Keys::find`] for many at once: those that were found, in any order.
     ///
     /// # Errors
     /// As [`Keys::find`].
@@ -141,7 +142,8 @@ impl Keys<'_> {
             .collect()
     }
 
-    /// The keys after a place, the newest first, so many at most; dead are those that another secret than `hash_key` hashed.
+    /// The keys after a place, newest first, at most `most` of them. Keys count as dead if a secret other than
+    /// `hash_key` hashed them.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -168,10 +170,10 @@ impl Keys<'_> {
         rows.into_iter().map(InfoRow::info).collect()
     }
 
-    /// Ends a key for good; again is the same. `None` when there is no such key.
+    /// Ends a key for good; doing it again changes nothing. `None` if there is no such key.
     ///
     /// # Errors
-    /// [`Error::LastAdmin`] when no other admin key lasts as long, [`Error::Unavailable`] and the like.
+    /// [`Error::LastAdmin`] if no other admin key lasts as long, [`Error::Unavailable`] and the like.
     pub async fn revoke(self, id: &str) -> Result<Option<KeyInfo>, Error> {
         let Ok(id) = id.parse::<Uuid>() else {
             return Ok(None);
@@ -183,9 +185,9 @@ impl Keys<'_> {
         }
     }
 
-    /// Notes when keys were last used; an older time than the stored one changes nothing. A key that somebody else is
-    /// writing at the moment is left out, so that hubs cannot lock each other up. They were found with `hash_key`, which
-    /// is noted where it was not yet.
+    /// Notes when keys were last used; a time older than the stored one changes nothing. A key that somebody else is
+    /// writing at the moment is skipped, so that hubs cannot deadlock each other. The keys were found with `hash_key`,
+    /// which is noted where it was not yet.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -243,7 +245,7 @@ impl KeyRow {
 
 type Found = (Vec<u8>, KeyRow, Option<spokes::SpokeRow>);
 
-/// Those of the keys that are there, each with the spoke that it stands for; a key of a spoke that is no more is none.
+/// Those of the keys that exist, each with the spoke that it belongs to; the key of a spoke that is gone is not found.
 async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Vec<Found>> {
     let rows = sqlx::query!(
         r#"SELECT hash, id, origin, name, hint, scopes, spoke, spoke_uid,
@@ -279,7 +281,7 @@ async fn find_many(db: &mut PgConnection, hashes: &[Vec<u8>]) -> sqlx::Result<Ve
         let (Some(name), Some(uid)) = (&key.spoke, &key.spoke_uid) else {
             return Some((row.hash, key, None));
         };
-        // The fence: with another uid the spoke of that name is another spoke.
+        // The fence: with another uid, the spoke of that name is a different spoke.
         let spoke = spokes.get(name).filter(|spoke| spoke.uid == *uid).cloned()?;
         Some((row.hash, key, Some(spoke)))
     });

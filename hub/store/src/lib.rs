@@ -47,5 +47,5 @@ pub use operations::Operations;
 pub use spokes::{Deleted, PutOutcome, SpokeKey, SpokeRecord, Spokes};
 pub use store::Store;
 
-/// Rows that nobody needs any more, deleted by one statement at most.
+/// How many rows that nobody needs any more one statement deletes at most.
 pub const PRUNED: i64 = 1_000;

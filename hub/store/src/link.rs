@@ -1,16 +1,18 @@
-//! The state of the link to Postgres, which every statement reads, and the bell that makes the task of `watch` look.
+//! The state of the link to Postgres, which every statement reads, and the notification that makes the task of `watch`
+//! check it.
 
 use alkhub_retry::LinkState;
 use tokio::sync::{Notify, watch};
 
 use crate::metrics::Metrics;
 
-/// Whether statements can be expected to succeed, as everybody reads it, and the bell that makes the task look.
+/// Whether statements can be expected to succeed, for everybody to read, and the notification that makes the task
+/// check.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: watch::Sender<LinkState>,
     suspect: Notify,
-    /// What Postgres calls a table of the schema since it was made; 0 before the first look.
+    /// What identifies a table of the schema since it was made; 0 before the first check.
     incarnation: watch::Sender<i64>,
 }
 
@@ -37,17 +39,17 @@ impl Link {
         &self.incarnation
     }
 
-    /// Makes the task look now.
+    /// Makes the task check now.
     pub(crate) fn suspect(&self) {
         self.suspect.notify_one();
     }
 
-    /// Resolves when somebody has made the task look.
+    /// Resolves when somebody has asked the task to check.
     pub(crate) async fn suspected(&self) {
         self.suspect.notified().await;
     }
 
-    /// Sets the state; logs a change from or to up, once.
+    /// Sets the state; logs each change from or to up once.
     pub(crate) fn set(&self, state: LinkState, metrics: &Metrics) {
         metrics.up.set(i64::from(state.is_up()));
         self.state.send_if_modified(|old| {
@@ -62,7 +64,8 @@ impl Link {
         });
     }
 
-    /// Down because the store is closed, or by an error that its caller gets: nobody looks again, and nothing is logged.
+    /// Marks the link as down because the store is closed, or by an error that its caller gets: nobody checks again,
+    /// and nothing is logged.
     pub(crate) fn end(&self, reason: String, metrics: &Metrics) {
         metrics.up.set(0);
         self.state.send_replace(LinkState::Down(reason));

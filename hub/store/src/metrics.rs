@@ -61,7 +61,7 @@ statements! {
     SpokeTouch = "spoke_touch",
 }
 
-/// Tables whose rows are deleted when nobody needs them; each is a value of label `table`.
+/// Tables whose rows are deleted once nobody needs them; each is a value of label `table`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pruned {
     Keys,
@@ -186,7 +186,7 @@ impl Collector for PoolCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // The pool counts both without a lock between them: idle may be ahead for a moment.
+        // The pool counts both without a common lock, so idle may be ahead for a moment.
         let idle = i64::try_from(self.pool.num_idle()).unwrap_or(i64::MAX);
         let in_use = (i64::from(self.pool.size()) - idle).max(0);
         self.connections.with_label_values(&["idle"]).set(idle);

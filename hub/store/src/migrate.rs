@@ -1,13 +1,13 @@
 //! Brings a Hub's schema up to date: one hub at a time, and never behind the back of software that still reads it.
 //!
-//! Migrations expand first and contract later. Software that meets a newer schema goes on, unless the schema's
+//! Migrations first expand and later contract. Software that meets a newer schema continues, unless the schema's
 //! `min_reader` says that what it reads is gone.
 //!
 //! Invariants
-//! - A migration may take as long as it likes, and nothing else here may: a lock is waited for as long as a connection is,
-//!   so that statements which queue behind the wait are not held up for longer.
-//! - A migration whose connection fell silent is given up, though no time limit shows it: another connection asks whether
-//!   Postgres still works on it.
+//! - A migration may take as long as it likes, but nothing else here may: a lock is waited for no longer than a
+//!   connection is, so that statements which queue behind the wait are not held up for longer.
+//! - A migration whose connection has gone silent is given up, although no time limit would show it: a second
+//!   connection asks whether Postgres still works on it.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use tokio::time::timeout;
 use crate::error::{is_link_failure, reason};
 use crate::{Error, connect};
 
-/// The migrations of this software. Those of newer software that the schema has as well are no fault.
+/// The migrations of this software. It is no fault if the schema also has those of newer software.
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!();
-    // The lock is our own: one per schema instead of one per database.
+    // We lock ourselves: one lock per schema instead of one per database.
     migrations.set_ignore_missing(true).set_locking(false);
     migrations
 });
@@ -34,26 +34,26 @@ pub(crate) fn ours() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// The oldest software that may use the schema. Also the link's ping.
+/// The oldest software that may use the schema. Also serves as the link's ping.
 pub(crate) async fn min_reader(connection: &mut PgConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar!("SELECT min_reader FROM schema_info")
         .fetch_one(connection)
         .await
 }
 
-/// Another number for each time the schema was made.
+/// A number that differs each time the schema is made.
 pub(crate) async fn incarnation(connection: &mut PgConnection) -> sqlx::Result<i64> {
     sqlx::query_scalar("SELECT COALESCE(to_regclass('operations')::oid::int8, 0)")
         .fetch_one(connection)
         .await
 }
 
-/// Times in a row that Postgres does not answer until a migration is given up.
+/// A migration is given up after Postgres has not answered this many times in a row.
 const MISSES: u32 = 3;
 
-/// Makes the schema and applies what it lacks, on a connection of its own, which it hands out. `limit` is how long a
-/// connection, a lock and a sign of life may take. The lock ends with the connection, however that happens; so does the
-/// attempt when the future is dropped.
+/// Makes the schema and applies what it lacks, on a connection of its own, which it returns. `limit` is how long a
+/// connection, a lock and a sign of life may take. The lock ends with the connection, however that happens; dropping
+/// the future ends the attempt.
 ///
 /// # Errors
 /// [`Error::SchemaTooNew`], [`Error::Migration`], or [`Error::Unavailable`] for everything that may pass.
@@ -84,14 +84,15 @@ pub(crate) async fn run(
     Err(Error::Unavailable { reason: lost })
 }
 
-/// Resolves when Postgres has not said for a while that it serves the connection of this backend, with the reason.
+/// Resolves, with the reason, when Postgres has not confirmed for a while that it still serves the connection of this
+/// backend.
 async fn lost(options: &PgConnectOptions, backend: i32, limit: Duration) -> String {
     let mut misses = 0;
     loop {
         tokio::time::sleep(limit).await;
         let answer = timeout(limit, is_served(options, backend)).await;
         let reason = match answer {
-            // An error of the server's own, such as too many connections, is a sign of life too.
+            // An error from the server itself, such as too many connections, is a sign of life too.
             Ok(Ok(true) | Err(sqlx::Error::Database(_))) => {
                 misses = 0;
                 continue;
@@ -143,7 +144,7 @@ fn is_lock_timeout(error: &sqlx::Error) -> bool {
     code.as_deref() == Some("55P03")
 }
 
-/// Takes the lock, makes the schema when it is missing, and enters it. Migrations have no time limit but for their locks.
+/// Takes the lock, makes the schema if it is missing, and selects it. Only the locks of migrations have a time limit.
 async fn enter(connection: &mut PgConnection, schema: &SchemaName, limit: Duration) -> sqlx::Result<()> {
     connect::prepare(connection, schema, Duration::ZERO).await?;
     sqlx::query("SELECT set_config('lock_timeout', $1, false)")
@@ -154,13 +155,13 @@ async fn enter(connection: &mut PgConnection, schema: &SchemaName, limit: Durati
         .bind(schema.as_str())
         .execute(&mut *connection)
         .await?;
-    // Asked first, since IF NOT EXISTS needs the right to make schemas even where there is nothing to make.
+    // Asked first, since IF NOT EXISTS needs the right to make schemas even if there is nothing to make.
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
         .bind(schema.as_str())
         .fetch_one(&mut *connection)
         .await?;
     if !exists {
-        // A SchemaName has nothing in it that would need a quote.
+        // A SchemaName contains nothing that needs quoting.
         let create = format!("CREATE SCHEMA {schema}");
         sqlx::query(AssertSqlSafe(create)).execute(&mut *connection).await?;
     }

@@ -1,5 +1,5 @@
-//! Operations by the hash of their specification: a reconnecting spoke and another pod name 32 bytes instead of sending
-//! the whole again.
+//! Operations by the hash of their specification: a reconnecting spoke, or another pod, names 32 bytes instead of
+//! sending the whole again.
 
 mod owned;
 
@@ -13,10 +13,10 @@ use crate::metrics::{Pruned, Statement};
 use crate::statement::run;
 use crate::{Error, PRUNED};
 
-/// Specifications written in one statement.
+/// How many specifications are written in one statement.
 const CHUNK: usize = 100;
 
-/// Specifications noted as offered in one statement.
+/// How many specifications are noted as offered in one statement.
 const TOUCHED: usize = 1_000;
 
 /// The operations of a store.
@@ -26,7 +26,7 @@ pub struct Operations<'a>(pub(crate) &'a Db);
 // === impl Operations ===
 
 impl Operations<'_> {
-    /// Keeps specifications; of those that are known it notes that they are offered, once an hour at most.
+    /// Stores specifications; for those that are known, notes that they are offered, once an hour at most.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -52,8 +52,8 @@ impl Operations<'_> {
         Ok(())
     }
 
-    /// The specifications of these hashes, as far as they are known, in no order: of as many as have so many bytes of text
-    /// together, and one more; `None` stands for one that is known and was not read.
+    /// The specifications with these hashes that are known, in any order. Their total text is read up to `bytes` and
+    /// one specification more; `None` stands for one that is known but was not read.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -84,8 +84,8 @@ impl Operations<'_> {
 // === impl Operations, what is kept and for how long ===
 
 impl Operations<'_> {
-    /// Notes that specifications are offered now, once an hour at most. A row that another hub is writing is left out, so
-    /// that hubs cannot lock each other up: that hub notes the same.
+    /// Notes that specifications are offered now, once an hour at most. A row that another hub is writing is skipped,
+    /// so that hubs cannot deadlock each other: that hub notes the same.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -105,8 +105,8 @@ impl Operations<'_> {
         Ok(())
     }
 
-    /// Deletes one batch of specifications that nobody has offered for `retention`, by the clock of Postgres; answers
-    /// how many, fewer than [`PRUNED`](crate::PRUNED) when none are left.
+    /// Deletes one batch of specifications that nobody has offered for `retention`, by the clock of Postgres; returns
+    /// how many. Fewer than [`PRUNED`](crate::PRUNED) means that none are left.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -124,7 +124,7 @@ impl Operations<'_> {
         Ok(done.rows_affected())
     }
 
-    /// Those of these hashes whose specifications are not kept, in no order.
+    /// Those of these hashes whose specifications are not stored, in any order.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -146,7 +146,7 @@ impl Operations<'_> {
         Ok(lacking)
     }
 
-    /// Those of these names whose specifications are kept, each once, in no order.
+    /// Those of these names whose specifications are stored, each once, in any order.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

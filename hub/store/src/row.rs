@@ -1,4 +1,4 @@
-//! Between the columns and the types: what both directions need.
+//! Conversions between columns and types that both directions need.
 
 use alkhub_protocol::register::SpokeType;
 use jiff::Timestamp;
@@ -8,7 +8,7 @@ pub(crate) fn time(column: Option<jiff_sqlx::Timestamp>) -> Option<Timestamp> {
     column.map(jiff_sqlx::Timestamp::to_jiff)
 }
 
-/// Microseconds are what Postgres keeps; the rest is cut so that what is written is what is read.
+/// Postgres stores microseconds; the rest is cut off so that what is written is what is read.
 pub(crate) fn microseconds(at: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
@@ -18,7 +18,7 @@ pub(crate) fn spoke_type(text: &str) -> SpokeType {
     text.parse().unwrap_or_default()
 }
 
-/// A count that fits; Postgres has no unsigned numbers.
+/// A count as a signed number, since Postgres has no unsigned ones.
 pub(crate) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

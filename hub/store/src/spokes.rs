@@ -1,9 +1,9 @@
 //! Spokes: who may offer operations, as a resource or a key declared them.
 //!
 //! Invariants
-//! - A spoke is its name and its uid. A put with another uid makes another spoke, and every key of the old one ends
-//!   in the same transaction.
-//! - A delete that names a uid deletes nothing else.
+//! - A spoke is its name and its uid. A put with another uid makes another spoke, and every key of the old one ends in
+//!   the same transaction.
+//! - A delete that names a uid deletes only the spoke with that uid.
 
 mod hints;
 mod list;
@@ -44,23 +44,23 @@ pub struct SpokeRecord {
     pub spoke_type: SpokeType,
     /// Operations that it may offer: `ns.op` or `ns.*`; empty means `{name}.*`.
     pub operations: Vec<String>,
-    /// What its own key may do besides offering.
+    /// What its own key may do besides offering operations.
     pub scopes: Scopes,
-    /// Free labels.
+    /// Labels of the user's choice.
     pub labels: BTreeMap<String, String>,
-    /// Calls that one instance takes at once, at most.
+    /// The most calls that one instance takes at once.
     pub concurrency: Option<u32>,
-    /// Whether it is refused at the door.
+    /// Whether its connections are refused.
     pub suspended: bool,
     /// When it was declared.
     pub created_at: Timestamp,
     /// When an instance of it connected for the first time.
     pub first_connected_at: Option<Timestamp>,
-    /// When its first instance of now, or of the last time, connected.
+    /// When the first of its instances connected that are there now, or were there last.
     pub connected_at: Option<Timestamp>,
     /// When its last instance left.
     pub disconnected_at: Option<Timestamp>,
-    /// When it was last heard; exact to a minute.
+    /// When it was last heard from; exact to a minute.
     pub last_heartbeat_at: Option<Timestamp>,
 }
 
@@ -75,22 +75,22 @@ pub struct SpokeKey {
     pub hint: String,
 }
 
-/// What a put did.
+/// The result of a put.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PutOutcome {
     /// The spoke as it is now.
     pub record: SpokeRecord,
     /// Whether no spoke of that name and uid was there.
     pub created: bool,
-    /// Whether anything is other than before: callers that hold a copy must read it again.
+    /// Whether anything has changed: callers that hold a copy must read it again.
     pub changed: bool,
-    /// Whether the key is one that had ended with the spoke and is in force again: hubs may still refuse it.
+    /// Whether the key had ended with the spoke and is now in force again: hubs may still refuse it.
     pub key_restored: bool,
-    /// Keys that ended at once, by id. One that goes on for `overlap_seconds` is not among them.
+    /// Keys that ended at once, by id. A key that remains valid for `overlap_seconds` is not among them.
     pub revoked_keys: Vec<String>,
 }
 
-/// What a delete did.
+/// The result of a delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deleted {
     /// Keys that ended, by id.
@@ -118,21 +118,21 @@ pub(crate) struct SpokeRow {
 // === impl Spokes ===
 
 impl Spokes<'_> {
-    /// The same, with the key of this id: what it declares or removes stays as it is when it has ended by then
+    /// The same, on behalf of the key with this id: if that key has ended by then, nothing is declared or removed
     /// ([`Error::ActorEnded`]).
     #[must_use]
     pub fn by(self, key_id: &str) -> Self {
         Self(self.0, Actor::key(key_id))
     }
 
-    /// Declares a spoke, in one transaction; the same again changes nothing.
+    /// Declares a spoke, in one transaction; declaring it again unchanged has no effect.
     ///
     /// A new uid replaces the spoke of that name and ends all its keys. A new key ends the spoke's older ones after
-    /// `overlap_seconds`; one that the spoke has already changes nothing, so that a late or repeated put revives no
-    /// older key.
+    /// `overlap_seconds`. A key that the spoke already has changes nothing, so that a late or repeated put does not
+    /// revive an older key.
     ///
     /// # Errors
-    /// [`Error::KeyInUse`] when the key belongs to another spoke or to a client; nothing was changed then.
+    /// [`Error::KeyInUse`] if the key belongs to another spoke or to a client; then nothing was changed.
     pub async fn put(self, name: &SpokeName, spoke: &SpokePut, key: Option<&SpokeKey>) -> Result<PutOutcome, Error> {
         let outcome = run!(self.0, Statement::SpokePut, |db| put::put(db, self.1, name, spoke, key))?;
         let put::PutResult {
@@ -160,7 +160,7 @@ impl Spokes<'_> {
         row.map(SpokeRow::record).transpose()
     }
 
-    /// Removes a spoke and ends its keys. `None`, and nothing done, when there is none or `uid` is another one's.
+    /// Removes a spoke and ends its keys. `None`, with nothing done, if there is none or its uid is not `uid`.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -173,7 +173,7 @@ impl Spokes<'_> {
         }))
     }
 
-    /// The spoke of that name, made with the defaults and without a uid when there is none.
+    /// The spoke of that name, created with the defaults and without a uid if there is none.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -181,8 +181,8 @@ impl Spokes<'_> {
         run!(self.0, Statement::SpokePut, |db| ensure(db, name))?.record()
     }
 
-    /// Notes when spokes were last heard; an older time than the stored one changes nothing. A spoke that somebody else
-    /// is writing at the moment is left out, so that hubs cannot lock each other up; its next heartbeat comes.
+    /// Notes when spokes were last heard from; a time older than the stored one changes nothing. A spoke that somebody
+    /// else is writing at the moment is skipped, so that hubs cannot deadlock each other; its next heartbeat will come.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -207,7 +207,7 @@ impl Spokes<'_> {
         Ok(())
     }
 
-    /// Notes that an instance connected. Further ones of a spoke that is connected change only the heartbeat.
+    /// Notes that an instance connected. Further instances of a connected spoke change only the heartbeat.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -241,7 +241,7 @@ impl Spokes<'_> {
         Ok(())
     }
 
-    /// Removes every spoke that a resource declared whose uid is not among these, and ends their keys; answers the
+    /// Removes every spoke that a resource declared and whose uid is not among these, and ends its keys; returns the
     /// keys' ids. Spokes that no resource declared stay: those without a uid, and those that were declared by hand.
     ///
     /// # Errors
@@ -318,7 +318,7 @@ pub(crate) async fn select_many(db: &mut PgConnection, names: &[String]) -> sqlx
     .await
 }
 
-/// The spoke of that name, made when there is none.
+/// The spoke of that name, created if there is none.
 pub(crate) async fn ensure(db: &mut PgConnection, name: &SpokeName) -> sqlx::Result<SpokeRow> {
     sqlx::query!(
         "INSERT INTO spokes (name, uid, spoke_type, operations, scopes, labels, suspended)

@@ -24,7 +24,7 @@ pub(crate) struct StatementConnection<'a> {
 
 /// Runs one statement of the store: `run!(db, Statement::KeyFind, |db| query!(…).fetch_one(db))`.
 ///
-/// Dropping the future gives the connection back; what the statement did by then may stay done.
+/// If the future is dropped, the connection is given back; what the statement has done by then may stay done.
 macro_rules! run {
     ($store:expr, $statement:expr, |$db:ident| $work:expr) => {{
         let mut statement = $crate::statement::StatementConnection::begin($store, $statement).await?;
@@ -60,7 +60,7 @@ impl<'a> StatementConnection<'a> {
         })
     }
 
-    /// A little more than Postgres itself allows, so that its answer comes first while it can answer.
+    /// A little more than Postgres itself allows, so that its answer comes first while it can still answer.
     pub(crate) fn limit(&self) -> Duration {
         self.store.statement_timeout + Duration::from_secs(1)
     }
@@ -77,7 +77,7 @@ impl<'a> StatementConnection<'a> {
             Ok(Err(error)) => error,
             Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
         };
-        // No row is an answer, not a failure; statements that may have none ask for an optional row.
+        // No row is an answer, not a failure; statements that may find none ask for an optional row.
         store.metrics.failed(statement);
         if is_link_failure(&error) {
             self.connection.close_on_drop();

@@ -1,4 +1,4 @@
-//! The store: a pool that connects in the background, and what hangs on it.
+//! The store: a pool that connects in the background, and everything that uses it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::watch::{BACKOFF, Watch};
 use crate::{CallRows, Error, Keys, Operations, Spokes, connect, migrate};
 
-/// A pooled connection is replaced after this long, so that a moved address or a new password is found.
+/// How long a pooled connection is used before it is replaced, so that a moved address or a new password takes effect.
 const MAX_LIFETIME: Duration = Duration::from_secs(30 * 60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
@@ -35,14 +35,14 @@ struct Inner {
     connect_timeout: Duration,
     ping_interval: Duration,
     supervisor: Supervisor,
-    /// Ends the link's task when the last clone goes without [`Store::close`].
+    /// Ends the link's task when the last clone is dropped without [`Store::close`].
     _stop_on_drop: DropGuard,
 }
 
 // === impl Store ===
 
 impl Store {
-    /// A pool that connects in the background; never blocks start. Needs a tokio runtime around it.
+    /// A pool that connects in the background; never blocks the start. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// A URL or a file of authorities that cannot be read, or a registry that has a store already.
@@ -68,11 +68,11 @@ impl Store {
         })))
     }
 
-    /// Connects, however long it takes, makes the schema and brings it up to date under an advisory lock; from then
-    /// on a task keeps [`Store::link`] true until [`Store::close`]. Dropping the future stops the attempt.
+    /// Connects, however long it takes, makes the schema and brings it up to date under an advisory lock; from then on
+    /// a task keeps [`Store::link`] up to date until [`Store::close`]. Dropping the future stops the attempt.
     ///
     /// # Errors
-    /// [`Error::SchemaTooNew`] and [`Error::Migration`], which no waiting mends; [`Error::Stopped`] when `stop` came
+    /// [`Error::SchemaTooNew`] and [`Error::Migration`], which no waiting fixes; [`Error::Stopped`] if `stop` came
     /// first. Everything else is tried again, and shown by [`Store::link`].
     pub async fn prepare(&self, stop: &CancellationToken) -> Result<(), Error> {
         let inner = &*self.0;
@@ -108,12 +108,13 @@ impl Store {
         Ok(())
     }
 
-    /// Whether statements can be expected to succeed, now and as it changes.
+    /// Whether statements can be expected to succeed, now and whenever that changes.
     pub fn link(&self) -> watch::Receiver<LinkState> {
         self.0.db.link.subscribe()
     }
 
-    /// Changes when the schema was made anew, by whichever hub, and at the first look: what had been written may be gone.
+    /// Changes when the schema was made anew, by whichever hub, and at the first check: what had been written may be
+    /// gone.
     pub fn incarnation(&self) -> watch::Receiver<i64> {
         self.0.db.link.incarnation().subscribe()
     }
@@ -123,7 +124,8 @@ impl Store {
         self.0.db.link.state().is_up()
     }
 
-    /// Resolves when the loop that keeps [`Store::link`] true is lost, which is a fault of alkhub's; never otherwise.
+    /// Resolves when the loop that keeps [`Store::link`] up to date is lost, which is a fault in alkhub; otherwise
+    /// never.
     pub async fn lost(&self) -> Lost {
         self.0.supervisor.lost().await
     }
@@ -148,7 +150,7 @@ impl Store {
         CallRows(&self.0.db)
     }
 
-    /// Ends the link's task and closes the pool; statements that run are waited for, at most five seconds.
+    /// Ends the link's task and closes the pool; waits at most five seconds for running statements.
     pub async fn close(&self) {
         let inner = &*self.0;
         inner.supervisor.stop().cancel();

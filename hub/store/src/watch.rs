@@ -1,10 +1,11 @@
-//! The task that keeps the state of the link to Postgres true.
+//! The task that keeps the state of the link to Postgres up to date.
 //!
-//! A statement that fails by the link wakes the task at once; else it looks once per `store.ping-interval`. While the
-//! link is down it looks more often, with jitter, so that a hub is ready soon after Postgres is.
+//! A statement that fails because of the link wakes the task at once; otherwise it checks once per
+//! `store.ping-interval`. While the link is down it checks more often, with jitter, so that a hub is ready soon after
+//! Postgres is.
 //!
-//! Each look also finds out which making of the schema it is: another hub may have made it anew, and what this one wrote
-//! is gone.
+//! Each check also finds out which incarnation of the schema it is: another hub may have made it anew, in which case
+//! everything that this one wrote is gone.
 
 use std::time::Duration;
 
@@ -22,10 +23,10 @@ use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::{Error, connect, keys, migrate};
 
-/// Pauses between two looks while the link is down.
+/// Pauses between two checks while the link is down.
 pub(crate) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
-/// What the task needs; it holds no store, so that a dropped store ends it.
+/// What the task needs; it holds no store, so that dropping the store ends the task.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) pool: PgPool,
@@ -41,7 +42,7 @@ pub(crate) struct Watch {
 // === impl Watch ===
 
 impl Watch {
-    /// Looks again and again, and keeps the state of the link true, until `stop`.
+    /// Checks again and again, and keeps the state of the link up to date, until `stop`.
     pub(crate) async fn keep(&self, link: &Link, stop: &CancellationToken) {
         let mut backoff = BACKOFF;
         loop {
@@ -64,7 +65,8 @@ impl Watch {
         }
     }
 
-    /// Asks an idle connection; where none is, or it fails, one made for the purpose, whose error is the reason.
+    /// Asks over an idle connection; if there is none, or it fails, over a new one made for this, whose error is the
+    /// reason.
     async fn look(&self) -> LinkState {
         if let Some(mut idle) = self.pool.try_acquire() {
             match timeout(self.limit, self.ask(&mut idle)).await {
@@ -83,7 +85,7 @@ impl Watch {
         }
     }
 
-    /// Asks how old a reader may be, and enters the first key where it is missing.
+    /// Asks how old a reader may be, and enters the first key if it is missing.
     async fn ask(&self, connection: &mut PgConnection) -> sqlx::Result<i64> {
         let min_reader = migrate::min_reader(connection).await?;
         self.note_incarnation(migrate::incarnation(connection).await?);
@@ -96,8 +98,8 @@ impl Watch {
             .send_if_modified(|known| std::mem::replace(known, incarnation) != incarnation);
     }
 
-    /// Without the first key nobody could declare a spoke or make a key. A failure leaves the link as it is: what
-    /// works without the key goes on, and the next look tries again.
+    /// Without the first key nobody could declare a spoke or make a key. A failure leaves the link as it is: whatever
+    /// works without the key goes on, and the next check tries again.
     async fn enter_admin(&self, connection: &mut PgConnection) {
         let Some(admin) = self.admin.borrow().clone() else {
             return;
@@ -116,7 +118,7 @@ impl Watch {
         }
     }
 
-    /// `None` when the schema is gone.
+    /// `None` if the schema is gone.
     async fn ask_anew(&self) -> sqlx::Result<Option<i64>> {
         let mut connection = self.options.connect().await?;
         connect::prepare(&mut connection, &self.schema, self.limit).await?;
@@ -128,12 +130,12 @@ impl Watch {
         Ok(min_reader)
     }
 
-    /// A database that was emptied, or put back without this schema, must not need a restart of every hub.
+    /// A database that was emptied, or restored without this schema, must not require a restart of every hub.
     async fn make_anew(&self) -> LinkState {
         tracing::warn!(schema = %self.schema, "the schema is gone and is made anew");
         match migrate::run(&self.options, &self.schema, self.limit).await {
             Ok(mut connection) => {
-                // What fails of it is done by the next look.
+                // Whatever of this fails is done by the next check.
                 timeout(self.limit, self.ask(&mut connection)).await.ok();
                 LinkState::Up
             }
@@ -149,7 +151,7 @@ fn is_undefined_table(error: &sqlx::Error) -> bool {
         .is_some_and(|error| error.code().as_deref() == Some("42P01"))
 }
 
-/// A schema that moved on past this software is as good as no database.
+/// A schema that has moved on past this software is as good as no database.
 fn judge(min_reader: i64) -> LinkState {
     let ours = migrate::ours();
     if min_reader <= ours {

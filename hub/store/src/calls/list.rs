@@ -33,7 +33,7 @@ pub(super) struct Row {
 // === impl Row ===
 
 impl Row {
-    /// The place behind it of a reader who stood at `before`.
+    /// The place behind this record, for a reader that stood at `before`.
     pub(super) fn mark(&self, before: &Mark) -> Mark {
         let own = Cursor {
             at: self.ended_at.to_jiff(),
@@ -71,7 +71,8 @@ fn limit(filter: &CallFilter) -> i64 {
     i64::from(filter.limit.clamp(1, PAGE_LIMIT))
 }
 
-/// The comparison of pairs finds the place; the one of times beside it lets Postgres leave partitions out.
+/// The newest records first. The comparison of pairs finds the place; the extra comparison of times lets Postgres skip
+/// partitions.
 pub(super) async fn newest_first(db: &mut PgConnection, filter: &CallFilter) -> sqlx::Result<Vec<Row>> {
     let (before, before_id) = Cursor::columns(filter.before);
     let (after, after_id) = Cursor::columns(filter.after.map(|after| after.since));
@@ -106,13 +107,13 @@ pub(super) async fn newest_first(db: &mut PgConnection, filter: &CallFilter) -> 
     .await
 }
 
-/// The number up to which every record is written that ever will be.
+/// The number up to which every record has been written that ever will be.
 pub(super) async fn written_to(db: &mut PgConnection) -> sqlx::Result<i64> {
     let number = sqlx::query_scalar!("SELECT calls_written_to()").fetch_one(db).await?;
     Ok(number.unwrap_or_default())
 }
 
-/// What was written after a mark, and up to a number.
+/// What was written after a mark, up to a number.
 pub(super) async fn as_written(
     db: &mut PgConnection,
     (after, written_to): (&Mark, i64),

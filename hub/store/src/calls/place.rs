@@ -1,31 +1,31 @@
-//! Where a reader stands who follows the call records.
+//! The place of a reader that follows the call records.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::cursor::{Cursor, InvalidCursor};
 
-/// Where a reader stands who follows the records. Its text is opaque to callers.
+/// The place of a reader that follows the records. Its text is opaque to callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Where he began: what ended before it he does not want.
+    /// Where it began: it does not want records that ended earlier.
     pub(super) since: Cursor,
-    /// The last record that he got: its number in the order of writing, and its own place, for those of before there were
-    /// numbers share one.
+    /// The last record that it got: its number in the order of writing, and its own place, since all records from
+    /// before numbers were introduced share one.
     pub(super) last: Option<(i64, Cursor)>,
 }
 
 // === impl Mark ===
 
 impl Mark {
-    /// What is before every record that he wants.
+    /// A place before every record that it still wants.
     pub(super) fn last(&self) -> (i64, Cursor) {
         self.last.unwrap_or((-1, self.since))
     }
 }
 
 impl From<Cursor> for Mark {
-    /// What ended after this place.
+    /// A reader that wants what ended after this place.
     fn from(since: Cursor) -> Self {
         Self { since, last: None }
     }

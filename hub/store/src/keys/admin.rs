@@ -1,8 +1,8 @@
-//! The first key, which has scope `admin` and comes from a file: whoever finds it missing enters it again.
+//! The first key, which has scope `admin` and comes from a file: a hub that finds it missing enters it again.
 //!
 //! Invariants
-//! - One that was ended stays ended, whoever enters it again.
-//! - A schema that was made anew, or put back from an older dump, has it as soon as a hub looks at its link.
+//! - Once ended, it stays ended, whoever enters it again.
+//! - A schema that was made anew, or restored from an older dump, has it as soon as a hub checks its link.
 
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use crate::admin_key::AdminKey;
 use crate::metrics::Statement;
 use crate::statement::run;
 
-/// Other first keys that are named, at most.
+/// How many other first keys are named, at most.
 const TOLD: i64 = 20;
 
 /// What entering the first key did.
@@ -21,16 +21,16 @@ const TOLD: i64 = 20;
 pub struct AdminEntered {
     /// It was not known before.
     pub created: bool,
-    /// Earlier first keys that ended with it, by id.
+    /// Earlier first keys that it has replaced and ended, by id.
     pub revoked_keys: Vec<String>,
 }
 
 impl Keys<'_> {
-    /// Enters the first key, and again whenever this hub finds the schema without it, until another is given here.
-    /// One that was revoked stays revoked.
+    /// Enters the first key, and again whenever this hub finds the schema without it, until another key is given here.
+    /// If it was revoked, it stays revoked.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] and the like; it is entered as soon as the link is up again all the same.
+    /// [`Error::Unavailable`] and the like; it is still entered as soon as the link is up again.
     pub async fn keep_admin(self, admin: &AdminKey) -> Result<AdminEntered, Error> {
         self.0.admin.send_replace(Some(admin.clone()));
         let mut entered = run!(self.0, Statement::KeyEnter, |db| enter(db, admin))?;
@@ -40,8 +40,8 @@ impl Keys<'_> {
         Ok(entered)
     }
 
-    /// Other first keys that are in force, by id, the oldest first and some of them at most: those that were in a file
-    /// before, and those of hubs with a file of their own.
+    /// Other first keys that are in force, by id, oldest first and up to a limit: those that were in the file before,
+    /// and those of hubs with a file of their own.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.
@@ -60,9 +60,9 @@ impl Keys<'_> {
     }
 }
 
-/// Enters the first key where it is missing.
+/// Enters the first key if it is missing.
 pub(crate) async fn enter(db: &mut PgConnection, admin: &AdminKey) -> sqlx::Result<AdminEntered> {
-    // Asked first: a look at the link must not write, least of all to a Postgres that only reads.
+    // Asked first: a check of the link must not write, least of all to a read-only Postgres.
     let known = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM keys WHERE hash = $1) AS "known!""#,
         &admin.hash.0[..]
@@ -91,8 +91,9 @@ pub(crate) async fn enter(db: &mut PgConnection, admin: &AdminKey) -> sqlx::Resu
     Ok(AdminEntered { created, revoked_keys })
 }
 
-/// Ends the first keys of before where every hub reads one file. One that people made and then wrote into the file is a
-/// first key from then on. A key that has ended itself ends no other: a hub with an old file does no harm.
+/// Ends the earlier first keys if every hub reads the same file. A key that a person made and then put into the file
+/// counts as a first key from then on. A key that has itself ended does not end others, so a hub with an old file does
+/// no harm.
 async fn end_others(db: &mut PgConnection, admin: &AdminKey) -> sqlx::Result<Vec<String>> {
     if !admin.alone {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! Making one key.
+//! Creating one key.
 
 use alkhub_protocol::{SpokeName, scope};
 use jiff_sqlx::ToSqlx as _;
@@ -10,7 +10,7 @@ use super::info::InfoRow;
 use crate::actor::Actor;
 use crate::spokes;
 
-/// `None` when the hash is known.
+/// `None` if the hash is known.
 pub(super) async fn create(db: &mut PgConnection, actor: Actor, key: &NewKey) -> sqlx::Result<Option<InfoRow>> {
     let mut tx = sqlx::Connection::begin(db).await?;
     actor.check(&mut tx).await?;

@@ -1,4 +1,4 @@
-//! Keys that were hashed with another secret than the hub's of now.
+//! Keys that were hashed with a secret other than the hub's present one.
 
 use super::Keys;
 use crate::metrics::Statement;
@@ -6,7 +6,7 @@ use crate::statement::run;
 use crate::{Error, HashKey};
 
 impl Keys<'_> {
-    /// Keys that would be in force and that nobody can use, since another secret than `hash_key` hashed them.
+    /// How many keys would be in force but cannot be used by anybody, since a secret other than `hash_key` hashed them.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

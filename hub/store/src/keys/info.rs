@@ -1,4 +1,4 @@
-//! A key as lists and answers about one key have it.
+//! A key as it appears in lists and in answers about a single key.
 
 use alkhub_protocol::Scopes;
 use alkhub_protocol::admin::KeyInfo;

@@ -9,10 +9,10 @@ use crate::{Error, PRUNED};
 
 impl Keys<'_> {
     /// Deletes one batch of keys that were revoked, or expired, longer ago than `retention`, by the clock of Postgres;
-    /// answers how many, fewer than [`PRUNED`] when none are left.
+    /// returns how many. Fewer than [`PRUNED`] means that none are left.
     ///
-    /// Kept for good are the rows that keep a key dead: that of an admin key, which a file names again at each start,
-    /// and that of a key whose spoke is still declared, which its operator puts again.
+    /// Rows that keep a key dead are kept for good: those of admin keys, which a file names again at each start, and
+    /// those of keys whose spoke is still declared, which its operator puts again.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

@@ -1,4 +1,4 @@
-//! Revoking one key. The last admin key stays: without it nobody could make another.
+//! Revoking one key. The last admin key cannot be revoked: without it nobody could make another.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -6,15 +6,15 @@ use uuid::Uuid;
 use super::info::InfoRow;
 use crate::actor::Actor;
 
-/// How a revocation came out.
+/// The result of a revocation.
 pub(super) enum Revoked {
     Done(Box<InfoRow>),
     Unknown,
     LastAdmin,
 }
 
-/// Revokes a key, unless it is an admin's and no other admin key that is good lasts as long. Two at a time cannot take
-/// each other for the one that stays: all admin keys are locked, in one order.
+/// Revokes a key, unless it is an admin key and no other valid admin key lasts as long. All admin keys are locked, in a
+/// fixed order, so that two concurrent revocations cannot each rely on the other's key.
 pub(super) async fn revoke(db: &mut PgConnection, actor: Actor, id: Uuid) -> sqlx::Result<Revoked> {
     let mut tx = sqlx::Connection::begin(db).await?;
     let last = sqlx::query_scalar!(
@@ -32,7 +32,7 @@ pub(super) async fn revoke(db: &mut PgConnection, actor: Actor, id: Uuid) -> sql
     )
     .fetch_one(&mut *tx)
     .await?;
-    // After the locks of the admin keys, of which it mostly is one: two who revoke do not wait for each other.
+    // After the locks of the admin keys, of which it usually is one: so two who revoke cannot wait for each other.
     actor.check(&mut tx).await?;
     if last {
         return Ok(Revoked::LastAdmin);

@@ -1,4 +1,4 @@
-//! Whose specifications are kept, and how much of one spoke's.
+//! Who brought the specifications that are stored, and how much is stored for one spoke.
 
 use alkhub_protocol::{SpecHash, SpokeName};
 
@@ -8,8 +8,8 @@ use crate::metrics::{Pruned, Statement};
 use crate::statement::run;
 
 impl Operations<'_> {
-    /// Notes who brought specifications, where nobody is noted yet, and deletes what these spokes offered longest ago
-    /// beyond `limit` bytes each; answers how many it deleted. A row that another hub is writing is left out.
+    /// Notes who brought specifications that have no owner yet, and deletes those that these spokes offered longest ago
+    /// beyond `limit` bytes each; returns how many it deleted. A row that another hub is writing is skipped.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

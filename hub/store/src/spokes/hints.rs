@@ -10,8 +10,8 @@ use crate::statement::run;
 use crate::{Error, HashKey};
 
 impl Spokes<'_> {
-    /// The hint of the key that was minted for each of these spokes and is in force. A key that was ended or
-    /// superseded, has expired, was made for another uid or was hashed with another secret is none.
+    /// For each of these spokes, the hint of the key that was minted for it and is in force. A key that was ended or
+    /// superseded, has expired, was made for another uid or was hashed with another secret does not count.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

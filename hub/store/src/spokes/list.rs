@@ -6,7 +6,7 @@ use crate::metrics::Statement;
 use crate::statement::run;
 
 impl Spokes<'_> {
-    /// The spokes after `name`, by name, so many at most.
+    /// The spokes after `name`, by name, at most `most` of them.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

@@ -1,4 +1,4 @@
-//! Forgets spokes that nobody declared and nobody has heard of for long.
+//! Forgets spokes that nobody declared and that have not been heard from for long.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::statement::run;
 use crate::{Error, PRUNED};
 
 impl Spokes<'_> {
-    /// Removes spokes that no resource declared, that have no key, and that have been neither connected nor heard for
-    /// `retention`; answers how many. At most a thousand at a time: the next hour takes the rest.
+    /// Removes spokes that no resource declared, that have no key, and that have been neither connected nor heard from
+    /// for `retention`; returns how many. At most a thousand at a time: the next hour takes the rest.
     ///
     /// # Errors
     /// [`Error::Unavailable`] and the like.

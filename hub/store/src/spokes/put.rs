@@ -12,7 +12,7 @@ use super::{SpokeKey, SpokeRow};
 use crate::actor::Actor;
 use crate::row::signed;
 
-/// What a put did, in columns.
+/// The result of a put, as columns.
 #[derive(Debug)]
 pub(crate) struct PutResult {
     pub(crate) row: SpokeRow,
@@ -22,18 +22,19 @@ pub(crate) struct PutResult {
     pub(crate) revoked: Vec<Uuid>,
 }
 
-/// What became of the key.
+/// What happened to the key.
 #[derive(Debug)]
 enum KeyOutcome {
-    /// It is another spoke's or a client's.
+    /// It belongs to another spoke or to a client.
     Foreign,
-    /// The spoke has it already, in force, superseded or revoked by hand; or it had, and the key came back with it.
+    /// The spoke has it already, in force, superseded or revoked by hand; or the spoke had it before, and it came back
+    /// together with the spoke.
     Known { changed: bool },
     /// It is new to the spoke; these ended at once.
     New { revoked: Vec<Uuid> },
 }
 
-/// `None` when the key is in use for something else: the transaction is rolled back.
+/// `None` if the key is in use for something else: the transaction is rolled back.
 pub(crate) async fn put(
     db: &mut PgConnection,
     actor: Actor,
@@ -61,7 +62,7 @@ pub(crate) async fn put(
             KeyOutcome::Foreign => return Ok(None),
             KeyOutcome::Known { changed: key_changed } => {
                 changed |= key_changed;
-                // Every key of a spoke that was not there had ended.
+                // The spoke did not exist, so all its keys had ended.
                 key_restored = created && key_changed;
             }
             KeyOutcome::New { revoked: ended } => {
@@ -96,7 +97,7 @@ async fn insert(db: &mut PgConnection, name: &SpokeName, spoke: &SpokePut) -> sq
     Ok(done.rows_affected() > 0)
 }
 
-/// The history of another spoke of the same name is not this one's.
+/// The history of another spoke of the same name does not belong to this one.
 async fn forget(db: &mut PgConnection, name: &SpokeName) -> sqlx::Result<()> {
     sqlx::query!(
         "UPDATE spokes SET created_at = now(), first_connected_at = NULL, connected_at = NULL, disconnected_at = NULL,
@@ -109,7 +110,7 @@ async fn forget(db: &mut PgConnection, name: &SpokeName) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Writes only what differs, so that a repeated put is a read.
+/// Writes only what differs, so that a repeated put only reads.
 async fn update(db: &mut PgConnection, name: &SpokeName, spoke: &SpokePut) -> sqlx::Result<bool> {
     let scopes: Vec<String> = spoke.scopes.iter().map(str::to_owned).collect();
     let done = sqlx::query!(
@@ -163,8 +164,8 @@ async fn put_key(
     known_key(db, name, spoke, key).await
 }
 
-/// Ends the spoke's older keys after the overlap, at once when there is none. Keys that people made for the spoke by
-/// the admin API stay.
+/// Ends the spoke's older keys after the overlap, or at once if there is none. Keys that people made for the spoke
+/// through the admin API stay.
 async fn supersede(db: &mut PgConnection, name: &SpokeName, spoke: &SpokePut, newest: Uuid) -> sqlx::Result<Vec<Uuid>> {
     let overlap = signed(spoke.overlap_seconds);
     let ended = sqlx::query!(

@@ -1,4 +1,4 @@
-//! The end of spokes, and of their keys with them.
+//! The end of spokes and of their keys.
 
 use alkhub_protocol::SpokeName;
 use alkhub_protocol::admin::BY_HAND;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::actor::Actor;
 
-/// Ends every key of these spokes, in a way that the same spokes may undo.
+/// Ends every key of these spokes, in a way that bringing back the same spokes can undo.
 pub(super) async fn revoke(db: &mut PgConnection, names: &[String]) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "UPDATE keys SET revoked_at = now(), revoked_with_spoke = true

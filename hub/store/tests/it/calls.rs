@@ -426,19 +426,24 @@ async fn a_reader_in_the_way_delays_the_drop_and_no_insert() {
     assert_eq!(store.calls().prune(Duration::from_secs(3600)).await.expect("pruned"), 1);
 }
 
+/// An insert rarely falls into the moment in which another's new partition is visible but not announced yet, so many
+/// inserts are made at once.
 #[tokio::test]
 async fn two_hubs_can_begin_an_hour_together() {
     let url = database().await;
-    let (one, two) = (ready(&config(&url)).await, ready(&config(&url)).await);
+    let hubs = [ready(&config(&url)).await, ready(&config(&url)).await];
 
-    for ago in 0..10 {
+    for ago in 0..100 {
         let at = now() - Duration::from_secs(3600 * ago);
-        let (rows_one, rows_two) = ([row("text.upper", at)], [row("text.upper", at)]);
-        let (a, b) = tokio::join!(one.calls().insert(&rows_one), two.calls().insert(&rows_two));
-        assert!(a.is_ok() && b.is_ok(), "{a:?} {b:?}");
+        let inserts = (0..8).map(|i| {
+            let calls = hubs[i % 2].calls();
+            async move { calls.insert(&[row("text.upper", at)]).await }
+        });
+        let inserted = futures::future::try_join_all(inserts).await;
+        inserted.expect("written");
     }
 
-    assert_eq!(number(&url, "SELECT count(*) FROM alkhub.calls").await, 20);
+    assert_eq!(number(&url, "SELECT count(*) FROM alkhub.calls").await, 800);
 }
 
 #[tokio::test]
