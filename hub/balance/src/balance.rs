@@ -1,15 +1,18 @@
-//! The decision itself: what a hub keeps between two looks, and what it does at each.
+//! The decision itself: what a hub remembers between two looks, and what it decides at each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::choice::{Movable, Move, Order, Targets};
 use crate::entrance::{Entrance, Sign, Upgrade};
-use crate::history::History;
+use crate::history::{History, PastLook};
 use crate::levels::{Levels, enough};
+use crate::look::BalanceLook;
+use crate::losses::Losses;
 use crate::membership::{Member, Membership, Own};
 use crate::rule::Rule;
 
-/// The part of all connections that may be missing while plain peers are let go.
+/// The share of all connections that may be missing while plain peers are still let go.
 const MISSING: f64 = 0.05;
 
 /// What a hub does after a look.
@@ -24,13 +27,13 @@ pub enum Decision {
 /// Why nothing moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
-    /// The membership is old, or does not have this hub: nobody knows what the others hold.
+    /// The membership is old, or does not list this hub: nobody knows what the others hold.
     Stale,
     /// No other pod takes connections.
     Alone,
     /// The hub has not watched for long enough.
     Watching,
-    /// The hub is not above its goal, or has not been for long enough.
+    /// The hub is not above its goal, or has not been above it for long enough.
     Even,
     /// The hub moved its excess a moment ago.
     Resting,
@@ -38,32 +41,33 @@ pub enum Why {
     RollOut,
     /// No pod is below the mean.
     NobodyLighter,
-    /// The pace allows none yet; it adds up to one.
+    /// The pace does not allow a whole move yet; fractions add up.
     Pace,
 }
 
-/// What one hub remembers from look to look. It begins with nothing, and after a loss of Redis so it does again.
+/// What one hub remembers from look to look. It starts with nothing, and again after every loss of Redis.
 #[derive(Debug)]
 pub struct Balance {
     rule: Rule,
     history: History,
+    losses: Losses,
     entrance: Entrance,
     random: fastrand::Rng,
-    /// Whether the hub gives its excess away, and when it last was done with that.
+    /// Whether the hub is giving its excess away, and when it last finished doing so.
     shedding: bool,
     rested_at: Option<Duration>,
-    /// All connections when it began to, or ten minutes later.
+    /// The number of all connections when shedding began, or ten minutes after the previous baseline.
     baseline: Option<Baseline>,
     draining_since: Option<Duration>,
     rollout: Rollout,
     /// What the pace has added up to, below one.
     credit: f64,
     decided_at: Option<Duration>,
-    /// Of the last look.
+    /// The goal by the last look.
     goal: Option<u32>,
 }
 
-/// What all pods had together at some time.
+/// How many connections all pods had together at some time.
 #[derive(Clone, Copy, Debug)]
 struct Baseline {
     at: Duration,
@@ -81,11 +85,12 @@ struct Rollout {
 // === impl Balance ===
 
 impl Balance {
-    /// That of a hub that has seen nothing. The seed decides what it draws by chance; each hub has another one.
+    /// A balance that has seen nothing yet. The seed drives its random choices; each hub needs a different one.
     pub fn new(rule: Rule, seed: u64) -> Self {
         Self {
             rule,
             history: History::default(),
+            losses: Losses::default(),
             entrance: Entrance::new(),
             random: fastrand::Rng::with_seed(seed),
             shedding: false,
@@ -99,8 +104,9 @@ impl Balance {
         }
     }
 
-    /// Looks at the pods, once a second. It costs as much as there are pods, whatever the hub holds.
+    /// Looks at the pods, once a second. The cost grows with the number of pods, not with what the hub holds.
     pub fn decide(&mut self, now: Duration, membership: &Membership, own: Own) -> Decision {
+        let membership = &*membership.certain();
         let since = now.saturating_sub(self.decided_at.replace(now).unwrap_or(now));
         let me = membership.me();
         if !own.draining && me.is_none_or(|me| !me.draining) {
@@ -110,8 +116,10 @@ impl Balance {
         let Some(me) = me.filter(|_| !stale) else {
             return self.hold_static(now);
         };
+        self.losses
+            .look(now, membership, self.history.least_total(), &self.rule);
         let rolling = self.is_rolling(now, membership);
-        let weight: f64 = membership.serving(own).map(|member| f64::from(member.weight)).sum();
+        let weight = membership.weight(own);
         let others = membership.serving(own).filter(|member| member.pod != me.pod);
         if others.map(|member| u64::from(member.weight)).sum::<u64>() == 0 {
             self.history.clear();
@@ -120,17 +128,19 @@ impl Balance {
             self.goal = None;
             return Decision::Hold(Why::Alone);
         }
-        let total: f64 = membership.members.iter().map(|m| f64::from(m.connections)).sum();
-        self.history.add(now, own.staying, total / weight, self.rule.settle);
+        let total = membership.total();
+        let seen = PastLook {
+            at: now,
+            held: own.staying,
+            total,
+            weight,
+        };
+        self.history.add(seen, self.rule.settle);
 
         let at = |mean| Levels::new(&self.rule, mean, now, membership.rebalance);
         let (levels, current) = (at(self.history.highest_mean()), at(total / weight));
         self.goal = Some(whole(levels.goal(me.weight)));
-        let sign = self.sign(&levels, membership, own, rolling);
-        self.entrance.set(now, sign);
-
-        let pace = since.as_secs_f64().min(2.0) * self.part_of_budget(&levels, membership, own);
-        let look = Look {
+        let look = BalanceLook {
             membership,
             own,
             me,
@@ -139,29 +149,33 @@ impl Balance {
             current,
             rolling,
         };
-        if own.draining || me.draining {
+        let sign = self.sign(&look);
+        self.entrance.set(now, sign);
+
+        let pace = since.as_secs_f64().min(2.0) * self.part_of_budget(&levels, membership, own);
+        if look.is_drain() {
             self.drain(now, &look, pace)
         } else {
             self.shed(now, &look, pace)
         }
     }
 
-    /// In place of a look, while nothing is balanced and the pod does not drain: everybody is welcome, and what was seen is
-    /// forgotten, so that a drain which comes later is another one.
+    /// Replaces a look while nothing is balanced and the pod does not drain: everybody is welcome, and what was seen is
+    /// forgotten, so that a later drain counts as a new one.
     pub fn pause(&mut self, now: Duration) {
         self.decided_at = Some(now);
         self.draining_since = None;
         self.hold_static(now);
     }
 
-    /// The most connections that the pod keeps, by the last look; `None` where there is no other pod, or none is known.
+    /// The most connections that the pod keeps, by the last look; `None` if there is no other pod, or none is known.
     pub fn goal(&self) -> Option<u32> {
         self.goal
     }
 
-    /// Names the connections that go, by one walk over all of the hub's connections that were not told to go yet.
+    /// Names the connections that go, in one walk over all of the hub's connections that have not been told to go yet.
     ///
-    /// It may name fewer than the order says: where too few can go, or all of them were moved here a moment ago.
+    /// It may name fewer than the order says, if too few can go or all of them were moved here a moment ago.
     pub fn choose<'a, C: Copy>(
         &mut self,
         now: Duration,
@@ -171,15 +185,42 @@ impl Balance {
         order.choose(now, self.rule.stay, movables, &mut self.random)
     }
 
-    /// Whether a new connection is welcome that no hub has sent here. `source` is anything that tells peers apart
-    /// before they are known, such as a hash of the address with the key's text.
+    /// Whether a new connection that no hub has sent here is welcome. `source` is anything that tells peers apart
+    /// before they are authenticated, such as a hash of the address and the key's text.
     pub fn admit(&mut self, now: Duration, source: u64) -> Upgrade {
         self.entrance.admit(now, source, &self.rule, &mut self.random)
     }
 
-    /// What is done while nobody knows what the others hold: nothing, and everybody is welcome.
+    /// The pod that should get a connection that has to go because its hub ends: drawn as for a drain, from what the
+    /// pods hold now. `beside` is the pod of the instance's other session. `None` if nobody knows what the others hold,
+    /// or if no other pod takes connections.
+    pub fn refuge(&mut self, now: Duration, membership: &Membership, beside: Option<&str>) -> Option<Arc<str>> {
+        let membership = &*membership.certain();
+        let me = membership
+            .me()
+            .filter(|_| now <= membership.read_at + self.rule.fresh)?;
+        let own = Own {
+            staying: me.connections,
+            draining: true,
+        };
+        let (total, weight) = (membership.total(), membership.weight(own));
+        let levels = Levels::new(&self.rule, total / weight.max(1.0), now, membership.rebalance);
+        let look = BalanceLook {
+            membership,
+            own,
+            me,
+            total,
+            levels,
+            current: levels,
+            rolling: false,
+        };
+        look.targets_of_drain().draw(beside, true, &mut self.random)
+    }
+
+    /// The decision while nobody knows what the others hold: nothing moves, and everybody is welcome.
     fn hold_static(&mut self, now: Duration) -> Decision {
         self.history.clear();
+        self.losses.forget();
         self.stop(now);
         self.entrance.set(now, Sign::Open);
         self.goal = None;
@@ -194,7 +235,7 @@ impl Balance {
         self.credit = 0.0;
     }
 
-    /// Whether a roll-out moves connections: there are two revisions, and not for a while without anything happening.
+    /// Whether a roll-out is moving connections: there are two revisions, and something has happened not long ago.
     fn is_rolling(&mut self, now: Duration, membership: &Membership) -> bool {
         let draining = membership.members.iter().any(|member| member.draining);
         let (members, mixed) = (membership.members.len(), membership.is_mixed());
@@ -206,17 +247,20 @@ impl Balance {
         mixed && !quiet
     }
 
-    /// The sign for new connections.
-    fn sign(&self, levels: &Levels, membership: &Membership, own: Own, rolling: bool) -> Sign {
-        let me = membership.me();
-        if own.draining || me.is_some_and(|me| me.draining) {
+    /// The sign at the door for new connections.
+    fn sign(&self, look: &BalanceLook<'_>) -> Sign {
+        let (membership, own, me, levels) = (look.membership, look.own, look.me, &look.levels);
+        if look.is_drain() {
             return Sign::Leaving;
         }
-        let (Some(me), Some(raise)) = (me, levels.raise(membership, own)) else {
+        if self.losses.are_returning() {
+            return Sign::Open; // A refusal would keep them away for longer than they have to be.
+        }
+        let Some(raise) = levels.raise(membership, own) else {
             return Sign::Open;
         };
         let newest = membership.newest(own);
-        if rolling && Some(me.revision) != newest {
+        if look.rolling && Some(me.revision) != newest {
             let new = membership.serving(own).filter(|m| Some(m.revision) == newest);
             let taking = new.filter(|member| levels.takes(member, 0.0)).count();
             if taking >= enough(membership.serving(own).count()) {
@@ -232,7 +276,7 @@ impl Balance {
         }
     }
 
-    /// The part of its pace that each pod may keep, so that all together stay within the budget.
+    /// The share of its pace that each pod may use, so that all of them together stay within the budget.
     fn part_of_budget(&self, levels: &Levels, membership: &Membership, own: Own) -> f64 {
         let wanted = |member: &Member| {
             let held = f64::from(member.connections);
@@ -253,15 +297,15 @@ impl Balance {
         pace.clamp(self.rule.slowest, self.rule.fastest)
     }
 
-    /// Moves per second of a drain. It is steady, and every pod can tell that of the others: a pod begins with about
-    /// its part of the mean.
+    /// Moves per second of a drain. The pace is steady, and every pod can work it out for the others, because a pod
+    /// begins with about its part of the mean.
     fn drain_pace(&self, levels: &Levels, connections: u32, weight: u32) -> f64 {
         let began_with = f64::from(connections).max(levels.mean * f64::from(weight));
         let pace = began_with / self.rule.drain.as_secs_f64();
         pace.clamp(self.rule.slowest, self.rule.budget)
     }
 
-    fn drain(&mut self, now: Duration, look: &Look<'_>, pace: f64) -> Decision {
+    fn drain(&mut self, now: Duration, look: &BalanceLook<'_>, pace: f64) -> Decision {
         self.shedding = false;
         if now < *self.draining_since.get_or_insert(now) + self.rule.lag {
             return Decision::Hold(Why::Watching); // Until all pods that begin to drain together know of each other.
@@ -275,7 +319,7 @@ impl Balance {
         order(count, count, true, targets)
     }
 
-    fn shed(&mut self, now: Duration, look: &Look<'_>, pace: f64) -> Decision {
+    fn shed(&mut self, now: Duration, look: &BalanceLook<'_>, pace: f64) -> Decision {
         let (own, me, levels) = (look.own, look.me, &look.levels);
         let goal = levels.goal(me.weight);
         let excess = f64::from(own.staying) - goal;
@@ -303,15 +347,20 @@ impl Balance {
         }
         let raise = levels.raise(look.membership, own).unwrap_or(0.0);
         let most = whole(excess);
-        // Plain peers may land anywhere: not where that is of no use, nor where it may be an older revision.
-        let kept = self.entrance.is_in_vain(now) || self.are_missing(now, look.total) || look.membership.is_mixed();
+        // Plain peers may land anywhere. So none is let go if refusing is of no use, while even full pods take peers,
+        // or if it might land on an older revision.
+        let kept = self.entrance.is_in_vain(now)
+            || self.losses.are_returning()
+            || self.are_missing(now, look.total)
+            || look.membership.is_mixed();
         let plain = if kept { 0 } else { whole(excess - raise) };
         let count = self.earn(self.pace(excess) * pace, most);
         order(count, count.min(plain as usize), false, targets)
     }
 
-    /// Whether fewer connections are there than when the hub began to let go: they are on their way, or do not come
-    /// back. Each that stays away makes the mean smaller, so that without this the pods would let go of ever more.
+    /// Whether there are fewer connections than when the hub began to let go: some are still on their way, or do not
+    /// come back. Each one that stays away lowers the mean, so without this check the pods would let go of more and
+    /// more.
     fn are_missing(&mut self, now: Duration, total: f64) -> bool {
         let baseline = self.baseline.get_or_insert(Baseline { at: now, total });
         if now >= baseline.at + self.rule.stay {
@@ -320,7 +369,7 @@ impl Balance {
         total < baseline.total * (1.0 - MISSING)
     }
 
-    /// Adds to what the pace has earned, and spends the whole part.
+    /// Adds what the pace has earned, and spends the whole part.
     fn earn(&mut self, moves: f64, most: u32) -> usize {
         self.credit += moves;
         let count = whole(self.credit).min(most);
@@ -329,55 +378,7 @@ impl Balance {
     }
 }
 
-/// What one look is about.
-struct Look<'a> {
-    membership: &'a Membership,
-    own: Own,
-    me: &'a Member,
-    /// Connections of all pods.
-    total: f64,
-    /// By the most crowded moment of late.
-    levels: Levels,
-    /// By this moment.
-    current: Levels,
-    rolling: bool,
-}
-
-// === impl Look ===
-
-impl Look<'_> {
-    /// The other pods that take connections, of these revisions.
-    fn takers(&self, revision: impl Fn(u64) -> bool) -> Vec<&Member> {
-        let serving = self.membership.serving(self.own);
-        let others = serving.filter(|member| member.pod != self.me.pod && member.weight > 0);
-        others.filter(|member| revision(member.revision)).collect()
-    }
-
-    /// The pods below the mean, of this revision or the newest.
-    fn targets_of_balance(&self) -> Targets {
-        let newest = self.membership.newest(self.own);
-        let takers = self.takers(|revision| revision == self.me.revision || Some(revision) == newest);
-        Targets::new(takers.iter().map(|member| (&member.pod, self.current.deficit(member))))
-    }
-
-    /// Pods of the newest revision as far as they have room: first those below the mean, then those below their goal,
-    /// then those that may be crowded for a while. Where they have none, all that serve, in the same order.
-    fn targets_of_drain(&self) -> Targets {
-        let newest = self.membership.newest(self.own);
-        let (new, all) = (self.takers(|revision| Some(revision) == newest), self.takers(|_| true));
-        for takers in [&new, &all] {
-            for part in [Levels::deficit, Levels::room, Levels::crowded_room] {
-                let targets = Targets::new(takers.iter().map(|member| (&member.pod, part(&self.current, member))));
-                if !targets.is_empty() {
-                    return targets;
-                }
-            }
-        }
-        Targets::new(all.iter().map(|member| (&member.pod, f64::from(member.weight))))
-    }
-}
-
-/// The order of so many moves, if there are any.
+/// An order for `count` moves, or none if that is zero.
 fn order(count: usize, plain: usize, drain: bool, targets: Targets) -> Decision {
     if count == 0 {
         return Decision::Hold(Why::Pace);
@@ -390,7 +391,7 @@ fn order(count: usize, plain: usize, drain: bool, targets: Targets) -> Decision 
     })
 }
 
-/// The whole part of a number, 0 for a negative one.
+/// The whole part of a number; 0 for a negative one.
 fn whole(number: f64) -> u32 {
     number as u32 // Saturates.
 }

@@ -1,10 +1,10 @@
-//! Which connections go, and where to: those that are harmed least, to the pods that lack most.
+//! Which connections go, and where to: the ones that a move harms least, to the pods that lack most.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a pod is drawn for a connection that must not get to some pod, before the first other one is taken.
+/// How often a pod is drawn for a connection that must avoid one pod, before the first other pod is taken.
 const DRAWS: usize = 4;
 
 /// One of the hub's own connections, as a candidate for going.
@@ -15,56 +15,56 @@ pub struct Movable<'a, C> {
     /// Whether its peer can move its session to a pod that it is told. A plain peer cannot: it is let go, and comes
     /// back wherever its load balancer sends it.
     pub migrates: bool,
-    /// Calls that it runs or waits for.
+    /// How many calls it runs or waits for.
     pub in_flight: u32,
     /// When it was made.
     pub since: Duration,
-    /// When its session was moved here because a pod asked for that, if it was.
+    /// When its session was moved here at a pod's request, if it was.
     pub moved_at: Option<Duration>,
-    /// The pod that has the other session of the same instance: the two should not meet.
+    /// The pod that has the other session of the same instance: the two should not end up together.
     pub beside: Option<&'a str>,
 }
 
 /// What is to be done with one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Move<C> {
-    /// Its session moves to another pod, while calls that it runs go on.
+    /// Its session moves to another pod; the calls that it runs continue.
     To {
         /// The connection.
         connection: C,
         /// The `hubId` of the pod.
         pod: Arc<str>,
     },
-    /// It gets no new calls, and is closed when those that it runs are done.
+    /// It gets no new calls, and is closed once those that it runs are done.
     LetGo {
         /// The connection.
         connection: C,
     },
 }
 
-/// How many connections are to go now, and where to.
+/// How many connections have to go now, and where to.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// All of them.
+    /// How many go in total.
     pub(crate) count: usize,
-    /// Of those, plain peers at most.
+    /// How many of those may be plain peers.
     pub(crate) plain: usize,
     /// Whether the pod gives everything away.
     pub(crate) drain: bool,
     pub(crate) targets: Targets,
 }
 
-/// Where connections go to: each pod with its chance, added up.
+/// Where connections go: each pod with its chance, as cumulative sums.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Targets {
     pods: Vec<Arc<str>>,
     until: Vec<f64>,
 }
 
-/// What goes before what: those that are harmed less. The last part makes it an order.
+/// The sort key for what goes first: the least harmed. The last part makes the order total.
 type Harm = (u32, Duration, usize);
 
-/// The least harmed of those that it was shown, at most so many.
+/// Collects the least harmed of the items that it is shown, at most `most` of them.
 struct Least<T> {
     most: usize,
     heap: BinaryHeap<Ranked<T>>,
@@ -80,12 +80,12 @@ impl Order {
         self.count
     }
 
-    /// Whether this is a drain, and not for balance.
+    /// Whether this is a drain rather than balance.
     pub fn is_drain(&self) -> bool {
         self.drain
     }
 
-    /// Picks the connections, in one walk over all.
+    /// Picks the connections, in one walk over all of them.
     pub(crate) fn choose<'a, C: Copy>(
         &self,
         now: Duration,
@@ -99,7 +99,7 @@ impl Order {
             if stays && !self.drain {
                 continue;
             }
-            // It would take the place of one that can go.
+            // It would take the place of a connection that can go.
             let has_nowhere = movable.migrates && self.targets.is_only(movable.beside);
             if has_nowhere && !self.drain {
                 continue;
@@ -127,7 +127,7 @@ impl Order {
 // === impl Targets ===
 
 impl Targets {
-    /// Of pods with what each is to get in relation to the others; those with nothing are left out.
+    /// Targets from pods with their shares in relation to each other; pods with a share of nothing are left out.
     pub(crate) fn new<'a>(pods: impl Iterator<Item = (&'a Arc<str>, f64)>) -> Self {
         let (mut targets, mut sum) = (Self::default(), 0.0);
         for (pod, part) in pods.filter(|(_, part)| *part > 0.0) {
@@ -147,9 +147,8 @@ impl Targets {
         matches!(&*self.pods, [only] if pod == Some(&**only))
     }
 
-    /// A pod by chance, but not the one beside which the connection must not be, unless `any` will do and it is the
-    /// only one.
-    fn draw(&self, beside: Option<&str>, any: bool, random: &mut fastrand::Rng) -> Option<Arc<str>> {
+    /// Draws a pod at random, but not `beside`, unless `any` pod will do and that is the only one.
+    pub(crate) fn draw(&self, beside: Option<&str>, any: bool, random: &mut fastrand::Rng) -> Option<Arc<str>> {
         let sum = *self.until.last()?;
         let other = |pod: &&Arc<str>| beside != Some(&***pod);
         let drawn = (0..DRAWS).find_map(|_| {

@@ -1,22 +1,22 @@
 //! Whether a new connection is welcome: decided once a second, asked at every upgrade.
 //!
-//! Only peers that a load balancer brings are asked about. One that was told where to go is taken.
+//! Only peers that a load balancer brings are put to the question. A peer that was told where to go is always taken.
 //!
-//! A load balancer may send a peer to the same pod for ever. So a peer that came back often enough is taken, and where
-//! most refused peers come back, the door stays open: they cannot go anywhere else.
+//! A load balancer may send a peer to the same pod for ever. So a peer that has come back often enough is taken, and if
+//! most refused peers come back, the door stays open: they have nowhere else to go.
 
 use std::time::Duration;
 
 use crate::rule::Rule;
 
-/// What an upgrade is answered.
+/// The answer to an upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upgrade {
     /// The peer is welcome.
     Accept,
-    /// Another pod should have it: 503, before anything is looked up.
+    /// Another pod should have it: 503, before anything about it is looked up.
     Refuse {
-        /// What `Retry-After` says, in whole seconds, drawn anew for each peer.
+        /// The value of `Retry-After`, in whole seconds, drawn anew for each peer.
         retry_after: Duration,
     },
 }
@@ -26,22 +26,24 @@ pub enum Upgrade {
 pub(crate) enum Sign {
     /// Everybody is welcome.
     Open,
-    /// Others would rather have new connections.
+    /// New connections should rather go to the other pods.
     Shut,
-    /// The pod goes.
+    /// The pod is going away.
     Leaving,
 }
 
-/// A refusal belongs to the one before of the same peer when it comes this soon; numbers of them are compared as often.
+/// Two refusals of a peer count as consecutive if they are at most this far apart; the counts of refusals are evaluated
+/// as often.
 const ROW: Duration = Duration::from_mins(1);
-/// For how long the door stays open when refusing was of no use.
+/// For how long the door stays open after refusing has turned out to be of no use.
 const OF_NO_USE: Duration = Duration::from_mins(10);
-/// So many peers must have come back before refusing can be of no use, and one in so many of all that were refused.
+/// Refusing is of no use only if at least this many peers have come back, and at least one in this many of all that
+/// were refused.
 const RETURNED: u32 = 4;
-/// Places for peers that were refused. Who finds another one in its place is not counted until that one's row is over.
+/// Slots for refused peers. A peer whose slot is taken by another is not counted until that other one's row is over.
 const PLACES: usize = 4_096;
 
-/// One peer that was refused: who, how often, when last.
+/// One refused peer: which one, how often, and when last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Refused {
     source: u64,
@@ -57,7 +59,7 @@ pub(crate) struct Entrance {
     at: Duration,
     /// Empty until the first one is refused.
     refused: Vec<Refused>,
-    /// Peers that were refused, and those of them that came back until they were taken; of the last minutes.
+    /// How many peers were refused in the last minutes, and how many of those came back until they were taken.
     turned_away: u32,
     returned: u32,
     counted: Duration,
@@ -79,7 +81,7 @@ impl Entrance {
         }
     }
 
-    /// Puts the sign out.
+    /// Puts up the sign.
     pub(crate) fn set(&mut self, now: Duration, sign: Sign) {
         (self.at, self.sign) = (now, sign);
         if now >= self.counted + ROW {
@@ -89,12 +91,12 @@ impl Entrance {
         }
     }
 
-    /// Whether peers that were refused have come back, so that letting go of any is of no use.
+    /// Whether refused peers keep coming back, so that letting go of any is of no use.
     pub(crate) fn is_in_vain(&self, now: Duration) -> bool {
         now < self.open_until
     }
 
-    /// Answers an upgrade of a peer that is known by `source`.
+    /// Answers an upgrade of the peer that `source` identifies.
     pub(crate) fn admit(&mut self, now: Duration, source: u64, rule: &Rule, random: &mut fastrand::Rng) -> Upgrade {
         let known = now <= self.at + rule.fresh;
         let accept = match self.sign {
@@ -110,7 +112,7 @@ impl Entrance {
         }
     }
 
-    /// Counts a refusal; false when the peer has been refused often enough.
+    /// Counts a refusal; false once the peer has been refused often enough.
     fn is_patient(&mut self, now: Duration, source: u64, rule: &Rule) -> bool {
         self.refused.resize(PLACES, Refused::default());
         let place = &mut self.refused[usize::try_from(source % PLACES as u64).unwrap_or(0)];

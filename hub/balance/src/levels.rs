@@ -1,14 +1,14 @@
-//! How much each pod should hold at most, and how far each is from that.
+//! How much each pod should hold at most, and how far each pod is from that.
 
 use std::time::Duration;
 
 use crate::membership::{Member, Membership, Own};
 use crate::rule::Rule;
 
-/// Of the pods that a load balancer may choose, one in so many must take a connection before another pod refuses it.
+/// One in this many of the pods that a load balancer may choose must take a connection before another pod refuses it.
 const ONE_IN: usize = 8;
 
-/// What a mean gives each pod.
+/// The levels of the pods that follow from a mean.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Levels {
     /// Connections by weight.
@@ -21,7 +21,7 @@ pub(crate) struct Levels {
 // === impl Levels ===
 
 impl Levels {
-    /// Those of a mean. An order to rebalance leaves no slack for a while.
+    /// The levels for a mean. For a while after an order to rebalance they leave no slack.
     pub(crate) fn new(rule: &Rule, mean: f64, now: Duration, rebalance: Option<Duration>) -> Self {
         let ordered = rebalance.is_some_and(|at| at <= now && now < at + rule.rebalance);
         Self {
@@ -32,7 +32,7 @@ impl Levels {
         }
     }
 
-    /// A pod of this weight that holds more gives some away.
+    /// A pod of this weight that holds more gives some of its connections away.
     pub(crate) fn goal(&self, weight: u32) -> f64 {
         (self.mean * f64::from(weight) * self.factor).ceil() + f64::from(self.slack)
     }
@@ -43,8 +43,8 @@ impl Levels {
         self.goal(weight) - f64::from(self.slack / 2)
     }
 
-    /// What a pod of the newest revision may hold while older ones give theirs away: none is to go to an old one, only
-    /// because the new ones are as unequal as the old ones were.
+    /// What a pod of the newest revision may hold while older ones give theirs away, so that no connection goes to an
+    /// old pod only because the new ones are as unequal as the old ones were.
     fn crowded(&self, weight: u32) -> f64 {
         (self.mean * f64::from(weight) * self.crowded).ceil() + f64::from(self.slack)
     }
@@ -59,12 +59,12 @@ impl Levels {
         (self.goal(member.weight) - f64::from(member.connections)).max(0.0)
     }
 
-    /// Whether a pod takes one connection more, above its own level by so much.
+    /// Whether a pod takes one more connection if its level is raised by `raise`.
     pub(crate) fn takes(&self, member: &Member, raise: f64) -> bool {
         f64::from(member.connections) + 1.0 <= self.door(member.weight) + raise
     }
 
-    /// How far a pod is below what it may hold in a roll-out; 0 when it is not.
+    /// How far a pod is below what it may hold during a roll-out; 0 when it is not.
     pub(crate) fn crowded_room(&self, member: &Member) -> f64 {
         (self.crowded(member.weight) - f64::from(member.connections)).max(0.0)
     }
@@ -86,7 +86,7 @@ impl Levels {
     }
 }
 
-/// How many of so many pods must take a connection before another one refuses it.
+/// How many of `pods` pods must take a connection before another pod refuses it.
 pub(crate) fn enough(pods: usize) -> usize {
     pods.div_ceil(ONE_IN)
 }

@@ -15,6 +15,8 @@
 //! - A connection that was moved for balance stays for [`Rule::stay`]; a drain alone moves it again.
 //! - No pod that stays refuses a connection unless one in eight of the pods would take it; so nobody is refused
 //!   everywhere, and a peer that is let go finds a place after eight tries on average, or fewer.
+//! - Where a pod was lost without a drain, no pod that stays refuses anybody for [`Rule::settle`], nor while its peers are
+//!   missing, up to [`Rule::lost`].
 //!
 //! Never
 //! - It moves nothing while the membership is stale (Redis is away), or while the hub is alone.
@@ -30,6 +32,8 @@ mod choice;
 mod entrance;
 mod history;
 mod levels;
+mod look;
+mod losses;
 mod membership;
 mod rule;
 

@@ -1,10 +1,10 @@
-//! Tests of each part by itself. What they do together over time: `tests/simulation`.
+//! Tests of each part by itself. For what they do together over time see `tests/simulation`.
 
 use std::time::Duration;
 
 use super::*;
 
-/// Pods of one revision and weight, named by their places; the first is the own one.
+/// Pods of one revision and weight, named by their positions; the first is the hub's own.
 fn members(connections: &[u32]) -> Vec<Member> {
     let member = |(pod, connections): (usize, &u32)| Member {
         pod: pod.to_string().into(),
@@ -20,18 +20,20 @@ fn membership(members: Vec<Member>, now: Duration) -> Membership {
     Membership {
         own: "0".into(),
         members,
+        doubtful: Vec::new(),
         read_at: now,
         wanted: None,
         rebalance: None,
     }
 }
 
-/// A hub that has looked at these pods once a second, from the first second to the last.
+/// A hub that looks at these pods once a second, from its first second to its last.
 struct Hub {
     balance: Balance,
     now: Duration,
     own: Own,
     members: Vec<Member>,
+    doubtful: Vec<std::sync::Arc<str>>,
 }
 
 impl Hub {
@@ -44,17 +46,19 @@ impl Hub {
                 draining: members[0].draining,
             },
             members,
+            doubtful: Vec::new(),
         }
     }
 
-    /// One second passes.
+    /// Lets one second pass.
     fn look(&mut self) -> Decision {
         self.now += Duration::from_secs(1);
-        let membership = membership(self.members.clone(), self.now);
+        let mut membership = membership(self.members.clone(), self.now);
+        membership.doubtful.clone_from(&self.doubtful);
         self.balance.decide(self.now, &membership, self.own)
     }
 
-    /// Why the hub holds after so many seconds; `None` when something moves.
+    /// Why the hub holds after `seconds` seconds; `None` if something moves.
     fn why(&mut self, seconds: usize) -> Option<Why> {
         let last = (0..seconds).map(|_| self.look()).last();
         match last.expect("a second at least") {
@@ -208,7 +212,7 @@ fn all_pods_together_stay_within_the_budget() {
         })
         .sum();
 
-    // Twenty pods, 200 a second: ten for each.
+    // Twenty pods share 200 moves a second: ten each.
     assert!((199..=201).contains(&moved), "{moved}");
 }
 
@@ -359,7 +363,7 @@ fn a_drain_gives_all_away_in_half_a_minute_and_only_to_pods_of_the_newest_revisi
 
 #[test]
 fn a_new_revision_without_room_does_not_get_all_of_a_drain() {
-    // Serving are 100 and 1,000, and the mean is 1,050.
+    // The pods that serve have 100 and 1,000 connections, and the mean is 1,050.
     let mut pods = members(&[1_000, 100, 1_000]);
     pods[2].revision = 2;
     let mut hub = Hub::new(pods);
@@ -369,7 +373,7 @@ fn a_new_revision_without_room_does_not_get_all_of_a_drain() {
     let moves = hub.balance.choose(hub.now, &order, (0..100).map(movable));
 
     assert!(targets(&moves).iter().all(|pod| *pod == "2"), "{moves:?}");
-    // Above its goal, but not crowded; the mean is 1,225 now.
+    // Above its goal, but not crowded: the mean is 1,225 now.
     hub.members[2].connections = 1_350;
     let order = hub.order();
     let moves = hub.balance.choose(hub.now, &order, (0..100).map(movable));
@@ -459,6 +463,115 @@ fn where_refused_peers_come_back_the_door_stays_open_and_no_plain_peer_is_let_go
 }
 
 #[test]
+fn everybody_is_welcome_while_peers_of_a_lost_pod_are_missing_and_no_plain_peer_is_let_go() {
+    let plain = |n| Movable {
+        migrates: false,
+        ..movable(n)
+    };
+    for is_in_doubt in [false, true] {
+        let mut hub = Hub::new(members(&[400, 100, 100]));
+        hub.why(5);
+        assert!(!hub.is_open());
+
+        if is_in_doubt {
+            hub.doubtful = vec!["1".into()];
+        } else {
+            hub.members.remove(1);
+        }
+        hub.why(1);
+        assert!(hub.is_open());
+        let order = hub.order();
+        assert!(hub.balance.choose(hub.now, &order, (0..100).map(plain)).is_empty());
+        assert!(!hub.balance.choose(hub.now, &order, (0..100).map(movable)).is_empty());
+        hub.why(30);
+        assert!(hub.is_open(), "a hundred are missing");
+        hub.members.last_mut().expect("the third").connections = 200;
+        hub.why(3);
+        assert!(!hub.is_open(), "they are back");
+        hub.members.last_mut().expect("the third").connections = 100;
+        hub.why(30);
+
+        assert!(!hub.is_open(), "who is not back within a minute is not awaited");
+    }
+}
+
+#[test]
+fn the_last_peers_of_a_lost_pod_are_welcome_when_all_pods_have_nearly_as_many_as_before() {
+    let mut hub = Hub::new(members(&[400, 100, 100]));
+    hub.why(5);
+    hub.members.remove(1);
+    hub.members[1].connections = 199;
+
+    hub.why(9);
+    assert!(hub.is_open());
+    hub.why(3);
+
+    assert!(!hub.is_open());
+}
+
+#[test]
+fn a_pod_that_drained_or_had_next_to_nothing_is_no_loss() {
+    for (connections, draining) in [(100, true), (8, false)] {
+        let mut hub = Hub::new(members(&[400, 100, connections]));
+        hub.members[2].draining = draining;
+        hub.why(5);
+
+        hub.members.pop();
+        hub.why(1);
+
+        assert!(!hub.is_open(), "{connections}");
+    }
+}
+
+#[test]
+fn a_pod_that_goes_refuses_whoever_has_lost_another_one() {
+    let mut hub = Hub::new(members(&[400, 100, 100]));
+    hub.own.draining = true;
+    hub.why(5);
+
+    hub.members.pop();
+    hub.why(1);
+
+    assert!(!hub.is_open());
+}
+
+#[test]
+fn nothing_is_lost_where_redis_was_away() {
+    let mut hub = Hub::new(members(&[400, 100, 100]));
+    hub.why(5);
+
+    hub.now += Duration::from_secs(20);
+    hub.members.pop();
+    assert_eq!(hub.why(1), Some(Why::Stale));
+    hub.why(5);
+
+    assert!(!hub.is_open());
+}
+
+#[test]
+fn a_hub_that_ends_sends_each_peer_to_a_pod_of_the_newest_revision_with_room() {
+    let mut pods = members(&[400, 100, 300, 0, 0]);
+    pods[1].revision = 2;
+    pods[2].revision = 2;
+    pods[3].draining = true;
+    pods[4].weight = 0;
+    let now = Duration::from_secs(100);
+    let membership = membership(pods, now);
+    let mut balance = Balance::new(Rule::default(), 7);
+    let mut drawn = |after, beside| {
+        let at = now + Duration::from_secs(after);
+        let pods = (0..200).filter_map(|_| balance.refuge(at, &membership, beside));
+        let pods: std::collections::BTreeSet<String> = pods.map(|pod| pod.to_string()).collect();
+        Vec::from_iter(pods)
+    };
+
+    // Two pods take connections, and each has less than its part of 800.
+    assert_eq!(drawn(1, None), ["1", "2"]);
+    assert_eq!(drawn(1, Some("1")), ["2"]);
+    assert!(drawn(4, None).is_empty(), "nobody knows what they hold");
+}
+
+#[test]
 fn in_a_roll_out_new_connections_get_to_new_pods_as_long_as_these_have_room() {
     let mut pods = members(&[100, 100, 100, 0]);
     pods[3].revision = 2;
@@ -523,7 +636,7 @@ fn an_order_to_rebalance_takes_the_slack_away_for_ten_minutes() {
         }
     }
 
-    // Nobody goes, so it is ordered again and again: the goal is 11.
+    // No connection goes, so the order is repeated again and again: the goal is 11.
     assert!(
         moved.iter().all(|(second, count)| *second < 600 && *count <= 3),
         "{moved:?}"

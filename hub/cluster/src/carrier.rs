@@ -1,10 +1,10 @@
 //! The carriers of messages to other hubs: the link from pod to pod where there is one, and Redis.
 //!
 //! Invariants
-//! - A message goes over the link for as long as that is up, however much waits there: a detour does not reach a slow
-//!   hub any sooner.
-//! - A carrier that breaks loses the messages on their way, and messages of two carriers may overtake each other. The
-//!   sender repeats those that were not acknowledged, and the receiver goes by their numbers.
+//! - A message goes over the link as long as that is up, however much waits there: a detour does not reach a slow hub
+//!   any sooner.
+//! - A carrier that breaks loses the messages on their way, and messages on two carriers may overtake each other. The
+//!   sender repeats what was not acknowledged, and the receiver goes by the sequence numbers.
 
 use alkhub_budget::Exhausted;
 use alkhub_peer::{NotCarried, PeerLinks};
@@ -14,11 +14,11 @@ use bytes::Bytes;
 
 use crate::metrics::Metrics;
 
-/// The ways to other hubs; without any there is no other hub.
+/// The ways to other hubs; without any of them there is no other hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Carriers {
     pub(crate) links: Option<PeerLinks>,
-    /// Through the inboxes there.
+    /// The link to Redis, which carries messages through the inboxes there.
     pub(crate) redis: Option<Redis>,
     pub(crate) metrics: Metrics,
 }
@@ -26,13 +26,13 @@ pub(crate) struct Carriers {
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSent {
-    /// More waits for the other hub, or for the carrier, than may.
+    /// As much waits for the other hub, or for the carrier, as may.
     #[error("too much waits for the other hub")]
     Full,
     /// This hub keeps as many bytes as it may.
     #[error("{}", Exhausted::Hub)]
     Exhausted,
-    /// There is no way to the other hub now.
+    /// There is currently no way to the other hub.
     #[error("the other hub cannot be reached")]
     Unreachable,
 }
@@ -40,7 +40,7 @@ pub enum NotSent {
 // === impl Carriers ===
 
 impl Carriers {
-    /// Hands on a message for a hub. Never waits.
+    /// Hands a message for a hub to a carrier. Never waits.
     pub(crate) fn send(&self, to: &HubId, message: Bytes) -> Result<(), NotSent> {
         if let Some(links) = &self.links {
             match links.send(to, message.clone()) {
@@ -58,7 +58,7 @@ impl Carriers {
         Ok(())
     }
 
-    /// Whether nothing can be sent to a hub now.
+    /// Whether currently nothing can be sent to a hub.
     pub(crate) fn is_down(&self, to: &HubId) -> bool {
         !self.is_linked(to) && self.redis.as_ref().is_none_or(|redis| redis.incarnation().is_err())
     }

@@ -1,6 +1,6 @@
-//! The handle: what the rest of a hub asks of the cluster, and how it starts.
+//! The handle to the cluster: what the rest of a hub asks of it, and how it starts.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,7 +34,7 @@ use crate::once::Once;
 use crate::receiver::ClusterReceiver;
 use crate::renewal;
 
-/// Relayed messages that came back and wait for their reader.
+/// How many relayed messages that came back may wait for their reader.
 const UNDELIVERABLE: usize = 4_096;
 
 /// The other hubs. Cheap to clone.
@@ -60,13 +60,13 @@ struct Shared {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts the part of a hub in its cluster, on its link to Redis; other hubs are reached once that is started. The
-    /// supervisor watches over its loops; when they are asked to stop, the lease is given back. With `peers` there are links
-    /// from pod to pod beside Redis, from which the hubs learn of each other: without Redis there are none. What other hubs have not
-    /// acknowledged is charged to the budgets.
+    /// Starts a hub's part in its cluster, on its link to Redis; other hubs are reached once that link is started. The
+    /// supervisor watches its loops; when they are asked to stop, the lease is given back. With `peers` there are links
+    /// from pod to pod beside Redis. The hubs learn of each other through Redis, so without it there are no such links.
+    /// Whatever other hubs have not acknowledged is charged to the budgets.
     ///
     /// # Errors
-    /// A metric is registered already.
+    /// A metric is already registered.
     pub fn start(
         config: &EventsConfig,
         link: &mut Connector,
@@ -82,18 +82,18 @@ impl Cluster {
         let leases = Arc::new(Leases::new(config, &hub, peers.as_ref(), metrics.clone()));
         let (inbox_sender, inbox) = inbox::channel();
         let (returned, undeliverable) = mpsc::channel(UNDELIVERABLE);
-        let (keys, key_loops, key_changes) = keys::new(&hub, redis.clone());
+        let keys = keys::new(&hub, redis.clone());
         let directory = directory::new(&hub, redis.clone(), leases.clone());
         link.set_hub_receiver(Arc::new(ClusterReceiver {
             inbox: inbox_sender.clone(),
             feed: directory.feed,
-            keys: keys.clone(),
+            keys: keys.news.clone(),
             undeliverable: returned,
             metrics: metrics.clone(),
         }));
         let stop = || supervisor.stop().clone();
         supervisor.keep("cluster.directory", directory.actor.run(stop()));
-        key_loops.start(supervisor);
+        keys.loops.start(supervisor);
         if let Some(redis) = &redis {
             let lease = renewal::keep(leases.clone(), redis.clone(), stop(), redis.hold());
             supervisor.keep("cluster.lease", lease);
@@ -108,8 +108,7 @@ impl Cluster {
             returned: undeliverable,
             link: link.state(),
         };
-        let counts = (metrics.clone(), budgets.clone());
-        let (conduits, incoming) = conduit::new(&hub, carriers, leases.clone(), counts, sources);
+        let (conduits, incoming) = conduit::new(&hub, carriers, leases.clone(), budgets.clone(), sources);
         if let Some(peers) = peers {
             let receiver: Arc<dyn PeerReceiver> = Arc::new(LinkReceiver {
                 inbox: inbox_sender,
@@ -126,38 +125,38 @@ impl Cluster {
                 redis,
                 leases,
                 members: LastMembers::default(),
-                keys,
+                keys: keys.news,
                 changes: Once::new(directory.changes),
                 incoming: Mutex::new(Some(incoming)),
                 link: link.state(),
-                key_changes: Once::new(key_changes),
+                key_changes: Once::new(keys.changes),
             }),
         })
     }
 
-    /// Records an instance that this hub holds and returns its generation: one more than the highest that was ever
-    /// given in the directory, and at least the clock in milliseconds, so that no restart of Redis runs it backwards.
+    /// Records an instance that this hub holds and returns its generation: one more than the highest ever given in the
+    /// directory, and at least the clock in milliseconds, so that no restart of Redis makes generations go backwards.
     ///
-    /// Nothing is recorded when the token is cancelled before its turn among the changes of this hub comes: an instance
-    /// that has come back on this hub has the higher generation, however long its first registration waited. When it is
-    /// cancelled while Redis is asked, what was recorded is taken back, and what this hub held of the instance before stands;
-    /// another hub that held it may have learned of the record meanwhile.
+    /// Nothing is recorded if the token is cancelled before the registration's turn among this hub's changes: an
+    /// instance that has come back on this hub has the higher generation, however long its first registration waited.
+    /// If the token is cancelled while Redis is being asked, the record is taken back, and what this hub held of the
+    /// instance before stands; another hub that held it may meanwhile have learned of the record.
     ///
-    /// While Redis is away, refuses, or does not answer in `events.timeout`, the generation is this hub's own, beyond
-    /// every one that it has seen, and the entry is asserted when Redis is back.
-    /// Dropping the future does not take the entry back.
+    /// While Redis is away, refuses, or does not answer within `events.timeout`, this hub chooses the generation
+    /// itself, beyond every one that it has seen, and asserts the entry when Redis is back. Dropping the future does
+    /// not take the entry back.
     ///
     /// # Errors
-    /// [`Error::GivenUp`]: it was cancelled in time. [`Error::Ending`].
+    /// [`Error::GivenUp`]: the token was cancelled in time. [`Error::Ending`].
     pub async fn register_unless(&self, gone: &CancellationToken, entry: DirectoryEntry) -> Result<u64, Error> {
         self.shared.directory.register(entry, None, gone).await
     }
 
-    /// [`Cluster::register_unless`] of an instance that another hub has given up, of which it had this record: one
-    /// compare-and-set. That need not be there any more.
+    /// [`Cluster::register_unless`] for an instance that another hub has given up and of which that hub had this
+    /// record: one compare-and-set. The record need not exist any more.
     ///
     /// # Errors
-    /// The same; [`Error::Taken`]: the instance has registered anew since.
+    /// The same; [`Error::Taken`]: the instance has registered again since.
     pub async fn take_over_unless(
         &self,
         gone: &CancellationToken,
@@ -170,12 +169,12 @@ impl Cluster {
             .await
     }
 
-    /// Tells all hubs whether the connection of an instance that this hub holds is away, as `is_reconnecting` says when its turn
-    /// among the changes of this hub comes. Nothing happens once a later generation is there, or none. Returns when that is
-    /// queued; dropping the future may leave it undone.
+    /// Tells all hubs whether the connection of an instance that this hub holds is away: what `is_reconnecting` says
+    /// when the change's turn comes. Nothing happens if by then the instance has a later generation, or none. Returns
+    /// when the change is queued; dropping the future may leave it undone.
     ///
     /// # Errors
-    /// [`Error::Ending`] alone. While Redis is away the others hear of it when it is back.
+    /// Only [`Error::Ending`]. While Redis is away, the others learn of the change when it is back.
     pub async fn state_changed(
         &self,
         instance: (SpokeName, InstanceId),
@@ -188,26 +187,26 @@ impl Cluster {
             .await
     }
 
-    /// Takes the record of an instance away, unless a later generation has taken its place.
+    /// Removes the record of an instance, unless a later generation has taken its place.
     ///
     /// # Errors
-    /// [`Error::Ending`] alone. While Redis is away the record is removed when it is back.
+    /// Only [`Error::Ending`]. While Redis is away, the record is removed when it is back.
     pub async fn unregister(&self, spoke: &SpokeName, instance: &InstanceId, generation: u64) -> Result<(), Error> {
         self.shared.directory.unregister(spoke, instance, generation).await
     }
 
-    /// The directory of all hubs, from now on. The first item is a snapshot; a reader that falls behind, and every
-    /// one when changes may have been missed, gets a snapshot instead of changes. Given once.
+    /// The directory of all hubs, from now on. The first item is a snapshot; a reader that falls behind gets a snapshot
+    /// instead of changes, and so does every reader when changes may have been missed. Given once.
     pub fn directory(&self) -> DirectoryChanges {
         DirectoryChanges::new(self.shared.changes.take())
     }
 
-    /// Waits until the reader of [`Cluster::directory`] has applied what Redis had when this was called, at the cost of one
-    /// small read; whether that is all that the other hubs hold: for a moment after Redis was away they may not have written
-    /// it again. Whoever waits sets a bound.
+    /// Waits until the reader of [`Cluster::directory`] has applied everything that Redis had when this was called, at
+    /// the cost of one small read. Returns whether that is everything that the other hubs hold: for a moment after
+    /// Redis was away, they may not have written it again yet. The caller sets a time limit.
     ///
     /// # Errors
-    /// Redis is away, refuses, or does not answer in `events.timeout`; or this hub is ending.
+    /// Redis is away, refuses, or does not answer within `events.timeout`; or this hub is ending.
     pub async fn catch_up(&self) -> Result<bool, Error> {
         let Some(redis) = &self.shared.redis else {
             return Ok(true);
@@ -219,63 +218,68 @@ impl Cluster {
         Ok(!self.shared.leases.is_suspect())
     }
 
-    /// Sends to other hubs.
+    /// The handle that sends to other hubs.
     pub fn conduits(&self) -> &Conduits {
         &self.shared.conduits
     }
 
-    /// The messages of other hubs. `None` when it was asked for before.
+    /// The messages of other hubs. `None` if they were asked for before.
     pub fn incoming(&self) -> Option<Incoming> {
         let mut incoming = self.shared.incoming.lock().take()?;
         incoming.begin();
         Some(incoming)
     }
 
-    /// How the link to Redis is, now and later; `None` where there is none, and so no other hub.
+    /// The state of the link to Redis, now and later; `None` if there is no such link, and so no other hub.
     pub fn link(&self) -> Option<watch::Receiver<LinkState>> {
         self.shared.link.clone()
     }
 
-    /// Sets what this hub's lease holds from now on. The lease itself is kept from the start and given back at the
-    /// end, whether or not this was called.
+    /// Sets what this hub's lease contains from now on. The lease itself is kept from the start and given back at the
+    /// end, whether or not this is called.
     ///
-    /// `lease` is asked while nobody else announces anything, so that what is older does not take the place of what is newer.
-    /// It must not wait, nor announce anything itself.
+    /// `lease` is called while no other announcement can be made, so that an older one never takes the place of a newer
+    /// one. It must not wait, nor announce anything itself.
     pub fn announce(&self, lease: impl FnOnce() -> Lease) {
         self.shared.leases.announce(lease);
     }
 
-    /// [`Cluster::announce`], and returns when Redis has passed it to the other hubs. Dropping the future leaves it to the next
-    /// renewal, and so does an error.
+    /// [`Cluster::announce`], but returns only when Redis has passed the lease on to the other hubs. Dropping the
+    /// future, or an error, leaves it to the next renewal.
     ///
     /// # Errors
-    /// Redis is away, refuses, or does not answer in `events.timeout`.
+    /// Redis is away, refuses, or does not answer within `events.timeout`.
     pub async fn announce_now(&self, lease: impl FnOnce() -> Lease) -> Result<(), Error> {
         self.announce(lease);
         Ok(renewal::renew_now(&self.shared.leases, self.shared.redis.as_ref()).await?)
     }
 
-    /// The hubs that go away, this one included: calls go elsewhere as long as there is anybody else. Cheap enough to be
-    /// asked for each call.
+    /// The hubs that are draining, possibly including this one: calls go to other hubs as long as there are any. Cheap
+    /// enough to be asked for each call.
     pub fn draining(&self) -> impl Deref<Target = Arc<HashSet<HubId>>> {
         self.shared.leases.draining()
     }
 
-    /// Every hub with a live lease, this one included; of the last renewal, while Redis is away.
+    /// Every hub with a live lease, including this one; while Redis is away, those of the last renewal.
     pub fn pods(&self) -> Arc<Vec<PodReport>> {
         self.shared.leases.pods()
     }
 
-    /// What [`Cluster::pods`] has, with the figures that the pods have published of late ([`Cluster::exchange`]).
+    /// The other hubs to which there is a link from pod to pod.
+    pub fn linked(&self) -> BTreeSet<HubId> {
+        self.shared.leases.linked()
+    }
+
+    /// The pods of [`Cluster::pods`], with the figures that they have recently published ([`Cluster::exchange`]).
     pub fn report(&self) -> Vec<PodReport> {
         self.shared.members.add_to(&self.pods())
     }
 
-    /// Publishes what this hub says of itself, if it says anything, and reads what all hubs say: for once a second.
-    /// Dropping the future may leave it published.
+    /// Publishes what this hub says about itself, if anything, and reads what all hubs say; meant to be called once a
+    /// second. Dropping the future may leave it published.
     ///
     /// # Errors
-    /// Redis is away, refuses, or does not answer in `events.timeout`. [`Error::Alone`]: there is none.
+    /// Redis is away, refuses, or does not answer within `events.timeout`. [`Error::Alone`]: there is no Redis.
     pub async fn exchange(&self, own: Option<&MemberRecord>) -> Result<MemberRecords, Error> {
         let Shared {
             redis, leases, members, ..
@@ -283,43 +287,44 @@ impl Cluster {
         members.exchange(redis.as_ref(), leases, own).await
     }
 
-    /// Marks a hub as one that is to give its connections away, for so long: it learns that within a second or two.
+    /// Marks a hub as one that should give its connections away, for this long: the hub learns of it within a second or
+    /// two.
     ///
     /// # Errors
-    /// As [`Cluster::exchange`].
+    /// The same as [`Cluster::exchange`].
     pub async fn mark_draining(&self, hub: &HubId, mark: &DrainMark, time: Duration) -> Result<(), Error> {
         members::mark_draining(self.shared.redis.as_ref(), hub, mark, time).await
     }
 
-    /// Takes that mark away.
+    /// Removes that mark.
     ///
     /// # Errors
-    /// As [`Cluster::exchange`].
+    /// The same as [`Cluster::exchange`].
     pub async fn unmark_draining(&self, hub: &HubId) -> Result<(), Error> {
         members::unmark_draining(self.shared.redis.as_ref(), hub).await
     }
 
-    /// Orders all hubs to rebalance, for so long.
+    /// Orders all hubs to rebalance, for this long.
     ///
     /// # Errors
-    /// As [`Cluster::exchange`].
+    /// The same as [`Cluster::exchange`].
     pub async fn order_rebalance(&self, time: Duration) -> Result<(), Error> {
         members::order_rebalance(self.shared.redis.as_ref(), time).await
     }
 
-    /// Announces to every hub that keys changed, this one included. Returns when Redis has it, or cannot get it now: then
-    /// it is sent as soon as it can be. Dropping the future takes nothing back.
+    /// Announces to every hub, including this one, that keys have changed. Returns when Redis has the announcement, or
+    /// cannot be reached now: then it is sent as soon as possible. Dropping the future takes nothing back.
     pub async fn announce_key_change(&self, change: KeyChange) {
         self.shared.keys.announce(change).await;
     }
 
-    /// News about keys. Given once. [`KeyChange::Recheck`] comes whenever the link to Redis has come up.
+    /// News about keys. Given once. [`KeyChange::Recheck`] comes every time the link to Redis has come up.
     pub fn key_changes(&self) -> mpsc::Receiver<KeyChange> {
         self.shared.key_changes.take()
     }
 
-    /// Reserves the prefix for the Hub with this uid. The reservation lasts as long as a hub of that Hub renews its lease,
-    /// and ends with the last one, so that a Hub made anew under the same name gets the prefix.
+    /// Reserves the prefix for the Hub with this uid. The reservation lasts as long as some hub of that Hub renews its
+    /// lease, and ends with the last one, so that a Hub created anew under the same name gets the prefix.
     ///
     /// # Errors
     /// Redis is away or refuses.

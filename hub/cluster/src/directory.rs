@@ -1,7 +1,8 @@
 //! The directory: which instance of which spoke is connected to which hub.
 //!
-//! Redis holds it, every hub mirrors it. An actor ([`actor`]) owns this hub's entries and the mirror ([`mirror`]); the
-//! change feed ([`feed`]) keeps the mirror true, and a gap in its numbers, or another epoch, loads it anew.
+//! Redis holds it, and every hub mirrors it. An actor ([`actor`]) owns this hub's entries and the mirror ([`mirror`]).
+//! The change feed ([`feed`]) keeps the mirror current; a gap in its numbers, or another epoch, means that the mirror
+//! is loaded anew.
 
 mod actor;
 mod changes;
@@ -29,12 +30,13 @@ pub(crate) use feed::{Feed, Position};
 use mirror::Mirror;
 use record::InstanceKey;
 
-/// Commands that wait for the actor; beyond it their callers wait to be queued. Their bytes are bounded by who sends them: a
-/// registration, the one command that is large, is charged to its key's budget (`Kept::Registrations`) before it is sent and
-/// until it is answered, whether or not its peer waits that long (`calls/src/register.rs`).
+/// How many commands may wait for the actor; beyond that, callers wait until theirs can be queued. Their bytes are
+/// bounded by the senders: a registration, the only large command, is charged to its key's budget
+/// (`Kept::Registrations`) from before it is sent until it is answered, whether or not its peer waits that long
+/// (`calls/src/register.rs`).
 const COMMANDS: usize = 1_024;
 
-/// The handle. Cheap to clone.
+/// The handle to the directory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct DirectoryHandle {
     commands: mpsc::Sender<Command>,
@@ -47,7 +49,7 @@ pub(crate) struct DirectoryParts {
     /// Where the link to Redis puts changes.
     pub(crate) feed: Feed,
     pub(crate) actor: DirectoryActor,
-    /// Where they come out for the reader.
+    /// Where changes come out for the reader.
     pub(crate) changes: mpsc::Receiver<Weighed>,
 }
 
@@ -112,7 +114,8 @@ impl DirectoryHandle {
         unregistered.await.map_err(|_| Error::Ending)
     }
 
-    /// Waits until the reader has applied everything up to a place in the feed, or what was loaded after this was called.
+    /// Waits until the reader has applied everything up to a place in the feed, or everything that was loaded after
+    /// this call.
     pub(crate) async fn catch_up(&self, to: Position) -> Result<(), Error> {
         let (mark, passed) = FeedMark::new();
         self.ask(Command::CatchUp { to, mark }).await?;

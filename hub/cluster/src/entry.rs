@@ -1,4 +1,4 @@
-//! The records of the directory, as readers get them.
+//! The records of the directory, as its readers get them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-/// One connected instance of a spoke: the record that is fenced by its generation.
+/// One connected instance of a spoke: the record that its generation fences.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DirectoryEntry {
@@ -20,13 +20,14 @@ pub struct DirectoryEntry {
     pub instance: InstanceId,
     /// The hub that holds its connection.
     pub hub: HubId,
-    /// The connection, named by that hub.
+    /// The connection's id on that hub.
     pub connection: String,
-    /// The fencing number; [`Cluster::register_unless`](crate::Cluster::register_unless) sets it. Later registrations have higher ones; two hubs that were both
-    /// cut off from Redis may give the same, so records are compared by their [`Fence`].
+    /// The fencing number; [`Cluster::register_unless`](crate::Cluster::register_unless) sets it. Later registrations
+    /// have higher ones; two hubs that were both cut off from Redis may give the same one, so records are compared by
+    /// their [`Fence`].
     #[serde(default)]
     pub generation: u64,
-    /// Whether its connection is there; [`Cluster::state_changed`](crate::Cluster::state_changed) changes it.
+    /// Whether its connection is there; [`Cluster::state_changed`](crate::Cluster::state_changed) updates it.
     #[serde(default)]
     pub state: InstanceState,
     /// Kind of spoke.
@@ -35,7 +36,7 @@ pub struct DirectoryEntry {
     /// Free labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Calls that it takes at once.
+    /// How many calls it takes at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
     /// When it connected.
@@ -48,12 +49,12 @@ pub struct DirectoryEntry {
     pub operations: Vec<OfferedOperation>,
 }
 
-/// Which of two records of an instance counts: the higher one. No two records have the same.
+/// Decides which of two records of an instance counts: the one with the higher fence. No two records have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fence<'a> {
     /// [`DirectoryEntry::generation`].
     pub generation: u64,
-    /// Decides between hubs that gave the same generation, byte by byte.
+    /// Decides between hubs that gave the same generation, by comparing bytes.
     pub hub: &'a HubId,
 }
 
@@ -69,9 +70,9 @@ pub struct OfferedOperation {
 /// A change of the directory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DirectoryChange {
-    /// Everything that is there: what was known before is void. Comes first, and whenever changes may be missing.
+    /// Everything that there is: what was known before is void. Comes first, and whenever changes may be missing.
     Snapshot(Vec<DirectoryEntry>),
-    /// An instance came, moved or offers other operations.
+    /// An instance came, moved or now offers other operations.
     Put(DirectoryEntry),
     /// An instance left.
     Remove {
@@ -86,18 +87,18 @@ pub enum DirectoryChange {
     },
     /// A hub is gone, and with it every entry that it held.
     HubGone(HubId),
-    /// Nothing has changed: somebody waits for the reader to come here.
+    /// Nothing has changed: somebody waits for the reader to get here.
     Mark(FeedMark),
 }
 
-/// A place among the changes that somebody waits for.
+/// A place among the changes for which somebody waits.
 #[derive(Clone, Debug)]
 pub struct FeedMark(Arc<Notify>);
 
 // === impl DirectoryChange ===
 
 impl DirectoryChange {
-    /// Bytes that it takes while it waits, about.
+    /// Roughly how many bytes it takes while it waits.
     pub(crate) fn weight(&self) -> usize {
         let named = match self {
             Self::Snapshot(entries) => entries.iter().map(DirectoryEntry::weight).sum(),
@@ -115,14 +116,15 @@ impl DirectoryChange {
 // === impl FeedMark ===
 
 impl FeedMark {
-    /// The mark, and what ends when its reader has passed it. Whoever waits sets a bound: a reader that ends passes nothing.
+    /// A mark, and a future that completes when the reader has passed it. The caller sets a time limit: a reader that
+    /// has ended passes nothing.
     pub(crate) fn new() -> (Self, impl Future<Output = ()>) {
         let passed = Arc::new(Notify::new());
         let mark = Self(Arc::clone(&passed));
         (mark, async move { passed.notified().await })
     }
 
-    /// The reader has applied everything before it.
+    /// Tells whoever waits that the reader has applied everything before the mark.
     pub fn pass(&self) {
         self.0.notify_one();
     }
@@ -137,7 +139,7 @@ impl PartialEq for FeedMark {
 // === impl DirectoryEntry ===
 
 impl DirectoryEntry {
-    /// The fence, which decides between this record of the instance and another.
+    /// The fence, which decides between this record of the instance and another one.
     pub fn fence(&self) -> Fence<'_> {
         Fence {
             generation: self.generation,
@@ -145,7 +147,7 @@ impl DirectoryEntry {
         }
     }
 
-    /// Bytes that it takes, about.
+    /// Roughly how many bytes it takes.
     fn weight(&self) -> usize {
         let labels: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
         let offered = |operation: &OfferedOperation| {

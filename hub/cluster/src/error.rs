@@ -1,9 +1,9 @@
-//! Why the cluster did not do what it was asked to.
+//! Why the cluster did not do what it was asked to do.
 
-/// One variant per thing that the caller can do about it.
+/// One variant for each thing that a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis is away, refuses or does not answer: the same may succeed later.
+    /// Redis is away, refuses or does not answer: the same request may succeed later.
     #[error(transparent)]
     Unreachable(alkhub_redis::Error),
     /// Too much waits, on the way to Redis or in this hub's own inbox.
@@ -15,7 +15,7 @@ pub enum Error {
     /// A registration was given up before its turn came.
     #[error("the registration was given up")]
     GivenUp,
-    /// The instance has registered anew since its record was given up: that one stands.
+    /// The instance has registered again since its record was given up: the new record stands.
     #[error("the instance has registered over another connection")]
     Taken,
     /// This hub is ending.

@@ -1,9 +1,9 @@
 //! Holds the messages of other hubs to this one until they are read.
 //!
 //! Invariants
-//! - What waits for the reader is bounded in messages and bytes. What does not fit is dropped, counted, and told to the
-//!   reader as [`Inbound::Missed`]: nobody waits for a slow reader, the link to Redis least of all. Links from pod to
-//!   pod are not read while it is half full or fuller: each has a socket of its own that holds messages back.
+//! - What waits for the reader is bounded in messages and bytes. What does not fit is dropped, counted, and reported to
+//!   the reader as [`Inbound::Missed`]: nobody waits for a slow reader, least of all the link to Redis. Links from pod
+//!   to pod are not read while the inbox is at least half full: each has a socket of its own that holds messages back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// Messages that wait for their reader at most.
+/// The most messages that may wait for their reader.
 const MESSAGES: usize = 16_384;
 
-/// Their bytes at most, the first message aside.
+/// The most bytes that they may have, not counting the first message.
 const BYTES: usize = 64 * 1024 * 1024;
 
-/// Messages that are read at once at most.
+/// The most messages that are read at once.
 const BATCH: usize = 256;
 
 /// What the inbox has for its reader.
@@ -25,7 +25,7 @@ const BATCH: usize = 256;
 pub(crate) enum Inbound {
     /// Messages.
     Some,
-    /// Messages are missing here: more came than this hub took.
+    /// Messages are missing at this point: more came than this hub could take.
     Missed,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Inbox {
     missed: Arc<AtomicBool>,
 }
 
-/// Where the link puts what it receives. Cheap to clone.
+/// Where a link puts the messages that it receives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct InboxSender {
     messages: mpsc::Sender<Bytes>,
@@ -45,7 +45,7 @@ pub(crate) struct InboxSender {
     missed: Arc<AtomicBool>,
 }
 
-/// An inbox and where it is filled.
+/// Creates an inbox and its sender.
 pub(crate) fn channel() -> (InboxSender, Inbox) {
     let (sender, messages) = mpsc::channel(MESSAGES);
     let (held, missed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
@@ -60,10 +60,10 @@ pub(crate) fn channel() -> (InboxSender, Inbox) {
 // === impl Inbox ===
 
 impl Inbox {
-    /// Appends the next messages, or gives the sign that some are missing; `None` when the hub has ended. Dropping the
-    /// future loses nothing.
+    /// Appends the next messages to `into`, or reports that some are missing; `None` when the hub has ended. Dropping
+    /// the future loses nothing.
     pub(crate) async fn recv(&mut self, into: &mut Vec<Bytes>) -> Option<Inbound> {
-        // What is missing was dropped because this queue was full: there is a message to wake for.
+        // Messages were dropped because this queue was full, so it holds a message that wakes the reader.
         if self.missed.swap(false, Ordering::AcqRel) {
             return Some(Inbound::Missed);
         }
@@ -80,7 +80,7 @@ impl Inbox {
 // === impl InboxSender ===
 
 impl InboxSender {
-    /// Whether half of what may wait waits: who can hold back what comes does so from here on.
+    /// Whether at least half of what may wait is waiting: from here on, senders that can be held back are.
     pub(crate) fn is_half_full(&self) -> bool {
         self.messages.capacity() < MESSAGES / 2 || self.held.load(Ordering::Relaxed) > BYTES / 2
     }

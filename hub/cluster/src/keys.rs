@@ -3,8 +3,8 @@
 //! Invariants
 //! - No revocation is lost between the link to Redis and the reader: what does not fit is merged, and beyond a bound it
 //!   becomes [`KeyChange::Recheck`].
-//! - What was missed while that link was down is covered by the `Recheck` that follows when it is up.
-//! - What the other hubs did not get is kept, merged in the same way, and sent again until Redis has it.
+//! - What was missed while that link was down is covered by the `Recheck` that follows when it is up again.
+//! - What the other hubs have not got is kept, merged in the same way, and sent again until Redis has it.
 
 mod backlog;
 mod broadcast;
@@ -24,12 +24,12 @@ use broadcast::{Broadcast, Broadcaster};
 pub use change::KeyChange;
 use change::KeyMessage;
 
-/// The handle. Cheap to clone.
+/// The handle to the news about keys. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyNews {
     hub: HubId,
     backlog: Arc<Backlog>,
-    /// To the other hubs, where there can be any.
+    /// The way to the other hubs, if there can be any.
     broadcast: Option<Broadcast>,
 }
 
@@ -46,8 +46,16 @@ struct Notifier {
     changes: mpsc::Sender<KeyChange>,
 }
 
-/// The handle, what has to run behind it, and where the news come out.
-pub(crate) fn new(hub: &HubId, redis: Option<Redis>) -> (KeyNews, Loops, mpsc::Receiver<KeyChange>) {
+/// The parts of one hub's news about keys.
+pub(crate) struct KeyParts {
+    pub(crate) news: KeyNews,
+    /// What has to run in the background.
+    pub(crate) loops: Loops,
+    /// Where the news comes out.
+    pub(crate) changes: mpsc::Receiver<KeyChange>,
+}
+
+pub(crate) fn new(hub: &HubId, redis: Option<Redis>) -> KeyParts {
     let (sender, changes) = mpsc::channel(16);
     let backlog = Arc::new(Backlog::default());
     let notifier = Notifier {
@@ -56,12 +64,15 @@ pub(crate) fn new(hub: &HubId, redis: Option<Redis>) -> (KeyNews, Loops, mpsc::R
         changes: sender,
     };
     let (broadcast, broadcaster) = redis.map(|redis| broadcast::new(hub, redis)).unzip();
-    let keys = KeyNews {
-        hub: hub.clone(),
-        backlog,
-        broadcast,
-    };
-    (keys, Loops { notifier, broadcaster }, changes)
+    KeyParts {
+        news: KeyNews {
+            hub: hub.clone(),
+            backlog,
+            broadcast,
+        },
+        loops: Loops { notifier, broadcaster },
+        changes,
+    }
 }
 
 // === impl KeyNews ===
@@ -75,7 +86,7 @@ impl KeyNews {
         }
     }
 
-    /// Takes a message from the channel. What cannot be read may have been a revocation.
+    /// Processes a message of the channel. One that cannot be decoded may have been a revocation.
     pub(crate) fn read(&self, message: &[u8]) {
         match strict::from_slice::<KeyMessage>(message) {
             Ok(message) if message.node == self.hub.as_str() => {}
@@ -114,7 +125,7 @@ impl Notifier {
                     self.backlog.add(KeyChange::Recheck);
                 }
             }
-            for change in self.backlog.take().0 {
+            for change in self.backlog.take().changes {
                 let sent = stop.run_until_cancelled(self.changes.send(change)).await;
                 if !matches!(sent, Some(Ok(()))) {
                     return;
@@ -124,7 +135,7 @@ impl Notifier {
     }
 }
 
-/// Waits for the link to Redis to come up the next time.
+/// Waits until the link to Redis next comes up.
 async fn came_up(state: Option<&mut watch::Receiver<LinkState>>) {
     let Some(state) = state else {
         return std::future::pending().await;

@@ -1,8 +1,8 @@
-//! A lease: what a hub announces of itself to all others.
+//! A lease: what a hub announces about itself to all others.
 //!
 //! Invariants
-//! - Whether a hub drains follows from the lease of the highest turn, in whatever order the leases come: it counts its turns
-//!   ([`Lease::turn`]).
+//! - Whether a hub drains follows from its lease with the highest turn, in whatever order the leases arrive: the hub
+//!   counts its turns ([`Lease::turn`]).
 
 use alkhub_peer::PeerAddress;
 use alkhub_protocol::HubId;
@@ -14,19 +14,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Lease {
-    /// Its pod's name; empty outside Kubernetes.
+    /// The name of its pod; empty outside Kubernetes.
     pub pod: String,
-    /// Its software's version.
+    /// The version of its software.
     pub version: String,
     /// Open WebSockets.
     pub connections: u64,
     /// Whether it gives its connections away.
     pub draining: bool,
-    /// How often that has changed; the cluster counts. Of two leases of a hub the one with the higher turn says it.
+    /// How often `draining` has changed; the cluster counts. Of two leases of a hub, the one with the higher turn
+    /// decides it.
     pub turn: u64,
-    /// Its share of connections beside the other hubs.
+    /// Its share of connections, in relation to the other hubs.
     pub weight: u32,
-    /// The revision of its Hub that it is of; empty where nobody counts them.
+    /// The revision of its Hub that it belongs to; empty where nobody counts revisions.
     pub revision: String,
     /// Where other hubs dial it; the cluster fills it in.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,12 +37,12 @@ pub struct Lease {
 // === impl Lease ===
 
 impl Lease {
-    /// Reads what Redis has of a hub; `None` of anything else.
+    /// Decodes what Redis has of a hub; `None` for anything else.
     pub(crate) fn read(id: &str, lease: &str) -> Option<(HubId, Self)> {
         Some((id.parse().ok()?, strict::from_str(lease).ok()?))
     }
 
-    /// Its report of the hub.
+    /// The hub's report.
     pub(crate) fn report(&self, hub_id: HubId) -> PodReport {
         let Self {
             pod,

@@ -1,14 +1,15 @@
 //! The leases of all hubs: which hubs are there, what each announces, and which Hub holds the prefix.
 //!
 //! Invariants
-//! - A hub's lease is in Redis before its entries are; one that has expired is taken out with its entries by whoever
-//!   renews next ([`crate::renewal`]).
-//! - A change of a lease reaches every hub with the directory's changes, at once, and again with each renewal.
-//! - While an announcement is being read no other can be made: the later of two announcements has the later state.
+//! - A hub's lease is in Redis before its entries are; a lease that has expired is removed, with its entries, by
+//!   whichever hub renews next ([`crate::renewal`]).
+//! - A change of a lease reaches every hub at once, with the directory's changes, and again with each renewal.
+//! - While the content of an announcement is being read, no other can be made: the later of two announcements has the
+//!   later state.
 //! - A hub whose lease is gone stays as long as there is a link to it ([`Leases::lapse`]): a hub that answers is alive.
 //!   It is gone when the link ends too, unless its lease is back by then.
-//! - After the link to Redis comes up no lease expires for one interval: after a restart of Redis the others need time to
-//!   come back too.
+//! - After the link to Redis comes up, no lease expires for one interval: after a restart of Redis the others need time
+//!   to come back too.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -26,9 +27,9 @@ use tokio::time::Instant;
 
 use crate::lease::Lease;
 use crate::metrics::Metrics;
-use crate::others::OtherHubs;
+use crate::others::{OtherHubs, Returns};
 
-/// The holder of the prefix.
+/// Who holds the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrefixReservation {
     /// The Hub that asked.
@@ -37,27 +38,27 @@ pub enum PrefixReservation {
     Taken(String),
 }
 
-/// The announcement of this hub, and its knowledge of the others.
+/// What this hub announces, and what it knows about the others.
 #[derive(Debug)]
 pub(crate) struct Leases {
     hub: HubId,
     ttl: Duration,
     interval: Duration,
     lease: watch::Sender<Lease>,
-    /// The links from pod to pod, and where this hub takes them.
+    /// The links from pod to pod, and the address at which this hub takes them.
     links: Option<(PeerLinks, PeerAddress)>,
     /// The last announcements of the other hubs.
     others: Mutex<OtherHubs>,
     pods: ArcSwap<Vec<PodReport>>,
     draining: ArcSwap<HashSet<HubId>>,
     owner: Mutex<Option<String>>,
-    /// Whether the lease was given back; one renewal at a time, and none after that.
+    /// Whether the lease was given back. One renewal at a time, and none after that.
     left: tokio::sync::Mutex<bool>,
-    /// Until then Redis is suspect: it may have lost entries that the other hubs have not written again.
+    /// Until then Redis is suspect: it may have lost entries that the other hubs have not written again yet.
     suspect_until: Mutex<Option<Instant>>,
-    /// The lease of this hub had expired: the directory has lost its entries.
+    /// Notified when this hub's lease turns out to have expired: the directory has lost its entries.
     pub(crate) expired: Notify,
-    /// Whether a hub without a lease lost its link, or got its lease back: [`Leases::take_returns`] tells which.
+    /// Notified when a hub without a lease lost its link, or got its lease back: [`Leases::take_returns`] tells which.
     pub(crate) returned: Notify,
     metrics: Metrics,
 }
@@ -91,7 +92,7 @@ impl Leases {
         leases
     }
 
-    /// Sets what this hub's lease holds from now on ([`crate::Cluster::announce`]).
+    /// Sets what this hub's lease contains from now on ([`crate::Cluster::announce`]).
     pub(crate) fn announce(&self, lease: impl FnOnce() -> Lease) {
         let peer = self.links.as_ref().map(|(_, address)| *address);
         let changed = self.lease.send_if_modified(|known| {
@@ -107,7 +108,7 @@ impl Leases {
         }
     }
 
-    /// Another hub has announced something.
+    /// Notes what another hub has announced.
     pub(crate) fn observe(&self, hub: &HubId, lease: &Lease) {
         if *hub != self.hub {
             self.know(|others| {
@@ -117,12 +118,13 @@ impl Leases {
         }
     }
 
-    /// The lease of another hub is gone. Whether the hub is: not as long as there is a link to it.
+    /// Notes that the lease of another hub is gone. Returns whether the hub is: it is not as long as there is a link to
+    /// it.
     pub(crate) fn lapse(&self, hub: &HubId) -> bool {
         let mut is_gone = true;
         self.know(|others| {
             others.news_of(hub);
-            // Under the lock: a link that ends from here on finds what is noted now.
+            // Under the lock, so that a link that ends after this finds what is noted here.
             is_gone = !self.is_linked(hub);
             others.lapse(hub, is_gone);
         });
@@ -139,7 +141,7 @@ impl Leases {
     }
 
     /// See [`OtherHubs::take_returns`].
-    pub(crate) fn take_returns(&self) -> (Vec<HubId>, bool) {
+    pub(crate) fn take_returns(&self) -> Returns {
         self.others.lock().take_returns()
     }
 
@@ -160,8 +162,8 @@ impl Leases {
         self.interval
     }
 
-    /// The link to Redis came or went. Redis is suspect from now on: it may have lost entries of the other hubs, which
-    /// need time to write them again.
+    /// Notes that the link to Redis came or went. Redis is suspect from now on: it may have lost entries of the other
+    /// hubs, which need time to write them again.
     pub(crate) fn suspect_loss(&self) {
         *self.suspect_until.lock() = Some(Instant::now() + self.interval);
     }
@@ -175,7 +177,7 @@ impl Leases {
         self.links.as_ref().is_some_and(|(links, _)| links.is_up(hub))
     }
 
-    /// The content of this hub's lease, and each change of it.
+    /// The content of this hub's lease, with every change of it.
     pub(crate) fn changes(&self) -> watch::Receiver<Lease> {
         self.lease.subscribe()
     }
@@ -188,7 +190,7 @@ impl Leases {
         self.draining.load()
     }
 
-    /// Renews the lease; whether Redis knew the hub.
+    /// Renews the lease; returns whether Redis knew the hub.
     pub(crate) async fn renew(&self, incarnation: &Incarnation, expire_others: bool) -> Result<bool, Error> {
         let left = self.left.lock().await;
         if *left {
@@ -228,7 +230,7 @@ impl Leases {
         Ok(PrefixReservation::Mine)
     }
 
-    /// Changes what is known of the others.
+    /// Changes what is known about the other hubs.
     fn know(&self, change: impl FnOnce(&mut OtherHubs)) {
         let mut others = self.others.lock();
         change(&mut others);
@@ -283,7 +285,7 @@ mod tests {
             let older = threads.spawn(move || {
                 announce(&|| {
                     read.send(()).expect("it is waited for");
-                    // The later announcement waits for this one; were it not so, it would be over by then.
+                    // The later announcement should wait for this one; if it did not, it would be over by then.
                     let _ = is_later.recv_timeout(Duration::from_millis(200));
                 });
             });

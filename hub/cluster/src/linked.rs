@@ -1,4 +1,4 @@
-//! Hands each message of the links from pod to pod to the part that it is for.
+//! Passes each message from the links between pods to the part that it is for.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) struct LinkReceiver {
 // === impl LinkReceiver ===
 
 impl PeerReceiver for LinkReceiver {
-    /// A message that its reader has no room for is lost, and the reader learns it.
+    /// A message for which its reader has no room is lost, and the reader is told.
     fn received(&self, message: Bytes) {
         if !self.inbox.push(message) {
             self.metrics.unread.inc();

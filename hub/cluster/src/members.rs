@@ -1,8 +1,8 @@
-//! The figures that hubs publish of themselves each second, and the drain marks that an operator has set for them.
+//! The figures that hubs publish about themselves each second, and the drain marks that an operator sets on them.
 //!
 //! Invariants
-//! - No record decides that a hub is dead, nor that it lives: hubs are those that the leases name, and these records
-//!   are only what those report of themselves.
+//! - No record decides that a hub is dead, nor that it is alive: the leases name the hubs, and these records are only
+//!   what those hubs report about themselves.
 //! - A look reads one key for each hub and two more, whatever else is under the prefix.
 
 use std::collections::BTreeMap;
@@ -20,44 +20,44 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::leases::Leases;
 
-/// A record that was not renewed for so long is none any more; nor are figures that were read so long ago.
+/// How long a record counts after its last renewal, and how long figures count after they were read.
 const TTL: Duration = Duration::from_secs(5);
 
-/// The record that a ready hub publishes of itself.
+/// The record that a ready hub publishes about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct MemberRecord {
-    /// Its pod's name; empty outside Kubernetes.
+    /// The name of its pod; empty outside Kubernetes.
     pub pod: String,
-    /// The revision of its Hub that it is of; empty where nobody counts them.
+    /// The revision of its Hub that it belongs to; empty where nobody counts revisions.
     pub revision: String,
     /// Whether it gives its connections away.
     pub draining: bool,
     /// Open WebSockets.
     pub connections: u32,
-    /// Calls that run on it.
+    /// How many calls it runs.
     pub in_flight: u64,
-    /// Sessions whose connection is lost and whose peer may come back; absent from a hub that does not say.
+    /// Sessions that have lost their connection and whose peer may come back; absent if the hub does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnecting: Option<u64>,
-    /// How it went there in the last minute; absent from a hub that does not say.
+    /// Its figures for the last minute; absent if the hub does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_minute: Option<LastMinute>,
-    /// Its share of connections beside the other hubs.
+    /// Its share of connections, in relation to the other hubs.
     pub weight: u32,
-    /// Where peers in its cluster reach it and no other hub, as a hub's URL; absent where that is not known.
+    /// The hub URL at which peers in its cluster reach this hub and no other; absent if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The revision that connections should get to, where its mark says so ([`DrainMark::revision`]).
+    /// The revision that connections should get to, if its mark says so ([`DrainMark::revision`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
 }
 
-/// The order of an operator that a hub give its connections away, for as long as it is repeated.
+/// An operator's order that a hub give its connections away, valid as long as it is repeated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DrainMark {
-    /// The revision to which the connections should get; without it, the newest.
+    /// The revision to which the connections should go; if absent, the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
 }
@@ -65,7 +65,7 @@ pub struct DrainMark {
 /// All records, as one look has read them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemberRecords {
-    /// Those of ready hubs, this one included when it has published one.
+    /// The records of ready hubs, including this one's if it has published one.
     pub hubs: BTreeMap<HubId, MemberRecord>,
     /// The mark of this hub.
     pub drain: Option<DrainMark>,
@@ -80,7 +80,7 @@ pub(crate) struct LastMembers(ArcSwapOption<(Instant, BTreeMap<HubId, MemberReco
 // === impl LastMembers ===
 
 impl LastMembers {
-    /// Publishes the own record, if there is one, and reads those of all hubs that have a lease.
+    /// Publishes this hub's record, if there is one, and reads the records of all hubs that have a lease.
     pub(crate) async fn exchange(
         &self,
         redis: Option<&Redis>,
@@ -103,7 +103,7 @@ impl LastMembers {
         self.0.store(Some(Arc::new((Instant::now(), hubs.clone()))));
         Ok(MemberRecords {
             hubs,
-            // One that cannot be read is one.
+            // A mark that cannot be decoded is still a mark.
             drain: stored.drain.map(|mark| strict::from_str(&mark).unwrap_or_default()),
             rebalance: stored.rebalance,
         })
@@ -129,7 +129,7 @@ impl LastMembers {
     }
 }
 
-/// Marks a hub as one that is to give its connections away.
+/// Marks a hub as one that should give its connections away.
 pub(crate) async fn mark_draining(
     redis: Option<&Redis>,
     hub: &HubId,
@@ -141,7 +141,7 @@ pub(crate) async fn mark_draining(
     Ok(incarnation.mark_draining(hub, &mark, time).await?)
 }
 
-/// Takes that mark away.
+/// Removes that mark.
 pub(crate) async fn unmark_draining(redis: Option<&Redis>, hub: &HubId) -> Result<(), Error> {
     Ok(redis.ok_or(Error::Alone)?.incarnation()?.unmark_draining(hub).await?)
 }

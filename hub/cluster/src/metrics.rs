@@ -3,7 +3,7 @@
 use alkhub_redis::dropped;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-/// Every family, registered once per hub.
+/// All metric families, registered once per hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub(crate) relayed: IntCounter,
@@ -15,9 +15,9 @@ pub(crate) struct Metrics {
     pub(crate) conduit_resent: IntCounter,
     pub(crate) conduit_breaks: IntCounter,
     pub(crate) conduit_bytes: IntGauge,
-    /// Messages relayed to this hub, which did not read as fast as they came.
+    /// Messages relayed to this hub that were dropped because it did not read fast enough.
     pub(crate) unread: IntCounter,
-    /// Messages that came back, and that nobody here reads.
+    /// Messages that came back and that nobody here reads.
     pub(crate) forsaken: IntCounter,
 }
 

@@ -1,4 +1,4 @@
-//! A receiver that is given out once.
+//! A receiver that is given out only once.
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ impl<T> Once<T> {
         Self(Mutex::new(Some(receiver)))
     }
 
-    /// The receiver; one that is closed for whoever comes later.
+    /// The receiver; anybody who asks later gets a closed one.
     pub(crate) fn take(&self) -> mpsc::Receiver<T> {
         self.0.lock().take().unwrap_or_else(|| mpsc::channel(1).1)
     }

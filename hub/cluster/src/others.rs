@@ -1,8 +1,9 @@
-//! The state of the other hubs, from their last announcements and from the list that Redis has.
+//! The state of the other hubs, from their latest announcements and from the list in Redis.
 //!
 //! Invariants
-//! - Of the leases of one hub the last one counts, but whether it drains follows from its turns, in whatever order they come.
-//! - An announcement that came after a list was asked for is not undone by that list.
+//! - Of the leases of one hub the last one counts, but whether it drains follows from its turns, in whatever order they
+//!   arrive.
+//! - A list does not undo an announcement that came after the list was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,15 +15,22 @@ use crate::lease::Lease;
 #[derive(Debug, Default)]
 pub(crate) struct OtherHubs {
     leases: BTreeMap<HubId, Lease>,
-    /// Of these, the hubs whose lease is gone and to which there is a link.
+    /// Those of them whose lease is gone and to which there is a link.
     lapsed: BTreeSet<HubId>,
-    /// Hubs that were among those, and are gone.
-    gone: Vec<HubId>,
-    /// Whether one that was among those has its lease again.
-    has_returned: bool,
-    /// The number of what a hub announced last, or of its end, since the last list was asked for.
+    /// What became of those, until somebody asks.
+    returns: Returns,
+    /// For each hub that has announced something, or ended, since the last list was asked for: the number of that news.
     news: BTreeMap<HubId, u64>,
     number: u64,
+}
+
+/// What became of hubs that had no lease while there was a link to them.
+#[derive(Debug, Default)]
+pub(crate) struct Returns {
+    /// Those that are gone, because their links ended too.
+    pub(crate) gone: Vec<HubId>,
+    /// Whether one of them has its lease again.
+    pub(crate) has_returned: bool,
 }
 
 // === impl OtherHubs ===
@@ -38,37 +46,37 @@ impl OtherHubs {
         &self.lapsed
     }
 
-    /// The number of the last news: a list that is asked for from now on has what they tell.
+    /// The number of the latest news: a list that is asked for from now on includes it.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
     /// Whether [`OtherHubs::take_returns`] has something to tell.
     pub(crate) fn has_returns(&self) -> bool {
-        self.has_returned || !self.gone.is_empty()
+        self.returns.has_returned || !self.returns.gone.is_empty()
     }
 
-    /// The hubs that are gone because their links ended after their leases; and whether one without a lease, to which there
-    /// is a link, has its lease again.
-    pub(crate) fn take_returns(&mut self) -> (Vec<HubId>, bool) {
-        (std::mem::take(&mut self.gone), std::mem::take(&mut self.has_returned))
+    /// What has become of the hubs without a lease since this was last asked.
+    pub(crate) fn take_returns(&mut self) -> Returns {
+        std::mem::take(&mut self.returns)
     }
 
-    /// There is no link to a hub any more: it is gone when it has no lease either.
+    /// Notes that there is no link to a hub any more: the hub is gone if it has no lease either.
     pub(crate) fn unlinked(&mut self, hub: &HubId) {
         if self.lapsed.contains(hub) {
             self.lapse(hub, true);
-            self.gone.push(hub.clone());
+            self.returns.gone.push(hub.clone());
         }
     }
 
-    /// A hub announced something: a list that was asked for before does not have it.
+    /// Notes that a hub announced something: a list that was asked for earlier does not include it.
     pub(crate) fn news_of(&mut self, hub: &HubId) {
         self.number += 1;
         self.news.insert(hub.clone(), self.number);
     }
 
-    /// Redis lists the living hubs, as they were when it was `asked`. Its answer and the news come by two connections.
+    /// Applies the list of living hubs as it was when it was `asked` for. That answer and the news come over two
+    /// connections.
     pub(crate) fn listed(&mut self, living: Vec<(HubId, Lease)>, asked: u64, is_linked: impl Fn(&HubId) -> bool) {
         self.news.retain(|_, number| *number > asked);
         let lives: BTreeSet<&HubId> = living.iter().map(|(hub, _)| hub).collect();
@@ -84,10 +92,11 @@ impl OtherHubs {
         }
     }
 
-    /// A hub has a lease. An older message may come after the one by which it began to drain, or stopped. Of two of one turn,
-    /// the one by which it drains counts: so that whoever hears both knows the same, in whatever order they come.
+    /// Notes that a hub has a lease. An older message may come after the one by which the hub began to drain, or
+    /// stopped. Of two leases of one turn, the draining one counts, so that everybody who hears both knows the same, in
+    /// whatever order they come.
     pub(crate) fn lives(&mut self, hub: HubId, mut lease: Lease) {
-        self.has_returned |= self.lapsed.remove(&hub);
+        self.returns.has_returned |= self.lapsed.remove(&hub);
         if let Some(known) = self.leases.get(&hub) {
             let word = |lease: &Lease| (lease.turn, lease.draining);
             (lease.turn, lease.draining) = word(known).max(word(&lease));
@@ -95,7 +104,7 @@ impl OtherHubs {
         self.leases.insert(hub, lease);
     }
 
-    /// A hub has no lease.
+    /// Notes that a hub has no lease.
     pub(crate) fn lapse(&mut self, hub: &HubId, is_gone: bool) {
         if is_gone {
             self.leases.remove(hub);

@@ -1,4 +1,4 @@
-//! Hands each message that the link to Redis brings from other hubs to the part that it is for.
+//! Passes each message that the link to Redis brings from other hubs to the part that it is for.
 
 use alkhub_redis::{HubReceiver, Undelivered};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ pub(crate) struct ClusterReceiver {
 // === impl ClusterReceiver ===
 
 impl HubReceiver for ClusterReceiver {
-    /// A message that its reader has no room for is lost, and the reader learns it.
+    /// A message for which its reader has no room is lost, and the reader is told.
     fn relayed(&self, message: Bytes) {
         if !self.inbox.push(message) {
             self.metrics.unread.inc();

@@ -1,4 +1,4 @@
-//! Keeps this hub's lease in Redis: renewed in time, and when it has changed.
+//! Keeps this hub's lease in Redis: renews it in time, and whenever it changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::leases::Leases;
 
-/// Announcements closer together than this make one renewal.
+/// Announcements that are closer together than this make one renewal.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Renews the lease as long as the hub runs, and gives it back. `hold` keeps the link to Redis until then.
+/// Renews the lease as long as the hub runs, then gives it back. `hold` keeps the link to Redis until then.
 pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationToken, hold: LinkHold) {
     let mut state = redis.state();
     let mut lease = leases.changes();
@@ -22,7 +22,8 @@ pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationTo
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            // The directory renews before it asserts its entries, see `directory::actor`; here the next tick is put off.
+            // The directory renews before it asserts its entries (see `directory::actor`); here only the next tick is
+            // put off.
             Ok(()) = state.changed() => ticks.reset(),
             Ok(()) = lease.changed() => {
                 sleep(SETTLE).await;
@@ -40,7 +41,7 @@ pub(crate) async fn keep(leases: Arc<Leases>, redis: Redis, stop: CancellationTo
     drop(hold);
 }
 
-/// Renews the lease, and returns when Redis has what it holds now.
+/// Renews the lease, and returns when Redis has its current content.
 pub(crate) async fn renew_now(leases: &Leases, redis: Option<&Redis>) -> Result<(), Error> {
     let Some(redis) = redis else { return Ok(()) };
     let incarnation = redis.incarnation()?;

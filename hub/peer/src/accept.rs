@@ -1,12 +1,12 @@
-//! Takes links of other hubs.
+//! Takes the links of other hubs.
 //!
 //! Invariants
-//! - Who has proved nothing has little time, and few of them are heard at once.
+//! - A peer that has proved nothing gets little time, and only a few of them are heard at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use alkhub_protocol::{Chain, HubId};
+use alkhub_protocol::Chain;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,37 +16,36 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
-use crate::frames::Frames;
-use crate::greeting::{self, Greeter};
+use crate::greeting::{self, Greeted, Greeter};
 use crate::links::Shared;
 use crate::metrics::BUSY;
 use crate::receiver::PeerReceiver;
 use crate::{opening, tls};
 
-/// Connections that have proved nothing yet, at once.
+/// How many connections that have proved nothing yet are heard at once.
 const UNPROVEN: usize = 64;
 
-/// How long a hub has for its proof.
+/// How long a hub has to prove itself.
 pub(crate) const GREETING: Duration = Duration::from_secs(5);
 
 /// How long a failing `accept` waits before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Refusals in this time are one warning.
+/// Refusals within this time make one warning.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Takes links until the end.
+/// Takes links until the hub ends.
 #[derive(Debug)]
 pub(crate) struct LinkAcceptor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) receiver: Arc<dyn PeerReceiver>,
     pub(crate) tasks: TaskTracker,
     pub(crate) tls: Option<Tls>,
-    /// When a refusal was last written into the log.
+    /// When a refusal was last logged.
     pub(crate) logged: Mutex<Option<Instant>>,
 }
 
-/// TLS for those who dial.
+/// TLS for connections from hubs that dial.
 #[derive(Clone)]
 pub(crate) struct Tls(pub(crate) TlsAcceptor);
 
@@ -77,7 +76,7 @@ impl LinkAcceptor {
         }
     }
 
-    /// Who has no proof writes no more than this into the log; all are counted.
+    /// A peer without a proof can cause no more log lines than this; all refusals are counted.
     fn log(&self, error: &Error) {
         let error = Chain::of(error);
         let now = Instant::now();
@@ -94,9 +93,9 @@ impl LinkAcceptor {
         stream.set_nodelay(true)?;
         match &self.tls {
             None => {
-                let (from, frames) = self.in_time(self.greet(stream, &[])).await?;
+                let other = self.in_time(self.greet(stream, &[])).await?;
                 greeted();
-                self.serve(&from, frames).await;
+                self.serve(other).await;
             }
             Some(Tls(tls)) => {
                 let greeting = async {
@@ -105,15 +104,15 @@ impl LinkAcceptor {
                     let binding = binding.map_err(|_| Error::Foreign("the TLS session has no exporter"))?;
                     self.greet(stream, &binding).await
                 };
-                let (from, frames) = Box::pin(self.in_time(greeting)).await?;
+                let other = Box::pin(self.in_time(greeting)).await?;
                 greeted();
-                self.serve(&from, frames).await;
+                self.serve(other).await;
             }
         }
         Ok(())
     }
 
-    /// Greets within a time, and while the hub lives.
+    /// Greets within a bounded time, and only while the hub lives.
     async fn in_time<T>(&self, greeting: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let greeting = timeout(GREETING, greeting);
         match self.shared.stop.run_until_cancelled(greeting).await {
@@ -127,7 +126,7 @@ impl LinkAcceptor {
         &self,
         mut stream: S,
         binding: &[u8],
-    ) -> Result<(HubId, Frames<S>), Error> {
+    ) -> Result<Greeted<S>, Error> {
         let rest = opening::answer(&mut stream).await?;
         let greeter = Greeter {
             hub: &self.shared.hub,
@@ -137,8 +136,8 @@ impl LinkAcceptor {
         greeting::accept(stream, rest, greeter).await
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite>(&self, from: &HubId, frames: Frames<S>) {
-        self.shared.serve(from, frames, &*self.receiver).await;
+    async fn serve<S: AsyncRead + AsyncWrite>(&self, other: Greeted<S>) {
+        self.shared.serve(&other.from, other.frames, &*self.receiver).await;
     }
 }
 

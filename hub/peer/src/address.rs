@@ -1,4 +1,4 @@
-//! Where a hub takes links of other hubs.
+//! Where a hub takes the links of other hubs.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,17 +6,17 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// `ws://10.0.0.7:7422`, or `wss://` where the hub has TLS.
+/// `ws://10.0.0.7:7422`, or `wss://` if the hub has TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PeerAddress {
     /// The pod's address and the port for hubs.
     pub address: SocketAddr,
-    /// Whether TLS is spoken there.
+    /// Whether the port expects TLS.
     pub tls: bool,
 }
 
-/// The text is no address of a hub.
+/// The text is not the address of a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a hub's address for links is `ws://` or `wss://`, an IP address and a port")]
 pub struct InvalidPeerAddress;

@@ -1,4 +1,4 @@
-//! A hub's part in the links between pods, before it starts.
+//! A hub's side of the links between pods, before it starts.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::receiver::PeerReceiver;
 use crate::secret::PeerSecret;
 use crate::tls;
 
-/// What a hub needs for links with others.
+/// What a hub needs for its links with others.
 pub struct PeerSetup {
-    /// Where others dial this hub.
+    /// Where other hubs dial this hub.
     pub listener: TcpListener,
-    /// What they are told to dial.
+    /// The address that they are told to dial.
     pub address: PeerAddress,
     /// What the hubs of this Hub share.
     pub secret: PeerSecret,
-    /// TLS for those who dial, where the hub has it.
+    /// TLS for incoming connections, if the hub has it.
     pub tls: Option<TlsAcceptor>,
     /// How often a link is pinged; one that is silent for three pings is given up.
     pub ping_interval: Duration,
@@ -45,7 +45,7 @@ pub struct PeerConnector {
 // === impl PeerSetup ===
 
 impl PeerSetup {
-    /// How often a link is pinged where nothing else is said.
+    /// How often a link is pinged unless the caller says otherwise.
     pub const PING_INTERVAL: Duration = Duration::from_secs(2);
 }
 
@@ -68,13 +68,13 @@ impl fmt::Debug for PeerConnector {
 // === impl PeerConnector ===
 
 impl PeerConnector {
-    /// The links of a hub, none of which is up.
+    /// Creates the links of a hub, none of which is up.
     ///
     /// # Errors
-    /// A metric is registered already.
+    /// A metric is already registered.
     ///
     /// # Panics
-    /// Never: the crypto provider of the house knows TLS 1.3.
+    /// Never: the built-in crypto provider knows TLS 1.3.
     pub fn new(
         hub: &HubId,
         setup: PeerSetup,
@@ -82,8 +82,8 @@ impl PeerConnector {
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
-        let proves = (setup.secret.clone(), setup.ping_interval);
-        let shared = Shared::new(hub.clone(), proves, supervisor.stop().clone(), metrics);
+        let (secret, stop) = (setup.secret.clone(), supervisor.stop().clone());
+        let shared = Shared::new(hub.clone(), secret, setup.ping_interval, stop, metrics);
         Ok(Self {
             setup,
             links: PeerLinks(Arc::new(shared)),
@@ -92,17 +92,17 @@ impl PeerConnector {
         })
     }
 
-    /// The handle.
+    /// The handle to the links.
     pub fn links(&self) -> PeerLinks {
         self.links.clone()
     }
 
-    /// What others are told to dial.
+    /// The address that other hubs are told to dial.
     pub fn address(&self) -> PeerAddress {
         self.setup.address
     }
 
-    /// Starts to take links and to dial; what comes goes to the receiver.
+    /// Starts taking links and dialling; incoming messages go to the receiver.
     pub fn start(self, receiver: &Arc<dyn PeerReceiver>) {
         let supervisor = &self.supervisor;
         let acceptor = LinkAcceptor {

@@ -1,8 +1,8 @@
 //! Dials the other hubs.
 //!
 //! Invariants
-//! - Of two hubs the one with the smaller id dials.
-//! - A hub that cannot be reached is dialled again and again as long as it is there, with pauses that grow.
+//! - Of two hubs, the one with the smaller id dials.
+//! - A hub that cannot be reached is dialled again for as long as it is there, with growing pauses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -27,11 +27,11 @@ use crate::links::Shared;
 use crate::receiver::PeerReceiver;
 use crate::{opening, tls};
 
-/// Between two attempts at most: at first, and after many.
+/// The longest pause between two attempts: at first, and after many.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Dials the other hubs until the end. Cheap to clone.
+/// Dials the other hubs until this one ends. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     pub(crate) shared: Arc<Shared>,
@@ -40,17 +40,24 @@ pub(crate) struct Dialer {
     pub(crate) tls: TlsConnector,
 }
 
-/// One hub that is dialled.
+/// One hub that is being dialled.
 #[derive(Debug)]
 struct Dialled {
     address: PeerAddress,
     end: CancellationToken,
 }
 
+/// The hub that should answer, and where it is thought to be.
+#[derive(Clone, Copy, Debug)]
+struct Destination<'a> {
+    hub: &'a HubId,
+    address: PeerAddress,
+}
+
 // === impl Dialer ===
 
 impl Dialer {
-    /// Keeps a task for each hub that is to be dialled.
+    /// Keeps one task for each hub that is to be dialled.
     pub(crate) async fn run(self) {
         let mut others = self.shared.others.subscribe();
         others.mark_changed();
@@ -90,7 +97,7 @@ impl Dialer {
                 }
                 Err(error) => {
                     self.shared.metrics.failed.with_label_values(&[error.label()]).inc();
-                    // Once for each time that it cannot be reached.
+                    // Logged once for each period in which it cannot be reached.
                     if backoff.failures() == 0 {
                         let error = Chain::of(&error);
                         tracing::warn!(hub.id = %hub, %address, %error, "another pod cannot be dialled; messages to it go through Redis");
@@ -104,9 +111,11 @@ impl Dialer {
         }
     }
 
-    /// Makes a link and serves it to its end. A hub that is not there any more is dialled no more, and a link to it goes on.
+    /// Makes a link and serves it until it ends. A hub that is no longer there is not dialled again, but a link to it
+    /// continues.
     async fn link(&self, hub: &HubId, address: PeerAddress, end: &CancellationToken) -> Result<(), Error> {
         let late = |_| Error::Late(GREETING);
+        let to = Destination { hub, address };
         let connecting = async {
             let stream = TcpStream::connect(address.address).await?;
             stream.set_nodelay(true)?;
@@ -117,13 +126,13 @@ impl Dialer {
                 let stream = self.tls.connect(tls::name(address.address), connecting.await?).await?;
                 let binding = tls::binding(stream.get_ref().1);
                 let binding = binding.map_err(|_| Error::Foreign("the TLS session has no exporter"))?;
-                self.greet(stream, &binding, (hub, address)).await
+                self.greet(stream, &binding, to).await
             };
             let greeted = end.run_until_cancelled(timeout(GREETING, greeting)).await;
             let Some(greeted) = greeted else { return Ok(()) };
             self.serve(hub, greeted.map_err(late)??).await;
         } else {
-            let greeting = async { self.greet(connecting.await?, &[], (hub, address)).await };
+            let greeting = async { self.greet(connecting.await?, &[], to).await };
             let greeted = end.run_until_cancelled(timeout(GREETING, greeting)).await;
             let Some(greeted) = greeted else { return Ok(()) };
             self.serve(hub, greeted.map_err(late)??).await;
@@ -135,15 +144,15 @@ impl Dialer {
         &self,
         mut stream: S,
         binding: &[u8],
-        (hub, address): (&HubId, PeerAddress),
+        to: Destination<'_>,
     ) -> Result<Frames<S>, Error> {
-        let rest = opening::ask(&mut stream, address.address).await?;
+        let rest = opening::ask(&mut stream, to.address.address).await?;
         let greeter = Greeter {
             hub: &self.shared.hub,
             secret: &self.shared.secret,
             binding,
         };
-        greeting::dial(stream, rest, greeter, hub).await
+        greeting::dial(stream, rest, greeter, to.hub).await
     }
 
     async fn serve<S: AsyncRead + AsyncWrite>(&self, hub: &HubId, frames: Frames<S>) {

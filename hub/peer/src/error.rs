@@ -1,4 +1,4 @@
-//! Why there is no link.
+//! Why a link was not made.
 
 use std::io;
 use std::time::Duration;
@@ -9,16 +9,16 @@ pub(crate) enum Error {
     /// Nobody listens there, or the connection broke.
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    /// What answers, or dials, is no hub, or one of another version.
+    /// The other end is not a hub, or is one of another version.
     #[error("the other end speaks no WebSocket of a hub: {0}")]
     Foreign(&'static str),
     /// Another hub has that address by now.
     #[error("another hub answers at that address")]
     AnotherHub,
-    /// The other end has no proof of the secret.
+    /// The other end cannot prove that it has the secret.
     #[error("the other end does not have the secret of this Hub")]
     Secret,
-    /// The other end takes this hub's proof for none.
+    /// The other end does not accept this hub's proof.
     #[error("the other hub refuses this one: its secret is another one, or it ends")]
     Refused,
     /// It took too long.
@@ -29,7 +29,7 @@ pub(crate) enum Error {
 // === impl Error ===
 
 impl Error {
-    /// In a word.
+    /// The error in one word.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Io(_) => "connection",

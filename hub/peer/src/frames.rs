@@ -1,4 +1,4 @@
-//! A connection while its two ends greet each other: one small message at a time.
+//! A connection while its two ends greet each other, one small message at a time.
 
 use std::future::poll_fn;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use crate::error::Error;
 
-/// Longest message of a greeting.
+/// The longest message of a greeting.
 const MESSAGE_LIMIT: usize = 512;
 
 /// One end of a connection.
@@ -17,7 +17,7 @@ const MESSAGE_LIMIT: usize = 512;
 pub(crate) struct Frames<S> {
     pub(crate) stream: S,
     pub(crate) role: Role,
-    /// What was read and not looked at.
+    /// Bytes that were read but not decoded yet.
     pub(crate) rest: Vec<u8>,
     decoder: Decoder,
 }
@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         self.write(batch).await
     }
 
-    /// Ends the connection with a reason.
+    /// Ends the connection, with a reason.
     pub(crate) async fn refuse(&mut self, reason: &'static str) -> Result<(), Error> {
         let mut batch = Batch::new(self.role);
         batch.close(CloseCode::Policy.number(), reason);

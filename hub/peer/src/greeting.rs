@@ -1,4 +1,4 @@
-//! How two hubs make sure of each other, on a WebSocket that is open.
+//! How two hubs authenticate each other on an open WebSocket.
 //!
 //! ```text
 //! acceptor: challenge {number}
@@ -6,11 +6,11 @@
 //! acceptor: welcome {proof}
 //! ```
 //!
-//! Numbers are fresh, numbers and proofs are in hexadecimal digits. The dialer names the hub that it means to reach: the
-//! address may be another pod's by now.
+//! The numbers are fresh; numbers and proofs are written in hexadecimal digits. The dialer names the hub that it means
+//! to reach, since the address may be another pod's by now.
 //!
 //! Invariants
-//! - The acceptor says who it is to nobody but who has the secret.
+//! - The acceptor reveals its identity only to a hub that has the secret.
 
 use alkhub_protocol::HubId;
 use alkhub_wire::Role;
@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::frames::Frames;
 use crate::secret::{BYTES, LinkSide, PeerSecret, Transcript};
 
-/// Who greets.
+/// The hub that greets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeter<'a> {
     pub(crate) hub: &'a HubId,
@@ -29,7 +29,14 @@ pub(crate) struct Greeter<'a> {
     pub(crate) binding: &'a [u8],
 }
 
-/// Greets as the end that dialled; `to` is who shall answer.
+/// The hub that has dialled and proved itself, and the connection to it.
+#[derive(Debug)]
+pub(crate) struct Greeted<S> {
+    pub(crate) from: HubId,
+    pub(crate) frames: Frames<S>,
+}
+
+/// Greets as the end that dialled; `to` is the hub that should answer.
 pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     rest: Vec<u8>,
@@ -60,12 +67,12 @@ pub(crate) async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(frames)
 }
 
-/// Greets as the end that was dialled: who dials, and the connection.
+/// Greets as the end that was dialled.
 pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     rest: Vec<u8>,
     greeter: Greeter<'_>,
-) -> Result<(HubId, Frames<S>), Error> {
+) -> Result<Greeted<S>, Error> {
     let mut frames = Frames::new(stream, Role::Server, rest);
     let challenge: [u8; BYTES] = rand::random();
     frames.say(format!("challenge {}", hex::encode(challenge))).await?;
@@ -90,7 +97,7 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let proof = greeter.secret.prove(LinkSide::Acceptor, &transcript);
     frames.say(format!("welcome {}", hex::encode(proof))).await?;
-    Ok((from, frames))
+    Ok(Greeted { from, frames })
 }
 
 fn fields<'a, const N: usize>(message: &'a str, word: &str) -> Result<[&'a str; N], Error> {

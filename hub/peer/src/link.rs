@@ -1,9 +1,9 @@
-//! One link: its queue, and the task that reads it, writes it and looks after it.
+//! One link: its queue, and the task that reads, writes and supervises it.
 //!
 //! Invariants
 //! - What waits to be written is bounded; what does not fit is refused at once, and nobody waits for a slow hub.
 //! - Everything that waits leaves in one write, up to a size.
-//! - Reading never waits for writing: two hubs that have much to say to each other do not stop each other.
+//! - Reading never waits for writing: two hubs that have much to say to each other do not block each other.
 
 use std::future::poll_fn;
 use std::io;
@@ -25,50 +25,50 @@ use crate::frames::Frames;
 use crate::metrics::Metrics;
 use crate::receiver::PeerReceiver;
 
-/// What waits for one hub at most.
+/// The most that may wait for one hub.
 const LIMITS: Limits = Limits {
     items: 32_768,
     bytes: 8 * 1024 * 1024,
 };
 
-/// Bytes that are taken from the queue for one write; a larger message goes alone.
+/// How many bytes are taken from the queue for one write; a larger message goes alone.
 const WRITE_BYTES: usize = 256 * 1024;
 
-/// Bytes of one read.
+/// The size of one read, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Longest message: a frame of a spoke or client, and what hubs put before it.
+/// The longest message: a frame of a spoke or client, and what hubs put in front of it.
 const MESSAGE_LIMIT: usize = 2 * FRAME_LIMIT_BYTES;
 
 /// Pings without a sign of life after which a link is given up.
 const MISSED: u32 = 3;
 
-/// Answers to pings that wait at most.
+/// The most answers to pings that may wait.
 const PONGS: usize = 8;
 
-/// A receiver that is full is asked again after this.
+/// How long to wait before asking a full receiver again.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the end of a hub waits for what is still to be written.
+/// How long an ending hub waits until everything is written.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A link to one hub.
 #[derive(Debug, Default)]
 pub(crate) struct PeerLink {
     queue: Mutex<Queue<Waiting>>,
-    /// Another link has taken its place, or nobody wants it any more.
+    /// Cancelled when another link has taken its place, or nobody wants it any more.
     pub(crate) close: CancellationToken,
 }
 
 /// What a link needs from its surroundings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Surroundings<'a> {
-    /// Gets what comes.
+    /// Receives what comes.
     pub(crate) receiver: &'a dyn PeerReceiver,
     pub(crate) metrics: &'a Metrics,
     /// How often the other end is pinged.
     pub(crate) ping_interval: Duration,
-    /// The hub ends.
+    /// Cancelled when the hub ends.
     pub(crate) stop: &'a CancellationToken,
 }
 
@@ -80,7 +80,7 @@ enum Waiting {
     Pong(Bytes),
 }
 
-/// Signs of life since they were last looked for.
+/// Counts signs of life since the last check.
 #[derive(Debug, Default)]
 struct Pulse {
     heard: AtomicBool,
@@ -91,10 +91,10 @@ struct Pulse {
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotCarried {
-    /// More waits for the other hub than may.
+    /// As much waits for the other hub as may.
     #[error("too much waits for the other hub")]
     Full,
-    /// There is no link to it.
+    /// There is no link to the hub.
     #[error("there is no link to the other hub")]
     NoLink,
 }
@@ -134,7 +134,7 @@ impl PeerLink {
         }
     }
 
-    /// Serves a connection until it ends. When the hub ends, what waits is written first, within a time.
+    /// Serves a connection until it ends. When the hub ends, what waits is written first, within a bounded time.
     pub(crate) async fn serve<S>(&self, frames: Frames<S>, around: Surroundings<'_>) -> LinkEnd
     where
         S: AsyncRead + AsyncWrite,
@@ -189,7 +189,7 @@ impl PeerLink {
         }
     }
 
-    /// Takes what a read brought; the end of the link where that is in it.
+    /// Handles what a read brought; returns the end of the link if that is among it.
     fn take(&self, decoder: &mut Decoder, mut input: &[u8], around: &Surroundings<'_>) -> Option<LinkEnd> {
         let (size, mut messages) = (input.len(), 0);
         let end = loop {
@@ -210,7 +210,7 @@ impl PeerLink {
         end
     }
 
-    /// Answers a ping; not when answers enough wait.
+    /// Answers a ping, unless enough answers wait already.
     fn answer(&self, payload: Bytes) {
         let mut queue = self.queue.lock();
         if queue.has_ended() || queue.len() - queue.counted() >= PONGS {
@@ -288,10 +288,10 @@ impl PeerLink {
         Poll::Pending
     }
 
-    /// Pings, and looks for signs of life.
+    /// Sends pings, and checks for signs of life.
     async fn watch(&self, pulse: &Pulse, every: Duration) -> LinkEnd {
         let mut ticks = interval_at(Instant::now() + every, every);
-        // A process that stood still finds what came meanwhile before it has missed three.
+        // After the process was stopped for a while, it sees what arrived meanwhile before it counts three as missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut silent, mut stalled) = (0, 0);
         loop {
@@ -333,7 +333,7 @@ impl Weigh for Waiting {
 // === impl LinkEnd ===
 
 impl LinkEnd {
-    /// In a word.
+    /// The reason in one word.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Closed => "closed",

@@ -1,8 +1,8 @@
 //! The links of one hub: which are up, and how each is served.
 //!
 //! Invariants
-//! - To one hub there is one link: a new one takes the place of the one before, which may be half open.
-//! - The receiver is told of a change after it can be seen.
+//! - There is one link to each hub: a new link takes the place of the previous one, which may be half open.
+//! - The receiver is told of a change only after the change is visible.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl PeerLinks {
     /// Sends a message to a hub. Never waits.
     ///
     /// # Errors
-    /// It was not taken.
+    /// The message was not taken.
     pub fn send(&self, to: &HubId, message: Bytes) -> Result<(), NotCarried> {
         match self.0.links.read().get(to) {
             Some(link) => link.push(message),
@@ -58,8 +58,8 @@ impl PeerLinks {
         self.0.links.read().contains_key(hub)
     }
 
-    /// The hubs that are there, and where each takes links. A link to one that is not there any more goes on; no new one is
-    /// made.
+    /// Sets which other hubs are there, and where each takes links. A link to a hub that is no longer there continues,
+    /// but no new one is made.
     pub fn others_are(&self, others: BTreeMap<HubId, PeerAddress>) {
         self.0.others.send_if_modified(|known| {
             let has_changed = *known != others;
@@ -74,7 +74,8 @@ impl PeerLinks {
 impl Shared {
     pub(crate) fn new(
         hub: HubId,
-        (secret, ping_interval): (PeerSecret, Duration),
+        secret: PeerSecret,
+        ping_interval: Duration,
         stop: CancellationToken,
         metrics: Metrics,
     ) -> Self {

@@ -3,7 +3,7 @@
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-/// Every family, registered once per hub.
+/// All metric families, registered once per hub.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub(crate) links: IntGauge,
@@ -15,7 +15,7 @@ pub(crate) struct Metrics {
     pub(crate) received: Traffic,
 }
 
-/// What passed in one direction.
+/// The traffic in one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
     messages: IntCounter,
@@ -25,10 +25,10 @@ pub(crate) struct Traffic {
 /// Why links end.
 const LOST: &[&str] = &["closed", "broken", "protocol", "silent", "stalled", "dropped", "ended"];
 
-/// Why there is none.
+/// Why a link was not made.
 const NOT_MADE: &[&str] = &["connection", "foreign", "secret", "refused", "late"];
 
-/// The same for who dials here, who may also be one too many.
+/// The same for a hub that dials this one; it may also be one too many.
 pub(crate) const BUSY: &str = "busy";
 
 // === impl Metrics ===

@@ -1,7 +1,7 @@
 //! The opening handshake (RFC 6455, section 4), as far as two hubs need it.
 //!
 //! Invariants
-//! - A head is read up to a limit, whoever sends it: nobody has proved anything by then.
+//! - A head is read only up to a limit, whoever sends it: nobody has proved anything at that point.
 
 use std::net::SocketAddr;
 
@@ -10,21 +10,21 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::error::Error;
 
-/// What is asked for.
+/// The request line of a link.
 const REQUEST_LINE: &str = "GET /peer HTTP/1.1";
 
-/// Longest head of a request or an answer.
+/// The longest head of a request or an answer.
 const HEAD_LIMIT: usize = 4 * 1024;
 
 const REFUSAL: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// The lines of a head, and what came behind it.
+/// The lines of a head, and the bytes that followed it.
 struct Head {
     text: String,
     rest: Vec<u8>,
 }
 
-/// Asks for a WebSocket; what came behind the answer.
+/// Asks for a WebSocket; returns the bytes that followed the answer.
 pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, to: SocketAddr) -> Result<Vec<u8>, Error> {
     let key = handshake::fresh_key();
     let request = format!(
@@ -43,7 +43,7 @@ pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, to: S
     Ok(head.rest)
 }
 
-/// Answers a request for a WebSocket; what came behind it.
+/// Answers a request for a WebSocket; returns the bytes that followed the request.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Vec<u8>, Error> {
     let head = read(stream).await?;
     let Some(key) = head.asked() else {
@@ -85,7 +85,7 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Head, Error> {
 // === impl Head ===
 
 impl Head {
-    /// The value of a field, whose name is given in lower case.
+    /// The value of a field; `name` is in lower case.
     fn field(&self, name: &str) -> Option<&str> {
         self.text.lines().skip(1).find_map(|line| {
             let (field, value) = line.split_once(':')?;

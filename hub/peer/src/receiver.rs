@@ -1,16 +1,16 @@
-//! Who gets what links bring.
+//! Who receives what links bring.
 
 use std::fmt;
 
 use alkhub_protocol::HubId;
 use bytes::Bytes;
 
-/// Gets what links bring. Called by their tasks: it must not block.
+/// Receives what links bring. The links' tasks call it: it must not block.
 pub trait PeerReceiver: fmt::Debug + Send + Sync {
-    /// A message of another hub.
+    /// A message from another hub has arrived.
     fn received(&self, message: Bytes);
 
-    /// Whether no more should come for now: links are not read then, and the other hubs' messages wait with them.
+    /// Whether no more should come for now: links are then not read, and the other hubs' messages wait in them.
     fn is_full(&self) -> bool;
 
     /// A link came up, took the place of another one, or ended: what was on its way may be lost.

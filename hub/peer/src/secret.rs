@@ -1,7 +1,7 @@
 //! The secret that the hubs of one Hub share, and what each proves with it.
 //!
 //! Invariants
-//! - A proof holds for one side of one greeting: both hubs, a fresh number of each, and the TLS session are in it.
+//! - A proof is valid for one side of one greeting: it covers both hubs, a fresh number of each, and the TLS session.
 //! - Proofs are compared in constant time.
 
 use std::fmt;
@@ -10,10 +10,10 @@ use alkhub_protocol::HubId;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// Bytes of a secret, of a proof and of a fresh number.
+/// The length in bytes of a secret, a proof and a fresh number.
 pub(crate) const BYTES: usize = 32;
 
-/// What every proof begins with: the same secret proves nothing else.
+/// The prefix of what every proof covers, so that a proof is good for nothing else under the same secret.
 const DOMAIN: &[u8] = b"alkhub peer link 1";
 
 /// The secret that the hubs of one Hub share.
@@ -27,12 +27,12 @@ pub(crate) enum LinkSide {
     Dialer,
 }
 
-/// What a greeting is about.
+/// What a proof covers.
 #[derive(Debug)]
 pub(crate) struct Transcript<'a> {
     pub(crate) acceptor: &'a HubId,
     pub(crate) dialer: &'a HubId,
-    /// The fresh number of the acceptor, and that of the dialer.
+    /// The fresh numbers of the acceptor and the dialer.
     pub(crate) numbers: [&'a [u8]; 2],
     /// What only the two ends of the TLS session know; empty without TLS.
     pub(crate) binding: &'a [u8],
@@ -41,7 +41,7 @@ pub(crate) struct Transcript<'a> {
 // === impl PeerSecret ===
 
 impl PeerSecret {
-    /// A secret of so many bytes that cannot be guessed.
+    /// A secret made of these bytes, which must not be guessable.
     pub fn new(bytes: [u8; BYTES]) -> Self {
         Self(bytes)
     }
@@ -51,7 +51,7 @@ impl PeerSecret {
         self.over(side, transcript).finalize().into_bytes().into()
     }
 
-    /// Whether it is the proof of a side.
+    /// Whether `proof` is the proof of this side.
     pub(crate) fn verify(&self, side: LinkSide, transcript: &Transcript<'_>, proof: &[u8]) -> bool {
         self.over(side, transcript).verify_slice(proof).is_ok()
     }
@@ -70,7 +70,7 @@ impl PeerSecret {
         } = transcript;
         let hubs = [acceptor.as_str().as_bytes(), dialer.as_str().as_bytes()];
         for part in [DOMAIN, side, hubs[0], hubs[1], challenge, number, binding] {
-            // Each after its length: no two lists of parts read alike.
+            // Each part follows its length, so that no two lists of parts look alike.
             mac.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             mac.update(part);
         }

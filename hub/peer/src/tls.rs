@@ -1,8 +1,8 @@
-//! TLS between pods: it keeps what passes secret, and who is who is proved inside of it.
+//! TLS between pods: it keeps the traffic secret; identities are proved inside it.
 //!
-//! A pod is dialled by its address, which no certificate names, so that the dialler takes any certificate. The proof of the
-//! secret holds for one TLS session alone ([`binding`], RFC 9266's way): whoever stands between two hubs has one session
-//! with each, and no proof for either.
+//! A pod is dialled by its address, which no certificate names, so the dialler accepts any certificate. The proof of
+//! the secret is valid for one TLS session only ([`binding`], as in RFC 9266): anybody who stands between two hubs has
+//! one session with each, and no proof for either.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConnectionCommon, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-/// Names the value that only the two ends of a session can compute.
+/// The label of the value that only the two ends of a session can compute.
 const LABEL: &[u8] = b"EXPORTER-alkhub-peer-link";
 
-/// Bytes of that value.
+/// The length of that value in bytes.
 const BYTES: usize = 32;
 
-/// Takes any certificate whose key the other end has.
+/// Accepts any certificate whose key the other end has.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
-/// Dials with TLS.
+/// A connector that dials with TLS.
 pub(crate) fn connector() -> Result<TlsConnector, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -34,7 +34,7 @@ pub(crate) fn connector() -> Result<TlsConnector, Error> {
     Ok(TlsConnector::from(Arc::new(client)))
 }
 
-/// What a hub is called that is dialled by its address.
+/// The server name for a hub that is dialled by its address.
 pub(crate) fn name(address: SocketAddr) -> ServerName<'static> {
     ServerName::IpAddress(address.ip().into())
 }

@@ -1,4 +1,4 @@
-//! Links over real sockets, with a proxy between them that fails when it is told to.
+//! Links over real sockets, with a proxy between them that fails on demand.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-/// Short, so that a link that is silent is given up soon.
+/// Short, so that a silent link is given up soon.
 const PING: Duration = Duration::from_millis(100);
 
 /// One hub's links, and what they bring.
@@ -27,7 +27,7 @@ struct Hub {
     host: Host,
 }
 
-/// Hands on what comes; what has no room is a failure of the test that does not read.
+/// Passes on what comes; running out of room means that the test does not read, and fails it.
 #[derive(Debug)]
 struct Receiver(mpsc::Sender<Bytes>);
 
@@ -84,7 +84,7 @@ impl Hub {
         }
     }
 
-    /// Lets it know where another hub is.
+    /// Tells it where another hub is.
     fn knows(&self, other: &Self, at: PeerAddress) {
         self.links.others_are(BTreeMap::from([(other.id.clone(), at)]));
     }
@@ -288,7 +288,7 @@ async fn an_idle_link_stays() {
 
     until("much more than three pings have passed", || async {
         let bytes = a.counted("alkhub_peer_bytes_total", "received");
-        // A ping has 2 bytes from a server, a pong of it too.
+        // A ping from a server has 2 bytes, and so has its pong.
         if bytes >= 40.0 { Ok(()) } else { Err(bytes) }
     })
     .await;
@@ -325,7 +325,7 @@ async fn a_hub_that_takes_nothing_is_refused_more_and_holds_up_nobody_else() {
     c.receives("meanwhile").await;
 }
 
-/// A large message that is stuck halfway stops nothing that goes the other way.
+/// A large message that is stuck halfway holds up nothing in the other direction.
 #[tokio::test]
 async fn what_is_on_its_way_in_one_direction_stops_nothing_in_the_other_one() {
     let patient = || Options {
@@ -386,7 +386,7 @@ async fn a_hub_that_comes_again_takes_the_place_of_its_half_open_link() {
         },
     );
     linked(&[&b], 1.0).await;
-    // It goes without a word.
+    // The connection falls silent without an error.
     proxy.hold();
     let second = Hub::start("a").await;
     second.knows(&b, b.address);

@@ -44,7 +44,7 @@ impl App {
         Self(Arc::new(inner))
     }
 
-    /// What this hub publishes of itself in its lease.
+    /// What this hub publishes about itself in its lease.
     pub(crate) fn lease(&self) -> Lease {
         Lease {
             pod: self.config.pod.name.clone(),
@@ -53,13 +53,13 @@ impl App {
             draining: self.is_draining(),
             weight: 1,
             revision: self.config.pod.revision.clone(),
-            // The cluster fills them in.
+            // The cluster fills these in.
             turn: 0,
             peer: None,
         }
     }
 
-    /// Whether the hub gives its connections away: it ends, or was told to.
+    /// Whether the hub gives its connections away: it is ending, or was told to.
     pub(crate) fn is_draining(&self) -> bool {
         self.readiness.is_draining() || self.marked.is_draining()
     }

@@ -1,4 +1,4 @@
-//! Makes the parts of a hub and what joins them: the domain, the edge, and each surface with what it needs.
+//! Creates the parts of a hub and connects them: the domain, the edge, and each surface with what it needs.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::readiness::Readiness;
 use crate::router;
 use crate::start_error::StartError;
 
-/// What the surfaces are surfaces of.
+/// The domain behind the surfaces.
 struct Domain {
     store: Store,
     bus: Bus,
@@ -33,7 +33,7 @@ struct Domain {
     calls: Calls,
 }
 
-/// Makes the parts and what joins them.
+/// Creates the parts and connects them.
 pub(crate) fn assemble(
     config: HubConfig,
     (hasher, peers): (KeyHasher, Option<PeerSetup>),
@@ -130,7 +130,7 @@ fn sockets(
     })
 }
 
-/// `{pod}-{nonce}`; the host's name where there is no pod.
+/// `{pod}-{nonce}`; the host's name if there is no pod.
 fn hub_id(pod: &str) -> HubId {
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if pod.is_empty() { host() } else { pod.to_owned() };

@@ -1,4 +1,4 @@
-//! What runs beside the requests: reaching for Postgres and Redis, the lease, the membership, keys, beats.
+//! What runs besides the requests: connecting to Postgres and Redis, the lease, the membership, keys, beats.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::app::App;
 use crate::membership;
 use crate::readiness::Prefix;
 
-/// A step that failed because something is away is tried again after this long.
+/// When a step that failed because something is away is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often it is looked for keys that ended long ago.
+/// How often to look for keys that ended long ago.
 const PRUNE: Duration = Duration::from_secs(3600);
 
-/// The prefix is reserved again this often: Redis may have lost the reservation, or its holder may be gone.
+/// How often the prefix is reserved again: Redis may have lost the reservation, or its holder may be gone.
 const RESERVE: Duration = Duration::from_secs(10);
 
 /// Spawns them all under the hub's supervisor.
@@ -41,7 +41,7 @@ pub(crate) fn start(app: &App, admin: Option<ApiKey>) {
     supervisor.keep("server.streams", app.api.clone().keep_alive());
 }
 
-/// Makes the hub unready for good when a loop is lost.
+/// Makes the hub permanently unready when a loop is lost.
 async fn watch_loops(app: App) {
     let scope = app.edge.scope();
     let supervisor = &scope.supervisor;
@@ -55,7 +55,7 @@ async fn watch_loops(app: App) {
     }
 }
 
-/// Brings the schema up to date, enters the first key and follows its file.
+/// Brings the schema up to date, enters the first key, and follows the key's file.
 async fn prepare(app: App, admin: Option<ApiKey>) {
     match app.store.prepare(&app.edge.scope().stop).await {
         Ok(()) => {}
@@ -83,7 +83,7 @@ async fn prepare(app: App, admin: Option<ApiKey>) {
     first.follow(scope).await;
 }
 
-/// Waits for Redis and reserves the prefix for this Hub, again and again.
+/// Waits for Redis and keeps reserving the prefix for this Hub.
 async fn reserve_prefix(app: App) {
     let mut link = app.cluster.link();
     let uid = app.config.hub.uid.as_str();
@@ -115,7 +115,7 @@ async fn reserve_prefix(app: App) {
     }
 }
 
-/// Keeps the lease's numbers true.
+/// Keeps the numbers in the lease up to date.
 async fn announce(app: App) {
     loop {
         app.cluster.announce(|| app.lease());
@@ -125,7 +125,7 @@ async fn announce(app: App) {
     }
 }
 
-/// Looks keys up for addresses that had too many bad ones.
+/// Looks up keys from addresses that sent too many bad ones.
 async fn suspect_keys(app: App) {
     tokio::select! {
         () = app.edge.scope().stop.cancelled() => {}
@@ -135,7 +135,7 @@ async fn suspect_keys(app: App) {
 
 /// Deletes keys that ended long ago, in small batches.
 async fn prune_keys(app: App) {
-    // Not all hubs at once.
+    // A random start, so that not all hubs do this at once.
     let mut wait = PRUNE.mul_f64(rand::random::<f64>());
     while app.edge.scope().pause(wait).await {
         wait = PRUNE;
@@ -143,7 +143,7 @@ async fn prune_keys(app: App) {
             Ok(0) => {}
             Ok(keys) => {
                 tracing::info!(keys, "keys that ended long ago were deleted");
-                // A full batch: there is more.
+                // A full batch means that there is more.
                 wait = if keys < PRUNED.unsigned_abs() { PRUNE } else { RETRY };
             }
             Err(error) => tracing::debug!(error = %Chain::of(&error), "keys that ended long ago were not deleted"),

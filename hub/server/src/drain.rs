@@ -1,16 +1,20 @@
-//! The graceful end: one mechanism for SIGTERM, scale-down and roll-out.
+//! The graceful end of a hub: one mechanism for SIGTERM, scale-down and roll-out. Its steps:
 //!
-//! Not ready, which is announced to the other hubs: their calls go elsewhere wherever there is anybody else →
-//! `drain-delay`, so that load balancers notice → no new connections, peers that know how are asked to move to another hub, a
-//! few at a time, and the other clients without a call under way are let go → plain spokes are let go, a few at a time, each
-//! when none of its calls is under way → peers move and running calls finish, up to `drain-timeout` → those that still run end with UNAVAILABLE, while every caller can be
-//! reached → sockets close with 1001 and a reason → everything ends.
+//! 1. The hub is not ready any more and says so to the other hubs, whose calls then go elsewhere if any other spoke
+//!    offers the operation. `drain-delay` gives load balancers time to notice.
+//! 2. No new connections are accepted. Peers that can move are asked to move to another hub, a few at a time; other
+//!    clients are let go once none of their calls is under way.
+//! 3. Plain spokes are let go, a few at a time, each once none of its calls is under way.
+//! 4. Peers move and running calls finish, for up to `drain-timeout`.
+//! 5. Calls that still run end with UNAVAILABLE, while every caller can still be reached.
+//! 6. Sockets close with 1001 and a reason, and everything ends.
 //!
 //! Invariants
-//! - Nothing that somebody waits for is cut off before its time is over, whichever hub it was entered on: calls of this hub, calls
-//!   of others that run on its peers, sessions on their way, sessions whose peers may come back to another hub, messages that
-//!   have begun.
-//! - Nobody holds up the end who cannot leave: peers that do not move have [`STALLED`], messages that do not end [`FINISHING`].
+//! - Nothing that somebody waits for is cut off before its time is over, whichever hub it was entered on: calls of this
+//!   hub, calls of others that run on its peers, sessions on their way, sessions whose peers may come back to another
+//!   hub, messages that have begun.
+//! - A peer that cannot leave does not hold up the end: peers that do not move have [`STALLED`], messages that do not
+//!   end have [`FINISHING`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,36 +28,36 @@ use tokio::time::{Instant, timeout};
 
 use crate::hub::Hub;
 
-/// Time to announce it to the other hubs, while `drain-delay` runs.
+/// Time to announce the drain to the other hubs, while `drain-delay` runs.
 const ANNOUNCING: Duration = Duration::from_secs(1);
 
-/// Peers that are asked to move, or let go, in each [`LOOK`], unless there are too many for the time: 200 a second.
+/// How many peers are asked to move, or let go, in each [`LOOK`], unless there are too many for the time: 200 a second.
 const MOVES: usize = 4;
 
-/// In this part of the time all are asked.
+/// All peers are asked within this part of the time.
 const MOVING_PART: u32 = 3;
 
-/// How often it is looked whether calls still run.
+/// How often to check whether calls still run.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often the peers are asked to move that have come since, or that nobody would have had before.
+/// How often to ask peers to move that have come since, or that no hub would have taken before.
 const ASKING: Duration = Duration::from_secs(1);
 
-/// So long after the last one has moved the others are awaited: whoever reaches this hub alone, since it was told one address, moves
-/// nowhere. A peer that finds another hub has moved in a second or two.
+/// How long to wait for the remaining peers after the last one has moved. A peer that can reach only this hub, since it
+/// was given a single address, moves nowhere; a peer that finds another hub has moved within a second or two.
 const STALLED: Duration = Duration::from_secs(5);
 
-/// Time for messages that have begun to end, and for what waits to be written, once no call runs.
+/// Time for begun messages to end, and for queued data to be written, once no call runs.
 const FINISHING: Duration = Duration::from_secs(5);
 
-/// Plain peers, who come back wherever their load balancer sends them.
+/// Plain peers, which come back wherever their load balancer sends them.
 struct PlainPeers {
     left: Vec<Arc<dyn Closeable>>,
-    /// Let go in each [`LOOK`].
+    /// How many are let go in each [`LOOK`].
     at_once: usize,
 }
 
-/// How peers move that were asked to.
+/// The progress of peers that were asked to move.
 struct Moving {
     left: usize,
     since: Instant,
@@ -62,13 +66,12 @@ struct Moving {
 // === impl Hub ===
 
 impl Hub {
-    /// The graceful end: not ready, `drain-delay`, stop accepting, finish calls up to `drain-timeout`, close sockets
-    /// with 1001, end every task. Calling it again waits for the same end.
+    /// The graceful end, as the module describes it. Calling it again waits for the same end.
     pub async fn shutdown(&self) {
         self.ended.get_or_init(|| self.drain()).await;
     }
 
-    /// Ends at once: nothing is drained, sockets are dropped without a close. Returns when every task is gone.
+    /// Ends at once: nothing is drained, sockets are dropped without a close. Returns once every task is gone.
     pub async fn kill(&self) {
         self.ended.get_or_init(|| self.end()).await;
     }
@@ -80,7 +83,7 @@ impl Hub {
         tracing::info!(hub.id = %app.edge.hub_id(), calls = app.calls.in_flight(), "the hub drains");
         let begun = Instant::now();
         tokio::join!(self.announce(), tokio::time::sleep(server.drain_delay));
-        // Whoever runs the hub gives it no longer for this.
+        // Whoever runs the hub does not grant more time because of this.
         let late = begun.elapsed().saturating_sub(server.drain_delay);
         scope.drain.cancel();
         let time = server.drain_timeout.saturating_sub(late);
@@ -96,21 +99,21 @@ impl Hub {
                 "calls still run, or sessions wait for their peers, at the end of `server.drain-timeout`"
             );
         }
-        // While every caller can still be reached.
+        // Done while every caller can still be reached.
         app.calls.end_all(&unanswered(DRAINING), DRAINING);
         scope.close.cancel();
         open.close();
         let sockets = || open.count(ConnectionKind::Websocket);
         if !wait(CLOSING, || sockets() == 0 && open.count(ConnectionKind::Http) == 0).await {
             tracing::debug!(sockets = sockets(), "sockets did not answer their close");
-            // Their spokes leave the directory while the link to it is still there.
+            // Their spokes leave the directory while the link to it is still up.
             open.kill();
             wait(KILLING, || sockets() == 0).await;
         }
         self.end().await;
     }
 
-    /// Waits until nothing is under way that somebody waits for; false when that does not come about in time.
+    /// Waits until nothing is under way that somebody waits for; false if that does not happen in time.
     async fn finish(&self, time: Duration) -> bool {
         let (app, begun) = (&self.app, Instant::now());
         let open = app.edge.open();
@@ -124,7 +127,7 @@ impl Hub {
                 asking = now + ASKING;
             }
             let moves = moving.goes_on(open.moving(), now);
-            // A session goes from one of them to the next, and back when it is not taken: it is in the next one first.
+            // A session passes from one of these to the next, and back if it is not taken; it is in the next one first.
             let passes = !app.sockets.passing().is_none() || moving.goes_on(open.moving(), now);
             let finishes = open.midway() > 0 && now < begun + FINISHING;
             let waits = open.count(ConnectionKind::Reconnecting) > 0 && app.calls.moves().has_refuge();
@@ -139,8 +142,8 @@ impl Hub {
         }
     }
 
-    /// Asks the peers that know how to go on with their sessions on another hub, where there is one that stays: so many in
-    /// each second that the others have time to take them, and all within a part of the time that there is.
+    /// Asks the peers that can move to resume their sessions on another hub, if any hub stays: at a rate that leaves
+    /// the others time to take them, and all of them within a part of the available time.
     async fn ask_to_move(&self, time: Duration) {
         let app = &self.app;
         if !app.calls.moves().has_refuge() {
@@ -150,7 +153,7 @@ impl Hub {
         let at_once = in_each_look(sockets.len(), time);
         let mut asked = 0_usize;
         for sockets in sockets.chunks(at_once) {
-            asked += sockets.iter().filter(|socket| socket.ask_to_move(None)).count();
+            asked += sockets.iter().filter(|socket| self.ask(&***socket)).count();
             if sockets.len() == at_once {
                 tokio::time::sleep(LOOK).await;
             }
@@ -158,8 +161,8 @@ impl Hub {
         tracing::info!(peers = asked, "peers are asked to move to other hubs");
     }
 
-    /// The plain peers, to be let go where they can go elsewhere. A spoke that stays would be called until the end, and each of its
-    /// calls that runs then would end as one whose fate is unknown.
+    /// The plain peers, to be let go if there is anywhere else to go. A spoke that stayed would be called until the
+    /// end, and the calls running on it by then would end without anybody knowing what became of them.
     fn plain_peers(&self, time: Duration) -> PlainPeers {
         let sockets = match self.app.calls.moves().has_refuge() {
             true => self.app.edge.open().of(ConnectionKind::Websocket),
@@ -171,17 +174,25 @@ impl Hub {
         PlainPeers { left, at_once }
     }
 
-    /// Asks those that were never asked: they have come since, or there was nowhere to go.
+    /// Asks the peers that were never asked: they have come since, or there was nowhere to go.
     fn ask_the_others(&self) {
         if self.app.calls.moves().has_refuge() {
             let sockets = self.app.edge.open().of(ConnectionKind::Websocket);
             for socket in sockets.iter().filter(|socket| socket.is_unasked()) {
-                socket.ask_to_move(None);
+                self.ask(&**socket);
             }
         }
     }
 
-    /// Announces to the other hubs that this one goes away, before anything else of it does.
+    /// Asks a peer to move, to the hub that should have it if that is known: the hubs are looked at until everything
+    /// ends.
+    fn ask(&self, socket: &dyn Closeable) -> bool {
+        let leaver = socket.leaver().filter(|leaver| leaver.migrates);
+        let refuge = leaver.and_then(|leaver| self.app.sockets.refuge(&leaver.session));
+        socket.ask_to_move(refuge.as_deref())
+    }
+
+    /// Announces to the other hubs that this one is going away, before it does anything else about that.
     async fn announce(&self) {
         let announced = self.app.cluster.announce_now(|| self.app.lease());
         match timeout(ANNOUNCING, announced).await {
@@ -225,7 +236,7 @@ impl Moving {
         Self { left: 0, since: now }
     }
 
-    /// Whether they are awaited, when so many have not moved yet.
+    /// Whether to keep waiting, given that `left` peers have not moved yet.
     fn goes_on(&mut self, left: usize, now: Instant) -> bool {
         if left != self.left {
             *self = Self { left, since: now };
@@ -234,14 +245,14 @@ impl Moving {
     }
 }
 
-/// How many of so many peers go in each [`LOOK`], so that all have gone in a part of the time.
+/// How many of `peers` peers go in each [`LOOK`], so that all have gone within a part of the time.
 fn in_each_look(peers: usize, time: Duration) -> usize {
     let rounds = (time / MOVING_PART).as_millis() / LOOK.as_millis();
     let rounds = usize::try_from(rounds).unwrap_or(usize::MAX).max(1);
     peers.div_ceil(rounds).max(MOVES)
 }
 
-/// Waits until something holds; false when it does not in time.
+/// Waits until `holds` returns true; false if that does not happen in time.
 async fn wait(limit: Duration, holds: impl Fn() -> bool) -> bool {
     let end = Instant::now() + limit;
     while !holds() {

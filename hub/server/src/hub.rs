@@ -1,7 +1,7 @@
 //! One hub process, and how it starts.
 //!
-//! [`Hub::start`] binds and spawns; whatever is remote is reached for in the background, and `/readyz` shows how far it
-//! is. The main port listens when the hub can answer; the management port from the start. How it ends is in `drain`.
+//! [`Hub::start`] binds and spawns; everything remote is connected in the background, and `/readyz` shows the progress.
+//! The main port listens once the hub can answer; the management port, from the start. `drain` describes how it ends.
 
 use std::net::SocketAddr;
 
@@ -35,7 +35,7 @@ pub struct Hub {
 
 impl Hub {
     /// Starts a hub inside the current tokio runtime: both addresses are bound when this returns (port 0 takes a free
-    /// one). Redis and Postgres are connected in the background, for as long as it takes; until then the main port
+    /// one). Redis and Postgres are connected in the background, for as long as that takes; until then the main port
     /// refuses connections and the management port answers.
     ///
     /// # Errors
@@ -83,15 +83,15 @@ impl Hub {
         self.app.readiness.ready().await;
     }
 
-    /// What the hub waits for or misses now, as in `/readyz`: `Postgres`, `Redis` or `the channel prefix`, each with the
-    /// reason.
+    /// What the hub is waiting for or lacks now, as in `/readyz`: `Postgres`, `Redis` or `the channel prefix`, each
+    /// with the reason.
     pub fn away(&self) -> Vec<(&'static str, String)> {
         self.app.readiness.away()
     }
 
-    /// Resolves when the hub cannot go on: a person must act (a newer database schema), or one of its loops is lost. One
-    /// line says why. A binary ends with that line and a code that is not 0, after [`Hub::shutdown`] where somebody is
-    /// connected.
+    /// Resolves, with a line that says why, when the hub cannot go on: a person must act (a newer database schema), or
+    /// one of its loops is lost. A program then ends with that line and a nonzero exit code, after [`Hub::shutdown`] if
+    /// anybody is connected.
     pub async fn failed(&self) -> String {
         self.app.readiness.fatal().await
     }
@@ -106,7 +106,7 @@ impl Hub {
         &self.app.store
     }
 
-    /// Watches over the loops of this hub; the loops of a program around it may be among them.
+    /// Watches over the loops of this hub; a program around the hub may add its own loops.
     pub fn supervisor(&self) -> &Supervisor {
         &self.app.edge.scope().supervisor
     }
@@ -117,7 +117,7 @@ impl Hub {
     }
 }
 
-/// An address that a client on this host can use: a hub that listens everywhere is found on loopback.
+/// An address that a client on this host can use: a hub that listens on all addresses is reached over loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         match &mut address {

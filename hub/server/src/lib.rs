@@ -1,6 +1,6 @@
 //! A hub process: its parts, put together, started and ended.
 //!
-//! [`Hub::start`] is the whole of a hub process; `alkhub serve`, `alkhub dev` and the tests call it.
+//! [`Hub::start`] starts a complete hub; `alkhub serve`, `alkhub dev` and the tests call it.
 //!
 //! Promises
 //! - Nothing is global: any number of hubs run in one process, each with its own metrics registry.
@@ -16,6 +16,7 @@
 mod app;
 mod assemble;
 mod background;
+mod broken_links;
 mod drain;
 mod health;
 mod hub;

@@ -1,5 +1,5 @@
-//! The two listeners of a hub: clients come to the main one as soon as the hub can answer; probes and scrapes to the
-//! management one from the start to the very end.
+//! The two listeners of a hub: the main one serves clients as soon as the hub can answer, the management one serves
+//! probes and scrapes from the start to the very end.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::router;
 
-/// Connections to the management listener at once.
+/// How many connections the management listener takes at once.
 const MANAGEMENT_CONNECTIONS: usize = 256;
 
 /// Spawns both under the hub's supervisor.
@@ -51,7 +51,7 @@ async fn open_main(app: App, main: TcpSocket, tls: Option<tls::Acceptor>, limits
     let scope = app.edge.scope();
     let answerable = async {
         app.readiness.answerable().await;
-        // Who comes here finds whom the other hubs hold.
+        // A client that comes here can reach spokes that other hubs hold.
         app.calls.caught_up().await;
     };
     tokio::select! {

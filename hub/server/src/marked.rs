@@ -3,26 +3,26 @@
 use alkhub_hub_cluster::DrainMark;
 use parking_lot::Mutex;
 
-/// The mark by which this hub drains, as the last look has found it.
+/// The drain mark of this hub, as the last look found it.
 #[derive(Debug, Default)]
 pub(crate) struct Marked(Mutex<Option<DrainMark>>);
 
 // === impl Marked ===
 
 impl Marked {
-    /// Whether it is to give its connections away.
+    /// Whether the hub is to give its connections away.
     pub(crate) fn is_draining(&self) -> bool {
         self.0.lock().is_some()
     }
 
-    /// Notes what a look has found; true when the hub begins to drain with it, or stops.
+    /// Notes what a look has found; true if the hub begins or stops draining because of it.
     pub(crate) fn set(&self, mark: Option<DrainMark>) -> bool {
         let mut known = self.0.lock();
         let before = std::mem::replace(&mut *known, mark);
         before.is_some() != known.is_some()
     }
 
-    /// The revision to which connections should get.
+    /// The revision to which connections should go.
     pub(crate) fn wanted(&self) -> Option<String> {
         self.0.lock().as_ref()?.revision.clone()
     }

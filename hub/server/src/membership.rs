@@ -1,10 +1,11 @@
-//! Looks at all hubs once a second: publishes what this one holds, reads what the others do, and has the sockets balanced by
-//! that.
+//! Looks at all hubs once a second: publishes what this one holds, reads what the others hold, and has the sockets
+//! balanced accordingly.
 //!
 //! Invariants
-//! - A hub publishes from when it is ready to its end, so that nobody counts on one that takes no connections.
-//! - What could not be read is as it was: the rule knows from its age that nothing may move by it.
-//! - A hub that was told to drain does so until a look finds it told no more; one that ends drains to its end.
+//! - A hub publishes from when it is ready until its end, so that nobody counts on a hub that takes no connections.
+//! - What could not be read stays as it was: the rule sees its age, and moves nothing because of it.
+//! - A hub that was told to drain does so until a look finds that this no longer holds; a hub that is ending drains to
+//!   its end.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use alkhub_protocol::admin::{LastMinute, REBALANCE_SECONDS};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::app::App;
+use crate::broken_links::BrokenLinks;
 use crate::minute_window::MinuteWindow;
 
 /// Between two looks.
@@ -29,15 +31,16 @@ const WEIGHT: u32 = 1;
 /// Looks until the hub stops.
 pub(crate) async fn watch(app: App) {
     if app.cluster.link().is_none() {
-        // There is nobody else.
+        // There is no other hub.
         return app.edge.scope().stop.cancelled().await;
     }
-    let mut minute = MinuteWindow::default();
+    let (mut minute, mut links) = (MinuteWindow::default(), BrokenLinks::default());
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut membership = Membership {
         own: app.edge.hub_id().as_str().into(),
         members: Vec::new(),
+        doubtful: Vec::new(),
         read_at: Duration::ZERO,
         wanted: None,
         rebalance: None,
@@ -51,7 +54,10 @@ pub(crate) async fn watch(app: App) {
         let own = app.readiness.is_serving().then(|| record(&app, last_minute));
         match timeout(LOOK, app.cluster.exchange(own.as_ref())).await {
             Ok(Ok(members)) => {
-                read(&mut membership, &members, app.sockets.balance_time());
+                let now = app.sockets.balance_time();
+                read(&mut membership, &members, now);
+                links.look(now, app.cluster.linked());
+                membership.doubtful = links.doubtful().map(|hub| Arc::from(hub.as_str())).collect();
                 app.sockets.hubs_are_at(urls(&members));
                 mark(&app, members.drain);
             }
@@ -62,17 +68,17 @@ pub(crate) async fn watch(app: App) {
     }
 }
 
-/// Follows the mark that a look has found.
+/// Follows the drain mark that a look has found.
 fn mark(app: &App, found: Option<DrainMark>) {
     if app.marked.set(found) {
         let draining = app.marked.is_draining();
         tracing::info!(hub.id = %app.edge.hub_id(), draining, "the hub was told whether to give its connections away");
-        // Calls go elsewhere from now on, or come again.
+        // Calls go elsewhere from now on, or come here again.
         app.cluster.announce(|| app.lease());
     }
 }
 
-/// What has come to its end on this hub.
+/// Totals of what has ended on this hub.
 fn totals(app: &App) -> LastMinute {
     let (calls, returns) = (app.calls.totals(), app.sockets.returns());
     LastMinute {
@@ -100,9 +106,9 @@ fn record(app: &App, last_minute: LastMinute) -> MemberRecord {
     }
 }
 
-/// Brings what was read into the form of the rule.
+/// Converts what was read into the form that the rule uses.
 fn read(membership: &mut Membership, members: &MemberRecords, now: Duration) {
-    // Revisions are compared within one look: their places do.
+    // Revisions are compared within one look, so their ranks are enough.
     let revisions: BTreeSet<Revision<'_>> = members
         .hubs
         .values()
@@ -129,7 +135,7 @@ fn read(membership: &mut Membership, members: &MemberRecords, now: Duration) {
     membership.rebalance = members.rebalance.map(|left| (now + left).saturating_sub(rebalance));
 }
 
-/// Where peers in the cluster reach each hub, by its id.
+/// Where each hub is reached by peers in the cluster, by its id.
 fn urls(members: &MemberRecords) -> HashMap<Arc<str>, String> {
     let urls = members.hubs.iter().filter_map(|(hub, record)| {
         let url = record.url.clone()?;
@@ -138,7 +144,7 @@ fn urls(members: &MemberRecords) -> HashMap<Arc<str>, String> {
     urls.collect()
 }
 
-/// A revision in its order: by the number that it begins with, then by its text.
+/// A revision with its order: by the number that it begins with, then by its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Revision<'a> {
     number: u64,
@@ -182,6 +188,7 @@ mod tests {
         let mut membership = Membership {
             own: "hub-0".into(),
             members: Vec::new(),
+            doubtful: Vec::new(),
             read_at: Duration::ZERO,
             wanted: None,
             rebalance: None,

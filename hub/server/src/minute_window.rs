@@ -1,4 +1,4 @@
-//! What has grown in the last minute, from totals that are looked at now and again; pure.
+//! The growth in the last minute, from totals that are sampled now and then; pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,11 +15,12 @@ pub(crate) struct MinuteWindow(VecDeque<(Instant, LastMinute)>);
 // === impl MinuteWindow ===
 
 impl MinuteWindow {
-    /// Notes the totals of now, and answers what came in the last minute, or since the first look where that is later.
+    /// Adds the present totals; returns the growth in the last minute, or since the first sample if that is more
+    /// recent.
     pub(crate) fn add(&mut self, totals: LastMinute) -> LastMinute {
         let now = Instant::now();
         self.0.push_back((now, totals));
-        // The one from a minute ago stays: what came since is counted from there.
+        // The sample from a minute ago stays, since the growth is counted from there.
         while self.0.get(1).is_some_and(|(at, _)| now - *at >= MINUTE) {
             self.0.pop_front();
         }

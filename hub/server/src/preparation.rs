@@ -1,4 +1,4 @@
-//! What is bound and read before anything of a hub runs: what is wrong with it is reported at once.
+//! What is bound and read before any part of a hub runs, so that mistakes are reported at once.
 
 use std::net::SocketAddr;
 
@@ -58,7 +58,7 @@ impl Preparation {
     }
 }
 
-/// What links from pod to pod need, where they are wanted.
+/// What links from pod to pod need, if they are wanted.
 fn peers(config: &HubConfig, hasher: &KeyHasher, tls: Option<tls::Acceptor>) -> Result<Option<PeerSetup>, StartError> {
     let (Some(address), Some(ip)) = (config.server.peer_listen, config.peer_address()) else {
         return Ok(None);

@@ -2,10 +2,12 @@
 //!
 //! Invariants
 //! - A hub becomes ready once: when Postgres is prepared, the link to Redis has been up, the prefix is its own, and the
-//!   main port listens, which it does as soon as the rest holds and what the other hubs hold is loaded (for some seconds at most).
-//! - After that a dependency that is away makes it degraded, not unready: calls on this hub go on, and taking every
-//!   pod out of service at once would help nobody.
-//! - A hub whose prefix another Hub has is `failed`, and the process goes on: it is ready when the prefix is its own.
+//!   main port listens. The port listens as soon as the rest holds and the other hubs' directory entries are loaded
+//!   (which is waited for some seconds at most).
+//! - After that, a dependency that is away makes the hub degraded, not unready: calls on this hub go on, and taking
+//!   every pod out of service at once would help nobody.
+//! - A hub whose prefix another Hub has is `failed`, but its process goes on: it becomes ready when the prefix is its
+//!   own.
 //! - A hub that drains is never ready again, nor is one that has lost a loop.
 
 use std::sync::Arc;
@@ -33,7 +35,7 @@ struct State {
     listening: bool,
     draining: bool,
     fatal: Option<String>,
-    /// A loop that is gone, and how.
+    /// A loop that is lost, and how.
     lost: Option<String>,
 }
 
@@ -43,7 +45,7 @@ pub(crate) enum Prefix {
     /// Not known yet.
     #[default]
     Unknown,
-    /// This Hub's, or nobody asked.
+    /// This Hub's, or nobody asked for it.
     Ours,
     /// Another Hub's, by its uid.
     Taken(String),
@@ -52,7 +54,7 @@ pub(crate) enum Prefix {
 // === impl Readiness ===
 
 impl Readiness {
-    /// A hub that has just begun; `gauge` is 1 while it is ready.
+    /// For a hub that has just begun; `gauge` is 1 while it is ready.
     pub(crate) fn new(
         postgres: watch::Receiver<LinkState>,
         redis: Option<watch::Receiver<LinkState>>,
@@ -66,42 +68,42 @@ impl Readiness {
         }
     }
 
-    /// Postgres has its schema and the first key is in it.
+    /// Notes that Postgres has its schema and the first key is in it.
     pub(crate) fn prepared(&self) {
         self.change(|state| state.prepared = true);
     }
 
-    /// The link to Redis has been up.
+    /// Notes that the link to Redis has been up.
     pub(crate) fn redis_seen(&self) {
         self.change(|state| state.redis_seen = true);
     }
 
-    /// Whose the prefix is.
+    /// Notes whose the prefix is.
     pub(crate) fn prefix(&self, prefix: Prefix) {
         self.change(|state| state.prefix = prefix);
     }
 
-    /// The main port listens.
+    /// Notes that the main port listens.
     pub(crate) fn listening(&self) {
         self.change(|state| state.listening = true);
     }
 
-    /// The hub goes away.
+    /// Notes that the hub is going away.
     pub(crate) fn draining(&self) {
         self.change(|state| state.draining = true);
     }
 
-    /// Whether the hub goes away.
+    /// Whether the hub is going away.
     pub(crate) fn is_draining(&self) -> bool {
         self.state.borrow().draining
     }
 
-    /// Whether the hub has become ready, and has not failed since: whoever is connected is served, also while it drains.
+    /// Whether the hub has become ready and has not failed since. Connected peers are served, even while it drains.
     pub(crate) fn is_serving(&self) -> bool {
         self.state.borrow().is_serving()
     }
 
-    /// The hub cannot go on until a person acts.
+    /// Notes that the hub cannot go on until a person acts.
     pub(crate) fn failed(&self, reason: String) {
         self.change(|state| state.fatal = Some(reason));
     }
@@ -111,7 +113,7 @@ impl Readiness {
         self.wait_for(State::is_answerable).await;
     }
 
-    /// A loop of the hub is gone: the process cannot go on.
+    /// Notes that a loop of the hub is lost: the process cannot go on.
     pub(crate) fn lost(&self, reason: String) {
         self.change(|state| {
             state.lost.get_or_insert(reason);
@@ -125,7 +127,7 @@ impl Readiness {
 
     async fn wait_for(&self, holds: fn(&State) -> bool) {
         let mut state = self.state.subscribe();
-        // An error means that the hub is gone, and with it those who wait.
+        // An error means that the hub is gone, and with it whoever waits here.
         if state.wait_for(holds).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -140,7 +142,7 @@ impl Readiness {
         }
     }
 
-    /// What is not good now, by name, and why. The prefix is reserved in Redis: it is unknown while that is away.
+    /// What is not good now, by name, and why. The prefix is reserved in Redis, so it is unknown while Redis is away.
     pub(crate) fn away(&self) -> Vec<(&'static str, String)> {
         let report = self.report();
         let prefix = report.prefix.reason.filter(|_| report.redis.reason.is_none());

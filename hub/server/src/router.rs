@@ -1,4 +1,4 @@
-//! The routers of the hub's listeners, put together of the surfaces' pages of routes.
+//! The routers of the hub's listeners, assembled from the surfaces' pages of routes.
 //!
 //! | routes | page |
 //! |---|---|
@@ -38,7 +38,7 @@ pub(crate) fn management(app: &App) -> Router {
     router::around(routes.with_state(app.clone()), app.edge.metrics())
 }
 
-/// A surface's routes with what it needs of the hub.
+/// A surface's routes, with what it needs of the hub as their state.
 fn mounted<S: FromRef<App> + Clone + Send + Sync + 'static>(app: &App, routes: Vec<Endpoint<S>>) -> Router
 where
     Edge: FromRef<S>,

@@ -7,7 +7,7 @@ use alkhub_edge::auth::InvalidFirstKey;
 use alkhub_edge::listener::tls;
 use alkhub_store::InvalidHashKey;
 
-/// Why a hub does not start. Redis or Postgres being away is none of these.
+/// Why a hub does not start. Redis or Postgres being away is not among these.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Settings contradict each other.
@@ -29,10 +29,10 @@ pub enum StartError {
     /// A secret's file cannot be read.
     #[error(transparent)]
     Secret(#[from] secret::Error),
-    /// The secret to hash keys with has another form.
+    /// The secret to hash keys with has the wrong form.
     #[error("`auth.hash-key-file` is not valid")]
     HashKey(#[from] InvalidHashKey),
-    /// The first admin key cannot be read, or is no key.
+    /// The first admin key cannot be read, or is not a key.
     #[error(transparent)]
     AdminKey(#[from] InvalidFirstKey),
     /// The certificate cannot be used.
@@ -44,7 +44,7 @@ pub enum StartError {
     /// Redis cannot even be tried.
     #[error(transparent)]
     Redis(#[from] alkhub_redis::SetupError),
-    /// Two metrics have one name: a fault of alkhub's.
+    /// Two metrics have the same name: a fault in alkhub.
     #[error("metrics cannot be set up")]
     Metrics(#[from] prometheus::Error),
 }

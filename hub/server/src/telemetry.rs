@@ -1,6 +1,7 @@
-//! Logs and traces of the process: set up once, by the binary.
+//! Logs and traces of the process: set up once, by the program.
 //!
-//! A log line's message reads alone; its fields are dotted. Traces go by OTLP over HTTP when an endpoint is given.
+//! A log message makes sense by itself; its fields have dotted names. Traces are sent by OTLP over HTTP if an endpoint
+//! is given.
 
 use std::io::IsTerminal as _;
 use std::pin::Pin;
@@ -40,7 +41,7 @@ pub struct Guard {
     traces: Option<SdkTracerProvider>,
 }
 
-/// Checks the settings; sets up nothing.
+/// Checks the settings without setting anything up.
 ///
 /// # Errors
 /// [`Error::Filter`].
@@ -49,8 +50,8 @@ pub fn check(config: &TelemetryConfig) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sets up logs, and traces when an endpoint is configured, for the whole process. Logs go to standard error. With an
-/// endpoint it must run inside a tokio runtime with more than one thread.
+/// Sets up logs, and traces if an endpoint is configured, for the whole process. Logs go to standard error. With an
+/// endpoint it must run inside a multi-threaded tokio runtime.
 ///
 /// # Errors
 /// [`Error`].

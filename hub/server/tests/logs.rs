@@ -1,4 +1,5 @@
-//! The log: what must never stand in it. Alone in a process: what a thread logs depends on what others listen to.
+//! The log: what it must never contain. Alone in its process, since what a thread logs depends on what other
+//! subscribers listen to.
 
 #[expect(dead_code, reason = "the other tests use more of it")]
 #[path = "server/harness.rs"]

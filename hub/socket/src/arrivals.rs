@@ -1,12 +1,13 @@
 //! Sessions that come from other hubs, from the first message about them to the last.
 //!
 //! Invariants
-//! - A session begins here when its hub has given it up, and ends here or goes to whoever asked for it: a connection, or its
-//!   peer's next one.
-//! - Until it has come whole nobody can claim it: whoever tries is told to ask again.
-//! - Everything that comes of it is charged to its key, from the first message on. Where the key has no room the
-//!   session is closed once it has come whole, and the other hub is told as of any end.
-//! - Other hubs that asked for it meanwhile are asked about when it is here, but for those that had it in between, or have given
+//! - A session begins here when its hub has given it up, and either ends here or goes to whoever asked for it: the
+//!   connection that claimed it, or its peer's next one.
+//! - Until it has arrived whole nobody can claim it: anybody who tries is told to ask again.
+//! - Everything that arrives of it is charged to its key, from the first message on. If the key has no room, the
+//!   session is closed once it has arrived whole, and the other hub is told as of any end.
+//! - Other hubs that asked for it meanwhile are dealt with once it is here, except those that already had it in between
+//!   or have given up: a session handed to a hub that does not wait for it is lost.
 //!   up: what is handed to a hub that does not wait for it is lost.
 
 use std::collections::HashMap;
@@ -29,26 +30,26 @@ use crate::sockets::Sockets;
 use crate::tunnel::{TunnelGuard, TunnelParts, Way};
 use crate::waiting;
 
-/// Time for a session to come, from the first message about it to the last.
+/// Time for a session to arrive, from the first message about it to the last.
 const ARRIVING: Duration = Duration::from_secs(10);
 
-/// The limit on what may come before a session: all that its peer may have subscribed to and called fits in.
+/// The limit on what may come before a session: it has room for everything its peer may have subscribed to and called.
 const ANNOUNCED_BYTES: usize = 32 * 1024 * 1024;
 
-/// Time for the spoke of a session to be known here, before its peer is told that it has come.
+/// Time for the spoke of a session to become known here, before its peer is told that the session has arrived.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// The sessions on their way to one hub, by the tunnels to the hubs that they leave.
 pub(crate) struct ComingSessions {
     sockets: Sockets,
-    /// Those of which the first messages have come, with parts of their state.
+    /// Those whose first messages have arrived, with parts of their state.
     announced: HashMap<TunnelId, Announced>,
     arriving: HashMap<TunnelId, Arriving>,
 }
 
-/// The parts that have come before a session.
+/// The parts that arrived before a session.
 struct Announced {
-    /// In their order; `None` once one could not be read, or it was too much.
+    /// In order; `None` once one could not be read, or they were too much.
     parts: Option<Vec<HandoverPart>>,
     bytes: usize,
     until: Instant,
@@ -59,7 +60,7 @@ struct Arriving {
     claim: SessionClaim,
     session: Box<PeerSession>,
     left: DeliveryState,
-    /// For what is left; none where it did not fit.
+    /// The charge for what is left; `None` if it did not fit.
     held: Option<Held>,
     until: Instant,
 }
@@ -75,28 +76,29 @@ impl ComingSessions {
         }
     }
 
-    /// When the next of them has had its time.
+    /// When the next of them runs out of time.
     pub(crate) fn overdue(&self) -> Option<Instant> {
         let announced = self.announced.values().map(|announced| announced.until);
         let arriving = self.arriving.values().map(|arriving| arriving.until);
         announced.chain(arriving).min()
     }
 
-    /// Gives up those that have had their time.
+    /// Gives up those that have run out of time.
     pub(crate) fn end_overdue(&mut self) {
         let now = Instant::now();
         self.announced.retain(|_, announced| announced.until > now);
         self.give_up(|_, arriving| arriving.until <= now);
     }
 
-    /// A hub does not have the session that a claim is for.
+    /// A hub answers that it does not have the session that a claim is for.
     pub(crate) fn unknown(&self, claim: u64, hub: &HubId) {
         if let Some(claim) = self.sockets.claims().unknown(claim, hub) {
             self.nobody_has(claim);
         }
     }
 
-    /// A hub has it, and its peer cannot; or it is on its way from there, and where it goes it may be had.
+    /// A hub answers that it has the session but its peer cannot have it; or that the session is on its way from there,
+    /// in which case it may be available where it goes.
     pub(crate) fn refused(&self, claim: u64, hub: &HubId, error: CallError) {
         if error.retryable {
             if let Some(claim) = self.sockets.claims().deferred(claim, hub, error) {
@@ -107,8 +109,8 @@ impl ComingSessions {
         }
     }
 
-    /// No hub has the session that was asked for. Another connection of its peer may have brought it here meanwhile, or be about
-    /// to.
+    /// No hub has the session that was asked for. Another connection of its peer may meanwhile have brought it here, or
+    /// be about to.
     pub(crate) fn nobody_has(&self, claim: SessionClaim) {
         let (sockets, digest) = (&self.sockets, claim.digest());
         let asks = || sockets.claims().has(sockets.calls().moves(), digest);
@@ -128,7 +130,7 @@ impl ComingSessions {
             .for_each(|other| departures::asked(&self.sockets, other));
     }
 
-    /// A part comes of what a session is made of, which will be handed over.
+    /// Takes a part of the state of a session that will be handed over.
     pub(crate) fn part(&mut self, from: TunnelId, state: &Bytes) {
         let announced = self.announced.entry(from).or_insert_with(|| Announced {
             parts: Some(Vec::new()),
@@ -154,7 +156,8 @@ impl ComingSessions {
         Some(handover)
     }
 
-    /// A session comes, for a claim of this number. Where there is no such claim, or it cannot be read, its hub is told so.
+    /// A session arrives for the claim with this number. If there is no such claim, or the session cannot be read, its
+    /// hub is told so.
     pub(crate) fn begin(&mut self, from: TunnelId, claim: u64, state: &Bytes) {
         let claim = self.sockets.claims().given(claim, &from.hub);
         let handover = self.handed(&from, state);
@@ -170,13 +173,13 @@ impl ComingSessions {
         }
     }
 
-    /// Tells a hub that nothing comes from here through the tunnel.
+    /// Tells a hub that nothing will come from here through the tunnel.
     fn leave(&self, from: TunnelId) {
         let TunnelId { hub, number: tunnel } = from;
         self.sockets.say(&hub, SessionMessage::Left { tunnel });
     }
 
-    /// A session as it is when its hub has given it up; its messages follow.
+    /// The session as it was when its hub gave it up; its messages follow.
     fn begun(&self, from: &TunnelId, mut claim: SessionClaim, mut handover: Handover) -> Arriving {
         let met = self.meet(&mut claim, &mut handover);
         let key = claim.wanted.key.clone();
@@ -203,8 +206,8 @@ impl ComingSessions {
         }
     }
 
-    /// The claims that the session has met, with this one. Of the other hubs that ask for it those are forgotten whose claims
-    /// are among them.
+    /// Adds this claim to those that the session has met. Of the other hubs that ask for the session, those whose
+    /// claims are among them are dropped.
     fn meet(&self, claim: &mut SessionClaim, handover: &mut Handover) -> MetClaims {
         let own = ClaimId {
             hub: self.sockets.edge().hub_id().clone(),
@@ -230,7 +233,7 @@ impl ComingSessions {
         (outbox, outgoing)
     }
 
-    /// Opens the way to what runs on the hub that the session leaves.
+    /// Opens the tunnel to what runs on the hub that the session leaves.
     fn open_tunnel(&self, from: &TunnelId, handover: &Handover, outbox: &Outbox) -> TunnelGuard {
         self.sockets.tunnels().open(TunnelParts {
             id: from.clone(),
@@ -242,24 +245,24 @@ impl ComingSessions {
         })
     }
 
-    /// The place among the sessions here that nobody can claim before the session has come whole.
+    /// The session's place among the sessions here; nobody can claim it before it has arrived whole.
     fn place(&self, wanted: &WantedSession, met: &MetClaims, outbox: &Outbox) -> SessionPlace {
         let resumable = self.sockets.resumable();
         resumable.enter_as(wanted.id.clone(), met.clone(), &wanted.key.id, outbox)
     }
 
-    /// A message that its peer lacks.
+    /// Takes a message that the peer lacks.
     pub(crate) fn again(&mut self, from: &TunnelId, message: Bytes) {
         if let Some(arriving) = self.arriving.get_mut(from) {
             arriving.lacks(message);
         }
     }
 
-    /// Everything of a session has come: it goes to the connection that has asked for it as soon as its spoke can be called here
-    /// through every hub, or waits for another connection.
+    /// Everything of a session has arrived. It goes to the connection that asked for it as soon as its spoke can be
+    /// called here through every hub, or waits for another connection.
     pub(crate) fn whole(&mut self, from: &TunnelId) {
         let Some(arriving) = self.arriving.remove(from) else {
-            // What came before did not: that hub may take it for gone.
+            // What came before was not accepted: that hub may consider the session gone.
             return self.leave(from.clone());
         };
         let Arriving {
@@ -271,7 +274,7 @@ impl ComingSessions {
         } = arriving;
         let sockets = &self.sockets;
         sockets.sessions().arrived.inc();
-        // From here on the session is charged for it itself.
+        // From here on the session itself is charged for it.
         let fits = held.is_some();
         drop(held);
         if !fits || session.outgoing.restore(left).is_err() {
@@ -289,14 +292,14 @@ impl ComingSessions {
         others.into_iter().for_each(|other| departures::asked(sockets, other));
     }
 
-    /// The hub that one comes from has broken off.
+    /// The hub that a session comes from has broken off.
     pub(crate) fn broken(&mut self, from: &TunnelId) {
         if let Some(arriving) = self.arriving.remove(from) {
             self.nobody_has(arriving.claim);
         }
     }
 
-    /// Nothing comes from a hub any more.
+    /// Nothing more comes from a hub.
     pub(crate) fn lost(&mut self, hub: &HubId) {
         self.announced.retain(|from, _| from.hub != *hub);
         self.give_up(|from, _| from == hub);
@@ -315,7 +318,7 @@ impl ComingSessions {
 // === impl Arriving ===
 
 impl Arriving {
-    /// Takes a message that the peer lacks; what has no room ends the session when it is here.
+    /// Takes a message that the peer lacks; if there is no room for it, the session ends once it is here.
     fn lacks(&mut self, message: Bytes) {
         let Some(held) = &mut self.held else { return };
         if held.resize(held.bytes() + message.len()).is_ok() {
@@ -325,10 +328,10 @@ impl Arriving {
     }
 }
 
-/// Hands a session that has come to the connection which has asked for it: when its spoke can be called here, so that the hub
-/// which it has left is needed no more, or after [`SETTLING`].
+/// Hands a session that has arrived to the connection that asked for it: once its spoke can be called here, so that the
+/// hub it has left is no longer needed, or after [`SETTLING`].
 async fn settle(mut session: Box<PeerSession>, taker: Taker) {
-    // What is under way goes on with the session.
+    // If this takes too long, what is under way goes on with the session.
     let _ = timeout(SETTLING, poll_fn(|cx| session.conversation.poll_arrived(cx))).await;
     if let Err(session) = session.hand_to(taker, waiting::let_wait) {
         waiting::let_wait(session);

@@ -1,8 +1,9 @@
-//! Which WebSockets this hub keeps: asked before each upgrade, and looked at once a second (`hub/balance`).
+//! Which WebSockets this hub keeps: asked before each upgrade, and checked once a second (`hub/balance`).
 //!
 //! Invariants
-//! - A peer that is let go gets no new call that anybody else can take, and is closed (1001) when none of its calls, and
-//!   none that it runs, is under way. One that does not come to that within a minute stays, and may be chosen again.
+//! - A peer that is let go gets no new call that anybody else can take, and is closed (1001) once none of its calls,
+//!   and none of those that it runs, is under way. If that does not happen within a minute, it stays, and may be chosen
+//!   again.
 //! - A peer with a session that outlives its connection is not let go: the close would end the session.
 
 use std::collections::HashMap;
@@ -20,19 +21,19 @@ use tokio::time::Instant;
 
 use crate::metrics::BalanceMetrics;
 
-/// The WebSockets of a hub, as they are balanced.
+/// The WebSockets of a hub, as the balancer sees them.
 pub(crate) struct OpenSockets<'a> {
     pub(crate) count: usize,
-    /// All of them, one by one: asked for only when some are to be asked to go.
+    /// All of them; called only when some are to be asked to go.
     pub(crate) all: &'a dyn Fn() -> Vec<Arc<dyn Closeable>>,
 }
 
-/// Why a hub lets peers go.
+/// Which reasons a hub has to let peers go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stance {
-    /// For those that are better off elsewhere.
+    /// Some are better off elsewhere.
     pub(crate) balances: bool,
-    /// For all of them.
+    /// All are to go.
     pub(crate) draining: bool,
 }
 
@@ -43,17 +44,19 @@ pub(crate) struct Balancer {
     balance: Mutex<Balance>,
     /// Sockets whose peers were told to go.
     pub(crate) leaving: Arc<AtomicUsize>,
-    /// Where peers in the cluster reach each hub.
+    /// Where each hub is reached by peers in the cluster.
     urls: Mutex<HashMap<Arc<str>, String>>,
-    /// Hubs that take connections, by the last look that knew.
+    /// How many hubs take connections, by the last look that knew.
     hubs: AtomicU32,
+    /// All hubs, as the last look had them.
+    membership: Mutex<Option<Arc<Membership>>>,
     metrics: BalanceMetrics,
 }
 
 // === impl Balancer ===
 
 impl Balancer {
-    /// That of a hub which has seen nothing.
+    /// The balancer of a hub that has seen nothing yet.
     ///
     /// # Errors
     /// The registry has the metrics already.
@@ -64,6 +67,7 @@ impl Balancer {
             leaving: Arc::default(),
             urls: Mutex::default(),
             hubs: AtomicU32::new(1),
+            membership: Mutex::default(),
             metrics: BalanceMetrics::new(registry)?,
         })
     }
@@ -73,17 +77,17 @@ impl Balancer {
         self.began.elapsed()
     }
 
-    /// How many hubs take connections; one where there is no other, or none is known.
+    /// How many hubs take connections; 1 if there is no other, or none is known.
     pub(crate) fn hubs(&self) -> u32 {
         self.hubs.load(Ordering::Acquire)
     }
 
-    /// Notes where peers in the cluster reach each hub, by its id.
+    /// Notes where each hub is reached by peers in the cluster, by its id.
     pub(crate) fn hubs_are_at(&self, urls: HashMap<Arc<str>, String>) {
         *self.urls.lock() = urls;
     }
 
-    /// Counts the hubs that take connections, and notifies all sockets when there are more or fewer.
+    /// Counts the hubs that take connections, and tells all sockets if the number has changed.
     fn count_hubs(&self, open: &OpenSockets<'_>, membership: &Membership) {
         let serving = membership.members.iter().filter(|member| !member.draining);
         let hubs = u32::try_from(serving.count()).unwrap_or(u32::MAX).max(1);
@@ -96,8 +100,8 @@ impl Balancer {
         self.now() <= membership.read_at + Rule::default().fresh
     }
 
-    /// Looks at what all hubs hold, and lets peers of what is `open` go, as far as its stance has a reason for it.
-    /// `beside` knows of a session where the other one of its program is.
+    /// Looks at what all hubs hold, and lets peers of what is `open` go if its stance gives a reason. `beside` returns
+    /// the hub on which the other session of the same program is.
     pub(crate) fn look(
         &self,
         open: &OpenSockets<'_>,
@@ -106,6 +110,7 @@ impl Balancer {
         beside: impl Fn(&str) -> Option<HubId>,
     ) {
         self.count_hubs(open, membership);
+        *self.membership.lock() = Some(Arc::new(membership.clone()));
         if !stance.balances && !stance.draining {
             self.balance.lock().pause(self.now());
             return self.show(membership, None);
@@ -143,9 +148,10 @@ impl Balancer {
         for chosen in moves {
             match chosen {
                 Move::LetGo { connection } => sockets[connection].let_go(),
-                // Who cannot dial a pod finds one through its load balancer, and full ones refuse it.
+                // A peer that cannot dial a pod finds one through its load balancer; pods with too many connections
+                // refuse it.
                 Move::To { connection, pod } => {
-                    let target = self.urls.lock().get(&pod).cloned();
+                    let target = self.url(&pod);
                     if !sockets[connection].ask_to_move(target.as_deref()) {
                         continue;
                     }
@@ -153,6 +159,19 @@ impl Balancer {
             }
             counter.inc();
         }
+    }
+
+    /// Where a peer is to go because this hub is ending: the URL of a hub that the rule chooses, other than the one
+    /// with its other session; `None` if that is not known.
+    pub(crate) fn refuge(&self, beside: Option<&HubId>) -> Option<String> {
+        let membership = self.membership.lock().clone()?;
+        let beside = beside.map(HubId::as_str);
+        let pod = self.balance.lock().refuge(self.now(), &membership, beside)?;
+        self.url(&pod)
+    }
+
+    fn url(&self, pod: &str) -> Option<String> {
+        self.urls.lock().get(pod).cloned()
     }
 
     /// A candidate for the rule.
@@ -167,7 +186,7 @@ impl Balancer {
         }
     }
 
-    /// Shows in metrics what a look was about.
+    /// Shows the result of a look in metrics.
     fn show(&self, membership: &Membership, goal: Option<u32>) {
         let members = if self.is_fresh(membership) {
             membership.members.len()
@@ -178,7 +197,7 @@ impl Balancer {
         self.metrics.goal.set(goal.map_or(0, i64::from));
     }
 
-    /// Whether a peer is welcome, which is known by `source` alone.
+    /// Decides whether to take a peer of which only `source` is known.
     ///
     /// # Errors
     /// Another hub should have it.

@@ -1,17 +1,19 @@
-//! The sessions that this hub has asked the others for, because their peers have come here.
+//! The sessions that this hub has asked the others for because their peers have come here.
 //!
-//! Nobody remembers where a session is: whoever is asked for one asks every hub that lives. It costs a few bytes for each hub,
-//! of a peer that comes back elsewhere, in place of a record in Redis of each session that is open.
+//! Nobody keeps track of where a session is: a hub that a peer asks for one asks every living hub. That costs a few
+//! bytes per hub whenever a peer comes back elsewhere, instead of a record in Redis for each open session.
 //!
 //! Invariants
-//! - A claim ends once: with the session, with a refusal that stands, or when every hub has said that it does not have it, or is
-//!   gone, or has not answered in [`PATIENCE`]. Where one that lives could not be asked, or has not answered, the peer is told to
-//!   try again.
-//! - A hub that says that the session is on its way from there ends no claim: where it goes another hub has put the claim aside.
-//! - A hub that asks for a session for which this hub is asking itself is answered when that has ended: the later claim gets it.
-//! - A session that a hub gives late, for a claim whose time is over, is taken all the same ([`Claims::given`]). Until that
-//!   hub has answered nobody is told by this one that there is no such session.
-//! - A claim is counted from when it is made until the session that it has brought has its place ([`ComingGuard`]).
+//! - A claim ends once: with the session, with a final refusal, or when every hub has said that it does not have the
+//!   session, is gone, or has not answered within [`PATIENCE`]. If a living hub could not be asked, or has not
+//!   answered, the peer is told to try again.
+//! - A hub that says that the session is on its way from there ends no claim: the hub that the session goes to has put
+//!   the claim aside.
+//! - When a hub asks for a session for which this hub is asking itself, it is answered once that has ended: the later
+//!   claim gets the session.
+//! - A session that a hub gives late, for a claim that has run out of time, is taken all the same ([`Claims::given`]).
+//!   Until that hub has answered, this hub tells nobody that there is no such session.
+//! - A claim counts as coming from when it is made until the session that it brings has its place ([`ComingGuard`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,20 +32,20 @@ use crate::handover::ClaimId;
 use crate::resumable::{self, Claimed, Taker, digest};
 use crate::unanswered::UnansweredClaims;
 
-/// Time for the other hubs to answer. The peer begins anew after it, so that a hub that hangs keeps nobody waiting.
+/// Time for the other hubs to answer. After it the peer begins anew, so that a hub that hangs keeps nobody waiting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Whoever is asked gives up this much sooner: it hears of the claim later than the other one counts from, and what it gives
-/// must arrive. How much later it cannot know: what it gives in vain waits where it comes.
+/// A hub that is asked gives up this much sooner: it hears of the claim later than the asking hub begins to count, and
+/// what it gives must still arrive. It cannot know how much later; a session given in vain waits where it arrives.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// The claims of one hub.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     list: Mutex<List>,
-    /// There is another claim, which may be the first to run out of time.
+    /// Notified of another claim, which may be the first to run out of time.
     pub(crate) changed: Notify,
-    /// Claims, and sessions that they bring.
+    /// Counts claims, and sessions that they bring.
     coming: Coming,
 }
 
@@ -51,23 +53,23 @@ pub(crate) struct Claims {
 struct List {
     last: u64,
     claims: HashMap<u64, SessionClaim>,
-    /// Those whose time is over.
+    /// Claims that have run out of time.
     unanswered: UnansweredClaims<WantedSession>,
 }
 
 /// The session that a claim is for.
 #[derive(Clone, Debug)]
 pub(crate) struct WantedSession {
-    /// As its peer knows it.
+    /// Its id, as its peer knows it.
     pub(crate) id: String,
-    /// The key with which the peer has come.
+    /// The key with which the peer came.
     pub(crate) key: Arc<Key>,
 }
 
 /// One claim.
 #[derive(Debug)]
 pub(crate) struct SessionClaim {
-    /// By which the other hubs name it.
+    /// The number by which the other hubs name it.
     pub(crate) number: u64,
     pub(crate) wanted: WantedSession,
     /// Where the session goes.
@@ -77,21 +79,21 @@ pub(crate) struct SessionClaim {
     digest: Arc<str>,
     received: u64,
     waits_for: HashSet<HubId>,
-    /// The error for the peer where no hub gives the session and one may have it.
+    /// The error for the peer if no hub gives the session but one may have it.
     unsure: Option<CallError>,
-    /// Hubs that were asked again, since what was under way to them was lost.
+    /// Hubs that were asked again because messages to them were lost.
     repeated: HashSet<HubId>,
     until: Instant,
     coming: ComingGuard,
 }
 
-/// The rest of a claim whose session has come.
+/// What remains of a claim whose session has arrived.
 pub(crate) struct MetClaim {
     /// Where the session goes.
     pub(crate) taker: Taker,
-    /// The claims of other hubs that came meanwhile.
+    /// The claims of other hubs that arrived meanwhile.
     pub(crate) others: Vec<Asked>,
-    /// By which the session is counted until it is there.
+    /// Counts the session until it has its place.
     pub(crate) coming: ComingGuard,
 }
 
@@ -109,7 +111,7 @@ pub(crate) struct Asked {
 // === impl Claims ===
 
 impl Claims {
-    /// Asks every other hub for a session; `None` where there is no other hub.
+    /// Asks every other hub for a session; `None` if there is no other hub.
     pub(crate) fn ask(
         &self,
         moves: &Moves,
@@ -153,7 +155,7 @@ impl Claims {
         self.coming.len()
     }
 
-    /// A hub does not have the session; the claim, if that was the last one.
+    /// A hub does not have the session; returns the claim if that was the last hub it waited for.
     pub(crate) fn unknown(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
         list.unanswered.answered(number, hub);
@@ -166,7 +168,7 @@ impl Claims {
         }
     }
 
-    /// A hub had the session, which may be had where it goes: the claim, if no other hub is waited for.
+    /// A hub had the session, which may be available where it is going; returns the claim if it waits for no other hub.
     pub(crate) fn deferred(&self, number: u64, hub: &HubId, error: CallError) -> Option<SessionClaim> {
         if let Some(claim) = self.list.lock().claims.get_mut(&number)
             && claim.waits_for.contains(hub)
@@ -176,15 +178,15 @@ impl Claims {
         self.unknown(number, hub)
     }
 
-    /// A hub has the session, and refuses it: the claim, if it waits for that hub.
+    /// A hub has the session, and refuses it; returns the claim if it waits for that hub.
     pub(crate) fn answered(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
         list.unanswered.answered(number, hub);
         list.take(number, hub)
     }
 
-    /// A hub gives the session: the claim that it is for, if that waits for the hub, or did when its time was over. Then
-    /// the session waits for its peer to ask again.
+    /// A hub gives the session; returns the claim that it is for, if that waits for the hub, or did when it ran out of
+    /// time. In the latter case the session waits for its peer to ask again.
     pub(crate) fn given(&self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let mut list = self.list.lock();
         let Some((digest, wanted)) = list.unanswered.take(number, hub) else {
@@ -197,8 +199,8 @@ impl Claims {
         })
     }
 
-    /// What was under way between this hub and that one is lost: the claims that waited for that one alone. One that lives may
-    /// not have heard of a claim, and is asked once more; after that nobody knows whether it has the session.
+    /// Messages between this hub and that one were lost; returns the claims that waited only for that hub. A living hub
+    /// may not have heard of a claim and is asked once more; after that nobody knows whether it has the session.
     pub(crate) fn lost(&self, moves: &Moves, hub: &HubId) -> Vec<SessionClaim> {
         let lives = moves.others().contains(hub);
         let mut list = self.list.lock();
@@ -220,7 +222,7 @@ impl Claims {
             .collect()
     }
 
-    /// The claims whose time is over. Those that a hub has not answered are kept for it.
+    /// The claims that have run out of time. Those that a hub has not answered are kept for that hub.
     pub(crate) fn take_expired(&self) -> Vec<SessionClaim> {
         let now = Instant::now();
         let mut list = self.list.lock();
@@ -238,7 +240,7 @@ impl Claims {
         .collect()
     }
 
-    /// Waits until the time of a claim is over, or it was kept for long enough. Dropping the future loses nothing.
+    /// Waits until a claim runs out of time, or has been kept for long enough. Dropping the future loses nothing.
     pub(crate) async fn expiry(&self) {
         loop {
             let changed = self.changed.notified();
@@ -253,7 +255,7 @@ impl Claims {
         }
     }
 
-    /// Whether this hub asks for a session of this digest, or a hub that it has asked may give it yet.
+    /// Whether this hub is asking for a session with this digest, or a hub that it asked may still give it.
     pub(crate) fn has(&self, moves: &Moves, digest: &str) -> bool {
         let others = moves.others();
         let list = self.list.lock();
@@ -261,7 +263,7 @@ impl Claims {
         asks || list.unanswered.has(digest, |hub| others.contains(hub))
     }
 
-    /// Puts aside what another hub asks for, where this hub asks for the same; gives it back where it does not.
+    /// Puts aside another hub's request if this hub is asking for the same session; returns it otherwise.
     pub(crate) fn put_aside(&self, asked: Asked) -> Option<Asked> {
         let mut list = self.list.lock();
         let own = list.claims.values_mut().find(|claim| *claim.digest == *asked.digest);
@@ -278,7 +280,7 @@ impl Claims {
 // === impl List ===
 
 impl List {
-    /// The claim, if it waits for the hub.
+    /// Removes the claim if it waits for the hub.
     fn take(&mut self, number: u64, hub: &HubId) -> Option<SessionClaim> {
         let waits = self.claims.get(&number)?.waits_for.contains(hub);
         if waits { self.claims.remove(&number) } else { None }
@@ -293,7 +295,7 @@ impl List {
 // === impl SessionClaim, Asked ===
 
 impl SessionClaim {
-    /// A claim that asks nobody yet.
+    /// A claim that does not ask anybody yet.
     fn new(wanted: WantedSession, digest: Arc<str>, taker: Taker, coming: ComingGuard) -> Self {
         Self {
             number: 0,
@@ -310,12 +312,12 @@ impl SessionClaim {
         }
     }
 
-    /// By which the session is asked for.
+    /// The digest by which the session is asked for.
     pub(crate) fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Asks a hub for the session. One that cannot be asked is not waited for.
+    /// Asks a hub for the session. A hub that cannot be asked is not waited for.
     fn ask(&mut self, moves: &Moves, hub: &HubId) {
         let message = SessionMessage::Claim {
             claim: self.number,
@@ -331,18 +333,18 @@ impl SessionClaim {
         }
     }
 
-    /// The error for the peer where a hub that has not given the session may have it.
+    /// The error for the peer if a hub that has not given the session may have it.
     pub(crate) fn unsure(&self) -> Option<CallError> {
         self.unsure.clone()
     }
 
-    /// Ends it with an error, which the peer gets unless it has gone; what other hubs have asked meanwhile.
+    /// Ends it with an error, which the peer gets unless it is gone; returns what other hubs have asked meanwhile.
     pub(crate) fn refuse(self, error: CallError) -> Vec<Asked> {
         drop(self.taker.send(Err(error)));
         self.others
     }
 
-    /// Ends it with the session, which has come.
+    /// Ends it with the session, which has arrived.
     pub(crate) fn met(self) -> MetClaim {
         MetClaim {
             taker: self.taker,
@@ -353,7 +355,7 @@ impl SessionClaim {
 }
 
 impl Asked {
-    /// Whether the hub that asked does not wait for an answer any more.
+    /// Whether the hub that asked no longer waits for an answer.
     pub(crate) fn is_given_up(&self) -> bool {
         self.at.elapsed() >= PATIENCE - MARGIN
     }

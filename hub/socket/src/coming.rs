@@ -1,4 +1,4 @@
-//! Sessions that are coming to this hub, or may be: a hub that ends waits for them.
+//! Sessions that are coming to this hub, or may be: a hub that is ending waits for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct Coming(Arc<AtomicUsize>);
 
-/// A session that comes to this hub, or may, for as long as this lives.
+/// Counts a session that is coming to this hub, or may be, for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct ComingGuard(Arc<AtomicUsize>);
 
 // === impl Coming ===
 
 impl Coming {
-    /// One more.
+    /// Adds one.
     pub(crate) fn enter(&self) -> ComingGuard {
         self.0.fetch_add(1, Ordering::AcqRel);
         ComingGuard(Arc::clone(&self.0))

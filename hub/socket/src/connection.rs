@@ -1,21 +1,21 @@
 //! One WebSocket after its upgrade, for as long as it serves a peer's session: a single task that reads, lets the
 //! session's [`Conversation`](crate::conversation::Conversation) answer, and writes.
 //!
-//! Reading goes through a scratch buffer on the stack, so that an idle connection holds none; writing drains control
-//! frames, then calls, then events, everything queued in one write.
+//! Reading uses a scratch buffer on the stack, so that an idle connection holds none. Writing drains control frames,
+//! then calls, then events; everything that is queued goes into one write.
 //!
 //! Invariants
 //! - The hub never speaks first: what is queued waits for the peer's first message, whose kind (text or binary) is the
 //!   kind of every answer. Control frames are exempt.
-//! - Reading stops while too many of the peer's requests wait for something remote, and never because the peer does
-//!   not read: what waits for it is bounded by its outbox, which closes the connection when it overflows.
-//! - From the moment at which the end is decided, for whatever reason (the key, a slow reader, a drain, a broken
-//!   protocol), nothing more is read or acted on: calls are aborted, the spoke is gone. Only the peer's own close is
-//!   still looked for, once ours is on its way.
-//! - Once a close frame is queued nothing else is written.
-//! - A peer that the hub wants to go is let go between two messages: the message that it has begun is read, and the
-//!   calls and events that wait for it are written before.
-//! - When another connection asks for the session, this one reads nothing more and gives it away at once.
+//! - Reading stops while too many of the peer's requests wait for something remote, and never because the peer does not
+//!   read: what waits for it is bounded by its outbox, which closes the connection when it overflows.
+//! - Once the end is decided, for whatever reason (the key, a slow reader, a drain, a protocol error), nothing more is
+//!   read or acted on: calls are aborted, the spoke is gone. Only the peer's own close is still looked for, once ours
+//!   is on its way.
+//! - After a close frame is queued, nothing else is written.
+//! - A peer that is to go is let go between two messages: the message that it has begun is read to its end, and the
+//!   calls and events that wait for it are written first.
+//! - When another connection asks for the session, this one reads nothing more and hands it over at once.
 
 mod greeting;
 mod uncounted;
@@ -43,16 +43,16 @@ use crate::resumable::Taker;
 use crate::session::PeerSession;
 use uncounted::{Greeting, Uncounted};
 
-/// The subprotocol of JSON envelopes.
+/// The subprotocol with JSON envelopes.
 pub(crate) const JSON: &str = "alk.v1.json";
 
 /// Bytes read at once.
 const SCRATCH: usize = 16 * 1024;
 
-/// Bytes queued for one write, about.
+/// How much is queued for one write, roughly, in bytes.
 const BATCH: usize = 64 * 1024;
 
-/// The reason that is given to a peer that is let go.
+/// The reason given to a peer that is let go.
 const LET_GO: &str = "other hubs have fewer connections: connect again";
 
 /// Time for a peer to take the close of a connection that it has left.
@@ -61,29 +61,29 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// One connection.
 pub(crate) struct Connection<S> {
     io: S,
-    /// The bytes that came with the upgrade and are not yet decoded.
+    /// The bytes that came with the upgrade and are not decoded yet.
     rest: Bytes,
     decoder: Decoder,
     batch: Batch,
     registered: SocketGuard,
     session: Box<PeerSession>,
-    /// The session's.
+    /// The session's outbox.
     outbox: Outbox,
     greeting: Greeting,
     uncounted: Uncounted,
-    /// Another connection, which serves the session from now on.
+    /// Another connection, which is to serve the session from now on.
     taker: Option<Taker>,
     kind: Option<MessageKind>,
     pong: Option<Bytes>,
-    /// The close that comes when the ends that are held back have gone.
+    /// The close that follows once the ends that are held back were sent.
     ending: Option<(CloseCode, String)>,
     peer_closed: bool,
     phase: Phase,
-    /// The charge for what has been read and not ended, or waits for a registration.
+    /// The charge for what was read and is not finished, or waits for a registration.
     charge: alkhub_budget::Held,
-    /// Whether the writer has taken something from the outbox since it last wrote everything.
+    /// Whether the writer has taken something from the outbox since everything was last written.
     taken: bool,
-    /// The socket is not read before it ends: the key asks for too much.
+    /// Until it ends, the socket is not read: the key asks for too much.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -91,9 +91,9 @@ pub(crate) struct Connection<S> {
 pub(crate) struct EndedConnection<S> {
     /// The session that it served.
     pub(crate) session: Box<PeerSession>,
-    /// Its place among what is open: a hub that drains waits until that is dropped.
+    /// Its place among what is open: a draining hub waits until that is dropped.
     pub(crate) registered: SocketGuard,
-    /// Where the session goes, when another connection has asked for it, and what may say so to the peer.
+    /// Where the session goes, if another connection asked for it, and what can tell the peer so.
     pub(crate) taken: Option<(Taker, Farewell<S>)>,
 }
 
@@ -105,24 +105,24 @@ pub(crate) struct Farewell<S> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Both sides speak, unless the outbox is closed: then what was queued before is still written, and nothing read.
+    /// Both sides speak. If the outbox is closed, what was queued before is still written, and nothing is read.
     Open,
     /// Our close frame is queued; the peer's is awaited.
     Closing,
-    /// The peer broke the protocol: our close frame is written, then our side of the socket closed, and what the peer
-    /// still sends is read away, so that it sees why.
+    /// The peer broke the protocol: our close frame is written, then our side of the socket is closed, and whatever the
+    /// peer still sends is read and discarded, so that it sees why.
     Refused,
-    /// That is done; the peer's end is awaited.
+    /// Our side is closed; the peer's end is awaited.
     Deaf,
-    /// Both close frames are there: write what is left and end.
+    /// Both close frames have been exchanged: write what is left and end.
     Closed,
 }
 
 // === impl Connection ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// A connection whose upgrade has been answered, and which serves the session from now on; `rest` is what the peer sent
-    /// meanwhile.
+    /// A connection whose upgrade has been answered and which serves the session from now on; `rest` is what the peer
+    /// sent meanwhile.
     pub(crate) fn new(io: S, rest: Bytes, registered: SocketGuard, mut session: Box<PeerSession>) -> Self {
         session.attach();
         let charge = session.conversation.budget.nothing(Kept::Messages);
@@ -157,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Gives the session of a connection back that is over.
+    /// Returns the session of a connection that is over.
     pub(crate) fn into_ended(self) -> EndedConnection<S> {
         let Self {
             session,
@@ -190,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.registered.socket.set_mobility(self.mobility());
             self.ask_to_move();
             if self.decode_rest() {
-                // It may have asked for another session, and what comes of that wakes whoever has looked for it.
+                // It may have asked for another session; its arrival wakes whoever looked for it.
                 continue;
             }
             if self.phase == Phase::Open && !self.is_ending() {
@@ -212,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if self.phase == Phase::Open
                 && (self.session.conversation.is_busy() || self.is_ending() || self.is_claiming() || self.is_paused(cx))
             {
-                // Woken when something remote is done, the socket takes more, or the pause is over.
+                // Woken when something remote is done, the socket accepts more, or the pause is over.
                 return Poll::Pending;
             }
             match self.poll_read(cx)? {
@@ -225,9 +225,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Between two messages, when all is written: while the hub drains, a client with no call under way is sent elsewhere, or asked
-    /// to move there; and a peer that is better off there is let go, once nothing is under way. Whether there is something to
-    /// say of that.
+    /// Called between two messages, when everything is written. While the hub drains, a client with no call under way
+    /// is sent elsewhere, or asked to move there; and a peer that is to go is let go once nothing is under way. Returns
+    /// whether this has produced something to write.
     fn leaves(&self) -> bool {
         let (socket, conversation) = (&self.registered.socket, &self.session.conversation);
         let is_midway = self.decoder.is_within_message() || !self.session.held.is_empty();
@@ -250,11 +250,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         is_quiet
     }
 
-    /// Asks the peer to move that has come, or come back, while the hub drains; false where it cannot, or nobody would have it.
+    /// Asks a peer that came, or came back, during the drain to move; false if it cannot, or no hub would take it.
     fn asks_itself(&self) -> bool {
-        let socket = &self.registered.socket;
-        let moves = self.session.conversation.sockets().calls().moves();
-        socket.draining() && socket.is_unasked() && moves.has_refuge() && socket.ask_to_move(None)
+        let (socket, sockets) = (&self.registered.socket, self.session.conversation.sockets());
+        if !socket.draining() || !socket.is_unasked() || !sockets.calls().moves().has_refuge() {
+            return false;
+        }
+        let refuge = sockets.refuge(self.outbox.session());
+        socket.ask_to_move(refuge.as_deref())
     }
 
     /// Whether the socket must not be read for a while.
@@ -274,8 +277,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.outbox.is_closed()
     }
 
-    /// Ends what the peer has under way once the end is decided, however long its socket takes no close frame; what it
-    /// still sends is not kept.
+    /// Once the end is decided, ends what the peer has under way, however long its socket accepts no close frame;
+    /// whatever it still sends is not kept.
     fn end_work(&mut self) {
         if let Some(reason) = self.outbox.closing() {
             self.session.conversation.end_work(&reason);
@@ -285,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     // --- reading ---
 
-    /// Reads once and acts on it; the number of bytes read.
+    /// Reads once and acts on it; returns the number of bytes read.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = [const { MaybeUninit::uninit() }; SCRATCH];
         let mut buffer = ReadBuf::uninit(&mut scratch);
@@ -296,7 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// Charges what was read, by what it makes the hub keep and by what it asks for.
+    /// Charges what was read: for what it makes the hub keep, and for what it asks.
     fn account(&mut self) {
         self.registered.reading(self.decoder.is_within_message());
         if let Err(exhausted) = self
@@ -311,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Acts on what was read before; false where there is nothing, or it is for a session that is on its way.
+    /// Acts on what was read before; false if there is nothing, or it is for a session that is on its way.
     fn decode_rest(&mut self) -> bool {
         if self.rest.is_empty() || self.is_claiming() {
             return false;
@@ -348,7 +351,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn received(&mut self, received: Received) {
         match received {
-            // What is queued for it is written first.
+            // Whatever is queued for the peer is written first.
             Received::Close { .. } if self.phase == Phase::Open => {
                 self.peer_closed = true;
                 self.outbox.close(CloseCode::Normal, "");
@@ -378,7 +381,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 // === impl Farewell ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Farewell<S> {
-    /// Tells the peer that its session goes on over another connection, if it takes that now.
+    /// Tells the peer that its session goes on over another connection, if it still accepts that.
     pub(crate) async fn say(mut self) {
         self.batch
             .close(CloseCode::Moved.number(), "the session goes on over a newer connection");
@@ -386,7 +389,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Farewell<S> {
             ready!(self.batch.poll_write(cx, &mut self.io))?;
             Pin::new(&mut self.io).poll_shutdown(cx)
         });
-        // A peer that came back has left this socket: mostly nobody reads it.
+        // A peer that came back has abandoned this socket: usually nobody reads it.
         drop(tokio::time::timeout(FAREWELL, said).await);
     }
 }

@@ -1,14 +1,14 @@
-//! The messages of one WebSocket: routes each, as a client's, a spoke's, or a subscriber's.
+//! The messages of one WebSocket: handles each as a client's, a spoke's, or a subscriber's.
 //!
-//! One peer may be all three on one socket. Answers go into the connection's outbox; nothing here waits. What needs
+//! One peer may be all three on one socket. Answers go into the connection's outbox; nothing here waits. Whatever needs
 //! something remote (a subscription, a registration, a publication) is polled by the connection's own task, so that it
 //! ends with the connection.
 //!
 //! Invariants
-//! - A message that is wrong is answered: `call.error` where it asked for a call, else `__error`, which names the call
-//!   or the topic that the message was about. It ends no call but the one that it names, and never one that the peer
-//!   itself has running.
-//! - Identity comes from the key of the upgrade; what a payload says of it is not read.
+//! - An invalid message is answered: with `call.error` if it asked for a call, otherwise with `__error`, which names
+//!   the call or the topic that the message was about. It ends no call but the one that it names, and never one that
+//!   the peer itself has running.
+//! - Identity comes from the key of the upgrade; what a payload says about it is not read.
 
 mod broken;
 mod calls;
@@ -36,37 +36,38 @@ use crate::subscriptions::TopicSubscriptions;
 use crate::tickets::Tickets;
 use crate::tunnel::TunnelGuard;
 
-/// As much of a topic that is refused is repeated, in characters: the longest that is not.
+/// How much of a refused topic is repeated, in characters: the length of the longest valid one.
 const SHOWN: usize = topic::TYPE_LIMIT_BYTES + 1 + topic::ID_LIMIT_BYTES;
 
-/// Everything that a peer has under way on this hub, whichever connection it speaks over.
+/// Everything that a peer has under way on this hub, whichever connection it uses.
 pub(crate) struct Conversation {
     sockets: Sockets,
     key: Arc<Key>,
     outbox: Outbox,
-    /// Of the key, on this hub.
+    /// The key's budget on this hub.
     pub(crate) budget: Budget,
     spoke: SpokeRole,
     subscriptions: TopicSubscriptions,
     pending: PendingFutures,
     tickets: Tickets,
-    /// To the hubs that the session has left, while calls of it run there.
+    /// The tunnels to hubs that the session has left, while calls of it run there.
     tunnels: Vec<TunnelGuard>,
-    /// Whether what it is as a spoke is still on its way from another hub, or the other hubs are asked about it.
+    /// Whether its registration as a spoke is still on its way from another hub, or the other hubs are being asked
+    /// about it.
     arriving: bool,
     /// The rights of the key when it was last looked at.
     allowed: Arc<Caller>,
-    /// Calls that ran when the end was decided.
+    /// Calls that were running when the end was decided.
     unanswered: Vec<RequestId>,
     /// Messages since the last settling that asked for something.
     asked: u32,
 }
 
-/// The part of a message that is left to the connection: to act on, or to count.
+/// The part of a message that is left to the connection, to act on or to count.
 pub(crate) enum ForConnection {
-    /// Nothing; it counts in the peer's session.
+    /// Nothing to do; the message counts in the peer's session.
     Counted,
-    /// Nothing, and it does not.
+    /// Nothing to do, and the message does not count.
     Uncounted,
     /// `__hello`.
     Hello(Box<Hello>),
@@ -79,7 +80,7 @@ pub(crate) enum ForConnection {
 // === impl Conversation ===
 
 impl Conversation {
-    /// A conversation with the holder of `key`, whose answers go to `outbox`.
+    /// A conversation with the holder of `key`; answers go to `outbox`.
     pub(crate) fn new(sockets: Sockets, key: Arc<Key>, outbox: Outbox, budget: Budget) -> Self {
         Self {
             sockets,
@@ -149,7 +150,7 @@ impl Conversation {
         counted
     }
 
-    /// Ends what the key does not allow any more: subscriptions, and operations of the spoke.
+    /// Ends what the key no longer allows: subscriptions, and operations of the spoke.
     pub(crate) fn look_again(&mut self) {
         let caller = self.key.caller();
         if Arc::ptr_eq(&caller, &self.allowed) {
@@ -161,13 +162,13 @@ impl Conversation {
         self.narrow(&caller);
     }
 
-    /// The connection that serves the session now was opened by this key, which has the id of the one before.
+    /// Notes the key with which the present connection was opened; its id is that of the key before.
     pub(crate) fn opened_by(&mut self, key: Arc<Key>) {
         self.key = key;
         self.look_again();
     }
 
-    /// Of the connection that serves it.
+    /// The key of the connection that serves it.
     pub(crate) fn key(&self) -> &Arc<Key> {
         &self.key
     }
@@ -182,7 +183,7 @@ impl Conversation {
         &self.sockets
     }
 
-    /// Notes whether the connection that served it is lost and another one awaited.
+    /// Notes whether its connection is lost and another one awaited.
     pub(crate) fn set_reconnecting(&self, is_reconnecting: bool) {
         self.spoke.set_reconnecting(is_reconnecting);
     }
@@ -202,7 +203,8 @@ impl Conversation {
         self.spoke.early_bytes()
     }
 
-    /// Takes what was asked for since this was last called from the key's rate; how long it may not ask more.
+    /// Takes from the key's rate what was asked for since the last call of this; returns how long nothing more may be
+    /// asked.
     pub(crate) fn settle_asked(&mut self) -> Duration {
         match std::mem::take(&mut self.asked) {
             0 => Duration::ZERO,
@@ -210,18 +212,19 @@ impl Conversation {
         }
     }
 
-    /// Whether neither a call of the peer's is under way nor a spoke registered.
+    /// Whether no call of the peer is under way and no spoke is registered.
     pub(crate) fn is_quiet(&self) -> bool {
         let has_calls = self.has_calls_elsewhere();
         self.spoke.is_absent() && self.pending.is_empty() && !has_calls && self.outbox.is_quiet()
     }
 
-    /// That of its registration here, where it has one.
+    /// The generation of its registration here, if it has one.
     pub(crate) fn generation(&self) -> Option<u64> {
         self.spoke.registration().map(Registration::generation)
     }
 
-    /// Ends the session, unless something is under way for the peer, or with it as a spoke: whether the end is decided.
+    /// Ends the session unless something is under way for the peer, or with it as a spoke; returns whether the end is
+    /// decided.
     pub(crate) fn let_go(&self, reason: &str) -> bool {
         let is_idle = self.pending.is_empty() && !self.spoke.is_registering();
         is_idle && self.outbox.close_if_idle(CloseCode::GoingAway, reason)
@@ -239,8 +242,8 @@ impl Conversation {
         }
     }
 
-    /// Ends what the peer has under way, for the end of the connection is decided: its calls are aborted, its spoke
-    /// has left, what it asked for and did not get yet is given up. The second time there is nothing to end.
+    /// Ends what the peer has under way because the end of the connection is decided: its calls are aborted, its spoke
+    /// is gone, and pending requests are given up. A second call finds nothing to end.
     pub(crate) fn end_work(&mut self, reason: &str) {
         self.unanswered.extend(self.tickets.take_running(reason));
         let elsewhere = self.take_calls_elsewhere();
@@ -249,7 +252,7 @@ impl Conversation {
         self.spoke.leave(reason);
     }
 
-    /// Finishes what has come back from elsewhere.
+    /// Completes remote work that is done.
     pub(crate) fn poll_pending(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(done) = self.pending.poll(cx) {
             self.done(done);
@@ -269,7 +272,7 @@ impl Conversation {
         }
     }
 
-    /// Ends what the peer has: its spoke and its subscriptions, and its calls unless they go on without it.
+    /// Ends everything of the peer: its spoke, its subscriptions, and its calls unless they go on without it.
     pub(crate) async fn end(self) {
         let Self {
             tickets,
@@ -292,7 +295,7 @@ impl Conversation {
         self.say(encode::call_error(self.dialect(), id.as_str(), error));
     }
 
-    /// Refuses a message that belongs to no call; `topic`, which may be as long as the message, is what it was about.
+    /// Refuses a message that belongs to no call; `topic` is what it was about, and may be as long as the message.
     pub(crate) fn refuse(&self, error: &CallError, topic: Option<&str>) {
         let topic: Option<String> = topic.map(|topic| topic.chars().take(SHOWN).collect());
         self.say(encode::refused(error, topic.as_deref()));
@@ -303,7 +306,7 @@ impl Conversation {
         self.say(encode::refused_of_call(error, id.as_str()));
     }
 
-    /// Queues an answer; a peer that does not read its answers is let go.
+    /// Queues an answer; a peer that does not read its answers is disconnected.
     fn say(&self, message: Bytes) {
         if self.outbox.push(message) == Err(alkhub_calls::Full::Queue) {
             self.outbox.close(CloseCode::Policy, "answers are not read fast enough");
@@ -311,7 +314,7 @@ impl Conversation {
     }
 }
 
-/// The answer to a message of a kind that hubs alone send.
+/// The answer to a message of a kind that only hubs send.
 fn of_a_hub() -> CallError {
     CallError::new(Code::BadRequest, "only a hub sends this message")
 }

@@ -1,13 +1,14 @@
-//! Sessions that leave for another hub: who gives them up, and what stays here of them.
+//! Sessions that leave for another hub: how they are given up, and what stays here of them.
 //!
 //! Invariants
-//! - From the moment at which a hub asks for a session to the moment at which nothing of it runs here any more, or it
-//!   waits here again, it is listed among the sessions that have left ([`crate::left`]).
-//! - A session is handed over whole, or is as it was. It is handed to nobody who is known to have given up, or to be gone;
-//!   a hub that gave up before this one heard of its claim keeps the session for its peer ([`crate::unanswered`]).
-//! - Whoever asks is answered, at once or when the session is given up, unless what was under way to that hub is lost.
-//! - While nobody has the session its key is among those of what is open, and what it does not allow any more is looked
-//!   for when the session has been handed over.
+//! - From the moment when a hub asks for a session until nothing of it runs here any more, or it waits here again, it
+//!   is listed among the sessions that have left ([`crate::left`]).
+//! - A session is handed over whole, or stays as it was. It is not handed to a hub that is known to have given up or to
+//!   be gone; a hub that gave up before this one heard of its claim keeps the session for its peer
+//!   ([`crate::unanswered`]).
+//! - A hub that asks is answered, at once or when the session is given up, unless messages to that hub were lost.
+//! - While nobody has the session, its key is among those of what is open, and what the key no longer allows is looked
+//!   for once the session has been handed over.
 
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -32,14 +33,14 @@ use crate::session::PeerSession;
 use crate::sockets::Sockets;
 use crate::waiting;
 
-/// Time for what a peer has asked for to be answered, before its session can go.
+/// Time for what a peer has asked for to be answered before its session can go.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// How often what is left of a session looks whether anything is.
+/// How often what is left of a session checks whether anything still is.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A session between who had it and who gets it: its key is looked up with those of what is open, and whoever gets it
-/// looks at what has come of that.
+/// A session on its way from one owner to the next: its key is looked up with those of what is open, and the next owner
+/// checks what that has changed.
 #[derive(Debug)]
 struct InHandover;
 
@@ -84,18 +85,18 @@ pub(crate) fn asked(sockets: &Sockets, asked: Asked) {
                 stop.run_until_cancelled(leaving).await;
             });
         }
-        // It may come here yet, and where it comes from it is not then.
+        // The session may still arrive here, and while it does, its former hub no longer has it.
         Ok(None) if sockets.claims().has(sockets.calls().moves(), &asked.digest) => refuse(resumable::unsure()),
         Ok(None) => sockets.say(&hub, SessionMessage::Unknown { claim }),
         Err(error) => refuse(error),
     }
 }
 
-/// Hands a session over when the task that has it gives it up, and stays for what is left of it.
+/// Hands a session over when the task that has it gives it up, and stays to serve what is left of it.
 async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<Claimed>, left: LeftGuard) {
     let claim = asked.claim.number;
     let say = |message| {
-        // Else what was under way is lost, and the claim may have been made anew.
+        // Otherwise messages were lost, and the claim may have been made anew.
         if !left.is_ended() {
             sockets.say(&asked.claim.hub, message);
         }
@@ -106,25 +107,25 @@ async fn hand_over(sockets: &Sockets, asked: Asked, session: oneshot::Receiver<C
         Err(_) => return say(SessionMessage::Unknown { claim }),
     };
     let between = enter(sockets, session.conversation.key(), Arc::new(InHandover));
-    // Who had it may not have looked.
+    // The previous owner may not have looked.
     session.conversation.look_again();
     if let Err(error) = ready(&mut session, &asked, &left).await {
         say(SessionMessage::Refused { claim, error });
-        // Its peer is on its way elsewhere, and asks there again.
+        // Its peer is on its way to the other hub, and will ask there again.
         return Box::pin(waiting::wait_or_end(sockets, session, true, (left, between))).await;
     }
     Box::pin(leave(sockets, session, left, between)).await;
 }
 
-/// Enters what is left of a session, or will be, among what is open. One more than may wait is not refused: what is left
-/// of a session ends with its key all the same.
+/// Enters what is left of a session, or will be, among what is open. It is never refused for being one too many: what
+/// is left of a session ends with its key all the same.
 fn enter(sockets: &Sockets, key: &Arc<Key>, handle: Arc<dyn Closeable>) -> Entered {
     let edge = sockets.edge();
     let counted = (edge.keys().take_left(key), edge.metrics().open(ConnectionKind::Left));
     edge.open().enter(key.clone(), handle, counted)
 }
 
-/// Makes a session ready to go to who has asked for it.
+/// Makes a session ready to go to the hub that asked for it.
 ///
 /// # Errors
 /// It cannot go now.
@@ -163,7 +164,7 @@ async fn leave(sockets: &Sockets, session: Box<PeerSession>, left: LeftGuard, be
     let entered = enter(sockets, &key, left.session());
     drop(between);
     sockets.edge().keys().close_if_faulty(&key);
-    // What has changed while it was between hands was told to nobody.
+    // Changes during the handover were told to nobody.
     conversation.look_again();
     serve_rest(&mut conversation, &mut outgoing, &left).await;
     drop(entered);
@@ -172,10 +173,10 @@ async fn leave(sockets: &Sockets, session: Box<PeerSession>, left: LeftGuard, be
     conversation.end().await;
 }
 
-/// Hands everything over; what is left of the session.
+/// Hands everything over; returns what is left of the session.
 ///
 /// # Errors
-/// The other hub does not take it: what is to be ended.
+/// The other hub does not take it; returns what is to be ended.
 fn hand(
     sockets: &Sockets,
     left: &LeftSession,
@@ -189,7 +190,7 @@ fn hand(
     conversation.end_far_calls();
     let subscriptions = conversation.take_subscriptions();
     for event in subscriptions.events {
-        // What does not fit is in the gap with which each topic begins there.
+        // Events that do not fit are covered by the gap with which each topic begins there.
         let _ = conversation.outbox().push(event);
     }
     let mut legs = Vec::new();
@@ -223,16 +224,16 @@ fn hand(
         return Err(Box::new(conversation));
     }
     sockets.say(hub, SessionMessage::Whole { tunnel });
-    // It is awaited no more.
+    // The peer is no longer awaited here.
     conversation.set_reconnecting(false);
-    // Those that ended while they were told.
+    // Calls may have ended while they were being listed.
     let running: HashSet<String> = conversation.legs().into_iter().collect();
     let ended = legs.iter().filter(|leg| !running.contains(leg.as_str()));
     ended.for_each(|leg| conversation.outbox().leg_ended(leg));
     Ok((conversation, outgoing))
 }
 
-/// Takes the peer's messages about calls here, until nothing is left of the session.
+/// Takes the peer's messages about calls that run here, until nothing is left of the session.
 async fn serve_rest(conversation: &mut Conversation, outgoing: &mut Outgoing, left: &LeftSession) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -249,7 +250,7 @@ async fn serve_rest(conversation: &mut Conversation, outgoing: &mut Outgoing, le
                 return Poll::Ready(());
             }
             let Some(message) = signs.message else { break };
-            // It counts in the session where that is now.
+            // It counts in the session on the hub that has that now.
             conversation.received_elsewhere(&message);
         }
         conversation.poll_pending(cx);

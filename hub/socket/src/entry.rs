@@ -1,8 +1,8 @@
-//! A WebSocket among what is open: what others ask of it.
+//! A WebSocket among what is open: what others may ask of it.
 //!
 //! Invariants
-//! - The entry of a socket goes when its [`SocketGuard`] is dropped, and so does its place among those whose peers were
-//!   told to go.
+//! - The entry of a socket is removed when its [`SocketGuard`] is dropped, and so is its place among those whose peers
+//!   were told to go.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -33,7 +33,7 @@ const HUBS: u8 = 64;
 #[derive(Debug)]
 pub(crate) struct SocketEntry {
     clock: Arc<Clock>,
-    /// Of the session that it serves.
+    /// The outbox of the session that it serves.
     outbox: Mutex<Outbox>,
     signs: Signs,
     times: SocketTimes,
@@ -52,7 +52,7 @@ pub(crate) struct SocketGuard {
 // === impl SocketEntry ===
 
 impl SocketEntry {
-    /// A socket that serves the session of this outbox; `leaving` counts those of the hub whose peers are to go.
+    /// A socket that serves the session with this outbox; `leaving` counts the hub's sockets whose peers are to go.
     pub(crate) fn new(clock: &Arc<Clock>, outbox: Outbox, leaving: &Arc<AtomicUsize>) -> Self {
         Self {
             outbox: Mutex::new(outbox),
@@ -64,7 +64,7 @@ impl SocketEntry {
         }
     }
 
-    /// The same of a peer that reaches pods by their addresses, if it does.
+    /// Sets whether the peer reaches pods by their addresses.
     pub(crate) fn reaching_pods(self, reaches_pods: bool) -> Self {
         Self { reaches_pods, ..self }
     }
@@ -74,7 +74,8 @@ impl SocketEntry {
         self.signs.wake_by(waker);
     }
 
-    /// The socket serves the session of this outbox from now on; false when its end is decided, which would be lost.
+    /// The socket serves the session with this outbox from now on; false if the end of the socket is decided, which
+    /// would be lost.
     pub(crate) fn serves(&self, outbox: Outbox) -> bool {
         let mut serves = self.outbox.lock();
         if serves.is_closed() {
@@ -86,38 +87,38 @@ impl SocketEntry {
         true
     }
 
-    /// Whether a ping is due; asking answers it.
+    /// Whether a ping is due; asking clears it.
     pub(crate) fn take_ping(&self) -> bool {
         self.signs.take(PING)
     }
 
-    /// Whether the key may have changed; asking answers it.
+    /// Whether the key may have changed; asking clears it.
     pub(crate) fn take_look(&self) -> bool {
         self.signs.take(LOOK)
     }
 
-    /// Whether the peer is to be asked now to move, and where to; asking answers it.
+    /// Whether the peer is to be asked to move now, and where to; asking clears it.
     pub(crate) fn take_move(&self) -> Option<Option<String>> {
         self.signs.take(MOVE).then(|| self.departure.take_target())
     }
 
-    /// Whether the number of hubs has changed; asking answers it.
+    /// Whether the number of hubs has changed; asking clears it.
     pub(crate) fn take_hubs(&self) -> bool {
         self.signs.take(HUBS)
     }
 
-    /// Whether a session may wait for its peer when this connection is lost: on a hub that drains for one that is on its way
-    /// to another hub.
+    /// Whether a session may wait for its peer when this connection is lost; on a draining hub, only if the peer is on
+    /// its way to another hub.
     pub(crate) fn may_wait(&self) -> bool {
         !self.draining() || self.is_moving()
     }
 
-    /// Whether the peer was asked to move, and still has time for it.
+    /// Whether the peer was asked to move and still has time for it.
     pub(crate) fn is_moving(&self) -> bool {
         self.departure.is_moving()
     }
 
-    /// Notes when the session that it serves came from another hub, if that had asked for it.
+    /// Notes when the session that it serves came from another hub, if that hub had asked for it.
     pub(crate) fn has_moved(&self, at: Option<Instant>) {
         self.departure.has_moved(at);
     }
@@ -132,7 +133,7 @@ impl SocketEntry {
         self.signs.has(DRAIN)
     }
 
-    /// Notes how its peer could get to another hub. One that is to go stays when it turns out to have a session.
+    /// Notes how its peer could get to another hub. A peer that is to go stays if it turns out to have a session.
     pub(crate) fn set_mobility(&self, mobility: Mobility) {
         self.departure.set_mobility(mobility);
         if self.is_leaving() && !self.departure.is_free() {
@@ -145,7 +146,7 @@ impl SocketEntry {
         self.signs.has(LEAVE)
     }
 
-    /// Its peer stays after all.
+    /// Lets its peer stay after all.
     fn keep(&self) {
         if self.departure.keep() {
             self.signs.lower(LEAVE);
@@ -170,7 +171,7 @@ impl Closeable for SocketEntry {
             Closing::Drain => (CloseCode::GoingAway, DRAINING),
         };
         self.outbox.lock().close(code, reason);
-        // A task that waits for its socket to take more would not hear of it.
+        // A task that waits for its socket to accept more would not notice otherwise.
         self.signs.wake();
     }
 
@@ -180,7 +181,7 @@ impl Closeable for SocketEntry {
 
     fn leaver(&self) -> Option<Leaver> {
         let migrates = self.departure.is(Mobility::Moves);
-        // Who has just come has a first word on its way, and may have a session.
+        // The first message of a new peer may be on its way, and the peer may have a session.
         let is_free =
             self.departure.is(Mobility::Plain) || self.departure.is(Mobility::Silent) && self.times.is_settled();
         let goes = self.is_leaving() || self.is_moving();
@@ -234,7 +235,7 @@ impl Closeable for SocketEntry {
             self.keep();
         }
         if self.is_leaving() {
-            // Its last call may have ended without a word to it.
+            // Its last call may have ended without a message to it.
             self.signs.wake();
         }
         if self.times.is_over() {
@@ -272,7 +273,7 @@ impl SocketGuard {
         self.socket.times.hear();
     }
 
-    /// Notes that a close frame is on its way: from now on the end is near.
+    /// Notes that a close frame is on its way: from now on the time to finish closing runs.
     pub(crate) fn closing(&self) {
         self.socket.times.begin_closing();
     }
@@ -282,7 +283,7 @@ impl SocketGuard {
         self.socket.times.reading(within);
     }
 
-    /// Notes whether the peer takes no more now, and whether it took something.
+    /// Notes whether the peer currently accepts nothing, and whether it accepted something.
     pub(crate) fn writing(&self, waits: bool, progressed: bool) {
         self.socket.times.writing(waits, progressed);
     }
@@ -305,7 +306,8 @@ mod tests {
 
     use super::*;
 
-    /// A socket whose peer moves when it is asked to, how many of its hub's are to go, and the end of its queue.
+    /// A socket whose peer moves when asked to, the number of the hub's sockets that are to go, and the end of its
+    /// queue.
     fn socket() -> (Arc<Clock>, SocketEntry, Arc<AtomicUsize>, Outgoing) {
         let budgets = Budgets::new(&BudgetConfig::default(), &Registry::new()).expect("a fresh registry");
         let limits = Limits { items: 8, bytes: 1_024 };

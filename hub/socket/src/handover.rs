@@ -10,11 +10,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// Bytes of the lists of a session, above which they go in parts: what hubs say to each other has a limit of about two
-/// frames of a peer, and a message holds up those behind it.
+/// If the lists of a session are larger than this, in bytes, they are sent in parts: messages between hubs are limited
+/// to about two frames of a peer, and each holds up those behind it.
 const PART_BYTES: usize = 256 * 1024;
 
-/// A session, less its messages.
+/// A session, without its messages.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Handover {
@@ -22,25 +22,25 @@ pub(crate) struct Handover {
     received: u64,
     /// Messages that the peer has received.
     sent: u64,
-    /// Whether the peer writes request ids into the envelope; absent when it has written none yet.
+    /// Whether the peer writes request ids into the envelope; absent if it has written none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     envelope_ids: Option<bool>,
     /// The peer's instance, if it is a spoke.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) instance: Option<HeldInstance>,
-    /// Calls that run on it, as it knows them.
+    /// Calls that run on it, by the ids that it knows.
     pub(crate) legs: Vec<String>,
-    /// Calls that it has made and that run, by its own ids.
+    /// Its own running calls, by its own ids.
     pub(crate) calls: Vec<String>,
     /// Topics that it is subscribed to.
     pub(crate) topics: Vec<String>,
-    /// Hubs that are between the one that it leaves and the calls that are furthest away.
+    /// The number of hubs between the one that it leaves and the calls that are furthest away.
     #[serde(default)]
     pub(crate) hubs: u32,
-    /// So long ago it was last moved because a hub asked for that; absent when it never was.
+    /// How long ago it was last moved at a hub's request; absent if it never was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     moved_ms: Option<u64>,
-    /// Claims that it has met.
+    /// The claims that it has met.
     #[serde(default)]
     pub(crate) met: MetClaims,
 }
@@ -57,26 +57,26 @@ pub(crate) struct HandoverPart {
     topics: Vec<String>,
 }
 
-/// Messages of a session that were received.
+/// How many messages of a session were received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReceivedCounts {
-    /// Of the peer, by its hubs.
+    /// The peer's messages, received by its hubs.
     pub(crate) by_hub: u64,
-    /// Messages of the hubs that the peer has received, as far as it has acknowledged them.
+    /// The hubs' messages, received by the peer, as far as it has acknowledged them.
     pub(crate) by_peer: u64,
 }
 
-/// Names a claim.
+/// Identifies a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClaimId {
     /// The hub that claims.
     pub(crate) hub: HubId,
-    /// Given by that hub.
+    /// The number that this hub gave it.
     pub(crate) number: u64,
 }
 
-/// The last claim of each hub by which a session has come to it: who has put aside one of those must not meet it again, since
-/// nobody waits for it any more.
+/// For each hub, the last claim by which a session has come to it: a hub that has put aside one of those must not meet
+/// it again, since nobody waits for it any more.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct MetClaims(HashMap<HubId, u64>);
@@ -84,7 +84,7 @@ pub(crate) struct MetClaims(HashMap<HubId, u64>);
 // === impl Handover ===
 
 impl Handover {
-    /// Of a session with these counts.
+    /// The state of a session with these counts.
     pub(crate) fn new(counts: ReceivedCounts, dialect: Option<Dialect>) -> Self {
         Self {
             received: counts.by_hub,
@@ -107,23 +107,23 @@ impl Handover {
         }
     }
 
-    /// Notes how long ago it was last moved because a hub asked for that.
+    /// Notes how long ago it was last moved at a hub's request.
     pub(crate) fn moved(&mut self, ago: Option<Duration>) {
         self.moved_ms = ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
     }
 
-    /// When that was; `None` also of what was before this machine began to count.
+    /// When that was; also `None` if it was before this machine began to count.
     pub(crate) fn moved_at(&self) -> Option<Instant> {
         Instant::now().checked_sub(Duration::from_millis(self.moved_ms?))
     }
 
-    /// How the peer writes request ids, if it has.
+    /// How the peer writes request ids, once it has written one.
     pub(crate) fn dialect(&self) -> Option<Dialect> {
         let dialect = |in_envelope| if in_envelope { Dialect::Id } else { Dialect::Payload };
         self.envelope_ids.map(dialect)
     }
 
-    /// Takes the lists out where they are too long for one message: the messages that go before it.
+    /// If the lists are too long for one message, takes them out; returns the messages that go before it.
     pub(crate) fn take_parts(&mut self) -> Vec<Bytes> {
         let lists = [&self.legs, &self.calls, &self.topics];
         let bytes: usize = lists.into_iter().flatten().map(String::len).sum();
@@ -146,7 +146,7 @@ impl Handover {
         parts
     }
 
-    /// Adds what came before it.
+    /// Adds a part that came before it.
     pub(crate) fn add(&mut self, part: HandoverPart) {
         self.legs.extend(part.legs);
         self.calls.extend(part.calls);
@@ -157,7 +157,7 @@ impl Handover {
         encode(self)
     }
 
-    /// Reads what [`Handover::encode`] wrote; `None` of anything else.
+    /// Reads what [`Handover::encode`] wrote; `None` for anything else.
     pub(crate) fn decode(state: &Bytes) -> Option<Self> {
         strict::from_slice(state).ok()
     }
@@ -166,13 +166,13 @@ impl Handover {
 // === impl HandoverPart ===
 
 impl HandoverPart {
-    /// Reads one of what [`Handover::take_parts`] wrote; `None` of anything else.
+    /// Reads one of the parts that [`Handover::take_parts`] wrote; `None` for anything else.
     pub(crate) fn decode(state: &Bytes) -> Option<Self> {
         strict::from_slice(state).ok()
     }
 }
 
-/// Of a session, or of a part of one.
+/// Encodes a session, or a part of one.
 fn encode(of: &impl Serialize) -> Bytes {
     serde_json::to_vec(of).expect("it is plain data").into()
 }
@@ -180,13 +180,13 @@ fn encode(of: &impl Serialize) -> Bytes {
 // === impl MetClaims ===
 
 impl MetClaims {
-    /// The session has come to a hub for its claim; of hubs that are none of the `others` of that one any more nothing is kept.
+    /// Notes that the session came to a hub for its claim; drops claims of hubs that are no longer among its `others`.
     pub(crate) fn add(&mut self, claim: ClaimId, others: &[HubId]) {
         self.0.retain(|met, _| others.contains(met));
         self.0.insert(claim.hub, claim.number);
     }
 
-    /// Whether a claim was met, or is older than one of its hub that was.
+    /// Whether a claim was met, or is older than one of the same hub that was.
     pub(crate) fn has(&self, claim: &ClaimId) -> bool {
         self.0.get(&claim.hub).is_some_and(|met| claim.number <= *met)
     }

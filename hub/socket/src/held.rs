@@ -1,16 +1,18 @@
-//! The ends of streams, and the aborts of calls, for a peer that must not read them together with what came before them.
+//! The ends of streams and the aborts of calls, for a peer that must not read them together with what came before them.
 //!
-//! A process of the origin takes items and the end of a stream by two ways of its own, and where one read brings both it
-//! sees the end first and loses items. As a spoke it takes calls and aborts by two ways, and forgets an abort that it sees
-//! before its call. So the end, or the abort, waits here until the peer has answered a ping that was written after the
-//! items, or the call: whoever answers has read them, and the end comes by another read.
+//! A process of the origin receives items and the end of a stream through two separate paths, and if one read brings
+//! both, it sees the end first and loses items. As a spoke it receives calls and aborts through two paths, and forgets
+//! an abort that it sees before its call. So the end, or the abort, waits here until the peer has answered a ping that
+//! was written after the items, or the call: having answered, it has read them, and the end arrives by another read.
 //!
 //! Invariants
-//! - Every message leaves once and in its order: with the pong that it waits for, after two beats at the latest, or before
+//! - Every message is sent once and in order: with the pong that it waits for, after two beats at the latest, or before
 //!   a close.
-//! - At most [`MOST`] wait, and at most [`MOST_BYTES`], for one always may; then the first ones go without their pongs.
-//! - What may go is taken when there is room for it in a write: nothing is copied from here to where it is not bounded.
-//! - Nothing else waits: what is queued after them may be written before them.
+//! - At most [`MOST`] messages wait, and at most [`MOST_BYTES`], though one is always allowed; beyond that the first
+//!   ones are sent without their pongs.
+//! - A message that may be sent is taken when a write has room for it: nothing is copied from here to an unbounded
+//!   place.
+//! - Nothing else waits: what is queued after these messages may be written before them.
 
 use std::collections::VecDeque;
 
@@ -27,28 +29,28 @@ const MOST_BYTES: usize = 1024 * 1024;
 pub(crate) struct HeldBack {
     /// In order, each with the number of its ping.
     waiting: VecDeque<(u64, Bytes)>,
-    /// So many of the first ones may go.
+    /// How many of the first ones may be sent.
     free: usize,
-    /// Bytes of all of them, and of those that may go.
+    /// The bytes of all of them, and of those that may be sent.
     bytes: usize,
     free_bytes: usize,
     /// The number of the next ping.
     next: u64,
     /// The number of the next ping at the last beat.
     beat: u64,
-    /// Whether something waits for a ping that is not asked yet.
+    /// Whether something waits for a ping that has not been written yet.
     unasked: bool,
 }
 
 // === impl HeldBack ===
 
 impl HeldBack {
-    /// Whether nothing is here.
+    /// Whether nothing is held back.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Keeps a message until the next ping is answered; the first ones may go when it has to make room.
+    /// Keeps a message until the next ping is answered; if it has to make room, the first ones may be sent.
     pub(crate) fn keep(&mut self, message: Bytes) {
         self.bytes += message.len();
         self.waiting.push_back((self.next, message));
@@ -58,13 +60,13 @@ impl HeldBack {
         }
     }
 
-    /// Begins for another connection: what waits asks for a pong of its own there.
+    /// Starts over for another connection: what waits needs a pong of its own there.
     pub(crate) fn attach(&mut self) {
         (self.free, self.free_bytes) = (0, 0);
         self.unasked = !self.waiting.is_empty();
     }
 
-    /// The payload of the ping to be written now, when one is needed.
+    /// The payload of the ping to be written now, if one is needed.
     pub(crate) fn ask(&mut self) -> Option<[u8; 8]> {
         if !std::mem::take(&mut self.unasked) {
             return None;
@@ -73,26 +75,26 @@ impl HeldBack {
         Some((self.next - 1).to_be_bytes())
     }
 
-    /// A pong lets go what waits for it.
+    /// A pong releases what waits for it.
     pub(crate) fn answered(&mut self, pong: &[u8]) {
-        // Any other pong is none of ours.
+        // Any other pong does not answer a ping of ours.
         let asked = pong.try_into().map(u64::from_be_bytes).ok();
         let asked = asked.filter(|asked| *asked < self.next);
         self.release_before(asked.map_or(0, |asked| asked + 1));
     }
 
-    /// A beat lets go what has waited since before the last one: the peer answers no pings as it should.
+    /// A beat releases what has waited since before the last one: the peer does not answer pings as it should.
     pub(crate) fn beat(&mut self) {
         let before = std::mem::replace(&mut self.beat, self.next);
         self.release_before(before);
     }
 
-    /// Lets everything go.
+    /// Releases everything.
     pub(crate) fn release_all(&mut self) {
         self.release(self.waiting.len());
     }
 
-    /// The next message that may go.
+    /// The next message that may be sent.
     pub(crate) fn take(&mut self) -> Option<Bytes> {
         self.free = self.free.checked_sub(1)?;
         let (_, message) = self.waiting.pop_front()?;

@@ -1,14 +1,14 @@
-//! The rest of a session that another hub goes on with: the calls that ran here when it moved.
+//! What is left of a session that has moved to another hub: the calls that were running here when it moved.
 //!
 //! They end where they were entered: their deadlines, their records and whoever waits for their answers are here. The
-//! peer's messages about them come through the tunnel, and are taken as they would have been.
+//! peer's messages about them come through the tunnel, and are handled as they would have been.
 //!
-//! A session is listed here from the moment at which another hub asks for it: between the connection that gave it up
-//! and its tunnel nothing else knows of it.
+//! A session is listed here from the moment when another hub asks for it: between the connection that gave it up and
+//! its tunnel nothing else knows of it.
 //!
 //! Invariants
-//! - Messages from the tunnel are taken in order, by one task. Those that wait for it are bounded, and charged to the
-//!   session's key: over either limit the tunnel breaks.
+//! - Messages from the tunnel are handled in order, by one task. Those that wait for it are bounded, and charged to the
+//!   session's key: beyond either limit the tunnel breaks.
 //! - It ends when nothing of the session runs here and nobody is sent here any more; when the session has ended where
 //!   it went, after the messages that the peer had sent by then; with that hub; and with the session's key.
 
@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::handover::ClaimId;
 use crate::signs::Signs;
 
-/// The most that waits of one session for its task, one message aside.
+/// How much of one session may wait for its task, not counting one message.
 const WAITING: Limits = Limits {
     items: 8_192,
     bytes: 8 * 1024 * 1024,
@@ -38,7 +38,7 @@ const LOOK: u8 = 1;
 const END: u8 = 2;
 const OVER: u8 = 4;
 
-/// The sessions that have left this hub. Clones are of one list.
+/// The sessions that have left this hub. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeftSessions(Arc<Mutex<List>>);
 
@@ -46,7 +46,7 @@ pub(crate) struct LeftSessions(Arc<Mutex<List>>);
 struct List {
     /// By the numbers of their tunnels.
     tunnels: HashMap<u64, Arc<LeftSession>>,
-    /// By the claims that they were given up for.
+    /// By the claims for which they were given up.
     claims: HashMap<ClaimId, Arc<LeftSession>>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct LeftGuard {
 /// One of them, as others see it.
 #[derive(Debug)]
 pub(crate) struct LeftSession {
-    /// Of the hub that goes on with it.
+    /// The claim of the hub that goes on with it.
     pub(crate) claim: ClaimId,
     /// The number of the tunnel.
     pub(crate) tunnel: u64,
@@ -68,16 +68,16 @@ pub(crate) struct LeftSession {
     signs: Signs,
 }
 
-/// A message of the peer about a call that runs here, which it has sent on the hub where its session is now.
+/// A message of the peer about a call that runs here, sent on the hub where its session is now.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerMessage {
-    /// The message; the beginning of one that is over the limit.
+    /// The message; only its beginning if it is over the limit.
     pub(crate) message: Bytes,
-    /// Its bytes, as the peer has sent it.
+    /// Its size in bytes, as the peer sent it.
     pub(crate) size: usize,
 }
 
-/// The messages of the peer that were not taken yet, and what they are charged to.
+/// The messages of the peer that were not taken yet, and their charge.
 #[derive(Debug)]
 struct Waiting {
     queue: Queue<(PeerMessage, usize)>,
@@ -87,11 +87,11 @@ struct Waiting {
 /// The requests to a session that has left.
 #[derive(Debug, Default)]
 pub(crate) struct LeftSigns {
-    /// Its key may allow something else.
+    /// The rights of its key may have changed.
     pub(crate) look: bool,
     /// It is to end.
     pub(crate) end: bool,
-    /// Its peer sends nothing more: it is to end once everything that came before has been answered.
+    /// Its peer sends nothing more: it is to end once everything that came before has been handled.
     pub(crate) over: bool,
     /// The next message of its peer.
     pub(crate) message: Option<PeerMessage>,
@@ -100,7 +100,8 @@ pub(crate) struct LeftSigns {
 // === impl LeftSessions ===
 
 impl LeftSessions {
-    /// Enters a session that is to go to another hub, for its claim, through a tunnel of this number, with the budget of its key.
+    /// Enters a session that is to go to another hub, with its claim, the number of its tunnel, and the budget of its
+    /// key.
     pub(crate) fn enter(&self, claim: ClaimId, tunnel: u64, budget: &Budget) -> LeftGuard {
         let session = Arc::new(LeftSession {
             claim,
@@ -126,20 +127,20 @@ impl LeftSessions {
         self.0.lock().tunnels.len()
     }
 
-    /// Whether a claim of a hub is being met, or was: who asks the same again must not be given the session twice.
+    /// Whether a claim of a hub is being met, or was: a hub that repeats it must not be given the session twice.
     pub(crate) fn meets(&self, claim: &ClaimId) -> bool {
         let list = self.0.lock();
         let met = list.claims.get(claim);
         met.is_some_and(|left| !left.is_ended())
     }
 
-    /// The session that went to this hub by this tunnel.
+    /// The session that went to this hub through this tunnel.
     pub(crate) fn get(&self, to: &HubId, tunnel: u64) -> Option<Arc<LeftSession>> {
         let left = self.0.lock().tunnels.get(&tunnel).cloned();
         left.filter(|left| *left.to() == *to)
     }
 
-    /// Ends those that went to a hub.
+    /// Ends those that went to a lost hub.
     pub(crate) fn lost(&self, to: &HubId) {
         let all: Vec<_> = self.0.lock().tunnels.values().cloned().collect();
         all.iter().filter(|left| *left.to() == *to).for_each(|left| left.end());
@@ -186,7 +187,7 @@ impl LeftSession {
         &self.claim.hub
     }
 
-    /// The peer has sent a message about a call that runs here.
+    /// Takes a message that the peer sent about a call that runs here.
     pub(crate) fn received(&self, message: PeerMessage) {
         let added = self.waiting.lock().add(message);
         if let Err(reason) = added {
@@ -196,12 +197,12 @@ impl LeftSession {
         self.signs.wake();
     }
 
-    /// It is to end.
+    /// Asks for its end.
     pub(crate) fn end(&self) {
         self.signs.raise(END);
     }
 
-    /// It is to end when what was received before has been taken.
+    /// Asks for its end once what was received before has been handled.
     pub(crate) fn over(&self) {
         self.signs.raise(OVER);
     }
@@ -211,11 +212,11 @@ impl LeftSession {
         self.signs.has(END | OVER)
     }
 
-    /// The requests that there are now; the task is woken when there are more.
+    /// The present requests; the task is woken when there are more.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> LeftSigns {
         self.signs.wake_by(cx.waker());
         let (look, end, over) = (self.signs.take(LOOK), self.signs.has(END), self.signs.has(OVER));
-        // After the sign: what was received before it is there.
+        // Taken after the sign: whatever was received before that is there.
         let message = self.waiting.lock().pop();
         LeftSigns {
             look,
@@ -229,14 +230,14 @@ impl LeftSession {
 // === impl Waiting ===
 
 impl Waiting {
-    /// Adds a message of the peer, whose task is woken by the caller of this; else why it has no room.
+    /// Adds a message of the peer (the caller wakes its task), or says why there is no room for it.
     fn add(&mut self, message: PeerMessage) -> Result<(), String> {
         let bytes = message.message.len();
         let room = self.queue.room(bytes, WAITING);
         room.map_err(|_| "it comes faster than it is taken".to_owned())?;
         let charged = self.held.follow(self.queue.bytes() + bytes);
         charged.map_err(|exhausted: Exhausted| exhausted.to_string())?;
-        // The task looks by its signs.
+        // The task is woken by its signs instead.
         drop(self.queue.add((message, bytes)));
         Ok(())
     }

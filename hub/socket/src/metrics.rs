@@ -87,7 +87,7 @@ impl SessionCounters {
         })
     }
 
-    /// A session that had lost its connection has another one after this long, or has ended.
+    /// Notes that a session whose connection was lost has another one after this long, or has ended.
     pub(crate) fn returned(&self, after: Duration) {
         self.returned.fetch_add(1, Ordering::Relaxed);
         if after > RETURN_LIMIT {
@@ -103,12 +103,12 @@ impl SessionCounters {
     }
 }
 
-/// Sessions that had lost their connection and have another one or have ended, since the hub began.
+/// Sessions since the hub began that had lost their connection and have another one or have ended.
 #[derive(Clone, Copy, Debug)]
 pub struct ReturnTotals {
     /// How many there were.
     pub all: u64,
-    /// Of these, those whose peer was not back within 5 s.
+    /// Those of them whose peer was not back within 5 s.
     pub late: u64,
 }
 
@@ -125,7 +125,7 @@ pub(crate) struct BalanceMetrics {
 // === impl BalanceMetrics ===
 
 impl BalanceMetrics {
-    /// Makes them and puts them into the registry.
+    /// Creates the metrics and registers them.
     ///
     /// # Errors
     /// The registry has one of the names already.

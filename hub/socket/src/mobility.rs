@@ -1,7 +1,7 @@
 //! The mobility of one WebSocket's peer: how it could get to another hub, and whether it is to.
 //!
 //! Invariants
-//! - A peer counts among those that are to go for as long as it is to, and no longer than its socket is there.
+//! - A peer counts among those that are to go for as long as it is to go, and no longer than its socket exists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -14,15 +14,16 @@ use crate::clock::Clock;
 /// How a socket's peer could get to another hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mobility {
-    /// Not known yet: it has sent nothing, or a `__hello` that was refused.
+    /// Unknown yet: it has sent nothing, or only a `__hello` that was refused.
     Silent,
     /// Its session is on its way here.
     Coming,
-    /// It has nothing that outlives the connection: it can be let go, and comes back wherever its load balancer sends it.
+    /// It has nothing that outlives the connection: it can be let go, and comes back wherever its load balancer sends
+    /// it.
     Plain,
-    /// It has a session that does, on this hub: it would come back for that.
+    /// It has a session on this hub that does: it would come back for that.
     Session,
-    /// The same, and it goes on with that on another hub when it is asked to.
+    /// The same, but it moves the session to another hub when asked to.
     Moves,
 }
 
@@ -33,13 +34,13 @@ pub(crate) struct Departure {
     /// A [`Mobility`].
     mobility: AtomicU8,
     state: Mutex<DepartureState>,
-    /// Sockets of the hub whose peers are to go.
+    /// The number of the hub's sockets whose peers are to go.
     leaving: Arc<AtomicUsize>,
     /// Whether it was ever asked to move.
     was_asked: AtomicBool,
-    /// Where it is to go, when it was asked to move to some place.
+    /// Where it is to go, if it was asked to move to a certain place.
     target: Mutex<Option<String>>,
-    /// When the session that it serves came from another hub, which had asked for that.
+    /// When the session that it serves came from another hub at that hub's request.
     moved: Mutex<Option<Instant>>,
 }
 
@@ -48,9 +49,9 @@ pub(crate) struct Departure {
 enum DepartureState {
     /// The peer is not to go.
     Stays,
-    /// It was let go at this tick: it ends when nothing is under way.
+    /// It was let go at this tick: it ends once nothing is under way.
     LetGo(u32),
-    /// It was asked at this tick to move.
+    /// It was asked to move at this tick.
     Asked(u32),
     /// The socket has ended.
     Over,
@@ -59,7 +60,7 @@ enum DepartureState {
 // === impl Departure ===
 
 impl Departure {
-    /// Of a socket that has just been opened; `leaving` counts those of the hub whose peers are to go.
+    /// For a socket that has just been opened; `leaving` counts the hub's sockets whose peers are to go.
     pub(crate) fn new(clock: &Arc<Clock>, leaving: &Arc<AtomicUsize>) -> Self {
         Self {
             clock: clock.clone(),
@@ -87,7 +88,7 @@ impl Departure {
         self.is(Mobility::Silent) || self.is(Mobility::Plain)
     }
 
-    /// Notes when the session that it serves came from another hub, if that had asked for it.
+    /// Notes when the session that it serves came from another hub, if that hub had asked for it.
     pub(crate) fn has_moved(&self, at: Option<Instant>) {
         *self.moved.lock() = at;
     }
@@ -97,7 +98,7 @@ impl Departure {
         *self.moved.lock()
     }
 
-    /// Lets the peer go; false when it is to go already, or the socket has ended.
+    /// Lets the peer go; false if it is to go already, or the socket has ended.
     pub(crate) fn let_go(&self) -> bool {
         let mut state = self.state.lock();
         let is_new = *state == DepartureState::Stays;
@@ -108,7 +109,7 @@ impl Departure {
         is_new
     }
 
-    /// Asks the peer to move: whether it is to be told so now; `None` when it cannot be asked any more.
+    /// Asks the peer to move; returns whether it is to be told so now, or `None` if it can no longer be asked.
     pub(crate) fn ask(&self, target: Option<&str>) -> Option<bool> {
         let mut state = self.state.lock();
         match *state {
@@ -125,7 +126,7 @@ impl Departure {
         Some(true)
     }
 
-    /// Where it is to move, when it was asked to move to some place; asking answers it.
+    /// Where it is to move, if it was asked to move to a certain place; asking clears it.
     pub(crate) fn take_target(&self) -> Option<String> {
         self.target.lock().take()
     }
@@ -135,12 +136,12 @@ impl Departure {
         self.was_asked.load(Ordering::Acquire)
     }
 
-    /// Whether it was asked to move, and still has time for it.
+    /// Whether it was asked to move and still has time for it.
     pub(crate) fn is_moving(&self) -> bool {
         matches!(*self.state.lock(), DepartureState::Asked(at) if !self.clock.is_past(at, self.clock.moving))
     }
 
-    /// Whether it has not gone in the time that it has for that.
+    /// Whether it has not gone within its time.
     pub(crate) fn is_overdue(&self) -> bool {
         match *self.state.lock() {
             DepartureState::Asked(at) => self.clock.is_past(at, self.clock.moving),
@@ -149,7 +150,7 @@ impl Departure {
         }
     }
 
-    /// The peer stays after all; false when it was not to go.
+    /// Lets the peer stay after all; false if it was not to go.
     pub(crate) fn keep(&self) -> bool {
         let mut state = self.state.lock();
         let was_leaving = matches!(*state, DepartureState::LetGo(_) | DepartureState::Asked(_));

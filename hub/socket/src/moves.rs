@@ -1,15 +1,17 @@
-//! Sessions that move from one hub to another: takes the messages of other hubs about them, and hands each to its part.
+//! Sessions that move from one hub to another: takes the messages of other hubs about them, and passes each to the part
+//! concerned.
 //!
-//! A peer that comes back on another hub asks there for its session. That hub asks all others ([`crate::claims`]); the one that
-//! has it takes it from the connection, or from the task where it waits, as for a claim of its own, and hands it over
-//! ([`crate::departures`]): its counts, what the peer lacks, what waits, what it offers and what runs. The other one goes on with
-//! it ([`crate::arrivals`]). What ran goes on through a tunnel ([`crate::tunnel`], [`crate::left`]).
+//! A peer that comes back on another hub asks there for its session. That hub asks all others ([`crate::claims`]). The
+//! one that has the session takes it from the connection, or from the task where it waits, as for a claim of its own,
+//! and hands it over ([`crate::departures`]): its counts, what the peer lacks, what waits, what it offers and what
+//! runs. The asking hub goes on with it ([`crate::arrivals`]). What was running goes on through a tunnel
+//! ([`crate::tunnel`], [`crate::left`]).
 //!
 //! Invariants
 //! - A session is on one hub at a time: one gives it up before the other begins with it, and messages for the peer in
-//!   between go through the tunnel. So callers have a way to the spoke at every moment.
-//! - What the peer lacks is known by its count, and what the hub lacks by the hub's: nothing is sent twice, and nothing
-//!   lost.
+//!   between go through the tunnel. So callers can reach the spoke at every moment.
+//! - The peer's count shows what the peer lacks, and the hub's count what the hub lacks: nothing is sent twice, and
+//!   nothing is lost.
 //! - A claim that cannot be met disturbs nobody, except that a peer which lacks messages that are no longer kept loses
 //!   its session.
 //! - A session on its way is counted by both hubs ([`Sockets::passing`]): neither ends before it has arrived.
@@ -25,7 +27,8 @@ use crate::handover::ClaimId;
 use crate::left::PeerMessage;
 use crate::sockets::Sockets;
 
-/// Takes the messages of other hubs about sessions, until the hub stops. A hub without it gives no session away.
+/// Takes the messages of other hubs about sessions, until the hub stops. A hub that does not run this gives no session
+/// away.
 pub async fn attend(sockets: Sockets) {
     let stop = sockets.edge().scope().stop.clone();
     stop.run_until_cancelled(attending(sockets)).await;
@@ -84,7 +87,7 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
         SessionMessage::Whole { tunnel } => arrivals.whole(&through(from, tunnel)),
         SessionMessage::ToPeer { tunnel, passed } => match sockets.tunnels().get(&from, tunnel) {
             Some(tunnel) => tunnel.deliver(passed),
-            // That hub does not know yet, or its first word was lost here.
+            // That hub does not know yet, or its first message was lost here.
             None => sockets.say(&from, SessionMessage::Left { tunnel }),
         },
         SessionMessage::Done { tunnel, leg } => {
@@ -93,7 +96,7 @@ fn take(sockets: &Sockets, arrivals: &mut ComingSessions, from: HubId, message: 
             }
         }
         SessionMessage::Closed { tunnel } => {
-            // It may have broken before it was whole.
+            // It may have broken before it had arrived whole.
             arrivals.broken(&through(from.clone(), tunnel));
             if let Some(tunnel) = sockets.tunnels().get(&from, tunnel) {
                 tunnel.closed();
@@ -116,8 +119,8 @@ fn through(hub: HubId, number: u64) -> TunnelId {
     TunnelId { hub, number }
 }
 
-/// Nothing that was under way between this hub and that one goes on. That one may live, and not know: each end of each tunnel
-/// is told.
+/// Nothing that was under way between this hub and that one goes on. The other hub may be alive and not know: each end
+/// of each tunnel is told.
 fn lost(sockets: &Sockets, arrivals: &mut ComingSessions, hub: &HubId) {
     for claim in sockets.claims().lost(sockets.calls().moves(), hub) {
         arrivals.nobody_has(claim);

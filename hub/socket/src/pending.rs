@@ -1,4 +1,4 @@
-//! The remote work that a connection waits for, polled by its own task.
+//! Remote work that a connection waits for, polled by its own task.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use futures::stream::FuturesUnordered;
 use crate::spoke::RegistrationEnd;
 use crate::subscriptions::Confirmation;
 
-/// More is not read from the peer while so many wait.
+/// While this many wait, no more is read from the peer.
 const MOST: usize = 256;
 
-/// Something that came back.
+/// Remote work that is done.
 pub(crate) enum Done {
     /// A publication, or why it failed.
     Published(Result<(), Box<Refusal>>),
@@ -24,13 +24,13 @@ pub(crate) enum Done {
     Subscribed(Confirmation),
     /// A registration, done or refused.
     Registered(Box<RegistrationEnd>),
-    /// A registration that other hubs were asked about: its answer.
+    /// A registration about which other hubs were asked, with their answer.
     Visible(Box<VisibleRegistration>),
     /// A registration that had to be narrowed, or why it could not be.
     Narrowed(Box<Result<Option<Registration>, CallError>>),
-    /// A registration that has come from another hub, or why it could not.
+    /// A registration that came from another hub, or why it could not.
     TakenOver(Box<Result<Registration, CallError>>),
-    /// Other hubs were asked about such a one: what they could call before, they can call here.
+    /// Other hubs were asked about such a registration: what they could call before, they can call here.
     Settled,
 }
 
@@ -77,7 +77,7 @@ impl PendingFutures {
         self.0.is_none()
     }
 
-    /// The next that is done; `Pending` also when there is none.
+    /// The next that is done; also `Pending` if there is none.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
         let Some(waiting) = &mut self.0 else {
             return Poll::Pending;

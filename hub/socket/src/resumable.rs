@@ -1,17 +1,19 @@
-//! The sessions that their peers can come back to, by the ids that only these know.
+//! The sessions that their peers can come back to, by ids that only the peers know.
 //!
-//! A session has a [`SessionPlace`] here for as long as it lives. Whoever claims it leaves a way back, and the task that has the
-//! session, be it that of a connection or one that waits for the peer, hands it over when it looks next.
+//! A session has a [`SessionPlace`] here for as long as it lives. Whoever claims it leaves a channel, and the task that
+//! has the session, be it that of a connection or one that waits for the peer, hands it over when it next looks.
 //!
 //! Invariants
-//! - A session is claimed with its id, which is 128 random bits, and with the key that opened it; of another key it is not
-//!   even known to exist.
-//! - What is claimed is checked before anybody gives anything up: a claim that cannot be met disturbs nobody.
-//! - Of two that claim a session at once the later one gets it, and the other one is told to claim it again, as is who
-//!   claims one that is on its way from hub to hub: it is somewhere then. Nobody may take a session that goes on for
-//!   one that has ended.
-//! - A claim by which the session has come to a hub takes it nowhere again, however late a hub hears of it: nobody waits there.
-//! - Nor does one with a lower count than its peer has acknowledged since: it was long on its way, and the session goes
+//! - A session is claimed with its id, which is 128 random bits, and with the key that opened it; to the holder of
+//!   another key it does not even exist.
+//! - A claim is checked before anybody gives anything up: a claim that cannot be met disturbs nobody.
+//! - If two claim a session at once, the later one gets it, and the other is told to claim it again. So is anybody who
+//!   claims a session that is on its way from hub to hub: it is somewhere then. Nobody may mistake a session that goes
+//!   on for one that has ended.
+//! - A claim by which the session has already come to a hub takes it nowhere again, however late a hub hears of it:
+//!   nobody waits there.
+//! - Nor does a claim with a lower count than its peer has acknowledged since: it took a long way, and the session goes
+//!   on as it is.
 //!   on as it is.
 
 use std::any::Any;
@@ -30,7 +32,7 @@ use tokio::sync::oneshot;
 
 use crate::handover::{ClaimId, MetClaims};
 
-/// The sessions of one hub, by the digests of their ids. Clones are of one list.
+/// The sessions of one hub, by the digests of their ids. Clones share one list.
 #[derive(Clone, Default)]
 pub(crate) struct ResumableSessions(Arc<Mutex<HashMap<Arc<str>, Arc<Door>>>>);
 
@@ -40,27 +42,27 @@ pub(crate) struct SessionPlace {
     door: Arc<Door>,
 }
 
-/// A session as it is handed over; what it is made of does not matter here.
+/// A session as it is handed over; its contents do not matter here.
 pub(crate) type Handed = Box<dyn Any + Send>;
 
 /// The result of a claim: the session, or why its peer cannot have it.
 pub(crate) type Claimed = Result<Handed, CallError>;
 
-/// The way by which it comes.
+/// The channel through which it comes.
 pub(crate) type Taker = oneshot::Sender<Claimed>;
 
-/// Where a session is asked for.
+/// The point where a session is asked for.
 struct Door {
     id: Arc<str>,
     digest: Arc<str>,
     key: Arc<str>,
     outbox: Outbox,
-    /// Claims by which it has come to hubs.
+    /// The claims by which it has come to hubs.
     met: MetClaims,
-    /// The messages that its peer has acknowledged.
+    /// How many messages its peer has acknowledged.
     acknowledged: AtomicU64,
     asking: Mutex<Asking>,
-    /// Of the task that has the session.
+    /// The waker of the task that has the session.
     waker: AtomicWaker,
 }
 
@@ -69,24 +71,24 @@ struct Door {
 enum Asking {
     #[default]
     Nobody,
-    /// The last one who did.
+    /// The last one who asked.
     One(Taker),
-    /// It comes from another hub, or goes there.
+    /// It is coming from another hub, or going there.
     OnItsWay,
 }
 
 // === impl ResumableSessions, Asking ===
 
 impl ResumableSessions {
-    /// Enters a session that the key of this id has opened.
+    /// Enters a session that the key with this id has opened.
     pub(crate) fn enter(&self, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
         let id = format!("{:032x}", rand::random::<u128>());
         let door = Door::new(id, MetClaims::default(), key, outbox);
         self.place(door)
     }
 
-    /// The same of one that comes from another hub, and has its id and the claims that it has met; until [`SessionPlace::came`]
-    /// nobody can claim it.
+    /// The same for one that comes from another hub with its id and the claims that it has met; until
+    /// [`SessionPlace::came`] nobody can claim it.
     pub(crate) fn enter_as(&self, id: String, met: MetClaims, key: &Arc<str>, outbox: &Outbox) -> SessionPlace {
         self.place(Door {
             asking: Mutex::new(Asking::OnItsWay),
@@ -103,20 +105,20 @@ impl ResumableSessions {
         }
     }
 
-    /// Whether a session of this digest is here, or on its way, for the holder of the key.
+    /// Whether a session with this digest is here, or on its way, for the holder of the key.
     pub(crate) fn has(&self, digest: &str, key: &str) -> bool {
         let door = self.0.lock().get(digest).cloned();
         door.is_some_and(|door| *door.key == *key && !door.outbox.is_closed())
     }
 
-    /// Asks for a session by the digest of its id, for the holder of the key, who has received so many messages of it, and for a
-    /// claim of another hub, if it is that: it comes soon, or the sender is dropped when it has ended meanwhile. `None` when
-    /// there is no such session for this key, or it has met the claim.
+    /// Asks for a session by the digest of its id, for the holder of the key, who has received so many of its messages,
+    /// and possibly for a claim of another hub. The session comes soon, or the sender is dropped if it ends meanwhile.
+    /// `None` if there is no such session for this key, or it has already met the claim.
     ///
     /// # Errors
-    /// The peer cannot have received what it says, or lacks what is not kept any more: then the session ends, since nobody
-    /// can come back to it. Or the session is on its way between two hubs, or its peer has said more than another hub's
-    /// claim: it can be asked for again.
+    /// The peer cannot have received what it says, or it lacks what is no longer kept: then the session ends, since
+    /// nobody can come back to it. Or the session is on its way between two hubs, or its peer has acknowledged more
+    /// than another hub's claim says: it can be asked for again.
     pub(crate) fn claim(
         &self,
         digest: &str,
@@ -131,7 +133,7 @@ impl ResumableSessions {
         let (taker, session) = oneshot::channel();
         let mut asking = door.asking.lock();
         if let Asking::OnItsWay = *asking {
-            // What it is made of is not here, or not any more.
+            // The session's contents are not here yet, or no longer.
             return Err(on_its_way());
         }
         if by.is_some() && door.is_ahead_of(received) {
@@ -149,7 +151,7 @@ impl ResumableSessions {
 }
 
 impl Asking {
-    /// Who asked, if anybody did, does not get the session.
+    /// Refuses the session to whoever asked, if anybody did.
     fn refuse(self, error: fn() -> CallError) {
         if let Self::One(taker) = self {
             // Whoever asked may be gone.
@@ -181,7 +183,7 @@ impl Door {
         }
     }
 
-    /// Whether the peer has acknowledged more than so many messages.
+    /// Whether the peer has acknowledged more than `received` messages.
     fn is_ahead_of(&self, received: u64) -> bool {
         self.acknowledged.load(Ordering::Acquire) > received
     }
@@ -190,12 +192,12 @@ impl Door {
 // === impl SessionPlace ===
 
 impl SessionPlace {
-    /// By which the peer comes back.
+    /// The id by which the peer comes back.
     pub(crate) fn id(&self) -> &str {
         &self.door.id
     }
 
-    /// Who asks for the session, if anybody does; the task is woken when somebody will.
+    /// Whoever asks for the session, if anybody does; the task is woken when somebody will.
     pub(crate) fn asked(&self, waker: &Waker) -> Option<Taker> {
         self.door.waker.register(waker);
         let mut asking = self.door.asking.lock();
@@ -209,22 +211,22 @@ impl SessionPlace {
         }
     }
 
-    /// The peer acknowledges so many messages.
+    /// Notes that the peer has acknowledged `count` messages.
     pub(crate) fn acknowledged(&self, count: u64) {
         self.door.acknowledged.fetch_max(count, Ordering::AcqRel);
     }
 
-    /// Whether it has acknowledged more than so many.
+    /// Whether it has acknowledged more than `received` messages.
     pub(crate) fn is_ahead_of(&self, received: u64) -> bool {
         self.door.is_ahead_of(received)
     }
 
-    /// The session has come whole from another hub.
+    /// Notes that the session has arrived whole from another hub.
     pub(crate) fn came(&self) {
         *self.door.asking.lock() = Asking::Nobody;
     }
 
-    /// The session goes to another hub: who asks for it here now asks again.
+    /// Notes that the session goes to another hub: whoever asks for it here from now on is told to ask again.
     pub(crate) fn goes(&self) {
         let before = std::mem::replace(&mut *self.door.asking.lock(), Asking::OnItsWay);
         before.refuse(on_its_way);
@@ -234,7 +236,7 @@ impl SessionPlace {
 impl Drop for SessionPlace {
     fn drop(&mut self) {
         let mut sessions = self.sessions.0.lock();
-        // It may have come back from another hub meanwhile, and have a place anew.
+        // It may meanwhile have come back from another hub and have a new place.
         let is_own = sessions
             .get(&self.door.digest)
             .is_some_and(|door| Arc::ptr_eq(door, &self.door));
@@ -245,12 +247,12 @@ impl Drop for SessionPlace {
         };
         drop(sessions);
         drop(door);
-        // Who asked for it hears of the end, without the lock.
+        // Whoever asked for it learns of the end, outside the lock.
         drop(std::mem::take(&mut *self.door.asking.lock()));
     }
 }
 
-/// By which hubs name a session to each other: the id is its peer's, and belongs nowhere else.
+/// The digest by which hubs name a session to each other: the id is the peer's own, and belongs nowhere else.
 pub(crate) fn digest(id: &str) -> Arc<str> {
     Sha256::digest(id.as_bytes())
         .iter()
@@ -259,19 +261,19 @@ pub(crate) fn digest(id: &str) -> Arc<str> {
         .into()
 }
 
-/// The answer to who asks for a session that is not there, or another key's.
+/// The answer to whoever asks for a session that does not exist, or belongs to another key.
 pub(crate) fn ended() -> CallError {
     let message = "no session with this `resume.sessionId` waits for this key: it has ended; begin a new one";
     CallError::new(Code::NotFound, message)
 }
 
-/// The answer to who asks for a session that is on its way from one hub to another.
+/// The answer to whoever asks for a session that is on its way from one hub to another.
 pub(crate) fn on_its_way() -> CallError {
     let message = "the session is on its way from one hub to another: try again";
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// The answer to who asks for a session of which a hub that lives could not be asked, or has not answered in time.
+/// The answer to whoever asks for a session while a living hub could not be asked, or has not answered in time.
 pub(crate) fn unsure() -> CallError {
     let message = "a hub that may have the session does not answer: try again";
     CallError::new(Code::Unavailable, message).retryable()
@@ -283,7 +285,7 @@ pub(crate) fn overtaken() -> CallError {
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// The answer to a count that cannot be met. A session that lacks something for its peer ends.
+/// The answer to a count that cannot be met. A session that no longer has what its peer lacks ends.
 pub(crate) fn refused(outbox: &Outbox, wrong: WrongCount) -> CallError {
     match wrong {
         WrongCount::Future { .. } => {
@@ -332,7 +334,7 @@ mod tests {
         let place = sessions.enter_as("5f".to_owned(), met, &key, &outbox);
         let claim = |received| sessions.claim(&digest("5f"), received, &key, None);
 
-        // It has received 40 messages where it comes from, of which nothing is known here.
+        // It has received 40 messages on the hub it comes from, of which nothing is known here.
         let early = claim(40).expect_err("it has not come yet");
         assert!(early.retryable && early.code == Code::Unavailable, "{early}");
         assert!(place.asked(Waker::noop()).is_none() && claim(40).is_err());

@@ -12,7 +12,7 @@ use crate::upgrade::upgrade;
 
 const AVOIDED: &str = "A `hubId`: that hub answers 503, so that the peer tries again and reaches another one.";
 
-/// The routes of this surface. The key alone is enough; what is sent on the socket needs scopes.
+/// The routes of this surface. The key alone is enough for them; messages on the socket need scopes.
 pub fn routes() -> Vec<Endpoint<Sockets>> {
     vec![
         Endpoint::new(Method::GET, "/v1/ws", get(upgrade))

@@ -1,14 +1,14 @@
 //! The session of a peer on this hub, whichever connection serves it.
 //!
 //! A session is not a socket: its calls, its spoke and its subscriptions, and what is to be written to it, belong to
-//! [`PeerSession`], which a connection serves and gives back when it is over. Whoever takes it next decides: another
-//! connection goes on where this one stopped ([`PeerSession::attach`], [`PeerSession::resume`]), it waits for its peer
-//! ([`crate::waiting`]), or it ends ([`PeerSession::end`]).
+//! [`PeerSession`], which a connection serves and returns when it is over. What happens next depends: another
+//! connection goes on where this one stopped ([`PeerSession::attach`], [`PeerSession::resume`]), the session waits for
+//! its peer ([`crate::waiting`]), or it ends ([`PeerSession::end`]).
 //!
 //! Invariants
 //! - A session is served by one connection at a time, since it is moved from one to the next.
-//! - What was queued for the peer and did not leave the hub is written again by the next connection, in its order. For
-//!   a peer that counts, that is everything that it has not received, and nothing that it has.
+//! - What was queued for the peer and did not leave the hub is written again by the next connection, in order. For a
+//!   peer that counts messages, that is everything that it has not received, and nothing that it has.
 
 use std::task::Context;
 use std::time::Duration;
@@ -23,10 +23,10 @@ use crate::handover::MetClaims;
 use crate::held::HeldBack;
 use crate::resumable::{Handed, SessionPlace, Taker};
 
-/// After so many messages of a peer they are acknowledged,
+/// Messages of a peer are acknowledged after this many of them,
 const ACK_MESSAGES: u64 = 64;
 
-/// or after so many bytes.
+/// or after this many bytes.
 const ACK_BYTES: usize = 64 * 1024;
 
 /// A peer's session.
@@ -37,9 +37,9 @@ pub(crate) struct PeerSession {
     pub(crate) outgoing: Outgoing,
     /// Ends of streams and aborts that the peer must not read together with what was sent before them.
     pub(crate) held: HeldBack,
-    /// Of a peer that may come back.
+    /// For a peer that may come back.
     counted: Option<Counted>,
-    /// When it came from another hub, which had asked for that.
+    /// When it came from another hub at that hub's request.
     pub(crate) moved: Option<Instant>,
     /// Whether this hub has asked its peer to move, and it has not come back here since.
     pub(crate) is_asked: bool,
@@ -47,43 +47,44 @@ pub(crate) struct PeerSession {
     coming: Option<ComingGuard>,
 }
 
-/// A session in the hands of who has asked for it.
+/// A session on its way to whoever asked for it.
 struct InHand {
     session: Option<Box<PeerSession>>,
     not_taken: NotTaken,
 }
 
-/// What to do with a session when whoever asked for it is gone before taking it.
+/// What to do with a session if whoever asked for it is gone before taking it.
 pub(crate) type NotTaken = fn(Box<PeerSession>);
 
-/// The rest of a session that is given away, beside its conversation and its queue.
+/// What else a session consists of when it is given away, besides its conversation and its queue.
 pub(crate) struct Rest {
     /// The messages that were kept to be sent later.
     pub(crate) kept: Vec<Bytes>,
     /// Messages of the peer that were received.
     pub(crate) received: u64,
-    /// Claims that it has met.
+    /// The claims that it has met.
     pub(crate) met: MetClaims,
-    /// Until the session is given up whoever asks is told that it is on its way: it may not be taken for ended.
+    /// Until the session is given up, whoever asks for it is told that it is on its way: it must not be taken for
+    /// ended.
     _place: Option<SessionPlace>,
 }
 
-/// The counts of both sides.
+/// The message counts of both sides.
 struct Counted {
     place: SessionPlace,
     /// Messages of the peer.
     received: u64,
-    /// Of these, those of which it was told, and the bytes of the others.
+    /// How many of those the peer was told about, and the bytes of the rest.
     acknowledged: u64,
     bytes: usize,
-    /// Claims of hubs by which it came to them.
+    /// The claims of hubs by which it came to them.
     met: MetClaims,
 }
 
 // === impl PeerSession ===
 
 impl PeerSession {
-    /// The session of a peer that has just come.
+    /// The session of a peer that has just arrived.
     pub(crate) fn new(conversation: Conversation, outgoing: Outgoing) -> Box<Self> {
         Box::new(Self {
             conversation,
@@ -96,13 +97,13 @@ impl PeerSession {
         })
     }
 
-    /// The session that was handed over.
+    /// The session from a handover.
     pub(crate) fn handed(session: Handed) -> Box<Self> {
         let mut session: Box<InHand> = session.downcast().expect("nothing but sessions is handed over");
         session.session.take().expect("it is handed over once")
     }
 
-    /// Gives it away, or to `not_taken` where it does not get there.
+    /// Gives it to `taker`, or to `not_taken` if it does not get there.
     ///
     /// # Errors
     /// Nobody waits for it any more.
@@ -112,16 +113,17 @@ impl PeerSession {
         returned.map_err(|returned| Self::handed(returned.expect("it was handed over")))
     }
 
-    /// Begins for the connection that serves it from now on.
+    /// Starts over for the connection that serves it from now on.
     pub(crate) fn attach(&mut self) {
         self.outgoing.attach();
         self.held.attach();
     }
 
-    /// Begins for another connection of a peer that has received so many messages; how many were received of the peer.
+    /// Starts over for another connection of a peer that has received so many messages; returns how many were received
+    /// from the peer.
     ///
     /// # Errors
-    /// The count cannot be; nothing changes.
+    /// The count is impossible; nothing changes.
     pub(crate) fn resume(&mut self, received: u64) -> Result<u64, WrongCount> {
         self.outgoing.resume(received)?;
         self.held.attach();
@@ -133,7 +135,7 @@ impl PeerSession {
         }))
     }
 
-    /// The peer counts from now on, and can come back by the place's id.
+    /// From now on the peer counts, and can come back by the place's id.
     pub(crate) fn count(&mut self, place: SessionPlace) {
         self.outgoing.count();
         self.counted = Some(Counted {
@@ -145,7 +147,7 @@ impl PeerSession {
         });
     }
 
-    /// By which its peer comes back; `None` when it cannot.
+    /// The id by which its peer comes back; `None` if it cannot.
     pub(crate) fn id(&self) -> Option<&str> {
         self.counted.as_ref().map(|counted| counted.place.id())
     }
@@ -155,14 +157,14 @@ impl PeerSession {
         self.counted.is_some() && !self.conversation.outbox().is_closed()
     }
 
-    /// The peer acknowledges so many messages.
+    /// Notes that the peer has acknowledged `count` messages.
     pub(crate) fn acknowledged(&self, count: u64) {
         if let Some(counted) = &self.counted {
             counted.place.acknowledged(count);
         }
     }
 
-    /// Whether the peer has acknowledged more than so many since.
+    /// Whether the peer has acknowledged more than `received` messages since.
     pub(crate) fn is_ahead_of(&self, received: u64) -> bool {
         self.counted
             .as_ref()
@@ -177,7 +179,7 @@ impl PeerSession {
         }
     }
 
-    /// The count to acknowledge to the peer now: for a few messages, only at a beat.
+    /// The count to acknowledge to the peer now; if there are few messages, only at a beat.
     pub(crate) fn take_ack(&mut self, beat: bool) -> Option<u64> {
         let counted = self.counted.as_mut()?;
         let untold = counted.received - counted.acknowledged;
@@ -188,13 +190,13 @@ impl PeerSession {
         })
     }
 
-    /// Who asks for the session, to serve it over another connection; the task is woken when somebody will.
+    /// Whoever asks for the session, to serve it over another connection; the task is woken when somebody will.
     pub(crate) fn asked(&self, cx: &Context<'_>) -> Option<Taker> {
         self.counted.as_ref()?.place.asked(cx.waker())
     }
 
-    /// A session that comes from another hub, where so many messages of the peer were `received`, for the last of these claims.
-    /// Its peer comes back to it by the place's id.
+    /// A session that arrives from another hub, where so many messages of the peer were `received`, for the last of
+    /// these claims. Its peer comes back to it by the place's id.
     pub(crate) fn arrived(
         conversation: Conversation,
         outgoing: Outgoing,
@@ -213,7 +215,7 @@ impl PeerSession {
         session
     }
 
-    /// So long ago it was last moved because a hub asked for that, when it moves now.
+    /// How long ago it was last moved at a hub's request, if it moves now.
     pub(crate) fn moved_ago(&self) -> Option<Duration> {
         match self.is_asked {
             true => Some(Duration::ZERO),
@@ -221,7 +223,8 @@ impl PeerSession {
         }
     }
 
-    /// It has come whole, and can be claimed; it is counted by the guard until it is served, or waits ([`Self::is_here`]).
+    /// Notes that it has arrived whole and can be claimed; the guard counts it until it is served, or waits
+    /// ([`Self::is_here`]).
     pub(crate) fn came(&mut self, coming: ComingGuard) {
         self.coming = Some(coming);
         if let Some(counted) = &self.counted {
@@ -229,12 +232,12 @@ impl PeerSession {
         }
     }
 
-    /// Something else counts it now.
+    /// Notes that something else counts it now.
     pub(crate) fn is_here(&mut self) {
         self.coming = None;
     }
 
-    /// Takes it apart, for another hub to go on with it. Nobody comes back to it here.
+    /// Takes it apart for another hub to go on with. Nobody can come back to it here.
     pub(crate) fn into_parts(self) -> (Conversation, Outgoing, Rest) {
         let Self {
             conversation,
@@ -258,8 +261,8 @@ impl PeerSession {
         (conversation, outgoing, rest)
     }
 
-    /// Ends it: the peer's calls are aborted, unless they go on without it, and its spoke is gone. Dropping the session,
-    /// or the future, does the same without waiting until the directory knows.
+    /// Ends it: the peer's calls are aborted, unless they go on without it, and its spoke is gone. Dropping the
+    /// session, or the future, does the same without waiting until the directory knows.
     pub(crate) async fn end(self) {
         drop(self.counted);
         drop(self.outgoing);

@@ -25,23 +25,23 @@ impl Signs {
         self.waker.wake();
     }
 
-    /// Leaves a sign, and wakes the task.
+    /// Raises a sign, and wakes the task.
     pub(crate) fn raise(&self, sign: u8) {
         self.raised.fetch_or(sign, Ordering::AcqRel);
         self.wake();
     }
 
-    /// Takes a sign back; nobody is woken.
+    /// Lowers a sign; nobody is woken.
     pub(crate) fn lower(&self, sign: u8) {
         self.raised.fetch_and(!sign, Ordering::AcqRel);
     }
 
-    /// Whether a sign is there.
+    /// Whether a sign is raised.
     pub(crate) fn has(&self, sign: u8) -> bool {
         self.raised.load(Ordering::Acquire) & sign != 0
     }
 
-    /// Whether a sign is there; asking takes it. Cheap when it is not.
+    /// Whether a sign is raised; asking lowers it. Cheap if it is not raised.
     pub(crate) fn take(&self, sign: u8) -> bool {
         self.raised.load(Ordering::Relaxed) & sign != 0 && self.raised.fetch_and(!sign, Ordering::AcqRel) & sign != 0
     }

@@ -27,13 +27,13 @@ use crate::tunnel::Tunnels;
 #[derive(Clone, Debug)]
 pub struct Sockets(Arc<Shared>);
 
-/// The work that a hub which ends waits for, beside the calls of its own table.
+/// Work that an ending hub waits for, besides the calls in its own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passing {
-    /// Sessions that come from other hubs, or may, and what is left of those that went there. Calls of a session that has moved on
-    /// from here may run on a third hub, which is reached through this one.
+    /// Sessions that come from other hubs, or may come, and what is left of those that went there. Calls of a session
+    /// that has moved on from here may run on a third hub, which is reached through this one.
     pub sessions: usize,
-    /// Calls of other hubs that run on peers of this one, or were made by them there.
+    /// Calls of other hubs that run on peers of this one, or that its peers made there.
     pub calls: usize,
 }
 
@@ -48,7 +48,7 @@ pub struct SocketsParts {
     pub bus: Bus,
     /// Bounds on what may wait for one socket's topics.
     pub event_limits: Limits,
-    /// Takes the metrics.
+    /// The registry for the metrics.
     pub registry: Registry,
 }
 
@@ -86,7 +86,7 @@ impl Sockets {
         })))
     }
 
-    /// Pings sockets, and ends those whose time is over, until the hub stops.
+    /// Pings sockets, and ends those that have run out of time, until the hub stops.
     pub async fn beat(self) {
         let edge = self.edge();
         self.clock().run(edge.open(), &edge.scope().stop).await;
@@ -116,7 +116,7 @@ impl Sockets {
         &self.0.sessions
     }
 
-    /// The outcomes of the sessions that had lost their connection.
+    /// What became of sessions that had lost their connection.
     pub fn returns(&self) -> ReturnTotals {
         self.0.sessions.returns()
     }
@@ -126,7 +126,7 @@ impl Sockets {
         &self.0.resumable
     }
 
-    /// Asks for a session, here and on the other hubs: it comes soon, or the sender is dropped when it has ended.
+    /// Asks for a session, here and on the other hubs: it comes soon, or the sender is dropped if it has ended.
     ///
     /// # Errors
     /// No hub can have it, or the peer cannot go on with it.
@@ -146,7 +146,7 @@ impl Sockets {
         &self.0.claims
     }
 
-    /// The ways to the hubs that sessions of this one have left.
+    /// The tunnels to the hubs that sessions of this one have left.
     pub(crate) fn tunnels(&self) -> &Tunnels {
         &self.0.tunnels
     }
@@ -156,9 +156,9 @@ impl Sockets {
         &self.0.left
     }
 
-    /// The work that goes on here for other hubs, or with them.
+    /// Work that goes on here for other hubs, or with them.
     pub fn passing(&self) -> Passing {
-        // In this order: what comes is counted until its calls are.
+        // In this order: what is coming is counted until its calls are.
         let sessions = self.claims().coming() + self.left().len();
         Passing {
             sessions,
@@ -166,7 +166,7 @@ impl Sockets {
         }
     }
 
-    /// Says something to another hub; it is lost with the conduit when too much waits for that one.
+    /// Sends a message to another hub; if too much waits for that hub, it is lost together with the conduit.
     pub(crate) fn say(&self, to: &HubId, message: SessionMessage) {
         if self.calls().moves().say(to, message).is_err() {
             tracing::warn!(hub.id = %to, "too much waits for another hub");
@@ -182,13 +182,14 @@ impl Sockets {
         self.0.balancer.now()
     }
 
-    /// Where peers in the cluster reach each hub, by its id, as it has published that.
+    /// Notes where each hub is reached by peers in the cluster, by its id, as the hub has published that.
     pub fn hubs_are_at(&self, urls: HashMap<Arc<str>, String>) {
         self.0.balancer.hubs_are_at(urls);
     }
 
-    /// Looks at what all hubs hold, once a second, and lets peers go that are better off elsewhere; all of them while the hub
-    /// drains. Without `server.rebalance` none goes for balance, and nobody is refused for it.
+    /// Looks at what all hubs hold, once a second, and lets peers go that are better off elsewhere; all of them while
+    /// the hub drains. Without `server.rebalance`, no peer is let go for the sake of balance, and none is refused for
+    /// it.
     pub fn rebalance(&self, membership: &Membership, draining: bool) {
         let (edge, balancer) = (self.edge(), &self.0.balancer);
         let beside = |session: &str| self.calls().beside(session);
@@ -203,6 +204,12 @@ impl Sockets {
         balancer.look(&open, membership, stance, beside);
     }
 
+    /// Where the peer of a session is to go because this hub is ending: the URL of a hub that the rule of balance
+    /// chooses; `None` if it is not known what the others hold, or where they are.
+    pub fn refuge(&self, session: &str) -> Option<String> {
+        self.0.balancer.refuge(self.calls().beside(session).as_ref())
+    }
+
     /// Decides which peers this hub keeps.
     pub(crate) fn balancer(&self) -> &Balancer {
         &self.0.balancer
@@ -212,7 +219,7 @@ impl Sockets {
 // === impl Passing ===
 
 impl Passing {
-    /// Whether there is nothing of it.
+    /// Whether there is no such work.
     pub fn is_none(self) -> bool {
         let Self { sessions, calls } = self;
         sessions == 0 && calls == 0

@@ -1,8 +1,9 @@
 //! The spoke's side of a connection: registration, answers, heartbeat.
 //!
 //! Invariants
-//! - A spoke's messages about its calls are taken in their order, while it registers too.
-//! - Messages that wait for a first registration have a bound in items and in bytes; over it the socket is not read.
+//! - A spoke's messages about its calls are taken in order, also while it registers.
+//! - Messages that wait for a first registration are bounded in number and in bytes; beyond that the socket is not
+//!   read.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +14,8 @@ use alkhub_calls::{Caller, Registration};
 use alkhub_protocol::register::RegisterOutput;
 use alkhub_protocol::{CallError, Frame, RequestId};
 
-/// Answers kept while the first registration of a connection is being confirmed, before its socket is read no more.
+/// How many answers are kept while the first registration of a connection is being confirmed, before its socket is no
+/// longer read.
 const EARLY: usize = 1024;
 
 /// Their bytes, as they were read.
@@ -25,10 +27,10 @@ pub(crate) struct SpokeRole {
     registration: Option<Registration>,
     /// Registrations under way.
     registering: usize,
-    /// A call may arrive before the registration's own answer is read here, and be answered before it too.
+    /// A call may arrive before the registration's own answer is read here, and be answered before that too.
     early: Vec<SpokeMessage>,
     early_bytes: usize,
-    /// The end of the registration, once that of the session is decided.
+    /// The end of the registration, once the end of the session is decided.
     leaving: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct SpokeRole {
 pub(crate) enum SpokeMessage {
     /// Responded, completed, failed or aborted.
     Frame(Frame),
-    /// A message of these that cannot be read: of which call, and what is wrong.
+    /// One of these that cannot be read: which call it is about, and what is wrong.
     Broken(RequestId, CallError),
 }
 
@@ -45,7 +47,7 @@ pub(crate) struct RegistrationEnd {
     pub(crate) request_id: RequestId,
     /// The operation that was asked for.
     pub(crate) of: &'static str,
-    /// Who it was examined for.
+    /// The rights for which it was examined.
     pub(crate) caller: Arc<Caller>,
     pub(crate) result: Result<(RegisterOutput, Registration), CallError>,
 }
@@ -53,7 +55,7 @@ pub(crate) struct RegistrationEnd {
 // === impl SpokeRole ===
 
 impl SpokeRole {
-    /// Whether the peer is no spoke and not about to be one.
+    /// Whether the peer is not a spoke and is not about to become one.
     pub(crate) fn is_absent(&self) -> bool {
         self.registration.is_none() && self.registering == 0
     }
@@ -63,8 +65,8 @@ impl SpokeRole {
         self.registering > 0
     }
 
-    /// Takes a message of the peer, of so many bytes, about a call that was sent to it. Without a registration it is
-    /// late and means nothing; one that registers again has the registration of before until it has the new one.
+    /// Takes a message of the peer, of `bytes` bytes, about a call that was sent to it. Without a registration it is
+    /// late and means nothing; a spoke that registers again keeps its previous registration until it has the new one.
     pub(crate) fn received(&mut self, answer: SpokeMessage, bytes: usize) {
         match (&self.registration, answer) {
             (Some(registration), SpokeMessage::Frame(frame)) => registration.received(frame),
@@ -77,7 +79,8 @@ impl SpokeRole {
         }
     }
 
-    /// Whether the message is a spoke's about a call that it got: calls come to it at whatever rate.
+    /// Whether the message is a spoke's about a call that it got; such messages do not count against a rate, since
+    /// calls are sent to it at any rate.
     pub(crate) fn is_answer(&self, frame: &Frame) -> bool {
         let answers = matches!(
             frame,
@@ -105,7 +108,7 @@ impl SpokeRole {
             let reason = reason.to_owned();
             let mut leaving: Pin<Box<dyn Future<Output = ()> + Send>> =
                 Box::pin(async move { registration.close(&reason).await });
-            // Its first poll ends the calls.
+            // The first poll ends the calls.
             if leaving
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()))
@@ -138,12 +141,12 @@ impl SpokeRole {
         }
     }
 
-    /// A registration has begun.
+    /// Notes that a registration has begun.
     pub(crate) fn begin(&mut self) {
         self.registering += 1;
     }
 
-    /// Its registration of now.
+    /// Its present registration.
     pub(crate) fn registration(&self) -> Option<&Registration> {
         self.registration.as_ref()
     }
@@ -153,10 +156,10 @@ impl SpokeRole {
         self.registration = Some(registration);
     }
 
-    /// A registration has ended, with what it made of the session where it was taken.
+    /// Notes that a registration has ended, and what the session is registered as, if it was accepted.
     pub(crate) fn settle(&mut self, registration: Option<Registration>) {
         self.registering -= 1;
-        // Two that are done at once may come in either order: one that another has followed takes nobody's place.
+        // Two that finish together may arrive in either order: one that has been superseded replaces nothing.
         let registration = registration.filter(|new| self.registration.is_none() || new.is_current());
         if registration.is_some() {
             self.registration = registration;

@@ -3,7 +3,7 @@
 //! Invariants
 //! - All subscriptions of a connection share one queue; what overflows is replaced by a `__gap`.
 //! - A confirmation counts for the request that it answers: that of a request given up meanwhile is dropped.
-//! - No event is sent before the gap of a subscription that begins again, which may be the gap before that very event.
+//! - When a subscription begins again, no event is sent before its gap, which may be the gap before that very event.
 
 use std::collections::{HashMap, HashSet};
 use std::task::{Context, Poll};
@@ -21,26 +21,26 @@ const MOST: usize = 10_000;
 pub(crate) struct TopicSubscriptions {
     queue: Option<(Mailbox, Deliveries)>,
     topics: HashMap<TopicFilter, Wanted>,
-    /// The askings for what begins again that are not settled.
+    /// Requests for subscriptions that begin again and are not settled yet.
     again: HashSet<u64>,
     last: u64,
 }
 
-/// How it stands with a topic.
+/// The state of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Not asked for.
+    /// Not requested.
     Absent,
-    /// Asked for, and not confirmed yet.
+    /// Requested, and not confirmed yet.
     Asked,
-    /// Events come in.
+    /// Events arrive.
     Confirmed,
 }
 
-/// How a subscription that was asked for came out.
+/// The result of a request for a subscription.
 pub(crate) struct Confirmation {
     pub(crate) filter: TopicFilter,
-    /// The number of the asking.
+    /// The number of the request.
     pub(crate) number: u64,
     pub(crate) result: Result<Subscription, SubscribeError>,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Confirmation {
 pub(crate) enum Begun {
     /// Its peer has asked for it.
     Anew,
-    /// It has come from another hub: events may be missing.
+    /// It came from another hub: events may be missing.
     Again,
 }
 
@@ -60,7 +60,7 @@ struct Wanted {
 }
 
 enum State {
-    /// Asked for, with the number of the asking.
+    /// Requested, with the number of the request.
     Asked(u64, Begun),
     Confirmed {
         _subscription: Subscription,
@@ -70,12 +70,12 @@ enum State {
 // === impl TopicSubscriptions ===
 
 impl TopicSubscriptions {
-    /// How it stands with a topic.
+    /// The state of a topic.
     pub(crate) fn standing(&self, filter: &TopicFilter) -> Standing {
         match self.topics.get(filter).map(|wanted| &wanted.state) {
             None => Standing::Absent,
             Some(State::Asked(_, Begun::Anew)) => Standing::Asked,
-            // Its peer was told so on the hub from which it has come.
+            // Its peer was told so on the hub from which it came.
             Some(State::Asked(_, Begun::Again) | State::Confirmed { .. }) => Standing::Confirmed,
         }
     }
@@ -90,7 +90,7 @@ impl TopicSubscriptions {
         MOST
     }
 
-    /// Notes that a topic is asked for: the number of the asking, and where its events go.
+    /// Notes that a topic is requested; returns the number of the request, and where its events go.
     pub(crate) fn ask(&mut self, filter: TopicFilter, begun: Begun, held: Held, limits: Limits) -> (u64, Mailbox) {
         self.last += 1;
         if begun == Begun::Again {
@@ -104,7 +104,7 @@ impl TopicSubscriptions {
         (self.last, mailbox.clone())
     }
 
-    /// Takes over how an asking came out; `None` for one that was given up meanwhile.
+    /// Takes over the result of a request; `None` for one that was given up meanwhile.
     pub(crate) fn settle(
         &mut self,
         confirmation: Confirmation,
@@ -131,7 +131,7 @@ impl TopicSubscriptions {
         Some((filter, result))
     }
 
-    /// The topics that are subscribed to, or asked for; their subscriptions end.
+    /// The topics that are subscribed to, or requested; their subscriptions end.
     pub(crate) fn into_topics(self) -> Vec<String> {
         self.topics.into_keys().map(|filter| filter.to_string()).collect()
     }
@@ -141,7 +141,7 @@ impl TopicSubscriptions {
         self.topics.remove(filter);
     }
 
-    /// Ends the subscriptions that a key does not allow any more: each with the scope that it lacks.
+    /// Ends the subscriptions that a key no longer allows; returns each with the scope that it lacks.
     pub(crate) fn remove_forbidden(&mut self, caller: &Caller) -> Vec<(TopicFilter, String)> {
         let topics = self.topics.keys();
         let forbidden =
@@ -153,7 +153,8 @@ impl TopicSubscriptions {
         forbidden
     }
 
-    /// The next event, gap or overflow; `Pending` also when there is no subscription, and until what begins again is settled.
+    /// The next event, gap or overflow; also `Pending` if there is no subscription, and until those that begin again
+    /// are settled.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
         if !self.again.is_empty() {
             return Poll::Pending;

@@ -1,7 +1,7 @@
 //! The calls that one connection made and that may still run, by the peer's own request ids.
 //!
 //! A call's answer goes from the router to the outbox without passing here, so ended calls are found by asking: the
-//! table is swept when it has doubled, which costs each call a constant.
+//! table is swept whenever it has doubled, which costs a constant amount per call.
 
 use std::collections::HashMap;
 
@@ -43,25 +43,25 @@ impl Tickets {
         self.calls.insert(id, ticket);
     }
 
-    /// Ends a call for its caller, who gets an answer: whether one of that id was entered.
+    /// Ends a call for its caller, who gets an answer; returns whether a call with this id was entered.
     pub(crate) fn cancel(&mut self, id: &RequestId, reason: &'static str) -> bool {
-        // Of one that has ended before the end is on its way.
+        // If the call has already ended, its end is on its way.
         self.calls.remove(id).is_some_and(|ticket| {
             ticket.cancel(reason);
             true
         })
     }
 
-    /// Ends the subscriptions that their caller may not call any more.
+    /// Ends the subscriptions to operations that their caller may no longer call.
     pub(crate) fn recheck(&self, caller: &Caller) {
         self.calls.values().for_each(|ticket| ticket.recheck(caller));
     }
 
-    /// The caller of all is lost: which were aborted for that.
+    /// The caller of all of them is lost; returns those that were aborted because of it.
     pub(crate) fn take_running(&mut self, reason: &str) -> Vec<RequestId> {
         self.sweep();
         let running = std::mem::take(&mut self.calls);
-        // What has ended meanwhile is on its way to the peer, or was.
+        // The end of a call that finished meanwhile is on its way to the peer, or was.
         let still = running.into_iter().filter(|(_, ticket)| ticket.caller_lost(reason));
         still.map(|(id, _)| id).collect()
     }

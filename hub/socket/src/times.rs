@@ -1,8 +1,8 @@
 //! The times that the peer of one WebSocket has, in ticks of the clock.
 //!
 //! Invariants
-//! - The time to finish closing begins when the end is decided, whoever decides it and whether or not a close frame
-//!   can be written.
+//! - The time to finish closing begins when the end is decided, whoever decides it and whether or not a close frame can
+//!   be written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 
-/// When what began on one socket; 0 is never.
+/// When each thing on one socket began; 0 means not at all.
 #[derive(Debug)]
 pub(crate) struct SocketTimes {
     clock: Arc<Clock>,
@@ -18,7 +18,7 @@ pub(crate) struct SocketTimes {
     heard: AtomicU32,
     /// Closing.
     closing: AtomicU32,
-    /// The peer takes nothing of what is written.
+    /// The peer takes none of what is written.
     stalled: AtomicU32,
     /// The message that is being read.
     message: AtomicU32,
@@ -27,7 +27,7 @@ pub(crate) struct SocketTimes {
 // === impl SocketTimes ===
 
 impl SocketTimes {
-    /// Of a socket that is opened now.
+    /// For a socket that is opened now.
     pub(crate) fn new(clock: &Arc<Clock>) -> Self {
         Self {
             opened: clock.now(),
@@ -54,7 +54,7 @@ impl SocketTimes {
         self.heard.store(self.clock.now(), Ordering::Relaxed);
     }
 
-    /// Lets the time to finish closing begin; false when it has.
+    /// Starts the time to finish closing; false if it has started already.
     pub(crate) fn begin_closing(&self) -> bool {
         let now = self.clock.now().max(1);
         let begun = self
@@ -68,12 +68,12 @@ impl SocketTimes {
         self.note(&self.message, within, false);
     }
 
-    /// Notes whether the peer takes no more now, and whether it took something.
+    /// Notes whether the peer currently accepts nothing, and whether it accepted something.
     pub(crate) fn writing(&self, waits: bool, progressed: bool) {
         self.note(&self.stalled, waits, progressed || !waits);
     }
 
-    /// Whether a message has begun and not ended, in one direction or the other.
+    /// Whether a message has begun and not ended, in either direction.
     pub(crate) fn is_midway(&self) -> bool {
         let goes_on = |since: &AtomicU32| since.load(Ordering::Relaxed) != 0;
         goes_on(&self.message) || goes_on(&self.stalled)
@@ -92,7 +92,7 @@ impl SocketTimes {
         self.is_past(&self.message, self.clock.message)
     }
 
-    /// Sets since when something goes on, `anew` when it began again.
+    /// Sets since when something has been going on; `anew` if it began again.
     fn note(&self, since: &AtomicU32, goes_on: bool, anew: bool) {
         let known = since.load(Ordering::Relaxed);
         if goes_on && (known == 0 || anew) {

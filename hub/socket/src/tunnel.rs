@@ -1,14 +1,15 @@
-//! The tunnel to the hub that a session has left: calls that ran there when it moved go on through it.
+//! The tunnel to a hub that a session has left: calls that were running there when it moved go on through it.
 //!
 //! Invariants
 //! - The peer's messages about such a call go to the hub that has it, as they came; that hub's messages reach the peer
-//!   in their order.
-//! - A call that the spoke runs for the other hub has a slot of its instance here, until that hub says that it is over.
-//! - A call is no more than some hubs away from its session, so that one which moves round and round costs no more than
-//!   one that has moved a few times. Which calls of a tunnel are furthest it does not know: all of them end. What a
-//!   tunnel knows of calls is charged to the session's key.
-//! - When the tunnel breaks, every call of it ends: the spoke is told to stop, and the peer's own calls fail. The other hub is
-//!   told of every end but its own: it may live, and its callers wait.
+//!   in order.
+//! - A call that the spoke runs for the other hub occupies a slot of its instance here, until that hub says that it is
+//!   over.
+//! - A call is at most [`MOST_HUBS`] hubs away from its session, so that a session that moves round and round costs no
+//!   more than one that has moved a few times. A tunnel does not know which of its calls are furthest away: all of them
+//!   end. What a tunnel knows of calls is charged to the session's key.
+//! - When the tunnel breaks, every call in it ends: the spoke is told to stop, and the peer's own calls fail. The other
+//!   hub is told of every end that it did not cause itself: it may be alive, with callers that wait.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -22,35 +23,35 @@ use alkhub_protocol::{CloseCode, Dialect, HubId, RequestId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// So many hubs may be between a session and a call that runs for it: each of them keeps what it must know of the call, and
-/// hands on every message.
+/// How many hubs may be between a session and a call that runs for it: each of them keeps what it must know of the
+/// call, and passes on every message.
 const MOST_HUBS: u32 = 8;
 
-/// Why all calls of a tunnel end when the first of them would be further away.
+/// Why all calls of a tunnel end when the first of them would be further away than that.
 const FAR: &str = "the session has gone on from one hub to the next too often while calls of it ran";
 
-/// What a hub keeps of a call beside its id, about.
+/// How much a hub keeps of a call besides its id, roughly, in bytes.
 const CALL_BYTES: usize = 64;
 
 /// Why calls end with a tunnel.
 const BROKEN: &str = "the hub that the session has left is gone, and the call with it";
 
-/// The tunnels to other hubs. Clones are of one list.
+/// The tunnels to other hubs. Clones share one list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tunnels(Arc<Mutex<HashMap<TunnelId, Arc<Tunnel>>>>);
 
 /// The arguments with which a tunnel is opened.
 pub(crate) struct TunnelParts<'a> {
     pub(crate) id: TunnelId,
-    /// To the hub that the session has left.
+    /// The way to the hub that the session has left.
     pub(crate) back: Way,
-    /// Of the session here.
+    /// The outbox of the session here.
     pub(crate) outbox: Outbox,
     /// Calls that the spoke runs for the other hub.
     pub(crate) legs: &'a [String],
     /// Calls that the peer has made there.
     pub(crate) calls: &'a [String],
-    /// Hubs between this one and the calls that are furthest away.
+    /// The number of hubs between this one and the calls that are furthest away.
     pub(crate) hubs: u32,
 }
 
@@ -59,9 +60,9 @@ pub(crate) struct TunnelParts<'a> {
 pub(crate) struct Tunnel {
     id: TunnelId,
     back: Way,
-    /// Hubs that are between this one and the calls of it that are furthest away.
+    /// The number of hubs between this one and its calls that are furthest away.
     hubs: u32,
-    /// Of the session here.
+    /// The outbox of the session here.
     outbox: Outbox,
     running: Mutex<Running>,
 }
@@ -74,7 +75,7 @@ pub(crate) struct Way(Box<dyn Fn(SessionMessage) -> Result<(), Full> + Send + Sy
 pub(crate) struct TunnelGuard {
     tunnels: Tunnels,
     tunnel: Arc<Tunnel>,
-    /// For the ids of what runs through it when the session comes.
+    /// The charge for the ids of what runs through it when the session arrives.
     held: Option<Held>,
 }
 
@@ -84,7 +85,7 @@ struct Running {
     legs: HashSet<String>,
     /// Calls that the peer has made there.
     calls: HashSet<String>,
-    /// Those of `legs`, once the spoke is registered here.
+    /// The slots for `legs`, once the spoke is registered here.
     slots: Option<OccupiedSlots>,
     /// Nothing passes any more.
     closed: bool,
@@ -93,7 +94,7 @@ struct Running {
 // === impl Tunnels ===
 
 impl Tunnels {
-    /// Opens the end here of a tunnel, for a session of this hub.
+    /// Opens this end of a tunnel, for a session of this hub.
     pub(crate) fn open(&self, parts: TunnelParts<'_>) -> TunnelGuard {
         let tunnel = Arc::new(Tunnel {
             id: parts.id.clone(),
@@ -131,7 +132,7 @@ impl Tunnels {
         to.cloned().collect()
     }
 
-    /// Calls that run through all of them.
+    /// How many calls run through all of them.
     pub(crate) fn running(&self) -> usize {
         let tunnels = self.0.lock();
         let running = tunnels.values().map(|tunnel| tunnel.running.lock().count_all());
@@ -142,7 +143,7 @@ impl Tunnels {
 // === impl Way ===
 
 impl Way {
-    /// To this hub.
+    /// The way to this hub.
     pub(crate) fn new(moves: &Moves, hub: &HubId) -> Self {
         let (moves, hub) = (moves.clone(), hub.clone());
         Self(Box::new(move |message| moves.say(&hub, message)))
@@ -164,7 +165,7 @@ impl Tunnel {
         {
             let mut running = self.running.lock();
             if running.closed {
-                // It was on its way, and its end has been told.
+                // It was on its way when the tunnel closed, and its end has been told.
                 return;
             }
             match (passed.kind, &passed.id) {
@@ -179,7 +180,7 @@ impl Tunnel {
             }
         }
         self.pass(passed);
-        // What closed the tunnel meanwhile has ended the call before the spoke had it.
+        // Whatever closed the tunnel meanwhile has ended the call before the spoke had it.
         if let Some(leg) = call
             && self.running.lock().closed
         {
@@ -187,7 +188,7 @@ impl Tunnel {
         }
     }
 
-    /// A call that the spoke has run is over there.
+    /// A call that the spoke ran is over on the other hub.
     pub(crate) fn done(&self, leg: &str) {
         let mut running = self.running.lock();
         running.legs.remove(leg);
@@ -196,17 +197,17 @@ impl Tunnel {
         self.outbox.leg_ended(leg);
     }
 
-    /// The other hub has closed it: nothing runs there any more.
+    /// The other hub has closed the tunnel: nothing runs there any more.
     pub(crate) fn closed(&self) {
-        // Not in the condition: the lock would be held while the session's queue is locked, and a session that leaves locks them
-        // the other way round.
+        // Not in the condition: the lock would be held while the session's queue is locked, and a session that leaves
+        // locks the two in the opposite order.
         let ended = self.running.lock().close();
         if let Some(ended) = ended {
             self.end(ended, BROKEN);
         }
     }
 
-    /// Nothing passes any more, and the other hub may not know.
+    /// Breaks the tunnel: nothing passes any more, and the other hub may not know.
     pub(crate) fn breaks(&self) {
         self.breaks_for(BROKEN);
     }
@@ -227,7 +228,7 @@ impl Tunnel {
         }
     }
 
-    /// Ends what is left: mostly nothing, when the other hub has closed the tunnel.
+    /// Ends what is left: usually nothing, if the other hub has closed the tunnel.
     fn end(&self, ended: Running, reason: &str) {
         ended.legs.iter().for_each(|leg| self.end_leg(leg, reason));
         let dialect = self.outbox.dialect();
@@ -291,12 +292,12 @@ impl TunnelGuard {
         Ok(())
     }
 
-    /// Hubs that are between this one and the calls of it that are furthest away.
+    /// The number of hubs between this one and its calls that are furthest away.
     pub(crate) fn hubs(&self) -> u32 {
         self.tunnel.hubs
     }
 
-    /// Ends what runs through it, where some of it would be too far away if the session went on on one hub more.
+    /// Ends what runs through it, if some of it would be too far away once the session moved to one more hub.
     pub(crate) fn end_far(&self) {
         if self.tunnel.hubs >= MOST_HUBS {
             self.tunnel.breaks_for(FAR);
@@ -308,7 +309,7 @@ impl TunnelGuard {
         self.tunnel.running.lock().legs.contains(id.as_str())
     }
 
-    /// Whether the peer has made this call there, and it runs.
+    /// Whether the peer made this call there, and it is running.
     pub(crate) fn has_call(&self, id: &RequestId) -> bool {
         self.tunnel.running.lock().calls.contains(id.as_str())
     }
@@ -318,12 +319,12 @@ impl TunnelGuard {
         self.tunnel.running.lock().legs.iter().cloned().collect()
     }
 
-    /// The calls that the peer has made there and that run.
+    /// The calls that the peer made there and that are running.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.tunnel.running.lock().calls.iter().cloned().collect()
     }
 
-    /// Whether the peer has made calls there that run.
+    /// Whether the peer made calls there that are running.
     pub(crate) fn has_calls(&self) -> bool {
         !self.tunnel.running.lock().calls.is_empty()
     }
@@ -333,7 +334,7 @@ impl TunnelGuard {
         self.tunnel.running.lock().closed
     }
 
-    /// Hands on a message of the peer about a call there, of so many bytes, of which only the beginning may be left.
+    /// Passes on a message of the peer about a call there, of `size` bytes, of which only the beginning may be left.
     pub(crate) fn hand_on(&self, message: &Bytes, size: usize) {
         self.tunnel.say(SessionMessage::FromPeer {
             tunnel: self.tunnel.id.number,
@@ -342,7 +343,7 @@ impl TunnelGuard {
         });
     }
 
-    /// The spoke is registered here: its calls have slots of this instance.
+    /// The spoke is registered here: its calls occupy slots of this instance.
     pub(crate) fn settle(&self, slots: OccupiedSlots) {
         let mut running = self.tunnel.running.lock();
         if !running.closed {
@@ -351,7 +352,7 @@ impl TunnelGuard {
         }
     }
 
-    /// Ends every call of it, as far as this hub is concerned; those that the peer has made.
+    /// Ends every call in it, as far as this hub is concerned; returns those that the peer made.
     pub(crate) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.tunnel.running.lock().calls)
             .into_iter()
@@ -372,7 +373,7 @@ impl Drop for TunnelGuard {
 // === impl Running ===
 
 impl Running {
-    /// Nothing passes from now on; what ran, unless it was so before.
+    /// Lets nothing pass from now on; returns what was running, unless it was closed already.
     fn close(&mut self) -> Option<Self> {
         let closed = Self {
             closed: true,
@@ -449,7 +450,7 @@ mod tests {
             .count()
     }
 
-    /// What the peer is told.
+    /// The messages to the peer.
     fn said(outgoing: &mut Outgoing) -> String {
         let text = |item| match item {
             OutgoingItem::Message(message) | OutgoingItem::Last(message) => String::from_utf8(message.into()),
@@ -476,10 +477,10 @@ mod tests {
         assert_eq!(left(&sent), 1, "it knows");
     }
 
-    /// Looks, when the session has a message, whether a tunnel's lock is free.
+    /// Checks, when the session has a message, whether a tunnel's lock is free.
     struct Looks {
         tunnel: Arc<Tunnel>,
-        /// What was found.
+        /// The results.
         free: Mutex<Vec<bool>>,
     }
 
@@ -490,7 +491,8 @@ mod tests {
         }
     }
 
-    /// A session that leaves asks its tunnels while its queue is locked: who puts something into the queue must not hold a tunnel.
+    /// A session that leaves asks its tunnels while its queue is locked, so nobody may put something into the queue
+    /// while holding a tunnel.
     #[test]
     fn a_tunnel_is_not_held_while_something_is_said_to_the_peer() {
         for end in [Tunnel::closed, Tunnel::breaks] {

@@ -1,12 +1,12 @@
-//! Claims whose time is over while a hub had not answered them.
+//! Claims that ran out of time before a hub had answered them.
 //!
-//! A claim may be long on its way: Redis stood still, or the hub that is asked. That one counts from when it hears of it,
-//! and may give the session to a hub whose peer was told to try again long ago. Where nobody knew the claim any more, the
-//! session would be lost with all its calls.
+//! A claim may take a long time on its way: Redis stood still, or the hub that is asked did. That hub counts from when
+//! it hears of the claim, and may give the session to a hub whose peer was told to try again long ago. If nobody knew
+//! the claim any more, the session would be lost with all its calls.
 //!
 //! Invariants
 //! - A claim is kept until every hub that it waited for has answered it or is lost to this one, or for [`KEPT`].
-//! - At most [`MOST`] are kept: the oldest gives way, as if it had been kept for so long.
+//! - At most [`MOST`] are kept: beyond that the oldest gives way, as if it had been kept for that long.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use std::time::Duration;
 use alkhub_protocol::HubId;
 use tokio::time::Instant;
 
-/// Longer than a claim can be on its way, also where Redis stands still for minutes: as long as hubs remember each other.
-/// Mostly the hub is lost, or answers, long before.
+/// Longer than a claim can be on its way, even if Redis stands still for minutes: as long as hubs remember each other.
+/// Usually the hub answers, or is lost, long before.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// Claims that are kept at most.
@@ -26,7 +26,7 @@ const MOST: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct UnansweredClaims<T> {
     claims: BTreeMap<u64, Unanswered<T>>,
-    /// The numbers of those for each session.
+    /// The claims' numbers for each session.
     sessions: HashMap<Arc<str>, Vec<u64>>,
 }
 
@@ -41,7 +41,7 @@ struct Unanswered<T> {
 // === impl UnansweredClaims ===
 
 impl<T> UnansweredClaims<T> {
-    /// Keeps a claim for the session of this digest.
+    /// Keeps a claim for the session with this digest.
     pub(crate) fn add(&mut self, number: u64, digest: &Arc<str>, waits_for: HashSet<HubId>, needed: T) {
         if self.claims.len() >= MOST
             && let Some(oldest) = self.claims.first_key_value().map(|(number, _)| *number)
@@ -58,14 +58,14 @@ impl<T> UnansweredClaims<T> {
         self.claims.insert(number, claim);
     }
 
-    /// Whether a hub that lives may still give the session of this digest.
+    /// Whether a living hub may still give the session with this digest.
     pub(crate) fn has(&self, digest: &str, lives: impl Fn(&HubId) -> bool) -> bool {
         let numbers = self.sessions.get(digest).into_iter().flatten();
         let mut claims = numbers.filter_map(|number| self.claims.get(number));
         claims.any(|claim| claim.waits_for.iter().any(&lives))
     }
 
-    /// A hub gives the session: its digest, and what is needed to take it, if the claim waited for that hub.
+    /// A hub gives the session: returns its digest and what is needed to take it, if the claim waited for that hub.
     pub(crate) fn take(&mut self, number: u64, hub: &HubId) -> Option<(Arc<str>, T)> {
         let waits = self.claims.get(&number)?.waits_for.contains(hub);
         if waits { self.remove(number) } else { None }
@@ -82,7 +82,7 @@ impl<T> UnansweredClaims<T> {
         }
     }
 
-    /// A hub is lost to this one: what it has not answered it answers no more.
+    /// A hub is lost to this one: it will no longer answer what it has not answered yet.
     pub(crate) fn lost(&mut self, hub: &HubId) {
         let waits = self.claims.iter().filter(|(_, claim)| claim.waits_for.contains(hub));
         let waits: Vec<u64> = waits.map(|(number, _)| *number).collect();

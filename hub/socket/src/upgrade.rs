@@ -35,15 +35,15 @@ use crate::waiting;
 /// The peer that asks for an upgrade, and the places that its connection takes.
 struct Newcomer {
     caller: KeyHolder,
-    /// Whether its peer reaches pods by their addresses.
+    /// Whether the peer reaches pods by their addresses.
     reaches_pods: bool,
-    /// Among the connections of its key.
+    /// Its place among the connections of its key.
     slot: Slot,
-    /// Among the connections of the listener.
+    /// Its place among the connections of the listener.
     permit: Option<Permit>,
 }
 
-/// The places of a connection that is over, for as long as its session has none of its own.
+/// The places of a connection that is over, held until its session has its own.
 struct ConnectionPlace {
     registered: SocketGuard,
     _permit: Option<Permit>,
@@ -84,14 +84,14 @@ pub(crate) async fn upgrade(
     Ok(response)
 }
 
-/// Checks the handshake and makes the value that proves it was read.
+/// Checks the handshake and computes the value that proves it was read.
 fn accept(request: &Request, origins: &[Origin]) -> Result<HeaderValue, ApiError> {
     let headers = request.headers();
     if request.version() == Version::HTTP_2 {
         let message = "a WebSocket needs HTTP/1.1 here: extended CONNECT (RFC 8441) is not served";
         return Err(ApiError::new(Code::Unsupported, message));
     }
-    // Of an HTTP/1.0 request `Upgrade` is ignored.
+    // In an HTTP/1.0 request, `Upgrade` is ignored.
     let asked = has_token(headers, &CONNECTION, "upgrade") && has_token(headers, &UPGRADE, "websocket");
     if !asked || request.version() != Version::HTTP_11 {
         return Err(
@@ -112,7 +112,8 @@ fn accept(request: &Request, origins: &[Origin]) -> Result<HeaderValue, ApiError
     Ok(HeaderValue::try_from(accept).expect("base 64 is a header's value"))
 }
 
-/// A page may connect from a listed origin, or from the hub's own address; who sends no `Origin` is no browser.
+/// A page may connect from a listed origin, or from the hub's own address; a client that sends no `Origin` is not a
+/// browser.
 fn check_origin(headers: &HeaderMap, origins: &[Origin]) -> Result<(), ApiError> {
     let Some(origin) = headers.get(ORIGIN) else {
         return Ok(());
@@ -132,7 +133,7 @@ fn check_origin(headers: &HeaderMap, origins: &[Origin]) -> Result<(), ApiError>
     ))
 }
 
-/// Whether the peer dials a Service by its name, and so is where pods are reached by their addresses.
+/// Whether the peer dials a Service by its name, and so is in a place where pods are reached by their addresses.
 fn reaches_pods(headers: &HeaderMap) -> bool {
     let host = only(headers, &HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     host.is_some_and(|host| is_service_name(host.host()))
@@ -159,8 +160,8 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// `alk.v1.json` when offered; else the one that carried the key, since a browser fails when none of those that it
-/// offered is chosen.
+/// `alk.v1.json` if it was offered; otherwise the one that carried the key, since a browser fails if none of those that
+/// it offered is chosen.
 fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let offered = || {
         headers
@@ -176,7 +177,7 @@ fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(chosen).ok()
 }
 
-/// Waits for the upgrade; the places that the connection takes are its own from then on.
+/// Waits for the upgrade; from then on the connection owns its places.
 async fn run(sockets: Sockets, newcomer: Newcomer, upgrade: OnUpgrade) {
     let scope = sockets.edge().scope();
     let stop = scope.stop.clone();
@@ -192,7 +193,7 @@ async fn run(sockets: Sockets, newcomer: Newcomer, upgrade: OnUpgrade) {
         return;
     };
     let (connection, permit) = open_connection(&sockets, newcomer, stream, rest);
-    // A task of its own, in place of this one, which is as large as an upgrade needs.
+    // A new task in place of this one, which is as large as an upgrade needs.
     scope.tasks.spawn(async move {
         tokio::select! {
             () = serve(connection, permit) => {}
@@ -201,8 +202,8 @@ async fn run(sockets: Sockets, newcomer: Newcomer, upgrade: OnUpgrade) {
     });
 }
 
-/// Serves a connection and what comes after it. Each part is boxed: room for it is made when it comes, and not for as long
-/// as the connection is open.
+/// Serves a connection and what comes after it. Each part is boxed, so that its memory is allocated when it begins and
+/// not for as long as the connection is open.
 async fn serve(mut connection: Box<Connection<Stream>>, permit: Option<Permit>) {
     connection.serve().await;
     let left = Box::pin(settle(connection, permit)).await;
@@ -216,8 +217,8 @@ async fn serve(mut connection: Box<Connection<Stream>>, permit: Option<Permit>) 
     }
 }
 
-/// Decides what becomes of the session of a connection that is over: another connection has asked for it, it ends, or it is
-/// given back to wait for its peer; with it the place of the connection.
+/// Decides what becomes of the session of a connection that is over: it goes to another connection that has asked for
+/// it, it ends, or it is returned to wait for its peer, together with the place of the connection.
 async fn settle(
     connection: Box<Connection<Stream>>,
     permit: Option<Permit>,
@@ -241,8 +242,8 @@ async fn settle(
     if let Some(session) = session {
         session.end().await;
     }
-    // Last: a hub that drains waits for it. Of a session that waits the place is for the connection with which its peer comes
-    // back.
+    // Last, because a draining hub waits for it. If the session waits, the place is for the connection with which its
+    // peer comes back.
     let place = ConnectionPlace {
         registered,
         _permit: permit,
@@ -281,10 +282,10 @@ fn open_connection(
     (Box::new(Connection::new(stream, rest, registered, session)), permit)
 }
 
-/// The socket itself: what hyper kept around it is freed.
+/// The socket itself; what hyper kept around it is freed.
 fn socket(upgraded: Upgraded) -> Option<(Stream, Bytes)> {
     match upgraded.downcast::<TokioIo<Stream>>() {
-        // Even without bytes in it hyper's read buffer is 8 KiB.
+        // Even when it is empty, hyper's read buffer is 8 KiB.
         Ok(parts) => Some((
             parts.io.into_inner().upgraded(),
             Bytes::copy_from_slice(&parts.read_buf),

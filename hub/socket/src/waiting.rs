@@ -1,12 +1,12 @@
 //! A session whose connection is lost, while it waits for its peer.
 //!
 //! Invariants
-//! - Requests of the session go on meanwhile, and those that are no longer allowed end; nobody reads what it has to
-//!   say.
+//! - Requests of the session go on meanwhile, and those that are no longer allowed end; nobody reads what is queued for
+//!   the peer.
 //! - It ends with its time (`server.resume`), with its key, when its instance registers over another connection, and
-//!   when more waits for it than is allowed. While the hub drains its peer may come back to another hub, and it waits
-//!   for that until the hub closes what is open; where no other hub would have it, it ends then, unless its peer was
-//!   asked to move.
+//!   when more waits for it than is allowed. While the hub drains, the peer may come back to another hub, and the
+//!   session waits for that until the hub closes what is open. If no other hub would take the peer, it ends then,
+//!   unless the peer was asked to move.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -43,8 +43,8 @@ struct WaitingEntry {
     moves: bool,
 }
 
-/// Lets a session that no connection serves wait for its peer, on a hub that drains too when it `moves`, or ends it. Its `place`
-/// of before is given back when it has its own.
+/// Lets a session that no connection serves wait for its peer (on a draining hub only if it `moves`), or ends it. Its
+/// previous `place` is given back once it has its own.
 pub(crate) async fn wait_or_end(sockets: &Sockets, session: Box<PeerSession>, moves: bool, place: impl Send) {
     let over = if session.may_wait() {
         wait(sockets, session, moves, place).await
@@ -67,9 +67,9 @@ pub(crate) fn let_wait(session: Box<PeerSession>) {
     });
 }
 
-/// Waits until the peer, which was asked to move if it `moves`, has come back, and hands the session over; `None` then. Else
-/// the session is over, and the caller ends it. Its `place` of before is given back when it has its own: at no moment it is
-/// counted by nobody. Dropping the future ends it too.
+/// Waits until the peer (which was asked to move if it `moves`) has come back, and hands the session over; returns
+/// `None` then. Otherwise the session is over, and is returned for the caller to end. Its previous `place` is given
+/// back once it has its own, so that it is counted at every moment. Dropping the future also ends the session.
 pub(crate) async fn wait(
     sockets: &Sockets,
     mut session: Box<PeerSession>,
@@ -89,9 +89,9 @@ pub(crate) async fn wait(
     let _entered = edge.open().enter(key.clone(), entry.clone(), counted);
     session.is_here();
     drop(place);
-    // It may have ended since the connection did.
+    // The key may have ended since the connection did.
     edge.keys().close_if_faulty(&key);
-    // What was told to who had it before may not have been looked at.
+    // The previous owner may not have looked at what it was told.
     session.conversation.look_again();
     session.outgoing.detach();
     session.conversation.set_reconnecting(true);

@@ -1,8 +1,8 @@
-//! One event each, with the figures that the project promises for it.
+//! One event at a time, with the figures that the project promises for it.
 
 use crate::world::World;
 
-/// Ten thousand spokes on two pods, which become four.
+/// Ten thousand spokes on two pods; two more pods join.
 fn two_become_four(seed: u64, plain: f64) -> (World, f64, u64) {
     let mut world = World::running(seed, 2, 10_000, plain);
     world.join(1, 100);
@@ -105,7 +105,7 @@ fn pods_that_drain_together_stay_within_the_budget() {
     assert!(world.ratio() <= 1.15, "{}", world.shown());
 }
 
-/// Replaces each pod by one of the next revision, as the operator does it: one more, then one less.
+/// Replaces each pod by one of the next revision, as the operator does: one more, then one less.
 fn roll_out(world: &mut World, revision: u64) {
     for old in world.serving() {
         world.join(revision, 100);
@@ -149,8 +149,8 @@ fn a_roll_out_moves_each_connection_once() {
             world.tally.back_within(0.99),
         );
         assert_eq!(again(true), 0, "{}: who can move moves once", world.told());
-        // The last that land on a new pod put it above its goal. And as long as one pod in ten is new, it is found too
-        // seldom: the plain peers of the first drain land anywhere.
+        // The last peers that land on a new pod put it above its goal. And while only one pod in ten is new, it is
+        // found too seldom: the plain peers of the first drain land anywhere.
         let some = world.spokes.len() / if pods > 8 { 8 } else { 20 };
         assert!(again(false) <= some, "{}: {} moved again", world.told(), again(false));
         assert!(pods > 4 || took <= 300_000, "{}: {took} ms", world.told());

@@ -1,6 +1,7 @@
 //! The rule in simulated clusters: it converges, does not oscillate, moves hardly more than it must, and holds still
-//! when it cannot know. A failure names its seed, and `world.rs` plays it again.
+//! when it cannot know. A failure names its seed, with which `world.rs` replays it.
 
+mod crashes;
 mod events;
 mod plot;
 mod random;

@@ -1,13 +1,13 @@
 //! Draws what the rule does to 10,000 spokes when two pods become four and then three: `docs/rebalancing.svg`.
 //!
-//! With `ALKHUB_TEST_BLESS=1` (what `make generate` sets) the file is written instead of compared.
+//! With `ALKHUB_TEST_BLESS=1` (which `make generate` sets) the file is written instead of compared.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use crate::world::World;
 
-/// Seconds that are drawn, and when what happens in them.
+/// How many seconds are drawn, and what happens when.
 const SECONDS: u64 = 480;
 const GROWS: u64 = 60;
 const SHRINKS: u64 = 300;
@@ -17,7 +17,7 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 880.0;
 const COLOURS: [&str; 4] = ["#0969da", "#cf222e", "#1a7f37", "#9a6700"];
 
-/// One of the two fields of the picture: where it is, and the values at its top and bottom.
+/// One of the two fields of the picture: its position, and the values at its top and bottom.
 struct Field {
     top: f64,
     bottom: f64,
@@ -25,7 +25,7 @@ struct Field {
     least: f64,
 }
 
-/// What is drawn: for each second the connections of each pod, and the fullest pod by the mean.
+/// What is drawn: for each second the connections of each pod, and the fullest pod in relation to the mean.
 struct Series {
     held: Vec<Vec<Option<usize>>>,
     ratio: Vec<f64>,

@@ -1,4 +1,4 @@
-//! Random clusters and random events: what must hold after each, whatever came before.
+//! Random clusters and random events: what must hold after each event, whatever came before.
 
 use crate::world::{Millis, World};
 
@@ -24,7 +24,7 @@ const EVENTS: [Event; 7] = [
     Event::RollOut,
 ];
 
-/// A number from `least` to `most`, as often of one order of magnitude as of another.
+/// A number from `least` to `most`, with every order of magnitude equally likely.
 fn scaled(world: &mut World, least: f64, most: f64) -> usize {
     (least * (most / least).powf(world.chance())).round() as usize
 }
@@ -36,7 +36,7 @@ struct Size {
     spokes: f64,
 }
 
-/// A cluster of any size, with one to three events.
+/// Plays a cluster of any size through one to three events.
 fn play(seed: u64, size: Size) -> u32 {
     let mut world = World::new(seed);
     let (pods, spokes) = (scaled(&mut world, 2.0, size.pods), scaled(&mut world, 5.0, size.spokes));
@@ -51,13 +51,13 @@ fn play(seed: u64, size: Size) -> u32 {
     world.run(3_000);
     world.begin_episode();
     world.connect(spokes, plain, 10_000);
-    // Weights are not known to the load balancer: this is an episode too.
+    // The load balancer does not know the weights, so the beginning is an episode too.
     settle(&mut world, plain, "the beginning");
     let mut moves = world.tally.moves;
     for _ in 0..=world.below(3) {
         let event = EVENTS[world.below(EVENTS.len())];
         let drains = begin(&mut world, event, plain);
-        // A crowd moves the mean while it comes, and what it finds is random.
+        // A crowd moves the mean while it arrives, and where it lands is random.
         let least = if matches!(event, Event::Crowd) {
             f64::INFINITY
         } else {
@@ -72,7 +72,7 @@ fn play(seed: u64, size: Size) -> u32 {
     moves
 }
 
-/// Starts an event; whether it has drains.
+/// Starts an event; returns whether it involves drains.
 fn begin(world: &mut World, event: Event, plain: f64) -> bool {
     world.begin_episode();
     let serving = world.serving();
@@ -133,9 +133,9 @@ fn begin(world: &mut World, event: Event, plain: f64) -> bool {
     false
 }
 
-/// Waits until nothing moves, and looks at what is left.
+/// Waits until nothing moves, and checks what is left.
 fn settle(world: &mut World, plain: f64, event: &str) {
-    // A roll-out that stands still pauses for five minutes, who was moved stays for ten, and the budget is 200 a
+    // A roll-out that stands still pauses for five minutes, a moved session stays for ten, and the budget is 200 a
     // second.
     let moving = (world.connected() + 1_000) as Millis * 1_000 / 150;
     world.settle(300_000 + 600_000 + 200_000 + moving);
@@ -160,7 +160,7 @@ fn settle(world: &mut World, plain: f64, event: &str) {
     }
 }
 
-/// Whether the moves of an episode without drains were hardly more than had to be, and all in one direction.
+/// Asserts that the moves of an episode without drains were hardly more than necessary, and all in one direction.
 fn assert_few_moves(world: &World, least: f64, event: Event) {
     let mut shedding = 0;
     for (at, pod) in world.pods.iter().enumerate() {

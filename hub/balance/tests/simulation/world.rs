@@ -1,8 +1,8 @@
-//! A cluster that is simulated: pods, each with the rule, a membership that is late and loses records, a load balancer
-//! that chooses by chance, and spokes that move, come back and retry. Its clock is a number.
+//! A simulated cluster: pods, each with the rule, a membership that is late and loses records, a load balancer that
+//! chooses at random, and spokes that move, come back and retry. Its clock is a number.
 //!
-//! Each look decides by the membership that the look before has read, and that has records of up to a second's age: so
-//! a hub sees the others one to two seconds late, and later where updates get lost.
+//! Each look decides by the membership that the previous look read, whose records are up to a second old. So a hub sees
+//! the others one to two seconds late, and later still where updates get lost.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,25 +14,29 @@ use alkhub_balance::{Balance, Decision, Member, Membership, Movable, Move, Own, 
 /// Milliseconds since the start.
 pub(crate) type Millis = u64;
 
-/// A record of the membership ends when it was not renewed for so long.
+/// A record of the membership expires when it has not been renewed for this long.
 const TTL: Millis = 5_000;
-/// So long a load balancer goes on to choose a pod that drains.
+/// How long a load balancer goes on choosing a pod that drains.
 const ENDPOINTS: Millis = 1_000;
-/// A drain that takes longer ends in a kill.
+/// The pauses of a peer before it tries again after a loss: a random part of a time that doubles, between these.
+const SHORTEST: Millis = 250;
+const LONGEST: Millis = 15_000;
+/// A drain that takes longer is ended by a kill.
 const GRACE: Millis = 60_000;
 
-/// What may happen, and to whom.
+/// What may happen, and to which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
     /// A pod publishes its record.
     Publish(usize),
     /// A pod reads the membership and decides.
     Look(usize),
-    /// A spoke comes to the load balancer. The number is that of its connection, so that events of an old one are void.
+    /// A spoke comes to the load balancer. The second number is that of its connection, so that events of an older one
+    /// are void.
     Arrive(usize, u32),
-    /// The session of a spoke arrives at the pod that its old one named.
+    /// The session of a spoke arrives at the pod that its previous one named.
     Moved(usize, u32, usize),
-    /// The calls of a plain spoke that was let go are done: it is closed.
+    /// The calls of a plain spoke that was let go are done: its connection is closed.
     Closed(usize, u32),
 }
 
@@ -47,6 +51,8 @@ pub(crate) struct Spoke {
     told: bool,
     /// Counts its connections.
     connection: u32,
+    /// The longest pause before it tries again when a connection breaks or cannot be made.
+    pause: Millis,
     pub(crate) moves: u32,
     last_move_for_balance: Option<Millis>,
     left: bool,
@@ -55,6 +61,7 @@ pub(crate) struct Spoke {
 pub(crate) struct Pod {
     name: Arc<str>,
     pub(crate) alive: bool,
+    crashed: Option<Millis>,
     pub(crate) draining: Option<Millis>,
     pub(crate) empty_after: Option<Millis>,
     pub(crate) revision: u64,
@@ -63,7 +70,7 @@ pub(crate) struct Pod {
     told: usize,
     balance: Balance,
     membership: Membership,
-    /// Moves for balance away from it, and sessions that were moved to it for balance, since the last count.
+    /// Moves away from it for balance, and sessions moved to it for balance, since the last count.
     pub(crate) shed: u32,
     pub(crate) received: u32,
     pub(crate) refused: u32,
@@ -73,30 +80,32 @@ pub(crate) struct Pod {
 /// What makes the membership bad.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Trouble {
-    /// The part of all records and readings that get lost.
+    /// The share of all records and readings that get lost.
     pub(crate) loss: f64,
-    /// Nobody can read or write it.
+    /// Nobody can read or write the membership.
     pub(crate) frozen: bool,
-    /// The load balancer sends each peer to the same pod again, while it is there.
+    /// The load balancer keeps sending each peer to the same pod, as long as that is there.
     pub(crate) sticky: bool,
     /// Plain peers that are let go do not come back.
     pub(crate) lost: bool,
+    /// There are no links from pod to pod: that a pod has crashed is known only when its record expires.
+    pub(crate) unlinked: bool,
 }
 
 /// What was counted since the last [`World::begin_episode`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    /// Connections that moved, or were let go.
+    /// Connections that were moved or let go.
     pub(crate) moves: u32,
     pub(crate) let_go: u32,
     /// Moves in each second.
     pub(crate) each_second: Vec<u32>,
-    /// When a pod last had connections to move, even if it found none that may move yet.
+    /// When a pod last had connections to move, even if none of them might move yet.
     pub(crate) last_order: Millis,
     pub(crate) began: Millis,
     pub(crate) refusals: u32,
     pub(crate) onto_older: u32,
-    /// How long spokes were away that had to come back.
+    /// How long the spokes that had to come back were away.
     pub(crate) away: Vec<Millis>,
 }
 
@@ -109,9 +118,10 @@ pub(crate) struct World {
     pub(crate) tally: Tally,
     pub(crate) rebalance: Option<Duration>,
     pub(crate) wanted: Option<u64>,
-    /// Connections of each pod, each second, if it is to be drawn.
+    /// The connections of each pod in each second, if they are to be drawn.
     pub(crate) drawn: Option<Vec<(Millis, Vec<Option<usize>>)>>,
-    rule: Rule,
+    /// The rule of the pods that join.
+    pub(crate) rule: Rule,
     records: Vec<Option<(Millis, Member)>>,
     queue: BinaryHeap<Reverse<(Millis, u64, Happening)>>,
     sequence: u64,
@@ -123,7 +133,7 @@ pub(crate) struct World {
 // === impl Tally ===
 
 impl Tally {
-    /// In which time this part of the spokes that had to come back was back, in milliseconds.
+    /// The time in which this share of the spokes that had to come back was back, in milliseconds.
     pub(crate) fn back_within(&self, part: f64) -> Millis {
         let mut away = self.away.clone();
         away.sort_unstable();
@@ -156,16 +166,21 @@ impl World {
         }
     }
 
-    /// A cluster of `pods` pods of one revision and weight that has run for half a minute, with `spokes` spokes.
+    /// A cluster of `pods` pods of one revision and weight, with `spokes` spokes, that has run for half a minute.
     pub(crate) fn running(seed: u64, pods: usize, spokes: usize, plain: f64) -> Self {
         let mut world = Self::new(seed);
-        for _ in 0..pods {
-            world.join(1, 100);
-        }
-        world.run(2_000);
-        world.connect(spokes, plain, 5_000);
-        world.run(30_000);
+        world.begin(pods, spokes, plain);
         world
+    }
+
+    /// Turns an empty world into such a cluster.
+    pub(crate) fn begin(&mut self, pods: usize, spokes: usize, plain: f64) {
+        for _ in 0..pods {
+            self.join(1, 100);
+        }
+        self.run(2_000);
+        self.connect(spokes, plain, 5_000);
+        self.run(30_000);
     }
 
     pub(crate) fn chance(&mut self) -> f64 {
@@ -176,13 +191,14 @@ impl World {
         self.random.usize(..most)
     }
 
-    /// A new pod, ready at once.
+    /// Adds a pod, which is ready at once.
     pub(crate) fn join(&mut self, revision: u64, weight: u32) -> usize {
         let pod = self.pods.len();
         let name: Arc<str> = format!("pod-{pod}").into();
         let membership = Membership {
             own: Arc::clone(&name),
             members: Vec::new(),
+            doubtful: Vec::new(),
             read_at: Duration::ZERO,
             wanted: None,
             rebalance: None,
@@ -190,6 +206,7 @@ impl World {
         self.pods.push(Pod {
             name,
             alive: true,
+            crashed: None,
             draining: None,
             empty_after: None,
             revision,
@@ -210,7 +227,7 @@ impl World {
         pod
     }
 
-    /// New spokes, which come within so long.
+    /// Adds spokes, which come within this time.
     pub(crate) fn connect(&mut self, spokes: usize, plain: f64, within: Millis) {
         for _ in 0..spokes {
             let busy = self.random.f64() < 0.3;
@@ -225,6 +242,7 @@ impl World {
                 last: None,
                 told: false,
                 connection: 0,
+                pause: SHORTEST,
                 moves: 0,
                 last_move_for_balance: None,
                 left: false,
@@ -235,7 +253,7 @@ impl World {
         }
     }
 
-    /// A part of all spokes leaves for good.
+    /// Lets a share of all spokes leave for good.
     pub(crate) fn leave(&mut self, part: f64) {
         for spoke in 0..self.spokes.len() {
             if self.random.f64() < part && !self.spokes[spoke].left {
@@ -246,7 +264,7 @@ impl World {
         }
     }
 
-    /// One spoke leaves and comes back.
+    /// Lets one spoke leave and come back.
     pub(crate) fn reconnect(&mut self, spoke: usize) {
         if self.spokes[spoke].home.is_some() {
             self.disconnect(spoke);
@@ -254,17 +272,31 @@ impl World {
         }
     }
 
-    /// A pod gives all of its spokes away, and is gone when it has none.
+    /// Makes a pod give all of its spokes away; it is gone once it has none.
     pub(crate) fn drain(&mut self, pod: usize) {
         self.pods[pod].draining = Some(self.now);
     }
 
-    /// A pod dies.
+    /// Kills a pod.
     pub(crate) fn kill(&mut self, pod: usize) {
         self.pods[pod].alive = false;
         for spoke in self.pods[pod].spokes.clone() {
             self.disconnect(spoke);
             self.come_back(spoke);
+        }
+    }
+
+    /// Kills the process of a pod. The load balancer goes on choosing it for a moment, and its record goes on saying
+    /// for some seconds what it had; its peers know at once, and come within this time.
+    pub(crate) fn crash(&mut self, pod: usize, within: Millis) {
+        (self.pods[pod].alive, self.pods[pod].crashed) = (false, Some(self.now));
+        for spoke in self.pods[pod].spokes.clone() {
+            self.disconnect(spoke);
+            self.spokes[spoke].last_move_for_balance = None;
+            self.spokes[spoke].since = self.now;
+            let (connection, wait) = (self.spokes[spoke].connection, self.random.u64(..=within));
+            self.spokes[spoke].pause = 2 * SHORTEST;
+            self.after(wait, Happening::Arrive(spoke, connection));
         }
     }
 
@@ -292,20 +324,21 @@ impl World {
         self.connected() as f64 / f64::from(weight)
     }
 
-    /// The fullest pod by the mean.
+    /// The fullest pod in relation to the mean.
     pub(crate) fn ratio(&self) -> f64 {
         let mean = self.mean();
         let by_weight = |pod: &usize| self.held(*pod) as f64 / f64::from(self.pods[*pod].weight) / mean;
         self.serving().iter().map(by_weight).fold(0.0, f64::max)
     }
 
-    /// The goal of a pod, by the truth.
+    /// The goal of a pod by the true figures.
     pub(crate) fn goal(&self, pod: usize) -> f64 {
         let goal = self.mean() * f64::from(self.pods[pod].weight) * self.rule.factor;
         goal.ceil() + f64::from(self.rule.slack)
     }
 
-    /// By how much the levels are raised for plain spokes, by the truth: one in eight of the other pods is below it.
+    /// By how much the levels would be raised for plain spokes by the true figures: one in eight of the other pods is
+    /// below the raised level.
     pub(crate) fn raise(&self, of: usize) -> f64 {
         let serving = self.serving();
         let others = serving.iter().filter(|pod| **pod != of);
@@ -314,7 +347,7 @@ impl World {
         over[serving.len().div_ceil(8) - 1].max(0.0) + f64::from(self.rule.slack)
     }
 
-    /// The fewest moves that bring every pod that serves to its goal.
+    /// The fewest moves that bring every serving pod to its goal.
     pub(crate) fn least(&self) -> f64 {
         let over = |pod: &usize| (self.held(*pod) as f64 - self.goal(*pod)).max(0.0);
         self.serving().iter().map(over).sum()
@@ -332,7 +365,7 @@ impl World {
         }
     }
 
-    /// Lets so much time pass.
+    /// Lets this much time pass.
     pub(crate) fn run(&mut self, time: Millis) {
         let until = self.now + time;
         while let Some(Reverse((at, _, happening))) = self.queue.peek().copied() {
@@ -368,7 +401,7 @@ impl World {
         }
     }
 
-    /// What a failure shows first.
+    /// What a failure prints first.
     pub(crate) fn told(&self) -> String {
         format!("seed {} at {} ms", self.seed, self.now)
     }
@@ -447,8 +480,12 @@ impl World {
             let fresh = |record: &&(Millis, Member)| self.now <= record.0 + TTL;
             let records = self.records.iter().flatten().filter(fresh);
             let members = records.map(|(_, member)| member.clone()).collect();
+            let crashed = self.pods.iter().filter(|pod| pod.crashed.is_some());
+            let doubtful = crashed.filter(|_| !self.trouble.unlinked);
+            let doubtful = doubtful.map(|pod| Arc::clone(&pod.name)).collect();
             let membership = &mut self.pods[pod].membership;
             membership.members = members;
+            membership.doubtful = doubtful;
             membership.read_at = Duration::from_millis(self.now);
             membership.rebalance = self.rebalance;
             membership.wanted = self.wanted;
@@ -505,7 +542,7 @@ impl World {
         }
     }
 
-    /// Whether a pod serves that is in truth lighter than the one that moves connections away.
+    /// Asserts that some serving pod is truly lighter than the one that moves connections away.
     fn assert_lighter(&self, from: usize) {
         let by_weight = |held: usize, pod: usize| held as f64 / f64::from(self.pods[pod].weight);
         let own = by_weight(self.held(from) - self.pods[from].told, from);
@@ -584,11 +621,12 @@ impl World {
         self.away -= 1;
         self.spokes[spoke].home = Some((pod, self.pods[pod].spokes.len()));
         self.spokes[spoke].since = self.now;
+        self.spokes[spoke].pause = SHORTEST;
         self.spokes[spoke].moved_at = None;
         self.pods[pod].spokes.push(spoke);
     }
 
-    /// Takes a spoke off its pod, if it has one. What was under way for its connection is void.
+    /// Takes a spoke off its pod, if it has one. Whatever was under way for its connection is void.
     fn disconnect(&mut self, spoke: usize) {
         let of = &mut self.spokes[spoke];
         of.connection += 1;
@@ -613,13 +651,22 @@ impl World {
         self.after(wait, Happening::Arrive(spoke, connection));
     }
 
+    /// Makes a spoke try again that found no pod, or whose connection broke.
+    fn try_again(&mut self, spoke: usize) {
+        let (connection, pause) = (self.spokes[spoke].connection, self.spokes[spoke].pause);
+        self.spokes[spoke].pause = (2 * pause).min(LONGEST);
+        let wait = self.random.u64(..=pause);
+        self.after(wait, Happening::Arrive(spoke, connection));
+    }
+
     fn arrive(&mut self, spoke: usize, connection: u32) {
         if self.spokes[spoke].connection != connection {
             return;
         }
         let chosen = |pod: &usize| {
             let pod = &self.pods[*pod];
-            pod.alive && pod.draining.is_none_or(|since| self.now < since + ENDPOINTS)
+            let serves = pod.alive && pod.draining.is_none_or(|since| self.now < since + ENDPOINTS);
+            serves || pod.crashed.is_some_and(|at| self.now < at + ENDPOINTS)
         };
         let pods: Vec<usize> = (0..self.pods.len()).filter(chosen).collect();
         if pods.is_empty() {
@@ -631,8 +678,11 @@ impl World {
             .filter(|last| self.trouble.sticky && pods.contains(last));
         let pod = last.unwrap_or_else(|| pods[self.random.usize(..pods.len())]);
         self.spokes[spoke].last = Some(pod);
+        if !self.pods[pod].alive {
+            return self.try_again(spoke);
+        }
         let now = Duration::from_millis(self.now);
-        // What tells peers apart is a hash; any spread will do here.
+        // Real hubs tell peers apart by a hash; any spread will do here.
         let source = (spoke as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         match self.pods[pod].balance.admit(now, source) {
             Upgrade::Accept => {

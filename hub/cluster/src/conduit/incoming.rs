@@ -1,6 +1,6 @@
 //! What comes from other hubs.
 //!
-//! The task that reads them drives the conduits: it sends the acknowledgements and the repetitions.
+//! The task that reads it also drives the conduits: it sends acknowledgements and repetitions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use super::sides::{Side, Sides};
 use crate::inbox::{Inbound, Inbox};
 use crate::leases::Leases;
 
-/// How exact the times of acknowledgements and repetitions are.
+/// The precision of the times of acknowledgements and repetitions.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How often it is looked for hubs that came and went.
+/// How often to look for hubs that have come or gone.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A peer without a lease is remembered for so long: longer than anything that it sent can be on its way.
+/// How long a peer without a lease is remembered: longer than anything that it sent can be on its way.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// The messages of other hubs, for one reader.
@@ -35,7 +35,7 @@ pub struct Incoming {
     inbox: Inbox,
     returned: mpsc::Receiver<Undelivered>,
     link: Option<watch::Receiver<LinkState>>,
-    /// Messages that were read and not looked at, the last one first.
+    /// Messages that were read but not processed yet, in reverse order.
     unread: Vec<Bytes>,
     ready: VecDeque<PeerEvent>,
     tick: Interval,
@@ -59,8 +59,8 @@ pub enum PeerEvent {
         /// The call.
         payload: Bytes,
     },
-    /// What was under way between this hub and that one may be lost, in both directions. What follows is of a new
-    /// beginning.
+    /// What was under way between this hub and that one may be lost, in both directions. What follows belongs to a
+    /// fresh start.
     Broken {
         /// The other hub.
         hub: HubId,
@@ -95,7 +95,7 @@ impl Incoming {
         }
     }
 
-    /// Whoever reads begins now: that the link to Redis came up before concerns nothing that is under way.
+    /// Called when the reader begins: if the link to Redis came up before that, nothing under way is affected.
     pub(crate) fn begin(&mut self) {
         if let Some(link) = &mut self.link {
             link.mark_unchanged();
@@ -118,7 +118,7 @@ impl Incoming {
                 state = changed(&mut self.link) => {
                     if state.is_up() {
                         let now = Instant::now();
-                        // What goes over a link from pod to pod is not concerned.
+                        // Messages that go over a link from pod to pod are not affected.
                         self.send_control_to(|hub| !self.sides.carriers.is_linked(hub), |peer| peer.resume(now));
                     }
                 }
@@ -133,7 +133,8 @@ impl Incoming {
         }
     }
 
-    /// The next event, where it has come already: many come at once, and waiting for each would cost more than they do.
+    /// The next event, if it has already come. Many come at once, and waiting for each would cost more than handling
+    /// it.
     pub fn ready(&mut self) -> Option<PeerEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -144,7 +145,7 @@ impl Incoming {
         }
     }
 
-    /// Takes a message of the carrier.
+    /// Processes a message from a carrier.
     fn receive(&mut self, message: &Bytes) {
         let (side, header, payload) = match self.read(message) {
             Ok(read) => read,
@@ -154,7 +155,7 @@ impl Incoming {
         let mut known = side.known.lock();
         known.seen_at = now;
         if sides.take_broken_of(from) {
-            // Before what follows, which is of a new beginning.
+            // Must precede what follows, which belongs to a fresh start.
             self.ready.push_back(PeerEvent::Broken { hub: from.clone() });
         }
         let received = known.peer.receive(&header, payload, now);
@@ -178,7 +179,7 @@ impl Incoming {
         self.ready.extend(received.payload.map(message));
     }
 
-    /// Reads a message, and finds the side that it is for: a name is checked only once.
+    /// Decodes a message and finds its side. A hub's name is validated only once.
     fn read(&self, message: &Bytes) -> Result<(Arc<Side>, Header, Bytes), InvalidMessage> {
         let (from, header, payload) = Header::decode(message)?;
         let side = match self.sides.known(from) {
@@ -188,7 +189,7 @@ impl Incoming {
         Ok((side, header, payload))
     }
 
-    /// Takes back what nobody received.
+    /// Takes back a message that nobody received.
     fn take_back(&mut self, undelivered: Undelivered) {
         let Undelivered {
             hub,
@@ -207,7 +208,7 @@ impl Incoming {
             .extend(payload.map(|payload| PeerEvent::Returned { to: hub, payload }));
     }
 
-    /// A carrier works again, or something that it brought was dropped.
+    /// Sends a control message to each hub concerned: a carrier works again, or something that it brought was dropped.
     fn send_control_to(&self, concerned: impl Fn(&HubId) -> bool, header: impl Fn(&mut Peer) -> Header) {
         for side in self.sides.all().into_iter().filter(|side| concerned(&side.hub)) {
             let header = header(&mut side.known.lock().peer);
@@ -216,7 +217,8 @@ impl Incoming {
         self.sides.activate();
     }
 
-    /// Another carrier leads to some hubs: what the one before had is sent again, and what came by it is asked for.
+    /// For hubs that are now reached over another carrier: sends again what the previous one had, and asks for what
+    /// came by it.
     fn resume_switched(&self) {
         for hub in self.sides.take_switched() {
             let Some(side) = self.sides.known(hub.as_str()) else {
@@ -233,7 +235,7 @@ impl Incoming {
 
     /// Does what is due.
     fn tick(&mut self) {
-        // Whatever begins from here on makes it active again.
+        // Whatever begins after this makes it active again.
         self.sides.rest();
         let (mut is_active, mut bytes) = (false, 0);
         for side in self.sides.all() {
@@ -262,7 +264,8 @@ impl Incoming {
         }
     }
 
-    /// Greets hubs that have come, so that one that was taken for gone learns it, and forgets those that went long ago.
+    /// Greets hubs that have come, so that one that was taken for gone learns of that, and forgets those that left long
+    /// ago.
     fn look(&self, pods: &[PodReport]) {
         let now = Instant::now();
         for pod in pods.iter().filter(|pod| pod.hub_id != self.sides.hub) {
@@ -280,7 +283,7 @@ impl Incoming {
     }
 }
 
-/// Waits until the link to Redis is in another state; for ever where there is none.
+/// Waits until the state of the link to Redis changes; for ever if there is no link.
 async fn changed(link: &mut Option<watch::Receiver<LinkState>>) -> LinkState {
     if let Some(link) = link
         && link.changed().await.is_ok()

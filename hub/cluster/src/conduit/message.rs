@@ -1,57 +1,58 @@
-//! The messages of a conduit: one line of text, then the payload of the two that have one.
+//! The messages of a conduit: one line of text, followed by the payload in the two kinds that have one.
 //!
 //! ```text
 //! {kind} {from} {epoch} {peer's epoch} {sequence} {acknowledged}\n{payload}
 //! ```
 //!
-//! The first epoch is of the sender's side, the second of the receiver's, as the sender knows it: `0` for none, `-7` for one
-//! that the sender has closed. Numbers are decimal. An acknowledgement is cumulative: everything up to it has arrived.
+//! The first epoch is the sending side's, the second is the receiving side's as far as the sender knows it: `0` if it
+//! knows none, `-7` if it has closed epoch 7. Numbers are decimal. An acknowledgement is cumulative: everything up to
+//! it has arrived.
 
 use alkhub_protocol::HubId;
 use bytes::Bytes;
 
-/// Longest header line, newline included: a hub's name, four numbers, a letter, spaces.
+/// The longest header line, including the newline: a hub's name, four numbers, a letter, spaces.
 const HEADER_LIMIT: usize = 256;
 
-/// The purpose of a message.
+/// What a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A payload in its place of the order.
+    /// A payload with its place in the order.
     Data,
-    /// A place of the order whose payload was withdrawn.
+    /// A place in the order whose payload was withdrawn.
     Skip,
     /// Only an acknowledgement.
     Ack,
-    /// Something is missing: everything after the acknowledged place is wanted again.
+    /// Something is missing: please send everything after the acknowledged place again.
     Nack,
 }
 
-/// The other side's epoch, as far as it is known.
+/// The other side's epoch, as far as this side knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerEpoch {
     /// None.
     Unknown,
-    /// Messages sent in it are taken.
+    /// Messages sent in it are accepted.
     Open(u64),
     /// Messages sent in it, or in an earlier one, are refused.
     Closed(u64),
 }
 
-/// The line before the payload.
+/// The line in front of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: Kind,
-    /// Of the side that sends.
+    /// The epoch of the sending side.
     pub(super) epoch: u64,
-    /// Of the side that receives.
+    /// The epoch of the receiving side.
     pub(super) peer_epoch: PeerEpoch,
-    /// The place in the order, from 1 on; 0 where the message has none.
+    /// The place in the order, starting at 1; 0 if the message has none.
     pub(super) sequence: u64,
     /// The last place up to which everything has arrived.
     pub(super) acknowledged: u64,
 }
 
-/// Why bytes are no message of a conduit.
+/// The bytes are not a message of a conduit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message between hubs has no valid header")]
 pub(super) struct InvalidMessage;
@@ -73,7 +74,7 @@ impl Kind {
         all.into_iter().find(|kind| kind.letter() == letter)
     }
 
-    /// Whether it has a place in the order.
+    /// Whether the message has a place in the order.
     pub(super) fn is_ordered(self) -> bool {
         matches!(self, Self::Data | Self::Skip)
     }
@@ -82,7 +83,7 @@ impl Kind {
 // === impl Header ===
 
 impl Header {
-    /// The message of `from` with a payload in parts, and the payload as a part of it.
+    /// Encodes a message of `from`, with a payload in parts; also returns the payload as a slice of the message.
     pub(super) fn encode(&self, from: &HubId, payload: &[&[u8]]) -> (Bytes, Bytes) {
         let length: usize = payload.iter().map(|part| part.len()).sum();
         let mut message = Vec::with_capacity(HEADER_LIMIT.min(from.as_str().len() + 64) + length);
@@ -113,7 +114,7 @@ impl Header {
         (message, payload)
     }
 
-    /// Reads a message: who says that it sent it, its header and its payload, which shares its bytes.
+    /// Decodes a message: the claimed sender, the header and the payload, which shares the message's bytes.
     pub(super) fn decode(message: &Bytes) -> Result<(&str, Self, Bytes), InvalidMessage> {
         let start = &message[..message.len().min(HEADER_LIMIT)];
         let end = start.iter().position(|&byte| byte == b'\n').ok_or(InvalidMessage)?;

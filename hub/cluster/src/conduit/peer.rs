@@ -1,12 +1,13 @@
 //! One side of the conduit to one other hub: a state machine without I/O.
 //!
 //! Each side counts its own *epochs*: one ends when what was under way in it can no longer be relied on. A side that
-//! learns that the other has begun a new epoch, not knowing of this one's, begins a new one too: so both sides see a break,
-//! each once.
+//! learns that the other has begun a new epoch without knowing of this side's begins a new one too: so both sides see
+//! the break, once each.
 //!
 //! Invariants
-//! - Within an epoch of its sender a message is delivered once, in order, or not at all, and then nothing after it is.
-//! - Nothing of an ended epoch is delivered any more: neither late nor again.
+//! - Within an epoch of its sender a message is delivered once and in order, or not at all; in the latter case nothing
+//!   after it is delivered either.
+//! - Nothing from an ended epoch is delivered any more, neither late nor again.
 //! - The state of a peer that is gone stays small, and refuses messages that the peer still sends from its past.
 
 use std::sync::Arc;
@@ -20,17 +21,17 @@ use super::message::{Header, Kind, PeerEpoch};
 use super::window::{Class, NoRoom, Window};
 use crate::carrier::NotSent;
 
-/// An acknowledgement waits so long for a message to ride on ...
+/// How long an acknowledgement waits for a message to ride on ...
 const ACK_PAUSE: Duration = Duration::from_millis(100);
 
-/// ... unless so many messages, or bytes, are unacknowledged.
+/// ... unless this many messages, or bytes, are unacknowledged.
 const ACK_MESSAGES: u64 = 128;
 const ACK_BYTES: usize = 1024 * 1024;
 
-/// Between two complaints about the same gap.
+/// The minimum time between two complaints about the same gap.
 const NACK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Gives each epoch of this hub its number: counted up from a start that grows with each start of the process.
+/// Numbers the epochs of this hub, counting up from a number that is higher with each start of the process.
 #[derive(Clone, Debug)]
 pub(super) struct Epochs(Arc<AtomicU64>);
 
@@ -48,33 +49,33 @@ pub(super) struct Peer {
 /// The state of what the peer sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inbound {
-    /// Nothing has come.
+    /// Nothing has come yet.
     Fresh,
-    /// Of this epoch of the peer everything up to a place has arrived.
+    /// In this epoch of the peer, everything up to `received` has arrived.
     Open { epoch: u64, received: u64 },
     /// Messages that the peer sends in this epoch, or in an earlier one, are refused.
     Closed { epoch: u64 },
 }
 
-/// Messages of the peer that are to be acknowledged.
+/// The messages of the peer that have yet to be acknowledged.
 #[derive(Debug, Default)]
 struct Acks {
     messages: u64,
     bytes: usize,
-    /// When it is acknowledged at the latest.
+    /// When they must be acknowledged at the latest.
     at: Option<Instant>,
-    /// Something is missing; complained of last at this time.
+    /// When a gap was last complained about, if something is missing.
     gap: Option<Instant>,
 }
 
-/// The result of a message.
+/// The outcome of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
-    /// The conduit broke before it: what was under way, both ways, is lost.
+    /// The conduit broke before this message: what was under way, in both directions, is lost.
     pub(super) broke: bool,
     /// A payload.
     pub(super) payload: Option<Bytes>,
-    /// The answer that goes back at once.
+    /// An answer that has to go back at once.
     pub(super) answer: Option<Header>,
 }
 
@@ -108,19 +109,19 @@ impl Peer {
         &mut self.window
     }
 
-    /// The header of the next message, which takes the acknowledgements along; [`Peer::pushed`] follows.
+    /// The header of the next message, which also carries the acknowledgements; [`Peer::pushed`] must follow.
     pub(super) fn next(&mut self, class: Class, bytes: usize) -> Result<Header, NoRoom> {
         self.window.make_room(class, bytes)?;
         let place = self.window.next();
         Ok(self.header(Kind::Data, place))
     }
 
-    /// Notes a message that got its header from [`Peer::next`]; whether it may be handed to the carrier now.
+    /// Notes a message that got its header from [`Peer::next`]; returns whether it may be handed to the carrier now.
     pub(super) fn pushed(&mut self, class: Class, payload: Bytes, now: Instant) -> bool {
         self.window.push(class, payload, now)
     }
 
-    /// A message in its place, or one without.
+    /// The header of a message, in its place of the order or without one.
     pub(super) fn header(&mut self, kind: Kind, sequence: u64) -> Header {
         let (peer_epoch, acknowledged) = match self.inbound {
             Inbound::Fresh => (PeerEpoch::Unknown, 0),
@@ -137,7 +138,7 @@ impl Peer {
         }
     }
 
-    /// Takes what the peer sent.
+    /// Processes a message that the peer sent.
     pub(super) fn receive(&mut self, header: &Header, payload: Bytes, now: Instant) -> Received {
         let mut received = Received::default();
         if header.peer_epoch == PeerEpoch::Closed(self.epoch) {
@@ -166,47 +167,48 @@ impl Peer {
         received
     }
 
-    /// Forgets the peer, which is gone: what it still sends of its past is refused.
+    /// Forgets the peer, which is gone: whatever it still sends from its past is refused.
     pub(super) fn forget(&mut self, now: Instant) {
         self.restart(self.inbound.closed(), now);
     }
 
-    /// Gives the conduit up; the peer gets a message about it.
+    /// Gives the conduit up; the peer gets a message about that.
     pub(super) fn give_up(&mut self, now: Instant) {
         self.forget(now);
         self.acks.at = Some(now);
     }
 
-    /// The carrier works again: what may be lost is sent again. Returns what the peer must get.
+    /// The carrier works again: sends again what may be lost. Returns what the peer must get.
     pub(super) fn resume(&mut self, now: Instant) -> Header {
         self.window.excuse(now);
         self.window.resend(now);
         self.header(Kind::Nack, 0)
     }
 
-    /// A message with this side's epoch.
+    /// A message that tells the peer this side's epoch.
     pub(super) fn hello(&mut self) -> Header {
         self.header(Kind::Ack, 0)
     }
 
-    /// Something that came from the peer may be lost.
+    /// Something that the peer sent may be lost.
     pub(super) fn missed(&mut self) -> Header {
         self.header(Kind::Nack, 0)
     }
 
-    /// The carrier has not taken the last message: it is as if it had never been.
+    /// The carrier did not accept the last message: undoes it.
     pub(super) fn retract(&mut self, now: Instant) {
         self.window.retract();
         self.acks.at = Some(now);
     }
 
-    /// The carrier has not taken the message at a place: it gets it again, and the acknowledgement with it.
+    /// The carrier did not accept the message at this place: the message will be offered again, and the acknowledgement
+    /// with it.
     pub(super) fn not_taken(&mut self, place: u64, reason: NotSent, now: Instant) {
         self.window.not_taken(place, reason, now);
         self.acks.at = Some(now);
     }
 
-    /// Takes back a message that came back from the carrier, where it surely went nowhere else.
+    /// Withdraws a message that the carrier returned, if it certainly went nowhere else.
     pub(super) fn withdraw(&mut self, header: &Header) -> Option<Bytes> {
         if header.epoch != self.epoch {
             return None;
@@ -214,12 +216,12 @@ impl Peer {
         self.window.withdraw(header.sequence)
     }
 
-    /// Whether the peer was forgotten and has not begun anew.
+    /// Whether the peer was forgotten and has not started afresh.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.inbound, Inbound::Closed { .. })
     }
 
-    /// What the peer must have by now.
+    /// What the peer must be sent by now.
     pub(super) fn due(&mut self, now: Instant) -> Option<Header> {
         if self.acks.gap.is_some_and(|at| now >= at + NACK_PAUSE) {
             self.acks.gap = Some(now);
@@ -243,7 +245,7 @@ impl Peer {
     fn break_off(&mut self, inbound: Inbound, received: &mut Received, now: Instant) {
         self.restart(inbound, now);
         received.broke = true;
-        // The peer learns of the new epoch, whatever comes of the message.
+        // Makes sure that the peer learns of the new epoch, whatever becomes of the message.
         self.acks.at = Some(now);
     }
 
@@ -274,7 +276,7 @@ impl Peer {
                 self.window.acknowledge(header.acknowledged, now);
             }
             PeerEpoch::Unknown => {}
-            // It does not know yet that its news of an epoch is old.
+            // The peer does not know yet that what it says about this side's epoch is out of date.
             PeerEpoch::Open(_) | PeerEpoch::Closed(_) => {
                 self.acks.at = Some(now);
                 return;
@@ -290,7 +292,7 @@ impl Peer {
             return;
         };
         if header.sequence <= *last {
-            // The acknowledgement was lost.
+            // The acknowledgement must have been lost.
             self.acks.at = Some(now);
         } else if header.sequence == *last + 1 {
             *last += 1;
@@ -304,16 +306,16 @@ impl Peer {
     }
 }
 
-/// How a message fits to what came before.
+/// How a message relates to what came before.
 enum Accepts {
     Yes,
-    /// It is the first of an epoch of the peer.
+    /// Yes, as the first of a new epoch of the peer.
     Anew,
-    /// The same, and the peer does not know of this side's.
+    /// The same, but the peer does not know of this side's epoch.
     Broken,
-    /// It is of the past.
+    /// No: it is from the past.
     Ignored,
-    /// It is of the past, and the peer does not know that.
+    /// No: it is from the past, and the peer does not know that.
     Refused,
 }
 
@@ -324,8 +326,9 @@ impl Inbound {
         Self::Open { epoch, received: 0 }
     }
 
-    /// The peer has refused this side's epoch in an epoch of its own. What it had sent in that one already was taken before the
-    /// break: then it must begin another one, for it believes that this side still relies on it.
+    /// The peer has refused this side's epoch, and did so in an epoch of its own. If messages of that epoch were
+    /// received before the break, the peer must begin another one, because it believes that this side still relies on
+    /// them.
     fn after_refusal(self, epoch: u64) -> Self {
         match self {
             Self::Fresh => Self::open(epoch),

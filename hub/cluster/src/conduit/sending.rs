@@ -1,11 +1,11 @@
 //! Sends to other hubs.
 //!
 //! Invariants
-//! - Nothing here waits: a message without room is refused, and one that the carrier does not take now is sent again
+//! - Nothing here waits: a message without room is refused, and one that the carrier does not accept now is sent again
 //!   later.
 //! - Messages that wait to be sent again go first.
-//! - The refusal of a call says why: too much waits, the hub's budget is used up, or the carrier is down or was until
-//!   just now.
+//! - The refusal of a call gives the reason: too much waits, the hub's budget is used up, or the carrier is down or was
+//!   until just now.
 
 use std::sync::Arc;
 
@@ -30,13 +30,14 @@ impl Conduits {
     /// Sends a message, given in parts. Never waits.
     ///
     /// # Errors
-    /// It was not taken, and will not arrive. A [`Class::Control`] is always taken, an [`Class::End`] nearly always.
+    /// The message was not accepted, and will not arrive. A [`Class::Control`] is always accepted, a [`Class::End`]
+    /// nearly always.
     pub fn send(&self, to: &HubId, class: Class, payload: &[&[u8]]) -> Result<(), NotSent> {
         let (sides, side) = (&self.0, self.0.towards(to));
         let mut known = side.known.lock();
         let (peer, now) = (&mut known.peer, Instant::now());
         if peer.window().is_behind() {
-            // At once, where it can.
+            // At once, if possible.
             if !sides.carriers.is_down(to) {
                 peer.window().carrier_is_back(now);
             }
@@ -57,7 +58,7 @@ impl Conduits {
         let taken = if peer.pushed(class, kept, now) {
             sides.carriers.send(to, message)
         } else if class != Class::Call {
-            // Behind others that wait for the carrier.
+            // It goes after the others that wait for the carrier.
             Ok(())
         } else if sides.carriers.is_down(to) {
             Err(NotSent::Unreachable)
@@ -66,7 +67,7 @@ impl Conduits {
         };
         match taken {
             Ok(()) => {}
-            // It can go elsewhere at once.
+            // The call can go elsewhere at once.
             Err(reason) if class == Class::Call => {
                 peer.retract(now);
                 return Err(reason);
@@ -78,19 +79,19 @@ impl Conduits {
         Ok(())
     }
 
-    /// The hubs that have not acknowledged everything, or to which something is still to be sent.
+    /// The hubs that have not acknowledged everything, or to which something still has to be sent.
     pub fn busy(&self) -> Vec<HubId> {
         let sides = self.0.all().into_iter();
         let busy = sides.filter(|side| !side.known.lock().peer.is_idle());
         busy.map(|side| side.hub.clone()).collect()
     }
 
-    /// Another carrier leads to a hub than before.
+    /// Notes that a hub is now reached over another carrier.
     pub(crate) fn carrier_changed(&self, hub: &HubId) {
         self.0.switched(hub);
     }
 
-    /// Ends the conduit to a hub that is gone. Should it live after all, it will see a break.
+    /// Ends the conduit to a hub that is gone. If the hub lives after all, it will see a break.
     pub fn forget(&self, hub: &HubId) {
         if let Some(side) = self.0.known(hub.as_str()) {
             side.known.lock().peer.forget(Instant::now());

@@ -1,8 +1,8 @@
-//! This hub's side of each conduit, found by the hub at the other end, and what they share.
+//! This hub's side of each conduit, keyed by the hub at the other end, and what all sides share.
 //!
 //! Invariants
-//! - Messages are handed to the carrier in their order, under the lock of their side.
-//! - Time counts only while something is under way ([`Sides::is_active`]): an idle conduit costs nothing.
+//! - Messages are handed to the carrier in order, under the lock of their side.
+//! - The clock ticks only while something is under way ([`Sides::is_active`]): an idle conduit costs nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use super::peer::{Epochs, Peer};
 use crate::carrier::Carriers;
 use crate::metrics::Metrics;
 
-/// Bytes that are sent again in one turn; the rest follows in the next.
+/// How many bytes are sent again in one turn; the rest follows in the next.
 const TURN_BYTES: usize = 4 * 1024 * 1024;
 
-/// Every side, by the hub at the other end.
+/// All sides, keyed by the hub at the other end.
 #[derive(Debug)]
 pub(super) struct Sides {
     pub(super) hub: HubId,
@@ -32,9 +32,9 @@ pub(super) struct Sides {
     budgets: Budgets,
     epochs: Epochs,
     sides: RwLock<HashMap<HubId, Arc<Side>>>,
-    /// Conduits that broke where nobody could be told at once.
+    /// Conduits that broke at a moment when nobody could be told.
     broken: Mutex<Vec<HubId>>,
-    /// Hubs to which another carrier leads than before: what the one before had may be lost.
+    /// Hubs that are now reached over another carrier: what the previous one had may be lost.
     switched: Mutex<BTreeSet<HubId>>,
     is_active: AtomicBool,
     wake: Notify,
@@ -51,7 +51,7 @@ pub(super) struct Side {
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) peer: Peer,
-    /// When the hub was last seen to live.
+    /// When the hub was last seen alive.
     pub(super) seen_at: Instant,
 }
 
@@ -73,12 +73,12 @@ impl Sides {
         }
     }
 
-    /// The side towards a hub that is known.
+    /// The side towards a hub, if there is one.
     pub(super) fn known(&self, hub: &str) -> Option<Arc<Side>> {
         self.sides.read().get(hub).cloned()
     }
 
-    /// The side towards a hub; a new one where there is none.
+    /// The side towards a hub, created if there is none.
     pub(super) fn towards(&self, hub: &HubId) -> Arc<Side> {
         if let Some(side) = self.known(hub.as_str()) {
             return side;
@@ -101,40 +101,40 @@ impl Sides {
         self.sides.read().values().cloned().collect()
     }
 
-    /// Forgets the sides for which this holds.
+    /// Forgets the sides for which `is_gone` holds.
     pub(super) fn forget_those(&self, is_gone: impl Fn(&Known) -> bool) {
         self.sides.write().retain(|_, side| !is_gone(&side.known.lock()));
     }
 
-    /// Whether something is under way, so that the time matters.
+    /// Whether something is under way, so that the clock must tick.
     pub(super) fn is_active(&self) -> bool {
         self.is_active.load(Ordering::Acquire)
     }
 
-    /// Makes the time count.
+    /// Starts the clock.
     pub(super) fn activate(&self) {
         if !self.is_active() && !self.is_active.swap(true, Ordering::AcqRel) {
             self.wake.notify_one();
         }
     }
 
-    /// Lets the time count no more, until something is under way again.
+    /// Stops the clock until something is under way again.
     pub(super) fn rest(&self) {
         self.is_active.store(false, Ordering::Release);
     }
 
-    /// Waits until time begins to count, another carrier leads to a hub, or a conduit broke where nobody could be told
-    /// at once. Dropping the future loses nothing.
+    /// Waits until the clock starts, a hub is reached over another carrier, or a conduit broke when nobody could be
+    /// told. Dropping the future loses nothing.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
     }
 
-    /// The conduits that broke where nobody could be told.
+    /// Takes the conduits that broke when nobody could be told.
     pub(super) fn take_broken(&self) -> Vec<HubId> {
         std::mem::take(&mut *self.broken.lock())
     }
 
-    /// Whether the conduit to a hub broke where nobody could be told: whoever asks is told.
+    /// Whether the conduit to this hub broke when nobody could be told: the caller is told now.
     pub(super) fn take_broken_of(&self, hub: &HubId) -> bool {
         let mut broken = self.broken.lock();
         let before = broken.len();
@@ -142,24 +142,24 @@ impl Sides {
         broken.len() < before
     }
 
-    /// Another carrier leads to a hub; whoever reads repeats what may be lost.
+    /// Notes that a hub is reached over another carrier, so that the reader repeats what may be lost.
     pub(super) fn switched(&self, hub: &HubId) {
         self.switched.lock().insert(hub.clone());
         self.wake.notify_one();
     }
 
-    /// The hubs to which another carrier leads.
+    /// Takes the hubs that are reached over another carrier.
     pub(super) fn take_switched(&self) -> BTreeSet<HubId> {
         std::mem::take(&mut *self.switched.lock())
     }
 
-    /// The conduit broke; whoever reads is told.
+    /// Notes that the conduit broke, so that the reader is told.
     pub(super) fn broke(&self, hub: &HubId) {
         self.broken.lock().push(hub.clone());
         self.wake.notify_one();
     }
 
-    /// The hub acknowledges nothing.
+    /// Gives up the conduit to a hub that acknowledges nothing.
     pub(super) fn give_up(&self, hub: &HubId, peer: &mut Peer) {
         let reason = "it acknowledges nothing";
         tracing::warn!(hub.id = %hub, reason, "the conduit to another hub is given up and begins anew");
@@ -167,7 +167,7 @@ impl Sides {
         peer.give_up(Instant::now());
     }
 
-    /// Sends a control message, which has no place in the order; when it is lost it is sent again in its time.
+    /// Sends a control message, which has no place in the order; if it is lost, it is sent again when it is due.
     pub(super) fn send_control(&self, to: &HubId, header: &Header) {
         let (message, _) = header.encode(&self.hub, &[]);
         if let Err(error) = self.carriers.send(to, message) {
@@ -175,7 +175,7 @@ impl Sides {
         }
     }
 
-    /// Sends what is due again.
+    /// Sends again what is due.
     pub(super) fn send_again(&self, hub: &HubId, peer: &mut Peer, now: Instant) {
         let mut bytes = 0;
         while bytes < TURN_BYTES {
@@ -192,7 +192,7 @@ impl Sides {
     }
 }
 
-/// Where epochs begin: milliseconds since the epoch, so that a hub that comes again under its old name is a new one.
+/// The first epoch: milliseconds since 1970, so that a hub that returns under its old name counts as a new one.
 fn start() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Two sides and two carriers between them that lose, report and break, and take over from each other: whatever happens, what
-//! is delivered is in order, once, and a hole is reported.
+//! Two sides, and between them two carriers that lose, return and break, and take over from each other. Whatever
+//! happens, what is delivered is in order and delivered once, and a hole is reported.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ struct Side {
     name: HubId,
     peer: Peer,
     seen: Vec<Seen>,
-    /// What this side sent since its last break, first to last: each with whether it came back as received by nobody.
+    /// What this side has sent since its last break, in order, and what of it was returned because nobody received it.
     sent: Vec<u64>,
     returned: Vec<u64>,
     inbox: VecDeque<Bytes>,
@@ -37,10 +37,10 @@ struct Side {
     from_link: VecDeque<Bytes>,
 }
 
-/// Both, with a carrier.
+/// Both hubs, and the carriers between them.
 struct Pair {
     sides: [Side; 2],
-    /// That both are charged to.
+    /// The budget that both are charged to.
     budget: Budget,
     now: Instant,
     random: fastrand::Rng,
@@ -89,7 +89,7 @@ impl Pair {
         }
     }
 
-    /// Hands a message to the carrier; false when that does not take it.
+    /// Hands a message to the carrier; false if the carrier does not accept it.
     fn carry(&mut self, from: usize, message: &Bytes) -> bool {
         let to = 1 - from;
         if let Some(link) = self.sides[from].link {
@@ -193,14 +193,14 @@ impl Pair {
         self.send_control(at, header);
     }
 
-    /// Makes a new link, in place of one that is up.
+    /// Makes a new link, replacing one that is up.
     fn make_link(&mut self) {
         self.break_link();
         self.links += 1;
         self.link = Some(self.links);
     }
 
-    /// Ends the link; of what is on its way some arrives.
+    /// Ends the link; some of what is on its way still arrives.
     fn break_link(&mut self) {
         self.link = None;
         for at in [0, 1] {
@@ -209,7 +209,7 @@ impl Pair {
         }
     }
 
-    /// One side sees which link there is.
+    /// Lets one side notice which link there is.
     fn notice_link(&mut self, at: usize) {
         if self.sides[at].link != self.link {
             self.sides[at].link = self.link;
@@ -229,7 +229,7 @@ impl Pair {
                 self.now += Duration::from_millis(self.random.u64(..400));
                 self.tick(at);
             }
-            // What is on its way to a hub is lost with its subscription.
+            // What is on its way to a hub is lost together with its subscription.
             90..92 => {
                 self.sides[at].listens = false;
                 let kept = self.random.usize(..=self.sides[at].inbox.len());
@@ -252,7 +252,7 @@ impl Pair {
         }
     }
 
-    /// Everything is mended, and time passes until nothing is under way.
+    /// Repairs everything, and lets time pass until nothing is under way.
     fn settle(&mut self) {
         for side in &mut self.sides {
             side.listens = true;
@@ -298,7 +298,7 @@ fn check(pair: &Pair, seed: u64) {
         for returned in &sender.returned {
             assert!(!all.contains(returned), "seed {seed}: {returned} came back and arrived");
         }
-        // What its sender still relies on has arrived, and its receiver relies on it too.
+        // What the sender still relies on has arrived, and the receiver relies on it too.
         let last_break = receiver.seen.iter().rposition(|seen| *seen == Seen::Broke);
         let relied_on: Vec<u64> = payloads(&receiver.seen[last_break.map_or(0, |at| at + 1)..]).collect();
         let missing: Vec<&u64> = sender.sent.iter().filter(|sent| !relied_on.contains(sent)).collect();
@@ -322,7 +322,7 @@ fn whatever_the_carriers_do_each_message_arrives_once_in_order_or_its_sender_see
     }
 }
 
-/// A break is no break of one side alone: whoever relied on what the other had received learns that it is lost.
+/// A break is never one-sided: whoever relied on what the other had received learns that it is lost.
 #[test]
 fn a_side_that_forgot_the_other_is_seen_to_have_broken_by_it() {
     for first in [0, 1] {

@@ -1,12 +1,12 @@
-//! The messages that were sent to a peer and are not acknowledged, in order, kept to be sent again.
+//! The messages that were sent to a peer and are not acknowledged yet, in order, kept to be sent again.
 //!
 //! Invariants
-//! - Places are numbered from 1 on without a hole; a message that is withdrawn leaves its place behind.
+//! - Places are numbered from 1 without a hole; a message that is withdrawn leaves its place behind.
 //! - A message that may have been received is never withdrawn: only one that was handed to the carrier once, and came
 //!   back.
-//! - It is bounded: in messages and bytes for those that can be refused, in messages for all.
-//! - All of it is charged to the hub ([`Kept::Links`]), for as long as it is kept. Messages that can be refused are,
-//!   once the hub's budget is used up; an empty window may draw on the budget's reserve.
+//! - The window is bounded: in messages and bytes for those that can be refused, in messages for all.
+//! - All of it is charged to the hub ([`Kept::Links`]) for as long as it is kept. Messages that can be refused are
+//!   refused once the hub's budget is used up; an empty window may draw on the budget's reserve.
 
 use std::collections::VecDeque;
 
@@ -17,47 +17,49 @@ use tokio::time::{Duration, Instant};
 use super::message::Kind;
 use crate::carrier::NotSent;
 
-/// The class of a message: whether a window that is nearly full still takes it.
+/// The class of a message: whether a window that is nearly full still accepts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// A call: refused first, since it can go elsewhere; taken back when nobody received it.
+    /// A call: refused first, since it can go elsewhere; taken back if nobody received it.
     Call,
     /// One item of many: refused like a call.
     Item,
-    /// The end of a call: refused only when its size does not fit at all.
+    /// The end of a call: refused after calls and items, when the window has no room even for it or the hub's budget is
+    /// used up.
     End,
     /// Small, and nobody could do anything about its loss: never refused.
     Control,
 }
 
-/// Messages that a window takes before it refuses calls and items: small ones shall be bounded by their bytes.
+/// How many messages a window accepts before it refuses calls and items: enough that small ones are bounded by their
+/// bytes.
 const MESSAGES: usize = 131_072;
 
-/// Their bytes.
+/// How many bytes a window accepts before it refuses calls and items.
 const BYTES: usize = 16 * 1024 * 1024;
 
-/// Bytes that a window takes before it refuses ends.
+/// How many bytes a window accepts before it refuses ends.
 const ALL_BYTES: usize = 64 * 1024 * 1024;
 
-/// Messages that a window takes: beyond it the conduit breaks.
+/// How many messages a window accepts at all: beyond that the conduit breaks.
 const ALL_MESSAGES: usize = 262_144;
 
-/// The approximate cost of a message beside its bytes.
+/// The approximate cost of a message in addition to its bytes.
 const ENTRY_BYTES: usize = 64;
 
-/// Without an acknowledgement for so long the first message is sent again; doubled each time ...
+/// After this long without an acknowledgement the first message is sent again; doubled each time ...
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// ... up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Complaints within so long are about the same loss.
+/// Complaints that come within this time are about the same loss.
 const COMPLAINTS: Duration = Duration::from_millis(150);
 
-/// When the carrier takes nothing, it is asked again after this.
+/// How long to wait before offering a message to the carrier again.
 const CARRIER_PAUSE: Duration = Duration::from_millis(20);
 
-/// A peer that acknowledges nothing for so long, while the carrier works, does not read.
+/// A peer that acknowledges nothing for this long, while the carrier works, does not read.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// The messages that wait for their acknowledgement.
@@ -68,18 +70,18 @@ pub(super) struct Window {
     first: u64,
     bytes: usize,
     held: Held,
-    /// The next place to be handed to the carrier, where that is not the one after the last.
+    /// The next place to be handed to the carrier, if that is not the one after the last.
     resume: Option<u64>,
-    /// Why the carrier did not take that one, where it was asked.
+    /// Why the carrier did not accept the message there, if it was offered.
     refused: Option<NotSent>,
-    /// Whether the first entry was sent again and the rest follows once that one is acknowledged.
+    /// Whether only the first entry was sent again, and the rest follows once it is acknowledged.
     probes: bool,
-    /// When something is sent again; counts while there are entries.
+    /// When something is sent again; only meaningful while there are entries.
     resend_at: Instant,
-    /// When it last began to be sent again from the first on.
+    /// When the entries were last sent again from the first one on.
     resent_at: Option<Instant>,
     pause: Duration,
-    /// When the peer last acknowledged something, or could not have.
+    /// When the peer last acknowledged something, or last could not have.
     heard_at: Instant,
 }
 
@@ -88,18 +90,18 @@ struct Entry {
     kind: Kind,
     class: Class,
     payload: Bytes,
-    /// How often the carrier was given it.
+    /// How often it was given to the carrier.
     sent: u32,
 }
 
-/// Room is lacking.
+/// What there is no room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoRoom {
-    /// For this message.
+    /// This message.
     ForThis,
-    /// For anything.
+    /// Any message.
     ForAnything,
-    /// In the hub's budget.
+    /// The hub's budget is used up.
     InBudget,
 }
 
@@ -122,12 +124,13 @@ impl Window {
         }
     }
 
-    /// The bytes that wait for their acknowledgement.
+    /// The number of bytes that wait for their acknowledgement.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Makes room for a message, which is pushed next. An empty window takes any that the budget has room for.
+    /// Makes room for a message, which is pushed next. An empty window accepts any message that the budget has room
+    /// for.
     pub(super) fn make_room(&mut self, class: Class, bytes: usize) -> Result<(), NoRoom> {
         let (messages, cost) = (self.entries.len(), self.cost() + bytes + ENTRY_BYTES);
         let bytes = self.bytes + bytes;
@@ -147,22 +150,22 @@ impl Window {
         }
     }
 
-    /// The bytes that it is charged for.
+    /// The number of bytes charged to the budget.
     fn cost(&self) -> usize {
         self.bytes + self.entries.len() * ENTRY_BYTES
     }
 
-    /// Whether something is to be handed to the carrier before the next message.
+    /// Whether something has to be handed to the carrier before the next message.
     pub(super) fn is_behind(&self) -> bool {
         self.resume.is_some()
     }
 
-    /// Why nothing goes before what waits: the carrier was away when it was last asked, or too much waits.
+    /// Why nothing may overtake what waits: the carrier was away when it was last tried, or too much waits.
     pub(super) fn refusal(&self) -> NotSent {
         self.refused.unwrap_or(NotSent::Full)
     }
 
-    /// The carrier is there: what it did not take for being away can go at once.
+    /// The carrier is back: what it did not accept because it was away can go at once.
     pub(super) fn carrier_is_back(&mut self, now: Instant) {
         if self.refused == Some(NotSent::Unreachable) {
             self.resend_at = now;
@@ -174,7 +177,8 @@ impl Window {
         self.first + self.entries.len() as u64
     }
 
-    /// Adds a message at [`Window::next`], for which there is room; whether it may be handed to the carrier now: not before what waits for it.
+    /// Adds a message at [`Window::next`], for which there is room. Returns whether it may be handed to the carrier
+    /// now: it must not overtake what waits.
     pub(super) fn push(&mut self, class: Class, payload: Bytes, now: Instant) -> bool {
         if self.entries.is_empty() {
             (self.pause, self.heard_at) = (PAUSE, now);
@@ -191,7 +195,7 @@ impl Window {
         goes
     }
 
-    /// Takes back the last message, which the carrier has not taken.
+    /// Takes back the last message, which the carrier did not accept.
     pub(super) fn retract(&mut self) {
         if let Some(entry) = self.entries.pop_back() {
             self.bytes -= entry.payload.len();
@@ -199,7 +203,7 @@ impl Window {
         }
     }
 
-    /// The carrier has not taken the message at a place: it gets it again soon, and those after it then.
+    /// The carrier did not accept the message at this place: it will soon be offered again, followed by the later ones.
     pub(super) fn not_taken(&mut self, place: u64, reason: NotSent, now: Instant) {
         if let Some(entry) = self.entry(place) {
             entry.sent = entry.sent.saturating_sub(1);
@@ -208,8 +212,8 @@ impl Window {
         }
     }
 
-    /// Nobody received the message at a place, which the carrier gave back. The payload, when it surely went nowhere and
-    /// can be taken back.
+    /// The carrier returned the message at this place because nobody received it. Returns the payload, if it certainly
+    /// went nowhere else and can be taken back.
     pub(super) fn withdraw(&mut self, place: u64) -> Option<Bytes> {
         let entry = self.entry(place)?;
         if entry.class != Class::Call || entry.kind != Kind::Data || entry.sent > 1 {
@@ -222,7 +226,7 @@ impl Window {
         Some(payload)
     }
 
-    /// Everything up to a place has arrived. False when the window never had that place.
+    /// Everything up to this place has arrived. False if the window never had that place.
     pub(super) fn acknowledge(&mut self, place: u64, now: Instant) -> bool {
         if place >= self.next() {
             return false;
@@ -252,7 +256,7 @@ impl Window {
         true
     }
 
-    /// Messages that are not acknowledged are sent again from now on.
+    /// From now on, sends the unacknowledged messages again.
     pub(super) fn resend(&mut self, now: Instant) {
         if !self.entries.is_empty() {
             (self.resume, self.refused) = (Some(self.first), None);
@@ -260,7 +264,7 @@ impl Window {
         }
     }
 
-    /// The peer wants it sent again; not if that has just begun: a peer complains more than once.
+    /// The peer asks for repetition. Ignored if that has just begun, because a peer complains more than once.
     pub(super) fn complained(&mut self, now: Instant) {
         let is_new = |at| now.saturating_duration_since(at) >= COMPLAINTS;
         if self.resent_at.is_none_or(is_new) {
@@ -268,7 +272,7 @@ impl Window {
         }
     }
 
-    /// The peer could not be reached until now: its silence says nothing.
+    /// The peer could not be reached until now, so its silence means nothing.
     pub(super) fn excuse(&mut self, now: Instant) {
         (self.pause, self.heard_at) = (PAUSE, now);
     }

@@ -3,7 +3,7 @@
 //! Invariants
 //! - After every return of the link to Redis, every gap in the feed and every expiry of this hub's lease, its entries
 //!   are asserted and the mirror is loaded ([`loading`]).
-//! - Redis gets what came together in one write, in its order ([`execution`]).
+//! - Commands that arrive together go to Redis in one write, in order ([`execution`]).
 
 mod execution;
 mod loading;
@@ -24,10 +24,10 @@ use super::feed::Messages;
 use super::mirror::Mirror;
 use crate::leases::Leases;
 
-/// Commands, or assertions, in one write at most.
+/// The most commands, or assertions, in one write.
 const BATCH: usize = 64;
 
-/// A load that failed while the link to Redis is up is tried again after this.
+/// How long to wait before repeating a load that failed while the link to Redis is up.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The task behind the directory.
@@ -40,9 +40,9 @@ pub(crate) struct DirectoryActor {
     mirror: Mirror,
     /// When the directory has to be loaded, as soon as the link to Redis is up.
     load_at: Option<Instant>,
-    /// Suspects: hubs that are alive and whose entries Redis may have lost, until they are written again.
+    /// Suspects: hubs that are alive but whose entries Redis may have lost, until they are written again.
     suspects: BTreeSet<HubId>,
-    /// Whether it was loaded before: what a hub finds at its start is all there is.
+    /// Whether it has been loaded before: what a hub finds when it starts is all there is.
     has_loaded: bool,
 }
 
@@ -137,7 +137,7 @@ impl DirectoryActor {
         }
     }
 
-    /// One result for each write, or none at all: then the entries are asserted later.
+    /// One result for each write, or none at all, in which case the entries are asserted later.
     async fn write(&mut self, writes: &[DirectoryWrite]) -> Vec<Result<Written, Error>> {
         let Some(redis) = &self.redis else { return Vec::new() };
         let written = match redis.incarnation() {
@@ -170,7 +170,7 @@ async fn changed(link: &mut Option<watch::Receiver<LinkState>>) {
     }
 }
 
-/// Takes what waits in a queue, up to a batch; waits for ever when nobody sends any more.
+/// Takes what waits in a queue, up to a batch; waits for ever once nobody can send any more.
 async fn received<T>(queue: &mut mpsc::Receiver<T>) -> Vec<T> {
     let mut batch = Vec::new();
     if queue.recv_many(&mut batch, BATCH).await == 0 {

@@ -1,8 +1,8 @@
 //! The changes of the directory on their way to their reader.
 //!
 //! Invariants
-//! - What waits is bounded in changes and in bytes ([`BYTES`], and two snapshots). Nobody waits for the reader: what does not
-//!   fit is refused, and a snapshot takes its place.
+//! - What waits is bounded in changes and in bytes ([`BYTES`], and two snapshots). Nobody waits for the reader: what
+//!   does not fit is refused, and a snapshot replaces it.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::entry::DirectoryChange;
 
-/// Changes that wait for their reader; beyond it the reader gets a snapshot.
+/// How many changes may wait for their reader; beyond that, the reader gets a snapshot.
 pub(super) const CHANGES: usize = 4_096;
 
-/// Their bytes, about, at most: 8 KiB for each, which is an instance of a hundred operations.
+/// Roughly how many bytes they may have: 8 KiB each, which is an instance with a hundred operations.
 const BYTES: u32 = 32 * 1024 * 1024;
 
-/// So many of them are free before a snapshot is made, which counts as no more than these: however large it is, two of them
-/// wait at most.
+/// How many bytes must be free before a snapshot is made. A snapshot counts as no more than that: however large they
+/// are, at most two of them wait.
 const HALF: u32 = BYTES / 2;
 
 /// Where changes are put.
@@ -32,7 +32,7 @@ pub(super) struct ChangeSender {
 #[derive(Debug)]
 pub struct DirectoryChanges(mpsc::Receiver<Weighed>);
 
-/// A change with its bytes, which are free again when it is read.
+/// A change and its weight in bytes, which is released when the change is read.
 #[derive(Debug)]
 pub(crate) struct Weighed {
     change: DirectoryChange,
@@ -43,7 +43,7 @@ pub(crate) struct Weighed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
-/// Where changes are put, and where they come out; at most so many wait.
+/// Creates the two ends; at most `bound` changes wait.
 pub(super) fn channel(bound: usize) -> (ChangeSender, mpsc::Receiver<Weighed>) {
     let (changes, reader) = mpsc::channel(bound);
     let free = Arc::new(Semaphore::new(BYTES as usize));
@@ -53,7 +53,7 @@ pub(super) fn channel(bound: usize) -> (ChangeSender, mpsc::Receiver<Weighed>) {
 // === impl ChangeSender ===
 
 impl ChangeSender {
-    /// Queues a change; one for a reader that has gone is dropped. Never waits.
+    /// Queues a change; if the reader is gone, the change is dropped. Never waits.
     pub(super) fn try_send(&self, change: DirectoryChange) -> Result<(), NoRoom> {
         let most = if matches!(change, DirectoryChange::Snapshot(_)) {
             HALF
@@ -69,7 +69,7 @@ impl ChangeSender {
         }
     }
 
-    /// Waits until the reader has room for a snapshot; for ever when it has gone.
+    /// Waits until the reader has room for a snapshot; for ever if it is gone.
     pub(super) async fn room(&self) {
         let has_place = self.changes.reserve().await.is_ok();
         let has_bytes = self.free.acquire_many(HALF).await.is_ok();
@@ -86,7 +86,8 @@ impl DirectoryChanges {
         Self(changes)
     }
 
-    /// The next change; `None` when the hub has ended, or when somebody else has the changes. Dropping the future loses nothing.
+    /// The next change; `None` when the hub has ended, or if somebody else has the changes. Dropping the future loses
+    /// nothing.
     pub async fn recv(&mut self) -> Option<DirectoryChange> {
         self.0.recv().await.map(|weighed| weighed.change)
     }

@@ -16,7 +16,7 @@ use crate::entry::{DirectoryEntry, FeedMark};
 pub(super) enum Command {
     Register {
         entry: DirectoryEntry,
-        /// The hub that has given the instance up, and its generation there: the entry takes the place of that one alone.
+        /// The hub that has given the instance up, and its generation there: the entry may replace only that record.
         from: Option<(HubId, u64)>,
         /// Nobody wants it any more.
         gone: CancellationToken,
@@ -27,27 +27,27 @@ pub(super) enum Command {
         generation: u64,
         done: oneshot::Sender<()>,
     },
-    /// Somebody waits until the reader has come to a place in the feed.
+    /// Somebody waits until the reader has reached a place in the feed.
     CatchUp { to: Position, mark: FeedMark },
 }
 
-/// Another registration than the one that was given up stands.
+/// A registration other than the one that was given up stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused;
 
-/// Whether the connection of an instance is away, to be told.
+/// News of whether the connection of an instance is away.
 #[derive(Debug)]
 pub(super) struct StateChange {
     pub(super) key: InstanceKey,
     pub(super) generation: u64,
-    /// As it is when its turn comes.
+    /// Read when the change's turn comes.
     pub(super) is_reconnecting: Arc<AtomicBool>,
 }
 
 // === impl Command ===
 
 impl Command {
-    /// Whether it must not be executed any more: its connection has ended, and another one may have come since.
+    /// Whether it must no longer be executed: its connection has ended, and another one may have come since.
     pub(super) fn is_void(&self) -> bool {
         match self {
             Self::Register { gone, .. } => gone.is_cancelled(),

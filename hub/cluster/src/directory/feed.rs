@@ -12,13 +12,14 @@ use super::record::{self, InstanceKey};
 use crate::entry::DirectoryEntry;
 use crate::lease::Lease;
 
-/// Changes between the link to Redis and the actor; beyond it the directory is loaded anew.
+/// How many changes may wait between the link to Redis and the actor; beyond that, the directory is loaded anew.
 const MESSAGES: usize = 8_192;
 
-/// Their bytes at most, the first change aside: 4 KiB for each, which is an instance of about fifty operations.
+/// How many bytes they may have, not counting the first change: 4 KiB each, which is an instance with about fifty
+/// operations.
 const BYTES: usize = 32 * 1024 * 1024;
 
-/// Where the link to Redis puts what it receives. Cheap to clone.
+/// Where the link to Redis puts the changes that it receives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Feed {
     messages: mpsc::Sender<Bytes>,
@@ -26,7 +27,7 @@ pub(crate) struct Feed {
     overflowed: Arc<Notify>,
 }
 
-/// Where the actor takes it.
+/// Where the actor takes them from.
 #[derive(Debug)]
 pub(super) struct Messages {
     messages: mpsc::Receiver<Bytes>,
@@ -34,7 +35,7 @@ pub(super) struct Messages {
     overflowed: Arc<Notify>,
 }
 
-/// A place in the feed. Another epoch is another life of the directory: its numbers mean nothing to this one.
+/// A place in the feed. A different epoch is a different life of the directory: its numbers mean nothing in this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) epoch: String,
@@ -53,7 +54,7 @@ pub(super) enum FeedChange {
     Gone(HubId),
     /// A hub has a new lease.
     Lease(HubId, Lease),
-    /// From a hub of a later version; nothing that this one can use.
+    /// From a hub of a later version: nothing that this one can use.
     Unknown,
 }
 
@@ -76,7 +77,7 @@ pub(super) fn channel() -> (Feed, Messages) {
 // === impl Feed ===
 
 impl Feed {
-    /// Never waits: the actor learns that it missed something.
+    /// Queues a message. Never waits: if it is dropped, the actor learns that it missed something.
     pub(crate) fn push(&self, message: Bytes) {
         let size = message.len();
         let held = self.held.fetch_add(size, Ordering::AcqRel);
@@ -91,8 +92,8 @@ impl Feed {
 // === impl Messages ===
 
 impl Messages {
-    /// The next message; `None` when some were lost. Then the directory is loaded, with all that waits here, which goes too.
-    /// Dropping the future loses nothing.
+    /// The next message; `None` if some were lost. Then the directory is loaded anew, and everything that waits here is
+    /// dropped too. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         let message = tokio::select! {
             biased;
@@ -120,7 +121,7 @@ impl Messages {
 
 // === impl FeedChange ===
 
-/// Reads a message; `None` when it is not even numbered.
+/// Decodes a message; `None` if it does not even have a number.
 pub(super) fn read(message: &[u8]) -> Option<(Position, FeedChange)> {
     let text = std::str::from_utf8(message).ok()?;
     let mut parts = text.splitn(4, ' ');

@@ -2,10 +2,10 @@
 //!
 //! Invariants
 //! - This hub's own entries reach the reader when they are made, not when they come back through Redis: calls on this
-//!   pod go on while Redis is away.
-//! - Generations are never given twice: by Redis from one counter, without it by each hub beyond all that it has seen,
-//!   and between two hubs the higher id counts ([`Fence`](crate::Fence)).
-//! - The reader never holds up the feed: when its queue is full it gets a snapshot once there is room.
+//!   pod continue while Redis is away.
+//! - A generation is never given twice. Redis gives them from one counter; without Redis each hub goes beyond all that
+//!   it has seen, and between two hubs the higher id counts ([`Fence`](crate::Fence)).
+//! - The reader never holds up the feed: if its queue is full, it gets a snapshot once there is room.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -24,21 +24,22 @@ use crate::leases::Leases;
 #[derive(Debug)]
 pub(super) struct Mirror {
     hub: HubId,
-    /// The entries of this hub: the truth about it, whatever Redis has.
+    /// The entries of this hub: the truth about it, whatever Redis contains.
     own: HashMap<InstanceKey, DirectoryEntry>,
-    /// The entries of the other hubs, as Redis has them.
+    /// The entries of the other hubs, as Redis contains them.
     others: HashMap<InstanceKey, DirectoryEntry>,
     /// The highest generation that this hub has given or seen: its next one is beyond it.
     highest: u64,
-    /// Where the mirror stands in the feed; `None`: nowhere, it has to be loaded.
+    /// Where the mirror stands in the feed; `None` if nowhere: it has to be loaded.
     position: Option<Position>,
-    /// To the reader.
+    /// The way to the reader.
     changes: ChangeSender,
     /// The reader has to get a snapshot before anything else.
     snapshot_due: bool,
-    /// Marks for the reader, by the place that the mirror has to come to first; those without one wait for the next load.
+    /// Marks for the reader, each with the place that the mirror has to reach first; those without a place wait for the
+    /// next load.
     marks: Vec<(Option<Position>, FeedMark)>,
-    /// Marks whose place has come.
+    /// Marks whose place has been reached.
     due: VecDeque<FeedMark>,
 }
 
@@ -63,13 +64,13 @@ impl Mirror {
         }
     }
 
-    /// Makes an entry one of this hub, with a generation to propose.
+    /// Makes an entry one of this hub's, with a generation to propose.
     pub(super) fn adopt(&mut self, entry: &mut DirectoryEntry) {
         entry.hub = self.hub.clone();
         entry.generation = self.next_generation();
     }
 
-    /// Beyond every generation that this hub has given or seen, and at least the clock.
+    /// A generation beyond every one that this hub has given or seen, and at least the clock.
     pub(super) fn next_generation(&mut self) -> u64 {
         self.highest = self.highest.saturating_add(1).max(clock_ms());
         self.highest
@@ -88,7 +89,7 @@ impl Mirror {
         self.own.insert(key, entry);
     }
 
-    /// Ends an entry of this hub, unless it is a later one.
+    /// Ends an entry of this hub, unless the entry is a later one.
     pub(super) fn unregister(&mut self, key: &InstanceKey, generation: u64) {
         if self.own.get(key).is_none_or(|entry| entry.generation > generation) {
             return;
@@ -109,14 +110,14 @@ impl Mirror {
         self.own.get(key)
     }
 
-    /// Whether a record of an instance is known that counts for more than this.
+    /// Whether a record of the instance is known that takes precedence over this fence.
     pub(super) fn is_beyond(&self, key: &InstanceKey, fence: Fence<'_>) -> bool {
         let known = [self.own.get(key), self.others.get(key)];
         known.into_iter().flatten().any(|entry| entry.fence() > fence)
     }
 
-    /// Notes whether the connection of an entry of this generation is away; the entry, if that is news of one that this hub
-    /// holds.
+    /// Notes whether the connection of an entry with this generation is away; returns the entry if this hub holds it
+    /// and the state is new.
     pub(super) fn set_state(
         &mut self,
         key: &InstanceKey,
@@ -138,18 +139,18 @@ impl Mirror {
         self.own.iter()
     }
 
-    /// Another hub holds an entry of this one by now; the next load brings it.
+    /// Another hub holds an entry of this hub by now; the next load brings it.
     pub(super) fn give_up(&mut self, key: &InstanceKey) {
         self.own.remove(key);
     }
 
-    /// From here on the feed means nothing, until the next load.
+    /// From now on the feed means nothing, until the next load.
     pub(super) fn leave_feed(&mut self) {
         self.position = None;
     }
 
-    /// Puts a mark among the changes for the reader, behind the one at a place of the feed. A place in another life of the
-    /// directory cannot be waited for: then the mark comes with what is loaded next.
+    /// Puts a mark among the changes for the reader, behind the change at a place of the feed. A place in another life
+    /// of the directory cannot be waited for: in that case the mark comes with whatever is loaded next.
     pub(super) fn mark(&mut self, to: &Position, mark: &FeedMark) -> Result<(), OutOfStep> {
         let at = self.position.as_ref();
         let is_of_another_life = at.is_some_and(|at| at.epoch != to.epoch);
@@ -159,8 +160,8 @@ impl Mirror {
         if is_of_another_life { Err(OutOfStep) } else { Ok(()) }
     }
 
-    /// Takes the whole directory. What Redis has of this hub and this hub does not hold is to be unregistered. Entries of the
-    /// hubs that are `lapsed` stay, for Redis has lost them and the hubs hold them still.
+    /// Takes over the whole directory. Returns the writes that unregister what Redis has of this hub but this hub does
+    /// not hold. Entries of the `lapsed` hubs stay, because Redis has lost them while the hubs still hold them.
     pub(super) fn load(&mut self, stored: StoredDirectory, lapsed: &BTreeSet<HubId>) -> Vec<DirectoryWrite> {
         let StoredDirectory { epoch, number, entries } = stored;
         self.position = Some(Position { epoch, number });
@@ -188,7 +189,7 @@ impl Mirror {
         stale
     }
 
-    /// Takes a message of the feed; what it holds of leases goes to `leases`.
+    /// Applies a message of the feed; what it says about leases goes to `leases`.
     pub(super) fn follow(&mut self, message: &[u8], leases: &Leases) -> Result<(), OutOfStep> {
         let Some(at) = &mut self.position else { return Ok(()) };
         let (position, change) = feed::read(message).ok_or(OutOfStep)?;
@@ -219,7 +220,7 @@ impl Mirror {
                     });
                 }
             }
-            // This hub was taken for dead: everything it holds has to be asserted again.
+            // This hub was taken for dead: everything that it holds has to be asserted again.
             FeedChange::Gone(hub) if hub == self.hub => return Err(OutOfStep),
             FeedChange::Gone(hub) => {
                 if leases.lapse(&hub) {
@@ -232,7 +233,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Another hub is gone, and all that it held.
+    /// Another hub is gone, with everything that it held.
     pub(super) fn hub_gone(&mut self, hub: HubId) {
         self.others.retain(|_, entry| entry.hub != hub);
         self.emit(DirectoryChange::HubGone(hub));
@@ -244,7 +245,7 @@ impl Mirror {
         if entry.hub == self.hub {
             return self.echoed(&key, &entry);
         }
-        // An older one of another hub came before one of its own.
+        // An older entry of another hub that was sent before one of this hub's own.
         if self.own.get(&key).is_some_and(|own| own.fence() > entry.fence()) {
             return;
         }
@@ -253,8 +254,9 @@ impl Mirror {
         self.emit(DirectoryChange::Put(entry));
     }
 
-    /// One of its own came back, which reached the reader when it was made. It may have ended since, before this hub heard of
-    /// the one that it had replaced: that one goes now, for the feed says no more of it.
+    /// One of this hub's entries came back; it reached the reader when it was made. It may have ended since, before
+    /// this hub heard of the entry that it had replaced: that one is removed now, because the feed will not mention it
+    /// again.
     fn echoed(&mut self, key: &InstanceKey, own: &DirectoryEntry) {
         let replaced = |other: &DirectoryEntry| other.fence() < own.fence();
         if self.others.get(key).is_some_and(replaced)
@@ -275,7 +277,8 @@ impl Mirror {
         }
     }
 
-    /// Looks which marks have come to their place, and gives them to the reader as far as it has room: later is as true.
+    /// Finds the marks whose place has been reached, and gives them to the reader as far as it has room; a mark is just
+    /// as true later.
     fn pass_marks(&mut self) {
         if let Some(at) = self.position.as_ref().filter(|_| !self.marks.is_empty()) {
             let has_come = |to: &Position| to.epoch != at.epoch || to.number <= at.number;
@@ -299,7 +302,7 @@ impl Mirror {
         }
     }
 
-    /// Gives the reader what is due.
+    /// Gives the reader whatever is due.
     pub(super) fn refill(&mut self) {
         if self.snapshot_due {
             self.snapshot();

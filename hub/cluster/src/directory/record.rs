@@ -1,4 +1,4 @@
-//! How an entry stands in Redis: a field of the hash, and `{generation} {hub} {entry as JSON}`.
+//! How an entry is stored in Redis: a field of the hash, and `{generation} {hub} {entry as JSON}`.
 
 use alkhub_protocol::json::strict;
 use alkhub_protocol::{InstanceId, SpokeName};
@@ -6,7 +6,7 @@ use alkhub_redis::DirectoryRecord;
 
 use crate::entry::DirectoryEntry;
 
-/// The key of a record: one program of one spoke.
+/// The key of a record: one instance of one spoke.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct InstanceKey {
     pub(super) spoke: SpokeName,
@@ -23,7 +23,7 @@ impl InstanceKey {
         }
     }
 
-    /// The field in the hash. A spoke's name holds no `/`, and neither part holds a space.
+    /// The field in the hash. The name of a spoke contains no `/`, and neither part contains a space.
     pub(super) fn field(&self) -> String {
         format!("{}/{}", self.spoke, self.instance)
     }
@@ -37,7 +37,7 @@ impl InstanceKey {
     }
 }
 
-/// An entry of this hub, to be written.
+/// Encodes an entry of this hub.
 pub(super) fn write(entry: &DirectoryEntry) -> DirectoryRecord {
     DirectoryRecord {
         field: InstanceKey::of(entry).field(),
@@ -46,7 +46,7 @@ pub(super) fn write(entry: &DirectoryEntry) -> DirectoryRecord {
     }
 }
 
-/// An entry as the hash holds it. What stands before the JSON is what counts.
+/// Decodes an entry of the hash. What precedes the JSON is authoritative.
 pub(super) fn read(field: &str, value: &str) -> Option<DirectoryEntry> {
     let mut parts = value.splitn(3, ' ');
     let generation = parts.next()?.parse().ok()?;

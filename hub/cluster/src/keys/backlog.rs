@@ -1,4 +1,4 @@
-//! Changes of keys that wait, merged so that they are bounded.
+//! Key changes that wait, merged so that they are bounded.
 
 use std::collections::BTreeSet;
 
@@ -8,33 +8,41 @@ use tokio::sync::Notify;
 
 use super::change::KeyChange;
 
-/// Revoked keys that wait for their reader; beyond it all keys are checked again.
+/// How many revoked keys may wait for their reader; beyond that, all keys are checked again.
 const BACKLOG_KEYS: usize = 10_000;
 
-/// Spokes whose keys are to be checked again; beyond it all keys are.
+/// For how many spokes the keys may wait to be checked again; beyond that, all keys are.
 const BACKLOG_SPOKES: usize = 10_000;
 
-/// The changes that wait, and a bell for whoever takes them.
+/// The changes that wait, and a bell that rings for whoever takes them.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     news: Mutex<Merged>,
     pub(super) some: Notify,
 }
 
+/// What waited.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) changes: Vec<KeyChange>,
+    /// The number of the last change that was added ([`Backlog::add`]).
+    pub(super) last: u64,
+}
+
 #[derive(Debug, Default)]
 struct Merged {
     revoked: Vec<String>,
-    /// Empty where `recheck` includes them.
+    /// Empty if `recheck` is set, which includes them.
     spokes: BTreeSet<SpokeName>,
     recheck: bool,
-    /// Changes until now.
+    /// How many changes there have been.
     count: u64,
 }
 
 // === impl Backlog ===
 
 impl Backlog {
-    /// Adds a change and answers its number, from 1.
+    /// Adds a change and returns its number, counting from 1.
     pub(super) fn add(&self, change: KeyChange) -> u64 {
         let mut news = self.news.lock();
         news.merge(change);
@@ -45,20 +53,23 @@ impl Backlog {
         number
     }
 
-    /// Adds what was taken before; wakes nobody.
+    /// Puts back what was taken before; wakes nobody.
     pub(super) fn put_back(&self, change: KeyChange) {
         self.news.lock().merge(change);
     }
 
-    /// The changes that wait, and the number of the last one.
-    pub(super) fn take(&self) -> (Vec<KeyChange>, u64) {
+    /// Takes the changes that wait.
+    pub(super) fn take(&self) -> Waiting {
         let mut news = self.news.lock();
         let revoked = std::mem::take(&mut news.revoked);
         let spokes = std::mem::take(&mut news.spokes);
         let recheck = std::mem::take(&mut news.recheck).then_some(KeyChange::Recheck);
         let revoked = (!revoked.is_empty()).then_some(KeyChange::Revoked(revoked));
         let spokes = (!spokes.is_empty()).then_some(KeyChange::RecheckSpokes(spokes));
-        (revoked.into_iter().chain(spokes).chain(recheck).collect(), news.count)
+        Waiting {
+            changes: revoked.into_iter().chain(spokes).chain(recheck).collect(),
+            last: news.count,
+        }
     }
 }
 
@@ -105,7 +116,7 @@ mod tests {
             for change in changes {
                 backlog.add(change);
             }
-            backlog.take().0
+            backlog.take().changes
         };
 
         assert_eq!(merged(vec![spokes(0..2), spokes(1..3)]), [spokes(0..3)]);

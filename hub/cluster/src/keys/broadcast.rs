@@ -1,9 +1,9 @@
-//! Sends the other hubs what changed about keys, again and again until Redis has it.
+//! Tells the other hubs what has changed about keys, again and again until Redis has it.
 //!
 //! Invariants
-//! - Everything goes through one backlog, which is bounded: many changes become one message, too many a
+//! - Everything goes through one backlog, which is bounded: many changes become one message, and too many become a
 //!   [`KeyChange::Recheck`].
-//! - Whoever waits, waits for one attempt and not for its success; to stop waiting takes nothing back.
+//! - Callers wait for one attempt, not for its success; a caller that stops waiting takes nothing back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use super::backlog::Backlog;
 use super::change::{KeyChange, KeyMessage};
 
-/// Between two attempts while nothing new comes.
+/// The time between two attempts while nothing new comes.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Takes changes for the other hubs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Broadcast {
     unsent: Arc<Backlog>,
-    /// With how many of the changes an attempt was made.
+    /// How many of the changes have been part of an attempt.
     tried: watch::Receiver<u64>,
 }
 
@@ -54,11 +54,11 @@ pub(super) fn new(hub: &HubId, redis: Redis) -> (Broadcast, Broadcaster) {
 // === impl Broadcast ===
 
 impl Broadcast {
-    /// Returns when Redis has the change, or could not be reached now: then it is sent again. Dropping the future takes
-    /// nothing back.
+    /// Returns when Redis has the change, or could not be reached, in which case the change is sent again later.
+    /// Dropping the future takes nothing back.
     pub(super) async fn send(&self, change: KeyChange) {
         let number = self.unsent.add(change);
-        // An error: the hub is ending.
+        // An error means that the hub is ending.
         let _ = self.tried.clone().wait_for(|tried| *tried >= number).await;
     }
 }
@@ -87,11 +87,11 @@ impl Broadcaster {
         }
     }
 
-    /// One attempt with everything; false when something is left.
+    /// Makes one attempt to send everything; false if something is left.
     async fn send_all(&self) -> bool {
         let mut sent = true;
-        let (changes, number) = self.unsent.take();
-        for change in changes {
+        let waiting = self.unsent.take();
+        for change in waiting.changes {
             let message = KeyMessage {
                 node: self.node.clone(),
                 change,
@@ -103,7 +103,7 @@ impl Broadcaster {
                 sent = false;
             }
         }
-        self.tried.send_replace(number);
+        self.tried.send_replace(waiting.last);
         sent
     }
 }

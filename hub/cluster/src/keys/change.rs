@@ -1,4 +1,4 @@
-//! News about keys, and how it is encoded on its channel.
+//! News about keys, and its encoding on the channel.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 pub enum KeyChange {
     /// The keys with these ids are void.
     Revoked(Vec<String>),
-    /// The keys of these spokes may do more or less: they have to be looked up again. A hub that does not know this news
-    /// takes it for [`KeyChange::Recheck`], as it takes all that it cannot read.
+    /// The keys of these spokes may allow more or less than before: they have to be looked up again. A hub that does
+    /// not know this kind of news treats it as [`KeyChange::Recheck`], like everything that it cannot decode.
     RecheckSpokes(BTreeSet<SpokeName>),
     /// News may have been missed: every cached key has to be looked up again.
     Recheck,
 }
 
-/// A change as it stands on the channel.
+/// A change in the form that it has on the channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct KeyMessage {
     pub(super) node: String,

@@ -1,4 +1,4 @@
-//! Messages between hubs over two carriers: the link from pod to pod, which fails when it is told to, and Redis.
+//! Messages between hubs over two carriers: Redis, and the link from pod to pod, which fails on demand.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -8,10 +8,10 @@ use tokio::sync::Semaphore;
 
 use crate::support::{Pod, config};
 
-/// Messages of one direction that are on their way at once.
+/// How many messages of one direction are on their way at once.
 const WINDOW: usize = 500;
 
-/// One direction: what was sent, and what came.
+/// One direction: what was sent, and what arrived.
 struct Direction {
     window: Semaphore,
     sent: AtomicUsize,
@@ -40,7 +40,7 @@ impl Direction {
         send(from, to, "end").await;
     }
 
-    /// Reads until the end; everything comes once and in order.
+    /// Reads until the end; everything must arrive once and in order.
     async fn read(&self, incoming: &mut Incoming) {
         loop {
             let payload = match within("the next message", incoming.next()).await {
@@ -76,10 +76,10 @@ async fn linked(server: &RedisServer) -> (Pod, Pod, Proxy) {
     (a, b, link)
 }
 
-/// A hub, what comes to it, and what it sends.
+/// A hub, what arrives at it, and what it sends.
 type End<'a> = (&'a Pod, &'a mut Incoming, &'a Direction);
 
-/// Both hubs send and read, until they are told to stop.
+/// Lets both hubs send and read until they are told to stop.
 async fn both((a, to_a, there): End<'_>, (b, to_b, back): End<'_>, stop: &AtomicBool) {
     tokio::join!(
         there.send(a, b, stop),
@@ -100,7 +100,7 @@ async fn trouble((a, b): (&Pod, &Pod), link: &Proxy, [there, back]: [&Direction;
         .await;
         match round % 4 {
             0 => link.cut(),
-            // What is on its way is stuck, and the connection looks well until its pings are missed.
+            // What is on its way is stuck, and the connection looks fine until its pings are missed.
             2 => link.hold(),
             _ => link.heal(),
         }
@@ -136,7 +136,7 @@ async fn whatever_happens_to_the_link_everything_arrives_once_and_in_order_both_
     }
 }
 
-/// Messages that went by one carrier.
+/// How many messages went by one carrier.
 fn carried(pod: &Pod, carrier: &str) -> f64 {
     let families = pod.host.registry.gather();
     let family = families

@@ -91,7 +91,7 @@ async fn what_is_acknowledged_is_kept_no_longer() {
 
     assert_eq!(message("the message", &mut to_b).await, "1");
 
-    // Nothing rides back: the acknowledgement comes by itself.
+    // Nothing goes back that could carry the acknowledgement, so it comes by itself.
     let reading = async {
         tokio::select! {
             event = to_a.next() => panic!("{event:?}"),
@@ -123,7 +123,7 @@ async fn alone_nobody_can_be_reached() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_reads_nothing_holds_up_no_event_and_finds_everything_in_order_later() {
     let server = RedisServer::start().await;
-    // A busy machine shall not be taken for a link that went silent.
+    // A busy machine must not be mistaken for a link that has gone silent.
     let config = EventsConfig {
         probe_interval: Duration::from_secs(60),
         ..config(&server)
@@ -144,7 +144,7 @@ async fn a_hub_that_reads_nothing_holds_up_no_event_and_finds_everything_in_orde
     a.publish("after:1", 7).await;
 
     assert_eq!(event(&mut deliveries).await, ("after:1".to_owned(), 7));
-    // The event takes another way than they do.
+    // The event takes a different path than they do.
     until("what has no room is dropped", || async {
         let dropped = b.host.metric("alkhub_events_dropped_total");
         (dropped >= 3_616.0).then_some(()).ok_or(dropped)
@@ -162,7 +162,7 @@ async fn a_hub_that_reads_nothing_holds_up_no_event_and_finds_everything_in_orde
     }
 }
 
-/// Messages are under way while connections break, of either hub.
+/// Messages are under way while the connections of either hub break.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_while_the_link_breaks_arrives_once_and_in_order() {
     let server = RedisServer::start().await;
@@ -216,7 +216,7 @@ async fn while_the_link_is_down_a_call_is_refused_at_once_and_an_end_is_kept_unt
     .await;
 }
 
-/// What waited is asked for again after a pause, and a link may be back before that is over.
+/// What waited is asked for again after a pause, and the link may be back before that pause is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_while_the_link_comes_back_goes_or_finds_it_away_and_never_finds_too_much_waiting() {
     let mut server = RedisServer::start().await;
@@ -314,7 +314,7 @@ async fn a_revoked_key_is_told_to_every_hub_and_a_lost_link_brings_a_recheck() {
     a.cluster.announce_key_change(revoked("k2")).await;
     assert_eq!(receive("its own news", &mut news_a).await, revoked("k2"));
     server.launch().await;
-    // Whose link is back first decides the order.
+    // The order depends on whose link is back first.
     let mut news = [
         receive("news of what was missed", &mut news_b).await,
         receive("news of what was missed", &mut news_b).await,
@@ -326,7 +326,7 @@ async fn a_revoked_key_is_told_to_every_hub_and_a_lost_link_brings_a_recheck() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_revoked_while_too_much_waits_for_redis_is_told_when_there_is_room() {
     let server = RedisServer::start().await;
-    // Redis is silent for as long as the queue takes to fill, and the link must not be given up for it.
+    // Redis is silent for as long as the queue takes to fill, and the link must not be given up because of that.
     let patient = EventsConfig {
         timeout: Duration::from_secs(60),
         probe_interval: Duration::from_secs(60),
@@ -369,7 +369,7 @@ async fn a_prefix_belongs_to_one_hub_resource_as_long_as_a_pod_of_it_lives() {
     assert_eq!(reserve(&a, "uid-1").await, PrefixReservation::Mine);
     assert_eq!(reserve(&a, "uid-1").await, PrefixReservation::Mine);
     assert_eq!(reserve(&b, "uid-2").await, PrefixReservation::Taken("uid-1".to_owned()));
-    // The reservation outlives its own time: the lease renews it.
+    // The reservation outlives its own time to live, because the lease renews it.
     let server = &server;
     until("the reservation was renewed", || async move {
         let renewed: i64 = server.query(&["PTTL", "alk:owner"]).await;

@@ -342,7 +342,7 @@ async fn a_hub_that_was_taken_for_dead_comes_back_by_itself() {
     b.register(entry(&b, "i/1")).await;
     view.comes_to("the entry", |view| view.holder("i/1").is_some()).await;
 
-    // Another hub finds no lease of b before b renews it.
+    // Another hub finds that b has no lease before b renews it.
     within("hub b is taken for dead", async {
         while view.gone.is_empty() {
             server.query::<i64>(&["DEL", "alk:hub:b"]).await;
@@ -411,7 +411,7 @@ async fn a_registration_that_was_given_up_before_its_turn_is_not_made() {
     pod.host.end().await;
 }
 
-/// On one thread, so that the test decides how far the directory gets.
+/// On a single thread, so that the test decides how far the directory gets.
 #[tokio::test]
 async fn a_registration_that_is_given_up_while_redis_is_asked_leaves_the_one_before_it() {
     let server = RedisServer::start().await;
@@ -451,7 +451,7 @@ async fn a_registration_that_is_given_up_while_redis_is_asked_leaves_the_one_bef
 async fn no_generation_is_given_twice_and_each_is_higher_than_the_one_before() {
     let server = RedisServer::start().await;
     let (a, b) = (Pod::up(&server, "a").await, Pod::up(&server, "b").await);
-    // A hub whose clock is an hour ahead was here, and its record is gone by now.
+    // A hub whose clock is an hour ahead was here, and its record is already gone.
     let ahead = u64::try_from(jiff::Timestamp::now().as_millisecond()).expect("after 1970") + 3_600_000;
     server
         .query::<i64>(&["HSET", "alk:directory:version", "generation", &ahead.to_string()])
@@ -502,8 +502,8 @@ async fn of_equal_generations_the_hub_with_the_higher_id_counts_for_everybody() 
     }
 }
 
-/// Two hubs with a link, the second of which holds an instance and reaches Redis through a proxy: the hubs, what the first
-/// knows, the proxy of the link and that of Redis.
+/// Two hubs with a link; the second holds an instance and reaches Redis through a proxy. Returns the hubs, what the
+/// first one knows, the link's proxy and that of Redis.
 async fn linked(server: &RedisServer) -> (Pod, Pod, View, [Proxy; 2]) {
     let (redis, through) = server.proxied().await.expect("a port");
     let behind = EventsConfig {
@@ -519,7 +519,7 @@ async fn linked(server: &RedisServer) -> (Pod, Pod, View, [Proxy; 2]) {
     (a, b, view, [link, redis])
 }
 
-/// Waits until nothing of the second hub is in Redis.
+/// Waits until Redis has nothing of the second hub.
 async fn lapses(server: &RedisServer) {
     until("the lease lapses, and the entries with it", || async {
         let lease: Option<String> = server.query(&["GET", "alk:hub:b"]).await;
@@ -545,7 +545,7 @@ async fn a_hub_without_a_lease_is_gone_when_the_link_to_it_is() {
     let mut view_of_c = View::of(&c).await;
     redis.cut();
     lapses(&server).await;
-    // It has no link to that hub.
+    // Hub c has no link to that hub.
     view_of_c
         .comes_to("the end of the hub", |view| view.gone == ["b"])
         .await;
@@ -568,7 +568,7 @@ async fn a_hub_whose_lease_comes_back_was_never_gone() {
     redis.cut();
     b.is_down().await;
     lapses(&server).await;
-    // While nobody hears of it.
+    // This happens while nobody hears of it.
     let (spoke, instance) = ("builder".parse().expect("valid"), "i/1".parse().expect("valid"));
     b.register(entry(&b, "i/3")).await;
     b.cluster.unregister(&spoke, &instance, held).await.expect("runs");
@@ -636,7 +636,8 @@ async fn who_catches_up_has_what_redis_had_before() {
     other.host.end().await;
 }
 
-/// A hub gives up a record that it could not write: what Redis has is older, and no reason to refuse who takes over.
+/// A hub gives up a record that it could not write: what Redis has is older, and no reason to refuse the hub that takes
+/// over.
 #[tokio::test]
 async fn a_take_over_passes_what_is_older_than_what_was_given_up_and_nothing_else() {
     let server = RedisServer::start().await;

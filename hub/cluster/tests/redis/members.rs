@@ -1,4 +1,4 @@
-//! What hubs publish of themselves each second, and what is ordered of them.
+//! What hubs publish about themselves each second, and the orders that they get.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn look(pod: &Pod, own: Option<&MemberRecord>) -> MemberRecords {
     pod.cluster.exchange(own).await.expect("Redis is up")
 }
 
-/// What a hub reads of the connections of all, in the order of their ids.
+/// The connections of all hubs, as one hub reads them, in the order of the hubs' ids.
 async fn connections(pod: &Pod) -> Vec<u32> {
     let members = look(pod, None).await;
     members.hubs.values().map(|record| record.connections).collect()
@@ -73,7 +73,7 @@ async fn a_hub_that_publishes_nothing_any_more_is_none_of_the_members_and_still_
     };
     sees(&[5]).await;
 
-    // Its record ends by itself.
+    // Its record expires by itself.
     sees(&[]).await;
 
     assert_eq!(a.cluster.pods().len(), 2);

@@ -43,7 +43,7 @@ impl Pod {
         pod
     }
 
-    /// A hub that takes links of others, and the proxy through which they dial it.
+    /// A hub that takes the links of others, and the proxy through which they dial it.
     pub(crate) async fn linked(config: &EventsConfig, name: &str) -> (Self, Proxy) {
         let (listener, proxy) = Proxy::with_listener().await.expect("two ports");
         let setup = PeerSetup {
@@ -84,7 +84,7 @@ impl Pod {
         }
     }
 
-    /// How its link is.
+    /// The state of its link.
     pub(crate) fn link(&self) -> watch::Receiver<LinkState> {
         self.cluster.link().expect("there is Redis")
     }
@@ -100,7 +100,7 @@ impl Pod {
         .await;
     }
 
-    /// Waits until so many links from pod to pod are up.
+    /// Waits until this many links from pod to pod are up.
     pub(crate) async fn has_links(&self, links: f64) {
         until("the links are as they shall be", || async {
             match self.host.metric("alkhub_peer_links") {
@@ -111,7 +111,7 @@ impl Pod {
         .await;
     }
 
-    /// Registers an instance that stays: its generation.
+    /// Registers an instance that stays; returns its generation.
     pub(crate) async fn register(&self, entry: DirectoryEntry) -> u64 {
         let stays = CancellationToken::new();
         let registered = self.cluster.register_unless(&stays, entry).await;
@@ -132,7 +132,7 @@ pub(crate) async fn receive<T>(what: &str, receiver: &mut mpsc::Receiver<T>) -> 
     within(what, receiver.recv()).await.expect("open")
 }
 
-/// The topic and number of the next item, which is an event.
+/// The topic and number of the next item, which must be an event.
 pub(crate) async fn event(deliveries: &mut Deliveries) -> (String, u64) {
     match within("an item", deliveries.next()).await.expect("the mailbox is open") {
         Item::Event(event) => {

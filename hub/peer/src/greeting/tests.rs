@@ -31,7 +31,7 @@ impl Hub {
 
 type Both = (
     Result<Frames<DuplexStream>, Error>,
-    Result<(HubId, Frames<DuplexStream>), Error>,
+    Result<Greeted<DuplexStream>, Error>,
 );
 
 async fn greet(dialer: &Hub, to: &str, acceptor: &Hub) -> Both {
@@ -47,9 +47,9 @@ async fn greet(dialer: &Hub, to: &str, acceptor: &Hub) -> Both {
 async fn hubs_with_one_secret_know_each_other_and_lose_nothing_that_follows() {
     let (dialled, accepted) = greet(&Hub::new("a", 1, b"s"), "b", &Hub::new("b", 1, b"s")).await;
 
-    let (mut dialled, (from, mut accepted)) = (dialled.expect("greeted"), accepted.expect("greeted"));
-    assert_eq!(from.as_str(), "a");
-    accepted.say("first".to_owned()).await.expect("open");
+    let (mut dialled, mut accepted) = (dialled.expect("greeted"), accepted.expect("greeted"));
+    assert_eq!(accepted.from.as_str(), "a");
+    accepted.frames.say("first".to_owned()).await.expect("open");
     assert_eq!(dialled.hear().await.expect("open"), "first");
 }
 
@@ -91,7 +91,7 @@ async fn an_acceptor_that_has_no_proof_is_left() {
             .await
             .expect("open");
         let answer = frames.hear().await.expect("an answer");
-        // Its own proof sent back: a proof holds for one side.
+        // Its own proof sent back to it: a proof is valid for one side only.
         let proof = answer.rsplit(' ').next().expect("a proof").to_owned();
         frames.say(format!("welcome {proof}")).await.expect("open");
     };

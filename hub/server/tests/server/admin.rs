@@ -142,7 +142,7 @@ async fn every_route_asks_for_its_scope_before_it_reads_anything() {
     }
 }
 
-/// Else each declaration that changes would have every hub ask Postgres for all its keys.
+/// Otherwise each changed declaration would make every hub ask Postgres for all its keys.
 #[tokio::test]
 async fn a_declaration_that_changes_has_only_the_keys_of_its_spoke_looked_up_again() {
     let hub = hub().await;
@@ -374,7 +374,7 @@ async fn a_schema_that_is_dropped_leaves_the_admin_and_takes_a_restored_spokes_k
         }
     })
     .await;
-    // Whoever is connected is told to go when its key is next looked up.
+    // Connected peers are told to go when their key is next looked up.
     assert_eq!(socket.closed().await.0, 4401);
     assert_eq!(put(&hub, "builder", &spoke).await.status, 201);
     Wire::connect(&hub, &key).await;

@@ -22,7 +22,7 @@ use crate::wire::{Dialect, Wire, operation, request};
 /// Peers of a load balancer.
 const PEERS: usize = 24;
 
-/// What the rule needs to have watched, and to move half of those peers, twice.
+/// The time that the rule needs to observe, and to move half of those peers, twice.
 const LONG: Duration = Duration::from_secs(90);
 
 /// Tells a hub by another one to drain, for so many seconds.
@@ -118,7 +118,7 @@ async fn a_hub_that_is_told_to_drain_lets_plain_peers_go_after_their_calls_and_k
         let told = drain(&two, &one, 60).await;
         assert_eq!(told.body["data"]["hubId"], one.hub.hub_id().as_str(), "{told:?}");
         drains(&two, &one, true).await;
-        // It is chosen, and not closed: its call runs.
+        // It is chosen, but not closed, since its call is running.
         until("the spoke is to go", || async {
             match one.metric("alkhub_balance_moves_total{reason=\"drain\"}").await {
                 Some(1.0) => Ok(()),
@@ -326,7 +326,7 @@ async fn connections_spread_over_a_hub_that_joins_and_none_moves_while_redis_is_
     let (doors, connected) = (Doors::of(&[&one]), Arc::new(AtomicUsize::new(0)));
     let mut peers = JoinSet::new();
     for _ in 0..PEERS {
-        // Of one address: the hub tells them apart by their keys.
+        // From one address: the hub tells them apart by their keys.
         let (key, _) = one.key(&["events:subscribe:*"]).await;
         peers.spawn(come_and_go(doors.clone(), key, connected.clone()));
     }
@@ -386,10 +386,18 @@ async fn greet(wire: &mut Wire, resume: Option<&str>) -> String {
     id.to_owned()
 }
 
-/// Where it is to go: the hub that has room, by its address; and nowhere in particular for who may be anywhere.
-#[tokio::test]
-async fn who_dials_a_service_by_its_name_is_told_which_hub_should_have_it() {
-    let redis = RedisServer::start().await;
+/// A client as [`mover`] makes it, that has dialled a Service by its name.
+async fn mover_by_name(hub: &TestHub) -> (Wire, String) {
+    let mut service = request(hub, Some(&hub.admin));
+    let host = HeaderValue::from_static("hub.team.svc:7420");
+    service.headers_mut().insert("host", host);
+    let mut wire = Wire::open(service).await.expect("connects");
+    let id = greet(&mut wire, None).await;
+    (wire, id)
+}
+
+/// Two hubs that know of each other, and where peers in their cluster reach each.
+async fn pair_with_addresses(redis: &RedisServer) -> (TestHub, TestHub) {
     let ports = [Port::free(), Port::free()];
     let settings = ports.each_ref().map(|port| {
         let (url, port) = (redis.url(), port.number());
@@ -401,12 +409,16 @@ async fn who_dials_a_service_by_its_name_is_told_which_hub_should_have_it() {
     });
     let (one, two) = pair_with(settings).await;
     both_are_members(&one, &two).await;
+    (one, two)
+}
+
+/// Where it is to go: the hub that has room, by its address; and nowhere in particular for who may be anywhere.
+#[tokio::test]
+async fn who_dials_a_service_by_its_name_is_told_which_hub_should_have_it() {
+    let redis = RedisServer::start().await;
+    let (one, two) = pair_with_addresses(&redis).await;
     let (mut outside, _) = mover(&one, None).await;
-    let mut service = request(&one, Some(&one.admin));
-    let host = HeaderValue::from_static("hub.team.svc:7420");
-    service.headers_mut().insert("host", host);
-    let mut inside = Wire::open(service).await.expect("connects");
-    greet(&mut inside, None).await;
+    let (mut inside, _) = mover_by_name(&one).await;
 
     drain(&two, &one, 60).await;
 
@@ -414,6 +426,28 @@ async fn who_dials_a_service_by_its_name_is_told_which_hub_should_have_it() {
     assert_eq!(told["payload"]["target"], two.hub.url().as_str(), "{told}");
     let told = outside.expect("hub.migrate").await;
     assert_eq!(told["payload"]["target"], Value::Null, "{told}");
+}
+
+#[tokio::test]
+async fn a_hub_that_ends_tells_who_dials_a_service_by_its_name_which_hub_should_have_it() {
+    let redis = RedisServer::start().await;
+    let (one, two) = pair_with_addresses(&redis).await;
+    let (outside, inside) = (mover(&one, None).await, mover_by_name(&one).await);
+
+    let moving = async {
+        let mut targets = Vec::new();
+        for (mut wire, id) in [outside, inside] {
+            let told = wire.expect("hub.migrate").await;
+            targets.push(told["payload"]["target"].clone());
+            let (mut elsewhere, _) = mover(&two, Some(&id)).await;
+            elsewhere.expect("__resume").await;
+        }
+        targets
+    };
+    let (ended, targets) = tokio::join!(tokio::time::timeout(LONG, one.hub.shutdown()), moving);
+
+    ended.expect("ends in time");
+    assert_eq!(targets, [Value::Null, json!(two.hub.url())]);
 }
 
 #[tokio::test]
@@ -447,7 +481,7 @@ async fn who_was_asked_to_move_here_is_not_asked_again_for_balance() {
     assert_eq!(undrain(&two, &one).await, 204);
     drains(&two, &one, false).await;
 
-    // They are on the hub for longer than all others, which would go after them.
+    // They have been on the hub for longer than all others, which would go after them.
     for _ in 0..14 {
         joins(mover(&two, None).await.0, false);
     }

@@ -289,7 +289,7 @@ async fn a_header_that_holds_one_value_is_refused_by_name_when_it_is_there_twice
             "{detail}"
         );
     }
-    // Of these two are as good as none.
+    // If there are two of these, they count as absent.
     let trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
     let twice = format!("{key}{trace}{trace}x-request-id: a\r\nx-request-id: b\r\n");
     let answer = said(&hub, get(twice)).await;

@@ -106,7 +106,7 @@ async fn busy_clients(hub: &TestHub, spoke: &mut Wire) -> (Vec<Wire>, Vec<Value>
     (clients, calls)
 }
 
-/// Whoever has a call under way may go on calling: its hub has not closed its connection.
+/// A client with a call under way may go on calling: its hub has not closed its connection.
 #[tokio::test]
 async fn calls_that_come_while_a_hub_drains_are_answered_as_those_that_run_and_then_every_socket_closes() {
     let hub = hub().await;
@@ -148,7 +148,7 @@ async fn calls_that_come_while_a_hub_drains_are_answered_as_those_that_run_and_t
     assert_eq!(hub.hub.websockets(), 0);
 }
 
-/// A caller goes on calling, call by call, a hub whose drain is over before the spoke answers anything.
+/// A client keeps making calls, one after the other, on a hub whose drain ends before the spoke answers anything.
 #[tokio::test]
 async fn each_call_that_a_draining_hub_took_is_answered_by_name_before_its_socket_closes() {
     let hub = hub_with(|config| config.server.drain_timeout = Duration::from_millis(300)).await;
@@ -163,7 +163,7 @@ async fn each_call_that_a_draining_hub_took_is_answered_by_name_before_its_socke
         let shutdown = timeout(LIMIT, hub.hub.shutdown());
         let late = async {
             assert_eq!(idle.closed().await.0, 1001);
-            // It sends the next call when the one before has come to the spoke, until the drain's time is up.
+            // It makes the next call once the previous one has reached the spoke, until the drain's time is up.
             let mut sent = 1;
             loop {
                 client
@@ -192,7 +192,7 @@ async fn each_call_that_a_draining_hub_took_is_answered_by_name_before_its_socke
 
     ended.expect("ends in time");
     assert_eq!(code, 1001);
-    // What was sent after the end was decided is not read, and nothing before it.
+    // What was sent after the end was decided is not read; everything before it is.
     let told_of: Vec<&str> = told.iter().filter_map(|error| error["requestId"].as_str()).collect();
     for number in 0..told.len() {
         assert!(

@@ -111,7 +111,8 @@ async fn bodies_are_charged_as_they_grow_and_refused_by_name_over_the_budget() {
         let mut socket = connect(&hub).await;
         socket.write_all(&begun).await.expect("read by the hub");
         sockets.push(socket);
-        // Each waits for the fate of the one before: those that grow at once may take the room from one another.
+        // Each waits for the result of the previous one: requests that grow at the same time may take the room from one
+        // another.
         if number < 2 {
             kept_are(&hub, f64::from(number + 1) * 1_048_576.0).await;
         } else {

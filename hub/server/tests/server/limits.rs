@@ -136,7 +136,7 @@ async fn a_key_over_its_rate_gets_429_and_others_do_not() {
     const REQUESTS: usize = 40;
     let hub = hub_with(|config| config.server.requests_per_second_per_key = 1).await;
     let (key, _) = hub.key(&["operations:read"]).await;
-    // So many that some are over the rate even when they take half a minute.
+    // So many that some exceed the rate even if they take half a minute.
     let requests = (0..REQUESTS).map(|_| hub.as_key(&key, Method::GET, "/v1/operations").send());
 
     let answers = join_all(
@@ -214,7 +214,7 @@ async fn a_hub_has_only_so_many_connections_upgraded_ones_too() {
     .await;
 }
 
-/// Who guesses keys behind an address uses up nothing that its other clients need.
+/// A client that guesses keys behind an address uses up nothing that the other clients there need.
 #[tokio::test]
 async fn good_keys_that_were_never_used_get_in_while_a_stranger_of_the_same_address_guesses() {
     const GUESSES: usize = 400;

@@ -1,6 +1,7 @@
-//! Registrations that race: two connections of one instance, and a connection that ends before its registration is made.
+//! Registrations that race: two connections of one instance, and a connection that ends before its registration is
+//! made.
 //!
-//! What a hub says to Redis is held back by a proxy, so that the order in which registrations are made is the test's.
+//! A proxy holds back what a hub sends to Redis, so that the test determines the order in which registrations are made.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl Raced {
             let url = format!("redis://{}", proxy.address());
             move |config: &mut HubConfig| {
                 config.events.redis_url = Some(url.into());
-                // What is held back is late, and no link is given up for it.
+                // What is held back is late, but no link is given up because of it.
                 config.events.timeout = Duration::from_secs(120);
                 config.events.probe_interval = Duration::from_secs(60);
             }
@@ -57,7 +58,7 @@ impl Raced {
         spoke
     }
 
-    /// The same; the hub has read the request, and Redis, which is held back, does not answer.
+    /// The same, when the hub has read the request and Redis, which is held back, does not answer.
     async fn asks(&self, hub: usize, instance: &str) -> Wire {
         let mut spoke = self.registers(hub, instance).await;
         is_read(&mut spoke).await;
@@ -85,7 +86,7 @@ async fn request(spoke: &mut Wire, instance: &str) {
     spoke.call(Dialect::Origin, "register", "hub.register", input).await;
 }
 
-/// Waits until the hub has read what was sent: messages are read in their order, and a ping is answered when it is read.
+/// Waits until the hub has read what was sent: messages are read in order, and a ping is answered when it is read.
 async fn is_read(spoke: &mut Wire) {
     spoke.0.send(Message::Ping("read".into())).await.expect("sent");
     loop {
@@ -104,7 +105,7 @@ async fn generation(spoke: &mut Wire) -> u64 {
     generation.as_u64().unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// A newer connection of the instance has come: this one is told that it may try again, or, where it was registered for a
+/// A newer connection of the instance has come: this one is told that it may try again or, if it was registered for a
 /// moment, is closed.
 async fn gives_way(spoke: &mut Wire) {
     let answer = spoke.recv().await;
@@ -144,7 +145,7 @@ async fn of_two_hubs_that_register_an_instance_at_once_the_one_that_comes_to_red
     }
 }
 
-/// Both wait for Redis, in the order in which they asked and in the one in which they were opened.
+/// Both wait for Redis, in the order in which they asked, and in the order in which they were opened.
 #[tokio::test]
 async fn of_two_connections_to_one_hub_that_register_an_instance_at_once_the_one_that_asked_last_has_it() {
     let raced = Raced::start().await;

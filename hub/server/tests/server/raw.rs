@@ -86,8 +86,8 @@ async fn origins_spoke(hub: &TestHub, name: &str, kind: &str) -> Bare {
     origin
 }
 
-/// A process of the origin takes items through a queue of its own and sees an end that the same read brings before them:
-/// the end comes only when it has answered a ping after the items, so never with them.
+/// A process of the origin takes items through a queue of its own, and sees an end that arrives in the same read before
+/// them: so the end is sent only after a ping behind the items was answered, and never together with them.
 #[tokio::test]
 async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins_dialect() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -113,7 +113,7 @@ async fn the_end_of_a_stream_waits_until_its_reader_has_the_items_in_the_origins
     }
 }
 
-/// Whoever answers no pings makes the hub keep only so much, and that is its key's.
+/// A peer that answers no pings makes the hub keep only so much, all of which is charged to its key.
 #[tokio::test]
 async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to_their_reader() {
     let (hub, mut spoke) = with_stream(|config| {
@@ -147,7 +147,7 @@ async fn ends_of_streams_that_wait_for_pongs_are_bounded_in_bytes_and_charged_to
     nothing_is_kept(&hub, "queues").await;
 }
 
-/// Who stops a stream is told of it as of any other end of one that had items.
+/// A client that stops a stream is told of its end like any other end of a stream with items.
 #[tokio::test]
 async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -165,7 +165,7 @@ async fn the_end_of_a_stream_that_its_caller_stops_waits_for_a_pong_as_well() {
     origin.until_said(b"aborted by the caller").await;
 }
 
-/// The second dialect reads one stream of messages: its end waits for nothing.
+/// The second dialect reads a single stream of messages, so its end waits for nothing.
 #[tokio::test]
 async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
     let (hub, mut spoke) = with_stream(|_| {}).await;
@@ -184,8 +184,8 @@ async fn the_end_of_a_stream_follows_its_items_at_once_in_the_second_dialect() {
     assert_eq!(said.matches("call.responded").count(), 1, "{said}");
 }
 
-/// A process of the origin takes calls and aborts through two queues too: where one read brings several calls and the
-/// abort of a later one, it sees the abort first and runs on.
+/// A process of the origin takes calls and aborts through two queues too: if one read brings several calls and the
+/// abort of a later one, it sees the abort first, and that call runs on.
 #[tokio::test]
 async fn an_abort_waits_until_its_spoke_has_the_call_in_the_origins_dialect() {
     let hub = hub().await;

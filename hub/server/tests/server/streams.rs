@@ -1,4 +1,4 @@
-//! Streams of server-sent events whose hub drains: they end whole, and their clients go on at another hub.
+//! Streams of server-sent events whose hub drains: they end properly, and their clients go on at another hub.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use crate::cluster::{knows_upper, pair_with};
 use crate::harness::{LIMIT, TestHub, hub};
 use crate::wire::{Dialect, Wire, operation};
 
-/// Every third event has so many bytes: those are shared by all who read them, and written in pieces.
+/// Every third event has this many bytes: large events are shared by all who read them, and written in pieces.
 const LARGE_BYTES: usize = 20_000;
 
-/// What a reader gets that does not read, in events of so many bytes: more than the kernel keeps for it, and no more than the hub
-/// does.
+/// What a reader that does not read is sent, as a number of events of that size: more than the kernel keeps for it, but
+/// no more than the hub does.
 const UNREAD_EVENTS: usize = 40;
 const UNREAD_BYTES: usize = 100_000;
 
 /// What the kernel keeps for that one.
 const NARROW_BYTES: u32 = 4096;
 
-/// How long a spoke waits between two items for what it is told.
+/// How long a spoke waits between two items for a message.
 const PACE: Duration = Duration::from_millis(2);
 
 /// One event of a stream.
@@ -40,7 +40,7 @@ struct Event {
     data: Value,
 }
 
-/// A stream, and what has come of it.
+/// A stream, and what has arrived of it.
 struct Stream {
     pieces: BoxStream<'static, reqwest::Result<Bytes>>,
     text: String,
@@ -85,7 +85,7 @@ impl Stream {
         }
     }
 
-    /// Reads on until so many events have come; all that have.
+    /// Reads on until this many events have arrived; returns all of them.
     async fn has(&mut self, count: usize) -> Vec<Event> {
         loop {
             let whole = self.text.rfind("\n\n").map_or(0, |end| end + 2);
@@ -97,7 +97,7 @@ impl Stream {
         }
     }
 
-    /// Reads to its end, which is one and no cut.
+    /// Reads to its end, which must be a proper one and not a cut.
     async fn ends(mut self) -> Vec<Event> {
         while self.read().await {}
         events(&self.text)
@@ -155,7 +155,7 @@ async fn publish_until(over: &CancellationToken, hub: &TestHub) {
     }
 }
 
-/// No number is missing, from the first one on; how many there are.
+/// Checks that no number is missing, from the first one on; returns how many there are.
 #[track_caller]
 fn are_in_order(numbers: impl Iterator<Item = u64>) -> u64 {
     let numbers: Vec<u64> = numbers.collect();
@@ -226,7 +226,7 @@ async fn a_stream_whose_reader_is_behind_ends_behind_a_whole_event_when_its_hub_
         hub.admin
     );
     reader.write_all(request.as_bytes()).await.expect("written");
-    // The header comes when the subscription is there.
+    // The header arrives once the subscription is there.
     let mut said = vec![reader.read_u8().await.expect("read")];
     let mut idle = Wire::connect(&hub, &hub.admin).await;
     for number in 0..UNREAD_EVENTS {
@@ -252,7 +252,7 @@ async fn a_stream_whose_reader_is_behind_ends_behind_a_whole_event_when_its_hub_
     assert!(events.iter().all(|event| event.id.is_some()));
 }
 
-/// What stands in the chunks of a body, which is whole.
+/// The contents of the chunks of a body, which must be complete.
 fn joined(mut body: &str) -> String {
     let mut text = String::new();
     loop {

@@ -1,4 +1,4 @@
-//! Hubs that look at each other once a second, over a clock that stands still but when it is told to go on.
+//! Hubs that look at each other once a second, with a clock that moves only when told to.
 
 use alkhub_balance::Member;
 use alkhub_calls::Caller;
@@ -40,7 +40,7 @@ struct FakeHub {
     sockets: Vec<Arc<FakeSocket>>,
 }
 
-/// Hubs that read once a second what all of them had the second before.
+/// Hubs that read, once a second, what all of them had a second before.
 struct FakeCluster {
     hubs: Vec<FakeHub>,
     published: Vec<u32>,
@@ -136,6 +136,7 @@ impl FakeCluster {
             let membership = Membership {
                 own: id(own),
                 members: members.clone(),
+                doubtful: Vec::new(),
                 read_at: hub.balancer.now(),
                 wanted: None,
                 rebalance: None,
@@ -179,6 +180,7 @@ fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
     let membership = Membership {
         own: id(0),
         members: [1, 1].iter().enumerate().map(member).collect(),
+        doubtful: Vec::new(),
         read_at: hub.balancer.now(),
         wanted: None,
         rebalance: None,
@@ -197,7 +199,7 @@ fn a_hub_that_drains_no_more_is_open_at_once_where_nothing_is_balanced() {
     assert!(hub.balancer.admit(1).is_ok());
 }
 
-/// In the worst place: all of them on one hub, or all coming back to it one after the other.
+/// In the worst cases: all of them on one hub, or all coming back to it one after the other.
 #[tokio::test(start_paused = true)]
 async fn five_spokes_on_three_hubs_are_told_nothing_for_an_hour_and_refused_nowhere() {
     let mut cluster = FakeCluster::new(3);
@@ -207,7 +209,7 @@ async fn five_spokes_on_three_hubs_are_told_nothing_for_an_hour_and_refused_nowh
     for second in 0..3_600 {
         cluster.look().await;
         if second % 60 == 59 {
-            // One of them goes from hub to hub, and back.
+            // One of them moves from hub to hub, and back.
             let (from, to) = (second / 60 % 3, (second / 60 + 1) % 3);
             assert!(cluster.hubs[to].balancer.admit(7).is_ok());
             if let Some(socket) = cluster.hubs[from].sockets.pop() {
@@ -236,4 +238,22 @@ async fn who_is_to_move_is_told_where_the_hub_is_that_should_have_it() {
     assert!(!requests.is_empty(), "50 too many on the first hub");
     let there = Request::Move(Some("http://10.0.0.7:7420".to_owned()));
     assert!(requests.iter().all(|request| *request == there), "{requests:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_because_its_hub_ends_is_told_a_hub_that_takes_it_while_that_is_known() {
+    let mut cluster = FakeCluster::new(3);
+    let urls = [1, 2].map(|hub| (id(hub), format!("http://10.0.0.{hub}:7420")));
+    cluster.hubs[0].balancer.hubs_are_at(HashMap::from(urls));
+    assert_eq!(cluster.hubs[0].balancer.refuge(None), None, "nothing was looked at");
+    (0..9).for_each(|_| cluster.hubs[0].connect(true));
+    (0..9).for_each(|_| cluster.hubs[2].connect(true));
+    cluster.look().await;
+    cluster.look().await;
+
+    // With those that go the others should have nine each: the third has them already.
+    let refuge = || cluster.hubs[0].balancer.refuge(None);
+    assert_eq!(refuge().as_deref(), Some("http://10.0.0.1:7420"));
+    advance(4 * SECOND).await;
+    assert_eq!(refuge(), None, "that is too long ago");
 }

@@ -1,9 +1,9 @@
 //! `__hello` and its consequences: the features that the peer is granted, and the session that it comes back to.
 //!
 //! Invariants
-//! - A peer that says no `__hello` is served as if there were none.
-//! - Messages written here count in no session. They are bounded: a connection has [`MOST_REFUSED`] refusals of a
-//!   `__hello`, and one pong that waits.
+//! - A peer that sends no `__hello` is served as if there were none.
+//! - Messages written here do not count in any session. They are bounded: a connection has [`MOST_REFUSED`] refusals of
+//!   a `__hello`, and one pong that waits.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -23,13 +23,13 @@ use crate::resumable;
 use crate::session::PeerSession;
 use crate::waiting;
 
-/// A peer whose `__hello` was refused may try another one; after so many it is served as a plain one.
+/// A peer whose `__hello` was refused may try again; after this many refusals it is served as a plain peer.
 const MOST_REFUSED: u8 = 4;
 
 // === impl Connection ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Acts on what the conversation leaves to the connection, of a message of so many bytes.
+    /// Acts on the part of a message of `bytes` bytes that the conversation leaves to the connection.
     pub(super) fn act_on(&mut self, left: ForConnection, bytes: usize) {
         match left {
             ForConnection::Counted => self.session.received(bytes),
@@ -63,7 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.conversation.refuse(&error, None);
     }
 
-    /// `__hello`.
+    /// Acts on `__hello`.
     fn greet(&mut self, hello: &Hello) {
         let Greeting::Awaited(refused) = self.greeting else {
             let message = "`__hello` must be the first message of a connection, and there is one";
@@ -86,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Refuses a `__hello`, after so many others.
+    /// Refuses a `__hello`, after `before` others.
     fn refuse_hello(&mut self, error: &CallError, before: u8) {
         self.uncounted.messages.push(encode::refused(error, None));
         self.greeting = match before + 1 {
@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
     }
 
-    /// The result of a `__hello`, after so many that were refused.
+    /// The result of a `__hello`, after `refused` others were refused.
     fn granted(&mut self, hello: &Hello, refused: u8) -> Result<Greeting, CallError> {
         if !hello.protocols.is_empty() && hello.protocols.iter().all(|protocol| protocol != JSON) {
             let message = format!("the hub speaks `{JSON}`, which `protocols` does not name");
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         ];
         let features = features.into_iter().filter(|(_, granted)| *granted);
         let welcome = Welcome {
-            // Of one that ends with its connection there is nothing to be named by it.
+            // A session that ends with its connection has nothing to be named by an id.
             session_id: id.unwrap_or_default().to_owned(),
             hub_id: sockets.edge().hub_id().to_string(),
             heartbeat_ms: ms(server.ping_interval),
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Tells the peer how many hubs take connections, if it wants to know and has been greeted.
     pub(super) fn tell_hubs(&mut self) {
-        // Who comes back to a session is greeted when that is there.
+        // A peer that comes back to a session is greeted once that has arrived.
         if self.uncounted.hubs && !self.is_claiming() {
             let hubs = self.session.conversation.sockets().balancer().hubs();
             self.uncounted.messages.push(encode::hubs(hubs));
@@ -205,14 +205,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Serves this session from now on; how many messages of the peer it has received.
+    /// Serves this session from now on; returns how many messages of the peer it has received.
     fn take_over(&mut self, mut session: Box<PeerSession>, received: u64) -> Result<u64, CallError> {
         let outbox = session.conversation.outbox().clone();
         let resumed = session.resume(received);
         let resumed = resumed.map_err(|wrong| resumable::refused(&outbox, wrong));
         let received = match resumed {
             Ok(received) if self.registered.socket.serves(outbox.clone()) => received,
-            // This connection is at its end.
+            // This connection is ending.
             Ok(_) => {
                 waiting::let_wait(session);
                 return Err(resumable::on_its_way());
@@ -230,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session = session;
         self.session.conversation.set_reconnecting(false);
         self.session.conversation.opened_by(key);
-        // A hub that drains waits for it at each moment: it is asked to move before it counts no more as one that comes.
+        // A draining hub waits for it all along: it is asked to move before it stops counting as one that is coming.
         self.registered.socket.set_mobility(self.mobility());
         self.asks_itself();
         self.session.is_here();
@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(received)
     }
 
-    /// Asks the peer to go on with its session on another hub, when somebody wants that.
+    /// Asks the peer to move its session to another hub, if that was requested.
     pub(super) fn ask_to_move(&mut self) {
         let Some(target) = self.registered.socket.take_move() else {
             return;
@@ -254,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }));
     }
 
-    /// Queues what counts in no session.
+    /// Queues messages that count in no session.
     pub(super) fn say_uncounted(&mut self, kind: MessageKind, beat: bool) {
         if beat && self.uncounted.pings {
             self.uncounted.messages.push(encode::ping());

@@ -1,4 +1,4 @@
-//! The state of a connection's greeting, and the messages to be written that count in no session.
+//! The state of a connection's greeting, and queued messages that count in no session.
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -7,22 +7,22 @@ use crate::resumable::Claimed;
 
 /// How far a connection has come with its greeting.
 pub(super) enum Greeting {
-    /// Nothing has come yet but so many `__hello`s that were refused.
+    /// Nothing has arrived yet except this many `__hello`s that were refused.
     Awaited(u8),
-    /// The peer comes back to a session, which is on its way here: nothing is read until it is there.
+    /// The peer comes back to a session that is on its way here: nothing is read until it has arrived.
     Claiming(Box<Claiming>),
     /// Done.
     Greeted,
-    /// The peer began without.
+    /// The peer began without a greeting.
     Plain,
 }
 
 /// A session that is on its way.
 pub(super) struct Claiming {
     pub(super) session: oneshot::Receiver<Claimed>,
-    /// The messages of it that the peer has received.
+    /// How many of its messages the peer has received.
     pub(super) received: u64,
-    /// Other `__hello`s of the connection that were refused.
+    /// How many other `__hello`s of the connection were refused.
     pub(super) refused: u8,
 }
 
@@ -33,9 +33,9 @@ pub(super) struct Uncounted {
     pub(super) messages: Vec<Bytes>,
     /// The answer to the last `__ping`.
     pub(super) pong: Option<Bytes>,
-    /// Whether the peer wants to see `__ping`s.
+    /// Whether the peer wants to receive `__ping`s.
     pub(super) pings: bool,
-    /// Whether it goes on with its session on another hub when it is asked to.
+    /// Whether the peer moves its session to another hub when asked to.
     pub(super) migrates: bool,
     /// Whether it wants to know how many hubs there are.
     pub(super) hubs: bool,

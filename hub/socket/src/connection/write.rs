@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{BATCH, Connection, Phase};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Writes until nothing is queued: `Ready` then; `Pending` while the socket takes no more.
+    /// Writes until nothing is queued (`Ready`), or the socket accepts no more (`Pending`).
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
         loop {
             if !self.batch.is_empty() {
@@ -42,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(payload) = self.pong.take() {
             self.batch.pong(&payload);
         }
-        // Before the peer's first message nothing but a close can be queued.
+        // Before the peer's first message, only a close can be queued.
         let kind = self.kind.unwrap_or(MessageKind::Text);
         let beat = self.registered.socket.take_ping();
         if beat {
@@ -86,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.session.held.keep(message);
                 }
                 Poll::Ready(Some(OutgoingItem::Close { code, reason })) => {
-                    // It may have been decided since this poll began.
+                    // The end may have been decided since this poll began.
                     self.session.conversation.end_work(&reason);
                     self.session.held.release_all();
                     self.ending = Some((code, reason));
@@ -101,8 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         false
     }
 
-    /// Whether the peer goes on elsewhere, and would lack what is written now: it may read nothing here any more. What it
-    /// acknowledges makes room.
+    /// Whether the peer is moving elsewhere and what is written now might be lost: it may not read here any more. What
+    /// it acknowledges makes room.
     fn is_moving_and_full(&self) -> bool {
         self.registered.socket.is_moving() && self.session.outgoing.is_full()
     }
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.conversation.wrote(messages);
     }
 
-    /// Writes the last messages; everything that was queued before has gone.
+    /// Writes the last messages, after everything that was queued before.
     fn end(&mut self, code: CloseCode, reason: &str) {
         if !self.peer_closed {
             let kind = self.kind.unwrap_or(MessageKind::Text);

@@ -7,8 +7,8 @@ use super::{Conversation, ForConnection};
 use crate::spoke::SpokeMessage;
 
 impl Conversation {
-    /// Answers a message over the limit, of which the beginning is left, or leaves that to the hub where the call runs
-    /// that it names.
+    /// Answers a message over the limit, of which only the beginning is left; or passes it to the hub that runs the
+    /// call that it names.
     pub(crate) fn too_large(&mut self, head: &Bytes, size: usize) -> ForConnection {
         self.sockets.messages().received.inc();
         let error = frame::Error::too_large(head, size);
@@ -22,7 +22,7 @@ impl Conversation {
         self.broken(&error, head.len())
     }
 
-    /// Answers a message that cannot be read, or leaves that to the hub where the call runs that it names.
+    /// Answers a message that cannot be read, or passes it to the hub that runs the call that it names.
     pub(super) fn unreadable(&mut self, error: &frame::Error, data: &Bytes) -> ForConnection {
         let elsewhere = error.call.as_ref().is_some_and(|named| {
             let id = &named.request_id;
@@ -34,8 +34,8 @@ impl Conversation {
         self.broken(error, data.len())
     }
 
-    /// Answers a message that cannot be read. Where it names a call, nobody is left waiting for that call: the peer's
-    /// own ends with `call.error`, and one that it should have answered ends at the caller's.
+    /// Answers a message that cannot be read. If it names a call, nobody is left waiting for that call: the peer's own
+    /// call ends with `call.error`, and a call that the peer should have answered ends on its caller's side.
     fn broken(&mut self, error: &frame::Error, bytes: usize) -> ForConnection {
         self.asked += 1;
         self.answer_broken(error, bytes);

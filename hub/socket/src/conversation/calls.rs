@@ -1,4 +1,4 @@
-//! The calls of a peer, and its answers to those that it was sent.
+//! The calls of a peer, and its answers to those that were sent to it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,11 +12,11 @@ use super::Conversation;
 use crate::spoke::SpokeMessage;
 
 impl Conversation {
-    /// `call.requested`, in a message of so many bytes.
+    /// Acts on `call.requested`, in a message of `bytes` bytes.
     pub(super) fn call(&mut self, mut requested: Requested, bytes: usize) {
         requested.input = requested.input.map(|input| input.out_of(bytes));
         let metadata = requested.metadata.take();
-        // It may stay for longer than the input, which is what the frame is large for.
+        // The metadata may be kept for longer than the input, which is what makes the frame large.
         requested.metadata = metadata.map(|metadata| Box::new(metadata.out_of(bytes)));
         let id = requested.request_id.clone();
         if self.is_running(&id) {
@@ -37,7 +37,8 @@ impl Conversation {
         }
     }
 
-    /// `call.aborted`: the peer stops a call of its own, and gets an answer when that is done, or gives up one that it was sent.
+    /// Acts on `call.aborted`: the peer stops a call of its own, and gets an answer when that is done, or gives up a
+    /// call that was sent to it.
     pub(super) fn abort(&mut self, id: RequestId, data: &Bytes) {
         const REASON: &str = "aborted by the caller";
         let elsewhere = self.abort_elsewhere(&id, data);
@@ -47,7 +48,7 @@ impl Conversation {
         }
     }
 
-    /// The last words to a peer whose calls still ran, by the code of the close.
+    /// The last messages to a peer whose calls were still running, by the code of the close.
     pub(crate) fn last_errors(&mut self, code: CloseCode, reason: &str) -> Vec<Bytes> {
         let error = match code {
             CloseCode::Revoked => left_running(Code::Unauthenticated, reason),
@@ -71,7 +72,7 @@ impl Conversation {
     }
 }
 
-/// An answer that does not keep the whole of a message for a small part of it.
+/// An answer that does not keep a whole message alive for a small part of it.
 pub(super) fn slim(answer: Frame, bytes: usize) -> Frame {
     match answer {
         Frame::Responded { request_id, output } => Frame::Responded {

@@ -1,4 +1,4 @@
-//! A conversation that moves from one hub to another, and what goes on through the tunnel between the two.
+//! A conversation that moves from one hub to another, and what passes through the tunnel between the two.
 
 use std::task::{Context, Poll, Waker};
 
@@ -16,7 +16,7 @@ use crate::tunnel::TunnelGuard;
 
 /// The subscriptions of a session that moves.
 pub(crate) struct TakenSubscriptions {
-    /// Those that wait for the peer, as it is to read them.
+    /// Events that wait for the peer, encoded as it will read them.
     pub(crate) events: Vec<Bytes>,
     pub(crate) topics: Vec<String>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct TakenSubscriptions {
 impl Conversation {
     // --- the hub that it leaves ---
 
-    /// Resolves when nothing is under way any more that the peer would be told of by this hub alone: registrations,
+    /// Resolves when nothing is under way any more that only this hub would tell the peer about: registrations,
     /// subscriptions that wait for their confirmation, publications.
     pub(crate) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_pending(cx);
@@ -54,12 +54,12 @@ impl Conversation {
         }
     }
 
-    /// Ends the calls that would be too many hubs away if the session went on elsewhere.
+    /// Ends the calls that would be too many hubs away if the session moved on.
     pub(crate) fn end_far_calls(&self) {
         self.tunnels.iter().for_each(TunnelGuard::end_far);
     }
 
-    /// Tells another hub what runs here.
+    /// Describes to another hub what runs here.
     pub(crate) fn describe(&self, handover: &mut Handover) {
         let open = self.tunnels.iter().filter(|tunnel| !tunnel.is_closed());
         handover.hubs = open.map(TunnelGuard::hubs).max().unwrap_or(0);
@@ -72,14 +72,15 @@ impl Conversation {
         }
     }
 
-    /// The calls that run on the spoke for this hub, and for hubs that the session has left before; as the spoke knows them.
+    /// The calls that run on the spoke for this hub, and for hubs that the session has left before, by the ids that the
+    /// spoke knows.
     pub(crate) fn legs(&self) -> Vec<String> {
         let own = self.spoke.registration().map(Registration::running);
         let tunnelled = self.tunnels.iter().flat_map(TunnelGuard::legs);
         own.into_iter().flatten().chain(tunnelled).collect()
     }
 
-    /// Acts on a message that the peer has sent where the session is now, about a call that runs here or on a hub left
+    /// Acts on a message that the peer sent where its session is now, about a call that runs here or on a hub left
     /// before.
     pub(crate) fn received_elsewhere(&mut self, received: &PeerMessage) {
         let PeerMessage { message, size } = received;
@@ -90,7 +91,7 @@ impl Conversation {
         }
     }
 
-    /// Whether nothing runs here any more of a session that another hub goes on with, and nobody is sent here for it.
+    /// Whether nothing of a session that has moved to another hub runs here any more, and nobody is sent here for it.
     pub(crate) fn is_left(&mut self) -> bool {
         self.tunnels.retain(|tunnel| !tunnel.is_closed());
         let is_over = |registration: &Registration| registration.is_over();
@@ -98,13 +99,13 @@ impl Conversation {
             && self.tickets.running().next().is_none()
             && self.tunnels.is_empty()
             && self.pending.is_empty()
-            // The end of a call that runs no more may still be on its way to be said.
+            // The end of a call that is over may still be on its way.
             && self.outbox.is_quiet()
     }
 
     // --- the hub that goes on with it ---
 
-    /// Goes on with the state that another hub has sent; its running calls go on through the tunnel.
+    /// Goes on with the state that another hub has sent; running calls continue through the tunnel.
     pub(crate) fn go_on(&mut self, handover: &mut Handover, tunnel: TunnelGuard) {
         self.tunnels.push(tunnel);
         if let Some(instance) = handover.instance.take() {
@@ -131,7 +132,7 @@ impl Conversation {
         if self.arriving { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// The registration has come here too, or cannot.
+    /// The registration has come here too, or it could not.
     pub(super) fn taken_over(&mut self, taken: Result<Registration, CallError>) {
         match taken {
             Ok(registration) => {
@@ -140,7 +141,7 @@ impl Conversation {
                 }
                 let visible = self.sockets.calls().visible(&registration);
                 self.pending.add(async move {
-                    // Hubs that lag are in the log, and find the spoke by a look.
+                    // Lagging hubs are in the log; they find the spoke by a look.
                     drop(visible.await);
                     Done::Settled
                 });
@@ -163,22 +164,22 @@ impl Conversation {
 
     // --- through the tunnel ---
 
-    /// Hands a message of the peer on, if it is about a call that the spoke runs for a hub which the session has left.
+    /// Passes on a message of the peer if it is about a call that the spoke runs for a hub which the session has left.
     pub(super) fn answer_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
         self.hand_on(data, data.len(), |tunnel| tunnel.has_leg(id))
     }
 
-    /// The same of a message of so many bytes, over the limit, of which the beginning is left.
+    /// The same for a message of `size` bytes, over the limit, of which only the beginning is left.
     pub(super) fn too_large_elsewhere(&self, id: &RequestId, head: &Bytes, size: usize) -> bool {
         self.hand_on(head, size, |tunnel| tunnel.has_leg(id))
     }
 
-    /// The same of a call that the peer has made there.
+    /// The same for a call that the peer made there.
     pub(super) fn abort_elsewhere(&self, id: &RequestId, data: &Bytes) -> bool {
         self.hand_on(data, data.len(), |tunnel| tunnel.has_call(id))
     }
 
-    /// Whether the peer has made a call of this id that runs, here or on a hub that the session has left.
+    /// Whether a call of the peer with this id is running, here or on a hub that the session has left.
     pub(super) fn is_running(&self, id: &RequestId) -> bool {
         self.tickets.is_running(id) || self.tunnels.iter().any(|tunnel| tunnel.has_call(id))
     }
@@ -196,7 +197,7 @@ impl Conversation {
         self.tunnels.iter().any(TunnelGuard::has_calls)
     }
 
-    /// The calls of the peer that run there, which end with the session.
+    /// The calls of the peer that run there and end with the session.
     pub(super) fn take_calls_elsewhere(&mut self) -> Vec<RequestId> {
         let calls = self.tunnels.iter().flat_map(TunnelGuard::take_calls);
         let calls = calls.filter_map(|id| id.parse().ok()).collect();

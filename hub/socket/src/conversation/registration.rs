@@ -1,4 +1,4 @@
-//! `hub.register` and `hub.register.update` on a socket, and a registration that must be narrowed.
+//! `hub.register` and `hub.register.update` on a socket, and registrations that must be narrowed.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use super::Conversation;
 use crate::pending::{Done, VisibleRegistration};
 use crate::spoke::RegistrationEnd;
 
-/// As much of what is wrong with a registration is sent, in characters: it repeats what the peer wrote.
+/// How much of the description of an invalid registration is sent, in characters: it repeats what the peer wrote.
 const SHOWN: usize = 500;
 
 impl Conversation {
-    /// `hub.register`.
+    /// Acts on `hub.register`.
     pub(super) fn register(&mut self, requested: Requested) {
         let (calls, caller, outbox) = (self.sockets.calls().clone(), self.key.caller(), self.outbox.clone());
         self.begin_registration(requested, kind::REGISTER, |input: RegisterInput| async move {
@@ -26,7 +26,7 @@ impl Conversation {
         });
     }
 
-    /// `hub.register.update`.
+    /// Acts on `hub.register.update`.
     pub(super) fn update_registration(&mut self, requested: Requested) {
         let (calls, caller, outbox) = (self.sockets.calls().clone(), self.key.caller(), self.outbox.clone());
         self.begin_registration(requested, kind::REGISTER_UPDATE, |input: UpdateInput| async move {
@@ -35,7 +35,7 @@ impl Conversation {
         });
     }
 
-    /// Begins what makes the session an instance, or changes what it is; `of` is the operation that is asked for.
+    /// Begins to make the session an instance, or to change its registration; `of` is the operation that was asked for.
     fn begin_registration<I: DeserializeOwned, F>(
         &mut self,
         requested: Requested,
@@ -76,7 +76,7 @@ impl Conversation {
         }
     }
 
-    /// Takes a narrowed registration over; a spoke whose registration was lost with it has to come again.
+    /// Takes over a narrowed registration; a spoke that lost its registration in the process has to come again.
     pub(super) fn narrowed(&mut self, narrowed: Result<Option<Registration>, CallError>) {
         match narrowed {
             Ok(Some(registration)) if registration.is_current() => {
@@ -99,7 +99,7 @@ impl Conversation {
         }
     }
 
-    /// Takes a registration over, and answers it when it can be called through the other hubs.
+    /// Takes over a registration, and answers it once it can be called through the other hubs.
     pub(super) fn registered(&mut self, end: RegistrationEnd) {
         let RegistrationEnd {
             request_id,
@@ -119,7 +119,7 @@ impl Conversation {
                 });
                 let now = self.key.caller();
                 if !Arc::ptr_eq(&caller, &now) {
-                    // The declaration changed while it was examined.
+                    // The declaration changed while the registration was being examined.
                     self.narrow(&now);
                 }
             }

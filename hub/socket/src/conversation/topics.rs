@@ -1,7 +1,7 @@
 //! The subscriber's and the publisher's side of a socket: `__subscribe`, `__unsubscribe`, events.
 //!
 //! Invariants
-//! - `__subscribed` is sent when the transport has confirmed: an event published after it is seen.
+//! - `__subscribed` is sent once the transport has confirmed: an event published after it is seen.
 //! - `call.*`, `hub.*` and `__*` never enter the bus; [`Topic`] and [`TopicFilter`] cannot hold them.
 
 use std::future::Future as _;
@@ -18,11 +18,11 @@ use super::Conversation;
 use crate::pending::{Done, Refusal};
 use crate::subscriptions::{Begun, Confirmation, Standing, TopicSubscriptions};
 
-/// The reason of the gap in a subscription that has come from another hub.
+/// The reason for the gap in a subscription that has come from another hub.
 const MOVED: &str = "reconnected";
 
 impl Conversation {
-    /// `__subscribe`; a second one for the same topic is confirmed and changes nothing.
+    /// Acts on `__subscribe`; a second one for the same topic is confirmed and changes nothing.
     pub(super) fn subscribe(&mut self, filter: TopicFilter) {
         if let Err(refusal) = self.may_subscribe(&filter) {
             return self.refuse(&refusal, Some(&filter.to_string()));
@@ -34,7 +34,8 @@ impl Conversation {
         }
     }
 
-    /// Asks for a topic. Of one that begins again the peer was told on another hub; it is told that events may be missing.
+    /// Asks for a topic. If the subscription begins again, the peer knows of it from another hub; it is told that
+    /// events may be missing.
     fn ask_for(&mut self, filter: TopicFilter, begun: Begun) {
         let held = match self.budget.take(Kept::Subscriptions, cost(&filter)) {
             Ok(held) => held,
@@ -49,7 +50,7 @@ impl Conversation {
         });
     }
 
-    /// Begins with a topic again that has come from another hub; here the key may not allow it.
+    /// Subscribes again to a topic that has come from another hub; the key may no longer allow it.
     pub(super) fn subscribe_again(&mut self, filter: TopicFilter) {
         match may_read(&self.allowed, &filter) {
             Ok(()) => self.ask_for(filter, Begun::Again),
@@ -67,7 +68,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// A subscription came back.
+    /// A subscription was confirmed or refused.
     pub(super) fn subscribed(&mut self, confirmation: Confirmation) {
         match self.subscriptions.settle(confirmation) {
             Some((filter, Ok(Begun::Anew))) => self.say(encode::topic_control(kind::SUBSCRIBED, &filter)),
@@ -84,21 +85,21 @@ impl Conversation {
         }
     }
 
-    /// Ends the subscriptions that the key does not allow any more, and says so of each.
+    /// Ends the subscriptions that the key no longer allows, and tells the peer about each.
     pub(super) fn end_forbidden(&mut self, caller: &Caller) {
         for (filter, scope) in self.subscriptions.remove_forbidden(caller) {
             self.refuse(&CallError::missing_scope(&scope), Some(&filter.to_string()));
         }
     }
 
-    /// `__unsubscribe`; confirmed whether or not there was a subscription.
+    /// Acts on `__unsubscribe`; confirmed whether or not there was a subscription.
     pub(super) fn unsubscribe(&mut self, filter: &TopicFilter) {
         self.subscriptions.remove(filter);
         self.say(encode::topic_control(kind::UNSUBSCRIBED, filter));
     }
 
-    /// An event from the peer. It is on its way before the next message is read, so that a connection's events keep
-    /// their order; only a failure is answered.
+    /// An event from the peer. It is handed on before the next message is read, so that a connection's events stay in
+    /// order; only a failure is answered.
     pub(super) fn publish(&mut self, event: Envelope, bytes: usize) {
         let topic = match self.may_publish(&event) {
             Ok(topic) => topic,

@@ -1,9 +1,9 @@
-//! Registrations, departures and states: written to Redis in batches, and shown by the mirror once Redis has them.
+//! Registrations, departures and states: written to Redis in batches, and visible in the mirror once Redis has them.
 //!
 //! Invariants
-//! - A registration whose connection has ended by its turn is not made: it would take the place of the one that the
-//!   instance has come back with. One whose connection ends while Redis is asked is taken back before anybody on this hub
-//!   knows of it: what this hub held before stands.
+//! - A registration whose connection has ended by its turn is not made: it would replace the one with which the
+//!   instance has come back. One whose connection ends while Redis is being asked is taken back before anybody on this
+//!   hub knows of it: what this hub held before stands.
 
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ use crate::entry::{DirectoryEntry, Fence};
 // === impl DirectoryActor ===
 
 impl DirectoryActor {
-    /// Takes what came together to Redis together.
+    /// Writes what arrived together to Redis together.
     pub(super) async fn execute(&mut self, batch: &mut Vec<Command>) {
         batch.retain(|command| !command.is_void());
         self.note_marks(batch);
@@ -45,7 +45,7 @@ impl DirectoryActor {
         self.take_back(given_up).await;
     }
 
-    /// Takes the commands that write nothing.
+    /// Handles the commands that write nothing.
     fn note_marks(&mut self, batch: &mut Vec<Command>) {
         let mut is_out_of_step = false;
         batch.retain(|command| {
@@ -60,7 +60,7 @@ impl DirectoryActor {
         }
     }
 
-    /// Tells the others whose connections are away, of those that are held still.
+    /// Tells the others which connections are away, for instances that are still held.
     pub(super) async fn tell_states(&mut self, changes: Vec<StateChange>) {
         let mut writes = Vec::new();
         for change in changes {
@@ -73,7 +73,8 @@ impl DirectoryActor {
         }
     }
 
-    /// Takes registrations back that Redis may have and nobody wants any more. Where it did not answer, the next load does that.
+    /// Takes back registrations that Redis may have but nobody wants any more. If Redis did not answer, the next load
+    /// does that.
     async fn take_back(&mut self, given_up: Vec<(DirectoryEntry, Option<Written>)>) {
         let mut writes = Vec::new();
         for (entry, written) in given_up {
@@ -83,7 +84,7 @@ impl DirectoryActor {
             self.mirror.seen(generation);
             let key = InstanceKey::of(&entry);
             writes.push(match self.mirror.held(&key) {
-                // Of one hub the record that is written last counts, whatever its generation.
+                // Among the records of one hub, the last one written counts, whatever its generation.
                 Some(before) => DirectoryWrite::Assert(record::write(before)),
                 None => DirectoryWrite::Unregister {
                     field: key.field(),
@@ -100,7 +101,7 @@ impl DirectoryActor {
         match command {
             Command::Register { entry, from, .. } => {
                 if let Some((_, given_up)) = from {
-                    // Redis may not know it, and the clock that it was taken from may be ahead of this one.
+                    // Redis may not know it, and the clock that it was derived from may be ahead of this one.
                     self.mirror.seen(*given_up);
                 }
                 self.mirror.adopt(entry);
@@ -151,7 +152,8 @@ impl DirectoryActor {
                 entry.generation = generation;
                 self.mirror.seen(generation);
             }
-            // Redis may have taken the proposed one, and more may have been given since: this one was given to nobody.
+            // Redis may have accepted the proposed generation, and later ones may have been given since, so a
+            // generation that nobody was given is used.
             Some(Written::Removed) | None if self.redis.is_some() => {
                 entry.generation = self.mirror.next_generation();
             }

@@ -3,28 +3,29 @@
 //! Invariants
 //! - A load asserts this hub's entries first, then loads those in Redis, then removes those that this hub no longer
 //!   holds.
-//! - Entries of a hub to which there is a link stay while Redis has lost them, until that hub has written them again.
+//! - If Redis has lost the entries of a hub to which there is a link, they stay until that hub has written them again.
 
 use alkhub_redis::{DirectoryWrite, Error, Incarnation, Written};
 use tokio::time::Instant;
 
 use super::{BATCH, DirectoryActor, RETRY};
 use crate::directory::record::{self, InstanceKey};
+use crate::others::Returns;
 
 // === impl DirectoryActor ===
 
 impl DirectoryActor {
-    /// What was kept of a hub while it had no lease goes: with the hub, or once it has written anew what it holds, which it
-    /// does right after its lease.
+    /// Drops what was kept of a hub while it had no lease: because the hub is gone, or once it has written what it
+    /// holds again, which it does right after its lease.
     pub(super) fn take_returns(&mut self) {
-        let (gone, has_returned) = self.leases.take_returns();
+        let Returns { gone, has_returned } = self.leases.take_returns();
         gone.into_iter().for_each(|hub| self.mirror.hub_gone(hub));
         if has_returned {
             self.load_later();
         }
     }
 
-    /// Loads again when the others have written what they hold.
+    /// Schedules a load for when the others have written what they hold.
     fn load_later(&mut self) {
         let load_at = Instant::now() + self.leases.interval();
         self.load_at = Some(self.load_at.map_or(load_at, |at| at.min(load_at)));
@@ -53,7 +54,7 @@ impl DirectoryActor {
         self.leases.renew(incarnation, false).await?;
         self.assert_own(incarnation).await?;
         let stored = incarnation.load_directory().await?;
-        // What leases held up to here is skipped with the rest; the renewal before may not have seen it.
+        // Everything that leases said up to here is skipped too, and the previous renewal may not have seen it.
         self.leases.renew(incarnation, false).await?;
         let mut kept = self.leases.lapsed();
         kept.extend(self.suspects.iter().cloned());

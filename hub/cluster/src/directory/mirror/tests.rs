@@ -8,7 +8,7 @@ use super::*;
 use crate::directory::changes::{self, DirectoryChanges};
 use crate::metrics::Metrics;
 
-/// The mirror of hub `m`, the end of its reader, and leases to go with it.
+/// The mirror of hub `m`, its reader's end, and leases for it.
 fn mirror(room: usize) -> (Mirror, DirectoryChanges, Leases) {
     let hub: HubId = "m".parse().expect("a hub id");
     let metrics = Metrics::register(&Registry::new()).expect("fresh metrics");
@@ -32,7 +32,7 @@ fn stored(entry: &DirectoryEntry) -> (String, String) {
     (record.field, value)
 }
 
-/// The directory at change 1.
+/// The directory as of change 1.
 fn directory(entries: &[DirectoryEntry]) -> StoredDirectory {
     StoredDirectory {
         epoch: "e".to_owned(),
@@ -89,7 +89,8 @@ fn an_entry_of_this_hub_gives_way_to_a_higher_fence_only() {
     assert_eq!(held(&mut mirror, &mut reader), expected);
 }
 
-/// The feed is behind: this hub has registered the instance and ended that before it heard of the other hub's.
+/// The feed lags behind: this hub has registered the instance and ended it again before it hears of the other hub's
+/// entry.
 #[test]
 fn an_entry_that_one_of_this_hub_has_replaced_does_not_outlive_it() {
     let (mut mirror, mut reader, leases) = mirror(8);
@@ -140,7 +141,7 @@ async fn a_reader_without_room_gets_a_snapshot_once_there_is_some() {
     assert_eq!(held(&mut mirror, &mut reader).len(), 2);
 }
 
-/// Far fewer changes than may wait.
+/// With far fewer changes than may wait.
 #[tokio::test]
 async fn a_reader_that_would_keep_too_many_bytes_gets_a_snapshot_once_it_has_read_half_of_them() {
     let (mut mirror, mut reader, _leases) = mirror(1_000);
@@ -183,7 +184,7 @@ fn what_redis_has_lost_of_a_hub_that_answers_stays_until_that_hub_has_a_lease() 
             .collect::<Vec<_>>()
     };
 
-    // The instance `k` has moved meanwhile.
+    // The instance `k` has moved in the meantime.
     mirror.load(directory(&[entry("k", 4, "other")]), &lapsed);
     assert_eq!(held(&mut mirror, &mut reader), ["i", "k"]);
 
@@ -191,7 +192,7 @@ fn what_redis_has_lost_of_a_hub_that_answers_stays_until_that_hub_has_a_lease() 
     assert_eq!(held(&mut mirror, &mut reader), Vec::<String>::new());
 }
 
-/// What the reader has got: which instance came, or that a mark did.
+/// What the reader got: which instance came, or that a mark did.
 fn read(reader: &mut DirectoryChanges) -> Vec<String> {
     let shown = |change| match change {
         DirectoryChange::Put(entry) => entry.instance.to_string(),
@@ -251,7 +252,7 @@ fn a_mark_waits_for_a_reader_that_has_no_room() {
     assert_eq!(mirror.mark(&place("e", 1), &FeedMark::new().0), Ok(()));
     assert_eq!(mirror.follow(put(2, &entry("i", 1, "a")).as_bytes(), &leases), Ok(()));
 
-    // What did not fit is in the snapshot, and the mark behind that.
+    // What did not fit is in the snapshot, and the mark follows it.
     for expected in [&["snapshot"][..], &["snapshot"], &["mark"], &[]] {
         assert_eq!(read(&mut reader), expected);
         mirror.refill();

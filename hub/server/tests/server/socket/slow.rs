@@ -117,7 +117,7 @@ async fn a_peer_that_is_let_go_as_too_slow_acts_no_more_and_is_cut() {
 
     left(&hub, 1).await;
     nothing_was_told(&hub, &mut watcher).await;
-    // It reads too late: the close frame was to come behind what it had not read. Its end is an end, or a reset.
+    // It reads too late: the close frame would come behind what it has not read. It sees an end, or a reset.
     let mut late = Vec::new();
     drop(within("the socket ends", peer.socket.read_to_end(&mut late)).await);
     assert!(!late.is_empty());
@@ -150,7 +150,7 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
     let (key, _) = hub.key(&SCOPES).await;
     let mut peer = Bare::narrow(&hub, &key).await;
     block(&hub, &mut peer).await;
-    // What it says while the hub takes its word crosses to the other.
+    // What it says while the hub accepts its message crosses to the other hub.
     peer.send(&told()).await;
     assert_eq!(watcher.expect("told").await["payload"], "after the end");
 
@@ -164,7 +164,8 @@ async fn a_drained_hubs_peer_acts_no_more_and_is_cut_though_it_does_not_read() {
         .await;
 
     let ((), ()) = tokio::join!(hub.hub.shutdown(), async {
-        // From the moment in which the sockets are told to close: a spoke with a session that cannot move is not let go before.
+        // From the moment when the sockets are told to close: a spoke with a session that cannot move is not let go
+        // earlier.
         assert_eq!(witness.closed().await.0, 1001);
         peer.send(&told()).await;
     });
@@ -259,10 +260,11 @@ async fn answers_during_a_registration_keep_their_order_however_many_come() {
     }
 }
 
-/// Answers that a caller does not take are nobody else's loss.
+/// Answers that a caller does not read cost nobody else anything.
 #[tokio::test]
 async fn a_caller_that_reads_no_answers_is_closed_by_name_and_every_other_is_answered() {
-    // The calls of each burst fit the spoke's queue, with an abort of each; the answers to both do not fit the caller's.
+    // The calls of each burst, with an abort of each, fit the spoke's queue; the answers to both do not fit the
+    // caller's.
     const FIRST: usize = 38;
     const SECOND: usize = 19;
     let hub = hub_with(|config| {
@@ -338,7 +340,7 @@ async fn a_peer_that_reads_no_confirmations_is_closed_by_name() {
     );
 }
 
-/// What a spoke does not take is refused by name, or comes back; the other spokes get theirs.
+/// Calls that a spoke does not read are refused by name, or come back; the other spokes get theirs.
 #[tokio::test]
 async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour_serves_on() {
     let hub = hub_with(|config| {
@@ -357,7 +359,7 @@ async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour
         .await;
     let mut client = Wire::connect(&hub, &hub.admin).await;
 
-    // Nothing is answered but what is refused, and each refusal comes at once.
+    // Only what is refused is answered, and each refusal comes at once.
     let mut refused = 0;
     for number in 0..30 {
         client
@@ -385,7 +387,7 @@ async fn a_spoke_that_reads_no_calls_is_overloaded_then_closed_and_its_neighbour
     assert!((19..30).contains(&refused), "{refused} of 30");
     in_flight(&hub, 30 - refused).await;
 
-    // There is no room to tell the spoke of an abort: it is let go, and its calls come back.
+    // There is no room to tell the spoke of an abort: it is disconnected, and its calls come back.
     client
         .send(&json!({ "type": "call.aborted", "id": "", "payload": { "requestId": "c-0" } }))
         .await;
