@@ -3,7 +3,7 @@
 //! Promises
 //! - A call ends once at its caller, with the answer to it or with an error that trouble explains, and what the error says of
 //!   its delivery is true.
-//! - It runs once at most.
+//! - It runs once at most; a query twice, for it is sent once more when its spoke is lost.
 //! - Items arrive in order and without a hole; a regular end comes after all of them.
 //! - Events of one publisher arrive in order; where some are missing there is a gap.
 //! - Each registration of an instance has a higher generation than the last.
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use alkhub_protocol::Delivered;
-use alkhub_tests::promise::{TROUBLE, holds};
+use alkhub_tests::promise::{TROUBLE, holds, holds_of_query};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -258,8 +258,11 @@ impl Call {
             end,
             ..
         } = self;
-        (!holds(told, runs.len()))
-            .then(|| format!("call {number} of {operation} ({kind:?}) ran at {runs:?}; it ended with {end:?}"))
+        let holds = match kind {
+            Kind::Query => holds_of_query(told, runs.len()),
+            Kind::Mutation | Kind::Subscription => holds(told, runs.len()),
+        };
+        (!holds).then(|| format!("call {number} of {operation} ({kind:?}) ran at {runs:?}; it ended with {end:?}"))
     }
 }
 
@@ -304,6 +307,8 @@ mod tests {
     fn calls_that_ran_as_their_callers_were_told_break_nothing() {
         for (kind, runs, end) in [
             (Kind::Query, 1, End::Output(json!({ "call": 0 }))),
+            (Kind::Query, 2, End::Output(json!({ "call": 0 }))),
+            (Kind::Query, 2, End::Failed("SPOKE_LOST".to_owned(), Delivered::Maybe)),
             (Kind::Subscription, 1, End::Completed(1)),
             (Kind::Mutation, 0, End::Failed("UNAVAILABLE".to_owned(), Delivered::No)),
             (Kind::Mutation, 0, End::Failed(ENDING.to_owned(), Delivered::Yes)),
@@ -317,7 +322,9 @@ mod tests {
     #[test]
     fn calls_that_ran_twice_or_against_what_was_told_or_ended_with_something_else_break_a_promise() {
         for (kind, runs, end) in [
-            (Kind::Query, 2, End::Output(json!({ "call": 0 }))),
+            (Kind::Query, 3, End::Output(json!({ "call": 0 }))),
+            (Kind::Mutation, 2, End::Output(json!({ "call": 0 }))),
+            (Kind::Query, 2, End::Failed("UNAVAILABLE".to_owned(), Delivered::No)),
             (Kind::Query, 1, End::Output(json!({ "call": 1 }))),
             (Kind::Subscription, 1, End::Completed(0)),
             (Kind::Mutation, 1, End::Failed("UNAVAILABLE".to_owned(), Delivered::No)),

@@ -16,21 +16,32 @@ const CALLS: [(usize, &str, &str); 4] = [
     (1, "t.set", "hold-4"),
 ];
 const WORDS: [&str; 4] = ["hold-1", "hold-2", "hold-3", "hold-4"];
+/// The words of the queries among them.
+const QUERIES: [&str; 2] = ["hold-1", "hold-3"];
 
-/// Nothing of a session is left that could come back.
+/// Nothing of a session is left that could come back: a mutation is lost, and a query goes to the other spoke.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_a_killed_plain_spoke_had_are_lost_at_once_and_the_next_ones_have_no_provider() -> Result<()> {
+async fn mutations_that_a_killed_plain_spoke_had_are_lost_at_once_and_its_queries_run_again_elsewhere() -> Result<()> {
     let stage = Stage::linked(2).await?;
     let mut killed = stage.plain("t", 0).await?;
-    let calls = CALLS.map(|(hub, operation, word)| stage.call(hub, operation, word));
+    let [get_0, set_0, get_1, set_1] = CALLS.map(|(hub, operation, word)| stage.call(hub, operation, word));
     killed.runs(&WORDS).await;
     let other = stage.plain("t", 1).await?;
+    // Both hubs can call it.
+    stage.know(&[0, 1], 2, AT_ONCE).await;
 
     let began = Instant::now();
     killed.end(Signal::SIGKILL).await?;
 
-    for call in calls {
+    for call in [set_0, set_1] {
         stage.told(call, began, AT_ONCE).await?.is(502, "SPOKE_LOST", "maybe")?;
+    }
+    other.runs(&QUERIES).await;
+    for word in QUERIES {
+        other.release(word)?;
+    }
+    for call in [get_0, get_1] {
+        stage.told(call, began, 2 * AT_ONCE).await?.is_answered()?;
     }
     stage.know(&[0, 1], 1, AT_ONCE).await;
     for hub in [0, 1] {
@@ -46,12 +57,13 @@ async fn calls_that_a_killed_plain_spoke_had_are_lost_at_once_and_the_next_ones_
     stage.ran_as_told(&[&killed, &other])
 }
 
-/// Its session is kept for a while: what it had is not given up before that, and what it never got waits for whoever comes.
+/// Its session is kept for a while: what it had is not given up before that, queries go to the other one then, and what it never
+/// got waits for whoever comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_wait_for_a_killed_spoke_with_a_session_until_another_comes_or_its_time_is_up() -> Result<()> {
     let stage = Stage::linked(2).await?;
     let mut killed = stage.offer("t", &stage.hubs.url(0), 1).await?;
-    let calls = CALLS.map(|(hub, operation, word)| stage.call(hub, operation, word));
+    let [get_0, set_0, get_1, set_1] = CALLS.map(|(hub, operation, word)| stage.call(hub, operation, word));
     killed.runs(&WORDS).await;
 
     let began = Instant::now();
@@ -65,9 +77,15 @@ async fn calls_wait_for_a_killed_spoke_with_a_session_until_another_comes_or_its
     for call in waiting {
         stage.told(call, came, AT_ONCE).await?.is_answered()?;
     }
-    for call in calls {
+    for call in [set_0, set_1] {
         let told = stage.told(call, began, RESUME + AT_ONCE).await?;
         told.is(502, "SPOKE_LOST", "maybe")?;
+    }
+    other.runs(&QUERIES).await;
+    other.finishes(&QUERIES).await?;
+    let finished = Instant::now();
+    for call in [get_0, get_1] {
+        stage.told(call, finished, AT_ONCE).await?.is_answered()?;
     }
     stage.answers(0, "t.set", "next").await?;
     let began = Instant::now();

@@ -4,7 +4,8 @@
 //! hubs do what they do.
 //!
 //! Promises
-//! - A call reaches a spoke once at most, and `delivered` is true of it.
+//! - A call reaches a spoke once at most, and `delivered` is true of it. A query may reach a second one, once the first one may
+//!   be lost.
 //! - It ends once at its caller, with what its own spoke said of it, or with an error that some trouble explains; in time
 //!   after its deadline, or after its caller gave it up; never before its spoke answered, or before its deadline.
 //! - While nothing was cut, killed or registered anew, there is no trouble: a call that finds a provider is answered, one
@@ -23,6 +24,7 @@ mod tests;
 use std::time::Duration;
 
 use alkhub_protocol::Delivered;
+use alkhub_tests::promise::{holds, holds_of_query};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -108,6 +110,8 @@ pub(crate) struct Connection {
     pub(crate) is_closed: bool,
     /// The code with which its hub closed it.
     code: Option<u16>,
+    /// Its hub was cut off or has ended: the others may have taken it for lost.
+    is_doubtful: bool,
 }
 
 /// The state of one sequence.
@@ -142,10 +146,17 @@ impl Call {
         }
     }
 
-    /// The end that the spoke gave it, if it did.
-    fn said(&self) -> Option<(&Leg, Reply)> {
-        let leg = self.legs.first()?;
-        leg.said.map(|reply| (leg, reply))
+    /// The ends that spokes gave it.
+    fn said(&self) -> impl Iterator<Item = (&Leg, Reply)> {
+        self.legs.iter().filter_map(|leg| leg.said.map(|reply| (leg, reply)))
+    }
+
+    /// Whether it may reach so many spokes, by what its caller knows.
+    fn may_have_reached(&self, spokes: usize) -> bool {
+        match self.kind {
+            Kind::Query => holds_of_query(self.delivered(), spokes),
+            Kind::Mutation | Kind::Subscription => holds(self.delivered(), spokes),
+        }
     }
 }
 
@@ -234,6 +245,10 @@ impl Model {
     pub(crate) fn turns(&mut self, hub: usize, health: Health) {
         self.note(format!("hub {hub} is {health:?}"));
         self.hubs[hub] = health;
+        if matches!(health, Health::Apart | Health::Ended) {
+            let there = self.connections.iter_mut().filter(|own| own.hub == hub);
+            there.for_each(|own| own.is_doubtful = true);
+        }
         (0..SPOKES).for_each(|spoke| self.loses(spoke));
     }
 

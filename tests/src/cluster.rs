@@ -1,4 +1,5 @@
-//! Hubs in this process, as the pods of one Hub: each a whole hub with its own listeners, on shared servers.
+//! Hubs in this process, in the role of the pods of one Hub: each a whole hub with its own listeners, on shared
+//! servers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use alkhub_test_support::{Proxy, RedisServer, try_until_within, until};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// Gauges of what is there for a peer, a call or a message, and goes with it.
+/// Gauges of what exists for a peer, a call or a message, and must disappear with it.
 const LEFT: [&str; 11] = [
     "alkhub_budget_bytes{",
     "alkhub_calls_in_flight ",
@@ -32,7 +33,7 @@ const LEFT: [&str; 11] = [
 pub struct Cluster {
     /// The hubs, in the order in which they were started.
     pub hubs: Vec<Arc<Hub>>,
-    /// Their Redis; `None` when events stay in process.
+    /// Their Redis; `None` if events stay in process.
     pub redis: Option<RedisServer>,
     admin: ApiKey,
     folder: tempfile::TempDir,
@@ -56,7 +57,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// `count` hubs that know each other, with links from pod to pod or without.
+    /// `count` hubs that know each other, with or without links from pod to pod.
     ///
     /// # Errors
     /// As [`Cluster::start`].
@@ -69,7 +70,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The same, where one of the hubs reaches Redis through a proxy.
+    /// The same, with one of the hubs reaching Redis through a proxy.
     ///
     /// # Errors
     /// As [`Cluster::start`].
@@ -90,7 +91,7 @@ impl Cluster {
         Ok((cluster, proxy))
     }
 
-    /// One hub with events in process, as `alkhub dev` runs it.
+    /// One hub with in-process events, as `alkhub dev` runs it.
     ///
     /// # Errors
     /// As [`Cluster::start`].
@@ -130,7 +131,7 @@ impl Cluster {
         Ok(self.hubs.len() - 1)
     }
 
-    /// Starts a hub in the place of one that has ended, and waits until it is ready. It has another address.
+    /// Starts a hub in place of one that has ended, and waits until it is ready. It has another address.
     ///
     /// # Errors
     /// As [`Cluster::add`].
@@ -149,7 +150,7 @@ impl Cluster {
         Ok(hub)
     }
 
-    /// Waits until each hub knows of all others, and has a link with each where there are links.
+    /// Waits until each hub knows of all others, and has a link with each if there are links.
     pub async fn know_each_other(&self, linked: bool) {
         let count = self.hubs.len();
         for hub in 0..count {
@@ -160,7 +161,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until the metrics of a hub have this text, which begins with the end of a line.
+    /// Waits until the metrics of a hub contain this text, which begins with the end of a line.
     pub async fn shows(&self, hub: usize, line: &str) {
         until("the metrics show it", || async {
             let text = self.managed(hub, "/metrics").await?;
@@ -174,10 +175,10 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until a hub says so of its link to Redis (`up`, `down`), no longer than `limit`.
+    /// Waits until a hub reports this state of its link to Redis (`up`, `down`), no longer than `limit`.
     ///
     /// # Errors
-    /// It does not: what it said last.
+    /// It does not; returns what it reported last.
     pub async fn redis_is(&self, hub: usize, wanted: &str, limit: Duration) -> Result<(), String> {
         let what = format!("the link of hub {hub} to Redis is {wanted}");
         try_until_within(&what, limit, || async {
@@ -192,11 +193,11 @@ impl Cluster {
         .await
     }
 
-    /// Waits until nothing of the past is left on a hub, no longer than `limit`: no call, no instance, no session, no
-    /// subscription, no socket, not a byte kept for anybody.
+    /// Waits until nothing is left on a hub, no longer than `limit`: no call, no instance, no session, no subscription,
+    /// no socket, not a byte kept for anybody.
     ///
     /// # Errors
-    /// Something is left: its gauges.
+    /// Something is left; returns its gauges.
     pub async fn is_idle(&self, hub: usize, limit: Duration) -> Result<(), String> {
         try_until_within(&format!("hub {hub} is idle"), limit, || async {
             let metrics = self.managed(hub, "/metrics").await?;
@@ -229,7 +230,7 @@ impl Cluster {
         config.pod.name = format!("hub-{}", self.hubs.len());
         config.server.listen = ([127, 0, 0, 1], 0).into();
         config.server.management_listen = ([127, 0, 0, 1], 0).into();
-        // A test says on which hub a peer is.
+        // A test decides which hub a peer is on.
         config.server.rebalance = false;
         config.auth.hash_key_file = Some(self.path("hash.key"));
         config.auth.admin_key_file = Some(self.path("admin.key"));
@@ -261,7 +262,7 @@ impl Cluster {
     }
 }
 
-/// Where a hub takes links of others, if it does.
+/// Sets where a hub takes links of others, if it does.
 fn listens(config: &mut HubConfig, linked: bool) {
     config.server.peer_listen = linked.then(|| ([127, 0, 0, 1], 0).into());
 }

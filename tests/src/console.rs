@@ -1,10 +1,10 @@
-//! What a run is told by the person who watches it, and tells that person.
+//! Input from, and output to, the person who watches a run.
 
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 
-/// One line for the person who watches; a test harness would keep what is printed to itself.
+/// Prints a line for the person who watches; a test harness would capture ordinary output.
 ///
 /// # Panics
 /// Standard output is closed.
@@ -15,7 +15,7 @@ pub fn say(line: &str) {
         .expect("standard output is open");
 }
 
-/// What an environment variable says, unless it is empty.
+/// The value of an environment variable, unless it is empty.
 pub fn setting(name: &str) -> Option<String> {
     let text = std::env::var_os(name)?.into_string().ok()?;
     Some(text).filter(|text| !text.is_empty())
@@ -24,7 +24,7 @@ pub fn setting(name: &str) -> Option<String> {
 /// The same as a number.
 ///
 /// # Errors
-/// It says something else.
+/// It is not a number.
 pub fn number(name: &str) -> Result<Option<u64>> {
     setting(name)
         .map(|number| number.parse().with_context(|| format!("{name} is a number")))

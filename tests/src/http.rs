@@ -19,7 +19,7 @@ pub struct Http {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The body; `null` when empty.
+    /// The body; `null` if empty.
     pub body: Value,
 }
 
@@ -32,9 +32,9 @@ pub struct Sse {
 /// One server-sent event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SseEvent {
-    /// The `event:` field, empty when absent.
+    /// The `event:` field; empty if absent.
     pub event: String,
-    /// The `id:` field, empty when absent.
+    /// The `id:` field; empty if absent.
     pub id: String,
     /// The `data:` lines.
     pub data: String,
@@ -46,7 +46,7 @@ impl Http {
     /// A client of `url` with a bearer key.
     ///
     /// # Panics
-    /// When no TLS provider can be installed.
+    /// If no TLS provider can be installed.
     pub fn new(url: impl Into<String>, token: impl Into<String>) -> Self {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let client = reqwest::Client::builder()
@@ -90,7 +90,7 @@ impl Http {
     /// Sends a request with a JSON body.
     ///
     /// # Errors
-    /// No answer, or one that is no JSON.
+    /// No answer, or one that is not JSON.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
         self.send_with(method, path, body, &[]).await
     }
@@ -98,7 +98,7 @@ impl Http {
     /// The same with more headers.
     ///
     /// # Errors
-    /// No answer, or one that is no JSON.
+    /// No answer, or one that is not JSON.
     pub async fn send_with(
         &self,
         method: &str,
@@ -146,10 +146,10 @@ impl Http {
         }
     }
 
-    /// [`Http::sse`] for who looks at the refusal.
+    /// [`Http::sse`] for callers that look at the refusal.
     ///
     /// # Errors
-    /// No answer, or a refusal that is no JSON.
+    /// No answer, or a refusal that is not JSON.
     pub async fn sse_or_refusal(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Result<Sse, Answer>> {
         let mut request = self
             .client
@@ -183,7 +183,7 @@ impl std::fmt::Debug for Sse {
 }
 
 impl Sse {
-    /// The next event; comments are passed over. `None` when the hub ended the stream.
+    /// The next event; comments are skipped. `None` once the hub has ended the stream.
     ///
     /// # Errors
     /// Nothing came within 10 s, or the connection broke.

@@ -17,10 +17,10 @@ use crate::http::Http;
 
 /// No secret: the hubs listen on loopback and end with the run.
 const KEY: [u8; 32] = *b"these tests are nobody's secrets";
-/// Longest time until a hub answers calls again after a fault.
+/// The longest that a hub may take to answer calls again after a fault.
 pub const RECOVERY: Duration = Duration::from_secs(60);
 
-/// What hubs are to be like.
+/// What the hubs are to be like.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
     /// The binary `alkhub`.
@@ -29,9 +29,10 @@ pub struct Plan<'a> {
     pub count: usize,
     /// Whether they have links from pod to pod.
     pub linked: bool,
-    /// Whether they have a Postgres of their own, which may be killed; else it is that of all tests of the program.
+    /// Whether they have a Postgres of their own, which may be killed; otherwise they use that of all tests of the
+    /// program.
     pub own_postgres: bool,
-    /// Settings beside the usual ones, as variables of the environment.
+    /// Settings besides the usual ones, as environment variables.
     pub settings: &'a [(&'a str, &'a str)],
 }
 
@@ -40,7 +41,7 @@ pub struct Plan<'a> {
 pub struct Hubs {
     program: PathBuf,
     ports: Vec<(Port, Port)>,
-    /// Where each takes links of the others, if it does.
+    /// Where each of them takes links of the others, if it does.
     peer_ports: Option<Vec<Port>>,
     processes: Vec<Mutex<Option<Child>>>,
     /// Their Redis; whoever holds it may end it.
@@ -60,7 +61,7 @@ impl Hubs {
     /// Starts them, and waits until they are ready and know each other.
     ///
     /// # Errors
-    /// A server does not start, or the binary is not there.
+    /// A server does not start, or the binary is missing.
     ///
     /// # Panics
     /// They are not ready within a minute.
@@ -135,7 +136,7 @@ impl Hubs {
         format!("hub-{number}")
     }
 
-    /// Starts one that does not run.
+    /// Starts one that is not running.
     ///
     /// # Errors
     /// It cannot be started.
@@ -175,14 +176,14 @@ impl Hubs {
     /// Sends a signal to one that runs.
     ///
     /// # Errors
-    /// It does not.
+    /// It is not running.
     pub async fn signal(&self, number: usize, signal: Signal) -> Result<()> {
         let process = self.processes[number].lock().await;
         let id = process.as_ref().and_then(Child::id).context("the hub runs")?;
         Ok(kill(Pid::from_raw(id.try_into()?), signal)?)
     }
 
-    /// Ends one and waits for it: without a word, or as SIGTERM does.
+    /// Ends one and waits for it: by surprise, or as SIGTERM does.
     ///
     /// # Errors
     /// It does not run, or does not end within a minute.
@@ -211,17 +212,17 @@ impl Hubs {
         let postgres = self.postgres.as_ref().context("a Postgres of their own")?;
         let id = postgres.pid().await.context("it runs")?;
         kill(Pid::from_raw(id.try_into()?), Signal::SIGKILL)?;
-        // It is waited for.
+        // Waits for it.
         Ok(postgres.stop().await?)
     }
 
-    /// Starts it again, with what was in it.
+    /// Starts it again, with its data.
     ///
     /// # Errors
     /// It is not their own.
     ///
     /// # Panics
-    /// It does not start in time: what its killed self left behind takes a moment to end.
+    /// It does not start in time: what its killed predecessor left behind takes a moment to end.
     pub async fn restart_postgres(&self) -> Result<()> {
         let postgres = self.postgres.as_ref().context("a Postgres of their own")?;
         until("Postgres starts again", || postgres.start_again()).await;
@@ -243,14 +244,14 @@ impl Hubs {
     /// What `/readyz` of one answers.
     ///
     /// # Errors
-    /// It does not, or says no JSON.
+    /// It does not answer, or not with JSON.
     pub async fn readiness(&self, number: usize) -> Result<(u16, Value), String> {
         let (status, body) = self.managed(number, "/readyz").await?;
         let body = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
         Ok((status, body))
     }
 
-    /// Waits until the metrics of one have this text, which begins with the end of a line, no longer than `limit`.
+    /// Waits until the metrics of one contain this text, which begins with the end of a line, no longer than `limit`.
     ///
     /// # Panics
     /// They do not.
@@ -268,7 +269,7 @@ impl Hubs {
         .await;
     }
 
-    /// Resident memory of each in MiB; none of one that does not run.
+    /// Resident memory of each in MiB, without those that are not running.
     pub fn resident(&self) -> Vec<u64> {
         let of = |process: &Mutex<Option<Child>>| {
             let id = process.try_lock().ok()?.as_ref()?.id()?;

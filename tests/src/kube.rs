@@ -34,18 +34,18 @@ impl Kube {
         command
     }
 
-    /// Runs `kubectl` and gives what it printed.
+    /// Runs `kubectl` and returns its output.
     ///
     /// # Errors
-    /// It failed: the message has what it printed.
+    /// It failed: the message has its output.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.run("kubectl", args, None).await
     }
 
-    /// Runs `helm` and gives what it printed.
+    /// Runs `helm` and returns its output.
     ///
     /// # Errors
-    /// It failed: the message has what it printed.
+    /// It failed: the message has its output.
     pub async fn helm(&self, args: &[&str]) -> Result<String> {
         self.run("helm", args, None).await
     }
@@ -59,7 +59,7 @@ impl Kube {
             .await
     }
 
-    /// Evicts a pod, as `kubectl drain` does it with each of a node: through the API that heeds PodDisruptionBudgets.
+    /// Evicts a pod as `kubectl drain` does: through the API that respects PodDisruptionBudgets.
     ///
     /// # Errors
     /// It was refused: the message has what the API server said.
@@ -75,7 +75,7 @@ impl Kube {
     /// `kubectl get … -o json`.
     ///
     /// # Errors
-    /// As [`Kube::kubectl`], or it printed no JSON.
+    /// As [`Kube::kubectl`], or its output is not JSON.
     pub async fn get(&self, namespace: &str, what: &[&str]) -> Result<Value> {
         let args = [&["get", "-n", namespace, "-o", "json"], what].concat();
         Ok(serde_json::from_str(&self.kubectl(&args).await?)?)
@@ -91,10 +91,10 @@ impl Kube {
             .await
     }
 
-    /// Waits until an object satisfies a condition; its last state is in the message when it never does.
+    /// Waits until an object satisfies a condition; if it never does, the message has its last state.
     ///
     /// # Panics
-    /// When it never does.
+    /// If it never does.
     pub async fn wait<T>(
         &self,
         what: &str,
@@ -141,7 +141,7 @@ impl Kube {
     }
 }
 
-/// What matters of an object for a person who wonders why it is not as it should be.
+/// The parts of an object that matter to a person who wonders why it is not as it should be.
 fn short(object: &Value) -> String {
     match object["items"].as_array() {
         Some(items) => items.iter().map(short).collect::<Vec<_>>().join("\n"),

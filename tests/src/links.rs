@@ -1,4 +1,4 @@
-//! How a hub reaches Redis, and how others reach it: through proxies, for a test that lets either fail.
+//! How a hub reaches Redis, and how others reach it: through proxies, for tests that make either fail.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,16 +9,16 @@ use anyhow::Result;
 
 use crate::cluster::Cluster;
 
-/// Where hubs dial each other: an address of loopback on which none of them listens.
+/// Where hubs dial each other: a loopback address on which none of them listens.
 const BETWEEN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// The proxies of the hub at one place, whichever hub is there.
+/// The proxies of the hub at one place, whichever hub that is.
 #[derive(Debug)]
 pub struct Links {
     place: usize,
     /// Between it and Redis.
     pub redis: Proxy,
-    /// Between it and the hubs that have dialled it, those at places before its own; `None` without links from pod to pod.
+    /// Between it and the hubs that have dialled it, those at earlier places; `None` without links from pod to pod.
     pub peer: Option<Proxy>,
     /// Where it takes links of others.
     port: Option<Port>,
@@ -41,7 +41,7 @@ impl Links {
         })
     }
 
-    /// Has a hub use them.
+    /// Makes a hub use them.
     pub fn lead(&self, config: &mut HubConfig) {
         config.pod.name = format!("hub-{}", self.place);
         config.events.redis_url = Some(format!("redis://{}", self.redis.address()).into());
@@ -56,7 +56,7 @@ impl Links {
         self.all().for_each(Proxy::cut);
     }
 
-    /// Lets nothing pass any of them.
+    /// Holds back everything that passes through them.
     pub fn hold(&self) {
         self.all().for_each(Proxy::hold);
     }
@@ -74,7 +74,8 @@ impl Links {
 // === impl Cluster ===
 
 impl Cluster {
-    /// `count` hubs behind links that can be made to fail, with links from pod to pod or without, and those of each.
+    /// `count` hubs behind links that can be made to fail, with or without links from pod to pod; also returns the
+    /// links of each.
     ///
     /// # Errors
     /// As [`Cluster::start`], or a port cannot be bound.

@@ -2,7 +2,7 @@
 //!
 //! - Half of the spokes use the SDK, half are plain (the origin's wire, no `__hello`); each has a key of its own.
 //! - Calls become due at a constant rate, whatever the hubs do, and take from 5 ms to 5 s at their spokes.
-//! - What a caller, or a spoke, sees is in the [`Tally`], and nothing is dropped from it.
+//! - Everything that a caller, or a spoke, sees is in the [`Tally`], without exception.
 
 mod callers;
 mod plain;
@@ -30,15 +30,15 @@ pub use self::tally::{Aim, Arrival, Away, Ended, Failed, Kind, Tally, Window};
 const SDK_OPERATION: &str = "load.sdk";
 const PLAIN_OPERATION: &str = "load.plain";
 
-/// Spokes that are declared, and then connected, at once.
+/// How many spokes are declared, and then connected, at a time.
 const AT_ONCE: usize = 32;
 
-/// How much of what.
+/// The size of the load.
 #[derive(Clone, Debug)]
 pub struct Scale {
     /// Spokes in all; every other one is plain.
     pub spokes: usize,
-    /// Sessions of a spoke that uses the SDK, where there are hubs for them.
+    /// How many sessions a spoke with the SDK has, if there are hubs for them.
     pub sessions: u8,
     /// Calls a second.
     pub rate: f64,
@@ -54,7 +54,7 @@ pub struct Load {
     names: Vec<SpokeName>,
     spokes: Vec<Arc<Spoke>>,
     stop: CancellationToken,
-    /// Ends with `stop`, or before it.
+    /// Stops the calls; cancelled with `stop`, or earlier.
     stop_calling: CancellationToken,
     tasks: TaskTracker,
 }
@@ -209,7 +209,7 @@ impl Drop for Load {
     }
 }
 
-/// The SDK's spokes have even numbers, the plain ones odd ones.
+/// The SDK's spokes have even numbers, the plain ones odd numbers.
 fn kind(number: usize) -> Kind {
     if number.is_multiple_of(2) {
         Kind::Sdk
@@ -218,7 +218,7 @@ fn kind(number: usize) -> Kind {
     }
 }
 
-/// As of one that a person declared: the operator leaves those alone.
+/// Like that of a spoke that a person declared: the operator leaves those alone.
 fn uid(name: &SpokeName) -> String {
     format!("cli-{name}")
 }
@@ -244,7 +244,7 @@ async fn declared(client: Client, number: usize) -> Result<Member> {
     Ok(Member { number, name, key })
 }
 
-/// Does the work of a call: so many milliseconds. The microseconds that it took are the output.
+/// Works for as many milliseconds as the call asks for. The output is the number of microseconds that it took.
 async fn work(tally: &Tally, input: &Value) -> Value {
     let began = Instant::now();
     let number = input["n"].as_u64().unwrap_or(u64::MAX);
@@ -254,7 +254,7 @@ async fn work(tally: &Tally, input: &Value) -> Value {
     serde_json::json!({ "n": number, "us": took })
 }
 
-/// Waits until nothing is left of what is counted, for so long at most.
+/// Waits until the count is zero, for `within` at most.
 async fn none_left(within: Duration, what: &str, left: impl Fn() -> usize) -> Result<()> {
     let end = Instant::now() + within;
     loop {
@@ -269,6 +269,6 @@ async fn none_left(within: Duration, what: &str, left: impl Fn() -> usize) -> Re
 
 /// Lets time pass.
 pub async fn pause(time: Duration) {
-    // Nothing ends it but the time.
+    // Ends by the timeout only.
     drop(timeout(time, pending::<()>()).await);
 }

@@ -6,11 +6,11 @@ use std::process::Stdio;
 use anyhow::{Result, bail};
 use tokio::process::Command;
 
-/// One bash that runs texts, each under its name, in their order; what an earlier one sets, a later one sees. `command`
-/// is the bash, with its folder and its environment.
+/// Runs texts in order in one bash, each under its name; what an earlier one sets, a later one sees. `command` is the
+/// bash, with its folder and its environment.
 ///
 /// # Errors
-/// A command failed: the message has the text's name and all that was printed.
+/// A command failed: the message has the text's name and all output.
 pub async fn run(texts: &[(String, String)], command: &mut Command) -> Result<String> {
     let mut script = "set -euEo pipefail\ntrap 'echo \"the block at $block failed\" >&2' ERR\n".to_owned();
     for (name, text) in texts {

@@ -1,4 +1,5 @@
-//! The processes of pods: the nodes of the test cluster are namespaces of this machine, and their processes are seen here.
+//! The processes of pods: the nodes of the test cluster are namespaces of this machine, where their processes can be
+//! seen.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-/// What the process in a hub pod is called.
+/// The name of the process in a hub pod.
 pub const HUB: &str = "alkhub";
 
 /// Sends a signal to the process `name` of a pod.
@@ -30,7 +31,7 @@ pub async fn kill(uid: &str, name: &str) -> Result<()> {
     signal::kill(pid, Signal::SIGKILL)?;
     until("the killed process is gone", || async {
         match fs::read_to_string(format!("/proc/{pid}/status")) {
-            // Its parent has not asked yet how it ended.
+            // A zombie has ended; its parent has not waited for it yet.
             Ok(status) if !status.contains("State:\tZ") => Err(status),
             _ => Ok(()),
         }

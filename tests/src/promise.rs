@@ -14,7 +14,7 @@ pub const TROUBLE: [&str; 8] = [
     "RATE_LIMITED",
 ];
 
-/// What the field `delivered` of an error says; without one nobody knows.
+/// The meaning of an error's field `delivered`; if it is absent, nobody knows.
 pub fn delivered(said: Option<&str>) -> Delivered {
     match said {
         Some("yes") => Delivered::Yes,
@@ -23,12 +23,18 @@ pub fn delivered(said: Option<&str>) -> Delivered {
     }
 }
 
-/// Whether what a caller was told is true of a call that reached spokes so many times. More than once is never right.
+/// Whether what a caller was told is true of a call that reached spokes this many times. More than once is never right,
+/// except for a query ([`holds_of_query`]).
 pub fn holds(delivered: Delivered, deliveries: usize) -> bool {
+    deliveries <= 1 && holds_of_query(delivered, deliveries)
+}
+
+/// The same for a query, which is sent again if its spoke is lost.
+pub fn holds_of_query(delivered: Delivered, deliveries: usize) -> bool {
     match delivered {
-        Delivered::Yes => deliveries == 1,
+        Delivered::Yes => (1..=2).contains(&deliveries),
         Delivered::No => deliveries == 0,
-        Delivered::Maybe => deliveries <= 1,
+        Delivered::Maybe => deliveries <= 2,
     }
 }
 
@@ -44,5 +50,14 @@ mod tests {
         assert_eq!(of(Some("no")), [true, false, false]);
         assert_eq!(of(Some("maybe")), [true, true, false]);
         assert_eq!(of(None), [true, true, false]);
+    }
+
+    #[test]
+    fn a_query_may_reach_two_spokes_and_never_three() {
+        let of = |said| [0, 1, 2, 3].map(|count| holds_of_query(delivered(said), count));
+
+        assert_eq!(of(Some("yes")), [false, true, true, false]);
+        assert_eq!(of(Some("no")), [true, false, false, false]);
+        assert_eq!(of(Some("maybe")), [true, true, true, false]);
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// What `promtool check metrics` says of a page of metrics; empty when it finds no fault.
+/// What `promtool check metrics` reports about a page of metrics; empty if it finds no fault.
 ///
 /// # Errors
 /// promtool is not installed (Debian: `prometheus`).

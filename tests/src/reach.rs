@@ -1,5 +1,5 @@
-//! How this process reaches pods and Services: directly where their addresses are routed to it, as in the test
-//! cluster's own network namespace, or else through `kubectl port-forward`.
+//! How this process reaches pods and Services: directly if their addresses are routed to it, as in the test cluster's
+//! own network namespace, otherwise through `kubectl port-forward`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Reach {
         Self::at(kube, namespace, &format!("pod/{name}"), address, port).await
     }
 
-    /// Whether nothing stands between: a forwarded port leads to one pod, and ends with it.
+    /// Whether the connection is direct: a forwarded port leads to one pod, and ends with it.
     pub fn is_direct(&self) -> bool {
         self.forward.is_none()
     }

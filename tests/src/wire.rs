@@ -13,19 +13,19 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
-/// Longest wait for a frame that must come.
+/// The longest wait for a frame that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// What came, or the code and reason of the close that came in its place.
+/// The message that came, or the code and reason of a close that came instead.
 pub type Closing<T> = Result<T, (u16, String)>;
 
 /// One WebSocket.
 #[derive(Debug)]
 pub struct Peer {
     socket: Socket,
-    /// What came before the answer to a registration: calls may.
+    /// Messages that came before the answer to a registration, such as calls.
     early: VecDeque<Value>,
 }
 
@@ -35,7 +35,7 @@ pub struct Sender {
     socket: SplitSink<Socket, Message>,
 }
 
-/// The half of a [`Peer`] that reads. Pings are answered while it is asked for more.
+/// The half of a [`Peer`] that reads. Pings are answered only while something is being read.
 #[derive(Debug)]
 pub struct Receiver {
     socket: SplitStream<Socket>,
@@ -53,7 +53,7 @@ impl Peer {
         Ok(Self::of(socket))
     }
 
-    /// The same at `address`, as one that knows the hub by the name in `url`.
+    /// The same at `address`, for a peer that knows the hub by the name in `url`.
     ///
     /// # Errors
     /// As [`Peer::connect`].
@@ -70,7 +70,7 @@ impl Peer {
         }
     }
 
-    /// Takes it apart, for one task that reads and another one that sends. With both halves dropped the connection is cut.
+    /// Splits it, for one task that reads and another that sends. Dropping both halves cuts the connection.
     pub fn split(self) -> (Sender, Receiver) {
         let (sink, stream) = self.socket.split();
         (Sender { socket: sink }, Receiver { socket: stream })
@@ -93,7 +93,7 @@ impl Peer {
         self.send_text(envelope(kind, id, &payload)).await
     }
 
-    /// Sends an envelope so many times in one write.
+    /// Sends an envelope `times` times in one write.
     ///
     /// # Errors
     /// The connection is gone.

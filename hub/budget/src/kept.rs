@@ -2,7 +2,7 @@
 
 use alkhub_protocol::{CallError, Code};
 
-/// Time after which a refused peer may try again.
+/// How soon a refused peer may try again.
 const RETRY_MS: u64 = 1_000;
 
 /// What is kept for a peer.
@@ -10,7 +10,7 @@ const RETRY_MS: u64 = 1_000;
 pub enum Kept {
     /// Messages that have begun and not ended, and those that wait for a registration.
     Messages,
-    /// Running calls with their inputs, until a spoke has them.
+    /// Running calls with their inputs, until a spoke has them; those of queries until they end, where there is room.
     Calls,
     /// What waits to be written to WebSockets.
     Queues,
@@ -28,7 +28,7 @@ pub enum Kept {
     Answers,
     /// What was sent to other hubs and is not acknowledged.
     Links,
-    /// What waits of sessions that move from hub to hub, until a task takes it.
+    /// What waits for a task while sessions move from hub to hub.
     Moves,
 }
 
@@ -78,6 +78,16 @@ impl Kept {
 }
 
 // === impl Exhausted ===
+
+impl Exhausted {
+    /// The setting of the budget.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::Key => "budget.key-bytes",
+            Self::Hub => "budget.hub-bytes",
+        }
+    }
+}
 
 impl From<Exhausted> for CallError {
     fn from(exhausted: Exhausted) -> Self {

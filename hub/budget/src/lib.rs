@@ -1,9 +1,10 @@
 //! Byte budgets: how much its peers may make this process keep.
 //!
-//! Whatever is kept for longer than it takes to act on it (messages that have not ended, inputs of calls, what waits
-//! to be written, registrations, subscriptions) is charged to the key of the peer for which it is kept. The charge is
-//! a guard, [`Held`], that lies beside what is kept and gives back when it is dropped. What a hub keeps for no key of its
-//! own, such as what another hub has not acknowledged, has a budget of the hub's ([`Budgets::own`]).
+//! Whatever is kept for longer than it takes to act on it (messages that have not ended, inputs of calls, what waits to
+//! be written, registrations, subscriptions) is charged to the key of the peer for which it is kept. The charge is a
+//! guard, [`Held`], which is stored next to what is kept and gives the bytes back when it is dropped. What a hub keeps
+//! for no particular key, such as what another hub has not acknowledged, has a budget of the hub's own
+//! ([`Budgets::own`]).
 //!
 //! Promises
 //! - A key holds at most `budget.key-bytes`, all budgets together at most `budget.hub-bytes` and [`RESERVE`] for each. What
@@ -30,16 +31,16 @@ use prometheus::Registry;
 pub use kept::{Exhausted, Kept};
 use metrics::{Metrics, signed};
 
-/// Bytes of each key that are not taken from what all keys share: who uses little does not feel who uses much.
+/// Bytes of each key that are not taken from the common share: keys that use little do not notice those that use much.
 pub const RESERVE: usize = 2 * 1024 * 1024;
 
-/// Keys remembered that hold nothing.
+/// How many keys that hold nothing are remembered.
 const IDLE_KEYS: usize = 4_096;
 
-/// What grows and shrinks all the time is charged in steps of so many bytes ...
+/// What grows and shrinks all the time is charged in steps of this many bytes ...
 const STEP: usize = 4 * 1024;
 
-/// ... and given back when so many are not used any more.
+/// ... and given back when this many are no longer used.
 const SLACK: usize = 64 * 1024;
 
 /// The budgets of one hub. Cheap to clone.
@@ -62,13 +63,13 @@ pub struct Held {
 struct Hub {
     hub_bytes: usize,
     key_bytes: usize,
-    /// What all budgets hold beyond [`RESERVE`].
+    /// How much all budgets hold beyond [`RESERVE`].
     used: AtomicUsize,
     keys: DashMap<Arc<str>, Budget>,
     metrics: Metrics,
 }
 
-/// What one budget holds.
+/// How much one budget holds.
 #[derive(Debug)]
 struct Part {
     hub: Arc<Hub>,
@@ -105,7 +106,7 @@ impl Budgets {
         self.0.keys.entry(Arc::clone(id)).or_insert_with(new).clone()
     }
 
-    /// A budget of the hub's own, a new one each time: only what all share bounds it.
+    /// A budget of the hub's own, a new one each time: only the common share bounds it.
     pub fn own(&self) -> Budget {
         self.part(usize::MAX)
     }
@@ -174,7 +175,7 @@ impl Budget {
     }
 }
 
-/// What of a budget's bytes is taken from what all share.
+/// How much of a budget's bytes is taken from the common share.
 fn beyond(bytes: usize) -> usize {
     bytes.saturating_sub(RESERVE)
 }
@@ -190,7 +191,7 @@ impl Held {
     /// Holds another number of bytes from now on.
     ///
     /// # Errors
-    /// More must not be kept; it holds what it held.
+    /// More must not be kept; it still holds what it held.
     pub fn resize(&mut self, bytes: usize) -> Result<(), Exhausted> {
         if bytes <= self.bytes {
             self.shrink(bytes);
@@ -204,7 +205,24 @@ impl Held {
         Ok(())
     }
 
-    /// Holds no more than so many bytes from now on.
+    /// Whether what is held may stay although nothing needs it: as long as half of its budget is free, and half of the
+    /// common share too if it takes some of that.
+    ///
+    /// # Errors
+    /// The budget that is not half free.
+    pub fn is_to_spare(&self) -> Result<(), Exhausted> {
+        let Part { hub, limit, used } = &*self.budget.0;
+        let used = used.load(Ordering::Relaxed);
+        if used > limit / 2 {
+            Err(Exhausted::Key)
+        } else if beyond(used) > 0 && hub.used.load(Ordering::Relaxed) > hub.hub_bytes / 2 {
+            Err(Exhausted::Hub)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Holds no more than `bytes` from now on.
     pub fn shrink(&mut self, bytes: usize) {
         let unused = self.bytes.saturating_sub(bytes);
         if unused > 0 {
@@ -214,11 +232,11 @@ impl Held {
         }
     }
 
-    /// Holds at least so many bytes from now on, for what changes with each message: in steps, so that most changes
+    /// Holds at least `bytes` from now on, for amounts that change with each message: in steps, so that most changes
     /// cost nothing.
     ///
     /// # Errors
-    /// More must not be kept; it holds what it held.
+    /// More must not be kept; it still holds what it held.
     pub fn follow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         if bytes > self.bytes {
             return self.resize(bytes.next_multiple_of(STEP));
@@ -227,14 +245,14 @@ impl Held {
         Ok(())
     }
 
-    /// [`Held::follow`] for what is kept whether or not it may be, since nobody could do anything about its loss. Who asks next
-    /// finds the budget so.
+    /// [`Held::follow`] for what is kept whether or not it may be, since nobody could do anything about its loss. The
+    /// next request finds the budget accordingly fuller.
     pub fn insist(&mut self, bytes: usize) {
         if bytes <= self.bytes {
             return self.ease(bytes);
         }
         let whole = bytes.next_multiple_of(STEP);
-        // It is not refused, whatever the answer.
+        // It is kept whatever the answer.
         let _ = self.budget.count(whole - self.bytes);
         let metrics = &self.budget.0.hub.metrics;
         metrics.kept(self.what).add(signed(whole - self.bytes));

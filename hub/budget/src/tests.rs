@@ -1,4 +1,4 @@
-//! Budgets hold their bounds and get everything back.
+//! Budgets keep to their bounds and get everything back.
 
 use super::*;
 
@@ -128,4 +128,22 @@ fn what_is_kept_in_any_case_is_counted_and_given_back() {
     assert_eq!(held.follow(RESERVE + 2 * MIB), Err(Exhausted::Hub));
     held.insist(0);
     assert_eq!((budget.used(), budgets.0.used.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn what_is_not_needed_may_stay_while_half_of_each_budget_that_it_uses_is_free() {
+    let budgets = budgets(8 * MIB, 8 * MIB);
+    let (budget, other) = (key(&budgets, "a"), key(&budgets, "b"));
+    let held = budget.take(Kept::Calls, 4 * MIB).expect("room");
+    assert_eq!(held.is_to_spare(), Ok(()));
+
+    let more = budget.take(Kept::Calls, 1).expect("room");
+    assert_eq!(held.is_to_spare(), Err(Exhausted::Key));
+    drop(more);
+    let of_other = other.take(Kept::Calls, RESERVE + 2 * MIB + 1).expect("room");
+    assert_eq!(held.is_to_spare(), Err(Exhausted::Hub));
+    drop(held);
+    let little = budget.take(Kept::Calls, RESERVE).expect("its own");
+    assert_eq!(little.is_to_spare(), Ok(()), "it takes nothing of what all share");
+    drop(of_other);
 }

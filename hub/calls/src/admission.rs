@@ -37,7 +37,7 @@ pub(crate) struct AdmittedCall {
     pub(crate) place: CallPlace,
 }
 
-/// The place and the bytes that a running call takes of its key, until it is dropped.
+/// What a running call takes from its key, a place and bytes, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct CallPlace {
     /// The bytes that it makes the hub keep.
@@ -82,7 +82,7 @@ impl Admission {
         self.limits.in_flight_per_key
     }
 
-    /// The operation that a caller calls, where it may: one that may not call a name learns nothing of it.
+    /// The operation that a caller wants to call, if it may: a caller that may not call a name learns nothing about it.
     pub(crate) fn find(
         &self,
         caller: &Caller,
@@ -99,7 +99,7 @@ impl Admission {
         Ok((pool, operation))
     }
 
-    /// Everything that can refuse a call before it is sent.
+    /// Makes every check that can refuse a call before it is sent.
     pub(crate) fn admit(&self, caller: &Caller, request: &CallRequest) -> Result<AdmittedCall, CallError> {
         let (pool, operation) = self.find(caller, request)?;
         let input = request.input_or_null();
@@ -129,7 +129,8 @@ impl Admission {
         Ok(CallPlace { held, running })
     }
 
-    /// How long a call may take. It has a deadline always, an endless subscription only where its caller sets one.
+    /// How long a call may take. It always has a deadline, except an endless subscription: that has one only if its
+    /// caller sets it.
     pub(crate) fn limits(&self, request: &CallRequest, is_endless: bool) -> TimeLimits {
         if is_endless {
             return TimeLimits {

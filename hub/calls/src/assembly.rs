@@ -53,7 +53,7 @@ pub struct Parts {
     pub config: CallsConfig,
     /// How often spokes are pinged (`server.ping-interval`); sent to them when they register.
     pub heartbeat: Duration,
-    /// How long a hub may be silent before it is gone (`events.lease-ttl`).
+    /// How long a hub may be silent before it counts as gone (`events.lease-ttl`).
     pub lease_ttl: Duration,
     /// This process.
     pub hub: HubId,
@@ -86,7 +86,7 @@ struct Ground {
     late: LateAnswers,
 }
 
-/// The parts that keep it in step with the other hubs and with the store.
+/// The parts that keep the hub in step with the other hubs and with the store.
 struct Upkeep {
     sessions: Arc<Sessions>,
     presence: Arc<Presence>,
@@ -102,7 +102,7 @@ impl Calls {
     /// Starts routing: spawns its tasks and returns at once.
     ///
     /// # Errors
-    /// A metric of the same name is registered already.
+    /// A metric with the same name is already registered.
     pub fn start(parts: Parts) -> Result<Self, prometheus::Error> {
         let ground = Ground::new(&parts)?;
         let upkeep = Upkeep::new(&parts, &ground);
@@ -184,7 +184,12 @@ impl Ground {
             cluster: parts.cluster.clone(),
             legs: legs.clone(),
             table: Arc::clone(&table),
-            arrivals: Arc::new(Arrivals::new(Arc::clone(&answers), Arc::clone(&table), tasks)),
+            arrivals: Arc::new(Arrivals::new(
+                Arc::clone(&answers),
+                Arc::clone(&placement),
+                Arc::clone(&table),
+                tasks,
+            )),
             relay: Arc::clone(&relay),
         };
         Ok(Self {

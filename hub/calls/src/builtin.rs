@@ -1,8 +1,8 @@
 //! The hub's own operations: `hub.list`, `hub.search`, `hub.schema` and `hub.call`.
 //!
-//! They are answered where every call passes, so that each surface has them. Those that describe operations need
-//! `operations:read`, as over HTTP. `hub.call` is the call of another operation under the same request id; it needs the
-//! scopes of that one and no other.
+//! They are answered on the path that every call takes, so each surface has them. Those that describe operations need
+//! `operations:read`, as over HTTP. `hub.call` is a call of another operation under the same request id; it needs the
+//! scopes of that operation and no others.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -131,12 +131,12 @@ pub(crate) struct Builtins {
     directory: Arc<Directory>,
 }
 
-/// What a call of such an operation leads to.
+/// The result of calling one of these operations.
 #[derive(Debug)]
 pub(crate) enum BuiltinReply {
     /// The answer, `{data, meta}`.
     Output(RawJson),
-    /// The call of another operation, in its place.
+    /// The call of another operation, to be made in its place.
     Call(Box<CallRequest>),
 }
 
@@ -147,7 +147,7 @@ impl Builtins {
         Self { directory }
     }
 
-    /// The call that one of `hub.call` stands for; `None` of any other.
+    /// The call that a `hub.call` stands for; `None` for any other operation.
     pub(crate) fn inner(&self, request: &CallRequest) -> Option<Result<CallRequest, CallError>> {
         let is_it = |builtin: &&Builtin| builtin.kind == Kind::Call && builtin.name == request.operation;
         let builtin = BUILTINS.iter().find(is_it)?;
@@ -181,7 +181,7 @@ pub(crate) fn info(directory: &Directory, name: &OperationName) -> Option<Operat
     directory.pool(name).and_then(|pool| list::info(&pool))
 }
 
-/// The answer to a name of the hub's namespace that is none of these operations.
+/// The answer to a name in the hub's namespace that is none of these operations.
 fn not_called(name: &OperationName) -> CallError {
     if name.as_str() == kind::REGISTER {
         let message = "`hub.register` is for WebSocket connections: the calls come back over them";

@@ -9,7 +9,7 @@ use alkhub_protocol::{OperationName, Scopes, SpokeName};
 /// The holder of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The key's id; it stands in call records.
+    /// The key's id, which call records name.
     pub key_id: Arc<str>,
     /// The rights of the key.
     pub scopes: Arc<Scopes>,
@@ -20,7 +20,7 @@ pub struct Caller {
 // === impl Caller ===
 
 impl Caller {
-    /// The caller as a spoke sees it: of its scopes those that the operation asks for.
+    /// The caller as a spoke sees it: only those of its scopes that the operation asks for.
     pub(crate) fn identity(&self, access: &AccessControl) -> Identity {
         let asked = access.required_scopes.iter().chain(&access.required_scopes_any);
         let mut scopes: Vec<String> = asked.filter(|scope| self.scopes.allows(scope)).cloned().collect();
@@ -65,7 +65,7 @@ fn matches(pattern: &str, operation: &OperationName) -> bool {
     match pattern.strip_suffix('*') {
         Some("") => true,
         Some(namespace) => namespace.strip_suffix('.') == Some(operation.namespace()),
-        // As it stands, or as the spoke spells it.
+        // Parsed, so that a pattern in the spoke's own spelling matches too.
         None => pattern
             .parse()
             .is_ok_and(|pattern: OperationName| pattern == *operation),

@@ -50,29 +50,29 @@ impl Calls {
         self.send(caller, request, Sink::new(reply)?)
     }
 
-    /// Calls and waits for the output, `{data, meta}`; of a subscription, for its first item. Dropping the future
-    /// aborts the call at the spoke.
+    /// Makes a call and waits for its output, `{data, meta}`, or for the first item of a subscription. Dropping the
+    /// future aborts the call at the spoke.
     ///
     /// # Errors
-    /// Why there is no output.
+    /// The reason why there is no output.
     pub async fn call(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<RawJson, CallError> {
         self.wait(|sink| self.dispatch.call(caller, request, sink)).await
     }
 
-    /// [`Calls::call`] of a call that was prepared.
+    /// [`Calls::call`] for a call that was prepared.
     ///
     /// # Errors
-    /// Why there is no output.
+    /// The reason why there is no output.
     pub async fn call_prepared(&self, prepared: PreparedCall) -> Result<RawJson, CallError> {
         self.wait(|sink| self.dispatch.make(prepared, sink)).await
     }
 
-    /// Finds out what a call is of, for a surface that answers each kind of operation in its own way: where that is not known,
-    /// the call waits for the look for which it would wait when it is made, and does not wait again. Its deadline counts from
-    /// here. Dropping the future ends the call.
+    /// Finds out which kind of operation a call is of, for a surface that answers each kind in its own way. If the hub
+    /// does not know, the call waits here for the look that it would otherwise wait for when it is made, and does not
+    /// wait again. Its deadline counts from here. Dropping the future ends the call.
     ///
     /// # Errors
-    /// The call was refused: its caller may not make it, nobody is found, or its deadline has passed.
+    /// The call was refused: its caller may not make it, nobody offers the operation, or its deadline has passed.
     pub async fn prepare(&self, caller: &Arc<Caller>, request: CallRequest) -> Result<PreparedCall, CallError> {
         let (prepared, look) = self.dispatch.prepare(caller, request)?;
         let Some((key, looked)) = look else {
@@ -94,7 +94,7 @@ impl Calls {
         self.open(caller, |sink| self.dispatch.call(caller, request, sink))
     }
 
-    /// [`Calls::subscribe`] of a call that was prepared.
+    /// [`Calls::subscribe`] for a call that was prepared.
     ///
     /// # Errors
     /// It was refused.
@@ -103,26 +103,26 @@ impl Calls {
         self.open(&caller, |sink| self.dispatch.make(prepared, sink))
     }
 
-    /// Calls that one key may run on this hub at once.
+    /// How many calls one key may run on this hub at once.
     pub fn max_in_flight_per_key(&self) -> usize {
         self.dispatch.admission.in_flight_per_key()
     }
 
-    /// Ends every running call with an error, which its caller gets; its spoke gets the reason. For a hub that goes
-    /// away: who learns it later, by the end of a connection, may learn that the spoke is lost, or nothing.
+    /// Ends every running call with an error for its caller and a reason for its spoke. This is for a hub that goes
+    /// away: a caller that only noticed its connection end might be told that the spoke is lost, or nothing at all.
     pub fn end_all(&self, error: &CallError, reason: &str) {
         for key in self.table.keys() {
             self.table.end(key, End::Failed(error.clone()), Some(reason));
         }
     }
 
-    /// Makes the session of an outbox an instance of a spoke. A partly refused registration is an answer, no error. On a
-    /// session that has registered before, the new set replaces the old one and the old registration does nothing more. Other
-    /// hubs learn of it a little later: [`Calls::visible`].
+    /// Makes the session of an outbox an instance of a spoke. A partly refused registration is an answer, not an error.
+    /// On a session that has registered before, the new set replaces the old one, and the old registration has no
+    /// further effect. Other hubs learn of it a little later: [`Calls::visible`].
     /// Dropping the future undoes what was done.
     ///
     /// # Errors
-    /// The caller may not register, or names another spoke than its key.
+    /// The caller may not register, or names a spoke other than the one its key identifies.
     pub async fn register(
         &self,
         caller: &Arc<Caller>,
@@ -132,13 +132,14 @@ impl Calls {
         self.registrar.register(caller, input, outbox).await
     }
 
-    /// Changes what the session of an outbox has registered: all of it takes effect, or nothing. Calls that run go on. The
-    /// registration that the session had does nothing more then. Other hubs learn of it a little later: [`Calls::visible`].
+    /// Changes what the session of an outbox has registered: either all of it takes effect, or nothing. Running calls
+    /// go on. The session's earlier registration has no further effect. Other hubs learn of the change a little later:
+    /// [`Calls::visible`].
     /// Dropping the future undoes what was done.
     ///
     /// # Errors
-    /// Nothing is registered over the session, an operation is rejected or not known by its hash (the details have which), or
-    /// the instance has registered over another connection since.
+    /// Nothing is registered over the session; or an operation is rejected, or not known by its hash (the details say
+    /// which); or the instance has since registered over another connection.
     pub async fn update(
         &self,
         caller: &Arc<Caller>,
@@ -148,17 +149,18 @@ impl Calls {
         self.registrar.update(caller, input, outbox).await
     }
 
-    /// Waits until what was registered can be called through every live hub, or for a second; the hubs through which it cannot
-    /// then, in order. The peer is answered when this has ended; its registration stands before. Dropping the future ends the
-    /// waiting and nothing else.
+    /// Waits until a registration can be called through every live hub, or for a second; returns the hubs through which
+    /// it then still cannot be called, in order. The peer is answered when this has ended; its registration takes
+    /// effect earlier. Dropping the future ends the wait and nothing else.
     pub fn visible(&self, registration: &Registration) -> impl Future<Output = Vec<HubId>> + Send + 'static + use<> {
         let (registrar, session) = (Arc::clone(&self.registrar), Arc::clone(registration.session()));
         let generation = registration.generation();
         async move { registrar.visible(&session, generation).await }
     }
 
-    /// Brings a registration within what the caller's spoke may do now: operations that it may not offer any more are
-    /// withdrawn, its concurrency is lowered. The session that takes over, or `None` when nothing had to change.
+    /// Brings a registration within what the caller's spoke may do now: operations that it may no longer offer are
+    /// withdrawn, and its concurrency is lowered. Returns the registration that takes over, or `None` if nothing had to
+    /// change.
     ///
     /// # Errors
     /// The directory did not take it, and the registration has ended: the connection should end too.
@@ -177,11 +179,11 @@ impl Calls {
         }
     }
 
-    /// Goes on with an instance that another hub held, over the session of an outbox which has moved here from there. Its
+    /// Continues an instance that another hub held, over the session of an outbox that has moved here from there. Its
     /// record changes hands in one step, from that hub's generation to a higher one. Dropping the future undoes that.
     ///
     /// # Errors
-    /// The instance has registered over another connection since, or the hub has no room for it.
+    /// The instance has since registered over another connection, or the hub has no room for it.
     pub async fn take_over(
         &self,
         caller: &Arc<Caller>,
@@ -191,8 +193,8 @@ impl Calls {
         self.registrar.take_over(caller, instance, outbox).await
     }
 
-    /// The hub that has the other session of a program ([`alkhub_protocol::InstanceId::twin`]), of which this hub knows one by
-    /// this id.
+    /// The hub that has the other session of the program whose session on this hub has this id
+    /// ([`alkhub_protocol::InstanceId::twin`]).
     pub fn beside(&self, session: &str) -> Option<HubId> {
         let session = self.registrar.sessions.get(session)?;
         let twin = session.instance.twin()?;
@@ -205,12 +207,14 @@ impl Calls {
         &self.moves
     }
 
-    /// Waits until this hub can call what the other hubs hold, or cannot for now: for a hub that begins.
+    /// Waits until this hub can call what the other hubs hold, or has waited long enough: for a hub that has just
+    /// started.
     pub async fn caught_up(&self) {
         self.registrar.caught_up().await;
     }
 
-    /// A page of the operations that spokes offer now: of those that the caller may call, unless the query asks for all.
+    /// A page of the operations that spokes offer now: those that the caller may call, or all of them if the query asks
+    /// for that.
     ///
     /// # Errors
     /// The caller lacks the scope `operations:read`.
@@ -230,8 +234,8 @@ impl Calls {
         ))
     }
 
-    /// The first page of the operations that the caller may call and that have every word of `search`; none without the
-    /// scope `operations:read`.
+    /// The first page of the operations that the caller may call and that contain every word of `search`; empty without
+    /// the scope `operations:read`.
     pub fn operations(&self, caller: &Caller, search: Option<&str>) -> Vec<OperationInfo> {
         let query = ListQuery {
             search: search.unwrap_or_default().to_owned(),
@@ -241,14 +245,14 @@ impl Calls {
             .map_or_else(|_| Vec::new(), |page| page.operations)
     }
 
-    /// One operation; `None` when no spoke has offered it, or without the scope `operations:read`.
+    /// One operation; `None` if no spoke has offered it, or without the scope `operations:read`.
     pub fn operation(&self, caller: &Caller, name: &OperationName) -> Option<OperationInfo> {
         let allowed = caller.scopes.allows(scope::OPERATIONS_READ);
         allowed.then(|| builtin::info(&self.directory, name)).flatten()
     }
 
-    /// Whether an operation is a query, a mutation or a subscription, for a surface that answers each in its own way;
-    /// `None` when no spoke has offered it. Cheap enough to be asked for each call.
+    /// Whether an operation is a query, a mutation or a subscription, for a surface that answers each kind in its own
+    /// way; `None` if no spoke has offered it. Cheap enough to ask for each call.
     pub fn kind(&self, name: &OperationName) -> Option<OperationKind> {
         let pool = self.directory.pool(name)?;
         pool.operation.as_ref().map(|operation| operation.spec.kind)
@@ -265,7 +269,7 @@ impl Calls {
         self.directory.instances().into_iter().map(Connected).collect()
     }
 
-    /// Calls that run now on this hub or wait to be sent, those of other hubs' callers included.
+    /// Calls that run on this hub now or wait to be sent, including those of other hubs' callers.
     pub fn in_flight(&self) -> usize {
         self.table.count()
     }
@@ -306,7 +310,7 @@ impl Calls {
         result.unwrap_or_else(|_| Err(aborted()))
     }
 
-    /// Makes a call, and hands out what it answers item by item.
+    /// Makes a call, and hands out its answers item by item.
     fn open(&self, caller: &Caller, make: impl FnOnce(Sink) -> Result<u64, CallError>) -> Result<Items, CallError> {
         let queue = Arc::new(ItemQueue::new(&self.budgets.key(&caller.key_id)));
         let ticket = self.ticket(make(Sink::Queue(Arc::clone(&queue)))?);

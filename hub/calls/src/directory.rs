@@ -1,12 +1,13 @@
-//! Who offers what, of all hubs, in memory.
+//! Who offers what on all hubs, in memory.
 //!
 //! Fed by the change feed ([`crate::directory::feed`]) and by registrations on this hub; read by every call.
 //!
 //! Invariants
-//! - Reading takes no lock that a change holds for longer than one instance takes to come or go.
-//! - A change costs what changed, not the pool; only another specification makes a pool anew.
-//! - Of the records of two hubs the one with the higher fence counts; of those of one other hub, the one that came
-//!   last.
+//! - Reading takes no lock that a change holds for longer than it takes one instance to come or go.
+//! - The cost of a change depends on what changed, not on the size of the pool; only a different specification makes a
+//!   new pool.
+//! - Of the records that two hubs have of an instance, the one with the higher fence counts; of those that come from
+//!   one other hub, the latest one.
 //! - The instances of a pool offer one specification, the one of its oldest instance; the same on every hub.
 
 pub(crate) mod compiled;
@@ -43,7 +44,7 @@ pub(crate) use instance::Instance;
 use let_go::LetGo;
 pub(crate) use pool::{Group, Pool, PoolMembers};
 
-/// Names kept that nobody offers now, to tell `NO_PROVIDER` from `OPERATION_NOT_FOUND`.
+/// How many names are kept that nobody offers now, to tell `NO_PROVIDER` from `OPERATION_NOT_FOUND`.
 const IDLE_NAMES: usize = 10_000;
 
 /// The directory.
@@ -56,33 +57,33 @@ pub(crate) struct Directory {
     pub(crate) entering: Arc<Entering>,
 }
 
-/// What only changes need.
+/// The state that only changes need.
 #[derive(Debug, Default)]
 struct Changes {
-    /// Every instance that offers a name, whatever its specification, the oldest first.
+    /// Every instance that offers a name, whatever its specification, oldest first.
     offers: HashMap<OperationName, BTreeSet<ByAge>>,
     /// How many instances a spoke has.
     spokes: HashMap<SpokeName, usize>,
-    /// Specifications to be loaded, by the names that wait for them, each with the spoke that it is charged to.
+    /// The specifications to load, by the names that wait for them, each with the spoke that it is charged to.
     missing: HashMap<OperationName, (SpecHash, SpokeName)>,
     /// Names that nobody offers.
     idle: Idle,
     /// Spokes that are away because hubs let them go.
     let_go: LetGo,
-    /// Who waits for a change.
+    /// The waiters for a change.
     expected: Expected,
-    /// Instances that were put into or taken out of a pool: the work of changes, which tests compare.
+    /// How often an instance was put into or taken out of a pool: the cost of changes, which tests compare.
     moves: usize,
 }
 
-/// What a change did.
+/// The effect of a change.
 #[derive(Debug)]
 pub(crate) enum ChangeResult {
-    /// It was put; here the registration that it replaced.
+    /// The registration was put in; here is the one that it replaced.
     Put(Option<Arc<Instance>>),
-    /// It is there, and its connection is back.
+    /// The registration was there already, and its connection is back.
     Back,
-    /// It is there, or a newer one.
+    /// The registration was there already, or a newer one.
     Stale,
 }
 
@@ -131,13 +132,13 @@ impl Directory {
         self.changes.lock().spokes.contains_key(spoke)
     }
 
-    /// Whether a call of a name can be sent to somebody.
+    /// Whether there is anybody to whom a call of this name can be sent.
     pub(crate) fn is_offered(&self, name: &OperationName) -> bool {
         self.pool(name).is_some_and(|pool| !pool.is_empty())
     }
 
-    /// Waits while the specification of a name is being loaded; with `comes` also until somebody offers it. The caller sets a
-    /// bound.
+    /// Waits while the specification of a name is being loaded; with `comes`, also until somebody offers it. The caller
+    /// has to bound the wait.
     pub(crate) async fn settled(&self, name: &OperationName, comes: bool) {
         loop {
             let changed = {
@@ -154,8 +155,8 @@ impl Directory {
         }
     }
 
-    /// Waits until an instance can be called by each operation that it offers, by the registration of a fence or one that has
-    /// taken its place; false where it never can. The caller sets a bound.
+    /// Waits until an instance can be called by each operation that it offers, under the registration with this fence
+    /// or one that has replaced it; false if it never can. The caller has to bound the wait.
     pub(crate) async fn callable(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) -> bool {
         let names = loop {
             let came = {
@@ -172,12 +173,12 @@ impl Directory {
         for name in names.offers.keys() {
             self.settled(name, false).await;
         }
-        // One that was given up waits for ever.
+        // A specification that was given up is never loaded: its pool keeps waiting.
         let mut pools = names.offers.keys().filter_map(|name| self.pool(name));
         pools.all(|pool| !pool.waits_for_spec)
     }
 
-    /// Puts a registration unless a newer one is there.
+    /// Puts a registration in, unless a newer one is there.
     pub(crate) fn put(&self, instance: &Arc<Instance>) -> ChangeResult {
         let mut changes = self.changes.lock();
         let key = instance.key();
@@ -208,7 +209,7 @@ impl Directory {
         ChangeResult::Put(old)
     }
 
-    /// Removes the registration of this fence or one below it.
+    /// Removes the registration with this fence, or with one below it.
     pub(crate) fn remove(&self, key: &(SpokeName, InstanceId), fence: Fence<'_>) -> Option<Arc<Instance>> {
         let mut changes = self.changes.lock();
         let older = |_: &_, instance: &Arc<Instance>| instance.entry.fence() <= fence;
@@ -232,18 +233,18 @@ impl Directory {
         removed.count()
     }
 
-    /// Specifications that instances offer and this hub does not have, each with a spoke that offers it.
+    /// The specifications that instances offer and this hub does not have, each with a spoke that offers it.
     pub(crate) fn missing(&self) -> Vec<(SpecHash, SpokeName)> {
         let changes = self.changes.lock();
         changes.missing.values().cloned().collect()
     }
 
-    /// The names whose specifications this hub does not have.
+    /// The names whose specifications are still to be loaded.
     pub(crate) fn loading(&self) -> Vec<OperationName> {
         self.changes.lock().missing.keys().cloned().collect()
     }
 
-    /// Notes that a specification is there now: its instances join their pool.
+    /// Notes that a specification has arrived: its instances join their pool.
     pub(crate) fn resolved(&self, name: &OperationName, hash: &SpecHash) {
         let mut changes = self.changes.lock();
         changes.found(hash);
@@ -256,7 +257,7 @@ impl Directory {
         self.changes.lock().found(hash);
     }
 
-    /// Notes of an instance which has just left that a hub let it go.
+    /// Notes that a hub let go of an instance that has just left.
     pub(crate) fn note_let_go(&self, gone: &Instance) {
         let mut changes = self.changes.lock();
         for pool in gone.offers.keys().filter_map(|name| self.pool(name)) {
@@ -268,8 +269,8 @@ impl Directory {
         }
     }
 
-    /// Whether a call finds nobody only because hubs let go, a moment ago, the spoke that it is for, or the last one that offered
-    /// its operation. Who is back was not let go, whatever becomes of it then.
+    /// Whether a call finds nobody only because hubs have just let go of the spoke that it is for, or of the last one
+    /// that offered its operation. A spoke that has come back no longer counts as let go, whatever becomes of it then.
     pub(crate) fn was_let_go(&self, name: &OperationName, target: Option<&SpokeName>) -> bool {
         match target {
             Some(spoke) => self.changes.lock().let_go.has(spoke),
@@ -277,8 +278,8 @@ impl Directory {
         }
     }
 
-    /// What instances other than the given one offer under the name of this operation, by the oldest of them. The other session
-    /// of the same program counts when it offers the same: the program changes both, one after the other.
+    /// The oldest of the other instances that offer this name. The other session of the same program counts only if it
+    /// offers the same specification: the program changes both, one after the other.
     pub(crate) fn offered_by_others(
         &self,
         operation: &Operation,
@@ -298,7 +299,7 @@ impl Directory {
         by_age.find(|instance| is_other(&instance.0)).map(|i| Arc::clone(&i.0))
     }
 
-    /// Notes that a name was offered before this hub remembers.
+    /// Notes that a name was offered in a time that this hub does not remember.
     pub(crate) fn remember(&self, name: &OperationName) {
         let mut changes = self.changes.lock();
         if changes.offers.contains_key(name) || self.pools.contains_key(name) {
@@ -309,7 +310,7 @@ impl Directory {
         self.idle(&mut changes, name);
     }
 
-    /// One instance leaves a name, or another takes its place, or one comes.
+    /// Lets an instance leave a name, take another's place there, or join it.
     #[expect(
         clippy::mutable_key_type,
         reason = "instances are ordered by their generation and names, which never change"
@@ -349,7 +350,7 @@ impl Directory {
         changes.expected.names.changed(name);
     }
 
-    /// The last instance has left a name.
+    /// Clears up after the last instance has left a name.
     fn rest(&self, changes: &mut Changes, name: &OperationName, last: Option<&Arc<Operation>>) {
         changes.offers.remove(name);
         changes.missing.remove(name);
@@ -358,7 +359,7 @@ impl Directory {
         self.idle(changes, name);
     }
 
-    /// Makes the pool of a name anew: it has none, its specification is another one, or has just been loaded.
+    /// Makes a new pool for a name: it has none, or its specification has changed or has just been loaded.
     fn rebuild(&self, changes: &mut Changes, name: &OperationName) {
         changes.missing.remove(name);
         let known = self.pool(name).and_then(|pool| pool.operation.clone());
@@ -371,7 +372,7 @@ impl Directory {
         };
         let operation = self.specs.get(&hash);
         let waits = operation.is_none();
-        // What cannot be called takes no more memory than its texts.
+        // An operation that cannot be called takes no more memory than its texts.
         let shown = operation.or_else(|| known.map(|known| Arc::new(known.unchecked())));
         let pool = Pool::new(name.clone(), shown, waits);
         if waits {
@@ -387,7 +388,7 @@ impl Directory {
         self.pools.insert(name.clone(), Arc::new(pool));
     }
 
-    /// Keeps a name that nobody offers, and forgets those that nobody has offered for longest.
+    /// Keeps a name that nobody offers, and forgets those that have gone unoffered for longest.
     fn idle(&self, changes: &mut Changes, name: &OperationName) {
         changes.idle.add(name);
         while let Some(forgotten) = changes.idle.take_over(IDLE_NAMES) {
@@ -399,7 +400,7 @@ impl Directory {
 // === impl Changes ===
 
 impl Changes {
-    /// An instance of a spoke has left.
+    /// Notes that an instance of a spoke has left.
     fn left(&mut self, spoke: &SpokeName) {
         if let Some(count) = self.spokes.get_mut(spoke) {
             *count -= 1;
@@ -409,7 +410,7 @@ impl Changes {
         }
     }
 
-    /// A specification is not to be loaded any more.
+    /// Takes a specification off the list of those to load.
     fn found(&mut self, hash: &SpecHash) {
         let expected = &mut self.expected;
         self.missing.retain(|name, (missing, _)| {

@@ -28,7 +28,7 @@ pub(crate) fn budget() -> Budget {
     budgets.key(&Arc::from("key"))
 }
 
-/// The input of some call.
+/// An arbitrary input.
 pub(crate) fn input() -> Arc<Input> {
     let held = budget().take(Kept::Calls, CALL_BYTES).expect("room");
     Arc::new(Input::new(None, held))

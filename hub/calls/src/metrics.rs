@@ -151,7 +151,7 @@ impl Metrics {
             )?,
             resent: counter(
                 "alkhub_calls_resent_total",
-                "Calls sent to another instance because the first one surely did not get them.",
+                "Calls sent to another instance because the first one surely did not get them, or was lost with a query.",
             )?,
             registrations_lagging: counter(
                 "alkhub_registrations_lagging_total",

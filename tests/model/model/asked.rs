@@ -115,7 +115,7 @@ impl Model {
 
     fn legs(&self, wanted: impl Fn(&Call, &Leg) -> bool) -> Vec<usize> {
         self.numbers(|call| {
-            let leg = call.legs.first();
+            let leg = call.legs.last();
             leg.is_some_and(|leg| wanted(call, leg) && !self.connections[leg.connection].is_closed)
         })
     }
@@ -125,8 +125,8 @@ impl Model {
         all.filter(|(_, call)| wanted(call)).map(|(number, _)| number).collect()
     }
 
-    /// The leg of a call that a spoke got.
+    /// The leg of a call that a spoke got, the last one.
     pub(crate) fn leg(&self, number: usize) -> Option<&Leg> {
-        self.calls.get(number)?.legs.first()
+        self.calls.get(number)?.legs.last()
     }
 }

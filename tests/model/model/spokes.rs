@@ -3,7 +3,6 @@
 use super::{Connection, Fence, Health, Leg, Model};
 use crate::model::Call;
 use crate::steps::{Kind, Reply, SPOKE_OF};
-use alkhub_tests::promise::holds;
 
 /// Close code of a connection whose instance has registered over another one.
 const REPLACED: u16 = 4409;
@@ -20,6 +19,7 @@ impl Model {
             has_left: false,
             is_closed: false,
             code: None,
+            is_doubtful: false,
         });
         let connection = self.connections.len() - 1;
         self.note(format!("connection {connection} of instance {instance} to hub {hub}"));
@@ -120,7 +120,9 @@ impl Model {
     }
 
     fn may_reach(&self, connection: usize, call: &Call, number: usize) -> Result<(), String> {
-        if let Some(first) = call.legs.first() {
+        if let Some(first) = call.legs.first()
+            && !self.may_go_on(call, first)
+        {
             return Err(format!(
                 "call {number} ({:?}) reached connections {} and {connection}",
                 call.kind, first.connection
@@ -134,12 +136,23 @@ impl Model {
                 "call {number} reached connection {connection}, which was replaced before"
             ));
         }
-        if call.end.is_some() && !holds(call.delivered(), 1) {
+        if call.end.is_some() && !call.may_have_reached(call.legs.len() + 1) {
             return Err(format!(
                 "call {number} was delivered after its caller was told that it was not"
             ));
         }
         Ok(())
+    }
+
+    /// Whether a call that reached a spoke may reach another one: a query, once, when the first one may be lost.
+    fn may_go_on(&self, call: &Call, first: &Leg) -> bool {
+        let own = &self.connections[first.connection];
+        let may_be_replaced = || {
+            let mut rivals = self.rivals(first.connection).filter(|rival| rival.has_asked);
+            rivals.any(|rival| rival.asking.is_some() || rival.fence.is_none() || rival.fence > own.fence)
+        };
+        let may_be_lost = own.has_left || own.is_closed || own.is_doubtful || may_be_replaced();
+        call.kind == Kind::Query && call.legs.len() == 1 && may_be_lost
     }
 
     /// A spoke was told to stop a call.
@@ -162,7 +175,7 @@ impl Model {
         self.note(format!("the spoke says {reply:?} of call {number}"));
         let call = &mut self.calls[number];
         let is_stream = call.kind == Kind::Subscription;
-        let leg = call.legs.first_mut().expect("a spoke that answers has the call");
+        let leg = call.legs.last_mut().expect("a spoke that answers has the call");
         let first = leg.items;
         match reply {
             Reply::Items(count) if is_stream => leg.items += count,

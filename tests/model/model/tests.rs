@@ -72,6 +72,29 @@ fn a_call_that_reaches_spokes_twice_breaks_a_promise() {
 }
 
 #[test]
+fn a_query_reaches_a_second_spoke_when_the_first_is_lost_and_nothing_else_does() {
+    let (mut query, mut mutation) = (calm(), calm());
+    for (model, kind) in [(&mut query, Kind::Query), (&mut mutation, Kind::Mutation)] {
+        let number = call(model, kind);
+        model.reached(0, number, "r");
+        model.leaves(0);
+        model.closed(0, None);
+        let other = registered(model, 1, 2);
+        model.reached(other, number, "s");
+    }
+
+    breaks_nothing(&query);
+    breaks(&mutation, "reached connections 0 and 1");
+    query.says(0, Reply::Good);
+    query.ended(0, output(0, 1));
+    breaks_nothing(&query);
+    query.leaves(1);
+    let third = registered(&mut query, 2, 3);
+    query.reached(third, 0, "t");
+    breaks(&query, "reached connections 0 and 2");
+}
+
+#[test]
 fn delivered_is_true_of_what_happened_before_and_after() {
     let (mut yes, mut no, mut late) = (calm(), calm(), calm());
     for model in [&mut yes, &mut no, &mut late] {

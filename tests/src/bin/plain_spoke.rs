@@ -1,8 +1,8 @@
-//! A spoke of the origin's wire as a process of its own, for tests that kill it: no SDK, no session, one connection.
+//! A spoke with the origin's wire as a separate process, for tests that kill it: no SDK, no session, one connection.
 //!
-//! It offers `NAME.get` and `NAME.set`. Each call adds its input, a word, as a line to `runs` in the folder before all else. A
-//! word that begins with `hold` is answered when there is a file `go-WORD`; when the call is aborted first, the word becomes a
-//! line of `stops`. Every other one is answered at once, with itself.
+//! It offers `NAME.get` and `NAME.set`. Before anything else, each call appends its input, a word, as a line to `runs`
+//! in the folder. A word that begins with `hold` is answered once there is a file `go-WORD`; if the call is aborted
+//! first, the word is appended to `stops`. Every other word is answered at once, with itself.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Between two looks for a file.
+/// Time between two checks for a file.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Where it connects, and what it is called.

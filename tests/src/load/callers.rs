@@ -7,17 +7,15 @@ use alkhub_protocol::{Chain, Delivered, SpokeName};
 use alkhub_sdk::{CallOptions, Client, Error};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use super::tally::{LOST, UNCONNECTED};
 use super::{Aim, Ended, Failed, PLAIN_OPERATION, SDK_OPERATION, Tally};
 
-/// What a call may take; the longest works for 5 s.
+/// How long a call may take; the longest works for 5 s.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is looked which calls are due.
-const LOOK: Duration = Duration::from_millis(5);
-/// What a spoke works, at least and at most.
+/// How long a spoke works, at least and at most.
 const WORK_MS: [f64; 2] = [5.0, 5_000.0];
 
 /// One call that is to be made.
@@ -29,7 +27,7 @@ struct Call {
     work: Duration,
 }
 
-/// Calls for ever. Who is late because the process was busy counts from when it was due.
+/// Makes calls for ever. A call that is late because the process was busy counts from when it was due.
 pub(super) async fn call(
     clients: Vec<Client>,
     names: Vec<SpokeName>,
@@ -37,38 +35,33 @@ pub(super) async fn call(
     (tally, tasks): (Arc<Tally>, TaskTracker),
 ) {
     let mut chance = fastrand::Rng::with_seed(1);
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // No more than can run until their time is up, twice.
+    // Twice as many as can be running until their time is up.
     let room = Arc::new(Semaphore::new((2.0 * rate * TIMEOUT.as_secs_f64()) as usize + 1));
-    let (start, mut made) = (Instant::now(), 0_u64);
-    loop {
-        look.tick().await;
-        let due = (start.elapsed().as_secs_f64() * rate) as u64;
-        while made < due {
-            let at = start + Duration::from_secs_f64(made as f64 / rate);
-            made += 1;
-            let call = one(&tally, &names, &mut chance, at);
-            let client = clients[chance.usize(..clients.len())].clone();
-            let (tally, permit) = (Arc::clone(&tally), Arc::clone(&room).try_acquire_owned());
-            tally.called(call.number);
-            tasks.spawn(async move {
-                let answer = match permit {
-                    Ok(_) => {
-                        client
-                            .call_with(operation(call.aim), &input(&call), options(&call))
-                            .await
-                    }
-                    Err(_) => Err(Error::Closed),
-                };
-                tally.ended(judge(&call, answer));
-                drop(permit);
-            });
-        }
+    let start = Instant::now();
+    for made in 0_u64.. {
+        let at = start + Duration::from_secs_f64(made as f64 / rate);
+        // Returns at once for what is overdue.
+        sleep_until(at).await;
+        let call = one(&tally, &names, &mut chance, at);
+        let client = clients[chance.usize(..clients.len())].clone();
+        let (tally, permit) = (Arc::clone(&tally), Arc::clone(&room).try_acquire_owned());
+        tally.called(call.number);
+        tasks.spawn(async move {
+            let answer = match permit {
+                Ok(_) => {
+                    client
+                        .call_with(operation(call.aim), &input(&call), options(&call))
+                        .await
+                }
+                Err(_) => Err(Error::Closed),
+            };
+            tally.ended(judge(&call, answer));
+            drop(permit);
+        });
     }
 }
 
-/// Half of the calls are for spokes with the SDK; short ones are as many as long ones of ten times as much.
+/// Half of the calls are for spokes with the SDK; short ones are as frequent as ones that take ten times as long.
 fn one(tally: &Tally, names: &[SpokeName], chance: &mut fastrand::Rng, due: Instant) -> Call {
     let number = tally.number();
     let aim = match number % 4 {

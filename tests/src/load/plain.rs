@@ -1,4 +1,4 @@
-//! A plain spoke, as a person writes one without a library of ours: it registers, answers, and comes back with jitter.
+//! A plain spoke, as a person writes one without a library of ours: it registers, answers, and reconnects with jitter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use super::{Kind, Member, PLAIN_OPERATION, Tally, pause, work};
 use crate::wire::operation;
 
-/// The pauses before it comes again, each of which is a random part of a growing time.
+/// The pauses before it reconnects are random parts of a growing time.
 const SHORTEST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(15);
 /// Longest wait for an upgrade.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A hub pings every 10 s: one that is silent for so long is gone.
+/// A hub pings every 10 s: one that is silent for this long is gone.
 const SILENCE: Duration = Duration::from_secs(25);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -38,7 +38,7 @@ pub(super) async fn keep(url: String, member: Member, tally: Arc<Tally>) {
         if registered {
             longest = SHORTEST;
         }
-        // Who is refused is welcome elsewhere.
+        // A hub that refuses names a time: another hub will take the spoke then, so the pauses need not grow.
         let asked = why.err().and_then(|why| retry_after(&why));
         let most = if asked.is_some() { SHORTEST } else { longest };
         pause(asked.unwrap_or_default() + most.mul_f64(fastrand::f64())).await;
@@ -48,7 +48,7 @@ pub(super) async fn keep(url: String, member: Member, tally: Arc<Tally>) {
     }
 }
 
-/// How long a hub that refused wants it to wait.
+/// How long to wait, according to the hub that refused.
 fn retry_after(why: &anyhow::Error) -> Option<Duration> {
     let Some(Error::Http(answer)) = why.downcast_ref::<Error>() else {
         return None;
@@ -73,7 +73,7 @@ async fn serve(
     instance: &str,
     (tally, registered): (&Tally, &mut bool),
 ) -> Result<(), anyhow::Error> {
-    // Large, and soon over.
+    // Boxed, since it is large and soon over.
     let mut socket = Box::pin(connect(url, &member.key)).await?;
     let (namespace, name) = PLAIN_OPERATION.split_once('.').context("a namespace")?;
     let register = json!({
@@ -118,7 +118,7 @@ async fn serve(
     }
 }
 
-/// Works, and gives the message with the output.
+/// Does the work, and returns the message with the output.
 async fn answer(tally: &Tally, call: Value) -> Message {
     let output = work(tally, &call["input"]).await;
     envelope(

@@ -38,7 +38,7 @@ pub(super) async fn watch(spoke: Arc<Spoke>, number: usize, tally: Arc<Tally>) {
                 continue;
             }
             tally.arrived(number, Kind::Sdk, hub);
-            // It takes the place of one that the spoke has left.
+            // It takes the place of a hub that the spoke has left.
             if let Some(left) = known.iter().position(|known| !now.contains(known)) {
                 known.remove(left);
             }

@@ -1,4 +1,4 @@
-//! What callers and spokes see, from one moment to another.
+//! What callers and spokes see, from one moment to the next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::promise;
 
-/// What a spoke is.
+/// The kind of a spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// One that uses the SDK, with sessions.
@@ -19,12 +19,12 @@ pub enum Kind {
     Plain,
 }
 
-/// Whom a call is for.
+/// The target of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Aim {
     /// One spoke that uses the SDK, and no other.
     Sdk,
-    /// Any plain spoke: others offer the operation too.
+    /// Any plain spoke that offers the operation.
     AnyPlain,
     /// One plain spoke, and no other.
     OnePlain,
@@ -35,13 +35,13 @@ pub enum Aim {
 pub struct Ended {
     /// Its number.
     pub number: u64,
-    /// Whom it was for.
+    /// Its target.
     pub aim: Aim,
-    /// When it was to be made.
+    /// When it was due.
     pub due: Instant,
     /// When it ended.
     pub at: Instant,
-    /// What it took from when it was due, less what the spoke worked.
+    /// How long it took from when it was due, minus the time that the spoke worked.
     pub late: Duration,
     /// How it failed, if it did.
     pub failed: Option<Box<Failed>>,
@@ -52,7 +52,7 @@ pub struct Ended {
 /// What a caller was told of a call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// The code; of errors that have none, what happened.
+    /// The code; for errors without one, what happened.
     pub code: String,
     /// Whether a spoke got it.
     pub delivered: Delivered,
@@ -60,29 +60,29 @@ pub struct Failed {
     pub message: String,
 }
 
-/// What a caller saw that lost its own connection: no hub told it of the call, or of another hub.
+/// For a caller that lost its own connection: no hub told it what became of the call.
 pub(super) const LOST: &str = "(session lost)";
 pub(super) const UNCONNECTED: &str = "(no connection)";
 
-/// A time in which a spoke had no connection on which it was registered.
+/// A period in which a spoke had no connection on which it was registered.
 #[derive(Clone, Copy, Debug)]
 pub struct Away {
     /// The spoke.
     pub spoke: usize,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// When it began.
     pub at: Instant,
-    /// How long it was.
+    /// How long it lasted.
     pub lasted: Duration,
 }
 
-/// A connection of a spoke that came to a hub.
+/// A new connection of a spoke to a hub.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// The spoke.
     pub spoke: usize,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// When.
     pub at: Instant,
@@ -90,14 +90,14 @@ pub struct Arrival {
     pub hub: String,
 }
 
-/// All that was seen between two moments.
+/// Everything that was seen between two moments.
 #[derive(Debug, Default)]
 pub struct Window {
     /// Calls that ended.
     pub ended: Vec<Ended>,
-    /// Times without a route that are over.
+    /// Periods without a connection that are over.
     pub away: Vec<Away>,
-    /// Connections that came.
+    /// New connections.
     pub arrivals: Vec<Arrival>,
 }
 
@@ -115,7 +115,7 @@ struct Seen {
     runs: Vec<u8>,
     /// Calls that are not over.
     running: BTreeSet<u64>,
-    /// Spokes that are registered; since when the others that once were are not.
+    /// Spokes that are registered; and since when the others that once were are not.
     here: HashMap<usize, Kind>,
     gone: HashMap<usize, (Kind, Instant)>,
     window: Window,
@@ -158,7 +158,7 @@ impl Tally {
 
     /// Calls that are not over.
     pub(super) fn running(&self) -> usize {
-        // In this order: a call that begins and ends in between is none that is over before it began.
+        // In this order, so that a call that begins and ends in between does not count as over before it began.
         let over = self.over.load(Ordering::Acquire);
         let running = self.next.load(Ordering::Acquire) - over;
         usize::try_from(running).unwrap_or(usize::MAX)
@@ -169,12 +169,12 @@ impl Tally {
         self.next.load(Ordering::Acquire)
     }
 
-    /// Those of the first so many that are not over.
+    /// How many of the first `made` calls are not over.
     pub(super) fn running_of(&self, made: u64) -> usize {
         self.seen.lock().running.range(..made).count()
     }
 
-    /// A spoke has a connection on which it is registered, where it may have had none.
+    /// Notes that a spoke has a connection on which it is registered; it may have had none.
     pub(super) fn here(&self, spoke: usize, kind: Kind) {
         let mut seen = self.seen.lock();
         seen.here.insert(spoke, kind);
@@ -189,7 +189,7 @@ impl Tally {
         }
     }
 
-    /// A spoke has none any more.
+    /// Notes that a spoke has none any more.
     pub(super) fn gone(&self, spoke: usize) {
         let mut seen = self.seen.lock();
         if let Some(kind) = seen.here.remove(&spoke) {
@@ -197,7 +197,7 @@ impl Tally {
         }
     }
 
-    /// A connection of a spoke came to a hub.
+    /// Notes a new connection of a spoke to a hub.
     pub(super) fn arrived(&self, spoke: usize, kind: Kind, hub: &str) {
         let (at, hub) = (Instant::now(), hub.to_owned());
         self.seen.lock().window.arrivals.push(Arrival { spoke, kind, at, hub });
@@ -208,7 +208,7 @@ impl Tally {
         self.seen.lock().here.len()
     }
 
-    /// Connections that have come since the last look at what was seen.
+    /// New connections since the last [`Tally::take`].
     pub fn arrivals(&self) -> usize {
         self.seen.lock().window.arrivals.len()
     }
@@ -218,7 +218,7 @@ impl Tally {
         self.seen.lock().window.ended.len()
     }
 
-    /// What was seen since the last time.
+    /// Everything that was seen since the last call of this.
     pub fn take(&self) -> Window {
         let mut seen = self.seen.lock();
         let mut window = std::mem::take(&mut seen.window);
@@ -243,12 +243,12 @@ impl Ended {
 // === impl Failed ===
 
 impl Failed {
-    /// Whether a hub, or a spoke, gave the reason; else the caller says what it saw.
+    /// Whether a hub or a spoke gave the reason; otherwise the caller says what it saw.
     pub fn is_told(&self) -> bool {
         !self.code.starts_with('(')
     }
 
-    /// Whether trouble explains it: a code that says so, or the loss of the caller's own connection.
+    /// Whether trouble explains it: a code that stands for trouble, or the loss of the caller's own connection.
     pub fn is_trouble(&self) -> bool {
         promise::TROUBLE.contains(&&*self.code) || [LOST, UNCONNECTED].contains(&&*self.code)
     }

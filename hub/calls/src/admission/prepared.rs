@@ -7,23 +7,23 @@ use alkhub_protocol::{CallRequest, OperationKind};
 use crate::caller::Caller;
 use crate::leg::call::CallTimes;
 
-/// A call that its caller may make, and whose hub knows what it is of; it is not made yet. Dropping it does nothing.
+/// A call that its caller may make, and whose operation the hub knows; it is not made yet. Dropping it does nothing.
 #[derive(Debug)]
 pub struct PreparedCall {
     pub(crate) caller: Arc<Caller>,
-    /// Of `hub.call` the call that it stands for.
+    /// The call to make; for a `hub.call`, the one that it stands for.
     pub(crate) request: CallRequest,
-    /// Since it was admitted.
+    /// They count from its admission.
     pub(crate) times: CallTimes,
     pub(crate) kind: Option<OperationKind>,
-    /// Whether it has waited for its one look.
+    /// Whether it has already waited for its one look.
     pub(crate) was_looked_for: bool,
 }
 
 // === impl PreparedCall ===
 
 impl PreparedCall {
-    /// Whether it is of a query, a mutation or a subscription; `None` of the hub's own operations.
+    /// Whether it calls a query, a mutation or a subscription; `None` for the hub's own operations.
     pub fn kind(&self) -> Option<OperationKind> {
         self.kind
     }

@@ -1,8 +1,8 @@
-//! The number of calls of each key that run here.
+//! How many calls of each key run here.
 //!
 //! Invariants
-//! - A place is given back once, whatever becomes of its call: when the call ends, or when the place is dropped with one
-//!   that was never made.
+//! - A place is given back exactly once, whatever becomes of its call: when the call ends, or when the place is dropped
+//!   together with a call that was never made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use alkhub_protocol::{CallError, Code};
 use dashmap::DashMap;
 
-/// Keys remembered without running calls.
+/// Keys that are remembered although none of their calls run.
 const IDLE_KEYS: usize = 4_096;
 
-/// Running calls of each key.
+/// The running calls of each key.
 #[derive(Debug, Default)]
 pub(crate) struct Quota(DashMap<Arc<str>, Arc<AtomicUsize>>);
 
@@ -27,7 +27,7 @@ pub(crate) struct KeyPlace {
 // === impl Quota ===
 
 impl Quota {
-    /// Takes a place for one more call of a key, unless it runs `limit`.
+    /// Takes a place for one more call of a key, unless the key already runs `limit`.
     pub(crate) fn take(&self, key: &Arc<str>, limit: usize) -> Result<KeyPlace, CallError> {
         let taken = self.taken(key);
         let may_more = taken.fetch_add(1, Ordering::AcqRel) < limit;
@@ -35,7 +35,7 @@ impl Quota {
             taken,
             is_free: AtomicBool::new(false),
         };
-        // Dropped, it takes the one back again.
+        // If there are too many, the place is dropped here, and with it the count goes down again.
         may_more.then_some(place).ok_or_else(|| {
             let message =
                 format!("the key runs {limit} calls on this hub, as many as it may (`calls.max-in-flight-per-key`)");
@@ -57,8 +57,8 @@ impl Quota {
 // === impl KeyPlace ===
 
 impl KeyPlace {
-    /// Gives it back before it is dropped: whoever is answered may call again, though somebody still holds the call that
-    /// has ended.
+    /// Gives the place back before it is dropped: a caller that has its answer may call again, even if somebody still
+    /// holds the call that has ended.
     pub(crate) fn free(&self) {
         if !self.is_free.swap(true, Ordering::AcqRel) {
             self.taken.fetch_sub(1, Ordering::AcqRel);

@@ -9,7 +9,7 @@ use prometheus::Registry;
 use crate::directory::operation::{self, Operation};
 use crate::metrics::Metrics;
 
-/// Compiled operations by hash. What one takes at most is known ([`Operation::bytes`]).
+/// Compiled operations by hash. The most that each can take is known ([`Operation::bytes`]).
 #[derive(Debug)]
 pub(crate) struct Specs {
     cache: Cache<SpecHash, Operation>,
@@ -60,13 +60,13 @@ impl Specs {
         self.cache.get(hash)
     }
 
-    /// The spoke that first brought it.
+    /// The spoke that was the first to bring it.
     pub(crate) fn owner(&self, hash: &SpecHash) -> Option<SpokeName> {
         self.cache.owner(hash)
     }
 
-    /// The operation of a specification that a spoke brought by a key, compiled unless it is known. Dropping the future
-    /// keeps nothing; what is being compiled is finished, in its turn, and dropped.
+    /// The operation of a specification that a spoke brought with a key, compiled unless it is known already. Dropping
+    /// the future keeps nothing; what is already being compiled is finished in its turn, and dropped.
     pub(crate) async fn compile(
         &self,
         spoke: &SpokeName,
@@ -102,7 +102,7 @@ fn built(operation: Operation) -> Built<Operation> {
 // === impl Error ===
 
 impl Error {
-    /// The cache's answer to a spoke, in the words of the settings.
+    /// Words the cache's error for a spoke, in terms of the settings.
     fn of(error: cache::Error, spoke: &SpokeName) -> Self {
         match error {
             cache::Error::Fault(fault) => Self::Fault(fault),
@@ -135,7 +135,7 @@ mod tests {
         Specs::new(metrics(), Capacity { total, per_spoke }, &Registry::new()).expect("a fresh registry")
     }
 
-    /// Some 3.5 KiB each.
+    /// Each takes some 3.5 KiB.
     async fn compile(specs: &Specs, name: &str) -> Result<Arc<Operation>, Error> {
         let (spoke, key) = ("a".parse().expect("valid"), Arc::from("key"));
         specs.compile(&spoke, &key, spec(name, r#"{"type":"string"}"#)).await

@@ -1,4 +1,4 @@
-//! A connected instance of any hub, as it is shown.
+//! A connected instance of any hub, as it is shown to people.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Connected {
         self.0.entry.connected_at
     }
 
-    /// Whether it can be spoken to.
+    /// Whether it can be reached.
     pub fn state(&self) -> InstanceState {
         match self.0.is_reconnecting() {
             true => InstanceState::Reconnecting,
@@ -33,7 +33,7 @@ impl Connected {
         }
     }
 
-    /// The information that is shown of it.
+    /// The information that is shown about it.
     pub fn info(&self) -> InstanceInfo {
         let entry = &self.0.entry;
         InstanceInfo {

@@ -1,8 +1,8 @@
-//! Registrations of this hub that the others may know of already and this hub's directory does not: the directory of all hubs
-//! has published what it has not answered yet.
+//! Registrations of this hub that the others may know already while this hub's own directory does not: the directory in
+//! Redis has published them, but its answer is still on the way.
 //!
 //! Invariants
-//! - Nothing is kept for an instance of which no registration is being entered.
+//! - Nothing is kept for an instance without a registration that is being entered.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 pub(crate) struct Entering(DashMap<(SpokeName, InstanceId), UnderWay>);
 
-/// Registrations of one instance that are being entered, and their end.
+/// How many registrations of one instance are being entered, and the signal that they are done.
 #[derive(Debug, Default)]
 struct UnderWay {
     count: usize,
@@ -32,7 +32,7 @@ pub(crate) struct Enters {
 // === impl Entering ===
 
 impl Entering {
-    /// Before the directory of all hubs is asked to take a registration.
+    /// Call this before asking the directory in Redis to take a registration.
     pub(crate) fn begin(self: &Arc<Self>, spoke: &SpokeName, instance: &InstanceId) -> Enters {
         let instance = (spoke.clone(), instance.clone());
         self.0.entry(instance.clone()).or_default().count += 1;
@@ -42,7 +42,8 @@ impl Entering {
         }
     }
 
-    /// Cancelled once what is being entered of an instance has been, or will not be; `None` where nothing is.
+    /// A token that is cancelled once every registration of an instance that is being entered has been entered or given
+    /// up; `None` if there is none.
     pub(crate) fn over(&self, spoke: &SpokeName, instance: &InstanceId) -> Option<CancellationToken> {
         let key = (spoke.clone(), instance.clone());
         self.0.get(&key).map(|under_way| under_way.over.clone())

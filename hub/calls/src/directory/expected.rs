@@ -1,7 +1,7 @@
-//! Waiters for a change of an instance or of a name.
+//! Those that wait for a change of an instance or of a name.
 //!
 //! Invariants
-//! - A waiter is woken by any change and looks again; those that have left are forgotten when the bound is reached.
+//! - A waiter is woken by any change and looks again; waiters that have left are forgotten when the bound is reached.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -29,7 +29,7 @@ pub(super) struct Waiters<K> {
 // === impl Waiters ===
 
 impl<K: Hash + Eq + Clone> Waiters<K> {
-    /// Waits for a change; what is received is an error where too many wait.
+    /// Waits for a change; the receiver fails if too many wait.
     pub(super) fn wait(&mut self, key: &K) -> oneshot::Receiver<()> {
         let (woken, changed) = oneshot::channel();
         if self.count >= WAITING {
@@ -42,14 +42,14 @@ impl<K: Hash + Eq + Clone> Waiters<K> {
         changed
     }
 
-    /// Wakes who waits for a change.
+    /// Wakes those that wait for a change.
     pub(super) fn changed(&mut self, key: &K) {
         if self.waiting.is_empty() {
             return;
         }
         for waiting in self.waiting.remove(key).into_iter().flatten() {
             self.count -= 1;
-            // It may have left.
+            // The waiter may have left.
             let _ = waiting.send(());
         }
     }

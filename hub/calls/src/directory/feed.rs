@@ -63,9 +63,9 @@ impl DirectoryFollower {
         self.specs.look();
     }
 
-    /// Puts what another hub holds; the instance, where it has come, or has come back, and can be spoken to.
+    /// Puts in what another hub holds; returns the instance if it has come, or come back, and can be reached.
     fn put(&self, entry: DirectoryEntry) -> Option<Arc<Instance>> {
-        // What this hub holds it put itself, when the connection was there; an echo of it may be late.
+        // What this hub holds it put in itself, when the connection was there; an echo of that may be late.
         if entry.hub == self.hub {
             return None;
         }
@@ -100,7 +100,7 @@ impl DirectoryFollower {
             }
         }
         let came = entries.into_iter().filter_map(|entry| self.put(entry)).count();
-        // Once for all: what waits is looked at call by call.
+        // Once for all of them: each look goes through every call that waits.
         if came > 0 {
             self.departures.came(None);
         }

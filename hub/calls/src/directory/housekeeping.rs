@@ -1,9 +1,10 @@
-//! Keeps the store from growing for ever: notes which specifications are offered, and deletes those that nobody needs.
+//! Keeps the store from growing for ever: notes which specifications are offered, and deletes those that nobody needs
+//! any more.
 //!
 //! Invariants
-//! - A specification that an instance of this hub offers is noted twice in each hour at least: none that any hub needs
-//!   comes near its retention.
-//! - Every hub does it, each at times of its own, in small statements that wait for nobody's lock.
+//! - A specification that an instance of this hub offers is noted at least twice an hour: none that any hub needs comes
+//!   near the end of its retention.
+//! - Every hub does this, each at times of its own, in small statements that wait for nobody's lock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +18,23 @@ use crate::directory::specs::SpecKeeper;
 /// How often offered specifications are noted.
 const NOTE: Duration = Duration::from_secs(30 * 60);
 
-/// How often it is looked for what nobody needs.
+/// How often the hub looks for specifications that nobody needs.
 const PRUNE: Duration = Duration::from_secs(3600);
 
-/// Between two batches.
+/// The pause between two batches.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Batches at one time; the next hour takes the rest.
+/// The most batches at one time; the next hour takes the rest.
 const BATCHES: usize = 100;
 
-/// Notes and forgets.
+/// Notes what is offered, and forgets what is not.
 #[derive(Debug)]
 pub(crate) struct Housekeeping {
     pub(crate) store: Store,
     pub(crate) specs: Arc<SpecKeeper>,
-    /// For how long a spoke that no resource declares may stay away.
+    /// How long a spoke that no resource declares may stay away.
     pub(crate) undeclared_retention: Duration,
-    /// For how long a specification is kept that nobody offers.
+    /// How long a specification is kept that nobody offers.
     pub(crate) operation_retention: Duration,
     pub(crate) stop: CancellationToken,
 }
@@ -41,9 +42,9 @@ pub(crate) struct Housekeeping {
 // === impl Housekeeping ===
 
 impl Housekeeping {
-    /// Works until the end.
+    /// Runs until the hub ends.
     pub(crate) async fn run(self) {
-        // Not all hubs at once.
+        // So that the hubs do not do this all at once.
         let mut note_at = Instant::now() + NOTE.mul_f64(fastrand::f64());
         let mut prune_at = Instant::now() + PRUNE.mul_f64(fastrand::f64());
         loop {
@@ -65,10 +66,10 @@ impl Housekeeping {
     async fn note_offered(&self) {
         let offered = self.specs.offered_here();
         if let Err(error) = self.store.operations().touch(&offered).await {
-            // Half an hour later it is noted again.
+            // It is noted again half an hour later.
             tracing::debug!(%error, "that specifications are offered was not noted");
         }
-        // Nothing is noted of what is not there any more.
+        // A specification that is no longer in the store was not noted: save it again.
         self.specs.recheck();
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use alkhub_protocol::OperationName;
 
-/// Each name once, by when it was last offered.
+/// Each name once, in the order in which they were last offered.
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     turn: u64,
@@ -15,7 +15,7 @@ pub(super) struct Idle {
 // === impl Idle ===
 
 impl Idle {
-    /// Notes that nobody offers a name any more. One that is here keeps its turn.
+    /// Notes that nobody offers a name any more. A name that is here already keeps its turn.
     pub(super) fn add(&mut self, name: &OperationName) {
         if self.turns.contains_key(name) {
             return;
@@ -32,7 +32,7 @@ impl Idle {
         }
     }
 
-    /// Takes the name that nobody has offered for longest, while there are more than `limit`.
+    /// Takes out the name that has gone unoffered for longest, while there are more than `limit`.
     pub(super) fn take_over(&mut self, limit: usize) -> Option<OperationName> {
         if self.turns.len() <= limit {
             return None;

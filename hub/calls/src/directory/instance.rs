@@ -15,15 +15,15 @@ use crate::session::{Load, Session};
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) entry: DirectoryEntry,
-    /// Its operations with their hashes as far as they can be read.
+    /// Its operations, each with the hash of its specification, as far as they can be read.
     pub(crate) offers: HashMap<OperationName, SpecHash>,
     /// Its session, when this hub holds it.
     pub(crate) session: Option<Arc<Session>>,
     pub(crate) load: Arc<Load>,
-    /// Of one that this hub holds: the generation since which the session offers an operation by its specification, where that
-    /// is not the one of the record.
+    /// For an instance that this hub holds: the generation since which its session has offered an operation by the same
+    /// specification, where that differs from the record's generation.
     since: HashMap<OperationName, u64>,
-    /// Of one that another hub holds: its connection is lost, and it may come back.
+    /// For an instance that another hub holds: its connection is lost, and may come back.
     is_reconnecting: AtomicBool,
 }
 
@@ -49,7 +49,8 @@ impl Instance {
         }
     }
 
-    /// One that another hub holds, in the place of an earlier registration: calls of this hub that run there count on.
+    /// An instance that another hub holds, in the place of an earlier registration: the calls of this hub that run
+    /// there stay counted.
     pub(crate) fn elsewhere(entry: DirectoryEntry, before: Option<&Self>) -> Self {
         let mut instance = Self::new(entry, None);
         if let Some(before) = before.filter(|before| before.session.is_none()) {
@@ -58,7 +59,7 @@ impl Instance {
         instance
     }
 
-    /// The same after another record of its session.
+    /// The same instance, following an earlier record of its session.
     pub(crate) fn after(mut self, before: Option<&Self>) -> Self {
         if let Some(before) = before {
             let same = self.offers.iter();
@@ -73,7 +74,8 @@ impl Instance {
         self.since.get(name).copied().unwrap_or(self.entry.generation)
     }
 
-    /// Whether it offers an operation, and did so by the same specification when its session had this generation.
+    /// Whether it offers an operation, and already did, by the same specification, when its session had this
+    /// generation.
     pub(crate) fn has_offered(&self, name: &OperationName, generation: u64) -> bool {
         self.offers.contains_key(name) && (self.since(name)..=self.entry.generation).contains(&generation)
     }
@@ -86,7 +88,8 @@ impl Instance {
         }
     }
 
-    /// Takes the state of its connection from a later record of the same registration; whether that is back.
+    /// Takes over the state of its connection from a later record of the same registration; true if the connection is
+    /// back.
     pub(super) fn follow(&self, later: &Self) -> bool {
         let is_reconnecting = later.entry.state == InstanceState::Reconnecting;
         self.is_reconnecting.swap(is_reconnecting, Memory::AcqRel) && !is_reconnecting
@@ -110,11 +113,12 @@ impl Instance {
             && self.entry.instance == other.entry.instance
     }
 
-    /// Whether it takes the place of a registration of the same instance.
+    /// Whether it takes the place of `old`, a registration of the same instance.
     pub(super) fn replaces(&self, old: &Self) -> bool {
         let fed_by_one_hub = self.session.is_none() && old.session.is_none() && self.entry.hub == old.entry.hub;
         if fed_by_one_hub {
-            // The feed has them in order; a hub without an answer of Redis may have gone on with a lower generation.
+            // The feed keeps them in order; a hub that got no answer from Redis may have gone on with a lower
+            // generation.
             return !self.is_same_registration(old);
         }
         self.entry.fence() > old.entry.fence()

@@ -1,7 +1,7 @@
-//! Spokes that are away because hubs let them go: they come back by themselves.
+//! Spokes that are away because hubs let them go: they will come back by themselves.
 //!
 //! Invariants
-//! - The memory is bounded: beyond that, nobody knows that a spoke was let go.
+//! - The memory is bounded: a spoke that does not fit is treated as if it had not been let go.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use alkhub_protocol::SpokeName;
 use tokio::time::Instant;
 
-/// A spoke that was let go is back by then, or is missing.
+/// By then a spoke that was let go is back, or something is wrong.
 const BACK: Duration = Duration::from_secs(30);
 
-/// Spokes remembered at most.
+/// The most spokes that are remembered.
 const SPOKES: usize = 10_000;
 
-/// The memory is looked through for old entries this often at most.
+/// The memory is searched for old entries no more often than this.
 const PRUNED: Duration = Duration::from_secs(1);
 
 /// When the last instance of a spoke was let go.
@@ -28,7 +28,7 @@ pub(super) struct LetGo {
 // === impl LetGo ===
 
 impl LetGo {
-    /// The last instance of a spoke was let go.
+    /// Notes that the last instance of a spoke was let go.
     pub(super) fn add(&mut self, spoke: &SpokeName) {
         let now = Instant::now();
         if let Some(at) = self.spokes.get_mut(spoke) {
@@ -45,18 +45,18 @@ impl LetGo {
         }
     }
 
-    /// A spoke is back.
+    /// Notes that a spoke is back.
     pub(super) fn remove(&mut self, spoke: &SpokeName) {
         self.spokes.remove(spoke);
     }
 
-    /// Whether a spoke was let go a moment ago, and is not back.
+    /// Whether a spoke was let go a moment ago, and is not back yet.
     pub(super) fn has(&self, spoke: &SpokeName) -> bool {
         self.spokes.get(spoke).is_some_and(|at| is_recent(*at))
     }
 }
 
-/// Whether who was let go then may be expected back.
+/// Whether a spoke that was let go at this time may still be expected back.
 pub(super) fn is_recent(at: Instant) -> bool {
     at.elapsed() < BACK
 }

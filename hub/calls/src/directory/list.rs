@@ -1,9 +1,10 @@
 //! Lists of the operations that spokes offer now, page by page, for every surface.
 //!
 //! Invariants
-//! - A list shows a caller what it may call; all the others only when it asks for all.
-//! - A page is bounded in operations and in bytes, so that it fits into one message; it has at least one operation
-//!   while there are more. Pages go by name: what is offered from the first page to the last is in one of them.
+//! - A list shows a caller what it may call, and everything else only if it asks for all.
+//! - A page is bounded in operations and in bytes, so that it fits into one message; while there are more operations it
+//!   has at least one. Pages are ordered by name: whatever is offered throughout, from the first page to the last, is
+//!   in one of them.
 
 use std::io;
 use std::sync::Arc;
@@ -19,22 +20,22 @@ use crate::directory::{Directory, Pool};
 /// Which operations are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct ListQuery {
-    /// Words that name, title, description or tags must have, all of them.
+    /// Words that must all appear in the name, the title, the description or the tags.
     pub search: String,
-    /// Of this namespace only.
+    /// Only this namespace.
     pub namespace: Option<String>,
-    /// Also those that the caller may not call.
+    /// Include operations that the caller may not call.
     pub all: bool,
-    /// Those after this one: the last page's [`OperationPage::next`].
+    /// Only operations after this one: the last page's [`OperationPage::next`].
     pub cursor: Option<OperationName>,
-    /// So many at most; [`PAGE_LIMIT`] when absent or larger.
+    /// At most so many; [`PAGE_LIMIT`] if absent or larger.
     pub limit: Option<u32>,
 }
 
 /// A page of operations, by name.
 #[derive(Clone, Debug, Serialize)]
 pub struct OperationPage<T> {
-    /// What it shows.
+    /// The operations on it.
     pub operations: Vec<T>,
     /// How many there are on all pages.
     pub total: usize,
@@ -57,7 +58,7 @@ pub(crate) struct Summary<'a> {
     spokes: Vec<String>,
 }
 
-/// The pools of a query, by name.
+/// The pools that a query asks for, by name.
 pub(crate) fn listed(directory: &Directory, caller: &Caller, query: &ListQuery) -> Vec<Arc<Pool>> {
     let words: Vec<String> = query.search.split_whitespace().map(str::to_lowercase).collect();
     let mut pools = directory.pools();
@@ -73,7 +74,7 @@ pub(crate) fn listed(directory: &Directory, caller: &Caller, query: &ListQuery) 
     pools
 }
 
-/// The page of a list that a query asks for; `shown` makes what it shows of a pool.
+/// The page of a list that a query asks for; `shown` makes the entry of a pool.
 pub(crate) fn page<'a, T: Serialize>(
     pools: &'a [Arc<Pool>],
     query: &ListQuery,

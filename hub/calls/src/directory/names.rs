@@ -1,16 +1,16 @@
-//! Looks at who offers a name, and whether anybody ever did, for calls that find nobody.
+//! Checks who offers a name, and whether anybody ever did, for calls that find nobody.
 //!
-//! This hub's directory follows that in Redis, some milliseconds behind; a specification of another hub's operation is
-//! loaded from the store; and a hub remembers the names that nobody offers now up to a bound and since its start, while
-//! the store knows every name whose specification it keeps. A call that finds nobody waits for one look at all three.
-//! Then it goes to whoever has come, or is refused: `NO_PROVIDER` and `UNAVAILABLE`, which are worth another try, or
-//! `OPERATION_NOT_FOUND`, which is not.
+//! This hub's directory follows the one in Redis, some milliseconds behind. The specification of another hub's
+//! operation has to be loaded from the store. And a hub remembers names that nobody offers now only up to a bound and
+//! only since its start, while the store knows every name whose specification it keeps. So a call that finds nobody
+//! waits for one look at all three. Then it goes to whoever has come, or it is refused: with `NO_PROVIDER` or
+//! `UNAVAILABLE`, which are worth another try, or with `OPERATION_NOT_FOUND`, which is not.
 //!
 //! Invariants
-//! - All calls of a name share one look, and there is one in a second; it takes that second at most.
-//! - Looks are few: many names are looked at together, with a pause before the next, one statement in the store at a time;
-//!   and a name that the store did not know is not asked for again for a while.
-//! - Without a look, for want of time or room, the hub answers by what it remembers.
+//! - All calls of a name share one look. There is at most one a second, and it takes at most that second.
+//! - Looks are few: many names are looked at together, with a pause before the next batch and one statement in the
+//!   store at a time; and a name that the store did not know is not asked for again for a while.
+//! - Where there is no time or no room for a look, the hub answers by what it remembers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,25 +28,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::directory::Directory;
 
-/// Names that wait for a look at most.
+/// The most names that wait for a look.
 const WAITING: usize = 1_024;
 
-/// Names that are looked at together.
+/// The most names that are looked at together.
 const BATCH: usize = 256;
 
-/// Between two looks at the directory in Redis.
+/// The pause between two looks at the directory in Redis.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A look may take so long, and there is no other at the same name.
+/// The longest that a look may take; meanwhile there is no other at the same name.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Nobody waits longer for a look, which has others before it.
+/// The longest that a call waits for its look, since others may come before it.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3);
 
-/// A name that the store does not know is not asked for again for this long.
+/// For how long a name that the store does not know is not asked for again.
 const UNKNOWN: Duration = Duration::from_secs(10);
 
-/// Names remembered at most: those of looks, and those that the store does not know.
+/// The most names that are remembered: those of looks, and those that the store does not know.
 const NAMES: usize = 10_000;
 
 /// Looks at names.
@@ -61,15 +61,15 @@ pub(crate) struct NameLooks {
     receiver: Mutex<Option<mpsc::Receiver<OperationName>>>,
     looks: Mutex<HashMap<OperationName, Look>>,
     unknown: Mutex<HashMap<OperationName, Instant>>,
-    /// Who holds it has a statement in the store.
+    /// Held by whoever has a statement in the store.
     statement: tokio::sync::Mutex<()>,
 }
 
-/// A look that goes on, or that ended within a second.
+/// A look that goes on, or that began less than a second ago.
 #[derive(Debug)]
 struct Look {
     began: Instant,
-    /// Cancelled when it has ended.
+    /// Cancelled when the look has ended.
     ended: CancellationToken,
 }
 
@@ -98,8 +98,8 @@ impl NameLooks {
         }
     }
 
-    /// The look at a name for which nobody was found: what is cancelled when it has ended. `None` where one has ended within a
-    /// second, or there is no room for another.
+    /// Begins or joins the look at a name for which nobody was found; returns the token that is cancelled when it has
+    /// ended. `None` if a recent look has already ended, or there is no room for another.
     pub(crate) fn begin(&self, name: &OperationName) -> Option<CancellationToken> {
         let mut looks = self.looks.lock();
         if let Some(look) = looks.get(name).filter(|look| look.is_fresh()) {
@@ -121,7 +121,7 @@ impl NameLooks {
         Some(ended)
     }
 
-    /// Looks at names until the end; then every look has ended.
+    /// Looks at names until the hub ends; by then every look has ended.
     pub(crate) async fn run(self: Arc<Self>) {
         let Some(mut receiver) = self.receiver.lock().take() else {
             return;
@@ -138,10 +138,10 @@ impl NameLooks {
         }
     }
 
-    /// Looks at the directory, and goes on beside where that does not settle it.
+    /// Looks at the directory, and goes on in a task of its own if that does not settle it.
     async fn look(self: &Arc<Self>, names: Vec<OperationName>) {
         let until = Instant::now() + LOOK;
-        // Without an answer Redis may have more than is known.
+        // Without an answer, Redis may have more than this hub knows.
         let is_all = match timeout_at(until, self.cluster.catch_up()).await {
             Ok(Ok(is_all)) => is_all,
             Ok(Err(error)) => {
@@ -162,10 +162,10 @@ impl NameLooks {
         });
     }
 
-    /// Asks the store for names that this hub does not remember, and waits for specifications; with `comes` also for somebody
-    /// who offers the name.
+    /// Asks the store for names that this hub does not remember, and waits for specifications; with `comes`, also for
+    /// somebody who offers the name.
     async fn look_further(&self, names: Vec<OperationName>, comes: bool, until: Instant) {
-        // Where there is no answer in time, the names are as unknown as before.
+        // Without an answer in time, the names stay as unknown as before.
         let _ = timeout_at(until, self.look_up(&names)).await;
         let settling = names.iter().map(|name| async move {
             let _ = timeout_at(until, self.directory.settled(name, comes)).await;
@@ -217,7 +217,7 @@ impl NameLooks {
 // === impl Look ===
 
 impl Look {
-    /// Whether there is no other look yet.
+    /// Whether it is too early for another look.
     fn is_fresh(&self) -> bool {
         self.began.elapsed() < LOOK || !self.ended.is_cancelled()
     }

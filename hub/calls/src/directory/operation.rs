@@ -8,10 +8,10 @@ use alkhub_schema::{Check, Nothing, Prepared, Side};
 
 use crate::metrics::Series;
 
-/// What an operation takes beside its checks, in bytes; its texts come on top.
+/// The bytes that an operation takes beside its checks and its texts.
 const BARE_BYTES: usize = 1024;
 
-/// The HTTP status of a spoke's failure that declares none.
+/// The HTTP status of a spoke's failure for which no status is declared.
 pub(crate) const BAD_GATEWAY: u16 = 502;
 
 /// The HTTP statuses that a declared error may have.
@@ -21,18 +21,18 @@ pub(crate) const STATUSES: RangeInclusive<u16> = 400..=599;
 #[derive(Debug)]
 pub(crate) struct Operation {
     pub(crate) name: OperationName,
-    /// As its spokes spell it.
+    /// The name as its spokes spell it.
     pub(crate) spelled: Box<str>,
     pub(crate) spec: OperationSpec,
     pub(crate) hash: SpecHash,
     pub(crate) input: Check,
-    /// What a spoke of the origin gets for an input of nothing.
+    /// What a spoke of the origin gets when the caller gives no input.
     pub(crate) nothing: Nothing,
     pub(crate) output: Check,
     pub(crate) series: Arc<Series>,
     /// The fields of its specification that the hub does not act on.
     pub(crate) warnings: Vec<String>,
-    /// How much memory it takes at most, in bytes.
+    /// The most memory that it takes, in bytes.
     pub(crate) bytes: usize,
 }
 
@@ -51,8 +51,8 @@ pub(crate) enum Error {
 // === impl Operation ===
 
 impl Operation {
-    /// Compiles the checks, unless the operation takes more bytes than `limit`: then as little as possible is done. Takes
-    /// seconds for the largest schemas: not for a thread that serves others.
+    /// Compiles the checks, unless the operation would take more bytes than `limit`: then as little work as possible is
+    /// done. The largest schemas take seconds: do not call this on a thread that serves others.
     pub(crate) fn compile(
         name: OperationName,
         spec: OperationSpec,
@@ -82,7 +82,7 @@ impl Operation {
         })
     }
 
-    /// The same without its checks: what is kept of an operation that nobody offers.
+    /// The same operation without its checks: what is kept of one that nobody offers.
     pub(crate) fn unchecked(&self) -> Self {
         Self {
             name: self.name.clone(),
@@ -102,8 +102,9 @@ impl Operation {
         self.spec.kind == OperationKind::Subscription
     }
 
-    /// Adds to an error of the spoke what the specification declares for its code. What a domain did not find, or where
-    /// it saw a conflict, is nothing of the hub's: without a declared status the caller sees that the spoke failed.
+    /// Adds to a spoke's error what the specification declares for its code. Something that a domain did not find, or a
+    /// conflict that it saw, says nothing about the hub: without a declared status the caller sees that the spoke
+    /// failed.
     pub(crate) fn declare(&self, mut error: CallError) -> CallError {
         let declared = |declared: &&alkhub_protocol::operation::ErrorSpec| declared.code == error.code.as_str();
         error.declared_status = self
@@ -118,7 +119,7 @@ impl Operation {
     }
 }
 
-/// Compiles a schema of an operation that has `taken` so many bytes without it, of so many at most.
+/// Compiles a schema of an operation that takes `taken` bytes without it, and may take `limit` in all.
 fn prepare(side: Side, schema: &RawJson, taken: usize, limit: usize) -> Result<Prepared, Error> {
     let part = match side {
         Side::Input => "input schema",
@@ -131,7 +132,7 @@ fn prepare(side: Side, schema: &RawJson, taken: usize, limit: usize) -> Result<P
     })
 }
 
-/// The texts of a specification, in bytes.
+/// How many bytes the texts of a specification take.
 pub(crate) fn text_bytes(spec: &OperationSpec) -> usize {
     let errors = spec.error_schemas.iter();
     let errors = errors.map(|error| error.code.len() + error.description.len() + error.schema.len());

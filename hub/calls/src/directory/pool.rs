@@ -1,9 +1,10 @@
-//! The instances that offer one operation, by one specification.
+//! The instances that offer one operation by one specification.
 //!
 //! Invariants
-//! - The specification of a pool never changes: when that of a name does, the name gets another pool. A call whose input
-//!   was checked by one specification goes to nobody who offers another.
-//! - A change costs what changed: an instance comes and goes in a time that does not depend on the others.
+//! - The specification of a pool never changes: when that of a name does, the name gets another pool. A call whose
+//!   input was checked against one specification never goes to an instance that offers another.
+//! - The cost of a change depends on what changed: how long it takes an instance to come or go does not depend on the
+//!   others.
 
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
@@ -21,13 +22,13 @@ use crate::metrics::Series;
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) name: OperationName,
-    /// The specification that its instances share; the last one when there is none.
+    /// The specification that its instances share; the last one if it has no instances.
     pub(crate) operation: Option<Arc<Operation>>,
-    /// Whether instances are left out because their specification is still to be loaded.
+    /// Whether instances are left out because their specification has still to be loaded.
     pub(crate) waits_for_spec: bool,
-    /// Whether nobody offers the name: its specification is only shown, and has no checks.
+    /// Whether nobody offers the name: then its specification is only shown, and has no checks.
     rests: bool,
-    /// When a hub let the last one go that offered the name.
+    /// When a hub let go of the last instance that offered the name.
     let_go: OnceLock<Instant>,
     members: RwLock<PoolMembers>,
 }
@@ -63,7 +64,7 @@ impl Pool {
         }
     }
 
-    /// A name that nobody offers. What cannot be called takes no more memory than its texts.
+    /// A name that nobody offers. An operation that cannot be called takes no more memory than its texts.
     pub(super) fn resting(name: OperationName, last: Option<&Arc<Operation>>) -> Self {
         let shown = last.map(|last| Arc::new(last.unchecked()));
         Self {
@@ -77,24 +78,24 @@ impl Pool {
         !self.waits_for_spec && !self.rests && self.operation.as_ref().is_some_and(|own| own.hash == *hash)
     }
 
-    /// Notes that a hub let the last one go that offered the name, if nobody does.
+    /// Notes that a hub let go of the last instance that offered the name, if nobody offers it now.
     pub(super) fn note_let_go(&self) {
         if self.rests {
             let _ = self.let_go.set(Instant::now());
         }
     }
 
-    /// Whether nobody offers the name because a hub let the last one go a moment ago.
+    /// Whether nobody offers the name because a hub has just let go of the last instance that did.
     pub(super) fn was_let_go(&self) -> bool {
         self.let_go.get().is_some_and(|at| let_go::is_recent(*at))
     }
 
-    /// The series of its operation, where that is known.
+    /// The metric series of its operation, if that is known.
     pub(crate) fn series(&self) -> Option<&Series> {
         self.operation.as_ref().map(|operation| &*operation.series)
     }
 
-    /// Its instances. While the guard is held none comes or goes: hold it for a choice, and not longer.
+    /// Its instances. While the guard is held none comes or goes: hold it for a choice, and no longer.
     pub(crate) fn members(&self) -> RwLockReadGuard<'_, PoolMembers> {
         self.members.read()
     }

@@ -8,34 +8,34 @@ use alkhub_protocol::{CallError, Code, HubId, OperationName, Scopes, SpokeName};
 use crate::directory::operation::Operation;
 use crate::directory::{Group, Instance, Pool, PoolMembers};
 
-/// Random picks from a large pool before all of it is looked at.
+/// How many instances of a large pool are picked by chance before all of it is looked at.
 const PICKS: usize = 8;
 
-/// Which instances may get a call.
+/// The instances that may get a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted<'a> {
     /// Only instances of this spoke.
     pub(crate) target: Option<&'a SpokeName>,
-    /// Who does not get it: the call came back from there.
+    /// Those that do not get the call: it came back from there.
     pub(crate) not: Excluded<'a>,
-    /// Only instances that are connected to this hub: the others cannot be reached now.
+    /// Only instances that are connected to this hub: the others cannot be reached at present.
     pub(crate) only_here: bool,
-    /// Instances on these hubs only when nobody else can take the call: the hubs go away.
+    /// Hubs that are going away: their instances get the call only if nobody else can take it.
     pub(crate) draining: Option<&'a HashSet<HubId>>,
-    /// Instances that are away and may come back, and those of this hub that are about to go, only when nobody else can take
-    /// the call.
+    /// Whether instances that have lost their connection, and those of this hub that are about to go, get the call only
+    /// if nobody else can take it.
     pub(crate) connected: bool,
 }
 
 /// The instances that do not get a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Excluded<'a> {
-    /// Anybody may.
+    /// Any instance may get it.
     #[default]
     Nobody,
-    /// A registration that is not there any more.
+    /// A registration that is gone, or that the call is to leave.
     Registration(&'a Instance),
-    /// All that is on a hub which did not receive the call.
+    /// Everything on a hub that did not receive the call.
     Hub(&'a HubId),
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn allow_call(scopes: &Scopes, operation: &OperationName) -> Result<(
         .map_err(|scope| CallError::missing_scope(&scope))
 }
 
-/// Checks what the operation demands besides, literally.
+/// Checks what the operation demands in addition, literally.
 pub(crate) fn allow_operation(scopes: &Scopes, operation: &Operation) -> Result<(), CallError> {
     let access = &operation.spec.access_control;
     if let Some(missing) = access.required_scopes.iter().find(|scope| !scopes.allows(scope)) {
@@ -70,11 +70,12 @@ pub(crate) fn allow(scopes: &Scopes, operation: &Operation) -> Result<(), CallEr
 
 /// Chooses an instance and takes one of its slots.
 ///
-/// Of two that are picked by chance the less busy one; one on this hub unless it is twice as busy. One on a hub that goes
-/// away, whose connection is lost, or that is about to go, only where nobody else has a slot.
+/// Picks two by chance and takes the less busy one, preferring one on this hub unless it is twice as busy. An instance
+/// on a hub that goes away, one whose connection is lost and one that is about to go are chosen only if nobody else has
+/// a slot.
 pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, CallError> {
     for _ in 0..4 {
-        // What is refused is refused for what was seen: none comes or goes meanwhile.
+        // The guard makes the refusal fit what was seen: no instance comes or goes meanwhile.
         let members = pool.members();
         let second_choice = || wanted.is_choosy().then(|| pick(&members, wanted.anywhere())).flatten();
         let picked = pick(&members, wanted).or_else(second_choice);
@@ -82,7 +83,7 @@ pub(crate) fn choose(pool: &Pool, wanted: Wanted<'_>) -> Result<Arc<Instance>, C
             // Between the look and the reservation another call may take the slot ...
             Some(instance) if !instance.load.reserve(instance.slots()) => {}
             Some(instance) => return Ok(Arc::clone(instance)),
-            // ... and between two looks one may come free.
+            // ... and between two looks a slot may come free.
             None => {
                 if let Some(refusal) = why_nobody(pool, &members, wanted) {
                     return Err(refusal);
@@ -98,11 +99,11 @@ pub(crate) fn has_one(pool: &Pool, wanted: Wanted<'_>) -> bool {
     pick(&pool.members(), wanted).is_some()
 }
 
-/// Takes a slot of an instance of the first choice, where one is free.
+/// Takes a slot of an instance of the first choice, if one is free.
 pub(crate) fn reserve(pool: &Pool, wanted: Wanted<'_>) -> Option<Arc<Instance>> {
     loop {
         let picked = pick(&pool.members(), wanted).map(Arc::clone)?;
-        // Else another call was faster: the slot is not free any more.
+        // Otherwise another call was faster, and the slot is taken.
         if picked.load.reserve(picked.slots()) {
             return Some(picked);
         }
@@ -137,7 +138,7 @@ fn less_busy<'a>(instances: &'a Group, wanted: Wanted<'_>) -> Option<&'a Arc<Ins
     }
 }
 
-/// Two by chance from all, then the less busy one.
+/// Picks two of them all by chance, and takes the less busy one.
 fn two_of<'a>(instances: impl Iterator<Item = &'a Arc<Instance>>) -> Option<&'a Arc<Instance>> {
     let (mut one, mut other) = (None, None);
     for (seen, instance) in instances.enumerate() {
@@ -166,7 +167,7 @@ fn lighter<'a>(one: &'a Arc<Instance>, other: &'a Arc<Instance>) -> &'a Arc<Inst
     }
 }
 
-/// Why nobody can be chosen; `None` when somebody can.
+/// Why nobody can be chosen; `None` if somebody can.
 fn why_nobody(pool: &Pool, members: &PoolMembers, wanted: Wanted<'_>) -> Option<CallError> {
     let wanted = wanted.anywhere();
     let mut allowed = members.all().filter(|instance| wanted.allows(instance)).peekable();
@@ -183,7 +184,7 @@ fn why_nobody(pool: &Pool, members: &PoolMembers, wanted: Wanted<'_>) -> Option<
     Some(nobody(pool, wanted.target))
 }
 
-/// The answer where nobody offers a name, or nobody by a specification that is there.
+/// The refusal when nobody offers a name, or only by a specification that is not here.
 pub(crate) fn nobody(pool: &Pool, target: Option<&SpokeName>) -> CallError {
     let name = &pool.name;
     if pool.waits_for_spec {
@@ -203,13 +204,13 @@ fn busy(pool: &Pool) -> CallError {
     CallError::new(Code::Overloaded, message).retryable()
 }
 
-/// The answer where instances are on other hubs and none of those can be reached.
+/// The refusal when the instances are on other hubs, none of which can be reached.
 pub(crate) fn unreachable(pool: &Pool) -> CallError {
     let message = format!("`{}` is offered on other hubs, and the link to them is down", pool.name);
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// The answer to a name that nobody has offered.
+/// The refusal for a name that nobody has offered.
 pub(crate) fn not_found(operation: &OperationName) -> CallError {
     let message = format!("operation `{operation}` is not registered");
     CallError::new(Code::OperationNotFound, message)
@@ -230,7 +231,7 @@ impl Excluded<'_> {
 // === impl Wanted ===
 
 impl Wanted<'_> {
-    /// The same, from hubs that go away and of instances that may come back too.
+    /// The same, but hubs that go away and instances that may come back count too.
     fn anywhere(self) -> Self {
         Self {
             draining: None,

@@ -14,7 +14,7 @@ use crate::leg::table::CallTable;
 #[derive(Debug)]
 pub(crate) struct Answers {
     pub(crate) table: Arc<CallTable>,
-    /// What a subscription may have waiting.
+    /// What may wait of a subscription.
     pub(crate) bounds: Bounds,
 }
 
@@ -47,7 +47,7 @@ impl Answers {
         call.output_bytes.fetch_add(output.len() as u64, Ordering::Relaxed);
         if output.len() > PAYLOAD_LIMIT_BYTES {
             let message = format!("the output is larger than {PAYLOAD_LIMIT_BYTES} bytes");
-            // The fault is the spoke's: the caller's own payload was taken.
+            // The spoke is at fault, not the caller: its own payload was accepted.
             return self.invalid(
                 call,
                 CallError::new(Code::OutputInvalid, message),
@@ -65,7 +65,7 @@ impl Answers {
         }
     }
 
-    /// Ends a call for what its spoke answered; the spoke of a subscription, which runs on, gets the reason.
+    /// Ends a call because of what its spoke answered; a subscription still runs there, so its spoke gets the reason.
     fn invalid(&self, call: &Call, error: CallError, reason: &str) {
         let running = call.operation.is_subscription().then_some(reason);
         let end = End::Failed(error.delivered(Delivered::Yes));
@@ -99,7 +99,7 @@ impl Answers {
     }
 }
 
-/// The output as the caller gets it; of another hub's caller that hub checks it.
+/// The output as the caller gets it; if the caller is on another hub, that hub checks it.
 fn checked(call: &Call, output: RawJson) -> Result<RawJson, CallError> {
     if call.is_relayed() {
         return Ok(output);

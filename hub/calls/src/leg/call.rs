@@ -30,7 +30,7 @@ pub(crate) struct Call {
     pub(crate) id: CallId,
     pub(crate) source: CallSource,
     pub(crate) operation: Arc<Operation>,
-    /// Without its input.
+    /// Its input is not in here.
     pub(crate) request: CallRequest,
     pub(crate) input: Arc<Input>,
     /// Its place among the running calls of the caller's key.
@@ -40,9 +40,9 @@ pub(crate) struct Call {
     pub(crate) sink: Mutex<Sink>,
     /// What came back from another hub and is not checked yet.
     pub(crate) arrivals: ArrivalQueue,
-    /// Bytes of output so far.
+    /// The bytes of its output so far.
     pub(crate) output_bytes: AtomicU64,
-    /// Whether its caller may do other things by now than when it was admitted.
+    /// Whether its caller's rights have changed since it was admitted.
     has_other_rights: AtomicBool,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct CallParts {
     pub(crate) id: CallId,
     pub(crate) source: CallSource,
     pub(crate) operation: Arc<Operation>,
-    /// Without its input.
+    /// Its input is not in here.
     pub(crate) request: CallRequest,
     pub(crate) input: Input,
     pub(crate) running: KeyPlace,
@@ -60,10 +60,10 @@ pub(crate) struct CallParts {
     pub(crate) sink: Sink,
 }
 
-/// How long a call may take; without end where there is no time.
+/// How long a call may take; `None` means without end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimeLimits {
-    /// In all.
+    /// Altogether.
     pub(crate) timeout: Option<Duration>,
     /// From one item to the next.
     pub(crate) idle: Option<Duration>,
@@ -74,21 +74,21 @@ pub(crate) struct TimeLimits {
 pub(crate) enum CallSource {
     /// A caller of this hub.
     Caller(Arc<Caller>),
-    /// Another hub, which checks and records the call; with its statement of who the caller is.
+    /// Another hub, which checks and records the call; with what it says about the caller.
     Hub {
         call: RemoteCall,
         identity: Option<Box<Identity>>,
     },
 }
 
-/// When the call began and when it ends by itself.
+/// When the call began, and when it ends by itself.
 #[derive(Debug)]
 pub(crate) struct CallTimes {
     pub(crate) started: Instant,
     pub(crate) started_at: Timestamp,
     pub(crate) deadline: Option<Instant>,
     pub(crate) idle: Option<Duration>,
-    /// The last item, in milliseconds after `started`.
+    /// When the last item came, in milliseconds after `started`.
     heard_ms: AtomicU64,
 }
 
@@ -96,8 +96,10 @@ pub(crate) struct CallTimes {
 #[derive(Debug, Default)]
 pub(crate) struct Leg {
     pub(crate) to: To,
-    /// Times that it was sent again.
+    /// How many times it was sent again.
     pub(crate) resent: u8,
+    /// Whether one of those times was because a spoke that may have got it was lost.
+    pub(crate) was_lost: bool,
 }
 
 /// The other end of a leg.
@@ -106,7 +108,7 @@ pub(crate) enum To {
     /// Not sent yet.
     #[default]
     Nobody,
-    /// To a connection of this hub, as the given number of its outbox.
+    /// To a connection of this hub, under this number of its outbox.
     Spoke { instance: Arc<Instance>, number: u64 },
     /// To the hub that holds the instance.
     Hub { instance: Arc<Instance> },
@@ -117,7 +119,7 @@ pub(crate) enum To {
 // === impl Call ===
 
 impl Call {
-    /// A call that nobody has yet.
+    /// A call that has been sent to nobody.
     pub(crate) fn new(parts: CallParts) -> Self {
         Self {
             key: parts.key,
@@ -136,17 +138,17 @@ impl Call {
         }
     }
 
-    /// Its caller may do other things now.
+    /// Notes that its caller's rights have changed.
     pub(crate) fn rights_changed(&self) {
         self.has_other_rights.store(true, Ordering::Release);
     }
 
-    /// Whether that was so since it was admitted.
+    /// Whether its caller's rights have changed since it was admitted.
     pub(crate) fn has_other_rights(&self) -> bool {
         self.has_other_rights.load(Ordering::Acquire)
     }
 
-    /// The hub that it goes to or comes from: never both, a call crosses once.
+    /// The hub that it goes to or comes from. It is never both, because a call crosses between hubs only once.
     pub(crate) fn other_hub(&self) -> Option<HubId> {
         if let CallSource::Hub { call, .. } = &self.source {
             return Some(call.hub.clone());
@@ -157,7 +159,7 @@ impl Call {
         }
     }
 
-    /// By which a spoke of this hub knows it.
+    /// The id by which a spoke of this hub knows it.
     pub(crate) fn leg_id(&self, legs: &LegIds) -> String {
         let origin = match &self.source {
             CallSource::Hub { call, .. } => Some((&call.hub, call.key)),
@@ -166,7 +168,7 @@ impl Call {
         legs.id(self.key, origin)
     }
 
-    /// Who asks, as the spoke sees it; by the hub that holds the caller's key.
+    /// Who asks, as the spoke sees it, according to the hub that holds the caller's key.
     pub(crate) fn identity(&self) -> Option<Identity> {
         match &self.source {
             CallSource::Caller(caller) => Some(caller.identity(&self.operation.spec.access_control)),
@@ -174,7 +176,7 @@ impl Call {
         }
     }
 
-    /// What a `call.requested` of it carries now besides its input.
+    /// What its `call.requested` carries now besides the input.
     pub(crate) fn options<'a>(&'a self, identity: Option<&'a Identity>) -> RequestOptions<'a> {
         RequestOptions {
             parent: self.request.parent.as_ref().map(RequestId::as_str),
@@ -190,7 +192,7 @@ impl Call {
         self.output_bytes.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a caller of another hub asked for it.
+    /// Whether its caller is on another hub.
     pub(crate) fn is_relayed(&self) -> bool {
         matches!(self.source, CallSource::Hub { .. })
     }
@@ -206,7 +208,7 @@ impl Timed for Call {
 // === impl CallTimes ===
 
 impl CallTimes {
-    /// Starts without an end.
+    /// Starts now, without an end.
     pub(crate) fn start() -> Self {
         Self {
             started: Instant::now(),
@@ -217,7 +219,7 @@ impl CallTimes {
         }
     }
 
-    /// The same start, without an end.
+    /// The same start, but without an end.
     pub(crate) fn anew(&self) -> Self {
         Self {
             started: self.started,
@@ -235,7 +237,7 @@ impl CallTimes {
         self
     }
 
-    /// Notes an item: the silence begins anew.
+    /// Notes an item: the silence begins again.
     pub(crate) fn hear(&self) {
         if self.idle.is_some() {
             let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -243,7 +245,7 @@ impl CallTimes {
         }
     }
 
-    /// The times that a `call.requested` carries now.
+    /// The times that its `call.requested` carries now.
     fn options(&self) -> RequestOptions<'static> {
         let now = Instant::now();
         let started_ms = u64::try_from(self.started_at.as_millisecond()).unwrap_or_default();
@@ -256,7 +258,7 @@ impl CallTimes {
         }
     }
 
-    /// Whether the deadline, and not a silence, has ended the call.
+    /// Whether the deadline has ended the call, and not a silence.
     pub(crate) fn is_past_deadline(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
@@ -269,7 +271,7 @@ impl CallTimes {
 // === impl To ===
 
 impl To {
-    /// At an instance, which has the call by this number in its outbox where its session is here.
+    /// At an instance, whose outbox has the call under this number if its session is here.
     pub(crate) fn at(instance: Arc<Instance>, number: Option<u64>) -> Self {
         match number {
             Some(number) => Self::Spoke { instance, number },

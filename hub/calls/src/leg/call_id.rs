@@ -1,47 +1,48 @@
-//! The identity of a call: minted once, where it is admitted, and the same on every hub and in its record.
+//! The identity of a call: minted once, where the call is admitted, and the same on every hub and in the call record.
 
 use alkhub_protocol::id::InvalidId;
 use alkhub_protocol::{HubId, InstanceId, RequestId};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Longest boot nonce that is used, in characters.
+/// The most characters of a boot nonce that are used.
 const NONCE: usize = 32;
 
-/// Names a call, and its place in the tree of calls that one led to.
+/// Names a call, and its place in the tree of calls that one call led to.
 ///
-/// How often it was sent again is counted beside it, by its leg: the identity does not change.
+/// The identity does not change when the call is sent again; its leg counts how often that was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallId {
-    /// A UUID version 7: it sorts by the time of the admission.
+    /// A UUID version 7, which sorts by the time of the admission.
     pub(crate) id: Uuid,
     /// The first call of the tree.
     pub(crate) root: Uuid,
-    /// The call in whose course this one was made, where that was running when it was made.
+    /// The call in the course of which this one was made, if that was still running then.
     pub(crate) parent: Option<Uuid>,
 }
 
-/// Makes and reads the ids by which spokes know the calls that they get: `{boot nonce}-{key}`, which no other process gives.
+/// Makes and reads the ids by which spokes know the calls that they get: `{boot nonce}-{key}`, which no other process
+/// makes.
 ///
-/// Of another hub's caller it is followed by `:{boot nonce}-{key}` as that hub knows the call: by it whoever gets the
-/// answer finds the caller's hub, when the one in between is gone.
+/// The id of a call of another hub's caller also has `:{boot nonce}-{key}`, as that hub knows the call. With this,
+/// whoever gets the answer can find the caller's hub when the hub in between is gone.
 #[derive(Clone, Debug)]
 pub(crate) struct LegIds {
     nonce: String,
 }
 
-/// Where a call came from whose spoke got it from a hub that is not this one.
+/// Where a call came from that a spoke got from another hub than this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LegOrigin<'a> {
     nonce: &'a str,
-    /// By which that hub knows the call.
+    /// The key by which that hub knows the call.
     pub(crate) key: u64,
 }
 
 // === impl CallId ===
 
 impl CallId {
-    /// Of a call that was admitted at a time.
+    /// Mints the identity of a call that was admitted at this time.
     pub(crate) fn mint(at: Timestamp, parent: Option<&Self>) -> Self {
         let id = uuid_at(at);
         Self {
@@ -52,7 +53,7 @@ impl CallId {
     }
 }
 
-/// A UUID version 7: time, then chance that needs no system call.
+/// A UUID version 7: the time, then random bits that need no system call.
 fn uuid_at(at: Timestamp) -> Uuid {
     let ms = u64::try_from(at.as_millisecond()).unwrap_or_default();
     let mut random = [0; 10];
@@ -64,12 +65,12 @@ fn uuid_at(at: Timestamp) -> Uuid {
 // === impl LegIds ===
 
 impl LegIds {
-    /// Of this process, whose id ends with its boot nonce.
+    /// The ids of this process, whose hub id ends with its boot nonce.
     pub(crate) fn new(hub: &HubId) -> Self {
         Self { nonce: nonce_of(hub) }
     }
 
-    /// The id of a call of this hub; of another hub's caller with that hub and its key.
+    /// The id of a call of this hub; if its caller is on another hub, `origin` is that hub and its key.
     pub(crate) fn id(&self, key: u64, origin: Option<(&HubId, u64)>) -> String {
         let nonce = &self.nonce;
         match origin {
@@ -84,7 +85,7 @@ impl LegIds {
         own.split_once(':').map_or(own, |(own, _)| own).parse().ok()
     }
 
-    /// Where the call came from, of an id that another hub has given.
+    /// Where the call came from, by an id that another hub has made.
     pub(crate) fn origin<'a>(&self, id: &'a RequestId) -> Option<LegOrigin<'a>> {
         let (_, origin) = id.as_str().split_once(':')?;
         let (nonce, key) = origin.rsplit_once('-')?;
@@ -92,7 +93,7 @@ impl LegIds {
         (self.key(id).is_none() && !nonce.is_empty()).then_some(LegOrigin { nonce, key })
     }
 
-    /// An id for the instance of a connection that names none: no other hub makes the same.
+    /// An id for the instance of a connection that names none: no other hub makes the same one.
     pub(crate) fn instance(&self, connection: &str) -> Result<InstanceId, InvalidId> {
         format!("{}-{connection}", self.nonce).parse()
     }

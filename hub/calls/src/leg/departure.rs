@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::directory::router::Excluded;
 use crate::directory::{Directory, Instance};
 use crate::leg::call::{Call, CallSource, To};
 use crate::leg::outcome::End;
@@ -24,10 +25,10 @@ use crate::session::moves::Moves;
 use crate::session::presence::Presence;
 use crate::session::sessions::Sessions;
 
-/// What a connection is told whose instance has registered over another one.
+/// What a connection is told when its instance has registered over another one.
 pub(crate) const REPLACED: &str = "a newer connection of this instance has registered";
 
-/// Ends what had to do with a spoke's connection, or with another hub, that is gone.
+/// Ends whatever had to do with a spoke's connection, or another hub, that is gone.
 #[derive(Debug)]
 pub(crate) struct Departures {
     pub(crate) hub: HubId,
@@ -41,7 +42,7 @@ pub(crate) struct Departures {
     pub(crate) presence: Arc<Presence>,
     pub(crate) cluster: Cluster,
     pub(crate) metrics: Arc<Metrics>,
-    /// How long a hub may be silent before it is gone.
+    /// How long a hub may be silent before it counts as gone.
     pub(crate) lease_ttl: Duration,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -51,9 +52,9 @@ pub(crate) struct Departures {
 // === impl Departures ===
 
 impl Departures {
-    /// Ends a session: its calls fail at once, or go elsewhere where they surely never left.
+    /// Ends a session. Its calls go elsewhere if they surely never left, or are queries; the others fail at once.
     ///
-    /// Answers false when it had ended before.
+    /// Returns false if it had already ended.
     pub(crate) fn end(&self, session: &Arc<Session>) -> bool {
         let Some(calls) = session.end() else { return false };
         self.sessions.remove(session);
@@ -64,29 +65,36 @@ impl Departures {
         let last_sent = session.outbox.seal();
         for key in calls {
             let Some(call) = self.table.get(key) else { continue };
-            let unsent = match &call.leg.lock().to {
+            let (instance, has_left) = match &call.leg.lock().to {
                 To::Spoke { instance, number } if instance.is_of(session) => {
-                    Some(Arc::clone(instance)).filter(|_| *number > last_sent)
+                    (Arc::clone(instance), *number <= last_sent)
                 }
-                // Ended, or on its way to another instance.
+                // The call has ended, or is on its way to another instance.
                 _ => continue,
             };
-            match unsent {
-                Some(instance) => self.placement.reroute(&call, &instance),
-                None => self
-                    .table
-                    .end(key, End::Failed(table::spoke_lost(&call, &session.spoke)), None),
+            if has_left {
+                self.lost(&call, &instance, Excluded::Registration(&instance));
+            } else {
+                self.placement.reroute(&call, &instance);
             }
         }
         true
     }
 
-    /// The connection of a spoke is lost: what waits for it goes to others where it can. Or it is awaited no more, and where
-    /// it is back it gets what waits for others.
+    /// Handles the loss of a call with the instance that it was sent to: it fails, unless it goes to another one.
+    fn lost(&self, call: &Arc<Call>, from: &Arc<Instance>, not: Excluded<'_>) {
+        if let Err(reason) = self.placement.lost(call, from, not) {
+            let error = reason.told(table::spoke_lost(call, &from.entry.spoke));
+            self.table.end(call.key, End::Failed(error), None);
+        }
+    }
+
+    /// Notes that the connection of a spoke is lost, or is no longer waited for. In the first case, what waits for it
+    /// goes to others if it can. In the second, if the connection is back, it gets calls that wait for others.
     pub(crate) fn reconnecting(&self, session: &Arc<Session>, is_reconnecting: bool) {
         self.sessions.set_reconnecting(session, is_reconnecting);
         if is_reconnecting && !session.is_registered() {
-            // It has ended meanwhile, and that did not find it here.
+            // The session has ended meanwhile, and its end did not find it here.
             self.sessions.set_reconnecting(session, false);
         }
         self.count_instances();
@@ -100,8 +108,8 @@ impl Departures {
         }
     }
 
-    /// An instance has come, or back: it gets calls that wait for others whose connections are lost. Without one, anybody may
-    /// have come.
+    /// An instance has come, or come back: it gets calls that wait for others whose connections are lost. With `None`,
+    /// any instance may have come.
     pub(crate) fn came(&self, instance: Option<&Instance>) {
         let mut look = Look::default();
         for session in self.sessions.reconnecting_with_calls() {
@@ -122,7 +130,7 @@ impl Departures {
     /// Takes the registration of a session that has ended out of this hub's directory.
     pub(crate) fn forget(&self, session: &Session) {
         let key = (session.spoke.clone(), session.instance.clone());
-        // A registration of this instance over another connection has a higher generation and stays.
+        // If this instance has registered over another connection, that registration has a higher generation and stays.
         let fence = Fence {
             generation: session.generation(),
             hub: &self.hub,
@@ -137,8 +145,8 @@ impl Departures {
         self.count_instances();
     }
 
-    /// Remembers of an instance that is out of the directory whether a hub let it go, which it does by itself when it drains or
-    /// has more than others.
+    /// Remembers whether an instance that has left the directory was let go by its hub. A hub lets peers go when it
+    /// drains, or has more than others.
     pub(crate) fn left(&self, gone: &Instance) {
         let is_leaving = |session: &Arc<Session>| session.outbox.is_leaving();
         let is_let_go = gone.session.as_ref().is_some_and(is_leaving);
@@ -147,7 +155,7 @@ impl Departures {
         }
     }
 
-    /// A registration gave way to a newer one: a connection of this hub that it stood for ends.
+    /// A registration gave way to a newer one: if it stood for a connection of this hub, that ends.
     pub(crate) fn replaced(&self, old: &Instance) {
         if let Some(session) = &old.session {
             self.fence(session);
@@ -156,7 +164,7 @@ impl Departures {
 
     /// Closes a connection whose instance has registered with a higher generation, here or elsewhere.
     fn fence(&self, session: &Arc<Session>) {
-        // Where it has moved to it is the newer one, or is fenced there.
+        // If the session has moved, it is itself the newer one on its new hub, or is fenced there.
         if !session.outbox.is_away() && self.end(session) {
             tracing::info!(spoke.id = %session.spoke, instance.id = %session.instance, "a newer connection of the instance has taken its place");
             session.outbox.close(CloseCode::Replaced, REPLACED);
@@ -170,34 +178,28 @@ impl Departures {
         self.moves.lost(hub.clone());
         self.visibility.hub_gone(hub);
         self.count_instances();
-        let gone = |call: &Call, instance: &Instance| table::spoke_lost(call, &instance.entry.spoke);
-        // That hub aborts what it was sent, should it live: it sees the conduit break.
-        let lost = self.end_all_with(hub, "the caller's hub is gone", None, gone);
+        // If that hub still lives, it aborts what was sent to it: it sees the conduit break.
+        let lost = self.end_all_with(hub, "the caller's hub is gone", |call, instance| {
+            self.lost(call, instance, Excluded::Hub(hub));
+        });
         tracing::info!(hub.id = %hub, instances = removed, calls = lost, "another hub is gone");
     }
 
-    /// What was under way between this hub and another one may be lost: nobody waits for it.
+    /// Whatever was under way between this hub and another one may be lost: nobody is left to wait for it.
     pub(crate) fn conduit_broke(&self, hub: &HubId) {
         self.moves.lost(hub.clone());
-        // A call may have been sent since, and the other hub takes that for a good one.
-        let stop = Some("the conduit between the hubs broke");
-        let lost = self.end_all_with(hub, "the conduit to the caller's hub broke", stop, |call, _| {
-            link_lost(call)
+        let lost = self.end_all_with(hub, "the conduit to the caller's hub broke", |call, _| {
+            // A call may have been sent since the break, and the other hub still considers it valid.
+            let stop = Some("the conduit between the hubs broke");
+            self.table.end(call.key, End::Failed(link_lost(call)), stop);
         });
         self.visibility.conduit_broke(hub);
         tracing::warn!(hub.id = %hub, calls = lost, "the conduit to another hub broke");
     }
 
-    /// Ends every call that another hub has to do with: those sent there with an error, those that came from there have lost
-    /// their callers, for the reason that their spokes are told. Those sent there are aborted too, for the reason `stop`. Tells
-    /// how many those were.
-    fn end_all_with(
-        &self,
-        hub: &HubId,
-        reason: &str,
-        stop: Option<&str>,
-        error: impl Fn(&Call, &Instance) -> CallError,
-    ) -> usize {
+    /// Ends every call that another hub is involved in. Those sent there are ended by `end`; those that came from there
+    /// have lost their callers, and their spokes are told `reason`. Returns how many were sent there.
+    fn end_all_with(&self, hub: &HubId, reason: &str, end: impl Fn(&Arc<Call>, &Arc<Instance>)) -> usize {
         let concerned = self.table.select(|call| call.other_hub().as_ref() == Some(hub));
         let mut lost = 0;
         for call in concerned {
@@ -206,19 +208,19 @@ impl Departures {
                 continue;
             }
             let instance = call.leg.lock().to.instance().cloned();
-            // It may have gone elsewhere meanwhile.
+            // The call may have gone elsewhere meanwhile.
             if let Some(instance) = instance.filter(|instance| instance.entry.hub == *hub) {
                 lost += 1;
-                self.table.end(call.key, End::Failed(error(&call, &instance)), stop);
+                end(&call, &instance);
             }
         }
         lost
     }
 
-    /// Looks for hubs that are gone and whose news was missed: a snapshot of the directory took its place.
+    /// Looks for hubs whose departure was missed, because a snapshot of the directory took the place of the news.
     ///
-    /// Redis may have lost what it knew, and then hubs that live need time to come back: who is away now and still
-    /// is a whole lease later is gone.
+    /// Redis may have lost what it knew, and then live hubs need time to come back. So a hub is gone if it is away now
+    /// and still is after a whole lease.
     pub(crate) fn look_for_gone(self: &Arc<Self>) {
         let away = self.away();
         if away.is_empty() {
@@ -234,7 +236,8 @@ impl Departures {
         });
     }
 
-    /// Hubs that calls or sessions go to or come from, or that something is said to, and that have neither a lease nor an instance.
+    /// The hubs that calls or sessions go to or come from, or that messages wait for, and that have neither a lease nor
+    /// an instance.
     fn away(&self) -> HashSet<HubId> {
         let concerned = self.table.select(|call| call.other_hub().is_some());
         let mut away = self.moves.partners();
@@ -254,7 +257,7 @@ impl Departures {
     /// Brings the gauges up to date.
     pub(crate) fn count_instances(&self) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        // One at a time: else an older count could be set after a newer one.
+        // One at a time, or an older count could be set after a newer one.
         let _counting = self.counting.lock();
         self.metrics.instances_known.set(count(self.directory.len()));
         let sessions = self.sessions.count();
@@ -263,7 +266,7 @@ impl Departures {
     }
 }
 
-/// The error of a call of which something was lost between two hubs.
+/// The error for a call of which something was lost between two hubs.
 fn link_lost(call: &Call) -> CallError {
     let message = "the conduit between the hubs broke, and an answer may be lost";
     table::undecided(call, Code::Unavailable, message.to_owned())

@@ -1,14 +1,15 @@
 //! The way out of a call: admitted, entered, sent.
 //!
 //! Invariants
-//! - A call that nobody got, and whose operation is offered with another specification by now, is admitted anew.
-//! - A call that finds nobody waits for one look at its name at most, and is then sent, or refused by what the hub knows.
-//! - Its time counts from its admission on, whatever it waits for; and it waits for nothing that its caller may not call.
+//! - A call that nobody got is admitted anew if its operation is now offered with another specification.
+//! - A call that finds nobody waits for at most one look at its name. Then it is sent, or refused by what the hub
+//!   knows.
+//! - Its time counts from its admission, whatever it waits for; and it waits for nothing that its caller may not call.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use alkhub_protocol::{CallError, CallRequest, Code};
+use alkhub_protocol::{CallError, CallRequest, Code, OperationKind};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -43,7 +44,7 @@ pub(crate) struct Dispatch {
     pub(crate) tasks: TaskTracker,
 }
 
-/// The look that a call waits for before it is made: the key of the waiting call, and the end of the look.
+/// The look that a call waits for before it is made: the key under which it waits, and the end of the look.
 type PendingLook = (u64, oneshot::Receiver<Result<(), CallError>>);
 
 /// A call that was not sent, and why.
@@ -55,7 +56,7 @@ struct Refused {
 // === impl Dispatch ===
 
 impl Dispatch {
-    /// Routes one call; the key of its entry, or one that no call has where there is nothing to end.
+    /// Routes one call. Returns the key of its entry, or, if there is nothing to end, a key that no call has.
     pub(crate) fn call(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -88,7 +89,8 @@ impl Dispatch {
         }
     }
 
-    /// Finds out what a call is of. Where that takes a look, with the key under which it waits, and its end.
+    /// Finds out what a call is of. If that takes a look, also returns the key under which it waits, and the look's
+    /// end.
     pub(crate) fn prepare(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
@@ -134,7 +136,7 @@ impl Dispatch {
         }
     }
 
-    /// What a call is of that has waited for its look.
+    /// Finds out what a call is of that has waited for its look.
     pub(crate) fn looked(&self, mut prepared: PreparedCall) -> Result<PreparedCall, CallError> {
         let PreparedCall {
             caller, request, times, ..
@@ -182,7 +184,7 @@ impl Dispatch {
         Err(error)
     }
 
-    /// Sends a call, or gives it back with the reason why it is refused.
+    /// Sends a call, or gives it back with the reason for its refusal.
     fn send(&self, key: u64, call: Box<Missed>) -> Result<(), Refused> {
         let AdmittedCall { pool, operation, place } = match self.admission.admit(&call.caller, &call.request) {
             Ok(admitted) => admitted,
@@ -200,7 +202,10 @@ impl Dispatch {
             sink,
         } = *call;
         let times = times.until(limits);
-        let (request, input) = Input::of(request, place.held);
+        let (request, mut input) = Input::of(request, place.held);
+        if operation.spec.kind == OperationKind::Query {
+            input = input.staying();
+        }
         let id = CallId::mint(times.started_at, self.parent(&request).as_ref());
         let call = Arc::new(Call::new(CallParts {
             key,
@@ -219,13 +224,13 @@ impl Dispatch {
                 let call = Box::new(Missed::of(&call, caller));
                 Err(Refused { error, call })
             }
-            // Where it was not sent, its deadline was faster and has ended it for the caller.
+            // If the call was not sent, its deadline was faster, and has ended it for the caller.
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// Lets a call wait for a look at its name, where it is refused for want of somebody who offers it; gives it back where
-    /// there is nothing to wait for.
+    /// Lets a call wait for a look at its name, if it is refused because nobody offers it; gives it back if there is
+    /// nothing to wait for.
     fn wait_for_look(self: &Arc<Self>, key: u64, call: Box<Missed>, error: &CallError) -> Result<(), Box<Missed>> {
         if !self.is_miss(&call, error) {
             return Err(call);
@@ -235,7 +240,7 @@ impl Dispatch {
         let is_endless = operation.is_some_and(|operation| call.is_endless(&operation));
         let timeout = self.admission.limits(&call.request, is_endless).timeout;
         let longest = timeout.map_or(names::LONGEST, |timeout| timeout.min(names::LONGEST));
-        // One without any time is told what is known.
+        // A call without any time left is answered by what the hub knows already.
         let looked_for = (!longest.is_zero()).then(|| self.names.begin(&call.request.operation));
         let Some(ended) = looked_for.flatten() else {
             return Err(call);
@@ -250,7 +255,7 @@ impl Dispatch {
         Ok(())
     }
 
-    /// Whether a call is refused because nobody was found, whom a look may find.
+    /// Whether a call is refused because nobody was found, but a look might find somebody.
     fn is_miss(&self, call: &Missed, error: &CallError) -> bool {
         let is_loading = || {
             let pool = self.directory.pool(&call.request.operation);
@@ -260,7 +265,7 @@ impl Dispatch {
             || error.code == Code::Unavailable && is_loading()
     }
 
-    /// Sends a call that has waited, which may take so long in all, or refuses it by what the hub knows now.
+    /// Sends a call that has waited, and may take `timeout` in all, or refuses it by what the hub knows now.
     fn send_missed(&self, key: u64, timeout: Option<Duration>) {
         self.table.missed().on(key, |waiting| {
             let Some(mut call) = waiting.take() else { return };
@@ -279,14 +284,14 @@ impl Dispatch {
         });
     }
 
-    /// Has the calls that come back because their operation has changed admitted anew here.
+    /// Makes this the place where calls are admitted anew when they come back because their operation has changed.
     pub(crate) fn readmits(self: &Arc<Self>) {
         let dispatch: Weak<dyn Readmission> = Arc::downgrade(&(Arc::clone(self) as Arc<dyn Readmission>));
         // Nobody else sets it.
         drop(self.placement.readmission.set(dispatch));
     }
 
-    /// The running call of a spoke of this hub in whose course this one is made, as its caller says.
+    /// The running call of a spoke of this hub in the course of which this one is made, according to its caller.
     fn parent(&self, request: &CallRequest) -> Option<CallId> {
         let key = self.legs.key(request.parent.as_ref()?)?;
         self.table.get(key).map(|call| call.id)
@@ -316,7 +321,7 @@ impl Readmission for Dispatch {
             return;
         };
         let caller = Arc::clone(caller);
-        // Who asks may be about to route this very call.
+        // In a task, because whoever asks for this may be in the middle of routing this very call.
         let dispatch = Arc::clone(&self);
         self.tasks.spawn(async move {
             let is_endless = call.operation.is_subscription() && !call.sink.lock().wants_one();
@@ -332,7 +337,7 @@ impl Readmission for Dispatch {
     }
 }
 
-/// The error of a call whose time was over before anybody had it.
+/// The error for a call whose time ran out before anybody had it.
 fn late() -> CallError {
     let message = "the deadline has passed while the hub looked for somebody who offers the operation";
     CallError::new(Code::Timeout, message)

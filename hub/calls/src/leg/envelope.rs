@@ -1,4 +1,4 @@
-//! The answer of a spoke, brought into the form `{data, meta}` and checked.
+//! Brings the answer of a spoke into the form `{data, meta}`, and checks it.
 
 use alkhub_protocol::json::strict;
 use alkhub_protocol::{OperationName, RawJson};
@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The origin's ResponseEnvelope: both fields, and a `meta` that says where the value came from. Without that `source` it
-/// is a domain's value that happens to have fields of these names.
+/// The origin's ResponseEnvelope: both fields, and a `meta` that says where the value came from. Without its `source`,
+/// it is a value of the domain that happens to have fields of these names.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -34,8 +34,8 @@ enum Source {
     Mcp,
 }
 
-/// An envelope whose `data` is `undefined`, which JSON leaves out: what an operation without an output answers. Beside
-/// `meta` it has nothing, else it is a domain's value.
+/// An envelope whose `data` is `undefined`, which JSON leaves out: the answer of an operation without an output. It has
+/// nothing beside `meta`; otherwise it is a value of the domain.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Void<'a> {
@@ -43,7 +43,7 @@ struct Void<'a> {
     meta: &'a RawValue,
 }
 
-/// An output as it goes on.
+/// An output as it is passed on.
 #[derive(Clone, Debug)]
 pub(crate) enum Checked {
     /// `{data, meta}`.
@@ -66,7 +66,7 @@ pub(crate) fn checked(operation: &OperationName, check: &Check, output: RawJson)
     Ok(Checked::Whole(local(operation, &output)))
 }
 
-/// A value as the hub's own answer: `{data, meta: {source: "local", operationId, timestamp}}`.
+/// A value as an answer of the hub's own: `{data, meta: {source: "local", operationId, timestamp}}`.
 pub(crate) fn local(operation: &OperationName, data: &RawJson) -> RawJson {
     #[derive(Serialize)]
     struct Local<'a> {
@@ -102,7 +102,7 @@ fn void(output: &RawJson) -> Option<&RawValue> {
 // === impl Checked ===
 
 impl Checked {
-    /// For a reader that knows no envelope without data: `null` stands in its place.
+    /// For a reader that does not know envelopes without data: these get `null` as their data.
     pub(crate) fn into_whole(self) -> RawJson {
         #[derive(Serialize)]
         struct Null<'a> {
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    /// Who copies an answer from the page sends an envelope.
+    /// A caller that copies an answer from the page sends an envelope.
     #[test]
     fn every_output_on_the_page_is_an_envelope() {
         let page = include_str!("../../../../docs/PROTOCOL.md");

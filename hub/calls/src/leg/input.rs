@@ -1,37 +1,50 @@
-//! The input of a running call, for as long as it may have to be sent to somebody.
+//! The input of a running call, kept for as long as the call may have to be sent to somebody.
 //!
 //! Invariants
-//! - It is charged to the caller's key, and gone when a spoke of this hub has it on its way: from then on the call is
-//!   never sent again.
+//! - It is charged to the caller's key, and released once it is on its way to a spoke of this hub: from then on the
+//!   call is never sent again. Only the input of a query by a caller of this hub stays until its end, since a query may
+//!   be sent once more.
+//! - An input that stays for this reason refuses nobody: if less than half of a budget is free, it is released too, and
+//!   the query is not sent again.
 
-use alkhub_budget::Held;
+use alkhub_budget::{Exhausted, Held};
 use alkhub_protocol::{CallRequest, RawJson};
 use parking_lot::Mutex;
 
-/// The approximate cost of a running call beside its input and its metadata.
+/// The approximate cost of a running call besides its input and its metadata.
 pub(crate) const CALL_BYTES: usize = 1024;
 
-/// The bytes that a running call costs without its input.
+/// How many bytes a running call costs without its input.
 pub(crate) fn bare_bytes(request: &CallRequest) -> usize {
     CALL_BYTES + request.metadata.as_ref().map_or(0, |metadata| metadata.raw().len())
 }
 
-/// An input with its charge.
+/// An input, and what it is charged.
 #[derive(Debug)]
 pub(crate) struct Input {
-    /// Its length, which is recorded.
+    /// Its length, for the call record.
     pub(crate) bytes: usize,
-    /// Whether there is one; else `null` stands for it.
+    /// Whether the caller gave one; otherwise `null` stands for it.
     pub(crate) is_given: bool,
     /// The bytes that stay charged without it.
     bare_bytes: usize,
-    kept: Mutex<(Option<RawJson>, Held)>,
+    kept: Mutex<KeptInput>,
+}
+
+#[derive(Debug)]
+struct KeptInput {
+    json: Option<RawJson>,
+    held: Held,
+    /// It is kept when a spoke gets it for the first time.
+    stays: bool,
+    /// Why it was not kept then.
+    no_room: Option<Exhausted>,
 }
 
 // === impl Input ===
 
 impl Input {
-    /// Takes the input out of a request: it is kept for a shorter time. `held` covers it and [`bare_bytes`].
+    /// Takes the input out of a request, since it is kept for less time. `held` covers it and [`bare_bytes`].
     pub(crate) fn of(mut request: CallRequest, held: Held) -> (CallRequest, Self) {
         let input = request.input.take();
         (request, Self::new(input, held))
@@ -45,21 +58,63 @@ impl Input {
             bytes: input.len(),
             is_given,
             bare_bytes: held.bytes().saturating_sub(input.len()),
-            kept: Mutex::new((Some(input), held)),
+            kept: Mutex::new(KeptInput {
+                json: Some(input),
+                held,
+                stays: false,
+                no_room: None,
+            }),
         }
     }
 
-    /// The input, or the `null` in its place; `None` when it was delivered.
-    pub(crate) fn json(&self) -> Option<RawJson> {
-        self.kept.lock().0.clone()
+    /// Lets it stay when a spoke gets it, in case that spoke is lost.
+    pub(crate) fn staying(mut self) -> Self {
+        self.kept.get_mut().stays = true;
+        self
     }
 
-    /// A spoke has it on its way.
+    /// The call is being sent once more: the next spoke that gets it is the last one.
+    pub(crate) fn stays_no_more(&self) {
+        self.kept.lock().stays = false;
+    }
+
+    /// Why it did not stay, if it should have.
+    pub(crate) fn no_room(&self) -> Option<Exhausted> {
+        self.kept.lock().no_room
+    }
+
+    /// The input, or the `null` in its place; `None` once it is released.
+    pub(crate) fn json(&self) -> Option<RawJson> {
+        self.kept.lock().json.clone()
+    }
+
+    /// It is on its way to a spoke.
     pub(crate) fn delivered(&self) {
         let mut kept = self.kept.lock();
-        let input = kept.0.take();
-        kept.1.shrink(self.bare_bytes);
+        if std::mem::take(&mut kept.stays) {
+            match kept.held.is_to_spare() {
+                Ok(()) => return,
+                Err(full) => kept.no_room = Some(full),
+            }
+        }
+        let input = kept.let_go(self.bare_bytes);
         drop(kept);
         drop(input);
+    }
+
+    /// The call has ended, so whoever still holds it needs no input.
+    pub(crate) fn let_go(&self) {
+        let input = self.kept.lock().let_go(self.bare_bytes);
+        drop(input);
+    }
+}
+
+// === impl KeptInput ===
+
+impl KeptInput {
+    fn let_go(&mut self, bare_bytes: usize) -> Option<RawJson> {
+        let input = self.json.take();
+        self.held.shrink(bare_bytes);
+        input
     }
 }

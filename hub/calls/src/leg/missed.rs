@@ -1,11 +1,11 @@
 //! Calls for which nobody was found, and which wait for a look at who offers what before they are refused.
 //!
 //! Invariants
-//! - A call that waits can be ended like one that runs: by its caller, by the loss of its caller, by the end of the hub.
-//! - It is routed or ended, once, by whoever takes it. While it is being routed nobody can end it: whoever tries waits
+//! - A waiting call can be ended like a running one: by its caller, by the loss of its caller, by the end of the hub.
+//! - It is routed or ended once, by whoever takes it. While it is being routed nobody can end it: whoever tries waits
 //!   until it is among the running calls, or refused.
 //! - The calls that wait are bounded in number and bytes; those that come back from the running calls are bounded as
-//!   these are.
+//!   the running calls are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,24 +20,24 @@ use crate::directory::operation::Operation;
 use crate::leg::call::{Call, CallTimes};
 use crate::leg::sink::Sink;
 
-/// Calls that wait at most.
+/// The most calls that wait.
 const WAITING: usize = 1_024;
 
-/// Bytes of their inputs at most.
+/// The most bytes of their inputs.
 const BYTES: usize = 8 * 1024 * 1024;
 
-/// Calls that wait, by the key that they will have.
+/// The calls that wait, by the key that they will have as running ones.
 #[derive(Debug, Default)]
 pub(crate) struct MissedCalls {
     waiting: Mutex<HashMap<u64, Arc<Slot>>>,
-    /// How many wait: nobody locks anything for a call that does not.
+    /// How many wait: with this, a call that does not wait locks nothing.
     count: AtomicUsize,
     bytes: AtomicUsize,
-    /// How many have come back from the running ones.
+    /// How many have come back from the running calls.
     back: AtomicUsize,
 }
 
-/// A call as its caller makes it.
+/// A call as its caller made it.
 #[derive(Debug)]
 pub(crate) struct Missed {
     pub(crate) caller: Arc<Caller>,
@@ -55,7 +55,7 @@ struct Slot {
 // === impl Missed ===
 
 impl Missed {
-    /// A call that was taken back before it was sent to anybody.
+    /// A call that was taken back before anybody got it.
     pub(crate) fn of(call: &Call, caller: Arc<Caller>) -> Self {
         let input = call.input.json().filter(|_| call.input.is_given);
         Self {
@@ -74,7 +74,7 @@ impl Missed {
         operation.is_subscription() && !self.sink.wants_one()
     }
 
-    /// Whether its time is over, of a call that may take so long.
+    /// Whether its time is over, if it may take `timeout` in all.
     pub(crate) fn is_late(&self, timeout: Option<Duration>) -> bool {
         timeout.is_some_and(|timeout| self.times.started.elapsed() >= timeout)
     }
@@ -83,12 +83,12 @@ impl Missed {
 // === impl MissedCalls ===
 
 impl MissedCalls {
-    /// Calls that wait.
+    /// How many calls wait.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Lets a call wait; gives it back when there is no room.
+    /// Lets a call wait; gives it back if there is no room.
     pub(crate) fn add(&self, key: u64, missed: Box<Missed>) -> Result<(), Box<Missed>> {
         let bytes = missed.request.input_or_null().len();
         let mut waiting = self.waiting.lock();
@@ -102,9 +102,9 @@ impl MissedCalls {
         Ok(())
     }
 
-    /// Lets a call wait that ran until `call` takes it back: at no moment is it neither here nor there, and
-    /// [`MissedCalls::came_back`] counts it before it is not there any more. Waits until it is routed, should it be about to be.
-    /// False where `call` finds nothing to take.
+    /// Lets a call that was running wait, once `call` has taken it back. At every moment it is in at least one of the
+    /// two places, and [`MissedCalls::came_back`] has counted it before it is gone from the first. If it is just being
+    /// routed, this waits until that is done. False if `call` finds nothing to take.
     pub(crate) fn add_again(&self, key: u64, call: impl FnOnce() -> Option<Box<Missed>>) -> bool {
         let routed = self.waiting.lock().get(&key).cloned();
         if let Some(routed) = routed {
@@ -129,19 +129,19 @@ impl MissedCalls {
         added
     }
 
-    /// How many calls have come back from the running ones: who has found a call in neither place looks again when that has
-    /// changed meanwhile.
+    /// How many calls have come back from the running ones: whoever finds a call in neither place looks again if this
+    /// has changed meanwhile.
     pub(crate) fn came_back(&self) -> usize {
         self.back.load(Ordering::Acquire)
     }
 
-    /// Whether a call waits, or is being routed.
+    /// Whether a call waits or is being routed.
     pub(crate) fn contains(&self, key: u64) -> bool {
         self.count.load(Ordering::Acquire) > 0 && self.waiting.lock().contains_key(&key)
     }
 
-    /// Acts on a call that waits; one that was taken waits no more when this returns. `None` where it does not wait: then it
-    /// runs, or has ended.
+    /// Acts on a waiting call; if `act` takes the call, it no longer waits when this returns. `None` if it does not
+    /// wait: then it runs, or has ended.
     pub(crate) fn on<R>(&self, key: u64, act: impl FnOnce(&mut Option<Box<Missed>>) -> R) -> Option<R> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -164,7 +164,7 @@ impl MissedCalls {
         self.count.store(waiting.len(), Ordering::Release);
     }
 
-    /// Takes a call that waits, to end it.
+    /// Takes out a waiting call, to end it.
     pub(crate) fn take(&self, key: u64) -> Option<Box<Missed>> {
         self.on(key, Option::take).flatten()
     }

@@ -5,14 +5,14 @@ use alkhub_protocol::{CallError, Code, Delivered, RawJson};
 
 use crate::CallAnswer;
 
-/// What a subscription may have waiting.
+/// How much of a subscription may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) items: usize,
     pub(crate) bytes: usize,
 }
 
-/// How a call ends, as its caller sees it.
+/// How a call ends, from its caller's point of view.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     /// With the output of a query or a mutation.
@@ -22,13 +22,13 @@ pub(crate) enum End {
     Failed(CallError),
     /// The spoke gave up.
     Aborted,
-    /// The caller stopped it, for this reason, and gets a message when that is done.
+    /// The caller stopped it for this reason, and gets a message once that is done.
     Stopped(&'static str),
     /// The caller has left and wants no answer.
     Silent,
 }
 
-/// The outcome of an item.
+/// What became of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ItemPush {
     Item,
@@ -41,22 +41,22 @@ pub(crate) enum ItemPush {
 /// Where there was no room for an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overflow {
-    /// Among what waits of its subscription.
+    /// What waits of its subscription is at its bound.
     Subscription,
-    /// Among what waits for the reader's connection.
+    /// What waits for the reader's connection is at its bound.
     Connection,
-    /// In what may be kept.
+    /// A budget is used up.
     Budget(Exhausted),
-    /// On the way to the reader's hub.
+    /// Too much waits on the way to the reader's hub.
     Hub,
 }
 
-/// A query or a mutation whose spoke sent `call.completed` without an output.
+/// The error of a query or a mutation whose spoke sent `call.completed` without an output.
 pub(crate) fn no_output() -> CallError {
     CallError::new(Code::UnknownError, "the spoke completed the call without an output").delivered(Delivered::Yes)
 }
 
-/// The spoke sent `call.aborted`.
+/// The error of a call whose spoke sent `call.aborted`.
 pub(crate) fn given_up() -> CallError {
     CallError::new(Code::Aborted, "the spoke ended the call").delivered(Delivered::Yes)
 }
@@ -64,6 +64,17 @@ pub(crate) fn given_up() -> CallError {
 // === impl End ===
 
 impl End {
+    /// The same for a call that was sent again after a loss: the lost spoke may have got it, whatever happened to it
+    /// later.
+    pub(crate) fn after_loss(mut self) -> Self {
+        if let Self::Failed(error) = &mut self
+            && error.delivered == Delivered::No
+        {
+            error.delivered = Delivered::Maybe;
+        }
+        self
+    }
+
     pub(crate) fn into_answer(self) -> Option<CallAnswer> {
         match self {
             Self::Output(output) => Some(CallAnswer::Item(output)),

@@ -1,8 +1,8 @@
 //! The table of running calls, with their deadlines.
 //!
 //! Invariants
-//! - An entry leaves by [`Pending::remove`] or by its deadline, once: whoever gets it ends the call.
-//! - There is one task for all deadlines; it sleeps while none is near.
+//! - An entry leaves by [`Pending::remove`] or by its deadline, and only once: whoever gets it ends the call.
+//! - One task serves all deadlines; it sleeps while none is near.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,13 +19,13 @@ const SHARDS: usize = 8;
 /// Ticks per hour: the sleep of an idle table.
 const IDLE_TICKS: u64 = 180_000;
 
-/// Something that ends by itself at a time, which may move into the future.
+/// Something that ends by itself at a time that may be moved into the future.
 pub(crate) trait Timed {
-    /// When it must be looked at; `None` never.
+    /// When it has to be looked at; `None` means never.
     fn due(&self) -> Option<Instant>;
 }
 
-/// Running calls by their key.
+/// The running calls by their keys.
 #[derive(Debug)]
 pub(crate) struct Pending<T> {
     shards: Vec<Mutex<Shard<T>>>,
@@ -39,7 +39,7 @@ pub(crate) struct Pending<T> {
 
 #[derive(Debug)]
 struct Shard<T> {
-    /// Keys are counted up and nobody else chooses them: they need no defence against collisions.
+    /// The keys are counted up, and nobody else chooses them: they need no defence against collisions.
     entries: FxHashMap<u64, Arc<T>>,
     wheel: Wheel,
 }
@@ -92,15 +92,16 @@ impl<T: Timed> Pending<T> {
         self.shard(key).lock().entries.contains_key(&key)
     }
 
-    /// Takes a call out. Only one of many concurrent removers gets it.
+    /// Takes a call out. If several try at once, only one gets it.
     pub(crate) fn remove(&self, key: u64) -> Option<Arc<T>> {
         let entry = self.shard(key).lock().entries.remove(&key)?;
         self.len.fetch_sub(1, Ordering::AcqRel);
         Some(entry)
     }
 
-    /// The calls that fulfil a condition; for rare events only, it looks at all. The condition is asked without a lock of
-    /// this table: it may take the call's own, under which others look a call up here.
+    /// The calls that fulfil a condition. It goes through all of them, so only for rare events. The condition is
+    /// evaluated without a lock of this table, because it may take the call's own lock, under which others look up
+    /// calls here.
     pub(crate) fn select(&self, wanted: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
         let mut selected = Vec::new();
         for shard in &self.shards {
@@ -110,7 +111,7 @@ impl<T: Timed> Pending<T> {
         selected
     }
 
-    /// Runs for ever: takes out what is due and hands it to `expired`. Dropping it stops all deadlines.
+    /// Runs for ever: takes out what is due and hands it to `expired`. Dropping the future stops all deadlines.
     pub(crate) async fn watch(&self, expired: impl Fn(Arc<T>)) {
         loop {
             // Until the new time is stored, any insert wakes this task again.
@@ -135,7 +136,7 @@ impl<T: Timed> Pending<T> {
             let mut shard = shard.lock();
             shard.wheel.advance(now_tick, &mut keys);
             for key in keys.drain(..) {
-                // An ended call left its key behind.
+                // If the call has ended, only its key is left.
                 let Some(at) = shard.entries.get(&key).and_then(|entry| entry.due()) else {
                     continue;
                 };
@@ -185,7 +186,7 @@ mod tests {
         Arc::new(Until(Mutex::new(after.map(|after| Instant::now() + after))))
     }
 
-    /// Runs the watch for `time` and returns when each expired.
+    /// Runs the watch for `time`; returns when each entry expired.
     async fn watch(pending: &Pending<Until>, time: Duration) -> Vec<Duration> {
         let (start, expired) = (Instant::now(), Mutex::new(Vec::new()));
         let watching = pending.watch(|_| expired.lock().push(start.elapsed()));

@@ -1,11 +1,15 @@
-//! Sends a call to an instance, and to another one when it surely reached nobody.
+//! Sends a call to an instance; and to another one if it surely reached nobody, or if it is a query that was lost
+//! ([`loss`]).
 //!
 //! Invariants
-//! - A call is sent again by the hub of its caller alone: once when its instance leaves this hub, or another hub did not receive
-//!   it, or it waits for a connection that is lost, and up to [`MOST`] times when other hubs give it back.
-//! - Only what never left a queue, what a hub answered with `moved`, or what no hub received is sent again.
+//! - Only the hub of its caller sends a call again: once, when its instance leaves this hub, when another hub did not
+//!   receive it, or when it waits for a connection that is lost; up to [`MOST`] times, when other hubs give it back;
+//!   and once, when it is a query and a hub says that it was lost with its spoke.
+//! - Only four kinds of calls are sent again: those that never left a queue, those that a hub answered with `moved`,
+//!   those that no hub received, and queries.
 //! - The place of a call changes only under the lock of its leg.
 
+pub(crate) mod loss;
 pub(crate) mod relief;
 
 use std::fmt;
@@ -33,24 +37,25 @@ use crate::relay::{Destination, RegistrationStanding, Relay, RelayedCall, Remote
 use crate::session::Session;
 use crate::session::outbox::Outbox;
 
-/// Instances that are tried for one call whose queues are full or closed.
+/// How many instances are tried for one call if their queues are full or closed.
 const PLACES: usize = 4;
 
-/// The directory may hear of a move a little later than the `moved` comes: it is looked at this often,
+/// The directory may hear of a move a little later than the `moved` comes, so it is looked at this many times,
 const LOOKS: u32 = 25;
 
 /// at this interval.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A call that has come back more often fails when another hub gives it back: its spoke may move twice in a row, and seldom more.
+/// A call that has come back more often than this fails when another hub gives it back: its spoke may move twice in a
+/// row, but seldom more often.
 const MOST: u8 = 3;
 
-/// How a call is queued: [`Outbox::push_call`], or [`Outbox::push_call_back`].
+/// A way to queue a call: [`Outbox::push_call`] or [`Outbox::push_call_back`].
 type PushCall = fn(&Outbox, Bytes, &str, &Arc<Input>) -> Result<u64, Full>;
 
 /// Admits calls ([`crate::leg::dispatch`]).
 pub(crate) trait Readmission: fmt::Debug + Send + Sync {
-    /// Admits a call of this hub's caller anew, which nobody got, unless it has ended; returns at once.
+    /// Admits anew a call of this hub's caller that nobody got, unless it has ended; returns at once.
     fn readmit(self: Arc<Self>, call: Arc<Call>);
 }
 
@@ -64,18 +69,18 @@ pub(crate) struct Placement {
     pub(crate) legs: LegIds,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskTracker,
-    /// Who admits calls again; set once, when there is one.
+    /// Where calls are admitted anew; set once that exists.
     pub(crate) readmission: OnceLock<Weak<dyn Readmission>>,
 }
 
-/// An instance did not take a call.
+/// Why an instance did not take a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotPlaced {
     /// Its queue is full.
     Full,
     /// Its connection is gone.
     Gone,
-    /// It is on another hub, and this one keeps as many bytes as it may.
+    /// It is on another hub, and this one already keeps as many bytes as it may.
     Exhausted,
     /// It is on another hub, and the link to the other hubs is down.
     Unreachable,
@@ -107,6 +112,17 @@ impl From<Full> for NotPlaced {
 impl Placement {
     /// Chooses an instance and sends the call to it.
     pub(crate) fn send(&self, call: &Arc<Call>, pool: &Pool, not: Excluded<'_>) -> Result<(), CallError> {
+        self.try_some(call, pool, not, |instance| self.place(call, instance))
+    }
+
+    /// Chooses instances, taking a slot of each, until one of them takes the call.
+    fn try_some(
+        &self,
+        call: &Call,
+        pool: &Pool,
+        not: Excluded<'_>,
+        mut place: impl FnMut(Arc<Instance>) -> Result<(), NotPlaced>,
+    ) -> Result<(), CallError> {
         let draining = self.cluster.draining();
         let mut wanted = Wanted {
             target: call.request.target.as_ref(),
@@ -119,14 +135,14 @@ impl Placement {
         let mut last = NotPlaced::Full;
         for _ in 0..PLACES {
             let instance = router::choose(fresh.as_deref().unwrap_or(pool), wanted)?;
-            let Err(reason) = self.place(call, instance) else {
+            let Err(reason) = place(instance) else {
                 return Ok(());
             };
             last = reason;
             match reason {
-                // By chance another one.
+                // The next choice may by chance be another instance.
                 NotPlaced::Full | NotPlaced::Exhausted => {}
-                // It left after the look into the directory.
+                // It left after the directory was looked at.
                 NotPlaced::Gone => fresh = Some(self.pool_of(&call.operation)?),
                 NotPlaced::Unreachable => wanted.only_here = true,
             }
@@ -134,7 +150,7 @@ impl Placement {
         Err(nowhere(pool, last))
     }
 
-    /// Sends the call to an instance whose slot was taken for it.
+    /// Sends the call to an instance, of which a slot was taken for it.
     pub(crate) fn place(&self, call: &Arc<Call>, instance: Arc<Instance>) -> Result<(), NotPlaced> {
         let mut leg = call.leg.lock();
         if matches!(leg.to, To::Ended) {
@@ -147,7 +163,8 @@ impl Placement {
         let session = instance.session.clone();
         leg.to = To::at(instance, number);
         drop(leg);
-        // Its connection may have been lost, or another one may have come, since it was chosen: who looked then at what waits
+        // Since the choice, its connection may have been lost, or another instance may have come: whoever then looked
+        // through the waiting calls did not find this one.
         // did not find this call.
         if let Some(session) = session.filter(|session| session.outbox.is_detached()) {
             self.relieve_one(call, &session);
@@ -155,13 +172,13 @@ impl Placement {
         Ok(())
     }
 
-    /// An instance has left and does not get the call any more: another one does, or it fails at once.
+    /// An instance has left and will not get the call: another one gets it, or it fails at once.
     pub(crate) fn reroute(&self, call: &Arc<Call>, from: &Arc<Instance>) {
         let Some(first_time) = take_back(call, from).map(is_first) else {
             return;
         };
         if let CallSource::Hub { call: remote, .. } = &call.source {
-            // The caller's hub sends it again, this one never does.
+            // Only the caller's hub sends it again, never this one.
             self.table.end_running(call, End::Silent);
             self.relay.give_back(remote, RegistrationStanding::Gone);
         } else if let Err(refusal) = self.send_elsewhere(call, Excluded::Registration(from), first_time) {
@@ -169,25 +186,26 @@ impl Placement {
         }
     }
 
-    /// The hub of an instance did not receive the call: an instance on another hub gets it, or it fails at once. Whether the
-    /// spoke has left nobody knows.
+    /// The hub of an instance did not receive the call: an instance on another hub gets it, or it fails at once. Nobody
+    /// knows whether the spoke has left.
     pub(crate) fn came_back(&self, call: &Arc<Call>, from: &Arc<Instance>) {
         let Some(first_time) = take_back(call, from).map(is_first) else {
             return;
         };
-        // What else is there is as far away.
+        // Other instances on that hub are just as far away.
         if let Err(refusal) = self.send_elsewhere(call, Excluded::Hub(&from.entry.hub), first_time) {
             self.not_delivered(call, refusal, cut_off(from));
         }
     }
 
-    /// The holder gives the call back: the registration is not there any more, or somebody else is to take the call. It follows
-    /// the spoke, goes back where it was, or fails soon.
+    /// The holder gives the call back: the registration is gone, or somebody else is to take the call. The call follows
+    /// the spoke, goes back to where it was, or fails soon.
     pub(crate) fn moved(self: &Arc<Self>, call: &Arc<Call>, from: &Arc<Instance>, standing: RegistrationStanding) {
         let Some(resent) = take_back(call, from) else {
             return;
         };
-        // It may have been faster than the registration. Else it would wait at an instance whose connection is lost, and stay there.
+        // The call may have been faster than the registration, and then goes back. If others can take it, it does not:
+        // it might wait there for a connection that is lost.
         let target = call.request.target.as_ref();
         let goes_back = || standing == RegistrationStanding::Ready && self.send_back(call, from);
         if resent <= MOST && !self.has_another(&call.operation, target, from) && goes_back() {
@@ -199,7 +217,8 @@ impl Placement {
         if resent > MOST {
             return self.not_delivered(call, refusal, left(from));
         }
-        // While its connection is lost the call would only wait there; who has come the holder may know first.
+        // While the connection is lost the call would only wait there; and the holder may be the first to know of an
+        // instance that has come.
         if goes_back() {
             return;
         }
@@ -222,7 +241,8 @@ impl Placement {
         });
     }
 
-    /// The instances that offer an operation now, by the specification that a call's input was checked against.
+    /// The pool of an operation as it is offered now, if that is by the specification that a call's input was checked
+    /// against.
     fn pool_of(&self, operation: &Operation) -> Result<Arc<Pool>, CallError> {
         let same = |offered: &Arc<Operation>| offered.hash == operation.hash;
         let pool = self.directory.pool(&operation.name);
@@ -230,15 +250,15 @@ impl Placement {
         pool.ok_or_else(|| nobody_offers_the_same(operation))
     }
 
-    /// Whether an operation is offered with another specification than a call's input was checked against.
+    /// Whether an operation is now offered with another specification than the one a call's input was checked against.
     fn is_another_now(&self, operation: &Operation) -> bool {
         let another = |offered: &Arc<Operation>| offered.hash != operation.hash;
         let pool = self.directory.pool(&operation.name);
         pool.is_some_and(|pool| pool.operation.as_ref().is_some_and(another))
     }
 
-    /// Queues the call, sent again `attempt` times before; answers its number in the outbox of the spoke's connection, if
-    /// that is here.
+    /// Queues the call, which was sent again `attempt` times before. Returns its number in the outbox of the spoke's
+    /// session, if that is here.
     fn hand_over(&self, call: &Call, attempt: u8, instance: &Instance) -> Result<Option<u64>, NotPlaced> {
         match &instance.session {
             Some(session) => self.hand_to_spoke(call, session).map(Some),
@@ -261,7 +281,7 @@ impl Placement {
         };
         let identity = call.identity();
         let options = RequestOptions {
-            // Should the holder look for another instance.
+            // In case the holder has to look for another instance.
             target: call.request.target.as_ref(),
             ..call.options(identity.as_ref())
         };
@@ -280,9 +300,9 @@ impl Placement {
         self.queue(call, session, Outbox::push_call)
     }
 
-    /// Queues a call for a spoke, in one of the ways of its outbox.
+    /// Queues a call for a spoke in one of the outbox's ways.
     fn queue(&self, call: &Call, session: &Session, push: PushCall) -> Result<u64, NotPlaced> {
-        // It is sent again only while nobody surely has it.
+        // Once the input is released, a spoke may have the call, and it is not sent again.
         let input = call.input.json().ok_or(NotPlaced::Gone)?;
         if !session.add(call.key) {
             return Err(NotPlaced::Gone);
@@ -322,13 +342,12 @@ impl Placement {
         }
     }
 
-    /// A call that reached nobody is admitted anew where its operation is another one by now, and its caller may do what it might;
-    /// else it fails by what stands in its
-    /// way: the refusal of those who offer the operation besides, or, where nobody does, what became of the one that it was sent
-    /// to.
+    /// A call that reached nobody is admitted anew if its operation has changed meanwhile and its caller's rights have
+    /// not. Otherwise it fails: with the refusal of the others that offer the operation or, if there are none, with
+    /// what became of the instance that it was sent to.
     fn not_delivered(&self, call: &Arc<Call>, refusal: CallError, lost: CallError) {
         let is_another = refusal.code == Code::NoProvider && self.is_another_now(&call.operation);
-        if is_another && !call.has_other_rights() {
+        if is_another && !call.has_other_rights() && !call.leg.lock().was_lost {
             let readmission = self.readmission.get().and_then(Weak::upgrade);
             if let Some(readmission) = readmission {
                 return readmission.readmit(Arc::clone(call));
@@ -343,7 +362,7 @@ impl Placement {
     }
 }
 
-/// Why the instances that were tried did not take a call, by the last of them.
+/// Why the instances that were tried did not take a call, as the last of them said.
 fn nowhere(pool: &Pool, last: NotPlaced) -> CallError {
     let name = &pool.name;
     let (code, message) = match last {
@@ -369,29 +388,30 @@ fn nobody_offers_the_same(operation: &Operation) -> CallError {
     CallError::new(Code::NoProvider, message).retryable()
 }
 
-/// The error of a call that its spoke did not get before it left.
+/// The error for a call whose spoke left before it got the call.
 fn left(from: &Instance) -> CallError {
     let message = format!("spoke `{}` left before it got the call", from.entry.spoke);
     CallError::new(Code::SpokeLost, message).retryable()
 }
 
-/// The error of a call that did not reach the hub of its spoke.
+/// The error for a call that did not reach the hub of its spoke.
 fn cut_off(from: &Instance) -> CallError {
     let message = format!("the hub of spoke `{}` did not receive the call", from.entry.spoke);
     CallError::new(Code::Unavailable, message).retryable()
 }
 
-/// Takes a call back from an instance; how often it has come back by now. `None` when it is not there.
+/// Takes a call back from an instance that did not get it. Returns how often it has come back in this way; `None` if it
+/// is not there.
 fn take_back(call: &Call, from: &Arc<Instance>) -> Option<u8> {
     let mut leg = call.leg.lock();
     leg.to.instance().filter(|instance| Arc::ptr_eq(instance, from))?;
     let to = std::mem::take(&mut leg.to);
     CallTable::release(&to, call.key);
     leg.resent += 1;
-    Some(leg.resent)
+    Some(leg.resent - u8::from(leg.was_lost))
 }
 
-/// Whether a call that has come back was never sent again.
+/// Whether a call that has come back had never been sent again before.
 fn is_first(resent: u8) -> bool {
     resent == 1
 }

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use crate::Outbox;
 
-/// Where a surface wants the answers.
+/// Where a surface wants the answers to go.
 #[derive(Debug)]
 pub enum Reply {
     /// To a channel of at least two items. A call of a query or a mutation gets one [`CallAnswer::Item`] or one
@@ -22,7 +22,7 @@ pub enum Reply {
 pub enum CallAnswer {
     /// The output, or one item of a subscription: `{data, meta}`.
     Item(RawJson),
-    /// A subscription has ended as it should.
+    /// A subscription has ended regularly.
     Completed,
     /// The call has failed; nothing follows.
     Failed(CallError),

@@ -1,4 +1,4 @@
-//! The inner side of a reply: takes items and one end, never waits, never loses the end.
+//! The inner side of a reply: takes items and one end, never waits, and never loses the end.
 
 mod awaited;
 mod items;
@@ -22,7 +22,7 @@ pub(crate) use items::ItemQueue;
 /// Where the answers of one call go.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    /// To a surface; one place is kept for the end.
+    /// To a surface; one place of the channel is kept for the end.
     Channel {
         sender: mpsc::Sender<CallAnswer>,
         end: mpsc::OwnedPermit<CallAnswer>,
@@ -37,7 +37,7 @@ pub(crate) enum Sink {
     Once(oneshot::Sender<Result<RawJson, CallError>>),
     /// To a [`crate::Items`].
     Queue(Arc<ItemQueue>),
-    /// To who waits for the look at a call's name, and makes the call then.
+    /// To whoever waits for the look at a call's name, and makes the call afterwards.
     Look(oneshot::Sender<Result<(), CallError>>),
     /// To the hub that sent the call.
     Hub(Return),
@@ -90,7 +90,7 @@ impl Sink {
             Self::Queue(queue) => queue.push(item, bounds),
             Self::Hub(back) => back.item(&item),
             Self::Detached { .. } => ItemPush::Item,
-            // `end` takes the first item of a call that waits for one.
+            // A call that waits for its first item gets it by `end`.
             Self::Once(_) | Self::Look(_) | Self::Ended => ItemPush::Gone,
         }
     }
@@ -126,20 +126,20 @@ impl Sink {
         }
     }
 
-    /// Tells who waits for the look alone that it is over; false where the call is to be sent now.
+    /// Tells whoever waits only for the look that it is over; false if the call itself is to be sent now.
     pub(crate) fn looked(&mut self) -> bool {
         if !matches!(self, Self::Look(_)) {
             return false;
         }
         if let Self::Look(sender) = std::mem::replace(self, Self::Ended) {
-            // It may have left.
+            // The receiver may have left.
             drop(sender.send(Ok(())));
         }
         true
     }
 
-    /// Lets the call go on without its caller; answers where its answers went before. A call whose end has been sent is
-    /// left as it is.
+    /// Lets the call go on without its caller; returns where its answers went until now. A call whose end has been sent
+    /// is left as it is.
     #[must_use]
     pub(crate) fn detach(&mut self) -> Option<Self> {
         let wants_one = self.wants_one();
@@ -147,7 +147,8 @@ impl Sink {
         (!has_ended).then(|| std::mem::replace(self, Self::Detached { wants_one }))
     }
 
-    /// Whether the caller reads an envelope without `data`: the origin's processes do, whose `undefined` it is.
+    /// Whether the caller reads an envelope without `data`: the origin's processes do, since that is how they write
+    /// `undefined`.
     pub(crate) fn reads_void(&self) -> bool {
         matches!(self, Self::Outbox { awaited, .. } if awaited.outbox().dialect() == Dialect::Payload)
     }
@@ -177,7 +178,8 @@ fn end_on(outbox: &Outbox, id: &RequestId, end: &End, after_items: bool) {
         End::Stopped(reason) => encode::call_aborted(dialect, id, Some(*reason)),
         End::Silent => return,
     };
-    // The origin's processes take items and ends by different ways, and an end that one read brings with items is faster.
+    // The origin's processes handle items and ends on different paths, so that an end which arrives in one read with
+    // items overtakes them.
     let pushed = outbox.push_end(message, id, after_items && dialect == Dialect::Payload);
     if pushed == Err(Full::Queue) {
         outbox.close(CloseCode::Slow, "answers are not read as fast as they come");

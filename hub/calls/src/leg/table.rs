@@ -1,12 +1,12 @@
-//! The calls that run here: entered once, ended once, whoever ends them.
+//! The calls that run here: each is entered once and ended once, whoever ends it.
 //!
-//! Whatever ends a call takes its entry out, and only one can: the answer, the deadline, the loss of its caller, or the loss of
-//! the spoke or of its hub. The other side gets `call.aborted`.
+//! Whatever ends a call takes out its entry, and only one can: the answer, the deadline, the loss of its caller, or the
+//! loss of the spoke or of its hub. The other side gets `call.aborted`.
 //!
 //! Invariants
-//! - An entry leaves by [`CallTable::end`] or by its deadline, and by nothing else but [`CallTable::withdraw`] of a call that
-//!   nobody got: it is refused, or waits again.
-//! - A caller that calls again as soon as it is answered finds its place, and its instance's slot, free.
+//! - An entry leaves by [`CallTable::end`] or by its deadline. The only other way is [`CallTable::withdraw`], for a
+//!   call that nobody got: it is refused, or waits again.
+//! - A caller that calls again as soon as it is answered finds its place, and the instance's slot, free.
 
 use std::sync::Arc;
 
@@ -31,9 +31,9 @@ use crate::session::Session;
 #[derive(Debug)]
 pub(crate) struct CallTable {
     calls: Pending<Call>,
-    /// Those of other hubs' callers, by hub and its key.
+    /// The calls of other hubs' callers, by that hub and its key.
     inbound: DashMap<(HubId, u64), u64>,
-    /// Those that may be entered later, under keys of this table.
+    /// The calls that may be entered later, under keys of this table.
     missed: MissedCalls,
     relay: Arc<Relay>,
     legs: LegIds,
@@ -71,7 +71,7 @@ impl CallTable {
         self.calls.len()
     }
 
-    /// Calls of other hubs' callers.
+    /// How many calls other hubs' callers have here.
     pub(crate) fn inbound(&self) -> usize {
         self.inbound.len()
     }
@@ -88,7 +88,7 @@ impl CallTable {
         self.metrics.totals()
     }
 
-    /// The calls that wait to be entered.
+    /// The calls that wait and may be entered later.
     pub(crate) fn missed(&self) -> &MissedCalls {
         &self.missed
     }
@@ -99,7 +99,7 @@ impl CallTable {
         self.look(found).is_some()
     }
 
-    /// Calls that wait or run; never fewer than there are.
+    /// How many calls wait or run; never less than the true number.
     pub(crate) fn count(&self) -> usize {
         let mut most = 0;
         self.look(|| {
@@ -120,8 +120,8 @@ impl CallTable {
         keys
     }
 
-    /// Looks for a call where it may be: first among those that wait, for from there it comes to the running ones; and once more
-    /// when one has gone the other way meanwhile.
+    /// Looks for a call wherever it may be: `look` tries the waiting calls first, because from there a call comes to
+    /// the running ones. If one has gone the other way meanwhile, it tries again.
     pub(crate) fn look<R>(&self, mut look: impl FnMut() -> Option<R>) -> Option<R> {
         loop {
             let back = self.missed.came_back();
@@ -132,7 +132,7 @@ impl CallTable {
         }
     }
 
-    /// The calls that fulfil a condition; for rare events only, it looks at all.
+    /// The calls that fulfil a condition. It goes through all of them, so only for rare events.
     pub(crate) fn select(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Arc<Call>> {
         self.calls.select(wanted)
     }
@@ -142,7 +142,7 @@ impl CallTable {
         self.inbound.get(&(hub.clone(), key)).map(|local| *local)
     }
 
-    /// The call that a spoke means by an id, when it was sent on this very session.
+    /// The call that a spoke means by an id, if it was sent over this very session.
     pub(crate) fn on(&self, session: &Arc<Session>, key: u64) -> Option<Arc<Call>> {
         let call = self.calls.get(key)?;
         let sent_there = matches!(&call.leg.lock().to, To::Spoke { instance, .. } if instance.is_of(session));
@@ -163,7 +163,7 @@ impl CallTable {
         self.end_once(key, end, stop);
     }
 
-    /// The same; false when it had ended before.
+    /// The same; false if it had already ended.
     pub(crate) fn end_once(&self, key: u64, end: End, stop: Option<&str>) -> bool {
         let found = self.look(|| match self.missed.take(key) {
             Some(missed) => Some(Found::Waits(missed)),
@@ -177,16 +177,16 @@ impl CallTable {
         true
     }
 
-    /// The same of a call that is known to run, or to have run: whoever routes one that waited may ask this too, and never waits
-    /// for itself.
+    /// The same for a call that is known to run or to have run. Unlike the others, this may also be called while
+    /// routing a call that waited: it never waits for that one.
     pub(crate) fn end_running(&self, call: &Arc<Call>, end: End) {
         if self.calls.remove(call.key).is_some() {
             self.finish(call, end, None);
         }
     }
 
-    /// The caller of a call, or its hub, is lost: the call is aborted, or goes on without it where it asked for that.
-    /// Whether this aborted it.
+    /// The caller of a call, or the caller's hub, is lost: the call is aborted, or goes on alone if it asked for that.
+    /// Returns whether this aborted it.
     pub(crate) fn caller_lost(&self, key: u64, reason: &str) -> bool {
         let found = self.look(|| match self.missed.on(key, lose_caller) {
             Some(lost) => Some(Err(lost)),
@@ -205,7 +205,7 @@ impl CallTable {
         };
         match call.request.on_disconnect {
             OnDisconnect::Abort => self.end_once(key, End::Silent, Some(reason)),
-            // What waits for the caller is let go outside the lock.
+            // What waits for the caller is dropped outside the lock.
             OnDisconnect::Detach => {
                 let before = call.sink.lock().detach();
                 drop(before);
@@ -214,12 +214,12 @@ impl CallTable {
         }
     }
 
-    /// Ends calls at their deadlines, or after their longest silence, until the future is dropped.
+    /// Ends calls at their deadlines, or after too long a silence, until the future is dropped.
     pub(crate) async fn watch(&self) {
         self.calls.watch(|call| self.expire(&call)).await;
     }
 
-    /// Takes back a call that could not be sent, unless it has ended; false then. Nothing is sent to anybody.
+    /// Takes back a call that could not be sent; false if it has already ended. Nothing is sent to anybody.
     pub(crate) fn withdraw(&self, call: &Call) -> bool {
         if self.calls.remove(call.key).is_none() {
             return false;
@@ -250,9 +250,14 @@ impl CallTable {
         self.finish(call, End::Failed(error), Some(reason));
     }
 
-    /// Ends a call that was taken out.
+    /// Ends a running call that was taken out.
     fn finish(&self, call: &Arc<Call>, end: End, stop: Option<&str>) {
-        let to = std::mem::replace(&mut call.leg.lock().to, To::Ended);
+        let (to, was_lost) = {
+            let mut leg = call.leg.lock();
+            (std::mem::replace(&mut leg.to, To::Ended), leg.was_lost)
+        };
+        let end = if was_lost { end.after_loss() } else { end };
+        call.input.let_go();
         if let Some(reason) = stop {
             self.stop_leg(&to, call, reason);
         }
@@ -270,7 +275,7 @@ impl CallTable {
         call.sink.lock().end(&call.request.request_id, end);
     }
 
-    /// Ends a call that waited.
+    /// Ends a waiting call that was taken out.
     fn end_missed(&self, mut missed: Missed, end: End) {
         let code = match &end {
             End::Failed(error) => &error.code,
@@ -288,7 +293,7 @@ impl CallTable {
         missed.sink.end(&missed.request.request_id, end);
     }
 
-    /// A hub that goes on with the session of a spoke learns which calls of it are over here.
+    /// Tells a hub that goes on with the session of a spoke that a call of it is over here.
     fn tell_of_end(&self, instance: &Instance, call: &Call) {
         let session = instance.session.as_ref().filter(|session| session.outbox.is_away());
         if let Some(session) = session {
@@ -325,7 +330,7 @@ impl CallTable {
     }
 }
 
-/// Takes a call that waits and whose caller is lost, unless it goes on without it; then where its answers went before.
+/// Takes a waiting call whose caller is lost, unless it is to go on alone; in that case, takes where its answers went.
 fn lose_caller(missed: &mut Option<Box<Missed>>) -> (Option<Box<Missed>>, Option<Sink>) {
     match missed {
         Some(call) if call.request.on_disconnect == OnDisconnect::Detach => (None, call.sink.detach()),
@@ -333,7 +338,7 @@ fn lose_caller(missed: &mut Option<Box<Missed>>) -> (Option<Box<Missed>>, Option
     }
 }
 
-/// The error of a call whose spoke may have got it, or surely has where it answered something.
+/// The error for a call that its spoke may have got, or surely did if it answered something.
 pub(crate) fn undecided(call: &Call, code: Code, message: String) -> CallError {
     let delivered = if call.has_output() {
         Delivered::Yes
@@ -345,7 +350,7 @@ pub(crate) fn undecided(call: &Call, code: Code, message: String) -> CallError {
     error
 }
 
-/// The error of a call whose spoke is lost.
+/// The error for a call whose spoke is lost.
 pub(crate) fn spoke_lost(call: &Call, spoke: &SpokeName) -> CallError {
     undecided(
         call,

@@ -1,8 +1,8 @@
 //! A running call in the hands of whoever made it.
 //!
 //! Invariants
-//! - A call is lost to its caller once: whoever waits for it, or reads its items, loses it by going away. A [`Ticket`] alone
-//!   keeps nothing.
+//! - A call loses its caller only once: whoever waits for it, or reads its items, is lost to it by going away. A
+//!   [`Ticket`] by itself keeps nothing alive.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::leg::outcome::End;
 use crate::leg::sink::ItemQueue;
 use crate::leg::table::CallTable;
 
-/// A running call as its caller holds it. Dropping it does nothing: the call runs on.
+/// A running call as its caller holds it. Dropping the ticket does nothing: the call runs on.
 #[derive(Clone, Debug)]
 pub struct Ticket {
     pub(crate) table: Arc<CallTable>,
@@ -31,33 +31,34 @@ pub struct Items {
     pub(crate) ticket: Ticket,
 }
 
-/// The waiting caller of a call: when it is dropped, the call has lost its caller.
+/// The waiting caller of a call: dropping it means that the call has lost its caller.
 pub(crate) struct WaitingCaller(pub(crate) Ticket);
 
 // === impl Ticket ===
 
 impl Ticket {
-    /// The caller is lost, and gets no further answer: the call is aborted at the spoke, or goes on without its caller where
-    /// that was asked for ([`on_disconnect`](alkhub_protocol::CallRequest::on_disconnect)). Whether this aborted it: one that had
-    /// ended before has its end on its way.
+    /// Says that the caller is lost and gets no further answer: the call is aborted at the spoke, or goes on without
+    /// its caller if that was asked for ([`on_disconnect`](alkhub_protocol::CallRequest::on_disconnect)). Returns
+    /// whether this aborted it; if the call had already ended, its end is on its way.
     pub fn caller_lost(&self, reason: &str) -> bool {
         self.table.caller_lost(self.key, reason)
     }
 
-    /// Ends the call for its caller, who gets `call.aborted`, as the end of a stream where it had items; false when
-    /// it had ended before, so that its end is on its way.
+    /// Ends the call for its caller, who gets `call.aborted`, as the end of a stream if there were items. Returns false
+    /// if the call had already ended: then its end is on its way.
     pub fn cancel(&self, reason: &'static str) -> bool {
         self.table.end_once(self.key, End::Stopped(reason), Some(reason))
     }
 
-    /// Ends a subscription that its caller may not call any more; it gets `ACCESS_DENIED`.
+    /// Takes note that the caller's rights have changed. A subscription that it may no longer call ends with
+    /// `ACCESS_DENIED`; a call that still waits is admitted by the new rights.
     pub fn recheck(&self, caller: &Caller) {
         let waits = |missed: &mut Option<Box<Missed>>| {
             if let Some(missed) = missed {
                 missed.caller = Arc::new(caller.clone());
             }
         };
-        // `None` in it: it waits, and is admitted by what the caller may do now.
+        // `Some(None)`: the call waits, and will be admitted by what the caller may do now.
         let found = self.table.look(|| match self.table.missed().on(self.key, waits) {
             Some(()) => Some(None),
             None => self.table.get(self.key).map(Some),
@@ -74,7 +75,7 @@ impl Ticket {
         }
     }
 
-    /// Whether the call has ended; a surface that keeps tickets by request id prunes by it.
+    /// Whether the call has ended; a surface that keeps tickets by request id prunes them by this.
     pub fn is_done(&self) -> bool {
         !self.table.is_open(self.key)
     }
@@ -84,7 +85,7 @@ impl Ticket {
 
 impl Drop for WaitingCaller {
     fn drop(&mut self) {
-        // Nothing happens when the call has ended.
+        // This does nothing if the call has ended.
         self.0.caller_lost("the caller does not wait any more");
     }
 }
@@ -92,7 +93,7 @@ impl Drop for WaitingCaller {
 // === impl Items ===
 
 impl Items {
-    /// The subscription, for who has to end it.
+    /// The subscription's ticket, for whoever has to end it.
     pub fn ticket(&self) -> Ticket {
         self.ticket.clone()
     }

@@ -1,18 +1,18 @@
 //! One wheel of deadlines for all calls of a shard: no timer per call.
 //!
 //! A key is put into the slot of its tick and never taken out early: when the slot comes up, the owner looks whether
-//! the call still runs and is due. A key that is due later than one turn waits in a slot on the way, on a coarse tick,
-//! so that ended calls leave the wheel within one turn and far deadlines cause few wake-ups.
+//! the call still runs and is due. A key that is due in more than one turn waits in an earlier slot, on a coarse tick.
+//! So ended calls leave the wheel within one turn, and far deadlines cause few wake-ups.
 
 use std::time::Duration;
 
 /// How exact a deadline is.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
-/// Ticks of one turn.
+/// The ticks of one turn.
 const SLOTS: u64 = 256;
 
-/// Deadlines beyond one turn are looked at on multiples of this many ticks.
+/// Deadlines more than one turn away are looked at on multiples of this many ticks.
 const COARSE: u64 = 32;
 
 /// Keys by the tick at which they must be looked at.
@@ -33,7 +33,7 @@ impl Wheel {
         }
     }
 
-    /// Puts a key, to be looked at at `tick` or earlier; answers when.
+    /// Puts a key in, to be looked at at `tick` or earlier; returns when.
     pub(crate) fn put(&mut self, key: u64, tick: u64) -> u64 {
         let last = self.now + SLOTS - 1;
         let tick = if tick > last {
@@ -45,7 +45,7 @@ impl Wheel {
         tick
     }
 
-    /// Takes every key of the ticks up to `now`.
+    /// Takes out every key of the ticks up to `now`.
     pub(crate) fn advance(&mut self, now: u64, keys: &mut Vec<u64>) {
         let ticks = now.saturating_sub(self.now).min(SLOTS);
         for tick in now + 1 - ticks..=now {

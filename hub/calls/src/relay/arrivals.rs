@@ -11,13 +11,16 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use alkhub_protocol::{CallError, Code, Delivered};
+use alkhub_protocol::{CallError, Code, Delivered, Frame};
 use bytes::Bytes;
 use tokio_util::task::TaskTracker;
 
+use crate::directory::router::Excluded;
 use crate::leg::answer::Answers;
 use crate::leg::call::Call;
 use crate::leg::outcome::End;
+use crate::leg::placement::Placement;
+use crate::leg::placement::loss;
 use crate::leg::table::CallTable;
 use crate::relay;
 use crate::relay::arrival_queue::{self, Arrival, ArrivalBytes, ArrivalPush};
@@ -29,6 +32,7 @@ const LARGE: usize = 32 * 1024;
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     answers: Arc<Answers>,
+    placement: Arc<Placement>,
     table: Arc<CallTable>,
     tasks: TaskTracker,
     bytes: ArrivalBytes,
@@ -37,9 +41,15 @@ pub(crate) struct Arrivals {
 // === impl Arrivals ===
 
 impl Arrivals {
-    pub(crate) fn new(answers: Arc<Answers>, table: Arc<CallTable>, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(
+        answers: Arc<Answers>,
+        placement: Arc<Placement>,
+        table: Arc<CallTable>,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             answers,
+            placement,
             table,
             tasks,
             bytes: ArrivalBytes::default(),
@@ -91,12 +101,29 @@ impl Arrivals {
         }
     }
 
+    /// The hub that has an attempt of a call says that its spoke is lost; the error is the call's, unless it goes elsewhere.
+    fn lost(&self, call: &Arc<Call>, attempt: u8, error: CallError) -> Result<(), CallError> {
+        let from = {
+            let leg = call.leg.lock();
+            leg.to.instance().filter(|_| leg.resent == attempt).cloned()
+        };
+        // It has ended, or is somewhere else by now.
+        let Some(from) = from else { return Ok(()) };
+        let sent_again = self.placement.lost(call, &from, Excluded::Registration(&from));
+        sent_again.map_err(|reason| reason.told(error))
+    }
+
     fn take_one(&self, call: &Arc<Call>, (attempt, frame): &Arrival) {
         // What is late of an attempt says nothing of the one that runs now.
         if !self.table.contains(call.key) || call.leg.lock().resent != *attempt {
             return;
         }
         match relay::answer(frame) {
+            Ok(Frame::Failed { request_id, error }) if loss::is_loss(&error) => {
+                if let Err(error) = self.lost(call, *attempt, error) {
+                    self.answers.take(call, Frame::Failed { request_id, error });
+                }
+            }
             Ok(frame) => self.answers.take(call, frame),
             Err(error) => {
                 tracing::warn!(%error, "an answer of another hub was not understood");

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fixture::{Hub, HubOptions, Spoke, admin, decode, peer, query, registration, request};
+use crate::fixture::{Hub, HubOptions, Spoke, admin, decode, mutation, peer, query, registration, request};
 
 const SPOKES: u64 = 4;
 const CALLERS: u64 = 8;
@@ -23,7 +23,7 @@ const CALLS: u64 = 250;
 async fn come_and_go(hub: Arc<Hub>, name: String, seed: u64, stop: CancellationToken) -> Spoke {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {
-        let mut input = registration(&name, &[query("text.upper")]);
+        let mut input = registration(&name, &[query("text.upper"), mutation("text.lower")]);
         input["concurrency"] = json!(20);
         let mut spoke = Spoke::register(&hub, &admin(), input, peer()).await.expect("registers");
         // The first one stays.
@@ -54,7 +54,7 @@ async fn call_often(hub: Arc<Hub>, target: String, seed: u64, ended: Arc<AtomicU
         let request = CallRequest {
             timeout: Some(Duration::from_millis(random.u64(5..100))),
             target: number.is_multiple_of(4).then(|| target.parse().expect("valid")),
-            ..request("text.upper", json!(1))
+            ..request(if random.bool() { "text.upper" } else { "text.lower" }, json!(1))
         };
         let caller = admin();
         let calling = hub.calls.call(&caller, request);
@@ -119,7 +119,7 @@ async fn churn(hubs: &[Arc<Hub>]) {
                 hub.calls.operations(&admin(), None).len(),
                 hub.calls.instances().len() as u64,
             );
-            (seen == (1, SPOKES))
+            (seen == (2, SPOKES))
                 .then_some(())
                 .ok_or_else(|| format!("{seen:?} operations and instances"))
         })

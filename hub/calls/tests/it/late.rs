@@ -3,7 +3,7 @@
 use alkhub_calls::CallAnswer;
 use alkhub_devdb::Server;
 use alkhub_protocol::{Code, Delivered, RequestId};
-use alkhub_test_support::{RedisServer, within};
+use alkhub_test_support::{RedisServer, until, within};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
@@ -89,11 +89,11 @@ async fn next(answers: &mut Receiver<CallAnswer>) -> CallAnswer {
     within("an answer", answers.recv()).await.expect("the call has an end")
 }
 
-fn assert_output(answer: CallAnswer) {
+fn assert_output(answer: CallAnswer, output: &str) {
     let CallAnswer::Item(item) = answer else {
         panic!("not the output: {answer:?}");
     };
-    assert_eq!(item.to::<Value>().expect("JSON")["data"], "A");
+    assert_eq!(item.to::<Value>().expect("JSON")["data"], output);
 }
 
 fn assert_lost(answer: CallAnswer) {
@@ -110,7 +110,7 @@ async fn an_answer_comes_by_the_hub_to_which_its_spoke_has_come() {
 
     spoke.respond(&orphans.upper.1, json!("A"));
 
-    assert_output(next(&mut orphans.upper.0).await);
+    assert_output(next(&mut orphans.upper.0).await, "A");
     // Items of a stream may be missing.
     spoke.respond(&orphans.lines.1, json!("A"));
     spoke.complete(&orphans.lines.1);
@@ -126,7 +126,7 @@ async fn an_answer_comes_by_the_hub_of_the_caller_itself() {
 
     spoke.respond(&orphans.upper.1, json!("A"));
 
-    assert_output(next(&mut orphans.upper.0).await);
+    assert_output(next(&mut orphans.upper.0).await, "A");
     drop(spoke);
     orphans.end().await;
 }
@@ -137,10 +137,32 @@ async fn no_other_instance_answers_in_the_place_of_one_whose_hub_is_dead() {
     let (here, there) = (comes(&orphans.a, "two").await, comes(&orphans.c, "three").await);
 
     for other in [&here, &there] {
-        other.respond(&orphans.upper.1, json!("A"));
+        other.respond(&orphans.lines.1, json!("A"));
     }
 
-    assert_lost(next(&mut orphans.upper.0).await);
+    assert_lost(next(&mut orphans.lines.0).await);
     drop((here, there));
+    orphans.end().await;
+}
+
+/// The hub of the caller has sent it to another one when it knew that hub B is gone.
+#[tokio::test]
+async fn the_instance_that_lost_a_query_does_not_answer_it_any_more() {
+    let mut orphans = orphans().await;
+    let mut other = comes(&orphans.c, "three").await;
+    let call = other.next_call().await;
+    let late = comes(&orphans.c, "one").await;
+    let before = orphans.a.metric("alkhub_relay_messages_total");
+
+    late.respond(&orphans.upper.1, json!("late"));
+
+    until("hub A has what came late", || async {
+        let passed = orphans.a.metric("alkhub_relay_messages_total");
+        if passed > before { Ok(()) } else { Err(passed) }
+    })
+    .await;
+    other.respond(&call.request_id, json!("A"));
+    assert_output(next(&mut orphans.upper.0).await, "A");
+    drop((late, other));
     orphans.end().await;
 }

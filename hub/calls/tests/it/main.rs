@@ -14,6 +14,7 @@ mod late;
 mod linked;
 mod links;
 mod lists;
+mod loss;
 mod pair;
 mod postgres;
 mod registering;

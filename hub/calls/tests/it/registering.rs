@@ -12,7 +12,8 @@ use futures::{StreamExt as _, poll};
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    Hub, HubOptions, Spoke, admin, client, operation, peer, query, registration, request, spoke_key, subscription,
+    Hub, HubOptions, Spoke, admin, client, mutation, operation, peer, query, registration, request, spoke_key,
+    subscription,
 };
 
 async fn register(hub: &Hub, caller: &Arc<Caller>, input: Value) -> Result<Spoke, alkhub_protocol::CallError> {
@@ -383,7 +384,7 @@ async fn another_specification_than_the_pools_is_rejected_with_what_differs() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_peer_of_the_instance_replaces_the_older_one() {
     let hub = Hub::local().await;
-    let mut input = registration("text", &[query("text.upper")]);
+    let mut input = registration("text", &[mutation("text.upper")]);
     input["instanceId"] = json!("one");
     let mut old = register(&hub, &admin(), input.clone()).await.expect("registers");
     let (ticket, mut answers) = hub.dispatch(request("text.upper", json!(1)));

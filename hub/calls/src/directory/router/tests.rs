@@ -180,7 +180,7 @@ fn without_a_link_to_other_hubs_only_instances_here_are_chosen() {
         only_here: true,
         ..Wanted::default()
     };
-    // Twice as busy as the one elsewhere, which would be chosen otherwise.
+    // Twice as busy as the instance elsewhere, which would be chosen but for `only_here`.
     for _ in 0..4 {
         assert!(instance.load.reserve(None));
     }

@@ -1,8 +1,8 @@
-//! Calls at an instance that others should take: its connection is lost, or it is about to go.
+//! Calls at an instance that others should take, because its connection is lost or it is about to go.
 //!
 //! Invariants
-//! - A call leaves its place for one that has taken it; until then it can go back, and does where nobody takes it.
-//! - One that was sent again before, by this hub or by that of its caller, stays: it is not sent a third time.
+//! - A call leaves its place only for one that has taken it; until then it can go back, and does if nobody takes it.
+//! - A call that was sent again before, by this hub or by its caller's, stays: it is not sent a third time.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use crate::relay::{RegistrationStanding, RemoteCall};
 use crate::session::Session;
 use crate::session::outbox::Outbox;
 
-/// One look at calls that wait. Until it is over it keeps the slots that calls were given back for: their hubs will take them.
+/// One pass over calls that wait. Until it is over it holds the slots for which calls were given back: their hubs will
+/// use them.
 #[derive(Debug, Default)]
 pub(crate) struct Look(Vec<Arc<Instance>>);
 
@@ -34,8 +35,8 @@ impl Drop for Look {
 // === impl Placement ===
 
 impl Placement {
-    /// A call that waits for an instance whose connection is lost goes to another one that can take it now. It stays where
-    /// there is none, and where it has left the queue, or was sent again before.
+    /// Sends a call that waits for an instance whose connection is lost to another one that can take it now. It stays
+    /// where it is if there is none, if it has left the queue, or if it was sent again before.
     pub(crate) fn relieve(&self, call: &Arc<Call>, session: &Arc<Session>, look: &mut Look) {
         match &call.source {
             CallSource::Caller(_) => self.pass_on(call, session),
@@ -43,12 +44,13 @@ impl Placement {
         }
     }
 
-    /// [`Self::relieve`] of one call.
+    /// [`Self::relieve`] for a single call.
     pub(super) fn relieve_one(&self, call: &Arc<Call>, session: &Arc<Session>) {
         self.relieve(call, session, &mut Look::default());
     }
 
-    /// Whether an instance other than this one can take a call now, of those that nothing speaks against.
+    /// Whether an instance other than this one can take a call now, looking only at instances that are nobody's second
+    /// choice.
     pub(crate) fn has_another(&self, operation: &Operation, target: Option<&SpokeName>, not: &Instance) -> bool {
         let draining = self.cluster.draining();
         let wanted = Wanted {
@@ -61,7 +63,7 @@ impl Placement {
         self.pool_of(operation).is_ok_and(|pool| router::has_one(&pool, wanted))
     }
 
-    /// Sends a call that nobody else takes to the registration that it came back from; whether it went.
+    /// Sends a call that nobody else takes to the registration that it came back from. Returns whether it went.
     pub(super) fn send_back(&self, call: &Arc<Call>, from: &Instance) -> bool {
         let standing = self.directory.instance(&from.entry.spoke, &from.entry.instance);
         let standing = standing.filter(|standing| standing.is_same_registration(from));
@@ -73,8 +75,9 @@ impl Placement {
         is_sent
     }
 
-    /// Gives a call that waits back to its caller's hub, which finds another instance for it, or sends it here again. In one look
-    /// no more than the others have slots for, as far as this hub knows: it is done once with each call.
+    /// Gives a waiting call back to its caller's hub, which finds another instance for it or sends it here again. One
+    /// pass gives back no more calls than the others have slots for, as far as this hub knows, because it can be done
+    /// only once with each call.
     fn give_back(&self, call: &Arc<Call>, remote: &RemoteCall, session: &Arc<Session>, look: &mut Look) {
         if remote.attempt > 0 {
             return;
@@ -96,7 +99,7 @@ impl Placement {
         }
     }
 
-    /// Sends a call of this hub's that waits to another instance, where one takes it.
+    /// Sends a waiting call of this hub's caller to another instance, if one takes it.
     fn pass_on(&self, call: &Arc<Call>, session: &Arc<Session>) {
         let mut leg = call.leg.lock();
         let waiting = waiting_at(&leg.to, session).filter(|_| leg.resent == 0);
@@ -114,7 +117,7 @@ impl Placement {
             // The first one may be on a hub that cannot be reached.
             .chain(std::iter::once_with(|| self.reserve_another(&pool, call, &from, true)).flatten());
         for place in places {
-            // Back by now, under a newer registration.
+            // The session is back by now, under a newer registration.
             if place.is_of(session) {
                 place.load.release();
                 continue;
@@ -140,14 +143,15 @@ impl Placement {
         }
     }
 
-    /// Tells the hub to which a session has gone meanwhile that a call, which it may have been told of, is not there.
+    /// If the session has gone to another hub meanwhile, tells that hub that a call it may have been told of is not
+    /// there.
     pub(super) fn is_not_there(&self, call: &Call, session: &Session) {
         if session.outbox.is_away() {
             session.outbox.leg_ended(&call.leg_id(&self.legs));
         }
     }
 
-    /// Takes a slot of another instance than the one at which a call waits.
+    /// Takes a slot of an instance other than the one where a call waits.
     fn reserve_another(&self, pool: &Pool, call: &Call, from: &Instance, only_here: bool) -> Option<Arc<Instance>> {
         let draining = self.cluster.draining();
         let wanted = Wanted {
@@ -161,7 +165,7 @@ impl Placement {
     }
 }
 
-/// The registration of a session that a call was sent to, and its number in the session's queue.
+/// The registration of a session that a call was sent to, and the call's number in the session's queue.
 fn waiting_at(to: &To, session: &Arc<Session>) -> Option<(Arc<Instance>, u64)> {
     match to {
         To::Spoke { instance, number } if instance.is_of(session) => Some((Arc::clone(instance), *number)),

@@ -1,7 +1,8 @@
 //! Items between the hub and a [`crate::Items`].
 //!
 //! Invariants
-//! - What waits is charged to the reader's key, and its charge goes with it: who reads an item decides when it is gone.
+//! - What waits is charged to the reader's key, and the charge goes along with the item: whoever reads it decides when
+//!   it is released.
 
 use std::task::{Context, Poll};
 
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::leg::outcome::{Bounds, End, ItemPush, Overflow, given_up};
 
-/// The approximate cost of an item beside its bytes.
+/// The approximate cost of an item besides its bytes.
 const ITEM_BYTES: usize = 128;
 
 /// The queue of one reader.
@@ -22,7 +23,7 @@ pub(crate) struct ItemQueue {
     waiting: Mutex<Queue<Charged>>,
 }
 
-/// An item, or why there is none, and what it costs the reader's key for as long as this is kept.
+/// An item, or why there is none; with the charge to the reader's key for as long as this is kept.
 #[derive(Debug)]
 pub(crate) struct Charged {
     /// What the spoke sent.
@@ -34,7 +35,7 @@ pub(crate) struct Charged {
 // === impl ItemQueue ===
 
 impl ItemQueue {
-    /// An empty queue of a reader whose key has this budget.
+    /// An empty queue for a reader whose key has this budget.
     pub(crate) fn new(budget: &Budget) -> Self {
         Self {
             budget: budget.clone(),
@@ -89,7 +90,7 @@ impl ItemQueue {
         self.waiting.lock().poll(cx)
     }
 
-    /// The failure that is the end. Where the budget is full it comes without its details.
+    /// The failure that is the end. If the budget is full, it comes without its details.
     fn failure(&self, mut error: CallError) -> Charged {
         let bytes = error.details.as_ref().map_or(0, RawJson::len);
         let charge = match self.budget.take(Kept::Items, bytes) {

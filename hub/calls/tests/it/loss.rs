@@ -1,0 +1,352 @@
+//! Queries whose spoke is lost once it has got them: they are sent once more, and nothing else is.
+
+use std::time::Duration;
+
+use alkhub_calls::{CallAnswer, Ticket};
+use alkhub_config::BudgetConfig;
+use alkhub_protocol::{CallError, CloseCode, Code, Delivered};
+use alkhub_test_support::within;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Receiver;
+
+use crate::fixture::{
+    Hub, HubOptions, Spoke, admin, mutation, operation, peer, query, registration, request, subscription,
+};
+use crate::pair::{Pair, sees};
+
+/// A call that a spoke has got, and its answers.
+struct Had {
+    ticket: Ticket,
+    answers: Receiver<CallAnswer>,
+}
+
+fn offered() -> [Value; 3] {
+    [query("text.get"), mutation("text.set"), subscription("text.lines")]
+}
+
+async fn connect(hub: &Hub) -> Spoke {
+    Spoke::connect(hub, "text", &offered()).await
+}
+
+/// Calls an operation at a hub; the only spoke that offers it gets the call.
+async fn had(hub: &Hub, spoke: &mut Spoke, operation: &str) -> Had {
+    let (ticket, answers) = hub.dispatch(request(operation, json!("in")));
+    let ticket = ticket.expect("routed");
+    assert_eq!(spoke.next_call().await.operation.as_str(), operation);
+    Had { ticket, answers }
+}
+
+impl Had {
+    async fn answer(&mut self) -> CallAnswer {
+        within("an answer", self.answers.recv()).await.expect("an end")
+    }
+
+    async fn answered(mut self, output: &str) {
+        let CallAnswer::Item(item) = self.answer().await else {
+            panic!("not the output");
+        };
+        assert_eq!(item.to::<Value>().expect("JSON")["data"], output);
+    }
+
+    async fn failed(mut self) -> CallError {
+        match self.answer().await {
+            CallAnswer::Failed(error) => error,
+            other => panic!("it must fail: {other:?}"),
+        }
+    }
+
+    async fn lost(self) -> CallError {
+        let error = self.failed().await;
+        assert_eq!((&error.code, error.delivered), (&Code::SpokeLost, Delivered::Maybe));
+        error
+    }
+}
+
+/// The next call of a spoke is the query with its input, which it answers.
+async fn answers_the_query(spoke: &mut Spoke, output: &str) {
+    let call = spoke.next_call().await;
+    let input = call.input.expect("an input").to::<Value>().expect("JSON");
+    assert_eq!((call.operation.as_str(), input), ("text.get", json!("in")));
+    spoke.respond(&call.request_id, json!(output));
+}
+
+#[track_caller]
+fn resent(hub: &Hub, wanted: u32) {
+    let resent = hub.metric("alkhub_calls_resent_total");
+    assert!((resent - f64::from(wanted)).abs() < f64::EPSILON, "{resent}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_goes_to_another_instance_and_nothing_else_does() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let get = had(&hub, &mut lost, "text.get").await;
+    let set = had(&hub, &mut lost, "text.set").await;
+    let lines = had(&hub, &mut lost, "text.lines").await;
+    let mut other = connect(&hub).await;
+
+    drop(lost);
+
+    answers_the_query(&mut other, "out").await;
+    get.answered("out").await;
+    set.lost().await;
+    lines.lost().await;
+    assert!(other.has_nothing());
+    resent(&hub, 1);
+    assert_eq!(hub.calls.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_is_not_sent_a_third_time() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let get = had(&hub, &mut lost, "text.get").await;
+    let mut second = connect(&hub).await;
+    drop(lost);
+    second.next_call().await;
+    let mut third = connect(&hub).await;
+
+    drop(second);
+
+    get.lost().await;
+    assert!(third.has_nothing());
+    resent(&hub, 1);
+}
+
+/// Nobody got it the second time; the first one may have.
+#[tokio::test(start_paused = true)]
+async fn a_query_that_its_second_spoke_never_got_may_have_been_delivered() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let get = had(&hub, &mut lost, "text.get").await;
+    let second = connect(&hub).await;
+    drop(lost);
+    resent(&hub, 1);
+
+    drop(second); // Its writer has taken nothing.
+
+    get.lost().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_its_caller_has_given_up_is_not_sent_again() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let aborted = had(&hub, &mut lost, "text.get").await;
+    let left = had(&hub, &mut lost, "text.get").await;
+    let mut other = connect(&hub).await;
+    assert!(aborted.ticket.cancel("for the test") && left.ticket.caller_lost("for the test"));
+
+    drop(lost);
+
+    assert!(other.has_nothing());
+    resent(&hub, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_goes_to_the_spoke_that_its_caller_named_or_to_nobody() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let mut request = request("text.get", json!("in"));
+    request.target = Some("text".parse().expect("valid"));
+    let (ticket, answers) = hub.dispatch(request);
+    let ticket = ticket.expect("routed");
+    lost.next_call().await;
+    let mut other = Spoke::connect(&hub, "other", &[query("text.get")]).await;
+
+    drop(lost);
+
+    Had { ticket, answers }.lost().await;
+    assert!(other.has_nothing());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_goes_to_the_registration_that_replaces_the_one_that_had_it() {
+    let hub = Hub::local().await;
+    let mut input = registration("text", &offered());
+    input["instanceId"] = json!("one");
+    let register = async || Spoke::register(&hub, &admin(), input.clone(), peer()).await;
+    let mut old = register().await.expect("registers");
+    let get = had(&hub, &mut old, "text.get").await;
+
+    let mut new = register().await.expect("registers");
+
+    assert_eq!(old.next_close().await, CloseCode::Replaced);
+    answers_the_query(&mut new, "out").await;
+    get.answered("out").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_else_has_no_room_for_a_query_is_told() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let get = had(&hub, &mut lost, "text.get").await;
+    let mut input = registration("text", &offered());
+    input["concurrency"] = json!(1);
+    let mut other = Spoke::register(&hub, &admin(), input, peer()).await.expect("registers");
+    // Of two that are free the less busy one is chosen.
+    let _running = had(&hub, &mut other, "text.set").await;
+
+    drop(lost);
+
+    let error = get.lost().await;
+    assert!(
+        error.message.contains("it was not sent again: every instance"),
+        "{error}"
+    );
+}
+
+async fn with_budget(key_bytes: usize) -> Hub {
+    let budget = BudgetConfig {
+        key_bytes,
+        ..BudgetConfig::default()
+    };
+    let options = HubOptions::default();
+    Hub::start(HubOptions { budget, ..options }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_input_that_takes_half_of_a_budget_makes_room_and_its_query_is_not_sent_again() {
+    let hub = with_budget(100_000).await;
+    let large = || hub.dispatch(request("text.get", json!("x".repeat(60_000))));
+    let mut lost = connect(&hub).await;
+    let (ticket, answers) = large();
+    let first = Had {
+        ticket: ticket.expect("routed"),
+        answers,
+    };
+    lost.next_call().await;
+    let (second, _answers) = large();
+    second.expect("the input before is gone");
+    lost.next_call().await;
+    let mut other = connect(&hub).await;
+
+    drop(lost);
+
+    let error = first.lost().await;
+    assert!(
+        error.message.contains("less than half of `budget.key-bytes`"),
+        "{error}"
+    );
+    assert!(other.has_nothing());
+    resent(&hub, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_input_of_a_query_is_charged_until_it_ends_and_that_of_a_mutation_until_it_is_delivered() {
+    let hub = Hub::local().await;
+    let mut spoke = connect(&hub).await;
+    let before = hub.metric("alkhub_budget_bytes");
+    let mut charged = Vec::new();
+    for operation in ["text.get", "text.set"] {
+        let (ticket, mut answers) = hub.dispatch(request(operation, json!("x".repeat(100_000))));
+        ticket.expect("routed");
+        let call = spoke.next_call().await;
+        charged.push(hub.metric("alkhub_budget_bytes") - before);
+        spoke.respond(&call.request_id, json!("out"));
+        answers.recv().await.expect("an end");
+        charged.push(hub.metric("alkhub_budget_bytes") - before);
+    }
+
+    let is_kept: Vec<bool> = charged.iter().map(|bytes| *bytes > 100_000.0).collect();
+    assert_eq!(is_kept, [true, false, false, false], "{charged:?}");
+}
+
+#[tokio::test]
+async fn a_query_goes_to_another_instance_when_its_spoke_is_lost_on_another_hub() {
+    let pair = Pair::start().await;
+    let mut lost = Spoke::connect(&pair.b, "text", &offered()).await;
+    sees(&pair.a, "text.get", lost.output.generation).await;
+    let get = had(&pair.a, &mut lost, "text.get").await;
+    let set = had(&pair.a, &mut lost, "text.set").await;
+    let mut other = Spoke::connect(&pair.b, "text", &offered()).await;
+    sees(&pair.a, "text.get", other.output.generation).await;
+
+    drop(lost);
+
+    answers_the_query(&mut other, "out").await;
+    get.answered("out").await;
+    set.lost().await;
+    assert!(other.has_nothing());
+    resent(&pair.a, 1);
+    resent(&pair.b, 0);
+    drop(other);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_query_goes_to_another_instance_when_the_hub_of_its_spoke_is_gone() {
+    let pair = Pair::start().await;
+    let mut lost = Spoke::connect(&pair.b, "text", &offered()).await;
+    sees(&pair.a, "text.get", lost.output.generation).await;
+    let get = had(&pair.a, &mut lost, "text.get").await;
+    let set = had(&pair.a, &mut lost, "text.set").await;
+    let mut other = connect(&pair.a).await;
+
+    let Pair { a, b, postgres, redis } = pair;
+    b.stop().await;
+
+    answers_the_query(&mut other, "out").await;
+    get.answered("out").await;
+    set.lost().await;
+    assert!(other.has_nothing());
+    resent(&a, 1);
+    drop((lost, other));
+    a.stop().await;
+    drop(redis);
+    postgres.stop().await.expect("stops");
+}
+
+#[tokio::test]
+async fn an_error_of_a_spoke_that_is_called_like_a_loss_ends_its_query() {
+    let pair = Pair::start().await;
+    let errors = json!({ "errorSchemas": [{ "code": "SPOKE_LOST" }] });
+    let offered = [operation("text.get", "query", &errors)];
+    let mut spoke = Spoke::connect(&pair.b, "text", &offered).await;
+    sees(&pair.a, "text.get", spoke.output.generation).await;
+    for hub in [&pair.a, &pair.b] {
+        let (ticket, answers) = hub.dispatch(request("text.get", json!("in")));
+        let ticket = ticket.expect("routed");
+        let call = spoke.next_call().await;
+        let mut other = Spoke::connect(hub, "text", &offered).await;
+
+        // What it says of the delivery does not count.
+        let error = CallError::new(Code::SpokeLost, "its own").delivered(Delivered::Maybe);
+        spoke.fail(&call.request_id, error);
+
+        let error = Had { ticket, answers }.failed().await;
+        let told = (&error.code, &*error.message, error.delivered);
+        assert_eq!(told, (&Code::SpokeLost, "its own", Delivered::Yes));
+        assert!(other.has_nothing());
+        resent(hub, 0);
+        other.registration.close("for the test").await;
+    }
+    drop(spoke);
+    pair.end().await;
+}
+
+/// Its time goes on from when it was made.
+#[tokio::test(start_paused = true)]
+async fn a_query_that_is_sent_again_keeps_its_deadline() {
+    let hub = Hub::local().await;
+    let mut lost = connect(&hub).await;
+    let mut request = request("text.get", json!("in"));
+    request.timeout = Some(Duration::from_secs(10));
+    let (ticket, answers) = hub.dispatch(request);
+    let ticket = ticket.expect("routed");
+    lost.next_call().await;
+    let mut other = connect(&hub).await;
+    tokio::time::advance(Duration::from_secs(6)).await;
+
+    drop(lost);
+
+    let again = other.next_call().await;
+    assert!(
+        again.timeout_ms.is_some_and(|left| left <= 4_000),
+        "{:?}",
+        again.timeout_ms
+    );
+    let error = Had { ticket, answers }.failed().await;
+    assert_eq!((error.code, error.delivered), (Code::Timeout, Delivered::Maybe));
+    assert_eq!(other.next_abort().await, again.request_id);
+}
