@@ -1,9 +1,12 @@
 //! A request that is routed to whoever answers it, and its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +21,24 @@ const WARM_UP: usize = 500;
 /// Calls that wait for their answers while throughput is measured.
 const FULL_LOAD: usize = 128;
 
+/// What answers each call with its own input.
+const ECHO: Called = Called {
+    name: "echo",
+    inbox: "inbox",
+    output: None,
+};
+
+/// What is called.
+#[derive(Clone, Debug)]
+pub(crate) struct Called {
+    /// Its name in its namespace.
+    pub(crate) name: &'static str,
+    /// Where nats-server sends the answers: callers that call at the same time have one each.
+    pub(crate) inbox: &'static str,
+    /// What every call is answered; `None`: its own input.
+    pub(crate) output: Option<Arc<[u8]>>,
+}
+
 /// What calls cost, each sent as soon as another one was answered.
 struct Closed {
     /// CPU microseconds of all servers for each call, checked and recorded where the system does that.
@@ -29,7 +50,7 @@ struct Closed {
 /// CPU microseconds of all servers for each call.
 pub(crate) async fn measure(servers: &Servers, in_flight: usize, length: Duration) -> Result<f64> {
     let calls = async { Ok(call(servers, in_flight, length).await?.cpu) };
-    answered(servers, calls).await
+    answered(servers, &ECHO, &Handle::current(), calls).await
 }
 
 /// Latencies at half of the throughput, which is measured first.
@@ -38,16 +59,31 @@ pub(crate) async fn latency(servers: &Servers, length: Duration) -> Result<Laten
         let full = call(servers, FULL_LOAD, length).await?.per_second;
         call_openly(servers, full / 2.0, length).await
     };
-    answered(servers, calls).await
+    answered(servers, &ECHO, &Handle::current(), calls).await
 }
 
-/// Does `calls` while there is somebody who answers them.
-async fn answered<T>(servers: &Servers, calls: impl Future<Output = Result<T>>) -> Result<T> {
-    let (mut reader, mut writer) = servers.connect(1).await?;
-    serve_operation(servers.kind(), &mut reader, &mut writer).await?;
+/// Latencies of so many calls a second, whatever the system carries.
+pub(crate) async fn latency_at(servers: &Servers, per_second: f64, length: Duration) -> Result<Latency> {
+    let calls = call_openly(servers, per_second, length);
+    answered(servers, &ECHO, &Handle::current(), calls).await
+}
+
+/// Does `calls` while there is somebody who answers them, on the threads of `runtime`.
+pub(crate) async fn answered<T>(
+    servers: &Servers,
+    called: &Called,
+    runtime: &Handle,
+    calls: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let offering = async {
+        let (mut reader, mut writer) = servers.connect(1).await?;
+        serve_operation(servers.kind(), called, &mut reader, &mut writer).await?;
+        anyhow::Ok((reader, writer))
+    };
+    let (reader, writer) = TokioContext::new(offering, runtime.clone()).await?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let answering = answer(servers.kind(), reader, writer);
-    let spoke = tasks.spawn(stop.clone().run_until_cancelled_owned(answering));
+    let answering = answer(servers.kind(), called.clone(), reader, writer);
+    let spoke = tasks.spawn_on(stop.clone().run_until_cancelled_owned(answering), runtime);
     let result = limited("calls", calls).await;
     stop.cancel();
     if let Some(ended) = spoke.await? {
@@ -56,49 +92,54 @@ async fn answered<T>(servers: &Servers, calls: impl Future<Output = Result<T>>) 
     result
 }
 
-async fn serve_operation(kind: Kind, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
+async fn serve_operation(kind: Kind, called: &Called, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
+    let name = called.name;
     match kind {
         Kind::Alkhub => {
             let schema = r#"{"type":"object","properties":{"text":{"type":"string"}},"required":["text"],"additionalProperties":false}"#;
             let register = format!(
-                r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r","operationId":"hub.register","input":{{"name":"bench","operations":[{{"namespace":"bench","name":"echo","version":"1.0.0","type":"query","description":"echo","inputSchema":{schema},"outputSchema":{schema},"accessControl":{{"requiredScopes":[]}}}}]}}}}}}"#
+                r#"{{"type":"call.requested","id":"","payload":{{"requestId":"r","operationId":"hub.register","input":{{"name":"bench-{name}","operations":[{{"namespace":"bench","name":"{name}","version":"1.0.0","type":"query","description":"{name}","inputSchema":{schema},"outputSchema":{schema},"accessControl":{{"requiredScopes":[]}}}}]}}}}}}"#
             );
             writer.send(register.as_bytes(), false).await?;
             let answer = reader.next().await?;
             ensure!(contains(&answer, b"\"registered\""), "not registered: {answer:?}");
         }
         Kind::Nats => {
-            writer.send(b"SUB bench.echo 1\r\nPING\r\n", true).await?;
+            let frame = format!("SUB bench.{name} 1\r\nPING\r\n");
+            writer.send(frame.as_bytes(), true).await?;
             nats::pong(reader).await?;
         }
     }
     Ok(())
 }
 
-/// Answers every request with its own input, all that have arrived in one write.
-async fn answer(kind: Kind, mut reader: Reader, mut writer: Writer) -> Result<()> {
+/// Answers every request, all that have arrived in one write.
+async fn answer(kind: Kind, called: Called, mut reader: Reader, mut writer: Writer) -> Result<()> {
     loop {
         let mut frames = Vec::new();
         let mut message = Some(reader.next().await?);
         while let Some(request) = message {
-            push_answer(kind, &mut frames, &request)?;
+            push_answer(kind, &called, &mut frames, &request)?;
             message = reader.arrived()?;
         }
         writer.send_raw(&frames).await?;
     }
 }
 
-fn push_answer(kind: Kind, frames: &mut Vec<u8>, message: &[u8]) -> Result<()> {
+fn push_answer(kind: Kind, called: &Called, frames: &mut Vec<u8>, message: &[u8]) -> Result<()> {
+    let output = called.output.as_deref();
     match kind {
         Kind::Alkhub => {
             let id = between(message, b"\"requestId\":\"", b"\"").context("a request id")?;
-            let text = between(message, b"\"text\":\"", b"\"").context("the input")?;
+            let input = between(message, b"\"text\":\"", b"\"").context("the input")?;
             let answer = [
                 br#"{"type":"call.responded","id":"","payload":{"requestId":""#.as_slice(),
                 id,
                 br#"","output":{"data":{"text":""#,
-                text,
-                br#""},"meta":{"source":"local","operationId":"bench.echo","timestamp":0}}}}"#,
+                output.unwrap_or(input),
+                br#""},"meta":{"source":"local","operationId":"bench."#,
+                called.name.as_bytes(),
+                br#"","timestamp":0}}}}"#,
             ]
             .concat();
             push_frame(frames, &answer, false);
@@ -106,10 +147,11 @@ fn push_answer(kind: Kind, frames: &mut Vec<u8>, message: &[u8]) -> Result<()> {
         Kind::Nats => {
             let mut answers = Vec::new();
             nats::deliveries(message, |request| {
+                let payload = output.unwrap_or(request.payload);
                 answers.extend_from_slice(b"PUB ");
                 answers.extend_from_slice(request.reply.context("where the answer goes")?);
-                answers.extend_from_slice(format!(" {}\r\n", request.payload.len()).as_bytes());
-                answers.extend_from_slice(request.payload);
+                answers.extend_from_slice(format!(" {}\r\n", payload.len()).as_bytes());
+                answers.extend_from_slice(payload);
                 answers.extend_from_slice(b"\r\n");
                 Ok(())
             })?;
@@ -145,18 +187,19 @@ impl Answered {
 }
 
 /// A caller whose calls are answered.
-async fn caller(servers: &Servers) -> Result<(Reader, Writer)> {
+pub(crate) async fn caller(servers: &Servers, called: &Called) -> Result<(Reader, Writer)> {
     let (mut reader, mut writer) = servers.connect(0).await?;
     if servers.kind() == Kind::Nats {
-        writer.send(b"SUB inbox.> 1\r\nPING\r\n", true).await?;
+        let subscription = format!("SUB {}.> 1\r\nPING\r\n", called.inbox);
+        writer.send(subscription.as_bytes(), true).await?;
         nats::pong(&mut reader).await?;
     }
-    ready(servers.kind(), &mut reader, &mut writer).await?;
+    ready(servers.kind(), called, &mut reader, &mut writer).await?;
     Ok((reader, writer))
 }
 
 async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<Closed> {
-    let (mut reader, mut writer) = caller(servers).await?;
+    let (mut reader, mut writer) = caller(servers, &ECHO).await?;
     let (mut answered, mut start) = (Answered::default(), None);
     loop {
         if answered.count >= WARM_UP && start.is_none() {
@@ -168,7 +211,7 @@ async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<C
         }
         let mut frames = Vec::new();
         while !over && answered.each.len() - answered.count < in_flight {
-            push_request(servers.kind(), &mut frames, Some(answered.each.len()));
+            push_request(servers.kind(), &ECHO, &mut frames, Some(answered.each.len()));
             answered.each.push(false);
         }
         if !frames.is_empty() {
@@ -176,7 +219,7 @@ async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<C
         }
         let mut message = Some(reader.next().await?);
         while let Some(answer) = message {
-            answers(servers.kind(), &answer, |n| answered.add(n))?;
+            answers(servers.kind(), &ECHO, &answer, |n| answered.add(n))?;
             message = reader.arrived()?;
         }
     }
@@ -191,9 +234,9 @@ async fn call(servers: &Servers, in_flight: usize, length: Duration) -> Result<C
 
 /// Calls when each is due, whatever has been answered.
 async fn call_openly(servers: &Servers, per_second: f64, length: Duration) -> Result<Latency> {
-    let (mut reader, writer) = caller(servers).await?;
+    let (mut reader, writer) = caller(servers, &ECHO).await?;
     let (kind, schedule) = (servers.kind(), Schedule::new(per_second, length));
-    let sending = schedule.send(writer, move |frames, n| push_request(kind, frames, Some(n)));
+    let sending = schedule.send(writer, move |frames, n| push_request(kind, &ECHO, frames, Some(n)));
     let reading = async {
         let mut latencies = Vec::with_capacity(schedule.len());
         let mut answered = Answered {
@@ -204,7 +247,7 @@ async fn call_openly(servers: &Servers, per_second: f64, length: Duration) -> Re
             let mut message = Some(reader.next().await?);
             let now = Instant::now();
             while let Some(answer) = message {
-                answers(kind, &answer, |n| {
+                answers(kind, &ECHO, &answer, |n| {
                     latencies.extend(n.and_then(|n| schedule.latency(n, now)));
                     answered.add(n)
                 })?;
@@ -218,17 +261,17 @@ async fn call_openly(servers: &Servers, per_second: f64, length: Duration) -> Re
 }
 
 /// Waits until a request is answered: across two servers the news of who answers takes a moment.
-async fn ready(kind: Kind, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
+async fn ready(kind: Kind, called: &Called, reader: &mut Reader, writer: &mut Writer) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         let mut frames = Vec::new();
-        push_request(kind, &mut frames, None);
+        push_request(kind, called, &mut frames, None);
         writer.send_raw(&frames).await?;
         let mut answered = false;
         // A server that knows nobody who answers says so at once, or nothing.
         let answer = tokio::time::timeout(Duration::from_millis(500), async {
             let message = reader.next().await?;
-            answers(kind, &message, |_| {
+            answers(kind, called, &message, |_| {
                 answered = true;
                 Ok(())
             })
@@ -242,38 +285,47 @@ async fn ready(kind: Kind, reader: &mut Reader, writer: &mut Writer) -> Result<(
 }
 
 /// Appends a request; its id is `c` and its number, or `early`.
-fn push_request(kind: Kind, frames: &mut Vec<u8>, n: Option<usize>) {
+pub(crate) fn push_request(kind: Kind, called: &Called, frames: &mut Vec<u8>, n: Option<usize>) {
+    let Called { name, inbox, .. } = called;
     let payload = std::str::from_utf8(PAYLOAD).expect("it is ASCII");
     let id = n.map_or_else(|| "early".to_owned(), |n| format!("c{n}"));
     match kind {
         Kind::Alkhub => {
             let request = format!(
-                r#"{{"type":"call.requested","id":"","payload":{{"requestId":"{id}","operationId":"bench.echo","input":{{"text":"{payload}"}}}}}}"#
+                r#"{{"type":"call.requested","id":"","payload":{{"requestId":"{id}","operationId":"bench.{name}","input":{{"text":"{payload}"}}}}}}"#
             );
             push_frame(frames, request.as_bytes(), false);
         }
         Kind::Nats => {
-            let request = format!("PUB bench.echo inbox.{id} {}\r\n{payload}\r\n", payload.len());
+            let request = format!("PUB bench.{name} {inbox}.{id} {}\r\n{payload}\r\n", payload.len());
             push_frame(frames, request.as_bytes(), true);
         }
     }
 }
 
 /// Goes through the answers of a message: the number of the request that each answers.
-fn answers(kind: Kind, message: &[u8], mut each: impl FnMut(Option<usize>) -> Result<()>) -> Result<()> {
-    let what = || format!("no answer: {}", String::from_utf8_lossy(message));
+pub(crate) fn answers(
+    kind: Kind,
+    called: &Called,
+    message: &[u8],
+    mut each: impl FnMut(Option<usize>) -> Result<()>,
+) -> Result<()> {
+    let shown = &message[..message.len().min(500)];
+    let what = || format!("no answer: {}", String::from_utf8_lossy(shown));
+    let output = called.output.as_deref().unwrap_or(PAYLOAD);
     match kind {
         Kind::Alkhub => {
-            ensure!(
-                contains(message, b"call.responded") && contains(message, PAYLOAD),
-                what()
-            );
+            // Where it begins, and then all of it at once: a search would go through the whole of a large one.
+            let text = after(message, b"\"text\":\"").with_context(what)?;
+            let is_output = text.starts_with(output) && text.get(output.len()) == Some(&b'"');
+            ensure!(is_output && contains(message, b"call.responded"), what());
             let id = between(message, b"\"requestId\":\"", b"\"").with_context(what)?;
             each(number(id)?)
         }
         Kind::Nats => nats::deliveries(message, |answer| {
-            ensure!(answer.payload == PAYLOAD, what());
-            each(number(answer.subject.strip_prefix(b"inbox.").with_context(what)?)?)
+            ensure!(answer.payload == output, what());
+            let inbox = answer.subject.strip_prefix(called.inbox.as_bytes());
+            each(number(inbox.and_then(|id| id.strip_prefix(b".")).with_context(what)?)?)
         }),
     }
 }
@@ -285,8 +337,14 @@ fn number(id: &[u8]) -> Result<Option<usize>> {
     }
 }
 
-fn between<'a>(text: &'a [u8], before: &[u8], after: &[u8]) -> Option<&'a [u8]> {
-    let start = text.windows(before.len()).position(|window| window == before)? + before.len();
-    let end = start + text[start..].windows(after.len()).position(|window| window == after)?;
-    Some(&text[start..end])
+fn between<'a>(text: &'a [u8], before: &[u8], behind: &[u8]) -> Option<&'a [u8]> {
+    let text = after(text, before)?;
+    let end = text.windows(behind.len()).position(|window| window == behind)?;
+    Some(&text[..end])
+}
+
+/// What follows the first `mark`.
+fn after<'a>(text: &'a [u8], mark: &[u8]) -> Option<&'a [u8]> {
+    let start = text.windows(mark.len()).position(|window| window == mark)?;
+    text.get(start + mark.len()..)
 }

@@ -3,8 +3,10 @@
 //! Every figure is CPU time of the servers' own accounting (`/proc/PID/stat`), divided by what they delivered; the
 //! load runs in this process. Rounds of the systems are interleaved. A run that lost a delivery fails. Where a lone
 //! message is measured, servers and load sit on one CPU: wake-ups across virtual CPUs would hide everything else.
-//! Figures are compared only within one run. Latencies are measured apart, at half of the load that the system carries.
+//! Figures are compared only within one run. Latencies are measured apart, at half of the load that the system
+//! carries, or at a rate that is given.
 
+mod beside;
 mod calls;
 mod compare;
 mod fanout;
@@ -16,6 +18,7 @@ mod process;
 mod report;
 mod storm;
 mod system;
+mod timed;
 mod ws;
 
 use std::path::{Path, PathBuf};
@@ -25,9 +28,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 
-use crate::pace::Latency;
 use crate::report::Report;
 use crate::system::{Kind, Servers};
+use crate::timed::TIMED;
 
 /// Measures alkhub beside nats-server and prints a table.
 #[derive(Debug, Parser)]
@@ -187,41 +190,6 @@ impl Case {
                 calls::measure(servers, in_flight, length).await
             }
             Self::Idle => idle::measure(servers).await,
-        }
-    }
-}
-
-/// What is timed at half of the load that the system carries.
-#[derive(Clone, Copy, Debug)]
-enum Timed {
-    /// From the moment a request was due to its answer, on one server or across two.
-    Calls { servers: usize },
-    /// From the moment an event was due to each delivery.
-    FanOut,
-}
-
-const TIMED: [Timed; 3] = [Timed::Calls { servers: 1 }, Timed::Calls { servers: 2 }, Timed::FanOut];
-
-impl Timed {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Calls { servers: 1 } => "latency of calls",
-            Self::Calls { .. } => "latency of calls across two servers",
-            Self::FanOut => "latency of fan-out 1 -> 1,000",
-        }
-    }
-
-    fn servers(self) -> usize {
-        match self {
-            Self::Calls { servers } => servers,
-            Self::FanOut => 1,
-        }
-    }
-
-    async fn measure(self, servers: &Servers, length: Duration) -> Result<Latency> {
-        match self {
-            Self::Calls { .. } => calls::latency(servers, length).await,
-            Self::FanOut => fanout::latency(servers, length).await,
         }
     }
 }

@@ -22,11 +22,13 @@ pub(crate) struct Schedule {
     due: Arc<[Duration]>,
 }
 
-/// What was seen at half of the load that the servers can carry.
+/// What was seen at a load that the servers can carry.
 #[derive(Clone, Debug)]
 pub(crate) struct Latency {
     /// What was sent.
     pub(crate) per_second: f64,
+    /// Large outputs that came beside it in a second.
+    pub(crate) beside: f64,
     /// Half were this fast.
     pub(crate) p50: Duration,
     /// All but one of a hundred were.
@@ -101,6 +103,7 @@ impl Latency {
         let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied();
         Ok(Self {
             per_second: messages as f64 / length.as_secs_f64(),
+            beside: 0.0,
             p50: at(0.5).context("a latency")?,
             p99: at(0.99).context("a latency")?,
         })

@@ -20,7 +20,7 @@ const PROFILE: &str = include_str!("profile.md");
 
 /// The head of the second table.
 const LATENCIES: &str = "
-Latency at half load, in microseconds: each system is offered half of what it carries.
+Latency in microseconds: each system is offered half of what it carries, but for small calls, which come at a rate of their own.
 
 | case | percentile | alkhub | nats | ratio of medians |
 |---|---|---|---|---|
@@ -127,8 +127,14 @@ impl Report {
     /// The latencies of one case.
     pub(crate) fn latencies(&mut self, case: &str, figures: &Figures<Latency>) {
         let Figures { alkhub, nats, before } = figures;
-        let load = |rounds: &[Latency]| median(&rounds.iter().map(|round| round.per_second).collect::<Vec<_>>());
-        let loaded = format!("{case}, {:.0} and {:.0} a second", load(alkhub), load(nats));
+        let of = |rounds: &[Latency], rate: fn(&Latency) -> f64| median(&rounds.iter().map(rate).collect::<Vec<_>>());
+        let load = |rounds: &[Latency]| of(rounds, |round| round.per_second);
+        let beside = |rounds: &[Latency]| of(rounds, |round| round.beside);
+        let mut loaded = format!("{case}, {:.0} and {:.0} a second", load(alkhub), load(nats));
+        if beside(alkhub) > 0.0 {
+            let written = write!(loaded, " beside {:.0} and {:.0}", beside(alkhub), beside(nats));
+            written.expect("writing to a string cannot fail");
+        }
         for name in ["p50", "p99"] {
             let latency = |round: &Latency| if name == "p50" { round.p50 } else { round.p99 };
             let micros = |rounds: &[Latency]| -> Vec<f64> {

@@ -86,7 +86,7 @@ impl Servers {
                 ("ALKHUB_POD__NAME", format!("bench-{node}")),
                 ("ALKHUB_TELEMETRY__LOG_FILTER", "warn".to_owned()),
                 // A burst of calls beyond what Postgres takes at once is kept and written, so that each has its record.
-                ("ALKHUB_CALLS__RECORD_QUEUE", "2000000".to_owned()),
+                ("ALKHUB_CALLS__RECORD_QUEUE", "1000000".to_owned()),
                 // One key asks for everything here: what it costs is measured, not how it is slowed.
                 ("ALKHUB_SERVER__MESSAGES_PER_SECOND_PER_KEY", "1000000".to_owned()),
                 // Nobody answers pings here.
